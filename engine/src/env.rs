@@ -1,0 +1,102 @@
+//! The only door from the engine to the world.
+//!
+//! [`Env`] bundles what a shard needs from outside: tasks and time ([`Env::Runtime`]), wall clock
+//! and randomness, a disk for the WAL, the store of table files and the links to other shards.
+//! There are two of it: on glommio in `server`, and a deterministic one, in virtual time and with
+//! faults, in `tests`. Everything here lives on one shard's thread; nothing need be `Send`.
+
+use std::future::Future;
+use std::io;
+
+use bytes::Bytes;
+pub use openraft_rt::{AsyncRuntime, Instant};
+
+use crate::lsm::TableStore;
+use crate::types::Location;
+
+/// The world, as types. The values that go with them are in [`World`].
+pub trait Env:
+    Copy + std::fmt::Debug + Default + Eq + Ord + 'static
+{
+    /// Tasks, sleep and the boot-time clock of this shard's thread. A spawned task that panics
+    /// aborts the process.
+    type Runtime: AsyncRuntime;
+    /// Wall clock and randomness.
+    type Clock: Clock;
+    /// Files of the WAL.
+    type Disk: Disk;
+    /// Files of the LSM.
+    type Tables: TableStore;
+    /// Links to other shards, on this node and elsewhere.
+    type Transport: Transport;
+}
+
+/// A point in time of the environment's boot-time clock.
+pub type Now<E> = <<E as Env>::Runtime as AsyncRuntime>::Instant;
+
+/// What one shard is given of the world.
+pub struct World<E: Env> {
+    /// Wall clock and randomness.
+    pub clock: E::Clock,
+    /// The shard's WAL folder.
+    pub disk: E::Disk,
+    /// The shard's table store, open.
+    pub tables: E::Tables,
+    /// Links to other shards.
+    pub transport: E::Transport,
+}
+
+/// Wall clock and randomness.
+pub trait Clock: Clone + 'static {
+    /// Milliseconds since 1970. May jump either way.
+    fn wall_ms(&self) -> u64;
+    /// Uniform random bits; not for secrets.
+    fn random_u64(&self) -> u64;
+}
+
+/// One flat folder of files with direct, durable I/O. Offsets, lengths and buffers are multiples
+/// of [`crate::limits::BLOCK_LEN`].
+pub trait Disk: Clone + 'static {
+    /// An open file.
+    type File: File;
+
+    /// The names in the folder, in any order.
+    fn list(&self) -> impl Future<Output = io::Result<Vec<String>>>;
+    /// Makes a file of `len` zeros, really written; it and its name are durable when this returns.
+    /// An existing file of that name is replaced.
+    fn create(&self, name: &str, len: u64) -> impl Future<Output = io::Result<Self::File>>;
+    /// Opens a file for reading and durable writing.
+    fn open(&self, name: &str) -> impl Future<Output = io::Result<Self::File>>;
+    /// Renames a file, replacing `to`; durable when this returns.
+    fn rename(&self, from: &str, to: &str) -> impl Future<Output = io::Result<()>>;
+    /// Removes a file; durable when this returns.
+    fn remove(&self, name: &str) -> impl Future<Output = io::Result<()>>;
+}
+
+/// An open file of a [`Disk`].
+pub trait File: 'static {
+    /// Memory that this file can write without copying.
+    type Buffer: AsRef<[u8]> + AsMut<[u8]> + 'static;
+
+    /// Size in bytes.
+    fn len(&self) -> u64;
+    /// Whether the file has no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// A buffer of `len` bytes with any content.
+    fn buffer(&self, len: usize) -> Self::Buffer;
+    /// Writes the whole buffer; it is on stable storage when this returns.
+    fn write_at(&self, buffer: Self::Buffer, offset: u64) -> impl Future<Output = io::Result<()>>;
+    /// Reads `len` bytes; fewer only at the end of the file.
+    fn read_at(&self, offset: u64, len: usize) -> impl Future<Output = io::Result<Vec<u8>>>;
+}
+
+/// Messages between replicas of one range.
+pub trait Transport: Clone + 'static {
+    /// Sends one request to the shard at `to` and waits for its answer.
+    ///
+    /// # Errors
+    /// The other side cannot be reached now; nothing is known of the request's fate.
+    fn call(&self, to: Location, request: Bytes) -> impl Future<Output = io::Result<Bytes>>;
+}

@@ -1,0 +1,113 @@
+//! Why a request failed, and what became of it.
+
+use crate::range::Route;
+use crate::types::Timestamp;
+
+/// What became of a write that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It has not happened and will not.
+    NotApplied,
+    /// It may have happened, or may yet.
+    Unknown,
+}
+
+/// Why a request failed. The server maps each to a stable code of the wire protocol.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The request breaks a rule that does not depend on the database's state.
+    #[error("{0}")]
+    Invalid(String),
+    /// The key lies in a range that this replica does not hold, or the epoch is an old one.
+    #[error("the key's range is elsewhere or has changed")]
+    Moved(Option<Box<Route>>),
+    /// The keys of one multi-write or scan lie in more than one range.
+    #[error("the keys lie in several ranges; writes over several ranges need a transaction")]
+    SeveralRanges,
+    /// This replica does not lead its range now.
+    #[error("this replica does not lead the range")]
+    NotLeader(Option<Box<Route>>),
+    /// A queue is full or the disk lags behind.
+    #[error("overloaded: {reason}; try again in {retry_after_ms} ms")]
+    Overloaded {
+        /// Which limit was met.
+        reason: &'static str,
+        /// When to try again.
+        retry_after_ms: u32,
+    },
+    /// The deadline passed before the request was proposed.
+    #[error("the deadline passed before the request was proposed")]
+    DeadlineExceeded,
+    /// The request was proposed, but its result is not known.
+    #[error("the request was proposed, but its result is not known: {0}")]
+    Unknown(&'static str),
+    /// The write's session pair can no longer be told from one that was applied.
+    #[error("session expired: the write may have been applied long ago")]
+    SessionExpired,
+    /// The snapshot was collected.
+    #[error("snapshot too old: timestamp {at} is not above the collected {threshold}")]
+    SnapshotTooOld {
+        /// The timestamp asked for.
+        at: Timestamp,
+        /// Up to which old versions are gone.
+        threshold: Timestamp,
+    },
+    /// The value of an increment is no signed 64-bit decimal number.
+    #[error("the value is not a signed 64-bit decimal number")]
+    NotANumber,
+    /// An increment would leave the signed 64 bits.
+    #[error("the increment would overflow a signed 64-bit number")]
+    NumberOverflow,
+    /// The node stops.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    /// The replica is not ready yet.
+    #[error("the range is being recovered")]
+    Recovering,
+    /// The disk has no room for more writes.
+    #[error("the disk is full")]
+    DiskFull,
+}
+
+impl Error {
+    /// What became of the write that got this error.
+    pub fn fate(&self) -> Fate {
+        match self {
+            Error::Unknown(_) | Error::SessionExpired => Fate::Unknown,
+            Error::Invalid(_)
+            | Error::Moved(_)
+            | Error::SeveralRanges
+            | Error::NotLeader(_)
+            | Error::Overloaded { .. }
+            | Error::DeadlineExceeded
+            | Error::SnapshotTooOld { .. }
+            | Error::NotANumber
+            | Error::NumberOverflow
+            | Error::ShuttingDown
+            | Error::Recovering
+            | Error::DiskFull => Fate::NotApplied,
+        }
+    }
+}
+
+/// Why the process must end: nothing continues on bad state.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// The log is damaged, or a durable write failed.
+    #[error(transparent)]
+    Wal(#[from] crate::wal::WalError),
+    /// The tables are damaged or cannot be read.
+    #[error(transparent)]
+    Lsm(#[from] crate::lsm::LsmError),
+    /// Consensus gave up.
+    #[error("raft of range {range}: {message}")]
+    Raft {
+        /// The group's range.
+        range: crate::types::RangeId,
+        /// openraft's words.
+        message: String,
+    },
+    /// Log and tables contradict each other.
+    #[error("inconsistent state: {0}")]
+    Inconsistent(String),
+}

@@ -1,0 +1,10 @@
+//! The database, without sockets, runtime or wire format.
+
+pub mod env;
+pub mod error;
+pub mod limits;
+pub mod lsm;
+pub mod range;
+pub mod request;
+pub mod types;
+pub mod wal;

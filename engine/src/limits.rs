@@ -1,0 +1,59 @@
+//! Every bound of the engine, related by assertions at compile time.
+//!
+//! Those that a client can meet are the wire protocol's too (`protocol/src/limits.rs`); the server
+//! asserts that both files agree. Sizes in bytes.
+
+/// Longest key of a user.
+pub const KEY_LEN_MAX: usize = 4 << 10;
+/// Longest value.
+pub const VALUE_LEN_MAX: usize = 1 << 20;
+/// Keys and values of one multi-write together.
+pub const BATCH_LEN_MAX: usize = 4 << 20;
+/// Operations of one multi-write.
+pub const BATCH_OPS_MAX: usize = 4096;
+
+/// Payload of one log entry, user bytes and framing.
+pub const ENTRY_LEN_MAX: usize = 4 << 20;
+/// Commands of one log entry.
+pub const ENTRY_COMMANDS_MAX: usize = 4096;
+/// Entries of one range that its leader keeps in flight.
+pub const ENTRIES_IN_FLIGHT_MAX: usize = 2;
+/// Commands that wait for a place in an entry, of one range.
+pub const PROPOSALS_WAITING_MAX: usize = 16 << 10;
+/// Bytes that wait for a place in an entry, of one range.
+pub const PROPOSAL_BYTES_WAITING_MAX: usize = 32 << 20;
+
+/// Rows of one scan reply.
+pub const SCAN_ROWS_MAX: usize = 10_000;
+/// Keys and values of one scan reply together.
+pub const SCAN_BYTES_MAX: usize = 4 << 20;
+/// Versions that one turn of a scan looks at before it lets others run.
+pub const SCAN_STEPS_PER_TURN: usize = 512;
+
+/// How long a session pair that its client has not called answered is remembered, in log time.
+pub const SESSION_WINDOW_MS: u64 = 10 * 60 * 1000;
+/// Pairs that one range remembers; the oldest go first, and what they leave behind is refused.
+pub const SESSION_PAIRS_MAX: usize = 1 << 20;
+
+/// Size of a WAL segment.
+pub const SEGMENT_LEN: usize = 64 << 20;
+/// Unit of the WAL's writes: what O_DIRECT asks for.
+pub const BLOCK_LEN: usize = 4 << 10;
+/// One durable write of the WAL.
+pub const WAL_BATCH_LEN_MAX: usize = 8 << 20;
+/// Log bytes of a shard that a start may have to read again; writers are held back before it.
+pub const REPLAY_LEN_MAX: u64 = 64 << 20;
+/// Log bytes after which a shard freezes its memtable.
+pub const REPLAY_LEN_FREEZE: u64 = 32 << 20;
+
+const _: () = {
+    assert!(BATCH_LEN_MAX <= ENTRY_LEN_MAX);
+    assert!(BATCH_OPS_MAX <= ENTRY_COMMANDS_MAX);
+    assert!(KEY_LEN_MAX + VALUE_LEN_MAX <= BATCH_LEN_MAX);
+    assert!(ENTRY_LEN_MAX * 3 / 2 <= WAL_BATCH_LEN_MAX);
+    assert!(WAL_BATCH_LEN_MAX.is_multiple_of(BLOCK_LEN));
+    assert!(SEGMENT_LEN.is_multiple_of(BLOCK_LEN));
+    assert!(WAL_BATCH_LEN_MAX < SEGMENT_LEN);
+    assert!(REPLAY_LEN_FREEZE < REPLAY_LEN_MAX);
+    assert!(KEY_LEN_MAX < u16::MAX as usize);
+};
