@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The node: threads, sockets and files around the engine.
+
+pub mod env;
