@@ -136,7 +136,9 @@ where
                 let share = share(drive.connections as u64, threads, index);
                 let connected = connect_all(share.end - share.start, connect);
                 has_failed.fetch_or(connected.is_err(), Ordering::Relaxed);
-                barriers.iter().for_each(|barrier| drop(barrier.wait()));
+                for barrier in barriers {
+                    barrier.wait();
+                }
                 let (runtime, clients) = connected?;
                 let Some(&start) = start.get() else {
                     return Ok(Probe::default());

@@ -7,7 +7,9 @@
 //!
 //! Everything but `driver`, `check::clients` and `client` is pure. `check` is also the simulator's.
 
+pub mod args;
 pub mod check;
+pub mod client;
 pub mod database;
 pub mod distribution;
 pub mod driver;

@@ -17,9 +17,12 @@ pub struct Faults {
     pub refused_every: u64,
 }
 
+/// Values and their versions.
+type Rows = BTreeMap<Vec<u8>, (Vec<u8>, u64)>;
+
 #[derive(Debug, Default)]
 struct Inner {
-    rows: RefCell<BTreeMap<Vec<u8>, (Vec<u8>, u64)>>,
+    rows: RefCell<Rows>,
     count: Cell<u64>,
 }
 

@@ -121,11 +121,15 @@ impl Pace {
             } else {
                 1 + passed / interval.as_nanos().max(1)
             };
-            let mut idle = self.idle.borrow_mut();
-            let woken = idle.len().min(usize::try_from(due).unwrap_or(usize::MAX));
-            idle.drain(..woken).for_each(Waker::wake);
-            drop(idle);
+            self.wake(usize::try_from(due).unwrap_or(usize::MAX));
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Wakes up to `count` places that wait.
+    fn wake(&self, count: usize) {
+        let mut idle = self.idle.borrow_mut();
+        let count = idle.len().min(count);
+        idle.drain(..count).for_each(Waker::wake);
     }
 }

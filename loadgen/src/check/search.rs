@@ -86,12 +86,15 @@ pub struct Search {
 }
 
 impl Search {
-    /// Begins with every state that is possible.
-    pub fn new(configurations: Vec<Configuration>) -> Search {
+    /// Begins with every state that is possible. With more than `configurations_max` explanations
+    /// to look at in one step it gives up.
+    pub fn new(configurations: Vec<Configuration>, configurations_max: usize) -> Search {
+        let (known, unknown) = (BTreeMap::new(), BTreeMap::new());
         Search {
             configurations,
-            known: BTreeMap::new(),
-            unknown: BTreeMap::new(),
+            known,
+            unknown,
+            configurations_max,
         }
     }
 
