@@ -1,0 +1,3 @@
+//! The world of a shard, on glommio.
+
+pub mod handover;

@@ -1,0 +1,3 @@
+//! Clients' connections: the port, the preamble, frames in and out.
+
+pub mod port;
