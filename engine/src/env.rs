@@ -15,9 +15,7 @@ use crate::lsm::TableStore;
 use crate::types::Location;
 
 /// The world, as types. The values that go with them are in [`World`].
-pub trait Env:
-    Copy + std::fmt::Debug + Default + Eq + Ord + 'static
-{
+pub trait Env: Copy + std::fmt::Debug + Default + Eq + Ord + 'static {
     /// Tasks, sleep and the boot-time clock of this shard's thread. A spawned task that panics
     /// aborts the process.
     type Runtime: AsyncRuntime;

@@ -2,9 +2,12 @@
 
 pub mod env;
 pub mod error;
+pub mod hlc;
 pub mod limits;
 pub mod lsm;
+pub mod raft;
 pub mod range;
 pub mod request;
+pub mod shard;
 pub mod types;
 pub mod wal;

@@ -32,8 +32,13 @@ pub const SCAN_STEPS_PER_TURN: usize = 512;
 
 /// How long a session pair that its client has not called answered is remembered, in log time.
 pub const SESSION_WINDOW_MS: u64 = 10 * 60 * 1000;
-/// Pairs that one range remembers; the oldest go first, and what they leave behind is refused.
-pub const SESSION_PAIRS_MAX: usize = 1 << 20;
+/// Clients that one range remembers; the one silent longest goes first.
+pub const SESSION_CLIENTS_MAX: usize = 1 << 20;
+/// Unanswered pairs of one client that one range remembers; the oldest go first, for good.
+pub const SESSION_PAIRS_OF_CLIENT_MAX: usize = 16 << 10;
+
+/// Log bytes that are read at once for a follower or for apply.
+pub const LOG_READ_LEN_MAX: usize = 8 << 20;
 
 /// Size of a WAL segment.
 pub const SEGMENT_LEN: usize = 64 << 20;

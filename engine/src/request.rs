@@ -52,7 +52,11 @@ pub enum Write {
     /// Removes a key. Answered with [`Outcome::Done`]; `existed` tells whether there was a value.
     Delete { key: Blob },
     /// Sets or (with no `value`) removes a key if the condition holds.
-    CompareAndSwap { key: Blob, condition: Condition, value: Option<Blob> },
+    CompareAndSwap {
+        key: Blob,
+        condition: Condition,
+        value: Option<Blob>,
+    },
     /// Adds to a signed 64-bit number in decimal text; an absent key counts as 0.
     Increment { key: Blob, delta: i64 },
     /// Several changes, all or nothing; of the same key twice the last wins.

@@ -56,8 +56,18 @@ pub const SYSTEM_RANGE: RangeId = RangeId(1);
 ///
 /// Always below 2^63. See Kulkarni et al., "Logical Physical Clocks" (2014).
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash,
-    rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
 )]
 pub struct Timestamp(pub u64);
 
@@ -95,7 +105,11 @@ impl Timestamp {
     #[must_use]
     pub const fn plus_ms(self, ms: u64) -> Timestamp {
         let later = self.0.saturating_add(ms << Self::COUNTER_BITS);
-        if later > Self::MAX.0 { Self::MAX } else { Timestamp(later) }
+        if later > Self::MAX.0 {
+            Self::MAX
+        } else {
+            Timestamp(later)
+        }
     }
 }
 
@@ -107,8 +121,16 @@ impl fmt::Display for Timestamp {
 
 /// How often a range's bounds (`version`) and its membership (`conf`) have changed. Never goes back.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash,
-    rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
 )]
 pub struct Epoch {
     /// Raised by split and merge.
@@ -135,7 +157,10 @@ pub struct KeyRange {
 impl KeyRange {
     /// Every key.
     pub const fn all() -> KeyRange {
-        KeyRange { start: Vec::new(), end: None }
+        KeyRange {
+            start: Vec::new(),
+            end: None,
+        }
     }
 
     /// Whether the interval holds `key`.
@@ -146,8 +171,18 @@ impl KeyRange {
 
 /// Where a replica lives.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash,
-    rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
 )]
 pub struct Location {
     /// Its node.

@@ -1,5 +1,15 @@
 //! A range: an interval of keys and its Raft group.
 
+pub mod apply;
+pub mod command;
+mod descriptor;
+pub mod proposer;
+pub mod replica;
+pub mod sessions;
+pub mod state;
+
+pub use descriptor::{Descriptor, Keyspace, ReplicaPlace};
+
 use crate::types::{Epoch, KeyRange, Location, RangeId};
 
 /// Where requests for an interval of keys go.

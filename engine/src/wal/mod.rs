@@ -1,5 +1,256 @@
-//! The shard's write-ahead log.
+//! The shard's write-ahead log: one for all groups of the shard, and at once their Raft log.
+//!
+//! Lives on the shard's thread. What is appended is readable at once and durable later, in one
+//! totally ordered stream: a durable write covers everything appended before it. While one write
+//! is in flight, what arrives gathers for the next ([`writer`]): natural group commit.
+//!
+//! **On disk.** Segments `GENERATION.wal`, preallocated, zeroed and recycled under a new generation
+//! ([`segment`]). A segment is a row of batches ([`batch`]), each one durable write; a batch is a
+//! row of records ([`record`]). Each segment begins with a checkpoint: every replica's creation,
+//! vote, purge position and commit hint, every tombstone, and the data ids reserved. So only
+//! entries can hold an older segment back; the oldest goes when all its entries are purged, and
+//! if there come to be too many, its live entries are written again further on.
+//!
+//! **Recovery** ([`recovery`]) reads every batch of every segment that is left, in order. A bad
+//! batch n is corruption if a valid batch n+1 exists, because n+1 was written only after n had
+//! been acknowledged; otherwise it is the torn tail of the write that was in flight, and is cut:
+//! the next write goes to its place, under its number. What the torn write left behind it can
+//! never count: it has no valid header of its own, and what a segment held before it was recycled
+//! has another generation. A clean stop leaves the file `clean` with the last number; a tail that
+//! does not end there is corruption too. The file is removed, durably, before anything is written.
+//!
+//! A failed write ends the log: every waiter and every later call gets the error, and the shard
+//! ends the process.
 
-/// What can go wrong in the log.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum WalError {}
+mod batch;
+mod log;
+mod record;
+mod recovery;
+mod segment;
+mod writer;
+
+use std::io;
+
+use bytes::Bytes;
+use hdrhistogram::Histogram;
+
+use crate::limits::SEGMENT_LEN;
+use crate::types::{DataId, RangeId, ReplicaId};
+pub use log::GroupLog;
+pub use writer::Wal;
+
+/// The name of a replica's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Group {
+    /// Its range.
+    pub range: RangeId,
+    /// The replica, never used again.
+    pub replica: ReplicaId,
+}
+
+/// The name of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogId {
+    /// The leader's term.
+    pub term: u64,
+    /// The leader.
+    pub leader: ReplicaId,
+    /// The place in the log.
+    pub index: u64,
+}
+
+/// A replica's vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vote {
+    /// The term.
+    pub term: u64,
+    /// Whom it is for.
+    pub leader: ReplicaId,
+    /// Whether a quorum has granted it.
+    pub committed: bool,
+}
+
+/// What an entry holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// Nothing: a leader's first entry.
+    Blank,
+    /// A batch of commands, opaque here.
+    Commands(Bytes),
+    /// A membership, opaque here.
+    Membership(Bytes),
+}
+
+impl Payload {
+    /// Size in bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Payload::Blank => 0,
+            Payload::Commands(bytes) | Payload::Membership(bytes) => bytes.len(),
+        }
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// An entry of a group's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Its name.
+    pub id: LogId,
+    /// What it holds.
+    pub payload: Payload,
+}
+
+/// That a replica exists, and what it began with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Created {
+    /// Its name.
+    pub group: Group,
+    /// Where its rows lie in the tree.
+    pub data_id: DataId,
+    /// Its range's descriptor, opaque here.
+    pub descriptor: Bytes,
+    /// Its membership, opaque here.
+    pub membership: Bytes,
+    /// Its log starts after this entry; `None`: it is empty and waits for a leader.
+    pub first: Option<LogId>,
+}
+
+/// What is known of a group's log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogState {
+    /// The last entry, or the purge position if there is none after it.
+    pub last: Option<LogId>,
+    /// Entries up to here are gone.
+    pub purged: Option<LogId>,
+    /// The vote.
+    pub vote: Option<Vote>,
+    /// Entries up to here were known to be committed.
+    pub committed: Option<LogId>,
+}
+
+/// A place in the stream of written bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position(u64);
+
+/// How a log is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct WalOptions {
+    /// Size of a segment in bytes.
+    pub segment_bytes: u64,
+    /// Budget for entries kept in memory, in bytes.
+    pub entry_cache_bytes: usize,
+    /// With more segments than this, live entries of the oldest are written again further on.
+    pub segments_max: usize,
+}
+
+impl Default for WalOptions {
+    fn default() -> WalOptions {
+        WalOptions {
+            segment_bytes: SEGMENT_LEN as u64,
+            entry_cache_bytes: 64 << 20,
+            segments_max: 4,
+        }
+    }
+}
+
+/// What a log held when it was opened.
+pub struct Recovered<E: crate::env::Env> {
+    /// Whether the last stop was a clean one.
+    pub clean: bool,
+    /// The replicas that exist.
+    pub replicas: Vec<(Created, GroupLog<E>)>,
+    /// Replicas that are gone for good.
+    pub removed: Vec<Group>,
+    /// Data ids up to this one may be in use.
+    pub data_ids_reserved: DataId,
+    /// Where the oldest record that was read lies.
+    pub begins: Position,
+}
+
+/// Counters of a log.
+#[derive(Clone, Debug)]
+pub struct WalStats {
+    /// Durable writes.
+    pub writes: u64,
+    /// Bytes written, padding included.
+    pub bytes: u64,
+    /// Records written.
+    pub records: u64,
+    /// Bytes that wait for a write.
+    pub pending_bytes: usize,
+    /// Segments in use.
+    pub segments: usize,
+    /// Bytes of entries kept in memory.
+    pub cached_bytes: usize,
+    /// Duration of a durable write, in microseconds.
+    pub write_micros: Histogram<u64>,
+    /// Records of a durable write.
+    pub batch_records: Histogram<u64>,
+    /// Bytes of a durable write, padding included.
+    pub batch_bytes: Histogram<u64>,
+}
+
+/// What can go wrong in the log. Each ends the process.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WalError {
+    /// The disk refused.
+    #[error("log file {file}: {action} failed: {message}")]
+    Io {
+        /// Which file.
+        file: String,
+        /// What was tried.
+        action: &'static str,
+        /// The system's words.
+        message: String,
+        /// The system's kind of error.
+        kind: io::ErrorKind,
+    },
+    /// Bytes that were acknowledged are no longer what was written.
+    #[error(
+        "log file {file} is damaged at byte {offset}: {what}; \
+         restore this node's data folder from a backup or let the node join again empty"
+    )]
+    Corrupt {
+        /// Which file.
+        file: String,
+        /// Where.
+        offset: u64,
+        /// What is wrong.
+        what: String,
+    },
+    /// The log was written by another version.
+    #[error(
+        "log file {file} has format {found}, this version of rangedb reads {}; \
+         start the version that wrote it",
+        batch::FORMAT
+    )]
+    OtherFormat {
+        /// Which file.
+        file: String,
+        /// Its format.
+        found: u16,
+    },
+    /// A replica's name was used twice.
+    #[error("replica {} of range {} exists or existed before", .0.replica, .0.range)]
+    ReplicaNameUsed(Group),
+    /// The log was closed.
+    #[error("the log is closed")]
+    Closed,
+}
+
+impl WalError {
+    fn io(file: &str, action: &'static str, error: &io::Error) -> WalError {
+        let (file, message) = (file.to_owned(), error.to_string());
+        WalError::Io {
+            file,
+            action,
+            message,
+            kind: error.kind(),
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Row keys: where every row of a shard lies in its one tree.
+//!
+//! | row | key |
+//! |---|---|
+//! | a range's state | `0`, range id (8 bytes), `0` |
+//! | a client's session marks in a range | `0`, range id (8), `1`, client id (16) |
+//! | a user's row | data id, `1`, user key |
+//! | a session pair | data id, `2`, first key escaped, client id (16), sequence (8) |
+//!
+//! Numbers are big endian, so that rows sort by them. A data id is its length in bytes (1 to 8) and
+//! its bytes without leading zeros: three bytes before the user's key while ids are small, since
+//! the memtable compares the first sixteen fast. The escaped first key has `00 ff` for each `00`
+//! and ends with `00 01`, so that it sorts as the key does.
+
+use crate::types::{ClientId, DataId, RangeId};
+
+const BY_RANGE: u8 = 0;
+const STATE: u8 = 0;
+const CLIENT: u8 = 1;
+const USER: u8 = 1;
+const PAIR: u8 = 2;
+
+/// What a row's key says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RowKey<'a> {
+    /// A row that lies by range id.
+    ByRange(RangeId),
+    /// A row that lies by a user's key.
+    ByKey(DataId, std::borrow::Cow<'a, [u8]>),
+}
+
+fn put_data_id(data_id: DataId, to: &mut Vec<u8>) {
+    let bytes = data_id.0.to_be_bytes();
+    let zeros = (data_id.0.leading_zeros() as usize / 8).min(7);
+    let (_, short) = bytes.split_at(zeros);
+    to.push(short.len() as u8);
+    to.extend_from_slice(short);
+}
+
+/// The key of a user's row, into `to`.
+pub fn user_key(data_id: DataId, key: &[u8], to: &mut Vec<u8>) {
+    to.clear();
+    put_data_id(data_id, to);
+    to.push(USER);
+    to.extend_from_slice(key);
+}
+
+/// The first key after all users' rows of a data id.
+pub fn user_end(data_id: DataId, to: &mut Vec<u8>) {
+    to.clear();
+    put_data_id(data_id, to);
+    to.push(USER + 1);
+}
+
+/// The user's part of a user row's key.
+pub fn user_part(key: &[u8]) -> &[u8] {
+    split_data_id(key)
+        .and_then(|(_, rest)| rest.split_first())
+        .map_or(&[], |(_, key)| key)
+}
+
+/// The key of a range's state.
+pub fn state_key(range: RangeId, to: &mut Vec<u8>) {
+    to.clear();
+    to.push(BY_RANGE);
+    to.extend_from_slice(&range.0.to_be_bytes());
+    to.push(STATE);
+}
+
+/// The key of a client's marks in a range.
+pub fn client_key(range: RangeId, client: ClientId, to: &mut Vec<u8>) {
+    to.clear();
+    to.push(BY_RANGE);
+    to.extend_from_slice(&range.0.to_be_bytes());
+    to.push(CLIENT);
+    to.extend_from_slice(&client.0.to_be_bytes());
+}
+
+/// The interval of all clients' marks in a range.
+pub fn clients_of(range: RangeId, low: &mut Vec<u8>, high: &mut Vec<u8>) {
+    for (to, last) in [(low, CLIENT), (high, CLIENT + 1)] {
+        to.clear();
+        to.push(BY_RANGE);
+        to.extend_from_slice(&range.0.to_be_bytes());
+        to.push(last);
+    }
+}
+
+/// The client of a marks row's key.
+pub fn client_part(key: &[u8]) -> Option<ClientId> {
+    let (_, id) = key.split_last_chunk::<16>()?;
+    Some(ClientId(u128::from_be_bytes(*id)))
+}
+
+/// The key of a session pair.
+pub fn pair_key(
+    data_id: DataId,
+    first_key: &[u8],
+    client: ClientId,
+    sequence: u64,
+    to: &mut Vec<u8>,
+) {
+    to.clear();
+    put_data_id(data_id, to);
+    to.push(PAIR);
+    for byte in first_key {
+        to.push(*byte);
+        if *byte == 0 {
+            to.push(0xff);
+        }
+    }
+    to.extend_from_slice(&[0, 1]);
+    to.extend_from_slice(&client.0.to_be_bytes());
+    to.extend_from_slice(&sequence.to_be_bytes());
+}
+
+/// The interval of all session pairs of a data id.
+pub fn pairs_of(data_id: DataId, low: &mut Vec<u8>, high: &mut Vec<u8>) {
+    for (to, kind) in [(low, PAIR), (high, PAIR + 1)] {
+        to.clear();
+        put_data_id(data_id, to);
+        to.push(kind);
+    }
+}
+
+/// First key, client and sequence of a session pair's key.
+pub fn pair_parts(key: &[u8]) -> Option<(Vec<u8>, ClientId, u64)> {
+    let (_, rest) = split_data_id(key)?;
+    let (_, rest) = rest.split_first()?;
+    let (first_key, rest) = unescape(rest)?;
+    let (client, rest) = rest.split_first_chunk::<16>()?;
+    let sequence = u64::from_be_bytes(rest.try_into().ok()?);
+    Some((first_key, ClientId(u128::from_be_bytes(*client)), sequence))
+}
+
+fn unescape(escaped: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let mut key = Vec::with_capacity(escaped.len());
+    let mut rest = escaped;
+    loop {
+        let (byte, after) = rest.split_first()?;
+        rest = after;
+        if *byte == 0 {
+            let (mark, after) = rest.split_first()?;
+            rest = after;
+            match mark {
+                0xff => {}
+                1 => return Some((key, rest)),
+                _ => return None,
+            }
+        }
+        key.push(*byte);
+    }
+}
+
+fn split_data_id(key: &[u8]) -> Option<(DataId, &[u8])> {
+    let (len, rest) = key.split_first()?;
+    let (id, rest) = rest
+        .split_at_checked(usize::from(*len))
+        .filter(|_| (1..=8).contains(len))?;
+    Some((
+        DataId(id.iter().fold(0, |id, byte| id << 8 | u64::from(*byte))),
+        rest,
+    ))
+}
+
+/// Reads a row's key; `None` if it is none of ours.
+pub fn parse(key: &[u8]) -> Option<RowKey<'_>> {
+    if let Some(rest) = key.strip_prefix(&[BY_RANGE]) {
+        let (range, _) = rest.split_first_chunk::<8>()?;
+        return Some(RowKey::ByRange(RangeId(u64::from_be_bytes(*range))));
+    }
+    let (data_id, rest) = split_data_id(key)?;
+    match rest.split_first()? {
+        (&USER, user) => Some(RowKey::ByKey(data_id, user.into())),
+        (&PAIR, pair) => Some(RowKey::ByKey(data_id, unescape(pair)?.0.into())),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_keys_sort_as_their_keys_and_after_their_data_id() {
+        let ids = [1, 2, 255, 256, 65_535, 65_536, u64::MAX];
+        let keys: [&[u8]; 5] = [b"\0", b"\0\0", b"a", b"a\0", b"\xff"];
+        let mut rows = Vec::new();
+        for id in ids {
+            for key in keys {
+                let mut row = Vec::new();
+                user_key(DataId(id), key, &mut row);
+                assert_eq!(parse(&row), Some(RowKey::ByKey(DataId(id), key.into())));
+                assert_eq!(user_part(&row), key);
+                rows.push(row);
+            }
+        }
+        assert!(rows.is_sorted());
+    }
+
+    #[test]
+    fn pairs_sort_by_their_first_key_and_are_read_back() {
+        let keys: [&[u8]; 6] = [b"\0", b"\0\x01", b"\0\xff", b"a", b"a\0", b"b"];
+        let mut rows = Vec::new();
+        for key in keys {
+            let mut row = Vec::new();
+            pair_key(DataId(300), key, ClientId(9), 77, &mut row);
+            assert_eq!(pair_parts(&row), Some((key.to_vec(), ClientId(9), 77)));
+            assert_eq!(parse(&row), Some(RowKey::ByKey(DataId(300), key.into())));
+            rows.push(row);
+        }
+        assert!(rows.is_sorted());
+    }
+
+    #[test]
+    fn rows_by_range_are_read_back() {
+        let mut row = Vec::new();
+        state_key(RangeId(5), &mut row);
+        assert_eq!(parse(&row), Some(RowKey::ByRange(RangeId(5))));
+        client_key(RangeId(5), ClientId(6), &mut row);
+        assert_eq!(client_part(&row), Some(ClientId(6)));
+        let (mut low, mut high) = (Vec::new(), Vec::new());
+        clients_of(RangeId(5), &mut low, &mut high);
+        assert!(low < row && row < high);
+        assert_eq!(parse(b""), None);
+        assert_eq!(parse(b"\x09123456789"), None);
+    }
+}

@@ -1,0 +1,347 @@
+//! The memtable: rows that are not in tables yet, by key, the newest version first.
+//!
+//! Entries are appended to one arena and never move; their order is kept in blocks of slots, each
+//! with the first bytes of its key, under one array of the blocks' first slots. So an insert
+//! allocates nothing, a lookup compares two integers at most steps, and clearing it keeps the
+//! memory. One writer, the shard; once frozen it is read-only and may be read by other threads.
+
+use std::cmp::{Ordering, Reverse};
+
+use crate::types::Timestamp;
+
+/// Slots of a block.
+const BLOCK: usize = 128;
+/// Bytes of an entry before its key.
+const HEADER_LEN: usize = 16;
+/// Set in the length field of a value; clear for a delete mark.
+const LIVE: u32 = 1 << 31;
+
+/// The name of a memtable within its shard's process; rises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MemtableId(pub u64);
+
+/// An entry in the order: the first sixteen bytes of its key, and where it is.
+#[derive(Clone, Copy)]
+struct Slot {
+    prefix: u128,
+    at: u32,
+}
+
+/// A version in a memtable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// The row's key.
+    pub key: &'a [u8],
+    /// Its version.
+    pub version: Timestamp,
+    /// The value, or `None` for a delete mark.
+    pub value: Option<&'a [u8]>,
+}
+
+/// A place in the order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    block: usize,
+    slot: usize,
+}
+
+/// Rows by key and version.
+pub struct Memtable {
+    /// Its name; set when it freezes.
+    pub id: MemtableId,
+    capacity: usize,
+    arena: Vec<u8>,
+    blocks: Vec<Vec<Slot>>,
+    /// The first slot of each block.
+    heads: Vec<Slot>,
+    spare_blocks: Vec<Vec<Slot>>,
+    rows: usize,
+}
+
+fn prefix(key: &[u8]) -> u128 {
+    let mut bytes = [0; 16];
+    let len = key.len().min(16);
+    bytes
+        .iter_mut()
+        .zip(key.iter().take(len))
+        .for_each(|(to, from)| *to = *from);
+    u128::from_be_bytes(bytes)
+}
+
+impl Memtable {
+    /// An empty memtable whose arena of `capacity` bytes is reserved, not touched.
+    pub fn new(capacity: usize) -> Memtable {
+        Memtable {
+            id: MemtableId(0),
+            capacity,
+            arena: Vec::with_capacity(capacity),
+            blocks: Vec::new(),
+            heads: Vec::new(),
+            spare_blocks: Vec::new(),
+            rows: 0,
+        }
+    }
+
+    /// An empty memtable whose pages exist: the shard does not wait for the kernel to make them.
+    pub fn touched(capacity: usize) -> Memtable {
+        let mut memtable = Memtable::new(capacity);
+        memtable.arena.resize(capacity, 1);
+        memtable.arena.clear();
+        memtable
+    }
+
+    /// Removes all rows and keeps the memory.
+    pub fn clear(&mut self) {
+        self.arena.clear();
+        self.heads.clear();
+        self.rows = 0;
+        for mut block in self.blocks.drain(..) {
+            block.clear();
+            self.spare_blocks.push(block);
+        }
+    }
+
+    /// How many versions it holds.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Bytes in use.
+    pub fn size(&self) -> usize {
+        self.arena.len() + self.blocks.len() * BLOCK * size_of::<Slot>()
+    }
+
+    /// Whether `rows` more with `bytes` of keys and values fit. An empty one takes anything.
+    pub fn has_room(&self, rows: usize, bytes: usize) -> bool {
+        let more = bytes + rows * (HEADER_LEN + size_of::<Slot>());
+        self.rows == 0 || self.size() + more <= self.capacity
+    }
+
+    fn entry_at(&self, at: u32) -> Entry<'_> {
+        let entry = self.arena.get(at as usize..).unwrap_or_default();
+        let Some((header, rest)) = entry.split_first_chunk::<HEADER_LEN>() else {
+            unreachable!("a slot names an entry");
+        };
+        let field = |from: usize| -> u32 {
+            let bytes = header.get(from..from + 4).and_then(|b| b.try_into().ok());
+            bytes.map_or(0, u32::from_le_bytes)
+        };
+        let (key, rest) = rest.split_at(field(0) as usize);
+        let len = field(4);
+        let version = u64::from(field(8)) | u64::from(field(12)) << 32;
+        let value = (len & LIVE != 0).then(|| rest.split_at((len & !LIVE) as usize).0);
+        Entry {
+            key,
+            version: Timestamp(version),
+            value,
+        }
+    }
+
+    fn slot(&self, place: Place) -> Option<&Slot> {
+        self.blocks.get(place.block)?.get(place.slot)
+    }
+
+    /// The entry at a place.
+    pub fn entry(&self, place: Place) -> Option<Entry<'_>> {
+        self.slot(place).map(|slot| self.entry_at(slot.at))
+    }
+
+    /// Whether a slot comes before (key, version).
+    fn is_before(&self, slot: &Slot, wanted: u128, key: &[u8], version: Timestamp) -> bool {
+        match slot.prefix.cmp(&wanted) {
+            Ordering::Less => true,
+            Ordering::Greater => false,
+            Ordering::Equal => {
+                let entry = self.entry_at(slot.at);
+                (entry.key, Reverse(entry.version)) < (key, Reverse(version))
+            }
+        }
+    }
+
+    /// The first place at or after (key, version); a newer version comes before an older one.
+    pub fn seek(&self, key: &[u8], version: Timestamp) -> Place {
+        let wanted = prefix(key);
+        let after = self
+            .heads
+            .partition_point(|s| self.is_before(s, wanted, key, version));
+        let Some(block) = after.checked_sub(1) else {
+            return Place { block: 0, slot: 0 };
+        };
+        let slots = self.blocks.get(block).map_or(&[][..], Vec::as_slice);
+        let slot = slots.partition_point(|s| self.is_before(s, wanted, key, version));
+        if slot == slots.len() {
+            return Place {
+                block: block + 1,
+                slot: 0,
+            };
+        }
+        Place { block, slot }
+    }
+
+    /// The place after a place that has an entry.
+    pub fn after(&self, place: Place) -> Place {
+        let len = self.blocks.get(place.block).map_or(0, Vec::len);
+        if place.slot + 1 < len {
+            return Place {
+                block: place.block,
+                slot: place.slot + 1,
+            };
+        }
+        Place {
+            block: place.block + 1,
+            slot: 0,
+        }
+    }
+
+    /// The newest version of a key at or below `at`.
+    pub fn get(&self, key: &[u8], at: Timestamp) -> Option<Entry<'_>> {
+        self.entry(self.seek(key, at))
+            .filter(|entry| entry.key == key)
+    }
+
+    /// All entries in order.
+    pub fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.blocks
+            .iter()
+            .flatten()
+            .map(|slot| self.entry_at(slot.at))
+    }
+
+    /// Adds a version; each (key, version) comes once.
+    pub fn insert(&mut self, key: &[u8], version: Timestamp, value: Option<&[u8]>) {
+        let wanted = prefix(key);
+        let block = self
+            .heads
+            .partition_point(|s| self.is_before(s, wanted, key, version))
+            .saturating_sub(1);
+        let slot = self.blocks.get(block).map_or(0, |slots| {
+            slots.partition_point(|s| self.is_before(s, wanted, key, version))
+        });
+        let at = self.arena.len();
+        assert!(
+            at + key.len() < u32::MAX as usize / 2,
+            "an arena is far smaller than 4 GiB"
+        );
+        let bytes = value.unwrap_or(&[]);
+        let live = if value.is_some() { LIVE } else { 0 };
+        self.arena
+            .extend_from_slice(&(key.len() as u32).to_le_bytes());
+        self.arena
+            .extend_from_slice(&(bytes.len() as u32 | live).to_le_bytes());
+        self.arena.extend_from_slice(&version.0.to_le_bytes());
+        self.arena.extend_from_slice(key);
+        self.arena.extend_from_slice(bytes);
+        self.rows += 1;
+        self.place(
+            Place { block, slot },
+            Slot {
+                prefix: wanted,
+                at: at as u32,
+            },
+        );
+    }
+
+    fn fresh_block(&mut self) -> Vec<Slot> {
+        self.spare_blocks
+            .pop()
+            .unwrap_or_else(|| Vec::with_capacity(BLOCK))
+    }
+
+    fn place(&mut self, mut place: Place, slot: Slot) {
+        if self.blocks.is_empty() {
+            let first = self.fresh_block();
+            self.blocks.push(first);
+            self.heads.push(slot);
+        }
+        let is_last = place.block + 1 == self.blocks.len();
+        let full = self
+            .blocks
+            .get(place.block)
+            .is_some_and(|slots| slots.len() == BLOCK);
+        if full {
+            // Keys that rise fill their blocks; any other full block is halved.
+            let cut = if is_last && place.slot == BLOCK {
+                BLOCK
+            } else {
+                BLOCK / 2
+            };
+            let mut right = self.fresh_block();
+            if let Some(left) = self.blocks.get_mut(place.block) {
+                right.extend(left.drain(cut..));
+            }
+            let head = right.first().copied().unwrap_or(slot);
+            self.heads.insert(place.block + 1, head);
+            self.blocks.insert(place.block + 1, right);
+            if place.slot > cut || cut == BLOCK {
+                place = Place {
+                    block: place.block + 1,
+                    slot: place.slot - cut,
+                };
+            }
+        }
+        if place.slot == 0
+            && let Some(head) = self.heads.get_mut(place.block)
+        {
+            *head = slot;
+        }
+        if let Some(slots) = self.blocks.get_mut(place.block) {
+            slots.insert(place.slot, slot);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn agrees_with_a_map() {
+        let mut memtable = Memtable::touched(1 << 20);
+        for round in 0..2u64 {
+            let mut map = BTreeMap::new();
+            let mut x = 0x9e37_79b9 + round;
+            for version in 1..5000u64 {
+                x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let key = format!("key-with-a-long-prefix-{:04}", (x >> 33) % 700);
+                let value = (x >> 40).to_string();
+                let value = (x >> 60 != 0).then_some(value.into_bytes());
+                memtable.insert(key.as_bytes(), Timestamp(version), value.as_deref());
+                map.insert((key.into_bytes(), Reverse(version)), value);
+            }
+            let all: Vec<_> = memtable.iter().collect();
+            assert_eq!(all.len(), map.len());
+            for (entry, ((key, version), value)) in all.iter().zip(&map) {
+                let found = (entry.key, entry.version.0, entry.value);
+                assert_eq!(found, (key.as_slice(), version.0, value.as_deref()));
+            }
+            for ((key, version), value) in &map {
+                let found = memtable
+                    .get(key, Timestamp(version.0))
+                    .expect("was inserted");
+                assert_eq!(found.value, value.as_deref());
+            }
+            assert!(memtable.get(b"key", Timestamp::MAX).is_none());
+            memtable.clear();
+            assert_eq!((memtable.rows(), memtable.iter().count()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn rising_keys_and_all_places() {
+        let mut memtable = Memtable::new(1 << 16);
+        for i in 0..1000u32 {
+            memtable.insert(&i.to_be_bytes(), Timestamp(7), Some(&[]));
+        }
+        let mut place = memtable.seek(&500u32.to_be_bytes(), Timestamp::MAX);
+        let mut seen = 0;
+        while let Some(entry) = memtable.entry(place) {
+            assert_eq!(entry.key, (500 + seen as u32).to_be_bytes());
+            assert_eq!(entry.value, Some(&[][..]));
+            seen += 1;
+            place = memtable.after(place);
+        }
+        assert_eq!(seen, 500);
+    }
+}

@@ -1,0 +1,589 @@
+//! Tables on disk, by `lsm-tree`: the only file that names it.
+//!
+//! `lsm-tree` is the engine inside fjall; used directly, since fjall's journal would be a second
+//! log and fjall gives sequence numbers itself. The commit timestamp is the sequence number. Its
+//! version is pinned: several calls here are not documented.
+//!
+//! Two threads for each shard, a flusher and a compactor, do all that may wait for a disk. They
+//! publish the list of tables in a slot; the shard swaps it in [`TableStore::poll`] with `try_lock`.
+//! Reads go through the shard's own list, never through the tree, whose lock is held over fsyncs
+//! when a version is installed. Lists and memtables that are done with are dropped by the flusher:
+//! the last holder of a table unlinks its file. No descriptor table is used: each table keeps its
+//! file open, since a reader must not open a file by a name that may be gone.
+//!
+//! Flush and compaction get the tree's own small counter plus one as threshold. A timestamp there
+//! would drop versions that readers need; the bare counter would keep replaced files.
+
+use std::collections::VecDeque;
+use std::ops::Bound;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use lsm_tree::compaction::filter::{CompactionFilter, Context, Factory, ItemAccessor, Verdict};
+use lsm_tree::config::{CompressionPolicy, PinningPolicy};
+use lsm_tree::table::filter::standard_bloom::Builder as Bloom;
+use lsm_tree::{
+    AbstractTree, AnyTree, Cache, CompressionType, Config, InternalValue, SequenceNumberCounter,
+    Slice, Table, ValueType,
+};
+
+use crate::lsm::memtable::{Memtable, MemtableId};
+use crate::lsm::version_gc::{GcRules, Judge};
+use crate::lsm::{Bounds, FROZEN_MAX, LsmError, TableRow, TableStats, TableStore, row};
+use crate::types::Timestamp;
+
+/// Empty memtables that wait with touched pages: as many as may freeze at once, and two.
+const SPARE_MEMTABLES: usize = FROZEN_MAX + 2;
+/// A write that met a full disk is tried again after this.
+const FULL_DISK_RETRY: Duration = Duration::from_millis(200);
+/// Size that compactions give to tables.
+const TABLE_BYTES: u64 = 32 << 20;
+
+/// How a store is opened.
+#[derive(Clone)]
+pub struct TableOptions {
+    /// Folder of the tables; made if it is missing.
+    pub folder: PathBuf,
+    /// Size of a memtable in bytes.
+    pub memtable_bytes: usize,
+    /// Budget for blocks in memory, in bytes.
+    pub cache_bytes: u64,
+    /// Runs first on each background thread: its name, its place, its priority.
+    pub on_start: Arc<dyn Fn(&str) + Send + Sync>,
+}
+
+/// The runs of tables, newest first. Holding it keeps the files.
+struct Tables {
+    runs: Vec<Vec<Table>>,
+    level0_runs: usize,
+}
+
+impl Tables {
+    fn of(tree: &AnyTree) -> Tables {
+        let version = tree.current_version();
+        let level0_runs = version
+            .iter_levels()
+            .next()
+            .map_or(0, |level| level.iter().count());
+        let runs = version.iter_levels().flat_map(|level| level.iter());
+        Tables {
+            runs: runs.map(|run| run.to_vec()).collect(),
+            level0_runs,
+        }
+    }
+}
+
+enum Job {
+    Flush(Arc<Memtable>),
+    /// Drops what the shard is done with.
+    Discard(Vec<Arc<Memtable>>, Option<Arc<Tables>>),
+}
+
+enum Compaction {
+    /// Whatever the levels call for.
+    Levels,
+    /// Everything.
+    All,
+}
+
+/// What the background has for the shard.
+#[derive(Default)]
+struct Published {
+    tables: Option<Arc<Tables>>,
+    flushed: MemtableId,
+    failed: Option<LsmError>,
+}
+
+struct Shared {
+    tree: AnyTree,
+    counter: SequenceNumberCounter,
+    options: TableOptions,
+    slot: Mutex<Published>,
+    news: AtomicBool,
+    stop: AtomicBool,
+    disk_full: AtomicBool,
+    flushes: AtomicU64,
+    compactions: AtomicU64,
+    spare: Mutex<Vec<Memtable>>,
+    rules: Arc<Mutex<Option<GcRules>>>,
+    tell: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
+    /// Read-locked while table files are written.
+    writing: RwLock<()>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic aborts the process; there is no poison to meet.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn is_full(error: &lsm_tree::Error) -> bool {
+    matches!(error, lsm_tree::Error::Io(e)
+        if matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
+}
+
+fn failed(options: &TableOptions, action: &'static str, error: &lsm_tree::Error) -> LsmError {
+    let folder = options.folder.display().to_string();
+    LsmError::Failed {
+        folder,
+        action,
+        message: format!("{error:?}"),
+    }
+}
+
+impl Shared {
+    /// Puts the tree's present tables into the slot. The lock spans the look at the tree, so that
+    /// a list is never replaced by an older one.
+    fn publish(&self, flushed: Option<MemtableId>, error: Option<LsmError>) {
+        {
+            let mut slot = lock(&self.slot);
+            slot.tables = Some(Arc::new(Tables::of(&self.tree)));
+            slot.flushed = slot.flushed.max(flushed.unwrap_or_default());
+            slot.failed = slot.failed.take().or(error);
+        }
+        self.news.store(true, Ordering::SeqCst);
+        let tell = lock(&self.tell).clone();
+        if let Some(tell) = tell {
+            tell();
+        }
+    }
+
+    fn threshold(&self) -> u64 {
+        self.counter.get() + 1
+    }
+
+    fn rules(&self) -> Option<GcRules> {
+        lock(&self.rules).clone()
+    }
+
+    /// After a failed write `lsm-tree` leaves unfinished files until the next opening, so each
+    /// try would fill the disk further. Does nothing while another write runs.
+    fn remove_leftovers(&self) {
+        let Ok(_alone) = self.writing.try_write() else {
+            return;
+        };
+        let live: Vec<u64> = self
+            .tree
+            .current_version()
+            .iter_tables()
+            .map(Table::id)
+            .collect();
+        let files = std::fs::read_dir(self.options.folder.join("tables"));
+        for file in files.into_iter().flatten().flatten() {
+            let id = file.file_name().to_str().and_then(|name| name.parse().ok());
+            if id.is_some_and(|id| !live.contains(&id))
+                && let Err(error) = std::fs::remove_file(file.path())
+            {
+                tracing::warn!(%error, file = %file.path().display(), "an unfinished table stays");
+            }
+        }
+    }
+
+    fn flush(&self, memtable: &Memtable) -> Result<(), lsm_tree::Error> {
+        let _writing = self.writing.read().unwrap_or_else(PoisonError::into_inner);
+        let rules = self.rules();
+        let mut judge = Judge::new(rules.as_ref());
+        let rows = memtable
+            .iter()
+            .filter(|e| judge.keeps(e.key, e.version, e.value.is_some(), false))
+            .map(|e| {
+                let row = Slice::from(row::encode(e.version, e.value));
+                let key = Slice::from(e.key);
+                Ok(InternalValue::from_components(
+                    key,
+                    row,
+                    e.version.0,
+                    ValueType::Value,
+                ))
+            });
+        if let Some((tables, _)) = self.tree.flush_to_tables(rows)? {
+            self.tree
+                .register_tables(&tables, None, None, &[], self.threshold())?;
+        }
+        Ok(())
+    }
+
+    /// Tries until it is done, unless it fails for another reason than a full disk.
+    fn write(
+        &self,
+        action: &'static str,
+        mut write: impl FnMut() -> Result<(), lsm_tree::Error>,
+    ) -> bool {
+        while !self.stop.load(Ordering::SeqCst) {
+            match write() {
+                Ok(()) => {
+                    self.disk_full.store(false, Ordering::SeqCst);
+                    return true;
+                }
+                Err(error) if is_full(&error) => {
+                    if !self.disk_full.swap(true, Ordering::SeqCst) {
+                        tracing::error!(action, "the disk is full: writes are refused");
+                        self.publish(None, None);
+                    }
+                    self.remove_leftovers();
+                    std::thread::sleep(FULL_DISK_RETRY);
+                }
+                Err(error) => {
+                    self.publish(None, Some(failed(&self.options, action, &error)));
+                    return false;
+                }
+            }
+        }
+        false
+    }
+
+    fn run_flusher(&self, jobs: &mpsc::Receiver<Job>, kick: &mpsc::Sender<Compaction>) {
+        (self.options.on_start)("flush");
+        self.refill();
+        for job in jobs {
+            match job {
+                Job::Flush(memtable) => {
+                    if self.write("flush", || self.flush(&memtable)) {
+                        self.flushes.fetch_add(1, Ordering::Relaxed);
+                        self.publish(Some(memtable.id), None);
+                        // A compactor that is gone has no work.
+                        let _ = kick.send(Compaction::Levels);
+                    }
+                }
+                Job::Discard(memtables, tables) => {
+                    drop(tables);
+                    for mut memtable in memtables.into_iter().filter_map(Arc::into_inner) {
+                        memtable.clear();
+                        let mut spare = lock(&self.spare);
+                        if spare.len() < SPARE_MEMTABLES {
+                            spare.push(memtable);
+                        }
+                    }
+                }
+            }
+            self.refill();
+        }
+    }
+
+    /// Keeps two empty memtables ready.
+    fn refill(&self) {
+        while lock(&self.spare).len() < 2 {
+            let memtable = Memtable::touched(self.options.memtable_bytes);
+            lock(&self.spare).push(memtable);
+        }
+    }
+
+    fn compact(&self, what: &Compaction) -> Result<bool, lsm_tree::Error> {
+        let _writing = self.writing.read().unwrap_or_else(PoisonError::into_inner);
+        let before = self.tree.current_version().id();
+        match what {
+            Compaction::Levels => {
+                let strategy =
+                    lsm_tree::compaction::Leveled::default().with_table_target_size(TABLE_BYTES);
+                self.tree.compact(Arc::new(strategy), self.threshold())?;
+            }
+            Compaction::All => {
+                self.tree.major_compact(TABLE_BYTES, self.threshold())?;
+            }
+        }
+        Ok(self.tree.current_version().id() != before)
+    }
+
+    fn run_compactor(&self, kicks: &mpsc::Receiver<Compaction>) {
+        (self.options.on_start)("compact");
+        for what in kicks {
+            let mut changed = true;
+            while changed && !self.stop.load(Ordering::SeqCst) {
+                let done = self.write("compaction", || {
+                    changed = self.compact(&what)?;
+                    Ok(())
+                });
+                if !done {
+                    break;
+                }
+                if changed {
+                    self.compactions.fetch_add(1, Ordering::Relaxed);
+                    self.publish(None, None);
+                }
+                if matches!(what, Compaction::All) {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+struct GcFactory(Arc<Mutex<Option<GcRules>>>);
+
+struct GcFilter(Judge);
+
+impl Factory for GcFactory {
+    fn name(&self) -> &str {
+        "rangedb-versions"
+    }
+
+    fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
+        let rules = lock(&self.0).clone();
+        Box::new(GcFilter(Judge::new(rules.as_ref())))
+    }
+}
+
+impl CompactionFilter for GcFilter {
+    fn filter_item(
+        &mut self,
+        item: ItemAccessor<'_>,
+        context: &Context,
+    ) -> Result<Verdict, lsm_tree::Error> {
+        let bytes = item.value()?;
+        let Some(row) = row::decode(&bytes) else {
+            return Ok(Verdict::Keep);
+        };
+        let last = context.is_last_level;
+        let keeps = self
+            .0
+            .keeps(item.key(), row.version, row.value.is_some(), last);
+        Ok(if keeps {
+            Verdict::Keep
+        } else {
+            Verdict::Destroy
+        })
+    }
+}
+
+/// The tables of one shard on disk.
+pub struct LsmTables {
+    tables: Arc<Tables>,
+    shared: Arc<Shared>,
+    jobs: Option<mpsc::Sender<Job>>,
+    kick: Option<mpsc::Sender<Compaction>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl LsmTables {
+    /// Opens the tables in a folder, or makes an empty store there, and starts the background.
+    ///
+    /// # Errors
+    /// The folder cannot be read or written, or a file in it is damaged.
+    pub fn open(options: TableOptions) -> Result<LsmTables, LsmError> {
+        let counter = SequenceNumberCounter::default();
+        let rules = Arc::new(Mutex::new(None));
+        let config = Config::new(
+            &options.folder,
+            counter.clone(),
+            SequenceNumberCounter::default(),
+        )
+        .use_cache(Arc::new(Cache::with_capacity_bytes(options.cache_bytes)))
+        .use_descriptor_table(None)
+        .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
+        .filter_block_pinning_policy(PinningPolicy::all(true))
+        .index_block_pinning_policy(PinningPolicy::all(true))
+        .with_compaction_filter_factory(Some(Arc::new(GcFactory(rules.clone()))));
+        let tree = config.open().map_err(|e| failed(&options, "open", &e))?;
+        let tables = Arc::new(Tables::of(&tree));
+        let (jobs, job_queue) = mpsc::channel();
+        let (kick, kicks) = mpsc::channel();
+        let shared = Arc::new(Shared {
+            tree,
+            counter,
+            slot: Mutex::default(),
+            news: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            disk_full: AtomicBool::new(false),
+            flushes: AtomicU64::new(0),
+            compactions: AtomicU64::new(0),
+            spare: Mutex::default(),
+            rules,
+            tell: Mutex::default(),
+            writing: RwLock::default(),
+            options,
+        });
+        let (flusher, compactor) = (shared.clone(), shared.clone());
+        let flusher_kick = kick.clone();
+        let threads = vec![
+            std::thread::spawn(move || flusher.run_flusher(&job_queue, &flusher_kick)),
+            std::thread::spawn(move || compactor.run_compactor(&kicks)),
+        ];
+        Ok(LsmTables {
+            tables,
+            shared,
+            jobs: Some(jobs),
+            kick: Some(kick),
+            threads,
+        })
+    }
+
+    fn send(&self, job: Job) {
+        if let Some(jobs) = &self.jobs {
+            // The flusher is gone only after a failure, which `poll` reports.
+            let _ = jobs.send(job);
+        }
+    }
+
+    fn failed(&self, error: &lsm_tree::Error) -> LsmError {
+        failed(&self.shared.options, "read", error)
+    }
+}
+
+impl Drop for LsmTables {
+    /// Ends the background after its present step. Memtables that are not in tables are lost, as
+    /// in a crash.
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.jobs = None;
+        self.kick = None;
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has aborted the process.
+            let _ = thread.join();
+        }
+    }
+}
+
+type RangeIter = Box<dyn DoubleEndedIterator<Item = Result<InternalValue, lsm_tree::Error>> + Send>;
+
+/// An interval of one run of tables.
+pub struct RunIter {
+    /// The list that keeps the tables' files.
+    held: Arc<Tables>,
+    run: usize,
+    left: VecDeque<usize>,
+    bounds: (Bound<Slice>, Bound<Slice>),
+    current: Option<RangeIter>,
+}
+
+impl Iterator for RunIter {
+    type Item = Result<TableRow<Slice>, LsmError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(item) = self.current.as_mut().and_then(Iterator::next) {
+                return Some(match item {
+                    Ok(item) => Ok(TableRow {
+                        version: Timestamp(item.key.seqno),
+                        key: item.key.user_key,
+                        row: item.value,
+                    }),
+                    Err(error) => Err(LsmError::Failed {
+                        folder: "tables".to_owned(),
+                        action: "scan",
+                        message: format!("{error:?}"),
+                    }),
+                });
+            }
+            let next = self.left.pop_front()?;
+            let table = self.held.runs.get(self.run)?.get(next)?;
+            self.current = Some(Box::new(table.range(self.bounds.clone())));
+        }
+    }
+}
+
+fn first_at_or_after(run: &[Table], key: &[u8]) -> usize {
+    run.partition_point(|table| table.metadata.key_range.max().as_ref() < key)
+}
+
+impl TableStore for LsmTables {
+    type Slice = Slice;
+    type Iter = RunIter;
+
+    fn get(&self, key: &[u8], at: Timestamp) -> Result<Option<Slice>, LsmError> {
+        let hash = Bloom::get_hash(key);
+        for run in &self.tables.runs {
+            let table = run.get(first_at_or_after(run, key));
+            let Some(table) = table.filter(|t| t.metadata.key_range.min().as_ref() <= key) else {
+                continue;
+            };
+            // Its bound is exclusive.
+            let found = table
+                .get(key, at.0 + 1, hash)
+                .map_err(|e| self.failed(&e))?;
+            if let Some(found) = found {
+                return Ok(Some(found.value));
+            }
+        }
+        Ok(None)
+    }
+
+    fn runs(&self, bounds: Bounds<'_>) -> Vec<RunIter> {
+        let runs = self.tables.runs.iter().enumerate().filter_map(|(at, run)| {
+            let low = match bounds.0 {
+                Bound::Unbounded => 0,
+                Bound::Included(start) | Bound::Excluded(start) => first_at_or_after(run, start),
+            };
+            let high = match bounds.1 {
+                Bound::Unbounded => run.len(),
+                Bound::Included(end) | Bound::Excluded(end) => {
+                    run.partition_point(|table| table.metadata.key_range.min().as_ref() <= end)
+                }
+            };
+            (low < high).then(|| RunIter {
+                held: self.tables.clone(),
+                run: at,
+                left: (low..high).collect(),
+                bounds: (bounds.0.map(Slice::from), bounds.1.map(Slice::from)),
+                current: None,
+            })
+        });
+        runs.collect()
+    }
+
+    fn fresh_memtable(&mut self) -> Memtable {
+        let spare = self
+            .shared
+            .spare
+            .try_lock()
+            .ok()
+            .and_then(|mut spare| spare.pop());
+        spare.unwrap_or_else(|| Memtable::new(self.shared.options.memtable_bytes))
+    }
+
+    fn flush(&mut self, memtable: Arc<Memtable>) {
+        self.send(Job::Flush(memtable));
+    }
+
+    fn poll(&mut self) -> Result<Option<MemtableId>, LsmError> {
+        if !self.shared.news.load(Ordering::SeqCst) {
+            return Ok(None);
+        }
+        let Ok(mut slot) = self.shared.slot.try_lock() else {
+            return Ok(None);
+        };
+        self.shared.news.store(false, Ordering::SeqCst);
+        if let Some(error) = slot.failed.take() {
+            return Err(error);
+        }
+        let (tables, flushed) = (slot.tables.take(), slot.flushed);
+        drop(slot);
+        if let Some(tables) = tables {
+            let old = std::mem::replace(&mut self.tables, tables);
+            self.send(Job::Discard(Vec::new(), Some(old)));
+        }
+        Ok((flushed > MemtableId(0)).then_some(flushed))
+    }
+
+    fn recycle(&mut self, memtables: Vec<Arc<Memtable>>) {
+        self.send(Job::Discard(memtables, None));
+    }
+
+    fn on_install(&mut self, call: Arc<dyn Fn() + Send + Sync>) {
+        *lock(&self.shared.tell) = Some(call);
+    }
+
+    fn set_gc(&mut self, rules: GcRules) {
+        *lock(&self.shared.rules) = Some(rules);
+    }
+
+    fn collect_garbage(&mut self) {
+        if let Some(kick) = &self.kick {
+            // The compactor is gone only after a failure, which `poll` reports.
+            let _ = kick.send(Compaction::All);
+        }
+    }
+
+    fn stats(&self) -> TableStats {
+        let tables = self.tables.runs.iter().flatten();
+        TableStats {
+            tables: tables.clone().count(),
+            level0_runs: self.tables.level0_runs,
+            bytes: tables.map(|table| table.metadata.file_size).sum(),
+            flushes: self.shared.flushes.load(Ordering::Relaxed),
+            compactions: self.shared.compactions.load(Ordering::Relaxed),
+            disk_full: self.shared.disk_full.load(Ordering::SeqCst),
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! Both stores against a model: every read, through flushes, compactions, reopenings, crashes and
+//! moving thresholds. What holds for one store holds for the other, so this is also the test that
+//! the simulator's tables behave as the real ones.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::types::{DataId, KeyRange, RangeId};
+
+const DATA_ID: DataId = DataId(3);
+const MEMTABLE_BYTES: usize = 16 << 10;
+
+/// A seeded source of numbers (xorshift64*).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % limit
+    }
+}
+
+type Versions = BTreeMap<u64, Option<Vec<u8>>>;
+
+#[derive(Default)]
+struct Model {
+    rows: BTreeMap<Vec<u8>, Versions>,
+    /// Inserts since the last freeze that is in tables, by memtable.
+    log: Vec<(MemtableId, Vec<u8>, u64, Option<Vec<u8>>)>,
+}
+
+impl Model {
+    fn get(&self, key: &[u8], at: u64) -> Option<(u64, Option<&[u8]>)> {
+        let (version, value) = self.rows.get(key)?.range(..=at).next_back()?;
+        Some((*version, value.as_deref()))
+    }
+
+    fn scan(&self, start: &[u8], end: &[u8], at: u64) -> Vec<(Vec<u8>, u64, Vec<u8>)> {
+        let keys = self
+            .rows
+            .range(start.to_vec()..end.to_vec())
+            .map(|(key, _)| key);
+        let rows = keys.filter_map(|key| {
+            let (version, value) = self.get(key, at)?;
+            Some((key.clone(), version, value?.to_vec()))
+        });
+        rows.collect()
+    }
+}
+
+struct Run<T: TableStore> {
+    open: Box<dyn Fn() -> T>,
+    lsm: Lsm<T>,
+    model: Model,
+    random: Random,
+    now: u64,
+    threshold: u64,
+    current: MemtableId,
+}
+
+impl<T: TableStore> Run<T> {
+    fn new(seed: u64, open: impl Fn() -> T + 'static) -> Run<T> {
+        let lsm = Lsm::new(
+            open(),
+            LsmOptions {
+                memtable_bytes: MEMTABLE_BYTES,
+            },
+        );
+        let mut run = Run {
+            open: Box::new(open),
+            lsm,
+            model: Model::default(),
+            random: Random(seed | 1),
+            now: 1 << 40,
+            threshold: 0,
+            current: MemtableId(1),
+        };
+        run.tell_rules();
+        run
+    }
+
+    fn tell_rules(&mut self) {
+        let live = LiveData {
+            range: RangeId(1),
+            data_id: DATA_ID,
+            keys: KeyRange::all(),
+            threshold: Timestamp(self.threshold),
+        };
+        self.lsm.set_gc(GcRules { live: vec![live] });
+    }
+
+    fn key(&mut self) -> Vec<u8> {
+        let user = format!("k{:03}", self.random.below(120));
+        let mut key = Vec::new();
+        keys::user_key(DATA_ID, user.as_bytes(), &mut key);
+        key
+    }
+
+    fn insert(&mut self) {
+        let key = self.key();
+        self.now += 1 + self.random.below(5);
+        let len = self.random.below(100) as usize;
+        let value = (self.random.below(5) > 0).then(|| vec![self.now as u8; len]);
+        if !self.lsm.has_room(1, key.len() + len) {
+            self.freeze();
+        }
+        self.lsm.insert(&key, Timestamp(self.now), value.as_deref());
+        self.model
+            .rows
+            .entry(key.clone())
+            .or_default()
+            .insert(self.now, value.clone());
+        self.model.log.push((self.current, key, self.now, value));
+    }
+
+    fn freeze(&mut self) {
+        let waiting_since = Instant::now();
+        while self.lsm.pressure().stopped {
+            self.poll();
+            assert!(
+                waiting_since.elapsed() < Duration::from_secs(60),
+                "the flusher hangs"
+            );
+            std::thread::yield_now();
+        }
+        let id = self.lsm.freeze();
+        assert_eq!(id, self.current);
+        self.current = MemtableId(id.0 + 1);
+    }
+
+    fn poll(&mut self) {
+        if let Some(installed) = self.lsm.poll().expect("nothing fails") {
+            self.model
+                .log
+                .retain(|(memtable, ..)| *memtable > installed);
+        }
+    }
+
+    /// A time that may be read: above the threshold.
+    fn time(&mut self) -> u64 {
+        match self.random.below(3) {
+            0 => self.now,
+            _ => self.threshold + 1 + self.random.below(self.now - self.threshold),
+        }
+    }
+
+    fn check_get(&mut self) {
+        let (key, at) = (self.key(), self.time());
+        let found = self.lsm.get(&key, Timestamp(at)).expect("readable");
+        let found = found.as_ref().map(|f| (f.version().0, f.value()));
+        let expected = self.model.get(&key, at);
+        // A delete mark at or below the threshold may have gone.
+        if expected.is_some_and(|(version, value)| value.is_none() && version <= self.threshold) {
+            assert!(found.is_none() || found == expected);
+        } else {
+            assert_eq!(found, expected, "get at {at}, threshold {}", self.threshold);
+        }
+    }
+
+    fn check_scan(&mut self) {
+        let (a, b, at) = (self.key(), self.key(), self.time());
+        let (start, end) = if a < b { (a, b) } else { (b, a) };
+        let bounds = (
+            Bound::Included(start.as_slice()),
+            Bound::Excluded(end.as_slice()),
+        );
+        let mut scan = self.lsm.scan(bounds, Timestamp(at)).expect("readable");
+        let mut found = Vec::new();
+        while let Some(row) = scan.next_row().expect("readable") {
+            found.push((row.key().to_vec(), row.version().0, row.value().to_vec()));
+        }
+        assert_eq!(found, self.model.scan(&start, &end, at));
+    }
+
+    /// Loses the memtables and inserts again what was not in tables, as a replay does.
+    fn crash(&mut self) {
+        self.poll();
+        let fresh = {
+            let open = &self.open;
+            // The old store goes first, as a process does.
+            let old = std::mem::replace(
+                &mut self.lsm,
+                Lsm::new(open(), LsmOptions { memtable_bytes: 0 }),
+            );
+            drop(old);
+            Lsm::new(
+                open(),
+                LsmOptions {
+                    memtable_bytes: MEMTABLE_BYTES,
+                },
+            )
+        };
+        self.lsm = fresh;
+        self.tell_rules();
+        self.current = MemtableId(1);
+        let log = std::mem::take(&mut self.model.log);
+        for (_, key, version, value) in log {
+            let there = self.lsm.get(&key, Timestamp(version)).expect("readable");
+            let there = there.is_some_and(|found| found.version() == Timestamp(version));
+            if there {
+                continue; // its flush was installed just before the crash
+            }
+            if !self.lsm.has_room(1, key.len() + 100) {
+                self.freeze();
+            }
+            self.lsm.insert(&key, Timestamp(version), value.as_deref());
+            self.model.log.push((self.current, key, version, value));
+        }
+    }
+
+    fn step(&mut self) {
+        match self.random.below(1000) {
+            0..550 => self.insert(),
+            550..850 => self.check_get(),
+            850..900 => self.check_scan(),
+            900..970 => self.poll(),
+            970..980 => self.freeze(),
+            980..988 => {
+                self.threshold += self.random.below((self.now - self.threshold) / 2 + 1);
+                self.tell_rules();
+            }
+            988..994 => self.lsm.collect_garbage(),
+            _ => self.crash(),
+        }
+    }
+}
+
+#[test]
+fn memory_tables_agree_with_the_model() {
+    for seed in 1..30 {
+        let disk = Rc::new(MemoryDisk::default());
+        let mut run = Run::new(seed, move || {
+            MemoryTables::open(disk.clone(), MEMTABLE_BYTES)
+        });
+        (0..4000).for_each(|_| run.step());
+    }
+}
+
+fn lsm_tables(folder: &std::path::Path) -> LsmTables {
+    let options = TableOptions {
+        folder: folder.to_owned(),
+        memtable_bytes: MEMTABLE_BYTES,
+        cache_bytes: 1 << 20,
+        on_start: Arc::new(|_| ()),
+    };
+    LsmTables::open(options).expect("opens")
+}
+
+#[test]
+fn tables_on_disk_agree_with_the_model() {
+    for seed in 1..7 {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().to_owned();
+        // Two stores of one folder must not be open at once: crash() makes the new one after it
+        // has dropped the old one, but for the placeholder, which gets a folder of its own.
+        let generation = std::cell::Cell::new(0);
+        let placeholder = tempfile::tempdir().expect("a temporary folder");
+        let mut run = Run::new(seed, move || {
+            generation.set(generation.get() + 1);
+            if generation.get() % 2 == 0 {
+                lsm_tables(&placeholder.path().join(generation.get().to_string()))
+            } else {
+                lsm_tables(&path)
+            }
+        });
+        (0..2500).for_each(|_| run.step());
+    }
+}
+
+#[test]
+fn old_versions_go_where_nobody_writes() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().to_owned();
+    let mut run = Run::new(1, move || lsm_tables(&path));
+    let mut key = Vec::new();
+    keys::user_key(DATA_ID, b"k", &mut key);
+    for version in 1..=100u64 {
+        run.lsm.insert(&key, Timestamp(version), Some(&[7; 100]));
+    }
+    run.threshold = 1000;
+    run.lsm.freeze();
+    run.tell_rules();
+    run.lsm.collect_garbage();
+    let since = Instant::now();
+    loop {
+        run.lsm.poll().expect("nothing fails");
+        let versions = versions_in_tables(&run.lsm);
+        if versions == 1 {
+            break;
+        }
+        assert!(
+            since.elapsed() < Duration::from_secs(30),
+            "{versions} versions are left"
+        );
+        run.lsm.collect_garbage();
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let newest = run
+        .lsm
+        .get(&key, Timestamp::MAX)
+        .expect("readable")
+        .expect("is there");
+    assert_eq!(newest.version(), Timestamp(100));
+}
+
+fn versions_in_tables<T: TableStore>(lsm: &Lsm<T>) -> usize {
+    let rows = lsm.store.runs((Bound::Unbounded, Bound::Unbounded));
+    rows.into_iter().map(Iterator::count).sum()
+}
+
+#[test]
+fn a_full_disk_keeps_rows_readable_and_heals() {
+    let disk = Rc::new(MemoryDisk::default());
+    let of_store = disk.clone();
+    let mut run = Run::new(5, move || {
+        MemoryTables::open(of_store.clone(), MEMTABLE_BYTES)
+    });
+    disk.full.set(true);
+    for _ in 0..3 {
+        (0..20).for_each(|_| run.insert());
+        run.freeze();
+        run.poll();
+    }
+    assert!(run.lsm.pressure().disk_full && run.lsm.pressure().level > 0.0);
+    (0..200).for_each(|_| run.check_get());
+    disk.full.set(false);
+    (0..10).for_each(|_| run.poll());
+    assert_eq!(run.lsm.pressure(), Pressure::default());
+    (0..200).for_each(|_| run.check_get());
+}
+
+#[test]
+fn a_failed_write_is_told() {
+    let disk = Rc::new(MemoryDisk::default());
+    let of_store = disk.clone();
+    let mut run = Run::new(5, move || {
+        MemoryTables::open(of_store.clone(), MEMTABLE_BYTES)
+    });
+    run.insert();
+    run.freeze();
+    disk.failing.set(true);
+    assert!(matches!(run.lsm.poll(), Err(LsmError::Failed { .. })));
+}

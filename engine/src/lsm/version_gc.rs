@@ -1,0 +1,175 @@
+//! Which versions a flush or a compaction may drop. Pure.
+//!
+//! Versions of a key come newest first. Above the threshold all are kept; the first at or below
+//! it is kept, because a read just above the threshold needs it (a delete mark on the last level
+//! shows nothing, and goes); older ones go. A row that no live replica owns goes altogether.
+
+use std::collections::BTreeMap;
+
+use crate::lsm::keys::{self, RowKey};
+use crate::types::{DataId, KeyRange, RangeId, Timestamp};
+
+/// The rows of one live replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveData {
+    /// Its range: rows by range id belong to it.
+    pub range: RangeId,
+    /// Its rows by key lie under this.
+    pub data_id: DataId,
+    /// And within this interval.
+    pub keys: KeyRange,
+    /// No read comes at or below this any more.
+    pub threshold: Timestamp,
+}
+
+/// What is live, captured when a compaction begins.
+#[derive(Clone, Debug, Default)]
+pub struct GcRules {
+    /// Every live replica of the shard.
+    pub live: Vec<LiveData>,
+}
+
+/// Judges the versions of one pass, in order.
+pub struct Judge {
+    /// Without rules everything is kept.
+    by_data_id: Option<BTreeMap<DataId, Vec<LiveData>>>,
+    key: Vec<u8>,
+    /// The threshold of `key`; `None` if nothing owns it.
+    threshold: Option<Timestamp>,
+    covered: bool,
+}
+
+impl Judge {
+    /// A judge by these rules; without rules it keeps everything.
+    pub fn new(rules: Option<&GcRules>) -> Judge {
+        let by_data_id = rules.map(|rules| {
+            let mut by_data_id: BTreeMap<DataId, Vec<LiveData>> = BTreeMap::new();
+            for live in &rules.live {
+                by_data_id
+                    .entry(live.data_id)
+                    .or_default()
+                    .push(live.clone());
+            }
+            by_data_id
+        });
+        Judge {
+            by_data_id,
+            key: Vec::new(),
+            threshold: None,
+            covered: false,
+        }
+    }
+
+    /// Whether a version is kept. `last_level`: nothing older lies below.
+    pub fn keeps(
+        &mut self,
+        key: &[u8],
+        version: Timestamp,
+        is_value: bool,
+        last_level: bool,
+    ) -> bool {
+        let Some(by_data_id) = &self.by_data_id else {
+            return true;
+        };
+        if self.key != key {
+            self.key.clear();
+            self.key.extend_from_slice(key);
+            self.covered = false;
+            self.threshold = threshold(by_data_id, key);
+        }
+        let Some(threshold) = self.threshold else {
+            return false;
+        };
+        if version > threshold {
+            return true;
+        }
+        let newest = !std::mem::replace(&mut self.covered, true);
+        newest && (is_value || !last_level)
+    }
+}
+
+/// Up to where old versions of a key may go; `None` if nothing owns it.
+fn threshold(by_data_id: &BTreeMap<DataId, Vec<LiveData>>, key: &[u8]) -> Option<Timestamp> {
+    match keys::parse(key) {
+        // Of a replica's state only the newest is ever read.
+        Some(RowKey::ByRange(range)) => by_data_id
+            .values()
+            .flatten()
+            .any(|live| live.range == range)
+            .then_some(Timestamp::MAX),
+        Some(RowKey::ByKey(data_id, key)) => by_data_id
+            .get(&data_id)?
+            .iter()
+            .find(|live| live.keys.contains(&key))
+            .map(|live| live.threshold),
+        // What this version does not know is not its to drop.
+        None => Some(Timestamp::ZERO),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(key: &[u8]) -> Vec<u8> {
+        let mut row = Vec::new();
+        keys::user_key(DataId(1), key, &mut row);
+        row
+    }
+
+    fn judge() -> Judge {
+        let keys = KeyRange {
+            start: b"b".to_vec(),
+            end: None,
+        };
+        let live = LiveData {
+            range: RangeId(4),
+            data_id: DataId(1),
+            keys,
+            threshold: Timestamp(50),
+        };
+        Judge::new(Some(&GcRules { live: vec![live] }))
+    }
+
+    #[test]
+    fn keeps_what_a_read_above_the_threshold_needs() {
+        let mut judge = judge();
+        let key = row(b"k");
+        let kept = [90, 51, 50, 40, 30].map(|v| judge.keeps(&key, Timestamp(v), true, false));
+        assert_eq!(kept, [true, true, true, false, false]);
+        let other = row(b"l");
+        assert!(
+            judge.keeps(&other, Timestamp(10), true, false),
+            "the only version stays"
+        );
+    }
+
+    #[test]
+    fn a_delete_mark_goes_on_the_last_level_only() {
+        let key = row(b"k");
+        assert!(judge().keeps(&key, Timestamp(40), false, false));
+        assert!(!judge().keeps(&key, Timestamp(40), false, true));
+        assert!(
+            judge().keeps(&key, Timestamp(60), false, true),
+            "a read below needs it"
+        );
+    }
+
+    #[test]
+    fn rows_that_nothing_owns_go() {
+        let mut judge = judge();
+        assert!(!judge.keeps(&row(b"a"), Timestamp(90), true, false));
+        let mut state = Vec::new();
+        keys::state_key(RangeId(4), &mut state);
+        assert!(judge.keeps(&state, Timestamp(9), true, true));
+        assert!(!judge.keeps(&state, Timestamp(8), true, true));
+        keys::state_key(RangeId(5), &mut state);
+        assert!(!judge.keeps(&state, Timestamp(9), true, true));
+    }
+
+    #[test]
+    fn without_rules_everything_stays() {
+        let mut judge = Judge::new(None);
+        assert!(judge.keeps(b"anything", Timestamp(1), false, true));
+    }
+}

@@ -1,0 +1,140 @@
+//! Between openraft's values and those of the log.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use openraft::alias::{EntryOf, LogIdOf, VoteOf};
+use openraft::impls::leader_id_adv::LeaderId;
+use openraft::{EntryPayload, Membership};
+use rkyv::rancor;
+
+use crate::env::Env;
+use crate::raft::type_config::{Commands, TypeConfig};
+use crate::types::{Location, ReplicaId};
+use crate::wal;
+
+/// openraft's membership of our replicas.
+pub type Members = Membership<ReplicaId, Location>;
+
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+struct MembershipBody {
+    configs: Vec<Vec<ReplicaId>>,
+    nodes: Vec<(ReplicaId, Location)>,
+}
+
+/// The bytes of a membership in the log and in the state row.
+///
+/// # Errors
+/// The encoder failed, which no membership in memory can cause.
+pub fn encode_membership(members: &Members) -> io::Result<Vec<u8>> {
+    let body = MembershipBody {
+        configs: members
+            .get_joint_config()
+            .iter()
+            .map(|c| c.iter().copied().collect())
+            .collect(),
+        nodes: members.nodes().map(|(id, place)| (*id, *place)).collect(),
+    };
+    let bytes = rkyv::to_bytes::<rancor::Error>(&body).map_err(io::Error::other)?;
+    Ok(bytes.to_vec())
+}
+
+/// Reads what [`encode_membership`] wrote; no bytes are no members.
+///
+/// # Errors
+/// The bytes are no membership.
+pub fn decode_membership(bytes: &[u8]) -> io::Result<Members> {
+    if bytes.is_empty() {
+        return Ok(Members::default());
+    }
+    let body =
+        rkyv::from_bytes::<MembershipBody, rancor::Error>(bytes).map_err(io::Error::other)?;
+    let configs: Vec<BTreeSet<ReplicaId>> = body
+        .configs
+        .into_iter()
+        .map(|c| c.into_iter().collect())
+        .collect();
+    let nodes: BTreeMap<ReplicaId, Location> = body.nodes.into_iter().collect();
+    Members::new(configs, nodes).map_err(io::Error::other)
+}
+
+/// A group whose only voter is one replica.
+pub fn sole_member(replica: ReplicaId, location: Location) -> Members {
+    Members::from(BTreeMap::from([(replica, location)]))
+}
+
+/// Our log id as openraft's.
+pub fn raft_log_id<E: Env>(id: wal::LogId) -> LogIdOf<TypeConfig<E>> {
+    LogIdOf::<TypeConfig<E>>::new(
+        LeaderId {
+            term: id.term,
+            node_id: id.leader,
+        },
+        id.index,
+    )
+}
+
+/// openraft's log id as ours.
+pub fn log_id<E: Env>(id: &LogIdOf<TypeConfig<E>>) -> wal::LogId {
+    let leader = id.committed_leader_id();
+    wal::LogId {
+        term: leader.term,
+        leader: leader.node_id,
+        index: id.index,
+    }
+}
+
+/// Our vote as openraft's.
+pub fn raft_vote<E: Env>(vote: wal::Vote) -> VoteOf<TypeConfig<E>> {
+    let leader_id = LeaderId {
+        term: vote.term,
+        node_id: vote.leader,
+    };
+    openraft::impls::Vote {
+        leader_id,
+        committed: vote.committed,
+    }
+}
+
+/// openraft's vote as ours.
+pub fn vote<E: Env>(vote: &VoteOf<TypeConfig<E>>) -> wal::Vote {
+    wal::Vote {
+        term: vote.leader_id.term,
+        leader: vote.leader_id.node_id,
+        committed: vote.committed,
+    }
+}
+
+/// Our entry as openraft's.
+///
+/// # Errors
+/// A membership entry that cannot be read.
+pub fn raft_entry<E: Env>(entry: wal::LogEntry) -> io::Result<EntryOf<TypeConfig<E>>> {
+    let payload = match entry.payload {
+        wal::Payload::Blank => EntryPayload::Blank,
+        wal::Payload::Commands(bytes) => EntryPayload::Normal(Commands(bytes)),
+        wal::Payload::Membership(bytes) => EntryPayload::Membership(decode_membership(&bytes)?),
+    };
+    Ok(openraft::impls::Entry {
+        log_id: raft_log_id::<E>(entry.id),
+        payload,
+    })
+}
+
+/// openraft's entry as ours.
+///
+/// # Errors
+/// The encoder failed, which no membership in memory can cause.
+pub fn entry<E: Env>(entry: EntryOf<TypeConfig<E>>) -> io::Result<wal::LogEntry> {
+    let payload = match entry.payload {
+        EntryPayload::Blank => wal::Payload::Blank,
+        EntryPayload::Normal(commands) => wal::Payload::Commands(commands.0),
+        EntryPayload::Membership(members) => {
+            wal::Payload::Membership(encode_membership(&members)?.into())
+        }
+    };
+    Ok(wal::LogEntry {
+        id: log_id::<E>(&entry.log_id),
+        payload,
+    })
+}

@@ -1,0 +1,69 @@
+//! The one bundle of types by which openraft is told what we are.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use bytes::Bytes;
+use openraft::impls::{BoxedErrorSource, InlineBatch, Vote, leader_id_adv::LeaderId};
+use openraft::raft::responder::Responder;
+use openraft::{EntryPayload, RaftTypeConfig};
+
+use crate::env::Env;
+use crate::range::apply::Applied;
+use crate::types::{Location, ReplicaId};
+
+/// openraft's types for one environment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TypeConfig<E>(PhantomData<E>);
+
+/// A batch of commands, encoded; see [`crate::range::command`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commands(pub Bytes);
+
+impl fmt::Display for Commands {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes of commands", self.0.len())
+    }
+}
+
+/// What applying one entry gave, a result for each command.
+#[derive(Debug, Default)]
+pub struct EntryResults(pub Vec<Applied>);
+
+/// Calls back with the result of a proposal, on the shard's thread and with no task between.
+pub struct CallbackResponder<T>(Box<dyn FnOnce(T)>);
+
+impl<T> CallbackResponder<T> {
+    /// Calls `done` once.
+    pub fn new(done: impl FnOnce(T) + 'static) -> CallbackResponder<T> {
+        CallbackResponder(Box::new(done))
+    }
+}
+
+impl<C: RaftTypeConfig, T: 'static> Responder<C, T> for CallbackResponder<T> {
+    fn on_complete(self, result: T) {
+        (self.0)(result);
+    }
+}
+
+impl<E: Env> RaftTypeConfig for TypeConfig<E> {
+    type D = Commands;
+    type R = EntryResults;
+    type NodeId = ReplicaId;
+    type Node = Location;
+    type Term = u64;
+    type LeaderId = LeaderId<u64, ReplicaId>;
+    type Vote = Vote<Self::LeaderId>;
+    type Payload = EntryPayload<Commands, ReplicaId, Location>;
+    type Entry = openraft::impls::Entry<LeaderId<u64, ReplicaId>, Self::Payload>;
+    type AsyncRuntime = E::Runtime;
+    type Responder<T>
+        = CallbackResponder<T>
+    where
+        T: 'static;
+    type Batch<T>
+        = InlineBatch<T>
+    where
+        T: 'static;
+    type ErrorSource = BoxedErrorSource;
+}

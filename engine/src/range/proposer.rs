@@ -1,0 +1,362 @@
+//! What a leader does with writes before Raft: queue, gather, give timestamps, propose.
+//!
+//! Up to [`ENTRIES_IN_FLIGHT_MAX`] entries are in flight; whatever arrives meanwhile waits and goes
+//! into the next one, because an entry costs Raft the same whether it holds one command or four
+//! thousand. Proposals are answered straight from apply, through their [`WriteSink`].
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use openraft::errors::{ClientWriteError, ForwardReason};
+
+use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::error::{Error, Fatal};
+use crate::limits::{
+    ENTRIES_IN_FLIGHT_MAX, ENTRY_COMMANDS_MAX, ENTRY_LEN_MAX, PROPOSAL_BYTES_WAITING_MAX,
+    PROPOSALS_WAITING_MAX,
+};
+use crate::raft::{ProposalResult, RaftGroup};
+use crate::range::apply::Applied;
+use crate::range::command::{self, Action, COMMAND_OVERHEAD, Command, Entry};
+use crate::range::replica::{LEASE_MS, Replica};
+use crate::request::{Outcome, SessionPair, Write};
+use crate::types::{Epoch, Timestamp};
+
+/// A full queue is worth another try after this.
+const RETRY_WHEN_FULL_MS: u32 = 10;
+/// How long a proposer waits when openraft's lease has run out for the moment.
+const LEASE_RETRY: Duration = Duration::from_millis(10);
+/// Pause before each entry when the tree is as far behind as it may be; less when it is less.
+const THROTTLE_MAX: Duration = Duration::from_millis(20);
+
+/// Takes the result of a write, on the shard's thread.
+pub trait WriteSink {
+    /// The write that was given with `token` has ended.
+    fn complete(&self, token: u64, result: Result<Outcome, Error>);
+}
+
+/// A command that waits for a place in an entry.
+pub struct Proposal<E: Env> {
+    /// What to do.
+    pub kind: ProposalKind,
+    /// The epoch it was checked under.
+    pub epoch: Epoch,
+    /// After this it is not proposed any more.
+    pub deadline: Option<Now<E>>,
+    /// Who waits for the result.
+    pub sink: Rc<dyn WriteSink>,
+    /// The sink's name for it.
+    pub token: u64,
+}
+
+/// What a proposal does.
+pub enum ProposalKind {
+    /// A client's write.
+    Write(Write, SessionPair),
+    /// See [`Action::CollectBelow`].
+    CollectBelow(Timestamp),
+    /// An entry after which all earlier proposals have been decided, and the ceiling is raised.
+    Barrier,
+}
+
+impl ProposalKind {
+    fn len_max(&self) -> usize {
+        match self {
+            ProposalKind::Write(write, _) => command::encoded_len_max(write),
+            ProposalKind::CollectBelow(_) | ProposalKind::Barrier => COMMAND_OVERHEAD,
+        }
+    }
+
+    fn action(&self) -> Action<'_> {
+        match self {
+            ProposalKind::Write(write, pair) => Action::of(write, pair),
+            ProposalKind::CollectBelow(threshold) => Action::CollectBelow {
+                threshold: threshold.0,
+            },
+            ProposalKind::Barrier => Action::Nothing,
+        }
+    }
+}
+
+/// The queue of one range's leader.
+pub struct Proposer<E: Env> {
+    waiting: RefCell<VecDeque<Proposal<E>>>,
+    bytes_waiting: Cell<usize>,
+    in_flight: Cell<usize>,
+    paused: Cell<bool>,
+    closed: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl<E: Env> Proposer<E> {
+    /// An empty queue.
+    pub fn new() -> Proposer<E> {
+        Proposer {
+            waiting: RefCell::new(VecDeque::new()),
+            bytes_waiting: Cell::new(0),
+            in_flight: Cell::new(0),
+            paused: Cell::new(false),
+            closed: Cell::new(false),
+            waker: RefCell::new(None),
+        }
+    }
+
+    /// Commands that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.borrow().len()
+    }
+
+    /// Entries in flight.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.get()
+    }
+
+    /// Queues a proposal, or gives it back with the reason.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`], [`Error::ShuttingDown`].
+    pub fn push(&self, proposal: Proposal<E>) -> Result<(), (Proposal<E>, Error)> {
+        if self.closed.get() {
+            return Err((proposal, Error::ShuttingDown));
+        }
+        let len = proposal.kind.len_max();
+        let full = self.waiting.borrow().len() >= PROPOSALS_WAITING_MAX
+            || self.bytes_waiting.get() + len > PROPOSAL_BYTES_WAITING_MAX;
+        if full {
+            let error = Error::Overloaded {
+                reason: "the range's queue of writes is full",
+                retry_after_ms: RETRY_WHEN_FULL_MS,
+            };
+            return Err((proposal, error));
+        }
+        self.bytes_waiting.set(self.bytes_waiting.get() + len);
+        self.waiting.borrow_mut().push_back(proposal);
+        self.wake();
+        Ok(())
+    }
+
+    /// Takes nothing more, and refuses what has not been proposed.
+    pub fn close(&self) {
+        self.closed.set(true);
+        self.refuse_all(&Error::ShuttingDown);
+        self.wake();
+    }
+
+    /// Refuses everything that waits.
+    pub fn refuse_all(&self, error: &Error) {
+        let refused = std::mem::take(&mut *self.waiting.borrow_mut());
+        self.bytes_waiting.set(0);
+        for proposal in refused {
+            proposal.sink.complete(proposal.token, Err(error.clone()));
+        }
+    }
+
+    /// Has the proposer look again.
+    pub fn wake(&self) {
+        let waker = self.waker.borrow_mut().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn may_propose(&self) -> bool {
+        !self.paused.get()
+            && self.in_flight.get() < ENTRIES_IN_FLIGHT_MAX
+            && !self.waiting.borrow().is_empty()
+    }
+
+    /// Waits until an entry can be built; `false` when the queue is closed.
+    async fn ready(&self) -> bool {
+        std::future::poll_fn(|cx| {
+            if self.closed.get() {
+                return Poll::Ready(false);
+            }
+            if self.may_propose() {
+                return Poll::Ready(true);
+            }
+            *self.waker.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Takes what fits into one entry; answers what came too late.
+    fn gather(&self) -> Vec<Proposal<E>> {
+        let mut gathered = Vec::new();
+        let mut len = 0;
+        let mut late = Vec::new();
+        let mut now = None;
+        let mut waiting = self.waiting.borrow_mut();
+        while let Some(next) = waiting.front() {
+            let next_len = next.kind.len_max();
+            let full = gathered.len() == ENTRY_COMMANDS_MAX
+                || (!gathered.is_empty() && len + next_len > ENTRY_LEN_MAX);
+            if full {
+                break;
+            }
+            let Some(next) = waiting.pop_front() else {
+                break;
+            };
+            self.bytes_waiting.set(self.bytes_waiting.get() - next_len);
+            let too_late = next
+                .deadline
+                .is_some_and(|deadline| deadline <= *now.get_or_insert_with(Now::<E>::now));
+            if too_late {
+                late.push(next);
+            } else {
+                len += next_len;
+                gathered.push(next);
+            }
+        }
+        drop(waiting);
+        for proposal in late {
+            proposal
+                .sink
+                .complete(proposal.token, Err(Error::DeadlineExceeded));
+        }
+        gathered
+    }
+
+    fn give_back(&self, proposals: Vec<Proposal<E>>) {
+        let mut waiting = self.waiting.borrow_mut();
+        for proposal in proposals.into_iter().rev() {
+            self.bytes_waiting
+                .set(self.bytes_waiting.get() + proposal.kind.len_max());
+            waiting.push_front(proposal);
+        }
+    }
+}
+
+impl<E: Env> Default for Proposer<E> {
+    fn default() -> Proposer<E> {
+        Proposer::new()
+    }
+}
+
+/// The proposer's task: runs until the queue is closed.
+///
+/// # Errors
+/// The group has failed; the process must end.
+pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<(), Fatal> {
+    let proposer = &replica.proposer;
+    while proposer.ready().await {
+        if proposer.paused.get() {
+            continue;
+        }
+        let pressure = replica.store.pressure();
+        if pressure > 0.0 {
+            E::Runtime::sleep(THROTTLE_MAX.mul_f32(pressure * pressure)).await;
+        }
+        if replica.leading().is_none() {
+            proposer.refuse_all(&Error::NotLeader(Some(Box::new(replica.route()))));
+            continue;
+        }
+        let proposals = proposer.gather();
+        if proposals.is_empty() {
+            continue;
+        }
+        let bytes = encode(&replica, &proposals)?;
+        proposer.in_flight.set(proposer.in_flight.get() + 1);
+        let owner = replica.clone();
+        raft.propose(bytes, move |result| finished(&owner, proposals, result))
+            .await?;
+    }
+    Ok(())
+}
+
+fn encode<E: Env>(replica: &Replica<E>, proposals: &[Proposal<E>]) -> Result<bytes::Bytes, Fatal> {
+    let first = replica.take_timestamps(proposals.len() as u64);
+    let commands: Vec<Command<'_>> = proposals
+        .iter()
+        .zip(first.0..)
+        .map(|(proposal, timestamp)| Command {
+            timestamp,
+            epoch: proposal.epoch,
+            action: proposal.kind.action(),
+        })
+        .collect();
+    let last = first.0 + proposals.len() as u64 - 1;
+    let ceiling = replica.now().max(Timestamp(last)).plus_ms(LEASE_MS);
+    command::encode(&Entry {
+        ceiling: ceiling.0,
+        commands,
+    })
+}
+
+/// Answers the proposals of one entry. Called by openraft when the entry was applied or refused.
+fn finished<E: Env>(
+    replica: &Rc<Replica<E>>,
+    proposals: Vec<Proposal<E>>,
+    result: ProposalResult<E>,
+) {
+    let proposer = &replica.proposer;
+    proposer.in_flight.set(proposer.in_flight.get() - 1);
+    match result {
+        Ok(response) => answer(replica, proposals, response.data.0),
+        Err(ClientWriteError::ForwardToLeader(forward)) => {
+            if forward.reason == ForwardReason::LeaseExpired {
+                proposer.give_back(proposals);
+                pause(replica.clone());
+            } else {
+                let error = Error::NotLeader(Some(Box::new(replica.route())));
+                complete_all(proposals, &error);
+            }
+        }
+        Err(_) => complete_all(
+            proposals,
+            &Error::Unknown("the entry was overwritten or refused"),
+        ),
+    }
+    proposer.wake();
+}
+
+fn complete_all<E: Env>(proposals: Vec<Proposal<E>>, error: &Error) {
+    for proposal in proposals {
+        proposal.sink.complete(proposal.token, Err(error.clone()));
+    }
+}
+
+fn answer<E: Env>(replica: &Replica<E>, proposals: Vec<Proposal<E>>, applied: Vec<Applied>) {
+    assert_eq!(
+        proposals.len(),
+        applied.len(),
+        "apply gives a result for each command"
+    );
+    let mut again = Vec::new();
+    for (proposal, applied) in proposals.into_iter().zip(applied) {
+        match applied {
+            Applied::Again => again.push(proposal),
+            Applied::Outcome(outcome) => {
+                proposal
+                    .sink
+                    .complete(proposal.token, as_result(replica, outcome));
+            }
+        }
+    }
+    replica.proposer.give_back(again);
+}
+
+fn as_result<E: Env>(replica: &Replica<E>, outcome: Outcome) -> Result<Outcome, Error> {
+    match outcome {
+        Outcome::Moved => Err(Error::Moved(Some(Box::new(replica.route())))),
+        Outcome::SessionExpired => Err(Error::SessionExpired),
+        Outcome::NotANumber => Err(Error::NotANumber),
+        Outcome::NumberOverflow => Err(Error::NumberOverflow),
+        Outcome::Done { .. } | Outcome::Number { .. } | Outcome::ConditionFailed { .. } => {
+            Ok(outcome)
+        }
+    }
+}
+
+/// Tries again after openraft's lease has had time to be renewed.
+fn pause<E: Env>(replica: Rc<Replica<E>>) {
+    replica.proposer.paused.set(true);
+    drop(E::Runtime::spawn(async move {
+        E::Runtime::sleep(LEASE_RETRY).await;
+        replica.proposer.paused.set(false);
+        replica.proposer.wake();
+    }));
+}

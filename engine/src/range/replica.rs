@@ -1,0 +1,346 @@
+//! One copy of a range on this shard: its state, its rows, and what only its leader does.
+//!
+//! Lives on the shard's thread. The state changes in [`Replica::apply`] alone, which is
+//! synchronous. Whether this replica leads is known by evidence in the log: it leads from the
+//! moment it has applied a blank entry of its own, of a term that is newer than any it had seen
+//! when the process started. Floors and terms of an earlier life are gone with the process, so an
+//! old term never serves again.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use crate::env::{Clock, Env};
+use crate::error::{Error, Fatal};
+use crate::hlc::Hlc;
+use crate::lsm::LsmError;
+use crate::range::apply::{self, Applied, Rows};
+use crate::range::command;
+use crate::range::proposer::Proposer;
+use crate::range::state::{AppliedMembership, RangeState};
+use crate::range::{Keyspace, Route};
+use crate::request::Target;
+use crate::shard::store::Store;
+use crate::types::{DataId, Location, Timestamp};
+use crate::wal::{Group, LogEntry, LogId, Payload};
+
+/// How long a leader may serve reads above its last entry before it must write again. It is also
+/// the lease of a group of several voters.
+pub const LEASE_MS: u64 = 700;
+
+/// The term in which this replica leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leading {
+    /// The term.
+    pub term: u64,
+    /// The index of the term's first entry, which is applied.
+    pub first_index: u64,
+}
+
+/// How far a replica's state is on stable storage in the tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Durable {
+    /// The last entry covered.
+    pub applied: Option<LogId>,
+    /// The membership as of that entry.
+    pub membership: AppliedMembership,
+}
+
+/// What a replica is made from.
+pub struct ReplicaParts<E: Env> {
+    /// Its name in the log.
+    pub group: Group,
+    /// Where its rows lie.
+    pub data_id: DataId,
+    /// Where it lives.
+    pub location: Location,
+    /// Its state as the tree has it.
+    pub state: RangeState,
+    /// The highest term of its vote when the process started.
+    pub term_before: u64,
+    /// The shard's tree.
+    pub store: Rc<Store<E>>,
+    /// The node's clock.
+    pub hlc: Hlc,
+    /// The wall clock.
+    pub clock: E::Clock,
+}
+
+/// One copy of a range.
+pub struct Replica<E: Env> {
+    /// Its name in the log.
+    pub group: Group,
+    /// Where its rows lie.
+    pub data_id: DataId,
+    /// Where it lives.
+    pub location: Location,
+    /// Proposals that wait and those in flight.
+    pub proposer: Proposer<E>,
+    pub(crate) store: Rc<Store<E>>,
+    hlc: Hlc,
+    clock: E::Clock,
+    state: RefCell<RangeState>,
+    term_before: u64,
+    leading: Cell<Option<Leading>>,
+    waiting_to_lead: RefCell<Vec<Waker>>,
+    /// No write gets a timestamp at or below this: a read was served there.
+    floor: Cell<Timestamp>,
+    /// Whether entries were applied since the state row was last written.
+    changed: Cell<bool>,
+    durable: RefCell<Durable>,
+    /// The last write of a user, for the question whether old versions may exist.
+    last_write: Cell<Timestamp>,
+}
+
+impl<E: Env> Replica<E> {
+    /// A replica that has not started.
+    pub fn new(parts: ReplicaParts<E>) -> Replica<E> {
+        let durable = Durable {
+            applied: parts.state.applied,
+            membership: parts.state.membership.clone(),
+        };
+        let last_write = parts.state.last_ts;
+        Replica {
+            group: parts.group,
+            data_id: parts.data_id,
+            location: parts.location,
+            proposer: Proposer::new(),
+            store: parts.store,
+            hlc: parts.hlc,
+            clock: parts.clock,
+            state: RefCell::new(parts.state),
+            term_before: parts.term_before,
+            leading: Cell::new(None),
+            waiting_to_lead: RefCell::default(),
+            floor: Cell::new(Timestamp::ZERO),
+            changed: Cell::new(false),
+            durable: RefCell::new(durable),
+            last_write: Cell::new(last_write),
+        }
+    }
+
+    /// Looks at the replicated state. `look` must not call back into the replica.
+    pub fn with_state<R>(&self, look: impl FnOnce(&RangeState) -> R) -> R {
+        look(&self.state.borrow())
+    }
+
+    /// Whether this replica leads, and since when.
+    pub fn leading(&self) -> Option<Leading> {
+        self.leading.get()
+    }
+
+    /// Waits until this replica leads.
+    pub async fn led(&self) {
+        std::future::poll_fn(|cx| {
+            if self.leading.get().is_some() {
+                return Poll::Ready(());
+            }
+            self.waiting_to_lead.borrow_mut().push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// openraft says that this replica no longer leads.
+    pub fn deposed(&self) {
+        self.leading.set(None);
+    }
+
+    /// Where requests for this range go, as far as this replica knows.
+    pub fn route(&self) -> Route {
+        let leader = self.leading.get().map(|_| self.group.replica);
+        self.state.borrow().descriptor.route(leader)
+    }
+
+    /// Whose keys the range holds.
+    pub fn keyspace(&self) -> Keyspace {
+        self.state.borrow().descriptor.keyspace
+    }
+
+    /// Refuses a request that believes in another epoch, or comes while this replica does not lead.
+    ///
+    /// # Errors
+    /// [`Error::Moved`], [`Error::NotLeader`].
+    pub fn check(&self, target: Option<Target>) -> Result<(), Error> {
+        let epoch = self.state.borrow().descriptor.epoch;
+        if let Some(target) = target
+            && (target.range != self.group.range || target.epoch != epoch)
+        {
+            return Err(Error::Moved(Some(Box::new(self.route()))));
+        }
+        if self.leading.get().is_none() {
+            return Err(Error::NotLeader(Some(Box::new(self.route()))));
+        }
+        Ok(())
+    }
+
+    /// Applies one entry of the log.
+    ///
+    /// # Errors
+    /// The entry or the tree is damaged; the process must end.
+    pub fn apply(&self, entry: &LogEntry) -> Result<Vec<Applied>, Fatal> {
+        let mut state = self.state.borrow_mut();
+        let results = match &entry.payload {
+            Payload::Blank => {
+                apply::pass(&mut state);
+                Vec::new()
+            }
+            Payload::Membership(body) => {
+                apply::pass(&mut state);
+                state.membership = AppliedMembership {
+                    log_id: Some(entry.id),
+                    body: body.clone(),
+                };
+                Vec::new()
+            }
+            Payload::Commands(bytes) => {
+                let archived = command::access(bytes)?;
+                let mut rows = RangeRows {
+                    store: &self.store,
+                    data_id: self.data_id,
+                };
+                let results = apply::apply_entry(&mut state, &mut rows, archived)?;
+                self.last_write.set(state.last_ts);
+                results
+            }
+        };
+        state.applied = Some(entry.id);
+        self.changed.set(true);
+        let newest = state.last_ts.max(state.ceiling);
+        drop(state);
+        self.hlc.observe(newest);
+        if matches!(entry.payload, Payload::Blank) {
+            self.started_to_lead(entry.id, newest);
+        }
+        Ok(results)
+    }
+
+    fn started_to_lead(&self, blank: LogId, newest: Timestamp) {
+        if blank.leader != self.group.replica || blank.term <= self.term_before {
+            return;
+        }
+        // What an earlier leader served stays true: this one starts above the ceiling.
+        self.floor.set(self.floor.get().max(newest));
+        self.leading.set(Some(Leading {
+            term: blank.term,
+            first_index: blank.index,
+        }));
+        self.proposer.wake();
+        let waiting = std::mem::take(&mut *self.waiting_to_lead.borrow_mut());
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// No write will get a timestamp at or below `at` any more.
+    pub fn raise_floor(&self, at: Timestamp) {
+        self.floor.set(self.floor.get().max(at));
+    }
+
+    /// Takes `count` timestamps for new commands: above all served and all proposed ones.
+    pub fn take_timestamps(&self, count: u64) -> Timestamp {
+        let state = self.state.borrow();
+        let above = state.last_ts.max(self.floor.get());
+        self.hlc.take(self.clock.wall_ms(), above, count)
+    }
+
+    /// The cluster's time as this node knows it.
+    pub fn now(&self) -> Timestamp {
+        self.hlc.now(self.clock.wall_ms())
+    }
+
+    /// Bytes and rows that an entry may put into the memtable.
+    pub fn room_needed(entry: &LogEntry) -> (usize, usize) {
+        match &entry.payload {
+            Payload::Blank | Payload::Membership(_) => (0, 0),
+            Payload::Commands(bytes) => (
+                crate::limits::ENTRY_COMMANDS_MAX.min(bytes.len()),
+                bytes.len(),
+            ),
+        }
+    }
+
+    /// Writes the state's rows into the memtable that is about to freeze; says up to where they
+    /// speak, or `None` if nothing changed.
+    ///
+    /// # Errors
+    /// The state cannot be encoded.
+    pub(crate) fn save(&self, put: &mut dyn FnMut(SavedRow<'_>)) -> Result<Option<Durable>, Fatal> {
+        if !self.changed.replace(false) {
+            return Ok(None);
+        }
+        let mut state = self.state.borrow_mut();
+        let encoding = |e: rkyv::rancor::Error| {
+            Fatal::Inconsistent(format!("state of range {}: {e}", self.group.range))
+        };
+        let version = state.last_ts;
+        let row = state.encode().map_err(encoding)?;
+        put(SavedRow::State {
+            range: self.group.range,
+            version,
+            row: &row,
+        });
+        for row in state.sessions.save() {
+            put(SavedRow::Session {
+                range: self.group.range,
+                data_id: self.data_id,
+                version,
+                row: &row,
+            });
+        }
+        Ok(Some(Durable {
+            applied: state.applied,
+            membership: state.membership.clone(),
+        }))
+    }
+
+    /// How far the state is durable in the tree.
+    pub fn durable(&self) -> Durable {
+        self.durable.borrow().clone()
+    }
+
+    /// The tree has installed a flush that covers this.
+    pub(crate) fn made_durable(&self, durable: Durable) {
+        *self.durable.borrow_mut() = durable;
+    }
+
+    /// The last write of a user, or the range's time when the process started.
+    pub fn last_write(&self) -> Timestamp {
+        self.last_write.get()
+    }
+}
+
+/// A row of a range's state, on its way into a memtable.
+pub(crate) enum SavedRow<'a> {
+    /// The state's own row.
+    State {
+        range: crate::types::RangeId,
+        version: Timestamp,
+        row: &'a [u8],
+    },
+    /// A row of the session table.
+    Session {
+        range: crate::types::RangeId,
+        data_id: DataId,
+        version: Timestamp,
+        row: &'a crate::range::sessions::SessionRow,
+    },
+}
+
+/// The rows of one range in the shard's tree.
+struct RangeRows<'a, E: Env> {
+    store: &'a Store<E>,
+    data_id: DataId,
+}
+
+impl<E: Env> Rows for RangeRows<'_, E> {
+    fn newest<R>(
+        &self,
+        key: &[u8],
+        look: impl FnOnce(Option<(Timestamp, Option<&[u8]>)>) -> R,
+    ) -> Result<R, LsmError> {
+        self.store.newest(self.data_id, key, look)
+    }
+
+    fn insert(&mut self, key: &[u8], version: Timestamp, value: Option<&[u8]>) {
+        self.store.insert(self.data_id, key, version, value);
+    }
+}

@@ -1,0 +1,138 @@
+//! The replicated state of a range besides its rows, and the row in which it lies in the tree.
+
+use rkyv::rancor;
+
+use crate::range::{Descriptor, sessions::Sessions};
+use crate::types::{RangeId, Timestamp};
+use crate::wal::LogId;
+
+/// What applying the log has made of a range, rows apart.
+#[derive(Debug)]
+pub struct RangeState {
+    /// Bounds, epoch, replicas.
+    pub descriptor: Descriptor,
+    /// The last entry applied; `None` in a replica that waits for its first log or snapshot.
+    pub applied: Option<LogId>,
+    /// The membership in force, encoded, and the entry that set it.
+    pub membership: AppliedMembership,
+    /// The timestamp of the last command applied; every entry raises it.
+    pub last_ts: Timestamp,
+    /// No read was served above this timestamp by any leader before.
+    pub ceiling: Timestamp,
+    /// Reads at or below this are refused: versions they need may be gone.
+    pub gc_threshold: Timestamp,
+    /// By which a write is applied at most once.
+    pub sessions: Sessions,
+}
+
+/// A membership and where in the log it was set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppliedMembership {
+    /// The entry that set it; `None` for the one a replica was created with.
+    pub log_id: Option<LogId>,
+    /// As [`crate::raft`] encodes it.
+    pub body: bytes::Bytes,
+}
+
+/// The row by which a flush records how far a range is applied.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct StateRow {
+    descriptor: Descriptor,
+    applied: Option<RowLogId>,
+    membership_set: Option<RowLogId>,
+    membership: Vec<u8>,
+    last_ts: Timestamp,
+    ceiling: Timestamp,
+    gc_threshold: Timestamp,
+    session_horizon: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+struct RowLogId {
+    term: u64,
+    leader: u64,
+    index: u64,
+}
+
+impl RowLogId {
+    fn of(id: LogId) -> RowLogId {
+        RowLogId {
+            term: id.term,
+            leader: id.leader.0,
+            index: id.index,
+        }
+    }
+
+    fn log_id(self) -> LogId {
+        LogId {
+            term: self.term,
+            leader: crate::types::ReplicaId(self.leader),
+            index: self.index,
+        }
+    }
+}
+
+impl RangeState {
+    /// The state of a range that has just been made: nothing is applied after `first`.
+    pub fn created(
+        descriptor: Descriptor,
+        membership: bytes::Bytes,
+        first: Option<LogId>,
+    ) -> RangeState {
+        RangeState {
+            descriptor,
+            applied: first,
+            membership: AppliedMembership {
+                log_id: None,
+                body: membership,
+            },
+            last_ts: Timestamp::ZERO,
+            ceiling: Timestamp::ZERO,
+            gc_threshold: Timestamp::ZERO,
+            sessions: Sessions::default(),
+        }
+    }
+
+    /// The range.
+    pub fn range(&self) -> RangeId {
+        self.descriptor.range
+    }
+
+    /// The bytes of the state's row; sessions have rows of their own.
+    ///
+    /// # Errors
+    /// The encoder failed, which no state in memory can cause.
+    pub fn encode(&self) -> Result<Vec<u8>, rancor::Error> {
+        let row = StateRow {
+            descriptor: self.descriptor.clone(),
+            applied: self.applied.map(RowLogId::of),
+            membership_set: self.membership.log_id.map(RowLogId::of),
+            membership: self.membership.body.to_vec(),
+            last_ts: self.last_ts,
+            ceiling: self.ceiling,
+            gc_threshold: self.gc_threshold,
+            session_horizon: self.sessions.horizon(),
+        };
+        rkyv::to_bytes::<rancor::Error>(&row).map(|bytes| bytes.to_vec())
+    }
+
+    /// Reads what [`RangeState::encode`] wrote, with an empty session table.
+    ///
+    /// # Errors
+    /// The bytes are no state row.
+    pub fn decode(bytes: &[u8]) -> Result<RangeState, rancor::Error> {
+        let row = rkyv::from_bytes::<StateRow, rancor::Error>(bytes)?;
+        Ok(RangeState {
+            descriptor: row.descriptor,
+            applied: row.applied.map(RowLogId::log_id),
+            membership: AppliedMembership {
+                log_id: row.membership_set.map(RowLogId::log_id),
+                body: row.membership.into(),
+            },
+            last_ts: row.last_ts,
+            ceiling: row.ceiling,
+            gc_threshold: row.gc_threshold,
+            sessions: Sessions::new(row.session_horizon),
+        })
+    }
+}

@@ -1,0 +1,218 @@
+//! What a shard does besides answering: takes over installs, lets the log be purged, has old
+//! versions collected, and stops.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+
+use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::error::{Error, Fatal};
+use crate::lsm::{GcRules, LiveData};
+use crate::range::proposer::{Proposal, ProposalKind, WriteSink};
+use crate::range::replica::Replica;
+use crate::request::Outcome;
+use crate::shard::Inner;
+use crate::types::Timestamp;
+
+/// The background looks at everything at least this often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Thresholds move in steps of this part of the retention.
+const GC_STEPS: u64 = 10;
+/// How often a stop looks whether what is in flight has ended.
+const STOP_LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// The background's handle.
+#[derive(Default)]
+pub(super) struct Tasks {
+    stop: Rc<Cell<bool>>,
+    news: Arc<AtomicWaker>,
+}
+
+/// Starts the background of a shard.
+pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
+    let tasks = Tasks::default();
+    let (stop, news) = (tasks.stop.clone(), tasks.news.clone());
+    let waker = news.clone();
+    inner.store.on_install(Arc::new(move || waker.wake()));
+    inner.background.replace(tasks);
+    inner.store.set_gc(gc_rules(inner));
+    let shard = Rc::downgrade(inner);
+    drop(E::Runtime::spawn(async move {
+        let mut collector = Collector::default();
+        while !stop.get() {
+            let _ = E::Runtime::timeout(LOOK_EVERY, woken(&news)).await;
+            let Some(inner) = shard.upgrade() else { return };
+            let looked = match look(&inner).await {
+                Ok(()) => collector.step(&inner),
+                Err(fatal) => Err(fatal),
+            };
+            if let Err(fatal) = looked {
+                inner.store.fail(fatal);
+                return;
+            }
+        }
+    }));
+}
+
+/// Waits until the waker is woken once.
+async fn woken(news: &AtomicWaker) {
+    let mut registered = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut registered, true) {
+            return Poll::Ready(());
+        }
+        news.register(cx.waker());
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Takes over what was installed, and lets openraft purge what that made durable.
+async fn look<E: Env>(inner: &Inner<E>) -> Result<(), Fatal> {
+    let before: Vec<_> = inner.groups();
+    let durable: Vec<_> = before
+        .iter()
+        .map(|(replica, _)| replica.durable().applied)
+        .collect();
+    inner.store.poll()?;
+    inner.store.freeze_if_log_is_long()?;
+    // Those who wait for room also wait for a disk that has room again.
+    inner.store.wake_waiting();
+    for ((replica, raft), was) in before.iter().zip(durable) {
+        if replica.durable().applied != was {
+            raft.purge_durable().await?;
+        }
+    }
+    Ok(())
+}
+
+/// Which rows of the tree are live, as of now.
+fn gc_rules<E: Env>(inner: &Inner<E>) -> GcRules {
+    let live = inner.replicas().into_iter().map(|replica| {
+        replica.with_state(|state| LiveData {
+            range: state.descriptor.range,
+            data_id: replica.data_id,
+            keys: state.descriptor.keys.clone(),
+            threshold: state.gc_threshold,
+        })
+    });
+    GcRules {
+        live: live.collect(),
+    }
+}
+
+/// Has old versions collected, also where nobody writes.
+#[derive(Default)]
+struct Collector {
+    /// The thresholds that compactions were last told.
+    told: Vec<Timestamp>,
+    /// Everything up to here has been through a full compaction.
+    collected: Timestamp,
+}
+
+impl Collector {
+    fn step<E: Env>(&mut self, inner: &Inner<E>) -> Result<(), Fatal> {
+        let replicas = inner.replicas();
+        for replica in &replicas {
+            propose_threshold(inner, replica);
+        }
+        let thresholds: Vec<Timestamp> = replicas
+            .iter()
+            .map(|r| r.with_state(|state| state.gc_threshold))
+            .collect();
+        if thresholds != self.told {
+            inner.store.set_gc(gc_rules(inner));
+            self.told = thresholds;
+        }
+        // Where nobody writes, no compaction comes by itself: one is asked for when the last
+        // write of every range has grown old.
+        let newest = replicas
+            .iter()
+            .map(|r| r.last_write())
+            .max()
+            .unwrap_or_default();
+        let quiet = replicas.iter().all(|r| {
+            let last = r.last_write();
+            last <= self.collected || r.with_state(|state| state.gc_threshold) >= last
+        });
+        if quiet && newest > self.collected {
+            self.collected = newest;
+            inner.store.freeze()?;
+            inner.store.collect_garbage();
+        }
+        Ok(())
+    }
+}
+
+/// Moves a range's threshold on, if old versions may exist and a step's time has passed.
+fn propose_threshold<E: Env>(inner: &Inner<E>, replica: &Rc<Replica<E>>) {
+    if replica.leading().is_none() {
+        return;
+    }
+    let (threshold, epoch) =
+        replica.with_state(|state| (state.gc_threshold, state.descriptor.epoch));
+    let due = replica.now().minus_ms(inner.gc_retention_ms);
+    let step = inner.gc_retention_ms / GC_STEPS;
+    if replica.last_write() <= threshold || due <= threshold.plus_ms(step) {
+        return;
+    }
+    let proposal = Proposal {
+        kind: ProposalKind::CollectBelow(due),
+        epoch,
+        deadline: None,
+        sink: Rc::new(NobodyWaits),
+        token: 0,
+    };
+    // A full queue is a reason to try again at the next look.
+    let _ = replica.proposer.push(proposal);
+}
+
+struct NobodyWaits;
+
+impl WriteSink for NobodyWaits {
+    fn complete(&self, _: u64, _: Result<Outcome, Error>) {}
+}
+
+/// Stops a shard; see [`super::Shard::close`].
+pub(super) async fn close<E: Env>(inner: &Rc<Inner<E>>) -> Result<(), Fatal> {
+    let began = Now::<E>::now();
+    let groups = inner.groups();
+    for (replica, _) in &groups {
+        replica.proposer.close();
+    }
+    while groups
+        .iter()
+        .any(|(replica, _)| replica.proposer.in_flight() > 0)
+    {
+        E::Runtime::sleep(STOP_LOOK_EVERY).await;
+    }
+    inner.store.freeze()?;
+    loop {
+        inner.store.poll()?;
+        if inner.store.is_flushed() {
+            break;
+        }
+        if inner.store.disk_full() {
+            // What is not in tables is in the log; the next start applies it again.
+            tracing::warn!("the disk is full: stopping without a last flush");
+            break;
+        }
+        E::Runtime::sleep(STOP_LOOK_EVERY).await;
+    }
+    {
+        let background = inner.background.borrow();
+        background.stop.set(true);
+        background.news.wake();
+    }
+    for (_, raft) in &groups {
+        raft.purge_durable().await?;
+        raft.stop().await;
+    }
+    inner.wal.close().await?;
+    tracing::debug!(shard = %inner.location, took = ?began.elapsed(), "shard closed");
+    Ok(())
+}

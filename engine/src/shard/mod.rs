@@ -1,0 +1,331 @@
+//! A shard: one core's share of the database.
+//!
+//! It owns a set of range replicas, one write-ahead log and one LSM tree, and shares no mutable
+//! memory with other shards. [`Shard`] is an ordinary single-threaded value that lives on its
+//! executor's thread; it is the whole interface of this crate to the server and the simulator.
+//!
+//! The way of a write: [`Shard::write`] finds the range and checks the epoch -> the range's
+//! proposer ([`crate::range::proposer`]) -> Raft ([`crate::raft`]) -> the log ([`crate::wal`]),
+//! durable -> apply ([`crate::range::apply`]) into the tree ([`crate::lsm`]) -> the caller's
+//! [`WriteSink`]. The way of a read: [`Shard::get`] looks into the tree at once.
+
+mod background;
+mod open;
+mod scan;
+mod status;
+pub mod store;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use crate::env::{Env, Now};
+use crate::error::{Error, Fatal};
+use crate::hlc::Hlc;
+use crate::limits::{BATCH_LEN_MAX, BATCH_OPS_MAX, KEY_LEN_MAX, VALUE_LEN_MAX};
+use crate::raft::RaftGroup;
+pub use crate::range::proposer::WriteSink;
+use crate::range::proposer::{Proposal, ProposalKind};
+use crate::range::replica::Replica;
+use crate::range::{Keyspace, Route};
+use crate::request::{Condition, SessionPair, Target, Write};
+use crate::types::{Blob, KeyRange, Location, RangeId, ReplicaId, Timestamp};
+use crate::wal::Wal;
+pub use status::{RangeStatus, ShardStatus};
+use store::{OnFatal, Store};
+
+/// A range that a new shard starts with.
+#[derive(Clone, Debug)]
+pub struct InitialRange {
+    /// Its id.
+    pub range: RangeId,
+    /// The id of its only replica, the one on this shard.
+    pub replica: ReplicaId,
+    /// Whose keys it holds.
+    pub keyspace: Keyspace,
+    /// Which of them.
+    pub keys: KeyRange,
+}
+
+/// How a shard is opened.
+pub struct ShardOptions {
+    /// Where it is.
+    pub location: Location,
+    /// Size of one memtable in bytes.
+    pub memtable_bytes: usize,
+    /// Budget of the tree's block cache in bytes.
+    pub block_cache_bytes: usize,
+    /// Budget of the cache of single rows in bytes.
+    pub row_cache_bytes: usize,
+    /// Budget of the log's cache of entries in bytes.
+    pub entry_cache_bytes: usize,
+    /// Size of a log segment in bytes; [`crate::limits::SEGMENT_LEN`] but in tests.
+    pub segment_bytes: usize,
+    /// How long old versions are kept, in milliseconds.
+    pub gc_retention_ms: u64,
+    /// The ranges of a shard whose folder is new.
+    pub initial: Vec<InitialRange>,
+    /// Told of what must end the process.
+    pub on_fatal: OnFatal,
+}
+
+/// What comes with a write.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteRequest<E: Env> {
+    /// Which range the sender believes to own the first key.
+    pub target: Option<Target>,
+    /// The write's name.
+    pub session: SessionPair,
+    /// After this it is not proposed any more.
+    pub deadline: Option<Now<E>>,
+}
+
+/// A range on this shard, running.
+struct Running<E: Env> {
+    replica: Rc<Replica<E>>,
+    raft: RaftGroup<E>,
+}
+
+struct Inner<E: Env> {
+    location: Location,
+    gc_retention_ms: u64,
+    hlc: Hlc,
+    clock: E::Clock,
+    wal: Wal<E>,
+    store: Rc<Store<E>>,
+    /// Ranges of the users' key space by their first key.
+    ranges: RefCell<Vec<Running<E>>>,
+    /// Ranges of the cluster's own records.
+    system: RefCell<Vec<Running<E>>>,
+    background: RefCell<background::Tasks>,
+}
+
+/// One core's share of the database. Clones are the same shard.
+pub struct Shard<E: Env> {
+    inner: Rc<Inner<E>>,
+}
+
+impl<E: Env> Clone for Shard<E> {
+    fn clone(&self) -> Shard<E> {
+        Shard {
+            inner: self.inner.clone(),
+        }
+    }
+}
+
+impl<E: Env> Shard<E> {
+    /// Where this shard is.
+    pub fn location(&self) -> Location {
+        self.inner.location
+    }
+
+    /// The routes of all ranges of users here.
+    pub fn routes(&self) -> Vec<Route> {
+        self.inner
+            .ranges
+            .borrow()
+            .iter()
+            .map(|running| running.replica.route())
+            .collect()
+    }
+
+    /// The cluster's time as this node knows it.
+    pub fn now(&self) -> Timestamp {
+        use crate::env::Clock;
+        self.inner.hlc.now(self.inner.clock.wall_ms())
+    }
+
+    /// The replica whose range holds a user's key.
+    fn find(&self, key: &[u8]) -> Result<Rc<Replica<E>>, Error> {
+        let ranges = self.inner.ranges.borrow();
+        let after = ranges.partition_point(|running| {
+            running
+                .replica
+                .with_state(|state| state.descriptor.keys.start.as_slice() <= key)
+        });
+        after
+            .checked_sub(1)
+            .and_then(|at| ranges.get(at))
+            .filter(|running| {
+                running
+                    .replica
+                    .with_state(|state| state.descriptor.keys.contains(key))
+            })
+            .map(|running| running.replica.clone())
+            .ok_or(Error::Moved(None))
+    }
+
+    /// Reads the newest value of a key, linearizably, and hands it with its version to `look`.
+    /// Synchronous: nothing is copied. `look` must not call back into the shard.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a key that breaks the limits, [`Error::Moved`] and
+    /// [`Error::NotLeader`] if the key is not this replica's to read.
+    pub fn get<R>(
+        &self,
+        key: &[u8],
+        target: Option<Target>,
+        look: impl FnOnce(Option<(&[u8], Timestamp)>) -> R,
+    ) -> Result<R, Error> {
+        check_key(key)?;
+        let replica = self.find(key)?;
+        // The state is pinned by being on its thread. A group of one voter leads until its process
+        // ends, so leading, with the term's first entry applied, is the whole lease.
+        replica.check(target)?;
+        let read = self.inner.store.newest(replica.data_id, key, |found| {
+            look(found.and_then(|(version, value)| value.map(|value| (value, version))))
+        });
+        read.map_err(|error| self.lost(error.into()))
+    }
+
+    /// Proposes a write. The result comes through `sink`, now or later, exactly once, unless the
+    /// process ends before.
+    pub fn write(
+        &self,
+        write: Write,
+        request: WriteRequest<E>,
+        sink: Rc<dyn WriteSink>,
+        token: u64,
+    ) {
+        let checked = check_write(&write).and_then(|first_key| {
+            let replica = self.find(&first_key)?;
+            replica.check(request.target)?;
+            if self.inner.store.disk_full() {
+                return Err(Error::DiskFull);
+            }
+            Ok(replica)
+        });
+        let replica = match checked {
+            Ok(replica) => replica,
+            Err(error) => return sink.complete(token, Err(error)),
+        };
+        let epoch = replica.with_state(|state| state.descriptor.epoch);
+        if !all_in_range(&replica, &write) {
+            return self.refuse_several_ranges(&replica, &request, sink.as_ref(), token);
+        }
+        let kind = ProposalKind::Write(write, request.session);
+        let proposal = Proposal {
+            kind,
+            epoch,
+            deadline: request.deadline,
+            sink,
+            token,
+        };
+        if let Err((refused, error)) = replica.proposer.push(proposal) {
+            refused.sink.complete(token, Err(error));
+        }
+    }
+
+    /// A retry is looked up by its pair before it is refused for spanning ranges: it may have been
+    /// applied before a split.
+    fn refuse_several_ranges(
+        &self,
+        replica: &Replica<E>,
+        request: &WriteRequest<E>,
+        sink: &dyn WriteSink,
+        token: u64,
+    ) {
+        use crate::range::sessions::Verdict;
+        let verdict =
+            replica.with_state(|state| state.sessions.check(&request.session, state.last_ts));
+        let result = match verdict {
+            Verdict::Seen(outcome) => Ok(outcome),
+            Verdict::Expired => Err(Error::SessionExpired),
+            Verdict::Fresh => Err(Error::SeveralRanges),
+        };
+        sink.complete(token, result);
+    }
+
+    /// An error of the tree: the process ends; until it does, the caller gets this.
+    fn lost(&self, fatal: Fatal) -> Error {
+        self.inner.store.fail(fatal);
+        Error::ShuttingDown
+    }
+
+    /// Counters and the state of every range.
+    pub fn status(&self) -> ShardStatus {
+        status::of(&self.inner)
+    }
+
+    /// Stops: refuses what is new, waits for what is in flight, makes everything durable, and
+    /// leaves the log with a mark of a clean stop.
+    ///
+    /// # Errors
+    /// Something could not be made durable.
+    pub async fn close(self) -> Result<(), Fatal> {
+        background::close(&self.inner).await
+    }
+}
+
+/// A key's limits.
+fn check_key(key: &[u8]) -> Result<(), Error> {
+    match key.len() {
+        0 => Err(Error::Invalid(
+            "the key is empty; a key has 1 to 4096 bytes".to_owned(),
+        )),
+        len if len > KEY_LEN_MAX => Err(Error::Invalid(format!(
+            "the key has {len} bytes; a key has 1 to {KEY_LEN_MAX}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn check_value(value: &[u8]) -> Result<(), Error> {
+    if value.len() > VALUE_LEN_MAX {
+        let len = value.len();
+        return Err(Error::Invalid(format!(
+            "the value has {len} bytes; a value has at most {VALUE_LEN_MAX}"
+        )));
+    }
+    Ok(())
+}
+
+/// A write's limits; gives its first key.
+fn check_write(write: &Write) -> Result<Blob, Error> {
+    match write {
+        Write::Put { value, .. } => check_value(value)?,
+        Write::CompareAndSwap {
+            condition, value, ..
+        } => {
+            if let Condition::Value(expected) = condition {
+                check_value(expected)?;
+            }
+            value.as_deref().map_or(Ok(()), check_value)?;
+        }
+        Write::Delete { .. } | Write::Increment { .. } => {}
+        Write::Multi { mutations } => {
+            if mutations.len() > BATCH_OPS_MAX {
+                let count = mutations.len();
+                return Err(Error::Invalid(format!(
+                    "the write has {count} operations; it may have {BATCH_OPS_MAX}"
+                )));
+            }
+            let mut len = 0;
+            for mutation in mutations {
+                check_key(&mutation.key)?;
+                mutation.value.as_deref().map_or(Ok(()), check_value)?;
+                len += mutation.key.len() + mutation.value.as_ref().map_or(0, Blob::len);
+            }
+            if len > BATCH_LEN_MAX {
+                return Err(Error::Invalid(format!(
+                    "the write has {len} bytes of keys and values; it may have {BATCH_LEN_MAX}"
+                )));
+            }
+        }
+    }
+    let Some(key) = write.first_key() else {
+        return Err(Error::Invalid("the write has no operation".to_owned()));
+    };
+    check_key(key)?;
+    Ok(key.clone())
+}
+
+fn all_in_range<E: Env>(replica: &Replica<E>, write: &Write) -> bool {
+    match write {
+        Write::Multi { mutations } => replica.with_state(|state| {
+            mutations
+                .iter()
+                .all(|m| state.descriptor.keys.contains(&m.key))
+        }),
+        _ => true,
+    }
+}

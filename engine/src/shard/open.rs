@@ -1,0 +1,288 @@
+//! Opening a shard: recover the log, the tree and every replica, and lead.
+//!
+//! The log says which replicas exist; the tree says how far each is applied; nothing else decides.
+//! What the log has beyond that is applied again, by openraft, from the entry after the one that
+//! the replica's state row names.
+
+use std::cell::RefCell;
+use std::ops::Bound;
+use std::rc::Rc;
+
+use crate::env::{AsyncRuntime, Env, World};
+use crate::error::Fatal;
+use crate::hlc::Hlc;
+use crate::lsm::{Lsm, LsmOptions, keys};
+use crate::raft::{RaftGroup, encode_membership, sole_member};
+use crate::range::proposer;
+use crate::range::replica::{Replica, ReplicaParts};
+use crate::range::sessions::{ClientMarks, SavedPair, SessionRow};
+use crate::range::state::RangeState;
+use crate::range::{Descriptor, Keyspace, ReplicaPlace};
+use crate::shard::background::{self, Tasks};
+use crate::shard::store::Store;
+use crate::shard::{InitialRange, Inner, Running, Shard, ShardOptions};
+use crate::types::{Blob, DataId, Epoch, ReplicaId, Timestamp};
+use crate::wal::{Created, Group, GroupLog, LogId, Recovered, Wal, WalOptions};
+
+/// Data ids are reserved in the log in blocks of this many.
+const DATA_ID_BLOCK: u64 = 64;
+/// The log of a range that was made, not split off, starts after this.
+const FIRST: LogId = LogId {
+    term: 1,
+    leader: ReplicaId(0),
+    index: 10,
+};
+
+impl<E: Env> Shard<E> {
+    /// Opens a shard; returns when every range of it is recovered and led.
+    ///
+    /// # Errors
+    /// The folder's content is damaged or cannot be read or written.
+    pub async fn open(options: ShardOptions, world: World<E>, hlc: Hlc) -> Result<Shard<E>, Fatal> {
+        let wal_options = WalOptions {
+            segment_bytes: options.segment_bytes as u64,
+            entry_cache_bytes: options.entry_cache_bytes,
+            ..WalOptions::default()
+        };
+        let (wal, mut recovered) = Wal::<E>::open(world.disk.clone(), wal_options).await?;
+        create_missing(&wal, &mut recovered, &options).await?;
+        let lsm = Lsm::new(
+            world.tables,
+            LsmOptions {
+                memtable_bytes: options.memtable_bytes,
+            },
+        );
+        let store = Rc::new(Store::new(lsm, wal.clone(), options.on_fatal.clone()));
+        let mut ranges = Vec::new();
+        let mut system = Vec::new();
+        for (created, log) in recovered.replicas {
+            let parts = ReplicaParts {
+                group: created.group,
+                data_id: created.data_id,
+                location: options.location,
+                state: recover_state(&store, &created)?,
+                term_before: log.state().vote.map_or(0, |vote| vote.term),
+                store: store.clone(),
+                hlc: hlc.clone(),
+                clock: world.clock.clone(),
+            };
+            let replica = Rc::new(Replica::new(parts));
+            store.add(&replica);
+            let running = start(replica, log, world.transport.clone()).await?;
+            match running.replica.keyspace() {
+                Keyspace::User => ranges.push(running),
+                Keyspace::System => system.push(running),
+            }
+        }
+        ranges.sort_by_cached_key(|running| {
+            running
+                .replica
+                .with_state(|state| state.descriptor.keys.start.clone())
+        });
+        let inner = Rc::new(Inner {
+            location: options.location,
+            gc_retention_ms: options.gc_retention_ms,
+            hlc,
+            clock: world.clock,
+            wal,
+            store,
+            ranges: RefCell::new(ranges),
+            system: RefCell::new(system),
+            background: RefCell::new(Tasks::default()),
+        });
+        background::start(&inner);
+        for replica in inner.replicas() {
+            replica.led().await;
+        }
+        Ok(Shard { inner })
+    }
+}
+
+impl<E: Env> Inner<E> {
+    /// All replicas of the shard.
+    pub(super) fn replicas(&self) -> Vec<Rc<Replica<E>>> {
+        let (ranges, system) = (self.ranges.borrow(), self.system.borrow());
+        ranges
+            .iter()
+            .chain(system.iter())
+            .map(|running| running.replica.clone())
+            .collect()
+    }
+
+    /// All groups of the shard with their replicas.
+    pub(super) fn groups(&self) -> Vec<(Rc<Replica<E>>, RaftGroup<E>)> {
+        let (ranges, system) = (self.ranges.borrow(), self.system.borrow());
+        ranges
+            .iter()
+            .chain(system.iter())
+            .map(|r| (r.replica.clone(), r.raft.clone()))
+            .collect()
+    }
+}
+
+/// Makes the ranges of a new shard. One that was made before a crash is left as it is.
+async fn create_missing<E: Env>(
+    wal: &Wal<E>,
+    recovered: &mut Recovered<E>,
+    options: &ShardOptions,
+) -> Result<(), Fatal> {
+    let mut next = recovered.data_ids_reserved.0 + 1;
+    let mut reserved = recovered.data_ids_reserved.0;
+    for initial in &options.initial {
+        let group = Group {
+            range: initial.range,
+            replica: initial.replica,
+        };
+        let known = recovered
+            .replicas
+            .iter()
+            .any(|(created, _)| created.group == group)
+            || recovered.removed.contains(&group);
+        if known {
+            continue;
+        }
+        if next > reserved {
+            reserved = next + DATA_ID_BLOCK - 1;
+            wal.reserve_data_ids(DataId(reserved)).await?;
+        }
+        let created = created(initial, DataId(next), options)?;
+        next += 1;
+        let log = wal.create_replica(created.clone()).await?;
+        recovered.replicas.push((created, log));
+    }
+    Ok(())
+}
+
+fn created(
+    initial: &InitialRange,
+    data_id: DataId,
+    options: &ShardOptions,
+) -> Result<Created, Fatal> {
+    let descriptor = Descriptor {
+        range: initial.range,
+        epoch: Epoch {
+            version: 1,
+            conf: 1,
+        },
+        keyspace: initial.keyspace,
+        keys: initial.keys.clone(),
+        replicas: vec![ReplicaPlace {
+            replica: initial.replica,
+            location: options.location,
+        }],
+    };
+    let inconsistent = |what: &str, error: String| Fatal::Inconsistent(format!("{what}: {error}"));
+    let descriptor = descriptor
+        .encode()
+        .map_err(|e| inconsistent("a descriptor", e.to_string()))?;
+    let members = sole_member(initial.replica, options.location);
+    let membership =
+        encode_membership(&members).map_err(|e| inconsistent("a membership", e.to_string()))?;
+    Ok(Created {
+        group: Group {
+            range: initial.range,
+            replica: initial.replica,
+        },
+        data_id,
+        descriptor: descriptor.into(),
+        membership: membership.into(),
+        first: Some(FIRST),
+    })
+}
+
+/// A replica's state as its last flush left it, or as it was created.
+fn recover_state<E: Env>(store: &Store<E>, created: &Created) -> Result<RangeState, Fatal> {
+    let range = created.group.range;
+    let damaged = |what: &str| {
+        Fatal::Inconsistent(format!(
+            "range {range}: its {what} in the tree cannot be read"
+        ))
+    };
+    let mut key = Vec::new();
+    keys::state_key(range, &mut key);
+    let row = store.newest_row(&key, |row| row.map(RangeState::decode))?;
+    let mut state = match row {
+        Some(state) => state.map_err(|_| damaged("state row"))?,
+        None => {
+            let descriptor = Descriptor::decode(&created.descriptor)
+                .map_err(|_| Fatal::Inconsistent(format!("range {range}: bad descriptor")))?;
+            RangeState::created(descriptor, created.membership.clone(), created.first)
+        }
+    };
+    let mut rows = Vec::new();
+    let (mut low, mut high) = (Vec::new(), Vec::new());
+    keys::clients_of(range, &mut low, &mut high);
+    read_rows(store, (&low, &high), |key, value| {
+        let client = keys::client_part(key).ok_or_else(|| damaged("client's key"))?;
+        let marks = ClientMarks::decode(value).ok_or_else(|| damaged("client's marks"))?;
+        rows.push(SessionRow::Client(client, Some(marks)));
+        Ok(())
+    })?;
+    keys::pairs_of(created.data_id, &mut low, &mut high);
+    let interval = state.descriptor.keys.clone();
+    read_rows(store, (&low, &high), |key, value| {
+        let (first_key, client, sequence) =
+            keys::pair_parts(key).ok_or_else(|| damaged("session pair's key"))?;
+        if interval.contains(&first_key) {
+            let saved = SavedPair::decode(value).map_err(|_| damaged("session pair"))?;
+            let first_key = Blob::from(first_key);
+            rows.push(SessionRow::Pair {
+                first_key,
+                client,
+                sequence,
+                saved: Some(saved),
+            });
+        }
+        Ok(())
+    })?;
+    for row in rows {
+        state.sessions.load(row);
+    }
+    Ok(state)
+}
+
+/// Visits the newest rows of an interval of row keys.
+fn read_rows<E: Env>(
+    store: &Store<E>,
+    bounds: (&[u8], &[u8]),
+    mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), Fatal>,
+) -> Result<(), Fatal> {
+    let bounds = (Bound::Included(bounds.0), Bound::Excluded(bounds.1));
+    let mut result = Ok(());
+    store.scan(bounds, Timestamp::MAX, |rows| {
+        while let Some(row) = rows.next_row()? {
+            result = visit(row.key(), row.value());
+            if result.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    })?;
+    result
+}
+
+/// Starts a recovered replica's group and its proposer, and has it campaign if nobody else can.
+async fn start<E: Env>(
+    replica: Rc<Replica<E>>,
+    log: GroupLog<E>,
+    transport: E::Transport,
+) -> Result<Running<E>, Fatal> {
+    let raft = RaftGroup::start(replica.clone(), log, transport).await?;
+    let watched = Rc::downgrade(&replica);
+    raft.watch_leader(move || {
+        if let Some(replica) = watched.upgrade() {
+            replica.deposed();
+        }
+    });
+    let (owner, group) = (replica.clone(), raft.clone());
+    drop(E::Runtime::spawn(async move {
+        let store = owner.store.clone();
+        if let Err(fatal) = proposer::run(owner, group).await {
+            store.fail(fatal);
+        }
+    }));
+    if raft.is_sole_voter() {
+        raft.campaign().await?;
+    }
+    Ok(Running { replica, raft })
+}

@@ -1,0 +1,262 @@
+//! Forward scans: rows of one range as of one timestamp, in turns short enough for others to run.
+//!
+//! A first scan reads at the range's last applied timestamp: everything acknowledged is at or
+//! below it, and every later write comes above it, so nothing needs to wait. A continuation names
+//! its timestamp. One that lies above what is applied (a client may send anything) is served only
+//! after an entry above it was applied, which also raises the ceiling: then what was served stays
+//! true, whoever leads next.
+
+use std::ops::Bound;
+use std::rc::Rc;
+use std::task::Poll;
+
+use openraft::async_runtime::{Oneshot, OneshotSender};
+
+use super::{Shard, check_key};
+use crate::env::{AsyncRuntime, Env, Now};
+use crate::error::Error;
+use crate::limits::{SCAN_BYTES_MAX, SCAN_ROWS_MAX, SCAN_STEPS_PER_TURN};
+use crate::lsm::keys;
+use crate::range::proposer::{Proposal, ProposalKind, WriteSink};
+use crate::range::replica::Replica;
+use crate::request::{Outcome, ScanNext, ScanReply, ScanRequest, Target, Versioned};
+use crate::types::{Blob, Timestamp};
+
+/// How far ahead of this node's time a snapshot may lie, in milliseconds.
+const AHEAD_MAX_MS: u64 = 500;
+
+impl<E: Env> Shard<E> {
+    /// Reads rows in key order; stops at the range's end, where the reply says how to go on.
+    ///
+    /// # Errors
+    /// [`Error::SnapshotTooOld`], [`Error::Invalid`], and what [`Shard::get`] gives.
+    pub async fn scan(
+        &self,
+        scan: ScanRequest,
+        target: Option<Target>,
+        deadline: Option<Now<E>>,
+    ) -> Result<ScanReply, Error> {
+        let start = scan.start.clone().unwrap_or_default();
+        if !start.is_empty() {
+            check_key(&start)?;
+        }
+        let empty = scan.end.as_ref().is_some_and(|end| *end <= start);
+        let replica = self.find(&start)?;
+        replica.check(target)?;
+        let at = match scan.at {
+            None => replica.with_state(|state| state.last_ts),
+            Some(at) => snapshot(&replica, at, deadline).await?,
+        };
+        let threshold = replica.with_state(|state| state.gc_threshold);
+        if at <= threshold && threshold > Timestamp::ZERO {
+            return Err(Error::SnapshotTooOld { at, threshold });
+        }
+        if empty {
+            return Ok(ScanReply {
+                at,
+                ..ScanReply::default()
+            });
+        }
+        self.read(&replica, scan, start, at).await
+    }
+
+    async fn read(
+        &self,
+        replica: &Replica<E>,
+        scan: ScanRequest,
+        start: Blob,
+        at: Timestamp,
+    ) -> Result<ScanReply, Error> {
+        let range_end = replica.with_state(|state| state.descriptor.keys.end.clone());
+        let range_end = range_end.map(Blob::from);
+        let (end, ends_with_range) = match (scan.end, &range_end) {
+            (Some(end), Some(last)) if *last < end => (Some(last.clone()), true),
+            (None, Some(last)) => (Some(last.clone()), true),
+            (end, _) => (end, false),
+        };
+        let mut page = Page::new(scan.rows_max, scan.bytes_max);
+        let mut from = start;
+        loop {
+            let turn = self.turn(replica, &from, end.as_ref(), at, &mut page)?;
+            match turn {
+                Turn::Exhausted => {
+                    let next = ends_with_range.then_some(range_end).flatten();
+                    let next = next.map(|start| ScanNext { start, at: None });
+                    return Ok(ScanReply {
+                        rows: page.rows,
+                        at,
+                        next,
+                    });
+                }
+                Turn::Full(start) => {
+                    let next = Some(ScanNext {
+                        start,
+                        at: Some(at),
+                    });
+                    return Ok(ScanReply {
+                        rows: page.rows,
+                        at,
+                        next,
+                    });
+                }
+                Turn::GoOn(key) => from = key,
+            }
+            yield_now().await;
+            // Versions this snapshot needs may have been given up meanwhile.
+            replica.check(None)?;
+            let threshold = replica.with_state(|state| state.gc_threshold);
+            if at <= threshold {
+                return Err(Error::SnapshotTooOld { at, threshold });
+            }
+        }
+    }
+
+    /// Reads on for a bounded number of steps.
+    fn turn(
+        &self,
+        replica: &Replica<E>,
+        from: &[u8],
+        end: Option<&Blob>,
+        at: Timestamp,
+        page: &mut Page,
+    ) -> Result<Turn, Error> {
+        let (mut low, mut high) = (Vec::new(), Vec::new());
+        keys::user_key(replica.data_id, from, &mut low);
+        match end {
+            Some(end) => keys::user_key(replica.data_id, end, &mut high),
+            None => keys::user_end(replica.data_id, &mut high),
+        }
+        let bounds = (
+            Bound::Included(low.as_slice()),
+            Bound::Excluded(high.as_slice()),
+        );
+        let result = self.inner.store.scan(bounds, at, |rows| {
+            let mut steps = 0;
+            loop {
+                let Some(row) = rows.next_row()? else {
+                    return Ok(Turn::Exhausted);
+                };
+                let key = Blob::copy_from_slice(keys::user_part(row.key()));
+                if page.is_full_for(key.len() + row.value().len()) {
+                    return Ok(Turn::Full(key));
+                }
+                if steps == SCAN_STEPS_PER_TURN {
+                    return Ok(Turn::GoOn(key));
+                }
+                steps += 1;
+                let value = Blob::copy_from_slice(row.value());
+                page.push(
+                    key,
+                    Versioned {
+                        value,
+                        version: row.version(),
+                    },
+                );
+            }
+        });
+        result.map_err(|error| self.lost(error.into()))
+    }
+}
+
+enum Turn {
+    /// There is nothing more in the interval.
+    Exhausted,
+    /// The reply is full; this key comes next.
+    Full(Blob),
+    /// Others should run; this key comes next.
+    GoOn(Blob),
+}
+
+struct Page {
+    rows: Vec<(Blob, Versioned)>,
+    bytes: usize,
+    rows_max: usize,
+    bytes_max: usize,
+}
+
+impl Page {
+    fn new(rows_max: usize, bytes_max: usize) -> Page {
+        let or_limit =
+            |asked: usize, limit: usize| if asked == 0 { limit } else { asked.min(limit) };
+        Page {
+            rows: Vec::new(),
+            bytes: 0,
+            rows_max: or_limit(rows_max, SCAN_ROWS_MAX),
+            bytes_max: or_limit(bytes_max, SCAN_BYTES_MAX),
+        }
+    }
+
+    /// Whether a row of `len` bytes must wait for the next page. The first row always fits.
+    fn is_full_for(&self, len: usize) -> bool {
+        self.rows.len() >= self.rows_max
+            || (!self.rows.is_empty() && self.bytes + len > self.bytes_max)
+    }
+
+    fn push(&mut self, key: Blob, row: Versioned) {
+        self.bytes += key.len() + row.value.len();
+        self.rows.push((key, row));
+    }
+}
+
+/// Makes `at` a timestamp that can be read for good.
+async fn snapshot<E: Env>(
+    replica: &Rc<Replica<E>>,
+    at: Timestamp,
+    deadline: Option<Now<E>>,
+) -> Result<Timestamp, Error> {
+    if at <= replica.with_state(|state| state.last_ts) {
+        return Ok(at);
+    }
+    if at > replica.now().plus_ms(AHEAD_MAX_MS) {
+        return Err(Error::Invalid(
+            "the snapshot's timestamp lies in the future".to_owned(),
+        ));
+    }
+    // The floor first: what is proposed from now on comes above the snapshot.
+    replica.raise_floor(at);
+    let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
+    let sink = Rc::new(Once {
+        sender: std::cell::RefCell::new(Some(sender)),
+    });
+    let epoch = replica.with_state(|state| state.descriptor.epoch);
+    let barrier = Proposal {
+        kind: ProposalKind::Barrier,
+        epoch,
+        deadline,
+        sink,
+        token: 0,
+    };
+    replica.proposer.push(barrier).map_err(|(_, error)| error)?;
+    match receiver.await {
+        Ok(result) => result.map(|_| at),
+        Err(_) => Err(Error::ShuttingDown),
+    }
+}
+
+/// A sink for one result.
+struct Once<S> {
+    sender: std::cell::RefCell<Option<S>>,
+}
+
+impl<S: OneshotSender<Result<Outcome, Error>>> WriteSink for Once<S> {
+    fn complete(&self, _: u64, result: Result<Outcome, Error>) {
+        let sender = self.sender.borrow_mut().take();
+        if let Some(sender) = sender {
+            // Whoever waited may have gone.
+            let _ = sender.send(result);
+        }
+    }
+}
+
+/// Lets every other task that is ready run once.
+async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}

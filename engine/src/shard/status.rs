@@ -1,0 +1,88 @@
+//! What a shard tells of itself.
+
+use crate::env::Env;
+use crate::lsm::LsmStats;
+use crate::range::Route;
+use crate::shard::Inner;
+use crate::types::{DataId, ReplicaId, Timestamp};
+use crate::wal::WalStats;
+
+/// A range on this shard.
+#[derive(Clone, Debug)]
+pub struct RangeStatus {
+    /// Bounds, epoch and leader.
+    pub route: Route,
+    /// Whether it holds the cluster's own records.
+    pub system: bool,
+    /// The replica here.
+    pub replica: ReplicaId,
+    /// Where its rows lie in the tree.
+    pub data_id: DataId,
+    /// Whether the replica here leads.
+    pub leads: bool,
+    /// Its term, if it leads.
+    pub term: u64,
+    /// Index of the last entry applied.
+    pub applied: u64,
+    /// Index of the last entry that is durable in tables.
+    pub durable: u64,
+    /// Timestamp of the last command.
+    pub last_ts: Timestamp,
+    /// Old versions up to here may be gone.
+    pub gc_threshold: Timestamp,
+    /// Writes that wait to be proposed.
+    pub waiting: usize,
+    /// Entries in flight.
+    pub in_flight: usize,
+    /// Clients in the session table.
+    pub session_clients: usize,
+}
+
+/// A shard.
+#[derive(Clone, Debug)]
+pub struct ShardStatus {
+    /// Its ranges, users' first.
+    pub ranges: Vec<RangeStatus>,
+    /// Log bytes that a start would apply again.
+    pub replay_bytes: u64,
+    /// How far the tree is behind its writers, 0 to 1.
+    pub pressure: f32,
+    /// Whether writes are refused because the disk is full.
+    pub disk_full: bool,
+    /// Counters of the log.
+    pub wal: WalStats,
+    /// Counters of the tree.
+    pub lsm: LsmStats,
+}
+
+pub(super) fn of<E: Env>(inner: &Inner<E>) -> ShardStatus {
+    let ranges = inner.replicas().into_iter().map(|replica| {
+        let leading = replica.leading();
+        let index = |id: Option<crate::wal::LogId>| id.map_or(0, |id| id.index);
+        replica.with_state(|state| RangeStatus {
+            route: state
+                .descriptor
+                .route(leading.map(|_| replica.group.replica)),
+            system: state.descriptor.keyspace == crate::range::Keyspace::System,
+            replica: replica.group.replica,
+            data_id: replica.data_id,
+            leads: leading.is_some(),
+            term: leading.map_or(0, |leading| leading.term),
+            applied: index(state.applied),
+            durable: index(replica.durable().applied),
+            last_ts: state.last_ts,
+            gc_threshold: state.gc_threshold,
+            waiting: replica.proposer.waiting(),
+            in_flight: replica.proposer.in_flight(),
+            session_clients: state.sessions.len().0,
+        })
+    });
+    ShardStatus {
+        ranges: ranges.collect(),
+        replay_bytes: inner.store.replay_len(),
+        pressure: inner.store.pressure(),
+        disk_full: inner.store.disk_full(),
+        wal: inner.wal.stats(),
+        lsm: inner.store.stats(),
+    }
+}

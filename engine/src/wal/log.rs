@@ -1,0 +1,405 @@
+//! The log of one group, as it is known in memory.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use crate::env::{Env, File};
+use crate::limits::BLOCK_LEN;
+use crate::wal::record::{self, Record};
+use crate::wal::writer::{Core, Done};
+use crate::wal::{Created, Group, LogEntry, LogId, LogState, Payload, Vote, WalError};
+
+/// Where an entry's record lies on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Generation of the segment.
+    pub generation: u64,
+    /// Offset of the record in it.
+    pub offset: u64,
+    /// Length of the record.
+    pub len: usize,
+}
+
+/// One entry.
+struct Slot {
+    id: LogId,
+    /// `None` until it is durable.
+    place: Option<Place>,
+    /// `None` when only the disk has it.
+    payload: Option<Payload>,
+}
+
+/// What is known of one group's log.
+pub struct Log {
+    /// What the replica began with.
+    pub created: Created,
+    vote: Option<Vote>,
+    purged: Option<LogId>,
+    committed: Option<LogId>,
+    /// Index of the first slot.
+    first: u64,
+    slots: VecDeque<Slot>,
+    /// Payload bytes in memory.
+    cached_bytes: usize,
+    /// Slots before this one have no payload in memory.
+    cached_from: u64,
+}
+
+impl Log {
+    /// The log of a replica that has just been made.
+    pub fn new(created: Created) -> Log {
+        // A vote of term 1 for nobody, so that no leader of an earlier life can win.
+        let vote = created.first.map(|first| Vote {
+            term: first.term,
+            leader: first.leader,
+            committed: false,
+        });
+        let first = created.first.map_or(0, |first| first.index + 1);
+        Log {
+            vote,
+            purged: created.first,
+            committed: created.first,
+            first,
+            slots: VecDeque::new(),
+            cached_bytes: 0,
+            cached_from: first,
+            created,
+        }
+    }
+
+    /// What is known.
+    pub fn state(&self) -> LogState {
+        LogState {
+            last: self.slots.back().map(|slot| slot.id).or(self.purged),
+            purged: self.purged,
+            vote: self.vote,
+            committed: self.committed,
+        }
+    }
+
+    /// Payload bytes in memory.
+    pub fn cached_bytes(&self) -> usize {
+        self.cached_bytes
+    }
+
+    /// Index after the last entry.
+    fn end(&self) -> u64 {
+        self.first + self.slots.len() as u64
+    }
+
+    fn slot(&self, index: u64) -> Option<&Slot> {
+        self.slots.get(index.checked_sub(self.first)? as usize)
+    }
+
+    fn slot_mut(&mut self, index: u64) -> Option<&mut Slot> {
+        self.slots.get_mut(index.checked_sub(self.first)? as usize)
+    }
+
+    /// Adds an entry at the end.
+    fn push(&mut self, entry: LogEntry, place: Option<Place>, keep: bool) {
+        if self.slots.is_empty() {
+            self.first = entry.id.index;
+            self.cached_from = self.first;
+        }
+        assert_eq!(entry.id.index, self.end(), "a log has no gap");
+        if keep {
+            self.cached_bytes += entry.payload.len();
+        } else {
+            self.cached_from = self.end() + 1;
+        }
+        let payload = keep.then_some(entry.payload);
+        self.slots.push_back(Slot {
+            id: entry.id,
+            place,
+            payload,
+        });
+    }
+
+    pub fn set_vote(&mut self, vote: Vote) {
+        self.vote = Some(vote);
+    }
+
+    pub fn set_committed(&mut self, id: LogId) {
+        self.committed = self.committed.max(Some(id));
+    }
+
+    /// Drops the entries after `after`; gives the places they leave.
+    pub fn truncate(&mut self, after: Option<u64>) -> Vec<Place> {
+        let keep = after.map_or(0, |after| (after + 1).saturating_sub(self.first));
+        let dropped = self.slots.split_off((keep as usize).min(self.slots.len()));
+        self.cached_from = self.cached_from.min(self.end());
+        self.leave(dropped)
+    }
+
+    /// Drops the entries up to `id`; gives the places they leave.
+    pub fn purge(&mut self, id: LogId) -> Vec<Place> {
+        let count = (id.index + 1).saturating_sub(self.first) as usize;
+        let rest = self.slots.split_off(count.min(self.slots.len()));
+        let dropped = std::mem::replace(&mut self.slots, rest);
+        self.first = self.first.max(id.index + 1);
+        self.cached_from = self.cached_from.max(self.first);
+        self.purged = self.purged.max(Some(id));
+        self.leave(dropped)
+    }
+
+    fn leave(&mut self, dropped: VecDeque<Slot>) -> Vec<Place> {
+        for slot in &dropped {
+            self.cached_bytes -= slot.payload.as_ref().map_or(0, Payload::len);
+        }
+        dropped.into_iter().filter_map(|slot| slot.place).collect()
+    }
+
+    /// An entry's record is durable at `place`. Gives the place that it leaves, and whether the
+    /// entry is still there to lie in the new one.
+    pub fn placed(&mut self, id: LogId, place: Place) -> (Option<Place>, bool) {
+        match self.slot_mut(id.index).filter(|slot| slot.id == id) {
+            Some(slot) => (slot.place.replace(place), true),
+            None => (None, false),
+        }
+    }
+
+    /// Takes a record of the recovery's into the log. Gives the places that are left, or `None` if
+    /// the entry leaves a gap.
+    pub fn recover(&mut self, entry: LogEntry, place: Place, keep: bool) -> Option<Vec<Place>> {
+        let index = entry.id.index;
+        if self.purged.is_some_and(|purged| index <= purged.index) {
+            return Some(vec![place]);
+        }
+        let mut left = Vec::new();
+        if let Some(slot) = self.slot_mut(index) {
+            if slot.id == entry.id {
+                left.extend(slot.place.replace(place));
+                return Some(left);
+            }
+            left = self.truncate(index.checked_sub(1));
+        }
+        if !self.slots.is_empty() || self.purged.is_some() {
+            let next = if self.slots.is_empty() {
+                self.purged.map_or(index, |purged| purged.index + 1)
+            } else {
+                self.end()
+            };
+            if index != next {
+                return None;
+            }
+        }
+        self.push(entry, Some(place), keep);
+        Some(left)
+    }
+
+    /// Frees payloads that the disk has too, oldest first, until `wanted` bytes are free.
+    pub fn evict(&mut self, wanted: usize) -> usize {
+        let mut freed = 0;
+        while freed < wanted && self.cached_from < self.end() {
+            let at = self.cached_from;
+            let Some(slot) = self.slot_mut(at).filter(|slot| slot.place.is_some()) else {
+                break;
+            };
+            let len = slot.payload.take().map_or(0, |payload| payload.len());
+            freed += len;
+            self.cached_bytes -= len;
+            self.cached_from += 1;
+        }
+        freed
+    }
+
+    /// Whether an entry is still there.
+    pub fn has(&self, id: LogId) -> bool {
+        self.slot(id.index).is_some_and(|slot| slot.id == id)
+    }
+
+    /// An entry, if it is still there and in memory.
+    pub fn entry(&self, id: LogId) -> Option<LogEntry> {
+        let slot = self.slot(id.index).filter(|slot| slot.id == id)?;
+        Some(LogEntry {
+            id,
+            payload: slot.payload.clone()?,
+        })
+    }
+
+    /// The entries that lie in a segment.
+    pub fn places_in(&self, generation: u64) -> Vec<(LogId, Place)> {
+        let placed = self
+            .slots
+            .iter()
+            .filter_map(|slot| slot.place.map(|place| (slot.id, place)));
+        placed
+            .filter(|(_, place)| place.generation == generation)
+            .collect()
+    }
+
+    /// The records that a segment's checkpoint needs of this log.
+    pub fn checkpoint(&self) -> Vec<Record> {
+        let group = self.created.group;
+        let mut records = vec![Record::Created(self.created.clone())];
+        records.extend(self.vote.map(|vote| Record::Vote(group, vote)));
+        records.extend(self.purged.map(|purged| Record::Purge(group, purged)));
+        records.extend(
+            self.committed
+                .map(|committed| Record::Commit(group, committed)),
+        );
+        records
+    }
+}
+
+/// The log of one group. Clones are the same log.
+pub struct GroupLog<E: Env> {
+    group: Group,
+    log: Rc<RefCell<Log>>,
+    core: Rc<Core<E>>,
+}
+
+impl<E: Env> Clone for GroupLog<E> {
+    fn clone(&self) -> GroupLog<E> {
+        GroupLog {
+            group: self.group,
+            log: self.log.clone(),
+            core: self.core.clone(),
+        }
+    }
+}
+
+impl<E: Env> GroupLog<E> {
+    pub(super) fn new(group: Group, log: Rc<RefCell<Log>>, core: Rc<Core<E>>) -> GroupLog<E> {
+        GroupLog { group, log, core }
+    }
+
+    /// What is known of the log; includes what is not durable yet.
+    pub fn state(&self) -> LogState {
+        self.log.borrow().state()
+    }
+
+    /// Appends entries: readable at once, durable when `done` is called. Completions of all groups
+    /// come in the order of the calls.
+    pub fn append(&self, entries: Vec<LogEntry>, done: Box<dyn FnOnce(Result<(), WalError>)>) {
+        for entry in entries {
+            self.core.append_entry(self.group, &entry);
+            self.log.borrow_mut().push(entry, None, true);
+        }
+        self.core.complete(Done::Call(done));
+        self.core.trim_cache();
+    }
+
+    /// Changes the vote; it is durable when this returns.
+    ///
+    /// # Errors
+    /// The log has failed.
+    pub async fn save_vote(&self, vote: Vote) -> Result<(), WalError> {
+        self.log.borrow_mut().set_vote(vote);
+        self.core
+            .append_durably(&Record::Vote(self.group, vote))
+            .await
+    }
+
+    /// Notes up to where entries are committed. Becomes durable with the next write, causes none.
+    pub fn save_committed(&self, id: LogId) {
+        self.log.borrow_mut().set_committed(id);
+        self.core.append_lazily(&Record::Commit(self.group, id));
+    }
+
+    /// Drops the entries after `after`, or all of them.
+    pub fn truncate_after(&self, after: Option<LogId>) {
+        let after = after.map(|id| id.index);
+        let left = self.log.borrow_mut().truncate(after);
+        self.core
+            .append_lazily(&Record::Truncate(self.group, after));
+        self.core.complete(Done::Leave(left));
+    }
+
+    /// Drops the entries up to `id`.
+    pub fn purge(&self, id: LogId) {
+        let left = self.log.borrow_mut().purge(id);
+        self.core.append_lazily(&Record::Purge(self.group, id));
+        self.core.complete(Done::Leave(left));
+    }
+
+    /// The entries from `from` to before `to`, if all that exist of them are in memory.
+    pub fn read_cached(&self, from: u64, to: u64) -> Option<Vec<LogEntry>> {
+        let log = self.log.borrow();
+        let from = from.max(log.first);
+        let to = to.min(log.end());
+        if from < to && from < log.cached_from {
+            return None;
+        }
+        let mut entries = Vec::with_capacity(to.saturating_sub(from) as usize);
+        for index in from..to {
+            let slot = log.slot(index)?;
+            entries.push(LogEntry {
+                id: slot.id,
+                payload: slot.payload.clone()?,
+            });
+        }
+        Some(entries)
+    }
+
+    /// The entries from `from` to before `to`, as many as there are and fit into `bytes_max`, at
+    /// least one. Those that memory no longer has are read from disk, a page for each.
+    ///
+    /// # Errors
+    /// The disk refuses, or what it has is no longer what was written.
+    pub async fn read(
+        &self,
+        from: u64,
+        to: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<LogEntry>, WalError> {
+        let (mut index, to) = {
+            let log = self.log.borrow();
+            (from.max(log.first), to.min(log.end()))
+        };
+        let mut entries = Vec::new();
+        let mut bytes = 0usize;
+        while index < to {
+            let slot = {
+                let log = self.log.borrow();
+                log.slot(index)
+                    .map(|slot| (slot.id, slot.place, slot.payload.clone()))
+            };
+            let entry = match slot {
+                Some((id, _, Some(payload))) => LogEntry { id, payload },
+                Some((id, Some(place), None)) => self.core.read_entry(id, place).await?,
+                // Purged or truncated meanwhile.
+                _ => break,
+            };
+            bytes = bytes.saturating_add(entry.payload.len());
+            if bytes > bytes_max && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry);
+            index += 1;
+        }
+        Ok(entries)
+    }
+}
+
+impl<E: Env> Core<E> {
+    /// Reads an entry's record from disk.
+    pub(super) async fn read_entry(&self, id: LogId, place: Place) -> Result<LogEntry, WalError> {
+        let name = super::segment::name(place.generation);
+        let lost = |what: String| WalError::Corrupt {
+            file: name.clone(),
+            offset: place.offset,
+            what,
+        };
+        let Some(file) = self.segment_file(place.generation) else {
+            return Err(lost("the segment of a live entry is gone".to_owned()));
+        };
+        let block = BLOCK_LEN as u64;
+        let start = place.offset / block * block;
+        let skip = (place.offset - start) as usize;
+        let len = (skip + place.len).next_multiple_of(BLOCK_LEN);
+        let bytes = file
+            .read_at(start, len)
+            .await
+            .map_err(|e| WalError::io(&name, "read", &e))?;
+        let bytes = bytes.get(skip..skip + place.len).unwrap_or_default();
+        match record::Reader::new(bytes).next() {
+            Ok(Some(Record::Entry(_, entry))) if entry.id == id => Ok(entry),
+            Ok(_) => Err(lost(
+                "another record stands where an entry was written".to_owned(),
+            )),
+            Err(bad) => Err(lost(bad.to_string())),
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Records: what a batch holds, one after the other.
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 1 | kind |
+//! | 8 | range id, little endian as all numbers |
+//! | 8 | replica id |
+//! | 4 | length of the body |
+//! | n | body |
+//!
+//! An unknown kind in a batch whose checksum holds was written by a newer version, and is refused.
+
+use bytes::Bytes;
+
+use crate::types::{DataId, RangeId, ReplicaId};
+use crate::wal::{Created, Group, LogEntry, LogId, Payload, Vote};
+
+const ENTRY_BLANK: u8 = 1;
+const ENTRY_COMMANDS: u8 = 2;
+const ENTRY_MEMBERSHIP: u8 = 3;
+const VOTE: u8 = 4;
+const TRUNCATE: u8 = 5;
+const PURGE: u8 = 6;
+const COMMIT: u8 = 7;
+const CREATED: u8 = 8;
+const REMOVED: u8 = 9;
+const DATA_IDS: u8 = 10;
+// Kinds 11 (born of a split) and 12 (switched to a snapshot's data id) have their place.
+
+/// Bytes before a record's body.
+pub const HEADER_LEN: usize = 21;
+const LOG_ID_LEN: usize = 24;
+const CRC_LEN: usize = 4;
+
+/// One record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// An entry of a group's log. Written again further on, it is only carried forward.
+    Entry(Group, LogEntry),
+    /// A group's vote.
+    Vote(Group, Vote),
+    /// Entries after this index are gone; `None`: all of them.
+    Truncate(Group, Option<u64>),
+    /// Entries up to this one are gone.
+    Purge(Group, LogId),
+    /// Entries up to this one were known to be committed.
+    Commit(Group, LogId),
+    /// A replica exists.
+    Created(Created),
+    /// A replica is gone for good.
+    Removed(Group),
+    /// Data ids up to this one may be in use.
+    DataIds(DataId),
+}
+
+/// Appends one record.
+pub fn encode(record: &Record, to: &mut Vec<u8>) {
+    let no_group = Group {
+        range: RangeId(0),
+        replica: ReplicaId(0),
+    };
+    match record {
+        Record::Entry(group, entry) => encode_entry(*group, entry, to),
+        Record::Vote(group, vote) => framed(VOTE, *group, to, |to| {
+            to.extend_from_slice(&vote.term.to_le_bytes());
+            to.extend_from_slice(&vote.leader.0.to_le_bytes());
+            to.push(u8::from(vote.committed));
+        }),
+        Record::Truncate(group, after) => framed(TRUNCATE, *group, to, |to| {
+            to.push(u8::from(after.is_some()));
+            to.extend_from_slice(&after.unwrap_or(0).to_le_bytes());
+        }),
+        Record::Purge(group, id) => framed(PURGE, *group, to, |to| put_log_id(*id, to)),
+        Record::Commit(group, id) => framed(COMMIT, *group, to, |to| put_log_id(*id, to)),
+        Record::Created(created) => framed(CREATED, created.group, to, |to| {
+            to.extend_from_slice(&created.data_id.0.to_le_bytes());
+            to.push(u8::from(created.first.is_some()));
+            let none = LogId {
+                term: 0,
+                leader: ReplicaId(0),
+                index: 0,
+            };
+            put_log_id(created.first.unwrap_or(none), to);
+            put_bytes(&created.descriptor, to);
+            put_bytes(&created.membership, to);
+        }),
+        Record::Removed(group) => framed(REMOVED, *group, to, |_| ()),
+        Record::DataIds(up_to) => framed(DATA_IDS, no_group, to, |to| {
+            to.extend_from_slice(&up_to.0.to_le_bytes());
+        }),
+    }
+}
+
+/// Appends an entry; its payload then ends where the buffer ends.
+pub fn encode_entry(group: Group, entry: &LogEntry, to: &mut Vec<u8>) {
+    let (kind, payload): (u8, &[u8]) = match &entry.payload {
+        Payload::Blank => (ENTRY_BLANK, &[]),
+        Payload::Commands(bytes) => (ENTRY_COMMANDS, bytes),
+        Payload::Membership(bytes) => (ENTRY_MEMBERSHIP, bytes),
+    };
+    framed(kind, group, to, |to| {
+        put_log_id(entry.id, to);
+        // An entry may be read back alone, long after its batch was checked.
+        to.extend_from_slice(&crc32c::crc32c(payload).to_le_bytes());
+        to.extend_from_slice(payload);
+    });
+}
+
+/// Bytes that an entry's record takes.
+pub fn entry_len(entry: &LogEntry) -> usize {
+    HEADER_LEN + LOG_ID_LEN + CRC_LEN + entry.payload.len()
+}
+
+fn framed(kind: u8, group: Group, to: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
+    to.push(kind);
+    to.extend_from_slice(&group.range.0.to_le_bytes());
+    to.extend_from_slice(&group.replica.0.to_le_bytes());
+    let len_at = to.len();
+    to.extend_from_slice(&[0; 4]);
+    body(to);
+    let len = (to.len() - len_at - 4) as u32;
+    if let Some(place) = to.get_mut(len_at..len_at + 4) {
+        place.copy_from_slice(&len.to_le_bytes());
+    }
+}
+
+fn put_log_id(id: LogId, to: &mut Vec<u8>) {
+    to.extend_from_slice(&id.term.to_le_bytes());
+    to.extend_from_slice(&id.leader.0.to_le_bytes());
+    to.extend_from_slice(&id.index.to_le_bytes());
+}
+
+fn put_bytes(bytes: &[u8], to: &mut Vec<u8>) {
+    to.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+    to.extend_from_slice(bytes);
+}
+
+/// Reads through the records of one batch.
+pub struct Reader<'a> {
+    rest: &'a [u8],
+    read: usize,
+}
+
+/// Why a record cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadRecord {
+    /// Its bytes do not make sense.
+    #[error("a record's bytes do not make sense")]
+    Malformed,
+    /// Written by another version.
+    #[error("record kind {0} is unknown to this version of rangedb")]
+    UnknownKind(u8),
+}
+
+impl<'a> Reader<'a> {
+    /// Reads the records in `payload`.
+    pub fn new(payload: &'a [u8]) -> Reader<'a> {
+        Reader {
+            rest: payload,
+            read: 0,
+        }
+    }
+
+    /// Where the next record begins.
+    pub fn offset(&self) -> usize {
+        self.read
+    }
+
+    /// The next record, or `None` at the end.
+    ///
+    /// # Errors
+    /// The bytes are no record of this version.
+    pub fn next(&mut self) -> Result<Option<Record>, BadRecord> {
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let kind = *self.take::<1>()?.first().ok_or(BadRecord::Malformed)?;
+        let range = RangeId(self.number()?);
+        let replica = ReplicaId(self.number()?);
+        let len = u32::from_le_bytes(self.take::<4>()?) as usize;
+        let (body, rest) = self
+            .rest
+            .split_at_checked(len)
+            .ok_or(BadRecord::Malformed)?;
+        self.rest = rest;
+        self.read += len;
+        let mut body = Reader::new(body);
+        let record = body.record(kind, Group { range, replica })?;
+        if !body.rest.is_empty() {
+            return Err(BadRecord::Malformed);
+        }
+        Ok(Some(record))
+    }
+
+    fn record(&mut self, kind: u8, group: Group) -> Result<Record, BadRecord> {
+        Ok(match kind {
+            ENTRY_BLANK | ENTRY_COMMANDS | ENTRY_MEMBERSHIP => {
+                let id = self.log_id()?;
+                let crc = u32::from_le_bytes(self.take()?);
+                if crc32c::crc32c(self.rest) != crc {
+                    return Err(BadRecord::Malformed);
+                }
+                let bytes = Bytes::copy_from_slice(std::mem::take(&mut self.rest));
+                let payload = match kind {
+                    ENTRY_BLANK => Payload::Blank,
+                    ENTRY_COMMANDS => Payload::Commands(bytes),
+                    _ => Payload::Membership(bytes),
+                };
+                Record::Entry(group, LogEntry { id, payload })
+            }
+            VOTE => {
+                let (term, leader) = (self.number()?, ReplicaId(self.number()?));
+                Record::Vote(
+                    group,
+                    Vote {
+                        term,
+                        leader,
+                        committed: self.flag()?,
+                    },
+                )
+            }
+            TRUNCATE => {
+                let (some, index) = (self.flag()?, self.number()?);
+                Record::Truncate(group, some.then_some(index))
+            }
+            PURGE => Record::Purge(group, self.log_id()?),
+            COMMIT => Record::Commit(group, self.log_id()?),
+            CREATED => {
+                let data_id = DataId(self.number()?);
+                let (some, first) = (self.flag()?, self.log_id()?);
+                let (descriptor, membership) = (self.bytes()?, self.bytes()?);
+                let first = some.then_some(first);
+                Record::Created(Created {
+                    group,
+                    data_id,
+                    descriptor,
+                    membership,
+                    first,
+                })
+            }
+            REMOVED => Record::Removed(group),
+            DATA_IDS => Record::DataIds(DataId(self.number()?)),
+            other => return Err(BadRecord::UnknownKind(other)),
+        })
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], BadRecord> {
+        let (bytes, rest) = self
+            .rest
+            .split_first_chunk::<N>()
+            .ok_or(BadRecord::Malformed)?;
+        self.rest = rest;
+        self.read += N;
+        Ok(*bytes)
+    }
+
+    fn number(&mut self) -> Result<u64, BadRecord> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    fn flag(&mut self) -> Result<bool, BadRecord> {
+        match self.take::<1>()? {
+            [0] => Ok(false),
+            [1] => Ok(true),
+            _ => Err(BadRecord::Malformed),
+        }
+    }
+
+    fn log_id(&mut self) -> Result<LogId, BadRecord> {
+        let (term, leader) = (self.number()?, ReplicaId(self.number()?));
+        Ok(LogId {
+            term,
+            leader,
+            index: self.number()?,
+        })
+    }
+
+    fn bytes(&mut self) -> Result<Bytes, BadRecord> {
+        let len = u32::from_le_bytes(self.take()?) as usize;
+        let (bytes, rest) = self
+            .rest
+            .split_at_checked(len)
+            .ok_or(BadRecord::Malformed)?;
+        self.rest = rest;
+        self.read += len;
+        Ok(Bytes::copy_from_slice(bytes))
+    }
+}

@@ -1,0 +1,454 @@
+//! Reading a log back: every batch of every segment that is left, in order.
+//!
+//! The rule for bad batches stands in the module's chapter; [`read`] applies it.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::rc::Rc;
+
+use crate::env::{Disk, Env, File};
+use crate::limits::{BLOCK_LEN, WAL_BATCH_LEN_MAX};
+use crate::types::DataId;
+use crate::wal::batch::{self, Found, Header};
+use crate::wal::log::{Log, Place};
+use crate::wal::record::{self, Record};
+use crate::wal::segment::{self, CLEAN, Kind, Segments};
+use crate::wal::{Group, WalError, WalOptions};
+
+/// Segments are read in steps of this many bytes.
+const STEP: usize = 1 << 20;
+
+type FileOf<E> = <<E as Env>::Disk as Disk>::File;
+
+/// What was read.
+pub struct State<E: Env> {
+    /// The last stop was clean.
+    pub clean: bool,
+    /// The groups' logs.
+    pub logs: BTreeMap<Group, Log>,
+    /// Tombstones.
+    pub removed: BTreeSet<Group>,
+    /// Data ids reserved.
+    pub data_ids: DataId,
+    /// Segments in use.
+    pub segments: Segments<FileOf<E>>,
+    /// The segment to go on in.
+    pub generation: u64,
+    /// Its file.
+    pub file: Rc<FileOf<E>>,
+    /// Where in it.
+    pub offset: u64,
+    /// The number of the next batch.
+    pub number: u64,
+    /// Spare segments.
+    pub spares: VecDeque<String>,
+    /// The highest number that a spare segment's name has had.
+    pub spares_made: u64,
+    /// Bytes of the batches that were read.
+    pub bytes: u64,
+}
+
+/// Reads the log, or makes an empty one.
+///
+/// # Errors
+/// The disk refuses, or what it has is damaged or of another version.
+pub async fn read<E: Env>(disk: &E::Disk, options: &WalOptions) -> Result<State<E>, WalError> {
+    let names = disk
+        .list()
+        .await
+        .map_err(|e| WalError::io(".", "list", &e))?;
+    let mut generations = BTreeSet::new();
+    let mut spares = VecDeque::new();
+    let mut spares_made = 0;
+    let mut has_mark = false;
+    for name in names {
+        match segment::kind(&name) {
+            Kind::Segment(generation) => drop(generations.insert(generation)),
+            Kind::Spare(number) => {
+                spares_made = number.max(spares_made);
+                spares.push_back(name);
+            }
+            Kind::Clean => has_mark = true,
+            Kind::Foreign => tracing::warn!(file = %name, "a foreign file in the log's folder"),
+        }
+    }
+    drop_short_spares::<E>(disk, &mut spares, options.segment_bytes).await?;
+    let mark = if has_mark {
+        Some(read_mark::<E>(disk).await?)
+    } else {
+        None
+    };
+    if generations.is_empty() {
+        if mark.is_some() {
+            return Err(corrupt(
+                CLEAN,
+                0,
+                "the log was stopped cleanly, but has no segment",
+            ));
+        }
+        let name = segment::name(1);
+        let made = disk.create(&name, options.segment_bytes).await;
+        drop(made.map_err(|e| WalError::io(&name, "create", &e))?);
+        generations.insert(1);
+    }
+    let mut scan = Scan::<E>::new(options);
+    for generation in &generations {
+        scan.segment(disk, *generation).await?;
+    }
+    if let Some(mark) = mark {
+        if scan.last != mark {
+            let (file, offset) = (segment::name(scan.generation), scan.offset);
+            let what = format!(
+                "the log was stopped cleanly after batch {mark}, but ends after batch {}",
+                scan.last
+            );
+            return Err(WalError::Corrupt { file, offset, what });
+        }
+        disk.remove(CLEAN)
+            .await
+            .map_err(|e| WalError::io(CLEAN, "remove", &e))?;
+    }
+    scan.finish(mark.is_some(), spares, spares_made)
+}
+
+fn corrupt(file: &str, offset: u64, what: &str) -> WalError {
+    WalError::Corrupt {
+        file: file.to_owned(),
+        offset,
+        what: what.to_owned(),
+    }
+}
+
+/// A spare segment that a crash left half made is of no use.
+async fn drop_short_spares<E: Env>(
+    disk: &E::Disk,
+    spares: &mut VecDeque<String>,
+    len: u64,
+) -> Result<(), WalError> {
+    for name in std::mem::take(spares) {
+        let file = disk
+            .open(&name)
+            .await
+            .map_err(|e| WalError::io(&name, "open", &e))?;
+        if file.len() == len {
+            spares.push_back(name);
+        } else {
+            drop(file);
+            disk.remove(&name)
+                .await
+                .map_err(|e| WalError::io(&name, "remove", &e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Leaves the mark of a clean stop: `next` is the number that the next batch would have.
+///
+/// # Errors
+/// The disk refuses.
+pub async fn mark_clean<E: Env>(
+    disk: &E::Disk,
+    generation: u64,
+    next: u64,
+) -> Result<(), WalError> {
+    let failed = |e: io::Error| WalError::io(CLEAN, "write", &e);
+    // Under another name until it is whole.
+    const DRAFT: &str = "clean.draft";
+    let file = disk.create(DRAFT, BLOCK_LEN as u64).await.map_err(failed)?;
+    let mut buffer = file.buffer(BLOCK_LEN);
+    let last = (next - 1).to_le_bytes();
+    let header = Header {
+        generation,
+        number: next,
+        len: last.len(),
+    };
+    batch::encode(header, &last, buffer.as_mut());
+    file.write_at(buffer, 0).await.map_err(failed)?;
+    drop(file);
+    disk.rename(DRAFT, CLEAN).await.map_err(failed)
+}
+
+/// The number of the last batch before a clean stop.
+async fn read_mark<E: Env>(disk: &E::Disk) -> Result<u64, WalError> {
+    let failed = |e: io::Error| WalError::io(CLEAN, "read", &e);
+    let file = disk.open(CLEAN).await.map_err(failed)?;
+    let bytes = file.read_at(0, BLOCK_LEN).await.map_err(failed)?;
+    match batch::decode(&bytes) {
+        Found::Batch(header) => Ok(header.number - 1),
+        Found::OtherFormat(found) => Err(WalError::OtherFormat {
+            file: CLEAN.to_owned(),
+            found,
+        }),
+        Found::Nothing | Found::Longer(_) => Err(corrupt(CLEAN, 0, "the mark cannot be read")),
+    }
+}
+
+/// Goes through the segments.
+struct Scan<E: Env> {
+    logs: BTreeMap<Group, Log>,
+    removed: BTreeSet<Group>,
+    data_ids: DataId,
+    segments: RefCell<Segments<FileOf<E>>>,
+    cache_left: usize,
+    /// Number of the last good batch; 0 before the first.
+    last: u64,
+    /// The segment being read, and where.
+    generation: u64,
+    file: Option<Rc<FileOf<E>>>,
+    offset: u64,
+    bytes: u64,
+}
+
+impl<E: Env> Scan<E> {
+    fn new(options: &WalOptions) -> Scan<E> {
+        Scan {
+            logs: BTreeMap::new(),
+            removed: BTreeSet::new(),
+            data_ids: DataId(0),
+            segments: RefCell::default(),
+            cache_left: options.entry_cache_bytes,
+            last: 0,
+            generation: 0,
+            file: None,
+            offset: 0,
+            bytes: 0,
+        }
+    }
+
+    fn finish(
+        self,
+        clean: bool,
+        spares: VecDeque<String>,
+        spares_made: u64,
+    ) -> Result<State<E>, WalError> {
+        let Some(file) = self.file else {
+            return Err(corrupt(".", 0, "there is no segment"));
+        };
+        Ok(State {
+            clean,
+            logs: self.logs,
+            removed: self.removed,
+            data_ids: self.data_ids,
+            segments: self.segments.into_inner(),
+            generation: self.generation,
+            file,
+            offset: self.offset,
+            number: self.last + 1,
+            spares,
+            spares_made,
+            bytes: self.bytes,
+        })
+    }
+
+    fn damaged(&self, what: impl Into<String>) -> WalError {
+        WalError::Corrupt {
+            file: segment::name(self.generation),
+            offset: self.offset,
+            what: what.into(),
+        }
+    }
+
+    /// Reads one segment, the next in order.
+    async fn segment(&mut self, disk: &E::Disk, generation: u64) -> Result<(), WalError> {
+        let name = segment::name(generation);
+        let file = disk
+            .open(&name)
+            .await
+            .map_err(|e| WalError::io(&name, "open", &e))?;
+        let file = Rc::new(file);
+        let (before, ended) = (self.generation, self.offset);
+        let is_first = self.file.is_none();
+        if !is_first && generation != before + 1 {
+            return Err(self.damaged(format!("segment {} is missing", segment::name(before + 1))));
+        }
+        self.segments.borrow_mut().add(generation, file.clone());
+        self.generation = generation;
+        self.file = Some(file.clone());
+        self.offset = 0;
+        let mut window = Window {
+            file: &*file,
+            name: &name,
+            start: 0,
+            bytes: Vec::new(),
+        };
+        loop {
+            let header = match window.batch_at(self.offset).await? {
+                Found::Batch(header) if header.generation == generation => header,
+                Found::OtherFormat(found) => {
+                    return Err(WalError::OtherFormat { file: name, found });
+                }
+                _ => break,
+            };
+            let follows = header.number == self.last + 1 || (is_first && self.offset == 0);
+            if !follows && self.offset == 0 {
+                self.generation = before;
+                self.offset = ended;
+                let (last, next) = (self.last, header.number);
+                return Err(self.damaged(format!(
+                    "batch {} is bad or missing: the segment ends after batch {last}, \
+                     the next begins with batch {next}",
+                    last + 1
+                )));
+            }
+            if !follows {
+                break;
+            }
+            let records = window.records(self.offset, header.len);
+            self.batch(header, records)?;
+        }
+        self.refuse_lost_batch(&mut window).await
+    }
+
+    /// A valid batch after next, where no valid one is next: what was acknowledged is lost.
+    async fn refuse_lost_batch(&self, window: &mut Window<'_, FileOf<E>>) -> Result<(), WalError> {
+        let end = window
+            .file
+            .len()
+            .min(self.offset + (WAL_BATCH_LEN_MAX + BLOCK_LEN) as u64);
+        let mut at = self.offset + BLOCK_LEN as u64;
+        while at < end {
+            if let Found::Batch(header) = window.batch_at(at).await?
+                && header.generation == self.generation
+                && header.number == self.last + 2
+            {
+                let bad = self.last + 1;
+                return Err(self.damaged(format!(
+                    "batch {bad} is bad, but batch {} after it is good",
+                    bad + 1
+                )));
+            }
+            at += BLOCK_LEN as u64;
+        }
+        Ok(())
+    }
+
+    fn batch(&mut self, header: Header, records: &[u8]) -> Result<(), WalError> {
+        let mut reader = record::Reader::new(records);
+        loop {
+            let begin = reader.offset();
+            let record = reader.next().map_err(|bad| self.damaged(bad.to_string()))?;
+            let Some(record) = record else { break };
+            let place = Place {
+                generation: header.generation,
+                offset: self.offset + (batch::HEADER_LEN + begin) as u64,
+                len: reader.offset() - begin,
+            };
+            self.record(record, place)?;
+        }
+        let len = batch::padded_len(header.len) as u64;
+        self.offset += len;
+        self.bytes += len;
+        self.last = header.number;
+        Ok(())
+    }
+
+    fn record(&mut self, record: Record, place: Place) -> Result<(), WalError> {
+        match record {
+            Record::Entry(group, entry) => {
+                if self.removed.contains(&group) {
+                    return Ok(());
+                }
+                let keep = entry.payload.len() <= self.cache_left;
+                if keep {
+                    self.cache_left -= entry.payload.len();
+                }
+                let index = entry.id.index;
+                let Some(log) = self.logs.get_mut(&group) else {
+                    return Err(self.damaged(format!("an entry of unknown {group:?}")));
+                };
+                let Some(left) = log.recover(entry, place, keep) else {
+                    return Err(self.damaged(format!("{group:?}: a gap before entry {index}")));
+                };
+                self.segments.borrow_mut().hold(place.generation);
+                self.release(left);
+            }
+            Record::Created(created) => {
+                let group = created.group;
+                if !self.removed.contains(&group) {
+                    self.logs.entry(group).or_insert_with(|| Log::new(created));
+                }
+            }
+            Record::Removed(group) => {
+                let log = self.logs.remove(&group);
+                self.removed.insert(group);
+                let left = log.map(|mut log| log.truncate(None));
+                self.release(left.unwrap_or_default());
+            }
+            Record::DataIds(up_to) => self.data_ids = self.data_ids.max(up_to),
+            Record::Vote(group, vote) => self.log(group, |log| log.set_vote(vote)),
+            Record::Commit(group, id) => self.log(group, |log| log.set_committed(id)),
+            Record::Truncate(group, after) => {
+                let left = self.logs.get_mut(&group).map(|log| log.truncate(after));
+                self.release(left.unwrap_or_default());
+            }
+            Record::Purge(group, id) => {
+                let left = self.logs.get_mut(&group).map(|log| log.purge(id));
+                self.release(left.unwrap_or_default());
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes a log; one that was removed since the record was appended is no more.
+    fn log(&mut self, group: Group, change: impl FnOnce(&mut Log)) {
+        if let Some(log) = self.logs.get_mut(&group) {
+            change(log);
+        }
+    }
+
+    fn release(&self, places: Vec<Place>) {
+        let mut segments = self.segments.borrow_mut();
+        places
+            .iter()
+            .for_each(|place| segments.release(place.generation));
+    }
+}
+
+/// A part of a segment in memory.
+struct Window<'a, F> {
+    file: &'a F,
+    name: &'a str,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl<F: File> Window<'_, F> {
+    /// What lies at an offset.
+    async fn batch_at(&mut self, offset: u64) -> Result<Found, WalError> {
+        let end = self.start + self.bytes.len() as u64;
+        if offset < self.start || offset + BLOCK_LEN as u64 > end {
+            self.load(offset, STEP).await?;
+        }
+        match batch::decode(self.at(offset)) {
+            Found::Longer(len) if offset + len as u64 <= self.file.len() => {
+                self.load(offset, len.max(STEP)).await?;
+                Ok(batch::decode(self.at(offset)))
+            }
+            found => Ok(found),
+        }
+    }
+
+    fn at(&self, offset: u64) -> &[u8] {
+        self.bytes
+            .get((offset - self.start) as usize..)
+            .unwrap_or_default()
+    }
+
+    fn records(&self, offset: u64, len: usize) -> &[u8] {
+        let from = (offset - self.start) as usize + batch::HEADER_LEN;
+        self.bytes.get(from..from + len).unwrap_or_default()
+    }
+
+    async fn load(&mut self, offset: u64, len: usize) -> Result<(), WalError> {
+        let len = len.min(self.file.len().saturating_sub(offset) as usize);
+        self.start = offset;
+        self.bytes = if len == 0 {
+            Vec::new()
+        } else {
+            let read = self.file.read_at(offset, len).await;
+            read.map_err(|e| WalError::io(self.name, "read", &e))?
+        };
+        Ok(())
+    }
+}

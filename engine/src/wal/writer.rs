@@ -1,0 +1,703 @@
+//! The log's writer: gathers records, writes one batch at a time, and answers in order.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use hdrhistogram::Histogram;
+use openraft::async_runtime::{Oneshot, OneshotSender};
+
+use crate::env::{AsyncRuntime, Disk, Env, File, Instant, Now};
+use crate::limits::BLOCK_LEN;
+use crate::types::DataId;
+use crate::wal::batch::{self, RECORDS_LEN_MAX};
+use crate::wal::log::{GroupLog, Log, Place};
+use crate::wal::record::{self, Record};
+use crate::wal::segment::{self, Segments};
+use crate::wal::{
+    Created, Group, LogEntry, LogId, Position, Recovered, WalError, WalOptions, WalStats, recovery,
+};
+
+/// What happens when a chunk is durable, or the log has failed.
+pub(super) enum Done {
+    /// Someone is told.
+    Call(Box<dyn FnOnce(Result<(), WalError>)>),
+    /// Entries have left these places.
+    Leave(Vec<Place>),
+}
+
+/// Records that become one batch.
+#[derive(Default)]
+struct Chunk {
+    bytes: Vec<u8>,
+    records: u64,
+    /// Entries among the records, with where they begin and end.
+    entries: Vec<(Group, LogId, usize, usize)>,
+    done: Vec<Done>,
+    /// Whether someone waits for it; without, it goes along with the next one.
+    urgent: bool,
+}
+
+/// Where the next batch goes.
+struct Head<F> {
+    generation: u64,
+    file: Rc<F>,
+    offset: u64,
+    number: u64,
+}
+
+struct Counters {
+    writes: u64,
+    bytes: u64,
+    records: u64,
+    write_micros: Histogram<u64>,
+    batch_records: Histogram<u64>,
+    batch_bytes: Histogram<u64>,
+}
+
+type FileOf<E> = <<E as Env>::Disk as Disk>::File;
+
+/// What the log's handles share.
+pub struct Core<E: Env> {
+    disk: E::Disk,
+    options: WalOptions,
+    pending: RefCell<VecDeque<Chunk>>,
+    pending_bytes: Cell<usize>,
+    logs: RefCell<BTreeMap<Group, Rc<RefCell<Log>>>>,
+    removed: RefCell<BTreeSet<Group>>,
+    data_ids: Cell<DataId>,
+    segments: RefCell<Segments<FileOf<E>>>,
+    head: RefCell<Head<FileOf<E>>>,
+    spares: RefCell<VecDeque<String>>,
+    spares_made: Cell<u64>,
+    /// Bytes written so far, counted from the oldest segment at the start.
+    written: Cell<u64>,
+    dead: RefCell<Option<WalError>>,
+    closed: Cell<bool>,
+    writing_since: Cell<Option<Now<E>>>,
+    writer: RefCell<Option<Waker>>,
+    keeper: RefCell<Option<Waker>>,
+    waiting_for_spare: RefCell<Option<Waker>>,
+    counters: RefCell<Counters>,
+}
+
+/// A shard's log. Clones are the same log.
+pub struct Wal<E: Env> {
+    core: Rc<Core<E>>,
+}
+
+impl<E: Env> Clone for Wal<E> {
+    fn clone(&self) -> Wal<E> {
+        Wal {
+            core: self.core.clone(),
+        }
+    }
+}
+
+fn histogram() -> Histogram<u64> {
+    // Two digits; grows as it needs to.
+    Histogram::new(2).expect("two significant digits are allowed")
+}
+
+impl<E: Env> Wal<E> {
+    /// Opens the log in a disk's folder, or makes one.
+    ///
+    /// # Errors
+    /// The disk refuses, or what it has is damaged or of another version.
+    pub async fn open(
+        disk: E::Disk,
+        options: WalOptions,
+    ) -> Result<(Wal<E>, Recovered<E>), WalError> {
+        let found = recovery::read::<E>(&disk, &options).await?;
+        let counters = Counters {
+            writes: 0,
+            bytes: 0,
+            records: 0,
+            write_micros: histogram(),
+            batch_records: histogram(),
+            batch_bytes: histogram(),
+        };
+        let logs: BTreeMap<Group, Rc<RefCell<Log>>> = found
+            .logs
+            .into_iter()
+            .map(|(group, log)| (group, Rc::new(RefCell::new(log))))
+            .collect();
+        let core = Rc::new(Core {
+            disk,
+            options,
+            pending: RefCell::default(),
+            pending_bytes: Cell::new(0),
+            logs: RefCell::new(logs),
+            removed: RefCell::new(found.removed),
+            data_ids: Cell::new(found.data_ids),
+            segments: RefCell::new(found.segments),
+            head: RefCell::new(Head {
+                generation: found.generation,
+                file: found.file,
+                offset: found.offset,
+                number: found.number,
+            }),
+            spares: RefCell::new(found.spares),
+            spares_made: Cell::new(found.spares_made),
+            written: Cell::new(found.bytes),
+            dead: RefCell::new(None),
+            closed: Cell::new(false),
+            writing_since: Cell::new(None),
+            writer: RefCell::new(None),
+            keeper: RefCell::new(None),
+            waiting_for_spare: RefCell::new(None),
+            counters: RefCell::new(counters),
+        });
+        let (writer, keeper) = (core.clone(), core.clone());
+        drop(E::Runtime::spawn(async move { writer.run().await }));
+        drop(E::Runtime::spawn(
+            async move { keeper.keep_segments().await },
+        ));
+        let wal = Wal { core };
+        let recovered = wal.recovered(found.clean);
+        Ok((wal, recovered))
+    }
+
+    fn recovered(&self, clean: bool) -> Recovered<E> {
+        let logs = self.core.logs.borrow();
+        let replicas = logs.iter().map(|(group, log)| {
+            let created = log.borrow().created.clone();
+            (
+                created,
+                GroupLog::new(*group, log.clone(), self.core.clone()),
+            )
+        });
+        Recovered {
+            clean,
+            replicas: replicas.collect(),
+            removed: self.core.removed.borrow().iter().copied().collect(),
+            data_ids_reserved: self.core.data_ids.get(),
+            begins: Position(0),
+        }
+    }
+
+    /// Makes a replica; durable when this returns.
+    ///
+    /// # Errors
+    /// Its name was used before, or the log has failed.
+    pub async fn create_replica(&self, created: Created) -> Result<GroupLog<E>, WalError> {
+        let group = created.group;
+        let known = self.core.logs.borrow().contains_key(&group)
+            || self.core.removed.borrow().contains(&group);
+        if known {
+            return Err(WalError::ReplicaNameUsed(group));
+        }
+        let log = Rc::new(RefCell::new(Log::new(created.clone())));
+        self.core.logs.borrow_mut().insert(group, log.clone());
+        self.core.append_durably(&Record::Created(created)).await?;
+        Ok(GroupLog::new(group, log, self.core.clone()))
+    }
+
+    /// Removes a replica for good; durable when this returns.
+    ///
+    /// # Errors
+    /// The log has failed.
+    pub async fn remove_replica(&self, group: Group) -> Result<(), WalError> {
+        let log = self.core.logs.borrow_mut().remove(&group);
+        self.core.removed.borrow_mut().insert(group);
+        self.core.append_lazily(&Record::Removed(group));
+        if let Some(log) = log {
+            let left = log.borrow_mut().truncate(None);
+            self.core.complete(Done::Leave(left));
+        }
+        self.core.flush().await
+    }
+
+    /// Reserves data ids up to and with `up_to`; durable when this returns.
+    ///
+    /// # Errors
+    /// The log has failed.
+    pub async fn reserve_data_ids(&self, up_to: DataId) -> Result<(), WalError> {
+        self.core.data_ids.set(self.core.data_ids.get().max(up_to));
+        self.core.append_durably(&Record::DataIds(up_to)).await
+    }
+
+    /// Where the next record goes in the stream of written bytes.
+    pub fn position(&self) -> Position {
+        Position(self.core.written.get() + self.core.pending_bytes.get() as u64)
+    }
+
+    /// Bytes written since a position, padding included.
+    pub fn bytes_since(&self, position: Position) -> u64 {
+        self.position().0.saturating_sub(position.0)
+    }
+
+    /// Since when the write in flight has been under way.
+    pub fn writing_since(&self) -> Option<Now<E>> {
+        self.core.writing_since.get()
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> WalStats {
+        let counters = self.core.counters.borrow();
+        let cached = self
+            .core
+            .logs
+            .borrow()
+            .values()
+            .map(|log| log.borrow().cached_bytes())
+            .sum();
+        WalStats {
+            writes: counters.writes,
+            bytes: counters.bytes,
+            records: counters.records,
+            pending_bytes: self.core.pending_bytes.get(),
+            segments: self.core.segments.borrow().len(),
+            cached_bytes: cached,
+            write_micros: counters.write_micros.clone(),
+            batch_records: counters.batch_records.clone(),
+            batch_bytes: counters.batch_bytes.clone(),
+        }
+    }
+
+    /// Writes what is pending and the mark of a clean stop. Nothing can be appended after.
+    ///
+    /// # Errors
+    /// The log has failed.
+    pub async fn close(&self) -> Result<(), WalError> {
+        let core = &self.core;
+        core.flush().await?;
+        core.closed.set(true);
+        core.wake_writer();
+        core.wake_keeper();
+        let (generation, number) = {
+            let head = core.head.borrow();
+            (head.generation, head.number)
+        };
+        recovery::mark_clean::<E>(&core.disk, generation, number).await
+    }
+}
+
+impl<E: Env> Core<E> {
+    /// Adds a record to the chunk that is being gathered.
+    fn add(&self, len_max: usize, encode: impl FnOnce(&mut Chunk)) {
+        let mut pending = self.pending.borrow_mut();
+        if pending
+            .back()
+            .is_none_or(|chunk| chunk.bytes.len() + len_max > RECORDS_LEN_MAX)
+        {
+            pending.push_back(Chunk::default());
+        }
+        if let Some(chunk) = pending.back_mut() {
+            let before = chunk.bytes.len();
+            encode(chunk);
+            chunk.records += 1;
+            let added = chunk.bytes.len() - before;
+            self.pending_bytes.set(self.pending_bytes.get() + added);
+        }
+    }
+
+    /// Adds an entry. The caller adds what is to be told when it is durable.
+    pub(super) fn append_entry(&self, group: Group, entry: &LogEntry) {
+        self.add(record::entry_len(entry), |chunk| {
+            let begin = chunk.bytes.len();
+            record::encode_entry(group, entry, &mut chunk.bytes);
+            chunk
+                .entries
+                .push((group, entry.id, begin, chunk.bytes.len()));
+        });
+    }
+
+    /// Adds a record that goes along with the next write.
+    pub(super) fn append_lazily(&self, record: &Record) {
+        let mut bytes = Vec::new();
+        record::encode(record, &mut bytes);
+        self.add(bytes.len(), |chunk| chunk.bytes.append(&mut bytes));
+    }
+
+    /// Adds something to be done after the records added so far are durable.
+    pub(super) fn complete(&self, done: Done) {
+        if let Some(error) = self.dead() {
+            if let Done::Call(call) = done {
+                call(Err(error));
+            }
+            return;
+        }
+        {
+            let mut pending = self.pending.borrow_mut();
+            if pending.is_empty() {
+                pending.push_back(Chunk::default());
+            }
+            if let Some(chunk) = pending.back_mut() {
+                chunk.urgent = true;
+                chunk.done.push(done);
+            }
+        }
+        self.wake_writer();
+    }
+
+    /// Adds a record and waits until it is durable.
+    pub(super) async fn append_durably(&self, record: &Record) -> Result<(), WalError> {
+        self.append_lazily(record);
+        self.flush().await
+    }
+
+    /// Waits until everything added so far is durable.
+    pub(super) async fn flush(&self) -> Result<(), WalError> {
+        let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
+        self.complete(Done::Call(Box::new(move |result| {
+            // Whoever waited may have gone.
+            let _ = sender.send(result);
+        })));
+        receiver.await.unwrap_or(Err(WalError::Closed))
+    }
+
+    fn dead(&self) -> Option<WalError> {
+        if self.closed.get() {
+            return Some(WalError::Closed);
+        }
+        self.dead.borrow().clone()
+    }
+
+    fn wake_writer(&self) {
+        let waker = self.writer.borrow_mut().take();
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    fn wake_keeper(&self) {
+        let waker = self.keeper.borrow_mut().take();
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// The writer's task.
+    async fn run(self: Rc<Core<E>>) {
+        while let Some(chunk) = self.next_chunk().await {
+            let bytes = chunk.bytes.len();
+            let done = match self.write_next(&chunk).await {
+                Ok(()) => {
+                    self.pending_bytes.set(self.pending_bytes.get() - bytes);
+                    chunk.done
+                }
+                Err(error) => {
+                    *self.dead.borrow_mut() = Some(error);
+                    let rest = std::mem::take(&mut *self.pending.borrow_mut());
+                    chunk
+                        .done
+                        .into_iter()
+                        .chain(rest.into_iter().flat_map(|c| c.done))
+                        .collect()
+                }
+            };
+            self.finish(done);
+        }
+    }
+
+    fn finish(&self, done: Vec<Done>) {
+        let result = self.dead.borrow().clone().map_or(Ok(()), Err);
+        let mut left = false;
+        for done in done {
+            match done {
+                Done::Call(call) => call(result.clone()),
+                Done::Leave(places) => {
+                    left |= !places.is_empty();
+                    let mut segments = self.segments.borrow_mut();
+                    places
+                        .iter()
+                        .for_each(|place| segments.release(place.generation));
+                }
+            }
+        }
+        if left {
+            self.wake_keeper();
+        }
+    }
+
+    async fn next_chunk(&self) -> Option<Chunk> {
+        std::future::poll_fn(|cx| {
+            let mut pending = self.pending.borrow_mut();
+            // A chunk that nobody waits for goes along with the one after it, or with this one
+            // once something urgent is added.
+            if pending.len() > 1 || pending.front().is_some_and(|chunk| chunk.urgent) {
+                return Poll::Ready(pending.pop_front());
+            }
+            if self.closed.get() || self.dead.borrow().is_some() {
+                return Poll::Ready(None);
+            }
+            *self.writer.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Writes a chunk, in a new segment if this one has no room.
+    async fn write_next(&self, chunk: &Chunk) -> Result<(), WalError> {
+        if chunk.bytes.is_empty() {
+            return Ok(());
+        }
+        let len = batch::padded_len(chunk.bytes.len()) as u64;
+        let full = self.head.borrow().offset + len > self.options.segment_bytes;
+        if full {
+            self.next_segment().await?;
+        }
+        if self.head.borrow().offset == 0 {
+            for checkpoint in self.checkpoint() {
+                self.write(&checkpoint).await?;
+            }
+        }
+        self.write(chunk).await
+    }
+
+    /// Everything but entries, as chunks.
+    fn checkpoint(&self) -> Vec<Chunk> {
+        let mut records = vec![Record::DataIds(self.data_ids.get())];
+        records.extend(
+            self.removed
+                .borrow()
+                .iter()
+                .map(|group| Record::Removed(*group)),
+        );
+        records.extend(
+            self.logs
+                .borrow()
+                .values()
+                .flat_map(|log| log.borrow().checkpoint()),
+        );
+        let mut chunks = vec![Chunk::default()];
+        let mut bytes = Vec::new();
+        for record in records {
+            record::encode(&record, &mut bytes);
+            if chunks
+                .last()
+                .is_none_or(|c| c.bytes.len() + bytes.len() > RECORDS_LEN_MAX / 8)
+            {
+                chunks.push(Chunk::default());
+            }
+            if let Some(chunk) = chunks.last_mut() {
+                chunk.bytes.append(&mut bytes);
+                chunk.records += 1;
+            }
+        }
+        chunks
+    }
+
+    /// Writes one batch durably.
+    async fn write(&self, chunk: &Chunk) -> Result<(), WalError> {
+        let (generation, file, offset, number) = {
+            let head = self.head.borrow();
+            (head.generation, head.file.clone(), head.offset, head.number)
+        };
+        let len = batch::padded_len(chunk.bytes.len());
+        let mut buffer = file.buffer(len);
+        let header = batch::Header {
+            generation,
+            number,
+            len: chunk.bytes.len(),
+        };
+        batch::encode(header, &chunk.bytes, buffer.as_mut());
+        let began = Now::<E>::now();
+        self.writing_since.set(Some(began));
+        let result = file.write_at(buffer, offset).await;
+        self.writing_since.set(None);
+        result.map_err(|e| WalError::io(&segment::name(generation), "durable write", &e))?;
+        {
+            let mut head = self.head.borrow_mut();
+            head.offset += len as u64;
+            head.number += 1;
+        }
+        self.written.set(self.written.get() + len as u64);
+        self.count(began, chunk.records, len);
+        let first = offset + batch::HEADER_LEN as u64;
+        for (group, id, begin, end) in &chunk.entries {
+            let place = Place {
+                generation,
+                offset: first + *begin as u64,
+                len: end - begin,
+            };
+            self.placed(*group, *id, place);
+        }
+        Ok(())
+    }
+
+    fn count(&self, began: Now<E>, records: u64, len: usize) {
+        let micros = began.elapsed().as_micros() as u64;
+        let mut counters = self.counters.borrow_mut();
+        counters.writes += 1;
+        counters.bytes += len as u64;
+        counters.records += records;
+        counters.write_micros.saturating_record(micros.max(1));
+        counters.batch_records.saturating_record(records.max(1));
+        counters.batch_bytes.saturating_record(len as u64);
+    }
+
+    fn placed(&self, group: Group, id: LogId, place: Place) {
+        let log = self.logs.borrow().get(&group).cloned();
+        let Some(log) = log else { return };
+        let (left, held) = log.borrow_mut().placed(id, place);
+        let mut segments = self.segments.borrow_mut();
+        if held {
+            segments.hold(place.generation);
+        }
+        if let Some(left) = left {
+            segments.release(left.generation);
+        }
+    }
+
+    /// Goes on in a spare segment.
+    async fn next_segment(&self) -> Result<(), WalError> {
+        let spare = std::future::poll_fn(|cx| {
+            let spare = self.spares.borrow_mut().pop_front();
+            if spare.is_some() || self.dead.borrow().is_some() {
+                return Poll::Ready(spare);
+            }
+            *self.waiting_for_spare.borrow_mut() = Some(cx.waker().clone());
+            self.wake_keeper();
+            Poll::Pending
+        })
+        .await;
+        let Some(spare) = spare else {
+            return Err(self.dead().unwrap_or(WalError::Closed));
+        };
+        let generation = self.head.borrow().generation + 1;
+        let name = segment::name(generation);
+        self.disk
+            .rename(&spare, &name)
+            .await
+            .map_err(|e| WalError::io(&name, "rename", &e))?;
+        let file = self
+            .disk
+            .open(&name)
+            .await
+            .map_err(|e| WalError::io(&name, "open", &e))?;
+        let file = Rc::new(file);
+        self.segments.borrow_mut().add(generation, file.clone());
+        {
+            let mut head = self.head.borrow_mut();
+            head.generation = generation;
+            head.file = file;
+            head.offset = 0;
+        }
+        self.wake_keeper();
+        Ok(())
+    }
+
+    pub(super) fn segment_file(&self, generation: u64) -> Option<Rc<FileOf<E>>> {
+        self.segments.borrow().file(generation)
+    }
+
+    /// Frees memory of entries that the disk has too, beyond the budget.
+    pub(super) fn trim_cache(&self) {
+        let logs = self.logs.borrow();
+        let cached: usize = logs.values().map(|log| log.borrow().cached_bytes()).sum();
+        let mut wanted = cached.saturating_sub(self.options.entry_cache_bytes);
+        for log in logs.values() {
+            if wanted == 0 {
+                break;
+            }
+            wanted -= log.borrow_mut().evict(wanted).min(wanted);
+        }
+    }
+
+    /// The keeper's task: has a spare segment ready, recycles, and carries old entries forward.
+    async fn keep_segments(self: Rc<Core<E>>) {
+        while !self.closed.get() && self.dead.borrow().is_none() {
+            match self.keep_once().await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => {
+                    // The writer meets it when it needs the segment; a full disk may have room
+                    // again by then.
+                    tracing::warn!(%error, "no spare log segment");
+                    if self.waiting_for_spare.borrow().is_some() {
+                        *self.dead.borrow_mut() = Some(error);
+                        self.wake_spare();
+                        return;
+                    }
+                }
+            }
+            let mut waited = false;
+            std::future::poll_fn(|cx| {
+                if std::mem::replace(&mut waited, true) {
+                    return Poll::Ready(());
+                }
+                *self.keeper.borrow_mut() = Some(cx.waker().clone());
+                Poll::Pending
+            })
+            .await;
+        }
+    }
+
+    fn wake_spare(&self) {
+        let waker = self.waiting_for_spare.borrow_mut().take();
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// One step of the keeper; says whether there may be more to do.
+    async fn keep_once(&self) -> Result<bool, WalError> {
+        let unneeded = self.segments.borrow_mut().take_unneeded();
+        for generation in unneeded {
+            self.recycle(&segment::name(generation)).await?;
+        }
+        if self.spares.borrow().len() < segment::SPARES {
+            let name = self.spare_name();
+            let made = self.disk.create(&name, self.options.segment_bytes).await;
+            made.map_err(|e| WalError::io(&name, "create", &e))?;
+            self.spares.borrow_mut().push_back(name);
+            self.wake_spare();
+            return Ok(true);
+        }
+        let oldest = {
+            let segments = self.segments.borrow();
+            let too_many = segments.len() > self.options.segments_max;
+            segments.oldest_full().filter(|_| too_many)
+        };
+        if let Some(oldest) = oldest {
+            self.carry_forward(oldest).await?;
+        }
+        Ok(false)
+    }
+
+    fn spare_name(&self) -> String {
+        self.spares_made.set(self.spares_made.get() + 1);
+        segment::spare_name(self.spares_made.get())
+    }
+
+    async fn recycle(&self, name: &str) -> Result<(), WalError> {
+        if self.spares.borrow().len() > segment::SPARES {
+            let removed = self.disk.remove(name).await;
+            return removed.map_err(|e| WalError::io(name, "remove", &e));
+        }
+        let spare = self.spare_name();
+        let renamed = self.disk.rename(name, &spare).await;
+        renamed.map_err(|e| WalError::io(name, "rename", &e))?;
+        self.spares.borrow_mut().push_back(spare);
+        self.wake_spare();
+        Ok(())
+    }
+
+    /// Writes the live entries of a segment again, so that it can go.
+    async fn carry_forward(&self, generation: u64) -> Result<(), WalError> {
+        let logs: Vec<_> = self
+            .logs
+            .borrow()
+            .iter()
+            .map(|(g, log)| (*g, log.clone()))
+            .collect();
+        for (group, log) in logs {
+            let places = log.borrow().places_in(generation);
+            for (id, place) in places {
+                let cached = log.borrow().entry(id);
+                let entry = match cached {
+                    Some(entry) => entry,
+                    None => match self.read_entry(id, place).await {
+                        Ok(entry) => entry,
+                        Err(_) if !log.borrow().has(id) => continue,
+                        Err(error) => return Err(error),
+                    },
+                };
+                // Purged or overwritten while it was read: it must not come back.
+                if log.borrow().has(id) {
+                    self.append_entry(group, &entry);
+                }
+            }
+        }
+        self.flush().await
+    }
+}
+
+const _: () = assert!(batch::HEADER_LEN < BLOCK_LEN);
