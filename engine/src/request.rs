@@ -46,6 +46,7 @@ pub struct Mutation {
 
 /// A write within one range.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are named for what they are")]
 pub enum Write {
     /// Sets a key. Answered with [`Outcome::Done`].
     Put { key: Blob, value: Blob },
@@ -78,6 +79,7 @@ impl Write {
 
 /// What a write that was decided did.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[expect(missing_docs, reason = "the fields are named for what they are")]
 pub enum Outcome {
     /// Written at this version. `existed`: a delete found a value.
     Done { version: Timestamp, existed: bool },

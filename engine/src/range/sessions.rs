@@ -53,6 +53,7 @@ pub struct SavedPair {
 
 /// A row to be written or deleted when a memtable freezes.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are named for what they are")]
 pub enum SessionRow {
     /// A client's marks; `None` when it was forgotten.
     Client(ClientId, Option<ClientMarks>),

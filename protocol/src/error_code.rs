@@ -1,0 +1,118 @@
+//! Stable numbers for what can go wrong, and what became of a write that failed.
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Fate {
+    /// It has not happened and will not.
+    NotApplied = 0,
+    /// It may have happened, or may yet.
+    Unknown = 1,
+    /// It has happened.
+    Applied = 2,
+}
+
+impl Fate {
+    /// Reads the number of an error table; what is not known is unknown.
+    pub fn from_u8(number: u8) -> Fate {
+        match number {
+            0 => Fate::NotApplied,
+            2 => Fate::Applied,
+            _ => Fate::Unknown,
+        }
+    }
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $number:literal $text:literal,)*) => {
+        /// What went wrong. A number never changes its meaning; new ones are added.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u16)]
+        pub enum ErrorCode {
+            $($(#[$doc])* $name = $number,)*
+        }
+
+        impl ErrorCode {
+            /// Every code.
+            pub const ALL: &[ErrorCode] = &[$(ErrorCode::$name),*];
+
+            /// Reads the number of an error table.
+            pub fn from_u16(number: u16) -> Option<ErrorCode> {
+                match number {
+                    $($number => Some(ErrorCode::$name),)*
+                    _ => None,
+                }
+            }
+
+            /// The code's name in logs, metrics and JSON.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(ErrorCode::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The frame or its table cannot be read. The connection is closed.
+    MalformedFrame = 1 "malformed_frame",
+    /// The frame is longer than the limit. The connection is closed.
+    FrameTooLarge = 2 "frame_too_large",
+    /// The server does not know this kind of request. The connection lives on.
+    UnknownKind = 3 "unknown_kind",
+    /// The request breaks a limit or a rule that does not depend on data.
+    Invalid = 4 "invalid",
+    /// More requests are in flight on the connection than the limit.
+    TooManyInFlight = 5 "too_many_in_flight",
+    /// The key's range is elsewhere, or its epoch has changed; the route says where.
+    Moved = 10 "moved",
+    /// The replica does not lead the range; the route says who does, if it is known.
+    NotLeader = 11 "not_leader",
+    /// The keys lie in several ranges.
+    SeveralRanges = 12 "several_ranges",
+    /// The range is being recovered.
+    Recovering = 13 "recovering",
+    /// A queue is full or the disk lags behind; try again after the time given.
+    Overloaded = 20 "overloaded",
+    /// The deadline passed before the request was proposed.
+    DeadlineExceeded = 21 "deadline_exceeded",
+    /// The request was proposed, but its result is not known.
+    Unknown = 22 "unknown",
+    /// The write's name can no longer be told from one that was applied.
+    SessionExpired = 23 "session_expired",
+    /// The snapshot was collected.
+    SnapshotTooOld = 30 "snapshot_too_old",
+    /// The value is no signed 64-bit decimal number.
+    NotANumber = 31 "not_a_number",
+    /// The increment would leave the signed 64 bits.
+    NumberOverflow = 32 "number_overflow",
+    /// The node stops.
+    ShuttingDown = 40 "shutting_down",
+    /// The disk has no room for writes.
+    DiskFull = 41 "disk_full",
+    /// The server has failed in a way that is its own fault.
+    Internal = 50 "internal",
+}
+
+impl std::fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_back() {
+        for code in ErrorCode::ALL {
+            assert_eq!(ErrorCode::from_u16(*code as u16), Some(*code));
+        }
+        assert_eq!(ErrorCode::from_u16(9999), None);
+        for fate in [Fate::NotApplied, Fate::Unknown, Fate::Applied] {
+            assert_eq!(Fate::from_u8(fate as u8), fate);
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Every bound of the protocol. Sizes in bytes.
+
+/// Longest key; the shortest has one byte.
+pub const KEY_LEN_MAX: usize = 4 << 10;
+/// Longest value.
+pub const VALUE_LEN_MAX: usize = 1 << 20;
+/// Keys and values of one write together.
+pub const BATCH_LEN_MAX: usize = 4 << 20;
+/// Operations of one write.
+pub const BATCH_OPS_MAX: usize = 4096;
+/// One frame, without its length field.
+pub const FRAME_LEN_MAX: usize = 8 << 20;
+/// Requests of one connection that have no reply yet.
+pub const IN_FLIGHT_MAX: usize = 1024;
+/// Rows of one scan reply.
+pub const SCAN_ROWS_MAX: usize = 10_000;
+/// Keys and values of one scan reply together.
+pub const SCAN_BYTES_MAX: usize = 4 << 20;
+
+const _: () = {
+    assert!(KEY_LEN_MAX + VALUE_LEN_MAX <= BATCH_LEN_MAX);
+    // A write of the most and smallest operations, with the tables around them.
+    assert!(BATCH_LEN_MAX + BATCH_OPS_MAX * 64 < FRAME_LEN_MAX);
+    assert!(SCAN_BYTES_MAX + VALUE_LEN_MAX + SCAN_ROWS_MAX * 64 < FRAME_LEN_MAX);
+};

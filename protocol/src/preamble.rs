@@ -1,0 +1,266 @@
+//! The first bytes of a connection, both ways. See the crate's chapter for the layout.
+
+/// The newest protocol version of this crate.
+pub const VERSION: u16 = 1;
+/// The oldest that it still speaks.
+pub const VERSION_MIN: u16 = 1;
+/// Length of the client's preamble.
+pub const PREAMBLE_LEN: usize = 16;
+/// Length of the server's answer.
+pub const ANSWER_LEN: usize = 40;
+/// No particular shard is wanted.
+pub const ANY_SHARD: u16 = u16::MAX;
+
+const MAGIC: [u8; 4] = *b"RDB\n";
+const ANSWER_MAGIC: [u8; 4] = *b"RDB\r";
+const FLAG_SMART: u8 = 1;
+const FLAG_TLS: u8 = 2;
+
+/// Who opens a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A client of the database.
+    Client,
+    /// Another node.
+    Peer,
+}
+
+/// What a connection begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preamble {
+    /// Oldest version that the sender speaks.
+    pub version_min: u16,
+    /// Newest version that it speaks.
+    pub version_max: u16,
+    /// Who it is.
+    pub role: Role,
+    /// It wants a route, not a forwarded request, for a key that is elsewhere.
+    pub smart: bool,
+    /// It wants TLS after the preamble.
+    pub tls: bool,
+    /// The shard it wants, or [`ANY_SHARD`].
+    pub shard: u16,
+}
+
+/// Why a preamble cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadPreamble {
+    /// It is no preamble of this protocol.
+    #[error("these bytes are no preamble of the RangeDB protocol")]
+    NotOurs,
+    /// It names an unknown role.
+    #[error("role {0} is unknown")]
+    UnknownRole(u8),
+}
+
+impl Preamble {
+    /// A smart client's preamble.
+    pub fn client(shard: u16) -> Preamble {
+        Preamble {
+            version_min: VERSION_MIN,
+            version_max: VERSION,
+            role: Role::Client,
+            smart: true,
+            tls: false,
+            shard,
+        }
+    }
+
+    /// The bytes.
+    pub fn encode(&self) -> [u8; PREAMBLE_LEN] {
+        let mut bytes = [0; PREAMBLE_LEN];
+        let flags = if self.smart { FLAG_SMART } else { 0 } | if self.tls { FLAG_TLS } else { 0 };
+        let role = match self.role {
+            Role::Client => 0,
+            Role::Peer => 1,
+        };
+        put(&mut bytes, 0, &MAGIC);
+        put(&mut bytes, 4, &self.version_min.to_le_bytes());
+        put(&mut bytes, 6, &self.version_max.to_le_bytes());
+        put(&mut bytes, 8, &[role, flags]);
+        put(&mut bytes, 10, &self.shard.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the bytes.
+    ///
+    /// # Errors
+    /// They are no preamble.
+    pub fn decode(bytes: &[u8; PREAMBLE_LEN]) -> Result<Preamble, BadPreamble> {
+        if !bytes.starts_with(&MAGIC) {
+            return Err(BadPreamble::NotOurs);
+        }
+        let [role, flags] = field(bytes, 8);
+        let role = match role {
+            0 => Role::Client,
+            1 => Role::Peer,
+            other => return Err(BadPreamble::UnknownRole(other)),
+        };
+        Ok(Preamble {
+            version_min: u16::from_le_bytes(field(bytes, 4)),
+            version_max: u16::from_le_bytes(field(bytes, 6)),
+            role,
+            smart: flags & FLAG_SMART != 0,
+            tls: flags & FLAG_TLS != 0,
+            shard: u16::from_le_bytes(field(bytes, 10)),
+        })
+    }
+
+    /// The version that both sides speak, the newest one; `None` if there is none.
+    pub fn version(&self) -> Option<u16> {
+        let version = self.version_max.min(VERSION);
+        (version >= self.version_min.max(VERSION_MIN)).then_some(version)
+    }
+}
+
+/// Whether a connection is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Verdict {
+    /// It is.
+    Accepted = 0,
+    /// There is no version that both speak.
+    NoCommonVersion = 1,
+    /// The node has no such shard.
+    UnknownShard = 2,
+    /// TLS is not offered.
+    NoTls = 3,
+    /// The role is not served, or needs a credential.
+    RoleRefused = 4,
+    /// There are too many connections.
+    TooManyConnections = 5,
+    /// The node stops.
+    ShuttingDown = 6,
+}
+
+impl Verdict {
+    fn from_u16(number: u16) -> Option<Verdict> {
+        [
+            Verdict::Accepted,
+            Verdict::NoCommonVersion,
+            Verdict::UnknownShard,
+            Verdict::NoTls,
+            Verdict::RoleRefused,
+            Verdict::TooManyConnections,
+            Verdict::ShuttingDown,
+        ]
+        .into_iter()
+        .find(|verdict| *verdict as u16 == number)
+    }
+}
+
+/// The server's answer to a preamble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Whether the connection is taken; if not, it is closed after this.
+    pub verdict: Verdict,
+    /// The version spoken from here on.
+    pub version: u16,
+    /// The shard that serves the connection.
+    pub shard: u16,
+    /// Shards of the node.
+    pub shards: u16,
+    /// The node.
+    pub node: u64,
+    /// The cluster.
+    pub cluster: u128,
+}
+
+impl Answer {
+    /// The bytes.
+    pub fn encode(&self) -> [u8; ANSWER_LEN] {
+        let mut bytes = [0; ANSWER_LEN];
+        put(&mut bytes, 0, &ANSWER_MAGIC);
+        put(&mut bytes, 4, &(self.verdict as u16).to_le_bytes());
+        put(&mut bytes, 6, &self.version.to_le_bytes());
+        put(&mut bytes, 8, &self.shard.to_le_bytes());
+        put(&mut bytes, 10, &self.shards.to_le_bytes());
+        put(&mut bytes, 16, &self.node.to_le_bytes());
+        put(&mut bytes, 24, &self.cluster.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the bytes; `None` if they are no answer of this protocol.
+    pub fn decode(bytes: &[u8; ANSWER_LEN]) -> Option<Answer> {
+        if !bytes.starts_with(&ANSWER_MAGIC) {
+            return None;
+        }
+        Some(Answer {
+            verdict: Verdict::from_u16(u16::from_le_bytes(field(bytes, 4)))?,
+            version: u16::from_le_bytes(field(bytes, 6)),
+            shard: u16::from_le_bytes(field(bytes, 8)),
+            shards: u16::from_le_bytes(field(bytes, 10)),
+            node: u64::from_le_bytes(field(bytes, 16)),
+            cluster: u128::from_le_bytes(field(bytes, 24)),
+        })
+    }
+}
+
+fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    bytes
+        .iter_mut()
+        .skip(at)
+        .zip(value)
+        .for_each(|(to, from)| *to = *from);
+}
+
+fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    bytes
+        .get(at..at + N)
+        .and_then(|field| field.try_into().ok())
+        .unwrap_or([0; N])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layout_is_fixed() {
+        let preamble = Preamble {
+            role: Role::Client,
+            smart: true,
+            ..Preamble::client(3)
+        };
+        assert_eq!(&preamble.encode(), b"RDB\n\x01\0\x01\0\0\x01\x03\0\0\0\0\0");
+        assert_eq!(Preamble::decode(&preamble.encode()), Ok(preamble));
+        let answer = Answer {
+            verdict: Verdict::UnknownShard,
+            version: 1,
+            shard: 2,
+            shards: 4,
+            node: 5,
+            cluster: 6,
+        };
+        let bytes = answer.encode();
+        assert_eq!(bytes.get(..12), Some(&b"RDB\r\x02\0\x01\0\x02\0\x04\0"[..]));
+        assert_eq!(Answer::decode(&bytes), Some(answer));
+    }
+
+    #[test]
+    fn versions_are_negotiated() {
+        let speaks = |version_min, version_max| {
+            Preamble {
+                version_min,
+                version_max,
+                ..Preamble::client(0)
+            }
+            .version()
+        };
+        assert_eq!(speaks(1, 1), Some(1));
+        assert_eq!(speaks(1, 9), Some(VERSION));
+        assert_eq!(speaks(2, 9), None);
+        assert_eq!(speaks(0, 0), None);
+    }
+
+    #[test]
+    fn strangers_are_told_apart() {
+        assert_eq!(
+            Preamble::decode(b"GET / HTTP/1.1\r\n"),
+            Err(BadPreamble::NotOurs)
+        );
+        let mut bytes = Preamble::client(0).encode();
+        bytes[8] = 7;
+        assert_eq!(Preamble::decode(&bytes), Err(BadPreamble::UnknownRole(7)));
+    }
+}

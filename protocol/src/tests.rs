@@ -1,0 +1,282 @@
+//! Every table there and back, fixed bytes, and bytes that are no tables.
+
+use super::*;
+
+fn requests() -> Vec<Request<'static>> {
+    let session = Session {
+        client: 1 << 100 | 7,
+        sequence: 3,
+        lowest_unanswered: 2,
+        first_tried: 99,
+    };
+    let bodies = vec![
+        RequestBody::Get { key: b"k" },
+        RequestBody::Put {
+            key: b"k",
+            value: b"",
+            session,
+        },
+        RequestBody::Delete { key: b"k", session },
+        RequestBody::CompareAndSwap {
+            key: b"k",
+            condition: Condition::Value(b""),
+            value: None,
+            session,
+        },
+        RequestBody::CompareAndSwap {
+            key: b"k",
+            condition: Condition::Absent,
+            value: Some(b"v"),
+            session,
+        },
+        RequestBody::CompareAndSwap {
+            key: b"k",
+            condition: Condition::Version(5),
+            value: Some(b""),
+            session,
+        },
+        RequestBody::Increment {
+            key: b"k",
+            delta: -4,
+            session,
+        },
+        RequestBody::Write {
+            mutations: vec![
+                Mutation {
+                    key: b"a",
+                    value: Some(b"1"),
+                },
+                Mutation {
+                    key: b"b",
+                    value: None,
+                },
+            ],
+            session,
+        },
+        RequestBody::Scan {
+            start: Some(b"a"),
+            end: None,
+            rows_max: 10,
+            bytes_max: 0,
+            continuation: Some(b"token"),
+        },
+        RequestBody::Directory,
+        RequestBody::Status,
+    ];
+    let keyless =
+        |body: &RequestBody<'_>| matches!(body, RequestBody::Directory | RequestBody::Status);
+    let request = |body| Request {
+        target: (!keyless(&body)).then_some(Target {
+            range: 4,
+            version: 5,
+            conf: 6,
+        }),
+        deadline_ms: if keyless(&body) { 0 } else { 250 },
+        token: 77,
+        body,
+    };
+    bodies.into_iter().map(request).collect()
+}
+
+fn sample_route() -> Route {
+    Route {
+        range: 1,
+        version: 2,
+        conf: 3,
+        start: b"a".to_vec(),
+        end: Some(b"b".to_vec()),
+        leader: Some((4, 5)),
+        address: "127.0.0.1:7400".to_owned(),
+    }
+}
+
+fn replies() -> Vec<Reply<'static>> {
+    let range = RangeState {
+        route: sample_route(),
+        system: true,
+        replica: 1,
+        term: 2,
+        applied: 3,
+        durable: 4,
+        last_timestamp: 5,
+        gc_threshold: 6,
+        waiting: 7,
+        sessions: 8,
+    };
+    let shard = ShardState {
+        shard: 1,
+        ranges: vec![range],
+        pressure: 0.5,
+        ..Default::default()
+    };
+    let node = NodeState {
+        cluster: "c".to_owned(),
+        node: 1,
+        release: "0.1.0".to_owned(),
+        health: "ok".to_owned(),
+        uptime_ms: 3,
+        shards: vec![shard],
+    };
+    vec![
+        Reply::Value {
+            value: None,
+            version: 0,
+        },
+        Reply::Value {
+            value: Some(b""),
+            version: 9,
+        },
+        Reply::Written {
+            version: 9,
+            existed: true,
+        },
+        Reply::ConditionFailed { current: None },
+        Reply::ConditionFailed { current: Some(8) },
+        Reply::Number {
+            value: -1,
+            version: 9,
+        },
+        Reply::Rows {
+            rows: vec![Row {
+                key: b"a",
+                value: b"",
+                version: 1,
+            }],
+            continuation: Some(b"token"),
+            at: 6,
+        },
+        Reply::Routes(vec![
+            sample_route(),
+            Route {
+                end: None,
+                leader: None,
+                ..sample_route()
+            },
+        ]),
+        Reply::Node(Box::new(node)),
+        Reply::Error(Box::new(ErrorReply {
+            code: Ok(ErrorCode::Moved),
+            fate: Fate::NotApplied,
+            retry_after_ms: 5,
+            message: "elsewhere".to_owned(),
+            route: Some(sample_route()),
+        })),
+        Reply::Error(Box::new(ErrorReply {
+            code: Err(60_000),
+            fate: Fate::Unknown,
+            retry_after_ms: 0,
+            message: String::new(),
+            route: None,
+        })),
+    ]
+}
+
+#[test]
+fn requests_and_replies_are_read_back() {
+    let mut builder = FlatBufferBuilder::new();
+    let mut bytes = Vec::new();
+    for (id, request) in (5..).zip(requests()) {
+        bytes.clear();
+        request.encode(id, &mut builder, &mut bytes);
+        let frame = frame::decode(&bytes).expect("good").expect("whole");
+        assert_eq!(frame.id, id);
+        assert_eq!(
+            Request::decode(frame.kind, frame.body).expect("good"),
+            request
+        );
+    }
+    for (id, reply) in (5..).zip(replies()) {
+        bytes.clear();
+        reply.encode(id, 44, &mut builder, &mut bytes);
+        let frame = frame::decode(&bytes).expect("good").expect("whole");
+        let (again, now) = Reply::decode(frame.kind, frame.body).expect("good");
+        assert_eq!((frame.id, now, again), (id, 44, reply));
+    }
+}
+
+/// The bytes of version 1 do not change: a change here needs a new version.
+#[test]
+fn the_bytes_of_all_tables_are_fixed() {
+    let mut builder = FlatBufferBuilder::new();
+    let mut bytes = Vec::new();
+    for (id, request) in (1..).zip(requests()) {
+        request.encode(id, &mut builder, &mut bytes);
+    }
+    for (id, reply) in (1..).zip(replies()) {
+        reply.encode(id, 44, &mut builder, &mut bytes);
+    }
+    let fixture = include_bytes!("../fixtures/version-1.bin");
+    assert!(bytes == fixture, "the encoding of version 1 has changed");
+}
+
+#[test]
+fn unknown_kinds_are_told_apart() {
+    assert!(matches!(
+        Request::decode(999, &[]),
+        Err(BadRequest::UnknownKind(999))
+    ));
+    assert!(matches!(
+        Reply::decode(999, &[]),
+        Err(BadReply::UnknownKind(999))
+    ));
+}
+
+#[test]
+fn mutated_bytes_never_panic() {
+    let mut builder = FlatBufferBuilder::new();
+    let mut frames = Vec::new();
+    for request in requests() {
+        let mut bytes = Vec::new();
+        request.encode(1, &mut builder, &mut bytes);
+        frames.push(bytes);
+    }
+    for reply in replies() {
+        let mut bytes = Vec::new();
+        reply.encode(1, 2, &mut builder, &mut bytes);
+        frames.push(bytes);
+    }
+    let mut x = 88_172_645_463_325_252u64;
+    let mut random = |limit: usize| {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        (x >> 11) as usize % limit
+    };
+    let mut refused = 0;
+    for _ in 0..100_000 {
+        let mut bytes = frames[random(frames.len())].clone();
+        for _ in 0..=random(4) {
+            let at = random(bytes.len());
+            bytes[at] = random(256) as u8;
+        }
+        if random(3) == 0 {
+            bytes.truncate(random(bytes.len()));
+        }
+        let Ok(Some(frame)) = frame::decode(&bytes) else {
+            refused += 1;
+            continue;
+        };
+        let request = Request::decode(frame.kind, frame.body);
+        let reply = Reply::decode(frame.kind, frame.body);
+        refused += usize::from(request.is_err() && reply.is_err());
+    }
+    assert!(refused > 10_000, "mutations are noticed: {refused}");
+}
+
+/// FNV-1a, 64 bits (Fowler, Noll, Vo).
+fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[test]
+fn the_generated_code_is_that_of_the_schema() {
+    let schema = include_bytes!("../schema/client.fbs");
+    assert_eq!(
+        hash(schema),
+        generated::SCHEMA_HASH,
+        "run scripts/codegen, which puts {:#x} into generated/mod.rs",
+        hash(schema)
+    );
+}
