@@ -1,4 +1,6 @@
 //! The node: threads, sockets and files around the engine.
 
 pub mod env;
+pub mod handler;
 pub mod net;
+pub mod shard;

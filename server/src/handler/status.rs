@@ -83,8 +83,8 @@ pub fn shard_state(shard: ShardId, status: &ShardStatus, connections: usize) -> 
         disk_full: status.disk_full,
         log_writes: status.wal.writes,
         log_bytes: status.wal.bytes,
-        table_bytes: status.lsm.table_bytes,
-        tables: count(status.lsm.tables),
+        table_bytes: status.lsm.tables.bytes,
+        tables: count(status.lsm.tables.tables),
         frozen_memtables: count(status.lsm.frozen),
         connections: count(connections),
     }

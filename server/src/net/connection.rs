@@ -18,7 +18,6 @@ use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 use rangedb_engine::env::Instant;
@@ -26,15 +25,14 @@ use rangedb_engine::error::Error;
 use rangedb_engine::request::Outcome;
 use rangedb_engine::shard::WriteSink;
 use rangedb_engine::types::ShardId;
-use rangedb_protocol::error_code::ErrorCode;
-use rangedb_protocol::frame;
+use rangedb_protocol::frame::{self, BadFrame};
 use rangedb_protocol::limits::IN_FLIGHT_MAX;
 use slab::Slab;
 
 use crate::env::Now;
 use crate::handler::refusal::Refusal;
 use crate::handler::scan::LocalScan;
-use crate::handler::{self, Asked, Call, Origin, reply};
+use crate::handler::{self, Asked, Call, Origin, Times, reply};
 use crate::net::buffers::Output;
 use crate::shard::context::Context;
 
@@ -78,7 +76,7 @@ enum State {
 pub struct Connection {
     context: Rc<Context>,
     smart: bool,
-    stream: RefCell<TcpStream>,
+    stream: RefCell<Option<TcpStream>>,
     output: RefCell<Output>,
     asked: RefCell<Slab<Asked>>,
     forwarded: Cell<usize>,
@@ -98,7 +96,7 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream, smart: bool) {
     let connection = Rc::new(Connection {
         context: context.clone(),
         smart,
-        stream: RefCell::new(stream),
+        stream: RefCell::new(Some(stream)),
         output: RefCell::default(),
         asked: RefCell::default(),
         forwarded: Cell::new(0),
@@ -112,11 +110,31 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream, smart: bool) {
     let place = context.connections.borrow_mut().insert(connection.clone());
     let mut input = Input::default();
     let end = poll_fn(|cx| connection.turn(cx, &mut input)).await;
-    connection.leave();
-    if end == End::LastWord {
-        let _ = glommio::timer::timeout(LINGER_TIMEOUT, connection.linger()).await;
-    }
     context.connections.borrow_mut().remove(place);
+    if let (Some(mut stream), End::LastWord) = (connection.leave(), end) {
+        linger(&context, &mut stream).await;
+    }
+}
+
+/// Lets a last word arrive: closing a socket with unread bytes would take it back.
+pub async fn linger(context: &Context, stream: &mut TcpStream) {
+    let discard = async {
+        poll_fn(|cx| Pin::new(&mut *stream).poll_close(cx)).await?;
+        let mut len = 0;
+        while len < LINGER_LEN_MAX {
+            let read = poll_fn(|cx| {
+                let mut received = context.buffers.received.borrow_mut();
+                Pin::new(&mut *stream).poll_read(cx, &mut received)
+            });
+            match read.await? {
+                0 => break,
+                more => len += more,
+            }
+        }
+        Ok::<_, glommio::GlommioError<()>>(())
+    };
+    // Whether the client stayed to hear it makes no difference.
+    let _ = glommio::timer::timeout(LINGER_TIMEOUT, discard).await;
 }
 
 /// Bytes that were received and not handled.
@@ -126,6 +144,13 @@ struct Input {
     /// Whether a whole frame may be among them.
     more: bool,
     received: Now,
+}
+
+/// How far the bytes at hand were handled.
+struct Taken {
+    len: usize,
+    /// Whether there may be a whole frame behind.
+    more: bool,
 }
 
 /// What a step of a turn found.
@@ -252,12 +277,15 @@ impl Connection {
     }
 
     fn receive(&self, cx: &mut TaskContext<'_>, to: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut stream = self.stream.borrow_mut();
-        Pin::new(&mut *stream).poll_read(cx, to)
+        match self.stream.borrow_mut().as_mut() {
+            Some(stream) => Pin::new(stream).poll_read(cx, to),
+            None => Poll::Ready(Ok(0)),
+        }
     }
 
     /// Handles whole frames at the beginning of `bytes`.
     fn take_frames(self: &Rc<Self>, bytes: &[u8], received: Now) -> Taken {
+        let times = Times { received, now: Now::now(), deadline: None };
         let mut rest = bytes;
         for _ in 0..FRAMES_PER_TURN {
             if !self.may_take() {
@@ -268,11 +296,11 @@ impl Connection {
                 Ok(Some(found)) => {
                     let (raw, behind) = rest.split_at(found.len);
                     rest = behind;
-                    if handler::handle(&self.context, self, found, raw, received).is_err() {
+                    if handler::handle(&self.context, self, found, raw, times).is_err() {
                         self.refuse(Some(found.id), Refusal::malformed());
                     }
                 }
-                Err(bad) => self.refuse(bad.id(), Refusal::from(bad)),
+                Err(bad) => self.refuse(request_of(&bad), Refusal::from(bad)),
             }
         }
         Taken { len: bytes.len() - rest.len(), more: !rest.is_empty() }
@@ -290,6 +318,7 @@ impl Connection {
     fn send_out(&self, cx: &mut TaskContext<'_>) -> io::Result<()> {
         let mut output = self.output.borrow_mut();
         let mut stream = self.stream.borrow_mut();
+        let Some(stream) = stream.as_mut() else { return Ok(()) };
         while !output.unsent().is_empty() {
             match Pin::new(&mut *stream).poll_write(cx, output.unsent()) {
                 Poll::Pending => break,
@@ -349,7 +378,7 @@ impl Connection {
     }
 
     /// Nobody hears from here on: what is in flight ends without a reply.
-    fn leave(&self) {
+    fn leave(&self) -> Option<TcpStream> {
         self.state.set(State::Gone);
         self.output.borrow_mut().clear(&self.context.buffers);
         self.task.borrow_mut().take();
@@ -357,23 +386,15 @@ impl Connection {
         for scan in self.scans.borrow_mut().drain(..) {
             self.release(scan.token);
         }
+        self.stream.borrow_mut().take()
     }
+}
 
-    /// Lets the last word arrive: closing a socket with unread bytes would take it back.
-    async fn linger(&self) -> glommio::Result<(), ()> {
-        poll_fn(|cx| Pin::new(&mut *self.stream.borrow_mut()).poll_close(cx)).await?;
-        let mut len = 0;
-        while len < LINGER_LEN_MAX {
-            let read = poll_fn(|cx| {
-                let mut received = self.context.buffers.received.borrow_mut();
-                self.receive(cx, &mut received)
-            });
-            match read.await? {
-                0 => break,
-                more => len += more,
-            }
-        }
-        Ok(())
+/// Whose frame it is, if that can be read.
+fn request_of(bad: &BadFrame) -> Option<u64> {
+    match bad {
+        BadFrame::TooLarge { id, .. } => *id,
+        BadFrame::TooShort(_) => None,
     }
 }
 
@@ -428,8 +449,7 @@ impl Origin for Connection {
 
     fn forward(self: &Rc<Self>, to: ShardId, call: &Call<'_>) -> Result<(), Refusal> {
         let token = self.hold(call.asked)?;
-        let frame = Bytes::copy_from_slice(call.frame);
-        let sent = self.context.mesh.forward(to, frame, call.deadline, (self.clone(), token));
+        let sent = self.context.mesh.forward(to, call, (self.clone(), token));
         if sent.is_err() {
             self.release(token);
         } else {

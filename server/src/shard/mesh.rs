@@ -7,7 +7,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -16,11 +15,12 @@ use glommio::channels::shared_channel::{
 };
 use rangedb_engine::error::Error;
 use rangedb_engine::range::Route;
-use rangedb_engine::shard::ShardStatus;
 use rangedb_engine::types::ShardId;
+use rangedb_protocol::ShardState;
 use slab::Slab;
 use tokio::sync::oneshot;
 
+use crate::handler::Call;
 use crate::net::connection::Connection;
 use crate::shard::message::{ForwardId, HandedOver, ShardMessage, ShardReply};
 
@@ -35,7 +35,6 @@ const RETRY_AFTER_MS: u32 = 5;
 
 /// One shard's ends of all lanes, before they are used.
 pub struct LaneEnds {
-    here: ShardId,
     senders: Vec<Option<(SharedSender<ShardMessage>, SharedSender<ShardReply>)>>,
     receivers: Vec<Option<(SharedReceiver<ShardMessage>, SharedReceiver<ShardReply>)>>,
 }
@@ -44,8 +43,7 @@ pub struct LaneEnds {
 pub fn lanes(shards: u16) -> Vec<LaneEnds> {
     let count = usize::from(shards);
     let mut ends: Vec<LaneEnds> = (0..shards)
-        .map(|here| LaneEnds {
-            here: ShardId(here),
+        .map(|_| LaneEnds {
             senders: (0..count).map(|_| None).collect(),
             receivers: (0..count).map(|_| None).collect(),
         })
@@ -86,7 +84,7 @@ impl LaneEnds {
             let (messages, replies) = pair?;
             Some(Inbox { from: ShardId(from), messages, replies })
         });
-        (Mesh { here: self.here, peers }, inboxes.collect())
+        (Mesh { peers }, inboxes.collect())
     }
 }
 
@@ -102,7 +100,6 @@ pub struct Inbox {
 
 /// A shard's way to the others of its node.
 pub struct Mesh {
-    here: ShardId,
     peers: Vec<Option<Peer>>,
 }
 
@@ -125,15 +122,10 @@ pub enum Waiting {
         len: usize,
     },
     /// A request for the node's status.
-    Status(oneshot::Sender<ShardStatus>),
+    Status(oneshot::Sender<ShardState>),
 }
 
 impl Mesh {
-    /// The shard this is the mesh of.
-    pub fn here(&self) -> ShardId {
-        self.here
-    }
-
     /// All other shards of the node.
     pub fn others(&self) -> impl Iterator<Item = ShardId> + '_ {
         (0u16..).map(ShardId).zip(&self.peers).filter_map(|(id, peer)| peer.as_ref().map(|_| id))
@@ -153,18 +145,22 @@ impl Mesh {
     pub fn forward(
         &self,
         to: ShardId,
-        frame: Bytes,
-        deadline: Option<Instant>,
+        call: &Call<'_>,
         from: (Rc<Connection>, u64),
     ) -> Result<(), Error> {
         let peer = self.peer(to)?;
-        let len = frame.len();
+        let len = call.frame.len();
         if peer.waiting_len.get() + len > WAITING_BYTES_MAX {
             return Err(full());
         }
         let (connection, token) = from;
         let id = peer.wait(Waiting::Client { connection, token, len })?;
-        let sent = peer.messages.try_send(ShardMessage::Request { id, frame, deadline });
+        let sent = peer.messages.try_send(ShardMessage::Request {
+            id,
+            frame: Bytes::copy_from_slice(call.frame),
+            received: call.asked.received,
+            deadline: call.deadline,
+        });
         sent.map_err(|_| {
             peer.take(id);
             full()
@@ -199,8 +195,15 @@ impl Mesh {
         }
     }
 
+    /// Tells every other shard that this one has answered everything and asks for no more.
+    pub async fn tell_drained(&self) {
+        for peer in self.peers.iter().flatten() {
+            let _ = peer.messages.send(ShardMessage::Drained).await;
+        }
+    }
+
     /// Asks another shard how it is. `None`: it is too busy or gone.
-    pub async fn status(&self, of: ShardId) -> Option<ShardStatus> {
+    pub async fn status(&self, of: ShardId) -> Option<ShardState> {
         let (sender, receiver) = oneshot::channel();
         let peer = self.peer(of).ok()?;
         let id = peer.wait(Waiting::Status(sender)).ok()?;

@@ -2,11 +2,13 @@
 //! has no surprise in it.
 
 use std::os::fd::OwnedFd;
-use std::time::Instant;
 
 use bytes::Bytes;
 use rangedb_engine::range::Route;
-use rangedb_engine::shard::ShardStatus;
+use rangedb_protocol::ShardState;
+use rangedb_protocol::preamble::Preamble;
+
+use crate::env::Now;
 
 /// What arrives in a shard's inbox.
 #[derive(Debug)]
@@ -17,13 +19,17 @@ pub enum ShardMessage {
         id: ForwardId,
         /// The client's frame.
         frame: Bytes,
+        /// When its bytes came.
+        received: Now,
         /// When the client gives up.
-        deadline: Option<Instant>,
+        deadline: Option<Now>,
     },
     /// A connection whose preamble named this shard.
     Connection(HandedOver),
-    /// The ranges of the sender, all of them.
+    /// The ranges of the sender, all of them. The first message of every shard.
     Routes(Vec<Route>),
+    /// The sender stops: it has answered everything and asks for no more.
+    Drained,
     /// Asks for [`ShardReply::Status`].
     Status {
         /// The sender's number for it.
@@ -46,7 +52,7 @@ pub enum ShardReply {
         /// Which request.
         id: ForwardId,
         /// The answer.
-        status: Box<ShardStatus>,
+        status: Box<ShardState>,
     },
 }
 
