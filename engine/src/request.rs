@@ -1,5 +1,10 @@
 //! What a caller may ask of a shard, and what it gets. No wire format: the server translates.
 
+#![allow(
+    missing_docs,
+    reason = "what rkyv derives for enums has fields without docs"
+)]
+
 use crate::types::{Blob, ClientId, Epoch, RangeId, Timestamp};
 
 /// The name of one write, the same for every try of it.
@@ -46,7 +51,6 @@ pub struct Mutation {
 
 /// A write within one range.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields are named for what they are")]
 pub enum Write {
     /// Sets a key. Answered with [`Outcome::Done`].
     Put { key: Blob, value: Blob },
@@ -79,7 +83,6 @@ impl Write {
 
 /// What a write that was decided did.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-#[expect(missing_docs, reason = "the fields are named for what they are")]
 pub enum Outcome {
     /// Written at this version. `existed`: a delete found a value.
     Done { version: Timestamp, existed: bool },

@@ -27,11 +27,14 @@ impl Random {
 
 type Versions = BTreeMap<u64, Option<Vec<u8>>>;
 
+/// An insert: into which memtable, key, version, value.
+type Logged = (MemtableId, Vec<u8>, u64, Option<Vec<u8>>);
+
 #[derive(Default)]
 struct Model {
     rows: BTreeMap<Vec<u8>, Versions>,
     /// Inserts since the last freeze that is in tables, by memtable.
-    log: Vec<(MemtableId, Vec<u8>, u64, Option<Vec<u8>>)>,
+    log: Vec<Logged>,
 }
 
 impl Model {

@@ -4,6 +4,11 @@
 //! requests when it is written, and is never deserialised: apply walks [`ArchivedEntry`]. What it
 //! holds is checked each time it is read (rkyv's `bytecheck`), so a damaged entry is an error.
 
+#![allow(
+    missing_docs,
+    reason = "what rkyv derives for enums has fields without docs"
+)]
+
 use bytes::Bytes;
 use rkyv::rancor;
 use rkyv::with::InlineAsBox;

@@ -114,28 +114,28 @@ impl<E: Env> Proposer<E> {
         self.in_flight.get()
     }
 
-    /// Queues a proposal, or gives it back with the reason.
-    ///
-    /// # Errors
-    /// [`Error::Overloaded`], [`Error::ShuttingDown`].
-    pub fn push(&self, proposal: Proposal<E>) -> Result<(), (Proposal<E>, Error)> {
-        if self.closed.get() {
-            return Err((proposal, Error::ShuttingDown));
-        }
+    /// Queues a proposal. One that finds no room is answered at once: [`Error::Overloaded`],
+    /// [`Error::ShuttingDown`].
+    pub fn push(&self, proposal: Proposal<E>) {
         let len = proposal.kind.len_max();
         let full = self.waiting.borrow().len() >= PROPOSALS_WAITING_MAX
             || self.bytes_waiting.get() + len > PROPOSAL_BYTES_WAITING_MAX;
-        if full {
-            let error = Error::Overloaded {
+        let refusal = if self.closed.get() {
+            Some(Error::ShuttingDown)
+        } else if full {
+            Some(Error::Overloaded {
                 reason: "the range's queue of writes is full",
                 retry_after_ms: RETRY_WHEN_FULL_MS,
-            };
-            return Err((proposal, error));
+            })
+        } else {
+            None
+        };
+        if let Some(error) = refusal {
+            return proposal.sink.complete(proposal.token, Err(error));
         }
         self.bytes_waiting.set(self.bytes_waiting.get() + len);
         self.waiting.borrow_mut().push_back(proposal);
         self.wake();
-        Ok(())
     }
 
     /// Takes nothing more, and refuses what has not been proposed.

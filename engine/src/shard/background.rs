@@ -167,10 +167,10 @@ fn propose_threshold<E: Env>(inner: &Inner<E>, replica: &Rc<Replica<E>>) {
         sink: Rc::new(NobodyWaits),
         token: 0,
     };
-    // A full queue is a reason to try again at the next look.
-    let _ = replica.proposer.push(proposal);
+    replica.proposer.push(proposal);
 }
 
+/// A full queue is a reason to try again at the next look.
 struct NobodyWaits;
 
 impl WriteSink for NobodyWaits {

@@ -52,10 +52,6 @@ pub struct ShardOptions {
     pub location: Location,
     /// Size of one memtable in bytes.
     pub memtable_bytes: usize,
-    /// Budget of the tree's block cache in bytes.
-    pub block_cache_bytes: usize,
-    /// Budget of the cache of single rows in bytes.
-    pub row_cache_bytes: usize,
     /// Budget of the log's cache of entries in bytes.
     pub entry_cache_bytes: usize,
     /// Size of a log segment in bytes; [`crate::limits::SEGMENT_LEN`] but in tests.
@@ -210,9 +206,7 @@ impl<E: Env> Shard<E> {
             sink,
             token,
         };
-        if let Err((refused, error)) = replica.proposer.push(proposal) {
-            refused.sink.complete(token, Err(error));
-        }
+        replica.proposer.push(proposal);
     }
 
     /// A retry is looked up by its pair before it is refused for spanning ranges: it may have been

@@ -226,7 +226,7 @@ async fn snapshot<E: Env>(
         sink,
         token: 0,
     };
-    replica.proposer.push(barrier).map_err(|(_, error)| error)?;
+    replica.proposer.push(barrier);
     match receiver.await {
         Ok(result) => result.map(|_| at),
         Err(_) => Err(Error::ShuttingDown),

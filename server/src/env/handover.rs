@@ -4,7 +4,10 @@
 //! glommio binds a socket to the executor that wraps it, so a socket travels as a file descriptor
 //! that owns itself ([`OwnedFd`] closes when it is dropped) and is wrapped anew on arrival.
 
-#![expect(unsafe_code, reason = "glommio wraps sockets by raw file descriptors only")]
+#![expect(
+    unsafe_code,
+    reason = "glommio wraps sockets by raw file descriptors only"
+)]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};

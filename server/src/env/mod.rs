@@ -1,3 +1,35 @@
-//! The world of a shard, on glommio.
+//! The engine's world on glommio, and what else touches the system: the only folder of the
+//! workspace with `unsafe` code.
 
+pub mod channels;
+mod clock;
+mod disk;
 pub mod handover;
+pub mod kernel;
+mod runtime;
+pub mod threads;
+mod transport;
+pub mod watchdog;
+
+use rangedb_engine::env::Env;
+use rangedb_engine::lsm::LsmTables;
+
+pub use clock::{BootInstant, SystemClock};
+pub use disk::GlommioDisk;
+pub use runtime::GlommioRuntime;
+pub use transport::NoPeers;
+
+/// The environment of a real node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GlommioEnv;
+
+/// A point in time of the boot-time clock.
+pub type Now = BootInstant;
+
+impl Env for GlommioEnv {
+    type Runtime = GlommioRuntime;
+    type Clock = SystemClock;
+    type Disk = GlommioDisk;
+    type Tables = LsmTables;
+    type Transport = NoPeers;
+}

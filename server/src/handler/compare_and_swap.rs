@@ -20,5 +20,9 @@ pub(super) fn of(key: &[u8], condition: Condition<'_>, value: Option<&[u8]>) -> 
         Condition::Value(_) => request::Condition::Value(expected),
         Condition::Version(version) => request::Condition::Version(Timestamp(version)),
     };
-    Write::CompareAndSwap { key, condition, value: value.map(|value| blobs.next(value)) }
+    Write::CompareAndSwap {
+        key,
+        condition,
+        value: value.map(|value| blobs.next(value)),
+    }
 }

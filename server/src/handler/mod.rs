@@ -158,11 +158,19 @@ pub fn handle<O: Origin>(
         }
     };
     let operation = Operation::of(&request.body);
-    let asked = Asked { request: found.id, operation, received: times.received };
+    let asked = Asked {
+        request: found.id,
+        operation,
+        received: times.received,
+    };
     let limit = Duration::from_millis(u64::from(request.deadline_ms));
     let reckoned = (!limit.is_zero()).then(|| times.received + limit);
-    let call =
-        Call { asked, deadline: times.deadline.or(reckoned), target: target(&request), frame };
+    let call = Call {
+        asked,
+        deadline: times.deadline.or(reckoned),
+        target: target(&request),
+        frame,
+    };
     let checked = context.check(&call, request.token, times.now);
     let handled = checked.and_then(|()| pass_on(context, origin, &call, request.body));
     if let Err(refusal) = handled {
@@ -179,18 +187,35 @@ fn pass_on<O: Origin>(
 ) -> Result<(), Refusal> {
     let write = match body {
         RequestBody::Get { key } => return get::handle(context, origin, call, key),
-        RequestBody::Scan { start, end, rows_max, bytes_max, continuation } => {
+        RequestBody::Scan {
+            start,
+            end,
+            rows_max,
+            bytes_max,
+            continuation,
+        } => {
             let scan = scan::request((start, end), (rows_max, bytes_max), continuation)?;
             return scan::handle(context, origin, call, scan);
         }
         RequestBody::Directory => return directory::handle(context, origin, call),
         RequestBody::Status => return status::handle(context, origin, call),
-        RequestBody::Put { key, value, session } => (put::of(key, value), session),
+        RequestBody::Put {
+            key,
+            value,
+            session,
+        } => (put::of(key, value), session),
         RequestBody::Delete { key, session } => (delete::of(key), session),
-        RequestBody::CompareAndSwap { key, condition, value, session } => {
-            (compare_and_swap::of(key, condition, value), session)
-        }
-        RequestBody::Increment { key, delta, session } => (increment::of(key, delta), session),
+        RequestBody::CompareAndSwap {
+            key,
+            condition,
+            value,
+            session,
+        } => (compare_and_swap::of(key, condition, value), session),
+        RequestBody::Increment {
+            key,
+            delta,
+            session,
+        } => (increment::of(key, delta), session),
         RequestBody::Write { mutations, session } => (write::of(&mutations)?, session),
     };
     propose(context, origin, call, write)
@@ -203,7 +228,9 @@ fn propose<O: Origin>(
     call: &Call<'_>,
     (write, session): (Write, Session),
 ) -> Result<(), Refusal> {
-    let place = write.first_key().map_or(Place::Here, |key| context.place(key));
+    let place = write
+        .first_key()
+        .map_or(Place::Here, |key| context.place(key));
     if !matches!(place, Place::Here) {
         return elsewhere(origin, call, place);
     }
@@ -213,7 +240,11 @@ fn propose<O: Origin>(
         lowest_unanswered: session.lowest_unanswered,
         first_tried: Timestamp(session.first_tried),
     };
-    let request = WriteRequest { target: call.target, session, deadline: call.deadline };
+    let request = WriteRequest {
+        target: call.target,
+        session,
+        deadline: call.deadline,
+    };
     let token = origin.hold(call.asked)?;
     context.shard.write(write, request, origin.clone(), token);
     Ok(())
@@ -239,16 +270,15 @@ impl Blobs {
 fn target(request: &Request<'_>) -> Option<request::Target> {
     request.target.map(|target| request::Target {
         range: RangeId(target.range),
-        epoch: Epoch { version: target.version, conf: target.conf },
+        epoch: Epoch {
+            version: target.version,
+            conf: target.conf,
+        },
     })
 }
 
 /// A request whose key is not on this shard: forwarded, or answered with the route.
-fn elsewhere<O: Origin>(
-    origin: &Rc<O>,
-    call: &Call<'_>,
-    place: Place,
-) -> Result<(), Refusal> {
+fn elsewhere<O: Origin>(origin: &Rc<O>, call: &Call<'_>, place: Place) -> Result<(), Refusal> {
     match place {
         Place::Shard(shard, _) if !origin.is_smart() => origin.forward(shard, call),
         Place::Shard(_, route) | Place::Node(route) => {

@@ -30,7 +30,13 @@ pub struct Refusal {
 impl Refusal {
     fn not_applied(code: ErrorCode, retry_after_ms: u32, message: String) -> Refusal {
         let fate = rangedb_protocol::Fate::NotApplied;
-        Refusal { code, fate, retry_after_ms, message, route: None }
+        Refusal {
+            code,
+            fate,
+            retry_after_ms,
+            message,
+            route: None,
+        }
     }
 
     /// The frame's table cannot be read.
@@ -58,7 +64,9 @@ impl From<Error> for Refusal {
             Error::Moved(route) => (ErrorCode::Moved, 0, route),
             Error::SeveralRanges => (ErrorCode::SeveralRanges, 0, None),
             Error::NotLeader(route) => (ErrorCode::NotLeader, RETRY_SOON_MS, route),
-            Error::Overloaded { retry_after_ms, .. } => (ErrorCode::Overloaded, retry_after_ms, None),
+            Error::Overloaded { retry_after_ms, .. } => {
+                (ErrorCode::Overloaded, retry_after_ms, None)
+            }
             Error::DeadlineExceeded => (ErrorCode::DeadlineExceeded, 0, None),
             Error::Unknown(_) => (ErrorCode::Unknown, 0, None),
             Error::SessionExpired => (ErrorCode::SessionExpired, 0, None),
@@ -69,7 +77,13 @@ impl From<Error> for Refusal {
             Error::Recovering => (ErrorCode::Recovering, RETRY_LATER_MS, None),
             Error::DiskFull => (ErrorCode::DiskFull, RETRY_LATER_MS, None),
         };
-        Refusal { code, fate, retry_after_ms, message, route }
+        Refusal {
+            code,
+            fate,
+            retry_after_ms,
+            message,
+            route,
+        }
     }
 }
 
@@ -106,11 +120,17 @@ mod tests {
             Error::Moved(None),
             Error::SeveralRanges,
             Error::NotLeader(None),
-            Error::Overloaded { reason: "queue", retry_after_ms: 7 },
+            Error::Overloaded {
+                reason: "queue",
+                retry_after_ms: 7,
+            },
             Error::DeadlineExceeded,
             Error::Unknown("why"),
             Error::SessionExpired,
-            Error::SnapshotTooOld { at: Timestamp(1), threshold: Timestamp(2) },
+            Error::SnapshotTooOld {
+                at: Timestamp(1),
+                threshold: Timestamp(2),
+            },
             Error::NotANumber,
             Error::NumberOverflow,
             Error::ShuttingDown,
@@ -121,7 +141,11 @@ mod tests {
         for error in errors {
             let unknown = error.fate() == Fate::Unknown;
             let refusal = Refusal::from(error);
-            assert_eq!(refusal.fate == rangedb_protocol::Fate::Unknown, unknown, "{refusal:?}");
+            assert_eq!(
+                refusal.fate == rangedb_protocol::Fate::Unknown,
+                unknown,
+                "{refusal:?}"
+            );
             assert!(!refusal.message.is_empty());
             codes.push(refusal.code);
         }

@@ -25,26 +25,43 @@ pub fn value(
     to: &mut Vec<u8>,
 ) {
     let reply = match found {
-        Some((value, version)) => Reply::Value { value: Some(value), version: version.0 },
-        None => Reply::Value { value: None, version: 0 },
+        Some((value, version)) => Reply::Value {
+            value: Some(value),
+            version: version.0,
+        },
+        None => Reply::Value {
+            value: None,
+            version: 0,
+        },
     };
     context.answered(asked);
     write(context, asked.request, &reply, to);
 }
 
 /// The reply to a write that was decided, or why it was not.
-pub fn outcome(
-    context: &Context,
-    asked: &Asked,
-    result: Result<Outcome, Error>,
-    to: &mut Vec<u8>,
-) {
+pub fn outcome(context: &Context, asked: &Asked, result: Result<Outcome, Error>, to: &mut Vec<u8>) {
     let error = match result {
         Ok(Outcome::Done { version, existed }) => {
-            return good(context, asked, &Reply::Written { version: version.0, existed }, to);
+            return good(
+                context,
+                asked,
+                &Reply::Written {
+                    version: version.0,
+                    existed,
+                },
+                to,
+            );
         }
         Ok(Outcome::Number { version, value }) => {
-            return good(context, asked, &Reply::Number { value, version: version.0 }, to);
+            return good(
+                context,
+                asked,
+                &Reply::Number {
+                    value,
+                    version: version.0,
+                },
+                to,
+            );
         }
         Ok(Outcome::ConditionFailed { current }) => {
             let current = current.map(|version| version.0);
@@ -74,7 +91,12 @@ pub fn rows(
     });
     let continuation = scanned.next.as_ref().map(|next| {
         let end = end.map(<[u8]>::to_vec);
-        Continuation { next: next.start.to_vec(), end, at: next.at.map(|at| at.0) }.encode()
+        Continuation {
+            next: next.start.to_vec(),
+            end,
+            at: next.at.map(|at| at.0),
+        }
+        .encode()
     });
     let reply = Reply::Rows {
         rows: rows.collect(),

@@ -31,10 +31,17 @@ impl LocalScan {
     pub async fn run<O: Origin>(self, context: &Rc<Context>, origin: &O) {
         let end = self.request.end.clone();
         let result = match context.begin_scan() {
-            Ok(_running) => context.shard.scan(self.request, self.target, self.deadline).await,
+            Ok(_running) => {
+                context
+                    .shard
+                    .scan(self.request, self.target, self.deadline)
+                    .await
+            }
             Err(error) => Err(error),
         };
-        let Some(asked) = origin.release(self.token) else { return };
+        let Some(asked) = origin.release(self.token) else {
+            return;
+        };
         origin.send(|to| match &result {
             Ok(scanned) => reply::rows(context, &asked, scanned, end.as_deref(), to),
             Err(error) => reply::refusal(context, asked.request, &error.clone().into(), to),
@@ -52,7 +59,13 @@ pub(super) fn request(
     let Some(token) = continuation else {
         let start = start.map(Blob::copy_from_slice);
         let end = end.map(Blob::copy_from_slice);
-        return Ok(ScanRequest { start, end, rows_max, bytes_max, at: None });
+        return Ok(ScanRequest {
+            start,
+            end,
+            rows_max,
+            bytes_max,
+            at: None,
+        });
     };
     let bad = || Error::Invalid("the continuation is not one of this server's".to_owned());
     let goes_on = Continuation::decode(token).ok_or_else(bad)?;
@@ -77,6 +90,11 @@ pub(super) fn handle<O: Origin>(
         return elsewhere(origin, call, place);
     }
     let token = origin.hold(call.asked)?;
-    origin.scan(LocalScan { token, request, target: call.target, deadline: call.deadline });
+    origin.scan(LocalScan {
+        token,
+        request,
+        target: call.target,
+        deadline: call.deadline,
+    });
     Ok(())
 }

@@ -15,7 +15,9 @@ pub(super) fn of(mutations: &[Mutation<'_>]) -> Result<Write, Refusal> {
         let rule = format!("the write has {count} operations; it may have {BATCH_OPS_MAX}");
         return Err(Error::Invalid(rule).into());
     }
-    let parts = mutations.iter().flat_map(|m| [m.key, m.value.unwrap_or_default()]);
+    let parts = mutations
+        .iter()
+        .flat_map(|m| [m.key, m.value.unwrap_or_default()]);
     let len: usize = parts.clone().map(<[u8]>::len).sum();
     if len > BATCH_LEN_MAX {
         let rule =
@@ -27,5 +29,7 @@ pub(super) fn of(mutations: &[Mutation<'_>]) -> Result<Write, Refusal> {
         key: blobs.next(m.key),
         value: m.value.map(|value| blobs.next(value)),
     };
-    Ok(Write::Multi { mutations: mutations.iter().map(copy).collect() })
+    Ok(Write::Multi {
+        mutations: mutations.iter().map(copy).collect(),
+    })
 }

@@ -40,7 +40,10 @@ impl Buffers {
     }
 
     fn take(&self) -> Vec<u8> {
-        self.kept.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(NEW_LEN))
+        self.kept
+            .borrow_mut()
+            .pop()
+            .unwrap_or_else(|| Vec::with_capacity(NEW_LEN))
     }
 
     fn give_back(&self, mut buffer: Vec<u8>) {
@@ -123,10 +126,16 @@ mod tests {
         let mut output = Output::default();
         output.append(&buffers, |bytes| bytes.resize(KEPT_LEN_MAX, 1));
         for _ in 0..100 {
-            output.append(&buffers, |bytes| bytes.resize(bytes.len() + KEPT_LEN_MAX, 2));
+            output.append(&buffers, |bytes| {
+                bytes.resize(bytes.len() + KEPT_LEN_MAX, 2)
+            });
             output.advance(&buffers, KEPT_LEN_MAX);
         }
-        assert!(output.bytes.len() <= 4 * KEPT_LEN_MAX, "{}", output.bytes.len());
+        assert!(
+            output.bytes.len() <= 4 * KEPT_LEN_MAX,
+            "{}",
+            output.bytes.len()
+        );
         output.clear(&buffers);
         assert_eq!(buffers.unsent_len(), 0);
         assert!(buffers.kept.borrow().is_empty());

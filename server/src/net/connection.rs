@@ -230,11 +230,7 @@ impl Connection {
     }
 
     /// Handles frames that wait, or else receives.
-    fn take_in(
-        self: &Rc<Self>,
-        cx: &mut TaskContext<'_>,
-        input: &mut Input,
-    ) -> io::Result<Step> {
+    fn take_in(self: &Rc<Self>, cx: &mut TaskContext<'_>, input: &mut Input) -> io::Result<Step> {
         if !self.may_take() {
             return Ok(Step::Idle);
         }
@@ -261,7 +257,9 @@ impl Connection {
         if input.bytes.is_empty() {
             let taken = self.take_frames(bytes, input.received);
             input.more = taken.more;
-            input.bytes.extend_from_slice(bytes.get(taken.len..).unwrap_or_default());
+            input
+                .bytes
+                .extend_from_slice(bytes.get(taken.len..).unwrap_or_default());
         } else {
             let mut joined = std::mem::take(&mut input.bytes);
             joined.extend_from_slice(bytes);
@@ -273,7 +271,11 @@ impl Connection {
                 input.bytes = joined;
             }
         }
-        Ok(if full || input.more { Step::Busy } else { Step::Worked })
+        Ok(if full || input.more {
+            Step::Busy
+        } else {
+            Step::Worked
+        })
     }
 
     fn receive(&self, cx: &mut TaskContext<'_>, to: &mut [u8]) -> Poll<io::Result<usize>> {
@@ -285,14 +287,23 @@ impl Connection {
 
     /// Handles whole frames at the beginning of `bytes`.
     fn take_frames(self: &Rc<Self>, bytes: &[u8], received: Now) -> Taken {
-        let times = Times { received, now: Now::now(), deadline: None };
+        let times = Times {
+            received,
+            now: Now::now(),
+            deadline: None,
+        };
         let mut rest = bytes;
         for _ in 0..FRAMES_PER_TURN {
             if !self.may_take() {
                 break;
             }
             match frame::decode(rest) {
-                Ok(None) => return Taken { len: bytes.len() - rest.len(), more: false },
+                Ok(None) => {
+                    return Taken {
+                        len: bytes.len() - rest.len(),
+                        more: false,
+                    };
+                }
                 Ok(Some(found)) => {
                     let (raw, behind) = rest.split_at(found.len);
                     rest = behind;
@@ -303,7 +314,10 @@ impl Connection {
                 Err(bad) => self.refuse(request_of(&bad), Refusal::from(bad)),
             }
         }
-        Taken { len: bytes.len() - rest.len(), more: !rest.is_empty() }
+        Taken {
+            len: bytes.len() - rest.len(),
+            more: !rest.is_empty(),
+        }
     }
 
     /// Says a last word to a client that breaks the protocol.
@@ -318,7 +332,9 @@ impl Connection {
     fn send_out(&self, cx: &mut TaskContext<'_>) -> io::Result<()> {
         let mut output = self.output.borrow_mut();
         let mut stream = self.stream.borrow_mut();
-        let Some(stream) = stream.as_mut() else { return Ok(()) };
+        let Some(stream) = stream.as_mut() else {
+            return Ok(());
+        };
         while !output.unsent().is_empty() {
             match Pin::new(&mut *stream).poll_write(cx, output.unsent()) {
                 Poll::Pending => break,
@@ -354,7 +370,9 @@ impl Connection {
     /// beyond what it has not read.
     async fn run_scans(self: Rc<Self>) {
         loop {
-            let Some(scan) = self.scans.borrow_mut().pop_front() else { break };
+            let Some(scan) = self.scans.borrow_mut().pop_front() else {
+                break;
+            };
             self.room().await;
             scan.run(&self.context, self.as_ref()).await;
         }
@@ -364,7 +382,8 @@ impl Connection {
     /// The reply of another shard to a request of this connection.
     pub fn forwarded_reply(&self, token: u64, frame: &[u8]) {
         if let Some(asked) = self.release(token) {
-            self.forwarded.set(self.forwarded.get() - asked.operation.weight());
+            self.forwarded
+                .set(self.forwarded.get() - asked.operation.weight());
             self.send(|to| to.extend_from_slice(frame));
         }
     }
@@ -427,7 +446,9 @@ impl Origin for Connection {
         if self.state.get() == State::Gone {
             return;
         }
-        self.output.borrow_mut().append(&self.context.buffers, write);
+        self.output
+            .borrow_mut()
+            .append(&self.context.buffers, write);
         self.wake();
     }
 
@@ -453,7 +474,8 @@ impl Origin for Connection {
         if sent.is_err() {
             self.release(token);
         } else {
-            self.forwarded.set(self.forwarded.get() + call.asked.operation.weight());
+            self.forwarded
+                .set(self.forwarded.get() + call.asked.operation.weight());
         }
         sent.map_err(Refusal::from)
     }

@@ -79,7 +79,10 @@ impl Port {
     /// # Errors
     /// The name is unknown, the port is held, or the address is not ours.
     pub fn bind(listen: &str, shards: usize) -> Result<Port, PortError> {
-        let name_error = |source| PortError::Name { listen: listen.to_owned(), source };
+        let name_error = |source| PortError::Name {
+            listen: listen.to_owned(),
+            source,
+        };
         let mut failed = None;
         for address in listen.to_socket_addrs().map_err(name_error)? {
             match bind_all(address, shards) {
@@ -115,11 +118,17 @@ fn bind_all(asked: SocketAddr, shards: usize) -> io::Result<Port> {
 
 /// A socket with the options that connections accepted from it inherit.
 fn new_socket(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     // Connections of an earlier run that still linger do not hold the port.
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL);
     socket.set_tcp_keepalive(&keepalive)?;
     Ok(socket)
 }
@@ -130,7 +139,11 @@ mod tests {
     use std::net::TcpStream;
 
     fn listening(port: Port) -> (SocketAddr, Vec<Socket>) {
-        let sockets = port.sockets.into_iter().map(|s| s.listen().unwrap()).collect();
+        let sockets = port
+            .sockets
+            .into_iter()
+            .map(|s| s.listen().unwrap())
+            .collect();
         (port.address, sockets)
     }
 
@@ -149,7 +162,9 @@ mod tests {
             assert_eq!(socket.local_addr().unwrap().as_socket(), Some(address));
             socket.set_nonblocking(true).unwrap();
         }
-        let clients: Vec<_> = (0..64).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let clients: Vec<_> = (0..64)
+            .map(|_| TcpStream::connect(address).unwrap())
+            .collect();
         let mut accepted = vec![0; 3];
         for (count, socket) in accepted.iter_mut().zip(&sockets) {
             while socket.accept().is_ok() {
@@ -204,6 +219,9 @@ mod tests {
         }
         assert!(matches!(Port::bind("7400", 1), Err(PortError::Name { .. })));
         let elsewhere = Port::bind("192.0.2.1:0", 1).unwrap_err();
-        assert!(matches!(elsewhere, PortError::Refused { .. }), "{elsewhere}");
+        assert!(
+            matches!(elsewhere, PortError::Refused { .. }),
+            "{elsewhere}"
+        );
     }
 }

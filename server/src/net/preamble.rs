@@ -28,7 +28,9 @@ pub const GREETINGS_MAX: usize = 1024;
 /// Greets a connection and serves it here, or passes it on.
 pub async fn greet(context: Rc<Context>, mut stream: TcpStream) {
     let greeting = Held::new(&context.greetings);
-    let Ok(preamble) = read(&mut stream).await else { return };
+    let Ok(preamble) = read(&mut stream).await else {
+        return;
+    };
     if let Some(verdict) = objection(&context, &preamble) {
         return refuse(&context, stream, verdict).await;
     }
@@ -37,15 +39,30 @@ pub async fn greet(context: Rc<Context>, mut stream: TcpStream) {
         drop(greeting);
         return welcome(context, stream, preamble).await;
     }
-    let Ok(socket) = handover::detach(stream) else { return };
-    if let Err(back) = context.mesh.hand_over(wanted, HandedOver { socket, preamble }) {
-        refuse(&context, handover::attach(back.socket), Verdict::TooManyConnections).await;
+    let Ok(socket) = handover::detach(stream) else {
+        return;
+    };
+    if let Err(back) = context
+        .mesh
+        .hand_over(wanted, HandedOver { socket, preamble })
+    {
+        refuse(
+            &context,
+            handover::attach(back.socket),
+            Verdict::TooManyConnections,
+        )
+        .await;
     }
 }
 
 /// Serves a connection that another shard passed on.
 pub async fn take_over(context: Rc<Context>, connection: HandedOver) {
-    welcome(context, handover::attach(connection.socket), connection.preamble).await;
+    welcome(
+        context,
+        handover::attach(connection.socket),
+        connection.preamble,
+    )
+    .await;
 }
 
 async fn read(stream: &mut TcpStream) -> io::Result<Preamble> {
@@ -74,7 +91,10 @@ async fn welcome(context: Rc<Context>, mut stream: TcpStream, preamble: Preamble
     }
     let _seat = Held::new(&context.connected);
     let version = preamble.version().unwrap_or(VERSION);
-    if answer(&context, &mut stream, Verdict::Accepted, version).await.is_ok() {
+    if answer(&context, &mut stream, Verdict::Accepted, version)
+        .await
+        .is_ok()
+    {
         connection::serve(context.clone(), stream, preamble.smart).await;
     }
 }
@@ -103,6 +123,10 @@ async fn answer(
 }
 
 async fn within<T>(io: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    let limited = glommio::timer::timeout(TIMEOUT, async { Ok::<_, glommio::GlommioError<()>>(io.await) });
-    limited.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    let limited = glommio::timer::timeout(TIMEOUT, async {
+        Ok::<_, glommio::GlommioError<()>>(io.await)
+    });
+    limited
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }

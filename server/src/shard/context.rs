@@ -182,7 +182,11 @@ impl Context {
     pub fn check_unsent(&self) -> Result<(), Refusal> {
         if self.buffers.unsent_len() > UNSENT_LEN_MAX {
             let reason = "clients do not read their replies";
-            return Err(Error::Overloaded { reason, retry_after_ms: RETRY_AFTER_MS }.into());
+            return Err(Error::Overloaded {
+                reason,
+                retry_after_ms: RETRY_AFTER_MS,
+            }
+            .into());
         }
         Ok(())
     }
@@ -204,7 +208,10 @@ impl Context {
     pub fn begin_scan(&self) -> Result<Held, Error> {
         if self.scans.get() >= SCANS_MAX {
             let reason = "too many scans run";
-            return Err(Error::Overloaded { reason, retry_after_ms: RETRY_AFTER_MS });
+            return Err(Error::Overloaded {
+                reason,
+                retry_after_ms: RETRY_AFTER_MS,
+            });
         }
         Ok(Held::new(&self.scans))
     }

@@ -36,7 +36,9 @@ impl Directory {
 
     /// The range that holds a key.
     pub fn find(&self, key: &[u8]) -> Option<&Route> {
-        let after = self.routes.partition_point(|route| route.keys.start.as_slice() <= key);
+        let after = self
+            .routes
+            .partition_point(|route| route.keys.start.as_slice() <= key);
         let route = self.routes.get(after.checked_sub(1)?)?;
         route.keys.contains(key).then_some(route)
     }
@@ -61,7 +63,10 @@ impl Directory {
 
 /// Whether two routes hold a key in common; `low` does not start after `high`.
 fn overlap(low: &Route, high: &Route) -> bool {
-    low.keys.end.as_deref().is_none_or(|end| high.keys.start.as_slice() < end)
+    low.keys
+        .end
+        .as_deref()
+        .is_none_or(|end| high.keys.start.as_slice() < end)
 }
 
 fn newer(a: &Route, b: &Route) -> bool {
@@ -77,7 +82,10 @@ mod tests {
         Route {
             range: RangeId(range),
             epoch: Epoch { version, conf: 1 },
-            keys: KeyRange { start: start.into(), end: end.map(Into::into) },
+            keys: KeyRange {
+                start: start.into(),
+                end: end.map(Into::into),
+            },
             leader: None,
         }
     }
@@ -94,7 +102,15 @@ mod tests {
             route(2, 1, "g", Some("t")),
         ]);
         assert!(directory.is_complete());
-        for (key, range) in [("", 1), ("a", 1), ("fzz", 1), ("g", 2), ("s", 2), ("t", 3), ("z", 3)] {
+        for (key, range) in [
+            ("", 1),
+            ("a", 1),
+            ("fzz", 1),
+            ("g", 2),
+            ("s", 2),
+            ("t", 3),
+            ("z", 3),
+        ] {
             assert_eq!(found(&directory, key), Some(range), "{key}");
         }
     }

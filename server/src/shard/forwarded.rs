@@ -25,7 +25,12 @@ pub struct Forwarded {
 impl Forwarded {
     /// The request `id` of the shard `from`.
     pub fn new(context: Rc<Context>, from: ShardId, id: ForwardId) -> Rc<Forwarded> {
-        Rc::new(Forwarded { context, from, id, asked: Cell::new(None) })
+        Rc::new(Forwarded {
+            context,
+            from,
+            id,
+            asked: Cell::new(None),
+        })
     }
 }
 
@@ -46,7 +51,9 @@ impl Origin for Forwarded {
     fn send(&self, write: impl FnOnce(&mut Vec<u8>)) {
         let mut frame = Vec::new();
         write(&mut frame);
-        self.context.mesh.reply(self.from, ShardReply::Frame { id: self.id, frame });
+        self.context
+            .mesh
+            .reply(self.from, ShardReply::Frame { id: self.id, frame });
     }
 
     fn hold(&self, asked: Asked) -> Result<u64, Refusal> {

@@ -82,7 +82,11 @@ impl LaneEnds {
         let peers = senders.into_iter().map(|pair| pair.map(peer)).collect();
         let inboxes = (0u16..).zip(receivers).filter_map(|(from, pair)| {
             let (messages, replies) = pair?;
-            Some(Inbox { from: ShardId(from), messages, replies })
+            Some(Inbox {
+                from: ShardId(from),
+                messages,
+                replies,
+            })
         });
         (Mesh { peers }, inboxes.collect())
     }
@@ -128,11 +132,17 @@ pub enum Waiting {
 impl Mesh {
     /// All other shards of the node.
     pub fn others(&self) -> impl Iterator<Item = ShardId> + '_ {
-        (0u16..).map(ShardId).zip(&self.peers).filter_map(|(id, peer)| peer.as_ref().map(|_| id))
+        (0u16..)
+            .map(ShardId)
+            .zip(&self.peers)
+            .filter_map(|(id, peer)| peer.as_ref().map(|_| id))
     }
 
     fn peer(&self, shard: ShardId) -> Result<&Peer, Error> {
-        let peer = self.peers.get(usize::from(shard.0)).and_then(Option::as_ref);
+        let peer = self
+            .peers
+            .get(usize::from(shard.0))
+            .and_then(Option::as_ref);
         // A route to a shard that this node does not have comes from elsewhere.
         peer.ok_or(Error::Moved(None))
     }
@@ -154,7 +164,11 @@ impl Mesh {
             return Err(full());
         }
         let (connection, token) = from;
-        let id = peer.wait(Waiting::Client { connection, token, len })?;
+        let id = peer.wait(Waiting::Client {
+            connection,
+            token,
+            len,
+        })?;
         let sent = peer.messages.try_send(ShardMessage::Request {
             id,
             frame: Bytes::copy_from_slice(call.frame),
@@ -172,7 +186,9 @@ impl Mesh {
     /// # Errors
     /// The connection.
     pub fn hand_over(&self, to: ShardId, connection: HandedOver) -> Result<(), HandedOver> {
-        let Ok(peer) = self.peer(to) else { return Err(connection) };
+        let Ok(peer) = self.peer(to) else {
+            return Err(connection);
+        };
         match peer.messages.try_send(ShardMessage::Connection(connection)) {
             Ok(()) => Ok(()),
             Err(
@@ -191,7 +207,10 @@ impl Mesh {
     pub async fn tell_routes(&self, routes: &[Route]) {
         for peer in self.peers.iter().flatten() {
             // A shard that is gone takes the node with it.
-            let _ = peer.messages.send(ShardMessage::Routes(routes.to_vec())).await;
+            let _ = peer
+                .messages
+                .send(ShardMessage::Routes(routes.to_vec()))
+                .await;
         }
     }
 
@@ -251,5 +270,8 @@ impl Peer {
 }
 
 fn full() -> Error {
-    Error::Overloaded { reason: "the lane to the key's shard is full", retry_after_ms: RETRY_AFTER_MS }
+    Error::Overloaded {
+        reason: "the lane to the key's shard is full",
+        retry_after_ms: RETRY_AFTER_MS,
+    }
 }

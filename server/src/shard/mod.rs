@@ -95,7 +95,10 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     let shard = Shard::open(setup.options, setup.world, setup.hlc.clone()).await?;
     let context = Rc::new(Context::new(shard, mesh, setup.node, setup.hlc));
     learn(&context, &inboxes).await?;
-    let reading: Vec<_> = inboxes.into_iter().flat_map(|inbox| read(&context, inbox)).collect();
+    let reading: Vec<_> = inboxes
+        .into_iter()
+        .flat_map(|inbox| read(&context, inbox))
+        .collect();
     let socket = handover::attach_listener(setup.socket.listen()?.into());
     let accepting = glommio::spawn_local(listener::accept(socket, context.clone()));
     // Nobody waits any more if the node gave up meanwhile; then the order to stop is there.
@@ -128,7 +131,11 @@ async fn learn(context: &Context, inboxes: &[Inbox]) -> Result<(), ShardError> {
 
 /// Starts to read what one other shard sends.
 fn read(context: &Rc<Context>, inbox: Inbox) -> [glommio::Task<()>; 2] {
-    let Inbox { from, messages, replies } = inbox;
+    let Inbox {
+        from,
+        messages,
+        replies,
+    } = inbox;
     let asked = context.clone();
     let requests = async move {
         let mut count = 0;
@@ -146,20 +153,35 @@ fn read(context: &Rc<Context>, inbox: Inbox) -> [glommio::Task<()>; 2] {
             conclude(&context, from, reply);
         }
     };
-    [glommio::spawn_local(requests), glommio::spawn_local(answers)]
+    [
+        glommio::spawn_local(requests),
+        glommio::spawn_local(answers),
+    ]
 }
 
 fn receive(context: &Rc<Context>, from: ShardId, message: ShardMessage) {
     match message {
-        ShardMessage::Request { id, frame, received, deadline } => {
+        ShardMessage::Request {
+            id,
+            frame,
+            received,
+            deadline,
+        } => {
             let origin = Forwarded::new(context.clone(), from, id);
-            let times = Times { received, now: Now::now(), deadline };
+            let times = Times {
+                received,
+                now: Now::now(),
+                deadline,
+            };
             let found = rangedb_protocol::frame::decode(&frame);
             let Ok(Some(found)) = found else {
                 unreachable!("only whole frames are forwarded");
             };
             let handled = handler::handle(context, &origin, found, &frame, times);
-            assert!(handled.is_ok(), "only requests that can be read are forwarded");
+            assert!(
+                handled.is_ok(),
+                "only requests that can be read are forwarded"
+            );
         }
         ShardMessage::Connection(connection) => {
             glommio::spawn_local(preamble::take_over(context.clone(), connection)).detach();
@@ -177,7 +199,10 @@ fn receive(context: &Rc<Context>, from: ShardId, message: ShardMessage) {
 fn conclude(context: &Context, from: ShardId, reply: ShardReply) {
     match reply {
         ShardReply::Frame { id, frame } => {
-            if let Some(Waiting::Client { connection, token, .. }) = context.mesh.take(from, id) {
+            if let Some(Waiting::Client {
+                connection, token, ..
+            }) = context.mesh.take(from, id)
+            {
                 connection.forwarded_reply(token, &frame);
             }
         }

@@ -20,7 +20,9 @@ pub enum Place {
 
 /// Looks a key up. An empty key is nobody's; the engine refuses it, with the reason.
 pub fn place(directory: &Directory, here: Location, key: &[u8]) -> Place {
-    let Some(route) = directory.find(key) else { return Place::Unknown };
+    let Some(route) = directory.find(key) else {
+        return Place::Unknown;
+    };
     match route.leader {
         Some(leader) if leader == here => Place::Here,
         Some(leader) if leader.node == here.node => Place::Shard(leader.shard, route.clone()),
@@ -35,11 +37,20 @@ mod tests {
 
     #[test]
     fn a_key_is_here_beside_or_away() {
-        let at = |node, shard| Location { node: NodeId(node), shard: ShardId(shard) };
+        let at = |node, shard| Location {
+            node: NodeId(node),
+            shard: ShardId(shard),
+        };
         let route = |range, start: &str, end: &str, leader| Route {
             range: RangeId(range),
-            epoch: Epoch { version: 1, conf: 1 },
-            keys: KeyRange { start: start.into(), end: Some(end.into()) },
+            epoch: Epoch {
+                version: 1,
+                conf: 1,
+            },
+            keys: KeyRange {
+                start: start.into(),
+                end: Some(end.into()),
+            },
             leader,
         };
         let beside = route(2, "b", "c", Some(at(1, 3)));

@@ -1,0 +1,302 @@
+//! The command line of `loadgen`, and its translation into plans. Usage errors are texts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::check::clients::CheckOptions;
+use crate::distribution::{Distribution, DistributionKind};
+use crate::driver::Drive;
+use crate::keys::KeyLayout;
+use crate::report::Format;
+use crate::workload::{Plan, Workload};
+
+/// Most clients with connections of their own.
+const CONNECTIONS_MAX: usize = 10_000;
+/// Most operations in flight on one connection: the protocol's limit.
+const DEPTH_MAX: usize = 1024;
+/// Longest value: the database's limit.
+const VALUE_SIZE_MAX: usize = 1 << 20;
+/// Most ranges of `split-keys`.
+const RANGES_MAX: u64 = 10_000;
+
+/// Drives a RangeDB node or cluster, and checks what it answers.
+#[derive(Debug, Parser)]
+#[command(name = "loadgen", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Writes every record once (--duration and --warmup mean nothing here).
+    Load(DriveArgs),
+    /// Runs a workload over loaded records and measures it.
+    Run(DriveArgs),
+    /// Lets clients write and read few keys, and checks that what they saw is linearizable.
+    Check(CheckArgs),
+    /// Prints the --split-at list that makes equal ranges of the records.
+    SplitKeys(SplitKeysArgs),
+}
+
+/// Where the database is.
+#[derive(Clone, Debug, Args)]
+pub struct AddressArgs {
+    /// Addresses of nodes, tried in turn.
+    #[arg(
+        long = "addr",
+        env = "RANGEDB_ADDR",
+        default_value = "127.0.0.1:7400",
+        value_name = "HOST:PORT[,HOST:PORT...]",
+        value_delimiter = ','
+    )]
+    pub addresses: Vec<String>,
+}
+
+/// Settings of `load` and `run`.
+#[derive(Clone, Debug, Args)]
+pub struct DriveArgs {
+    /// Where the database is.
+    #[command(flatten)]
+    pub address: AddressArgs,
+    /// Mix of operations: YCSB's a to f, or puts alone.
+    #[arg(long, default_value = "a", value_enum)]
+    pub workload: Workload,
+    /// Records that are loaded.
+    #[arg(long, default_value_t = 100_000, value_name = "N")]
+    pub records: u64,
+    /// Measured time.
+    #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
+    pub duration: f64,
+    /// Time before it that does not count.
+    #[arg(long, default_value_t = 2.0, value_name = "SECONDS")]
+    pub warmup: f64,
+    /// Clients, each with connections of its own.
+    #[arg(long, default_value_t = 16, value_name = "C")]
+    pub connections: usize,
+    /// Operations in flight on each.
+    #[arg(long, default_value_t = 1, value_name = "D")]
+    pub depth: usize,
+    /// Threads that share the connections.
+    #[arg(long, default_value_t = 1, value_name = "T")]
+    pub threads: usize,
+    /// How records are chosen [default: latest for d, uniform for write, else zipfian].
+    #[arg(long, value_enum)]
+    pub distribution: Option<DistributionKind>,
+    /// Bytes of a key.
+    #[arg(long, default_value_t = 16)]
+    pub key_size: usize,
+    /// Bytes of a value.
+    #[arg(long, default_value_t = 128)]
+    pub value_size: usize,
+    /// Operations a second that are begun, answered or not [default: as fast as answers come].
+    #[arg(long, value_name = "R")]
+    pub rate: Option<f64>,
+    /// Decides what is asked.
+    #[arg(long, default_value_t = 1, value_name = "S")]
+    pub seed: u64,
+    /// How the result is printed.
+    #[arg(long, default_value = "table", value_enum)]
+    pub format: Format,
+}
+
+/// Settings of `check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// Where the database is.
+    #[command(flatten)]
+    pub address: AddressArgs,
+    /// How long.
+    #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
+    pub duration: f64,
+    /// Clients at once.
+    #[arg(long, default_value_t = 16, value_name = "C")]
+    pub clients: u32,
+    /// Keys that they share.
+    #[arg(long, default_value_t = 8, value_name = "K")]
+    pub keys: u32,
+    /// Decides what is asked.
+    #[arg(long, default_value_t = 1, value_name = "S")]
+    pub seed: u64,
+    /// How the result is printed.
+    #[arg(long, default_value = "table", value_enum)]
+    pub format: Format,
+}
+
+/// Settings of `split-keys`.
+#[derive(Clone, Debug, Args)]
+pub struct SplitKeysArgs {
+    /// Ranges to make.
+    #[arg(value_name = "N")]
+    pub ranges: u64,
+    /// Records that are going to be loaded.
+    #[arg(long, default_value_t = 100_000, value_name = "R")]
+    pub records: u64,
+    /// Bytes of a key.
+    #[arg(long, default_value_t = 16)]
+    pub key_size: usize,
+}
+
+fn seconds(name: &str, seconds: f64) -> Result<Duration, String> {
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|_| format!("--{name}: {seconds} is no number of seconds"))
+}
+
+fn within(name: &str, number: u64, most: u64) -> Result<(), String> {
+    if (1..=most).contains(&number) {
+        return Ok(());
+    }
+    Err(format!("--{name} must be 1 to {most}, not {number}"))
+}
+
+impl DriveArgs {
+    /// How records are chosen.
+    pub fn distribution(&self) -> DistributionKind {
+        self.distribution
+            .unwrap_or_else(|| self.workload.usual_distribution())
+    }
+
+    /// What to ask. Slow for many records that are not chosen uniformly.
+    pub fn plan(&self, load: bool) -> Result<Arc<Plan>, String> {
+        within("records", self.records, u64::MAX / 2)?;
+        if self.value_size > VALUE_SIZE_MAX {
+            return Err(format!("--value-size must be at most {VALUE_SIZE_MAX}"));
+        }
+        let layout = KeyLayout::new(self.key_size, self.records)?;
+        let kind = if load {
+            DistributionKind::Uniform
+        } else {
+            self.distribution()
+        };
+        let distribution = Distribution::new(kind, self.records);
+        let shape = (self.value_size, self.records, self.seed);
+        Ok(Arc::new(Plan::new(
+            self.workload,
+            distribution,
+            layout,
+            shape,
+        )))
+    }
+
+    /// How hard to ask.
+    pub fn drive(&self, load: bool) -> Result<Drive, String> {
+        within(
+            "connections",
+            self.connections as u64,
+            CONNECTIONS_MAX as u64,
+        )?;
+        within("depth", self.depth as u64, DEPTH_MAX as u64)?;
+        within("threads", self.threads as u64, CONNECTIONS_MAX as u64)?;
+        if self
+            .rate
+            .is_some_and(|rate| !(rate.is_finite() && (0.001..=1e9).contains(&rate)))
+        {
+            return Err("--rate must be a number of operations a second".to_owned());
+        }
+        let duration = seconds("duration", self.duration)?;
+        if duration.is_zero() {
+            return Err("--duration must not be 0".to_owned());
+        }
+        let warmup = seconds("warmup", self.warmup)?;
+        Ok(Drive {
+            connections: self.connections,
+            depth: self.depth,
+            threads: self.threads,
+            rate: self.rate,
+            warmup: if load { Duration::ZERO } else { warmup },
+            duration: (!load).then_some(duration),
+            seed: self.seed,
+            is_progress_shown: true,
+        })
+    }
+}
+
+impl CheckArgs {
+    /// What to do; `run` names the keys of this check.
+    pub fn options(&self, run: u64) -> Result<CheckOptions, String> {
+        within("clients", u64::from(self.clients), 1024)?;
+        within("keys", u64::from(self.keys), 1 << 20)?;
+        let duration = seconds("duration", self.duration)?;
+        Ok(CheckOptions {
+            clients: self.clients,
+            keys: self.keys,
+            duration,
+            seed: self.seed,
+            run,
+        })
+    }
+}
+
+impl SplitKeysArgs {
+    /// The list for `--split-at`.
+    pub fn list(&self) -> Result<String, String> {
+        if !(1..=RANGES_MAX).contains(&self.ranges) {
+            return Err(format!("N must be 1 to {RANGES_MAX}, not {}", self.ranges));
+        }
+        let layout = KeyLayout::new(self.key_size, self.records)?;
+        Ok(layout.split_keys(self.ranges).join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn documented_command_lines_are_understood() {
+        let line = "loadgen run --addr localhost:1,[::1]:2 --workload write --records 10 \
+                    --duration 0.5 --warmup 1 --connections 2 --depth 3 --threads 4 \
+                    --distribution zipfian --key-size 16 --value-size 128 --rate 5.5 --seed 9 \
+                    --format json";
+        let Command::Run(args) = Cli::parse_from(line.split_whitespace()).command else {
+            panic!("not run");
+        };
+        assert_eq!(args.address.addresses, ["localhost:1", "[::1]:2"]);
+        let drive = args.drive(false).unwrap();
+        assert_eq!((drive.connections, drive.depth, drive.threads), (2, 3, 4));
+        assert_eq!(args.plan(false).unwrap().value_size, 128);
+        for line in [
+            "loadgen load --workload a",
+            "loadgen check --addr a:1 --duration 3 --clients 4 --keys 2 --format table",
+            "loadgen split-keys 4 --records 1000",
+        ] {
+            Cli::parse_from(line.split_whitespace());
+        }
+    }
+
+    #[test]
+    fn impossible_settings_are_refused() {
+        let drive = |extra: &str| {
+            let line = format!("loadgen run {extra}");
+            let Command::Run(args) = Cli::parse_from(line.split_whitespace()).command else {
+                panic!("not run");
+            };
+            args.drive(false).and_then(|_| args.plan(false)).map(|_| ())
+        };
+        assert!(drive("").is_ok());
+        for extra in [
+            "--connections 0",
+            "--depth 1025",
+            "--threads 0",
+            "--duration 0",
+            "--warmup=-1",
+            "--rate 0",
+            "--rate nan",
+            "--records 0",
+            "--key-size 4 --records 100000",
+            "--value-size 2000000",
+        ] {
+            assert!(drive(extra).is_err(), "{extra}");
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Checks that a history of single-key operations is linearizable: that it looks as if each
+//! operation took effect at one moment between being sent and being answered.
+//!
+//! The property holds for a whole history if it holds for each key alone, so every key has a
+//! checker of its own ([`KeyChecker`]). Operations may be added while the history still grows:
+//! [`Checker::advance`] decides all events before a moment that no later operation reaches back to.
+//! At quiescent points (nothing under way) the operations behind are forgotten and only the states
+//! that they allow are kept, so memory is bounded however long a run is.
+//!
+//! What it is not: it knows no client and no clock (see `clients`), and nothing of transactions.
+//! Single-threaded. The simulator uses it as it is.
+//!
+//! Reading order: `history` (what is checked), `search` (how), `shrink` (what is shown).
+
+pub mod clients;
+pub mod history;
+pub mod search;
+pub mod shrink;
+
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::fmt;
+
+use history::{Moment, Operation, State};
+use search::{CONFIGURATIONS_MAX, Configuration, OpId, Search, Stop};
+
+/// Operations of a key that are kept at least, so that a failing history has context.
+const WINDOW_OPERATIONS_MIN: usize = 64;
+
+/// Operations that together cannot be explained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailingHistory {
+    /// What the key may have held before the first of `operations`, by all that came earlier.
+    pub before: Vec<State>,
+    /// The operations, by the moment they were sent.
+    pub operations: Vec<Operation>,
+    /// Earlier operations of the key, of which `before` is what remains.
+    pub earlier: u64,
+    /// Operations that were left out because the rest fails whatever became of them.
+    pub left_out: usize,
+}
+
+impl fmt::Display for FailingHistory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let states: Vec<String> = self
+            .before
+            .iter()
+            .map(|&state| history::show_state(state).to_string())
+            .collect();
+        writeln!(
+            f,
+            "  before: {} ({} earlier operations)",
+            states.join(" or "),
+            self.earlier
+        )?;
+        writeln!(f, "  {:>14} .. {:<14}", "sent, us", "answered, us")?;
+        for operation in &self.operations {
+            writeln!(f, "  {operation}")?;
+        }
+        write!(f, "  no order of these explains the answers")?;
+        if self.left_out > 0 {
+            write!(
+                f,
+                ", whatever became of {} more that are left out",
+                self.left_out
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// The stretch of a key's history that is still kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    /// What explains everything before the window.
+    base: Vec<Configuration>,
+    /// Operations sent in the window, and older ones of unknown fate.
+    operations: BTreeMap<OpId, Operation>,
+    earlier: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum EventKind {
+    // At the same moment an operation is sent before another returns: they count as concurrent.
+    Sent,
+    Returned,
+}
+
+/// Feeds one event to a search.
+pub(crate) fn step(
+    search: &mut Search,
+    kind: EventKind,
+    id: OpId,
+    operation: &Operation,
+) -> Result<(), Stop> {
+    match kind {
+        EventKind::Returned => search.complete(id),
+        EventKind::Sent if operation.returned.is_some() => {
+            search.invoke(id, operation.action);
+            Ok(())
+        }
+        EventKind::Sent => {
+            search.invoke_unknown(id, operation.action);
+            Ok(())
+        }
+    }
+}
+
+/// The checker of one key.
+#[derive(Clone, Debug)]
+pub struct KeyChecker {
+    search: Search,
+    window: Window,
+    /// Added, but sent at or after the moment up to which events are decided.
+    ahead: BTreeMap<OpId, Operation>,
+    events: BinaryHeap<Reverse<(Moment, EventKind, OpId)>>,
+    decided_until: Moment,
+    next_id: OpId,
+    stopped: Option<Stop>,
+}
+
+impl KeyChecker {
+    /// A key that holds `initial` before its first operation.
+    pub fn new(initial: State) -> KeyChecker {
+        let base = vec![Configuration::new(initial)];
+        KeyChecker {
+            search: Search::new(base.clone(), CONFIGURATIONS_MAX),
+            window: Window {
+                base,
+                operations: BTreeMap::new(),
+                earlier: 0,
+            },
+            ahead: BTreeMap::new(),
+            events: BinaryHeap::new(),
+            decided_until: 0,
+            next_id: 0,
+            stopped: None,
+        }
+    }
+
+    /// Adds an operation whose fate is settled (or will stay unknown). Reads without an answer and
+    /// writes that were not applied do not belong into a history.
+    pub fn add(&mut self, mut operation: Operation) {
+        assert!(
+            operation.invoked >= self.decided_until,
+            "the operation reaches back too far"
+        );
+        assert!(
+            operation
+                .returned
+                .is_none_or(|returned| returned >= operation.invoked)
+        );
+        if self.stopped.is_some() || (operation.returned.is_none() && operation.action.is_read()) {
+            return;
+        }
+        if operation.returned.is_none() {
+            operation.action = operation.action.forget_answer();
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        self.ahead.insert(id, operation);
+        self.events
+            .push(Reverse((operation.invoked, EventKind::Sent, id)));
+        if let Some(returned) = operation.returned {
+            self.events
+                .push(Reverse((returned, EventKind::Returned, id)));
+        }
+    }
+
+    /// Decides all events before `until`; no operation that is added later may be sent before it.
+    pub fn advance(&mut self, until: Moment) -> Result<(), Stop> {
+        self.decided_until = self.decided_until.max(until);
+        while let Some(&Reverse((at, kind, id))) = self.events.peek()
+            && at < until
+        {
+            self.events.pop();
+            self.event(kind, id)?;
+        }
+        self.stopped.map_or(Ok(()), Err)
+    }
+
+    fn event(&mut self, kind: EventKind, id: OpId) -> Result<(), Stop> {
+        if let Some(operation) = self.ahead.remove(&id) {
+            self.window.operations.insert(id, operation);
+        }
+        let operation = self.window.operations[&id];
+        if let Err(stop) = step(&mut self.search, kind, id, &operation) {
+            self.stopped = Some(stop);
+            // Others under way belong to the failing history; what was sent later does not.
+            self.events.clear();
+            self.ahead.clear();
+            return Err(stop);
+        }
+        if self.search.is_quiescent() && self.window.operations.len() >= WINDOW_OPERATIONS_MIN {
+            self.begin_window();
+        }
+        Ok(())
+    }
+
+    /// Forgets what is behind: only the states it allows, and writes that may yet come, remain.
+    fn begin_window(&mut self) {
+        let open: Vec<OpId> = self.search.unknown().collect();
+        let before = self.window.operations.len();
+        self.window
+            .operations
+            .retain(|id, _| open.binary_search(id).is_ok());
+        self.window.earlier += (before - self.window.operations.len()) as u64;
+        self.window.base = self.search.configurations().to_vec();
+    }
+
+    /// The smallest failing history found, if the key's history is not linearizable.
+    pub fn failing_history(&self) -> Option<FailingHistory> {
+        (self.stopped == Some(Stop::NotLinearizable)).then(|| shrink::shrink(&self.window))
+    }
+}
+
+/// What became of a check.
+#[derive(Clone, Debug)]
+pub struct Verdict<K> {
+    /// Operations that were checked.
+    pub operations: u64,
+    /// Those of unknown fate among them.
+    pub unknown: u64,
+    /// Keys whose history is not linearizable, each with its smallest failing history found.
+    pub violations: Vec<(K, FailingHistory)>,
+    /// Keys with too many explanations at once to decide.
+    pub undecided: Vec<K>,
+}
+
+impl<K> Verdict<K> {
+    /// The smallest of the failing histories.
+    pub fn smallest(&self) -> Option<&(K, FailingHistory)> {
+        self.violations
+            .iter()
+            .min_by_key(|(_, history)| history.operations.len())
+    }
+}
+
+/// Checks a history of many keys.
+#[derive(Clone, Debug)]
+pub struct Checker<K> {
+    keys: BTreeMap<K, KeyChecker>,
+    operations: u64,
+    unknown: u64,
+}
+
+impl<K: Ord + Clone> Default for Checker<K> {
+    fn default() -> Self {
+        Checker {
+            keys: BTreeMap::new(),
+            operations: 0,
+            unknown: 0,
+        }
+    }
+}
+
+impl<K: Ord + Clone> Checker<K> {
+    /// Adds an operation; see [`KeyChecker::add`]. Every key begins absent.
+    pub fn add(&mut self, key: &K, operation: Operation) {
+        self.operations += 1;
+        self.unknown += u64::from(operation.returned.is_none());
+        if !self.keys.contains_key(key) {
+            self.keys.insert(key.clone(), KeyChecker::new(None));
+        }
+        if let Some(checker) = self.keys.get_mut(key) {
+            checker.add(operation);
+        }
+    }
+
+    /// Decides all events before `until`; see [`KeyChecker::advance`]. Returns how many keys have
+    /// failed so far.
+    pub fn advance(&mut self, until: Moment) -> usize {
+        let failed = |checker: &mut KeyChecker| checker.advance(until).is_err();
+        self.keys
+            .values_mut()
+            .map(failed)
+            .filter(|&failed| failed)
+            .count()
+    }
+
+    /// Decides the rest.
+    pub fn finish(mut self) -> Verdict<K> {
+        self.advance(Moment::MAX);
+        let mut violations = Vec::new();
+        let mut undecided = Vec::new();
+        for (key, checker) in &self.keys {
+            match checker.stopped {
+                None => {}
+                Some(Stop::Undecided) => undecided.push(key.clone()),
+                Some(Stop::NotLinearizable) => {
+                    violations.extend(checker.failing_history().map(|f| (key.clone(), f)));
+                }
+            }
+        }
+        Verdict {
+            operations: self.operations,
+            unknown: self.unknown,
+            violations,
+            undecided,
+        }
+    }
+}
+
+/// Checks the history of one key that holds `initial` at its beginning.
+pub fn check_key(
+    initial: State,
+    operations: &[Operation],
+) -> Result<(), Option<Box<FailingHistory>>> {
+    let mut checker = KeyChecker::new(initial);
+    operations
+        .iter()
+        .for_each(|&operation| checker.add(operation));
+    match checker.advance(Moment::MAX) {
+        Ok(()) => Ok(()),
+        Err(_) => Err(checker.failing_history().map(Box::new)),
+    }
+}

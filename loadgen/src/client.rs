@@ -1,0 +1,91 @@
+//! The real client as a [`Database`]. The only module that names the client library.
+
+use std::borrow::Cow;
+
+use rangedb_client::{CasOutcome, Client, ClientOptions, Fate, ScanOptions};
+
+use crate::database::{Condition, Database, Failure, Found};
+
+/// One client with connections of its own.
+#[derive(Clone)]
+pub struct ClientDatabase {
+    client: Client,
+}
+
+impl ClientDatabase {
+    /// Connects to the first address that answers.
+    pub async fn connect(addresses: &[String]) -> Result<ClientDatabase, String> {
+        let options = ClientOptions {
+            addresses: addresses.to_vec(),
+            ..ClientOptions::default()
+        };
+        let client = Client::connect(options)
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok(ClientDatabase { client })
+    }
+}
+
+#[cold]
+fn failure(error: rangedb_client::Error) -> Failure {
+    Failure {
+        code: Cow::Borrowed(error.code.name()),
+        is_not_applied: error.fate == Fate::NotApplied,
+    }
+}
+
+impl Database for ClientDatabase {
+    type Value = rangedb_client::Bytes;
+
+    async fn get(&self, key: &[u8]) -> Result<Option<Found<Self::Value>>, Failure> {
+        let found = self.client.get(key).await.map_err(failure)?;
+        Ok(found.map(|found| Found {
+            value: found.value,
+            version: found.version,
+        }))
+    }
+
+    async fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Failure> {
+        self.client
+            .put(key, value)
+            .await
+            .map(|_| ())
+            .map_err(failure)
+    }
+
+    async fn delete(&self, key: &[u8]) -> Result<bool, Failure> {
+        self.client
+            .delete(key)
+            .await
+            .map(|deleted| deleted.existed)
+            .map_err(failure)
+    }
+
+    async fn compare_and_swap(
+        &self,
+        key: &[u8],
+        condition: Condition<'_>,
+        new: Option<&[u8]>,
+    ) -> Result<bool, Failure> {
+        let condition = match condition {
+            Condition::Absent => rangedb_client::Condition::Absent,
+            Condition::Value(value) => rangedb_client::Condition::Value(value),
+            Condition::Version(version) => rangedb_client::Condition::Version(version),
+        };
+        let outcome = self
+            .client
+            .compare_and_swap(key, condition, new)
+            .await
+            .map_err(failure)?;
+        Ok(matches!(outcome, CasOutcome::Swapped { .. }))
+    }
+
+    async fn scan(&self, start: &[u8], rows: usize) -> Result<usize, Failure> {
+        let options = ScanOptions {
+            start: Some(start.to_vec().into()),
+            limit: rows,
+            ..Default::default()
+        };
+        Ok(self.client.scan(options).await.map_err(failure)?.rows.len())
+    }
+}

@@ -1,0 +1,145 @@
+//! Drives a database in memory.
+
+use super::*;
+use crate::distribution::Distribution;
+use crate::keys::KeyLayout;
+use crate::memory::{Faults, MemoryDatabase};
+use crate::workload::Workload;
+
+const RECORDS: u64 = 500;
+
+fn plan(workload: Workload) -> Arc<Plan> {
+    let layout = KeyLayout::new(16, RECORDS).unwrap();
+    let distribution = Distribution::new(workload.usual_distribution(), RECORDS);
+    Arc::new(Plan::new(workload, distribution, layout, (32, RECORDS, 1)))
+}
+
+fn settings() -> Drive {
+    Drive {
+        connections: 4,
+        depth: 3,
+        threads: 2,
+        rate: None,
+        warmup: Duration::ZERO,
+        duration: Some(Duration::from_millis(100)),
+        seed: 1,
+        is_progress_shown: false,
+    }
+}
+
+#[test]
+fn load_writes_every_record_once_in_spite_of_refusals() {
+    let drive_settings = Drive {
+        duration: None,
+        ..settings()
+    };
+    let faults = Faults {
+        refused_every: 50,
+        ..Faults::default()
+    };
+    let connect = async || Ok(MemoryDatabase::new(faults));
+    let measured = drive(drive_settings, &plan(Workload::A), true, connect).unwrap();
+    assert_eq!(measured.probe.operations, RECORDS);
+    assert!(measured.probe.errors["refused"] > 0);
+    let kinds: Vec<_> = measured.probe.latencies().map(|(kind, _)| kind).collect();
+    assert_eq!(kinds, [OperationKind::Insert]);
+}
+
+#[test]
+fn closed_loop_measures_every_kind_of_operation() {
+    for (workload, kinds) in [
+        (Workload::A, &[OperationKind::Get, OperationKind::Put][..]),
+        (Workload::D, &[OperationKind::Get, OperationKind::Insert]),
+        (Workload::E, &[OperationKind::Insert, OperationKind::Scan]),
+        (
+            Workload::F,
+            &[OperationKind::Get, OperationKind::ReadModifyWrite],
+        ),
+        (Workload::Write, &[OperationKind::Put]),
+    ] {
+        let connect = async || Ok(MemoryDatabase::default());
+        let measured = drive(settings(), &plan(workload), false, connect).unwrap();
+        assert!(measured.probe.operations > 0);
+        assert_eq!(
+            measured
+                .probe
+                .latencies()
+                .map(|(kind, _)| kind)
+                .collect::<Vec<_>>(),
+            kinds
+        );
+        assert!(measured.probe.errors.is_empty());
+    }
+}
+
+#[test]
+fn open_loop_keeps_its_rate() {
+    let settings = Drive {
+        rate: Some(10_000.0),
+        ..settings()
+    };
+    let connect = async || Ok(MemoryDatabase::default());
+    let measured = drive(settings, &plan(Workload::C), false, connect).unwrap();
+    let begun = measured.probe.all_latencies().len();
+    assert_eq!(begun + measured.probe.not_started, 1000, "in 100 ms");
+}
+
+/// Answers every get only after 200 ms, far longer than between two operations.
+#[derive(Clone)]
+struct SlowDatabase;
+
+impl Database for SlowDatabase {
+    type Value = Vec<u8>;
+
+    async fn get(&self, _: &[u8]) -> Result<Option<crate::database::Found<Vec<u8>>>, Failure> {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        Ok(None)
+    }
+
+    async fn put(&self, _: &[u8], _: &[u8]) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn delete(&self, _: &[u8]) -> Result<bool, Failure> {
+        Ok(false)
+    }
+
+    async fn compare_and_swap(
+        &self,
+        _: &[u8],
+        _: Condition<'_>,
+        _: Option<&[u8]>,
+    ) -> Result<bool, Failure> {
+        Ok(true)
+    }
+
+    async fn scan(&self, _: &[u8], _: usize) -> Result<usize, Failure> {
+        Ok(0)
+    }
+}
+
+#[test]
+fn open_loop_counts_the_wait_for_a_free_place() {
+    let settings = Drive {
+        connections: 1,
+        depth: 1,
+        threads: 1,
+        rate: Some(10.0),
+        duration: Some(Duration::from_millis(1000)),
+        ..settings()
+    };
+    let measured = drive(settings, &plan(Workload::C), false, async || {
+        Ok(SlowDatabase)
+    })
+    .unwrap();
+    // The n-th operation begins at n * 100 ms and is answered at (n + 1) * 200 ms at best.
+    assert!(measured.probe.all_latencies().max() > 500_000_000);
+    assert!(measured.probe.not_started > 0);
+}
+
+#[test]
+fn refused_connection_ends_the_run() {
+    let connect = async || Err::<MemoryDatabase, _>("nobody listens".to_owned());
+    let result = drive(settings(), &plan(Workload::C), false, connect);
+    assert_eq!(result.unwrap_err(), "nobody listens");
+}

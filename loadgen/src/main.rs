@@ -1,0 +1,118 @@
+//! `loadgen`: arguments, exit codes, and what is printed where. Results go to standard output,
+//! progress and complaints to standard error. Exit codes: 0 measured (or checked, without a
+//! violation), 1 nothing succeeded or a violation, 2 usage.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use serde_json::{Map, Value, json};
+
+use rangedb_loadgen::args::{CheckArgs, Cli, Command, DriveArgs};
+use rangedb_loadgen::check::clients;
+use rangedb_loadgen::client::ClientDatabase;
+use rangedb_loadgen::report::{self, Format};
+use rangedb_loadgen::{driver, workload::Workload};
+
+const EXIT_FAILED: u8 = 1;
+const EXIT_USAGE: u8 = 2;
+
+enum Trouble {
+    Usage(String),
+    Failed(String),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Load(args) => drive(&args, true),
+        Command::Run(args) => drive(&args, false),
+        Command::Check(args) => check(&args),
+        Command::SplitKeys(args) => args.list().map_err(Trouble::Usage).map(|list| {
+            println!("{list}");
+            ExitCode::SUCCESS
+        }),
+    };
+    result.unwrap_or_else(|trouble| {
+        let (message, code) = match trouble {
+            Trouble::Usage(message) => (message, EXIT_USAGE),
+            Trouble::Failed(message) => (message, EXIT_FAILED),
+        };
+        eprintln!("loadgen: {message}");
+        ExitCode::from(code)
+    })
+}
+
+fn drive(args: &DriveArgs, load: bool) -> Result<ExitCode, Trouble> {
+    let settings = args.drive(load).map_err(Trouble::Usage)?;
+    let plan = args.plan(load).map_err(Trouble::Usage)?;
+    let connect = async || ClientDatabase::connect(&args.address.addresses).await;
+    let measured = driver::drive(settings, &plan, load, connect).map_err(Trouble::Failed)?;
+    let conditions = conditions(args, load);
+    match args.format {
+        Format::Table => print!("{}", report::run_table(&measured, &conditions)),
+        Format::Json => println!("{}", report::run_json(&measured, conditions)),
+    }
+    let has_succeeded = measured.probe.operations > 0;
+    Ok(if has_succeeded {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(EXIT_FAILED)
+    })
+}
+
+fn conditions(args: &DriveArgs, load: bool) -> Map<String, Value> {
+    let name = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
+    let mut conditions = Map::new();
+    let mut set = |name: &str, value: Value| conditions.insert(name.to_owned(), value);
+    set("command", json!(if load { "load" } else { "run" }));
+    if !load {
+        set("workload", json!(name(&args.workload)));
+        set("distribution", json!(name(&args.distribution())));
+    }
+    set("records", json!(args.records));
+    set("connections", json!(args.connections));
+    set("depth", json!(args.depth));
+    set("threads", json!(args.threads));
+    set("key_size", json!(args.key_size));
+    if args.workload != Workload::C || load {
+        set("value_size", json!(args.value_size));
+    }
+    set("rate", json!(args.rate));
+    set("seed", json!(args.seed));
+    conditions
+}
+
+fn check(args: &CheckArgs) -> Result<ExitCode, Trouble> {
+    let options = args.options(rand::random()).map_err(Trouble::Usage)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(Default::default())
+        .map_err(|error| Trouble::Failed(format!("cannot start a runtime: {error}")))?;
+    let checked = runtime
+        .block_on(async {
+            let mut databases = Vec::new();
+            for _ in 0..options.clients {
+                databases.push(ClientDatabase::connect(&args.address.addresses).await?);
+            }
+            Ok(clients::run(databases, options).await)
+        })
+        .map_err(Trouble::Failed)?;
+    let mut facts = Map::new();
+    facts.insert("command".into(), json!("check"));
+    facts.insert("seconds".into(), json!(args.duration));
+    facts.insert("clients".into(), json!(args.clients));
+    facts.insert("keys".into(), json!(args.keys));
+    facts.insert("errors".into(), json!(checked.errors));
+    match args.format {
+        Format::Table => print!("{}", report::check_table(&checked.verdict, &facts)),
+        Format::Json => println!("{}", report::check_json(&checked.verdict, facts)),
+    }
+    if let (Format::Json, Some((key, history))) = (args.format, checked.verdict.smallest()) {
+        eprintln!("smallest failing history, of key {key}:\n{history}");
+    }
+    let is_good = checked.verdict.violations.is_empty() && checked.answered > 0;
+    Ok(if is_good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(EXIT_FAILED)
+    })
+}

@@ -1,0 +1,57 @@
+//! `deps`: what a crate must not depend on, directly or not.
+
+use std::path::Path;
+
+use crate::Outcome;
+use crate::process::output;
+
+/// Crates and what must not be among their dependencies.
+const FORBIDDEN: [(&str, &[&str]); 3] = [
+    (
+        "rangedb-engine",
+        &[
+            "glommio",
+            "io-uring",
+            "tokio",
+            "socket2",
+            "flatbuffers",
+            "rangedb-protocol",
+        ],
+    ),
+    (
+        "rangedb-protocol",
+        &["tokio", "glommio", "io-uring", "socket2", "rangedb-engine"],
+    ),
+    (
+        "rangedb-client",
+        &["glommio", "io-uring", "rangedb-engine", "rangedb-server"],
+    ),
+];
+
+/// Asks cargo for each tree.
+pub fn run(_root: &Path) -> Outcome {
+    for (package, forbidden) in FORBIDDEN {
+        let arguments = [
+            "tree",
+            "-p",
+            package,
+            "-e",
+            "normal",
+            "--prefix",
+            "none",
+            "--offline",
+        ];
+        let tree = output("cargo", &arguments)?;
+        let mut names = tree
+            .lines()
+            .filter_map(|line| line.split_whitespace().next());
+        if let Some(found) = names.find(|name| forbidden.contains(name)) {
+            return Err(format!("{package} must not depend on {found}"));
+        }
+        eprintln!(
+            "deps: {package} depends on none of {}",
+            forbidden.join(", ")
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! Checks and tools around the database, behind the short scripts in this folder:
+//! `xtask tidy|deps|generate|generated|test|soak|quickstart|compare`.
+//!
+//! Knows nothing of the other crates but their binaries and files. Every step prints what it runs.
+
+mod compare;
+mod deps;
+mod generated;
+mod node;
+mod process;
+mod quickstart;
+mod soak;
+mod test;
+mod tidy;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// What a command ends with when it fails: words for people.
+type Outcome = Result<(), String>;
+
+const USAGE: &str = "usage: xtask COMMAND
+  test                         everything that must pass before a commit
+  tidy | deps | generated      one of its checks alone
+  generate                     runs the schema compiler, which must be installed
+  soak SECONDS SEED            simulator and crash tests for a long time
+  quickstart [--seconds N] [--data-dir DIR]
+                               a node on every core, loaded and measured
+  compare redis [--records N] [--seconds N]
+                               the same work on redis-server, in the same run";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["test"] => test::run(),
+        ["tidy"] => tidy::run(&root()),
+        ["deps"] => deps::run(&root()),
+        ["generate"] => generated::generate(&root()),
+        ["generated"] => generated::run(&root()),
+        ["soak", seconds, seed] => soak::run(seconds, seed),
+        ["quickstart", options @ ..] => quickstart::run(options),
+        ["compare", "redis", options @ ..] => compare::run(options),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The folder of the workspace.
+fn root() -> PathBuf {
+    let crate_dir = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let from_crate = crate_dir.and_then(|dir| dir.parent().map(PathBuf::from));
+    from_crate
+        .or_else(|| std::env::current_dir().ok())
+        .unwrap_or_else(|| PathBuf::from("."))
+}

@@ -1,0 +1,105 @@
+//! A real node in the background: ports, start, readiness.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::Outcome;
+use crate::process::{Background, is_stopping, release_binary};
+
+/// The ports that a node takes if nobody says otherwise.
+const LISTEN_PORT: u16 = 7400;
+const HTTP_PORT: u16 = 7480;
+
+/// A node that is ready.
+pub struct Node {
+    process: Background,
+    /// `HOST:PORT` of the database.
+    pub listen: String,
+    /// `HOST:PORT` of the admin pages.
+    pub http: String,
+}
+
+impl Node {
+    /// Starts a node and waits until it is ready. `extra` are flags of `rangedb start`. Its log
+    /// lies beside the data folder.
+    pub fn start(data_dir: &Path, extra: &[&str]) -> Result<Node, String> {
+        let listen = format!("127.0.0.1:{}", free_port(LISTEN_PORT)?);
+        let http = format!("127.0.0.1:{}", free_port(HTTP_PORT)?);
+        let log_path = data_dir.with_extension("log");
+        let log = File::create(&log_path)
+            .map_err(|error| format!("cannot write {}: {error}", log_path.display()))?;
+        let mut command = Command::new(release_binary("rangedb")?);
+        command.arg("start").arg("--data-dir").arg(data_dir);
+        command
+            .args(["--listen", &listen, "--http", &http, "--log", "text"])
+            .args(extra);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log);
+        let mut process = Background::start(command, "rangedb")?;
+        wait_until_ready(&mut process).map_err(|message| {
+            let log = std::fs::read_to_string(&log_path).unwrap_or_default();
+            format!("{message}\n{log}")
+        })?;
+        Ok(Node {
+            process,
+            listen,
+            http,
+        })
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Waits until a signal ends it. By itself it should not end.
+    pub fn wait(&mut self) -> Outcome {
+        let status = self
+            .process
+            .child()
+            .wait()
+            .map_err(|error| error.to_string())?;
+        if is_stopping() && status.success() {
+            return Ok(());
+        }
+        Err(format!("the node ended with {status}"))
+    }
+
+    /// Asks it to end, and waits.
+    pub fn stop(&mut self) -> Outcome {
+        self.process.stop()
+    }
+}
+
+fn wait_until_ready(process: &mut Background) -> Outcome {
+    let output = process
+        .child()
+        .stdout
+        .take()
+        .ok_or("the node's output is not connected")?;
+    let mut lines = BufReader::new(output).lines();
+    let is_ready = lines
+        .by_ref()
+        .map_while(Result::ok)
+        .any(|line| line.starts_with("ready"));
+    if !is_ready {
+        return Err("the node ended before it was ready".to_owned());
+    }
+    // The node must never wait for somebody to read what it prints.
+    std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+    Ok(())
+}
+
+/// `usual` if nobody holds it, else any port that nobody holds.
+pub fn free_port(usual: u16) -> Result<u16, String> {
+    let listener = TcpListener::bind(("127.0.0.1", usual))
+        .or_else(|_| TcpListener::bind(("127.0.0.1", 0)))
+        .map_err(|error| format!("there is no free port: {error}"))?;
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    Ok(address.port())
+}

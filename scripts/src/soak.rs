@@ -1,0 +1,58 @@
+//! `soak SECONDS SEED`: the simulator and the crash tests, for as long as one likes. The tests take
+//! their length and first seed from the environment; without them they run as in `test`.
+
+use crate::Outcome;
+use crate::process::command;
+
+/// Share of the time that the simulator gets; the real processes get the rest.
+const SIMULATOR_SHARE: f64 = 0.6;
+
+/// Runs both halves.
+fn run_for(seconds: f64, seed: u64) -> Outcome {
+    let halves = [
+        ("simulator", SIMULATOR_SHARE),
+        ("process", 1.0 - SIMULATOR_SHARE),
+    ];
+    for (name, share) in halves {
+        let seconds = (seconds * share).ceil();
+        println!("{name}: {seconds} s from seed {seed}");
+        let arguments = [
+            "test",
+            "--release",
+            "-p",
+            "rangedb-tests",
+            "--",
+            name,
+            "--nocapture",
+        ];
+        let status = command("cargo", &arguments)
+            .env("RANGEDB_SOAK_SECONDS", seconds.to_string())
+            .env("RANGEDB_SEED", seed.to_string())
+            .status()
+            .map_err(|error| format!("cannot run cargo: {error}"))?;
+        if !status.success() {
+            return Err(format!("{name} tests failed from seed {seed}: {status}"));
+        }
+    }
+    Ok(())
+}
+
+/// Builds and runs it.
+pub fn run(seconds: &str, seed: &str) -> Outcome {
+    let seconds: f64 = seconds
+        .parse()
+        .map_err(|_| format!("{seconds} is no number of seconds"))?;
+    let seed: u64 = seed.parse().map_err(|_| format!("{seed} is no seed"))?;
+    crate::process::run(
+        "cargo",
+        &[
+            "build",
+            "--release",
+            "-p",
+            "rangedb-server",
+            "-p",
+            "rangedb-loadgen",
+        ],
+    )?;
+    run_for(seconds, seed)
+}

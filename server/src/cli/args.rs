@@ -1,0 +1,262 @@
+//! Flags and arguments of the client commands. A key or value that begins with a dash and is no
+//! number stands after `--`, as usual.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// One JSON object on one line.
+    Json,
+}
+
+/// Flags of every command.
+#[derive(Clone, Debug, Args)]
+pub struct ConnectionArgs {
+    /// Addresses of nodes, tried in turn.
+    #[arg(
+        long = "addr",
+        env = "RANGEDB_ADDR",
+        default_value = "127.0.0.1:7400",
+        value_name = "HOST:PORT[,HOST:PORT...]",
+        value_delimiter = ','
+    )]
+    pub addresses: Vec<String>,
+    /// How long to try, such as 5s, 500ms or 1m.
+    #[arg(long, default_value = "5s", value_parser = parse_duration, value_name = "TIME")]
+    pub timeout: Duration,
+    /// How results are printed.
+    #[arg(long, default_value = "table", value_enum)]
+    pub format: Format,
+    /// Keys and values are given and printed as hexadecimal digits.
+    #[arg(long)]
+    pub hex: bool,
+}
+
+/// A command to a running node.
+#[derive(Clone, Debug, Subcommand)]
+pub enum CliCommand {
+    /// Prints the value of a key and one newline.
+    Get {
+        /// The key.
+        #[arg(allow_negative_numbers = true)]
+        key: String,
+        /// Where the node is, and how to print.
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Sets a key.
+    Put(PutArgs),
+    /// Removes a key; also done if there was nothing to remove.
+    Delete {
+        /// The key.
+        #[arg(allow_negative_numbers = true)]
+        key: String,
+        /// Where the node is, and how to print.
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Sets or removes a key if a condition holds.
+    Cas(CasArgs),
+    /// Adds to a number (signed 64 bits, decimal text; an absent key counts as 0) and prints it.
+    Incr {
+        /// The key.
+        key: String,
+        /// What to add.
+        #[arg(
+            long,
+            default_value_t = 1,
+            allow_negative_numbers = true,
+            value_name = "N"
+        )]
+        by: i64,
+        /// Where the node is, and how to print.
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Prints keys and values in key order.
+    Scan(ScanArgs),
+    /// Performs several puts and deletes at once, all or nothing, within one range.
+    Write(WriteArgs),
+    /// Prints the state of the node.
+    Status {
+        /// Where the node is, and how to print.
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Looks at ranges.
+    Range {
+        /// What to do.
+        #[command(subcommand)]
+        command: RangeCommand,
+    },
+}
+
+/// What to do about ranges.
+#[derive(Clone, Debug, Subcommand)]
+pub enum RangeCommand {
+    /// Lists them.
+    Ls {
+        /// Where the node is, and how to print.
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+}
+
+/// Arguments of `put`.
+#[derive(Clone, Debug, Args)]
+pub struct PutArgs {
+    /// The key.
+    #[arg(allow_negative_numbers = true)]
+    pub key: String,
+    /// The value; may be empty.
+    #[arg(allow_negative_numbers = true, required_unless_present_any = ["stdin", "file"],
+          conflicts_with_all = ["stdin", "file"])]
+    pub value: Option<String>,
+    /// The value is all of standard input, as it is.
+    #[arg(long, conflicts_with = "file")]
+    pub stdin: bool,
+    /// The value is the content of a file, as it is.
+    #[arg(long, value_name = "PATH")]
+    pub file: Option<PathBuf>,
+    /// Where the node is, and how to print.
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+}
+
+/// Arguments of `cas`.
+#[derive(Clone, Debug, Args)]
+#[command(group = clap::ArgGroup::new("condition").required(true))]
+pub struct CasArgs {
+    /// The key.
+    #[arg(allow_negative_numbers = true)]
+    pub key: String,
+    /// The new value.
+    #[arg(
+        allow_negative_numbers = true,
+        required_unless_present = "delete",
+        conflicts_with = "delete",
+        value_name = "NEWVALUE"
+    )]
+    pub value: Option<String>,
+    /// Removes the key instead.
+    #[arg(long)]
+    pub delete: bool,
+    /// Only if there is no value.
+    #[arg(long, group = "condition")]
+    pub if_absent: bool,
+    /// Only if the value is this one.
+    #[arg(
+        long,
+        group = "condition",
+        allow_hyphen_values = true,
+        value_name = "V"
+    )]
+    pub if_value: Option<String>,
+    /// Only if the value has this version.
+    #[arg(long, group = "condition", value_name = "N")]
+    pub if_version: Option<u64>,
+    /// Where the node is, and how to print.
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+}
+
+/// Arguments of `scan`.
+#[derive(Clone, Debug, Args)]
+pub struct ScanArgs {
+    /// First key [default: from the beginning].
+    #[arg(long, allow_hyphen_values = true, value_name = "K")]
+    pub start: Option<String>,
+    /// End, which is not printed itself [default: to the end].
+    #[arg(long, allow_hyphen_values = true, value_name = "K")]
+    pub end: Option<String>,
+    /// Most rows to print [default: all].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// Where the node is, and how to print.
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+}
+
+/// Arguments of `write`.
+#[derive(Clone, Debug, Args)]
+pub struct WriteArgs {
+    /// Operations one after another: `put KEY VALUE`, `delete KEY`.
+    #[arg(
+        allow_negative_numbers = true,
+        required_unless_present = "stdin",
+        conflicts_with = "stdin",
+        value_name = "put KEY VALUE | delete KEY"
+    )]
+    pub operations: Vec<String>,
+    /// Operations are read from standard input, one JSON object a line:
+    /// {"op":"put","key":"k","value":"v"} or {"op":"delete","key":"k"}; `key_hex` and `value_hex`
+    /// take hexadecimal digits.
+    #[arg(long)]
+    pub stdin: bool,
+    /// Where the node is, and how to print.
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+}
+
+impl CliCommand {
+    /// The flags that every command has.
+    pub fn connection(&self) -> &ConnectionArgs {
+        match self {
+            CliCommand::Get { connection, .. }
+            | CliCommand::Delete { connection, .. }
+            | CliCommand::Incr { connection, .. }
+            | CliCommand::Status { connection }
+            | CliCommand::Range {
+                command: RangeCommand::Ls { connection },
+            } => connection,
+            CliCommand::Put(args) => &args.connection,
+            CliCommand::Cas(args) => &args.connection,
+            CliCommand::Scan(args) => &args.connection,
+            CliCommand::Write(args) => &args.connection,
+        }
+    }
+}
+
+/// A number with `ms`, `s` or `m`; without a unit it counts seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits_len = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits_len);
+    let factor = match unit {
+        "" | "s" => 1.0,
+        "ms" => 1e-3,
+        "m" => 60.0,
+        _ => return Err("use a number with ms, s or m, such as 500ms".to_owned()),
+    };
+    let number: f64 = number
+        .parse()
+        .map_err(|_| "use a number with ms, s or m".to_owned())?;
+    let duration = Duration::try_from_secs_f64(number * factor).map_err(|e| e.to_string())?;
+    if duration.is_zero() {
+        return Err("the time must not be 0".to_owned());
+    }
+    Ok(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse_duration("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(parse_duration("2"), Ok(Duration::from_secs(2)));
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_duration("1.5m"), Ok(Duration::from_secs(90)));
+        for bad in ["", "s", "5h", "-1s", "0s", "1e400s", "5 s"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! The commands, one function each. A command is prepared (pure, finds what is wrong about the
+//! arguments) and then performed.
+
+use std::io::{Read as _, Write};
+
+use rangedb_client::{CasOutcome, Client, Condition, Mutation, ScanOptions};
+use serde_json::{Map, Value, json};
+
+use super::args::{CasArgs, CliCommand, ConnectionArgs, Format, PutArgs, RangeCommand, WriteArgs};
+use super::input::{self, Change};
+use super::output;
+use super::{Exit, Trouble};
+
+/// Rows that one page of a scan asks for.
+const PAGE_ROWS: usize = 1000;
+/// Longest value that is read from a file or standard input: the database's limit.
+const VALUE_LEN_MAX: u64 = 1 << 20;
+/// Longest text of operations read from standard input: any batch within the limits fits.
+const OPERATIONS_LEN_MAX: u64 = 32 << 20;
+
+/// A command whose arguments make sense.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    Get {
+        key: Vec<u8>,
+    },
+    Put {
+        key: Vec<u8>,
+        value: Vec<u8>,
+    },
+    Delete {
+        key: Vec<u8>,
+    },
+    Cas {
+        key: Vec<u8>,
+        wanted: Wanted,
+        value: Option<Vec<u8>>,
+    },
+    Incr {
+        key: Vec<u8>,
+        by: i64,
+    },
+    Scan {
+        start: Option<Vec<u8>>,
+        end: Option<Vec<u8>>,
+        limit: Option<u64>,
+    },
+    Write {
+        changes: Vec<Change>,
+    },
+    Status,
+    RangeLs,
+}
+
+/// The condition of a compare-and-swap.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Absent,
+    Value(Vec<u8>),
+    Version(u64),
+}
+
+/// Reads what the arguments name, and refuses what makes no sense.
+pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
+    let hex = command.connection().hex;
+    let bytes = |text: &String| input::bytes(text, hex);
+    Ok(match command {
+        CliCommand::Get { key, .. } => Request::Get { key: bytes(key)? },
+        CliCommand::Put(args) => Request::Put {
+            key: bytes(&args.key)?,
+            value: put_value(args)?,
+        },
+        CliCommand::Delete { key, .. } => Request::Delete { key: bytes(key)? },
+        CliCommand::Cas(args) => cas(args)?,
+        CliCommand::Incr { key, by, .. } => Request::Incr {
+            key: bytes(key)?,
+            by: *by,
+        },
+        CliCommand::Scan(args) => Request::Scan {
+            start: args.start.as_ref().map(bytes).transpose()?,
+            end: args.end.as_ref().map(bytes).transpose()?,
+            limit: args.limit,
+        },
+        CliCommand::Write(args) => Request::Write {
+            changes: changes(args)?,
+        },
+        CliCommand::Status { .. } => Request::Status,
+        CliCommand::Range {
+            command: RangeCommand::Ls { .. },
+        } => Request::RangeLs,
+    })
+}
+
+fn read_limited(source: impl std::io::Read, len_max: u64, what: &str) -> Result<Vec<u8>, Trouble> {
+    let mut bytes = Vec::new();
+    source.take(len_max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > len_max {
+        return Err(Trouble::usage(format!(
+            "{what} is longer than {len_max} bytes"
+        )));
+    }
+    Ok(bytes)
+}
+
+fn put_value(args: &PutArgs) -> Result<Vec<u8>, Trouble> {
+    if args.stdin {
+        return read_limited(std::io::stdin().lock(), VALUE_LEN_MAX, "the value");
+    }
+    if let Some(path) = &args.file {
+        let file = std::fs::File::open(path)
+            .map_err(|error| Trouble::usage(format!("{}: {error}", path.display())))?;
+        return read_limited(file, VALUE_LEN_MAX, "the value");
+    }
+    input::bytes(
+        args.value.as_deref().unwrap_or_default(),
+        args.connection.hex,
+    )
+}
+
+fn cas(args: &CasArgs) -> Result<Request, Trouble> {
+    let hex = args.connection.hex;
+    let wanted = match (&args.if_value, args.if_version) {
+        (Some(value), _) => Wanted::Value(input::bytes(value, hex)?),
+        (None, Some(version)) => Wanted::Version(version),
+        (None, None) => Wanted::Absent,
+    };
+    let value = args
+        .value
+        .as_deref()
+        .map(|value| input::bytes(value, hex))
+        .transpose()?;
+    Ok(Request::Cas {
+        key: input::bytes(&args.key, hex)?,
+        wanted,
+        value,
+    })
+}
+
+fn changes(args: &WriteArgs) -> Result<Vec<Change>, Trouble> {
+    let changes = if args.stdin {
+        let bytes = read_limited(std::io::stdin().lock(), OPERATIONS_LEN_MAX, "the input")?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| Trouble::usage("standard input is not UTF-8; use key_hex, value_hex"))?;
+        input::json_changes(&text, args.connection.hex)?
+    } else {
+        input::changes(&args.operations, args.connection.hex)?
+    };
+    if changes.is_empty() {
+        return Err(Trouble::usage("there is nothing to write"));
+    }
+    Ok(changes)
+}
+
+/// Sends a request and prints its answer.
+pub(super) async fn perform(
+    client: &Client,
+    request: Request,
+    connection: &ConnectionArgs,
+    out: &mut impl Write,
+) -> Result<Exit, Trouble> {
+    let printer = Printer {
+        format: connection.format,
+        hex: connection.hex,
+    };
+    match request {
+        Request::Get { key } => get(client, &key, printer, out).await,
+        Request::Put { key, value } => {
+            let version = client.put(&key, &value).await?;
+            printer.version(out, version)
+        }
+        Request::Delete { key } => {
+            let deleted = client.delete(&key).await?;
+            let facts = json!({ "version": deleted.version, "existed": deleted.existed });
+            let words = if deleted.existed {
+                "deleted"
+            } else {
+                "nothing was there"
+            };
+            printer.print(out, facts, &format!("{words}, version {}", deleted.version))
+        }
+        Request::Cas { key, wanted, value } => {
+            compare_and_swap(client, (&key, &wanted, value.as_deref()), printer, out).await
+        }
+        Request::Incr { key, by } => {
+            let done = client.increment(&key, by).await?;
+            let facts = json!({ "value": done.value, "version": done.version });
+            printer.print(out, facts, &done.value.to_string())
+        }
+        Request::Scan { start, end, limit } => {
+            let options = ScanOptions {
+                start: start.map(Into::into),
+                end: end.map(Into::into),
+                limit: page_rows(limit),
+            };
+            scan(client, (options, limit), printer, out).await
+        }
+        Request::Write { changes } => {
+            let mutations = changes
+                .into_iter()
+                .map(|change| Mutation {
+                    key: change.key.into(),
+                    value: change.value.map(Into::into),
+                })
+                .collect();
+            let version = client.write(mutations).await?;
+            printer.version(out, version)
+        }
+        Request::Status => super::status::status(client, printer, out).await,
+        Request::RangeLs => super::status::ranges(client, printer, out).await,
+    }
+}
+
+/// How answers are printed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Printer {
+    pub(super) format: Format,
+    pub(super) hex: bool,
+}
+
+impl Printer {
+    /// Prints an answer in either form.
+    pub(super) fn print(
+        self,
+        out: &mut impl Write,
+        facts: Value,
+        words: &str,
+    ) -> Result<Exit, Trouble> {
+        match self.format {
+            Format::Table => writeln!(out, "{words}")?,
+            Format::Json => writeln!(out, "{facts}")?,
+        }
+        Ok(Exit::Done)
+    }
+
+    fn version(self, out: &mut impl Write, version: u64) -> Result<Exit, Trouble> {
+        self.print(
+            out,
+            json!({ "version": version }),
+            &format!("version {version}"),
+        )
+    }
+}
+
+async fn get(
+    client: &Client,
+    key: &[u8],
+    printer: Printer,
+    out: &mut impl Write,
+) -> Result<Exit, Trouble> {
+    let Some(found) = client.get(key).await? else {
+        match printer.format {
+            Format::Table => eprintln!("rangedb: there is no such key"),
+            Format::Json => writeln!(out, "{}", json!({ "found": false }))?,
+        }
+        return Ok(Exit::NotFound);
+    };
+    match printer.format {
+        Format::Table if printer.hex => writeln!(out, "{}", output::hex(&found.value))?,
+        Format::Table => {
+            out.write_all(&found.value)?;
+            out.write_all(b"\n")?;
+        }
+        Format::Json => {
+            let mut object = Map::new();
+            object.insert("found".to_owned(), json!(true));
+            output::set_bytes(&mut object, "value", &found.value, printer.hex);
+            object.insert("version".to_owned(), json!(found.version));
+            writeln!(out, "{}", Value::Object(object))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+async fn compare_and_swap(
+    client: &Client,
+    (key, wanted, value): (&[u8], &Wanted, Option<&[u8]>),
+    printer: Printer,
+    out: &mut impl Write,
+) -> Result<Exit, Trouble> {
+    let condition = match wanted {
+        Wanted::Absent => Condition::Absent,
+        Wanted::Value(value) => Condition::Value(value),
+        Wanted::Version(version) => Condition::Version(*version),
+    };
+    match client.compare_and_swap(key, condition, value).await? {
+        CasOutcome::Swapped { version } => {
+            let facts = json!({ "swapped": true, "version": version });
+            printer.print(out, facts, &format!("version {version}"))
+        }
+        CasOutcome::Failed { current } => {
+            match (printer.format, current) {
+                (Format::Json, _) => {
+                    writeln!(out, "{}", json!({ "swapped": false, "current": current }))?;
+                }
+                (Format::Table, Some(version)) => {
+                    eprintln!("rangedb: the condition failed; the value has version {version}");
+                }
+                (Format::Table, None) => eprintln!("rangedb: the condition failed; no value"),
+            }
+            Ok(Exit::NotFound)
+        }
+    }
+}
+
+fn page_rows(left: Option<u64>) -> usize {
+    left.map_or(PAGE_ROWS, |left| {
+        usize::try_from(left).unwrap_or(PAGE_ROWS).min(PAGE_ROWS)
+    })
+}
+
+/// Prints page after page; a JSON document is written piece by piece, too.
+async fn scan(
+    client: &Client,
+    (options, limit): (ScanOptions, Option<u64>),
+    printer: Printer,
+    out: &mut impl Write,
+) -> Result<Exit, Trouble> {
+    let mut left = limit.unwrap_or(u64::MAX);
+    let mut page = client.scan(options).await?;
+    let is_json = printer.format == Format::Json;
+    if is_json {
+        write!(out, "{{\"rows\":[")?;
+    }
+    let mut is_first = true;
+    loop {
+        for row in &page.rows {
+            if left == 0 {
+                break;
+            }
+            left -= 1;
+            if is_json {
+                let mut object = Map::new();
+                output::set_bytes(&mut object, "key", &row.key, printer.hex);
+                output::set_bytes(&mut object, "value", &row.value, printer.hex);
+                object.insert("version".to_owned(), json!(row.version));
+                let comma = if is_first { "" } else { "," };
+                write!(out, "{comma}{}", Value::Object(object))?;
+            } else {
+                let word = |bytes: &[u8]| output::word(bytes, printer.hex);
+                writeln!(out, "{}\t{}", word(&row.key), word(&row.value))?;
+            }
+            is_first = false;
+        }
+        match page.continuation {
+            Some(continuation) if left > 0 => page = client.scan_next(continuation).await?,
+            _ => break,
+        }
+    }
+    if is_json {
+        writeln!(out, "]}}")?;
+    }
+    Ok(Exit::Done)
+}

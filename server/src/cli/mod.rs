@@ -1,0 +1,117 @@
+//! The command line that talks to a running node: `rangedb get|put|delete|cas|incr|scan|write`,
+//! `rangedb status`, `rangedb range ls`.
+//!
+//! A thin shell over the client library, run by the binary alone; nothing of the server is used
+//! here. One thread, one tokio runtime.
+//!
+//! Exit codes: 0 done, 1 not found or condition failed, 2 usage, 3 refused (not applied), 4 fate
+//! unknown, 5 unreachable. Results go to standard output, complaints to standard error.
+
+mod args;
+mod commands;
+mod input;
+mod output;
+mod status;
+
+#[cfg(test)]
+mod tests;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+pub use args::{CliCommand, ConnectionArgs};
+use rangedb_client::{Client, ClientOptions, ErrorCode, Fate};
+
+/// How a command ended; the number is the process's exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// It was done.
+    Done = 0,
+    /// There is no such key, or the condition did not hold.
+    NotFound = 1,
+    /// The command line makes no sense.
+    Usage = 2,
+    /// Nothing was written.
+    Refused = 3,
+    /// It is not known whether anything was written.
+    FateUnknown = 4,
+    /// No node could be reached.
+    Unreachable = 5,
+}
+
+/// Why a command came to no result.
+#[derive(Debug)]
+struct Trouble {
+    exit: Exit,
+    message: String,
+}
+
+impl Trouble {
+    fn usage(message: impl Into<String>) -> Trouble {
+        Trouble {
+            exit: Exit::Usage,
+            message: message.into(),
+        }
+    }
+}
+
+impl From<rangedb_client::Error> for Trouble {
+    fn from(error: rangedb_client::Error) -> Trouble {
+        let exit = match (error.fate, error.code) {
+            (Fate::NotApplied, ErrorCode::Unreachable) => Exit::Unreachable,
+            (Fate::NotApplied, _) => Exit::Refused,
+            (Fate::Applied | Fate::Unknown, _) => Exit::FateUnknown,
+        };
+        Trouble {
+            exit,
+            message: error.to_string(),
+        }
+    }
+}
+
+impl From<std::io::Error> for Trouble {
+    fn from(error: std::io::Error) -> Trouble {
+        // Only standard input, files of values, and standard output are read and written here.
+        Trouble {
+            exit: Exit::Usage,
+            message: error.to_string(),
+        }
+    }
+}
+
+/// Runs one command to its end.
+pub fn run(command: CliCommand) -> ExitCode {
+    let exit = match execute(command) {
+        Ok(exit) => exit,
+        Err(trouble) => {
+            eprintln!("rangedb: {}", trouble.message);
+            trouble.exit
+        }
+    };
+    ExitCode::from(exit as u8)
+}
+
+fn execute(command: CliCommand) -> Result<Exit, Trouble> {
+    // What can be wrong about the arguments is found before anything is sent.
+    let request = commands::prepare(&command)?;
+    let connection = command.connection();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let options = ClientOptions {
+            addresses: connection.addresses.clone(),
+            timeout: connection.timeout,
+            ..ClientOptions::default()
+        };
+        let client = Client::connect(options).await.map_err(|error| Trouble {
+            exit: Exit::Unreachable,
+            message: error.to_string(),
+        })?;
+        let mut out = std::io::stdout().lock();
+        let exit = commands::perform(&client, request, connection, &mut out).await;
+        out.flush()?;
+        exit
+    })
+}

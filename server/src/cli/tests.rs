@@ -1,0 +1,184 @@
+//! Arguments to requests, bytes to text. What needs a server is tested with the real binary.
+
+use clap::Parser;
+use serde_json::{Map, Value};
+
+use super::commands::{Request, Wanted, prepare};
+use super::input::{self, Change};
+use super::{CliCommand, Exit, output};
+
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: CliCommand,
+}
+
+fn request(words: &[&str]) -> Result<Request, Exit> {
+    let line = std::iter::once("rangedb").chain(words.iter().copied());
+    let cli = Cli::try_parse_from(line).map_err(|_| Exit::Usage)?;
+    prepare(&cli.command).map_err(|trouble| trouble.exit)
+}
+
+#[test]
+fn documented_command_lines_are_understood() {
+    let key = b"k".to_vec();
+    assert_eq!(
+        request(&["get", "k"]),
+        Ok(Request::Get { key: key.clone() })
+    );
+    assert_eq!(
+        request(&[
+            "put",
+            "--addr",
+            "a:1,[::1]:7400",
+            "--timeout",
+            "500ms",
+            "--",
+            "k",
+            "-v"
+        ]),
+        Ok(Request::Put {
+            key: key.clone(),
+            value: b"-v".to_vec()
+        })
+    );
+    assert_eq!(
+        request(&["put", "k", ""]),
+        Ok(Request::Put {
+            key: key.clone(),
+            value: Vec::new()
+        })
+    );
+    assert_eq!(
+        request(&["cas", "k", "--if-absent", "v"]),
+        Ok(Request::Cas {
+            key: key.clone(),
+            wanted: Wanted::Absent,
+            value: Some(b"v".to_vec())
+        })
+    );
+    assert_eq!(
+        request(&["cas", "k", "--if-version", "7", "--delete"]),
+        Ok(Request::Cas {
+            key: key.clone(),
+            wanted: Wanted::Version(7),
+            value: None
+        })
+    );
+    assert_eq!(
+        request(&["cas", "k", "--if-value", "6f", "6e", "--hex"]),
+        Err(Exit::Usage),
+        "the key is no hexadecimal number"
+    );
+    assert_eq!(
+        request(&["incr", "k", "--by", "-3"]),
+        Ok(Request::Incr { key, by: -3 })
+    );
+    assert_eq!(
+        request(&["scan", "--start", "a", "--limit", "5"]),
+        Ok(Request::Scan {
+            start: Some(b"a".to_vec()),
+            end: None,
+            limit: Some(5)
+        })
+    );
+    assert_eq!(
+        request(&["status", "--format", "json"]),
+        Ok(Request::Status)
+    );
+    assert_eq!(request(&["range", "ls"]), Ok(Request::RangeLs));
+}
+
+#[test]
+fn senseless_command_lines_are_usage_errors() {
+    for words in [
+        &["get"][..],
+        &["put", "k"],
+        &["put", "k", "v", "--stdin"],
+        &["cas", "k", "v"],
+        &["cas", "k", "--if-absent"],
+        &["cas", "k", "--if-absent", "--if-version", "1", "v"],
+        &["cas", "k", "--if-absent", "v", "--delete"],
+        &["scan", "--limit", "0"],
+        &["write"],
+        &["write", "put", "k"],
+        &["write", "set", "k", "v"],
+        &["get", "k", "--timeout", "0s"],
+        &["get", "0", "--hex"],
+        &["put", "00", "+f", "--hex"],
+        &["put", "k", "--file", "/no/such/file"],
+    ] {
+        assert_eq!(request(words), Err(Exit::Usage), "{words:?}");
+    }
+}
+
+#[test]
+fn flags_after_free_words_stay_flags() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), b"\x00v\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let wanted = Request::Put {
+        key: b"k".to_vec(),
+        value: b"\x00v\n".to_vec(),
+    };
+    assert_eq!(request(&["put", "k", "--file", path]), Ok(wanted));
+    let change = Change {
+        key: b"k".to_vec(),
+        value: Some(b"-1".to_vec()),
+    };
+    let wanted = Request::Write {
+        changes: vec![change],
+    };
+    assert_eq!(
+        request(&["write", "put", "k", "-1", "--format", "json"]),
+        Ok(wanted)
+    );
+}
+
+#[test]
+fn writes_are_given_as_words_or_json_lines() {
+    let wanted = vec![
+        Change {
+            key: b"a".to_vec(),
+            value: Some(b"put".to_vec()),
+        },
+        Change {
+            key: b"delete".to_vec(),
+            value: None,
+        },
+        Change {
+            key: vec![0, 255],
+            value: Some(Vec::new()),
+        },
+    ];
+    let words = ["put", "a", "put", "delete", "delete"].map(str::to_owned);
+    assert_eq!(input::changes(&words, false).unwrap(), wanted[..2]);
+    let lines = r#"{"op":"put","key":"a","value":"put"}
+
+        {"op":"delete","key":"delete"}
+        {"op":"put","key_hex":"00ff","value":""}"#;
+    assert_eq!(input::json_changes(lines, false).unwrap(), wanted);
+    for bad in [
+        r#"{"op":"put","key":"a"}"#,
+        r#"{"op":"delete","key":"a","value":"b"}"#,
+        r#"{"op":"put","value":"b"}"#,
+        r#"{"op":"put","key":"a","key_hex":"00","value":""}"#,
+        r#"{"op":"put","key":"a","value":"b","more":1}"#,
+        "put a b",
+    ] {
+        assert!(input::json_changes(bad, false).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn binary_survives_json_and_keeps_to_its_line_in_tables() {
+    let mut object = Map::new();
+    output::set_bytes(&mut object, "key", "grün".as_bytes(), false);
+    output::set_bytes(&mut object, "value", &[0xff, 0x00], false);
+    assert_eq!(
+        Value::Object(object).to_string(),
+        r#"{"key":"grün","value_hex":"ff00"}"#
+    );
+    assert_eq!(output::word(b"a\tb\\\n\xffz", false), r"a\x09b\\\x0a\xffz");
+    assert_eq!(output::word(b"az", true), "617a");
+}

@@ -1,0 +1,180 @@
+//! The log's folder: files by glommio with O_DIRECT and O_DSYNC.
+//!
+//! One write is one operation on the ring, and durable when it ends; an fsync would be a second
+//! one, on a kernel thread. What only happens now and then — making, renaming and removing files —
+//! runs on the executor's blocking threads.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use glommio::io::{DmaBuffer, DmaFile, OpenOptions};
+use rangedb_engine::env::{Disk, File};
+use rangedb_engine::limits::BLOCK_LEN;
+
+/// Zeros are written in pieces of this size.
+const ZEROS_LEN: usize = 1 << 20;
+
+/// A folder.
+#[derive(Clone, Debug)]
+pub struct GlommioDisk {
+    folder: Rc<PathBuf>,
+}
+
+/// An open file in it.
+pub struct GlommioFile {
+    file: DmaFile,
+    len: u64,
+}
+
+/// Memory that the kernel writes from.
+pub struct Buffer(DmaBuffer);
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl AsMut<[u8]> for Buffer {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self.0.as_bytes_mut()
+    }
+}
+
+impl GlommioDisk {
+    /// A folder that exists.
+    pub fn new(folder: PathBuf) -> GlommioDisk {
+        GlommioDisk {
+            folder: Rc::new(folder),
+        }
+    }
+
+    /// Runs something that may wait for the disk.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let folder = PathBuf::clone(&self.folder);
+        glommio::executor()
+            .spawn_blocking(move || work(&folder))
+            .await
+    }
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    fs::File::open(folder)?.sync_all()
+}
+
+fn write_zeros(path: &Path, len: u64) -> io::Result<()> {
+    let mut file = fs::File::create(path)?;
+    let zeros = vec![0; ZEROS_LEN];
+    let mut left = len;
+    while left > 0 {
+        let piece = left.min(ZEROS_LEN as u64);
+        file.write_all(zeros.get(..piece as usize).unwrap_or(&zeros))?;
+        left -= piece;
+    }
+    file.sync_all()
+}
+
+impl Disk for GlommioDisk {
+    type File = GlommioFile;
+
+    async fn list(&self) -> io::Result<Vec<String>> {
+        self.blocking(|folder| {
+            let names = fs::read_dir(folder)?;
+            names
+                .map(|name| Ok(name?.file_name().to_string_lossy().into_owned()))
+                .collect()
+        })
+        .await
+    }
+
+    async fn create(&self, name: &str, len: u64) -> io::Result<GlommioFile> {
+        let new = name.to_owned();
+        self.blocking(move |folder| {
+            let path = folder.join(new);
+            let written = write_zeros(&path, len);
+            if written.is_err() {
+                // What a full disk has left of it is of no use to anyone.
+                let _ = fs::remove_file(&path);
+            }
+            written?;
+            sync_folder(folder)
+        })
+        .await?;
+        self.open(name).await
+    }
+
+    async fn open(&self, name: &str) -> io::Result<GlommioFile> {
+        let path = self.folder.join(name);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_DSYNC)
+            .dma_open(&path)
+            .await
+            .map_err(io::Error::from)?;
+        let len = file.file_size().await.map_err(io::Error::from)?;
+        Ok(GlommioFile { file, len })
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        self.blocking(move |folder| {
+            fs::rename(folder.join(from), folder.join(to))?;
+            sync_folder(folder)
+        })
+        .await
+    }
+
+    async fn remove(&self, name: &str) -> io::Result<()> {
+        let name = name.to_owned();
+        self.blocking(move |folder| {
+            fs::remove_file(folder.join(name))?;
+            sync_folder(folder)
+        })
+        .await
+    }
+}
+
+impl File for GlommioFile {
+    type Buffer = Buffer;
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn buffer(&self, len: usize) -> Buffer {
+        Buffer(self.file.alloc_dma_buffer(len))
+    }
+
+    async fn write_at(&self, buffer: Buffer, offset: u64) -> io::Result<()> {
+        let len = buffer.as_ref().len();
+        let written = self
+            .file
+            .write_at(buffer.0, offset)
+            .await
+            .map_err(io::Error::from)?;
+        if written != len {
+            let message = format!("{written} of {len} bytes were written");
+            return Err(io::Error::new(io::ErrorKind::WriteZero, message));
+        }
+        Ok(())
+    }
+
+    async fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        assert!(
+            len.is_multiple_of(BLOCK_LEN),
+            "direct reads are of whole blocks"
+        );
+        let read = self
+            .file
+            .read_at_aligned(offset, len)
+            .await
+            .map_err(io::Error::from)?;
+        Ok(read.to_vec())
+    }
+}

@@ -1,0 +1,142 @@
+//! What the machine must offer, asked before anything depends on it, so that what is missing is
+//! named with what to do about it.
+
+#![expect(
+    unsafe_code,
+    reason = "resource limits are read and set by system calls"
+)]
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use io_uring::{IoUring, Probe, opcode};
+
+/// glommio refuses to start an executor with less.
+const MEMLOCK_MIN: u64 = 512 << 10;
+/// A table keeps its file open.
+const FILES_MIN: u64 = 4096;
+
+/// What is missing.
+#[derive(Debug, thiserror::Error)]
+pub enum Missing {
+    /// io_uring.
+    #[error(
+        "io_uring is not available ({0}): RangeDB needs Linux 5.8 or newer, \
+         `sysctl kernel.io_uring_disabled` at 0, and in a container a seccomp profile that allows \
+         io_uring_setup, io_uring_enter and io_uring_register"
+    )]
+    IoUring(io::Error),
+    /// One operation of it.
+    #[error("this kernel's io_uring lacks {0}: RangeDB needs Linux 5.8 or newer")]
+    Operation(&'static str),
+    /// Memory that may be locked.
+    #[error(
+        "the limit of locked memory is {0} KiB: glommio needs 512 KiB for each shard; raise it with \
+         `ulimit -l unlimited`, or LimitMEMLOCK=infinity in a systemd unit"
+    )]
+    LockedMemory(u64),
+    /// Direct I/O.
+    #[error(
+        "the filesystem of {folder} refuses direct I/O ({error}): put --data-dir on ext4, XFS or \
+         another filesystem with O_DIRECT, not on tmpfs or an overlay"
+    )]
+    DirectIo {
+        /// Where.
+        folder: String,
+        /// The kernel's words.
+        error: io::Error,
+    },
+}
+
+/// Checks io_uring, its operations that glommio uses, and the limits; raises the limit of open
+/// files as far as it may be.
+///
+/// # Errors
+/// See [`Missing`].
+pub fn check() -> Result<(), Missing> {
+    let (memlock, _) = limit(libc::RLIMIT_MEMLOCK);
+    if memlock < MEMLOCK_MIN {
+        return Err(Missing::LockedMemory(memlock >> 10));
+    }
+    let ring = IoUring::new(8).map_err(Missing::IoUring)?;
+    let mut probe = Probe::new();
+    ring.submitter()
+        .register_probe(&mut probe)
+        .map_err(Missing::IoUring)?;
+    let needed = [
+        (opcode::Write::CODE, "write"),
+        (opcode::WriteFixed::CODE, "write from registered memory"),
+        (opcode::Read::CODE, "read"),
+        (opcode::PollAdd::CODE, "poll"),
+        (opcode::Timeout::CODE, "timeout"),
+        (opcode::Accept::CODE, "accept"),
+        (opcode::OpenAt::CODE, "open"),
+        (opcode::Close::CODE, "close"),
+        (opcode::Statx::CODE, "statx"),
+    ];
+    if let Some((_, name)) = needed
+        .into_iter()
+        .find(|(code, _)| !probe.is_supported(*code))
+    {
+        return Err(Missing::Operation(name));
+    }
+    let (files, most) = limit(libc::RLIMIT_NOFILE);
+    if files < most {
+        raise_files(most);
+    }
+    if most < FILES_MIN {
+        tracing::warn!(
+            limit = most,
+            "few open files are allowed; raise the limit with `ulimit -n` or LimitNOFILE="
+        );
+    }
+    Ok(())
+}
+
+/// Checks that files in a folder can be written directly.
+///
+/// # Errors
+/// [`Missing::DirectIo`].
+pub fn check_direct_io(folder: &Path) -> Result<(), Missing> {
+    let path = folder.join("direct-io.probe");
+    let opened = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(&path);
+    let removed = std::fs::remove_file(&path);
+    match opened {
+        Ok(_) => {
+            if let Err(error) = removed {
+                tracing::warn!(%error, file = %path.display(), "a probe file stays");
+            }
+            Ok(())
+        }
+        Err(error) => Err(Missing::DirectIo {
+            folder: folder.display().to_string(),
+            error,
+        }),
+    }
+}
+
+fn limit(which: libc::__rlimit_resource_t) -> (u64, u64) {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the kernel fills a struct that lives through the call.
+    unsafe { libc::getrlimit(which, &raw mut limit) };
+    (limit.rlim_cur, limit.rlim_max)
+}
+
+fn raise_files(most: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: most,
+        rlim_max: most,
+    };
+    // SAFETY: the struct lives through the call. A refusal leaves the limit as it was.
+    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+}

@@ -1,0 +1,73 @@
+//! Threads: where they may run, what they are called, how eager they are.
+
+#![expect(unsafe_code, reason = "std places no threads")]
+
+use std::io;
+
+/// The name of a thread, for `top -H` and debuggers. Cut to what Linux takes, 15 bytes.
+pub fn name_this_thread(name: &str) {
+    let mut bytes = [0; 16];
+    bytes
+        .iter_mut()
+        .take(15)
+        .zip(name.as_bytes())
+        .for_each(|(to, from)| *to = *from);
+    // SAFETY: the bytes end with a zero and live through the call.
+    unsafe { libc::prctl(libc::PR_SET_NAME, bytes.as_ptr()) };
+}
+
+/// Lets this thread, and those it starts, run on these processors only.
+///
+/// # Errors
+/// The kernel refuses: a processor does not exist or is not allowed.
+pub fn stay_on(cpus: &[usize]) -> io::Result<()> {
+    // SAFETY: an empty set is all zeros, and the macros stay within it for the numbers checked.
+    let set = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        for cpu in cpus.iter().filter(|cpu| **cpu < libc::CPU_SETSIZE as usize) {
+            libc::CPU_SET(*cpu, &mut set);
+        }
+        set
+    };
+    // SAFETY: the set lives through the call; 0 is the calling thread.
+    let result = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// The processors that this thread may run on.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn allowed_cpus() -> io::Result<Vec<usize>> {
+    // SAFETY: the kernel fills a set that lives through the call; the macro reads within it.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok((0..libc::CPU_SETSIZE as usize)
+            .filter(|cpu| libc::CPU_ISSET(*cpu, &set))
+            .collect())
+    }
+}
+
+/// Has the scheduler prefer other threads to this one.
+pub fn be_nice() {
+    // SAFETY: no memory is involved; 0 is the calling thread on Linux.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
+}
+
+/// The kernel's id of this thread.
+pub fn thread_id() -> i32 {
+    // SAFETY: no memory is involved.
+    unsafe { libc::gettid() }
+}
+
+/// Ends the process at once, as a crash would.
+pub fn abort() -> ! {
+    std::process::abort()
+}

@@ -1,0 +1,154 @@
+//! A shard on a real disk: what was acknowledged is there after a stop and after a crash.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rangedb_engine::env::{AsyncRuntime, World};
+use rangedb_engine::error::Error;
+use rangedb_engine::hlc::Hlc;
+use rangedb_engine::limits::SEGMENT_LEN;
+use rangedb_engine::lsm::{LsmTables, TableOptions};
+use rangedb_engine::range::Keyspace;
+use rangedb_engine::request::{Outcome, ScanRequest, SessionPair, Write};
+use rangedb_engine::shard::{InitialRange, Shard, ShardOptions, WriteRequest, WriteSink};
+use rangedb_engine::types::{
+    ClientId, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp,
+};
+use rangedb_server::env::{GlommioDisk, GlommioEnv, GlommioRuntime, NoPeers, SystemClock};
+use tokio::sync::oneshot;
+
+const MEMTABLE_BYTES: usize = 1 << 20;
+
+async fn open(folder: &Path) -> Shard<GlommioEnv> {
+    let tables = TableOptions {
+        folder: folder.join("tables"),
+        memtable_bytes: MEMTABLE_BYTES,
+        cache_bytes: 1 << 20,
+        on_start: Arc::new(|_| ()),
+    };
+    let wal = folder.join("wal");
+    std::fs::create_dir_all(&wal).expect("a folder");
+    let world = World {
+        clock: SystemClock,
+        disk: GlommioDisk::new(wal),
+        tables: LsmTables::open(tables).expect("tables open"),
+        transport: NoPeers,
+    };
+    let initial = |range, keyspace| InitialRange {
+        range: RangeId(range),
+        replica: ReplicaId(range),
+        keyspace,
+        keys: KeyRange::all(),
+    };
+    let options = ShardOptions {
+        location: Location {
+            node: NodeId(1),
+            shard: ShardId(0),
+        },
+        memtable_bytes: MEMTABLE_BYTES,
+        entry_cache_bytes: 8 << 20,
+        segment_bytes: SEGMENT_LEN,
+        gc_retention_ms: 600_000,
+        initial: vec![initial(1, Keyspace::System), initial(2, Keyspace::User)],
+        on_fatal: Rc::new(|fatal| panic!("{fatal}")),
+    };
+    Shard::open(options, world, Hlc::new())
+        .await
+        .expect("the shard opens")
+}
+
+struct Once(RefCell<Option<oneshot::Sender<Result<Outcome, Error>>>>);
+
+impl WriteSink for Once {
+    fn complete(&self, _: u64, result: Result<Outcome, Error>) {
+        let sender = self.0.borrow_mut().take().expect("completed once");
+        let _ = sender.send(result);
+    }
+}
+
+async fn put(shard: &Shard<GlommioEnv>, sequence: u64, key: &str, value: &str) -> Timestamp {
+    let (sender, receiver) = oneshot::channel();
+    let session = SessionPair {
+        client: ClientId(9),
+        sequence,
+        lowest_unanswered: sequence,
+        first_tried: shard.now(),
+    };
+    let write = Write::Put {
+        key: key.to_owned().into(),
+        value: value.to_owned().into(),
+    };
+    let request = WriteRequest {
+        target: None,
+        session,
+        deadline: None,
+    };
+    shard.write(write, request, Rc::new(Once(RefCell::new(Some(sender)))), 7);
+    match receiver.await.expect("answered").expect("written") {
+        Outcome::Done { version, .. } => version,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn get(shard: &Shard<GlommioEnv>, key: &str) -> Option<String> {
+    shard
+        .get(key.as_bytes(), None, |found| {
+            found.map(|(value, _)| String::from_utf8_lossy(value).into_owned())
+        })
+        .expect("readable")
+}
+
+#[test]
+fn writes_outlive_stops_and_crashes() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut model: BTreeMap<String, String> = BTreeMap::new();
+    let mut sequence = 0;
+    for round in 0..6 {
+        GlommioRuntime::new(1).block_on(async {
+            let shard = open(folder.path()).await;
+            for (key, value) in &model {
+                assert_eq!(
+                    get(&shard, key).as_ref(),
+                    Some(value),
+                    "{key} in round {round}"
+                );
+            }
+            let mut last = Timestamp::ZERO;
+            for i in 0..200 {
+                sequence += 1;
+                let (key, value) = (format!("k{:03}", i * 7 % 150), format!("v{sequence}"));
+                let version = put(&shard, sequence, &key, &value).await;
+                assert!(version > last);
+                last = version;
+                assert_eq!(get(&shard, &key).as_ref(), Some(&value));
+                model.insert(key, value);
+            }
+            assert_eq!(get(&shard, "absent"), None);
+            let scan = ScanRequest {
+                start: None,
+                end: None,
+                rows_max: 0,
+                bytes_max: 0,
+                at: None,
+            };
+            let reply = shard.scan(scan, None, None).await.expect("scans");
+            let rows: BTreeMap<String, String> = reply
+                .rows
+                .iter()
+                .map(|(key, row)| {
+                    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+                    (text(key), text(&row.value))
+                })
+                .collect();
+            assert_eq!(rows, model);
+            assert_eq!(reply.next, None);
+            if round % 2 == 0 {
+                shard.close().await.expect("closes");
+            }
+            // Otherwise everything is dropped where it stands, as a crash leaves it.
+        });
+    }
+}
