@@ -4,3 +4,5 @@ pub mod env;
 pub mod handler;
 pub mod net;
 pub mod shard;
+#[cfg(test)]
+mod test_node;

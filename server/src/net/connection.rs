@@ -40,8 +40,6 @@ use crate::shard::context::Context;
 pub const UNSENT_LEN_PAUSE: usize = 1 << 20;
 /// Frames handled before other connections have their turn.
 const FRAMES_PER_TURN: usize = 256;
-/// A client that takes nothing for so long is cut off.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long and how much is read and thrown away after a last word, so that it arrives.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 const LINGER_LEN_MAX: usize = 1 << 20;
@@ -90,7 +88,10 @@ pub struct Connection {
 
 /// Serves a connection until it ends.
 pub async fn serve(context: Rc<Context>, stream: TcpStream, smart: bool) {
-    if stream.set_write_timeout(Some(WRITE_TIMEOUT)).is_err() {
+    if stream
+        .set_write_timeout(Some(context.node.limits.write_timeout))
+        .is_err()
+    {
         return;
     }
     let connection = Rc::new(Connection {

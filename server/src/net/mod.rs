@@ -5,3 +5,5 @@ pub mod connection;
 pub mod listener;
 pub mod port;
 pub mod preamble;
+#[cfg(test)]
+mod tests;

@@ -20,15 +20,13 @@ use crate::net::connection;
 use crate::shard::context::{Context, Held};
 use crate::shard::message::HandedOver;
 
-/// How long a client may take for its preamble, and for taking the answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections of one shard whose preamble is awaited or that are being refused.
 pub const GREETINGS_MAX: usize = 1024;
 
 /// Greets a connection and serves it here, or passes it on.
 pub async fn greet(context: Rc<Context>, mut stream: TcpStream) {
     let greeting = Held::new(&context.greetings);
-    let Ok(preamble) = read(&mut stream).await else {
+    let Ok(preamble) = read(&context, &mut stream).await else {
         return;
     };
     if let Some(verdict) = objection(&context, &preamble) {
@@ -65,9 +63,13 @@ pub async fn take_over(context: Rc<Context>, connection: HandedOver) {
     .await;
 }
 
-async fn read(stream: &mut TcpStream) -> io::Result<Preamble> {
+async fn read(context: &Context, stream: &mut TcpStream) -> io::Result<Preamble> {
     let mut bytes = [0; PREAMBLE_LEN];
-    within(stream.read_exact(&mut bytes)).await?;
+    within(
+        context.node.limits.greeting_timeout,
+        stream.read_exact(&mut bytes),
+    )
+    .await?;
     // Who speaks another protocol would not understand an answer.
     Preamble::decode(&bytes).map_err(io::Error::other)
 }
@@ -86,7 +88,7 @@ fn objection(context: &Context, preamble: &Preamble) -> Option<Verdict> {
 }
 
 async fn welcome(context: Rc<Context>, mut stream: TcpStream, preamble: Preamble) {
-    if context.connected.get() >= context.node.connections_max {
+    if context.connected.get() >= context.node.limits.connections_max {
         return refuse(&context, stream, Verdict::TooManyConnections).await;
     }
     let _seat = Held::new(&context.connected);
@@ -119,11 +121,15 @@ async fn answer(
         node: context.node.id.0,
         cluster: context.node.cluster,
     };
-    within(stream.write_all(&answer.encode())).await
+    within(
+        context.node.limits.greeting_timeout,
+        stream.write_all(&answer.encode()),
+    )
+    .await
 }
 
-async fn within<T>(io: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    let limited = glommio::timer::timeout(TIMEOUT, async {
+async fn within<T>(limit: Duration, io: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let limited = glommio::timer::timeout(limit, async {
         Ok::<_, glommio::GlommioError<()>>(io.await)
     });
     limited

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rangedb_engine::error::Error;
 use rangedb_engine::hlc::Hlc;
@@ -41,8 +41,29 @@ pub struct NodeInfo {
     pub shards: u16,
     /// When it started.
     pub started: Instant,
-    /// Connections that each shard takes.
+    /// What each shard allows its clients.
+    pub limits: ClientLimits,
+}
+
+/// What a shard allows its clients.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientLimits {
+    /// Connections that it serves.
     pub connections_max: usize,
+    /// How long a client may take for its preamble, and for taking the answer.
+    pub greeting_timeout: Duration,
+    /// A client that takes nothing of its replies for so long is cut off.
+    pub write_timeout: Duration,
+}
+
+impl Default for ClientLimits {
+    fn default() -> ClientLimits {
+        ClientLimits {
+            connections_max: 10_000,
+            greeting_timeout: Duration::from_secs(5),
+            write_timeout: Duration::from_secs(10),
+        }
+    }
 }
 
 /// How far a shard's life is.
