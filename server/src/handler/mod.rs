@@ -1,0 +1,289 @@
+//! Requests: one file for each kind. Each decides where the request belongs, asks the engine, and
+//! lets [`reply`] write the answer.
+//!
+//! Hot path: a get allocates nothing; a write allocates the one buffer that holds its keys and
+//! values, since its frame's place is read into again. Lives on a shard's thread.
+
+mod compare_and_swap;
+mod delete;
+mod directory;
+mod get;
+mod increment;
+mod put;
+pub mod refusal;
+pub mod reply;
+pub mod scan;
+pub mod status;
+mod write;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rangedb_engine::error::Error;
+use rangedb_engine::request::{self, SessionPair, Write};
+use rangedb_engine::shard::{WriteRequest, WriteSink};
+use rangedb_engine::types::{Blob, ClientId, Epoch, RangeId, ShardId, Timestamp};
+use rangedb_protocol::frame::Frame;
+use rangedb_protocol::{BadRequest, Request, RequestBody, Session};
+
+use crate::env::Now;
+use crate::handler::refusal::Refusal;
+use crate::handler::scan::LocalScan;
+use crate::shard::context::Context;
+use crate::shard::router::Place;
+
+/// The kinds of requests, as counters tell them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the protocol's chapter says what each is")]
+pub enum Operation {
+    Get,
+    Put,
+    Delete,
+    CompareAndSwap,
+    Increment,
+    Write,
+    Scan,
+    Directory,
+    Status,
+}
+
+impl Operation {
+    fn of(body: &RequestBody<'_>) -> Operation {
+        match body {
+            RequestBody::Get { .. } => Operation::Get,
+            RequestBody::Put { .. } => Operation::Put,
+            RequestBody::Delete { .. } => Operation::Delete,
+            RequestBody::CompareAndSwap { .. } => Operation::CompareAndSwap,
+            RequestBody::Increment { .. } => Operation::Increment,
+            RequestBody::Write { .. } => Operation::Write,
+            RequestBody::Scan { .. } => Operation::Scan,
+            RequestBody::Directory => Operation::Directory,
+            RequestBody::Status => Operation::Status,
+        }
+    }
+
+    /// How much its reply may hold, in units of the longest value.
+    pub fn weight(self) -> usize {
+        match self {
+            Operation::Scan => 4,
+            _ => 1,
+        }
+    }
+}
+
+/// What is remembered of a request until its reply.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// The client's number for it.
+    pub request: u64,
+    /// What was asked.
+    pub operation: Operation,
+    /// When it came.
+    pub received: Now,
+}
+
+/// A request that is being handled.
+pub struct Call<'a> {
+    /// What is remembered if the reply comes later.
+    pub asked: Asked,
+    /// When the client gives up.
+    pub deadline: Option<Now>,
+    /// The range the client believes in.
+    pub target: Option<request::Target>,
+    /// The whole frame, to be forwarded.
+    pub frame: &'a [u8],
+}
+
+/// Who asked, and where the reply goes: a client's connection, or another shard.
+pub trait Origin: WriteSink + Sized + 'static {
+    /// Whether it wants the route to a key that is elsewhere.
+    fn is_smart(&self) -> bool;
+
+    /// Adds a reply's frame to what is sent.
+    fn send(&self, write: impl FnOnce(&mut Vec<u8>));
+
+    /// Remembers a request whose reply comes later, under the token that is returned.
+    ///
+    /// # Errors
+    /// Too many are waiting.
+    fn hold(&self, asked: Asked) -> Result<u64, Refusal>;
+
+    /// Forgets a request: its reply is due now. `None`: it had been forgotten.
+    fn release(&self, token: u64) -> Option<Asked>;
+
+    /// Passes a request to the shard of this node that holds its key.
+    ///
+    /// # Errors
+    /// It may not be passed on, or too many are.
+    fn forward(self: &Rc<Self>, to: ShardId, call: &Call<'_>) -> Result<(), Refusal>;
+
+    /// Runs a scan and answers it.
+    fn scan(self: &Rc<Self>, scan: LocalScan);
+}
+
+/// When a frame came and until when it is worth an answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// When its bytes came.
+    pub received: Now,
+    /// The present.
+    pub now: Now,
+    /// When the client gives up, if that was reckoned already on another shard.
+    pub deadline: Option<Now>,
+}
+
+/// The frame's table is not what its kind says; the connection must be closed.
+#[derive(Debug)]
+pub struct Malformed;
+
+/// Handles one frame. The reply is sent through `origin`, now or later.
+///
+/// # Errors
+/// The frame cannot be read.
+pub fn handle<O: Origin>(
+    context: &Rc<Context>,
+    origin: &Rc<O>,
+    found: Frame<'_>,
+    frame: &[u8],
+    times: Times,
+) -> Result<(), Malformed> {
+    let request = match Request::decode(found.kind, found.body) {
+        Ok(request) => request,
+        Err(BadRequest::BadTable(_)) => return Err(Malformed),
+        Err(bad) => {
+            let refusal = Refusal::from(bad);
+            origin.send(|to| reply::refusal(context, found.id, &refusal, to));
+            return Ok(());
+        }
+    };
+    let operation = Operation::of(&request.body);
+    let asked = Asked {
+        request: found.id,
+        operation,
+        received: times.received,
+    };
+    let limit = Duration::from_millis(u64::from(request.deadline_ms));
+    let reckoned = (!limit.is_zero()).then(|| times.received + limit);
+    let call = Call {
+        asked,
+        deadline: times.deadline.or(reckoned),
+        target: target(&request),
+        frame,
+    };
+    let checked = context.check(&call, request.token, times.now);
+    let handled = checked.and_then(|()| pass_on(context, origin, &call, request.body));
+    if let Err(refusal) = handled {
+        origin.send(|to| reply::refusal(context, found.id, &refusal, to));
+    }
+    Ok(())
+}
+
+fn pass_on<O: Origin>(
+    context: &Rc<Context>,
+    origin: &Rc<O>,
+    call: &Call<'_>,
+    body: RequestBody<'_>,
+) -> Result<(), Refusal> {
+    let write = match body {
+        RequestBody::Get { key } => return get::handle(context, origin, call, key),
+        RequestBody::Scan {
+            start,
+            end,
+            rows_max,
+            bytes_max,
+            continuation,
+        } => {
+            let scan = scan::request((start, end), (rows_max, bytes_max), continuation)?;
+            return scan::handle(context, origin, call, scan);
+        }
+        RequestBody::Directory => return directory::handle(context, origin, call),
+        RequestBody::Status => return status::handle(context, origin, call),
+        RequestBody::Put {
+            key,
+            value,
+            session,
+        } => (put::of(key, value), session),
+        RequestBody::Delete { key, session } => (delete::of(key), session),
+        RequestBody::CompareAndSwap {
+            key,
+            condition,
+            value,
+            session,
+        } => (compare_and_swap::of(key, condition, value), session),
+        RequestBody::Increment {
+            key,
+            delta,
+            session,
+        } => (increment::of(key, delta), session),
+        RequestBody::Write { mutations, session } => (write::of(&mutations)?, session),
+    };
+    propose(context, origin, call, write)
+}
+
+/// Hands a write to the engine, or to the shard that holds its first key.
+fn propose<O: Origin>(
+    context: &Rc<Context>,
+    origin: &Rc<O>,
+    call: &Call<'_>,
+    (write, session): (Write, Session),
+) -> Result<(), Refusal> {
+    let place = write
+        .first_key()
+        .map_or(Place::Here, |key| context.place(key));
+    if !matches!(place, Place::Here) {
+        return elsewhere(origin, call, place);
+    }
+    let session = SessionPair {
+        client: ClientId(session.client),
+        sequence: session.sequence,
+        lowest_unanswered: session.lowest_unanswered,
+        first_tried: Timestamp(session.first_tried),
+    };
+    let request = WriteRequest {
+        target: call.target,
+        session,
+        deadline: call.deadline,
+    };
+    let token = origin.hold(call.asked)?;
+    context.shard.write(write, request, origin.clone(), token);
+    Ok(())
+}
+
+/// Copies of the keys and values of one write, all in one buffer: the place where the frame lies
+/// is read into again.
+struct Blobs(Bytes);
+
+impl Blobs {
+    fn copy<'a>(parts: impl Iterator<Item = &'a [u8]> + Clone) -> Blobs {
+        let mut bytes = Vec::with_capacity(parts.clone().map(<[u8]>::len).sum());
+        parts.for_each(|part| bytes.extend_from_slice(part));
+        Blobs(bytes.into())
+    }
+
+    /// The copy of the next part.
+    fn next(&mut self, part: &[u8]) -> Blob {
+        self.0.split_to(part.len())
+    }
+}
+
+fn target(request: &Request<'_>) -> Option<request::Target> {
+    request.target.map(|target| request::Target {
+        range: RangeId(target.range),
+        epoch: Epoch {
+            version: target.version,
+            conf: target.conf,
+        },
+    })
+}
+
+/// A request whose key is not on this shard: forwarded, or answered with the route.
+fn elsewhere<O: Origin>(origin: &Rc<O>, call: &Call<'_>, place: Place) -> Result<(), Refusal> {
+    match place {
+        Place::Shard(shard, _) if !origin.is_smart() => origin.forward(shard, call),
+        Place::Shard(_, route) | Place::Node(route) => {
+            Err(Error::Moved(Some(Box::new(route))).into())
+        }
+        Place::Here | Place::Unknown => Err(Error::Moved(None).into()),
+    }
+}

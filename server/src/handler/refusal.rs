@@ -1,0 +1,157 @@
+//! Why a request is refused, in the wire protocol's terms: the one place where the engine's errors
+//! become codes, fates and hints.
+
+use rangedb_engine::error::{Error, Fate};
+use rangedb_engine::range::Route;
+use rangedb_protocol::frame::BadFrame;
+use rangedb_protocol::limits::IN_FLIGHT_MAX;
+use rangedb_protocol::{BadRequest, ErrorCode};
+
+/// When to try again after a state that passes by itself.
+const RETRY_SOON_MS: u32 = 5;
+/// When to try again after a state that lasts.
+const RETRY_LATER_MS: u32 = 200;
+
+/// A refusal.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// What went wrong.
+    pub code: ErrorCode,
+    /// What became of a write.
+    pub fate: rangedb_protocol::Fate,
+    /// When to try again; 0: it is not known.
+    pub retry_after_ms: u32,
+    /// For people.
+    pub message: String,
+    /// Where to go instead.
+    pub route: Option<Box<Route>>,
+}
+
+impl Refusal {
+    fn not_applied(code: ErrorCode, retry_after_ms: u32, message: String) -> Refusal {
+        let fate = rangedb_protocol::Fate::NotApplied;
+        Refusal {
+            code,
+            fate,
+            retry_after_ms,
+            message,
+            route: None,
+        }
+    }
+
+    /// The frame's table cannot be read.
+    pub fn malformed() -> Refusal {
+        let message = "the request's table cannot be read; the connection is closed";
+        Refusal::not_applied(ErrorCode::MalformedFrame, 0, message.to_owned())
+    }
+
+    /// The connection's limit is met.
+    pub fn too_many_in_flight() -> Refusal {
+        let message = format!("{IN_FLIGHT_MAX} requests are in flight on this connection already");
+        Refusal::not_applied(ErrorCode::TooManyInFlight, RETRY_SOON_MS, message)
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Refusal {
+        let message = error.to_string();
+        let fate = match error.fate() {
+            Fate::NotApplied => rangedb_protocol::Fate::NotApplied,
+            Fate::Unknown => rangedb_protocol::Fate::Unknown,
+        };
+        let (code, retry_after_ms, route) = match error {
+            Error::Invalid(_) => (ErrorCode::Invalid, 0, None),
+            Error::Moved(route) => (ErrorCode::Moved, 0, route),
+            Error::SeveralRanges => (ErrorCode::SeveralRanges, 0, None),
+            Error::NotLeader(route) => (ErrorCode::NotLeader, RETRY_SOON_MS, route),
+            Error::Overloaded { retry_after_ms, .. } => {
+                (ErrorCode::Overloaded, retry_after_ms, None)
+            }
+            Error::DeadlineExceeded => (ErrorCode::DeadlineExceeded, 0, None),
+            Error::Unknown(_) => (ErrorCode::Unknown, 0, None),
+            Error::SessionExpired => (ErrorCode::SessionExpired, 0, None),
+            Error::SnapshotTooOld { .. } => (ErrorCode::SnapshotTooOld, 0, None),
+            Error::NotANumber => (ErrorCode::NotANumber, 0, None),
+            Error::NumberOverflow => (ErrorCode::NumberOverflow, 0, None),
+            Error::ShuttingDown => (ErrorCode::ShuttingDown, RETRY_LATER_MS, None),
+            Error::Recovering => (ErrorCode::Recovering, RETRY_LATER_MS, None),
+            Error::DiskFull => (ErrorCode::DiskFull, RETRY_LATER_MS, None),
+        };
+        Refusal {
+            code,
+            fate,
+            retry_after_ms,
+            message,
+            route,
+        }
+    }
+}
+
+impl From<BadRequest> for Refusal {
+    fn from(bad: BadRequest) -> Refusal {
+        let code = match &bad {
+            BadRequest::UnknownKind(_) => ErrorCode::UnknownKind,
+            BadRequest::BadTable(_) => ErrorCode::MalformedFrame,
+            BadRequest::BadField(_) => ErrorCode::Invalid,
+        };
+        Refusal::not_applied(code, 0, bad.to_string())
+    }
+}
+
+impl From<BadFrame> for Refusal {
+    fn from(bad: BadFrame) -> Refusal {
+        let code = match &bad {
+            BadFrame::TooLarge { .. } => ErrorCode::FrameTooLarge,
+            BadFrame::TooShort(_) => ErrorCode::MalformedFrame,
+        };
+        Refusal::not_applied(code, 0, bad.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rangedb_engine::types::Timestamp;
+
+    #[test]
+    fn only_what_may_have_happened_is_unknown() {
+        let errors = [
+            Error::Invalid("rule".to_owned()),
+            Error::Moved(None),
+            Error::SeveralRanges,
+            Error::NotLeader(None),
+            Error::Overloaded {
+                reason: "queue",
+                retry_after_ms: 7,
+            },
+            Error::DeadlineExceeded,
+            Error::Unknown("why"),
+            Error::SessionExpired,
+            Error::SnapshotTooOld {
+                at: Timestamp(1),
+                threshold: Timestamp(2),
+            },
+            Error::NotANumber,
+            Error::NumberOverflow,
+            Error::ShuttingDown,
+            Error::Recovering,
+            Error::DiskFull,
+        ];
+        let mut codes = Vec::new();
+        for error in errors {
+            let unknown = error.fate() == Fate::Unknown;
+            let refusal = Refusal::from(error);
+            assert_eq!(
+                refusal.fate == rangedb_protocol::Fate::Unknown,
+                unknown,
+                "{refusal:?}"
+            );
+            assert!(!refusal.message.is_empty());
+            codes.push(refusal.code);
+        }
+        let count = codes.len();
+        codes.sort();
+        codes.dedup();
+        assert_eq!(codes.len(), count, "each error has a code of its own");
+    }
+}

@@ -1,0 +1,138 @@
+//! Replies: what the engine says, as frames of the wire protocol.
+
+use rangedb_engine::error::Error;
+use rangedb_engine::range;
+use rangedb_engine::request::{Outcome, ScanReply};
+use rangedb_engine::types::Timestamp;
+use rangedb_protocol::continuation::Continuation;
+use rangedb_protocol::{ErrorReply, Reply, Route, Row};
+
+use crate::handler::Asked;
+use crate::handler::refusal::Refusal;
+use crate::shard::context::Context;
+
+/// Appends a reply's frame.
+pub fn write(context: &Context, request: u64, reply: &Reply<'_>, to: &mut Vec<u8>) {
+    let now = context.shard.now().0;
+    reply.encode(request, now, &mut context.builder.borrow_mut(), to);
+}
+
+/// The reply to a get.
+pub fn value(
+    context: &Context,
+    asked: &Asked,
+    found: Option<(&[u8], Timestamp)>,
+    to: &mut Vec<u8>,
+) {
+    let reply = match found {
+        Some((value, version)) => Reply::Value {
+            value: Some(value),
+            version: version.0,
+        },
+        None => Reply::Value {
+            value: None,
+            version: 0,
+        },
+    };
+    context.answered(asked);
+    write(context, asked.request, &reply, to);
+}
+
+/// The reply to a write that was decided, or why it was not.
+pub fn outcome(context: &Context, asked: &Asked, result: Result<Outcome, Error>, to: &mut Vec<u8>) {
+    let error = match result {
+        Ok(Outcome::Done { version, existed }) => {
+            return good(
+                context,
+                asked,
+                &Reply::Written {
+                    version: version.0,
+                    existed,
+                },
+                to,
+            );
+        }
+        Ok(Outcome::Number { version, value }) => {
+            return good(
+                context,
+                asked,
+                &Reply::Number {
+                    value,
+                    version: version.0,
+                },
+                to,
+            );
+        }
+        Ok(Outcome::ConditionFailed { current }) => {
+            let current = current.map(|version| version.0);
+            return good(context, asked, &Reply::ConditionFailed { current }, to);
+        }
+        Ok(Outcome::NotANumber) => Error::NotANumber,
+        Ok(Outcome::NumberOverflow) => Error::NumberOverflow,
+        Ok(Outcome::Moved) => Error::Moved(None),
+        Ok(Outcome::SessionExpired) => Error::SessionExpired,
+        Err(error) => error,
+    };
+    refusal(context, asked.request, &error.into(), to);
+}
+
+/// The reply to a scan. `end` is where the whole scan ends.
+pub fn rows(
+    context: &Context,
+    asked: &Asked,
+    scanned: &ScanReply,
+    end: Option<&[u8]>,
+    to: &mut Vec<u8>,
+) {
+    let rows = scanned.rows.iter().map(|(key, found)| Row {
+        key,
+        value: &found.value,
+        version: found.version.0,
+    });
+    let continuation = scanned.next.as_ref().map(|next| {
+        let end = end.map(<[u8]>::to_vec);
+        Continuation {
+            next: next.start.to_vec(),
+            end,
+            at: next.at.map(|at| at.0),
+        }
+        .encode()
+    });
+    let reply = Reply::Rows {
+        rows: rows.collect(),
+        continuation: continuation.as_deref(),
+        at: scanned.at.0,
+    };
+    good(context, asked, &reply, to);
+}
+
+fn good(context: &Context, asked: &Asked, reply: &Reply<'_>, to: &mut Vec<u8>) {
+    context.answered(asked);
+    write(context, asked.request, reply, to);
+}
+
+/// Why a request was refused.
+pub fn refusal(context: &Context, request: u64, refusal: &Refusal, to: &mut Vec<u8>) {
+    context.refused(refusal.code);
+    let error = ErrorReply {
+        code: Ok(refusal.code),
+        fate: refusal.fate,
+        retry_after_ms: refusal.retry_after_ms,
+        message: refusal.message.clone(),
+        route: refusal.route.as_deref().map(route),
+    };
+    write(context, request, &Reply::Error(Box::new(error)), to);
+}
+
+/// A route. Its address stays empty as long as all shards are behind the port of this connection.
+pub fn route(route: &range::Route) -> Route {
+    Route {
+        range: route.range.0,
+        version: route.epoch.version,
+        conf: route.epoch.conf,
+        start: route.keys.start.clone(),
+        end: route.keys.end.clone(),
+        leader: route.leader.map(|leader| (leader.node.0, leader.shard.0)),
+        address: String::new(),
+    }
+}

@@ -1,0 +1,91 @@
+//! Status: the state of the node, gathered from all its shards.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use rangedb_engine::shard::ShardStatus;
+use rangedb_engine::types::ShardId;
+use rangedb_protocol::{NodeState, RangeState, Reply, ShardState};
+
+use crate::handler::refusal::Refusal;
+use crate::handler::{Call, Origin, reply};
+use crate::shard::context::Context;
+
+/// How long other shards are waited for; one that says nothing is left out.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+pub(super) fn handle<O: Origin>(
+    context: &Rc<Context>,
+    origin: &Rc<O>,
+    call: &Call<'_>,
+) -> Result<(), Refusal> {
+    context.check_unsent()?;
+    let token = origin.hold(call.asked)?;
+    let (context, origin) = (context.clone(), origin.clone());
+    glommio::spawn_local(async move {
+        let node = gather(&context).await;
+        if let Some(asked) = origin.release(token) {
+            let reply = Reply::Node(Box::new(node));
+            origin.send(|to| reply::write(&context, asked.request, &reply, to));
+        }
+    })
+    .detach();
+    Ok(())
+}
+
+async fn gather(context: &Context) -> NodeState {
+    let asked = context.mesh.others().map(|other| async move {
+        let told = async { Ok::<_, glommio::GlommioError<()>>(context.mesh.status(other).await) };
+        glommio::timer::timeout(TIMEOUT, told).await.ok().flatten()
+    });
+    let mut shards: Vec<ShardState> = join_all(asked).await.into_iter().flatten().collect();
+    shards.push(context.state());
+    shards.sort_by_key(|shard| shard.shard);
+    let missing = usize::from(context.node.shards) - shards.len();
+    let health = if shards.iter().any(|shard| shard.disk_full) {
+        "the disk is full".to_owned()
+    } else if missing > 0 {
+        format!("{missing} shards do not answer")
+    } else {
+        "ok".to_owned()
+    };
+    NodeState {
+        cluster: format!("{:032x}", context.node.cluster),
+        node: context.node.id.0,
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+        health,
+        uptime_ms: u64::try_from(context.node.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        shards,
+    }
+}
+
+/// A shard's state as it is told.
+pub fn shard_state(shard: ShardId, status: &ShardStatus, connections: usize) -> ShardState {
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let ranges = status.ranges.iter().map(|range| RangeState {
+        route: reply::route(&range.route),
+        system: range.system,
+        replica: range.replica.0,
+        term: range.term,
+        applied: range.applied,
+        durable: range.durable,
+        last_timestamp: range.last_ts.0,
+        gc_threshold: range.gc_threshold.0,
+        waiting: count(range.waiting),
+        sessions: count(range.session_clients),
+    });
+    ShardState {
+        shard: shard.0,
+        ranges: ranges.collect(),
+        replay_bytes: status.replay_bytes,
+        pressure: status.pressure,
+        disk_full: status.disk_full,
+        log_writes: status.wal.writes,
+        log_bytes: status.wal.bytes,
+        table_bytes: status.lsm.tables.bytes,
+        tables: count(status.lsm.tables.tables),
+        frozen_memtables: count(status.lsm.frozen),
+        connections: count(connections),
+    }
+}

@@ -1,0 +1,490 @@
+//! One client's connection: frames in, replies out, in any order.
+//!
+//! Hot path: a get is answered while its frame still lies in the receive buffer, straight into
+//! the output; nothing is allocated for it. Replies of one turn go out in one send. Results that
+//! come later wake the connection's task once, which then sends them together.
+//!
+//! What bounds it: requests in flight (more get a typed error), replies that the client does not
+//! read (no more is read from it, and after a time it is cut off), scans (one at a time). The
+//! task is a single poll function without a pause inside a turn, so no borrow crosses one. Lives
+//! on its shard's thread.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context as TaskContext, Poll, Waker};
+use std::time::Duration;
+
+use futures_util::io::{AsyncRead, AsyncWrite};
+use glommio::net::TcpStream;
+use rangedb_engine::env::Instant;
+use rangedb_engine::error::Error;
+use rangedb_engine::request::Outcome;
+use rangedb_engine::shard::WriteSink;
+use rangedb_engine::types::ShardId;
+use rangedb_protocol::frame::{self, BadFrame};
+use rangedb_protocol::limits::IN_FLIGHT_MAX;
+use slab::Slab;
+
+use crate::env::Now;
+use crate::handler::refusal::Refusal;
+use crate::handler::scan::LocalScan;
+use crate::handler::{self, Asked, Call, Origin, Times, reply};
+use crate::net::buffers::Output;
+use crate::shard::context::Context;
+
+/// Unsent replies after which no more is read from the client.
+pub const UNSENT_LEN_PAUSE: usize = 1 << 20;
+/// Frames handled before other connections have their turn.
+const FRAMES_PER_TURN: usize = 256;
+/// How long and how much is read and thrown away after a last word, so that it arrives.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+const LINGER_LEN_MAX: usize = 1 << 20;
+/// What requests forwarded to other shards may weigh; the client's next frame waits for room.
+const FORWARDED_WEIGHT_MAX: usize = 64;
+
+/// Why a connection's task ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// All is said, and the client has gone or the node stops.
+    Done,
+    /// A last word was sent to a client that does not keep to the protocol.
+    LastWord,
+    /// The connection broke, or the client takes nothing.
+    Broken,
+}
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Frames are taken.
+    Open,
+    /// The client sends no more; what is in flight is still answered.
+    Ending,
+    /// The client broke the protocol, or the node stops: what is written is sent, no more.
+    Closing(End),
+    /// Nobody listens any more.
+    Gone,
+}
+
+/// A client's connection, after its preamble.
+pub struct Connection {
+    context: Rc<Context>,
+    smart: bool,
+    stream: RefCell<Option<TcpStream>>,
+    output: RefCell<Output>,
+    asked: RefCell<Slab<Asked>>,
+    forwarded: Cell<usize>,
+    scans: RefCell<VecDeque<LocalScan>>,
+    scanning: Cell<bool>,
+    waits_for_room: RefCell<Option<Waker>>,
+    state: Cell<State>,
+    task: RefCell<Option<Waker>>,
+    woken: Cell<bool>,
+}
+
+/// Serves a connection until it ends.
+pub async fn serve(context: Rc<Context>, stream: TcpStream, smart: bool) {
+    if stream
+        .set_write_timeout(Some(context.node.limits.write_timeout))
+        .is_err()
+    {
+        return;
+    }
+    let connection = Rc::new(Connection {
+        context: context.clone(),
+        smart,
+        stream: RefCell::new(Some(stream)),
+        output: RefCell::default(),
+        asked: RefCell::default(),
+        forwarded: Cell::new(0),
+        scans: RefCell::default(),
+        scanning: Cell::new(false),
+        waits_for_room: RefCell::default(),
+        state: Cell::new(State::Open),
+        task: RefCell::default(),
+        woken: Cell::new(false),
+    });
+    let place = context.connections.borrow_mut().insert(connection.clone());
+    let mut input = Input::default();
+    let end = poll_fn(|cx| connection.turn(cx, &mut input)).await;
+    context.connections.borrow_mut().remove(place);
+    if let (Some(mut stream), End::LastWord) = (connection.leave(), end) {
+        linger(&context, &mut stream).await;
+    }
+}
+
+/// Lets a last word arrive: closing a socket with unread bytes would take it back.
+pub async fn linger(context: &Context, stream: &mut TcpStream) {
+    let discard = async {
+        poll_fn(|cx| Pin::new(&mut *stream).poll_close(cx)).await?;
+        let mut len = 0;
+        while len < LINGER_LEN_MAX {
+            let read = poll_fn(|cx| {
+                let mut received = context.buffers.received.borrow_mut();
+                Pin::new(&mut *stream).poll_read(cx, &mut received)
+            });
+            match read.await? {
+                0 => break,
+                more => len += more,
+            }
+        }
+        Ok::<_, glommio::GlommioError<()>>(())
+    };
+    // Whether the client stayed to hear it makes no difference.
+    let _ = glommio::timer::timeout(LINGER_TIMEOUT, discard).await;
+}
+
+/// Bytes that were received and not handled.
+#[derive(Default)]
+struct Input {
+    bytes: Vec<u8>,
+    /// Whether a whole frame may be among them.
+    more: bool,
+    received: Now,
+}
+
+/// How far the bytes at hand were handled.
+struct Taken {
+    len: usize,
+    /// Whether there may be a whole frame behind.
+    more: bool,
+}
+
+/// What a step of a turn found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Nothing to do until the task is woken.
+    Idle,
+    /// Something was done.
+    Worked,
+    /// Something was done, and there is more at hand; others come first.
+    Busy,
+}
+
+impl Connection {
+    /// Does what there is to do: handles frames, sends replies, takes new bytes.
+    fn turn(self: &Rc<Self>, cx: &mut TaskContext<'_>, input: &mut Input) -> Poll<End> {
+        self.keep_waker(cx.waker());
+        loop {
+            let step = match self.take_in(cx, input) {
+                Ok(step) => step,
+                Err(_) => return Poll::Ready(End::Broken),
+            };
+            let paused = !self.may_take();
+            if self.send_out(cx).is_err() {
+                return Poll::Ready(End::Broken);
+            }
+            if let Some(end) = self.end(input) {
+                return Poll::Ready(end);
+            }
+            match step {
+                Step::Idle if paused && self.may_take() => {}
+                Step::Idle => return Poll::Pending,
+                Step::Worked => {}
+                Step::Busy => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    fn keep_waker(&self, waker: &Waker) {
+        self.woken.set(false);
+        let mut task = self.task.borrow_mut();
+        if !task.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
+            *task = Some(waker.clone());
+        }
+    }
+
+    /// Wakes the task, once a turn.
+    fn wake(&self) {
+        if !self.woken.replace(true)
+            && let Some(task) = self.task.borrow().as_ref()
+        {
+            task.wake_by_ref();
+        }
+    }
+
+    /// Whether another frame may be handled now.
+    fn may_take(&self) -> bool {
+        matches!(self.state.get(), State::Open | State::Ending)
+            && self.output.borrow().unsent().len() < UNSENT_LEN_PAUSE
+            && self.forwarded.get() < FORWARDED_WEIGHT_MAX
+    }
+
+    fn end(&self, input: &Input) -> Option<End> {
+        let all_sent = self.output.borrow().unsent().is_empty();
+        match self.state.get() {
+            State::Open => None,
+            State::Ending => {
+                let all_said = all_sent && !input.more && self.asked.borrow().is_empty();
+                all_said.then_some(End::Done)
+            }
+            State::Closing(end) => all_sent.then_some(end),
+            State::Gone => Some(End::Broken),
+        }
+    }
+
+    /// Handles frames that wait, or else receives.
+    fn take_in(self: &Rc<Self>, cx: &mut TaskContext<'_>, input: &mut Input) -> io::Result<Step> {
+        if !self.may_take() {
+            return Ok(Step::Idle);
+        }
+        if input.more {
+            let bytes = std::mem::take(&mut input.bytes);
+            input.keep(self.take_frames(&bytes, input.received), bytes);
+            return Ok(if input.more { Step::Busy } else { Step::Worked });
+        }
+        if self.state.get() != State::Open {
+            return Ok(Step::Idle);
+        }
+        let mut received = self.context.buffers.received.borrow_mut();
+        let len = match self.receive(cx, &mut received) {
+            Poll::Pending => return Ok(Step::Idle),
+            Poll::Ready(len) => len?,
+        };
+        if len == 0 {
+            self.state.set(State::Ending);
+            return Ok(Step::Worked);
+        }
+        let full = len == received.len();
+        let bytes = received.get(..len).unwrap_or_default();
+        input.received = Now::now();
+        if input.bytes.is_empty() {
+            let taken = self.take_frames(bytes, input.received);
+            input.more = taken.more;
+            input
+                .bytes
+                .extend_from_slice(bytes.get(taken.len..).unwrap_or_default());
+        } else {
+            let mut joined = std::mem::take(&mut input.bytes);
+            joined.extend_from_slice(bytes);
+            // Of a long frame most reads bring only a part.
+            let whole = joined.len() >= frame::expected_len(&joined);
+            if whole {
+                input.keep(self.take_frames(&joined, input.received), joined);
+            } else {
+                input.bytes = joined;
+            }
+        }
+        Ok(if full || input.more {
+            Step::Busy
+        } else {
+            Step::Worked
+        })
+    }
+
+    fn receive(&self, cx: &mut TaskContext<'_>, to: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self.stream.borrow_mut().as_mut() {
+            Some(stream) => Pin::new(stream).poll_read(cx, to),
+            None => Poll::Ready(Ok(0)),
+        }
+    }
+
+    /// Handles whole frames at the beginning of `bytes`.
+    fn take_frames(self: &Rc<Self>, bytes: &[u8], received: Now) -> Taken {
+        let times = Times {
+            received,
+            now: Now::now(),
+            deadline: None,
+        };
+        let mut rest = bytes;
+        for _ in 0..FRAMES_PER_TURN {
+            if !self.may_take() {
+                break;
+            }
+            match frame::decode(rest) {
+                Ok(None) => {
+                    return Taken {
+                        len: bytes.len() - rest.len(),
+                        more: false,
+                    };
+                }
+                Ok(Some(found)) => {
+                    let (raw, behind) = rest.split_at(found.len);
+                    rest = behind;
+                    if handler::handle(&self.context, self, found, raw, times).is_err() {
+                        self.refuse(Some(found.id), Refusal::malformed());
+                    }
+                }
+                Err(bad) => self.refuse(request_of(&bad), Refusal::from(bad)),
+            }
+        }
+        Taken {
+            len: bytes.len() - rest.len(),
+            more: !rest.is_empty(),
+        }
+    }
+
+    /// Says a last word to a client that breaks the protocol.
+    fn refuse(&self, request: Option<u64>, refusal: Refusal) {
+        if let Some(request) = request {
+            self.send(|to| reply::refusal(&self.context, request, &refusal, to));
+        }
+        self.state.set(State::Closing(End::LastWord));
+    }
+
+    /// Sends what is unsent, as far as the client takes it.
+    fn send_out(&self, cx: &mut TaskContext<'_>) -> io::Result<()> {
+        let mut output = self.output.borrow_mut();
+        let mut stream = self.stream.borrow_mut();
+        let Some(stream) = stream.as_mut() else {
+            return Ok(());
+        };
+        while !output.unsent().is_empty() {
+            match Pin::new(&mut *stream).poll_write(cx, output.unsent()) {
+                Poll::Pending => break,
+                Poll::Ready(sent) => output.advance(&self.context.buffers, sent?),
+            }
+        }
+        if output.unsent().len() < UNSENT_LEN_PAUSE {
+            self.tell_room();
+        }
+        Ok(())
+    }
+
+    fn tell_room(&self) {
+        if let Some(scanner) = self.waits_for_room.borrow_mut().take() {
+            scanner.wake();
+        }
+    }
+
+    /// Waits until the client has taken enough for more to be written.
+    async fn room(&self) {
+        poll_fn(|cx| {
+            let full = self.output.borrow().unsent().len() >= UNSENT_LEN_PAUSE;
+            if !full || self.state.get() == State::Gone {
+                return Poll::Ready(());
+            }
+            *self.waits_for_room.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Runs scans one after the other, so that a client holds no more than one reply in memory
+    /// beyond what it has not read.
+    async fn run_scans(self: Rc<Self>) {
+        loop {
+            let Some(scan) = self.scans.borrow_mut().pop_front() else {
+                break;
+            };
+            self.room().await;
+            scan.run(&self.context, self.as_ref()).await;
+        }
+        self.scanning.set(false);
+    }
+
+    /// The reply of another shard to a request of this connection.
+    pub fn forwarded_reply(&self, token: u64, frame: &[u8]) {
+        if let Some(asked) = self.release(token) {
+            self.forwarded
+                .set(self.forwarded.get() - asked.operation.weight());
+            self.send(|to| to.extend_from_slice(frame));
+        }
+    }
+
+    /// Ends the connection when what is written has been sent.
+    pub fn close(&self) {
+        if matches!(self.state.get(), State::Open | State::Ending) {
+            self.state.set(State::Closing(End::Done));
+        }
+        self.wake();
+    }
+
+    /// Nobody hears from here on: what is in flight ends without a reply.
+    fn leave(&self) -> Option<TcpStream> {
+        self.state.set(State::Gone);
+        self.output.borrow_mut().clear(&self.context.buffers);
+        self.task.borrow_mut().take();
+        self.tell_room();
+        for scan in self.scans.borrow_mut().drain(..) {
+            self.release(scan.token);
+        }
+        self.stream.borrow_mut().take()
+    }
+}
+
+/// Whose frame it is, if that can be read.
+fn request_of(bad: &BadFrame) -> Option<u64> {
+    match bad {
+        BadFrame::TooLarge { id, .. } => *id,
+        BadFrame::TooShort(_) => None,
+    }
+}
+
+impl Input {
+    /// Keeps what was not handled of `bytes`.
+    fn keep(&mut self, taken: Taken, mut bytes: Vec<u8>) {
+        self.more = taken.more;
+        bytes.drain(..taken.len);
+        // An empty vector that keeps its memory would make idle connections dear.
+        if !bytes.is_empty() {
+            self.bytes = bytes;
+        }
+    }
+}
+
+impl WriteSink for Connection {
+    fn complete(&self, token: u64, result: Result<Outcome, Error>) {
+        if let Some(asked) = self.release(token) {
+            self.send(|to| reply::outcome(&self.context, &asked, result, to));
+        }
+    }
+}
+
+impl Origin for Connection {
+    fn is_smart(&self) -> bool {
+        self.smart
+    }
+
+    fn send(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.state.get() == State::Gone {
+            return;
+        }
+        self.output
+            .borrow_mut()
+            .append(&self.context.buffers, write);
+        self.wake();
+    }
+
+    fn hold(&self, asked: Asked) -> Result<u64, Refusal> {
+        let mut waiting = self.asked.borrow_mut();
+        if waiting.len() >= IN_FLIGHT_MAX {
+            return Err(Refusal::too_many_in_flight());
+        }
+        self.context.begin();
+        Ok(waiting.insert(asked) as u64)
+    }
+
+    fn release(&self, token: u64) -> Option<Asked> {
+        let asked = self.asked.borrow_mut().try_remove(token as usize)?;
+        self.context.end();
+        self.wake();
+        Some(asked)
+    }
+
+    fn forward(self: &Rc<Self>, to: ShardId, call: &Call<'_>) -> Result<(), Refusal> {
+        let token = self.hold(call.asked)?;
+        let sent = self.context.mesh.forward(to, call, (self.clone(), token));
+        if sent.is_err() {
+            self.release(token);
+        } else {
+            self.forwarded
+                .set(self.forwarded.get() + call.asked.operation.weight());
+        }
+        sent.map_err(Refusal::from)
+    }
+
+    fn scan(self: &Rc<Self>, scan: LocalScan) {
+        self.scans.borrow_mut().push_back(scan);
+        if !self.scanning.replace(true) {
+            glommio::spawn_local(self.clone().run_scans()).detach();
+        }
+    }
+}

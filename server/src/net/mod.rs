@@ -1,0 +1,9 @@
+//! Clients' connections: the port, the preamble, frames in and out.
+
+pub mod buffers;
+pub mod connection;
+pub mod listener;
+pub mod port;
+pub mod preamble;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,227 @@
+//! The node's one TCP port: a socket for each shard, all bound to the same address.
+//!
+//! The kernel spreads new connections over the sockets that listen (SO_REUSEPORT). The first
+//! socket is bound without that option, so that a holder of the port is met whether it shares the
+//! port or not; Linux looks at the option when *another* socket is bound, so the first may get it
+//! afterwards and the others join. Ran once, on the thread that starts the node.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+/// Connections that wait to be accepted, of one shard.
+pub const BACKLOG_LEN: i32 = 1024;
+/// After so long without a byte the kernel asks whether the other end still lives.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// How long it waits between questions.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Why the node cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    /// The setting is no address, or its name is unknown.
+    #[error("cannot listen on `{listen}`: {source}; --listen takes HOST:PORT")]
+    Name {
+        /// The setting as typed.
+        listen: String,
+        /// The resolver's words.
+        source: io::Error,
+    },
+    /// Another socket holds the port.
+    #[error(
+        "cannot listen on {address}: the port is held by another process; \
+         stop that process or choose another port with --listen"
+    )]
+    Held {
+        /// The address asked for.
+        address: SocketAddr,
+    },
+    /// The system refuses.
+    #[error("cannot listen on {address}: {source}; choose another address with --listen")]
+    Refused {
+        /// The address asked for.
+        address: SocketAddr,
+        /// Its words.
+        source: io::Error,
+    },
+}
+
+/// A socket that is bound and does not listen yet.
+#[derive(Debug)]
+pub struct BoundSocket(Socket);
+
+impl BoundSocket {
+    /// Starts to take connections.
+    ///
+    /// # Errors
+    /// Another process has begun to listen on the port since it was bound.
+    pub fn listen(self) -> io::Result<Socket> {
+        self.0.listen(BACKLOG_LEN)?;
+        Ok(self.0)
+    }
+}
+
+/// The port, bound; it takes no connection until the shards listen.
+#[derive(Debug)]
+pub struct Port {
+    /// The address with the port that was chosen.
+    pub address: SocketAddr,
+    /// One for each shard.
+    pub sockets: Vec<BoundSocket>,
+}
+
+impl Port {
+    /// Binds `shards` sockets to `listen`, `HOST:PORT`. Port 0: one that is free. Of the addresses
+    /// of a name the first is taken that this machine has.
+    ///
+    /// # Errors
+    /// The name is unknown, the port is held, or the address is not ours.
+    pub fn bind(listen: &str, shards: usize) -> Result<Port, PortError> {
+        let name_error = |source| PortError::Name {
+            listen: listen.to_owned(),
+            source,
+        };
+        let mut failed = None;
+        for address in listen.to_socket_addrs().map_err(name_error)? {
+            match bind_all(address, shards) {
+                Ok(port) => return Ok(port),
+                Err(source) if source.kind() == io::ErrorKind::AddrInUse => {
+                    return Err(PortError::Held { address });
+                }
+                Err(source) => failed = Some(PortError::Refused { address, source }),
+            }
+        }
+        let nothing = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        Err(failed.unwrap_or_else(|| name_error(nothing())))
+    }
+}
+
+fn bind_all(asked: SocketAddr, shards: usize) -> io::Result<Port> {
+    let first = new_socket(asked)?;
+    first.bind(&asked.into())?;
+    first.set_reuse_port(true)?;
+    let address = first
+        .local_addr()?
+        .as_socket()
+        .ok_or_else(|| io::Error::other("the socket has no internet address"))?;
+    let mut sockets = vec![BoundSocket(first)];
+    while sockets.len() < shards {
+        let socket = new_socket(address)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        sockets.push(BoundSocket(socket));
+    }
+    Ok(Port { address, sockets })
+}
+
+/// A socket with the options that connections accepted from it inherit.
+fn new_socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // Connections of an earlier run that still linger do not hold the port.
+    socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL);
+    socket.set_tcp_keepalive(&keepalive)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+
+    fn listening(port: Port) -> (SocketAddr, Vec<Socket>) {
+        let sockets = port
+            .sockets
+            .into_iter()
+            .map(|s| s.listen().unwrap())
+            .collect();
+        (port.address, sockets)
+    }
+
+    fn assert_held(address: SocketAddr) {
+        let error = Port::bind(&address.to_string(), 2).unwrap_err();
+        assert!(matches!(error, PortError::Held { .. }), "{error}");
+        assert!(error.to_string().contains("held by another process"));
+    }
+
+    #[test]
+    fn all_shards_share_the_port_that_was_chosen() {
+        let (address, sockets) = listening(Port::bind("127.0.0.1:0", 3).unwrap());
+        assert_ne!(address.port(), 0);
+        assert_eq!(sockets.len(), 3);
+        for socket in &sockets {
+            assert_eq!(socket.local_addr().unwrap().as_socket(), Some(address));
+            socket.set_nonblocking(true).unwrap();
+        }
+        let clients: Vec<_> = (0..64)
+            .map(|_| TcpStream::connect(address).unwrap())
+            .collect();
+        let mut accepted = vec![0; 3];
+        for (count, socket) in accepted.iter_mut().zip(&sockets) {
+            while socket.accept().is_ok() {
+                *count += 1;
+            }
+        }
+        assert_eq!(accepted.iter().sum::<usize>(), clients.len());
+        assert!(accepted.iter().all(|&count| count > 0), "{accepted:?}");
+    }
+
+    #[test]
+    fn a_holder_that_does_not_share_is_met() {
+        let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert_held(holder.local_addr().unwrap());
+    }
+
+    #[test]
+    fn a_holder_that_shares_is_met() {
+        let holder = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        holder.set_reuse_port(true).unwrap();
+        holder.set_reuse_address(true).unwrap();
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        holder.bind(&any.into()).unwrap();
+        holder.listen(1).unwrap();
+        assert_held(holder.local_addr().unwrap().as_socket().unwrap());
+    }
+
+    #[test]
+    fn another_node_on_the_port_is_met() {
+        let (address, _sockets) = listening(Port::bind("127.0.0.1:0", 2).unwrap());
+        assert_held(address);
+    }
+
+    #[test]
+    fn lingering_connections_of_an_earlier_run_do_not_hold_the_port() {
+        let (address, sockets) = listening(Port::bind("127.0.0.1:0", 1).unwrap());
+        let client = TcpStream::connect(address).unwrap();
+        let (served, _) = sockets[0].accept().unwrap();
+        // The side that closes first keeps the address for a while.
+        drop(served);
+        drop(sockets);
+        drop(client);
+        Port::bind(&address.to_string(), 1).unwrap();
+    }
+
+    #[test]
+    fn names_and_both_families_work() {
+        assert_ne!(Port::bind("localhost:0", 1).unwrap().address.port(), 0);
+        let mut parts = "[::1]:0".to_socket_addrs().unwrap();
+        if std::net::TcpListener::bind(parts.next().unwrap()).is_ok() {
+            assert!(Port::bind("[::1]:0", 2).unwrap().address.is_ipv6());
+        }
+        assert!(matches!(Port::bind("7400", 1), Err(PortError::Name { .. })));
+        let elsewhere = Port::bind("192.0.2.1:0", 1).unwrap_err();
+        assert!(
+            matches!(elsewhere, PortError::Refused { .. }),
+            "{elsewhere}"
+        );
+    }
+}

@@ -1,0 +1,138 @@
+//! The first bytes of a connection: who comes, in which version, and to which shard.
+//!
+//! Exactly the preamble is read here, so that the connection can still go to another shard, with
+//! everything after it unread. The shard that serves the connection answers. Lives on the shard's
+//! thread.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::io::{AsyncReadExt, AsyncWriteExt};
+use glommio::net::TcpStream;
+use rangedb_engine::types::ShardId;
+use rangedb_protocol::preamble::{
+    ANY_SHARD, Answer, PREAMBLE_LEN, Preamble, Role, VERSION, Verdict,
+};
+
+use crate::env::handover;
+use crate::net::connection;
+use crate::shard::context::{Context, Held};
+use crate::shard::message::HandedOver;
+
+/// Connections of one shard whose preamble is awaited or that are being refused.
+pub const GREETINGS_MAX: usize = 1024;
+
+/// Greets a connection and serves it here, or passes it on.
+pub async fn greet(context: Rc<Context>, mut stream: TcpStream) {
+    let greeting = Held::new(&context.greetings);
+    let Ok(preamble) = read(&context, &mut stream).await else {
+        return;
+    };
+    if let Some(verdict) = objection(&context, &preamble) {
+        return refuse(&context, stream, verdict).await;
+    }
+    let wanted = ShardId(preamble.shard);
+    if preamble.shard == ANY_SHARD || wanted == context.here() {
+        drop(greeting);
+        return welcome(context, stream, preamble).await;
+    }
+    let Ok(socket) = handover::detach(stream) else {
+        return;
+    };
+    if let Err(back) = context
+        .mesh
+        .hand_over(wanted, HandedOver { socket, preamble })
+    {
+        refuse(
+            &context,
+            handover::attach(back.socket),
+            Verdict::TooManyConnections,
+        )
+        .await;
+    }
+}
+
+/// Serves a connection that another shard passed on.
+pub async fn take_over(context: Rc<Context>, connection: HandedOver) {
+    welcome(
+        context,
+        handover::attach(connection.socket),
+        connection.preamble,
+    )
+    .await;
+}
+
+async fn read(context: &Context, stream: &mut TcpStream) -> io::Result<Preamble> {
+    let mut bytes = [0; PREAMBLE_LEN];
+    within(
+        context.node.limits.greeting_timeout,
+        stream.read_exact(&mut bytes),
+    )
+    .await?;
+    // Who speaks another protocol would not understand an answer.
+    Preamble::decode(&bytes).map_err(io::Error::other)
+}
+
+/// Why a connection is not taken.
+fn objection(context: &Context, preamble: &Preamble) -> Option<Verdict> {
+    let unknown = preamble.shard != ANY_SHARD && preamble.shard >= context.node.shards;
+    match preamble {
+        _ if context.is_draining() => Some(Verdict::ShuttingDown),
+        _ if preamble.version().is_none() => Some(Verdict::NoCommonVersion),
+        _ if preamble.tls => Some(Verdict::NoTls),
+        _ if preamble.role != Role::Client => Some(Verdict::RoleRefused),
+        _ if unknown => Some(Verdict::UnknownShard),
+        _ => None,
+    }
+}
+
+async fn welcome(context: Rc<Context>, mut stream: TcpStream, preamble: Preamble) {
+    if context.connected.get() >= context.node.limits.connections_max {
+        return refuse(&context, stream, Verdict::TooManyConnections).await;
+    }
+    let _seat = Held::new(&context.connected);
+    let version = preamble.version().unwrap_or(VERSION);
+    if answer(&context, &mut stream, Verdict::Accepted, version)
+        .await
+        .is_ok()
+    {
+        connection::serve(context.clone(), stream, preamble.smart).await;
+    }
+}
+
+async fn refuse(context: &Context, mut stream: TcpStream, verdict: Verdict) {
+    if answer(context, &mut stream, verdict, VERSION).await.is_ok() {
+        connection::linger(context, &mut stream).await;
+    }
+}
+
+async fn answer(
+    context: &Context,
+    stream: &mut TcpStream,
+    verdict: Verdict,
+    version: u16,
+) -> io::Result<()> {
+    let answer = Answer {
+        verdict,
+        version,
+        shard: context.here().0,
+        shards: context.node.shards,
+        node: context.node.id.0,
+        cluster: context.node.cluster,
+    };
+    within(
+        context.node.limits.greeting_timeout,
+        stream.write_all(&answer.encode()),
+    )
+    .await
+}
+
+async fn within<T>(limit: Duration, io: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let limited = glommio::timer::timeout(limit, async {
+        Ok::<_, glommio::GlommioError<()>>(io.await)
+    });
+    limited
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}

@@ -1,0 +1,497 @@
+//! A live node over real sockets: what clients may do, and what they may not.
+
+use std::io::Write;
+use std::time::Duration;
+
+use rangedb_protocol::preamble::{ANY_SHARD, Preamble, Role, Verdict};
+use rangedb_protocol::{Condition, ErrorCode, Fate, Mutation, Reply, RequestBody};
+
+use crate::shard::context::ClientLimits;
+use crate::test_node::{Received, TestClient, TestNode};
+
+fn start(split_at: &[&str]) -> TestNode {
+    TestNode::start(split_at, ClientLimits::default())
+}
+
+fn version(received: &Received) -> u64 {
+    match received.reply() {
+        Reply::Written { version, .. } | Reply::Number { version, .. } => version,
+        other => panic!("not written: {other:?}"),
+    }
+}
+
+fn code(received: &Received) -> ErrorCode {
+    match received.reply() {
+        Reply::Error(error) => error.code.expect("a known code"),
+        other => panic!("no error: {other:?}"),
+    }
+}
+
+fn value(client: &mut TestClient, key: &[u8]) -> Option<Vec<u8>> {
+    match client.ask(RequestBody::Get { key }).reply() {
+        Reply::Value { value, .. } => value.map(<[u8]>::to_vec),
+        other => panic!("no value: {other:?}"),
+    }
+}
+
+#[test]
+fn every_operation_works() {
+    let node = start(&[]);
+    let mut client = node.connect(0, true);
+    assert_eq!(value(&mut client, b"k"), None);
+    let first = version(&client.put(b"k", b"one"));
+    assert_eq!(value(&mut client, b"k").as_deref(), Some(&b"one"[..]));
+
+    let session = client.session();
+    let condition = Condition::Version(first);
+    let swap = RequestBody::CompareAndSwap {
+        key: b"k",
+        condition,
+        value: Some(b"2"),
+        session,
+    };
+    let second = version(&client.ask(swap));
+    assert!(second > first);
+    let session = client.session();
+    let swap = RequestBody::CompareAndSwap {
+        key: b"k",
+        condition,
+        value: None,
+        session,
+    };
+    let failed = client.ask(swap);
+    assert_eq!(
+        failed.reply(),
+        Reply::ConditionFailed {
+            current: Some(second)
+        }
+    );
+
+    let session = client.session();
+    let number = client.ask(RequestBody::Increment {
+        key: b"k",
+        delta: 40,
+        session,
+    });
+    assert!(matches!(number.reply(), Reply::Number { value: 42, .. }));
+
+    let session = client.session();
+    let mutations = vec![
+        Mutation {
+            key: b"a",
+            value: Some(b""),
+        },
+        Mutation {
+            key: b"k",
+            value: None,
+        },
+        Mutation {
+            key: b"z",
+            value: Some(b"last"),
+        },
+    ];
+    let written = client.ask(RequestBody::Write { mutations, session });
+    assert!(version(&written) > second);
+    assert_eq!(value(&mut client, b"a").as_deref(), Some(&b""[..]));
+    assert_eq!(value(&mut client, b"k"), None);
+
+    let session = client.session();
+    let deleted = client.ask(RequestBody::Delete { key: b"a", session });
+    assert!(matches!(
+        deleted.reply(),
+        Reply::Written { existed: true, .. }
+    ));
+    assert_eq!(
+        code(&client.ask(RequestBody::Get { key: b"" })),
+        ErrorCode::Invalid
+    );
+    node.stop(Duration::from_secs(5));
+}
+
+#[test]
+fn a_write_that_is_tried_again_is_done_once() {
+    let node = start(&[]);
+    let mut client = node.connect(0, true);
+    let session = client.session();
+    let once = RequestBody::Increment {
+        key: b"n",
+        delta: 1,
+        session,
+    };
+    let first = client.ask(once.clone());
+    let again = client.ask(once);
+    assert_eq!(first.reply(), again.reply());
+    assert_eq!(value(&mut client, b"n").as_deref(), Some(&b"1"[..]));
+    node.stop(Duration::from_secs(5));
+}
+
+#[test]
+fn scans_go_on_over_the_border_of_ranges() {
+    let node = start(&["m"]);
+    let mut client = node.connect(ANY_SHARD_SEEN, false);
+    for key in ["a", "b", "c", "m", "x", "y"] {
+        version(&client.put(key.as_bytes(), b"v"));
+    }
+    let mut seen = Vec::new();
+    let mut token: Option<Vec<u8>> = None;
+    loop {
+        let page = client.ask(RequestBody::Scan {
+            start: Some(b"b"),
+            end: Some(b"y"),
+            rows_max: 1,
+            bytes_max: 0,
+            continuation: token.as_deref(),
+        });
+        let Reply::Rows {
+            rows, continuation, ..
+        } = page.reply()
+        else {
+            panic!("no rows")
+        };
+        assert!(rows.len() <= 1);
+        seen.extend(
+            rows.iter()
+                .map(|row| String::from_utf8(row.key.to_vec()).unwrap()),
+        );
+        token = continuation.map(<[u8]>::to_vec);
+        if token.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, ["b", "c", "m", "x"]);
+    node.stop(Duration::from_secs(5));
+}
+
+/// The shard that the tests of forwarding talk to.
+const ANY_SHARD_SEEN: u16 = 0;
+
+#[test]
+fn a_foreign_key_is_forwarded_for_the_plain_and_named_to_the_smart() {
+    let node = start(&["m"]);
+    let mut plain = node.connect(0, false);
+    let written = version(&plain.put(b"z", b"far"));
+    assert_eq!(value(&mut plain, b"z").as_deref(), Some(&b"far"[..]));
+    let routes = plain.ask(RequestBody::Directory);
+    let Reply::Routes(routes) = routes.reply() else {
+        panic!("no routes")
+    };
+    assert_eq!(routes.len(), 2);
+    assert_eq!(routes[1].start, b"m");
+    assert_eq!(routes[1].leader, Some((1, 1)));
+
+    let mut smart = node.connect(0, true);
+    let moved = smart.ask(RequestBody::Get { key: b"z" });
+    let Reply::Error(error) = moved.reply() else {
+        panic!("no error")
+    };
+    assert_eq!(
+        (error.code, error.fate),
+        (Ok(ErrorCode::Moved), Fate::NotApplied)
+    );
+    assert_eq!(error.route.as_ref(), Some(&routes[1]));
+    let mut there = node.connect(1, true);
+    let read = there.ask(RequestBody::Get { key: b"z" });
+    assert_eq!(
+        read.reply(),
+        Reply::Value {
+            value: Some(b"far"),
+            version: written
+        }
+    );
+
+    let session = plain.session();
+    let mutations = vec![
+        Mutation {
+            key: b"a",
+            value: Some(b"1"),
+        },
+        Mutation {
+            key: b"z",
+            value: Some(b"1"),
+        },
+    ];
+    let both = plain.ask(RequestBody::Write { mutations, session });
+    assert_eq!(code(&both), ErrorCode::SeveralRanges);
+    let status = plain.ask(RequestBody::Status);
+    let Reply::Node(state) = status.reply() else {
+        panic!("no state")
+    };
+    assert_eq!(state.health, "ok");
+    let connections: Vec<u32> = state.shards.iter().map(|shard| shard.connections).collect();
+    assert_eq!(connections, [2, 1]);
+    node.stop(Duration::from_secs(5));
+}
+
+#[test]
+fn a_connection_reaches_the_shard_it_names_whichever_accepts_it() {
+    let node = start(&["h", "p"]);
+    for round in 0..64u16 {
+        let shard = round % 3;
+        // The first request comes in the same packet as the preamble.
+        let mut client = TestClient::new(node.address);
+        let mut bytes = Preamble::client(shard).encode().to_vec();
+        client.encode(
+            RequestBody::Get {
+                key: &[[b'a'], [b'h'], [b'p']][usize::from(shard)],
+            },
+            &mut bytes,
+        );
+        client.send(&bytes);
+        let answer = client.answer().expect("an answer");
+        assert_eq!(
+            (answer.verdict, answer.shard, answer.shards),
+            (Verdict::Accepted, shard, 3)
+        );
+        assert_eq!((answer.node, answer.cluster), (1, 7));
+        let got = client.receive().expect("a reply");
+        assert_eq!(
+            got.reply(),
+            Reply::Value {
+                value: None,
+                version: 0
+            }
+        );
+    }
+    node.stop(Duration::from_secs(5));
+}
+
+#[test]
+fn who_cannot_be_served_is_told_why() {
+    let node = start(&["m"]);
+    let fair = Preamble::client(0);
+    for (preamble, verdict) in [
+        (Preamble { shard: 2, ..fair }, Verdict::UnknownShard),
+        (
+            Preamble {
+                version_min: 7,
+                version_max: 9,
+                ..fair
+            },
+            Verdict::NoCommonVersion,
+        ),
+        (Preamble { tls: true, ..fair }, Verdict::NoTls),
+        (
+            Preamble {
+                role: Role::Peer,
+                ..fair
+            },
+            Verdict::RoleRefused,
+        ),
+        (
+            Preamble {
+                shard: ANY_SHARD,
+                ..fair
+            },
+            Verdict::Accepted,
+        ),
+    ] {
+        let mut client = TestClient::new(node.address);
+        client.send(&preamble.encode());
+        // What follows does not keep the answer from arriving.
+        client.send(&[0; 100]);
+        assert_eq!(client.answer().expect("an answer").verdict, verdict);
+    }
+    let mut stranger = TestClient::new(node.address);
+    stranger.send(b"GET / HTTP/1.1\r\n");
+    assert!(stranger.answer().is_none());
+    node.stop(Duration::from_secs(5));
+}
+
+#[test]
+fn there_are_no_more_connections_than_the_limit_and_none_that_says_nothing() {
+    let limits = ClientLimits {
+        connections_max: 3,
+        greeting_timeout: Duration::from_millis(100),
+        ..ClientLimits::default()
+    };
+    let node = TestNode::start(&[], limits);
+    let mut clients: Vec<_> = (0..3).map(|_| node.connect(0, true)).collect();
+    let mut late = TestClient::new(node.address);
+    late.send(&Preamble::client(0).encode());
+    assert_eq!(late.answer().unwrap().verdict, Verdict::TooManyConnections);
+    let mut silent = TestClient::new(node.address);
+    assert!(silent.answer().is_none(), "cut off without a preamble");
+    // A seat that is given up can be taken.
+    assert_eq!(value(&mut clients[1], b"k"), None);
+    clients.pop();
+    let taken = (0..1000).any(|_| {
+        let mut client = TestClient::new(node.address);
+        client.send(&Preamble::client(0).encode());
+        client.answer().unwrap().verdict == Verdict::Accepted
+    });
+    assert!(taken);
+    node.stop(Duration::from_secs(5));
+}
+
+#[test]
+fn bad_frames_are_answered_and_end_the_connection() {
+    let node = start(&[]);
+    let mut client = node.connect(0, true);
+    let mut bytes = Vec::new();
+    rangedb_protocol::frame::encode(5, 999, b"whatever", &mut bytes);
+    client.send(&bytes);
+    let unknown = client.receive().expect("a reply");
+    assert_eq!((unknown.id, code(&unknown)), (5, ErrorCode::UnknownKind));
+    assert_eq!(value(&mut client, b"k"), None, "the connection lives on");
+
+    bytes.clear();
+    rangedb_protocol::frame::encode(6, 2, b"no table", &mut bytes);
+    client.send(&bytes);
+    let malformed = client.receive().expect("a reply");
+    assert_eq!(
+        (malformed.id, code(&malformed)),
+        (6, ErrorCode::MalformedFrame)
+    );
+    assert!(client.receive().is_none());
+
+    let mut client = node.connect(0, true);
+    let mut bytes = u32::MAX.to_le_bytes().to_vec();
+    bytes.extend_from_slice(&9u64.to_le_bytes());
+    client.send(&bytes);
+    let large = client.receive().expect("a reply");
+    assert_eq!((large.id, code(&large)), (9, ErrorCode::FrameTooLarge));
+    assert!(client.receive().is_none());
+
+    let mut client = node.connect(0, true);
+    client.send(&3u32.to_le_bytes());
+    assert!(client.receive().is_none());
+    node.stop(Duration::from_secs(5));
+}
+
+#[test]
+fn each_request_of_a_long_row_gets_one_reply() {
+    let node = start(&["m"]);
+    let mut client = node.connect(0, false);
+    let count = 6000u64;
+    let mut bytes = Vec::new();
+    for number in 0..count {
+        let key = format!("{}{number}", if number % 3 == 0 { "z" } else { "a" });
+        let session = client.session();
+        let body = match number % 5 {
+            0 => RequestBody::Get {
+                key: key.as_bytes(),
+            },
+            _ => RequestBody::Put {
+                key: key.as_bytes(),
+                value: b"v",
+                session,
+            },
+        };
+        client.encode(body, &mut bytes);
+    }
+    let mut sending = client.stream.try_clone().unwrap();
+    let sender = std::thread::spawn(move || sending.write_all(&bytes).unwrap());
+    let mut seen = vec![false; count as usize];
+    let mut refused = 0;
+    for _ in 0..count {
+        let received = client.receive().expect("a reply");
+        let seen = &mut seen[received.id as usize - 1];
+        assert!(
+            !std::mem::replace(seen, true),
+            "one reply for {}",
+            received.id
+        );
+        match received.reply() {
+            Reply::Error(error) => {
+                let limits = [Ok(ErrorCode::TooManyInFlight), Ok(ErrorCode::Overloaded)];
+                assert!(limits.contains(&error.code), "{error:?}");
+                assert!(error.fate == Fate::NotApplied && error.retry_after_ms > 0);
+                refused += 1;
+            }
+            Reply::Value { .. } | Reply::Written { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    sender.join().unwrap();
+    assert!(refused < count / 2, "{refused}");
+    assert_eq!(value(&mut client, b"nothing"), None);
+    node.stop(Duration::from_secs(5));
+}
+
+#[test]
+fn who_does_not_read_is_paused_and_then_cut_off() {
+    let limits = ClientLimits {
+        write_timeout: Duration::from_millis(300),
+        ..ClientLimits::default()
+    };
+    let node = TestNode::start(&[], limits);
+    let mut client = node.connect(0, true);
+    version(&client.put(b"big", &vec![7; 1 << 20]));
+    let mut bytes = Vec::new();
+    for _ in 0..400 {
+        client.encode(RequestBody::Get { key: b"big" }, &mut bytes);
+    }
+    client.send(&bytes);
+    // Another client is served meanwhile, and sees the slow one go.
+    let mut other = node.connect(0, true);
+    let mut gone = false;
+    for _ in 0..10_000 {
+        assert_eq!(value(&mut other, b"k"), None);
+        let status = other.ask(RequestBody::Status);
+        let Reply::Node(state) = status.reply() else {
+            panic!("no state")
+        };
+        gone = state.shards[0].connections == 1;
+        if gone {
+            break;
+        }
+        std::thread::yield_now();
+    }
+    assert!(gone, "the slow reader was cut off");
+    let mut len = 0;
+    while let Some(received) = client.receive() {
+        assert!(matches!(received.reply(), Reply::Value { .. }));
+        len += 1;
+    }
+    assert!(
+        len < 100,
+        "{len} replies of a megabyte were prepared for who read none"
+    );
+    node.stop(Duration::from_secs(5));
+}
+
+#[test]
+fn what_was_acknowledged_before_a_stop_is_there_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = ClientLimits::default();
+    let node = TestNode::start_in(folder.path(), &["m"], limits);
+    let mut client = node.connect(0, false);
+    let mut bytes = Vec::new();
+    for number in 0..1000u32 {
+        let key = format!("{}{number}", if number % 2 == 0 { "z" } else { "a" });
+        let session = client.session();
+        client.encode(
+            RequestBody::Put {
+                key: key.as_bytes(),
+                value: b"v",
+                session,
+            },
+            &mut bytes,
+        );
+    }
+    client.send(&bytes);
+    let first = client.receive().expect("a reply");
+    let mut done: Vec<u64> = vec![first.id];
+    let stopper = std::thread::spawn(move || node.stop(Duration::from_secs(10)));
+    while let Some(received) = client.receive() {
+        match received.reply() {
+            Reply::Written { .. } => done.push(received.id),
+            Reply::Error(error) => assert_eq!(error.fate, Fate::NotApplied, "{error:?}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    stopper.join().unwrap();
+    assert!(std::net::TcpStream::connect(client.stream.peer_addr().unwrap()).is_err());
+
+    let node = TestNode::start_in(folder.path(), &["m"], limits);
+    let mut client = node.connect(1, false);
+    for id in done {
+        let key = format!("{}{}", if id % 2 == 1 { "z" } else { "a" }, id - 1);
+        assert_eq!(
+            value(&mut client, key.as_bytes()).as_deref(),
+            Some(&b"v"[..]),
+            "{key}"
+        );
+    }
+    node.stop(Duration::from_secs(5));
+}

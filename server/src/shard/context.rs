@@ -1,0 +1,289 @@
+//! What everything on a shard's thread shares: the engine, the ways to other shards, and counts.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use rangedb_engine::error::Error;
+use rangedb_engine::hlc::Hlc;
+use rangedb_engine::range::Route;
+use rangedb_engine::shard::Shard;
+use rangedb_engine::types::{Location, NodeId, ShardId, Timestamp};
+use rangedb_protocol::{ErrorCode, FlatBufferBuilder, ShardState};
+use slab::Slab;
+
+use crate::env::{GlommioEnv, Now};
+use crate::handler::refusal::Refusal;
+use crate::handler::{Asked, Call, status};
+use crate::net::buffers::Buffers;
+use crate::net::connection::Connection;
+use crate::shard::directory::Directory;
+use crate::shard::mesh::Mesh;
+use crate::shard::router::{self, Place};
+
+/// Replies of one shard that clients have not taken; beyond it reads are refused.
+const UNSENT_LEN_MAX: usize = 256 << 20;
+/// Scans of one shard that run at the same time.
+const SCANS_MAX: usize = 64;
+/// When to try again after one of these.
+const RETRY_AFTER_MS: u32 = 20;
+/// How far a client's timestamp may lie above this node's clocks, in milliseconds.
+const MAX_CLOCK_OFFSET_MS: u64 = 500;
+
+/// The node, as its clients are told.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeInfo {
+    /// The cluster's id.
+    pub cluster: u128,
+    /// The node's id.
+    pub id: NodeId,
+    /// Its number of shards.
+    pub shards: u16,
+    /// When it started.
+    pub started: Instant,
+    /// What each shard allows its clients.
+    pub limits: ClientLimits,
+}
+
+/// What a shard allows its clients.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientLimits {
+    /// Connections that it serves.
+    pub connections_max: usize,
+    /// How long a client may take for its preamble, and for taking the answer.
+    pub greeting_timeout: Duration,
+    /// A client that takes nothing of its replies for so long is cut off.
+    pub write_timeout: Duration,
+}
+
+impl Default for ClientLimits {
+    fn default() -> ClientLimits {
+        ClientLimits {
+            connections_max: 10_000,
+            greeting_timeout: Duration::from_secs(5),
+            write_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How far a shard's life is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    Draining,
+}
+
+/// What everything on a shard's thread shares.
+pub struct Context {
+    /// The engine's shard.
+    pub shard: Shard<GlommioEnv>,
+    /// The other shards of the node.
+    pub mesh: Mesh,
+    /// The node.
+    pub node: NodeInfo,
+    /// Memory of connections at work.
+    pub buffers: Buffers,
+    /// Scratch in which replies are built.
+    pub builder: RefCell<FlatBufferBuilder<'static>>,
+    /// The connections of this shard.
+    pub connections: RefCell<Slab<Rc<Connection>>>,
+    /// How many connections are served.
+    pub connected: Rc<Cell<usize>>,
+    /// How many connections are before that: their preamble is awaited, or they are refused.
+    pub greetings: Rc<Cell<usize>>,
+    /// Other shards that have said [`crate::shard::message::ShardMessage::Drained`].
+    pub drained: Cell<usize>,
+    hlc: Hlc,
+    here: Location,
+    routes: RefCell<Vec<Vec<Route>>>,
+    directory: RefCell<Rc<Directory>>,
+    phase: Cell<Phase>,
+    in_flight: Cell<usize>,
+    scans: Rc<Cell<usize>>,
+    /// The newest timestamp that a client is known to have seen.
+    seen: Cell<Timestamp>,
+}
+
+impl Context {
+    /// A context that knows its own ranges only.
+    pub fn new(shard: Shard<GlommioEnv>, mesh: Mesh, node: NodeInfo, hlc: Hlc) -> Context {
+        let here = shard.location();
+        let mut routes = vec![Vec::new(); usize::from(node.shards)];
+        if let Some(own) = routes.get_mut(usize::from(here.shard.0)) {
+            *own = shard.routes();
+        }
+        let context = Context {
+            shard,
+            mesh,
+            node,
+            buffers: Buffers::default(),
+            builder: RefCell::default(),
+            connections: RefCell::default(),
+            connected: Rc::default(),
+            greetings: Rc::default(),
+            drained: Cell::new(0),
+            hlc,
+            here,
+            routes: RefCell::new(routes),
+            directory: RefCell::default(),
+            phase: Cell::new(Phase::Serving),
+            in_flight: Cell::new(0),
+            scans: Rc::default(),
+            seen: Cell::new(Timestamp::ZERO),
+        };
+        context.rebuild_directory();
+        context
+    }
+
+    /// This shard.
+    pub fn here(&self) -> ShardId {
+        self.here.shard
+    }
+
+    /// The directory as it is known now.
+    pub fn directory(&self) -> Rc<Directory> {
+        self.directory.borrow().clone()
+    }
+
+    /// Takes over the ranges of a shard of this node.
+    pub fn learn_routes(&self, of: ShardId, routes: Vec<Route>) {
+        if let Some(known) = self.routes.borrow_mut().get_mut(usize::from(of.0)) {
+            *known = routes;
+        }
+        self.rebuild_directory();
+    }
+
+    fn rebuild_directory(&self) {
+        let routes = self.routes.borrow().iter().flatten().cloned().collect();
+        *self.directory.borrow_mut() = Rc::new(Directory::new(routes));
+    }
+
+    /// Where a user's key is.
+    pub fn place(&self, key: &[u8]) -> Place {
+        router::place(&self.directory.borrow(), self.here, key)
+    }
+
+    /// What holds for every request: the node serves, the deadline has not passed, and the
+    /// client's timestamp is possible.
+    ///
+    /// # Errors
+    /// One of these does not hold.
+    pub fn check(&self, call: &Call<'_>, token: u64, now: Now) -> Result<(), Refusal> {
+        if self.phase.get() != Phase::Serving {
+            return Err(Error::ShuttingDown.into());
+        }
+        if call.deadline.is_some_and(|deadline| deadline <= now) {
+            return Err(Error::DeadlineExceeded.into());
+        }
+        let token = Timestamp(token);
+        if token > self.seen.get() {
+            self.observe(token)?;
+        }
+        Ok(())
+    }
+
+    /// Raises the node's clock to what a client has seen elsewhere.
+    fn observe(&self, token: Timestamp) -> Result<(), Refusal> {
+        let present = self.shard.now();
+        if token > present.plus_ms(MAX_CLOCK_OFFSET_MS) {
+            let rule = format!("the timestamp {token} lies in the future of this node's clock");
+            return Err(Error::Invalid(rule).into());
+        }
+        if token > present {
+            self.hlc.observe(token);
+        }
+        self.seen.set(token);
+        Ok(())
+    }
+
+    /// Whether there is memory for another reply that may be long.
+    ///
+    /// # Errors
+    /// There is not: clients do not take their replies.
+    pub fn check_unsent(&self) -> Result<(), Refusal> {
+        if self.buffers.unsent_len() > UNSENT_LEN_MAX {
+            let reason = "clients do not read their replies";
+            return Err(Error::Overloaded {
+                reason,
+                retry_after_ms: RETRY_AFTER_MS,
+            }
+            .into());
+        }
+        Ok(())
+    }
+
+    /// A request is in flight.
+    pub fn begin(&self) {
+        self.in_flight.set(self.in_flight.get() + 1);
+    }
+
+    /// A request was answered.
+    pub fn end(&self) {
+        self.in_flight.set(self.in_flight.get() - 1);
+    }
+
+    /// A scan runs as long as what is returned lives.
+    ///
+    /// # Errors
+    /// Too many run.
+    pub fn begin_scan(&self) -> Result<Held, Error> {
+        if self.scans.get() >= SCANS_MAX {
+            let reason = "too many scans run";
+            return Err(Error::Overloaded {
+                reason,
+                retry_after_ms: RETRY_AFTER_MS,
+            });
+        }
+        Ok(Held::new(&self.scans))
+    }
+
+    /// A request got what it asked for.
+    pub fn answered(&self, _asked: &Asked) {}
+
+    /// A request was refused.
+    pub fn refused(&self, _code: ErrorCode) {}
+
+    /// Refuses requests from here on.
+    pub fn drain(&self) {
+        self.phase.set(Phase::Draining);
+    }
+
+    /// Whether the shard refuses requests.
+    pub fn is_draining(&self) -> bool {
+        self.phase.get() == Phase::Draining
+    }
+
+    /// Whether everything that was asked is answered, and every answer sent.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.get() == 0 && self.buffers.unsent_len() == 0
+    }
+
+    /// Ends all connections, each when what is written for it is sent.
+    pub fn close_connections(&self) {
+        for (_, connection) in self.connections.borrow().iter() {
+            connection.close();
+        }
+    }
+
+    /// This shard's part of the node's state.
+    pub fn state(&self) -> ShardState {
+        status::shard_state(self.here.shard, &self.shard.status(), self.connected.get())
+    }
+}
+
+/// One more is counted as long as this lives.
+pub struct Held(Rc<Cell<usize>>);
+
+impl Held {
+    /// Counts one more.
+    pub fn new(count: &Rc<Cell<usize>>) -> Held {
+        count.set(count.get() + 1);
+        Held(count.clone())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}

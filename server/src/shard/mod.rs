@@ -1,0 +1,247 @@
+//! A shard of the node: the engine's shard with its clients and its neighbours, on one executor.
+
+pub mod context;
+pub mod directory;
+mod forwarded;
+pub mod mesh;
+pub mod message;
+pub mod router;
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use glommio::timer::sleep;
+use rangedb_engine::env::{Instant, World};
+use rangedb_engine::error::Fatal;
+use rangedb_engine::hlc::Hlc;
+use rangedb_engine::shard::{Shard, ShardOptions};
+use rangedb_engine::types::ShardId;
+use tokio::sync::{oneshot, watch};
+
+use crate::env::watchdog::Beat;
+use crate::env::{GlommioEnv, Now, handover};
+use crate::handler::{self, Times};
+use crate::net::port::BoundSocket;
+use crate::net::{listener, preamble};
+use context::{Context, NodeInfo};
+use forwarded::Forwarded;
+use mesh::{Inbox, LaneEnds, Waiting};
+use message::{ShardMessage, ShardReply};
+
+/// Messages handled before other tasks have their turn.
+const MESSAGES_PER_TURN: usize = 64;
+/// How often a shard that stops looks whether it may.
+const DRAIN_CHECK: Duration = Duration::from_millis(2);
+/// How long connections may take to end once all is said.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// What the node wants of its shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Serve.
+    Serve,
+    /// Refuse what is new, finish what is in flight until then, and stop.
+    Stop {
+        /// What is not finished then is left.
+        until: Now,
+    },
+}
+
+/// What a shard is made of. Built on the shard's own executor.
+pub struct ShardSetup {
+    /// How the engine's shard is opened.
+    pub options: ShardOptions,
+    /// The engine's world.
+    pub world: World<GlommioEnv>,
+    /// The node's clock.
+    pub hlc: Hlc,
+    /// The node.
+    pub node: NodeInfo,
+    /// The ends of the lanes to the other shards.
+    pub lanes: LaneEnds,
+    /// The shard's socket of the node's port.
+    pub socket: BoundSocket,
+    /// The shard's sign of life.
+    pub beat: Arc<Beat>,
+    /// What the node wants.
+    pub orders: watch::Receiver<Order>,
+    /// Told when all ranges of the shard are recovered and clients are taken.
+    pub ready: oneshot::Sender<()>,
+}
+
+/// Why a shard cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ShardError {
+    /// The engine gave up.
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+    /// The port was taken between binding and listening.
+    #[error("cannot listen: {0}; another process may have taken the port meanwhile")]
+    Listen(#[from] io::Error),
+    /// Another shard ended before all were ready.
+    #[error("another shard of this node could not start")]
+    NeighbourGone,
+}
+
+/// Runs a shard until it is told to stop, and closes it.
+///
+/// # Errors
+/// It could not start, or could not make everything durable at the end.
+pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
+    let beating = glommio::spawn_local(setup.beat.clone().run());
+    let (mesh, inboxes) = setup.lanes.connect().await;
+    let shard = Shard::open(setup.options, setup.world, setup.hlc.clone()).await?;
+    let context = Rc::new(Context::new(shard, mesh, setup.node, setup.hlc));
+    learn(&context, &inboxes).await?;
+    let reading: Vec<_> = inboxes
+        .into_iter()
+        .flat_map(|inbox| read(&context, inbox))
+        .collect();
+    let socket = handover::attach_listener(setup.socket.listen()?.into());
+    let accepting = glommio::spawn_local(listener::accept(socket, context.clone()));
+    // Nobody waits any more if the node gave up meanwhile; then the order to stop is there.
+    let _ = setup.ready.send(());
+
+    let until = stop_order(setup.orders).await;
+    accepting.cancel().await;
+    drain(&context, until).await;
+    context.shard.clone().close().await?;
+    for task in reading {
+        task.cancel().await;
+    }
+    setup.beat.end();
+    beating.cancel().await;
+    Ok(())
+}
+
+/// Exchanges the ranges with all other shards.
+async fn learn(context: &Context, inboxes: &[Inbox]) -> Result<(), ShardError> {
+    context.mesh.tell_routes(&context.shard.routes()).await;
+    for inbox in inboxes {
+        match inbox.messages.recv().await {
+            Some(ShardMessage::Routes(routes)) => context.learn_routes(inbox.from, routes),
+            Some(other) => unreachable!("a shard speaks of its ranges first, not {other:?}"),
+            None => return Err(ShardError::NeighbourGone),
+        }
+    }
+    Ok(())
+}
+
+/// Starts to read what one other shard sends.
+fn read(context: &Rc<Context>, inbox: Inbox) -> [glommio::Task<()>; 2] {
+    let Inbox {
+        from,
+        messages,
+        replies,
+    } = inbox;
+    let asked = context.clone();
+    let requests = async move {
+        let mut count = 0;
+        while let Some(message) = messages.recv().await {
+            receive(&asked, from, message);
+            count += 1;
+            if count % MESSAGES_PER_TURN == 0 {
+                glommio::executor().yield_task_queue_now().await;
+            }
+        }
+    };
+    let context = context.clone();
+    let answers = async move {
+        while let Some(reply) = replies.recv().await {
+            conclude(&context, from, reply);
+        }
+    };
+    [
+        glommio::spawn_local(requests),
+        glommio::spawn_local(answers),
+    ]
+}
+
+fn receive(context: &Rc<Context>, from: ShardId, message: ShardMessage) {
+    match message {
+        ShardMessage::Request {
+            id,
+            frame,
+            received,
+            deadline,
+        } => {
+            let origin = Forwarded::new(context.clone(), from, id);
+            let times = Times {
+                received,
+                now: Now::now(),
+                deadline,
+            };
+            let found = rangedb_protocol::frame::decode(&frame);
+            let Ok(Some(found)) = found else {
+                unreachable!("only whole frames are forwarded");
+            };
+            let handled = handler::handle(context, &origin, found, &frame, times);
+            assert!(
+                handled.is_ok(),
+                "only requests that can be read are forwarded"
+            );
+        }
+        ShardMessage::Connection(connection) => {
+            glommio::spawn_local(preamble::take_over(context.clone(), connection)).detach();
+        }
+        ShardMessage::Routes(routes) => context.learn_routes(from, routes),
+        ShardMessage::Drained => context.drained.set(context.drained.get() + 1),
+        ShardMessage::Status { id } => {
+            let status = Box::new(context.state());
+            context.mesh.reply(from, ShardReply::Status { id, status });
+        }
+    }
+}
+
+/// Passes a reply of another shard to who waits for it.
+fn conclude(context: &Context, from: ShardId, reply: ShardReply) {
+    match reply {
+        ShardReply::Frame { id, frame } => {
+            if let Some(Waiting::Client {
+                connection, token, ..
+            }) = context.mesh.take(from, id)
+            {
+                connection.forwarded_reply(token, &frame);
+            }
+        }
+        ShardReply::Status { id, status } => {
+            if let Some(Waiting::Status(asker)) = context.mesh.take(from, id) {
+                // It may have given up.
+                let _ = asker.send(*status);
+            }
+        }
+    }
+}
+
+/// Waits for the order to stop; gives the time until which to finish.
+async fn stop_order(mut orders: watch::Receiver<Order>) -> Now {
+    loop {
+        if let Order::Stop { until } = *orders.borrow_and_update() {
+            return until;
+        }
+        if orders.changed().await.is_err() {
+            // Whoever gave orders is gone.
+            return Now::now();
+        }
+    }
+}
+
+/// Finishes what is in flight here and for other shards, then ends all connections.
+async fn drain(context: &Context, until: Now) {
+    context.drain();
+    while !context.is_idle() && Now::now() < until {
+        sleep(DRAIN_CHECK).await;
+    }
+    context.mesh.tell_drained().await;
+    let others = context.mesh.others().count();
+    while context.drained.get() < others && Now::now() < until {
+        sleep(DRAIN_CHECK).await;
+    }
+    context.close_connections();
+    let closed = Now::now() + CLOSE_TIMEOUT;
+    while context.connected.get() > 0 && Now::now() < closed {
+        sleep(DRAIN_CHECK).await;
+    }
+}

@@ -1,0 +1,72 @@
+//! Where a user's key is, seen from one shard. Pure.
+
+use rangedb_engine::range::Route;
+use rangedb_engine::types::{Location, ShardId};
+
+use crate::shard::directory::Directory;
+
+/// Where the range of a key is led.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On this shard, as far as the directory knows.
+    Here,
+    /// On another shard of this node.
+    Shard(ShardId, Route),
+    /// On another node, or nobody knows where its leader is.
+    Node(Route),
+    /// No range is known to hold the key.
+    Unknown,
+}
+
+/// Looks a key up. An empty key is nobody's; the engine refuses it, with the reason.
+pub fn place(directory: &Directory, here: Location, key: &[u8]) -> Place {
+    let Some(route) = directory.find(key) else {
+        return Place::Unknown;
+    };
+    match route.leader {
+        Some(leader) if leader == here => Place::Here,
+        Some(leader) if leader.node == here.node => Place::Shard(leader.shard, route.clone()),
+        _ => Place::Node(route.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rangedb_engine::types::{Epoch, KeyRange, NodeId, RangeId};
+
+    #[test]
+    fn a_key_is_here_beside_or_away() {
+        let at = |node, shard| Location {
+            node: NodeId(node),
+            shard: ShardId(shard),
+        };
+        let route = |range, start: &str, end: &str, leader| Route {
+            range: RangeId(range),
+            epoch: Epoch {
+                version: 1,
+                conf: 1,
+            },
+            keys: KeyRange {
+                start: start.into(),
+                end: Some(end.into()),
+            },
+            leader,
+        };
+        let beside = route(2, "b", "c", Some(at(1, 3)));
+        let away = route(3, "c", "d", Some(at(2, 0)));
+        let unled = route(4, "d", "e", None);
+        let directory = Directory::new(vec![
+            route(1, "a", "b", Some(at(1, 0))),
+            beside.clone(),
+            away.clone(),
+            unled.clone(),
+        ]);
+        let place = |key: &str| place(&directory, at(1, 0), key.as_bytes());
+        assert_eq!(place("a1"), Place::Here);
+        assert_eq!(place("b1"), Place::Shard(ShardId(3), beside));
+        assert_eq!(place("c1"), Place::Node(away));
+        assert_eq!(place("d1"), Place::Node(unled));
+        assert_eq!(place("e1"), Place::Unknown);
+    }
+}

@@ -1,0 +1,303 @@
+//! A node for tests: real shards on executors of their own, real files, real sockets on a free
+//! port, and a client that blocks.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant as StdInstant};
+
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use rangedb_engine::env::{Clock, Instant, World};
+use rangedb_engine::hlc::Hlc;
+use rangedb_engine::lsm::{LsmTables, TableOptions};
+use rangedb_engine::range::Keyspace;
+use rangedb_engine::shard::{InitialRange, ShardOptions};
+use rangedb_engine::types::{KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp};
+use rangedb_protocol::preamble::{ANSWER_LEN, Answer, Preamble};
+use rangedb_protocol::{FlatBufferBuilder, Reply, Request, RequestBody, Session, frame};
+use tokio::sync::{oneshot, watch};
+
+use crate::env::watchdog::{Beat, Watchdog};
+use crate::env::{GlommioDisk, NoPeers, Now, SystemClock};
+use crate::net::port::Port;
+use crate::shard::context::{ClientLimits, NodeInfo};
+use crate::shard::mesh::lanes;
+use crate::shard::{Order, ShardError, ShardSetup, run};
+
+const WAIT: Duration = Duration::from_secs(30);
+
+/// A node that runs.
+pub struct TestNode {
+    pub address: SocketAddr,
+    orders: watch::Sender<Order>,
+    shards: Vec<ExecutorJoinHandle<Result<(), ShardError>>>,
+    _watchdog: Watchdog,
+    _folder: Option<tempfile::TempDir>,
+}
+
+impl TestNode {
+    /// Shards split at the keys given, in a folder of their own.
+    pub fn start(split_at: &[&str], limits: ClientLimits) -> TestNode {
+        let folder = tempfile::tempdir().unwrap();
+        let mut node = TestNode::start_in(folder.path(), split_at, limits);
+        node._folder = Some(folder);
+        node
+    }
+
+    pub fn start_in(folder: &Path, split_at: &[&str], limits: ClientLimits) -> TestNode {
+        let shards = split_at.len() as u16 + 1;
+        let port = Port::bind("127.0.0.1:0", usize::from(shards)).unwrap();
+        let address = port.address;
+        let (orders, ordered) = watch::channel(Order::Serve);
+        let beats: Vec<Arc<Beat>> = (0..shards).map(|_| Arc::default()).collect();
+        let watchdog = Watchdog::start(beats.clone()).unwrap();
+        let started = StdInstant::now();
+        let id = NodeId(1);
+        let node = NodeInfo {
+            cluster: 7,
+            id,
+            shards,
+            started,
+            limits,
+        };
+        let hlc = Hlc::new();
+        let mut running = Vec::new();
+        let mut ready = Vec::new();
+        let parts = lanes(shards).into_iter().zip(port.sockets).zip(beats);
+        for (shard, ((lanes, socket), beat)) in (0..shards).zip(parts) {
+            let folder = folder.join(shard.to_string());
+            std::fs::create_dir_all(folder.join("wal")).unwrap();
+            let (told, hears) = oneshot::channel();
+            ready.push(hears);
+            let keys = keys_of(split_at, usize::from(shard));
+            let (hlc, orders) = (hlc.clone(), ordered.clone());
+            let serve = move || async move {
+                let (options, world) = engine(&folder, ShardId(shard), keys);
+                run(ShardSetup {
+                    options,
+                    world,
+                    hlc,
+                    node,
+                    lanes,
+                    socket,
+                    beat,
+                    orders,
+                    ready: told,
+                })
+                .await
+            };
+            let executor = LocalExecutorBuilder::new(Placement::Unbound)
+                .preempt_timer(Duration::from_millis(2))
+                .spawn(serve);
+            running.push(executor.unwrap());
+        }
+        for hears in ready {
+            hears.blocking_recv().expect("the shard starts");
+        }
+        TestNode {
+            address,
+            orders,
+            shards: running,
+            _watchdog: watchdog,
+            _folder: None,
+        }
+    }
+
+    /// Stops the node; what is in flight gets so long.
+    pub fn stop(self, within: Duration) {
+        self.orders
+            .send(Order::Stop {
+                until: Now::now() + within,
+            })
+            .unwrap();
+        for shard in self.shards {
+            shard.join().unwrap().expect("the shard stops well");
+        }
+    }
+
+    /// A connection to a shard, greeted.
+    pub fn connect(&self, shard: u16, smart: bool) -> TestClient {
+        let mut client = TestClient::new(self.address);
+        client.send(
+            &Preamble {
+                smart,
+                ..Preamble::client(shard)
+            }
+            .encode(),
+        );
+        let answer = client.answer().expect("an answer");
+        assert_eq!(answer.shard, shard);
+        client
+    }
+}
+
+fn keys_of(split_at: &[&str], shard: usize) -> KeyRange {
+    let border = |at: usize| split_at.get(at).map(|key| key.as_bytes().to_vec());
+    let start = shard.checked_sub(1).and_then(border).unwrap_or_default();
+    KeyRange {
+        start,
+        end: border(shard),
+    }
+}
+
+fn engine(
+    folder: &Path,
+    shard: ShardId,
+    keys: KeyRange,
+) -> (ShardOptions, World<crate::env::GlommioEnv>) {
+    let memtable_bytes = 4 << 20;
+    let number = u64::from(shard.0) + 2;
+    let options = ShardOptions {
+        location: Location {
+            node: NodeId(1),
+            shard,
+        },
+        memtable_bytes,
+        entry_cache_bytes: 4 << 20,
+        segment_bytes: 16 << 20,
+        gc_retention_ms: 600_000,
+        initial: vec![InitialRange {
+            range: RangeId(number),
+            replica: ReplicaId(number),
+            keyspace: Keyspace::User,
+            keys,
+        }],
+        on_fatal: Rc::new(|fatal| panic!("{fatal}")),
+    };
+    let tables = LsmTables::open(TableOptions {
+        folder: folder.join("tables"),
+        memtable_bytes,
+        cache_bytes: 8 << 20,
+        on_start: Arc::new(|_| {}),
+    });
+    let disk = GlommioDisk::new(folder.join("wal"));
+    let world = World {
+        clock: SystemClock,
+        disk,
+        tables: tables.unwrap(),
+        transport: NoPeers,
+    };
+    (options, world)
+}
+
+/// A connection that blocks.
+pub struct TestClient {
+    pub stream: TcpStream,
+    received: Vec<u8>,
+    builder: FlatBufferBuilder<'static>,
+    client: u128,
+    sequence: u64,
+    next: u64,
+}
+
+/// A reply with its frame, which it is read from.
+pub struct Received {
+    pub id: u64,
+    kind: u16,
+    body: Vec<u8>,
+}
+
+impl Received {
+    pub fn reply(&self) -> Reply<'_> {
+        Reply::decode(self.kind, &self.body)
+            .expect("a good reply")
+            .0
+    }
+}
+
+impl TestClient {
+    /// A connection without its preamble.
+    pub fn new(address: SocketAddr) -> TestClient {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(WAIT)).unwrap();
+        stream.set_write_timeout(Some(WAIT)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let builder = FlatBufferBuilder::new();
+        TestClient {
+            stream,
+            received: Vec::new(),
+            builder,
+            client: rand::random(),
+            sequence: 0,
+            next: 0,
+        }
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    pub fn answer(&mut self) -> Option<Answer> {
+        let mut bytes = [0; ANSWER_LEN];
+        self.stream.read_exact(&mut bytes).ok()?;
+        Answer::decode(&bytes)
+    }
+
+    /// The name of a new write.
+    pub fn session(&mut self) -> Session {
+        self.sequence += 1;
+        let now = Timestamp::from_ms(SystemClock.wall_ms());
+        Session {
+            client: self.client,
+            sequence: self.sequence,
+            lowest_unanswered: 1,
+            first_tried: now.0,
+        }
+    }
+
+    /// A request's frame under the next id.
+    pub fn encode(&mut self, body: RequestBody<'_>, to: &mut Vec<u8>) -> u64 {
+        self.next += 1;
+        let request = Request {
+            body,
+            target: None,
+            deadline_ms: 0,
+            token: 0,
+        };
+        request.encode(self.next, &mut self.builder, to);
+        self.next
+    }
+
+    pub fn ask(&mut self, body: RequestBody<'_>) -> Received {
+        let mut bytes = Vec::new();
+        let id = self.encode(body, &mut bytes);
+        self.send(&bytes);
+        let received = self.receive().expect("a reply");
+        assert_eq!(received.id, id);
+        received
+    }
+
+    pub fn put(&mut self, key: &[u8], value: &[u8]) -> Received {
+        let session = self.session();
+        self.ask(RequestBody::Put {
+            key,
+            value,
+            session,
+        })
+    }
+
+    /// The next reply; `None`: the connection has ended.
+    pub fn receive(&mut self) -> Option<Received> {
+        let mut chunk = vec![0; 256 << 10];
+        loop {
+            if let Some(found) = frame::decode(&self.received).expect("good frames") {
+                let received = Received {
+                    id: found.id,
+                    kind: found.kind,
+                    body: found.body.to_vec(),
+                };
+                let len = found.len;
+                self.received.drain(..len);
+                return Some(received);
+            }
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return None,
+                Ok(len) => self.received.extend_from_slice(&chunk[..len]),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
