@@ -116,7 +116,11 @@ pub struct DataDir {
 
 fn failed(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> BadFolder {
     let path = path.display().to_string();
-    move |error| BadFolder::Io { path, action, error }
+    move |error| BadFolder::Io {
+        path,
+        action,
+        error,
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -130,7 +134,11 @@ impl DataDir {
     /// See [`BadFolder`].
     pub fn open(path: &Path, shards: u16, split_at: &[Vec<u8>]) -> Result<DataDir, BadFolder> {
         let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(path).map_err(failed(path, "make"))?;
+        builder
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(failed(path, "make"))?;
         // Others' eyes are kept out of a folder that was made before, too.
         let private = Permissions::from_mode(0o700);
         fs::set_permissions(path, private).map_err(failed(path, "make private"))?;
@@ -140,7 +148,11 @@ impl DataDir {
             Some(identity) => check(path, identity, shards, &split_at)?,
             None => make(path, shards, split_at)?,
         };
-        Ok(DataDir { path: path.to_owned(), identity, _lock: lock })
+        Ok(DataDir {
+            path: path.to_owned(),
+            identity,
+            _lock: lock,
+        })
     }
 
     /// The folder of a shard's log.
@@ -157,7 +169,12 @@ impl DataDir {
 fn lock(path: &Path) -> Result<File, BadFolder> {
     let name = path.join(LOCK);
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600);
     let mut file = options.open(&name).map_err(failed(&name, "open"))?;
     // SAFETY: no memory is involved; the descriptor is open.
     let locked = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0;
@@ -165,8 +182,15 @@ fn lock(path: &Path) -> Result<File, BadFolder> {
         let mut owner = String::new();
         // The process id is only for the message.
         let _ = file.read_to_string(&mut owner);
-        let owner = if owner.trim().is_empty() { "unknown".to_owned() } else { owner.trim().to_owned() };
-        return Err(BadFolder::InUse { path: path.display().to_string(), owner });
+        let owner = if owner.trim().is_empty() {
+            "unknown".to_owned()
+        } else {
+            owner.trim().to_owned()
+        };
+        return Err(BadFolder::InUse {
+            path: path.display().to_string(),
+            owner,
+        });
     }
     let write = |mut file: &File| {
         file.set_len(0)?;
@@ -184,7 +208,10 @@ fn read(path: &Path) -> Result<Option<Identity>, BadFolder> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(&name, "read")(error)),
     };
-    let other = |found: String| BadFolder::OtherFormat { path: path.display().to_string(), found };
+    let other = |found: String| BadFolder::OtherFormat {
+        path: path.display().to_string(),
+        found,
+    };
     let value: serde_json::Value =
         serde_json::from_str(&text).map_err(|e| other(format!("unreadable ({e})")))?;
     match value.get("format").and_then(serde_json::Value::as_u64) {
@@ -193,7 +220,9 @@ fn read(path: &Path) -> Result<Option<Identity>, BadFolder> {
         None => return Err(other("unknown".to_owned())),
     }
     let identity = serde_json::from_value(value);
-    identity.map(Some).map_err(|e| other(format!("{FORMAT}, but unreadable ({e})")))
+    identity
+        .map(Some)
+        .map_err(|e| other(format!("{FORMAT}, but unreadable ({e})")))
 }
 
 fn check(
@@ -205,16 +234,30 @@ fn check(
     let path = path.display().to_string();
     if identity.shards != shards {
         let (made, given) = (identity.shards.to_string(), shards.to_string());
-        return Err(BadFolder::OtherSetting { path, setting: "--shards", made, given });
+        return Err(BadFolder::OtherSetting {
+            path,
+            setting: "--shards",
+            made,
+            given,
+        });
     }
     // Without borders given, those of the folder hold.
     if !split_at.is_empty() && identity.split_at != split_at {
         let borders = |keys: &[String]| {
             let keys: Vec<String> = keys.iter().map(|key| format!("0x{key}")).collect();
-            if keys.is_empty() { "none".to_owned() } else { keys.join(",") }
+            if keys.is_empty() {
+                "none".to_owned()
+            } else {
+                keys.join(",")
+            }
         };
         let (made, given) = (borders(&identity.split_at), borders(split_at));
-        return Err(BadFolder::OtherSetting { path, setting: "--split-at", made, given });
+        return Err(BadFolder::OtherSetting {
+            path,
+            setting: "--split-at",
+            made,
+            given,
+        });
     }
     Ok(identity)
 }
@@ -223,7 +266,11 @@ fn check(
 fn make(path: &Path, shards: u16, split_at: Vec<String>) -> Result<Identity, BadFolder> {
     let names = fs::read_dir(path).map_err(failed(path, "list"))?;
     for name in names {
-        let name = name.map_err(failed(path, "list"))?.file_name().to_string_lossy().into_owned();
+        let name = name
+            .map_err(failed(path, "list"))?
+            .file_name()
+            .to_string_lossy()
+            .into_owned();
         let ours = name == LOCK || name == DRAFT || name.starts_with("shard-");
         if !ours {
             let path = path.display().to_string();
@@ -239,7 +286,13 @@ fn make(path: &Path, shards: u16, split_at: Vec<String>) -> Result<Identity, Bad
         }
     }
     let cluster = format!("{:032x}", rand::random::<u128>());
-    let identity = Identity { format: FORMAT, cluster, node: 1, shards, split_at };
+    let identity = Identity {
+        format: FORMAT,
+        cluster,
+        node: 1,
+        shards,
+        split_at,
+    };
     write(path, &identity).map_err(failed(path, "write node.json"))?;
     Ok(identity)
 }
@@ -282,25 +335,37 @@ mod tests {
         let path = folder.path().join("new");
         let first = open(&path, 2, &["m"]).expect("made");
         let error = open(&path, 2, &["m"]).expect_err("in use");
-        assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+        assert!(
+            error.to_string().contains(&std::process::id().to_string()),
+            "{error}"
+        );
         drop(first);
         let error = open(&path, 3, &["m"]).expect_err("other shards");
         assert!(error.to_string().contains("--shards 2, not 3"), "{error}");
         let error = open(&path, 2, &["n"]).expect_err("other borders");
-        assert!(error.to_string().contains("--split-at 0x6d, not 0x6e"), "{error}");
+        assert!(
+            error.to_string().contains("--split-at 0x6d, not 0x6e"),
+            "{error}"
+        );
     }
 
     #[test]
     fn other_formats_and_foreign_files_are_refused() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         fs::write(folder.path().join("photo.jpg"), b"x").expect("written");
-        assert!(matches!(open(folder.path(), 1, &[]), Err(BadFolder::Foreign { .. })));
+        assert!(matches!(
+            open(folder.path(), 1, &[]),
+            Err(BadFolder::Foreign { .. })
+        ));
         let folder = tempfile::tempdir().expect("a temporary folder");
         fs::write(folder.path().join(IDENTITY), b"{\"format\": 9}").expect("written");
         let error = open(folder.path(), 1, &[]).expect_err("another format");
         assert!(error.to_string().contains("format 9"), "{error}");
         fs::write(folder.path().join(IDENTITY), b"garbage").expect("written");
-        assert!(matches!(open(folder.path(), 1, &[]), Err(BadFolder::OtherFormat { .. })));
+        assert!(matches!(
+            open(folder.path(), 1, &[]),
+            Err(BadFolder::OtherFormat { .. })
+        ));
     }
 
     #[test]

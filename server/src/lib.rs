@@ -1,8 +1,19 @@
 //! The node: threads, sockets and files around the engine.
+//!
+//! The way of a request: [`net`] takes it from a socket and cuts it out of its frame, [`handler`]
+//! decides where it belongs, [`shard`] knows the ranges of this shard and the ways to others, and
+//! the engine's shard answers. [`env`] is what the engine sees of the machine. [`node`] starts it
+//! all by the settings of [`config`] on the folder of [`data_dir`]; [`admin`] shows it.
 
+pub mod admin;
+pub mod config;
+pub mod data_dir;
 pub mod env;
 pub mod handler;
+pub mod logging;
 pub mod net;
+pub mod node;
+pub mod probe;
 pub mod shard;
 #[cfg(test)]
 mod test_node;

@@ -16,7 +16,9 @@ pub fn start(format: LogFormat, level: &str) -> Result<(), String> {
     let directives = format!("{level},openraft=warn,openraft_rt=warn");
     let filter = EnvFilter::try_new(&directives)
         .map_err(|e| format!("log-level {level:?}: {e}; use error, warn, info, debug or trace"))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     let started = match format {
         LogFormat::Text => logs.with_ansi(false).try_init(),
         LogFormat::Json => logs.json().flatten_event(true).try_init(),
@@ -27,7 +29,10 @@ pub fn start(format: LogFormat, level: &str) -> Result<(), String> {
 /// Has a panic anywhere say where and why, once, and end the process.
 pub fn abort_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
-        let name = std::thread::current().name().unwrap_or("unnamed").to_owned();
+        let name = std::thread::current()
+            .name()
+            .unwrap_or("unnamed")
+            .to_owned();
         let trace = std::backtrace::Backtrace::force_capture();
         // Standard error may be gone; there is nobody left to tell.
         let _ = writeln!(

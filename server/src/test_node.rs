@@ -17,7 +17,7 @@ use rangedb_engine::shard::{InitialRange, ShardOptions};
 use rangedb_engine::types::{KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp};
 use rangedb_protocol::preamble::{ANSWER_LEN, Answer, Preamble};
 use rangedb_protocol::{FlatBufferBuilder, Reply, Request, RequestBody, Session, frame};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::env::watchdog::{Beat, Watchdog};
 use crate::env::{GlommioDisk, NoPeers, Now, SystemClock};
@@ -84,6 +84,7 @@ impl TestNode {
                     socket,
                     beat,
                     orders,
+                    reports: mpsc::channel(1).1,
                     ready: told,
                 })
                 .await

@@ -67,7 +67,9 @@ impl<E: Env> Shard<E> {
                 clock: world.clock.clone(),
             };
             // A wall clock that was set back does not take the node's clock along.
-            parts.hlc.observe(parts.state.last_ts.max(parts.state.ceiling));
+            parts
+                .hlc
+                .observe(parts.state.last_ts.max(parts.state.ceiling));
             let replica = Rc::new(Replica::new(parts));
             store.add(&replica);
             let running = start(replica, log, world.transport.clone()).await?;

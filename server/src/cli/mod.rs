@@ -19,7 +19,7 @@ mod tests;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-pub use args::{CliCommand, ConnectionArgs};
+pub use args::CliCommand;
 use rangedb_client::{Client, ClientOptions, ErrorCode, Fate};
 
 /// How a command ended; the number is the process's exit code.

@@ -140,8 +140,12 @@ impl Config {
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
-    let mut addresses = text.to_socket_addrs().map_err(|e| format!("it is HOST:PORT ({e})"))?;
-    addresses.next().ok_or_else(|| "the name has no address".to_owned())
+    let mut addresses = text
+        .to_socket_addrs()
+        .map_err(|e| format!("it is HOST:PORT ({e})"))?;
+    addresses
+        .next()
+        .ok_or_else(|| "the name has no address".to_owned())
 }
 
 fn cpus(raw: &RawConfig) -> Result<Vec<usize>, BadSetting> {
@@ -153,7 +157,7 @@ fn cpus(raw: &RawConfig) -> Result<Vec<usize>, BadSetting> {
         let mut cpus = Vec::new();
         for part in text.split(',') {
             let range = part.split_once('-').unwrap_or((part, part));
-            let (Ok(first), Ok(last)) = (range.0.trim().parse(), range.1.trim().parse()) else {
+            let (Ok(first), Ok(last)) = (range.0.trim().parse::<usize>(), range.1.trim().parse::<usize>()) else {
                 return Err("it is a list of processors such as 0,2-3".to_owned());
             };
             cpus.extend(first..=last);

@@ -102,7 +102,9 @@ impl RawConfig {
     /// The defaults.
     pub fn new() -> RawConfig {
         let default = |key: &Key| (*key, (key.default().to_owned(), Source::Default));
-        RawConfig { values: Key::ALL.iter().map(default).collect() }
+        RawConfig {
+            values: Key::ALL.iter().map(default).collect(),
+        }
     }
 
     fn set(&mut self, key: Key, value: String, source: Source) {
@@ -115,9 +117,14 @@ impl RawConfig {
     /// It cannot be read, or has a key that is none.
     pub fn add_file(&mut self, path: &Path) -> Result<(), BadConfig> {
         let file = path.display().to_string();
-        let bad = |message: String| BadConfig::File { file: file.clone(), message };
+        let bad = |message: String| BadConfig::File {
+            file: file.clone(),
+            message,
+        };
         let text = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
-        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| bad(e.to_string()))?;
+        let table: toml::Table = text
+            .parse()
+            .map_err(|e: toml::de::Error| bad(e.to_string()))?;
         for (name, value) in table {
             let key = find(&name).map_err(|near| {
                 BadConfig::UnknownKey(format!("configuration file {file}: {name}"), near)
@@ -137,7 +144,9 @@ impl RawConfig {
         variables: impl Iterator<Item = (String, String)>,
     ) -> Result<(), BadConfig> {
         for (variable, value) in variables {
-            let Some(name) = variable.strip_prefix(VARIABLE_PREFIX) else { continue };
+            let Some(name) = variable.strip_prefix(VARIABLE_PREFIX) else {
+                continue;
+            };
             if OTHER_VARIABLES.contains(&variable.as_str()) {
                 continue;
             }
@@ -173,10 +182,17 @@ impl RawConfig {
 
     /// A setting breaks a rule.
     pub fn bad(&self, key: Key, rule: String) -> BadSetting {
-        let (value, source) = self.values.get(&key).cloned().unwrap_or_else(|| {
-            (String::new(), Source::Default)
-        });
-        BadSetting { key: key.name(), value, source_name: source.to_string(), rule }
+        let (value, source) = self
+            .values
+            .get(&key)
+            .cloned()
+            .unwrap_or_else(|| (String::new(), Source::Default));
+        BadSetting {
+            key: key.name(),
+            value,
+            source_name: source.to_string(),
+            rule,
+        }
     }
 
     /// Each setting and where it comes from, as a TOML file.
@@ -201,9 +217,11 @@ fn plain(value: &toml::Value) -> Option<String> {
     match value {
         toml::Value::String(text) => Some(text.clone()),
         toml::Value::Integer(number) => Some(number.to_string()),
-        toml::Value::Array(values) => {
-            values.iter().map(plain).collect::<Option<Vec<_>>>().map(|parts| parts.join(","))
-        }
+        toml::Value::Array(values) => values
+            .iter()
+            .map(plain)
+            .collect::<Option<Vec<_>>>()
+            .map(|parts| parts.join(",")),
         _ => None,
     }
 }
@@ -224,7 +242,9 @@ fn distance(a: &str, b: &str) -> usize {
         let mut corner = i;
         let mut left = i + 1;
         for (to, above) in b.bytes().zip(row.iter_mut().skip(1)) {
-            let best = (corner + usize::from(from != to)).min(left + 1).min(*above + 1);
+            let best = (corner + usize::from(from != to))
+                .min(left + 1)
+                .min(*above + 1);
             corner = *above;
             *above = best;
             left = best;

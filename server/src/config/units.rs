@@ -9,7 +9,9 @@ use std::time::Duration;
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let rule = || "a size is a number with KiB, MiB or GiB, such as 512MiB".to_owned();
     let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let shift = match unit.trim() {
         "" | "B" => 0,
@@ -72,7 +74,10 @@ pub fn parse_keys(text: &str) -> Result<Vec<Vec<u8>>, String> {
             key.push(byte);
         }
     }
-    if keys.iter().any(|key| key.is_empty() || key.len() > rangedb_protocol::limits::KEY_LEN_MAX) {
+    if keys
+        .iter()
+        .any(|key| key.is_empty() || key.len() > rangedb_protocol::limits::KEY_LEN_MAX)
+    {
         return Err("a border has 1 to 4096 bytes".to_owned());
     }
     if !keys.is_sorted_by(|a, b| a < b) {
@@ -87,7 +92,8 @@ fn unescape(rest: &[u8]) -> Result<(u8, &[u8]), String> {
             let digits = [*high, *low];
             let digits = std::str::from_utf8(&digits).unwrap_or("");
             let byte = u8::from_str_radix(digits, 16);
-            byte.map(|byte| (byte, rest)).map_err(|_| "\\x takes two hex digits".to_owned())
+            byte.map(|byte| (byte, rest))
+                .map_err(|_| "\\x takes two hex digits".to_owned())
         }
         [byte @ (b',' | b'\\'), rest @ ..] => Ok((*byte, rest)),
         _ => Err("a backslash stands before xNN, a comma or a backslash".to_owned()),
@@ -96,9 +102,8 @@ fn unescape(rest: &[u8]) -> Result<(u8, &[u8]), String> {
 
 /// Memory that this process may use: the machine's, or its control group's limit if that is less.
 pub fn machine_memory() -> u64 {
-    let number = |path: &str| -> Option<u64> {
-        std::fs::read_to_string(path).ok()?.trim().parse().ok()
-    };
+    let number =
+        |path: &str| -> Option<u64> { std::fs::read_to_string(path).ok()?.trim().parse().ok() };
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = meminfo
         .lines()

@@ -49,6 +49,34 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// All kinds, in order.
+    pub const ALL: [Operation; 9] = [
+        Operation::Get,
+        Operation::Put,
+        Operation::Delete,
+        Operation::CompareAndSwap,
+        Operation::Increment,
+        Operation::Write,
+        Operation::Scan,
+        Operation::Directory,
+        Operation::Status,
+    ];
+
+    /// The kind's name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Operation::Get => "get",
+            Operation::Put => "put",
+            Operation::Delete => "delete",
+            Operation::CompareAndSwap => "cas",
+            Operation::Increment => "incr",
+            Operation::Write => "write",
+            Operation::Scan => "scan",
+            Operation::Directory => "directory",
+            Operation::Status => "status",
+        }
+    }
+
     fn of(body: &RequestBody<'_>) -> Operation {
         match body {
             RequestBody::Get { .. } => Operation::Get,

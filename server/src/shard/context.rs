@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use rangedb_engine::env::Instant as _;
 use rangedb_engine::error::Error;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::range::Route;
@@ -17,6 +18,7 @@ use crate::handler::refusal::Refusal;
 use crate::handler::{Asked, Call, status};
 use crate::net::buffers::Buffers;
 use crate::net::connection::Connection;
+use crate::probe::{ShardProbe, ShardReport};
 use crate::shard::directory::Directory;
 use crate::shard::mesh::Mesh;
 use crate::shard::router::{self, Place};
@@ -100,6 +102,7 @@ pub struct Context {
     phase: Cell<Phase>,
     in_flight: Cell<usize>,
     scans: Rc<Cell<usize>>,
+    probe: RefCell<ShardProbe>,
     /// The newest timestamp that a client is known to have seen.
     seen: Cell<Timestamp>,
 }
@@ -129,6 +132,7 @@ impl Context {
             phase: Cell::new(Phase::Serving),
             in_flight: Cell::new(0),
             scans: Rc::default(),
+            probe: RefCell::default(),
             seen: Cell::new(Timestamp::ZERO),
         };
         context.rebuild_directory();
@@ -238,10 +242,26 @@ impl Context {
     }
 
     /// A request got what it asked for.
-    pub fn answered(&self, _asked: &Asked) {}
+    pub fn answered(&self, asked: &Asked) {
+        self.probe.borrow_mut().answered(asked, Now::now());
+    }
 
     /// A request was refused.
-    pub fn refused(&self, _code: ErrorCode) {}
+    pub fn refused(&self, code: ErrorCode) {
+        self.probe.borrow_mut().refused(code);
+    }
+
+    /// Everything that is counted here.
+    pub fn report(&self) -> ShardReport {
+        let busy = glommio::executor().executor_stats().total_runtime();
+        ShardReport {
+            probe: self.probe.borrow().clone(),
+            status: self.shard.status(),
+            connections: self.connected.get(),
+            in_flight: self.in_flight.get(),
+            busy_seconds: busy.as_secs_f64(),
+        }
+    }
 
     /// Refuses requests from here on.
     pub fn drain(&self) {

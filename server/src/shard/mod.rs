@@ -18,7 +18,9 @@ use rangedb_engine::error::Fatal;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::shard::{Shard, ShardOptions};
 use rangedb_engine::types::ShardId;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::admin::ReportRequest;
 
 use crate::env::watchdog::Beat;
 use crate::env::{GlommioEnv, Now, handover};
@@ -67,6 +69,8 @@ pub struct ShardSetup {
     pub beat: Arc<Beat>,
     /// What the node wants.
     pub orders: watch::Receiver<Order>,
+    /// Questions of the admin pages.
+    pub reports: mpsc::Receiver<ReportRequest>,
     /// Told when all ranges of the shard are recovered and clients are taken.
     pub ready: oneshot::Sender<()>,
 }
@@ -104,6 +108,7 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     // Nobody waits any more if the node gave up meanwhile; then the order to stop is there.
     let _ = setup.ready.send(());
 
+    let reporting = glommio::spawn_local(report(context.clone(), setup.reports));
     let until = stop_order(setup.orders).await;
     accepting.cancel().await;
     drain(&context, until).await;
@@ -111,9 +116,18 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     for task in reading {
         task.cancel().await;
     }
+    reporting.cancel().await;
     setup.beat.end();
     beating.cancel().await;
     Ok(())
+}
+
+/// Answers the admin pages' questions.
+async fn report(context: Rc<Context>, mut asked: mpsc::Receiver<ReportRequest>) {
+    while let Some(reply) = asked.recv().await {
+        // The page may have been given up.
+        let _ = reply.send(context.report());
+    }
 }
 
 /// Exchanges the ranges with all other shards.

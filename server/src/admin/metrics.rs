@@ -1,0 +1,385 @@
+//! Everything that is counted, in Prometheus' text format. Units are seconds and bytes.
+
+use std::fmt::Write;
+
+use hdrhistogram::Histogram;
+
+use super::Node;
+use crate::probe::ShardReport;
+
+/// Upper bounds of a latency histogram's buckets, in seconds.
+const LATENCY_BOUNDS: [f64; 16] = [
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025,
+    0.05, 0.1, 0.25, 1.0, 5.0,
+];
+/// Upper bounds of records of one durable write.
+const RECORDS_BOUNDS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 256.0, 1024.0, 4096.0];
+/// Upper bounds of bytes of one durable write.
+const BYTES_BOUNDS: [f64; 6] = [
+    4096.0,
+    8192.0,
+    32_768.0,
+    131_072.0,
+    1_048_576.0,
+    8_388_608.0,
+];
+
+struct Page(String);
+
+impl Page {
+    fn metric(&mut self, name: &str, kind: &str, help: &str) {
+        self.line(&format!("# HELP {name} {help}\n# TYPE {name} {kind}"));
+    }
+
+    fn line(&mut self, line: &str) {
+        self.0.push_str(line);
+        self.0.push('\n');
+    }
+
+    fn value(&mut self, name: &str, labels: &str, value: f64) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.0, "{name}{{{labels}}} {value}");
+    }
+
+    /// A histogram whose recorded unit is `unit` of the shown one.
+    fn histogram(
+        &mut self,
+        name: &str,
+        labels: &str,
+        bounds: &[f64],
+        unit: f64,
+        recorded: &Histogram<u64>,
+    ) {
+        let mut values = recorded.iter_recorded().peekable();
+        let (mut count, mut sum) = (0, 0.0);
+        for bound in bounds {
+            while let Some(value) =
+                values.next_if(|v| v.value_iterated_to() as f64 * unit <= *bound)
+            {
+                count += value.count_at_value();
+                sum += value.value_iterated_to() as f64 * unit * value.count_at_value() as f64;
+            }
+            let _ = writeln!(self.0, "{name}_bucket{{{labels},le=\"{bound}\"}} {count}");
+        }
+        for value in values {
+            count += value.count_at_value();
+            sum += value.value_iterated_to() as f64 * unit * value.count_at_value() as f64;
+        }
+        let _ = writeln!(self.0, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
+        let _ = writeln!(
+            self.0,
+            "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {count}"
+        );
+    }
+}
+
+/// One number of each shard: name, kind, help, and where it is.
+type Number = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&ShardReport) -> f64,
+);
+
+const NUMBERS: &[Number] = &[
+    ("rangedb_connections", "gauge", "Open connections.", |r| {
+        r.connections as f64
+    }),
+    (
+        "rangedb_requests_in_flight",
+        "gauge",
+        "Requests without a reply.",
+        |r| r.in_flight as f64,
+    ),
+    (
+        "rangedb_shard_busy_seconds_total",
+        "counter",
+        "Time that a shard's tasks ran.",
+        |r| r.busy_seconds,
+    ),
+    (
+        "rangedb_ranges",
+        "gauge",
+        "Range replicas of a shard.",
+        |r| r.status.ranges.len() as f64,
+    ),
+    (
+        "rangedb_ranges_led",
+        "gauge",
+        "Range replicas of a shard that lead.",
+        |r| r.status.ranges.iter().filter(|range| range.leads).count() as f64,
+    ),
+    (
+        "rangedb_proposals_waiting",
+        "gauge",
+        "Writes that wait to be proposed.",
+        |r| {
+            r.status
+                .ranges
+                .iter()
+                .map(|range| range.waiting)
+                .sum::<usize>() as f64
+        },
+    ),
+    (
+        "rangedb_entries_in_flight",
+        "gauge",
+        "Log entries proposed and not applied.",
+        |r| {
+            r.status
+                .ranges
+                .iter()
+                .map(|range| range.in_flight)
+                .sum::<usize>() as f64
+        },
+    ),
+    (
+        "rangedb_session_clients",
+        "gauge",
+        "Clients in the session tables.",
+        |r| {
+            r.status
+                .ranges
+                .iter()
+                .map(|range| range.session_clients)
+                .sum::<usize>() as f64
+        },
+    ),
+    (
+        "rangedb_replay_bytes",
+        "gauge",
+        "Log bytes that a start would apply again.",
+        |r| r.status.replay_bytes as f64,
+    ),
+    (
+        "rangedb_write_pressure_ratio",
+        "gauge",
+        "How far the tree is behind its writers.",
+        |r| f64::from(r.status.pressure),
+    ),
+    (
+        "rangedb_disk_full",
+        "gauge",
+        "1 while writes are refused for want of room.",
+        |r| f64::from(u8::from(r.status.disk_full)),
+    ),
+    (
+        "rangedb_wal_writes_total",
+        "counter",
+        "Durable writes of the log.",
+        |r| r.status.wal.writes as f64,
+    ),
+    (
+        "rangedb_wal_records_total",
+        "counter",
+        "Records written to the log.",
+        |r| r.status.wal.records as f64,
+    ),
+    (
+        "rangedb_wal_bytes_total",
+        "counter",
+        "Bytes written to the log.",
+        |r| r.status.wal.bytes as f64,
+    ),
+    (
+        "rangedb_wal_pending_bytes",
+        "gauge",
+        "Log bytes that wait for a write.",
+        |r| r.status.wal.pending_bytes as f64,
+    ),
+    (
+        "rangedb_wal_segments",
+        "gauge",
+        "Log segments in use.",
+        |r| r.status.wal.segments as f64,
+    ),
+    (
+        "rangedb_wal_cached_bytes",
+        "gauge",
+        "Log entries kept in memory.",
+        |r| r.status.wal.cached_bytes as f64,
+    ),
+    (
+        "rangedb_memtable_bytes",
+        "gauge",
+        "Bytes in the active memtable.",
+        |r| r.status.lsm.memtable_bytes as f64,
+    ),
+    (
+        "rangedb_memtables_frozen",
+        "gauge",
+        "Memtables that wait to be flushed.",
+        |r| r.status.lsm.frozen as f64,
+    ),
+    ("rangedb_tables", "gauge", "Tables on disk.", |r| {
+        r.status.lsm.tables.tables as f64
+    }),
+    (
+        "rangedb_table_bytes",
+        "gauge",
+        "Bytes of tables on disk.",
+        |r| r.status.lsm.tables.bytes as f64,
+    ),
+    (
+        "rangedb_level0_runs",
+        "gauge",
+        "Runs of tables in level 0.",
+        |r| r.status.lsm.tables.level0_runs as f64,
+    ),
+    (
+        "rangedb_flushes_total",
+        "counter",
+        "Memtables flushed.",
+        |r| r.status.lsm.tables.flushes as f64,
+    ),
+    (
+        "rangedb_compactions_total",
+        "counter",
+        "Compactions that changed something.",
+        |r| r.status.lsm.tables.compactions as f64,
+    ),
+];
+
+/// The page.
+pub fn render(node: &Node, reports: &[Option<ShardReport>]) -> String {
+    let mut page = Page(String::with_capacity(32 << 10));
+    page.metric("rangedb_build_info", "gauge", "The running version.");
+    let labels = format!(
+        "version=\"{}\",cluster=\"{}\"",
+        env!("CARGO_PKG_VERSION"),
+        node.cluster
+    );
+    page.value("rangedb_build_info", &labels, 1.0);
+    page.metric(
+        "rangedb_shard_up",
+        "gauge",
+        "1 if the shard answered for this page.",
+    );
+    for (shard, report) in reports.iter().enumerate() {
+        let up = f64::from(u8::from(report.is_some()));
+        page.value("rangedb_shard_up", &format!("shard=\"{shard}\""), up);
+    }
+    stalls(&mut page, node);
+    let shards: Vec<(String, &ShardReport)> = reports
+        .iter()
+        .enumerate()
+        .filter_map(|(shard, report)| Some((format!("shard=\"{shard}\""), report.as_ref()?)))
+        .collect();
+    for (name, kind, help, number) in NUMBERS {
+        page.metric(name, kind, help);
+        for (labels, report) in &shards {
+            page.value(name, labels, number(report));
+        }
+    }
+    histograms(&mut page, &shards);
+    page.metric(
+        "rangedb_requests_refused_total",
+        "counter",
+        "Requests refused, by code.",
+    );
+    for (labels, report) in &shards {
+        for (code, count) in &report.probe.refused {
+            let labels = format!("{labels},code=\"{code}\"");
+            page.value("rangedb_requests_refused_total", &labels, *count as f64);
+        }
+    }
+    page.0
+}
+
+fn stalls(page: &mut Page, node: &Node) {
+    let longest = "rangedb_shard_stall_longest_seconds";
+    page.metric(
+        longest,
+        "gauge",
+        "The longest time that an executor stood still.",
+    );
+    for (shard, beat) in node.beats.iter().enumerate() {
+        let labels = format!("shard=\"{shard}\"");
+        page.value(longest, &labels, beat.longest_stall().as_secs_f64());
+    }
+    let signals = "rangedb_watchdog_signals_total";
+    page.metric(
+        signals,
+        "counter",
+        "Signals sent to executors that stood still.",
+    );
+    for (shard, beat) in node.beats.iter().enumerate() {
+        page.value(
+            signals,
+            &format!("shard=\"{shard}\""),
+            beat.signals() as f64,
+        );
+    }
+}
+
+fn histograms(page: &mut Page, shards: &[(String, &ShardReport)]) {
+    let name = "rangedb_request_duration_seconds";
+    page.metric(
+        name,
+        "histogram",
+        "Time from a request's arrival to its reply.",
+    );
+    for (labels, report) in shards {
+        for (operation, latency) in &report.probe.latency {
+            let labels = format!("{labels},op=\"{}\"", operation.name());
+            page.histogram(name, &labels, &LATENCY_BOUNDS, 1e-9, latency);
+        }
+    }
+    let name = "rangedb_wal_write_duration_seconds";
+    page.metric(name, "histogram", "Duration of a durable write of the log.");
+    for (labels, report) in shards {
+        page.histogram(
+            name,
+            labels,
+            &LATENCY_BOUNDS,
+            1e-6,
+            &report.status.wal.write_micros,
+        );
+    }
+    let name = "rangedb_wal_write_records";
+    page.metric(name, "histogram", "Records of a durable write of the log.");
+    for (labels, report) in shards {
+        page.histogram(
+            name,
+            labels,
+            &RECORDS_BOUNDS,
+            1.0,
+            &report.status.wal.batch_records,
+        );
+    }
+    let name = "rangedb_wal_write_bytes";
+    page.metric(name, "histogram", "Bytes of a durable write of the log.");
+    for (labels, report) in shards {
+        page.histogram(
+            name,
+            labels,
+            &BYTES_BOUNDS,
+            1.0,
+            &report.status.wal.batch_bytes,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_counts_up_to_each_bound() {
+        let mut recorded = Histogram::new(2).expect("two digits");
+        for nanos in [9_000, 80_000, 80_000, 900_000_000, 9_000_000_000] {
+            recorded.saturating_record(nanos);
+        }
+        let mut page = Page(String::new());
+        page.histogram("x", "shard=\"0\"", &LATENCY_BOUNDS, 1e-9, &recorded);
+        for line in [
+            "x_bucket{shard=\"0\",le=\"0.00001\"} 1",
+            "x_bucket{shard=\"0\",le=\"0.0001\"} 3",
+            "x_bucket{shard=\"0\",le=\"1\"} 4",
+            "x_bucket{shard=\"0\",le=\"+Inf\"} 5",
+            "x_count{shard=\"0\"} 5",
+        ] {
+            assert!(page.0.contains(line), "{line} in\n{}", page.0);
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Health and metrics over HTTP, on the node's control thread; the data path never waits for it.
+//!
+//! `/livez` says that the process runs, `/readyz` whether every range is recovered and nothing is
+//! being shut down, `/metrics` gives everything that is counted, for Prometheus. Requests have no
+//! bodies; what is slow or too many is turned away.
+
+mod metrics;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::env::watchdog::Beat;
+use crate::probe::ShardReport;
+
+/// Connections at the same time.
+const CONNECTIONS_MAX: usize = 64;
+/// A connection lives no longer.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// A shard that does not report within this is left out.
+const REPORT_TIMEOUT: Duration = Duration::from_millis(500);
+/// Bytes of a request's head.
+const HEAD_LEN_MAX: usize = 16 << 10;
+
+/// How far the node's life is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Ranges are being recovered.
+    Starting = 0,
+    /// It serves.
+    Ready = 1,
+    /// It stops.
+    Draining = 2,
+}
+
+/// Asks a shard for its report.
+pub type ReportRequest = oneshot::Sender<ShardReport>;
+
+/// What the pages show.
+pub struct Node {
+    /// See [`Phase`].
+    pub phase: AtomicU8,
+    /// A way to ask each shard.
+    pub shards: Vec<mpsc::Sender<ReportRequest>>,
+    /// The shards' signs of life.
+    pub beats: Vec<Arc<Beat>>,
+    /// The cluster's id.
+    pub cluster: String,
+}
+
+impl Node {
+    /// Moves on.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::SeqCst);
+    }
+
+    /// The reports of all shards that answer.
+    async fn reports(&self) -> Vec<Option<ShardReport>> {
+        let mut asked = Vec::new();
+        for shard in &self.shards {
+            let (ask, report) = oneshot::channel();
+            // A shard that has too many questions already answers none.
+            let sent = shard.try_send(ask).is_ok();
+            asked.push(sent.then_some(report));
+        }
+        let until = tokio::time::Instant::now() + REPORT_TIMEOUT;
+        let mut reports = Vec::new();
+        for report in asked {
+            let report = match report {
+                Some(report) => tokio::time::timeout_at(until, report).await.ok(),
+                None => None,
+            };
+            reports.push(report.and_then(Result::ok));
+        }
+        reports
+    }
+}
+
+/// The bound socket of the pages.
+pub struct Pages {
+    listener: TcpListener,
+    /// Where they are.
+    pub address: SocketAddr,
+}
+
+impl Pages {
+    /// Binds the address.
+    ///
+    /// # Errors
+    /// It is taken or not ours.
+    pub async fn bind(address: SocketAddr) -> io::Result<Pages> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok(Pages { listener, address })
+    }
+
+    /// Serves until the runtime ends.
+    pub async fn serve(self, node: Arc<Node>) {
+        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "an admin connection was not accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            // Without room the connection is closed at once.
+            let Ok(permit) = room.clone().try_acquire_owned() else {
+                continue;
+            };
+            let node = node.clone();
+            tokio::spawn(async move {
+                let service = service_fn(move |request| answer(node.clone(), request));
+                let mut builder = hyper::server::conn::http1::Builder::new();
+                builder.max_buf_size(HEAD_LEN_MAX).keep_alive(true);
+                let connection = builder.serve_connection(Io(stream), service);
+                // A peer that breaks off or is slow is none of the node's business.
+                let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+                drop(permit);
+            });
+        }
+    }
+}
+
+async fn answer(node: Arc<Node>, request: Request<Incoming>) -> Result<Response<Text>, Infallible> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Ok(text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only GET is served here\n",
+        ));
+    }
+    let phase = node.phase.load(Ordering::SeqCst);
+    Ok(match request.uri().path() {
+        "/livez" => text(StatusCode::OK, "ok\n"),
+        "/readyz" if phase == Phase::Ready as u8 => text(StatusCode::OK, "ready\n"),
+        "/readyz" if phase == Phase::Starting as u8 => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "starting: ranges are being recovered\n",
+        ),
+        "/readyz" => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "draining: the node is stopping\n",
+        ),
+        "/metrics" => {
+            let reports = node.reports().await;
+            text(StatusCode::OK, metrics::render(&node, &reports))
+        }
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "there are /livez, /readyz and /metrics\n",
+        ),
+    })
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Text> {
+    let mut response = Response::new(Text(Some(body.into())));
+    *response.status_mut() = status;
+    let plain = hyper::header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response
+        .headers_mut()
+        .insert(hyper::header::CONTENT_TYPE, plain);
+    response
+}
+
+/// A body in one piece.
+struct Text(Option<Bytes>);
+
+impl Body for Text {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.as_ref().map_or(0, |bytes| bytes.len() as u64))
+    }
+}
+
+/// A tokio stream as hyper wants it.
+struct Io(TcpStream);
+
+impl Read for Io {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut bytes = [0; 4096];
+        let room = bytes.len().min(buffer.remaining());
+        let mut read = ReadBuf::new(bytes.split_at_mut(room).0);
+        let polled = Pin::new(&mut self.0).poll_read(cx, &mut read);
+        polled.map_ok(|()| buffer.put_slice(read.filled()))
+    }
+}
+
+impl Write for Io {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}

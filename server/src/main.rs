@@ -1,0 +1,135 @@
+//! The binary `rangedb`: a node, and the command line that talks to nodes.
+
+mod cli;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use rangedb_server::config::Config;
+use rangedb_server::config::raw::{BadConfig, Key, RawConfig};
+use rangedb_server::{logging, node};
+
+/// Keeps freed pages, so that a shard does not wait for the kernel's map lock.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Exit code for a command line or configuration that makes no sense.
+const EXIT_USAGE: u8 = 2;
+
+/// RangeDB: a distributed, range-partitioned, strongly consistent key-value database.
+#[derive(Debug, Parser)]
+#[command(name = "rangedb", version, about, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs a node.
+    Start(Box<StartArgs>),
+    #[command(flatten)]
+    Client(cli::CliCommand),
+}
+
+/// Each flag may also stand in the environment, as RANGEDB_DATA_DIR and so on, or in the file.
+#[derive(Debug, Args)]
+struct StartArgs {
+    /// Folder of the node's data; made if it is missing.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// Where clients connect [127.0.0.1:7400].
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+    /// Where health and metrics are [127.0.0.1:7480].
+    #[arg(long, value_name = "HOST:PORT")]
+    http: Option<String>,
+    /// Number of shards; fixed when the folder is made [one for each processor].
+    #[arg(long, value_name = "N")]
+    shards: Option<String>,
+    /// Processors that all threads stay on, such as 0,2-3 [all].
+    #[arg(long, value_name = "LIST")]
+    cpus: Option<String>,
+    /// Memory to use, such as 4GiB [half of what machine or control group allows].
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// Borders of the initial ranges; `\xNN` stands for a byte, `\,` for a comma.
+    #[arg(long, value_name = "K1,K2")]
+    split_at: Option<String>,
+    /// How long old versions are kept [10m].
+    #[arg(long, value_name = "TIME")]
+    gc_retention: Option<String>,
+    /// A TOML file with any of these settings.
+    #[arg(long, value_name = "FILE", env = "RANGEDB_CONFIG")]
+    config: Option<PathBuf>,
+    /// Format of logs: text or json [text].
+    #[arg(long, value_name = "FORMAT")]
+    log: Option<String>,
+    /// Which log lines are written: error, warn, info, debug or trace [info].
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Prints each setting and where it comes from, and ends.
+    #[arg(long)]
+    print_config: bool,
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Start(arguments) => start(&arguments),
+        Command::Client(command) => cli::run(command),
+    }
+}
+
+/// The settings of all layers.
+fn layers(arguments: &StartArgs) -> Result<RawConfig, BadConfig> {
+    let mut raw = RawConfig::new();
+    if let Some(file) = &arguments.config {
+        raw.add_file(file)?;
+    }
+    let variables = std::env::vars_os();
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    raw.add_variables(variables.map(|(name, value)| (text(name), text(value))))?;
+    raw.add_flag(Key::DataDir, arguments.data_dir.as_ref());
+    raw.add_flag(Key::Listen, arguments.listen.as_ref());
+    raw.add_flag(Key::Http, arguments.http.as_ref());
+    raw.add_flag(Key::Shards, arguments.shards.as_ref());
+    raw.add_flag(Key::Cpus, arguments.cpus.as_ref());
+    raw.add_flag(Key::Memory, arguments.memory.as_ref());
+    raw.add_flag(Key::SplitAt, arguments.split_at.as_ref());
+    raw.add_flag(Key::GcRetention, arguments.gc_retention.as_ref());
+    raw.add_flag(Key::Log, arguments.log.as_ref());
+    raw.add_flag(Key::LogLevel, arguments.log_level.as_ref());
+    Ok(raw)
+}
+
+fn start(arguments: &StartArgs) -> ExitCode {
+    let usage = |message: String| {
+        eprintln!("rangedb: {message}");
+        ExitCode::from(EXIT_USAGE)
+    };
+    let raw = match layers(arguments) {
+        Ok(raw) => raw,
+        Err(error) => return usage(error.to_string()),
+    };
+    if arguments.print_config {
+        print!("{}", raw.print());
+        return ExitCode::SUCCESS;
+    }
+    let config = match Config::validate(&raw) {
+        Ok(config) => config,
+        Err(error) => return usage(error.to_string()),
+    };
+    if let Err(error) = logging::start(config.log, &config.log_level) {
+        return usage(error);
+    }
+    logging::abort_on_panic();
+    match node::run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the node ends");
+            eprintln!("rangedb: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! The node: starts the shards, each on a thread of its own, gives orders and waits for the end.
+//!
+//! The thread that calls [`run`] becomes the control thread: a tokio runtime for signals and the
+//! admin pages. The data path never waits for it. The node ends when told to by a signal, after
+//! everything is durable; at a second signal it ends at once; at a fatal error of any shard the
+//! whole process aborts, since nothing continues on bad state.
+
+use std::io::{self, Write};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+use std::time::{Duration, Instant as StdInstant};
+
+use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
+use rangedb_engine::env::{Instant, World};
+use rangedb_engine::error::Fatal;
+use rangedb_engine::hlc::Hlc;
+use rangedb_engine::limits::SEGMENT_LEN;
+use rangedb_engine::lsm::{LsmTables, TableOptions};
+use rangedb_engine::range::Keyspace;
+use rangedb_engine::shard::{InitialRange, ShardOptions};
+use rangedb_engine::types::{
+    KeyRange, Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE, ShardId,
+};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::admin::{self, Pages, Phase};
+use crate::config::{Config, ShardMemory};
+use crate::data_dir::{BadFolder, DataDir};
+use crate::env::watchdog::{Beat, Watchdog};
+use crate::env::{GlommioDisk, GlommioEnv, NoPeers, Now, SystemClock, kernel, threads};
+use crate::net::port::{Port, PortError};
+use crate::shard::context::{ClientLimits, NodeInfo};
+use crate::shard::mesh::lanes;
+use crate::shard::{self, Order, ShardError, ShardSetup};
+
+/// What is in flight when the node is told to stop gets so long.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often an executor with work looks for what arrived. Shorter makes I/O beside long tasks
+/// quicker; measured in the project's findings on glommio.
+const PREEMPT_TIMER: Duration = Duration::from_millis(2);
+/// Memory that each executor registers for its I/O; the log's buffers come from it.
+const IO_MEMORY: usize = 1 << 20;
+/// Questions of the admin pages that wait for a shard.
+const REPORTS_MAX: usize = 4;
+/// Exit code of a second signal, as of a process that SIGINT ended.
+const EXIT_AT_ONCE: i32 = 130;
+
+/// Why a node does not start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The machine lacks something.
+    #[error(transparent)]
+    Kernel(#[from] kernel::Missing),
+    /// The folder cannot be used.
+    #[error(transparent)]
+    Folder(#[from] BadFolder),
+    /// The port cannot be used.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// The admin address cannot be used.
+    #[error("cannot serve the admin pages on {0}: {1}; choose another address with --http")]
+    Http(std::net::SocketAddr, io::Error),
+    /// A thread or executor cannot be made.
+    #[error("cannot start {0}: {1}")]
+    Start(&'static str, String),
+    /// A shard failed.
+    #[error("shard {0}: {1}")]
+    Shard(u16, ShardError),
+}
+
+/// Prints a fatal error and ends the process: other replicas take over.
+fn die(what: &str, fatal: &dyn std::fmt::Display) -> ! {
+    tracing::error!(what, error = %fatal, "fatal");
+    // Standard error may be gone; there is nobody left to tell.
+    let _ = writeln!(io::stderr(), "rangedb: fatal: {what}: {fatal}");
+    threads::abort()
+}
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+/// It could not start, or a shard could not be closed.
+pub fn run(config: &Config) -> Result<(), NodeError> {
+    kernel::check()?;
+    let folder = DataDir::open(&config.data_dir, config.shards, &config.split_at)?;
+    kernel::check_direct_io(&config.data_dir)?;
+    threads::stay_on(&config.cpus).map_err(|e| NodeError::Start("on --cpus", e.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|e| NodeError::Start("the control thread", e.to_string()))?;
+    runtime.block_on(control(config, &folder))
+}
+
+/// What the control thread holds of the shards.
+struct Shards {
+    orders: watch::Sender<Order>,
+    ready: Vec<oneshot::Receiver<()>>,
+    ended: mpsc::UnboundedReceiver<(u16, Result<(), ShardError>)>,
+    running: u16,
+    _watchdog: Watchdog,
+}
+
+async fn control(config: &Config, folder: &DataDir) -> Result<(), NodeError> {
+    let pages = Pages::bind(config.http)
+        .await
+        .map_err(|e| NodeError::Http(config.http, e))?;
+    let port = Port::bind(&config.listen, usize::from(config.shards))?;
+    let (listen, http) = (port.address, pages.address);
+    let on_signal = |kind, name| signal(kind).map_err(|e| NodeError::Start(name, e.to_string()));
+    let mut terminate = on_signal(SignalKind::terminate(), "the handler of SIGTERM")?;
+    let mut interrupt = on_signal(SignalKind::interrupt(), "the handler of SIGINT")?;
+    let (mut shards, node) = start(config, folder, port)?;
+    tokio::spawn(pages.serve(node.clone()));
+
+    let stopped_early = tokio::select! {
+        started = started(&mut shards) => { started?; false }
+        () = told_to_stop(&mut terminate, &mut interrupt) => true,
+    };
+    if !stopped_early {
+        node.enter(Phase::Ready);
+        let process = std::process::id();
+        let count = config.shards;
+        println!("ready listen={listen} http={http} shards={count} pid={process}");
+        tracing::info!(%listen, %http, shards = count, "ready");
+        tokio::select! {
+            () = told_to_stop(&mut terminate, &mut interrupt) => {}
+            ended = shards.ended.recv() => died(ended),
+        }
+    }
+    node.enter(Phase::Draining);
+    tracing::info!("stopping: what is in flight gets 10 s; a second signal ends it at once");
+    // A shard that has ended reads no orders.
+    let _ = shards.orders.send(Order::Stop {
+        until: Now::now() + DRAIN_TIMEOUT,
+    });
+    while shards.running > 0 {
+        tokio::select! {
+            ended = shards.ended.recv() => match ended {
+                Some((_, Ok(()))) => shards.running -= 1,
+                Some((shard, Err(error))) => return Err(NodeError::Shard(shard, error)),
+                None => break,
+            },
+            () = told_to_stop(&mut terminate, &mut interrupt) => {
+                tracing::warn!("told to stop a second time: ending at once");
+                std::process::exit(EXIT_AT_ONCE);
+            }
+        }
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn told_to_stop(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Waits until every shard is ready, or one has failed.
+async fn started(shards: &mut Shards) -> Result<(), NodeError> {
+    for ready in &mut shards.ready {
+        tokio::select! {
+            Ok(()) = ready => {}
+            Some((shard, Err(error))) = shards.ended.recv() => {
+                return Err(NodeError::Shard(shard, error));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A shard ended without being told to.
+fn died(ended: Option<(u16, Result<(), ShardError>)>) -> ! {
+    match ended {
+        Some((shard, Err(error))) => die(&format!("shard {shard}"), &error),
+        Some((shard, Ok(()))) => die(&format!("shard {shard}"), &"it ended untold"),
+        None => die("shards", &"all ended untold"),
+    }
+}
+
+fn start(
+    config: &Config,
+    folder: &DataDir,
+    port: Port,
+) -> Result<(Shards, Arc<admin::Node>), NodeError> {
+    let count = config.shards;
+    let beats: Vec<Arc<Beat>> = (0..count).map(|_| Arc::default()).collect();
+    let watchdog = Watchdog::start(beats.clone())
+        .map_err(|e| NodeError::Start("the watchdog", e.to_string()))?;
+    let (orders, ordered) = watch::channel(Order::Serve);
+    let (end, ended) = mpsc::unbounded_channel();
+    let cluster = u128::from_str_radix(&folder.identity.cluster, 16).unwrap_or_default();
+    let node = NodeInfo {
+        cluster,
+        id: NodeId(folder.identity.node),
+        shards: count,
+        started: StdInstant::now(),
+        limits: ClientLimits::default(),
+    };
+    let hlc = Hlc::new();
+    let mut ready = Vec::new();
+    let mut reports = Vec::new();
+    let parts = lanes(count).into_iter().zip(port.sockets).zip(&beats);
+    for (shard, ((lanes, socket), beat)) in (0..count).zip(parts) {
+        let (told, hears) = oneshot::channel();
+        let (ask, asked) = mpsc::channel(REPORTS_MAX);
+        ready.push(hears);
+        reports.push(ask);
+        let engine = Engine::new(config, folder, shard);
+        let (hlc, orders, beat) = (hlc.clone(), ordered.clone(), beat.clone());
+        let cpus = config.cpus.clone();
+        let serve = move || async move {
+            let (options, world) = engine.build(&cpus)?;
+            shard::run(ShardSetup {
+                options,
+                world,
+                hlc,
+                node,
+                lanes,
+                socket,
+                beat,
+                orders,
+                reports: asked,
+                ready: told,
+            })
+            .await
+        };
+        spawn(config, shard, end.clone(), serve)?;
+    }
+    let admin = Arc::new(admin::Node {
+        phase: AtomicU8::new(Phase::Starting as u8),
+        shards: reports,
+        beats,
+        cluster: folder.identity.cluster.clone(),
+    });
+    let shards = Shards {
+        orders,
+        ready,
+        ended,
+        running: count,
+        _watchdog: watchdog,
+    };
+    Ok((shards, admin))
+}
+
+/// Runs a shard on an executor of its own; tells how it ended.
+fn spawn<F, T>(
+    config: &Config,
+    shard: u16,
+    end: mpsc::UnboundedSender<(u16, Result<(), ShardError>)>,
+    serve: F,
+) -> Result<(), NodeError>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Future<Output = Result<(), ShardError>> + 'static,
+{
+    let failed = |e: &dyn std::fmt::Display| NodeError::Start("a shard's executor", e.to_string());
+    let cpu = config
+        .cpus
+        .get(usize::from(shard) % config.cpus.len())
+        .copied()
+        .unwrap_or(0);
+    let cpus = config.cpus.clone();
+    let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
+        .name(&format!("shard-{shard}"))
+        .preempt_timer(PREEMPT_TIMER)
+        .io_memory(IO_MEMORY)
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+        .spawn(move || async move {
+            let result = serve().await;
+            drop(cpus);
+            // The control thread outlives the shards.
+            let _ = end.send((shard, result));
+        })
+        .map_err(|e| failed(&e))?;
+    // The thread is waited for by its message.
+    drop(executor);
+    Ok(())
+}
+
+/// What a shard's engine is built from, on the shard's thread.
+struct Engine {
+    location: Location,
+    memory: ShardMemory,
+    gc_retention: Duration,
+    wal: std::path::PathBuf,
+    tables: std::path::PathBuf,
+    initial: Vec<InitialRange>,
+}
+
+impl Engine {
+    fn new(config: &Config, folder: &DataDir, shard: u16) -> Engine {
+        Engine {
+            location: Location {
+                node: NodeId(folder.identity.node),
+                shard: ShardId(shard),
+            },
+            memory: config.shard_memory(),
+            gc_retention: config.gc_retention,
+            wal: folder.wal(shard),
+            tables: folder.tables(shard),
+            initial: initial_ranges(&config.split_at, config.shards, shard),
+        }
+    }
+
+    fn build(self, cpus: &[usize]) -> Result<(ShardOptions, World<GlommioEnv>), Fatal> {
+        let shard = self.location.shard.0;
+        let cpus = cpus.to_vec();
+        let tables = LsmTables::open(TableOptions {
+            folder: self.tables,
+            memtable_bytes: self.memory.memtable,
+            cache_bytes: self.memory.block_cache,
+            on_start: Arc::new(move |work| {
+                threads::name_this_thread(&format!("{work}-{shard}"));
+                // It inherited the shard's processor, and any of the node's will do.
+                if let Err(error) = threads::stay_on(&cpus) {
+                    tracing::warn!(%error, work, "a background thread stays where it is");
+                }
+                threads::be_nice();
+            }),
+        })?;
+        let world = World {
+            clock: SystemClock,
+            disk: GlommioDisk::new(self.wal),
+            tables,
+            transport: NoPeers,
+        };
+        let options = ShardOptions {
+            location: self.location,
+            memtable_bytes: self.memory.memtable,
+            entry_cache_bytes: self.memory.entry_cache,
+            segment_bytes: SEGMENT_LEN,
+            gc_retention_ms: self.gc_retention.as_millis() as u64,
+            initial: self.initial,
+            on_fatal: Rc::new(move |fatal| die(&format!("shard {shard}"), &fatal)),
+        };
+        Ok((options, world))
+    }
+}
+
+/// The ranges that a new shard starts with: ranges of users go to the shards in turn, evenly, in
+/// key order; the system range is on the first shard.
+fn initial_ranges(split_at: &[Vec<u8>], shards: u16, shard: u16) -> Vec<InitialRange> {
+    let count = split_at.len() + 1;
+    let border = |at: usize| split_at.get(at).cloned();
+    let mut ranges = Vec::new();
+    if shard == 0 {
+        ranges.push(InitialRange {
+            range: SYSTEM_RANGE,
+            replica: ReplicaId(SYSTEM_RANGE.0),
+            keyspace: Keyspace::System,
+            keys: KeyRange::all(),
+        });
+    }
+    for at in 0..count {
+        if at * usize::from(shards) / count.max(usize::from(shards)) != usize::from(shard) {
+            continue;
+        }
+        let id = SYSTEM_RANGE.0 + 1 + at as u64;
+        let start = at.checked_sub(1).and_then(border).unwrap_or_default();
+        ranges.push(InitialRange {
+            range: RangeId(id),
+            replica: ReplicaId(id),
+            keyspace: Keyspace::User,
+            keys: KeyRange {
+                start,
+                end: border(at),
+            },
+        });
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn initial_ranges_tile_the_key_space_over_all_shards() {
+        for (borders, shards) in [(0, 1), (0, 4), (1, 2), (3, 4), (7, 3), (2, 5)] {
+            let split_at: Vec<Vec<u8>> = (1..=borders).map(|i| vec![i as u8]).collect();
+            let mut ranges = Vec::new();
+            let mut used = 0;
+            for shard in 0..shards {
+                let of_shard = initial_ranges(&split_at, shards, shard);
+                used += usize::from(of_shard.iter().any(|r| r.keyspace == Keyspace::User));
+                ranges.extend(
+                    of_shard
+                        .into_iter()
+                        .filter(|r| r.keyspace == Keyspace::User),
+                );
+            }
+            assert_eq!(used, usize::from(shards).min(borders + 1));
+            ranges.sort_by_key(|r| r.keys.start.clone());
+            let mut next = Some(Vec::new());
+            for range in ranges {
+                assert_eq!(Some(range.keys.start), next);
+                next = range.keys.end;
+            }
+            assert_eq!(next, None);
+        }
+    }
+}
