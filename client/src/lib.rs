@@ -1,1 +1,43 @@
-//! Placeholder.
+//! The client of RangeDB, for services on tokio.
+//!
+//! It keeps a directory of where keys are, opens pipelined connections straight to the shards that
+//! own them, and heals its directory from their replies. Every call has a deadline; what fails for
+//! the moment is tried again, with jittered backoff and within a budget. Every write has a name of
+//! its own, so that a retry is applied at most once. An error tells what became of the write:
+//! not applied, applied, or unknown.
+//!
+//! Dropping a call's future ends the wait, not the write.
+//!
+//! ```no_run
+//! use rangedb_client::{Client, ClientOptions};
+//!
+//! # async fn example() -> Result<(), rangedb_client::Error> {
+//! let client = Client::connect(ClientOptions {
+//!     addresses: vec!["127.0.0.1:7400".to_owned()],
+//!     ..ClientOptions::default()
+//! })
+//! .await?;
+//! client.put("greeting", "hello").await?;
+//! let found = client.get("greeting").await?;
+//! assert_eq!(found.map(|found| found.value), Some("hello".into()));
+//! client.increment("visits", 1).await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod client;
+mod connection;
+mod directory;
+mod error;
+mod operations;
+mod retry;
+mod session;
+
+pub use bytes::Bytes;
+pub use client::{Client, ClientOptions};
+pub use error::{Error, ErrorCode, Fate};
+pub use operations::{
+    CasOutcome, Condition, Continuation, Deleted, Incremented, Mutation, Page, Row, ScanOptions,
+    Versioned,
+};
+pub use rangedb_protocol::{NodeState, RangeState, Route, ShardState};

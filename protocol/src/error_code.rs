@@ -93,6 +93,8 @@ codes! {
     DiskFull = 41 "disk_full",
     /// The server has failed in a way that is its own fault.
     Internal = 50 "internal",
+    /// Never sent: what a client says when no server could be reached.
+    Unreachable = 60 "unreachable",
 }
 
 impl std::fmt::Display for ErrorCode {

@@ -66,6 +66,8 @@ impl<E: Env> Shard<E> {
                 hlc: hlc.clone(),
                 clock: world.clock.clone(),
             };
+            // A wall clock that was set back does not take the node's clock along.
+            parts.hlc.observe(parts.state.last_ts.max(parts.state.ceiling));
             let replica = Rc::new(Replica::new(parts));
             store.add(&replica);
             let running = start(replica, log, world.transport.clone()).await?;

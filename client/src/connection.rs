@@ -1,0 +1,277 @@
+//! One pipelined connection to one shard.
+//!
+//! Requests of all callers are encoded into one buffer and sent together by a task; replies are
+//! cut from what another task receives, without copying. A third looks for requests whose time is
+//! up. A request's number is used again only after its reply has come.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use rangedb_protocol::limits::IN_FLIGHT_MAX;
+use rangedb_protocol::preamble::{ANSWER_LEN, ANY_SHARD, Answer, Preamble, Verdict};
+use rangedb_protocol::{FlatBufferBuilder, Request, frame};
+use slab::Slab;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Notify, Semaphore, oneshot};
+
+use crate::directory::Place;
+
+/// Received bytes are taken in pieces of up to this size.
+const RECEIVE_LEN: usize = 64 << 10;
+/// How often requests are looked through for those whose time is up.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// A reply's frame.
+pub struct ReplyFrame {
+    /// Which table it is.
+    pub kind: u16,
+    /// The table.
+    pub body: Bytes,
+}
+
+/// Why a request has no reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Its time was up.
+    Late,
+    /// The connection broke after it may have been sent.
+    Broken(String),
+    /// It was not sent.
+    NotSent(String),
+}
+
+struct Waiting {
+    /// `None`: nobody waits any more.
+    caller: Option<oneshot::Sender<Result<ReplyFrame, Lost>>>,
+    deadline: Instant,
+}
+
+struct State {
+    output: Vec<u8>,
+    builder: FlatBufferBuilder<'static>,
+    waiting: Slab<Waiting>,
+    /// Why it broke.
+    broken: Option<String>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    to_send: Notify,
+    ended: Notify,
+    room: Semaphore,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it holds the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the connection: everyone who waits is told.
+    fn break_off(&self, reason: &str) {
+        let waiting = {
+            let mut state = self.lock();
+            if state.broken.is_some() {
+                return;
+            }
+            state.broken = Some(reason.to_owned());
+            std::mem::take(&mut state.waiting)
+        };
+        self.room.close();
+        self.ended.notify_waiters();
+        self.to_send.notify_one();
+        for (_, waiting) in waiting {
+            if let Some(caller) = waiting.caller {
+                // A caller that has gone needs no answer.
+                let _ = caller.send(Err(Lost::Broken(reason.to_owned())));
+            }
+        }
+    }
+}
+
+/// A connection; it ends when this is dropped.
+pub struct Connection {
+    shared: Arc<Shared>,
+}
+
+impl Connection {
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// The server cannot be reached, is none, or refuses.
+    pub async fn open(place: &Place) -> Result<Connection, String> {
+        let failed = |e: std::io::Error| format!("{}: {e}", place.address);
+        let mut stream = TcpStream::connect(&*place.address).await.map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
+        let preamble = Preamble::client(place.shard.unwrap_or(ANY_SHARD));
+        stream.write_all(&preamble.encode()).await.map_err(failed)?;
+        let mut bytes = [0; ANSWER_LEN];
+        stream.read_exact(&mut bytes).await.map_err(failed)?;
+        let answer = Answer::decode(&bytes)
+            .ok_or_else(|| format!("{}: this is no RangeDB server", place.address))?;
+        if answer.verdict != Verdict::Accepted {
+            return Err(format!("{}: refused: {:?}", place.address, answer.verdict));
+        }
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                output: Vec::new(),
+                builder: FlatBufferBuilder::new(),
+                waiting: Slab::new(),
+                broken: None,
+            }),
+            to_send: Notify::new(),
+            ended: Notify::new(),
+            room: Semaphore::new(IN_FLIGHT_MAX),
+        });
+        let (reader, writer) = stream.into_split();
+        tokio::spawn(send_all(shared.clone(), writer));
+        tokio::spawn(receive_all(shared.clone(), reader));
+        tokio::spawn(watch_deadlines(shared.clone()));
+        Ok(Connection { shared })
+    }
+
+    /// Whether it has ended.
+    pub fn is_broken(&self) -> bool {
+        self.shared.lock().broken.is_some()
+    }
+
+    /// Sends a request and waits for its reply until the deadline.
+    ///
+    /// # Errors
+    /// There is none; see [`Lost`].
+    pub async fn call(&self, request: &Request<'_>, deadline: Instant) -> Result<ReplyFrame, Lost> {
+        let permit = match self.shared.room.try_acquire() {
+            Ok(permit) => permit,
+            Err(_) => {
+                let room = self.shared.room.acquire();
+                match tokio::time::timeout_at(deadline.into(), room).await {
+                    Ok(Ok(permit)) => permit,
+                    Ok(Err(_)) => return Err(Lost::NotSent("the connection broke".to_owned())),
+                    Err(_) => return Err(Lost::NotSent("no room in flight".to_owned())),
+                }
+            }
+        };
+        let (caller, reply) = oneshot::channel();
+        let idle = {
+            let mut state = self.shared.lock();
+            if let Some(reason) = &state.broken {
+                return Err(Lost::NotSent(reason.clone()));
+            }
+            let id = state.waiting.insert(Waiting {
+                caller: Some(caller),
+                deadline,
+            });
+            let State {
+                output, builder, ..
+            } = &mut *state;
+            let idle = output.is_empty();
+            request.encode(id as u64, builder, output);
+            idle
+        };
+        // The permit comes back with the reply.
+        permit.forget();
+        if idle {
+            self.shared.to_send.notify_one();
+        }
+        reply
+            .await
+            .unwrap_or_else(|_| Err(Lost::Broken("the connection ended".to_owned())))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.shared.break_off("the client was closed");
+    }
+}
+
+async fn send_all(shared: Arc<Shared>, mut writer: OwnedWriteHalf) {
+    let mut sending = Vec::new();
+    loop {
+        {
+            let mut state = shared.lock();
+            if state.broken.is_some() {
+                return;
+            }
+            std::mem::swap(&mut state.output, &mut sending);
+        }
+        if sending.is_empty() {
+            shared.to_send.notified().await;
+            // Callers that are ready now go along.
+            tokio::task::yield_now().await;
+            continue;
+        }
+        if let Err(error) = writer.write_all(&sending).await {
+            return shared.break_off(&error.to_string());
+        }
+        sending.clear();
+        sending.shrink_to(RECEIVE_LEN * 4);
+    }
+}
+
+async fn receive_all(shared: Arc<Shared>, reader: OwnedReadHalf) {
+    let ended = shared.ended.notified();
+    let reason = tokio::select! {
+        reason = receive(&shared, reader) => reason,
+        () = ended => return,
+    };
+    shared.break_off(&reason);
+}
+
+/// Receives until the connection breaks; says why it did.
+async fn receive(shared: &Shared, mut reader: OwnedReadHalf) -> String {
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(RECEIVE_LEN.max(frame::expected_len(&buffer).saturating_sub(buffer.len())));
+        match reader.read_buf(&mut buffer).await {
+            Ok(0) => return "the server closed the connection".to_owned(),
+            Ok(_) => {}
+            Err(error) => return error.to_string(),
+        }
+        loop {
+            let (id, kind, len) = match frame::decode(&buffer) {
+                Ok(Some(found)) => (found.id, found.kind, found.len),
+                Ok(None) => break,
+                Err(bad) => return bad.to_string(),
+            };
+            let mut bytes = buffer.split_to(len).freeze();
+            let body = bytes.split_off(frame::HEADER_LEN);
+            let waiting = shared.lock().waiting.try_remove(id as usize);
+            let Some(waiting) = waiting else {
+                return format!("the server answered a request {id} that was not asked");
+            };
+            shared.room.add_permits(1);
+            if let Some(caller) = waiting.caller {
+                // A caller that has gone needs no answer.
+                let _ = caller.send(Ok(ReplyFrame { kind, body }));
+            }
+        }
+    }
+}
+
+async fn watch_deadlines(shared: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    loop {
+        ticks.tick().await;
+        let mut late = Vec::new();
+        {
+            let mut state = shared.lock();
+            if state.broken.is_some() {
+                return;
+            }
+            let now = Instant::now();
+            for (_, waiting) in &mut state.waiting {
+                if waiting.deadline <= now {
+                    late.extend(waiting.caller.take());
+                }
+            }
+        }
+        for caller in late {
+            // A caller that has gone needs no answer.
+            let _ = caller.send(Err(Lost::Late));
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What the client believes of where keys are: filled at the start, healed from replies.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rangedb_protocol::{Route, Target};
+
+/// A range as the client believes it to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Known {
+    target: Target,
+    start: Vec<u8>,
+    end: Option<Vec<u8>>,
+    place: Place,
+}
+
+/// Where to send a request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// HOST:PORT of the node.
+    pub address: Arc<str>,
+    /// The shard, if it is known.
+    pub shard: Option<u16>,
+}
+
+/// The directory of one client.
+#[derive(Debug, Default)]
+pub struct Directory {
+    /// By first key; they do not overlap.
+    ranges: RwLock<Vec<Known>>,
+}
+
+fn holds(known: &Known, key: &[u8]) -> bool {
+    known.start.as_slice() <= key && known.end.as_deref().is_none_or(|end| key < end)
+}
+
+fn overlap(a: &Known, b: &Known) -> bool {
+    let before = |x: &Known, y: &Known| x.end.as_ref().is_some_and(|end| *end <= y.start);
+    !before(a, b) && !before(b, a)
+}
+
+impl Directory {
+    /// The range of a key, if it is known.
+    pub fn find(&self, key: &[u8]) -> Option<(Target, Place)> {
+        let ranges = self.ranges.read().unwrap_or_else(PoisonError::into_inner);
+        let after = ranges.partition_point(|known| known.start.as_slice() <= key);
+        let known = ranges
+            .get(after.checked_sub(1)?)
+            .filter(|known| holds(known, key))?;
+        Some((known.target, known.place.clone()))
+    }
+
+    /// Learns of a range from the node at `from`. What overlaps it and is not newer is forgotten.
+    pub fn learn(&self, route: Route, from: &Arc<str>) {
+        let address = if route.address.is_empty() {
+            from.clone()
+        } else {
+            Arc::from(route.address.as_str())
+        };
+        let new = Known {
+            target: Target {
+                range: route.range,
+                version: route.version,
+                conf: route.conf,
+            },
+            start: route.start,
+            end: route.end,
+            place: Place {
+                address,
+                shard: route.leader.map(|(_, shard)| shard),
+            },
+        };
+        let mut ranges = self.ranges.write().unwrap_or_else(PoisonError::into_inner);
+        let epoch = |known: &Known| (known.target.version, known.target.conf);
+        if ranges
+            .iter()
+            .any(|known| overlap(known, &new) && epoch(known) > epoch(&new))
+        {
+            return;
+        }
+        ranges.retain(|known| !overlap(known, &new));
+        let at = ranges.partition_point(|known| known.start < new.start);
+        ranges.insert(at, new);
+    }
+
+    /// Forgets the range of a key, so that the next try asks anew.
+    pub fn forget(&self, key: &[u8]) {
+        let mut ranges = self.ranges.write().unwrap_or_else(PoisonError::into_inner);
+        ranges.retain(|known| !holds(known, key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(range: u64, version: u32, start: &str, end: Option<&str>, shard: u16) -> Route {
+        Route {
+            range,
+            version,
+            conf: 1,
+            start: start.into(),
+            end: end.map(Into::into),
+            leader: Some((1, shard)),
+            address: String::new(),
+        }
+    }
+
+    fn shard_of(directory: &Directory, key: &str) -> Option<u16> {
+        directory
+            .find(key.as_bytes())
+            .and_then(|(_, place)| place.shard)
+    }
+
+    #[test]
+    fn newer_routes_replace_what_they_overlap() {
+        let (directory, from) = (Directory::default(), Arc::from("here:1"));
+        directory.learn(route(1, 1, "", None, 0), &from);
+        assert_eq!(shard_of(&directory, "z"), Some(0));
+        directory.learn(route(2, 2, "m", None, 1), &from);
+        assert_eq!(
+            (shard_of(&directory, "z"), shard_of(&directory, "a")),
+            (Some(1), None)
+        );
+        directory.learn(route(1, 1, "", None, 0), &from);
+        assert_eq!(
+            shard_of(&directory, "z"),
+            Some(1),
+            "an old route changes nothing"
+        );
+        directory.learn(route(1, 2, "", Some("m"), 0), &from);
+        assert_eq!(shard_of(&directory, "a"), Some(0));
+        directory.forget(b"z");
+        assert_eq!(
+            (shard_of(&directory, "z"), shard_of(&directory, "a")),
+            (None, Some(0))
+        );
+    }
+}

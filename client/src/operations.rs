@@ -1,0 +1,386 @@
+//! The operations of a client: keys and values in, typed results out.
+
+use bytes::Bytes;
+use rangedb_protocol::{
+    Condition as WireCondition, Mutation as WireMutation, RangeState, Reply, RequestBody,
+};
+
+use crate::client::{Call, Client, Take};
+use crate::error::Error;
+
+/// A value and its version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Versioned {
+    /// The bytes; empty differs from absent.
+    pub value: Bytes,
+    /// The commit timestamp of the write.
+    pub version: u64,
+}
+
+/// What a delete did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deleted {
+    /// Its commit timestamp.
+    pub version: u64,
+    /// Whether there was a value.
+    pub existed: bool,
+}
+
+/// When a compare-and-swap writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition<'a> {
+    /// The key has no value.
+    Absent,
+    /// The key has exactly this value.
+    Value(&'a [u8]),
+    /// The key's value has this version.
+    Version(u64),
+}
+
+/// What a compare-and-swap did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CasOutcome {
+    /// The condition held; written under this version.
+    Swapped {
+        /// The commit timestamp.
+        version: u64,
+    },
+    /// It did not hold; nothing was written.
+    Failed {
+        /// The version of the present value; `None`: there is none.
+        current: Option<u64>,
+    },
+}
+
+/// What an increment did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Incremented {
+    /// The number now.
+    pub value: i64,
+    /// Its commit timestamp.
+    pub version: u64,
+}
+
+/// One change of a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mutation {
+    /// The key.
+    pub key: Bytes,
+    /// Its new value; `None` deletes it.
+    pub value: Option<Bytes>,
+}
+
+/// What to scan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScanOptions {
+    /// First key, inclusive; `None`: from the beginning.
+    pub start: Option<Bytes>,
+    /// End, exclusive; `None`: to the end.
+    pub end: Option<Bytes>,
+    /// Most rows of a page; 0: as many as the server gives at once.
+    pub limit: usize,
+}
+
+/// A row of a scan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The key.
+    pub key: Bytes,
+    /// Its value.
+    pub value: Bytes,
+    /// The value's version.
+    pub version: u64,
+}
+
+/// A part of a scan's rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// In key order.
+    pub rows: Vec<Row>,
+    /// How to go on; `None`: the interval is exhausted.
+    pub continuation: Option<Continuation>,
+}
+
+/// How a scan goes on: opaque, good until the snapshot is collected, also after a restart of
+/// servers or of this client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Continuation {
+    token: Bytes,
+    limit: usize,
+}
+
+/// A value's place in the frame that it came in.
+fn part(of: &Bytes, slice: &[u8]) -> Bytes {
+    of.slice_ref(slice)
+}
+
+fn version_of(reply: Reply<'_>, _: &Bytes) -> Option<u64> {
+    match reply {
+        Reply::Written { version, .. } => Some(version),
+        _ => None,
+    }
+}
+
+fn page(reply: Reply<'_>, frame: &Bytes) -> Option<Page> {
+    let Reply::Rows {
+        rows, continuation, ..
+    } = reply
+    else {
+        return None;
+    };
+    let rows = rows.into_iter().map(|row| Row {
+        key: part(frame, row.key),
+        value: part(frame, row.value),
+        version: row.version,
+    });
+    let continuation = continuation.map(|token| Continuation {
+        token: part(frame, token),
+        limit: 0,
+    });
+    Some(Page {
+        rows: rows.collect(),
+        continuation,
+    })
+}
+
+impl Client {
+    /// Reads a key, linearizably.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Versioned>, Error> {
+        let key = key.as_ref();
+        let take: Take<Option<Versioned>> = |reply, frame| match reply {
+            Reply::Value { value, version } => Some(value.map(|value| Versioned {
+                value: part(frame, value),
+                version,
+            })),
+            _ => None,
+        };
+        let body = |_| RequestBody::Get { key };
+        let deadline = self.deadline();
+        self.call(Call {
+            key: Some(key),
+            body: &body,
+            is_write: false,
+            take,
+            deadline,
+        })
+        .await
+    }
+
+    /// Sets a key; gives the version.
+    ///
+    /// # Errors
+    /// See [`Error`]; its fate tells what became of the write.
+    pub async fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<u64, Error> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        let body = |session| RequestBody::Put {
+            key,
+            value,
+            session,
+        };
+        let deadline = self.deadline();
+        let take = version_of;
+        self.call(Call {
+            key: Some(key),
+            body: &body,
+            is_write: true,
+            take,
+            deadline,
+        })
+        .await
+    }
+
+    /// Removes a key.
+    ///
+    /// # Errors
+    /// See [`Error`]; its fate tells what became of the write.
+    pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<Deleted, Error> {
+        let key = key.as_ref();
+        let take: Take<Deleted> = |reply, _| match reply {
+            Reply::Written { version, existed } => Some(Deleted { version, existed }),
+            _ => None,
+        };
+        let body = |session| RequestBody::Delete { key, session };
+        let deadline = self.deadline();
+        self.call(Call {
+            key: Some(key),
+            body: &body,
+            is_write: true,
+            take,
+            deadline,
+        })
+        .await
+    }
+
+    /// Sets a key, or without a value removes it, if the condition holds.
+    ///
+    /// # Errors
+    /// See [`Error`]; its fate tells what became of the write.
+    pub async fn compare_and_swap(
+        &self,
+        key: impl AsRef<[u8]>,
+        condition: Condition<'_>,
+        value: Option<&[u8]>,
+    ) -> Result<CasOutcome, Error> {
+        let key = key.as_ref();
+        let condition = match condition {
+            Condition::Absent => WireCondition::Absent,
+            Condition::Value(value) => WireCondition::Value(value),
+            Condition::Version(version) => WireCondition::Version(version),
+        };
+        let take: Take<CasOutcome> = |reply, _| match reply {
+            Reply::Written { version, .. } => Some(CasOutcome::Swapped { version }),
+            Reply::ConditionFailed { current } => Some(CasOutcome::Failed { current }),
+            _ => None,
+        };
+        let body = |session| RequestBody::CompareAndSwap {
+            key,
+            condition,
+            value,
+            session,
+        };
+        let deadline = self.deadline();
+        self.call(Call {
+            key: Some(key),
+            body: &body,
+            is_write: true,
+            take,
+            deadline,
+        })
+        .await
+    }
+
+    /// Adds to a signed 64-bit number in decimal text; an absent key counts as 0.
+    ///
+    /// # Errors
+    /// See [`Error`]; its fate tells what became of the write.
+    pub async fn increment(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<Incremented, Error> {
+        let key = key.as_ref();
+        let take: Take<Incremented> = |reply, _| match reply {
+            Reply::Number { value, version } => Some(Incremented { value, version }),
+            _ => None,
+        };
+        let body = |session| RequestBody::Increment {
+            key,
+            delta,
+            session,
+        };
+        let deadline = self.deadline();
+        self.call(Call {
+            key: Some(key),
+            body: &body,
+            is_write: true,
+            take,
+            deadline,
+        })
+        .await
+    }
+
+    /// Changes several keys of one range, all or nothing; of a key named twice the last change
+    /// counts. Gives the version.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`crate::ErrorCode::SeveralRanges`] if the keys lie in several ranges.
+    pub async fn write(&self, mutations: Vec<Mutation>) -> Result<u64, Error> {
+        let first = mutations.first().map(|m| m.key.clone());
+        let body = |session| RequestBody::Write {
+            mutations: mutations
+                .iter()
+                .map(|m| WireMutation {
+                    key: &m.key,
+                    value: m.value.as_deref(),
+                })
+                .collect(),
+            session,
+        };
+        let deadline = self.deadline();
+        let (key, take) = (first.as_deref(), version_of);
+        self.call(Call {
+            key,
+            body: &body,
+            is_write: true,
+            take,
+            deadline,
+        })
+        .await
+    }
+
+    /// Reads the first rows of an interval. A page is a snapshot within one range; it ends at the
+    /// range's border, where the next one begins with a snapshot of its own.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn scan(&self, options: ScanOptions) -> Result<Page, Error> {
+        let start = options.start.as_deref();
+        let body = |_| RequestBody::Scan {
+            start,
+            end: options.end.as_deref(),
+            rows_max: u32::try_from(options.limit).unwrap_or(u32::MAX),
+            bytes_max: 0,
+            continuation: None,
+        };
+        let deadline = self.deadline();
+        let key = Some(start.unwrap_or_default());
+        let call = Call {
+            key,
+            body: &body,
+            is_write: false,
+            take: page,
+            deadline,
+        };
+        self.call(call)
+            .await
+            .map(|page| with_limit(page, options.limit))
+    }
+
+    /// Goes on with a scan.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`crate::ErrorCode::SnapshotTooOld`] if its versions were collected.
+    pub async fn scan_next(&self, continuation: Continuation) -> Result<Page, Error> {
+        let token = &continuation.token;
+        let next = rangedb_protocol::continuation::Continuation::decode(token);
+        let next = next.map(|next| next.next).unwrap_or_default();
+        let body = |_| RequestBody::Scan {
+            start: None,
+            end: None,
+            rows_max: u32::try_from(continuation.limit).unwrap_or(u32::MAX),
+            bytes_max: 0,
+            continuation: Some(token),
+        };
+        let deadline = self.deadline();
+        let key = Some(next.as_slice());
+        let call = Call {
+            key,
+            body: &body,
+            is_write: false,
+            take: page,
+            deadline,
+        };
+        self.call(call)
+            .await
+            .map(|page| with_limit(page, continuation.limit))
+    }
+
+    /// The ranges of a node, the cluster's own among them.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn ranges(&self) -> Result<Vec<RangeState>, Error> {
+        let node = self.status().await?;
+        Ok(node
+            .shards
+            .into_iter()
+            .flat_map(|shard| shard.ranges)
+            .collect())
+    }
+}
+
+fn with_limit(mut page: Page, limit: usize) -> Page {
+    if let Some(continuation) = &mut page.continuation {
+        continuation.limit = limit;
+    }
+    page
+}

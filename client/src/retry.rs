@@ -1,0 +1,69 @@
+//! When to try again: jittered backoff, and a budget so that retries never become the load.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+const FIRST: Duration = Duration::from_millis(5);
+const LONGEST: Duration = Duration::from_millis(500);
+/// A call earns this much of a retry; a retry costs [`RETRY`].
+const EARNED: i64 = 1;
+const RETRY: i64 = 10;
+/// Retries that may be saved up.
+const SAVED_MAX: i64 = 500 * RETRY;
+
+/// How long to wait before the `tries`-th retry, at least what the server asked for. Full jitter:
+/// see Brooker, "Exponential Backoff And Jitter" (2015).
+pub fn pause(tries: u32, asked: Option<Duration>) -> Duration {
+    let most = FIRST.saturating_mul(1 << tries.min(10)).min(LONGEST);
+    asked.unwrap_or_default() + most.mul_f64(rand::random::<f64>())
+}
+
+/// The retries that all calls of a client share.
+#[derive(Debug)]
+pub struct Budget(AtomicI64);
+
+impl Budget {
+    /// A full budget.
+    pub fn new() -> Budget {
+        Budget(AtomicI64::new(SAVED_MAX))
+    }
+
+    /// A call begins.
+    pub fn earn(&self) {
+        if self.0.load(Ordering::Relaxed) < SAVED_MAX {
+            self.0.fetch_add(EARNED, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes a retry, if there is one.
+    pub fn take(&self) -> bool {
+        if self.0.fetch_sub(RETRY, Ordering::Relaxed) >= RETRY {
+            return true;
+        }
+        self.0.fetch_add(RETRY, Ordering::Relaxed);
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_are_bounded() {
+        for tries in 0..40 {
+            assert!(pause(tries, None) <= LONGEST);
+            assert!(pause(tries, Some(LONGEST)) >= LONGEST);
+        }
+    }
+
+    #[test]
+    fn a_budget_runs_out_and_is_earned_again() {
+        let budget = Budget::new();
+        let taken = (0..10_000).filter(|_| budget.take()).count();
+        assert_eq!(taken as i64, SAVED_MAX / RETRY);
+        (0..RETRY).for_each(|_| budget.earn());
+        assert!(budget.take());
+        assert!(!budget.take());
+    }
+}

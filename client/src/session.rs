@@ -1,0 +1,195 @@
+//! The client's session: the names of its writes, by which a retry is applied at most once.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use rangedb_protocol::Session as Pair;
+
+/// Counter bits of a timestamp; above them are milliseconds.
+const COUNTER_BITS: u32 = 16;
+
+#[derive(Debug)]
+struct Open {
+    next: u64,
+    /// Writes that may still be tried or be on their way.
+    unanswered: BTreeSet<u64>,
+    /// Writes whose caller has gone, and when they count as answered.
+    abandoned: Vec<(u64, Instant)>,
+}
+
+/// What the client knows of the cluster's time.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    timestamp: u64,
+    at: Instant,
+}
+
+/// One client's session.
+#[derive(Debug)]
+pub struct Session {
+    client: u128,
+    open: Mutex<Open>,
+    seen: Mutex<Seen>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds one of these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Session {
+    /// A new session under a random id.
+    pub fn new() -> Session {
+        Session {
+            client: rand::random(),
+            open: Mutex::new(Open {
+                next: 1,
+                unanswered: BTreeSet::new(),
+                abandoned: Vec::new(),
+            }),
+            seen: Mutex::new(Seen {
+                timestamp: 0,
+                at: Instant::now(),
+            }),
+        }
+    }
+
+    /// A server has said what time it is.
+    pub fn observe(&self, timestamp: u64) {
+        let mut seen = lock(&self.seen);
+        if timestamp > seen.timestamp {
+            *seen = Seen {
+                timestamp,
+                at: Instant::now(),
+            };
+        }
+    }
+
+    /// The largest timestamp seen.
+    pub fn token(&self) -> u64 {
+        lock(&self.seen).timestamp
+    }
+
+    /// The cluster's time as this client reckons.
+    fn now(&self) -> u64 {
+        let seen = *lock(&self.seen);
+        let since = seen.at.elapsed().as_millis() as u64;
+        seen.timestamp.saturating_add(since << COUNTER_BITS)
+    }
+
+    /// Names a new write.
+    pub fn begin(&self, deadline: Instant) -> Write<'_> {
+        let first_tried = self.now();
+        let mut open = lock(&self.open);
+        let sequence = open.next;
+        open.next += 1;
+        open.unanswered.insert(sequence);
+        Write {
+            session: self,
+            sequence,
+            first_tried,
+            deadline,
+            answered: false,
+        }
+    }
+
+    fn lowest_unanswered(&self) -> u64 {
+        let mut open = lock(&self.open);
+        if !open.abandoned.is_empty() {
+            let now = Instant::now();
+            let Open {
+                abandoned,
+                unanswered,
+                ..
+            } = &mut *open;
+            abandoned.retain(|(sequence, until)| {
+                let waits = *until > now;
+                if !waits {
+                    unanswered.remove(sequence);
+                }
+                waits
+            });
+        }
+        open.unanswered.first().copied().unwrap_or(open.next)
+    }
+}
+
+/// A write that has a name. Until it is answered, or its deadline has passed, no later write lets
+/// the servers forget it; so a caller may go while the write goes on.
+#[derive(Debug)]
+pub struct Write<'a> {
+    session: &'a Session,
+    sequence: u64,
+    first_tried: u64,
+    deadline: Instant,
+    answered: bool,
+}
+
+impl Write<'_> {
+    /// The pair that goes with each try.
+    pub fn pair(&self) -> Pair {
+        Pair {
+            client: self.session.client,
+            sequence: self.sequence,
+            lowest_unanswered: self.session.lowest_unanswered(),
+            first_tried: self.first_tried,
+        }
+    }
+
+    /// Its outcome is known; it is not tried again.
+    pub fn answered(mut self) {
+        self.answered = true;
+    }
+}
+
+impl Drop for Write<'_> {
+    fn drop(&mut self) {
+        let mut open = lock(&self.session.open);
+        if self.answered {
+            open.unanswered.remove(&self.sequence);
+        } else {
+            open.abandoned.push((self.sequence, self.deadline));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn the_lowest_unanswered_waits_for_answers() {
+        let session = Session::new();
+        let later = Instant::now() + Duration::from_secs(60);
+        let (first, second) = (session.begin(later), session.begin(later));
+        assert_eq!((first.pair().sequence, second.pair().sequence), (1, 2));
+        assert_eq!(second.pair().lowest_unanswered, 1);
+        first.answered();
+        assert_eq!(second.pair().lowest_unanswered, 2);
+        second.answered();
+        assert_eq!(session.begin(later).pair().lowest_unanswered, 3);
+    }
+
+    #[test]
+    fn an_abandoned_write_is_kept_until_its_deadline() {
+        let session = Session::new();
+        let later = Instant::now() + Duration::from_secs(60);
+        drop(session.begin(later));
+        assert_eq!(session.begin(later).pair().lowest_unanswered, 1);
+        let session = Session::new();
+        drop(session.begin(Instant::now()));
+        assert_eq!(session.begin(later).pair().lowest_unanswered, 2);
+    }
+
+    #[test]
+    fn time_goes_on_from_what_was_seen() {
+        let session = Session::new();
+        session.observe(5_000 << COUNTER_BITS);
+        session.observe(4_000 << COUNTER_BITS);
+        assert_eq!(session.token(), 5_000 << COUNTER_BITS);
+        let write = session.begin(Instant::now());
+        assert!(write.pair().first_tried >= 5_000 << COUNTER_BITS);
+    }
+}

@@ -1,0 +1,87 @@
+//! Layers, units and refusals of settings.
+
+use super::*;
+use raw::BadConfig;
+
+fn raw(flags: &[(Key, &str)]) -> RawConfig {
+    let mut raw = RawConfig::new();
+    raw.add_flag(Key::DataDir, Some(&"data".to_owned()));
+    for (key, value) in flags {
+        raw.add_flag(*key, Some(&(*value).to_owned()));
+    }
+    raw
+}
+
+#[test]
+fn flags_stand_above_variables_above_the_file_above_defaults() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("rangedb.toml");
+    std::fs::write(&file, "listen = \"f:1\"\nmemory = \"1GiB\"\nlog = \"json\"\nshards = 2\n")
+        .expect("written");
+    let mut raw = RawConfig::new();
+    raw.add_file(&file).expect("read");
+    let variables = [("RANGEDB_LISTEN", "v:2"), ("RANGEDB_LOG", "text"), ("RANGEDB_ADDR", "x")];
+    raw.add_variables(variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())))
+        .expect("known");
+    raw.add_flag(Key::Log, Some(&"json".to_owned()));
+    raw.add_flag(Key::DataDir, Some(&"d".to_owned()));
+    let config = Config::validate(&raw).expect("valid");
+    assert_eq!((config.listen.as_str(), config.log), ("v:2", LogFormat::Json));
+    assert_eq!((config.memory, config.shards), (1 << 30, 2));
+    let printed = raw.print();
+    assert!(printed.contains("listen = \"v:2\" # variable RANGEDB_LISTEN"), "{printed}");
+    assert!(printed.contains("log = \"json\" # flag --log"), "{printed}");
+    assert!(printed.contains("gc-retention = \"10m\" # default"), "{printed}");
+    printed.parse::<toml::Table>().expect("the printed form is a file");
+}
+
+#[test]
+fn unknown_keys_name_the_nearest() {
+    let mut raw = RawConfig::new();
+    let variable = ("RANGEDB_DATADIR".to_owned(), "x".to_owned());
+    let error = raw.add_variables([variable].into_iter()).expect_err("unknown");
+    assert!(error.to_string().contains("did you mean RANGEDB_DATA_DIR?"), "{error}");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("rangedb.toml");
+    std::fs::write(&file, "lisen = \"x\"\n").expect("written");
+    let error = raw.add_file(&file).expect_err("unknown");
+    assert!(matches!(&error, BadConfig::UnknownKey(_, near) if near == "listen"), "{error}");
+    std::fs::write(&file, "lis").expect("written");
+    assert!(matches!(raw.add_file(&file), Err(BadConfig::File { .. })));
+}
+
+#[test]
+fn bad_values_are_refused_with_the_rule() {
+    for (key, value) in [
+        (Key::DataDir, ""),
+        (Key::Shards, "0"),
+        (Key::Shards, "many"),
+        (Key::Memory, "5"),
+        (Key::Memory, "1GB"),
+        (Key::Log, "xml"),
+        (Key::GcRetention, "10"),
+        (Key::GcRetention, "5ms"),
+        (Key::Cpus, "9999"),
+        (Key::Cpus, "a"),
+        (Key::SplitAt, "b,a"),
+        (Key::SplitAt, "a,,b"),
+        (Key::Http, "nowhere"),
+    ] {
+        let error = Config::validate(&raw(&[(key, value)])).expect_err(value);
+        assert!(error.to_string().contains(key.name()), "{error}");
+    }
+}
+
+#[test]
+fn units_are_read() {
+    assert_eq!(parse_size("64KiB"), Ok(64 << 10));
+    assert_eq!(parse_size("3 GiB"), Ok(3 << 30));
+    assert_eq!(parse_size("17"), Ok(17));
+    assert!(parse_size("99999999999GiB").is_err());
+    assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+    assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7200)));
+    assert!(parse_duration("5d").is_err());
+    let keys = vec![b"a".to_vec(), b"b,\\\xff".to_vec()];
+    assert_eq!(parse_keys(r"a,b\,\\\xff"), Ok(keys));
+    assert!(parse_keys(r"a\").is_err());
+}

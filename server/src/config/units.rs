@@ -1,0 +1,120 @@
+//! Sizes, durations and lists of keys, as people type them.
+
+use std::time::Duration;
+
+/// Reads a size such as `64MiB`; a bare number counts bytes.
+///
+/// # Errors
+/// What it should be.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let rule = || "a size is a number with KiB, MiB or GiB, such as 512MiB".to_owned();
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim() {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return Err(rule()),
+    };
+    let number: u64 = number.parse().map_err(|_| rule())?;
+    number.checked_mul(1 << shift).ok_or_else(rule)
+}
+
+/// Reads a duration such as `500ms`, `5s`, `10m` or `1h`.
+///
+/// # Errors
+/// What it should be.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let rule = || "a duration is a number with ms, s, m or h, such as 10m".to_owned();
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(rule)?;
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| rule())?;
+    let ms = match unit {
+        "ms" => Some(number),
+        "s" => number.checked_mul(1000),
+        "m" => number.checked_mul(60 * 1000),
+        "h" => number.checked_mul(60 * 60 * 1000),
+        _ => None,
+    };
+    ms.map(Duration::from_millis).ok_or_else(rule)
+}
+
+/// Reads a list of keys: separated by commas; `\xNN` stands for a byte, `\,` for a comma, `\\` for
+/// a backslash.
+///
+/// # Errors
+/// What it should be.
+pub fn parse_keys(text: &str) -> Result<Vec<Vec<u8>>, String> {
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut keys = vec![Vec::new()];
+    let mut rest = text.as_bytes();
+    while let Some((byte, after)) = rest.split_first() {
+        rest = after;
+        let byte = match byte {
+            b',' => {
+                keys.push(Vec::new());
+                continue;
+            }
+            b'\\' => {
+                let (byte, after) = unescape(rest)?;
+                rest = after;
+                byte
+            }
+            byte => *byte,
+        };
+        if let Some(key) = keys.last_mut() {
+            key.push(byte);
+        }
+    }
+    if keys.iter().any(|key| key.is_empty() || key.len() > rangedb_protocol::limits::KEY_LEN_MAX) {
+        return Err("a border has 1 to 4096 bytes".to_owned());
+    }
+    if !keys.is_sorted_by(|a, b| a < b) {
+        return Err("borders rise, and none comes twice".to_owned());
+    }
+    Ok(keys)
+}
+
+fn unescape(rest: &[u8]) -> Result<(u8, &[u8]), String> {
+    match rest {
+        [b'x', high, low, rest @ ..] => {
+            let digits = [*high, *low];
+            let digits = std::str::from_utf8(&digits).unwrap_or("");
+            let byte = u8::from_str_radix(digits, 16);
+            byte.map(|byte| (byte, rest)).map_err(|_| "\\x takes two hex digits".to_owned())
+        }
+        [byte @ (b',' | b'\\'), rest @ ..] => Ok((*byte, rest)),
+        _ => Err("a backslash stands before xNN, a comma or a backslash".to_owned()),
+    }
+}
+
+/// Memory that this process may use: the machine's, or its control group's limit if that is less.
+pub fn machine_memory() -> u64 {
+    let number = |path: &str| -> Option<u64> {
+        std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| rest.trim().strip_suffix("kB"))
+        .and_then(|kib| kib.trim().parse::<u64>().ok())
+        .map_or(1 << 30, |kib| kib << 10);
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = groups.lines().filter_map(|line| line.split(':').nth(2));
+    let limits = own
+        .flat_map(|group| {
+            [
+                format!("/sys/fs/cgroup{group}/memory.max"),
+                format!("/sys/fs/cgroup/memory{group}/memory.limit_in_bytes"),
+            ]
+        })
+        .filter_map(|path| number(&path));
+    limits.fold(total, u64::min)
+}
