@@ -187,6 +187,7 @@ fn engine(
 pub struct TestClient {
     pub stream: TcpStream,
     received: Vec<u8>,
+    chunk: Vec<u8>,
     builder: FlatBufferBuilder<'static>,
     client: u128,
     sequence: u64,
@@ -219,6 +220,7 @@ impl TestClient {
         TestClient {
             stream,
             received: Vec::new(),
+            chunk: vec![0; 64 << 10],
             builder,
             client: rand::random(),
             sequence: 0,
@@ -281,7 +283,6 @@ impl TestClient {
 
     /// The next reply; `None`: the connection has ended.
     pub fn receive(&mut self) -> Option<Received> {
-        let mut chunk = vec![0; 256 << 10];
         loop {
             if let Some(found) = frame::decode(&self.received).expect("good frames") {
                 let received = Received {
@@ -293,9 +294,9 @@ impl TestClient {
                 self.received.drain(..len);
                 return Some(received);
             }
-            match self.stream.read(&mut chunk) {
+            match self.stream.read(&mut self.chunk) {
                 Ok(0) => return None,
-                Ok(len) => self.received.extend_from_slice(&chunk[..len]),
+                Ok(len) => self.received.extend_from_slice(&self.chunk[..len]),
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
                 Err(error) => panic!("{error}"),
             }

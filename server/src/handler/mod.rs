@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rangedb_engine::error::Error;
+use rangedb_engine::limits;
 use rangedb_engine::request::{self, SessionPair, Write};
 use rangedb_engine::shard::{WriteRequest, WriteSink};
 use rangedb_engine::types::{Blob, ClientId, Epoch, RangeId, ShardId, Timestamp};
@@ -32,6 +33,16 @@ use crate::handler::refusal::Refusal;
 use crate::handler::scan::LocalScan;
 use crate::shard::context::Context;
 use crate::shard::router::Place;
+
+// The engine's limits are the protocol's.
+const _: () = {
+    assert!(limits::KEY_LEN_MAX == rangedb_protocol::limits::KEY_LEN_MAX);
+    assert!(limits::VALUE_LEN_MAX == rangedb_protocol::limits::VALUE_LEN_MAX);
+    assert!(limits::BATCH_LEN_MAX == rangedb_protocol::limits::BATCH_LEN_MAX);
+    assert!(limits::BATCH_OPS_MAX == rangedb_protocol::limits::BATCH_OPS_MAX);
+    assert!(limits::SCAN_ROWS_MAX == rangedb_protocol::limits::SCAN_ROWS_MAX);
+    assert!(limits::SCAN_BYTES_MAX == rangedb_protocol::limits::SCAN_BYTES_MAX);
+};
 
 /// The kinds of requests, as counters tell them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -262,6 +273,7 @@ fn propose<O: Origin>(
     if !matches!(place, Place::Here) {
         return elsewhere(origin, call, place);
     }
+    context.check_time(Timestamp(session.first_tried))?;
     let session = SessionPair {
         client: ClientId(session.client),
         sequence: session.sequence,

@@ -166,9 +166,11 @@ enum Step {
 }
 
 impl Connection {
-    /// Does what there is to do: handles frames, sends replies, takes new bytes.
+    /// Does what there is to do: handles frames, sends replies, takes new bytes. Whatever becomes
+    /// ready meanwhile is seen by the turn itself.
     fn turn(self: &Rc<Self>, cx: &mut TaskContext<'_>, input: &mut Input) -> Poll<End> {
         self.keep_waker(cx.waker());
+        self.woken.set(true);
         loop {
             let step = match self.take_in(cx, input) {
                 Ok(step) => step,
@@ -183,7 +185,10 @@ impl Connection {
             }
             match step {
                 Step::Idle if paused && self.may_take() => {}
-                Step::Idle => return Poll::Pending,
+                Step::Idle => {
+                    self.woken.set(false);
+                    return Poll::Pending;
+                }
                 Step::Worked => {}
                 Step::Busy => {
                     cx.waker().wake_by_ref();
@@ -194,7 +199,6 @@ impl Connection {
     }
 
     fn keep_waker(&self, waker: &Waker) {
-        self.woken.set(false);
         let mut task = self.task.borrow_mut();
         if !task.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
             *task = Some(waker.clone());

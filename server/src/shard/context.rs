@@ -188,15 +188,21 @@ impl Context {
 
     /// Raises the node's clock to what a client has seen elsewhere.
     fn observe(&self, token: Timestamp) -> Result<(), Refusal> {
-        let present = self.shard.now();
-        if token > present.plus_ms(MAX_CLOCK_OFFSET_MS) {
-            let rule = format!("the timestamp {token} lies in the future of this node's clock");
+        self.check_time(token)?;
+        self.hlc.observe(token);
+        self.seen.set(token);
+        Ok(())
+    }
+
+    /// Whether a client can know a timestamp, by this node's clocks.
+    ///
+    /// # Errors
+    /// It lies in the future.
+    pub fn check_time(&self, told: Timestamp) -> Result<(), Refusal> {
+        if told > self.shard.now().plus_ms(MAX_CLOCK_OFFSET_MS) {
+            let rule = format!("the timestamp {told} lies in the future of this node's clock");
             return Err(Error::Invalid(rule).into());
         }
-        if token > present {
-            self.hlc.observe(token);
-        }
-        self.seen.set(token);
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 //! A live node over real sockets: what clients may do, and what they may not.
 
+mod garbage;
+
 use std::io::Write;
 use std::time::Duration;
 
