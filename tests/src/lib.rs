@@ -1,1 +1,4 @@
-//! Placeholder.
+//! What needs more than one crate: the simulator, and tests against real processes.
+
+pub mod invariants;
+pub mod sim;

@@ -63,6 +63,16 @@ pub fn sole_member(replica: ReplicaId, location: Location) -> Members {
     Members::from(BTreeMap::from([(replica, location)]))
 }
 
+/// Whether a replica is the only voter of a membership, encoded.
+///
+/// # Errors
+/// The bytes are no membership.
+pub fn is_sole_voter(membership: &[u8], replica: ReplicaId) -> io::Result<bool> {
+    let members = decode_membership(membership)?;
+    let mut voters = members.voter_ids();
+    Ok(voters.next() == Some(replica) && voters.next().is_none())
+}
+
 /// Our log id as openraft's.
 pub fn raft_log_id<E: Env>(id: wal::LogId) -> LogIdOf<TypeConfig<E>> {
     LogIdOf::<TypeConfig<E>>::new(

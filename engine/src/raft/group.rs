@@ -100,12 +100,6 @@ impl<E: Env> RaftGroup<E> {
             .map_err(|e| self.failed(e))
     }
 
-    /// Whether this replica is the group's only voter.
-    pub fn is_sole_voter(&self) -> bool {
-        let mut voters = self.raft.voter_ids();
-        voters.next() == Some(self.replica) && voters.next().is_none()
-    }
-
     /// Proposes one entry. `done` is called once, on this thread, when it was applied or refused;
     /// never if the group has stopped.
     ///

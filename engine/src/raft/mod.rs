@@ -18,7 +18,7 @@ mod network;
 mod state_machine;
 mod type_config;
 
-pub use convert::{decode_membership, encode_membership, sole_member};
+pub use convert::{decode_membership, encode_membership, is_sole_voter, sole_member};
 pub use group::{ProposalResult, RaftGroup};
 pub use log_store::LogStore;
 pub use state_machine::{SnapshotHandle, StateMachine};

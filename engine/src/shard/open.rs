@@ -12,7 +12,7 @@ use crate::env::{AsyncRuntime, Env, World};
 use crate::error::Fatal;
 use crate::hlc::Hlc;
 use crate::lsm::{Lsm, LsmOptions, keys};
-use crate::raft::{RaftGroup, encode_membership, sole_member};
+use crate::raft::{RaftGroup, encode_membership, is_sole_voter, sole_member};
 use crate::range::proposer;
 use crate::range::replica::{Replica, ReplicaParts};
 use crate::range::sessions::{ClientMarks, SavedPair, SessionRow};
@@ -285,7 +285,11 @@ async fn start<E: Env>(
             store.fail(fatal);
         }
     }));
-    if raft.is_sole_voter() {
+    // The state is asked, not openraft's metrics, which lag behind its start.
+    let membership = replica.with_state(|state| state.membership.body.clone());
+    let alone = is_sole_voter(&membership, replica.group.replica)
+        .map_err(|e| Fatal::Inconsistent(format!("a membership: {e}")))?;
+    if alone {
         raft.campaign().await?;
     }
     Ok(Running { replica, raft })

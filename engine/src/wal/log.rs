@@ -1,7 +1,7 @@
 //! The log of one group, as it is known in memory.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use crate::env::{Env, File};
@@ -97,23 +97,14 @@ impl Log {
     }
 
     /// Adds an entry at the end.
-    fn push(&mut self, entry: LogEntry, place: Option<Place>, keep: bool) {
+    fn push(&mut self, entry: LogEntry) {
         if self.slots.is_empty() {
             self.first = entry.id.index;
             self.cached_from = self.first;
         }
         assert_eq!(entry.id.index, self.end(), "a log has no gap");
-        if keep {
-            self.cached_bytes += entry.payload.len();
-        } else {
-            self.cached_from = self.end() + 1;
-        }
-        let payload = keep.then_some(entry.payload);
-        self.slots.push_back(Slot {
-            id: entry.id,
-            place,
-            payload,
-        });
+        self.cached_bytes += entry.payload.len();
+        self.slots.push_back(Slot { id: entry.id, place: None, payload: Some(entry.payload) });
     }
 
     pub fn set_vote(&mut self, vote: Vote) {
@@ -157,35 +148,6 @@ impl Log {
             Some(slot) => (slot.place.replace(place), true),
             None => (None, false),
         }
-    }
-
-    /// Takes a record of the recovery's into the log. Gives the places that are left, or `None` if
-    /// the entry leaves a gap.
-    pub fn recover(&mut self, entry: LogEntry, place: Place, keep: bool) -> Option<Vec<Place>> {
-        let index = entry.id.index;
-        if self.purged.is_some_and(|purged| index <= purged.index) {
-            return Some(vec![place]);
-        }
-        let mut left = Vec::new();
-        if let Some(slot) = self.slot_mut(index) {
-            if slot.id == entry.id {
-                left.extend(slot.place.replace(place));
-                return Some(left);
-            }
-            left = self.truncate(index.checked_sub(1));
-        }
-        if !self.slots.is_empty() || self.purged.is_some() {
-            let next = if self.slots.is_empty() {
-                self.purged.map_or(index, |purged| purged.index + 1)
-            } else {
-                self.end()
-            };
-            if index != next {
-                return None;
-            }
-        }
-        self.push(entry, Some(place), keep);
-        Some(left)
     }
 
     /// Frees payloads that the disk has too, oldest first, until `wanted` bytes are free.
@@ -243,6 +205,85 @@ impl Log {
     }
 }
 
+/// The log of one group while it is read back.
+///
+/// Entries may come in any order: those of an old segment that were carried forward stand behind
+/// later ones. Nothing but a truncation removes an entry's successors.
+pub struct RecoveringLog {
+    log: Log,
+    slots: BTreeMap<u64, Slot>,
+}
+
+impl RecoveringLog {
+    /// The log of a replica, as it was created.
+    pub fn new(created: Created) -> RecoveringLog {
+        RecoveringLog { log: Log::new(created), slots: BTreeMap::new() }
+    }
+
+    /// Takes an entry; gives the place that is left, its own if it was purged before.
+    pub fn entry(&mut self, entry: LogEntry, place: Place, keep: bool) -> Option<Place> {
+        let index = entry.id.index;
+        if self.log.purged.is_some_and(|purged| index <= purged.index) {
+            return Some(place);
+        }
+        let payload = keep.then_some(entry.payload);
+        let slot = Slot { id: entry.id, place: Some(place), payload };
+        self.slots.insert(index, slot).and_then(|old| old.place)
+    }
+
+    /// Drops the entries after `after`; gives the places they leave.
+    pub fn truncate(&mut self, after: Option<u64>) -> Vec<Place> {
+        let dropped = self.slots.split_off(&after.map_or(0, |after| after + 1));
+        dropped.into_values().filter_map(|slot| slot.place).collect()
+    }
+
+    /// Drops the entries up to `id`; gives the places they leave.
+    pub fn purge(&mut self, id: LogId) -> Vec<Place> {
+        self.log.purge(id);
+        let rest = self.slots.split_off(&(id.index + 1));
+        let dropped = std::mem::replace(&mut self.slots, rest);
+        dropped.into_values().filter_map(|slot| slot.place).collect()
+    }
+
+    pub fn set_vote(&mut self, vote: Vote) {
+        self.log.set_vote(vote);
+    }
+
+    pub fn set_committed(&mut self, id: LogId) {
+        self.log.set_committed(id);
+    }
+
+    /// The log.
+    ///
+    /// # Errors
+    /// The index of the first entry that is missing.
+    pub fn finish(self) -> Result<Log, u64> {
+        let RecoveringLog { mut log, slots } = self;
+        let Some((&first, _)) = slots.first_key_value() else { return Ok(log) };
+        let expected = log.purged.map_or(first, |purged| purged.index + 1);
+        for (slot, index) in slots.values().zip(expected..) {
+            if slot.id.index != index {
+                return Err(index);
+            }
+        }
+        log.first = expected;
+        log.slots = slots.into_values().collect();
+        // What is in memory is the end of the log.
+        log.cached_from = log.end();
+        let mut in_memory = true;
+        for slot in log.slots.iter_mut().rev() {
+            in_memory &= slot.payload.is_some();
+            if !in_memory {
+                slot.payload = None;
+                continue;
+            }
+            log.cached_bytes += slot.payload.as_ref().map_or(0, Payload::len);
+            log.cached_from -= 1;
+        }
+        Ok(log)
+    }
+}
+
 /// The log of one group. Clones are the same log.
 pub struct GroupLog<E: Env> {
     group: Group,
@@ -275,7 +316,7 @@ impl<E: Env> GroupLog<E> {
     pub fn append(&self, entries: Vec<LogEntry>, done: Box<dyn FnOnce(Result<(), WalError>)>) {
         for entry in entries {
             self.core.append_entry(self.group, &entry);
-            self.log.borrow_mut().push(entry, None, true);
+            self.log.borrow_mut().push(entry);
         }
         self.core.complete(Done::Call(done));
         self.core.trim_cache();

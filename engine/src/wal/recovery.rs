@@ -11,7 +11,7 @@ use crate::env::{Disk, Env, File};
 use crate::limits::{BLOCK_LEN, WAL_BATCH_LEN_MAX};
 use crate::types::DataId;
 use crate::wal::batch::{self, Found, Header};
-use crate::wal::log::{Log, Place};
+use crate::wal::log::{Log, Place, RecoveringLog};
 use crate::wal::record::{self, Record};
 use crate::wal::segment::{self, CLEAN, Kind, Segments};
 use crate::wal::{Group, WalError, WalOptions};
@@ -186,7 +186,7 @@ async fn read_mark<E: Env>(disk: &E::Disk) -> Result<u64, WalError> {
 
 /// Goes through the segments.
 struct Scan<E: Env> {
-    logs: BTreeMap<Group, Log>,
+    logs: BTreeMap<Group, RecoveringLog>,
     removed: BTreeSet<Group>,
     data_ids: DataId,
     segments: RefCell<Segments<FileOf<E>>>,
@@ -222,12 +222,20 @@ impl<E: Env> Scan<E> {
         spares: VecDeque<String>,
         spares_made: u64,
     ) -> Result<State<E>, WalError> {
+        let mut logs = BTreeMap::new();
+        let (name, offset) = (segment::name(self.generation), self.offset);
+        for (group, log) in self.logs {
+            let log = log.finish().map_err(|missing| {
+                corrupt(&name, offset, &format!("{group:?}: entry {missing} is missing"))
+            })?;
+            logs.insert(group, log);
+        }
         let Some(file) = self.file else {
             return Err(corrupt(".", 0, "there is no segment"));
         };
         Ok(State {
             clean,
-            logs: self.logs,
+            logs,
             removed: self.removed,
             data_ids: self.data_ids,
             segments: self.segments.into_inner(),
@@ -353,20 +361,17 @@ impl<E: Env> Scan<E> {
                 if keep {
                     self.cache_left -= entry.payload.len();
                 }
-                let index = entry.id.index;
                 let Some(log) = self.logs.get_mut(&group) else {
                     return Err(self.damaged(format!("an entry of unknown {group:?}")));
                 };
-                let Some(left) = log.recover(entry, place, keep) else {
-                    return Err(self.damaged(format!("{group:?}: a gap before entry {index}")));
-                };
+                let left = log.entry(entry, place, keep);
                 self.segments.borrow_mut().hold(place.generation);
-                self.release(left);
+                self.release(left.into_iter().collect());
             }
             Record::Created(created) => {
                 let group = created.group;
                 if !self.removed.contains(&group) {
-                    self.logs.entry(group).or_insert_with(|| Log::new(created));
+                    self.logs.entry(group).or_insert_with(|| RecoveringLog::new(created));
                 }
             }
             Record::Removed(group) => {
@@ -391,7 +396,7 @@ impl<E: Env> Scan<E> {
     }
 
     /// Changes a log; one that was removed since the record was appended is no more.
-    fn log(&mut self, group: Group, change: impl FnOnce(&mut Log)) {
+    fn log(&mut self, group: Group, change: impl FnOnce(&mut RecoveringLog)) {
         if let Some(log) = self.logs.get_mut(&group) {
             change(log);
         }

@@ -394,6 +394,8 @@ impl<E: Env> Core<E> {
         for done in done {
             match done {
                 Done::Call(call) => call(result.clone()),
+                // What was not written leaves nothing: the old records still count.
+                Done::Leave(_) if result.is_err() => {}
                 Done::Leave(places) => {
                     left |= !places.is_empty();
                     let mut segments = self.segments.borrow_mut();

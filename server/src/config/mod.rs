@@ -157,7 +157,10 @@ fn cpus(raw: &RawConfig) -> Result<Vec<usize>, BadSetting> {
         let mut cpus = Vec::new();
         for part in text.split(',') {
             let range = part.split_once('-').unwrap_or((part, part));
-            let (Ok(first), Ok(last)) = (range.0.trim().parse::<usize>(), range.1.trim().parse::<usize>()) else {
+            let (Ok(first), Ok(last)) = (
+                range.0.trim().parse::<usize>(),
+                range.1.trim().parse::<usize>(),
+            ) else {
                 return Err("it is a list of processors such as 0,2-3".to_owned());
             };
             cpus.extend(first..=last);

@@ -1,0 +1,20 @@
+//! A clean stop leaves nothing to apply again, and the log never outgrows its bound.
+
+use rangedb_engine::shard::ShardStatus;
+
+use crate::sim::workload::Seen;
+
+/// Checks a shard right after a start that followed a clean stop.
+pub fn check_after_clean_stop(seen: &Seen, status: &ShardStatus) {
+    for range in &status.ranges {
+        // The new term's own first entry is all there is.
+        if range.applied > range.durable + 1 {
+            seen.violation(format!(
+                "range {}: entries {} to {} were applied again after a clean stop",
+                range.route.range,
+                range.durable + 1,
+                range.applied
+            ));
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The log's disk: what a completed write left is there; what was in flight at a crash may be
+//! there, in part, or not.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rangedb_engine::env::{AsyncRuntime, Disk, File};
+
+use super::random::Random;
+use super::runtime::SimRuntime;
+
+/// What a disk writes as one: a crash tears between sectors.
+const SECTOR_LEN: usize = 512;
+
+type Content = Rc<RefCell<Vec<u8>>>;
+
+struct InFlight {
+    id: u64,
+    content: Content,
+    offset: usize,
+    bytes: Vec<u8>,
+}
+
+/// What there is on one simulated disk, and how it behaves. Outlives crashes.
+pub struct Platter {
+    random: Random,
+    files: RefCell<BTreeMap<String, Content>>,
+    in_flight: RefCell<Vec<InFlight>>,
+    next_write: Cell<u64>,
+    /// The longest that an operation takes, in microseconds.
+    pub latency_max_us: Cell<u64>,
+    /// No file can be made.
+    pub full: Cell<bool>,
+    /// After so many more writes, one fails.
+    pub writes_until_failure: Cell<Option<u64>>,
+    /// A write has failed as asked.
+    pub has_failed: Cell<bool>,
+}
+
+impl Platter {
+    /// An empty disk.
+    pub fn new(random: Random) -> Rc<Platter> {
+        Rc::new(Platter {
+            random,
+            files: RefCell::default(),
+            in_flight: RefCell::default(),
+            next_write: Cell::new(0),
+            latency_max_us: Cell::new(300),
+            full: Cell::new(false),
+            writes_until_failure: Cell::new(None),
+            has_failed: Cell::new(false),
+        })
+    }
+
+    /// The power goes: each write in flight is done, lost, or torn between sectors.
+    pub fn crash(&self) {
+        for write in self.in_flight.take() {
+            let fate = self.random.below(4);
+            let mut content = write.content.borrow_mut();
+            for (at, sector) in write.bytes.chunks(SECTOR_LEN).enumerate() {
+                let arrives = match fate {
+                    0 => true,
+                    1 => false,
+                    _ => self.random.once_in(2),
+                };
+                if arrives {
+                    let from = write.offset + at * SECTOR_LEN;
+                    content[from..from + sector.len()].copy_from_slice(sector);
+                }
+            }
+        }
+    }
+
+    /// Names of files, and their sizes.
+    pub fn files(&self) -> Vec<(String, usize)> {
+        let files = self.files.borrow();
+        files
+            .iter()
+            .map(|(name, content)| (name.clone(), content.borrow().len()))
+            .collect()
+    }
+
+    /// Flips one bit of a file.
+    pub fn flip(&self, name: &str, at: usize, bit: u8) {
+        let files = self.files.borrow();
+        let content = files.get(name).expect("the file is there");
+        content.borrow_mut()[at] ^= 1 << (bit % 8);
+    }
+
+    /// The bytes of a file.
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        self.files
+            .borrow()
+            .get(name)
+            .expect("the file is there")
+            .borrow()
+            .clone()
+    }
+
+    async fn delay(&self) {
+        let micros = self.random.between(20, self.latency_max_us.get());
+        SimRuntime::sleep(Duration::from_micros(micros)).await;
+    }
+
+    fn find(&self, name: &str) -> io::Result<Content> {
+        let found = self.files.borrow().get(name).cloned();
+        found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, name.to_owned()))
+    }
+
+    fn fail_if_due(&self) -> io::Result<()> {
+        match self.writes_until_failure.get() {
+            Some(0) => {
+                self.has_failed.set(true);
+                Err(io::Error::other("simulated input/output error"))
+            }
+            left => {
+                self.writes_until_failure.set(left.map(|left| left - 1));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The folder of a log on a [`Platter`].
+#[derive(Clone)]
+pub struct SimDisk(pub Rc<Platter>);
+
+/// An open file.
+pub struct SimFile {
+    platter: Rc<Platter>,
+    content: Content,
+}
+
+impl Disk for SimDisk {
+    type File = SimFile;
+
+    async fn list(&self) -> io::Result<Vec<String>> {
+        self.0.delay().await;
+        Ok(self.0.files.borrow().keys().cloned().collect())
+    }
+
+    async fn create(&self, name: &str, len: u64) -> io::Result<SimFile> {
+        self.0.delay().await;
+        if self.0.full.get() {
+            return Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                "simulated full disk",
+            ));
+        }
+        // A crash may leave a file of the wrong length.
+        if len > 4096 {
+            let half = Rc::new(RefCell::new(vec![0; len as usize / 2]));
+            self.0.files.borrow_mut().insert(name.to_owned(), half);
+            self.0.delay().await;
+        }
+        let content = Rc::new(RefCell::new(vec![0; len as usize]));
+        self.0
+            .files
+            .borrow_mut()
+            .insert(name.to_owned(), content.clone());
+        Ok(SimFile {
+            platter: self.0.clone(),
+            content,
+        })
+    }
+
+    async fn open(&self, name: &str) -> io::Result<SimFile> {
+        self.0.delay().await;
+        let content = self.0.find(name)?;
+        Ok(SimFile {
+            platter: self.0.clone(),
+            content,
+        })
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.delay().await;
+        let content = self.0.find(from)?;
+        let mut files = self.0.files.borrow_mut();
+        files.remove(from);
+        files.insert(to.to_owned(), content);
+        Ok(())
+    }
+
+    async fn remove(&self, name: &str) -> io::Result<()> {
+        self.0.delay().await;
+        self.0.find(name)?;
+        self.0.files.borrow_mut().remove(name);
+        Ok(())
+    }
+}
+
+impl File for SimFile {
+    type Buffer = Vec<u8>;
+
+    fn len(&self) -> u64 {
+        self.content.borrow().len() as u64
+    }
+
+    fn buffer(&self, len: usize) -> Vec<u8> {
+        vec![0xee; len]
+    }
+
+    async fn write_at(&self, bytes: Vec<u8>, offset: u64) -> io::Result<()> {
+        let offset = offset as usize;
+        assert!(
+            offset + bytes.len() <= self.content.borrow().len(),
+            "files do not grow"
+        );
+        let id = self
+            .platter
+            .next_write
+            .replace(self.platter.next_write.get() + 1);
+        let content = self.content.clone();
+        self.platter.in_flight.borrow_mut().push(InFlight {
+            id,
+            content,
+            offset,
+            bytes,
+        });
+        self.platter.delay().await;
+        self.platter.fail_if_due()?;
+        let done = {
+            let mut in_flight = self.platter.in_flight.borrow_mut();
+            let at = in_flight.iter().position(|write| write.id == id);
+            at.map(|at| in_flight.swap_remove(at))
+        };
+        if let Some(done) = done {
+            let mut content = done.content.borrow_mut();
+            content[offset..offset + done.bytes.len()].copy_from_slice(&done.bytes);
+        }
+        Ok(())
+    }
+
+    async fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        self.platter.delay().await;
+        let content = self.content.borrow();
+        let from = (offset as usize).min(content.len());
+        let to = (from + len).min(content.len());
+        Ok(content[from..to].to_vec())
+    }
+}

@@ -1,0 +1,291 @@
+//! Tasks in virtual time: one thread, the next task picked by the seed, time moving only when
+//! nothing can run.
+//!
+//! Each task belongs to a [`Host`]; a crash drops all tasks of one at once, without running any of
+//! their code further. Everything that happens goes into the trace's hash.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use super::random::Random;
+
+/// What crashes as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Host(pub u32);
+
+/// The host of clients and of the harness; it never crashes.
+pub const OUTSIDE: Host = Host(0);
+
+/// The machine has run for a while when the simulation begins.
+const BOOTED: Duration = Duration::from_secs(3600);
+/// A run that takes more steps than this has found a livelock.
+const STEPS_MAX: u64 = 5_000_000;
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+struct Slot {
+    host: Host,
+    /// `None` while it is polled.
+    task: Option<Task>,
+    waker: Waker,
+}
+
+/// Tasks that were woken, by number; shared with their wakers.
+type Woken = Arc<Mutex<Vec<u64>>>;
+
+struct TaskWaker {
+    id: u64,
+    woken: Woken,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(self.id);
+    }
+}
+
+/// The executor of one run.
+pub struct Executor {
+    random: Random,
+    now: Cell<Duration>,
+    host: Cell<Host>,
+    tasks: RefCell<BTreeMap<u64, Slot>>,
+    next_task: Cell<u64>,
+    woken: Woken,
+    ready: RefCell<Vec<u64>>,
+    queued: RefCell<HashSet<u64>>,
+    timers: RefCell<BTreeMap<(Duration, u64), Waker>>,
+    next_timer: Cell<u64>,
+    trace: Cell<u64>,
+    steps: Cell<u64>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Executor>>> = const { RefCell::new(None) };
+}
+
+/// The executor that runs on this thread.
+pub fn current() -> Rc<Executor> {
+    CURRENT
+        .with_borrow(|current| current.clone())
+        .expect("runs within a simulation")
+}
+
+/// The executor that runs on this thread, if one does.
+pub fn running() -> Option<Rc<Executor>> {
+    CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
+}
+
+impl Executor {
+    /// An executor for a seed; it is this thread's until the next one is made.
+    pub fn start(seed: u64) -> Rc<Executor> {
+        let executor = Rc::new(Executor {
+            random: Random::new(seed, 1),
+            now: Cell::new(BOOTED),
+            host: Cell::new(OUTSIDE),
+            tasks: RefCell::default(),
+            next_task: Cell::new(0),
+            woken: Woken::default(),
+            ready: RefCell::default(),
+            queued: RefCell::default(),
+            timers: RefCell::default(),
+            next_timer: Cell::new(0),
+            trace: Cell::new(0xcbf2_9ce4_8422_2325),
+            steps: Cell::new(0),
+        });
+        CURRENT.with_borrow_mut(|current| *current = Some(executor.clone()));
+        executor
+    }
+
+    /// Ends the simulation on this thread: what is left is dropped.
+    pub fn end(self: &Rc<Executor>) {
+        let hosts: HashSet<Host> = self.tasks.borrow().values().map(|slot| slot.host).collect();
+        hosts.into_iter().for_each(|host| self.crash(host));
+        CURRENT.with_borrow_mut(|current| *current = None);
+    }
+
+    /// Virtual time since the start.
+    pub fn now(&self) -> Duration {
+        self.now.get()
+    }
+
+    /// The hash of everything that has happened.
+    pub fn trace(&self) -> u64 {
+        self.trace.get()
+    }
+
+    /// Notes something in the trace.
+    pub fn note(&self, what: u64) {
+        let hash = (self.trace.get() ^ what).wrapping_mul(0x0100_0000_01b3);
+        self.trace.set(hash.rotate_left(23));
+    }
+
+    /// Adds a task to the host of the one that runs now.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.spawn_on(self.host.get(), task);
+    }
+
+    /// Adds a task to a host.
+    pub fn spawn_on(&self, host: Host, task: impl Future<Output = ()> + 'static) {
+        let id = self.next_task.get();
+        self.next_task.set(id + 1);
+        let waker = Waker::from(Arc::new(TaskWaker {
+            id,
+            woken: self.woken.clone(),
+        }));
+        let slot = Slot {
+            host,
+            task: Some(Box::pin(task)),
+            waker,
+        };
+        self.tasks.borrow_mut().insert(id, slot);
+        self.woken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(id);
+    }
+
+    /// Drops all tasks of a host where they stand.
+    pub fn crash(&self, host: Host) {
+        let mut dropped = Vec::new();
+        self.tasks.borrow_mut().retain(|_, slot| {
+            if slot.host == host {
+                dropped.push(slot.task.take());
+            }
+            slot.host != host
+        });
+        // What their destructors spawn goes with them.
+        let before = self.host.replace(Host(u32::MAX));
+        drop(dropped);
+        self.host.set(before);
+        self.tasks
+            .borrow_mut()
+            .retain(|_, slot| slot.host != Host(u32::MAX));
+        self.note(u64::from(host.0) | 1 << 40);
+    }
+
+    /// Wakes `waker` at a point in time; gives the timer's name.
+    pub fn set_timer(&self, at: Duration, waker: Waker) -> (Duration, u64) {
+        let id = self.next_timer.get();
+        self.next_timer.set(id + 1);
+        self.timers.borrow_mut().insert((at, id), waker);
+        (at, id)
+    }
+
+    /// Takes a timer back.
+    pub fn clear_timer(&self, timer: (Duration, u64)) {
+        let waker = self.timers.borrow_mut().remove(&timer);
+        drop(waker);
+    }
+
+    /// Runs until the future is done.
+    ///
+    /// # Errors
+    /// Nothing can run any more, or the run takes too many steps.
+    pub fn block_on<T: 'static>(
+        self: &Rc<Executor>,
+        future: impl Future<Output = T> + 'static,
+    ) -> Result<T, String> {
+        let result = Rc::new(RefCell::new(None));
+        let into = result.clone();
+        self.spawn_on(OUTSIDE, async move {
+            let value = future.await;
+            *into.borrow_mut() = Some(value);
+        });
+        loop {
+            if let Some(value) = result.borrow_mut().take() {
+                return Ok(value);
+            }
+            if !self.step() {
+                return Err(format!("deadlock at {:?}: no task can run", self.now.get()));
+            }
+            if self.steps.get() > STEPS_MAX {
+                return Err(format!("livelock at {:?}: too many steps", self.now.get()));
+            }
+        }
+    }
+
+    /// Runs a future on the caller's stack beside the tasks, until it is done. For conformance
+    /// tests, whose futures borrow.
+    pub fn run_here<T>(&self, future: impl Future<Output = T>) -> T {
+        let mut future = std::pin::pin!(future);
+        let mut context = Context::from_waker(Waker::noop());
+        loop {
+            if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
+                return value;
+            }
+            self.step();
+        }
+    }
+
+    /// Polls one task, or moves time on; `false` if nothing is left to do.
+    fn step(&self) -> bool {
+        self.steps.set(self.steps.get() + 1);
+        {
+            let woken =
+                std::mem::take(&mut *self.woken.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut queued = self.queued.borrow_mut();
+            let fresh = woken.into_iter().filter(|id| queued.insert(*id));
+            self.ready.borrow_mut().extend(fresh);
+        }
+        let count = self.ready.borrow().len();
+        if count == 0 {
+            return self.advance();
+        }
+        let pick = self.random.below(count as u64) as usize;
+        let id = self.ready.borrow_mut().swap_remove(pick);
+        self.queued.borrow_mut().remove(&id);
+        self.poll(id);
+        true
+    }
+
+    fn poll(&self, id: u64) {
+        let taken = self
+            .tasks
+            .borrow_mut()
+            .get_mut(&id)
+            .and_then(|slot| Some((slot.task.take()?, slot.host, slot.waker.clone())));
+        let Some((mut task, host, waker)) = taken else {
+            return;
+        };
+        self.note(id);
+        let before = self.host.replace(host);
+        let polled = task.as_mut().poll(&mut Context::from_waker(&waker));
+        self.host.set(before);
+        let mut tasks = self.tasks.borrow_mut();
+        match polled {
+            Poll::Ready(()) => drop(tasks.remove(&id)),
+            Poll::Pending => {
+                // A task whose host crashed while it ran is dropped here.
+                if let Some(slot) = tasks.get_mut(&id) {
+                    slot.task = Some(task);
+                    return;
+                }
+            }
+        }
+        drop(tasks);
+    }
+
+    fn advance(&self) -> bool {
+        let Some(((at, _), waker)) = self.timers.borrow_mut().pop_first() else {
+            return false;
+        };
+        self.now.set(self.now.get().max(at));
+        self.note(at.as_nanos() as u64);
+        waker.wake();
+        true
+    }
+}

@@ -1,0 +1,76 @@
+//! The engine's world in the simulation.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use rangedb_engine::env::{Clock, Env, Transport};
+use rangedb_engine::lsm::MemoryTables;
+use rangedb_engine::types::Location;
+
+use super::disk::SimDisk;
+use super::executor;
+use super::random::Random;
+use super::runtime::SimRuntime;
+
+/// The simulated environment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SimEnv;
+
+impl Env for SimEnv {
+    type Runtime = SimRuntime;
+    type Clock = SimClock;
+    type Disk = SimDisk;
+    type Tables = MemoryTables;
+    type Transport = Alone;
+}
+
+/// The wall clock's start: some day in 2026.
+const WALL_START_MS: u64 = 1_790_000_000_000;
+
+/// A wall clock that can be set, beside the virtual time that cannot.
+#[derive(Clone)]
+pub struct SimClock {
+    offset_ms: Rc<Cell<i64>>,
+    random: Random,
+}
+
+impl SimClock {
+    /// A clock that is right.
+    pub fn new(random: Random) -> SimClock {
+        SimClock {
+            offset_ms: Rc::default(),
+            random,
+        }
+    }
+
+    /// Sets the clock forward or back.
+    pub fn jump(&self, by_ms: i64) {
+        self.offset_ms.set(self.offset_ms.get() + by_ms);
+    }
+}
+
+impl Clock for SimClock {
+    fn wall_ms(&self) -> u64 {
+        let now = executor::current().now().as_millis() as u64;
+        (WALL_START_MS + now).saturating_add_signed(self.offset_ms.get())
+    }
+
+    fn random_u64(&self) -> u64 {
+        self.random.next()
+    }
+}
+
+/// The links of a node that is alone.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Alone;
+
+impl Transport for Alone {
+    async fn call(&self, to: Location, _: Bytes) -> io::Result<Bytes> {
+        Err(io::Error::new(
+            io::ErrorKind::NotConnected,
+            format!("no link to {to}"),
+        ))
+    }
+}
