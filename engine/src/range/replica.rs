@@ -206,9 +206,11 @@ impl<E: Env> Replica<E> {
         };
         state.applied = Some(entry.id);
         self.changed.set(true);
-        let newest = state.last_ts.max(state.ceiling);
+        let (last, newest) = (state.last_ts, state.last_ts.max(state.ceiling));
         drop(state);
-        self.hlc.observe(newest);
+        // Not the ceiling: it lies a lease ahead of the clock, and a leader that followed its own
+        // would run ahead by a lease with every entry.
+        self.hlc.observe(last);
         if matches!(entry.payload, Payload::Blank) {
             self.started_to_lead(entry.id, newest);
         }

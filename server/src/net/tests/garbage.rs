@@ -1,5 +1,6 @@
 //! Bytes that no good client sends, against a live node: an error or an end, and nothing stays.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use rangedb_protocol::limits::FRAME_LEN_MAX;
@@ -169,13 +170,17 @@ fn one_connection(node: std::net::SocketAddr, random: &mut Random, good: &[Vec<u
         waits = more;
         sent += 1;
     }
-    client.send(&bytes);
+    if client.stream.write_all(&bytes).is_err() {
+        // Ended while this was being sent: the preamble was bad, or a frame.
+        return 1;
+    }
     if random.below(20) == 0 {
         // Gone without a word, with replies on the way.
         return sent;
     }
     if waits {
-        client.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        // It may have ended meanwhile.
+        let _ = client.stream.shutdown(std::net::Shutdown::Write);
     }
     if client.answer().is_none() {
         return 1;

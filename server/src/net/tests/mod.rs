@@ -5,9 +5,12 @@ mod garbage;
 use std::io::Write;
 use std::time::Duration;
 
+use rangedb_engine::env::Clock;
+use rangedb_engine::types::Timestamp;
 use rangedb_protocol::preamble::{ANY_SHARD, Preamble, Role, Verdict};
 use rangedb_protocol::{Condition, ErrorCode, Fate, Mutation, Reply, RequestBody};
 
+use crate::env::SystemClock;
 use crate::shard::context::ClientLimits;
 use crate::test_node::{Received, TestClient, TestNode};
 
@@ -124,6 +127,19 @@ fn a_write_that_is_tried_again_is_done_once() {
     let again = client.ask(once);
     assert_eq!(first.reply(), again.reply());
     assert_eq!(value(&mut client, b"n").as_deref(), Some(&b"1"[..]));
+    node.stop(Duration::from_secs(5));
+}
+
+#[test]
+fn versions_keep_to_the_clock_however_many_writes_there_are() {
+    let node = start(&[]);
+    let mut client = node.connect(0, true);
+    let mut last = 0;
+    for _ in 0..100 {
+        last = version(&client.put(b"k", b"v"));
+    }
+    let ahead = Timestamp(last).ms() as i64 - SystemClock.wall_ms() as i64;
+    assert!(ahead < 2000, "the last version lies {ahead} ms ahead");
     node.stop(Duration::from_secs(5));
 }
 
