@@ -184,21 +184,23 @@ pub(super) async fn close<E: Env>(inner: &Rc<Inner<E>>) -> Result<(), Fatal> {
     for (replica, _) in &groups {
         replica.proposer.close();
     }
-    while groups
-        .iter()
-        .any(|(replica, _)| replica.proposer.in_flight() > 0)
-    {
-        E::Runtime::sleep(STOP_LOOK_EVERY).await;
-    }
-    inner.store.freeze()?;
+    let mut frozen = false;
     loop {
         inner.store.poll()?;
-        if inner.store.is_flushed() {
-            break;
-        }
+        inner.store.wake_waiting();
         if inner.store.disk_full() {
             // What is not in tables is in the log; the next start applies it again.
             tracing::warn!("the disk is full: stopping without a last flush");
+            inner.background.borrow().stop.set(true);
+            return Ok(());
+        }
+        let idle = groups
+            .iter()
+            .all(|(replica, _)| replica.proposer.in_flight() == 0);
+        if idle && !frozen {
+            inner.store.freeze()?;
+            frozen = true;
+        } else if idle && inner.store.is_flushed() {
             break;
         }
         E::Runtime::sleep(STOP_LOOK_EVERY).await;

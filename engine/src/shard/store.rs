@@ -10,8 +10,9 @@ use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
-use crate::env::Env;
+use crate::env::{AsyncRuntime, Env};
 use crate::error::Fatal;
 use crate::limits::{REPLAY_LEN_FREEZE, REPLAY_LEN_MAX};
 use crate::lsm::{Bounds, GcRules, Lsm, LsmError, LsmStats, MemtableId, Scan, keys};
@@ -19,6 +20,9 @@ use crate::range::replica::{Durable, Replica, SavedRow};
 use crate::range::sessions::SessionRow;
 use crate::types::{DataId, RangeId, Timestamp};
 use crate::wal::{Position, Wal};
+
+/// Whoever waits for room looks at least this often.
+const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_millis(20);
 
 /// Told of what must end the process.
 pub type OnFatal = Rc<dyn Fn(Fatal)>;
@@ -49,6 +53,8 @@ impl<E: Env> Store<E> {
     /// The tree of a shard whose replicas are yet to be added.
     pub fn new(lsm: Lsm<E::Tables>, wal: Wal<E>, on_fatal: OnFatal) -> Store<E> {
         let replay_from = wal.position();
+        let told = on_fatal.clone();
+        wal.on_failure(move |error| told(error.into()));
         Store {
             lsm: RefCell::new(lsm),
             wal,
@@ -146,7 +152,10 @@ impl<E: Env> Store<E> {
                 self.freeze()?;
                 continue;
             }
-            self.news().await;
+            // At a start the background does not run yet: whoever waits looks for himself, too.
+            if !self.poll()? {
+                let _ = E::Runtime::timeout(LOOK_FOR_ROOM_EVERY, self.news()).await;
+            }
         }
     }
 

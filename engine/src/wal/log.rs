@@ -10,6 +10,9 @@ use crate::wal::record::{self, Record};
 use crate::wal::writer::{Core, Done};
 use crate::wal::{Created, Group, LogEntry, LogId, LogState, Payload, Vote, WalError};
 
+/// Entries that lie within so many bytes are read together.
+const PAGE_LEN: u64 = 1 << 20;
+
 /// Where an entry's record lies on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -104,7 +107,11 @@ impl Log {
         }
         assert_eq!(entry.id.index, self.end(), "a log has no gap");
         self.cached_bytes += entry.payload.len();
-        self.slots.push_back(Slot { id: entry.id, place: None, payload: Some(entry.payload) });
+        self.slots.push_back(Slot {
+            id: entry.id,
+            place: None,
+            payload: Some(entry.payload),
+        });
     }
 
     pub fn set_vote(&mut self, vote: Vote) {
@@ -217,7 +224,10 @@ pub struct RecoveringLog {
 impl RecoveringLog {
     /// The log of a replica, as it was created.
     pub fn new(created: Created) -> RecoveringLog {
-        RecoveringLog { log: Log::new(created), slots: BTreeMap::new() }
+        RecoveringLog {
+            log: Log::new(created),
+            slots: BTreeMap::new(),
+        }
     }
 
     /// Takes an entry; gives the place that is left, its own if it was purged before.
@@ -227,14 +237,21 @@ impl RecoveringLog {
             return Some(place);
         }
         let payload = keep.then_some(entry.payload);
-        let slot = Slot { id: entry.id, place: Some(place), payload };
+        let slot = Slot {
+            id: entry.id,
+            place: Some(place),
+            payload,
+        };
         self.slots.insert(index, slot).and_then(|old| old.place)
     }
 
     /// Drops the entries after `after`; gives the places they leave.
     pub fn truncate(&mut self, after: Option<u64>) -> Vec<Place> {
         let dropped = self.slots.split_off(&after.map_or(0, |after| after + 1));
-        dropped.into_values().filter_map(|slot| slot.place).collect()
+        dropped
+            .into_values()
+            .filter_map(|slot| slot.place)
+            .collect()
     }
 
     /// Drops the entries up to `id`; gives the places they leave.
@@ -242,7 +259,10 @@ impl RecoveringLog {
         self.log.purge(id);
         let rest = self.slots.split_off(&(id.index + 1));
         let dropped = std::mem::replace(&mut self.slots, rest);
-        dropped.into_values().filter_map(|slot| slot.place).collect()
+        dropped
+            .into_values()
+            .filter_map(|slot| slot.place)
+            .collect()
     }
 
     pub fn set_vote(&mut self, vote: Vote) {
@@ -259,7 +279,9 @@ impl RecoveringLog {
     /// The index of the first entry that is missing.
     pub fn finish(self) -> Result<Log, u64> {
         let RecoveringLog { mut log, slots } = self;
-        let Some((&first, _)) = slots.first_key_value() else { return Ok(log) };
+        let Some((&first, _)) = slots.first_key_value() else {
+            return Ok(log);
+        };
         let expected = log.purged.map_or(first, |purged| purged.index + 1);
         for (slot, index) in slots.values().zip(expected..) {
             if slot.id.index != index {
@@ -375,7 +397,7 @@ impl<E: Env> GroupLog<E> {
     }
 
     /// The entries from `from` to before `to`, as many as there are and fit into `bytes_max`, at
-    /// least one. Those that memory no longer has are read from disk, a page for each.
+    /// least one. Those that memory no longer has are read from disk in pages.
     ///
     /// # Errors
     /// The disk refuses, or what it has is no longer what was written.
@@ -389,58 +411,111 @@ impl<E: Env> GroupLog<E> {
             let log = self.log.borrow();
             (from.max(log.first), to.min(log.end()))
         };
-        let mut entries = Vec::new();
+        let mut entries: Vec<LogEntry> = Vec::new();
         let mut bytes = 0usize;
         while index < to {
-            let slot = {
-                let log = self.log.borrow();
-                log.slot(index)
-                    .map(|slot| (slot.id, slot.place, slot.payload.clone()))
-            };
-            let entry = match slot {
-                Some((id, _, Some(payload))) => LogEntry { id, payload },
-                Some((id, Some(place), None)) => self.core.read_entry(id, place).await?,
+            let found = self.log.borrow().page(index, to);
+            let page = match found {
+                Page::Memory(entry) => vec![entry],
+                Page::Disk(places) => self.core.read_page(&places).await?,
                 // Purged or truncated meanwhile.
-                _ => break,
+                Page::Gone => break,
             };
-            bytes = bytes.saturating_add(entry.payload.len());
-            if bytes > bytes_max && !entries.is_empty() {
-                break;
+            for entry in page {
+                bytes = bytes.saturating_add(entry.payload.len());
+                if bytes > bytes_max && !entries.is_empty() {
+                    return Ok(entries);
+                }
+                index = entry.id.index + 1;
+                entries.push(entry);
             }
-            entries.push(entry);
-            index += 1;
         }
         Ok(entries)
     }
 }
 
+/// Where the next entries to be read are.
+enum Page {
+    /// One is in memory.
+    Memory(LogEntry),
+    /// These lie near each other in one segment.
+    Disk(Vec<(LogId, Place)>),
+    /// Nowhere.
+    Gone,
+}
+
+impl Log {
+    fn page(&self, index: u64, to: u64) -> Page {
+        let Some(slot) = self.slot(index) else {
+            return Page::Gone;
+        };
+        if let Some(payload) = slot.payload.clone() {
+            return Page::Memory(LogEntry {
+                id: slot.id,
+                payload,
+            });
+        }
+        let Some(first) = slot.place else {
+            return Page::Gone;
+        };
+        let slots = (index..to).map_while(|index| self.slot(index));
+        let on_disk = slots.take_while(|slot| slot.payload.is_none());
+        let near = on_disk.map_while(|slot| slot.place.map(|place| (slot.id, place)));
+        let page = near.take_while(|(_, place)| {
+            let begins = first.offset.min(place.offset);
+            let ends = (first.offset + first.len as u64).max(place.offset + place.len as u64);
+            let in_reach = place.offset >= first.offset && ends - begins <= PAGE_LEN;
+            *place == first || (place.generation == first.generation && in_reach)
+        });
+        Page::Disk(page.collect())
+    }
+}
+
 impl<E: Env> Core<E> {
-    /// Reads an entry's record from disk.
+    /// Reads the record of one entry.
     pub(super) async fn read_entry(&self, id: LogId, place: Place) -> Result<LogEntry, WalError> {
-        let name = super::segment::name(place.generation);
-        let lost = |what: String| WalError::Corrupt {
+        let mut page = self.read_page(&[(id, place)]).await?;
+        page.pop().ok_or(WalError::Closed)
+    }
+
+    /// Reads the records of entries that lie in one segment, by one read.
+    async fn read_page(&self, places: &[(LogId, Place)]) -> Result<Vec<LogEntry>, WalError> {
+        let Some((_, first)) = places.first() else {
+            return Ok(Vec::new());
+        };
+        let name = super::segment::name(first.generation);
+        let lost = |offset: u64, what: String| WalError::Corrupt {
             file: name.clone(),
-            offset: place.offset,
+            offset,
             what,
         };
-        let Some(file) = self.segment_file(place.generation) else {
-            return Err(lost("the segment of a live entry is gone".to_owned()));
+        let Some(file) = self.segment_file(first.generation) else {
+            return Err(lost(
+                first.offset,
+                "the segment of a live entry is gone".to_owned(),
+            ));
         };
         let block = BLOCK_LEN as u64;
-        let start = place.offset / block * block;
-        let skip = (place.offset - start) as usize;
-        let len = (skip + place.len).next_multiple_of(BLOCK_LEN);
-        let bytes = file
-            .read_at(start, len)
-            .await
-            .map_err(|e| WalError::io(&name, "read", &e))?;
-        let bytes = bytes.get(skip..skip + place.len).unwrap_or_default();
-        match record::Reader::new(bytes).next() {
-            Ok(Some(Record::Entry(_, entry))) if entry.id == id => Ok(entry),
-            Ok(_) => Err(lost(
-                "another record stands where an entry was written".to_owned(),
-            )),
-            Err(bad) => Err(lost(bad.to_string())),
+        let start = first.offset / block * block;
+        let ends = places
+            .iter()
+            .map(|(_, place)| place.offset + place.len as u64);
+        let len = (ends.max().unwrap_or(start) - start) as usize;
+        let page = file.read_at(start, len.next_multiple_of(BLOCK_LEN)).await;
+        let page = page.map_err(|e| WalError::io(&name, "read", &e))?;
+        let mut entries = Vec::with_capacity(places.len());
+        for (id, place) in places {
+            let from = (place.offset - start) as usize;
+            let bytes = page.get(from..from + place.len).unwrap_or_default();
+            match record::Reader::new(bytes).next() {
+                Ok(Some(Record::Entry(_, entry))) if entry.id == *id => entries.push(entry),
+                Ok(_) => {
+                    let what = "another record stands where an entry was written".to_owned();
+                    return Err(lost(place.offset, what));
+                }
+                Err(bad) => return Err(lost(place.offset, bad.to_string())),
+            }
         }
+        Ok(entries)
     }
 }

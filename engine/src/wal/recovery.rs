@@ -226,7 +226,11 @@ impl<E: Env> Scan<E> {
         let (name, offset) = (segment::name(self.generation), self.offset);
         for (group, log) in self.logs {
             let log = log.finish().map_err(|missing| {
-                corrupt(&name, offset, &format!("{group:?}: entry {missing} is missing"))
+                corrupt(
+                    &name,
+                    offset,
+                    &format!("{group:?}: entry {missing} is missing"),
+                )
             })?;
             logs.insert(group, log);
         }
@@ -371,7 +375,9 @@ impl<E: Env> Scan<E> {
             Record::Created(created) => {
                 let group = created.group;
                 if !self.removed.contains(&group) {
-                    self.logs.entry(group).or_insert_with(|| RecoveringLog::new(created));
+                    self.logs
+                        .entry(group)
+                        .or_insert_with(|| RecoveringLog::new(created));
                 }
             }
             Record::Removed(group) => {

@@ -71,14 +71,20 @@ pub struct Core<E: Env> {
     head: RefCell<Head<FileOf<E>>>,
     spares: RefCell<VecDeque<String>>,
     spares_made: Cell<u64>,
+    /// Segments up to this generation have been carried forward.
+    carried: Cell<u64>,
     /// Bytes written so far, counted from the oldest segment at the start.
     written: Cell<u64>,
     dead: RefCell<Option<WalError>>,
+    on_failure: RefCell<Option<Box<dyn Fn(WalError)>>>,
     closed: Cell<bool>,
     writing_since: Cell<Option<Now<E>>>,
     writer: RefCell<Option<Waker>>,
     keeper: RefCell<Option<Waker>>,
+    keeper_called: Cell<bool>,
     waiting_for_spare: RefCell<Option<Waker>>,
+    writer_ended: Cell<bool>,
+    waiting_for_end: RefCell<Option<Waker>>,
     counters: RefCell<Counters>,
 }
 
@@ -140,13 +146,18 @@ impl<E: Env> Wal<E> {
             }),
             spares: RefCell::new(found.spares),
             spares_made: Cell::new(found.spares_made),
+            carried: Cell::new(0),
             written: Cell::new(found.bytes),
             dead: RefCell::new(None),
+            on_failure: RefCell::new(None),
             closed: Cell::new(false),
             writing_since: Cell::new(None),
             writer: RefCell::new(None),
             keeper: RefCell::new(None),
+            keeper_called: Cell::new(true),
             waiting_for_spare: RefCell::new(None),
+            writer_ended: Cell::new(false),
+            waiting_for_end: RefCell::new(None),
             counters: RefCell::new(counters),
         });
         let (writer, keeper) = (core.clone(), core.clone());
@@ -218,6 +229,11 @@ impl<E: Env> Wal<E> {
         self.core.append_durably(&Record::DataIds(up_to)).await
     }
 
+    /// Has `tell` called once if the log fails for good.
+    pub fn on_failure(&self, tell: impl Fn(WalError) + 'static) {
+        *self.core.on_failure.borrow_mut() = Some(Box::new(tell));
+    }
+
     /// Where the next record goes in the stream of written bytes.
     pub fn position(&self) -> Position {
         Position(self.core.written.get() + self.core.pending_bytes.get() as u64)
@@ -262,10 +278,21 @@ impl<E: Env> Wal<E> {
     /// The log has failed.
     pub async fn close(&self) -> Result<(), WalError> {
         let core = &self.core;
-        core.flush().await?;
         core.closed.set(true);
         core.wake_writer();
         core.wake_keeper();
+        // What was appended before is written; the mark must name the very last write.
+        std::future::poll_fn(|cx| {
+            if core.writer_ended.get() {
+                return Poll::Ready(());
+            }
+            *core.waiting_for_end.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+        if let Some(error) = core.dead.borrow().clone() {
+            return Err(error);
+        }
         let (generation, number) = {
             let head = core.head.borrow();
             (head.generation, head.number)
@@ -277,6 +304,9 @@ impl<E: Env> Wal<E> {
 impl<E: Env> Core<E> {
     /// Adds a record to the chunk that is being gathered.
     fn add(&self, len_max: usize, encode: impl FnOnce(&mut Chunk)) {
+        if self.closed.get() {
+            return;
+        }
         let mut pending = self.pending.borrow_mut();
         if pending
             .back()
@@ -355,12 +385,22 @@ impl<E: Env> Core<E> {
         self.dead.borrow().clone()
     }
 
+    /// The log has failed for good; whoever wants to know is told once.
+    fn die(&self, error: WalError) {
+        *self.dead.borrow_mut() = Some(error.clone());
+        let on_failure = self.on_failure.borrow_mut().take();
+        if let Some(tell) = on_failure {
+            tell(error);
+        }
+    }
+
     fn wake_writer(&self) {
         let waker = self.writer.borrow_mut().take();
         waker.into_iter().for_each(Waker::wake);
     }
 
     fn wake_keeper(&self) {
+        self.keeper_called.set(true);
         let waker = self.keeper.borrow_mut().take();
         waker.into_iter().for_each(Waker::wake);
     }
@@ -375,7 +415,7 @@ impl<E: Env> Core<E> {
                     chunk.done
                 }
                 Err(error) => {
-                    *self.dead.borrow_mut() = Some(error);
+                    self.die(error);
                     let rest = std::mem::take(&mut *self.pending.borrow_mut());
                     chunk
                         .done
@@ -386,6 +426,9 @@ impl<E: Env> Core<E> {
             };
             self.finish(done);
         }
+        self.writer_ended.set(true);
+        let waker = self.waiting_for_end.borrow_mut().take();
+        waker.into_iter().for_each(Waker::wake);
     }
 
     fn finish(&self, done: Vec<Done>) {
@@ -415,11 +458,13 @@ impl<E: Env> Core<E> {
             let mut pending = self.pending.borrow_mut();
             // A chunk that nobody waits for goes along with the one after it, or with this one
             // once something urgent is added.
-            if pending.len() > 1 || pending.front().is_some_and(|chunk| chunk.urgent) {
-                return Poll::Ready(pending.pop_front());
-            }
-            if self.closed.get() || self.dead.borrow().is_some() {
+            let closed = self.closed.get();
+            let due = pending.len() > 1 || pending.front().is_some_and(|c| c.urgent || closed);
+            if self.dead.borrow().is_some() || (closed && !due) {
                 return Poll::Ready(None);
+            }
+            if due {
+                return Poll::Ready(pending.pop_front());
             }
             *self.writer.borrow_mut() = Some(cx.waker().clone());
             Poll::Pending
@@ -606,15 +651,15 @@ impl<E: Env> Core<E> {
                     // again by then.
                     tracing::warn!(%error, "no spare log segment");
                     if self.waiting_for_spare.borrow().is_some() {
-                        *self.dead.borrow_mut() = Some(error);
+                        self.die(error);
                         self.wake_spare();
                         return;
                     }
                 }
             }
-            let mut waited = false;
+            // A call that came meanwhile counts.
             std::future::poll_fn(|cx| {
-                if std::mem::replace(&mut waited, true) {
+                if self.keeper_called.replace(false) {
                     return Poll::Ready(());
                 }
                 *self.keeper.borrow_mut() = Some(cx.waker().clone());
@@ -646,9 +691,11 @@ impl<E: Env> Core<E> {
         let oldest = {
             let segments = self.segments.borrow();
             let too_many = segments.len() > self.options.segments_max;
-            segments.oldest_full().filter(|_| too_many)
+            let fresh = |oldest: &u64| too_many && *oldest > self.carried.get();
+            segments.oldest_full().filter(fresh)
         };
         if let Some(oldest) = oldest {
+            self.carried.set(oldest);
             self.carry_forward(oldest).await?;
         }
         Ok(false)
@@ -698,7 +745,9 @@ impl<E: Env> Core<E> {
                 }
             }
         }
-        self.flush().await
+        // Not waited for: the writer may itself wait for this task's next spare segment.
+        self.complete(Done::Leave(Vec::new()));
+        Ok(())
     }
 }
 

@@ -273,7 +273,6 @@ fn propose<O: Origin>(
     if !matches!(place, Place::Here) {
         return elsewhere(origin, call, place);
     }
-    context.check_time(Timestamp(session.first_tried))?;
     let session = SessionPair {
         client: ClientId(session.client),
         sequence: session.sequence,

@@ -181,29 +181,18 @@ impl Context {
         }
         let token = Timestamp(token);
         if token > self.seen.get() {
-            self.observe(token)?;
+            self.observe(token);
         }
         Ok(())
     }
 
-    /// Raises the node's clock to what a client has seen elsewhere.
-    fn observe(&self, token: Timestamp) -> Result<(), Refusal> {
-        self.check_time(token)?;
-        self.hlc.observe(token);
-        self.seen.set(token);
-        Ok(())
-    }
-
-    /// Whether a client can know a timestamp, by this node's clocks.
-    ///
-    /// # Errors
-    /// It lies in the future.
-    pub fn check_time(&self, told: Timestamp) -> Result<(), Refusal> {
-        if told > self.shard.now().plus_ms(MAX_CLOCK_OFFSET_MS) {
-            let rule = format!("the timestamp {told} lies in the future of this node's clock");
-            return Err(Error::Invalid(rule).into());
+    /// Raises the node's clock to what a client has seen elsewhere. What lies far ahead of it was
+    /// seen before this node's wall clock was set back, or was made up: it moves nothing.
+    fn observe(&self, token: Timestamp) {
+        if token <= self.shard.now().plus_ms(MAX_CLOCK_OFFSET_MS) {
+            self.hlc.observe(token);
+            self.seen.set(token);
         }
-        Ok(())
     }
 
     /// Whether there is memory for another reply that may be long.

@@ -25,7 +25,7 @@ pub const OUTSIDE: Host = Host(0);
 /// The machine has run for a while when the simulation begins.
 const BOOTED: Duration = Duration::from_secs(3600);
 /// A run that takes more steps than this has found a livelock.
-const STEPS_MAX: u64 = 5_000_000;
+const STEPS_MAX: u64 = 20_000_000;
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -86,7 +86,10 @@ pub fn current() -> Rc<Executor> {
 
 /// The executor that runs on this thread, if one does.
 pub fn running() -> Option<Rc<Executor>> {
-    CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
+    CURRENT
+        .try_with(|current| current.borrow().clone())
+        .ok()
+        .flatten()
 }
 
 impl Executor {
@@ -235,8 +238,10 @@ impl Executor {
     fn step(&self) -> bool {
         self.steps.set(self.steps.get() + 1);
         {
-            let woken =
+            let mut woken =
                 std::mem::take(&mut *self.woken.lock().unwrap_or_else(PoisonError::into_inner));
+            // Channels may wake in an order of their own: tokio's watch picks one at random.
+            woken.sort_unstable();
             let mut queued = self.queued.borrow_mut();
             let fresh = woken.into_iter().filter(|id| queued.insert(*id));
             self.ready.borrow_mut().extend(fresh);

@@ -16,7 +16,7 @@ use super::workload::{Seen, SimClient};
 use crate::invariants;
 
 /// A node that has not started after this is waiting for room on its disk.
-const START_PATIENCE: Duration = Duration::from_secs(20);
+const START_PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a run came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,11 +138,17 @@ impl Story {
     async fn start(&self, after_clean_stop: bool) {
         self.restarts.set(self.restarts.get() + 1);
         let started = SimRuntime::timeout(START_PATIENCE, self.cluster.start());
-        if started.await.is_err() {
+        if started.await.is_err() && self.cluster.fatal().is_none() {
             // With a full disk a long log cannot be applied; with room again the start goes on.
-            self.cluster.table_disks().for_each(|disk| disk.full.set(false));
+            self.cluster
+                .table_disks()
+                .for_each(|disk| disk.full.set(false));
             self.cluster.crash();
-            self.cluster.start().await;
+            let started = SimRuntime::timeout(START_PATIENCE, self.cluster.start());
+            if started.await.is_err() && self.cluster.fatal().is_none() {
+                self.seen
+                    .violation("the node hangs at its start".to_owned());
+            }
         }
         let Some(shards) = self.cluster.shards() else {
             return;
@@ -164,11 +170,16 @@ impl Story {
                 self.start(false).await;
             }
             2 if self.swarm.clean_stops => {
-                let stopped = self.cluster.stop().await;
-                if !stopped {
+                let stopped = SimRuntime::timeout(START_PATIENCE, self.cluster.stop()).await;
+                if self.cluster.fatal().is_some() {
                     return;
                 }
-                self.start(true).await;
+                if stopped.is_err() {
+                    self.seen.violation("the node hangs at its stop".to_owned());
+                }
+                // With a full disk the last flush is left out.
+                let full = self.cluster.table_disks().any(|disk| disk.full.get());
+                self.start(!full).await;
             }
             3 if self.swarm.clock_jumps => {
                 let hour = 3_600_000;
