@@ -262,21 +262,3 @@ fn mutated_bytes_never_panic() {
     }
     assert!(refused > 10_000, "mutations are noticed: {refused}");
 }
-
-/// FNV-1a, 64 bits (Fowler, Noll, Vo).
-fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
-}
-
-#[test]
-fn the_generated_code_is_that_of_the_schema() {
-    let schema = include_bytes!("../schema/client.fbs");
-    assert_eq!(
-        hash(schema),
-        generated::SCHEMA_HASH,
-        "run scripts/codegen, which puts {:#x} into generated/mod.rs",
-        hash(schema)
-    );
-}

@@ -38,6 +38,7 @@ pub fn generate(root: &Path) -> Outcome {
             "flatc",
             &[
                 "--rust",
+                "--gen-onefile",
                 "-o",
                 &out.to_string_lossy(),
                 &path.to_string_lossy(),

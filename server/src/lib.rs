@@ -2,12 +2,12 @@
 //!
 //! The way of a request: [`net`] takes it from a socket and cuts it out of its frame, [`handler`]
 //! decides where it belongs, [`shard`] knows the ranges of this shard and the ways to others, and
-//! the engine's shard answers. [`env`] is what the engine sees of the machine. [`node`] starts it
-//! all by the settings of [`config`] on the folder of [`data_dir`]; [`admin`] shows it.
+//! the engine's shard answers. [`mod@env`] is what the engine sees of the machine. [`node`] starts it
+//! all by the settings of [`config`] on the folder of [`env::data_dir`]; [`admin`] shows it.
 
 pub mod admin;
 pub mod config;
-pub mod data_dir;
+
 pub mod env;
 pub mod handler;
 pub mod logging;

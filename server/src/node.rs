@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::{self, Pages, Phase};
 use crate::config::{Config, ShardMemory};
-use crate::data_dir::{BadFolder, DataDir};
+use crate::env::data_dir::{BadFolder, DataDir};
 use crate::env::watchdog::{Beat, Watchdog};
 use crate::env::{GlommioDisk, GlommioEnv, NoPeers, Now, SystemClock, kernel, threads};
 use crate::net::port::{Port, PortError};

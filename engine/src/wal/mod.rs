@@ -23,10 +23,12 @@
 //! ends the process.
 
 mod batch;
+mod keeper;
 mod log;
 mod record;
 mod recovery;
 mod segment;
+mod stats;
 mod writer;
 
 use std::io;

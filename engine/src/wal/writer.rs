@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use hdrhistogram::Histogram;
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
 use crate::env::{AsyncRuntime, Disk, Env, File, Instant, Now};
@@ -15,6 +14,7 @@ use crate::wal::batch::{self, RECORDS_LEN_MAX};
 use crate::wal::log::{GroupLog, Log, Place};
 use crate::wal::record::{self, Record};
 use crate::wal::segment::{self, Segments};
+use crate::wal::stats::Counters;
 use crate::wal::{
     Created, Group, LogEntry, LogId, Position, Recovered, WalError, WalOptions, WalStats, recovery,
 };
@@ -47,44 +47,38 @@ struct Head<F> {
     number: u64,
 }
 
-struct Counters {
-    writes: u64,
-    bytes: u64,
-    records: u64,
-    write_micros: Histogram<u64>,
-    batch_records: Histogram<u64>,
-    batch_bytes: Histogram<u64>,
-}
-
 type FileOf<E> = <<E as Env>::Disk as Disk>::File;
+
+/// Told once that the log has failed.
+type OnFailure = Box<dyn Fn(WalError)>;
 
 /// What the log's handles share.
 pub struct Core<E: Env> {
-    disk: E::Disk,
-    options: WalOptions,
+    pub(super) disk: E::Disk,
+    pub(super) options: WalOptions,
     pending: RefCell<VecDeque<Chunk>>,
-    pending_bytes: Cell<usize>,
-    logs: RefCell<BTreeMap<Group, Rc<RefCell<Log>>>>,
-    removed: RefCell<BTreeSet<Group>>,
-    data_ids: Cell<DataId>,
-    segments: RefCell<Segments<FileOf<E>>>,
+    pub(super) pending_bytes: Cell<usize>,
+    pub(super) logs: RefCell<BTreeMap<Group, Rc<RefCell<Log>>>>,
+    pub(super) removed: RefCell<BTreeSet<Group>>,
+    pub(super) data_ids: Cell<DataId>,
+    pub(super) segments: RefCell<Segments<FileOf<E>>>,
     head: RefCell<Head<FileOf<E>>>,
-    spares: RefCell<VecDeque<String>>,
-    spares_made: Cell<u64>,
+    pub(super) spares: RefCell<VecDeque<String>>,
+    pub(super) spares_made: Cell<u64>,
     /// Segments up to this generation have been carried forward.
-    carried: Cell<u64>,
+    pub(super) carried: Cell<u64>,
     /// Bytes written so far, counted from the oldest segment at the start.
-    written: Cell<u64>,
-    dead: RefCell<Option<WalError>>,
-    on_failure: RefCell<Option<Box<dyn Fn(WalError)>>>,
-    closed: Cell<bool>,
-    writing_since: Cell<Option<Now<E>>>,
-    writer: RefCell<Option<Waker>>,
-    keeper: RefCell<Option<Waker>>,
-    keeper_called: Cell<bool>,
-    waiting_for_spare: RefCell<Option<Waker>>,
-    writer_ended: Cell<bool>,
-    waiting_for_end: RefCell<Option<Waker>>,
+    pub(super) written: Cell<u64>,
+    pub(super) dead: RefCell<Option<WalError>>,
+    pub(super) on_failure: RefCell<Option<OnFailure>>,
+    pub(super) closed: Cell<bool>,
+    pub(super) writing_since: Cell<Option<Now<E>>>,
+    pub(super) writer: RefCell<Option<Waker>>,
+    pub(super) keeper: RefCell<Option<Waker>>,
+    pub(super) keeper_called: Cell<bool>,
+    pub(super) waiting_for_spare: RefCell<Option<Waker>>,
+    pub(super) writer_ended: Cell<bool>,
+    pub(super) waiting_for_end: RefCell<Option<Waker>>,
     counters: RefCell<Counters>,
 }
 
@@ -101,11 +95,6 @@ impl<E: Env> Clone for Wal<E> {
     }
 }
 
-fn histogram() -> Histogram<u64> {
-    // Two digits; grows as it needs to.
-    Histogram::new(2).expect("two significant digits are allowed")
-}
-
 impl<E: Env> Wal<E> {
     /// Opens the log in a disk's folder, or makes one.
     ///
@@ -116,14 +105,6 @@ impl<E: Env> Wal<E> {
         options: WalOptions,
     ) -> Result<(Wal<E>, Recovered<E>), WalError> {
         let found = recovery::read::<E>(&disk, &options).await?;
-        let counters = Counters {
-            writes: 0,
-            bytes: 0,
-            records: 0,
-            write_micros: histogram(),
-            batch_records: histogram(),
-            batch_bytes: histogram(),
-        };
         let logs: BTreeMap<Group, Rc<RefCell<Log>>> = found
             .logs
             .into_iter()
@@ -158,7 +139,7 @@ impl<E: Env> Wal<E> {
             waiting_for_spare: RefCell::new(None),
             writer_ended: Cell::new(false),
             waiting_for_end: RefCell::new(None),
-            counters: RefCell::new(counters),
+            counters: RefCell::default(),
         });
         let (writer, keeper) = (core.clone(), core.clone());
         drop(E::Runtime::spawn(async move { writer.run().await }));
@@ -251,7 +232,6 @@ impl<E: Env> Wal<E> {
 
     /// Counters.
     pub fn stats(&self) -> WalStats {
-        let counters = self.core.counters.borrow();
         let cached = self
             .core
             .logs
@@ -259,17 +239,11 @@ impl<E: Env> Wal<E> {
             .values()
             .map(|log| log.borrow().cached_bytes())
             .sum();
-        WalStats {
-            writes: counters.writes,
-            bytes: counters.bytes,
-            records: counters.records,
-            pending_bytes: self.core.pending_bytes.get(),
-            segments: self.core.segments.borrow().len(),
-            cached_bytes: cached,
-            write_micros: counters.write_micros.clone(),
-            batch_records: counters.batch_records.clone(),
-            batch_bytes: counters.batch_bytes.clone(),
-        }
+        let mut stats = self.core.counters.borrow().stats();
+        stats.pending_bytes = self.core.pending_bytes.get();
+        stats.segments = self.core.segments.borrow().len();
+        stats.cached_bytes = cached;
+        stats
     }
 
     /// Writes what is pending and the mark of a clean stop. Nothing can be appended after.
@@ -386,7 +360,7 @@ impl<E: Env> Core<E> {
     }
 
     /// The log has failed for good; whoever wants to know is told once.
-    fn die(&self, error: WalError) {
+    pub(super) fn die(&self, error: WalError) {
         *self.dead.borrow_mut() = Some(error.clone());
         let on_failure = self.on_failure.borrow_mut().take();
         if let Some(tell) = on_failure {
@@ -548,7 +522,8 @@ impl<E: Env> Core<E> {
             head.number += 1;
         }
         self.written.set(self.written.get() + len as u64);
-        self.count(began, chunk.records, len);
+        let micros = began.elapsed().as_micros() as u64;
+        self.counters.borrow_mut().count(micros, chunk.records, len);
         let first = offset + batch::HEADER_LEN as u64;
         for (group, id, begin, end) in &chunk.entries {
             let place = Place {
@@ -559,17 +534,6 @@ impl<E: Env> Core<E> {
             self.placed(*group, *id, place);
         }
         Ok(())
-    }
-
-    fn count(&self, began: Now<E>, records: u64, len: usize) {
-        let micros = began.elapsed().as_micros() as u64;
-        let mut counters = self.counters.borrow_mut();
-        counters.writes += 1;
-        counters.bytes += len as u64;
-        counters.records += records;
-        counters.write_micros.saturating_record(micros.max(1));
-        counters.batch_records.saturating_record(records.max(1));
-        counters.batch_bytes.saturating_record(len as u64);
     }
 
     fn placed(&self, group: Group, id: LogId, place: Place) {
@@ -625,129 +589,6 @@ impl<E: Env> Core<E> {
 
     pub(super) fn segment_file(&self, generation: u64) -> Option<Rc<FileOf<E>>> {
         self.segments.borrow().file(generation)
-    }
-
-    /// Frees memory of entries that the disk has too, beyond the budget.
-    pub(super) fn trim_cache(&self) {
-        let logs = self.logs.borrow();
-        let cached: usize = logs.values().map(|log| log.borrow().cached_bytes()).sum();
-        let mut wanted = cached.saturating_sub(self.options.entry_cache_bytes);
-        for log in logs.values() {
-            if wanted == 0 {
-                break;
-            }
-            wanted -= log.borrow_mut().evict(wanted).min(wanted);
-        }
-    }
-
-    /// The keeper's task: has a spare segment ready, recycles, and carries old entries forward.
-    async fn keep_segments(self: Rc<Core<E>>) {
-        while !self.closed.get() && self.dead.borrow().is_none() {
-            match self.keep_once().await {
-                Ok(true) => continue,
-                Ok(false) => {}
-                Err(error) => {
-                    // The writer meets it when it needs the segment; a full disk may have room
-                    // again by then.
-                    tracing::warn!(%error, "no spare log segment");
-                    if self.waiting_for_spare.borrow().is_some() {
-                        self.die(error);
-                        self.wake_spare();
-                        return;
-                    }
-                }
-            }
-            // A call that came meanwhile counts.
-            std::future::poll_fn(|cx| {
-                if self.keeper_called.replace(false) {
-                    return Poll::Ready(());
-                }
-                *self.keeper.borrow_mut() = Some(cx.waker().clone());
-                Poll::Pending
-            })
-            .await;
-        }
-    }
-
-    fn wake_spare(&self) {
-        let waker = self.waiting_for_spare.borrow_mut().take();
-        waker.into_iter().for_each(Waker::wake);
-    }
-
-    /// One step of the keeper; says whether there may be more to do.
-    async fn keep_once(&self) -> Result<bool, WalError> {
-        let unneeded = self.segments.borrow_mut().take_unneeded();
-        for generation in unneeded {
-            self.recycle(&segment::name(generation)).await?;
-        }
-        if self.spares.borrow().len() < segment::SPARES {
-            let name = self.spare_name();
-            let made = self.disk.create(&name, self.options.segment_bytes).await;
-            made.map_err(|e| WalError::io(&name, "create", &e))?;
-            self.spares.borrow_mut().push_back(name);
-            self.wake_spare();
-            return Ok(true);
-        }
-        let oldest = {
-            let segments = self.segments.borrow();
-            let too_many = segments.len() > self.options.segments_max;
-            let fresh = |oldest: &u64| too_many && *oldest > self.carried.get();
-            segments.oldest_full().filter(fresh)
-        };
-        if let Some(oldest) = oldest {
-            self.carried.set(oldest);
-            self.carry_forward(oldest).await?;
-        }
-        Ok(false)
-    }
-
-    fn spare_name(&self) -> String {
-        self.spares_made.set(self.spares_made.get() + 1);
-        segment::spare_name(self.spares_made.get())
-    }
-
-    async fn recycle(&self, name: &str) -> Result<(), WalError> {
-        if self.spares.borrow().len() > segment::SPARES {
-            let removed = self.disk.remove(name).await;
-            return removed.map_err(|e| WalError::io(name, "remove", &e));
-        }
-        let spare = self.spare_name();
-        let renamed = self.disk.rename(name, &spare).await;
-        renamed.map_err(|e| WalError::io(name, "rename", &e))?;
-        self.spares.borrow_mut().push_back(spare);
-        self.wake_spare();
-        Ok(())
-    }
-
-    /// Writes the live entries of a segment again, so that it can go.
-    async fn carry_forward(&self, generation: u64) -> Result<(), WalError> {
-        let logs: Vec<_> = self
-            .logs
-            .borrow()
-            .iter()
-            .map(|(g, log)| (*g, log.clone()))
-            .collect();
-        for (group, log) in logs {
-            let places = log.borrow().places_in(generation);
-            for (id, place) in places {
-                let cached = log.borrow().entry(id);
-                let entry = match cached {
-                    Some(entry) => entry,
-                    None => match self.read_entry(id, place).await {
-                        Ok(entry) => entry,
-                        Err(_) if !log.borrow().has(id) => continue,
-                        Err(error) => return Err(error),
-                    },
-                };
-                // Purged or overwritten while it was read: it must not come back.
-                if log.borrow().has(id) {
-                    self.append_entry(group, &entry);
-                }
-            }
-        }
-        // Not waited for: the writer may itself wait for this task's next spare segment.
-        self.complete(Done::Leave(Vec::new()));
-        Ok(())
     }
 }
 

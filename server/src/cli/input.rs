@@ -18,7 +18,7 @@ pub(super) fn bytes(text: &str, hex: bool) -> Result<Vec<u8>, Trouble> {
         return Ok(text.as_bytes().to_vec());
     }
     let wrong = || Trouble::usage(format!("'{text}' is not pairs of hexadecimal digits"));
-    if !text.is_ascii() || text.len() % 2 != 0 {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
         return Err(wrong());
     }
     let pair = |start: usize| u8::from_str_radix(&text[start..start + 2], 16).ok();

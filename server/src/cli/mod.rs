@@ -103,7 +103,6 @@ fn execute(command: CliCommand) -> Result<Exit, Trouble> {
         let options = ClientOptions {
             addresses: connection.addresses.clone(),
             timeout: connection.timeout,
-            ..ClientOptions::default()
         };
         let client = Client::connect(options).await.map_err(|error| Trouble {
             exit: Exit::Unreachable,

@@ -3,6 +3,7 @@
 
 pub mod channels;
 mod clock;
+pub mod data_dir;
 mod disk;
 pub mod handover;
 pub mod kernel;

@@ -1,0 +1,139 @@
+//! The keeper of segments: has a spare one ready, recycles those that nothing needs, and has the
+//! live entries of the oldest written again when there are too many. Also keeps the entries in
+//! memory within their budget.
+//!
+//! A task of its own beside the writer, which waits for it when it needs a spare; so the keeper
+//! never waits for the writer.
+
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use crate::env::{Disk, Env};
+use crate::wal::WalError;
+use crate::wal::segment;
+use crate::wal::writer::{Core, Done};
+
+impl<E: Env> Core<E> {
+    /// The keeper's task: has a spare segment ready, recycles, and carries old entries forward.
+    pub(super) async fn keep_segments(self: Rc<Core<E>>) {
+        while !self.closed.get() && self.dead.borrow().is_none() {
+            match self.keep_once().await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => {
+                    // The writer meets it when it needs the segment; a full disk may have room
+                    // again by then.
+                    tracing::warn!(%error, "no spare log segment");
+                    if self.waiting_for_spare.borrow().is_some() {
+                        self.die(error);
+                        self.wake_spare();
+                        return;
+                    }
+                }
+            }
+            // A call that came meanwhile counts.
+            std::future::poll_fn(|cx| {
+                if self.keeper_called.replace(false) {
+                    return Poll::Ready(());
+                }
+                *self.keeper.borrow_mut() = Some(cx.waker().clone());
+                Poll::Pending
+            })
+            .await;
+        }
+    }
+
+    fn wake_spare(&self) {
+        let waker = self.waiting_for_spare.borrow_mut().take();
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// One step of the keeper; says whether there may be more to do.
+    async fn keep_once(&self) -> Result<bool, WalError> {
+        let unneeded = self.segments.borrow_mut().take_unneeded();
+        for generation in unneeded {
+            self.recycle(&segment::name(generation)).await?;
+        }
+        if self.spares.borrow().len() < segment::SPARES {
+            let name = self.spare_name();
+            let made = self.disk.create(&name, self.options.segment_bytes).await;
+            made.map_err(|e| WalError::io(&name, "create", &e))?;
+            self.spares.borrow_mut().push_back(name);
+            self.wake_spare();
+            return Ok(true);
+        }
+        let oldest = {
+            let segments = self.segments.borrow();
+            let too_many = segments.len() > self.options.segments_max;
+            let fresh = |oldest: &u64| too_many && *oldest > self.carried.get();
+            segments.oldest_full().filter(fresh)
+        };
+        if let Some(oldest) = oldest {
+            self.carried.set(oldest);
+            self.carry_forward(oldest).await?;
+        }
+        Ok(false)
+    }
+
+    fn spare_name(&self) -> String {
+        self.spares_made.set(self.spares_made.get() + 1);
+        segment::spare_name(self.spares_made.get())
+    }
+
+    async fn recycle(&self, name: &str) -> Result<(), WalError> {
+        if self.spares.borrow().len() > segment::SPARES {
+            let removed = self.disk.remove(name).await;
+            return removed.map_err(|e| WalError::io(name, "remove", &e));
+        }
+        let spare = self.spare_name();
+        let renamed = self.disk.rename(name, &spare).await;
+        renamed.map_err(|e| WalError::io(name, "rename", &e))?;
+        self.spares.borrow_mut().push_back(spare);
+        self.wake_spare();
+        Ok(())
+    }
+
+    /// Writes the live entries of a segment again, so that it can go.
+    async fn carry_forward(&self, generation: u64) -> Result<(), WalError> {
+        let logs: Vec<_> = self
+            .logs
+            .borrow()
+            .iter()
+            .map(|(g, log)| (*g, log.clone()))
+            .collect();
+        for (group, log) in logs {
+            let places = log.borrow().places_in(generation);
+            for (id, place) in places {
+                let cached = log.borrow().entry(id);
+                let entry = match cached {
+                    Some(entry) => entry,
+                    None => match self.read_entry(id, place).await {
+                        Ok(entry) => entry,
+                        Err(_) if !log.borrow().has(id) => continue,
+                        Err(error) => return Err(error),
+                    },
+                };
+                // Purged or overwritten while it was read: it must not come back.
+                if log.borrow().has(id) {
+                    self.append_entry(group, &entry);
+                }
+            }
+        }
+        // Not waited for: the writer may itself wait for this task's next spare segment.
+        self.complete(Done::Leave(Vec::new()));
+        Ok(())
+    }
+
+    /// Frees memory of entries that the disk has too, beyond the budget.
+    pub(super) fn trim_cache(&self) {
+        let logs = self.logs.borrow();
+        let cached: usize = logs.values().map(|log| log.borrow().cached_bytes()).sum();
+        let mut wanted = cached.saturating_sub(self.options.entry_cache_bytes);
+        for log in logs.values() {
+            if wanted == 0 {
+                break;
+            }
+            wanted -= log.borrow_mut().evict(wanted).min(wanted);
+        }
+    }
+}

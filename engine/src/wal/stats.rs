@@ -1,0 +1,60 @@
+//! What the log counts of its durable writes.
+
+use hdrhistogram::Histogram;
+
+use crate::wal::WalStats;
+
+/// Counts since the start.
+pub struct Counters {
+    writes: u64,
+    bytes: u64,
+    records: u64,
+    write_micros: Histogram<u64>,
+    batch_records: Histogram<u64>,
+    batch_bytes: Histogram<u64>,
+}
+
+fn histogram() -> Histogram<u64> {
+    // Two digits; grows as it needs to.
+    Histogram::new(2).expect("two significant digits are allowed")
+}
+
+impl Default for Counters {
+    fn default() -> Counters {
+        Counters {
+            writes: 0,
+            bytes: 0,
+            records: 0,
+            write_micros: histogram(),
+            batch_records: histogram(),
+            batch_bytes: histogram(),
+        }
+    }
+}
+
+impl Counters {
+    /// One durable write is done; `len` includes its padding.
+    pub fn count(&mut self, micros: u64, records: u64, len: usize) {
+        self.writes += 1;
+        self.bytes += len as u64;
+        self.records += records;
+        self.write_micros.saturating_record(micros.max(1));
+        self.batch_records.saturating_record(records.max(1));
+        self.batch_bytes.saturating_record(len as u64);
+    }
+
+    /// What was counted; the rest is the log's to fill in.
+    pub fn stats(&self) -> WalStats {
+        WalStats {
+            writes: self.writes,
+            bytes: self.bytes,
+            records: self.records,
+            pending_bytes: 0,
+            segments: 0,
+            cached_bytes: 0,
+            write_micros: self.write_micros.clone(),
+            batch_records: self.batch_records.clone(),
+            batch_bytes: self.batch_bytes.clone(),
+        }
+    }
+}
