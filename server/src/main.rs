@@ -39,34 +39,34 @@ struct StartArgs {
     /// Folder of the node's data; made if it is missing.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
-    /// Where clients connect [127.0.0.1:7400].
+    /// Where clients connect; 127.0.0.1:7400 by default.
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
-    /// Where health and metrics are [127.0.0.1:7480].
+    /// Where health and metrics are; 127.0.0.1:7480 by default.
     #[arg(long, value_name = "HOST:PORT")]
     http: Option<String>,
-    /// Number of shards; fixed when the folder is made [one for each processor].
+    /// Number of shards; fixed when the folder is made; one for each processor by default.
     #[arg(long, value_name = "N")]
     shards: Option<String>,
-    /// Processors that all threads stay on, such as 0,2-3 [all].
+    /// Processors that all threads stay on, such as 0,2-3; all by default.
     #[arg(long, value_name = "LIST")]
     cpus: Option<String>,
-    /// Memory to use, such as 4GiB [half of what machine or control group allows].
+    /// Memory to use, such as 4GiB; half of what machine or control group allows by default.
     #[arg(long, value_name = "SIZE")]
     memory: Option<String>,
     /// Borders of the initial ranges; `\xNN` stands for a byte, `\,` for a comma.
     #[arg(long, value_name = "K1,K2")]
     split_at: Option<String>,
-    /// How long old versions are kept [10m].
+    /// How long old versions are kept; 10m by default.
     #[arg(long, value_name = "TIME")]
     gc_retention: Option<String>,
     /// A TOML file with any of these settings.
     #[arg(long, value_name = "FILE", env = "RANGEDB_CONFIG")]
     config: Option<PathBuf>,
-    /// Format of logs: text or json [text].
+    /// Format of logs: text or json; text by default.
     #[arg(long, value_name = "FORMAT")]
     log: Option<String>,
-    /// Which log lines are written: error, warn, info, debug or trace [info].
+    /// Which log lines are written: error, warn, info, debug or trace; info by default.
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
     /// Prints each setting and where it comes from, and ends.

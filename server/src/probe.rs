@@ -9,6 +9,9 @@ use rangedb_protocol::ErrorCode;
 use crate::env::Now;
 use crate::handler::{Asked, Operation};
 
+/// Longer latencies count as this long: a minute.
+const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
+
 /// Counts of one shard.
 #[derive(Clone)]
 pub struct ShardProbe {
@@ -21,7 +24,8 @@ pub struct ShardProbe {
 impl ShardProbe {
     /// Nothing counted yet.
     pub fn new() -> ShardProbe {
-        let histogram = || Histogram::new(2).expect("two significant digits are allowed");
+        let histogram =
+            || Histogram::new_with_max(LATENCY_NANOS_MAX, 2).expect("these bounds are allowed");
         ShardProbe {
             latency: Operation::ALL.iter().map(|op| (*op, histogram())).collect(),
             refused: BTreeMap::new(),

@@ -2,6 +2,7 @@
 
 use hdrhistogram::Histogram;
 
+use crate::limits::WAL_BATCH_LEN_MAX;
 use crate::wal::WalStats;
 
 /// Counts since the start.
@@ -14,9 +15,13 @@ pub struct Counters {
     batch_bytes: Histogram<u64>,
 }
 
-fn histogram() -> Histogram<u64> {
-    // Two digits; grows as it needs to.
-    Histogram::new(2).expect("two significant digits are allowed")
+/// Longer writes count as this long: a minute.
+const MICROS_MAX: u64 = 60_000_000;
+/// More records count as this many.
+const RECORDS_MAX: u64 = 1 << 20;
+
+fn histogram(max: u64) -> Histogram<u64> {
+    Histogram::new_with_max(max, 2).expect("these bounds are allowed")
 }
 
 impl Default for Counters {
@@ -25,9 +30,9 @@ impl Default for Counters {
             writes: 0,
             bytes: 0,
             records: 0,
-            write_micros: histogram(),
-            batch_records: histogram(),
-            batch_bytes: histogram(),
+            write_micros: histogram(MICROS_MAX),
+            batch_records: histogram(RECORDS_MAX),
+            batch_bytes: histogram(WAL_BATCH_LEN_MAX as u64 * 2),
         }
     }
 }
