@@ -30,7 +30,7 @@ use crate::config::{Config, ShardMemory};
 use crate::env::data_dir::{BadFolder, DataDir};
 use crate::env::watchdog::{Beat, Watchdog};
 use crate::env::{GlommioDisk, GlommioEnv, NoPeers, Now, SystemClock, kernel, threads};
-use crate::net::port::{Port, PortError};
+use crate::net::port::{HELD_PATIENCE, Port, PortError};
 use crate::shard::context::{ClientLimits, NodeInfo};
 use crate::shard::mesh::lanes;
 use crate::shard::{self, Order, ShardError, ShardSetup};
@@ -107,7 +107,7 @@ async fn control(config: &Config, folder: &DataDir) -> Result<(), NodeError> {
     let pages = Pages::bind(config.http)
         .await
         .map_err(|e| NodeError::Http(config.http, e))?;
-    let port = Port::bind(&config.listen, usize::from(config.shards))?;
+    let port = Port::bind(&config.listen, usize::from(config.shards), HELD_PATIENCE)?;
     let (listen, http) = (port.address, pages.address);
     let on_signal = |kind, name| signal(kind).map_err(|e| NodeError::Start(name, e.to_string()));
     let mut terminate = on_signal(SignalKind::terminate(), "the handler of SIGTERM")?;

@@ -48,7 +48,12 @@ impl TestNode {
 
     pub fn start_in(folder: &Path, split_at: &[&str], limits: ClientLimits) -> TestNode {
         let shards = split_at.len() as u16 + 1;
-        let port = Port::bind("127.0.0.1:0", usize::from(shards)).unwrap();
+        let port = Port::bind(
+            "127.0.0.1:0",
+            usize::from(shards),
+            std::time::Duration::ZERO,
+        )
+        .unwrap();
         let address = port.address;
         let (orders, ordered) = watch::channel(Order::Serve);
         let beats: Vec<Arc<Beat>> = (0..shards).map(|_| Arc::default()).collect();

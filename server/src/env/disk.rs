@@ -3,11 +3,19 @@
 //! One write is one operation on the ring, and durable when it ends; an fsync would be a second
 //! one, on a kernel thread. What only happens now and then — making, renaming and removing files —
 //! runs on the executor's blocking threads.
+//!
+//! A killed process is gone before the kernel has ended what it had on the ring: a write of its
+//! may still land. An operation under way keeps its open file, and that keeps the file's lock; so
+//! who opens a file waits for its lock, and then nobody else writes to it.
+
+#![expect(unsafe_code, reason = "glommio's files are locked by a system call")]
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions};
 use rangedb_engine::env::{Disk, File};
@@ -15,6 +23,9 @@ use rangedb_engine::limits::BLOCK_LEN;
 
 /// Zeros are written in pieces of this size.
 const ZEROS_LEN: usize = 1 << 20;
+/// How often, and how often again, a lock of an earlier process is tried: for ten seconds.
+const LOCK_RETRY: Duration = Duration::from_millis(2);
+const LOCK_TRIES: usize = 5000;
 
 /// A folder.
 #[derive(Clone, Debug)]
@@ -61,6 +72,23 @@ impl GlommioDisk {
             .spawn_blocking(move || work(&folder))
             .await
     }
+}
+
+/// Waits until no operation of an earlier process is under way on the file.
+async fn lock(file: &DmaFile, name: &str) -> io::Result<()> {
+    for _ in 0..LOCK_TRIES {
+        // SAFETY: no memory is involved; the descriptor is open.
+        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::WouldBlock {
+            return Err(error);
+        }
+        glommio::timer::sleep(LOCK_RETRY).await;
+    }
+    let message = format!("{name} is still being written to by an earlier process");
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, message))
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
@@ -117,6 +145,7 @@ impl Disk for GlommioDisk {
             .dma_open(&path)
             .await
             .map_err(io::Error::from)?;
+        lock(&file, name).await?;
         let len = file.file_size().await.map_err(io::Error::from)?;
         Ok(GlommioFile { file, len })
     }

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
@@ -17,6 +17,11 @@ pub const BACKLOG_LEN: i32 = 1024;
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// How long it waits between questions.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The kernel closes the sockets of a killed process that used io_uring a moment after the process
+/// is gone. A node that is started at once waits so long for that, then the port counts as held.
+pub const HELD_PATIENCE: Duration = Duration::from_secs(2);
+const HELD_RETRY: Duration = Duration::from_millis(5);
 
 /// Why the node cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -74,11 +79,24 @@ pub struct Port {
 
 impl Port {
     /// Binds `shards` sockets to `listen`, `HOST:PORT`. Port 0: one that is free. Of the addresses
-    /// of a name the first is taken that this machine has.
+    /// of a name the first is taken that this machine has. A port that is held is tried again until
+    /// `patience` is over; the thread sleeps meanwhile.
     ///
     /// # Errors
     /// The name is unknown, the port is held, or the address is not ours.
-    pub fn bind(listen: &str, shards: usize) -> Result<Port, PortError> {
+    pub fn bind(listen: &str, shards: usize, patience: Duration) -> Result<Port, PortError> {
+        let begun = Instant::now();
+        loop {
+            match Port::try_bind(listen, shards) {
+                Err(PortError::Held { .. }) if begun.elapsed() < patience => {
+                    std::thread::sleep(HELD_RETRY);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn try_bind(listen: &str, shards: usize) -> Result<Port, PortError> {
         let name_error = |source| PortError::Name {
             listen: listen.to_owned(),
             source,
@@ -148,14 +166,14 @@ mod tests {
     }
 
     fn assert_held(address: SocketAddr) {
-        let error = Port::bind(&address.to_string(), 2).unwrap_err();
+        let error = Port::bind(&address.to_string(), 2, Duration::ZERO).unwrap_err();
         assert!(matches!(error, PortError::Held { .. }), "{error}");
         assert!(error.to_string().contains("held by another process"));
     }
 
     #[test]
     fn all_shards_share_the_port_that_was_chosen() {
-        let (address, sockets) = listening(Port::bind("127.0.0.1:0", 3).unwrap());
+        let (address, sockets) = listening(Port::bind("127.0.0.1:0", 3, Duration::ZERO).unwrap());
         assert_ne!(address.port(), 0);
         assert_eq!(sockets.len(), 3);
         for socket in &sockets {
@@ -194,31 +212,45 @@ mod tests {
 
     #[test]
     fn another_node_on_the_port_is_met() {
-        let (address, _sockets) = listening(Port::bind("127.0.0.1:0", 2).unwrap());
+        let (address, _sockets) = listening(Port::bind("127.0.0.1:0", 2, Duration::ZERO).unwrap());
         assert_held(address);
     }
 
     #[test]
     fn lingering_connections_of_an_earlier_run_do_not_hold_the_port() {
-        let (address, sockets) = listening(Port::bind("127.0.0.1:0", 1).unwrap());
+        let (address, sockets) = listening(Port::bind("127.0.0.1:0", 1, Duration::ZERO).unwrap());
         let client = TcpStream::connect(address).unwrap();
         let (served, _) = sockets[0].accept().unwrap();
         // The side that closes first keeps the address for a while.
         drop(served);
         drop(sockets);
         drop(client);
-        Port::bind(&address.to_string(), 1).unwrap();
+        Port::bind(&address.to_string(), 1, Duration::ZERO).unwrap();
     }
 
     #[test]
     fn names_and_both_families_work() {
-        assert_ne!(Port::bind("localhost:0", 1).unwrap().address.port(), 0);
+        assert_ne!(
+            Port::bind("localhost:0", 1, Duration::ZERO)
+                .unwrap()
+                .address
+                .port(),
+            0
+        );
         let mut parts = "[::1]:0".to_socket_addrs().unwrap();
         if std::net::TcpListener::bind(parts.next().unwrap()).is_ok() {
-            assert!(Port::bind("[::1]:0", 2).unwrap().address.is_ipv6());
+            assert!(
+                Port::bind("[::1]:0", 2, Duration::ZERO)
+                    .unwrap()
+                    .address
+                    .is_ipv6()
+            );
         }
-        assert!(matches!(Port::bind("7400", 1), Err(PortError::Name { .. })));
-        let elsewhere = Port::bind("192.0.2.1:0", 1).unwrap_err();
+        assert!(matches!(
+            Port::bind("7400", 1, Duration::ZERO),
+            Err(PortError::Name { .. })
+        ));
+        let elsewhere = Port::bind("192.0.2.1:0", 1, Duration::ZERO).unwrap_err();
         assert!(
             matches!(elsewhere, PortError::Refused { .. }),
             "{elsewhere}"
