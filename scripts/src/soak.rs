@@ -1,19 +1,16 @@
-//! `soak SECONDS SEED`: the simulator and the crash tests, for as long as one likes. The tests take
-//! their length and first seed from the environment; without them they run as in `test`.
+//! `soak SECONDS SEED`: the simulator, kills of the real binary and the watchdog's stress, for as
+//! long as one likes. The tests take their length and first seed from the environment; without them
+//! they run as in `test`.
 
 use crate::Outcome;
 use crate::process::command;
 
-/// Share of the time that the simulator gets; the real processes get the rest.
-const SIMULATOR_SHARE: f64 = 0.6;
+/// Which tests run for long, and their shares of the time.
+const PARTS: [(&str, f64); 3] = [("simulator", 0.6), ("kills", 0.3), ("watchdog", 0.1)];
 
-/// Runs both halves.
+/// Runs each part for its time.
 fn run_for(seconds: f64, seed: u64) -> Outcome {
-    let halves = [
-        ("simulator", SIMULATOR_SHARE),
-        ("process", 1.0 - SIMULATOR_SHARE),
-    ];
-    for (name, share) in halves {
+    for (name, share) in PARTS {
         let seconds = (seconds * share).ceil();
         println!("{name}: {seconds} s from seed {seed}");
         let arguments = [
@@ -21,8 +18,9 @@ fn run_for(seconds: f64, seed: u64) -> Outcome {
             "--release",
             "-p",
             "rangedb-tests",
-            "--",
+            "--test",
             name,
+            "--",
             "--nocapture",
         ];
         let status = command("cargo", &arguments)

@@ -1,0 +1,272 @@
+//! The real binary as its users meet it: killed, told to stop, refused, asked for its pages.
+//!
+//! With `RANGEDB_SOAK_SECONDS` the kills go on for that long, and at least fifty times.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rangedb_tests::process::{Home, cli, command, free_port, wait};
+
+/// Runs a command that must end with this code; gives what it printed.
+fn expect(home: &Home, code: i32, arguments: &[&str]) -> String {
+    let output = home.cli(arguments);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "rangedb {}: {}{}",
+        arguments.join(" "),
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    text(&output.stdout)
+}
+
+#[test]
+fn the_command_line_tells_by_its_exit_code() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "2", "--split-at", "m"]);
+    let node = home.start();
+    expect(&home, 0, &["put", "a", "1"]);
+    assert_eq!(expect(&home, 0, &["get", "a"]), "1\n");
+    expect(&home, 1, &["get", "nothing"]);
+    expect(&home, 1, &["cas", "a", "2", "--if-absent"]);
+    expect(&home, 0, &["cas", "a", "2", "--if-value", "1"]);
+    assert_eq!(expect(&home, 0, &["incr", "a", "--by", "40"]), "42\n");
+    expect(&home, 0, &["put", "text", "no number"]);
+    expect(&home, 3, &["incr", "text"]);
+    expect(&home, 0, &["put", "zz", ""]);
+    assert_eq!(expect(&home, 0, &["get", "zz"]), "\n");
+    // Of one range, and of two.
+    expect(&home, 0, &["write", "put", "b", "1", "delete", "a"]);
+    expect(&home, 3, &["write", "put", "b", "2", "put", "z", "2"]);
+    assert_eq!(expect(&home, 0, &["get", "b"]), "1\n");
+    let rows = expect(&home, 0, &["scan", "--format", "json"]);
+    assert!(rows.contains("\"b\"") && rows.contains("\"zz\""), "{rows}");
+    expect(&home, 0, &["get", "--hex", "62"]);
+    expect(&home, 2, &["get"]);
+    expect(&home, 2, &["get", "--hex", "6"]);
+    expect(&home, 2, &["put", "k"]);
+    let long = "k".repeat(4097);
+    expect(&home, 3, &["put", &long, "v"]);
+    expect(&home, 3, &["put", "", "v"]);
+    let status = expect(&home, 0, &["status", "--format", "json"]);
+    assert!(serde_json::from_str::<serde_json::Value>(&status).is_ok());
+    let ranges = expect(&home, 0, &["range", "ls", "--format", "json"]);
+    assert!(serde_json::from_str::<serde_json::Value>(&ranges).is_ok());
+
+    // The first address is dead: the second is tried. Then none is alive.
+    let dead = format!("127.0.0.1:{}", free_port());
+    let both = format!("{dead},{}", home.listen);
+    assert!(cli(&both, &["get", "b"]).status.success());
+    node.signal("STOP");
+    let frozen = home.cli(&["put", "b", "3", "--timeout", "700ms"]);
+    node.signal("CONT");
+    // Nothing answered the connection's first bytes, so nothing was sent.
+    assert_eq!(frozen.status.code(), Some(5));
+    node.kill();
+    let gone = home.cli(&["get", "b", "--timeout", "700ms"]);
+    assert_eq!(gone.status.code(), Some(5));
+}
+
+#[test]
+fn the_pages_tell_how_the_node_is() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "2"]);
+    let node = home.start();
+    assert_eq!(home.page("/livez").0, 200);
+    assert_eq!(home.page("/readyz").0, 200);
+    assert_eq!(home.page("/nothing").0, 404);
+    expect(&home, 0, &["put", "a", "1"]);
+    assert!(home.metric("rangedb_wal_writes_total") > 0.0);
+    assert!(home.metric("rangedb_request_duration_seconds_count") >= 1.0);
+    assert_eq!(home.metric("rangedb_shard_up"), 2.0);
+    node.signal("TERM");
+    assert_eq!(node.wait().code(), Some(0));
+}
+
+#[test]
+fn what_cannot_work_is_refused_with_a_reason() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "2", "--split-at", "m"]);
+    let refused = |home: &Home, code: i32, words: &[&str]| {
+        let (found, complaint) = home.refused();
+        assert_eq!(found, code, "{complaint}");
+        for word in words {
+            assert!(complaint.contains(word), "`{word}` is not in: {complaint}");
+        }
+    };
+    let with = |flags: &[&str]| {
+        let mut other = Home::new(temp.path(), flags);
+        other.folder.clone_from(&home.folder);
+        other
+    };
+    let node = home.start();
+    refused(
+        &with(&["--shards", "2"]),
+        1,
+        &["in use", &node.id().to_string()],
+    );
+    let mut same_port = Home::new(&temp.path().join("other"), &["--shards", "1"]);
+    same_port.listen.clone_from(&home.listen);
+    refused(&same_port, 1, &[&home.listen, "--listen"]);
+    let mut same_http = Home::new(&temp.path().join("another"), &["--shards", "1"]);
+    same_http.http.clone_from(&home.http);
+    refused(&same_http, 1, &[&home.http, "--http"]);
+    node.signal("INT");
+    assert_eq!(node.wait().code(), Some(0));
+
+    refused(&with(&["--shards", "1"]), 1, &["--shards", "made with"]);
+    refused(
+        &with(&["--shards", "2", "--split-at", "q"]),
+        1,
+        &["--split-at", "made with"],
+    );
+    refused(&with(&["--shards", "none"]), 2, &["shards", "none"]);
+    refused(&with(&["--memory", "1MB"]), 2, &["memory"]);
+    refused(&with(&["--memory", "1MiB"]), 2, &["memory"]);
+    refused(&with(&["--no-such-flag"]), 2, &["--no-such-flag"]);
+    let file = temp.path().join("settings.toml");
+    std::fs::write(&file, "shard = 3\n").expect("a file");
+    let path = file.display().to_string();
+    refused(&with(&["--config", &path]), 2, &["shard", "shards"]);
+    let output = home
+        .start_command()
+        .env("RANGEDB_SHARD", "2")
+        .output()
+        .expect("it starts");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("RANGEDB_SHARDS"));
+
+    // A folder of a later version, and one that is somebody else's.
+    let identity = home.folder.join("node.json");
+    let text = std::fs::read_to_string(&identity).expect("it is there");
+    std::fs::write(
+        &identity,
+        text.replace("\"format\": 1", "\"format\": 99")
+            .replace("\"format\":1", "\"format\":99"),
+    )
+    .expect("it is written");
+    refused(&home, 1, &["format 99"]);
+    std::fs::write(&identity, text).expect("it is written");
+    let mut foreign = Home::new(temp.path(), &[]);
+    foreign.folder = temp.path().join("foreign");
+    std::fs::create_dir(&foreign.folder).expect("a folder");
+    std::fs::write(foreign.folder.join("letters"), "x").expect("a file");
+    refused(&foreign, 1, &["letters"]);
+    // After all of this it still starts.
+    home.start();
+}
+
+/// A log segment that was written to: the largest part that is not zero.
+fn busiest_segment(home: &Home) -> std::path::PathBuf {
+    let folder = home.folder.join("shard-0").join("wal");
+    let files = std::fs::read_dir(folder).expect("a log");
+    let used = |path: &std::path::Path| {
+        let bytes = std::fs::read(path).expect("a file");
+        bytes.iter().filter(|&&byte| byte != 0).count()
+    };
+    files
+        .map(|file| file.expect("an entry").path())
+        .max_by_key(|path| used(path))
+        .expect("a segment")
+}
+
+/// Flips one bit of the first write after this part of a file's used bytes.
+fn flip_bit(path: &std::path::Path, part: f64) {
+    let mut bytes = std::fs::read(path).expect("a file");
+    let used = bytes.iter().rposition(|&byte| byte != 0).expect("bytes") + 1;
+    let at = (used as f64 * part) as usize;
+    let at = (at..used).find(|&at| bytes[at] != 0).expect("a byte");
+    bytes[at] ^= 1;
+    std::fs::write(path, bytes).expect("it is written");
+}
+
+#[test]
+fn a_damaged_log_is_named_and_not_served() {
+    for clean in [false, true] {
+        let temp = tempfile::tempdir().expect("a folder");
+        let home = Home::new(temp.path(), &["--shards", "1"]);
+        let node = home.start();
+        for at in 0..20 {
+            expect(&home, 0, &["put", "key", &format!("{at}")]);
+        }
+        if clean {
+            node.signal("TERM");
+            assert_eq!(node.wait().code(), Some(0));
+        } else {
+            node.kill();
+        }
+        let segment = busiest_segment(&home);
+        flip_bit(&segment, 0.5);
+        let (code, complaint) = home.refused();
+        let name = segment.file_name().expect("a name").to_string_lossy();
+        assert_eq!(code, 1, "clean: {clean}: {complaint}");
+        assert!(complaint.contains(&*name), "{name} is not in: {complaint}");
+    }
+}
+
+#[test]
+fn a_node_that_is_told_to_stop_drains_first() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "1"]);
+    let node = home.start();
+    let load = command("loadgen")
+        .args(["run", "--workload", "write", "--records", "1000"])
+        .args(["--addr", &home.listen, "--duration", "30", "--warmup", "0"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut load = load.expect("loadgen starts");
+    while home.metric("rangedb_request_duration_seconds_count") < 100.0 {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let told = Instant::now();
+    node.signal("TERM");
+    assert_eq!(node.wait().code(), Some(0), "{}", home.log());
+    println!("stopped under load in {:?}", told.elapsed());
+    load.kill().expect("it runs");
+    wait(&mut load);
+}
+
+#[test]
+fn a_second_signal_ends_the_node_at_once() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "1"]);
+    let node = home.start();
+    // Both are pending when it goes on: it cannot have drained between them.
+    node.signal("STOP");
+    node.signal("TERM");
+    node.signal("INT");
+    node.signal("CONT");
+    let code = node.wait().code();
+    assert!(code == Some(130), "{code:?}:\n{}", home.log());
+    home.start();
+}
+
+#[test]
+fn histories_are_linearizable_over_kills() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "2", "--split-at", "check-4"]);
+    let mut node = home.start();
+    let check = command("loadgen")
+        .args(["check", "--addr", &home.listen, "--duration", "8"])
+        .args(["--clients", "8", "--keys", "8", "--format", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("loadgen starts");
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_millis(1500));
+        node.kill();
+        node = home.start();
+    }
+    let output = check.wait_with_output().expect("it ends");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{text}{complaint}");
+    let result: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(result["violations"], 0, "{text}");
+    assert!(result["operations"].as_u64() > Some(1000), "{text}");
+    println!("{}", text.trim());
+}
