@@ -1,27 +1,33 @@
 //! The client: what a service calls.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rangedb_protocol::{
     ErrorReply, NodeState, Reply, Request, RequestBody, Session as Pair, Target,
 };
-use tokio::sync::OnceCell;
 
-use crate::connection::{Connection, Lost, ReplyFrame};
+use crate::connection::{Lost, ReplyFrame};
 use crate::directory::{Directory, Place};
 use crate::error::{Error, ErrorCode, Fate};
+use crate::limits;
+use crate::pool::Pool;
 use crate::retry::{self, Budget};
-use crate::session::Session;
+use crate::session::{Session, Write};
+
+/// A longer time for a call counts as this.
+const TIMEOUT_MAX: Duration = Duration::from_hours(24);
+/// One node gets so long to tell the directory, then the next is asked.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a client is made.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
     /// Nodes to ask first, HOST:PORT each; names and `[::1]:7400` work.
     pub addresses: Vec<String>,
-    /// How long a call may take, retries included.
+    /// How long a call may take, retries included; a day at most.
     pub timeout: Duration,
 }
 
@@ -34,14 +40,16 @@ impl Default for ClientOptions {
     }
 }
 
-type Slot = Arc<OnceCell<Arc<Connection>>>;
-
 struct Inner {
     addresses: Vec<Arc<str>>,
     session: Session,
     directory: Directory,
     budget: Budget,
-    connections: Mutex<HashMap<Place, Slot>>,
+    pool: Pool,
+    /// Held by the one that asks for the directory.
+    asking: tokio::sync::Mutex<()>,
+    /// How often the directory was told.
+    told: AtomicU64,
 }
 
 /// A client of a RangeDB cluster. Clones share its session, directory and connections; it must be
@@ -77,10 +85,15 @@ pub(crate) struct Call<'a, T> {
     pub deadline: Instant,
 }
 
+/// Where a try went: what was believed of the range, and the place.
+type Tried = (Option<Target>, Place);
+
 /// What to do after a try that failed.
 enum Next {
-    /// Try again after this long.
-    After(Duration),
+    /// What was believed of the range is stale: try again, the first time at once.
+    Heal(Error),
+    /// Try again after a pause, at least the one the error names.
+    Later(Error),
     /// Give up.
     GiveUp(Error),
 }
@@ -104,13 +117,15 @@ impl Client {
             session: Session::new(),
             directory: Directory::default(),
             budget: Budget::new(),
-            connections: Mutex::default(),
+            pool: Pool::default(),
+            asking: tokio::sync::Mutex::default(),
+            told: AtomicU64::new(0),
         };
         let client = Client {
             inner: Arc::new(inner),
             timeout: options.timeout,
         };
-        client.refresh(Instant::now() + options.timeout).await?;
+        client.refresh(client.deadline()).await?;
         Ok(client)
     }
 
@@ -124,7 +139,7 @@ impl Client {
     }
 
     pub(crate) fn deadline(&self) -> Instant {
-        Instant::now() + self.timeout
+        Instant::now() + self.timeout.min(TIMEOUT_MAX)
     }
 
     /// The state of a node.
@@ -148,31 +163,53 @@ impl Client {
         .await
     }
 
-    /// Asks the given nodes in turn, from a random one on, for the directory.
+    /// Asks the given nodes in turn, from a random one on, for the directory. Of several that want
+    /// it at a time one asks.
     async fn refresh(&self, deadline: Instant) -> Result<(), Error> {
-        let addresses = &self.inner.addresses;
-        let first = rand::random_range(0..addresses.len());
+        let inner = &self.inner;
+        let unreachable = |message| Error::new(ErrorCode::Unreachable, Fate::NotApplied, message);
+        let told = inner.told.load(Ordering::Acquire);
+        let asking = tokio::time::timeout_at(deadline.into(), inner.asking.lock()).await;
+        let Ok(_asking) = asking else {
+            return Err(unreachable("no node told the directory in time".to_owned()));
+        };
+        if inner.told.load(Ordering::Acquire) != told {
+            return Ok(());
+        }
+        let count = inner.addresses.len();
+        let first = rand::random_range(0..count);
+        let mut addresses: Vec<&Arc<str>> = inner
+            .addresses
+            .iter()
+            .cycle()
+            .skip(first)
+            .take(count)
+            .collect();
+        // Those that failed a short time ago come last.
+        addresses.sort_by_key(|address| inner.pool.is_left_out(address));
         let mut failures = Vec::new();
-        for address in addresses.iter().cycle().skip(first).take(addresses.len()) {
+        for address in addresses {
             let place = Place {
                 address: address.clone(),
                 shard: None,
             };
-            match self.ask_directory(&place, deadline).await {
-                Ok(()) => return Ok(()),
+            let ask_until = deadline.min(Instant::now() + ASK_TIMEOUT);
+            match self.ask_directory(&place, ask_until).await {
+                Ok(()) => {
+                    inner.told.fetch_add(1, Ordering::AcqRel);
+                    return Ok(());
+                }
                 Err(message) => failures.push(message),
             }
         }
-        let message = format!("no node answers: {}", failures.join("; "));
-        Err(Error::new(
-            ErrorCode::Unreachable,
-            Fate::NotApplied,
-            message,
-        ))
+        Err(unreachable(format!(
+            "no node answers: {}",
+            failures.join("; ")
+        )))
     }
 
     async fn ask_directory(&self, place: &Place, deadline: Instant) -> Result<(), String> {
-        let connection = self.connection(place, deadline).await?;
+        let connection = self.inner.pool.get(place, deadline).await?;
         let token = self.inner.session.token();
         let request = Request {
             body: RequestBody::Directory,
@@ -196,38 +233,9 @@ impl Client {
         }
     }
 
-    /// The connection to a place, opened if there is none.
-    async fn connection(
-        &self,
-        place: &Place,
-        deadline: Instant,
-    ) -> Result<Arc<Connection>, String> {
-        let slot = self.slot(place);
-        let open = slot.get_or_try_init(|| async {
-            let open = Connection::open(place);
-            match tokio::time::timeout_at(deadline.into(), open).await {
-                Ok(opened) => opened.map(Arc::new),
-                Err(_) => Err(format!("{}: no answer in time", place.address)),
-            }
-        });
-        open.await.cloned()
-    }
-
-    fn slot(&self, place: &Place) -> Slot {
-        let mut connections = self
-            .inner
-            .connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let slot = connections.entry(place.clone()).or_default();
-        if slot.get().is_some_and(|connection| connection.is_broken()) {
-            *slot = Slot::default();
-        }
-        slot.clone()
-    }
-
     /// Makes a call: finds its place, tries, and tries again as long as that makes sense.
     pub(crate) async fn call<T>(&self, call: Call<'_, T>) -> Result<T, Error> {
+        limits::check(&(call.body)(Pair::default()))?;
         self.inner.budget.earn();
         let write = call
             .is_write
@@ -235,10 +243,10 @@ impl Client {
         let mut tries = 0;
         // Whether a try may have reached a server without an answer.
         let mut in_doubt = false;
-        loop {
+        let error = loop {
             let pair = write.as_ref().map(|write| write.pair()).unwrap_or_default();
             let next = match self.attempt(&call, pair).await {
-                Ok(frame) => match self.judge(&call, &frame) {
+                Ok((frame, tried)) => match self.judge(&call, &frame, &tried) {
                     Ok(value) => {
                         if let Some(write) = write {
                             write.answered();
@@ -247,68 +255,49 @@ impl Client {
                     }
                     Err(next) => next,
                 },
-                Err((lost, place)) => {
+                Err((lost, tried)) => {
                     in_doubt |= !matches!(lost, Lost::NotSent(_));
-                    self.after_loss(&call, lost, place)
+                    self.after_loss(&call, lost, tried.as_ref())
                 }
             };
-            let error = match next {
-                Next::GiveUp(error) => error,
-                Next::After(pause) => {
-                    let pause = retry::pause(tries, Some(pause));
-                    let in_time = Instant::now() + pause < call.deadline;
-                    // The first retry heals a stale belief, and is free.
-                    if in_time && (tries == 0 || self.inner.budget.take()) {
-                        tries += 1;
-                        tokio::time::sleep(pause).await;
-                        continue;
-                    }
-                    Error::new(
-                        ErrorCode::DeadlineExceeded,
-                        Fate::NotApplied,
-                        "no try succeeded within the time given",
-                    )
+            let (error, pause) = match next {
+                Next::GiveUp(error) => break error,
+                Next::Heal(error) if tries == 0 => (error, Duration::ZERO),
+                Next::Heal(error) | Next::Later(error) => {
+                    let pause = retry::pause(tries, error.retry_after);
+                    (error, pause)
                 }
             };
-            return Err(self.settle(error, write, in_doubt));
-        }
-    }
-
-    /// An error's last word on the write's fate.
-    fn settle(
-        &self,
-        mut error: Error,
-        write: Option<crate::session::Write<'_>>,
-        in_doubt: bool,
-    ) -> Error {
-        match write {
-            // An earlier try may yet be applied, whatever became of the last.
-            Some(_) if in_doubt && error.fate == Fate::NotApplied => error.fate = Fate::Unknown,
-            Some(write) if error.fate == Fate::NotApplied => write.answered(),
-            Some(_) => {}
-            None => error.fate = Fate::NotApplied,
-        }
-        error
+            // The first retry heals a stale belief, and is free; a write in doubt is tried until
+            // its fate is known.
+            let affordable = tries == 0 || (in_doubt && call.is_write) || self.inner.budget.take();
+            if !affordable || Instant::now() + pause >= call.deadline {
+                break error;
+            }
+            tries += 1;
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+        };
+        Err(settle(error, write, in_doubt))
     }
 
     async fn attempt<T>(
         &self,
         call: &Call<'_, T>,
         pair: Pair,
-    ) -> Result<ReplyFrame, (Lost, Option<Place>)> {
-        let (target, place) = self
-            .place(call)
-            .await
-            .map_err(|e| (Lost::NotSent(e), None))?;
-        let connection = self.connection(&place, call.deadline).await;
-        let connection =
-            connection.map_err(|message| (Lost::NotSent(message), Some(place.clone())))?;
+    ) -> Result<(ReplyFrame, Tried), (Lost, Option<Tried>)> {
+        let not_sent = |message, tried| (Lost::NotSent(message), tried);
+        let (target, place) = self.place(call).await.map_err(|e| not_sent(e, None))?;
+        let tried = (target, place);
+        let connection = match self.inner.pool.get(&tried.1, call.deadline).await {
+            Ok(connection) => connection,
+            Err(message) => return Err(not_sent(message, Some(tried))),
+        };
         let left = call.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err((
-                Lost::NotSent("the deadline has passed".to_owned()),
-                Some(place),
-            ));
+            let message = "the deadline has passed".to_owned();
+            return Err(not_sent(message, Some(tried)));
         }
         let request = Request {
             body: (call.body)(pair),
@@ -316,14 +305,14 @@ impl Client {
             deadline_ms: left.as_millis().clamp(1, u32::MAX as u128) as u32,
             token: self.inner.session.token(),
         };
-        connection
-            .call(&request, call.deadline)
-            .await
-            .map_err(|lost| (lost, Some(place)))
+        match connection.call(&request, call.deadline).await {
+            Ok(frame) => Ok((frame, tried)),
+            Err(lost) => Err((lost, Some(tried))),
+        }
     }
 
     /// Where a call goes.
-    async fn place<T>(&self, call: &Call<'_, T>) -> Result<(Option<Target>, Place), String> {
+    async fn place<T>(&self, call: &Call<'_, T>) -> Result<Tried, String> {
         if let Some(key) = call.key {
             if let Some((target, place)) = self.inner.directory.find(key) {
                 return Ok((Some(target), place));
@@ -335,22 +324,24 @@ impl Client {
                 return Ok((Some(target), place));
             }
         }
+        Ok((None, self.any_place()))
+    }
+
+    /// Any node, if possible one that has not failed a short time ago.
+    fn any_place(&self) -> Place {
         let addresses = &self.inner.addresses;
-        let address = addresses
-            .get(rand::random_range(0..addresses.len()))
-            .cloned();
-        let address = address.ok_or_else(|| "no address".to_owned())?;
-        Ok((
-            None,
-            Place {
-                address,
-                shard: None,
-            },
-        ))
+        let first = rand::random_range(0..addresses.len());
+        let mut all = addresses.iter().cycle().skip(first).take(addresses.len());
+        let fit = all.find(|address| !self.inner.pool.is_left_out(address));
+        let address = fit.or(addresses.get(first)).cloned();
+        Place {
+            address: address.unwrap_or_default(),
+            shard: None,
+        }
     }
 
     /// What a reply means.
-    fn judge<T>(&self, call: &Call<'_, T>, frame: &ReplyFrame) -> Result<T, Next> {
+    fn judge<T>(&self, call: &Call<'_, T>, frame: &ReplyFrame, tried: &Tried) -> Result<T, Next> {
         let (reply, now) = match Reply::decode(frame.kind, &frame.body) {
             Ok(decoded) => decoded,
             Err(bad) => {
@@ -360,7 +351,7 @@ impl Client {
         };
         self.inner.session.observe(now);
         match reply {
-            Reply::Error(error) => Err(self.after_error(call, *error)),
+            Reply::Error(error) => Err(self.after_error(call, *error, tried)),
             reply => (call.take)(reply, &frame.body).ok_or_else(|| {
                 let message = "the server's reply is of the wrong kind";
                 Next::GiveUp(Error::new(ErrorCode::Internal, Fate::Unknown, message))
@@ -368,7 +359,7 @@ impl Client {
         }
     }
 
-    fn after_error<T>(&self, call: &Call<'_, T>, reply: ErrorReply) -> Next {
+    fn after_error<T>(&self, call: &Call<'_, T>, reply: ErrorReply, tried: &Tried) -> Next {
         let code = reply.code.unwrap_or(ErrorCode::Internal);
         let retry_after = Some(Duration::from_millis(u64::from(reply.retry_after_ms)))
             .filter(|after| !after.is_zero());
@@ -381,23 +372,22 @@ impl Client {
         match code {
             ErrorCode::Moved | ErrorCode::NotLeader => {
                 if let Some(key) = call.key {
-                    let known = self.inner.directory.find(key);
-                    self.inner.directory.forget(key);
-                    if let (Some(route), Some((_, place))) = (reply.route, known) {
-                        self.inner.directory.learn(route, &place.address);
-                    }
+                    self.inner.directory.forget(key, tried);
                 }
-                Next::After(retry_after.unwrap_or_default())
+                if let Some(route) = reply.route {
+                    self.inner.directory.learn(route, &tried.1.address);
+                }
+                Next::Heal(error)
             }
             ErrorCode::Overloaded
             | ErrorCode::Recovering
             | ErrorCode::TooManyInFlight
-            | ErrorCode::ShuttingDown => Next::After(retry_after.unwrap_or_default()),
+            | ErrorCode::ShuttingDown => Next::Later(error),
             _ => Next::GiveUp(error),
         }
     }
 
-    fn after_loss<T>(&self, call: &Call<'_, T>, lost: Lost, place: Option<Place>) -> Next {
+    fn after_loss<T>(&self, call: &Call<'_, T>, lost: Lost, tried: Option<&Tried>) -> Next {
         let late = Instant::now() >= call.deadline;
         let (fate, message) = match lost {
             Lost::Late => (
@@ -407,17 +397,30 @@ impl Client {
             Lost::Broken(message) => (Fate::Unknown, format!("the connection broke: {message}")),
             Lost::NotSent(message) => (Fate::NotApplied, message),
         };
-        if !late {
-            // What is believed of this place may be wrong, too.
-            if let (Some(key), Some(_)) = (call.key, place) {
-                self.inner.directory.forget(key);
-            }
-            return Next::After(Duration::ZERO);
-        }
         let code = match fate {
             Fate::NotApplied => ErrorCode::Unreachable,
             _ => ErrorCode::DeadlineExceeded,
         };
-        Next::GiveUp(Error::new(code, fate, message))
+        let error = Error::new(code, fate, message);
+        if late {
+            return Next::GiveUp(error);
+        }
+        // What is believed of this place may be wrong, too.
+        if let (Some(key), Some(tried)) = (call.key, tried) {
+            self.inner.directory.forget(key, tried);
+        }
+        Next::Heal(error)
     }
+}
+
+/// An error's last word on the write's fate.
+fn settle(mut error: Error, write: Option<Write<'_>>, in_doubt: bool) -> Error {
+    match write {
+        // An earlier try may yet be applied, whatever became of the last.
+        Some(_) if in_doubt && error.fate == Fate::NotApplied => error.fate = Fate::Unknown,
+        Some(write) if error.fate == Fate::NotApplied => write.answered(),
+        Some(_) => {}
+        None => error.fate = Fate::NotApplied,
+    }
+    error
 }

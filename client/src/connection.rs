@@ -2,16 +2,21 @@
 //!
 //! Requests of all callers are encoded into one buffer and sent together by a task; replies are
 //! cut from what another task receives, without copying. A third looks for requests whose time is
-//! up. A request's number is used again only after its reply has come.
+//! up. A request's number is used again only after its reply has come. When one of the tasks ends,
+//! for whatever reason, the connection is broken, and everyone who waits is told.
+//!
+//! A peer that has vanished without a word is noticed when a request is overdue by [`SILENT`] and
+//! nothing at all was received for as long, and by the kernel's own questions while nothing is asked.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use rangedb_protocol::limits::IN_FLIGHT_MAX;
+use rangedb_protocol::limits::{FRAME_LEN_MAX, IN_FLIGHT_MAX};
 use rangedb_protocol::preamble::{ANSWER_LEN, ANY_SHARD, Answer, Preamble, Verdict};
 use rangedb_protocol::{FlatBufferBuilder, Request, frame};
 use slab::Slab;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -21,6 +26,16 @@ use crate::directory::Place;
 
 /// Received bytes are taken in pieces of up to this size.
 const RECEIVE_LEN: usize = 64 << 10;
+/// Encoded requests that wait to be sent are held to this many bytes; further callers wait.
+const OUTPUT_LEN_MAX: usize = 2 * FRAME_LEN_MAX;
+/// A connection that leaves a request unanswered and is silent for so long is broken.
+const SILENT: Duration = Duration::from_secs(2);
+/// After so long without a byte the kernel asks whether the other end still lives,
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+/// so often,
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// and what was sent must be acknowledged within this.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 /// How often requests are looked through for those whose time is up.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -53,6 +68,8 @@ struct State {
     output: Vec<u8>,
     builder: FlatBufferBuilder<'static>,
     waiting: Slab<Waiting>,
+    /// When something was received last.
+    received: Instant,
     /// Why it broke.
     broken: Option<String>,
 }
@@ -60,6 +77,8 @@ struct State {
 struct Shared {
     state: Mutex<State>,
     to_send: Notify,
+    /// Callers that wait for room in the output look again.
+    sent: Notify,
     ended: Notify,
     room: Semaphore,
 }
@@ -82,6 +101,7 @@ impl Shared {
         };
         self.room.close();
         self.ended.notify_waiters();
+        self.sent.notify_waiters();
         self.to_send.notify_one();
         for (_, waiting) in waiting {
             if let Some(caller) = waiting.caller {
@@ -89,6 +109,15 @@ impl Shared {
                 let _ = caller.send(Err(Lost::Broken(reason.to_owned())));
             }
         }
+    }
+}
+
+/// Breaks the connection off when the task that holds it ends, also if its runtime does.
+struct TaskOf(Arc<Shared>);
+
+impl Drop for TaskOf {
+    fn drop(&mut self) {
+        self.0.break_off("the connection's task ended");
     }
 }
 
@@ -106,6 +135,14 @@ impl Connection {
         let failed = |e: std::io::Error| format!("{}: {e}", place.address);
         let mut stream = TcpStream::connect(&*place.address).await.map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE_IDLE)
+            .with_interval(KEEPALIVE_INTERVAL);
+        let socket = SockRef::from(&stream);
+        socket.set_tcp_keepalive(&keepalive).map_err(failed)?;
+        socket
+            .set_tcp_user_timeout(Some(UNACKNOWLEDGED))
+            .map_err(failed)?;
         let preamble = Preamble::client(place.shard.unwrap_or(ANY_SHARD));
         stream.write_all(&preamble.encode()).await.map_err(failed)?;
         let mut bytes = [0; ANSWER_LEN];
@@ -120,16 +157,18 @@ impl Connection {
                 output: Vec::new(),
                 builder: FlatBufferBuilder::new(),
                 waiting: Slab::new(),
+                received: Instant::now(),
                 broken: None,
             }),
             to_send: Notify::new(),
+            sent: Notify::new(),
             ended: Notify::new(),
             room: Semaphore::new(IN_FLIGHT_MAX),
         });
         let (reader, writer) = stream.into_split();
-        tokio::spawn(send_all(shared.clone(), writer));
-        tokio::spawn(receive_all(shared.clone(), reader));
-        tokio::spawn(watch_deadlines(shared.clone()));
+        tokio::spawn(send_all(TaskOf(shared.clone()), writer));
+        tokio::spawn(receive_all(TaskOf(shared.clone()), reader));
+        tokio::spawn(watch_deadlines(TaskOf(shared.clone())));
         Ok(Connection { shared })
     }
 
@@ -155,21 +194,34 @@ impl Connection {
             }
         };
         let (caller, reply) = oneshot::channel();
-        let idle = {
-            let mut state = self.shared.lock();
-            if let Some(reason) = &state.broken {
-                return Err(Lost::NotSent(reason.clone()));
+        let idle = loop {
+            let sent = self.shared.sent.notified();
+            tokio::pin!(sent);
+            sent.as_mut().enable();
+            {
+                let mut state = self.shared.lock();
+                if let Some(reason) = &state.broken {
+                    return Err(Lost::NotSent(reason.clone()));
+                }
+                if state.output.len() < OUTPUT_LEN_MAX {
+                    let id = state.waiting.insert(Waiting {
+                        caller: Some(caller),
+                        deadline,
+                    });
+                    let State {
+                        output, builder, ..
+                    } = &mut *state;
+                    let idle = output.is_empty();
+                    request.encode(id as u64, builder, output);
+                    break idle;
+                }
             }
-            let id = state.waiting.insert(Waiting {
-                caller: Some(caller),
-                deadline,
-            });
-            let State {
-                output, builder, ..
-            } = &mut *state;
-            let idle = output.is_empty();
-            request.encode(id as u64, builder, output);
-            idle
+            if tokio::time::timeout_at(deadline.into(), sent)
+                .await
+                .is_err()
+            {
+                return Err(Lost::NotSent("the server takes no more".to_owned()));
+            }
         };
         // The permit comes back with the reply.
         permit.forget();
@@ -188,7 +240,8 @@ impl Drop for Connection {
     }
 }
 
-async fn send_all(shared: Arc<Shared>, mut writer: OwnedWriteHalf) {
+async fn send_all(task: TaskOf, mut writer: OwnedWriteHalf) {
+    let shared = &task.0;
     let mut sending = Vec::new();
     loop {
         {
@@ -197,6 +250,9 @@ async fn send_all(shared: Arc<Shared>, mut writer: OwnedWriteHalf) {
                 return;
             }
             std::mem::swap(&mut state.output, &mut sending);
+        }
+        if sending.len() >= OUTPUT_LEN_MAX {
+            shared.sent.notify_waiters();
         }
         if sending.is_empty() {
             shared.to_send.notified().await;
@@ -212,10 +268,11 @@ async fn send_all(shared: Arc<Shared>, mut writer: OwnedWriteHalf) {
     }
 }
 
-async fn receive_all(shared: Arc<Shared>, reader: OwnedReadHalf) {
+async fn receive_all(task: TaskOf, reader: OwnedReadHalf) {
+    let shared = &task.0;
     let ended = shared.ended.notified();
     let reason = tokio::select! {
-        reason = receive(&shared, reader) => reason,
+        reason = receive(shared, reader) => reason,
         () = ended => return,
     };
     shared.break_off(&reason);
@@ -231,6 +288,7 @@ async fn receive(shared: &Shared, mut reader: OwnedReadHalf) -> String {
             Ok(_) => {}
             Err(error) => return error.to_string(),
         }
+        shared.lock().received = Instant::now();
         loop {
             let (id, kind, len) = match frame::decode(&buffer) {
                 Ok(Some(found)) => (found.id, found.kind, found.len),
@@ -252,12 +310,13 @@ async fn receive(shared: &Shared, mut reader: OwnedReadHalf) -> String {
     }
 }
 
-async fn watch_deadlines(shared: Arc<Shared>) {
+async fn watch_deadlines(task: TaskOf) {
+    let shared = &task.0;
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     loop {
         ticks.tick().await;
         let mut late = Vec::new();
-        {
+        let silent = {
             let mut state = shared.lock();
             if state.broken.is_some() {
                 return;
@@ -268,10 +327,15 @@ async fn watch_deadlines(shared: Arc<Shared>) {
                     late.extend(waiting.caller.take());
                 }
             }
-        }
+            now.saturating_duration_since(state.received) > SILENT
+                && (state.waiting.iter()).any(|(_, waiting)| waiting.deadline + SILENT <= now)
+        };
         for caller in late {
             // A caller that has gone needs no answer.
             let _ = caller.send(Err(Lost::Late));
+        }
+        if silent {
+            return shared.break_off("the server is silent");
         }
     }
 }

@@ -82,10 +82,13 @@ impl Directory {
         ranges.insert(at, new);
     }
 
-    /// Forgets the range of a key, so that the next try asks anew.
-    pub fn forget(&self, key: &[u8]) {
+    /// Forgets the range of a key if it is still believed to be where a try has failed, so that the
+    /// next one asks anew.
+    pub fn forget(&self, key: &[u8], tried: &(Option<Target>, Place)) {
         let mut ranges = self.ranges.write().unwrap_or_else(PoisonError::into_inner);
-        ranges.retain(|known| !holds(known, key));
+        ranges.retain(|known| {
+            !holds(known, key) || Some(known.target) != tried.0 || known.place != tried.1
+        });
     }
 }
 
@@ -129,7 +132,15 @@ mod tests {
         );
         directory.learn(route(1, 2, "", Some("m"), 0), &from);
         assert_eq!(shard_of(&directory, "a"), Some(0));
-        directory.forget(b"z");
+        let there = directory.find(b"z").expect("known");
+        let tried = |shard| {
+            let shard = Some(shard);
+            let address = there.1.address.clone();
+            (Some(there.0), Place { address, shard })
+        };
+        directory.forget(b"z", &tried(7));
+        assert_eq!(shard_of(&directory, "z"), Some(1), "healed meanwhile");
+        directory.forget(b"z", &tried(1));
         assert_eq!(
             (shard_of(&directory, "z"), shard_of(&directory, "a")),
             (None, Some(0))

@@ -29,7 +29,9 @@ mod client;
 mod connection;
 mod directory;
 mod error;
+mod limits;
 mod operations;
+mod pool;
 mod retry;
 mod session;
 

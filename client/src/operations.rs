@@ -109,6 +109,20 @@ pub struct Continuation {
     limit: usize,
 }
 
+impl Continuation {
+    /// Its bytes, for a caller that goes on later or elsewhere.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.token
+    }
+
+    /// The continuation of these bytes, with most `limit` rows of a page (0: as many as the server
+    /// gives at once). Bytes that are none are refused when the scan goes on.
+    pub fn from_bytes(bytes: impl Into<Bytes>, limit: usize) -> Continuation {
+        let token = bytes.into();
+        Continuation { token, limit }
+    }
+}
+
 /// A value's place in the frame that it came in.
 fn part(of: &Bytes, slice: &[u8]) -> Bytes {
     of.slice_ref(slice)

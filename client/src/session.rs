@@ -14,8 +14,8 @@ struct Open {
     next: u64,
     /// Writes that may still be tried or be on their way.
     unanswered: BTreeSet<u64>,
-    /// Writes whose caller has gone, and when they count as answered.
-    abandoned: Vec<(u64, Instant)>,
+    /// Writes whose caller has gone, by when they count as answered.
+    abandoned: BTreeSet<(Instant, u64)>,
 }
 
 /// What the client knows of the cluster's time.
@@ -46,7 +46,7 @@ impl Session {
             open: Mutex::new(Open {
                 next: 1,
                 unanswered: BTreeSet::new(),
-                abandoned: Vec::new(),
+                abandoned: BTreeSet::new(),
             }),
             seen: Mutex::new(Seen {
                 timestamp: 0,
@@ -96,20 +96,11 @@ impl Session {
 
     fn lowest_unanswered(&self) -> u64 {
         let mut open = lock(&self.open);
-        if !open.abandoned.is_empty() {
-            let now = Instant::now();
-            let Open {
-                abandoned,
-                unanswered,
-                ..
-            } = &mut *open;
-            abandoned.retain(|(sequence, until)| {
-                let waits = *until > now;
-                if !waits {
-                    unanswered.remove(sequence);
-                }
-                waits
-            });
+        while let Some(&(until, sequence)) = open.abandoned.first()
+            && until <= Instant::now()
+        {
+            open.abandoned.pop_first();
+            open.unanswered.remove(&sequence);
         }
         open.unanswered.first().copied().unwrap_or(open.next)
     }
@@ -149,7 +140,7 @@ impl Drop for Write<'_> {
         if self.answered {
             open.unanswered.remove(&self.sequence);
         } else {
-            open.abandoned.push((self.sequence, self.deadline));
+            open.abandoned.insert((self.deadline, self.sequence));
         }
     }
 }

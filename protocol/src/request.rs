@@ -238,7 +238,9 @@ impl<'a> Request<'a> {
                     key: m.key().bytes(),
                     value: m.value().map(|v| v.bytes()),
                 };
-                let mutations = t.mutations().iter().map(mutation).collect();
+                // One more than the limit is enough to be refused for it.
+                let most = crate::limits::BATCH_OPS_MAX + 1;
+                let mutations = t.mutations().iter().take(most).map(mutation).collect();
                 let session = session(t.session());
                 common!(t, RequestBody::Write { mutations, session })
             }

@@ -1,0 +1,91 @@
+//! The limits of what is asked, checked before it is sent: a frame that is too long would end the
+//! connection and with it what others have on their way.
+
+use rangedb_protocol::RequestBody;
+use rangedb_protocol::limits::{BATCH_LEN_MAX, BATCH_OPS_MAX, KEY_LEN_MAX, VALUE_LEN_MAX};
+
+use crate::error::{Error, ErrorCode, Fate};
+
+fn invalid(message: String) -> Error {
+    Error::new(ErrorCode::Invalid, Fate::NotApplied, message)
+}
+
+fn key(key: &[u8]) -> Result<(), Error> {
+    match key.len() {
+        0 => Err(invalid("the key is empty".to_owned())),
+        len if len > KEY_LEN_MAX => {
+            let message = format!("the key has {len} bytes; a key has at most {KEY_LEN_MAX}");
+            Err(invalid(message))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn value(value: &[u8]) -> Result<(), Error> {
+    if value.len() <= VALUE_LEN_MAX {
+        return Ok(());
+    }
+    let len = value.len();
+    let message = format!("the value has {len} bytes; a value has at most {VALUE_LEN_MAX}");
+    Err(invalid(message))
+}
+
+/// Checks a request against the protocol's limits.
+///
+/// # Errors
+/// [`ErrorCode::Invalid`], not applied.
+pub fn check(body: &RequestBody<'_>) -> Result<(), Error> {
+    match body {
+        RequestBody::Get { key: k }
+        | RequestBody::Delete { key: k, .. }
+        | RequestBody::Increment { key: k, .. } => key(k),
+        RequestBody::Put {
+            key: k, value: v, ..
+        } => key(k).and_then(|()| value(v)),
+        RequestBody::CompareAndSwap {
+            key: k,
+            condition,
+            value: v,
+            ..
+        } => {
+            key(k)?;
+            if let rangedb_protocol::Condition::Value(expected) = condition {
+                value(expected)?;
+            }
+            v.map_or(Ok(()), value)
+        }
+        RequestBody::Write { mutations, .. } => {
+            if mutations.is_empty() {
+                return Err(invalid("the write has no operation".to_owned()));
+            }
+            if mutations.len() > BATCH_OPS_MAX {
+                let count = mutations.len();
+                let message =
+                    format!("the write has {count} operations, of {BATCH_OPS_MAX} at most");
+                return Err(invalid(message));
+            }
+            let mut len = 0;
+            for mutation in mutations {
+                key(mutation.key)?;
+                mutation.value.map_or(Ok(()), value)?;
+                len += mutation.key.len() + mutation.value.map_or(0, <[u8]>::len);
+            }
+            if len > BATCH_LEN_MAX {
+                let message = format!("the write has {len} bytes, of {BATCH_LEN_MAX} at most");
+                return Err(invalid(message));
+            }
+            Ok(())
+        }
+        // A bound may be as long as a key, and one byte longer: just after the longest key.
+        RequestBody::Scan { start, end, .. } => {
+            let bounds = [start, end].into_iter().flatten();
+            match bounds.map(|bound| bound.len()).max() {
+                Some(len) if len > KEY_LEN_MAX + 1 => Err(invalid(format!(
+                    "a scan's bound has {len} bytes; a key has at most {KEY_LEN_MAX}"
+                ))),
+                _ => Ok(()),
+            }
+        }
+        RequestBody::Directory | RequestBody::Status => Ok(()),
+    }
+}
