@@ -90,6 +90,12 @@ impl Platter {
         content.borrow_mut()[at] ^= 1 << (bit % 8);
     }
 
+    /// Puts a file there.
+    pub fn put(&self, name: &str, bytes: Vec<u8>) {
+        let content = Rc::new(RefCell::new(bytes));
+        self.files.borrow_mut().insert(name.to_owned(), content);
+    }
+
     /// The bytes of a file.
     pub fn read(&self, name: &str) -> Vec<u8> {
         self.files
