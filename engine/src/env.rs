@@ -92,7 +92,9 @@ pub trait File: 'static {
 
 /// Messages between replicas of one range.
 pub trait Transport: Clone + 'static {
-    /// Sends one request to the shard at `to` and waits for its answer.
+    /// Sends one request to the shard at `to` and waits for its answer. Of several that are under
+    /// way to one shard, the one that was sent first is met there first, or the later ones fail,
+    /// or the first never has an answer: replication sends ahead and relies on it.
     ///
     /// # Errors
     /// The other side cannot be reached now; nothing is known of the request's fate.

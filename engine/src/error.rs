@@ -27,6 +27,9 @@ pub enum Error {
     /// This replica does not lead its range now.
     #[error("this replica does not lead the range")]
     NotLeader(Option<Box<Route>>),
+    /// The leader's lease has run out for the moment: the read must be confirmed by others.
+    #[error("the leader's lease has run out")]
+    LeaseExpired,
     /// A queue is full or the disk lags behind.
     #[error("overloaded: {reason}; try again in {retry_after_ms} ms")]
     Overloaded {
@@ -78,6 +81,7 @@ impl Error {
             | Error::Moved(_)
             | Error::SeveralRanges
             | Error::NotLeader(_)
+            | Error::LeaseExpired
             | Error::Overloaded { .. }
             | Error::DeadlineExceeded
             | Error::SnapshotTooOld { .. }

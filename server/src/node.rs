@@ -352,6 +352,7 @@ fn initial_ranges(split_at: &[Vec<u8>], shards: u16, shard: u16) -> Vec<InitialR
         ranges.push(InitialRange {
             range: SYSTEM_RANGE,
             replica: ReplicaId(SYSTEM_RANGE.0),
+            others: Vec::new(),
             keyspace: Keyspace::System,
             keys: KeyRange::all(),
         });
@@ -365,6 +366,7 @@ fn initial_ranges(split_at: &[Vec<u8>], shards: u16, shard: u16) -> Vec<InitialR
         ranges.push(InitialRange {
             range: RangeId(id),
             replica: ReplicaId(id),
+            others: Vec::new(),
             keyspace: Keyspace::User,
             keys: KeyRange {
                 start,

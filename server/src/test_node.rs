@@ -167,6 +167,7 @@ fn engine(
         initial: vec![InitialRange {
             range: RangeId(number),
             replica: ReplicaId(number),
+            others: Vec::new(),
             keyspace: Keyspace::User,
             keys,
         }],

@@ -26,9 +26,10 @@ use rangedb_engine::types::{
 use rangedb_engine::wal::{Created, Group, Wal, WalOptions};
 use rangedb_server::env::{GlommioDisk, GlommioEnv, GlommioRuntime, NoPeers, SystemClock};
 use rangedb_tests::sim::disk::{Platter, SimDisk};
+use rangedb_tests::sim::network::Network;
 use rangedb_tests::sim::random::Random;
 use rangedb_tests::sim::runtime::SimRuntime;
-use rangedb_tests::sim::world::{Alone, SimClock, SimEnv};
+use rangedb_tests::sim::world::{SimClock, SimEnv};
 
 const MEMTABLE_BYTES: usize = 1 << 20;
 
@@ -93,7 +94,7 @@ impl StoreBuilder<TypeConfig<SimEnv>, LogStore<SimEnv>, StateMachine<SimEnv>, Ke
             clock: SimClock::new(Random::new(1, 1)),
             disk: SimDisk(Platter::new(Random::new(1, 2))),
             tables: MemoryTables::open(Rc::default(), MEMTABLE_BYTES),
-            transport: Alone,
+            transport: Network::new(Random::new(1, 3)).link(Location::default()),
         };
         let (log, machine) = build(world, 1 << 20).await;
         Ok((Kept(None), log, machine))

@@ -40,6 +40,7 @@ async fn open(folder: &Path) -> Shard<GlommioEnv> {
     let initial = |range, keyspace| InitialRange {
         range: RangeId(range),
         replica: ReplicaId(range),
+        others: Vec::new(),
         keyspace,
         keys: KeyRange::all(),
     };

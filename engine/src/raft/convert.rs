@@ -10,6 +10,7 @@ use rkyv::rancor;
 
 use crate::env::Env;
 use crate::raft::type_config::{Commands, TypeConfig};
+use crate::range::ReplicaPlace;
 use crate::types::{Location, ReplicaId};
 use crate::wal;
 
@@ -58,9 +59,24 @@ pub fn decode_membership(bytes: &[u8]) -> io::Result<Members> {
     Members::new(configs, nodes).map_err(io::Error::other)
 }
 
-/// A group whose only voter is one replica.
-pub fn sole_member(replica: ReplicaId, location: Location) -> Members {
-    Members::from(BTreeMap::from([(replica, location)]))
+/// A group with these voters.
+pub fn members(voters: &[ReplicaPlace]) -> Members {
+    let places = voters.iter().map(|voter| (voter.replica, voter.location));
+    Members::from(places.collect::<BTreeMap<_, _>>())
+}
+
+/// All replicas of a membership, encoded: voters and learners.
+///
+/// # Errors
+/// The bytes are no membership.
+pub fn replicas(membership: &[u8]) -> io::Result<Vec<ReplicaPlace>> {
+    let members = decode_membership(membership)?;
+    let nodes = members.nodes();
+    let place = |(replica, location): (&ReplicaId, &Location)| ReplicaPlace {
+        replica: *replica,
+        location: *location,
+    };
+    Ok(nodes.map(place).collect())
 }
 
 /// Whether a replica is the only voter of a membership, encoded.

@@ -1,15 +1,25 @@
 //! The small interface behind which openraft stays.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::raft::ClientWriteResult;
+use openraft::alias::WatchReceiverOf;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::metrics::RaftMetrics;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, ClientWriteResult, ReadPolicy,
+    TransferLeaderRequest, VoteRequest,
+};
 use openraft::{Config, SnapshotPolicy};
 
-use crate::env::{AsyncRuntime, Env};
+use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::Fatal;
+use crate::raft::convert;
 use crate::raft::log_store::LogStore;
+use crate::raft::message::{Answer, Candidacy, Question};
 use crate::raft::network::Links;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::type_config::{CallbackResponder, Commands, TypeConfig};
@@ -22,11 +32,20 @@ pub type ProposalResult<E> = ClientWriteResult<TypeConfig<E>>;
 
 type Raft<E> = openraft::Raft<TypeConfig<E>, StateMachine<E>>;
 
+/// How far apart two clocks may run over one lease, and then some: a leader's lease ends earlier
+/// by this, and a restarted replica's silence lasts longer by it.
+const DRIFT_MARGIN: Duration = Duration::from_millis(LEASE_MS / 7);
+
 /// The Raft group of one replica. Clones are the same group.
 pub struct RaftGroup<E: Env> {
     range: RangeId,
     replica: ReplicaId,
     raft: Raft<E>,
+    is_alone: bool,
+    metrics: WatchReceiverOf<TypeConfig<E>, RaftMetrics<TypeConfig<E>>>,
+    /// Until then it neither votes nor campaigns: openraft forgets at a restart whom it had
+    /// promised a lease.
+    silent_until: Rc<Cell<Option<Now<E>>>>,
 }
 
 impl<E: Env> Clone for RaftGroup<E> {
@@ -35,6 +54,9 @@ impl<E: Env> Clone for RaftGroup<E> {
             range: self.range,
             replica: self.replica,
             raft: self.raft.clone(),
+            is_alone: self.is_alone,
+            metrics: self.metrics.clone(),
+            silent_until: self.silent_until.clone(),
         }
     }
 }
@@ -56,7 +78,8 @@ fn config() -> Config {
 }
 
 impl<E: Env> RaftGroup<E> {
-    /// Starts the group of a replica whose log and state were recovered.
+    /// Starts the group of a replica whose log and state were recovered. One that is not alone and
+    /// has existed before keeps silent for a lease.
     ///
     /// # Errors
     /// Log and state contradict each other.
@@ -64,21 +87,118 @@ impl<E: Env> RaftGroup<E> {
         replica: Rc<Replica<E>>,
         log: GroupLog<E>,
         transport: E::Transport,
+        start: Start,
     ) -> Result<RaftGroup<E>, Fatal> {
         let (range, id) = (replica.group.range, replica.group.replica);
         let failed = |message: String| Fatal::Raft { range, message };
         let config = config().validate().map_err(|e| failed(e.to_string()))?;
         let store = LogStore::new(log);
         let machine = StateMachine::new(replica);
-        let links = Links::<E>::new(transport);
+        let links = Links::<E>::new(transport, range, id);
         let raft = Raft::<E>::new(id, Arc::new(config), links, store, machine)
             .await
             .map_err(|e| failed(e.to_string()))?;
-        Ok(RaftGroup {
+        let silence = Duration::from_millis(LEASE_MS) + DRIFT_MARGIN;
+        let silent_until = (start == Start::Silent).then(|| Now::<E>::now() + silence);
+        let group = RaftGroup {
             range,
             replica: id,
+            metrics: raft.metrics(),
+            is_alone: start == Start::Alone,
             raft,
-        })
+            silent_until: Rc::new(Cell::new(silent_until)),
+        };
+        match start {
+            Start::Alone => group.campaign().await?,
+            Start::New => group.raft.runtime_config().tick(true),
+            Start::Silent => {
+                let silent = group.clone();
+                drop(E::Runtime::spawn(async move {
+                    E::Runtime::sleep(silence).await;
+                    silent.silent_until.set(None);
+                    silent.raft.runtime_config().tick(true);
+                }));
+            }
+        }
+        Ok(group)
+    }
+
+    /// Whether it started as the only voter.
+    pub fn is_alone(&self) -> bool {
+        self.is_alone
+    }
+
+    /// Whether this replica may read alone now: a majority has heard of it within the lease.
+    pub fn has_lease(&self) -> bool {
+        if self.is_alone {
+            return true;
+        }
+        let acknowledged = self.metrics.borrow_watched().last_quorum_acked;
+        let lease = Duration::from_millis(LEASE_MS) - DRIFT_MARGIN;
+        acknowledged.is_some_and(|at| Now::<E>::now() < *at + lease)
+    }
+
+    /// Waits until everything that was committed before the call is applied here.
+    ///
+    /// # Errors
+    /// This replica does not lead, or cannot reach a majority; `None`: the group has stopped.
+    pub async fn read_barrier(&self) -> bool {
+        self.raft
+            .ensure_linearizable(ReadPolicy::ReadIndex)
+            .await
+            .is_ok()
+    }
+
+    /// Answers a question of another replica.
+    pub async fn answer(&self, question: Question) -> Answer {
+        match question {
+            Question::Append {
+                vote,
+                previous,
+                committed,
+                entries,
+            } => {
+                let entries = entries.into_iter().map(convert::raft_entry::<E>);
+                let Ok(entries) = entries.collect::<Result<_, _>>() else {
+                    return Answer::Refused;
+                };
+                let request = AppendEntriesRequest {
+                    vote: convert::raft_vote::<E>(vote),
+                    prev_log_id: previous.map(convert::raft_log_id::<E>),
+                    entries,
+                    leader_commit: committed.map(convert::raft_log_id::<E>),
+                };
+                match self.raft.append_entries(request).await {
+                    Ok(AppendEntriesResponse::Success) => Answer::Appended,
+                    Ok(AppendEntriesResponse::PartialSuccess(id)) => {
+                        Answer::AppendedUpTo(id.as_ref().map(convert::log_id::<E>))
+                    }
+                    Ok(AppendEntriesResponse::Conflict) => Answer::Conflict,
+                    Ok(AppendEntriesResponse::HigherVote(vote)) => {
+                        Answer::HigherVote(convert::vote::<E>(&vote))
+                    }
+                    Err(_) => Answer::Refused,
+                }
+            }
+            _ if self.silent_until.get().is_some() => Answer::Refused,
+            Question::Vote(candidacy) => {
+                let request = vote_request::<E>(&candidacy);
+                voted(self.raft.vote(request).await)
+            }
+            Question::PreVote(candidacy) => {
+                let request = vote_request::<E>(&candidacy);
+                voted(self.raft.pre_vote(request).await)
+            }
+            Question::Transfer { vote, last } => {
+                let vote = convert::raft_vote::<E>(vote);
+                let last = last.map(convert::raft_log_id::<E>);
+                let request = TransferLeaderRequest::new(vote, self.replica, last);
+                match self.raft.handle_transfer_leader(request).await {
+                    Ok(Ok(())) => Answer::Done,
+                    _ => Answer::Refused,
+                }
+            }
+        }
     }
 
     fn failed(&self, error: impl std::fmt::Display) -> Fatal {
@@ -117,11 +237,15 @@ impl<E: Env> RaftGroup<E> {
             .map_err(|e| self.failed(e))
     }
 
-    /// Tells openraft how far the tree is durable, upon which it purges the log.
+    /// Tells openraft how far the tree is durable, upon which it purges the log. A group of several
+    /// voters keeps its log: until snapshots are sent, a replica that lags can catch up by it alone.
     ///
     /// # Errors
     /// The group has stopped.
     pub async fn purge_durable(&self) -> Result<(), Fatal> {
+        if !self.is_alone {
+            return Ok(());
+        }
         self.raft
             .trigger()
             .snapshot()
@@ -136,20 +260,49 @@ impl<E: Env> RaftGroup<E> {
         }
     }
 
-    /// Calls `deposed` whenever openraft says that another replica leads, until the group stops.
-    pub fn watch_leader(&self, deposed: impl Fn() + 'static) {
-        use openraft::async_runtime::watch::WatchReceiver;
+    /// Calls `leads` with whoever leads as far as openraft knows, whenever that changes, until the
+    /// group stops.
+    pub fn watch_leader(&self, leads: impl Fn(Option<ReplicaId>) + 'static) {
         let mut metrics = self.raft.server_metrics();
-        let me = self.replica;
         drop(E::Runtime::spawn(async move {
-            let mut was_leader = false;
+            let mut known = None;
             while metrics.changed().await.is_ok() {
-                let leads = metrics.borrow_watched().current_leader == Some(me);
-                if was_leader && !leads {
-                    deposed();
+                let now = metrics.borrow_watched().current_leader;
+                if now != known {
+                    leads(now);
                 }
-                was_leader = leads;
+                known = now;
             }
         }));
+    }
+}
+
+/// How a group starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Its only voter: it campaigns at once, and needs neither heartbeats nor a lease.
+    Alone,
+    /// Of several, and just made: it has promised nobody anything.
+    New,
+    /// Of several, after a restart.
+    Silent,
+}
+
+fn vote_request<E: Env>(candidacy: &Candidacy) -> VoteRequest<TypeConfig<E>> {
+    VoteRequest {
+        vote: convert::raft_vote::<E>(candidacy.vote),
+        last_log_id: candidacy.last.map(convert::raft_log_id::<E>),
+        leadership_transfer: candidacy.transfer,
+    }
+}
+
+fn voted<E: Env, F>(response: Result<openraft::raft::VoteResponse<TypeConfig<E>>, F>) -> Answer {
+    match response {
+        Ok(response) => Answer::Voted {
+            vote: convert::vote::<E>(&response.vote),
+            granted: response.vote_granted,
+            last: response.last_log_id.as_ref().map(convert::log_id::<E>),
+        },
+        Err(_) => Answer::Refused,
     }
 }

@@ -14,12 +14,14 @@
 mod convert;
 mod group;
 mod log_store;
+mod message;
 mod network;
 mod state_machine;
 mod type_config;
 
-pub use convert::{decode_membership, encode_membership, is_sole_voter, sole_member};
-pub use group::{ProposalResult, RaftGroup};
+pub use convert::{encode_membership, is_sole_voter, members, replicas};
+pub use group::{ProposalResult, RaftGroup, Start};
 pub use log_store::LogStore;
+pub use message::{Answer, Envelope, Question, decode, encode_answer};
 pub use state_machine::{SnapshotHandle, StateMachine};
 pub use type_config::{CallbackResponder, Commands, EntryResults, TypeConfig};

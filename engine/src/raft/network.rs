@@ -1,63 +1,171 @@
-//! openraft's network on the environment's links between shards.
+//! openraft's network on the environment's links between shards: each question becomes a
+//! [`message`], sent to the shard where the other replica lives.
 //!
-//! A group of one voter sends nothing. Whatever openraft would send is answered `unreachable`
-//! with the link's own words, which openraft takes as a peer to be tried again later; pre-vote and
-//! transfer, whose defaults would grant and succeed, are answered the same way.
+//! What is not answered, or answered [`Answer::Refused`], is `unreachable` to openraft, which tries
+//! again later. Appends are pipelined: up to [`APPENDS_IN_FLIGHT_MAX`] are on their way at a time,
+//! their answers are taken in order.
 
 use std::future::Future;
 use std::io;
 
+use futures_util::StreamExt;
+use futures_util::stream::Stream;
 use openraft::alias::{SnapshotOf, VoteOf};
+use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::v2::RaftNetworkV2;
 use openraft::network::{RPCOption, RaftNetworkFactory};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
-use crate::env::{Env, Transport};
+use crate::env::{AsyncRuntime, Env, Transport};
+use crate::raft::convert;
+use crate::raft::message::{self, Answer, Candidacy, Envelope, Question};
 use crate::raft::state_machine::SnapshotHandle;
 use crate::raft::type_config::TypeConfig;
-use crate::types::{Location, ReplicaId};
+use crate::types::{Location, RangeId, ReplicaId};
 
-/// Makes the links of one group.
+/// Appends to one replica that have no answer yet.
+const APPENDS_IN_FLIGHT_MAX: usize = 8;
+
+/// Makes the links of one replica.
 pub struct Links<E: Env> {
     transport: E::Transport,
+    range: RangeId,
+    me: ReplicaId,
 }
 
 impl<E: Env> Links<E> {
     /// Links over the shard's transport.
-    pub fn new(transport: E::Transport) -> Links<E> {
-        Links { transport }
+    pub fn new(transport: E::Transport, range: RangeId, me: ReplicaId) -> Links<E> {
+        Links {
+            transport,
+            range,
+            me,
+        }
     }
 }
 
 /// The link to one other replica.
 pub struct Link<E: Env> {
     transport: E::Transport,
+    envelope: Envelope,
     to: Location,
+}
+
+impl<E: Env> Clone for Link<E> {
+    fn clone(&self) -> Link<E> {
+        Link {
+            transport: self.transport.clone(),
+            envelope: self.envelope,
+            to: self.to,
+        }
+    }
 }
 
 impl<E: Env> RaftNetworkFactory<TypeConfig<E>> for Links<E> {
     type Network = Link<E>;
 
-    async fn new_client(&mut self, _: ReplicaId, place: &Location) -> Link<E> {
+    async fn new_client(&mut self, to: ReplicaId, place: &Location) -> Link<E> {
         Link {
             transport: self.transport.clone(),
+            envelope: Envelope {
+                range: self.range,
+                from: self.me,
+                to,
+            },
             to: *place,
         }
     }
 }
 
+type Append<E> = AppendEntriesRequest<TypeConfig<E>>;
+type Appended<E> = AppendEntriesResponse<TypeConfig<E>>;
+type Failed<E> = RPCError<TypeConfig<E>>;
+
+fn unreachable<E: Env>(error: &io::Error) -> Unreachable<TypeConfig<E>> {
+    Unreachable::new(error)
+}
+
 impl<E: Env> Link<E> {
-    async fn refused(&self) -> Unreachable<TypeConfig<E>> {
-        let error = match self.transport.call(self.to, bytes::Bytes::new()).await {
-            Err(error) => error,
-            Ok(_) => io::Error::other("the peer answered an empty request"),
+    /// Asks, and waits for the answer until the time is up.
+    async fn ask(
+        &self,
+        question: &Question,
+        option: &RPCOption,
+    ) -> Result<Answer, Unreachable<TypeConfig<E>>> {
+        let bytes = message::encode(self.envelope, question);
+        let call = self.transport.call(self.to, bytes);
+        let answer = match E::Runtime::timeout(option.hard_ttl(), call).await {
+            Ok(Ok(bytes)) => message::decode_answer(bytes),
+            Ok(Err(error)) => return Err(unreachable::<E>(&error)),
+            Err(_) => return Err(unreachable::<E>(&io::ErrorKind::TimedOut.into())),
         };
-        Unreachable::new(&error)
+        match answer {
+            None => Err(unreachable::<E>(&io::Error::other(
+                "the answer makes no sense",
+            ))),
+            Some(Answer::Refused) => {
+                let refused = "the replica is not there, or not ready";
+                Err(unreachable::<E>(&io::Error::other(refused)))
+            }
+            Some(answer) => Ok(answer),
+        }
     }
+
+    async fn append(&self, rpc: Append<E>, option: RPCOption) -> Result<Appended<E>, Failed<E>> {
+        let entries = rpc.entries.into_iter().map(convert::entry::<E>);
+        let question = Question::Append {
+            vote: convert::vote::<E>(&rpc.vote),
+            previous: rpc.prev_log_id.as_ref().map(convert::log_id::<E>),
+            committed: rpc.leader_commit.as_ref().map(convert::log_id::<E>),
+            entries: entries
+                .collect::<io::Result<_>>()
+                .map_err(|error| unreachable::<E>(&error))?,
+        };
+        Ok(match self.ask(&question, &option).await? {
+            Answer::Appended => AppendEntriesResponse::Success,
+            Answer::AppendedUpTo(id) => {
+                AppendEntriesResponse::PartialSuccess(id.map(convert::raft_log_id::<E>))
+            }
+            Answer::Conflict => AppendEntriesResponse::Conflict,
+            Answer::HigherVote(vote) => {
+                AppendEntriesResponse::HigherVote(convert::raft_vote::<E>(vote))
+            }
+            _ => return Err(wrong_answer::<E>().into()),
+        })
+    }
+
+    async fn candidacy(
+        &self,
+        rpc: VoteRequest<TypeConfig<E>>,
+        question: fn(Candidacy) -> Question,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig<E>>, Failed<E>> {
+        let question = question(Candidacy {
+            vote: convert::vote::<E>(&rpc.vote),
+            last: rpc.last_log_id.as_ref().map(convert::log_id::<E>),
+            transfer: rpc.leadership_transfer,
+        });
+        match self.ask(&question, &option).await? {
+            Answer::Voted {
+                vote,
+                granted,
+                last,
+            } => Ok(VoteResponse {
+                vote: convert::raft_vote::<E>(vote),
+                vote_granted: granted,
+                last_log_id: last.map(convert::raft_log_id::<E>),
+            }),
+            _ => Err(wrong_answer::<E>().into()),
+        }
+    }
+}
+
+fn wrong_answer<E: Env>() -> Unreachable<TypeConfig<E>> {
+    unreachable::<E>(&io::Error::other("an answer of the wrong kind"))
 }
 
 impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
@@ -65,26 +173,64 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
 
     async fn append_entries(
         &mut self,
-        _: AppendEntriesRequest<TypeConfig<E>>,
-        _: RPCOption,
+        rpc: AppendEntriesRequest<TypeConfig<E>>,
+        option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig<E>>, RPCError<TypeConfig<E>>> {
-        Err(self.refused().await.into())
+        self.append(rpc, option).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<
+            BoxStream<'s, Result<StreamAppendResult<TypeConfig<E>>, RPCError<TypeConfig<E>>>>,
+            RPCError<TypeConfig<E>>,
+        >,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig<E>>> + Unpin + 'static,
+    {
+        let link = self.clone();
+        let asked = input.map(move |rpc| {
+            let (link, option) = (link.clone(), option.clone());
+            async move {
+                let previous = rpc.prev_log_id;
+                let last = rpc.entries.last().map(|entry| entry.log_id);
+                let last = last.or(previous);
+                let answer = link.append(rpc, option).await?;
+                Ok(answer.into_stream_result(previous, last))
+            }
+        });
+        let answers = asked.buffered(APPENDS_IN_FLIGHT_MAX);
+        // After an error the rest is asked anew, by a stream of its own.
+        let answers = answers.scan(false, |ended, answer: Result<StreamAppendResult<_>, _>| {
+            if *ended {
+                return std::future::ready(None);
+            }
+            *ended = !matches!(answer, Ok(Ok(_)));
+            std::future::ready(Some(answer))
+        });
+        let answers: BoxStream<'s, _> = Box::pin(answers);
+        Box::pin(std::future::ready(Ok(answers)))
     }
 
     async fn vote(
         &mut self,
-        _: VoteRequest<TypeConfig<E>>,
-        _: RPCOption,
+        rpc: VoteRequest<TypeConfig<E>>,
+        option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig<E>>, RPCError<TypeConfig<E>>> {
-        Err(self.refused().await.into())
+        self.candidacy(rpc, Question::Vote, option).await
     }
 
     async fn pre_vote(
         &mut self,
-        _: VoteRequest<TypeConfig<E>>,
-        _: RPCOption,
+        rpc: VoteRequest<TypeConfig<E>>,
+        option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig<E>>, RPCError<TypeConfig<E>>> {
-        Err(self.refused().await.into())
+        self.candidacy(rpc, Question::PreVote, option).await
     }
 
     async fn full_snapshot(
@@ -94,14 +240,22 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
         _: impl Future<Output = ReplicationClosed> + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig<E>>, StreamingError<TypeConfig<E>>> {
-        Err(self.refused().await.into())
+        let error = io::Error::other("snapshots are not sent yet");
+        Err(unreachable::<E>(&error).into())
     }
 
     async fn transfer_leader(
         &mut self,
-        _: TransferLeaderRequest<TypeConfig<E>>,
-        _: RPCOption,
+        rpc: TransferLeaderRequest<TypeConfig<E>>,
+        option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig<E>>, RPCError<TypeConfig<E>>> {
-        Err(self.refused().await.into())
+        let question = Question::Transfer {
+            vote: convert::vote::<E>(rpc.from_leader()),
+            last: rpc.last_log_id().map(convert::log_id::<E>),
+        };
+        match self.ask(&question, &option).await? {
+            Answer::Done => Ok(Ok(())),
+            _ => Err(wrong_answer::<E>().into()),
+        }
     }
 }

@@ -59,6 +59,15 @@ impl Descriptor {
         rkyv::from_bytes::<Descriptor, rancor::Error>(bytes)
     }
 
+    /// Takes over the replicas of a membership; if they are others, the epoch is a new one.
+    pub fn set_replicas(&mut self, mut replicas: Vec<ReplicaPlace>) {
+        replicas.sort_by_key(|replica| replica.replica);
+        if replicas != self.replicas {
+            self.replicas = replicas;
+            self.epoch.conf += 1;
+        }
+    }
+
     /// Where a replica lives.
     pub fn location(&self, replica: ReplicaId) -> Option<Location> {
         self.replicas

@@ -14,6 +14,7 @@ use crate::env::{Clock, Env};
 use crate::error::{Error, Fatal};
 use crate::hlc::Hlc;
 use crate::lsm::LsmError;
+use crate::raft;
 use crate::range::apply::{self, Applied, Rows};
 use crate::range::command;
 use crate::range::proposer::Proposer;
@@ -21,7 +22,7 @@ use crate::range::state::{AppliedMembership, RangeState};
 use crate::range::{Keyspace, Route};
 use crate::request::Target;
 use crate::shard::store::Store;
-use crate::types::{DataId, Location, Timestamp};
+use crate::types::{DataId, Location, ReplicaId, Timestamp};
 use crate::wal::{Group, LogEntry, LogId, Payload};
 
 /// How long a leader may serve reads above its last entry before it must write again. It is also
@@ -82,6 +83,8 @@ pub struct Replica<E: Env> {
     state: RefCell<RangeState>,
     term_before: u64,
     leading: Cell<Option<Leading>>,
+    /// Who leads, as far as openraft knows.
+    leader: Cell<Option<ReplicaId>>,
     waiting_to_lead: RefCell<Vec<Waker>>,
     /// No write gets a timestamp at or below this: a read was served there.
     floor: Cell<Timestamp>,
@@ -111,6 +114,7 @@ impl<E: Env> Replica<E> {
             state: RefCell::new(parts.state),
             term_before: parts.term_before,
             leading: Cell::new(None),
+            leader: Cell::new(None),
             waiting_to_lead: RefCell::default(),
             floor: Cell::new(Timestamp::ZERO),
             changed: Cell::new(false),
@@ -141,15 +145,25 @@ impl<E: Env> Replica<E> {
         .await;
     }
 
-    /// openraft says that this replica no longer leads.
-    pub fn deposed(&self) {
-        self.leading.set(None);
+    /// openraft says who leads now, as far as it knows.
+    pub fn follow(&self, leader: Option<ReplicaId>) {
+        self.leader.set(leader);
+        if leader != Some(self.group.replica) {
+            self.leading.set(None);
+            let error = Error::NotLeader(Some(Box::new(self.route())));
+            self.proposer.refuse_all(&error);
+        }
     }
 
     /// Where requests for this range go, as far as this replica knows.
     pub fn route(&self) -> Route {
-        let leader = self.leading.get().map(|_| self.group.replica);
-        self.state.borrow().descriptor.route(leader)
+        self.state.borrow().descriptor.route(self.leader())
+    }
+
+    /// Who leads, as far as this replica knows.
+    pub fn leader(&self) -> Option<ReplicaId> {
+        let me = self.leading.get().map(|_| self.group.replica);
+        me.or(self.leader.get())
     }
 
     /// Whose keys the range holds.
@@ -187,6 +201,9 @@ impl<E: Env> Replica<E> {
             }
             Payload::Membership(body) => {
                 apply::pass(&mut state);
+                let replicas = raft::replicas(body)
+                    .map_err(|e| Fatal::Inconsistent(format!("a membership in the log: {e}")))?;
+                state.descriptor.set_replicas(replicas);
                 state.membership = AppliedMembership {
                     log_id: Some(entry.id),
                     body: body.clone(),

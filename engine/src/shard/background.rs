@@ -22,7 +22,9 @@ use crate::types::Timestamp;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Thresholds move in steps of this part of the retention.
 const GC_STEPS: u64 = 10;
-/// How often a stop looks whether what is in flight has ended.
+/// How long a stop waits for what is in flight.
+const IN_FLIGHT_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it looks.
 const STOP_LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// The background's handle.
@@ -194,9 +196,11 @@ pub(super) async fn close<E: Env>(inner: &Rc<Inner<E>>) -> Result<(), Fatal> {
             inner.background.borrow().stop.set(true);
             return Ok(());
         }
-        let idle = groups
-            .iter()
-            .all(|(replica, _)| replica.proposer.in_flight() == 0);
+        // What cannot reach a majority is left behind; its fate is unknown.
+        let idle = began.elapsed() > IN_FLIGHT_PATIENCE
+            || groups
+                .iter()
+                .all(|(replica, _)| replica.proposer.in_flight() == 0);
         if idle && !frozen {
             inner.store.freeze()?;
             frozen = true;

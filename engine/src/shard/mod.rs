@@ -11,6 +11,7 @@
 
 mod background;
 mod open;
+mod peers;
 mod scan;
 mod status;
 pub mod store;
@@ -26,9 +27,9 @@ use crate::raft::RaftGroup;
 pub use crate::range::proposer::WriteSink;
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
-use crate::range::{Keyspace, Route};
+use crate::range::{Keyspace, ReplicaPlace, Route};
 use crate::request::{Condition, SessionPair, Target, Write};
-use crate::types::{Blob, KeyRange, Location, RangeId, ReplicaId, Timestamp};
+use crate::types::{Blob, DataId, KeyRange, Location, RangeId, ReplicaId, Timestamp};
 use crate::wal::Wal;
 pub use status::{RangeStatus, ShardStatus};
 use store::{OnFatal, Store};
@@ -38,12 +39,27 @@ use store::{OnFatal, Store};
 pub struct InitialRange {
     /// Its id.
     pub range: RangeId,
-    /// The id of its only replica, the one on this shard.
+    /// The id of the replica on this shard.
     pub replica: ReplicaId,
+    /// The other voters.
+    pub others: Vec<ReplicaPlace>,
     /// Whose keys it holds.
     pub keyspace: Keyspace,
     /// Which of them.
     pub keys: KeyRange,
+}
+
+impl InitialRange {
+    /// All voters, given where this shard is, in the order of their ids.
+    fn voters(&self, here: Location) -> Vec<ReplicaPlace> {
+        let mut voters = self.others.clone();
+        voters.push(ReplicaPlace {
+            replica: self.replica,
+            location: here,
+        });
+        voters.sort_by_key(|voter| voter.replica);
+        voters
+    }
 }
 
 /// How a shard is opened.
@@ -130,8 +146,19 @@ impl<E: Env> Shard<E> {
         self.inner.hlc.now(self.inner.clock.wall_ms())
     }
 
+    /// The replica whose range holds a user's key, and its group.
+    fn find_running(&self, key: &[u8]) -> Result<(Rc<Replica<E>>, RaftGroup<E>), Error> {
+        self.with_running(key, |running| {
+            (running.replica.clone(), running.raft.clone())
+        })
+    }
+
     /// The replica whose range holds a user's key.
     fn find(&self, key: &[u8]) -> Result<Rc<Replica<E>>, Error> {
+        self.with_running(key, |running| running.replica.clone())
+    }
+
+    fn with_running<R>(&self, key: &[u8], with: impl FnOnce(&Running<E>) -> R) -> Result<R, Error> {
         let ranges = self.inner.ranges.borrow();
         let after = ranges.partition_point(|running| {
             running
@@ -146,12 +173,14 @@ impl<E: Env> Shard<E> {
                     .replica
                     .with_state(|state| state.descriptor.keys.contains(key))
             })
-            .map(|running| running.replica.clone())
+            .map(with)
             .ok_or(Error::Moved(None))
     }
 
     /// Reads the newest value of a key, linearizably, and hands it with its version to `look`.
-    /// Synchronous: nothing is copied. `look` must not call back into the shard.
+    /// Synchronous: nothing is copied. `look` must not call back into the shard. Without a lease
+    /// this is [`Error::LeaseExpired`]: [`Shard::confirm`] and then [`Shard::get_confirmed`] read
+    /// with the help of the other replicas.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a key that breaks the limits, [`Error::Moved`] and
@@ -163,11 +192,40 @@ impl<E: Env> Shard<E> {
         look: impl FnOnce(Option<(&[u8], Timestamp)>) -> R,
     ) -> Result<R, Error> {
         check_key(key)?;
+        let (data_id, has_lease) = self.with_running(key, |running| {
+            running.replica.check(target)?;
+            Ok((running.replica.data_id, running.raft.has_lease()))
+        })??;
+        if !has_lease {
+            return Err(Error::LeaseExpired);
+        }
+        // The lease was checked after the state was pinned: nothing else runs on this thread. The
+        // first entry of the leader's term is applied, and so is everything it has acknowledged.
+        self.look(data_id, key, look)
+    }
+
+    /// Reads as [`Shard::get`] does, just after [`Shard::confirm`].
+    ///
+    /// # Errors
+    /// See [`Shard::get`].
+    pub fn get_confirmed<R>(
+        &self,
+        key: &[u8],
+        target: Option<Target>,
+        look: impl FnOnce(Option<(&[u8], Timestamp)>) -> R,
+    ) -> Result<R, Error> {
         let replica = self.find(key)?;
-        // The state is pinned by being on its thread. A group of one voter leads until its process
-        // ends, so leading, with the term's first entry applied, is the whole lease.
         replica.check(target)?;
-        let read = self.inner.store.newest(replica.data_id, key, |found| {
+        self.look(replica.data_id, key, look)
+    }
+
+    fn look<R>(
+        &self,
+        data_id: DataId,
+        key: &[u8],
+        look: impl FnOnce(Option<(&[u8], Timestamp)>) -> R,
+    ) -> Result<R, Error> {
+        let read = self.inner.store.newest(data_id, key, |found| {
             look(found.and_then(|(version, value)| value.map(|value| (value, version))))
         });
         read.map_err(|error| self.lost(error.into()))

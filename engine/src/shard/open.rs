@@ -12,12 +12,12 @@ use crate::env::{AsyncRuntime, Env, World};
 use crate::error::Fatal;
 use crate::hlc::Hlc;
 use crate::lsm::{Lsm, LsmOptions, keys};
-use crate::raft::{RaftGroup, encode_membership, is_sole_voter, sole_member};
+use crate::raft::{RaftGroup, Start, encode_membership, is_sole_voter, members};
 use crate::range::proposer;
 use crate::range::replica::{Replica, ReplicaParts};
 use crate::range::sessions::{ClientMarks, SavedPair, SessionRow};
 use crate::range::state::RangeState;
-use crate::range::{Descriptor, Keyspace, ReplicaPlace};
+use crate::range::{Descriptor, Keyspace};
 use crate::shard::background::{self, Tasks};
 use crate::shard::store::Store;
 use crate::shard::{InitialRange, Inner, Running, Shard, ShardOptions};
@@ -34,7 +34,8 @@ const FIRST: LogId = LogId {
 };
 
 impl<E: Env> Shard<E> {
-    /// Opens a shard; returns when every range of it is recovered and led.
+    /// Opens a shard; returns when every range of it is recovered, and led where this replica is
+    /// the only voter.
     ///
     /// # Errors
     /// The folder's content is damaged or cannot be read or written.
@@ -45,7 +46,7 @@ impl<E: Env> Shard<E> {
             ..WalOptions::default()
         };
         let (wal, mut recovered) = Wal::<E>::open(world.disk.clone(), wal_options).await?;
-        create_missing(&wal, &mut recovered, &options).await?;
+        let made = create_missing(&wal, &mut recovered, &options).await?;
         let lsm = Lsm::new(
             world.tables,
             LsmOptions {
@@ -72,7 +73,8 @@ impl<E: Env> Shard<E> {
                 .observe(parts.state.last_ts.max(parts.state.ceiling));
             let replica = Rc::new(Replica::new(parts));
             store.add(&replica);
-            let running = start(replica, log, world.transport.clone()).await?;
+            let is_new = made.contains(&created.group);
+            let running = start(replica, log, world.transport.clone(), is_new).await?;
             match running.replica.keyspace() {
                 Keyspace::User => ranges.push(running),
                 Keyspace::System => system.push(running),
@@ -95,8 +97,11 @@ impl<E: Env> Shard<E> {
             background: RefCell::new(Tasks::default()),
         });
         background::start(&inner);
-        for replica in inner.replicas() {
-            replica.led().await;
+        // Where others vote, too, the leader may be elsewhere, or late: requests wait for it.
+        for (replica, raft) in inner.groups() {
+            if raft.is_alone() {
+                replica.led().await;
+            }
         }
         Ok(Shard { inner })
     }
@@ -124,12 +129,14 @@ impl<E: Env> Inner<E> {
     }
 }
 
-/// Makes the ranges of a new shard. One that was made before a crash is left as it is.
+/// Makes the ranges of a new shard, and says which. One that was made before a crash is left as it
+/// is.
 async fn create_missing<E: Env>(
     wal: &Wal<E>,
     recovered: &mut Recovered<E>,
     options: &ShardOptions,
-) -> Result<(), Fatal> {
+) -> Result<Vec<Group>, Fatal> {
+    let mut made = Vec::new();
     let mut next = recovered.data_ids_reserved.0 + 1;
     let mut reserved = recovered.data_ids_reserved.0;
     for initial in &options.initial {
@@ -153,8 +160,9 @@ async fn create_missing<E: Env>(
         next += 1;
         let log = wal.create_replica(created.clone()).await?;
         recovered.replicas.push((created, log));
+        made.push(group);
     }
-    Ok(())
+    Ok(made)
 }
 
 fn created(
@@ -170,16 +178,13 @@ fn created(
         },
         keyspace: initial.keyspace,
         keys: initial.keys.clone(),
-        replicas: vec![ReplicaPlace {
-            replica: initial.replica,
-            location: options.location,
-        }],
+        replicas: initial.voters(options.location),
     };
     let inconsistent = |what: &str, error: String| Fatal::Inconsistent(format!("{what}: {error}"));
     let descriptor = descriptor
         .encode()
         .map_err(|e| inconsistent("a descriptor", e.to_string()))?;
-    let members = sole_member(initial.replica, options.location);
+    let members = members(&initial.voters(options.location));
     let membership =
         encode_membership(&members).map_err(|e| inconsistent("a membership", e.to_string()))?;
     Ok(Created {
@@ -265,17 +270,27 @@ fn read_rows<E: Env>(
     result
 }
 
-/// Starts a recovered replica's group and its proposer, and has it campaign if nobody else can.
+/// Starts a recovered replica's group and its proposer.
 async fn start<E: Env>(
     replica: Rc<Replica<E>>,
     log: GroupLog<E>,
     transport: E::Transport,
+    is_new: bool,
 ) -> Result<Running<E>, Fatal> {
-    let raft = RaftGroup::start(replica.clone(), log, transport).await?;
+    // The state is asked, not openraft's metrics, which lag behind its start.
+    let membership = replica.with_state(|state| state.membership.body.clone());
+    let alone = is_sole_voter(&membership, replica.group.replica)
+        .map_err(|e| Fatal::Inconsistent(format!("a membership: {e}")))?;
+    let start = match (alone, is_new) {
+        (true, _) => Start::Alone,
+        (false, true) => Start::New,
+        (false, false) => Start::Silent,
+    };
+    let raft = RaftGroup::start(replica.clone(), log, transport, start).await?;
     let watched = Rc::downgrade(&replica);
-    raft.watch_leader(move || {
+    raft.watch_leader(move |leader| {
         if let Some(replica) = watched.upgrade() {
-            replica.deposed();
+            replica.follow(leader);
         }
     });
     let (owner, group) = (replica.clone(), raft.clone());
@@ -285,12 +300,5 @@ async fn start<E: Env>(
             store.fail(fatal);
         }
     }));
-    // The state is asked, not openraft's metrics, which lag behind its start.
-    let membership = replica.with_state(|state| state.membership.body.clone());
-    let alone = is_sole_voter(&membership, replica.group.replica)
-        .map_err(|e| Fatal::Inconsistent(format!("a membership: {e}")))?;
-    if alone {
-        raft.campaign().await?;
-    }
     Ok(Running { replica, raft })
 }

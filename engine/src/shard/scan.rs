@@ -42,7 +42,7 @@ impl<E: Env> Shard<E> {
         }
         let empty = scan.end.as_ref().is_some_and(|end| *end <= start);
         let replica = self.find(&start)?;
-        replica.check(target)?;
+        self.confirm_at(&start, target).await?;
         let at = match scan.at {
             None => replica.with_state(|state| state.last_ts),
             Some(at) => snapshot(&replica, at, deadline).await?,
@@ -103,7 +103,6 @@ impl<E: Env> Shard<E> {
             }
             yield_now().await;
             // Versions this snapshot needs may have been given up meanwhile.
-            replica.check(None)?;
             let threshold = replica.with_state(|state| state.gc_threshold);
             if at <= threshold {
                 return Err(Error::SnapshotTooOld { at, threshold });

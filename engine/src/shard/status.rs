@@ -20,6 +20,8 @@ pub struct RangeStatus {
     pub data_id: DataId,
     /// Whether the replica here leads.
     pub leads: bool,
+    /// Whether it may read alone now, if it leads.
+    pub has_lease: bool,
     /// Its term, if it leads.
     pub term: u64,
     /// Index of the last entry applied.
@@ -56,17 +58,16 @@ pub struct ShardStatus {
 }
 
 pub(super) fn of<E: Env>(inner: &Inner<E>) -> ShardStatus {
-    let ranges = inner.replicas().into_iter().map(|replica| {
+    let ranges = inner.groups().into_iter().map(|(replica, raft)| {
         let leading = replica.leading();
         let index = |id: Option<crate::wal::LogId>| id.map_or(0, |id| id.index);
         replica.with_state(|state| RangeStatus {
-            route: state
-                .descriptor
-                .route(leading.map(|_| replica.group.replica)),
+            route: state.descriptor.route(replica.leader()),
             system: state.descriptor.keyspace == crate::range::Keyspace::System,
             replica: replica.group.replica,
             data_id: replica.data_id,
             leads: leading.is_some(),
+            has_lease: leading.is_some() && raft.has_lease(),
             term: leading.map_or(0, |leading| leading.term),
             applied: index(state.applied),
             durable: index(replica.durable().applied),

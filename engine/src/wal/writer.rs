@@ -281,10 +281,12 @@ impl<E: Env> Core<E> {
         if self.closed.get() {
             return;
         }
+        // Small segments, as tests have, hold several batches, too.
+        let records_len_max = RECORDS_LEN_MAX.min(self.options.segment_bytes as usize / 4);
         let mut pending = self.pending.borrow_mut();
         if pending
             .back()
-            .is_none_or(|chunk| chunk.bytes.len() + len_max > RECORDS_LEN_MAX)
+            .is_none_or(|chunk| chunk.bytes.len() + len_max > records_len_max)
         {
             pending.push_back(Chunk::default());
         }

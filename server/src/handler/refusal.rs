@@ -64,6 +64,7 @@ impl From<Error> for Refusal {
             Error::Moved(route) => (ErrorCode::Moved, 0, route),
             Error::SeveralRanges => (ErrorCode::SeveralRanges, 0, None),
             Error::NotLeader(route) => (ErrorCode::NotLeader, RETRY_SOON_MS, route),
+            Error::LeaseExpired => (ErrorCode::NotLeader, RETRY_SOON_MS, None),
             Error::Overloaded { retry_after_ms, .. } => {
                 (ErrorCode::Overloaded, retry_after_ms, None)
             }

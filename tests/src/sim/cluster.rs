@@ -1,210 +1,54 @@
-//! A node of several shards that can be started, stopped, and made to crash.
+//! The nodes of a run and the network between them.
 
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use rangedb_engine::env::World;
-use rangedb_engine::error::Fatal;
-use rangedb_engine::hlc::Hlc;
-use rangedb_engine::lsm::{MemoryDisk, MemoryTables};
-use rangedb_engine::range::Keyspace;
-use rangedb_engine::shard::{InitialRange, Shard, ShardOptions};
-use rangedb_engine::types::{
-    KeyRange, Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE, ShardId,
-};
-use tokio::sync::oneshot;
+use rangedb_engine::lsm::MemoryDisk;
+use rangedb_engine::shard::ShardStatus;
 
-use super::disk::{Platter, SimDisk};
-use super::executor::{self, Host};
+use super::disk::Platter;
+use super::network::Network;
+use super::node::{SimNode, Sizes};
 use super::random::Random;
-use super::world::{Alone, SimClock, SimEnv};
 
-/// Sizes that differ from seed to seed.
-#[derive(Clone, Copy, Debug)]
-pub struct Sizes {
-    /// Shards of the node.
-    pub shards: u16,
-    /// Of a memtable, in bytes.
-    pub memtable_bytes: usize,
-    /// Of a log segment, in bytes.
-    pub segment_bytes: usize,
-    /// Of the log's cache, in bytes.
-    pub entry_cache_bytes: usize,
-    /// How long old versions are kept, in milliseconds.
-    pub gc_retention_ms: u64,
-}
-
-/// What of one shard outlives a crash.
-struct Medium {
-    platter: Rc<Platter>,
-    tables: Rc<MemoryDisk>,
-}
-
-/// A node and its disks.
+/// All nodes of a run.
 pub struct Cluster {
-    /// See [`Sizes`].
-    pub sizes: Sizes,
-    /// The node's wall clock.
-    pub clock: SimClock,
-    media: Vec<Medium>,
-    lives: Cell<u32>,
-    running: RefCell<Option<Rc<Vec<Shard<SimEnv>>>>>,
-    fatal: Rc<RefCell<Option<String>>>,
-}
-
-/// The key at which the second shard's range begins, and so on: one letter each.
-pub fn border(shard: u16) -> Vec<u8> {
-    vec![b'a' + (shard * 26 / 4) as u8]
+    /// By id, from 1.
+    pub nodes: Vec<Rc<SimNode>>,
+    /// Between them.
+    pub network: Rc<Network>,
 }
 
 impl Cluster {
-    /// A node that has never run.
+    /// Nodes that have never run.
     pub fn new(sizes: Sizes, seed: u64) -> Rc<Cluster> {
-        let media = (0..sizes.shards).map(|shard| Medium {
-            platter: Platter::new(Random::new(seed, 100 + u64::from(shard))),
-            tables: Rc::default(),
-        });
+        let network = Network::new(Random::new(seed, 4));
+        let node = |id| SimNode::new(id, sizes, seed, network.clone());
         Rc::new(Cluster {
-            sizes,
-            clock: SimClock::new(Random::new(seed, 2)),
-            media: media.collect(),
-            lives: Cell::new(0),
-            running: RefCell::default(),
-            fatal: Rc::default(),
+            nodes: (1..=sizes.nodes).map(node).collect(),
+            network: network.clone(),
         })
     }
 
-    /// The disks of the logs.
+    /// A node by its id.
+    pub fn node(&self, id: u64) -> Option<&Rc<SimNode>> {
+        self.nodes.get((id as usize).checked_sub(1)?)
+    }
+
+    /// The disks of all logs.
     pub fn platters(&self) -> impl Iterator<Item = &Rc<Platter>> {
-        self.media.iter().map(|medium| &medium.platter)
+        self.nodes.iter().flat_map(|node| node.platters())
     }
 
-    /// The disks of the tables.
+    /// The disks of all tables.
     pub fn table_disks(&self) -> impl Iterator<Item = &Rc<MemoryDisk>> {
-        self.media.iter().map(|medium| &medium.tables)
+        self.nodes.iter().flat_map(|node| node.table_disks())
     }
 
-    fn host(&self) -> Host {
-        Host(self.lives.get())
-    }
-
-    /// The shards, if the node runs.
-    pub fn shards(&self) -> Option<Rc<Vec<Shard<SimEnv>>>> {
-        self.running.borrow().clone()
-    }
-
-    /// Why the node stopped by itself, if it did.
-    pub fn fatal(&self) -> Option<String> {
-        self.fatal.borrow().clone()
-    }
-
-    /// Starts the node; returns when all ranges are recovered and led, or the node has stopped
-    /// by itself.
-    pub async fn start(self: &Rc<Cluster>) {
-        self.lives.set(self.lives.get() + 1);
-        *self.fatal.borrow_mut() = None;
-        let (sender, receiver) = oneshot::channel();
-        let cluster = self.clone();
-        executor::current().spawn_on(self.host(), async move {
-            let hlc = Hlc::new();
-            let mut shards = Vec::new();
-            for shard in 0..cluster.sizes.shards {
-                match cluster.open(shard, hlc.clone()).await {
-                    Ok(shard) => shards.push(shard),
-                    Err(fatal) => {
-                        cluster.fatal.borrow_mut().get_or_insert(fatal.to_string());
-                        return;
-                    }
-                }
-            }
-            // The harness waits as long as this task lives.
-            let _ = sender.send(shards);
-        });
-        // A crash meanwhile drops the sender.
-        if let Ok(shards) = receiver.await {
-            *self.running.borrow_mut() = Some(Rc::new(shards));
-        }
-    }
-
-    async fn open(self: &Rc<Cluster>, shard: u16, hlc: Hlc) -> Result<Shard<SimEnv>, Fatal> {
-        let medium = &self.media[usize::from(shard)];
-        let tables = MemoryTables::open(medium.tables.clone(), self.sizes.memtable_bytes);
-        let world = World {
-            clock: self.clock.clone(),
-            disk: SimDisk(medium.platter.clone()),
-            tables,
-            transport: Alone,
-        };
-        let fatal = self.fatal.clone();
-        let options = ShardOptions {
-            location: Location {
-                node: NodeId(1),
-                shard: ShardId(shard),
-            },
-            memtable_bytes: self.sizes.memtable_bytes,
-            entry_cache_bytes: self.sizes.entry_cache_bytes,
-            segment_bytes: self.sizes.segment_bytes,
-            gc_retention_ms: self.sizes.gc_retention_ms,
-            initial: self.initial(shard),
-            on_fatal: Rc::new(move |why| {
-                fatal.borrow_mut().get_or_insert(why.to_string());
-            }),
-        };
-        Shard::open(options, world, hlc).await
-    }
-
-    fn initial(&self, shard: u16) -> Vec<InitialRange> {
-        let start = if shard == 0 {
-            Vec::new()
-        } else {
-            border(shard)
-        };
-        let end = (shard + 1 < self.sizes.shards).then(|| border(shard + 1));
-        let id = SYSTEM_RANGE.0 + 1 + u64::from(shard);
-        let mut ranges = vec![InitialRange {
-            range: RangeId(id),
-            replica: ReplicaId(id),
-            keyspace: Keyspace::User,
-            keys: KeyRange { start, end },
-        }];
-        if shard == 0 {
-            ranges.push(InitialRange {
-                range: SYSTEM_RANGE,
-                replica: ReplicaId(SYSTEM_RANGE.0),
-                keyspace: Keyspace::System,
-                keys: KeyRange::all(),
-            });
-        }
-        ranges
-    }
-
-    /// The power goes: everything in memory is gone, writes in flight meet their fate.
-    pub fn crash(&self) {
-        let shards = self.running.borrow_mut().take();
-        executor::current().crash(self.host());
-        drop(shards);
-        self.platters().for_each(|platter| platter.crash());
-    }
-
-    /// Stops the node cleanly; `false` if it stopped by itself instead.
-    pub async fn stop(self: &Rc<Cluster>) -> bool {
-        let Some(shards) = self.running.borrow_mut().take() else {
-            return false;
-        };
-        let (sender, receiver) = oneshot::channel();
-        let fatal = self.fatal.clone();
-        executor::current().spawn_on(self.host(), async move {
-            for shard in shards.iter() {
-                if let Err(why) = shard.clone().close().await {
-                    fatal.borrow_mut().get_or_insert(why.to_string());
-                    return;
-                }
-            }
-            // The harness waits as long as this task lives.
-            let _ = sender.send(());
-        });
-        let stopped = receiver.await.is_ok();
-        executor::current().crash(self.host());
-        stopped
+    /// The state of every shard that runs.
+    pub fn statuses(&self) -> Vec<ShardStatus> {
+        let shards = self.nodes.iter().filter_map(|node| node.shards());
+        shards
+            .flat_map(|shards| shards.iter().map(|s| s.status()).collect::<Vec<_>>())
+            .collect()
     }
 }

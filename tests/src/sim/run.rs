@@ -5,11 +5,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rangedb_engine::env::AsyncRuntime;
-use rangedb_engine::request::ScanRequest;
-use rangedb_engine::types::Blob;
 
-use super::cluster::{Cluster, Sizes};
+use super::cluster::Cluster;
 use super::executor::{self, Executor, OUTSIDE};
+use super::node::{SimNode, Sizes};
 use super::random::Random;
 use super::runtime::SimRuntime;
 use super::workload::{Seen, SimClient};
@@ -42,6 +41,9 @@ struct Swarm {
     write_errors: bool,
     full_disks: bool,
     slow_disks: bool,
+    partitions: bool,
+    losses: bool,
+    slow_links: bool,
     steps: u64,
     clients: u32,
 }
@@ -55,6 +57,9 @@ impl Swarm {
             write_errors: random.once_in(4),
             full_disks: random.once_in(4),
             slow_disks: random.once_in(4),
+            partitions: !random.once_in(3),
+            losses: random.once_in(3),
+            slow_links: random.once_in(3),
             steps: random.between(3, 8),
             clients: random.between(1, 5) as u32,
         }
@@ -64,6 +69,7 @@ impl Swarm {
 fn sizes(random: &Random) -> Sizes {
     Sizes {
         shards: random.between(1, 3) as u16,
+        nodes: [1, 3, 3, 5][random.below(4) as usize],
         memtable_bytes: 1 << random.between(12, 17),
         segment_bytes: 1 << random.between(16, 19),
         entry_cache_bytes: 1 << random.between(8, 18),
@@ -114,46 +120,71 @@ struct Story {
 impl Story {
     async fn tell(self) {
         let stop = Rc::new(Cell::new(false));
-        self.start(false).await;
+        self.start_all().await;
         for number in 0..self.swarm.clients {
             let (cluster, seen) = (self.cluster.clone(), self.seen.clone());
             let client = SimClient::new(number, cluster, seen, self.seed, stop.clone());
             executor::current().spawn_on(OUTSIDE, client.run());
         }
+        self.watch(&stop);
         for _ in 0..self.swarm.steps {
             let pause = Duration::from_millis(self.random.between(1, 1500));
             SimRuntime::sleep(pause).await;
             self.disturb().await;
-            if self.cluster.fatal().is_some() {
-                self.after_fatal().await;
+            for node in &self.cluster.nodes {
+                if node.fatal().is_some() {
+                    self.after_fatal(node).await;
+                }
             }
         }
         self.heal().await;
         stop.set(true);
         // Everyone ends what it does; a write gives up after eight seconds.
-        SimRuntime::sleep(Duration::from_secs(12)).await;
+        SimRuntime::sleep(Duration::from_secs(14)).await;
         self.check().await;
     }
 
-    async fn start(&self, after_clean_stop: bool) {
+    /// Looks at all leaders again and again.
+    fn watch(&self, stop: &Rc<Cell<bool>>) {
+        let (cluster, seen, stop) = (self.cluster.clone(), self.seen.clone(), stop.clone());
+        executor::current().spawn_on(OUTSIDE, async move {
+            let leadership = invariants::leadership::Leadership::default();
+            while !stop.get() {
+                SimRuntime::sleep(Duration::from_millis(7)).await;
+                leadership.check(&seen, &cluster.statuses());
+            }
+        });
+    }
+
+    async fn start_all(&self) {
+        for node in &self.cluster.nodes {
+            self.start(node, false).await;
+        }
+    }
+
+    fn any_node(&self) -> &Rc<SimNode> {
+        let count = self.cluster.nodes.len() as u64;
+        &self.cluster.nodes[self.random.below(count) as usize]
+    }
+
+    async fn start(&self, node: &Rc<SimNode>, after_clean_stop: bool) {
         self.restarts.set(self.restarts.get() + 1);
-        let started = SimRuntime::timeout(START_PATIENCE, self.cluster.start());
-        if started.await.is_err() && self.cluster.fatal().is_none() {
+        let started = SimRuntime::timeout(START_PATIENCE, node.start());
+        if started.await.is_err() && node.fatal().is_none() {
             // With a full disk a long log cannot be applied; with room again the start goes on.
-            self.cluster
-                .table_disks()
-                .for_each(|disk| disk.full.set(false));
-            self.cluster.crash();
-            let started = SimRuntime::timeout(START_PATIENCE, self.cluster.start());
-            if started.await.is_err() && self.cluster.fatal().is_none() {
+            node.table_disks().for_each(|disk| disk.full.set(false));
+            node.crash();
+            let started = SimRuntime::timeout(START_PATIENCE, node.start());
+            if started.await.is_err() && node.fatal().is_none() {
                 self.seen
                     .violation("the node hangs at its start".to_owned());
             }
         }
-        let Some(shards) = self.cluster.shards() else {
+        let Some(shards) = node.shards() else {
             return;
         };
-        if after_clean_stop {
+        // Others may have sent entries already.
+        if after_clean_stop && self.cluster.nodes.len() == 1 {
             for shard in shards.iter() {
                 invariants::replay::check_after_clean_stop(&self.seen, &shard.status());
             }
@@ -162,130 +193,163 @@ impl Story {
 
     /// One fault, of those that the seed has.
     async fn disturb(&self) {
-        match self.random.below(6) {
+        let node = self.any_node().clone();
+        match self.random.below(9) {
             0 | 1 if self.swarm.crashes => {
-                self.cluster.crash();
+                node.crash();
                 let down = Duration::from_millis(self.random.between(0, 500));
                 SimRuntime::sleep(down).await;
-                self.start(false).await;
+                self.start(&node, false).await;
             }
             2 if self.swarm.clean_stops => {
-                let stopped = SimRuntime::timeout(START_PATIENCE, self.cluster.stop()).await;
-                if self.cluster.fatal().is_some() {
+                let stopped = SimRuntime::timeout(START_PATIENCE, node.stop()).await;
+                if node.fatal().is_some() {
                     return;
                 }
                 if stopped.is_err() {
                     self.seen.violation("the node hangs at its stop".to_owned());
                 }
                 // With a full disk the last flush is left out.
-                let full = self.cluster.table_disks().any(|disk| disk.full.get());
-                self.start(!full).await;
+                let full = node.table_disks().any(|disk| disk.full.get());
+                self.start(&node, !full).await;
             }
             3 if self.swarm.clock_jumps => {
                 let hour = 3_600_000;
-                self.cluster
-                    .clock
+                node.clock
                     .jump(self.random.below(2 * hour) as i64 - hour as i64);
             }
             4 if self.swarm.write_errors => {
-                let platter = self.cluster.platters().nth(0).expect("a node has a disk");
+                let platter = node.platters().nth(0).expect("a node has a disk");
                 platter
                     .writes_until_failure
                     .set(Some(self.random.below(50)));
             }
             5 if self.swarm.full_disks => {
                 let full = self.random.once_in(2);
-                self.cluster
-                    .table_disks()
-                    .for_each(|disk| disk.full.set(full));
+                node.table_disks().for_each(|disk| disk.full.set(full));
+            }
+            6 | 7 if self.swarm.partitions => self.cut_off(&node),
+            8 if self.swarm.losses => {
+                let network = &self.cluster.network;
+                network.loss_one_in.set(self.random.below(20));
+                network.duplicates.set(self.random.once_in(2));
+            }
+            8 if self.swarm.slow_links => {
+                let delay = self.random.between(100, 150_000);
+                self.cluster.network.delay_max_us.set(delay);
             }
             _ if self.swarm.slow_disks => {
                 let latency = self.random.between(100, 30_000);
-                self.cluster
-                    .platters()
-                    .for_each(|p| p.latency_max_us.set(latency));
+                node.platters()
+                    .for_each(|platter| platter.latency_max_us.set(latency));
             }
             _ => {}
         }
     }
 
-    /// The node has stopped by itself: it must have had a reason, and the process is gone.
-    async fn after_fatal(&self) {
-        let why = self.cluster.fatal().unwrap_or_default();
-        let asked_for = self
-            .cluster
-            .platters()
-            .any(|platter| platter.has_failed.get());
-        if !asked_for {
+    /// Cuts links of a node: to or from some of the others, or heals them all.
+    fn cut_off(&self, node: &Rc<SimNode>) {
+        let network = &self.cluster.network;
+        if self.random.once_in(3) {
+            return network.heal();
+        }
+        let (out, into) = (!self.random.once_in(4), !self.random.once_in(4));
+        for other in &self.cluster.nodes {
+            if other.id == node.id || self.random.once_in(5) {
+                continue;
+            }
+            if out {
+                network.cut(node.id, other.id);
+            }
+            if into {
+                network.cut(other.id, node.id);
+            }
+        }
+    }
+
+    /// A node has stopped by itself: it must have had a reason, and the process is gone.
+    async fn after_fatal(&self, node: &Rc<SimNode>) {
+        let why = node.fatal().unwrap_or_default();
+        if !node.platters().any(|platter| platter.has_failed.get()) {
             self.seen
                 .violation(format!("the node stopped without a reason: {why}"));
         }
-        self.cluster.crash();
-        for platter in self.cluster.platters() {
+        node.crash();
+        for platter in node.platters() {
             platter.writes_until_failure.set(None);
             platter.has_failed.set(false);
         }
-        self.start(false).await;
+        self.start(node, false).await;
     }
 
-    /// No more faults, and the node runs.
+    /// No more faults, and all nodes run.
     async fn heal(&self) {
-        for platter in self.cluster.platters() {
-            platter.writes_until_failure.set(None);
-            platter.latency_max_us.set(300);
-        }
-        self.cluster
-            .table_disks()
-            .for_each(|disk| disk.full.set(false));
-        if self.cluster.fatal().is_some() {
-            self.after_fatal().await;
-        }
-        if self.cluster.shards().is_none() {
-            self.cluster.crash();
-            self.start(false).await;
-        }
-        if self.cluster.shards().is_none() {
-            let why = self
-                .cluster
-                .fatal()
-                .unwrap_or_else(|| "it hangs".to_owned());
-            self.seen
-                .violation(format!("the node does not start: {why}"));
+        self.cluster.network.heal();
+        for node in &self.cluster.nodes {
+            for platter in node.platters() {
+                platter.writes_until_failure.set(None);
+                platter.latency_max_us.set(300);
+            }
+            node.table_disks().for_each(|disk| disk.full.set(false));
+            if node.fatal().is_some() {
+                self.after_fatal(node).await;
+            }
+            if node.shards().is_none() {
+                node.crash();
+                self.start(node, false).await;
+            }
+            if node.shards().is_none() {
+                let why = node.fatal().unwrap_or_else(|| "it hangs".to_owned());
+                self.seen
+                    .violation(format!("the node does not start: {why}"));
+            }
         }
     }
 
     async fn check(&self) {
-        if let Some(why) = self.cluster.fatal() {
-            self.seen
-                .violation(format!("the node stopped without a reason: {why}"));
-        }
-        let Some(shards) = self.cluster.shards() else {
-            return;
-        };
-        let keys: Vec<String> = self.seen.counters.borrow().keys().cloned().collect();
-        for key in keys {
-            let values = shards.iter().filter_map(|shard| {
-                let get = shard.get(key.as_bytes(), None, |found| {
-                    found.map(|(value, _)| String::from_utf8_lossy(value).into_owned())
-                });
-                get.ok()
-            });
-            let value = values.flatten().next().unwrap_or_else(|| "0".to_owned());
-            invariants::counters::check(&self.seen, &key, value.parse().unwrap_or(i64::MIN));
-        }
-        let before = self.seen.pairs.borrow().clone();
-        for shard in shards.iter() {
-            let scan = ScanRequest {
-                start: Some(Blob::from_static(b"cp")),
-                end: Some(Blob::from_static(b"cq")),
-                rows_max: 0,
-                bytes_max: 0,
-                at: None,
-            };
-            if let Ok(reply) = shard.scan(scan, None, None).await {
-                invariants::pairs::check(&self.seen, &before, &reply.rows);
+        for node in &self.cluster.nodes {
+            if let Some(why) = node.fatal() {
+                self.seen
+                    .violation(format!("the node stopped without a reason: {why}"));
             }
         }
+        let stop = Rc::new(Cell::new(false));
+        let reader = SimClient::new(
+            u32::MAX,
+            self.cluster.clone(),
+            self.seen.clone(),
+            self.seed,
+            stop,
+        );
+        let keys: Vec<String> = self.seen.counters.borrow().keys().cloned().collect();
+        for key in keys {
+            let Some(value) = reader.read_patiently(&key).await else {
+                return self.seen.violation(format!("{key} cannot be read"));
+            };
+            let value = value.unwrap_or_else(|| "0".to_owned());
+            invariants::counters::check(&self.seen, &key, value.parse().unwrap_or(i64::MIN));
+        }
+        reader.scan_pairs().await;
         invariants::registers::check(&self.seen);
+        self.check_convergence();
+    }
+
+    /// All replicas of a range have applied the same entries by now.
+    fn check_convergence(&self) {
+        let mut applied = std::collections::BTreeMap::new();
+        for status in self
+            .cluster
+            .statuses()
+            .iter()
+            .flat_map(|s| s.ranges.clone())
+        {
+            let first = *applied.entry(status.route.range).or_insert(status.applied);
+            if first != status.applied {
+                self.seen.violation(format!(
+                    "range {} does not converge: entry {first} is applied on one replica, {} on {}",
+                    status.route.range, status.applied, status.replica
+                ));
+            }
+        }
     }
 }

@@ -29,6 +29,8 @@ use super::world::SimEnv;
 
 /// A client gives up a write after this.
 const GIVE_UP: Duration = Duration::from_secs(8);
+/// It gives up one try of a write after this.
+const TRY: Duration = Duration::from_millis(1500);
 /// It tries again after this.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -100,6 +102,8 @@ pub struct SimClient {
     /// The last cluster time seen, and when.
     time: Cell<(Timestamp, Duration)>,
     registers: u64,
+    /// The node that it asks.
+    node: Cell<u64>,
 }
 
 fn nanos() -> u64 {
@@ -126,12 +130,14 @@ impl SimClient {
         stop: Rc<Cell<bool>>,
     ) -> SimClient {
         let random = Random::new(seed, 1000 + u64::from(number));
+        let cluster_len = cluster.nodes.len();
         SimClient {
             number,
             cluster,
             seen,
             id: ClientId(u128::from(random.next()) << 64 | u128::from(number)),
             registers: random.between(1, 6),
+            node: Cell::new(1 + random.below(cluster_len as u64)),
             random,
             stop,
             sequence: Cell::new(0),
@@ -154,8 +160,29 @@ impl SimClient {
         }
     }
 
+    /// The shard of the asked node that has the key's range.
     fn shard_of(&self, key: &[u8]) -> Option<Shard<SimEnv>> {
-        let shards = self.cluster.shards()?;
+        let found = self.try_shard_of(key);
+        if found.is_none() {
+            self.go_elsewhere(None);
+        }
+        found
+    }
+
+    /// From now on it asks the node that an error names, or any.
+    fn go_elsewhere(&self, error: Option<&Error>) {
+        let leader = match error {
+            Some(Error::NotLeader(Some(route)) | Error::Moved(Some(route))) => route.leader,
+            _ => None,
+        };
+        // The leader named may be long gone.
+        let named = leader.filter(|_| !self.random.once_in(4));
+        let any = 1 + self.random.below(self.cluster.nodes.len() as u64);
+        self.node.set(named.map_or(any, |place| place.node.0));
+    }
+
+    fn try_shard_of(&self, key: &[u8]) -> Option<Shard<SimEnv>> {
+        let shards = self.cluster.node(self.node.get())?.shards()?;
         let owner = shards
             .iter()
             .find(|shard| shard.routes().iter().any(|route| route.keys.contains(key)));
@@ -193,10 +220,16 @@ impl SimClient {
             1,
         );
         drop(shard);
-        match receiver.await {
-            Ok(result) => Tried::Known(result),
-            Err(_) => Tried::Lost,
+        let tried = match SimRuntime::timeout(TRY, receiver).await {
+            Ok(Ok(result)) => Tried::Known(result),
+            Ok(Err(_)) | Err(_) => Tried::Lost,
+        };
+        match &tried {
+            Tried::Known(Ok(_)) => {}
+            Tried::Known(Err(error)) => self.go_elsewhere(Some(error)),
+            Tried::Lost | Tried::NoNode => self.go_elsewhere(None),
         }
+        tried
     }
 
     /// Writes until the outcome is known or the client gives up. `Err(true)`: it is not known.
@@ -232,6 +265,8 @@ impl SimClient {
                 Tried::Known(Err(Error::NotANumber | Error::NumberOverflow)) => {
                     break Err(in_doubt);
                 }
+                // It may be applied yet; the session table tells the next try.
+                Tried::Known(Err(Error::Unknown(_))) => in_doubt = true,
                 Tried::Known(Err(error)) if error.fate() == Fate::Unknown => break Err(true),
                 Tried::Known(Err(_)) | Tried::NoNode => {}
                 Tried::Lost => in_doubt = true,
@@ -262,6 +297,45 @@ impl SimClient {
         .replace('x', if letter < 'n' { "g" } else { "x" })
     }
 
+    /// Reads a key on a shard: by its lease, or with the help of others.
+    async fn read<R>(
+        &self,
+        shard: &Shard<SimEnv>,
+        key: &[u8],
+        look: impl Fn(Option<(&[u8], Timestamp)>) -> R,
+    ) -> Result<R, Error> {
+        let read = match shard.get(key, None, &look) {
+            Err(Error::LeaseExpired) => {
+                match SimRuntime::timeout(TRY, shard.confirm(key, None)).await {
+                    Ok(Ok(())) => shard.get_confirmed(key, None, &look),
+                    Ok(Err(error)) => Err(error),
+                    Err(_) => Err(Error::DeadlineExceeded),
+                }
+            }
+            read => read,
+        };
+        if let Err(error) = &read {
+            self.go_elsewhere(Some(error));
+        }
+        read
+    }
+
+    /// Reads a key, on whatever node can; `None`: none can.
+    pub async fn read_patiently(&self, key: &str) -> Option<Option<String>> {
+        for _ in 0..200 {
+            if let Some(shard) = self.shard_of(key.as_bytes()) {
+                let read = self.read(&shard, key.as_bytes(), |found| {
+                    found.map(|(value, _)| String::from_utf8_lossy(value).into_owned())
+                });
+                if let Ok(found) = read.await {
+                    return Some(found);
+                }
+            }
+            SimRuntime::sleep(RETRY).await;
+        }
+        None
+    }
+
     async fn read_register(&self) {
         let key = self.register();
         let (invoked, least) = (nanos(), self.seen.known(&key));
@@ -269,10 +343,10 @@ impl SimClient {
             return;
         };
         self.observe(&shard);
-        let found = shard.get(key.as_bytes(), None, |found| {
+        let read = self.read(&shard, key.as_bytes(), |found| {
             found.map(|(value, version)| (number(value), version))
         });
-        let Ok(found) = found else { return };
+        let Ok(found) = read.await else { return };
         if let Some((_, version)) = found {
             self.seen.version(&key, version, least);
         }
@@ -460,10 +534,12 @@ impl SimClient {
         }
     }
 
-    async fn scan_pairs(&self) {
+    /// Scans all pairs in pages, on one node.
+    pub async fn scan_pairs(&self) {
         let Some(shard) = self.shard_of(b"cp") else {
             return;
         };
+        let asked = self.node.get();
         let before = self.seen.pairs.borrow().clone();
         let rows_max = self.random.between(1, 5) as usize;
         let mut rows: Vec<(Blob, Versioned)> = Vec::new();
@@ -477,8 +553,10 @@ impl SimClient {
                 bytes_max: 0,
                 at,
             };
-            let Ok(reply) = shard.scan(scan, None, None).await else {
-                return;
+            let reply = match SimRuntime::timeout(TRY, shard.scan(scan, None, None)).await {
+                Ok(Ok(reply)) => reply,
+                Ok(Err(error)) => return self.go_elsewhere(Some(&error)),
+                Err(_) => return self.go_elsewhere(None),
             };
             if rows
                 .last()
@@ -491,7 +569,11 @@ impl SimClient {
             let Some(next) = reply.next else { break };
             // Writes go on between the pages.
             SimRuntime::sleep(Duration::from_micros(self.random.between(1, 5000))).await;
-            if self.cluster.shards().is_none() {
+            if self
+                .cluster
+                .node(asked)
+                .is_none_or(|node| node.shards().is_none())
+            {
                 return;
             }
             (start, at) = (next.start, next.at);

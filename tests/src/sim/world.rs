@@ -1,16 +1,14 @@
 //! The engine's world in the simulation.
 
 use std::cell::Cell;
-use std::io;
 use std::rc::Rc;
 
-use bytes::Bytes;
-use rangedb_engine::env::{Clock, Env, Transport};
+use rangedb_engine::env::{Clock, Env};
 use rangedb_engine::lsm::MemoryTables;
-use rangedb_engine::types::Location;
 
 use super::disk::SimDisk;
 use super::executor;
+use super::network::SimLink;
 use super::random::Random;
 use super::runtime::SimRuntime;
 
@@ -23,7 +21,7 @@ impl Env for SimEnv {
     type Clock = SimClock;
     type Disk = SimDisk;
     type Tables = MemoryTables;
-    type Transport = Alone;
+    type Transport = SimLink;
 }
 
 /// The wall clock's start: some day in 2026.
@@ -59,18 +57,5 @@ impl Clock for SimClock {
 
     fn random_u64(&self) -> u64 {
         self.random.next()
-    }
-}
-
-/// The links of a node that is alone.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Alone;
-
-impl Transport for Alone {
-    async fn call(&self, to: Location, _: Bytes) -> io::Result<Bytes> {
-        Err(io::Error::new(
-            io::ErrorKind::NotConnected,
-            format!("no link to {to}"),
-        ))
     }
 }

@@ -1,0 +1,453 @@
+//! What replicas of one range say to each other, as bytes.
+//!
+//! A request is an envelope (version, kind, range, sender, receiver) and a body by kind; an answer
+//! is one byte of kind and a body. Numbers are little endian, an optional field has a byte before
+//! it that is 0 or 1. Nothing here is trusted: what does not make sense is `None`, and is answered
+//! with [`Answer::Refused`]. Pure.
+
+use bytes::Bytes;
+
+use crate::types::{RangeId, ReplicaId};
+use crate::wal::{LogEntry, LogId, Payload, Vote};
+
+/// Version of these bytes.
+const VERSION: u8 = 1;
+
+/// Who speaks to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// Of which range.
+    pub range: RangeId,
+    /// The sender.
+    pub from: ReplicaId,
+    /// The receiver. Another replica of the range, or one that is gone, refuses.
+    pub to: ReplicaId,
+}
+
+/// A candidate's question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidacy {
+    /// The vote asked for.
+    pub vote: Vote,
+    /// The candidate's last entry.
+    pub last: Option<LogId>,
+    /// Whether the leader asked it to campaign.
+    pub transfer: bool,
+}
+
+/// A question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Entries, or none as a heartbeat.
+    Append {
+        /// The leader's vote.
+        vote: Vote,
+        /// The entry before.
+        previous: Option<LogId>,
+        /// Up to where the leader has committed.
+        committed: Option<LogId>,
+        /// In order.
+        entries: Vec<LogEntry>,
+    },
+    /// Asks for a vote.
+    Vote(Candidacy),
+    /// Asks whether a vote would be given.
+    PreVote(Candidacy),
+    /// The leader wants the receiver to lead.
+    Transfer {
+        /// The leader's vote.
+        vote: Vote,
+        /// The leader's last entry.
+        last: Option<LogId>,
+    },
+}
+
+/// An answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The receiver is not there, not ready, or did not understand.
+    Refused,
+    /// All entries are durable.
+    Appended,
+    /// Entries up to here are durable.
+    AppendedUpTo(Option<LogId>),
+    /// The entry before is another one here.
+    Conflict,
+    /// There is a newer leader or candidate.
+    HigherVote(Vote),
+    /// The answer to a candidate.
+    Voted {
+        /// The receiver's vote.
+        vote: Vote,
+        /// Whether it is for the candidate.
+        granted: bool,
+        /// The receiver's last entry.
+        last: Option<LogId>,
+    },
+    /// It was done, or is being done.
+    Done,
+}
+
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn number(&mut self, number: u64) {
+        self.0.extend_from_slice(&number.to_le_bytes());
+    }
+
+    fn log_id(&mut self, id: LogId) {
+        self.number(id.term);
+        self.number(id.leader.0);
+        self.number(id.index);
+    }
+
+    fn some_log_id(&mut self, id: Option<LogId>) {
+        self.0.push(u8::from(id.is_some()));
+        if let Some(id) = id {
+            self.log_id(id);
+        }
+    }
+
+    fn vote(&mut self, vote: Vote) {
+        self.number(vote.term);
+        self.number(vote.leader.0);
+        self.0.push(u8::from(vote.committed));
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.0
+            .extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn candidacy(&mut self, candidacy: &Candidacy) {
+        self.vote(candidacy.vote);
+        self.some_log_id(candidacy.last);
+        self.0.push(u8::from(candidacy.transfer));
+    }
+
+    fn entry(&mut self, entry: &LogEntry) {
+        self.log_id(entry.id);
+        let (kind, payload): (u8, &[u8]) = match &entry.payload {
+            Payload::Blank => (0, &[]),
+            Payload::Commands(bytes) => (1, bytes),
+            Payload::Membership(bytes) => (2, bytes),
+        };
+        self.0.push(kind);
+        self.bytes(payload);
+    }
+}
+
+/// The bytes of a question.
+pub fn encode(envelope: Envelope, question: &Question) -> Bytes {
+    let mut to = Writer(Vec::with_capacity(64));
+    let kind = match question {
+        Question::Append { .. } => 1,
+        Question::Vote(_) => 2,
+        Question::PreVote(_) => 3,
+        Question::Transfer { .. } => 4,
+    };
+    to.0.extend_from_slice(&[VERSION, kind]);
+    to.number(envelope.range.0);
+    to.number(envelope.from.0);
+    to.number(envelope.to.0);
+    match question {
+        Question::Append {
+            vote,
+            previous,
+            committed,
+            entries,
+        } => {
+            to.vote(*vote);
+            to.some_log_id(*previous);
+            to.some_log_id(*committed);
+            entries.iter().for_each(|entry| to.entry(entry));
+        }
+        Question::Vote(candidacy) | Question::PreVote(candidacy) => to.candidacy(candidacy),
+        Question::Transfer { vote, last } => {
+            to.vote(*vote);
+            to.some_log_id(*last);
+        }
+    }
+    to.0.into()
+}
+
+/// The bytes of an answer.
+pub fn encode_answer(answer: &Answer) -> Bytes {
+    let mut to = Writer(Vec::new());
+    match answer {
+        Answer::Refused => to.0.push(0),
+        Answer::Appended => to.0.push(1),
+        Answer::AppendedUpTo(id) => {
+            to.0.push(2);
+            to.some_log_id(*id);
+        }
+        Answer::Conflict => to.0.push(3),
+        Answer::HigherVote(vote) => {
+            to.0.push(4);
+            to.vote(*vote);
+        }
+        Answer::Voted {
+            vote,
+            granted,
+            last,
+        } => {
+            to.0.push(5);
+            to.vote(*vote);
+            to.0.push(u8::from(*granted));
+            to.some_log_id(*last);
+        }
+        Answer::Done => to.0.push(6),
+    }
+    to.0.into()
+}
+
+/// Reads on through bytes; every length is checked before it is used.
+struct Reader {
+    rest: Bytes,
+}
+
+impl Reader {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (bytes, _) = self.rest.split_first_chunk::<N>()?;
+        let bytes = *bytes;
+        self.rest = self.rest.slice(N..);
+        Some(bytes)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.take::<1>().map(|[byte]| byte)
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    fn flag(&mut self) -> Option<bool> {
+        match self.byte()? {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        }
+    }
+
+    fn bytes(&mut self) -> Option<Bytes> {
+        let len = u32::from_le_bytes(self.take()?) as usize;
+        if len > self.rest.len() {
+            return None;
+        }
+        Some(self.rest.split_to(len))
+    }
+
+    fn log_id(&mut self) -> Option<LogId> {
+        Some(LogId {
+            term: self.number()?,
+            leader: ReplicaId(self.number()?),
+            index: self.number()?,
+        })
+    }
+
+    fn some_log_id(&mut self) -> Option<Option<LogId>> {
+        match self.flag()? {
+            true => self.log_id().map(Some),
+            false => Some(None),
+        }
+    }
+
+    fn vote(&mut self) -> Option<Vote> {
+        Some(Vote {
+            term: self.number()?,
+            leader: ReplicaId(self.number()?),
+            committed: self.flag()?,
+        })
+    }
+
+    fn candidacy(&mut self) -> Option<Candidacy> {
+        Some(Candidacy {
+            vote: self.vote()?,
+            last: self.some_log_id()?,
+            transfer: self.flag()?,
+        })
+    }
+
+    fn entry(&mut self) -> Option<LogEntry> {
+        let id = self.log_id()?;
+        let (kind, payload) = (self.byte()?, self.bytes()?);
+        let payload = match kind {
+            0 => Payload::Blank,
+            1 => Payload::Commands(payload),
+            2 => Payload::Membership(payload),
+            _ => return None,
+        };
+        Some(LogEntry { id, payload })
+    }
+
+    /// As many as there are.
+    fn all<T>(&mut self, read: impl Fn(&mut Reader) -> Option<T>) -> Option<Vec<T>> {
+        let mut all = Vec::new();
+        while !self.rest.is_empty() {
+            all.push(read(self)?);
+        }
+        Some(all)
+    }
+}
+
+/// Reads a question; `None` if the bytes are none of this version.
+pub fn decode(bytes: Bytes) -> Option<(Envelope, Question)> {
+    let mut from = Reader { rest: bytes };
+    let [VERSION, kind] = from.take()? else {
+        return None;
+    };
+    let envelope = Envelope {
+        range: RangeId(from.number()?),
+        from: ReplicaId(from.number()?),
+        to: ReplicaId(from.number()?),
+    };
+    let question = match kind {
+        1 => Question::Append {
+            vote: from.vote()?,
+            previous: from.some_log_id()?,
+            committed: from.some_log_id()?,
+            entries: from.all(Reader::entry)?,
+        },
+        2 => Question::Vote(from.candidacy()?),
+        3 => Question::PreVote(from.candidacy()?),
+        4 => Question::Transfer {
+            vote: from.vote()?,
+            last: from.some_log_id()?,
+        },
+        _ => return None,
+    };
+    from.rest.is_empty().then_some((envelope, question))
+}
+
+/// Reads an answer; `None` if the bytes are none of this version.
+pub fn decode_answer(bytes: Bytes) -> Option<Answer> {
+    let mut from = Reader { rest: bytes };
+    let answer = match from.byte()? {
+        0 => Answer::Refused,
+        1 => Answer::Appended,
+        2 => Answer::AppendedUpTo(from.some_log_id()?),
+        3 => Answer::Conflict,
+        4 => Answer::HigherVote(from.vote()?),
+        5 => Answer::Voted {
+            vote: from.vote()?,
+            granted: from.flag()?,
+            last: from.some_log_id()?,
+        },
+        6 => Answer::Done,
+        _ => return None,
+    };
+    from.rest.is_empty().then_some(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log_id(index: u64) -> LogId {
+        LogId {
+            term: 3,
+            leader: ReplicaId(9),
+            index,
+        }
+    }
+
+    fn samples() -> Vec<Question> {
+        let vote = Vote {
+            term: 4,
+            leader: ReplicaId(1),
+            committed: true,
+        };
+        let candidacy = Candidacy {
+            vote,
+            last: Some(log_id(7)),
+            transfer: false,
+        };
+        let entry = |index, payload| LogEntry {
+            id: log_id(index),
+            payload,
+        };
+        vec![
+            Question::Append {
+                vote,
+                previous: None,
+                committed: Some(log_id(2)),
+                entries: vec![
+                    entry(3, Payload::Blank),
+                    entry(4, Payload::Commands(Bytes::from_static(b"commands"))),
+                    entry(5, Payload::Membership(Bytes::from_static(b"members"))),
+                ],
+            },
+            Question::Vote(candidacy),
+            Question::PreVote(Candidacy {
+                last: None,
+                transfer: true,
+                ..candidacy
+            }),
+            Question::Transfer { vote, last: None },
+        ]
+    }
+
+    const ENVELOPE: Envelope = Envelope {
+        range: RangeId(1),
+        from: ReplicaId(2),
+        to: ReplicaId(3),
+    };
+
+    #[test]
+    fn questions_are_read_back_and_their_parts_are_not() {
+        for question in samples() {
+            let bytes = encode(ENVELOPE, &question);
+            assert_eq!(decode(bytes.clone()), Some((ENVELOPE, question.clone())));
+            for len in 0..bytes.len() {
+                let part = decode(bytes.slice(..len));
+                // An append may end after any of its entries.
+                let is_append = matches!(part, Some((_, Question::Append { .. })));
+                assert!(part.is_none() || is_append, "{question:?} cut to {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_questions_never_panic() {
+        for question in samples() {
+            let bytes = encode(ENVELOPE, &question);
+            for at in 0..bytes.len() {
+                for flip in [1, 0x80, 0xff] {
+                    let mut damaged = bytes.to_vec();
+                    damaged[at] ^= flip;
+                    drop(decode(damaged.into()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn answers_are_read_back() {
+        let vote = Vote {
+            term: 4,
+            leader: ReplicaId(1),
+            committed: false,
+        };
+        let answers = [
+            Answer::Refused,
+            Answer::Appended,
+            Answer::AppendedUpTo(None),
+            Answer::AppendedUpTo(Some(log_id(1))),
+            Answer::Conflict,
+            Answer::HigherVote(vote),
+            Answer::Voted {
+                vote,
+                granted: true,
+                last: Some(log_id(2)),
+            },
+            Answer::Done,
+        ];
+        for answer in answers {
+            assert_eq!(decode_answer(encode_answer(&answer)), Some(answer));
+        }
+        assert_eq!(decode_answer(Bytes::from_static(&[9])), None);
+        assert_eq!(decode_answer(Bytes::new()), None);
+    }
+}

@@ -1,0 +1,245 @@
+//! One node of several shards that can be started, stopped, and made to crash.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use rangedb_engine::env::World;
+use rangedb_engine::error::Fatal;
+use rangedb_engine::hlc::Hlc;
+use rangedb_engine::lsm::{MemoryDisk, MemoryTables};
+use rangedb_engine::range::{Keyspace, ReplicaPlace};
+use rangedb_engine::shard::{InitialRange, Shard, ShardOptions};
+use rangedb_engine::types::{
+    KeyRange, Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE, ShardId,
+};
+use tokio::sync::oneshot;
+
+use super::disk::{Platter, SimDisk};
+use super::executor::{self, Host};
+use super::network::Network;
+use super::random::Random;
+use super::world::{SimClock, SimEnv};
+
+/// Sizes that differ from seed to seed.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Shards of the node.
+    pub shards: u16,
+    /// Of a memtable, in bytes.
+    pub memtable_bytes: usize,
+    /// Of a log segment, in bytes.
+    pub segment_bytes: usize,
+    /// Nodes of the cluster.
+    pub nodes: u16,
+    /// Of the log's cache, in bytes.
+    pub entry_cache_bytes: usize,
+    /// How long old versions are kept, in milliseconds.
+    pub gc_retention_ms: u64,
+}
+
+/// What of one shard outlives a crash.
+struct Medium {
+    platter: Rc<Platter>,
+    tables: Rc<MemoryDisk>,
+}
+
+/// A node and its disks.
+pub struct SimNode {
+    /// Its id, from 1.
+    pub id: u16,
+    /// See [`Sizes`].
+    pub sizes: Sizes,
+    network: Rc<Network>,
+    /// The node's wall clock.
+    pub clock: SimClock,
+    media: Vec<Medium>,
+    lives: Cell<u32>,
+    running: RefCell<Option<Rc<Vec<Shard<SimEnv>>>>>,
+    fatal: Rc<RefCell<Option<String>>>,
+}
+
+/// The key at which the second shard's range begins, and so on: one letter each.
+pub fn border(shard: u16) -> Vec<u8> {
+    vec![b'a' + (shard * 26 / 4) as u8]
+}
+
+impl SimNode {
+    /// A node that has never run.
+    pub fn new(id: u16, sizes: Sizes, seed: u64, network: Rc<Network>) -> Rc<SimNode> {
+        let purpose = |kind: u64, shard: u16| kind * 100 + u64::from(id) * 10 + u64::from(shard);
+        let media = (0..sizes.shards).map(|shard| Medium {
+            platter: Platter::new(Random::new(seed, purpose(1, shard))),
+            tables: Rc::default(),
+        });
+        Rc::new(SimNode {
+            id,
+            sizes,
+            network,
+            clock: SimClock::new(Random::new(seed, purpose(2, 0))),
+            media: media.collect(),
+            lives: Cell::new(0),
+            running: RefCell::default(),
+            fatal: Rc::default(),
+        })
+    }
+
+    /// The disks of the logs.
+    pub fn platters(&self) -> impl Iterator<Item = &Rc<Platter>> {
+        self.media.iter().map(|medium| &medium.platter)
+    }
+
+    /// The disks of the tables.
+    pub fn table_disks(&self) -> impl Iterator<Item = &Rc<MemoryDisk>> {
+        self.media.iter().map(|medium| &medium.tables)
+    }
+
+    fn host(&self) -> Host {
+        Host(u32::from(self.id) << 16 | self.lives.get())
+    }
+
+    /// The shards, if the node runs.
+    pub fn shards(&self) -> Option<Rc<Vec<Shard<SimEnv>>>> {
+        self.running.borrow().clone()
+    }
+
+    /// Why the node stopped by itself, if it did.
+    pub fn fatal(&self) -> Option<String> {
+        self.fatal.borrow().clone()
+    }
+
+    /// Starts the node; returns when all ranges are recovered and led, or the node has stopped
+    /// by itself.
+    pub async fn start(self: &Rc<SimNode>) {
+        self.lives.set(self.lives.get() + 1);
+        *self.fatal.borrow_mut() = None;
+        let (sender, receiver) = oneshot::channel();
+        let node = self.clone();
+        executor::current().spawn_on(self.host(), async move {
+            let hlc = Hlc::new();
+            let mut shards = Vec::new();
+            for shard in 0..node.sizes.shards {
+                match node.open(shard, hlc.clone()).await {
+                    Ok(opened) => {
+                        let (location, host) = (node.location(shard), node.host());
+                        node.network.attach(location, host, opened.clone());
+                        shards.push(opened);
+                    }
+                    Err(fatal) => {
+                        node.fatal.borrow_mut().get_or_insert(fatal.to_string());
+                        return;
+                    }
+                }
+            }
+            // The harness waits as long as this task lives.
+            let _ = sender.send(shards);
+        });
+        // A crash meanwhile drops the sender.
+        if let Ok(shards) = receiver.await {
+            *self.running.borrow_mut() = Some(Rc::new(shards));
+        }
+    }
+
+    async fn open(self: &Rc<SimNode>, shard: u16, hlc: Hlc) -> Result<Shard<SimEnv>, Fatal> {
+        let medium = &self.media[usize::from(shard)];
+        let tables = MemoryTables::open(medium.tables.clone(), self.sizes.memtable_bytes);
+        let world = World {
+            clock: self.clock.clone(),
+            disk: SimDisk(medium.platter.clone()),
+            tables,
+            transport: self.network.link(self.location(shard)),
+        };
+        let fatal = self.fatal.clone();
+        let options = ShardOptions {
+            location: self.location(shard),
+            memtable_bytes: self.sizes.memtable_bytes,
+            entry_cache_bytes: self.sizes.entry_cache_bytes,
+            segment_bytes: self.sizes.segment_bytes,
+            gc_retention_ms: self.sizes.gc_retention_ms,
+            initial: self.initial(shard),
+            on_fatal: Rc::new(move |why| {
+                fatal.borrow_mut().get_or_insert(why.to_string());
+            }),
+        };
+        Shard::open(options, world, hlc).await
+    }
+
+    fn location(&self, shard: u16) -> Location {
+        Location {
+            node: NodeId(u64::from(self.id)),
+            shard: ShardId(shard),
+        }
+    }
+
+    fn initial(&self, shard: u16) -> Vec<InitialRange> {
+        let start = if shard == 0 {
+            Vec::new()
+        } else {
+            border(shard)
+        };
+        let end = (shard + 1 < self.sizes.shards).then(|| border(shard + 1));
+        let user = self.range(
+            SYSTEM_RANGE.0 + 1 + u64::from(shard),
+            Keyspace::User,
+            KeyRange { start, end },
+            shard,
+        );
+        let system = self.range(SYSTEM_RANGE.0, Keyspace::System, KeyRange::all(), 0);
+        if shard == 0 {
+            vec![user, system]
+        } else {
+            vec![user]
+        }
+    }
+
+    /// A range with a replica on each node, all on shards of one number.
+    fn range(&self, id: u64, keyspace: Keyspace, keys: KeyRange, shard: u16) -> InitialRange {
+        let replica = |node: u16| ReplicaId(id * 100 + u64::from(node));
+        let others = (1..=self.sizes.nodes).filter(|node| *node != self.id);
+        let others = others.map(|node| ReplicaPlace {
+            replica: replica(node),
+            location: Location {
+                node: NodeId(u64::from(node)),
+                shard: ShardId(shard),
+            },
+        });
+        InitialRange {
+            range: RangeId(id),
+            replica: replica(self.id),
+            others: others.collect(),
+            keyspace,
+            keys,
+        }
+    }
+
+    /// The power goes: everything in memory is gone, writes in flight meet their fate.
+    pub fn crash(&self) {
+        let shards = self.running.borrow_mut().take();
+        self.network.detach(self.id);
+        executor::current().crash(self.host());
+        drop(shards);
+        self.platters().for_each(|platter| platter.crash());
+    }
+
+    /// Stops the node cleanly; `false` if it stopped by itself instead.
+    pub async fn stop(self: &Rc<SimNode>) -> bool {
+        let Some(shards) = self.running.borrow_mut().take() else {
+            return false;
+        };
+        let (sender, receiver) = oneshot::channel();
+        let fatal = self.fatal.clone();
+        executor::current().spawn_on(self.host(), async move {
+            for shard in shards.iter() {
+                if let Err(why) = shard.clone().close().await {
+                    fatal.borrow_mut().get_or_insert(why.to_string());
+                    return;
+                }
+            }
+            // The harness waits as long as this task lives.
+            let _ = sender.send(());
+        });
+        let stopped = receiver.await.is_ok();
+        self.network.detach(self.id);
+        executor::current().crash(self.host());
+        stopped
+    }
+}
