@@ -19,6 +19,8 @@ use crate::session::{Session, Write};
 
 /// A longer time for a call counts as this.
 const TIMEOUT_MAX: Duration = Duration::from_hours(24);
+/// A node that has not answered a try for so long may be gone: the call is tried elsewhere.
+const TRY_TIMEOUT: Duration = Duration::from_millis(1500);
 /// One node gets so long to tell the directory, then the next is asked.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -253,7 +255,12 @@ impl Client {
                         }
                         return Ok(value);
                     }
-                    Err(next) => next,
+                    Err(next) => {
+                        if let Next::Heal(error) = &next {
+                            in_doubt |= error.fate == Fate::Unknown;
+                        }
+                        next
+                    }
                 },
                 Err((lost, tried)) => {
                     in_doubt |= !matches!(lost, Lost::NotSent(_));
@@ -305,7 +312,17 @@ impl Client {
             deadline_ms: left.as_millis().clamp(1, u32::MAX as u128) as u32,
             token: self.inner.session.token(),
         };
-        match connection.call(&request, call.deadline).await {
+        // Only what can go elsewhere is given up early.
+        let elsewhere = call.key.is_some() && self.inner.addresses.len() > 1;
+        let try_until = if elsewhere {
+            Instant::now() + TRY_TIMEOUT
+        } else {
+            call.deadline
+        };
+        match connection
+            .call(&request, try_until.min(call.deadline))
+            .await
+        {
             Ok(frame) => Ok((frame, tried)),
             Err(lost) => Err((lost, Some(tried))),
         }
@@ -379,6 +396,8 @@ impl Client {
                 }
                 Next::Heal(error)
             }
+            // Its entry may be applied yet: the next try learns it by the write's name.
+            ErrorCode::Unknown if call.is_write => Next::Heal(error),
             ErrorCode::Overloaded
             | ErrorCode::Recovering
             | ErrorCode::TooManyInFlight
@@ -406,6 +425,11 @@ impl Client {
             return Next::GiveUp(error);
         }
         // What is believed of this place may be wrong, too.
+        if let Some((_, place)) = tried
+            && fate == Fate::Unknown
+        {
+            self.inner.pool.leave_out(&place.address);
+        }
         if let (Some(key), Some(tried)) = (call.key, tried) {
             self.inner.directory.forget(key, tried);
         }

@@ -92,6 +92,11 @@ impl Pool {
         slot
     }
 
+    /// Leaves an address out for a time: it was reached, and did not answer.
+    pub fn leave_out(&self, address: &Arc<str>) {
+        leave_out(&mut lock(&self.failed), address);
+    }
+
     /// Whether an address is left out, since it failed a short time ago.
     pub fn is_left_out(&self, address: &str) -> bool {
         lock(&self.failed)

@@ -13,6 +13,7 @@ pub mod handler;
 pub mod logging;
 pub mod net;
 pub mod node;
+pub mod peers;
 pub mod probe;
 pub mod shard;
 #[cfg(test)]

@@ -42,6 +42,19 @@ struct StartArgs {
     /// Where clients connect; 127.0.0.1:7400 by default.
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
+    /// Where the other nodes reach this one; as --listen by default.
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<String>,
+    /// Where all nodes of a new cluster listen, this one among them.
+    #[arg(long, value_name = "LIST")]
+    join: Option<String>,
+    /// Forms a cluster of so many empty nodes, all started with the same --join.
+    #[arg(long, value_name = "N")]
+    bootstrap_expect: Option<String>,
+    /// What proves to other nodes that this one belongs to the cluster; better given as
+    /// RANGEDB_CLUSTER_SECRET or in the file.
+    #[arg(long, value_name = "WORDS")]
+    cluster_secret: Option<String>,
     /// Where health and metrics are; 127.0.0.1:7480 by default.
     #[arg(long, value_name = "HOST:PORT")]
     http: Option<String>,
@@ -92,6 +105,10 @@ fn layers(arguments: &StartArgs) -> Result<RawConfig, BadConfig> {
     raw.add_variables(variables.map(|(name, value)| (text(name), text(value))))?;
     raw.add_flag(Key::DataDir, arguments.data_dir.as_ref());
     raw.add_flag(Key::Listen, arguments.listen.as_ref());
+    raw.add_flag(Key::Advertise, arguments.advertise.as_ref());
+    raw.add_flag(Key::Join, arguments.join.as_ref());
+    raw.add_flag(Key::BootstrapExpect, arguments.bootstrap_expect.as_ref());
+    raw.add_flag(Key::ClusterSecret, arguments.cluster_secret.as_ref());
     raw.add_flag(Key::Http, arguments.http.as_ref());
     raw.add_flag(Key::Shards, arguments.shards.as_ref());
     raw.add_flag(Key::Cpus, arguments.cpus.as_ref());

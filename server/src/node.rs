@@ -7,8 +7,8 @@
 
 use std::io::{self, Write};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant as StdInstant};
 
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
@@ -17,7 +17,7 @@ use rangedb_engine::error::Fatal;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::limits::SEGMENT_LEN;
 use rangedb_engine::lsm::{LsmTables, TableOptions};
-use rangedb_engine::range::Keyspace;
+use rangedb_engine::range::{Keyspace, ReplicaPlace};
 use rangedb_engine::shard::{InitialRange, ShardOptions};
 use rangedb_engine::types::{
     KeyRange, Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE, ShardId,
@@ -27,10 +27,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::{self, Pages, Phase};
 use crate::config::{Config, ShardMemory};
-use crate::env::data_dir::{BadFolder, DataDir};
+use crate::env::data_dir::{BadFolder, Birth, DataDir};
 use crate::env::watchdog::{Beat, Watchdog};
-use crate::env::{GlommioDisk, GlommioEnv, NoPeers, Now, SystemClock, kernel, threads};
+use crate::env::{GlommioDisk, GlommioEnv, Now, SystemClock, kernel, threads};
 use crate::net::port::{HELD_PATIENCE, Port, PortError};
+use crate::peers::link::Links;
+use crate::peers::{Peers, enroll};
 use crate::shard::context::{ClientLimits, NodeInfo};
 use crate::shard::mesh::lanes;
 use crate::shard::{self, Order, ShardError, ShardSetup};
@@ -84,7 +86,7 @@ fn die(what: &str, fatal: &dyn std::fmt::Display) -> ! {
 /// It could not start, or a shard could not be closed.
 pub fn run(config: &Config) -> Result<(), NodeError> {
     kernel::check()?;
-    let folder = DataDir::open(&config.data_dir, config.shards, &config.split_at)?;
+    let folder = open_folder(config)?;
     kernel::check_direct_io(&config.data_dir)?;
     threads::stay_on(&config.cpus).map_err(|e| NodeError::Start("on --cpus", e.to_string()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -92,6 +94,41 @@ pub fn run(config: &Config) -> Result<(), NodeError> {
         .build();
     let runtime = runtime.map_err(|e| NodeError::Start("the control thread", e.to_string()))?;
     runtime.block_on(control(config, &folder))
+}
+
+/// Opens the folder, or makes it: for a cluster of one, or as a part of the cluster that is formed.
+fn open_folder(config: &Config) -> Result<DataDir, BadFolder> {
+    let (shards, split_at) = (config.shards, &config.split_at);
+    let open = |birth: &Birth<'_>| DataDir::open(&config.data_dir, shards, split_at, birth);
+    let Some(formation) = &config.formation else {
+        return open(&Birth::Alone);
+    };
+    let nodes = formation.nodes.clone();
+    let founder = nodes.first().cloned().unwrap_or_default();
+    let hex = |key: &Vec<u8>| key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let ask = |token: &str| {
+        let request = enroll::Request {
+            secret: config.cluster_secret.clone(),
+            node: formation.me,
+            token: token.to_owned(),
+            shards,
+            split_at: split_at.iter().map(hex).collect(),
+            nodes: formation.nodes.clone(),
+        };
+        enroll::ask(&founder, &request)
+    };
+    let folder = match formation.me {
+        1 => open(&Birth::Founder { nodes })?,
+        node => open(&Birth::Member {
+            node,
+            nodes,
+            enroll: &ask,
+        })?,
+    };
+    if folder.identity.nodes != formation.nodes {
+        tracing::info!("--join is ignored: the folder belongs to a cluster");
+    }
+    Ok(folder)
 }
 
 /// What the control thread holds of the shards.
@@ -201,6 +238,12 @@ fn start(
         started: StdInstant::now(),
         limits: ClientLimits::default(),
     };
+    let addresses = (1..).map(NodeId).zip(folder.identity.nodes.iter().cloned());
+    let peers = Arc::new(Peers {
+        secret: config.cluster_secret.clone(),
+        addresses: addresses.collect(),
+        identity: Mutex::new((folder.path().to_owned(), folder.identity.clone())),
+    });
     let hlc = Hlc::new();
     let mut ready = Vec::new();
     let mut reports = Vec::new();
@@ -210,7 +253,8 @@ fn start(
         let (ask, asked) = mpsc::channel(REPORTS_MAX);
         ready.push(hears);
         reports.push(ask);
-        let engine = Engine::new(config, folder, shard);
+        let engine = Engine::new(config, folder, shard, peers.clone());
+        let peers = peers.clone();
         let (hlc, orders, beat) = (hlc.clone(), ordered.clone(), beat.clone());
         let cpus = config.cpus.clone();
         let serve = move || async move {
@@ -220,6 +264,7 @@ fn start(
                 world,
                 hlc,
                 node,
+                peers,
                 lanes,
                 socket,
                 beat,
@@ -290,11 +335,20 @@ struct Engine {
     wal: std::path::PathBuf,
     tables: std::path::PathBuf,
     initial: Vec<InitialRange>,
+    cluster: u128,
+    peers: Arc<Peers>,
 }
 
 impl Engine {
-    fn new(config: &Config, folder: &DataDir, shard: u16) -> Engine {
+    fn new(config: &Config, folder: &DataDir, shard: u16, peers: Arc<Peers>) -> Engine {
+        let place = Place {
+            node: folder.identity.node,
+            nodes: folder.identity.nodes.len().max(1) as u64,
+            shard,
+        };
         Engine {
+            cluster: u128::from_str_radix(&folder.identity.cluster, 16).unwrap_or_default(),
+            peers,
             location: Location {
                 node: NodeId(folder.identity.node),
                 shard: ShardId(shard),
@@ -303,7 +357,7 @@ impl Engine {
             gc_retention: config.gc_retention,
             wal: folder.wal(shard),
             tables: folder.tables(shard),
-            initial: initial_ranges(&config.split_at, config.shards, shard),
+            initial: initial_ranges(&config.split_at, config.shards, place),
         }
     }
 
@@ -327,7 +381,7 @@ impl Engine {
             clock: SystemClock,
             disk: GlommioDisk::new(self.wal),
             tables,
-            transport: NoPeers,
+            transport: Links::new(self.cluster, self.location.node, self.peers),
         };
         let options = ShardOptions {
             location: self.location,
@@ -342,20 +396,54 @@ impl Engine {
     }
 }
 
+/// A shard of a node of a new cluster.
+#[derive(Clone, Copy)]
+struct Place {
+    node: u64,
+    nodes: u64,
+    shard: u16,
+}
+
+impl Place {
+    /// The id of a range's replica on a node.
+    fn replica(self, range: u64, node: u64) -> ReplicaId {
+        ReplicaId(if self.nodes == 1 {
+            range
+        } else {
+            range * 100 + node
+        })
+    }
+
+    /// A range with a replica on each node, on the shards of one number; the nodes lead in turn.
+    fn range(self, id: u64, keyspace: Keyspace, keys: KeyRange) -> InitialRange {
+        let others = (1..=self.nodes).filter(|node| *node != self.node);
+        let others = others.map(|node| ReplicaPlace {
+            replica: self.replica(id, node),
+            location: Location {
+                node: NodeId(node),
+                shard: ShardId(self.shard),
+            },
+        });
+        InitialRange {
+            range: RangeId(id),
+            replica: self.replica(id, self.node),
+            others: others.collect(),
+            leads: id % self.nodes + 1 == self.node,
+            keyspace,
+            keys,
+        }
+    }
+}
+
 /// The ranges that a new shard starts with: ranges of users go to the shards in turn, evenly, in
 /// key order; the system range is on the first shard.
-fn initial_ranges(split_at: &[Vec<u8>], shards: u16, shard: u16) -> Vec<InitialRange> {
+fn initial_ranges(split_at: &[Vec<u8>], shards: u16, place: Place) -> Vec<InitialRange> {
+    let shard = place.shard;
     let count = split_at.len() + 1;
     let border = |at: usize| split_at.get(at).cloned();
     let mut ranges = Vec::new();
     if shard == 0 {
-        ranges.push(InitialRange {
-            range: SYSTEM_RANGE,
-            replica: ReplicaId(SYSTEM_RANGE.0),
-            others: Vec::new(),
-            keyspace: Keyspace::System,
-            keys: KeyRange::all(),
-        });
+        ranges.push(place.range(SYSTEM_RANGE.0, Keyspace::System, KeyRange::all()));
     }
     for at in 0..count {
         if at * usize::from(shards) / count.max(usize::from(shards)) != usize::from(shard) {
@@ -363,16 +451,11 @@ fn initial_ranges(split_at: &[Vec<u8>], shards: u16, shard: u16) -> Vec<InitialR
         }
         let id = SYSTEM_RANGE.0 + 1 + at as u64;
         let start = at.checked_sub(1).and_then(border).unwrap_or_default();
-        ranges.push(InitialRange {
-            range: RangeId(id),
-            replica: ReplicaId(id),
-            others: Vec::new(),
-            keyspace: Keyspace::User,
-            keys: KeyRange {
-                start,
-                end: border(at),
-            },
-        });
+        let keys = KeyRange {
+            start,
+            end: border(at),
+        };
+        ranges.push(place.range(id, Keyspace::User, keys));
     }
     ranges
 }
@@ -388,7 +471,12 @@ mod tests {
             let mut ranges = Vec::new();
             let mut used = 0;
             for shard in 0..shards {
-                let of_shard = initial_ranges(&split_at, shards, shard);
+                let place = Place {
+                    node: 1,
+                    nodes: 3,
+                    shard,
+                };
+                let of_shard = initial_ranges(&split_at, shards, place);
                 used += usize::from(of_shard.iter().any(|r| r.keyspace == Keyspace::User));
                 ranges.extend(
                     of_shard

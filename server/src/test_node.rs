@@ -20,8 +20,10 @@ use rangedb_protocol::{FlatBufferBuilder, Reply, Request, RequestBody, Session, 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::env::watchdog::{Beat, Watchdog};
-use crate::env::{GlommioDisk, NoPeers, Now, SystemClock};
+use crate::env::{GlommioDisk, Now, SystemClock};
 use crate::net::port::Port;
+use crate::peers::Peers;
+use crate::peers::link::Links;
 use crate::shard::context::{ClientLimits, NodeInfo};
 use crate::shard::mesh::lanes;
 use crate::shard::{Order, ShardError, ShardSetup, run};
@@ -85,6 +87,7 @@ impl TestNode {
                     world,
                     hlc,
                     node,
+                    peers: Arc::new(Peers::none()),
                     lanes,
                     socket,
                     beat,
@@ -168,6 +171,7 @@ fn engine(
             range: RangeId(number),
             replica: ReplicaId(number),
             others: Vec::new(),
+            leads: true,
             keyspace: Keyspace::User,
             keys,
         }],
@@ -184,7 +188,7 @@ fn engine(
         clock: SystemClock,
         disk,
         tables: tables.unwrap(),
-        transport: NoPeers,
+        transport: Links::new(7, NodeId(1), Arc::new(Peers::none())),
     };
     (options, world)
 }

@@ -24,7 +24,9 @@ use rangedb_engine::types::{
     DataId, Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId,
 };
 use rangedb_engine::wal::{Created, Group, Wal, WalOptions};
-use rangedb_server::env::{GlommioDisk, GlommioEnv, GlommioRuntime, NoPeers, SystemClock};
+use rangedb_server::env::{GlommioDisk, GlommioEnv, GlommioRuntime, SystemClock};
+use rangedb_server::peers::Peers;
+use rangedb_server::peers::link::Links;
 use rangedb_tests::sim::disk::{Platter, SimDisk};
 use rangedb_tests::sim::network::Network;
 use rangedb_tests::sim::random::Random;
@@ -124,7 +126,7 @@ impl StoreBuilder<TypeConfig<GlommioEnv>, LogStore<GlommioEnv>, StateMachine<Glo
             clock: SystemClock,
             disk: GlommioDisk::new(inside("wal")),
             tables: LsmTables::open(tables).expect("tables"),
-            transport: NoPeers,
+            transport: Links::new(7, NodeId(1), Arc::new(Peers::none())),
         };
         let (log, machine) = build(world, SEGMENT_LEN as u64).await;
         Ok((Kept(Some(folder)), log, machine))

@@ -17,7 +17,9 @@ use rangedb_engine::shard::{InitialRange, Shard, ShardOptions, WriteRequest, Wri
 use rangedb_engine::types::{
     ClientId, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp,
 };
-use rangedb_server::env::{GlommioDisk, GlommioEnv, GlommioRuntime, NoPeers, SystemClock};
+use rangedb_server::env::{GlommioDisk, GlommioEnv, GlommioRuntime, SystemClock};
+use rangedb_server::peers::Peers;
+use rangedb_server::peers::link::Links;
 use tokio::sync::oneshot;
 
 const MEMTABLE_BYTES: usize = 1 << 20;
@@ -35,12 +37,13 @@ async fn open(folder: &Path) -> Shard<GlommioEnv> {
         clock: SystemClock,
         disk: GlommioDisk::new(wal),
         tables: LsmTables::open(tables).expect("tables open"),
-        transport: NoPeers,
+        transport: Links::new(7, NodeId(1), Arc::new(Peers::none())),
     };
     let initial = |range, keyspace| InitialRange {
         range: RangeId(range),
         replica: ReplicaId(range),
         others: Vec::new(),
+        leads: true,
         keyspace,
         keys: KeyRange::all(),
     };

@@ -110,7 +110,12 @@ impl<E: Env> RaftGroup<E> {
         };
         match start {
             Start::Alone => group.campaign().await?,
-            Start::New => group.raft.runtime_config().tick(true),
+            Start::New { leads } => {
+                group.raft.runtime_config().tick(true);
+                if leads {
+                    group.campaign().await?;
+                }
+            }
             Start::Silent => {
                 let silent = group.clone();
                 drop(E::Runtime::spawn(async move {
@@ -283,7 +288,10 @@ pub enum Start {
     /// Its only voter: it campaigns at once, and needs neither heartbeats nor a lease.
     Alone,
     /// Of several, and just made: it has promised nobody anything.
-    New,
+    New {
+        /// Whether it campaigns at once.
+        leads: bool,
+    },
     /// Of several, after a restart.
     Silent,
 }

@@ -43,6 +43,8 @@ pub struct InitialRange {
     pub replica: ReplicaId,
     /// The other voters.
     pub others: Vec<ReplicaPlace>,
+    /// Whether this replica campaigns first, where there are others.
+    pub leads: bool,
     /// Whose keys it holds.
     pub keyspace: Keyspace,
     /// Which of them.

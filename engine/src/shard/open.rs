@@ -73,8 +73,12 @@ impl<E: Env> Shard<E> {
                 .observe(parts.state.last_ts.max(parts.state.ceiling));
             let replica = Rc::new(Replica::new(parts));
             store.add(&replica);
-            let is_new = made.contains(&created.group);
-            let running = start(replica, log, world.transport.clone(), is_new).await?;
+            let mut initial = options.initial.iter();
+            let initial = initial.find(|initial| initial.range == created.group.range);
+            let leads = initial.filter(|_| made.contains(&created.group));
+            let leads = leads.map(|initial| initial.leads);
+            let transport = world.transport.clone();
+            let running = start(replica, log, transport, leads).await?;
             match running.replica.keyspace() {
                 Keyspace::User => ranges.push(running),
                 Keyspace::System => system.push(running),
@@ -270,21 +274,22 @@ fn read_rows<E: Env>(
     result
 }
 
-/// Starts a recovered replica's group and its proposer.
+/// Starts a recovered replica's group and its proposer. `made`: it was made just now, and whether it
+/// is to lead.
 async fn start<E: Env>(
     replica: Rc<Replica<E>>,
     log: GroupLog<E>,
     transport: E::Transport,
-    is_new: bool,
+    made: Option<bool>,
 ) -> Result<Running<E>, Fatal> {
     // The state is asked, not openraft's metrics, which lag behind its start.
     let membership = replica.with_state(|state| state.membership.body.clone());
     let alone = is_sole_voter(&membership, replica.group.replica)
         .map_err(|e| Fatal::Inconsistent(format!("a membership: {e}")))?;
-    let start = match (alone, is_new) {
+    let start = match (alone, made) {
         (true, _) => Start::Alone,
-        (false, true) => Start::New,
-        (false, false) => Start::Silent,
+        (false, Some(leads)) => Start::New { leads },
+        (false, None) => Start::Silent,
     };
     let raft = RaftGroup::start(replica.clone(), log, transport, start).await?;
     let watched = Rc::downgrade(&replica);

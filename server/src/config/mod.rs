@@ -42,6 +42,15 @@ pub struct BadSetting {
     pub rule: String,
 }
 
+/// A cluster that is to be formed of empty nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Formation {
+    /// Where all of them listen, sorted.
+    pub nodes: Vec<String>,
+    /// The place of this one, counted from 1.
+    pub me: u64,
+}
+
 /// Validated settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -51,6 +60,10 @@ pub struct Config {
     pub listen: String,
     /// Where the admin pages are.
     pub http: SocketAddr,
+    /// The cluster that an empty folder becomes part of; `None`: a cluster of one.
+    pub formation: Option<Formation>,
+    /// What proves that a node belongs to the cluster.
+    pub cluster_secret: String,
     /// Shards of the node.
     pub shards: u16,
     /// Processors that all threads stay on.
@@ -93,12 +106,18 @@ impl Config {
                 _ => Err(format!("a number of shards is 1 to {SHARDS_MAX}")),
             },
         })?;
+        let listen = raw.parse(Key::Listen, |text| Ok(text.to_owned()))?;
         let config = Config {
+            formation: formation(raw, &listen)?,
+            cluster_secret: raw.parse(Key::ClusterSecret, |text| match text.len() {
+                0..=1024 => Ok(text.to_owned()),
+                _ => Err("a secret has at most 1024 bytes".to_owned()),
+            })?,
             data_dir: raw.parse(Key::DataDir, |text| match text {
                 "" => Err("the folder of the data must be given: --data-dir DIR".to_owned()),
                 text => Ok(PathBuf::from(text)),
             })?,
-            listen: raw.parse(Key::Listen, |text| Ok(text.to_owned()))?,
+            listen,
             http: raw.parse(Key::Http, address)?,
             shards: shards as u16,
             cpus,
@@ -137,6 +156,55 @@ impl Config {
             entry_cache: (share / 16).clamp(4 << 20, 64 << 20) as usize,
         }
     }
+}
+
+/// The cluster that is to be formed, if one is.
+fn formation(raw: &RawConfig, listen: &str) -> Result<Option<Formation>, BadSetting> {
+    let mut nodes = raw.parse(Key::Join, |text| {
+        let nodes = text.split(',').map(|node| node.trim().to_owned());
+        Ok(nodes.filter(|node| !node.is_empty()).collect::<Vec<_>>())
+    })?;
+    nodes.sort();
+    nodes.dedup();
+    let expected = raw.parse(Key::BootstrapExpect, |text| match text {
+        "" => Ok(None),
+        "1" | "3" | "5" => Ok(text.parse::<usize>().ok()),
+        _ => Err("a cluster is formed of 1, 3 or 5 nodes; each holds every range".to_owned()),
+    })?;
+    let expected = match (expected, nodes.len()) {
+        (None | Some(1), 0) => return Ok(None),
+        (None, _) => {
+            let rule = "to join a cluster that runs is not possible yet: form one of empty nodes \
+                        with --bootstrap-expect N and the same list on all";
+            return Err(raw.bad(Key::Join, rule.to_owned()));
+        }
+        (Some(expected), _) => expected,
+    };
+    if nodes.len() != expected {
+        let rule = format!(
+            "--join must name all {expected} nodes; it names {}",
+            nodes.len()
+        );
+        return Err(raw.bad(Key::Join, rule));
+    }
+    let me = raw.parse(Key::Advertise, |text| {
+        let me = if text.is_empty() { listen } else { text };
+        let host = me.rsplit_once(':').map_or(me, |(host, _)| host);
+        if ["0.0.0.0", "[::]", "*", ""].contains(&host) {
+            return Err(format!(
+                "other nodes cannot reach {me}: give --advertise HOST:PORT"
+            ));
+        }
+        let place = nodes.iter().position(|node| node == me);
+        place.ok_or_else(|| format!("--join does not name this node, {me}"))
+    })?;
+    if raw.parse(Key::ClusterSecret, |text| Ok(text.is_empty()))? {
+        let rule = "nodes of a cluster share a secret: the same words on all of them, best in the \
+                    variable RANGEDB_CLUSTER_SECRET or the configuration file";
+        return Err(raw.bad(Key::ClusterSecret, rule.to_owned()));
+    }
+    let me = me as u64 + 1;
+    Ok(Some(Formation { nodes, me }))
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {

@@ -44,6 +44,10 @@ keys! {
     Cpus "cpus" "" "Processors that all threads stay on, such as 0,2-3.",
     Memory "memory" "" "Memory to use; by default half of what there is.",
     SplitAt "split-at" "" "Borders of the initial ranges, K1,K2.",
+    Advertise "advertise" "" "Where the other nodes reach this one; by default --listen.",
+    Join "join" "" "Where all nodes of the cluster listen, HOST:PORT,HOST:PORT.",
+    BootstrapExpect "bootstrap-expect" "" "Number of empty nodes that form a new cluster.",
+    ClusterSecret "cluster-secret" "" "What proves to other nodes that this one belongs to the cluster.",
     Log "log" "text" "Format of logs: text or json.",
     LogLevel "log-level" "info" "Which log lines are written: error, warn, info, debug or trace.",
     GcRetention "gc-retention" "10m" "How long old versions are kept.",
@@ -199,7 +203,9 @@ impl RawConfig {
     pub fn print(&self) -> String {
         let mut text = String::new();
         for (key, (value, source)) in &self.values {
-            let value = toml::Value::String(value.clone());
+            let secret = *key == Key::ClusterSecret && !value.is_empty();
+            let value = if secret { "(not shown)" } else { value };
+            let value = toml::Value::String(value.to_owned());
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{} = {value} # {source}", key.name());
         }

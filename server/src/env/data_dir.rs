@@ -3,7 +3,8 @@
 //! | name | what |
 //! |---|---|
 //! | `LOCK` | locked by the process that uses the folder; its process id |
-//! | `node.json` | format version, cluster, node, shards, borders; written once, last |
+//! | `node.json` | format version, cluster, node, shards, borders, nodes; written last |
+//! | `enrolling` | the token by which the founder of the cluster knows this folder |
 //! | `shard-N/wal/` | the log of shard N |
 //! | `shard-N/tables/` | its tables |
 //!
@@ -12,6 +13,7 @@
 
 #![expect(unsafe_code, reason = "std's file locks came later than flock's users")]
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsRawFd;
@@ -25,9 +27,10 @@ pub const FORMAT: u32 = 1;
 const IDENTITY: &str = "node.json";
 const DRAFT: &str = "node.json.draft";
 const LOCK: &str = "LOCK";
+const TOKEN: &str = "enrolling";
 
 /// What a folder says of itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
     /// Format version.
@@ -40,6 +43,32 @@ pub struct Identity {
     pub shards: u16,
     /// Borders of the ranges that it was made with, in hex.
     pub split_at: Vec<String>,
+    /// Where the nodes of the cluster listen, sorted: node N is the Nth. None in a cluster of one.
+    #[serde(default)]
+    pub nodes: Vec<String>,
+    /// Of the founder: the nodes that have their place, by the token with which they asked.
+    #[serde(default)]
+    pub enrolled: BTreeMap<u64, String>,
+}
+
+/// What a new folder becomes.
+pub enum Birth<'a> {
+    /// A cluster of one.
+    Alone,
+    /// The node that makes the id of a cluster with these nodes.
+    Founder {
+        /// Where they listen, sorted.
+        nodes: Vec<String>,
+    },
+    /// Another node of such a cluster.
+    Member {
+        /// Its number.
+        node: u64,
+        /// Where all listen, sorted.
+        nodes: Vec<String>,
+        /// Asks the founder, with a token made for this folder, for the cluster's id.
+        enroll: &'a dyn Fn(&str) -> Result<String, String>,
+    },
 }
 
 /// Why a folder is not used.
@@ -92,6 +121,14 @@ pub enum BadFolder {
         /// What was asked.
         given: String,
     },
+    /// The founder of the cluster refuses this node.
+    #[error("data folder {path} cannot be part of the cluster: {why}")]
+    NotEnrolled {
+        /// The folder.
+        path: String,
+        /// The founder's reason.
+        why: String,
+    },
     /// It holds something else.
     #[error(
         "data folder {path} is not empty and was not made by rangedb (it has `{found}`); give an \
@@ -132,7 +169,12 @@ impl DataDir {
     ///
     /// # Errors
     /// See [`BadFolder`].
-    pub fn open(path: &Path, shards: u16, split_at: &[Vec<u8>]) -> Result<DataDir, BadFolder> {
+    pub fn open(
+        path: &Path,
+        shards: u16,
+        split_at: &[Vec<u8>],
+        birth: &Birth<'_>,
+    ) -> Result<DataDir, BadFolder> {
         let mut builder = DirBuilder::new();
         builder
             .recursive(true)
@@ -146,13 +188,18 @@ impl DataDir {
         let split_at: Vec<String> = split_at.iter().map(|key| hex(key)).collect();
         let identity = match read(path)? {
             Some(identity) => check(path, identity, shards, &split_at)?,
-            None => make(path, shards, split_at)?,
+            None => make(path, shards, split_at, birth)?,
         };
         Ok(DataDir {
             path: path.to_owned(),
             identity,
             _lock: lock,
         })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The folder of a shard's log.
@@ -263,7 +310,12 @@ fn check(
 }
 
 /// Makes a folder, or finishes one whose making a crash has cut off.
-fn make(path: &Path, shards: u16, split_at: Vec<String>) -> Result<Identity, BadFolder> {
+fn make(
+    path: &Path,
+    shards: u16,
+    split_at: Vec<String>,
+    birth: &Birth<'_>,
+) -> Result<Identity, BadFolder> {
     let names = fs::read_dir(path).map_err(failed(path, "list"))?;
     for name in names {
         let name = name
@@ -271,7 +323,7 @@ fn make(path: &Path, shards: u16, split_at: Vec<String>) -> Result<Identity, Bad
             .file_name()
             .to_string_lossy()
             .into_owned();
-        let ours = name == LOCK || name == DRAFT || name.starts_with("shard-");
+        let ours = [LOCK, DRAFT, TOKEN].contains(&name.as_str()) || name.starts_with("shard-");
         if !ours {
             let path = path.display().to_string();
             return Err(BadFolder::Foreign { path, found: name });
@@ -285,19 +337,58 @@ fn make(path: &Path, shards: u16, split_at: Vec<String>) -> Result<Identity, Bad
             made.map_err(failed(&folder, "make"))?;
         }
     }
-    let cluster = format!("{:032x}", rand::random::<u128>());
+    let new_id = || format!("{:032x}", rand::random::<u128>());
+    let (cluster, node, nodes) = match birth {
+        Birth::Alone => (new_id(), 1, Vec::new()),
+        Birth::Founder { nodes } => (new_id(), 1, nodes.clone()),
+        Birth::Member {
+            node,
+            nodes,
+            enroll,
+        } => {
+            let token = token(path).map_err(failed(path, "write its token"))?;
+            let cluster = enroll(&token).map_err(|why| BadFolder::NotEnrolled {
+                path: path.display().to_string(),
+                why,
+            })?;
+            (cluster, *node, nodes.clone())
+        }
+    };
     let identity = Identity {
         format: FORMAT,
         cluster,
-        node: 1,
+        node,
         shards,
         split_at,
+        nodes,
+        enrolled: BTreeMap::new(),
     };
-    write(path, &identity).map_err(failed(path, "write node.json"))?;
+    write_identity(path, &identity).map_err(failed(path, "write node.json"))?;
     Ok(identity)
 }
 
-fn write(path: &Path, identity: &Identity) -> io::Result<()> {
+/// The token by which this folder is known to the founder; durable before it is used.
+fn token(path: &Path) -> io::Result<String> {
+    let name = path.join(TOKEN);
+    match fs::read_to_string(&name) {
+        Ok(token) if token.len() == 32 => return Ok(token),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let token = format!("{:032x}", rand::random::<u128>());
+    let mut file = File::create(&name)?;
+    file.write_all(token.as_bytes())?;
+    file.sync_all()?;
+    File::open(path)?.sync_all()?;
+    Ok(token)
+}
+
+/// Writes what a folder says of itself; durable when this returns.
+///
+/// # Errors
+/// The system refuses.
+pub fn write_identity(path: &Path, identity: &Identity) -> io::Result<()> {
     let draft = path.join(DRAFT);
     let mut file = File::create(&draft)?;
     file.write_all(serde_json::to_string_pretty(identity)?.as_bytes())?;
@@ -312,7 +403,7 @@ mod tests {
 
     fn open(path: &Path, shards: u16, split_at: &[&str]) -> Result<DataDir, BadFolder> {
         let keys: Vec<Vec<u8>> = split_at.iter().map(|key| key.as_bytes().to_vec()).collect();
-        DataDir::open(path, shards, &keys)
+        DataDir::open(path, shards, &keys, &Birth::Alone)
     }
 
     #[test]

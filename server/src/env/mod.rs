@@ -9,16 +9,16 @@ pub mod handover;
 pub mod kernel;
 mod runtime;
 pub mod threads;
-mod transport;
 pub mod watchdog;
 
 use rangedb_engine::env::Env;
 use rangedb_engine::lsm::LsmTables;
 
+use crate::peers::link::Links;
+
 pub use clock::{BootInstant, SystemClock};
 pub use disk::GlommioDisk;
 pub use runtime::GlommioRuntime;
-pub use transport::NoPeers;
 
 /// The environment of a real node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,5 +32,5 @@ impl Env for GlommioEnv {
     type Clock = SystemClock;
     type Disk = GlommioDisk;
     type Tables = LsmTables;
-    type Transport = NoPeers;
+    type Transport = Links;
 }

@@ -15,7 +15,8 @@ pub(super) fn handle<O: Origin>(
 ) -> Result<(), Refusal> {
     context.check_unsent()?;
     let directory = context.directory();
-    let routes = directory.routes().iter().map(reply::route).collect();
+    let routes = directory.routes().iter();
+    let routes = routes.map(|route| reply::route(context, route)).collect();
     origin.send(|to| reply::write(context, call.asked.request, &Reply::Routes(routes), to));
     Ok(())
 }

@@ -1,12 +1,19 @@
-//! Get: answered at once, from where the value lies into the output.
+//! Get: answered at once, from where the value lies into the output; or, if the leader's lease has
+//! run out for the moment, after a majority has confirmed that it leads.
 
 use std::rc::Rc;
+use std::time::Duration;
 
+use rangedb_engine::env::{AsyncRuntime, Instant};
 use rangedb_engine::error::Error;
 
+use crate::env::{GlommioRuntime, Now};
 use crate::handler::refusal::Refusal;
 use crate::handler::{Call, Origin, elsewhere, reply};
 use crate::shard::context::Context;
+
+/// How long a majority may take, if the client does not say.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn handle<O: Origin>(
     context: &Rc<Context>,
@@ -22,6 +29,40 @@ pub(super) fn handle<O: Origin>(
         Ok(()) => Ok(()),
         // The shard is asked first: most keys are at home where they are asked for.
         Err(Error::Moved(None)) => elsewhere(origin, call, context.place(key)),
+        Err(Error::LeaseExpired) => confirm(context, origin, call, key),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Has the read confirmed by others, and answers it then.
+fn confirm<O: Origin>(
+    context: &Rc<Context>,
+    origin: &Rc<O>,
+    call: &Call<'_>,
+    key: &[u8],
+) -> Result<(), Refusal> {
+    let token = origin.hold(call.asked)?;
+    let until = call
+        .deadline
+        .unwrap_or_else(|| Now::now() + CONFIRM_TIMEOUT);
+    let (context, origin) = (context.clone(), origin.clone());
+    let (key, target) = (key.to_vec(), call.target);
+    glommio::spawn_local(async move {
+        let shard = &context.shard;
+        let confirmed = GlommioRuntime::timeout_at(until, shard.confirm(&key, target)).await;
+        let confirmed = confirmed.unwrap_or(Err(Error::DeadlineExceeded));
+        let Some(asked) = origin.release(token) else {
+            return;
+        };
+        let answered = confirmed.and_then(|()| {
+            shard.get_confirmed(&key, target, |found| {
+                origin.send(|to| reply::value(&context, &asked, found, to));
+            })
+        });
+        if let Err(error) = answered {
+            origin.send(|to| reply::refusal(&context, asked.request, &error.into(), to));
+        }
+    })
+    .detach();
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! Requests: one file for each kind. Each decides where the request belongs, asks the engine, and
 //! lets [`reply`] write the answer.
 //!
-//! Hot path: a get allocates nothing; a write allocates the one buffer that holds its keys and
+//! Hot path: a get under a lease allocates nothing; a write allocates the one buffer that holds its keys and
 //! values, since its frame's place is read into again. Lives on a shard's thread.
 
 mod compare_and_swap;

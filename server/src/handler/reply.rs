@@ -119,13 +119,15 @@ pub fn refusal(context: &Context, request: u64, refusal: &Refusal, to: &mut Vec<
         fate: refusal.fate,
         retry_after_ms: refusal.retry_after_ms,
         message: refusal.message.clone(),
-        route: refusal.route.as_deref().map(route),
+        route: refusal.route.as_deref().map(|r| route(context, r)),
     };
     write(context, request, &Reply::Error(Box::new(error)), to);
 }
 
-/// A route. Its address stays empty as long as all shards are behind the port of this connection.
-pub fn route(route: &range::Route) -> Route {
+/// A route. Its address stays empty if its leader is behind the port of this connection.
+pub fn route(context: &Context, route: &range::Route) -> Route {
+    let elsewhere = route.leader.filter(|leader| leader.node != context.node.id);
+    let address = elsewhere.and_then(|leader| context.peers.addresses.get(&leader.node));
     Route {
         range: route.range.0,
         version: route.epoch.version,
@@ -133,6 +135,6 @@ pub fn route(route: &range::Route) -> Route {
         start: route.keys.start.clone(),
         end: route.keys.end.clone(),
         leader: route.leader.map(|leader| (leader.node.0, leader.shard.0)),
-        address: String::new(),
+        address: address.cloned().unwrap_or_default(),
     }
 }

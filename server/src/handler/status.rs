@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use rangedb_engine::shard::ShardStatus;
 use rangedb_engine::types::ShardId;
 use rangedb_protocol::{NodeState, RangeState, Reply, ShardState};
 
@@ -61,10 +60,11 @@ async fn gather(context: &Context) -> NodeState {
 }
 
 /// A shard's state as it is told.
-pub fn shard_state(shard: ShardId, status: &ShardStatus, connections: usize) -> ShardState {
+pub fn shard_state(context: &Context, shard: ShardId) -> ShardState {
+    let (status, connections) = (context.shard.status(), context.connected.get());
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let ranges = status.ranges.iter().map(|range| RangeState {
-        route: reply::route(&range.route),
+        route: reply::route(context, &range.route),
         system: range.system,
         replica: range.replica.0,
         term: range.term,

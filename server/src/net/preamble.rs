@@ -17,6 +17,7 @@ use rangedb_protocol::preamble::{
 
 use crate::env::handover;
 use crate::net::connection;
+use crate::peers::serve;
 use crate::shard::context::{Context, Held};
 use crate::shard::message::HandedOver;
 
@@ -81,7 +82,9 @@ fn objection(context: &Context, preamble: &Preamble) -> Option<Verdict> {
         _ if context.is_draining() => Some(Verdict::ShuttingDown),
         _ if preamble.version().is_none() => Some(Verdict::NoCommonVersion),
         _ if preamble.tls => Some(Verdict::NoTls),
-        _ if preamble.role != Role::Client => Some(Verdict::RoleRefused),
+        _ if preamble.role == Role::Peer && context.peers.addresses.is_empty() => {
+            Some(Verdict::RoleRefused)
+        }
         _ if unknown => Some(Verdict::UnknownShard),
         _ => None,
     }
@@ -95,9 +98,13 @@ async fn welcome(context: Rc<Context>, mut stream: TcpStream, preamble: Preamble
     let version = preamble.version().unwrap_or(VERSION);
     if answer(&context, &mut stream, Verdict::Accepted, version)
         .await
-        .is_ok()
+        .is_err()
     {
-        connection::serve(context.clone(), stream, preamble.smart).await;
+        return;
+    }
+    match preamble.role {
+        Role::Client => connection::serve(context.clone(), stream, preamble.smart).await,
+        Role::Peer => serve::serve(context.clone(), stream).await,
     }
 }
 

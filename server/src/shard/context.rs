@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rangedb_engine::env::Instant as _;
@@ -18,6 +19,7 @@ use crate::handler::refusal::Refusal;
 use crate::handler::{Asked, Call, status};
 use crate::net::buffers::Buffers;
 use crate::net::connection::Connection;
+use crate::peers::Peers;
 use crate::probe::{ShardProbe, ShardReport};
 use crate::shard::directory::Directory;
 use crate::shard::mesh::Mesh;
@@ -83,6 +85,8 @@ pub struct Context {
     pub mesh: Mesh,
     /// The node.
     pub node: NodeInfo,
+    /// The other nodes.
+    pub peers: Arc<Peers>,
     /// Memory of connections at work.
     pub buffers: Buffers,
     /// Scratch in which replies are built.
@@ -109,16 +113,21 @@ pub struct Context {
 
 impl Context {
     /// A context that knows its own ranges only.
-    pub fn new(shard: Shard<GlommioEnv>, mesh: Mesh, node: NodeInfo, hlc: Hlc) -> Context {
+    pub fn new(
+        shard: Shard<GlommioEnv>,
+        mesh: Mesh,
+        node: NodeInfo,
+        peers: Arc<Peers>,
+        hlc: Hlc,
+    ) -> Context {
         let here = shard.location();
-        let mut routes = vec![Vec::new(); usize::from(node.shards)];
-        if let Some(own) = routes.get_mut(usize::from(here.shard.0)) {
-            *own = shard.routes();
-        }
+        let own = shard.routes();
+        let routes = vec![Vec::new(); usize::from(node.shards)];
         let context = Context {
             shard,
             mesh,
             node,
+            peers,
             buffers: Buffers::default(),
             builder: RefCell::default(),
             connections: RefCell::default(),
@@ -135,7 +144,7 @@ impl Context {
             probe: RefCell::default(),
             seen: Cell::new(Timestamp::ZERO),
         };
-        context.rebuild_directory();
+        context.learn_routes(here.shard, own);
         context
     }
 
@@ -149,8 +158,15 @@ impl Context {
         self.directory.borrow().clone()
     }
 
-    /// Takes over the ranges of a shard of this node.
-    pub fn learn_routes(&self, of: ShardId, routes: Vec<Route>) {
+    /// Takes over the ranges of a shard of this node. For this node they are there: the replica
+    /// that is there knows who leads.
+    pub fn learn_routes(&self, of: ShardId, mut routes: Vec<Route>) {
+        for route in &mut routes {
+            route.leader = Some(Location {
+                node: self.here.node,
+                shard: of,
+            });
+        }
         if let Some(known) = self.routes.borrow_mut().get_mut(usize::from(of.0)) {
             *known = routes;
         }
@@ -282,7 +298,7 @@ impl Context {
 
     /// This shard's part of the node's state.
     pub fn state(&self) -> ShardState {
-        status::shard_state(self.here.shard, &self.shard.status(), self.connected.get())
+        status::shard_state(self, self.here.shard)
     }
 }
 

@@ -27,6 +27,7 @@ use crate::env::{GlommioEnv, Now, handover};
 use crate::handler::{self, Times};
 use crate::net::port::BoundSocket;
 use crate::net::{listener, preamble};
+use crate::peers::Peers;
 use context::{Context, NodeInfo};
 use forwarded::Forwarded;
 use mesh::{Inbox, LaneEnds, Waiting};
@@ -61,6 +62,8 @@ pub struct ShardSetup {
     pub hlc: Hlc,
     /// The node.
     pub node: NodeInfo,
+    /// The other nodes.
+    pub peers: Arc<Peers>,
     /// The ends of the lanes to the other shards.
     pub lanes: LaneEnds,
     /// The shard's socket of the node's port.
@@ -97,7 +100,8 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     let beating = glommio::spawn_local(setup.beat.clone().run());
     let (mesh, inboxes) = setup.lanes.connect().await;
     let shard = Shard::open(setup.options, setup.world, setup.hlc.clone()).await?;
-    let context = Rc::new(Context::new(shard, mesh, setup.node, setup.hlc));
+    let context = Context::new(shard, mesh, setup.node, setup.peers, setup.hlc);
+    let context = Rc::new(context);
     learn(&context, &inboxes).await?;
     let reading: Vec<_> = inboxes
         .into_iter()

@@ -206,6 +206,7 @@ impl SimNode {
             range: RangeId(id),
             replica: replica(self.id),
             others: others.collect(),
+            leads: self.id == 1,
             keyspace,
             keys,
         }

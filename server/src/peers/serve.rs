@@ -1,0 +1,160 @@
+//! The answering side of links: questions of other nodes' replicas to a shard of this one.
+//!
+//! Each question is a task of its own, begun in the order in which they came; answers are sent
+//! together. So many are answered at a time, then no more is read. Lives on its shard's thread.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::io::{AsyncReadExt, AsyncWriteExt};
+use glommio::net::TcpStream;
+use rangedb_engine::env::AsyncRuntime;
+use rangedb_protocol::frame::{self, Frame};
+use tokio::sync::Notify;
+
+use super::{Hello, enroll, kind, same_secret};
+use crate::env::GlommioRuntime;
+use crate::shard::context::Context;
+
+/// Questions that are answered at a time, of one link.
+const QUESTIONS_MAX: usize = 256;
+/// Bytes are received in pieces of this size.
+const RECEIVE_LEN: usize = 64 << 10;
+/// The first frame must come within this.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One link, as seen from the answering side.
+#[derive(Default)]
+struct Served {
+    output: RefCell<Vec<u8>>,
+    changed: Notify,
+    answering: Cell<usize>,
+    ended: Cell<bool>,
+}
+
+/// Bytes received and not handled.
+#[derive(Default)]
+struct Input {
+    bytes: Vec<u8>,
+}
+
+impl Input {
+    /// Receives until there is a whole frame; gives its length.
+    async fn frame(&mut self, reader: &mut (impl AsyncReadExt + Unpin)) -> io::Result<usize> {
+        let mut piece = vec![0; RECEIVE_LEN];
+        loop {
+            if let Some(found) = frame::decode(&self.bytes).map_err(io::Error::other)? {
+                return Ok(found.len);
+            }
+            match reader.read(&mut piece).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                len => self
+                    .bytes
+                    .extend_from_slice(piece.get(..len).unwrap_or_default()),
+            }
+        }
+    }
+
+    /// Takes the first frame: its number, kind and body.
+    fn take(&mut self, len: usize) -> io::Result<(u64, u16, Bytes)> {
+        let found = frame::decode(&self.bytes).map_err(io::Error::other)?;
+        let Some(Frame { id, kind, body, .. }) = found else {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        };
+        let taken = (id, kind, Bytes::copy_from_slice(body));
+        self.bytes.drain(..len);
+        Ok(taken)
+    }
+}
+
+/// Serves a link after its preamble was answered.
+pub async fn serve(context: Rc<Context>, stream: TcpStream) {
+    let (mut reader, mut writer) = stream.split();
+    let mut input = Input::default();
+    let first = GlommioRuntime::timeout(HELLO_TIMEOUT, input.frame(&mut reader));
+    let Ok(Ok(len)) = first.await else { return };
+    let Ok((id, frame_kind, body)) = input.take(len) else {
+        return;
+    };
+    match frame_kind {
+        kind::ENROLL => {
+            let answer = enroll::grant(context.peers.clone(), body).await;
+            let mut bytes = Vec::new();
+            frame::encode(id, kind::ENROLLED, &answer, &mut bytes);
+            // Whoever asked may have gone; it asks again.
+            let _ = writer.write_all(&bytes).await;
+        }
+        kind::HELLO if is_known(&context, &body) => {
+            let served = Rc::new(Served::default());
+            let sending = glommio::spawn_local(send(served.clone(), writer));
+            let ended = receive(&context, &served, &mut reader, input).await;
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a link ended");
+            }
+            served.ended.set(true);
+            served.changed.notify_waiters();
+            sending.cancel().await;
+        }
+        _ => tracing::warn!(
+            "a peer was refused: it does not know the cluster's secret, or means another node"
+        ),
+    }
+}
+
+fn is_known(context: &Context, body: &[u8]) -> bool {
+    Hello::decode(body).is_some_and(|hello| {
+        same_secret(&hello.secret, &context.peers.secret)
+            && hello.cluster == context.node.cluster
+            && hello.to == context.node.id
+            && context.peers.addresses.contains_key(&hello.from)
+    })
+}
+
+async fn receive(
+    context: &Rc<Context>,
+    served: &Rc<Served>,
+    reader: &mut (impl AsyncReadExt + Unpin),
+    mut input: Input,
+) -> io::Result<()> {
+    loop {
+        while served.answering.get() >= QUESTIONS_MAX {
+            served.changed.notified().await;
+        }
+        let len = input.frame(reader).await?;
+        let (id, frame_kind, question) = input.take(len)?;
+        if frame_kind != kind::QUESTION {
+            return Err(io::Error::other("a frame that is no question"));
+        }
+        served.answering.set(served.answering.get() + 1);
+        let (shard, served) = (context.shard.clone(), served.clone());
+        glommio::spawn_local(async move {
+            let answer = shard.answer(question).await;
+            served.answering.set(served.answering.get() - 1);
+            if !served.ended.get() {
+                frame::encode(id, kind::ANSWER, &answer, &mut served.output.borrow_mut());
+            }
+            served.changed.notify_waiters();
+        })
+        .detach();
+    }
+}
+
+async fn send(served: Rc<Served>, mut writer: impl AsyncWriteExt + Unpin) {
+    let mut sent = Vec::new();
+    while !served.ended.get() {
+        std::mem::swap(&mut *served.output.borrow_mut(), &mut sent);
+        if sent.is_empty() {
+            served.changed.notified().await;
+            continue;
+        }
+        if writer.write_all(&sent).await.is_err() {
+            // The receiving half sees the end, too.
+            return;
+        }
+        sent.clear();
+        sent.shrink_to(RECEIVE_LEN * 4);
+    }
+}
