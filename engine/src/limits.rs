@@ -40,6 +40,8 @@ pub const SESSION_PAIRS_OF_CLIENT_MAX: usize = 16 << 10;
 /// Log bytes that are read at once for a follower or for apply.
 pub const LOG_READ_LEN_MAX: usize = 8 << 20;
 
+/// Entries that are durable in the tree and yet kept, for a replica that is a little behind.
+pub const ENTRIES_KEPT: u64 = 1_000;
 /// Size of a WAL segment.
 pub const SEGMENT_LEN: usize = 64 << 20;
 /// Unit of the WAL's writes: what O_DIRECT asks for.

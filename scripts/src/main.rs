@@ -1,8 +1,9 @@
 //! Checks and tools around the database, behind the short scripts in this folder:
-//! `xtask tidy|deps|generate|generated|test|soak|quickstart|compare`.
+//! `xtask tidy|deps|generate|generated|test|soak|quickstart|cluster|compare`.
 //!
 //! Knows nothing of the other crates but their binaries and files. Every step prints what it runs.
 
+mod cluster;
 mod compare;
 mod deps;
 mod generated;
@@ -26,6 +27,8 @@ const USAGE: &str = "usage: xtask COMMAND
   soak SECONDS SEED            simulator and crash tests for a long time
   quickstart [--seconds N] [--data-dir DIR]
                                a node on every core, loaded and measured
+  cluster up | down | kill N | status
+                               three nodes on loopback, to play with
   compare redis [--records N] [--seconds N]
                                the same work on redis-server, in the same run";
 
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         ["generated"] => generated::run(&root()),
         ["soak", seconds, seed] => soak::run(seconds, seed),
         ["quickstart", options @ ..] => quickstart::run(options),
+        ["cluster", words @ ..] => cluster::run(words),
         ["compare", "redis", options @ ..] => compare::run(options),
         _ => {
             eprintln!("{USAGE}");

@@ -1,12 +1,17 @@
-//! `soak SECONDS SEED`: the simulator, kills of the real binary and the watchdog's stress, for as
-//! long as one likes. The tests take their length and first seed from the environment; without them
-//! they run as in `test`.
+//! `soak SECONDS SEED`: the simulator, kills of the real binary, faults of three nodes and the
+//! watchdog's stress, for as long as one likes. The tests take their length and first seed from the
+//! environment; without them they run as in `test`.
 
 use crate::Outcome;
 use crate::process::command;
 
 /// Which tests run for long, and their shares of the time.
-const PARTS: [(&str, f64); 3] = [("simulator", 0.6), ("kills", 0.3), ("watchdog", 0.1)];
+const PARTS: [(&str, f64); 4] = [
+    ("simulator", 0.5),
+    ("kills", 0.2),
+    ("cluster", 0.2),
+    ("watchdog", 0.1),
+];
 
 /// Runs each part for its time.
 fn run_for(seconds: f64, seed: u64) -> Outcome {

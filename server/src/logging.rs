@@ -12,8 +12,9 @@ use crate::env::threads;
 /// # Errors
 /// The level is no filter, or logging was started before.
 pub fn start(format: LogFormat, level: &str) -> Result<(), String> {
-    // openraft tells of each step at info; of ours that is the level of what operators want.
-    let directives = format!("{level},openraft=warn,openraft_rt=warn");
+    // openraft tells of each step at info, and warns of each heartbeat that a dead peer misses; what
+    // operators want to know of that the links say once.
+    let directives = format!("{level},openraft=error,openraft_rt=error");
     let filter = EnvFilter::try_new(&directives)
         .map_err(|e| format!("log-level {level:?}: {e}; use error, warn, info, debug or trace"))?;
     let logs = tracing_subscriber::fmt()

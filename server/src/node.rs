@@ -15,7 +15,7 @@ use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use rangedb_engine::env::{Instant, World};
 use rangedb_engine::error::Fatal;
 use rangedb_engine::hlc::Hlc;
-use rangedb_engine::limits::SEGMENT_LEN;
+use rangedb_engine::limits::{ENTRIES_KEPT, SEGMENT_LEN};
 use rangedb_engine::lsm::{LsmTables, TableOptions};
 use rangedb_engine::range::{Keyspace, ReplicaPlace};
 use rangedb_engine::shard::{InitialRange, ShardOptions};
@@ -388,6 +388,7 @@ impl Engine {
             memtable_bytes: self.memory.memtable,
             entry_cache_bytes: self.memory.entry_cache,
             segment_bytes: SEGMENT_LEN,
+            entries_kept: ENTRIES_KEPT,
             gc_retention_ms: self.gc_retention.as_millis() as u64,
             initial: self.initial,
             on_fatal: Rc::new(move |fatal| die(&format!("shard {shard}"), &fatal)),

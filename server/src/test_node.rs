@@ -166,6 +166,7 @@ fn engine(
         memtable_bytes,
         entry_cache_bytes: 4 << 20,
         segment_bytes: 16 << 20,
+        entries_kept: 0,
         gc_retention_ms: 600_000,
         initial: vec![InitialRange {
             range: RangeId(number),

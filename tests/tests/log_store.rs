@@ -82,7 +82,7 @@ async fn build<E: Env>(world: World<E>, segment_bytes: u64) -> (LogStore<E>, Sta
         clock: world.clock,
     }));
     store.add(&replica);
-    (LogStore::new(log), StateMachine::new(replica))
+    (LogStore::new(log.clone()), StateMachine::new(replica, log))
 }
 
 /// Builds stores in the simulated world.

@@ -55,6 +55,7 @@ async fn open(folder: &Path) -> Shard<GlommioEnv> {
         memtable_bytes: MEMTABLE_BYTES,
         entry_cache_bytes: 8 << 20,
         segment_bytes: SEGMENT_LEN,
+        entries_kept: 0,
         gc_retention_ms: 600_000,
         initial: vec![initial(1, Keyspace::System), initial(2, Keyspace::User)],
         on_fatal: Rc::new(|fatal| panic!("{fatal}")),

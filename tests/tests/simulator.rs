@@ -21,7 +21,7 @@ fn run_seeds(part: u64) {
     let soak = number("RANGEDB_SOAK_SECONDS", 0);
     let until = (soak > 0).then(|| Instant::now() + Duration::from_secs(soak));
     let mut seed = first + part;
-    let (mut runs, mut done, mut restarts) = (0, 0, 0);
+    let (mut runs, mut done, mut restarts, mut snapshots) = (0, 0, 0, 0);
     loop {
         let more = match until {
             Some(until) => Instant::now() < until,
@@ -39,9 +39,10 @@ fn run_seeds(part: u64) {
             report.violations.join("\n")
         );
         (runs, done, restarts) = (runs + 1, done + report.done, restarts + report.restarts);
+        snapshots += report.snapshots;
         seed += 2;
     }
-    println!("{runs} seeds, {done} writes, {restarts} starts");
+    println!("{runs} seeds, {done} writes, {restarts} starts, {snapshots} snapshots taken over");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! | a range's state | `0`, range id (8 bytes), `0` |
 //! | a client's session marks in a range | `0`, range id (8), `1`, client id (16) |
 //! | a user's row | data id, `1`, user key |
+//! | a client's session marks in a snapshot | data id, `3`, client id (16) |
 //! | a session pair | data id, `2`, first key escaped, client id (16), sequence (8) |
 //!
 //! Numbers are big endian, so that rows sort by them. A data id is its length in bytes (1 to 8) and
@@ -19,6 +20,7 @@ const STATE: u8 = 0;
 const CLIENT: u8 = 1;
 const USER: u8 = 1;
 const PAIR: u8 = 2;
+const SNAPSHOT_CLIENT: u8 = 3;
 
 /// What a row's key says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub enum RowKey<'a> {
     ByRange(RangeId),
     /// A row that lies by a user's key.
     ByKey(DataId, std::borrow::Cow<'a, [u8]>),
+    /// A row that lives as long as its data id.
+    OfData(DataId),
 }
 
 fn put_data_id(data_id: DataId, to: &mut Vec<u8>) {
@@ -123,6 +127,35 @@ pub fn pairs_of(data_id: DataId, low: &mut Vec<u8>, high: &mut Vec<u8>) {
     }
 }
 
+/// The key of a client's marks in a snapshot.
+pub fn snapshot_client_key(data_id: DataId, client: ClientId, to: &mut Vec<u8>) {
+    to.clear();
+    put_data_id(data_id, to);
+    to.push(SNAPSHOT_CLIENT);
+    to.extend_from_slice(&client.0.to_be_bytes());
+}
+
+/// The interval of all clients' marks of a snapshot.
+pub fn snapshot_clients_of(data_id: DataId, low: &mut Vec<u8>, high: &mut Vec<u8>) {
+    for (to, kind) in [(low, SNAPSHOT_CLIENT), (high, SNAPSHOT_CLIENT + 1)] {
+        to.clear();
+        put_data_id(data_id, to);
+        to.push(kind);
+    }
+}
+
+/// What stands after the data id in a row's key.
+pub fn after_data_id(key: &[u8]) -> Option<&[u8]> {
+    split_data_id(key).map(|(_, rest)| rest)
+}
+
+/// The key of a row that has `rest` after its data id, into `to`.
+pub fn with_data_id(data_id: DataId, rest: &[u8], to: &mut Vec<u8>) {
+    to.clear();
+    put_data_id(data_id, to);
+    to.extend_from_slice(rest);
+}
+
 /// First key, client and sequence of a session pair's key.
 pub fn pair_parts(key: &[u8]) -> Option<(Vec<u8>, ClientId, u64)> {
     let (_, rest) = split_data_id(key)?;
@@ -173,6 +206,7 @@ pub fn parse(key: &[u8]) -> Option<RowKey<'_>> {
     match rest.split_first()? {
         (&USER, user) => Some(RowKey::ByKey(data_id, user.into())),
         (&PAIR, pair) => Some(RowKey::ByKey(data_id, unescape(pair)?.0.into())),
+        (&SNAPSHOT_CLIENT, _) => Some(RowKey::OfData(data_id)),
         _ => None,
     }
 }

@@ -156,6 +156,23 @@ impl<'a, T: TableStore> Scan<'a, T> {
         Ok(Some(item))
     }
 
+    /// The next version at or below the timestamp, newest of a key first, handed to `look`: key,
+    /// version, and value unless it is a delete mark. `None` at the end.
+    ///
+    /// # Errors
+    /// A table cannot be read.
+    pub fn next_version<R>(
+        &mut self,
+        look: impl FnOnce(&[u8], Timestamp, Option<&[u8]>) -> R,
+    ) -> Result<Option<R>, LsmError> {
+        while let Some(item) = self.take()? {
+            if item.version() <= self.at {
+                return Ok(Some(look(item.key(), item.version(), item.value()?)));
+            }
+        }
+        Ok(None)
+    }
+
     /// The next row that the timestamp sees.
     ///
     /// # Errors

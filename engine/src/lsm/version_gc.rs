@@ -102,6 +102,10 @@ fn threshold(by_data_id: &BTreeMap<DataId, Vec<LiveData>>, key: &[u8]) -> Option
             .iter()
             .find(|live| live.keys.contains(&key))
             .map(|live| live.threshold),
+        Some(RowKey::OfData(data_id)) => {
+            by_data_id.get(&data_id)?;
+            Some(Timestamp::ZERO)
+        }
         // What this version does not know is not its to drop.
         None => Some(Timestamp::ZERO),
     }

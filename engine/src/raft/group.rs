@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::alias::WatchReceiverOf;
+use openraft::alias::{SnapshotMetaOf, SnapshotOf, WatchReceiverOf};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::metrics::RaftMetrics;
 use openraft::raft::{
@@ -21,17 +21,20 @@ use crate::raft::convert;
 use crate::raft::log_store::LogStore;
 use crate::raft::message::{Answer, Candidacy, Question};
 use crate::raft::network::Links;
-use crate::raft::state_machine::StateMachine;
+use crate::raft::state_machine::{SnapshotHandle, StateMachine, stored_membership};
 use crate::raft::type_config::{CallbackResponder, Commands, TypeConfig};
 use crate::range::replica::{LEASE_MS, Replica};
-use crate::types::{RangeId, ReplicaId};
-use crate::wal::GroupLog;
+use crate::range::state::RangeState;
+use crate::types::{DataId, RangeId, ReplicaId};
+use crate::wal::{GroupLog, Vote};
 
 /// What becomes of a proposal: its results from apply, or openraft's refusal.
 pub type ProposalResult<E> = ClientWriteResult<TypeConfig<E>>;
 
 type Raft<E> = openraft::Raft<TypeConfig<E>, StateMachine<E>>;
 
+/// A part of a snapshot may take so long.
+const SNAPSHOT_PART_TIMEOUT_MS: u64 = 10_000;
 /// How far apart two clocks may run over one lease, and then some: a leader's lease ends earlier
 /// by this, and a restarted replica's silence lasts longer by it.
 const DRIFT_MARGIN: Duration = Duration::from_millis(LEASE_MS / 7);
@@ -61,15 +64,16 @@ impl<E: Env> Clone for RaftGroup<E> {
     }
 }
 
-/// openraft's settings, the same for all groups.
-fn config() -> Config {
+/// openraft's settings.
+fn config(entries_kept: u64) -> Config {
     Config {
         cluster_name: "rangedb".to_owned(),
         heartbeat_interval: 100,
         election_timeout_min: LEASE_MS * 3 / 4,
         election_timeout_max: LEASE_MS,
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: 0,
+        max_in_snapshot_log_to_keep: entries_kept,
+        install_snapshot_timeout: SNAPSHOT_PART_TIMEOUT_MS,
         enable_tick: false,
         enable_pre_vote: Some(true),
         enable_leader_restore: Some(false),
@@ -88,12 +92,20 @@ impl<E: Env> RaftGroup<E> {
         log: GroupLog<E>,
         transport: E::Transport,
         start: Start,
+        entries_kept: u64,
     ) -> Result<RaftGroup<E>, Fatal> {
         let (range, id) = (replica.group.range, replica.group.replica);
         let failed = |message: String| Fatal::Raft { range, message };
-        let config = config().validate().map_err(|e| failed(e.to_string()))?;
-        let store = LogStore::new(log);
-        let machine = StateMachine::new(replica);
+        let entries_kept = if start == Start::Alone {
+            0
+        } else {
+            entries_kept
+        };
+        let config = config(entries_kept)
+            .validate()
+            .map_err(|e| failed(e.to_string()))?;
+        let store = LogStore::new(log.clone());
+        let machine = StateMachine::new(replica, log);
         let links = Links::<E>::new(transport, range, id);
         let raft = Raft::<E>::new(id, Arc::new(config), links, store, machine)
             .await
@@ -185,6 +197,8 @@ impl<E: Env> RaftGroup<E> {
                     Err(_) => Answer::Refused,
                 }
             }
+            // Parts of snapshots are staged by the shard, which installs them at their end.
+            Question::Snapshot(_) => Answer::Refused,
             _ if self.silent_until.get().is_some() => Answer::Refused,
             Question::Vote(candidacy) => {
                 let request = vote_request::<E>(&candidacy);
@@ -242,15 +256,31 @@ impl<E: Env> RaftGroup<E> {
             .map_err(|e| self.failed(e))
     }
 
-    /// Tells openraft how far the tree is durable, upon which it purges the log. A group of several
-    /// voters keeps its log: until snapshots are sent, a replica that lags can catch up by it alone.
+    /// Takes over a snapshot whose rows are durable in the tree, unless it is not needed any more.
+    pub async fn install(&self, vote: Vote, data_id: DataId, state: RangeState) -> Answer {
+        let Ok(membership) = stored_membership::<E>(&state.membership) else {
+            return Answer::Refused;
+        };
+        let snapshot = SnapshotOf::<TypeConfig<E>, SnapshotHandle<E>> {
+            meta: SnapshotMetaOf::<TypeConfig<E>> {
+                last_log_id: state.applied.map(convert::raft_log_id::<E>),
+                last_membership: membership,
+            },
+            snapshot: SnapshotHandle::Staged(data_id, Box::new(state)),
+        };
+        let vote = convert::raft_vote::<E>(vote);
+        match self.raft.install_full_snapshot(vote, snapshot).await {
+            Ok(response) => Answer::Installed(convert::vote::<E>(&response.vote)),
+            Err(_) => Answer::Refused,
+        }
+    }
+
+    /// Tells openraft how far the tree is durable, upon which it purges the log but for a tail that
+    /// a replica behind can catch up by.
     ///
     /// # Errors
     /// The group has stopped.
     pub async fn purge_durable(&self) -> Result<(), Fatal> {
-        if !self.is_alone {
-            return Ok(());
-        }
         self.raft
             .trigger()
             .snapshot()

@@ -7,7 +7,8 @@
 
 use bytes::Bytes;
 
-use crate::types::{RangeId, ReplicaId};
+use crate::range::export::ExportedRow;
+use crate::types::{RangeId, ReplicaId, Timestamp};
 use crate::wal::{LogEntry, LogId, Payload, Vote};
 
 /// Version of these bytes.
@@ -60,6 +61,37 @@ pub enum Question {
         /// The leader's last entry.
         last: Option<LogId>,
     },
+    /// A part of a snapshot.
+    Snapshot(SnapshotPart),
+}
+
+/// A part of a snapshot: its rows, then its end, all under one number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SnapshotPart {
+    /// Rows in the order in which they are to be inserted, with a checksum over them.
+    Rows {
+        /// The sender's number of this snapshot.
+        number: u64,
+        /// The place of this part, counted from 0.
+        place: u64,
+        /// The rows.
+        rows: Vec<ExportedRow>,
+    },
+    /// All rows were sent.
+    End {
+        /// The sender's number of this snapshot.
+        number: u64,
+        /// So many parts.
+        parts: u64,
+        /// The leader's vote.
+        vote: Vote,
+        /// The last entry that the snapshot covers.
+        last: LogId,
+        /// The state besides rows, as its row in the tree.
+        state: Bytes,
+        /// Versions up to here may be missing.
+        gc_threshold: Timestamp,
+    },
 }
 
 /// An answer.
@@ -86,6 +118,8 @@ pub enum Answer {
     },
     /// It was done, or is being done.
     Done,
+    /// The snapshot is in use, or was not needed; the receiver's vote.
+    Installed(Vote),
 }
 
 struct Writer(Vec<u8>);
@@ -126,6 +160,49 @@ impl Writer {
         self.0.push(u8::from(candidacy.transfer));
     }
 
+    fn row(&mut self, row: &ExportedRow) {
+        self.bytes(&row.key);
+        self.number(row.version.0);
+        self.0.push(u8::from(row.value.is_some()));
+        if let Some(value) = &row.value {
+            self.bytes(value);
+        }
+    }
+
+    fn snapshot(&mut self, part: &SnapshotPart) {
+        match part {
+            SnapshotPart::Rows {
+                number,
+                place,
+                rows,
+            } => {
+                self.0.push(0);
+                self.number(*number);
+                self.number(*place);
+                let mut body = Writer(Vec::new());
+                rows.iter().for_each(|row| body.row(row));
+                self.number(u64::from(crc32c::crc32c(&body.0)));
+                self.bytes(&body.0);
+            }
+            SnapshotPart::End {
+                number,
+                parts,
+                vote,
+                last,
+                state,
+                gc_threshold,
+            } => {
+                self.0.push(1);
+                self.number(*number);
+                self.number(*parts);
+                self.vote(*vote);
+                self.log_id(*last);
+                self.bytes(state);
+                self.number(gc_threshold.0);
+            }
+        }
+    }
+
     fn entry(&mut self, entry: &LogEntry) {
         self.log_id(entry.id);
         let (kind, payload): (u8, &[u8]) = match &entry.payload {
@@ -146,6 +223,7 @@ pub fn encode(envelope: Envelope, question: &Question) -> Bytes {
         Question::Vote(_) => 2,
         Question::PreVote(_) => 3,
         Question::Transfer { .. } => 4,
+        Question::Snapshot(_) => 5,
     };
     to.0.extend_from_slice(&[VERSION, kind]);
     to.number(envelope.range.0);
@@ -168,6 +246,7 @@ pub fn encode(envelope: Envelope, question: &Question) -> Bytes {
             to.vote(*vote);
             to.some_log_id(*last);
         }
+        Question::Snapshot(part) => to.snapshot(part),
     }
     to.0.into()
 }
@@ -198,6 +277,10 @@ pub fn encode_answer(answer: &Answer) -> Bytes {
             to.some_log_id(*last);
         }
         Answer::Done => to.0.push(6),
+        Answer::Installed(vote) => {
+            to.0.push(7);
+            to.vote(*vote);
+        }
     }
     to.0.into()
 }
@@ -282,6 +365,46 @@ impl Reader {
         Some(LogEntry { id, payload })
     }
 
+    fn row(&mut self) -> Option<ExportedRow> {
+        let (key, version) = (self.bytes()?, Timestamp(self.number()?));
+        let value = match self.flag()? {
+            true => Some(self.bytes()?),
+            false => None,
+        };
+        Some(ExportedRow {
+            key,
+            version,
+            value,
+        })
+    }
+
+    fn snapshot(&mut self) -> Option<SnapshotPart> {
+        match self.byte()? {
+            0 => {
+                let (number, place) = (self.number()?, self.number()?);
+                let (crc, body) = (self.number()?, self.bytes()?);
+                if u64::from(crc32c::crc32c(&body)) != crc {
+                    return None;
+                }
+                let rows = Reader { rest: body }.all(Reader::row)?;
+                Some(SnapshotPart::Rows {
+                    number,
+                    place,
+                    rows,
+                })
+            }
+            1 => Some(SnapshotPart::End {
+                number: self.number()?,
+                parts: self.number()?,
+                vote: self.vote()?,
+                last: self.log_id()?,
+                state: self.bytes()?,
+                gc_threshold: Timestamp(self.number()?),
+            }),
+            _ => None,
+        }
+    }
+
     /// As many as there are.
     fn all<T>(&mut self, read: impl Fn(&mut Reader) -> Option<T>) -> Option<Vec<T>> {
         let mut all = Vec::new();
@@ -316,6 +439,7 @@ pub fn decode(bytes: Bytes) -> Option<(Envelope, Question)> {
             vote: from.vote()?,
             last: from.some_log_id()?,
         },
+        5 => Question::Snapshot(from.snapshot()?),
         _ => return None,
     };
     from.rest.is_empty().then_some((envelope, question))
@@ -336,6 +460,7 @@ pub fn decode_answer(bytes: Bytes) -> Option<Answer> {
             last: from.some_log_id()?,
         },
         6 => Answer::Done,
+        7 => Answer::Installed(from.vote()?),
         _ => return None,
     };
     from.rest.is_empty().then_some(answer)
@@ -368,6 +493,11 @@ mod tests {
             id: log_id(index),
             payload,
         };
+        let row = |value: Option<&'static str>| ExportedRow {
+            key: Bytes::from_static(b"k"),
+            version: Timestamp(8),
+            value: value.map(Bytes::from),
+        };
         vec![
             Question::Append {
                 vote,
@@ -386,6 +516,19 @@ mod tests {
                 ..candidacy
             }),
             Question::Transfer { vote, last: None },
+            Question::Snapshot(SnapshotPart::Rows {
+                number: 5,
+                place: 0,
+                rows: vec![row(Some("")), row(Some("value")), row(None)],
+            }),
+            Question::Snapshot(SnapshotPart::End {
+                number: 5,
+                parts: 1,
+                vote,
+                last: log_id(6),
+                state: Bytes::from_static(b"state"),
+                gc_threshold: Timestamp(9),
+            }),
         ]
     }
 
@@ -443,6 +586,7 @@ mod tests {
                 last: Some(log_id(2)),
             },
             Answer::Done,
+            Answer::Installed(vote),
         ];
         for answer in answers {
             assert_eq!(decode_answer(encode_answer(&answer)), Some(answer));

@@ -22,6 +22,6 @@ mod type_config;
 pub use convert::{encode_membership, is_sole_voter, members, replicas};
 pub use group::{ProposalResult, RaftGroup, Start};
 pub use log_store::LogStore;
-pub use message::{Answer, Envelope, Question, decode, encode_answer};
+pub use message::{Answer, Envelope, Question, SnapshotPart, decode, encode_answer};
 pub use state_machine::{SnapshotHandle, StateMachine};
 pub use type_config::{CallbackResponder, Commands, EntryResults, TypeConfig};

@@ -1,6 +1,5 @@
 //! openraft's state machine: entries go into the range, snapshots come out as handles.
 
-use std::future::Future;
 use std::io;
 use std::rc::Rc;
 
@@ -12,36 +11,41 @@ use crate::env::Env;
 use crate::error::Fatal;
 use crate::raft::convert;
 use crate::raft::type_config::{EntryResults, TypeConfig};
-use crate::range::replica::{Durable, Replica};
-use crate::range::state::AppliedMembership;
+use crate::range::replica::Replica;
+use crate::range::state::{AppliedMembership, RangeState};
+use crate::shard::recovery;
+use crate::types::DataId;
+use crate::wal::GroupLog;
 
-/// Names a state that is durable in the tree; its rows are read only when it is sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SnapshotHandle {
-    /// Up to where the tree is durable.
-    pub durable: Durable,
+/// A snapshot: nothing but names, whose rows are read when it is sent.
+pub enum SnapshotHandle<E: Env> {
+    /// Of the replica here, as of when it is sent; at least what the tree has made durable.
+    Own(Rc<Replica<E>>),
+    /// That came from elsewhere: durable in the tree under this data id, with this state.
+    Staged(DataId, Box<RangeState>),
 }
 
 /// The state machine of one group.
 pub struct StateMachine<E: Env> {
     replica: Rc<Replica<E>>,
+    log: GroupLog<E>,
 }
 
 impl<E: Env> StateMachine<E> {
-    /// The state machine that is `replica`.
-    pub fn new(replica: Rc<Replica<E>>) -> StateMachine<E> {
-        StateMachine { replica }
+    /// The state machine that is `replica`, with its log.
+    pub fn new(replica: Rc<Replica<E>>, log: GroupLog<E>) -> StateMachine<E> {
+        StateMachine { replica, log }
     }
 
-    fn snapshot(&self) -> io::Result<SnapshotOf<TypeConfig<E>, SnapshotHandle>> {
+    fn snapshot(&self) -> io::Result<SnapshotOf<TypeConfig<E>, SnapshotHandle<E>>> {
         let durable = self.replica.durable();
         let meta = SnapshotMetaOf::<TypeConfig<E>> {
             last_log_id: durable.applied.map(convert::raft_log_id::<E>),
             last_membership: stored_membership::<E>(&durable.membership)?,
         };
-        Ok(SnapshotOf::<TypeConfig<E>, SnapshotHandle> {
+        Ok(SnapshotOf::<TypeConfig<E>, SnapshotHandle<E>> {
             meta,
-            snapshot: SnapshotHandle { durable },
+            snapshot: SnapshotHandle::Own(self.replica.clone()),
         })
     }
 
@@ -53,7 +57,11 @@ impl<E: Env> StateMachine<E> {
     }
 }
 
-fn stored_membership<E: Env>(
+/// A membership in openraft's words.
+///
+/// # Errors
+/// Its bytes are none.
+pub fn stored_membership<E: Env>(
     membership: &AppliedMembership,
 ) -> io::Result<StoredMembershipOf<TypeConfig<E>>> {
     let members = convert::decode_membership(&membership.body)?;
@@ -62,7 +70,7 @@ fn stored_membership<E: Env>(
 }
 
 impl<E: Env> RaftStateMachine<TypeConfig<E>> for StateMachine<E> {
-    type SnapshotData = SnapshotHandle;
+    type SnapshotData = SnapshotHandle<E>;
     type SnapshotBuilder = SnapshotBuilder<E>;
 
     async fn applied_state(
@@ -106,24 +114,36 @@ impl<E: Env> RaftStateMachine<TypeConfig<E>> for StateMachine<E> {
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder<E> {
         SnapshotBuilder {
-            machine: StateMachine::new(self.replica.clone()),
+            machine: StateMachine::new(self.replica.clone(), self.log.clone()),
         }
     }
 
-    fn install_snapshot(
+    async fn install_snapshot(
         &mut self,
         _: &SnapshotMetaOf<TypeConfig<E>>,
-        _: SnapshotHandle,
-    ) -> impl Future<Output = Result<(), io::Error>> {
-        // Nobody can send one: a handle names this very replica's durable state.
-        std::future::ready(Err(io::Error::other(
-            "a replica's own snapshot is never installed",
-        )))
+        snapshot: SnapshotHandle<E>,
+    ) -> Result<(), io::Error> {
+        let SnapshotHandle::Staged(data_id, mut state) = snapshot else {
+            // At a start openraft may offer a replica its own snapshot, which it is.
+            return Ok(());
+        };
+        let (Some(last), Ok(row)) = (state.applied, state.encode()) else {
+            return Err(io::Error::other("a snapshot without a state"));
+        };
+        let store = &self.replica.store;
+        let before = self.replica.with_state(|state| state.sessions.clients());
+        recovery::load_snapshot_sessions(store, data_id, &mut state, before)
+            .map_err(|fatal| self.fatal(fatal))?;
+        // One durable record for data, state and log; then the replica is the snapshot.
+        let switched = self.log.switch(data_id, last, row.into()).await;
+        switched.map_err(|error| self.fatal(error.into()))?;
+        self.replica.take_over(data_id, *state);
+        Ok(())
     }
 
     async fn get_current_snapshot(
         &mut self,
-    ) -> Result<Option<SnapshotOf<TypeConfig<E>, SnapshotHandle>>, io::Error> {
+    ) -> Result<Option<SnapshotOf<TypeConfig<E>, SnapshotHandle<E>>>, io::Error> {
         if self.replica.durable().applied.is_none() {
             return Ok(None);
         }
@@ -137,11 +157,11 @@ pub struct SnapshotBuilder<E: Env> {
 }
 
 impl<E: Env> RaftSnapshotBuilder<TypeConfig<E>> for SnapshotBuilder<E> {
-    type SnapshotData = SnapshotHandle;
+    type SnapshotData = SnapshotHandle<E>;
 
     async fn build_snapshot(
         &mut self,
-    ) -> Result<SnapshotOf<TypeConfig<E>, SnapshotHandle>, io::Error> {
+    ) -> Result<SnapshotOf<TypeConfig<E>, SnapshotHandle<E>>, io::Error> {
         self.machine.snapshot()
     }
 }

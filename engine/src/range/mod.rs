@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod command;
 mod descriptor;
+pub mod export;
 pub mod proposer;
 pub mod replica;
 pub mod sessions;

@@ -72,7 +72,7 @@ pub struct Replica<E: Env> {
     /// Its name in the log.
     pub group: Group,
     /// Where its rows lie.
-    pub data_id: DataId,
+    data_id: Cell<DataId>,
     /// Where it lives.
     pub location: Location,
     /// Proposals that wait and those in flight.
@@ -105,7 +105,7 @@ impl<E: Env> Replica<E> {
         let last_write = parts.state.last_ts;
         Replica {
             group: parts.group,
-            data_id: parts.data_id,
+            data_id: Cell::new(parts.data_id),
             location: parts.location,
             proposer: Proposer::new(),
             store: parts.store,
@@ -121,6 +121,31 @@ impl<E: Env> Replica<E> {
             durable: RefCell::new(durable),
             last_write: Cell::new(last_write),
         }
+    }
+
+    /// Where its rows lie.
+    pub fn data_id(&self) -> DataId {
+        self.data_id.get()
+    }
+
+    /// Takes over a snapshot whose rows are durable under `data_id`, and whose taking over is
+    /// durable in the log.
+    pub(crate) fn take_over(&self, data_id: DataId, state: RangeState) {
+        let durable = Durable {
+            applied: state.applied,
+            membership: state.membership.clone(),
+        };
+        tracing::info!(
+            range = %self.group.range,
+            entry = state.applied.map_or(0, |id| id.index),
+            "took over a snapshot"
+        );
+        self.hlc.observe(state.last_ts);
+        self.last_write.set(state.last_ts);
+        self.data_id.set(data_id);
+        *self.state.borrow_mut() = state;
+        self.made_durable(durable);
+        self.changed.set(true);
     }
 
     /// Looks at the replicated state. `look` must not call back into the replica.
@@ -214,7 +239,7 @@ impl<E: Env> Replica<E> {
                 let archived = command::access(bytes)?;
                 let mut rows = RangeRows {
                     store: &self.store,
-                    data_id: self.data_id,
+                    data_id: self.data_id.get(),
                 };
                 let results = apply::apply_entry(&mut state, &mut rows, archived)?;
                 self.last_write.set(state.last_ts);
@@ -300,7 +325,7 @@ impl<E: Env> Replica<E> {
         for row in state.sessions.save() {
             put(SavedRow::Session {
                 range: self.group.range,
-                data_id: self.data_id,
+                data_id: self.data_id.get(),
                 version,
                 row: &row,
             });
@@ -318,7 +343,12 @@ impl<E: Env> Replica<E> {
 
     /// The tree has installed a flush that covers this.
     pub(crate) fn made_durable(&self, durable: Durable) {
-        *self.durable.borrow_mut() = durable;
+        let mut known = self.durable.borrow_mut();
+        let index = |durable: &Durable| durable.applied.map(|id| id.index);
+        // A flush from before a snapshot was taken over says less.
+        if index(&durable) >= index(&known) {
+            *known = durable;
+        }
     }
 
     /// The last write of a user, or the range's time when the process started.

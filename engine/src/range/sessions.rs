@@ -233,6 +233,38 @@ impl Sessions {
         rows
     }
 
+    /// The clients that are remembered.
+    pub fn clients(&self) -> Vec<ClientId> {
+        self.clients.keys().copied().collect()
+    }
+
+    /// All that is remembered, clients before their pairs.
+    pub fn rows(&self) -> impl Iterator<Item = SessionRow> + '_ {
+        let clients = self.clients.iter();
+        clients.flat_map(|(id, client)| {
+            let pairs = client.pairs.iter().map(|pair| SessionRow::Pair {
+                first_key: pair.first_key.clone(),
+                client: *id,
+                sequence: pair.sequence,
+                saved: Some(pair.saved.clone()),
+            });
+            std::iter::once(SessionRow::Client(*id, Some(client.marks))).chain(pairs)
+        })
+    }
+
+    /// After a snapshot was loaded: its clients' marks do not lie by range id yet, those of clients
+    /// that were there before do, and go.
+    pub fn took_over(&mut self, before: impl Iterator<Item = ClientId>) {
+        for (id, client) in &mut self.clients {
+            client.in_tree = false;
+            client.changed = true;
+            self.changed.push(*id);
+        }
+        for id in before.filter(|id| !self.clients.contains_key(id)) {
+            self.to_delete.push(SessionRow::Client(id, None));
+        }
+    }
+
     /// Takes a row of the tree into the table, at recovery. Clients come before their pairs.
     pub fn load(&mut self, row: SessionRow) {
         match row {

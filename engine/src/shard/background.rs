@@ -93,17 +93,17 @@ async fn look<E: Env>(inner: &Inner<E>) -> Result<(), Fatal> {
 }
 
 /// Which rows of the tree are live, as of now.
-fn gc_rules<E: Env>(inner: &Inner<E>) -> GcRules {
+pub(super) fn gc_rules<E: Env>(inner: &Inner<E>) -> GcRules {
     let live = inner.replicas().into_iter().map(|replica| {
         replica.with_state(|state| LiveData {
             range: state.descriptor.range,
-            data_id: replica.data_id,
+            data_id: replica.data_id(),
             keys: state.descriptor.keys.clone(),
             threshold: state.gc_threshold,
         })
     });
     GcRules {
-        live: live.collect(),
+        live: live.chain(inner.staged()).collect(),
     }
 }
 

@@ -12,11 +12,13 @@
 mod background;
 mod open;
 mod peers;
+pub(crate) mod recovery;
 mod scan;
+mod staging;
 mod status;
 pub mod store;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use crate::env::{Env, Now};
@@ -76,6 +78,9 @@ pub struct ShardOptions {
     pub segment_bytes: usize,
     /// How long old versions are kept, in milliseconds.
     pub gc_retention_ms: u64,
+    /// Entries that are durable in the tree and yet kept in the log of a group of several, for a
+    /// replica that is a little behind.
+    pub entries_kept: u64,
     /// The ranges of a shard whose folder is new.
     pub initial: Vec<InitialRange>,
     /// Told of what must end the process.
@@ -111,6 +116,10 @@ struct Inner<E: Env> {
     /// Ranges of the cluster's own records.
     system: RefCell<Vec<Running<E>>>,
     background: RefCell<background::Tasks>,
+    /// Snapshots on their way.
+    staging: RefCell<Vec<staging::Staging>>,
+    /// The next data id, and up to where they are reserved.
+    data_ids: Cell<(u64, u64)>,
 }
 
 /// One core's share of the database. Clones are the same shard.
@@ -196,7 +205,7 @@ impl<E: Env> Shard<E> {
         check_key(key)?;
         let (data_id, has_lease) = self.with_running(key, |running| {
             running.replica.check(target)?;
-            Ok((running.replica.data_id, running.raft.has_lease()))
+            Ok((running.replica.data_id(), running.raft.has_lease()))
         })??;
         if !has_lease {
             return Err(Error::LeaseExpired);
@@ -218,7 +227,7 @@ impl<E: Env> Shard<E> {
     ) -> Result<R, Error> {
         let replica = self.find(key)?;
         replica.check(target)?;
-        self.look(replica.data_id, key, look)
+        self.look(replica.data_id(), key, look)
     }
 
     fn look<R>(

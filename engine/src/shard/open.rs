@@ -4,28 +4,26 @@
 //! What the log has beyond that is applied again, by openraft, from the entry after the one that
 //! the replica's state row names.
 
-use std::cell::RefCell;
-use std::ops::Bound;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use crate::env::{AsyncRuntime, Env, World};
 use crate::error::Fatal;
 use crate::hlc::Hlc;
-use crate::lsm::{Lsm, LsmOptions, keys};
+use crate::lsm::{Lsm, LsmOptions};
 use crate::raft::{RaftGroup, Start, encode_membership, is_sole_voter, members};
 use crate::range::proposer;
 use crate::range::replica::{Replica, ReplicaParts};
-use crate::range::sessions::{ClientMarks, SavedPair, SessionRow};
-use crate::range::state::RangeState;
 use crate::range::{Descriptor, Keyspace};
 use crate::shard::background::{self, Tasks};
+use crate::shard::recovery;
 use crate::shard::store::Store;
 use crate::shard::{InitialRange, Inner, Running, Shard, ShardOptions};
-use crate::types::{Blob, DataId, Epoch, ReplicaId, Timestamp};
+use crate::types::{DataId, Epoch, ReplicaId};
 use crate::wal::{Created, Group, GroupLog, LogId, Recovered, Wal, WalOptions};
 
 /// Data ids are reserved in the log in blocks of this many.
-const DATA_ID_BLOCK: u64 = 64;
+pub(super) const DATA_ID_BLOCK: u64 = 64;
 /// The log of a range that was made, not split off, starts after this.
 const FIRST: LogId = LogId {
     term: 1,
@@ -46,7 +44,7 @@ impl<E: Env> Shard<E> {
             ..WalOptions::default()
         };
         let (wal, mut recovered) = Wal::<E>::open(world.disk.clone(), wal_options).await?;
-        let made = create_missing(&wal, &mut recovered, &options).await?;
+        let (made, data_ids) = create_missing(&wal, &mut recovered, &options).await?;
         let lsm = Lsm::new(
             world.tables,
             LsmOptions {
@@ -57,11 +55,13 @@ impl<E: Env> Shard<E> {
         let mut ranges = Vec::new();
         let mut system = Vec::new();
         for (created, log) in recovered.replicas {
+            let switched = log.switched();
+            let data_id = switched.as_ref().map_or(created.data_id, |s| s.data_id);
             let parts = ReplicaParts {
                 group: created.group,
-                data_id: created.data_id,
+                data_id,
                 location: options.location,
-                state: recover_state(&store, &created)?,
+                state: recovery::recover_state(&store, &created, switched.as_ref())?,
                 term_before: log.state().vote.map_or(0, |vote| vote.term),
                 store: store.clone(),
                 hlc: hlc.clone(),
@@ -78,7 +78,7 @@ impl<E: Env> Shard<E> {
             let leads = initial.filter(|_| made.contains(&created.group));
             let leads = leads.map(|initial| initial.leads);
             let transport = world.transport.clone();
-            let running = start(replica, log, transport, leads).await?;
+            let running = start(replica, log, transport, leads, options.entries_kept).await?;
             match running.replica.keyspace() {
                 Keyspace::User => ranges.push(running),
                 Keyspace::System => system.push(running),
@@ -99,6 +99,8 @@ impl<E: Env> Shard<E> {
             ranges: RefCell::new(ranges),
             system: RefCell::new(system),
             background: RefCell::new(Tasks::default()),
+            staging: RefCell::default(),
+            data_ids: Cell::new(data_ids),
         });
         background::start(&inner);
         // Where others vote, too, the leader may be elsewhere, or late: requests wait for it.
@@ -133,13 +135,13 @@ impl<E: Env> Inner<E> {
     }
 }
 
-/// Makes the ranges of a new shard, and says which. One that was made before a crash is left as it
-/// is.
+/// Makes the ranges of a new shard; one that was made before a crash is left as it is. Says which,
+/// and the next data id and up to where they are reserved.
 async fn create_missing<E: Env>(
     wal: &Wal<E>,
     recovered: &mut Recovered<E>,
     options: &ShardOptions,
-) -> Result<Vec<Group>, Fatal> {
+) -> Result<(Vec<Group>, (u64, u64)), Fatal> {
     let mut made = Vec::new();
     let mut next = recovered.data_ids_reserved.0 + 1;
     let mut reserved = recovered.data_ids_reserved.0;
@@ -166,7 +168,7 @@ async fn create_missing<E: Env>(
         recovered.replicas.push((created, log));
         made.push(group);
     }
-    Ok(made)
+    Ok((made, (next, reserved)))
 }
 
 fn created(
@@ -203,77 +205,6 @@ fn created(
     })
 }
 
-/// A replica's state as its last flush left it, or as it was created.
-fn recover_state<E: Env>(store: &Store<E>, created: &Created) -> Result<RangeState, Fatal> {
-    let range = created.group.range;
-    let damaged = |what: &str| {
-        Fatal::Inconsistent(format!(
-            "range {range}: its {what} in the tree cannot be read"
-        ))
-    };
-    let mut key = Vec::new();
-    keys::state_key(range, &mut key);
-    let row = store.newest_row(&key, |row| row.map(RangeState::decode))?;
-    let mut state = match row {
-        Some(state) => state.map_err(|_| damaged("state row"))?,
-        None => {
-            let descriptor = Descriptor::decode(&created.descriptor)
-                .map_err(|_| Fatal::Inconsistent(format!("range {range}: bad descriptor")))?;
-            RangeState::created(descriptor, created.membership.clone(), created.first)
-        }
-    };
-    let mut rows = Vec::new();
-    let (mut low, mut high) = (Vec::new(), Vec::new());
-    keys::clients_of(range, &mut low, &mut high);
-    read_rows(store, (&low, &high), |key, value| {
-        let client = keys::client_part(key).ok_or_else(|| damaged("client's key"))?;
-        let marks = ClientMarks::decode(value).ok_or_else(|| damaged("client's marks"))?;
-        rows.push(SessionRow::Client(client, Some(marks)));
-        Ok(())
-    })?;
-    keys::pairs_of(created.data_id, &mut low, &mut high);
-    let interval = state.descriptor.keys.clone();
-    read_rows(store, (&low, &high), |key, value| {
-        let (first_key, client, sequence) =
-            keys::pair_parts(key).ok_or_else(|| damaged("session pair's key"))?;
-        if interval.contains(&first_key) {
-            let saved = SavedPair::decode(value).map_err(|_| damaged("session pair"))?;
-            let first_key = Blob::from(first_key);
-            rows.push(SessionRow::Pair {
-                first_key,
-                client,
-                sequence,
-                saved: Some(saved),
-            });
-        }
-        Ok(())
-    })?;
-    for row in rows {
-        state.sessions.load(row);
-    }
-    Ok(state)
-}
-
-/// Visits the newest rows of an interval of row keys.
-fn read_rows<E: Env>(
-    store: &Store<E>,
-    bounds: (&[u8], &[u8]),
-    mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), Fatal>,
-) -> Result<(), Fatal> {
-    let bounds = (Bound::Included(bounds.0), Bound::Excluded(bounds.1));
-    let mut result = Ok(());
-    store.scan(bounds, Timestamp::MAX, |rows| {
-        while let Some(row) = rows.next_row()? {
-            result = visit(row.key(), row.value());
-            if result.is_err() {
-                break;
-            }
-        }
-        Ok(())
-    })?;
-    result
-}
-
 /// Starts a recovered replica's group and its proposer. `made`: it was made just now, and whether it
 /// is to lead.
 async fn start<E: Env>(
@@ -281,6 +212,7 @@ async fn start<E: Env>(
     log: GroupLog<E>,
     transport: E::Transport,
     made: Option<bool>,
+    entries_kept: u64,
 ) -> Result<Running<E>, Fatal> {
     // The state is asked, not openraft's metrics, which lag behind its start.
     let membership = replica.with_state(|state| state.membership.body.clone());
@@ -291,7 +223,7 @@ async fn start<E: Env>(
         (false, Some(leads)) => Start::New { leads },
         (false, None) => Start::Silent,
     };
-    let raft = RaftGroup::start(replica.clone(), log, transport, start).await?;
+    let raft = RaftGroup::start(replica.clone(), log, transport, start, entries_kept).await?;
     let watched = Rc::downgrade(&replica);
     raft.watch_leader(move |leader| {
         if let Some(replica) = watched.upgrade() {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{Running, Shard};
 use crate::env::Env;
 use crate::error::Error;
-use crate::raft::{self, Answer};
+use crate::raft::{self, Answer, Question};
 use crate::request::Target;
 use crate::types::{RangeId, ReplicaId};
 
@@ -14,7 +14,10 @@ impl<E: Env> Shard<E> {
     pub async fn answer(&self, question: Bytes) -> Bytes {
         let answer = match raft::decode(question) {
             Some((envelope, question)) => match self.group(envelope.range, envelope.to) {
-                Some(group) => group.answer(question).await,
+                Some(group) => match question {
+                    Question::Snapshot(part) => self.take_part(&group, envelope, part).await,
+                    question => group.answer(question).await,
+                },
                 None => Answer::Refused,
             },
             None => Answer::Refused,

@@ -120,10 +120,10 @@ impl<E: Env> Shard<E> {
         page: &mut Page,
     ) -> Result<Turn, Error> {
         let (mut low, mut high) = (Vec::new(), Vec::new());
-        keys::user_key(replica.data_id, from, &mut low);
+        keys::user_key(replica.data_id(), from, &mut low);
         match end {
-            Some(end) => keys::user_key(replica.data_id, end, &mut high),
-            None => keys::user_end(replica.data_id, &mut high),
+            Some(end) => keys::user_key(replica.data_id(), end, &mut high),
+            None => keys::user_end(replica.data_id(), &mut high),
         }
         let bounds = (
             Bound::Included(low.as_slice()),

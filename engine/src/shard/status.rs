@@ -65,7 +65,7 @@ pub(super) fn of<E: Env>(inner: &Inner<E>) -> ShardStatus {
             route: state.descriptor.route(replica.leader()),
             system: state.descriptor.keyspace == crate::range::Keyspace::System,
             replica: replica.group.replica,
-            data_id: replica.data_id,
+            data_id: replica.data_id(),
             leads: leading.is_some(),
             has_lease: leading.is_some() && raft.has_lease(),
             term: leading.map_or(0, |leading| leading.term),

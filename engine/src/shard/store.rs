@@ -121,6 +121,11 @@ impl<E: Env> Store<E> {
         self.lsm.borrow_mut().insert(&row_key, version, value);
     }
 
+    /// Adds a version of any row; room was made before.
+    pub fn insert_row(&self, row_key: &[u8], version: Timestamp, value: Option<&[u8]>) {
+        self.lsm.borrow_mut().insert(row_key, version, value);
+    }
+
     /// Rows of a range as of `at`, from `start` to before `end`, handed to `visit` until it says
     /// no. The tree is borrowed meanwhile: `visit` must not call back.
     ///
@@ -176,7 +181,7 @@ impl<E: Env> Store<E> {
     ///
     /// # Errors
     /// A state row cannot be encoded.
-    pub fn freeze(&self) -> Result<(), Fatal> {
+    pub fn freeze(&self) -> Result<MemtableId, Fatal> {
         let replicas: Vec<Rc<Replica<E>>> = self
             .replicas
             .borrow()
@@ -202,7 +207,7 @@ impl<E: Env> Store<E> {
         self.frozen
             .borrow_mut()
             .push_back(Frozen { id, covers, log });
-        Ok(())
+        Ok(id)
     }
 
     fn put_saved(&self, key: &mut Vec<u8>, row: SavedRow<'_>) -> Result<(), Fatal> {
@@ -332,6 +337,14 @@ impl<E: Env> Store<E> {
     /// Whether writes must be refused because the disk is full.
     pub fn disk_full(&self) -> bool {
         self.lsm.borrow().pressure().disk_full
+    }
+
+    /// Whether a memtable that was frozen is in tables.
+    pub fn is_installed(&self, id: MemtableId) -> bool {
+        self.frozen
+            .borrow()
+            .front()
+            .is_none_or(|first| first.id > id)
     }
 
     /// Whether anything is in memtables only.

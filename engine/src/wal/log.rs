@@ -6,9 +6,11 @@ use std::rc::Rc;
 
 use crate::env::{Env, File};
 use crate::limits::BLOCK_LEN;
+use crate::types::DataId;
 use crate::wal::record::{self, Record};
 use crate::wal::writer::{Core, Done};
-use crate::wal::{Created, Group, LogEntry, LogId, LogState, Payload, Vote, WalError};
+use crate::wal::{Created, Group, LogEntry, LogId, LogState, Payload, Switched, Vote, WalError};
+use bytes::Bytes;
 
 /// Entries that lie within so many bytes are read together.
 const PAGE_LEN: u64 = 1 << 20;
@@ -37,6 +39,8 @@ struct Slot {
 pub struct Log {
     /// What the replica began with.
     pub created: Created,
+    /// The snapshot that it took over last.
+    switched: Option<Switched>,
     vote: Option<Vote>,
     purged: Option<LogId>,
     committed: Option<LogId>,
@@ -60,6 +64,7 @@ impl Log {
         });
         let first = created.first.map_or(0, |first| first.index + 1);
         Log {
+            switched: None,
             vote,
             purged: created.first,
             committed: created.first,
@@ -128,6 +133,18 @@ impl Log {
         let dropped = self.slots.split_off((keep as usize).min(self.slots.len()));
         self.cached_from = self.cached_from.min(self.end());
         self.leave(dropped)
+    }
+
+    /// Starts after a snapshot; gives the places that are left.
+    pub fn switch(&mut self, switched: Switched) -> Vec<Place> {
+        let mut left = Vec::new();
+        if !switched.keeps_later {
+            left = self.truncate(None);
+        }
+        left.extend(self.purge(switched.last));
+        self.committed = self.committed.max(Some(switched.last));
+        self.switched = Some(switched);
+        left
     }
 
     /// Drops the entries up to `id`; gives the places they leave.
@@ -202,6 +219,8 @@ impl Log {
     pub fn checkpoint(&self) -> Vec<Record> {
         let group = self.created.group;
         let mut records = vec![Record::Created(self.created.clone())];
+        let switched = self.switched.clone();
+        records.extend(switched.map(|switched| Record::Switched(group, switched)));
         records.extend(self.vote.map(|vote| Record::Vote(group, vote)));
         records.extend(self.purged.map(|purged| Record::Purge(group, purged)));
         records.extend(
@@ -265,6 +284,18 @@ impl RecoveringLog {
             .collect()
     }
 
+    /// Starts after a snapshot; gives the places that are left.
+    pub fn switch(&mut self, switched: Switched) -> Vec<Place> {
+        let mut left = Vec::new();
+        if !switched.keeps_later {
+            left = self.truncate(None);
+        }
+        left.extend(self.purge(switched.last));
+        self.log.set_committed(switched.last);
+        self.log.switched = Some(switched);
+        left
+    }
+
     pub fn set_vote(&mut self, vote: Vote) {
         self.log.set_vote(vote);
     }
@@ -279,6 +310,10 @@ impl RecoveringLog {
     /// The index of the first entry that is missing.
     pub fn finish(self) -> Result<Log, u64> {
         let RecoveringLog { mut log, slots } = self;
+        // A checkpoint tells the hint that was known when it was written; the entries that it speaks
+        // of may have been on their way, and lost.
+        let last = slots.values().next_back().map(|slot| slot.id);
+        log.committed = log.committed.min(last.max(log.purged));
         let Some((&first, _)) = slots.first_key_value() else {
             return Ok(log);
         };
@@ -368,6 +403,35 @@ impl<E: Env> GroupLog<E> {
         self.core
             .append_lazily(&Record::Truncate(self.group, after));
         self.core.complete(Done::Leave(left));
+    }
+
+    /// Starts the log after a snapshot whose rows are durable in the tree; the replica has its new
+    /// data when this returns, durably.
+    ///
+    /// # Errors
+    /// The log has failed.
+    pub async fn switch(&self, data_id: DataId, last: LogId, state: Bytes) -> Result<(), WalError> {
+        let switched = Switched {
+            data_id,
+            last,
+            keeps_later: self.log.borrow().has(last),
+            state,
+        };
+        let record = Record::Switched(self.group, switched.clone());
+        self.core.append_lazily(&record);
+        let left = self.log.borrow_mut().switch(switched);
+        self.core.complete(Done::Leave(left));
+        self.core.flush().await?;
+        // What comes after it from now on stands on its own.
+        if let Some(switched) = &mut self.log.borrow_mut().switched {
+            switched.keeps_later = true;
+        }
+        Ok(())
+    }
+
+    /// The snapshot that it took over last.
+    pub fn switched(&self) -> Option<Switched> {
+        self.log.borrow().switched.clone()
     }
 
     /// Drops the entries up to `id`.

@@ -122,6 +122,20 @@ pub struct Created {
     pub first: Option<LogId>,
 }
 
+/// That a replica took over a snapshot, whose rows are durable in the tree: its data, its state and
+/// the reset of its log, in one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switched {
+    /// Where its rows lie from now on.
+    pub data_id: DataId,
+    /// The last entry that the snapshot covers: the log starts after it.
+    pub last: LogId,
+    /// Whether the log had that very entry, and keeps what came after it.
+    pub keeps_later: bool,
+    /// The state besides rows, opaque here.
+    pub state: Bytes,
+}
+
 /// What is known of a group's log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogState {

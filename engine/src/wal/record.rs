@@ -13,7 +13,7 @@
 use bytes::Bytes;
 
 use crate::types::{DataId, RangeId, ReplicaId};
-use crate::wal::{Created, Group, LogEntry, LogId, Payload, Vote};
+use crate::wal::{Created, Group, LogEntry, LogId, Payload, Switched, Vote};
 
 const ENTRY_BLANK: u8 = 1;
 const ENTRY_COMMANDS: u8 = 2;
@@ -25,7 +25,8 @@ const COMMIT: u8 = 7;
 const CREATED: u8 = 8;
 const REMOVED: u8 = 9;
 const DATA_IDS: u8 = 10;
-// Kinds 11 (born of a split) and 12 (switched to a snapshot's data id) have their place.
+// Kind 11 (born of a split) has its place.
+const SWITCHED: u8 = 12;
 
 /// Bytes before a record's body.
 pub const HEADER_LEN: usize = 21;
@@ -51,6 +52,8 @@ pub enum Record {
     Removed(Group),
     /// Data ids up to this one may be in use.
     DataIds(DataId),
+    /// A replica took over a snapshot.
+    Switched(Group, Switched),
 }
 
 /// Appends one record.
@@ -85,6 +88,12 @@ pub fn encode(record: &Record, to: &mut Vec<u8>) {
             put_bytes(&created.membership, to);
         }),
         Record::Removed(group) => framed(REMOVED, *group, to, |_| ()),
+        Record::Switched(group, switched) => framed(SWITCHED, *group, to, |to| {
+            to.extend_from_slice(&switched.data_id.0.to_le_bytes());
+            put_log_id(switched.last, to);
+            to.push(u8::from(switched.keeps_later));
+            put_bytes(&switched.state, to);
+        }),
         Record::DataIds(up_to) => framed(DATA_IDS, no_group, to, |to| {
             to.extend_from_slice(&up_to.0.to_le_bytes());
         }),
@@ -240,6 +249,18 @@ impl<'a> Reader<'a> {
             }
             REMOVED => Record::Removed(group),
             DATA_IDS => Record::DataIds(DataId(self.number()?)),
+            SWITCHED => {
+                let data_id = DataId(self.number()?);
+                let (last, keeps_later) = (self.log_id()?, self.flag()?);
+                let state = self.bytes()?;
+                let switched = Switched {
+                    data_id,
+                    last,
+                    keeps_later,
+                    state,
+                };
+                Record::Switched(group, switched)
+            }
             other => return Err(BadRecord::UnknownKind(other)),
         })
     }

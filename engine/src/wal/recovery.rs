@@ -393,6 +393,10 @@ impl<E: Env> Scan<E> {
                 let left = self.logs.get_mut(&group).map(|log| log.truncate(after));
                 self.release(left.unwrap_or_default());
             }
+            Record::Switched(group, switched) => {
+                let left = self.logs.get_mut(&group).map(|log| log.switch(switched));
+                self.release(left.unwrap_or_default());
+            }
             Record::Purge(group, id) => {
                 let left = self.logs.get_mut(&group).map(|log| log.purge(id));
                 self.release(left.unwrap_or_default());

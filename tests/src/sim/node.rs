@@ -33,6 +33,8 @@ pub struct Sizes {
     pub nodes: u16,
     /// Of the log's cache, in bytes.
     pub entry_cache_bytes: usize,
+    /// Entries that are kept for replicas that are behind.
+    pub entries_kept: u64,
     /// How long old versions are kept, in milliseconds.
     pub gc_retention_ms: u64,
 }
@@ -154,6 +156,7 @@ impl SimNode {
             memtable_bytes: self.sizes.memtable_bytes,
             entry_cache_bytes: self.sizes.entry_cache_bytes,
             segment_bytes: self.sizes.segment_bytes,
+            entries_kept: self.sizes.entries_kept,
             gc_retention_ms: self.sizes.gc_retention_ms,
             initial: self.initial(shard),
             on_fatal: Rc::new(move |why| {

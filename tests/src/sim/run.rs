@@ -28,6 +28,8 @@ pub struct Report {
     pub failed: u64,
     /// Crashes and stops.
     pub restarts: u64,
+    /// Replicas that took over a snapshot, at the end.
+    pub snapshots: u64,
     /// What must not have happened.
     pub violations: Vec<String>,
 }
@@ -73,6 +75,7 @@ fn sizes(random: &Random) -> Sizes {
         memtable_bytes: 1 << random.between(12, 17),
         segment_bytes: 1 << random.between(16, 19),
         entry_cache_bytes: 1 << random.between(8, 18),
+        entries_kept: 1 << random.between(0, 8),
         gc_retention_ms: random.between(1_000, 30_000),
     }
 }
@@ -102,6 +105,7 @@ pub fn run(seed: u64) -> Result<Report, String> {
         done: seen.done.get(),
         failed: seen.failed.get(),
         restarts: restarts.get(),
+        snapshots: seen.snapshots.get(),
         violations: seen.violations.borrow().clone(),
     };
     executor.end();
@@ -197,7 +201,9 @@ impl Story {
         match self.random.below(9) {
             0 | 1 if self.swarm.crashes => {
                 node.crash();
-                let down = Duration::from_millis(self.random.between(0, 500));
+                // Long enough, now and then, for the others to purge what it has not seen.
+                let most = if self.random.once_in(3) { 8_000 } else { 500 };
+                let down = Duration::from_millis(self.random.between(0, most));
                 SimRuntime::sleep(down).await;
                 self.start(&node, false).await;
             }
@@ -343,6 +349,10 @@ impl Story {
             .iter()
             .flat_map(|s| s.ranges.clone())
         {
+            // A shard begins with two replicas at most.
+            if status.data_id.0 > 2 {
+                self.seen.snapshots.set(self.seen.snapshots.get() + 1);
+            }
             let first = *applied.entry(status.route.range).or_insert(status.applied);
             if first != status.applied {
                 self.seen.violation(format!(

@@ -51,6 +51,8 @@ pub struct Seen {
     pub done: Cell<u64>,
     /// Operations that failed for a while or for good.
     pub failed: Cell<u64>,
+    /// Replicas that took over a snapshot.
+    pub snapshots: Cell<u64>,
 }
 
 impl Seen {

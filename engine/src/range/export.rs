@@ -1,0 +1,182 @@
+//! A range as a snapshot: its state, its rows with all their versions, its session table.
+//!
+//! An export goes through the rows in turns, while the leader works on. It speaks of the moment at
+//! which it began: later versions are left out. Versions that are collected meanwhile are missing
+//! from it, and so the state that ends it names the collected threshold of its end. Lives on the
+//! shard's thread.
+
+use std::collections::VecDeque;
+use std::ops::Bound;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use crate::env::Env;
+use crate::error::Fatal;
+use crate::lsm::{LsmError, keys};
+use crate::range::replica::Replica;
+use crate::range::sessions::SessionRow;
+use crate::types::{DataId, Timestamp};
+use crate::wal::LogId;
+
+/// Bytes of rows in one part, about.
+const PART_LEN: usize = 256 << 10;
+
+/// A version of a row, under its key without the data id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportedRow {
+    /// The key after the data id.
+    pub key: Bytes,
+    /// Its version.
+    pub version: Timestamp,
+    /// Its value; `None`: a delete mark.
+    pub value: Option<Bytes>,
+}
+
+/// A snapshot that is being read.
+pub struct Export<E: Env> {
+    replica: Rc<Replica<E>>,
+    data_id: DataId,
+    /// The last entry that it covers.
+    pub last: LogId,
+    /// The moment that it speaks of.
+    at: Timestamp,
+    /// The state's row as of that moment.
+    state: Vec<u8>,
+    /// Rows of the session table that are not sent yet.
+    sessions: VecDeque<ExportedRow>,
+    /// Users' rows from here on are not sent yet; `None`: all are.
+    next: Option<Vec<u8>>,
+}
+
+impl<E: Env> Export<E> {
+    /// Begins: takes what may change.
+    ///
+    /// # Errors
+    /// The state cannot be encoded, or nothing is applied yet.
+    pub fn begin(replica: Rc<Replica<E>>) -> Result<Export<E>, Fatal> {
+        let range = replica.group.range;
+        let failed =
+            |what: String| Fatal::Inconsistent(format!("snapshot of range {range}: {what}"));
+        let data_id = replica.data_id();
+        let (last, at, state, sessions) = replica.with_state(|state| {
+            let last = state
+                .applied
+                .ok_or_else(|| failed("nothing is applied".to_owned()))?;
+            let row = state.encode().map_err(|e| failed(e.to_string()))?;
+            let sessions = state
+                .sessions
+                .rows()
+                .map(|row| session_row(row, state.last_ts));
+            let sessions = sessions.collect::<Option<VecDeque<_>>>();
+            let sessions =
+                sessions.ok_or_else(|| failed("a session cannot be encoded".to_owned()))?;
+            Ok::<_, Fatal>((last, state.last_ts, row, sessions))
+        })?;
+        let mut first = Vec::new();
+        keys::user_key(data_id, &[], &mut first);
+        Ok(Export {
+            replica,
+            data_id,
+            last,
+            at,
+            state,
+            sessions,
+            next: Some(first),
+        })
+    }
+
+    /// The state's row as of the beginning.
+    pub fn state(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.state)
+    }
+
+    /// The collected threshold as of now.
+    pub fn gc_threshold(&self) -> Timestamp {
+        self.replica.with_state(|state| state.gc_threshold)
+    }
+
+    /// The next rows; versions of a key are in rising order. Empty at the end.
+    ///
+    /// # Errors
+    /// The tree cannot be read.
+    pub fn next_part(&mut self) -> Result<Vec<ExportedRow>, LsmError> {
+        let mut rows = Vec::new();
+        let mut len = 0;
+        while len < PART_LEN
+            && let Some(row) = self.sessions.pop_front()
+        {
+            len += row.key.len() + row.value.as_ref().map_or(0, Bytes::len);
+            rows.push(row);
+        }
+        if let Some(from) = self.next.take() {
+            self.next = self.read_users(&from, len, &mut rows)?;
+        }
+        Ok(rows)
+    }
+
+    /// Reads whole keys until the part is full; gives where to go on.
+    fn read_users(
+        &self,
+        from: &[u8],
+        mut len: usize,
+        rows: &mut Vec<ExportedRow>,
+    ) -> Result<Option<Vec<u8>>, LsmError> {
+        let mut end = Vec::new();
+        keys::user_end(self.data_id, &mut end);
+        let bounds = (Bound::Included(from), Bound::Excluded(end.as_slice()));
+        self.replica.store.scan(bounds, self.at, |scan| {
+            // The versions of one key, newest first.
+            let mut versions: Vec<ExportedRow> = Vec::new();
+            loop {
+                let next = scan.next_version(|key, version, value| ExportedRow {
+                    key: Bytes::copy_from_slice(keys::after_data_id(key).unwrap_or_default()),
+                    version,
+                    value: value.map(Bytes::copy_from_slice),
+                })?;
+                let same_key = versions
+                    .last()
+                    .zip(next.as_ref())
+                    .is_some_and(|(last, next)| last.key == next.key);
+                if !same_key {
+                    rows.extend(versions.drain(..).rev());
+                }
+                let Some(next) = next else { return Ok(None) };
+                if !same_key && len >= PART_LEN {
+                    let mut key = Vec::new();
+                    keys::with_data_id(self.data_id, &next.key, &mut key);
+                    return Ok(Some(key));
+                }
+                len += next.key.len() + next.value.as_ref().map_or(0, Bytes::len);
+                versions.push(next);
+            }
+        })
+    }
+}
+
+/// A row of the session table as it lies in a snapshot.
+fn session_row(row: SessionRow, version: Timestamp) -> Option<ExportedRow> {
+    let mut key = Vec::new();
+    // The receiver gives the rows a data id of its own.
+    let any = DataId(0);
+    let value = match row {
+        SessionRow::Client(id, marks) => {
+            keys::snapshot_client_key(any, id, &mut key);
+            marks?.encode()
+        }
+        SessionRow::Pair {
+            first_key,
+            client,
+            sequence,
+            saved,
+        } => {
+            keys::pair_key(any, &first_key, client, sequence, &mut key);
+            saved?.encode().ok()?
+        }
+    };
+    Some(ExportedRow {
+        key: Bytes::copy_from_slice(keys::after_data_id(&key)?),
+        version,
+        value: Some(value.into()),
+    })
+}

@@ -1,0 +1,150 @@
+//! What a replica's state was: read back from the tree at a start, or from a snapshot's rows.
+
+use std::ops::Bound;
+
+use crate::env::Env;
+use crate::error::Fatal;
+use crate::lsm::keys;
+use crate::range::Descriptor;
+use crate::range::sessions::{ClientMarks, SavedPair, SessionRow};
+use crate::range::state::RangeState;
+use crate::shard::store::Store;
+use crate::types::{Blob, ClientId, DataId, RangeId, Timestamp};
+use crate::wal::{Created, Switched};
+
+/// A replica's state as its last flush left it, or as it was created.
+///
+/// # Errors
+/// The tree cannot be read.
+pub(super) fn recover_state<E: Env>(
+    store: &Store<E>,
+    created: &Created,
+    switched: Option<&Switched>,
+) -> Result<RangeState, Fatal> {
+    let range = created.group.range;
+    let damaged = |what: &str| {
+        Fatal::Inconsistent(format!(
+            "range {range}: its {what} in the tree cannot be read"
+        ))
+    };
+    let mut key = Vec::new();
+    keys::state_key(range, &mut key);
+    let row = store.newest_row(&key, |row| row.map(RangeState::decode))?;
+    let mut state = match row {
+        Some(state) => state.map_err(|_| damaged("state row"))?,
+        None => {
+            let descriptor = Descriptor::decode(&created.descriptor)
+                .map_err(|_| Fatal::Inconsistent(format!("range {range}: bad descriptor")))?;
+            RangeState::created(descriptor, created.membership.clone(), created.first)
+        }
+    };
+    if let Some(switched) = switched
+        && state
+            .applied
+            .is_none_or(|id| id.index < switched.last.index)
+    {
+        // Nothing was flushed since the snapshot was taken over.
+        let mut before = Vec::new();
+        read_clients(store, range, |client, _| before.push(client))?;
+        let snapshot = RangeState::decode(&switched.state);
+        let mut snapshot = snapshot.map_err(|_| damaged("snapshot's state"))?;
+        load_snapshot_sessions(store, switched.data_id, &mut snapshot, before)?;
+        return Ok(snapshot);
+    }
+    let data_id = switched.map_or(created.data_id, |switched| switched.data_id);
+    read_clients(store, range, |client, marks| {
+        state.sessions.load(SessionRow::Client(client, Some(marks)));
+    })?;
+    load_pairs(store, data_id, &mut state)?;
+    Ok(state)
+}
+
+/// Loads the session table of a snapshot whose rows lie under `data_id`; `before` are the clients
+/// whose marks lie by range id.
+///
+/// # Errors
+/// The tree cannot be read.
+pub fn load_snapshot_sessions<E: Env>(
+    store: &Store<E>,
+    data_id: DataId,
+    state: &mut RangeState,
+    before: Vec<ClientId>,
+) -> Result<(), Fatal> {
+    let (mut low, mut high) = (Vec::new(), Vec::new());
+    keys::snapshot_clients_of(data_id, &mut low, &mut high);
+    let sessions = &mut state.sessions;
+    read_rows(store, (&low, &high), |key, value| {
+        let row = client_row(key, value)?;
+        sessions.load(SessionRow::Client(row.0, Some(row.1)));
+        Ok(())
+    })?;
+    load_pairs(store, data_id, state)?;
+    state.sessions.took_over(before.into_iter());
+    Ok(())
+}
+
+fn client_row(key: &[u8], value: &[u8]) -> Result<(ClientId, ClientMarks), Fatal> {
+    keys::client_part(key)
+        .zip(ClientMarks::decode(value))
+        .ok_or_else(|| Fatal::Inconsistent("a client's marks in the tree".to_owned()))
+}
+
+fn read_clients<E: Env>(
+    store: &Store<E>,
+    range: RangeId,
+    mut visit: impl FnMut(ClientId, ClientMarks),
+) -> Result<(), Fatal> {
+    let (mut low, mut high) = (Vec::new(), Vec::new());
+    keys::clients_of(range, &mut low, &mut high);
+    read_rows(store, (&low, &high), |key, value| {
+        let (client, marks) = client_row(key, value)?;
+        visit(client, marks);
+        Ok(())
+    })
+}
+
+/// Loads the pairs of the clients that are loaded.
+fn load_pairs<E: Env>(
+    store: &Store<E>,
+    data_id: DataId,
+    state: &mut RangeState,
+) -> Result<(), Fatal> {
+    let damaged = || Fatal::Inconsistent("a session pair in the tree".to_owned());
+    let (mut low, mut high) = (Vec::new(), Vec::new());
+    keys::pairs_of(data_id, &mut low, &mut high);
+    let interval = state.descriptor.keys.clone();
+    let sessions = &mut state.sessions;
+    read_rows(store, (&low, &high), |key, value| {
+        let (first_key, client, sequence) = keys::pair_parts(key).ok_or_else(damaged)?;
+        if interval.contains(&first_key) {
+            let saved = SavedPair::decode(value).map_err(|_| damaged())?;
+            sessions.load(SessionRow::Pair {
+                first_key: Blob::from(first_key),
+                client,
+                sequence,
+                saved: Some(saved),
+            });
+        }
+        Ok(())
+    })
+}
+
+/// Visits the newest rows of an interval of row keys.
+fn read_rows<E: Env>(
+    store: &Store<E>,
+    bounds: (&[u8], &[u8]),
+    mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), Fatal>,
+) -> Result<(), Fatal> {
+    let bounds = (Bound::Included(bounds.0), Bound::Excluded(bounds.1));
+    let mut result = Ok(());
+    store.scan(bounds, Timestamp::MAX, |rows| {
+        while let Some(row) = rows.next_row()? {
+            result = visit(row.key(), row.value());
+            if result.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    })?;
+    result
+}

@@ -1,0 +1,180 @@
+//! Taking over a snapshot: its rows are staged under a data id of their own, and used only when
+//! all of them are durable in the tree.
+//!
+//! The order: rows into the tree, a flush, one durable record in the log that switches data, state
+//! and log at once ([`crate::wal::GroupLog::switch`]), and then the replica. A crash before the
+//! record leaves rows that nobody owns, which compactions drop.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::{Inner, Shard, background, open};
+use crate::env::{AsyncRuntime, Env};
+use crate::error::Fatal;
+use crate::lsm::{LiveData, keys};
+use crate::raft::{Answer, Envelope, RaftGroup, SnapshotPart};
+use crate::range::state::RangeState;
+use crate::types::{DataId, KeyRange, ReplicaId, Timestamp};
+
+/// How often it is looked whether a snapshot's rows are in tables.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// A snapshot of which not all rows have come.
+pub(super) struct Staging {
+    /// The replica here that it is for.
+    to: ReplicaId,
+    /// Whose snapshot, and which.
+    from: (ReplicaId, u64),
+    /// Where its rows lie.
+    live: LiveData,
+    /// Parts that have come.
+    parts: u64,
+}
+
+impl<E: Env> Inner<E> {
+    /// A data id that was never used.
+    async fn new_data_id(&self) -> Result<DataId, Fatal> {
+        let (next, reserved) = self.data_ids.get();
+        let reserved = if next > reserved {
+            let up_to = next + open::DATA_ID_BLOCK - 1;
+            // Nobody else takes this one while the log is written to.
+            self.data_ids.set((next + 1, reserved));
+            self.wal.reserve_data_ids(DataId(up_to)).await?;
+            up_to
+        } else {
+            reserved
+        };
+        let next_now = self.data_ids.get().0.max(next + 1);
+        self.data_ids
+            .set((next_now, reserved.max(self.data_ids.get().1)));
+        Ok(DataId(next))
+    }
+
+    /// Data of snapshots that are on their way.
+    pub(super) fn staged(&self) -> Vec<LiveData> {
+        let staging = self.staging.borrow();
+        staging.iter().map(|staging| staging.live.clone()).collect()
+    }
+}
+
+impl<E: Env> Shard<E> {
+    /// Takes a part of a snapshot.
+    pub(super) async fn take_part(
+        &self,
+        group: &RaftGroup<E>,
+        envelope: Envelope,
+        part: SnapshotPart,
+    ) -> Answer {
+        match self.try_take_part(group, envelope, part).await {
+            Ok(answer) => answer,
+            Err(fatal) => {
+                self.inner.store.fail(fatal);
+                Answer::Refused
+            }
+        }
+    }
+
+    async fn try_take_part(
+        &self,
+        group: &RaftGroup<E>,
+        envelope: Envelope,
+        part: SnapshotPart,
+    ) -> Result<Answer, Fatal> {
+        match part {
+            SnapshotPart::Rows {
+                number,
+                place,
+                rows,
+            } => {
+                let from = (envelope.from, number);
+                if place == 0 {
+                    self.begin_staging(envelope, from).await?;
+                }
+                let Some(data_id) = self.expect_part(envelope.to, from, place) else {
+                    return Ok(Answer::Refused);
+                };
+                let store = &self.inner.store;
+                let mut key = Vec::new();
+                for row in rows {
+                    let len = row.key.len() + row.value.as_ref().map_or(0, bytes::Bytes::len);
+                    store.make_room(1, len).await?;
+                    keys::with_data_id(data_id, &row.key, &mut key);
+                    store.insert_row(&key, row.version, row.value.as_deref());
+                }
+                Ok(Answer::Done)
+            }
+            SnapshotPart::End {
+                number,
+                parts,
+                vote,
+                last,
+                state,
+                gc_threshold,
+            } => {
+                let from = (envelope.from, number);
+                let Some(data_id) = self.expect_part(envelope.to, from, parts) else {
+                    return Ok(Answer::Refused);
+                };
+                let answer = match RangeState::decode(&state) {
+                    Ok(mut state)
+                        if state.range() == envelope.range && state.applied == Some(last) =>
+                    {
+                        self.make_staged_durable().await?;
+                        state.gc_threshold = state.gc_threshold.max(gc_threshold);
+                        group.install(vote, data_id, state).await
+                    }
+                    _ => Answer::Refused,
+                };
+                self.end_staging(envelope.to);
+                Ok(answer)
+            }
+        }
+    }
+
+    async fn begin_staging(&self, envelope: Envelope, from: (ReplicaId, u64)) -> Result<(), Fatal> {
+        let data_id = self.inner.new_data_id().await?;
+        let staging = Staging {
+            to: envelope.to,
+            from,
+            live: LiveData {
+                range: envelope.range,
+                data_id,
+                keys: KeyRange::all(),
+                threshold: Timestamp::ZERO,
+            },
+            parts: 0,
+        };
+        let mut all = self.inner.staging.borrow_mut();
+        all.retain(|staging| staging.to != envelope.to);
+        all.push(staging);
+        drop(all);
+        // Before the first row: no flush or compaction that meets one may think nobody owns it.
+        self.inner.store.set_gc(background::gc_rules(&self.inner));
+        Ok(())
+    }
+
+    /// The data id of the snapshot of which this part is the next.
+    fn expect_part(&self, to: ReplicaId, from: (ReplicaId, u64), place: u64) -> Option<DataId> {
+        let mut all = self.inner.staging.borrow_mut();
+        let found = |s: &&mut Staging| s.to == to && s.from == from && s.parts == place;
+        let staging = all.iter_mut().find(found)?;
+        staging.parts += 1;
+        Some(staging.live.data_id)
+    }
+
+    fn end_staging(&self, to: ReplicaId) {
+        self.inner.staging.borrow_mut().retain(|s| s.to != to);
+        self.inner.store.set_gc(background::gc_rules(&self.inner));
+    }
+
+    /// Has everything in memory flushed, and waits for it.
+    async fn make_staged_durable(&self) -> Result<(), Fatal> {
+        let store: &Rc<_> = &self.inner.store;
+        let id = store.freeze()?;
+        while !store.is_installed(id) {
+            store.poll()?;
+            E::Runtime::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+}

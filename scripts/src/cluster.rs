@@ -1,0 +1,151 @@
+//! `cluster up|down|kill N|status`: three nodes on loopback, to play with. They go on running when
+//! the command ends; data, logs and process ids lie in `target/cluster`.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::process::{self, release_binary};
+use crate::{Outcome, root};
+
+const NODES: u16 = 3;
+/// Node N listens on this and N.
+const LISTEN_BASE: u16 = 7400;
+/// Its admin pages are on this and N.
+const HTTP_BASE: u16 = 7480;
+/// Good enough on loopback.
+const SECRET: &str = "loopback";
+const READY_WITHIN: Duration = Duration::from_secs(20);
+const STOP_WITHIN: Duration = Duration::from_secs(20);
+const POLL_EVERY: Duration = Duration::from_millis(50);
+
+fn folder() -> PathBuf {
+    root().join("target").join("cluster")
+}
+
+fn addresses() -> String {
+    let all = (1..=NODES).map(|node| format!("127.0.0.1:{}", LISTEN_BASE + node));
+    all.collect::<Vec<_>>().join(",")
+}
+
+/// The process id of a node, if it runs.
+fn running(node: u16) -> Option<u32> {
+    let text = std::fs::read_to_string(folder().join(format!("{node}.pid"))).ok()?;
+    let id: u32 = text.trim().parse().ok()?;
+    // The number may be somebody else's by now.
+    let line = std::fs::read(format!("/proc/{id}/cmdline")).ok()?;
+    let data = data_dir(node).display().to_string();
+    String::from_utf8_lossy(&line).contains(&data).then_some(id)
+}
+
+fn data_dir(node: u16) -> PathBuf {
+    folder().join(format!("node-{node}"))
+}
+
+fn signal(id: u32, name: &str) -> Outcome {
+    process::run("kill", &[&format!("-{name}"), &id.to_string()])
+}
+
+fn start(node: u16) -> Outcome {
+    let file = |name: String| {
+        let path = folder().join(name);
+        File::create(&path).map_err(|error| format!("{}: {error}", path.display()))
+    };
+    let (listen, http) = (LISTEN_BASE + node, HTTP_BASE + node);
+    let child = Command::new(release_binary("rangedb")?)
+        .arg("start")
+        .arg("--data-dir")
+        .arg(data_dir(node))
+        .args(["--listen", &format!("127.0.0.1:{listen}")])
+        .args(["--http", &format!("127.0.0.1:{http}")])
+        .args([
+            "--join",
+            &addresses(),
+            "--bootstrap-expect",
+            &NODES.to_string(),
+        ])
+        .args(["--shards", "1", "--split-at", "h,p"])
+        .env("RANGEDB_CLUSTER_SECRET", SECRET)
+        .stdin(Stdio::null())
+        .stdout(file(format!("{node}.ready"))?)
+        .stderr(file(format!("{node}.log"))?)
+        .spawn()
+        .map_err(|error| format!("cannot start node {node}: {error}"))?;
+    let path = folder().join(format!("{node}.pid"));
+    std::fs::write(&path, child.id().to_string()).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// Starts the nodes that do not run, and waits until all are ready.
+fn up() -> Outcome {
+    process::run("cargo", &["build", "--release", "-p", "rangedb-server"])?;
+    std::fs::create_dir_all(folder()).map_err(|error| error.to_string())?;
+    for node in (1..=NODES).filter(|node| running(*node).is_none()) {
+        start(node)?;
+    }
+    let begun = Instant::now();
+    for node in 1..=NODES {
+        let ready = folder().join(format!("{node}.ready"));
+        while !std::fs::read_to_string(&ready).is_ok_and(|text| text.contains("ready")) {
+            if running(node).is_none() || begun.elapsed() > READY_WITHIN {
+                let log = folder().join(format!("{node}.log"));
+                let log = std::fs::read_to_string(log).unwrap_or_default();
+                return Err(format!("node {node} is not ready:\n{log}"));
+            }
+            std::thread::sleep(POLL_EVERY);
+        }
+    }
+    println!("three nodes: --addr {}", addresses());
+    println!(
+        "metrics: http://127.0.0.1:{}/metrics and the next two",
+        HTTP_BASE + 1
+    );
+    println!("data and logs: {}", folder().display());
+    status()
+}
+
+/// Stops all nodes; their data stays.
+fn down() -> Outcome {
+    for node in 1..=NODES {
+        if let Some(id) = running(node) {
+            signal(id, "TERM")?;
+        }
+    }
+    let begun = Instant::now();
+    while (1..=NODES).any(|node| running(node).is_some()) {
+        if begun.elapsed() > STOP_WITHIN {
+            return Err("a node does not stop".to_owned());
+        }
+        std::thread::sleep(POLL_EVERY);
+    }
+    Ok(())
+}
+
+fn status() -> Outcome {
+    for node in 1..=NODES {
+        match running(node) {
+            Some(id) => println!("node {node}: process {id}"),
+            None => println!("node {node}: not running"),
+        }
+    }
+    process::run(
+        &release_binary("rangedb")?,
+        &["range", "ls", "--addr", &addresses()],
+    )
+}
+
+/// Runs one of its commands.
+pub fn run(words: &[&str]) -> Outcome {
+    match words {
+        ["up"] => up(),
+        ["down"] => down(),
+        ["status"] => status(),
+        ["kill", node] => {
+            let known = node.parse().ok().filter(|node| (1..=NODES).contains(node));
+            let node = known.ok_or_else(|| format!("{node} is none of the nodes 1 to {NODES}"))?;
+            let id = running(node).ok_or_else(|| format!("node {node} does not run"))?;
+            signal(id, "KILL")
+        }
+        _ => Err("usage: cluster up | down | kill N | status".to_owned()),
+    }
+}
