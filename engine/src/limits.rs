@@ -37,8 +37,8 @@ pub const SESSION_CLIENTS_MAX: usize = 1 << 20;
 /// Unanswered pairs of one client that one range remembers; the oldest go first, for good.
 pub const SESSION_PAIRS_OF_CLIENT_MAX: usize = 16 << 10;
 
-/// Log bytes that are read at once for a follower or for apply.
-pub const LOG_READ_LEN_MAX: usize = 8 << 20;
+/// Log bytes that are read at once for a follower: one message, unless a single entry is longer.
+pub const LOG_READ_LEN_MAX: usize = 4 << 20;
 
 /// Entries that are durable in the tree and yet kept, for a replica that is a little behind.
 pub const ENTRIES_KEPT: u64 = 1_000;

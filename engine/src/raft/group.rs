@@ -155,6 +155,29 @@ impl<E: Env> RaftGroup<E> {
         acknowledged.is_some_and(|at| Now::<E>::now() < *at + lease)
     }
 
+    /// Asks the voter that has most of the log to lead. From here on this replica must neither
+    /// read alone nor propose in its term: the others vote for that one in spite of the lease.
+    ///
+    /// # Errors
+    /// The group has stopped.
+    pub async fn hand_over(&self) -> Result<(), Fatal> {
+        let target = {
+            let metrics = self.metrics.borrow_watched();
+            let voters: Vec<ReplicaId> = metrics.membership_config.voter_ids().collect();
+            let matched = metrics.replication.iter().flatten();
+            let others = matched.filter(|(id, _)| **id != self.replica && voters.contains(id));
+            others
+                .max_by_key(|(_, matched)| matched.as_ref().map(|id| id.index))
+                .map(|(id, _)| *id)
+        };
+        let Some(target) = target else { return Ok(()) };
+        let trigger = self.raft.trigger();
+        trigger
+            .transfer_leader(target)
+            .await
+            .map_err(|e| self.failed(e))
+    }
+
     /// Waits until everything that was committed before the call is applied here.
     ///
     /// # Errors

@@ -43,7 +43,7 @@ impl<E: Env> LogStore<E> {
         to: u64,
         bytes_max: usize,
     ) -> io::Result<Vec<EntryOf<TypeConfig<E>>>> {
-        let entries = match self.log.read_cached(from, to) {
+        let entries = match self.log.read_cached(from, to, bytes_max) {
             Some(entries) => entries,
             None => self.log.read(from, to, bytes_max).await.map_err(other)?,
         };

@@ -43,8 +43,8 @@ pub struct Export<E: Env> {
     at: Timestamp,
     /// The state's row as of that moment.
     state: Vec<u8>,
-    /// Rows of the session table that are not sent yet.
-    sessions: VecDeque<ExportedRow>,
+    /// Rows that were read and are not sent yet: of the session table, at first.
+    read: VecDeque<ExportedRow>,
     /// Users' rows from here on are not sent yet; `None`: all are.
     next: Option<Vec<u8>>,
 }
@@ -81,7 +81,7 @@ impl<E: Env> Export<E> {
             last,
             at,
             state,
-            sessions,
+            read: sessions,
             next: Some(first),
         })
     }
@@ -101,31 +101,29 @@ impl<E: Env> Export<E> {
     /// # Errors
     /// The tree cannot be read.
     pub fn next_part(&mut self) -> Result<Vec<ExportedRow>, LsmError> {
-        let mut rows = Vec::new();
-        let mut len = 0;
-        while len < PART_LEN
-            && let Some(row) = self.sessions.pop_front()
+        while self.read.is_empty()
+            && let Some(from) = self.next.take()
         {
-            len += row.key.len() + row.value.as_ref().map_or(0, Bytes::len);
-            rows.push(row);
+            self.next = self.read_users(&from)?;
         }
-        if let Some(from) = self.next.take() {
-            self.next = self.read_users(&from, len, &mut rows)?;
+        let (mut rows, mut len) = (Vec::new(), 0);
+        while len < PART_LEN
+            && let Some(row) = self.read.pop_front()
+        {
+            len += row.len();
+            rows.push(row);
         }
         Ok(rows)
     }
 
-    /// Reads whole keys until the part is full; gives where to go on.
-    fn read_users(
-        &self,
-        from: &[u8],
-        mut len: usize,
-        rows: &mut Vec<ExportedRow>,
-    ) -> Result<Option<Vec<u8>>, LsmError> {
+    /// Reads whole keys, a part's worth of them; gives where to go on.
+    fn read_users(&mut self, from: &[u8]) -> Result<Option<Vec<u8>>, LsmError> {
         let mut end = Vec::new();
         keys::user_end(self.data_id, &mut end);
         let bounds = (Bound::Included(from), Bound::Excluded(end.as_slice()));
+        let (read, data_id) = (&mut self.read, self.data_id);
         self.replica.store.scan(bounds, self.at, |scan| {
+            let mut len = 0;
             // The versions of one key, newest first.
             let mut versions: Vec<ExportedRow> = Vec::new();
             loop {
@@ -139,18 +137,25 @@ impl<E: Env> Export<E> {
                     .zip(next.as_ref())
                     .is_some_and(|(last, next)| last.key == next.key);
                 if !same_key {
-                    rows.extend(versions.drain(..).rev());
+                    read.extend(versions.drain(..).rev());
                 }
                 let Some(next) = next else { return Ok(None) };
                 if !same_key && len >= PART_LEN {
                     let mut key = Vec::new();
-                    keys::with_data_id(self.data_id, &next.key, &mut key);
+                    keys::with_data_id(data_id, &next.key, &mut key);
                     return Ok(Some(key));
                 }
-                len += next.key.len() + next.value.as_ref().map_or(0, Bytes::len);
+                len += next.len();
                 versions.push(next);
             }
         })
+    }
+}
+
+impl ExportedRow {
+    /// Bytes of key and value.
+    fn len(&self) -> usize {
+        self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
     }
 }
 

@@ -170,6 +170,14 @@ impl<E: Env> Replica<E> {
         .await;
     }
 
+    /// From now on this replica does not lead, whatever openraft says, until it leads in another
+    /// term.
+    pub fn stop_leading(&self) {
+        self.leading.set(None);
+        let error = Error::NotLeader(Some(Box::new(self.route())));
+        self.proposer.refuse_all(&error);
+    }
+
     /// openraft says who leads now, as far as it knows.
     pub fn follow(&self, leader: Option<ReplicaId>) {
         self.leader.set(leader);

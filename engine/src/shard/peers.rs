@@ -1,13 +1,22 @@
 //! What other shards ask of this one, and what a read asks of them.
 
+use std::rc::Rc;
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::{Running, Shard};
-use crate::env::Env;
-use crate::error::Error;
+use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::error::{Error, Fatal};
 use crate::raft::{self, Answer, Question};
+use crate::range::replica::Replica;
 use crate::request::Target;
 use crate::types::{RangeId, ReplicaId};
+
+/// How long others may take to lead what this shard led.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
+/// How often it is looked whether they do.
+const HAND_OVER_LOOK: Duration = Duration::from_millis(5);
 
 impl<E: Env> Shard<E> {
     /// Answers a question of another replica. A replica that is not here is never made by this.
@@ -23,6 +32,29 @@ impl<E: Env> Shard<E> {
             None => Answer::Refused,
         };
         raft::encode_answer(&answer)
+    }
+
+    /// Hands the leadership of every range to another replica, before a stop; returns when others
+    /// lead, or after a second.
+    ///
+    /// # Errors
+    /// A group has failed.
+    pub async fn hand_over(&self) -> Result<(), Fatal> {
+        let until = Now::<E>::now() + HAND_OVER_PATIENCE;
+        let mut handed_over = Vec::new();
+        for (replica, raft) in self.inner.groups() {
+            if replica.leading().is_some() && !raft.is_alone() {
+                // First: once it is asked for, another may lead at any moment.
+                replica.stop_leading();
+                raft.hand_over().await?;
+                handed_over.push(replica);
+            }
+        }
+        let still_leads = |r: &Rc<Replica<E>>| r.leader() == Some(r.group.replica);
+        while handed_over.iter().any(still_leads) && Now::<E>::now() < until {
+            E::Runtime::sleep(HAND_OVER_LOOK).await;
+        }
+        Ok(())
     }
 
     fn group(&self, range: RangeId, replica: ReplicaId) -> Option<raft::RaftGroup<E>> {

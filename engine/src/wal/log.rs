@@ -441,8 +441,9 @@ impl<E: Env> GroupLog<E> {
         self.core.complete(Done::Leave(left));
     }
 
-    /// The entries from `from` to before `to`, if all that exist of them are in memory.
-    pub fn read_cached(&self, from: u64, to: u64) -> Option<Vec<LogEntry>> {
+    /// The entries from `from` to before `to`, if all that exist of them are in memory: as many as
+    /// fit into `bytes_max`, at least one.
+    pub fn read_cached(&self, from: u64, to: u64, bytes_max: usize) -> Option<Vec<LogEntry>> {
         let log = self.log.borrow();
         let from = from.max(log.first);
         let to = to.min(log.end());
@@ -450,8 +451,13 @@ impl<E: Env> GroupLog<E> {
             return None;
         }
         let mut entries = Vec::with_capacity(to.saturating_sub(from) as usize);
+        let mut bytes = 0usize;
         for index in from..to {
             let slot = log.slot(index)?;
+            bytes = bytes.saturating_add(slot.payload.as_ref()?.len());
+            if bytes > bytes_max && !entries.is_empty() {
+                break;
+            }
             entries.push(LogEntry {
                 id: slot.id,
                 payload: slot.payload.clone()?,

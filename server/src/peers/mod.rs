@@ -25,6 +25,14 @@ use rangedb_engine::types::NodeId;
 
 use crate::env::data_dir::Identity;
 
+// An append is at most what is read at once, or one entry that is longer, with its heads.
+const _: () = {
+    use rangedb_engine::limits::{ENTRY_LEN_MAX, LOG_READ_LEN_MAX};
+    let heads = 1 << 20;
+    assert!(ENTRY_LEN_MAX * 3 / 2 + heads < rangedb_protocol::limits::FRAME_LEN_MAX);
+    assert!(LOG_READ_LEN_MAX + heads < rangedb_protocol::limits::FRAME_LEN_MAX);
+};
+
 /// Kinds of frames between nodes.
 pub mod kind {
     /// The first frame of a link: a [`super::Hello`].

@@ -233,7 +233,11 @@ impl SimNode {
         let fatal = self.fatal.clone();
         executor::current().spawn_on(self.host(), async move {
             for shard in shards.iter() {
-                if let Err(why) = shard.clone().close().await {
+                let stopped = async {
+                    shard.hand_over().await?;
+                    shard.clone().close().await
+                };
+                if let Err(why) = stopped.await {
                     fatal.borrow_mut().get_or_insert(why.to_string());
                     return;
                 }
