@@ -221,7 +221,12 @@ fn who_may_not_be_part_is_refused() {
 #[test]
 fn a_node_that_was_away_for_long_catches_up_by_a_snapshot() {
     let temp = tempfile::tempdir().expect("a folder");
-    let homes = homes(temp.path());
+    let mut homes = homes(temp.path());
+    for home in &mut homes {
+        // Small memtables: what is flushed may be purged from the log.
+        home.flags
+            .extend(["--memory".to_owned(), "64MiB".to_owned()]);
+    }
     let mut nodes = start_all(&homes);
     let list = addresses(&homes);
     first_write(&list, "a");
