@@ -50,7 +50,11 @@ impl<E: Env> Core<E> {
 
     /// One step of the keeper; says whether there may be more to do.
     async fn keep_once(&self) -> Result<bool, WalError> {
-        let unneeded = self.segments.borrow_mut().take_unneeded();
+        let mut unneeded = Vec::new();
+        // Until then what the older ones say besides entries is nowhere else.
+        if self.has_checkpoint.get() {
+            unneeded = self.segments.borrow_mut().take_unneeded();
+        }
         for generation in unneeded {
             self.recycle(&segment::name(generation)).await?;
         }

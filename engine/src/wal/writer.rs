@@ -63,6 +63,9 @@ pub struct Core<E: Env> {
     pub(super) data_ids: Cell<DataId>,
     pub(super) segments: RefCell<Segments<FileOf<E>>>,
     head: RefCell<Head<FileOf<E>>>,
+    /// A whole checkpoint is durable in the segment that is written to. Not known of one that was
+    /// read back: a crash may have cut it.
+    pub(super) has_checkpoint: Cell<bool>,
     pub(super) spares: RefCell<VecDeque<String>>,
     pub(super) spares_made: Cell<u64>,
     /// Segments up to this generation have been carried forward.
@@ -125,6 +128,7 @@ impl<E: Env> Wal<E> {
                 offset: found.offset,
                 number: found.number,
             }),
+            has_checkpoint: Cell::new(false),
             spares: RefCell::new(found.spares),
             spares_made: Cell::new(found.spares_made),
             carried: Cell::new(0),
@@ -451,15 +455,23 @@ impl<E: Env> Core<E> {
         if chunk.bytes.is_empty() {
             return Ok(());
         }
-        let len = batch::padded_len(chunk.bytes.len()) as u64;
-        let full = self.head.borrow().offset + len > self.options.segment_bytes;
+        let mut due = Vec::new();
+        if !self.has_checkpoint.get() {
+            due = self.checkpoint();
+        }
+        let chunks = due.iter().chain([chunk]);
+        let len: usize = chunks.map(|c| batch::padded_len(c.bytes.len())).sum();
+        let full = self.head.borrow().offset + len as u64 > self.options.segment_bytes;
         if full {
             self.next_segment().await?;
+            due = self.checkpoint();
         }
-        if self.head.borrow().offset == 0 {
-            for checkpoint in self.checkpoint() {
-                self.write(&checkpoint).await?;
-            }
+        for checkpoint in &due {
+            self.write(checkpoint).await?;
+        }
+        if !self.has_checkpoint.replace(true) {
+            // Older segments may go from now on.
+            self.wake_keeper();
         }
         self.write(chunk).await
     }
@@ -576,6 +588,7 @@ impl<E: Env> Core<E> {
             .await
             .map_err(|e| WalError::io(&name, "open", &e))?;
         let file = Rc::new(file);
+        self.has_checkpoint.set(false);
         self.segments.borrow_mut().add(generation, file.clone());
         {
             let mut head = self.head.borrow_mut();

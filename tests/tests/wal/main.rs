@@ -4,4 +4,5 @@
 //! the first seed of the tests that try many, `WAL_CASES` how many.
 
 mod bench;
+mod checkpoint;
 mod damage;
