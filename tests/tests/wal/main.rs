@@ -6,3 +6,4 @@
 mod bench;
 mod checkpoint;
 mod damage;
+mod space;
