@@ -10,13 +10,15 @@ use std::task::{Poll, Waker};
 
 use crate::env::{Disk, Env};
 use crate::wal::WalError;
+use crate::wal::record::Record;
 use crate::wal::segment;
 use crate::wal::writer::{Core, Done};
 
 impl<E: Env> Core<E> {
     /// The keeper's task: has a spare segment ready, recycles, and carries old entries forward.
     pub(super) async fn keep_segments(self: Rc<Core<E>>) {
-        while !self.closed.get() && self.dead.borrow().is_none() {
+        // What was appended before the log was closed may still need a segment.
+        while !self.writer_ended.get() && self.dead.borrow().is_none() {
             match self.keep_once().await {
                 Ok(true) => continue,
                 Ok(false) => {}
@@ -41,6 +43,24 @@ impl<E: Env> Core<E> {
             })
             .await;
         }
+    }
+
+    /// Everything but entries: what a segment begins with, so that older ones can go.
+    pub(super) fn checkpoint_records(&self) -> Vec<Record> {
+        let mut records = vec![Record::DataIds(self.data_ids.get())];
+        records.extend(
+            self.removed
+                .borrow()
+                .iter()
+                .map(|group| Record::Removed(*group)),
+        );
+        records.extend(
+            self.logs
+                .borrow()
+                .values()
+                .flat_map(|log| log.borrow().checkpoint()),
+        );
+        records
     }
 
     fn wake_spare(&self) {

@@ -258,7 +258,6 @@ impl<E: Env> Wal<E> {
         let core = &self.core;
         core.closed.set(true);
         core.wake_writer();
-        core.wake_keeper();
         // What was appended before is written; the mark must name the very last write.
         std::future::poll_fn(|cx| {
             if core.writer_ended.get() {
@@ -286,9 +285,11 @@ impl<E: Env> Core<E> {
             return;
         }
         let mut pending = self.pending.borrow_mut();
+        // A segment has room for a checkpoint and some chunks, be it ever so small.
+        let most = RECORDS_LEN_MAX.min(self.options.segment_bytes as usize / 4);
         if pending
             .back()
-            .is_none_or(|chunk| chunk.bytes.len() + len_max > RECORDS_LEN_MAX)
+            .is_none_or(|chunk| chunk.bytes.len() + len_max > most)
         {
             pending.push_back(Chunk::default());
         }
@@ -405,6 +406,7 @@ impl<E: Env> Core<E> {
             self.finish(done);
         }
         self.writer_ended.set(true);
+        self.wake_keeper();
         let waker = self.waiting_for_end.borrow_mut().take();
         waker.into_iter().for_each(Waker::wake);
     }
@@ -476,24 +478,11 @@ impl<E: Env> Core<E> {
         self.write(chunk).await
     }
 
-    /// Everything but entries, as chunks.
+    /// A whole checkpoint, as chunks.
     fn checkpoint(&self) -> Vec<Chunk> {
-        let mut records = vec![Record::DataIds(self.data_ids.get())];
-        records.extend(
-            self.removed
-                .borrow()
-                .iter()
-                .map(|group| Record::Removed(*group)),
-        );
-        records.extend(
-            self.logs
-                .borrow()
-                .values()
-                .flat_map(|log| log.borrow().checkpoint()),
-        );
         let mut chunks = vec![Chunk::default()];
         let mut bytes = Vec::new();
-        for record in records {
+        for record in self.checkpoint_records() {
             record::encode(&record, &mut bytes);
             if chunks
                 .last()

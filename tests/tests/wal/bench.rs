@@ -28,6 +28,7 @@ pub const OPTIONS: WalOptions = WalOptions {
 
 /// What outlives the log's process.
 pub struct Machine {
+    seed: u64,
     executor: Rc<Executor>,
     pub platter: Rc<Platter>,
     lives: Cell<u32>,
@@ -37,6 +38,7 @@ impl Machine {
     /// A machine with an empty disk.
     pub fn new(seed: u64) -> Machine {
         Machine {
+            seed,
             executor: Executor::start(seed),
             platter: Platter::new(Random::new(seed, 7)),
             lives: Cell::new(0),
@@ -57,7 +59,8 @@ impl Machine {
         let ended = self.executor.block_on(receiver);
         self.executor.crash(host);
         self.platter.crash();
-        ended.expect("no deadlock").expect("the life ends")
+        let ended = ended.unwrap_or_else(|stuck| panic!("seed {}: {stuck}", self.seed));
+        ended.expect("the life ends")
     }
 
     /// Opens the log with [`OPTIONS`].

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::types::ReplicaId;
-use rangedb_engine::wal::{Created, Vote, WalOptions};
+use rangedb_engine::wal::{Created, LogEntry, Payload, Vote, WalOptions};
 use rangedb_tests::sim::random::Random;
 use rangedb_tests::sim::runtime::SimRuntime;
 
@@ -159,6 +159,42 @@ fn wal_does_not_take_entries_for_committed_that_a_crash_has_lost() {
                 let state = log.state();
                 assert!(state.committed <= state.last, "seed {seed}: {state:?}");
             }
+        });
+    }
+}
+
+#[test]
+fn wal_closes_with_more_to_write_than_a_segment_holds() {
+    let options = WalOptions {
+        segment_bytes: 32 << 10,
+        ..OPTIONS
+    };
+    let large = |index| LogEntry {
+        id: id(1, index),
+        payload: Payload::Commands(vec![7; 20_000].into()),
+    };
+    for seed in seeds(50) {
+        let machine = Machine::new(seed);
+        let random = Random::new(seed, 9);
+        let open = machine.open_with(options);
+        machine.life(async move {
+            let (wal, _) = open.await.expect("opens");
+            let log = wal.create_replica(created(1)).await.expect("created");
+            sleep_us(2000).await;
+            // Each needs a segment, and is written when the one before is.
+            for index in 0..3 {
+                let written = Box::new(|result: Result<(), _>| result.expect("written"));
+                log.append(vec![large(index)], written);
+                sleep_us(random.below(400)).await;
+            }
+            wal.close().await.expect("closes");
+        });
+        let open = machine.open_with(options);
+        machine.life(async move {
+            let (_, recovered) = open.await.expect("opens");
+            assert!(recovered.clean);
+            let state = log_of(&recovered, group(1)).state();
+            assert_eq!(state.last, Some(id(1, 2)), "seed {seed}");
         });
     }
 }

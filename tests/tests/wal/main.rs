@@ -6,4 +6,5 @@
 mod bench;
 mod checkpoint;
 mod damage;
+mod model;
 mod space;
