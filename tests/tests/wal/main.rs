@@ -6,5 +6,6 @@
 mod bench;
 mod checkpoint;
 mod damage;
+mod fixture;
 mod model;
 mod space;
