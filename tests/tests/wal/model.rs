@@ -19,7 +19,7 @@ use rangedb_engine::wal::{GroupLog, LogId, LogState, Vote, Wal, WalError, WalOpt
 use rangedb_tests::sim::runtime::SimRuntime;
 use rangedb_tests::sim::world::SimEnv;
 
-use crate::bench::{Machine, OPTIONS, Opened, created, entry, group, id, number, read, sleep_us};
+use crate::bench::{Machine, Opened, created, entry, group, id, number, read, sleep_us};
 
 /// One operation on the log, of the group with this number.
 #[derive(Clone, Debug)]
@@ -390,7 +390,6 @@ fn run_case(seed: u64) -> (usize, usize) {
         segment_bytes: 1 << random.random_range(16..18),
         entry_cache_bytes: [0, 20_000, 1 << 20][random.random_range(0..3)],
         segments_max: random.random_range(2..5),
-        ..OPTIONS
     };
     let term = Rc::new(Cell::new(1));
     let history: Shared = Rc::new(RefCell::new(History {
