@@ -40,11 +40,6 @@ id! {
     /// One copy of a range on one shard; openraft's node id.
     ReplicaId(u64)
 }
-impl From<u64> for ReplicaId {
-    fn from(number: u64) -> ReplicaId {
-        ReplicaId(number)
-    }
-}
 id! {
     /// The prefix under which a replica's rows lie in its shard's tree.
     DataId(u64)

@@ -26,6 +26,13 @@ impl fmt::Display for Commands {
     }
 }
 
+/// openraft's storage suite makes node ids from numbers; nothing else needs this.
+impl From<u64> for ReplicaId {
+    fn from(id: u64) -> ReplicaId {
+        ReplicaId(id)
+    }
+}
+
 /// What applying one entry gave, a result for each command.
 #[derive(Debug, Default)]
 pub struct EntryResults(pub Vec<Applied>);

@@ -10,13 +10,15 @@ use std::task::{Poll, Waker};
 
 use crate::env::{Disk, Env};
 use crate::wal::WalError;
+use crate::wal::record::Record;
 use crate::wal::segment;
 use crate::wal::writer::{Core, Done};
 
 impl<E: Env> Core<E> {
     /// The keeper's task: has a spare segment ready, recycles, and carries old entries forward.
     pub(super) async fn keep_segments(self: Rc<Core<E>>) {
-        while !self.closed.get() && self.dead.borrow().is_none() {
+        // What was appended before the log was closed may still need a segment.
+        while !self.writer_ended.get() && self.dead.borrow().is_none() {
             match self.keep_once().await {
                 Ok(true) => continue,
                 Ok(false) => {}
@@ -43,6 +45,24 @@ impl<E: Env> Core<E> {
         }
     }
 
+    /// Everything but entries: what a segment begins with, so that older ones can go.
+    pub(super) fn checkpoint_records(&self) -> Vec<Record> {
+        let mut records = vec![Record::DataIds(self.data_ids.get())];
+        records.extend(
+            self.removed
+                .borrow()
+                .iter()
+                .map(|group| Record::Removed(*group)),
+        );
+        records.extend(
+            self.logs
+                .borrow()
+                .values()
+                .flat_map(|log| log.borrow().checkpoint()),
+        );
+        records
+    }
+
     fn wake_spare(&self) {
         let waker = self.waiting_for_spare.borrow_mut().take();
         waker.into_iter().for_each(Waker::wake);
@@ -50,7 +70,11 @@ impl<E: Env> Core<E> {
 
     /// One step of the keeper; says whether there may be more to do.
     async fn keep_once(&self) -> Result<bool, WalError> {
-        let unneeded = self.segments.borrow_mut().take_unneeded();
+        let mut unneeded = Vec::new();
+        // Until then what the older ones say besides entries is nowhere else.
+        if self.has_checkpoint.get() {
+            unneeded = self.segments.borrow_mut().take_unneeded();
+        }
         for generation in unneeded {
             self.recycle(&segment::name(generation)).await?;
         }

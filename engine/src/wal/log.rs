@@ -310,14 +310,9 @@ impl RecoveringLog {
     /// The index of the first entry that is missing.
     pub fn finish(self) -> Result<Log, u64> {
         let RecoveringLog { mut log, slots } = self;
-        // A checkpoint tells the hint that was known when it was written; the entries that it speaks
-        // of may have been on their way, and lost.
-        let last = slots.values().next_back().map(|slot| slot.id);
-        log.committed = log.committed.min(last.max(log.purged));
-        let Some((&first, _)) = slots.first_key_value() else {
-            return Ok(log);
-        };
-        let expected = log.purged.map_or(first, |purged| purged.index + 1);
+        let first = slots.first_key_value().map(|(first, _)| *first);
+        let expected = log.purged.map(|purged| purged.index + 1).or(first);
+        let expected = expected.unwrap_or(log.first);
         for (slot, index) in slots.values().zip(expected..) {
             if slot.id.index != index {
                 return Err(index);
@@ -325,6 +320,13 @@ impl RecoveringLog {
         }
         log.first = expected;
         log.slots = slots.into_values().collect();
+        // A checkpoint may have known of more than the entries before it: those are lost.
+        if let Some(committed) = log.committed
+            && log.purged < Some(committed)
+            && !log.has(committed)
+        {
+            log.committed = log.purged;
+        }
         // What is in memory is the end of the log.
         log.cached_from = log.end();
         let mut in_memory = true;

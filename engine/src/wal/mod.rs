@@ -12,9 +12,10 @@
 //! if there come to be too many, its live entries are written again further on.
 //!
 //! **Recovery** ([`recovery`]) reads every batch of every segment that is left, in order. A bad
-//! batch n is corruption if a valid batch n+1 exists, because n+1 was written only after n had
+//! batch n is corruption if a valid later one exists, because that was written only after n had
 //! been acknowledged; otherwise it is the torn tail of the write that was in flight, and is cut:
-//! the next write goes to its place, under its number. What the torn write left behind it can
+//! the next write goes to its place, under its number. The first batch of the oldest segment can
+//! only be torn in the very first segment: others lost their elders after their checkpoint. What the torn write left behind it can
 //! never count: it has no valid header of its own, and what a segment held before it was recycled
 //! has another generation. A clean stop leaves the file `clean` with the last number; a tail that
 //! does not end there is corruption too. The file is removed, durably, before anything is written.

@@ -87,10 +87,19 @@ pub async fn read<E: Env>(disk: &E::Disk, options: &WalOptions) -> Result<State<
                 "the log was stopped cleanly, but has no segment",
             ));
         }
-        let name = segment::name(1);
-        let made = disk.create(&name, options.segment_bytes).await;
-        drop(made.map_err(|e| WalError::io(&name, "create", &e))?);
-        generations.insert(1);
+        if spares.is_empty() {
+            spares_made += 1;
+            let spare = segment::spare_name(spares_made);
+            let made = disk.create(&spare, options.segment_bytes).await;
+            drop(made.map_err(|e| WalError::io(&spare, "create", &e))?);
+            spares.push_back(spare);
+        }
+        // A segment has its length from the start.
+        if let Some(spare) = spares.pop_front() {
+            let renamed = disk.rename(&spare, &segment::name(1)).await;
+            renamed.map_err(|e| WalError::io(&spare, "rename", &e))?;
+            generations.insert(1);
+        }
     }
     let mut scan = Scan::<E>::new(options);
     for generation in &generations {
@@ -309,10 +318,16 @@ impl<E: Env> Scan<E> {
             let records = window.records(self.offset, header.len);
             self.batch(header, records)?;
         }
+        if is_first && generation > 1 && self.offset == 0 {
+            return Err(self.damaged(
+                "the segment's first batch is bad, but was durable before the segments that \
+                 came before it went",
+            ));
+        }
         self.refuse_lost_batch(&mut window).await
     }
 
-    /// A valid batch after next, where no valid one is next: what was acknowledged is lost.
+    /// A valid later batch, where no valid one is next: what was acknowledged is lost.
     async fn refuse_lost_batch(&self, window: &mut Window<'_, FileOf<E>>) -> Result<(), WalError> {
         let end = window
             .file
@@ -322,12 +337,11 @@ impl<E: Env> Scan<E> {
         while at < end {
             if let Found::Batch(header) = window.batch_at(at).await?
                 && header.generation == self.generation
-                && header.number == self.last + 2
+                && header.number > self.last + 1
             {
-                let bad = self.last + 1;
+                let (bad, good) = (self.last + 1, header.number);
                 return Err(self.damaged(format!(
-                    "batch {bad} is bad, but batch {} after it is good",
-                    bad + 1
+                    "batch {bad} is bad, but batch {good} after it is good"
                 )));
             }
             at += BLOCK_LEN as u64;

@@ -63,6 +63,9 @@ pub struct Core<E: Env> {
     pub(super) data_ids: Cell<DataId>,
     pub(super) segments: RefCell<Segments<FileOf<E>>>,
     head: RefCell<Head<FileOf<E>>>,
+    /// A whole checkpoint is durable in the segment that is written to. Not known of one that was
+    /// read back: a crash may have cut it.
+    pub(super) has_checkpoint: Cell<bool>,
     pub(super) spares: RefCell<VecDeque<String>>,
     pub(super) spares_made: Cell<u64>,
     /// Segments up to this generation have been carried forward.
@@ -125,6 +128,7 @@ impl<E: Env> Wal<E> {
                 offset: found.offset,
                 number: found.number,
             }),
+            has_checkpoint: Cell::new(false),
             spares: RefCell::new(found.spares),
             spares_made: Cell::new(found.spares_made),
             carried: Cell::new(0),
@@ -254,7 +258,6 @@ impl<E: Env> Wal<E> {
         let core = &self.core;
         core.closed.set(true);
         core.wake_writer();
-        core.wake_keeper();
         // What was appended before is written; the mark must name the very last write.
         std::future::poll_fn(|cx| {
             if core.writer_ended.get() {
@@ -281,12 +284,12 @@ impl<E: Env> Core<E> {
         if self.closed.get() {
             return;
         }
-        // Small segments, as tests have, hold several batches, too.
-        let records_len_max = RECORDS_LEN_MAX.min(self.options.segment_bytes as usize / 4);
         let mut pending = self.pending.borrow_mut();
+        // A segment has room for a checkpoint and some chunks, be it ever so small.
+        let most = RECORDS_LEN_MAX.min(self.options.segment_bytes as usize / 4);
         if pending
             .back()
-            .is_none_or(|chunk| chunk.bytes.len() + len_max > records_len_max)
+            .is_none_or(|chunk| chunk.bytes.len() + len_max > most)
         {
             pending.push_back(Chunk::default());
         }
@@ -403,6 +406,7 @@ impl<E: Env> Core<E> {
             self.finish(done);
         }
         self.writer_ended.set(true);
+        self.wake_keeper();
         let waker = self.waiting_for_end.borrow_mut().take();
         waker.into_iter().for_each(Waker::wake);
     }
@@ -453,37 +457,32 @@ impl<E: Env> Core<E> {
         if chunk.bytes.is_empty() {
             return Ok(());
         }
-        let len = batch::padded_len(chunk.bytes.len()) as u64;
-        let full = self.head.borrow().offset + len > self.options.segment_bytes;
+        let mut due = Vec::new();
+        if !self.has_checkpoint.get() {
+            due = self.checkpoint();
+        }
+        let chunks = due.iter().chain([chunk]);
+        let len: usize = chunks.map(|c| batch::padded_len(c.bytes.len())).sum();
+        let full = self.head.borrow().offset + len as u64 > self.options.segment_bytes;
         if full {
             self.next_segment().await?;
+            due = self.checkpoint();
         }
-        if self.head.borrow().offset == 0 {
-            for checkpoint in self.checkpoint() {
-                self.write(&checkpoint).await?;
-            }
+        for checkpoint in &due {
+            self.write(checkpoint).await?;
+        }
+        if !self.has_checkpoint.replace(true) {
+            // Older segments may go from now on.
+            self.wake_keeper();
         }
         self.write(chunk).await
     }
 
-    /// Everything but entries, as chunks.
+    /// A whole checkpoint, as chunks.
     fn checkpoint(&self) -> Vec<Chunk> {
-        let mut records = vec![Record::DataIds(self.data_ids.get())];
-        records.extend(
-            self.removed
-                .borrow()
-                .iter()
-                .map(|group| Record::Removed(*group)),
-        );
-        records.extend(
-            self.logs
-                .borrow()
-                .values()
-                .flat_map(|log| log.borrow().checkpoint()),
-        );
         let mut chunks = vec![Chunk::default()];
         let mut bytes = Vec::new();
-        for record in records {
+        for record in self.checkpoint_records() {
             record::encode(&record, &mut bytes);
             if chunks
                 .last()
@@ -578,6 +577,7 @@ impl<E: Env> Core<E> {
             .await
             .map_err(|e| WalError::io(&name, "open", &e))?;
         let file = Rc::new(file);
+        self.has_checkpoint.set(false);
         self.segments.borrow_mut().add(generation, file.clone());
         {
             let mut head = self.head.borrow_mut();

@@ -83,17 +83,17 @@ impl Platter {
             .collect()
     }
 
+    /// Puts a file there, as if it had been copied.
+    pub fn put(&self, name: &str, bytes: Vec<u8>) {
+        let content = Rc::new(RefCell::new(bytes));
+        self.files.borrow_mut().insert(name.to_owned(), content);
+    }
+
     /// Flips one bit of a file.
     pub fn flip(&self, name: &str, at: usize, bit: u8) {
         let files = self.files.borrow();
         let content = files.get(name).expect("the file is there");
         content.borrow_mut()[at] ^= 1 << (bit % 8);
-    }
-
-    /// Puts a file there.
-    pub fn put(&self, name: &str, bytes: Vec<u8>) {
-        let content = Rc::new(RefCell::new(bytes));
-        self.files.borrow_mut().insert(name.to_owned(), content);
     }
 
     /// The bytes of a file.
