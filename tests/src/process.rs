@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// A node that needs longer to start or stop than this hangs.
@@ -42,10 +43,28 @@ pub fn command(name: &str) -> Command {
     command
 }
 
-/// A port of the loopback that nobody held a moment ago.
+/// Ports of tests are below those that the system gives to connections,
+const PORTS_FROM: u32 = 10_000;
+/// in blocks of so many, one for each process of tests,
+const PORTS_OF_PROCESS: u32 = 100;
+/// as long as there are blocks.
+const BLOCKS: u32 = 220;
+
+/// A port of the loopback that nobody held a moment ago, and that no other test is given.
+///
+/// # Panics
+/// There is none.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("it is bound").port()
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let first = PORTS_FROM + std::process::id() % BLOCKS * PORTS_OF_PROCESS;
+    loop {
+        let given = GIVEN.fetch_add(1, Ordering::Relaxed);
+        assert!(given < PORTS_OF_PROCESS, "no free port");
+        let port = (first + given) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Where a node lives: what stays the same over its restarts.
