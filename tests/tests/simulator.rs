@@ -20,7 +20,7 @@ fn run_seeds(part: u64) {
     let count = number("RANGEDB_SEEDS", 500);
     let soak = number("RANGEDB_SOAK_SECONDS", 0);
     let until = (soak > 0).then(|| Instant::now() + Duration::from_secs(soak));
-    let mut seed = first + part;
+    let mut seed = first + (first + part) % 2;
     let (mut runs, mut done, mut restarts, mut snapshots) = (0, 0, 0, 0);
     loop {
         let more = match until {
@@ -47,12 +47,12 @@ fn run_seeds(part: u64) {
 
 #[test]
 fn simulator_holds_its_invariants_over_odd_seeds() {
-    run_seeds(0);
+    run_seeds(1);
 }
 
 #[test]
 fn simulator_holds_its_invariants_over_even_seeds() {
-    run_seeds(1);
+    run_seeds(0);
 }
 
 #[test]

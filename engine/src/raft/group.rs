@@ -1,19 +1,20 @@
 //! The small interface behind which openraft stays.
 
 use std::cell::Cell;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::alias::{SnapshotMetaOf, SnapshotOf, WatchReceiverOf};
+use openraft::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf, WatchReceiverOf};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::metrics::RaftMetrics;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, ClientWriteResult, ReadPolicy,
     TransferLeaderRequest, VoteRequest,
 };
-use openraft::{Config, SnapshotPolicy};
+use openraft::{Config, ServerState, SnapshotPolicy};
 
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::Fatal;
@@ -21,6 +22,7 @@ use crate::raft::convert;
 use crate::raft::log_store::LogStore;
 use crate::raft::message::{Answer, Candidacy, Question};
 use crate::raft::network::Links;
+use crate::raft::pulse::{HEARTBEAT, Pulse};
 use crate::raft::state_machine::{SnapshotHandle, StateMachine, stored_membership};
 use crate::raft::type_config::{CallbackResponder, Commands, TypeConfig};
 use crate::range::replica::{LEASE_MS, Replica};
@@ -30,6 +32,11 @@ use crate::wal::{GroupLog, Vote};
 
 /// What becomes of a proposal: its results from apply, or openraft's refusal.
 pub type ProposalResult<E> = ClientWriteResult<TypeConfig<E>>;
+
+/// How long a read or write waits for a lease that ran out while the group slept, and how often it
+/// looks.
+const LEASE_PATIENCE: Duration = Duration::from_millis(20);
+const LEASE_LOOK: Duration = Duration::from_millis(1);
 
 type Raft<E> = openraft::Raft<TypeConfig<E>, StateMachine<E>>;
 
@@ -41,26 +48,49 @@ const DRIFT_MARGIN: Duration = Duration::from_millis(LEASE_MS / 7);
 
 /// The Raft group of one replica. Clones are the same group.
 pub struct RaftGroup<E: Env> {
+    group: Rc<Group<E>>,
+}
+
+/// See [`RaftGroup`].
+pub struct Group<E: Env> {
     range: RangeId,
     replica: ReplicaId,
     raft: Raft<E>,
-    is_alone: bool,
+    /// What it is in its group, as of openraft's last word.
+    role: Cell<Role>,
+    /// Whether it is the only voter, likewise.
+    alone: Cell<bool>,
     metrics: WatchReceiverOf<TypeConfig<E>, RaftMetrics<TypeConfig<E>>>,
-    /// Until then it neither votes nor campaigns: openraft forgets at a restart whom it had
+    /// Whether it neither votes nor campaigns yet: openraft forgets at a restart whom it had
     /// promised a lease.
-    silent_until: Rc<Cell<Option<Now<E>>>>,
+    silent: Cell<bool>,
+    pulse: Pulse<E>,
+}
+
+/// What a replica is in its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It leads.
+    Leader,
+    /// It votes.
+    Voter,
+    /// It has no vote, or is no member.
+    Learner,
 }
 
 impl<E: Env> Clone for RaftGroup<E> {
     fn clone(&self) -> RaftGroup<E> {
         RaftGroup {
-            range: self.range,
-            replica: self.replica,
-            raft: self.raft.clone(),
-            is_alone: self.is_alone,
-            metrics: self.metrics.clone(),
-            silent_until: self.silent_until.clone(),
+            group: self.group.clone(),
         }
+    }
+}
+
+impl<E: Env> Deref for RaftGroup<E> {
+    type Target = Group<E>;
+
+    fn deref(&self) -> &Group<E> {
+        &self.group
     }
 }
 
@@ -68,7 +98,7 @@ impl<E: Env> Clone for RaftGroup<E> {
 fn config(entries_kept: u64) -> Config {
     Config {
         cluster_name: "rangedb".to_owned(),
-        heartbeat_interval: 100,
+        heartbeat_interval: HEARTBEAT.as_millis() as u64,
         election_timeout_min: LEASE_MS * 3 / 4,
         election_timeout_max: LEASE_MS,
         snapshot_policy: SnapshotPolicy::Never,
@@ -90,69 +120,193 @@ impl<E: Env> RaftGroup<E> {
     pub async fn start(
         replica: Rc<Replica<E>>,
         log: GroupLog<E>,
-        transport: E::Transport,
+        around: Around<E>,
         start: Start,
-        entries_kept: u64,
     ) -> Result<RaftGroup<E>, Fatal> {
         let (range, id) = (replica.group.range, replica.group.replica);
         let failed = |message: String| Fatal::Raft { range, message };
         let entries_kept = if start == Start::Alone {
             0
         } else {
-            entries_kept
+            around.entries_kept
         };
         let config = config(entries_kept)
             .validate()
             .map_err(|e| failed(e.to_string()))?;
         let store = LogStore::new(log.clone());
         let machine = StateMachine::new(replica, log);
-        let links = Links::<E>::new(transport, range, id);
+        let links = Links::<E>::new(around.transport, range, id);
         let raft = Raft::<E>::new(id, Arc::new(config), links, store, machine)
             .await
             .map_err(|e| failed(e.to_string()))?;
-        let silence = Duration::from_millis(LEASE_MS) + DRIFT_MARGIN;
-        let silent_until = (start == Start::Silent).then(|| Now::<E>::now() + silence);
         let group = RaftGroup {
-            range,
-            replica: id,
-            metrics: raft.metrics(),
-            is_alone: start == Start::Alone,
-            raft,
-            silent_until: Rc::new(Cell::new(silent_until)),
+            group: Rc::new(Group {
+                range,
+                replica: id,
+                metrics: raft.metrics(),
+                role: Cell::new(Role::Learner),
+                alone: Cell::new(start == Start::Alone),
+                raft,
+                silent: Cell::new(start == Start::Silent),
+                pulse: Pulse::new(around.stalled),
+            }),
         };
         match start {
-            Start::Alone => group.campaign().await?,
-            Start::New { leads } => {
-                group.raft.runtime_config().tick(true);
-                if leads {
-                    group.campaign().await?;
-                }
-            }
+            Start::Alone | Start::New { leads: true } => group.campaign().await?,
+            Start::New { leads: false } => {}
             Start::Silent => {
                 let silent = group.clone();
                 drop(E::Runtime::spawn(async move {
-                    E::Runtime::sleep(silence).await;
-                    silent.silent_until.set(None);
-                    silent.raft.runtime_config().tick(true);
+                    E::Runtime::sleep(Duration::from_millis(LEASE_MS) + DRIFT_MARGIN).await;
+                    silent.silent.set(false);
                 }));
             }
         }
         Ok(group)
     }
 
-    /// Whether it started as the only voter.
+    /// Calls `leads` with whoever leads as far as openraft knows, whenever that changes, until the
+    /// group stops.
+    pub fn watch_leader(&self, leads: impl Fn(Option<ReplicaId>) + 'static) {
+        let group = self.clone();
+        let mut metrics = self.raft.server_metrics();
+        drop(E::Runtime::spawn(async move {
+            let mut known = None;
+            loop {
+                let now = {
+                    let metrics = metrics.borrow_watched();
+                    group.take_role(metrics.state, &metrics.membership_config);
+                    metrics.current_leader
+                };
+                if now != known {
+                    leads(now);
+                }
+                known = now;
+                if metrics.changed().await.is_err() {
+                    return;
+                }
+            }
+        }));
+    }
+}
+
+impl<E: Env> Group<E> {
+    /// Whether it is the only voter.
     pub fn is_alone(&self) -> bool {
-        self.is_alone
+        self.alone.get()
+    }
+
+    /// What it is in its group.
+    pub fn role(&self) -> Role {
+        self.role.get()
     }
 
     /// Whether this replica may read alone now: a majority has heard of it within the lease.
     pub fn has_lease(&self) -> bool {
-        if self.is_alone {
+        if self.alone.get() {
             return true;
         }
         let acknowledged = self.metrics.borrow_watched().last_quorum_acked;
         let lease = Duration::from_millis(LEASE_MS) - DRIFT_MARGIN;
         acknowledged.is_some_and(|at| Now::<E>::now() < *at + lease)
+    }
+
+    /// The group is awake: its heartbeats go on.
+    pub fn stay_awake(&self) {
+        self.pulse.work();
+    }
+
+    /// Something is asked of the group: its heartbeats go on, and its leader gets a lease soon.
+    ///
+    /// # Errors
+    /// The group has stopped.
+    pub async fn wake(&self) -> Result<(), Fatal> {
+        self.pulse.work();
+        let trigger = self.raft.trigger();
+        trigger.heartbeat().await.map_err(|e| self.failed(e))
+    }
+
+    /// Waits a moment for a lease that has run out while nothing was asked.
+    ///
+    /// # Errors
+    /// The group has stopped.
+    pub async fn renew_lease(&self) -> Result<(), Fatal> {
+        if self.has_lease() {
+            return Ok(());
+        }
+        self.wake().await?;
+        let until = Now::<E>::now() + LEASE_PATIENCE;
+        while !self.has_lease() && Now::<E>::now() < until {
+            E::Runtime::sleep(LEASE_LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// One look of the shard's driver.
+    ///
+    /// # Errors
+    /// The group has stopped.
+    pub async fn tick(&self, tick: &Tick<'_, E>, replica: &Replica<E>) -> Result<(), Fatal> {
+        if self.alone.get() && self.role.get() == Role::Leader && !self.has_others() {
+            return Ok(());
+        }
+        match self.role.get() {
+            Role::Leader => {
+                let applied = replica.with_state(|state| state.applied.map_or(0, |id| id.index));
+                let quiet = self.pulse.is_quiet(tick.now, applied) && replica.proposer.is_idle();
+                if self.pulse.heartbeat_is_due(tick.now) && !(quiet && self.may_sleep(tick)) {
+                    let trigger = self.raft.trigger();
+                    trigger.heartbeat().await.map_err(|e| self.failed(e))?;
+                }
+            }
+            Role::Voter if !self.silent.get() => {
+                if let Some(at) = replica.leader().and_then(|leader| (tick.heard)(leader)) {
+                    self.pulse.hear(at);
+                }
+                if self.pulse.campaign_is_due(tick.now, (tick.random)()) {
+                    self.campaign().await?;
+                }
+            }
+            Role::Voter | Role::Learner => {}
+        }
+        Ok(())
+    }
+
+    /// Whether there are other replicas, with or without a vote.
+    fn has_others(&self) -> bool {
+        let metrics = self.metrics.borrow_watched();
+        metrics.membership_config.nodes().count() > 1
+    }
+
+    /// Whether all replicas that can be reached have everything.
+    fn may_sleep(&self, tick: &Tick<'_, E>) -> bool {
+        let metrics = self.metrics.borrow_watched();
+        let last = metrics.last_log_index;
+        metrics.last_applied.as_ref().map(|id| id.index) == last
+            && metrics.replication.iter().flatten().all(|(id, matched)| {
+                matched.as_ref().map(|id| id.index) == last || !(tick.is_there)(*id)
+            })
+    }
+
+    /// Takes over what openraft says of this replica.
+    fn take_role(&self, state: ServerState, membership: &StoredMembershipOf<TypeConfig<E>>) {
+        // Before openraft has started it says nothing.
+        if membership.voter_ids().next().is_none() {
+            return;
+        }
+        let is_voter = membership.voter_ids().any(|id| id == self.replica);
+        self.alone
+            .set(is_voter && membership.voter_ids().count() == 1);
+        self.role.set(match state {
+            ServerState::Leader => Role::Leader,
+            _ if is_voter => Role::Voter,
+            _ => Role::Learner,
+        });
+    }
+
+    /// The term of the vote here.
+    pub fn term(&self) -> u64 {
+        self.metrics.borrow_watched().current_term
     }
 
     /// Asks the voter that has most of the log to lead. From here on this replica must neither
@@ -208,7 +362,15 @@ impl<E: Env> RaftGroup<E> {
                     entries,
                     leader_commit: committed.map(convert::raft_log_id::<E>),
                 };
-                match self.raft.append_entries(request).await {
+                let asked = Now::<E>::now();
+                let answer = self.raft.append_entries(request).await;
+                if answer
+                    .as_ref()
+                    .is_ok_and(|a| !matches!(a, AppendEntriesResponse::HigherVote(_)))
+                {
+                    self.pulse.hear(asked);
+                }
+                match answer {
                     Ok(AppendEntriesResponse::Success) => Answer::Appended,
                     Ok(AppendEntriesResponse::PartialSuccess(id)) => {
                         Answer::AppendedUpTo(id.as_ref().map(convert::log_id::<E>))
@@ -222,7 +384,7 @@ impl<E: Env> RaftGroup<E> {
             }
             // Parts of snapshots are staged by the shard, which installs them at their end.
             Question::Snapshot(_) => Answer::Refused,
-            _ if self.silent_until.get().is_some() => Answer::Refused,
+            _ if self.silent.get() => Answer::Refused,
             Question::Vote(candidacy) => {
                 let request = vote_request::<E>(&candidacy);
                 voted(self.raft.vote(request).await)
@@ -317,22 +479,28 @@ impl<E: Env> RaftGroup<E> {
             tracing::warn!(range = %self.range, %error, "a Raft task had failed before the stop");
         }
     }
+}
 
-    /// Calls `leads` with whoever leads as far as openraft knows, whenever that changes, until the
-    /// group stops.
-    pub fn watch_leader(&self, leads: impl Fn(Option<ReplicaId>) + 'static) {
-        let mut metrics = self.raft.server_metrics();
-        drop(E::Runtime::spawn(async move {
-            let mut known = None;
-            while metrics.changed().await.is_ok() {
-                let now = metrics.borrow_watched().current_leader;
-                if now != known {
-                    leads(now);
-                }
-                known = now;
-            }
-        }));
-    }
+/// What a group needs of its shard.
+pub struct Around<E: Env> {
+    /// Links to other shards.
+    pub transport: E::Transport,
+    /// Entries that are durable in the tree and yet kept for replicas that are behind.
+    pub entries_kept: u64,
+    /// For how long this process has not run so far, though it might have.
+    pub stalled: Rc<Cell<Duration>>,
+}
+
+/// What the driver knows when it looks at a group.
+pub struct Tick<'a, E: Env> {
+    /// The present.
+    pub now: Now<E>,
+    /// When the shard of a replica last said that it leads this group in the present term.
+    pub heard: &'a dyn Fn(ReplicaId) -> Option<Now<E>>,
+    /// Whether the shard of a replica has been heard of lately.
+    pub is_there: &'a dyn Fn(ReplicaId) -> bool,
+    /// Random bits.
+    pub random: &'a dyn Fn() -> u64,
 }
 
 /// How a group starts.

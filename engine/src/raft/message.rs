@@ -1,18 +1,22 @@
 //! What replicas of one range say to each other, as bytes.
 //!
 //! A request is an envelope (version, kind, range, sender, receiver) and a body by kind; an answer
-//! is one byte of kind and a body. Numbers are little endian, an optional field has a byte before
+//! is one byte of kind and a body. Two kinds are between shards, not replicas, and have no envelope: the
+//! beat, and what the cluster's management says ([`crate::cluster`]). Numbers are little endian, an optional field has a byte before
 //! it that is 0 or 1. Nothing here is trusted: what does not make sense is `None`, and is answered
 //! with [`Answer::Refused`]. Pure.
 
 use bytes::Bytes;
 
 use crate::range::export::ExportedRow;
-use crate::types::{RangeId, ReplicaId, Timestamp};
+use crate::types::{Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp};
 use crate::wal::{LogEntry, LogId, Payload, Vote};
 
 /// Version of these bytes.
 const VERSION: u8 = 1;
+/// Kinds without an envelope.
+const BEAT: u8 = 6;
+const CLUSTER: u8 = 7;
 
 /// Who speaks to whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +27,33 @@ pub struct Envelope {
     pub from: ReplicaId,
     /// The receiver. Another replica of the range, or one that is gone, refuses.
     pub to: ReplicaId,
+}
+
+/// What a shard is told or asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// A replica's question.
+    Question(Envelope, Question),
+    /// A shard lives.
+    Beat {
+        /// Which.
+        from: Location,
+        /// The ranges that it leads and its receiver holds.
+        leads: Vec<Led>,
+    },
+    /// See [`crate::cluster::message`].
+    Cluster(Bytes),
+}
+
+/// A range that a shard leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Led {
+    /// The range.
+    pub range: RangeId,
+    /// The leader's term.
+    pub term: u64,
+    /// The last entry that it has applied.
+    pub applied: u64,
 }
 
 /// A candidate's question.
@@ -251,6 +282,38 @@ pub fn encode(envelope: Envelope, question: &Question) -> Bytes {
     to.0.into()
 }
 
+/// The bytes of a beat.
+pub fn encode_beat(from: Location, leads: &[Led]) -> Bytes {
+    let mut to = Writer(vec![VERSION, BEAT]);
+    to.number(from.node.0);
+    to.number(u64::from(from.shard.0));
+    for led in leads {
+        to.number(led.range.0);
+        to.number(led.term);
+        to.number(led.applied);
+    }
+    to.0.into()
+}
+
+/// The answer to a beat: the ranges that the receiver has not applied as far as the leader.
+pub fn encode_behind(behind: &[RangeId]) -> Bytes {
+    let mut to = Writer(Vec::new());
+    behind.iter().for_each(|range| to.number(range.0));
+    to.0.into()
+}
+
+/// Reads what [`encode_behind`] wrote.
+pub fn decode_behind(bytes: Bytes) -> Option<Vec<RangeId>> {
+    Reader { rest: bytes }.all(|from| from.number().map(RangeId))
+}
+
+/// The bytes of a message of the cluster's management.
+pub fn encode_cluster(message: &[u8]) -> Bytes {
+    let mut to = vec![VERSION, CLUSTER];
+    to.extend_from_slice(message);
+    to.into()
+}
+
 /// The bytes of an answer.
 pub fn encode_answer(answer: &Answer) -> Bytes {
     let mut to = Writer(Vec::new());
@@ -415,34 +478,60 @@ impl Reader {
     }
 }
 
-/// Reads a question; `None` if the bytes are none of this version.
-pub fn decode(bytes: Bytes) -> Option<(Envelope, Question)> {
+/// Reads a message; `None` if the bytes are none of this version.
+pub fn decode(bytes: Bytes) -> Option<Message> {
     let mut from = Reader { rest: bytes };
     let [VERSION, kind] = from.take()? else {
         return None;
     };
-    let envelope = Envelope {
-        range: RangeId(from.number()?),
-        from: ReplicaId(from.number()?),
-        to: ReplicaId(from.number()?),
-    };
-    let question = match kind {
-        1 => Question::Append {
-            vote: from.vote()?,
-            previous: from.some_log_id()?,
-            committed: from.some_log_id()?,
-            entries: from.all(Reader::entry)?,
-        },
-        2 => Question::Vote(from.candidacy()?),
-        3 => Question::PreVote(from.candidacy()?),
-        4 => Question::Transfer {
-            vote: from.vote()?,
-            last: from.some_log_id()?,
-        },
-        5 => Question::Snapshot(from.snapshot()?),
-        _ => return None,
-    };
-    from.rest.is_empty().then_some((envelope, question))
+    match kind {
+        BEAT => {
+            let node = NodeId(from.number()?);
+            let shard = ShardId(u16::try_from(from.number()?).ok()?);
+            let leads = from.all(|from| {
+                Some(Led {
+                    range: RangeId(from.number()?),
+                    term: from.number()?,
+                    applied: from.number()?,
+                })
+            })?;
+            let from = Location { node, shard };
+            Some(Message::Beat { from, leads })
+        }
+        CLUSTER => Some(Message::Cluster(from.rest)),
+        _ => {
+            let (envelope, question) = from.question(kind)?;
+            Some(Message::Question(envelope, question))
+        }
+    }
+}
+
+impl Reader {
+    fn question(&mut self, kind: u8) -> Option<(Envelope, Question)> {
+        let from = self;
+        let envelope = Envelope {
+            range: RangeId(from.number()?),
+            from: ReplicaId(from.number()?),
+            to: ReplicaId(from.number()?),
+        };
+        let question = match kind {
+            1 => Question::Append {
+                vote: from.vote()?,
+                previous: from.some_log_id()?,
+                committed: from.some_log_id()?,
+                entries: from.all(Reader::entry)?,
+            },
+            2 => Question::Vote(from.candidacy()?),
+            3 => Question::PreVote(from.candidacy()?),
+            4 => Question::Transfer {
+                vote: from.vote()?,
+                last: from.some_log_id()?,
+            },
+            5 => Question::Snapshot(from.snapshot()?),
+            _ => return None,
+        };
+        from.rest.is_empty().then_some((envelope, question))
+    }
 }
 
 /// Reads an answer; `None` if the bytes are none of this version.
@@ -542,14 +631,39 @@ mod tests {
     fn questions_are_read_back_and_their_parts_are_not() {
         for question in samples() {
             let bytes = encode(ENVELOPE, &question);
-            assert_eq!(decode(bytes.clone()), Some((ENVELOPE, question.clone())));
+            let whole = Message::Question(ENVELOPE, question.clone());
+            assert_eq!(decode(bytes.clone()), Some(whole));
             for len in 0..bytes.len() {
                 let part = decode(bytes.slice(..len));
                 // An append may end after any of its entries.
-                let is_append = matches!(part, Some((_, Question::Append { .. })));
+                let is_append = matches!(part, Some(Message::Question(_, Question::Append { .. })));
                 assert!(part.is_none() || is_append, "{question:?} cut to {len}");
             }
         }
+    }
+
+    #[test]
+    fn beats_and_messages_of_the_cluster_are_read_back() {
+        let from = Location {
+            node: NodeId(7),
+            shard: ShardId(2),
+        };
+        let led = |range, term, applied| Led {
+            range: RangeId(range),
+            term,
+            applied,
+        };
+        let leads = vec![led(4, 9, 100), led(5, 1, 0)];
+        let bytes = encode_beat(from, &leads);
+        assert_eq!(decode(bytes.clone()), Some(Message::Beat { from, leads }));
+        assert_eq!(decode(bytes.slice(..bytes.len() - 1)), None);
+        let behind = vec![RangeId(4)];
+        assert_eq!(decode_behind(encode_behind(&behind)), Some(behind));
+        let message = Bytes::from_static(b"words");
+        assert_eq!(
+            decode(encode_cluster(&message)),
+            Some(Message::Cluster(message))
+        );
     }
 
     #[test]

@@ -6,8 +6,8 @@
 //! [`log_store`] (the shard's WAL), [`state_machine`] (apply) and [`network`] (links).
 //!
 //! Settings that matter: `enable_leader_restore` is off, so that after a restart a replica leads
-//! only in a new term (floors and leases were in memory). Ticks are off in a group of one voter:
-//! it needs no heartbeat and no election timer, so an idle range costs nothing. Snapshots are
+//! only in a new term (floors and leases were in memory). Ticks are off: [`pulse`] says when
+//! heartbeats go out and when a replica campaigns; a group of one needs neither. Snapshots are
 //! never built by openraft's own policy: one is "built" (an O(1) handle) when the tree has
 //! made entries durable, and only then may openraft purge them.
 
@@ -16,12 +16,17 @@ mod group;
 mod log_store;
 mod message;
 mod network;
+mod pulse;
 mod state_machine;
 mod type_config;
 
 pub use convert::{encode_membership, is_sole_voter, members, replicas};
-pub use group::{ProposalResult, RaftGroup, Start};
+pub use group::{Around, ProposalResult, RaftGroup, Role, Start, Tick};
 pub use log_store::LogStore;
-pub use message::{Answer, Envelope, Question, SnapshotPart, decode, encode_answer};
+pub use message::{
+    Answer, Envelope, Led, Message, Question, SnapshotPart, decode, decode_behind, encode_answer,
+    encode_beat, encode_behind, encode_cluster,
+};
+pub use pulse::TICK;
 pub use state_machine::{SnapshotHandle, StateMachine};
 pub use type_config::{CallbackResponder, Commands, EntryResults, TypeConfig};

@@ -18,7 +18,7 @@ use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::v2::RaftNetworkV2;
-use openraft::network::{RPCOption, RaftNetworkFactory};
+use openraft::network::{Backoff, RPCOption, RaftNetworkFactory};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
@@ -36,6 +36,9 @@ use crate::wal::Vote;
 
 /// Appends to one replica that have no answer yet.
 const APPENDS_IN_FLIGHT_MAX: usize = 8;
+
+/// A replica that does not answer is asked again after this; its link has a pause of its own.
+const TRY_AGAIN: Duration = Duration::from_millis(50);
 
 /// Between two parts of a snapshot: others use the link and the disks, too. With parts of 256 KiB
 /// this is 64 MiB a second at most.
@@ -277,6 +280,10 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
         });
         let answers: BoxStream<'s, _> = Box::pin(answers);
         Box::pin(std::future::ready(Ok(answers)))
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(TRY_AGAIN)))
     }
 
     async fn vote(

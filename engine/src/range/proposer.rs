@@ -114,6 +114,11 @@ impl<E: Env> Proposer<E> {
         self.in_flight.get()
     }
 
+    /// Whether nothing waits and nothing is in flight.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.get() == 0 && self.waiting.borrow().is_empty()
+    }
+
     /// Queues a proposal. One that finds no room is answered at once: [`Error::Overloaded`],
     /// [`Error::ShuttingDown`].
     pub fn push(&self, proposal: Proposal<E>) {
@@ -254,6 +259,7 @@ pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<
             proposer.refuse_all(&Error::NotLeader(Some(Box::new(replica.route()))));
             continue;
         }
+        raft.renew_lease().await?;
         let proposals = proposer.gather();
         if proposals.is_empty() {
             continue;

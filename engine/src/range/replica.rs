@@ -27,7 +27,7 @@ use crate::wal::{Group, LogEntry, LogId, Payload};
 
 /// How long a leader may serve reads above its last entry before it must write again. It is also
 /// the lease of a group of several voters.
-pub const LEASE_MS: u64 = 700;
+pub const LEASE_MS: u64 = 500;
 
 /// The term in which this replica leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use crate::lsm::{GcRules, LiveData};
 use crate::range::proposer::{Proposal, ProposalKind, WriteSink};
 use crate::range::replica::Replica;
 use crate::request::Outcome;
-use crate::shard::Inner;
+use crate::shard::{Inner, liveness};
 use crate::types::Timestamp;
 
 /// The background looks at everything at least this often.
@@ -41,6 +41,7 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
     let waker = news.clone();
     inner.store.on_install(Arc::new(move || waker.wake()));
     inner.background.replace(tasks);
+    liveness::start(inner, stop.clone());
     inner.store.set_gc(gc_rules(inner));
     let shard = Rc::downgrade(inner);
     drop(E::Runtime::spawn(async move {

@@ -10,6 +10,7 @@
 //! [`WriteSink`]. The way of a read: [`Shard::get`] looks into the tree at once.
 
 mod background;
+mod liveness;
 mod open;
 mod peers;
 pub(crate) mod recovery;
@@ -116,6 +117,8 @@ struct Inner<E: Env> {
     /// Ranges of the cluster's own records.
     system: RefCell<Vec<Running<E>>>,
     background: RefCell<background::Tasks>,
+    liveness: liveness::Liveness<E>,
+    transport: E::Transport,
     /// Snapshots on their way.
     staging: RefCell<Vec<staging::Staging>>,
     /// The next data id, and up to where they are reserved.

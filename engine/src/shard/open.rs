@@ -11,11 +11,12 @@ use crate::env::{AsyncRuntime, Env, World};
 use crate::error::Fatal;
 use crate::hlc::Hlc;
 use crate::lsm::{Lsm, LsmOptions};
-use crate::raft::{RaftGroup, Start, encode_membership, is_sole_voter, members};
+use crate::raft::{Around, RaftGroup, Start, encode_membership, is_sole_voter, members};
 use crate::range::proposer;
 use crate::range::replica::{Replica, ReplicaParts};
 use crate::range::{Descriptor, Keyspace};
 use crate::shard::background::{self, Tasks};
+use crate::shard::liveness::Liveness;
 use crate::shard::recovery;
 use crate::shard::store::Store;
 use crate::shard::{InitialRange, Inner, Running, Shard, ShardOptions};
@@ -52,6 +53,7 @@ impl<E: Env> Shard<E> {
             },
         );
         let store = Rc::new(Store::new(lsm, wal.clone(), options.on_fatal.clone()));
+        let liveness = Liveness::default();
         let mut ranges = Vec::new();
         let mut system = Vec::new();
         for (created, log) in recovered.replicas {
@@ -77,8 +79,12 @@ impl<E: Env> Shard<E> {
             let initial = initial.find(|initial| initial.range == created.group.range);
             let leads = initial.filter(|_| made.contains(&created.group));
             let leads = leads.map(|initial| initial.leads);
-            let transport = world.transport.clone();
-            let running = start(replica, log, transport, leads, options.entries_kept).await?;
+            let around = Around {
+                transport: world.transport.clone(),
+                entries_kept: options.entries_kept,
+                stalled: liveness.stalled.clone(),
+            };
+            let running = start(replica, log, around, leads).await?;
             match running.replica.keyspace() {
                 Keyspace::User => ranges.push(running),
                 Keyspace::System => system.push(running),
@@ -99,6 +105,8 @@ impl<E: Env> Shard<E> {
             ranges: RefCell::new(ranges),
             system: RefCell::new(system),
             background: RefCell::new(Tasks::default()),
+            liveness,
+            transport: world.transport,
             staging: RefCell::default(),
             data_ids: Cell::new(data_ids),
         });
@@ -210,9 +218,8 @@ fn created(
 async fn start<E: Env>(
     replica: Rc<Replica<E>>,
     log: GroupLog<E>,
-    transport: E::Transport,
+    around: Around<E>,
     made: Option<bool>,
-    entries_kept: u64,
 ) -> Result<Running<E>, Fatal> {
     // The state is asked, not openraft's metrics, which lag behind its start.
     let membership = replica.with_state(|state| state.membership.body.clone());
@@ -223,7 +230,7 @@ async fn start<E: Env>(
         (false, Some(leads)) => Start::New { leads },
         (false, None) => Start::Silent,
     };
-    let raft = RaftGroup::start(replica.clone(), log, transport, start, entries_kept).await?;
+    let raft = RaftGroup::start(replica.clone(), log, around, start).await?;
     let watched = Rc::downgrade(&replica);
     raft.watch_leader(move |leader| {
         if let Some(replica) = watched.upgrade() {

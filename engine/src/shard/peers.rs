@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{Running, Shard};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Error, Fatal};
-use crate::raft::{self, Answer, Question};
+use crate::raft::{self, Answer, Message, Question};
 use crate::range::replica::Replica;
 use crate::request::Target;
 use crate::types::{RangeId, ReplicaId};
@@ -22,14 +22,19 @@ impl<E: Env> Shard<E> {
     /// Answers a question of another replica. A replica that is not here is never made by this.
     pub async fn answer(&self, question: Bytes) -> Bytes {
         let answer = match raft::decode(question) {
-            Some((envelope, question)) => match self.group(envelope.range, envelope.to) {
-                Some(group) => match question {
-                    Question::Snapshot(part) => self.take_part(&group, envelope, part).await,
-                    question => group.answer(question).await,
-                },
-                None => Answer::Refused,
-            },
-            None => Answer::Refused,
+            Some(Message::Question(envelope, question)) => {
+                match self.group(envelope.range, envelope.to) {
+                    Some(group) => match question {
+                        Question::Snapshot(part) => self.take_part(&group, envelope, part).await,
+                        question => group.answer(question).await,
+                    },
+                    None => Answer::Refused,
+                }
+            }
+            Some(Message::Beat { from, leads }) => {
+                return raft::encode_behind(&self.inner.take_beat(from, &leads));
+            }
+            Some(Message::Cluster(_)) | None => Answer::Refused,
         };
         raft::encode_answer(&answer)
     }
@@ -81,6 +86,9 @@ impl<E: Env> Shard<E> {
     pub(super) async fn confirm_at(&self, key: &[u8], target: Option<Target>) -> Result<(), Error> {
         let (replica, raft) = self.find_running(key)?;
         replica.check(target)?;
+        if let Err(fatal) = raft.renew_lease().await {
+            return Err(self.lost(fatal));
+        }
         if raft.has_lease() || raft.read_barrier().await {
             return replica.check(target);
         }

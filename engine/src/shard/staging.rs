@@ -15,6 +15,7 @@ use crate::lsm::{LiveData, keys};
 use crate::raft::{Answer, Envelope, RaftGroup, SnapshotPart};
 use crate::range::state::RangeState;
 use crate::types::{DataId, KeyRange, ReplicaId, Timestamp};
+use crate::wal::WalError;
 
 /// How often it is looked whether a snapshot's rows are in tables.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
@@ -67,6 +68,8 @@ impl<E: Env> Shard<E> {
     ) -> Answer {
         match self.try_take_part(group, envelope, part).await {
             Ok(answer) => answer,
+            // The shard is being closed.
+            Err(Fatal::Wal(WalError::Closed)) => Answer::Refused,
             Err(fatal) => {
                 self.inner.store.fail(fatal);
                 Answer::Refused

@@ -318,6 +318,10 @@ impl RecoveringLog {
                 return Err(index);
             }
         }
+        // What stands behind the snapshot's record came after it.
+        if let Some(switched) = &mut log.switched {
+            switched.keeps_later = true;
+        }
         log.first = expected;
         log.slots = slots.into_values().collect();
         // A checkpoint may have known of more than the entries before it: those are lost.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use rangedb_engine::env::AsyncRuntime;
-use rangedb_engine::types::ReplicaId;
+use rangedb_engine::types::{DataId, ReplicaId};
 use rangedb_engine::wal::{Created, LogEntry, Payload, Vote, WalOptions};
 use rangedb_tests::sim::random::Random;
 use rangedb_tests::sim::runtime::SimRuntime;
@@ -268,6 +268,35 @@ fn wal_reads_on_while_what_is_read_is_purged_and_its_segment_used_again() {
                     log.purge(id(1, index - 2));
                 }
             }
+        });
+    }
+}
+
+#[test]
+fn wal_keeps_what_came_after_a_snapshot_over_several_starts() {
+    let machine = Machine::new(1);
+    let open = machine.open();
+    machine.life(async move {
+        let (wal, _) = open.await.expect("opens");
+        let log = wal.create_replica(created(1)).await.expect("created");
+        append(&log, group(1), 1..4).await;
+        let state = Bytes::from_static(b"a state");
+        log.switch(DataId(9), id(1, 100), state)
+            .await
+            .expect("switched");
+        append(&log, group(1), 101..104).await;
+    });
+    // Each start writes what it knows at the head of the log anew, behind what is there.
+    for start in 0..3 {
+        let open = machine.open();
+        machine.life(async move {
+            let (_, recovered) = open.await.expect("opens");
+            let log = log_of(&recovered, group(1));
+            let next = 104 + start;
+            append(&log, group(1), next..next + 1).await;
+            let found = read(&log, group(1)).await;
+            let indexes: Vec<u64> = found.iter().map(|id| id.index).collect();
+            assert_eq!(indexes, (101..=next).collect::<Vec<_>>());
         });
     }
 }

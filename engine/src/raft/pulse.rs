@@ -1,0 +1,103 @@
+//! When a replica sends heartbeats, when it sleeps, and when it wants to lead.
+//!
+//! openraft's own ticks are off: one driver a shard ([`crate::shard`]) looks at all groups at every
+//! [`TICK`]. A leader sends heartbeats every [`HEARTBEAT`] and stops when nothing happens any more:
+//! its group sleeps, and its shard's beats tell the followers' shards that it is there
+//! ([`super::message::Beat`]). A follower that has heard neither for a lease and a random time
+//! campaigns, with pre-vote. The time in which this process did not run itself is not counted: a
+//! stall of the machine is no reason to depose a leader. Promises to others are reckoned by openraft
+//! on the boot-time clock, without such discount. Pure but for the clock.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::env::{Env, Instant, Now};
+use crate::range::replica::LEASE_MS;
+
+/// How often the driver looks.
+pub const TICK: Duration = Duration::from_millis(25);
+/// How often a leader that is awake sends a heartbeat.
+pub const HEARTBEAT: Duration = Duration::from_millis(100);
+/// A group in which nothing has happened for so long may sleep.
+const SLEEP_AFTER: Duration = Duration::from_secs(1);
+/// A campaign that came to nothing is repeated after this, and a random part.
+const CAMPAIGN_AGAIN: Duration = Duration::from_millis(LEASE_MS / 4);
+/// The random part is less than this.
+const SPREAD_MS: u64 = LEASE_MS / 4;
+
+/// The time of one replica.
+pub(super) struct Pulse<E: Env> {
+    /// For how long this process has not run so far.
+    stalled: Rc<Cell<Duration>>,
+    /// When a leader was last heard of, and how long the process had stalled by then.
+    heard: Cell<(Now<E>, Duration)>,
+    /// The random part of the next wait.
+    spread: Cell<Duration>,
+    /// No campaign before this.
+    campaign_from: Cell<Option<Now<E>>>,
+    /// When the next heartbeat is due.
+    heartbeat_at: Cell<Now<E>>,
+    /// When something last happened, and the last entry applied by then.
+    worked: Cell<(Now<E>, u64)>,
+}
+
+impl<E: Env> Pulse<E> {
+    /// A replica that starts now, on a shard that has stalled for so long.
+    pub fn new(stalled: Rc<Cell<Duration>>) -> Pulse<E> {
+        let now = Now::<E>::now();
+        Pulse {
+            heard: Cell::new((now, stalled.get())),
+            stalled,
+            spread: Cell::default(),
+            campaign_from: Cell::new(None),
+            heartbeat_at: Cell::new(now),
+            worked: Cell::new((now, 0)),
+        }
+    }
+
+    /// A leader was heard of at `at`.
+    pub fn hear(&self, at: Now<E>) {
+        if at > self.heard.get().0 {
+            self.heard.set((at, self.stalled.get()));
+        }
+    }
+
+    /// Something happens: the group is awake.
+    pub fn work(&self) {
+        self.worked.set((Now::<E>::now(), self.worked.get().1));
+    }
+
+    /// Whether nothing has happened for a while.
+    pub fn is_quiet(&self, now: Now<E>, applied: u64) -> bool {
+        let (at, index) = self.worked.get();
+        if index != applied {
+            self.worked.set((now, applied));
+            return false;
+        }
+        now > at + SLEEP_AFTER
+    }
+
+    /// Whether a heartbeat is due; then the next is due later.
+    pub fn heartbeat_is_due(&self, now: Now<E>) -> bool {
+        let due = now >= self.heartbeat_at.get();
+        if due {
+            self.heartbeat_at.set(now + HEARTBEAT);
+        }
+        due
+    }
+
+    /// Whether it is time to campaign; then the next time is later.
+    pub fn campaign_is_due(&self, now: Now<E>, random: u64) -> bool {
+        let (heard, stalled_then) = self.heard.get();
+        let stalled = self.stalled.get().saturating_sub(stalled_then);
+        let due = heard + Duration::from_millis(LEASE_MS) + stalled + self.spread.get();
+        if now < due || self.campaign_from.get().is_some_and(|from| now < from) {
+            return false;
+        }
+        self.spread.set(Duration::from_millis(random % SPREAD_MS));
+        self.campaign_from
+            .set(Some(now + CAMPAIGN_AGAIN + self.spread.get()));
+        true
+    }
+}
