@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(5);
-const LONGEST: Duration = Duration::from_millis(500);
+/// A range whose leader died has another within a second: longer pauses would only add to that.
+const LONGEST: Duration = Duration::from_millis(100);
 /// A call earns this much of a retry; a retry costs [`RETRY`].
 const EARNED: i64 = 1;
 const RETRY: i64 = 10;

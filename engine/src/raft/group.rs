@@ -158,6 +158,7 @@ impl<E: Env> RaftGroup<E> {
                 let silent = group.clone();
                 drop(E::Runtime::spawn(async move {
                     E::Runtime::sleep(Duration::from_millis(LEASE_MS) + DRIFT_MARGIN).await;
+                    silent.pulse.hear(Now::<E>::now());
                     silent.silent.set(false);
                 }));
             }
@@ -264,6 +265,7 @@ impl<E: Env> Group<E> {
                     self.pulse.hear(at);
                 }
                 if self.pulse.campaign_is_due(tick.now, (tick.random)()) {
+                    tracing::debug!(range = %self.range, term = self.term(), "campaigns");
                     self.campaign().await?;
                 }
             }
@@ -389,6 +391,13 @@ impl<E: Env> Group<E> {
                 let request = vote_request::<E>(&candidacy);
                 voted(self.raft.vote(request).await)
             }
+            // openraft knows of heartbeats only; the leader of a group that sleeps sends none.
+            Question::PreVote(_) if self.role.get() == Role::Leader => {
+                // One that has lost its followers loses them to a candidate all the same.
+                self.pulse.work();
+                Answer::Refused
+            }
+            Question::PreVote(_) if self.pulse.has_heard(Now::<E>::now()) => Answer::Refused,
             Question::PreVote(candidacy) => {
                 let request = vote_request::<E>(&candidacy);
                 voted(self.raft.pre_vote(request).await)

@@ -63,6 +63,11 @@ impl<E: Env> Pulse<E> {
         }
     }
 
+    /// Whether a leader was heard of within a lease.
+    pub fn has_heard(&self, now: Now<E>) -> bool {
+        now < self.heard.get().0 + Duration::from_millis(LEASE_MS)
+    }
+
     /// Something happens: the group is awake.
     pub fn work(&self) {
         self.worked.set((Now::<E>::now(), self.worked.get().1));

@@ -277,6 +277,7 @@ impl<E: Env> Replica<E> {
             term: blank.term,
             first_index: blank.index,
         }));
+        tracing::debug!(range = %self.group.range, term = blank.term, "leads");
         self.proposer.wake();
         let waiting = std::mem::take(&mut *self.waiting_to_lead.borrow_mut());
         waiting.into_iter().for_each(Waker::wake);

@@ -31,7 +31,7 @@ use crate::env::{GlommioRuntime, Now};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long nothing is tried after a failure, the first time and at most.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
-const PAUSE_LONGEST: Duration = Duration::from_secs(1);
+const PAUSE_LONGEST: Duration = Duration::from_millis(250);
 /// Bytes that wait to be sent; further questions fail, and replication asks again later.
 const OUTPUT_LEN_MAX: usize = 32 << 20;
 /// Bytes are received in pieces of this size.
