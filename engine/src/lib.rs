@@ -1,5 +1,6 @@
 //! The database, without sockets, runtime or wire format.
 
+pub mod cluster;
 pub mod env;
 pub mod error;
 pub mod hlc;

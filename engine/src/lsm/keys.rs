@@ -2,8 +2,8 @@
 //!
 //! | row | key |
 //! |---|---|
-//! | a range's state | `0`, range id (8 bytes), `0` |
-//! | a client's session marks in a range | `0`, range id (8), `1`, client id (16) |
+//! | a replica's state | `0`, replica id (8 bytes), `0` |
+//! | a client's session marks in a range | `0`, replica id (8), `1`, client id (16) |
 //! | a user's row | data id, `1`, user key |
 //! | a client's session marks in a snapshot | data id, `3`, client id (16) |
 //! | a session pair | data id, `2`, first key escaped, client id (16), sequence (8) |
@@ -13,9 +13,9 @@
 //! the memtable compares the first sixteen fast. The escaped first key has `00 ff` for each `00`
 //! and ends with `00 01`, so that it sorts as the key does.
 
-use crate::types::{ClientId, DataId, RangeId};
+use crate::types::{ClientId, DataId, ReplicaId};
 
-const BY_RANGE: u8 = 0;
+const BY_REPLICA: u8 = 0;
 const STATE: u8 = 0;
 const CLIENT: u8 = 1;
 const USER: u8 = 1;
@@ -25,8 +25,8 @@ const SNAPSHOT_CLIENT: u8 = 3;
 /// What a row's key says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RowKey<'a> {
-    /// A row that lies by range id.
-    ByRange(RangeId),
+    /// A row that lies by replica id.
+    ByReplica(ReplicaId),
     /// A row that lies by a user's key.
     ByKey(DataId, std::borrow::Cow<'a, [u8]>),
     /// A row that lives as long as its data id.
@@ -63,29 +63,29 @@ pub fn user_part(key: &[u8]) -> &[u8] {
         .map_or(&[], |(_, key)| key)
 }
 
-/// The key of a range's state.
-pub fn state_key(range: RangeId, to: &mut Vec<u8>) {
+/// The key of a replica's state.
+pub fn state_key(replica: ReplicaId, to: &mut Vec<u8>) {
     to.clear();
-    to.push(BY_RANGE);
-    to.extend_from_slice(&range.0.to_be_bytes());
+    to.push(BY_REPLICA);
+    to.extend_from_slice(&replica.0.to_be_bytes());
     to.push(STATE);
 }
 
 /// The key of a client's marks in a range.
-pub fn client_key(range: RangeId, client: ClientId, to: &mut Vec<u8>) {
+pub fn client_key(replica: ReplicaId, client: ClientId, to: &mut Vec<u8>) {
     to.clear();
-    to.push(BY_RANGE);
-    to.extend_from_slice(&range.0.to_be_bytes());
+    to.push(BY_REPLICA);
+    to.extend_from_slice(&replica.0.to_be_bytes());
     to.push(CLIENT);
     to.extend_from_slice(&client.0.to_be_bytes());
 }
 
 /// The interval of all clients' marks in a range.
-pub fn clients_of(range: RangeId, low: &mut Vec<u8>, high: &mut Vec<u8>) {
+pub fn clients_of(replica: ReplicaId, low: &mut Vec<u8>, high: &mut Vec<u8>) {
     for (to, last) in [(low, CLIENT), (high, CLIENT + 1)] {
         to.clear();
-        to.push(BY_RANGE);
-        to.extend_from_slice(&range.0.to_be_bytes());
+        to.push(BY_REPLICA);
+        to.extend_from_slice(&replica.0.to_be_bytes());
         to.push(last);
     }
 }
@@ -198,9 +198,10 @@ fn split_data_id(key: &[u8]) -> Option<(DataId, &[u8])> {
 
 /// Reads a row's key; `None` if it is none of ours.
 pub fn parse(key: &[u8]) -> Option<RowKey<'_>> {
-    if let Some(rest) = key.strip_prefix(&[BY_RANGE]) {
-        let (range, _) = rest.split_first_chunk::<8>()?;
-        return Some(RowKey::ByRange(RangeId(u64::from_be_bytes(*range))));
+    if let Some(rest) = key.strip_prefix(&[BY_REPLICA]) {
+        let (replica, _) = rest.split_first_chunk::<8>()?;
+        let replica = ReplicaId(u64::from_be_bytes(*replica));
+        return Some(RowKey::ByReplica(replica));
     }
     let (data_id, rest) = split_data_id(key)?;
     match rest.split_first()? {
@@ -247,14 +248,14 @@ mod tests {
     }
 
     #[test]
-    fn rows_by_range_are_read_back() {
+    fn rows_by_replica_are_read_back() {
         let mut row = Vec::new();
-        state_key(RangeId(5), &mut row);
-        assert_eq!(parse(&row), Some(RowKey::ByRange(RangeId(5))));
-        client_key(RangeId(5), ClientId(6), &mut row);
+        state_key(ReplicaId(5), &mut row);
+        assert_eq!(parse(&row), Some(RowKey::ByReplica(ReplicaId(5))));
+        client_key(ReplicaId(5), ClientId(6), &mut row);
         assert_eq!(client_part(&row), Some(ClientId(6)));
         let (mut low, mut high) = (Vec::new(), Vec::new());
-        clients_of(RangeId(5), &mut low, &mut high);
+        clients_of(ReplicaId(5), &mut low, &mut high);
         assert!(low < row && row < high);
         assert_eq!(parse(b""), None);
         assert_eq!(parse(b"\x09123456789"), None);

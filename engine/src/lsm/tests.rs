@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::types::{DataId, KeyRange, RangeId};
+use crate::types::{DataId, KeyRange, ReplicaId};
 
 const DATA_ID: DataId = DataId(3);
 const MEMTABLE_BYTES: usize = 16 << 10;
@@ -89,7 +89,7 @@ impl<T: TableStore> Run<T> {
 
     fn tell_rules(&mut self) {
         let live = LiveData {
-            range: RangeId(1),
+            replica: ReplicaId(1),
             data_id: DATA_ID,
             keys: KeyRange::all(),
             threshold: Timestamp(self.threshold),

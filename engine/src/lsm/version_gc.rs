@@ -7,13 +7,13 @@
 use std::collections::BTreeMap;
 
 use crate::lsm::keys::{self, RowKey};
-use crate::types::{DataId, KeyRange, RangeId, Timestamp};
+use crate::types::{DataId, KeyRange, ReplicaId, Timestamp};
 
 /// The rows of one live replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveData {
-    /// Its range: rows by range id belong to it.
-    pub range: RangeId,
+    /// The replica: rows by its id belong to it.
+    pub replica: ReplicaId,
     /// Its rows by key lie under this.
     pub data_id: DataId,
     /// And within this interval.
@@ -92,10 +92,10 @@ impl Judge {
 fn threshold(by_data_id: &BTreeMap<DataId, Vec<LiveData>>, key: &[u8]) -> Option<Timestamp> {
     match keys::parse(key) {
         // Of a replica's state only the newest is ever read.
-        Some(RowKey::ByRange(range)) => by_data_id
+        Some(RowKey::ByReplica(replica)) => by_data_id
             .values()
             .flatten()
-            .any(|live| live.range == range)
+            .any(|live| live.replica == replica)
             .then_some(Timestamp::MAX),
         Some(RowKey::ByKey(data_id, key)) => by_data_id
             .get(&data_id)?
@@ -127,7 +127,7 @@ mod tests {
             end: None,
         };
         let live = LiveData {
-            range: RangeId(4),
+            replica: ReplicaId(4),
             data_id: DataId(1),
             keys,
             threshold: Timestamp(50),
@@ -164,10 +164,10 @@ mod tests {
         let mut judge = judge();
         assert!(!judge.keeps(&row(b"a"), Timestamp(90), true, false));
         let mut state = Vec::new();
-        keys::state_key(RangeId(4), &mut state);
+        keys::state_key(ReplicaId(4), &mut state);
         assert!(judge.keeps(&state, Timestamp(9), true, true));
         assert!(!judge.keeps(&state, Timestamp(8), true, true));
-        keys::state_key(RangeId(5), &mut state);
+        keys::state_key(ReplicaId(5), &mut state);
         assert!(!judge.keeps(&state, Timestamp(9), true, true));
     }
 

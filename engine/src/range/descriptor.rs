@@ -59,13 +59,12 @@ impl Descriptor {
         rkyv::from_bytes::<Descriptor, rancor::Error>(bytes)
     }
 
-    /// Takes over the replicas of a membership; if they are others, the epoch is a new one.
+    /// Takes over the replicas of a membership that is another than the last: the epoch is a new
+    /// one, also if only the right to vote has changed.
     pub fn set_replicas(&mut self, mut replicas: Vec<ReplicaPlace>) {
         replicas.sort_by_key(|replica| replica.replica);
-        if replicas != self.replicas {
-            self.replicas = replicas;
-            self.epoch.conf += 1;
-        }
+        self.replicas = replicas;
+        self.epoch.conf += 1;
     }
 
     /// Where a replica lives.

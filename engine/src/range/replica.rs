@@ -236,7 +236,9 @@ impl<E: Env> Replica<E> {
                 apply::pass(&mut state);
                 let replicas = raft::replicas(body)
                     .map_err(|e| Fatal::Inconsistent(format!("a membership in the log: {e}")))?;
-                state.descriptor.set_replicas(replicas);
+                if *body != state.membership.body {
+                    state.descriptor.set_replicas(replicas);
+                }
                 state.membership = AppliedMembership {
                     log_id: Some(entry.id),
                     body: body.clone(),
@@ -327,13 +329,13 @@ impl<E: Env> Replica<E> {
         let version = state.last_ts;
         let row = state.encode().map_err(encoding)?;
         put(SavedRow::State {
-            range: self.group.range,
+            replica: self.group.replica,
             version,
             row: &row,
         });
         for row in state.sessions.save() {
             put(SavedRow::Session {
-                range: self.group.range,
+                replica: self.group.replica,
                 data_id: self.data_id.get(),
                 version,
                 row: &row,
@@ -370,13 +372,13 @@ impl<E: Env> Replica<E> {
 pub(crate) enum SavedRow<'a> {
     /// The state's own row.
     State {
-        range: crate::types::RangeId,
+        replica: ReplicaId,
         version: Timestamp,
         row: &'a [u8],
     },
     /// A row of the session table.
     Session {
-        range: crate::types::RangeId,
+        replica: ReplicaId,
         data_id: DataId,
         version: Timestamp,
         row: &'a crate::range::sessions::SessionRow,

@@ -97,7 +97,7 @@ async fn look<E: Env>(inner: &Inner<E>) -> Result<(), Fatal> {
 pub(super) fn gc_rules<E: Env>(inner: &Inner<E>) -> GcRules {
     let live = inner.replicas().into_iter().map(|replica| {
         replica.with_state(|state| LiveData {
-            range: state.descriptor.range,
+            replica: replica.group.replica,
             data_id: replica.data_id(),
             keys: state.descriptor.keys.clone(),
             threshold: state.gc_threshold,

@@ -9,7 +9,7 @@ use crate::range::Descriptor;
 use crate::range::sessions::{ClientMarks, SavedPair, SessionRow};
 use crate::range::state::RangeState;
 use crate::shard::store::Store;
-use crate::types::{Blob, ClientId, DataId, RangeId, Timestamp};
+use crate::types::{Blob, ClientId, DataId, ReplicaId, Timestamp};
 use crate::wal::{Created, Switched};
 
 /// A replica's state as its last flush left it, or as it was created.
@@ -21,14 +21,14 @@ pub(super) fn recover_state<E: Env>(
     created: &Created,
     switched: Option<&Switched>,
 ) -> Result<RangeState, Fatal> {
-    let range = created.group.range;
+    let (range, replica) = (created.group.range, created.group.replica);
     let damaged = |what: &str| {
         Fatal::Inconsistent(format!(
             "range {range}: its {what} in the tree cannot be read"
         ))
     };
     let mut key = Vec::new();
-    keys::state_key(range, &mut key);
+    keys::state_key(replica, &mut key);
     let row = store.newest_row(&key, |row| row.map(RangeState::decode))?;
     let mut state = match row {
         Some(state) => state.map_err(|_| damaged("state row"))?,
@@ -45,14 +45,14 @@ pub(super) fn recover_state<E: Env>(
     {
         // Nothing was flushed since the snapshot was taken over.
         let mut before = Vec::new();
-        read_clients(store, range, |client, _| before.push(client))?;
+        read_clients(store, replica, |client, _| before.push(client))?;
         let snapshot = RangeState::decode(&switched.state);
         let mut snapshot = snapshot.map_err(|_| damaged("snapshot's state"))?;
         load_snapshot_sessions(store, switched.data_id, &mut snapshot, before)?;
         return Ok(snapshot);
     }
     let data_id = switched.map_or(created.data_id, |switched| switched.data_id);
-    read_clients(store, range, |client, marks| {
+    read_clients(store, replica, |client, marks| {
         state.sessions.load(SessionRow::Client(client, Some(marks)));
     })?;
     load_pairs(store, data_id, &mut state)?;
@@ -60,7 +60,7 @@ pub(super) fn recover_state<E: Env>(
 }
 
 /// Loads the session table of a snapshot whose rows lie under `data_id`; `before` are the clients
-/// whose marks lie by range id.
+/// whose marks lie by replica id.
 ///
 /// # Errors
 /// The tree cannot be read.
@@ -91,11 +91,11 @@ fn client_row(key: &[u8], value: &[u8]) -> Result<(ClientId, ClientMarks), Fatal
 
 fn read_clients<E: Env>(
     store: &Store<E>,
-    range: RangeId,
+    replica: ReplicaId,
     mut visit: impl FnMut(ClientId, ClientMarks),
 ) -> Result<(), Fatal> {
     let (mut low, mut high) = (Vec::new(), Vec::new());
-    keys::clients_of(range, &mut low, &mut high);
+    keys::clients_of(replica, &mut low, &mut high);
     read_rows(store, (&low, &high), |key, value| {
         let (client, marks) = client_row(key, value)?;
         visit(client, marks);

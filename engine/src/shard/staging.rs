@@ -140,7 +140,7 @@ impl<E: Env> Shard<E> {
             to: envelope.to,
             from,
             live: LiveData {
-                range: envelope.range,
+                replica: envelope.to,
                 data_id,
                 keys: KeyRange::all(),
                 threshold: Timestamp::ZERO,

@@ -18,7 +18,7 @@ use crate::limits::{REPLAY_LEN_FREEZE, REPLAY_LEN_MAX};
 use crate::lsm::{Bounds, GcRules, Lsm, LsmError, LsmStats, MemtableId, Scan, keys};
 use crate::range::replica::{Durable, Replica, SavedRow};
 use crate::range::sessions::SessionRow;
-use crate::types::{DataId, RangeId, Timestamp};
+use crate::types::{DataId, ReplicaId, Timestamp};
 use crate::wal::{Position, Wal};
 
 /// Whoever waits for room looks at least this often.
@@ -31,7 +31,7 @@ pub type OnFatal = Rc<dyn Fn(Fatal)>;
 struct Frozen {
     id: MemtableId,
     /// What its flush makes durable.
-    covers: Vec<(RangeId, Durable)>,
+    covers: Vec<(ReplicaId, Durable)>,
     /// Where the log stood: all before it is in this memtable or an older one.
     log: Position,
 }
@@ -197,7 +197,7 @@ impl<E: Env> Store<E> {
                     failed.get_or_insert(error);
                 }
             })?;
-            covers.extend(saved.map(|durable| (replica.group.range, durable)));
+            covers.extend(saved.map(|durable| (replica.group.replica, durable)));
         }
         if let Some(error) = failed {
             return Err(error);
@@ -214,20 +214,20 @@ impl<E: Env> Store<E> {
         let mut lsm = self.lsm.borrow_mut();
         match row {
             SavedRow::State {
-                range,
+                replica,
                 version,
                 row,
             } => {
-                keys::state_key(range, key);
+                keys::state_key(replica, key);
                 lsm.insert(key, version, Some(row));
             }
             SavedRow::Session {
-                range,
+                replica,
                 version,
                 row: SessionRow::Client(id, marks),
                 ..
             } => {
-                keys::client_key(range, *id, key);
+                keys::client_key(replica, *id, key);
                 let row = marks.map(|marks| marks.encode());
                 lsm.insert(key, version, row.as_deref());
             }
@@ -274,8 +274,8 @@ impl<E: Env> Store<E> {
             };
             drop(frozen);
             self.replay_from.set(done.log);
-            for (range, durable) in done.covers {
-                self.made_durable(range, durable);
+            for (replica, durable) in done.covers {
+                self.made_durable(replica, durable);
             }
         }
         self.wake_waiting();
@@ -288,12 +288,12 @@ impl<E: Env> Store<E> {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    fn made_durable(&self, range: RangeId, durable: Durable) {
+    fn made_durable(&self, replica: ReplicaId, durable: Durable) {
         let replicas = self.replicas.borrow();
         let replica = replicas
             .iter()
             .filter_map(Weak::upgrade)
-            .find(|r| r.group.range == range);
+            .find(|r| r.group.replica == replica);
         if let Some(replica) = replica {
             replica.made_durable(durable);
         }

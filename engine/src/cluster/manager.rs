@@ -1,0 +1,474 @@
+//! What the shard that leads the system range knows of the cluster, and what it concludes.
+//!
+//! Made anew in each term from the rows of the system range; what shards report comes on top and is
+//! kept in memory alone, but for new nodes, new epochs and settings, which are written down before
+//! anybody relies on them ([`Manager::unsaved`]). No I/O here.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::message::{LedRange, NodeState, NodeView, RangeView, Report, Told, View};
+use super::placement::{self, Node, Range, Step};
+use super::record::{self, NodeRecord, RangeRecord, Setting};
+use crate::env::{Env, Now};
+use crate::range::ReplicaPlace;
+use crate::types::{Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE};
+
+/// A node that has said nothing for so long is silent.
+const SILENT_AFTER: Duration = Duration::from_secs(3);
+/// A leader's word counts for so long.
+const REPORT_COUNTS: Duration = Duration::from_secs(3);
+/// After an order a range is left alone for so long: its reports have to catch up.
+const ORDER_TAKES: Duration = Duration::from_millis(1500);
+/// Silent nodes are dead after this, if no setting says otherwise.
+const DEAD_AFTER: Duration = Duration::from_mins(5);
+/// Voters of a range, if no setting says otherwise.
+const FACTOR: usize = 3;
+
+/// The names of settings, with what each may be.
+pub const SETTINGS: [(&str, &str); 3] = [
+    ("replication-factor", "1, 3 or 5 (default 3)"),
+    (
+        "dead-after",
+        "a time from 1s, such as 90s or 5m (default 5m)",
+    ),
+    ("balance", "on or off (default on)"),
+];
+
+struct KnownNode<E: Env> {
+    record: NodeRecord,
+    heard: Now<E>,
+    saved: bool,
+}
+
+struct KnownRange<E: Env> {
+    record: RangeRecord,
+    saved: bool,
+    report: Option<(Now<E>, LedRange)>,
+    ordered: Option<Now<E>>,
+}
+
+/// See the module.
+pub struct Manager<E: Env> {
+    /// The term of the system range in which it was made.
+    pub term: u64,
+    here: Location,
+    nodes: BTreeMap<NodeId, KnownNode<E>>,
+    ranges: BTreeMap<RangeId, KnownRange<E>>,
+    settings: Vec<Setting>,
+    /// What shards are told, as of the last [`Manager::refresh`].
+    view: View,
+}
+
+impl<E: Env> Manager<E> {
+    /// A manager that knows the rows of the system range. Nodes count as just heard of.
+    pub fn new(term: u64, here: Location, rows: &[(Vec<u8>, Vec<u8>)], now: Now<E>) -> Manager<E> {
+        let mut manager = Manager {
+            term,
+            here,
+            nodes: BTreeMap::new(),
+            ranges: BTreeMap::new(),
+            settings: Vec::new(),
+            view: View {
+                version: term << 32,
+                ..View::default()
+            },
+        };
+        for (key, value) in rows {
+            manager.learn(key, value, now);
+        }
+        manager
+    }
+
+    fn learn(&mut self, key: &[u8], value: &[u8], now: Now<E>) {
+        let is = |kind: &str| key.starts_with(kind.as_bytes());
+        if is(record::NODE)
+            && let Some(record) = record::decode::<NodeRecord>(value)
+        {
+            let known = KnownNode {
+                heard: now,
+                saved: true,
+                record,
+            };
+            self.nodes.insert(known.record.id, known);
+        } else if is(record::RANGE)
+            && let Some(record) = record::decode::<RangeRecord>(value)
+        {
+            let known = KnownRange {
+                saved: true,
+                report: None,
+                ordered: None,
+                record,
+            };
+            self.ranges.insert(known.record.descriptor.range, known);
+        } else if is(record::SETTING)
+            && let Some(setting) = record::decode::<Setting>(value)
+        {
+            self.settings.push(setting);
+        }
+    }
+
+    /// The value of a setting, if it was ever set.
+    fn setting(&self, name: &str) -> Option<&str> {
+        let mut newest = self.settings.iter().rev();
+        let found = newest.find(|setting| setting.name == name)?;
+        Some(&found.value)
+    }
+
+    fn factor(&self) -> usize {
+        let factor = self.setting("replication-factor");
+        factor.and_then(|text| text.parse().ok()).unwrap_or(FACTOR)
+    }
+
+    fn dead_after(&self) -> Duration {
+        let set = self.setting("dead-after").and_then(parse_time);
+        set.unwrap_or(DEAD_AFTER)
+    }
+
+    /// All settings ever set, oldest first.
+    pub fn history(&self) -> &[Setting] {
+        &self.settings
+    }
+
+    /// The row of a new setting.
+    ///
+    /// # Errors
+    /// There is no such setting, or it cannot be that.
+    pub fn new_setting(&self, name: &str, value: &str, at_ms: u64) -> Result<Setting, String> {
+        let known = SETTINGS.iter().find(|(known, _)| *known == name);
+        let Some((_, rule)) = known else {
+            let names: Vec<&str> = SETTINGS.iter().map(|(name, _)| *name).collect();
+            return Err(format!(
+                "there is no setting {name:?}; there are {}",
+                names.join(", ")
+            ));
+        };
+        let fits = match name {
+            "replication-factor" => ["1", "3", "5"].contains(&value),
+            "dead-after" => parse_time(value).is_some_and(|time| time >= Duration::from_secs(1)),
+            _ => ["on", "off"].contains(&value),
+        };
+        if !fits {
+            return Err(format!("{name} is {rule}, not {value:?}"));
+        }
+        Ok(Setting {
+            version: self.settings.last().map_or(0, |last| last.version) + 1,
+            name: name.to_owned(),
+            value: value.to_owned(),
+            at_ms,
+        })
+    }
+
+    /// A setting is durable.
+    pub fn set(&mut self, setting: Setting) {
+        self.settings.push(setting);
+    }
+
+    /// The highest node id that was ever seen.
+    pub fn last_node(&self) -> u64 {
+        let ranges = self.ranges.values();
+        let replicas = ranges.flat_map(|range| &range.record.descriptor.replicas);
+        let placed = replicas.map(|place| place.location.node.0).max();
+        let named = self.nodes.keys().map(|id| id.0).max();
+        placed.max(named).unwrap_or(0)
+    }
+
+    /// Takes a shard's report.
+    pub fn take(&mut self, report: Report, now: Now<E>) -> Told {
+        let superseded = self.take_node(report.node, now);
+        if superseded {
+            return Told::Synced {
+                view: None,
+                remove: Vec::new(),
+                superseded,
+            };
+        }
+        for led in report.led {
+            self.take_range(led, now);
+        }
+        let held = report.held.iter().filter(|held| {
+            self.ranges.get(&held.range).is_some_and(|known| {
+                let descriptor = &known.record.descriptor;
+                let listed = descriptor.location(held.replica).is_some();
+                !listed && (descriptor.epoch.conf > held.conf || held.left)
+            })
+        });
+        Told::Synced {
+            remove: held.map(|held| (held.range, held.replica)).collect(),
+            view: (report.known != self.view.version).then(|| self.view.clone()),
+            superseded,
+        }
+    }
+
+    /// Takes what a node says of itself; `true`: another process has its id by now.
+    fn take_node(&mut self, record: NodeRecord, now: Now<E>) -> bool {
+        let Some(known) = self.nodes.get_mut(&record.id) else {
+            let known = KnownNode {
+                heard: now,
+                saved: false,
+                record,
+            };
+            self.nodes.insert(known.record.id, known);
+            return false;
+        };
+        let age = |record: &NodeRecord| (record.started_ms, record.life);
+        if known.record.life != record.life && age(&record) < age(&known.record) {
+            return true;
+        }
+        known.heard = now;
+        if known.record != record {
+            known.record = record;
+            known.saved = false;
+        }
+        false
+    }
+
+    fn take_range(&mut self, led: LedRange, now: Now<E>) {
+        let record = RangeRecord {
+            descriptor: led.descriptor.clone(),
+            voters: led.voters.clone(),
+        };
+        let known = self.ranges.entry(led.descriptor.range);
+        let known = known.or_insert_with(|| KnownRange {
+            record: record.clone(),
+            saved: false,
+            report: None,
+            ordered: None,
+        });
+        let newest = known.report.as_ref().map_or(0, |(_, report)| report.term);
+        let epoch = |record: &RangeRecord| {
+            let epoch = record.descriptor.epoch;
+            (epoch.version, epoch.conf)
+        };
+        if led.term < newest || epoch(&record) < epoch(&known.record) {
+            return;
+        }
+        if known.record != record {
+            known.record = record;
+            known.saved = false;
+        }
+        known.report = Some((now, led));
+    }
+
+    /// Rows that are to be written down, and what to call [`Manager::saved`] with then.
+    pub fn unsaved(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let nodes = self.nodes.values().filter(|known| !known.saved);
+        let nodes = nodes.map(|known| {
+            let key = record::key(record::NODE, known.record.id.0);
+            (key, record::encode(&known.record))
+        });
+        let ranges = self.ranges.values().filter(|known| !known.saved);
+        let ranges = ranges.map(|known| {
+            let key = record::key(record::RANGE, known.record.descriptor.range.0);
+            (key, record::encode(&known.record))
+        });
+        nodes.chain(ranges).collect()
+    }
+
+    /// A row is durable.
+    pub fn saved(&mut self, key: &[u8], value: &[u8]) {
+        for known in self.nodes.values_mut() {
+            known.saved |= record::key(record::NODE, known.record.id.0) == key
+                && record::encode(&known.record) == value;
+        }
+        for known in self.ranges.values_mut() {
+            known.saved |= record::key(record::RANGE, known.record.descriptor.range.0) == key
+                && record::encode(&known.record) == value;
+        }
+    }
+
+    fn node_state(&self, node: &KnownNode<E>, now: Now<E>) -> NodeState {
+        if now < node.heard + SILENT_AFTER {
+            NodeState::Alive
+        } else if now < node.heard + self.dead_after() {
+            NodeState::Silent
+        } else {
+            NodeState::Dead
+        }
+    }
+
+    /// What the leader of a range said lately.
+    fn fresh<'a>(&self, known: &'a KnownRange<E>, now: Now<E>) -> Option<&'a LedRange> {
+        let (at, report) = known.report.as_ref()?;
+        (now < *at + REPORT_COUNTS).then_some(report)
+    }
+
+    /// Everything, as of now.
+    pub fn view(&self, now: Now<E>) -> View {
+        let nodes = self.nodes.values().map(|known| NodeView {
+            record: known.record.clone(),
+            state: self.node_state(known, now),
+        });
+        let nodes: Vec<NodeView> = nodes.collect();
+        let alive = |node: NodeId| {
+            let mut nodes = nodes.iter();
+            nodes.any(|view| view.record.id == node && view.state == NodeState::Alive)
+        };
+        let usable = nodes.iter().filter(|view| view.state != NodeState::Dead);
+        let (wanted, _) = placement::wanted(usable.count(), self.factor());
+        let ranges = self.ranges.values().map(|known| {
+            let descriptor = known.record.descriptor.clone();
+            let report = self.fresh(known, now);
+            let live = known.record.voters.iter().filter(|voter| {
+                let place = descriptor.location(**voter);
+                place.is_some_and(|place| alive(place.node))
+            });
+            let wanted = wanted.max(known.record.voters.len());
+            RangeView {
+                under_replicated: live.count() < wanted,
+                unavailable: report.is_none_or(|report| !report.has_quorum),
+                leader: report.and_then(|report| descriptor.location(report.leader)),
+                term: report.map_or(0, |report| report.term),
+                applied: report.map_or(0, |report| report.applied),
+                lag: report.map_or_else(Vec::new, |report| report.lag.clone()),
+                voters: known.record.voters.clone(),
+                descriptor,
+            }
+        });
+        let ranges: Vec<RangeView> = ranges.collect();
+        let system = ranges.iter().find(|r| r.descriptor.range == SYSTEM_RANGE);
+        let system = system.map_or_else(Vec::new, |range| {
+            let replicas = range.descriptor.replicas.iter();
+            replicas.map(|place| place.location).collect()
+        });
+        let mut settings: BTreeMap<&str, &Setting> = BTreeMap::new();
+        settings.extend(self.settings.iter().map(|s| (s.name.as_str(), s)));
+        View {
+            version: self.view.version,
+            leader: self.here,
+            system,
+            nodes,
+            ranges,
+            settings: settings.into_values().cloned().collect(),
+        }
+    }
+
+    /// Has shards told what has changed.
+    pub fn refresh(&mut self, now: Now<E>) {
+        let mut view = self.view(now);
+        // What changes all the time is told to who asks.
+        for range in &mut view.ranges {
+            range.applied = 0;
+            range.lag.clear();
+        }
+        if view != self.view {
+            view.version += 1;
+            self.view = view;
+        }
+    }
+
+    /// The next steps, of which each range is then left alone for a while.
+    pub fn plan(&mut self, now: Now<E>) -> Vec<Step> {
+        if self.setting("balance") == Some("off") {
+            return Vec::new();
+        }
+        let nodes = self.nodes.values().map(|known| {
+            let state = self.node_state(known, now);
+            let node = Node {
+                id: known.record.id,
+                shards: known.record.shards,
+                alive: state == NodeState::Alive,
+            };
+            (node, state != NodeState::Dead)
+        });
+        let nodes: Vec<Node> = nodes
+            .filter(|(_, usable)| *usable)
+            .map(|(n, _)| n)
+            .collect();
+        let ranges = self.ranges.values().map(|known| self.range(known, now));
+        let ranges: Vec<Range> = ranges.collect();
+        let steps = placement::plan(&nodes, &ranges, self.factor());
+        for step in &steps {
+            let (Step::Change { range, .. } | Step::Lead { range, .. }) = step;
+            self.order(*range, now);
+        }
+        steps
+    }
+
+    fn range(&self, known: &KnownRange<E>, now: Now<E>) -> Range {
+        let report = self.fresh(known, now);
+        let descriptor = &known.record.descriptor;
+        let votes = |place: &&ReplicaPlace| known.record.voters.contains(&place.replica);
+        let ordered = known.ordered.is_some_and(|at| now < at + ORDER_TAKES);
+        let busy = |report: &LedRange| report.changing || !report.has_quorum;
+        Range {
+            id: descriptor.range,
+            voters: descriptor.replicas.iter().filter(votes).copied().collect(),
+            learners: descriptor
+                .replicas
+                .iter()
+                .filter(|place| !votes(place))
+                .copied()
+                .collect(),
+            leader: report.map(|report| report.leader),
+            busy: ordered || report.is_none_or(busy),
+        }
+    }
+
+    /// A range was told to do something.
+    pub fn order(&mut self, range: RangeId, now: Now<E>) {
+        if let Some(known) = self.ranges.get_mut(&range) {
+            known.ordered = Some(now);
+        }
+    }
+
+    /// Where a range is led, and its members, for an order of a person.
+    ///
+    /// # Errors
+    /// It is unknown, or cannot take an order now.
+    pub fn orderable(&self, range: RangeId, now: Now<E>) -> Result<(Location, Range), String> {
+        let known = self.ranges.get(&range);
+        let known = known.ok_or_else(|| format!("there is no range {range}"))?;
+        let found = self.range(known, now);
+        let leader = found
+            .leader
+            .and_then(|id| known.record.descriptor.location(id));
+        match leader {
+            None => Err(format!("range {range} has no leader now")),
+            Some(_) if found.busy => {
+                Err(format!("a change of range {range} is under way; try again"))
+            }
+            Some(leader) => Ok((leader, found)),
+        }
+    }
+
+    /// Where a range is led.
+    pub fn leader_of(&self, range: RangeId, now: Now<E>) -> Option<Location> {
+        let known = self.ranges.get(&range)?;
+        let report = self.fresh(known, now)?;
+        known.record.descriptor.location(report.leader)
+    }
+
+    /// Whether a node may be given replicas and leaders.
+    ///
+    /// # Errors
+    /// It may not, and why.
+    pub fn check_node(&self, node: NodeId, now: Now<E>) -> Result<&NodeRecord, String> {
+        let known = self.nodes.get(&node);
+        let known = known.ok_or_else(|| format!("there is no node {node}"))?;
+        match self.node_state(known, now) {
+            NodeState::Alive => Ok(&known.record),
+            _ => Err(format!("node {node} does not answer")),
+        }
+    }
+}
+
+/// The voter of a range on a node.
+pub fn voter_on(range: &Range, node: NodeId) -> Option<ReplicaId> {
+    let mut voters = range.voters.iter();
+    let found = voters.find(|place| place.location.node == node)?;
+    Some(found.replica)
+}
+
+/// Reads a time such as 90s, 5m or 1h.
+fn parse_time(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let number: u32 = number.parse().ok()?;
+    let unit = match unit {
+        "s" => Duration::from_secs(1),
+        "m" => Duration::from_mins(1),
+        "h" => Duration::from_hours(1),
+        _ => return None,
+    };
+    Some(unit * number)
+}

@@ -1,0 +1,188 @@
+//! What shards say to each other about the cluster: to the manager, and from it to the shards.
+//!
+//! The bytes are those of [`super::record::encode`], checked when they are read. Pure.
+
+#![allow(
+    missing_docs,
+    reason = "what rkyv derives for enums has fields without docs"
+)]
+
+use super::record::{NodeRecord, Setting};
+use crate::range::{Descriptor, ReplicaPlace};
+use crate::types::{Location, NodeId, RangeId, ReplicaId};
+
+/// A question or an order.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub enum Ask {
+    /// To the manager: how a shard is. Answered with [`Told::Synced`].
+    Report(Report),
+    /// To the manager: everything, as of now. Answered with [`Told::View`].
+    View,
+    /// To the manager: a new node wants an id. The same token is given the same id.
+    Join { token: u128 },
+    /// To the manager: sets a setting of the cluster.
+    Set { name: String, value: String },
+    /// To the manager: all settings ever set. Answered with [`Told::Settings`].
+    History,
+    /// To the manager: another node, or any other, shall lead a range.
+    TransferLeader { range: RangeId, to: Option<NodeId> },
+    /// To the manager: a replica of a range shall move.
+    MoveReplica {
+        range: RangeId,
+        from: NodeId,
+        to: Location,
+    },
+    /// To a shard: makes an empty replica, which waits for a snapshot.
+    Create {
+        descriptor: Descriptor,
+        replica: ReplicaId,
+    },
+    /// To a shard: removes a replica that is no member any more.
+    Remove { range: RangeId, replica: ReplicaId },
+    /// To the leader of a range: makes these its voters and learners; new ones among them are made.
+    Change {
+        range: RangeId,
+        voters: Vec<ReplicaPlace>,
+        learners: Vec<ReplicaPlace>,
+    },
+    /// To the leader of a range: another replica shall lead.
+    HandOver { range: RangeId, to: ReplicaId },
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub enum Told {
+    /// The manager is not here; where it may be.
+    NotHere {
+        leader: Option<Location>,
+        system: Vec<Location>,
+    },
+    /// It was done, or is being done.
+    Done,
+    /// It was not done, for a reason.
+    Refused(String),
+    /// A report was taken.
+    Synced {
+        /// The view, if it is another than the one the reporter knows.
+        view: Option<View>,
+        /// Replicas of the reporter that are no members any more.
+        remove: Vec<(RangeId, ReplicaId)>,
+        /// Another process has taken the reporter's node id since.
+        superseded: bool,
+    },
+    /// The cluster as of now.
+    View(View),
+    /// The id of a new node.
+    Joined(NodeId),
+    /// Settings, oldest first.
+    Settings(Vec<Setting>),
+}
+
+/// How a shard is.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct Report {
+    /// Which shard.
+    pub from: Location,
+    /// What its node says of itself.
+    pub node: NodeRecord,
+    /// The version of the view that it knows; 0: none.
+    pub known: u64,
+    /// Ranges that it leads.
+    pub led: Vec<LedRange>,
+    /// Replicas that it holds and does not lead.
+    pub held: Vec<HeldReplica>,
+}
+
+/// A range as its leader sees it.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct LedRange {
+    /// Bounds, epoch, replicas.
+    pub descriptor: Descriptor,
+    /// Those that vote.
+    pub voters: Vec<ReplicaId>,
+    /// Whether a change of members is half done or under way.
+    pub changing: bool,
+    /// Whether a majority answers.
+    pub has_quorum: bool,
+    /// The leader.
+    pub leader: ReplicaId,
+    /// Its term.
+    pub term: u64,
+    /// The last entry it has applied.
+    pub applied: u64,
+    /// Of each other replica: entries that it lacks; `u64::MAX`: it is not known.
+    pub lag: Vec<(ReplicaId, u64)>,
+}
+
+/// A replica that does not lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct HeldReplica {
+    /// Its range.
+    pub range: RangeId,
+    /// The replica.
+    pub replica: ReplicaId,
+    /// The range's `conf` as it knows it.
+    pub conf: u32,
+    /// Whether it knows itself to be no member.
+    pub left: bool,
+}
+
+/// All that is known of the cluster.
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
+pub struct View {
+    /// Differs from every other view's.
+    pub version: u64,
+    /// Where the system range is led.
+    pub leader: Location,
+    /// Where its replicas are.
+    pub system: Vec<Location>,
+    /// By id.
+    pub nodes: Vec<NodeView>,
+    /// By id.
+    pub ranges: Vec<RangeView>,
+    /// The settings in force.
+    pub settings: Vec<Setting>,
+}
+
+/// How a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub enum NodeState {
+    /// All its shards report.
+    Alive,
+    /// It has said nothing for a while.
+    Silent,
+    /// It has said nothing for so long that its replicas are replaced.
+    Dead,
+}
+
+/// A node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct NodeView {
+    /// What it says of itself.
+    pub record: NodeRecord,
+    /// How it is.
+    pub state: NodeState,
+}
+
+/// A range of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct RangeView {
+    /// Bounds, epoch, replicas.
+    pub descriptor: Descriptor,
+    /// Those that vote.
+    pub voters: Vec<ReplicaId>,
+    /// Where it is led, if it is.
+    pub leader: Option<Location>,
+    /// The leader's term.
+    pub term: u64,
+    /// The last entry that the leader has applied.
+    pub applied: u64,
+    /// Of each other replica: entries that it lacks; `u64::MAX`: it is not known.
+    pub lag: Vec<(ReplicaId, u64)>,
+    /// Whether it has fewer live voters than it should.
+    pub under_replicated: bool,
+    /// Whether nobody leads it, or its leader reaches no majority.
+    pub unavailable: bool,
+}

@@ -1,0 +1,499 @@
+//! Where replicas and leaders should be: from what is there, the next steps. Pure.
+//!
+//! Each range wants as many voters as the replication factor, or the largest odd number of nodes that
+//! there are, and learners on what is left of the factor: so a second node holds learners, and a third
+//! makes one voter three, in one change of members. A voter on a dead node is replaced where there is a
+//! node for it; the number of voters never falls because nodes are missing. When all that is in place,
+//! replicas and leaders are spread evenly, a few at a time.
+
+use std::collections::BTreeMap;
+
+use crate::range::ReplicaPlace;
+use crate::types::{Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE, ShardId};
+
+/// Changes of members that are ordered at a time.
+const CHANGES_MAX: usize = 8;
+/// Leaders that are moved at a time.
+const TRANSFERS_MAX: usize = 4;
+
+/// A node as placement sees it. Dead ones are left out.
+#[derive(Clone, Copy, Debug)]
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// Its shards.
+    pub shards: u16,
+    /// Whether it takes new replicas and leaders: it has been heard of lately.
+    pub alive: bool,
+}
+
+/// A range as placement sees it.
+#[derive(Clone, Debug)]
+pub struct Range {
+    /// Its id.
+    pub id: RangeId,
+    /// Its voters.
+    pub voters: Vec<ReplicaPlace>,
+    /// Its learners.
+    pub learners: Vec<ReplicaPlace>,
+    /// Who leads it.
+    pub leader: Option<ReplicaId>,
+    /// Whether nothing may be ordered now: something is under way, or nobody leads it.
+    pub busy: bool,
+}
+
+/// A replica that should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// It is there.
+    Here(ReplicaPlace),
+    /// It is to be made.
+    New(Location),
+}
+
+impl Slot {
+    fn location(self) -> Location {
+        match self {
+            Slot::Here(place) => place.location,
+            Slot::New(location) => location,
+        }
+    }
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The range's members should be these.
+    Change {
+        /// Which range.
+        range: RangeId,
+        /// Its voters.
+        voters: Vec<Slot>,
+        /// Its learners.
+        learners: Vec<Slot>,
+    },
+    /// Another replica should lead.
+    Lead {
+        /// Which range.
+        range: RangeId,
+        /// The replica.
+        to: ReplicaId,
+    },
+}
+
+/// The next steps.
+pub fn plan(nodes: &[Node], ranges: &[Range], factor: usize) -> Vec<Step> {
+    let mut plan = Plan::new(nodes, ranges, factor);
+    plan.complete();
+    if plan.steps.is_empty() && ranges.iter().all(|range| !range.busy) {
+        plan.spread_replicas();
+    }
+    if plan.steps.is_empty() {
+        plan.spread_leaders();
+    }
+    plan.steps
+}
+
+/// How many voters a range has at most, and with them how many replicas.
+pub fn wanted(nodes: usize, factor: usize) -> (usize, usize) {
+    let all = nodes.min(factor);
+    let voters = if all.is_multiple_of(2) {
+        all.saturating_sub(1)
+    } else {
+        all
+    };
+    (voters, all)
+}
+
+struct Plan<'a> {
+    nodes: &'a [Node],
+    ranges: &'a [Range],
+    factor: usize,
+    /// Replicas on each shard, with those that are to come.
+    load: BTreeMap<Location, usize>,
+    steps: Vec<Step>,
+}
+
+impl<'a> Plan<'a> {
+    fn new(nodes: &'a [Node], ranges: &'a [Range], factor: usize) -> Plan<'a> {
+        let mut load = BTreeMap::new();
+        for node in nodes {
+            for shard in (0..node.shards).map(ShardId) {
+                let node = node.id;
+                load.insert(Location { node, shard }, 0);
+            }
+        }
+        for range in ranges {
+            for place in range.voters.iter().chain(&range.learners) {
+                if let Some(load) = load.get_mut(&place.location) {
+                    *load += 1;
+                }
+            }
+        }
+        Plan {
+            nodes,
+            ranges,
+            factor,
+            load,
+            steps: Vec::new(),
+        }
+    }
+
+    fn is_usable(&self, node: NodeId) -> bool {
+        self.nodes.iter().any(|n| n.id == node)
+    }
+
+    fn node_load(&self, node: NodeId) -> usize {
+        let of_node = self.load.iter().filter(|(at, _)| at.node == node);
+        of_node.map(|(_, load)| load).sum()
+    }
+
+    /// The least loaded shard of a node.
+    fn shard(&self, node: NodeId) -> Option<Location> {
+        let of_node = self.load.iter().filter(|(at, _)| at.node == node);
+        of_node.min_by_key(|(_, load)| **load).map(|(at, _)| *at)
+    }
+
+    /// Live nodes but these, the least loaded first.
+    fn others(&self, but: &[NodeId]) -> Vec<NodeId> {
+        let alive = self.nodes.iter().filter(|node| node.alive);
+        let mut others: Vec<NodeId> = alive
+            .map(|node| node.id)
+            .filter(|id| !but.contains(id))
+            .collect();
+        others.sort_by_key(|id| (self.node_load(*id), *id));
+        others
+    }
+
+    /// A slot on a node: the learner that is there, or a new replica.
+    fn slot(&mut self, range: &Range, node: NodeId) -> Option<Slot> {
+        let mut learners = range.learners.iter();
+        if let Some(learner) = learners.find(|place| place.location.node == node) {
+            return Some(Slot::Here(*learner));
+        }
+        let at = self.shard(node)?;
+        *self.load.entry(at).or_default() += 1;
+        Some(Slot::New(at))
+    }
+
+    fn may_change(&self) -> bool {
+        self.steps.len() < CHANGES_MAX
+    }
+
+    /// Gives each range what it lacks, and takes from it what it has too much.
+    fn complete(&mut self) {
+        let (voters_wanted, all_wanted) = wanted(self.nodes.len(), self.factor);
+        let ranges = self.ranges;
+        for range in ranges.iter().filter(|range| !range.busy) {
+            if !self.may_change() {
+                return;
+            }
+            let voters_wanted = voters_wanted.max(range.voters.len().min(self.factor));
+            let kept = self.voters_to_keep(range, voters_wanted);
+            let mut voters: Vec<Slot> = kept.iter().map(|place| Slot::Here(*place)).collect();
+            let but: Vec<NodeId> = kept.iter().map(|place| place.location.node).collect();
+            let mut others = self.others(&but);
+            // Where there is a learner the data is already.
+            others.sort_by_key(|node| {
+                let mut learners = range.learners.iter();
+                !learners.any(|place| place.location.node == *node)
+            });
+            let missing = voters_wanted - kept.len();
+            if others.len() >= missing {
+                for node in others.drain(..missing) {
+                    let slot = self.slot(range, node);
+                    voters.extend(slot);
+                }
+            } else {
+                voters = range
+                    .voters
+                    .iter()
+                    .map(|place| Slot::Here(*place))
+                    .collect();
+                let held = |node: &NodeId| voters.iter().all(|slot| slot.location().node != *node);
+                others.retain(held);
+            }
+            let learners_wanted = all_wanted.saturating_sub(voters.len());
+            let mut learners = Vec::new();
+            for node in others.into_iter().take(learners_wanted) {
+                let slot = self.slot(range, node);
+                learners.extend(slot);
+            }
+            self.change(range, voters, learners);
+        }
+    }
+
+    /// The voters that stay: on usable nodes, one on each, the leader first.
+    fn voters_to_keep(&self, range: &Range, wanted: usize) -> Vec<ReplicaPlace> {
+        let mut voters = range.voters.clone();
+        voters.retain(|place| self.is_usable(place.location.node));
+        let load = |place: &ReplicaPlace| self.node_load(place.location.node);
+        voters.sort_by_key(|place| (Some(place.replica) != range.leader, load(place)));
+        let mut kept: Vec<ReplicaPlace> = Vec::new();
+        for place in voters {
+            let beside = |other: &ReplicaPlace| other.location.node == place.location.node;
+            if kept.len() < wanted && !kept.iter().any(beside) {
+                kept.push(place);
+            }
+        }
+        kept
+    }
+
+    fn change(&mut self, range: &Range, voters: Vec<Slot>, learners: Vec<Slot>) {
+        let same = |slots: &[Slot], places: &[ReplicaPlace]| {
+            let is_there = |slot: &Slot| places.iter().any(|place| *slot == Slot::Here(*place));
+            slots.len() == places.len() && slots.iter().all(is_there)
+        };
+        if !same(&voters, &range.voters) || !same(&learners, &range.learners) {
+            self.steps.push(Step::Change {
+                range: range.id,
+                voters,
+                learners,
+            });
+        }
+    }
+
+    /// Moves replicas from the fullest to the emptiest nodes.
+    fn spread_replicas(&mut self) {
+        let ranges = self.ranges;
+        for range in ranges {
+            if !self.may_change() {
+                return;
+            }
+            let nodes: Vec<NodeId> = range.voters.iter().map(|p| p.location.node).collect();
+            let full = nodes.iter().max_by_key(|node| self.node_load(**node));
+            let empty = self.others(&nodes).first().copied();
+            let (Some(full), Some(empty)) = (full.copied(), empty) else {
+                continue;
+            };
+            let has_learner = range.learners.iter().any(|p| p.location.node == empty);
+            if has_learner || self.node_load(full) < self.node_load(empty) + 2 {
+                continue;
+            }
+            let mut voters = Vec::new();
+            for place in &range.voters {
+                if place.location.node != full {
+                    voters.push(Slot::Here(*place));
+                } else if let Some(load) = self.load.get_mut(&place.location) {
+                    *load -= 1;
+                }
+            }
+            voters.extend(self.slot(range, empty));
+            let learners = range.learners.iter().map(|place| Slot::Here(*place));
+            self.change(range, voters, learners.collect());
+        }
+    }
+
+    /// Has live nodes lead equally many ranges. The system range's leader stays where it is.
+    fn spread_leaders(&mut self) {
+        let mut led: BTreeMap<NodeId, usize> = BTreeMap::new();
+        led.extend(self.nodes.iter().filter(|n| n.alive).map(|n| (n.id, 0)));
+        let leader = |range: &Range| {
+            let mut voters = range.voters.iter();
+            let leader = voters.find(|place| Some(place.replica) == range.leader);
+            leader.map(|place| place.location.node)
+        };
+        let users = || self.ranges.iter().filter(|r| r.id != SYSTEM_RANGE);
+        for node in users().filter_map(leader) {
+            *led.entry(node).or_default() += 1;
+        }
+        let mut steps = Vec::new();
+        for range in users().filter(|range| !range.busy) {
+            let Some(from) = leader(range) else { continue };
+            let count = |node: NodeId| led.get(&node).copied().unwrap_or(usize::MAX);
+            let alive = |node: NodeId| self.nodes.iter().any(|n| n.id == node && n.alive);
+            let voters = range.voters.iter().filter(|p| alive(p.location.node));
+            let Some(to) = voters.min_by_key(|place| count(place.location.node)) else {
+                continue;
+            };
+            if steps.len() < TRANSFERS_MAX && count(to.location.node) + 2 <= count(from) {
+                *led.entry(from).or_default() -= 1;
+                *led.entry(to.location.node).or_default() += 1;
+                steps.push(Step::Lead {
+                    range: range.id,
+                    to: to.replica,
+                });
+            }
+        }
+        self.steps.extend(steps);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(id: u64) -> Node {
+        Node {
+            id: NodeId(id),
+            shards: 2,
+            alive: true,
+        }
+    }
+
+    fn at(node: u64, shard: u16) -> Location {
+        Location {
+            node: NodeId(node),
+            shard: ShardId(shard),
+        }
+    }
+
+    fn range(id: u64, voters: &[u64]) -> Range {
+        let place = |node: &u64| ReplicaPlace {
+            replica: ReplicaId(id * 100 + node),
+            location: at(*node, (id % 2) as u16),
+        };
+        let voters: Vec<ReplicaPlace> = voters.iter().map(place).collect();
+        Range {
+            id: RangeId(id),
+            leader: voters.first().map(|place| place.replica),
+            voters,
+            learners: Vec::new(),
+            busy: false,
+        }
+    }
+
+    /// Does what the steps say, at once; new replicas get ids of their own.
+    fn apply(ranges: &mut [Range], steps: &[Step], next: &mut u64) {
+        let mut made = |slot: &Slot| match slot {
+            Slot::Here(place) => *place,
+            Slot::New(location) => {
+                *next += 1;
+                ReplicaPlace {
+                    replica: ReplicaId(*next),
+                    location: *location,
+                }
+            }
+        };
+        for step in steps {
+            match step {
+                Step::Change {
+                    range,
+                    voters,
+                    learners,
+                } => {
+                    let range = ranges.iter_mut().find(|r| r.id == *range).expect("known");
+                    range.voters = voters.iter().map(&mut made).collect();
+                    range.learners = learners.iter().map(&mut made).collect();
+                    if !range.voters.iter().any(|p| Some(p.replica) == range.leader) {
+                        range.leader = range.voters.first().map(|p| p.replica);
+                    }
+                }
+                Step::Lead { range, to } => {
+                    let range = ranges.iter_mut().find(|r| r.id == *range).expect("known");
+                    assert!(range.voters.iter().any(|p| p.replica == *to));
+                    range.leader = Some(*to);
+                }
+            }
+        }
+    }
+
+    /// Plans and applies until nothing is left to do.
+    fn settle(nodes: &[Node], ranges: &mut [Range], factor: usize) {
+        let replicas = ranges
+            .iter()
+            .flat_map(|r| r.voters.iter().chain(&r.learners));
+        let mut next = 10_000 + replicas.map(|place| place.replica.0).max().unwrap_or(0);
+        for _ in 0..1000 {
+            let steps = plan(nodes, ranges, factor);
+            if steps.is_empty() {
+                return;
+            }
+            apply(ranges, &steps, &mut next);
+            for range in ranges.iter() {
+                let nodes: Vec<NodeId> = range.voters.iter().map(|p| p.location.node).collect();
+                let mut unique = nodes.clone();
+                unique.sort();
+                unique.dedup();
+                assert_eq!(
+                    unique.len(),
+                    nodes.len(),
+                    "one replica on a node: {range:?}"
+                );
+            }
+        }
+        panic!("it never settles: {ranges:?}");
+    }
+
+    fn leaders(ranges: &[Range], node: u64) -> usize {
+        let leads = |range: &&Range| {
+            let mut voters = range.voters.iter();
+            voters.any(|p| Some(p.replica) == range.leader && p.location.node == NodeId(node))
+        };
+        ranges.iter().filter(leads).count()
+    }
+
+    #[test]
+    fn a_second_node_holds_learners_and_a_third_makes_one_voter_three() {
+        let mut ranges: Vec<Range> = (1..=6).map(|id| range(id, &[1])).collect();
+        settle(&[node(1), node(2)], &mut ranges, 3);
+        for range in &ranges {
+            assert_eq!((range.voters.len(), range.learners.len()), (1, 1));
+        }
+        let steps = plan(&[node(1), node(2), node(3)], &ranges, 3);
+        let Some(Step::Change {
+            voters, learners, ..
+        }) = steps.first()
+        else {
+            panic!("a change comes first: {steps:?}");
+        };
+        assert_eq!((voters.len(), learners.len()), (3, 0));
+        settle(&[node(1), node(2), node(3)], &mut ranges, 3);
+        for range in &ranges {
+            assert_eq!((range.voters.len(), range.learners.len()), (3, 0));
+        }
+        for node in 1..=3 {
+            assert!((1..=3).contains(&leaders(&ranges, node)), "{ranges:?}");
+        }
+    }
+
+    #[test]
+    fn a_dead_nodes_replicas_are_replaced_where_there_is_a_node() {
+        let mut ranges: Vec<Range> = (1..=4).map(|id| range(id, &[1, 2, 3])).collect();
+        // Node 3 is dead: it is left out.
+        let before: Vec<_> = ranges.iter().map(|range| range.voters.clone()).collect();
+        settle(&[node(1), node(2)], &mut ranges, 3);
+        let after: Vec<_> = ranges.iter().map(|range| range.voters.clone()).collect();
+        assert_eq!(before, after);
+        settle(&[node(1), node(2), node(4)], &mut ranges, 3);
+        for range in &ranges {
+            let mut nodes: Vec<u64> = range.voters.iter().map(|p| p.location.node.0).collect();
+            nodes.sort_unstable();
+            assert_eq!(nodes, [1, 2, 4]);
+        }
+    }
+
+    #[test]
+    fn replicas_and_leaders_are_spread_over_five_nodes() {
+        let mut ranges: Vec<Range> = (1..=20).map(|id| range(id, &[1, 2, 3])).collect();
+        let nodes: Vec<Node> = (1..=5).map(node).collect();
+        settle(&nodes, &mut ranges, 3);
+        for node in 1..=5 {
+            let on = |place: &ReplicaPlace| place.location.node == NodeId(node);
+            let held = ranges.iter().filter(|r| r.voters.iter().any(on)).count();
+            assert!((11..=13).contains(&held), "node {node} holds {held}");
+            assert!((3..=6).contains(&leaders(&ranges, node)));
+        }
+    }
+
+    #[test]
+    fn a_busy_range_and_a_silent_node_are_left_alone() {
+        let mut busy = range(2, &[1]);
+        busy.busy = true;
+        let mut silent = node(2);
+        silent.alive = false;
+        assert_eq!(plan(&[node(1), silent], &[busy, range(3, &[1])], 3), []);
+    }
+
+    #[test]
+    fn the_factor_may_be_raised_and_lowered() {
+        let mut ranges: Vec<Range> = (1..=5).map(|id| range(id, &[1, 2, 3])).collect();
+        let nodes: Vec<Node> = (1..=5).map(node).collect();
+        settle(&nodes, &mut ranges, 5);
+        assert!(ranges.iter().all(|range| range.voters.len() == 5));
+        settle(&nodes, &mut ranges, 3);
+        assert!(ranges.iter().all(|range| range.voters.len() == 3));
+        settle(&nodes, &mut ranges, 1);
+        assert!(ranges.iter().all(|range| range.voters.len() == 1));
+    }
+}

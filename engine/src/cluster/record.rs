@@ -1,0 +1,139 @@
+//! What the cluster remembers, as rows of the system range.
+//!
+//! | key | value |
+//! |---|---|
+//! | `node/` id | [`NodeRecord`] |
+//! | `range/` id | [`RangeRecord`] |
+//! | `setting/` version | [`Setting`]: of a name the last counts, all together are the history |
+//! | `next/node`, `next/replica` | the first id that was never given |
+//!
+//! Numbers in keys are sixteen hexadecimal digits. A value begins with its version. Pure.
+
+use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
+use rkyv::rancor::Error;
+use rkyv::ser::allocator::ArenaHandle;
+use rkyv::util::AlignedVec;
+
+use crate::range::Descriptor;
+use crate::types::{NodeId, ReplicaId};
+
+/// Version of the values.
+const VERSION: u8 = 1;
+
+/// Nodes.
+pub const NODE: &str = "node/";
+/// Ranges.
+pub const RANGE: &str = "range/";
+/// Settings.
+pub const SETTING: &str = "setting/";
+/// The next node id.
+pub const NEXT_NODE: &str = "next/node";
+/// The next replica id.
+pub const NEXT_REPLICA: &str = "next/replica";
+/// Ids of replicas that a cluster is born with lie below this.
+pub const FIRST_NEW_REPLICA: u64 = 1 << 32;
+
+/// A node, as it last said of itself.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct NodeRecord {
+    /// Its id.
+    pub id: NodeId,
+    /// Where it listens, HOST:PORT.
+    pub address: String,
+    /// Where its admin pages are.
+    pub http: String,
+    /// Its shards.
+    pub shards: u16,
+    /// The process, by a number made at its start.
+    pub life: u128,
+    /// When that was, in milliseconds of its wall clock.
+    pub started_ms: u64,
+    /// The release that it runs.
+    pub release: String,
+}
+
+/// A range, as its leader last said.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct RangeRecord {
+    /// Bounds, epoch, replicas.
+    pub descriptor: Descriptor,
+    /// Those of the replicas that vote.
+    pub voters: Vec<ReplicaId>,
+}
+
+/// A setting of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct Setting {
+    /// Counted over all settings from 1.
+    pub version: u64,
+    /// Its name.
+    pub name: String,
+    /// Its value, as typed.
+    pub value: String,
+    /// When it was set, in milliseconds of the leader's wall clock.
+    pub at_ms: u64,
+}
+
+/// The key of a numbered row.
+pub fn key(kind: &str, number: u64) -> Vec<u8> {
+    format!("{kind}{number:016x}").into_bytes()
+}
+
+/// The bytes of a value or message, after a byte for its version.
+pub fn encode<T>(value: &T) -> Vec<u8>
+where
+    T: for<'a> rkyv::Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Error>>,
+{
+    let mut bytes = vec![VERSION];
+    // Nothing that is only numbers, texts and lists can fail to be written.
+    if let Ok(body) = rkyv::to_bytes::<Error>(value) {
+        bytes.extend_from_slice(&body);
+    }
+    bytes
+}
+
+/// Reads what [`encode`] wrote; `None` if the bytes are none of this version.
+pub fn decode<T>(bytes: &[u8]) -> Option<T>
+where
+    T: rkyv::Archive,
+    T::Archived: for<'a> rkyv::bytecheck::CheckBytes<HighValidator<'a, Error>>
+        + rkyv::Deserialize<T, HighDeserializer<Error>>,
+{
+    let body = bytes.strip_prefix(&[VERSION])?;
+    rkyv::from_bytes::<T, Error>(body).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_read_back_and_parts_and_other_versions_are_not() {
+        let setting = Setting {
+            version: 7,
+            name: "dead-after".to_owned(),
+            value: "5m".to_owned(),
+            at_ms: 9,
+        };
+        let bytes = encode(&setting);
+        assert_eq!(decode::<Setting>(&bytes), Some(setting));
+        for len in 0..bytes.len() {
+            assert_eq!(decode::<Setting>(&bytes[..len]), None, "cut to {len}");
+        }
+        let mut other = bytes.clone();
+        other[0] = VERSION + 1;
+        assert_eq!(decode::<Setting>(&other), None);
+        for at in 1..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0xff;
+            // Whatever it says, it must not panic.
+            drop(decode::<Setting>(&damaged));
+        }
+    }
+
+    #[test]
+    fn keys_sort_by_number() {
+        assert!(key(NODE, 9) < key(NODE, 10));
+        assert!(key(NODE, 255) < key(NODE, 256));
+    }
+}
