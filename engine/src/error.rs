@@ -111,6 +111,12 @@ pub enum Fatal {
         /// openraft's words.
         message: String,
     },
+    /// Another process has taken over this node.
+    #[error(
+        "another process runs as node {0}, and was started later: this one ends; if the data folder \
+         was copied, give the copy up"
+    )]
+    Superseded(crate::types::NodeId),
     /// Log and tables contradict each other.
     #[error("inconsistent state: {0}")]
     Inconsistent(String),

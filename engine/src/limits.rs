@@ -42,6 +42,8 @@ pub const LOG_READ_LEN_MAX: usize = 4 << 20;
 
 /// Entries that are durable in the tree and yet kept, for a replica that is a little behind.
 pub const ENTRIES_KEPT: u64 = 1_000;
+/// With more segments of the log than this nothing is kept for replicas that are behind.
+pub const WAL_SEGMENTS_FULL: usize = 8;
 /// Size of a WAL segment.
 pub const SEGMENT_LEN: usize = 64 << 20;
 /// Unit of the WAL's writes: what O_DIRECT asks for.

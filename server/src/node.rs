@@ -7,17 +7,18 @@
 
 use std::io::{self, Write};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant as StdInstant};
 
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
-use rangedb_engine::env::{Instant, World};
+use rangedb_engine::cluster::NodeRecord;
+use rangedb_engine::env::{Clock, Instant, World};
 use rangedb_engine::error::Fatal;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::limits::{ENTRIES_KEPT, SEGMENT_LEN};
 use rangedb_engine::lsm::{LsmTables, TableOptions};
-use rangedb_engine::range::{Keyspace, ReplicaPlace};
+use rangedb_engine::range::Keyspace;
 use rangedb_engine::shard::{InitialRange, ShardOptions};
 use rangedb_engine::types::{
     KeyRange, Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE, ShardId,
@@ -27,7 +28,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::{self, Pages, Phase};
 use crate::config::{Config, ShardMemory};
-use crate::env::data_dir::{BadFolder, Birth, DataDir};
+use crate::env::data_dir::{BadFolder, Birth, DataDir, FOUNDER};
 use crate::env::watchdog::{Beat, Watchdog};
 use crate::env::{GlommioDisk, GlommioEnv, Now, SystemClock, kernel, threads};
 use crate::net::port::{HELD_PATIENCE, Port, PortError};
@@ -96,38 +97,44 @@ pub fn run(config: &Config) -> Result<(), NodeError> {
     runtime.block_on(control(config, &folder))
 }
 
-/// Opens the folder, or makes it: for a cluster of one, or as a part of the cluster that is formed.
+/// Opens the folder, or makes it: as a part of the cluster of --join, or for a new one.
 fn open_folder(config: &Config) -> Result<DataDir, BadFolder> {
-    let (shards, split_at) = (config.shards, &config.split_at);
-    let open = |birth: &Birth<'_>| DataDir::open(&config.data_dir, shards, split_at, birth);
-    let Some(formation) = &config.formation else {
-        return open(&Birth::Alone);
-    };
-    let nodes = formation.nodes.clone();
-    let founder = nodes.first().cloned().unwrap_or_default();
-    let hex = |key: &Vec<u8>| key.iter().map(|byte| format!("{byte:02x}")).collect();
-    let ask = |token: &str| {
+    let joining = &config.joining;
+    let asked = std::cell::Cell::new(false);
+    let be_born = |token: &str| {
+        asked.set(true);
+        if joining.others.is_empty() {
+            return Ok(Birth::Founder);
+        }
+        let list = enroll::List {
+            others: joining.others.clone(),
+            founds_with: joining.founds.then_some(joining.others.len()),
+            listen: config.listen.clone(),
+        };
         let request = enroll::Request {
             secret: config.cluster_secret.clone(),
-            node: formation.me,
             token: token.to_owned(),
-            shards,
-            split_at: split_at.iter().map(hex).collect(),
-            nodes: formation.nodes.clone(),
         };
-        enroll::ask(&founder, &request)
+        let place = enroll::enroll(&list, &request)?;
+        Ok(place.map_or(Birth::Founder, Birth::Member))
     };
-    let folder = match formation.me {
-        1 => open(&Birth::Founder { nodes })?,
-        node => open(&Birth::Member {
-            node,
-            nodes,
-            enroll: &ask,
-        })?,
-    };
-    if folder.identity.nodes != formation.nodes {
-        tracing::info!("--join is ignored: the folder belongs to a cluster");
+    let folder = DataDir::open(&config.data_dir, config.shards, &config.split_at, be_born)?;
+    if asked.get() || joining.others.is_empty() {
+        return Ok(folder);
     }
+    for address in &joining.others {
+        let other = enroll::cluster_of(address).map(|id| format!("{id:032x}"));
+        let cluster = &folder.identity.cluster;
+        if let Some(other) = other.filter(|other| other != cluster) {
+            return Err(BadFolder::OtherCluster {
+                path: folder.path().display().to_string(),
+                cluster: cluster.clone(),
+                address: address.clone(),
+                other,
+            });
+        }
+    }
+    tracing::info!("--join is ignored: the folder belongs to a cluster");
     Ok(folder)
 }
 
@@ -149,7 +156,7 @@ async fn control(config: &Config, folder: &DataDir) -> Result<(), NodeError> {
     let on_signal = |kind, name| signal(kind).map_err(|e| NodeError::Start(name, e.to_string()));
     let mut terminate = on_signal(SignalKind::terminate(), "the handler of SIGTERM")?;
     let mut interrupt = on_signal(SignalKind::interrupt(), "the handler of SIGINT")?;
-    let (mut shards, node) = start(config, folder, port)?;
+    let (mut shards, node) = start(config, folder, port, http)?;
     tokio::spawn(pages.serve(node.clone()));
 
     let stopped_early = tokio::select! {
@@ -223,6 +230,7 @@ fn start(
     config: &Config,
     folder: &DataDir,
     port: Port,
+    http: std::net::SocketAddr,
 ) -> Result<(Shards, Arc<admin::Node>), NodeError> {
     let count = config.shards;
     let beats: Vec<Arc<Beat>> = (0..count).map(|_| Arc::default()).collect();
@@ -238,12 +246,28 @@ fn start(
         started: StdInstant::now(),
         limits: ClientLimits::default(),
     };
-    let addresses = (1..).map(NodeId).zip(folder.identity.nodes.iter().cloned());
-    let peers = Arc::new(Peers {
-        secret: config.cluster_secret.clone(),
-        addresses: addresses.collect(),
-        identity: Mutex::new((folder.path().to_owned(), folder.identity.clone())),
-    });
+    // Port 0 is one that the system gives.
+    let advertise = match config.advertise.rsplit_once(':') {
+        Some((host, "0")) => format!("{host}:{}", port.address.port()),
+        _ => config.advertise.clone(),
+    };
+    let identity = folder.identity.clone();
+    let peers = Peers::new(
+        config.cluster_secret.clone(),
+        advertise.clone(),
+        folder.path().to_owned(),
+        identity,
+    );
+    let peers = Arc::new(peers);
+    let record = NodeRecord {
+        id: node.id,
+        address: advertise,
+        http: http.to_string(),
+        shards: count,
+        life: rand::random(),
+        started_ms: SystemClock.wall_ms(),
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+    };
     let hlc = Hlc::new();
     let mut ready = Vec::new();
     let mut reports = Vec::new();
@@ -253,7 +277,7 @@ fn start(
         let (ask, asked) = mpsc::channel(REPORTS_MAX);
         ready.push(hears);
         reports.push(ask);
-        let engine = Engine::new(config, folder, shard, peers.clone());
+        let engine = Engine::new(config, folder, &record, shard, peers.clone());
         let peers = peers.clone();
         let (hlc, orders, beat) = (hlc.clone(), ordered.clone(), beat.clone());
         let cpus = config.cpus.clone();
@@ -335,19 +359,27 @@ struct Engine {
     wal: std::path::PathBuf,
     tables: std::path::PathBuf,
     initial: Vec<InitialRange>,
+    record: NodeRecord,
     cluster: u128,
     peers: Arc<Peers>,
 }
 
 impl Engine {
-    fn new(config: &Config, folder: &DataDir, shard: u16, peers: Arc<Peers>) -> Engine {
-        let place = Place {
-            node: folder.identity.node,
-            nodes: folder.identity.nodes.len().max(1) as u64,
-            shard,
+    fn new(
+        config: &Config,
+        folder: &DataDir,
+        record: &NodeRecord,
+        shard: u16,
+        peers: Arc<Peers>,
+    ) -> Engine {
+        // Other nodes begin without ranges, and are given replicas.
+        let initial = match folder.identity.node {
+            FOUNDER => initial_ranges(&config.split_at, config.shards, shard),
+            _ => Vec::new(),
         };
         Engine {
             cluster: u128::from_str_radix(&folder.identity.cluster, 16).unwrap_or_default(),
+            record: record.clone(),
             peers,
             location: Location {
                 node: NodeId(folder.identity.node),
@@ -357,7 +389,7 @@ impl Engine {
             gc_retention: config.gc_retention,
             wal: folder.wal(shard),
             tables: folder.tables(shard),
-            initial: initial_ranges(&config.split_at, config.shards, place),
+            initial,
         }
     }
 
@@ -377,6 +409,7 @@ impl Engine {
                 threads::be_nice();
             }),
         })?;
+        let system = self.peers.system();
         let world = World {
             clock: SystemClock,
             disk: GlommioDisk::new(self.wal),
@@ -391,60 +424,38 @@ impl Engine {
             entries_kept: ENTRIES_KEPT,
             gc_retention_ms: self.gc_retention.as_millis() as u64,
             initial: self.initial,
+            node: self.record,
+            system,
             on_fatal: Rc::new(move |fatal| die(&format!("shard {shard}"), &fatal)),
         };
         Ok((options, world))
     }
 }
 
-/// A shard of a node of a new cluster.
-#[derive(Clone, Copy)]
-struct Place {
-    node: u64,
-    nodes: u64,
-    shard: u16,
-}
-
-impl Place {
-    /// The id of a range's replica on a node.
-    fn replica(self, range: u64, node: u64) -> ReplicaId {
-        ReplicaId(if self.nodes == 1 {
-            range
-        } else {
-            range * 100 + node
-        })
-    }
-
-    /// A range with a replica on each node, on the shards of one number; the nodes lead in turn.
-    fn range(self, id: u64, keyspace: Keyspace, keys: KeyRange) -> InitialRange {
-        let others = (1..=self.nodes).filter(|node| *node != self.node);
-        let others = others.map(|node| ReplicaPlace {
-            replica: self.replica(id, node),
-            location: Location {
-                node: NodeId(node),
-                shard: ShardId(self.shard),
-            },
-        });
-        InitialRange {
-            range: RangeId(id),
-            replica: self.replica(id, self.node),
-            others: others.collect(),
-            leads: id % self.nodes + 1 == self.node,
-            keyspace,
-            keys,
-        }
+/// A range of a new cluster: its only replica is here.
+fn initial_range(id: u64, keyspace: Keyspace, keys: KeyRange) -> InitialRange {
+    InitialRange {
+        range: RangeId(id),
+        replica: ReplicaId(id),
+        others: Vec::new(),
+        leads: true,
+        keyspace,
+        keys,
     }
 }
 
 /// The ranges that a new shard starts with: ranges of users go to the shards in turn, evenly, in
 /// key order; the system range is on the first shard.
-fn initial_ranges(split_at: &[Vec<u8>], shards: u16, place: Place) -> Vec<InitialRange> {
-    let shard = place.shard;
+fn initial_ranges(split_at: &[Vec<u8>], shards: u16, shard: u16) -> Vec<InitialRange> {
     let count = split_at.len() + 1;
     let border = |at: usize| split_at.get(at).cloned();
     let mut ranges = Vec::new();
     if shard == 0 {
-        ranges.push(place.range(SYSTEM_RANGE.0, Keyspace::System, KeyRange::all()));
+        ranges.push(initial_range(
+            SYSTEM_RANGE.0,
+            Keyspace::System,
+            KeyRange::all(),
+        ));
     }
     for at in 0..count {
         if at * usize::from(shards) / count.max(usize::from(shards)) != usize::from(shard) {
@@ -456,7 +467,7 @@ fn initial_ranges(split_at: &[Vec<u8>], shards: u16, place: Place) -> Vec<Initia
             start,
             end: border(at),
         };
-        ranges.push(place.range(id, Keyspace::User, keys));
+        ranges.push(initial_range(id, Keyspace::User, keys));
     }
     ranges
 }
@@ -472,12 +483,7 @@ mod tests {
             let mut ranges = Vec::new();
             let mut used = 0;
             for shard in 0..shards {
-                let place = Place {
-                    node: 1,
-                    nodes: 3,
-                    shard,
-                };
-                let of_shard = initial_ranges(&split_at, shards, place);
+                let of_shard = initial_ranges(&split_at, shards, shard);
                 used += usize::from(of_shard.iter().any(|r| r.keyspace == Keyspace::User));
                 ranges.extend(
                     of_shard

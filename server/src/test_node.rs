@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant as StdInstant};
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use rangedb_engine::cluster::NodeRecord;
 use rangedb_engine::env::{Clock, Instant, World};
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::lsm::{LsmTables, TableOptions};
@@ -176,6 +177,16 @@ fn engine(
             keyspace: Keyspace::User,
             keys,
         }],
+        node: NodeRecord {
+            id: NodeId(1),
+            address: String::new(),
+            http: String::new(),
+            shards: 1,
+            life: 1,
+            started_ms: 1,
+            release: String::new(),
+        },
+        system: Vec::new(),
         on_fatal: Rc::new(|fatal| panic!("{fatal}")),
     };
     let tables = LsmTables::open(TableOptions {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use rangedb_engine::cluster::NodeRecord;
 use rangedb_engine::env::{AsyncRuntime, World};
 use rangedb_engine::error::Error;
 use rangedb_engine::hlc::Hlc;
@@ -58,6 +59,16 @@ async fn open(folder: &Path) -> Shard<GlommioEnv> {
         entries_kept: 0,
         gc_retention_ms: 600_000,
         initial: vec![initial(1, Keyspace::System), initial(2, Keyspace::User)],
+        node: NodeRecord {
+            id: NodeId(1),
+            address: String::new(),
+            http: String::new(),
+            shards: 1,
+            life: 1,
+            started_ms: 1,
+            release: String::new(),
+        },
+        system: Vec::new(),
         on_fatal: Rc::new(|fatal| panic!("{fatal}")),
     };
     Shard::open(options, world, Hlc::new())

@@ -1,7 +1,7 @@
 //! The simulator over many seeds, its determinism, and the suites that its runtime must pass.
 //!
 //! `RANGEDB_SEEDS` sets how many seeds run, `RANGEDB_SEED` the first; with `RANGEDB_SOAK_SECONDS`
-//! seeds run until the time is up.
+//! seeds run until the time is up. `RANGEDB_LOG=info` prints what the nodes log.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,18 @@ fn number(name: &str, default: u64) -> u64 {
         .unwrap_or(default)
 }
 
+fn log() {
+    if let Ok(filter) = std::env::var("RANGEDB_LOG") {
+        let subscriber = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .without_time();
+        // The other test has set it.
+        let _ = subscriber.try_init();
+    }
+}
+
 fn run_seeds(part: u64) {
+    log();
     let first = number("RANGEDB_SEED", 1);
     let count = number("RANGEDB_SEEDS", 500);
     let soak = number("RANGEDB_SOAK_SECONDS", 0);

@@ -4,12 +4,12 @@
 //! kept in memory alone, but for new nodes, new epochs and settings, which are written down before
 //! anybody relies on them ([`Manager::unsaved`]). No I/O here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::message::{LedRange, NodeState, NodeView, RangeView, Report, Told, View};
-use super::placement::{self, Node, Range, Step};
-use super::record::{self, NodeRecord, RangeRecord, Setting};
+use super::placement::{self, Node, Range, Slot, Step};
+use super::record::{self, NodeRecord, RangeRecord, Row, Setting};
 use crate::env::{Env, Now};
 use crate::range::ReplicaPlace;
 use crate::types::{Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE};
@@ -22,6 +22,8 @@ const REPORT_COUNTS: Duration = Duration::from_secs(3);
 const ORDER_TAKES: Duration = Duration::from_millis(1500);
 /// Silent nodes are dead after this, if no setting says otherwise.
 const DEAD_AFTER: Duration = Duration::from_mins(5);
+/// Processes of one node that are remembered.
+const PAST_LIVES: usize = 16;
 /// Voters of a range, if no setting says otherwise.
 const FACTOR: usize = 3;
 
@@ -39,6 +41,8 @@ struct KnownNode<E: Env> {
     record: NodeRecord,
     heard: Now<E>,
     saved: bool,
+    /// Processes that had this id before, the newest first.
+    past: VecDeque<u128>,
 }
 
 struct KnownRange<E: Env> {
@@ -56,19 +60,27 @@ pub struct Manager<E: Env> {
     nodes: BTreeMap<NodeId, KnownNode<E>>,
     ranges: BTreeMap<RangeId, KnownRange<E>>,
     settings: Vec<Setting>,
+    /// Which node was given its id for which token.
+    tokens: BTreeMap<u128, NodeId>,
+    /// The first ids that were never given.
+    next_node: u64,
+    next_replica: u64,
     /// What shards are told, as of the last [`Manager::refresh`].
     view: View,
 }
 
 impl<E: Env> Manager<E> {
     /// A manager that knows the rows of the system range. Nodes count as just heard of.
-    pub fn new(term: u64, here: Location, rows: &[(Vec<u8>, Vec<u8>)], now: Now<E>) -> Manager<E> {
+    pub fn new(term: u64, here: Location, rows: &[Row], now: Now<E>) -> Manager<E> {
         let mut manager = Manager {
             term,
             here,
             nodes: BTreeMap::new(),
             ranges: BTreeMap::new(),
             settings: Vec::new(),
+            tokens: BTreeMap::new(),
+            next_node: 0,
+            next_replica: record::FIRST_NEW_REPLICA,
             view: View {
                 version: term << 32,
                 ..View::default()
@@ -77,6 +89,7 @@ impl<E: Env> Manager<E> {
         for (key, value) in rows {
             manager.learn(key, value, now);
         }
+        manager.refresh(now);
         manager
     }
 
@@ -88,6 +101,7 @@ impl<E: Env> Manager<E> {
             let known = KnownNode {
                 heard: now,
                 saved: true,
+                past: VecDeque::new(),
                 record,
             };
             self.nodes.insert(known.record.id, known);
@@ -105,7 +119,59 @@ impl<E: Env> Manager<E> {
             && let Some(setting) = record::decode::<Setting>(value)
         {
             self.settings.push(setting);
+        } else if let Some(token) = record::token_of(key)
+            && let Some(node) = record::decode::<u64>(value)
+        {
+            self.tokens.insert(token, NodeId(node));
+        } else if let Some(next) = record::decode::<u64>(value) {
+            match key {
+                _ if key == record::NEXT_NODE.as_bytes() => self.next_node = next,
+                _ if key == record::NEXT_REPLICA.as_bytes() => self.next_replica = next,
+                _ => {}
+            }
         }
+    }
+
+    /// The id of the node that asks with this token, and the rows that must be durable before it
+    /// is told.
+    pub fn give_node_id(&mut self, token: u128) -> (NodeId, Vec<Row>) {
+        if let Some(node) = self.tokens.get(&token) {
+            return (*node, Vec::new());
+        }
+        let id = self.next_node.max(self.last_node() + 1);
+        self.next_node = id + 1;
+        let rows = vec![
+            (record::NEXT_NODE.into(), record::encode(&self.next_node)),
+            (record::token_key(token), record::encode(&id)),
+        ];
+        (NodeId(id), rows)
+    }
+
+    /// A token's row is durable.
+    pub fn gave_node_id(&mut self, token: u128, node: NodeId) {
+        self.tokens.insert(token, node);
+    }
+
+    /// Gives each new slot of a step an id; the row must be durable before they are used.
+    pub fn place(&mut self, slots: &[Slot]) -> Vec<ReplicaPlace> {
+        let place = |slot: &Slot| match slot {
+            Slot::Here(place) => *place,
+            Slot::New(location) => {
+                let replica = ReplicaId(self.next_replica);
+                self.next_replica += 1;
+                ReplicaPlace {
+                    replica,
+                    location: *location,
+                }
+            }
+        };
+        slots.iter().map(place).collect()
+    }
+
+    /// The row that keeps ids of replicas from being given again.
+    pub fn replica_row(&self) -> Row {
+        let next = record::encode(&self.next_replica);
+        (record::NEXT_REPLICA.into(), next)
     }
 
     /// The value of a setting, if it was ever set.
@@ -200,22 +266,27 @@ impl<E: Env> Manager<E> {
         }
     }
 
-    /// Takes what a node says of itself; `true`: another process has its id by now.
+    /// Takes what a node says of itself; `true`: another process has its id by now. Of two
+    /// processes the one that appeared later stays; clocks are not asked.
     fn take_node(&mut self, record: NodeRecord, now: Now<E>) -> bool {
         let Some(known) = self.nodes.get_mut(&record.id) else {
             let known = KnownNode {
                 heard: now,
                 saved: false,
+                past: VecDeque::new(),
                 record,
             };
             self.nodes.insert(known.record.id, known);
             return false;
         };
-        let age = |record: &NodeRecord| (record.started_ms, record.life);
-        if known.record.life != record.life && age(&record) < age(&known.record) {
+        if known.past.contains(&record.life) {
             return true;
         }
         known.heard = now;
+        if known.record.life != record.life {
+            known.past.truncate(PAST_LIVES - 1);
+            known.past.push_front(known.record.life);
+        }
         if known.record != record {
             known.record = record;
             known.saved = false;
@@ -251,7 +322,7 @@ impl<E: Env> Manager<E> {
     }
 
     /// Rows that are to be written down, and what to call [`Manager::saved`] with then.
-    pub fn unsaved(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+    pub fn unsaved(&self) -> Vec<Row> {
         let nodes = self.nodes.values().filter(|known| !known.saved);
         let nodes = nodes.map(|known| {
             let key = record::key(record::NODE, known.record.id.0);
@@ -279,11 +350,18 @@ impl<E: Env> Manager<E> {
 
     fn node_state(&self, node: &KnownNode<E>, now: Now<E>) -> NodeState {
         if now < node.heard + SILENT_AFTER {
-            NodeState::Alive
-        } else if now < node.heard + self.dead_after() {
-            NodeState::Silent
-        } else {
+            return NodeState::Alive;
+        }
+        // A node that lost its folder comes back as a new one, at the same address.
+        let replaced = self.nodes.values().any(|other| {
+            other.record.address == node.record.address
+                && other.record.id > node.record.id
+                && now < other.heard + SILENT_AFTER
+        });
+        if replaced || now >= node.heard + self.dead_after() {
             NodeState::Dead
+        } else {
+            NodeState::Silent
         }
     }
 
@@ -401,6 +479,7 @@ impl<E: Env> Manager<E> {
                 .copied()
                 .collect(),
             leader: report.map(|report| report.leader),
+            is_joint: report.is_some_and(|report| report.is_joint),
             busy: ordered || report.is_none_or(busy),
         }
     }

@@ -100,8 +100,10 @@ pub struct LedRange {
     pub descriptor: Descriptor,
     /// Those that vote.
     pub voters: Vec<ReplicaId>,
-    /// Whether a change of members is half done or under way.
+    /// Whether a change of members is under way.
     pub changing: bool,
+    /// Whether a change was left half done: the voters are those before and after it.
+    pub is_joint: bool,
     /// Whether a majority answers.
     pub has_quorum: bool,
     /// The leader.

@@ -38,6 +38,8 @@ pub struct Range {
     pub learners: Vec<ReplicaPlace>,
     /// Who leads it.
     pub leader: Option<ReplicaId>,
+    /// Whether a change was left half done: the voters are those before and after it.
+    pub is_joint: bool,
     /// Whether nothing may be ordered now: something is under way, or nobody leads it.
     pub busy: bool,
 }
@@ -244,7 +246,7 @@ impl<'a> Plan<'a> {
             let is_there = |slot: &Slot| places.iter().any(|place| *slot == Slot::Here(*place));
             slots.len() == places.len() && slots.iter().all(is_there)
         };
-        if !same(&voters, &range.voters) || !same(&learners, &range.learners) {
+        if range.is_joint || !same(&voters, &range.voters) || !same(&learners, &range.learners) {
             self.steps.push(Step::Change {
                 range: range.id,
                 voters,
@@ -349,6 +351,7 @@ mod tests {
             leader: voters.first().map(|place| place.replica),
             voters,
             learners: Vec::new(),
+            is_joint: false,
             busy: false,
         }
     }

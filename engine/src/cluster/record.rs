@@ -5,6 +5,7 @@
 //! | `node/` id | [`NodeRecord`] |
 //! | `range/` id | [`RangeRecord`] |
 //! | `setting/` version | [`Setting`]: of a name the last counts, all together are the history |
+//! | `token/` 32 hexadecimal digits | the id of the node that asked for one with this token |
 //! | `next/node`, `next/replica` | the first id that was never given |
 //!
 //! Numbers in keys are sixteen hexadecimal digits. A value begins with its version. Pure.
@@ -26,12 +27,17 @@ pub const NODE: &str = "node/";
 pub const RANGE: &str = "range/";
 /// Settings.
 pub const SETTING: &str = "setting/";
+/// Tokens of nodes that were given an id.
+pub const TOKEN: &str = "token/";
 /// The next node id.
 pub const NEXT_NODE: &str = "next/node";
 /// The next replica id.
 pub const NEXT_REPLICA: &str = "next/replica";
 /// Ids of replicas that a cluster is born with lie below this.
 pub const FIRST_NEW_REPLICA: u64 = 1 << 32;
+
+/// A row of the system range: key and value.
+pub type Row = (Vec<u8>, Vec<u8>);
 
 /// A node, as it last said of itself.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
@@ -77,6 +83,17 @@ pub struct Setting {
 /// The key of a numbered row.
 pub fn key(kind: &str, number: u64) -> Vec<u8> {
     format!("{kind}{number:016x}").into_bytes()
+}
+
+/// The key of a token's row.
+pub fn token_key(token: u128) -> Vec<u8> {
+    format!("{TOKEN}{token:032x}").into_bytes()
+}
+
+/// The token of a row's key.
+pub fn token_of(key: &[u8]) -> Option<u128> {
+    let digits = key.strip_prefix(TOKEN.as_bytes())?;
+    u128::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
 /// The bytes of a value or message, after a byte for its version.
@@ -135,5 +152,7 @@ mod tests {
     fn keys_sort_by_number() {
         assert!(key(NODE, 9) < key(NODE, 10));
         assert!(key(NODE, 255) < key(NODE, 256));
+        assert_eq!(token_of(&token_key(u128::MAX - 1)), Some(u128::MAX - 1));
+        assert_eq!(token_of(b"node/1"), None);
     }
 }

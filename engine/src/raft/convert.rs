@@ -79,14 +79,15 @@ pub fn replicas(membership: &[u8]) -> io::Result<Vec<ReplicaPlace>> {
     Ok(nodes.map(place).collect())
 }
 
-/// Whether a replica is the only voter of a membership, encoded.
+/// The voters of a membership, encoded, and whether a change is half done: then they are those
+/// before and after.
 ///
 /// # Errors
 /// The bytes are no membership.
-pub fn is_sole_voter(membership: &[u8], replica: ReplicaId) -> io::Result<bool> {
+pub fn voters(membership: &[u8]) -> io::Result<(Vec<ReplicaId>, bool)> {
     let members = decode_membership(membership)?;
-    let mut voters = members.voter_ids();
-    Ok(voters.next() == Some(replica) && voters.next().is_none())
+    let is_joint = members.get_joint_config().len() > 1;
+    Ok((members.voter_ids().collect(), is_joint))
 }
 
 /// Our log id as openraft's.

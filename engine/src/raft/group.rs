@@ -42,6 +42,8 @@ type Raft<E> = openraft::Raft<TypeConfig<E>, StateMachine<E>>;
 
 /// A part of a snapshot may take so long.
 const SNAPSHOT_PART_TIMEOUT_MS: u64 = 10_000;
+/// For a replica that answers and is behind, so many times more entries are kept.
+const LAGGARD_KEPT: u64 = 16;
 /// How far apart two clocks may run over one lease, and then some: a leader's lease ends earlier
 /// by this, and a restarted replica's silence lasts longer by it.
 const DRIFT_MARGIN: Duration = Duration::from_millis(LEASE_MS / 7);
@@ -55,16 +57,24 @@ pub struct RaftGroup<E: Env> {
 pub struct Group<E: Env> {
     range: RangeId,
     replica: ReplicaId,
-    raft: Raft<E>,
+    pub(super) raft: Raft<E>,
     /// What it is in its group, as of openraft's last word.
     role: Cell<Role>,
     /// Whether it is the only voter, likewise.
     alone: Cell<bool>,
-    metrics: WatchReceiverOf<TypeConfig<E>, RaftMetrics<TypeConfig<E>>>,
+    pub(super) metrics: WatchReceiverOf<TypeConfig<E>, RaftMetrics<TypeConfig<E>>>,
     /// Whether it neither votes nor campaigns yet: openraft forgets at a restart whom it had
     /// promised a lease.
     silent: Cell<bool>,
     pulse: Pulse<E>,
+    /// Entries that are durable in the tree and yet kept for replicas that are behind.
+    entries_kept: u64,
+    /// Whether a change of its members is being made here.
+    pub(super) changing: Cell<bool>,
+    /// Whether it is on its way out: it neither answers nor campaigns.
+    pub(super) retired: Cell<bool>,
+    /// The term in which it asked another to lead: it keeps nobody from that any more.
+    handed_over: Cell<u64>,
 }
 
 /// What a replica is in its group.
@@ -94,15 +104,15 @@ impl<E: Env> Deref for RaftGroup<E> {
     }
 }
 
-/// openraft's settings.
-fn config(entries_kept: u64) -> Config {
+/// openraft's settings. It never purges by a policy of its own: see [`Group::purge`].
+fn config() -> Config {
     Config {
         cluster_name: "rangedb".to_owned(),
         heartbeat_interval: HEARTBEAT.as_millis() as u64,
         election_timeout_min: LEASE_MS * 3 / 4,
         election_timeout_max: LEASE_MS,
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: entries_kept,
+        max_in_snapshot_log_to_keep: u64::MAX / 2,
         install_snapshot_timeout: SNAPSHOT_PART_TIMEOUT_MS,
         enable_tick: false,
         enable_pre_vote: Some(true),
@@ -121,40 +131,44 @@ impl<E: Env> RaftGroup<E> {
         replica: Rc<Replica<E>>,
         log: GroupLog<E>,
         around: Around<E>,
-        start: Start,
+        made: Made,
     ) -> Result<RaftGroup<E>, Fatal> {
         let (range, id) = (replica.group.range, replica.group.replica);
         let failed = |message: String| Fatal::Raft { range, message };
-        let entries_kept = if start == Start::Alone {
-            0
-        } else {
-            around.entries_kept
-        };
-        let config = config(entries_kept)
-            .validate()
-            .map_err(|e| failed(e.to_string()))?;
+        let config = config().validate().map_err(|e| failed(e.to_string()))?;
         let store = LogStore::new(log.clone());
         let machine = StateMachine::new(replica, log);
         let links = Links::<E>::new(around.transport, range, id);
         let raft = Raft::<E>::new(id, Arc::new(config), links, store, machine)
             .await
             .map_err(|e| failed(e.to_string()))?;
+        // The membership in the log, not the one that is applied: the log may hold a newer one.
+        let effective = raft
+            .with_raft_state(|state| state.membership_state.effective().clone())
+            .await
+            .map_err(|e| failed(e.to_string()))?;
+        let alone = effective.voter_ids().eq([id]);
         let group = RaftGroup {
             group: Rc::new(Group {
                 range,
                 replica: id,
                 metrics: raft.metrics(),
                 role: Cell::new(Role::Learner),
-                alone: Cell::new(start == Start::Alone),
+                alone: Cell::new(alone),
                 raft,
-                silent: Cell::new(start == Start::Silent),
+                silent: Cell::new(made == Made::Before && !alone),
                 pulse: Pulse::new(around.stalled),
+                entries_kept: around.entries_kept,
+                changing: Cell::new(false),
+                retired: Cell::new(false),
+                handed_over: Cell::new(0),
             }),
         };
-        match start {
-            Start::Alone | Start::New { leads: true } => group.campaign().await?,
-            Start::New { leads: false } => {}
-            Start::Silent => {
+        match made {
+            _ if alone => group.campaign().await?,
+            Made::Now { leads: true } => group.campaign().await?,
+            Made::Now { leads: false } => {}
+            Made::Before => {
                 let silent = group.clone();
                 drop(E::Runtime::spawn(async move {
                     E::Runtime::sleep(Duration::from_millis(LEASE_MS) + DRIFT_MARGIN).await;
@@ -223,8 +237,7 @@ impl<E: Env> Group<E> {
     /// The group has stopped.
     pub async fn wake(&self) -> Result<(), Fatal> {
         self.pulse.work();
-        let trigger = self.raft.trigger();
-        trigger.heartbeat().await.map_err(|e| self.failed(e))
+        self.told(self.raft.trigger().heartbeat().await)
     }
 
     /// Waits a moment for a lease that has run out while nothing was asked.
@@ -248,16 +261,20 @@ impl<E: Env> Group<E> {
     /// # Errors
     /// The group has stopped.
     pub async fn tick(&self, tick: &Tick<'_, E>, replica: &Replica<E>) -> Result<(), Fatal> {
+        if self.retired.get() {
+            return Ok(());
+        }
         if self.alone.get() && self.role.get() == Role::Leader && !self.has_others() {
             return Ok(());
         }
         match self.role.get() {
+            // If the other does not take over, somebody is elected when nothing is heard of this one.
+            Role::Leader if self.has_handed_over() => {}
             Role::Leader => {
                 let applied = replica.with_state(|state| state.applied.map_or(0, |id| id.index));
                 let quiet = self.pulse.is_quiet(tick.now, applied) && replica.proposer.is_idle();
                 if self.pulse.heartbeat_is_due(tick.now) && !(quiet && self.may_sleep(tick)) {
-                    let trigger = self.raft.trigger();
-                    trigger.heartbeat().await.map_err(|e| self.failed(e))?;
+                    self.told(self.raft.trigger().heartbeat().await)?;
                 }
             }
             Role::Voter if !self.silent.get() => {
@@ -272,6 +289,11 @@ impl<E: Env> Group<E> {
             Role::Voter | Role::Learner => {}
         }
         Ok(())
+    }
+
+    /// Whether another was asked to lead in this term.
+    fn has_handed_over(&self) -> bool {
+        self.handed_over.get() == self.term()
     }
 
     /// Whether there are other replicas, with or without a vote.
@@ -311,13 +333,14 @@ impl<E: Env> Group<E> {
         self.metrics.borrow_watched().current_term
     }
 
-    /// Asks the voter that has most of the log to lead. From here on this replica must neither
-    /// read alone nor propose in its term: the others vote for that one in spite of the lease.
+    /// Asks a voter to lead, or the one that has most of the log. From here on this replica must
+    /// neither read alone nor propose in its term: the others vote for that one in spite of the
+    /// lease.
     ///
     /// # Errors
     /// The group has stopped.
-    pub async fn hand_over(&self) -> Result<(), Fatal> {
-        let target = {
+    pub async fn hand_over(&self, to: Option<ReplicaId>) -> Result<(), Fatal> {
+        let target = to.or_else(|| {
             let metrics = self.metrics.borrow_watched();
             let voters: Vec<ReplicaId> = metrics.membership_config.voter_ids().collect();
             let matched = metrics.replication.iter().flatten();
@@ -325,13 +348,10 @@ impl<E: Env> Group<E> {
             others
                 .max_by_key(|(_, matched)| matched.as_ref().map(|id| id.index))
                 .map(|(id, _)| *id)
-        };
+        });
         let Some(target) = target else { return Ok(()) };
-        let trigger = self.raft.trigger();
-        trigger
-            .transfer_leader(target)
-            .await
-            .map_err(|e| self.failed(e))
+        self.handed_over.set(self.term());
+        self.told(self.raft.trigger().transfer_leader(target).await)
     }
 
     /// Waits until everything that was committed before the call is applied here.
@@ -348,6 +368,7 @@ impl<E: Env> Group<E> {
     /// Answers a question of another replica.
     pub async fn answer(&self, question: Question) -> Answer {
         match question {
+            _ if self.retired.get() => Answer::Refused,
             Question::Append {
                 vote,
                 previous,
@@ -392,7 +413,7 @@ impl<E: Env> Group<E> {
                 voted(self.raft.vote(request).await)
             }
             // openraft knows of heartbeats only; the leader of a group that sleeps sends none.
-            Question::PreVote(_) if self.role.get() == Role::Leader => {
+            Question::PreVote(_) if self.role.get() == Role::Leader && !self.has_handed_over() => {
                 // One that has lost its followers loses them to a candidate all the same.
                 self.pulse.work();
                 Answer::Refused
@@ -414,7 +435,15 @@ impl<E: Env> Group<E> {
         }
     }
 
-    fn failed(&self, error: impl std::fmt::Display) -> Fatal {
+    /// What openraft was told is lost on a replica that is on its way out.
+    fn told(&self, told: Result<(), impl std::fmt::Display>) -> Result<(), Fatal> {
+        match told {
+            Err(_) if self.retired.get() => Ok(()),
+            told => told.map_err(|e| self.failed(e)),
+        }
+    }
+
+    pub(super) fn failed(&self, error: impl std::fmt::Display) -> Fatal {
         Fatal::Raft {
             range: self.range,
             message: error.to_string(),
@@ -426,11 +455,7 @@ impl<E: Env> Group<E> {
     /// # Errors
     /// The group has stopped.
     pub async fn campaign(&self) -> Result<(), Fatal> {
-        self.raft
-            .trigger()
-            .elect(true)
-            .await
-            .map_err(|e| self.failed(e))
+        self.told(self.raft.trigger().elect(true).await)
     }
 
     /// Proposes one entry. `done` is called once, on this thread, when it was applied or refused;
@@ -444,10 +469,8 @@ impl<E: Env> Group<E> {
         done: impl FnOnce(ProposalResult<E>) + 'static,
     ) -> Result<(), Fatal> {
         let responder = CallbackResponder::new(done);
-        self.raft
-            .client_write_ff(Commands(commands), Some(responder))
-            .await
-            .map_err(|e| self.failed(e))
+        let commands = Commands(commands);
+        self.told(self.raft.client_write_ff(commands, Some(responder)).await)
     }
 
     /// Takes over a snapshot whose rows are durable in the tree, unless it is not needed any more.
@@ -469,17 +492,46 @@ impl<E: Env> Group<E> {
         }
     }
 
-    /// Tells openraft how far the tree is durable, upon which it purges the log but for a tail that
-    /// a replica behind can catch up by.
+    /// Tells openraft how far the tree is durable: up to there the log may be purged.
     ///
     /// # Errors
     /// The group has stopped.
-    pub async fn purge_durable(&self) -> Result<(), Fatal> {
-        self.raft
-            .trigger()
-            .snapshot()
-            .await
-            .map_err(|e| self.failed(e))
+    pub async fn note_durable(&self) -> Result<(), Fatal> {
+        self.told(self.raft.trigger().snapshot().await)
+    }
+
+    /// Has the log purged as far as the tree is durable, but for a tail that a replica behind can
+    /// catch up by: some entries always, and as many times [`LAGGARD_KEPT`] for a replica that
+    /// answers. With `is_full` nobody is waited for.
+    ///
+    /// # Errors
+    /// The group has stopped.
+    pub async fn purge(
+        &self,
+        is_there: impl Fn(ReplicaId) -> bool,
+        is_full: bool,
+    ) -> Result<(), Fatal> {
+        let up_to = {
+            let metrics = self.metrics.borrow_watched();
+            let Some(durable) = metrics.snapshot.as_ref().map(|id| id.index) else {
+                return Ok(());
+            };
+            let kept = match metrics.membership_config.nodes().count() {
+                0 | 1 => 0,
+                _ if is_full => 0,
+                _ => self.entries_kept,
+            };
+            let up_to = durable.saturating_sub(kept);
+            let followers = metrics.replication.iter().flatten();
+            let behind = followers.filter(|(id, _)| **id != self.replica && is_there(**id));
+            let slowest = behind.map(|(_, matched)| matched.as_ref().map_or(0, |id| id.index));
+            let waited_for = slowest.min().unwrap_or(up_to);
+            let up_to = up_to.min(waited_for.max(durable.saturating_sub(kept * LAGGARD_KEPT)));
+            let purged = metrics.purged.as_ref().map_or(0, |id| id.index);
+            (up_to > purged).then_some(up_to)
+        };
+        let Some(up_to) = up_to else { return Ok(()) };
+        self.told(self.raft.trigger().purge_log(up_to).await)
     }
 
     /// Stops the group's tasks.
@@ -512,18 +564,16 @@ pub struct Tick<'a, E: Env> {
     pub random: &'a dyn Fn() -> u64,
 }
 
-/// How a group starts.
+/// When a replica was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// Its only voter: it campaigns at once, and needs neither heartbeats nor a lease.
-    Alone,
-    /// Of several, and just made: it has promised nobody anything.
-    New {
+pub enum Made {
+    /// Just now: it has promised nobody anything.
+    Now {
         /// Whether it campaigns at once.
         leads: bool,
     },
-    /// Of several, after a restart.
-    Silent,
+    /// Before this start of the process. Unless it is the only voter it keeps silent at first.
+    Before,
 }
 
 fn vote_request<E: Env>(candidacy: &Candidacy) -> VoteRequest<TypeConfig<E>> {

@@ -14,15 +14,17 @@
 mod convert;
 mod group;
 mod log_store;
+mod membership;
 mod message;
 mod network;
 mod pulse;
 mod state_machine;
 mod type_config;
 
-pub use convert::{encode_membership, is_sole_voter, members, replicas};
-pub use group::{Around, ProposalResult, RaftGroup, Role, Start, Tick};
+pub use convert::{encode_membership, members, replicas, voters};
+pub use group::{Around, Made, ProposalResult, RaftGroup, Role, Tick};
 pub use log_store::LogStore;
+pub use membership::Membership;
 pub use message::{
     Answer, Envelope, Led, Message, Question, SnapshotPart, decode, decode_behind, encode_answer,
     encode_beat, encode_behind, encode_cluster,

@@ -297,6 +297,11 @@ impl<E: Env> Replica<E> {
         self.hlc.take(self.clock.wall_ms(), above, count)
     }
 
+    /// A random id, of a client or the like.
+    pub fn random_id(&self) -> u128 {
+        u128::from(self.clock.random_u64()) << 64 | u128::from(self.clock.random_u64())
+    }
+
     /// The cluster's time as this node knows it.
     pub fn now(&self) -> Timestamp {
         self.hlc.now(self.clock.wall_ms())

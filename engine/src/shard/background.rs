@@ -11,11 +11,12 @@ use futures_util::task::AtomicWaker;
 
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Error, Fatal};
+use crate::limits::WAL_SEGMENTS_FULL;
 use crate::lsm::{GcRules, LiveData};
 use crate::range::proposer::{Proposal, ProposalKind, WriteSink};
 use crate::range::replica::Replica;
 use crate::request::Outcome;
-use crate::shard::{Inner, liveness};
+use crate::shard::{Inner, liveness, management};
 use crate::types::Timestamp;
 
 /// The background looks at everything at least this often.
@@ -42,6 +43,7 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
     inner.store.on_install(Arc::new(move || waker.wake()));
     inner.background.replace(tasks);
     liveness::start(inner, stop.clone());
+    management::start(inner, stop.clone());
     inner.store.set_gc(gc_rules(inner));
     let shard = Rc::downgrade(inner);
     drop(E::Runtime::spawn(async move {
@@ -54,7 +56,10 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
                 Err(fatal) => Err(fatal),
             };
             if let Err(fatal) = looked {
-                inner.store.fail(fatal);
+                // Groups of a shard that is closed have stopped.
+                if !stop.get() {
+                    inner.store.fail(fatal);
+                }
                 return;
             }
         }
@@ -85,10 +90,17 @@ async fn look<E: Env>(inner: &Inner<E>) -> Result<(), Fatal> {
     inner.store.freeze_if_log_is_long()?;
     // Those who wait for room also wait for a disk that has room again.
     inner.store.wake_waiting();
+    let is_full = inner.wal.stats().segments > WAL_SEGMENTS_FULL;
+    let now = Now::<E>::now();
     for ((replica, raft), was) in before.iter().zip(durable) {
         if replica.durable().applied != was {
-            raft.purge_durable().await?;
+            raft.note_durable().await?;
         }
+        let is_there = |id| {
+            let place = replica.with_state(|state| state.descriptor.location(id));
+            place.is_some_and(|place| inner.liveness.is_there(place, now))
+        };
+        raft.purge(is_there, is_full).await?;
     }
     Ok(())
 }
@@ -183,6 +195,10 @@ impl WriteSink for NobodyWaits {
 /// Stops a shard; see [`super::Shard::close`].
 pub(super) async fn close<E: Env>(inner: &Rc<Inner<E>>) -> Result<(), Fatal> {
     let began = Now::<E>::now();
+    inner.closing.set(true);
+    while !inner.creating.borrow().is_empty() {
+        E::Runtime::sleep(STOP_LOOK_EVERY).await;
+    }
     let groups = inner.groups();
     for (replica, _) in &groups {
         replica.proposer.close();
@@ -216,7 +232,7 @@ pub(super) async fn close<E: Env>(inner: &Rc<Inner<E>>) -> Result<(), Fatal> {
         background.news.wake();
     }
     for (_, raft) in &groups {
-        raft.purge_durable().await?;
+        raft.note_durable().await?;
         raft.stop().await;
     }
     inner.wal.close().await?;

@@ -11,17 +11,22 @@
 
 mod background;
 mod liveness;
+mod management;
+mod members;
 mod open;
 mod peers;
 pub(crate) mod recovery;
+mod report;
 mod scan;
 mod staging;
 mod status;
 pub mod store;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use crate::cluster::NodeRecord;
 use crate::env::{Env, Now};
 use crate::error::{Error, Fatal};
 use crate::hlc::Hlc;
@@ -84,6 +89,10 @@ pub struct ShardOptions {
     pub entries_kept: u64,
     /// The ranges of a shard whose folder is new.
     pub initial: Vec<InitialRange>,
+    /// What the node says of itself to the cluster.
+    pub node: NodeRecord,
+    /// Where the replicas of the system range may be.
+    pub system: Vec<Location>,
     /// Told of what must end the process.
     pub on_fatal: OnFatal,
 }
@@ -119,6 +128,15 @@ struct Inner<E: Env> {
     background: RefCell<background::Tasks>,
     liveness: liveness::Liveness<E>,
     transport: E::Transport,
+    management: management::Management<E>,
+    /// Entries that are durable in the tree and yet kept for replicas that are behind.
+    entries_kept: u64,
+    /// Whether it is being closed: replicas neither come nor go any more.
+    closing: Cell<bool>,
+    /// Ranges of which a replica is being made.
+    creating: RefCell<BTreeSet<RangeId>>,
+    /// Differs whenever a replica has come or gone, or a range is led elsewhere.
+    routes_version: Rc<Cell<u64>>,
     /// Snapshots on their way.
     staging: RefCell<Vec<staging::Staging>>,
     /// The next data id, and up to where they are reserved.
@@ -152,6 +170,11 @@ impl<E: Env> Shard<E> {
             .iter()
             .map(|running| running.replica.route())
             .collect()
+    }
+
+    /// Differs whenever what [`Shard::routes`] gives does.
+    pub fn routes_version(&self) -> u64 {
+        self.inner.routes_version.get()
     }
 
     /// The cluster's time as this node knows it.

@@ -11,12 +11,13 @@ use crate::env::{AsyncRuntime, Env, World};
 use crate::error::Fatal;
 use crate::hlc::Hlc;
 use crate::lsm::{Lsm, LsmOptions};
-use crate::raft::{Around, RaftGroup, Start, encode_membership, is_sole_voter, members};
+use crate::raft::{Around, Made, RaftGroup, encode_membership, members};
 use crate::range::proposer;
 use crate::range::replica::{Replica, ReplicaParts};
 use crate::range::{Descriptor, Keyspace};
 use crate::shard::background::{self, Tasks};
 use crate::shard::liveness::Liveness;
+use crate::shard::management::Management;
 use crate::shard::recovery;
 use crate::shard::store::Store;
 use crate::shard::{InitialRange, Inner, Running, Shard, ShardOptions};
@@ -54,6 +55,7 @@ impl<E: Env> Shard<E> {
         );
         let store = Rc::new(Store::new(lsm, wal.clone(), options.on_fatal.clone()));
         let liveness = Liveness::default();
+        let routes_version = Rc::default();
         let mut ranges = Vec::new();
         let mut system = Vec::new();
         for (created, log) in recovered.replicas {
@@ -77,24 +79,22 @@ impl<E: Env> Shard<E> {
             store.add(&replica);
             let mut initial = options.initial.iter();
             let initial = initial.find(|initial| initial.range == created.group.range);
-            let leads = initial.filter(|_| made.contains(&created.group));
-            let leads = leads.map(|initial| initial.leads);
+            let initial = initial.filter(|_| made.contains(&created.group));
+            let made = initial.map_or(Made::Before, |initial| Made::Now {
+                leads: initial.leads,
+            });
             let around = Around {
                 transport: world.transport.clone(),
                 entries_kept: options.entries_kept,
                 stalled: liveness.stalled.clone(),
             };
-            let running = start(replica, log, around, leads).await?;
+            let running = start(replica, log, around, made, &routes_version).await?;
             match running.replica.keyspace() {
                 Keyspace::User => ranges.push(running),
                 Keyspace::System => system.push(running),
             }
         }
-        ranges.sort_by_cached_key(|running| {
-            running
-                .replica
-                .with_state(|state| state.descriptor.keys.start.clone())
-        });
+        ranges.sort_by_cached_key(first_key);
         let inner = Rc::new(Inner {
             location: options.location,
             gc_retention_ms: options.gc_retention_ms,
@@ -107,6 +107,11 @@ impl<E: Env> Shard<E> {
             background: RefCell::new(Tasks::default()),
             liveness,
             transport: world.transport,
+            management: Management::new(options.node, options.system),
+            entries_kept: options.entries_kept,
+            closing: Cell::new(false),
+            creating: RefCell::default(),
+            routes_version,
             staging: RefCell::default(),
             data_ids: Cell::new(data_ids),
         });
@@ -213,28 +218,26 @@ fn created(
     })
 }
 
-/// Starts a recovered replica's group and its proposer. `made`: it was made just now, and whether it
-/// is to lead.
-async fn start<E: Env>(
+/// The first key of a running range.
+pub(super) fn first_key<E: Env>(running: &Running<E>) -> Vec<u8> {
+    let replica = &running.replica;
+    replica.with_state(|state| state.descriptor.keys.start.clone())
+}
+
+/// Starts a replica's group and its proposer.
+pub(super) async fn start<E: Env>(
     replica: Rc<Replica<E>>,
     log: GroupLog<E>,
     around: Around<E>,
-    made: Option<bool>,
+    made: Made,
+    routes_version: &Rc<Cell<u64>>,
 ) -> Result<Running<E>, Fatal> {
-    // The state is asked, not openraft's metrics, which lag behind its start.
-    let membership = replica.with_state(|state| state.membership.body.clone());
-    let alone = is_sole_voter(&membership, replica.group.replica)
-        .map_err(|e| Fatal::Inconsistent(format!("a membership: {e}")))?;
-    let start = match (alone, made) {
-        (true, _) => Start::Alone,
-        (false, Some(leads)) => Start::New { leads },
-        (false, None) => Start::Silent,
-    };
-    let raft = RaftGroup::start(replica.clone(), log, around, start).await?;
-    let watched = Rc::downgrade(&replica);
+    let raft = RaftGroup::start(replica.clone(), log, around, made).await?;
+    let (watched, version) = (Rc::downgrade(&replica), routes_version.clone());
     raft.watch_leader(move |leader| {
         if let Some(replica) = watched.upgrade() {
             replica.follow(leader);
+            version.set(version.get() + 1);
         }
     });
     let (owner, group) = (replica.clone(), raft.clone());

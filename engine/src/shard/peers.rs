@@ -34,7 +34,10 @@ impl<E: Env> Shard<E> {
             Some(Message::Beat { from, leads }) => {
                 return raft::encode_behind(&self.inner.take_beat(from, &leads));
             }
-            Some(Message::Cluster(_)) | None => Answer::Refused,
+            Some(Message::Cluster(message)) => {
+                return self.inner.take_message(&message).await.into();
+            }
+            None => Answer::Refused,
         };
         raft::encode_answer(&answer)
     }
@@ -51,7 +54,7 @@ impl<E: Env> Shard<E> {
             if replica.leading().is_some() && !raft.is_alone() {
                 // First: once it is asked for, another may lead at any moment.
                 replica.stop_leading();
-                raft.hand_over().await?;
+                raft.hand_over(None).await?;
                 handed_over.push(replica);
             }
         }

@@ -34,7 +34,7 @@ pub(super) struct Staging {
 
 impl<E: Env> Inner<E> {
     /// A data id that was never used.
-    async fn new_data_id(&self) -> Result<DataId, Fatal> {
+    pub(super) async fn new_data_id(&self) -> Result<DataId, Fatal> {
         let (next, reserved) = self.data_ids.get();
         let reserved = if next > reserved {
             let up_to = next + open::DATA_ID_BLOCK - 1;
@@ -49,6 +49,12 @@ impl<E: Env> Inner<E> {
         self.data_ids
             .set((next_now, reserved.max(self.data_ids.get().1)));
         Ok(DataId(next))
+    }
+
+    /// Gives up what has come of a snapshot for a replica, or does not need it any more.
+    pub(super) fn end_staging(&self, to: ReplicaId) {
+        self.staging.borrow_mut().retain(|s| s.to != to);
+        self.store.set_gc(background::gc_rules(self));
     }
 
     /// Data of snapshots that are on their way.
@@ -128,7 +134,7 @@ impl<E: Env> Shard<E> {
                     }
                     _ => Answer::Refused,
                 };
-                self.end_staging(envelope.to);
+                self.inner.end_staging(envelope.to);
                 Ok(answer)
             }
         }
@@ -163,11 +169,6 @@ impl<E: Env> Shard<E> {
         let staging = all.iter_mut().find(found)?;
         staging.parts += 1;
         Some(staging.live.data_id)
-    }
-
-    fn end_staging(&self, to: ReplicaId) {
-        self.inner.staging.borrow_mut().retain(|s| s.to != to);
-        self.inner.store.set_gc(background::gc_rules(&self.inner));
     }
 
     /// Has everything in memory flushed, and waits for it.

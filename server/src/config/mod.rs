@@ -42,13 +42,13 @@ pub struct BadSetting {
     pub rule: String,
 }
 
-/// A cluster that is to be formed of empty nodes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Formation {
-    /// Where all of them listen, sorted.
-    pub nodes: Vec<String>,
-    /// The place of this one, counted from 1.
-    pub me: u64,
+/// How an empty folder becomes part of a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Joining {
+    /// Where nodes of the cluster listen, without this one, sorted. None: it makes a cluster.
+    pub others: Vec<String>,
+    /// Whether this node makes the cluster when all of the others are empty, too.
+    pub founds: bool,
 }
 
 /// Validated settings.
@@ -60,8 +60,10 @@ pub struct Config {
     pub listen: String,
     /// Where the admin pages are.
     pub http: SocketAddr,
-    /// The cluster that an empty folder becomes part of; `None`: a cluster of one.
-    pub formation: Option<Formation>,
+    /// Where other nodes reach this one, HOST:PORT.
+    pub advertise: String,
+    /// The cluster that an empty folder becomes part of.
+    pub joining: Joining,
     /// What proves that a node belongs to the cluster.
     pub cluster_secret: String,
     /// Shards of the node.
@@ -107,8 +109,10 @@ impl Config {
             },
         })?;
         let listen = raw.parse(Key::Listen, |text| Ok(text.to_owned()))?;
+        let advertise = advertise(raw, &listen)?;
         let config = Config {
-            formation: formation(raw, &listen)?,
+            joining: joining(raw, &advertise)?,
+            advertise,
             cluster_secret: raw.parse(Key::ClusterSecret, |text| match text.len() {
                 0..=1024 => Ok(text.to_owned()),
                 _ => Err("a secret has at most 1024 bytes".to_owned()),
@@ -158,8 +162,28 @@ impl Config {
     }
 }
 
-/// The cluster that is to be formed, if one is.
-fn formation(raw: &RawConfig, listen: &str) -> Result<Option<Formation>, BadSetting> {
+/// Where other nodes reach this one. Nobody but a node that is alone may listen on a wildcard
+/// without saying that.
+fn advertise(raw: &RawConfig, listen: &str) -> Result<String, BadSetting> {
+    let alone = raw.parse(Key::ClusterSecret, |text| Ok(text.is_empty()))?
+        && raw.parse(Key::Join, |text| Ok(text.is_empty()))?;
+    raw.parse(Key::Advertise, |text| {
+        let me = if text.is_empty() { listen } else { text };
+        let (host, port) = me.rsplit_once(':').unwrap_or((me, ""));
+        if !alone && ["0.0.0.0", "[::]", "*", ""].contains(&host) {
+            return Err(format!(
+                "other nodes cannot reach {me}: give --advertise HOST:PORT"
+            ));
+        }
+        match port.parse::<u16>() {
+            Ok(_) => Ok(me.to_owned()),
+            Err(_) => Err("it is HOST:PORT".to_owned()),
+        }
+    })
+}
+
+/// The cluster that an empty folder becomes part of.
+fn joining(raw: &RawConfig, me: &str) -> Result<Joining, BadSetting> {
     let mut nodes = raw.parse(Key::Join, |text| {
         let nodes = text.split(',').map(|node| node.trim().to_owned());
         Ok(nodes.filter(|node| !node.is_empty()).collect::<Vec<_>>())
@@ -168,43 +192,33 @@ fn formation(raw: &RawConfig, listen: &str) -> Result<Option<Formation>, BadSett
     nodes.dedup();
     let expected = raw.parse(Key::BootstrapExpect, |text| match text {
         "" => Ok(None),
-        "1" | "3" | "5" => Ok(text.parse::<usize>().ok()),
-        _ => Err("a cluster is formed of 1, 3 or 5 nodes; each holds every range".to_owned()),
+        text => match text.parse::<usize>() {
+            Ok(count) if count > 0 => Ok(Some(count)),
+            _ => Err("it is a number of nodes, from 1".to_owned()),
+        },
     })?;
-    let expected = match (expected, nodes.len()) {
-        (None | Some(1), 0) => return Ok(None),
-        (None, _) => {
-            let rule = "to join a cluster that runs is not possible yet: form one of empty nodes \
-                        with --bootstrap-expect N and the same list on all";
-            return Err(raw.bad(Key::Join, rule.to_owned()));
-        }
-        (Some(expected), _) => expected,
-    };
-    if nodes.len() != expected {
+    if let Some(expected) = expected.filter(|count| *count != nodes.len().max(1)) {
         let rule = format!(
             "--join must name all {expected} nodes; it names {}",
             nodes.len()
         );
         return Err(raw.bad(Key::Join, rule));
     }
-    let me = raw.parse(Key::Advertise, |text| {
-        let me = if text.is_empty() { listen } else { text };
-        let host = me.rsplit_once(':').map_or(me, |(host, _)| host);
-        if ["0.0.0.0", "[::]", "*", ""].contains(&host) {
-            return Err(format!(
-                "other nodes cannot reach {me}: give --advertise HOST:PORT"
-            ));
-        }
-        let place = nodes.iter().position(|node| node == me);
-        place.ok_or_else(|| format!("--join does not name this node, {me}"))
-    })?;
-    if raw.parse(Key::ClusterSecret, |text| Ok(text.is_empty()))? {
+    if expected.is_some() && !nodes.is_empty() && !nodes.iter().any(|node| node == me) {
+        let rule = format!("--join does not name this node, {me}; see --advertise");
+        return Err(raw.bad(Key::Join, rule));
+    }
+    if !nodes.is_empty() && raw.parse(Key::ClusterSecret, |text| Ok(text.is_empty()))? {
         let rule = "nodes of a cluster share a secret: the same words on all of them, best in the \
                     variable RANGEDB_CLUSTER_SECRET or the configuration file";
         return Err(raw.bad(Key::ClusterSecret, rule.to_owned()));
     }
-    let me = me as u64 + 1;
-    Ok(Some(Formation { nodes, me }))
+    let founds = expected.is_some() && nodes.first().is_some_and(|first| first == me);
+    nodes.retain(|node| node != me);
+    Ok(Joining {
+        others: nodes,
+        founds,
+    })
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {

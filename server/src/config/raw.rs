@@ -45,7 +45,7 @@ keys! {
     Memory "memory" "" "Memory to use; by default half of what there is.",
     SplitAt "split-at" "" "Borders of the initial ranges, K1,K2.",
     Advertise "advertise" "" "Where the other nodes reach this one; by default --listen.",
-    Join "join" "" "Where all nodes of the cluster listen, HOST:PORT,HOST:PORT.",
+    Join "join" "" "Where nodes of the cluster to join listen, HOST:PORT,HOST:PORT.",
     BootstrapExpect "bootstrap-expect" "" "Number of empty nodes that form a new cluster.",
     ClusterSecret "cluster-secret" "" "What proves to other nodes that this one belongs to the cluster.",
     Log "log" "text" "Format of logs: text or json.",

@@ -3,10 +3,13 @@
 //! | name | what |
 //! |---|---|
 //! | `LOCK` | locked by the process that uses the folder; its process id |
-//! | `node.json` | format version, cluster, node, shards, borders, nodes; written last |
-//! | `enrolling` | the token by which the founder of the cluster knows this folder |
+//! | `node.json` | format version, cluster, node, shards, borders, where others are; written last |
+//! | `enrolling` | the token by which the cluster knows this folder |
 //! | `shard-N/wal/` | the log of shard N |
 //! | `shard-N/tables/` | its tables |
+//!
+//! Format 1 had no cluster that grows: its folders of a cluster of one are taken over, those of
+//! several nodes are refused.
 //!
 //! A folder without `node.json` is not finished: a start begins it anew, unless there is
 //! something in it that is not ours.
@@ -22,8 +25,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::peers::enroll::Place;
+
 /// The format of the folder that this version writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
+/// An older one, of which folders of a cluster of one can be taken over.
+const FORMAT_OF_ONE: u32 = 1;
+/// The id of the node that makes a cluster.
+pub const FOUNDER: u64 = 1;
 const IDENTITY: &str = "node.json";
 const DRAFT: &str = "node.json.draft";
 const LOCK: &str = "LOCK";
@@ -43,32 +52,21 @@ pub struct Identity {
     pub shards: u16,
     /// Borders of the ranges that it was made with, in hex.
     pub split_at: Vec<String>,
-    /// Where the nodes of the cluster listen, sorted: node N is the Nth. None in a cluster of one.
+    /// Where nodes of the cluster listen, by id, as far as is known.
     #[serde(default)]
-    pub nodes: Vec<String>,
-    /// Of the founder: the nodes that have their place, by the token with which they asked.
+    pub addresses: BTreeMap<u64, String>,
+    /// Node and shard of each replica of the system range, as far as is known.
     #[serde(default)]
-    pub enrolled: BTreeMap<u64, String>,
+    pub system: Vec<(u64, u16)>,
 }
 
 /// What a new folder becomes.
-pub enum Birth<'a> {
-    /// A cluster of one.
-    Alone,
-    /// The node that makes the id of a cluster with these nodes.
-    Founder {
-        /// Where they listen, sorted.
-        nodes: Vec<String>,
-    },
-    /// Another node of such a cluster.
-    Member {
-        /// Its number.
-        node: u64,
-        /// Where all listen, sorted.
-        nodes: Vec<String>,
-        /// Asks the founder, with a token made for this folder, for the cluster's id.
-        enroll: &'a dyn Fn(&str) -> Result<String, String>,
-    },
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Birth {
+    /// The first node of a new cluster.
+    Founder,
+    /// A node of a cluster that is there.
+    Member(Place),
 }
 
 /// Why a folder is not used.
@@ -121,12 +119,37 @@ pub enum BadFolder {
         /// What was asked.
         given: String,
     },
-    /// The founder of the cluster refuses this node.
+    /// A folder of several nodes that were formed before clusters could grow.
+    #[error(
+        "data folder {path} belongs to a cluster of several nodes of format 1, whose replicas this \
+         version cannot read; start the version that made it, copy the data with `rangedb scan`, \
+         and form a new cluster of empty nodes"
+    )]
+    OldCluster {
+        /// The folder.
+        path: String,
+    },
+    /// It belongs to another cluster than the nodes of --join.
+    #[error(
+        "data folder {path} belongs to cluster {cluster}, but {address} of --join belongs to {other}; \
+         give the list of its own cluster, or an empty folder"
+    )]
+    OtherCluster {
+        /// The folder.
+        path: String,
+        /// Its cluster.
+        cluster: String,
+        /// A node of the list.
+        address: String,
+        /// That node's cluster.
+        other: String,
+    },
+    /// The cluster refuses this node.
     #[error("data folder {path} cannot be part of the cluster: {why}")]
     NotEnrolled {
         /// The folder.
         path: String,
-        /// The founder's reason.
+        /// The reason.
         why: String,
     },
     /// It holds something else.
@@ -165,7 +188,8 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 impl DataDir {
-    /// Opens a folder, or makes one for these settings.
+    /// Opens a folder, or makes one for these settings; `be_born` is then asked what it becomes,
+    /// with a token made for this folder.
     ///
     /// # Errors
     /// See [`BadFolder`].
@@ -173,7 +197,7 @@ impl DataDir {
         path: &Path,
         shards: u16,
         split_at: &[Vec<u8>],
-        birth: &Birth<'_>,
+        be_born: impl FnOnce(&str) -> Result<Birth, String>,
     ) -> Result<DataDir, BadFolder> {
         let mut builder = DirBuilder::new();
         builder
@@ -188,7 +212,7 @@ impl DataDir {
         let split_at: Vec<String> = split_at.iter().map(|key| hex(key)).collect();
         let identity = match read(path)? {
             Some(identity) => check(path, identity, shards, &split_at)?,
-            None => make(path, shards, split_at, birth)?,
+            None => make(path, shards, split_at, be_born)?,
         };
         Ok(DataDir {
             path: path.to_owned(),
@@ -263,6 +287,9 @@ fn read(path: &Path) -> Result<Option<Identity>, BadFolder> {
         serde_json::from_str(&text).map_err(|e| other(format!("unreadable ({e})")))?;
     match value.get("format").and_then(serde_json::Value::as_u64) {
         Some(format) if format == u64::from(FORMAT) => {}
+        Some(format) if format == u64::from(FORMAT_OF_ONE) => {
+            return take_over(path, value).map(Some);
+        }
         Some(format) => return Err(other(format.to_string())),
         None => return Err(other("unknown".to_owned())),
     }
@@ -270,6 +297,29 @@ fn read(path: &Path) -> Result<Option<Identity>, BadFolder> {
     identity
         .map(Some)
         .map_err(|e| other(format!("{FORMAT}, but unreadable ({e})")))
+}
+
+/// Takes over a folder of format 1.
+fn take_over(path: &Path, mut value: serde_json::Value) -> Result<Identity, BadFolder> {
+    let shown = path.display().to_string();
+    let of_several = value.get("nodes").and_then(serde_json::Value::as_array);
+    if of_several.is_some_and(|nodes| !nodes.is_empty()) {
+        return Err(BadFolder::OldCluster { path: shown });
+    }
+    if let Some(fields) = value.as_object_mut() {
+        fields.remove("nodes");
+        fields.remove("enrolled");
+    }
+    let identity = serde_json::from_value::<Identity>(value);
+    let mut identity = identity.map_err(|e| BadFolder::OtherFormat {
+        path: shown,
+        found: format!("{FORMAT_OF_ONE}, but unreadable ({e})"),
+    })?;
+    identity.format = FORMAT;
+    identity.system = vec![(identity.node, 0)];
+    write_identity(path, &identity).map_err(failed(path, "write node.json"))?;
+    tracing::info!(folder = %path.display(), "format 1 was taken over");
+    Ok(identity)
 }
 
 fn check(
@@ -314,7 +364,7 @@ fn make(
     path: &Path,
     shards: u16,
     split_at: Vec<String>,
-    birth: &Birth<'_>,
+    be_born: impl FnOnce(&str) -> Result<Birth, String>,
 ) -> Result<Identity, BadFolder> {
     let names = fs::read_dir(path).map_err(failed(path, "list"))?;
     for name in names {
@@ -337,37 +387,34 @@ fn make(
             made.map_err(failed(&folder, "make"))?;
         }
     }
-    let new_id = || format!("{:032x}", rand::random::<u128>());
-    let (cluster, node, nodes) = match birth {
-        Birth::Alone => (new_id(), 1, Vec::new()),
-        Birth::Founder { nodes } => (new_id(), 1, nodes.clone()),
-        Birth::Member {
-            node,
-            nodes,
-            enroll,
-        } => {
-            let token = token(path).map_err(failed(path, "write its token"))?;
-            let cluster = enroll(&token).map_err(|why| BadFolder::NotEnrolled {
-                path: path.display().to_string(),
-                why,
-            })?;
-            (cluster, *node, nodes.clone())
-        }
+    let token = token(path).map_err(failed(path, "write its token"))?;
+    let birth = be_born(&token).map_err(|why| BadFolder::NotEnrolled {
+        path: path.display().to_string(),
+        why,
+    })?;
+    let place = match birth {
+        Birth::Founder => Place {
+            cluster: format!("{:032x}", rand::random::<u128>()),
+            node: FOUNDER,
+            addresses: BTreeMap::new(),
+            system: vec![(FOUNDER, 0)],
+        },
+        Birth::Member(place) => place,
     };
     let identity = Identity {
         format: FORMAT,
-        cluster,
-        node,
+        cluster: place.cluster,
+        node: place.node,
         shards,
         split_at,
-        nodes,
-        enrolled: BTreeMap::new(),
+        addresses: place.addresses,
+        system: place.system,
     };
     write_identity(path, &identity).map_err(failed(path, "write node.json"))?;
     Ok(identity)
 }
 
-/// The token by which this folder is known to the founder; durable before it is used.
+/// The token by which this folder is known to the cluster; durable before it is used.
 fn token(path: &Path) -> io::Result<String> {
     let name = path.join(TOKEN);
     match fs::read_to_string(&name) {
@@ -403,7 +450,7 @@ mod tests {
 
     fn open(path: &Path, shards: u16, split_at: &[&str]) -> Result<DataDir, BadFolder> {
         let keys: Vec<Vec<u8>> = split_at.iter().map(|key| key.as_bytes().to_vec()).collect();
-        DataDir::open(path, shards, &keys, &Birth::Alone)
+        DataDir::open(path, shards, &keys, |_| Ok(Birth::Founder))
     }
 
     #[test]
@@ -457,6 +504,23 @@ mod tests {
             open(folder.path(), 1, &[]),
             Err(BadFolder::OtherFormat { .. })
         ));
+    }
+
+    #[test]
+    fn folders_of_format_1_are_taken_over_unless_they_are_of_several_nodes() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let old = r#"{"format":1,"cluster":"0a","node":1,"shards":2,"split_at":["6d"],"nodes":[],"enrolled":{}}"#;
+        fs::write(folder.path().join(IDENTITY), old).expect("written");
+        let opened = open(folder.path(), 2, &["m"]).expect("taken over");
+        assert_eq!((opened.identity.format, opened.identity.node), (FORMAT, 1));
+        drop(opened);
+        let again = open(folder.path(), 2, &[]).expect("opens");
+        assert_eq!(again.identity.system, [(1, 0)]);
+        drop(again);
+        let of_three = old.replace("\"nodes\":[]", "\"nodes\":[\"a:1\",\"b:1\",\"c:1\"]");
+        fs::write(folder.path().join(IDENTITY), of_three).expect("written");
+        let error = open(folder.path(), 2, &[]).expect_err("refused");
+        assert!(error.to_string().contains("form a new cluster"), "{error}");
     }
 
     #[test]

@@ -127,7 +127,8 @@ pub fn refusal(context: &Context, request: u64, refusal: &Refusal, to: &mut Vec<
 /// A route. Its address stays empty if its leader is behind the port of this connection.
 pub fn route(context: &Context, route: &range::Route) -> Route {
     let elsewhere = route.leader.filter(|leader| leader.node != context.node.id);
-    let address = elsewhere.and_then(|leader| context.peers.addresses.get(&leader.node));
+    let addresses = context.addresses();
+    let address = elsewhere.and_then(|leader| addresses.get(&leader.node));
     Route {
         range: route.range.0,
         version: route.epoch.version,

@@ -82,7 +82,7 @@ fn objection(context: &Context, preamble: &Preamble) -> Option<Verdict> {
         _ if context.is_draining() => Some(Verdict::ShuttingDown),
         _ if preamble.version().is_none() => Some(Verdict::NoCommonVersion),
         _ if preamble.tls => Some(Verdict::NoTls),
-        _ if preamble.role == Role::Peer && context.peers.addresses.is_empty() => {
+        _ if preamble.role == Role::Peer && context.peers.secret.is_empty() => {
             Some(Verdict::RoleRefused)
         }
         _ if unknown => Some(Verdict::UnknownShard),

@@ -1,80 +1,201 @@
-//! Forming a cluster: a node that is none yet asks the founder for its place.
+//! How an empty node becomes part of a cluster, or makes one.
 //!
-//! Runs before the asking node has a folder, on its control thread; on the founder's side on the
-//! shard that met the connection, with the write of `node.json` on a blocking thread. Each number
-//! is granted once, and again only to who asks with the same token: so a founder's answer may be
-//! lost, but a folder may not.
+//! An empty node that was given a list asks each address in turn for its place; a node of a cluster
+//! has the manager give it an id, once for each token. With `--bootstrap-expect N` there may be no
+//! cluster yet: then the node that comes first in the list, the founder, listens until the N - 1
+//! others, all empty, have asked it, and makes the cluster; they go on asking, and join it. So a
+//! founder that has lost its folder makes no second cluster while the others belong to one.
+//!
+//! The asking side runs before the node has a folder, on its control thread, and blocks. On the
+//! answering side it is a task of the shard that met the connection.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
+use rangedb_engine::cluster::{Ask, Told};
 use rangedb_protocol::frame;
 use rangedb_protocol::preamble::{
-    ANSWER_LEN, ANY_SHARD, Answer, Preamble, Role, VERSION, VERSION_MIN, Verdict,
+    ANSWER_LEN, ANY_SHARD, Answer, PREAMBLE_LEN, Preamble, Role, VERSION, VERSION_MIN, Verdict,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Peers, kind, same_secret};
-use crate::env::data_dir;
+use super::{kind, same_secret};
+use crate::shard::context::Context;
 
-/// How often the founder is asked.
+/// How often the list is gone through.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 /// One try may take so long.
-const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connecting may take so long.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often the founder looks whether somebody asks it.
+const ACCEPT_EVERY: Duration = Duration::from_millis(20);
 
-/// What a node asks for.
-#[derive(Debug, Serialize, Deserialize)]
+/// What an empty node asks for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
     /// The cluster's secret.
     pub secret: String,
-    /// The node's number.
-    pub node: u64,
-    /// Made once for this folder.
+    /// Made once for this folder, in hex.
     pub token: String,
-    /// Its shards.
-    pub shards: u16,
-    /// Borders of the ranges, in hex.
-    pub split_at: Vec<String>,
-    /// The list of addresses, sorted.
-    pub nodes: Vec<String>,
 }
 
-/// The founder's answer.
-#[derive(Debug, Serialize, Deserialize)]
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// The place.
+    Joined(Place),
+    /// No, for a reason that stays.
+    Refused(String),
+    /// Not now.
+    Later(String),
+}
+
+/// A node's place in a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Granted {
-    /// The cluster's id, in hex, or why not.
-    result: Result<String, String>,
+pub struct Place {
+    /// The cluster's id, in hex.
+    pub cluster: String,
+    /// The node's id.
+    pub node: u64,
+    /// Where the others are.
+    pub addresses: BTreeMap<u64, String>,
+    /// Node and shard of each replica of the system range.
+    pub system: Vec<(u64, u16)>,
 }
 
-/// Asks the founder at `address` until it grants or refuses; gives the cluster's id.
+/// What an empty node was told about the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct List {
+    /// Where the other nodes listen, in the order of the list.
+    pub others: Vec<String>,
+    /// Whether this node makes the cluster if there is none, and how many others it waits for.
+    pub founds_with: Option<usize>,
+    /// Where this node listens.
+    pub listen: String,
+}
+
+/// Finds a place in the cluster of the list; `None`: this node is to make it.
 ///
 /// # Errors
-/// Its reason.
-pub fn ask(address: &str, request: &Request) -> Result<String, String> {
+/// A node's reason to refuse, or the port cannot be listened on.
+pub fn enroll(list: &List, request: &Request) -> Result<Option<Place>, String> {
+    let mut gathering = match list.founds_with {
+        Some(others) => Some(Gathering::new(&list.listen, others)?),
+        None => None,
+    };
     let mut told = false;
     loop {
-        match try_ask(address, request) {
-            Ok(Granted { result }) => return result,
-            Err(error) => {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::info!(%address, %error, "waiting for the founder of the cluster");
-                }
+        let mut failures = Vec::new();
+        for address in &list.others {
+            match ask(address, request) {
+                Ok(Reply::Joined(place)) => return Ok(Some(place)),
+                Ok(Reply::Refused(why)) => return Err(format!("{address}: {why}")),
+                Ok(Reply::Later(why)) => failures.push(format!("{address}: {why}")),
+                Err(error) => failures.push(format!("{address}: {error}")),
             }
         }
-        std::thread::sleep(ASK_EVERY);
+        if !std::mem::replace(&mut told, true) {
+            let failures = failures.join("; ");
+            tracing::info!(failures, "waiting for a place in the cluster");
+        }
+        let until = Instant::now() + ASK_EVERY;
+        while Instant::now() < until {
+            if let Some(gathering) = &mut gathering
+                && gathering.accept(&request.secret)
+            {
+                return Ok(None);
+            }
+            std::thread::sleep(ACCEPT_EVERY);
+        }
     }
 }
 
-fn try_ask(address: &str, request: &Request) -> io::Result<Granted> {
+/// The founder's port before there is a cluster, and who has asked there.
+struct Gathering {
+    listener: TcpListener,
+    others: usize,
+    tokens: BTreeSet<String>,
+}
+
+impl Gathering {
+    fn new(listen: &str, others: usize) -> Result<Gathering, String> {
+        let failed = |error| format!("cannot listen on {listen}: {error}");
+        let listener = TcpListener::bind(listen).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        Ok(Gathering {
+            listener,
+            others,
+            tokens: BTreeSet::new(),
+        })
+    }
+
+    /// Answers whoever asks; `true` when all others have.
+    fn accept(&mut self, secret: &str) -> bool {
+        while let Ok((stream, _)) = self.listener.accept() {
+            match self.answer(stream, secret) {
+                Ok(Some(token)) => drop(self.tokens.insert(token)),
+                Ok(None) => {}
+                Err(error) => tracing::debug!(%error, "somebody asked in vain"),
+            }
+        }
+        self.tokens.len() >= self.others
+    }
+
+    fn answer(&self, mut stream: TcpStream, secret: &str) -> io::Result<Option<String>> {
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(CONNECT_TIMEOUT))?;
+        stream.set_write_timeout(Some(CONNECT_TIMEOUT))?;
+        let mut preamble = [0; PREAMBLE_LEN];
+        stream.read_exact(&mut preamble)?;
+        let preamble = Preamble::decode(&preamble).map_err(io::Error::other)?;
+        let verdict = match preamble.role {
+            Role::Peer => Verdict::Accepted,
+            Role::Client => Verdict::ShuttingDown,
+        };
+        let answer = Answer {
+            verdict,
+            version: VERSION,
+            shard: 0,
+            shards: 0,
+            node: 0,
+            cluster: 0,
+        };
+        stream.write_all(&answer.encode())?;
+        if verdict != Verdict::Accepted {
+            return Ok(None);
+        }
+        let request: Request = serde_json::from_slice(&receive(&mut stream)?)?;
+        let (reply, token) = if same_secret(&request.secret, secret) {
+            let reply = Reply::Later("the cluster is being formed".to_owned());
+            (reply, Some(request.token))
+        } else {
+            (other_secret(), None)
+        };
+        let mut bytes = Vec::new();
+        frame::encode(0, kind::ENROLLED, &serde_json::to_vec(&reply)?, &mut bytes);
+        stream.write_all(&bytes)?;
+        Ok(token)
+    }
+}
+
+fn other_secret() -> Reply {
+    Reply::Refused("the cluster's secret is another one; see --cluster-secret".to_owned())
+}
+
+/// Connects to a node as a peer; gives what it says of itself, too.
+fn greet(address: &str, timeout: Duration) -> io::Result<(TcpStream, Answer)> {
     let found = address.to_socket_addrs()?.next();
     let found = found.ok_or_else(|| io::Error::other("the name has no address"))?;
-    let mut stream = TcpStream::connect_timeout(&found, ASK_TIMEOUT)?;
-    stream.set_read_timeout(Some(ASK_TIMEOUT))?;
-    stream.set_write_timeout(Some(ASK_TIMEOUT))?;
+    let mut stream = TcpStream::connect_timeout(&found, CONNECT_TIMEOUT)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
     let preamble = Preamble {
         version_min: VERSION_MIN,
         version_max: VERSION,
@@ -83,19 +204,44 @@ fn try_ask(address: &str, request: &Request) -> io::Result<Granted> {
         tls: false,
         shard: ANY_SHARD,
     };
-    let mut bytes = preamble.encode().to_vec();
-    frame::encode(0, kind::ENROLL, &serde_json::to_vec(request)?, &mut bytes);
-    stream.write_all(&bytes)?;
+    stream.write_all(&preamble.encode())?;
     let mut answer = [0; ANSWER_LEN];
     stream.read_exact(&mut answer)?;
-    let verdict = Answer::decode(&answer).map(|answer| answer.verdict);
-    if verdict != Some(Verdict::Accepted) {
-        return Err(io::Error::other(format!("refused: {verdict:?}")));
+    let answer = Answer::decode(&answer);
+    Ok((
+        stream,
+        answer.ok_or_else(|| io::Error::other("it is no RangeDB node"))?,
+    ))
+}
+
+/// The id of the cluster that a node belongs to; `None`: it cannot be learnt now.
+pub fn cluster_of(address: &str) -> Option<u128> {
+    let (_, answer) = greet(address, CONNECT_TIMEOUT).ok()?;
+    (answer.cluster != 0).then_some(answer.cluster)
+}
+
+fn ask(address: &str, request: &Request) -> io::Result<Reply> {
+    let (mut stream, answer) = greet(address, ASK_TIMEOUT)?;
+    match answer.verdict {
+        Verdict::Accepted => {}
+        Verdict::RoleRefused => {
+            let why = "the node was started without --cluster-secret and takes no others";
+            return Ok(Reply::Refused(why.to_owned()));
+        }
+        verdict => return Ok(Reply::Later(format!("refused: {verdict:?}"))),
     }
+    let mut bytes = Vec::new();
+    frame::encode(0, kind::ENROLL, &serde_json::to_vec(request)?, &mut bytes);
+    stream.write_all(&bytes)?;
+    Ok(serde_json::from_slice(&receive(&mut stream)?)?)
+}
+
+/// Receives the body of one frame.
+fn receive(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut received = Vec::new();
     loop {
         if let Some(found) = frame::decode(&received).map_err(io::Error::other)? {
-            return Ok(serde_json::from_slice(found.body)?);
+            return Ok(found.body.to_vec());
         }
         let mut piece = [0; 4096];
         match stream.read(&mut piece)? {
@@ -105,52 +251,74 @@ fn try_ask(address: &str, request: &Request) -> io::Result<Granted> {
     }
 }
 
-/// Answers a node that asks; what is granted is durable before the answer.
-pub async fn grant(peers: Arc<Peers>, body: bytes::Bytes) -> Vec<u8> {
-    let result = glommio::executor()
-        .spawn_blocking(move || decide(&peers, &body))
-        .await;
-    // A structure of two texts can always be written.
-    serde_json::to_vec(&Granted { result }).unwrap_or_default()
+/// Answers a node that asks for its place.
+pub async fn grant(context: &Rc<Context>, body: &[u8]) -> Vec<u8> {
+    let reply = decide(context, body).await;
+    // Numbers and texts can always be written.
+    serde_json::to_vec(&reply).unwrap_or_default()
 }
 
-fn decide(peers: &Peers, body: &[u8]) -> Result<String, String> {
-    let request: Request =
-        serde_json::from_slice(body).map_err(|error| format!("the request is none: {error}"))?;
-    if !same_secret(&request.secret, &peers.secret) {
-        return Err("the cluster's secret is another one; see --cluster-secret".to_owned());
+async fn decide(context: &Rc<Context>, body: &[u8]) -> Reply {
+    let request: Request = match serde_json::from_slice(body) {
+        Ok(request) => request,
+        Err(error) => return Reply::Refused(format!("the request is none: {error}")),
+    };
+    if !same_secret(&request.secret, &context.peers.secret) {
+        return other_secret();
     }
-    let mut held = peers
-        .identity
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
-    let (folder, identity) = &mut *held;
-    let nodes: Vec<&String> = identity.nodes.iter().collect();
-    if nodes != request.nodes.iter().collect::<Vec<_>>() {
-        return Err(format!(
-            "the founder was started with other nodes: {}",
-            identity.nodes.join(",")
-        ));
-    }
-    if identity.shards != request.shards || identity.split_at != request.split_at {
-        return Err(format!(
-            "the founder has --shards {} and other --split-at or shards than this node",
-            identity.shards
-        ));
-    }
-    if let Some(token) = identity.enrolled.get(&request.node) {
-        if *token == request.token {
-            return Ok(identity.cluster.clone());
+    let Ok(token) = u128::from_str_radix(&request.token, 16) else {
+        return Reply::Refused("the request has no token".to_owned());
+    };
+    match context.shard.manage(Ask::Join { token }).await {
+        Ok(Told::Joined(node)) => {
+            let addresses = context.peers.addresses();
+            let addresses = addresses.iter().map(|(id, at)| (id.0, at.clone()));
+            let view = context.shard.view();
+            let system = view.system.iter().map(|at| (at.node.0, at.shard.0));
+            Reply::Joined(Place {
+                cluster: format!("{:032x}", context.node.cluster),
+                node: node.0,
+                addresses: addresses.collect(),
+                system: system.collect(),
+            })
         }
-        return Err(format!(
-            "node {} was part of this cluster and has lost its folder: it may not come back under \
-             its number",
-            request.node
-        ));
+        Ok(other) => Reply::Later(format!("{other:?}")),
+        Err(error) => Reply::Later(error.to_string()),
     }
-    let mut new = identity.clone();
-    new.enrolled.insert(request.node, request.token);
-    data_dir::write_identity(folder, &new).map_err(|error| error.to_string())?;
-    *identity = new;
-    Ok(identity.cluster.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_founder_waits_for_all_others_and_only_those_who_know_the_secret() {
+        let mut gathering = Gathering::new("127.0.0.1:0", 2).expect("a port");
+        let address = gathering.listener.local_addr().expect("bound").to_string();
+        let asking = |secret: &str, token: &str| {
+            let request = Request {
+                secret: secret.to_owned(),
+                token: token.to_owned(),
+            };
+            let address = address.clone();
+            std::thread::spawn(move || ask(&address, &request).expect("an answer"))
+        };
+        for (secret, token, is_known, are_all) in [
+            ("wrong", "1", false, false),
+            ("right", "1", true, false),
+            ("right", "1", true, false),
+            ("right", "2", true, true),
+        ] {
+            let asked = asking(secret, token);
+            let mut all = false;
+            while !asked.is_finished() {
+                all |= gathering.accept("right");
+                std::thread::yield_now();
+            }
+            let reply = asked.join().expect("it ends");
+            assert_eq!(matches!(reply, Reply::Later(_)), is_known, "{reply:?}");
+            assert_eq!(all, are_all, "{token}");
+        }
+        assert_eq!(cluster_of("127.0.0.1:1"), None);
+    }
 }

@@ -5,7 +5,7 @@
 //! that nothing is tried for a time that doubles with each failure, and questions fail at once
 //! meanwhile. Lives on its shard's thread.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
@@ -26,6 +26,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{Hello, Peers, kind};
 use crate::env::{GlommioRuntime, Now};
+use crate::shard::mesh::Mesh;
 
 /// Connecting and greeting may take so long.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -47,6 +48,8 @@ struct Inner {
     cluster: u128,
     me: NodeId,
     peers: Arc<Peers>,
+    /// The way to the other shards of this node.
+    mesh: OnceCell<Rc<Mesh>>,
     links: RefCell<BTreeMap<Location, Rc<Link>>>,
 }
 
@@ -71,16 +74,29 @@ impl Links {
             cluster,
             me,
             peers,
+            mesh: OnceCell::new(),
             links: RefCell::default(),
         };
         Links {
             inner: Rc::new(inner),
         }
     }
+
+    /// Other shards of this node are asked by these lanes from now on.
+    pub fn join_mesh(&self, mesh: Rc<Mesh>) {
+        let joined = self.inner.mesh.set(mesh);
+        assert!(joined.is_ok(), "a shard joins one mesh");
+    }
 }
 
 impl Transport for Links {
     async fn call(&self, to: Location, question: Bytes) -> io::Result<Bytes> {
+        if to.node == self.inner.me {
+            return match self.inner.mesh.get() {
+                Some(mesh) => mesh.ask(to.shard, question).await,
+                None => Err(io::ErrorKind::NotConnected.into()),
+            };
+        }
         let link = self.inner.links.borrow_mut().entry(to).or_default().clone();
         if link.not_before.get().is_some_and(|at| Now::now() < at) {
             return Err(io::ErrorKind::NotConnected.into());
@@ -139,7 +155,7 @@ async fn run(inner: &Inner, link: &Link, to: Location) {
 }
 
 async fn connect(inner: &Inner, to: Location) -> io::Result<TcpStream> {
-    let address = inner.peers.addresses.get(&to.node).cloned();
+    let address = inner.peers.addresses().get(&to.node).cloned();
     let unknown = || {
         io::Error::new(
             io::ErrorKind::NotFound,
@@ -162,6 +178,7 @@ async fn connect(inner: &Inner, to: Location) -> io::Result<TcpStream> {
         cluster: inner.cluster,
         to: to.node,
         from: inner.me,
+        address: inner.peers.advertise.clone(),
     };
     let mut bytes = preamble.encode().to_vec();
     frame::encode(0, kind::HELLO, &hello.encode(), &mut bytes);

@@ -1,17 +1,12 @@
-//! The other nodes of the cluster: who they are, the links to their shards, and how a new cluster
-//! is formed.
+//! The other nodes of the cluster: who they are, the links to their shards, and how an empty node
+//! becomes part of a cluster.
 //!
 //! A link is one connection from a shard of this node to a shard of another, in the role of a peer
 //! ([`link`] on the asking side, [`serve`] on the answering one). It carries the questions of
 //! replicas ([`rangedb_engine::raft`]) in the frames of the client protocol; kinds are [`kind`].
-//! The first frame proves that the sender knows the cluster's secret, and says which cluster and
-//! which node it means.
-//!
-//! **Forming.** N empty nodes are started with the same list of addresses and `--bootstrap-expect
-//! N`. The list, sorted, numbers them from 1. The first, the founder, makes the cluster's id; the
-//! others ask it to be enrolled ([`enroll`]), which it grants to each number once, durably: a node
-//! whose folder was lost must not come back under its old number, where it would have forgotten
-//! its votes.
+//! The first frame proves that the sender knows the cluster's secret, says which cluster and which
+//! node it means, and where it listens itself: so a node that comes back at a new address is found
+//! again by whoever it speaks to. How a node joins is in [`enroll`].
 
 pub mod enroll;
 pub mod link;
@@ -19,11 +14,12 @@ pub mod serve;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use rangedb_engine::types::NodeId;
+use rangedb_engine::cluster::View;
+use rangedb_engine::types::{Location, NodeId, ShardId};
 
-use crate::env::data_dir::Identity;
+use crate::env::data_dir::{self, Identity};
 
 // An append is at most what is read at once, or one entry that is longer, with its heads.
 const _: () = {
@@ -41,30 +37,118 @@ pub mod kind {
     pub const QUESTION: u16 = 101;
     /// Its answer, under the same number.
     pub const ANSWER: u16 = 102;
-    /// A node of a cluster that is being formed asks for its place.
+    /// An empty node asks for its place in the cluster.
     pub const ENROLL: u16 = 103;
     /// The answer to that.
     pub const ENROLLED: u16 = 104;
 }
 
-/// What this node knows of its cluster.
+/// Where nodes listen, by id.
+pub type Addresses = BTreeMap<NodeId, String>;
+
+/// What this node knows of its cluster. Shared by its shards, off the data path.
 #[derive(Debug)]
 pub struct Peers {
-    /// Proves that a peer belongs to the cluster.
+    /// Proves that a peer belongs to the cluster; without one there are no peers.
     pub secret: String,
-    /// Where each node listens; a cluster of one has none but itself.
-    pub addresses: BTreeMap<NodeId, String>,
-    /// The folder, and what it says of the node; changed only while a cluster is being formed.
-    pub identity: Mutex<(PathBuf, Identity)>,
+    /// Where other nodes reach this one.
+    pub advertise: String,
+    addresses: RwLock<Arc<Addresses>>,
+    /// The folder, and what it says of the node.
+    folder: Mutex<(PathBuf, Identity)>,
 }
 
 impl Peers {
+    /// Those that a folder remembers.
+    pub fn new(secret: String, advertise: String, folder: PathBuf, identity: Identity) -> Peers {
+        let addresses = identity.addresses.iter();
+        let mut addresses: Addresses = addresses
+            .map(|(id, at)| (NodeId(*id), at.clone()))
+            .collect();
+        addresses.insert(NodeId(identity.node), advertise.clone());
+        Peers {
+            secret,
+            advertise,
+            addresses: RwLock::new(Arc::new(addresses)),
+            folder: Mutex::new((folder, identity)),
+        }
+    }
+
     /// Those of a node that is alone.
     pub fn none() -> Peers {
-        Peers {
-            secret: String::new(),
-            addresses: BTreeMap::new(),
-            identity: Mutex::default(),
+        Peers::new(
+            String::new(),
+            String::new(),
+            PathBuf::new(),
+            Identity::default(),
+        )
+    }
+
+    /// All addresses as they are known now.
+    pub fn addresses(&self) -> Arc<Addresses> {
+        let addresses = self.addresses.read();
+        addresses.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A node is at this address.
+    pub fn learn(&self, node: NodeId, address: &str) {
+        self.learn_all([(node, address)].into_iter());
+    }
+
+    fn learn_all<'a>(&self, found: impl Iterator<Item = (NodeId, &'a str)>) {
+        let known = self.addresses();
+        let differs = |(node, at): &(NodeId, &str)| known.get(node).is_none_or(|k| k != at);
+        let new: Vec<_> = found
+            .filter(|(_, at)| !at.is_empty())
+            .filter(differs)
+            .collect();
+        if new.is_empty() {
+            return;
+        }
+        let mut addresses = (*known).clone();
+        addresses.extend(new.into_iter().map(|(node, at)| (node, at.to_owned())));
+        let mut held = self
+            .addresses
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *held = Arc::new(addresses);
+    }
+
+    /// Takes over where the nodes of a view are.
+    pub fn learn_view(&self, view: &View) {
+        let nodes = view.nodes.iter();
+        self.learn_all(nodes.map(|node| (node.record.id, node.record.address.as_str())));
+    }
+
+    /// Where the replicas of the system range were when this was last written down.
+    pub fn system(&self) -> Vec<Location> {
+        let held = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
+        let system = held.1.system.iter();
+        let location = |(node, shard): &(u64, u16)| Location {
+            node: NodeId(*node),
+            shard: ShardId(*shard),
+        };
+        system.map(location).collect()
+    }
+
+    /// Writes down what a start has to know, if it is not what the folder says: where nodes and the
+    /// replicas of the system range are. Blocks.
+    pub fn remember(&self, system: &[Location]) {
+        let mut held = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
+        let (folder, identity) = &mut *held;
+        let addresses = self.addresses();
+        let mut new = identity.clone();
+        new.addresses = addresses
+            .iter()
+            .map(|(id, at)| (id.0, at.clone()))
+            .collect();
+        new.system = system.iter().map(|at| (at.node.0, at.shard.0)).collect();
+        if new == *identity {
+            return;
+        }
+        match data_dir::write_identity(folder, &new) {
+            Ok(()) => *identity = new,
+            Err(error) => tracing::warn!(%error, "node.json was not written; it is tried again"),
         }
     }
 }
@@ -72,14 +156,16 @@ impl Peers {
 /// The first frame of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// The cluster's secret.
-    pub secret: String,
     /// The cluster's id.
     pub cluster: u128,
     /// The node that is meant.
     pub to: NodeId,
     /// The node that speaks.
     pub from: NodeId,
+    /// Where the node that speaks listens.
+    pub address: String,
+    /// The cluster's secret.
+    pub secret: String,
 }
 
 impl Hello {
@@ -89,6 +175,8 @@ impl Hello {
         bytes.extend_from_slice(&self.cluster.to_le_bytes());
         bytes.extend_from_slice(&self.to.0.to_le_bytes());
         bytes.extend_from_slice(&self.from.0.to_le_bytes());
+        bytes.extend_from_slice(&(self.address.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(self.address.as_bytes());
         bytes.extend_from_slice(self.secret.as_bytes());
         bytes
     }
@@ -97,11 +185,14 @@ impl Hello {
     pub fn decode(bytes: &[u8]) -> Option<Hello> {
         let (cluster, rest) = bytes.split_first_chunk()?;
         let (to, rest) = rest.split_first_chunk()?;
-        let (from, secret) = rest.split_first_chunk()?;
+        let (from, rest) = rest.split_first_chunk()?;
+        let (address_len, rest) = rest.split_first_chunk()?;
+        let (address, secret) = rest.split_at_checked(u32::from_le_bytes(*address_len) as usize)?;
         Some(Hello {
             cluster: u128::from_le_bytes(*cluster),
             to: NodeId(u64::from_le_bytes(*to)),
             from: NodeId(u64::from_le_bytes(*from)),
+            address: std::str::from_utf8(address).ok()?.to_owned(),
             secret: std::str::from_utf8(secret).ok()?.to_owned(),
         })
     }
@@ -127,16 +218,29 @@ mod tests {
             cluster: u128::MAX - 3,
             to: NodeId(2),
             from: NodeId(1),
+            address: "here:7400".to_owned(),
         };
         let bytes = hello.encode();
         assert_eq!(Hello::decode(&bytes), Some(hello));
-        assert_eq!(Hello::decode(&bytes[..31]), None);
-        assert_eq!(Hello::decode(&[0xff; 40]), None);
+        assert_eq!(Hello::decode(&bytes[..40]), None);
+        assert_eq!(Hello::decode(&[0xff; 44]), None);
     }
 
     #[test]
     fn secrets_are_the_same_or_not() {
         assert!(same_secret("a", "a") && same_secret("", ""));
         assert!(!same_secret("a", "b") && !same_secret("a", "aa") && !same_secret("aa", "a"));
+    }
+
+    #[test]
+    fn addresses_change_and_empty_ones_are_passed_over() {
+        let peers = Peers::none();
+        peers.learn(NodeId(2), "a:1");
+        peers.learn(NodeId(2), "");
+        peers.learn(NodeId(3), "b:1");
+        peers.learn(NodeId(3), "c:1");
+        let addresses = peers.addresses();
+        assert_eq!(addresses.get(&NodeId(2)).map(String::as_str), Some("a:1"));
+        assert_eq!(addresses.get(&NodeId(3)).map(String::as_str), Some("c:1"));
     }
 }

@@ -81,7 +81,7 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream) {
     };
     match frame_kind {
         kind::ENROLL => {
-            let answer = enroll::grant(context.peers.clone(), body).await;
+            let answer = enroll::grant(&context, &body).await;
             let mut bytes = Vec::new();
             frame::encode(id, kind::ENROLLED, &answer, &mut bytes);
             // Whoever asked may have gone; it asks again.
@@ -104,13 +104,17 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream) {
     }
 }
 
+/// Whether a peer knows the cluster's secret and means this node; then its address is learnt.
 fn is_known(context: &Context, body: &[u8]) -> bool {
-    Hello::decode(body).is_some_and(|hello| {
+    let known = Hello::decode(body).filter(|hello| {
         same_secret(&hello.secret, &context.peers.secret)
             && hello.cluster == context.node.cluster
             && hello.to == context.node.id
-            && context.peers.addresses.contains_key(&hello.from)
-    })
+    });
+    if let Some(hello) = &known {
+        context.peers.learn(hello.from, &hello.address);
+    }
+    known.is_some()
 }
 
 async fn receive(

@@ -1,16 +1,18 @@
 //! What everything on a shard's thread shares: the engine, the ways to other shards, and counts.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rangedb_engine::cluster::View;
 use rangedb_engine::env::Instant as _;
 use rangedb_engine::error::Error;
 use rangedb_engine::hlc::Hlc;
-use rangedb_engine::range::Route;
+use rangedb_engine::range::{Keyspace, Route};
 use rangedb_engine::shard::Shard;
-use rangedb_engine::types::{Location, NodeId, ShardId, Timestamp};
+use rangedb_engine::types::{Location, NodeId, RangeId, ShardId, Timestamp};
 use rangedb_protocol::{ErrorCode, FlatBufferBuilder, ShardState};
 use slab::Slab;
 
@@ -19,7 +21,7 @@ use crate::handler::refusal::Refusal;
 use crate::handler::{Asked, Call, status};
 use crate::net::buffers::Buffers;
 use crate::net::connection::Connection;
-use crate::peers::Peers;
+use crate::peers::{Addresses, Peers};
 use crate::probe::{ShardProbe, ShardReport};
 use crate::shard::directory::Directory;
 use crate::shard::mesh::Mesh;
@@ -82,7 +84,7 @@ pub struct Context {
     /// The engine's shard.
     pub shard: Shard<GlommioEnv>,
     /// The other shards of the node.
-    pub mesh: Mesh,
+    pub mesh: Rc<Mesh>,
     /// The node.
     pub node: NodeInfo,
     /// The other nodes.
@@ -101,7 +103,11 @@ pub struct Context {
     pub drained: Cell<usize>,
     hlc: Hlc,
     here: Location,
+    /// Of each shard of this node.
     routes: RefCell<Vec<Vec<Route>>>,
+    /// Of all ranges, as the cluster's manager last told.
+    view: RefCell<Vec<Route>>,
+    addresses: RefCell<Arc<Addresses>>,
     directory: RefCell<Rc<Directory>>,
     phase: Cell<Phase>,
     in_flight: Cell<usize>,
@@ -115,7 +121,7 @@ impl Context {
     /// A context that knows its own ranges only.
     pub fn new(
         shard: Shard<GlommioEnv>,
-        mesh: Mesh,
+        mesh: Rc<Mesh>,
         node: NodeInfo,
         peers: Arc<Peers>,
         hlc: Hlc,
@@ -123,6 +129,7 @@ impl Context {
         let here = shard.location();
         let own = shard.routes();
         let routes = vec![Vec::new(); usize::from(node.shards)];
+        let addresses = RefCell::new(peers.addresses());
         let context = Context {
             shard,
             mesh,
@@ -137,6 +144,8 @@ impl Context {
             hlc,
             here,
             routes: RefCell::new(routes),
+            view: RefCell::default(),
+            addresses,
             directory: RefCell::default(),
             phase: Cell::new(Phase::Serving),
             in_flight: Cell::new(0),
@@ -158,24 +167,65 @@ impl Context {
         self.directory.borrow().clone()
     }
 
-    /// Takes over the ranges of a shard of this node. For this node they are there: the replica
-    /// that is there knows who leads.
-    pub fn learn_routes(&self, of: ShardId, mut routes: Vec<Route>) {
-        for route in &mut routes {
-            route.leader = Some(Location {
-                node: self.here.node,
-                shard: of,
-            });
-        }
+    /// Where nodes listen, as far as is known.
+    pub fn addresses(&self) -> Arc<Addresses> {
+        self.addresses.borrow().clone()
+    }
+
+    /// Takes over the ranges of a shard of this node.
+    pub fn learn_routes(&self, of: ShardId, routes: Vec<Route>) {
         if let Some(known) = self.routes.borrow_mut().get_mut(usize::from(of.0)) {
             *known = routes;
         }
         self.rebuild_directory();
     }
 
+    /// Takes over the cluster's view from now on, whenever there is a new one.
+    pub fn follow_view(self: &Rc<Self>) {
+        let context = Rc::downgrade(self);
+        self.shard.on_view(move |view| {
+            if let Some(context) = context.upgrade() {
+                context.learn_view(view);
+            }
+        });
+    }
+
+    fn learn_view(&self, view: &View) {
+        self.peers.learn_view(view);
+        *self.addresses.borrow_mut() = self.peers.addresses();
+        let users = view.ranges.iter();
+        let users = users.filter(|range| range.descriptor.keyspace == Keyspace::User);
+        let routes = users.map(|range| Route {
+            leader: range.leader,
+            ..range.descriptor.route(None)
+        });
+        *self.view.borrow_mut() = routes.collect();
+        self.rebuild_directory();
+        // One shard writes for all.
+        if self.here.shard == ShardId(0) {
+            let (peers, system) = (self.peers.clone(), view.system.clone());
+            let written = glommio::executor().spawn_blocking(move || peers.remember(&system));
+            glommio::spawn_local(written).detach();
+        }
+    }
+
+    /// A replica here knows best who leads; the manager knows of the ranges that are not here.
     fn rebuild_directory(&self) {
-        let routes = self.routes.borrow().iter().flatten().cloned().collect();
-        *self.directory.borrow_mut() = Rc::new(Directory::new(routes));
+        let mut routes: BTreeMap<RangeId, Route> = BTreeMap::new();
+        let (here, view) = (self.routes.borrow(), self.view.borrow());
+        for route in here.iter().flatten().chain(view.iter()) {
+            let epoch = |route: &Route| (route.epoch.version, route.epoch.conf);
+            let known = routes.get(&route.range);
+            let newer = known.is_none_or(|known| {
+                let unled = known.leader.is_none() && route.leader.is_some();
+                epoch(route) > epoch(known) || (epoch(route) == epoch(known) && unled)
+            });
+            if newer {
+                routes.insert(route.range, route.clone());
+            }
+        }
+        let directory = Directory::new(routes.into_values().collect());
+        *self.directory.borrow_mut() = Rc::new(directory);
     }
 
     /// Where a user's key is.

@@ -6,6 +6,7 @@
 //! replies holds. Lives on its shard's thread; only [`LaneEnds`] travels, before the shard runs.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -125,6 +126,8 @@ pub enum Waiting {
         /// Size of the request in bytes.
         len: usize,
     },
+    /// A question of this shard's replicas or management.
+    Question(oneshot::Sender<Bytes>),
     /// A request for the node's status.
     Status(oneshot::Sender<ShardState>),
 }
@@ -219,6 +222,24 @@ impl Mesh {
         for peer in self.peers.iter().flatten() {
             let _ = peer.messages.send(ShardMessage::Drained).await;
         }
+    }
+
+    /// Asks another shard a question of a replica or of the cluster's management.
+    ///
+    /// # Errors
+    /// The lane is full, or the shard is gone.
+    pub async fn ask(&self, to: ShardId, question: Bytes) -> io::Result<Bytes> {
+        let full = |error: Error| io::Error::other(error);
+        let (sender, receiver) = oneshot::channel();
+        let peer = self.peer(to).map_err(full)?;
+        let id = peer.wait(Waiting::Question(sender)).map_err(full)?;
+        let message = ShardMessage::Question { id, question };
+        if peer.messages.try_send(message).is_err() {
+            peer.take(id);
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let answer = receiver.await;
+        answer.map_err(|_| io::ErrorKind::ConnectionReset.into())
     }
 
     /// Asks another shard how it is. `None`: it is too busy or gone.

@@ -26,10 +26,19 @@ pub enum ShardMessage {
     },
     /// A connection whose preamble named this shard.
     Connection(HandedOver),
-    /// The ranges of the sender, all of them. The first message of every shard.
+    /// The ranges of the sender, all of them. The first message of every shard, and again whenever
+    /// they have changed.
     Routes(Vec<Route>),
     /// The sender stops: it has answered everything and asks for no more.
     Drained,
+    /// A question of a replica, or of the cluster's management. Answered with
+    /// [`ShardReply::Answer`].
+    Question {
+        /// The sender's number for it.
+        id: ForwardId,
+        /// The question.
+        question: Bytes,
+    },
     /// Asks for [`ShardReply::Status`].
     Status {
         /// The sender's number for it.
@@ -46,6 +55,13 @@ pub enum ShardReply {
         id: ForwardId,
         /// The reply's frame.
         frame: Vec<u8>,
+    },
+    /// The answer to a question.
+    Answer {
+        /// Which question.
+        id: ForwardId,
+        /// The answer.
+        answer: Bytes,
     },
     /// How the shard is.
     Status {

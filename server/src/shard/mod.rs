@@ -40,6 +40,9 @@ const DRAIN_CHECK: Duration = Duration::from_millis(2);
 /// How long connections may take to end once all is said.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// How often a shard looks whether its ranges are others, or are led elsewhere.
+const TELL_ROUTES_EVERY: Duration = Duration::from_millis(25);
+
 /// What the node wants of its shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -99,10 +102,14 @@ pub enum ShardError {
 pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     let beating = glommio::spawn_local(setup.beat.clone().run());
     let (mesh, inboxes) = setup.lanes.connect().await;
+    let mesh = Rc::new(mesh);
+    setup.world.transport.join_mesh(mesh.clone());
     let shard = Shard::open(setup.options, setup.world, setup.hlc.clone()).await?;
     let context = Context::new(shard, mesh, setup.node, setup.peers, setup.hlc);
     let context = Rc::new(context);
     learn(&context, &inboxes).await?;
+    context.follow_view();
+    let telling = glommio::spawn_local(tell_routes(context.clone()));
     let reading: Vec<_> = inboxes
         .into_iter()
         .flat_map(|inbox| read(&context, inbox))
@@ -123,6 +130,7 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
         task.cancel().await;
     }
     reporting.cancel().await;
+    telling.cancel().await;
     setup.beat.end();
     beating.cancel().await;
     Ok(())
@@ -147,6 +155,20 @@ async fn learn(context: &Context, inboxes: &[Inbox]) -> Result<(), ShardError> {
         }
     }
     Ok(())
+}
+
+/// Tells all other shards the ranges of this one whenever they have changed.
+async fn tell_routes(context: Rc<Context>) {
+    let mut told = 0;
+    loop {
+        let version = context.shard.routes_version();
+        if std::mem::replace(&mut told, version) != version {
+            let routes = context.shard.routes();
+            context.mesh.tell_routes(&routes).await;
+            context.learn_routes(context.here(), routes);
+        }
+        sleep(TELL_ROUTES_EVERY).await;
+    }
 }
 
 /// Starts to read what one other shard sends.
@@ -207,6 +229,14 @@ fn receive(context: &Rc<Context>, from: ShardId, message: ShardMessage) {
             glommio::spawn_local(preamble::take_over(context.clone(), connection)).detach();
         }
         ShardMessage::Routes(routes) => context.learn_routes(from, routes),
+        ShardMessage::Question { id, question } => {
+            let context = context.clone();
+            glommio::spawn_local(async move {
+                let answer = context.shard.answer(question).await;
+                context.mesh.reply(from, ShardReply::Answer { id, answer });
+            })
+            .detach();
+        }
         ShardMessage::Drained => context.drained.set(context.drained.get() + 1),
         ShardMessage::Status { id } => {
             let status = Box::new(context.state());
@@ -224,6 +254,12 @@ fn conclude(context: &Context, from: ShardId, reply: ShardReply) {
             }) = context.mesh.take(from, id)
             {
                 connection.forwarded_reply(token, &frame);
+            }
+        }
+        ShardReply::Answer { id, answer } => {
+            if let Some(Waiting::Question(asker)) = context.mesh.take(from, id) {
+                // It may have given up.
+                let _ = asker.send(answer);
             }
         }
         ShardReply::Status { id, status } => {

@@ -3,7 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use rangedb_engine::env::World;
+use rangedb_engine::cluster::NodeRecord;
+use rangedb_engine::env::{Clock, World};
 use rangedb_engine::error::Fatal;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::lsm::{MemoryDisk, MemoryTables};
@@ -31,6 +32,8 @@ pub struct Sizes {
     pub segment_bytes: usize,
     /// Nodes of the cluster.
     pub nodes: u16,
+    /// Whether the first node begins alone, and the others are made a part of its cluster.
+    pub grows: bool,
     /// Of the log's cache, in bytes.
     pub entry_cache_bytes: usize,
     /// Entries that are kept for replicas that are behind.
@@ -159,11 +162,28 @@ impl SimNode {
             entries_kept: self.sizes.entries_kept,
             gc_retention_ms: self.sizes.gc_retention_ms,
             initial: self.initial(shard),
+            node: self.record(),
+            system: vec![Location {
+                node: NodeId(1),
+                shard: ShardId(0),
+            }],
             on_fatal: Rc::new(move |why| {
                 fatal.borrow_mut().get_or_insert(why.to_string());
             }),
         };
         Shard::open(options, world, hlc).await
+    }
+
+    fn record(&self) -> NodeRecord {
+        NodeRecord {
+            id: NodeId(u64::from(self.id)),
+            address: format!("node-{}", self.id),
+            http: String::new(),
+            shards: self.sizes.shards,
+            life: u128::from(self.lives.get()),
+            started_ms: self.clock.wall_ms(),
+            release: String::new(),
+        }
     }
 
     fn location(&self, shard: u16) -> Location {
@@ -174,6 +194,9 @@ impl SimNode {
     }
 
     fn initial(&self, shard: u16) -> Vec<InitialRange> {
+        if self.sizes.grows && self.id != 1 {
+            return Vec::new();
+        }
         let start = if shard == 0 {
             Vec::new()
         } else {
@@ -197,7 +220,12 @@ impl SimNode {
     /// A range with a replica on each node, all on shards of one number.
     fn range(&self, id: u64, keyspace: Keyspace, keys: KeyRange, shard: u16) -> InitialRange {
         let replica = |node: u16| ReplicaId(id * 100 + u64::from(node));
-        let others = (1..=self.sizes.nodes).filter(|node| *node != self.id);
+        let nodes = if self.sizes.grows {
+            1
+        } else {
+            self.sizes.nodes
+        };
+        let others = (1..=nodes).filter(|node| *node != self.id);
         let others = others.map(|node| ReplicaPlace {
             replica: replica(node),
             location: Location {

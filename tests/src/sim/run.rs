@@ -17,6 +17,10 @@ use crate::invariants;
 /// A node that has not started after this is waiting for room on its disk.
 const START_PATIENCE: Duration = Duration::from_secs(120);
 
+/// At the end replicas may take so long to have the same.
+const CONVERGENCE_LOOKS: u32 = 100;
+const CONVERGENCE_LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// What a run came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -72,6 +76,7 @@ fn sizes(random: &Random) -> Sizes {
     Sizes {
         shards: random.between(1, 3) as u16,
         nodes: [1, 3, 3, 5][random.below(4) as usize],
+        grows: random.once_in(2),
         memtable_bytes: 1 << random.between(12, 17),
         segment_bytes: 1 << random.between(16, 19),
         entry_cache_bytes: 1 << random.between(8, 18),
@@ -337,29 +342,43 @@ impl Story {
         }
         reader.scan_pairs().await;
         invariants::registers::check(&self.seen);
-        self.check_convergence();
+        self.check_convergence().await;
     }
 
-    /// All replicas of a range have applied the same entries by now.
-    fn check_convergence(&self) {
-        let mut applied = std::collections::BTreeMap::new();
-        for status in self
-            .cluster
-            .statuses()
-            .iter()
-            .flat_map(|s| s.ranges.clone())
-        {
-            // A shard begins with two replicas at most.
-            if status.data_id.0 > 2 {
-                self.seen.snapshots.set(self.seen.snapshots.get() + 1);
+    /// All replicas of a range have applied the same entries soon.
+    async fn check_convergence(&self) {
+        let mut apart = Vec::new();
+        for _ in 0..CONVERGENCE_LOOKS {
+            apart = self.apart();
+            if apart.is_empty() {
+                break;
             }
+            SimRuntime::sleep(CONVERGENCE_LOOK_EVERY).await;
+        }
+        apart.into_iter().for_each(|what| self.seen.violation(what));
+        let statuses = self.cluster.statuses();
+        let ranges = statuses.iter().flat_map(|shard| &shard.ranges);
+        // A shard begins with two replicas at most.
+        let staged = ranges.filter(|status| status.data_id.0 > 2).count();
+        self.seen
+            .snapshots
+            .set(self.seen.snapshots.get() + staged as u64);
+    }
+
+    /// Ranges whose replicas have not applied the same entries.
+    fn apart(&self) -> Vec<String> {
+        let mut applied = std::collections::BTreeMap::new();
+        let mut apart = Vec::new();
+        let statuses = self.cluster.statuses();
+        for status in statuses.iter().flat_map(|shard| &shard.ranges) {
             let first = *applied.entry(status.route.range).or_insert(status.applied);
             if first != status.applied {
-                self.seen.violation(format!(
+                apart.push(format!(
                     "range {} does not converge: entry {first} is applied on one replica, {} on {}",
                     status.route.range, status.applied, status.replica
                 ));
             }
         }
+        apart
     }
 }

@@ -1,0 +1,549 @@
+//! The shard's part in the cluster's management: it reports how it is, takes the view of the cluster,
+//! and hosts the manager while it leads the system range.
+//!
+//! Every [`REPORT_EVERY`] a shard tells the manager what it leads and holds ([`super::report`]), and is
+//! told the view if it has changed, and which of its replicas are no members any more. The shard that
+//! leads the system range makes the [`Manager`] of its term from the rows of that range; whatever must
+//! outlive it is written there before anybody relies on it. Nothing here is on the data path: when no
+//! manager can be reached everything goes on as it is.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::{Inner, Running, Shard, report};
+use crate::cluster::manager::{Manager, voter_on};
+use crate::cluster::placement::{Slot, Step};
+use crate::cluster::record::Row;
+use crate::cluster::{Ask, NodeRecord, Told, View, record};
+use crate::env::{AsyncRuntime, Clock, Env, Instant, Now, Transport};
+use crate::error::{Error, Fatal};
+use crate::raft;
+use crate::types::{Location, NodeId, RangeId};
+
+/// How often a shard reports, and the manager plans.
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+/// One question may take so long.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// An order may take so long.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
+/// The manager is looked for so long, for somebody who waits.
+const MANAGE_PATIENCE: Duration = Duration::from_secs(4);
+/// And again after this.
+const MANAGE_AGAIN: Duration = Duration::from_millis(50);
+/// Shards that are asked in one search for the manager.
+const HOPS_MAX: usize = 8;
+
+/// Told of a new view.
+type OnView = Box<dyn Fn(&View)>;
+
+/// What a shard knows of the cluster.
+pub(super) struct Management<E: Env> {
+    /// What the node says of itself.
+    pub node: NodeRecord,
+    /// As the manager last told.
+    view: RefCell<Rc<View>>,
+    /// Where the manager was met last.
+    leader: Cell<Option<Location>>,
+    /// Where the replicas of the system range may be.
+    system: RefCell<Vec<Location>>,
+    manager: RefCell<Option<Manager<E>>>,
+    told: RefCell<Option<OnView>>,
+}
+
+impl<E: Env> Management<E> {
+    /// Of a shard that knows where the system range may be.
+    pub fn new(node: NodeRecord, system: Vec<Location>) -> Management<E> {
+        Management {
+            node,
+            view: RefCell::default(),
+            leader: Cell::new(None),
+            system: RefCell::new(system),
+            manager: RefCell::new(None),
+            told: RefCell::new(None),
+        }
+    }
+}
+
+/// Starts to report.
+pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
+    let shard = Rc::downgrade(inner);
+    drop(E::Runtime::spawn(async move {
+        while !stop.get() {
+            let Some(inner) = shard.upgrade() else { return };
+            inner.report().await;
+            if inner.manages() && !inner.closing.get() {
+                inner.administer().await;
+            }
+            drop(inner);
+            E::Runtime::sleep(REPORT_EVERY).await;
+        }
+    }));
+}
+
+impl<E: Env> Shard<E> {
+    /// The cluster as the manager last told.
+    pub fn view(&self) -> Rc<View> {
+        self.inner.management.view.borrow().clone()
+    }
+
+    /// Has `told` called whenever the manager tells a new view.
+    pub fn on_view(&self, told: impl Fn(&View) + 'static) {
+        *self.inner.management.told.borrow_mut() = Some(Box::new(told));
+    }
+
+    /// Asks the manager, wherever it is.
+    ///
+    /// # Errors
+    /// No shard leads the system range, as far as can be seen from here.
+    pub async fn manage(&self, ask: Ask) -> Result<Told, Error> {
+        let until = Now::<E>::now() + MANAGE_PATIENCE;
+        loop {
+            if let Some(told) = self.inner.ask_manager(&ask).await {
+                return Ok(told);
+            }
+            if Now::<E>::now() > until {
+                return Err(Error::NotLeader(None));
+            }
+            E::Runtime::sleep(MANAGE_AGAIN).await;
+        }
+    }
+}
+
+impl<E: Env> Inner<E> {
+    /// Reports once, and does what the answer says.
+    async fn report(self: &Rc<Self>) {
+        let known = self.management.view.borrow().version;
+        let ask = Ask::Report(report::of(self, known));
+        let Some(Told::Synced {
+            view,
+            remove,
+            superseded,
+        }) = self.ask_manager(&ask).await
+        else {
+            return;
+        };
+        if superseded {
+            self.store.fail(Fatal::Superseded(self.location.node));
+            return;
+        }
+        if let Some(view) = view {
+            self.take_view(view);
+        }
+        for (range, replica) in remove {
+            self.take(Ask::Remove { range, replica }).await;
+        }
+    }
+
+    fn take_view(&self, view: View) {
+        let management = &self.management;
+        if !view.system.is_empty() {
+            *management.system.borrow_mut() = view.system.clone();
+        }
+        management.leader.set(Some(view.leader));
+        let view = Rc::new(view);
+        *management.view.borrow_mut() = view.clone();
+        if let Some(told) = &*management.told.borrow() {
+            told(&view);
+        }
+    }
+
+    /// Asks the manager where it may be; `None`: it was not found.
+    async fn ask_manager(self: &Rc<Self>, ask: &Ask) -> Option<Told> {
+        let management = &self.management;
+        let mut candidates = vec![self.location];
+        candidates.splice(0..0, management.leader.get());
+        candidates.extend(management.system.borrow().iter());
+        let mut asked: Vec<Location> = Vec::new();
+        while let Some(at) = candidates.iter().find(|at| !asked.contains(at)).copied() {
+            if asked.len() == HOPS_MAX {
+                return None;
+            }
+            asked.push(at);
+            match self.ask(at, ask.clone(), ASK_TIMEOUT).await {
+                Some(Told::NotHere { leader, system }) => {
+                    candidates.splice(0..0, leader);
+                    candidates.extend(system);
+                }
+                Some(told) => {
+                    management.leader.set(Some(at));
+                    return Some(told);
+                }
+                None => {}
+            }
+        }
+        None
+    }
+
+    /// Asks a shard; `None`: it does not answer.
+    pub(super) async fn ask(
+        self: &Rc<Self>,
+        at: Location,
+        ask: Ask,
+        timeout: Duration,
+    ) -> Option<Told> {
+        if at == self.location {
+            // A step deeper: an order may lead to further questions.
+            return Some(Box::pin(self.take(ask)).await);
+        }
+        let question = raft::encode_cluster(&record::encode(&ask));
+        let answer = E::Runtime::timeout(timeout, self.transport.call(at, question)).await;
+        record::decode(&answer.ok()?.ok()?)
+    }
+
+    /// Takes a message of the cluster's management; gives the answer's bytes.
+    pub(super) async fn take_message(self: &Rc<Self>, message: &[u8]) -> Vec<u8> {
+        match record::decode::<Ask>(message) {
+            Some(ask) => record::encode(&self.take(ask).await),
+            None => Vec::new(),
+        }
+    }
+
+    async fn take(self: &Rc<Self>, ask: Ask) -> Told {
+        if self.closing.get() {
+            return Told::Refused("the shard stops".to_owned());
+        }
+        let done = match ask {
+            Ask::Create {
+                descriptor,
+                replica,
+            } => self.create_replica(descriptor, replica).await,
+            Ask::Remove { range, replica } => self.remove_replica(range, replica).await,
+            Ask::Change {
+                range,
+                voters,
+                learners,
+            } => return self.change_members(range, voters, learners),
+            Ask::HandOver { range, to } => self.hand_over_range(range, to).await,
+            _ if !self.manages() => return self.not_here(),
+            Ask::Report(report) => {
+                let now = Now::<E>::now();
+                return self.with_manager(|manager| manager.take(report, now));
+            }
+            Ask::View => {
+                return self.with_manager(|manager| Told::View(manager.view(Now::<E>::now())));
+            }
+            Ask::History => {
+                return self.with_manager(|manager| Told::Settings(manager.history().to_vec()));
+            }
+            Ask::Join { token } => return self.join(token).await,
+            Ask::Set { name, value } => return self.set(&name, &value).await,
+            Ask::TransferLeader { range, to } => return self.transfer(range, to).await,
+            Ask::MoveReplica { range, from, to } => {
+                return self.move_replica(range, from, to).await;
+            }
+        };
+        match done {
+            Ok(told) => told,
+            Err(fatal) if self.closing.get() => Told::Refused(fatal.to_string()),
+            Err(fatal) => {
+                let why = fatal.to_string();
+                self.store.fail(fatal);
+                Told::Refused(why)
+            }
+        }
+    }
+
+    fn system_replica(&self) -> Option<Running<E>> {
+        let system = self.system.borrow();
+        system.first().map(|running| Running {
+            replica: running.replica.clone(),
+            raft: running.raft.clone(),
+        })
+    }
+
+    fn not_here(&self) -> Told {
+        let here = self.system_replica();
+        let leader = here.and_then(|running| running.replica.route().leader);
+        Told::NotHere {
+            leader: leader.or(self.management.leader.get()),
+            system: self.management.system.borrow().clone(),
+        }
+    }
+
+    /// Whether this shard leads the system range; then it has the manager of its term.
+    fn manages(&self) -> bool {
+        let leading = self.system_replica().and_then(|running| {
+            let leading = running.replica.leading()?;
+            Some((running, leading.term))
+        });
+        let Some((running, term)) = leading else {
+            self.management.manager.borrow_mut().take();
+            return false;
+        };
+        let mut manager = self.management.manager.borrow_mut();
+        if manager.as_ref().is_none_or(|manager| manager.term != term) {
+            match report::system_rows(&running.replica) {
+                Ok(rows) => {
+                    let now = Now::<E>::now();
+                    *manager = Some(Manager::new(term, self.location, &rows, now));
+                    tracing::info!(term, "this shard manages the cluster");
+                }
+                Err(error) => {
+                    self.store.fail(error.into());
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Looks at the manager; another shard may have become it since the caller looked.
+    fn with_manager(&self, look: impl FnOnce(&mut Manager<E>) -> Told) -> Told {
+        let told = self.management.manager.borrow_mut().as_mut().map(look);
+        told.unwrap_or_else(|| self.not_here())
+    }
+
+    /// Makes rows durable in the system range, and says whether they are.
+    async fn write_down(&self, rows: &[Row]) -> bool {
+        let Some(running) = self.system_replica() else {
+            return rows.is_empty();
+        };
+        let written = report::write_rows(&running.replica, rows).await;
+        if let Err(error) = &written {
+            tracing::warn!(%error, "a record of the cluster was not written down");
+        }
+        written.is_ok()
+    }
+
+    /// What the manager does from time to time: writes down what is new, and orders the next steps.
+    async fn administer(self: &Rc<Self>) {
+        let rows = self
+            .management
+            .manager
+            .borrow()
+            .as_ref()
+            .map(Manager::unsaved);
+        let rows = rows.unwrap_or_default();
+        if !self.write_down(&rows).await {
+            return;
+        }
+        let now = Now::<E>::now();
+        let mut orders = Vec::new();
+        {
+            let mut manager = self.management.manager.borrow_mut();
+            let Some(manager) = manager.as_mut() else {
+                return;
+            };
+            for (key, value) in &rows {
+                manager.saved(key, value);
+            }
+            manager.refresh(now);
+            for step in manager.plan(now) {
+                orders.extend(order(manager, step, now));
+            }
+        }
+        let news = orders
+            .iter()
+            .any(|(_, ask)| matches!(ask, Ask::Change { .. }));
+        if news && !self.save_replica_ids().await {
+            return;
+        }
+        let given = orders.into_iter().map(|(at, ask)| async move {
+            tracing::info!(%at, ?ask, "orders");
+            if let Some(Told::Refused(why)) = self.ask(at, ask, ORDER_TIMEOUT).await {
+                tracing::info!(%at, why, "the order was refused");
+            }
+        });
+        join_all(given).await;
+    }
+
+    /// Makes sure that ids given to new replicas are never given again.
+    async fn save_replica_ids(&self) -> bool {
+        let row = self
+            .management
+            .manager
+            .borrow()
+            .as_ref()
+            .map(Manager::replica_row);
+        match row {
+            Some(row) => self.write_down(&[row]).await,
+            None => false,
+        }
+    }
+
+    async fn join(&self, token: u128) -> Told {
+        let given = {
+            let mut manager = self.management.manager.borrow_mut();
+            manager.as_mut().map(|manager| manager.give_node_id(token))
+        };
+        let Some((node, rows)) = given else {
+            return self.not_here();
+        };
+        if !rows.is_empty() && !self.write_down(&rows).await {
+            return self.not_here();
+        }
+        self.with_manager(|manager| {
+            manager.gave_node_id(token, node);
+            Told::Joined(node)
+        })
+    }
+
+    async fn set(&self, name: &str, value: &str) -> Told {
+        let at_ms = self.clock.wall_ms();
+        let new = {
+            let manager = self.management.manager.borrow();
+            manager
+                .as_ref()
+                .map(|manager| manager.new_setting(name, value, at_ms))
+        };
+        let setting = match new {
+            None => return self.not_here(),
+            Some(Err(why)) => return Told::Refused(why),
+            Some(Ok(setting)) => setting,
+        };
+        let key = record::key(record::SETTING, setting.version);
+        if !self.write_down(&[(key, record::encode(&setting))]).await {
+            return self.not_here();
+        }
+        self.with_manager(|manager| {
+            manager.set(setting);
+            Told::Done
+        })
+    }
+
+    async fn transfer(self: &Rc<Self>, range: RangeId, to: Option<NodeId>) -> Told {
+        let now = Now::<E>::now();
+        let chosen = {
+            let mut manager = self.management.manager.borrow_mut();
+            manager
+                .as_mut()
+                .map(|manager| choose_leader(manager, range, to, now))
+        };
+        match chosen {
+            None => self.not_here(),
+            Some(Err(why)) => Told::Refused(why),
+            Some(Ok((at, ask))) => self.order(at, ask).await,
+        }
+    }
+
+    async fn move_replica(self: &Rc<Self>, range: RangeId, from: NodeId, to: Location) -> Told {
+        let now = Now::<E>::now();
+        let chosen = {
+            let mut manager = self.management.manager.borrow_mut();
+            manager
+                .as_mut()
+                .map(|manager| choose_move(manager, range, from, to, now))
+        };
+        match chosen {
+            None => self.not_here(),
+            Some(Err(why)) => Told::Refused(why),
+            Some(Ok(_)) if !self.save_replica_ids().await => self.not_here(),
+            Some(Ok((at, ask))) => self.order(at, ask).await,
+        }
+    }
+
+    async fn order(self: &Rc<Self>, at: Location, ask: Ask) -> Told {
+        let told = self.ask(at, ask, ORDER_TIMEOUT).await;
+        told.unwrap_or_else(|| Told::Refused(format!("shard {at} does not answer")))
+    }
+}
+
+/// What to ask of whom, for a step of the plan.
+fn order<E: Env>(manager: &mut Manager<E>, step: Step, now: Now<E>) -> Option<(Location, Ask)> {
+    match step {
+        Step::Change {
+            range,
+            voters,
+            learners,
+        } => {
+            let at = manager.leader_of(range, now)?;
+            let (voters, learners) = (manager.place(&voters), manager.place(&learners));
+            let ask = Ask::Change {
+                range,
+                voters,
+                learners,
+            };
+            Some((at, ask))
+        }
+        Step::Lead { range, to } => {
+            let at = manager.leader_of(range, now)?;
+            Some((at, Ask::HandOver { range, to }))
+        }
+    }
+}
+
+/// What to ask of whom so that another node leads a range.
+fn choose_leader<E: Env>(
+    manager: &mut Manager<E>,
+    range: RangeId,
+    to: Option<NodeId>,
+    now: Now<E>,
+) -> Result<(Location, Ask), String> {
+    let (at, found) = manager.orderable(range, now)?;
+    let replica = match to {
+        Some(node) => {
+            manager.check_node(node, now)?;
+            if node == at.node {
+                return Err(format!("node {node} leads range {range} already"));
+            }
+            voter_on(&found, node)
+                .ok_or_else(|| format!("node {node} has no voting replica of range {range}"))?
+        }
+        None => {
+            let others = found.voters.iter().map(|place| place.location.node);
+            let mut others = others.filter(|node| *node != at.node);
+            let fit = others.find(|node| manager.check_node(*node, now).is_ok());
+            fit.and_then(|node| voter_on(&found, node))
+                .ok_or_else(|| format!("range {range} has no other replica that could lead"))?
+        }
+    };
+    manager.order(range, now);
+    Ok((at, Ask::HandOver { range, to: replica }))
+}
+
+/// What to ask of whom so that a replica moves.
+fn choose_move<E: Env>(
+    manager: &mut Manager<E>,
+    range: RangeId,
+    from: NodeId,
+    to: Location,
+    now: Now<E>,
+) -> Result<(Location, Ask), String> {
+    let (at, found) = manager.orderable(range, now)?;
+    let shards = manager.check_node(to.node, now)?.shards;
+    if to.shard.0 >= shards {
+        return Err(format!(
+            "node {} has {shards} shards, counted from 0",
+            to.node
+        ));
+    }
+    let all = || found.voters.iter().chain(&found.learners);
+    if !all().any(|place| place.location.node == from) {
+        return Err(format!("node {from} has no replica of range {range}"));
+    }
+    if all().any(|place| place.location == to) {
+        return Err(format!("shard {to} has a replica of range {range} already"));
+    }
+    if from != to.node
+        && found
+            .voters
+            .iter()
+            .any(|place| place.location.node == to.node)
+    {
+        return Err(format!(
+            "node {} has a replica of range {range} already",
+            to.node
+        ));
+    }
+    let moved = |places: &[crate::range::ReplicaPlace]| -> Vec<Slot> {
+        let slot = |place: &crate::range::ReplicaPlace| {
+            if place.location.node == from {
+                Slot::New(to)
+            } else {
+                Slot::Here(*place)
+            }
+        };
+        places.iter().map(slot).collect()
+    };
+    let (voters, learners) = (moved(&found.voters), moved(&found.learners));
+    manager.order(range, now);
+    let ask = Ask::Change {
+        range,
+        voters: manager.place(&voters),
+        learners: manager.place(&learners),
+    };
+    Ok((at, ask))
+}

@@ -1,0 +1,285 @@
+//! Replicas that come and go: made, removed, and the change of a group's members by its leader.
+//!
+//! The order is that of the design: a replica is durable in the log before it runs, and its end is
+//! durable before it stops. A change makes the new replicas, has them learn, and only then changes the
+//! voters, in one joint step; a leader that is to go hands over first. Whatever fails is tried again by
+//! the cluster's manager, from what is there then.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::{Inner, Running, background, open};
+use crate::cluster::{Ask, Told};
+use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::error::{Error, Fatal};
+use crate::raft::{Around, Made, Membership, RaftGroup};
+use crate::range::replica::{Replica, ReplicaParts};
+use crate::range::state::RangeState;
+use crate::range::{Descriptor, Keyspace, ReplicaPlace};
+use crate::types::{RangeId, ReplicaId};
+use crate::wal::{Created, Group, WalError};
+
+/// A shard may take so long to make a replica.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(5);
+/// New voters have so long to catch up.
+const CATCH_UP_PATIENCE: Duration = Duration::from_mins(10);
+/// How often it is looked whether they have.
+const CATCH_UP_LOOK: Duration = Duration::from_millis(20);
+/// So many entries behind, a replica has caught up.
+const CAUGHT_UP: u64 = 100;
+/// One step of a change may take so long.
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl<E: Env> Inner<E> {
+    /// A group by its range, if it is led here.
+    fn led(&self, range: RangeId) -> Option<Running<E>> {
+        let groups = self.groups().into_iter();
+        let mut led = groups.filter(|(replica, _)| replica.leading().is_some());
+        let (replica, raft) = led.find(|(replica, _)| replica.group.range == range)?;
+        Some(Running { replica, raft })
+    }
+
+    /// Makes an empty replica.
+    pub(super) async fn create_replica(
+        &self,
+        descriptor: Descriptor,
+        replica: ReplicaId,
+    ) -> Result<Told, Fatal> {
+        let range = descriptor.range;
+        let group = Group { range, replica };
+        let of_range = |r: &&Rc<Replica<E>>| r.group.range == range;
+        if let Some(here) = self.replicas().iter().find(of_range) {
+            return Ok(if here.group == group {
+                Told::Done
+            } else {
+                Told::Refused(format!(
+                    "replica {} of the range is here",
+                    here.group.replica
+                ))
+            });
+        }
+        if !self.creating.borrow_mut().insert(range) {
+            return Ok(Told::Refused(
+                "a replica of the range is being made".to_owned(),
+            ));
+        }
+        let made = self.make_replica(descriptor, group).await;
+        self.creating.borrow_mut().remove(&range);
+        match made {
+            Ok(()) => Ok(Told::Done),
+            Err(Fatal::Wal(WalError::ReplicaNameUsed(_))) => Ok(Told::Refused(
+                "a replica of this id was here before".to_owned(),
+            )),
+            Err(fatal) => Err(fatal),
+        }
+    }
+
+    async fn make_replica(&self, descriptor: Descriptor, group: Group) -> Result<(), Fatal> {
+        let encoded = descriptor.encode();
+        let encoded = encoded.map_err(|e| Fatal::Inconsistent(format!("a descriptor: {e}")))?;
+        let created = Created {
+            group,
+            data_id: self.new_data_id().await?,
+            descriptor: encoded.into(),
+            membership: bytes::Bytes::new(),
+            first: None,
+        };
+        let log = self.wal.create_replica(created.clone()).await?;
+        let replica = Rc::new(Replica::new(ReplicaParts {
+            group,
+            data_id: created.data_id,
+            location: self.location,
+            state: RangeState::created(descriptor, created.membership, None),
+            term_before: 0,
+            store: self.store.clone(),
+            hlc: self.hlc.clone(),
+            clock: self.clock.clone(),
+        }));
+        self.store.add(&replica);
+        let around = Around {
+            transport: self.transport.clone(),
+            entries_kept: self.entries_kept,
+            stalled: self.liveness.stalled.clone(),
+        };
+        let made = Made::Now { leads: false };
+        let running = open::start(replica, log, around, made, &self.routes_version).await?;
+        tracing::info!(range = %group.range, replica = %group.replica, "a replica was made");
+        match running.replica.keyspace() {
+            Keyspace::User => self.ranges.borrow_mut().push(running),
+            Keyspace::System => self.system.borrow_mut().push(running),
+        }
+        self.ranges.borrow_mut().sort_by_cached_key(open::first_key);
+        self.replicas_changed();
+        Ok(())
+    }
+
+    /// Removes a replica for good.
+    pub(super) async fn remove_replica(
+        &self,
+        range: RangeId,
+        replica: ReplicaId,
+    ) -> Result<Told, Fatal> {
+        let group = Group { range, replica };
+        let is_it = |running: &mut Running<E>| running.replica.group == group;
+        let mut found: Vec<Running<E>> = self.ranges.borrow_mut().extract_if(.., is_it).collect();
+        found.extend(self.system.borrow_mut().extract_if(.., is_it));
+        for Running { replica, raft } in found {
+            replica.follow(None);
+            replica.proposer.refuse_all(&Error::Moved(None));
+            raft.retire();
+            self.end_staging(group.replica);
+            self.wal.remove_replica(group).await?;
+            replica.proposer.close();
+            raft.stop().await;
+            tracing::info!(%range, replica = %group.replica, "a replica was removed");
+        }
+        self.replicas_changed();
+        Ok(Told::Done)
+    }
+
+    fn replicas_changed(&self) {
+        self.store.set_gc(background::gc_rules(self));
+        self.routes_version.set(self.routes_version.get() + 1);
+    }
+
+    /// Begins a change of a range's members; says at once whether it has begun.
+    pub(super) fn change_members(
+        self: &Rc<Self>,
+        range: RangeId,
+        voters: Vec<ReplicaPlace>,
+        learners: Vec<ReplicaPlace>,
+    ) -> Told {
+        let Some(running) = self.led(range) else {
+            return Told::Refused("the range is not led here".to_owned());
+        };
+        if voters.is_empty() {
+            return Told::Refused("a range has at least one voter".to_owned());
+        }
+        if !running.raft.begin_change() {
+            return Told::Refused("a change is under way".to_owned());
+        }
+        let inner = self.clone();
+        drop(E::Runtime::spawn(async move {
+            let changed = inner.change(&running, &voters, &learners).await;
+            match changed {
+                Ok(()) => tracing::info!(%range, "its members were changed"),
+                Err(why) => tracing::warn!(%range, why, "its members were not changed"),
+            }
+            running.raft.end_change();
+        }));
+        Told::Done
+    }
+
+    async fn change(
+        self: &Rc<Self>,
+        running: &Running<E>,
+        voters: &[ReplicaPlace],
+        learners: &[ReplicaPlace],
+    ) -> Result<(), String> {
+        let Running { replica, raft } = running;
+        let me = replica.group.replica;
+        let before = members(raft).await?.places;
+        let wanted = || voters.iter().chain(learners);
+        for place in wanted().filter(|place| !before.contains_key(&place.replica)) {
+            let descriptor = replica.with_state(|state| state.descriptor.clone());
+            let create = Ask::Create {
+                descriptor,
+                replica: place.replica,
+            };
+            match self.ask(place.location, create, CREATE_TIMEOUT).await {
+                Some(Told::Done) => {}
+                Some(Told::Refused(why)) => return Err(why),
+                _ => return Err(format!("shard {} does not answer", place.location)),
+            }
+            step::<E, _>(raft.add_learner(*place)).await?;
+        }
+        let new: Vec<ReplicaId> = voters.iter().map(|place| place.replica).collect();
+        self.wait_until_caught_up(running, &new).await?;
+        let (now, is_joint) = members(raft).await.map(|now| (now.voters, now.is_joint))?;
+        if !new.contains(&me)
+            && let Some(heir) = new.iter().find(|id| now.contains(id))
+        {
+            // The new leader is told to go on.
+            replica.stop_leading();
+            return raft.hand_over(Some(*heir)).await.map_err(|e| e.to_string());
+        }
+        let goal: BTreeSet<ReplicaId> = new.into_iter().collect();
+        if now != goal || is_joint {
+            step::<E, _>(raft.change_voters(goal)).await?;
+        }
+        let surplus = members(raft).await?.places.into_keys();
+        let surplus = surplus.filter(|id| wanted().all(|place| place.replica != *id));
+        let surplus: BTreeSet<ReplicaId> = surplus.collect();
+        if !surplus.is_empty() {
+            step::<E, _>(raft.remove_learners(surplus)).await?;
+        }
+        for (id, location) in before {
+            if wanted().all(|place| place.replica != id) {
+                let range = replica.group.range;
+                let remove = Ask::Remove { range, replica: id };
+                // One that hears nothing of it asks the manager some time.
+                let inner = self.clone();
+                drop(E::Runtime::spawn(async move {
+                    let _ = inner.ask(location, remove, CREATE_TIMEOUT).await;
+                }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Has another replica lead a range; says at once whether it was asked to.
+    pub(super) async fn hand_over_range(
+        &self,
+        range: RangeId,
+        to: ReplicaId,
+    ) -> Result<Told, Fatal> {
+        let Some(Running { replica, raft }) = self.led(range) else {
+            return Ok(Told::Refused("the range is not led here".to_owned()));
+        };
+        let votes = raft.known_membership().voters.contains(&to);
+        if !votes || to == replica.group.replica {
+            return Ok(Told::Refused(format!("replica {to} is no other voter")));
+        }
+        if raft.lag(to) > CAUGHT_UP {
+            return Ok(Told::Refused(format!("replica {to} is behind")));
+        }
+        // First: once it is asked for, another may lead at any moment.
+        replica.stop_leading();
+        raft.hand_over(Some(to)).await?;
+        Ok(Told::Done)
+    }
+
+    async fn wait_until_caught_up(
+        &self,
+        Running { replica, raft }: &Running<E>,
+        voters: &[ReplicaId],
+    ) -> Result<(), String> {
+        let until = Now::<E>::now() + CATCH_UP_PATIENCE;
+        while voters.iter().any(|id| raft.lag(*id) > CAUGHT_UP) {
+            if replica.leading().is_none() {
+                return Err("another replica leads by now".to_owned());
+            }
+            if Now::<E>::now() > until {
+                return Err("the new replicas do not catch up".to_owned());
+            }
+            raft.stay_awake();
+            E::Runtime::sleep(CATCH_UP_LOOK).await;
+        }
+        Ok(())
+    }
+}
+
+async fn members<E: Env>(raft: &RaftGroup<E>) -> Result<Membership, String> {
+    raft.membership().await.map_err(|e| e.to_string())
+}
+
+async fn step<E: Env, F>(step: F) -> Result<(), String>
+where
+    F: Future<Output = Result<(), String>>,
+{
+    match E::Runtime::timeout(STEP_TIMEOUT, step).await {
+        Ok(done) => done,
+        Err(_) => Err("a step of the change takes too long".to_owned()),
+    }
+}

@@ -1,0 +1,165 @@
+//! What a shard tells the manager of itself, and how the manager's records are read and written.
+
+use std::ops::Bound;
+use std::rc::Rc;
+
+use openraft::async_runtime::{Oneshot, OneshotSender};
+
+use super::Inner;
+use crate::cluster::message::{HeldReplica, LedRange, Report};
+use crate::cluster::record::Row;
+use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::error::Error;
+use crate::lsm::{LsmError, keys};
+use crate::raft::{self, RaftGroup};
+use crate::range::proposer::{Proposal, ProposalKind, WriteSink};
+use crate::range::replica::{Leading, Replica};
+use crate::request::{Mutation, Outcome, SessionPair, Write};
+use crate::types::{ClientId, Timestamp};
+
+/// Rows that are written at a time.
+const ROWS_OF_WRITE: usize = 256;
+/// A write may take so long.
+const WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// A shard's report.
+pub(super) fn of<E: Env>(inner: &Inner<E>, known: u64) -> Report {
+    let mut report = Report {
+        from: inner.location,
+        node: inner.management.node.clone(),
+        known,
+        led: Vec::new(),
+        held: Vec::new(),
+    };
+    let now = Now::<E>::now();
+    for (replica, raft) in inner.groups() {
+        match replica.leading() {
+            Some(leading) => report.led.push(led(inner, &replica, &raft, leading, now)),
+            None => report.held.push(held(&replica)),
+        }
+    }
+    report
+}
+
+fn led<E: Env>(
+    inner: &Inner<E>,
+    replica: &Replica<E>,
+    raft: &RaftGroup<E>,
+    leading: Leading,
+    now: Now<E>,
+) -> LedRange {
+    let me = replica.group.replica;
+    replica.with_state(|state| {
+        let descriptor = state.descriptor.clone();
+        // The membership applied is one that was encoded here or checked when it came.
+        let (voters, is_joint) = raft::voters(&state.membership.body).unwrap_or_default();
+        let is_there = |id| {
+            let place = descriptor.location(id);
+            id == me || place.is_some_and(|place| inner.liveness.is_there(place, now))
+        };
+        let there = voters.iter().filter(|id| is_there(**id)).count();
+        let others = descriptor.replicas.iter().map(|place| place.replica);
+        let others = others.filter(|id| *id != me);
+        LedRange {
+            lag: others.map(|id| (id, raft.lag(id))).collect(),
+            changing: raft.is_changing(),
+            is_joint,
+            has_quorum: raft.has_lease() || there * 2 > voters.len(),
+            leader: me,
+            term: leading.term,
+            applied: state.applied.map_or(0, |id| id.index),
+            voters,
+            descriptor,
+        }
+    })
+}
+
+fn held<E: Env>(replica: &Replica<E>) -> HeldReplica {
+    let group = replica.group;
+    replica.with_state(|state| HeldReplica {
+        range: group.range,
+        replica: group.replica,
+        conf: state.descriptor.epoch.conf,
+        left: state.applied.is_some() && state.descriptor.location(group.replica).is_none(),
+    })
+}
+
+/// All rows of the system range, as far as they are applied here.
+pub(super) fn system_rows<E: Env>(replica: &Replica<E>) -> Result<Vec<Row>, LsmError> {
+    let data_id = replica.data_id();
+    let (mut first, mut end) = (Vec::new(), Vec::new());
+    keys::user_key(data_id, &[], &mut first);
+    keys::user_end(data_id, &mut end);
+    let bounds = (
+        Bound::Included(first.as_slice()),
+        Bound::Excluded(end.as_slice()),
+    );
+    replica.store.scan(bounds, Timestamp::MAX, |scan| {
+        let mut rows = Vec::new();
+        while let Some(row) = scan.next_row()? {
+            rows.push((keys::user_part(row.key()).to_vec(), row.value().to_vec()));
+        }
+        Ok(rows)
+    })
+}
+
+/// Takes the result of one write.
+struct Once<E: Env>(std::cell::RefCell<Option<ResultSender<E>>>);
+
+type ResultSender<E> =
+    <<<E as Env>::Runtime as AsyncRuntime>::Oneshot as Oneshot>::Sender<Result<Outcome, Error>>;
+
+impl<E: Env> WriteSink for Once<E> {
+    fn complete(&self, _: u64, result: Result<Outcome, Error>) {
+        if let Some(sender) = self.0.borrow_mut().take() {
+            // Whoever waits may have given up.
+            let _ = sender.send(result);
+        }
+    }
+}
+
+/// Writes rows of the system range; they are durable when this returns.
+///
+/// # Errors
+/// This replica does not lead, or it is not known whether they were written.
+pub(super) async fn write_rows<E: Env>(
+    replica: &Rc<Replica<E>>,
+    rows: &[Row],
+) -> Result<(), Error> {
+    for part in rows.chunks(ROWS_OF_WRITE) {
+        let mutations = part.iter().map(|(key, value)| Mutation {
+            key: key.clone().into(),
+            value: Some(value.clone().into()),
+        });
+        let write = Write::Multi {
+            mutations: mutations.collect(),
+        };
+        write_one(replica, write).await?;
+    }
+    Ok(())
+}
+
+async fn write_one<E: Env>(replica: &Rc<Replica<E>>, write: Write) -> Result<(), Error> {
+    type Channel<E> = <<E as Env>::Runtime as AsyncRuntime>::Oneshot;
+    replica.check(None)?;
+    let (sender, receiver) = Channel::<E>::channel();
+    // Each write is a client's only one: it is never tried a second time.
+    let pair = SessionPair {
+        client: ClientId(replica.random_id()),
+        sequence: 1,
+        lowest_unanswered: 1,
+        first_tried: replica.now(),
+    };
+    replica.proposer.push(Proposal {
+        kind: ProposalKind::Write(write, pair),
+        epoch: replica.with_state(|state| state.descriptor.epoch),
+        deadline: None,
+        sink: Rc::new(Once::<E>(std::cell::RefCell::new(Some(sender)))),
+        token: 0,
+    });
+    let lost = Error::Unknown("a record of the cluster");
+    match E::Runtime::timeout(WRITE_TIMEOUT, receiver).await {
+        Ok(Ok(result)) => result.map(drop),
+        Ok(Err(_)) | Err(_) => Err(lost),
+    }
+}
