@@ -4,10 +4,10 @@
 //! kept in memory alone, but for new nodes, new epochs and settings, which are written down before
 //! anybody relies on them ([`Manager::unsaved`]). No I/O here.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::message::{LedRange, NodeState, NodeView, RangeView, Report, Told, View};
+use super::message::{Ask, LedRange, NodeState, NodeView, RangeView, Report, Told, View};
 use super::placement::{self, Node, Range, Slot, Step};
 use super::record::{self, NodeRecord, RangeRecord, Row, Setting};
 use crate::env::{Env, Now};
@@ -18,10 +18,12 @@ use crate::types::{Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE};
 const SILENT_AFTER: Duration = Duration::from_secs(3);
 /// A leader's word counts for so long.
 const REPORT_COUNTS: Duration = Duration::from_secs(3);
-/// After an order a range is left alone for so long: its reports have to catch up.
-const ORDER_TAKES: Duration = Duration::from_millis(1500);
+/// After an order a range is left alone for so long, unless it has done what it was told before.
+const ORDER_TAKES: Duration = Duration::from_secs(6);
 /// Silent nodes are dead after this, if no setting says otherwise.
 const DEAD_AFTER: Duration = Duration::from_mins(5);
+/// The node that makes a cluster has the id before this.
+const FIRST_JOINED: u64 = 2;
 /// Processes of one node that are remembered.
 const PAST_LIVES: usize = 16;
 /// Voters of a range, if no setting says otherwise.
@@ -49,7 +51,30 @@ struct KnownRange<E: Env> {
     record: RangeRecord,
     saved: bool,
     report: Option<(Now<E>, LedRange)>,
-    ordered: Option<Now<E>>,
+    ordered: Option<(Now<E>, Goal)>,
+}
+
+/// What a range was told to become.
+enum Goal {
+    /// All its members, and those of them that vote.
+    Members(BTreeSet<ReplicaId>, BTreeSet<ReplicaId>),
+    /// Its leader.
+    Leader(ReplicaId),
+}
+
+impl Goal {
+    fn is_reached(&self, led: &LedRange) -> bool {
+        match self {
+            Goal::Members(all, voters) => {
+                let replicas = led.descriptor.replicas.iter();
+                !led.changing
+                    && !led.is_joint
+                    && replicas.map(|place| place.replica).eq(all.iter().copied())
+                    && led.voters.iter().copied().collect::<BTreeSet<_>>() == *voters
+            }
+            Goal::Leader(leader) => led.leader == *leader,
+        }
+    }
 }
 
 /// See the module.
@@ -79,7 +104,7 @@ impl<E: Env> Manager<E> {
             ranges: BTreeMap::new(),
             settings: Vec::new(),
             tokens: BTreeMap::new(),
-            next_node: 0,
+            next_node: FIRST_JOINED,
             next_replica: record::FIRST_NEW_REPLICA,
             view: View {
                 version: term << 32,
@@ -256,7 +281,8 @@ impl<E: Env> Manager<E> {
             self.ranges.get(&held.range).is_some_and(|known| {
                 let descriptor = &known.record.descriptor;
                 let listed = descriptor.location(held.replica).is_some();
-                !listed && (descriptor.epoch.conf > held.conf || held.left)
+                let left_over = held.is_empty && self.is_quiet(known, now);
+                !listed && (descriptor.epoch.conf > held.conf || held.left || left_over)
             })
         });
         Told::Synced {
@@ -318,6 +344,13 @@ impl<E: Env> Manager<E> {
             known.record = record;
             known.saved = false;
         }
+        if known
+            .ordered
+            .as_ref()
+            .is_some_and(|(_, goal)| goal.is_reached(&led))
+        {
+            known.ordered = None;
+        }
         known.report = Some((now, led));
     }
 
@@ -369,6 +402,15 @@ impl<E: Env> Manager<E> {
     fn fresh<'a>(&self, known: &'a KnownRange<E>, now: Now<E>) -> Option<&'a LedRange> {
         let (at, report) = known.report.as_ref()?;
         (now < *at + REPORT_COUNTS).then_some(report)
+    }
+
+    /// Whether no change of a range's members is under way, nor was one a while ago.
+    fn is_quiet(&self, known: &KnownRange<E>, now: Now<E>) -> bool {
+        let ordered = known.ordered.as_ref();
+        ordered.is_none_or(|(at, _)| now >= *at + ORDER_TAKES)
+            && self
+                .fresh(known, now)
+                .is_some_and(|report| !report.changing)
     }
 
     /// Everything, as of now.
@@ -435,8 +477,8 @@ impl<E: Env> Manager<E> {
         }
     }
 
-    /// The next steps, of which each range is then left alone for a while.
-    pub fn plan(&mut self, now: Now<E>) -> Vec<Step> {
+    /// The next steps.
+    pub fn plan(&self, now: Now<E>) -> Vec<Step> {
         if self.setting("balance") == Some("off") {
             return Vec::new();
         }
@@ -455,19 +497,15 @@ impl<E: Env> Manager<E> {
             .collect();
         let ranges = self.ranges.values().map(|known| self.range(known, now));
         let ranges: Vec<Range> = ranges.collect();
-        let steps = placement::plan(&nodes, &ranges, self.factor());
-        for step in &steps {
-            let (Step::Change { range, .. } | Step::Lead { range, .. }) = step;
-            self.order(*range, now);
-        }
-        steps
+        placement::plan(&nodes, &ranges, self.factor())
     }
 
     fn range(&self, known: &KnownRange<E>, now: Now<E>) -> Range {
         let report = self.fresh(known, now);
         let descriptor = &known.record.descriptor;
         let votes = |place: &&ReplicaPlace| known.record.voters.contains(&place.replica);
-        let ordered = known.ordered.is_some_and(|at| now < at + ORDER_TAKES);
+        let ordered = known.ordered.as_ref();
+        let ordered = ordered.is_some_and(|(at, _)| now < *at + ORDER_TAKES);
         let busy = |report: &LedRange| report.changing || !report.has_quorum;
         Range {
             id: descriptor.range,
@@ -484,10 +522,31 @@ impl<E: Env> Manager<E> {
         }
     }
 
-    /// A range was told to do something.
-    pub fn order(&mut self, range: RangeId, now: Now<E>) {
+    /// A range is told to do something; it is left alone until that is done, or for a while.
+    pub fn order(&mut self, ask: &Ask, now: Now<E>) {
+        let ids = |places: &[ReplicaPlace]| places.iter().map(|place| place.replica).collect();
+        let (range, goal) = match ask {
+            Ask::Change {
+                range,
+                voters,
+                learners,
+            } => {
+                let (mut all, voters): (BTreeSet<_>, BTreeSet<_>) = (ids(learners), ids(voters));
+                all.extend(&voters);
+                (range, Goal::Members(all, voters))
+            }
+            Ask::HandOver { range, to } => (range, Goal::Leader(*to)),
+            _ => return,
+        };
+        if let Some(known) = self.ranges.get_mut(range) {
+            known.ordered = Some((now, goal));
+        }
+    }
+
+    /// An order to a range was refused.
+    pub fn refused(&mut self, range: RangeId) {
         if let Some(known) = self.ranges.get_mut(&range) {
-            known.ordered = Some(now);
+            known.ordered = None;
         }
     }
 

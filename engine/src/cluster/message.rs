@@ -127,6 +127,8 @@ pub struct HeldReplica {
     pub conf: u32,
     /// Whether it knows itself to be no member.
     pub left: bool,
+    /// Whether it has nothing yet.
+    pub is_empty: bool,
 }
 
 /// All that is known of the cluster.

@@ -87,11 +87,15 @@ pub enum Step {
 pub fn plan(nodes: &[Node], ranges: &[Range], factor: usize) -> Vec<Step> {
     let mut plan = Plan::new(nodes, ranges, factor);
     plan.complete();
-    if plan.steps.is_empty() && ranges.iter().all(|range| !range.busy) {
+    // What is under way counts only when it has ended; ranges without a leader are not waited for.
+    let at_rest = ranges
+        .iter()
+        .all(|range| !range.busy || range.leader.is_none());
+    if plan.steps.is_empty() && at_rest {
         plan.spread_replicas();
-    }
-    if plan.steps.is_empty() {
-        plan.spread_leaders();
+        if plan.steps.is_empty() {
+            plan.spread_leaders();
+        }
     }
     plan.steps
 }

@@ -134,7 +134,10 @@ impl<E: Env> RaftGroup<E> {
         made: Made,
     ) -> Result<RaftGroup<E>, Fatal> {
         let (range, id) = (replica.group.range, replica.group.replica);
-        let failed = |message: String| Fatal::Raft { range, message };
+        let failed = |message: String| Fatal::Raft {
+            range,
+            message: format!("replica {id}: {message}"),
+        };
         let config = config().validate().map_err(|e| failed(e.to_string()))?;
         let store = LogStore::new(log.clone());
         let machine = StateMachine::new(replica, log);
@@ -531,6 +534,7 @@ impl<E: Env> Group<E> {
             (up_to > purged).then_some(up_to)
         };
         let Some(up_to) = up_to else { return Ok(()) };
+        tracing::debug!(range = %self.range, replica = %self.replica, up_to, "purges");
         self.told(self.raft.trigger().purge_log(up_to).await)
     }
 

@@ -45,6 +45,11 @@ impl<E: Env> Group<E> {
         self.retired.set(true);
     }
 
+    /// Whether it is on its way out.
+    pub fn is_retired(&self) -> bool {
+        self.retired.get()
+    }
+
     /// Its members, as of the last entry of the log.
     ///
     /// # Errors

@@ -9,7 +9,7 @@
 //! a split; a client's marks lie by range id. Rows are written only when a memtable freezes:
 //! [`Sessions::save`] yields what changed since the last time.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use rkyv::rancor;
 use rustc_hash::FxBuildHasher;
@@ -21,6 +21,9 @@ use crate::types::{Blob, ClientId, Timestamp};
 /// A client is forgotten this much later than its last write, in log time: clients count time by
 /// their own clocks, which may run a little fast.
 const CLIENT_WINDOW_MS: u64 = SESSION_WINDOW_MS + 60_000;
+
+/// A client that says it first tried a write further ahead of the range's time than a day makes it up.
+const TRIED_AHEAD_MAX_MS: u64 = 24 * 3_600_000;
 
 /// What the table says of a pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +41,8 @@ pub enum Verdict {
 pub struct ClientMarks {
     /// The highest `lowest_unanswered` seen.
     pub lowest_unanswered: u64,
-    /// The commit timestamp of the client's last write here.
+    /// The latest of the commit timestamps of the client's writes here, and of the times at which it
+    /// says that it first tried them: it may have that time from a node that is ahead.
     pub last_seen: Timestamp,
 }
 
@@ -88,7 +92,7 @@ struct Client {
 pub struct Sessions {
     clients: HashMap<ClientId, Client, FxBuildHasher>,
     /// Clients by their last write: the first to be forgotten stands first.
-    by_last_seen: BTreeMap<Timestamp, ClientId>,
+    by_last_seen: BTreeSet<(Timestamp, ClientId)>,
     /// A client that is not in the table and first tried a write at or before this may have been
     /// pushed out by others.
     horizon: Timestamp,
@@ -121,7 +125,8 @@ impl Sessions {
 
     /// Whether a pair may be applied when the log's time is `last`.
     pub fn check(&self, pair: &SessionPair, last: Timestamp) -> Verdict {
-        let too_old = pair.first_tried.plus_ms(SESSION_WINDOW_MS) < last;
+        let too_old = pair.first_tried.plus_ms(SESSION_WINDOW_MS) < last
+            || pair.first_tried > last.plus_ms(TRIED_AHEAD_MAX_MS);
         let Some(client) = self.clients.get(&pair.client) else {
             let pushed_out = pair.first_tried <= self.horizon;
             return if too_old || pushed_out {
@@ -161,9 +166,12 @@ impl Sessions {
             in_tree: false,
             changed: false,
         });
-        self.by_last_seen.remove(&client.marks.last_seen);
-        self.by_last_seen.insert(decided, pair.client);
-        client.marks.last_seen = decided;
+        // As long as a try could come that is not too old, its client is remembered.
+        let seen = client.marks.last_seen.max(decided).max(pair.first_tried);
+        self.by_last_seen
+            .remove(&(client.marks.last_seen, pair.client));
+        self.by_last_seen.insert((seen, pair.client));
+        client.marks.last_seen = seen;
         client.marks.lowest_unanswered = client.marks.lowest_unanswered.max(pair.lowest_unanswered);
         let at = client.pairs.partition_point(|p| p.sequence < pair.sequence);
         let saved = SavedPair { decided, outcome };
@@ -188,11 +196,10 @@ impl Sessions {
     }
 
     fn forget_clients(&mut self, now: Timestamp) {
-        while let Some((last_seen, client)) = self.by_last_seen.first_key_value() {
+        while let Some((last_seen, client)) = self.by_last_seen.first().copied() {
             if last_seen.plus_ms(CLIENT_WINDOW_MS) >= now {
                 break;
             }
-            let client = *client;
             self.by_last_seen.pop_first();
             self.remove(client);
         }
@@ -269,7 +276,7 @@ impl Sessions {
     pub fn load(&mut self, row: SessionRow) {
         match row {
             SessionRow::Client(id, Some(marks)) => {
-                self.by_last_seen.insert(marks.last_seen, id);
+                self.by_last_seen.insert((marks.last_seen, id));
                 let client = Client {
                     marks,
                     pairs: VecDeque::new(),
@@ -376,6 +383,8 @@ impl SavedPair {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn pair(sequence: u64, lowest: u64, first_tried_ms: u64) -> SessionPair {
@@ -427,6 +436,27 @@ mod tests {
         assert_eq!(table.check(&pair(1, 1, 1000), now), Verdict::Expired);
         assert_eq!(table.check(&pair(2, 2, 1000), now), Verdict::Expired);
         assert_eq!(table.check(&pair(4, 3, 1000), now), Verdict::Fresh);
+    }
+
+    #[test]
+    fn a_client_whose_time_is_ahead_is_remembered_until_its_tries_are_too_old() {
+        let (hour, mut table) = (3_600_000, Sessions::default());
+        // It has its time from a node that is an hour ahead of the range's leader.
+        let first = pair(1, 1, 1000 + hour);
+        record(&mut table, &first, 1000);
+        // Then that node leads, and the range's time jumps.
+        let other = SessionPair {
+            client: ClientId(8),
+            ..pair(1, 1, 2000 + hour)
+        };
+        record(&mut table, &other, 2000 + hour);
+        assert_eq!(
+            table.check(&first, Timestamp::from_ms(3000 + hour)),
+            Verdict::Seen(done(1000))
+        );
+        let made_up = pair(2, 1, 3000 + 30 * hour);
+        let now = Timestamp::from_ms(3000 + hour);
+        assert_eq!(table.check(&made_up, now), Verdict::Expired);
     }
 
     #[test]

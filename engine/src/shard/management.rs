@@ -89,6 +89,11 @@ impl<E: Env> Shard<E> {
         self.inner.management.view.borrow().clone()
     }
 
+    /// Where the replicas of the system range are, as far as is known.
+    pub fn system(&self) -> Vec<Location> {
+        self.inner.management.system.borrow().clone()
+    }
+
     /// Has `told` called whenever the manager tells a new view.
     pub fn on_view(&self, told: impl Fn(&View) + 'static) {
         *self.inner.management.told.borrow_mut() = Some(Box::new(told));
@@ -155,7 +160,7 @@ impl<E: Env> Inner<E> {
         let management = &self.management;
         let mut candidates = vec![self.location];
         candidates.splice(0..0, management.leader.get());
-        candidates.extend(management.system.borrow().iter());
+        candidates.extend(self.known_system());
         let mut asked: Vec<Location> = Vec::new();
         while let Some(at) = candidates.iter().find(|at| !asked.contains(at)).copied() {
             if asked.len() == HOPS_MAX {
@@ -259,8 +264,22 @@ impl<E: Env> Inner<E> {
         let leader = here.and_then(|running| running.replica.route().leader);
         Told::NotHere {
             leader: leader.or(self.management.leader.get()),
-            system: self.management.system.borrow().clone(),
+            system: self.known_system(),
         }
+    }
+
+    /// Where the replicas of the system range may be: as the manager has told, and as a replica
+    /// here believes, which may know more after a restart.
+    fn known_system(&self) -> Vec<Location> {
+        let mut known = self.management.system.borrow().clone();
+        if let Some(running) = self.system_replica() {
+            let state = |state: &crate::range::state::RangeState| {
+                let places = state.descriptor.replicas.iter();
+                places.map(|place| place.location).collect::<Vec<_>>()
+            };
+            known.extend(running.replica.with_state(state));
+        }
+        known
     }
 
     /// Whether this shard leads the system range; then it has the manager of its term.
@@ -332,7 +351,11 @@ impl<E: Env> Inner<E> {
             }
             manager.refresh(now);
             for step in manager.plan(now) {
-                orders.extend(order(manager, step, now));
+                let found = order(manager, step, now);
+                if let Some((_, ask)) = &found {
+                    manager.order(ask, now);
+                }
+                orders.extend(found);
             }
         }
         let news = orders
@@ -343,8 +366,15 @@ impl<E: Env> Inner<E> {
         }
         let given = orders.into_iter().map(|(at, ask)| async move {
             tracing::info!(%at, ?ask, "orders");
+            let range = match &ask {
+                Ask::Change { range, .. } | Ask::HandOver { range, .. } => *range,
+                _ => return,
+            };
             if let Some(Told::Refused(why)) = self.ask(at, ask, ORDER_TIMEOUT).await {
                 tracing::info!(%at, why, "the order was refused");
+                if let Some(manager) = self.management.manager.borrow_mut().as_mut() {
+                    manager.refused(range);
+                }
             }
         });
         join_all(given).await;
@@ -490,8 +520,9 @@ fn choose_leader<E: Env>(
                 .ok_or_else(|| format!("range {range} has no other replica that could lead"))?
         }
     };
-    manager.order(range, now);
-    Ok((at, Ask::HandOver { range, to: replica }))
+    let ask = Ask::HandOver { range, to: replica };
+    manager.order(&ask, now);
+    Ok((at, ask))
 }
 
 /// What to ask of whom so that a replica moves.
@@ -539,11 +570,11 @@ fn choose_move<E: Env>(
         places.iter().map(slot).collect()
     };
     let (voters, learners) = (moved(&found.voters), moved(&found.learners));
-    manager.order(range, now);
     let ask = Ask::Change {
         range,
         voters: manager.place(&voters),
         learners: manager.place(&learners),
     };
+    manager.order(&ask, now);
     Ok((at, ask))
 }

@@ -22,8 +22,10 @@ use crate::wal::{Created, Group, WalError};
 
 /// A shard may take so long to make a replica.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(5);
-/// New voters have so long to catch up.
-const CATCH_UP_PATIENCE: Duration = Duration::from_mins(10);
+/// New voters that come no nearer for so long are given up; a long snapshot takes a while.
+const CATCH_UP_PATIENCE: Duration = Duration::from_mins(2);
+/// Another replica has so long to lead, when the leader is to go.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is looked whether they have.
 const CATCH_UP_LOOK: Duration = Duration::from_millis(20);
 /// So many entries behind, a replica has caught up.
@@ -49,15 +51,19 @@ impl<E: Env> Inner<E> {
         let range = descriptor.range;
         let group = Group { range, replica };
         let of_range = |r: &&Rc<Replica<E>>| r.group.range == range;
-        if let Some(here) = self.replicas().iter().find(of_range) {
-            return Ok(if here.group == group {
-                Told::Done
-            } else {
-                Told::Refused(format!(
-                    "replica {} of the range is here",
-                    here.group.replica
-                ))
-            });
+        let here = self.replicas().into_iter().find(|r| of_range(&r));
+        if let Some(here) = here {
+            let other = here.group.replica;
+            if other == replica {
+                return Ok(Told::Done);
+            }
+            let is_empty = here.with_state(|state| state.applied.is_none());
+            // One that has nothing was left by a change that came to nothing.
+            if !is_empty || other > replica {
+                let why = format!("replica {other} of the range is here");
+                return Ok(Told::Refused(why));
+            }
+            self.remove_replica(range, other).await?;
         }
         if !self.creating.borrow_mut().insert(range) {
             return Ok(Told::Refused(
@@ -121,19 +127,26 @@ impl<E: Env> Inner<E> {
         replica: ReplicaId,
     ) -> Result<Told, Fatal> {
         let group = Group { range, replica };
-        let is_it = |running: &mut Running<E>| running.replica.group == group;
-        let mut found: Vec<Running<E>> = self.ranges.borrow_mut().extract_if(.., is_it).collect();
-        found.extend(self.system.borrow_mut().extract_if(.., is_it));
-        for Running { replica, raft } in found {
-            replica.follow(None);
-            replica.proposer.refuse_all(&Error::Moved(None));
-            raft.retire();
-            self.end_staging(group.replica);
-            self.wal.remove_replica(group).await?;
-            replica.proposer.close();
-            raft.stop().await;
-            tracing::info!(%range, replica = %group.replica, "a replica was removed");
-        }
+        let is_it = |running: &Running<E>| running.replica.group == group;
+        let found = {
+            let (ranges, system) = (self.ranges.borrow(), self.system.borrow());
+            let found = ranges.iter().chain(system.iter()).find(|r| is_it(r));
+            found.map(|running| (running.replica.clone(), running.raft.clone()))
+        };
+        let Some((replica, raft)) = found.filter(|(_, raft)| !raft.is_retired()) else {
+            return Ok(Told::Done);
+        };
+        replica.follow(None);
+        replica.proposer.refuse_all(&Error::Moved(None));
+        raft.retire();
+        // Until this is durable a start would find the replica, and need its rows.
+        self.wal.remove_replica(group).await?;
+        self.ranges.borrow_mut().retain(|running| !is_it(running));
+        self.system.borrow_mut().retain(|running| !is_it(running));
+        replica.proposer.close();
+        raft.stop().await;
+        self.end_staging(group.replica);
+        tracing::info!(%range, replica = %group.replica, "a replica was removed");
         self.replicas_changed();
         Ok(Told::Done)
     }
@@ -181,38 +194,29 @@ impl<E: Env> Inner<E> {
         let me = replica.group.replica;
         let before = members(raft).await?.places;
         let wanted = || voters.iter().chain(learners);
-        for place in wanted().filter(|place| !before.contains_key(&place.replica)) {
-            let descriptor = replica.with_state(|state| state.descriptor.clone());
-            let create = Ask::Create {
-                descriptor,
-                replica: place.replica,
-            };
-            match self.ask(place.location, create, CREATE_TIMEOUT).await {
-                Some(Told::Done) => {}
-                Some(Told::Refused(why)) => return Err(why),
-                _ => return Err(format!("shard {} does not answer", place.location)),
-            }
-            step::<E, _>(raft.add_learner(*place)).await?;
+        let voting = members(raft).await?.voters;
+        for place in wanted().filter(|place| !voting.contains(&place.replica)) {
+            self.make(replica, raft, *place).await?;
         }
         let new: Vec<ReplicaId> = voters.iter().map(|place| place.replica).collect();
         self.wait_until_caught_up(running, &new).await?;
         let (now, is_joint) = members(raft).await.map(|now| (now.voters, now.is_joint))?;
         if !new.contains(&me)
-            && let Some(heir) = new.iter().find(|id| now.contains(id))
+            && let Some(heir) = new
+                .iter()
+                .find(|id| now.contains(id) && self.is_there(replica, **id))
         {
-            // The new leader is told to go on.
-            replica.stop_leading();
-            return raft.hand_over(Some(*heir)).await.map_err(|e| e.to_string());
+            return self.leave_change_to(running, *heir, voters, learners).await;
         }
         let goal: BTreeSet<ReplicaId> = new.into_iter().collect();
         if now != goal || is_joint {
-            step::<E, _>(raft.change_voters(goal)).await?;
+            step(raft, raft.change_voters(goal)).await?;
         }
         let surplus = members(raft).await?.places.into_keys();
         let surplus = surplus.filter(|id| wanted().all(|place| place.replica != *id));
         let surplus: BTreeSet<ReplicaId> = surplus.collect();
         if !surplus.is_empty() {
-            step::<E, _>(raft.remove_learners(surplus)).await?;
+            step(raft, raft.remove_learners(surplus)).await?;
         }
         for (id, location) in before {
             if wanted().all(|place| place.replica != id) {
@@ -226,6 +230,39 @@ impl<E: Env> Inner<E> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the shard of another replica has been heard of lately.
+    fn is_there(&self, of: &Replica<E>, other: ReplicaId) -> bool {
+        let place = of.with_state(|state| state.descriptor.location(other));
+        place.is_some_and(|place| self.liveness.is_there(place, Now::<E>::now()))
+    }
+
+    /// Makes sure that a replica is there and learns.
+    async fn make(
+        self: &Rc<Self>,
+        replica: &Replica<E>,
+        raft: &RaftGroup<E>,
+        place: ReplicaPlace,
+    ) -> Result<(), String> {
+        let id = place.replica;
+        let create = Ask::Create {
+            descriptor: replica.with_state(|state| state.descriptor.clone()),
+            replica: id,
+        };
+        let learns = members(raft).await?.places.contains_key(&id);
+        match self.ask(place.location, create, CREATE_TIMEOUT).await {
+            Some(Told::Done) if learns => Ok(()),
+            Some(Told::Done) => step(raft, raft.add_learner(place)).await,
+            Some(Told::Refused(why)) => {
+                if learns {
+                    // It is gone for good: another takes its place.
+                    step(raft, raft.remove_learners([id].into())).await?;
+                }
+                Err(why)
+            }
+            _ => Err(format!("shard {} does not answer", place.location)),
+        }
     }
 
     /// Has another replica lead a range; says at once whether it was asked to.
@@ -250,13 +287,52 @@ impl<E: Env> Inner<E> {
         Ok(Told::Done)
     }
 
+    /// Has another replica lead, and go on with a change after which this one is no voter.
+    async fn leave_change_to(
+        self: &Rc<Self>,
+        Running { replica, raft }: &Running<E>,
+        heir: ReplicaId,
+        voters: &[ReplicaPlace],
+        learners: &[ReplicaPlace],
+    ) -> Result<(), String> {
+        let place = replica.with_state(|state| state.descriptor.location(heir));
+        let place = place.ok_or("the heir is no member")?;
+        // First: once it is asked for, another may lead at any moment.
+        replica.stop_leading();
+        let asked = raft.hand_over(Some(heir)).await;
+        asked.map_err(|e| e.to_string())?;
+        let until = Now::<E>::now() + HAND_OVER_PATIENCE;
+        while Now::<E>::now() < until {
+            E::Runtime::sleep(CATCH_UP_LOOK).await;
+            let change = Ask::Change {
+                range: replica.group.range,
+                voters: voters.to_vec(),
+                learners: learners.to_vec(),
+            };
+            if let Some(Told::Done) = self.ask(place, change, CREATE_TIMEOUT).await {
+                return Ok(());
+            }
+        }
+        Err("the replica that was to lead does not".to_owned())
+    }
+
     async fn wait_until_caught_up(
         &self,
         Running { replica, raft }: &Running<E>,
         voters: &[ReplicaId],
     ) -> Result<(), String> {
-        let until = Now::<E>::now() + CATCH_UP_PATIENCE;
-        while voters.iter().any(|id| raft.lag(*id) > CAUGHT_UP) {
+        let lags = || voters.iter().map(|id| raft.lag(*id)).max().unwrap_or(0);
+        let mut least = u64::MAX;
+        let mut until = Now::<E>::now() + CATCH_UP_PATIENCE;
+        loop {
+            let lag = lags();
+            if lag <= CAUGHT_UP {
+                return Ok(());
+            }
+            if lag < least {
+                least = lag;
+                until = Now::<E>::now() + CATCH_UP_PATIENCE;
+            }
             if replica.leading().is_none() {
                 return Err("another replica leads by now".to_owned());
             }
@@ -266,7 +342,6 @@ impl<E: Env> Inner<E> {
             raft.stay_awake();
             E::Runtime::sleep(CATCH_UP_LOOK).await;
         }
-        Ok(())
     }
 }
 
@@ -274,10 +349,12 @@ async fn members<E: Env>(raft: &RaftGroup<E>) -> Result<Membership, String> {
     raft.membership().await.map_err(|e| e.to_string())
 }
 
-async fn step<E: Env, F>(step: F) -> Result<(), String>
-where
-    F: Future<Output = Result<(), String>>,
-{
+/// One step of a change, of a group that may have slept.
+async fn step<E: Env>(
+    raft: &RaftGroup<E>,
+    step: impl Future<Output = Result<(), String>>,
+) -> Result<(), String> {
+    raft.renew_lease().await.map_err(|e| e.to_string())?;
     match E::Runtime::timeout(STEP_TIMEOUT, step).await {
         Ok(done) => done,
         Err(_) => Err("a step of the change takes too long".to_owned()),

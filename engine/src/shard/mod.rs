@@ -314,8 +314,8 @@ impl<E: Env> Shard<E> {
         token: u64,
     ) {
         use crate::range::sessions::Verdict;
-        let verdict =
-            replica.with_state(|state| state.sessions.check(&request.session, state.last_ts));
+        let now = replica.now();
+        let verdict = replica.with_state(|state| state.sessions.check(&request.session, now));
         let result = match verdict {
             Verdict::Seen(outcome) => Ok(outcome),
             Verdict::Expired => Err(Error::SessionExpired),

@@ -80,6 +80,7 @@ fn held<E: Env>(replica: &Replica<E>) -> HeldReplica {
         range: group.range,
         replica: group.replica,
         conf: state.descriptor.epoch.conf,
+        is_empty: state.applied.is_none(),
         left: state.applied.is_some() && state.descriptor.location(group.replica).is_none(),
     })
 }

@@ -273,8 +273,11 @@ async fn decide(context: &Rc<Context>, body: &[u8]) -> Reply {
         Ok(Told::Joined(node)) => {
             let addresses = context.peers.addresses();
             let addresses = addresses.iter().map(|(id, at)| (id.0, at.clone()));
-            let view = context.shard.view();
-            let system = view.system.iter().map(|at| (at.node.0, at.shard.0));
+            let system = context
+                .shard
+                .system()
+                .into_iter()
+                .map(|at| (at.node.0, at.shard.0));
             Reply::Joined(Place {
                 cluster: format!("{:032x}", context.node.cluster),
                 node: node.0,

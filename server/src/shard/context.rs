@@ -202,7 +202,7 @@ impl Context {
         *self.view.borrow_mut() = routes.collect();
         self.rebuild_directory();
         // One shard writes for all.
-        if self.here.shard == ShardId(0) {
+        if self.here.shard == ShardId(0) && !view.system.is_empty() {
             let (peers, system) = (self.peers.clone(), view.system.clone());
             let written = glommio::executor().spawn_blocking(move || peers.remember(&system));
             glommio::spawn_local(written).detach();

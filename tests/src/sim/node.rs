@@ -61,6 +61,8 @@ pub struct SimNode {
     lives: Cell<u32>,
     running: RefCell<Option<Rc<Vec<Shard<SimEnv>>>>>,
     fatal: Rc<RefCell<Option<String>>>,
+    /// Where it believes the system range to be; on disk in a real node.
+    system: Rc<RefCell<Vec<Location>>>,
 }
 
 /// The key at which the second shard's range begins, and so on: one letter each.
@@ -85,6 +87,10 @@ impl SimNode {
             lives: Cell::new(0),
             running: RefCell::default(),
             fatal: Rc::default(),
+            system: Rc::new(RefCell::new(vec![Location {
+                node: NodeId(1),
+                shard: ShardId(0),
+            }])),
         })
     }
 
@@ -127,6 +133,12 @@ impl SimNode {
                     Ok(opened) => {
                         let (location, host) = (node.location(shard), node.host());
                         node.network.attach(location, host, opened.clone());
+                        let system = node.system.clone();
+                        opened.on_view(move |view| {
+                            if !view.system.is_empty() {
+                                system.borrow_mut().clone_from(&view.system);
+                            }
+                        });
                         shards.push(opened);
                     }
                     Err(fatal) => {
@@ -163,10 +175,7 @@ impl SimNode {
             gc_retention_ms: self.sizes.gc_retention_ms,
             initial: self.initial(shard),
             node: self.record(),
-            system: vec![Location {
-                node: NodeId(1),
-                shard: ShardId(0),
-            }],
+            system: self.system.borrow().clone(),
             on_fatal: Rc::new(move |why| {
                 fatal.borrow_mut().get_or_insert(why.to_string());
             }),
