@@ -11,6 +11,7 @@
 
 mod background;
 mod liveness;
+mod management;
 mod open;
 mod peers;
 pub(crate) mod recovery;

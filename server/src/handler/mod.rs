@@ -4,6 +4,7 @@
 //! Hot path: a get under a lease allocates nothing; a write allocates the one buffer that holds its keys and
 //! values, since its frame's place is read into again. Lives on a shard's thread.
 
+mod admin;
 mod compare_and_swap;
 mod delete;
 mod directory;
@@ -57,11 +58,12 @@ pub enum Operation {
     Scan,
     Directory,
     Status,
+    Admin,
 }
 
 impl Operation {
     /// All kinds, in order.
-    pub const ALL: [Operation; 9] = [
+    pub const ALL: [Operation; 10] = [
         Operation::Get,
         Operation::Put,
         Operation::Delete,
@@ -71,6 +73,7 @@ impl Operation {
         Operation::Scan,
         Operation::Directory,
         Operation::Status,
+        Operation::Admin,
     ];
 
     /// The kind's name in metrics.
@@ -85,6 +88,7 @@ impl Operation {
             Operation::Scan => "scan",
             Operation::Directory => "directory",
             Operation::Status => "status",
+            Operation::Admin => "admin",
         }
     }
 
@@ -99,13 +103,15 @@ impl Operation {
             RequestBody::Scan { .. } => Operation::Scan,
             RequestBody::Directory => Operation::Directory,
             RequestBody::Status => Operation::Status,
+            RequestBody::Admin { .. } => Operation::Admin,
         }
     }
 
     /// How much its reply may hold, in units of the longest value.
     pub fn weight(self) -> usize {
         match self {
-            Operation::Scan => 4,
+            // A scan's rows, or the whole cluster.
+            Operation::Scan | Operation::Admin => 4,
             _ => 1,
         }
     }
@@ -238,6 +244,7 @@ fn pass_on<O: Origin>(
         }
         RequestBody::Directory => return directory::handle(context, origin, call),
         RequestBody::Status => return status::handle(context, origin, call),
+        RequestBody::Admin { command } => return admin::handle(context, origin, call, command),
         RequestBody::Put {
             key,
             value,

@@ -45,6 +45,11 @@ impl Refusal {
         Refusal::not_applied(ErrorCode::MalformedFrame, 0, message.to_owned())
     }
 
+    /// What should not be. Nothing was done.
+    pub fn internal(message: String) -> Refusal {
+        Refusal::not_applied(ErrorCode::Internal, 0, message)
+    }
+
     /// The connection's limit is met.
     pub fn too_many_in_flight() -> Refusal {
         let message = format!("{IN_FLIGHT_MAX} requests are in flight on this connection already");
