@@ -289,6 +289,8 @@ impl Client {
         let mut tries = 0;
         // Whether a try may have reached a server without an answer.
         let mut in_doubt = false;
+        // What a node said of the range's majority, last.
+        let mut no_quorum = None;
         let error = loop {
             let pair = write.as_ref().map(|write| write.pair()).unwrap_or_default();
             let next = match self.attempt(&call, pair).await {
@@ -300,7 +302,7 @@ impl Client {
                         return Ok(value);
                     }
                     Err(next) => {
-                        if let Next::Heal(error) = &next {
+                        if let Next::Heal(error) | Next::Later(error) = &next {
                             in_doubt |= error.fate == Fate::Unknown;
                         }
                         next
@@ -319,10 +321,16 @@ impl Client {
                     (error, pause)
                 }
             };
+            let is_left = error.code == ErrorCode::NoQuorum;
+            if is_left {
+                no_quorum = Some(error.clone());
+            }
             // The first retry heals a stale belief, and is free; a write in doubt is tried until
-            // its fate is known.
-            let affordable =
-                tries == 0 || (in_doubt && call.kind == Kind::Write) || self.inner.budget.take();
+            // its fate is known; nothing that waits for a majority adds to anybody's load.
+            let affordable = is_left
+                || tries == 0
+                || (in_doubt && call.kind == Kind::Write)
+                || self.inner.budget.take();
             if !affordable || Instant::now() + pause >= call.deadline {
                 break error;
             }
@@ -331,6 +339,7 @@ impl Client {
                 tokio::time::sleep(pause).await;
             }
         };
+        let error = explained(error, no_quorum);
         Err(settle(error, call.kind, write, in_doubt))
     }
 
@@ -346,7 +355,16 @@ impl Client {
             Ok(connection) => connection,
             Err(message) => return Err(not_sent(message, Some(tried))),
         };
-        let left = call.deadline.saturating_duration_since(Instant::now());
+        let now = Instant::now();
+        // Only what can go elsewhere is given up early; the node is told how long it is waited for.
+        let elsewhere =
+            (call.key.is_some() || call.kind == Kind::Read) && self.inner.addresses.len() > 1;
+        let try_until = if elsewhere {
+            call.deadline.min(now + TRY_TIMEOUT)
+        } else {
+            call.deadline
+        };
+        let left = try_until.saturating_duration_since(now);
         if left.is_zero() {
             let message = "the deadline has passed".to_owned();
             return Err(not_sent(message, Some(tried)));
@@ -357,18 +375,7 @@ impl Client {
             deadline_ms: left.as_millis().clamp(1, u32::MAX as u128) as u32,
             token: self.inner.session.token(),
         };
-        // Only what can go elsewhere is given up early.
-        let elsewhere =
-            (call.key.is_some() || call.kind == Kind::Read) && self.inner.addresses.len() > 1;
-        let try_until = if elsewhere {
-            Instant::now() + TRY_TIMEOUT
-        } else {
-            call.deadline
-        };
-        match connection
-            .call(&request, try_until.min(call.deadline))
-            .await
-        {
+        match connection.call(&request, try_until).await {
             Ok(frame) => Ok((frame, tried)),
             Err(lost) => Err((lost, Some(tried))),
         }
@@ -442,6 +449,15 @@ impl Client {
                 }
                 Next::Heal(error)
             }
+            // Another node may reach more of the others.
+            ErrorCode::NoQuorum if call.kind != Kind::Order => {
+                if let Some(key) = call.key {
+                    self.inner.directory.forget(key, tried);
+                }
+                Next::Later(error)
+            }
+            // The time of this try, not of the call.
+            ErrorCode::DeadlineExceeded if Instant::now() < call.deadline => Next::Heal(error),
             // Its entry may be applied yet: the next try learns it by the write's name.
             ErrorCode::Unknown if call.kind == Kind::Write => Next::Heal(error),
             ErrorCode::Overloaded
@@ -480,6 +496,26 @@ impl Client {
             self.inner.directory.forget(key, tried);
         }
         Next::Heal(error)
+    }
+}
+
+/// An error that says no more than that the last try came to nothing gives way to what a node said
+/// of the range.
+fn explained(error: Error, no_quorum: Option<Error>) -> Error {
+    let is_vague = matches!(
+        error.code,
+        ErrorCode::Unreachable
+            | ErrorCode::DeadlineExceeded
+            | ErrorCode::NotLeader
+            | ErrorCode::Moved
+            | ErrorCode::Unknown
+    );
+    match no_quorum {
+        Some(known) if is_vague => Error {
+            fate: error.fate,
+            ..known
+        },
+        _ => error,
     }
 }
 

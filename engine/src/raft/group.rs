@@ -255,9 +255,13 @@ impl<E: Env> Group<E> {
             Role::Leader => {
                 let applied = replica.with_state(|state| state.applied.map_or(0, |id| id.index));
                 let quiet = self.pulse.is_quiet(tick.now, applied) && replica.proposer.is_idle();
-                if self.pulse.heartbeat_is_due(tick.now) && !(quiet && self.may_sleep(tick)) {
-                    let trigger = self.raft.trigger();
-                    trigger.heartbeat().await.map_err(|e| self.failed(e))?;
+                if self.pulse.heartbeat_is_due(tick.now) {
+                    if quiet && self.may_sleep(tick) {
+                        self.pulse.asks_nobody(tick.now);
+                    } else {
+                        let trigger = self.raft.trigger();
+                        trigger.heartbeat().await.map_err(|e| self.failed(e))?;
+                    }
                 }
             }
             Role::Voter if !self.silent.get() => {
@@ -272,6 +276,23 @@ impl<E: Env> Group<E> {
             Role::Voter | Role::Learner => {}
         }
         Ok(())
+    }
+
+    /// Whether no majority of the range has been reached for a while, as far as this replica can
+    /// tell. Asked at every tick.
+    pub fn lacks_quorum(&self, now: Now<E>) -> bool {
+        if self.role.get() != Role::Leader {
+            self.pulse.asks_nobody(now);
+        }
+        match self.role.get() {
+            Role::Leader if self.alone.get() => false,
+            Role::Leader => {
+                let acknowledged = self.metrics.borrow_watched().last_quorum_acked;
+                self.pulse.is_left(now, acknowledged.map(|at| *at))
+            }
+            Role::Voter => self.pulse.is_without_leader(now),
+            Role::Learner => false,
+        }
     }
 
     /// Whether there are other replicas, with or without a vote.

@@ -84,7 +84,7 @@ impl Failure {
 /// The status code of an error.
 fn status(error: &Error) -> StatusCode {
     match (error.fate, error.code) {
-        (Fate::Unknown, ErrorCode::DeadlineExceeded | ErrorCode::Unknown) => {
+        (Fate::Unknown, ErrorCode::DeadlineExceeded | ErrorCode::Unknown | ErrorCode::NoQuorum) => {
             StatusCode::GATEWAY_TIMEOUT
         }
         (Fate::Unknown | Fate::Applied, _) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -97,6 +97,7 @@ fn status(error: &Error) -> StatusCode {
             ErrorCode::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
             ErrorCode::Moved
             | ErrorCode::NotLeader
+            | ErrorCode::NoQuorum
             | ErrorCode::Recovering
             | ErrorCode::Overloaded
             | ErrorCode::TooManyInFlight

@@ -23,6 +23,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rangedb_engine::error::Error;
 use rangedb_engine::limits;
+use rangedb_engine::range::Route;
 use rangedb_engine::request::{self, SessionPair, Write};
 use rangedb_engine::shard::{WriteRequest, WriteSink};
 use rangedb_engine::types::{Blob, ClientId, Epoch, RangeId, ShardId, Timestamp};
@@ -32,6 +33,7 @@ use rangedb_protocol::{BadRequest, Request, RequestBody, Session};
 use crate::env::Now;
 use crate::handler::refusal::Refusal;
 use crate::handler::scan::LocalScan;
+use crate::peers::carry;
 use crate::shard::context::Context;
 use crate::shard::router::Place;
 
@@ -107,6 +109,22 @@ impl Operation {
         }
     }
 
+    /// Whether it changes keys.
+    pub fn is_write(self) -> bool {
+        match self {
+            Operation::Put
+            | Operation::Delete
+            | Operation::CompareAndSwap
+            | Operation::Increment
+            | Operation::Write => true,
+            Operation::Get
+            | Operation::Scan
+            | Operation::Directory
+            | Operation::Status
+            | Operation::Admin => false,
+        }
+    }
+
     /// How much its reply may hold, in units of the longest value.
     pub fn weight(self) -> usize {
         match self {
@@ -144,6 +162,16 @@ pub struct Call<'a> {
 pub trait Origin: WriteSink + Sized + 'static {
     /// Whether it wants the route to a key that is elsewhere.
     fn is_smart(&self) -> bool;
+
+    /// Whether its request may be carried to another node: once, for a client that does not follow
+    /// routes.
+    fn may_leave(&self) -> bool;
+
+    /// Its request has left for another shard or node; the reply will take room.
+    fn departed(&self, _operation: Operation) {}
+
+    /// The reply is here.
+    fn returned(&self, _operation: Operation) {}
 
     /// Adds a reply's frame to what is sent.
     fn send(&self, write: impl FnOnce(&mut Vec<u8>));
@@ -274,11 +302,11 @@ fn propose<O: Origin>(
     call: &Call<'_>,
     (write, session): (Write, Session),
 ) -> Result<(), Refusal> {
-    let place = write
-        .first_key()
-        .map_or(Place::Here, |key| context.place(key));
-    if !matches!(place, Place::Here) {
-        return elsewhere(origin, call, place);
+    if let Some(key) = write.first_key() {
+        let place = place(context, origin.as_ref(), key);
+        if !matches!(place, Place::Here) {
+            return elsewhere(context, origin, call, place);
+        }
     }
     let session = SessionPair {
         client: ClientId(session.client),
@@ -323,10 +351,33 @@ fn target(request: &Request<'_>) -> Option<request::Target> {
     })
 }
 
-/// A request whose key is not on this shard: forwarded, or answered with the route.
-fn elsewhere<O: Origin>(origin: &Rc<O>, call: &Call<'_>, place: Place) -> Result<(), Refusal> {
+/// Where a request for a key goes: what may leave the node follows the leader.
+fn place<O: Origin>(context: &Context, origin: &O, key: &[u8]) -> Place {
+    let place = context.place(key);
+    if !matches!(place, Place::Here) || !origin.may_leave() {
+        return place;
+    }
+    context
+        .shard
+        .led_elsewhere(key)
+        .map_or(Place::Here, Place::Node)
+}
+
+/// A request whose key is not on this shard: forwarded within the node, carried to another one, or
+/// answered with the route.
+fn elsewhere<O: Origin>(
+    context: &Rc<Context>,
+    origin: &Rc<O>,
+    call: &Call<'_>,
+    place: Place,
+) -> Result<(), Refusal> {
     match place {
         Place::Shard(shard, _) if !origin.is_smart() => origin.forward(shard, call),
+        Place::Node(Route {
+            leader: Some(to), ..
+        }) if origin.may_leave() && to.node != context.node.id => {
+            carry::send(context, origin, call, to)
+        }
         Place::Shard(_, route) | Place::Node(route) => {
             Err(Error::Moved(Some(Box::new(route))).into())
         }

@@ -13,6 +13,7 @@
 //! whose folder was lost must not come back under its old number, where it would have forgotten
 //! its votes.
 
+pub mod carry;
 pub mod enroll;
 pub mod link;
 pub mod serve;
@@ -45,6 +46,10 @@ pub mod kind {
     pub const ENROLL: u16 = 103;
     /// The answer to that.
     pub const ENROLLED: u16 = 104;
+    /// A client's request that is carried to the leader's shard: see [`super::carry`].
+    pub const CARRY: u16 = 105;
+    /// Its reply, under the same number.
+    pub const CARRIED: u16 = 106;
 }
 
 /// What this node knows of its cluster.

@@ -20,6 +20,7 @@ use crate::handler::{Asked, Call, status};
 use crate::net::buffers::Buffers;
 use crate::net::connection::Connection;
 use crate::peers::Peers;
+use crate::peers::carry::Carriers;
 use crate::probe::{ShardProbe, ShardReport};
 use crate::shard::directory::Directory;
 use crate::shard::mesh::Mesh;
@@ -87,6 +88,8 @@ pub struct Context {
     pub node: NodeInfo,
     /// The other nodes.
     pub peers: Arc<Peers>,
+    /// The ways of plain clients' requests to other nodes.
+    pub carriers: Carriers,
     /// Memory of connections at work.
     pub buffers: Buffers,
     /// Scratch in which replies are built.
@@ -127,6 +130,7 @@ impl Context {
             shard,
             mesh,
             node,
+            carriers: Carriers::new(node.cluster, node.id, peers.clone()),
             peers,
             buffers: Buffers::default(),
             builder: RefCell::default(),
