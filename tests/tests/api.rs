@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use rangedb_tests::process::Home;
 use serde_json::{Value, json};
@@ -180,11 +181,25 @@ fn shown(home: &Home, arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
+/// Waits until the cluster's manager has heard of so many ranges, all of them led.
+fn wait_for_ranges(home: &Home, count: usize) {
+    let begun = Instant::now();
+    loop {
+        let status = shown(home, &["status"]);
+        if status["health"] == "ok" && status["nodes"][0]["leaders"] == count {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{status}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 #[test]
 fn a_cluster_of_one_is_shown_by_both_faces() {
     let temp = tempfile::tempdir().expect("a folder");
     let home = Home::new(temp.path(), &["--shards", "1", "--split-at", "g,t"]);
     let _node = home.start();
+    wait_for_ranges(&home, 4);
     let nodes = shown(&home, &["node", "ls"]);
     assert_eq!(request(&home, "GET", "nodes", b"").json(), nodes);
     assert_eq!(nodes["nodes"].as_array().map(Vec::len), Some(1));
@@ -235,7 +250,13 @@ fn a_cluster_of_one_is_shown_by_both_faces() {
         (&json!(1), &json!("ok"))
     );
     assert_eq!(status["shards"].as_array().map(Vec::len), Some(1));
+}
 
+#[test]
+fn settings_are_shown_by_both_faces() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "1"]);
+    let _node = home.start();
     let config = shown(&home, &["config", "get"]);
     assert_eq!(request(&home, "GET", "config", b"").json(), config);
     let balance = shown(&home, &["config", "get", "balance"]);
@@ -245,6 +266,14 @@ fn a_cluster_of_one_is_shown_by_both_faces() {
         home.cli(&["config", "get", "colour"]).status.code(),
         Some(3)
     );
+}
+
+#[test]
+fn ranges_are_shown_as_a_table() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "1"]);
+    let _node = home.start();
+    wait_for_ranges(&home, 2);
     let table = home.cli(&["range", "ls"]);
     let table = String::from_utf8_lossy(&table.stdout).into_owned();
     assert!(

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write;
 
-use rangedb_client::Client;
+use rangedb_client::{Client, NodeState};
 use serde_json::{Map, Value, json};
 
 use super::cluster;
@@ -55,6 +55,11 @@ pub(super) async fn status(
             if shard.disk_full { ", DISK FULL" } else { "" }
         );
     }
+    printer.print(out, facts(&node, of_cluster), words.trim_end())
+}
+
+/// What is known of the cluster, and then of the node.
+fn facts(node: &NodeState, of_cluster: Result<Value, Trouble>) -> Value {
     let shards = node.shards.iter().map(|shard| {
         json!({
             "shard": shard.shard,
@@ -86,5 +91,5 @@ pub(super) async fn status(
         ("shards", shards.collect()),
     ];
     facts.extend(of_node.map(|(name, fact)| (name.to_owned(), fact)));
-    printer.print(out, Value::Object(facts), words.trim_end())
+    Value::Object(facts)
 }
