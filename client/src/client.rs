@@ -289,8 +289,8 @@ impl Client {
         let mut tries = 0;
         // Whether a try may have reached a server without an answer.
         let mut in_doubt = false;
-        // What a node said of the range's majority, last.
-        let mut no_quorum = None;
+        // What a node said last; that it reaches no majority is not forgotten for less.
+        let mut said: Option<Error> = None;
         let error = loop {
             let pair = write.as_ref().map(|write| write.pair()).unwrap_or_default();
             let next = match self.attempt(&call, pair).await {
@@ -322,8 +322,12 @@ impl Client {
                 }
             };
             let is_left = error.code == ErrorCode::NoQuorum;
-            if is_left {
-                no_quorum = Some(error.clone());
+            let is_said = !matches!(
+                error.code,
+                ErrorCode::Unreachable | ErrorCode::DeadlineExceeded
+            );
+            if is_left || (is_said && said.as_ref().is_none_or(|e| e.code != ErrorCode::NoQuorum)) {
+                said = Some(error.clone());
             }
             // The first retry heals a stale belief, and is free; a write in doubt is tried until
             // its fate is known; nothing that waits for a majority adds to anybody's load.
@@ -339,7 +343,7 @@ impl Client {
                 tokio::time::sleep(pause).await;
             }
         };
-        let error = explained(error, no_quorum);
+        let error = explained(error, said);
         Err(settle(error, call.kind, write, in_doubt))
     }
 
@@ -500,8 +504,8 @@ impl Client {
 }
 
 /// An error that says no more than that the last try came to nothing gives way to what a node said
-/// of the range.
-fn explained(error: Error, no_quorum: Option<Error>) -> Error {
+/// before.
+fn explained(error: Error, said: Option<Error>) -> Error {
     let is_vague = matches!(
         error.code,
         ErrorCode::Unreachable
@@ -510,11 +514,16 @@ fn explained(error: Error, no_quorum: Option<Error>) -> Error {
             | ErrorCode::Moved
             | ErrorCode::Unknown
     );
-    match no_quorum {
-        Some(known) if is_vague => Error {
-            fate: error.fate,
-            ..known
-        },
+    match said {
+        Some(known)
+            if error.code == ErrorCode::Unreachable
+                || (is_vague && known.code == ErrorCode::NoQuorum) =>
+        {
+            Error {
+                fate: error.fate,
+                ..known
+            }
+        }
         _ => error,
     }
 }
