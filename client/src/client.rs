@@ -73,14 +73,25 @@ impl std::fmt::Debug for Client {
 /// Turns a reply into what a call returns; `None`: the reply is of another kind.
 pub(crate) type Take<T> = fn(Reply<'_>, &Bytes) -> Option<T>;
 
+/// What a call does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It changes nothing.
+    Read,
+    /// It changes keys, and has a name by which a retry is known.
+    Write,
+    /// It changes the cluster, and has no name: it is not tried again once it may have been taken.
+    Order,
+}
+
 /// One call: what it asks, and what of it is the same for every try.
 pub(crate) struct Call<'a, T> {
     /// The key that decides where it goes; `None`: any node.
     pub key: Option<&'a [u8]>,
     /// Makes the request's body, with the pair of a write.
     pub body: &'a (dyn Fn(Pair) -> RequestBody<'a> + Sync),
-    /// Whether it changes anything.
-    pub is_write: bool,
+    /// What it does.
+    pub kind: Kind,
     /// What to make of the reply.
     pub take: Take<T>,
     /// When to give up.
@@ -158,7 +169,42 @@ impl Client {
         self.call(Call {
             key: None,
             body: &body,
-            is_write: false,
+            kind: Kind::Read,
+            take,
+            deadline,
+        })
+        .await
+    }
+
+    /// Shows the cluster: a command in JSON, as the protocol's chapter tells, is answered in JSON
+    /// by any node.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn admin(&self, command: &str) -> Result<String, Error> {
+        self.admin_call(command, Kind::Read).await
+    }
+
+    /// Steers the cluster: as [`Client::admin`], for commands that change something. It is not
+    /// tried again once it may have been taken.
+    ///
+    /// # Errors
+    /// See [`Error`]; its fate tells what became of the order.
+    pub async fn admin_order(&self, command: &str) -> Result<String, Error> {
+        self.admin_call(command, Kind::Order).await
+    }
+
+    async fn admin_call(&self, command: &str, kind: Kind) -> Result<String, Error> {
+        let body = |_| RequestBody::Admin { command };
+        let take: Take<String> = |reply, _| match reply {
+            Reply::Admin { json } => Some(json.to_owned()),
+            _ => None,
+        };
+        let deadline = self.deadline();
+        self.call(Call {
+            key: None,
+            body: &body,
+            kind,
             take,
             deadline,
         })
@@ -239,12 +285,12 @@ impl Client {
     pub(crate) async fn call<T>(&self, call: Call<'_, T>) -> Result<T, Error> {
         limits::check(&(call.body)(Pair::default()))?;
         self.inner.budget.earn();
-        let write = call
-            .is_write
-            .then(|| self.inner.session.begin(call.deadline));
+        let write = (call.kind == Kind::Write).then(|| self.inner.session.begin(call.deadline));
         let mut tries = 0;
         // Whether a try may have reached a server without an answer.
         let mut in_doubt = false;
+        // What a node said last; that it reaches no majority is not forgotten for less.
+        let mut said: Option<Error> = None;
         let error = loop {
             let pair = write.as_ref().map(|write| write.pair()).unwrap_or_default();
             let next = match self.attempt(&call, pair).await {
@@ -256,7 +302,7 @@ impl Client {
                         return Ok(value);
                     }
                     Err(next) => {
-                        if let Next::Heal(error) = &next {
+                        if let Next::Heal(error) | Next::Later(error) = &next {
                             in_doubt |= error.fate == Fate::Unknown;
                         }
                         next
@@ -275,9 +321,20 @@ impl Client {
                     (error, pause)
                 }
             };
+            let is_left = error.code == ErrorCode::NoQuorum;
+            let is_said = !matches!(
+                error.code,
+                ErrorCode::Unreachable | ErrorCode::DeadlineExceeded
+            );
+            if is_left || (is_said && said.as_ref().is_none_or(|e| e.code != ErrorCode::NoQuorum)) {
+                said = Some(error.clone());
+            }
             // The first retry heals a stale belief, and is free; a write in doubt is tried until
-            // its fate is known.
-            let affordable = tries == 0 || (in_doubt && call.is_write) || self.inner.budget.take();
+            // its fate is known; nothing that waits for a majority adds to anybody's load.
+            let affordable = is_left
+                || tries == 0
+                || (in_doubt && call.kind == Kind::Write)
+                || self.inner.budget.take();
             if !affordable || Instant::now() + pause >= call.deadline {
                 break error;
             }
@@ -286,7 +343,8 @@ impl Client {
                 tokio::time::sleep(pause).await;
             }
         };
-        Err(settle(error, write, in_doubt))
+        let error = explained(error, said);
+        Err(settle(error, call.kind, write, in_doubt))
     }
 
     async fn attempt<T>(
@@ -301,7 +359,16 @@ impl Client {
             Ok(connection) => connection,
             Err(message) => return Err(not_sent(message, Some(tried))),
         };
-        let left = call.deadline.saturating_duration_since(Instant::now());
+        let now = Instant::now();
+        // Only what can go elsewhere is given up early; the node is told how long it is waited for.
+        let elsewhere =
+            (call.key.is_some() || call.kind == Kind::Read) && self.inner.addresses.len() > 1;
+        let try_until = if elsewhere {
+            call.deadline.min(now + TRY_TIMEOUT)
+        } else {
+            call.deadline
+        };
+        let left = try_until.saturating_duration_since(now);
         if left.is_zero() {
             let message = "the deadline has passed".to_owned();
             return Err(not_sent(message, Some(tried)));
@@ -312,17 +379,7 @@ impl Client {
             deadline_ms: left.as_millis().clamp(1, u32::MAX as u128) as u32,
             token: self.inner.session.token(),
         };
-        // Only what can go elsewhere is given up early.
-        let elsewhere = call.key.is_some() && self.inner.addresses.len() > 1;
-        let try_until = if elsewhere {
-            Instant::now() + TRY_TIMEOUT
-        } else {
-            call.deadline
-        };
-        match connection
-            .call(&request, try_until.min(call.deadline))
-            .await
-        {
+        match connection.call(&request, try_until).await {
             Ok(frame) => Ok((frame, tried)),
             Err(lost) => Err((lost, Some(tried))),
         }
@@ -396,8 +453,17 @@ impl Client {
                 }
                 Next::Heal(error)
             }
+            // Another node may reach more of the others.
+            ErrorCode::NoQuorum if call.kind != Kind::Order => {
+                if let Some(key) = call.key {
+                    self.inner.directory.forget(key, tried);
+                }
+                Next::Later(error)
+            }
+            // The time of this try, not of the call.
+            ErrorCode::DeadlineExceeded if Instant::now() < call.deadline => Next::Heal(error),
             // Its entry may be applied yet: the next try learns it by the write's name.
-            ErrorCode::Unknown if call.is_write => Next::Heal(error),
+            ErrorCode::Unknown if call.kind == Kind::Write => Next::Heal(error),
             ErrorCode::Overloaded
             | ErrorCode::Recovering
             | ErrorCode::TooManyInFlight
@@ -421,7 +487,7 @@ impl Client {
             _ => ErrorCode::DeadlineExceeded,
         };
         let error = Error::new(code, fate, message);
-        if late {
+        if late || (call.kind == Kind::Order && fate == Fate::Unknown) {
             return Next::GiveUp(error);
         }
         // What is believed of this place may be wrong, too.
@@ -437,13 +503,40 @@ impl Client {
     }
 }
 
+/// An error that says no more than that the last try came to nothing gives way to what a node said
+/// before.
+fn explained(error: Error, said: Option<Error>) -> Error {
+    let is_vague = matches!(
+        error.code,
+        ErrorCode::Unreachable
+            | ErrorCode::DeadlineExceeded
+            | ErrorCode::NotLeader
+            | ErrorCode::Moved
+            | ErrorCode::Unknown
+    );
+    match said {
+        Some(known)
+            if error.code == ErrorCode::Unreachable
+                || (is_vague && known.code == ErrorCode::NoQuorum) =>
+        {
+            Error {
+                fate: error.fate,
+                ..known
+            }
+        }
+        _ => error,
+    }
+}
+
 /// An error's last word on the write's fate.
-fn settle(mut error: Error, write: Option<Write<'_>>, in_doubt: bool) -> Error {
+fn settle(mut error: Error, kind: Kind, write: Option<Write<'_>>, in_doubt: bool) -> Error {
     match write {
         // An earlier try may yet be applied, whatever became of the last.
         Some(_) if in_doubt && error.fate == Fate::NotApplied => error.fate = Fate::Unknown,
         Some(write) if error.fate == Fate::NotApplied => write.answered(),
         Some(_) => {}
+        // It was never tried again after a doubt.
+        None if kind == Kind::Order => {}
         None => error.fate = Fate::NotApplied,
     }
     error

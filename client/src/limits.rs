@@ -2,7 +2,9 @@
 //! connection and with it what others have on their way.
 
 use rangedb_protocol::RequestBody;
-use rangedb_protocol::limits::{BATCH_LEN_MAX, BATCH_OPS_MAX, KEY_LEN_MAX, VALUE_LEN_MAX};
+use rangedb_protocol::limits::{
+    ADMIN_COMMAND_LEN_MAX, BATCH_LEN_MAX, BATCH_OPS_MAX, KEY_LEN_MAX, VALUE_LEN_MAX,
+};
 
 use crate::error::{Error, ErrorCode, Fate};
 
@@ -86,6 +88,12 @@ pub fn check(body: &RequestBody<'_>) -> Result<(), Error> {
                 _ => Ok(()),
             }
         }
-        RequestBody::Directory | RequestBody::Status => Ok(()),
+        RequestBody::Admin { command } if command.len() > ADMIN_COMMAND_LEN_MAX => {
+            let len = command.len();
+            let message =
+                format!("the command has {len} bytes, of {ADMIN_COMMAND_LEN_MAX} at most");
+            Err(invalid(message))
+        }
+        RequestBody::Directory | RequestBody::Status | RequestBody::Admin { .. } => Ok(()),
     }
 }

@@ -5,7 +5,7 @@ use rangedb_protocol::{
     Condition as WireCondition, Mutation as WireMutation, RangeState, Reply, RequestBody,
 };
 
-use crate::client::{Call, Client, Take};
+use crate::client::{Call, Client, Kind, Take};
 use crate::error::Error;
 
 /// A value and its version.
@@ -176,7 +176,7 @@ impl Client {
         self.call(Call {
             key: Some(key),
             body: &body,
-            is_write: false,
+            kind: Kind::Read,
             take,
             deadline,
         })
@@ -199,7 +199,7 @@ impl Client {
         self.call(Call {
             key: Some(key),
             body: &body,
-            is_write: true,
+            kind: Kind::Write,
             take,
             deadline,
         })
@@ -221,7 +221,7 @@ impl Client {
         self.call(Call {
             key: Some(key),
             body: &body,
-            is_write: true,
+            kind: Kind::Write,
             take,
             deadline,
         })
@@ -259,7 +259,7 @@ impl Client {
         self.call(Call {
             key: Some(key),
             body: &body,
-            is_write: true,
+            kind: Kind::Write,
             take,
             deadline,
         })
@@ -285,7 +285,7 @@ impl Client {
         self.call(Call {
             key: Some(key),
             body: &body,
-            is_write: true,
+            kind: Kind::Write,
             take,
             deadline,
         })
@@ -314,7 +314,7 @@ impl Client {
         self.call(Call {
             key,
             body: &body,
-            is_write: true,
+            kind: Kind::Write,
             take,
             deadline,
         })
@@ -340,7 +340,7 @@ impl Client {
         let call = Call {
             key,
             body: &body,
-            is_write: false,
+            kind: Kind::Read,
             take: page,
             deadline,
         };
@@ -369,7 +369,7 @@ impl Client {
         let call = Call {
             key,
             body: &body,
-            is_write: false,
+            kind: Kind::Read,
             take: page,
             deadline,
         };

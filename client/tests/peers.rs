@@ -16,6 +16,8 @@ use tokio::net::{TcpListener, TcpStream};
 enum Manner {
     /// Answers that it is overloaded.
     Overloaded,
+    /// Answers that it reaches no majority.
+    NoQuorum,
     /// Says nothing.
     Silent,
     /// Closes the connection.
@@ -93,13 +95,15 @@ async fn serve(
         } else {
             let before = requests.fetch_add(1, Ordering::SeqCst);
             match (manner, body) {
-                (Manner::Overloaded, _) => overloaded(),
+                (Manner::Overloaded, _) => refusal(ErrorCode::Overloaded),
+                (Manner::NoQuorum, _) => refusal(ErrorCode::NoQuorum),
                 (Manner::Closes, _) => return,
                 (Manner::ClosesOnce, _) if before == 0 => return,
                 (Manner::Silent, _) => {
                     bytes.drain(..len);
                     continue;
                 }
+                (_, RequestBody::Admin { .. }) => Reply::Admin { json: "{}" },
                 (_, RequestBody::Get { .. }) => Reply::Value {
                     value: Some(b"v"),
                     version: 1,
@@ -142,9 +146,9 @@ fn whole_key_space() -> Route {
     }
 }
 
-fn overloaded() -> Reply<'static> {
+fn refusal(code: ErrorCode) -> Reply<'static> {
     Reply::Error(Box::new(ErrorReply {
-        code: Ok(ErrorCode::Overloaded),
+        code: Ok(code),
         fate: Fate::NotApplied,
         retry_after_ms: 3,
         message: "too much".to_owned(),
@@ -240,6 +244,86 @@ async fn a_dead_address_does_not_use_up_the_time() {
         let client = Client::connect(options).await.unwrap();
         assert_eq!(client.put("k", "v").await, Ok(7));
     }
+}
+
+#[tokio::test]
+async fn first_contacts_are_spread_over_the_nodes() {
+    let mut peers = Vec::new();
+    for _ in 0..3 {
+        peers.push(Peer::start(Manner::Honest).await);
+    }
+    let addresses: Vec<String> = peers.iter().map(|peer| peer.address.clone()).collect();
+    for _ in 0..60 {
+        let options = ClientOptions {
+            addresses: addresses.clone(),
+            timeout: Duration::from_secs(5),
+        };
+        Client::connect(options).await.unwrap();
+    }
+    for peer in &peers {
+        let asked = peer.directories.load(Ordering::SeqCst);
+        assert!((1..60).contains(&asked), "{asked}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_be_reached_is_left_out_for_a_growing_time() {
+    // It closes what it takes.
+    let dead = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = dead.local_addr().unwrap().to_string();
+    let tried = Arc::new(AtomicUsize::new(0));
+    let count = tried.clone();
+    tokio::spawn(async move {
+        while dead.accept().await.is_ok() {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let peer = Peer::start(Manner::Honest).await;
+    let mut options = peer.options(Duration::from_secs(5));
+    options.addresses.push(address);
+    let client = Client::connect(options).await.unwrap();
+    let until = Instant::now() + Duration::from_secs(1);
+    let mut calls = 0;
+    while Instant::now() < until {
+        let begun = Instant::now();
+        assert_eq!(client.admin("{}").await.as_deref(), Ok("{}"));
+        assert!(begun.elapsed() < Duration::from_millis(500));
+        calls += 1;
+    }
+    // At once, and after 50, 150, 350 and 750 ms.
+    let tried = tried.load(Ordering::SeqCst);
+    assert!(calls > 50 && (1..=6).contains(&tried), "{tried} of {calls}");
+}
+
+#[tokio::test]
+async fn a_lost_majority_is_told_at_the_deadline() {
+    let dead = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nobody = dead.local_addr().unwrap().to_string();
+    drop(dead);
+    let peer = Peer::start(Manner::NoQuorum).await;
+    let mut options = peer.options(Duration::from_millis(600));
+    options.addresses.push(nobody);
+    let client = Client::connect(options).await.unwrap();
+    let begun = Instant::now();
+    let (put, get) = tokio::join!(client.put("k", "v"), client.get("k"));
+    let took = begun.elapsed();
+    for error in [put.unwrap_err(), get.unwrap_err()] {
+        assert_eq!(error.code, ErrorCode::NoQuorum, "{error}");
+        assert_eq!(error.fate, Fate::NotApplied, "{error}");
+    }
+    assert!((400..700).contains(&took.as_millis()), "{took:?}");
+    assert!(peer.requests() > 4, "{}", peer.requests());
+}
+
+#[tokio::test]
+async fn an_order_is_not_given_twice() {
+    let peer = Peer::start(Manner::ClosesOnce).await;
+    let client = Client::connect(peer.options(Duration::from_secs(5)))
+        .await
+        .unwrap();
+    let error = client.admin_order("{}").await.unwrap_err();
+    assert_eq!((error.fate, peer.requests()), (Fate::Unknown, 1), "{error}");
+    assert_eq!(client.admin("{}").await.as_deref(), Ok("{}"));
 }
 
 #[tokio::test]

@@ -27,6 +27,9 @@ pub enum Error {
     /// This replica does not lead its range now.
     #[error("this replica does not lead the range")]
     NotLeader(Option<Box<Route>>),
+    /// No majority of the range's replicas has been reached for a while.
+    #[error("no quorum: no majority of the range's replicas can be reached")]
+    NoQuorum(Fate),
     /// The leader's lease has run out for the moment: the read must be confirmed by others.
     #[error("the leader's lease has run out")]
     LeaseExpired,
@@ -77,6 +80,7 @@ impl Error {
     pub fn fate(&self) -> Fate {
         match self {
             Error::Unknown(_) | Error::SessionExpired => Fate::Unknown,
+            Error::NoQuorum(fate) => *fate,
             Error::Invalid(_)
             | Error::Moved(_)
             | Error::SeveralRanges

@@ -95,6 +95,8 @@ codes! {
     Internal = 50 "internal",
     /// Never sent: what a client says when no server could be reached.
     Unreachable = 60 "unreachable",
+    /// No majority of the range's replicas can be reached, since more than a second.
+    NoQuorum = 61 "no_quorum",
 }
 
 impl std::fmt::Display for ErrorCode {

@@ -56,6 +56,7 @@
 //! | 7 | `Scan` | | 0x8005 | `Rows` |
 //! | 8 | `Directory` | | 0x8006 | `Routes` |
 //! | 9 | `Status` | | 0x8007 | `NodeState` |
+//! | 10 | `Admin` | | 0x8008 | `AdminDone` |
 //! | | any | | 0x80ff | `Error` |
 //!
 //! # Meaning
@@ -82,6 +83,13 @@
 //!
 //! **Scans** cover `[start, end)`, are a snapshot within one range, and go on with the continuation
 //! of the reply before. At a range's border a new snapshot begins.
+//!
+//! **Admin** requests show the cluster and steer it, at any node. A command is a JSON object of at
+//! most 16 KiB, `{"command":"nodes"}`; there are `nodes`, `ranges`, `status`, `config_get` (`name`,
+//! or all), `config_set` (`name`, `value`), `config_history`, `transfer_leader` (`range`, `to` a
+//! node, or to any) and `move_replica` (`range`, `from` and `to_node` nodes, `to_shard`). An order
+//! that may have been taken when the leader of the system range was lost has an unknown fate; each
+//! may be given again.
 //!
 //! # Example
 //!

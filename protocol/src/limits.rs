@@ -16,10 +16,15 @@ pub const IN_FLIGHT_MAX: usize = 1024;
 pub const SCAN_ROWS_MAX: usize = 10_000;
 /// Keys and values of one scan reply together.
 pub const SCAN_BYTES_MAX: usize = 4 << 20;
+/// The command of an admin request.
+pub const ADMIN_COMMAND_LEN_MAX: usize = 16 << 10;
+/// What an admin request gives.
+pub const ADMIN_JSON_LEN_MAX: usize = 7 << 20;
 
 const _: () = {
     assert!(KEY_LEN_MAX + VALUE_LEN_MAX <= BATCH_LEN_MAX);
     // A write of the most and smallest operations, with the tables around them.
     assert!(BATCH_LEN_MAX + BATCH_OPS_MAX * 64 < FRAME_LEN_MAX);
+    assert!(ADMIN_JSON_LEN_MAX + 1024 < FRAME_LEN_MAX);
     assert!(SCAN_BYTES_MAX + VALUE_LEN_MAX + SCAN_ROWS_MAX * 64 < FRAME_LEN_MAX);
 };

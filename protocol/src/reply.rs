@@ -22,6 +22,8 @@ pub mod kind {
     pub const ROUTES: u16 = 0x8006;
     /// See [`super::Reply::Node`].
     pub const NODE: u16 = 0x8007;
+    /// See [`super::Reply::Admin`].
+    pub const ADMIN: u16 = 0x8008;
     /// See [`super::Reply::Error`].
     pub const ERROR: u16 = 0x80ff;
 }
@@ -150,6 +152,8 @@ pub enum Reply<'a> {
     Routes(Vec<Route>),
     /// To a question for the state.
     Node(Box<NodeState>),
+    /// To an admin request: JSON.
+    Admin { json: &'a str },
     /// To anything.
     Error(Box<ErrorReply>),
 }
@@ -282,6 +286,10 @@ impl<'a> Reply<'a> {
                 let t = flatbuffers::root::<wire::NodeState<'a>>(table)?;
                 (Reply::Node(Box::new(node_state(&t))), t.now())
             }
+            kind::ADMIN => {
+                let t = flatbuffers::root::<wire::AdminDone<'a>>(table)?;
+                (Reply::Admin { json: t.json() }, t.now())
+            }
             kind::ERROR => {
                 let t = flatbuffers::root::<wire::Error<'a>>(table)?;
                 let error = ErrorReply {
@@ -307,6 +315,7 @@ impl<'a> Reply<'a> {
             Reply::Rows { .. } => kind::ROWS,
             Reply::Routes(_) => kind::ROUTES,
             Reply::Node(_) => kind::NODE,
+            Reply::Admin { .. } => kind::ADMIN,
             Reply::Error(_) => kind::ERROR,
         }
     }
@@ -397,6 +406,11 @@ impl<'a> Reply<'a> {
                 b.finish_minimal(root);
             }
             Reply::Node(node) => build_node(b, node, now),
+            Reply::Admin { json } => {
+                let json = Some(b.create_string(json));
+                let root = wire::AdminDone::create(b, &wire::AdminDoneArgs { json, now });
+                b.finish_minimal(root);
+            }
             Reply::Error(error) => build_error(b, error, now),
         }
     }

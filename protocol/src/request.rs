@@ -25,6 +25,8 @@ pub mod kind {
     pub const DIRECTORY: u16 = 8;
     /// See [`super::RequestBody::Status`].
     pub const STATUS: u16 = 9;
+    /// See [`super::RequestBody::Admin`].
+    pub const ADMIN: u16 = 10;
 }
 
 /// The name of a write.
@@ -115,6 +117,8 @@ pub enum RequestBody<'a> {
     Directory,
     /// Asks for the node's state.
     Status,
+    /// Shows or steers the cluster: a command in JSON.
+    Admin { command: &'a str },
 }
 
 /// A request.
@@ -275,6 +279,19 @@ impl<'a> Request<'a> {
                     token: t.token(),
                 }
             }
+            kind::ADMIN => {
+                let t = flatbuffers::root::<wire::Admin<'a>>(table)?;
+                let command = t.command();
+                if command.len() > crate::limits::ADMIN_COMMAND_LEN_MAX {
+                    return Err(BadRequest::BadField("command"));
+                }
+                Request {
+                    body: RequestBody::Admin { command },
+                    target: None,
+                    deadline_ms: t.deadline_ms(),
+                    token: t.token(),
+                }
+            }
             other => return Err(BadRequest::UnknownKind(other)),
         })
     }
@@ -291,6 +308,7 @@ impl<'a> Request<'a> {
             RequestBody::Scan { .. } => kind::SCAN,
             RequestBody::Directory => kind::DIRECTORY,
             RequestBody::Status => kind::STATUS,
+            RequestBody::Admin { .. } => kind::ADMIN,
         }
     }
 
@@ -416,6 +434,15 @@ impl<'a> Request<'a> {
             }
             RequestBody::Status => {
                 let root = wire::Status::create(b, &wire::StatusArgs { token });
+                b.finish_minimal(root);
+            }
+            RequestBody::Admin { command } => {
+                let args = wire::AdminArgs {
+                    command: Some(b.create_string(command)),
+                    deadline_ms,
+                    token,
+                };
+                let root = wire::Admin::create(b, &args);
                 b.finish_minimal(root);
             }
         }

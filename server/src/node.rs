@@ -26,6 +26,7 @@ use rangedb_engine::types::{
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::admin::api::Api;
 use crate::admin::{self, Pages, Phase};
 use crate::config::{Config, ShardMemory};
 use crate::env::data_dir::{BadFolder, Birth, DataDir, FOUNDER};
@@ -305,6 +306,7 @@ fn start(
         shards: reports,
         beats,
         cluster: folder.identity.cluster.clone(),
+        api: Api::new(port.address),
     });
     let shards = Shards {
         orders,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use rangedb_client::{Client, ClientOptions};
 use rangedb_tests::process::{Home, Node, cli, command, free_port, wait};
 
 const SECRET: &str = "a secret of the test";
@@ -62,6 +63,25 @@ fn first_write(addresses: &str, key: &str) -> Duration {
         let complaint = String::from_utf8_lossy(&put.stderr).into_owned();
         assert!(begun.elapsed() < Duration::from_secs(30), "{complaint}");
     }
+}
+
+/// The last entry that each replica of a node has applied, by range.
+fn applied(home: &Home) -> Vec<u64> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let options = ClientOptions {
+        addresses: vec![home.listen.clone()],
+        ..ClientOptions::default()
+    };
+    let ranges = runtime.block_on(async { Client::connect(options).await?.ranges().await });
+    let ranges = ranges.expect("it answers").into_iter();
+    let mut all: Vec<(u64, u64)> = ranges
+        .map(|range| (range.route.range, range.applied))
+        .collect();
+    all.sort_unstable();
+    all.into_iter().map(|(_, applied)| applied).collect()
 }
 
 fn check(addresses: &str, seconds: u64) -> Child {
@@ -251,22 +271,6 @@ fn a_node_that_was_away_for_long_catches_up_by_a_snapshot() {
     assert!(wait(&mut load).success());
     nodes[2] = Some(homes[2].start());
     let begun = Instant::now();
-    let applied = |home: &Home| -> Vec<u64> {
-        let text = home.cli(&["range", "ls", "--format", "json"]).stdout;
-        let value: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
-        let ranges = value["ranges"].as_array().expect("ranges").clone();
-        let mut all: Vec<(u64, u64)> = ranges
-            .iter()
-            .map(|r| {
-                (
-                    r["id"].as_u64().expect("id"),
-                    r["applied"].as_u64().expect("applied"),
-                )
-            })
-            .collect();
-        all.sort_unstable();
-        all.into_iter().map(|(_, applied)| applied).collect()
-    };
     while applied(&homes[2]) != applied(&homes[0]) {
         assert!(
             begun.elapsed() < Duration::from_secs(60),

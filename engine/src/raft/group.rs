@@ -42,8 +42,6 @@ type Raft<E> = openraft::Raft<TypeConfig<E>, StateMachine<E>>;
 
 /// A part of a snapshot may take so long.
 const SNAPSHOT_PART_TIMEOUT_MS: u64 = 10_000;
-/// For a replica that answers and is behind, so many times more entries are kept.
-const LAGGARD_KEPT: u64 = 16;
 /// How far apart two clocks may run over one lease, and then some: a leader's lease ends earlier
 /// by this, and a restarted replica's silence lasts longer by it.
 const DRIFT_MARGIN: Duration = Duration::from_millis(LEASE_MS / 7);
@@ -55,8 +53,8 @@ pub struct RaftGroup<E: Env> {
 
 /// See [`RaftGroup`].
 pub struct Group<E: Env> {
-    range: RangeId,
-    replica: ReplicaId,
+    pub(super) range: RangeId,
+    pub(super) replica: ReplicaId,
     pub(super) raft: Raft<E>,
     /// What it is in its group, as of openraft's last word.
     role: Cell<Role>,
@@ -68,7 +66,7 @@ pub struct Group<E: Env> {
     silent: Cell<bool>,
     pulse: Pulse<E>,
     /// Entries that are durable in the tree and yet kept for replicas that are behind.
-    entries_kept: u64,
+    pub(super) entries_kept: u64,
     /// Whether a change of its members is being made here.
     pub(super) changing: Cell<bool>,
     /// Whether it is on its way out: it neither answers nor campaigns.
@@ -276,8 +274,12 @@ impl<E: Env> Group<E> {
             Role::Leader => {
                 let applied = replica.with_state(|state| state.applied.map_or(0, |id| id.index));
                 let quiet = self.pulse.is_quiet(tick.now, applied) && replica.proposer.is_idle();
-                if self.pulse.heartbeat_is_due(tick.now) && !(quiet && self.may_sleep(tick)) {
-                    self.told(self.raft.trigger().heartbeat().await)?;
+                if self.pulse.heartbeat_is_due(tick.now) {
+                    if quiet && self.may_sleep(tick) {
+                        self.pulse.asks_nobody(tick.now);
+                    } else {
+                        self.told(self.raft.trigger().heartbeat().await)?;
+                    }
                 }
             }
             Role::Voter if !self.silent.get() => {
@@ -297,6 +299,23 @@ impl<E: Env> Group<E> {
     /// Whether another was asked to lead in this term.
     fn has_handed_over(&self) -> bool {
         self.handed_over.get() == self.term()
+    }
+
+    /// Whether no majority of the range has been reached for a while, as far as this replica can
+    /// tell. Asked at every tick.
+    pub fn lacks_quorum(&self, now: Now<E>) -> bool {
+        if self.role.get() != Role::Leader {
+            self.pulse.asks_nobody(now);
+        }
+        match self.role.get() {
+            Role::Leader if self.alone.get() => false,
+            Role::Leader => {
+                let acknowledged = self.metrics.borrow_watched().last_quorum_acked;
+                self.pulse.is_left(now, acknowledged.map(|at| *at))
+            }
+            Role::Voter => self.pulse.is_without_leader(now),
+            Role::Learner => false,
+        }
     }
 
     /// Whether there are other replicas, with or without a vote.
@@ -439,7 +458,7 @@ impl<E: Env> Group<E> {
     }
 
     /// What openraft was told is lost on a replica that is on its way out.
-    fn told(&self, told: Result<(), impl std::fmt::Display>) -> Result<(), Fatal> {
+    pub(super) fn told(&self, told: Result<(), impl std::fmt::Display>) -> Result<(), Fatal> {
         match told {
             Err(_) if self.retired.get() => Ok(()),
             told => told.map_err(|e| self.failed(e)),
@@ -493,49 +512,6 @@ impl<E: Env> Group<E> {
             Ok(response) => Answer::Installed(convert::vote::<E>(&response.vote)),
             Err(_) => Answer::Refused,
         }
-    }
-
-    /// Tells openraft how far the tree is durable: up to there the log may be purged.
-    ///
-    /// # Errors
-    /// The group has stopped.
-    pub async fn note_durable(&self) -> Result<(), Fatal> {
-        self.told(self.raft.trigger().snapshot().await)
-    }
-
-    /// Has the log purged as far as the tree is durable, but for a tail that a replica behind can
-    /// catch up by: some entries always, and as many times [`LAGGARD_KEPT`] for a replica that
-    /// answers. With `is_full` nobody is waited for.
-    ///
-    /// # Errors
-    /// The group has stopped.
-    pub async fn purge(
-        &self,
-        is_there: impl Fn(ReplicaId) -> bool,
-        is_full: bool,
-    ) -> Result<(), Fatal> {
-        let up_to = {
-            let metrics = self.metrics.borrow_watched();
-            let Some(durable) = metrics.snapshot.as_ref().map(|id| id.index) else {
-                return Ok(());
-            };
-            let kept = match metrics.membership_config.nodes().count() {
-                0 | 1 => 0,
-                _ if is_full => 0,
-                _ => self.entries_kept,
-            };
-            let up_to = durable.saturating_sub(kept);
-            let followers = metrics.replication.iter().flatten();
-            let behind = followers.filter(|(id, _)| **id != self.replica && is_there(**id));
-            let slowest = behind.map(|(_, matched)| matched.as_ref().map_or(0, |id| id.index));
-            let waited_for = slowest.min().unwrap_or(up_to);
-            let up_to = up_to.min(waited_for.max(durable.saturating_sub(kept * LAGGARD_KEPT)));
-            let purged = metrics.purged.as_ref().map_or(0, |id| id.index);
-            (up_to > purged).then_some(up_to)
-        };
-        let Some(up_to) = up_to else { return Ok(()) };
-        tracing::debug!(range = %self.range, replica = %self.replica, up_to, "purges");
-        self.told(self.raft.trigger().purge_log(up_to).await)
     }
 
     /// Stops the group's tasks.

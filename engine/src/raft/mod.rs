@@ -18,6 +18,7 @@ mod membership;
 mod message;
 mod network;
 mod pulse;
+mod purge;
 mod state_machine;
 mod type_config;
 

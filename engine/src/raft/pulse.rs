@@ -21,6 +21,8 @@ pub const TICK: Duration = Duration::from_millis(25);
 pub const HEARTBEAT: Duration = Duration::from_millis(100);
 /// A group in which nothing has happened for so long may sleep.
 const SLEEP_AFTER: Duration = Duration::from_secs(1);
+/// A range in which no majority was reached for so long has no quorum.
+const NO_QUORUM_AFTER: Duration = Duration::from_secs(1);
 /// A campaign that came to nothing is repeated after this, and a random part.
 const CAMPAIGN_AGAIN: Duration = Duration::from_millis(LEASE_MS / 4);
 /// The random part is less than this.
@@ -40,6 +42,8 @@ pub(super) struct Pulse<E: Env> {
     heartbeat_at: Cell<Now<E>>,
     /// When something last happened, and the last entry applied by then.
     worked: Cell<(Now<E>, u64)>,
+    /// Since when the leader asks the others for a sign: before that it slept, or did not lead.
+    asks_since: Cell<Now<E>>,
 }
 
 impl<E: Env> Pulse<E> {
@@ -53,6 +57,7 @@ impl<E: Env> Pulse<E> {
             campaign_from: Cell::new(None),
             heartbeat_at: Cell::new(now),
             worked: Cell::new((now, 0)),
+            asks_since: Cell::new(now),
         }
     }
 
@@ -66,6 +71,26 @@ impl<E: Env> Pulse<E> {
     /// Whether a leader was heard of within a lease.
     pub fn has_heard(&self, now: Now<E>) -> bool {
         now < self.heard.get().0 + Duration::from_millis(LEASE_MS)
+    }
+
+    /// The leader asks nobody for a sign, or this replica does not lead.
+    pub fn asks_nobody(&self, now: Now<E>) {
+        self.asks_since.set(now);
+    }
+
+    /// Whether a leader whose followers last answered at `acknowledged` has lost them.
+    pub fn is_left(&self, now: Now<E>, acknowledged: Option<Now<E>>) -> bool {
+        let since = self.asks_since.get();
+        let answered = acknowledged.map_or(since, |at| at.max(since));
+        now > answered + NO_QUORUM_AFTER
+    }
+
+    /// Whether a follower has heard of no leader for so long that there is none. The time in which
+    /// this process did not run is not counted.
+    pub fn is_without_leader(&self, now: Now<E>) -> bool {
+        let (heard, stalled_then) = self.heard.get();
+        let stalled = self.stalled.get().saturating_sub(stalled_then);
+        now > heard + stalled + NO_QUORUM_AFTER
     }
 
     /// Something happens: the group is awake.

@@ -1,5 +1,8 @@
 //! What a leader does with writes before Raft: queue, gather, give timestamps, propose.
 //!
+//! While no majority is reached, what waits and what is in flight is told so at its deadline
+//! ([`Proposer::give_up`]); what becomes of an entry in flight is then not known.
+//!
 //! Up to [`ENTRIES_IN_FLIGHT_MAX`] entries are in flight; whatever arrives meanwhile waits and goes
 //! into the next one, because an entry costs Raft the same whether it holds one command or four
 //! thousand. Proposals are answered straight from apply, through their [`WriteSink`].
@@ -13,7 +16,7 @@ use std::time::Duration;
 use openraft::errors::{ClientWriteError, ForwardReason};
 
 use crate::env::{AsyncRuntime, Env, Instant, Now};
-use crate::error::{Error, Fatal};
+use crate::error::{Error, Fatal, Fate};
 use crate::limits::{
     ENTRIES_IN_FLIGHT_MAX, ENTRY_COMMANDS_MAX, ENTRY_LEN_MAX, PROPOSAL_BYTES_WAITING_MAX,
     PROPOSALS_WAITING_MAX,
@@ -29,6 +32,8 @@ use crate::types::{Epoch, Timestamp};
 const RETRY_WHEN_FULL_MS: u32 = 10;
 /// How long a proposer waits when openraft's lease has run out for the moment.
 const LEASE_RETRY: Duration = Duration::from_millis(10);
+/// What is given up is told so early that the answer comes before the caller stops listening.
+const GIVE_UP_AHEAD: Duration = Duration::from_millis(100);
 /// Pause before each entry when the tree is as far behind as it may be; less when it is less.
 const THROTTLE_MAX: Duration = Duration::from_millis(20);
 
@@ -81,11 +86,19 @@ impl ProposalKind {
     }
 }
 
+/// An entry on its way, with the proposals that are not answered yet in the places of their
+/// commands.
+struct Flight<E: Env> {
+    number: u64,
+    proposals: Vec<Option<Proposal<E>>>,
+}
+
 /// The queue of one range's leader.
 pub struct Proposer<E: Env> {
     waiting: RefCell<VecDeque<Proposal<E>>>,
     bytes_waiting: Cell<usize>,
-    in_flight: Cell<usize>,
+    in_flight: RefCell<Vec<Flight<E>>>,
+    departed: Cell<u64>,
     paused: Cell<bool>,
     closed: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -97,7 +110,8 @@ impl<E: Env> Proposer<E> {
         Proposer {
             waiting: RefCell::new(VecDeque::new()),
             bytes_waiting: Cell::new(0),
-            in_flight: Cell::new(0),
+            in_flight: RefCell::new(Vec::with_capacity(ENTRIES_IN_FLIGHT_MAX)),
+            departed: Cell::new(0),
             paused: Cell::new(false),
             closed: Cell::new(false),
             waker: RefCell::new(None),
@@ -111,12 +125,12 @@ impl<E: Env> Proposer<E> {
 
     /// Entries in flight.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.get()
+        self.in_flight.borrow().len()
     }
 
     /// Whether nothing waits and nothing is in flight.
     pub fn is_idle(&self) -> bool {
-        self.in_flight.get() == 0 && self.waiting.borrow().is_empty()
+        self.in_flight() == 0 && self.waiting.borrow().is_empty()
     }
 
     /// Queues a proposal. One that finds no room is answered at once: [`Error::Overloaded`],
@@ -169,7 +183,7 @@ impl<E: Env> Proposer<E> {
 
     fn may_propose(&self) -> bool {
         !self.paused.get()
-            && self.in_flight.get() < ENTRIES_IN_FLIGHT_MAX
+            && self.in_flight() < ENTRIES_IN_FLIGHT_MAX
             && !self.waiting.borrow().is_empty()
     }
 
@@ -225,9 +239,58 @@ impl<E: Env> Proposer<E> {
         gathered
     }
 
-    fn give_back(&self, proposals: Vec<Proposal<E>>) {
+    /// An entry departs; gives its number.
+    fn depart(&self, proposals: Vec<Proposal<E>>) -> u64 {
+        let number = self.departed.get();
+        self.departed.set(number + 1);
+        let proposals = proposals.into_iter().map(Some).collect();
+        self.in_flight
+            .borrow_mut()
+            .push(Flight { number, proposals });
+        number
+    }
+
+    /// An entry has arrived: its proposals, but for those that were given up.
+    fn arrive(&self, number: u64) -> Vec<Option<Proposal<E>>> {
+        let mut in_flight = self.in_flight.borrow_mut();
+        let at = in_flight.iter().position(|flight| flight.number == number);
+        at.map(|at| in_flight.swap_remove(at).proposals)
+            .unwrap_or_default()
+    }
+
+    /// No majority is reached: answers what is at its deadline.
+    pub fn give_up(&self, now: Now<E>) {
+        let by = now + GIVE_UP_AHEAD;
+        let is_due = |proposal: &Proposal<E>| proposal.deadline.is_some_and(|at| at <= by);
+        let mut given_up = Vec::new();
         let mut waiting = self.waiting.borrow_mut();
-        for proposal in proposals.into_iter().rev() {
+        if waiting.iter().any(is_due) {
+            for proposal in std::mem::take(&mut *waiting) {
+                if is_due(&proposal) {
+                    let left = self.bytes_waiting.get() - proposal.kind.len_max();
+                    self.bytes_waiting.set(left);
+                    given_up.push((proposal, Fate::NotApplied));
+                } else {
+                    waiting.push_back(proposal);
+                }
+            }
+        }
+        drop(waiting);
+        for flight in self.in_flight.borrow_mut().iter_mut() {
+            for place in &mut flight.proposals {
+                let due = place.take_if(|proposal| is_due(proposal));
+                given_up.extend(due.map(|proposal| (proposal, Fate::Unknown)));
+            }
+        }
+        for (proposal, fate) in given_up {
+            let result = Err(Error::NoQuorum(fate));
+            proposal.sink.complete(proposal.token, result);
+        }
+    }
+
+    fn give_back(&self, proposals: impl DoubleEndedIterator<Item = Proposal<E>>) {
+        let mut waiting = self.waiting.borrow_mut();
+        for proposal in proposals.rev() {
             self.bytes_waiting
                 .set(self.bytes_waiting.get() + proposal.kind.len_max());
             waiting.push_front(proposal);
@@ -265,9 +328,9 @@ pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<
             continue;
         }
         let bytes = encode(&replica, &proposals)?;
-        proposer.in_flight.set(proposer.in_flight.get() + 1);
+        let number = proposer.depart(proposals);
         let owner = replica.clone();
-        raft.propose(bytes, move |result| finished(&owner, proposals, result))
+        raft.propose(bytes, move |result| finished(&owner, number, result))
             .await?;
     }
     Ok(())
@@ -293,18 +356,14 @@ fn encode<E: Env>(replica: &Replica<E>, proposals: &[Proposal<E>]) -> Result<byt
 }
 
 /// Answers the proposals of one entry. Called by openraft when the entry was applied or refused.
-fn finished<E: Env>(
-    replica: &Rc<Replica<E>>,
-    proposals: Vec<Proposal<E>>,
-    result: ProposalResult<E>,
-) {
+fn finished<E: Env>(replica: &Rc<Replica<E>>, number: u64, result: ProposalResult<E>) {
     let proposer = &replica.proposer;
-    proposer.in_flight.set(proposer.in_flight.get() - 1);
+    let proposals = proposer.arrive(number);
     match result {
         Ok(response) => answer(replica, proposals, response.data.0),
         Err(ClientWriteError::ForwardToLeader(forward)) => {
             if forward.reason == ForwardReason::LeaseExpired {
-                proposer.give_back(proposals);
+                proposer.give_back(proposals.into_iter().flatten());
                 pause(replica.clone());
             } else {
                 let error = Error::NotLeader(Some(Box::new(replica.route())));
@@ -319,13 +378,17 @@ fn finished<E: Env>(
     proposer.wake();
 }
 
-fn complete_all<E: Env>(proposals: Vec<Proposal<E>>, error: &Error) {
-    for proposal in proposals {
+fn complete_all<E: Env>(proposals: Vec<Option<Proposal<E>>>, error: &Error) {
+    for proposal in proposals.into_iter().flatten() {
         proposal.sink.complete(proposal.token, Err(error.clone()));
     }
 }
 
-fn answer<E: Env>(replica: &Replica<E>, proposals: Vec<Proposal<E>>, applied: Vec<Applied>) {
+fn answer<E: Env>(
+    replica: &Replica<E>,
+    proposals: Vec<Option<Proposal<E>>>,
+    applied: Vec<Applied>,
+) {
     assert_eq!(
         proposals.len(),
         applied.len(),
@@ -333,6 +396,8 @@ fn answer<E: Env>(replica: &Replica<E>, proposals: Vec<Proposal<E>>, applied: Ve
     );
     let mut again = Vec::new();
     for (proposal, applied) in proposals.into_iter().zip(applied) {
+        // Of one that was given up nobody waits for the result any more.
+        let Some(proposal) = proposal else { continue };
         match applied {
             Applied::Again => again.push(proposal),
             Applied::Outcome(outcome) => {
@@ -342,7 +407,7 @@ fn answer<E: Env>(replica: &Replica<E>, proposals: Vec<Proposal<E>>, applied: Ve
             }
         }
     }
-    replica.proposer.give_back(again);
+    replica.proposer.give_back(again.into_iter());
 }
 
 fn as_result<E: Env>(replica: &Replica<E>, outcome: Outcome) -> Result<Outcome, Error> {

@@ -10,8 +10,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use crate::env::{Clock, Env};
-use crate::error::{Error, Fatal};
+use crate::env::{Clock, Env, Now};
+use crate::error::{Error, Fatal, Fate};
 use crate::hlc::Hlc;
 use crate::lsm::LsmError;
 use crate::raft;
@@ -85,6 +85,8 @@ pub struct Replica<E: Env> {
     leading: Cell<Option<Leading>>,
     /// Who leads, as far as openraft knows.
     leader: Cell<Option<ReplicaId>>,
+    /// Whether no majority of the range has been reached for a while.
+    lacks_quorum: Cell<bool>,
     waiting_to_lead: RefCell<Vec<Waker>>,
     /// No write gets a timestamp at or below this: a read was served there.
     floor: Cell<Timestamp>,
@@ -115,6 +117,7 @@ impl<E: Env> Replica<E> {
             term_before: parts.term_before,
             leading: Cell::new(None),
             leader: Cell::new(None),
+            lacks_quorum: Cell::new(false),
             waiting_to_lead: RefCell::default(),
             floor: Cell::new(Timestamp::ZERO),
             changed: Cell::new(false),
@@ -216,9 +219,32 @@ impl<E: Env> Replica<E> {
             return Err(Error::Moved(Some(Box::new(self.route()))));
         }
         if self.leading.get().is_none() {
-            return Err(Error::NotLeader(Some(Box::new(self.route()))));
+            return Err(self.not_leading());
         }
         Ok(())
+    }
+
+    fn not_leading(&self) -> Error {
+        if self.lacks_quorum.get() {
+            return Error::NoQuorum(Fate::NotApplied);
+        }
+        Error::NotLeader(Some(Box::new(self.route())))
+    }
+
+    /// Whether no majority of the range has been reached for a while.
+    pub fn lacks_quorum(&self) -> bool {
+        self.lacks_quorum.get()
+    }
+
+    /// The shard's driver says whether a majority is reached. While none is, what waits for it is
+    /// told so when its time is over.
+    pub(crate) fn take_quorum(&self, lacks: bool, now: Now<E>) {
+        if self.lacks_quorum.replace(lacks) != lacks {
+            tracing::debug!(range = %self.group.range, lacks, "quorum");
+        }
+        if lacks {
+            self.proposer.give_up(now);
+        }
     }
 
     /// Applies one entry of the log.

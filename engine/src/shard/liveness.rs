@@ -125,6 +125,7 @@ async fn tick<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) -> Result<(), Fatal> {
             random: &|| inner.clock.random_u64(),
         };
         raft.tick(&tick, &replica).await?;
+        replica.take_quorum(raft.lacks_quorum(now), now);
     }
     Ok(())
 }

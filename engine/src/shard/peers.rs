@@ -7,8 +7,9 @@ use bytes::Bytes;
 
 use super::{Running, Shard};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
-use crate::error::{Error, Fatal};
+use crate::error::{Error, Fatal, Fate};
 use crate::raft::{self, Answer, Message, Question};
+use crate::range::Route;
 use crate::range::replica::Replica;
 use crate::request::Target;
 use crate::types::{RangeId, ReplicaId};
@@ -17,6 +18,9 @@ use crate::types::{RangeId, ReplicaId};
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
 /// How often it is looked whether they do.
 const HAND_OVER_LOOK: Duration = Duration::from_millis(5);
+
+/// A read that was not confirmed is tried again after this.
+const CONFIRM_AGAIN: Duration = Duration::from_millis(25);
 
 impl<E: Env> Shard<E> {
     /// Answers a question of another replica. A replica that is not here is never made by this.
@@ -78,8 +82,8 @@ impl<E: Env> Shard<E> {
     /// before the call: what a leader does whose lease has run out.
     ///
     /// # Errors
-    /// [`Error::NotLeader`] if this replica does not lead or cannot reach a majority, and what
-    /// [`Shard::get`] gives.
+    /// [`Error::NotLeader`] if this replica does not lead, [`Error::NoQuorum`] if it reaches no
+    /// majority for a while, and what [`Shard::get`] gives.
     pub async fn confirm(&self, key: &[u8], target: Option<Target>) -> Result<(), Error> {
         super::check_key(key)?;
         self.confirm_at(key, target).await
@@ -88,13 +92,35 @@ impl<E: Env> Shard<E> {
     /// The same for the range that holds `key`, which may be the empty one: the first.
     pub(super) async fn confirm_at(&self, key: &[u8], target: Option<Target>) -> Result<(), Error> {
         let (replica, raft) = self.find_running(key)?;
-        replica.check(target)?;
-        if let Err(fatal) = raft.renew_lease().await {
-            return Err(self.lost(fatal));
+        loop {
+            replica.check(target)?;
+            if let Err(fatal) = raft.renew_lease().await {
+                return Err(self.lost(fatal));
+            }
+            if raft.has_lease() || raft.read_barrier().await {
+                return replica.check(target);
+            }
+            if replica.lacks_quorum() {
+                return Err(Error::NoQuorum(Fate::NotApplied));
+            }
+            E::Runtime::sleep(CONFIRM_AGAIN).await;
         }
-        if raft.has_lease() || raft.read_barrier().await {
-            return replica.check(target);
+    }
+
+    /// Where the range of a key that has a replica here is led, if that is elsewhere, known, and
+    /// not lost.
+    pub fn led_elsewhere(&self, key: &[u8]) -> Option<Route> {
+        let replica = self.find(key).ok()?;
+        if replica.leading().is_some() || replica.lacks_quorum() {
+            return None;
         }
-        Err(Error::NotLeader(Some(Box::new(replica.route()))))
+        let route = replica.route();
+        let leader = route.leader?;
+        (leader != self.inner.location).then_some(route)
+    }
+
+    /// Whether the range of a key has a replica here that reaches no majority.
+    pub fn lacks_quorum(&self, key: &[u8]) -> bool {
+        self.find(key).is_ok_and(|replica| replica.lacks_quorum())
     }
 }

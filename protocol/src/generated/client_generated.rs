@@ -3948,6 +3948,252 @@ impl ::core::fmt::Debug for NodeState<'_> {
       ds.finish()
   }
 }
+pub enum AdminOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Shows or steers the cluster. The command and what it gives are JSON.
+pub struct Admin<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Admin<'a> {
+  type Inner = Admin<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Admin<'a> {
+  pub const VT_COMMAND: ::flatbuffers::VOffsetT = 4;
+  pub const VT_DEADLINE_MS: ::flatbuffers::VOffsetT = 6;
+  pub const VT_TOKEN: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Admin { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args AdminArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Admin<'bldr>> {
+    let mut builder = AdminBuilder::new(_fbb);
+    builder.add_token(args.token);
+    builder.add_deadline_ms(args.deadline_ms);
+    if let Some(x) = args.command { builder.add_command(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn command(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Admin::VT_COMMAND, None).unwrap()}
+  }
+  #[inline]
+  pub fn deadline_ms(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Admin::VT_DEADLINE_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn token(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Admin::VT_TOKEN, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Admin<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("command", Self::VT_COMMAND, true)?
+     .visit_field::<u32>("deadline_ms", Self::VT_DEADLINE_MS, false)?
+     .visit_field::<u64>("token", Self::VT_TOKEN, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct AdminArgs<'a> {
+    pub command: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub deadline_ms: u32,
+    pub token: u64,
+}
+impl<'a> Default for AdminArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    AdminArgs {
+      command: None, // required field
+      deadline_ms: 0,
+      token: 0,
+    }
+  }
+}
+
+pub struct AdminBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AdminBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_command(&mut self, command: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Admin::VT_COMMAND, command);
+  }
+  #[inline]
+  pub fn add_deadline_ms(&mut self, deadline_ms: u32) {
+    self.fbb_.push_slot::<u32>(Admin::VT_DEADLINE_MS, deadline_ms, 0);
+  }
+  #[inline]
+  pub fn add_token(&mut self, token: u64) {
+    self.fbb_.push_slot::<u64>(Admin::VT_TOKEN, token, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AdminBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    AdminBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Admin<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Admin::VT_COMMAND,"command");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Admin<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Admin");
+      ds.field("command", &self.command());
+      ds.field("deadline_ms", &self.deadline_ms());
+      ds.field("token", &self.token());
+      ds.finish()
+  }
+}
+pub enum AdminDoneOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct AdminDone<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for AdminDone<'a> {
+  type Inner = AdminDone<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> AdminDone<'a> {
+  pub const VT_JSON: ::flatbuffers::VOffsetT = 4;
+  pub const VT_NOW: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    AdminDone { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args AdminDoneArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<AdminDone<'bldr>> {
+    let mut builder = AdminDoneBuilder::new(_fbb);
+    builder.add_now(args.now);
+    if let Some(x) = args.json { builder.add_json(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn json(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(AdminDone::VT_JSON, None).unwrap()}
+  }
+  #[inline]
+  pub fn now(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(AdminDone::VT_NOW, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for AdminDone<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("json", Self::VT_JSON, true)?
+     .visit_field::<u64>("now", Self::VT_NOW, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct AdminDoneArgs<'a> {
+    pub json: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub now: u64,
+}
+impl<'a> Default for AdminDoneArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    AdminDoneArgs {
+      json: None, // required field
+      now: 0,
+    }
+  }
+}
+
+pub struct AdminDoneBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AdminDoneBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_json(&mut self, json: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(AdminDone::VT_JSON, json);
+  }
+  #[inline]
+  pub fn add_now(&mut self, now: u64) {
+    self.fbb_.push_slot::<u64>(AdminDone::VT_NOW, now, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AdminDoneBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    AdminDoneBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<AdminDone<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, AdminDone::VT_JSON,"json");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for AdminDone<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("AdminDone");
+      ds.field("json", &self.json());
+      ds.field("now", &self.now());
+      ds.finish()
+  }
+}
 pub enum ErrorOffset {}
 #[derive(Copy, Clone, PartialEq)]
 

@@ -1,9 +1,13 @@
-//! Health and metrics over HTTP, on the node's control thread; the data path never waits for it.
+//! Health, metrics and the API over HTTP, on the node's control thread; the data path never waits
+//! for it.
 //!
 //! `/livez` says that the process runs, `/readyz` whether every range is recovered and nothing is
-//! being shut down, `/metrics` gives everything that is counted, for Prometheus. Requests have no
-//! bodies; what is slow or too many is turned away.
+//! being shut down, `/metrics` gives everything that is counted, for Prometheus; `/api/v1/` is in
+//! [`api`]. Bodies are bounded; what is slow or too many is turned away.
 
+pub mod api;
+mod body;
+mod failure;
 mod metrics;
 
 use std::convert::Infallible;
@@ -16,7 +20,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -24,6 +28,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use self::api::Api;
+use self::body::Text;
+use self::failure::Failure;
 use crate::env::watchdog::Beat;
 use crate::probe::ShardReport;
 
@@ -61,6 +68,8 @@ pub struct Node {
     pub beats: Vec<Arc<Beat>>,
     /// The cluster's id.
     pub cluster: String,
+    /// The way to the database.
+    pub api: Api,
 }
 
 impl Node {
@@ -140,13 +149,20 @@ impl Pages {
 }
 
 async fn answer(node: Arc<Node>, request: Request<Incoming>) -> Result<Response<Text>, Infallible> {
+    let phase = node.phase.load(Ordering::SeqCst);
+    if let Some(path) = request.uri().path().strip_prefix("/api/v1/") {
+        if phase != Phase::Ready as u8 {
+            return Ok(Failure::not_serving().response());
+        }
+        let path = path.to_owned();
+        return Ok(node.api.answer(&path, request).await);
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Ok(text(
             StatusCode::METHOD_NOT_ALLOWED,
             "only GET is served here\n",
         ));
     }
-    let phase = node.phase.load(Ordering::SeqCst);
     Ok(match request.uri().path() {
         "/livez" => text(StatusCode::OK, "ok\n"),
         "/readyz" if phase == Phase::Ready as u8 => text(StatusCode::OK, "ready\n"),
@@ -164,38 +180,19 @@ async fn answer(node: Arc<Node>, request: Request<Incoming>) -> Result<Response<
         }
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are /livez, /readyz and /metrics\n",
+            "there are /livez, /readyz, /metrics and /api/v1/\n",
         ),
     })
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Text> {
-    let mut response = Response::new(Text(Some(body.into())));
+    let mut response = Response::new(Text::new(body));
     *response.status_mut() = status;
     let plain = hyper::header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response
         .headers_mut()
         .insert(hyper::header::CONTENT_TYPE, plain);
     response
-}
-
-/// A body in one piece.
-struct Text(Option<Bytes>);
-
-impl Body for Text {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.as_ref().map_or(0, |bytes| bytes.len() as u64))
-    }
 }
 
 /// A tokio stream as hyper wants it.

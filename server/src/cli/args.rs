@@ -83,17 +83,40 @@ pub enum CliCommand {
     Scan(ScanArgs),
     /// Performs several puts and deletes at once, all or nothing, within one range.
     Write(WriteArgs),
-    /// Prints the state of the node.
+    /// Prints the health of the cluster and the state of the node.
     Status {
         /// Where the node is, and how to print.
         #[command(flatten)]
         connection: ConnectionArgs,
     },
-    /// Looks at ranges.
+    /// Looks at nodes.
+    Node {
+        /// What to do.
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
+    /// Looks at settings of the cluster, and sets them.
+    Config {
+        /// What to do.
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Looks at ranges, and moves them.
     Range {
         /// What to do.
         #[command(subcommand)]
         command: RangeCommand,
+    },
+}
+
+/// What to do about nodes.
+#[derive(Clone, Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Lists them.
+    Ls {
+        /// Where the node is, and how to print.
+        #[command(flatten)]
+        connection: ConnectionArgs,
     },
 }
 
@@ -102,6 +125,61 @@ pub enum CliCommand {
 pub enum RangeCommand {
     /// Lists them.
     Ls {
+        /// Where the node is, and how to print.
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Has another node lead a range.
+    TransferLeader {
+        /// The range's id.
+        range: u64,
+        /// The node that shall lead; any other by default.
+        #[arg(long, value_name = "NODE")]
+        to: Option<u64>,
+        /// Where the node is, and how to print.
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Has a range's replica moved from one node to another.
+    MoveReplica {
+        /// The range's id.
+        range: u64,
+        /// The node that shall hold it no more.
+        #[arg(long, value_name = "NODE")]
+        from: u64,
+        /// The node that shall hold it, and which of its shards; that with the fewest replicas by
+        /// default.
+        #[arg(long, value_name = "NODE[/SHARD]", value_parser = parse_place)]
+        to: (u64, Option<u16>),
+        /// Where the node is, and how to print.
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+}
+
+/// What to do about settings of the cluster.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Prints a setting, or all of them.
+    Get {
+        /// The setting.
+        name: Option<String>,
+        /// Where the node is, and how to print.
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Sets a setting.
+    Set {
+        /// The setting.
+        name: String,
+        /// Its value.
+        value: String,
+        /// Where the node is, and how to print.
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Prints all that was ever set, oldest first.
+    History {
         /// Where the node is, and how to print.
         #[command(flatten)]
         connection: ConnectionArgs,
@@ -212,15 +290,36 @@ impl CliCommand {
             | CliCommand::Delete { connection, .. }
             | CliCommand::Incr { connection, .. }
             | CliCommand::Status { connection }
-            | CliCommand::Range {
-                command: RangeCommand::Ls { connection },
+            | CliCommand::Node {
+                command: NodeCommand::Ls { connection },
             } => connection,
+            CliCommand::Range { command } => match command {
+                RangeCommand::Ls { connection }
+                | RangeCommand::TransferLeader { connection, .. }
+                | RangeCommand::MoveReplica { connection, .. } => connection,
+            },
+            CliCommand::Config { command } => match command {
+                ConfigCommand::Get { connection, .. }
+                | ConfigCommand::Set { connection, .. }
+                | ConfigCommand::History { connection } => connection,
+            },
             CliCommand::Put(args) => &args.connection,
             CliCommand::Cas(args) => &args.connection,
             CliCommand::Scan(args) => &args.connection,
             CliCommand::Write(args) => &args.connection,
         }
     }
+}
+
+/// A node's id, and perhaps a slash and a shard's number.
+fn parse_place(text: &str) -> Result<(u64, Option<u16>), String> {
+    let (node, shard) = match text.split_once('/') {
+        Some((node, shard)) => (node, Some(shard)),
+        None => (text, None),
+    };
+    let bad = |_| "use a node's id, or NODE/SHARD such as 2/0".to_owned();
+    let shard = shard.map(str::parse).transpose().map_err(bad)?;
+    Ok((node.parse().map_err(bad)?, shard))
 }
 
 /// A number with `ms`, `s` or `m`; without a unit it counts seconds.
@@ -248,6 +347,15 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn places_are_a_node_and_perhaps_a_shard() {
+        assert_eq!(parse_place("2"), Ok((2, None)));
+        assert_eq!(parse_place("2/1"), Ok((2, Some(1))));
+        for bad in ["", "/", "2/", "/1", "2/x", "2/1/0", "-1", "2/70000"] {
+            assert!(parse_place(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn durations_have_units() {

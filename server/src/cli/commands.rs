@@ -6,7 +6,8 @@ use std::io::{Read as _, Write};
 use rangedb_client::{CasOutcome, Client, Condition, Mutation, ScanOptions};
 use serde_json::{Map, Value, json};
 
-use super::args::{CasArgs, CliCommand, ConnectionArgs, Format, PutArgs, RangeCommand, WriteArgs};
+use super::args::{CasArgs, CliCommand, ConnectionArgs, Format, PutArgs, WriteArgs};
+use super::cluster::Show;
 use super::input::{self, Change};
 use super::output;
 use super::{Exit, Trouble};
@@ -49,7 +50,9 @@ pub(super) enum Request {
         changes: Vec<Change>,
     },
     Status,
-    RangeLs,
+    Show(Show),
+    /// An admin command.
+    Order(String),
 }
 
 /// The condition of a compare-and-swap.
@@ -85,9 +88,9 @@ pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
             changes: changes(args)?,
         },
         CliCommand::Status { .. } => Request::Status,
-        CliCommand::Range {
-            command: RangeCommand::Ls { .. },
-        } => Request::RangeLs,
+        CliCommand::Node { .. } | CliCommand::Range { .. } | CliCommand::Config { .. } => {
+            super::cluster::request(command)
+        }
     })
 }
 
@@ -206,7 +209,8 @@ pub(super) async fn perform(
             printer.version(out, version)
         }
         Request::Status => super::status::status(client, printer, out).await,
-        Request::RangeLs => super::status::ranges(client, printer, out).await,
+        Request::Show(show) => super::cluster::show(client, &show, printer, out).await,
+        Request::Order(command) => super::cluster::order(client, &command, printer, out).await,
     }
 }
 

@@ -1,5 +1,5 @@
 //! The command line that talks to a running node: `rangedb get|put|delete|cas|incr|scan|write`,
-//! `rangedb status`, `rangedb range ls`.
+//! `rangedb status`, `rangedb node`, `rangedb range`, `rangedb config`.
 //!
 //! A thin shell over the client library, run by the binary alone; nothing of the server is used
 //! here. One thread, one tokio runtime.
@@ -8,6 +8,7 @@
 //! unknown, 5 unreachable. Results go to standard output, complaints to standard error.
 
 mod args;
+mod cluster;
 mod commands;
 mod input;
 mod output;

@@ -1,22 +1,37 @@
-//! `rangedb status` and `rangedb range ls`.
+//! `rangedb status`: the health of the cluster, and the state of the node that was asked.
 
 use std::fmt::Write as _;
 use std::io::Write;
 
-use rangedb_client::{Client, RangeState};
-use serde_json::{Value, json};
+use rangedb_client::{Client, NodeState};
+use serde_json::{Map, Value, json};
 
+use super::cluster;
 use super::commands::Printer;
 use super::{Exit, Trouble};
 
-/// Prints the state of the node.
+/// Prints the health of the cluster and the state of the node. A cluster that cannot be asked is
+/// unavailable; the node is shown all the same.
 pub(super) async fn status(
     client: &Client,
     printer: Printer,
     out: &mut impl Write,
 ) -> Result<Exit, Trouble> {
     let node = client.status().await?;
-    let mut words = format!(
+    let of_cluster = cluster::ask(client, &json!({ "command": "status" })).await;
+    let mut words = match &of_cluster {
+        Ok(known) => format!(
+            "cluster {}: {} ranges, {} under-replicated, {} unavailable\n{}",
+            known["health"].as_str().unwrap_or_default(),
+            known["ranges"],
+            known["under_replicated"],
+            known["unavailable"],
+            cluster::nodes(known)
+        ),
+        Err(trouble) => format!("cluster unavailable: {}\n", trouble.message),
+    };
+    let _ = write!(
+        words,
         "health {}\nnode {} of cluster {}, version {}, up {} s\n",
         node.health,
         node.node,
@@ -40,8 +55,11 @@ pub(super) async fn status(
             if shard.disk_full { ", DISK FULL" } else { "" }
         );
     }
-    let led = |range: &RangeState| range.route.leader.is_some();
-    let ranges = node.shards.iter().flat_map(|shard| &shard.ranges);
+    printer.print(out, facts(&node, of_cluster), words.trim_end())
+}
+
+/// What is known of the cluster, and then of the node.
+fn facts(node: &NodeState, of_cluster: Result<Value, Trouble>) -> Value {
     let shards = node.shards.iter().map(|shard| {
         json!({
             "shard": shard.shard,
@@ -56,75 +74,22 @@ pub(super) async fn status(
             "log_bytes": shard.log_bytes,
         })
     });
-    let value = json!({
-        "health": node.health,
-        "node": node.node,
-        "cluster": node.cluster,
-        "version": node.release,
-        "uptime_ms": node.uptime_ms,
-        "unavailable": ranges.filter(|range| !led(range)).count(),
-        "shards": shards.collect::<Vec<Value>>(),
-    });
-    printer.print(out, value, words.trim_end())
-}
-
-/// Lists the ranges.
-pub(super) async fn ranges(
-    client: &Client,
-    printer: Printer,
-    out: &mut impl Write,
-) -> Result<Exit, Trouble> {
-    let mut ranges = client.ranges().await?;
-    ranges.sort_by(|a, b| (a.system, &a.route.start).cmp(&(b.system, &b.route.start)));
-    let mut words = String::from("id  epoch  leader  start  end  applied  waiting\n");
-    for range in &ranges {
-        let route = &range.route;
-        let leader = route
-            .leader
-            .map_or("-".to_owned(), |(node, shard)| format!("{node}/{shard}"));
-        let end = route.end.as_deref().map_or("(end)".to_owned(), show);
-        let start = if range.system {
-            "(system)".to_owned()
-        } else {
-            show(&route.start)
-        };
-        // Writing to a string cannot fail.
-        let _ = writeln!(
-            words,
-            "{}  {}.{}  {leader}  {start}  {end}  {}  {}",
-            route.range, route.version, route.conf, range.applied, range.waiting
-        );
-    }
-    let values = ranges.iter().map(|range| {
-        let route = &range.route;
-        json!({
-            "id": route.range,
-            "epoch": { "version": route.version, "conf": route.conf },
-            "system": range.system,
-            "start": hex(&route.start),
-            "end": route.end.as_deref().map(hex),
-            "leader_node": route.leader.map(|(node, _)| node),
-            "leader_shard": route.leader.map(|(_, shard)| shard),
-            "replicas": [range.replica],
-            "term": range.term,
-            "applied": range.applied,
-            "durable": range.durable,
-            "waiting": range.waiting,
-        })
-    });
-    let value = json!({ "ranges": values.collect::<Vec<Value>>() });
-    printer.print(out, value, words.trim_end())
-}
-
-/// A key for people: other bytes than printable ASCII as `\xNN`.
-fn show(key: &[u8]) -> String {
-    if key.is_empty() {
-        return "(begin)".to_owned();
-    }
-    key.escape_ascii().to_string()
-}
-
-/// A key for programs; borders may be any bytes.
-fn hex(key: &[u8]) -> String {
-    key.iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut facts = match of_cluster {
+        Ok(Value::Object(known)) => known,
+        Ok(_) => Map::new(),
+        Err(trouble) => {
+            let unknown = json!({ "health": "unavailable", "cluster_error": trouble.message });
+            unknown.as_object().cloned().unwrap_or_default()
+        }
+    };
+    let of_node = [
+        ("cluster", json!(node.cluster)),
+        ("node", json!(node.node)),
+        ("node_health", json!(node.health)),
+        ("version", json!(node.release)),
+        ("uptime_ms", json!(node.uptime_ms)),
+        ("shards", shards.collect()),
+    ];
+    facts.extend(of_node.map(|(name, fact)| (name.to_owned(), fact)));
+    Value::Object(facts)
 }

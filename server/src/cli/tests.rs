@@ -3,6 +3,7 @@
 use clap::Parser;
 use serde_json::{Map, Value};
 
+use super::cluster::Show;
 use super::commands::{Request, Wanted, prepare};
 use super::input::{self, Change};
 use super::{CliCommand, Exit, output};
@@ -86,7 +87,35 @@ fn documented_command_lines_are_understood() {
         request(&["status", "--format", "json"]),
         Ok(Request::Status)
     );
-    assert_eq!(request(&["range", "ls"]), Ok(Request::RangeLs));
+    assert_eq!(request(&["range", "ls"]), Ok(Request::Show(Show::Ranges)));
+    assert_eq!(request(&["node", "ls"]), Ok(Request::Show(Show::Nodes)));
+}
+
+#[test]
+fn the_cluster_is_steered_by_admin_commands() {
+    let order = |text: &str| Ok(Request::Order(text.to_owned()));
+    assert_eq!(
+        request(&["range", "transfer-leader", "7"]),
+        order(r#"{"command":"transfer_leader","range":7,"to":null}"#)
+    );
+    assert_eq!(
+        request(&["range", "move-replica", "7", "--from", "1", "--to", "3/2"]),
+        order(r#"{"command":"move_replica","from":1,"range":7,"to_node":3,"to_shard":2}"#)
+    );
+    assert_eq!(
+        request(&["config", "set", "dead-after", "1m"]),
+        order(r#"{"command":"config_set","name":"dead-after","value":"1m"}"#)
+    );
+    let setting = |name: Option<&str>| Ok(Request::Show(Show::Setting(name.map(str::to_owned))));
+    assert_eq!(request(&["config", "get"]), setting(None));
+    assert_eq!(
+        request(&["config", "get", "balance"]),
+        setting(Some("balance"))
+    );
+    assert_eq!(
+        request(&["config", "history", "--format", "json"]),
+        Ok(Request::Show(Show::History))
+    );
 }
 
 #[test]
@@ -100,6 +129,12 @@ fn senseless_command_lines_are_usage_errors() {
         &["cas", "k", "--if-absent", "--if-version", "1", "v"],
         &["cas", "k", "--if-absent", "v", "--delete"],
         &["scan", "--limit", "0"],
+        &["range", "transfer-leader"],
+        &["range", "transfer-leader", "x"],
+        &["range", "move-replica", "7", "--from", "1"],
+        &["range", "move-replica", "7", "--from", "1", "--to", "a"],
+        &["config", "set", "balance"],
+        &["node"],
         &["write"],
         &["write", "put", "k"],
         &["write", "set", "k", "v"],

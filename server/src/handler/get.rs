@@ -5,12 +5,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rangedb_engine::env::{AsyncRuntime, Instant};
-use rangedb_engine::error::Error;
+use rangedb_engine::error::{Error, Fate};
+use rangedb_engine::range::Route;
 
 use crate::env::{GlommioRuntime, Now};
 use crate::handler::refusal::Refusal;
 use crate::handler::{Call, Origin, elsewhere, reply};
 use crate::shard::context::Context;
+use crate::shard::router::Place;
 
 /// How long a majority may take, if the client does not say.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,9 +30,27 @@ pub(super) fn handle<O: Origin>(
     match answered {
         Ok(()) => Ok(()),
         // The shard is asked first: most keys are at home where they are asked for.
-        Err(Error::Moved(None)) => elsewhere(origin, call, context.place(key)),
+        Err(Error::Moved(None)) => elsewhere(context, origin, call, context.place(key)),
+        Err(Error::NotLeader(Some(route))) if origin.may_leave() => {
+            elsewhere_or(context, origin, call, *route)
+        }
         Err(Error::LeaseExpired) => confirm(context, origin, call, key),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Follows the leader, if it is known.
+fn elsewhere_or<O: Origin>(
+    context: &Rc<Context>,
+    origin: &Rc<O>,
+    call: &Call<'_>,
+    route: Route,
+) -> Result<(), Refusal> {
+    match route.leader {
+        Some(leader) if leader.node != context.node.id => {
+            elsewhere(context, origin, call, Place::Node(route))
+        }
+        _ => Err(Error::NotLeader(Some(Box::new(route))).into()),
     }
 }
 
@@ -50,7 +70,13 @@ fn confirm<O: Origin>(
     glommio::spawn_local(async move {
         let shard = &context.shard;
         let confirmed = GlommioRuntime::timeout_at(until, shard.confirm(&key, target)).await;
-        let confirmed = confirmed.unwrap_or(Err(Error::DeadlineExceeded));
+        let confirmed = confirmed.unwrap_or_else(|_| {
+            Err(if shard.lacks_quorum(&key) {
+                Error::NoQuorum(Fate::NotApplied)
+            } else {
+                Error::DeadlineExceeded
+            })
+        });
         let Some(asked) = origin.release(token) else {
             return;
         };

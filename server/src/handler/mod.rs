@@ -4,6 +4,7 @@
 //! Hot path: a get under a lease allocates nothing; a write allocates the one buffer that holds its keys and
 //! values, since its frame's place is read into again. Lives on a shard's thread.
 
+mod admin;
 mod compare_and_swap;
 mod delete;
 mod directory;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rangedb_engine::error::Error;
 use rangedb_engine::limits;
+use rangedb_engine::range::Route;
 use rangedb_engine::request::{self, SessionPair, Write};
 use rangedb_engine::shard::{WriteRequest, WriteSink};
 use rangedb_engine::types::{Blob, ClientId, Epoch, RangeId, ShardId, Timestamp};
@@ -31,6 +33,7 @@ use rangedb_protocol::{BadRequest, Request, RequestBody, Session};
 use crate::env::Now;
 use crate::handler::refusal::Refusal;
 use crate::handler::scan::LocalScan;
+use crate::peers::carry;
 use crate::shard::context::Context;
 use crate::shard::router::Place;
 
@@ -57,11 +60,12 @@ pub enum Operation {
     Scan,
     Directory,
     Status,
+    Admin,
 }
 
 impl Operation {
     /// All kinds, in order.
-    pub const ALL: [Operation; 9] = [
+    pub const ALL: [Operation; 10] = [
         Operation::Get,
         Operation::Put,
         Operation::Delete,
@@ -71,6 +75,7 @@ impl Operation {
         Operation::Scan,
         Operation::Directory,
         Operation::Status,
+        Operation::Admin,
     ];
 
     /// The kind's name in metrics.
@@ -85,6 +90,7 @@ impl Operation {
             Operation::Scan => "scan",
             Operation::Directory => "directory",
             Operation::Status => "status",
+            Operation::Admin => "admin",
         }
     }
 
@@ -99,13 +105,31 @@ impl Operation {
             RequestBody::Scan { .. } => Operation::Scan,
             RequestBody::Directory => Operation::Directory,
             RequestBody::Status => Operation::Status,
+            RequestBody::Admin { .. } => Operation::Admin,
+        }
+    }
+
+    /// Whether it changes keys.
+    pub fn is_write(self) -> bool {
+        match self {
+            Operation::Put
+            | Operation::Delete
+            | Operation::CompareAndSwap
+            | Operation::Increment
+            | Operation::Write => true,
+            Operation::Get
+            | Operation::Scan
+            | Operation::Directory
+            | Operation::Status
+            | Operation::Admin => false,
         }
     }
 
     /// How much its reply may hold, in units of the longest value.
     pub fn weight(self) -> usize {
         match self {
-            Operation::Scan => 4,
+            // A scan's rows, or the whole cluster.
+            Operation::Scan | Operation::Admin => 4,
             _ => 1,
         }
     }
@@ -138,6 +162,16 @@ pub struct Call<'a> {
 pub trait Origin: WriteSink + Sized + 'static {
     /// Whether it wants the route to a key that is elsewhere.
     fn is_smart(&self) -> bool;
+
+    /// Whether its request may be carried to another node: once, for a client that does not follow
+    /// routes.
+    fn may_leave(&self) -> bool;
+
+    /// Its request has left for another shard or node; the reply will take room.
+    fn departed(&self, _operation: Operation) {}
+
+    /// The reply is here.
+    fn returned(&self, _operation: Operation) {}
 
     /// Adds a reply's frame to what is sent.
     fn send(&self, write: impl FnOnce(&mut Vec<u8>));
@@ -238,6 +272,7 @@ fn pass_on<O: Origin>(
         }
         RequestBody::Directory => return directory::handle(context, origin, call),
         RequestBody::Status => return status::handle(context, origin, call),
+        RequestBody::Admin { command } => return admin::handle(context, origin, call, command),
         RequestBody::Put {
             key,
             value,
@@ -267,11 +302,11 @@ fn propose<O: Origin>(
     call: &Call<'_>,
     (write, session): (Write, Session),
 ) -> Result<(), Refusal> {
-    let place = write
-        .first_key()
-        .map_or(Place::Here, |key| context.place(key));
-    if !matches!(place, Place::Here) {
-        return elsewhere(origin, call, place);
+    if let Some(key) = write.first_key() {
+        let place = place(context, origin.as_ref(), key);
+        if !matches!(place, Place::Here) {
+            return elsewhere(context, origin, call, place);
+        }
     }
     let session = SessionPair {
         client: ClientId(session.client),
@@ -316,10 +351,33 @@ fn target(request: &Request<'_>) -> Option<request::Target> {
     })
 }
 
-/// A request whose key is not on this shard: forwarded, or answered with the route.
-fn elsewhere<O: Origin>(origin: &Rc<O>, call: &Call<'_>, place: Place) -> Result<(), Refusal> {
+/// Where a request for a key goes: what may leave the node follows the leader.
+fn place<O: Origin>(context: &Context, origin: &O, key: &[u8]) -> Place {
+    let place = context.place(key);
+    if !matches!(place, Place::Here) || !origin.may_leave() {
+        return place;
+    }
+    context
+        .shard
+        .led_elsewhere(key)
+        .map_or(Place::Here, Place::Node)
+}
+
+/// A request whose key is not on this shard: forwarded within the node, carried to another one, or
+/// answered with the route.
+fn elsewhere<O: Origin>(
+    context: &Rc<Context>,
+    origin: &Rc<O>,
+    call: &Call<'_>,
+    place: Place,
+) -> Result<(), Refusal> {
     match place {
         Place::Shard(shard, _) if !origin.is_smart() => origin.forward(shard, call),
+        Place::Node(Route {
+            leader: Some(to), ..
+        }) if origin.may_leave() && to.node != context.node.id => {
+            carry::send(context, origin, call, to)
+        }
         Place::Shard(_, route) | Place::Node(route) => {
             Err(Error::Moved(Some(Box::new(route))).into())
         }

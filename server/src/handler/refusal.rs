@@ -45,6 +45,11 @@ impl Refusal {
         Refusal::not_applied(ErrorCode::MalformedFrame, 0, message.to_owned())
     }
 
+    /// What should not be. Nothing was done.
+    pub fn internal(message: String) -> Refusal {
+        Refusal::not_applied(ErrorCode::Internal, 0, message)
+    }
+
     /// The connection's limit is met.
     pub fn too_many_in_flight() -> Refusal {
         let message = format!("{IN_FLIGHT_MAX} requests are in flight on this connection already");
@@ -64,6 +69,7 @@ impl From<Error> for Refusal {
             Error::Moved(route) => (ErrorCode::Moved, 0, route),
             Error::SeveralRanges => (ErrorCode::SeveralRanges, 0, None),
             Error::NotLeader(route) => (ErrorCode::NotLeader, RETRY_SOON_MS, route),
+            Error::NoQuorum(_) => (ErrorCode::NoQuorum, RETRY_LATER_MS, None),
             Error::LeaseExpired => (ErrorCode::NotLeader, RETRY_SOON_MS, None),
             Error::Overloaded { retry_after_ms, .. } => {
                 (ErrorCode::Overloaded, retry_after_ms, None)
@@ -121,6 +127,7 @@ mod tests {
             Error::Moved(None),
             Error::SeveralRanges,
             Error::NotLeader(None),
+            Error::NoQuorum(Fate::Unknown),
             Error::Overloaded {
                 reason: "queue",
                 retry_after_ms: 7,

@@ -85,9 +85,10 @@ pub(super) fn handle<O: Origin>(
     request: ScanRequest,
 ) -> Result<(), Refusal> {
     context.check_unsent()?;
-    let place = context.place(request.start.as_deref().unwrap_or_default());
+    let start = request.start.as_deref().unwrap_or_default();
+    let place = super::place(context, origin.as_ref(), start);
     if !matches!(place, Place::Here) {
-        return elsewhere(origin, call, place);
+        return elsewhere(context, origin, call, place);
     }
     let token = origin.hold(call.asked)?;
     origin.scan(LocalScan {

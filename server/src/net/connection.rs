@@ -32,7 +32,7 @@ use slab::Slab;
 use crate::env::Now;
 use crate::handler::refusal::Refusal;
 use crate::handler::scan::LocalScan;
-use crate::handler::{self, Asked, Call, Origin, Times, reply};
+use crate::handler::{self, Asked, Call, Operation, Origin, Times, reply};
 use crate::net::buffers::Output;
 use crate::shard::context::Context;
 
@@ -387,8 +387,7 @@ impl Connection {
     /// The reply of another shard to a request of this connection.
     pub fn forwarded_reply(&self, token: u64, frame: &[u8]) {
         if let Some(asked) = self.release(token) {
-            self.forwarded
-                .set(self.forwarded.get() - asked.operation.weight());
+            self.returned(asked.operation);
             self.send(|to| to.extend_from_slice(frame));
         }
     }
@@ -447,6 +446,20 @@ impl Origin for Connection {
         self.smart
     }
 
+    fn may_leave(&self) -> bool {
+        !self.smart
+    }
+
+    fn departed(&self, operation: Operation) {
+        self.forwarded
+            .set(self.forwarded.get() + operation.weight());
+    }
+
+    fn returned(&self, operation: Operation) {
+        self.forwarded
+            .set(self.forwarded.get() - operation.weight());
+    }
+
     fn send(&self, write: impl FnOnce(&mut Vec<u8>)) {
         if self.state.get() == State::Gone {
             return;
@@ -479,8 +492,7 @@ impl Origin for Connection {
         if sent.is_err() {
             self.release(token);
         } else {
-            self.forwarded
-                .set(self.forwarded.get() + call.asked.operation.weight());
+            self.departed(call.asked.operation);
         }
         sent.map_err(Refusal::from)
     }

@@ -97,21 +97,30 @@ impl Transport for Links {
                 None => Err(io::ErrorKind::NotConnected.into()),
             };
         }
+        self.ask(to, kind::QUESTION, &question).await
+    }
+}
+
+impl Links {
+    /// Sends a frame of a kind that is answered. [`io::ErrorKind::NotConnected`] and
+    /// [`io::ErrorKind::WouldBlock`]: it was not sent.
+    ///
+    /// # Errors
+    /// The link is broken, or broke before the answer.
+    pub async fn ask(&self, to: Location, frame_kind: u16, body: &[u8]) -> io::Result<Bytes> {
         let link = self.inner.links.borrow_mut().entry(to).or_default().clone();
         if link.not_before.get().is_some_and(|at| Now::now() < at) {
             return Err(io::ErrorKind::NotConnected.into());
         }
         if link.output.borrow().len() > OUTPUT_LEN_MAX {
-            return Err(io::Error::other("the link is full"));
+            return Err(io::Error::new(
+                io::ErrorKind::WouldBlock,
+                "the link is full",
+            ));
         }
         let (sender, receiver) = oneshot::channel();
         let id = link.waiting.borrow_mut().insert(sender);
-        frame::encode(
-            id as u64,
-            kind::QUESTION,
-            &question,
-            &mut link.output.borrow_mut(),
-        );
+        frame::encode(id as u64, frame_kind, body, &mut link.output.borrow_mut());
         if !link.runs.replace(true) {
             let (inner, link) = (self.inner.clone(), link.clone());
             glommio::spawn_local(async move { run(&inner, &link, to).await }).detach();
@@ -133,8 +142,9 @@ async fn run(inner: &Inner, link: &Link, to: Location) {
             }
             serve(link, stream).await
         }
-        Ok(Err(error)) => error,
-        Err(_) => io::ErrorKind::TimedOut.into(),
+        // Nothing was sent.
+        Ok(Err(error)) => io::Error::new(io::ErrorKind::NotConnected, error.to_string()),
+        Err(_) => io::Error::new(io::ErrorKind::NotConnected, "no answer in time"),
     };
     let failures = link.failures.get();
     if failures == 0 {
@@ -247,7 +257,7 @@ fn take_answers(link: &Link, received: &mut Vec<u8>) -> io::Result<()> {
         let Some(found) = frame::decode(rest).map_err(io::Error::other)? else {
             break;
         };
-        if found.kind != kind::ANSWER {
+        if !matches!(found.kind, kind::ANSWER | kind::CARRIED) {
             return Err(io::Error::other("a frame that is no answer"));
         }
         let waiting = link.waiting.borrow_mut().try_remove(found.id as usize);

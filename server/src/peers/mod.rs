@@ -8,6 +8,7 @@
 //! node it means, and where it listens itself: so a node that comes back at a new address is found
 //! again by whoever it speaks to. How a node joins is in [`enroll`].
 
+pub mod carry;
 pub mod enroll;
 pub mod link;
 pub mod serve;
@@ -41,6 +42,10 @@ pub mod kind {
     pub const ENROLL: u16 = 103;
     /// The answer to that.
     pub const ENROLLED: u16 = 104;
+    /// A client's request that is carried to the leader's shard: see [`super::carry`].
+    pub const CARRY: u16 = 105;
+    /// Its reply, under the same number.
+    pub const CARRIED: u16 = 106;
 }
 
 /// Where nodes listen, by id.

@@ -1,7 +1,9 @@
 //! The answering side of links: questions of other nodes' replicas to a shard of this one.
 //!
 //! Each question is a task of its own, begun in the order in which they came; answers are sent
-//! together. So many are answered at a time, then no more is read. Lives on its shard's thread.
+//! together. So many are answered at a time, then no more is read. Clients' requests that are
+//! carried here come over links of their own, so that none of them holds up a replica. Lives on its
+//! shard's thread.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -15,12 +17,14 @@ use rangedb_engine::env::AsyncRuntime;
 use rangedb_protocol::frame::{self, Frame};
 use tokio::sync::Notify;
 
+use super::carry::{self, Carried};
 use super::{Hello, enroll, kind, same_secret};
 use crate::env::GlommioRuntime;
 use crate::shard::context::Context;
 
-/// Questions that are answered at a time, of one link.
+/// Questions and carried requests that are answered at a time, of one link.
 const QUESTIONS_MAX: usize = 256;
+const CARRIED_MAX: usize = carry::CARRIED_MAX;
 /// Bytes are received in pieces of this size.
 const RECEIVE_LEN: usize = 64 << 10;
 /// The first frame must come within this.
@@ -32,6 +36,7 @@ struct Served {
     output: RefCell<Vec<u8>>,
     changed: Notify,
     answering: Cell<usize>,
+    carried: Cell<usize>,
     ended: Cell<bool>,
 }
 
@@ -124,13 +129,18 @@ async fn receive(
     mut input: Input,
 ) -> io::Result<()> {
     loop {
-        while served.answering.get() >= QUESTIONS_MAX {
+        while served.answering.get() >= QUESTIONS_MAX || served.carried.get() >= CARRIED_MAX {
             served.changed.notified().await;
         }
         let len = input.frame(reader).await?;
         let (id, frame_kind, question) = input.take(len)?;
-        if frame_kind != kind::QUESTION {
-            return Err(io::Error::other("a frame that is no question"));
+        match frame_kind {
+            kind::QUESTION => {}
+            kind::CARRY => {
+                receive_carried(context, served, id, &question)?;
+                continue;
+            }
+            _ => return Err(io::Error::other("a frame that is no question")),
         }
         served.answering.set(served.answering.get() + 1);
         let (shard, served) = (context.shard.clone(), served.clone());
@@ -144,6 +154,25 @@ async fn receive(
         })
         .detach();
     }
+}
+
+/// Handles a client's request that another node has carried here.
+fn receive_carried(
+    context: &Rc<Context>,
+    served: &Rc<Served>,
+    id: u64,
+    body: &[u8],
+) -> io::Result<()> {
+    served.carried.set(served.carried.get() + 1);
+    let to = served.clone();
+    let carried = Carried::new(context.clone(), move |reply| {
+        to.carried.set(to.carried.get() - 1);
+        if !to.ended.get() {
+            frame::encode(id, kind::CARRIED, reply, &mut to.output.borrow_mut());
+        }
+        to.changed.notify_waiters();
+    });
+    carry::receive(context, &carried, body)
 }
 
 async fn send(served: Rc<Served>, mut writer: impl AsyncWriteExt + Unpin) {

@@ -21,6 +21,7 @@ use crate::handler::refusal::Refusal;
 use crate::handler::{Asked, Call, status};
 use crate::net::buffers::Buffers;
 use crate::net::connection::Connection;
+use crate::peers::carry::Carriers;
 use crate::peers::{Addresses, Peers};
 use crate::probe::{ShardProbe, ShardReport};
 use crate::shard::directory::Directory;
@@ -89,6 +90,8 @@ pub struct Context {
     pub node: NodeInfo,
     /// The other nodes.
     pub peers: Arc<Peers>,
+    /// The ways of plain clients' requests to other nodes.
+    pub carriers: Carriers,
     /// Memory of connections at work.
     pub buffers: Buffers,
     /// Scratch in which replies are built.
@@ -134,6 +137,7 @@ impl Context {
             shard,
             mesh,
             node,
+            carriers: Carriers::new(node.cluster, node.id, peers.clone()),
             peers,
             buffers: Buffers::default(),
             builder: RefCell::default(),

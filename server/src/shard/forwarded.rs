@@ -48,6 +48,11 @@ impl Origin for Forwarded {
         true
     }
 
+    fn may_leave(&self) -> bool {
+        // Only plain clients' requests are forwarded, and this was within the node.
+        true
+    }
+
     fn send(&self, write: impl FnOnce(&mut Vec<u8>)) {
         let mut frame = Vec::new();
         write(&mut frame);

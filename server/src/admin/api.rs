@@ -1,0 +1,320 @@
+//! `/api/v1/`: the cluster and its keys over HTTP, for scripts and pages.
+//!
+//! Everything goes through the client library, which is connected to this node's own port when it
+//! is first needed: what holds for clients holds here. Shows and orders are the admin commands of
+//! the wire protocol and their JSON; a key's value is the raw body. Lives on the control thread.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use rangedb_client::{Client, ClientOptions, Error};
+use rangedb_protocol::limits::{ADMIN_COMMAND_LEN_MAX, VALUE_LEN_MAX};
+use serde_json::{Map, Value, json};
+use tokio::sync::OnceCell;
+
+use super::body::{NoBody, Text, percent_decoded, read};
+use super::failure::Failure;
+
+/// The version of a value.
+const VERSION: HeaderName = HeaderName::from_static("rangedb-version");
+/// A command's body is shorter than the command that is made of it.
+const BODY_LEN_MAX: usize = ADMIN_COMMAND_LEN_MAX / 2;
+
+/// The way from HTTP to the database.
+pub struct Api {
+    listen: SocketAddr,
+    client: OnceCell<Client>,
+}
+
+/// What a request asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Resource {
+    Nodes,
+    Ranges,
+    Status,
+    Config,
+    ConfigHistory,
+    Setting(String),
+    TransferLeader(u64),
+    MoveReplica(u64),
+    Key(Vec<u8>),
+}
+
+impl Resource {
+    /// What a path under `/api/v1/` names.
+    fn of(path: &str) -> Result<Resource, Failure> {
+        let decoded = |part: &str| {
+            percent_decoded(part).ok_or_else(|| {
+                Failure::invalid("a percent sign in the path has no two hexadecimal digits")
+            })
+        };
+        if let Some(key) = path.strip_prefix("kv/") {
+            return Ok(Resource::Key(decoded(key)?));
+        }
+        let range = |id: &str| {
+            let is_no_id = |_| Failure::invalid("a range's id is a whole number");
+            id.parse::<u64>().map_err(is_no_id)
+        };
+        let parts: Vec<&str> = path.split('/').collect();
+        Ok(match parts.as_slice() {
+            ["nodes"] => Resource::Nodes,
+            ["ranges"] => Resource::Ranges,
+            ["status"] => Resource::Status,
+            ["config"] => Resource::Config,
+            ["config", "history"] => Resource::ConfigHistory,
+            ["config", name] => {
+                let name = String::from_utf8(decoded(name)?);
+                Resource::Setting(name.map_err(|_| Failure::invalid("a setting's name is UTF-8"))?)
+            }
+            ["ranges", id, "transfer-leader"] => Resource::TransferLeader(range(id)?),
+            ["ranges", id, "move-replica"] => Resource::MoveReplica(range(id)?),
+            _ => return Err(Failure::no_such_page()),
+        })
+    }
+
+    /// The methods that it knows.
+    fn methods(&self) -> &'static str {
+        match self {
+            Resource::Key(_) => "GET, HEAD, PUT, DELETE",
+            Resource::Setting(_) => "GET, HEAD, PUT",
+            Resource::TransferLeader(_) | Resource::MoveReplica(_) => "POST",
+            _ => "GET, HEAD",
+        }
+    }
+}
+
+impl Api {
+    /// The way to the node that listens there.
+    pub fn new(mut listen: SocketAddr) -> Api {
+        if listen.ip().is_unspecified() {
+            match listen {
+                SocketAddr::V4(_) => listen.set_ip(Ipv4Addr::LOCALHOST.into()),
+                SocketAddr::V6(_) => listen.set_ip(Ipv6Addr::LOCALHOST.into()),
+            }
+        }
+        Api {
+            listen,
+            client: OnceCell::new(),
+        }
+    }
+
+    async fn client(&self) -> Result<&Client, Error> {
+        let options = ClientOptions {
+            addresses: vec![self.listen.to_string()],
+            ..ClientOptions::default()
+        };
+        self.client
+            .get_or_try_init(|| Client::connect(options))
+            .await
+    }
+
+    /// Answers a request for `path` under `/api/v1/`.
+    pub(super) async fn answer(&self, path: &str, request: Request<Incoming>) -> Response<Text> {
+        match self.perform(path, request).await {
+            Ok(response) => response,
+            Err(failure) => failure.response(),
+        }
+    }
+
+    async fn perform(
+        &self,
+        path: &str,
+        request: Request<Incoming>,
+    ) -> Result<Response<Text>, Failure> {
+        let resource = Resource::of(path)?;
+        // A question mark that was meant as part of a key must not cut it short.
+        if request.uri().query().is_some() {
+            return Err(Failure::invalid(
+                "there are no queries here; a question mark in a key is %3F",
+            ));
+        }
+        let method = request.method().clone();
+        let methods = resource.methods();
+        if !methods.split(", ").any(|known| known == method.as_str()) {
+            return Err(Failure::method(methods));
+        }
+        if let Resource::Key(key) = resource {
+            return self.key(&method, &key, request.into_body()).await;
+        }
+        let body = if matches!(method, Method::GET | Method::HEAD) {
+            Vec::new()
+        } else {
+            whole_body(request.into_body(), BODY_LEN_MAX).await?
+        };
+        let (command, is_order) = command(resource, &method, &body)?;
+        let client = self.client().await?;
+        let command = command.to_string();
+        let answer = if is_order {
+            client.admin_order(&command).await?
+        } else {
+            client.admin(&command).await?
+        };
+        Ok(json_response(StatusCode::OK, answer))
+    }
+
+    async fn key(
+        &self,
+        method: &Method,
+        key: &[u8],
+        body: Incoming,
+    ) -> Result<Response<Text>, Failure> {
+        if *method == Method::PUT {
+            let value = whole_body(body, VALUE_LEN_MAX).await?;
+            let version = self.client().await?.put(key, value).await?;
+            let answer = json!({ "version": version }).to_string();
+            return Ok(versioned(json_response(StatusCode::OK, answer), version));
+        }
+        if *method == Method::DELETE {
+            let deleted = self.client().await?.delete(key).await?;
+            let answer = json!({ "version": deleted.version, "existed": deleted.existed });
+            let response = json_response(StatusCode::OK, answer.to_string());
+            return Ok(versioned(response, deleted.version));
+        }
+        let found = self.client().await?.get(key).await?;
+        let found = found.ok_or_else(Failure::no_such_key)?;
+        let mut response = Response::new(Text::new(found.value));
+        let raw = HeaderValue::from_static("application/octet-stream");
+        response.headers_mut().insert(CONTENT_TYPE, raw);
+        Ok(versioned(response, found.version))
+    }
+}
+
+/// The admin command that a request stands for, and whether it is an order.
+fn command(resource: Resource, method: &Method, body: &[u8]) -> Result<(Value, bool), Failure> {
+    let show = |name: &str| Ok((json!({ "command": name }), false));
+    match resource {
+        Resource::Nodes => show("nodes"),
+        Resource::Ranges => show("ranges"),
+        Resource::Status => show("status"),
+        Resource::Config => show("config_get"),
+        Resource::ConfigHistory => show("config_history"),
+        Resource::Setting(name) if *method == Method::PUT => {
+            let value = std::str::from_utf8(body);
+            let value = value.map_err(|_| Failure::invalid("a setting's value is UTF-8"))?;
+            let command = json!({ "command": "config_set", "name": name, "value": value });
+            Ok((command, true))
+        }
+        Resource::Setting(name) => Ok((json!({ "command": "config_get", "name": name }), false)),
+        Resource::TransferLeader(range) => order("transfer_leader", range, body),
+        Resource::MoveReplica(range) => order("move_replica", range, body),
+        Resource::Key(_) => Err(Failure::no_such_page()),
+    }
+}
+
+/// An order about a range: the body's fields with what the path says.
+fn order(name: &str, range: u64, body: &[u8]) -> Result<(Value, bool), Failure> {
+    let mut fields: Map<String, Value> = if body.is_empty() {
+        Map::new()
+    } else {
+        let fields = serde_json::from_slice(body);
+        fields.map_err(|error| Failure::invalid(format!("the body is no JSON object: {error}")))?
+    };
+    let path_says = [("command", json!(name)), ("range", json!(range))];
+    for (field, value) in path_says {
+        if fields.insert(field.to_owned(), value).is_some() {
+            return Err(Failure::invalid(format!("the path says the {field}")));
+        }
+    }
+    Ok((Value::Object(fields), true))
+}
+
+async fn whole_body(body: Incoming, len_max: usize) -> Result<Vec<u8>, Failure> {
+    read(body, len_max).await.map_err(|no_body| match no_body {
+        NoBody::TooLong => Failure::too_long(len_max),
+        NoBody::Broken => Failure::invalid("the body did not arrive"),
+    })
+}
+
+/// A JSON body.
+pub(super) fn json_response(status: StatusCode, json: String) -> Response<Text> {
+    let mut response = Response::new(Text::new(json));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+fn versioned(mut response: Response<Text>, version: u64) -> Response<Text> {
+    response
+        .headers_mut()
+        .insert(VERSION, HeaderValue::from(version));
+    response
+}
+
+/// The header of a refusal that names the methods.
+pub(super) fn allow(methods: &'static str) -> (HeaderName, HeaderValue) {
+    (ALLOW, HeaderValue::from_static(methods))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resource(path: &str) -> Option<Resource> {
+        Resource::of(path).ok()
+    }
+
+    #[test]
+    fn paths_name_what_they_are_for() {
+        assert_eq!(resource("nodes"), Some(Resource::Nodes));
+        assert_eq!(resource("config/history"), Some(Resource::ConfigHistory));
+        assert_eq!(
+            resource("config/dead-after"),
+            Some(Resource::Setting("dead-after".to_owned()))
+        );
+        assert_eq!(
+            resource("ranges/7/transfer-leader"),
+            Some(Resource::TransferLeader(7))
+        );
+        assert_eq!(
+            resource("ranges/7/move-replica"),
+            Some(Resource::MoveReplica(7))
+        );
+        let key = resource("kv/a%2Fb/%00?");
+        assert_eq!(key, Some(Resource::Key(b"a/b/\0?".to_vec())));
+        for bad in [
+            "",
+            "node",
+            "nodes/",
+            "kv",
+            "ranges/x/move-replica",
+            "ranges/7",
+            "config/%ff",
+            "config/a/b",
+            "kv/%zz",
+        ] {
+            assert_eq!(resource(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_order_takes_its_range_from_the_path_alone() {
+        let order = |body: &str| order("transfer_leader", 7, body.as_bytes());
+        let Ok((made, is_order)) = order(r#"{"to":2}"#) else {
+            panic!("an order");
+        };
+        assert!(is_order);
+        assert_eq!(
+            made,
+            json!({ "command": "transfer_leader", "range": 7, "to": 2 })
+        );
+        assert!(order("").is_ok());
+        for bad in ["[]", "7", "{", r#"{"range":8}"#, r#"{"command":"nodes"}"#] {
+            assert!(order(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_listens_everywhere_is_reached_at_home() {
+        let at = |listen: &str| {
+            Api::new(listen.parse().expect("an address"))
+                .listen
+                .to_string()
+        };
+        assert_eq!(at("0.0.0.0:7400"), "127.0.0.1:7400");
+        assert_eq!(at("[::]:7400"), "[::1]:7400");
+        assert_eq!(at("10.0.0.1:7400"), "10.0.0.1:7400");
+    }
+}

@@ -1,0 +1,108 @@
+//! Bodies and paths of requests, both bounded. Nothing here knows what they mean.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+/// A body that is too long is read on and thrown away up to here, so that the refusal arrives.
+const DISCARDED_LEN_MAX: usize = 4 << 20;
+
+/// Why there is no body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoBody {
+    /// It is longer than the limit.
+    TooLong,
+    /// The connection broke, or what came is no HTTP.
+    Broken,
+}
+
+/// Reads a whole body of at most `len_max` bytes.
+pub(super) async fn read(mut body: Incoming, len_max: usize) -> Result<Vec<u8>, NoBody> {
+    let told = body.size_hint().lower();
+    if told > (len_max + DISCARDED_LEN_MAX) as u64 {
+        return Err(NoBody::TooLong);
+    }
+    let (mut kept, mut len) = (Vec::new(), 0);
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let frame = frame.map_err(|_| NoBody::Broken)?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        len += data.len();
+        if len <= len_max {
+            kept.extend_from_slice(&data);
+        } else if len > len_max + DISCARDED_LEN_MAX {
+            break;
+        }
+    }
+    if len > len_max {
+        return Err(NoBody::TooLong);
+    }
+    Ok(kept)
+}
+
+/// The bytes that a part of a path stands for; `None`: it has a percent sign without two
+/// hexadecimal digits.
+pub(super) fn percent_decoded(part: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(part.len());
+    let mut rest = part.as_bytes();
+    while let [first, more @ ..] = rest {
+        if *first != b'%' {
+            bytes.push(*first);
+            rest = more;
+            continue;
+        }
+        let [high, low, more @ ..] = more else {
+            return None;
+        };
+        let digit = |byte: &u8| char::from(*byte).to_digit(16);
+        bytes.push((digit(high)? << 4 | digit(low)?) as u8);
+        rest = more;
+    }
+    Some(bytes)
+}
+
+/// A body in one piece.
+pub(super) struct Text(Option<Bytes>);
+
+impl Text {
+    pub fn new(bytes: impl Into<Bytes>) -> Text {
+        Text(Some(bytes.into()))
+    }
+}
+
+impl Body for Text {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.as_ref().map_or(0, |bytes| bytes.len() as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_name_any_bytes() {
+        let bytes = |text| percent_decoded(text);
+        assert_eq!(bytes("a+b/c"), Some(b"a+b/c".to_vec()));
+        assert_eq!(bytes("%00%ff%FF%25"), Some(vec![0, 0xff, 0xff, b'%']));
+        assert_eq!(bytes(""), Some(Vec::new()));
+        for bad in ["%", "%0", "a%0", "%0g", "%g0", "%-1", "%+1", "% 1"] {
+            assert_eq!(bytes(bad), None, "{bad}");
+        }
+    }
+}

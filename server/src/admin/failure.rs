@@ -1,0 +1,154 @@
+//! Why a request over HTTP failed: the one place where a client's errors become status codes.
+//!
+//! The body is JSON: `error` a code of the wire protocol or a name of HTTP's own, `fate` what became
+//! of a write (`not_applied`, `unknown`, `applied`), `message` for people. Pure.
+
+use hyper::header::{HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::{Response, StatusCode};
+use rangedb_client::{Error, ErrorCode, Fate};
+use serde_json::json;
+
+use super::api::{allow, json_response};
+use super::body::Text;
+
+/// A failure, ready to be answered.
+#[derive(Debug)]
+pub(super) struct Failure {
+    status: StatusCode,
+    error: &'static str,
+    fate: Fate,
+    message: String,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Failure {
+    fn new(status: StatusCode, error: &'static str, message: impl Into<String>) -> Failure {
+        Failure {
+            status,
+            error,
+            fate: Fate::NotApplied,
+            message: message.into(),
+            header: None,
+        }
+    }
+
+    pub fn invalid(message: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::BAD_REQUEST, "invalid", message)
+    }
+
+    pub fn no_such_page() -> Failure {
+        let message = "there are nodes, ranges, status, config, config/history, config/NAME, \
+                       ranges/ID/transfer-leader, ranges/ID/move-replica and kv/KEY";
+        Failure::new(StatusCode::NOT_FOUND, "no_such_page", message)
+    }
+
+    pub fn no_such_key() -> Failure {
+        Failure::new(StatusCode::NOT_FOUND, "not_found", "there is no such key")
+    }
+
+    pub fn method(methods: &'static str) -> Failure {
+        let message = format!("here is {methods}");
+        let mut failure = Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method", message);
+        failure.header = Some(allow(methods));
+        failure
+    }
+
+    pub fn too_long(len_max: usize) -> Failure {
+        let message = format!("the body has more than {len_max} bytes");
+        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "too_long", message)
+    }
+
+    /// The node is not ready, or stops.
+    pub fn not_serving() -> Failure {
+        let message = "the node is starting or stopping";
+        let mut failure = Failure::new(StatusCode::SERVICE_UNAVAILABLE, "not_serving", message);
+        failure.header = Some((RETRY_AFTER, HeaderValue::from(1)));
+        failure
+    }
+
+    pub fn response(self) -> Response<Text> {
+        let fate = match self.fate {
+            Fate::NotApplied => "not_applied",
+            Fate::Unknown => "unknown",
+            Fate::Applied => "applied",
+        };
+        let body = json!({ "error": self.error, "fate": fate, "message": self.message });
+        let mut response = json_response(self.status, body.to_string());
+        if let Some((name, value)) = self.header {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
+/// The status code of an error.
+fn status(error: &Error) -> StatusCode {
+    match (error.fate, error.code) {
+        (Fate::Unknown, ErrorCode::DeadlineExceeded | ErrorCode::Unknown | ErrorCode::NoQuorum) => {
+            StatusCode::GATEWAY_TIMEOUT
+        }
+        (Fate::Unknown | Fate::Applied, _) => StatusCode::INTERNAL_SERVER_ERROR,
+        (_, code) => match code {
+            ErrorCode::Invalid
+            | ErrorCode::SeveralRanges
+            | ErrorCode::NotANumber
+            | ErrorCode::NumberOverflow => StatusCode::BAD_REQUEST,
+            ErrorCode::SnapshotTooOld => StatusCode::GONE,
+            ErrorCode::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
+            ErrorCode::Moved
+            | ErrorCode::NotLeader
+            | ErrorCode::NoQuorum
+            | ErrorCode::Recovering
+            | ErrorCode::Overloaded
+            | ErrorCode::TooManyInFlight
+            | ErrorCode::DeadlineExceeded
+            | ErrorCode::ShuttingDown
+            | ErrorCode::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        },
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        let status = status(&error);
+        let mut failure = Failure::new(status, error.code.name(), error.message);
+        failure.fate = error.fate;
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            let after = error.retry_after.unwrap_or_default().as_millis();
+            // In whole seconds, and never at once.
+            let seconds = u64::try_from(after.div_ceil(1000)).unwrap_or(u64::MAX);
+            failure.header = Some((RETRY_AFTER, HeaderValue::from(seconds.max(1))));
+        }
+        failure
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn what_may_have_happened_is_never_told_as_retryable() {
+        for code in ErrorCode::ALL {
+            let error = |fate| Error {
+                code: *code,
+                fate,
+                retry_after: Some(Duration::from_millis(1200)),
+                message: "why".to_owned(),
+            };
+            let unknown = Failure::from(error(Fate::Unknown)).response();
+            assert!(
+                matches!(unknown.status().as_u16(), 500 | 504),
+                "{code}: {}",
+                unknown.status()
+            );
+            assert!(unknown.headers().get(RETRY_AFTER).is_none());
+            let refused = Failure::from(error(Fate::NotApplied)).response();
+            let retry = refused.headers().get(RETRY_AFTER);
+            assert_eq!(refused.status().as_u16() == 503, retry.is_some());
+            assert!(retry.is_none_or(|after| after == "2"));
+        }
+    }
+}

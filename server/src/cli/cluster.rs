@@ -1,0 +1,241 @@
+//! `rangedb node ls`, `range ls|transfer-leader|move-replica` and `config`: what the admin commands
+//! of the wire protocol show and do. In JSON their answers are printed as they are.
+
+use std::fmt::Write as _;
+use std::io::Write;
+
+use rangedb_client::Client;
+use serde_json::{Value, json};
+
+use super::args::{CliCommand, ConfigCommand, NodeCommand, RangeCommand};
+use super::commands::{Printer, Request};
+use super::{Exit, Trouble};
+
+/// What is shown.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Show {
+    Nodes,
+    Ranges,
+    Setting(Option<String>),
+    History,
+}
+
+/// What a command about the cluster asks for.
+pub(super) fn request(command: &CliCommand) -> Request {
+    match command {
+        CliCommand::Node {
+            command: NodeCommand::Ls { .. },
+        } => Request::Show(Show::Nodes),
+        CliCommand::Range { command } => match command {
+            RangeCommand::Ls { .. } => Request::Show(Show::Ranges),
+            RangeCommand::TransferLeader { range, to, .. } => {
+                order_of(json!({ "command": "transfer_leader", "range": range, "to": to }))
+            }
+            RangeCommand::MoveReplica {
+                range, from, to, ..
+            } => order_of(json!({
+                "command": "move_replica",
+                "range": range,
+                "from": from,
+                "to_node": to.0,
+                "to_shard": to.1,
+            })),
+        },
+        CliCommand::Config { command } => match command {
+            ConfigCommand::Get { name, .. } => Request::Show(Show::Setting(name.clone())),
+            ConfigCommand::Set { name, value, .. } => {
+                order_of(json!({ "command": "config_set", "name": name, "value": value }))
+            }
+            ConfigCommand::History { .. } => Request::Show(Show::History),
+        },
+        _ => Request::Status,
+    }
+}
+
+fn order_of(command: Value) -> Request {
+    Request::Order(command.to_string())
+}
+
+/// Asks an admin command that changes nothing.
+pub(super) async fn ask(client: &Client, command: &Value) -> Result<Value, Trouble> {
+    parsed(&client.admin(&command.to_string()).await?)
+}
+
+fn parsed(answer: &str) -> Result<Value, Trouble> {
+    serde_json::from_str(answer).map_err(|error| Trouble {
+        exit: Exit::Refused,
+        message: format!("the node's answer is no JSON: {error}"),
+    })
+}
+
+/// Shows something of the cluster.
+pub(super) async fn show(
+    client: &Client,
+    show: &Show,
+    printer: Printer,
+    out: &mut impl Write,
+) -> Result<Exit, Trouble> {
+    let command = match show {
+        Show::Nodes => json!({ "command": "nodes" }),
+        Show::Ranges => json!({ "command": "ranges" }),
+        Show::Setting(name) => json!({ "command": "config_get", "name": name }),
+        Show::History => json!({ "command": "config_history" }),
+    };
+    let answer = ask(client, &command).await?;
+    let words = match show {
+        Show::Nodes => nodes(&answer),
+        Show::Ranges => ranges(&answer),
+        Show::Setting(Some(_)) => word(&answer["value"]),
+        Show::Setting(None) => settings(&answer["settings"]),
+        Show::History => settings(&answer["history"]),
+    };
+    printer.print(out, answer, words.trim_end())
+}
+
+/// Gives an order.
+pub(super) async fn order(
+    client: &Client,
+    command: &str,
+    printer: Printer,
+    out: &mut impl Write,
+) -> Result<Exit, Trouble> {
+    let answer = parsed(&client.admin_order(command).await?)?;
+    printer.print(out, answer, "done")
+}
+
+fn rows(list: &Value) -> &[Value] {
+    list.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// A fact as a word; `-`: it is not known.
+fn word(fact: &Value) -> String {
+    match fact {
+        Value::Null => "-".to_owned(),
+        Value::String(text) if text.is_empty() => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// The nodes as lines, with a heading.
+pub(super) fn nodes(answer: &Value) -> String {
+    let mut words = String::from("id  address  state  shards  leaders  replicas  version\n");
+    for node in rows(&answer["nodes"]) {
+        let fact = |name: &str| word(&node[name]);
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            words,
+            "{}  {}  {}  {}  {}  {}  {}",
+            fact("id"),
+            fact("address"),
+            fact("state"),
+            fact("shards"),
+            fact("leaders"),
+            fact("replicas"),
+            fact("version")
+        );
+    }
+    words
+}
+
+fn ranges(answer: &Value) -> String {
+    let mut words = String::from("id  epoch  leader  replicas  start  end  applied\n");
+    for range in rows(&answer["ranges"]) {
+        let fact = |name: &str| word(&range[name]);
+        let leader = match &range["leader_node"] {
+            Value::Null => "-".to_owned(),
+            node => format!("{node}/{}", range["leader_shard"]),
+        };
+        let replicas = rows(&range["replicas"]).iter().map(|replica| {
+            let learns = if replica["voter"] == true { "" } else { "?" };
+            format!("{}/{}{learns}", replica["node"], replica["shard"])
+        });
+        let replicas: Vec<String> = replicas.collect();
+        let (start, end) = if range["system"] == true {
+            ("(system)".to_owned(), "(end)".to_owned())
+        } else {
+            (
+                border(&range["start"], "(begin)"),
+                border(&range["end"], "(end)"),
+            )
+        };
+        let state = match (
+            range["unavailable"] == true,
+            range["under_replicated"] == true,
+        ) {
+            (true, _) => "  UNAVAILABLE",
+            (_, true) => "  under-replicated",
+            _ => "",
+        };
+        let _ = writeln!(
+            words,
+            "{}  {}.{}  {leader}  {}  {start}  {end}  {}{state}",
+            fact("id"),
+            range["epoch"]["version"],
+            range["epoch"]["conf"],
+            replicas.join(","),
+            fact("applied")
+        );
+    }
+    words
+}
+
+/// A border for people: other bytes than printable ASCII as `\xNN`.
+fn border(hex: &Value, open: &str) -> String {
+    let digits = hex.as_str().unwrap_or_default();
+    let bytes = super::input::bytes(digits, true).unwrap_or_default();
+    if bytes.is_empty() {
+        return open.to_owned();
+    }
+    bytes.escape_ascii().to_string()
+}
+
+fn settings(list: &Value) -> String {
+    let mut words = String::new();
+    for setting in rows(list) {
+        let _ = write!(
+            words,
+            "{}  {}",
+            word(&setting["name"]),
+            word(&setting["value"])
+        );
+        match &setting["may_be"] {
+            Value::String(may_be) => {
+                let _ = write!(words, "  {may_be}");
+            }
+            _ => {
+                let _ = write!(words, "  version {}", setting["version"]);
+            }
+        }
+        words.push('\n');
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_tell_what_is_known_and_what_is_not() {
+        let answer = json!({ "ranges": [
+            { "id": 1, "system": true, "start": "", "end": null,
+              "epoch": { "version": 1, "conf": 2 }, "leader_node": null, "leader_shard": null,
+              "replicas": [], "applied": 0, "unavailable": true, "under_replicated": true },
+            { "id": 2, "system": false, "start": "", "end": "00ff61",
+              "epoch": { "version": 1, "conf": 2 }, "leader_node": 3, "leader_shard": 0,
+              "replicas": [
+                  { "node": 3, "shard": 0, "voter": true },
+                  { "node": 4, "shard": 1, "voter": false },
+              ],
+              "applied": 7, "unavailable": false, "under_replicated": true },
+        ]});
+        let text = ranges(&answer);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[1], "1  1.2  -    (system)  (end)  0  UNAVAILABLE");
+        let wanted = r"2  1.2  3/0  3/0,4/1?  (begin)  \x00\xffa  7  under-replicated";
+        assert_eq!(lines[2], wanted);
+        let text = nodes(&json!({ "nodes": [{ "id": 1, "address": "", "state": "dead" }] }));
+        assert_eq!(text.lines().nth(1), Some("1  -  dead  -  -  -  -"));
+    }
+}

@@ -1,0 +1,141 @@
+//! Admin: shows the cluster and steers it. A command in JSON is asked of the manager, wherever it
+//! is, and what it says is answered in JSON.
+//!
+//! Not on the hot path. Lives on a shard's thread; [`command`] and [`render`] are pure.
+
+mod command;
+mod render;
+#[cfg(test)]
+mod tests;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use rangedb_engine::cluster::{Ask, Told, View};
+use rangedb_engine::env::{AsyncRuntime, Instant};
+use rangedb_engine::error::Error;
+use rangedb_engine::types::{NodeId, RangeId};
+use rangedb_protocol::Reply;
+use rangedb_protocol::limits::ADMIN_JSON_LEN_MAX;
+use serde_json::{Value, json};
+
+use self::command::Command;
+use crate::env::{GlommioRuntime, Now};
+use crate::handler::refusal::Refusal;
+use crate::handler::{Call, Origin, reply};
+use crate::shard::context::Context;
+
+/// How long the manager may take, if the client does not say.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(super) fn handle<O: Origin>(
+    context: &Rc<Context>,
+    origin: &Rc<O>,
+    call: &Call<'_>,
+    command: &str,
+) -> Result<(), Refusal> {
+    context.check_unsent()?;
+    let command = Command::parse(command).map_err(Error::Invalid)?;
+    let token = origin.hold(call.asked)?;
+    let until = call.deadline.unwrap_or_else(|| Now::now() + TIMEOUT);
+    let (context, origin) = (context.clone(), origin.clone());
+    glommio::spawn_local(async move {
+        let late = if command.is_order() {
+            Error::Unknown("the cluster's manager did not answer in time")
+        } else {
+            Error::DeadlineExceeded
+        };
+        let done = GlommioRuntime::timeout_at(until, perform(&context, command)).await;
+        let done = done.unwrap_or_else(|_| Err(late.into()));
+        let Some(asked) = origin.release(token) else {
+            return;
+        };
+        let text = done.and_then(|json| bounded(json.to_string()));
+        match text {
+            Ok(text) => {
+                context.answered(&asked);
+                let reply = Reply::Admin { json: &text };
+                origin.send(|to| reply::write(&context, asked.request, &reply, to));
+            }
+            Err(refusal) => {
+                origin.send(|to| reply::refusal(&context, asked.request, &refusal, to));
+            }
+        }
+    })
+    .detach();
+    Ok(())
+}
+
+fn bounded(text: String) -> Result<String, Refusal> {
+    if text.len() > ADMIN_JSON_LEN_MAX {
+        let message = format!(
+            "the answer has {} bytes; too much for one reply",
+            text.len()
+        );
+        return Err(Refusal::internal(message));
+    }
+    Ok(text)
+}
+
+/// Asks what the command needs, and renders the answer.
+async fn perform(context: &Context, command: Command) -> Result<Value, Refusal> {
+    let cluster = context.node.cluster;
+    match command {
+        Command::Nodes {} => Ok(render::nodes(&view(context).await?)),
+        Command::Ranges {} => Ok(render::ranges(&view(context).await?)),
+        Command::Status {} => Ok(render::status(&view(context).await?, cluster)),
+        Command::ConfigGet { name: None } => Ok(render::settings(&view(context).await?)),
+        Command::ConfigGet { name: Some(name) } => {
+            let found = render::setting(&view(context).await?, &name);
+            Ok(found.map_err(Error::Invalid)?)
+        }
+        Command::ConfigHistory {} => match context.shard.manage(Ask::History).await? {
+            Told::Settings(settings) => Ok(render::history(&settings)),
+            told => Err(refused(told)),
+        },
+        Command::ConfigSet { name, value } => order(context, Ask::Set { name, value }).await,
+        Command::TransferLeader { range, to } => {
+            let (range, to) = (RangeId(range), to.map(NodeId));
+            order(context, Ask::TransferLeader { range, to }).await
+        }
+        Command::MoveReplica {
+            range,
+            from,
+            to_node,
+            to_shard,
+        } => {
+            let to = match to_shard {
+                Some(shard) => command::location(to_node, shard),
+                None => {
+                    let view = view(context).await?;
+                    command::roomiest(&view, NodeId(to_node)).map_err(Error::Invalid)?
+                }
+            };
+            let (range, from) = (RangeId(range), NodeId(from));
+            order(context, Ask::MoveReplica { range, from, to }).await
+        }
+    }
+}
+
+async fn view(context: &Context) -> Result<View, Refusal> {
+    match context.shard.manage(Ask::View).await? {
+        Told::View(view) => Ok(view),
+        told => Err(refused(told)),
+    }
+}
+
+async fn order(context: &Context, ask: Ask) -> Result<Value, Refusal> {
+    match context.shard.manage(ask).await? {
+        Told::Done => Ok(json!({ "done": true })),
+        told => Err(refused(told)),
+    }
+}
+
+/// Why an answer is none to the question.
+fn refused(told: Told) -> Refusal {
+    match told {
+        Told::Refused(reason) => Error::Invalid(reason).into(),
+        Told::NotHere { .. } => Error::NotLeader(None).into(),
+        _ => Refusal::internal("the manager answered something else".to_owned()),
+    }
+}

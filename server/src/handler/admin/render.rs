@@ -1,0 +1,172 @@
+//! The one place where what is known of the cluster becomes JSON. Other tools rely on the names:
+//! they are only ever added to. Keys of ranges are lower-case hexadecimal digits. Pure.
+
+use std::collections::BTreeMap;
+
+use rangedb_engine::cluster::manager::SETTINGS;
+use rangedb_engine::cluster::{NodeState, NodeView, RangeView, Setting, View};
+use rangedb_engine::range::Keyspace;
+use rangedb_engine::types::{NodeId, ReplicaId};
+use serde_json::{Value, json};
+
+/// What of the ranges lies on a node.
+#[derive(Clone, Copy, Default)]
+struct Load {
+    leaders: usize,
+    replicas: usize,
+}
+
+fn loads(view: &View) -> BTreeMap<NodeId, Load> {
+    let mut loads: BTreeMap<NodeId, Load> = BTreeMap::new();
+    for range in &view.ranges {
+        if let Some(leader) = range.leader {
+            loads.entry(leader.node).or_default().leaders += 1;
+        }
+        for replica in &range.descriptor.replicas {
+            loads.entry(replica.location.node).or_default().replicas += 1;
+        }
+    }
+    loads
+}
+
+fn all_nodes(view: &View) -> Vec<Value> {
+    let loads = loads(view);
+    let node = |node: &NodeView| {
+        let load = loads.get(&node.record.id).copied().unwrap_or_default();
+        json!({
+            "id": node.record.id.0,
+            "address": node.record.address,
+            "http": node.record.http,
+            "state": state_name(node.state),
+            "shards": node.record.shards,
+            "leaders": load.leaders,
+            "replicas": load.replicas,
+            "started_ms": node.record.started_ms,
+            "version": node.record.release,
+        })
+    };
+    view.nodes.iter().map(node).collect()
+}
+
+fn state_name(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Alive => "alive",
+        NodeState::Silent => "silent",
+        NodeState::Dead => "dead",
+    }
+}
+
+/// To `nodes`.
+pub(super) fn nodes(view: &View) -> Value {
+    json!({ "nodes": all_nodes(view) })
+}
+
+/// To `ranges`.
+pub(super) fn ranges(view: &View) -> Value {
+    json!({ "ranges": view.ranges.iter().map(range).collect::<Vec<Value>>() })
+}
+
+fn range(range: &RangeView) -> Value {
+    let descriptor = &range.descriptor;
+    let lag = |replica: ReplicaId, leads: bool| match range.lag.iter().find(|l| l.0 == replica) {
+        _ if leads => Some(0),
+        Some((_, lag)) if *lag != u64::MAX => Some(*lag),
+        _ => None,
+    };
+    let replicas = descriptor.replicas.iter().map(|replica| {
+        json!({
+            "replica": replica.replica.0,
+            "node": replica.location.node.0,
+            "shard": replica.location.shard.0,
+            "voter": range.voters.contains(&replica.replica),
+            "lag": lag(replica.replica, range.leader == Some(replica.location)),
+        })
+    });
+    json!({
+        "id": descriptor.range.0,
+        "system": descriptor.keyspace == Keyspace::System,
+        "start": hex(&descriptor.keys.start),
+        "end": descriptor.keys.end.as_deref().map(hex),
+        "epoch": { "version": descriptor.epoch.version, "conf": descriptor.epoch.conf },
+        "leader_node": range.leader.map(|leader| leader.node.0),
+        "leader_shard": range.leader.map(|leader| leader.shard.0),
+        "replicas": replicas.collect::<Vec<Value>>(),
+        "term": range.term,
+        "applied": range.applied,
+        "under_replicated": range.under_replicated,
+        "unavailable": range.unavailable,
+    })
+}
+
+/// To `status`.
+pub(super) fn status(view: &View, cluster: u128) -> Value {
+    let count = |is: fn(&RangeView) -> bool| view.ranges.iter().filter(|range| is(range)).count();
+    let unavailable = count(|range| range.unavailable);
+    let under_replicated = count(|range| range.under_replicated);
+    let all_alive = view.nodes.iter().all(|n| n.state == NodeState::Alive);
+    let health = if unavailable > 0 {
+        "unavailable"
+    } else if under_replicated > 0 || !all_alive {
+        "degraded"
+    } else {
+        "ok"
+    };
+    json!({
+        "health": health,
+        "cluster": format!("{cluster:032x}"),
+        "ranges": view.ranges.len(),
+        "under_replicated": under_replicated,
+        "unavailable": unavailable,
+        "system_leader": { "node": view.leader.node.0, "shard": view.leader.shard.0 },
+        "nodes": all_nodes(view),
+    })
+}
+
+/// To `config_get` without a name: each setting there is; one that was never set has no value.
+pub(super) fn settings(view: &View) -> Value {
+    let all = SETTINGS
+        .iter()
+        .map(|(name, may_be)| known(view, name, may_be));
+    json!({ "settings": all.collect::<Vec<Value>>() })
+}
+
+/// To `config_get` with a name.
+pub(super) fn setting(view: &View, name: &str) -> Result<Value, String> {
+    let found = SETTINGS.iter().find(|(known, _)| *known == name);
+    let found = found.map(|(name, may_be)| known(view, name, may_be));
+    found.ok_or_else(|| {
+        let names: Vec<&str> = SETTINGS.iter().map(|(name, _)| *name).collect();
+        format!(
+            "there is no setting {name:?}; there are {}",
+            names.join(", ")
+        )
+    })
+}
+
+fn known(view: &View, name: &str, may_be: &str) -> Value {
+    let set = view.settings.iter().find(|setting| setting.name == name);
+    json!({
+        "name": name,
+        "value": set.map(|set| &set.value),
+        "version": set.map(|set| set.version),
+        "at_ms": set.map(|set| set.at_ms),
+        "may_be": may_be,
+    })
+}
+
+/// To `config_history`: oldest first.
+pub(super) fn history(settings: &[Setting]) -> Value {
+    let each = |set: &Setting| {
+        json!({
+            "name": set.name,
+            "value": set.value,
+            "version": set.version,
+            "at_ms": set.at_ms,
+        })
+    };
+    json!({ "history": settings.iter().map(each).collect::<Vec<Value>>() })
+}
+
+fn hex(key: &[u8]) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,215 @@
+//! Commands and what is shown, without a cluster.
+
+use rangedb_engine::cluster::{NodeRecord, NodeState, NodeView, RangeView, Setting, View};
+use rangedb_engine::range::{Descriptor, Keyspace, ReplicaPlace};
+use rangedb_engine::types::{Epoch, KeyRange, NodeId, RangeId, ReplicaId};
+use serde_json::json;
+
+use super::command::{Command, location, roomiest};
+use super::render;
+
+#[test]
+fn commands_are_a_closed_set_without_unknown_fields() {
+    let good = [
+        (r#"{"command":"nodes"}"#, Command::Nodes {}),
+        (r#"{"command":"config_history"}"#, Command::ConfigHistory {}),
+        (
+            r#"{"command":"transfer_leader","range":2}"#,
+            Command::TransferLeader { range: 2, to: None },
+        ),
+        (
+            r#"{"command":"move_replica","range":2,"from":1,"to_node":3,"to_shard":0}"#,
+            Command::MoveReplica {
+                range: 2,
+                from: 1,
+                to_node: 3,
+                to_shard: Some(0),
+            },
+        ),
+        (
+            r#"{"command":"config_get"}"#,
+            Command::ConfigGet { name: None },
+        ),
+    ];
+    for (text, command) in good {
+        assert_eq!(Command::parse(text), Ok(command), "{text}");
+    }
+    for bad in [
+        "",
+        "nodes",
+        "{}",
+        r#"{"command":"drop_all"}"#,
+        r#"{"command":"nodes","more":1}"#,
+        r#"{"command":"transfer_leader"}"#,
+        r#"{"command":"transfer_leader","range":-1}"#,
+        r#"{"command":"transfer_leader","range":1,"two":2}"#,
+        r#"{"command":"move_replica","range":1,"from":1,"to_node":1,"to_shard":65536}"#,
+        r#"{"command":"config_set","name":"x"}"#,
+        r#"{"command":"config_set","name":"x","value":1}"#,
+        r#"{"command":"nodes"} {"command":"nodes"}"#,
+    ] {
+        assert!(Command::parse(bad).is_err(), "{bad}");
+    }
+    assert!(Command::parse("x").is_err_and(|reason| reason.contains("admin command")));
+}
+
+fn range(id: u64, keys: KeyRange, places: &[(u64, u64, u16)]) -> RangeView {
+    let replica = |&(replica, node, shard): &(u64, u64, u16)| ReplicaPlace {
+        replica: ReplicaId(replica),
+        location: location(node, shard),
+    };
+    let descriptor = Descriptor {
+        range: RangeId(id),
+        epoch: Epoch {
+            version: 1,
+            conf: 4,
+        },
+        keyspace: if id == 1 {
+            Keyspace::System
+        } else {
+            Keyspace::User
+        },
+        keys,
+        replicas: places.iter().map(replica).collect(),
+    };
+    let leader = descriptor.replicas.first().map(|replica| replica.location);
+    RangeView {
+        voters: vec![ReplicaId(101), ReplicaId(102)],
+        descriptor,
+        leader,
+        term: 5,
+        applied: 60,
+        lag: vec![(ReplicaId(102), 3), (ReplicaId(103), u64::MAX)],
+        under_replicated: false,
+        unavailable: false,
+    }
+}
+
+fn view() -> View {
+    let node = |id: u64| NodeView {
+        record: NodeRecord {
+            id: NodeId(id),
+            address: format!("n{id}:7400"),
+            http: format!("n{id}:7480"),
+            shards: 2,
+            life: 9,
+            started_ms: 8,
+            release: "0.1.0".to_owned(),
+        },
+        state: NodeState::Alive,
+    };
+    let keys = KeyRange {
+        start: vec![0, 0xff],
+        end: None,
+    };
+    View {
+        version: 1,
+        leader: location(1, 0),
+        system: vec![location(1, 0)],
+        nodes: vec![node(1), node(2), node(3)],
+        ranges: vec![
+            range(1, KeyRange::all(), &[(11, 1, 0)]),
+            range(2, keys, &[(101, 1, 0), (102, 2, 1), (103, 3, 1)]),
+        ],
+        settings: vec![Setting {
+            version: 2,
+            name: "dead-after".to_owned(),
+            value: "1m".to_owned(),
+            at_ms: 7,
+        }],
+    }
+}
+
+#[test]
+fn ranges_are_shown_as_tools_expect_them() {
+    let shown = render::ranges(&view());
+    assert_eq!(shown["ranges"][0]["system"], true);
+    assert_eq!(
+        shown["ranges"][1],
+        json!({
+            "id": 2,
+            "system": false,
+            "start": "00ff",
+            "end": null,
+            "epoch": { "version": 1, "conf": 4 },
+            "leader_node": 1,
+            "leader_shard": 0,
+            "replicas": [
+                { "replica": 101, "node": 1, "shard": 0, "voter": true, "lag": 0 },
+                { "replica": 102, "node": 2, "shard": 1, "voter": true, "lag": 3 },
+                { "replica": 103, "node": 3, "shard": 1, "voter": false, "lag": null },
+            ],
+            "term": 5,
+            "applied": 60,
+            "under_replicated": false,
+            "unavailable": false,
+        })
+    );
+}
+
+#[test]
+fn nodes_are_shown_with_what_they_hold() {
+    let shown = render::nodes(&view());
+    assert_eq!(
+        shown["nodes"][0],
+        json!({
+            "id": 1,
+            "address": "n1:7400",
+            "http": "n1:7480",
+            "state": "alive",
+            "shards": 2,
+            "leaders": 2,
+            "replicas": 2,
+            "started_ms": 8,
+            "version": "0.1.0",
+        })
+    );
+}
+
+#[test]
+fn health_is_the_worst_that_there_is() {
+    let mut view = view();
+    let shown = render::status(&view, 10);
+    assert_eq!(shown["health"], "ok");
+    assert_eq!(shown["cluster"], format!("{:032x}", 10));
+    view.nodes[2].state = NodeState::Silent;
+    assert_eq!(render::status(&view, 10)["health"], "degraded");
+    view.nodes[2].state = NodeState::Alive;
+    view.ranges[1].under_replicated = true;
+    let shown = render::status(&view, 10);
+    assert_eq!(
+        (&shown["health"], &shown["under_replicated"]),
+        (&json!("degraded"), &json!(1))
+    );
+    view.ranges[0].unavailable = true;
+    let shown = render::status(&view, 10);
+    assert_eq!(
+        (&shown["health"], &shown["unavailable"]),
+        (&json!("unavailable"), &json!(1))
+    );
+}
+
+#[test]
+fn settings_are_shown_whether_set_or_not() {
+    let view = view();
+    let found = render::setting(&view, "dead-after").expect("there is one");
+    assert_eq!(
+        (&found["value"], &found["version"]),
+        (&json!("1m"), &json!(2))
+    );
+    let unset = render::setting(&view, "balance").expect("there is one");
+    assert_eq!(unset["value"], json!(null));
+    assert!(render::setting(&view, "colour").is_err_and(|why| why.contains("dead-after")));
+    let all = render::settings(&view);
+    assert_eq!(all["settings"].as_array().map(Vec::len), Some(3));
+    let history = render::history(&view.settings);
+    assert_eq!(history["history"][0]["value"], "1m");
+}
+
+#[test]
+fn a_replica_moves_to_the_shard_that_holds_the_fewest() {
+    let view = view();
+    assert_eq!(roomiest(&view, NodeId(1)), Ok(location(1, 1)));
+    assert_eq!(roomiest(&view, NodeId(2)), Ok(location(2, 0)));
+    assert!(roomiest(&view, NodeId(9)).is_err());
+}

@@ -1,0 +1,265 @@
+//! Requests of plain clients, carried to the shard of another node that leads their range.
+//!
+//! A client that does not follow routes may ask any node. Its frame goes, as it is, over a link to
+//! the leader's shard, once: there it is handled like one that was forwarded within the node, and
+//! the reply's frame goes back to the client. The links are others than those of the replicas, so
+//! that a client's request never stands before an append. The body of a frame of the kind
+//! [`kind::CARRY`] is the time that is left in milliseconds (four bytes, 0: the client does not say),
+//! and the client's frame.
+//!
+//! If the link breaks once the frame may have been sent, a write's fate is not known. Lives on its
+//! shard's thread.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rangedb_engine::env::{AsyncRuntime, Instant};
+use rangedb_engine::error::Error;
+use rangedb_engine::request::Outcome;
+use rangedb_engine::shard::WriteSink;
+use rangedb_engine::types::{Location, NodeId, ShardId};
+use rangedb_protocol::frame;
+use rangedb_protocol::limits::FRAME_LEN_MAX;
+
+use super::link::Links;
+use super::{Peers, kind};
+use crate::env::{GlommioRuntime, Now};
+use crate::handler::refusal::Refusal;
+use crate::handler::scan::LocalScan;
+use crate::handler::{self, Asked, Call, Origin, Times, reply};
+use crate::shard::context::Context;
+
+/// Requests of one shard that are on their way to other nodes, and of one link that are answered.
+pub const CARRIED_MAX: usize = 1024;
+/// Bytes of them.
+const CARRIED_LEN_MAX: usize = 64 << 20;
+/// When to try again if there are too many.
+const RETRY_AFTER_MS: u32 = 5;
+/// How long a reply is waited for, if the client does not say.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What stands before the client's frame.
+const HEAD_LEN: usize = 4;
+
+/// The ways of one shard to other nodes.
+pub struct Carriers {
+    links: Links,
+    count: Rc<Cell<usize>>,
+    len: Rc<Cell<usize>>,
+}
+
+impl Carriers {
+    /// The ways of a shard of this node.
+    pub fn new(cluster: u128, me: NodeId, peers: Arc<Peers>) -> Carriers {
+        Carriers {
+            links: Links::new(cluster, me, peers),
+            count: Rc::default(),
+            len: Rc::default(),
+        }
+    }
+
+    fn room(&self, len: usize) -> Result<Room, Error> {
+        if self.count.get() >= CARRIED_MAX || self.len.get() + len > CARRIED_LEN_MAX {
+            return Err(overloaded(
+                "too many requests are on their way to other nodes",
+            ));
+        }
+        self.count.set(self.count.get() + 1);
+        self.len.set(self.len.get() + len);
+        let (all, all_len) = (self.count.clone(), self.len.clone());
+        Ok(Room { all, all_len, len })
+    }
+}
+
+fn overloaded(reason: &'static str) -> Error {
+    Error::Overloaded {
+        reason,
+        retry_after_ms: RETRY_AFTER_MS,
+    }
+}
+
+/// The room of one request, given back when it is dropped.
+struct Room {
+    all: Rc<Cell<usize>>,
+    all_len: Rc<Cell<usize>>,
+    len: usize,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.all.set(self.all.get() - 1);
+        self.all_len.set(self.all_len.get() - self.len);
+    }
+}
+
+/// Carries a client's request to the shard that leads its range. The reply goes to the client.
+///
+/// # Errors
+/// Too many are on their way, or it is too long to be carried.
+pub fn send<O: Origin>(
+    context: &Rc<Context>,
+    origin: &Rc<O>,
+    call: &Call<'_>,
+    to: Location,
+) -> Result<(), Refusal> {
+    let now = Now::now();
+    let body = encode(call, now);
+    // Nothing within the limits of keys and values is as long.
+    if body.len() + frame::HEADER_LEN > FRAME_LEN_MAX {
+        return Err(Error::Invalid("the request is too long to be carried".to_owned()).into());
+    }
+    let room = context.carriers.room(body.len())?;
+    let until = call.deadline.unwrap_or(now + PATIENCE);
+    let token = origin.hold(call.asked)?;
+    let operation = call.asked.operation;
+    origin.departed(operation);
+    let (context, origin) = (context.clone(), origin.clone());
+    glommio::spawn_local(async move {
+        let asking = context.carriers.links.ask(to, kind::CARRY, &body);
+        let answer = GlommioRuntime::timeout_at(until, asking).await;
+        drop(room);
+        origin.returned(operation);
+        let Some(asked) = origin.release(token) else {
+            return;
+        };
+        let answer = answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        match checked(&asked, answer) {
+            Ok(frame) => origin.send(|to| to.extend_from_slice(&frame)),
+            Err(error) => {
+                origin.send(|to| reply::refusal(&context, asked.request, &error.into(), to));
+            }
+        }
+    })
+    .detach();
+    Ok(())
+}
+
+fn encode(call: &Call<'_>, now: Now) -> Vec<u8> {
+    let left_ms = call.deadline.map_or(0, |deadline| {
+        let left = deadline.saturating_duration_since(now).as_millis();
+        u32::try_from(left).unwrap_or(u32::MAX).max(1)
+    });
+    let mut body = Vec::with_capacity(HEAD_LEN + call.frame.len());
+    body.extend_from_slice(&left_ms.to_le_bytes());
+    body.extend_from_slice(call.frame);
+    body
+}
+
+/// The reply's frame, or what the client is told instead.
+fn checked(asked: &Asked, answer: io::Result<Bytes>) -> Result<Bytes, Error> {
+    let is_write = asked.operation.is_write();
+    match answer {
+        Ok(bytes) => {
+            let is_reply = matches!(
+                frame::decode(&bytes),
+                Ok(Some(found)) if found.len == bytes.len() && found.id == asked.request
+            );
+            if is_reply {
+                return Ok(bytes);
+            }
+            Err(Error::Unknown("the leader's node answered something else"))
+        }
+        Err(error) => Err(match error.kind() {
+            io::ErrorKind::WouldBlock => overloaded("the link to the leader's node is full"),
+            io::ErrorKind::NotConnected => Error::NotLeader(None),
+            io::ErrorKind::TimedOut if !is_write => Error::DeadlineExceeded,
+            _ if !is_write => Error::NotLeader(None),
+            io::ErrorKind::TimedOut => Error::Unknown("the leader's node did not answer in time"),
+            _ => Error::Unknown("the link to the leader's node broke"),
+        }),
+    }
+}
+
+/// Handles a request that another node has carried here.
+///
+/// # Errors
+/// It is none.
+pub fn receive(context: &Rc<Context>, carried: &Rc<Carried>, body: &[u8]) -> io::Result<()> {
+    let bad = || io::Error::other("a carried request that cannot be read");
+    let (head, frame) = body.split_first_chunk::<HEAD_LEN>().ok_or_else(bad)?;
+    let left = Duration::from_millis(u64::from(u32::from_le_bytes(*head)));
+    let found = frame::decode(frame).ok().flatten().ok_or_else(bad)?;
+    if found.len != frame.len() {
+        return Err(bad());
+    }
+    let now = Now::now();
+    let times = Times {
+        received: now,
+        now,
+        deadline: (!left.is_zero()).then(|| now + left),
+    };
+    handler::handle(context, carried, found, frame, times).map_err(|_| bad())
+}
+
+/// Takes a reply's frame.
+type TakeReply = Box<dyn FnOnce(&[u8])>;
+
+/// Where the reply to a carried request goes.
+pub struct Carried {
+    context: Rc<Context>,
+    reply: Cell<Option<TakeReply>>,
+    asked: Cell<Option<Asked>>,
+}
+
+impl Carried {
+    /// A request whose reply's frame is given to `reply`.
+    pub fn new(context: Rc<Context>, reply: impl FnOnce(&[u8]) + 'static) -> Rc<Carried> {
+        Rc::new(Carried {
+            context,
+            reply: Cell::new(Some(Box::new(reply))),
+            asked: Cell::new(None),
+        })
+    }
+}
+
+impl WriteSink for Carried {
+    fn complete(&self, token: u64, result: Result<Outcome, Error>) {
+        if let Some(asked) = self.release(token) {
+            self.send(|to| reply::outcome(&self.context, &asked, result, to));
+        }
+    }
+}
+
+impl Origin for Carried {
+    fn is_smart(&self) -> bool {
+        // It was carried once; if the key is not here either, the client hears where it is.
+        true
+    }
+
+    fn may_leave(&self) -> bool {
+        false
+    }
+
+    fn send(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut frame = Vec::new();
+        write(&mut frame);
+        if let Some(reply) = self.reply.take() {
+            reply(&frame);
+        }
+    }
+
+    fn hold(&self, asked: Asked) -> Result<u64, Refusal> {
+        self.context.begin();
+        self.asked.set(Some(asked));
+        Ok(0)
+    }
+
+    fn release(&self, _token: u64) -> Option<Asked> {
+        let asked = self.asked.take()?;
+        self.context.end();
+        Some(asked)
+    }
+
+    fn forward(self: &Rc<Self>, _to: ShardId, _call: &Call<'_>) -> Result<(), Refusal> {
+        Err(Error::Moved(None).into())
+    }
+
+    fn scan(self: &Rc<Self>, scan: LocalScan) {
+        let origin = self.clone();
+        glommio::spawn_local(async move { scan.run(&origin.context, origin.as_ref()).await })
+            .detach();
+    }
+}

@@ -1,0 +1,283 @@
+//! The API over HTTP and the command line's view of the cluster, on a real node.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use rangedb_tests::process::Home;
+use serde_json::{Value, json};
+
+/// An answer over HTTP.
+struct Answer {
+    status: u16,
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).expect("JSON")
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        let found = lines.find(|(known, _)| known.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value)
+    }
+}
+
+/// Sends these bytes and reads to the end of the connection.
+fn exchange(home: &Home, head: &str, body: &[u8]) -> Answer {
+    let mut stream = TcpStream::connect(&home.http).expect("the API is there");
+    stream.write_all(head.as_bytes()).expect("it is sent");
+    // A body that is too long may be refused before all of it is taken.
+    let _ = stream.write_all(body);
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).expect("an answer");
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+    let body = bytes.split_off(end.expect("a head") + 4);
+    let head = String::from_utf8(bytes).expect("text");
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    Answer {
+        status: status.expect("a status"),
+        head,
+        body,
+    }
+}
+
+fn request(home: &Home, method: &str, path: &str, body: &[u8]) -> Answer {
+    let len = body.len();
+    let head = format!(
+        "{method} /api/v1/{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+         Content-Length: {len}\r\n\r\n"
+    );
+    exchange(home, &head, body)
+}
+
+fn percent(key: &[u8]) -> String {
+    key.iter().map(|byte| format!("%{byte:02x}")).collect()
+}
+
+#[test]
+fn keys_of_any_bytes_are_put_read_and_deleted_over_http() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "2", "--split-at", "m"]);
+    let _node = home.start();
+    let longest = vec![0xfe; 4096];
+    let all: Vec<u8> = (0..=255).collect();
+    let keys = [
+        &b"a"[..],
+        b"zz",
+        b"\0",
+        b"a/b//",
+        b"?x=1",
+        b"..",
+        b"\xff\xfe",
+        &all,
+        &longest,
+    ];
+    for key in keys {
+        let path = format!("kv/{}", percent(key));
+        assert_eq!(request(&home, "GET", &path, b"").status, 404);
+        let value = [key, b"\r\n\0"].concat();
+        let put = request(&home, "PUT", &path, &value);
+        assert_eq!(put.status, 200, "{key:?}: {}", put.head);
+        let got = request(&home, "GET", &path, b"");
+        assert_eq!((got.status, &got.body), (200, &value), "{key:?}");
+        let version = put.json()["version"].to_string();
+        assert_eq!(got.header("rangedb-version"), Some(version.as_str()));
+        let head = request(&home, "HEAD", &path, b"");
+        let len = value.len().to_string();
+        assert_eq!((head.status, head.body.len()), (200, 0));
+        assert_eq!(head.header("content-length"), Some(len.as_str()));
+        let deleted = request(&home, "DELETE", &path, b"");
+        assert_eq!(
+            (deleted.status, &deleted.json()["existed"]),
+            (200, &json!(true))
+        );
+        assert_eq!(request(&home, "GET", &path, b"").status, 404);
+        let again = request(&home, "DELETE", &path, b"");
+        assert_eq!(
+            (again.status, &again.json()["existed"]),
+            (200, &json!(false))
+        );
+    }
+    // Both faces show the same keys; an empty value is one.
+    assert_eq!(request(&home, "PUT", "kv/empty", b"").status, 200);
+    let got = home.cli(&["get", "empty"]);
+    assert_eq!((got.status.code(), &got.stdout[..]), (Some(0), &b"\n"[..]));
+    let slash = request(&home, "PUT", "kv/dir/file", b"1");
+    assert_eq!(slash.status, 200);
+    assert_eq!(home.cli(&["get", "dir/file"]).stdout, b"1\n");
+}
+
+#[test]
+fn what_breaks_a_limit_or_a_rule_is_refused_with_a_reason() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "1"]);
+    let _node = home.start();
+    let value = vec![b'v'; 1 << 20];
+    assert_eq!(request(&home, "PUT", "kv/big", &value).status, 200);
+    assert_eq!(request(&home, "GET", "kv/big", b"").body, value);
+    let longer = [&value[..], b"v"].concat();
+    let refused = request(&home, "PUT", "kv/big", &longer);
+    assert_eq!(
+        (refused.status, &refused.json()["fate"]),
+        (413, &json!("not_applied"))
+    );
+    // A length that nobody would read, of which nothing comes.
+    let head = "PUT /api/v1/kv/big HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+                Content-Length: 99999999999\r\n\r\n";
+    assert_eq!(exchange(&home, head, b"").status, 413);
+    assert_eq!(request(&home, "GET", "kv/big", b"").body, value);
+
+    let long_key = format!("kv/{}", percent(&vec![b'k'; 4097]));
+    for (method, path, body, status) in [
+        ("GET", long_key.as_str(), &b""[..], 400),
+        ("PUT", "kv/", b"v", 400),
+        ("GET", "kv/%zz", b"", 400),
+        ("PUT", "kv/a?b", b"v", 400),
+        ("POST", "kv/a", b"v", 405),
+        ("PATCH", "kv/a", b"v", 405),
+        ("PUT", "nodes", b"", 405),
+        ("DELETE", "config/balance", b"", 405),
+        ("GET", "ranges/1/transfer-leader", b"", 405),
+        ("GET", "nothing", b"", 404),
+        ("GET", "config/colour", b"", 400),
+        ("POST", "ranges/x/move-replica", b"{}", 400),
+        ("POST", "ranges/1/move-replica", b"{garbage", 400),
+        ("POST", "ranges/1/move-replica", b"[]", 400),
+        ("POST", "ranges/1/move-replica", b"{\"from\":1}", 400),
+        ("POST", "ranges/1/move-replica", b"\xff\xff", 400),
+        ("POST", "ranges/1/transfer-leader", b"{\"to\":\"x\"}", 400),
+        ("POST", "ranges/1/transfer-leader", b"{\"more\":1}", 400),
+        ("PUT", "config/balance", b"\xff", 400),
+        ("PUT", "config/balance", &value[..20_000], 413),
+    ] {
+        let answer = request(&home, method, path, body);
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.head);
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        let told = answer.json();
+        assert!(
+            told["message"]
+                .as_str()
+                .is_some_and(|text| !text.is_empty())
+        );
+        assert_eq!(told["fate"], "not_applied", "{method} {path}");
+        assert_eq!(answer.header("allow").is_some(), status == 405);
+    }
+    assert_eq!(request(&home, "GET", "kv/a", b"").status, 404);
+}
+
+/// What a command that must be done prints in JSON.
+fn shown(home: &Home, arguments: &[&str]) -> Value {
+    let output = home.cli(&[arguments, &["--format", "json"]].concat());
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// Waits until the cluster's manager has heard of so many ranges, all of them led.
+fn wait_for_ranges(home: &Home, count: usize) {
+    let begun = Instant::now();
+    loop {
+        let status = shown(home, &["status"]);
+        if status["health"] == "ok" && status["nodes"][0]["leaders"] == count {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{status}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_cluster_of_one_is_shown_by_both_faces() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "1", "--split-at", "g,t"]);
+    let _node = home.start();
+    wait_for_ranges(&home, 4);
+    let nodes = shown(&home, &["node", "ls"]);
+    assert_eq!(request(&home, "GET", "nodes", b"").json(), nodes);
+    assert_eq!(nodes["nodes"].as_array().map(Vec::len), Some(1));
+    assert_eq!(
+        (&nodes["nodes"][0]["id"], &nodes["nodes"][0]["state"]),
+        (&json!(1), &json!("alive"))
+    );
+
+    let ranges = shown(&home, &["range", "ls"]);
+    let over_http = request(&home, "GET", "ranges", b"").json();
+    let borders = |ranges: &Value| -> Vec<Value> {
+        let ranges = ranges["ranges"].as_array().expect("a list").iter();
+        let of_users = ranges.filter(|range| range["system"] == false);
+        of_users
+            .map(|range| json!([range["start"], range["end"], range["leader_node"]]))
+            .collect()
+    };
+    let wanted = [
+        json!(["", "67", 1]),
+        json!(["67", "74", 1]),
+        json!(["74", null, 1]),
+    ];
+    assert_eq!(borders(&ranges), wanted);
+    assert_eq!(borders(&over_http), wanted);
+    let replica = &ranges["ranges"][0]["replicas"][0];
+    assert_eq!(
+        (
+            &replica["node"],
+            &replica["shard"],
+            &replica["voter"],
+            &replica["lag"]
+        ),
+        (&json!(1), &json!(0), &json!(true), &json!(0))
+    );
+
+    let status = shown(&home, &["status"]);
+    let over_http = request(&home, "GET", "status", b"").json();
+    for status in [&status, &over_http] {
+        assert_eq!(status["health"], "ok", "{status}");
+        assert_eq!(
+            (&status["under_replicated"], &status["unavailable"]),
+            (&json!(0), &json!(0))
+        );
+        assert_eq!(status["nodes"][0]["leaders"], 4);
+    }
+    assert_eq!(
+        (&status["node"], &status["node_health"]),
+        (&json!(1), &json!("ok"))
+    );
+    assert_eq!(status["shards"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn settings_are_shown_by_both_faces() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "1"]);
+    let _node = home.start();
+    let config = shown(&home, &["config", "get"]);
+    assert_eq!(request(&home, "GET", "config", b"").json(), config);
+    let balance = shown(&home, &["config", "get", "balance"]);
+    assert_eq!(request(&home, "GET", "config/balance", b"").json(), balance);
+    assert_eq!(balance["value"], Value::Null);
+    assert_eq!(
+        home.cli(&["config", "get", "colour"]).status.code(),
+        Some(3)
+    );
+}
+
+#[test]
+fn ranges_are_shown_as_a_table() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "1"]);
+    let _node = home.start();
+    wait_for_ranges(&home, 2);
+    let table = home.cli(&["range", "ls"]);
+    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    assert!(
+        table.contains("1/0") && table.contains("(system)"),
+        "{table}"
+    );
+}

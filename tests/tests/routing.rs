@@ -1,0 +1,313 @@
+//! Plain clients of a cluster of three real processes, and ranges that have lost their majority.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use rangedb_protocol::preamble::{ANSWER_LEN, ANY_SHARD, Answer, Preamble, Role, Verdict};
+use rangedb_protocol::{
+    ErrorCode, ErrorReply, Fate, FlatBufferBuilder, Reply, Request, RequestBody, Session, frame,
+};
+use rangedb_tests::process::{Home, Node, cli, free_port};
+
+const SECRET: &str = "a secret of the test";
+/// One key of each range.
+const KEYS: [&str; 3] = ["a", "h", "z"];
+
+fn homes(folder: &std::path::Path) -> Vec<Home> {
+    let listen: Vec<String> = (0..3)
+        .map(|_| format!("127.0.0.1:{}", free_port()))
+        .collect();
+    let list = listen.join(",");
+    let home = |(number, listen): (usize, &String)| {
+        let folder = folder.join(number.to_string());
+        std::fs::create_dir(&folder).expect("a folder");
+        let flags = ["--shards", "2", "--split-at", "c,m"];
+        let cluster = ["--join", &list, "--bootstrap-expect", "3"];
+        let secret = ["--cluster-secret", SECRET];
+        let mut home = Home::new(&folder, &[&flags[..], &cluster[..], &secret[..]].concat());
+        home.listen.clone_from(listen);
+        home
+    };
+    listen.iter().enumerate().map(home).collect()
+}
+
+/// Starts all nodes at once, and waits until every range is led.
+fn start_all(homes: &[Home]) -> Vec<Node> {
+    let nodes = std::thread::scope(|scope| {
+        let starts: Vec<_> = homes
+            .iter()
+            .map(|home| scope.spawn(|| home.start()))
+            .collect();
+        let nodes = starts
+            .into_iter()
+            .map(|start| start.join().expect("it starts"));
+        nodes.collect::<Vec<Node>>()
+    });
+    let begun = Instant::now();
+    for key in KEYS {
+        while !cli(&addresses(homes), &["put", key, "first"])
+            .status
+            .success()
+        {
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "no leader for {key}"
+            );
+        }
+    }
+    nodes
+}
+
+fn addresses(homes: &[Home]) -> String {
+    let listen: Vec<&str> = homes.iter().map(|home| home.listen.as_str()).collect();
+    listen.join(",")
+}
+
+/// A client that follows no routes.
+struct Plain {
+    stream: TcpStream,
+    sequence: u64,
+    received: Vec<u8>,
+}
+
+/// What it was answered.
+#[derive(Debug, PartialEq)]
+enum Told {
+    Value(Option<Vec<u8>>),
+    Written,
+    Rows(usize),
+    Error(ErrorCode, Fate),
+}
+
+impl Plain {
+    fn connect(home: &Home, shard: u16) -> Plain {
+        let mut stream = TcpStream::connect(&home.listen).expect("it listens");
+        let preamble = Preamble {
+            version_min: 1,
+            version_max: 1,
+            role: Role::Client,
+            smart: false,
+            tls: false,
+            shard,
+        };
+        stream.write_all(&preamble.encode()).expect("sent");
+        let mut answer = [0; ANSWER_LEN];
+        stream.read_exact(&mut answer).expect("an answer");
+        let answer = Answer::decode(&answer).expect("an answer");
+        assert_eq!(answer.verdict, Verdict::Accepted);
+        let patience = Some(Duration::from_secs(20));
+        stream.set_read_timeout(patience).expect("set");
+        Plain {
+            stream,
+            sequence: 0,
+            received: Vec::new(),
+        }
+    }
+
+    fn call(&mut self, body: RequestBody<'_>, deadline_ms: u32) -> Told {
+        let request = Request {
+            body,
+            target: None,
+            deadline_ms,
+            token: 0,
+        };
+        let mut bytes = Vec::new();
+        request.encode(9, &mut FlatBufferBuilder::new(), &mut bytes);
+        self.stream.write_all(&bytes).expect("sent");
+        self.received.clear();
+        loop {
+            if let Some(found) = frame::decode(&self.received).expect("a frame") {
+                assert_eq!(found.id, 9);
+                let (reply, _) = Reply::decode(found.kind, found.body).expect("a reply");
+                return match reply {
+                    Reply::Value { value, .. } => Told::Value(value.map(<[u8]>::to_vec)),
+                    Reply::Written { .. } => Told::Written,
+                    Reply::Rows { rows, .. } => Told::Rows(rows.len()),
+                    Reply::Error(error) => {
+                        let ErrorReply { code, fate, .. } = *error;
+                        Told::Error(code.expect("a known code"), fate)
+                    }
+                    other => panic!("{other:?}"),
+                };
+            }
+            let mut piece = [0; 4096];
+            let len = self.stream.read(&mut piece).expect("more");
+            assert!(len > 0, "the connection was closed");
+            self.received.extend_from_slice(&piece[..len]);
+        }
+    }
+
+    fn get(&mut self, key: &str) -> Told {
+        let key = key.as_bytes();
+        self.call(RequestBody::Get { key }, 5000)
+    }
+
+    fn put(&mut self, key: &str, value: &str, deadline_ms: u32) -> Told {
+        self.sequence += 1;
+        let session = Session {
+            client: u128::from(std::process::id()) << 32 | self.stream_number(),
+            sequence: self.sequence,
+            lowest_unanswered: self.sequence,
+            first_tried: now(),
+        };
+        let (key, value) = (key.as_bytes(), value.as_bytes());
+        self.call(
+            RequestBody::Put {
+                key,
+                value,
+                session,
+            },
+            deadline_ms,
+        )
+    }
+
+    fn stream_number(&self) -> u128 {
+        u128::from(self.stream.local_addr().expect("bound").port())
+    }
+}
+
+/// A cluster's time, near enough.
+fn now() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    (now.expect("after 1970").as_millis() as u64) << 16
+}
+
+/// The index of the home whose node leads the range of a key.
+fn leader(homes: &[Home], key: &str) -> usize {
+    let leads = |home: &Home| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let options = rangedb_client::ClientOptions {
+            addresses: vec![home.listen.clone()],
+            ..Default::default()
+        };
+        let ranges = runtime.block_on(async {
+            rangedb_client::Client::connect(options)
+                .await?
+                .ranges()
+                .await
+        });
+        ranges.is_ok_and(|ranges| {
+            ranges.iter().any(|range| {
+                let route = &range.route;
+                let holds = route.start.as_slice() <= key.as_bytes()
+                    && route.end.as_deref().is_none_or(|end| key.as_bytes() < end);
+                !range.system && holds && range.term > 0
+            })
+        })
+    };
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = homes.iter().position(leads) {
+            return found;
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "nobody leads {key}"
+        );
+    }
+}
+
+#[test]
+fn a_plain_client_asks_any_node_and_shard_for_anything() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let homes = homes(temp.path());
+    let nodes = start_all(&homes);
+    let mut leaders = BTreeSet::new();
+    for key in KEYS {
+        leaders.insert(leader(&homes, key));
+    }
+    assert!(leaders.len() > 1, "the nodes lead in turn");
+    for (number, home) in homes.iter().enumerate() {
+        for shard in [0, 1, ANY_SHARD] {
+            let mut plain = Plain::connect(home, shard);
+            for key in KEYS {
+                let value = format!("{number}-{shard}");
+                assert_eq!(
+                    plain.put(key, &value, 5000),
+                    Told::Written,
+                    "{number}/{shard} {key}"
+                );
+                let wanted = Told::Value(Some(value.into_bytes()));
+                assert_eq!(plain.get(key), wanted, "{number}/{shard} {key}");
+                let scan = RequestBody::Scan {
+                    start: Some(key.as_bytes()),
+                    end: None,
+                    rows_max: 0,
+                    bytes_max: 0,
+                    continuation: None,
+                };
+                assert_eq!(
+                    plain.call(scan, 5000),
+                    Told::Rows(1),
+                    "{number}/{shard} {key}"
+                );
+            }
+        }
+    }
+
+    // The leader's node hangs once the request is there: what became of a write is not known.
+    let led_by = leader(&homes, "a");
+    let mut plain = Plain::connect(&homes[(led_by + 1) % 3], ANY_SHARD);
+    assert_eq!(plain.put("a", "before", 5000), Told::Written);
+    nodes[led_by].signal("STOP");
+    let put = plain.put("a", "during", 300);
+    assert_eq!(put, Told::Error(ErrorCode::Unknown, Fate::Unknown));
+    nodes[led_by].signal("CONT");
+}
+
+#[test]
+fn without_a_majority_everything_ends_in_time_with_no_quorum() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let homes = homes(temp.path());
+    let mut nodes: Vec<Option<Node>> = start_all(&homes).into_iter().map(Some).collect();
+    // The one that stays leads a range, and follows in others.
+    let stays = leader(&homes, "a");
+    for (number, node) in nodes.iter_mut().enumerate() {
+        if number != stays {
+            node.take().expect("it runs").kill();
+        }
+    }
+    let list = addresses(&homes);
+    for key in KEYS {
+        for command in [&["put", key, "2"][..], &["get", key]] {
+            let begun = Instant::now();
+            let ended = cli(&list, &[command, &["--timeout", "4s"]].concat());
+            let complaint = String::from_utf8_lossy(&ended.stderr).into_owned();
+            assert!(begun.elapsed() < Duration::from_millis(4600), "{command:?}");
+            assert!(complaint.contains("no_quorum"), "{command:?}: {complaint}");
+            let code = ended.status.code();
+            let wanted: &[i32] = if command[0] == "put" { &[3, 4] } else { &[3] };
+            assert!(
+                code.is_some_and(|code| wanted.contains(&code)),
+                "{command:?}: {code:?}"
+            );
+        }
+    }
+    // Where no leader is known to begin with, nothing was proposed.
+    let mut plain = Plain::connect(&homes[stays], ANY_SHARD);
+    let told = KEYS.map(|key| plain.put(key, "3", 3000));
+    for told in &told {
+        assert!(
+            matches!(
+                told,
+                Told::Error(ErrorCode::NoQuorum, Fate::NotApplied | Fate::Unknown)
+            ),
+            "{told:?}"
+        );
+    }
+    assert!(told.contains(&Told::Error(ErrorCode::NoQuorum, Fate::NotApplied)));
+    // A majority is there again.
+    let back = (stays + 1) % 3;
+    nodes[back] = Some(homes[back].start());
+    let begun = Instant::now();
+    for key in KEYS {
+        while !cli(&list, &["put", key, "4"]).status.success() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{key}");
+        }
+    }
+}
