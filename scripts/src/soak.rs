@@ -1,23 +1,32 @@
-//! `soak SECONDS SEED`: the simulator, kills of the real binary, faults of three nodes and the
-//! watchdog's stress, for as long as one likes. The tests take their length and first seed from the
-//! environment; without them they run as in `test`.
+//! `soak SECONDS SEED`: the simulator, kills of the real binary, faults of nodes and of the network
+//! between them, and the watchdog's stress, for as long as one likes. The tests take their length
+//! and first seed from the environment; without them they run as in `test`.
 
 use crate::Outcome;
 use crate::process::command;
 
-/// Which tests run for long, and their shares of the time.
-const PARTS: [(&str, f64); 4] = [
-    ("simulator", 0.5),
-    ("kills", 0.2),
-    ("cluster", 0.2),
-    ("watchdog", 0.1),
+/// Which tests run for long, their shares of the time, and among how many tests of the file, one
+/// after the other, each share is divided.
+const PARTS: [(&str, f64, f64); 6] = [
+    ("simulator", 0.4, 1.0),
+    ("kills", 0.1, 1.0),
+    ("cluster", 0.1, 1.0),
+    ("failover", 0.1, 2.0),
+    ("networks", 0.2, 3.0),
+    ("watchdog", 0.1, 1.0),
 ];
 
 /// Runs each part for its time.
 fn run_for(seconds: f64, seed: u64) -> Outcome {
-    for (name, share) in PARTS {
-        let seconds = (seconds * share).ceil();
-        println!("{name}: {seconds} s from seed {seed}");
+    for (name, share, tests) in PARTS {
+        let seconds = (seconds * share / tests).ceil();
+        println!("{name}: {seconds} s a test, from seed {seed}");
+        // A cluster wants the machine for itself.
+        let threads = if tests > 1.0 {
+            "--test-threads=1"
+        } else {
+            "--test-threads=2"
+        };
         let arguments = [
             "test",
             "--release",
@@ -27,6 +36,7 @@ fn run_for(seconds: f64, seed: u64) -> Outcome {
             name,
             "--",
             "--nocapture",
+            threads,
         ];
         let status = command("cargo", &arguments)
             .env("RANGEDB_SOAK_SECONDS", seconds.to_string())

@@ -78,6 +78,9 @@ pub fn run() -> Outcome {
             "--lib",
             "--bins",
             "--tests",
+            // That a test was skipped must be seen; nextest is told so by `.config/nextest.toml`.
+            "--",
+            "--show-output",
         ];
         run_tests(&arguments, count_libtest)?
     };

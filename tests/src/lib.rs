@@ -1,5 +1,7 @@
 //! What needs more than one crate: the simulator, and tests against real processes.
 
+pub mod cluster;
 pub mod invariants;
+pub mod net;
 pub mod process;
 pub mod sim;

@@ -11,6 +11,8 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::net::netns;
+
 /// A node that needs longer to start or stop than this hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 const POLL_EVERY: Duration = Duration::from_millis(2);
@@ -33,7 +35,15 @@ pub fn binary(name: &str) -> PathBuf {
 
 /// A command without the settings of whoever runs the test.
 pub fn command(name: &str) -> Command {
-    let mut command = Command::new(binary(name));
+    command_in(None, name)
+}
+
+/// The same in a network namespace. The child's process id is the binary's own.
+pub fn command_in(space: Option<&str>, name: &str) -> Command {
+    let mut command = match space {
+        Some(space) => netns::inside(space, &binary(name)),
+        None => Command::new(binary(name)),
+    };
     for (variable, _) in std::env::vars_os() {
         if variable.to_string_lossy().starts_with("RANGEDB_") {
             command.env_remove(variable);
@@ -78,6 +88,9 @@ pub struct Home {
     pub http: String,
     /// Further flags of `rangedb start`.
     pub flags: Vec<String>,
+    /// The network namespace that it lives in, if it is not the test's own. The admin pages of a
+    /// node in another cannot be asked from here.
+    pub space: Option<String>,
 }
 
 impl Home {
@@ -88,12 +101,13 @@ impl Home {
             listen: format!("127.0.0.1:{}", free_port()),
             http: format!("127.0.0.1:{}", free_port()),
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
+            space: None,
         }
     }
 
     /// `rangedb start` for this home.
     pub fn start_command(&self) -> Command {
-        let mut command = command("rangedb");
+        let mut command = command_in(self.space.as_deref(), "rangedb");
         command.arg("start").arg("--data-dir").arg(&self.folder);
         command.args(["--listen", &self.listen, "--http", &self.http]);
         command.args(&self.flags);
@@ -150,7 +164,7 @@ impl Home {
 
     /// Runs a command of the command line against this node.
     pub fn cli(&self, arguments: &[&str]) -> Output {
-        cli(&self.listen, arguments)
+        cli_in(self.space.as_deref(), &self.listen, arguments)
     }
 
     /// Asks the admin pages; gives the status code and the body.
@@ -187,7 +201,12 @@ impl Home {
 
 /// Runs a command of the command line.
 pub fn cli(address: &str, arguments: &[&str]) -> Output {
-    command("rangedb")
+    cli_in(None, address, arguments)
+}
+
+/// The same in a network namespace.
+pub fn cli_in(space: Option<&str>, address: &str, arguments: &[&str]) -> Output {
+    command_in(space, "rangedb")
         .args(arguments)
         .args(["--addr", address])
         .output()

@@ -2,7 +2,8 @@
 //! that accepts on it, a connection from the shard that accepted it to the one it asked for.
 //!
 //! glommio binds a socket to the executor that wraps it, so a socket travels as a file descriptor
-//! that owns itself ([`OwnedFd`] closes when it is dropped) and is wrapped anew on arrival.
+//! that owns itself ([`OwnedFd`] closes when it is dropped) and is wrapped anew on arrival. Options
+//! that glommio does not know are set on the descriptor, too.
 
 #![expect(
     unsafe_code,
@@ -11,8 +12,10 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::time::Duration;
 
 use glommio::net::{TcpListener, TcpStream};
+use socket2::SockRef;
 
 /// Takes a connection off this executor. What was not read yet stays in the socket.
 ///
@@ -23,6 +26,17 @@ pub fn detach(stream: TcpStream) -> io::Result<OwnedFd> {
     // duplicate has an owner of its own.
     let borrowed = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
     borrowed.try_clone_to_owned()
+}
+
+/// Ends a connection if what it sends is not acknowledged for so long. Otherwise the kernel sends
+/// it again after ever longer pauses, and goes on with them when the network is whole again.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn end_if_unacknowledged(stream: &TcpStream, limit: Duration) -> io::Result<()> {
+    // SAFETY: the caller holds the stream, which owns the descriptor, through the call.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    SockRef::from(&borrowed).set_tcp_user_timeout(Some(limit))
 }
 
 /// Puts a connection on the executor that calls this.

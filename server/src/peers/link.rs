@@ -25,11 +25,14 @@ use slab::Slab;
 use tokio::sync::{Notify, oneshot};
 
 use super::{Hello, Peers, kind};
-use crate::env::{GlommioRuntime, Now};
+use crate::env::{GlommioRuntime, Now, handover};
 use crate::shard::mesh::Mesh;
 
 /// Connecting and greeting may take so long.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A link whose questions do not arrive for so long is broken: a new one is sooner of use than the
+/// old one, whose pauses between two tries have grown by the time the network works again.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(1);
 /// How long nothing is tried after a failure, the first time and at most.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_LONGEST: Duration = Duration::from_millis(250);
@@ -175,6 +178,7 @@ async fn connect(inner: &Inner, to: Location) -> io::Result<TcpStream> {
     let address = address.ok_or_else(unknown)?;
     let mut stream = TcpStream::connect(address).await.map_err(io::Error::from)?;
     stream.set_nodelay(true).map_err(io::Error::from)?;
+    handover::end_if_unacknowledged(&stream, UNACKNOWLEDGED)?;
     let preamble = Preamble {
         version_min: VERSION_MIN,
         version_max: VERSION,

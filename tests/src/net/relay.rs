@@ -1,0 +1,101 @@
+//! A relay that delays: what it takes from one side it gives to the other a fixed time later, in
+//! order and as fast as it came. Each direction of each connection by itself.
+//!
+//! It stands in for a long link where the kernel cannot delay packets. Runs as a process of its own
+//! (`src/bin/relay.rs`), since it has to be in a namespace; one thread. Connecting is not delayed.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// Taken at once.
+const PIECE_LEN: usize = 64 << 10;
+/// Pieces on their way; more wait in the kernel, as on a link that is full.
+const PIECES_MAX: usize = 1024;
+
+/// Carries connections from `listener` to `target` until the process ends.
+///
+/// # Errors
+/// It can accept no more.
+pub async fn serve(listener: TcpListener, target: String, delay: Duration) -> io::Result<()> {
+    loop {
+        let (near, _) = listener.accept().await?;
+        let target = target.clone();
+        tokio::spawn(async move {
+            // Whoever connected sees the end of its connection.
+            let Ok(far) = TcpStream::connect(target).await else {
+                return;
+            };
+            if near.set_nodelay(true).is_err() || far.set_nodelay(true).is_err() {
+                return;
+            }
+            let (near_reader, near_writer) = near.into_split();
+            let (far_reader, far_writer) = far.into_split();
+            carry(near_reader, far_writer, delay);
+            carry(far_reader, near_writer, delay);
+        });
+    }
+}
+
+/// Carries one direction until either side ends it.
+fn carry(mut reader: OwnedReadHalf, mut writer: OwnedWriteHalf, delay: Duration) {
+    let (sender, mut receiver) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES_MAX);
+    tokio::spawn(async move {
+        let mut piece = vec![0; PIECE_LEN];
+        while let Ok(len @ 1..) = reader.read(&mut piece).await {
+            let due = Instant::now() + delay;
+            if sender.send((due, piece[..len].to_vec())).await.is_err() {
+                break;
+            }
+        }
+    });
+    tokio::spawn(async move {
+        while let Some((due, piece)) = receiver.recv().await {
+            tokio::time::sleep_until(due).await;
+            if writer.write_all(&piece).await.is_err() {
+                break;
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends a megabyte through a relay and back.
+    async fn echo(delay: Duration) -> (Vec<u8>, Vec<u8>, Duration) {
+        let far = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let near = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let (target, place) = (far.local_addr().unwrap(), near.local_addr().unwrap());
+        tokio::spawn(serve(near, target.to_string(), delay));
+        tokio::spawn(async move {
+            let (mut stream, _) = far.accept().await.expect("a connection");
+            let (mut reader, mut writer) = stream.split();
+            tokio::io::copy(&mut reader, &mut writer).await
+        });
+        let mut stream = TcpStream::connect(place).await.expect("the relay");
+        let sent: Vec<u8> = (0..1 << 20_u32).map(|byte| (byte % 251) as u8).collect();
+        let begun = Instant::now();
+        let (mut reader, mut writer) = stream.split();
+        let mut back = vec![0; sent.len()];
+        let (read, written) = tokio::join!(reader.read_exact(&mut back), writer.write_all(&sent));
+        read.expect("all comes back");
+        written.expect("all is sent");
+        (sent, back, begun.elapsed())
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_passes_comes_whole_and_in_order_and_late_by_the_delay_alone() {
+        let (sent, back, took) = echo(Duration::from_millis(50)).await;
+        assert!(sent == back, "bytes changed");
+        assert!(took >= Duration::from_millis(100), "{took:?}");
+        // Pieces are delayed side by side, not one after the other.
+        assert!(took < Duration::from_secs(1), "{took:?}");
+    }
+}

@@ -1,0 +1,278 @@
+//! What clients notice when nodes of three leave: restarted one after the other, killed while they
+//! lead, out of disk. Loopback, through the real client, with figures.
+//!
+//! With `RANGEDB_SOAK_SECONDS` each goes on for that long, from the seed `RANGEDB_SEED`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rangedb_client::{Client, ClientOptions};
+use rangedb_tests::cluster::{
+    self, KEYS, addresses, leader, start_all, variable, wait_for, wait_until_alike,
+    wait_until_replicated,
+};
+use rangedb_tests::net::available;
+use rangedb_tests::net::small_disk::SmallDisk;
+use rangedb_tests::process::{Home, Node};
+use tokio::task::JoinHandle;
+
+/// Kills of a leader if nobody says how long.
+const KILLS: usize = 5;
+/// Tasks that write.
+const WRITERS: usize = 8;
+/// No call may take longer; its deadline.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The rate is the number of answers in a window that begins at any of these moments.
+const BUCKET_MS: u128 = 100;
+const BUCKETS_OF_WINDOW: usize = 10;
+const DISK_MIB: u64 = 512;
+
+fn until() -> Instant {
+    Instant::now() + Duration::from_secs(variable("RANGEDB_SOAK_SECONDS").unwrap_or(0))
+}
+
+async fn client(homes: &[Home]) -> Client {
+    let options = ClientOptions {
+        addresses: addresses(homes).split(',').map(str::to_owned).collect(),
+        timeout: TIMEOUT,
+    };
+    Client::connect(options).await.expect("a client")
+}
+
+/// What a writer saw.
+#[derive(Default)]
+struct Seen {
+    /// Keys and the versions under which they were acknowledged.
+    acknowledged: Vec<(String, u64)>,
+    /// Answers by the number of the bucket in which they came.
+    buckets: BTreeMap<usize, u64>,
+    /// Failed calls by their code.
+    errors: BTreeMap<String, u64>,
+    slowest: Duration,
+}
+
+impl Seen {
+    fn add(&mut self, other: Seen) {
+        self.acknowledged.extend(other.acknowledged);
+        for (bucket, count) in other.buckets {
+            *self.buckets.entry(bucket).or_default() += count;
+        }
+        for (code, count) in other.errors {
+            *self.errors.entry(code).or_default() += count;
+        }
+        self.slowest = self.slowest.max(other.slowest);
+    }
+
+    /// The fewest answers in any whole second between the first answer and the last.
+    fn worst_second(&self) -> u64 {
+        let (Some((&first, _)), Some((&last, _))) = (
+            self.buckets.first_key_value(),
+            self.buckets.last_key_value(),
+        ) else {
+            return 0;
+        };
+        let all: Vec<u64> = (first..last)
+            .map(|bucket| self.buckets.get(&bucket).copied().unwrap_or(0))
+            .collect();
+        let windows = all.windows(BUCKETS_OF_WINDOW);
+        windows.map(|window| window.iter().sum()).min().unwrap_or(0)
+    }
+}
+
+/// Writes a new key each time, in all ranges.
+async fn write(client: Client, index: usize, len: usize, stop: Arc<AtomicBool>) -> Seen {
+    let (mut seen, begun) = (Seen::default(), Instant::now());
+    let mut number = 0_usize;
+    while !stop.load(Ordering::Relaxed) {
+        number += 1;
+        let key = format!("{}-{index}-{number}", KEYS[number % KEYS.len()]);
+        let asked = Instant::now();
+        match client.put(&key, vec![b'v'; len]).await {
+            Ok(version) => {
+                seen.acknowledged.push((key, version));
+                let bucket = begun.elapsed().as_millis() / BUCKET_MS;
+                *seen.buckets.entry(bucket as usize).or_default() += 1;
+            }
+            Err(error) => {
+                *seen.errors.entry(format!("{:?}", error.code)).or_default() += 1;
+            }
+        }
+        seen.slowest = seen.slowest.max(asked.elapsed());
+    }
+    seen
+}
+
+/// Writers in the background.
+struct Load {
+    client: Client,
+    stop: Arc<AtomicBool>,
+    writers: Vec<JoinHandle<Seen>>,
+}
+
+impl Load {
+    async fn begin(homes: &[Home], len: usize) -> Load {
+        let (client, stop) = (client(homes).await, Arc::new(AtomicBool::new(false)));
+        let write = |index| tokio::spawn(write(client.clone(), index, len, stop.clone()));
+        let writers = (0..WRITERS).map(write).collect();
+        Load {
+            client,
+            stop,
+            writers,
+        }
+    }
+
+    /// Ends it, and finds everything that was acknowledged.
+    async fn end(self) -> Seen {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = Seen::default();
+        for writer in self.writers {
+            all.add(writer.await.expect("it ends"));
+        }
+        for (key, version) in &all.acknowledged {
+            let value = self.client.get(key).await.expect("it is read");
+            let found = value.map(|value| value.version);
+            assert_eq!(found, Some(*version), "{key} is lost");
+        }
+        all
+    }
+}
+
+fn run<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(work)
+}
+
+fn started(homes: &[Home]) -> Vec<Option<Node>> {
+    let nodes = start_all(homes);
+    wait_until_replicated(homes);
+    nodes
+}
+
+#[test]
+fn a_rolling_restart_under_load_fails_no_request() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let homes = cluster::homes(temp.path());
+    let mut nodes = started(&homes);
+    run(async {
+        let load = Load::begin(&homes, 100).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (until, mut restarts) = (until(), 0);
+        while restarts < homes.len() || Instant::now() < until {
+            let place = restarts % homes.len();
+            let node = nodes[place].take().expect("it runs");
+            node.signal("TERM");
+            assert_eq!(node.wait().code(), Some(0), "{}", homes[place].log());
+            nodes[place] = Some(homes[place].start());
+            wait_until_replicated(&homes);
+            restarts += 1;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        let seen = load.end().await;
+        println!(
+            "{restarts} restarts: {} writes, {} in the worst second, longest call {:?}, failed {:?}",
+            seen.acknowledged.len(),
+            seen.worst_second(),
+            seen.slowest,
+            seen.errors
+        );
+        assert!(seen.errors.is_empty(), "{:?}", seen.errors);
+        assert!(seen.worst_second() > 0, "nothing was written for a second");
+    });
+}
+
+#[test]
+fn a_killed_leader_is_replaced() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let homes = cluster::homes(temp.path());
+    let mut nodes = started(&homes);
+    run(async {
+        let client = client(&homes).await;
+        let (until, mut times) = (until(), Vec::new());
+        while times.len() < KILLS || Instant::now() < until {
+            wait_until_alike(&homes);
+            let victim = leader(&homes, KEYS[times.len() % KEYS.len()]);
+            for key in KEYS {
+                client.put(key, "before").await.expect("it is written");
+            }
+            nodes[victim].take().expect("it runs").kill();
+            let begun = Instant::now();
+            let writes = KEYS.map(|key| client.put(key, "after"));
+            for write in futures_util::future::join_all(writes).await {
+                write.expect("the deadline is long");
+            }
+            times.push(begun.elapsed());
+            nodes[victim] = Some(homes[victim].start());
+        }
+        times.sort_unstable();
+        let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);
+        println!(
+            "{} kills of a leader: every range written again after {median:?}, at worst {worst:?}",
+            times.len()
+        );
+        assert!(worst < TIMEOUT, "{times:?}");
+    });
+}
+
+fn is_full(home: &Home) -> bool {
+    let status = cluster::status(home);
+    let shards = status["shards"].as_array().expect("shards");
+    shards.iter().any(|shard| shard["disk_full"] == true)
+}
+
+#[test]
+fn a_node_whose_disk_is_full_harms_nobody_and_recovers() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let Some(disk) = available(SmallDisk::new(&temp.path().join("disk"), DISK_MIB)) else {
+        return;
+    };
+    let mut homes = cluster::homes(temp.path());
+    for home in &mut homes {
+        // Small memtables: they need room for tables soon.
+        let memory = ["--memory".to_owned(), "64MiB".to_owned()];
+        home.flags.extend(memory);
+    }
+    homes[0].folder = disk.folder().join("data");
+    let mut nodes = started(&homes);
+    run(async {
+        let load = Load::begin(&homes, 4_000).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        disk.fill();
+        let begun = Instant::now();
+        wait_for("a full disk", || is_full(&homes[0]).then_some(()));
+        println!("full after {:?}", begun.elapsed());
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let seen = load.end().await;
+        println!(
+            "on a full disk: {} writes, the worst second {}, the longest call {:?}, failed {:?}",
+            seen.acknowledged.len(),
+            seen.worst_second(),
+            seen.slowest,
+            seen.errors
+        );
+        disk.make_room();
+        let begun = Instant::now();
+        wait_for("room", || (!is_full(&homes[0])).then_some(()));
+        println!("room is seen after {:?}", begun.elapsed());
+        let load = Load::begin(&homes, 100).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let seen = load.end().await;
+        assert!(
+            seen.errors.is_empty(),
+            "after room was made: {:?}",
+            seen.errors
+        );
+    });
+    println!("alike after {:?}", wait_until_alike(&homes));
+    for node in nodes.iter_mut().flatten() {
+        assert!(node.is_running());
+    }
+    // Nodes end before their disk goes.
+    drop(nodes);
+    drop(disk);
+}

@@ -1,0 +1,207 @@
+//! Nodes that come, go, move and are copied, as real processes: a cluster that grows by `--join`, a
+//! wiped node that comes back as a new one, a node that is dead for good, one at a new address, and a
+//! folder that two processes use.
+
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use rangedb_tests::cluster::{
+    Caller, KEYS, SECRET, homes, nodes, ranges, start_all, wait_for, wait_until_alike,
+    wait_until_replicated,
+};
+use rangedb_tests::process::{Home, free_port};
+
+/// A home of a node that joins the cluster of the others.
+fn joining(folder: &Path, name: &str, others: &[Home]) -> Home {
+    let folder = folder.join(name);
+    std::fs::create_dir(&folder).expect("a folder");
+    let list: Vec<&str> = others.iter().map(|home| home.listen.as_str()).collect();
+    let flags = ["--shards", "1", "--cluster-secret", SECRET, "--join"];
+    Home::new(&folder, &[&flags[..], &[&list.join(",")]].concat())
+}
+
+fn succeeded(output: &Output) -> String {
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaint}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Waits until a node, by its id, has no replica, or some.
+fn wait_for_replicas(home: &Home, node: u64, has_some: bool) {
+    wait_for("replicas that move", || {
+        let ranges = ranges(home)?;
+        let settled = ranges
+            .values()
+            .all(|range| range.voters.len() == 3 && range.leader.is_some());
+        let some = ranges.values().any(|range| range.voters.contains(&node));
+        (settled && some == has_some).then_some(())
+    });
+}
+
+#[test]
+fn a_cluster_of_one_grows_to_four_and_is_steered() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let first = temp.path().join("first");
+    std::fs::create_dir(&first).expect("a folder");
+    let flags = [
+        "--shards",
+        "1",
+        "--split-at",
+        "check-4,m",
+        "--cluster-secret",
+        SECRET,
+    ];
+    let mut homes = vec![Home::new(&first, &flags)];
+    let mut running = vec![homes[0].start()];
+    for key in KEYS {
+        succeeded(&homes[0].cli(&["put", key, "before"]));
+    }
+    for name in ["second", "third"] {
+        homes.push(joining(temp.path(), name, &homes));
+        running.push(homes.last().expect("one").start());
+    }
+    wait_until_replicated(&homes);
+    running.swap_remove(0).kill();
+    let caller = Caller::new(&homes);
+    for key in KEYS {
+        let read = || caller.cli(&["get", key]).status.success().then_some(());
+        wait_for("a read of what was written before", read);
+        assert_eq!(caller.cli(&["get", key]).stdout, b"before\n");
+    }
+    running.push(homes[0].start());
+    wait_until_replicated(&homes);
+
+    // Steering: another leader, a replica on a fourth node, a setting.
+    succeeded(&homes[0].cli(&["config", "set", "balance", "off"]));
+    homes.push(joining(temp.path(), "fourth", &homes));
+    running.push(homes[3].start());
+    wait_for("the fourth node", || {
+        (nodes(&homes[0])?.len() == 4).then_some(())
+    });
+    let before = ranges(&homes[1]).expect("it answers");
+    let (id, range) = before
+        .iter()
+        .find(|(id, _)| **id != 1)
+        .expect("a range of users");
+    let (id, from) = (id.to_string(), range.leader.expect("it is led"));
+    succeeded(&homes[1].cli(&["range", "transfer-leader", &id]));
+    let led_by_other = || {
+        let now = ranges(&homes[1])?;
+        let leader = now.get(&id.parse().ok()?)?.leader?;
+        (leader != from).then_some(())
+    };
+    wait_for("another leader", led_by_other);
+    let moved = || {
+        let arguments = [
+            "range",
+            "move-replica",
+            &id,
+            "--from",
+            &from.to_string(),
+            "--to",
+            "4",
+        ];
+        let output = homes[2].cli(&arguments);
+        output.status.success().then_some(())
+    };
+    wait_for("an order that is taken", moved);
+    wait_for_replicas(&homes[1], 4, true);
+    let nowhere = homes[1].cli(&["range", "transfer-leader", &id, "--to", "77"]);
+    assert_eq!(nowhere.status.code(), Some(3), "{nowhere:?}");
+    let history = succeeded(&homes[3].cli(&["config", "history"]));
+    assert!(
+        history.contains("balance") && history.contains("off"),
+        "{history}"
+    );
+    let unknown = homes[0].cli(&["config", "set", "no-such-thing", "1"]);
+    assert_eq!(unknown.status.code(), Some(3), "{unknown:?}");
+    for key in KEYS {
+        assert_eq!(caller.cli(&["get", key]).stdout, b"before\n");
+    }
+    drop(running);
+}
+
+#[test]
+fn a_wiped_node_comes_back_as_a_new_one_and_a_dead_one_is_replaced() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let mut homes = homes(temp.path());
+    let mut running = start_all(&homes);
+    wait_until_replicated(&homes);
+    let caller = Caller::new(&homes);
+    let made = caller.first_writes();
+    assert!(made < Duration::from_secs(30), "{made:?}");
+    let ids = || nodes(&homes[0]).map(|nodes| nodes.into_keys().collect::<Vec<_>>());
+    assert_eq!(ids(), Some(vec![1, 2, 3]));
+
+    running[2].take().expect("it runs").kill();
+    std::fs::remove_dir_all(&homes[2].folder).expect("removed");
+    running[2] = Some(homes[2].start());
+    // Its old self is given up at once: the address is somebody else's.
+    wait_for_replicas(&homes[0], 4, true);
+    wait_until_alike(&homes);
+    let known = nodes(&homes[0]).expect("it answers");
+    let alive = known.values().filter(|(state, _)| state == "alive");
+    assert_eq!((known.len(), alive.count()), (4, 3), "{known:?}");
+
+    // A node that is silent for longer than it may be.
+    succeeded(&homes[0].cli(&["config", "set", "dead-after", "5s"]));
+    homes.push(joining(temp.path(), "fifth", &homes));
+    running.push(Some(homes[3].start()));
+    running[1].take().expect("it runs").kill();
+    let dead = known
+        .iter()
+        .find(|(_, (_, address))| *address == homes[1].listen);
+    let dead = *dead.expect("it was there").0;
+    wait_for_replicas(&homes[2], dead, false);
+    // Now one more may go.
+    let survivors = [homes[0].clone(), homes[2].clone(), homes[3].clone()];
+    wait_until_alike(&survivors);
+    running[0].take().expect("it runs").kill();
+    Caller::new(&survivors).first_writes();
+}
+
+#[test]
+fn a_node_returns_at_a_new_address_and_a_copy_stops_the_older_process() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let mut homes = homes(temp.path());
+    let mut running = start_all(&homes);
+    wait_until_replicated(&homes);
+    running[1].take().expect("it runs").kill();
+    homes[1].listen = format!("127.0.0.1:{}", free_port());
+    running[1] = Some(homes[1].start());
+    let listed = || {
+        let nodes = nodes(&homes[0])?;
+        let at_new =
+            |(state, address): &(String, String)| state == "alive" && *address == homes[1].listen;
+        nodes.values().any(at_new).then_some(())
+    };
+    wait_for("the new address", listed);
+    wait_until_alike(&homes);
+    // It counts: with another one gone the rest is a majority.
+    running[0].take().expect("it runs").kill();
+    Caller::new(&homes[1..]).first_writes();
+    running[0] = Some(homes[0].start());
+    wait_until_alike(&homes);
+
+    // A copy of a folder, started elsewhere.
+    let mut copy = homes[2].clone();
+    let older = running[2].take().expect("it runs");
+    copy.folder = temp.path().join("copy");
+    let status = std::process::Command::new("cp")
+        .args(["-r", "--sparse=always"])
+        .args([&homes[2].folder, &copy.folder])
+        .status();
+    assert!(status.is_ok_and(|status| status.success()));
+    copy.listen = format!("127.0.0.1:{}", free_port());
+    copy.http = format!("127.0.0.1:{}", free_port());
+    let newer = copy.start();
+    let ended = older.wait();
+    assert!(!ended.success(), "{ended:?}");
+    assert!(
+        homes[2].log().contains("another process runs as node"),
+        "{}",
+        homes[2].log()
+    );
+    drop(newer);
+}
