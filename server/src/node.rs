@@ -104,6 +104,9 @@ fn open_folder(config: &Config) -> Result<DataDir, BadFolder> {
     let asked = std::cell::Cell::new(false);
     let be_born = |token: &str| {
         asked.set(true);
+        if let Some(objection) = &joining.objection {
+            return Err(objection.clone());
+        }
         if joining.others.is_empty() {
             return Ok(Birth::Founder);
         }

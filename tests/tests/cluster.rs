@@ -134,7 +134,8 @@ fn who_may_not_be_part_is_refused() {
     );
 
     // A folder of another cluster.
-    let other = Home::new(&temp.path().join("other"), &["--shards", "1"]);
+    let flags = ["--shards", "1", "--split-at", "check-4,m"];
+    let other = Home::new(&temp.path().join("other"), &flags);
     std::fs::create_dir(temp.path().join("other")).expect("a folder");
     other.start().kill();
     let mut moved = homes[lost].clone();

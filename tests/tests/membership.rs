@@ -85,7 +85,11 @@ fn a_cluster_of_one_grows_to_four_and_is_steered() {
         .find(|(id, _)| **id != 1)
         .expect("a range of users");
     let (id, from) = (id.to_string(), range.leader.expect("it is led"));
-    succeeded(&homes[1].cli(&["range", "transfer-leader", &id]));
+    let transfer = || {
+        let output = homes[1].cli(&["range", "transfer-leader", &id]);
+        output.status.success().then_some(())
+    };
+    wait_for("a transfer that is taken", transfer);
     let led_by_other = || {
         let now = ranges(&homes[1])?;
         let leader = now.get(&id.parse().ok()?)?.leader?;

@@ -2,8 +2,10 @@
 //! [`message`], sent to the shard where the other replica lives.
 //!
 //! What is not answered, or answered [`Answer::Refused`], is `unreachable` to openraft, which tries
-//! again later. Appends are pipelined: up to [`APPENDS_IN_FLIGHT_MAX`] are on their way at a time,
-//! their answers are taken in order.
+//! again later. One append is on its way to a replica at a time, and takes along what has come
+//! meanwhile: of two that end at the same entry openraft 0.10.0-alpha.37 takes the answer to the first
+//! for one to both, and with it the later sending time, from which it reckons its lease
+//! (`InflightAppendQueue::drain_acked`). A lease that is too long is a stale read.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -33,9 +35,6 @@ use crate::range::export::Export;
 use crate::range::replica::Replica;
 use crate::types::{Location, RangeId, ReplicaId};
 use crate::wal::Vote;
-
-/// Appends to one replica that have no answer yet.
-const APPENDS_IN_FLIGHT_MAX: usize = 8;
 
 /// A replica that does not answer is asked again after this; its link has a pause of its own.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
@@ -259,7 +258,7 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
         S: Stream<Item = AppendEntriesRequest<TypeConfig<E>>> + Unpin + 'static,
     {
         let link = self.clone();
-        let asked = input.map(move |rpc| {
+        let answers = input.then(move |rpc| {
             let (link, option) = (link.clone(), option.clone());
             async move {
                 let previous = rpc.prev_log_id;
@@ -269,7 +268,6 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
                 Ok(answer.into_stream_result(previous, last))
             }
         });
-        let answers = asked.buffered(APPENDS_IN_FLIGHT_MAX);
         // After an error the rest is asked anew, by a stream of its own.
         let answers = answers.scan(false, |ended, answer: Result<StreamAppendResult<_>, _>| {
             if *ended {

@@ -49,6 +49,8 @@ pub struct Joining {
     pub others: Vec<String>,
     /// Whether this node makes the cluster when all of the others are empty, too.
     pub founds: bool,
+    /// Why an empty folder cannot take part in forming the cluster, if it cannot.
+    pub objection: Option<String>,
 }
 
 /// Validated settings.
@@ -204,10 +206,10 @@ fn joining(raw: &RawConfig, me: &str) -> Result<Joining, BadSetting> {
         );
         return Err(raw.bad(Key::Join, rule));
     }
-    if expected.is_some() && !nodes.is_empty() && !nodes.iter().any(|node| node == me) {
-        let rule = format!("--join does not name this node, {me}; see --advertise");
-        return Err(raw.bad(Key::Join, rule));
-    }
+    // A node that has its folder may have moved since.
+    let unnamed = expected.is_some() && !nodes.is_empty() && !nodes.iter().any(|node| node == me);
+    let objection =
+        unnamed.then(|| format!("--join does not name this node, {me}; see --advertise"));
     if !nodes.is_empty() && raw.parse(Key::ClusterSecret, |text| Ok(text.is_empty()))? {
         let rule = "nodes of a cluster share a secret: the same words on all of them, best in the \
                     variable RANGEDB_CLUSTER_SECRET or the configuration file";
@@ -218,6 +220,7 @@ fn joining(raw: &RawConfig, me: &str) -> Result<Joining, BadSetting> {
     Ok(Joining {
         others: nodes,
         founds,
+        objection,
     })
 }
 

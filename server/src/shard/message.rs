@@ -26,8 +26,7 @@ pub enum ShardMessage {
     },
     /// A connection whose preamble named this shard.
     Connection(HandedOver),
-    /// The ranges of the sender, all of them. The first message of every shard, and again whenever
-    /// they have changed.
+    /// The ranges of the sender, all of them: at its start, and again whenever they have changed.
     Routes(Vec<Route>),
     /// The sender stops: it has answered everything and asks for no more.
     Drained,

@@ -145,13 +145,19 @@ async fn report(context: Rc<Context>, mut asked: mpsc::Receiver<ReportRequest>) 
 }
 
 /// Exchanges the ranges with all other shards.
-async fn learn(context: &Context, inboxes: &[Inbox]) -> Result<(), ShardError> {
+async fn learn(context: &Rc<Context>, inboxes: &[Inbox]) -> Result<(), ShardError> {
     context.mesh.tell_routes(&context.shard.routes()).await;
     for inbox in inboxes {
-        match inbox.messages.recv().await {
-            Some(ShardMessage::Routes(routes)) => context.learn_routes(inbox.from, routes),
-            Some(other) => unreachable!("a shard speaks of its ranges first, not {other:?}"),
-            None => return Err(ShardError::NeighbourGone),
+        loop {
+            match inbox.messages.recv().await {
+                Some(ShardMessage::Routes(routes)) => {
+                    context.learn_routes(inbox.from, routes);
+                    break;
+                }
+                // The engine's shards may speak before the server's do.
+                Some(other) => receive(context, inbox.from, other),
+                None => return Err(ShardError::NeighbourGone),
+            }
         }
     }
     Ok(())
