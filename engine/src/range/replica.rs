@@ -14,6 +14,7 @@ use crate::env::{Clock, Env};
 use crate::error::{Error, Fatal};
 use crate::hlc::Hlc;
 use crate::lsm::LsmError;
+use crate::mutant::{self, Mutant};
 use crate::raft;
 use crate::range::apply::{self, Applied, Rows};
 use crate::range::command;
@@ -178,9 +179,13 @@ impl<E: Env> Replica<E> {
         self.proposer.refuse_all(&error);
     }
 
-    /// openraft says who leads now, as far as it knows.
-    pub fn follow(&self, leader: Option<ReplicaId>) {
+    /// openraft says who leads now, as far as it knows, and in which term.
+    pub fn follow(&self, leader: Option<ReplicaId>, term: u64) {
         self.leader.set(leader);
+        if mutant::is(Mutant::FastReadBeforeOwnEntry) && leader == Some(self.group.replica) {
+            let first_index = 0;
+            self.leading.set(Some(Leading { term, first_index }));
+        }
         if leader != Some(self.group.replica) {
             self.leading.set(None);
             let error = Error::NotLeader(Some(Box::new(self.route())));
@@ -257,6 +262,7 @@ impl<E: Env> Replica<E> {
             }
         };
         state.applied = Some(entry.id);
+        E::applied(self.group, entry, &results, &state);
         self.changed.set(true);
         let (last, newest) = (state.last_ts, state.last_ts.max(state.ceiling));
         drop(state);
@@ -274,7 +280,9 @@ impl<E: Env> Replica<E> {
             return;
         }
         // What an earlier leader served stays true: this one starts above the ceiling.
-        self.floor.set(self.floor.get().max(newest));
+        if !mutant::is(Mutant::ServedTimestampsForgotten) {
+            self.floor.set(self.floor.get().max(newest));
+        }
         self.leading.set(Some(Leading {
             term: blank.term,
             first_index: blank.index,

@@ -15,6 +15,7 @@ use rkyv::rancor;
 use rustc_hash::FxBuildHasher;
 
 use crate::limits::{SESSION_CLIENTS_MAX, SESSION_PAIRS_OF_CLIENT_MAX, SESSION_WINDOW_MS};
+use crate::mutant::{self, Mutant};
 use crate::request::{Outcome, SessionPair};
 use crate::types::{Blob, ClientId, Timestamp};
 
@@ -221,6 +222,9 @@ impl Sessions {
             client.in_tree = true;
             rows.push(SessionRow::Client(id, Some(client.marks)));
             for pair in client.pairs.iter_mut().filter(|p| !p.in_tree) {
+                if mutant::is(Mutant::SessionPairForgotten) {
+                    continue;
+                }
                 pair.in_tree = true;
                 rows.push(SessionRow::Pair {
                     first_key: pair.first_key.clone(),

@@ -232,9 +232,9 @@ async fn start<E: Env>(
     };
     let raft = RaftGroup::start(replica.clone(), log, around, start).await?;
     let watched = Rc::downgrade(&replica);
-    raft.watch_leader(move |leader| {
+    raft.watch_leader(move |leader, term| {
         if let Some(replica) = watched.upgrade() {
-            replica.follow(leader);
+            replica.follow(leader, term);
         }
     });
     let (owner, group) = (replica.clone(), raft.clone());
