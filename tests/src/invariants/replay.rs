@@ -1,12 +1,12 @@
 //! A clean stop leaves nothing to apply again, and the log never outgrows its bound.
 
-use rangedb_engine::shard::ShardStatus;
+use rangedb_engine::shard::RangeStatus;
 
-use crate::sim::workload::Seen;
+use crate::sim::seen::Seen;
 
 /// Checks a shard right after a start that followed a clean stop.
-pub fn check_after_clean_stop(seen: &Seen, status: &ShardStatus) {
-    for range in &status.ranges {
+pub fn check_after_clean_stop(seen: &Seen, ranges: &[RangeStatus]) {
+    for range in ranges {
         // The new term's own first entry is all there is.
         if range.applied > range.durable + 1 {
             seen.violation(format!(
