@@ -101,6 +101,9 @@ impl Faults {
             // What needs others is left out.
             kinds = KINDS[..9].iter().filter(|_| random.once_in(2)).collect();
         }
+        if nodes > 2 && random.once_in(3) {
+            steps.extend(lonely_restart(random, nodes));
+        }
         for _ in 0..random.between(3, 12) {
             let pick = random.below(kinds.len() as u64) as usize;
             let Some(kind) = kinds.get(pick) else { break };
@@ -148,6 +151,31 @@ fn crash(random: &Random, nodes: u16, _: u16) -> Fault {
         down_ms: random.between(0, most),
         again_after_us: again.then(|| random.between(0, 30_000)),
     }
+}
+
+/// The way to two leaders, if leases were forgotten at a restart: a node is cut off from another for as long as it takes to campaign, and
+/// a third, whose vote decides, restarts at once.
+fn lonely_restart(random: &Random, nodes: u16) -> Vec<Step> {
+    let leader = node(random, nodes);
+    let other = leader % nodes + 1;
+    let third = other % nodes + 1;
+    let step = |ms: u64, fault: Fault| Step {
+        after: Duration::from_millis(ms),
+        fault,
+    };
+    let links = vec![(leader, other), (other, leader)];
+    let (node, again_after_us) = (third, None);
+    let down_ms = random.between(0, 20);
+    let crash = Fault::Crash {
+        node,
+        down_ms,
+        again_after_us,
+    };
+    vec![
+        step(random.between(500, 1_500), Fault::Cut { links }),
+        step(random.between(550, 1_200), crash),
+        step(random.between(300, 900), Fault::Mend),
+    ]
 }
 
 fn stop(random: &Random, nodes: u16, _: u16) -> Fault {
