@@ -12,7 +12,10 @@ use bytes::Bytes;
 pub use openraft_rt::{AsyncRuntime, Instant};
 
 use crate::lsm::TableStore;
+use crate::range::apply::Applied;
+use crate::range::state::RangeState;
 use crate::types::Location;
+use crate::wal::{Group, LogEntry};
 
 /// The world, as types. The values that go with them are in [`World`].
 pub trait Env: Copy + std::fmt::Debug + Default + Eq + Ord + 'static {
@@ -27,6 +30,11 @@ pub trait Env: Copy + std::fmt::Debug + Default + Eq + Ord + 'static {
     type Tables: TableStore;
     /// Links to other shards, on this node and elsewhere.
     type Transport: Transport;
+
+    /// Told of each entry that a replica applies, with its results and the state after it, by which
+    /// the simulator holds replicas against each other. Nothing elsewhere.
+    #[inline(always)]
+    fn applied(_: Group, _: &LogEntry, _: &[Applied], _: &RangeState) {}
 }
 
 /// A point in time of the environment's boot-time clock.

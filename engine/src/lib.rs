@@ -6,6 +6,7 @@ pub mod error;
 pub mod hlc;
 pub mod limits;
 pub mod lsm;
+pub mod mutant;
 pub mod raft;
 pub mod range;
 pub mod request;

@@ -1,6 +1,7 @@
 //! `soak SECONDS SEED`: the simulator, kills of the real binary, faults of nodes and of the network
-//! between them, and the watchdog's stress, for as long as one likes. The tests take their length
-//! and first seed from the environment; without them they run as in `test`.
+//! between them, and the watchdog's stress, for as long as one likes; and the mutants, each until the
+//! simulator finds it, however long that takes. The tests take their length and first seed from the
+//! environment; without them they run as in `test`.
 
 use crate::Outcome;
 use crate::process::command;
@@ -47,7 +48,33 @@ fn run_for(seconds: f64, seed: u64) -> Outcome {
             return Err(format!("{name} tests failed from seed {seed}: {status}"));
         }
     }
-    Ok(())
+    find_mutants(seed)
+}
+
+/// Has the simulator find every deliberate bug, from a seed on.
+fn find_mutants(seed: u64) -> Outcome {
+    let arguments = [
+        "test",
+        "--release",
+        "-p",
+        "rangedb-tests",
+        "--features",
+        "mutants",
+        "--test",
+        "mutants",
+        "--",
+        "--nocapture",
+    ];
+    let status = command("cargo", &arguments)
+        .env("RANGEDB_SEED", seed.to_string())
+        .status()
+        .map_err(|error| format!("cannot run cargo: {error}"))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(format!(
+        "the simulator does not find a mutant from seed {seed}: {status}"
+    ))
 }
 
 /// Builds and runs it.

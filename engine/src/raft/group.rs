@@ -18,6 +18,7 @@ use openraft::{Config, ServerState, SnapshotPolicy};
 
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::Fatal;
+use crate::mutant::{self, Mutant};
 use crate::raft::convert;
 use crate::raft::log_store::LogStore;
 use crate::raft::message::{Answer, Candidacy, Question};
@@ -149,6 +150,8 @@ impl<E: Env> RaftGroup<E> {
             .await
             .map_err(|e| failed(e.to_string()))?;
         let alone = effective.voter_ids().eq([id]);
+        // What it promised before a restart it can only remember by its silence.
+        let forgets = mutant::is(Mutant::VoteAfterRestart);
         let group = RaftGroup {
             group: Rc::new(Group {
                 range,
@@ -157,7 +160,7 @@ impl<E: Env> RaftGroup<E> {
                 role: Cell::new(Role::Learner),
                 alone: Cell::new(alone),
                 raft,
-                silent: Cell::new(made == Made::Before && !alone),
+                silent: Cell::new(made == Made::Before && !alone && !forgets),
                 pulse: Pulse::new(around.stalled),
                 entries_kept: around.entries_kept,
                 changing: Cell::new(false),
@@ -181,21 +184,21 @@ impl<E: Env> RaftGroup<E> {
         Ok(group)
     }
 
-    /// Calls `leads` with whoever leads as far as openraft knows, whenever that changes, until the
-    /// group stops.
-    pub fn watch_leader(&self, leads: impl Fn(Option<ReplicaId>) + 'static) {
+    /// Calls `leads` with whoever leads as far as openraft knows, and the term of the vote here,
+    /// whenever the leader changes, until the group stops.
+    pub fn watch_leader(&self, leads: impl Fn(Option<ReplicaId>, u64) + 'static) {
         let group = self.clone();
         let mut metrics = self.raft.server_metrics();
         drop(E::Runtime::spawn(async move {
-            let mut known = None;
+            let mut known = (None, 0);
             loop {
                 let now = {
                     let metrics = metrics.borrow_watched();
                     group.take_role(metrics.state, &metrics.membership_config);
-                    metrics.current_leader
+                    (metrics.current_leader, metrics.vote.leader_id.term)
                 };
                 if now != known {
-                    leads(now);
+                    leads(now.0, now.1);
                 }
                 known = now;
                 if metrics.changed().await.is_err() {
@@ -223,7 +226,10 @@ impl<E: Env> Group<E> {
             return true;
         }
         let acknowledged = self.metrics.borrow_watched().last_quorum_acked;
-        let lease = Duration::from_millis(LEASE_MS) - DRIFT_MARGIN;
+        let mut lease = Duration::from_millis(LEASE_MS) - DRIFT_MARGIN;
+        if mutant::is(Mutant::LeaseWithoutMargin) {
+            lease = Duration::from_millis(LEASE_MS) + DRIFT_MARGIN;
+        }
         acknowledged.is_some_and(|at| Now::<E>::now() < *at + lease)
     }
 
@@ -434,6 +440,11 @@ impl<E: Env> Group<E> {
                 let request = vote_request::<E>(&candidacy);
                 voted(self.raft.vote(request).await)
             }
+            Question::PreVote(candidacy) if mutant::is(Mutant::PreVoteGrants) => Answer::Voted {
+                vote: candidacy.vote,
+                granted: true,
+                last: candidacy.last,
+            },
             // openraft knows of heartbeats only; the leader of a group that sleeps sends none.
             Question::PreVote(_) if self.role.get() == Role::Leader && !self.has_handed_over() => {
                 // One that has lost its followers loses them to a candidate all the same.

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::env::{Env, Instant, Now};
+use crate::mutant::{self, Mutant};
 use crate::range::replica::LEASE_MS;
 
 /// How often the driver looks.
@@ -50,8 +51,13 @@ impl<E: Env> Pulse<E> {
     /// A replica that starts now, on a shard that has stalled for so long.
     pub fn new(stalled: Rc<Cell<Duration>>) -> Pulse<E> {
         let now = Now::<E>::now();
+        // It may have promised a lease just before it started.
+        let mut heard = now;
+        if mutant::is(Mutant::VoteAfterRestart) {
+            heard = now - Duration::from_millis(LEASE_MS);
+        }
         Pulse {
-            heard: Cell::new((now, stalled.get())),
+            heard: Cell::new((heard, stalled.get())),
             stalled,
             spread: Cell::default(),
             campaign_from: Cell::new(None),

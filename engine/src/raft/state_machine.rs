@@ -9,6 +9,7 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 
 use crate::env::Env;
 use crate::error::Fatal;
+use crate::mutant::{self, Mutant};
 use crate::raft::convert;
 use crate::raft::type_config::{EntryResults, TypeConfig};
 use crate::range::replica::Replica;
@@ -38,7 +39,10 @@ impl<E: Env> StateMachine<E> {
     }
 
     fn snapshot(&self) -> io::Result<SnapshotOf<TypeConfig<E>, SnapshotHandle<E>>> {
-        let durable = self.replica.durable();
+        let mut durable = self.replica.durable();
+        if mutant::is(Mutant::PurgeBeforeDurable) {
+            durable.applied = self.replica.with_state(|state| state.applied);
+        }
         let meta = SnapshotMetaOf::<TypeConfig<E>> {
             last_log_id: durable.applied.map(convert::raft_log_id::<E>),
             last_membership: stored_membership::<E>(&durable.membership)?,

@@ -3,7 +3,7 @@
 //! Lives on the shard's thread. The state changes in [`Replica::apply`] alone, which is
 //! synchronous. Whether this replica leads is known by evidence in the log: it leads from the
 //! moment it has applied a blank entry of its own, of a term that is newer than any it had seen
-//! when the process started. Floors and terms of an earlier life are gone with the process, so an
+//! when the process started, as long as openraft says that it leads in that term. Floors and terms of an earlier life are gone with the process, so an
 //! old term never serves again.
 
 use std::cell::{Cell, RefCell};
@@ -14,6 +14,7 @@ use crate::env::{Clock, Env, Now};
 use crate::error::{Error, Fatal, Fate};
 use crate::hlc::Hlc;
 use crate::lsm::LsmError;
+use crate::mutant::{self, Mutant};
 use crate::raft;
 use crate::range::apply::{self, Applied, Rows};
 use crate::range::command;
@@ -83,8 +84,12 @@ pub struct Replica<E: Env> {
     state: RefCell<RangeState>,
     term_before: u64,
     leading: Cell<Option<Leading>>,
+    /// The blank entry of its own that it applied last; none after it asked another to lead.
+    blank: Cell<Option<Leading>>,
     /// Who leads, as far as openraft knows.
     leader: Cell<Option<ReplicaId>>,
+    /// In which term, likewise.
+    leader_term: Cell<u64>,
     /// Whether no majority of the range has been reached for a while.
     lacks_quorum: Cell<bool>,
     waiting_to_lead: RefCell<Vec<Waker>>,
@@ -116,6 +121,8 @@ impl<E: Env> Replica<E> {
             state: RefCell::new(parts.state),
             term_before: parts.term_before,
             leading: Cell::new(None),
+            blank: Cell::new(None),
+            leader_term: Cell::new(0),
             leader: Cell::new(None),
             lacks_quorum: Cell::new(false),
             waiting_to_lead: RefCell::default(),
@@ -176,18 +183,26 @@ impl<E: Env> Replica<E> {
     /// From now on this replica does not lead, whatever openraft says, until it leads in another
     /// term.
     pub fn stop_leading(&self) {
+        self.blank.set(None);
         self.leading.set(None);
         let error = Error::NotLeader(Some(Box::new(self.route())));
         self.proposer.refuse_all(&error);
     }
 
-    /// openraft says who leads now, as far as it knows.
-    pub fn follow(&self, leader: Option<ReplicaId>) {
+    /// openraft says who leads now, as far as it knows, and in which term.
+    pub fn follow(&self, leader: Option<ReplicaId>, term: u64) {
         self.leader.set(leader);
+        self.leader_term.set(term);
+        if mutant::is(Mutant::FastReadBeforeOwnEntry) && leader == Some(self.group.replica) {
+            let first_index = 0;
+            self.leading.set(Some(Leading { term, first_index }));
+        }
         if leader != Some(self.group.replica) {
             self.leading.set(None);
             let error = Error::NotLeader(Some(Box::new(self.route())));
             self.proposer.refuse_all(&error);
+        } else {
+            self.begin_to_lead();
         }
     }
 
@@ -283,6 +298,7 @@ impl<E: Env> Replica<E> {
             }
         };
         state.applied = Some(entry.id);
+        E::applied(self.group, entry, &results, &state);
         self.changed.set(true);
         let (last, newest) = (state.last_ts, state.last_ts.max(state.ceiling));
         drop(state);
@@ -300,11 +316,27 @@ impl<E: Env> Replica<E> {
             return;
         }
         // What an earlier leader served stays true: this one starts above the ceiling.
-        self.floor.set(self.floor.get().max(newest));
-        self.leading.set(Some(Leading {
+        if !mutant::is(Mutant::ServedTimestampsForgotten) {
+            self.floor.set(self.floor.get().max(newest));
+        }
+        self.blank.set(Some(Leading {
             term: blank.term,
             first_index: blank.index,
         }));
+        self.begin_to_lead();
+    }
+
+    /// Leads, if it has applied its own blank entry of the term in which openraft says that it leads:
+    /// a replica that was paused may apply it when another leads already.
+    fn begin_to_lead(&self) {
+        let Some(blank) = self.blank.get() else {
+            return;
+        };
+        let is_it = self.leader.get() == Some(self.group.replica);
+        if !is_it || blank.term != self.leader_term.get() || self.leading.get() == Some(blank) {
+            return;
+        }
+        self.leading.set(Some(blank));
         tracing::debug!(range = %self.group.range, term = blank.term, "leads");
         self.proposer.wake();
         let waiting = std::mem::take(&mut *self.waiting_to_lead.borrow_mut());

@@ -15,6 +15,7 @@ use rkyv::rancor;
 use rustc_hash::FxBuildHasher;
 
 use crate::limits::{SESSION_CLIENTS_MAX, SESSION_PAIRS_OF_CLIENT_MAX, SESSION_WINDOW_MS};
+use crate::mutant::{self, Mutant};
 use crate::request::{Outcome, SessionPair};
 use crate::types::{Blob, ClientId, Timestamp};
 
@@ -220,6 +221,8 @@ impl Sessions {
     /// about to freeze.
     pub fn save(&mut self) -> Vec<SessionRow> {
         let mut rows = std::mem::take(&mut self.to_delete);
+        // What has come back since is written under the same version: one row, not two.
+        rows.retain(|row| !self.is_back(row));
         for id in std::mem::take(&mut self.changed) {
             let Some(client) = self.clients.get_mut(&id) else {
                 continue;
@@ -228,6 +231,9 @@ impl Sessions {
             client.in_tree = true;
             rows.push(SessionRow::Client(id, Some(client.marks)));
             for pair in client.pairs.iter_mut().filter(|p| !p.in_tree) {
+                if mutant::is(Mutant::SessionPairForgotten) {
+                    continue;
+                }
                 pair.in_tree = true;
                 rows.push(SessionRow::Pair {
                     first_key: pair.first_key.clone(),
@@ -238,6 +244,22 @@ impl Sessions {
             }
         }
         rows
+    }
+
+    /// Whether a row that is to be deleted stands for something that is in the table again.
+    fn is_back(&self, row: &SessionRow) -> bool {
+        match row {
+            SessionRow::Client(id, _) => self.clients.contains_key(id),
+            SessionRow::Pair {
+                first_key,
+                client,
+                sequence,
+                ..
+            } => self.clients.get(client).is_some_and(|client| {
+                let mut pairs = client.pairs.iter();
+                pairs.any(|pair| pair.sequence == *sequence && pair.first_key == *first_key)
+            }),
+        }
     }
 
     /// The clients that are remembered.
@@ -457,6 +479,31 @@ mod tests {
         let made_up = pair(2, 1, 3000 + 30 * hour);
         let now = Timestamp::from_ms(3000 + hour);
         assert_eq!(table.check(&made_up, now), Verdict::Expired);
+    }
+
+    #[test]
+    fn a_client_that_was_forgotten_and_is_back_is_saved_once() {
+        let mut table = Sessions::default();
+        record(&mut table, &pair(1, 1, 1000), 1000);
+        assert_eq!(table.save().len(), 2);
+        let later = 1000 + 2 * CLIENT_WINDOW_MS;
+        record(&mut table, &pair(1, 1, later), later);
+        let saved = table.save();
+        let mut keys = BTreeMap::new();
+        for row in &saved {
+            let (key, is_there) = match row {
+                SessionRow::Client(id, marks) => ((*id, 0), marks.is_some()),
+                SessionRow::Pair {
+                    client,
+                    sequence,
+                    saved,
+                    ..
+                } => ((*client, *sequence), saved.is_some()),
+            };
+            assert!(keys.insert(key, is_there).is_none(), "twice: {saved:?}");
+            assert!(is_there, "{saved:?}");
+        }
+        assert_eq!(keys.len(), 2);
     }
 
     #[test]

@@ -136,7 +136,7 @@ impl<E: Env> Inner<E> {
         let Some((replica, raft)) = found.filter(|(_, raft)| !raft.is_retired()) else {
             return Ok(Told::Done);
         };
-        replica.follow(None);
+        replica.follow(None, raft.term());
         replica.proposer.refuse_all(&Error::Moved(None));
         raft.retire();
         // Until this is durable a start would find the replica, and need its rows.

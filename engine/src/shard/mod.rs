@@ -335,6 +335,11 @@ impl<E: Env> Shard<E> {
         status::of(&self.inner)
     }
 
+    /// The state of every range alone, users' first.
+    pub fn ranges(&self) -> Vec<RangeStatus> {
+        status::ranges(&self.inner)
+    }
+
     /// Stops: refuses what is new, waits for what is in flight, makes everything durable, and
     /// leaves the log with a mark of a clean stop.
     ///

@@ -234,9 +234,9 @@ pub(super) async fn start<E: Env>(
 ) -> Result<Running<E>, Fatal> {
     let raft = RaftGroup::start(replica.clone(), log, around, made).await?;
     let (watched, version) = (Rc::downgrade(&replica), routes_version.clone());
-    raft.watch_leader(move |leader| {
+    raft.watch_leader(move |leader, term| {
         if let Some(replica) = watched.upgrade() {
-            replica.follow(leader);
+            replica.follow(leader, term);
             version.set(version.get() + 1);
         }
     });

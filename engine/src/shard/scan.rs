@@ -17,6 +17,7 @@ use crate::env::{AsyncRuntime, Env, Now};
 use crate::error::Error;
 use crate::limits::{SCAN_BYTES_MAX, SCAN_ROWS_MAX, SCAN_STEPS_PER_TURN};
 use crate::lsm::keys;
+use crate::mutant::{self, Mutant};
 use crate::range::proposer::{Proposal, ProposalKind, WriteSink};
 use crate::range::replica::Replica;
 use crate::request::{Outcome, ScanNext, ScanReply, ScanRequest, Target, Versioned};
@@ -213,6 +214,9 @@ async fn snapshot<E: Env>(
     }
     // The floor first: what is proposed from now on comes above the snapshot.
     replica.raise_floor(at);
+    if mutant::is(Mutant::ServedTimestampsForgotten) {
+        return Ok(at);
+    }
     let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
     let sink = Rc::new(Once {
         sender: std::cell::RefCell::new(Some(sender)),

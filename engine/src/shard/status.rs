@@ -57,7 +57,8 @@ pub struct ShardStatus {
     pub lsm: LsmStats,
 }
 
-pub(super) fn of<E: Env>(inner: &Inner<E>) -> ShardStatus {
+/// The state of every range, users' first.
+pub(super) fn ranges<E: Env>(inner: &Inner<E>) -> Vec<RangeStatus> {
     let ranges = inner.groups().into_iter().map(|(replica, raft)| {
         let leading = replica.leading();
         let index = |id: Option<crate::wal::LogId>| id.map_or(0, |id| id.index);
@@ -78,8 +79,12 @@ pub(super) fn of<E: Env>(inner: &Inner<E>) -> ShardStatus {
             session_clients: state.sessions.len().0,
         })
     });
+    ranges.collect()
+}
+
+pub(super) fn of<E: Env>(inner: &Inner<E>) -> ShardStatus {
     ShardStatus {
-        ranges: ranges.collect(),
+        ranges: ranges(inner),
         replay_bytes: inner.store.replay_len(),
         pressure: inner.store.pressure(),
         disk_full: inner.store.disk_full(),

@@ -1,7 +1,7 @@
 //! Each write is applied at most once, and once it is acknowledged exactly once, however often it
 //! was tried: a counter is at least what was acknowledged, at most what may have been added beyond.
 
-use crate::sim::workload::Seen;
+use crate::sim::seen::Seen;
 
 /// Checks a counter's final value.
 pub fn check(seen: &Seen, key: &str, value: i64) {

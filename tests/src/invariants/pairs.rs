@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use rangedb_engine::request::Versioned;
 use rangedb_engine::types::Blob;
 
-use crate::sim::workload::Seen;
+use crate::sim::seen::Seen;
 
 /// Checks the rows of a scan; `before` is what was acknowledged when it began.
 pub fn check(seen: &Seen, before: &BTreeMap<u64, (u64, u64)>, rows: &[(Blob, Versioned)]) {

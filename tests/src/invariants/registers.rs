@@ -1,6 +1,6 @@
 //! Reads and writes of one key are linearizable, over crashes and whatever the wall clock does.
 
-use crate::sim::workload::Seen;
+use crate::sim::seen::Seen;
 
 /// Checks the whole history.
 pub fn check(seen: &Seen) {

@@ -3,9 +3,10 @@
 use std::rc::Rc;
 
 use rangedb_engine::lsm::MemoryDisk;
-use rangedb_engine::shard::ShardStatus;
+use rangedb_engine::shard::RangeStatus;
 
 use super::disk::Platter;
+use super::executor::{self, Host};
 use super::network::Network;
 use super::node::{SimNode, Sizes};
 use super::random::Random;
@@ -44,11 +45,25 @@ impl Cluster {
         self.nodes.iter().flat_map(|node| node.table_disks())
     }
 
-    /// The state of every shard that runs.
-    pub fn statuses(&self) -> Vec<ShardStatus> {
-        let shards = self.nodes.iter().filter_map(|node| node.shards());
-        shards
-            .flat_map(|shards| shards.iter().map(|s| s.status()).collect::<Vec<_>>())
-            .collect()
+    /// Every replica that runs, as its host sees it now.
+    pub fn looks(&self) -> Vec<Look> {
+        let executor = executor::current();
+        let mut looks = Vec::new();
+        for node in &self.nodes {
+            let (host, shards) = (node.host(), node.shards());
+            for shard in shards.iter().flat_map(|shards| shards.iter()) {
+                let ranges = executor.on_host(host, || shard.ranges());
+                looks.extend(ranges.into_iter().map(|status| Look { host, status }));
+            }
+        }
+        looks
     }
+}
+
+/// A replica at one moment.
+pub struct Look {
+    /// Where it runs.
+    pub host: Host,
+    /// What it says.
+    pub status: RangeStatus,
 }

@@ -2,7 +2,8 @@
 //! nothing can run.
 //!
 //! Each task belongs to a [`Host`]; a crash drops all tasks of one at once, without running any of
-//! their code further. Everything that happens goes into the trace's hash.
+//! their code further, a pause holds them back. The clock of a machine runs a little faster or
+//! slower than time does. Everything that happens goes into the trace's hash.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashSet};
@@ -21,6 +22,18 @@ pub struct Host(pub u32);
 
 /// The host of clients and of the harness; it never crashes.
 pub const OUTSIDE: Host = Host(0);
+
+impl Host {
+    /// The life of a machine, which has been started so often.
+    pub fn of(machine: u16, life: u16) -> Host {
+        Host(u32::from(machine) << 16 | u32::from(life))
+    }
+
+    /// The machine.
+    pub fn machine(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+}
 
 /// The machine has run for a while when the simulation begins.
 const BOOTED: Duration = Duration::from_secs(3600);
@@ -69,6 +82,14 @@ pub struct Executor {
     queued: RefCell<HashSet<u64>>,
     timers: RefCell<BTreeMap<(Duration, u64), Waker>>,
     next_timer: Cell<u64>,
+    /// By how many millionths the clock of a machine runs too fast.
+    drifts: RefCell<BTreeMap<u16, i64>>,
+    /// Machines that do not run for a while, and what of them would.
+    paused: RefCell<BTreeMap<u16, Vec<u64>>>,
+    /// Lives that have ended.
+    ended: RefCell<HashSet<Host>>,
+    /// Others that wait for a machine to run again.
+    waiting: RefCell<Vec<(u16, Waker)>>,
     trace: Cell<u64>,
     steps: Cell<u64>,
 }
@@ -92,6 +113,12 @@ pub fn running() -> Option<Rc<Executor>> {
         .flatten()
 }
 
+/// Leaves the simulation on this thread as it is, after a panic in it: nothing of it can be trusted
+/// to be dropped.
+pub fn abandon() {
+    std::mem::forget(CURRENT.take());
+}
+
 impl Executor {
     /// An executor for a seed; it is this thread's until the next one is made.
     pub fn start(seed: u64) -> Rc<Executor> {
@@ -106,6 +133,10 @@ impl Executor {
             queued: RefCell::default(),
             timers: RefCell::default(),
             next_timer: Cell::new(0),
+            drifts: RefCell::default(),
+            paused: RefCell::default(),
+            ended: RefCell::default(),
+            waiting: RefCell::default(),
             trace: Cell::new(0xcbf2_9ce4_8422_2325),
             steps: Cell::new(0),
         });
@@ -123,6 +154,68 @@ impl Executor {
     /// Virtual time since the start.
     pub fn now(&self) -> Duration {
         self.now.get()
+    }
+
+    /// What the clock of the host that runs now shows.
+    pub fn local_now(&self) -> Duration {
+        let now = self.now.get();
+        scale(now, 1_000_000 + self.drift(), 1_000_000)
+    }
+
+    /// When the clock of the host that runs now will show this.
+    pub fn when(&self, local: Duration) -> Duration {
+        let at = scale(local, 1_000_000, 1_000_000 + self.drift());
+        // Rounded up: a timer never goes off before its time.
+        at + Duration::from_nanos(u64::from(self.drift() != 0))
+    }
+
+    fn drift(&self) -> i64 {
+        let drifts = self.drifts.borrow();
+        let machine = self.host.get().machine();
+        drifts.get(&machine).copied().unwrap_or_default()
+    }
+
+    /// From now on the clock of a machine runs too fast by so many millionths. Only before the
+    /// machine starts: its clock does not jump.
+    pub fn set_drift(&self, machine: u16, millionths: i64) {
+        self.drifts.borrow_mut().insert(machine, millionths);
+    }
+
+    /// A machine does not run, until told to.
+    pub fn pause(&self, machine: u16) {
+        self.paused.borrow_mut().entry(machine).or_default();
+        self.note(u64::from(machine) | 1 << 41);
+    }
+
+    /// A machine that was paused runs again.
+    pub fn resume(&self, machine: u16) {
+        let held = self.paused.borrow_mut().remove(&machine);
+        let mut woken = self.woken.lock().unwrap_or_else(PoisonError::into_inner);
+        woken.extend(held.into_iter().flatten());
+        drop(woken);
+        let mut waiting = self.waiting.borrow_mut();
+        let freed = waiting.extract_if(.., |(paused, _)| *paused == machine);
+        let freed: Vec<Waker> = freed.map(|(_, waker)| waker).collect();
+        drop(waiting);
+        freed.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether the machine of a host is paused; if so, the waker is woken when it runs again.
+    pub fn waits_for(&self, host: Host, waker: Option<&Waker>) -> bool {
+        let is_paused = self.paused.borrow().contains_key(&host.machine());
+        if let Some(waker) = waker.filter(|_| is_paused) {
+            let waiting = (host.machine(), waker.clone());
+            self.waiting.borrow_mut().push(waiting);
+        }
+        is_paused
+    }
+
+    /// Does something as if the host did it: by its clock, with tasks of its own.
+    pub fn on_host<R>(&self, host: Host, work: impl FnOnce() -> R) -> R {
+        let before = self.host.replace(host);
+        let result = work();
+        self.host.set(before);
+        result
     }
 
     /// The hash of everything that has happened.
@@ -163,6 +256,7 @@ impl Executor {
 
     /// Drops all tasks of a host where they stand.
     pub fn crash(&self, host: Host) {
+        self.ended.borrow_mut().insert(host);
         let mut dropped = Vec::new();
         self.tasks.borrow_mut().retain(|_, slot| {
             if slot.host == host {
@@ -266,6 +360,13 @@ impl Executor {
         let Some((mut task, host, waker)) = taken else {
             return;
         };
+        if let Some(held) = self.paused.borrow_mut().get_mut(&host.machine()) {
+            held.push(id);
+            if let Some(slot) = self.tasks.borrow_mut().get_mut(&id) {
+                slot.task = Some(task);
+            }
+            return;
+        }
         self.note(id);
         let before = self.host.replace(host);
         let polled = task.as_mut().poll(&mut Context::from_waker(&waker));
@@ -292,5 +393,48 @@ impl Executor {
         self.note(at.as_nanos() as u64);
         waker.wake();
         true
+    }
+}
+
+fn scale(time: Duration, by: i64, of: i64) -> Duration {
+    let nanos = time.as_nanos() * u128::from(by.unsigned_abs()) / u128::from(of.unsigned_abs());
+    Duration::from_nanos(nanos as u64)
+}
+
+/// Waits until a point in virtual time, whatever the host's clock shows.
+pub async fn sleep_until(at: Duration) {
+    let sleep = current().on_host(OUTSIDE, || {
+        use openraft_rt::AsyncRuntime;
+        let left = at.saturating_sub(current().now());
+        super::runtime::SimRuntime::sleep(left)
+    });
+    OnHost::new(OUTSIDE, sleep).await;
+}
+
+/// A future that runs on another host: by its clock, not while it is paused, nor after its end.
+pub struct OnHost<F> {
+    host: Host,
+    future: Pin<Box<F>>,
+}
+
+impl<F: Future> OnHost<F> {
+    /// The future, on a host.
+    pub fn new(host: Host, future: F) -> OnHost<F> {
+        let future = Box::pin(future);
+        OnHost { host, future }
+    }
+}
+
+impl<F: Future> Future for OnHost<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let executor = current();
+        let host = self.host;
+        let is_over = executor.ended.borrow().contains(&host);
+        if is_over || executor.waits_for(host, Some(cx.waker())) {
+            return Poll::Pending;
+        }
+        executor.on_host(host, || self.future.as_mut().poll(cx))
     }
 }

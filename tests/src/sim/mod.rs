@@ -2,19 +2,24 @@
 //! network, in one thread and in virtual time, from one seed.
 //!
 //! The engine that runs here is the one that runs in the server; only its world is another
-//! ([`world`]): tasks are picked by the seed ([`executor`]), disks lose and tear what was in flight
-//! when the node crashed ([`disk`]), messages are late, lost and cut off ([`network`]), the wall
-//! clock jumps. A [`node`] crashes and restarts, [`cluster`] holds them together, [`workload`] is
-//! what the clients do, and [`run`] puts a seed's run together, with its faults, and checks it by
-//! the [`crate::invariants`]. The same seed gives the same trace.
+//! ([`world`]): tasks are picked by the seed, and clocks drift ([`executor`]), disks lose and tear
+//! what was in flight when the node crashed ([`disk`]), messages are late, lost and cut off
+//! ([`network`]), the wall clock jumps. A [`node`] crashes, restarts and is paused, [`cluster`] holds
+//! them together, a [`client`] does its [`workload`], and [`seen`] is what clients saw. [`faults`] are
+//! drawn before a [`run`] begins, and the run is checked by the [`crate::invariants`]. The same seed
+//! gives the same trace; of a seed that fails [`shrink`] tells which of its faults are enough.
 
+pub mod client;
 pub mod cluster;
 pub mod disk;
 pub mod executor;
+pub mod faults;
 pub mod network;
 pub mod node;
 pub mod random;
 pub mod run;
 pub mod runtime;
+pub mod seen;
+pub mod shrink;
 pub mod workload;
 pub mod world;

@@ -1,29 +1,41 @@
 //! The links between shards: delay, loss, late duplicates, and cuts in one direction.
 //!
-//! A question and its answer each take a random time. What one shard sends another arrives in
-//! order, as on a connection; a duplicate comes whenever it likes. What is lost is never answered;
-//! whoever asked gives up by its own clock.
+//! A question and its answer each take a random time. What one shard asks another arrives in order,
+//! as on a connection, also after the other was paused; questions of different shards and answers
+//! overtake each other, and a duplicate comes whenever it likes. What is lost is never answered;
+//! whoever asked gives up by its own clock. What is under way goes on when its sender crashes.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rangedb_engine::env::{AsyncRuntime, Transport};
+use rangedb_engine::env::Transport;
 use rangedb_engine::shard::Shard;
 use rangedb_engine::types::Location;
 use tokio::sync::oneshot;
 
 use super::executor::{self, Host, OUTSIDE};
 use super::random::Random;
-use super::runtime::SimRuntime;
 use super::world::SimEnv;
+
+/// The longest that a message takes on a link that is not slow, in microseconds.
+const DELAY_MAX_US: u64 = 500;
+/// A duplicate comes within so many milliseconds.
+const LATE_MAX_MS: u64 = 2_000;
 
 struct Attached {
     host: Host,
     shard: Shard<SimEnv>,
+}
+
+/// A question under way, when it arrives, and who waits for the answer.
+struct Sent {
+    arrives: Duration,
+    question: Bytes,
+    answer: oneshot::Sender<io::Result<Bytes>>,
 }
 
 /// All links of a cluster.
@@ -32,10 +44,10 @@ pub struct Network {
     attached: RefCell<BTreeMap<Location, Attached>>,
     /// Pairs of nodes of which the first cannot reach the second.
     cut: RefCell<BTreeSet<(u64, u64)>>,
-    /// When the last message from one shard to another arrives.
-    arrives: RefCell<BTreeMap<(Location, Location), Duration>>,
-    /// The longest that a message takes, in microseconds.
-    pub delay_max_us: Cell<u64>,
+    /// The longest that a message from the first node to the second takes, in microseconds.
+    slow: RefCell<BTreeMap<(u64, u64), u64>>,
+    /// What is under way from one shard to another; a link with an entry has a task.
+    under_way: RefCell<BTreeMap<(Location, Location), VecDeque<Sent>>>,
     /// One message in so many is lost; 0: none.
     pub loss_one_in: Cell<u64>,
     /// Whether messages come twice, the second time late.
@@ -49,8 +61,8 @@ impl Network {
             random,
             attached: RefCell::default(),
             cut: RefCell::default(),
-            arrives: RefCell::default(),
-            delay_max_us: Cell::new(500),
+            slow: RefCell::default(),
+            under_way: RefCell::default(),
             loss_one_in: Cell::new(0),
             duplicates: Cell::new(false),
         })
@@ -80,29 +92,116 @@ impl Network {
         self.cut.borrow_mut().insert((from.into(), to.into()));
     }
 
-    /// All links work again.
-    pub fn heal(&self) {
-        self.cut.borrow_mut().clear();
-        self.loss_one_in.set(0);
-        self.duplicates.set(false);
-        self.delay_max_us.set(500);
+    /// From now on a message from `from` to `to` takes up to so many microseconds.
+    pub fn slow_down(&self, from: u16, to: u16, delay_max_us: u64) {
+        let link = (from.into(), to.into());
+        self.slow.borrow_mut().insert(link, delay_max_us);
     }
 
-    /// Takes a message along; `false` if it is lost.
-    async fn carry(&self, from: Location, to: Location) -> bool {
-        let delay = Duration::from_micros(self.random.between(20, self.delay_max_us.get()));
-        let now = executor::current().now();
-        let at = {
-            let mut arrives = self.arrives.borrow_mut();
-            let last = arrives.entry((from, to)).or_default();
-            // Time moves on between any two, so that each is met before the next comes.
-            *last = (now + delay).max(*last + Duration::from_micros(1));
-            *last
-        };
-        SimRuntime::sleep(at - now).await;
+    /// All cuts are mended.
+    pub fn mend(&self) {
+        self.cut.borrow_mut().clear();
+    }
+
+    /// All links work again.
+    pub fn heal(&self) {
+        self.mend();
+        self.slow.borrow_mut().clear();
+        self.loss_one_in.set(0);
+        self.duplicates.set(false);
+    }
+
+    fn delay(&self, from: Location, to: Location) -> Duration {
+        let link = (from.node.0, to.node.0);
+        let most = self.slow.borrow().get(&link).copied();
+        Duration::from_micros(self.random.between(20, most.unwrap_or(DELAY_MAX_US)))
+    }
+
+    /// Whether a message that would arrive now does.
+    fn arrives(&self, from: Location, to: Location) -> bool {
         let is_cut = self.cut.borrow().contains(&(from.node.0, to.node.0));
         let loss = self.loss_one_in.get();
         !is_cut && (loss == 0 || !self.random.once_in(loss))
+    }
+
+    fn send(self: &Rc<Network>, from: Location, to: Location, sent: Sent) {
+        let mut under_way = self.under_way.borrow_mut();
+        if let Some(queue) = under_way.get_mut(&(from, to)) {
+            return queue.push_back(sent);
+        }
+        under_way.insert((from, to), VecDeque::from([sent]));
+        let network = self.clone();
+        executor::current().spawn_on(OUTSIDE, async move { network.carry(from, to).await });
+    }
+
+    /// Takes what is under way from one shard to another along, in order, until nothing is.
+    async fn carry(self: Rc<Network>, from: Location, to: Location) {
+        loop {
+            let next = {
+                let mut under_way = self.under_way.borrow_mut();
+                let next = under_way.get_mut(&(from, to)).and_then(VecDeque::pop_front);
+                if next.is_none() {
+                    under_way.remove(&(from, to));
+                }
+                next
+            };
+            let Some(sent) = next else { return };
+            // Time moves on between any two, so that each is met before the next comes.
+            let least = executor::current().now() + Duration::from_micros(1);
+            executor::sleep_until(sent.arrives.max(least)).await;
+            self.await_running(to).await;
+            if self.arrives(from, to) {
+                if self.duplicates.get() && self.random.once_in(10) {
+                    self.deliver_again(to, sent.question.clone());
+                }
+                let network = self.clone();
+                let answer = self.deliver(to, sent.question);
+                executor::current().spawn_on(OUTSIDE, async move {
+                    network.bring_back(from, to, answer, sent.answer).await;
+                });
+            } else {
+                // Nobody ever answers; whoever asked keeps waiting.
+                executor::current().spawn_on(OUTSIDE, async move {
+                    let mut answer = sent.answer;
+                    answer.closed().await;
+                });
+            }
+        }
+    }
+
+    /// A node that is paused meets what was sent to it when it runs again.
+    async fn await_running(&self, to: Location) {
+        std::future::poll_fn(|cx| {
+            let host = self.attached.borrow().get(&to).map(|there| there.host);
+            match host {
+                Some(host) if executor::current().waits_for(host, Some(cx.waker())) => {
+                    std::task::Poll::Pending
+                }
+                _ => std::task::Poll::Ready(()),
+            }
+        })
+        .await;
+    }
+
+    async fn bring_back(
+        &self,
+        asker: Location,
+        from: Location,
+        answer: Option<oneshot::Receiver<Bytes>>,
+        mut to: oneshot::Sender<io::Result<Bytes>>,
+    ) {
+        let answer = match answer {
+            None => Err(io::ErrorKind::ConnectionRefused.into()),
+            Some(answer) => answer
+                .await
+                .map_err(|_| io::ErrorKind::ConnectionReset.into()),
+        };
+        executor::sleep_until(executor::current().now() + self.delay(from, asker)).await;
+        if !self.arrives(from, asker) {
+            return to.closed().await;
+        }
+        // Whoever asked may have given up.
+        let _ = to.send(answer);
     }
 
     /// Has the shard at `to` answer.
@@ -118,15 +217,13 @@ impl Network {
         });
         Some(receiver)
     }
-}
 
-impl Network {
     /// Delivers a question once more, some time later. Nobody hears the answer.
     fn deliver_again(self: &Rc<Network>, to: Location, question: Bytes) {
         let network = self.clone();
         executor::current().spawn_on(OUTSIDE, async move {
-            let late = network.random.below(2_000);
-            SimRuntime::sleep(Duration::from_millis(late)).await;
+            let late = Duration::from_millis(network.random.below(LATE_MAX_MS));
+            executor::sleep_until(executor::current().now() + late).await;
             drop(network.deliver(to, question));
         });
     }
@@ -141,22 +238,14 @@ pub struct SimLink {
 
 impl Transport for SimLink {
     async fn call(&self, to: Location, question: Bytes) -> io::Result<Bytes> {
-        let network = &self.network;
-        if !network.carry(self.from, to).await {
-            return std::future::pending().await;
-        }
-        if network.duplicates.get() && network.random.once_in(10) {
-            network.deliver_again(to, question.clone());
-        }
-        let Some(answer) = network.deliver(to, question) else {
-            return Err(io::ErrorKind::ConnectionRefused.into());
+        let (sender, receiver) = oneshot::channel();
+        let sent = Sent {
+            arrives: executor::current().now() + self.network.delay(self.from, to),
+            question,
+            answer: sender,
         };
-        let Ok(answer) = answer.await else {
-            return Err(io::ErrorKind::ConnectionReset.into());
-        };
-        if !network.carry(to, self.from).await {
-            return std::future::pending().await;
-        }
-        Ok(answer)
+        self.network.send(self.from, to, sent);
+        let lost = io::ErrorKind::ConnectionReset;
+        receiver.await.unwrap_or_else(|_| Err(lost.into()))
     }
 }

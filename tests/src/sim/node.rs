@@ -2,9 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use rangedb_engine::cluster::NodeRecord;
-use rangedb_engine::env::{Clock, World};
+use rangedb_engine::env::{AsyncRuntime, Clock, World};
 use rangedb_engine::error::Fatal;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::lsm::{MemoryDisk, MemoryTables};
@@ -19,6 +20,7 @@ use super::disk::{Platter, SimDisk};
 use super::executor::{self, Host};
 use super::network::Network;
 use super::random::Random;
+use super::runtime::SimRuntime;
 use super::world::{SimClock, SimEnv};
 
 /// Sizes that differ from seed to seed.
@@ -58,7 +60,7 @@ pub struct SimNode {
     /// The node's wall clock.
     pub clock: SimClock,
     media: Vec<Medium>,
-    lives: Cell<u32>,
+    lives: Cell<u16>,
     running: RefCell<Option<Rc<Vec<Shard<SimEnv>>>>>,
     fatal: Rc<RefCell<Option<String>>>,
     /// Where it believes the system range to be; on disk in a real node.
@@ -104,8 +106,9 @@ impl SimNode {
         self.media.iter().map(|medium| &medium.tables)
     }
 
-    fn host(&self) -> Host {
-        Host(u32::from(self.id) << 16 | self.lives.get())
+    /// The node's present life.
+    pub fn host(&self) -> Host {
+        Host::of(self.id, self.lives.get())
     }
 
     /// The shards, if the node runs.
@@ -252,10 +255,23 @@ impl SimNode {
         }
     }
 
+    /// Its clock runs too fast by so many millionths; before its first start.
+    pub fn drift(&self, millionths: i64) {
+        executor::current().set_drift(self.id, millionths);
+    }
+
+    /// The process does not run for a while.
+    pub async fn pause(&self, time: Duration) {
+        executor::current().pause(self.id);
+        SimRuntime::sleep(time).await;
+        executor::current().resume(self.id);
+    }
+
     /// The power goes: everything in memory is gone, writes in flight meet their fate.
     pub fn crash(&self) {
         let shards = self.running.borrow_mut().take();
         self.network.detach(self.id);
+        executor::current().resume(self.id);
         executor::current().crash(self.host());
         drop(shards);
         self.platters().for_each(|platter| platter.crash());

@@ -1,25 +1,32 @@
-//! A seed's run: options drawn from the seed, clients, faults, and at the end the check.
+//! A seed's run: sizes and faults drawn from the seed, clients, and at the end the check.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
 use rangedb_engine::env::AsyncRuntime;
 
+use super::client::SimClient;
 use super::cluster::Cluster;
-use super::executor::{self, Executor, OUTSIDE};
+use super::executor::{self, Executor, OUTSIDE, OnHost};
+use super::faults::{Fault, Faults};
 use super::node::{SimNode, Sizes};
 use super::random::Random;
 use super::runtime::SimRuntime;
-use super::workload::{Seen, SimClient};
-use crate::invariants;
+use super::seen::Seen;
+use crate::invariants::{self, Watch};
 
 /// A node that has not started after this is waiting for room on its disk.
 const START_PATIENCE: Duration = Duration::from_secs(120);
-
-/// At the end replicas may take so long to have the same.
-const CONVERGENCE_LOOKS: u32 = 100;
-const CONVERGENCE_LOOK_EVERY: Duration = Duration::from_millis(50);
+/// All replicas are looked at so often.
+const LOOK_EVERY: Duration = Duration::from_millis(3);
+/// When faults are over, clients have ended what they do after this: a try and a give-up.
+const CLIENTS_END_WITHIN: Duration = Duration::from_secs(14);
+/// After this the cluster has converged.
+const CONVERGES_WITHIN: Duration = Duration::from_secs(10);
+/// A node does not hear a leader for so long.
+const DEAF: Duration = Duration::from_secs(3);
 
 /// What a run came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,40 +45,6 @@ pub struct Report {
     pub violations: Vec<String>,
 }
 
-/// Which faults a seed has.
-#[derive(Clone, Copy, Debug)]
-struct Swarm {
-    crashes: bool,
-    clean_stops: bool,
-    clock_jumps: bool,
-    write_errors: bool,
-    full_disks: bool,
-    slow_disks: bool,
-    partitions: bool,
-    losses: bool,
-    slow_links: bool,
-    steps: u64,
-    clients: u32,
-}
-
-impl Swarm {
-    fn of(random: &Random) -> Swarm {
-        Swarm {
-            crashes: !random.once_in(4),
-            clean_stops: random.once_in(2),
-            clock_jumps: random.once_in(2),
-            write_errors: random.once_in(4),
-            full_disks: random.once_in(4),
-            slow_disks: random.once_in(4),
-            partitions: !random.once_in(3),
-            losses: random.once_in(3),
-            slow_links: random.once_in(3),
-            steps: random.between(3, 8),
-            clients: random.between(1, 5) as u32,
-        }
-    }
-}
-
 fn sizes(random: &Random) -> Sizes {
     Sizes {
         shards: random.between(1, 3) as u16,
@@ -85,31 +58,65 @@ fn sizes(random: &Random) -> Sizes {
     }
 }
 
-/// Runs a seed.
+/// What a seed has before anything happens.
+struct Drawn {
+    sizes: Sizes,
+    clients: u32,
+    faults: Faults,
+    random: Random,
+}
+
+fn draw(seed: u64) -> Drawn {
+    let random = Random::new(seed, 3);
+    let sizes = sizes(&random);
+    let clients = random.between(1, 5) as u32;
+    let faults = Faults::of(&random, sizes.nodes, sizes.shards);
+    Drawn {
+        sizes,
+        clients,
+        faults,
+        random,
+    }
+}
+
+/// The faults of a seed.
+pub fn faults_of(seed: u64) -> Faults {
+    draw(seed).faults
+}
+
+/// Runs a seed with its faults.
 ///
 /// # Errors
 /// Nothing could run any more, or too much did.
 pub fn run(seed: u64) -> Result<Report, String> {
+    run_with(seed, &faults_of(seed))
+}
+
+/// Runs a seed with other faults.
+///
+/// # Errors
+/// Nothing could run any more, or too much did.
+pub fn run_with(seed: u64, faults: &Faults) -> Result<Report, String> {
     let executor = Executor::start(seed);
-    let random = Random::new(seed, 3);
-    let swarm = Swarm::of(&random);
-    let cluster = Cluster::new(sizes(&random), seed);
+    invariants::forget();
+    let drawn = draw(seed);
     let seen = Rc::new(Seen::default());
-    let restarts = Rc::new(Cell::new(0));
-    let story = Story {
-        cluster,
+    let story = Rc::new(Story {
+        cluster: Cluster::new(drawn.sizes, seed),
         seen: seen.clone(),
-        random,
-        swarm,
+        random: drawn.random,
+        faults: faults.clone(),
+        clients: drawn.clients,
         seed,
-        restarts: restarts.clone(),
-    };
-    let ended = executor.block_on(story.tell());
+        restarts: Cell::new(0),
+        busy: RefCell::default(),
+    });
+    let ended = executor.block_on(story.clone().tell());
     let report = Report {
         trace: executor.trace(),
         done: seen.done.get(),
         failed: seen.failed.get(),
-        restarts: restarts.get(),
+        restarts: story.restarts.get(),
         snapshots: seen.snapshots.get(),
         violations: seen.violations.borrow().clone(),
     };
@@ -121,59 +128,89 @@ struct Story {
     cluster: Rc<Cluster>,
     seen: Rc<Seen>,
     random: Random,
-    swarm: Swarm,
+    faults: Faults,
+    clients: u32,
     seed: u64,
-    restarts: Rc<Cell<u64>>,
+    restarts: Cell<u64>,
+    /// Nodes that are down, start, or are paused: nothing else happens to them.
+    busy: RefCell<BTreeSet<u16>>,
 }
 
 impl Story {
-    async fn tell(self) {
+    async fn tell(self: Rc<Story>) {
         let stop = Rc::new(Cell::new(false));
-        self.start_all().await;
-        for number in 0..self.swarm.clients {
-            let (cluster, seen) = (self.cluster.clone(), self.seen.clone());
-            let client = SimClient::new(number, cluster, seen, self.seed, stop.clone());
-            executor::current().spawn_on(OUTSIDE, client.run());
-        }
-        self.watch(&stop);
-        for _ in 0..self.swarm.steps {
-            let pause = Duration::from_millis(self.random.between(1, 1500));
-            SimRuntime::sleep(pause).await;
-            self.disturb().await;
-            for node in &self.cluster.nodes {
-                if node.fatal().is_some() {
-                    self.after_fatal(node).await;
-                }
+        for step in &self.faults.steps {
+            if let Fault::Drift { node, millionths } = step.fault {
+                executor::current().set_drift(node, millionths);
             }
         }
-        self.heal().await;
+        for node in &self.cluster.nodes {
+            self.start(node, false).await;
+        }
+        for number in 0..self.clients {
+            self.seen.clients.set(self.seen.clients.get() + 1);
+            let client = self.client(number, &stop);
+            executor::current().spawn_on(OUTSIDE, client.run());
+        }
+        let watched = Rc::new(Cell::new(false));
+        self.clone().watch(watched.clone());
+        for step in &self.faults.steps {
+            SimRuntime::sleep(step.after).await;
+            self.happen(&step.fault).await;
+            for node in &self.cluster.nodes {
+                if node.fatal().is_some() && !self.is_busy(node) {
+                    self.while_busy(node, |story, node| async move {
+                        story.after_fatal(&node).await;
+                    });
+                }
+            }
+            if self.seen.is_violated() {
+                break;
+            }
+        }
+        if !self.seen.is_violated() {
+            self.heal().await;
+        }
         stop.set(true);
-        // Everyone ends what it does; a write gives up after eight seconds.
-        SimRuntime::sleep(Duration::from_secs(14)).await;
-        self.check().await;
+        if !self.seen.is_violated() {
+            self.check().await;
+        }
+        watched.set(true);
     }
 
-    /// Looks at all leaders again and again.
-    fn watch(&self, stop: &Rc<Cell<bool>>) {
-        let (cluster, seen, stop) = (self.cluster.clone(), self.seen.clone(), stop.clone());
+    fn client(&self, number: u32, stop: &Rc<Cell<bool>>) -> SimClient {
+        let (cluster, seen) = (self.cluster.clone(), self.seen.clone());
+        SimClient::new(number, cluster, seen, self.seed, stop.clone())
+    }
+
+    /// Looks at all replicas again and again.
+    fn watch(self: Rc<Story>, stop: Rc<Cell<bool>>) {
         executor::current().spawn_on(OUTSIDE, async move {
-            let leadership = invariants::leadership::Leadership::default();
+            let mut watch = Watch::default();
             while !stop.get() {
-                SimRuntime::sleep(Duration::from_millis(7)).await;
-                leadership.check(&seen, &cluster.statuses());
+                SimRuntime::sleep(LOOK_EVERY).await;
+                watch.check(&self.seen, &self.cluster.looks());
             }
         });
     }
 
-    async fn start_all(&self) {
-        for node in &self.cluster.nodes {
-            self.start(node, false).await;
-        }
+    fn is_busy(&self, node: &SimNode) -> bool {
+        self.busy.borrow().contains(&node.id)
     }
 
-    fn any_node(&self) -> &Rc<SimNode> {
-        let count = self.cluster.nodes.len() as u64;
-        &self.cluster.nodes[self.random.below(count) as usize]
+    /// Does something to a node that takes its time, while the story goes on.
+    fn while_busy<F: Future<Output = ()> + 'static>(
+        self: &Rc<Story>,
+        node: &Rc<SimNode>,
+        work: impl FnOnce(Rc<Story>, Rc<SimNode>) -> F,
+    ) {
+        self.busy.borrow_mut().insert(node.id);
+        let (story, id) = (self.clone(), node.id);
+        let work = work(self.clone(), node.clone());
+        executor::current().spawn_on(OUTSIDE, async move {
+            work.await;
+            story.busy.borrow_mut().remove(&id);
+        });
     }
 
     async fn start(&self, node: &Rc<SimNode>, after_clean_stop: bool) {
@@ -195,87 +232,106 @@ impl Story {
         // Others may have sent entries already.
         if after_clean_stop && self.cluster.nodes.len() == 1 {
             for shard in shards.iter() {
-                invariants::replay::check_after_clean_stop(&self.seen, &shard.status());
+                let ranges = executor::current().on_host(node.host(), || shard.ranges());
+                invariants::replay::check_after_clean_stop(&self.seen, &ranges);
             }
         }
     }
 
-    /// One fault, of those that the seed has.
-    async fn disturb(&self) {
-        let node = self.any_node().clone();
-        match self.random.below(9) {
-            0 | 1 if self.swarm.crashes => {
+    /// One fault.
+    async fn happen(self: &Rc<Story>, fault: &Fault) {
+        let network = &self.cluster.network;
+        match fault {
+            Fault::Mend => network.mend(),
+            Fault::Cut { links } => links.iter().for_each(|(from, to)| network.cut(*from, *to)),
+            Fault::Loss { one_in, duplicates } => {
+                network.loss_one_in.set(*one_in);
+                network.duplicates.set(*duplicates);
+            }
+            Fault::SlowLinks {
+                links,
+                delay_max_us,
+            } => {
+                let slow = |(from, to): &(u16, u16)| network.slow_down(*from, *to, *delay_max_us);
+                links.iter().for_each(slow);
+            }
+            Fault::Drift { .. } => {}
+            Fault::Crash { node, .. }
+            | Fault::Stop { node }
+            | Fault::Pause { node, .. }
+            | Fault::ClockJump { node, .. }
+            | Fault::WriteError { node, .. }
+            | Fault::FullDisk { node, .. }
+            | Fault::SlowDisk { node, .. }
+            | Fault::HandOver { node, .. } => {
+                let node = self.cluster.node(u64::from(*node)).cloned();
+                if let Some(node) = node.filter(|node| !self.is_busy(node)) {
+                    self.happen_to(&node, fault);
+                }
+            }
+        }
+    }
+
+    /// One fault of a node.
+    fn happen_to(self: &Rc<Story>, node: &Rc<SimNode>, fault: &Fault) {
+        match *fault {
+            Fault::Crash {
+                down_ms,
+                again_after_us,
+                ..
+            } => self.while_busy(node, move |story, node| async move {
                 node.crash();
-                // Long enough, now and then, for the others to purge what it has not seen.
-                let most = if self.random.once_in(3) { 8_000 } else { 500 };
-                let down = Duration::from_millis(self.random.between(0, most));
-                SimRuntime::sleep(down).await;
-                self.start(&node, false).await;
-            }
-            2 if self.swarm.clean_stops => {
-                let stopped = SimRuntime::timeout(START_PATIENCE, node.stop()).await;
-                if node.fatal().is_some() {
-                    return;
+                SimRuntime::sleep(Duration::from_millis(down_ms)).await;
+                if let Some(micros) = again_after_us {
+                    let start = story.start(&node, false);
+                    let _ = SimRuntime::timeout(Duration::from_micros(micros), start).await;
+                    node.crash();
                 }
-                if stopped.is_err() {
-                    self.seen.violation("the node hangs at its stop".to_owned());
-                }
-                // With a full disk the last flush is left out.
-                let full = node.table_disks().any(|disk| disk.full.get());
-                self.start(&node, !full).await;
-            }
-            3 if self.swarm.clock_jumps => {
-                let hour = 3_600_000;
-                node.clock
-                    .jump(self.random.below(2 * hour) as i64 - hour as i64);
-            }
-            4 if self.swarm.write_errors => {
+                story.start(&node, false).await;
+            }),
+            Fault::Stop { .. } => self.while_busy(node, |story, node| async move {
+                story.stop_and_start(&node).await;
+            }),
+            Fault::Pause { ms, .. } => self.while_busy(node, move |_, node| async move {
+                node.pause(Duration::from_millis(ms)).await;
+            }),
+            Fault::ClockJump { by_ms, .. } => node.clock.jump(by_ms),
+            Fault::WriteError { after, .. } => {
                 let platter = node.platters().nth(0).expect("a node has a disk");
-                platter
-                    .writes_until_failure
-                    .set(Some(self.random.below(50)));
+                platter.writes_until_failure.set(Some(after));
             }
-            5 if self.swarm.full_disks => {
-                let full = self.random.once_in(2);
+            Fault::FullDisk { full, .. } => {
                 node.table_disks().for_each(|disk| disk.full.set(full));
             }
-            6 | 7 if self.swarm.partitions => self.cut_off(&node),
-            8 if self.swarm.losses => {
-                let network = &self.cluster.network;
-                network.loss_one_in.set(self.random.below(20));
-                network.duplicates.set(self.random.once_in(2));
-            }
-            8 if self.swarm.slow_links => {
-                let delay = self.random.between(100, 150_000);
-                self.cluster.network.delay_max_us.set(delay);
-            }
-            _ if self.swarm.slow_disks => {
-                let latency = self.random.between(100, 30_000);
-                node.platters()
-                    .for_each(|platter| platter.latency_max_us.set(latency));
+            Fault::SlowDisk { latency_us, .. } => node
+                .platters()
+                .for_each(|platter| platter.latency_max_us.set(latency_us)),
+            Fault::HandOver { shard, .. } => {
+                let shards = node.shards();
+                let shard = shards.and_then(|shards| shards.get(usize::from(shard)).cloned());
+                if let Some(shard) = shard {
+                    let handed_over = OnHost::new(node.host(), async move {
+                        // A group that has failed stops its process, which is seen elsewhere.
+                        let _ = shard.hand_over().await;
+                    });
+                    executor::current().spawn_on(OUTSIDE, handed_over);
+                }
             }
             _ => {}
         }
     }
 
-    /// Cuts links of a node: to or from some of the others, or heals them all.
-    fn cut_off(&self, node: &Rc<SimNode>) {
-        let network = &self.cluster.network;
-        if self.random.once_in(3) {
-            return network.heal();
+    async fn stop_and_start(&self, node: &Rc<SimNode>) {
+        let stopped = SimRuntime::timeout(START_PATIENCE, node.stop()).await;
+        if node.fatal().is_some() {
+            return self.after_fatal(node).await;
         }
-        let (out, into) = (!self.random.once_in(4), !self.random.once_in(4));
-        for other in &self.cluster.nodes {
-            if other.id == node.id || self.random.once_in(5) {
-                continue;
-            }
-            if out {
-                network.cut(node.id, other.id);
-            }
-            if into {
-                network.cut(other.id, node.id);
-            }
+        if stopped.is_err() {
+            self.seen.violation("the node hangs at its stop".to_owned());
         }
+        // With a full disk the last flush is left out.
+        let full = node.table_disks().any(|disk| disk.full.get());
+        self.start(node, !full).await;
     }
 
     /// A node has stopped by itself: it must have had a reason, and the process is gone.
@@ -296,6 +352,15 @@ impl Story {
     /// No more faults, and all nodes run.
     async fn heal(&self) {
         self.cluster.network.heal();
+        let begun = executor::current().now();
+        while !self.busy.borrow().is_empty() {
+            SimRuntime::sleep(LOOK_EVERY).await;
+            // One that waits for room at its start waits for long.
+            if executor::current().now() - begun > 4 * START_PATIENCE {
+                let busy = self.busy.borrow().clone();
+                return self.seen.violation(format!("nodes {busy:?} hang"));
+            }
+        }
         for node in &self.cluster.nodes {
             for platter in node.platters() {
                 platter.writes_until_failure.set(None);
@@ -317,21 +382,25 @@ impl Story {
         }
     }
 
-    async fn check(&self) {
+    async fn check(self: &Rc<Story>) {
+        let clients = async {
+            while self.seen.clients.get() > 0 {
+                SimRuntime::sleep(LOOK_EVERY).await;
+            }
+        };
+        if SimRuntime::timeout(CLIENTS_END_WITHIN, clients)
+            .await
+            .is_err()
+        {
+            self.seen.violation("a client does not end".to_owned());
+        }
         for node in &self.cluster.nodes {
             if let Some(why) = node.fatal() {
                 self.seen
                     .violation(format!("the node stopped without a reason: {why}"));
             }
         }
-        let stop = Rc::new(Cell::new(false));
-        let reader = SimClient::new(
-            u32::MAX,
-            self.cluster.clone(),
-            self.seen.clone(),
-            self.seed,
-            stop,
-        );
+        let reader = self.client(u32::MAX, &Rc::default());
         let keys: Vec<String> = self.seen.counters.borrow().keys().cloned().collect();
         for key in keys {
             let Some(value) = reader.read_patiently(&key).await else {
@@ -341,44 +410,43 @@ impl Story {
             invariants::counters::check(&self.seen, &key, value.parse().unwrap_or(i64::MIN));
         }
         reader.scan_pairs().await;
+        reader.scan_snapshots_again().await;
         invariants::registers::check(&self.seen);
         self.check_convergence().await;
+        if self.cluster.nodes.len() > 2 && !self.seen.is_violated() {
+            self.check_steadiness().await;
+        }
     }
 
-    /// All replicas of a range have applied the same entries soon.
     async fn check_convergence(&self) {
-        let mut apart = Vec::new();
-        for _ in 0..CONVERGENCE_LOOKS {
-            apart = self.apart();
-            if apart.is_empty() {
-                break;
+        let until = executor::current().now() + CONVERGES_WITHIN;
+        while let Some(missing) = invariants::convergence::missing(&self.cluster.looks()) {
+            if executor::current().now() > until {
+                return self.seen.violation(format!("no convergence: {missing}"));
             }
-            SimRuntime::sleep(CONVERGENCE_LOOK_EVERY).await;
+            SimRuntime::sleep(LOOK_EVERY).await;
         }
-        apart.into_iter().for_each(|what| self.seen.violation(what));
-        let statuses = self.cluster.statuses();
-        let ranges = statuses.iter().flat_map(|shard| &shard.ranges);
+        let looks = self.cluster.looks();
+        invariants::tiling::check_whole(&self.seen, &looks);
         // A shard begins with two replicas at most.
-        let staged = ranges.filter(|status| status.data_id.0 > 2).count();
-        self.seen
-            .snapshots
-            .set(self.seen.snapshots.get() + staged as u64);
+        let taken_over = looks.iter().filter(|look| look.status.data_id.0 > 2);
+        self.seen.snapshots.set(taken_over.count() as u64);
     }
 
-    /// Ranges whose replicas have not applied the same entries.
-    fn apart(&self) -> Vec<String> {
-        let mut applied = std::collections::BTreeMap::new();
-        let mut apart = Vec::new();
-        let statuses = self.cluster.statuses();
-        for status in statuses.iter().flat_map(|shard| &shard.ranges) {
-            let first = *applied.entry(status.route.range).or_insert(status.applied);
-            if first != status.applied {
-                apart.push(format!(
-                    "range {} does not converge: entry {first} is applied on one replica, {} on {}",
-                    status.route.range, status.applied, status.replica
-                ));
-            }
+    /// One node does not hear another for a while.
+    async fn check_steadiness(&self) {
+        let network = &self.cluster.network;
+        let count = self.cluster.nodes.len() as u64;
+        let leader = self.random.below(count) as u16 + 1;
+        let deaf = (u64::from(leader) + self.random.below(count - 1)) % count + 1;
+        let before = invariants::steadiness::led(&self.cluster.looks(), leader);
+        network.cut(leader, deaf as u16);
+        if self.random.once_in(2) {
+            network.cut(deaf as u16, leader);
         }
-        apart
+        SimRuntime::sleep(DEAF).await;
+        let after = invariants::steadiness::led(&self.cluster.looks(), deaf as u16);
+        network.heal();
+        invariants::steadiness::check(&self.seen, &before, &after);
     }
 }

@@ -35,13 +35,13 @@ impl Drop for SimRuntime {
     }
 }
 
-/// A point in virtual time.
+/// A point in time of the host that asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SimInstant(Duration);
 
 impl Instant for SimInstant {
     fn now() -> SimInstant {
-        SimInstant(executor::current().now())
+        SimInstant(executor::current().local_now())
     }
 }
 
@@ -96,7 +96,7 @@ impl<T> Future for JoinHandle<T> {
     }
 }
 
-/// Ends at a point in virtual time.
+/// Ends at a point in time of the host that sleeps.
 pub struct Sleep {
     until: SimInstant,
     timer: Option<(Duration, u64)>,
@@ -110,10 +110,11 @@ impl Future for Sleep {
         if let Some(timer) = self.timer.take() {
             executor.clear_timer(timer);
         }
-        if executor.now() >= self.until.0 {
+        if executor.local_now() >= self.until.0 {
             return Poll::Ready(());
         }
-        self.timer = Some(executor.set_timer(self.until.0, cx.waker().clone()));
+        let at = executor.when(self.until.0);
+        self.timer = Some(executor.set_timer(at, cx.waker().clone()));
         Poll::Pending
     }
 }

@@ -1,153 +1,30 @@
 //! What the simulated clients do, and what they remember for the invariants.
 //!
 //! Each client does one thing after the other: reads, conditional and plain writes of registers,
-//! increments of counters, writes of pairs that must stay equal, and scans of the pairs in pages.
-//! A write that is lost with its node is tried again under its session pair, like the real
-//! client's.
+//! increments of counters, writes of pairs that must stay equal, and scans of the pairs in pages:
+//! now, at a moment ahead, or again at one that was scanned before.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
 use std::time::Duration;
 
 use rangedb_engine::env::AsyncRuntime;
-use rangedb_engine::error::{Error, Fate};
-use rangedb_engine::request::{
-    Condition, Mutation, Outcome, ScanRequest, SessionPair, Versioned, Write,
-};
-use rangedb_engine::shard::{Shard, WriteRequest, WriteSink};
-use rangedb_engine::types::{Blob, ClientId, Timestamp};
-use rangedb_loadgen::check::Checker;
+use rangedb_engine::request::{Condition, Mutation, Outcome, ScanRequest, Versioned, Write};
+use rangedb_engine::shard::Shard;
+use rangedb_engine::types::{Blob, Timestamp};
 use rangedb_loadgen::check::history::{Action, Expected, Operation};
-use tokio::sync::oneshot;
 
-use super::cluster::Cluster;
+use super::client::SimClient;
 use super::executor;
-use super::random::Random;
 use super::runtime::SimRuntime;
-use super::world::SimEnv;
+use crate::invariants;
 
-/// A client gives up a write after this.
-const GIVE_UP: Duration = Duration::from_secs(8);
-/// It gives up one try of a write after this.
-const TRY: Duration = Duration::from_millis(1500);
-/// It tries again after this.
-const RETRY: Duration = Duration::from_millis(20);
-
-/// What all clients have seen.
-#[derive(Default)]
-pub struct Seen {
-    /// Gets and writes of registers.
-    pub history: RefCell<Checker<String>>,
-    /// Of each counter: what was acknowledged, and what may have been added beyond.
-    pub counters: RefCell<BTreeMap<String, (i64, i64)>>,
-    /// Of each pair: its acknowledged number, the highest that may be there.
-    pub pairs: RefCell<BTreeMap<u64, (u64, u64)>>,
-    /// The highest version acknowledged or read, of each key.
-    pub versions: RefCell<BTreeMap<String, Timestamp>>,
-    /// What must not have happened.
-    pub violations: RefCell<Vec<String>>,
-    /// Operations that ended well.
-    pub done: Cell<u64>,
-    /// Operations that failed for a while or for good.
-    pub failed: Cell<u64>,
-    /// Replicas that took over a snapshot.
-    pub snapshots: Cell<u64>,
-}
-
-impl Seen {
-    /// Notes a violation.
-    pub fn violation(&self, what: String) {
-        self.violations.borrow_mut().push(what);
-    }
-
-    /// A version was acknowledged or read; `least` is what was known before the call.
-    fn version(&self, key: &str, version: Timestamp, least: Timestamp) {
-        if version < least {
-            self.violation(format!("{key}: version {version} after {least} was known"));
-        }
-        let mut versions = self.versions.borrow_mut();
-        let known = versions.entry(key.to_owned()).or_default();
-        *known = version.max(*known);
-    }
-
-    fn known(&self, key: &str) -> Timestamp {
-        self.versions.borrow().get(key).copied().unwrap_or_default()
-    }
-}
-
-struct Once(RefCell<Option<oneshot::Sender<Result<Outcome, Error>>>>);
-
-impl WriteSink for Once {
-    fn complete(&self, _: u64, result: Result<Outcome, Error>) {
-        let sender = self
-            .0
-            .borrow_mut()
-            .take()
-            .expect("a write is answered once");
-        // The client may have given up.
-        let _ = sender.send(result);
-    }
-}
-
-/// One client.
-pub struct SimClient {
-    /// Its number.
-    pub number: u32,
-    cluster: Rc<Cluster>,
-    seen: Rc<Seen>,
-    random: Random,
-    stop: Rc<Cell<bool>>,
-    id: ClientId,
-    sequence: Cell<u64>,
-    unanswered: RefCell<BTreeSet<u64>>,
-    /// The last cluster time seen, and when.
-    time: Cell<(Timestamp, Duration)>,
-    registers: u64,
-    /// The node that it asks.
-    node: Cell<u64>,
-}
+/// A snapshot ahead lies within so many milliseconds.
+const AHEAD_MAX_MS: u64 = 450;
 
 fn nanos() -> u64 {
     executor::current().now().as_nanos() as u64
 }
 
-/// How a try ended.
-enum Tried {
-    /// With this.
-    Known(Result<Outcome, Error>),
-    /// With the node.
-    Lost,
-    /// There was no node.
-    NoNode,
-}
-
 impl SimClient {
-    /// A client of a cluster.
-    pub fn new(
-        number: u32,
-        cluster: Rc<Cluster>,
-        seen: Rc<Seen>,
-        seed: u64,
-        stop: Rc<Cell<bool>>,
-    ) -> SimClient {
-        let random = Random::new(seed, 1000 + u64::from(number));
-        let cluster_len = cluster.nodes.len();
-        SimClient {
-            number,
-            cluster,
-            seen,
-            id: ClientId(u128::from(random.next()) << 64 | u128::from(number)),
-            registers: random.between(1, 6),
-            node: Cell::new(1 + random.below(cluster_len as u64)),
-            random,
-            stop,
-            sequence: Cell::new(0),
-            unanswered: RefCell::default(),
-            time: Cell::new((Timestamp::ZERO, Duration::ZERO)),
-        }
-    }
-
     /// Works until told to stop.
     pub async fn run(self) {
         while !self.stop.get() {
@@ -157,135 +34,11 @@ impl SimClient {
                 7..13 => self.write_register().await,
                 13..16 => self.increment().await,
                 16..18 => self.write_pair().await,
-                _ => self.scan_pairs().await,
+                18 => self.scan_pairs().await,
+                _ => self.scan_snapshot().await,
             }
         }
-    }
-
-    /// The shard of the asked node that has the key's range.
-    fn shard_of(&self, key: &[u8]) -> Option<Shard<SimEnv>> {
-        let found = self.try_shard_of(key);
-        if found.is_none() {
-            self.go_elsewhere(None);
-        }
-        found
-    }
-
-    /// From now on it asks the node that an error names, or any.
-    fn go_elsewhere(&self, error: Option<&Error>) {
-        let leader = match error {
-            Some(Error::NotLeader(Some(route)) | Error::Moved(Some(route))) => route.leader,
-            _ => None,
-        };
-        // The leader named may be long gone.
-        let named = leader.filter(|_| !self.random.once_in(4));
-        let any = 1 + self.random.below(self.cluster.nodes.len() as u64);
-        self.node.set(named.map_or(any, |place| place.node.0));
-    }
-
-    fn try_shard_of(&self, key: &[u8]) -> Option<Shard<SimEnv>> {
-        let shards = self.cluster.node(self.node.get())?.shards()?;
-        let owner = shards
-            .iter()
-            .find(|shard| shard.routes().iter().any(|route| route.keys.contains(key)));
-        owner.cloned()
-    }
-
-    fn observe(&self, shard: &Shard<SimEnv>) {
-        let now = shard.now();
-        if now > self.time.get().0 {
-            self.time.set((now, executor::current().now()));
-        }
-    }
-
-    /// The cluster's time as the client reckons.
-    fn reckoned(&self) -> Timestamp {
-        let (seen, at) = self.time.get();
-        seen.plus_ms((executor::current().now() - at).as_millis() as u64)
-    }
-
-    async fn try_write(&self, key: &[u8], write: &Write, session: SessionPair) -> Tried {
-        let Some(shard) = self.shard_of(key) else {
-            return Tried::NoNode;
-        };
-        self.observe(&shard);
-        let (sender, receiver) = oneshot::channel();
-        let request = WriteRequest {
-            target: None,
-            session,
-            deadline: None,
-        };
-        shard.write(
-            write.clone(),
-            request,
-            Rc::new(Once(RefCell::new(Some(sender)))),
-            1,
-        );
-        drop(shard);
-        let tried = match SimRuntime::timeout(TRY, receiver).await {
-            Ok(Ok(result)) => Tried::Known(result),
-            Ok(Err(_)) | Err(_) => Tried::Lost,
-        };
-        match &tried {
-            Tried::Known(Ok(_)) => {}
-            Tried::Known(Err(error)) => self.go_elsewhere(Some(error)),
-            Tried::Lost | Tried::NoNode => self.go_elsewhere(None),
-        }
-        tried
-    }
-
-    /// Writes until the outcome is known or the client gives up. `Err(true)`: it is not known.
-    async fn write(&self, key: &[u8], write: Write) -> Result<Outcome, bool> {
-        // The first try is made by a cluster time that was asked for.
-        while self.time.get().0 == Timestamp::ZERO {
-            if let Some(shard) = self.shard_of(key) {
-                self.observe(&shard);
-            }
-            SimRuntime::sleep(RETRY).await;
-        }
-        let sequence = self.sequence.get() + 1;
-        self.sequence.set(sequence);
-        self.unanswered.borrow_mut().insert(sequence);
-        let first_tried = self.reckoned();
-        let began = executor::current().now();
-        let mut in_doubt = false;
-        let result = loop {
-            let lowest_unanswered = self
-                .unanswered
-                .borrow()
-                .first()
-                .copied()
-                .unwrap_or(sequence);
-            let session = SessionPair {
-                client: self.id,
-                sequence,
-                lowest_unanswered,
-                first_tried,
-            };
-            match self.try_write(key, &write, session).await {
-                Tried::Known(Ok(outcome)) => break Ok(outcome),
-                Tried::Known(Err(Error::NotANumber | Error::NumberOverflow)) => {
-                    break Err(in_doubt);
-                }
-                // It may be applied yet; the session table tells the next try.
-                Tried::Known(Err(Error::Unknown(_))) => in_doubt = true,
-                Tried::Known(Err(error)) if error.fate() == Fate::Unknown => break Err(true),
-                Tried::Known(Err(_)) | Tried::NoNode => {}
-                Tried::Lost => in_doubt = true,
-            }
-            if executor::current().now() - began > GIVE_UP {
-                break Err(in_doubt);
-            }
-            SimRuntime::sleep(RETRY).await;
-        };
-        self.unanswered.borrow_mut().remove(&sequence);
-        let count = if result.is_ok() {
-            &self.seen.done
-        } else {
-            &self.seen.failed
-        };
-        count.set(count.get() + 1);
-        result
+        self.seen.clients.set(self.seen.clients.get() - 1);
     }
 
     fn register(&self) -> String {
@@ -299,53 +52,10 @@ impl SimClient {
         .replace('x', if letter < 'n' { "g" } else { "x" })
     }
 
-    /// Reads a key on a shard: by its lease, or with the help of others.
-    async fn read<R>(
-        &self,
-        shard: &Shard<SimEnv>,
-        key: &[u8],
-        look: impl Fn(Option<(&[u8], Timestamp)>) -> R,
-    ) -> Result<R, Error> {
-        let read = match shard.get(key, None, &look) {
-            Err(Error::LeaseExpired) => {
-                match SimRuntime::timeout(TRY, shard.confirm(key, None)).await {
-                    Ok(Ok(())) => shard.get_confirmed(key, None, &look),
-                    Ok(Err(error)) => Err(error),
-                    Err(_) => Err(Error::DeadlineExceeded),
-                }
-            }
-            read => read,
-        };
-        if let Err(error) = &read {
-            self.go_elsewhere(Some(error));
-        }
-        read
-    }
-
-    /// Reads a key, on whatever node can; `None`: none can.
-    pub async fn read_patiently(&self, key: &str) -> Option<Option<String>> {
-        for _ in 0..200 {
-            if let Some(shard) = self.shard_of(key.as_bytes()) {
-                let read = self.read(&shard, key.as_bytes(), |found| {
-                    found.map(|(value, _)| String::from_utf8_lossy(value).into_owned())
-                });
-                if let Ok(found) = read.await {
-                    return Some(found);
-                }
-            }
-            SimRuntime::sleep(RETRY).await;
-        }
-        None
-    }
-
     async fn read_register(&self) {
         let key = self.register();
         let (invoked, least) = (nanos(), self.seen.known(&key));
-        let Some(shard) = self.shard_of(key.as_bytes()) else {
-            return;
-        };
-        self.observe(&shard);
-        let read = self.read(&shard, key.as_bytes(), |found| {
+        let read = self.read(key.as_bytes(), |found| {
             found.map(|(value, version)| (number(value), version))
         });
         let Ok(found) = read.await else { return };
@@ -384,11 +94,14 @@ impl SimClient {
             "{value}:{}",
             "x".repeat(self.random.below(300) as usize)
         ));
-        let present = self.shard_of(&bytes).and_then(|shard| {
-            let get = shard.get(&bytes, None, |found| {
-                found.map(|(value, version)| (Blob::copy_from_slice(value), version))
-            });
-            get.ok()
+        let reached = self.reach(&bytes).await;
+        let present = reached.and_then(|reached| {
+            let get = |shard: &Shard<_>| {
+                shard.get(&bytes, None, |found| {
+                    found.map(|(value, version)| (Blob::copy_from_slice(value), version))
+                })
+            };
+            reached.ask(get).ok()
         });
         let kind = self.random.below(5);
         let (write, action) = match (kind, present) {
@@ -536,51 +249,71 @@ impl SimClient {
         }
     }
 
-    /// Scans all pairs in pages, on one node.
+    /// Scans all pairs as they are now.
     pub async fn scan_pairs(&self) {
-        let Some(shard) = self.shard_of(b"cp") else {
-            return;
-        };
-        let asked = self.node.get();
         let before = self.seen.pairs.borrow().clone();
+        if let Some((_, rows)) = self.scan_in_pages(None).await {
+            invariants::pairs::check(&self.seen, &before, &rows);
+        }
+    }
+
+    /// Scans all pairs as they will be in a moment, or were at one that was scanned before.
+    async fn scan_snapshot(&self) {
+        let read = self.seen.snapshots_read.borrow().all();
+        let again = self.random.below(2 * read.len() as u64 + 1) as usize;
+        let at = match read.get(again) {
+            Some(at) => *at,
+            None => {
+                let Some(reached) = self.reach(b"cp").await else {
+                    return;
+                };
+                reached
+                    .ask(Shard::now)
+                    .plus_ms(self.random.below(AHEAD_MAX_MS))
+            }
+        };
+        self.scan_in_pages(Some(at)).await;
+    }
+
+    /// Scans all snapshots of pairs again that were read before.
+    pub async fn scan_snapshots_again(&self) {
+        let read = self.seen.snapshots_read.borrow().all();
+        for at in read {
+            self.scan_in_pages(Some(at)).await;
+        }
+    }
+
+    /// Scans all pairs in pages, each on whatever node leads by then. Gives rows, and as of when.
+    async fn scan_in_pages(
+        &self,
+        mut at: Option<Timestamp>,
+    ) -> Option<(Timestamp, Vec<(Blob, Versioned)>)> {
         let rows_max = self.random.between(1, 5) as usize;
         let mut rows: Vec<(Blob, Versioned)> = Vec::new();
-        let (mut start, mut at) = (Blob::from_static(b"cp"), None);
+        let mut start = Blob::from_static(b"cp");
         loop {
-            let end = Some(Blob::from_static(b"cq"));
             let scan = ScanRequest {
                 start: Some(start),
-                end,
+                end: Some(Blob::from_static(b"cq")),
                 rows_max,
                 bytes_max: 0,
                 at,
             };
-            let reply = match SimRuntime::timeout(TRY, shard.scan(scan, None, None)).await {
-                Ok(Ok(reply)) => reply,
-                Ok(Err(error)) => return self.go_elsewhere(Some(&error)),
-                Err(_) => return self.go_elsewhere(None),
-            };
-            if rows
-                .last()
-                .zip(reply.rows.first())
-                .is_some_and(|(a, b)| a.0 >= b.0)
-            {
+            let reply = self.scan(scan).await?;
+            let two = rows.last().zip(reply.rows.first());
+            if two.is_some_and(|(a, b)| a.0 >= b.0) {
                 self.seen.violation("a scan's pages overlap".to_owned());
             }
             rows.extend(reply.rows);
-            let Some(next) = reply.next else { break };
+            let Some(next) = reply.next else {
+                let mut read = self.seen.snapshots_read.borrow_mut();
+                read.check(&self.seen, reply.at, rows.clone());
+                return Some((reply.at, rows));
+            };
             // Writes go on between the pages.
             SimRuntime::sleep(Duration::from_micros(self.random.between(1, 5000))).await;
-            if self
-                .cluster
-                .node(asked)
-                .is_none_or(|node| node.shards().is_none())
-            {
-                return;
-            }
             (start, at) = (next.start, next.at);
         }
-        crate::invariants::pairs::check(&self.seen, &before, &rows);
     }
 }
 

@@ -5,12 +5,16 @@ use std::rc::Rc;
 
 use rangedb_engine::env::{Clock, Env};
 use rangedb_engine::lsm::MemoryTables;
+use rangedb_engine::range::apply::Applied;
+use rangedb_engine::range::state::RangeState;
+use rangedb_engine::wal::{Group, LogEntry};
 
 use super::disk::SimDisk;
 use super::executor;
 use super::network::SimLink;
 use super::random::Random;
 use super::runtime::SimRuntime;
+use crate::invariants;
 
 /// The simulated environment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,12 +26,16 @@ impl Env for SimEnv {
     type Disk = SimDisk;
     type Tables = MemoryTables;
     type Transport = SimLink;
+
+    fn applied(group: Group, entry: &LogEntry, results: &[Applied], state: &RangeState) {
+        invariants::entry_applied(group, entry, results, state);
+    }
 }
 
 /// The wall clock's start: some day in 2026.
 const WALL_START_MS: u64 = 1_790_000_000_000;
 
-/// A wall clock that can be set, beside the virtual time that cannot.
+/// A wall clock that can be set, beside the host's boot-time clock that cannot.
 #[derive(Clone)]
 pub struct SimClock {
     offset_ms: Rc<Cell<i64>>,
@@ -51,7 +59,7 @@ impl SimClock {
 
 impl Clock for SimClock {
     fn wall_ms(&self) -> u64 {
-        let now = executor::current().now().as_millis() as u64;
+        let now = executor::current().local_now().as_millis() as u64;
         (WALL_START_MS + now).saturating_add_signed(self.offset_ms.get())
     }
 

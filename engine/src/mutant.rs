@@ -1,0 +1,64 @@
+//! Deliberate bugs, by which the simulator is tested: it must find each of them.
+//!
+//! Only with the feature `mutants`, which nothing turns on but the test of the mutants, can one be
+//! switched on, for the thread that asks. Without it [`is`] is a constant, and nothing of this is
+//! in the code that is built.
+
+/// A deliberate bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// The log says that entries are durable before they are written.
+    AcknowledgeBeforeDurable,
+    /// A leader's lease gets the drift margin added, not taken off.
+    LeaseWithoutMargin,
+    /// A restarted replica does not know that it may have promised a lease, and votes at once.
+    VoteAfterRestart,
+    /// A pre-vote is granted to whoever asks.
+    PreVoteGrants,
+    /// A replica serves as soon as it is elected, before its own blank entry is applied.
+    FastReadBeforeOwnEntry,
+    /// A leader keeps in its memory alone up to where it has served snapshots.
+    ServedTimestampsForgotten,
+    /// Session pairs do not become durable with the rows.
+    SessionPairForgotten,
+    /// The log is purged up to what is applied, not up to what tables hold.
+    PurgeBeforeDurable,
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Mutant; 8] = [
+        Mutant::AcknowledgeBeforeDurable,
+        Mutant::LeaseWithoutMargin,
+        Mutant::VoteAfterRestart,
+        Mutant::PreVoteGrants,
+        Mutant::FastReadBeforeOwnEntry,
+        Mutant::ServedTimestampsForgotten,
+        Mutant::SessionPairForgotten,
+        Mutant::PurgeBeforeDurable,
+    ];
+}
+
+/// Whether a bug is switched on: never.
+#[cfg(not(feature = "mutants"))]
+#[inline(always)]
+pub const fn is(_: Mutant) -> bool {
+    false
+}
+
+#[cfg(feature = "mutants")]
+thread_local! {
+    static ON: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+}
+
+/// Whether a bug is switched on for this thread.
+#[cfg(feature = "mutants")]
+pub fn is(mutant: Mutant) -> bool {
+    ON.get() == Some(mutant)
+}
+
+/// Switches one bug on for this thread, or all off.
+#[cfg(feature = "mutants")]
+pub fn set(mutant: Option<Mutant>) {
+    ON.set(mutant);
+}

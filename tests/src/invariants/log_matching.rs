@@ -1,0 +1,56 @@
+//! Log matching: what any replica of a range applies at an index is the same entry, of the same
+//! term and leader, with the same bytes; terms never go back along the log. An entry that one
+//! replica has applied is committed: no other may ever stand in its place.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use rangedb_engine::types::RangeId;
+use rangedb_engine::wal::{Group, LogEntry, LogId, Payload};
+
+/// The committed entries of all ranges: their names, and a hash of their bytes.
+#[derive(Default)]
+pub struct Log {
+    entries: BTreeMap<(RangeId, u64), (LogId, u64)>,
+    /// The last one of each term.
+    last_of_term: BTreeMap<(RangeId, u64), LogId>,
+}
+
+impl Log {
+    /// Checks an entry that a replica has applied.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(&mut self, group: Group, entry: &LogEntry) -> Result<(), String> {
+        let (range, id) = (group.range, entry.id);
+        let mut hasher = DefaultHasher::new();
+        match &entry.payload {
+            Payload::Blank => 0_u8.hash(&mut hasher),
+            Payload::Commands(bytes) => (1_u8, bytes).hash(&mut hasher),
+            Payload::Membership(bytes) => (2_u8, bytes).hash(&mut hasher),
+        }
+        let this = (id, hasher.finish());
+        let known = *self.entries.entry((range, id.index)).or_insert(this);
+        if known != this {
+            return Err(format!(
+                "range {range}: {} applied {this:?}, where another had applied {known:?}",
+                group.replica
+            ));
+        }
+        let last = self.last_of_term.entry((range, id.term)).or_insert(id);
+        *last = id.max(*last);
+        let before = self.entries.range(..(range, id.index)).next_back();
+        let before =
+            before.filter(|((other, _), (before, _))| *other == range && before.term > id.term);
+        if let Some((_, (before, _))) = before {
+            return Err(format!("range {range}: {id:?} stands after {before:?}"));
+        }
+        Ok(())
+    }
+
+    /// The last entry of a range known to be committed, of those of terms before `term`.
+    pub fn committed_before(&self, range: RangeId, term: u64) -> Option<LogId> {
+        let terms = self.last_of_term.range((range, 0)..(range, term));
+        terms.map(|(_, id)| *id).next_back()
+    }
+}

@@ -1,0 +1,56 @@
+//! Each session pair is applied once: however often a write is tried and wherever its entries end
+//! up, it gets one version.
+
+use std::collections::BTreeMap;
+
+use rangedb_engine::range::apply::Applied;
+use rangedb_engine::range::command::{self, ArchivedAction};
+use rangedb_engine::request::Outcome;
+use rangedb_engine::types::{ClientId, Timestamp};
+use rangedb_engine::wal::{Group, LogEntry, Payload};
+
+/// The version of each pair that was applied.
+#[derive(Default)]
+pub struct Pairs(BTreeMap<(ClientId, u64), Timestamp>);
+
+impl Pairs {
+    /// Checks an entry that a replica has applied.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(
+        &mut self,
+        group: Group,
+        entry: &LogEntry,
+        results: &[Applied],
+    ) -> Result<(), String> {
+        let Payload::Commands(bytes) = &entry.payload else {
+            return Ok(());
+        };
+        let archived = command::access(bytes).map_err(|error| error.to_string())?;
+        for (command, result) in archived.commands.iter().zip(results) {
+            let pair = match &command.action {
+                ArchivedAction::Put { pair, .. }
+                | ArchivedAction::Delete { pair, .. }
+                | ArchivedAction::CompareAndSwap { pair, .. }
+                | ArchivedAction::Increment { pair, .. }
+                | ArchivedAction::Multi { pair, .. } => pair.pair(),
+                ArchivedAction::CollectBelow { .. } | ArchivedAction::Nothing => continue,
+            };
+            let (Applied::Outcome(Outcome::Done { version, .. })
+            | Applied::Outcome(Outcome::Number { version, .. })) = result
+            else {
+                continue;
+            };
+            let key = (pair.client, pair.sequence);
+            let first = *self.0.entry(key).or_insert(*version);
+            if first != *version {
+                return Err(format!(
+                    "range {}: write {} of client {} is applied at {first} and at {version}",
+                    group.range, pair.sequence, pair.client.0
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,68 @@
+//! State-machine safety: the same entries give the same results and the same state on every
+//! replica, whether it applied all of them, started in between, or took over a snapshot. The time
+//! of a range never goes back, entry by entry.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use rangedb_engine::range::apply::Applied;
+use rangedb_engine::range::state::RangeState;
+use rangedb_engine::types::{RangeId, Timestamp};
+use rangedb_engine::wal::{Group, LogEntry};
+
+/// What an entry gives: a hash of its results, and of the state what is no row and not collected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Given {
+    results: u64,
+    last_ts: Timestamp,
+    ceiling: Timestamp,
+    epoch: rangedb_engine::types::Epoch,
+    clients_and_pairs: (usize, usize),
+}
+
+/// What each entry of all ranges has given.
+#[derive(Default)]
+pub struct Machine(BTreeMap<(RangeId, u64), Given>);
+
+impl Machine {
+    /// Checks an entry that a replica has applied.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(
+        &mut self,
+        group: Group,
+        entry: &LogEntry,
+        results: &[Applied],
+        state: &RangeState,
+    ) -> Result<(), String> {
+        let (range, index) = (group.range, entry.id.index);
+        let mut hasher = DefaultHasher::new();
+        for result in results {
+            format!("{result:?}").hash(&mut hasher);
+        }
+        let this = Given {
+            results: hasher.finish(),
+            last_ts: state.last_ts,
+            ceiling: state.ceiling,
+            epoch: state.descriptor.epoch,
+            clients_and_pairs: state.sessions.len(),
+        };
+        let known = *self.0.entry((range, index)).or_insert(this);
+        if known != this {
+            return Err(format!(
+                "range {range}: entry {index} gave {this:?} on {}, elsewhere {known:?}",
+                group.replica
+            ));
+        }
+        let before = self.0.range((range, 0)..(range, index)).next_back();
+        let later = before
+            .filter(|(_, before)| before.last_ts > this.last_ts || before.ceiling > this.ceiling);
+        if let Some((_, before)) = later {
+            return Err(format!(
+                "range {range}: time goes back at entry {index}: {before:?}, then {this:?}"
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,60 @@
+//! Descriptors tile the key space: the newest one of each range, over all replicas that run, leave
+//! no gap and do not overlap. Ranges of which no replica runs may be missing.
+
+use std::collections::BTreeMap;
+
+use rangedb_engine::range::Route;
+use rangedb_engine::types::RangeId;
+
+use crate::sim::cluster::Look;
+use crate::sim::seen::Seen;
+
+/// Looks at all replicas at one moment.
+pub fn check(seen: &Seen, looks: &[Look]) {
+    let mut newest: BTreeMap<RangeId, &Route> = BTreeMap::new();
+    for Look { status, .. } in looks.iter().filter(|look| !look.status.system) {
+        let route = newest.entry(status.route.range).or_insert(&status.route);
+        let epoch = |route: &Route| (route.epoch.version, route.epoch.conf);
+        if epoch(&status.route) > epoch(route) {
+            *route = &status.route;
+        }
+        if epoch(&status.route) == epoch(route) && status.route.keys != route.keys {
+            seen.violation(format!(
+                "range {} is {:?} and {:?} in one epoch",
+                route.range, route.keys, status.route.keys
+            ));
+        }
+    }
+    let mut routes: Vec<&Route> = newest.into_values().collect();
+    routes.sort_by(|a, b| a.keys.start.cmp(&b.keys.start));
+    for two in routes.windows(2) {
+        let [left, right] = two else { continue };
+        let overlaps = left
+            .keys
+            .end
+            .as_ref()
+            .is_none_or(|end| *end > right.keys.start);
+        if overlaps {
+            seen.violation(format!("ranges overlap: {left:?}, {right:?}"));
+        }
+    }
+}
+
+/// As above, when every range has a replica that runs: there is no gap either.
+pub fn check_whole(seen: &Seen, looks: &[Look]) {
+    check(seen, looks);
+    let routes = looks.iter().filter(|look| !look.status.system);
+    let mut keys: Vec<_> = routes.map(|look| look.status.route.keys.clone()).collect();
+    keys.sort_by(|a, b| a.start.cmp(&b.start).then(a.end.cmp(&b.end)));
+    keys.dedup();
+    let mut expected = Some(Vec::new());
+    for interval in &keys {
+        if expected.as_ref() != Some(&interval.start) {
+            seen.violation(format!("there is a gap before {interval:?}"));
+        }
+        expected = interval.end.clone();
+    }
+    if expected.is_some() {
+        seen.violation(format!("nothing lies after {expected:?}"));
+    }
+}

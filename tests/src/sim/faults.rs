@@ -1,0 +1,283 @@
+//! What goes wrong in a run: a list drawn from the seed before the run begins, so that a run can be
+//! repeated without some of it.
+
+use std::time::Duration;
+
+use super::random::Random;
+
+/// How far the clocks of machines drift apart at most, in millionths: less than what the leases'
+/// margin allows.
+const DRIFT_MAX: u64 = 40_000;
+const HOUR_MS: u64 = 3_600_000;
+
+/// One thing that goes wrong; nodes by their ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are named for what they are")]
+pub enum Fault {
+    /// The node's clock runs too fast by so many millionths, from the beginning.
+    Drift { node: u16, millionths: i64 },
+    /// The power goes, comes again, and may go while the node starts.
+    Crash {
+        node: u16,
+        down_ms: u64,
+        again_after_us: Option<u64>,
+    },
+    /// A clean stop, and a start.
+    Stop { node: u16 },
+    /// The process does not run.
+    Pause { node: u16, ms: u64 },
+    /// The wall clock is set.
+    ClockJump { node: u16, by_ms: i64 },
+    /// A write of the log fails.
+    WriteError { node: u16, after: u64 },
+    /// The tables' disk is full, or has room again.
+    FullDisk { node: u16, full: bool },
+    /// Operations of the node's disks take so long.
+    SlowDisk { node: u16, latency_us: u64 },
+    /// Links are cut, each in one direction.
+    Cut { links: Vec<(u16, u16)> },
+    /// All cuts are mended.
+    Mend,
+    /// Messages are lost, one of so many, and come twice.
+    Loss { one_in: u64, duplicates: bool },
+    /// Messages on links take so long.
+    SlowLinks {
+        links: Vec<(u16, u16)>,
+        delay_max_us: u64,
+    },
+    /// A shard's leaderships are handed over.
+    HandOver { node: u16, shard: u16 },
+}
+
+/// A fault, and how long after the one before it comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The pause before it.
+    pub after: Duration,
+    /// What goes wrong.
+    pub fault: Fault,
+}
+
+/// All that goes wrong in a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// In order.
+    pub steps: Vec<Step>,
+}
+
+/// Which kinds of faults a seed has.
+const KINDS: [fn(&Random, u16, u16) -> Fault; 14] = [
+    crash,
+    crash,
+    stop,
+    pause,
+    pause,
+    clock_jump,
+    write_error,
+    full_disk,
+    slow_disk,
+    cut,
+    ring,
+    loss,
+    slow_links,
+    hand_over,
+];
+
+impl Faults {
+    /// The faults of a seed: of each kind whether it has them at all, then which when.
+    pub fn of(random: &Random, nodes: u16, shards: u16) -> Faults {
+        let mut steps = Vec::new();
+        if nodes > 1 && random.once_in(2) {
+            for node in 1..=nodes {
+                let millionths = random.below(2 * DRIFT_MAX) as i64 - DRIFT_MAX as i64;
+                steps.push(Step {
+                    after: Duration::ZERO,
+                    fault: Fault::Drift { node, millionths },
+                });
+            }
+        }
+        let mut kinds: Vec<_> = KINDS.iter().filter(|_| random.once_in(2)).collect();
+        if nodes == 1 {
+            // What needs others is left out.
+            kinds = KINDS[..9].iter().filter(|_| random.once_in(2)).collect();
+        }
+        if nodes > 2 && random.once_in(3) {
+            steps.extend(lonely_restart(random, nodes));
+        }
+        for _ in 0..random.between(3, 12) {
+            let pick = random.below(kinds.len() as u64) as usize;
+            let Some(kind) = kinds.get(pick) else { break };
+            let after = Duration::from_millis(random.between(1, 1_200));
+            let fault = kind(random, nodes, shards);
+            let is_cut = matches!(fault, Fault::Cut { .. });
+            steps.push(Step { after, fault });
+            // Cuts that last make the rest of the run dull.
+            if is_cut && !random.once_in(3) {
+                let after = Duration::from_millis(random.between(100, 2_000));
+                let fault = Fault::Mend;
+                steps.push(Step { after, fault });
+            }
+        }
+        Faults { steps }
+    }
+
+    /// Those with these numbers, at the times at which they come with all.
+    pub fn only(&self, numbers: &[usize]) -> Faults {
+        let mut steps = Vec::new();
+        let mut after = Duration::ZERO;
+        for (number, step) in self.steps.iter().enumerate() {
+            after += step.after;
+            if numbers.contains(&number) {
+                let fault = step.fault.clone();
+                steps.push(Step { after, fault });
+                after = Duration::ZERO;
+            }
+        }
+        Faults { steps }
+    }
+}
+
+fn node(random: &Random, nodes: u16) -> u16 {
+    random.between(1, u64::from(nodes)) as u16
+}
+
+fn crash(random: &Random, nodes: u16, _: u16) -> Fault {
+    // Now and then short enough that nobody notices, or long enough for the others to purge what it
+    // has not seen.
+    let most = [50, 500, 8_000][random.below(3) as usize];
+    let again = random.once_in(4);
+    Fault::Crash {
+        node: node(random, nodes),
+        down_ms: random.between(0, most),
+        again_after_us: again.then(|| random.between(0, 30_000)),
+    }
+}
+
+/// The way to two leaders, if leases were forgotten at a restart: a node is cut off from another for as long as it takes to campaign, and
+/// a third, whose vote decides, restarts at once.
+fn lonely_restart(random: &Random, nodes: u16) -> Vec<Step> {
+    let leader = node(random, nodes);
+    let other = leader % nodes + 1;
+    let third = other % nodes + 1;
+    let step = |ms: u64, fault: Fault| Step {
+        after: Duration::from_millis(ms),
+        fault,
+    };
+    let links = vec![(leader, other), (other, leader)];
+    let (node, again_after_us) = (third, None);
+    let down_ms = random.between(0, 20);
+    let crash = Fault::Crash {
+        node,
+        down_ms,
+        again_after_us,
+    };
+    vec![
+        step(random.between(500, 1_500), Fault::Cut { links }),
+        step(random.between(550, 1_200), crash),
+        step(random.between(300, 900), Fault::Mend),
+    ]
+}
+
+fn stop(random: &Random, nodes: u16, _: u16) -> Fault {
+    let node = node(random, nodes);
+    Fault::Stop { node }
+}
+
+fn pause(random: &Random, nodes: u16, _: u16) -> Fault {
+    let most = if random.once_in(2) { 700 } else { 3_000 };
+    Fault::Pause {
+        node: node(random, nodes),
+        ms: random.between(20, most),
+    }
+}
+
+fn clock_jump(random: &Random, nodes: u16, _: u16) -> Fault {
+    let most = if random.once_in(2) { 3_000 } else { HOUR_MS };
+    Fault::ClockJump {
+        node: node(random, nodes),
+        by_ms: random.below(2 * most) as i64 - most as i64,
+    }
+}
+
+fn write_error(random: &Random, nodes: u16, _: u16) -> Fault {
+    Fault::WriteError {
+        node: node(random, nodes),
+        after: random.below(50),
+    }
+}
+
+fn full_disk(random: &Random, nodes: u16, _: u16) -> Fault {
+    Fault::FullDisk {
+        node: node(random, nodes),
+        full: random.once_in(2),
+    }
+}
+
+fn slow_disk(random: &Random, nodes: u16, _: u16) -> Fault {
+    Fault::SlowDisk {
+        node: node(random, nodes),
+        latency_us: random.between(100, 30_000),
+    }
+}
+
+/// A node is cut off from others, in one direction or both.
+fn cut(random: &Random, nodes: u16, _: u16) -> Fault {
+    let node = node(random, nodes);
+    let (out, into) = (!random.once_in(4), !random.once_in(4));
+    let mut links = Vec::new();
+    for other in (1..=nodes).filter(|other| *other != node) {
+        if random.once_in(4) {
+            continue;
+        }
+        if out {
+            links.push((node, other));
+        }
+        if into {
+            links.push((other, node));
+        }
+    }
+    Fault::Cut { links }
+}
+
+/// Each node reaches its neighbours in a ring alone, or one of them.
+fn ring(random: &Random, nodes: u16, _: u16) -> Fault {
+    let one_way = nodes < 4 || random.once_in(2);
+    let next = |node: u16| node % nodes + 1;
+    let mut links = Vec::new();
+    for from in 1..=nodes {
+        let others = (1..=nodes).filter(|to| *to != from);
+        let others = others.filter(|to| next(from) != *to && (one_way || next(*to) != from));
+        links.extend(others.map(|to| (from, to)));
+    }
+    Fault::Cut { links }
+}
+
+fn loss(random: &Random, _: u16, _: u16) -> Fault {
+    Fault::Loss {
+        one_in: random.between(2, 20),
+        duplicates: random.once_in(2),
+    }
+}
+
+/// All links are slow, or those to a node, or those from it.
+fn slow_links(random: &Random, nodes: u16, _: u16) -> Fault {
+    let (node, which) = (node(random, nodes), random.below(4));
+    let all = (1..=nodes).flat_map(|from| (1..=nodes).map(move |to| (from, to)));
+    let links = all.filter(|(from, to)| match which {
+        0 => true,
+        1 => *from == node || *to == node,
+        2 => *from == node,
+        _ => *to == node,
+    });
+    Fault::SlowLinks {
+        links: links.collect(),
+        delay_max_us: random.between(100, 150_000),
+    }
+}
+
+fn hand_over(random: &Random, nodes: u16, shards: u16) -> Fault {
+    Fault::HandOver {
+        node: node(random, nodes),
+        shard: random.below(u64::from(shards)) as u16,
+    }
+}
