@@ -63,6 +63,9 @@ pub struct DriveArgs {
     /// Where the database is.
     #[command(flatten)]
     pub address: AddressArgs,
+    /// The addresses are those of etcd, to compare: gets and puts alone (workload c or write).
+    #[arg(long)]
+    pub etcd: bool,
     /// Mix of operations: YCSB's a to f, or puts alone.
     #[arg(long, default_value = "a", value_enum)]
     pub workload: Workload,

@@ -13,6 +13,7 @@ pub mod client;
 pub mod database;
 pub mod distribution;
 pub mod driver;
+pub mod etcd;
 pub mod keys;
 #[cfg(test)]
 mod memory;

@@ -3,6 +3,7 @@
 //! violation), 1 nothing succeeded or a violation, 2 usage.
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::Parser;
 use serde_json::{Map, Value, json};
@@ -10,6 +11,7 @@ use serde_json::{Map, Value, json};
 use rangedb_loadgen::args::{CheckArgs, Cli, Command, DriveArgs};
 use rangedb_loadgen::check::clients;
 use rangedb_loadgen::client::ClientDatabase;
+use rangedb_loadgen::etcd::EtcdDatabase;
 use rangedb_loadgen::report::{self, Format};
 use rangedb_loadgen::{driver, workload::Workload};
 
@@ -44,8 +46,21 @@ fn main() -> ExitCode {
 fn drive(args: &DriveArgs, load: bool) -> Result<ExitCode, Trouble> {
     let settings = args.drive(load).map_err(Trouble::Usage)?;
     let plan = args.plan(load).map_err(Trouble::Usage)?;
-    let connect = async || ClientDatabase::connect(&args.address.addresses).await;
-    let measured = driver::drive(settings, &plan, load, connect).map_err(Trouble::Failed)?;
+    let addresses = &args.address.addresses;
+    let measured = if args.etcd {
+        // Connections go to the nodes in turn.
+        let made = AtomicUsize::new(0);
+        let connect = async || {
+            let place = made.fetch_add(1, Ordering::Relaxed) % addresses.len().max(1);
+            let address = addresses.get(place).ok_or("there is no address")?;
+            EtcdDatabase::connect(address).await
+        };
+        driver::drive(settings, &plan, load, connect)
+    } else {
+        let connect = async || ClientDatabase::connect(addresses).await;
+        driver::drive(settings, &plan, load, connect)
+    };
+    let measured = measured.map_err(Trouble::Failed)?;
     let conditions = conditions(args, load);
     match args.format {
         Format::Table => print!("{}", report::run_table(&measured, &conditions)),
