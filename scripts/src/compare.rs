@@ -4,6 +4,8 @@
 //! RangeDB is driven by `loadgen`, Redis by `redis-benchmark`. CPU is what the server's process
 //! used, user and system, for each operation: the figure to compare where a machine is shared.
 
+pub mod etcd;
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

