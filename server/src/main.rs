@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use rangedb_server::config::Config;
 use rangedb_server::config::raw::{BadConfig, Key, RawConfig};
+use rangedb_server::env::threads;
 use rangedb_server::{logging, node};
 
 /// Keeps freed pages, so that a shard does not wait for the kernel's map lock.
@@ -141,6 +142,7 @@ fn start(arguments: &StartArgs) -> ExitCode {
         return usage(error);
     }
     logging::abort_on_panic();
+    threads::use_small_pages();
     match node::run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
