@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::message::{Ask, LedRange, NodeState, NodeView, RangeView, Report, Told, View};
 use super::placement::{self, Node, Range, Slot, Step};
 use super::record::{self, NodeRecord, RangeRecord, Row, Setting};
+use super::settings;
 use crate::env::{Env, Now};
 use crate::range::ReplicaPlace;
 use crate::types::{Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE};
@@ -28,16 +29,6 @@ const FIRST_JOINED: u64 = 2;
 const PAST_LIVES: usize = 16;
 /// Voters of a range, if no setting says otherwise.
 const FACTOR: usize = 3;
-
-/// The names of settings, with what each may be.
-pub const SETTINGS: [(&str, &str); 3] = [
-    ("replication-factor", "1, 3 or 5 (default 3)"),
-    (
-        "dead-after",
-        "a time from 1s, such as 90s or 5m (default 5m)",
-    ),
-    ("balance", "on or off (default on)"),
-];
 
 struct KnownNode<E: Env> {
     record: NodeRecord,
@@ -212,7 +203,7 @@ impl<E: Env> Manager<E> {
     }
 
     fn dead_after(&self) -> Duration {
-        let set = self.setting("dead-after").and_then(parse_time);
+        let set = self.setting("dead-after").and_then(settings::parse_time);
         set.unwrap_or(DEAD_AFTER)
     }
 
@@ -226,22 +217,7 @@ impl<E: Env> Manager<E> {
     /// # Errors
     /// There is no such setting, or it cannot be that.
     pub fn new_setting(&self, name: &str, value: &str, at_ms: u64) -> Result<Setting, String> {
-        let known = SETTINGS.iter().find(|(known, _)| *known == name);
-        let Some((_, rule)) = known else {
-            let names: Vec<&str> = SETTINGS.iter().map(|(name, _)| *name).collect();
-            return Err(format!(
-                "there is no setting {name:?}; there are {}",
-                names.join(", ")
-            ));
-        };
-        let fits = match name {
-            "replication-factor" => ["1", "3", "5"].contains(&value),
-            "dead-after" => parse_time(value).is_some_and(|time| time >= Duration::from_secs(1)),
-            _ => ["on", "off"].contains(&value),
-        };
-        if !fits {
-            return Err(format!("{name} is {rule}, not {value:?}"));
-        }
+        settings::check(name, value)?;
         Ok(Setting {
             version: self.settings.last().map_or(0, |last| last.version) + 1,
             name: name.to_owned(),
@@ -596,17 +572,4 @@ pub fn voter_on(range: &Range, node: NodeId) -> Option<ReplicaId> {
     let mut voters = range.voters.iter();
     let found = voters.find(|place| place.location.node == node)?;
     Some(found.replica)
-}
-
-/// Reads a time such as 90s, 5m or 1h.
-fn parse_time(text: &str) -> Option<Duration> {
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
-    let number: u32 = number.parse().ok()?;
-    let unit = match unit {
-        "s" => Duration::from_secs(1),
-        "m" => Duration::from_mins(1),
-        "h" => Duration::from_hours(1),
-        _ => return None,
-    };
-    Some(unit * number)
 }

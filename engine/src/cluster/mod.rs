@@ -11,6 +11,7 @@ pub mod manager;
 pub mod message;
 pub mod placement;
 pub mod record;
+pub mod settings;
 
 pub use message::{Ask, NodeState, NodeView, RangeView, Told, View};
 pub use record::{NodeRecord, Setting};

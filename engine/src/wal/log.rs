@@ -169,10 +169,8 @@ impl Log {
     /// An entry's record is durable at `place`. Gives the place that it leaves, and whether the
     /// entry is still there to lie in the new one.
     pub fn placed(&mut self, id: LogId, place: Place) -> (Option<Place>, bool) {
-        match self.slot_mut(id.index).filter(|slot| slot.id == id) {
-            Some(slot) => (slot.place.replace(place), true),
-            None => (None, false),
-        }
+        let slot = self.slot_mut(id.index).filter(|slot| slot.id == id);
+        slot.map_or((None, false), |slot| (slot.place.replace(place), true))
     }
 
     /// Frees payloads that the disk has too, oldest first, until `wanted` bytes are free.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use rangedb_engine::cluster::manager::SETTINGS;
+use rangedb_engine::cluster::settings::SETTINGS;
 use rangedb_engine::cluster::{NodeState, NodeView, RangeView, Setting, View};
 use rangedb_engine::range::Keyspace;
 use rangedb_engine::types::{NodeId, ReplicaId};

@@ -1,0 +1,77 @@
+//! The settings of the cluster: their names, and what each may be. Pure.
+
+use std::time::Duration;
+
+/// The names of settings, with what each may be.
+pub const SETTINGS: [(&str, &str); 3] = [
+    ("replication-factor", "1, 3 or 5 (default 3)"),
+    (
+        "dead-after",
+        "a time from 1s, such as 90s or 5m (default 5m)",
+    ),
+    ("balance", "on or off (default on)"),
+];
+
+/// Checks a new value.
+///
+/// # Errors
+/// There is no such setting, or it cannot be that.
+pub fn check(name: &str, value: &str) -> Result<(), String> {
+    let known = SETTINGS.iter().find(|(known, _)| *known == name);
+    let Some((_, rule)) = known else {
+        let names: Vec<&str> = SETTINGS.iter().map(|(name, _)| *name).collect();
+        return Err(format!(
+            "there is no setting {name:?}; there are {}",
+            names.join(", ")
+        ));
+    };
+    let fits = match name {
+        "replication-factor" => ["1", "3", "5"].contains(&value),
+        "dead-after" => parse_time(value).is_some_and(|time| time >= Duration::from_secs(1)),
+        _ => ["on", "off"].contains(&value),
+    };
+    if !fits {
+        return Err(format!("{name} is {rule}, not {value:?}"));
+    }
+    Ok(())
+}
+
+/// Reads a time such as 90s, 5m or 1h.
+pub fn parse_time(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let number: u32 = number.parse().ok()?;
+    let unit = match unit {
+        "s" => Duration::from_secs(1),
+        "m" => Duration::from_mins(1),
+        "h" => Duration::from_hours(1),
+        _ => return None,
+    };
+    Some(unit * number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_have_rules() {
+        for (name, value) in [
+            ("replication-factor", "5"),
+            ("dead-after", "90s"),
+            ("dead-after", "1h"),
+            ("balance", "off"),
+        ] {
+            assert_eq!(check(name, value), Ok(()), "{name} {value}");
+        }
+        for (name, value) in [
+            ("replication-factor", "2"),
+            ("dead-after", "0s"),
+            ("dead-after", "5"),
+            ("dead-after", "99999999999h"),
+            ("balance", "maybe"),
+            ("colour", "red"),
+        ] {
+            assert!(check(name, value).is_err(), "{name} {value}");
+        }
+    }
+}
