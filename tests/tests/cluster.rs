@@ -147,6 +147,8 @@ fn who_may_not_be_part_is_refused() {
     // With its own folder it is taken back, and has what was written meanwhile.
     let caller = Caller::new(&homes);
     caller.first_write("a");
+    // Those who were refused have begun a folder of their own.
+    std::fs::remove_dir_all(&homes[lost].folder).expect("removed");
     std::fs::rename(&kept, &homes[lost].folder).expect("moved back");
     nodes[lost] = Some(homes[lost].start());
     wait_until_alike(&homes);

@@ -141,12 +141,8 @@ fn what_cannot_work_is_refused_with_a_reason() {
     // A folder of a later version, and one that is somebody else's.
     let identity = home.folder.join("node.json");
     let text = std::fs::read_to_string(&identity).expect("it is there");
-    std::fs::write(
-        &identity,
-        text.replace("\"format\": 1", "\"format\": 99")
-            .replace("\"format\":1", "\"format\":99"),
-    )
-    .expect("it is written");
+    std::fs::write(&identity, text.replace("\"format\": 2", "\"format\": 99"))
+        .expect("it is written");
     refused(&home, 1, &["format 99"]);
     std::fs::write(&identity, text).expect("it is written");
     let mut foreign = Home::new(temp.path(), &[]);

@@ -9,6 +9,7 @@ use rangedb_protocol::preamble::{ANSWER_LEN, ANY_SHARD, Answer, Preamble, Role, 
 use rangedb_protocol::{
     ErrorCode, ErrorReply, Fate, FlatBufferBuilder, Reply, Request, RequestBody, Session, frame,
 };
+use rangedb_tests::cluster::{wait_for, wait_until_replicated};
 use rangedb_tests::process::{Home, Node, cli, free_port};
 
 const SECRET: &str = "a secret of the test";
@@ -33,7 +34,7 @@ fn homes(folder: &std::path::Path) -> Vec<Home> {
     listen.iter().enumerate().map(home).collect()
 }
 
-/// Starts all nodes at once, and waits until every range is led.
+/// Starts all nodes at once, and waits until every range is led, and the nodes lead in turn.
 fn start_all(homes: &[Home]) -> Vec<Node> {
     let nodes = std::thread::scope(|scope| {
         let starts: Vec<_> = homes
@@ -44,6 +45,11 @@ fn start_all(homes: &[Home]) -> Vec<Node> {
             .into_iter()
             .map(|start| start.join().expect("it starts"));
         nodes.collect::<Vec<Node>>()
+    });
+    wait_until_replicated(homes);
+    wait_for("leaders on several nodes", || {
+        let leaders: BTreeSet<_> = KEYS.iter().map(|key| leader(homes, key)).collect();
+        (leaders.len() > 1).then_some(())
     });
     let begun = Instant::now();
     for key in KEYS {

@@ -176,8 +176,15 @@ impl Context {
         self.addresses.borrow().clone()
     }
 
-    /// Takes over the ranges of a shard of this node.
-    pub fn learn_routes(&self, of: ShardId, routes: Vec<Route>) {
+    /// Takes over the ranges of a shard of this node. A replica there that knows of no leader is asked
+    /// itself: it tells why there is none.
+    pub fn learn_routes(&self, of: ShardId, mut routes: Vec<Route>) {
+        for route in &mut routes {
+            route.leader.get_or_insert(Location {
+                node: self.here.node,
+                shard: of,
+            });
+        }
         if let Some(known) = self.routes.borrow_mut().get_mut(usize::from(of.0)) {
             *known = routes;
         }
