@@ -206,9 +206,11 @@ impl<E: Env> Replica<E> {
         }
     }
 
-    /// Where requests for this range go, as far as this replica knows.
+    /// Where requests for this range go, as far as this replica knows; nowhere while no majority is
+    /// reached, whoever led last.
     pub fn route(&self) -> Route {
-        self.state.borrow().descriptor.route(self.leader())
+        let leader = self.leader().filter(|_| !self.lacks_quorum.get());
+        self.state.borrow().descriptor.route(leader)
     }
 
     /// Who leads, as far as this replica knows.
@@ -252,14 +254,16 @@ impl<E: Env> Replica<E> {
     }
 
     /// The shard's driver says whether a majority is reached. While none is, what waits for it is
-    /// told so when its time is over.
-    pub(crate) fn take_quorum(&self, lacks: bool, now: Now<E>) {
-        if self.lacks_quorum.replace(lacks) != lacks {
+    /// told so when its time is over. Gives whether that is news.
+    pub(crate) fn take_quorum(&self, lacks: bool, now: Now<E>) -> bool {
+        let is_news = self.lacks_quorum.replace(lacks) != lacks;
+        if is_news {
             tracing::debug!(range = %self.group.range, lacks, "quorum");
         }
         if lacks {
             self.proposer.give_up(now);
         }
+        is_news
     }
 
     /// Applies one entry of the log.

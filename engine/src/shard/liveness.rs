@@ -125,7 +125,9 @@ async fn tick<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) -> Result<(), Fatal> {
             random: &|| inner.clock.random_u64(),
         };
         raft.tick(&tick, &replica).await?;
-        replica.take_quorum(raft.lacks_quorum(now), now);
+        if replica.take_quorum(raft.lacks_quorum(now), now) {
+            inner.routes_version.set(inner.routes_version.get() + 1);
+        }
     }
     Ok(())
 }
