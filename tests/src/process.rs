@@ -33,7 +33,7 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
-/// A command without the settings of whoever runs the test.
+/// A command without the settings of whoever runs the test, but for how much nodes log.
 pub fn command(name: &str) -> Command {
     command_in(None, name)
 }
@@ -45,7 +45,8 @@ pub fn command_in(space: Option<&str>, name: &str) -> Command {
         None => Command::new(binary(name)),
     };
     for (variable, _) in std::env::vars_os() {
-        if variable.to_string_lossy().starts_with("RANGEDB_") {
+        let name = variable.to_string_lossy();
+        if name.starts_with("RANGEDB_") && name != "RANGEDB_LOG_LEVEL" {
             command.env_remove(variable);
         }
     }

@@ -26,6 +26,7 @@ use crate::raft::network::Links;
 use crate::raft::pulse::{HEARTBEAT, Pulse};
 use crate::raft::state_machine::{SnapshotHandle, StateMachine, stored_membership};
 use crate::raft::type_config::{CallbackResponder, Commands, TypeConfig};
+use crate::range::command::{self, Entry};
 use crate::range::replica::{LEASE_MS, Replica};
 use crate::range::state::RangeState;
 use crate::types::{DataId, RangeId, ReplicaId};
@@ -365,6 +366,9 @@ impl<E: Env> Group<E> {
     /// neither read alone nor propose in its term: the others vote for that one in spite of the
     /// lease.
     ///
+    /// An entry of no effect goes first: openraft has a replica that has written none since it started
+    /// (or since it took over a snapshot) take its log for one that is behind.
+    ///
     /// # Errors
     /// The group has stopped.
     pub async fn hand_over(&self, to: Option<ReplicaId>) -> Result<(), Fatal> {
@@ -378,6 +382,8 @@ impl<E: Env> Group<E> {
                 .map(|(id, _)| *id)
         });
         let Some(target) = target else { return Ok(()) };
+        self.renew_lease().await?;
+        self.propose(command::encode(&Entry::default())?, |_| ()).await?;
         self.handed_over.set(self.term());
         self.told(self.raft.trigger().transfer_leader(target).await)
     }

@@ -324,6 +324,10 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
         rpc: TransferLeaderRequest<TypeConfig<E>>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig<E>>, RPCError<TypeConfig<E>>> {
+        // openraft tells all of it; the others are told by the candidate, which names it in its request.
+        if *rpc.to_node_id() != self.envelope.to {
+            return Ok(Ok(()));
+        }
         let question = Question::Transfer {
             vote: convert::vote::<E>(rpc.from_leader()),
             last: rpc.last_log_id().map(convert::log_id::<E>),

@@ -18,7 +18,7 @@ use crate::request::{Condition, Mutation, SessionPair, Write};
 use crate::types::{Epoch, Timestamp};
 
 /// The payload of one log entry.
-#[derive(rkyv::Archive, rkyv::Serialize)]
+#[derive(Default, rkyv::Archive, rkyv::Serialize)]
 pub struct Entry<'a> {
     /// The leader serves no read at a timestamp above this before a later entry raises it.
     pub ceiling: u64,

@@ -54,13 +54,16 @@ impl<E: Env> Shard<E> {
     pub async fn hand_over(&self) -> Result<(), Fatal> {
         let until = Now::<E>::now() + HAND_OVER_PATIENCE;
         let mut handed_over = Vec::new();
-        for (replica, raft) in self.inner.groups() {
-            if replica.leading().is_some() && !raft.is_alone() {
-                // First: once it is asked for, another may lead at any moment.
-                replica.stop_leading();
-                raft.hand_over(None).await?;
-                handed_over.push(replica);
-            }
+        let mut groups = self.inner.groups();
+        groups.retain(|(replica, raft)| replica.leading().is_some() && !raft.is_alone());
+        for (_, raft) in groups.iter().filter(|(_, raft)| !raft.has_lease()) {
+            raft.wake().await?;
+        }
+        for (replica, raft) in groups {
+            // First: once it is asked for, another may lead at any moment.
+            replica.stop_leading();
+            raft.hand_over(None).await?;
+            handed_over.push(replica);
         }
         let still_leads = |r: &Rc<Replica<E>>| r.leader() == Some(r.group.replica);
         while handed_over.iter().any(still_leads) && Now::<E>::now() < until {
