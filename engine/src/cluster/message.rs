@@ -47,6 +47,8 @@ pub enum Ask {
     },
     /// To the leader of a range: another replica shall lead.
     HandOver { range: RangeId, to: ReplicaId },
+    /// To a shard: whether a replica of it would lead now, if the leader asked it to.
+    WouldLead { range: RangeId, replica: ReplicaId },
 }
 
 /// An answer.

@@ -11,8 +11,7 @@ use openraft::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf, WatchRecei
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::metrics::RaftMetrics;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, ClientWriteResult, ReadPolicy,
-    TransferLeaderRequest, VoteRequest,
+    AppendEntriesRequest, AppendEntriesResponse, ClientWriteResult, ReadPolicy, VoteRequest,
 };
 use openraft::{Config, ServerState, SnapshotPolicy};
 
@@ -26,7 +25,6 @@ use crate::raft::network::Links;
 use crate::raft::pulse::{HEARTBEAT, Pulse};
 use crate::raft::state_machine::{SnapshotHandle, StateMachine, stored_membership};
 use crate::raft::type_config::{CallbackResponder, Commands, TypeConfig};
-use crate::range::command::{self, Entry};
 use crate::range::replica::{LEASE_MS, Replica};
 use crate::range::state::RangeState;
 use crate::types::{DataId, RangeId, ReplicaId};
@@ -74,7 +72,9 @@ pub struct Group<E: Env> {
     /// Whether it is on its way out: it neither answers nor campaigns.
     pub(super) retired: Cell<bool>,
     /// The term in which it asked another to lead: it keeps nobody from that any more.
-    handed_over: Cell<u64>,
+    pub(super) handed_over: Cell<u64>,
+    /// Whether its node stops: it wants to lead no more.
+    pub(super) leaves: Cell<bool>,
 }
 
 /// What a replica is in its group.
@@ -167,6 +167,7 @@ impl<E: Env> RaftGroup<E> {
                 changing: Cell::new(false),
                 retired: Cell::new(false),
                 handed_over: Cell::new(0),
+                leaves: Cell::new(false),
             }),
         };
         match made {
@@ -289,7 +290,7 @@ impl<E: Env> Group<E> {
                     }
                 }
             }
-            Role::Voter if !self.silent.get() => {
+            Role::Voter if !self.silent.get() && !self.leaves.get() => {
                 if let Some(at) = replica.leader().and_then(|leader| (tick.heard)(leader)) {
                     self.pulse.hear(at);
                 }
@@ -301,11 +302,6 @@ impl<E: Env> Group<E> {
             Role::Voter | Role::Learner => {}
         }
         Ok(())
-    }
-
-    /// Whether another was asked to lead in this term.
-    fn has_handed_over(&self) -> bool {
-        self.handed_over.get() == self.term()
     }
 
     /// Whether no majority of the range has been reached for a while, as far as this replica can
@@ -362,32 +358,6 @@ impl<E: Env> Group<E> {
         self.metrics.borrow_watched().current_term
     }
 
-    /// Asks a voter to lead, or the one that has most of the log. From here on this replica must
-    /// neither read alone nor propose in its term: the others vote for that one in spite of the
-    /// lease.
-    ///
-    /// An entry of no effect goes first: openraft has a replica that has written none since it started
-    /// (or since it took over a snapshot) take its log for one that is behind.
-    ///
-    /// # Errors
-    /// The group has stopped.
-    pub async fn hand_over(&self, to: Option<ReplicaId>) -> Result<(), Fatal> {
-        let target = to.or_else(|| {
-            let metrics = self.metrics.borrow_watched();
-            let voters: Vec<ReplicaId> = metrics.membership_config.voter_ids().collect();
-            let matched = metrics.replication.iter().flatten();
-            let others = matched.filter(|(id, _)| **id != self.replica && voters.contains(id));
-            others
-                .max_by_key(|(_, matched)| matched.as_ref().map(|id| id.index))
-                .map(|(id, _)| *id)
-        });
-        let Some(target) = target else { return Ok(()) };
-        self.renew_lease().await?;
-        self.propose(command::encode(&Entry::default())?, |_| ()).await?;
-        self.handed_over.set(self.term());
-        self.told(self.raft.trigger().transfer_leader(target).await)
-    }
-
     /// Waits until everything that was committed before the call is applied here.
     ///
     /// # Errors
@@ -441,11 +411,20 @@ impl<E: Env> Group<E> {
             }
             // Parts of snapshots are staged by the shard, which installs them at their end.
             Question::Snapshot(_) => Answer::Refused,
-            _ if self.silent.get() => Answer::Refused,
+            Question::Transfer { vote, last } => self.take_over(vote, last).await,
+            // Whom the leader itself wants to lead breaks no lease.
+            Question::Vote(candidacy) if self.silent.get() && !candidacy.transfer => {
+                Answer::Refused
+            }
             Question::Vote(candidacy) => {
                 let request = vote_request::<E>(&candidacy);
-                voted(self.raft.vote(request).await)
+                let answer = voted(self.raft.vote(request).await);
+                if matches!(answer, Answer::Voted { granted: true, .. }) {
+                    self.pulse.grant(Now::<E>::now());
+                }
+                answer
             }
+            Question::PreVote(_) if self.silent.get() => Answer::Refused,
             Question::PreVote(candidacy) if mutant::is(Mutant::PreVoteGrants) => Answer::Voted {
                 vote: candidacy.vote,
                 granted: true,
@@ -461,15 +440,6 @@ impl<E: Env> Group<E> {
             Question::PreVote(candidacy) => {
                 let request = vote_request::<E>(&candidacy);
                 voted(self.raft.pre_vote(request).await)
-            }
-            Question::Transfer { vote, last } => {
-                let vote = convert::raft_vote::<E>(vote);
-                let last = last.map(convert::raft_log_id::<E>);
-                let request = TransferLeaderRequest::new(vote, self.replica, last);
-                match self.raft.handle_transfer_leader(request).await {
-                    Ok(Ok(())) => Answer::Done,
-                    _ => Answer::Refused,
-                }
             }
         }
     }

@@ -20,6 +20,7 @@ mod network;
 mod pulse;
 mod purge;
 mod state_machine;
+mod transfer;
 mod type_config;
 
 pub use convert::{encode_membership, members, replicas, voters};

@@ -74,6 +74,12 @@ impl<E: Env> Pulse<E> {
         }
     }
 
+    /// Another was given the vote: it has time to begin.
+    pub fn grant(&self, now: Now<E>) {
+        self.campaign_from
+            .set(Some(now + CAMPAIGN_AGAIN + self.spread.get()));
+    }
+
     /// Whether a leader was heard of within a lease.
     pub fn has_heard(&self, now: Now<E>) -> bool {
         now < self.heard.get().0 + Duration::from_millis(LEASE_MS)

@@ -222,6 +222,7 @@ impl<E: Env> Inner<E> {
                 learners,
             } => return self.change_members(range, voters, learners),
             Ask::HandOver { range, to } => self.hand_over_range(range, to).await,
+            Ask::WouldLead { range, replica } => return self.would_lead(range, replica),
             _ if !self.manages() => return self.not_here(),
             Ask::Report(report) => {
                 let now = Now::<E>::now();

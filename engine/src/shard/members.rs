@@ -21,21 +21,19 @@ use crate::types::{RangeId, ReplicaId};
 use crate::wal::{Created, Group, WalError};
 
 /// A shard may take so long to make a replica.
-const CREATE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CREATE_TIMEOUT: Duration = Duration::from_secs(5);
 /// New voters that come no nearer for so long are given up; a long snapshot takes a while.
 const CATCH_UP_PATIENCE: Duration = Duration::from_mins(2);
-/// Another replica has so long to lead, when the leader is to go.
-const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is looked whether they have.
 const CATCH_UP_LOOK: Duration = Duration::from_millis(20);
 /// So many entries behind, a replica has caught up.
-const CAUGHT_UP: u64 = 100;
+pub(super) const CAUGHT_UP: u64 = 100;
 /// One step of a change may take so long.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl<E: Env> Inner<E> {
     /// A group by its range, if it is led here.
-    fn led(&self, range: RangeId) -> Option<Running<E>> {
+    pub(super) fn led(&self, range: RangeId) -> Option<Running<E>> {
         let groups = self.groups().into_iter();
         let mut led = groups.filter(|(replica, _)| replica.leading().is_some());
         let (replica, raft) = led.find(|(replica, _)| replica.group.range == range)?;
@@ -201,12 +199,12 @@ impl<E: Env> Inner<E> {
         let new: Vec<ReplicaId> = voters.iter().map(|place| place.replica).collect();
         self.wait_until_caught_up(running, &new).await?;
         let (now, is_joint) = members(raft).await.map(|now| (now.voters, now.is_joint))?;
-        if !new.contains(&me)
-            && let Some(heir) = new
-                .iter()
-                .find(|id| now.contains(id) && self.is_there(replica, **id))
-        {
-            return self.leave_change_to(running, *heir, voters, learners).await;
+        if !new.contains(&me) {
+            let mut heirs = raft.heirs();
+            heirs.retain(|id| new.contains(id) && now.contains(id));
+            if let Some(heir) = self.heir(replica, heirs).await {
+                return self.leave_change_to(running, heir, voters, learners).await;
+            }
         }
         let goal: BTreeSet<ReplicaId> = new.into_iter().collect();
         if now != goal || is_joint {
@@ -230,12 +228,6 @@ impl<E: Env> Inner<E> {
             }
         }
         Ok(())
-    }
-
-    /// Whether the shard of another replica has been heard of lately.
-    fn is_there(&self, of: &Replica<E>, other: ReplicaId) -> bool {
-        let place = of.with_state(|state| state.descriptor.location(other));
-        place.is_some_and(|place| self.liveness.is_there(place, Now::<E>::now()))
     }
 
     /// Makes sure that a replica is there and learns.
@@ -263,57 +255,6 @@ impl<E: Env> Inner<E> {
             }
             _ => Err(format!("shard {} does not answer", place.location)),
         }
-    }
-
-    /// Has another replica lead a range; says at once whether it was asked to.
-    pub(super) async fn hand_over_range(
-        &self,
-        range: RangeId,
-        to: ReplicaId,
-    ) -> Result<Told, Fatal> {
-        let Some(Running { replica, raft }) = self.led(range) else {
-            return Ok(Told::Refused("the range is not led here".to_owned()));
-        };
-        let votes = raft.known_membership().voters.contains(&to);
-        if !votes || to == replica.group.replica {
-            return Ok(Told::Refused(format!("replica {to} is no other voter")));
-        }
-        if raft.lag(to) > CAUGHT_UP {
-            return Ok(Told::Refused(format!("replica {to} is behind")));
-        }
-        // First: once it is asked for, another may lead at any moment.
-        replica.stop_leading();
-        raft.hand_over(Some(to)).await?;
-        Ok(Told::Done)
-    }
-
-    /// Has another replica lead, and go on with a change after which this one is no voter.
-    async fn leave_change_to(
-        self: &Rc<Self>,
-        Running { replica, raft }: &Running<E>,
-        heir: ReplicaId,
-        voters: &[ReplicaPlace],
-        learners: &[ReplicaPlace],
-    ) -> Result<(), String> {
-        let place = replica.with_state(|state| state.descriptor.location(heir));
-        let place = place.ok_or("the heir is no member")?;
-        // First: once it is asked for, another may lead at any moment.
-        replica.stop_leading();
-        let asked = raft.hand_over(Some(heir)).await;
-        asked.map_err(|e| e.to_string())?;
-        let until = Now::<E>::now() + HAND_OVER_PATIENCE;
-        while Now::<E>::now() < until {
-            E::Runtime::sleep(CATCH_UP_LOOK).await;
-            let change = Ask::Change {
-                range: replica.group.range,
-                voters: voters.to_vec(),
-                learners: learners.to_vec(),
-            };
-            if let Some(Told::Done) = self.ask(place, change, CREATE_TIMEOUT).await {
-                return Ok(());
-            }
-        }
-        Err("the replica that was to lead does not".to_owned())
     }
 
     async fn wait_until_caught_up(

@@ -110,6 +110,7 @@ impl<E: Env> Shard<E> {
             management: Management::new(options.node, options.system),
             entries_kept: options.entries_kept,
             closing: Cell::new(false),
+            leaves: Cell::new(false),
             creating: RefCell::default(),
             routes_version,
             staging: RefCell::default(),

@@ -1,23 +1,16 @@
 //! What other shards ask of this one, and what a read asks of them.
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::{Running, Shard};
-use crate::env::{AsyncRuntime, Env, Instant, Now};
-use crate::error::{Error, Fatal, Fate};
+use crate::env::{AsyncRuntime, Env};
+use crate::error::{Error, Fate};
 use crate::raft::{self, Answer, Message, Question};
 use crate::range::Route;
-use crate::range::replica::Replica;
 use crate::request::Target;
 use crate::types::{RangeId, ReplicaId};
-
-/// How long others may take to lead what this shard led.
-const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
-/// How often it is looked whether they do.
-const HAND_OVER_LOOK: Duration = Duration::from_millis(5);
 
 /// A read that was not confirmed is tried again after this.
 const CONFIRM_AGAIN: Duration = Duration::from_millis(25);
@@ -44,32 +37,6 @@ impl<E: Env> Shard<E> {
             None => Answer::Refused,
         };
         raft::encode_answer(&answer)
-    }
-
-    /// Hands the leadership of every range to another replica, before a stop; returns when others
-    /// lead, or after a second.
-    ///
-    /// # Errors
-    /// A group has failed.
-    pub async fn hand_over(&self) -> Result<(), Fatal> {
-        let until = Now::<E>::now() + HAND_OVER_PATIENCE;
-        let mut handed_over = Vec::new();
-        let mut groups = self.inner.groups();
-        groups.retain(|(replica, raft)| replica.leading().is_some() && !raft.is_alone());
-        for (_, raft) in groups.iter().filter(|(_, raft)| !raft.has_lease()) {
-            raft.wake().await?;
-        }
-        for (replica, raft) in groups {
-            // First: once it is asked for, another may lead at any moment.
-            replica.stop_leading();
-            raft.hand_over(None).await?;
-            handed_over.push(replica);
-        }
-        let still_leads = |r: &Rc<Replica<E>>| r.leader() == Some(r.group.replica);
-        while handed_over.iter().any(still_leads) && Now::<E>::now() < until {
-            E::Runtime::sleep(HAND_OVER_LOOK).await;
-        }
-        Ok(())
     }
 
     fn group(&self, range: RangeId, replica: ReplicaId) -> Option<raft::RaftGroup<E>> {

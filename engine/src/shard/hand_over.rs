@@ -1,0 +1,146 @@
+//! Leadership goes to another replica: of one range, of all before a stop, in the middle of a change
+//! of members after which the leader is no voter.
+//!
+//! Nobody leads from the moment in which the leader stops to serve until the other one has won its
+//! election, a few milliseconds; so it is asked first whether it would ([`Ask::WouldLead`]). What goes
+//! wrong after that costs an election without a hand-over: a lease and a random time.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::{join_all, try_join_all};
+
+use super::members::{CAUGHT_UP, CREATE_TIMEOUT};
+use super::{Inner, Running, Shard};
+use crate::cluster::{Ask, Told};
+use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::error::Fatal;
+use crate::range::ReplicaPlace;
+use crate::range::replica::Replica;
+use crate::types::{RangeId, ReplicaId};
+
+/// A replica may take so long to say whether it would lead.
+const WOULD_LEAD_TIMEOUT: Duration = Duration::from_millis(200);
+/// How long others may take to lead what this shard led, before it stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
+/// How often it is looked whether they do.
+const STOP_LOOK: Duration = Duration::from_millis(5);
+/// Another replica has so long to lead and to go on with a change.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is asked to.
+const CHANGE_AGAIN: Duration = Duration::from_millis(20);
+
+impl<E: Env> Shard<E> {
+    /// Hands the leadership of every range to another replica, before a stop, and takes over none any
+    /// more; returns when others lead, or after a second.
+    ///
+    /// # Errors
+    /// A group has failed.
+    pub async fn hand_over(&self) -> Result<(), Fatal> {
+        let until = Now::<E>::now() + STOP_PATIENCE;
+        self.inner.leaves.set(true);
+        let mut groups = self.inner.groups();
+        for (_, raft) in &groups {
+            raft.leave();
+        }
+        groups.retain(|(replica, raft)| replica.leading().is_some() && !raft.is_alone());
+        let given = groups.into_iter().map(|(replica, raft)| async move {
+            let heir = self.inner.heir(&replica, raft.heirs()).await;
+            let Some(heir) = heir else { return Ok(None) };
+            replica.stop_leading();
+            raft.hand_over(heir.replica).await?;
+            Ok::<_, Fatal>(Some(replica))
+        });
+        let given = try_join_all(given).await?;
+        let still_leads = |replica: &Rc<Replica<E>>| {
+            let leader = replica.leader();
+            leader.is_none() || leader == Some(replica.group.replica)
+        };
+        while given.iter().flatten().any(still_leads) && Now::<E>::now() < until {
+            E::Runtime::sleep(STOP_LOOK).await;
+        }
+        Ok(())
+    }
+}
+
+impl<E: Env> Inner<E> {
+    /// Whether a replica of this shard would lead its range.
+    pub(super) fn would_lead(&self, range: RangeId, replica: ReplicaId) -> Told {
+        let groups = self.groups().into_iter();
+        let mut here = groups.map(|(here, _)| here.group);
+        let is_here = here.any(|group| group.range == range && group.replica == replica);
+        match is_here && !self.leaves.get() {
+            true => Told::Done,
+            false => Told::Refused("it is not here, or stops".to_owned()),
+        }
+    }
+
+    /// The first of these that would lead a range.
+    pub(super) async fn heir(
+        self: &Rc<Self>,
+        replica: &Replica<E>,
+        candidates: Vec<ReplicaId>,
+    ) -> Option<ReplicaPlace> {
+        let range = replica.group.range;
+        let asked = candidates.into_iter().map(|id| async move {
+            let location = replica.with_state(|state| state.descriptor.location(id))?;
+            let ask = Ask::WouldLead { range, replica: id };
+            let told = self.ask(location, ask, WOULD_LEAD_TIMEOUT).await;
+            let place = ReplicaPlace {
+                replica: id,
+                location,
+            };
+            matches!(told, Some(Told::Done)).then_some(place)
+        });
+        join_all(asked).await.into_iter().flatten().next()
+    }
+
+    /// Has another replica lead a range; says at once whether it was asked to.
+    pub(super) async fn hand_over_range(
+        self: &Rc<Self>,
+        range: RangeId,
+        to: ReplicaId,
+    ) -> Result<Told, Fatal> {
+        let Some(Running { replica, raft }) = self.led(range) else {
+            return Ok(Told::Refused("the range is not led here".to_owned()));
+        };
+        if !raft.heirs().contains(&to) {
+            return Ok(Told::Refused(format!("replica {to} is no other voter")));
+        }
+        if raft.lag(to) > CAUGHT_UP {
+            return Ok(Told::Refused(format!("replica {to} is behind")));
+        }
+        if self.heir(&replica, vec![to]).await.is_none() {
+            return Ok(Told::Refused(format!("replica {to} would not lead")));
+        }
+        replica.stop_leading();
+        raft.hand_over(to).await?;
+        Ok(Told::Done)
+    }
+
+    /// Has another replica lead, and go on with a change after which this one is no voter.
+    pub(super) async fn leave_change_to(
+        self: &Rc<Self>,
+        Running { replica, raft }: &Running<E>,
+        heir: ReplicaPlace,
+        voters: &[ReplicaPlace],
+        learners: &[ReplicaPlace],
+    ) -> Result<(), String> {
+        replica.stop_leading();
+        let asked = raft.hand_over(heir.replica).await;
+        asked.map_err(|e| e.to_string())?;
+        let until = Now::<E>::now() + CHANGE_PATIENCE;
+        while Now::<E>::now() < until {
+            E::Runtime::sleep(CHANGE_AGAIN).await;
+            let change = Ask::Change {
+                range: replica.group.range,
+                voters: voters.to_vec(),
+                learners: learners.to_vec(),
+            };
+            if let Some(Told::Done) = self.ask(heir.location, change, CREATE_TIMEOUT).await {
+                return Ok(());
+            }
+        }
+        Err("the replica that was to lead does not".to_owned())
+    }
+}
