@@ -17,7 +17,7 @@ pub const ENTRY_LEN_MAX: usize = 4 << 20;
 /// Commands of one log entry.
 pub const ENTRY_COMMANDS_MAX: usize = 4096;
 /// Entries of one range that its leader keeps in flight.
-pub const ENTRIES_IN_FLIGHT_MAX: usize = 2;
+pub const ENTRIES_IN_FLIGHT_MAX: usize = 8;
 /// Commands that wait for a place in an entry, of one range.
 pub const PROPOSALS_WAITING_MAX: usize = 16 << 10;
 /// Bytes that wait for a place in an entry, of one range.

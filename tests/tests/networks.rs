@@ -255,7 +255,7 @@ fn terms(cluster: &Isolated) -> BTreeMap<u64, u64> {
 }
 
 #[test]
-fn over_links_of_20_ms_a_put_takes_two_round_trips_at_most_and_nobody_is_elected() {
+fn over_links_of_20_ms_a_put_takes_one_round_trip_and_nobody_is_elected() {
     let Some(mut cluster) = Isolated::new(3) else {
         return;
     };
@@ -299,8 +299,7 @@ fn over_links_of_20_ms_a_put_takes_two_round_trips_at_most_and_nobody_is_elected
             .as_f64()
             .expect("a number") as u64,
     );
-    // One round trip, and up to a second one: a client that writes without a pause meets the append
-    // that tells the followers of its last write, and one append is on its way at a time.
-    assert!((ONE_WAY * 2..ONE_WAY * 5).contains(&median), "{result}");
+    // The rest is for processors and disks that are busy.
+    assert!((ONE_WAY * 2..ONE_WAY * 7 / 2).contains(&median), "{result}");
     assert_eq!(terms(&cluster), before, "there was an election");
 }

@@ -10,15 +10,14 @@ use bytes::Bytes;
 use openraft::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf, WatchReceiverOf};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::metrics::RaftMetrics;
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, ClientWriteResult, ReadPolicy, VoteRequest,
-};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, ClientWriteResult, VoteRequest};
 use openraft::{Config, ServerState, SnapshotPolicy};
 
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::Fatal;
 use crate::mutant::{self, Mutant};
 use crate::raft::convert;
+use crate::raft::lease::Lease;
 use crate::raft::log_store::LogStore;
 use crate::raft::message::{Answer, Candidacy, Question};
 use crate::raft::network::Links;
@@ -37,6 +36,8 @@ pub type ProposalResult<E> = ClientWriteResult<TypeConfig<E>>;
 /// looks.
 const LEASE_PATIENCE: Duration = Duration::from_millis(20);
 const LEASE_LOOK: Duration = Duration::from_millis(1);
+/// A read waits so long for a majority's word, before it asks for it again.
+const CONFIRM_PATIENCE: Duration = Duration::from_millis(200);
 
 type Raft<E> = openraft::Raft<TypeConfig<E>, StateMachine<E>>;
 
@@ -64,6 +65,7 @@ pub struct Group<E: Env> {
     /// Whether it neither votes nor campaigns yet: openraft forgets at a restart whom it had
     /// promised a lease.
     silent: Cell<bool>,
+    lease: Rc<Lease<E>>,
     pulse: Pulse<E>,
     /// Entries that are durable in the tree and yet kept for replicas that are behind.
     pub(super) entries_kept: u64,
@@ -141,7 +143,8 @@ impl<E: Env> RaftGroup<E> {
         let config = config().validate().map_err(|e| failed(e.to_string()))?;
         let store = LogStore::new(log.clone());
         let machine = StateMachine::new(replica, log);
-        let links = Links::<E>::new(around.transport, range, id);
+        let lease = Rc::new(Lease::new());
+        let links = Links::<E>::new(around.transport, range, id, lease.clone());
         let raft = Raft::<E>::new(id, Arc::new(config), links, store, machine)
             .await
             .map_err(|e| failed(e.to_string()))?;
@@ -162,6 +165,7 @@ impl<E: Env> RaftGroup<E> {
                 alone: Cell::new(alone),
                 raft,
                 silent: Cell::new(made == Made::Before && !alone && !forgets),
+                lease,
                 pulse: Pulse::new(around.stalled),
                 entries_kept: around.entries_kept,
                 changing: Cell::new(false),
@@ -227,12 +231,21 @@ impl<E: Env> Group<E> {
         if self.alone.get() {
             return true;
         }
-        let acknowledged = self.metrics.borrow_watched().last_quorum_acked;
         let mut lease = Duration::from_millis(LEASE_MS) - DRIFT_MARGIN;
         if mutant::is(Mutant::LeaseWithoutMargin) {
             lease = Duration::from_millis(LEASE_MS) + DRIFT_MARGIN;
         }
-        acknowledged.is_some_and(|at| Now::<E>::now() < *at + lease)
+        self.quorum_at()
+            .is_some_and(|at| Now::<E>::now() < at + lease)
+    }
+
+    /// When the last append was sent that a majority took, of the leader that this replica is.
+    fn quorum_at(&self) -> Option<Now<E>> {
+        let metrics = self.metrics.borrow_watched();
+        let voters = || metrics.membership_config.membership().get_joint_config();
+        let term = metrics.current_term;
+        self.lease
+            .quorum_at(term, self.replica, || voters().as_slice())
     }
 
     /// The group is awake: its heartbeats go on.
@@ -290,11 +303,12 @@ impl<E: Env> Group<E> {
                     }
                 }
             }
-            Role::Voter if !self.silent.get() && !self.leaves.get() => {
+            Role::Voter if !self.silent.get() => {
                 if let Some(at) = replica.leader().and_then(|leader| (tick.heard)(leader)) {
                     self.pulse.hear(at);
                 }
-                if self.pulse.campaign_is_due(tick.now, (tick.random)()) {
+                let may_lead = !self.leaves.get();
+                if may_lead && self.pulse.campaign_is_due(tick.now, (tick.random)()) {
                     tracing::debug!(range = %self.range, term = self.term(), "campaigns");
                     self.campaign().await?;
                 }
@@ -312,10 +326,7 @@ impl<E: Env> Group<E> {
         }
         match self.role.get() {
             Role::Leader if self.alone.get() => false,
-            Role::Leader => {
-                let acknowledged = self.metrics.borrow_watched().last_quorum_acked;
-                self.pulse.is_left(now, acknowledged.map(|at| *at))
-            }
+            Role::Leader => self.pulse.is_left(now, self.quorum_at()),
             Role::Voter => self.pulse.is_without_leader(now),
             Role::Learner => false,
         }
@@ -358,15 +369,20 @@ impl<E: Env> Group<E> {
         self.metrics.borrow_watched().current_term
     }
 
-    /// Waits until everything that was committed before the call is applied here.
+    /// Waits until a majority has confirmed that nobody else led when this was called: ReadIndex (Raft
+    /// dissertation, 6.4). What was committed by then is applied where this replica leads, since what
+    /// it committed itself it has answered only when it was applied.
     ///
     /// # Errors
-    /// This replica does not lead, or cannot reach a majority; `None`: the group has stopped.
-    pub async fn read_barrier(&self) -> bool {
-        self.raft
-            .ensure_linearizable(ReadPolicy::ReadIndex)
-            .await
-            .is_ok()
+    /// The group has stopped.
+    pub async fn read_barrier(&self) -> Result<bool, Fatal> {
+        let begun = Now::<E>::now();
+        self.wake().await?;
+        let confirmed = || self.quorum_at().is_some_and(|at| at >= begun);
+        while !confirmed() && Now::<E>::now() < begun + CONFIRM_PATIENCE {
+            E::Runtime::sleep(LEASE_LOOK).await;
+        }
+        Ok(confirmed())
     }
 
     /// Answers a question of another replica.

@@ -13,6 +13,7 @@
 
 mod convert;
 mod group;
+mod lease;
 mod log_store;
 mod membership;
 mod message;

@@ -2,10 +2,8 @@
 //! [`message`], sent to the shard where the other replica lives.
 //!
 //! What is not answered, or answered [`Answer::Refused`], is `unreachable` to openraft, which tries
-//! again later. One append is on its way to a replica at a time, and takes along what has come
-//! meanwhile: of two that end at the same entry openraft 0.10.0-alpha.37 takes the answer to the first
-//! for one to both, and with it the later sending time, from which it reckons its lease
-//! (`InflightAppendQueue::drain_acked`). A lease that is too long is a stale read.
+//! again later. Appends are pipelined; what a majority took, and when it was sent, is what the leader's
+//! [`super::lease`] is reckoned from.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -26,8 +24,9 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
-use crate::env::{AsyncRuntime, Env, Transport};
+use crate::env::{AsyncRuntime, Env, Instant, Now, Transport};
 use crate::raft::convert;
+use crate::raft::lease::Lease;
 use crate::raft::message::{self, Answer, Candidacy, Envelope, Question, SnapshotPart};
 use crate::raft::state_machine::SnapshotHandle;
 use crate::raft::type_config::TypeConfig;
@@ -39,6 +38,9 @@ use crate::wal::Vote;
 /// A replica that does not answer is asked again after this; its link has a pause of its own.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 
+/// Appends that are on their way to a replica at a time.
+const APPENDS_IN_FLIGHT_MAX: usize = 8;
+
 /// Between two parts of a snapshot: others use the link and the disks, too. With parts of 256 KiB
 /// this is 64 MiB a second at most.
 const PART_PAUSE: Duration = Duration::from_millis(4);
@@ -48,16 +50,23 @@ pub struct Links<E: Env> {
     transport: E::Transport,
     range: RangeId,
     me: ReplicaId,
+    lease: Rc<Lease<E>>,
     snapshots: Rc<Cell<u64>>,
 }
 
 impl<E: Env> Links<E> {
-    /// Links over the shard's transport.
-    pub fn new(transport: E::Transport, range: RangeId, me: ReplicaId) -> Links<E> {
+    /// Links over the shard's transport; what is answered on them counts for this lease.
+    pub fn new(
+        transport: E::Transport,
+        range: RangeId,
+        me: ReplicaId,
+        lease: Rc<Lease<E>>,
+    ) -> Links<E> {
         Links {
             transport,
             range,
             me,
+            lease,
             snapshots: Rc::default(),
         }
     }
@@ -68,6 +77,7 @@ pub struct Link<E: Env> {
     transport: E::Transport,
     envelope: Envelope,
     to: Location,
+    lease: Rc<Lease<E>>,
     /// Snapshots that this replica has sent, by which each has a number.
     snapshots: Rc<Cell<u64>>,
 }
@@ -78,6 +88,7 @@ impl<E: Env> Clone for Link<E> {
             transport: self.transport.clone(),
             envelope: self.envelope,
             to: self.to,
+            lease: self.lease.clone(),
             snapshots: self.snapshots.clone(),
         }
     }
@@ -95,6 +106,7 @@ impl<E: Env> RaftNetworkFactory<TypeConfig<E>> for Links<E> {
                 to,
             },
             to: *place,
+            lease: self.lease.clone(),
             snapshots: self.snapshots.clone(),
         }
     }
@@ -144,7 +156,13 @@ impl<E: Env> Link<E> {
                 .collect::<io::Result<_>>()
                 .map_err(|error| unreachable::<E>(&error))?,
         };
-        Ok(match self.ask(&question, &option).await? {
+        let sent = Now::<E>::now();
+        let answer = self.ask(&question, &option).await?;
+        if matches!(answer, Answer::Appended | Answer::AppendedUpTo(_)) {
+            self.lease
+                .take(rpc.vote.leader_id.term, self.envelope.to, sent);
+        }
+        Ok(match answer {
             Answer::Appended => AppendEntriesResponse::Success,
             Answer::AppendedUpTo(id) => {
                 AppendEntriesResponse::PartialSuccess(id.map(convert::raft_log_id::<E>))
@@ -258,7 +276,7 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
         S: Stream<Item = AppendEntriesRequest<TypeConfig<E>>> + Unpin + 'static,
     {
         let link = self.clone();
-        let answers = input.then(move |rpc| {
+        let asked = input.map(move |rpc| {
             let (link, option) = (link.clone(), option.clone());
             async move {
                 let previous = rpc.prev_log_id;
@@ -268,6 +286,7 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
                 Ok(answer.into_stream_result(previous, last))
             }
         });
+        let answers = asked.buffered(APPENDS_IN_FLIGHT_MAX);
         // After an error the rest is asked anew, by a stream of its own.
         let answers = answers.scan(false, |ended, answer: Result<StreamAppendResult<_>, _>| {
             if *ended {

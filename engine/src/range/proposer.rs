@@ -3,9 +3,10 @@
 //! While no majority is reached, what waits and what is in flight is told so at its deadline
 //! ([`Proposer::give_up`]); what becomes of an entry in flight is then not known.
 //!
-//! Up to [`ENTRIES_IN_FLIGHT_MAX`] entries are in flight; whatever arrives meanwhile waits and goes
-//! into the next one, because an entry costs Raft the same whether it holds one command or four
-//! thousand. Proposals are answered straight from apply, through their [`WriteSink`].
+//! Whatever arrives while an entry is in flight waits and goes into the next one, because an entry costs
+//! Raft the same whether it holds one command or four thousand. Only when the last one has been on its way
+//! for [`NEXT_ENTRY_AFTER`], as over long links, the next departs beside it, up to
+//! [`ENTRIES_IN_FLIGHT_MAX`]. Proposals are answered straight from apply, through their [`WriteSink`].
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -28,6 +29,9 @@ use crate::range::replica::{LEASE_MS, Replica};
 use crate::request::{Outcome, SessionPair, Write};
 use crate::types::{Epoch, Timestamp};
 
+/// An entry that is in flight for so long is not waited for. Several times what a round between nodes
+/// next to each other takes.
+const NEXT_ENTRY_AFTER: Duration = Duration::from_millis(8);
 /// A full queue is worth another try after this.
 const RETRY_WHEN_FULL_MS: u32 = 10;
 /// How long a proposer waits when openraft's lease has run out for the moment.
@@ -90,6 +94,7 @@ impl ProposalKind {
 /// commands.
 struct Flight<E: Env> {
     number: u64,
+    departed_at: Now<E>,
     proposals: Vec<Option<Proposal<E>>>,
 }
 
@@ -173,6 +178,17 @@ impl<E: Env> Proposer<E> {
         }
     }
 
+    /// The group has stopped: what is in flight will not be heard of any more.
+    pub fn abandon(&self) {
+        let lost = std::mem::take(&mut *self.in_flight.borrow_mut());
+        for flight in lost {
+            complete_all(
+                flight.proposals,
+                &Error::Unknown("the replica was removed while the write was under way"),
+            );
+        }
+    }
+
     /// Has the proposer look again.
     pub fn wake(&self) {
         let waker = self.waker.borrow_mut().take();
@@ -182,9 +198,15 @@ impl<E: Env> Proposer<E> {
     }
 
     fn may_propose(&self) -> bool {
-        !self.paused.get()
-            && self.in_flight() < ENTRIES_IN_FLIGHT_MAX
-            && !self.waiting.borrow().is_empty()
+        !self.paused.get() && !self.waiting.borrow().is_empty() && self.may_depart()
+    }
+
+    /// Whether one more entry may be in flight.
+    fn may_depart(&self) -> bool {
+        let in_flight = self.in_flight.borrow();
+        let last = in_flight.iter().map(|flight| flight.departed_at).max();
+        let Some(last) = last else { return true };
+        in_flight.len() < ENTRIES_IN_FLIGHT_MAX && Now::<E>::now() >= last + NEXT_ENTRY_AFTER
     }
 
     /// Waits until an entry can be built; `false` when the queue is closed.
@@ -244,9 +266,11 @@ impl<E: Env> Proposer<E> {
         let number = self.departed.get();
         self.departed.set(number + 1);
         let proposals = proposals.into_iter().map(Some).collect();
-        self.in_flight
-            .borrow_mut()
-            .push(Flight { number, proposals });
+        self.in_flight.borrow_mut().push(Flight {
+            number,
+            departed_at: Now::<E>::now(),
+            proposals,
+        });
         number
     }
 

@@ -31,18 +31,22 @@ const CHANGE_PATIENCE: Duration = Duration::from_secs(2);
 const CHANGE_AGAIN: Duration = Duration::from_millis(20);
 
 impl<E: Env> Shard<E> {
-    /// Hands the leadership of every range to another replica, before a stop, and takes over none any
-    /// more; returns when others lead, or after a second.
+    /// From now on this shard takes over no leadership: its node is about to stop.
+    pub fn leave(&self) {
+        self.inner.leaves.set(true);
+        for (_, raft) in self.inner.groups() {
+            raft.leave();
+        }
+    }
+
+    /// Hands the leadership of every range to another replica; returns when others lead, or after a
+    /// second.
     ///
     /// # Errors
     /// A group has failed.
     pub async fn hand_over(&self) -> Result<(), Fatal> {
         let until = Now::<E>::now() + STOP_PATIENCE;
-        self.inner.leaves.set(true);
         let mut groups = self.inner.groups();
-        for (_, raft) in &groups {
-            raft.leave();
-        }
         groups.retain(|(replica, raft)| replica.leading().is_some() && !raft.is_alone());
         let given = groups.into_iter().map(|(replica, raft)| async move {
             let heir = self.inner.heir(&replica, raft.heirs()).await;

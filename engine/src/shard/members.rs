@@ -143,6 +143,7 @@ impl<E: Env> Inner<E> {
         self.system.borrow_mut().retain(|running| !is_it(running));
         replica.proposer.close();
         raft.stop().await;
+        replica.proposer.abandon();
         self.end_staging(group.replica);
         tracing::info!(%range, replica = %group.replica, "a replica was removed");
         self.replicas_changed();

@@ -67,7 +67,9 @@ impl<E: Env> Shard<E> {
             if let Err(fatal) = raft.renew_lease().await {
                 return Err(self.lost(fatal));
             }
-            if raft.has_lease() || raft.read_barrier().await {
+            let confirmed =
+                raft.has_lease() || raft.read_barrier().await.map_err(|e| self.lost(e))?;
+            if confirmed {
                 return replica.check(target);
             }
             if replica.lacks_quorum() {

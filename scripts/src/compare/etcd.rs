@@ -215,7 +215,7 @@ impl Cluster {
 
     fn etcd(folder: &Path, programs: &Path) -> Result<Cluster, String> {
         std::fs::create_dir(folder).map_err(|error| error.to_string())?;
-        let (clients, peers) = (free_ports(23790, 10)?, free_ports(23800, 10)?);
+        let (clients, peers) = (free_ports(23790, 10)?, free_ports(23795, 10)?);
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let members = peers.iter().enumerate();
         let members = members.map(|(node, port)| format!("n{node}={}", url(*port)));

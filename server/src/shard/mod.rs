@@ -122,6 +122,7 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     let reporting = glommio::spawn_local(report(context.clone(), setup.reports));
     let until = stop_order(setup.orders).await;
     // While clients are still answered: with the route to whoever leads now.
+    context.shard.leave();
     context.shard.hand_over().await?;
     accepting.cancel().await;
     drain(&context, until).await;
