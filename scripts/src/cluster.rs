@@ -76,7 +76,17 @@ fn start(node: u16) -> Outcome {
     std::fs::write(&path, child.id().to_string()).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-/// Starts the nodes that do not run, and waits until all are ready.
+/// Whether every range is led and has all its voters: then a node can be killed.
+fn is_replicated() -> bool {
+    let list = ["range", "ls", "--addr", &addresses()];
+    let ranges = release_binary("rangedb").and_then(|rangedb| process::output(&rangedb, &list));
+    ranges.is_ok_and(|text| {
+        let lacks = text.contains("under-replicated") || text.contains("UNAVAILABLE");
+        !lacks && text.lines().count() > 1
+    })
+}
+
+/// Starts the nodes that do not run, and waits until all are ready and hold everything.
 fn up() -> Outcome {
     process::run("cargo", &["build", "--release", "-p", "rangedb-server"])?;
     std::fs::create_dir_all(folder()).map_err(|error| error.to_string())?;
@@ -94,6 +104,12 @@ fn up() -> Outcome {
             }
             std::thread::sleep(POLL_EVERY);
         }
+    }
+    while !is_replicated() {
+        if begun.elapsed() > READY_WITHIN {
+            return Err("the ranges are not replicated: see scripts/cluster status".to_owned());
+        }
+        std::thread::sleep(POLL_EVERY);
     }
     println!("three nodes: --addr {}", addresses());
     println!(
