@@ -49,6 +49,9 @@ pub enum Ask {
     HandOver { range: RangeId, to: ReplicaId },
     /// To a shard: whether a replica of it would lead now, if the leader asked it to.
     WouldLead { range: RangeId, replica: ReplicaId },
+    /// To any shard: passes a report on to the manager, which the reporter does not find. Answered as
+    /// the report is.
+    PassOn(Report),
 }
 
 /// An answer.

@@ -14,21 +14,22 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::{Inner, Running, Shard, report};
-use crate::cluster::manager::{Manager, voter_on};
-use crate::cluster::placement::{Slot, Step};
+use crate::cluster::manager::Manager;
+use crate::cluster::message::Report;
+use crate::cluster::placement::Step;
 use crate::cluster::record::Row;
 use crate::cluster::{Ask, NodeRecord, Told, View, record};
 use crate::env::{AsyncRuntime, Clock, Env, Instant, Now, Transport};
 use crate::error::{Error, Fatal};
 use crate::raft;
-use crate::types::{Location, NodeId, RangeId};
+use crate::types::Location;
 
 /// How often a shard reports, and the manager plans.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 /// One question may take so long.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// An order may take so long.
-const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
 /// The manager is looked for so long, for somebody who waits.
 const MANAGE_PATIENCE: Duration = Duration::from_secs(4);
 /// And again after this.
@@ -49,7 +50,8 @@ pub(super) struct Management<E: Env> {
     leader: Cell<Option<Location>>,
     /// Where the replicas of the system range may be.
     system: RefCell<Vec<Location>>,
-    manager: RefCell<Option<Manager<E>>>,
+    /// While this shard leads the system range.
+    pub manager: RefCell<Option<Manager<E>>>,
     told: RefCell<Option<OnView>>,
 }
 
@@ -121,12 +123,16 @@ impl<E: Env> Inner<E> {
     /// Reports once, and does what the answer says.
     async fn report(self: &Rc<Self>) {
         let known = self.management.view.borrow().version;
-        let ask = Ask::Report(report::of(self, known));
+        let report = report::of(self, known);
+        let told = match self.ask_manager(&Ask::Report(report.clone())).await {
+            None => self.have_passed_on(report).await,
+            told => told,
+        };
         let Some(Told::Synced {
             view,
             remove,
             superseded,
-        }) = self.ask_manager(&ask).await
+        }) = told
         else {
             return;
         };
@@ -140,6 +146,20 @@ impl<E: Env> Inner<E> {
         for (range, replica) in remove {
             self.take(Ask::Remove { range, replica }).await;
         }
+    }
+
+    /// Has other nodes pass a report on. They know where the manager's node is when it has moved, and
+    /// they meet it when this process runs on a copy of that node's folder: here its id is our own.
+    async fn have_passed_on(self: &Rc<Self>, report: Report) -> Option<Told> {
+        let mut others = self.known_system();
+        others.retain(|at| at.node != self.location.node);
+        for at in others {
+            let told = self.ask(at, Ask::PassOn(report.clone()), ORDER_TIMEOUT);
+            if let Some(told @ Told::Synced { .. }) = told.await {
+                return Some(told);
+            }
+        }
+        None
     }
 
     fn take_view(&self, view: View) {
@@ -223,6 +243,10 @@ impl<E: Env> Inner<E> {
             } => return self.change_members(range, voters, learners),
             Ask::HandOver { range, to } => self.hand_over_range(range, to).await,
             Ask::WouldLead { range, replica } => return self.would_lead(range, replica),
+            Ask::PassOn(report) => {
+                let told = self.ask_manager(&Ask::Report(report)).await;
+                return told.unwrap_or_else(|| self.not_here());
+            }
             _ if !self.manages() => return self.not_here(),
             Ask::Report(report) => {
                 let now = Now::<E>::now();
@@ -260,7 +284,7 @@ impl<E: Env> Inner<E> {
         })
     }
 
-    fn not_here(&self) -> Told {
+    pub(super) fn not_here(&self) -> Told {
         let here = self.system_replica();
         let leader = here.and_then(|running| running.replica.route().leader);
         Told::NotHere {
@@ -382,7 +406,7 @@ impl<E: Env> Inner<E> {
     }
 
     /// Makes sure that ids given to new replicas are never given again.
-    async fn save_replica_ids(&self) -> bool {
+    pub(super) async fn save_replica_ids(&self) -> bool {
         let row = self
             .management
             .manager
@@ -434,42 +458,6 @@ impl<E: Env> Inner<E> {
             Told::Done
         })
     }
-
-    async fn transfer(self: &Rc<Self>, range: RangeId, to: Option<NodeId>) -> Told {
-        let now = Now::<E>::now();
-        let chosen = {
-            let mut manager = self.management.manager.borrow_mut();
-            manager
-                .as_mut()
-                .map(|manager| choose_leader(manager, range, to, now))
-        };
-        match chosen {
-            None => self.not_here(),
-            Some(Err(why)) => Told::Refused(why),
-            Some(Ok((at, ask))) => self.order(at, ask).await,
-        }
-    }
-
-    async fn move_replica(self: &Rc<Self>, range: RangeId, from: NodeId, to: Location) -> Told {
-        let now = Now::<E>::now();
-        let chosen = {
-            let mut manager = self.management.manager.borrow_mut();
-            manager
-                .as_mut()
-                .map(|manager| choose_move(manager, range, from, to, now))
-        };
-        match chosen {
-            None => self.not_here(),
-            Some(Err(why)) => Told::Refused(why),
-            Some(Ok(_)) if !self.save_replica_ids().await => self.not_here(),
-            Some(Ok((at, ask))) => self.order(at, ask).await,
-        }
-    }
-
-    async fn order(self: &Rc<Self>, at: Location, ask: Ask) -> Told {
-        let told = self.ask(at, ask, ORDER_TIMEOUT).await;
-        told.unwrap_or_else(|| Told::Refused(format!("shard {at} does not answer")))
-    }
 }
 
 /// What to ask of whom, for a step of the plan.
@@ -494,88 +482,4 @@ fn order<E: Env>(manager: &mut Manager<E>, step: Step, now: Now<E>) -> Option<(L
             Some((at, Ask::HandOver { range, to }))
         }
     }
-}
-
-/// What to ask of whom so that another node leads a range.
-fn choose_leader<E: Env>(
-    manager: &mut Manager<E>,
-    range: RangeId,
-    to: Option<NodeId>,
-    now: Now<E>,
-) -> Result<(Location, Ask), String> {
-    let (at, found) = manager.orderable(range, now)?;
-    let replica = match to {
-        Some(node) => {
-            manager.check_node(node, now)?;
-            if node == at.node {
-                return Err(format!("node {node} leads range {range} already"));
-            }
-            voter_on(&found, node)
-                .ok_or_else(|| format!("node {node} has no voting replica of range {range}"))?
-        }
-        None => {
-            let others = found.voters.iter().map(|place| place.location.node);
-            let mut others = others.filter(|node| *node != at.node);
-            let fit = others.find(|node| manager.check_node(*node, now).is_ok());
-            fit.and_then(|node| voter_on(&found, node))
-                .ok_or_else(|| format!("range {range} has no other replica that could lead"))?
-        }
-    };
-    let ask = Ask::HandOver { range, to: replica };
-    manager.order(&ask, now);
-    Ok((at, ask))
-}
-
-/// What to ask of whom so that a replica moves.
-fn choose_move<E: Env>(
-    manager: &mut Manager<E>,
-    range: RangeId,
-    from: NodeId,
-    to: Location,
-    now: Now<E>,
-) -> Result<(Location, Ask), String> {
-    let (at, found) = manager.orderable(range, now)?;
-    let shards = manager.check_node(to.node, now)?.shards;
-    if to.shard.0 >= shards {
-        return Err(format!(
-            "node {} has {shards} shards, counted from 0",
-            to.node
-        ));
-    }
-    let all = || found.voters.iter().chain(&found.learners);
-    if !all().any(|place| place.location.node == from) {
-        return Err(format!("node {from} has no replica of range {range}"));
-    }
-    if all().any(|place| place.location == to) {
-        return Err(format!("shard {to} has a replica of range {range} already"));
-    }
-    if from != to.node
-        && found
-            .voters
-            .iter()
-            .any(|place| place.location.node == to.node)
-    {
-        return Err(format!(
-            "node {} has a replica of range {range} already",
-            to.node
-        ));
-    }
-    let moved = |places: &[crate::range::ReplicaPlace]| -> Vec<Slot> {
-        let slot = |place: &crate::range::ReplicaPlace| {
-            if place.location.node == from {
-                Slot::New(to)
-            } else {
-                Slot::Here(*place)
-            }
-        };
-        places.iter().map(slot).collect()
-    };
-    let (voters, learners) = (moved(&found.voters), moved(&found.learners));
-    let ask = Ask::Change {
-        range,
-        voters: manager.place(&voters),
-        learners: manager.place(&learners),
-    };
-    manager.order(&ask, now);
-    Ok((at, ask))
 }

@@ -21,6 +21,7 @@ mod report;
 mod scan;
 mod staging;
 mod status;
+mod steering;
 pub mod store;
 
 use std::cell::{Cell, RefCell};

@@ -59,6 +59,8 @@ pub struct Peers {
     /// Where other nodes reach this one.
     pub advertise: String,
     addresses: RwLock<Arc<Addresses>>,
+    /// As the last view said, which may be older than what a node has said of itself since.
+    viewed: Mutex<Addresses>,
     /// The folder, and what it says of the node.
     folder: Mutex<(PathBuf, Identity)>,
 }
@@ -75,6 +77,7 @@ impl Peers {
             secret,
             advertise,
             addresses: RwLock::new(Arc::new(addresses)),
+            viewed: Mutex::default(),
             folder: Mutex::new((folder, identity)),
         }
     }
@@ -119,10 +122,18 @@ impl Peers {
         *held = Arc::new(addresses);
     }
 
-    /// Takes over where the nodes of a view are.
+    /// Takes over where nodes are that are elsewhere than in the view before: one that has moved may
+    /// have said so here before it said so to the manager.
     pub fn learn_view(&self, view: &View) {
         let nodes = view.nodes.iter();
-        self.learn_all(nodes.map(|node| (node.record.id, node.record.address.as_str())));
+        let addresses: Addresses = nodes
+            .map(|node| (node.record.id, node.record.address.clone()))
+            .collect();
+        let mut viewed = self.viewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = |(node, at): &(&NodeId, &String)| viewed.get(node) != Some(at);
+        let new = addresses.iter().filter(is_new);
+        self.learn_all(new.map(|(node, at)| (*node, at.as_str())));
+        *viewed = addresses;
     }
 
     /// Where the replicas of the system range were when this was last written down.
@@ -214,6 +225,8 @@ pub fn same_secret(a: &str, b: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rangedb_engine::cluster::{NodeRecord, NodeState, NodeView};
+
     use super::*;
 
     #[test]
@@ -247,5 +260,32 @@ mod tests {
         let addresses = peers.addresses();
         assert_eq!(addresses.get(&NodeId(2)).map(String::as_str), Some("a:1"));
         assert_eq!(addresses.get(&NodeId(3)).map(String::as_str), Some("c:1"));
+    }
+
+    #[test]
+    fn a_view_does_not_undo_what_a_node_has_said_since() {
+        let peers = Peers::none();
+        let at = |peers: &Peers| peers.addresses().get(&NodeId(2)).cloned();
+        let view = |address: &str| View {
+            nodes: vec![NodeView {
+                record: NodeRecord {
+                    id: NodeId(2),
+                    address: address.to_owned(),
+                    http: String::new(),
+                    shards: 1,
+                    life: 1,
+                    started_ms: 1,
+                    release: String::new(),
+                },
+                state: NodeState::Alive,
+            }],
+            ..View::default()
+        };
+        peers.learn_view(&view("a:1"));
+        peers.learn(NodeId(2), "b:1");
+        peers.learn_view(&view("a:1"));
+        assert_eq!(at(&peers).as_deref(), Some("b:1"));
+        peers.learn_view(&view("c:1"));
+        assert_eq!(at(&peers).as_deref(), Some("c:1"));
     }
 }
