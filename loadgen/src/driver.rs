@@ -255,7 +255,8 @@ async fn run_lane<D: Database>(lane: Lane, clients: Vec<D>, depth: usize) -> Pro
         place.await.expect("a place does not panic");
     }
     lane.pace.finish();
-    pacer.await.expect("the pacer does not panic");
+    let paced = pacer.await.expect("the pacer does not panic");
+    paced.expect("the kernel gives a timer");
     let mut probe = lane.probe.take();
     probe.not_started = lane.pace.not_started();
     probe

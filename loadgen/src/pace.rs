@@ -3,17 +3,25 @@
 //! place waits, and its latency counts from the moment it was meant to begin, so that a stall of
 //! the database shows in all that it delays.
 //!
-//! One per thread, single-threaded. tokio's timers are a millisecond coarse, so the last stretch
-//! before an operation is due is spent polling.
+//! One per thread, single-threaded. tokio's timers are a millisecond coarse, so the kernel's are used
+//! ([`Alarm`]): polling would take the processor from a database on the same machine.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::io;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// From here on the pacer polls instead of sleeping.
-const POLL_BEFORE: Duration = Duration::from_millis(3);
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+
+/// An open loop looks so often at least whether it has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Hands out the moments at which operations begin.
 #[derive(Debug)]
@@ -100,36 +108,80 @@ impl Pace {
     }
 
     /// Wakes places for operations when they are due, until the end. Does nothing in a closed loop.
-    pub async fn drive(&self) {
-        let Some(interval) = self.interval else {
-            return;
-        };
-        while !self.is_over.get() {
-            let now = Instant::now();
-            if self.end.is_some_and(|end| now >= end) {
-                return self.finish();
+    ///
+    /// # Errors
+    /// The kernel gives no timer.
+    pub async fn drive(&self) -> io::Result<()> {
+        match self.interval {
+            Some(interval) => {
+                let driven = self.drive_at(interval).await;
+                self.finish();
+                driven
             }
-            let next = self.moment(interval, self.taken.get());
-            if next > now + POLL_BEFORE {
-                let until = self.end.map_or(next, |end| next.min(end));
-                tokio::time::sleep_until((until - POLL_BEFORE / 2).into()).await;
-                continue;
-            }
-            let passed = now.saturating_duration_since(next).as_nanos();
-            let due = if next > now {
-                0
-            } else {
-                1 + passed / interval.as_nanos().max(1)
-            };
-            self.wake(usize::try_from(due).unwrap_or(usize::MAX));
-            tokio::task::yield_now().await;
+            None => Ok(()),
         }
     }
 
+    async fn drive_at(&self, interval: Duration) -> io::Result<()> {
+        let mut alarm = Alarm::new()?;
+        while !self.is_over.get() {
+            let now = Instant::now();
+            if self.end.is_some_and(|end| now >= end) {
+                break;
+            }
+            if now < self.start {
+                alarm.at(self.start.min(now + LOOK_EVERY)).await?;
+                continue;
+            }
+            let passed = (now - self.start).as_nanos();
+            let begun = u64::try_from(passed / interval.as_nanos().max(1)).unwrap_or(u64::MAX);
+            self.wake(begun.saturating_add(1).saturating_sub(self.taken.get()));
+            let next = self.moment(interval, begun + 1).min(now + LOOK_EVERY);
+            alarm.at(self.end.map_or(next, |end| next.min(end))).await?;
+        }
+        Ok(())
+    }
+
     /// Wakes up to `count` places that wait.
-    fn wake(&self, count: usize) {
+    fn wake(&self, count: u64) {
         let mut idle = self.idle.borrow_mut();
-        let count = idle.len().min(count);
+        let count = idle.len().min(usize::try_from(count).unwrap_or(usize::MAX));
         idle.drain(..count).for_each(Waker::wake);
+    }
+}
+
+/// A timer of the kernel, which is exact to microseconds. To tokio it is what can be read, like a pipe.
+struct Alarm {
+    timer: pipe::Receiver,
+}
+
+impl Alarm {
+    fn new() -> io::Result<Alarm> {
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        Ok(Alarm {
+            timer: pipe::Receiver::from_owned_fd_unchecked(timer)?,
+        })
+    }
+
+    /// Waits until a moment has come.
+    async fn at(&mut self, moment: Instant) -> io::Result<()> {
+        let left = moment.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            // Others have their turn all the same.
+            tokio::task::yield_now().await;
+            return Ok(());
+        }
+        let once = Itimerspec {
+            it_interval: Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
+            it_value: Timespec::try_from(left).map_err(io::Error::other)?,
+        };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
+        // How often it has expired: once.
+        self.timer.read_u64_le().await?;
+        Ok(())
     }
 }
