@@ -3,7 +3,8 @@
 //!
 //! What is not answered, or answered [`Answer::Refused`], is `unreachable` to openraft, which tries
 //! again later. Appends are pipelined; what a majority took, and when it was sent, is what the leader's
-//! [`super::lease`] is reckoned from.
+//! [`super::lease`] is reckoned from. An append that only says what is committed by now is left out:
+//! that would double the messages of a lone write.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -276,6 +277,12 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
         S: Stream<Item = AppendEntriesRequest<TypeConfig<E>>> + Unpin + 'static,
     {
         let link = self.clone();
+        // What is committed goes with the next entries, or with the next heartbeat: a stream of one.
+        let mut is_first = true;
+        let input = input.filter(move |rpc| {
+            let news = std::mem::take(&mut is_first) || !rpc.entries.is_empty();
+            std::future::ready(news)
+        });
         let asked = input.map(move |rpc| {
             let (link, option) = (link.clone(), option.clone());
             async move {
