@@ -333,13 +333,8 @@ where
     T: Future<Output = Result<(), ShardError>> + 'static,
 {
     let failed = |e: &dyn std::fmt::Display| NodeError::Start("a shard's executor", e.to_string());
-    let cpu = config
-        .cpus
-        .get(usize::from(shard) % config.cpus.len())
-        .copied()
-        .unwrap_or(0);
     let cpus = config.cpus.clone();
-    let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
+    let executor = LocalExecutorBuilder::new(placement(config, shard))
         .name(&format!("shard-{shard}"))
         .preempt_timer(PREEMPT_TIMER)
         .io_memory(IO_MEMORY)
@@ -354,6 +349,17 @@ where
     // The thread is waited for by its message.
     drop(executor);
     Ok(())
+}
+
+/// Where a shard runs: on a processor of its own. With fewer shards than processors the kernel places
+/// them, since another node on this machine would choose the same ones.
+fn placement(config: &Config, shard: u16) -> Placement {
+    let cpus = &config.cpus;
+    if usize::from(config.shards) < cpus.len() {
+        return Placement::Unbound;
+    }
+    let own = cpus.get(usize::from(shard) % cpus.len());
+    own.map_or(Placement::Unbound, |cpu| Placement::Fixed(*cpu))
 }
 
 /// What a shard's engine is built from, on the shard's thread.
