@@ -30,6 +30,8 @@ pub(super) struct Staging {
     live: LiveData,
     /// Parts that have come.
     parts: u64,
+    /// All have come, and the replica takes it over. Nobody else owns its rows until that is done.
+    ending: bool,
 }
 
 impl<E: Env> Inner<E> {
@@ -96,8 +98,9 @@ impl<E: Env> Shard<E> {
                 rows,
             } => {
                 let from = (envelope.from, number);
-                if place == 0 {
-                    self.begin_staging(envelope, from).await?;
+                // The sender may have given up one that is being taken over.
+                if place == 0 && !self.begin_staging(envelope, from).await? {
+                    return Ok(Answer::Refused);
                 }
                 let Some(data_id) = self.expect_part(envelope.to, from, place) else {
                     return Ok(Answer::Refused);
@@ -124,6 +127,7 @@ impl<E: Env> Shard<E> {
                 let Some(data_id) = self.expect_part(envelope.to, from, parts) else {
                     return Ok(Answer::Refused);
                 };
+                self.set_ending(envelope.to);
                 let answer = match RangeState::decode(&state) {
                     Ok(mut state)
                         if state.range() == envelope.range && state.applied == Some(last) =>
@@ -140,8 +144,18 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    async fn begin_staging(&self, envelope: Envelope, from: (ReplicaId, u64)) -> Result<(), Fatal> {
+    /// Makes room for a snapshot, in the place of one that has not come whole. `false`: one is being
+    /// taken over.
+    async fn begin_staging(
+        &self,
+        envelope: Envelope,
+        from: (ReplicaId, u64),
+    ) -> Result<bool, Fatal> {
         let data_id = self.inner.new_data_id().await?;
+        let mut all = self.inner.staging.borrow_mut();
+        if all.iter().any(|s| s.to == envelope.to && s.ending) {
+            return Ok(false);
+        }
         let staging = Staging {
             to: envelope.to,
             from,
@@ -152,14 +166,22 @@ impl<E: Env> Shard<E> {
                 threshold: Timestamp::ZERO,
             },
             parts: 0,
+            ending: false,
         };
-        let mut all = self.inner.staging.borrow_mut();
         all.retain(|staging| staging.to != envelope.to);
         all.push(staging);
         drop(all);
         // Before the first row: no flush or compaction that meets one may think nobody owns it.
         self.inner.store.set_gc(background::gc_rules(&self.inner));
-        Ok(())
+        Ok(true)
+    }
+
+    /// The snapshot for a replica has come whole.
+    fn set_ending(&self, to: ReplicaId) {
+        let mut all = self.inner.staging.borrow_mut();
+        if let Some(staging) = all.iter_mut().find(|staging| staging.to == to) {
+            staging.ending = true;
+        }
     }
 
     /// The data id of the snapshot of which this part is the next.
