@@ -268,7 +268,7 @@ fn start(
         address: advertise,
         http: http.to_string(),
         shards: count,
-        life: rand::random(),
+        life: NodeRecord::life(folder.identity.starts, rand::random()),
         started_ms: SystemClock.wall_ms(),
         release: env!("CARGO_PKG_VERSION").to_owned(),
     };

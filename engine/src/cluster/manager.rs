@@ -34,6 +34,8 @@ struct KnownNode<E: Env> {
     record: NodeRecord,
     heard: Now<E>,
     saved: bool,
+    /// Whether this manager has heard it itself.
+    reported: bool,
     /// Processes that had this id before, the newest first.
     past: VecDeque<u128>,
 }
@@ -117,6 +119,7 @@ impl<E: Env> Manager<E> {
             let known = KnownNode {
                 heard: now,
                 saved: true,
+                reported: false,
                 past: VecDeque::new(),
                 record,
             };
@@ -268,23 +271,27 @@ impl<E: Env> Manager<E> {
         }
     }
 
-    /// Takes what a node says of itself; `true`: another process has its id by now. Of two
-    /// processes the one that appeared later stays; clocks are not asked.
+    /// Takes what a node says of itself; `true`: another process has its id by now. Of two processes
+    /// the one stays whose folder was started more often, since a word of an earlier one may come late;
+    /// of two copies of a folder the one that appeared later. Clocks are not asked.
     fn take_node(&mut self, record: NodeRecord, now: Now<E>) -> bool {
         let Some(known) = self.nodes.get_mut(&record.id) else {
             let known = KnownNode {
                 heard: now,
                 saved: false,
+                reported: true,
                 past: VecDeque::new(),
                 record,
             };
             self.nodes.insert(known.record.id, known);
             return false;
         };
-        if known.past.contains(&record.life) {
+        let is_earlier = known.reported && record.starts() < known.record.starts();
+        if is_earlier || known.past.contains(&record.life) {
             return true;
         }
         known.heard = now;
+        known.reported = true;
         if known.record.life != record.life {
             known.past.truncate(PAST_LIVES - 1);
             known.past.push_front(known.record.life);

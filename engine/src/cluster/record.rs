@@ -50,12 +50,25 @@ pub struct NodeRecord {
     pub http: String,
     /// Its shards.
     pub shards: u16,
-    /// The process, by a number made at its start.
+    /// The process: see [`NodeRecord::life`].
     pub life: u128,
     /// When that was, in milliseconds of its wall clock.
     pub started_ms: u64,
     /// The release that it runs.
     pub release: String,
+}
+
+impl NodeRecord {
+    /// Names a process: how often one was started on its folder, and a random number, since two may be
+    /// started on copies of a folder.
+    pub fn life(starts: u64, random: u64) -> u128 {
+        u128::from(starts) << 64 | u128::from(random)
+    }
+
+    /// How often a process was started on the folder.
+    pub fn starts(&self) -> u64 {
+        (self.life >> 64) as u64
+    }
 }
 
 /// A range, as its leader last said.

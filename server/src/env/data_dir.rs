@@ -58,6 +58,9 @@ pub struct Identity {
     /// Node and shard of each replica of the system range, as far as is known.
     #[serde(default)]
     pub system: Vec<(u64, u16)>,
+    /// How often a process was started on it. One that is used by two counts on in each.
+    #[serde(default)]
+    pub starts: u64,
 }
 
 /// What a new folder becomes.
@@ -210,10 +213,15 @@ impl DataDir {
         fs::set_permissions(path, private).map_err(failed(path, "make private"))?;
         let lock = lock(path)?;
         let split_at: Vec<String> = split_at.iter().map(|key| hex(key)).collect();
-        let identity = match read(path)? {
+        let mut identity = match read(path)? {
             Some(identity) => check(path, identity, shards, &split_at)?,
             None => make(path, shards, split_at, be_born)?,
         };
+        identity.starts += 1;
+        if let Err(error) = write_identity(path, &identity) {
+            // A full disk keeps no node from starting.
+            tracing::warn!(%error, "node.json was not written: this start is not counted");
+        }
         Ok(DataDir {
             path: path.to_owned(),
             identity,
@@ -409,6 +417,7 @@ fn make(
         split_at,
         addresses: place.addresses,
         system: place.system,
+        starts: 0,
     };
     write_identity(path, &identity).map_err(failed(path, "write node.json"))?;
     Ok(identity)
@@ -461,9 +470,12 @@ mod tests {
         let mode = fs::metadata(&path).expect("is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
         assert!(first.wal(1).is_dir() && first.tables(0).is_dir());
-        let identity = first.identity.clone();
+        let mut identity = first.identity.clone();
+        assert_eq!(identity.starts, 1);
         drop(first);
+        identity.starts = 2;
         assert_eq!(open(&path, 2, &["m"]).expect("opens").identity, identity);
+        identity.starts = 3;
         assert_eq!(open(&path, 2, &[]).expect("opens").identity, identity);
     }
 

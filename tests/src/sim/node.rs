@@ -192,7 +192,7 @@ impl SimNode {
             address: format!("node-{}", self.id),
             http: String::new(),
             shards: self.sizes.shards,
-            life: u128::from(self.lives.get()),
+            life: NodeRecord::life(u64::from(self.lives.get()), 0),
             started_ms: self.clock.wall_ms(),
             release: String::new(),
         }
