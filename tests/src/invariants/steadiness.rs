@@ -19,8 +19,8 @@ pub fn led(looks: &[Look], node: u16) -> Led {
         .collect()
 }
 
-/// What a node led `before` a cut, a deaf one must not lead while the cut lasts. A leader may well
-/// hand over to another meanwhile.
+/// What a node led `before` a cut and no third one has led since, a deaf one must not lead while the
+/// cut lasts. A leader may well hand over to a third, which may do so to the deaf one, which hears it.
 pub fn check(seen: &Seen, before: &Led, deaf: &Led) {
     for (range, leader) in before {
         if let Some(now) = deaf.get(range) {

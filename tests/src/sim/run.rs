@@ -27,6 +27,8 @@ const CLIENTS_END_WITHIN: Duration = Duration::from_secs(14);
 const CONVERGES_WITHIN: Duration = Duration::from_secs(10);
 /// A node does not hear a leader for so long.
 const DEAF: Duration = Duration::from_secs(3);
+/// Meanwhile it is looked so often who leads.
+const DEAF_LOOKS: u32 = 30;
 
 /// What a run came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -439,12 +441,20 @@ impl Story {
         let count = self.cluster.nodes.len() as u64;
         let leader = self.random.below(count) as u16 + 1;
         let deaf = (u64::from(leader) + self.random.below(count - 1)) % count + 1;
-        let before = invariants::steadiness::led(&self.cluster.looks(), leader);
+        let mut before = invariants::steadiness::led(&self.cluster.looks(), leader);
         network.cut(leader, deaf as u16);
         if self.random.once_in(2) {
             network.cut(deaf as u16, leader);
         }
-        SimRuntime::sleep(DEAF).await;
+        for _ in 0..DEAF_LOOKS {
+            SimRuntime::sleep(DEAF / DEAF_LOOKS).await;
+            let looks = self.cluster.looks();
+            let others = looks.iter().map(|look| look.host.machine());
+            for other in others.filter(|other| ![leader, deaf as u16].contains(other)) {
+                let led = invariants::steadiness::led(&looks, other);
+                before.retain(|range, (_, term)| led.get(range).is_none_or(|(_, by)| by < term));
+            }
+        }
         let after = invariants::steadiness::led(&self.cluster.looks(), deaf as u16);
         network.heal();
         invariants::steadiness::check(&self.seen, &before, &after);
