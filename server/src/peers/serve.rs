@@ -41,24 +41,31 @@ struct Served {
 }
 
 /// Bytes received and not handled.
-#[derive(Default)]
 struct Input {
     bytes: Vec<u8>,
+    /// Where they are received.
+    piece: Box<[u8]>,
 }
 
 impl Input {
+    fn new() -> Input {
+        Input {
+            bytes: Vec::new(),
+            piece: vec![0; RECEIVE_LEN].into_boxed_slice(),
+        }
+    }
+
     /// Receives until there is a whole frame; gives its length.
     async fn frame(&mut self, reader: &mut (impl AsyncReadExt + Unpin)) -> io::Result<usize> {
-        let mut piece = vec![0; RECEIVE_LEN];
         loop {
             if let Some(found) = frame::decode(&self.bytes).map_err(io::Error::other)? {
                 return Ok(found.len);
             }
-            match reader.read(&mut piece).await? {
+            match reader.read(&mut self.piece).await? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 len => self
                     .bytes
-                    .extend_from_slice(piece.get(..len).unwrap_or_default()),
+                    .extend_from_slice(self.piece.get(..len).unwrap_or_default()),
             }
         }
     }
@@ -78,7 +85,7 @@ impl Input {
 /// Serves a link after its preamble was answered.
 pub async fn serve(context: Rc<Context>, stream: TcpStream) {
     let (mut reader, mut writer) = stream.split();
-    let mut input = Input::default();
+    let mut input = Input::new();
     let first = GlommioRuntime::timeout(HELLO_TIMEOUT, input.frame(&mut reader));
     let Ok(Ok(len)) = first.await else { return };
     let Ok((id, frame_kind, body)) = input.take(len) else {
