@@ -284,7 +284,7 @@ fn start(
         let engine = Engine::new(config, folder, &record, shard, peers.clone());
         let peers = peers.clone();
         let (hlc, orders, beat) = (hlc.clone(), ordered.clone(), beat.clone());
-        let cpus = config.cpus.clone();
+        let (cpus, watched) = (config.cpus.clone(), beat.clone());
         let serve = move || async move {
             let (options, world) = engine.build(&cpus)?;
             shard::run(ShardSetup {
@@ -302,7 +302,7 @@ fn start(
             })
             .await
         };
-        spawn(config, shard, end.clone(), serve)?;
+        spawn(config, shard, watched, end.clone(), serve)?;
     }
     let admin = Arc::new(admin::Node {
         phase: AtomicU8::new(Phase::Starting as u8),
@@ -321,10 +321,11 @@ fn start(
     Ok((shards, admin))
 }
 
-/// Runs a shard on an executor of its own; tells how it ended.
+/// Runs a shard on an executor of its own, on a thread of its own; tells how it ended.
 fn spawn<F, T>(
     config: &Config,
     shard: u16,
+    beat: Arc<Beat>,
     end: mpsc::UnboundedSender<(u16, Result<(), ShardError>)>,
     serve: F,
 ) -> Result<(), NodeError>
@@ -332,22 +333,22 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Future<Output = Result<(), ShardError>> + 'static,
 {
-    let failed = |e: &dyn std::fmt::Display| NodeError::Start("a shard's executor", e.to_string());
-    let cpus = config.cpus.clone();
     let executor = LocalExecutorBuilder::new(placement(config, shard))
-        .name(&format!("shard-{shard}"))
         .preempt_timer(PREEMPT_TIMER)
         .io_memory(IO_MEMORY)
-        .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
-        .spawn(move || async move {
-            let result = serve().await;
-            drop(cpus);
-            // The control thread outlives the shards.
-            let _ = end.send((shard, result));
-        })
-        .map_err(|e| failed(&e))?;
-    // The thread is waited for by its message.
-    drop(executor);
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(1));
+    let run = move || {
+        beat.watch();
+        // The control thread outlives the shards, and is told how each of them ended.
+        match executor.make() {
+            Ok(executor) => executor.run(async move { drop(end.send((shard, serve().await))) }),
+            Err(error) => drop(end.send((shard, Err(ShardError::Executor(error.to_string()))))),
+        }
+    };
+    std::thread::Builder::new()
+        .name(format!("shard-{shard}"))
+        .spawn(run)
+        .map_err(|e| NodeError::Start("a shard's thread", e.to_string()))?;
     Ok(())
 }
 

@@ -82,6 +82,7 @@ impl TestNode {
             let keys = keys_of(split_at, usize::from(shard));
             let (hlc, orders) = (hlc.clone(), ordered.clone());
             let serve = move || async move {
+                beat.watch();
                 let (options, world) = engine(&folder, ShardId(shard), keys);
                 run(ShardSetup {
                     options,

@@ -56,15 +56,25 @@ impl Beat {
         Duration::from_micros(self.longest.load(Ordering::Relaxed))
     }
 
+    /// Watches the thread that calls this. It is about to run the shard's executor, which may stand
+    /// still before its first task has run.
+    pub fn watch(&self) {
+        self.thread.store(threads::thread_id(), Ordering::SeqCst);
+        self.expect(BootInstant::now() + BUSY_EVERY);
+    }
+
+    fn expect(&self, due: BootInstant) {
+        let due = due.since_boot().as_micros() as u64;
+        self.due.store(due, Ordering::SeqCst);
+    }
+
     /// The shard's side: runs on its executor until it ends.
     pub async fn run(self: Arc<Beat>) {
-        self.thread.store(threads::thread_id(), Ordering::SeqCst);
         let mut ran = glommio::executor().executor_stats().total_runtime();
         let mut every = BUSY_EVERY;
         loop {
             let due = BootInstant::now() + every;
-            self.due
-                .store(due.since_boot().as_micros() as u64, Ordering::SeqCst);
+            self.expect(due);
             GlommioRuntime::sleep_until(due).await;
             let late = (BootInstant::now() - due).as_micros() as u64;
             self.longest.fetch_max(late, Ordering::Relaxed);

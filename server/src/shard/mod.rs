@@ -84,6 +84,9 @@ pub struct ShardSetup {
 /// Why a shard cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum ShardError {
+    /// The kernel does not give what an executor needs.
+    #[error("cannot start a shard's executor: {0}")]
+    Executor(String),
     /// The engine gave up.
     #[error(transparent)]
     Fatal(#[from] Fatal),
