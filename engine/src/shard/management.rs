@@ -307,6 +307,13 @@ impl<E: Env> Inner<E> {
         known
     }
 
+    /// The replica of the system range here goes. What it knows of the others is kept: the last view
+    /// may be from before there were any.
+    pub(super) fn remember_system(&self) {
+        let known = self.known_system();
+        *self.management.system.borrow_mut() = known;
+    }
+
     /// Whether this shard leads the system range; then it has the manager of its term.
     fn manages(&self) -> bool {
         let leading = self.system_replica().and_then(|running| {

@@ -137,6 +137,7 @@ impl<E: Env> Inner<E> {
         replica.follow(None, raft.term());
         replica.proposer.refuse_all(&Error::Moved(None));
         raft.retire();
+        self.remember_system();
         // Until this is durable a start would find the replica, and need its rows.
         self.wal.remove_replica(group).await?;
         self.ranges.borrow_mut().retain(|running| !is_it(running));
