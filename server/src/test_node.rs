@@ -153,6 +153,19 @@ fn keys_of(split_at: &[&str], shard: usize) -> KeyRange {
     }
 }
 
+/// A node, as it might say of itself.
+pub fn record(id: u64) -> NodeRecord {
+    NodeRecord {
+        id: NodeId(id),
+        address: String::new(),
+        http: String::new(),
+        shards: 1,
+        life: 1,
+        started_ms: 1,
+        release: String::new(),
+    }
+}
+
 fn engine(
     folder: &Path,
     shard: ShardId,
@@ -178,15 +191,7 @@ fn engine(
             keyspace: Keyspace::User,
             keys,
         }],
-        node: NodeRecord {
-            id: NodeId(1),
-            address: String::new(),
-            http: String::new(),
-            shards: 1,
-            life: 1,
-            started_ms: 1,
-            release: String::new(),
-        },
+        node: record(1),
         system: Vec::new(),
         on_fatal: Rc::new(|fatal| panic!("{fatal}")),
     };

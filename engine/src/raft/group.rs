@@ -242,10 +242,9 @@ impl<E: Env> Group<E> {
     /// When the last append was sent that a majority took, of the leader that this replica is.
     fn quorum_at(&self) -> Option<Now<E>> {
         let metrics = self.metrics.borrow_watched();
-        let voters = || metrics.membership_config.membership().get_joint_config();
-        let term = metrics.current_term;
+        let voters = metrics.membership_config.membership().get_joint_config();
         self.lease
-            .quorum_at(term, self.replica, || voters().as_slice())
+            .quorum_at(metrics.current_term, self.replica, voters)
     }
 
     /// The group is awake: its heartbeats go on.

@@ -13,7 +13,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::ops::Deref;
 
 use crate::env::{Env, Now};
 use crate::types::ReplicaId;
@@ -67,16 +66,16 @@ impl<E: Env> Lease<E> {
 
     /// Up to when a majority of each set of voters had elected nobody but `me`, the leader of this
     /// term. `None`: not yet, or there are no others.
-    pub fn quorum_at<M: Deref<Target = [BTreeSet<ReplicaId>]>>(
+    pub fn quorum_at(
         &self,
         term: u64,
         me: ReplicaId,
-        voters: impl FnOnce() -> M,
+        voters: &[BTreeSet<ReplicaId>],
     ) -> Option<Now<E>> {
         match self.reckoned.get() {
             Some((of, at)) if of == term => at,
             _ => {
-                let at = self.reckon(term, me, &voters());
+                let at = self.reckon(term, me, voters);
                 self.reckoned.set(Some((term, at)));
                 at
             }

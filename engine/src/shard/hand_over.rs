@@ -18,6 +18,7 @@ use crate::error::Fatal;
 use crate::range::ReplicaPlace;
 use crate::range::replica::Replica;
 use crate::types::{RangeId, ReplicaId};
+use crate::wal::Group;
 
 /// A replica may take so long to say whether it would lead.
 const WOULD_LEAD_TIMEOUT: Duration = Duration::from_millis(200);
@@ -70,9 +71,7 @@ impl<E: Env> Shard<E> {
 impl<E: Env> Inner<E> {
     /// Whether a replica of this shard would lead its range.
     pub(super) fn would_lead(&self, range: RangeId, replica: ReplicaId) -> Told {
-        let groups = self.groups().into_iter();
-        let mut here = groups.map(|(here, _)| here.group);
-        let is_here = here.any(|group| group.range == range && group.replica == replica);
+        let is_here = self.running(Group { range, replica }).is_some();
         match is_here && !self.leaves.get() {
             true => Told::Done,
             false => Told::Refused("it is not here, or stops".to_owned()),

@@ -277,11 +277,7 @@ impl<E: Env> Inner<E> {
     }
 
     fn system_replica(&self) -> Option<Running<E>> {
-        let system = self.system.borrow();
-        system.first().map(|running| Running {
-            replica: running.replica.clone(),
-            raft: running.raft.clone(),
-        })
+        self.system.borrow().first().cloned()
     }
 
     pub(super) fn not_here(&self) -> Told {

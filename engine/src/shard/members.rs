@@ -40,6 +40,13 @@ impl<E: Env> Inner<E> {
         Some(Running { replica, raft })
     }
 
+    /// A replica of this shard.
+    pub(super) fn running(&self, group: Group) -> Option<Running<E>> {
+        let (ranges, system) = (self.ranges.borrow(), self.system.borrow());
+        let mut all = ranges.iter().chain(system.iter());
+        all.find(|running| running.replica.group == group).cloned()
+    }
+
     /// Makes an empty replica.
     pub(super) async fn create_replica(
         &self,
@@ -125,19 +132,17 @@ impl<E: Env> Inner<E> {
         replica: ReplicaId,
     ) -> Result<Told, Fatal> {
         let group = Group { range, replica };
-        let is_it = |running: &Running<E>| running.replica.group == group;
-        let found = {
-            let (ranges, system) = (self.ranges.borrow(), self.system.borrow());
-            let found = ranges.iter().chain(system.iter()).find(|r| is_it(r));
-            found.map(|running| (running.replica.clone(), running.raft.clone()))
-        };
-        let Some((replica, raft)) = found.filter(|(_, raft)| !raft.is_retired()) else {
+        let found = self.running(group);
+        let Some(Running { replica, raft }) = found.filter(|found| !found.raft.is_retired()) else {
             return Ok(Told::Done);
         };
         replica.follow(None, raft.term());
         replica.proposer.refuse_all(&Error::Moved(None));
         raft.retire();
-        self.remember_system();
+        let is_it = |running: &Running<E>| running.replica.group == group;
+        if self.system.borrow().iter().any(is_it) {
+            self.remember_system();
+        }
         // Until this is durable a start would find the replica, and need its rows.
         self.wal.remove_replica(group).await?;
         self.ranges.borrow_mut().retain(|running| !is_it(running));

@@ -111,6 +111,7 @@ pub struct WriteRequest<E: Env> {
 }
 
 /// A range on this shard, running.
+#[derive(Clone)]
 struct Running<E: Env> {
     replica: Rc<Replica<E>>,
     raft: RaftGroup<E>,

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Running, Shard};
+use super::Shard;
 use crate::env::{AsyncRuntime, Env};
 use crate::error::{Error, Fate};
 use crate::raft::{self, Answer, Message, Question};
 use crate::range::Route;
 use crate::request::Target;
-use crate::types::{RangeId, ReplicaId};
+use crate::wal::Group;
 
 /// A read that was not confirmed is tried again after this.
 const CONFIRM_AGAIN: Duration = Duration::from_millis(25);
@@ -20,7 +20,11 @@ impl<E: Env> Shard<E> {
     pub async fn answer(&self, question: Bytes) -> Bytes {
         let answer = match raft::decode(question) {
             Some(Message::Question(envelope, question)) => {
-                match self.group(envelope.range, envelope.to) {
+                let group = Group {
+                    range: envelope.range,
+                    replica: envelope.to,
+                };
+                match self.inner.running(group).map(|running| running.raft) {
                     Some(group) => match question {
                         Question::Snapshot(part) => self.take_part(&group, envelope, part).await,
                         question => group.answer(question).await,
@@ -37,15 +41,6 @@ impl<E: Env> Shard<E> {
             None => Answer::Refused,
         };
         raft::encode_answer(&answer)
-    }
-
-    fn group(&self, range: RangeId, replica: ReplicaId) -> Option<raft::RaftGroup<E>> {
-        let is_it = |running: &&Running<E>| {
-            running.replica.group.range == range && running.replica.group.replica == replica
-        };
-        let (ranges, system) = (self.inner.ranges.borrow(), self.inner.system.borrow());
-        let found = ranges.iter().chain(system.iter()).find(is_it);
-        found.map(|running| running.raft.clone())
     }
 
     /// Waits until a read of the key, made at once after this, sees everything that was committed

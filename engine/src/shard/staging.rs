@@ -102,7 +102,7 @@ impl<E: Env> Shard<E> {
                 if place == 0 && !self.begin_staging(envelope, from).await? {
                     return Ok(Answer::Refused);
                 }
-                let Some(data_id) = self.expect_part(envelope.to, from, place) else {
+                let Some(data_id) = self.expect_part(envelope.to, from, place, false) else {
                     return Ok(Answer::Refused);
                 };
                 let store = &self.inner.store;
@@ -124,10 +124,9 @@ impl<E: Env> Shard<E> {
                 gc_threshold,
             } => {
                 let from = (envelope.from, number);
-                let Some(data_id) = self.expect_part(envelope.to, from, parts) else {
+                let Some(data_id) = self.expect_part(envelope.to, from, parts, true) else {
                     return Ok(Answer::Refused);
                 };
-                self.set_ending(envelope.to);
                 let answer = match RangeState::decode(&state) {
                     Ok(mut state)
                         if state.range() == envelope.range && state.applied == Some(last) =>
@@ -176,20 +175,19 @@ impl<E: Env> Shard<E> {
         Ok(true)
     }
 
-    /// The snapshot for a replica has come whole.
-    fn set_ending(&self, to: ReplicaId) {
-        let mut all = self.inner.staging.borrow_mut();
-        if let Some(staging) = all.iter_mut().find(|staging| staging.to == to) {
-            staging.ending = true;
-        }
-    }
-
-    /// The data id of the snapshot of which this part is the next.
-    fn expect_part(&self, to: ReplicaId, from: (ReplicaId, u64), place: u64) -> Option<DataId> {
+    /// The data id of the snapshot of which this part is the next, or the last.
+    fn expect_part(
+        &self,
+        to: ReplicaId,
+        from: (ReplicaId, u64),
+        place: u64,
+        ending: bool,
+    ) -> Option<DataId> {
         let mut all = self.inner.staging.borrow_mut();
         let found = |s: &&mut Staging| s.to == to && s.from == from && s.parts == place;
         let staging = all.iter_mut().find(found)?;
         staging.parts += 1;
+        staging.ending = ending;
         Some(staging.live.data_id)
     }
 

@@ -213,15 +213,10 @@ impl DataDir {
         fs::set_permissions(path, private).map_err(failed(path, "make private"))?;
         let lock = lock(path)?;
         let split_at: Vec<String> = split_at.iter().map(|key| hex(key)).collect();
-        let mut identity = match read(path)? {
-            Some(identity) => check(path, identity, shards, &split_at)?,
+        let identity = match read(path)? {
+            Some(identity) => count_start(path, check(path, identity, shards, &split_at)?),
             None => make(path, shards, split_at, be_born)?,
         };
-        identity.starts += 1;
-        if let Err(error) = write_identity(path, &identity) {
-            // A full disk keeps no node from starting.
-            tracing::warn!(%error, "node.json was not written: this start is not counted");
-        }
         Ok(DataDir {
             path: path.to_owned(),
             identity,
@@ -330,6 +325,15 @@ fn take_over(path: &Path, mut value: serde_json::Value) -> Result<Identity, BadF
     Ok(identity)
 }
 
+fn count_start(path: &Path, mut identity: Identity) -> Identity {
+    identity.starts += 1;
+    if let Err(error) = write_identity(path, &identity) {
+        // A full disk keeps no node from starting.
+        tracing::warn!(%error, "node.json was not written: this start is not counted");
+    }
+    identity
+}
+
 fn check(
     path: &Path,
     identity: Identity,
@@ -417,7 +421,7 @@ fn make(
         split_at,
         addresses: place.addresses,
         system: place.system,
-        starts: 0,
+        starts: 1,
     };
     write_identity(path, &identity).map_err(failed(path, "write node.json"))?;
     Ok(identity)

@@ -228,6 +228,7 @@ mod tests {
     use rangedb_engine::cluster::{NodeRecord, NodeState, NodeView};
 
     use super::*;
+    use crate::test_node;
 
     #[test]
     fn a_hello_is_read_back_and_a_part_of_it_is_not() {
@@ -269,13 +270,8 @@ mod tests {
         let view = |address: &str| View {
             nodes: vec![NodeView {
                 record: NodeRecord {
-                    id: NodeId(2),
                     address: address.to_owned(),
-                    http: String::new(),
-                    shards: 1,
-                    life: 1,
-                    started_ms: 1,
-                    release: String::new(),
+                    ..test_node::record(2)
                 },
                 state: NodeState::Alive,
             }],

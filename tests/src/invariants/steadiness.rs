@@ -19,6 +19,20 @@ pub fn led(looks: &[Look], node: u16) -> Led {
         .collect()
 }
 
+/// Leaves out what a third node leads meanwhile.
+pub fn leave_out_handed_on(before: &mut Led, looks: &[Look], two: [u16; 2]) {
+    let third = |look: &&Look| look.status.leads && !two.contains(&look.host.machine());
+    for Look { status, .. } in looks.iter().filter(third) {
+        let range = status.route.range;
+        if before
+            .get(&range)
+            .is_some_and(|(_, term)| status.term >= *term)
+        {
+            before.remove(&range);
+        }
+    }
+}
+
 /// What a node led `before` a cut and no third one has led since, a deaf one must not lead while the
 /// cut lasts. A leader may well hand over to a third, which may do so to the deaf one, which hears it.
 pub fn check(seen: &Seen, before: &Led, deaf: &Led) {

@@ -449,11 +449,7 @@ impl Story {
         for _ in 0..DEAF_LOOKS {
             SimRuntime::sleep(DEAF / DEAF_LOOKS).await;
             let looks = self.cluster.looks();
-            let others = looks.iter().map(|look| look.host.machine());
-            for other in others.filter(|other| ![leader, deaf as u16].contains(other)) {
-                let led = invariants::steadiness::led(&looks, other);
-                before.retain(|range, (_, term)| led.get(range).is_none_or(|(_, by)| by < term));
-            }
+            invariants::steadiness::leave_out_handed_on(&mut before, &looks, [leader, deaf as u16]);
         }
         let after = invariants::steadiness::led(&self.cluster.looks(), deaf as u16);
         network.heal();

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::command::{Command, location, roomiest};
 use super::render;
+use crate::test_node;
 
 #[test]
 fn commands_are_a_closed_set_without_unknown_fields() {
@@ -88,13 +89,12 @@ fn range(id: u64, keys: KeyRange, places: &[(u64, u64, u16)]) -> RangeView {
 fn view() -> View {
     let node = |id: u64| NodeView {
         record: NodeRecord {
-            id: NodeId(id),
             address: format!("n{id}:7400"),
             http: format!("n{id}:7480"),
             shards: 2,
-            life: 9,
             started_ms: 8,
             release: "0.1.0".to_owned(),
+            ..test_node::record(id)
         },
         state: NodeState::Alive,
     };
