@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
+
 use super::{Inner, Running, background, open};
 use crate::cluster::{Ask, Told};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
@@ -22,10 +24,14 @@ use crate::wal::{Created, Group, WalError};
 
 /// A shard may take so long to make a replica.
 pub(super) const CREATE_TIMEOUT: Duration = Duration::from_secs(5);
+/// And to remove one.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// New voters that come no nearer for so long are given up; a long snapshot takes a while.
 const CATCH_UP_PATIENCE: Duration = Duration::from_mins(2);
 /// How often it is looked whether they have.
 const CATCH_UP_LOOK: Duration = Duration::from_millis(20);
+/// How often new voters that lag are asked whether they are there at all.
+const CATCH_UP_ASK: Duration = Duration::from_secs(3);
 /// So many entries behind, a replica has caught up.
 pub(super) const CAUGHT_UP: u64 = 100;
 /// One step of a change may take so long.
@@ -204,7 +210,10 @@ impl<E: Env> Inner<E> {
             self.make(replica, raft, *place).await?;
         }
         let new: Vec<ReplicaId> = voters.iter().map(|place| place.replica).collect();
-        self.wait_until_caught_up(running, &new).await?;
+        // One that votes already may be gone for good; that the change goes on is what helps then.
+        let mut learning = voters.to_vec();
+        learning.retain(|place| !voting.contains(&place.replica));
+        self.wait_until_caught_up(running, &learning).await?;
         let (now, is_joint) = members(raft).await.map(|now| (now.voters, now.is_joint))?;
         if !new.contains(&me) {
             let mut heirs = raft.heirs();
@@ -223,17 +232,16 @@ impl<E: Env> Inner<E> {
         if !surplus.is_empty() {
             step(raft, raft.remove_learners(surplus)).await?;
         }
-        for (id, location) in before {
-            if wanted().all(|place| place.replica != id) {
-                let range = replica.group.range;
-                let remove = Ask::Remove { range, replica: id };
-                // One that hears nothing of it asks the manager some time.
-                let inner = self.clone();
-                drop(E::Runtime::spawn(async move {
-                    let _ = inner.ask(location, remove, CREATE_TIMEOUT).await;
-                }));
-            }
-        }
+        // The change has not ended before they have gone: an earlier one, ordered late, must not bring
+        // one back that is on its way out. Who hears nothing of it asks the manager some time.
+        let range = replica.group.range;
+        let mut gone = before;
+        gone.retain(|id, _| wanted().all(|place| place.replica != *id));
+        let told = gone.into_iter().map(|(replica, location)| {
+            let remove = Ask::Remove { range, replica };
+            self.ask(location, remove, REMOVE_TIMEOUT)
+        });
+        join_all(told).await;
         Ok(())
     }
 
@@ -265,21 +273,30 @@ impl<E: Env> Inner<E> {
     }
 
     async fn wait_until_caught_up(
-        &self,
+        self: &Rc<Self>,
         Running { replica, raft }: &Running<E>,
-        voters: &[ReplicaId],
+        learning: &[ReplicaPlace],
     ) -> Result<(), String> {
-        let lags = || voters.iter().map(|id| raft.lag(*id)).max().unwrap_or(0);
+        let lags = || learning.iter().map(|place| raft.lag(place.replica));
         let mut least = u64::MAX;
         let mut until = Now::<E>::now() + CATCH_UP_PATIENCE;
+        let mut ask_at = Now::<E>::now() + CATCH_UP_ASK;
         loop {
-            let lag = lags();
+            let lag = lags().max().unwrap_or(0);
             if lag <= CAUGHT_UP {
                 return Ok(());
             }
             if lag < least {
                 least = lag;
                 until = Now::<E>::now() + CATCH_UP_PATIENCE;
+            }
+            // One that is gone by now, or its node, would never come.
+            if Now::<E>::now() >= ask_at {
+                let behind = |place: &&ReplicaPlace| raft.lag(place.replica) > CAUGHT_UP;
+                for place in learning.iter().filter(behind) {
+                    self.make(replica, raft, *place).await?;
+                }
+                ask_at = Now::<E>::now() + CATCH_UP_ASK;
             }
             if replica.leading().is_none() {
                 return Err("another replica leads by now".to_owned());
