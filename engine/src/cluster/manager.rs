@@ -260,8 +260,9 @@ impl<E: Env> Manager<E> {
             self.ranges.get(&held.range).is_some_and(|known| {
                 let descriptor = &known.record.descriptor;
                 let listed = descriptor.location(held.replica).is_some();
-                let left_over = held.is_empty && self.is_quiet(known, now);
-                !listed && (descriptor.epoch.conf > held.conf || held.left || left_over)
+                // In the middle of a change one may just be on its way in.
+                let left_over = (held.is_empty || held.left) && self.is_quiet(known, now);
+                !listed && (descriptor.epoch.conf > held.conf || left_over)
             })
         });
         Told::Synced {

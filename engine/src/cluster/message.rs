@@ -130,7 +130,7 @@ pub struct HeldReplica {
     pub replica: ReplicaId,
     /// The range's `conf` as it knows it.
     pub conf: u32,
-    /// Whether it knows itself to be no member.
+    /// Whether it knows itself to be no member, and no leader keeps it up to date.
     pub left: bool,
     /// Whether it has nothing yet.
     pub is_empty: bool,

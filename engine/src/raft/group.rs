@@ -239,6 +239,11 @@ impl<E: Env> Group<E> {
             .is_some_and(|at| Now::<E>::now() < at + lease)
     }
 
+    /// Whether a leader was heard of within a lease.
+    pub fn has_heard(&self, now: Now<E>) -> bool {
+        self.pulse.has_heard(now)
+    }
+
     /// When the last append was sent that a majority took, of the leader that this replica is.
     fn quorum_at(&self) -> Option<Now<E>> {
         let metrics = self.metrics.borrow_watched();

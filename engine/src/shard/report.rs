@@ -35,7 +35,7 @@ pub(super) fn of<E: Env>(inner: &Inner<E>, known: u64) -> Report {
     for (replica, raft) in inner.groups() {
         match replica.leading() {
             Some(leading) => report.led.push(led(inner, &replica, &raft, leading, now)),
-            None => report.held.push(held(&replica)),
+            None => report.held.push(held(&replica, &raft, now)),
         }
     }
     report
@@ -74,14 +74,18 @@ fn led<E: Env>(
     })
 }
 
-fn held<E: Env>(replica: &Replica<E>) -> HeldReplica {
+fn held<E: Env>(replica: &Replica<E>, raft: &RaftGroup<E>, now: Now<E>) -> HeldReplica {
     let group = replica.group;
+    // One that has just taken over a snapshot may not have got as far as its own addition.
+    let is_led = raft.has_heard(now);
     replica.with_state(|state| HeldReplica {
         range: group.range,
         replica: group.replica,
         conf: state.descriptor.epoch.conf,
         is_empty: state.applied.is_none(),
-        left: state.applied.is_some() && state.descriptor.location(group.replica).is_none(),
+        left: state.applied.is_some()
+            && state.descriptor.location(group.replica).is_none()
+            && !is_led,
     })
 }
 
