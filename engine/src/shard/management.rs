@@ -22,7 +22,7 @@ use crate::cluster::{Ask, NodeRecord, Told, View, record};
 use crate::env::{AsyncRuntime, Clock, Env, Instant, Now, Transport};
 use crate::error::{Error, Fatal};
 use crate::raft;
-use crate::types::Location;
+use crate::types::{Location, ShardId};
 
 /// How often a shard reports, and the manager plans.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
@@ -91,9 +91,13 @@ impl<E: Env> Shard<E> {
         self.inner.management.view.borrow().clone()
     }
 
-    /// Where the replicas of the system range are, as far as is known.
+    /// Where the replicas of the system range are, as far as is known; where the manager was met last.
     pub fn system(&self) -> Vec<Location> {
-        self.inner.management.system.borrow().clone()
+        let mut known = self.inner.known_system();
+        known.extend(self.inner.management.leader.get());
+        known.sort_unstable();
+        known.dedup();
+        known
     }
 
     /// Has `told` called whenever the manager tells a new view.
@@ -181,6 +185,7 @@ impl<E: Env> Inner<E> {
         let mut candidates = vec![self.location];
         candidates.splice(0..0, management.leader.get());
         candidates.extend(self.known_system());
+        candidates.extend(self.acquaintances());
         let mut asked: Vec<Location> = Vec::new();
         while let Some(at) = candidates.iter().find(|at| !asked.contains(at)).copied() {
             if asked.len() == HOPS_MAX {
@@ -300,6 +305,30 @@ impl<E: Env> Inner<E> {
             };
             known.extend(running.replica.with_state(state));
         }
+        known
+    }
+
+    /// Shards that may know where the system range is by now: one that was cut off while all its
+    /// replicas moved knows none of them. First those that were heard of lately, then those of its own
+    /// node.
+    fn acquaintances(&self) -> Vec<Location> {
+        let now = Now::<E>::now();
+        let mut known = Vec::new();
+        for replica in self.replicas() {
+            replica.with_state(|state| {
+                let places = state.descriptor.replicas.iter();
+                known.extend(places.map(|place| place.location));
+            });
+        }
+        known.retain(|at| self.liveness.is_there(*at, now));
+        let node = self.location.node;
+        let own = (0..self.management.node.shards).map(ShardId);
+        known.extend(own.map(|shard| Location { node, shard }));
+        let view = self.management.view.borrow();
+        known.extend(view.nodes.iter().map(|node| Location {
+            node: node.record.id,
+            shard: ShardId(0),
+        }));
         known
     }
 
