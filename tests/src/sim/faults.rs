@@ -153,8 +153,9 @@ fn crash(random: &Random, nodes: u16, _: u16) -> Fault {
     }
 }
 
-/// The way to two leaders, if leases were forgotten at a restart: a node is cut off from another for as long as it takes to campaign, and
-/// a third, whose vote decides, restarts at once.
+/// The way to two leaders, if leases were forgotten at a restart: a leader is cut off from one other for
+/// as long as it takes that one to want to lead. Then it is cut off from the third, too, whose answers
+/// its lease rests on, and which restarts at once: the two must elect nobody before the lease is over.
 fn lonely_restart(random: &Random, nodes: u16) -> Vec<Step> {
     let leader = node(random, nodes);
     let other = leader % nodes + 1;
@@ -163,17 +164,18 @@ fn lonely_restart(random: &Random, nodes: u16) -> Vec<Step> {
         after: Duration::from_millis(ms),
         fault,
     };
-    let links = vec![(leader, other), (other, leader)];
-    let (node, again_after_us) = (third, None);
-    let down_ms = random.between(0, 20);
+    let cut = |from: u16, to: u16| Fault::Cut {
+        links: vec![(from, to), (to, from)],
+    };
     let crash = Fault::Crash {
-        node,
-        down_ms,
-        again_after_us,
+        node: third,
+        down_ms: random.between(0, 20),
+        again_after_us: None,
     };
     vec![
-        step(random.between(500, 1_500), Fault::Cut { links }),
-        step(random.between(550, 1_200), crash),
+        step(random.between(500, 1_500), cut(leader, other)),
+        step(random.between(550, 1_200), cut(leader, third)),
+        step(0, crash),
         step(random.between(300, 900), Fault::Mend),
     ]
 }
