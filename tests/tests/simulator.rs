@@ -50,6 +50,7 @@ fn run_seeds(part: u64) {
     let faults = faults();
     let mut seed = first + (first + part) % 2;
     let (mut runs, mut done, mut restarts, mut snapshots) = (0, 0, 0, 0);
+    let (mut orders, mut disks_lost) = (0, 0);
     loop {
         let more = match until {
             Some(until) => Instant::now() < until,
@@ -62,9 +63,11 @@ fn run_seeds(part: u64) {
             run_or_explain(seed, faults.as_deref()).unwrap_or_else(|what| panic!("{what}"));
         (runs, done, restarts) = (runs + 1, done + report.done, restarts + report.restarts);
         snapshots += report.snapshots;
+        (orders, disks_lost) = (orders + report.orders, disks_lost + report.disks_lost);
         seed += 2;
     }
     println!("{runs} seeds, {done} writes, {restarts} starts, {snapshots} snapshots taken over");
+    println!("{orders} orders followed, {disks_lost} disks lost");
 }
 
 #[test]

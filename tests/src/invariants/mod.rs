@@ -12,16 +12,19 @@ pub mod pairs;
 pub mod progress;
 pub mod registers;
 pub mod replay;
+pub mod replication;
 pub mod session_pairs;
 pub mod snapshots;
 pub mod state_machine;
 pub mod steadiness;
 pub mod tiling;
+pub mod voters;
 
 use std::cell::RefCell;
 
 use rangedb_engine::range::apply::Applied;
 use rangedb_engine::range::state::RangeState;
+use rangedb_engine::types::RangeId;
 use rangedb_engine::wal::{Group, LogEntry};
 
 use crate::sim::cluster::Look;
@@ -33,6 +36,7 @@ struct Entries {
     log: log_matching::Log,
     machine: state_machine::Machine,
     pairs: session_pairs::Pairs,
+    voters: voters::Voters,
     violations: Vec<String>,
 }
 
@@ -52,10 +56,16 @@ pub fn entry_applied(group: Group, entry: &LogEntry, results: &[Applied], state:
             entries.log.check(group, entry),
             entries.machine.check(group, entry, results, state),
             entries.pairs.check(group, entry, results),
+            entries.voters.check(group, entry, state),
         ];
         let found = checks.into_iter().filter_map(Result::err);
         entries.violations.extend(found);
     });
+}
+
+/// Whether each of these ranges has enough voters for the disk of one to be lost.
+pub fn can_spare_a_disk(ranges: impl Iterator<Item = RangeId>, begun_with: usize) -> bool {
+    ENTRIES.with_borrow(|entries| entries.voters.are_enough(ranges, begun_with))
 }
 
 /// Looks at all replicas at one moment.

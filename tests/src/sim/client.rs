@@ -103,14 +103,14 @@ impl SimClient {
         stop: Rc<Cell<bool>>,
     ) -> SimClient {
         let random = Random::new(seed, 1000 + u64::from(number));
-        let cluster_len = cluster.nodes.len();
+        let machines = u64::from(cluster.machines());
         SimClient {
             number,
             cluster,
             seen,
             id: ClientId(u128::from(random.next()) << 64 | u128::from(number)),
             registers: random.between(1, 6),
-            node: Cell::new(1 + random.below(cluster_len as u64)),
+            node: Cell::new(1 + random.below(machines)),
             random,
             stop,
             sequence: Cell::new(0),
@@ -136,7 +136,8 @@ impl SimClient {
         };
         // The leader named may be long gone.
         let named = leader.filter(|_| !self.random.once_in(4));
-        let any = 1 + self.random.below(self.cluster.nodes.len() as u64);
+        let any = 1 + self.random.below(self.cluster.machines().into()) as u16;
+        let any = self.cluster.on(any).map_or(1, |node| u64::from(node.id));
         self.node.set(named.map_or(any, |place| place.node.0));
     }
 

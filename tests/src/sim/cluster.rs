@@ -1,11 +1,13 @@
 //! The nodes of a run and the network between them.
+//!
+//! A node runs on a machine, counted from 1, and has its machine's number as its id until it loses its
+//! disk: then another node, with an id that the cluster gives, runs on the machine.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
-use rangedb_engine::lsm::MemoryDisk;
 use rangedb_engine::shard::RangeStatus;
 
-use super::disk::Platter;
 use super::executor::{self, Host};
 use super::network::Network;
 use super::node::{SimNode, Sizes};
@@ -13,8 +15,10 @@ use super::random::Random;
 
 /// All nodes of a run.
 pub struct Cluster {
-    /// By id, from 1.
-    pub nodes: Vec<Rc<SimNode>>,
+    /// See [`Sizes`].
+    pub sizes: Sizes,
+    /// By machine.
+    nodes: RefCell<Vec<Rc<SimNode>>>,
     /// Between them.
     pub network: Rc<Network>,
 }
@@ -25,31 +29,45 @@ impl Cluster {
         let network = Network::new(Random::new(seed, 4));
         let node = |id| SimNode::new(id, sizes, seed, network.clone());
         Rc::new(Cluster {
-            nodes: (1..=sizes.nodes).map(node).collect(),
+            sizes,
+            nodes: RefCell::new((1..=sizes.nodes).map(node).collect()),
             network: network.clone(),
         })
     }
 
+    /// The node of each machine.
+    pub fn nodes(&self) -> Vec<Rc<SimNode>> {
+        self.nodes.borrow().clone()
+    }
+
+    /// How many machines there are.
+    pub fn machines(&self) -> u16 {
+        self.nodes.borrow().len() as u16
+    }
+
+    /// The node that runs on a machine.
+    pub fn on(&self, machine: u16) -> Option<Rc<SimNode>> {
+        let place = usize::from(machine).checked_sub(1)?;
+        self.nodes.borrow().get(place).cloned()
+    }
+
     /// A node by its id.
-    pub fn node(&self, id: u64) -> Option<&Rc<SimNode>> {
-        self.nodes.get((id as usize).checked_sub(1)?)
+    pub fn node(&self, id: u64) -> Option<Rc<SimNode>> {
+        let nodes = self.nodes.borrow();
+        nodes.iter().find(|node| u64::from(node.id) == id).cloned()
     }
 
-    /// The disks of all logs.
-    pub fn platters(&self) -> impl Iterator<Item = &Rc<Platter>> {
-        self.nodes.iter().flat_map(|node| node.platters())
-    }
-
-    /// The disks of all tables.
-    pub fn table_disks(&self) -> impl Iterator<Item = &Rc<MemoryDisk>> {
-        self.nodes.iter().flat_map(|node| node.table_disks())
+    /// Another node runs on a machine from now on.
+    pub fn replace(&self, node: Rc<SimNode>) {
+        let place = usize::from(node.machine) - 1;
+        self.nodes.borrow_mut()[place] = node;
     }
 
     /// Every replica that runs, as its host sees it now.
     pub fn looks(&self) -> Vec<Look> {
         let executor = executor::current();
         let mut looks = Vec::new();
-        for node in &self.nodes {
+        for node in self.nodes() {
             let (host, shards) = (node.host(), node.shards());
             for shard in shards.iter().flat_map(|shards| shards.iter()) {
                 let ranges = executor.on_host(host, || shard.ranges());

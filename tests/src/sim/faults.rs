@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use rangedb_engine::types::SYSTEM_RANGE;
+
 use super::random::Random;
 
 /// How far the clocks of machines drift apart at most, in millionths: less than what the leases'
@@ -47,6 +49,27 @@ pub enum Fault {
     },
     /// A shard's leaderships are handed over.
     HandOver { node: u16, shard: u16 },
+    /// The machine's disk is gone for good; after a while another node begins there with an empty one.
+    LoseDisk { node: u16, down_ms: u64 },
+    /// A person orders something of the cluster's manager, by way of a node.
+    Order { by: u16, order: Order },
+}
+
+/// An order of a person; nodes by their machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are named for what they are")]
+pub enum Order {
+    /// Another node, or any other, shall lead a range.
+    Lead { range: u64, to: Option<u16> },
+    /// A range's replica shall move to another node, or to another shard of its own.
+    Move {
+        range: u64,
+        from: u16,
+        to: u16,
+        shard: u16,
+    },
+    /// Nodes that are silent for so long are dead, and their replicas are replaced.
+    DeadAfter { seconds: u64 },
 }
 
 /// A fault, and how long after the one before it comes.
@@ -66,7 +89,7 @@ pub struct Faults {
 }
 
 /// Which kinds of faults a seed has.
-const KINDS: [fn(&Random, u16, u16) -> Fault; 14] = [
+const KINDS: [fn(&Random, u16, u16) -> Fault; 18] = [
     crash,
     crash,
     stop,
@@ -81,6 +104,10 @@ const KINDS: [fn(&Random, u16, u16) -> Fault; 14] = [
     loss,
     slow_links,
     hand_over,
+    lead,
+    move_replica,
+    move_replica,
+    dead_after,
 ];
 
 impl Faults {
@@ -117,6 +144,13 @@ impl Faults {
                 let fault = Fault::Mend;
                 steps.push(Step { after, fault });
             }
+        }
+        // A second one might take what the first has left.
+        if nodes > 2 && random.once_in(5) {
+            let at = random.below(steps.len() as u64 + 1) as usize;
+            let after = Duration::from_millis(random.between(1, 1_200));
+            let fault = lose_disk(random, nodes);
+            steps.insert(at, Step { after, fault });
         }
         Faults { steps }
     }
@@ -281,5 +315,49 @@ fn hand_over(random: &Random, nodes: u16, shards: u16) -> Fault {
     Fault::HandOver {
         node: node(random, nodes),
         shard: random.below(u64::from(shards)) as u16,
+    }
+}
+
+fn lose_disk(random: &Random, nodes: u16) -> Fault {
+    let most = if random.once_in(2) { 500 } else { 10_000 };
+    Fault::LoseDisk {
+        node: node(random, nodes),
+        down_ms: random.between(1, most),
+    }
+}
+
+/// One of the ranges that a cluster begins with.
+fn range(random: &Random, shards: u16) -> u64 {
+    SYSTEM_RANGE.0 + random.below(u64::from(shards) + 1)
+}
+
+fn lead(random: &Random, nodes: u16, shards: u16) -> Fault {
+    let to = (!random.once_in(3)).then(|| node(random, nodes));
+    let range = range(random, shards);
+    Fault::Order {
+        by: node(random, nodes),
+        order: Order::Lead { range, to },
+    }
+}
+
+fn move_replica(random: &Random, nodes: u16, shards: u16) -> Fault {
+    let from = node(random, nodes);
+    let stays = shards > 1 && random.once_in(2);
+    let to = if stays { from } else { node(random, nodes) };
+    let order = Order::Move {
+        range: range(random, shards),
+        from,
+        to,
+        shard: random.below(u64::from(shards)) as u16,
+    };
+    let by = node(random, nodes);
+    Fault::Order { by, order }
+}
+
+fn dead_after(random: &Random, nodes: u16, _: u16) -> Fault {
+    let seconds = random.between(1, 8);
+    Fault::Order {
+        by: node(random, nodes),
+        order: Order::DeadAfter { seconds },
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rangedb_engine::env::Transport;
 use rangedb_engine::shard::Shard;
-use rangedb_engine::types::Location;
+use rangedb_engine::types::{Location, NodeId};
 use tokio::sync::oneshot;
 
 use super::executor::{self, Host, OUTSIDE};
@@ -42,10 +42,12 @@ struct Sent {
 pub struct Network {
     random: Random,
     attached: RefCell<BTreeMap<Location, Attached>>,
-    /// Pairs of nodes of which the first cannot reach the second.
-    cut: RefCell<BTreeSet<(u64, u64)>>,
-    /// The longest that a message from the first node to the second takes, in microseconds.
-    slow: RefCell<BTreeMap<(u64, u64), u64>>,
+    /// On which machine a node runs.
+    machines: RefCell<BTreeMap<NodeId, u16>>,
+    /// Pairs of machines of which the first cannot reach the second.
+    cut: RefCell<BTreeSet<(u16, u16)>>,
+    /// The longest that a message from the first machine to the second takes, in microseconds.
+    slow: RefCell<BTreeMap<(u16, u16), u64>>,
     /// What is under way from one shard to another; a link with an entry has a task.
     under_way: RefCell<BTreeMap<(Location, Location), VecDeque<Sent>>>,
     /// One message in so many is lost; 0: none.
@@ -60,6 +62,7 @@ impl Network {
         Rc::new(Network {
             random,
             attached: RefCell::default(),
+            machines: RefCell::default(),
             cut: RefCell::default(),
             slow: RefCell::default(),
             under_way: RefCell::default(),
@@ -74,6 +77,18 @@ impl Network {
         SimLink { network, from }
     }
 
+    /// A node is on a machine.
+    pub fn place(&self, node: NodeId, machine: u16) {
+        self.machines.borrow_mut().insert(node, machine);
+    }
+
+    /// The machines of two shards.
+    fn machines(&self, from: Location, to: Location) -> (u16, u16) {
+        let machines = self.machines.borrow();
+        let machine = |at: Location| machines.get(&at.node).copied().unwrap_or_default();
+        (machine(from), machine(to))
+    }
+
     /// A shard answers from now on.
     pub fn attach(&self, at: Location, host: Host, shard: Shard<SimEnv>) {
         self.attached
@@ -82,20 +97,19 @@ impl Network {
     }
 
     /// A node is gone.
-    pub fn detach(&self, node: u16) {
+    pub fn detach(&self, node: NodeId) {
         let mut attached = self.attached.borrow_mut();
-        attached.retain(|at, _| at.node.0 != u64::from(node));
+        attached.retain(|at, _| at.node != node);
     }
 
     /// From now on `from` cannot reach `to`.
     pub fn cut(&self, from: u16, to: u16) {
-        self.cut.borrow_mut().insert((from.into(), to.into()));
+        self.cut.borrow_mut().insert((from, to));
     }
 
     /// From now on a message from `from` to `to` takes up to so many microseconds.
     pub fn slow_down(&self, from: u16, to: u16, delay_max_us: u64) {
-        let link = (from.into(), to.into());
-        self.slow.borrow_mut().insert(link, delay_max_us);
+        self.slow.borrow_mut().insert((from, to), delay_max_us);
     }
 
     /// All cuts are mended.
@@ -112,14 +126,14 @@ impl Network {
     }
 
     fn delay(&self, from: Location, to: Location) -> Duration {
-        let link = (from.node.0, to.node.0);
+        let link = self.machines(from, to);
         let most = self.slow.borrow().get(&link).copied();
         Duration::from_micros(self.random.between(20, most.unwrap_or(DELAY_MAX_US)))
     }
 
     /// Whether a message that would arrive now does.
     fn arrives(&self, from: Location, to: Location) -> bool {
-        let is_cut = self.cut.borrow().contains(&(from.node.0, to.node.0));
+        let is_cut = self.cut.borrow().contains(&self.machines(from, to));
         let loss = self.loss_one_in.get();
         !is_cut && (loss == 0 || !self.random.once_in(loss))
     }

@@ -52,19 +52,38 @@ struct Medium {
 
 /// A node and its disks.
 pub struct SimNode {
-    /// Its id, from 1.
+    /// Its id.
     pub id: u16,
+    /// The machine on which it runs, from 1; the id of the first node there.
+    pub machine: u16,
     /// See [`Sizes`].
     pub sizes: Sizes,
+    seed: u64,
     network: Rc<Network>,
     /// The node's wall clock.
     pub clock: SimClock,
     media: Vec<Medium>,
+    /// How often a node was started on the machine.
     lives: Cell<u16>,
+    /// The disk is gone, and the node with it: only another can run on the machine.
+    is_lost: Cell<bool>,
     running: RefCell<Option<Rc<Vec<Shard<SimEnv>>>>>,
     fatal: Rc<RefCell<Option<String>>>,
     /// Where it believes the system range to be; on disk in a real node.
     system: Rc<RefCell<Vec<Location>>>,
+}
+
+/// A stream of randomness of one shard of a node.
+fn purpose(kind: u64, id: u16, shard: u16) -> u64 {
+    kind * 100 + u64::from(id) * 10 + u64::from(shard)
+}
+
+fn empty_media(id: u16, sizes: Sizes, seed: u64) -> Vec<Medium> {
+    let medium = |shard| Medium {
+        platter: Platter::new(Random::new(seed, purpose(1, id, shard))),
+        tables: Rc::default(),
+    };
+    (0..sizes.shards).map(medium).collect()
 }
 
 /// The key at which the second shard's range begins, and so on: one letter each.
@@ -75,18 +94,17 @@ pub fn border(shard: u16) -> Vec<u8> {
 impl SimNode {
     /// A node that has never run.
     pub fn new(id: u16, sizes: Sizes, seed: u64, network: Rc<Network>) -> Rc<SimNode> {
-        let purpose = |kind: u64, shard: u16| kind * 100 + u64::from(id) * 10 + u64::from(shard);
-        let media = (0..sizes.shards).map(|shard| Medium {
-            platter: Platter::new(Random::new(seed, purpose(1, shard))),
-            tables: Rc::default(),
-        });
+        network.place(NodeId(id.into()), id);
         Rc::new(SimNode {
             id,
+            machine: id,
             sizes,
+            seed,
             network,
-            clock: SimClock::new(Random::new(seed, purpose(2, 0))),
-            media: media.collect(),
+            clock: SimClock::new(Random::new(seed, purpose(2, id, 0))),
+            media: empty_media(id, sizes, seed),
             lives: Cell::new(0),
+            is_lost: Cell::new(false),
             running: RefCell::default(),
             fatal: Rc::default(),
             system: Rc::new(RefCell::new(vec![Location {
@@ -94,6 +112,37 @@ impl SimNode {
                 shard: ShardId(0),
             }])),
         })
+    }
+
+    /// The node that runs on the machine of this one, which has lost its disk, under the id that the
+    /// cluster has given it, and told where the system range is.
+    pub fn successor(&self, id: u16, system: Vec<Location>) -> Rc<SimNode> {
+        self.network.place(NodeId(id.into()), self.machine);
+        Rc::new(SimNode {
+            id,
+            machine: self.machine,
+            sizes: self.sizes,
+            seed: self.seed,
+            network: self.network.clone(),
+            clock: self.clock.clone(),
+            media: empty_media(id, self.sizes, self.seed),
+            lives: self.lives.clone(),
+            is_lost: Cell::new(false),
+            running: RefCell::default(),
+            fatal: Rc::default(),
+            system: Rc::new(RefCell::new(system)),
+        })
+    }
+
+    /// The node is gone with its disk.
+    pub fn lose_disk(&self) {
+        self.crash();
+        self.is_lost.set(true);
+    }
+
+    /// Whether it has lost its disk.
+    pub fn is_lost(&self) -> bool {
+        self.is_lost.get()
     }
 
     /// The disks of the logs.
@@ -108,7 +157,7 @@ impl SimNode {
 
     /// The node's present life.
     pub fn host(&self) -> Host {
-        Host::of(self.id, self.lives.get())
+        Host::of(self.machine, self.lives.get())
     }
 
     /// The shards, if the node runs.
@@ -189,7 +238,7 @@ impl SimNode {
     fn record(&self) -> NodeRecord {
         NodeRecord {
             id: NodeId(u64::from(self.id)),
-            address: format!("node-{}", self.id),
+            address: format!("machine-{}", self.machine),
             http: String::new(),
             shards: self.sizes.shards,
             life: NodeRecord::life(u64::from(self.lives.get()), 0),
@@ -198,7 +247,8 @@ impl SimNode {
         }
     }
 
-    fn location(&self, shard: u16) -> Location {
+    /// Where one of its shards is.
+    pub fn location(&self, shard: u16) -> Location {
         Location {
             node: NodeId(u64::from(self.id)),
             shard: ShardId(shard),
@@ -206,7 +256,7 @@ impl SimNode {
     }
 
     fn initial(&self, shard: u16) -> Vec<InitialRange> {
-        if self.sizes.grows && self.id != 1 {
+        if self.id != self.machine || self.sizes.grows && self.id != 1 {
             return Vec::new();
         }
         let start = if shard == 0 {
@@ -255,23 +305,18 @@ impl SimNode {
         }
     }
 
-    /// Its clock runs too fast by so many millionths; before its first start.
-    pub fn drift(&self, millionths: i64) {
-        executor::current().set_drift(self.id, millionths);
-    }
-
     /// The process does not run for a while.
     pub async fn pause(&self, time: Duration) {
-        executor::current().pause(self.id);
+        executor::current().pause(self.machine);
         SimRuntime::sleep(time).await;
-        executor::current().resume(self.id);
+        executor::current().resume(self.machine);
     }
 
     /// The power goes: everything in memory is gone, writes in flight meet their fate.
     pub fn crash(&self) {
         let shards = self.running.borrow_mut().take();
-        self.network.detach(self.id);
-        executor::current().resume(self.id);
+        self.network.detach(NodeId(self.id.into()));
+        executor::current().resume(self.machine);
         executor::current().crash(self.host());
         drop(shards);
         self.platters().for_each(|platter| platter.crash());
@@ -299,7 +344,7 @@ impl SimNode {
             let _ = sender.send(());
         });
         let stopped = receiver.await.is_ok();
-        self.network.detach(self.id);
+        self.network.detach(NodeId(self.id.into()));
         executor::current().crash(self.host());
         stopped
     }

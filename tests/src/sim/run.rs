@@ -6,29 +6,25 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rangedb_engine::env::AsyncRuntime;
+use rangedb_engine::types::{RangeId, SYSTEM_RANGE};
 
 use super::client::SimClient;
 use super::cluster::Cluster;
 use super::executor::{self, Executor, OUTSIDE, OnHost};
 use super::faults::{Fault, Faults};
 use super::node::{SimNode, Sizes};
+use super::operator;
 use super::random::Random;
 use super::runtime::SimRuntime;
 use super::seen::Seen;
 use crate::invariants::{self, Watch};
 
 /// A node that has not started after this is waiting for room on its disk.
-const START_PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const START_PATIENCE: Duration = Duration::from_secs(120);
 /// All replicas are looked at so often.
-const LOOK_EVERY: Duration = Duration::from_millis(3);
-/// When faults are over, clients have ended what they do after this: a try and a give-up.
-const CLIENTS_END_WITHIN: Duration = Duration::from_secs(14);
-/// After this the cluster has converged.
-const CONVERGES_WITHIN: Duration = Duration::from_secs(10);
-/// A node does not hear a leader for so long.
-const DEAF: Duration = Duration::from_secs(3);
-/// Meanwhile it is looked so often who leads.
-const DEAF_LOOKS: u32 = 30;
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(3);
+/// A disk is not lost before every range can do without it; that is waited for so long.
+const SPARE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a run came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +37,10 @@ pub struct Report {
     pub failed: u64,
     /// Crashes and stops.
     pub restarts: u64,
+    /// Orders of a person that were followed.
+    pub orders: u64,
+    /// Disks that were lost.
+    pub disks_lost: u64,
     /// Replicas that took over a snapshot, at the end.
     pub snapshots: u64,
     /// What must not have happened.
@@ -111,6 +111,8 @@ pub fn run_with(seed: u64, faults: &Faults) -> Result<Report, String> {
         clients: drawn.clients,
         seed,
         restarts: Cell::new(0),
+        orders: Cell::new(0),
+        disks_lost: Cell::new(0),
         busy: RefCell::default(),
     });
     let ended = executor.block_on(story.clone().tell());
@@ -119,6 +121,8 @@ pub fn run_with(seed: u64, faults: &Faults) -> Result<Report, String> {
         done: seen.done.get(),
         failed: seen.failed.get(),
         restarts: story.restarts.get(),
+        orders: story.orders.get(),
+        disks_lost: story.disks_lost.get(),
         snapshots: seen.snapshots.get(),
         violations: seen.violations.borrow().clone(),
     };
@@ -126,16 +130,19 @@ pub fn run_with(seed: u64, faults: &Faults) -> Result<Report, String> {
     ended.map(|()| report)
 }
 
-struct Story {
-    cluster: Rc<Cluster>,
-    seen: Rc<Seen>,
-    random: Random,
+/// A run on its way.
+pub(super) struct Story {
+    pub(super) cluster: Rc<Cluster>,
+    pub(super) seen: Rc<Seen>,
+    pub(super) random: Random,
     faults: Faults,
     clients: u32,
     seed: u64,
     restarts: Cell<u64>,
+    orders: Cell<u64>,
+    disks_lost: Cell<u64>,
     /// Nodes that are down, start, or are paused: nothing else happens to them.
-    busy: RefCell<BTreeSet<u16>>,
+    pub(super) busy: RefCell<BTreeSet<u16>>,
 }
 
 impl Story {
@@ -146,8 +153,8 @@ impl Story {
                 executor::current().set_drift(node, millionths);
             }
         }
-        for node in &self.cluster.nodes {
-            self.start(node, false).await;
+        for node in self.cluster.nodes() {
+            self.start(&node, false).await;
         }
         for number in 0..self.clients {
             self.seen.clients.set(self.seen.clients.get() + 1);
@@ -159,9 +166,9 @@ impl Story {
         for step in &self.faults.steps {
             SimRuntime::sleep(step.after).await;
             self.happen(&step.fault).await;
-            for node in &self.cluster.nodes {
-                if node.fatal().is_some() && !self.is_busy(node) {
-                    self.while_busy(node, |story, node| async move {
+            for node in self.cluster.nodes() {
+                if node.fatal().is_some() && !self.is_busy(&node) {
+                    self.while_busy(&node, |story, node| async move {
                         story.after_fatal(&node).await;
                     });
                 }
@@ -180,7 +187,7 @@ impl Story {
         watched.set(true);
     }
 
-    fn client(&self, number: u32, stop: &Rc<Cell<bool>>) -> SimClient {
+    pub(super) fn client(&self, number: u32, stop: &Rc<Cell<bool>>) -> SimClient {
         let (cluster, seen) = (self.cluster.clone(), self.seen.clone());
         SimClient::new(number, cluster, seen, self.seed, stop.clone())
     }
@@ -197,7 +204,7 @@ impl Story {
     }
 
     fn is_busy(&self, node: &SimNode) -> bool {
-        self.busy.borrow().contains(&node.id)
+        self.busy.borrow().contains(&node.machine)
     }
 
     /// Does something to a node that takes its time, while the story goes on.
@@ -206,17 +213,26 @@ impl Story {
         node: &Rc<SimNode>,
         work: impl FnOnce(Rc<Story>, Rc<SimNode>) -> F,
     ) {
-        self.busy.borrow_mut().insert(node.id);
-        let (story, id) = (self.clone(), node.id);
+        self.busy.borrow_mut().insert(node.machine);
+        let (story, machine) = (self.clone(), node.machine);
         let work = work(self.clone(), node.clone());
         executor::current().spawn_on(OUTSIDE, async move {
             work.await;
-            story.busy.borrow_mut().remove(&id);
+            story.busy.borrow_mut().remove(&machine);
         });
     }
 
-    async fn start(&self, node: &Rc<SimNode>, after_clean_stop: bool) {
+    /// Starts a node, or the one that takes the place of one that has lost its disk.
+    pub(super) async fn start(&self, node: &Rc<SimNode>, after_clean_stop: bool) {
         self.restarts.set(self.restarts.get() + 1);
+        let mut node = node.clone();
+        if node.is_lost() {
+            let token = u128::from(self.seed);
+            match operator::enroll(&self.cluster, &node, token).await {
+                Some(successor) => node = successor,
+                None => return,
+            }
+        }
         let started = SimRuntime::timeout(START_PATIENCE, node.start());
         if started.await.is_err() && node.fatal().is_none() {
             // With a full disk a long log cannot be applied; with room again the start goes on.
@@ -232,7 +248,7 @@ impl Story {
             return;
         };
         // Others may have sent entries already.
-        if after_clean_stop && self.cluster.nodes.len() == 1 {
+        if after_clean_stop && self.cluster.machines() == 1 {
             for shard in shards.iter() {
                 let ranges = executor::current().on_host(node.host(), || shard.ranges());
                 invariants::replay::check_after_clean_stop(&self.seen, &ranges);
@@ -258,6 +274,14 @@ impl Story {
                 links.iter().for_each(slow);
             }
             Fault::Drift { .. } => {}
+            Fault::Order { by, order } => {
+                let (story, by, order) = (self.clone(), *by, *order);
+                executor::current().spawn_on(OUTSIDE, async move {
+                    let is_followed = operator::order(&story.cluster, order, by).await;
+                    let before = story.orders.get();
+                    story.orders.set(before + u64::from(is_followed));
+                });
+            }
             Fault::Crash { node, .. }
             | Fault::Stop { node }
             | Fault::Pause { node, .. }
@@ -265,8 +289,9 @@ impl Story {
             | Fault::WriteError { node, .. }
             | Fault::FullDisk { node, .. }
             | Fault::SlowDisk { node, .. }
-            | Fault::HandOver { node, .. } => {
-                let node = self.cluster.node(u64::from(*node)).cloned();
+            | Fault::HandOver { node, .. }
+            | Fault::LoseDisk { node, .. } => {
+                let node = self.cluster.on(*node);
                 if let Some(node) = node.filter(|node| !self.is_busy(node)) {
                     self.happen_to(&node, fault);
                 }
@@ -291,6 +316,16 @@ impl Story {
                 }
                 story.start(&node, false).await;
             }),
+            Fault::LoseDisk { down_ms, .. } => {
+                self.while_busy(node, move |story, node| async move {
+                    if story.can_spare_a_disk().await {
+                        node.lose_disk();
+                        story.disks_lost.set(story.disks_lost.get() + 1);
+                        SimRuntime::sleep(Duration::from_millis(down_ms)).await;
+                        story.start(&node, false).await;
+                    }
+                })
+            }
             Fault::Stop { .. } => self.while_busy(node, |story, node| async move {
                 story.stop_and_start(&node).await;
             }),
@@ -323,6 +358,26 @@ impl Story {
         }
     }
 
+    /// Waits until no range loses what only one disk has, or until that takes too long.
+    async fn can_spare_a_disk(&self) -> bool {
+        let Sizes {
+            nodes,
+            shards,
+            grows,
+            ..
+        } = self.cluster.sizes;
+        let begun_with = if grows { 1 } else { usize::from(nodes) };
+        let ranges = || (0..=u64::from(shards)).map(|range| RangeId(SYSTEM_RANGE.0 + range));
+        let until = executor::current().now() + SPARE_PATIENCE;
+        while executor::current().now() < until {
+            if invariants::can_spare_a_disk(ranges(), begun_with) {
+                return true;
+            }
+            SimRuntime::sleep(LOOK_EVERY).await;
+        }
+        false
+    }
+
     async fn stop_and_start(&self, node: &Rc<SimNode>) {
         let stopped = SimRuntime::timeout(START_PATIENCE, node.stop()).await;
         if node.fatal().is_some() {
@@ -337,7 +392,7 @@ impl Story {
     }
 
     /// A node has stopped by itself: it must have had a reason, and the process is gone.
-    async fn after_fatal(&self, node: &Rc<SimNode>) {
+    pub(super) async fn after_fatal(&self, node: &Rc<SimNode>) {
         let why = node.fatal().unwrap_or_default();
         if !node.platters().any(|platter| platter.has_failed.get()) {
             self.seen
@@ -349,110 +404,5 @@ impl Story {
             platter.has_failed.set(false);
         }
         self.start(node, false).await;
-    }
-
-    /// No more faults, and all nodes run.
-    async fn heal(&self) {
-        self.cluster.network.heal();
-        let begun = executor::current().now();
-        while !self.busy.borrow().is_empty() {
-            SimRuntime::sleep(LOOK_EVERY).await;
-            // One that waits for room at its start waits for long.
-            if executor::current().now() - begun > 4 * START_PATIENCE {
-                let busy = self.busy.borrow().clone();
-                return self.seen.violation(format!("nodes {busy:?} hang"));
-            }
-        }
-        for node in &self.cluster.nodes {
-            for platter in node.platters() {
-                platter.writes_until_failure.set(None);
-                platter.latency_max_us.set(300);
-            }
-            node.table_disks().for_each(|disk| disk.full.set(false));
-            if node.fatal().is_some() {
-                self.after_fatal(node).await;
-            }
-            if node.shards().is_none() {
-                node.crash();
-                self.start(node, false).await;
-            }
-            if node.shards().is_none() {
-                let why = node.fatal().unwrap_or_else(|| "it hangs".to_owned());
-                self.seen
-                    .violation(format!("the node does not start: {why}"));
-            }
-        }
-    }
-
-    async fn check(self: &Rc<Story>) {
-        let clients = async {
-            while self.seen.clients.get() > 0 {
-                SimRuntime::sleep(LOOK_EVERY).await;
-            }
-        };
-        if SimRuntime::timeout(CLIENTS_END_WITHIN, clients)
-            .await
-            .is_err()
-        {
-            self.seen.violation("a client does not end".to_owned());
-        }
-        for node in &self.cluster.nodes {
-            if let Some(why) = node.fatal() {
-                self.seen
-                    .violation(format!("the node stopped without a reason: {why}"));
-            }
-        }
-        let reader = self.client(u32::MAX, &Rc::default());
-        let keys: Vec<String> = self.seen.counters.borrow().keys().cloned().collect();
-        for key in keys {
-            let Some(value) = reader.read_patiently(&key).await else {
-                return self.seen.violation(format!("{key} cannot be read"));
-            };
-            let value = value.unwrap_or_else(|| "0".to_owned());
-            invariants::counters::check(&self.seen, &key, value.parse().unwrap_or(i64::MIN));
-        }
-        reader.scan_pairs().await;
-        reader.scan_snapshots_again().await;
-        invariants::registers::check(&self.seen);
-        self.check_convergence().await;
-        if self.cluster.nodes.len() > 2 && !self.seen.is_violated() {
-            self.check_steadiness().await;
-        }
-    }
-
-    async fn check_convergence(&self) {
-        let until = executor::current().now() + CONVERGES_WITHIN;
-        while let Some(missing) = invariants::convergence::missing(&self.cluster.looks()) {
-            if executor::current().now() > until {
-                return self.seen.violation(format!("no convergence: {missing}"));
-            }
-            SimRuntime::sleep(LOOK_EVERY).await;
-        }
-        let looks = self.cluster.looks();
-        invariants::tiling::check_whole(&self.seen, &looks);
-        // A shard begins with two replicas at most.
-        let taken_over = looks.iter().filter(|look| look.status.data_id.0 > 2);
-        self.seen.snapshots.set(taken_over.count() as u64);
-    }
-
-    /// One node does not hear another for a while.
-    async fn check_steadiness(&self) {
-        let network = &self.cluster.network;
-        let count = self.cluster.nodes.len() as u64;
-        let leader = self.random.below(count) as u16 + 1;
-        let deaf = (u64::from(leader) + self.random.below(count - 1)) % count + 1;
-        let mut before = invariants::steadiness::led(&self.cluster.looks(), leader);
-        network.cut(leader, deaf as u16);
-        if self.random.once_in(2) {
-            network.cut(deaf as u16, leader);
-        }
-        for _ in 0..DEAF_LOOKS {
-            SimRuntime::sleep(DEAF / DEAF_LOOKS).await;
-            let looks = self.cluster.looks();
-            invariants::steadiness::leave_out_handed_on(&mut before, &looks, [leader, deaf as u16]);
-        }
-        let after = invariants::steadiness::led(&self.cluster.looks(), deaf as u16);
-        network.heal();
-        invariants::steadiness::check(&self.seen, &before, &after);
     }
 }

@@ -1,0 +1,37 @@
+//! When all faults are over each range has as many voters as it should, each on a node of its own that
+//! runs, and no other replicas; and the manager knows it.
+
+use std::collections::BTreeSet;
+
+use rangedb_engine::cluster::{View, placement};
+use rangedb_engine::types::{NodeId, RangeId, ReplicaId};
+
+use super::voters::ENOUGH;
+use crate::sim::cluster::Look;
+
+/// Why a range is not as it should be; `None` if all are. By the manager's view, and by what is there.
+pub fn missing(view: &View, nodes: &[NodeId], looks: &[Look]) -> Option<String> {
+    let (voters_wanted, all_wanted) = placement::wanted(nodes.len(), ENOUGH);
+    for range in &view.ranges {
+        let id = range.descriptor.range;
+        let places = &range.descriptor.replicas;
+        let mut on: BTreeSet<NodeId> = places.iter().map(|place| place.location.node).collect();
+        on.retain(|node| nodes.contains(node));
+        let is_whole = range.voters.len() == voters_wanted
+            && places.len() == all_wanted
+            && on.len() == all_wanted
+            && !range.under_replicated
+            && !range.unavailable;
+        let listed: BTreeSet<ReplicaId> = places.iter().map(|place| place.replica).collect();
+        let there = looks.iter().filter(|look| look.status.route.range == id);
+        let there: BTreeSet<ReplicaId> = there.map(|look| look.status.replica).collect();
+        if !is_whole || listed != there {
+            let known = view.nodes.iter().map(|node| (node.record.id, node.state));
+            let known: Vec<_> = known.collect();
+            return Some(format!("{range:?}, there are {there:?}, nodes {known:?}"));
+        }
+    }
+    let known: BTreeSet<RangeId> = view.ranges.iter().map(|r| r.descriptor.range).collect();
+    let there: BTreeSet<RangeId> = looks.iter().map(|look| look.status.route.range).collect();
+    (known != there).then(|| format!("the manager knows {known:?}, there are {there:?}"))
+}

@@ -1,0 +1,179 @@
+//! The end of a run: the faults are over, everything runs, and the cluster must come to rest with all
+//! that was acknowledged and with all replicas that it should have.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use rangedb_engine::cluster::{Ask, Told};
+use rangedb_engine::env::AsyncRuntime;
+use rangedb_engine::types::NodeId;
+
+use super::executor;
+use super::node::SimNode;
+use super::operator;
+use super::run::{LOOK_EVERY, START_PATIENCE, Story};
+use super::runtime::SimRuntime;
+use crate::invariants;
+
+/// When faults are over, clients have ended what they do after this: a try and a give-up.
+const CLIENTS_END_WITHIN: Duration = Duration::from_secs(14);
+/// After this the cluster has converged.
+const CONVERGES_WITHIN: Duration = Duration::from_secs(10);
+/// And after this every range has all its replicas again.
+const RESTORES_WITHIN: Duration = Duration::from_secs(60);
+/// It is looked so often whether it has.
+const REPLICATION_LOOK: Duration = Duration::from_millis(100);
+/// A node does not hear a leader for so long.
+const DEAF: Duration = Duration::from_secs(3);
+/// Meanwhile it is looked so often who leads.
+const DEAF_LOOKS: u32 = 30;
+
+impl Story {
+    /// No more faults, and all nodes run.
+    pub(super) async fn heal(&self) {
+        self.cluster.network.heal();
+        let begun = executor::current().now();
+        while !self.busy.borrow().is_empty() {
+            SimRuntime::sleep(LOOK_EVERY).await;
+            // One that waits for room at its start waits for long.
+            if executor::current().now() - begun > 4 * START_PATIENCE {
+                let busy = self.busy.borrow().clone();
+                return self.seen.violation(format!("nodes {busy:?} hang"));
+            }
+        }
+        // One that takes another's place needs those that were there before.
+        let mut nodes = self.cluster.nodes();
+        nodes.sort_by_key(|node| node.is_lost());
+        for node in &nodes {
+            self.heal_node(node).await;
+        }
+        for node in self.cluster.nodes() {
+            if node.shards().is_none() {
+                let why = node.fatal().unwrap_or_else(|| "it hangs".to_owned());
+                self.seen
+                    .violation(format!("the node does not start: {why}"));
+            }
+        }
+    }
+
+    async fn heal_node(&self, node: &Rc<SimNode>) {
+        for platter in node.platters() {
+            platter.writes_until_failure.set(None);
+            platter.latency_max_us.set(300);
+        }
+        node.table_disks().for_each(|disk| disk.full.set(false));
+        if node.fatal().is_some() {
+            self.after_fatal(node).await;
+        }
+        let now = self.cluster.on(node.machine);
+        if let Some(node) = now.filter(|node| node.shards().is_none()) {
+            node.crash();
+            self.start(&node, false).await;
+        }
+    }
+
+    pub(super) async fn check(self: &Rc<Story>) {
+        let clients = async {
+            while self.seen.clients.get() > 0 {
+                SimRuntime::sleep(LOOK_EVERY).await;
+            }
+        };
+        if SimRuntime::timeout(CLIENTS_END_WITHIN, clients)
+            .await
+            .is_err()
+        {
+            self.seen.violation("a client does not end".to_owned());
+        }
+        for node in self.cluster.nodes() {
+            if let Some(why) = node.fatal() {
+                self.seen
+                    .violation(format!("the node stopped without a reason: {why}"));
+            }
+        }
+        self.read_back().await;
+        invariants::registers::check(&self.seen);
+        self.check_convergence().await;
+        if self.cluster.machines() > 2 && !self.seen.is_violated() {
+            self.check_replication().await;
+            // Others lead by now, of what was made anew.
+            self.read_back().await;
+            self.check_convergence().await;
+        }
+        if self.cluster.machines() > 2 && !self.seen.is_violated() {
+            self.check_steadiness().await;
+        }
+    }
+
+    /// What was acknowledged is there.
+    async fn read_back(&self) {
+        let reader = self.client(u32::MAX, &Rc::default());
+        let keys: Vec<String> = self.seen.counters.borrow().keys().cloned().collect();
+        for key in keys {
+            let Some(value) = reader.read_patiently(&key).await else {
+                return self.seen.violation(format!("{key} cannot be read"));
+            };
+            let value = value.unwrap_or_else(|| "0".to_owned());
+            invariants::counters::check(&self.seen, &key, value.parse().unwrap_or(i64::MIN));
+        }
+        reader.scan_pairs().await;
+        reader.scan_snapshots_again().await;
+    }
+
+    /// Every range gets all its replicas.
+    async fn check_replication(&self) {
+        let until = executor::current().now() + RESTORES_WITHIN;
+        loop {
+            let nodes = self.cluster.nodes();
+            let told = operator::ask(&nodes[0], Ask::View).await;
+            let missing = match told {
+                Some(Told::View(view)) => {
+                    let nodes: Vec<NodeId> =
+                        nodes.iter().map(|node| node.location(0).node).collect();
+                    invariants::replication::missing(&view, &nodes, &self.cluster.looks())
+                }
+                told => Some(format!("the manager says {told:?}")),
+            };
+            let Some(missing) = missing else { return };
+            if executor::current().now() > until {
+                return self.seen.violation(format!("no replication: {missing}"));
+            }
+            SimRuntime::sleep(REPLICATION_LOOK).await;
+        }
+    }
+
+    async fn check_convergence(&self) {
+        let until = executor::current().now() + CONVERGES_WITHIN;
+        while let Some(missing) = invariants::convergence::missing(&self.cluster.looks()) {
+            if executor::current().now() > until {
+                return self.seen.violation(format!("no convergence: {missing}"));
+            }
+            SimRuntime::sleep(LOOK_EVERY).await;
+        }
+        let looks = self.cluster.looks();
+        invariants::tiling::check_whole(&self.seen, &looks);
+        // A shard begins with two replicas at most.
+        let taken_over = looks.iter().filter(|look| look.status.data_id.0 > 2);
+        self.seen.snapshots.set(taken_over.count() as u64);
+    }
+
+    /// One node does not hear another for a while.
+    async fn check_steadiness(&self) {
+        let network = &self.cluster.network;
+        let count = u64::from(self.cluster.machines());
+        let leader = self.random.below(count) as u16 + 1;
+        let deaf = (u64::from(leader) + self.random.below(count - 1)) % count + 1;
+        let mut before = invariants::steadiness::led(&self.cluster.looks(), leader);
+        network.cut(leader, deaf as u16);
+        if self.random.once_in(2) {
+            network.cut(deaf as u16, leader);
+        }
+        for _ in 0..DEAF_LOOKS {
+            SimRuntime::sleep(DEAF / DEAF_LOOKS).await;
+            let looks = self.cluster.looks();
+            invariants::steadiness::leave_out_handed_on(&mut before, &looks, [leader, deaf as u16]);
+        }
+        let after = invariants::steadiness::led(&self.cluster.looks(), deaf as u16);
+        network.heal();
+        invariants::steadiness::check(&self.seen, &before, &after);
+    }
+}

@@ -1,0 +1,89 @@
+//! What a person does in a run: gives orders to the cluster's manager, and puts a new node in the place
+//! of one that has lost its disk.
+//!
+//! Orders go the way of those of the command line: to any node that runs, which finds the manager. An
+//! order that is refused or lost is not given again.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use rangedb_engine::cluster::{Ask, Told};
+use rangedb_engine::env::AsyncRuntime;
+use rangedb_engine::shard::Shard;
+use rangedb_engine::types::{Location, NodeId, RangeId, ShardId};
+
+use super::cluster::Cluster;
+use super::executor::{self, OnHost};
+use super::faults::Order;
+use super::node::SimNode;
+use super::runtime::SimRuntime;
+
+/// An answer is waited for so long.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A new node asks for its place so long, and again after this.
+const ENROLL_PATIENCE: Duration = Duration::from_secs(20);
+const ENROLL_AGAIN: Duration = Duration::from_millis(100);
+
+/// Asks the manager by way of a node. `None`: there is no answer.
+pub async fn ask(node: &SimNode, ask: Ask) -> Option<Told> {
+    let shard = node.shards()?.first()?.clone();
+    let asked = OnHost::new(node.host(), async move { shard.manage(ask).await });
+    SimRuntime::timeout(PATIENCE, asked).await.ok()?.ok()
+}
+
+/// Gives an order; says whether it is followed.
+pub async fn order(cluster: &Cluster, order: Order, by: u16) -> bool {
+    let id = |machine: u16| {
+        let node = cluster.on(machine);
+        NodeId(node.map_or(0, |node| u64::from(node.id)))
+    };
+    let what = match order {
+        Order::Lead { range, to } => Ask::TransferLeader {
+            range: RangeId(range),
+            to: to.map(id),
+        },
+        Order::Move {
+            range,
+            from,
+            to,
+            shard,
+        } => Ask::MoveReplica {
+            range: RangeId(range),
+            from: id(from),
+            to: Location {
+                node: id(to),
+                shard: ShardId(shard),
+            },
+        },
+        Order::DeadAfter { seconds } => Ask::Set {
+            name: "dead-after".to_owned(),
+            value: format!("{seconds}s"),
+        },
+    };
+    if let Some(node) = cluster.on(by) {
+        return matches!(ask(&node, what).await, Some(Told::Done));
+    }
+    false
+}
+
+/// Finds a place in the cluster for a new node on the machine of one that has lost its disk; the same
+/// token finds the same place.
+pub async fn enroll(cluster: &Cluster, lost: &SimNode, token: u128) -> Option<Rc<SimNode>> {
+    let until = executor::current().now() + ENROLL_PATIENCE;
+    while executor::current().now() < until {
+        for node in cluster.nodes() {
+            let shards = node.shards();
+            let Some(shard) = shards.as_ref().and_then(|shards| shards.first()) else {
+                continue;
+            };
+            if let Some(Told::Joined(id)) = ask(&node, Ask::Join { token }).await {
+                let system = executor::current().on_host(node.host(), || Shard::system(shard));
+                let successor = lost.successor(id.0 as u16, system);
+                cluster.replace(successor.clone());
+                return Some(successor);
+            }
+        }
+        SimRuntime::sleep(ENROLL_AGAIN).await;
+    }
+    None
+}
