@@ -77,6 +77,8 @@ pub struct Group<E: Env> {
     pub(super) handed_over: Cell<u64>,
     /// Whether its node stops: it wants to lead no more.
     pub(super) leaves: Cell<bool>,
+    /// See [`Group::dozes`].
+    dozes: Cell<bool>,
 }
 
 /// What a replica is in its group.
@@ -172,6 +174,7 @@ impl<E: Env> RaftGroup<E> {
                 retired: Cell::new(false),
                 handed_over: Cell::new(0),
                 leaves: Cell::new(false),
+                dozes: Cell::new(false),
             }),
         };
         match made {
@@ -254,7 +257,13 @@ impl<E: Env> Group<E> {
 
     /// The group is awake: its heartbeats go on.
     pub fn stay_awake(&self) {
+        self.dozes.set(false);
         self.pulse.work();
+    }
+
+    /// Whether nothing has happened for a while: the driver need not look at every tick.
+    pub fn dozes(&self) -> bool {
+        self.dozes.get()
     }
 
     /// Something is asked of the group: its heartbeats go on, and its leader gets a lease soon.
@@ -262,7 +271,7 @@ impl<E: Env> Group<E> {
     /// # Errors
     /// The group has stopped.
     pub async fn wake(&self) -> Result<(), Fatal> {
-        self.pulse.work();
+        self.stay_awake();
         self.told(self.raft.trigger().heartbeat().await)
     }
 
@@ -291,14 +300,16 @@ impl<E: Env> Group<E> {
             return Ok(());
         }
         if self.alone.get() && self.role.get() == Role::Leader && !self.has_others() {
+            self.dozes.set(true);
             return Ok(());
         }
+        let applied = replica.with_state(|state| state.applied.map_or(0, |id| id.index));
+        let quiet = self.pulse.is_quiet(tick.now, applied) && replica.proposer.is_idle();
+        self.dozes.set(quiet);
         match self.role.get() {
             // If the other does not take over, somebody is elected when nothing is heard of this one.
             Role::Leader if self.has_handed_over() => {}
             Role::Leader => {
-                let applied = replica.with_state(|state| state.applied.map_or(0, |id| id.index));
-                let quiet = self.pulse.is_quiet(tick.now, applied) && replica.proposer.is_idle();
                 if self.pulse.heartbeat_is_due(tick.now) {
                     if quiet && self.may_sleep(tick) {
                         self.pulse.asks_nobody(tick.now);
@@ -453,7 +464,7 @@ impl<E: Env> Group<E> {
             // openraft knows of heartbeats only; the leader of a group that sleeps sends none.
             Question::PreVote(_) if self.role.get() == Role::Leader && !self.has_handed_over() => {
                 // One that has lost its followers loses them to a candidate all the same.
-                self.pulse.work();
+                self.stay_awake();
                 Answer::Refused
             }
             Question::PreVote(_) if self.pulse.has_heard(Now::<E>::now()) => Answer::Refused,

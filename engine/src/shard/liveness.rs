@@ -22,6 +22,8 @@ use crate::types::{Location, RangeId};
 
 /// How often a shard tells others that it lives.
 const BEAT: Duration = Duration::from_millis(200);
+/// A group in which nothing happens is looked at once in so many ticks.
+const DOZING_EVERY: u32 = 4;
 /// A shard that has said nothing for so long is not there.
 const SILENT_AFTER: Duration = Duration::from_millis(900);
 /// A write of the log that takes longer keeps the shard from saying that it lives.
@@ -83,6 +85,7 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
     drop(E::Runtime::spawn(async move {
         let mut before = Now::<E>::now();
         let mut beat_at = before;
+        let mut turn = 0u32;
         while !stop.get() {
             E::Runtime::sleep(TICK).await;
             let Some(inner) = shard.upgrade() else { return };
@@ -93,7 +96,8 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
                 stalled.set(stalled.get() + late);
             }
             before = now;
-            if let Err(fatal) = tick(&inner, now).await {
+            turn = turn.wrapping_add(1);
+            if let Err(fatal) = tick(&inner, now, turn.is_multiple_of(DOZING_EVERY)).await {
                 if !stop.get() {
                     inner.store.fail(fatal);
                 }
@@ -107,9 +111,12 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
     }));
 }
 
-/// Looks at every group.
-async fn tick<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) -> Result<(), Fatal> {
+/// Looks at every group, or at those in which something happens.
+async fn tick<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>, at_all: bool) -> Result<(), Fatal> {
     for (replica, raft) in inner.groups() {
+        if raft.dozes() && !at_all {
+            continue;
+        }
         let location = |id| replica.with_state(|state| state.descriptor.location(id));
         let heard = |leader| {
             let shard = location(leader)?;
