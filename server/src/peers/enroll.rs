@@ -22,6 +22,7 @@ use rangedb_protocol::preamble::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::input::Input;
 use super::{kind, same_secret};
 use crate::shard::context::Context;
 
@@ -171,7 +172,8 @@ impl Gathering {
         if verdict != Verdict::Accepted {
             return Ok(None);
         }
-        let request: Request = serde_json::from_slice(&receive(&mut stream)?)?;
+        let received = Input::default().receive_blocking(&mut stream)?;
+        let request: Request = serde_json::from_slice(&received.body)?;
         let (reply, token) = if same_secret(&request.secret, secret) {
             let reply = Reply::Later("the cluster is being formed".to_owned());
             (reply, Some(request.token))
@@ -233,22 +235,8 @@ fn ask(address: &str, request: &Request) -> io::Result<Reply> {
     let mut bytes = Vec::new();
     frame::encode(0, kind::ENROLL, &serde_json::to_vec(request)?, &mut bytes);
     stream.write_all(&bytes)?;
-    Ok(serde_json::from_slice(&receive(&mut stream)?)?)
-}
-
-/// Receives the body of one frame.
-fn receive(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let mut received = Vec::new();
-    loop {
-        if let Some(found) = frame::decode(&received).map_err(io::Error::other)? {
-            return Ok(found.body.to_vec());
-        }
-        let mut piece = [0; 4096];
-        match stream.read(&mut piece)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            len => received.extend_from_slice(&piece[..len]),
-        }
-    }
+    let received = Input::default().receive_blocking(&mut stream)?;
+    Ok(serde_json::from_slice(&received.body)?)
 }
 
 /// Answers a node that asks for its place.

@@ -10,6 +10,7 @@
 
 pub mod carry;
 pub mod enroll;
+pub mod input;
 pub mod link;
 pub mod serve;
 

@@ -10,14 +10,14 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::io::{AsyncReadExt, AsyncWriteExt};
+use futures_util::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use glommio::net::TcpStream;
 use rangedb_engine::env::AsyncRuntime;
-use rangedb_protocol::frame::{self, Frame};
+use rangedb_protocol::frame;
 use tokio::sync::Notify;
 
 use super::carry::{self, Carried};
+use super::input::{Input, RECEIVE_LEN, Received};
 use super::{Hello, enroll, kind, same_secret};
 use crate::env::GlommioRuntime;
 use crate::shard::context::Context;
@@ -25,8 +25,6 @@ use crate::shard::context::Context;
 /// Questions and carried requests that are answered at a time, of one link.
 const QUESTIONS_MAX: usize = 256;
 const CARRIED_MAX: usize = carry::CARRIED_MAX;
-/// Bytes are received in pieces of this size.
-const RECEIVE_LEN: usize = 64 << 10;
 /// The first frame must come within this.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -40,66 +38,21 @@ struct Served {
     ended: Cell<bool>,
 }
 
-/// Bytes received and not handled.
-struct Input {
-    bytes: Vec<u8>,
-    /// Where they are received.
-    piece: Box<[u8]>,
-}
-
-impl Input {
-    fn new() -> Input {
-        Input {
-            bytes: Vec::new(),
-            piece: vec![0; RECEIVE_LEN].into_boxed_slice(),
-        }
-    }
-
-    /// Receives until there is a whole frame; gives its length.
-    async fn frame(&mut self, reader: &mut (impl AsyncReadExt + Unpin)) -> io::Result<usize> {
-        loop {
-            if let Some(found) = frame::decode(&self.bytes).map_err(io::Error::other)? {
-                return Ok(found.len);
-            }
-            match reader.read(&mut self.piece).await? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                len => self
-                    .bytes
-                    .extend_from_slice(self.piece.get(..len).unwrap_or_default()),
-            }
-        }
-    }
-
-    /// Takes the first frame: its number, kind and body.
-    fn take(&mut self, len: usize) -> io::Result<(u64, u16, Bytes)> {
-        let found = frame::decode(&self.bytes).map_err(io::Error::other)?;
-        let Some(Frame { id, kind, body, .. }) = found else {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        };
-        let taken = (id, kind, Bytes::copy_from_slice(body));
-        self.bytes.drain(..len);
-        Ok(taken)
-    }
-}
-
 /// Serves a link after its preamble was answered.
 pub async fn serve(context: Rc<Context>, stream: TcpStream) {
     let (mut reader, mut writer) = stream.split();
-    let mut input = Input::new();
-    let first = GlommioRuntime::timeout(HELLO_TIMEOUT, input.frame(&mut reader));
-    let Ok(Ok(len)) = first.await else { return };
-    let Ok((id, frame_kind, body)) = input.take(len) else {
-        return;
-    };
-    match frame_kind {
+    let mut input = Input::default();
+    let first = GlommioRuntime::timeout(HELLO_TIMEOUT, input.receive(&mut reader));
+    let Ok(Ok(first)) = first.await else { return };
+    match first.kind {
         kind::ENROLL => {
-            let answer = enroll::grant(&context, &body).await;
+            let answer = enroll::grant(&context, &first.body).await;
             let mut bytes = Vec::new();
-            frame::encode(id, kind::ENROLLED, &answer, &mut bytes);
+            frame::encode(first.id, kind::ENROLLED, &answer, &mut bytes);
             // Whoever asked may have gone; it asks again.
             let _ = writer.write_all(&bytes).await;
         }
-        kind::HELLO if is_known(&context, &body) => {
+        kind::HELLO if is_known(&context, &first.body) => {
             let served = Rc::new(Served::default());
             let sending = glommio::spawn_local(send(served.clone(), writer));
             let ended = receive(&context, &served, &mut reader, input).await;
@@ -132,19 +85,22 @@ fn is_known(context: &Context, body: &[u8]) -> bool {
 async fn receive(
     context: &Rc<Context>,
     served: &Rc<Served>,
-    reader: &mut (impl AsyncReadExt + Unpin),
+    reader: &mut (impl AsyncRead + Unpin),
     mut input: Input,
 ) -> io::Result<()> {
     loop {
         while served.answering.get() >= QUESTIONS_MAX || served.carried.get() >= CARRIED_MAX {
             served.changed.notified().await;
         }
-        let len = input.frame(reader).await?;
-        let (id, frame_kind, question) = input.take(len)?;
+        let Received {
+            id,
+            kind: frame_kind,
+            body,
+        } = input.receive(reader).await?;
         match frame_kind {
             kind::QUESTION => {}
             kind::CARRY => {
-                receive_carried(context, served, id, &question)?;
+                receive_carried(context, served, id, &body)?;
                 continue;
             }
             _ => return Err(io::Error::other("a frame that is no question")),
@@ -152,7 +108,7 @@ async fn receive(
         served.answering.set(served.answering.get() + 1);
         let (shard, served) = (context.shard.clone(), served.clone());
         glommio::spawn_local(async move {
-            let answer = shard.answer(question).await;
+            let answer = shard.answer(body).await;
             served.answering.set(served.answering.get() - 1);
             if !served.ended.get() {
                 frame::encode(id, kind::ANSWER, &answer, &mut served.output.borrow_mut());

@@ -1,0 +1,133 @@
+//! The receiving half of a connection between nodes: its bytes, taken frame by frame.
+
+use std::io::{self, Read};
+
+use bytes::Bytes;
+use futures_util::io::{AsyncRead, AsyncReadExt};
+use rangedb_protocol::frame;
+
+/// Bytes are received in pieces of this size.
+pub const RECEIVE_LEN: usize = 64 << 10;
+
+/// A frame that was received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Its number.
+    pub id: u64,
+    /// Its kind, of [`super::kind`].
+    pub kind: u16,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// Bytes received of a connection, and not handled.
+pub struct Input {
+    bytes: Vec<u8>,
+    /// How many of them were taken.
+    taken: usize,
+    /// Where they are received.
+    piece: Box<[u8]>,
+}
+
+impl Default for Input {
+    fn default() -> Input {
+        Input {
+            bytes: Vec::new(),
+            taken: 0,
+            piece: vec![0; RECEIVE_LEN].into_boxed_slice(),
+        }
+    }
+}
+
+impl Input {
+    /// Receives until there is a whole frame, and takes it.
+    ///
+    /// # Errors
+    /// The connection has ended, or what came is no frame.
+    pub async fn receive(&mut self, reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Received> {
+        loop {
+            if let Some(received) = self.take()? {
+                return Ok(received);
+            }
+            let len = reader.read(&mut self.piece).await?;
+            self.append(len)?;
+        }
+    }
+
+    /// The same of a connection that blocks.
+    ///
+    /// # Errors
+    /// Those of [`Input::receive`].
+    pub fn receive_blocking(&mut self, reader: &mut impl Read) -> io::Result<Received> {
+        loop {
+            if let Some(received) = self.take()? {
+                return Ok(received);
+            }
+            let len = reader.read(&mut self.piece)?;
+            self.append(len)?;
+        }
+    }
+
+    fn take(&mut self) -> io::Result<Option<Received>> {
+        let rest = self.bytes.get(self.taken..).unwrap_or_default();
+        let Some(found) = frame::decode(rest).map_err(io::Error::other)? else {
+            return Ok(None);
+        };
+        self.taken += found.len;
+        Ok(Some(Received {
+            id: found.id,
+            kind: found.kind,
+            body: Bytes::copy_from_slice(found.body),
+        }))
+    }
+
+    /// So many bytes more have come; 0: no more will.
+    fn append(&mut self, len: usize) -> io::Result<()> {
+        if len == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.bytes.drain(..self.taken);
+        self.taken = 0;
+        let piece = self.piece.get(..len).unwrap_or_default();
+        self.bytes.extend_from_slice(piece);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::kind;
+
+    #[test]
+    fn frames_are_taken_one_by_one_however_they_come() {
+        let sent: Vec<_> = [3, RECEIVE_LEN * 2, 0]
+            .into_iter()
+            .enumerate()
+            .map(|(id, len)| Received {
+                id: id as u64,
+                kind: kind::QUESTION,
+                body: vec![id as u8; len].into(),
+            })
+            .collect();
+        let mut bytes = Vec::new();
+        for frame in &sent {
+            frame::encode(frame.id, frame.kind, &frame.body, &mut bytes);
+        }
+        let all = bytes.len();
+        bytes.extend_from_slice(&bytes.clone()[..10]);
+        for cut in [0, 1, 5, all / 2, all] {
+            let (first, second) = bytes.split_at(cut);
+            let mut reader = Read::chain(first, second);
+            let mut input = Input::default();
+            for frame in &sent {
+                let received = input.receive_blocking(&mut reader).expect("a frame");
+                assert_eq!(received, *frame);
+            }
+            let end = input
+                .receive_blocking(&mut reader)
+                .expect_err("a part of one");
+            assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof);
+        }
+    }
+}
