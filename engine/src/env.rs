@@ -98,13 +98,28 @@ pub trait File: 'static {
     fn read_at(&self, offset: u64, len: usize) -> impl Future<Output = io::Result<Vec<u8>>>;
 }
 
+/// One of the ways from a shard to another. What takes one does not wait behind what takes the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    /// What must not wait: beats, votes, heartbeats and small appends.
+    Control,
+    /// What is large: snapshots, and entries for a replica that catches up. So many bytes are under
+    /// way at a time; what comes then waits.
+    Bulk,
+}
+
 /// Messages between replicas of one range.
 pub trait Transport: Clone + 'static {
     /// Sends one request to the shard at `to` and waits for its answer. Of several that are under
-    /// way to one shard, the one that was sent first is met there first, or the later ones fail,
-    /// or the first never has an answer: replication sends ahead and relies on it.
+    /// way to one shard in one lane, the one that was sent first is met there first, or the later
+    /// ones fail, or the first never has an answer: replication sends ahead and relies on it.
     ///
     /// # Errors
     /// The other side cannot be reached now; nothing is known of the request's fate.
-    fn call(&self, to: Location, request: Bytes) -> impl Future<Output = io::Result<Bytes>>;
+    fn call(
+        &self,
+        to: Location,
+        lane: Lane,
+        request: Bytes,
+    ) -> impl Future<Output = io::Result<Bytes>>;
 }

@@ -11,6 +11,7 @@
 //! never built by openraft's own policy: one is "built" (an O(1) handle) when the tree has
 //! made entries durable, and only then may openraft purge them.
 
+mod append_lane;
 mod convert;
 mod group;
 mod lease;

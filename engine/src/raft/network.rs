@@ -4,7 +4,8 @@
 //! What is not answered, or answered [`Answer::Refused`], is `unreachable` to openraft, which tries
 //! again later. Appends are pipelined; what a majority took, and when it was sent, is what the leader's
 //! [`super::lease`] is reckoned from. An append that only says what is committed by now is left out:
-//! that would double the messages of a lone write.
+//! that would double the messages of a lone write. Snapshots and large appends take the bulk lane
+//! ([`super::append_lane`]).
 
 use std::cell::Cell;
 use std::future::Future;
@@ -12,6 +13,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::{Either, select};
 use futures_util::stream::Stream;
 use futures_util::{StreamExt, pin_mut};
@@ -25,7 +27,8 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
-use crate::env::{AsyncRuntime, Env, Instant, Now, Transport};
+use crate::env::{AsyncRuntime, Env, Instant, Lane, Now, Transport};
+use crate::raft::append_lane::{self, AppendLane};
 use crate::raft::convert;
 use crate::raft::lease::Lease;
 use crate::raft::message::{self, Answer, Candidacy, Envelope, Question, SnapshotPart};
@@ -41,6 +44,10 @@ const TRY_AGAIN: Duration = Duration::from_millis(50);
 
 /// Appends that are on their way to a replica at a time.
 const APPENDS_IN_FLIGHT_MAX: usize = 8;
+
+/// An append in the bulk lane may take so long: it waits for what others have there, and if it were
+/// sent again it would only wait anew. A link that is silent for so long is broken.
+const BULK_APPEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Between two parts of a snapshot: others use the link and the disks, too. With parts of 256 KiB
 /// this is 64 MiB a second at most.
@@ -121,6 +128,13 @@ fn unreachable<E: Env>(error: &io::Error) -> Unreachable<TypeConfig<E>> {
     Unreachable::new(error)
 }
 
+/// An append that can be sent.
+struct Encoded {
+    /// The term of its leader.
+    term: u64,
+    bytes: Bytes,
+}
+
 impl<E: Env> Link<E> {
     /// Asks, and waits for the answer until the time is up.
     async fn ask(
@@ -128,9 +142,22 @@ impl<E: Env> Link<E> {
         question: &Question,
         option: &RPCOption,
     ) -> Result<Answer, Unreachable<TypeConfig<E>>> {
+        let lane = match question {
+            Question::Snapshot(_) => Lane::Bulk,
+            _ => Lane::Control,
+        };
         let bytes = message::encode(self.envelope, question);
-        let call = self.transport.call(self.to, bytes);
-        let answer = match E::Runtime::timeout(option.hard_ttl(), call).await {
+        self.call(bytes, lane, option.hard_ttl()).await
+    }
+
+    async fn call(
+        &self,
+        question: Bytes,
+        lane: Lane,
+        within: Duration,
+    ) -> Result<Answer, Unreachable<TypeConfig<E>>> {
+        let call = self.transport.call(self.to, lane, question);
+        let answer = match E::Runtime::timeout(within, call).await {
             Ok(Ok(bytes)) => message::decode_answer(bytes),
             Ok(Err(error)) => return Err(unreachable::<E>(&error)),
             Err(_) => return Err(unreachable::<E>(&io::ErrorKind::TimedOut.into())),
@@ -147,7 +174,7 @@ impl<E: Env> Link<E> {
         }
     }
 
-    async fn append(&self, rpc: Append<E>, option: RPCOption) -> Result<Appended<E>, Failed<E>> {
+    fn encode(&self, rpc: Append<E>) -> Result<Encoded, Failed<E>> {
         let entries = rpc.entries.into_iter().map(convert::entry::<E>);
         let question = Question::Append {
             vote: convert::vote::<E>(&rpc.vote),
@@ -157,11 +184,26 @@ impl<E: Env> Link<E> {
                 .collect::<io::Result<_>>()
                 .map_err(|error| unreachable::<E>(&error))?,
         };
+        Ok(Encoded {
+            term: rpc.vote.leader_id.term,
+            bytes: message::encode(self.envelope, &question),
+        })
+    }
+
+    async fn append(
+        &self,
+        append: Encoded,
+        lane: Lane,
+        option: &RPCOption,
+    ) -> Result<Appended<E>, Failed<E>> {
+        let within = match lane {
+            Lane::Control => option.hard_ttl(),
+            Lane::Bulk => BULK_APPEND_TIMEOUT,
+        };
         let sent = Now::<E>::now();
-        let answer = self.ask(&question, &option).await?;
+        let answer = self.call(append.bytes, lane, within).await?;
         if matches!(answer, Answer::Appended | Answer::AppendedUpTo(_)) {
-            self.lease
-                .take(rpc.vote.leader_id.term, self.envelope.to, sent);
+            self.lease.take(append.term, self.envelope.to, sent);
         }
         Ok(match answer {
             Answer::Appended => AppendEntriesResponse::Success,
@@ -259,7 +301,9 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
         rpc: AppendEntriesRequest<TypeConfig<E>>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig<E>>, RPCError<TypeConfig<E>>> {
-        self.append(rpc, option).await
+        let append = self.encode(rpc)?;
+        let lane = append_lane::by_len(append.bytes.len());
+        self.append(append, lane, &option).await
     }
 
     fn stream_append<'s, S>(
@@ -276,20 +320,29 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig<E>>> + Unpin + 'static,
     {
-        let link = self.clone();
         // What is committed goes with the next entries, or with the next heartbeat: a stream of one.
         let mut is_first = true;
         let input = input.filter(move |rpc| {
             let news = std::mem::take(&mut is_first) || !rpc.entries.is_empty();
             std::future::ready(news)
         });
-        let asked = input.map(move |rpc| {
+        let (link, stream) = (self.clone(), AppendLane::new());
+        let entered = input.then(move |rpc| {
+            let stream = stream.clone();
+            let previous = rpc.prev_log_id;
+            let last = rpc.entries.last().map(|entry| entry.log_id);
+            let range = (previous, last.or(previous));
+            let append = link.encode(rpc);
+            async move {
+                let len = append.as_ref().map_or(0, |append| append.bytes.len());
+                (stream.enter(len).await, append, range)
+            }
+        });
+        let link = self.clone();
+        let asked = entered.map(move |(under_way, append, (previous, last))| {
             let (link, option) = (link.clone(), option.clone());
             async move {
-                let previous = rpc.prev_log_id;
-                let last = rpc.entries.last().map(|entry| entry.log_id);
-                let last = last.or(previous);
-                let answer = link.append(rpc, option).await?;
+                let answer = link.append(append?, under_way.lane, &option).await?;
                 Ok(answer.into_stream_result(previous, last))
             }
         });

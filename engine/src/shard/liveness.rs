@@ -15,7 +15,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use super::Inner;
-use crate::env::{AsyncRuntime, Clock, Env, Instant, Now, Transport};
+use crate::env::{AsyncRuntime, Clock, Env, Instant, Lane, Now, Transport};
 use crate::error::Fatal;
 use crate::raft::{self, Led, TICK, Tick};
 use crate::types::{Location, RangeId};
@@ -167,7 +167,8 @@ fn beat<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) {
         let (transport, shard) = (inner.transport.clone(), Rc::downgrade(inner));
         drop(E::Runtime::spawn(async move {
             // One that is lost is followed by the next.
-            let answer = E::Runtime::timeout(BEAT, transport.call(to, bytes)).await;
+            let call = transport.call(to, Lane::Control, bytes);
+            let answer = E::Runtime::timeout(BEAT, call).await;
             if let (Ok(Ok(answer)), Some(inner)) = (answer, shard.upgrade()) {
                 let behind = raft::decode_behind(answer).unwrap_or_default();
                 inner.wake(&behind);

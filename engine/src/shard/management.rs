@@ -19,7 +19,7 @@ use crate::cluster::message::Report;
 use crate::cluster::placement::Step;
 use crate::cluster::record::Row;
 use crate::cluster::{Ask, NodeRecord, Told, View, record};
-use crate::env::{AsyncRuntime, Clock, Env, Instant, Now, Transport};
+use crate::env::{AsyncRuntime, Clock, Env, Instant, Lane, Now, Transport};
 use crate::error::{Error, Fatal};
 use crate::raft;
 use crate::types::{Location, ShardId};
@@ -219,7 +219,8 @@ impl<E: Env> Inner<E> {
             return Some(Box::pin(self.take(ask)).await);
         }
         let question = raft::encode_cluster(&record::encode(&ask));
-        let answer = E::Runtime::timeout(timeout, self.transport.call(at, question)).await;
+        let call = self.transport.call(at, Lane::Control, question);
+        let answer = E::Runtime::timeout(timeout, call).await;
         record::decode(&answer.ok()?.ok()?)
     }
 

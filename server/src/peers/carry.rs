@@ -2,8 +2,8 @@
 //!
 //! A client that does not follow routes may ask any node. Its frame goes, as it is, over a link to
 //! the leader's shard, once: there it is handled like one that was forwarded within the node, and
-//! the reply's frame goes back to the client. The links are others than those of the replicas, so
-//! that a client's request never stands before an append. The body of a frame of the kind
+//! the reply's frame goes back to the client. The links are others than those of the replicas
+//! ([`Traffic::Clients`]), so that a client's request never stands before an append. The body of a frame of the kind
 //! [`kind::CARRY`] is the time that is left in milliseconds (four bytes, 0: the client does not say),
 //! and the client's frame.
 //!
@@ -13,7 +13,6 @@
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,12 +20,11 @@ use rangedb_engine::env::{AsyncRuntime, Instant};
 use rangedb_engine::error::Error;
 use rangedb_engine::request::Outcome;
 use rangedb_engine::shard::WriteSink;
-use rangedb_engine::types::{Location, NodeId, ShardId};
+use rangedb_engine::types::{Location, ShardId};
 use rangedb_protocol::frame;
 use rangedb_protocol::limits::FRAME_LEN_MAX;
 
-use super::link::Links;
-use super::{Peers, kind};
+use super::link::{Links, Traffic};
 use crate::env::{GlommioRuntime, Now};
 use crate::handler::refusal::Refusal;
 use crate::handler::scan::LocalScan;
@@ -52,10 +50,10 @@ pub struct Carriers {
 }
 
 impl Carriers {
-    /// The ways of a shard of this node.
-    pub fn new(cluster: u128, me: NodeId, peers: Arc<Peers>) -> Carriers {
+    /// The ways over a shard's links.
+    pub fn new(links: Links) -> Carriers {
         Carriers {
-            links: Links::new(cluster, me, peers),
+            links,
             count: Rc::default(),
             len: Rc::default(),
         }
@@ -118,7 +116,7 @@ pub fn send<O: Origin>(
     origin.departed(operation);
     let (context, origin) = (context.clone(), origin.clone());
     glommio::spawn_local(async move {
-        let asking = context.carriers.links.ask(to, kind::CARRY, &body);
+        let asking = context.carriers.links.ask(to, Traffic::Clients, body);
         let answer = GlommioRuntime::timeout_at(until, asking).await;
         drop(room);
         origin.returned(operation);
@@ -137,7 +135,7 @@ pub fn send<O: Origin>(
     Ok(())
 }
 
-fn encode(call: &Call<'_>, now: Now) -> Vec<u8> {
+fn encode(call: &Call<'_>, now: Now) -> Bytes {
     let left_ms = call.deadline.map_or(0, |deadline| {
         let left = deadline.saturating_duration_since(now).as_millis();
         u32::try_from(left).unwrap_or(u32::MAX).max(1)
@@ -145,7 +143,7 @@ fn encode(call: &Call<'_>, now: Now) -> Vec<u8> {
     let mut body = Vec::with_capacity(HEAD_LEN + call.frame.len());
     body.extend_from_slice(&left_ms.to_le_bytes());
     body.extend_from_slice(call.frame);
-    body
+    body.into()
 }
 
 /// The reply's frame, or what the client is told instead.

@@ -1,12 +1,14 @@
 //! The links of one shard to the shards of other nodes: the asking side.
 //!
-//! A link is connected when something is first asked. Questions are sent in the order in which they
-//! were asked, answers come in any order. When a connection breaks, all that wait are told; after
-//! that nothing is tried for a time that doubles with each failure, and questions fail at once
-//! meanwhile. Lives on its shard's thread.
+//! There is a link, with a connection of its own, for each kind of [`Traffic`] to a shard, so that
+//! none waits behind another. A link is connected when something is first asked. Questions are sent
+//! in the order in which they were asked, answers come in any order. Of bulk, only so many bytes are
+//! sent before they are answered; what is asked then waits. When a connection breaks, all that wait
+//! for an answer are told; after that nothing is tried for a time that doubles with each failure,
+//! and questions fail at once meanwhile. Lives on its shard's thread.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::io::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::TcpStream;
-use rangedb_engine::env::{AsyncRuntime, Instant, Transport};
+use rangedb_engine::env::{AsyncRuntime, Instant, Lane, Transport};
 use rangedb_engine::types::{Location, NodeId};
 use rangedb_protocol::frame;
 use rangedb_protocol::preamble::{
@@ -24,6 +26,7 @@ use rangedb_protocol::preamble::{
 use slab::Slab;
 use tokio::sync::{Notify, oneshot};
 
+use super::input::{Input, RECEIVE_LEN, Received};
 use super::{Hello, Peers, kind};
 use crate::env::{GlommioRuntime, Now, handover};
 use crate::shard::mesh::Mesh;
@@ -37,9 +40,9 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(1);
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_LONGEST: Duration = Duration::from_millis(250);
 /// Bytes that wait to be sent; further questions fail, and replication asks again later.
-const OUTPUT_LEN_MAX: usize = 32 << 20;
-/// Bytes are received in pieces of this size.
-const RECEIVE_LEN: usize = 64 << 10;
+const QUEUE_LEN_MAX: usize = 32 << 20;
+/// Bytes of bulk that are sent and not answered; one question may be longer, and goes alone.
+const BULK_LEN_MAX: usize = 8 << 20;
 
 /// The links of one shard. Clones are the same links.
 #[derive(Clone)]
@@ -53,16 +56,37 @@ struct Inner {
     peers: Arc<Peers>,
     /// The way to the other shards of this node.
     mesh: OnceCell<Rc<Mesh>>,
-    links: RefCell<BTreeMap<Location, Rc<Link>>>,
+    links: RefCell<BTreeMap<(Location, Traffic), Rc<Link>>>,
 }
 
-/// Who waits for answers, by the number of the question.
-type Waiting = Slab<oneshot::Sender<io::Result<Bytes>>>;
+/// What a link is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Traffic {
+    /// Questions of replicas, in one of their lanes.
+    Replicas(Lane),
+    /// Requests of clients that are carried: see [`super::carry`].
+    Clients,
+}
 
-#[derive(Default)]
+/// A question, until it is answered.
+struct Asked {
+    /// Who waits for the answer.
+    answer: oneshot::Sender<io::Result<Bytes>>,
+    /// Its length, if it is sent.
+    sent: Option<usize>,
+}
+
 struct Link {
-    output: RefCell<Vec<u8>>,
-    waiting: RefCell<Waiting>,
+    to: Location,
+    traffic: Traffic,
+    /// By the number of the question.
+    asked: RefCell<Slab<Asked>>,
+    /// Questions that wait to be sent, by their number.
+    queue: RefCell<VecDeque<(usize, Bytes)>>,
+    /// Bytes of these.
+    queue_len: Cell<usize>,
+    /// Bytes that are sent and not answered.
+    sent_len: Cell<usize>,
     to_send: Notify,
     /// Whether its task runs.
     runs: Cell<bool>,
@@ -93,40 +117,30 @@ impl Links {
 }
 
 impl Transport for Links {
-    async fn call(&self, to: Location, question: Bytes) -> io::Result<Bytes> {
+    async fn call(&self, to: Location, lane: Lane, question: Bytes) -> io::Result<Bytes> {
         if to.node == self.inner.me {
             return match self.inner.mesh.get() {
                 Some(mesh) => mesh.ask(to.shard, question).await,
                 None => Err(io::ErrorKind::NotConnected.into()),
             };
         }
-        self.ask(to, kind::QUESTION, &question).await
+        self.ask(to, Traffic::Replicas(lane), question).await
     }
 }
 
 impl Links {
-    /// Sends a frame of a kind that is answered. [`io::ErrorKind::NotConnected`] and
+    /// Asks a shard of another node. [`io::ErrorKind::NotConnected`] and
     /// [`io::ErrorKind::WouldBlock`]: it was not sent.
     ///
     /// # Errors
     /// The link is broken, or broke before the answer.
-    pub async fn ask(&self, to: Location, frame_kind: u16, body: &[u8]) -> io::Result<Bytes> {
-        let link = self.inner.links.borrow_mut().entry(to).or_default().clone();
-        if link.not_before.get().is_some_and(|at| Now::now() < at) {
-            return Err(io::ErrorKind::NotConnected.into());
-        }
-        if link.output.borrow().len() > OUTPUT_LEN_MAX {
-            return Err(io::Error::new(
-                io::ErrorKind::WouldBlock,
-                "the link is full",
-            ));
-        }
+    pub async fn ask(&self, to: Location, traffic: Traffic, question: Bytes) -> io::Result<Bytes> {
+        let link = self.inner.link(to, traffic);
         let (sender, receiver) = oneshot::channel();
-        let id = link.waiting.borrow_mut().insert(sender);
-        frame::encode(id as u64, frame_kind, body, &mut link.output.borrow_mut());
+        link.push(question, sender)?;
         if !link.runs.replace(true) {
             let (inner, link) = (self.inner.clone(), link.clone());
-            glommio::spawn_local(async move { run(&inner, &link, to).await }).detach();
+            glommio::spawn_local(async move { run(&inner, &link).await }).detach();
         }
         link.to_send.notify_one();
         match receiver.await {
@@ -136,12 +150,114 @@ impl Links {
     }
 }
 
+impl Inner {
+    fn link(&self, to: Location, traffic: Traffic) -> Rc<Link> {
+        let mut links = self.links.borrow_mut();
+        let new = || Rc::new(Link::new(to, traffic));
+        links.entry((to, traffic)).or_insert_with(new).clone()
+    }
+}
+
+impl Link {
+    fn new(to: Location, traffic: Traffic) -> Link {
+        Link {
+            to,
+            traffic,
+            asked: RefCell::default(),
+            queue: RefCell::default(),
+            queue_len: Cell::new(0),
+            sent_len: Cell::new(0),
+            to_send: Notify::new(),
+            runs: Cell::new(false),
+            failures: Cell::new(0),
+            not_before: Cell::new(None),
+        }
+    }
+
+    /// Queues a question.
+    fn push(&self, question: Bytes, answer: oneshot::Sender<io::Result<Bytes>>) -> io::Result<()> {
+        if self.not_before.get().is_some_and(|at| Now::now() < at) {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        if self.queue_len.get() > QUEUE_LEN_MAX {
+            return Err(io::Error::new(
+                io::ErrorKind::WouldBlock,
+                "the link is full",
+            ));
+        }
+        self.queue_len.set(self.queue_len.get() + question.len());
+        let asked = Asked { answer, sent: None };
+        let id = self.asked.borrow_mut().insert(asked);
+        self.queue.borrow_mut().push_back((id, question));
+        Ok(())
+    }
+
+    /// Takes what may be sent now from the queue, in order.
+    fn take_queued(&self, to: &mut Vec<u8>) {
+        let (frame_kind, sent_max) = match self.traffic {
+            Traffic::Replicas(Lane::Control) => (kind::QUESTION, usize::MAX),
+            Traffic::Replicas(Lane::Bulk) => (kind::QUESTION, BULK_LEN_MAX),
+            Traffic::Clients => (kind::CARRY, usize::MAX),
+        };
+        let (mut queue, mut asked) = (self.queue.borrow_mut(), self.asked.borrow_mut());
+        while let Some((id, question)) = queue.front() {
+            let sent_len = self.sent_len.get();
+            let len = question.len();
+            let has_room = sent_len == 0 || sent_len.saturating_add(len) <= sent_max;
+            if !has_room {
+                break;
+            }
+            self.queue_len.set(self.queue_len.get() - len);
+            match asked.get_mut(*id) {
+                Some(asked) if !asked.answer.is_closed() => {
+                    asked.sent = Some(len);
+                    self.sent_len.set(sent_len + len);
+                    frame::encode(*id as u64, frame_kind, question, to);
+                }
+                // Whoever asked has given up.
+                _ => drop(asked.try_remove(*id)),
+            }
+            queue.pop_front();
+        }
+    }
+
+    /// Hands an answer to whoever waits for it.
+    fn take_answer(&self, received: Received) -> io::Result<()> {
+        let mut all = self.asked.borrow_mut();
+        let id = received.id as usize;
+        let sent = all.get(id).and_then(|asked| asked.sent);
+        let (Some(len), kind::ANSWER | kind::CARRIED) = (sent, received.kind) else {
+            return Err(io::Error::other("a frame that answers nothing"));
+        };
+        let Asked { answer, .. } = all.remove(id);
+        drop(all);
+        self.sent_len.set(self.sent_len.get() - len);
+        self.to_send.notify_one();
+        // Whoever asked may have given up.
+        let _ = answer.send(Ok(received.body));
+        Ok(())
+    }
+
+    /// Tells all that wait why nothing comes any more.
+    fn give_up(&self, error: &io::Error) {
+        self.queue.borrow_mut().clear();
+        self.queue_len.set(0);
+        self.sent_len.set(0);
+        let asked = self.asked.take();
+        for (_, Asked { answer, .. }) in asked {
+            // Whoever asked may have given up.
+            let _ = answer.send(Err(io::Error::new(error.kind(), error.to_string())));
+        }
+    }
+}
+
 /// Connects a link and serves it until it breaks.
-async fn run(inner: &Inner, link: &Link, to: Location) {
+async fn run(inner: &Inner, link: &Link) {
+    let (to, traffic) = (link.to, link.traffic);
     let error = match GlommioRuntime::timeout(CONNECT_TIMEOUT, connect(inner, to)).await {
         Ok(Ok(stream)) => {
             if link.failures.replace(0) > 0 {
-                tracing::info!(%to, "the link works again");
+                tracing::info!(%to, ?traffic, "the link works again");
             }
             serve(link, stream).await
         }
@@ -151,7 +267,7 @@ async fn run(inner: &Inner, link: &Link, to: Location) {
     };
     let failures = link.failures.get();
     if failures == 0 {
-        tracing::warn!(%to, %error, "the link is broken");
+        tracing::warn!(%to, ?traffic, %error, "the link is broken");
     }
     link.failures.set(failures + 1);
     let pause = PAUSE_FIRST
@@ -159,12 +275,7 @@ async fn run(inner: &Inner, link: &Link, to: Location) {
         .min(PAUSE_LONGEST);
     link.not_before.set(Some(Now::now() + pause));
     link.runs.set(false);
-    link.output.borrow_mut().clear();
-    let waiting = link.waiting.take();
-    for (_, waiting) in waiting {
-        // Whoever asked may have given up.
-        let _ = waiting.send(Err(io::Error::new(error.kind(), error.to_string())));
-    }
+    link.give_up(&error);
 }
 
 async fn connect(inner: &Inner, to: Location) -> io::Result<TcpStream> {
@@ -220,7 +331,7 @@ async fn serve(link: &Link, stream: TcpStream) -> io::Error {
     let sending = async {
         let mut sent = Vec::new();
         loop {
-            std::mem::swap(&mut *link.output.borrow_mut(), &mut sent);
+            link.take_queued(&mut sent);
             if sent.is_empty() {
                 link.to_send.notified().await;
                 continue;
@@ -233,16 +344,15 @@ async fn serve(link: &Link, stream: TcpStream) -> io::Error {
         }
     };
     let receiving = async {
-        let mut received = Vec::new();
-        let mut piece = vec![0; RECEIVE_LEN];
+        let mut input = Input::default();
         loop {
-            match reader.read(&mut piece).await {
-                Ok(0) => return io::ErrorKind::ConnectionReset.into(),
-                Ok(len) => received.extend_from_slice(piece.get(..len).unwrap_or_default()),
+            match input.receive(&mut reader).await {
+                Ok(received) => {
+                    if let Err(error) = link.take_answer(received) {
+                        return error;
+                    }
+                }
                 Err(error) => return error,
-            }
-            if let Err(error) = take_answers(link, &mut received) {
-                return error;
             }
         }
     };
@@ -253,24 +363,192 @@ async fn serve(link: &Link, stream: TcpStream) -> io::Error {
     }
 }
 
-/// Hands out the answers that were received whole.
-fn take_answers(link: &Link, received: &mut Vec<u8>) -> io::Result<()> {
-    let mut taken = 0;
-    loop {
-        let rest = received.get(taken..).unwrap_or_default();
-        let Some(found) = frame::decode(rest).map_err(io::Error::other)? else {
-            break;
-        };
-        if !matches!(found.kind, kind::ANSWER | kind::CARRIED) {
-            return Err(io::Error::other("a frame that is no answer"));
-        }
-        let waiting = link.waiting.borrow_mut().try_remove(found.id as usize);
-        if let Some(waiting) = waiting {
-            // Whoever asked may have given up.
-            let _ = waiting.send(Ok(Bytes::copy_from_slice(found.body)));
-        }
-        taken += found.len;
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::sync::mpsc;
+
+    use glommio::LocalExecutorBuilder;
+    use rangedb_engine::types::ShardId;
+    use rangedb_protocol::preamble::PREAMBLE_LEN;
+
+    use super::*;
+
+    const CLUSTER: u128 = 7;
+    const OTHER: Location = Location {
+        node: NodeId(2),
+        shard: ShardId(0),
+    };
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// A question that arrived at the other node, and the connection.
+    struct Arrived {
+        question: Received,
+        stream: std::net::TcpStream,
     }
-    received.drain(..taken);
-    Ok(())
+
+    impl Arrived {
+        /// With the question's first byte: a long answer would wait for the executor to read it.
+        fn answer(&mut self) {
+            let mut bytes = Vec::new();
+            let Received { id, body, .. } = &self.question;
+            frame::encode(*id, kind::ANSWER, &body[..1], &mut bytes);
+            self.stream.write_all(&bytes).expect("a link");
+        }
+    }
+
+    /// The node that is asked: it greets, and gives each question to the test. What it is asked
+    /// in a connection whose first question begins with 'x' it leaves unread but for that.
+    fn other_node() -> (Links, mpsc::Receiver<Arrived>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let peers = Peers::none();
+        let address = listener.local_addr().expect("bound").to_string();
+        peers.learn(OTHER.node, &address);
+        let (sender, arrived) = mpsc::channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, sender) = (stream.expect("a link"), sender.clone());
+                std::thread::spawn(move || {
+                    // The test ends before its links do.
+                    let _ = receive_all(stream, &sender);
+                });
+            }
+        });
+        (Links::new(CLUSTER, NodeId(1), Arc::new(peers)), arrived)
+    }
+
+    fn receive_all(
+        mut stream: std::net::TcpStream,
+        arrived: &mpsc::Sender<Arrived>,
+    ) -> io::Result<()> {
+        stream.read_exact(&mut [0; PREAMBLE_LEN])?;
+        let answer = Answer {
+            verdict: Verdict::Accepted,
+            version: VERSION,
+            shard: 0,
+            shards: 1,
+            node: OTHER.node.0,
+            cluster: CLUSTER,
+        };
+        stream.write_all(&answer.encode())?;
+        let mut input = Input::default();
+        let hello = input.receive_blocking(&mut stream)?;
+        assert_eq!(hello.kind, kind::HELLO);
+        loop {
+            let question = input.receive_blocking(&mut stream)?;
+            let is_stalled = question.body.first() == Some(&b'x');
+            let stream = stream.try_clone()?;
+            let arrived = arrived.send(Arrived { question, stream });
+            if arrived.is_err() {
+                return Ok(());
+            }
+            if is_stalled {
+                loop {
+                    std::thread::park();
+                }
+            }
+        }
+    }
+
+    fn run<T>(test: impl AsyncFnOnce() -> T + Send + 'static) {
+        let executor = LocalExecutorBuilder::default().spawn(|| async move {
+            test().await;
+        });
+        executor.expect("an executor").join().expect("the test");
+    }
+
+    /// Asks in a task of its own.
+    fn ask(links: &Links, lane: Lane, body: Bytes) -> glommio::Task<io::Result<Bytes>> {
+        let links = links.clone();
+        glommio::spawn_local(async move { links.call(OTHER, lane, body).await })
+    }
+
+    /// The next question that arrives, while the links' tasks run.
+    async fn next(arrived: &mpsc::Receiver<Arrived>) -> Arrived {
+        let until = Now::now() + PATIENCE;
+        loop {
+            match arrived.try_recv() {
+                Ok(arrived) => return arrived,
+                Err(_) => assert!(Now::now() < until, "nothing arrives"),
+            }
+            GlommioRuntime::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[test]
+    fn bulk_that_stands_still_delays_no_beat() {
+        run(async || {
+            let (links, arrived) = other_node();
+            // The first is met, and then nothing more is read: the second fills all buffers.
+            let first = ask(&links, Lane::Bulk, Bytes::from_static(b"x"));
+            next(&arrived).await;
+            let stuck = ask(&links, Lane::Bulk, vec![b'x'; BULK_LEN_MAX - 1].into());
+            for beat in 0..100_u8 {
+                let body = Bytes::copy_from_slice(&[beat]);
+                let beat = ask(&links, Lane::Control, body.clone());
+                let mut met = next(&arrived).await;
+                assert_eq!(met.question.body, body);
+                met.answer();
+                assert_eq!(beat.await.expect("an answer"), body);
+            }
+            let bulk = links.inner.link(OTHER, Traffic::Replicas(Lane::Bulk));
+            assert_eq!(bulk.sent_len.get(), BULK_LEN_MAX, "it is on its way");
+            first.cancel().await;
+            stuck.cancel().await;
+        });
+    }
+
+    #[test]
+    fn bulk_has_a_budget_and_goes_in_order() {
+        run(async || {
+            let (links, arrived) = other_node();
+            let len = BULK_LEN_MAX / 2;
+            let mut asked: Vec<_> = (0..5_u8)
+                .map(|number| ask(&links, Lane::Bulk, vec![number; len].into()))
+                .collect();
+            let mut met = Vec::new();
+            for number in [0_u8, 1] {
+                let next = next(&arrived).await;
+                assert_eq!(next.question.body.first(), Some(&number));
+                met.push(next);
+            }
+            let bulk = links.inner.link(OTHER, Traffic::Replicas(Lane::Bulk));
+            assert_eq!(bulk.sent_len.get(), BULK_LEN_MAX);
+            assert_eq!(bulk.queue_len.get(), len * 3, "the others wait");
+            asked.remove(3).cancel().await;
+            for number in [2, 4_u8] {
+                met.remove(0).answer();
+                let next = next(&arrived).await;
+                assert_eq!(next.question.body.first(), Some(&number));
+                met.push(next);
+            }
+            assert_eq!(bulk.queue_len.get(), 0);
+            for asked in asked {
+                asked.cancel().await;
+            }
+        });
+    }
+
+    #[test]
+    fn a_queue_that_is_full_takes_nothing_more() {
+        run(async || {
+            let (links, arrived) = other_node();
+            let first = ask(&links, Lane::Bulk, Bytes::from_static(b"x"));
+            next(&arrived).await;
+            let len = BULK_LEN_MAX;
+            let more = QUEUE_LEN_MAX / len + 1;
+            let asked: Vec<_> = (0..more)
+                .map(|_| ask(&links, Lane::Bulk, vec![b'x'; len].into()))
+                .collect();
+            GlommioRuntime::sleep(Duration::from_millis(1)).await;
+            let refused = links.call(OTHER, Lane::Bulk, vec![b'x'].into()).await;
+            let refused = refused.expect_err("the queue is full");
+            assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+            for asked in asked {
+                asked.cancel().await;
+            }
+            first.cancel().await;
+        });
+    }
 }

@@ -2,8 +2,10 @@
 //! becomes part of a cluster.
 //!
 //! A link is one connection from a shard of this node to a shard of another, in the role of a peer
-//! ([`link`] on the asking side, [`serve`] on the answering one). It carries the questions of
-//! replicas ([`rangedb_engine::raft`]) in the frames of the client protocol; kinds are [`kind`].
+//! ([`link`] on the asking side, [`serve`] on the answering one). There are up to three between two
+//! shards: two carry the questions of replicas ([`rangedb_engine::raft`]), of which bulk delays
+//! nothing else, and one the requests of clients ([`carry`]), in the frames of the client protocol;
+//! kinds are [`kind`].
 //! The first frame proves that the sender knows the cluster's secret, says which cluster and which
 //! node it means, and where it listens itself: so a node that comes back at a new address is found
 //! again by whoever it speaks to. How a node joins is in [`enroll`].

@@ -22,6 +22,7 @@ use crate::handler::{Asked, Call, status};
 use crate::net::buffers::Buffers;
 use crate::net::connection::Connection;
 use crate::peers::carry::Carriers;
+use crate::peers::link::Links;
 use crate::peers::{Addresses, Peers};
 use crate::probe::{ShardProbe, ShardReport};
 use crate::shard::directory::Directory;
@@ -127,6 +128,7 @@ impl Context {
         mesh: Rc<Mesh>,
         node: NodeInfo,
         peers: Arc<Peers>,
+        links: Links,
         hlc: Hlc,
     ) -> Context {
         let here = shard.location();
@@ -137,7 +139,7 @@ impl Context {
             shard,
             mesh,
             node,
-            carriers: Carriers::new(node.cluster, node.id, peers.clone()),
+            carriers: Carriers::new(links),
             peers,
             buffers: Buffers::default(),
             builder: RefCell::default(),

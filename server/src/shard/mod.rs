@@ -106,9 +106,10 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     let beating = glommio::spawn_local(setup.beat.clone().run());
     let (mesh, inboxes) = setup.lanes.connect().await;
     let mesh = Rc::new(mesh);
-    setup.world.transport.join_mesh(mesh.clone());
+    let links = setup.world.transport.clone();
+    links.join_mesh(mesh.clone());
     let shard = Shard::open(setup.options, setup.world, setup.hlc.clone()).await?;
-    let context = Context::new(shard, mesh, setup.node, setup.peers, setup.hlc);
+    let context = Context::new(shard, mesh, setup.node, setup.peers, links, setup.hlc);
     let context = Rc::new(context);
     learn(&context, &inboxes).await?;
     context.follow_view();

@@ -1,9 +1,10 @@
 //! The links between shards: delay, loss, late duplicates, and cuts in one direction.
 //!
-//! A question and its answer each take a random time. What one shard asks another arrives in order,
-//! as on a connection, also after the other was paused; questions of different shards and answers
-//! overtake each other, and a duplicate comes whenever it likes. What is lost is never answered;
-//! whoever asked gives up by its own clock. What is under way goes on when its sender crashes.
+//! A question and its answer each take a random time. What one shard asks another in one lane
+//! arrives in order, as on a connection, also after the other was paused; questions of different
+//! shards or lanes and answers overtake each other, and a duplicate comes whenever it likes. What is
+//! lost is never answered; whoever asked gives up by its own clock. What is under way goes on when
+//! its sender crashes.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -12,7 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rangedb_engine::env::Transport;
+use rangedb_engine::env::{Lane, Transport};
 use rangedb_engine::shard::Shard;
 use rangedb_engine::types::{Location, NodeId};
 use tokio::sync::oneshot;
@@ -38,6 +39,9 @@ struct Sent {
     answer: oneshot::Sender<io::Result<Bytes>>,
 }
 
+/// From one shard to another, in one lane.
+type Way = (Location, Location, Lane);
+
 /// All links of a cluster.
 pub struct Network {
     random: Random,
@@ -48,8 +52,8 @@ pub struct Network {
     cut: RefCell<BTreeSet<(u16, u16)>>,
     /// The longest that a message from the first machine to the second takes, in microseconds.
     slow: RefCell<BTreeMap<(u16, u16), u64>>,
-    /// What is under way from one shard to another; a link with an entry has a task.
-    under_way: RefCell<BTreeMap<(Location, Location), VecDeque<Sent>>>,
+    /// What is under way; a way with an entry has a task.
+    under_way: RefCell<BTreeMap<Way, VecDeque<Sent>>>,
     /// One message in so many is lost; 0: none.
     pub loss_one_in: Cell<u64>,
     /// Whether messages come twice, the second time late.
@@ -138,24 +142,25 @@ impl Network {
         !is_cut && (loss == 0 || !self.random.once_in(loss))
     }
 
-    fn send(self: &Rc<Network>, from: Location, to: Location, sent: Sent) {
+    fn send(self: &Rc<Network>, way: Way, sent: Sent) {
         let mut under_way = self.under_way.borrow_mut();
-        if let Some(queue) = under_way.get_mut(&(from, to)) {
+        if let Some(queue) = under_way.get_mut(&way) {
             return queue.push_back(sent);
         }
-        under_way.insert((from, to), VecDeque::from([sent]));
+        under_way.insert(way, VecDeque::from([sent]));
         let network = self.clone();
-        executor::current().spawn_on(OUTSIDE, async move { network.carry(from, to).await });
+        executor::current().spawn_on(OUTSIDE, async move { network.carry(way).await });
     }
 
-    /// Takes what is under way from one shard to another along, in order, until nothing is.
-    async fn carry(self: Rc<Network>, from: Location, to: Location) {
+    /// Takes what is under way along, in order, until nothing is.
+    async fn carry(self: Rc<Network>, way: Way) {
+        let (from, to, _) = way;
         loop {
             let next = {
                 let mut under_way = self.under_way.borrow_mut();
-                let next = under_way.get_mut(&(from, to)).and_then(VecDeque::pop_front);
+                let next = under_way.get_mut(&way).and_then(VecDeque::pop_front);
                 if next.is_none() {
-                    under_way.remove(&(from, to));
+                    under_way.remove(&way);
                 }
                 next
             };
@@ -251,14 +256,14 @@ pub struct SimLink {
 }
 
 impl Transport for SimLink {
-    async fn call(&self, to: Location, question: Bytes) -> io::Result<Bytes> {
+    async fn call(&self, to: Location, lane: Lane, question: Bytes) -> io::Result<Bytes> {
         let (sender, receiver) = oneshot::channel();
         let sent = Sent {
             arrives: executor::current().now() + self.network.delay(self.from, to),
             question,
             answer: sender,
         };
-        self.network.send(self.from, to, sent);
+        self.network.send((self.from, to, lane), sent);
         let lost = io::ErrorKind::ConnectionReset;
         receiver.await.unwrap_or_else(|_| Err(lost.into()))
     }

@@ -1,0 +1,151 @@
+//! Which lane the appends of one stream take.
+//!
+//! A large append, as of a replica that catches up, goes by the bulk lane, where it delays no
+//! heartbeat. But appends that were sent ahead must be met in order, which two lanes do not keep:
+//! one that overtakes another is a conflict to its receiver. So a stream changes its lane only while
+//! none of its appends is under way, and goes back to the control lane only when nothing is, or when
+//! so many in a row were small that it has caught up. Lives on the shard's thread.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use crate::env::Lane;
+
+/// A longer append goes by the bulk lane: a few milliseconds of a slow network.
+const SMALL_LEN_MAX: usize = 256 << 10;
+
+/// After so many small appends in a row a stream waits until it can go back to the control lane.
+const SMALL_IN_A_ROW: usize = 16;
+
+/// The lane that an append of this size takes if it is alone.
+pub fn by_len(len: usize) -> Lane {
+    match len > SMALL_LEN_MAX {
+        true => Lane::Bulk,
+        false => Lane::Control,
+    }
+}
+
+/// The lane of one stream of appends.
+pub struct AppendLane {
+    lane: Cell<Lane>,
+    under_way: Cell<usize>,
+    small_in_a_row: Cell<usize>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// An append that is under way until this is dropped.
+pub struct UnderWay {
+    stream: Rc<AppendLane>,
+    /// The lane that it takes.
+    pub lane: Lane,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let left = self.stream.under_way.get() - 1;
+        self.stream.under_way.set(left);
+        if left == 0
+            && let Some(waker) = self.stream.waker.take()
+        {
+            waker.wake();
+        }
+    }
+}
+
+impl AppendLane {
+    /// A stream that has sent nothing.
+    pub fn new() -> Rc<AppendLane> {
+        Rc::new(AppendLane {
+            lane: Cell::new(Lane::Control),
+            under_way: Cell::new(0),
+            small_in_a_row: Cell::new(0),
+            waker: RefCell::new(None),
+        })
+    }
+
+    /// The stream's next append of `len` bytes is to be sent: waits if it has to change the lane
+    /// while others are under way.
+    pub async fn enter(self: Rc<Self>, len: usize) -> UnderWay {
+        let wanted = by_len(len);
+        match wanted {
+            Lane::Bulk => self.small_in_a_row.set(0),
+            Lane::Control => self.small_in_a_row.set(self.small_in_a_row.get() + 1),
+        }
+        let must_change = wanted == Lane::Bulk || self.small_in_a_row.get() > SMALL_IN_A_ROW;
+        if must_change && wanted != self.lane.get() {
+            self.nothing_under_way().await;
+        }
+        if self.under_way.get() == 0 {
+            self.lane.set(wanted);
+        }
+        self.under_way.set(self.under_way.get() + 1);
+        UnderWay {
+            lane: self.lane.get(),
+            stream: self,
+        }
+    }
+
+    async fn nothing_under_way(&self) {
+        std::future::poll_fn(|cx| {
+            if self.under_way.get() == 0 {
+                return Poll::Ready(());
+            }
+            self.waker.replace(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    const SMALL: usize = 100;
+    const LARGE: usize = 4 << 20;
+
+    /// What is sent now, if nothing has to be waited for.
+    fn send(stream: &Rc<AppendLane>, len: usize) -> Option<UnderWay> {
+        stream.clone().enter(len).now_or_never()
+    }
+
+    fn lane(sent: Option<&UnderWay>) -> Option<Lane> {
+        sent.map(|sent| sent.lane)
+    }
+
+    #[test]
+    fn no_append_overtakes_another_in_the_other_lane() {
+        let stream = AppendLane::new();
+        let first = send(&stream, SMALL);
+        assert_eq!(lane(first.as_ref()), Some(Lane::Control));
+        let large = send(&stream, LARGE);
+        assert_eq!(lane(large.as_ref()), None, "the first is under way");
+        drop(first);
+        let large = send(&stream, LARGE);
+        assert_eq!(lane(large.as_ref()), Some(Lane::Bulk));
+        let small = send(&stream, SMALL);
+        assert_eq!(lane(small.as_ref()), Some(Lane::Bulk), "behind the large");
+        drop((large, small));
+        let last = send(&stream, SMALL);
+        assert_eq!(lane(last.as_ref()), Some(Lane::Control));
+    }
+
+    #[test]
+    fn a_stream_that_has_caught_up_goes_back_although_it_is_never_idle() {
+        let stream = AppendLane::new();
+        let mut under_way = send(&stream, LARGE);
+        for _ in 0..SMALL_IN_A_ROW {
+            let next = send(&stream, SMALL);
+            assert_eq!(lane(next.as_ref()), Some(Lane::Bulk));
+            under_way = next;
+        }
+        let mut waits = Box::pin(stream.clone().enter(SMALL));
+        assert!(waits.as_mut().now_or_never().is_none(), "one is under way");
+        drop(under_way);
+        let back = waits.now_or_never();
+        assert_eq!(lane(back.as_ref()), Some(Lane::Control));
+    }
+}
