@@ -8,15 +8,16 @@ use std::sync::Arc;
 
 use rangedb_engine::cluster::NodeRecord;
 use rangedb_engine::env::{AsyncRuntime, World};
-use rangedb_engine::error::Error;
+use rangedb_engine::error::{Error, Fate};
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::limits::SEGMENT_LEN;
 use rangedb_engine::lsm::{LsmTables, TableOptions};
 use rangedb_engine::range::Keyspace;
+use rangedb_engine::range::proposer::{Proposal, ProposalKind, Proposer};
 use rangedb_engine::request::{Outcome, ScanRequest, SessionPair, Write};
 use rangedb_engine::shard::{InitialRange, Shard, ShardOptions, WriteRequest, WriteSink};
 use rangedb_engine::types::{
-    ClientId, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp,
+    ClientId, Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp,
 };
 use rangedb_server::env::{GlommioDisk, GlommioEnv, GlommioRuntime, SystemClock};
 use rangedb_server::peers::Peers;
@@ -186,4 +187,23 @@ fn writes_outlive_stops_and_crashes() {
             folder = next;
         }
     }
+}
+
+#[test]
+fn what_comes_back_to_a_closed_proposer_is_refused() {
+    let proposer = Proposer::<GlommioEnv>::new();
+    let (sender, mut receiver) = oneshot::channel();
+    let proposal = Proposal {
+        kind: ProposalKind::Barrier,
+        epoch: Epoch::default(),
+        deadline: None,
+        sink: Rc::new(Once(RefCell::new(Some(sender)))),
+        token: 7,
+    };
+    proposer.close();
+    proposer.give_back([proposal].into_iter());
+    let result = receiver.try_recv().expect("it is answered");
+    let error = result.expect_err("it was not applied");
+    assert_eq!(error.fate(), Fate::NotApplied);
+    assert!(proposer.is_idle());
 }

@@ -146,7 +146,7 @@ impl<E: Env> RaftGroup<E> {
         let store = LogStore::new(log.clone());
         let machine = StateMachine::new(replica, log);
         let lease = Rc::new(Lease::new());
-        let links = Links::<E>::new(around.transport, range, id, lease.clone());
+        let links = Links::<E>::new(around.transport, around.clock, range, id, lease.clone());
         let raft = Raft::<E>::new(id, Arc::new(config), links, store, machine)
             .await
             .map_err(|e| failed(e.to_string()))?;
@@ -544,6 +544,8 @@ impl<E: Env> Group<E> {
 pub struct Around<E: Env> {
     /// Links to other shards.
     pub transport: E::Transport,
+    /// Randomness.
+    pub clock: E::Clock,
     /// Entries that are durable in the tree and yet kept for replicas that are behind.
     pub entries_kept: u64,
     /// For how long this process has not run so far, though it might have.

@@ -7,7 +7,6 @@
 //! that would double the messages of a lone write. Snapshots and large appends take the bulk lane
 //! ([`super::append_lane`]).
 
-use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
@@ -27,7 +26,7 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
-use crate::env::{AsyncRuntime, Env, Instant, Lane, Now, Transport};
+use crate::env::{AsyncRuntime, Clock, Env, Instant, Lane, Now, Transport};
 use crate::raft::append_lane::{self, AppendLane};
 use crate::raft::convert;
 use crate::raft::lease::Lease;
@@ -59,13 +58,14 @@ pub struct Links<E: Env> {
     range: RangeId,
     me: ReplicaId,
     lease: Rc<Lease<E>>,
-    snapshots: Rc<Cell<u64>>,
+    clock: E::Clock,
 }
 
 impl<E: Env> Links<E> {
     /// Links over the shard's transport; what is answered on them counts for this lease.
     pub fn new(
         transport: E::Transport,
+        clock: E::Clock,
         range: RangeId,
         me: ReplicaId,
         lease: Rc<Lease<E>>,
@@ -75,7 +75,7 @@ impl<E: Env> Links<E> {
             range,
             me,
             lease,
-            snapshots: Rc::default(),
+            clock,
         }
     }
 }
@@ -86,8 +86,7 @@ pub struct Link<E: Env> {
     envelope: Envelope,
     to: Location,
     lease: Rc<Lease<E>>,
-    /// Snapshots that this replica has sent, by which each has a number.
-    snapshots: Rc<Cell<u64>>,
+    clock: E::Clock,
 }
 
 impl<E: Env> Clone for Link<E> {
@@ -97,7 +96,7 @@ impl<E: Env> Clone for Link<E> {
             envelope: self.envelope,
             to: self.to,
             lease: self.lease.clone(),
-            snapshots: self.snapshots.clone(),
+            clock: self.clock.clone(),
         }
     }
 }
@@ -115,7 +114,7 @@ impl<E: Env> RaftNetworkFactory<TypeConfig<E>> for Links<E> {
             },
             to: *place,
             lease: self.lease.clone(),
-            snapshots: self.snapshots.clone(),
+            clock: self.clock.clone(),
         }
     }
 }
@@ -253,8 +252,8 @@ impl<E: Env> Link<E> {
         option: &RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig<E>>, Unreachable<TypeConfig<E>>> {
         let failed = |error: String| unreachable::<E>(&io::Error::other(error));
-        let number = self.snapshots.get() + 1;
-        self.snapshots.set(number);
+        // No late part of another one has it, not even of one from before a restart.
+        let number = self.clock.random_u64();
         let mut export = Export::begin(replica).map_err(|e| failed(e.to_string()))?;
         let mut parts = 0;
         loop {

@@ -312,12 +312,18 @@ impl<E: Env> Proposer<E> {
         }
     }
 
-    fn give_back(&self, proposals: impl DoubleEndedIterator<Item = Proposal<E>>) {
+    /// What was proposed and not applied waits again, before all others; it is refused if the queue
+    /// was closed meanwhile.
+    pub fn give_back(&self, proposals: impl DoubleEndedIterator<Item = Proposal<E>>) {
         let mut waiting = self.waiting.borrow_mut();
         for proposal in proposals.rev() {
             self.bytes_waiting
                 .set(self.bytes_waiting.get() + proposal.kind.len_max());
             waiting.push_front(proposal);
+        }
+        drop(waiting);
+        if self.closed.get() {
+            self.refuse_all(&Error::ShuttingDown);
         }
     }
 }

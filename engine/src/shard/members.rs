@@ -116,6 +116,7 @@ impl<E: Env> Inner<E> {
         self.store.add(&replica);
         let around = Around {
             transport: self.transport.clone(),
+            clock: self.clock.clone(),
             entries_kept: self.entries_kept,
             stalled: self.liveness.stalled.clone(),
         };

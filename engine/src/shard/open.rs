@@ -85,6 +85,7 @@ impl<E: Env> Shard<E> {
             });
             let around = Around {
                 transport: world.transport.clone(),
+                clock: world.clock.clone(),
                 entries_kept: options.entries_kept,
                 stalled: liveness.stalled.clone(),
             };

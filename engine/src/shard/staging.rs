@@ -150,11 +150,15 @@ impl<E: Env> Shard<E> {
         envelope: Envelope,
         from: (ReplicaId, u64),
     ) -> Result<bool, Fatal> {
-        let data_id = self.inner.new_data_id().await?;
-        let mut all = self.inner.staging.borrow_mut();
-        if all.iter().any(|s| s.to == envelope.to && s.ending) {
+        if self.is_taking_over(envelope.to) {
             return Ok(false);
         }
+        let data_id = self.inner.new_data_id().await?;
+        // The log may have been written to meanwhile.
+        if self.is_taking_over(envelope.to) {
+            return Ok(false);
+        }
+        let mut all = self.inner.staging.borrow_mut();
         let staging = Staging {
             to: envelope.to,
             from,
@@ -173,6 +177,11 @@ impl<E: Env> Shard<E> {
         // Before the first row: no flush or compaction that meets one may think nobody owns it.
         self.inner.store.set_gc(background::gc_rules(&self.inner));
         Ok(true)
+    }
+
+    fn is_taking_over(&self, to: ReplicaId) -> bool {
+        let all = self.inner.staging.borrow();
+        all.iter().any(|staging| staging.to == to && staging.ending)
     }
 
     /// The data id of the snapshot of which this part is the next, or the last.

@@ -136,8 +136,9 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     }
     reporting.cancel().await;
     telling.cancel().await;
-    setup.beat.end();
+    // One that stands still here is poked, too.
     beating.cancel().await;
+    setup.beat.end();
     Ok(())
 }
 
