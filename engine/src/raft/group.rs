@@ -75,8 +75,8 @@ pub struct Group<E: Env> {
     pub(super) retired: Cell<bool>,
     /// The term in which it asked another to lead: it keeps nobody from that any more.
     pub(super) handed_over: Cell<u64>,
-    /// Whether its node stops: it wants to lead no more.
-    pub(super) leaves: Cell<bool>,
+    /// See [`Around::leaves`].
+    pub(super) leaves: Rc<Cell<bool>>,
     /// See [`Group::dozes`].
     dozes: Cell<bool>,
 }
@@ -173,7 +173,7 @@ impl<E: Env> RaftGroup<E> {
                 changing: Cell::new(false),
                 retired: Cell::new(false),
                 handed_over: Cell::new(0),
-                leaves: Cell::new(false),
+                leaves: around.leaves,
                 dozes: Cell::new(false),
             }),
         };
@@ -550,6 +550,8 @@ pub struct Around<E: Env> {
     pub entries_kept: u64,
     /// For how long this process has not run so far, though it might have.
     pub stalled: Rc<Cell<Duration>>,
+    /// Whether the node stops: then a replica campaigns no more, and takes no leadership over.
+    pub leaves: Rc<Cell<bool>>,
 }
 
 /// What the driver knows when it looks at a group.

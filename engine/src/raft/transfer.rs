@@ -46,11 +46,6 @@ impl<E: Env> Group<E> {
         self.handed_over.get() == self.term()
     }
 
-    /// Its node stops: it campaigns no more, and takes no leadership over.
-    pub fn leave(&self) {
-        self.leaves.set(true);
-    }
-
     /// The leader of this term wants it to lead.
     pub(super) async fn take_over(&self, vote: Vote, last: Option<LogId>) -> Answer {
         if self.leaves.get() {

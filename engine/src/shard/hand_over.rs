@@ -8,7 +8,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::StreamExt;
+use futures_util::future::try_join_all;
+use futures_util::stream::FuturesOrdered;
 
 use super::members::{CAUGHT_UP, CREATE_TIMEOUT};
 use super::{Inner, Running, Shard};
@@ -35,9 +37,6 @@ impl<E: Env> Shard<E> {
     /// From now on this shard takes over no leadership: its node is about to stop.
     pub fn leave(&self) {
         self.inner.leaves.set(true);
-        for (_, raft) in self.inner.groups() {
-            raft.leave();
-        }
     }
 
     /// Hands the leadership of every range to another replica; returns when others lead, or after a
@@ -95,7 +94,13 @@ impl<E: Env> Inner<E> {
             };
             matches!(told, Some(Told::Done)).then_some(place)
         });
-        join_all(asked).await.into_iter().flatten().next()
+        let mut asked: FuturesOrdered<_> = asked.collect();
+        while let Some(answer) = asked.next().await {
+            if answer.is_some() {
+                return answer;
+            }
+        }
+        None
     }
 
     /// Has another replica lead a range; says at once whether it was asked to.

@@ -119,6 +119,7 @@ impl<E: Env> Inner<E> {
             clock: self.clock.clone(),
             entries_kept: self.entries_kept,
             stalled: self.liveness.stalled.clone(),
+            leaves: self.leaves.clone(),
         };
         let made = Made::Now { leads: false };
         let running = open::start(replica, log, around, made, &self.routes_version).await?;

@@ -136,8 +136,8 @@ struct Inner<E: Env> {
     entries_kept: u64,
     /// Whether it is being closed: replicas neither come nor go any more.
     closing: Cell<bool>,
-    /// Whether its node stops: it takes over no leadership any more.
-    leaves: Cell<bool>,
+    /// Whether its node stops: it takes over no leadership any more. Its groups see it, too.
+    leaves: Rc<Cell<bool>>,
     /// Ranges of which a replica is being made.
     creating: RefCell<BTreeSet<RangeId>>,
     /// Differs whenever a replica has come or gone, or a range is led elsewhere.

@@ -56,6 +56,7 @@ impl<E: Env> Shard<E> {
         let store = Rc::new(Store::new(lsm, wal.clone(), options.on_fatal.clone()));
         let liveness = Liveness::default();
         let routes_version = Rc::default();
+        let leaves = Rc::new(Cell::new(false));
         let mut ranges = Vec::new();
         let mut system = Vec::new();
         for (created, log) in recovered.replicas {
@@ -88,6 +89,7 @@ impl<E: Env> Shard<E> {
                 clock: world.clock.clone(),
                 entries_kept: options.entries_kept,
                 stalled: liveness.stalled.clone(),
+                leaves: leaves.clone(),
             };
             let running = start(replica, log, around, made, &routes_version).await?;
             match running.replica.keyspace() {
@@ -111,7 +113,7 @@ impl<E: Env> Shard<E> {
             management: Management::new(options.node, options.system),
             entries_kept: options.entries_kept,
             closing: Cell::new(false),
-            leaves: Cell::new(false),
+            leaves,
             creating: RefCell::default(),
             routes_version,
             staging: RefCell::default(),
