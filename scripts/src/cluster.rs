@@ -78,17 +78,23 @@ fn start(node: u16) -> Outcome {
 
 /// Whether every range is led and has all its voters: then a node can be killed.
 fn is_replicated() -> bool {
-    let list = ["range", "ls", "--addr", &addresses()];
+    let list = ["range", "ls", "--addr", &addresses(), "--format", "json"];
     let ranges = release_binary("rangedb").and_then(|rangedb| process::output(&rangedb, &list));
-    ranges.is_ok_and(|text| {
-        let lacks = text.contains("under-replicated") || text.contains("UNAVAILABLE");
-        !lacks && text.lines().count() > 1
-    })
+    ranges.is_ok_and(|text| are_replicated(&text))
+}
+
+fn are_replicated(ranges: &str) -> bool {
+    let known: serde_json::Value = serde_json::from_str(ranges).unwrap_or_default();
+    let ranges = known["ranges"].as_array().filter(|all| !all.is_empty());
+    let is_whole = |range: &serde_json::Value| {
+        range["unavailable"] == false && range["under_replicated"] == false
+    };
+    ranges.is_some_and(|ranges| ranges.iter().all(is_whole))
 }
 
 /// Starts the nodes that do not run, and waits until all are ready and hold everything.
 fn up() -> Outcome {
-    process::run("cargo", &["build", "--release", "-p", "rangedb-server"])?;
+    process::build_release(&["rangedb-server"])?;
     std::fs::create_dir_all(folder()).map_err(|error| error.to_string())?;
     for node in (1..=NODES).filter(|node| running(*node).is_none()) {
         start(node)?;
@@ -163,5 +169,26 @@ pub fn run(words: &[&str]) -> Outcome {
             signal(id, "KILL")
         }
         _ => Err("usage: cluster up | down | kill N | status".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::are_replicated;
+
+    #[test]
+    fn every_range_must_be_whole() {
+        let list = |unavailable: bool, under_replicated: bool| {
+            let whole = serde_json::json!({ "unavailable": false, "under_replicated": false });
+            let other = serde_json::json!({
+                "unavailable": unavailable,
+                "under_replicated": under_replicated,
+            });
+            serde_json::json!({ "ranges": [whole, other] }).to_string()
+        };
+        assert!(are_replicated(&list(false, false)));
+        assert!(!are_replicated(&list(true, false)));
+        assert!(!are_replicated(&list(false, true)));
+        assert!(!are_replicated(r#"{ "ranges": [] }"#) && !are_replicated("no JSON"));
     }
 }

@@ -78,9 +78,28 @@ struct Figures {
     cpu_us: f64,
 }
 
+/// What every comparison can be told.
 struct Options {
     records: String,
     seconds: f64,
+}
+
+impl Options {
+    /// Takes an option and its value; `false`: it is none of these, or makes no sense.
+    fn take(&mut self, option: &[&str]) -> bool {
+        match option {
+            ["--records", number] if number.parse::<u64>().is_ok_and(|number| number > 0) => {
+                self.records = (*number).to_owned();
+                true
+            }
+            ["--seconds", number] => {
+                let seconds = number.parse().ok().filter(|seconds| *seconds > 0.0);
+                self.seconds = seconds.unwrap_or(self.seconds);
+                seconds.is_some()
+            }
+            _ => false,
+        }
+    }
 }
 
 fn parse(options: &[&str]) -> Result<Options, String> {
@@ -88,32 +107,16 @@ fn parse(options: &[&str]) -> Result<Options, String> {
         records: "1000000".to_owned(),
         seconds: 5.0,
     };
-    for pair in options.chunks(2) {
-        match pair {
-            ["--records", number] if number.parse::<u64>().is_ok_and(|number| number > 0) => {
-                parsed.records = (*number).to_owned();
-            }
-            ["--seconds", number] if number.parse::<f64>().is_ok_and(|number| number > 0.0) => {
-                parsed.seconds = number.parse().unwrap_or(parsed.seconds);
-            }
-            _ => return Err("usage: compare redis [--records N] [--seconds N]".to_owned()),
-        }
+    match options.chunks(2).all(|option| parsed.take(option)) {
+        true => Ok(parsed),
+        false => Err("usage: compare redis [--records N] [--seconds N]".to_owned()),
     }
-    Ok(parsed)
 }
 
 /// Builds, measures both, prints a table.
 pub fn run(options: &[&str]) -> Outcome {
     let options = parse(options)?;
-    let build = [
-        "build",
-        "--release",
-        "-p",
-        "rangedb-server",
-        "-p",
-        "rangedb-loadgen",
-    ];
-    process::run("cargo", &build)?;
+    process::build_release(&["rangedb-server", "rangedb-loadgen"])?;
     stop_children_on_signals()?;
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let ours = measure_rangedb(folder.path(), &options)?;
@@ -329,13 +332,22 @@ mod tests {
         let csv = "\"test\",\"rps\",\"avg_latency_ms\",\"min_latency_ms\",\"p50_latency_ms\",\
                    \"p95_latency_ms\",\"p99_latency_ms\",\"max_latency_ms\"\n\
                    \"GET\",\"500000.00\",\"0.9\",\"0.1\",\"0.923\",\"1.2\",\"1.5\",\"3.0\"\n";
-        let figures = figures_of_benchmark(csv, 2e-6).unwrap();
+        let figures = figures_of_benchmark(csv, 2e-6).expect("figures");
         assert_eq!((figures.rate, figures.p50_us.round()), (500_000.0, 923.0));
         let json = r#"{"operations":1000,"ops_per_second":200.0,
                        "latency_us":{"all":{"p50":1.5,"p99":2.0}}}"#;
-        let figures = figures_of_loadgen(json, 0.002).unwrap();
+        let figures = figures_of_loadgen(json, 0.002).expect("figures");
         assert_eq!((figures.rate, figures.cpu_us), (200.0, 2.0));
         assert!(figures_of_loadgen("{}", 1.0).is_err());
+    }
+
+    #[test]
+    fn options_are_taken_with_a_value_that_makes_sense() {
+        let options = parse(&["--seconds", "0.5", "--records", "7"]).expect("options");
+        assert_eq!((options.records.as_str(), options.seconds), ("7", 0.5));
+        for wrong in [&["--seconds", "0"][..], &["--records", "x"], &["--records"]] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

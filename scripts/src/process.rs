@@ -35,6 +35,13 @@ pub fn run(program: &str, arguments: &[&str]) -> Outcome {
     succeeded(program, arguments, status)
 }
 
+/// Builds packages of the workspace for use.
+pub fn build_release(packages: &[&str]) -> Outcome {
+    let packages = packages.iter().flat_map(|package| ["-p", package]);
+    let arguments: Vec<&str> = ["build", "--release"].into_iter().chain(packages).collect();
+    run("cargo", &arguments)
+}
+
 /// Runs a command to its end and returns what it wrote to standard output.
 pub fn output(program: &str, arguments: &[&str]) -> Result<String, String> {
     let output = command(program, arguments)

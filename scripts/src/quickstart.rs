@@ -123,17 +123,7 @@ fn measure(loadgen: &str, node: &Node, seconds: Option<f64>) -> Outcome {
 /// Builds and runs it.
 pub fn run(options: &[&str]) -> Outcome {
     let options = parse(options)?;
-    process::run(
-        "cargo",
-        &[
-            "build",
-            "--release",
-            "-p",
-            "rangedb-server",
-            "-p",
-            "rangedb-loadgen",
-        ],
-    )?;
+    process::build_release(&["rangedb-server", "rangedb-loadgen"])?;
     stop_children_on_signals()?;
     run_built(&options)
 }

@@ -83,16 +83,6 @@ pub fn run(seconds: &str, seed: &str) -> Outcome {
         .parse()
         .map_err(|_| format!("{seconds} is no number of seconds"))?;
     let seed: u64 = seed.parse().map_err(|_| format!("{seed} is no seed"))?;
-    crate::process::run(
-        "cargo",
-        &[
-            "build",
-            "--release",
-            "-p",
-            "rangedb-server",
-            "-p",
-            "rangedb-loadgen",
-        ],
-    )?;
+    crate::process::build_release(&["rangedb-server", "rangedb-loadgen"])?;
     run_for(seconds, seed)
 }

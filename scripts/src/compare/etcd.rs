@@ -59,8 +59,7 @@ const WORKS: [Work; 6] = [
 ];
 
 struct Options {
-    records: String,
-    seconds: String,
+    common: super::Options,
     rounds: usize,
     /// The folder of etcd's programs, if they need not be fetched.
     programs: Option<PathBuf>,
@@ -68,23 +67,20 @@ struct Options {
 
 fn parse(options: &[&str]) -> Result<Options, String> {
     let mut parsed = Options {
-        records: "100000".to_owned(),
-        seconds: "4".to_owned(),
+        common: super::Options {
+            records: "100000".to_owned(),
+            seconds: 4.0,
+        },
         rounds: 3,
         programs: None,
     };
     for pair in options.chunks(2) {
         match pair {
-            ["--records", number] if number.parse::<u64>().is_ok_and(|number| number > 0) => {
-                parsed.records = (*number).to_owned();
-            }
-            ["--seconds", number] if number.parse::<f64>().is_ok_and(|number| number > 0.0) => {
-                parsed.seconds = (*number).to_owned();
-            }
             ["--rounds", number] if number.parse::<usize>().is_ok_and(|number| number > 0) => {
                 parsed.rounds = number.parse().unwrap_or(parsed.rounds);
             }
             ["--programs", folder] => parsed.programs = Some(PathBuf::from(folder)),
+            option if parsed.common.take(option) => {}
             _ => {
                 let usage = "usage: compare etcd [--records N] [--seconds N] [--rounds N] \
                              [--programs DIR]";
@@ -98,15 +94,7 @@ fn parse(options: &[&str]) -> Result<Options, String> {
 /// Builds, measures both in turn, prints a table.
 pub fn run(options: &[&str]) -> Outcome {
     let options = parse(options)?;
-    let build = [
-        "build",
-        "--release",
-        "-p",
-        "rangedb-server",
-        "-p",
-        "rangedb-loadgen",
-    ];
-    process::run("cargo", &build)?;
+    process::build_release(&["rangedb-server", "rangedb-loadgen"])?;
     stop_children_on_signals()?;
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let programs = match &options.programs {
@@ -180,7 +168,7 @@ impl Cluster {
         let loadgen = release_binary("loadgen")?;
         let borders = output(
             &loadgen,
-            &["split-keys", RANGES, "--records", &options.records],
+            &["split-keys", RANGES, "--records", &options.common.records],
         )?;
         let mut nodes = Vec::new();
         for (node, (listen, http)) in listen.iter().zip(&http).enumerate() {
@@ -281,7 +269,7 @@ fn leader_in(status: &serde_json::Value) -> Option<String> {
 fn measure(cluster: &Cluster, options: &Options) -> Result<Vec<Figures>, String> {
     let loadgen = release_binary("loadgen")?;
     let drive = |addresses: &str, words: &[&str]| {
-        let what = ["--addr", addresses, "--records", &options.records];
+        let what = ["--addr", addresses, "--records", &options.common.records];
         let how = ["--value-size", VALUE_SIZE, "--format", "json"];
         let mut all = [words, &what, &how].concat();
         if cluster.is_etcd {
@@ -291,6 +279,7 @@ fn measure(cluster: &Cluster, options: &Options) -> Result<Vec<Figures>, String>
     };
     let first = cluster.addresses.first().ok_or("there is no address")?;
     drive(first, &["load", "--connections", "16", "--depth", "32"])?;
+    let seconds = options.common.seconds.to_string();
     let mut all: Vec<Figures> = Vec::new();
     for work in &WORKS {
         let mut best: Option<Figures> = None;
@@ -308,7 +297,7 @@ fn measure(cluster: &Cluster, options: &Options) -> Result<Vec<Figures>, String>
             let before = cluster.cpu_seconds()?;
             let text = drive(
                 addresses,
-                &[&words[..], &asked, &["--duration", &options.seconds]].concat(),
+                &[&words[..], &asked, &["--duration", &seconds]].concat(),
             )?;
             let used = cluster.cpu_seconds()? - before;
             let figures = figures_of_loadgen(&text, used)?;
@@ -340,8 +329,8 @@ fn print(options: &Options, ours: &[Vec<Figures>], theirs: &[Vec<Figures>]) {
     println!(
         "\nmedians of {} rounds of {} s; {} records, 16 byte keys, {VALUE_SIZE} byte values, uniform",
         ours.len(),
-        options.seconds,
-        options.records
+        options.common.seconds,
+        options.common.records
     );
     println!("three nodes each; CPU is that of all three for one operation; ratios of the medians");
     println!(
