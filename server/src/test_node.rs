@@ -43,7 +43,7 @@ pub struct TestNode {
 impl TestNode {
     /// Shards split at the keys given, in a folder of their own.
     pub fn start(split_at: &[&str], limits: ClientLimits) -> TestNode {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("a folder");
         let mut node = TestNode::start_in(folder.path(), split_at, limits);
         node._folder = Some(folder);
         node
@@ -56,11 +56,11 @@ impl TestNode {
             usize::from(shards),
             std::time::Duration::ZERO,
         )
-        .unwrap();
+        .expect("a port");
         let address = port.address;
         let (orders, ordered) = watch::channel(Order::Serve);
         let beats: Vec<Arc<Beat>> = (0..shards).map(|_| Arc::default()).collect();
-        let watchdog = Watchdog::start(beats.clone()).unwrap();
+        let watchdog = Watchdog::start(beats.clone()).expect("a watchdog");
         let started = StdInstant::now();
         let id = NodeId(1);
         let node = NodeInfo {
@@ -76,7 +76,7 @@ impl TestNode {
         let parts = lanes(shards).into_iter().zip(port.sockets).zip(beats);
         for (shard, ((lanes, socket), beat)) in (0..shards).zip(parts) {
             let folder = folder.join(shard.to_string());
-            std::fs::create_dir_all(folder.join("wal")).unwrap();
+            std::fs::create_dir_all(folder.join("wal")).expect("a folder");
             let (told, hears) = oneshot::channel();
             ready.push(hears);
             let keys = keys_of(split_at, usize::from(shard));
@@ -102,7 +102,7 @@ impl TestNode {
             let executor = LocalExecutorBuilder::new(Placement::Unbound)
                 .preempt_timer(Duration::from_millis(2))
                 .spawn(serve);
-            running.push(executor.unwrap());
+            running.push(executor.expect("an executor"));
         }
         for hears in ready {
             hears.blocking_recv().expect("the shard starts");
@@ -122,9 +122,12 @@ impl TestNode {
             .send(Order::Stop {
                 until: Now::now() + within,
             })
-            .unwrap();
+            .expect("a shard listens");
         for shard in self.shards {
-            shard.join().unwrap().expect("the shard stops well");
+            shard
+                .join()
+                .expect("the executor ends")
+                .expect("the shard stops well");
         }
     }
 
@@ -157,12 +160,10 @@ fn keys_of(split_at: &[&str], shard: usize) -> KeyRange {
 pub fn record(id: u64) -> NodeRecord {
     NodeRecord {
         id: NodeId(id),
-        address: String::new(),
-        http: String::new(),
         shards: 1,
         life: 1,
         started_ms: 1,
-        release: String::new(),
+        ..NodeRecord::default()
     }
 }
 
@@ -205,7 +206,7 @@ fn engine(
     let world = World {
         clock: SystemClock,
         disk,
-        tables: tables.unwrap(),
+        tables: tables.expect("tables open"),
         transport: Links::new(7, NodeId(1), Arc::new(Peers::none())),
     };
     (options, world)
@@ -240,10 +241,10 @@ impl Received {
 impl TestClient {
     /// A connection without its preamble.
     pub fn new(address: SocketAddr) -> TestClient {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(WAIT)).unwrap();
-        stream.set_write_timeout(Some(WAIT)).unwrap();
-        stream.set_nodelay(true).unwrap();
+        let stream = TcpStream::connect(address).expect("it listens");
+        stream.set_read_timeout(Some(WAIT)).expect("set");
+        stream.set_write_timeout(Some(WAIT)).expect("set");
+        stream.set_nodelay(true).expect("set");
         let builder = FlatBufferBuilder::new();
         TestClient {
             stream,
@@ -257,7 +258,7 @@ impl TestClient {
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).unwrap();
+        self.stream.write_all(bytes).expect("sent");
     }
 
     pub fn answer(&mut self) -> Option<Answer> {

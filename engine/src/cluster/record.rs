@@ -40,7 +40,9 @@ pub const FIRST_NEW_REPLICA: u64 = 1 << 32;
 pub type Row = (Vec<u8>, Vec<u8>);
 
 /// A node, as it last said of itself.
-#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
 pub struct NodeRecord {
     /// Its id.
     pub id: NodeId,

@@ -160,28 +160,33 @@ mod tests {
         let sockets = port
             .sockets
             .into_iter()
-            .map(|s| s.listen().unwrap())
+            .map(|s| s.listen().expect("it listens"))
             .collect();
         (port.address, sockets)
     }
 
     fn assert_held(address: SocketAddr) {
-        let error = Port::bind(&address.to_string(), 2, Duration::ZERO).unwrap_err();
+        let error =
+            Port::bind(&address.to_string(), 2, Duration::ZERO).expect_err("the port is held");
         assert!(matches!(error, PortError::Held { .. }), "{error}");
         assert!(error.to_string().contains("held by another process"));
     }
 
     #[test]
     fn all_shards_share_the_port_that_was_chosen() {
-        let (address, sockets) = listening(Port::bind("127.0.0.1:0", 3, Duration::ZERO).unwrap());
+        let (address, sockets) =
+            listening(Port::bind("127.0.0.1:0", 3, Duration::ZERO).expect("a port"));
         assert_ne!(address.port(), 0);
         assert_eq!(sockets.len(), 3);
         for socket in &sockets {
-            assert_eq!(socket.local_addr().unwrap().as_socket(), Some(address));
-            socket.set_nonblocking(true).unwrap();
+            assert_eq!(
+                socket.local_addr().expect("bound").as_socket(),
+                Some(address)
+            );
+            socket.set_nonblocking(true).expect("set");
         }
         let clients: Vec<_> = (0..64)
-            .map(|_| TcpStream::connect(address).unwrap())
+            .map(|_| TcpStream::connect(address).expect("it listens"))
             .collect();
         let mut accepted = vec![0; 3];
         for (count, socket) in accepted.iter_mut().zip(&sockets) {
@@ -195,53 +200,61 @@ mod tests {
 
     #[test]
     fn a_holder_that_does_not_share_is_met() {
-        let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        assert_held(holder.local_addr().unwrap());
+        let holder = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        assert_held(holder.local_addr().expect("bound"));
     }
 
     #[test]
     fn a_holder_that_shares_is_met() {
-        let holder = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        holder.set_reuse_port(true).unwrap();
-        holder.set_reuse_address(true).unwrap();
-        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        holder.bind(&any.into()).unwrap();
-        holder.listen(1).unwrap();
-        assert_held(holder.local_addr().unwrap().as_socket().unwrap());
+        let holder = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        holder.set_reuse_port(true).expect("set");
+        holder.set_reuse_address(true).expect("set");
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        holder.bind(&any.into()).expect("a port");
+        holder.listen(1).expect("it listens");
+        assert_held(
+            holder
+                .local_addr()
+                .expect("bound")
+                .as_socket()
+                .expect("an address"),
+        );
     }
 
     #[test]
     fn another_node_on_the_port_is_met() {
-        let (address, _sockets) = listening(Port::bind("127.0.0.1:0", 2, Duration::ZERO).unwrap());
+        let (address, _sockets) =
+            listening(Port::bind("127.0.0.1:0", 2, Duration::ZERO).expect("a port"));
         assert_held(address);
     }
 
     #[test]
     fn lingering_connections_of_an_earlier_run_do_not_hold_the_port() {
-        let (address, sockets) = listening(Port::bind("127.0.0.1:0", 1, Duration::ZERO).unwrap());
-        let client = TcpStream::connect(address).unwrap();
-        let (served, _) = sockets[0].accept().unwrap();
+        let (address, sockets) =
+            listening(Port::bind("127.0.0.1:0", 1, Duration::ZERO).expect("a port"));
+        let client = TcpStream::connect(address).expect("it listens");
+        let (served, _) = sockets[0].accept().expect("a connection");
         // The side that closes first keeps the address for a while.
         drop(served);
         drop(sockets);
         drop(client);
-        Port::bind(&address.to_string(), 1, Duration::ZERO).unwrap();
+        Port::bind(&address.to_string(), 1, Duration::ZERO).expect("the port is free");
     }
 
     #[test]
     fn names_and_both_families_work() {
         assert_ne!(
             Port::bind("localhost:0", 1, Duration::ZERO)
-                .unwrap()
+                .expect("a port")
                 .address
                 .port(),
             0
         );
-        let mut parts = "[::1]:0".to_socket_addrs().unwrap();
-        if std::net::TcpListener::bind(parts.next().unwrap()).is_ok() {
+        let mut parts = "[::1]:0".to_socket_addrs().expect("an address");
+        if std::net::TcpListener::bind(parts.next().expect("an address")).is_ok() {
             assert!(
                 Port::bind("[::1]:0", 2, Duration::ZERO)
-                    .unwrap()
+                    .expect("a port")
                     .address
                     .is_ipv6()
             );
@@ -250,7 +263,8 @@ mod tests {
             Port::bind("7400", 1, Duration::ZERO),
             Err(PortError::Name { .. })
         ));
-        let elsewhere = Port::bind("192.0.2.1:0", 1, Duration::ZERO).unwrap_err();
+        let elsewhere =
+            Port::bind("192.0.2.1:0", 1, Duration::ZERO).expect_err("the address is elsewhere");
         assert!(
             matches!(elsewhere, PortError::Refused { .. }),
             "{elsewhere}"

@@ -142,12 +142,19 @@ fn bad_frame(random: &mut Random, good: &[Vec<u8>]) -> (Vec<u8>, bool) {
 }
 
 fn resident_bytes() -> usize {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-    text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    let text = std::fs::read_to_string("/proc/self/statm").expect("it is there");
+    text.split(' ')
+        .nth(1)
+        .expect("resident pages")
+        .parse::<usize>()
+        .expect("a number")
+        * 4096
 }
 
 fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
+    std::fs::read_dir("/proc/self/fd")
+        .expect("it is there")
+        .count()
 }
 
 /// A connection with some frames on it, up to the first that ends it. Counts what was handled.
@@ -156,7 +163,7 @@ fn one_connection(node: std::net::SocketAddr, random: &mut Random, good: &[Vec<u
     // Closed by a reset, so that no port stays taken for a minute.
     socket2::SockRef::from(&client.stream)
         .set_linger(Some(Duration::ZERO))
-        .unwrap();
+        .expect("set");
     let mut bytes = Preamble::client(random.below(2) as u16).encode().to_vec();
     if random.below(50) == 0 {
         let at = random.below(bytes.len());

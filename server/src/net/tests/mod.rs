@@ -169,7 +169,7 @@ fn scans_go_on_over_the_border_of_ranges() {
         assert!(rows.len() <= 1);
         seen.extend(
             rows.iter()
-                .map(|row| String::from_utf8(row.key.to_vec()).unwrap()),
+                .map(|row| String::from_utf8(row.key.to_vec()).expect("a text")),
         );
         token = continuation.map(<[u8]>::to_vec);
         if token.is_none() {
@@ -326,7 +326,10 @@ fn there_are_no_more_connections_than_the_limit_and_none_that_says_nothing() {
     let mut clients: Vec<_> = (0..3).map(|_| node.connect(0, true)).collect();
     let mut late = TestClient::new(node.address);
     late.send(&Preamble::client(0).encode());
-    assert_eq!(late.answer().unwrap().verdict, Verdict::TooManyConnections);
+    assert_eq!(
+        late.answer().expect("an answer").verdict,
+        Verdict::TooManyConnections
+    );
     let mut silent = TestClient::new(node.address);
     assert!(silent.answer().is_none(), "cut off without a preamble");
     // A seat that is given up can be taken.
@@ -335,7 +338,7 @@ fn there_are_no_more_connections_than_the_limit_and_none_that_says_nothing() {
     let taken = (0..1000).any(|_| {
         let mut client = TestClient::new(node.address);
         client.send(&Preamble::client(0).encode());
-        client.answer().unwrap().verdict == Verdict::Accepted
+        client.answer().expect("an answer").verdict == Verdict::Accepted
     });
     assert!(taken);
     node.stop(Duration::from_secs(5));
@@ -397,8 +400,8 @@ fn each_request_of_a_long_row_gets_one_reply() {
         };
         client.encode(body, &mut bytes);
     }
-    let mut sending = client.stream.try_clone().unwrap();
-    let sender = std::thread::spawn(move || sending.write_all(&bytes).unwrap());
+    let mut sending = client.stream.try_clone().expect("a socket");
+    let sender = std::thread::spawn(move || sending.write_all(&bytes).expect("sent"));
     let mut seen = vec![false; count as usize];
     let mut refused = 0;
     for _ in 0..count {
@@ -420,7 +423,7 @@ fn each_request_of_a_long_row_gets_one_reply() {
             other => panic!("{other:?}"),
         }
     }
-    sender.join().unwrap();
+    sender.join().expect("all is sent");
     assert!(refused < count / 2, "{refused}");
     assert_eq!(value(&mut client, b"nothing"), None);
     node.stop(Duration::from_secs(5));
@@ -470,7 +473,7 @@ fn who_does_not_read_is_paused_and_then_cut_off() {
 
 #[test]
 fn what_was_acknowledged_before_a_stop_is_there_after_it() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a folder");
     let limits = ClientLimits::default();
     let node = TestNode::start_in(folder.path(), &["m"], limits);
     let mut client = node.connect(0, false);
@@ -498,8 +501,8 @@ fn what_was_acknowledged_before_a_stop_is_there_after_it() {
             other => panic!("{other:?}"),
         }
     }
-    stopper.join().unwrap();
-    assert!(std::net::TcpStream::connect(client.stream.peer_addr().unwrap()).is_err());
+    stopper.join().expect("it stops");
+    assert!(std::net::TcpStream::connect(client.stream.peer_addr().expect("connected")).is_err());
 
     let node = TestNode::start_in(folder.path(), &["m"], limits);
     let mut client = node.connect(1, false);
