@@ -2,8 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
 
+use rangedb_tests::cluster::wait_for;
 use rangedb_tests::process::Home;
 use serde_json::{Value, json};
 
@@ -183,15 +183,11 @@ fn shown(home: &Home, arguments: &[&str]) -> Value {
 
 /// Waits until the cluster's manager has heard of so many ranges, all of them led.
 fn wait_for_ranges(home: &Home, count: usize) {
-    let begun = Instant::now();
-    loop {
+    wait_for("ranges that are led", || {
         let status = shown(home, &["status"]);
-        if status["health"] == "ok" && status["nodes"][0]["leaders"] == count {
-            return;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(30), "{status}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+        let are_led = status["health"] == "ok" && status["nodes"][0]["leaders"] == count;
+        are_led.then_some(())
+    });
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rangedb_client::{Client, ClientOptions};
@@ -20,6 +20,8 @@ use tokio::task::JoinHandle;
 
 /// Kills of a leader if nobody says how long.
 const KILLS: usize = 5;
+/// Writes that are waited for before something happens to a node.
+const WRITES: u64 = 1000;
 /// Tasks that write.
 const WRITERS: usize = 8;
 /// No call may take longer; its deadline.
@@ -82,7 +84,12 @@ impl Seen {
 }
 
 /// Writes a new key each time, in all ranges.
-async fn write(client: Client, index: usize, len: usize, stop: Arc<AtomicBool>) -> Seen {
+async fn write(
+    client: Client,
+    index: usize,
+    len: usize,
+    (stop, written): (Arc<AtomicBool>, Arc<AtomicU64>),
+) -> Seen {
     let (mut seen, begun) = (Seen::default(), Instant::now());
     let mut number = 0_usize;
     while !stop.load(Ordering::Relaxed) {
@@ -91,6 +98,7 @@ async fn write(client: Client, index: usize, len: usize, stop: Arc<AtomicBool>) 
         let asked = Instant::now();
         match client.put(&key, vec![b'v'; len]).await {
             Ok(version) => {
+                written.fetch_add(1, Ordering::Relaxed);
                 seen.acknowledged.push((key, version));
                 let bucket = begun.elapsed().as_millis() / BUCKET_MS;
                 *seen.buckets.entry(bucket as usize).or_default() += 1;
@@ -108,19 +116,34 @@ async fn write(client: Client, index: usize, len: usize, stop: Arc<AtomicBool>) 
 struct Load {
     client: Client,
     stop: Arc<AtomicBool>,
+    /// Writes that were acknowledged.
+    written: Arc<AtomicU64>,
     writers: Vec<JoinHandle<Seen>>,
 }
 
 impl Load {
     async fn begin(homes: &[Home], len: usize) -> Load {
-        let (client, stop) = (client(homes).await, Arc::new(AtomicBool::new(false)));
-        let write = |index| tokio::spawn(write(client.clone(), index, len, stop.clone()));
+        let client = client(homes).await;
+        let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let write = |index| {
+            let shared = (stop.clone(), Arc::clone(&written));
+            tokio::spawn(write(client.clone(), index, len, shared))
+        };
         let writers = (0..WRITERS).map(write).collect();
         Load {
             client,
             stop,
+            written,
             writers,
         }
+    }
+
+    /// Waits until some more is written.
+    fn goes_on(&self) {
+        let enough = self.written.load(Ordering::Relaxed) + WRITES;
+        wait_for("writes", || {
+            (self.written.load(Ordering::Relaxed) >= enough).then_some(())
+        });
     }
 
     /// Ends it, and finds everything that was acknowledged.
@@ -161,7 +184,7 @@ fn a_rolling_restart_under_load_fails_no_request() {
     let mut nodes = started(&homes);
     run(async {
         let load = Load::begin(&homes, 100).await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        load.goes_on();
         let (until, mut restarts) = (until(), 0);
         while restarts < homes.len() || Instant::now() < until {
             let place = restarts % homes.len();
@@ -171,7 +194,7 @@ fn a_rolling_restart_under_load_fails_no_request() {
             nodes[place] = Some(homes[place].start());
             wait_until_replicated(&homes);
             restarts += 1;
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            load.goes_on();
         }
         let seen = load.end().await;
         println!(
@@ -241,11 +264,12 @@ fn a_node_whose_disk_is_full_harms_nobody_and_recovers() {
     let mut nodes = started(&homes);
     run(async {
         let load = Load::begin(&homes, 4_000).await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        load.goes_on();
         disk.fill();
         let begun = Instant::now();
         wait_for("a full disk", || is_full(&homes[0]).then_some(()));
         println!("full after {:?}", begun.elapsed());
+        // The others are asked for so long while it is full.
         tokio::time::sleep(Duration::from_secs(5)).await;
         let seen = load.end().await;
         println!(
@@ -260,7 +284,7 @@ fn a_node_whose_disk_is_full_harms_nobody_and_recovers() {
         wait_for("room", || (!is_full(&homes[0])).then_some(()));
         println!("room is seen after {:?}", begun.elapsed());
         let load = Load::begin(&homes, 100).await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        load.goes_on();
         let seen = load.end().await;
         assert!(
             seen.errors.is_empty(),

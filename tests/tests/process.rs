@@ -3,8 +3,9 @@
 //! With `RANGEDB_SOAK_SECONDS` the kills go on for that long, and at least fifty times.
 
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use rangedb_tests::cluster::wait_for;
 use rangedb_tests::process::{Home, cli, command, free_port, wait};
 
 /// Runs a command that must end with this code; gives what it printed.
@@ -202,6 +203,14 @@ fn a_damaged_log_is_named_and_not_served() {
     }
 }
 
+/// Waits until a node has answered so many requests since it was started.
+fn wait_for_requests(home: &Home, count: f64) {
+    wait_for("requests", || {
+        let answered = home.metric("rangedb_request_duration_seconds_count");
+        (answered >= count).then_some(())
+    });
+}
+
 #[test]
 fn a_node_that_is_told_to_stop_drains_first() {
     let temp = tempfile::tempdir().expect("a folder");
@@ -214,9 +223,7 @@ fn a_node_that_is_told_to_stop_drains_first() {
         .stderr(Stdio::null())
         .spawn();
     let mut load = load.expect("loadgen starts");
-    while home.metric("rangedb_request_duration_seconds_count") < 100.0 {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_for_requests(&home, 100.0);
     let told = Instant::now();
     node.signal("TERM");
     assert_eq!(node.wait().code(), Some(0), "{}", home.log());
@@ -253,7 +260,7 @@ fn histories_are_linearizable_over_kills() {
         .spawn()
         .expect("loadgen starts");
     for _ in 0..3 {
-        std::thread::sleep(Duration::from_millis(1500));
+        wait_for_requests(&home, 500.0);
         node.kill();
         node = home.start();
     }
