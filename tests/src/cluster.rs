@@ -33,13 +33,13 @@ pub fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// The homes of the nodes of one cluster, by where they listen.
-pub fn homes_at(folder: &Path, listen: &[String]) -> Vec<Home> {
+/// The homes of the nodes of one cluster, by where they listen, with so many shards each.
+pub fn homes_at(folder: &Path, listen: &[String], shards: &str) -> Vec<Home> {
     let (list, count) = (listen.join(","), listen.len().to_string());
     let home = |(number, listen): (usize, &String)| {
         let folder = folder.join(number.to_string());
         std::fs::create_dir(&folder).expect("a folder");
-        let flags = ["--shards", "1", "--split-at", BORDERS];
+        let flags = ["--shards", shards, "--split-at", BORDERS];
         let cluster = ["--join", &list, "--bootstrap-expect", &count];
         let secret = ["--cluster-secret", SECRET];
         let mut home = Home::new(&folder, &[&flags[..], &cluster, &secret].concat());
@@ -49,10 +49,15 @@ pub fn homes_at(folder: &Path, listen: &[String]) -> Vec<Home> {
     listen.iter().enumerate().map(home).collect()
 }
 
-/// The homes of three nodes of one cluster on loopback.
+/// The homes of three nodes of one cluster on loopback, with a shard each.
 pub fn homes(folder: &Path) -> Vec<Home> {
+    homes_of(folder, "1")
+}
+
+/// The same with so many shards.
+pub fn homes_of(folder: &Path, shards: &str) -> Vec<Home> {
     let listen = [(); 3].map(|()| format!("127.0.0.1:{}", free_port()));
-    homes_at(folder, &listen)
+    homes_at(folder, &listen, shards)
 }
 
 /// Starts all nodes at once: none is ready before the cluster is formed.
@@ -304,7 +309,7 @@ impl Isolated {
         let folder = tempfile::tempdir().expect("a folder");
         let listen = |index| format!("{}:{LISTEN_PORT}", net.address(index));
         let listen: Vec<String> = (0..nodes).map(listen).collect();
-        let mut homes = homes_at(folder.path(), &listen);
+        let mut homes = homes_at(folder.path(), &listen, "1");
         for (index, home) in homes.iter_mut().enumerate() {
             home.http = format!("127.0.0.1:{HTTP_PORT}");
             home.space = Some(net.space(index));

@@ -5,70 +5,25 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use rangedb_protocol::preamble::{ANSWER_LEN, ANY_SHARD, Answer, Preamble, Role, Verdict};
+use rangedb_protocol::preamble::{ANSWER_LEN, ANY_SHARD, Answer, Preamble, Verdict};
 use rangedb_protocol::{
     ErrorCode, ErrorReply, Fate, FlatBufferBuilder, Reply, Request, RequestBody, Session, frame,
 };
-use rangedb_tests::cluster::{wait_for, wait_until_replicated};
-use rangedb_tests::process::{Home, Node, cli, free_port};
+use rangedb_tests::cluster::{
+    Caller, KEYS, addresses, homes_of, leader, start_all, wait_for, wait_until_replicated,
+};
+use rangedb_tests::process::{Home, Node, cli};
 
-const SECRET: &str = "a secret of the test";
-/// One key of each range.
-const KEYS: [&str; 3] = ["a", "h", "z"];
-
-fn homes(folder: &std::path::Path) -> Vec<Home> {
-    let listen: Vec<String> = (0..3)
-        .map(|_| format!("127.0.0.1:{}", free_port()))
-        .collect();
-    let list = listen.join(",");
-    let home = |(number, listen): (usize, &String)| {
-        let folder = folder.join(number.to_string());
-        std::fs::create_dir(&folder).expect("a folder");
-        let flags = ["--shards", "2", "--split-at", "c,m"];
-        let cluster = ["--join", &list, "--bootstrap-expect", "3"];
-        let secret = ["--cluster-secret", SECRET];
-        let mut home = Home::new(&folder, &[&flags[..], &cluster[..], &secret[..]].concat());
-        home.listen.clone_from(listen);
-        home
-    };
-    listen.iter().enumerate().map(home).collect()
-}
-
-/// Starts all nodes at once, and waits until every range is led, and the nodes lead in turn.
-fn start_all(homes: &[Home]) -> Vec<Node> {
-    let nodes = std::thread::scope(|scope| {
-        let starts: Vec<_> = homes
-            .iter()
-            .map(|home| scope.spawn(|| home.start()))
-            .collect();
-        let nodes = starts
-            .into_iter()
-            .map(|start| start.join().expect("it starts"));
-        nodes.collect::<Vec<Node>>()
-    });
+/// Starts all nodes, and waits until every range can be written to and several nodes lead.
+fn started(homes: &[Home]) -> Vec<Option<Node>> {
+    let nodes = start_all(homes);
     wait_until_replicated(homes);
     wait_for("leaders on several nodes", || {
         let leaders: BTreeSet<_> = KEYS.iter().map(|key| leader(homes, key)).collect();
         (leaders.len() > 1).then_some(())
     });
-    let begun = Instant::now();
-    for key in KEYS {
-        while !cli(&addresses(homes), &["put", key, "first"])
-            .status
-            .success()
-        {
-            assert!(
-                begun.elapsed() < Duration::from_secs(30),
-                "no leader for {key}"
-            );
-        }
-    }
+    Caller::new(homes).first_writes();
     nodes
-}
-
-fn addresses(homes: &[Home]) -> String {
-    let listen: Vec<&str> = homes.iter().map(|home| home.listen.as_str()).collect();
-    listen.join(",")
 }
 
 /// A client that follows no routes.
@@ -91,12 +46,8 @@ impl Plain {
     fn connect(home: &Home, shard: u16) -> Plain {
         let mut stream = TcpStream::connect(&home.listen).expect("it listens");
         let preamble = Preamble {
-            version_min: 1,
-            version_max: 1,
-            role: Role::Client,
             smart: false,
-            tls: false,
-            shard,
+            ..Preamble::client(shard)
         };
         stream.write_all(&preamble.encode()).expect("sent");
         let mut answer = [0; ANSWER_LEN];
@@ -180,54 +131,11 @@ fn now() -> u64 {
     (now.expect("after 1970").as_millis() as u64) << 16
 }
 
-/// The index of the home whose node leads the range of a key.
-fn leader(homes: &[Home], key: &str) -> usize {
-    let leads = |home: &Home| {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let options = rangedb_client::ClientOptions {
-            addresses: vec![home.listen.clone()],
-            ..Default::default()
-        };
-        let ranges = runtime.block_on(async {
-            rangedb_client::Client::connect(options)
-                .await?
-                .ranges()
-                .await
-        });
-        ranges.is_ok_and(|ranges| {
-            ranges.iter().any(|range| {
-                let route = &range.route;
-                let holds = route.start.as_slice() <= key.as_bytes()
-                    && route.end.as_deref().is_none_or(|end| key.as_bytes() < end);
-                !range.system && holds && range.term > 0
-            })
-        })
-    };
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = homes.iter().position(leads) {
-            return found;
-        }
-        assert!(
-            begun.elapsed() < Duration::from_secs(20),
-            "nobody leads {key}"
-        );
-    }
-}
-
 #[test]
 fn a_plain_client_asks_any_node_and_shard_for_anything() {
     let temp = tempfile::tempdir().expect("a folder");
-    let homes = homes(temp.path());
-    let nodes = start_all(&homes);
-    let mut leaders = BTreeSet::new();
-    for key in KEYS {
-        leaders.insert(leader(&homes, key));
-    }
-    assert!(leaders.len() > 1, "the nodes lead in turn");
+    let homes = homes_of(temp.path(), "2");
+    let nodes = started(&homes);
     for (number, home) in homes.iter().enumerate() {
         for shard in [0, 1, ANY_SHARD] {
             let mut plain = Plain::connect(home, shard);
@@ -260,17 +168,18 @@ fn a_plain_client_asks_any_node_and_shard_for_anything() {
     let led_by = leader(&homes, "a");
     let mut plain = Plain::connect(&homes[(led_by + 1) % 3], ANY_SHARD);
     assert_eq!(plain.put("a", "before", 5000), Told::Written);
-    nodes[led_by].signal("STOP");
+    let hangs = nodes[led_by].as_ref().expect("it runs");
+    hangs.signal("STOP");
     let put = plain.put("a", "during", 300);
     assert_eq!(put, Told::Error(ErrorCode::Unknown, Fate::Unknown));
-    nodes[led_by].signal("CONT");
+    hangs.signal("CONT");
 }
 
 #[test]
 fn without_a_majority_everything_ends_in_time_with_no_quorum() {
     let temp = tempfile::tempdir().expect("a folder");
-    let homes = homes(temp.path());
-    let mut nodes: Vec<Option<Node>> = start_all(&homes).into_iter().map(Some).collect();
+    let homes = homes_of(temp.path(), "2");
+    let mut nodes = started(&homes);
     // The one that stays leads a range, and follows in others.
     let stays = leader(&homes, "a");
     for (number, node) in nodes.iter_mut().enumerate() {
@@ -310,10 +219,5 @@ fn without_a_majority_everything_ends_in_time_with_no_quorum() {
     // A majority is there again.
     let back = (stays + 1) % 3;
     nodes[back] = Some(homes[back].start());
-    let begun = Instant::now();
-    for key in KEYS {
-        while !cli(&list, &["put", key, "4"]).status.success() {
-            assert!(begun.elapsed() < Duration::from_secs(30), "{key}");
-        }
-    }
+    Caller::new(&homes).first_writes();
 }

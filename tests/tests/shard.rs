@@ -62,12 +62,8 @@ async fn open(folder: &Path) -> Shard<GlommioEnv> {
         initial: vec![initial(1, Keyspace::System), initial(2, Keyspace::User)],
         node: NodeRecord {
             id: NodeId(1),
-            address: String::new(),
-            http: String::new(),
             shards: 1,
-            life: 1,
-            started_ms: 1,
-            release: String::new(),
+            ..NodeRecord::default()
         },
         system: Vec::new(),
         on_fatal: Rc::new(|fatal| panic!("{fatal}")),

@@ -239,11 +239,10 @@ impl SimNode {
         NodeRecord {
             id: NodeId(u64::from(self.id)),
             address: format!("machine-{}", self.machine),
-            http: String::new(),
             shards: self.sizes.shards,
             life: NodeRecord::life(u64::from(self.lives.get()), 0),
             started_ms: self.clock.wall_ms(),
-            release: String::new(),
+            ..NodeRecord::default()
         }
     }
 
