@@ -113,10 +113,7 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
 
 /// Looks at every group, or at those in which something happens.
 async fn tick<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>, at_all: bool) -> Result<(), Fatal> {
-    for (replica, raft) in inner.groups() {
-        if raft.dozes() && !at_all {
-            continue;
-        }
+    for (replica, raft) in inner.groups_that(|raft| at_all || !raft.dozes()) {
         let location = |id| replica.with_state(|state| state.descriptor.location(id));
         let heard = |leader| {
             let shard = location(leader)?;

@@ -143,11 +143,18 @@ impl<E: Env> Inner<E> {
 
     /// All groups of the shard with their replicas.
     pub(super) fn groups(&self) -> Vec<(Rc<Replica<E>>, RaftGroup<E>)> {
+        self.groups_that(|_| true)
+    }
+
+    /// Those of them for which something is so.
+    pub(super) fn groups_that(
+        &self,
+        is_so: impl Fn(&RaftGroup<E>) -> bool,
+    ) -> Vec<(Rc<Replica<E>>, RaftGroup<E>)> {
         let (ranges, system) = (self.ranges.borrow(), self.system.borrow());
-        ranges
-            .iter()
-            .chain(system.iter())
-            .map(|r| (r.replica.clone(), r.raft.clone()))
+        let all = ranges.iter().chain(system.iter());
+        all.filter(|running| is_so(&running.raft))
+            .map(|running| (running.replica.clone(), running.raft.clone()))
             .collect()
     }
 }
