@@ -14,7 +14,7 @@ use crate::types::{Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE, ShardId};
 /// Changes of members that are ordered at a time.
 const CHANGES_MAX: usize = 8;
 /// Leaders that are moved at a time.
-const TRANSFERS_MAX: usize = 4;
+const TRANSFERS_MAX: usize = 16;
 
 /// A node as placement sees it. Dead ones are left out.
 #[derive(Clone, Copy, Debug)]
