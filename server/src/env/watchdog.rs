@@ -26,7 +26,7 @@ pub const LATE: Duration = Duration::from_millis(5);
 /// How often a busy shard's beat comes.
 const BUSY_EVERY: Duration = Duration::from_millis(5);
 /// How often an idle shard's beat comes.
-const IDLE_EVERY: Duration = Duration::from_millis(20);
+const IDLE_EVERY: Duration = Duration::from_millis(50);
 /// A shard is busy if its tasks ran for more than this part of the time since the last beat.
 const BUSY_PART: u32 = 20;
 /// SIGURG: its default is to be ignored, and nothing here uses urgent data.
@@ -94,6 +94,12 @@ impl Beat {
         let due = self.due.load(Ordering::SeqCst);
         due != 0 && now.since_boot().as_micros() as u64 > due + LATE.as_micros() as u64
     }
+
+    /// How long it is until the next beat; nothing if it should have come, or the shard is not watched.
+    fn is_due_in(&self, now: BootInstant) -> Duration {
+        let due = self.due.load(Ordering::SeqCst);
+        Duration::from_micros(due.saturating_sub(now.since_boot().as_micros() as u64))
+    }
 }
 
 /// The watching thread; ends when this is dropped.
@@ -115,12 +121,14 @@ impl Watchdog {
             .name("watchdog".to_owned())
             .spawn(move || {
                 while !stopped.load(Ordering::Relaxed) {
-                    std::thread::sleep(LATE);
                     let now = BootInstant::now();
                     beats
                         .iter()
                         .filter(|beat| beat.is_late(now))
                         .for_each(|beat| poke(beat));
+                    // While all shards are idle there is little to look at.
+                    let ahead = beats.iter().map(|beat| beat.is_due_in(now)).min();
+                    std::thread::sleep(ahead.unwrap_or_default() + LATE);
                 }
             })?;
         Ok(Watchdog {
