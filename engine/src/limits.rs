@@ -40,6 +40,9 @@ pub const SESSION_PAIRS_OF_CLIENT_MAX: usize = 16 << 10;
 /// Log bytes that are read at once for a follower: one message, unless a single entry is longer.
 pub const LOG_READ_LEN_MAX: usize = 4 << 20;
 
+/// A longer append goes by the bulk lane: what a slow network carries in a few milliseconds.
+pub const SMALL_APPEND_LEN_MAX: usize = 256 << 10;
+
 /// Entries that are durable in the tree and yet kept, for a replica that is a little behind.
 pub const ENTRIES_KEPT: u64 = 1_000;
 /// With more segments of the log than this nothing is kept for replicas that are behind.

@@ -16,7 +16,7 @@ use rangedb_engine::cluster::NodeRecord;
 use rangedb_engine::env::{Clock, Instant, World};
 use rangedb_engine::error::Fatal;
 use rangedb_engine::hlc::Hlc;
-use rangedb_engine::limits::{ENTRIES_KEPT, SEGMENT_LEN};
+use rangedb_engine::limits::{ENTRIES_KEPT, SEGMENT_LEN, SMALL_APPEND_LEN_MAX};
 use rangedb_engine::lsm::{LsmTables, TableOptions};
 use rangedb_engine::range::Keyspace;
 use rangedb_engine::shard::{InitialRange, ShardOptions};
@@ -434,6 +434,7 @@ impl Engine {
             entry_cache_bytes: self.memory.entry_cache,
             segment_bytes: SEGMENT_LEN,
             entries_kept: ENTRIES_KEPT,
+            small_append_bytes: SMALL_APPEND_LEN_MAX,
             gc_retention_ms: self.gc_retention.as_millis() as u64,
             initial: self.initial,
             node: self.record,

@@ -12,6 +12,7 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use rangedb_engine::cluster::NodeRecord;
 use rangedb_engine::env::{Clock, Instant, World};
 use rangedb_engine::hlc::Hlc;
+use rangedb_engine::limits::SMALL_APPEND_LEN_MAX;
 use rangedb_engine::lsm::{LsmTables, TableOptions};
 use rangedb_engine::range::Keyspace;
 use rangedb_engine::shard::{InitialRange, ShardOptions};
@@ -183,6 +184,7 @@ fn engine(
         entry_cache_bytes: 4 << 20,
         segment_bytes: 16 << 20,
         entries_kept: 0,
+        small_append_bytes: SMALL_APPEND_LEN_MAX,
         gc_retention_ms: 600_000,
         initial: vec![InitialRange {
             range: RangeId(number),

@@ -10,7 +10,7 @@ use rangedb_engine::cluster::NodeRecord;
 use rangedb_engine::env::{AsyncRuntime, World};
 use rangedb_engine::error::{Error, Fate};
 use rangedb_engine::hlc::Hlc;
-use rangedb_engine::limits::SEGMENT_LEN;
+use rangedb_engine::limits::{SEGMENT_LEN, SMALL_APPEND_LEN_MAX};
 use rangedb_engine::lsm::{LsmTables, TableOptions};
 use rangedb_engine::range::Keyspace;
 use rangedb_engine::range::proposer::{Proposal, ProposalKind, Proposer};
@@ -58,6 +58,7 @@ async fn open(folder: &Path) -> Shard<GlommioEnv> {
         entry_cache_bytes: 8 << 20,
         segment_bytes: SEGMENT_LEN,
         entries_kept: 0,
+        small_append_bytes: SMALL_APPEND_LEN_MAX,
         gc_retention_ms: 600_000,
         initial: vec![initial(1, Keyspace::System), initial(2, Keyspace::User)],
         node: NodeRecord {

@@ -12,22 +12,13 @@ use std::task::{Poll, Waker};
 
 use crate::env::Lane;
 
-/// A longer append goes by the bulk lane: a few milliseconds of a slow network.
-const SMALL_LEN_MAX: usize = 256 << 10;
-
 /// After so many small appends in a row a stream waits until it can go back to the control lane.
 const SMALL_IN_A_ROW: usize = 16;
 
-/// The lane that an append of this size takes if it is alone.
-pub fn by_len(len: usize) -> Lane {
-    match len > SMALL_LEN_MAX {
-        true => Lane::Bulk,
-        false => Lane::Control,
-    }
-}
-
 /// The lane of one stream of appends.
 pub struct AppendLane {
+    /// Appends up to this are small.
+    small_max: usize,
     lane: Cell<Lane>,
     under_way: Cell<usize>,
     small_in_a_row: Cell<usize>,
@@ -37,8 +28,14 @@ pub struct AppendLane {
 /// An append that is under way until this is dropped.
 pub struct UnderWay {
     stream: Rc<AppendLane>,
+    lane: Lane,
+}
+
+impl UnderWay {
     /// The lane that it takes.
-    pub lane: Lane,
+    pub fn lane(&self) -> Lane {
+        self.lane
+    }
 }
 
 impl Drop for UnderWay {
@@ -54,9 +51,10 @@ impl Drop for UnderWay {
 }
 
 impl AppendLane {
-    /// A stream that has sent nothing.
-    pub fn new() -> Rc<AppendLane> {
+    /// A stream that has sent nothing; its appends up to a length are small.
+    pub fn new(small_max: usize) -> Rc<AppendLane> {
         Rc::new(AppendLane {
+            small_max,
             lane: Cell::new(Lane::Control),
             under_way: Cell::new(0),
             small_in_a_row: Cell::new(0),
@@ -67,12 +65,12 @@ impl AppendLane {
     /// The stream's next append of `len` bytes is to be sent: waits if it has to change the lane
     /// while others are under way.
     pub async fn enter(self: Rc<Self>, len: usize) -> UnderWay {
-        let wanted = by_len(len);
-        match wanted {
-            Lane::Bulk => self.small_in_a_row.set(0),
-            Lane::Control => self.small_in_a_row.set(self.small_in_a_row.get() + 1),
-        }
-        let must_change = wanted == Lane::Bulk || self.small_in_a_row.get() > SMALL_IN_A_ROW;
+        let (wanted, small_in_a_row) = match len > self.small_max {
+            true => (Lane::Bulk, 0),
+            false => (Lane::Control, self.small_in_a_row.get() + 1),
+        };
+        self.small_in_a_row.set(small_in_a_row);
+        let must_change = wanted == Lane::Bulk || small_in_a_row > SMALL_IN_A_ROW;
         if must_change && wanted != self.lane.get() {
             self.nothing_under_way().await;
         }
@@ -105,7 +103,7 @@ mod tests {
     use super::*;
 
     const SMALL: usize = 100;
-    const LARGE: usize = 4 << 20;
+    const LARGE: usize = SMALL + 1;
 
     /// What is sent now, if nothing has to be waited for.
     fn send(stream: &Rc<AppendLane>, len: usize) -> Option<UnderWay> {
@@ -118,7 +116,7 @@ mod tests {
 
     #[test]
     fn no_append_overtakes_another_in_the_other_lane() {
-        let stream = AppendLane::new();
+        let stream = AppendLane::new(SMALL);
         let first = send(&stream, SMALL);
         assert_eq!(lane(first.as_ref()), Some(Lane::Control));
         let large = send(&stream, LARGE);
@@ -135,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_has_caught_up_goes_back_although_it_is_never_idle() {
-        let stream = AppendLane::new();
+        let stream = AppendLane::new(SMALL);
         let mut under_way = send(&stream, LARGE);
         for _ in 0..SMALL_IN_A_ROW {
             let next = send(&stream, SMALL);

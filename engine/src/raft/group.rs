@@ -146,7 +146,14 @@ impl<E: Env> RaftGroup<E> {
         let store = LogStore::new(log.clone());
         let machine = StateMachine::new(replica, log);
         let lease = Rc::new(Lease::new());
-        let links = Links::<E>::new(around.transport, around.clock, range, id, lease.clone());
+        let links = Links::<E> {
+            transport: around.transport,
+            clock: around.clock,
+            small_append_bytes: around.small_append_bytes,
+            range,
+            me: id,
+            lease: lease.clone(),
+        };
         let raft = Raft::<E>::new(id, Arc::new(config), links, store, machine)
             .await
             .map_err(|e| failed(e.to_string()))?;
@@ -548,6 +555,8 @@ pub struct Around<E: Env> {
     pub clock: E::Clock,
     /// Entries that are durable in the tree and yet kept for replicas that are behind.
     pub entries_kept: u64,
+    /// Appends up to this take the control lane.
+    pub small_append_bytes: usize,
     /// For how long this process has not run so far, though it might have.
     pub stalled: Rc<Cell<Duration>>,
     /// Whether the node stops: then a replica campaigns no more, and takes no leadership over.

@@ -27,7 +27,7 @@ use openraft::raft::{
 };
 
 use crate::env::{AsyncRuntime, Clock, Env, Instant, Lane, Now, Transport};
-use crate::raft::append_lane::{self, AppendLane};
+use crate::raft::append_lane::{AppendLane, UnderWay};
 use crate::raft::convert;
 use crate::raft::lease::Lease;
 use crate::raft::message::{self, Answer, Candidacy, Envelope, Question, SnapshotPart};
@@ -54,30 +54,18 @@ const PART_PAUSE: Duration = Duration::from_millis(4);
 
 /// Makes the links of one replica.
 pub struct Links<E: Env> {
-    transport: E::Transport,
-    range: RangeId,
-    me: ReplicaId,
-    lease: Rc<Lease<E>>,
-    clock: E::Clock,
-}
-
-impl<E: Env> Links<E> {
-    /// Links over the shard's transport; what is answered on them counts for this lease.
-    pub fn new(
-        transport: E::Transport,
-        clock: E::Clock,
-        range: RangeId,
-        me: ReplicaId,
-        lease: Rc<Lease<E>>,
-    ) -> Links<E> {
-        Links {
-            transport,
-            range,
-            me,
-            lease,
-            clock,
-        }
-    }
+    /// The shard's.
+    pub transport: E::Transport,
+    /// Randomness.
+    pub clock: E::Clock,
+    /// Appends up to this take the control lane.
+    pub small_append_bytes: usize,
+    /// The replica's range.
+    pub range: RangeId,
+    /// The replica.
+    pub me: ReplicaId,
+    /// What is answered counts for this.
+    pub lease: Rc<Lease<E>>,
 }
 
 /// The link to one other replica.
@@ -87,6 +75,7 @@ pub struct Link<E: Env> {
     to: Location,
     lease: Rc<Lease<E>>,
     clock: E::Clock,
+    small_append_bytes: usize,
 }
 
 impl<E: Env> Clone for Link<E> {
@@ -97,6 +86,7 @@ impl<E: Env> Clone for Link<E> {
             to: self.to,
             lease: self.lease.clone(),
             clock: self.clock.clone(),
+            small_append_bytes: self.small_append_bytes,
         }
     }
 }
@@ -115,6 +105,7 @@ impl<E: Env> RaftNetworkFactory<TypeConfig<E>> for Links<E> {
             to: *place,
             lease: self.lease.clone(),
             clock: self.clock.clone(),
+            small_append_bytes: self.small_append_bytes,
         }
     }
 }
@@ -192,15 +183,15 @@ impl<E: Env> Link<E> {
     async fn append(
         &self,
         append: Encoded,
-        lane: Lane,
+        under_way: &UnderWay,
         option: &RPCOption,
     ) -> Result<Appended<E>, Failed<E>> {
-        let within = match lane {
+        let within = match under_way.lane() {
             Lane::Control => option.hard_ttl(),
             Lane::Bulk => BULK_APPEND_TIMEOUT,
         };
         let sent = Now::<E>::now();
-        let answer = self.call(append.bytes, lane, within).await?;
+        let answer = self.call(append.bytes, under_way.lane(), within).await?;
         if matches!(answer, Answer::Appended | Answer::AppendedUpTo(_)) {
             self.lease.take(append.term, self.envelope.to, sent);
         }
@@ -300,9 +291,11 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
         rpc: AppendEntriesRequest<TypeConfig<E>>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig<E>>, RPCError<TypeConfig<E>>> {
+        // Of a stream of its own.
         let append = self.encode(rpc)?;
-        let lane = append_lane::by_len(append.bytes.len());
-        self.append(append, lane, &option).await
+        let stream = AppendLane::new(self.small_append_bytes);
+        let under_way = stream.enter(append.bytes.len()).await;
+        self.append(append, &under_way, &option).await
     }
 
     fn stream_append<'s, S>(
@@ -325,7 +318,7 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
             let news = std::mem::take(&mut is_first) || !rpc.entries.is_empty();
             std::future::ready(news)
         });
-        let (link, stream) = (self.clone(), AppendLane::new());
+        let (link, stream) = (self.clone(), AppendLane::new(self.small_append_bytes));
         let entered = input.then(move |rpc| {
             let stream = stream.clone();
             let previous = rpc.prev_log_id;
@@ -341,7 +334,7 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
         let asked = entered.map(move |(under_way, append, (previous, last))| {
             let (link, option) = (link.clone(), option.clone());
             async move {
-                let answer = link.append(append?, under_way.lane, &option).await?;
+                let answer = link.append(append?, &under_way, &option).await?;
                 Ok(answer.into_stream_result(previous, last))
             }
         });

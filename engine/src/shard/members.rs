@@ -118,6 +118,7 @@ impl<E: Env> Inner<E> {
             transport: self.transport.clone(),
             clock: self.clock.clone(),
             entries_kept: self.entries_kept,
+            small_append_bytes: self.small_append_bytes,
             stalled: self.liveness.stalled.clone(),
             leaves: self.leaves.clone(),
         };

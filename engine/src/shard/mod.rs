@@ -89,6 +89,9 @@ pub struct ShardOptions {
     /// Entries that are durable in the tree and yet kept in the log of a group of several, for a
     /// replica that is a little behind.
     pub entries_kept: u64,
+    /// Appends up to this take the control lane; [`crate::limits::SMALL_APPEND_LEN_MAX`] but in
+    /// tests.
+    pub small_append_bytes: usize,
     /// The ranges of a shard whose folder is new.
     pub initial: Vec<InitialRange>,
     /// What the node says of itself to the cluster.
@@ -134,6 +137,8 @@ struct Inner<E: Env> {
     management: management::Management<E>,
     /// Entries that are durable in the tree and yet kept for replicas that are behind.
     entries_kept: u64,
+    /// Appends up to this take the control lane.
+    small_append_bytes: usize,
     /// Whether it is being closed: replicas neither come nor go any more.
     closing: Cell<bool>,
     /// Whether its node stops: it takes over no leadership any more. Its groups see it, too.

@@ -88,6 +88,7 @@ impl<E: Env> Shard<E> {
                 transport: world.transport.clone(),
                 clock: world.clock.clone(),
                 entries_kept: options.entries_kept,
+                small_append_bytes: options.small_append_bytes,
                 stalled: liveness.stalled.clone(),
                 leaves: leaves.clone(),
             };
@@ -112,6 +113,7 @@ impl<E: Env> Shard<E> {
             transport: world.transport,
             management: Management::new(options.node, options.system),
             entries_kept: options.entries_kept,
+            small_append_bytes: options.small_append_bytes,
             closing: Cell::new(false),
             leaves,
             creating: RefCell::default(),

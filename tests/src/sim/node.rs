@@ -40,6 +40,8 @@ pub struct Sizes {
     pub entry_cache_bytes: usize,
     /// Entries that are kept for replicas that are behind.
     pub entries_kept: u64,
+    /// Longer appends take the bulk lane.
+    pub small_append_bytes: usize,
     /// How long old versions are kept, in milliseconds.
     pub gc_retention_ms: u64,
 }
@@ -224,6 +226,7 @@ impl SimNode {
             entry_cache_bytes: self.sizes.entry_cache_bytes,
             segment_bytes: self.sizes.segment_bytes,
             entries_kept: self.sizes.entries_kept,
+            small_append_bytes: self.sizes.small_append_bytes,
             gc_retention_ms: self.sizes.gc_retention_ms,
             initial: self.initial(shard),
             node: self.record(),

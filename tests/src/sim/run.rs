@@ -57,6 +57,7 @@ fn sizes(random: &Random) -> Sizes {
         entry_cache_bytes: 1 << random.between(8, 18),
         entries_kept: 1 << random.between(0, 8),
         gc_retention_ms: random.between(1_000, 30_000),
+        small_append_bytes: 1 << random.between(7, 16),
     }
 }
 
