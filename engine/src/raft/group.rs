@@ -66,7 +66,7 @@ pub struct Group<E: Env> {
     /// promised a lease.
     silent: Cell<bool>,
     lease: Rc<Lease<E>>,
-    pulse: Pulse<E>,
+    pub(super) pulse: Pulse<E>,
     /// Entries that are durable in the tree and yet kept for replicas that are behind.
     pub(super) entries_kept: u64,
     /// Whether a change of its members is being made here.
@@ -77,8 +77,6 @@ pub struct Group<E: Env> {
     pub(super) handed_over: Cell<u64>,
     /// See [`Around::leaves`].
     pub(super) leaves: Rc<Cell<bool>>,
-    /// See [`Group::dozes`].
-    dozes: Cell<bool>,
 }
 
 /// What a replica is in its group.
@@ -181,7 +179,6 @@ impl<E: Env> RaftGroup<E> {
                 retired: Cell::new(false),
                 handed_over: Cell::new(0),
                 leaves: around.leaves,
-                dozes: Cell::new(false),
             }),
         };
         match made {
@@ -249,28 +246,12 @@ impl<E: Env> Group<E> {
             .is_some_and(|at| Now::<E>::now() < at + lease)
     }
 
-    /// Whether a leader was heard of within a lease.
-    pub fn has_heard(&self, now: Now<E>) -> bool {
-        self.pulse.has_heard(now)
-    }
-
     /// When the last append was sent that a majority took, of the leader that this replica is.
     fn quorum_at(&self) -> Option<Now<E>> {
         let metrics = self.metrics.borrow_watched();
         let voters = metrics.membership_config.membership().get_joint_config();
         self.lease
             .quorum_at(metrics.current_term, self.replica, voters)
-    }
-
-    /// The group is awake: its heartbeats go on.
-    pub fn stay_awake(&self) {
-        self.dozes.set(false);
-        self.pulse.work();
-    }
-
-    /// Whether nothing has happened for a while: the driver need not look at every tick.
-    pub fn dozes(&self) -> bool {
-        self.dozes.get()
     }
 
     /// Something is asked of the group: its heartbeats go on, and its leader gets a lease soon.
@@ -307,12 +288,12 @@ impl<E: Env> Group<E> {
             return Ok(());
         }
         if self.alone.get() && self.role.get() == Role::Leader && !self.has_others() {
-            self.dozes.set(true);
+            self.pulse.doze(true);
             return Ok(());
         }
         let applied = replica.with_state(|state| state.applied.map_or(0, |id| id.index));
         let quiet = self.pulse.is_quiet(tick.now, applied) && replica.proposer.is_idle();
-        self.dozes.set(quiet);
+        self.pulse.doze(quiet);
         match self.role.get() {
             // If the other does not take over, somebody is elected when nothing is heard of this one.
             Role::Leader if self.has_handed_over() => {}

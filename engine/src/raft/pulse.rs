@@ -1,7 +1,7 @@
 //! When a replica sends heartbeats, when it sleeps, and when it wants to lead.
 //!
 //! openraft's own ticks are off: one driver a shard ([`crate::shard`]) looks at all groups at every
-//! [`TICK`]. A leader sends heartbeats every [`HEARTBEAT`] and stops when nothing happens any more:
+//! [`TICK`], less often at those that doze because nothing happens in them. A leader sends heartbeats every [`HEARTBEAT`] and stops when nothing happens any more:
 //! its group sleeps, and its shard's beats tell the followers' shards that it is there
 //! ([`super::message::Beat`]). A follower that has heard neither for a lease and a random time
 //! campaigns, with pre-vote. The time in which this process did not run itself is not counted: a
@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crate::env::{Env, Instant, Now};
 use crate::mutant::{self, Mutant};
+use crate::raft::group::Group;
 use crate::range::replica::LEASE_MS;
 
 /// How often the driver looks.
@@ -45,6 +46,8 @@ pub(super) struct Pulse<E: Env> {
     worked: Cell<(Now<E>, u64)>,
     /// Since when the leader asks the others for a sign: before that it slept, or did not lead.
     asks_since: Cell<Now<E>>,
+    /// Whether nothing has happened for a while, as of the driver's last look.
+    dozes: Cell<bool>,
 }
 
 impl<E: Env> Pulse<E> {
@@ -64,6 +67,7 @@ impl<E: Env> Pulse<E> {
             heartbeat_at: Cell::new(now),
             worked: Cell::new((now, 0)),
             asks_since: Cell::new(now),
+            dozes: Cell::default(),
         }
     }
 
@@ -107,7 +111,13 @@ impl<E: Env> Pulse<E> {
 
     /// Something happens: the group is awake.
     pub fn work(&self) {
+        self.dozes.set(false);
         self.worked.set((Now::<E>::now(), self.worked.get().1));
+    }
+
+    /// Nothing has happened for a while, or something has.
+    pub fn doze(&self, quiet: bool) {
+        self.dozes.set(quiet);
     }
 
     /// Whether nothing has happened for a while.
@@ -141,5 +151,22 @@ impl<E: Env> Pulse<E> {
         self.campaign_from
             .set(Some(now + CAMPAIGN_AGAIN + self.spread.get()));
         true
+    }
+}
+
+impl<E: Env> Group<E> {
+    /// The group is awake: its heartbeats go on.
+    pub fn stay_awake(&self) {
+        self.pulse.work();
+    }
+
+    /// Whether nothing has happened for a while: the driver need not look at every tick.
+    pub fn dozes(&self) -> bool {
+        self.pulse.dozes.get()
+    }
+
+    /// Whether a leader was heard of within a lease.
+    pub fn has_heard(&self, now: Now<E>) -> bool {
+        self.pulse.has_heard(now)
     }
 }

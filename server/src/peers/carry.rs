@@ -3,9 +3,9 @@
 //! A client that does not follow routes may ask any node. Its frame goes, as it is, over a link to
 //! the leader's shard, once: there it is handled like one that was forwarded within the node, and
 //! the reply's frame goes back to the client. The links are others than those of the replicas
-//! ([`Traffic::Clients`]), so that a client's request never stands before an append. The body of a frame of the kind
-//! [`kind::CARRY`] is the time that is left in milliseconds (four bytes, 0: the client does not say),
-//! and the client's frame.
+//! ([`Traffic::Clients`]), so that a client's request never stands before an append. The body of a
+//! frame of the kind [`super::kind::CARRY`] is the time that is left in milliseconds (four bytes, 0:
+//! the client does not say), and the client's frame.
 //!
 //! If the link breaks once the frame may have been sent, a write's fate is not known. Lives on its
 //! shard's thread.
