@@ -48,9 +48,12 @@ const APPENDS_IN_FLIGHT_MAX: usize = 8;
 /// sent again it would only wait anew. A link that is silent for so long is broken.
 const BULK_APPEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Between two parts of a snapshot: others use the link and the disks, too. With parts of 256 KiB
-/// this is 64 MiB a second at most.
+/// Between two parts of a snapshot, at least: others use the link and the disks, too. With parts of
+/// 256 KiB this is 64 MiB a second at most.
 const PART_PAUSE: Duration = Duration::from_millis(4);
+/// And so many times as long as reading the part took: whatever else the shard does goes first, and
+/// what slows the reading, a processor or a disk that is wanted by others, slows the snapshot.
+const PART_PAUSE_FACTOR: u32 = 8;
 
 /// Makes the links of one replica.
 pub struct Links<E: Env> {
@@ -248,7 +251,9 @@ impl<E: Env> Link<E> {
         let mut export = Export::begin(replica).map_err(|e| failed(e.to_string()))?;
         let mut parts = 0;
         loop {
+            let begun = Now::<E>::now();
             let rows = export.next_part().map_err(|e| failed(e.to_string()))?;
+            let took = Now::<E>::now().saturating_duration_since(begun);
             // The first part begins the snapshot, also of an empty range.
             if rows.is_empty() && parts > 0 {
                 break;
@@ -262,7 +267,7 @@ impl<E: Env> Link<E> {
                 Answer::Done => parts += 1,
                 _ => return Err(wrong_answer::<E>()),
             }
-            E::Runtime::sleep(PART_PAUSE).await;
+            E::Runtime::sleep(PART_PAUSE.max(took * PART_PAUSE_FACTOR)).await;
         }
         let end = SnapshotPart::End {
             number,
