@@ -66,6 +66,8 @@ pub struct Group<E: Env> {
     /// promised a lease.
     silent: Cell<bool>,
     lease: Rc<Lease<E>>,
+    /// See [`Group::part_taken`].
+    pub(super) part_taken: Rc<Cell<Option<Now<E>>>>,
     pub(super) pulse: Pulse<E>,
     /// Entries that are durable in the tree and yet kept for replicas that are behind.
     pub(super) entries_kept: u64,
@@ -144,6 +146,7 @@ impl<E: Env> RaftGroup<E> {
         let store = LogStore::new(log.clone());
         let machine = StateMachine::new(replica, log);
         let lease = Rc::new(Lease::new());
+        let part_taken = Rc::default();
         let links = Links::<E> {
             transport: around.transport,
             clock: around.clock,
@@ -151,6 +154,7 @@ impl<E: Env> RaftGroup<E> {
             range,
             me: id,
             lease: lease.clone(),
+            part_taken: Rc::clone(&part_taken),
         };
         let raft = Raft::<E>::new(id, Arc::new(config), links, store, machine)
             .await
@@ -173,6 +177,7 @@ impl<E: Env> RaftGroup<E> {
                 raft,
                 silent: Cell::new(made == Made::Before && !alone && !forgets),
                 lease,
+                part_taken,
                 pulse: Pulse::new(around.stalled),
                 entries_kept: around.entries_kept,
                 changing: Cell::new(false),

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use openraft::alias::StoredMembershipOf;
 use openraft::async_runtime::watch::WatchReceiver;
 
-use crate::env::Env;
+use crate::env::{Env, Now};
 use crate::error::Fatal;
 use crate::raft::group::Group;
 use crate::raft::type_config::TypeConfig;
@@ -77,6 +77,12 @@ impl<E: Env> Group<E> {
         matched
             .and_then(|(_, matched)| matched.as_ref())
             .map_or(u64::MAX, |id| last.saturating_sub(id.index))
+    }
+
+    /// When another replica last took a part of a snapshot of this one: it comes nearer, though the
+    /// entry that it has does not tell until the end.
+    pub fn part_taken(&self) -> Option<Now<E>> {
+        self.part_taken.get()
     }
 
     /// Has a replica learn.

@@ -7,6 +7,7 @@
 //! that would double the messages of a lone write. Snapshots and large appends take the bulk lane
 //! ([`super::append_lane`]).
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
@@ -69,6 +70,8 @@ pub struct Links<E: Env> {
     pub me: ReplicaId,
     /// What is answered counts for this.
     pub lease: Rc<Lease<E>>,
+    /// When another replica last took a part of a snapshot.
+    pub part_taken: Rc<Cell<Option<Now<E>>>>,
 }
 
 /// The link to one other replica.
@@ -77,6 +80,7 @@ pub struct Link<E: Env> {
     envelope: Envelope,
     to: Location,
     lease: Rc<Lease<E>>,
+    part_taken: Rc<Cell<Option<Now<E>>>>,
     clock: E::Clock,
     small_append_bytes: usize,
 }
@@ -88,6 +92,7 @@ impl<E: Env> Clone for Link<E> {
             envelope: self.envelope,
             to: self.to,
             lease: self.lease.clone(),
+            part_taken: self.part_taken.clone(),
             clock: self.clock.clone(),
             small_append_bytes: self.small_append_bytes,
         }
@@ -107,6 +112,7 @@ impl<E: Env> RaftNetworkFactory<TypeConfig<E>> for Links<E> {
             },
             to: *place,
             lease: self.lease.clone(),
+            part_taken: self.part_taken.clone(),
             clock: self.clock.clone(),
             small_append_bytes: self.small_append_bytes,
         }
@@ -267,6 +273,7 @@ impl<E: Env> Link<E> {
                 Answer::Done => parts += 1,
                 _ => return Err(wrong_answer::<E>()),
             }
+            self.part_taken.set(Some(Now::<E>::now()));
             E::Runtime::sleep(PART_PAUSE.max(took * PART_PAUSE_FACTOR)).await;
         }
         let end = SnapshotPart::End {

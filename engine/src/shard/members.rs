@@ -26,7 +26,7 @@ use crate::wal::{Created, Group, WalError};
 pub(super) const CREATE_TIMEOUT: Duration = Duration::from_secs(5);
 /// And to remove one.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(1);
-/// New voters that come no nearer for so long are given up; a long snapshot takes a while.
+/// New voters that come no nearer for so long are given up.
 const CATCH_UP_PATIENCE: Duration = Duration::from_mins(2);
 /// How often it is looked whether they have.
 const CATCH_UP_LOOK: Duration = Duration::from_millis(20);
@@ -292,6 +292,9 @@ impl<E: Env> Inner<E> {
             if lag < least {
                 least = lag;
                 until = Now::<E>::now() + CATCH_UP_PATIENCE;
+            }
+            if let Some(taken) = raft.part_taken() {
+                until = until.max(taken + CATCH_UP_PATIENCE);
             }
             // One that is gone by now, or its node, would never come.
             if Now::<E>::now() >= ask_at {
