@@ -1,5 +1,5 @@
 //! `soak SECONDS SEED`: the simulator, kills of the real binary, faults of nodes and of the network
-//! between them, and the watchdog's stress, for as long as one likes; and the mutants, each until the
+//! between them, and the stress of a stolen core, for as long as one likes; and the mutants, each until the
 //! simulator finds it, however long that takes. The tests take their length and first seed from the
 //! environment; without them they run as in `test`.
 
@@ -14,7 +14,7 @@ const PARTS: [(&str, f64, f64); 6] = [
     ("cluster", 0.1, 1.0),
     ("failover", 0.1, 2.0),
     ("networks", 0.2, 3.0),
-    ("watchdog", 0.1, 1.0),
+    ("stalls", 0.1, 1.0),
 ];
 
 /// Runs each part for its time.

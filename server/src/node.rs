@@ -30,8 +30,7 @@ use crate::admin::api::Api;
 use crate::admin::{self, Pages, Phase};
 use crate::config::{Config, ShardMemory};
 use crate::env::data_dir::{BadFolder, Birth, DataDir, FOUNDER};
-use crate::env::watchdog::{Beat, Watchdog};
-use crate::env::{GlommioDisk, GlommioEnv, Now, SystemClock, kernel, threads};
+use crate::env::{GlommioEnv, Now, RingDisk, SystemClock, kernel, reactor, threads};
 use crate::net::port::{HELD_PATIENCE, Port, PortError};
 use crate::peers::link::Links;
 use crate::peers::{Peers, enroll};
@@ -41,11 +40,8 @@ use crate::shard::{self, Order, ShardError, ShardSetup};
 
 /// What is in flight when the node is told to stop gets so long.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often an executor with work looks for what arrived. Shorter makes I/O beside long tasks
-/// quicker; measured in the project's findings on glommio.
-const PREEMPT_TIMER: Duration = Duration::from_millis(2);
-/// Memory that each executor registers for its I/O; the log's buffers come from it.
-const IO_MEMORY: usize = 1 << 20;
+/// Memory that each executor registers for I/O by glommio, of which there is none: the least.
+const IO_MEMORY: usize = 64 << 10;
 /// Questions of the admin pages that wait for a shard.
 const REPORTS_MAX: usize = 4;
 /// Exit code of a second signal, as of a process that SIGINT ended.
@@ -148,7 +144,6 @@ struct Shards {
     ready: Vec<oneshot::Receiver<()>>,
     ended: mpsc::UnboundedReceiver<(u16, Result<(), ShardError>)>,
     running: u16,
-    _watchdog: Watchdog,
 }
 
 async fn control(config: &Config, folder: &DataDir) -> Result<(), NodeError> {
@@ -237,9 +232,6 @@ fn start(
     http: std::net::SocketAddr,
 ) -> Result<(Shards, Arc<admin::Node>), NodeError> {
     let count = config.shards;
-    let beats: Vec<Arc<Beat>> = (0..count).map(|_| Arc::default()).collect();
-    let watchdog = Watchdog::start(beats.clone())
-        .map_err(|e| NodeError::Start("the watchdog", e.to_string()))?;
     let (orders, ordered) = watch::channel(Order::Serve);
     let (end, ended) = mpsc::unbounded_channel();
     let cluster = u128::from_str_radix(&folder.identity.cluster, 16).unwrap_or_default();
@@ -275,16 +267,16 @@ fn start(
     let hlc = Hlc::new();
     let mut ready = Vec::new();
     let mut reports = Vec::new();
-    let parts = lanes(count).into_iter().zip(port.sockets).zip(&beats);
-    for (shard, ((lanes, socket), beat)) in (0..count).zip(parts) {
+    let parts = lanes(count).into_iter().zip(port.sockets);
+    for (shard, (lanes, socket)) in (0..count).zip(parts) {
         let (told, hears) = oneshot::channel();
         let (ask, asked) = mpsc::channel(REPORTS_MAX);
         ready.push(hears);
         reports.push(ask);
         let engine = Engine::new(config, folder, &record, shard, peers.clone());
         let peers = peers.clone();
-        let (hlc, orders, beat) = (hlc.clone(), ordered.clone(), beat.clone());
-        let (cpus, watched) = (config.cpus.clone(), beat.clone());
+        let (hlc, orders) = (hlc.clone(), ordered.clone());
+        let cpus = config.cpus.clone();
         let serve = move || async move {
             let (options, world) = engine.build(&cpus)?;
             shard::run(ShardSetup {
@@ -295,19 +287,17 @@ fn start(
                 peers,
                 lanes,
                 socket,
-                beat,
                 orders,
                 reports: asked,
                 ready: told,
             })
             .await
         };
-        spawn(config, shard, watched, end.clone(), serve)?;
+        spawn(config, shard, end.clone(), serve)?;
     }
     let admin = Arc::new(admin::Node {
         phase: AtomicU8::new(Phase::Starting as u8),
         shards: reports,
-        beats,
         cluster: folder.identity.cluster.clone(),
         api: Api::new(port.address),
     });
@@ -316,7 +306,6 @@ fn start(
         ready,
         ended,
         running: count,
-        _watchdog: watchdog,
     };
     Ok((shards, admin))
 }
@@ -325,7 +314,6 @@ fn start(
 fn spawn<F, T>(
     config: &Config,
     shard: u16,
-    beat: Arc<Beat>,
     end: mpsc::UnboundedSender<(u16, Result<(), ShardError>)>,
     serve: F,
 ) -> Result<(), NodeError>
@@ -334,16 +322,18 @@ where
     T: Future<Output = Result<(), ShardError>> + 'static,
 {
     let executor = LocalExecutorBuilder::new(placement(config, shard))
-        .preempt_timer(PREEMPT_TIMER)
+        .preempt_timer(reactor::PREEMPT_TIMER)
         .io_memory(IO_MEMORY)
         .blocking_thread_pool_placement(PoolPlacement::Unbound(1));
     let run = move || {
-        beat.watch();
-        // The control thread outlives the shards, and is told how each of them ended.
-        match executor.make() {
-            Ok(executor) => executor.run(async move { drop(end.send((shard, serve().await))) }),
-            Err(error) => drop(end.send((shard, Err(ShardError::Executor(error.to_string()))))),
-        }
+        let ended = match executor.make() {
+            Ok(executor) => executor
+                .run(reactor::drive(serve()))
+                .unwrap_or_else(|error| Err(ShardError::Reactor(error))),
+            Err(error) => Err(ShardError::Executor(error.to_string())),
+        };
+        // The control thread outlives the shards.
+        let _ = end.send((shard, ended));
     };
     std::thread::Builder::new()
         .name(format!("shard-{shard}"))
@@ -424,7 +414,7 @@ impl Engine {
         let system = self.peers.system();
         let world = World {
             clock: SystemClock,
-            disk: GlommioDisk::new(self.wal),
+            disk: RingDisk::new(self.wal),
             tables,
             transport: Links::new(self.cluster, self.location.node, self.peers),
         };

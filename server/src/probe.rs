@@ -7,6 +7,7 @@ use rangedb_engine::shard::ShardStatus;
 use rangedb_protocol::ErrorCode;
 
 use crate::env::Now;
+use crate::env::reactor::Load;
 use crate::handler::{Asked, Operation};
 
 /// Longer latencies count as this long: a minute.
@@ -62,6 +63,6 @@ pub struct ShardReport {
     pub connections: usize,
     /// Requests in flight.
     pub in_flight: usize,
-    /// Time that the executor's tasks have run, in seconds.
-    pub busy_seconds: f64,
+    /// How the shard's thread has fared.
+    pub load: Load,
 }

@@ -21,8 +21,7 @@ use rangedb_protocol::preamble::{ANSWER_LEN, Answer, Preamble};
 use rangedb_protocol::{FlatBufferBuilder, Reply, Request, RequestBody, Session, frame};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::env::watchdog::{Beat, Watchdog};
-use crate::env::{GlommioDisk, Now, SystemClock};
+use crate::env::{Now, RingDisk, SystemClock, reactor};
 use crate::net::port::Port;
 use crate::peers::Peers;
 use crate::peers::link::Links;
@@ -37,7 +36,6 @@ pub struct TestNode {
     pub address: SocketAddr,
     orders: watch::Sender<Order>,
     shards: Vec<ExecutorJoinHandle<Result<(), ShardError>>>,
-    _watchdog: Watchdog,
     _folder: Option<tempfile::TempDir>,
 }
 
@@ -60,8 +58,6 @@ impl TestNode {
         .expect("a port");
         let address = port.address;
         let (orders, ordered) = watch::channel(Order::Serve);
-        let beats: Vec<Arc<Beat>> = (0..shards).map(|_| Arc::default()).collect();
-        let watchdog = Watchdog::start(beats.clone()).expect("a watchdog");
         let started = StdInstant::now();
         let id = NodeId(1);
         let node = NodeInfo {
@@ -74,8 +70,8 @@ impl TestNode {
         let hlc = Hlc::new();
         let mut running = Vec::new();
         let mut ready = Vec::new();
-        let parts = lanes(shards).into_iter().zip(port.sockets).zip(beats);
-        for (shard, ((lanes, socket), beat)) in (0..shards).zip(parts) {
+        let parts = lanes(shards).into_iter().zip(port.sockets);
+        for (shard, (lanes, socket)) in (0..shards).zip(parts) {
             let folder = folder.join(shard.to_string());
             std::fs::create_dir_all(folder.join("wal")).expect("a folder");
             let (told, hears) = oneshot::channel();
@@ -83,7 +79,6 @@ impl TestNode {
             let keys = keys_of(split_at, usize::from(shard));
             let (hlc, orders) = (hlc.clone(), ordered.clone());
             let serve = move || async move {
-                beat.watch();
                 let (options, world) = engine(&folder, ShardId(shard), keys);
                 run(ShardSetup {
                     options,
@@ -93,7 +88,6 @@ impl TestNode {
                     peers: Arc::new(Peers::none()),
                     lanes,
                     socket,
-                    beat,
                     orders,
                     reports: mpsc::channel(1).1,
                     ready: told,
@@ -101,8 +95,8 @@ impl TestNode {
                 .await
             };
             let executor = LocalExecutorBuilder::new(Placement::Unbound)
-                .preempt_timer(Duration::from_millis(2))
-                .spawn(serve);
+                .preempt_timer(reactor::PREEMPT_TIMER)
+                .spawn(move || async move { reactor::drive(serve()).await? });
             running.push(executor.expect("an executor"));
         }
         for hears in ready {
@@ -112,7 +106,6 @@ impl TestNode {
             address,
             orders,
             shards: running,
-            _watchdog: watchdog,
             _folder: None,
         }
     }
@@ -204,7 +197,7 @@ fn engine(
         cache_bytes: 8 << 20,
         on_start: Arc::new(|_| {}),
     });
-    let disk = GlommioDisk::new(folder.join("wal"));
+    let disk = RingDisk::new(folder.join("wal"));
     let world = World {
         clock: SystemClock,
         disk,

@@ -37,7 +37,7 @@ use rangedb_engine::range::{Descriptor, Keyspace};
 use rangedb_engine::shard::store::Store;
 use rangedb_engine::types::{DataId, Epoch, KeyRange, Location, RangeId, ReplicaId};
 use rangedb_engine::wal::{Created, Group, GroupLog, LogEntry, LogState, Wal, WalOptions};
-use rangedb_server::env::{GlommioDisk, GlommioEnv, GlommioRuntime, SystemClock};
+use rangedb_server::env::{GlommioEnv, GlommioRuntime, RingDisk, SystemClock};
 use rangedb_tests::sim::disk::{Platter, SimDisk};
 use rangedb_tests::sim::random::Random;
 use rangedb_tests::sim::runtime::SimRuntime;
@@ -283,8 +283,8 @@ async fn on_real_disk(folder: &Path) {
             let file = file.expect("an entry");
             std::fs::copy(file.path(), again.join(file.file_name())).expect("copied");
         }
-        GlommioDisk::new(again.clone())
+        RingDisk::new(again.clone())
     };
-    let disk = GlommioDisk::new(wal.clone());
+    let disk = RingDisk::new(wal.clone());
     conforms::<GlommioEnv>(disk, tables, SystemClock, copied).await;
 }

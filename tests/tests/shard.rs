@@ -19,7 +19,7 @@ use rangedb_engine::shard::{InitialRange, Shard, ShardOptions, WriteRequest, Wri
 use rangedb_engine::types::{
     ClientId, Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp,
 };
-use rangedb_server::env::{GlommioDisk, GlommioEnv, GlommioRuntime, SystemClock};
+use rangedb_server::env::{GlommioEnv, GlommioRuntime, RingDisk, SystemClock};
 use rangedb_server::peers::Peers;
 use rangedb_server::peers::link::Links;
 use tokio::sync::oneshot;
@@ -37,7 +37,7 @@ async fn open(folder: &Path) -> Shard<GlommioEnv> {
     std::fs::create_dir_all(&wal).expect("a folder");
     let world = World {
         clock: SystemClock,
-        disk: GlommioDisk::new(wal),
+        disk: RingDisk::new(wal),
         tables: LsmTables::open(tables).expect("tables open"),
         transport: Links::new(7, NodeId(1), Arc::new(Peers::none())),
     };

@@ -94,8 +94,14 @@ const NUMBERS: &[Number] = &[
     (
         "rangedb_shard_busy_seconds_total",
         "counter",
-        "Time that a shard's tasks ran.",
-        |r| r.busy_seconds,
+        "Time that a shard's thread did not sleep.",
+        |r| r.load.busy.as_secs_f64(),
+    ),
+    (
+        "rangedb_shard_stall_longest_seconds",
+        "gauge",
+        "The longest time by which a shard's timer was late.",
+        |r| r.load.longest_stall.as_secs_f64(),
     ),
     (
         "rangedb_ranges",
@@ -259,7 +265,6 @@ pub fn render(node: &Node, reports: &[Option<ShardReport>]) -> String {
         let up = f64::from(u8::from(report.is_some()));
         page.value("rangedb_shard_up", &format!("shard=\"{shard}\""), up);
     }
-    stalls(&mut page, node);
     let shards: Vec<(String, &ShardReport)> = reports
         .iter()
         .enumerate()
@@ -284,32 +289,6 @@ pub fn render(node: &Node, reports: &[Option<ShardReport>]) -> String {
         }
     }
     page.0
-}
-
-fn stalls(page: &mut Page, node: &Node) {
-    let longest = "rangedb_shard_stall_longest_seconds";
-    page.metric(
-        longest,
-        "gauge",
-        "The longest time that an executor stood still.",
-    );
-    for (shard, beat) in node.beats.iter().enumerate() {
-        let labels = format!("shard=\"{shard}\"");
-        page.value(longest, &labels, beat.longest_stall().as_secs_f64());
-    }
-    let signals = "rangedb_watchdog_signals_total";
-    page.metric(
-        signals,
-        "counter",
-        "Signals sent to executors that stood still.",
-    );
-    for (shard, beat) in node.beats.iter().enumerate() {
-        page.value(
-            signals,
-            &format!("shard=\"{shard}\""),
-            beat.signals() as f64,
-        );
-    }
 }
 
 fn histograms(page: &mut Page, shards: &[(String, &ShardReport)]) {

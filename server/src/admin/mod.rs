@@ -31,7 +31,6 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use self::api::Api;
 use self::body::Text;
 use self::failure::Failure;
-use crate::env::watchdog::Beat;
 use crate::probe::ShardReport;
 
 /// Connections at the same time.
@@ -64,8 +63,6 @@ pub struct Node {
     pub phase: AtomicU8,
     /// A way to ask each shard.
     pub shards: Vec<mpsc::Sender<ReportRequest>>,
-    /// The shards' signs of life.
-    pub beats: Vec<Arc<Beat>>,
     /// The cluster's id.
     pub cluster: String,
     /// The way to the database.

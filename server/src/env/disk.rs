@@ -1,25 +1,28 @@
-//! The log's folder: files by glommio with O_DIRECT and O_DSYNC.
+//! The log's folder: files with O_DIRECT and O_DSYNC.
 //!
-//! One write is one operation on the ring, and durable when it ends; an fsync would be a second
-//! one, on a kernel thread. What only happens now and then — making, renaming and removing files —
-//! runs on the executor's blocking threads.
+//! One write is one operation on the shard's ring, and durable when it ends; an fsync would be a
+//! second one, on a kernel thread. What only happens now and then — making, opening, renaming and
+//! removing files — runs on the shard's helper thread.
 //!
 //! A killed process is gone before the kernel has ended what it had on the ring: a write of its
 //! may still land. An operation under way keeps its open file, and that keeps the file's lock; so
 //! who opens a file waits for its lock, and then nobody else writes to it.
 
-#![expect(unsafe_code, reason = "glommio's files are locked by a system call")]
+#![expect(unsafe_code, reason = "files are locked by a system call")]
 
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use glommio::io::{DmaBuffer, DmaFile, OpenOptions};
-use rangedb_engine::env::{Disk, File};
+use rangedb_engine::env::{AsyncRuntime, Disk, File};
 use rangedb_engine::limits::BLOCK_LEN;
+
+use super::GlommioRuntime;
+use super::reactor::{self, AlignedBuffer};
 
 /// Zeros are written in pieces of this size.
 const ZEROS_LEN: usize = 1 << 20;
@@ -29,44 +32,29 @@ const LOCK_TRIES: usize = 5000;
 
 /// A folder.
 #[derive(Clone, Debug)]
-pub struct GlommioDisk {
+pub struct RingDisk {
     folder: Rc<PathBuf>,
 }
 
 /// An open file in it.
-pub struct GlommioFile {
-    file: DmaFile,
+pub struct RingFile {
+    file: Rc<fs::File>,
     len: u64,
 }
 
-impl Drop for GlommioFile {
-    /// glommio closes the file later, and not at all if the executor ends before: who opens it in
-    /// this process should not wait for that. A write under way borrows the file, so there is none.
+impl Drop for RingFile {
+    /// The kernel may close the file later: who opens it in this process should not wait for that.
+    /// A write under way borrows the file, so there is none.
     fn drop(&mut self) {
         // SAFETY: no memory is involved; the descriptor is open.
         unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_UN) };
     }
 }
 
-/// Memory that the kernel writes from.
-pub struct Buffer(DmaBuffer);
-
-impl AsRef<[u8]> for Buffer {
-    fn as_ref(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-}
-
-impl AsMut<[u8]> for Buffer {
-    fn as_mut(&mut self) -> &mut [u8] {
-        self.0.as_bytes_mut()
-    }
-}
-
-impl GlommioDisk {
+impl RingDisk {
     /// A folder that exists.
-    pub fn new(folder: PathBuf) -> GlommioDisk {
-        GlommioDisk {
+    pub fn new(folder: PathBuf) -> RingDisk {
+        RingDisk {
             folder: Rc::new(folder),
         }
     }
@@ -77,14 +65,12 @@ impl GlommioDisk {
         work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         let folder = PathBuf::clone(&self.folder);
-        glommio::executor()
-            .spawn_blocking(move || work(&folder))
-            .await
+        reactor::blocking(move || work(&folder)).await
     }
 }
 
 /// Waits until no operation of an earlier process is under way on the file.
-async fn lock(file: &DmaFile, name: &str) -> io::Result<()> {
+async fn lock(file: &fs::File, name: &str) -> io::Result<()> {
     for _ in 0..LOCK_TRIES {
         // SAFETY: no memory is involved; the descriptor is open.
         if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
@@ -94,7 +80,7 @@ async fn lock(file: &DmaFile, name: &str) -> io::Result<()> {
         if error.kind() != io::ErrorKind::WouldBlock {
             return Err(error);
         }
-        glommio::timer::sleep(LOCK_RETRY).await;
+        GlommioRuntime::sleep(LOCK_RETRY).await;
     }
     let message = format!("{name} is still being written to by an earlier process");
     Err(io::Error::new(io::ErrorKind::ResourceBusy, message))
@@ -104,20 +90,24 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     fs::File::open(folder)?.sync_all()
 }
 
+/// Directly, too: a copy of all those zeros in the page cache costs more than the rest.
 fn write_zeros(path: &Path, len: u64) -> io::Result<()> {
-    let mut file = fs::File::create(path)?;
-    let zeros = vec![0; ZEROS_LEN];
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    let mut file = options.custom_flags(libc::O_DIRECT).open(path)?;
+    let zeros = AlignedBuffer::new(ZEROS_LEN);
+    let zeros = zeros.as_ref();
     let mut left = len;
     while left > 0 {
         let piece = left.min(ZEROS_LEN as u64);
-        file.write_all(zeros.get(..piece as usize).unwrap_or(&zeros))?;
+        file.write_all(zeros.get(..piece as usize).unwrap_or(zeros))?;
         left -= piece;
     }
     file.sync_all()
 }
 
-impl Disk for GlommioDisk {
-    type File = GlommioFile;
+impl Disk for RingDisk {
+    type File = RingFile;
 
     async fn list(&self) -> io::Result<Vec<String>> {
         self.blocking(|folder| {
@@ -129,7 +119,7 @@ impl Disk for GlommioDisk {
         .await
     }
 
-    async fn create(&self, name: &str, len: u64) -> io::Result<GlommioFile> {
+    async fn create(&self, name: &str, len: u64) -> io::Result<RingFile> {
         let new = name.to_owned();
         self.blocking(move |folder| {
             let path = folder.join(new);
@@ -145,18 +135,20 @@ impl Disk for GlommioDisk {
         self.open(name).await
     }
 
-    async fn open(&self, name: &str) -> io::Result<GlommioFile> {
-        let path = self.folder.join(name);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_DSYNC)
-            .dma_open(&path)
-            .await
-            .map_err(io::Error::from)?;
+    async fn open(&self, name: &str) -> io::Result<RingFile> {
+        let path = name.to_owned();
+        let opened = self.blocking(move |folder| {
+            let mut options = fs::OpenOptions::new();
+            options.read(true).write(true);
+            options.custom_flags(libc::O_DIRECT | libc::O_DSYNC);
+            let file = options.open(folder.join(path))?;
+            let len = file.metadata()?.len();
+            Ok((file, len))
+        });
+        let (file, len) = opened.await?;
         lock(&file, name).await?;
-        let len = file.file_size().await.map_err(io::Error::from)?;
-        Ok(GlommioFile { file, len })
+        let file = Rc::new(file);
+        Ok(RingFile { file, len })
     }
 
     async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -178,24 +170,20 @@ impl Disk for GlommioDisk {
     }
 }
 
-impl File for GlommioFile {
-    type Buffer = Buffer;
+impl File for RingFile {
+    type Buffer = AlignedBuffer;
 
     fn len(&self) -> u64 {
         self.len
     }
 
-    fn buffer(&self, len: usize) -> Buffer {
-        Buffer(self.file.alloc_dma_buffer(len))
+    fn buffer(&self, len: usize) -> AlignedBuffer {
+        AlignedBuffer::new(len)
     }
 
-    async fn write_at(&self, buffer: Buffer, offset: u64) -> io::Result<()> {
+    async fn write_at(&self, buffer: AlignedBuffer, offset: u64) -> io::Result<()> {
         let len = buffer.as_ref().len();
-        let written = self
-            .file
-            .write_at(buffer.0, offset)
-            .await
-            .map_err(io::Error::from)?;
+        let written = reactor::write_at(&self.file, buffer, offset).await?;
         if written != len {
             let message = format!("{written} of {len} bytes were written");
             return Err(io::Error::new(io::ErrorKind::WriteZero, message));
@@ -208,11 +196,6 @@ impl File for GlommioFile {
             len.is_multiple_of(BLOCK_LEN),
             "direct reads are of whole blocks"
         );
-        let read = self
-            .file
-            .read_at_aligned(offset, len)
-            .await
-            .map_err(io::Error::from)?;
-        Ok(read.to_vec())
+        reactor::read_at(&self.file, offset, len).await
     }
 }

@@ -23,13 +23,13 @@ const FILES_MIN: u64 = 4096;
 pub enum Missing {
     /// io_uring.
     #[error(
-        "io_uring is not available ({0}): RangeDB needs Linux 5.8 or newer, \
+        "io_uring is not available ({0}): RangeDB needs Linux 5.13 or newer, \
          `sysctl kernel.io_uring_disabled` at 0, and in a container a seccomp profile that allows \
          io_uring_setup, io_uring_enter and io_uring_register"
     )]
     IoUring(io::Error),
     /// One operation of it.
-    #[error("this kernel's io_uring lacks {0}: RangeDB needs Linux 5.8 or newer")]
+    #[error("this kernel's io_uring lacks {0}: RangeDB needs Linux 5.13 or newer")]
     Operation(&'static str),
     /// Memory that may be locked.
     #[error(
@@ -50,7 +50,7 @@ pub enum Missing {
     },
 }
 
-/// Checks io_uring, its operations that glommio uses, and the limits; raises the limit of open
+/// Checks io_uring, its operations that a shard uses, and the limits; raises the limit of open
 /// files as far as it may be.
 ///
 /// # Errors
@@ -67,14 +67,9 @@ pub fn check() -> Result<(), Missing> {
         .map_err(Missing::IoUring)?;
     let needed = [
         (opcode::Write::CODE, "write"),
-        (opcode::WriteFixed::CODE, "write from registered memory"),
         (opcode::Read::CODE, "read"),
         (opcode::PollAdd::CODE, "poll"),
-        (opcode::Timeout::CODE, "timeout"),
-        (opcode::Accept::CODE, "accept"),
-        (opcode::OpenAt::CODE, "open"),
-        (opcode::Close::CODE, "close"),
-        (opcode::Statx::CODE, "statx"),
+        (opcode::AsyncCancel::CODE, "cancel"),
     ];
     if let Some((_, name)) = needed
         .into_iter()

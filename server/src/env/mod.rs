@@ -1,15 +1,14 @@
-//! The engine's world on glommio, and what else touches the system: the only folder of the
-//! workspace with `unsafe` code.
+//! The engine's world on glommio and io_uring, and what else touches the system: the only folder
+//! of the workspace with `unsafe` code.
 
 pub mod channels;
 mod clock;
 pub mod data_dir;
 mod disk;
-pub mod handover;
 pub mod kernel;
+pub mod reactor;
 mod runtime;
 pub mod threads;
-pub mod watchdog;
 
 use rangedb_engine::env::Env;
 use rangedb_engine::lsm::LsmTables;
@@ -17,7 +16,7 @@ use rangedb_engine::lsm::LsmTables;
 use crate::peers::link::Links;
 
 pub use clock::{BootInstant, SystemClock};
-pub use disk::GlommioDisk;
+pub use disk::RingDisk;
 pub use runtime::GlommioRuntime;
 
 /// The environment of a real node.
@@ -30,7 +29,7 @@ pub type Now = BootInstant;
 impl Env for GlommioEnv {
     type Runtime = GlommioRuntime;
     type Clock = SystemClock;
-    type Disk = GlommioDisk;
+    type Disk = RingDisk;
     type Tables = LsmTables;
     type Transport = Links;
 }

@@ -1,4 +1,4 @@
-//! openraft's runtime on glommio, which is also the engine's.
+//! openraft's runtime on glommio and the [`reactor`], which is also the engine's.
 //!
 //! A task belongs to the executor of the thread that spawned it. A dropped handle does not end
 //! its task. A panic is caught only where panics unwind, in tests; in the server the process has
@@ -12,15 +12,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use glommio::timer::Timer;
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 use rangedb_engine::env::{AsyncRuntime, Instant};
 
 use super::channels::{Channels, SharedMutex};
 use super::clock::BootInstant;
-
-/// A timer is never set further ahead; a longer sleep takes several.
-const TIMER_MAX: Duration = Duration::from_secs(3600);
+use super::reactor::{self, Sleep};
 
 /// The runtime of a shard's thread. Its value is needed by conformance tests only.
 pub struct GlommioRuntime {
@@ -56,33 +53,6 @@ impl<T: 'static> Future for JoinHandle<T> {
         Pin::new(&mut self.0)
             .poll(cx)
             .map(|done| done.unwrap_or(Err(JoinError::Cancelled)))
-    }
-}
-
-/// Ends at a point in time. The executor's timer is set at the first poll, so that it may be made
-/// anywhere.
-pub struct Sleep {
-    until: BootInstant,
-    timer: Option<Timer>,
-}
-
-impl Future for Sleep {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            if let Some(timer) = &mut self.timer {
-                if Pin::new(timer).poll(cx).is_pending() {
-                    return Poll::Pending;
-                }
-                self.timer = None;
-            }
-            let left = self.until - BootInstant::now();
-            if left.is_zero() {
-                return Poll::Ready(());
-            }
-            self.timer = Some(Timer::new(left.min(TIMER_MAX)));
-        }
     }
 }
 
@@ -128,7 +98,7 @@ impl AsyncRuntime for GlommioRuntime {
     {
         let caught = AssertUnwindSafe(future).catch_unwind();
         let task = async move { caught.await.map_err(|_| JoinError::Panicked) };
-        JoinHandle(glommio::spawn_local(task).detach())
+        JoinHandle(reactor::spawn_local(task).detach())
     }
 
     fn sleep(duration: Duration) -> Sleep {
@@ -136,7 +106,7 @@ impl AsyncRuntime for GlommioRuntime {
     }
 
     fn sleep_until(until: BootInstant) -> Sleep {
-        Sleep { until, timer: None }
+        Sleep::until(until)
     }
 
     fn timeout<R, F: Future<Output = R>>(duration: Duration, future: F) -> Timeout<F> {
@@ -163,6 +133,7 @@ impl AsyncRuntime for GlommioRuntime {
 
     fn new(_: usize) -> GlommioRuntime {
         let executor = LocalExecutorBuilder::new(Placement::Unbound)
+            .preempt_timer(reactor::PREEMPT_TIMER)
             .make()
             .expect("a test runs where io_uring is allowed");
         GlommioRuntime { executor }
@@ -172,7 +143,8 @@ impl AsyncRuntime for GlommioRuntime {
     where
         F: Future<Output = T>,
     {
-        self.executor.run(future)
+        let driven = self.executor.run(reactor::drive(future));
+        driven.expect("a test runs where io_uring is allowed")
     }
 }
 

@@ -43,16 +43,30 @@ pub fn stay_on(cpus: &[usize]) -> io::Result<()> {
 /// # Errors
 /// The kernel refuses.
 pub fn allowed_cpus() -> io::Result<Vec<usize>> {
+    allowed_to(0)
+}
+
+/// The processors that a thread may run on; 0 is the calling one.
+fn allowed_to(thread: libc::pid_t) -> io::Result<Vec<usize>> {
     // SAFETY: the kernel fills a set that lives through the call; the macro reads within it.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
-        if libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) != 0 {
+        if libc::sched_getaffinity(thread, size_of_val(&set), &raw mut set) != 0 {
             return Err(io::Error::last_os_error());
         }
         Ok((0..libc::CPU_SETSIZE as usize)
             .filter(|cpu| libc::CPU_ISSET(*cpu, &set))
             .collect())
     }
+}
+
+/// Lets this thread run where the first one of the process may.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn stay_where_the_process_may() -> io::Result<()> {
+    // The first thread has the number of the process.
+    stay_on(&allowed_to(std::process::id() as libc::pid_t)?)
 }
 
 /// Has the scheduler prefer other threads to this one.
@@ -66,12 +80,6 @@ pub fn be_nice() {
 pub fn use_small_pages() {
     // SAFETY: no memory is involved. A kernel that refuses leaves things as they are.
     unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
-}
-
-/// The kernel's id of this thread.
-pub fn thread_id() -> i32 {
-    // SAFETY: no memory is involved.
-    unsafe { libc::gettid() }
 }
 
 /// Ends the process at once, as a crash would.

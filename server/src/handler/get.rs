@@ -8,7 +8,7 @@ use rangedb_engine::env::{AsyncRuntime, Instant};
 use rangedb_engine::error::{Error, Fate};
 use rangedb_engine::range::Route;
 
-use crate::env::{GlommioRuntime, Now};
+use crate::env::{GlommioRuntime, Now, reactor};
 use crate::handler::refusal::Refusal;
 use crate::handler::{Call, Origin, elsewhere, reply};
 use crate::shard::context::Context;
@@ -67,7 +67,7 @@ fn confirm<O: Origin>(
         .unwrap_or_else(|| Now::now() + CONFIRM_TIMEOUT);
     let (context, origin) = (context.clone(), origin.clone());
     let (key, target) = (key.to_vec(), call.target);
-    glommio::spawn_local(async move {
+    reactor::spawn_local(async move {
         let shard = &context.shard;
         let confirmed = GlommioRuntime::timeout_at(until, shard.confirm(&key, target)).await;
         let confirmed = confirmed.unwrap_or_else(|_| {

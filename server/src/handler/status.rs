@@ -4,9 +4,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::types::ShardId;
 use rangedb_protocol::{NodeState, RangeState, Reply, ShardState};
 
+use crate::env::{GlommioRuntime, reactor};
 use crate::handler::refusal::Refusal;
 use crate::handler::{Call, Origin, reply};
 use crate::shard::context::Context;
@@ -22,7 +24,7 @@ pub(super) fn handle<O: Origin>(
     context.check_unsent()?;
     let token = origin.hold(call.asked)?;
     let (context, origin) = (context.clone(), origin.clone());
-    glommio::spawn_local(async move {
+    reactor::spawn_local(async move {
         let node = gather(&context).await;
         if let Some(asked) = origin.release(token) {
             let reply = Reply::Node(Box::new(node));
@@ -35,8 +37,8 @@ pub(super) fn handle<O: Origin>(
 
 async fn gather(context: &Context) -> NodeState {
     let asked = context.mesh.others().map(|other| async move {
-        let told = async { Ok::<_, glommio::GlommioError<()>>(context.mesh.status(other).await) };
-        glommio::timer::timeout(TIMEOUT, told).await.ok().flatten()
+        let told = GlommioRuntime::timeout(TIMEOUT, context.mesh.status(other));
+        told.await.ok().flatten()
     });
     let mut shards: Vec<ShardState> = join_all(asked).await.into_iter().flatten().collect();
     shards.push(context.state());

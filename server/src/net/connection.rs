@@ -19,8 +19,7 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::io::{AsyncRead, AsyncWrite};
-use glommio::net::TcpStream;
-use rangedb_engine::env::Instant;
+use rangedb_engine::env::{AsyncRuntime, Instant};
 use rangedb_engine::error::Error;
 use rangedb_engine::request::Outcome;
 use rangedb_engine::shard::WriteSink;
@@ -29,7 +28,8 @@ use rangedb_protocol::frame::{self, BadFrame};
 use rangedb_protocol::limits::IN_FLIGHT_MAX;
 use slab::Slab;
 
-use crate::env::Now;
+use crate::env::reactor::{TcpStream, spawn_local};
+use crate::env::{GlommioRuntime, Now};
 use crate::handler::refusal::Refusal;
 use crate::handler::scan::LocalScan;
 use crate::handler::{self, Asked, Call, Operation, Origin, Times, reply};
@@ -87,13 +87,8 @@ pub struct Connection {
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(context: Rc<Context>, stream: TcpStream, smart: bool) {
-    if stream
-        .set_write_timeout(Some(context.node.limits.write_timeout))
-        .is_err()
-    {
-        return;
-    }
+pub async fn serve(context: Rc<Context>, mut stream: TcpStream, smart: bool) {
+    stream.set_write_timeout(context.node.limits.write_timeout);
     let connection = Rc::new(Connection {
         context: context.clone(),
         smart,
@@ -132,10 +127,10 @@ pub async fn linger(context: &Context, stream: &mut TcpStream) {
                 more => len += more,
             }
         }
-        Ok::<_, glommio::GlommioError<()>>(())
+        Ok::<_, io::Error>(())
     };
     // Whether the client stayed to hear it makes no difference.
-    let _ = glommio::timer::timeout(LINGER_TIMEOUT, discard).await;
+    let _ = GlommioRuntime::timeout(LINGER_TIMEOUT, discard).await;
 }
 
 /// Bytes that were received and not handled.
@@ -500,7 +495,7 @@ impl Origin for Connection {
     fn scan(self: &Rc<Self>, scan: LocalScan) {
         self.scans.borrow_mut().push_back(scan);
         if !self.scanning.replace(true) {
-            glommio::spawn_local(self.clone().run_scans()).detach();
+            spawn_local(self.clone().run_scans()).detach();
         }
     }
 }

@@ -3,8 +3,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use glommio::net::TcpListener;
+use rangedb_engine::env::AsyncRuntime;
 
+use crate::env::GlommioRuntime;
+use crate::env::reactor::{TcpListener, spawn_local};
 use crate::net::preamble::{self, GREETINGS_MAX};
 use crate::shard::context::Context;
 
@@ -16,18 +18,18 @@ pub async fn accept(listener: TcpListener, context: Rc<Context>) {
     let mut refused = false;
     loop {
         while context.greetings.get() >= GREETINGS_MAX {
-            glommio::timer::sleep(PAUSE).await;
+            GlommioRuntime::sleep(PAUSE).await;
         }
         match listener.accept().await {
             Ok(stream) => {
                 refused = false;
-                glommio::spawn_local(preamble::greet(context.clone(), stream)).detach();
+                spawn_local(preamble::greet(context.clone(), stream)).detach();
             }
             Err(error) => {
                 if !std::mem::replace(&mut refused, true) {
                     tracing::warn!(%error, "connections cannot be accepted");
                 }
-                glommio::timer::sleep(PAUSE).await;
+                GlommioRuntime::sleep(PAUSE).await;
             }
         }
     }

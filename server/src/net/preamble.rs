@@ -9,13 +9,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::io::{AsyncReadExt, AsyncWriteExt};
-use glommio::net::TcpStream;
+use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::types::ShardId;
 use rangedb_protocol::preamble::{
     ANY_SHARD, Answer, PREAMBLE_LEN, Preamble, Role, VERSION, Verdict,
 };
 
-use crate::env::handover;
+use crate::env::GlommioRuntime;
+use crate::env::reactor::TcpStream;
 use crate::net::connection;
 use crate::peers::serve;
 use crate::shard::context::{Context, Held};
@@ -38,30 +39,25 @@ pub async fn greet(context: Rc<Context>, mut stream: TcpStream) {
         drop(greeting);
         return welcome(context, stream, preamble).await;
     }
-    let Ok(socket) = handover::detach(stream) else {
+    let Ok(socket) = stream.detach() else {
         return;
     };
-    if let Err(back) = context
+    let handed_over = context
         .mesh
-        .hand_over(wanted, HandedOver { socket, preamble })
+        .hand_over(wanted, HandedOver { socket, preamble });
+    if let Err(back) = handed_over
+        && let Ok(stream) = TcpStream::attach(back.socket)
     {
-        refuse(
-            &context,
-            handover::attach(back.socket),
-            Verdict::TooManyConnections,
-        )
-        .await;
+        refuse(&context, stream, Verdict::TooManyConnections).await;
     }
 }
 
 /// Serves a connection that another shard passed on.
 pub async fn take_over(context: Rc<Context>, connection: HandedOver) {
-    welcome(
-        context,
-        handover::attach(connection.socket),
-        connection.preamble,
-    )
-    .await;
+    // One that the kernel does not give is closed.
+    if let Ok(stream) = TcpStream::attach(connection.socket) {
+        welcome(context, stream, connection.preamble).await;
+    }
 }
 
 async fn read(context: &Context, stream: &mut TcpStream) -> io::Result<Preamble> {
@@ -136,10 +132,6 @@ async fn answer(
 }
 
 async fn within<T>(limit: Duration, io: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    let limited = glommio::timer::timeout(limit, async {
-        Ok::<_, glommio::GlommioError<()>>(io.await)
-    });
-    limited
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    let limited = GlommioRuntime::timeout(limit, io).await;
+    limited.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

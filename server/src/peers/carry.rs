@@ -25,7 +25,7 @@ use rangedb_protocol::frame;
 use rangedb_protocol::limits::FRAME_LEN_MAX;
 
 use super::link::{Links, Traffic};
-use crate::env::{GlommioRuntime, Now};
+use crate::env::{GlommioRuntime, Now, reactor};
 use crate::handler::refusal::Refusal;
 use crate::handler::scan::LocalScan;
 use crate::handler::{self, Asked, Call, Origin, Times, reply};
@@ -115,7 +115,7 @@ pub fn send<O: Origin>(
     let operation = call.asked.operation;
     origin.departed(operation);
     let (context, origin) = (context.clone(), origin.clone());
-    glommio::spawn_local(async move {
+    reactor::spawn_local(async move {
         let asking = context.carriers.links.ask(to, Traffic::Clients, body);
         let answer = GlommioRuntime::timeout_at(until, asking).await;
         drop(room);
@@ -257,7 +257,7 @@ impl Origin for Carried {
 
     fn scan(self: &Rc<Self>, scan: LocalScan) {
         let origin = self.clone();
-        glommio::spawn_local(async move { scan.run(&origin.context, origin.as_ref()).await })
+        reactor::spawn_local(async move { scan.run(&origin.context, origin.as_ref()).await })
             .detach();
     }
 }

@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::io::{AsyncReadExt, AsyncWriteExt};
-use glommio::net::TcpStream;
 use rangedb_engine::env::{AsyncRuntime, Instant, Lane, Transport};
 use rangedb_engine::types::{Location, NodeId};
 use rangedb_protocol::frame;
@@ -28,7 +27,8 @@ use tokio::sync::{Notify, oneshot};
 
 use super::input::{Input, RECEIVE_LEN, Received};
 use super::{Hello, Peers, kind};
-use crate::env::{GlommioRuntime, Now, handover};
+use crate::env::reactor::{self, TcpStream};
+use crate::env::{GlommioRuntime, Now};
 use crate::shard::mesh::Mesh;
 
 /// Connecting and greeting may take so long.
@@ -140,7 +140,7 @@ impl Links {
         link.push(question, sender)?;
         if !link.runs.replace(true) {
             let (inner, link) = (self.inner.clone(), link.clone());
-            glommio::spawn_local(async move { run(&inner, &link).await }).detach();
+            reactor::spawn_local(async move { run(&inner, &link).await }).detach();
         }
         link.to_send.notify_one();
         match receiver.await {
@@ -287,9 +287,9 @@ async fn connect(inner: &Inner, to: Location) -> io::Result<TcpStream> {
         )
     };
     let address = address.ok_or_else(unknown)?;
-    let mut stream = TcpStream::connect(address).await.map_err(io::Error::from)?;
-    stream.set_nodelay(true).map_err(io::Error::from)?;
-    handover::end_if_unacknowledged(&stream, UNACKNOWLEDGED)?;
+    let mut stream = TcpStream::connect(&address).await?;
+    stream.set_nodelay()?;
+    stream.end_if_unacknowledged(UNACKNOWLEDGED)?;
     let preamble = Preamble {
         version_min: VERSION_MIN,
         version_max: VERSION,
@@ -369,7 +369,6 @@ mod tests {
     use std::net::TcpListener;
     use std::sync::mpsc;
 
-    use glommio::LocalExecutorBuilder;
     use rangedb_engine::types::ShardId;
     use rangedb_protocol::preamble::PREAMBLE_LEN;
 
@@ -451,17 +450,15 @@ mod tests {
         }
     }
 
-    fn run<T>(test: impl AsyncFnOnce() -> T + Send + 'static) {
-        let executor = LocalExecutorBuilder::default().spawn(|| async move {
-            test().await;
-        });
-        executor.expect("an executor").join().expect("the test");
+    fn run(test: impl AsyncFnOnce() + Send + 'static) {
+        let test = || GlommioRuntime::new(1).block_on(async move { test().await });
+        std::thread::spawn(test).join().expect("the test");
     }
 
     /// Asks in a task of its own.
     fn ask(links: &Links, lane: Lane, body: Bytes) -> glommio::Task<io::Result<Bytes>> {
         let links = links.clone();
-        glommio::spawn_local(async move { links.call(OTHER, lane, body).await })
+        reactor::spawn_local(async move { links.call(OTHER, lane, body).await })
     }
 
     /// The next question that arrives, while the links' tasks run.

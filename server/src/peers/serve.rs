@@ -11,7 +11,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use glommio::net::TcpStream;
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_protocol::frame;
 use tokio::sync::Notify;
@@ -20,6 +19,7 @@ use super::carry::{self, Carried};
 use super::input::{Input, RECEIVE_LEN, Received};
 use super::{Hello, enroll, kind, same_secret};
 use crate::env::GlommioRuntime;
+use crate::env::reactor::{self, TcpStream};
 use crate::shard::context::Context;
 
 /// Questions and carried requests that are answered at a time, of one link.
@@ -54,7 +54,7 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream) {
         }
         kind::HELLO if is_known(&context, &first.body) => {
             let served = Rc::new(Served::default());
-            let sending = glommio::spawn_local(send(served.clone(), writer));
+            let sending = reactor::spawn_local(send(served.clone(), writer));
             let ended = receive(&context, &served, &mut reader, input).await;
             if let Err(error) = ended {
                 tracing::debug!(%error, "a link ended");
@@ -107,7 +107,7 @@ async fn receive(
         }
         served.answering.set(served.answering.get() + 1);
         let (shard, served) = (context.shard.clone(), served.clone());
-        glommio::spawn_local(async move {
+        reactor::spawn_local(async move {
             let answer = shard.answer(body).await;
             served.answering.set(served.answering.get() - 1);
             if !served.ended.get() {

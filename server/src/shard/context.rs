@@ -16,7 +16,7 @@ use rangedb_engine::types::{Location, NodeId, RangeId, ShardId, Timestamp};
 use rangedb_protocol::{ErrorCode, FlatBufferBuilder, ShardState};
 use slab::Slab;
 
-use crate::env::{GlommioEnv, Now};
+use crate::env::{GlommioEnv, Now, reactor};
 use crate::handler::refusal::Refusal;
 use crate::handler::{Asked, Call, status};
 use crate::net::buffers::Buffers;
@@ -217,8 +217,13 @@ impl Context {
         // One shard writes for all.
         if self.here.shard == ShardId(0) && !view.system.is_empty() {
             let (peers, system) = (self.peers.clone(), view.system.clone());
-            let written = glommio::executor().spawn_blocking(move || peers.remember(&system));
-            glommio::spawn_local(written).detach();
+            let remember = move || {
+                peers.remember(&system);
+                Ok(())
+            };
+            // At the next start, an older list serves as well.
+            let written = async { drop(reactor::blocking(remember).await) };
+            reactor::spawn_local(written).detach();
         }
     }
 
@@ -327,13 +332,12 @@ impl Context {
 
     /// Everything that is counted here.
     pub fn report(&self) -> ShardReport {
-        let busy = glommio::executor().executor_stats().total_runtime();
         ShardReport {
             probe: self.probe.borrow().clone(),
             status: self.shard.status(),
             connections: self.connected.get(),
             in_flight: self.in_flight.get(),
-            busy_seconds: busy.as_secs_f64(),
+            load: reactor::load(),
         }
     }
 

@@ -8,6 +8,7 @@ use rangedb_engine::request::Outcome;
 use rangedb_engine::shard::WriteSink;
 use rangedb_engine::types::ShardId;
 
+use crate::env::reactor;
 use crate::handler::refusal::Refusal;
 use crate::handler::scan::LocalScan;
 use crate::handler::{Asked, Call, Origin, reply};
@@ -79,7 +80,7 @@ impl Origin for Forwarded {
 
     fn scan(self: &Rc<Self>, scan: LocalScan) {
         let origin = self.clone();
-        glommio::spawn_local(async move { scan.run(&origin.context, origin.as_ref()).await })
+        reactor::spawn_local(async move { scan.run(&origin.context, origin.as_ref()).await })
             .detach();
     }
 }

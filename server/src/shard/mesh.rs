@@ -10,10 +10,6 @@ use std::io;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
-use glommio::channels::shared_channel::{
-    ConnectedReceiver, ConnectedSender, SharedReceiver, SharedSender, new_bounded,
-};
 use rangedb_engine::error::Error;
 use rangedb_engine::range::Route;
 use rangedb_engine::types::ShardId;
@@ -23,6 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::handler::Call;
 use crate::net::connection::Connection;
+use crate::shard::lane::{LaneEnd, LaneReceiver, LaneSender, lane};
 use crate::shard::message::{ForwardId, HandedOver, ShardMessage, ShardReply};
 
 /// Messages on their way from one shard to another.
@@ -36,8 +33,8 @@ const RETRY_AFTER_MS: u32 = 5;
 
 /// One shard's ends of all lanes, before they are used.
 pub struct LaneEnds {
-    senders: Vec<Option<(SharedSender<ShardMessage>, SharedSender<ShardReply>)>>,
-    receivers: Vec<Option<(SharedReceiver<ShardMessage>, SharedReceiver<ShardReply>)>>,
+    senders: Vec<Option<(LaneSender<ShardMessage>, LaneSender<ShardReply>)>>,
+    receivers: Vec<Option<(LaneEnd<ShardMessage>, LaneEnd<ShardReply>)>>,
 }
 
 /// Makes the lanes of a node; the shards' ends in order.
@@ -51,8 +48,8 @@ pub fn lanes(shards: u16) -> Vec<LaneEnds> {
         .collect();
     for from in 0..count {
         for to in (0..count).filter(|&to| to != from) {
-            let messages = new_bounded(MESSAGES_MAX);
-            let replies = new_bounded(WAITING_MAX);
+            let messages = lane(MESSAGES_MAX);
+            let replies = lane(WAITING_MAX);
             ends[from].senders[to] = Some((messages.0, replies.0));
             ends[to].receivers[from] = Some((messages.1, replies.1));
         }
@@ -61,32 +58,22 @@ pub fn lanes(shards: u16) -> Vec<LaneEnds> {
 }
 
 impl LaneEnds {
-    /// Connects the lanes on the executor of their shard; returns when all other shards have done
-    /// the same.
-    pub async fn connect(self) -> (Mesh, Vec<Inbox>) {
-        // All at once: each end waits for its other end.
-        let senders = join_all(self.senders.into_iter().map(|pair| async {
-            let (messages, replies) = pair?;
-            Some(futures_util::join!(messages.connect(), replies.connect()))
-        }));
-        let receivers = join_all(self.receivers.into_iter().map(|pair| async {
-            let (messages, replies) = pair?;
-            Some(futures_util::join!(messages.connect(), replies.connect()))
-        }));
-        let (senders, receivers) = futures_util::join!(senders, receivers);
+    /// Puts them to use, on the thread of their shard.
+    pub fn open(self) -> (Mesh, Vec<Inbox>) {
         let peer = |(messages, replies)| Peer {
             messages,
             replies,
             waiting: RefCell::new(Slab::new()),
             waiting_len: Cell::new(0),
         };
-        let peers = senders.into_iter().map(|pair| pair.map(peer)).collect();
-        let inboxes = (0u16..).zip(receivers).filter_map(|(from, pair)| {
+        let senders = self.senders.into_iter();
+        let peers = senders.map(|pair| pair.map(peer)).collect();
+        let inboxes = (0u16..).zip(self.receivers).filter_map(|(from, pair)| {
             let (messages, replies) = pair?;
             Some(Inbox {
                 from: ShardId(from),
-                messages,
-                replies,
+                messages: messages.open(),
+                replies: replies.open(),
             })
         });
         (Mesh { peers }, inboxes.collect())
@@ -98,9 +85,9 @@ pub struct Inbox {
     /// Which.
     pub from: ShardId,
     /// What it asks and says.
-    pub messages: ConnectedReceiver<ShardMessage>,
+    pub messages: LaneReceiver<ShardMessage>,
     /// Its replies.
-    pub replies: ConnectedReceiver<ShardReply>,
+    pub replies: LaneReceiver<ShardReply>,
 }
 
 /// A shard's way to the others of its node.
@@ -109,8 +96,8 @@ pub struct Mesh {
 }
 
 struct Peer {
-    messages: ConnectedSender<ShardMessage>,
-    replies: ConnectedSender<ShardReply>,
+    messages: LaneSender<ShardMessage>,
+    replies: LaneSender<ShardReply>,
     waiting: RefCell<Slab<Waiting>>,
     waiting_len: Cell<usize>,
 }
@@ -172,7 +159,7 @@ impl Mesh {
             token,
             len,
         })?;
-        let sent = peer.messages.try_send(ShardMessage::Request {
+        let sent = peer.messages.send(ShardMessage::Request {
             id,
             frame: Bytes::copy_from_slice(call.frame),
             received: call.asked.received,
@@ -192,35 +179,25 @@ impl Mesh {
         let Ok(peer) = self.peer(to) else {
             return Err(connection);
         };
-        match peer.messages.try_send(ShardMessage::Connection(connection)) {
+        match peer.messages.send(ShardMessage::Connection(connection)) {
             Ok(()) => Ok(()),
-            Err(
-                glommio::GlommioError::Closed(glommio::ResourceType::Channel(message))
-                | glommio::GlommioError::WouldBlock(glommio::ResourceType::Channel(message)),
-            ) => match message {
-                ShardMessage::Connection(connection) => Err(connection),
-                _ => unreachable!("the lane gives back what it was given"),
-            },
-            // The lane takes what it does not give back.
-            Err(_) => Ok(()),
+            Err(ShardMessage::Connection(connection)) => Err(connection),
+            Err(_) => unreachable!("the lane gives back what it was given"),
         }
     }
 
     /// Tells every other shard the ranges of this one. Waits for room: this is not the data path.
     pub async fn tell_routes(&self, routes: &[Route]) {
         for peer in self.peers.iter().flatten() {
-            // A shard that is gone takes the node with it.
-            let _ = peer
-                .messages
-                .send(ShardMessage::Routes(routes.to_vec()))
-                .await;
+            let routes = ShardMessage::Routes(routes.to_vec());
+            peer.messages.send_in_time(routes).await;
         }
     }
 
     /// Tells every other shard that this one has answered everything and asks for no more.
     pub async fn tell_drained(&self) {
         for peer in self.peers.iter().flatten() {
-            let _ = peer.messages.send(ShardMessage::Drained).await;
+            peer.messages.send_in_time(ShardMessage::Drained).await;
         }
     }
 
@@ -234,7 +211,7 @@ impl Mesh {
         let peer = self.peer(to).map_err(full)?;
         let id = peer.wait(Waiting::Question(sender)).map_err(full)?;
         let message = ShardMessage::Question { id, question };
-        if peer.messages.try_send(message).is_err() {
+        if peer.messages.send(message).is_err() {
             peer.take(id);
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -247,7 +224,7 @@ impl Mesh {
         let (sender, receiver) = oneshot::channel();
         let peer = self.peer(of).ok()?;
         let id = peer.wait(Waiting::Status(sender)).ok()?;
-        if peer.messages.try_send(ShardMessage::Status { id }).is_err() {
+        if peer.messages.send(ShardMessage::Status { id }).is_err() {
             peer.take(id);
         }
         receiver.await.ok()
@@ -256,11 +233,10 @@ impl Mesh {
     /// Answers a question of another shard.
     pub fn reply(&self, to: ShardId, reply: ShardReply) {
         let Ok(peer) = self.peer(to) else { return };
-        match peer.replies.try_send(reply) {
-            // A shard that is gone takes the node with it.
-            Ok(()) | Err(glommio::GlommioError::Closed(_)) => {}
-            Err(error) => unreachable!("a shard asked for more than the lane holds: {error}"),
-        }
+        let has_room = peer.replies.send(reply).is_ok();
+        // A shard that is gone takes the node with it.
+        let told = has_room || peer.replies.is_gone();
+        assert!(told, "a shard asked for more than the lane holds");
     }
 
     /// Who waits for this reply.

@@ -3,6 +3,7 @@
 pub mod context;
 pub mod directory;
 mod forwarded;
+pub mod lane;
 pub mod mesh;
 pub mod message;
 pub mod router;
@@ -12,8 +13,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use glommio::timer::sleep;
-use rangedb_engine::env::{Instant, World};
+use glommio::Task;
+use rangedb_engine::env::{AsyncRuntime, Instant, World};
 use rangedb_engine::error::Fatal;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::shard::{Shard, ShardOptions};
@@ -22,8 +23,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::ReportRequest;
 
-use crate::env::watchdog::Beat;
-use crate::env::{GlommioEnv, Now, handover};
+use crate::env::reactor::{self, TcpListener, Unsupported, foreign};
+use crate::env::{GlommioEnv, GlommioRuntime, Now};
 use crate::handler::{self, Times};
 use crate::net::port::BoundSocket;
 use crate::net::{listener, preamble};
@@ -71,8 +72,6 @@ pub struct ShardSetup {
     pub lanes: LaneEnds,
     /// The shard's socket of the node's port.
     pub socket: BoundSocket,
-    /// The shard's sign of life.
-    pub beat: Arc<Beat>,
     /// What the node wants.
     pub orders: watch::Receiver<Order>,
     /// Questions of the admin pages.
@@ -87,6 +86,9 @@ pub enum ShardError {
     /// The kernel does not give what an executor needs.
     #[error("cannot start a shard's executor: {0}")]
     Executor(String),
+    /// Nor what a reactor needs.
+    #[error(transparent)]
+    Reactor(#[from] Unsupported),
     /// The engine gave up.
     #[error(transparent)]
     Fatal(#[from] Fatal),
@@ -103,27 +105,26 @@ pub enum ShardError {
 /// # Errors
 /// It could not start, or could not make everything durable at the end.
 pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
-    let beating = glommio::spawn_local(setup.beat.clone().run());
-    let (mesh, inboxes) = setup.lanes.connect().await;
+    let (mesh, mut inboxes) = setup.lanes.open();
     let mesh = Rc::new(mesh);
     let links = setup.world.transport.clone();
     links.join_mesh(mesh.clone());
     let shard = Shard::open(setup.options, setup.world, setup.hlc.clone()).await?;
     let context = Context::new(shard, mesh, setup.node, setup.peers, links, setup.hlc);
     let context = Rc::new(context);
-    learn(&context, &inboxes).await?;
+    learn(&context, &mut inboxes).await?;
     context.follow_view();
-    let telling = glommio::spawn_local(tell_routes(context.clone()));
+    let telling = reactor::spawn_local(tell_routes(context.clone()));
     let reading: Vec<_> = inboxes
         .into_iter()
         .flat_map(|inbox| read(&context, inbox))
         .collect();
-    let socket = handover::attach_listener(setup.socket.listen()?.into());
-    let accepting = glommio::spawn_local(listener::accept(socket, context.clone()));
+    let socket = TcpListener::attach(setup.socket.listen()?.into())?;
+    let accepting = reactor::spawn_local(listener::accept(socket, context.clone()));
     // Nobody waits any more if the node gave up meanwhile; then the order to stop is there.
     let _ = setup.ready.send(());
 
-    let reporting = glommio::spawn_local(report(context.clone(), setup.reports));
+    let reporting = reactor::spawn_local(report(context.clone(), setup.reports));
     let until = stop_order(setup.orders).await;
     // While clients are still answered: with the route to whoever leads now.
     context.shard.leave();
@@ -136,26 +137,23 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     }
     reporting.cancel().await;
     telling.cancel().await;
-    // One that stands still here is poked, too.
-    beating.cancel().await;
-    setup.beat.end();
     Ok(())
 }
 
 /// Answers the admin pages' questions.
 async fn report(context: Rc<Context>, mut asked: mpsc::Receiver<ReportRequest>) {
-    while let Some(reply) = asked.recv().await {
+    while let Some(reply) = foreign(asked.recv()).await {
         // The page may have been given up.
         let _ = reply.send(context.report());
     }
 }
 
 /// Exchanges the ranges with all other shards.
-async fn learn(context: &Rc<Context>, inboxes: &[Inbox]) -> Result<(), ShardError> {
+async fn learn(context: &Rc<Context>, inboxes: &mut [Inbox]) -> Result<(), ShardError> {
     context.mesh.tell_routes(&context.shard.routes()).await;
     for inbox in inboxes {
         loop {
-            match inbox.messages.recv().await {
+            match inbox.messages.receive().await {
                 Some(ShardMessage::Routes(routes)) => {
                     context.learn_routes(inbox.from, routes);
                     break;
@@ -179,37 +177,37 @@ async fn tell_routes(context: Rc<Context>) {
             context.mesh.tell_routes(&routes).await;
             context.learn_routes(context.here(), routes);
         }
-        sleep(TELL_ROUTES_EVERY).await;
+        GlommioRuntime::sleep(TELL_ROUTES_EVERY).await;
     }
 }
 
 /// Starts to read what one other shard sends.
-fn read(context: &Rc<Context>, inbox: Inbox) -> [glommio::Task<()>; 2] {
+fn read(context: &Rc<Context>, inbox: Inbox) -> [Task<()>; 2] {
     let Inbox {
         from,
-        messages,
-        replies,
+        mut messages,
+        mut replies,
     } = inbox;
     let asked = context.clone();
     let requests = async move {
         let mut count = 0;
-        while let Some(message) = messages.recv().await {
+        while let Some(message) = messages.receive().await {
             receive(&asked, from, message);
             count += 1;
             if count % MESSAGES_PER_TURN == 0 {
-                glommio::executor().yield_task_queue_now().await;
+                reactor::yield_now().await;
             }
         }
     };
     let context = context.clone();
     let answers = async move {
-        while let Some(reply) = replies.recv().await {
+        while let Some(reply) = replies.receive().await {
             conclude(&context, from, reply);
         }
     };
     [
-        glommio::spawn_local(requests),
-        glommio::spawn_local(answers),
+        reactor::spawn_local(requests),
+        reactor::spawn_local(answers),
     ]
 }
 
@@ -238,12 +236,12 @@ fn receive(context: &Rc<Context>, from: ShardId, message: ShardMessage) {
             );
         }
         ShardMessage::Connection(connection) => {
-            glommio::spawn_local(preamble::take_over(context.clone(), connection)).detach();
+            reactor::spawn_local(preamble::take_over(context.clone(), connection)).detach();
         }
         ShardMessage::Routes(routes) => context.learn_routes(from, routes),
         ShardMessage::Question { id, question } => {
             let context = context.clone();
-            glommio::spawn_local(async move {
+            reactor::spawn_local(async move {
                 let answer = context.shard.answer(question).await;
                 context.mesh.reply(from, ShardReply::Answer { id, answer });
             })
@@ -289,7 +287,7 @@ async fn stop_order(mut orders: watch::Receiver<Order>) -> Now {
         if let Order::Stop { until } = *orders.borrow_and_update() {
             return until;
         }
-        if orders.changed().await.is_err() {
+        if foreign(orders.changed()).await.is_err() {
             // Whoever gave orders is gone.
             return Now::now();
         }
@@ -300,16 +298,16 @@ async fn stop_order(mut orders: watch::Receiver<Order>) -> Now {
 async fn drain(context: &Context, until: Now) {
     context.drain();
     while !context.is_idle() && Now::now() < until {
-        sleep(DRAIN_CHECK).await;
+        GlommioRuntime::sleep(DRAIN_CHECK).await;
     }
     context.mesh.tell_drained().await;
     let others = context.mesh.others().count();
     while context.drained.get() < others && Now::now() < until {
-        sleep(DRAIN_CHECK).await;
+        GlommioRuntime::sleep(DRAIN_CHECK).await;
     }
     context.close_connections();
     let closed = Now::now() + CLOSE_TIMEOUT;
     while context.connected.get() > 0 && Now::now() < closed {
-        sleep(DRAIN_CHECK).await;
+        GlommioRuntime::sleep(DRAIN_CHECK).await;
     }
 }

@@ -20,7 +20,7 @@ use rangedb_protocol::limits::ADMIN_JSON_LEN_MAX;
 use serde_json::{Value, json};
 
 use self::command::Command;
-use crate::env::{GlommioRuntime, Now};
+use crate::env::{GlommioRuntime, Now, reactor};
 use crate::handler::refusal::Refusal;
 use crate::handler::{Call, Origin, reply};
 use crate::shard::context::Context;
@@ -39,7 +39,7 @@ pub(super) fn handle<O: Origin>(
     let token = origin.hold(call.asked)?;
     let until = call.deadline.unwrap_or_else(|| Now::now() + TIMEOUT);
     let (context, origin) = (context.clone(), origin.clone());
-    glommio::spawn_local(async move {
+    reactor::spawn_local(async move {
         let late = if command.is_order() {
             Error::Unknown("the cluster's manager did not answer in time")
         } else {

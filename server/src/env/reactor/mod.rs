@@ -1,0 +1,216 @@
+//! The reactor of a shard: one ring for its sockets, files and sleep, on the executor's thread.
+//!
+//! glommio runs the tasks; what they wait for comes from here. Its own reactor would serve, too, but
+//! at each sleep it makes two passes over three rings, with up to six system calls and timers that
+//! are armed and cancelled: a quarter of what a get costs, and more of a lone put. Here a sleep is one
+//! `io_uring_enter`, which also submits what the tasks have asked for since the last one.
+//!
+//! The reactor is a task that is always ready, in the one queue of all tasks. So each pass over the
+//! queue ends with it: it submits, takes what has come and wakes who waits for it. If no other task
+//! has run since its last turn the queue is empty, and it sleeps in the kernel until something comes
+//! or the next timer is due. Tasks are counted for that, so all of them are spawned by
+//! [`spawn_local`].
+//!
+//! Three things follow. glommio's own timers, sockets and channels, which live on its reactor, are
+//! not used anywhere. A wake from another thread must come through [`foreign`]. And glommio never
+//! parks, so its fault of parking for ever though tasks are runnable is not met: it parks when no
+//! task is ready, or when a timer for preemption has fired, and the one never is, the other never
+//! does ([`PREEMPT_TIMER`]).
+
+mod file;
+mod foreign;
+mod helper;
+mod ring;
+mod socket;
+#[cfg(test)]
+mod tests;
+mod timers;
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use glommio::Task;
+use pin_project_lite::pin_project;
+use rangedb_engine::env::Instant;
+
+use super::BootInstant;
+pub use file::{AlignedBuffer, read_at, write_at};
+use foreign::Mail;
+pub use foreign::{Foreign, Place, foreign};
+use helper::Helper;
+pub use helper::blocking;
+use ring::Ring;
+pub use ring::Unsupported;
+pub use socket::{TcpListener, TcpStream};
+pub use timers::Sleep;
+use timers::Timers;
+
+/// For glommio's executors: after so long a run of tasks it would look at its own reactor, on which
+/// nothing waits.
+pub const PREEMPT_TIMER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Reactor>>> = const { RefCell::new(None) };
+    /// Polls and ends of tasks on this thread.
+    static POLLS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// What the tasks of one thread wait for.
+pub struct Reactor {
+    ring: RefCell<Ring>,
+    timers: Timers,
+    mail: Mail,
+    helper: Helper,
+    started: BootInstant,
+    slept: Cell<Duration>,
+    longest_stall: Cell<Duration>,
+}
+
+/// How the thread has fared.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Load {
+    /// Time in which it did not sleep.
+    pub busy: Duration,
+    /// The longest time by which a timer was late.
+    pub longest_stall: Duration,
+}
+
+impl Reactor {
+    fn new() -> Result<Reactor, Unsupported> {
+        let mail = Mail::new().map_err(Unsupported::Kernel)?;
+        let mut ring = Ring::new()?;
+        ring.watch_mail(&mail);
+        Ok(Reactor {
+            ring: RefCell::new(ring),
+            timers: Timers::default(),
+            mail,
+            helper: Helper::default(),
+            started: BootInstant::now(),
+            slept: Cell::default(),
+            longest_stall: Cell::default(),
+        })
+    }
+
+    /// That of this thread.
+    ///
+    /// # Panics
+    /// The thread has none: it is not one that is in [`drive`].
+    fn here() -> Rc<Reactor> {
+        let here = CURRENT.with_borrow(Clone::clone);
+        here.expect("only what runs in a reactor's tasks waits for it")
+    }
+
+    /// That of this thread, made if there is none.
+    fn here_or_new() -> Result<Rc<Reactor>, Unsupported> {
+        CURRENT.with_borrow_mut(|current| {
+            if let Some(reactor) = current {
+                return Ok(reactor.clone());
+            }
+            let reactor = Rc::new(Reactor::new()?);
+            *current = Some(reactor.clone());
+            Ok(reactor)
+        })
+    }
+
+    /// Its task. Ends when told to.
+    async fn run(self: Rc<Reactor>, ended: Rc<Cell<bool>>) {
+        let mut woken = Vec::new();
+        // Tasks may have been spawned before this one.
+        let mut seen = POLLS.get().wrapping_sub(1);
+        while !ended.get() {
+            let polls = POLLS.get();
+            let others_ran = std::mem::replace(&mut seen, polls) != polls;
+            self.turn(!others_ran, &mut woken);
+            woken.drain(..).for_each(Waker::wake);
+            yield_now().await;
+        }
+    }
+
+    /// Submits what was asked for, and takes what has come: whom it is for. May sleep if so far
+    /// nothing has.
+    fn turn(&self, may_sleep: bool, woken: &mut Vec<Waker>) {
+        let now = BootInstant::now();
+        let late = self.timers.take_due(now, woken);
+        self.longest_stall.set(self.longest_stall.get().max(late));
+        self.mail.take(woken);
+        let mut ring = self.ring.borrow_mut();
+        ring.take_completed(woken);
+        if !may_sleep || !woken.is_empty() {
+            return ring.submit(woken);
+        }
+        let limit = self.timers.next().map(|next| next - now);
+        if !self.mail.expect() {
+            return;
+        }
+        ring.sleep(limit, woken);
+        self.mail.awake(woken);
+        let awake = BootInstant::now();
+        self.slept.set(self.slept.get() + (awake - now));
+        self.timers.take_due(awake, woken);
+    }
+}
+
+pin_project! {
+    /// A task whose polls are counted.
+    struct Counted<F> {
+        #[pin]
+        future: F,
+    }
+
+    impl<F> PinnedDrop for Counted<F> {
+        // What ends with a task may wake others, too.
+        fn drop(this: Pin<&mut Self>) {
+            let _ = this;
+            POLLS.set(POLLS.get().wrapping_add(1));
+        }
+    }
+}
+
+impl<F: Future> Future for Counted<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        POLLS.set(POLLS.get().wrapping_add(1));
+        self.project().future.poll(cx)
+    }
+}
+
+/// Spawns a task on this thread's executor. It ends when its handle is dropped.
+pub fn spawn_local<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
+    #[expect(clippy::disallowed_methods, reason = "here it is counted")]
+    glommio::spawn_local(Counted { future })
+}
+
+/// Runs a future on this thread's executor, whose tasks may wait for the reactor meanwhile. The
+/// executor has [`PREEMPT_TIMER`].
+///
+/// # Errors
+/// The kernel lacks something.
+pub async fn drive<T>(main: impl Future<Output = T>) -> Result<T, Unsupported> {
+    let reactor = Reactor::here_or_new()?;
+    let ended = Rc::new(Cell::new(false));
+    #[expect(clippy::disallowed_methods, reason = "it is the one that counts")]
+    let turning = glommio::spawn_local(reactor.run(ended.clone()));
+    let result = Counted { future: main }.await;
+    ended.set(true);
+    turning.await;
+    Ok(result)
+}
+
+/// Has the other tasks run before the one that calls this goes on.
+pub async fn yield_now() {
+    glommio::executor().yield_now().await;
+}
+
+/// How this thread has fared.
+pub fn load() -> Load {
+    let reactor = Reactor::here();
+    Load {
+        busy: (BootInstant::now() - reactor.started).saturating_sub(reactor.slept.get()),
+        longest_stall: reactor.longest_stall.get(),
+    }
+}

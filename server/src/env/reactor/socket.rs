@@ -1,0 +1,273 @@
+//! Sockets, whose readiness the ring tells.
+//!
+//! A poll is armed once for a socket's life and answers at each change, so that a request costs no
+//! submission: its data arrives, the answer wakes the task, which reads and writes with the plain
+//! system calls. As those that answer at changes only, it tells nothing of what is left; a read that
+//! fills its memory tries again, a shorter one has taken all there was.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use futures_util::io::{AsyncRead, AsyncWrite};
+use rangedb_engine::env::Instant;
+use socket2::{Domain, SockRef, Socket, Type};
+
+use super::ring::Readiness;
+use super::{BootInstant, Reactor, Sleep, blocking};
+
+/// A socket's place in the ring.
+struct Watched {
+    reactor: Rc<Reactor>,
+    number: usize,
+    readiness: Rc<Readiness>,
+}
+
+impl Watched {
+    fn new(fd: RawFd) -> Watched {
+        let reactor = Reactor::here();
+        let readiness = Rc::new(Readiness::default());
+        let number = reactor.ring.borrow_mut().watch(fd, readiness.clone());
+        Watched {
+            reactor,
+            number,
+            readiness,
+        }
+    }
+
+    /// Tries something once it may go; as often as it is worth it.
+    fn poll_read<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut attempt: impl FnMut() -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        let Readiness {
+            readable, reader, ..
+        } = &*self.readiness;
+        while readable.get() {
+            match attempt() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => readable.set(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return Poll::Ready(result),
+            }
+        }
+        keep(reader, cx.waker());
+        Poll::Pending
+    }
+
+    fn poll_write<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut attempt: impl FnMut() -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        let Readiness {
+            writable, writer, ..
+        } = &*self.readiness;
+        while writable.get() {
+            match attempt() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => writable.set(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return Poll::Ready(result),
+            }
+        }
+        keep(writer, cx.waker());
+        Poll::Pending
+    }
+}
+
+fn keep(place: &RefCell<Option<Waker>>, waker: &Waker) {
+    let mut place = place.borrow_mut();
+    if !place.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
+        *place = Some(waker.clone());
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.reactor.ring.borrow_mut().unwatch(self.number);
+    }
+}
+
+/// A connection.
+pub struct TcpStream {
+    socket: std::net::TcpStream,
+    watched: Watched,
+    write_timeout: Option<Duration>,
+    /// Since when the other side has taken nothing, if it should have: until when it may.
+    stalled: Option<Sleep>,
+}
+
+impl TcpStream {
+    /// Puts an open connection on this thread.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn attach(connection: OwnedFd) -> io::Result<TcpStream> {
+        let socket = std::net::TcpStream::from(connection);
+        socket.set_nonblocking(true)?;
+        let stream = TcpStream::new(socket);
+        stream.watched.readiness.writable.set(true);
+        Ok(stream)
+    }
+
+    fn new(socket: std::net::TcpStream) -> TcpStream {
+        TcpStream {
+            watched: Watched::new(socket.as_raw_fd()),
+            socket,
+            write_timeout: None,
+            stalled: None,
+        }
+    }
+
+    /// Takes the connection off this thread. What was not read yet stays in the socket.
+    ///
+    /// # Errors
+    /// No file descriptor is left.
+    pub fn detach(self) -> io::Result<OwnedFd> {
+        self.socket.try_clone().map(OwnedFd::from)
+    }
+
+    /// Connects to `host:port`.
+    ///
+    /// # Errors
+    /// The name is not known, or nobody listens there.
+    pub async fn connect(address: &str) -> io::Result<TcpStream> {
+        let address = resolve(address).await?;
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM.nonblocking(),
+            None,
+        )?;
+        match socket.connect(&address.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+            _ => {}
+        }
+        let stream = TcpStream::new(socket.into());
+        // It has room when it is connected, or never will be.
+        poll_fn(|cx| stream.watched.poll_write(cx, || Ok(()))).await?;
+        match stream.socket.take_error()? {
+            Some(error) => Err(error),
+            None => Ok(stream),
+        }
+    }
+
+    /// Sends small pieces at once.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_nodelay(&self) -> io::Result<()> {
+        self.socket.set_nodelay(true)
+    }
+
+    /// Ends the connection if what it sends is not acknowledged for so long. Otherwise the kernel
+    /// sends it again after ever longer pauses, and goes on with them when the network is whole again.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn end_if_unacknowledged(&self, limit: Duration) -> io::Result<()> {
+        SockRef::from(&self.socket).set_tcp_user_timeout(Some(limit))
+    }
+
+    /// Has a write fail if the other side takes nothing for so long.
+    pub fn set_write_timeout(&mut self, limit: Duration) {
+        self.write_timeout = Some(limit);
+    }
+}
+
+async fn resolve(address: &str) -> io::Result<SocketAddr> {
+    if let Ok(address) = address.parse() {
+        return Ok(address);
+    }
+    let name = address.to_owned();
+    blocking(move || {
+        let found = name.to_socket_addrs()?.next();
+        found.ok_or_else(|| io::Error::other("the name has no address"))
+    })
+    .await
+}
+
+impl AsyncRead for TcpStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        to: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let wanted = to.len();
+        let read = self.watched.poll_read(cx, || (&self.socket).read(to));
+        if let Poll::Ready(Ok(len)) = read {
+            let readiness = &self.watched.readiness;
+            if len < wanted && !readiness.lasting.get() {
+                readiness.readable.set(false);
+            }
+        }
+        read
+    }
+}
+
+impl AsyncWrite for TcpStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let written = this.watched.poll_write(cx, || (&this.socket).write(bytes));
+        if written.is_ready() {
+            this.stalled = None;
+            return written;
+        }
+        let Some(limit) = this.write_timeout else {
+            return Poll::Pending;
+        };
+        let until = || Sleep::until(BootInstant::now() + limit);
+        let stalled = this.stalled.get_or_insert_with(until);
+        Pin::new(stalled)
+            .poll(cx)
+            .map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.socket.shutdown(Shutdown::Write))
+    }
+}
+
+/// A socket that listens.
+pub struct TcpListener {
+    socket: std::net::TcpListener,
+    watched: Watched,
+}
+
+impl TcpListener {
+    /// Puts a listening socket on this thread.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn attach(socket: OwnedFd) -> io::Result<TcpListener> {
+        let socket = std::net::TcpListener::from(socket);
+        socket.set_nonblocking(true)?;
+        Ok(TcpListener {
+            watched: Watched::new(socket.as_raw_fd()),
+            socket,
+        })
+    }
+
+    /// The next connection.
+    ///
+    /// # Errors
+    /// The system lacks descriptors or memory, or the connection broke meanwhile.
+    pub async fn accept(&self) -> io::Result<TcpStream> {
+        let accept = || self.socket.accept();
+        let (connection, _) = poll_fn(|cx| self.watched.poll_read(cx, accept)).await?;
+        TcpStream::attach(connection.into())
+    }
+}
