@@ -182,15 +182,21 @@ impl<E: Env> Inner<E> {
     /// Asks the manager where it may be; `None`: it was not found.
     async fn ask_manager(self: &Rc<Self>, ask: &Ask) -> Option<Told> {
         let management = &self.management;
-        let mut candidates = vec![self.location];
-        candidates.splice(0..0, management.leader.get());
+        let mut candidates: Vec<Location> = management.leader.get().into_iter().collect();
+        candidates.push(self.location);
         candidates.extend(self.known_system());
-        candidates.extend(self.acquaintances());
         let mut asked: Vec<Location> = Vec::new();
-        while let Some(at) = candidates.iter().find(|at| !asked.contains(at)).copied() {
-            if asked.len() == HOPS_MAX {
-                return None;
-            }
+        let mut has_more = true;
+        while asked.len() < HOPS_MAX {
+            let next = candidates.iter().find(|at| !asked.contains(at)).copied();
+            let Some(at) = next else {
+                // Those are seldom needed, and all replicas are looked at for them.
+                if !std::mem::take(&mut has_more) {
+                    return None;
+                }
+                candidates.extend(self.acquaintances());
+                continue;
+            };
             asked.push(at);
             match self.ask(at, ask.clone(), ASK_TIMEOUT).await {
                 Some(Told::NotHere { leader, system }) => {
