@@ -431,10 +431,7 @@ impl<E: Env> Manager<E> {
         });
         let ranges: Vec<RangeView> = ranges.collect();
         let system = ranges.iter().find(|r| r.descriptor.range == SYSTEM_RANGE);
-        let system = system.map_or_else(Vec::new, |range| {
-            let replicas = range.descriptor.replicas.iter();
-            replicas.map(|place| place.location).collect()
-        });
+        let system = system.map_or_else(Vec::new, |range| range.descriptor.locations().collect());
         let mut settings: BTreeMap<&str, &Setting> = BTreeMap::new();
         settings.extend(self.settings.iter().map(|s| (s.name.as_str(), s)));
         View {

@@ -75,6 +75,11 @@ impl Descriptor {
             .map(|r| r.location)
     }
 
+    /// Where its replicas live.
+    pub fn locations(&self) -> impl Iterator<Item = Location> + '_ {
+        self.replicas.iter().map(|place| place.location)
+    }
+
     /// What a caller is told, with the leader as far as it is known.
     pub fn route(&self, leader: Option<ReplicaId>) -> Route {
         Route {

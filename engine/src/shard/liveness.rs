@@ -151,11 +151,9 @@ fn beat<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) {
                 term: leading.term,
                 applied: state.applied.map_or(0, |id| id.index),
             });
-            for other in &state.descriptor.replicas {
-                if other.location != inner.location {
-                    let leads = peers.entry(other.location).or_default();
-                    leads.extend(led);
-                }
+            let others = state.descriptor.locations();
+            for other in others.filter(|at| *at != inner.location) {
+                peers.entry(other).or_default().extend(led);
             }
         });
     }

@@ -306,11 +306,8 @@ impl<E: Env> Inner<E> {
     fn known_system(&self) -> Vec<Location> {
         let mut known = self.management.system.borrow().clone();
         if let Some(running) = self.system_replica() {
-            let state = |state: &crate::range::state::RangeState| {
-                let places = state.descriptor.replicas.iter();
-                places.map(|place| place.location).collect::<Vec<_>>()
-            };
-            known.extend(running.replica.with_state(state));
+            let replica = running.replica;
+            replica.with_state(|state| known.extend(state.descriptor.locations()));
         }
         known
     }
@@ -322,10 +319,7 @@ impl<E: Env> Inner<E> {
         let now = Now::<E>::now();
         let mut known = Vec::new();
         for replica in self.replicas() {
-            replica.with_state(|state| {
-                let places = state.descriptor.replicas.iter();
-                known.extend(places.map(|place| place.location));
-            });
+            replica.with_state(|state| known.extend(state.descriptor.locations()));
         }
         known.retain(|at| self.liveness.is_there(*at, now));
         let node = self.location.node;
