@@ -533,7 +533,8 @@ impl<E: Env> Group<E> {
     }
 }
 
-/// What a group needs of its shard.
+/// What a group needs of its shard. Clones share what changes.
+#[derive(Clone)]
 pub struct Around<E: Env> {
     /// Links to other shards.
     pub transport: E::Transport,

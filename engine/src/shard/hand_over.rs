@@ -36,7 +36,7 @@ const CHANGE_AGAIN: Duration = Duration::from_millis(20);
 impl<E: Env> Shard<E> {
     /// From now on this shard takes over no leadership: its node is about to stop.
     pub fn leave(&self) {
-        self.inner.leaves.set(true);
+        self.inner.around.leaves.set(true);
     }
 
     /// Hands the leadership of every range to another replica; returns when others lead, or after a
@@ -71,7 +71,7 @@ impl<E: Env> Inner<E> {
     /// Whether a replica of this shard would lead its range.
     pub(super) fn would_lead(&self, range: RangeId, replica: ReplicaId) -> Told {
         let is_here = self.running(Group { range, replica }).is_some();
-        match is_here && !self.leaves.get() {
+        match is_here && !self.around.leaves.get() {
             true => Told::Done,
             false => Told::Refused("it is not here, or stops".to_owned()),
         }

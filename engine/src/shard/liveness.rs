@@ -41,15 +41,12 @@ struct Heard<E: Env> {
 /// What a shard knows of others' lives.
 pub(super) struct Liveness<E: Env> {
     heard: RefCell<BTreeMap<Location, Heard<E>>>,
-    /// For how long this process has not run so far.
-    pub stalled: Rc<Cell<Duration>>,
 }
 
 impl<E: Env> Default for Liveness<E> {
     fn default() -> Liveness<E> {
         Liveness {
             heard: RefCell::default(),
-            stalled: Rc::default(),
         }
     }
 }
@@ -90,7 +87,7 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
             E::Runtime::sleep(TICK).await;
             let Some(inner) = shard.upgrade() else { return };
             let now = Now::<E>::now();
-            let stalled = &inner.liveness.stalled;
+            let stalled = &inner.around.stalled;
             let late = now.saturating_duration_since(before).saturating_sub(TICK);
             if late > STALLED_AFTER {
                 stalled.set(stalled.get() + late);
@@ -126,7 +123,7 @@ async fn tick<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>, at_all: bool) -> Result
             now,
             heard: &heard,
             is_there: &is_there,
-            random: &|| inner.clock.random_u64(),
+            random: &|| inner.around.clock.random_u64(),
         };
         raft.tick(&tick, &replica).await?;
         if replica.take_quorum(raft.lacks_quorum(now), now) {
@@ -159,7 +156,7 @@ fn beat<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) {
     }
     for (to, leads) in peers {
         let bytes = raft::encode_beat(inner.location, &leads);
-        let (transport, shard) = (inner.transport.clone(), Rc::downgrade(inner));
+        let (transport, shard) = (inner.around.transport.clone(), Rc::downgrade(inner));
         drop(E::Runtime::spawn(async move {
             // One that is lost is followed by the next.
             let call = transport.call(to, Lane::Control, bytes);

@@ -225,7 +225,7 @@ impl<E: Env> Inner<E> {
             return Some(Box::pin(self.take(ask)).await);
         }
         let question = raft::encode_cluster(&record::encode(&ask));
-        let call = self.transport.call(at, Lane::Control, question);
+        let call = self.around.transport.call(at, Lane::Control, question);
         let answer = E::Runtime::timeout(timeout, call).await;
         record::decode(&answer.ok()?.ok()?)
     }
@@ -470,7 +470,7 @@ impl<E: Env> Inner<E> {
     }
 
     async fn set(&self, name: &str, value: &str) -> Told {
-        let at_ms = self.clock.wall_ms();
+        let at_ms = self.around.clock.wall_ms();
         let new = {
             let manager = self.management.manager.borrow();
             manager

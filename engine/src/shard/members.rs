@@ -15,7 +15,7 @@ use super::{Inner, Running, background, open};
 use crate::cluster::{Ask, Told};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Error, Fatal};
-use crate::raft::{Around, Made, Membership, RaftGroup};
+use crate::raft::{Made, Membership, RaftGroup};
 use crate::range::replica::{Replica, ReplicaParts};
 use crate::range::state::RangeState;
 use crate::range::{Descriptor, Keyspace, ReplicaPlace};
@@ -111,18 +111,10 @@ impl<E: Env> Inner<E> {
             term_before: 0,
             store: self.store.clone(),
             hlc: self.hlc.clone(),
-            clock: self.clock.clone(),
+            clock: self.around.clock.clone(),
         }));
         self.store.add(&replica);
-        let around = Around {
-            transport: self.transport.clone(),
-            clock: self.clock.clone(),
-            entries_kept: self.entries_kept,
-            small_append_bytes: self.small_append_bytes,
-            stalled: self.liveness.stalled.clone(),
-            leaves: self.leaves.clone(),
-        };
-        let made = Made::Now { leads: false };
+        let (around, made) = (self.around.clone(), Made::Now { leads: false });
         let running = open::start(replica, log, around, made, &self.routes_version).await?;
         tracing::info!(range = %group.range, replica = %group.replica, "a replica was made");
         match running.replica.keyspace() {

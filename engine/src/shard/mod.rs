@@ -33,7 +33,7 @@ use crate::env::{Env, Now};
 use crate::error::{Error, Fatal};
 use crate::hlc::Hlc;
 use crate::limits::{BATCH_LEN_MAX, BATCH_OPS_MAX, KEY_LEN_MAX, VALUE_LEN_MAX};
-use crate::raft::RaftGroup;
+use crate::raft::{Around, RaftGroup};
 pub use crate::range::proposer::WriteSink;
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
@@ -124,7 +124,8 @@ struct Inner<E: Env> {
     location: Location,
     gc_retention_ms: u64,
     hlc: Hlc,
-    clock: E::Clock,
+    /// What its groups need of it, and it itself, too.
+    around: Around<E>,
     wal: Wal<E>,
     store: Rc<Store<E>>,
     /// Ranges of the users' key space by their first key.
@@ -133,16 +134,9 @@ struct Inner<E: Env> {
     system: RefCell<Vec<Running<E>>>,
     background: RefCell<background::Tasks>,
     liveness: liveness::Liveness<E>,
-    transport: E::Transport,
     management: management::Management<E>,
-    /// Entries that are durable in the tree and yet kept for replicas that are behind.
-    entries_kept: u64,
-    /// Appends up to this take the control lane.
-    small_append_bytes: usize,
     /// Whether it is being closed: replicas neither come nor go any more.
     closing: Cell<bool>,
-    /// Whether its node stops: it takes over no leadership any more. Its groups see it, too.
-    leaves: Rc<Cell<bool>>,
     /// Ranges of which a replica is being made.
     creating: RefCell<BTreeSet<RangeId>>,
     /// Differs whenever a replica has come or gone, or a range is led elsewhere.
@@ -190,7 +184,7 @@ impl<E: Env> Shard<E> {
     /// The cluster's time as this node knows it.
     pub fn now(&self) -> Timestamp {
         use crate::env::Clock;
-        self.inner.hlc.now(self.inner.clock.wall_ms())
+        self.inner.hlc.now(self.inner.around.clock.wall_ms())
     }
 
     /// The replica whose range holds a user's key, and its group.

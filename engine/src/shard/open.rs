@@ -54,9 +54,15 @@ impl<E: Env> Shard<E> {
             },
         );
         let store = Rc::new(Store::new(lsm, wal.clone(), options.on_fatal.clone()));
-        let liveness = Liveness::default();
+        let around = Around::<E> {
+            transport: world.transport,
+            clock: world.clock,
+            entries_kept: options.entries_kept,
+            small_append_bytes: options.small_append_bytes,
+            stalled: Rc::default(),
+            leaves: Rc::default(),
+        };
         let routes_version = Rc::default();
-        let leaves = Rc::new(Cell::new(false));
         let mut ranges = Vec::new();
         let mut system = Vec::new();
         for (created, log) in recovered.replicas {
@@ -70,7 +76,7 @@ impl<E: Env> Shard<E> {
                 term_before: log.state().vote.map_or(0, |vote| vote.term),
                 store: store.clone(),
                 hlc: hlc.clone(),
-                clock: world.clock.clone(),
+                clock: around.clock.clone(),
             };
             // A wall clock that was set back does not take the node's clock along.
             parts
@@ -84,15 +90,7 @@ impl<E: Env> Shard<E> {
             let made = initial.map_or(Made::Before, |initial| Made::Now {
                 leads: initial.leads,
             });
-            let around = Around {
-                transport: world.transport.clone(),
-                clock: world.clock.clone(),
-                entries_kept: options.entries_kept,
-                small_append_bytes: options.small_append_bytes,
-                stalled: liveness.stalled.clone(),
-                leaves: leaves.clone(),
-            };
-            let running = start(replica, log, around, made, &routes_version).await?;
+            let running = start(replica, log, around.clone(), made, &routes_version).await?;
             match running.replica.keyspace() {
                 Keyspace::User => ranges.push(running),
                 Keyspace::System => system.push(running),
@@ -103,19 +101,15 @@ impl<E: Env> Shard<E> {
             location: options.location,
             gc_retention_ms: options.gc_retention_ms,
             hlc,
-            clock: world.clock,
+            around,
             wal,
             store,
             ranges: RefCell::new(ranges),
             system: RefCell::new(system),
             background: RefCell::new(Tasks::default()),
-            liveness,
-            transport: world.transport,
+            liveness: Liveness::default(),
             management: Management::new(options.node, options.system),
-            entries_kept: options.entries_kept,
-            small_append_bytes: options.small_append_bytes,
             closing: Cell::new(false),
-            leaves,
             creating: RefCell::default(),
             routes_version,
             staging: RefCell::default(),
