@@ -61,6 +61,8 @@ pub struct Group<E: Env> {
     role: Cell<Role>,
     /// Whether it is the only voter, likewise.
     alone: Cell<bool>,
+    /// How many replicas there are, with or without a vote, likewise.
+    members: Cell<usize>,
     pub(super) metrics: WatchReceiverOf<TypeConfig<E>, RaftMetrics<TypeConfig<E>>>,
     /// Whether it neither votes nor campaigns yet: openraft forgets at a restart whom it had
     /// promised a lease.
@@ -174,6 +176,7 @@ impl<E: Env> RaftGroup<E> {
                 metrics: raft.metrics(),
                 role: Cell::new(Role::Learner),
                 alone: Cell::new(alone),
+                members: Cell::default(),
                 raft,
                 silent: Cell::new(made == Made::Before && !alone && !forgets),
                 lease,
@@ -292,29 +295,30 @@ impl<E: Env> Group<E> {
         if self.retired.get() {
             return Ok(());
         }
-        if self.alone.get() && self.role.get() == Role::Leader && !self.has_others() {
-            self.pulse.doze(true);
+        if self.alone.get() && self.role.get() == Role::Leader && self.members.get() <= 1 {
+            self.pulse.sleep(tick.now);
             return Ok(());
         }
-        let applied = replica.with_state(|state| state.applied.map_or(0, |id| id.index));
-        let quiet = self.pulse.is_quiet(tick.now, applied) && replica.proposer.is_idle();
-        self.pulse.doze(quiet);
         match self.role.get() {
             // If the other does not take over, somebody is elected when nothing is heard of this one.
             Role::Leader if self.has_handed_over() => {}
             Role::Leader => {
-                if self.pulse.heartbeat_is_due(tick.now) {
-                    if quiet && self.may_sleep(tick) {
-                        self.pulse.asks_nobody(tick.now);
-                    } else {
-                        self.told(self.raft.trigger().heartbeat().await)?;
+                let applied = replica.with_state(|state| state.applied.map_or(0, |id| id.index));
+                let quiet = self.pulse.is_quiet(tick.now, applied) && replica.proposer.is_idle();
+                let beats = self.pulse.heartbeat_is_due(tick.now);
+                match quiet {
+                    true if beats && self.may_sleep(tick) => {
+                        self.pulse.sleep(tick.now);
+                        return Ok(());
                     }
+                    true => self.pulse.rest(),
+                    false => {}
+                }
+                if beats {
+                    self.told(self.raft.trigger().heartbeat().await)?;
                 }
             }
             Role::Voter if !self.silent.get() => {
-                if let Some(at) = replica.leader().and_then(|leader| (tick.heard)(leader)) {
-                    self.pulse.hear(at);
-                }
                 let may_lead = !self.leaves.get();
                 if may_lead && self.pulse.campaign_is_due(tick.now, (tick.random)()) {
                     tracing::debug!(range = %self.range, term = self.term(), "campaigns");
@@ -327,23 +331,14 @@ impl<E: Env> Group<E> {
     }
 
     /// Whether no majority of the range has been reached for a while, as far as this replica can
-    /// tell. Asked at every tick.
+    /// tell.
     pub fn lacks_quorum(&self, now: Now<E>) -> bool {
-        if self.role.get() != Role::Leader {
-            self.pulse.asks_nobody(now);
-        }
         match self.role.get() {
             Role::Leader if self.alone.get() => false,
             Role::Leader => self.pulse.is_left(now, self.quorum_at()),
             Role::Voter => self.pulse.is_without_leader(now),
             Role::Learner => false,
         }
-    }
-
-    /// Whether there are other replicas, with or without a vote.
-    fn has_others(&self) -> bool {
-        let metrics = self.metrics.borrow_watched();
-        metrics.membership_config.nodes().count() > 1
     }
 
     /// Whether all replicas that can be reached have everything.
@@ -365,11 +360,18 @@ impl<E: Env> Group<E> {
         let is_voter = membership.voter_ids().any(|id| id == self.replica);
         self.alone
             .set(is_voter && membership.voter_ids().count() == 1);
-        self.role.set(match state {
+        let members = membership.nodes().count();
+        if self.members.replace(members) != members {
+            self.stay_awake();
+        }
+        let role = match state {
             ServerState::Leader => Role::Leader,
             _ if is_voter => Role::Voter,
             _ => Role::Learner,
-        });
+        };
+        if self.role.replace(role) != role && role == Role::Leader {
+            self.pulse.lead(Now::<E>::now());
+        }
     }
 
     /// The term of the vote here.
@@ -503,6 +505,7 @@ impl<E: Env> Group<E> {
     ) -> Result<(), Fatal> {
         let responder = CallbackResponder::new(done);
         let commands = Commands(commands);
+        self.stay_awake();
         self.told(self.raft.client_write_ff(commands, Some(responder)).await)
     }
 
@@ -554,8 +557,6 @@ pub struct Around<E: Env> {
 pub struct Tick<'a, E: Env> {
     /// The present.
     pub now: Now<E>,
-    /// When the shard of a replica last said that it leads this group in the present term.
-    pub heard: &'a dyn Fn(ReplicaId) -> Option<Now<E>>,
     /// Whether the shard of a replica has been heard of lately.
     pub is_there: &'a dyn Fn(ReplicaId) -> bool,
     /// Random bits.

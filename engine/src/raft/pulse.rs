@@ -1,9 +1,10 @@
 //! When a replica sends heartbeats, when it sleeps, and when it wants to lead.
 //!
-//! openraft's own ticks are off: one driver a shard ([`crate::shard`]) looks at all groups at every
-//! [`TICK`], less often at those that doze because nothing happens in them. A leader sends heartbeats every [`HEARTBEAT`] and stops when nothing happens any more:
-//! its group sleeps, and its shard's beats tell the followers' shards that it is there
-//! ([`super::message::Beat`]). A follower that has heard neither for a lease and a random time
+//! openraft's own ticks are off: one driver a shard ([`crate::shard`]) looks, at every [`TICK`], at the
+//! groups in which something may be due ([`Group::is_due`]). A leader sends heartbeats every
+//! [`HEARTBEAT`] and stops when nothing happens any more: its group sleeps, and its shard's beats tell
+//! the followers' shards that it is there ([`super::message::Message::Beat`]). A follower that hears of
+//! its leader has nothing to do. A follower that has heard neither for a lease and a random time
 //! campaigns, with pre-vote. The time in which this process did not run itself is not counted: a
 //! stall of the machine is no reason to depose a leader. Promises to others are reckoned by openraft
 //! on the boot-time clock, without such discount. Pure but for the clock.
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use crate::env::{Env, Instant, Now};
 use crate::mutant::{self, Mutant};
-use crate::raft::group::Group;
+use crate::raft::group::{Group, Role};
 use crate::range::replica::LEASE_MS;
 
 /// How often the driver looks.
@@ -23,6 +24,8 @@ pub const TICK: Duration = Duration::from_millis(25);
 pub const HEARTBEAT: Duration = Duration::from_millis(100);
 /// A group in which nothing has happened for so long may sleep.
 const SLEEP_AFTER: Duration = Duration::from_secs(1);
+/// A leader whose group sleeps is looked at so often all the same.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// A range in which no majority was reached for so long has no quorum.
 const NO_QUORUM_AFTER: Duration = Duration::from_secs(1);
 /// A campaign that came to nothing is repeated after this, and a random part.
@@ -46,8 +49,10 @@ pub(super) struct Pulse<E: Env> {
     worked: Cell<(Now<E>, u64)>,
     /// Since when the leader asks the others for a sign: before that it slept, or did not lead.
     asks_since: Cell<Now<E>>,
-    /// Whether nothing has happened for a while, as of the driver's last look.
-    dozes: Cell<bool>,
+    /// Whether the group sleeps, as far as this leader has a say.
+    sleeps: Cell<bool>,
+    /// When the driver must look at a leader again.
+    look_at: Cell<Now<E>>,
 }
 
 impl<E: Env> Pulse<E> {
@@ -67,7 +72,8 @@ impl<E: Env> Pulse<E> {
             heartbeat_at: Cell::new(now),
             worked: Cell::new((now, 0)),
             asks_since: Cell::new(now),
-            dozes: Cell::default(),
+            sleeps: Cell::default(),
+            look_at: Cell::new(now),
         }
     }
 
@@ -89,9 +95,23 @@ impl<E: Env> Pulse<E> {
         now < self.heard.get().0 + Duration::from_millis(LEASE_MS)
     }
 
-    /// The leader asks nobody for a sign, or this replica does not lead.
-    pub fn asks_nobody(&self, now: Now<E>) {
+    /// This replica begins to lead.
+    pub fn lead(&self, now: Now<E>) {
+        self.sleeps.set(false);
+        self.look_at.set(now);
         self.asks_since.set(now);
+    }
+
+    /// The leader lets its group sleep: it asks nobody for a sign until something happens.
+    pub fn sleep(&self, now: Now<E>) {
+        self.sleeps.set(true);
+        self.look_at.set(now + SWEEP_EVERY);
+        self.asks_since.set(now);
+    }
+
+    /// Nothing is due at the leader before its next heartbeat, unless something happens.
+    pub fn rest(&self) {
+        self.look_at.set(self.heartbeat_at.get());
     }
 
     /// Whether a leader whose followers last answered at `acknowledged` has lost them.
@@ -111,13 +131,12 @@ impl<E: Env> Pulse<E> {
 
     /// Something happens: the group is awake.
     pub fn work(&self) {
-        self.dozes.set(false);
-        self.worked.set((Now::<E>::now(), self.worked.get().1));
-    }
-
-    /// Nothing has happened for a while, or something has.
-    pub fn doze(&self, quiet: bool) {
-        self.dozes.set(quiet);
+        let now = Now::<E>::now();
+        self.look_at.set(now);
+        self.worked.set((now, self.worked.get().1));
+        if self.sleeps.replace(false) {
+            self.asks_since.set(now);
+        }
     }
 
     /// Whether nothing has happened for a while.
@@ -160,9 +179,17 @@ impl<E: Env> Group<E> {
         self.pulse.work();
     }
 
-    /// Whether nothing has happened for a while: the driver need not look at every tick.
-    pub fn dozes(&self) -> bool {
-        self.pulse.dozes.get()
+    /// Whether the driver must look at the group now.
+    pub fn is_due(&self, now: Now<E>) -> bool {
+        match self.role() {
+            Role::Leader => now >= self.pulse.look_at.get(),
+            Role::Voter | Role::Learner => !self.pulse.has_heard(now),
+        }
+    }
+
+    /// The shard of the leader says that it leads in this replica's term.
+    pub fn hear(&self, at: Now<E>) {
+        self.pulse.hear(at);
     }
 
     /// Whether a leader was heard of within a lease.

@@ -40,17 +40,19 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 impl<E: Env> Inner<E> {
     /// A group by its range, if it is led here.
     pub(super) fn led(&self, range: RangeId) -> Option<Running<E>> {
-        let groups = self.groups().into_iter();
-        let mut led = groups.filter(|(replica, _)| replica.leading().is_some());
-        let (replica, raft) = led.find(|(replica, _)| replica.group.range == range)?;
-        Some(Running { replica, raft })
+        let here = self.of_range(range);
+        here.filter(|here| here.replica.leading().is_some())
+    }
+
+    /// The replica of a range here; there is never more than one.
+    pub(super) fn of_range(&self, range: RangeId) -> Option<Running<E>> {
+        self.by_range.borrow().get(&range).cloned()
     }
 
     /// A replica of this shard.
     pub(super) fn running(&self, group: Group) -> Option<Running<E>> {
-        let (ranges, system) = (self.ranges.borrow(), self.system.borrow());
-        let mut all = ranges.iter().chain(system.iter());
-        all.find(|running| running.replica.group == group).cloned()
+        let here = self.of_range(group.range);
+        here.filter(|here| here.replica.group == group)
     }
 
     /// Makes an empty replica.
@@ -61,9 +63,7 @@ impl<E: Env> Inner<E> {
     ) -> Result<Told, Fatal> {
         let range = descriptor.range;
         let group = Group { range, replica };
-        let of_range = |r: &&Rc<Replica<E>>| r.group.range == range;
-        let here = self.replicas().into_iter().find(|r| of_range(&r));
-        if let Some(here) = here {
+        if let Some(Running { replica: here, .. }) = self.of_range(range) {
             let other = here.group.replica;
             if other == replica {
                 return Ok(Told::Done);
@@ -117,6 +117,9 @@ impl<E: Env> Inner<E> {
         let (around, made) = (self.around.clone(), Made::Now { leads: false });
         let running = open::start(replica, log, around, made, &self.routes_version).await?;
         tracing::info!(range = %group.range, replica = %group.replica, "a replica was made");
+        let mut by_range = self.by_range.borrow_mut();
+        by_range.insert(group.range, running.clone());
+        drop(by_range);
         match running.replica.keyspace() {
             Keyspace::User => self.ranges.borrow_mut().push(running),
             Keyspace::System => self.system.borrow_mut().push(running),
@@ -148,6 +151,7 @@ impl<E: Env> Inner<E> {
         self.wal.remove_replica(group).await?;
         self.ranges.borrow_mut().retain(|running| !is_it(running));
         self.system.borrow_mut().retain(|running| !is_it(running));
+        self.by_range.borrow_mut().remove(&range);
         replica.proposer.close();
         raft.stop().await;
         replica.proposer.abandon();
@@ -317,6 +321,7 @@ async fn step<E: Env>(
     raft: &RaftGroup<E>,
     step: impl Future<Output = Result<(), String>>,
 ) -> Result<(), String> {
+    raft.stay_awake();
     raft.renew_lease().await.map_err(|e| e.to_string())?;
     match E::Runtime::timeout(STEP_TIMEOUT, step).await {
         Ok(done) => done,

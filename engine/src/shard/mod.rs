@@ -28,6 +28,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use rustc_hash::FxHashMap;
+
 use crate::cluster::NodeRecord;
 use crate::env::{Env, Now};
 use crate::error::{Error, Fatal};
@@ -132,6 +134,8 @@ struct Inner<E: Env> {
     ranges: RefCell<Vec<Running<E>>>,
     /// Ranges of the cluster's own records.
     system: RefCell<Vec<Running<E>>>,
+    /// All of them.
+    by_range: RefCell<FxHashMap<RangeId, Running<E>>>,
     background: RefCell<background::Tasks>,
     liveness: liveness::Liveness<E>,
     management: management::Management<E>,

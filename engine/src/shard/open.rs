@@ -97,6 +97,9 @@ impl<E: Env> Shard<E> {
             }
         }
         ranges.sort_by_cached_key(first_key);
+        let all = ranges.iter().chain(&system);
+        let by_range = all.map(|running| (running.replica.group.range, running.clone()));
+        let by_range = RefCell::new(by_range.collect());
         let inner = Rc::new(Inner {
             location: options.location,
             gc_retention_ms: options.gc_retention_ms,
@@ -106,6 +109,7 @@ impl<E: Env> Shard<E> {
             store,
             ranges: RefCell::new(ranges),
             system: RefCell::new(system),
+            by_range,
             background: RefCell::new(Tasks::default()),
             liveness: Liveness::default(),
             management: Management::new(options.node, options.system),
@@ -142,14 +146,20 @@ impl<E: Env> Inner<E> {
         self.groups_that(|_| true)
     }
 
+    /// Looks at each of them. Neither may one be made nor removed meanwhile.
+    pub(super) fn for_each_group(&self, look: impl FnMut(&Running<E>)) {
+        let (ranges, system) = (self.ranges.borrow(), self.system.borrow());
+        ranges.iter().chain(system.iter()).for_each(look);
+    }
+
     /// Those of them for which something is so.
     pub(super) fn groups_that(
         &self,
-        is_so: impl Fn(&RaftGroup<E>) -> bool,
+        is_so: impl Fn(&Running<E>) -> bool,
     ) -> Vec<(Rc<Replica<E>>, RaftGroup<E>)> {
         let (ranges, system) = (self.ranges.borrow(), self.system.borrow());
         let all = ranges.iter().chain(system.iter());
-        all.filter(|running| is_so(&running.raft))
+        all.filter(|running| is_so(running))
             .map(|running| (running.replica.clone(), running.raft.clone()))
             .collect()
     }
