@@ -12,7 +12,7 @@ use super::placement::{self, Node, Range, Slot, Step};
 use super::record::{self, NodeRecord, RangeRecord, Row, Setting};
 use super::settings;
 use crate::env::{Env, Now};
-use crate::range::ReplicaPlace;
+use crate::range::{Descriptor, ReplicaPlace};
 use crate::types::{Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE};
 
 /// A node that has said nothing for so long is silent.
@@ -305,27 +305,25 @@ impl<E: Env> Manager<E> {
     }
 
     fn take_range(&mut self, led: LedRange, now: Now<E>) {
-        let record = RangeRecord {
+        let record = || RangeRecord {
             descriptor: led.descriptor.clone(),
             voters: led.voters.clone(),
         };
         let known = self.ranges.entry(led.descriptor.range);
         let known = known.or_insert_with(|| KnownRange {
-            record: record.clone(),
+            record: record(),
             saved: false,
             report: None,
             ordered: None,
         });
         let newest = known.report.as_ref().map_or(0, |(_, report)| report.term);
-        let epoch = |record: &RangeRecord| {
-            let epoch = record.descriptor.epoch;
-            (epoch.version, epoch.conf)
-        };
-        if led.term < newest || epoch(&record) < epoch(&known.record) {
+        let epoch = |of: &Descriptor| (of.epoch.version, of.epoch.conf);
+        let RangeRecord { descriptor, voters } = &known.record;
+        if led.term < newest || epoch(&led.descriptor) < epoch(descriptor) {
             return;
         }
-        if known.record != record {
-            known.record = record;
+        if *descriptor != led.descriptor || *voters != led.voters {
+            known.record = record();
             known.saved = false;
         }
         if known
@@ -353,15 +351,18 @@ impl<E: Env> Manager<E> {
         nodes.chain(ranges).collect()
     }
 
-    /// A row is durable.
-    pub fn saved(&mut self, key: &[u8], value: &[u8]) {
-        for known in self.nodes.values_mut() {
-            known.saved |= record::key(record::NODE, known.record.id.0) == key
-                && record::encode(&known.record) == value;
+    /// Rows are durable.
+    pub fn saved(&mut self, rows: &[Row]) {
+        let rows = rows.iter();
+        let rows: BTreeMap<&[u8], &[u8]> = rows.map(|(key, value)| (&**key, &**value)).collect();
+        let is_in = |key: Vec<u8>, value: Vec<u8>| rows.get(&*key) == Some(&&*value);
+        for known in self.nodes.values_mut().filter(|known| !known.saved) {
+            let key = record::key(record::NODE, known.record.id.0);
+            known.saved = is_in(key, record::encode(&known.record));
         }
-        for known in self.ranges.values_mut() {
-            known.saved |= record::key(record::RANGE, known.record.descriptor.range.0) == key
-                && record::encode(&known.record) == value;
+        for known in self.ranges.values_mut().filter(|known| !known.saved) {
+            let key = record::key(record::RANGE, known.record.descriptor.range.0);
+            known.saved = is_in(key, record::encode(&known.record));
         }
     }
 

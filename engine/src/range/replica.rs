@@ -419,6 +419,11 @@ impl<E: Env> Replica<E> {
         self.durable.borrow().clone()
     }
 
+    /// The last entry up to which it is.
+    pub fn durable_up_to(&self) -> Option<LogId> {
+        self.durable.borrow().applied
+    }
+
     /// The tree has installed a flush that covers this.
     pub(crate) fn made_durable(&self, durable: Durable) {
         let mut known = self.durable.borrow_mut();

@@ -84,7 +84,7 @@ async fn look<E: Env>(inner: &Inner<E>) -> Result<(), Fatal> {
     let before: Vec<_> = inner.groups();
     let durable: Vec<_> = before
         .iter()
-        .map(|(replica, _)| replica.durable().applied)
+        .map(|(replica, _)| replica.durable_up_to())
         .collect();
     inner.store.poll()?;
     inner.store.freeze_if_log_is_long()?;
@@ -93,7 +93,7 @@ async fn look<E: Env>(inner: &Inner<E>) -> Result<(), Fatal> {
     let is_full = inner.wal.stats().segments > WAL_SEGMENTS_FULL;
     let now = Now::<E>::now();
     for ((replica, raft), was) in before.iter().zip(durable) {
-        if replica.durable().applied != was {
+        if replica.durable_up_to() != was {
             raft.note_durable().await?;
         }
         let is_there = |id| {

@@ -87,7 +87,7 @@ impl<E: Env> Inner<E> {
         let asked = candidates.into_iter().map(|id| async move {
             let location = replica.with_state(|state| state.descriptor.location(id))?;
             let ask = Ask::WouldLead { range, replica: id };
-            let told = self.ask(location, ask, WOULD_LEAD_TIMEOUT).await;
+            let told = self.ask(location, &ask, WOULD_LEAD_TIMEOUT).await;
             let place = ReplicaPlace {
                 replica: id,
                 location,
@@ -145,7 +145,7 @@ impl<E: Env> Inner<E> {
                 voters: voters.to_vec(),
                 learners: learners.to_vec(),
             };
-            if let Some(Told::Done) = self.ask(heir.location, change, CREATE_TIMEOUT).await {
+            if let Some(Told::Done) = self.ask(heir.location, &change, CREATE_TIMEOUT).await {
                 return Ok(());
             }
         }

@@ -127,9 +127,9 @@ impl<E: Env> Inner<E> {
     /// Reports once, and does what the answer says.
     async fn report(self: &Rc<Self>) {
         let known = self.management.view.borrow().version;
-        let report = report::of(self, known);
-        let told = match self.ask_manager(&Ask::Report(report.clone())).await {
-            None => self.have_passed_on(report).await,
+        let report = Ask::Report(report::of(self, known));
+        let told = match self.ask_manager(&report).await {
+            None => self.have_passed_on(report::of(self, known)).await,
             told => told,
         };
         let Some(Told::Synced {
@@ -157,8 +157,9 @@ impl<E: Env> Inner<E> {
     async fn have_passed_on(self: &Rc<Self>, report: Report) -> Option<Told> {
         let mut others = self.known_system();
         others.retain(|at| at.node != self.location.node);
+        let pass_on = Ask::PassOn(report);
         for at in others {
-            let told = self.ask(at, Ask::PassOn(report.clone()), ORDER_TIMEOUT);
+            let told = self.ask(at, &pass_on, ORDER_TIMEOUT);
             if let Some(told @ Told::Synced { .. }) = told.await {
                 return Some(told);
             }
@@ -198,7 +199,7 @@ impl<E: Env> Inner<E> {
                 continue;
             };
             asked.push(at);
-            match self.ask(at, ask.clone(), ASK_TIMEOUT).await {
+            match self.ask(at, ask, ASK_TIMEOUT).await {
                 Some(Told::NotHere { leader, system }) => {
                     candidates.splice(0..0, leader);
                     candidates.extend(system);
@@ -217,14 +218,14 @@ impl<E: Env> Inner<E> {
     pub(super) async fn ask(
         self: &Rc<Self>,
         at: Location,
-        ask: Ask,
+        ask: &Ask,
         timeout: Duration,
     ) -> Option<Told> {
         if at == self.location {
             // A step deeper: an order may lead to further questions.
-            return Some(Box::pin(self.take(ask)).await);
+            return Some(Box::pin(self.take(ask.clone())).await);
         }
-        let question = raft::encode_cluster(&record::encode(&ask));
+        let question = raft::encode_cluster(&record::encode(ask));
         let call = self.around.transport.call(at, Lane::Control, question);
         let answer = E::Runtime::timeout(timeout, call).await;
         record::decode(&answer.ok()?.ok()?)
@@ -404,9 +405,7 @@ impl<E: Env> Inner<E> {
             let Some(manager) = manager.as_mut() else {
                 return;
             };
-            for (key, value) in &rows {
-                manager.saved(key, value);
-            }
+            manager.saved(&rows);
             manager.refresh(now);
             for step in manager.plan(now) {
                 let found = order(manager, step, now);
@@ -428,7 +427,7 @@ impl<E: Env> Inner<E> {
                 Ask::Change { range, .. } | Ask::HandOver { range, .. } => *range,
                 _ => return,
             };
-            if let Some(Told::Refused(why)) = self.ask(at, ask, ORDER_TIMEOUT).await {
+            if let Some(Told::Refused(why)) = self.ask(at, &ask, ORDER_TIMEOUT).await {
                 tracing::info!(%at, why, "the order was refused");
                 if let Some(manager) = self.management.manager.borrow_mut().as_mut() {
                     manager.refused(range);

@@ -236,9 +236,9 @@ impl<E: Env> Inner<E> {
         let range = replica.group.range;
         let mut gone = before;
         gone.retain(|id, _| wanted().all(|place| place.replica != *id));
-        let told = gone.into_iter().map(|(replica, location)| {
+        let told = gone.into_iter().map(|(replica, location)| async move {
             let remove = Ask::Remove { range, replica };
-            self.ask(location, remove, REMOVE_TIMEOUT)
+            self.ask(location, &remove, REMOVE_TIMEOUT).await
         });
         join_all(told).await;
         Ok(())
@@ -257,7 +257,7 @@ impl<E: Env> Inner<E> {
             replica: id,
         };
         let learns = members(raft).await?.places.contains_key(&id);
-        match self.ask(place.location, create, CREATE_TIMEOUT).await {
+        match self.ask(place.location, &create, CREATE_TIMEOUT).await {
             Some(Told::Done) if learns => Ok(()),
             Some(Told::Done) => step(raft, raft.add_learner(place)).await,
             Some(Told::Refused(why)) => {

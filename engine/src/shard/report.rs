@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
-use super::Inner;
+use super::{Inner, Running};
 use crate::cluster::message::{HeldReplica, LedRange, Report};
 use crate::cluster::record::Row;
 use crate::env::{AsyncRuntime, Env, Instant, Now};
@@ -32,12 +32,10 @@ pub(super) fn of<E: Env>(inner: &Inner<E>, known: u64) -> Report {
         held: Vec::new(),
     };
     let now = Now::<E>::now();
-    for (replica, raft) in inner.groups() {
-        match replica.leading() {
-            Some(leading) => report.led.push(led(inner, &replica, &raft, leading, now)),
-            None => report.held.push(held(&replica, &raft, now)),
-        }
-    }
+    inner.for_each_group(|Running { replica, raft }| match replica.leading() {
+        Some(leading) => report.led.push(led(inner, replica, raft, leading, now)),
+        None => report.held.push(held(replica, raft, now)),
+    });
     report
 }
 

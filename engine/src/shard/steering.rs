@@ -51,7 +51,7 @@ impl<E: Env> Inner<E> {
     }
 
     async fn order(self: &Rc<Self>, at: Location, ask: Ask) -> Told {
-        let told = self.ask(at, ask, ORDER_TIMEOUT).await;
+        let told = self.ask(at, &ask, ORDER_TIMEOUT).await;
         told.unwrap_or_else(|| Told::Refused(format!("shard {at} does not answer")))
     }
 }
