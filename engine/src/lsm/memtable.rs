@@ -69,7 +69,8 @@ fn prefix(key: &[u8]) -> u128 {
 }
 
 impl Memtable {
-    /// An empty memtable whose arena of `capacity` bytes is reserved, not touched.
+    /// An empty memtable whose arena of `capacity` bytes is reserved; the kernel makes its pages as
+    /// they are filled, so one that is hardly used costs nothing.
     pub fn new(capacity: usize) -> Memtable {
         Memtable {
             id: MemtableId(0),
@@ -80,14 +81,6 @@ impl Memtable {
             spare_blocks: Vec::new(),
             rows: 0,
         }
-    }
-
-    /// An empty memtable whose pages exist: the shard does not wait for the kernel to make them.
-    pub fn touched(capacity: usize) -> Memtable {
-        let mut memtable = Memtable::new(capacity);
-        memtable.arena.resize(capacity, 1);
-        memtable.arena.clear();
-        memtable
     }
 
     /// Removes all rows and keeps the memory.
@@ -298,7 +291,7 @@ mod tests {
 
     #[test]
     fn agrees_with_a_map() {
-        let mut memtable = Memtable::touched(1 << 20);
+        let mut memtable = Memtable::new(1 << 20);
         for round in 0..2u64 {
             let mut map = BTreeMap::new();
             let mut x = 0x9e37_79b9 + round;

@@ -35,7 +35,8 @@ use crate::lsm::version_gc::{GcRules, Judge};
 use crate::lsm::{Bounds, FROZEN_MAX, LsmError, TableRow, TableStats, TableStore, row};
 use crate::types::Timestamp;
 
-/// Empty memtables that wait with touched pages: as many as may freeze at once, and two.
+/// Cleared memtables that wait to be filled again, with the pages that they have: as many as may
+/// freeze at once, and two.
 const SPARE_MEMTABLES: usize = FROZEN_MAX + 2;
 /// A write that met a full disk is tried again after this.
 const FULL_DISK_RETRY: Duration = Duration::from_millis(200);
@@ -236,7 +237,6 @@ impl Shared {
 
     fn run_flusher(&self, jobs: &mpsc::Receiver<Job>, kick: &mpsc::Sender<Compaction>) {
         (self.options.on_start)("flush");
-        self.refill();
         for job in jobs {
             match job {
                 Job::Flush(memtable) => {
@@ -258,15 +258,6 @@ impl Shared {
                     }
                 }
             }
-            self.refill();
-        }
-    }
-
-    /// Keeps two empty memtables ready.
-    fn refill(&self) {
-        while lock(&self.spare).len() < 2 {
-            let memtable = Memtable::touched(self.options.memtable_bytes);
-            lock(&self.spare).push(memtable);
         }
     }
 
