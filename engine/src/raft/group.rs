@@ -110,7 +110,8 @@ impl<E: Env> Deref for RaftGroup<E> {
     }
 }
 
-/// openraft's settings. It never purges by a policy of its own: see [`Group::purge`].
+/// openraft's settings. It never purges by a policy of its own: see [`Group::purge`]. What it would
+/// keep of the stages of entries, with a feature that is off, is as short as can be.
 fn config() -> Config {
     Config {
         cluster_name: "rangedb".to_owned(),
@@ -120,6 +121,7 @@ fn config() -> Config {
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX / 2,
         install_snapshot_timeout: SNAPSHOT_PART_TIMEOUT_MS,
+        log_stage_capacity: Some(1),
         enable_tick: false,
         enable_pre_vote: Some(true),
         enable_leader_restore: Some(false),
