@@ -1,4 +1,5 @@
-//! openraft's channels, by those of tokio, which need no runtime of its.
+//! openraft's channels, by those of tokio, which need no runtime of its; for its queues see
+//! [`queue`](super::queue).
 //!
 //! The types of one thread would do, but these are the best tested there are, and what they cost
 //! beside a wake-up of openraft's core is small.
@@ -6,78 +7,11 @@
 use std::future::Future;
 use std::ops::Deref;
 
-use openraft_rt::{
-    Mpsc, MpscReceiver, MpscSender, MpscWeakSender, Mutex, Oneshot, OneshotSender, SendError,
-    TryRecvError, Watch, WatchReceiver, WatchSender, watch,
-};
+use openraft_rt::{Mutex, Oneshot, OneshotSender, Watch, WatchReceiver, WatchSender, watch};
 use tokio::sync;
 
 /// The family of channels.
 pub struct Channels;
-
-/// Sends to a bounded queue.
-pub struct Sender<T>(sync::mpsc::Sender<T>);
-
-/// Sends while other senders live.
-pub struct WeakSender<T>(sync::mpsc::WeakSender<T>);
-
-/// Receives from a bounded queue.
-pub struct Receiver<T>(sync::mpsc::Receiver<T>);
-
-impl<T> Clone for Sender<T> {
-    fn clone(&self) -> Sender<T> {
-        Sender(self.0.clone())
-    }
-}
-
-impl<T> Clone for WeakSender<T> {
-    fn clone(&self) -> WeakSender<T> {
-        WeakSender(self.0.clone())
-    }
-}
-
-impl Mpsc for Channels {
-    type Sender<T> = Sender<T>;
-    type Receiver<T> = Receiver<T>;
-    type WeakSender<T> = WeakSender<T>;
-
-    fn channel<T>(len_max: usize) -> (Sender<T>, Receiver<T>) {
-        let (sender, receiver) = sync::mpsc::channel(len_max);
-        (Sender(sender), Receiver(receiver))
-    }
-}
-
-impl<T> MpscSender<Channels, T> for Sender<T> {
-    async fn send(&self, message: T) -> Result<(), SendError<T>> {
-        self.0
-            .send(message)
-            .await
-            .map_err(|refused| SendError(refused.0))
-    }
-
-    fn downgrade(&self) -> WeakSender<T> {
-        WeakSender(self.0.downgrade())
-    }
-}
-
-impl<T> MpscWeakSender<Channels, T> for WeakSender<T> {
-    fn upgrade(&self) -> Option<Sender<T>> {
-        self.0.upgrade().map(Sender)
-    }
-}
-
-impl<T> MpscReceiver<T> for Receiver<T> {
-    fn recv(&mut self) -> impl Future<Output = Option<T>> {
-        self.0.recv()
-    }
-
-    fn try_recv(&mut self) -> Result<T, TryRecvError> {
-        self.0.try_recv().map_err(|error| match error {
-            sync::mpsc::error::TryRecvError::Empty => TryRecvError::Empty,
-            sync::mpsc::error::TryRecvError::Disconnected => TryRecvError::Disconnected,
-        })
-    }
-}
 
 /// Sends one value.
 pub struct OnceSender<T>(sync::oneshot::Sender<T>);

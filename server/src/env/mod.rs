@@ -6,6 +6,7 @@ mod clock;
 pub mod data_dir;
 mod disk;
 pub mod kernel;
+mod queue;
 pub mod reactor;
 mod runtime;
 pub mod threads;
