@@ -171,6 +171,11 @@ impl<E: Env> Manager<E> {
         self.tokens.insert(token, node);
     }
 
+    /// A node has replicas: its id is not given to another.
+    pub fn know_placed(&mut self, node: NodeId) {
+        self.next_node = self.next_node.max(node.0 + 1);
+    }
+
     /// Gives each new slot of a step an id; the row must be durable before they are used.
     pub fn place(&mut self, slots: &[Slot]) -> Vec<ReplicaPlace> {
         let place = |slot: &Slot| match slot {

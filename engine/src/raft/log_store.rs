@@ -47,6 +47,10 @@ impl<E: Env> LogStore<E> {
             Some(entries) => entries,
             None => self.log.read(from, to, bytes_max).await.map_err(other)?,
         };
+        // openraft would take entries that it asked to apply for applied, were they not there.
+        if self.log.is_removed() {
+            return Err(io::Error::other("the log has gone with its replica"));
+        }
         entries.into_iter().map(convert::raft_entry::<E>).collect()
     }
 }

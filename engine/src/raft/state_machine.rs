@@ -99,10 +99,8 @@ impl<E: Env> RaftStateMachine<TypeConfig<E>> for StateMachine<E> {
     where
         S: Stream<Item = Result<EntryResponder<TypeConfig<E>>, io::Error>> + Unpin,
     {
-        let mut is_empty = true;
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
-            is_empty = false;
             let entry = convert::entry::<E>(entry)?;
             let (rows, bytes) = Replica::<E>::room_needed(&entry);
             let room = self.replica.store.make_room(rows, bytes).await;
@@ -114,10 +112,6 @@ impl<E: Env> RaftStateMachine<TypeConfig<E>> for StateMachine<E> {
             if let Some(responder) = responder {
                 responder.send(EntryResults(results));
             }
-        }
-        // openraft would take them for applied.
-        if is_empty {
-            return Err(io::Error::other("the log has gone with its replica"));
         }
         Ok(())
     }

@@ -356,7 +356,13 @@ impl<E: Env> Inner<E> {
             match report::system_rows(&running.replica) {
                 Ok(rows) => {
                     let now = Now::<E>::now();
-                    *manager = Some(Manager::new(term, self.location, &rows, now));
+                    let mut new = Manager::new(term, self.location, &rows, now);
+                    // Those that have not reported yet may have no rows.
+                    running.replica.with_state(|state| {
+                        let placed = state.descriptor.locations();
+                        placed.for_each(|at| new.know_placed(at.node));
+                    });
+                    *manager = Some(new);
                     tracing::info!(term, "this shard manages the cluster");
                 }
                 Err(error) => {

@@ -373,6 +373,11 @@ impl<E: Env> GroupLog<E> {
         self.log.borrow().state()
     }
 
+    /// Whether it has gone with its replica.
+    pub fn is_removed(&self) -> bool {
+        self.core.removed.borrow().contains(&self.group)
+    }
+
     /// Appends entries: readable at once, durable when `done` is called. Completions of all groups
     /// come in the order of the calls.
     pub fn append(&self, entries: Vec<LogEntry>, done: Box<dyn FnOnce(Result<(), WalError>)>) {
