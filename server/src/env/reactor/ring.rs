@@ -23,6 +23,8 @@ use super::foreign::Mail;
 const SUBMITTED_MAX: u32 = 1024;
 /// Answers that wait to be taken; should there be more, the kernel keeps them.
 const COMPLETED_MAX: u32 = 8192;
+/// A sleep ends after so long, whatever is awaited.
+const SLEEP_LONGEST: Duration = Duration::from_secs(3600);
 /// What answers to cancellations are called.
 const NOBODY: u64 = u64::MAX;
 /// What the bell of the mail is called.
@@ -74,6 +76,8 @@ pub(super) struct Ring {
     /// By their number.
     pub(super) operations: Slab<Operation>,
     bell: RawFd,
+    /// Whom answers woke that were taken to make room.
+    early: Vec<Waker>,
 }
 
 impl Ring {
@@ -107,6 +111,7 @@ impl Ring {
             ring,
             operations: Slab::new(),
             bell: -1,
+            early: Vec::new(),
         })
     }
 
@@ -128,6 +133,10 @@ impl Ring {
         // SAFETY: by the caller's word.
         while unsafe { self.ring.submission().push(entry) }.is_err() {
             check(self.ring.submit());
+            // The kernel takes nothing while too many answers wait.
+            let mut early = std::mem::take(&mut self.early);
+            self.take_completed(&mut early);
+            self.early.append(&mut early);
         }
     }
 
@@ -168,17 +177,16 @@ impl Ring {
 
     /// The same, but waits until something has come, or so long.
     pub(super) fn sleep(&mut self, limit: Option<Duration>, woken: &mut Vec<Waker>) {
-        let limit = limit.map(Timespec::from);
-        let mut arguments = SubmitArgs::new();
-        if let Some(limit) = &limit {
-            arguments = arguments.timespec(limit);
-        }
+        let limit = limit.map_or(SLEEP_LONGEST, |limit| limit.min(SLEEP_LONGEST));
+        let limit = Timespec::from(limit);
+        let arguments = SubmitArgs::new().timespec(&limit);
         check(self.ring.submitter().submit_with_args(1, &arguments));
         self.take_completed(woken);
     }
 
     /// Takes what has come.
     pub(super) fn take_completed(&mut self, woken: &mut Vec<Waker>) {
+        woken.append(&mut self.early);
         loop {
             // Each is taken by itself, since it may lead to new submissions.
             let Some(answer) = self.ring.completion().next() else {
@@ -228,12 +236,11 @@ impl Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         // The kernel may still use their memory.
-        let under_way = std::mem::take(&mut self.operations);
-        let (files, _): (Vec<_>, Vec<_>) = under_way
-            .into_iter()
-            .map(|(_, operation)| operation)
-            .partition(|operation| matches!(operation, Operation::Transfer(_)));
-        std::mem::forget(files);
+        for (_, operation) in std::mem::take(&mut self.operations) {
+            if matches!(operation, Operation::Transfer(_)) {
+                std::mem::forget(operation);
+            }
+        }
     }
 }
 

@@ -279,3 +279,31 @@ fn a_transfer_that_nobody_waits_for_is_finished() {
         assert!(bad.is_err(), "direct writes are of whole blocks");
     });
 }
+
+#[test]
+fn more_can_be_asked_for_at_once_than_the_ring_holds() {
+    const BLOCKS: u64 = 3_000;
+    let folder = tempfile::tempdir_in(".").expect("a folder");
+    let path = folder.path().join("file");
+    run(async {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options.custom_flags(libc::O_DIRECT).open(&path);
+        let file = Rc::new(file.expect("a file"));
+        let block = |at: u64| {
+            let mut buffer = AlignedBuffer::new(BLOCK_LEN);
+            buffer.as_mut().fill(at as u8);
+            buffer
+        };
+        let offset = |at: u64| at * BLOCK_LEN as u64;
+        let written = (0..BLOCKS).map(|at| write_at(&file, block(at), offset(at)));
+        for len in futures_util::future::join_all(written).await {
+            assert_eq!(len.expect("written"), BLOCK_LEN);
+        }
+        let read = (0..BLOCKS).map(|at| read_at(&file, offset(at), BLOCK_LEN));
+        let read = futures_util::future::join_all(read).await;
+        for (at, bytes) in (0..BLOCKS).zip(read) {
+            assert!(bytes.expect("read") == block(at).as_ref());
+        }
+    });
+}
