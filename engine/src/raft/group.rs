@@ -42,7 +42,7 @@ const CONFIRM_PATIENCE: Duration = Duration::from_millis(200);
 type Raft<E> = openraft::Raft<TypeConfig<E>, StateMachine<E>>;
 
 /// A part of a snapshot may take so long.
-const SNAPSHOT_PART_TIMEOUT_MS: u64 = 10_000;
+const SNAPSHOT_PART_TIMEOUT_MS: u64 = 5_000;
 /// How far apart two clocks may run over one lease, and then some: a leader's lease ends earlier
 /// by this, and a restarted replica's silence lasts longer by it.
 const DRIFT_MARGIN: Duration = Duration::from_millis(LEASE_MS / 7);

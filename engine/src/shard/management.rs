@@ -334,11 +334,21 @@ impl<E: Env> Inner<E> {
         known
     }
 
-    /// The replica of the system range here goes. What it knows of the others is kept: the last view
-    /// may be from before there were any.
+    /// The replica of the system range here goes. What it knows of the others is kept, and told like a
+    /// view so that it outlives the process: the last view may be from before there were any.
     pub(super) fn remember_system(&self) {
-        let known = self.known_system();
-        *self.management.system.borrow_mut() = known;
+        let management = &self.management;
+        let system = self.known_system();
+        management.system.borrow_mut().clone_from(&system);
+        let before = management.view.borrow().clone();
+        let view = Rc::new(View {
+            system,
+            ..View::clone(&before)
+        });
+        management.view.replace(view.clone());
+        if let Some(told) = &*management.told.borrow() {
+            told(&view);
+        }
     }
 
     /// Whether this shard leads the system range; then it has the manager of its term.
