@@ -5,7 +5,7 @@
 //! system calls. As those that answer at changes only, it tells nothing of what is left; a read that
 //! fills its memory tries again, a shorter one has taken all there was.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
@@ -41,44 +41,47 @@ impl Watched {
         }
     }
 
-    /// Tries something once it may go; as often as it is worth it.
+    /// Tries something that reads, as soon as it may find something.
     fn poll_read<T>(
         &self,
         cx: &mut Context<'_>,
-        mut attempt: impl FnMut() -> io::Result<T>,
+        attempt: impl FnMut() -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         let Readiness {
             readable, reader, ..
         } = &*self.readiness;
-        while readable.get() {
-            match attempt() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => readable.set(false),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return Poll::Ready(result),
-            }
-        }
-        keep(reader, cx.waker());
-        Poll::Pending
+        poll_ready(readable, reader, cx, attempt)
     }
 
+    /// Tries something that writes, as soon as it may find room.
     fn poll_write<T>(
         &self,
         cx: &mut Context<'_>,
-        mut attempt: impl FnMut() -> io::Result<T>,
+        attempt: impl FnMut() -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         let Readiness {
             writable, writer, ..
         } = &*self.readiness;
-        while writable.get() {
-            match attempt() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => writable.set(false),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return Poll::Ready(result),
-            }
-        }
-        keep(writer, cx.waker());
-        Poll::Pending
+        poll_ready(writable, writer, cx, attempt)
     }
+}
+
+/// Tries something while it may go; else has the task woken when it may.
+fn poll_ready<T>(
+    may_go: &Cell<bool>,
+    waiter: &RefCell<Option<Waker>>,
+    cx: &mut Context<'_>,
+    mut attempt: impl FnMut() -> io::Result<T>,
+) -> Poll<io::Result<T>> {
+    while may_go.get() {
+        match attempt() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => may_go.set(false),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return Poll::Ready(result),
+        }
+    }
+    keep(waiter, cx.waker());
+    Poll::Pending
 }
 
 fn keep(place: &RefCell<Option<Waker>>, waker: &Waker) {
