@@ -26,6 +26,7 @@
 mod batch;
 mod keeper;
 mod log;
+mod page;
 mod record;
 mod recovery;
 mod segment;
