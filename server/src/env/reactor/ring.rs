@@ -54,9 +54,9 @@ pub struct Readiness {
     pub writable: Cell<bool>,
     /// The other side has ended, or all has: what is ready stays so.
     pub lasting: Cell<bool>,
-    /// Who waits to read and to write.
+    /// Who waits to read.
     pub reader: RefCell<Option<Waker>>,
-    /// The latter.
+    /// Who waits to write.
     pub writer: RefCell<Option<Waker>>,
 }
 

@@ -1,8 +1,9 @@
 //! The reactor against the real kernel: what sleeps wakes, and what is dropped leaves nothing behind.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::Instant as StdInstant;
 
 use futures_util::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,6 +34,20 @@ fn connection() -> (TcpStream, std::net::TcpStream) {
     other.set_read_timeout(Some(PATIENCE)).expect("a socket");
     let ours = TcpStream::attach(accepted.into()).expect("a socket");
     (ours, other)
+}
+
+/// A new file for direct I/O.
+fn direct_file(folder: &Path) -> Rc<File> {
+    let mut options = File::options();
+    options.read(true).write(true).create_new(true);
+    let file = options.custom_flags(libc::O_DIRECT);
+    Rc::new(file.open(folder.join("file")).expect("a file"))
+}
+
+fn filled(len: usize, byte: u8) -> AlignedBuffer {
+    let mut buffer = AlignedBuffer::new(len);
+    buffer.as_mut().fill(byte);
+    buffer
 }
 
 #[test]
@@ -247,17 +262,9 @@ fn sockets_that_are_dropped_leave_nothing_under_way() {
 #[test]
 fn a_transfer_that_nobody_waits_for_is_finished() {
     let folder = tempfile::tempdir_in(".").expect("a folder");
-    let path = folder.path().join("file");
     run(async {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        let file = options.custom_flags(libc::O_DIRECT).open(&path);
-        let file = Rc::new(file.expect("a file"));
-        let filled = |byte: u8| {
-            let mut buffer = AlignedBuffer::new(2 * BLOCK_LEN);
-            buffer.as_mut().fill(byte);
-            buffer
-        };
+        let file = direct_file(folder.path());
+        let filled = |byte| filled(2 * BLOCK_LEN, byte);
         let written = write_at(&file, filled(1), 0).await.expect("written");
         assert_eq!(written, 2 * BLOCK_LEN);
         for byte in 2..50 {
@@ -284,17 +291,9 @@ fn a_transfer_that_nobody_waits_for_is_finished() {
 fn more_can_be_asked_for_at_once_than_the_ring_holds() {
     const BLOCKS: u64 = 3_000;
     let folder = tempfile::tempdir_in(".").expect("a folder");
-    let path = folder.path().join("file");
     run(async {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        let file = options.custom_flags(libc::O_DIRECT).open(&path);
-        let file = Rc::new(file.expect("a file"));
-        let block = |at: u64| {
-            let mut buffer = AlignedBuffer::new(BLOCK_LEN);
-            buffer.as_mut().fill(at as u8);
-            buffer
-        };
+        let file = direct_file(folder.path());
+        let block = |at: u64| filled(BLOCK_LEN, at as u8);
         let offset = |at: u64| at * BLOCK_LEN as u64;
         let written = (0..BLOCKS).map(|at| write_at(&file, block(at), offset(at)));
         for len in futures_util::future::join_all(written).await {
