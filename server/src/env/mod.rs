@@ -10,6 +10,7 @@ mod queue;
 pub mod reactor;
 mod runtime;
 pub mod threads;
+mod watch;
 
 use rangedb_engine::env::Env;
 use rangedb_engine::lsm::LsmTables;
