@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use rangedb_engine::cluster::NodeRecord;
 use rangedb_engine::env::{AsyncRuntime, World};
 use rangedb_engine::error::{Error, Fate};
@@ -15,7 +17,9 @@ use rangedb_engine::lsm::{LsmTables, TableOptions};
 use rangedb_engine::range::Keyspace;
 use rangedb_engine::range::proposer::{Proposal, ProposalKind, Proposer};
 use rangedb_engine::request::{Outcome, ScanRequest, SessionPair, Write};
-use rangedb_engine::shard::{InitialRange, Shard, ShardOptions, WriteRequest, WriteSink};
+use rangedb_engine::shard::{
+    InitialRange, RangeStatus, Shard, ShardOptions, WriteRequest, WriteSink,
+};
 use rangedb_engine::types::{
     ClientId, Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp,
 };
@@ -83,10 +87,15 @@ impl WriteSink for Once {
     }
 }
 
-async fn put(shard: &Shard<GlommioEnv>, sequence: u64, key: &str, value: &str) -> Timestamp {
+async fn put(
+    shard: &Shard<GlommioEnv>,
+    (client, sequence): (u128, u64),
+    key: &str,
+    value: &str,
+) -> Timestamp {
     let (sender, receiver) = oneshot::channel();
     let session = SessionPair {
-        client: ClientId(9),
+        client: ClientId(client),
         sequence,
         lowest_unanswered: sequence,
         first_tried: shard.now(),
@@ -113,6 +122,11 @@ fn get(shard: &Shard<GlommioEnv>, key: &str) -> Option<String> {
             found.map(|(value, _)| String::from_utf8_lossy(value).into_owned())
         })
         .expect("readable")
+}
+
+fn user_range(shard: &Shard<GlommioEnv>) -> RangeStatus {
+    let mut ranges = shard.ranges().into_iter();
+    ranges.find(|range| !range.system).expect("there is one")
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -147,7 +161,7 @@ fn writes_outlive_stops_and_crashes() {
             for i in 0..200 {
                 sequence += 1;
                 let (key, value) = (format!("k{:03}", i * 7 % 150), format!("v{sequence}"));
-                let version = put(&shard, sequence, &key, &value).await;
+                let version = put(&shard, (9, sequence), &key, &value).await;
                 assert!(version > last);
                 last = version;
                 assert_eq!(get(&shard, &key).as_ref(), Some(&value));
@@ -184,6 +198,44 @@ fn writes_outlive_stops_and_crashes() {
             folder = next;
         }
     }
+}
+
+#[test]
+fn writers_that_were_answered_together_go_together_again() {
+    const WRITES: u64 = 200;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let entries_for = |writers: u128| {
+        GlommioRuntime::new(1).block_on(async {
+            let shard = open(&folder.path().join(writers.to_string())).await;
+            let before = user_range(&shard).applied;
+            let all = (1..=writers).map(|writer| {
+                let shard = &shard;
+                let range = || user_range(shard);
+                async move {
+                    // All others come when the first one's entry is on its way.
+                    while writer > 1 && range().in_flight == 0 {
+                        GlommioRuntime::sleep(Duration::from_micros(10)).await;
+                    }
+                    for sequence in 1..=WRITES {
+                        put(shard, (writer, sequence), "key", "value").await;
+                        // As over a network, the next write comes when the proposer has looked.
+                        GlommioRuntime::sleep(Duration::from_micros(1)).await;
+                    }
+                }
+            });
+            join_all(all).await;
+            let entries = user_range(&shard).applied - before;
+            shard.close().await.expect("closes");
+            entries
+        })
+    };
+    // Without waiting for one another there would be two crowds, each in every other entry.
+    assert!(entries_for(1) >= WRITES);
+    let shared = entries_for(4);
+    assert!(
+        shared < WRITES + WRITES / 2,
+        "{shared} entries of four writers"
+    );
 }
 
 #[test]

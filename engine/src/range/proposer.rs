@@ -6,7 +6,10 @@
 //! Whatever arrives while an entry is in flight waits and goes into the next one, because an entry costs
 //! Raft the same whether it holds one command or four thousand. Only when the last one has been on its way
 //! for [`NEXT_ENTRY_AFTER`], as over long links, the next departs beside it, up to
-//! [`ENTRIES_IN_FLIGHT_MAX`]. Proposals are answered straight from apply, through their [`WriteSink`].
+//! [`ENTRIES_IN_FLIGHT_MAX`]. And after an entry has arrived the next one waits a moment for those who
+//! were answered: until as many wait as did so together, but no longer than the entry was on its way.
+//! Who writes alone waits for nobody. Proposals are answered straight from apply, through their
+//! [`WriteSink`].
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -32,6 +35,10 @@ use crate::types::{Epoch, Timestamp};
 /// An entry that is in flight for so long is not waited for. Several times what a round between nodes
 /// next to each other takes.
 const NEXT_ENTRY_AFTER: Duration = Duration::from_millis(8);
+/// For others who may come nobody waits longer than this.
+const GATHER_MAX: Duration = Duration::from_millis(2);
+/// With so many together the cost of an entry is small for each.
+const GATHERED_ENOUGH: usize = 32;
 /// A full queue is worth another try after this.
 const RETRY_WHEN_FULL_MS: u32 = 10;
 /// How long a proposer waits when openraft's lease has run out for the moment.
@@ -98,12 +105,21 @@ struct Flight<E: Env> {
     proposals: Vec<Option<Proposal<E>>>,
 }
 
+/// What the next entry waits for.
+struct Gathering<E: Env> {
+    /// So many proposals; those that wait, and those that were answered last.
+    expected: usize,
+    /// Or this time.
+    until: Now<E>,
+}
+
 /// The queue of one range's leader.
 pub struct Proposer<E: Env> {
     waiting: RefCell<VecDeque<Proposal<E>>>,
     bytes_waiting: Cell<usize>,
     in_flight: RefCell<Vec<Flight<E>>>,
     departed: Cell<u64>,
+    gathering: Cell<Option<Gathering<E>>>,
     paused: Cell<bool>,
     closed: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -117,6 +133,7 @@ impl<E: Env> Proposer<E> {
             bytes_waiting: Cell::new(0),
             in_flight: RefCell::new(Vec::with_capacity(ENTRIES_IN_FLIGHT_MAX)),
             departed: Cell::new(0),
+            gathering: Cell::new(None),
             paused: Cell::new(false),
             closed: Cell::new(false),
             waker: RefCell::new(None),
@@ -211,17 +228,36 @@ impl<E: Env> Proposer<E> {
 
     /// Waits until an entry can be built; `false` when the queue is closed.
     async fn ready(&self) -> bool {
+        self.once(|| self.closed.get() || self.may_propose()).await;
+        !self.closed.get()
+    }
+
+    /// Waits a moment for more to go into the next entry, where more are expected.
+    async fn gather_more(&self) {
+        let Some(Gathering { expected, until }) = self.gathering.take() else {
+            return;
+        };
+        let are_there = || {
+            let full = self.bytes_waiting.get() >= ENTRY_LEN_MAX;
+            full || self.closed.get() || self.waiting() >= expected
+        };
+        let left = until.saturating_duration_since(Now::<E>::now());
+        if !are_there() && !left.is_zero() {
+            // Those who are not there by then go with the entry after.
+            let _ = E::Runtime::timeout(left, self.once(are_there)).await;
+        }
+    }
+
+    /// Waits until something holds that is looked at again whenever the proposer is woken.
+    async fn once(&self, holds: impl Fn() -> bool) {
         std::future::poll_fn(|cx| {
-            if self.closed.get() {
-                return Poll::Ready(false);
-            }
-            if self.may_propose() {
-                return Poll::Ready(true);
+            if holds() {
+                return Poll::Ready(());
             }
             *self.waker.borrow_mut() = Some(cx.waker().clone());
             Poll::Pending
         })
-        .await
+        .await;
     }
 
     /// Takes what fits into one entry; answers what came too late.
@@ -278,8 +314,15 @@ impl<E: Env> Proposer<E> {
     fn arrive(&self, number: u64) -> Vec<Option<Proposal<E>>> {
         let mut in_flight = self.in_flight.borrow_mut();
         let at = in_flight.iter().position(|flight| flight.number == number);
-        at.map(|at| in_flight.swap_remove(at).proposals)
-            .unwrap_or_default()
+        let Some(at) = at else { return Vec::new() };
+        let flight = in_flight.swap_remove(at);
+        let now = Now::<E>::now();
+        let took = now.saturating_duration_since(flight.departed_at);
+        self.gathering.set(Some(Gathering {
+            expected: GATHERED_ENOUGH.min(self.waiting() + flight.proposals.len()),
+            until: now + took.min(GATHER_MAX),
+        }));
+        flight.proposals
     }
 
     /// No majority is reached: answers what is at its deadline.
@@ -341,6 +384,7 @@ impl<E: Env> Default for Proposer<E> {
 pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<(), Fatal> {
     let proposer = &replica.proposer;
     while proposer.ready().await {
+        proposer.gather_more().await;
         if proposer.paused.get() {
             continue;
         }
