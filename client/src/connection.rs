@@ -1,13 +1,16 @@
 //! One pipelined connection to one shard.
 //!
-//! Requests of all callers are encoded into one buffer and sent together by a task; replies are
-//! cut from what another task receives, without copying. A third looks for requests whose time is
-//! up. A request's number is used again only after its reply has come. When one of the tasks ends,
-//! for whatever reason, the connection is broken, and everyone who waits is told.
+//! A request that is alone is sent by its caller. Those of several callers are encoded into one
+//! buffer and sent together by a task; replies are cut from what another task receives, without
+//! copying. A third looks for requests whose time is up. A request's number is used again only after
+//! its reply has come. When one of the tasks ends, for whatever reason, the connection is broken, and
+//! everyone who waits is told.
 //!
 //! A peer that has vanished without a word is noticed when a request is overdue by [`SILENT`] and
 //! nothing at all was received for as long, and by the kernel's own questions while nothing is asked.
 
+use std::io;
+use std::net::Shutdown;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +31,8 @@ use crate::directory::Place;
 const RECEIVE_LEN: usize = 64 << 10;
 /// Encoded requests that wait to be sent are held to this many bytes; further callers wait.
 const OUTPUT_LEN_MAX: usize = 2 * FRAME_LEN_MAX;
+/// An empty output keeps room for this many bytes.
+const OUTPUT_LEN_KEPT: usize = 4 * RECEIVE_LEN;
 /// A connection that leaves a request unanswered and is silent for so long is broken.
 const SILENT: Duration = Duration::from_secs(2);
 /// After so long without a byte the kernel asks whether the other end still lives,
@@ -66,6 +71,8 @@ struct Waiting {
 
 struct State {
     output: Vec<u8>,
+    /// Whether the sending task has bytes that go before `output`.
+    sending: bool,
     builder: FlatBufferBuilder<'static>,
     waiting: Slab<Waiting>,
     /// When something was received last.
@@ -76,10 +83,10 @@ struct State {
 
 struct Shared {
     state: Mutex<State>,
+    writer: OwnedWriteHalf,
     to_send: Notify,
     /// Callers that wait for room in the output look again.
     sent: Notify,
-    ended: Notify,
     room: Semaphore,
 }
 
@@ -100,7 +107,8 @@ impl Shared {
             std::mem::take(&mut state.waiting)
         };
         self.room.close();
-        self.ended.notify_waiters();
+        // Ends the receiving task, too. A socket that is ended already is just that.
+        let _ = SockRef::from(self.writer.as_ref()).shutdown(Shutdown::Both);
         self.sent.notify_waiters();
         self.to_send.notify_one();
         for (_, waiting) in waiting {
@@ -152,21 +160,22 @@ impl Connection {
         if answer.verdict != Verdict::Accepted {
             return Err(format!("{}: refused: {:?}", place.address, answer.verdict));
         }
+        let (reader, writer) = stream.into_split();
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 output: Vec::new(),
+                sending: false,
                 builder: FlatBufferBuilder::new(),
                 waiting: Slab::new(),
                 received: Instant::now(),
                 broken: None,
             }),
+            writer,
             to_send: Notify::new(),
             sent: Notify::new(),
-            ended: Notify::new(),
             room: Semaphore::new(IN_FLIGHT_MAX),
         });
-        let (reader, writer) = stream.into_split();
-        tokio::spawn(send_all(TaskOf(shared.clone()), writer));
+        tokio::spawn(send_all(TaskOf(shared.clone())));
         tokio::spawn(receive_all(TaskOf(shared.clone()), reader));
         tokio::spawn(watch_deadlines(TaskOf(shared.clone())));
         Ok(Connection { shared })
@@ -194,11 +203,8 @@ impl Connection {
             }
         };
         let (caller, reply) = oneshot::channel();
-        let idle = loop {
-            let sent = self.shared.sent.notified();
-            tokio::pin!(sent);
-            sent.as_mut().enable();
-            {
+        loop {
+            let sent = {
                 let mut state = self.shared.lock();
                 if let Some(reason) = &state.broken {
                     return Err(Lost::NotSent(reason.clone()));
@@ -208,29 +214,41 @@ impl Connection {
                         caller: Some(caller),
                         deadline,
                     });
-                    let State {
-                        output, builder, ..
-                    } = &mut *state;
-                    let idle = output.is_empty();
-                    request.encode(id as u64, builder, output);
-                    break idle;
+                    self.put_out(&mut state, id as u64, request);
+                    break;
                 }
-            }
+                self.shared.sent.notified()
+            };
             if tokio::time::timeout_at(deadline.into(), sent)
                 .await
                 .is_err()
             {
                 return Err(Lost::NotSent("the server takes no more".to_owned()));
             }
-        };
+        }
         // The permit comes back with the reply.
         permit.forget();
-        if idle {
-            self.shared.to_send.notify_one();
-        }
         reply
             .await
             .unwrap_or_else(|_| Err(Lost::Broken("the connection ended".to_owned())))
+    }
+
+    /// Sends a request, or leaves it to the sending task.
+    fn put_out(&self, state: &mut State, id: u64, request: &Request<'_>) {
+        let was_empty = state.output.is_empty();
+        request.encode(id, &mut state.builder, &mut state.output);
+        if !was_empty {
+            return;
+        }
+        if state.waiting.len() == 1 && !state.sending {
+            // What fails here fails in the task again, which breaks the connection off.
+            let sent = self.shared.writer.try_write(&state.output).unwrap_or(0);
+            state.output.drain(..sent);
+            state.output.shrink_to(OUTPUT_LEN_KEPT);
+        }
+        if !state.output.is_empty() {
+            self.shared.to_send.notify_one();
+        }
     }
 }
 
@@ -240,7 +258,7 @@ impl Drop for Connection {
     }
 }
 
-async fn send_all(task: TaskOf, mut writer: OwnedWriteHalf) {
+async fn send_all(task: TaskOf) {
     let shared = &task.0;
     let mut sending = Vec::new();
     loop {
@@ -250,6 +268,7 @@ async fn send_all(task: TaskOf, mut writer: OwnedWriteHalf) {
                 return;
             }
             std::mem::swap(&mut state.output, &mut sending);
+            state.sending = !sending.is_empty();
         }
         if sending.len() >= OUTPUT_LEN_MAX {
             shared.sent.notify_waiters();
@@ -260,22 +279,28 @@ async fn send_all(task: TaskOf, mut writer: OwnedWriteHalf) {
             tokio::task::yield_now().await;
             continue;
         }
-        if let Err(error) = writer.write_all(&sending).await {
+        if let Err(error) = write_all(&shared.writer, &sending).await {
             return shared.break_off(&error.to_string());
         }
         sending.clear();
-        sending.shrink_to(RECEIVE_LEN * 4);
+        sending.shrink_to(OUTPUT_LEN_KEPT);
     }
 }
 
+async fn write_all(writer: &OwnedWriteHalf, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match writer.try_write(bytes) {
+            Ok(sent) => bytes = bytes.get(sent..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => writer.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 async fn receive_all(task: TaskOf, reader: OwnedReadHalf) {
-    let shared = &task.0;
-    let ended = shared.ended.notified();
-    let reason = tokio::select! {
-        reason = receive(shared, reader) => reason,
-        () = ended => return,
-    };
-    shared.break_off(&reason);
+    let reason = receive(&task.0, reader).await;
+    task.0.break_off(&reason);
 }
 
 /// Receives until the connection breaks; says why it did.

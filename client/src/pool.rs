@@ -50,6 +50,9 @@ impl Pool {
     /// # Errors
     /// It cannot be opened, or not before the deadline.
     pub async fn get(&self, place: &Place, deadline: Instant) -> Opened {
+        if let Some(connection) = self.open(place) {
+            return Ok(connection);
+        }
         let mut slot = self.slot(place);
         let opened = slot.wait_for(Option::is_some);
         match tokio::time::timeout_at(deadline.into(), opened).await {
@@ -57,6 +60,14 @@ impl Pool {
             // The runtime that the opening task ran on has ended.
             Ok(Err(_)) => Err(ended(place)),
             Err(_) => Err(format!("{}: not connected in time", place.address)),
+        }
+    }
+
+    /// The connection to a place, if it is open.
+    fn open(&self, place: &Place) -> Option<Arc<Connection>> {
+        match &*lock(&self.slots).get(place)?.borrow() {
+            Some(Ok(connection)) if !connection.is_broken() => Some(connection.clone()),
+            _ => None,
         }
     }
 

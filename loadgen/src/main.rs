@@ -15,6 +15,10 @@ use rangedb_loadgen::etcd::EtcdDatabase;
 use rangedb_loadgen::report::{self, Format};
 use rangedb_loadgen::{driver, workload::Workload};
 
+/// What is measured is the database, not the allocator of the system.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 
