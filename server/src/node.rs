@@ -30,7 +30,7 @@ use crate::admin::api::Api;
 use crate::admin::{self, Pages, Phase};
 use crate::config::{Config, ShardMemory};
 use crate::env::data_dir::{BadFolder, Birth, DataDir, FOUNDER};
-use crate::env::{GlommioEnv, Now, RingDisk, SystemClock, kernel, reactor, threads};
+use crate::env::{GlommioEnv, Now, RingDisk, SystemClock, kernel, push_out, reactor, threads};
 use crate::net::port::{HELD_PATIENCE, Port, PortError};
 use crate::peers::link::Links;
 use crate::peers::{Peers, enroll};
@@ -410,6 +410,7 @@ impl Engine {
                 }
                 threads::be_nice();
             }),
+            push_out,
         })?;
         let system = self.peers.system();
         let world = World {

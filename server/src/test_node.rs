@@ -196,6 +196,7 @@ fn engine(
         memtable_bytes,
         cache_bytes: 8 << 20,
         on_start: Arc::new(|_| {}),
+        push_out: |_| (),
     });
     let disk = RingDisk::new(folder.join("wal"));
     let world = World {

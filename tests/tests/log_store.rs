@@ -273,6 +273,7 @@ async fn on_real_disk(folder: &Path) {
         memtable_bytes: MEMTABLE_BYTES,
         cache_bytes: 1 << 20,
         on_start: Arc::new(|_| ()),
+        push_out: |_| (),
     };
     let tables = LsmTables::open(tables).expect("tables open");
     let again = folder.join("again");

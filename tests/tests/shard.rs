@@ -36,6 +36,7 @@ async fn open(folder: &Path) -> Shard<GlommioEnv> {
         memtable_bytes: MEMTABLE_BYTES,
         cache_bytes: 1 << 20,
         on_start: Arc::new(|_| ()),
+        push_out: |_| (),
     };
     let wal = folder.join("wal");
     std::fs::create_dir_all(&wal).expect("a folder");

@@ -21,6 +21,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod version_gc;
+pub mod write_back;
 
 use std::collections::VecDeque;
 use std::ops::Bound;

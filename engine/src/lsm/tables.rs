@@ -32,6 +32,7 @@ use lsm_tree::{
 
 use crate::lsm::memtable::{Memtable, MemtableId};
 use crate::lsm::version_gc::{GcRules, Judge};
+use crate::lsm::write_back::{PushOut, WriteBack};
 use crate::lsm::{Bounds, FROZEN_MAX, LsmError, TableRow, TableStats, TableStore, row};
 use crate::types::Timestamp;
 
@@ -54,6 +55,8 @@ pub struct TableOptions {
     pub cache_bytes: u64,
     /// Runs first on each background thread: its name, its place, its priority.
     pub on_start: Arc<dyn Fn(&str) + Send + Sync>,
+    /// Spreads what they write over time.
+    pub push_out: PushOut,
 }
 
 /// The runs of tables, newest first. Holding it keeps the files.
@@ -110,6 +113,7 @@ struct Shared {
     compactions: AtomicU64,
     spare: Mutex<Vec<Memtable>>,
     rules: Arc<Mutex<Option<GcRules>>>,
+    write_back: WriteBack,
     tell: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
     /// Read-locked while table files are written.
     writing: RwLock<()>,
@@ -186,12 +190,14 @@ impl Shared {
         let _writing = self.writing.read().unwrap_or_else(PoisonError::into_inner);
         let rules = self.rules();
         let mut judge = Judge::new(rules.as_ref());
+        let mut write_back = self.write_back.clone();
         let rows = memtable
             .iter()
             .filter(|e| judge.keeps(e.key, e.version, e.value.is_some(), false))
             .map(|e| {
                 let row = Slice::from(row::encode(e.version, e.value));
                 let key = Slice::from(e.key);
+                write_back.wrote(key.len() + row.len());
                 Ok(InternalValue::from_components(
                     key,
                     row,
@@ -301,9 +307,9 @@ impl Shared {
     }
 }
 
-struct GcFactory(Arc<Mutex<Option<GcRules>>>);
+struct GcFactory(Arc<Mutex<Option<GcRules>>>, WriteBack);
 
-struct GcFilter(Judge);
+struct GcFilter(Judge, WriteBack);
 
 impl Factory for GcFactory {
     fn name(&self) -> &str {
@@ -312,7 +318,7 @@ impl Factory for GcFactory {
 
     fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
         let rules = lock(&self.0).clone();
-        Box::new(GcFilter(Judge::new(rules.as_ref())))
+        Box::new(GcFilter(Judge::new(rules.as_ref()), self.1.clone()))
     }
 }
 
@@ -323,6 +329,7 @@ impl CompactionFilter for GcFilter {
         context: &Context,
     ) -> Result<Verdict, lsm_tree::Error> {
         let bytes = item.value()?;
+        self.1.wrote(item.key().len() + bytes.len());
         let Some(row) = row::decode(&bytes) else {
             return Ok(Verdict::Keep);
         };
@@ -355,6 +362,8 @@ impl LsmTables {
     pub fn open(options: TableOptions) -> Result<LsmTables, LsmError> {
         let counter = SequenceNumberCounter::default();
         let rules = Arc::new(Mutex::new(None));
+        let write_back = WriteBack::new(&options.folder, options.push_out);
+        let gc = GcFactory(rules.clone(), write_back.clone());
         let config = Config::new(
             &options.folder,
             counter.clone(),
@@ -365,7 +374,7 @@ impl LsmTables {
         .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
         .filter_block_pinning_policy(PinningPolicy::all(true))
         .index_block_pinning_policy(PinningPolicy::all(true))
-        .with_compaction_filter_factory(Some(Arc::new(GcFactory(rules.clone()))));
+        .with_compaction_filter_factory(Some(Arc::new(gc)));
         let tree = config.open().map_err(|e| failed(&options, "open", &e))?;
         let tables = Arc::new(Tables::of(&tree));
         let (jobs, job_queue) = mpsc::channel();
@@ -381,6 +390,7 @@ impl LsmTables {
             compactions: AtomicU64::new(0),
             spare: Mutex::default(),
             rules,
+            write_back,
             tell: Mutex::default(),
             writing: RwLock::default(),
             options,

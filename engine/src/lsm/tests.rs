@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::rc::Rc;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -244,14 +245,18 @@ fn memory_tables_agree_with_the_model() {
     }
 }
 
-fn lsm_tables(folder: &std::path::Path) -> LsmTables {
-    let options = TableOptions {
+fn table_options(folder: &std::path::Path) -> TableOptions {
+    TableOptions {
         folder: folder.to_owned(),
         memtable_bytes: MEMTABLE_BYTES,
         cache_bytes: 1 << 20,
         on_start: Arc::new(|_| ()),
-    };
-    LsmTables::open(options).expect("opens")
+        push_out: |_| (),
+    }
+}
+
+fn lsm_tables(folder: &std::path::Path) -> LsmTables {
+    LsmTables::open(table_options(folder)).expect("opens")
 }
 
 #[test]
@@ -273,6 +278,40 @@ fn tables_on_disk_agree_with_the_model() {
         });
         (0..2500).for_each(|_| run.step());
     }
+}
+
+#[test]
+fn a_table_goes_to_the_disk_while_it_is_made() {
+    static LENGTHS: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let options = TableOptions {
+        push_out: |file| {
+            let len = file.metadata().expect("it is open").len();
+            LENGTHS.lock().expect("nobody panics").push(len);
+        },
+        ..table_options(folder.path())
+    };
+    let tables = LsmTables::open(options).expect("opens");
+    let memtable_bytes = 16 << 20;
+    let mut lsm = Lsm::new(tables, LsmOptions { memtable_bytes });
+    // Values that do not compress.
+    let mut random = Random(7);
+    let mut key = Vec::new();
+    for number in 0..4000u32 {
+        keys::user_key(DATA_ID, &number.to_be_bytes(), &mut key);
+        let value: Vec<u8> = (0..1000).map(|_| random.below(256) as u8).collect();
+        lsm.insert(&key, Timestamp(1), Some(&value));
+    }
+    lsm.freeze();
+    let since = Instant::now();
+    while lsm.poll().expect("nothing fails").is_none() {
+        assert!(since.elapsed() < Duration::from_secs(20), "no flush");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // Four megabytes: pieces of half a megabyte, but for the last.
+    let lengths = LENGTHS.lock().expect("nobody panics").clone();
+    assert_eq!(lengths.len(), 7, "{lengths:?}");
+    assert!(lengths.is_sorted() && lengths[6] > 3 << 20, "{lengths:?}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rangedb_engine::env::{AsyncRuntime, Disk, File};
 use rangedb_engine::limits::BLOCK_LEN;
@@ -25,7 +25,7 @@ use super::GlommioRuntime;
 use super::reactor::{self, AlignedBuffer};
 
 /// Zeros are written in pieces of this size.
-const ZEROS_LEN: usize = 1 << 20;
+const ZEROS_LEN: usize = 256 << 10;
 /// How often, and how often again, a lock of an earlier process is tried: for ten seconds.
 const LOCK_RETRY: Duration = Duration::from_millis(2);
 const LOCK_TRIES: usize = 5000;
@@ -90,7 +90,18 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     fs::File::open(folder)?.sync_all()
 }
 
-/// Directly, too: a copy of all those zeros in the page cache costs more than the rest.
+/// Has what was written to a file through the page cache written to the disk, and waits for it. Whether
+/// it went well a sync tells.
+pub fn push_out(file: &fs::File) {
+    let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+        | libc::SYNC_FILE_RANGE_WRITE
+        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: no memory is involved; the descriptor is open.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, all) };
+}
+
+/// Directly, too: a copy of all those zeros in the page cache costs more than the rest. In pieces with
+/// pauses, for those who wait for the segment in use.
 fn write_zeros(path: &Path, len: u64) -> io::Result<()> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true);
@@ -100,7 +111,9 @@ fn write_zeros(path: &Path, len: u64) -> io::Result<()> {
     let mut left = len;
     while left > 0 {
         let piece = left.min(ZEROS_LEN as u64);
+        let begun = Instant::now();
         file.write_all(zeros.get(..piece as usize).unwrap_or(zeros))?;
+        std::thread::sleep(begun.elapsed());
         left -= piece;
     }
     file.sync_all()

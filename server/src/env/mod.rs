@@ -18,7 +18,7 @@ use rangedb_engine::lsm::LsmTables;
 use crate::peers::link::Links;
 
 pub use clock::{BootInstant, SystemClock};
-pub use disk::RingDisk;
+pub use disk::{RingDisk, push_out};
 pub use runtime::GlommioRuntime;
 
 /// The environment of a real node.
