@@ -88,8 +88,15 @@ pub struct Manager<E: Env> {
 }
 
 impl<E: Env> Manager<E> {
-    /// A manager that knows the rows of the system range. Nodes count as just heard of.
-    pub fn new(term: u64, here: Location, rows: &[Row], now: Now<E>) -> Manager<E> {
+    /// A manager that knows the rows of the system range, and on which nodes that range is placed:
+    /// those that have not reported yet may have no rows. Nodes count as just heard of.
+    pub fn new(
+        term: u64,
+        here: Location,
+        rows: &[Row],
+        placed: impl Iterator<Item = NodeId>,
+        now: Now<E>,
+    ) -> Manager<E> {
         let mut manager = Manager {
             term,
             here,
@@ -107,6 +114,8 @@ impl<E: Env> Manager<E> {
         for (key, value) in rows {
             manager.learn(key, value, now);
         }
+        let last = placed.map(|node| node.0).max().unwrap_or(0);
+        manager.next_node = manager.next_node.max(last + 1);
         manager.refresh(now);
         manager
     }
@@ -169,11 +178,6 @@ impl<E: Env> Manager<E> {
     /// A token's row is durable.
     pub fn gave_node_id(&mut self, token: u128, node: NodeId) {
         self.tokens.insert(token, node);
-    }
-
-    /// A node has replicas: its id is not given to another.
-    pub fn know_placed(&mut self, node: NodeId) {
-        self.next_node = self.next_node.max(node.0 + 1);
     }
 
     /// Gives each new slot of a step an id; the row must be durable before they are used.

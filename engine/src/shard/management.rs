@@ -168,14 +168,18 @@ impl<E: Env> Inner<E> {
     }
 
     fn take_view(&self, view: View) {
-        let management = &self.management;
         if !view.system.is_empty() {
-            *management.system.borrow_mut() = view.system.clone();
+            self.management.system.borrow_mut().clone_from(&view.system);
         }
-        management.leader.set(Some(view.leader));
+        self.management.leader.set(Some(view.leader));
+        self.tell(view);
+    }
+
+    /// What is known of the cluster from now on.
+    fn tell(&self, view: View) {
         let view = Rc::new(view);
-        *management.view.borrow_mut() = view.clone();
-        if let Some(told) = &*management.told.borrow() {
+        self.management.view.replace(view.clone());
+        if let Some(told) = &*self.management.told.borrow() {
             told(&view);
         }
     }
@@ -337,18 +341,14 @@ impl<E: Env> Inner<E> {
     /// The replica of the system range here goes. What it knows of the others is kept, and told like a
     /// view so that it outlives the process: the last view may be from before there were any.
     pub(super) fn remember_system(&self) {
-        let management = &self.management;
         let system = self.known_system();
+        let management = &self.management;
         management.system.borrow_mut().clone_from(&system);
         let before = management.view.borrow().clone();
-        let view = Rc::new(View {
+        self.tell(View {
             system,
             ..View::clone(&before)
         });
-        management.view.replace(view.clone());
-        if let Some(told) = &*management.told.borrow() {
-            told(&view);
-        }
     }
 
     /// Whether this shard leads the system range; then it has the manager of its term.
@@ -366,11 +366,9 @@ impl<E: Env> Inner<E> {
             match report::system_rows(&running.replica) {
                 Ok(rows) => {
                     let now = Now::<E>::now();
-                    let mut new = Manager::new(term, self.location, &rows, now);
-                    // Those that have not reported yet may have no rows.
-                    running.replica.with_state(|state| {
-                        let placed = state.descriptor.locations();
-                        placed.for_each(|at| new.know_placed(at.node));
+                    let new = running.replica.with_state(|state| {
+                        let placed = state.descriptor.locations().map(|at| at.node);
+                        Manager::new(term, self.location, &rows, placed, now)
                     });
                     *manager = Some(new);
                     tracing::info!(term, "this shard manages the cluster");

@@ -79,7 +79,8 @@ pub(super) struct Transfer {
 }
 
 enum State {
-    UnderWay(Waker),
+    /// With whoever waits, once it has looked.
+    UnderWay(Option<Waker>),
     /// Nobody waits any more.
     Abandoned,
     /// With the kernel's answer.
@@ -106,7 +107,7 @@ impl Transfer {
     pub(super) fn answer(&mut self, result: i32, woken: &mut Vec<Waker>) -> bool {
         match std::mem::replace(&mut self.state, State::Done(result)) {
             State::UnderWay(waker) => {
-                woken.push(waker);
+                woken.extend(waker);
                 false
             }
             State::Abandoned => true,
@@ -118,17 +119,23 @@ impl Transfer {
 /// Waits for a transfer. Dropped before, it lets the kernel finish.
 struct Wait {
     reactor: Rc<Reactor>,
+    /// Until its answer is taken.
     number: Option<usize>,
-    /// Until the first poll.
-    begin: Option<(Rc<File>, AlignedBuffer, u64, Direction)>,
 }
 
 impl Wait {
-    fn new(file: &Rc<File>, buffer: AlignedBuffer, offset: u64, direction: Direction) -> Wait {
+    fn begin(file: &Rc<File>, buffer: AlignedBuffer, offset: u64, direction: Direction) -> Wait {
+        let reactor = Reactor::here();
+        let number = reactor.ring.borrow_mut().transfer(Transfer {
+            file: file.clone(),
+            buffer,
+            offset,
+            direction,
+            state: State::UnderWay(None),
+        });
         Wait {
-            reactor: Reactor::here(),
-            number: None,
-            begin: Some((file.clone(), buffer, offset, direction)),
+            reactor,
+            number: Some(number),
         }
     }
 }
@@ -139,23 +146,13 @@ impl Future for Wait {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         let mut ring = this.reactor.ring.borrow_mut();
-        if let Some((file, buffer, offset, direction)) = this.begin.take() {
-            this.number = Some(ring.transfer(Transfer {
-                file,
-                buffer,
-                offset,
-                direction,
-                state: State::UnderWay(cx.waker().clone()),
-            }));
-            return Poll::Pending;
-        }
         let number = this.number.expect("it is not polled after its end");
         let Some(Operation::Transfer(transfer)) = ring.operations.get_mut(number) else {
             unreachable!("it is under way until it is taken");
         };
         match &mut transfer.state {
             State::UnderWay(waker) => {
-                waker.clone_from(cx.waker());
+                *waker = Some(cx.waker().clone());
                 return Poll::Pending;
             }
             State::Abandoned => unreachable!("this waits"),
@@ -193,7 +190,7 @@ impl Drop for Wait {
 /// # Errors
 /// The kernel's.
 pub async fn write_at(file: &Rc<File>, buffer: AlignedBuffer, offset: u64) -> io::Result<usize> {
-    let written = Wait::new(file, buffer, offset, Direction::Write).await;
+    let written = Wait::begin(file, buffer, offset, Direction::Write).await;
     written.map(|(_, len)| len)
 }
 
@@ -206,6 +203,6 @@ pub async fn read_at(file: &Rc<File>, offset: u64, len: usize) -> io::Result<Vec
         return Ok(Vec::new());
     }
     let buffer = AlignedBuffer::new(len);
-    let (buffer, len) = Wait::new(file, buffer, offset, Direction::Read).await?;
+    let (buffer, len) = Wait::begin(file, buffer, offset, Direction::Read).await?;
     Ok(buffer.as_ref().get(..len).unwrap_or_default().to_vec())
 }

@@ -82,10 +82,8 @@ pub struct Load {
 impl Reactor {
     fn new() -> Result<Reactor, Unsupported> {
         let mail = Mail::new().map_err(Unsupported::Kernel)?;
-        let mut ring = Ring::new()?;
-        ring.watch_mail(&mail);
         Ok(Reactor {
-            ring: RefCell::new(ring),
+            ring: RefCell::new(Ring::new(&mail)?),
             timers: Timers::default(),
             mail,
             helper: Helper::default(),

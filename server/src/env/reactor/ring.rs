@@ -82,8 +82,8 @@ pub(super) struct Ring {
 
 impl Ring {
     /// Makes one that runs the kernel's part of its work when this thread asks for answers, as far
-    /// as the kernel knows how (Linux 6.1, or 5.19 for the second best).
-    pub(super) fn new() -> Result<Ring, Unsupported> {
+    /// as the kernel knows how (Linux 6.1, or 5.19 for the second best). The mail's bell ends its sleep.
+    pub(super) fn new(mail: &Mail) -> Result<Ring, Unsupported> {
         let new = |set: fn(&mut io_uring::Builder)| {
             let mut builder = IoUring::builder();
             builder.setup_cqsize(COMPLETED_MAX);
@@ -107,17 +107,17 @@ impl Ring {
         if !features.is_feature_ext_arg() || !features.is_feature_resource_tagging() {
             return Err(Unsupported::TooOld);
         }
-        Ok(Ring {
+        let mut ring = Ring {
             ring,
             operations: Slab::new(),
-            bell: -1,
+            bell: mail.bell().as_raw_fd(),
             early: Vec::new(),
-        })
+        };
+        ring.watch_bell();
+        Ok(ring)
     }
 
-    /// Has the mail's bell end a sleep.
-    pub(super) fn watch_mail(&mut self, mail: &Mail) {
-        self.bell = mail.bell().as_raw_fd();
+    fn watch_bell(&mut self) {
         self.push_watch(self.bell, libc::POLLIN as u32, MAIL);
     }
 
@@ -202,7 +202,7 @@ impl Ring {
             NOBODY => return,
             MAIL => {
                 if !lasts {
-                    self.push_watch(self.bell, libc::POLLIN as u32, MAIL);
+                    self.watch_bell();
                 }
                 return;
             }
