@@ -6,12 +6,15 @@
 
 use std::time::{Duration, Instant};
 
+use rangedb_tests::sim::install::{TAKER, run_install};
 use rangedb_tests::sim::run::{faults_of, run, run_with};
 use rangedb_tests::sim::runtime::SimRuntime;
 use rangedb_tests::sim::shrink::run_or_explain;
 
 /// Seeds of an ordinary run of the tests.
 const SEEDS: u64 = 200;
+/// Points of an install at which its other machines crash in an ordinary run.
+const POINTS: u64 = 50;
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name)
@@ -78,6 +81,45 @@ fn simulator_holds_its_invariants_over_odd_seeds() {
 #[test]
 fn simulator_holds_its_invariants_over_even_seeds() {
     run_seeds(0);
+}
+
+/// Has a machine lose its power at points of an install: at so many, spread evenly, or at each in a
+/// soak.
+fn try_installs(machine: u16, tries: Option<u64>) {
+    log();
+    let seed = number("RANGEDB_SEED", 1);
+    let run = |crash| {
+        let report = run_install(seed, crash).unwrap_or_else(|what| panic!("{crash:?}: {what}"));
+        let violations = &report.violations;
+        assert!(
+            violations.is_empty(),
+            "seed {seed}, crash {crash:?}: {violations:#?}"
+        );
+        report
+    };
+    let points = run(None).installed.get(&machine).copied();
+    let points = points.expect("the snapshot was taken over");
+    let tries = tries.filter(|_| number("RANGEDB_SOAK_SECONDS", 0) == 0);
+    let step = tries.map_or(1, |tries| (points / tries).max(1));
+    let survived = (1..=points)
+        .step_by(step as usize)
+        .map(|at| run(Some((machine, at))));
+    println!(
+        "machine {machine} of seed {seed} lost its power at {} of {points} points",
+        survived.count()
+    );
+}
+
+#[test]
+fn simulator_survives_a_crash_of_who_takes_a_snapshot_at_every_point() {
+    try_installs(TAKER, None);
+}
+
+#[test]
+fn simulator_survives_a_crash_of_who_sends_a_snapshot_at_many_points() {
+    // One of them sends it.
+    try_installs(1, Some(POINTS));
+    try_installs(2, Some(POINTS));
 }
 
 #[test]

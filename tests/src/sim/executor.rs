@@ -88,6 +88,10 @@ pub struct Executor {
     paused: RefCell<BTreeMap<u16, Vec<u64>>>,
     /// Lives that have ended.
     ended: RefCell<HashSet<Host>>,
+    /// How often tasks of each machine were polled since that is counted, and when one stops by that.
+    polls: RefCell<BTreeMap<u16, u64>>,
+    stop_at: Cell<Option<(u16, u64)>>,
+    has_stopped: Cell<bool>,
     /// Others that wait for a machine to run again.
     waiting: RefCell<Vec<(u16, Waker)>>,
     trace: Cell<u64>,
@@ -136,6 +140,9 @@ impl Executor {
             drifts: RefCell::default(),
             paused: RefCell::default(),
             ended: RefCell::default(),
+            polls: RefCell::default(),
+            stop_at: Cell::new(None),
+            has_stopped: Cell::new(false),
             waiting: RefCell::default(),
             trace: Cell::new(0xcbf2_9ce4_8422_2325),
             steps: Cell::new(0),
@@ -198,6 +205,34 @@ impl Executor {
         let freed: Vec<Waker> = freed.map(|(_, waker)| waker).collect();
         drop(waiting);
         freed.into_iter().for_each(Waker::wake);
+    }
+
+    /// Counts polls of tasks from now on, and has a machine paused after so many of its own.
+    pub fn count_polls(&self, stop_at: Option<(u16, u64)>) {
+        self.polls.borrow_mut().clear();
+        self.stop_at.set(stop_at);
+        self.has_stopped.set(false);
+    }
+
+    /// Polls of tasks, by machine.
+    pub fn polls(&self) -> BTreeMap<u16, u64> {
+        self.polls.borrow().clone()
+    }
+
+    /// Whether a machine was paused by its number of polls.
+    pub fn has_stopped(&self) -> bool {
+        self.has_stopped.get()
+    }
+
+    fn count_poll(&self, machine: u16) {
+        let mut polls = self.polls.borrow_mut();
+        let polls = polls.entry(machine).or_default();
+        *polls += 1;
+        if self.stop_at.get() == Some((machine, *polls)) {
+            self.stop_at.set(None);
+            self.has_stopped.set(true);
+            self.pause(machine);
+        }
     }
 
     /// Whether the machine of a host is paused; if so, the waker is woken when it runs again.
@@ -367,6 +402,7 @@ impl Executor {
             }
             return;
         }
+        self.count_poll(host.machine());
         self.note(id);
         let before = self.host.replace(host);
         let polled = task.as_mut().poll(&mut Context::from_waker(&waker));

@@ -51,6 +51,8 @@ pub enum Fault {
     HandOver { node: u16, shard: u16 },
     /// The machine's disk is gone for good; after a while another node begins there with an empty one.
     LoseDisk { node: u16, down_ms: u64 },
+    /// See [`install`](super::install): the machine that loses its power, and after how many polls.
+    Install { crash: Option<(u16, u64)> },
     /// A person orders something of the cluster's manager, by way of a node.
     Order { by: u16, order: Order },
 }

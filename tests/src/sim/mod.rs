@@ -16,6 +16,7 @@ pub mod disk;
 pub mod ending;
 pub mod executor;
 pub mod faults;
+pub mod install;
 pub mod network;
 pub mod node;
 pub mod operator;

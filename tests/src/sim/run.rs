@@ -1,7 +1,7 @@
 //! A seed's run: sizes and faults drawn from the seed, clients, and at the end the check.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -43,6 +43,8 @@ pub struct Report {
     pub disks_lost: u64,
     /// Replicas that took over a snapshot, at the end.
     pub snapshots: u64,
+    /// Of an [`install`](super::install) that was not interrupted: polls of each machine's tasks.
+    pub installed: BTreeMap<u16, u64>,
     /// What must not have happened.
     pub violations: Vec<String>,
 }
@@ -100,9 +102,31 @@ pub fn run(seed: u64) -> Result<Report, String> {
 /// # Errors
 /// Nothing could run any more, or too much did.
 pub fn run_with(seed: u64, faults: &Faults) -> Result<Report, String> {
+    let drawn = draw(seed);
+    tell(seed, drawn, faults)
+}
+
+/// Runs a seed with these sizes, clients, and faults.
+///
+/// # Errors
+/// Nothing could run any more, or too much did.
+pub(super) fn run_drawn(
+    seed: u64,
+    sizes: Sizes,
+    clients: u32,
+    faults: &Faults,
+) -> Result<Report, String> {
+    let drawn = Drawn {
+        sizes,
+        clients,
+        ..draw(seed)
+    };
+    tell(seed, drawn, faults)
+}
+
+fn tell(seed: u64, drawn: Drawn, faults: &Faults) -> Result<Report, String> {
     let executor = Executor::start(seed);
     invariants::forget();
-    let drawn = draw(seed);
     let seen = Rc::new(Seen::default());
     let story = Rc::new(Story {
         cluster: Cluster::new(drawn.sizes, seed),
@@ -114,6 +138,7 @@ pub fn run_with(seed: u64, faults: &Faults) -> Result<Report, String> {
         restarts: Cell::new(0),
         orders: Cell::new(0),
         disks_lost: Cell::new(0),
+        installed: RefCell::default(),
         busy: RefCell::default(),
     });
     let ended = executor.block_on(story.clone().tell());
@@ -125,6 +150,7 @@ pub fn run_with(seed: u64, faults: &Faults) -> Result<Report, String> {
         orders: story.orders.get(),
         disks_lost: story.disks_lost.get(),
         snapshots: seen.snapshots.get(),
+        installed: story.installed.take(),
         violations: seen.violations.borrow().clone(),
     };
     executor.end();
@@ -142,6 +168,7 @@ pub(super) struct Story {
     restarts: Cell<u64>,
     orders: Cell<u64>,
     disks_lost: Cell<u64>,
+    pub(super) installed: RefCell<BTreeMap<u16, u64>>,
     /// Nodes that are down, start, or are paused: nothing else happens to them.
     pub(super) busy: RefCell<BTreeSet<u16>>,
 }
@@ -209,7 +236,7 @@ impl Story {
     }
 
     /// Does something to a node that takes its time, while the story goes on.
-    fn while_busy<F: Future<Output = ()> + 'static>(
+    pub(super) fn while_busy<F: Future<Output = ()> + 'static>(
         self: &Rc<Story>,
         node: &Rc<SimNode>,
         work: impl FnOnce(Rc<Story>, Rc<SimNode>) -> F,
@@ -275,6 +302,7 @@ impl Story {
                 links.iter().for_each(slow);
             }
             Fault::Drift { .. } => {}
+            Fault::Install { crash } => self.install(*crash).await,
             Fault::Order { by, order } => {
                 let (story, by, order) = (self.clone(), *by, *order);
                 executor::current().spawn_on(OUTSIDE, async move {

@@ -1,0 +1,114 @@
+//! A node that was away for long takes snapshots, and meanwhile a machine loses its power after a given
+//! number of polls of its tasks: so each point of an install can be tried in turn.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rangedb_engine::env::AsyncRuntime;
+use rangedb_engine::types::{DataId, RangeId};
+
+use super::executor;
+use super::faults::{Fault, Faults, Step};
+use super::node::{SimNode, Sizes};
+use super::run::{Report, Story, run_drawn};
+use super::runtime::SimRuntime;
+
+/// The machine that is away and takes snapshots.
+pub const TAKER: u16 = 3;
+/// The cluster has formed and holds rows by then.
+const BEGINS_AFTER: Duration = Duration::from_millis(500);
+/// Meanwhile the others purge what it misses.
+const AWAY: Duration = Duration::from_secs(2);
+/// Its snapshots are there within this.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// What is done when they are there counts, too.
+const AFTERWARDS: Duration = Duration::from_millis(20);
+/// It is looked so often.
+const LOOK_EVERY: Duration = Duration::from_micros(200);
+/// How long the power is away.
+const DARK: Duration = Duration::from_millis(50);
+const CLIENTS: u32 = 2;
+
+/// Three nodes that keep hardly any of their logs.
+const SIZES: Sizes = Sizes {
+    shards: 1,
+    nodes: 3,
+    grows: false,
+    memtable_bytes: 1 << 12,
+    segment_bytes: 1 << 16,
+    entry_cache_bytes: 1 << 8,
+    entries_kept: 1,
+    gc_retention_ms: 5_000,
+    small_append_bytes: 1 << 10,
+};
+
+/// Runs it; with `crash` a machine loses its power after so many polls of its tasks, counted from when
+/// [`TAKER`] starts again.
+///
+/// # Errors
+/// Nothing could run any more, or too much did.
+pub fn run_install(seed: u64, crash: Option<(u16, u64)>) -> Result<Report, String> {
+    let fault = Fault::Install { crash };
+    let after = BEGINS_AFTER;
+    let faults = Faults {
+        steps: vec![Step { after, fault }],
+    };
+    run_drawn(seed, SIZES, CLIENTS, &faults)
+}
+
+/// Where a node's rows lie: a snapshot is taken over under a new data id.
+fn data_ids(node: &SimNode) -> BTreeMap<RangeId, DataId> {
+    let shards = node.shards();
+    let shards = shards.iter().flat_map(|shards| shards.iter());
+    let ranges =
+        shards.flat_map(|shard| executor::current().on_host(node.host(), || shard.ranges()));
+    ranges
+        .filter(|status| !status.system)
+        .map(|status| (status.route.range, status.data_id))
+        .collect()
+}
+
+impl Story {
+    pub(super) async fn install(self: &Rc<Story>, crash: Option<(u16, u64)>) {
+        let Some(taker) = self.cluster.on(TAKER) else {
+            return;
+        };
+        let before = data_ids(&taker);
+        taker.crash();
+        SimRuntime::sleep(AWAY).await;
+        let executor = executor::current();
+        executor.count_polls(crash);
+        self.while_busy(&taker, |story, node| async move {
+            story.start(&node, false).await;
+        });
+        let until = executor.now() + PATIENCE;
+        while executor.now() < until {
+            SimRuntime::sleep(LOOK_EVERY).await;
+            let now = data_ids(&taker);
+            if now.len() == before.len() && now.iter().all(|(range, id)| before[range] != *id) {
+                SimRuntime::sleep(AFTERWARDS).await;
+                self.installed.replace(executor.polls());
+                break;
+            }
+            if executor.has_stopped() {
+                break;
+            }
+        }
+        if let Some((machine, _)) = crash.filter(|_| executor.has_stopped()) {
+            self.lose_power(machine).await;
+        }
+        // A crash that has not come by now does not come.
+        executor.count_polls(None);
+    }
+
+    async fn lose_power(self: &Rc<Story>, machine: u16) {
+        let Some(node) = self.cluster.on(machine) else {
+            return;
+        };
+        node.crash();
+        SimRuntime::sleep(DARK).await;
+        // A start that was under way has ended with the crash.
+        self.start(&node, false).await;
+    }
+}
