@@ -19,6 +19,8 @@ use crate::process::{self, Background, output, release_binary, stop_children_on_
 
 const NODES: usize = 3;
 const RANGES: &str = "4";
+/// Seconds in which clients connect and nothing counts.
+const WARMUP: &str = "1";
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const POLL_EVERY: Duration = Duration::from_millis(50);
 /// The package of Python's index that holds etcd's programs.
@@ -280,26 +282,23 @@ fn measure(cluster: &Cluster, options: &Options) -> Result<Vec<Figures>, String>
     let first = cluster.addresses.first().ok_or("there is no address")?;
     drive(first, &["load", "--connections", "16", "--depth", "32"])?;
     let seconds = options.common.seconds.to_string();
+    let warmup: f64 = WARMUP.parse().map_err(|_| "no time to warm up")?;
+    let measured = options.common.seconds / (options.common.seconds + warmup);
     let mut all: Vec<Figures> = Vec::new();
     for work in &WORKS {
         let mut best: Option<Figures> = None;
         for addresses in &cluster.addresses {
             let shape = ["--connections", work.connections, "--depth", work.depth];
             let how = ["--workload", work.workload, "--distribution", "uniform"];
-            let words = [&["run"][..], &shape, &how, &["--warmup", "0"]].concat();
+            let times = ["--warmup", WARMUP, "--duration", &seconds];
+            let words = [&["run"][..], &shape, &how, &times].concat();
             let rate = work.half_of.and_then(|place| all.get(place));
             let rate = rate.map(|figures| format!("{:.0}", figures.rate / 2.0));
             let asked: Vec<&str> = rate.iter().flat_map(|rate| ["--rate", rate]).collect();
-            drive(
-                addresses,
-                &[&words[..], &asked, &["--duration", "1"]].concat(),
-            )?;
             let before = cluster.cpu_seconds()?;
-            let text = drive(
-                addresses,
-                &[&words[..], &asked, &["--duration", &seconds]].concat(),
-            )?;
-            let used = cluster.cpu_seconds()? - before;
+            let text = drive(addresses, &[&words[..], &asked].concat())?;
+            // Of this the part in which operations count.
+            let used = (cluster.cpu_seconds()? - before) * measured;
             let figures = figures_of_loadgen(&text, used)?;
             // Of an open loop all rates are the same: the lower latency counts.
             let is_better = best.is_none_or(|best| match work.half_of {
