@@ -21,7 +21,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod version_gc;
-pub mod write_back;
+mod write_back;
 
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -33,6 +33,7 @@ pub use memtable::{Entry, Memtable, MemtableId};
 pub use scan::{Scan, ScanRow};
 pub use tables::{LsmTables, TableOptions};
 pub use version_gc::{GcRules, Judge, LiveData};
+pub use write_back::PushOut;
 
 /// Memtables that may wait for the flusher; with more, nothing is applied until one is flushed.
 pub const FROZEN_MAX: usize = 4;

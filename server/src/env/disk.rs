@@ -8,7 +8,10 @@
 //! may still land. An operation under way keeps its open file, and that keeps the file's lock; so
 //! who opens a file waits for its lock, and then nobody else writes to it.
 
-#![expect(unsafe_code, reason = "files are locked by a system call")]
+#![expect(
+    unsafe_code,
+    reason = "files are locked, and pushed out, by system calls"
+)]
 
 use std::fs;
 use std::io::{self, Write};
