@@ -20,7 +20,7 @@ use crate::process::{self, Background, output, release_binary, stop_children_on_
 const NODES: usize = 3;
 const RANGES: &str = "4";
 /// Seconds in which clients connect and nothing counts.
-const WARMUP: &str = "1";
+const WARMUP: f64 = 1.0;
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const POLL_EVERY: Duration = Duration::from_millis(50);
 /// The package of Python's index that holds etcd's programs.
@@ -282,15 +282,15 @@ fn measure(cluster: &Cluster, options: &Options) -> Result<Vec<Figures>, String>
     let first = cluster.addresses.first().ok_or("there is no address")?;
     drive(first, &["load", "--connections", "16", "--depth", "32"])?;
     let seconds = options.common.seconds.to_string();
-    let warmup: f64 = WARMUP.parse().map_err(|_| "no time to warm up")?;
-    let measured = options.common.seconds / (options.common.seconds + warmup);
+    let warmup = WARMUP.to_string();
+    let measured = options.common.seconds / (options.common.seconds + WARMUP);
     let mut all: Vec<Figures> = Vec::new();
     for work in &WORKS {
         let mut best: Option<Figures> = None;
         for addresses in &cluster.addresses {
             let shape = ["--connections", work.connections, "--depth", work.depth];
             let how = ["--workload", work.workload, "--distribution", "uniform"];
-            let times = ["--warmup", WARMUP, "--duration", &seconds];
+            let times = ["--warmup", &warmup, "--duration", &seconds];
             let words = [&["run"][..], &shape, &how, &times].concat();
             let rate = work.half_of.and_then(|place| all.get(place));
             let rate = rate.map(|figures| format!("{:.0}", figures.rate / 2.0));
