@@ -8,7 +8,6 @@
 use std::io::{self, Write};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
 use std::time::{Duration, Instant as StdInstant};
 
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
@@ -27,7 +26,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::api::Api;
-use crate::admin::{self, Pages, Phase};
+use crate::admin::{self, Pages, Phase, Serving};
 use crate::config::{Config, ShardMemory};
 use crate::env::data_dir::{BadFolder, Birth, DataDir, FOUNDER};
 use crate::env::{GlommioEnv, Now, RingDisk, SystemClock, kernel, push_out, reactor, threads};
@@ -84,58 +83,93 @@ fn die(what: &str, fatal: &dyn std::fmt::Display) -> ! {
 /// It could not start, or a shard could not be closed.
 pub fn run(config: &Config) -> Result<(), NodeError> {
     kernel::check()?;
-    let folder = open_folder(config)?;
-    kernel::check_direct_io(&config.data_dir)?;
     threads::stay_on(&config.cpus).map_err(|e| NodeError::Start("on --cpus", e.to_string()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let runtime = runtime.map_err(|e| NodeError::Start("the control thread", e.to_string()))?;
-    runtime.block_on(control(config, &folder))
+    runtime.block_on(control(config))
 }
 
-/// Opens the folder, or makes it: as a part of the cluster of --join, or for a new one.
-fn open_folder(config: &Config) -> Result<DataDir, BadFolder> {
-    let joining = &config.joining;
-    let asked = std::cell::Cell::new(false);
-    let be_born = |token: &str| {
-        asked.set(true);
-        if let Some(objection) = &joining.objection {
-            return Err(objection.clone());
+/// Opens the folder, or makes it: as a part of the cluster of --join, or for a new one. The folder
+/// is opened on a thread of its own, since that blocks; the cluster is asked here.
+async fn open_folder(config: &Config, pages: &admin::Node) -> Result<DataDir, NodeError> {
+    let (ask, asked) = oneshot::channel::<String>();
+    let (tell, told) = std::sync::mpsc::channel();
+    let (path, shards, split_at) = (
+        config.data_dir.clone(),
+        config.shards,
+        config.split_at.clone(),
+    );
+    let mut opening = tokio::task::spawn_blocking(move || {
+        DataDir::open(&path, shards, &split_at, |token| {
+            // Both ends are gone if the node is stopped meanwhile.
+            let _ = ask.send(token.to_owned());
+            let stopped = || Err("the node was told to stop".to_owned());
+            told.recv().unwrap_or_else(|_| stopped())
+        })
+    });
+    let opened = tokio::select! {
+        opened = &mut opening => opened,
+        Ok(token) = asked => {
+            let _ = tell.send(be_born(config, &token, pages).await);
+            opening.await
         }
-        if joining.others.is_empty() {
-            return Ok(Birth::Founder);
-        }
-        let list = enroll::List {
-            others: joining.others.clone(),
-            founds_with: joining.founds.then_some(joining.others.len()),
-            listen: config.listen.clone(),
-        };
-        let request = enroll::Request {
-            secret: config.cluster_secret.clone(),
-            token: token.to_owned(),
-        };
-        let place = enroll::enroll(&list, &request)?;
-        Ok(place.map_or(Birth::Founder, Birth::Member))
     };
-    let folder = DataDir::open(&config.data_dir, config.shards, &config.split_at, be_born)?;
-    if asked.get() || joining.others.is_empty() {
-        return Ok(folder);
+    let opened = opened.map_err(|e| NodeError::Start("opening the folder", e.to_string()))?;
+    Ok(opened?)
+}
+
+/// What an empty folder becomes.
+async fn be_born(config: &Config, token: &str, pages: &admin::Node) -> Result<Birth, String> {
+    let joining = &config.joining;
+    if let Some(objection) = &joining.objection {
+        return Err(objection.clone());
     }
-    for address in &joining.others {
-        let other = enroll::cluster_of(address).map(|id| format!("{id:032x}"));
-        let cluster = &folder.identity.cluster;
-        if let Some(other) = other.filter(|other| other != cluster) {
+    if joining.others.is_empty() {
+        return Ok(Birth::Founder);
+    }
+    let list = enroll::List {
+        others: joining.others.clone(),
+        founds_with: joining.founds.then_some(joining.others.len()),
+        listen: config.listen.clone(),
+    };
+    let request = enroll::Request {
+        secret: config.cluster_secret.clone(),
+        token: token.to_owned(),
+    };
+    let waits = |reason: String| {
+        tracing::info!(reason, "waiting for a place in the cluster");
+        pages.wait_for(reason);
+    };
+    let place = enroll::enroll(&list, &request, waits).await?;
+    Ok(place.map_or(Birth::Founder, Birth::Member))
+}
+
+/// Asks the addresses of --join who is there, and takes what they say for where those nodes are;
+/// gives the addresses that have not answered.
+///
+/// # Errors
+/// One of them belongs to another cluster than the folder.
+async fn look_around(config: &Config, folder: &DataDir) -> Result<enroll::Around, BadFolder> {
+    let own = &folder.identity.cluster;
+    let mut around = enroll::Around {
+        found: enroll::look(&config.joining.others).await,
+        silent: config.joining.others.clone(),
+    };
+    for found in &around.found {
+        let other = format!("{:032x}", found.cluster);
+        if other != *own {
             return Err(BadFolder::OtherCluster {
                 path: folder.path().display().to_string(),
-                cluster: cluster.clone(),
-                address: address.clone(),
+                cluster: own.clone(),
+                address: found.address.clone(),
                 other,
             });
         }
+        around.silent.retain(|silent| *silent != found.address);
     }
-    tracing::info!("--join is ignored: the folder belongs to a cluster");
-    Ok(folder)
+    Ok(around)
 }
 
 /// What the control thread holds of the shards.
@@ -146,21 +180,65 @@ struct Shards {
     running: u16,
 }
 
-async fn control(config: &Config, folder: &DataDir) -> Result<(), NodeError> {
+/// The signals that end the node. They are taken before anything waits, since the first process of
+/// a container dies of none that it has no handler for.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn take() -> Result<Signals, NodeError> {
+        let take = |kind, name| signal(kind).map_err(|e| NodeError::Start(name, e.to_string()));
+        Ok(Signals {
+            terminate: take(SignalKind::terminate(), "the handler of SIGTERM")?,
+            interrupt: take(SignalKind::interrupt(), "the handler of SIGINT")?,
+        })
+    }
+
+    /// Waits for the next one.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn control(config: &Config) -> Result<(), NodeError> {
+    let mut signals = Signals::take()?;
     let pages = Pages::bind(config.http)
         .await
         .map_err(|e| NodeError::Http(config.http, e))?;
-    let port = Port::bind(&config.listen, usize::from(config.shards), HELD_PATIENCE)?;
-    let (listen, http) = (port.address, pages.address);
-    let on_signal = |kind, name| signal(kind).map_err(|e| NodeError::Start(name, e.to_string()));
-    let mut terminate = on_signal(SignalKind::terminate(), "the handler of SIGTERM")?;
-    let mut interrupt = on_signal(SignalKind::interrupt(), "the handler of SIGINT")?;
-    let (mut shards, node) = start(config, folder, port, http)?;
+    let http = pages.address;
+    let node = Arc::new(admin::Node::default());
     tokio::spawn(pages.serve(node.clone()));
+
+    let prepare = async {
+        let folder = open_folder(config, &node).await?;
+        kernel::check_direct_io(&config.data_dir)?;
+        let around = look_around(config, &folder).await?;
+        let port = Port::bind(&config.listen, usize::from(config.shards), HELD_PATIENCE)?;
+        Ok::<_, NodeError>((folder, around, port))
+    };
+    let (folder, around, port) = tokio::select! {
+        prepared = prepare => prepared?,
+        () = signals.stop() => {
+            tracing::info!("stopped before it had a place in a cluster");
+            return Ok(());
+        }
+    };
+    let listen = port.address;
+    let (mut shards, peers) = start(config, &folder, port, &node, http)?;
+    let cluster = u128::from_str_radix(&folder.identity.cluster, 16).unwrap_or_default();
+    for found in around.found {
+        peers.learn(found.node, &found.address);
+    }
+    tokio::spawn(enroll::seek(peers, cluster, around.silent));
 
     let stopped_early = tokio::select! {
         started = started(&mut shards) => { started?; false }
-        () = told_to_stop(&mut terminate, &mut interrupt) => true,
+        () = signals.stop() => true,
     };
     if !stopped_early {
         node.enter(Phase::Ready);
@@ -169,11 +247,16 @@ async fn control(config: &Config, folder: &DataDir) -> Result<(), NodeError> {
         println!("ready listen={listen} http={http} shards={count} pid={process}");
         tracing::info!(%listen, %http, shards = count, "ready");
         tokio::select! {
-            () = told_to_stop(&mut terminate, &mut interrupt) => {}
+            () = signals.stop() => {}
             ended = shards.ended.recv() => died(ended),
         }
     }
     node.enter(Phase::Draining);
+    drain(&mut shards, &mut signals).await
+}
+
+/// Has all shards end, and waits for them.
+async fn drain(shards: &mut Shards, signals: &mut Signals) -> Result<(), NodeError> {
     tracing::info!("stopping: what is in flight gets 10 s; a second signal ends it at once");
     // A shard that has ended reads no orders.
     let _ = shards.orders.send(Order::Stop {
@@ -186,7 +269,7 @@ async fn control(config: &Config, folder: &DataDir) -> Result<(), NodeError> {
                 Some((shard, Err(error))) => return Err(NodeError::Shard(shard, error)),
                 None => break,
             },
-            () = told_to_stop(&mut terminate, &mut interrupt) => {
+            () = signals.stop() => {
                 tracing::warn!("told to stop a second time: ending at once");
                 std::process::exit(EXIT_AT_ONCE);
             }
@@ -194,13 +277,6 @@ async fn control(config: &Config, folder: &DataDir) -> Result<(), NodeError> {
     }
     tracing::info!("stopped");
     Ok(())
-}
-
-async fn told_to_stop(terminate: &mut Signal, interrupt: &mut Signal) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
 }
 
 /// Waits until every shard is ready, or one has failed.
@@ -229,8 +305,9 @@ fn start(
     config: &Config,
     folder: &DataDir,
     port: Port,
+    pages: &admin::Node,
     http: std::net::SocketAddr,
-) -> Result<(Shards, Arc<admin::Node>), NodeError> {
+) -> Result<(Shards, Arc<Peers>), NodeError> {
     let count = config.shards;
     let (orders, ordered) = watch::channel(Order::Serve);
     let (end, ended) = mpsc::unbounded_channel();
@@ -295,11 +372,11 @@ fn start(
         };
         spawn(config, shard, end.clone(), serve)?;
     }
-    let admin = Arc::new(admin::Node {
-        phase: AtomicU8::new(Phase::Starting as u8),
+    pages.serve_from(Serving {
         shards: reports,
         cluster: folder.identity.cluster.clone(),
         api: Api::new(port.address),
+        peers: peers.clone(),
     });
     let shards = Shards {
         orders,
@@ -307,7 +384,7 @@ fn start(
         ended,
         running: count,
     };
-    Ok((shards, admin))
+    Ok((shards, peers))
 }
 
 /// Runs a shard on an executor of its own, on a thread of its own; tells how it ended.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use hdrhistogram::Histogram;
 
-use super::Node;
+use super::Serving;
 use crate::probe::ShardReport;
 
 /// Upper bounds of a latency histogram's buckets, in seconds.
@@ -247,7 +247,7 @@ const NUMBERS: &[Number] = &[
 ];
 
 /// The page.
-pub fn render(node: &Node, reports: &[Option<ShardReport>]) -> String {
+pub fn render(node: &Serving, reports: &[Option<ShardReport>]) -> String {
     let mut page = Page(String::with_capacity(32 << 10));
     page.metric("rangedb_build_info", "gauge", "The running version.");
     let labels = format!(

@@ -1,8 +1,9 @@
 //! Health, metrics and the API over HTTP, on the node's control thread; the data path never waits
 //! for it.
 //!
-//! `/livez` says that the process runs, `/readyz` whether every range is recovered and nothing is
-//! being shut down, `/metrics` gives everything that is counted, for Prometheus; `/api/v1/` is in
+//! `/livez` says that the process runs, `/readyz` whether every range is recovered, most other nodes
+//! accept this one, and nothing is being shut down, or else why not; both answer before the node has
+//! a place in a cluster. `/metrics` gives everything that is counted, for Prometheus; `/api/v1/` is in
 //! [`api`]. Bodies are bounded; what is slow or too many is turned away.
 
 pub mod api;
@@ -14,8 +15,8 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use self::api::Api;
 use self::body::Text;
 use self::failure::Failure;
+use crate::peers::Peers;
 use crate::probe::ShardReport;
 
 /// Connections at the same time.
@@ -57,22 +59,94 @@ pub enum Phase {
 /// Asks a shard for its report.
 pub type ReportRequest = oneshot::Sender<ShardReport>;
 
-/// What the pages show.
+/// The node as the pages show it, from before it has a folder until it ends.
+#[derive(Default)]
 pub struct Node {
-    /// See [`Phase`].
-    pub phase: AtomicU8,
+    phase: AtomicU8,
+    /// Why it does not serve yet.
+    waits_for: Mutex<String>,
+    serving: OnceLock<Serving>,
+}
+
+/// What the pages show of a node that has a folder and shards.
+pub struct Serving {
     /// A way to ask each shard.
     pub shards: Vec<mpsc::Sender<ReportRequest>>,
     /// The cluster's id.
     pub cluster: String,
     /// The way to the database.
     pub api: Api,
+    /// The other nodes.
+    pub peers: Arc<Peers>,
 }
 
 impl Node {
     /// Moves on.
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::SeqCst);
+    }
+
+    /// Says why the node does not serve yet.
+    pub fn wait_for(&self, reason: String) {
+        *self
+            .waits_for
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    /// From now on there are shards.
+    pub fn serve_from(&self, serving: Serving) {
+        // It is called once, by the start.
+        let _ = self.serving.set(serving);
+    }
+
+    /// The answer of `/readyz`.
+    fn readiness(&self) -> (StatusCode, String) {
+        let refused = self.serving.get().and_then(Serving::refused);
+        let phase = self.phase.load(Ordering::SeqCst);
+        let why = if phase == Phase::Draining as u8 {
+            "draining: the node is stopping".to_owned()
+        } else if phase == Phase::Ready as u8 {
+            match refused {
+                None => return (StatusCode::OK, "ready\n".to_owned()),
+                Some(refused) if refused.by_most => refused.reason,
+                Some(refused) => return (StatusCode::OK, format!("ready; {}\n", refused.reason)),
+            }
+        } else if self.serving.get().is_some() {
+            "starting: ranges are being recovered".to_owned()
+        } else {
+            let waits_for = self
+                .waits_for
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if waits_for.is_empty() {
+                "starting: the data folder is being opened".to_owned()
+            } else {
+                format!("waiting for a place in the cluster: {waits_for}")
+            }
+        };
+        (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"))
+    }
+}
+
+/// Other nodes refuse this one.
+struct Refused {
+    /// Whether those that do not are too few for a majority with it.
+    by_most: bool,
+    reason: String,
+}
+
+impl Serving {
+    fn refused(&self) -> Option<Refused> {
+        let refused = self.peers.refused_by();
+        let reasons = refused
+            .iter()
+            .map(|(node, why)| format!("node {node}: {why}"));
+        let reasons: Vec<String> = reasons.collect();
+        (!reasons.is_empty()).then(|| Refused {
+            by_most: reasons.len() * 2 >= self.peers.addresses().len(),
+            reason: format!("refused by {}", reasons.join("; ")),
+        })
     }
 
     /// The reports of all shards that answer.
@@ -146,13 +220,13 @@ impl Pages {
 }
 
 async fn answer(node: Arc<Node>, request: Request<Incoming>) -> Result<Response<Text>, Infallible> {
-    let phase = node.phase.load(Ordering::SeqCst);
     if let Some(path) = request.uri().path().strip_prefix("/api/v1/") {
-        if phase != Phase::Ready as u8 {
+        let is_ready = node.phase.load(Ordering::SeqCst) == Phase::Ready as u8;
+        let Some(serving) = node.serving.get().filter(|_| is_ready) else {
             return Ok(Failure::not_serving().response());
-        }
+        };
         let path = path.to_owned();
-        return Ok(node.api.answer(&path, request).await);
+        return Ok(serving.api.answer(&path, request).await);
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Ok(text(
@@ -162,19 +236,17 @@ async fn answer(node: Arc<Node>, request: Request<Incoming>) -> Result<Response<
     }
     Ok(match request.uri().path() {
         "/livez" => text(StatusCode::OK, "ok\n"),
-        "/readyz" if phase == Phase::Ready as u8 => text(StatusCode::OK, "ready\n"),
-        "/readyz" if phase == Phase::Starting as u8 => text(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "starting: ranges are being recovered\n",
-        ),
-        "/readyz" => text(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "draining: the node is stopping\n",
-        ),
-        "/metrics" => {
-            let reports = node.reports().await;
-            text(StatusCode::OK, metrics::render(&node, &reports))
+        "/readyz" => {
+            let (status, why) = node.readiness();
+            text(status, why)
         }
+        "/metrics" => match node.serving.get() {
+            Some(serving) => {
+                let reports = serving.reports().await;
+                text(StatusCode::OK, metrics::render(serving, &reports))
+            }
+            None => text(StatusCode::SERVICE_UNAVAILABLE, "there are no shards yet\n"),
+        },
         _ => text(
             StatusCode::NOT_FOUND,
             "there are /livez, /readyz, /metrics and /api/v1/\n",

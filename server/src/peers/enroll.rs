@@ -1,39 +1,55 @@
-//! How an empty node becomes part of a cluster, or makes one.
+//! How an empty node becomes part of a cluster, or makes one; and how a node with a folder finds out
+//! where the nodes of `--join` are.
 //!
-//! An empty node that was given a list asks each address in turn for its place; a node of a cluster
-//! has the manager give it an id, once for each token. With `--bootstrap-expect N` there may be no
-//! cluster yet: then the node that comes first in the list, the founder, listens until the N - 1
-//! others, all empty, have asked it, and makes the cluster; they go on asking, and join it. So a
-//! founder that has lost its folder makes no second cluster while the others belong to one.
+//! An empty node that was given a list asks all of its addresses at once for its place; a node of a
+//! cluster has the manager give it an id, once for each token. With `--bootstrap-expect N` there may
+//! be no cluster yet: then the node that comes first in the list, the founder, listens until the
+//! N - 1 others, all empty, have asked it, and makes the cluster; they go on asking, and join it. So
+//! a founder that has lost its folder makes no second cluster while the others belong to one.
 //!
-//! The asking side runs before the node has a folder, on its control thread, and blocks. On the
-//! answering side it is a task of the shard that met the connection.
+//! Each address that is asked, and each connection that the founder answers, has a task and a
+//! time-out of its own, so that a silent one delays nobody. The asking side runs on the node's
+//! control thread, before there are shards; the answering side of a node that serves is a task of
+//! the shard that met the connection.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use rangedb_engine::cluster::{Ask, Told};
+use rangedb_engine::types::NodeId;
 use rangedb_protocol::frame;
 use rangedb_protocol::preamble::{
     ANSWER_LEN, ANY_SHARD, Answer, PREAMBLE_LEN, Preamble, Role, VERSION, VERSION_MIN, Verdict,
 };
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use super::input::Input;
-use super::{kind, same_secret};
+use super::{Peers, kind, same_secret};
+use crate::net::port::HELD_PATIENCE;
 use crate::shard::context::Context;
 
-/// How often the list is gone through.
-const ASK_EVERY: Duration = Duration::from_millis(200);
-/// One try may take so long.
+/// Pause between two questions to the same address.
+const ASK_INTERVAL: Duration = Duration::from_millis(200);
+/// The same of a node that has a folder, and only looks for others' addresses.
+const SEEK_INTERVAL: Duration = Duration::from_secs(1);
+/// One question takes no longer than this, its connection included.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connecting may take so long.
+/// Connecting takes no longer than this; of a name with several addresses each gets its share.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often the founder looks whether somebody asks it.
-const ACCEPT_EVERY: Duration = Duration::from_millis(20);
+/// The founder gives a connection this long for its question.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections that the founder keeps while they say nothing.
+const ANSWERS_MAX: usize = 128;
 
 /// What an empty node asks for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -82,148 +98,191 @@ pub struct List {
     pub listen: String,
 }
 
-/// Finds a place in the cluster of the list; `None`: this node is to make it.
+/// Finds a place in the cluster of the list; `None`: this node is to make it. `waits` is called
+/// with the reason, whenever that changes, while there is no place.
 ///
 /// # Errors
 /// A node's reason to refuse, or the port cannot be listened on.
-pub fn enroll(list: &List, request: &Request) -> Result<Option<Place>, String> {
-    let mut gathering = match list.founds_with {
-        Some(others) => Some(Gathering::new(&list.listen, others)?),
-        None => None,
+pub async fn enroll(
+    list: &List,
+    request: &Request,
+    mut waits: impl FnMut(String),
+) -> Result<Option<Place>, String> {
+    let (heard, mut hears) = mpsc::channel(list.others.len().max(1));
+    // Dropped, and so ended, with this function.
+    let mut asking = JoinSet::new();
+    for address in list.others.clone() {
+        let (request, heard) = (request.clone(), heard.clone());
+        asking.spawn(async move {
+            loop {
+                let reply = within(ASK_TIMEOUT, ask(&address, &request)).await;
+                if heard.send((address.clone(), reply)).await.is_err() {
+                    return;
+                }
+                sleep(ASK_INTERVAL).await;
+            }
+        });
+    }
+    let (met, mut meets) = mpsc::channel(ANSWERS_MAX);
+    if list.founds_with.is_some() {
+        let listener = listen(&list.listen).await?;
+        asking.spawn(gather(listener, request.secret.clone(), met.clone()));
+    }
+    let mut tokens = BTreeSet::new();
+    let mut reasons = BTreeMap::new();
+    let outcome = loop {
+        tokio::select! {
+            Some((address, reply)) = hears.recv() => {
+                let reason = match reply {
+                    Ok(Reply::Joined(place)) => break Ok(Some(place)),
+                    Ok(Reply::Refused(why)) => break Err(format!("{address}: {why}")),
+                    Ok(Reply::Later(why)) => why,
+                    Err(error) => error.to_string(),
+                };
+                if reasons.get(&address) != Some(&reason) {
+                    reasons.insert(address, reason);
+                    let all = reasons.iter().map(|(at, why)| format!("{at}: {why}"));
+                    waits(all.collect::<Vec<_>>().join("; "));
+                }
+            }
+            Some(token) = meets.recv() => {
+                tokens.insert(token);
+                if list.founds_with.is_some_and(|others| tokens.len() >= others) {
+                    break Ok(None);
+                }
+            }
+        }
     };
-    let mut told = false;
+    // The port is free again when this returns.
+    asking.shutdown().await;
+    outcome
+}
+
+/// Binds the node's port. Of a process that was just killed it may be held for a moment longer.
+async fn listen(address: &str) -> Result<TcpListener, String> {
+    let until = tokio::time::Instant::now() + HELD_PATIENCE;
     loop {
-        let mut failures = Vec::new();
-        for address in &list.others {
-            match ask(address, request) {
-                Ok(Reply::Joined(place)) => return Ok(Some(place)),
-                Ok(Reply::Refused(why)) => return Err(format!("{address}: {why}")),
-                Ok(Reply::Later(why)) => failures.push(format!("{address}: {why}")),
-                Err(error) => failures.push(format!("{address}: {error}")),
+        match TcpListener::bind(address).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) if tokio::time::Instant::now() >= until => {
+                return Err(format!("cannot listen on {address}: {error}"));
             }
-        }
-        if !std::mem::replace(&mut told, true) {
-            let failures = failures.join("; ");
-            tracing::info!(failures, "waiting for a place in the cluster");
-        }
-        let until = Instant::now() + ASK_EVERY;
-        while Instant::now() < until {
-            if let Some(gathering) = &mut gathering
-                && gathering.accept(&request.secret)
-            {
-                return Ok(None);
-            }
-            std::thread::sleep(ACCEPT_EVERY);
+            Err(_) => sleep(ASK_INTERVAL).await,
         }
     }
 }
 
-/// The founder's port before there is a cluster, and who has asked there.
-struct Gathering {
-    listener: TcpListener,
-    others: usize,
-    tokens: BTreeSet<String>,
-}
-
-impl Gathering {
-    fn new(listen: &str, others: usize) -> Result<Gathering, String> {
-        let failed = |error| format!("cannot listen on {listen}: {error}");
-        let listener = TcpListener::bind(listen).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        Ok(Gathering {
-            listener,
-            others,
-            tokens: BTreeSet::new(),
-        })
-    }
-
-    /// Answers whoever asks; `true` when all others have.
-    fn accept(&mut self, secret: &str) -> bool {
-        while let Ok((stream, _)) = self.listener.accept() {
-            match self.answer(stream, secret) {
-                Ok(Some(token)) => drop(self.tokens.insert(token)),
+/// Listens as the founder before there is a cluster, and tells the tokens of nodes that ask. When
+/// there are too many connections, the oldest one makes room: a node asks at once.
+async fn gather(listener: TcpListener, secret: String, met: mpsc::Sender<String>) {
+    let mut answering = JoinSet::new();
+    let mut seats = VecDeque::new();
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection was not accepted; it is tried again");
+                sleep(ASK_INTERVAL).await;
+                continue;
+            }
+        };
+        let (secret, met) = (secret.clone(), met.clone());
+        let seat = answering.spawn(async move {
+            match within(ANSWER_TIMEOUT, answer(stream, &secret)).await {
+                Ok(Some(token)) => drop(met.send(token).await),
                 Ok(None) => {}
-                Err(error) => tracing::debug!(%error, "somebody asked in vain"),
+                Err(error) => tracing::debug!(%error, "a connection asked nothing"),
             }
+        });
+        seats.push_back(seat);
+        if seats.len() > ANSWERS_MAX
+            && let Some(oldest) = seats.pop_front()
+        {
+            oldest.abort();
         }
-        self.tokens.len() >= self.others
+        while answering.try_join_next().is_some() {}
     }
+}
 
-    fn answer(&self, mut stream: TcpStream, secret: &str) -> io::Result<Option<String>> {
-        stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(CONNECT_TIMEOUT))?;
-        stream.set_write_timeout(Some(CONNECT_TIMEOUT))?;
-        let mut preamble = [0; PREAMBLE_LEN];
-        stream.read_exact(&mut preamble)?;
-        let preamble = Preamble::decode(&preamble).map_err(io::Error::other)?;
-        let verdict = match preamble.role {
-            Role::Peer => Verdict::Accepted,
-            Role::Client => Verdict::ShuttingDown,
-        };
-        let answer = Answer {
-            verdict,
-            version: VERSION,
-            shard: 0,
-            shards: 0,
-            node: 0,
-            cluster: 0,
-        };
-        stream.write_all(&answer.encode())?;
-        if verdict != Verdict::Accepted {
-            return Ok(None);
-        }
-        let received = Input::default().receive_blocking(&mut stream)?;
-        let request: Request = serde_json::from_slice(&received.body)?;
-        let (reply, token) = if same_secret(&request.secret, secret) {
-            let reply = Reply::Later("the cluster is being formed".to_owned());
-            (reply, Some(request.token))
-        } else {
-            (other_secret(), None)
-        };
-        let mut bytes = Vec::new();
-        frame::encode(0, kind::ENROLLED, &serde_json::to_vec(&reply)?, &mut bytes);
-        stream.write_all(&bytes)?;
-        Ok(token)
+async fn within<T>(limit: Duration, of: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let done = timeout(limit, of).await;
+    done.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")))
+}
+
+/// Answers one question to the founder; gives the token of a node that knows the secret.
+async fn answer(mut stream: TcpStream, secret: &str) -> io::Result<Option<String>> {
+    let mut preamble = [0; PREAMBLE_LEN];
+    stream.read_exact(&mut preamble).await?;
+    let preamble = Preamble::decode(&preamble).map_err(io::Error::other)?;
+    let verdict = match preamble.role {
+        Role::Peer => Verdict::Accepted,
+        Role::Client => Verdict::ShuttingDown,
+    };
+    let answer = Answer {
+        verdict,
+        version: VERSION,
+        shard: 0,
+        shards: 0,
+        node: 0,
+        cluster: 0,
+    };
+    stream.write_all(&answer.encode()).await?;
+    if verdict != Verdict::Accepted {
+        return Ok(None);
     }
+    let mut stream = stream.compat();
+    let received = Input::default().receive(&mut stream).await?;
+    let request: Request = serde_json::from_slice(&received.body)?;
+    let (reply, token) = if same_secret(&request.secret, secret) {
+        let reply = Reply::Later("the cluster is being formed".to_owned());
+        (reply, Some(request.token))
+    } else {
+        (other_secret(), None)
+    };
+    let mut bytes = Vec::new();
+    frame::encode(0, kind::ENROLLED, &serde_json::to_vec(&reply)?, &mut bytes);
+    stream.get_mut().write_all(&bytes).await?;
+    Ok(token)
 }
 
 fn other_secret() -> Reply {
     Reply::Refused("the cluster's secret is another one; see --cluster-secret".to_owned())
 }
 
-/// Connects to a node as a peer; gives what it says of itself, too.
-fn greet(address: &str, timeout: Duration) -> io::Result<(TcpStream, Answer)> {
-    let found = address.to_socket_addrs()?.next();
-    let found = found.ok_or_else(|| io::Error::other("the name has no address"))?;
-    let mut stream = TcpStream::connect_timeout(&found, CONNECT_TIMEOUT)?;
-    stream.set_read_timeout(Some(timeout))?;
-    stream.set_write_timeout(Some(timeout))?;
-    let preamble = Preamble {
-        version_min: VERSION_MIN,
-        version_max: VERSION,
-        role: Role::Peer,
-        smart: false,
-        tls: false,
-        shard: ANY_SHARD,
-    };
-    stream.write_all(&preamble.encode())?;
-    let mut answer = [0; ANSWER_LEN];
-    stream.read_exact(&mut answer)?;
-    let answer = Answer::decode(&answer);
-    Ok((
-        stream,
-        answer.ok_or_else(|| io::Error::other("it is no RangeDB node"))?,
-    ))
+/// Connects to a node as a peer; gives what it says of itself, too. All addresses of a name are
+/// tried.
+async fn greet(address: &str) -> io::Result<(TcpStream, Answer)> {
+    let mut failure = io::Error::other("the name has no address");
+    let found: Vec<SocketAddr> = lookup_host(address).await?.collect();
+    let share = CONNECT_TIMEOUT / found.len().max(1) as u32;
+    for found in found {
+        let mut stream = match within(share, TcpStream::connect(found)).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                failure = error;
+                continue;
+            }
+        };
+        let preamble = Preamble {
+            version_min: VERSION_MIN,
+            version_max: VERSION,
+            role: Role::Peer,
+            smart: false,
+            tls: false,
+            shard: ANY_SHARD,
+        };
+        stream.write_all(&preamble.encode()).await?;
+        let mut answer = [0; ANSWER_LEN];
+        stream.read_exact(&mut answer).await?;
+        let answer = Answer::decode(&answer);
+        let answer = answer.ok_or_else(|| io::Error::other("it is no RangeDB node"))?;
+        return Ok((stream, answer));
+    }
+    Err(failure)
 }
 
-/// The id of the cluster that a node belongs to; `None`: it cannot be learnt now.
-pub fn cluster_of(address: &str) -> Option<u128> {
-    let (_, answer) = greet(address, CONNECT_TIMEOUT).ok()?;
-    (answer.cluster != 0).then_some(answer.cluster)
-}
-
-fn ask(address: &str, request: &Request) -> io::Result<Reply> {
-    let (mut stream, answer) = greet(address, ASK_TIMEOUT)?;
+async fn ask(address: &str, request: &Request) -> io::Result<Reply> {
+    let (mut stream, answer) = greet(address).await?;
     match answer.verdict {
         Verdict::Accepted => {}
         Verdict::RoleRefused => {
@@ -234,9 +293,62 @@ fn ask(address: &str, request: &Request) -> io::Result<Reply> {
     }
     let mut bytes = Vec::new();
     frame::encode(0, kind::ENROLL, &serde_json::to_vec(request)?, &mut bytes);
-    stream.write_all(&bytes)?;
-    let received = Input::default().receive_blocking(&mut stream)?;
+    stream.write_all(&bytes).await?;
+    let received = Input::default().receive(&mut stream.compat()).await?;
     Ok(serde_json::from_slice(&received.body)?)
+}
+
+/// A node that answered at an address of `--join`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The address.
+    pub address: String,
+    /// The node there.
+    pub node: NodeId,
+    /// Its cluster.
+    pub cluster: u128,
+}
+
+/// What addresses of `--join` said at the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Around {
+    /// Nodes that answered.
+    pub found: Vec<Found>,
+    /// Addresses that have not.
+    pub silent: Vec<String>,
+}
+
+/// Asks each address once, all at the same time, who is there; leaves out those that do not answer
+/// and those that belong to no cluster yet.
+pub async fn look(addresses: &[String]) -> Vec<Found> {
+    let asked = addresses.iter().map(|address| async move {
+        let (_, answer) = within(CONNECT_TIMEOUT * 2, greet(address)).await.ok()?;
+        (answer.cluster != 0).then(|| Found {
+            address: address.clone(),
+            node: NodeId(answer.node),
+            cluster: answer.cluster,
+        })
+    });
+    // The first half of the time may go to addresses that are silent.
+    let answered = futures_util::future::join_all(asked).await;
+    answered.into_iter().flatten().collect()
+}
+
+/// Goes on asking addresses of `--join` until each has answered once: where all nodes come back at
+/// new addresses, the list is all that says so.
+pub async fn seek(peers: Arc<Peers>, cluster: u128, mut addresses: Vec<String>) {
+    while !addresses.is_empty() {
+        for found in look(&addresses).await {
+            addresses.retain(|address| *address != found.address);
+            if found.cluster == cluster {
+                peers.learn(found.node, &found.address);
+            } else {
+                let (address, other) = (&found.address, format!("{:032x}", found.cluster));
+                tracing::error!(%address, other, "an address of --join belongs to another cluster");
+            }
+        }
+        sleep(SEEK_INTERVAL).await;
+    }
 }
 
 /// Answers a node that asks for its place.
@@ -282,34 +394,59 @@ async fn decide(context: &Rc<Context>, body: &[u8]) -> Reply {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_founder_waits_for_all_others_and_only_those_who_know_the_secret() {
-        let mut gathering = Gathering::new("127.0.0.1:0", 2).expect("a port");
-        let address = gathering.listener.local_addr().expect("bound").to_string();
-        let asking = |secret: &str, token: &str| {
-            let request = Request {
-                secret: secret.to_owned(),
-                token: token.to_owned(),
-            };
-            let address = address.clone();
-            std::thread::spawn(move || ask(&address, &request).expect("an answer"))
-        };
-        for (secret, token, is_known, are_all) in [
-            ("wrong", "1", false, false),
-            ("right", "1", true, false),
-            ("right", "1", true, false),
-            ("right", "2", true, true),
-        ] {
-            let asked = asking(secret, token);
-            let mut all = false;
-            while !asked.is_finished() {
-                all |= gathering.accept("right");
-                std::thread::yield_now();
-            }
-            let reply = asked.join().expect("it ends");
-            assert_eq!(matches!(reply, Reply::Later(_)), is_known, "{reply:?}");
-            assert_eq!(all, are_all, "{token}");
+    fn request(secret: &str, token: &str) -> Request {
+        Request {
+            secret: secret.to_owned(),
+            token: token.to_owned(),
         }
-        assert_eq!(cluster_of("127.0.0.1:1"), None);
+    }
+
+    #[tokio::test]
+    async fn a_founder_waits_for_all_others_and_only_those_who_know_the_secret() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let (met, mut meets) = mpsc::channel(8);
+        let gathering = tokio::spawn(gather(listener, "right".to_owned(), met));
+        // Connections that say nothing, more than the founder keeps.
+        let mut silent = Vec::new();
+        for _ in 0..ANSWERS_MAX + 10 {
+            silent.push(TcpStream::connect(&address).await.expect("a connection"));
+        }
+        for (secret, token) in [("wrong", "1"), ("right", "1"), ("right", "2")] {
+            let reply = ask(&address, &request(secret, token)).await;
+            let reply = reply.expect("an answer");
+            let is_known = secret == "right";
+            assert_eq!(matches!(reply, Reply::Later(_)), is_known, "{reply:?}");
+            if is_known {
+                assert_eq!(meets.recv().await.as_deref(), Some(token));
+            }
+        }
+        assert!(meets.try_recv().is_err(), "a wrong secret does not count");
+        gathering.abort();
+        assert_eq!(look(&["127.0.0.1:1".to_owned()]).await, []);
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_does_not_hold_up_the_others() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let founder = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = |listener: &TcpListener| listener.local_addr().expect("bound").to_string();
+        let list = List {
+            others: vec![address(&silent), address(&founder)],
+            founds_with: None,
+            listen: String::new(),
+        };
+        let (met, mut meets) = mpsc::channel(8);
+        let gathering = tokio::spawn(gather(founder, "right".to_owned(), met));
+        let (told, mut reasons) = mpsc::unbounded_channel();
+        let asking = tokio::spawn(async move {
+            let waits = |reason| drop(told.send(reason));
+            enroll(&list, &request("right", "7"), waits).await
+        });
+        assert_eq!(meets.recv().await.as_deref(), Some("7"));
+        let reason = reasons.recv().await.expect("a reason");
+        assert!(reason.contains("the cluster is being formed"), "{reason}");
+        asking.abort();
+        gathering.abort();
     }
 }

@@ -1,6 +1,8 @@
 //! The receiving half of a connection between nodes: its bytes, taken frame by frame.
 
-use std::io::{self, Read};
+use std::io;
+#[cfg(test)]
+use std::io::Read;
 
 use bytes::Bytes;
 use futures_util::io::{AsyncRead, AsyncReadExt};
@@ -55,9 +57,7 @@ impl Input {
     }
 
     /// The same of a connection that blocks.
-    ///
-    /// # Errors
-    /// Those of [`Input::receive`].
+    #[cfg(test)]
     pub fn receive_blocking(&mut self, reader: &mut impl Read) -> io::Result<Received> {
         loop {
             if let Some(received) = self.take()? {

@@ -5,7 +5,9 @@
 //! in the order in which they were asked, answers come in any order. Of bulk, only so many bytes are
 //! sent before they are answered; what is asked then waits. When a connection breaks, all that wait
 //! for an answer are told; after that nothing is tried for a time that doubles with each failure,
-//! and questions fail at once meanwhile. Lives on its shard's thread.
+//! and questions fail at once meanwhile. A node that refuses this one (another secret, another
+//! cluster, another node at its address) is asked far less often, until its address changes. A link
+//! counts as working when its first answer arrives. Lives on its shard's thread.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -39,6 +41,9 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(1);
 /// How long nothing is tried after a failure, the first time and at most.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_LONGEST: Duration = Duration::from_millis(250);
+/// The same after a refusal, which seldom passes by itself.
+const PAUSE_REFUSED_FIRST: Duration = Duration::from_millis(250);
+const PAUSE_REFUSED_LONGEST: Duration = Duration::from_secs(5);
 /// Bytes that wait to be sent; further questions fail, and replication asks again later.
 const QUEUE_LEN_MAX: usize = 32 << 20;
 /// Bytes of bulk that are sent and not answered; one question may be longer, and goes alone.
@@ -90,8 +95,12 @@ struct Link {
     to_send: Notify,
     /// Whether its task runs.
     runs: Cell<bool>,
+    /// Failures since the last answer.
     failures: Cell<u32>,
+    /// Until when nothing is tried, unless the node is elsewhere by then.
     not_before: Cell<Option<Now>>,
+    /// The address that was tried last.
+    tried: RefCell<String>,
 }
 
 impl Links {
@@ -137,6 +146,9 @@ impl Links {
     pub async fn ask(&self, to: Location, traffic: Traffic, question: Bytes) -> io::Result<Bytes> {
         let link = self.inner.link(to, traffic);
         let (sender, receiver) = oneshot::channel();
+        if link.pauses() && !self.inner.has_moved(&link) {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
         link.push(question, sender)?;
         if !link.runs.replace(true) {
             let (inner, link) = (self.inner.clone(), link.clone());
@@ -156,6 +168,13 @@ impl Inner {
         let new = || Rc::new(Link::new(to, traffic));
         links.entry((to, traffic)).or_insert_with(new).clone()
     }
+
+    /// Whether the link's node is known to be elsewhere than where it was tried last.
+    fn has_moved(&self, link: &Link) -> bool {
+        let addresses = self.peers.addresses();
+        let known = addresses.get(&link.to.node);
+        known.is_some_and(|known| *known != *link.tried.borrow())
+    }
 }
 
 impl Link {
@@ -171,14 +190,17 @@ impl Link {
             runs: Cell::new(false),
             failures: Cell::new(0),
             not_before: Cell::new(None),
+            tried: RefCell::default(),
         }
+    }
+
+    /// Whether nothing is tried now.
+    fn pauses(&self) -> bool {
+        self.not_before.get().is_some_and(|at| Now::now() < at)
     }
 
     /// Queues a question.
     fn push(&self, question: Bytes, answer: oneshot::Sender<io::Result<Bytes>>) -> io::Result<()> {
-        if self.not_before.get().is_some_and(|at| Now::now() < at) {
-            return Err(io::ErrorKind::NotConnected.into());
-        }
         if self.queue_len.get() > QUEUE_LEN_MAX {
             return Err(io::Error::new(
                 io::ErrorKind::WouldBlock,
@@ -223,6 +245,10 @@ impl Link {
 
     /// Hands an answer to whoever waits for it.
     fn take_answer(&self, received: Received) -> io::Result<()> {
+        if received.kind == kind::REFUSED {
+            let reason = String::from_utf8_lossy(&received.body).into_owned();
+            return Err(Refused(reason).into());
+        }
         let mut all = self.asked.borrow_mut();
         let id = received.id as usize;
         let sent = all.get(id).and_then(|asked| asked.sent);
@@ -251,34 +277,55 @@ impl Link {
     }
 }
 
+/// The other node answers, and wants nothing to do with this one; its reason.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refused(String);
+
+impl From<Refused> for io::Error {
+    fn from(refused: Refused) -> io::Error {
+        io::Error::new(io::ErrorKind::PermissionDenied, refused)
+    }
+}
+
 /// Connects a link and serves it until it breaks.
 async fn run(inner: &Inner, link: &Link) {
     let (to, traffic) = (link.to, link.traffic);
-    let error = match GlommioRuntime::timeout(CONNECT_TIMEOUT, connect(inner, to)).await {
-        Ok(Ok(stream)) => {
-            if link.failures.replace(0) > 0 {
-                tracing::info!(%to, ?traffic, "the link works again");
-            }
-            serve(link, stream).await
-        }
+    let error = match GlommioRuntime::timeout(CONNECT_TIMEOUT, connect(inner, link)).await {
+        Ok(Ok(stream)) => serve(inner, link, stream).await,
         // Nothing was sent.
+        Ok(Err(error)) if is_refusal(&error) => error,
         Ok(Err(error)) => io::Error::new(io::ErrorKind::NotConnected, error.to_string()),
         Err(_) => io::Error::new(io::ErrorKind::NotConnected, "no answer in time"),
     };
     let failures = link.failures.get();
-    if failures == 0 {
-        tracing::warn!(%to, ?traffic, %error, "the link is broken");
-    }
+    let (first, longest) = if is_refusal(&error) {
+        let reason = error.to_string();
+        if inner.peers.note_refusal(to.node, &reason) {
+            let address = link.tried.borrow();
+            tracing::warn!(node = to.node.0, %address, reason, "a node refuses this one");
+        }
+        (PAUSE_REFUSED_FIRST, PAUSE_REFUSED_LONGEST)
+    } else {
+        if failures == 0 {
+            let address = link.tried.borrow();
+            tracing::warn!(%to, %address, ?traffic, %error, "the link is broken");
+        }
+        (PAUSE_FIRST, PAUSE_LONGEST)
+    };
     link.failures.set(failures + 1);
-    let pause = PAUSE_FIRST
-        .saturating_mul(1 << failures.min(10))
-        .min(PAUSE_LONGEST);
+    let pause = first.saturating_mul(1 << failures.min(10)).min(longest);
     link.not_before.set(Some(Now::now() + pause));
     link.runs.set(false);
     link.give_up(&error);
 }
 
-async fn connect(inner: &Inner, to: Location) -> io::Result<TcpStream> {
+fn is_refusal(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Refused>())
+}
+
+async fn connect(inner: &Inner, link: &Link) -> io::Result<TcpStream> {
+    let to = link.to;
     let address = inner.peers.addresses().get(&to.node).cloned();
     let unknown = || {
         io::Error::new(
@@ -287,6 +334,7 @@ async fn connect(inner: &Inner, to: Location) -> io::Result<TcpStream> {
         )
     };
     let address = address.ok_or_else(unknown)?;
+    link.tried.borrow_mut().clone_from(&address);
     let mut stream = TcpStream::connect(&address).await?;
     stream.set_nodelay()?;
     stream.end_if_unacknowledged(UNACKNOWLEDGED)?;
@@ -312,21 +360,32 @@ async fn connect(inner: &Inner, to: Location) -> io::Result<TcpStream> {
     stream.read_exact(&mut answer).await?;
     let answer =
         Answer::decode(&answer).ok_or_else(|| io::Error::other("it is no RangeDB node"))?;
-    if answer.verdict != Verdict::Accepted {
-        return Err(io::Error::other(format!("refused: {:?}", answer.verdict)));
+    match answer.verdict {
+        Verdict::Accepted => {}
+        Verdict::RoleRefused => {
+            let reason = "it was started without --cluster-secret and takes no other nodes";
+            return Err(Refused(reason.to_owned()).into());
+        }
+        verdict => return Err(io::Error::other(format!("refused: {verdict:?}"))),
     }
-    if answer.cluster != inner.cluster || answer.node != to.node.0 {
-        let message = format!(
-            "it is node {} of cluster {:032x}, not node {} of {:032x}",
-            answer.node, answer.cluster, to.node, inner.cluster
+    if answer.cluster != inner.cluster {
+        let other = answer.cluster;
+        return Err(Refused(format!("it belongs to another cluster, {other:032x}")).into());
+    }
+    if answer.node != to.node.0 {
+        // What it says of itself is worth more than what was known of its address.
+        inner.peers.learn(NodeId(answer.node), &address);
+        let reason = format!(
+            "node {} is at this address, not node {}",
+            answer.node, to.node
         );
-        return Err(io::Error::other(message));
+        return Err(Refused(reason).into());
     }
     Ok(stream)
 }
 
 /// Sends and receives until the connection breaks; says why it did.
-async fn serve(link: &Link, stream: TcpStream) -> io::Error {
+async fn serve(inner: &Inner, link: &Link, stream: TcpStream) -> io::Error {
     let (mut reader, mut writer) = stream.split();
     let sending = async {
         let mut sent = Vec::new();
@@ -345,11 +404,19 @@ async fn serve(link: &Link, stream: TcpStream) -> io::Error {
     };
     let receiving = async {
         let mut input = Input::default();
+        let mut works = false;
         loop {
             match input.receive(&mut reader).await {
                 Ok(received) => {
                     if let Err(error) = link.take_answer(received) {
                         return error;
+                    }
+                    if !std::mem::replace(&mut works, true) {
+                        inner.peers.note_accepted(link.to.node);
+                        if link.failures.replace(0) > 0 {
+                            let (to, traffic) = (link.to, link.traffic);
+                            tracing::info!(%to, ?traffic, "the link works again");
+                        }
                     }
                 }
                 Err(error) => return error,

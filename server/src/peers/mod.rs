@@ -18,7 +18,8 @@ pub mod serve;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use rangedb_engine::cluster::View;
 use rangedb_engine::types::{Location, NodeId, ShardId};
@@ -49,6 +50,18 @@ pub mod kind {
     pub const CARRY: u16 = 105;
     /// Its reply, under the same number.
     pub const CARRIED: u16 = 106;
+    /// The answer to a [`HELLO`](self::HELLO) that is refused: the reason, as text. Then the
+    /// connection ends.
+    pub const REFUSED: u16 = 107;
+}
+
+/// A refusal that goes on is logged this often.
+const REFUSAL_LOGGED_EVERY: Duration = Duration::from_mins(1);
+/// Refusals that are remembered, so as not to be logged again; more than these are not logged.
+const REFUSALS_MAX: usize = 64;
+
+fn held<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where nodes listen, by id.
@@ -66,6 +79,10 @@ pub struct Peers {
     viewed: Mutex<Addresses>,
     /// The folder, and what it says of the node.
     folder: Mutex<(PathBuf, Identity)>,
+    /// Nodes that refuse this one, and why.
+    refused_by: Mutex<BTreeMap<NodeId, String>>,
+    /// Which refusals of others were logged, and when.
+    refusals: Mutex<BTreeMap<String, Instant>>,
 }
 
 impl Peers {
@@ -82,6 +99,8 @@ impl Peers {
             addresses: RwLock::new(Arc::new(addresses)),
             viewed: Mutex::default(),
             folder: Mutex::new((folder, identity)),
+            refused_by: Mutex::default(),
+            refusals: Mutex::default(),
         }
     }
 
@@ -132,17 +151,46 @@ impl Peers {
         let addresses: Addresses = nodes
             .map(|node| (node.record.id, node.record.address.clone()))
             .collect();
-        let mut viewed = self.viewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut viewed = held(&self.viewed);
         let is_new = |(node, at): &(&NodeId, &String)| viewed.get(node) != Some(at);
         let new = addresses.iter().filter(is_new);
         self.learn_all(new.map(|(node, at)| (*node, at.as_str())));
         *viewed = addresses;
     }
 
+    /// A node refuses this one; `true`: it did not, or for another reason, when it was last asked.
+    pub fn note_refusal(&self, by: NodeId, reason: &str) -> bool {
+        let mut refused = held(&self.refused_by);
+        let before = refused.insert(by, reason.to_owned());
+        before.as_deref() != Some(reason)
+    }
+
+    /// A node takes this one for what it is.
+    pub fn note_accepted(&self, by: NodeId) {
+        held(&self.refused_by).remove(&by);
+    }
+
+    /// Nodes that refuse this one, and why.
+    pub fn refused_by(&self) -> BTreeMap<NodeId, String> {
+        held(&self.refused_by).clone()
+    }
+
+    /// Whether a refusal of somebody else is to be logged: the same one once in a while.
+    fn is_news(&self, refusal: &str) -> bool {
+        let mut refusals = held(&self.refusals);
+        let now = Instant::now();
+        refusals.retain(|_, at| now < *at + REFUSAL_LOGGED_EVERY);
+        if refusals.contains_key(refusal) || refusals.len() >= REFUSALS_MAX {
+            return false;
+        }
+        refusals.insert(refusal.to_owned(), now);
+        true
+    }
+
     /// Where the replicas of the system range were when this was last written down.
     pub fn system(&self) -> Vec<Location> {
-        let held = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
-        let system = held.1.system.iter();
+        let folder = held(&self.folder);
+        let system = folder.1.system.iter();
         let location = |(node, shard): &(u64, u16)| Location {
             node: NodeId(*node),
             shard: ShardId(*shard),
@@ -153,8 +201,8 @@ impl Peers {
     /// Writes down what a start has to know, if it is not what the folder says: where nodes and the
     /// replicas of the system range are. Blocks.
     pub fn remember(&self, system: &[Location]) {
-        let mut held = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
-        let (folder, identity) = &mut *held;
+        let mut remembered = held(&self.folder);
+        let (folder, identity) = &mut *remembered;
         let addresses = self.addresses();
         let mut new = identity.clone();
         new.addresses = addresses

@@ -52,7 +52,14 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream) {
             // Whoever asked may have gone; it asks again.
             let _ = writer.write_all(&bytes).await;
         }
-        kind::HELLO if is_known(&context, &first.body) => {
+        kind::HELLO => {
+            if let Err(reason) = check(&context, &first.body) {
+                let mut bytes = Vec::new();
+                frame::encode(first.id, kind::REFUSED, reason.as_bytes(), &mut bytes);
+                // A peer that has gone asks again.
+                let _ = writer.write_all(&bytes).await;
+                return;
+            }
             let served = Rc::new(Served::default());
             let sending = reactor::spawn_local(send(served.clone(), writer));
             let ended = receive(&context, &served, &mut reader, input).await;
@@ -63,23 +70,35 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream) {
             served.changed.notify_waiters();
             sending.cancel().await;
         }
-        _ => tracing::warn!(
-            "a peer was refused: it does not know the cluster's secret, or means another node"
-        ),
+        other => tracing::debug!(kind = other, "a peer began with a frame of this kind"),
     }
 }
 
-/// Whether a peer knows the cluster's secret and means this node; then its address is learnt.
-fn is_known(context: &Context, body: &[u8]) -> bool {
-    let known = Hello::decode(body).filter(|hello| {
-        same_secret(&hello.secret, &context.peers.secret)
-            && hello.cluster == context.node.cluster
-            && hello.to == context.node.id
-    });
-    if let Some(hello) = &known {
-        context.peers.learn(hello.from, &hello.address);
+/// Whether a peer knows the cluster's secret and means this node; then its address is learnt. If
+/// not, the reason, in words for the other side's log; it is logged here, too, now and then.
+fn check(context: &Context, body: &[u8]) -> Result<(), String> {
+    let (peers, node) = (&context.peers, &context.node);
+    let Some(hello) = Hello::decode(body) else {
+        return Err("its greeting cannot be read: it runs another version".to_owned());
+    };
+    let reason = if hello.cluster != node.cluster {
+        format!(
+            "this node belongs to another cluster, {:032x}",
+            node.cluster
+        )
+    } else if !same_secret(&hello.secret, &peers.secret) {
+        "the cluster's secret is another one; see --cluster-secret".to_owned()
+    } else if hello.to != node.id {
+        format!("this is node {}, not node {}", node.id, hello.to)
+    } else {
+        peers.learn(hello.from, &hello.address);
+        return Ok(());
+    };
+    let (from, address) = (hello.from, &hello.address);
+    if peers.is_news(&format!("{from} {address} {reason}")) {
+        tracing::warn!(node = from.0, %address, reason, "a node was refused");
     }
-    known.is_some()
+    Err(reason)
 }
 
 async fn receive(

@@ -10,17 +10,21 @@ use std::future::poll_fn;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use futures_util::io::{AsyncRead, AsyncWrite};
 use rangedb_engine::env::Instant;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::ring::Readiness;
 use super::{BootInstant, Reactor, Sleep, blocking};
+
+/// Trying the addresses of a name may take this long in all, if all but the last are silent.
+const NAME_TIMEOUT: Duration = Duration::from_millis(600);
 
 /// A socket's place in the ring.
 struct Watched {
@@ -136,12 +140,35 @@ impl TcpStream {
         self.socket.try_clone().map(OwnedFd::from)
     }
 
-    /// Connects to `host:port`.
+    /// Connects to `host:port`. The addresses of a name are tried in turn, and each but the last
+    /// gets only its share of [`NAME_TIMEOUT`].
     ///
     /// # Errors
-    /// The name is not known, or nobody listens there.
+    /// The name is not known, or nobody listens at any of its addresses: the last one's error.
     pub async fn connect(address: &str) -> io::Result<TcpStream> {
-        let address = resolve(address).await?;
+        let addresses = resolve(address).await?;
+        let share = NAME_TIMEOUT / addresses.len().max(1) as u32;
+        let mut failure = io::Error::other("the name has no address");
+        for (at, address) in addresses.iter().enumerate() {
+            let connecting = pin!(TcpStream::connect_to(*address));
+            let connected = if at + 1 < addresses.len() {
+                let until = Sleep::until(BootInstant::now() + share);
+                match select(connecting, pin!(until)).await {
+                    Either::Left((connected, _)) => connected,
+                    Either::Right(_) => Err(io::ErrorKind::TimedOut.into()),
+                }
+            } else {
+                connecting.await
+            };
+            match connected {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM.nonblocking(),
@@ -183,16 +210,13 @@ impl TcpStream {
     }
 }
 
-async fn resolve(address: &str) -> io::Result<SocketAddr> {
+/// All addresses of `host:port`.
+async fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = address.parse() {
-        return Ok(address);
+        return Ok(vec![address]);
     }
     let name = address.to_owned();
-    blocking(move || {
-        let found = name.to_socket_addrs()?.next();
-        found.ok_or_else(|| io::Error::other("the name has no address"))
-    })
-    .await
+    blocking(move || Ok(name.to_socket_addrs()?.collect())).await
 }
 
 impl AsyncRead for TcpStream {
