@@ -35,6 +35,13 @@ pub trait Env: Copy + std::fmt::Debug + Default + Eq + Ord + 'static {
     /// the simulator holds replicas against each other. Nothing elsewhere.
     #[inline(always)]
     fn applied(_: Group, _: &LogEntry, _: &[Applied], _: &RangeState) {}
+
+    /// Whether a leader may read alone within its lease. Always; in the simulator not always, so that
+    /// reads are confirmed by others also where leases are renewed in time.
+    #[inline(always)]
+    fn leases_count() -> bool {
+        true
+    }
 }
 
 /// A point in time of the environment's boot-time clock.

@@ -23,11 +23,31 @@ pub enum Mutant {
     SessionPairForgotten,
     /// The log is purged up to what is applied, not up to what tables hold.
     PurgeBeforeDurable,
+    /// A snapshot is taken over before its rows are durable.
+    SnapshotBeforeDurable,
+    /// A replica uses a snapshot before the log says so durably.
+    SwitchWithoutLog,
+    /// A vote is answered before it is durable.
+    VoteBeforeDurable,
+    /// A read without a lease does not wait for a majority.
+    ReadBarrierAsksNobody,
+    /// Entries that are dropped from a log's end are dropped in memory alone.
+    TruncationNotLogged,
+    /// A snapshot does not say up to where its clients' writes are answered.
+    MarksLeftOutOfSnapshot,
+    /// A write that was proposed under an older epoch is applied.
+    EpochUncheckedAtApply,
+    /// The leader decides a compare-and-swap when it is proposed, not when it is applied.
+    CasBeforeLog,
+    /// A write of an older epoch is answered with `moved`, and applied all the same.
+    MovedAfterApply,
+    /// A client's retry has a session pair of its own. In the simulator's client.
+    RetryUnderNewPair,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 8] = [
+    pub const ALL: [Mutant; 18] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -36,6 +56,16 @@ impl Mutant {
         Mutant::ServedTimestampsForgotten,
         Mutant::SessionPairForgotten,
         Mutant::PurgeBeforeDurable,
+        Mutant::SnapshotBeforeDurable,
+        Mutant::SwitchWithoutLog,
+        Mutant::VoteBeforeDurable,
+        Mutant::ReadBarrierAsksNobody,
+        Mutant::TruncationNotLogged,
+        Mutant::MarksLeftOutOfSnapshot,
+        Mutant::EpochUncheckedAtApply,
+        Mutant::CasBeforeLog,
+        Mutant::MovedAfterApply,
+        Mutant::RetryUnderNewPair,
     ];
 }
 

@@ -1,15 +1,24 @@
 //! The simulator finds each of the deliberate bugs of `engine/src/mutant.rs`, and calls none of the
-//! same seeds wrong without it. Built with the feature `mutants` alone; part of `scripts/soak`.
+//! same runs wrong without it. Built with the feature `mutants` alone; part of `scripts/soak`.
 //!
+//! A mutant names the runs by which it is found: those of [`run`](rangedb_tests::sim::run) with random
+//! faults, or those of [`install`](rangedb_tests::sim::install) in which the power goes at some point.
 //! `RANGEDB_MUTANT_SEEDS` sets how many seeds a mutant has, `RANGEDB_SEED` the first.
 #![cfg(feature = "mutants")]
 
+use std::ops::RangeInclusive;
+
 use rangedb_engine::mutant::{self, Mutant};
-use rangedb_tests::sim::run::faults_of;
-use rangedb_tests::sim::shrink::{failure, run_caught};
+use rangedb_tests::sim::install::{Install, TAKER};
+use rangedb_tests::sim::run::{Report, faults_of};
+use rangedb_tests::sim::shrink::{caught, failure, run_caught};
 
 /// A mutant is found within so many seeds.
 const SEEDS: u64 = 2_000;
+/// Points of an install at which the power goes, of each seed.
+const POINTS: u64 = 40;
+
+type Ended = Result<Report, String>;
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name)
@@ -18,32 +27,67 @@ fn number(name: &str, default: u64) -> u64 {
         .unwrap_or(default)
 }
 
-/// Runs seeds until one shows the bug, which must be right without it.
-fn find(mutant: Mutant) {
+fn seeds() -> RangeInclusive<u64> {
     let (first, count) = (
         number("RANGEDB_SEED", 1),
         number("RANGEDB_MUTANT_SEEDS", SEEDS),
     );
-    for seed in first..first + count {
-        mutant::set(Some(mutant));
-        let ended = run_caught(seed, &faults_of(seed));
-        mutant::set(None);
-        if let Some(what) = failure(&ended) {
-            let line = what.lines().next().unwrap_or_default();
-            println!("mutant {mutant:?}: found at seed {seed}: {line}");
-            let sound = failure(&run_caught(seed, &faults_of(seed)));
-            assert_eq!(sound, None, "seed {seed} fails without a mutant");
+    first..=first + count - 1
+}
+
+/// What is wrong with a run that has the bug; without it the run must be right.
+fn shows(mutant: Mutant, run: impl Fn() -> Ended) -> Option<String> {
+    mutant::set(Some(mutant));
+    let ended = run();
+    mutant::set(None);
+    let what = failure(&ended)?;
+    assert_eq!(failure(&run()), None, "the run fails without a mutant");
+    what.lines().next().map(str::to_owned)
+}
+
+/// Runs with random faults.
+fn seed(mutant: Mutant, seed: u64) -> Option<String> {
+    shows(mutant, || run_caught(seed, &faults_of(seed)))
+}
+
+/// Installs in which the power of who takes the snapshot goes at points of it, first with a log that is
+/// written fast, then with a slow one.
+fn install(mutant: Mutant, seed: u64) -> Option<String> {
+    [false, true].into_iter().find_map(|slow_log| {
+        let install = |crash| Install {
+            seed,
+            slow_log,
+            crash,
+        };
+        let whole = caught(|| install(None).run());
+        let points = whole.ok()?.installed.get(&TAKER).copied()?;
+        let step = (points / POINTS).max(1);
+        let mut at = (1..=points).step_by(step as usize);
+        at.find_map(|at| {
+            let what = shows(mutant, || caught(|| install(Some((TAKER, at))).run()))?;
+            Some(format!(
+                "power gone at {at} of {points}, slow log {slow_log}: {what}"
+            ))
+        })
+    })
+}
+
+/// Runs until one shows the bug.
+fn find(mutant: Mutant, by: fn(Mutant, u64) -> Option<String>) {
+    for seed in seeds() {
+        if let Some(what) = by(mutant, seed) {
+            println!("mutant {mutant:?}: found at seed {seed}: {what}");
             return;
         }
     }
-    panic!("mutant {mutant:?} lives through {count} seeds from {first}");
+    panic!("mutant {mutant:?} lives through seeds {:?}", seeds());
 }
 
 macro_rules! mutants {
-    ($($name:ident: $mutant:ident),* $(,)?) => {
+    ($($name:ident: $mutant:ident by $by:ident),* $(,)?) => {
         $(#[test]
         fn $name() {
-            find(Mutant::$mutant);
+            find(Mutant::$mutant, $by);
         })*
 
         #[test]
@@ -54,12 +98,22 @@ macro_rules! mutants {
 }
 
 mutants! {
-    finds_acknowledge_before_durable: AcknowledgeBeforeDurable,
-    finds_lease_without_margin: LeaseWithoutMargin,
-    finds_vote_after_restart: VoteAfterRestart,
-    finds_pre_vote_grants: PreVoteGrants,
-    finds_fast_read_before_own_entry: FastReadBeforeOwnEntry,
-    finds_served_timestamps_forgotten: ServedTimestampsForgotten,
-    finds_session_pair_forgotten: SessionPairForgotten,
-    finds_purge_before_durable: PurgeBeforeDurable,
+    finds_acknowledge_before_durable: AcknowledgeBeforeDurable by seed,
+    finds_lease_without_margin: LeaseWithoutMargin by seed,
+    finds_vote_after_restart: VoteAfterRestart by seed,
+    finds_pre_vote_grants: PreVoteGrants by seed,
+    finds_fast_read_before_own_entry: FastReadBeforeOwnEntry by seed,
+    finds_served_timestamps_forgotten: ServedTimestampsForgotten by seed,
+    finds_session_pair_forgotten: SessionPairForgotten by seed,
+    finds_purge_before_durable: PurgeBeforeDurable by seed,
+    finds_snapshot_before_durable: SnapshotBeforeDurable by install,
+    finds_switch_without_log: SwitchWithoutLog by install,
+    finds_vote_before_durable: VoteBeforeDurable by seed,
+    finds_read_barrier_asks_nobody: ReadBarrierAsksNobody by seed,
+    finds_truncation_not_logged: TruncationNotLogged by seed,
+    finds_marks_left_out_of_snapshot: MarksLeftOutOfSnapshot by seed,
+    finds_epoch_unchecked_at_apply: EpochUncheckedAtApply by seed,
+    finds_cas_before_log: CasBeforeLog by seed,
+    finds_moved_after_apply: MovedAfterApply by seed,
+    finds_retry_under_new_pair: RetryUnderNewPair by seed,
 }

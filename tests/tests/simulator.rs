@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use rangedb_tests::sim::install::{TAKER, run_install};
+use rangedb_tests::sim::install::{Install, TAKER};
 use rangedb_tests::sim::run::{faults_of, run, run_with};
 use rangedb_tests::sim::runtime::SimRuntime;
 use rangedb_tests::sim::shrink::run_or_explain;
@@ -53,7 +53,7 @@ fn run_seeds(part: u64) {
     let faults = faults();
     let mut seed = first + (first + part) % 2;
     let (mut runs, mut done, mut restarts, mut snapshots) = (0, 0, 0, 0);
-    let (mut orders, mut disks_lost) = (0, 0);
+    let (mut orders, mut disks_lost, mut confirmed) = (0, 0, 0);
     loop {
         let more = match until {
             Some(until) => Instant::now() < until,
@@ -67,10 +67,11 @@ fn run_seeds(part: u64) {
         (runs, done, restarts) = (runs + 1, done + report.done, restarts + report.restarts);
         snapshots += report.snapshots;
         (orders, disks_lost) = (orders + report.orders, disks_lost + report.disks_lost);
+        confirmed += report.confirmed;
         seed += 2;
     }
     println!("{runs} seeds, {done} writes, {restarts} starts, {snapshots} snapshots taken over");
-    println!("{orders} orders followed, {disks_lost} disks lost");
+    println!("{orders} orders followed, {disks_lost} disks lost, {confirmed} reads confirmed");
 }
 
 #[test]
@@ -85,11 +86,18 @@ fn simulator_holds_its_invariants_over_even_seeds() {
 
 /// Has a machine lose its power at points of an install: at so many, spread evenly, or at each in a
 /// soak.
-fn try_installs(machine: u16, tries: Option<u64>) {
+fn try_installs(machine: u16, slow_log: bool, tries: Option<u64>) {
     log();
     let seed = number("RANGEDB_SEED", 1);
     let run = |crash| {
-        let report = run_install(seed, crash).unwrap_or_else(|what| panic!("{crash:?}: {what}"));
+        let install = Install {
+            seed,
+            slow_log,
+            crash,
+        };
+        let report = install
+            .run()
+            .unwrap_or_else(|what| panic!("{crash:?}: {what}"));
         let violations = &report.violations;
         assert!(
             violations.is_empty(),
@@ -113,14 +121,15 @@ fn try_installs(machine: u16, tries: Option<u64>) {
 
 #[test]
 fn simulator_survives_a_crash_of_who_takes_a_snapshot_at_every_point() {
-    try_installs(TAKER, None);
+    try_installs(TAKER, false, None);
+    try_installs(TAKER, true, Some(POINTS));
 }
 
 #[test]
 fn simulator_survives_a_crash_of_who_sends_a_snapshot_at_many_points() {
     // One of them sends it.
-    try_installs(1, Some(POINTS));
-    try_installs(2, Some(POINTS));
+    try_installs(1, false, Some(POINTS));
+    try_installs(2, false, Some(POINTS));
 }
 
 #[test]

@@ -30,8 +30,8 @@ pub use group::{Around, Made, ProposalResult, RaftGroup, Role, Tick};
 pub use log_store::LogStore;
 pub use membership::Membership;
 pub use message::{
-    Answer, Envelope, Led, Message, Question, SnapshotPart, decode, decode_behind, encode_answer,
-    encode_beat, encode_behind, encode_cluster,
+    Answer, Envelope, Led, Message, Question, SnapshotPart, decode, decode_answer, decode_behind,
+    encode_answer, encode_beat, encode_behind, encode_cluster,
 };
 pub use pulse::TICK;
 pub use state_machine::{SnapshotHandle, StateMachine};

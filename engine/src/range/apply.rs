@@ -8,6 +8,7 @@
 
 use crate::error::Fatal;
 use crate::lsm::LsmError;
+use crate::mutant::{self, Mutant};
 use crate::range::command::{
     ArchivedAction, ArchivedCommand, ArchivedEntry, ArchivedExpected, ArchivedKeyChange,
 };
@@ -112,7 +113,12 @@ fn apply_command(
         Verdict::Expired => return Ok(Outcome::SessionExpired),
         Verdict::Fresh => {}
     }
-    if command.epoch.epoch() != state.descriptor.epoch || !all_inside(state, &command.action) {
+    let is_stale = command.epoch.epoch() != state.descriptor.epoch
+        && !mutant::is(Mutant::EpochUncheckedAtApply);
+    if is_stale || !all_inside(state, &command.action) {
+        if mutant::is(Mutant::MovedAfterApply) {
+            write(rows, &command.action, timestamp)?;
+        }
         return Ok(Outcome::Moved);
     }
     let outcome = write(rows, &command.action, timestamp)?;

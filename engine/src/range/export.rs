@@ -14,6 +14,7 @@ use bytes::Bytes;
 use crate::env::Env;
 use crate::error::Fatal;
 use crate::lsm::{LsmError, keys};
+use crate::mutant::{self, Mutant};
 use crate::range::replica::Replica;
 use crate::range::sessions::SessionRow;
 use crate::types::{DataId, Timestamp};
@@ -165,7 +166,12 @@ fn session_row(row: SessionRow, version: Timestamp) -> Option<ExportedRow> {
     // The receiver gives the rows a data id of its own.
     let any = DataId(0);
     let value = match row {
-        SessionRow::Client(id, marks) => {
+        SessionRow::Client(id, mut marks) => {
+            if let Some(marks) = &mut marks
+                && mutant::is(Mutant::MarksLeftOutOfSnapshot)
+            {
+                marks.lowest_unanswered = 0;
+            }
             keys::snapshot_client_key(any, id, &mut key);
             marks?.encode()
         }

@@ -22,8 +22,7 @@ use openraft::errors::{ClientWriteError, ForwardReason};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Error, Fatal, Fate};
 use crate::limits::{
-    ENTRIES_IN_FLIGHT_MAX, ENTRY_COMMANDS_MAX, ENTRY_LEN_MAX, PROPOSAL_BYTES_WAITING_MAX,
-    PROPOSALS_WAITING_MAX,
+    ENTRIES_IN_FLIGHT_MAX, ENTRY_COMMANDS_MAX, PROPOSAL_BYTES_WAITING_MAX, PROPOSALS_WAITING_MAX,
 };
 use crate::raft::{ProposalResult, RaftGroup};
 use crate::range::apply::Applied;
@@ -233,12 +232,12 @@ impl<E: Env> Proposer<E> {
     }
 
     /// Waits a moment for more to go into the next entry, where more are expected.
-    async fn gather_more(&self) {
+    async fn gather_more(&self, len_max: usize) {
         let Some(Gathering { expected, until }) = self.gathering.take() else {
             return;
         };
         let are_there = || {
-            let full = self.bytes_waiting.get() >= ENTRY_LEN_MAX;
+            let full = self.bytes_waiting.get() >= len_max;
             full || self.closed.get() || self.waiting() >= expected
         };
         let left = until.saturating_duration_since(Now::<E>::now());
@@ -260,8 +259,8 @@ impl<E: Env> Proposer<E> {
         .await;
     }
 
-    /// Takes what fits into one entry; answers what came too late.
-    fn gather(&self) -> Vec<Proposal<E>> {
+    /// Takes what fits into one entry of this length; answers what came too late.
+    fn gather(&self, len_max: usize) -> Vec<Proposal<E>> {
         let mut gathered = Vec::new();
         let mut len = 0;
         let mut late = Vec::new();
@@ -270,7 +269,7 @@ impl<E: Env> Proposer<E> {
         while let Some(next) = waiting.front() {
             let next_len = next.kind.len_max();
             let full = gathered.len() == ENTRY_COMMANDS_MAX
-                || (!gathered.is_empty() && len + next_len > ENTRY_LEN_MAX);
+                || (!gathered.is_empty() && len + next_len > len_max);
             if full {
                 break;
             }
@@ -383,8 +382,9 @@ impl<E: Env> Default for Proposer<E> {
 /// The group has failed; the process must end.
 pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<(), Fatal> {
     let proposer = &replica.proposer;
+    let len_max = replica.store.entry_len_max();
     while proposer.ready().await {
-        proposer.gather_more().await;
+        proposer.gather_more(len_max).await;
         if proposer.paused.get() {
             continue;
         }
@@ -397,7 +397,7 @@ pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<
             continue;
         }
         raft.renew_lease().await?;
-        let proposals = proposer.gather();
+        let proposals = proposer.gather(len_max);
         if proposals.is_empty() {
             continue;
         }

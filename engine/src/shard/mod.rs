@@ -10,6 +10,7 @@
 //! [`WriteSink`]. The way of a read: [`Shard::get`] looks into the tree at once.
 
 mod background;
+pub mod contents;
 mod hand_over;
 mod liveness;
 mod management;
@@ -35,6 +36,7 @@ use crate::env::{Env, Now};
 use crate::error::{Error, Fatal};
 use crate::hlc::Hlc;
 use crate::limits::{BATCH_LEN_MAX, BATCH_OPS_MAX, KEY_LEN_MAX, VALUE_LEN_MAX};
+use crate::mutant::{self, Mutant};
 use crate::raft::{Around, RaftGroup};
 pub use crate::range::proposer::WriteSink;
 use crate::range::proposer::{Proposal, ProposalKind};
@@ -301,6 +303,10 @@ impl<E: Env> Shard<E> {
         if !all_in_range(&replica, &write) {
             return self.refuse_several_ranges(&replica, &request, sink.as_ref(), token);
         }
+        let write = match mutant::is(Mutant::CasBeforeLog) {
+            true => self.decide_now(&replica, write),
+            false => write,
+        };
         let kind = ProposalKind::Write(write, request.session);
         let proposal = Proposal {
             kind,
@@ -310,6 +316,31 @@ impl<E: Env> Shard<E> {
             token,
         };
         replica.proposer.push(proposal);
+    }
+
+    /// What a compare-and-swap whose condition holds now writes, as a plain write.
+    fn decide_now(&self, replica: &Replica<E>, write: Write) -> Write {
+        let Write::CompareAndSwap {
+            key,
+            condition,
+            value,
+        } = &write
+        else {
+            return write;
+        };
+        let holds = self.look(replica.data_id(), key, |found| match condition {
+            Condition::Absent => found.is_none(),
+            Condition::Value(wanted) => found.is_some_and(|(value, _)| value == &**wanted),
+            Condition::Version(wanted) => found.is_some_and(|(_, version)| version == *wanted),
+        });
+        match (holds, value) {
+            (Ok(true), Some(value)) => Write::Put {
+                key: key.clone(),
+                value: value.clone(),
+            },
+            (Ok(true), None) => Write::Delete { key: key.clone() },
+            _ => write,
+        }
     }
 
     /// A retry is looked up by its pair before it is refused for spanning ranges: it may have been

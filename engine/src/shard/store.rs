@@ -299,6 +299,11 @@ impl<E: Env> Store<E> {
         }
     }
 
+    /// The longest entry but for one of a single write.
+    pub fn entry_len_max(&self) -> usize {
+        self.wal.entry_len_max()
+    }
+
     /// Log bytes that a start would have to apply again.
     pub fn replay_len(&self) -> u64 {
         self.wal.bytes_since(self.replay_from.get())

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use crate::env::Env;
+use crate::limits::ENTRY_LEN_MAX;
 use crate::mutant::{self, Mutant};
 use crate::types::DataId;
 use crate::wal::record::Record;
-use crate::wal::writer::{Core, Done};
+use crate::wal::writer::{Core, Done, Wal};
 use crate::wal::{Created, Group, LogEntry, LogId, LogState, Payload, Switched, Vote, WalError};
 use bytes::Bytes;
 
@@ -398,6 +399,10 @@ impl<E: Env> GroupLog<E> {
     /// The log has failed.
     pub async fn save_vote(&self, vote: Vote) -> Result<(), WalError> {
         self.log.borrow_mut().set_vote(vote);
+        if mutant::is(Mutant::VoteBeforeDurable) {
+            self.core.append_lazily(&Record::Vote(self.group, vote));
+            return Ok(());
+        }
         self.core
             .append_durably(&Record::Vote(self.group, vote))
             .await
@@ -413,8 +418,10 @@ impl<E: Env> GroupLog<E> {
     pub fn truncate_after(&self, after: Option<LogId>) {
         let after = after.map(|id| id.index);
         let left = self.log.borrow_mut().truncate(after);
-        self.core
-            .append_lazily(&Record::Truncate(self.group, after));
+        if !mutant::is(Mutant::TruncationNotLogged) {
+            self.core
+                .append_lazily(&Record::Truncate(self.group, after));
+        }
         self.core.complete(Done::Leave(left));
     }
 
@@ -434,7 +441,9 @@ impl<E: Env> GroupLog<E> {
         self.core.append_lazily(&record);
         let left = self.log.borrow_mut().switch(switched);
         self.core.complete(Done::Leave(left));
-        self.core.flush().await?;
+        if !mutant::is(Mutant::SwitchWithoutLog) {
+            self.core.flush().await?;
+        }
         // What comes after it from now on stands on its own.
         if let Some(switched) = &mut self.log.borrow_mut().switched {
             switched.keeps_later = true;
@@ -514,6 +523,24 @@ impl<E: Env> GroupLog<E> {
             }
         }
         Ok(entries)
+    }
+}
+
+impl<E: Env> Wal<E> {
+    /// The longest entry but for one of a single write: several of them fit into a segment.
+    pub fn entry_len_max(&self) -> usize {
+        ENTRY_LEN_MAX.min(self.core.options.segment_bytes as usize / 16)
+    }
+
+    /// What is known of every group's log, and the names of the entries in it.
+    pub fn contents(&self) -> Vec<(Group, LogState, Vec<LogId>)> {
+        let logs = self.core.logs.borrow();
+        let contents = logs.iter().map(|(group, log)| {
+            let log = log.borrow();
+            let ids = log.slots.iter().map(|slot| slot.id);
+            (*group, log.state(), ids.collect())
+        });
+        contents.collect()
     }
 }
 

@@ -87,7 +87,7 @@ pub struct Core<E: Env> {
 
 /// A shard's log. Clones are the same log.
 pub struct Wal<E: Env> {
-    core: Rc<Core<E>>,
+    pub(super) core: Rc<Core<E>>,
 }
 
 impl<E: Env> Clone for Wal<E> {

@@ -1,12 +1,13 @@
 //! Log matching: what any replica of a range applies at an index is the same entry, of the same
 //! term and leader, with the same bytes; terms never go back along the log. An entry that one
-//! replica has applied is committed: no other may ever stand in its place.
+//! replica has applied is committed: no other may ever stand in its place. The same holds for the
+//! log that a replica has on disk.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use rangedb_engine::types::RangeId;
-use rangedb_engine::wal::{Group, LogEntry, LogId, Payload};
+use rangedb_engine::wal::{Group, LogEntry, LogId, LogState, Payload};
 
 /// The committed entries of all ranges: their names, and a hash of their bytes.
 #[derive(Default)]
@@ -44,6 +45,38 @@ impl Log {
             before.filter(|((other, _), (before, _))| *other == range && before.term > id.term);
         if let Some((_, (before, _))) = before {
             return Err(format!("range {range}: {id:?} stands after {before:?}"));
+        }
+        Ok(())
+    }
+
+    /// Checks the log that a replica has on disk: its entries follow each other, and up to where it
+    /// knows them to be committed they are those that others applied.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check_stored(
+        &self,
+        group: Group,
+        state: &LogState,
+        entries: &[LogId],
+    ) -> Result<(), String> {
+        let Group { range, replica } = group;
+        for two in entries.windows(2) {
+            let &[before, id] = two else { continue };
+            if id.index != before.index + 1 || id.term < before.term {
+                return Err(format!(
+                    "range {range}: in the log of {replica} {id:?} stands after {before:?}"
+                ));
+            }
+        }
+        let committed = state.committed.map_or(0, |id| id.index);
+        for id in entries.iter().take_while(|id| id.index <= committed) {
+            let known = self.entries.get(&(range, id.index));
+            if let Some((known, _)) = known.filter(|(known, _)| known != id) {
+                return Err(format!(
+                    "range {range}: the log of {replica} has {id:?}, where {known:?} was applied"
+                ));
+            }
         }
         Ok(())
     }

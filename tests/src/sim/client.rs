@@ -1,66 +1,41 @@
 //! A client: it finds the node that leads a key's range, tries again, and gives up.
 //!
-//! It asks nodes as if it called them: what it asks runs on the node's host, by its clock, waits
-//! while the node is paused, and ends with it. A write that is lost with its node is tried again
-//! under its session pair, like the real client's.
+//! What it asks goes by a [`road`](super::road). A write that is lost on it, or with its node, is tried
+//! again under its session pair, like the real client's. Many writes of one client may be under way.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::error::{Error, Fate};
-use rangedb_engine::request::{Outcome, ScanReply, ScanRequest, SessionPair, Write};
-use rangedb_engine::shard::{Shard, WriteRequest, WriteSink};
-use rangedb_engine::types::{ClientId, Timestamp};
-use tokio::sync::oneshot;
+use rangedb_engine::mutant::{self, Mutant};
+use rangedb_engine::range::Route;
+use rangedb_engine::request::{Outcome, ScanReply, ScanRequest, SessionPair, Target, Write};
+use rangedb_engine::shard::Shard;
+use rangedb_engine::types::{ClientId, Epoch, RangeId, Timestamp};
 
 use super::cluster::Cluster;
-use super::executor::{self, Host, OnHost};
+use super::executor::{self, OnHost};
 use super::random::Random;
+use super::road::{Asked, Reached, Road, TRY};
 use super::runtime::SimRuntime;
 use super::seen::Seen;
 use super::world::SimEnv;
 
-/// A client gives up a write after this.
+/// A client gives up a write after this, if the write has no deadline.
 pub const GIVE_UP: Duration = Duration::from_secs(8);
-/// It gives up one try after this.
-pub const TRY: Duration = Duration::from_millis(1500);
 /// It tries again after this.
-const RETRY: Duration = Duration::from_millis(20);
+pub const RETRY: Duration = Duration::from_millis(20);
 
-/// A shard that can be asked now.
-pub struct Reached {
-    host: Host,
-    shard: Shard<SimEnv>,
-}
-
-impl Reached {
-    /// Asks at once. Only right after it was reached: by then it may be paused, or gone.
-    pub fn ask<R>(&self, question: impl FnOnce(&Shard<SimEnv>) -> R) -> R {
-        executor::current().on_host(self.host, || question(&self.shard))
-    }
-
-    /// Asks what takes time.
-    async fn wait<R>(&self, question: impl Future<Output = R>) -> Option<R> {
-        let asked = OnHost::new(self.host, question);
-        SimRuntime::timeout(TRY, asked).await.ok()
-    }
-}
-
-struct Once(RefCell<Option<oneshot::Sender<Result<Outcome, Error>>>>);
-
-impl WriteSink for Once {
-    fn complete(&self, _: u64, result: Result<Outcome, Error>) {
-        let sender = self
-            .0
-            .borrow_mut()
-            .take()
-            .expect("a write is answered once");
-        // The client may have given up.
-        let _ = sender.send(result);
-    }
+/// How much a client does for a write.
+#[derive(Clone, Copy)]
+pub struct Effort {
+    /// It gives up after this, and says so with the request.
+    pub deadline: Option<Duration>,
+    /// It tries again after this, about.
+    pub retry: Duration,
 }
 
 /// One client.
@@ -73,12 +48,21 @@ pub struct SimClient {
     pub(super) stop: Rc<Cell<bool>>,
     id: ClientId,
     /// Its last write.
-    pub(super) sequence: Cell<u64>,
+    sequence: Cell<u64>,
     unanswered: RefCell<BTreeSet<u64>>,
     /// The last cluster time seen, and when.
     time: Cell<(Timestamp, Duration)>,
     /// So many registers of each kind it knows.
     pub(super) registers: u64,
+    /// So many things it does at a time, bursts of writes aside.
+    pub(super) hands: u64,
+    /// Values that it made.
+    pub(super) values: Cell<u64>,
+    /// It writes its pair now.
+    pub(super) writes_pair: Cell<bool>,
+    road: Road,
+    /// The epoch of each range, as it last heard of it.
+    epochs: RefCell<BTreeMap<RangeId, Epoch>>,
     /// The node that it asks.
     node: Cell<u64>,
 }
@@ -101,22 +85,32 @@ impl SimClient {
         seen: Rc<Seen>,
         seed: u64,
         stop: Rc<Cell<bool>>,
-    ) -> SimClient {
+    ) -> Rc<SimClient> {
         let random = Random::new(seed, 1000 + u64::from(number));
         let machines = u64::from(cluster.machines());
-        SimClient {
+        Rc::new(SimClient {
             number,
             cluster,
             seen,
             id: ClientId(u128::from(random.next()) << 64 | u128::from(number)),
             registers: random.between(1, 6),
+            hands: [1, 1, 1, 2, 3][random.below(5) as usize],
+            values: Cell::new(0),
+            writes_pair: Cell::new(false),
+            road: Road::new(&random),
+            epochs: RefCell::default(),
             node: Cell::new(1 + random.below(machines)),
             random,
             stop,
             sequence: Cell::new(0),
             unanswered: RefCell::default(),
             time: Cell::new((Timestamp::ZERO, Duration::ZERO)),
-        }
+        })
+    }
+
+    /// The size of the log's segments: an entry has to fit into one.
+    pub(super) fn segment_bytes(&self) -> usize {
+        self.cluster.sizes.segment_bytes
     }
 
     /// The shard of the asked node that has the key's range, when the node runs.
@@ -131,7 +125,10 @@ impl SimClient {
     /// From now on it asks the node that an error names, or any.
     fn go_elsewhere(&self, error: Option<&Error>) {
         let leader = match error {
-            Some(Error::NotLeader(Some(route)) | Error::Moved(Some(route))) => route.leader,
+            Some(Error::NotLeader(Some(route)) | Error::Moved(Some(route))) => {
+                self.learn(route);
+                route.leader
+            }
             _ => None,
         };
         // The leader named may be long gone.
@@ -169,18 +166,41 @@ impl SimClient {
         seen.plus_ms((executor::current().now() - at).as_millis() as u64)
     }
 
-    async fn try_write(&self, key: &[u8], write: &Write, session: SessionPair) -> Tried {
+    fn learn(&self, route: &Route) {
+        self.epochs.borrow_mut().insert(route.range, route.epoch);
+    }
+
+    /// Every other request says which range it means; its epoch may be an old one.
+    fn target(&self, reached: &Reached, key: &[u8]) -> Option<Target> {
+        if self.random.once_in(2) {
+            return None;
+        }
+        let routes = reached.ask(Shard::routes);
+        let route = routes.into_iter().find(|route| route.keys.contains(key))?;
+        let mut epochs = self.epochs.borrow_mut();
+        let epoch = *epochs.entry(route.range).or_insert(route.epoch);
+        let range = route.range;
+        Some(Target { range, epoch })
+    }
+
+    /// Tries once; says, too, whether the request may come once more, whatever the answer is.
+    async fn try_write(
+        &self,
+        key: &[u8],
+        write: &Write,
+        session: SessionPair,
+        patience: Option<Duration>,
+    ) -> (Tried, bool) {
         let Some(reached) = self.reach(key).await else {
-            return Tried::NoNode;
+            return (Tried::NoNode, false);
         };
-        let (sender, receiver) = oneshot::channel();
-        let request = WriteRequest {
-            target: None,
+        let asked = Asked {
+            write: write.clone(),
+            target: self.target(&reached, key),
             session,
-            deadline: None,
+            patience,
         };
-        let sink = Rc::new(Once(RefCell::new(Some(sender))));
-        reached.ask(|shard| shard.write(write.clone(), request, sink, 1));
+        let (receiver, comes_twice) = self.road.send(&reached, asked);
         drop(reached);
         let tried = match SimRuntime::timeout(TRY, receiver).await {
             Ok(Ok(result)) => Tried::Known(result),
@@ -191,11 +211,35 @@ impl SimClient {
             Tried::Known(Err(error)) => self.go_elsewhere(Some(error)),
             Tried::Lost | Tried::NoNode => self.go_elsewhere(None),
         }
-        tried
+        (tried, comes_twice)
     }
 
-    /// Writes until the outcome is known or the client gives up. `Err(true)`: it is not known.
-    pub(super) async fn write(&self, key: &[u8], write: Write) -> Result<Outcome, bool> {
+    /// The name of a write that is tried now.
+    fn name(&self, sequence: u64, first_tried: Timestamp) -> SessionPair {
+        let unanswered = self.unanswered.borrow();
+        SessionPair {
+            client: self.id,
+            sequence,
+            lowest_unanswered: unanswered.first().copied().unwrap_or(sequence),
+            first_tried,
+        }
+    }
+
+    fn next_sequence(&self) -> u64 {
+        let sequence = self.sequence.get() + 1;
+        self.sequence.set(sequence);
+        self.unanswered.borrow_mut().insert(sequence);
+        sequence
+    }
+
+    /// Writes until the outcome is known or the client gives up. `Err(true)`: it is not known;
+    /// `Err(false)`: it is not applied, and never will be.
+    pub(super) async fn write(
+        &self,
+        key: &[u8],
+        write: Write,
+        effort: Effort,
+    ) -> Result<Outcome, bool> {
         // The first try is made by a cluster time that was asked for.
         while self.time.get().0 == Timestamp::ZERO {
             drop(self.reach(key).await);
@@ -204,26 +248,33 @@ impl SimClient {
             }
             SimRuntime::sleep(RETRY).await;
         }
-        let sequence = self.sequence.get() + 1;
-        self.sequence.set(sequence);
-        self.unanswered.borrow_mut().insert(sequence);
+        let result = self.write_under(key, &write, effort).await;
+        let count = if result.is_ok() {
+            &self.seen.done
+        } else {
+            &self.seen.failed
+        };
+        count.set(count.get() + 1);
+        result
+    }
+
+    async fn write_under(
+        &self,
+        key: &[u8],
+        write: &Write,
+        effort: Effort,
+    ) -> Result<Outcome, bool> {
+        let mut sequence = self.next_sequence();
         let first_tried = self.reckoned();
-        let began = executor::current().now();
+        let until = executor::current().now() + effort.deadline.unwrap_or(GIVE_UP);
         let mut in_doubt = false;
         let result = loop {
-            let lowest_unanswered = self
-                .unanswered
-                .borrow()
-                .first()
-                .copied()
-                .unwrap_or(sequence);
-            let session = SessionPair {
-                client: self.id,
-                sequence,
-                lowest_unanswered,
-                first_tried,
-            };
-            match self.try_write(key, &write, session).await {
+            let left = until.saturating_sub(executor::current().now());
+            let patience = effort.deadline.map(|_| left);
+            let session = self.name(sequence, first_tried);
+            let (tried, comes_twice) = self.try_write(key, write, session, patience).await;
+            in_doubt |= comes_twice;
+            match tried {
                 Tried::Known(Ok(outcome)) => break Ok(outcome),
                 Tried::Known(Err(Error::NotANumber | Error::NumberOverflow)) => {
                     break Err(in_doubt);
@@ -234,18 +285,17 @@ impl SimClient {
                 Tried::Known(Err(_)) | Tried::NoNode => {}
                 Tried::Lost => in_doubt = true,
             }
-            if executor::current().now() - began > GIVE_UP {
+            if executor::current().now() >= until {
                 break Err(in_doubt);
             }
-            SimRuntime::sleep(RETRY).await;
+            let pause = effort.retry.as_micros() as u64;
+            SimRuntime::sleep(Duration::from_micros(self.random.between(pause / 2, pause))).await;
+            if mutant::is(Mutant::RetryUnderNewPair) {
+                self.unanswered.borrow_mut().remove(&sequence);
+                sequence = self.next_sequence();
+            }
         };
         self.unanswered.borrow_mut().remove(&sequence);
-        let count = if result.is_ok() {
-            &self.seen.done
-        } else {
-            &self.seen.failed
-        };
-        count.set(count.get() + 1);
         result
     }
 
@@ -261,11 +311,13 @@ impl SimClient {
         let Some(reached) = self.reach(key).await else {
             return Err(Error::NotLeader(None));
         };
-        let read = match reached.ask(|shard| shard.get(key, None, &look)) {
+        let target = self.target(&reached, key);
+        let read = match reached.ask(|shard| shard.get(key, target, &look)) {
             Err(Error::LeaseExpired) => {
                 let confirmed = async {
-                    reached.shard.confirm(key, None).await?;
-                    reached.shard.get_confirmed(key, None, &look)
+                    reached.shard.confirm(key, target).await?;
+                    self.seen.confirmed.set(self.seen.confirmed.get() + 1);
+                    reached.shard.get_confirmed(key, target, &look)
                 };
                 let confirmed = reached.wait(confirmed).await;
                 confirmed.unwrap_or(Err(Error::DeadlineExceeded))
@@ -296,7 +348,8 @@ impl SimClient {
     pub(super) async fn scan(&self, scan: ScanRequest) -> Option<ScanReply> {
         let key = scan.start.clone().unwrap_or_default();
         let reached = self.reach(&key).await?;
-        match reached.wait(reached.shard.scan(scan, None, None)).await {
+        let target = self.target(&reached, &key);
+        match reached.wait(reached.shard.scan(scan, target, None)).await {
             Some(Ok(reply)) => Some(reply),
             Some(Err(error)) => {
                 self.go_elsewhere(Some(&error));

@@ -6,12 +6,13 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use rangedb_engine::shard::RangeStatus;
+use rangedb_engine::shard::{RangeStatus, Shard};
 
 use super::executor::{self, Host};
 use super::network::Network;
 use super::node::{SimNode, Sizes};
 use super::random::Random;
+use super::world::SimEnv;
 
 /// All nodes of a run.
 pub struct Cluster {
@@ -63,16 +64,24 @@ impl Cluster {
         self.nodes.borrow_mut()[place] = node;
     }
 
+    /// Every shard that runs, and where.
+    pub fn shards(&self) -> Vec<(Host, Shard<SimEnv>)> {
+        let mut all = Vec::new();
+        for node in self.nodes() {
+            let (host, shards) = (node.host(), node.shards());
+            let shards = shards.iter().flat_map(|shards| shards.iter());
+            all.extend(shards.map(|shard| (host, shard.clone())));
+        }
+        all
+    }
+
     /// Every replica that runs, as its host sees it now.
     pub fn looks(&self) -> Vec<Look> {
         let executor = executor::current();
         let mut looks = Vec::new();
-        for node in self.nodes() {
-            let (host, shards) = (node.host(), node.shards());
-            for shard in shards.iter().flat_map(|shards| shards.iter()) {
-                let ranges = executor.on_host(host, || shard.ranges());
-                looks.extend(ranges.into_iter().map(|status| Look { host, status }));
-            }
+        for (host, shard) in self.shards() {
+            let ranges = executor.on_host(host, || shard.ranges());
+            looks.extend(ranges.into_iter().map(|status| Look { host, status }));
         }
         looks
     }

@@ -13,6 +13,7 @@ use super::node::SimNode;
 use super::operator;
 use super::run::{LOOK_EVERY, START_PATIENCE, Story};
 use super::runtime::SimRuntime;
+use super::world;
 use crate::invariants;
 
 /// When faults are over, clients have ended what they do after this: a try and a give-up.
@@ -32,6 +33,7 @@ impl Story {
     /// No more faults, and all nodes run.
     pub(super) async fn heal(&self) {
         self.cluster.network.heal();
+        world::let_all_leases_count();
         let begun = executor::current().now();
         while !self.busy.borrow().is_empty() {
             SimRuntime::sleep(LOOK_EVERY).await;
@@ -92,6 +94,7 @@ impl Story {
         }
         self.read_back().await;
         invariants::registers::check(&self.seen);
+        self.seen.rows.borrow().check_swaps(&self.seen);
         self.check_convergence().await;
         if self.cluster.machines() > 2 && !self.seen.is_violated() {
             self.check_replication().await;
@@ -102,6 +105,20 @@ impl Story {
         if self.cluster.machines() > 2 && !self.seen.is_violated() {
             self.check_steadiness().await;
         }
+        if !self.seen.is_violated() {
+            self.check_stored().await;
+        }
+    }
+
+    /// The power of all goes at once: what is stored makes the same cluster again.
+    async fn check_stored(&self) {
+        let nodes = self.cluster.nodes();
+        nodes.iter().for_each(|node| node.crash());
+        for node in &nodes {
+            self.start(node, false).await;
+        }
+        self.read_back().await;
+        self.check_convergence().await;
     }
 
     /// What was acknowledged is there.
@@ -115,7 +132,7 @@ impl Story {
             let value = value.unwrap_or_else(|| "0".to_owned());
             invariants::counters::check(&self.seen, &key, value.parse().unwrap_or(i64::MIN));
         }
-        reader.scan_pairs().await;
+        reader.scan_now().await;
         reader.scan_snapshots_again().await;
     }
 
@@ -149,6 +166,7 @@ impl Story {
             }
             SimRuntime::sleep(LOOK_EVERY).await;
         }
+        invariants::compare(&self.seen, &self.cluster, true);
         let looks = self.cluster.looks();
         invariants::tiling::check_whole(&self.seen, &looks);
         // A shard begins with two replicas at most.

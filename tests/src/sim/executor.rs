@@ -245,6 +245,16 @@ impl Executor {
         is_paused
     }
 
+    /// Whether a life has ended.
+    pub fn has_ended(&self, host: Host) -> bool {
+        self.ended.borrow().contains(&host)
+    }
+
+    /// The machine of the host that runs now.
+    pub fn machine(&self) -> u16 {
+        self.host.get().machine()
+    }
+
     /// Does something as if the host did it: by its clock, with tasks of its own.
     pub fn on_host<R>(&self, host: Host, work: impl FnOnce() -> R) -> R {
         let before = self.host.replace(host);
@@ -467,8 +477,7 @@ impl<F: Future> Future for OnHost<F> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let executor = current();
         let host = self.host;
-        let is_over = executor.ended.borrow().contains(&host);
-        if is_over || executor.waits_for(host, Some(cx.waker())) {
+        if executor.has_ended(host) || executor.waits_for(host, Some(cx.waker())) {
             return Poll::Pending;
         }
         executor.on_host(host, || self.future.as_mut().poll(cx))

@@ -47,6 +47,14 @@ pub enum Fault {
         links: Vec<(u16, u16)>,
         delay_max_us: u64,
     },
+    /// Leaders on the node may not read alone, or may again.
+    NoLease { node: u16, off: bool },
+    /// Something happens right after the node's next answer of a kind went out.
+    AtAnswer {
+        node: u16,
+        answer: Telling,
+        then: Then,
+    },
     /// A shard's leaderships are handed over.
     HandOver { node: u16, shard: u16 },
     /// The machine's disk is gone for good; after a while another node begins there with an empty one.
@@ -55,6 +63,27 @@ pub enum Fault {
     Install { crash: Option<(u16, u64)> },
     /// A person orders something of the cluster's manager, by way of a node.
     Order { by: u16, order: Order },
+}
+
+/// An answer of one replica to another after which something happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Telling {
+    /// It votes for the other.
+    Voted,
+    /// It took entries of the other, and its log is shorter than before.
+    Truncated,
+}
+
+/// What happens right after an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are named for what they are")]
+pub enum Then {
+    /// The power of the node goes, and comes again.
+    Crash { down_ms: u64 },
+    /// The same, and the one that was answered is cut off, and nobody else is.
+    CrashAndPart { down_ms: u64 },
+    /// All cuts are mended.
+    Mend,
 }
 
 /// An order of a person; nodes by their machines.
@@ -91,7 +120,7 @@ pub struct Faults {
 }
 
 /// Which kinds of faults a seed has.
-const KINDS: [fn(&Random, u16, u16) -> Fault; 18] = [
+const KINDS: [fn(&Random, u16, u16) -> Fault; 22] = [
     crash,
     crash,
     stop,
@@ -105,6 +134,10 @@ const KINDS: [fn(&Random, u16, u16) -> Fault; 18] = [
     ring,
     loss,
     slow_links,
+    no_lease,
+    no_lease,
+    crash_at_answer,
+    crash_at_answer,
     hand_over,
     lead,
     move_replica,
@@ -130,8 +163,13 @@ impl Faults {
             // What needs others is left out.
             kinds = KINDS[..9].iter().filter(|_| random.once_in(2)).collect();
         }
-        if nodes > 2 && random.once_in(3) {
-            steps.extend(lonely_restart(random, nodes));
+        if nodes > 2 {
+            match random.below(6) {
+                0 | 1 => steps.extend(lonely_restart(random, nodes)),
+                2 => steps.extend(crash_of_a_voter(random, nodes)),
+                3 => steps.extend(crash_of_a_shortened(random, nodes)),
+                _ => {}
+            }
         }
         for _ in 0..random.between(3, 12) {
             let pick = random.below(kinds.len() as u64) as usize;
@@ -214,6 +252,72 @@ fn lonely_restart(random: &Random, nodes: u16) -> Vec<Step> {
         step(0, crash),
         step(random.between(300, 900), Fault::Mend),
     ]
+}
+
+/// A leader is cut off, in most cases the first one; gives it and the others.
+fn cut_off(random: &Random, nodes: u16) -> (u16, Vec<u16>, Step) {
+    let leader = match random.once_in(2) {
+        true => 1,
+        false => node(random, nodes),
+    };
+    let others: Vec<u16> = (1..=nodes).filter(|other| *other != leader).collect();
+    let links = others.iter();
+    let links = links.flat_map(|other| [(leader, *other), (*other, leader)]);
+    let step = Step {
+        after: Duration::from_millis(random.between(300, 1_500)),
+        fault: Fault::Cut {
+            links: links.collect(),
+        },
+    };
+    (leader, others, step)
+}
+
+fn at_answer(node: u16, answer: Telling, then: Then) -> Step {
+    Step {
+        after: Duration::ZERO,
+        fault: Fault::AtAnswer { node, answer, then },
+    }
+}
+
+/// The way to two leaders, if votes were forgotten at a restart: a leader is cut off, another one is
+/// elected, and of those who voted for it one loses its power at once. Then that one is left with the old
+/// leader, which has more than it, and both are without the new one.
+fn crash_of_a_voter(random: &Random, nodes: u16) -> Vec<Step> {
+    let (_, others, cut) = cut_off(random, nodes);
+    let mut steps = vec![cut];
+    for node in others {
+        let down_ms = random.between(0, 30);
+        steps.push(at_answer(
+            node,
+            Telling::Voted,
+            Then::CrashAndPart { down_ms },
+        ));
+    }
+    steps.push(Step {
+        after: Duration::from_millis(random.between(1_000, 2_500)),
+        fault: Fault::Mend,
+    });
+    steps
+}
+
+/// The way to entries that come back after they were dropped: a leader that is cut off takes more of them
+/// than the next one has when it meets it, and loses its power right after it has dropped them.
+fn crash_of_a_shortened(random: &Random, nodes: u16) -> Vec<Step> {
+    let (leader, others, cut) = cut_off(random, nodes);
+    let mut steps = vec![cut];
+    let down_ms = random.between(0, 100);
+    steps.push(at_answer(
+        leader,
+        Telling::Truncated,
+        Then::Crash { down_ms },
+    ));
+    let voters = others.into_iter();
+    steps.extend(voters.map(|node| at_answer(node, Telling::Voted, Then::Mend)));
+    steps.push(Step {
+        after: Duration::from_millis(random.between(1_000, 2_500)),
+        fault: Fault::Mend,
+    });
+    steps
 }
 
 fn stop(random: &Random, nodes: u16, _: u16) -> Fault {
@@ -310,6 +414,23 @@ fn slow_links(random: &Random, nodes: u16, _: u16) -> Fault {
     Fault::SlowLinks {
         links: links.collect(),
         delay_max_us: random.between(100, 150_000),
+    }
+}
+
+fn no_lease(random: &Random, nodes: u16, _: u16) -> Fault {
+    Fault::NoLease {
+        node: node(random, nodes),
+        off: !random.once_in(4),
+    }
+}
+
+fn crash_at_answer(random: &Random, nodes: u16, _: u16) -> Fault {
+    let answers = [Telling::Voted, Telling::Truncated];
+    let down_ms = random.between(0, 500);
+    Fault::AtAnswer {
+        node: node(random, nodes),
+        answer: answers[random.below(2) as usize],
+        then: Then::Crash { down_ms },
     }
 }
 

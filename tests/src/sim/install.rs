@@ -29,6 +29,8 @@ const LOOK_EVERY: Duration = Duration::from_micros(200);
 /// How long the power is away.
 const DARK: Duration = Duration::from_millis(50);
 const CLIENTS: u32 = 2;
+/// A slow log's writes take up to so many microseconds.
+const SLOW_LOG_US: u64 = 20_000;
 
 /// Three nodes that keep hardly any of their logs.
 const SIZES: Sizes = Sizes {
@@ -43,18 +45,35 @@ const SIZES: Sizes = Sizes {
     small_append_bytes: 1 << 10,
 };
 
-/// Runs it; with `crash` a machine loses its power after so many polls of its tasks, counted from when
-/// [`TAKER`] starts again.
-///
-/// # Errors
-/// Nothing could run any more, or too much did.
-pub fn run_install(seed: u64, crash: Option<(u16, u64)>) -> Result<Report, String> {
-    let fault = Fault::Install { crash };
-    let after = BEGINS_AFTER;
-    let faults = Faults {
-        steps: vec![Step { after, fault }],
-    };
-    run_drawn(seed, SIZES, CLIENTS, &faults)
+/// One such run.
+#[derive(Clone, Copy, Debug)]
+pub struct Install {
+    /// Decides all that is not fixed.
+    pub seed: u64,
+    /// Whether [`TAKER`] writes its log so slowly that much else happens between two writes.
+    pub slow_log: bool,
+    /// The machine that loses its power, and after how many polls of its tasks, counted from when
+    /// [`TAKER`] starts again.
+    pub crash: Option<(u16, u64)>,
+}
+
+impl Install {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// Nothing could run any more, or too much did.
+    pub fn run(self) -> Result<Report, String> {
+        let step = |after, fault| Step { after, fault };
+        let mut steps = vec![step(BEGINS_AFTER, Fault::Install { crash: self.crash })];
+        if self.slow_log {
+            let (node, latency_us) = (TAKER, SLOW_LOG_US);
+            steps.insert(
+                0,
+                step(Duration::ZERO, Fault::SlowDisk { node, latency_us }),
+            );
+        }
+        run_drawn(self.seed, SIZES, CLIENTS, &Faults { steps })
+    }
 }
 
 /// Where a node's rows lie: a snapshot is taken over under a new data id.

@@ -16,11 +16,14 @@ use bytes::Bytes;
 use rangedb_engine::env::{Lane, Transport};
 use rangedb_engine::shard::Shard;
 use rangedb_engine::types::{Location, NodeId};
+use rangedb_engine::wal::Group;
 use tokio::sync::oneshot;
 
 use super::executor::{self, Host, OUTSIDE};
+use super::faults::Telling;
 use super::random::Random;
 use super::world::SimEnv;
+use crate::invariants;
 
 /// The longest that a message takes on a link that is not slow, in microseconds.
 const DELAY_MAX_US: u64 = 500;
@@ -52,6 +55,8 @@ pub struct Network {
     cut: RefCell<BTreeSet<(u16, u16)>>,
     /// The longest that a message from the first machine to the second takes, in microseconds.
     slow: RefCell<BTreeMap<(u16, u16), u64>>,
+    /// Machines that stop right after their next answer of a kind, and who is told for whom it was.
+    at_answer: RefCell<BTreeMap<(u16, Telling), oneshot::Sender<u16>>>,
     /// What is under way; a way with an entry has a task.
     under_way: RefCell<BTreeMap<Way, VecDeque<Sent>>>,
     /// One message in so many is lost; 0: none.
@@ -69,6 +74,7 @@ impl Network {
             machines: RefCell::default(),
             cut: RefCell::default(),
             slow: RefCell::default(),
+            at_answer: RefCell::default(),
             under_way: RefCell::default(),
             loss_one_in: Cell::new(0),
             duplicates: Cell::new(false),
@@ -116,6 +122,16 @@ impl Network {
         self.slow.borrow_mut().insert((from, to), delay_max_us);
     }
 
+    /// A machine stops right after its next answer of a kind went out; `told` is told for whom it was.
+    pub fn stop_at(&self, machine: u16, answer: Telling, told: oneshot::Sender<u16>) {
+        self.at_answer.borrow_mut().insert((machine, answer), told);
+    }
+
+    /// No machine stops at an answer.
+    pub fn forget_stops(&self) {
+        self.at_answer.borrow_mut().clear();
+    }
+
     /// All cuts are mended.
     pub fn mend(&self) {
         self.cut.borrow_mut().clear();
@@ -124,6 +140,7 @@ impl Network {
     /// All links work again.
     pub fn heal(&self) {
         self.mend();
+        self.forget_stops();
         self.slow.borrow_mut().clear();
         self.loss_one_in.set(0);
         self.duplicates.set(false);
@@ -171,10 +188,10 @@ impl Network {
             self.await_running(to).await;
             if self.arrives(from, to) {
                 if self.duplicates.get() && self.random.once_in(10) {
-                    self.deliver_again(to, sent.question.clone());
+                    self.deliver_again(from, to, sent.question.clone());
                 }
                 let network = self.clone();
-                let answer = self.deliver(to, sent.question);
+                let answer = self.deliver(from, to, sent.question);
                 executor::current().spawn_on(OUTSIDE, async move {
                     network.bring_back(from, to, answer, sent.answer).await;
                 });
@@ -223,27 +240,69 @@ impl Network {
         let _ = to.send(answer);
     }
 
-    /// Has the shard at `to` answer.
-    fn deliver(&self, to: Location, question: Bytes) -> Option<oneshot::Receiver<Bytes>> {
+    /// Has the shard at `to` answer one at `from`.
+    fn deliver(
+        self: &Rc<Network>,
+        from: Location,
+        to: Location,
+        question: Bytes,
+    ) -> Option<oneshot::Receiver<Bytes>> {
         let attached = self.attached.borrow();
         let Attached { host, shard } = attached.get(&to)?;
         let (sender, receiver) = oneshot::channel();
         let (host, shard) = (*host, shard.clone());
-        drop(attached);
+        let network = self.clone();
         executor::current().spawn_on(host, async move {
+            let before = network.last_entries(to, &shard);
+            let answer = shard.answer(question.clone()).await;
+            let has_voted = invariants::answered(question, &answer);
             // Whoever asked may have given up.
-            let _ = sender.send(shard.answer(question).await);
+            let _ = sender.send(answer);
+            if has_voted {
+                network.stop_if_asked(from, to, Telling::Voted);
+            }
+            let after = network.last_entries(to, &shard);
+            let mut shorter = before
+                .iter()
+                .filter_map(|(group, last)| Some((after.get(group)?, last)));
+            if shorter.any(|(now, before)| now < before) {
+                network.stop_if_asked(from, to, Telling::Truncated);
+            }
         });
         Some(receiver)
     }
 
+    /// The index of the last entry in each log of a shard, if its machine shall stop where one is
+    /// shortened.
+    fn last_entries(&self, at: Location, shard: &Shard<SimEnv>) -> BTreeMap<Group, u64> {
+        let (machine, _) = self.machines(at, at);
+        let stops = self.at_answer.borrow();
+        if !stops.contains_key(&(machine, Telling::Truncated)) {
+            return BTreeMap::new();
+        }
+        let logs = shard.logs().into_iter();
+        logs.map(|(group, state, _)| (group, state.last.map_or(0, |id| id.index)))
+            .collect()
+    }
+
+    /// The shard at `to` has answered one at `from`.
+    fn stop_if_asked(&self, from: Location, to: Location, answer: Telling) {
+        let (asker, machine) = self.machines(from, to);
+        let told = self.at_answer.borrow_mut().remove(&(machine, answer));
+        if let Some(told) = told {
+            executor::current().pause(machine);
+            // The run may be over.
+            let _ = told.send(asker);
+        }
+    }
+
     /// Delivers a question once more, some time later. Nobody hears the answer.
-    fn deliver_again(self: &Rc<Network>, to: Location, question: Bytes) {
+    fn deliver_again(self: &Rc<Network>, from: Location, to: Location, question: Bytes) {
         let network = self.clone();
         executor::current().spawn_on(OUTSIDE, async move {
             let late = Duration::from_millis(network.random.below(LATE_MAX_MS));
             executor::sleep_until(executor::current().now() + late).await;
-            drop(network.deliver(to, question));
+            drop(network.deliver(from, to, question));
         });
     }
 }

@@ -22,6 +22,7 @@ use super::network::Network;
 use super::random::Random;
 use super::runtime::SimRuntime;
 use super::world::{SimClock, SimEnv};
+use crate::invariants;
 
 /// Sizes that differ from seed to seed.
 #[derive(Clone, Copy, Debug)]
@@ -185,6 +186,7 @@ impl SimNode {
             for shard in 0..node.sizes.shards {
                 match node.open(shard, hlc.clone()).await {
                     Ok(opened) => {
+                        invariants::log_read_back(&opened.logs());
                         let (location, host) = (node.location(shard), node.host());
                         node.network.attach(location, host, opened.clone());
                         let system = node.system.clone();

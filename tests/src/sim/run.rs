@@ -7,22 +7,26 @@ use std::time::Duration;
 
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::types::{RangeId, SYSTEM_RANGE};
+use tokio::sync::oneshot;
 
 use super::client::SimClient;
 use super::cluster::Cluster;
 use super::executor::{self, Executor, OUTSIDE, OnHost};
-use super::faults::{Fault, Faults};
+use super::faults::{Fault, Faults, Telling, Then};
 use super::node::{SimNode, Sizes};
 use super::operator;
 use super::random::Random;
 use super::runtime::SimRuntime;
 use super::seen::Seen;
+use super::world;
 use crate::invariants::{self, Watch};
 
 /// A node that has not started after this is waiting for room on its disk.
 pub(super) const START_PATIENCE: Duration = Duration::from_secs(120);
 /// All replicas are looked at so often.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(3);
+/// An answer that went out is there after this.
+const ANSWER_ARRIVES: Duration = Duration::from_millis(1);
 /// A disk is not lost before every range can do without it; that is waited for so long.
 const SPARE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -41,6 +45,8 @@ pub struct Report {
     pub orders: u64,
     /// Disks that were lost.
     pub disks_lost: u64,
+    /// Reads without a lease that others confirmed.
+    pub confirmed: u64,
     /// Replicas that took over a snapshot, at the end.
     pub snapshots: u64,
     /// Of an [`install`](super::install) that was not interrupted: polls of each machine's tasks.
@@ -55,10 +61,10 @@ fn sizes(random: &Random) -> Sizes {
         nodes: [1, 3, 3, 5][random.below(4) as usize],
         grows: random.once_in(2),
         memtable_bytes: 1 << random.between(12, 17),
-        segment_bytes: 1 << random.between(16, 19),
+        segment_bytes: 1 << random.between(16, 21),
         entry_cache_bytes: 1 << random.between(8, 18),
         entries_kept: 1 << random.between(0, 8),
-        gc_retention_ms: random.between(1_000, 30_000),
+        gc_retention_ms: random.between(200, [2_000, 30_000][random.below(2) as usize]),
         small_append_bytes: 1 << random.between(7, 16),
     }
 }
@@ -127,6 +133,7 @@ pub(super) fn run_drawn(
 fn tell(seed: u64, drawn: Drawn, faults: &Faults) -> Result<Report, String> {
     let executor = Executor::start(seed);
     invariants::forget();
+    world::let_all_leases_count();
     let seen = Rc::new(Seen::default());
     let story = Rc::new(Story {
         cluster: Cluster::new(drawn.sizes, seed),
@@ -149,6 +156,7 @@ fn tell(seed: u64, drawn: Drawn, faults: &Faults) -> Result<Report, String> {
         restarts: story.restarts.get(),
         orders: story.orders.get(),
         disks_lost: story.disks_lost.get(),
+        confirmed: seen.confirmed.get(),
         snapshots: seen.snapshots.get(),
         installed: story.installed.take(),
         violations: seen.violations.borrow().clone(),
@@ -194,6 +202,7 @@ impl Story {
         for step in &self.faults.steps {
             SimRuntime::sleep(step.after).await;
             self.happen(&step.fault).await;
+            invariants::compare(&self.seen, &self.cluster, false);
             for node in self.cluster.nodes() {
                 if node.fatal().is_some() && !self.is_busy(&node) {
                     self.while_busy(&node, |story, node| async move {
@@ -215,7 +224,7 @@ impl Story {
         watched.set(true);
     }
 
-    pub(super) fn client(&self, number: u32, stop: &Rc<Cell<bool>>) -> SimClient {
+    pub(super) fn client(&self, number: u32, stop: &Rc<Cell<bool>>) -> Rc<SimClient> {
         let (cluster, seen) = (self.cluster.clone(), self.seen.clone());
         SimClient::new(number, cluster, seen, self.seed, stop.clone())
     }
@@ -311,6 +320,8 @@ impl Story {
                     story.orders.set(before + u64::from(is_followed));
                 });
             }
+            Fault::NoLease { node, off } => world::let_leases_count(*node, !off),
+            Fault::AtAnswer { node, answer, then } => self.at_answer(*node, *answer, *then),
             Fault::Crash { node, .. }
             | Fault::Stop { node }
             | Fault::Pause { node, .. }
@@ -325,6 +336,48 @@ impl Story {
                     self.happen_to(&node, fault);
                 }
             }
+        }
+    }
+
+    /// Something happens right after a machine's next answer of a kind went out.
+    fn at_answer(self: &Rc<Story>, machine: u16, answer: Telling, then: Then) {
+        let (told, answered) = oneshot::channel();
+        self.cluster.network.stop_at(machine, answer, told);
+        let story = self.clone();
+        executor::current().spawn_on(OUTSIDE, async move {
+            let Ok(asker) = answered.await else { return };
+            let node = story.cluster.on(machine);
+            let (down_ms, parts) = match then {
+                Then::Crash { down_ms } => (down_ms, false),
+                Then::CrashAndPart { down_ms } => (down_ms, true),
+                Then::Mend => {
+                    story.cluster.network.mend();
+                    return executor::current().resume(machine);
+                }
+            };
+            let Some(node) = node.filter(|node| !story.is_busy(node)) else {
+                return executor::current().resume(machine);
+            };
+            story.while_busy(&node, move |story, node| async move {
+                node.crash();
+                SimRuntime::sleep(ANSWER_ARRIVES).await;
+                if parts {
+                    story.part(asker);
+                }
+                SimRuntime::sleep(Duration::from_millis(down_ms)).await;
+                story.start(&node, false).await;
+            });
+        });
+    }
+
+    /// A machine is cut off from all others, and nobody else is.
+    fn part(&self, machine: u16) {
+        let network = &self.cluster.network;
+        network.mend();
+        network.forget_stops();
+        for other in (1..=self.cluster.machines()).filter(|other| *other != machine) {
+            network.cut(machine, other);
+            network.cut(other, machine);
         }
     }
 

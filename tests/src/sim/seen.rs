@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use rangedb_engine::types::Timestamp;
 use rangedb_loadgen::check::Checker;
 
+use crate::invariants::pairs::Pairs;
+use crate::invariants::rows::Rows;
 use crate::invariants::snapshots::Snapshots;
 
 /// So many violations are told of one run.
@@ -18,11 +20,13 @@ pub struct Seen {
     pub history: RefCell<Checker<String>>,
     /// Of each counter: what was acknowledged, and what may have been added beyond.
     pub counters: RefCell<BTreeMap<String, (i64, i64)>>,
-    /// Of each pair: its acknowledged number, the highest that may be there.
-    pub pairs: RefCell<BTreeMap<u64, (u64, u64)>>,
+    /// Writes of pairs.
+    pub pairs: RefCell<Pairs>,
+    /// Writes of registers and other rows.
+    pub rows: RefCell<Rows>,
     /// The highest version acknowledged or read, of each key.
     pub versions: RefCell<BTreeMap<String, Timestamp>>,
-    /// Snapshots of the pairs.
+    /// Snapshots that were scanned.
     pub snapshots_read: RefCell<Snapshots>,
     /// What must not have happened.
     pub violations: RefCell<Vec<String>>,
@@ -32,6 +36,8 @@ pub struct Seen {
     pub done: Cell<u64>,
     /// Operations that failed for a while or for good.
     pub failed: Cell<u64>,
+    /// Reads without a lease that others confirmed.
+    pub confirmed: Cell<u64>,
     /// Replicas that took over a snapshot.
     pub snapshots: Cell<u64>,
 }
@@ -58,6 +64,16 @@ impl Seen {
         let mut versions = self.versions.borrow_mut();
         let known = versions.entry(key.to_owned()).or_default();
         *known = version.max(*known);
+    }
+
+    /// The highest version of all keys from `start` to before `end` known so far.
+    pub fn highest(&self, (start, end): (&str, &str)) -> Timestamp {
+        let versions = self.versions.borrow();
+        let versions = versions.range(start.to_owned()..end.to_owned());
+        versions
+            .map(|(_, version)| *version)
+            .max()
+            .unwrap_or_default()
     }
 
     /// The highest version of a key known so far.

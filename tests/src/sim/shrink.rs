@@ -16,7 +16,15 @@ const SHRINKS_FOR: Duration = Duration::from_secs(60);
 /// # Errors
 /// Nothing could run any more, too much did, or something panicked.
 pub fn run_caught(seed: u64, faults: &Faults) -> Result<Report, String> {
-    let ran = catch_unwind(AssertUnwindSafe(|| run::run_with(seed, faults)));
+    caught(|| run::run_with(seed, faults))
+}
+
+/// The same for any run.
+///
+/// # Errors
+/// As above.
+pub fn caught(run: impl FnOnce() -> Result<Report, String>) -> Result<Report, String> {
+    let ran = catch_unwind(AssertUnwindSafe(run));
     ran.unwrap_or_else(|panic| {
         executor::abandon();
         let text = panic.downcast_ref::<String>().cloned();

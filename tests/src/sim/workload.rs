@@ -1,75 +1,121 @@
 //! What the simulated clients do, and what they remember for the invariants.
 //!
-//! Each client does one thing after the other: reads, conditional and plain writes of registers,
-//! increments of counters, writes of pairs that must stay equal, and scans of the pairs in pages:
-//! now, at a moment ahead, or again at one that was scanned before.
+//! Each hand of a client does one thing after the other: reads, conditional and plain writes of
+//! registers and other rows, increments of counters, writes of pairs that must stay equal, bursts of up
+//! to a thousand and more writes at once, and scans in pages: now, at a moment ahead, or again at one that
+//! was scanned before. Registers are few writes at a time, so that all their orders can be tried; of all
+//! rows, those of bursts too, every version is held against what was acknowledged.
 
+use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::request::{Condition, Mutation, Outcome, ScanRequest, Versioned, Write};
 use rangedb_engine::shard::Shard;
 use rangedb_engine::types::{Blob, Timestamp};
 use rangedb_loadgen::check::history::{Action, Expected, Operation};
 
-use super::client::SimClient;
-use super::executor;
+use super::client::{Effort, RETRY, SimClient};
+use super::executor::{self, OUTSIDE};
 use super::runtime::SimRuntime;
 use crate::invariants;
+use crate::invariants::rows::Value;
 
 /// A snapshot ahead lies within so many milliseconds.
 const AHEAD_MAX_MS: u64 = 450;
+/// Scans go over these keys: pairs, rows of bursts, registers.
+const SCANNED: (&str, &str) = ("cp", "cs");
+/// The writes of most bursts, of larger ones, and of the largest.
+const BURSTS: [u64; 3] = [12, 60, 1_500];
+/// Now and then a value is this long.
+const LONG_VALUE: usize = 64 << 10;
 
 fn nanos() -> u64 {
     executor::current().now().as_nanos() as u64
 }
 
+/// A write of one row, and what is to be remembered of it.
+struct RowWrite {
+    key: String,
+    write: Write,
+    action: Action,
+    /// What it leaves.
+    value: Value,
+    /// The version that a compare-and-swap asks for, zero for none.
+    expected: Option<Timestamp>,
+}
+
 impl SimClient {
-    /// Works until told to stop.
-    pub async fn run(self) {
+    /// Works with all hands until told to stop.
+    pub async fn run(self: Rc<SimClient>) {
+        for _ in 1..self.hands {
+            self.seen.clients.set(self.seen.clients.get() + 1);
+            executor::current().spawn_on(OUTSIDE, self.clone().work());
+        }
+        self.work().await;
+    }
+
+    async fn work(self: Rc<SimClient>) {
         while !self.stop.get() {
-            SimRuntime::sleep(Duration::from_micros(self.random.between(10, 20_000))).await;
-            match self.random.below(20) {
-                0..7 => self.read_register().await,
-                7..13 => self.write_register().await,
-                13..16 => self.increment().await,
-                16..18 => self.write_pair().await,
-                18 => self.scan_pairs().await,
-                _ => self.scan_snapshot().await,
+            let most = 20_000 * self.hands;
+            SimRuntime::sleep(Duration::from_micros(self.random.between(10, most))).await;
+            match self.random.below(41) {
+                0..12 => self.read_row(self.register(), true).await,
+                12..14 => self.read_row(self.burst_key(), false).await,
+                14..26 => self.write_register().await,
+                26..32 => self.increment(self.effort()).await,
+                32..36 => self.write_pair().await,
+                36..38 => self.scan_now().await,
+                38..40 => self.scan_snapshot().await,
+                _ => self.burst().await,
             }
         }
         self.seen.clients.set(self.seen.clients.get() - 1);
     }
 
-    fn register(&self) -> String {
-        let letter = char::from(b'a' + self.random.below(26) as u8);
-        // Few keys, spread over all shards.
-        format!(
-            "{}r{}",
-            if self.random.once_in(2) { 'c' } else { 'x' },
-            self.random.below(self.registers)
-        )
-        .replace('x', if letter < 'n' { "g" } else { "x" })
+    /// How much is done for a write: some have a deadline, some hardly a chance.
+    fn effort(&self) -> Effort {
+        let deadline_ms = match self.random.below(6) {
+            0 => Some(self.random.between(1, 60)),
+            1 | 2 => Some(self.random.between(60, 3_000)),
+            _ => None,
+        };
+        Effort {
+            deadline: deadline_ms.map(Duration::from_millis),
+            retry: RETRY,
+        }
     }
 
-    async fn read_register(&self) {
-        let key = self.register();
+    /// Few keys, spread over all shards.
+    fn register(&self) -> String {
+        let place = ["c", "c", "g", "x"][self.random.below(4) as usize];
+        format!("{place}r{}", self.random.below(self.registers))
+    }
+
+    fn burst_key(&self) -> String {
+        let place = ["c", "c", "g", "x"][self.random.below(4) as usize];
+        format!("{place}q{}", self.random.below(8))
+    }
+
+    /// Reads the latest of a row; `alone`: of one that few write at a time.
+    async fn read_row(&self, key: String, alone: bool) {
         let (invoked, least) = (nanos(), self.seen.known(&key));
+        let before = self.seen.rows.borrow().newest(&key);
         let read = self.read(key.as_bytes(), |found| {
             found.map(|(value, version)| (number(value), version))
         });
         let Ok(found) = read.await else { return };
+        let rows = self.seen.rows.borrow();
+        rows.check_read(&self.seen, &key, before, found);
         if let Some((_, version)) = found {
             self.seen.version(&key, version, least);
         }
-        self.add(
-            &key,
-            Action::Get {
-                found: found.map(|(value, _)| value),
-            },
-            invoked,
-            true,
-        );
+        if alone {
+            let found = found.map(|(value, _)| value);
+            self.add(&key, Action::Get { found }, invoked, true);
+        }
     }
 
     fn add(&self, key: &str, action: Action, invoked: u64, known: bool) {
@@ -87,15 +133,26 @@ impl SimClient {
     }
 
     async fn write_register(&self) {
-        let key = self.register();
+        let row = self.draw(self.register(), true).await;
+        self.write_row(row, self.effort(), true).await;
+    }
+
+    /// A value of its own.
+    fn value(&self, may_be_long: bool) -> (u64, Blob) {
+        self.values.set(self.values.get() + 1);
+        let value = u64::from(self.number) << 32 | self.values.get();
+        let len = match self.random.below(40) {
+            0 if may_be_long => LONG_VALUE.min(self.segment_bytes() / 4),
+            _ => 300,
+        };
+        let filler = "x".repeat(self.random.below(len as u64) as usize);
+        (value, Blob::from(format!("{value}:{filler}")))
+    }
+
+    /// Some write of a row.
+    async fn draw(&self, key: String, may_be_long: bool) -> RowWrite {
         let bytes = Blob::from(key.clone());
-        let value = u64::from(self.number) << 32 | (self.sequence.get() + 1);
-        let text = Blob::from(format!(
-            "{value}:{}",
-            "x".repeat(self.random.below(300) as usize)
-        ));
-        let reached = self.reach(&bytes).await;
-        let present = reached.and_then(|reached| {
+        let present = self.reach(&bytes).await.and_then(|reached| {
             let get = |shard: &Shard<_>| {
                 shard.get(&bytes, None, |found| {
                     found.map(|(value, version)| (Blob::copy_from_slice(value), version))
@@ -103,104 +160,136 @@ impl SimClient {
             };
             reached.ask(get).ok()
         });
-        let kind = self.random.below(5);
-        let (write, action) = match (kind, present) {
-            (0, _) => (
-                Write::Delete { key: bytes.clone() },
-                Action::Delete { existed: None },
-            ),
-            (1 | 2, Some(present)) => self.compare_and_swap(&bytes, present, (value, text)),
-            _ => (
-                Write::Put {
-                    key: bytes.clone(),
+        let (value, text) = self.value(may_be_long);
+        match (self.random.below(5), present) {
+            (0, _) => RowWrite {
+                key,
+                write: Write::Delete { key: bytes },
+                action: Action::Delete { existed: None },
+                value: None,
+                expected: None,
+            },
+            (1 | 2, Some(present)) => self.compare_and_swap(key, present, (value, text)),
+            _ => RowWrite {
+                key,
+                write: Write::Put {
+                    key: bytes,
                     value: text,
                 },
-                Action::Put { value },
-            ),
-        };
-        let (invoked, least) = (nanos(), self.seen.known(&key));
-        let (action, known) = match self.write(&bytes, write).await {
-            Ok(Outcome::Done { version, existed }) => {
-                self.seen.version(&key, version, least);
-                let action = match action {
-                    Action::Delete { .. } => Action::Delete {
-                        existed: Some(existed),
-                    },
-                    Action::CompareAndSwap { expected, new, .. } => Action::CompareAndSwap {
-                        expected,
-                        new,
-                        swapped: Some(true),
-                    },
-                    other => other,
-                };
-                (action, true)
-            }
-            Ok(Outcome::ConditionFailed { .. }) => match action {
-                Action::CompareAndSwap { expected, new, .. } => (
-                    Action::CompareAndSwap {
-                        expected,
-                        new,
-                        swapped: Some(false),
-                    },
-                    true,
-                ),
-                other => {
-                    self.seen
-                        .violation(format!("{key}: {other:?} failed a condition"));
-                    return;
-                }
+                action: Action::Put { value },
+                value: Some(value),
+                expected: None,
             },
-            Ok(other) => {
-                self.seen
-                    .violation(format!("{key}: unexpected outcome {other:?}"));
-                return;
-            }
-            Err(true) => (action, false),
-            Err(false) => return,
-        };
-        self.add(&key, action, invoked, known);
+        }
     }
 
     fn compare_and_swap(
         &self,
-        key: &Blob,
+        key: String,
         present: Option<(Blob, Timestamp)>,
         (value, text): (u64, Blob),
-    ) -> (Write, Action) {
+    ) -> RowWrite {
         let expected = match &present {
             None => Expected::Absent,
             Some((present, _)) => Expected::Value(number(present)),
         };
+        let version = present.as_ref().map(|(_, version)| *version);
         let condition = match present {
             None => Condition::Absent,
             Some((_, version)) if self.random.once_in(2) => Condition::Version(version),
             Some((present, _)) => Condition::Value(present),
         };
-        let remove = self.random.once_in(4);
-        let write = Write::CompareAndSwap {
-            key: key.clone(),
-            condition,
-            value: (!remove).then_some(text),
-        };
-        let new = (!remove).then_some(value);
-        (
-            write,
-            Action::CompareAndSwap {
+        let new = (!self.random.once_in(4)).then_some(value);
+        RowWrite {
+            write: Write::CompareAndSwap {
+                key: Blob::from(key.clone()),
+                condition,
+                value: new.map(|_| text),
+            },
+            key,
+            action: Action::CompareAndSwap {
                 expected,
                 new,
                 swapped: None,
             },
-        )
+            value: new,
+            expected: Some(version.unwrap_or_default()),
+        }
     }
 
-    async fn increment(&self) {
-        let key = format!("{}count", if self.random.once_in(2) { 'd' } else { 'y' });
+    /// Writes a row; `alone`: one that few write at a time.
+    async fn write_row(&self, row: RowWrite, effort: Effort, alone: bool) {
+        let RowWrite {
+            key,
+            write,
+            action,
+            value,
+            expected,
+        } = row;
+        let key = key.as_str();
+        let (invoked, least) = (nanos(), self.seen.known(key));
+        self.seen.rows.borrow_mut().sent(key, value);
+        let written = self.write(key.as_bytes(), write, effort).await;
+        let mut rows = self.seen.rows.borrow_mut();
+        let (action, known) = match (written, action) {
+            (Ok(Outcome::Done { version, existed }), action) => {
+                self.seen.version(key, version, least);
+                rows.applied(&self.seen, key, value, version);
+                if let Some(expected) = expected {
+                    rows.swapped(key, expected, version);
+                }
+                (answered(action, existed, true), true)
+            }
+            (Ok(Outcome::ConditionFailed { .. }), action @ Action::CompareAndSwap { .. }) => {
+                rows.refused(key, value);
+                (answered(action, false, false), true)
+            }
+            (Ok(other), _) => {
+                let what = format!("{key}: unexpected outcome {other:?}");
+                return self.seen.violation(what);
+            }
+            (Err(true), action) => (action, false),
+            (Err(false), _) => return rows.refused(key, value),
+        };
+        drop(rows);
+        if alone {
+            self.add(key, action, invoked, known);
+        }
+    }
+
+    /// Many writes at once.
+    async fn burst(&self) {
+        let most = match self.random.below(32) {
+            0 => BURSTS[2],
+            1..8 => BURSTS[1],
+            _ => BURSTS[0],
+        };
+        let count = self.random.between(2, most);
+        let mut effort = self.effort();
+        // So many do not all try again at once.
+        effort.retry += Duration::from_millis(2 * count);
+        let is_large = count > BURSTS[1];
+        let writes = (0..count).map(|_| async move {
+            match self.random.once_in(2) {
+                true => self.increment(effort).await,
+                false => {
+                    let row = self.draw(self.burst_key(), !is_large).await;
+                    self.write_row(row, effort, false).await;
+                }
+            }
+        });
+        join_all(writes).await;
+    }
+
+    async fn increment(&self, effort: Effort) {
+        let place = ["c", "d", "y"][self.random.below(3) as usize];
+        let key = format!("{place}count");
         let delta = self.random.between(1, 3) as i64;
         let write = Write::Increment {
             key: Blob::from(key.clone()),
             delta,
         };
-        let result = self.write(key.as_bytes(), write).await;
+        let result = self.write(key.as_bytes(), write, effort).await;
         let mut counters = self.seen.counters.borrow_mut();
         let (acknowledged, possible) = counters.entry(key.clone()).or_default();
         match result {
@@ -221,43 +310,45 @@ impl SimClient {
     }
 
     async fn write_pair(&self) {
+        // One write after the other: their numbers rise in the log.
+        if self.writes_pair.replace(true) {
+            return;
+        }
         let number = u64::from(self.number);
-        let sequence = {
-            let mut pairs = self.seen.pairs.borrow_mut();
-            let (_, highest) = pairs.entry(number).or_default();
-            *highest += 1;
-            *highest
-        };
+        let sequence = self.seen.pairs.borrow_mut().tried(number);
         let mutations = Self::pair_keys(number).map(|key| Mutation {
             key: Blob::from(key),
             value: Some(Blob::from(sequence.to_string())),
         });
         let first = mutations[0].key.clone();
-        let result = self
-            .write(
-                &first,
-                Write::Multi {
-                    mutations: mutations.to_vec(),
-                },
-            )
-            .await;
-        if result.is_ok() {
-            let mut pairs = self.seen.pairs.borrow_mut();
-            if let Some((acknowledged, _)) = pairs.get_mut(&number) {
-                *acknowledged = sequence;
+        let write = Write::Multi {
+            mutations: mutations.to_vec(),
+        };
+        let result = self.write(&first, write, self.effort()).await;
+        let mut pairs = self.seen.pairs.borrow_mut();
+        match result {
+            Ok(_) => pairs.acknowledged(number, sequence),
+            Err(true) => pairs.in_doubt(number, sequence),
+            Err(false) => {}
+        }
+        self.writes_pair.set(false);
+    }
+
+    /// Scans all as it is now.
+    pub async fn scan_now(&self) {
+        let before = self.seen.pairs.borrow().clone();
+        let highest = self.seen.highest(SCANNED);
+        if let Some((at, rows)) = self.scan_in_pages(None).await {
+            invariants::pairs::check(&self.seen, &before, &rows);
+            if at < highest {
+                self.seen.violation(format!(
+                    "a scan was at {at}, where {highest} was acknowledged before"
+                ));
             }
         }
     }
 
-    /// Scans all pairs as they are now.
-    pub async fn scan_pairs(&self) {
-        let before = self.seen.pairs.borrow().clone();
-        if let Some((_, rows)) = self.scan_in_pages(None).await {
-            invariants::pairs::check(&self.seen, &before, &rows);
-        }
-    }
-
-    /// Scans all pairs as they will be in a moment, or were at one that was scanned before.
+    /// Scans all as it will be in a moment, or was at one that was scanned before.
     async fn scan_snapshot(&self) {
         let read = self.seen.snapshots_read.borrow().all();
         let again = self.random.below(2 * read.len() as u64 + 1) as usize;
@@ -275,7 +366,7 @@ impl SimClient {
         self.scan_in_pages(Some(at)).await;
     }
 
-    /// Scans all snapshots of pairs again that were read before.
+    /// Scans all snapshots again that were read before.
     pub async fn scan_snapshots_again(&self) {
         let read = self.seen.snapshots_read.borrow().all();
         for at in read {
@@ -283,18 +374,18 @@ impl SimClient {
         }
     }
 
-    /// Scans all pairs in pages, each on whatever node leads by then. Gives rows, and as of when.
+    /// Scans in pages, each on whatever node leads by then. Gives rows, and as of when.
     async fn scan_in_pages(
         &self,
         mut at: Option<Timestamp>,
     ) -> Option<(Timestamp, Vec<(Blob, Versioned)>)> {
-        let rows_max = self.random.between(1, 5) as usize;
+        let rows_max = self.random.between(1, 9) as usize;
         let mut rows: Vec<(Blob, Versioned)> = Vec::new();
-        let mut start = Blob::from_static(b"cp");
+        let mut start = Blob::from_static(SCANNED.0.as_bytes());
         loop {
             let scan = ScanRequest {
                 start: Some(start),
-                end: Some(Blob::from_static(b"cq")),
+                end: Some(Blob::from_static(SCANNED.1.as_bytes())),
                 rows_max,
                 bytes_max: 0,
                 at,
@@ -306,14 +397,42 @@ impl SimClient {
             }
             rows.extend(reply.rows);
             let Some(next) = reply.next else {
-                let mut read = self.seen.snapshots_read.borrow_mut();
-                read.check(&self.seen, reply.at, rows.clone());
+                self.check_scan(reply.at, &rows);
                 return Some((reply.at, rows));
             };
             // Writes go on between the pages.
             SimRuntime::sleep(Duration::from_micros(self.random.between(1, 5000))).await;
             (start, at) = (next.start, next.at);
         }
+    }
+
+    fn check_scan(&self, at: Timestamp, rows: &[(Blob, Versioned)]) {
+        let mut read = self.seen.snapshots_read.borrow_mut();
+        read.check(&self.seen, at, rows);
+        let found: BTreeMap<String, (u64, Timestamp)> = rows
+            .iter()
+            .map(|(key, row)| {
+                let key = String::from_utf8_lossy(key).into_owned();
+                (key, (number(&row.value), row.version))
+            })
+            .collect();
+        let known = self.seen.rows.borrow();
+        known.check_scan(&self.seen, SCANNED, at, &found);
+    }
+}
+
+/// An action with its answer.
+fn answered(action: Action, existed: bool, swapped: bool) -> Action {
+    match action {
+        Action::Delete { .. } => Action::Delete {
+            existed: Some(existed),
+        },
+        Action::CompareAndSwap { expected, new, .. } => Action::CompareAndSwap {
+            expected,
+            new,
+            swapped: Some(swapped),
+        },
+        other => other,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The engine's world in the simulation.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use rangedb_engine::env::{Clock, Env};
@@ -27,9 +28,32 @@ impl Env for SimEnv {
     type Tables = MemoryTables;
     type Transport = SimLink;
 
+    fn leases_count() -> bool {
+        let machine = executor::current().machine();
+        !LEASELESS.with_borrow(|leaseless| leaseless.contains(&machine))
+    }
+
     fn applied(group: Group, entry: &LogEntry, results: &[Applied], state: &RangeState) {
         invariants::entry_applied(group, entry, results, state);
     }
+}
+
+thread_local! {
+    /// Machines on which no leader may read alone.
+    static LEASELESS: RefCell<BTreeSet<u16>> = RefCell::default();
+}
+
+/// On all machines leaders may read alone within their leases.
+pub fn let_all_leases_count() {
+    LEASELESS.take();
+}
+
+/// Whether leaders on a machine may read alone within their leases.
+pub fn let_leases_count(machine: u16, count: bool) {
+    LEASELESS.with_borrow_mut(|leaseless| match count {
+        true => leaseless.remove(&machine),
+        false => leaseless.insert(machine),
+    });
 }
 
 /// The wall clock's start: some day in 2026.

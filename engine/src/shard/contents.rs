@@ -1,0 +1,88 @@
+//! All that the replicas of a shard hold, for tests that hold replicas against each other.
+//!
+//! It goes through whole tables in one turn: nothing of a server that is in use may call it.
+
+use std::ops::Bound;
+
+use super::Shard;
+use crate::env::Env;
+use crate::error::Fatal;
+use crate::lsm::keys;
+use crate::range::replica::Replica;
+use crate::range::sessions::SessionRow;
+use crate::range::state::RangeState;
+use crate::types::{Blob, Timestamp};
+use crate::wal::{Group, LogId, LogState};
+
+/// All that one replica holds.
+#[derive(Debug)]
+pub struct Contents {
+    /// Which replica.
+    pub group: Group,
+    /// Its state; the session table stands beside it.
+    pub state: RangeState,
+    /// The session table, clients before their pairs.
+    pub sessions: Vec<SessionRow>,
+    /// All versions of its users' rows, by key, the newest of each key first.
+    pub rows: Vec<Version>,
+}
+
+/// A version of a user's row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// The user's key.
+    pub key: Blob,
+    /// When it was written.
+    pub version: Timestamp,
+    /// Its value; `None`: a delete mark.
+    pub value: Option<Blob>,
+}
+
+impl<E: Env> Shard<E> {
+    /// All that each replica here holds.
+    ///
+    /// # Errors
+    /// The tree cannot be read.
+    pub fn contents(&self) -> Result<Vec<Contents>, Fatal> {
+        let replicas = self.inner.replicas().into_iter();
+        replicas.map(|replica| of(&replica)).collect()
+    }
+
+    /// What is known of the log of each replica here, and the names of the entries in it.
+    pub fn logs(&self) -> Vec<(Group, LogState, Vec<LogId>)> {
+        self.inner.wal.contents()
+    }
+}
+
+fn of<E: Env>(replica: &Replica<E>) -> Result<Contents, Fatal> {
+    let encoding = |e: rkyv::rancor::Error| Fatal::Inconsistent(format!("a state: {e}"));
+    let (state, sessions) = replica.with_state(|state| {
+        let sessions: Vec<SessionRow> = state.sessions.rows().collect();
+        let row = state.encode().map_err(encoding)?;
+        Ok::<_, Fatal>((RangeState::decode(&row).map_err(encoding)?, sessions))
+    })?;
+    let (mut low, mut high) = (Vec::new(), Vec::new());
+    keys::user_key(replica.data_id(), &[], &mut low);
+    keys::user_end(replica.data_id(), &mut high);
+    let bounds = (
+        Bound::Included(low.as_slice()),
+        Bound::Excluded(high.as_slice()),
+    );
+    let rows = replica.store.scan(bounds, Timestamp::MAX, |scan| {
+        let mut rows = Vec::new();
+        while let Some(row) = scan.next_version(|key, version, value| Version {
+            key: Blob::copy_from_slice(keys::user_part(key)),
+            version,
+            value: value.map(Blob::copy_from_slice),
+        })? {
+            rows.push(row);
+        }
+        Ok(rows)
+    })?;
+    Ok(Contents {
+        group: replica.group,
+        state,
+        sessions,
+        rows,
+    })
+}
