@@ -4,6 +4,7 @@ use flatbuffers::{FlatBufferBuilder, InvalidFlatbuffer, WIPOffset};
 
 use crate::frame;
 use crate::generated::wire;
+use crate::limits::ADMIN_COMMAND_LEN_MAX;
 
 /// The kinds of request frames.
 pub mod kind {
@@ -143,9 +144,15 @@ pub enum BadRequest {
     /// The table is not what its kind says.
     #[error("the request's table cannot be read: {0}")]
     BadTable(#[from] InvalidFlatbuffer),
-    /// A field has a value that means nothing.
-    #[error("the request's field {0} makes no sense")]
-    BadField(&'static str),
+    /// A compare-and-swap names a condition that this server does not know.
+    #[error("condition {0} is unknown; a condition is 0 (absent), 1 (value) or 2 (version)")]
+    UnknownCondition(u8),
+    /// A compare-and-swap under `Value` does not say which.
+    #[error("the condition Value needs expected_value")]
+    NoExpectedValue,
+    /// An admin command is longer than the limit.
+    #[error("the admin command has {0} bytes; a command has at most {ADMIN_COMMAND_LEN_MAX}")]
+    LongCommand(usize),
 }
 
 fn session(s: &wire::Session) -> Session {
@@ -282,8 +289,8 @@ impl<'a> Request<'a> {
             kind::ADMIN => {
                 let t = flatbuffers::root::<wire::Admin<'a>>(table)?;
                 let command = t.command();
-                if command.len() > crate::limits::ADMIN_COMMAND_LEN_MAX {
-                    return Err(BadRequest::BadField("command"));
+                if command.len() > ADMIN_COMMAND_LEN_MAX {
+                    return Err(BadRequest::LongCommand(command.len()));
                 }
                 Request {
                     body: RequestBody::Admin { command },
@@ -487,13 +494,11 @@ fn decode_compare_and_swap(table: &[u8]) -> Result<Request<'_>, BadRequest> {
     let condition = match t.condition() {
         wire::Condition::Absent => Condition::Absent,
         wire::Condition::Value => {
-            let value = t
-                .expected_value()
-                .ok_or(BadRequest::BadField("expected_value"))?;
+            let value = t.expected_value().ok_or(BadRequest::NoExpectedValue)?;
             Condition::Value(value.bytes())
         }
         wire::Condition::Version => Condition::Version(t.expected_version()),
-        _ => return Err(BadRequest::BadField("condition")),
+        other => return Err(BadRequest::UnknownCondition(other.0)),
     };
     let body = RequestBody::CompareAndSwap {
         key: t.key().bytes(),

@@ -257,7 +257,7 @@ fn the_command_of_an_admin_request_is_bounded() {
         let frame = frame::decode(&bytes).expect("good").expect("whole");
         let decoded = Request::decode(frame.kind, frame.body);
         assert_eq!(decoded.is_ok(), fits);
-        assert_eq!(matches!(decoded, Err(BadRequest::BadField(_))), !fits);
+        assert_eq!(matches!(decoded, Err(BadRequest::LongCommand(_))), !fits);
     }
 }
 

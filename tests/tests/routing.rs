@@ -26,7 +26,7 @@ fn started(homes: &[Home]) -> Vec<Option<Node>> {
     nodes
 }
 
-/// A client that follows no routes.
+/// A connection of a client that follows no routes, or of one that does.
 struct Plain {
     stream: TcpStream,
     sequence: u64,
@@ -44,9 +44,13 @@ enum Told {
 
 impl Plain {
     fn connect(home: &Home, shard: u16) -> Plain {
+        Plain::connect_as(home, shard, false)
+    }
+
+    fn connect_as(home: &Home, shard: u16, smart: bool) -> Plain {
         let mut stream = TcpStream::connect(&home.listen).expect("it listens");
         let preamble = Preamble {
-            smart: false,
+            smart,
             ..Preamble::client(shard)
         };
         stream.write_all(&preamble.encode()).expect("sent");
@@ -64,6 +68,24 @@ impl Plain {
     }
 
     fn call(&mut self, body: RequestBody<'_>, deadline_ms: u32) -> Told {
+        self.ask(body, deadline_ms, |reply| match reply {
+            Reply::Value { value, .. } => Told::Value(value.map(<[u8]>::to_vec)),
+            Reply::Written { .. } => Told::Written,
+            Reply::Rows { rows, .. } => Told::Rows(rows.len()),
+            Reply::Error(error) => {
+                let ErrorReply { code, fate, .. } = *error;
+                Told::Error(code.expect("a known code"), fate)
+            }
+            other => panic!("{other:?}"),
+        })
+    }
+
+    fn ask<T>(
+        &mut self,
+        body: RequestBody<'_>,
+        deadline_ms: u32,
+        take: impl FnOnce(Reply<'_>) -> T,
+    ) -> T {
         let request = Request {
             body,
             target: None,
@@ -78,16 +100,7 @@ impl Plain {
             if let Some(found) = frame::decode(&self.received).expect("a frame") {
                 assert_eq!(found.id, 9);
                 let (reply, _) = Reply::decode(found.kind, found.body).expect("a reply");
-                return match reply {
-                    Reply::Value { value, .. } => Told::Value(value.map(<[u8]>::to_vec)),
-                    Reply::Written { .. } => Told::Written,
-                    Reply::Rows { rows, .. } => Told::Rows(rows.len()),
-                    Reply::Error(error) => {
-                        let ErrorReply { code, fate, .. } = *error;
-                        Told::Error(code.expect("a known code"), fate)
-                    }
-                    other => panic!("{other:?}"),
-                };
+                return take(reply);
             }
             let mut piece = [0; 4096];
             let len = self.stream.read(&mut piece).expect("more");
@@ -102,13 +115,7 @@ impl Plain {
     }
 
     fn put(&mut self, key: &str, value: &str, deadline_ms: u32) -> Told {
-        self.sequence += 1;
-        let session = Session {
-            client: u128::from(std::process::id()) << 32 | self.stream_number(),
-            sequence: self.sequence,
-            lowest_unanswered: self.sequence,
-            first_tried: now(),
-        };
+        let session = self.session();
         let (key, value) = (key.as_bytes(), value.as_bytes());
         self.call(
             RequestBody::Put {
@@ -118,6 +125,16 @@ impl Plain {
             },
             deadline_ms,
         )
+    }
+
+    fn session(&mut self) -> Session {
+        self.sequence += 1;
+        Session {
+            client: u128::from(std::process::id()) << 32 | self.stream_number(),
+            sequence: self.sequence,
+            lowest_unanswered: self.sequence,
+            first_tried: now(),
+        }
     }
 
     fn stream_number(&self) -> u128 {
@@ -173,6 +190,58 @@ fn a_plain_client_asks_any_node_and_shard_for_anything() {
     let put = plain.put("a", "during", 300);
     assert_eq!(put, Told::Error(ErrorCode::Unknown, Fate::Unknown));
     hangs.signal("CONT");
+}
+
+#[test]
+fn a_smart_client_is_told_the_same_for_every_kind_of_request() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let homes = homes_of(temp.path(), "1");
+    let _nodes = started(&homes);
+    let led_by = leader(&homes, "a");
+    let route_of = |reply: Reply<'_>| match reply {
+        Reply::Routes(routes) => routes.into_iter().next().expect("a route"),
+        Reply::Error(error) => {
+            assert_eq!(error.code, Ok(ErrorCode::NotLeader), "{}", error.message);
+            assert_eq!(error.fate, Fate::NotApplied);
+            error.route.expect("a route")
+        }
+        other => panic!("{other:?}"),
+    };
+    for home in &homes {
+        let mut smart = Plain::connect_as(home, ANY_SHARD, true);
+        // Each node names the leader's address, the leader its own.
+        let route = smart.ask(RequestBody::Directory, 0, route_of);
+        assert_eq!(route.address, homes[led_by].listen);
+    }
+    for number in [1, 2] {
+        let mut smart = Plain::connect_as(&homes[(led_by + number) % 3], ANY_SHARD, true);
+        let session = smart.session();
+        let requests = [
+            RequestBody::Get { key: b"a" },
+            RequestBody::Put {
+                key: b"a",
+                value: b"v",
+                session,
+            },
+            RequestBody::Delete { key: b"a", session },
+            RequestBody::Increment {
+                key: b"a",
+                delta: 1,
+                session,
+            },
+            RequestBody::Scan {
+                start: Some(b"a"),
+                end: None,
+                rows_max: 0,
+                bytes_max: 0,
+                continuation: None,
+            },
+        ];
+        for request in requests {
+            let route = smart.ask(request, 5000, route_of);
+            assert_eq!(route.address, homes[led_by].listen);
+        }
+    }
 }
 
 #[test]

@@ -288,6 +288,7 @@ impl<E: Env> Shard<E> {
         token: u64,
     ) {
         let checked = check_write(&write).and_then(|first_key| {
+            check_session(&request.session)?;
             let replica = self.find(&first_key)?;
             replica.check(request.target)?;
             if self.inner.store.disk_full() {
@@ -400,6 +401,29 @@ fn check_key(key: &[u8]) -> Result<(), Error> {
         ))),
         _ => Ok(()),
     }
+}
+
+/// The limit of a scan's bounds. The first key after the longest one is a byte longer than a key.
+fn check_bound(bound: &[u8]) -> Result<(), Error> {
+    let len = bound.len();
+    if len > KEY_LEN_MAX + 1 {
+        return Err(Error::Invalid(format!(
+            "a bound of the scan has {len} bytes; a bound has at most {}",
+            KEY_LEN_MAX + 1
+        )));
+    }
+    Ok(())
+}
+
+/// A write is not answered while it is tried.
+fn check_session(session: &SessionPair) -> Result<(), Error> {
+    let (sequence, lowest) = (session.sequence, session.lowest_unanswered);
+    if lowest > sequence {
+        return Err(Error::Invalid(format!(
+            "the session's lowest_unanswered is {lowest}, above the write's own sequence {sequence}"
+        )));
+    }
+    Ok(())
 }
 
 fn check_value(value: &[u8]) -> Result<(), Error> {

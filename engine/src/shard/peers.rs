@@ -86,6 +86,11 @@ impl<E: Env> Shard<E> {
         (leader != self.inner.location).then_some(route)
     }
 
+    /// Whether the range of a key has a replica here.
+    pub fn holds(&self, key: &[u8]) -> bool {
+        self.with_running(key, |_| ()).is_ok()
+    }
+
     /// Whether the range of a key has a replica here that reaches no majority.
     pub fn lacks_quorum(&self, key: &[u8]) -> bool {
         self.find(key).is_ok_and(|replica| replica.lacks_quorum())

@@ -12,7 +12,7 @@ use std::task::Poll;
 
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
-use super::{Shard, check_key};
+use super::{Shard, check_bound};
 use crate::env::{AsyncRuntime, Env, Now};
 use crate::error::Error;
 use crate::limits::{SCAN_BYTES_MAX, SCAN_ROWS_MAX, SCAN_STEPS_PER_TURN};
@@ -38,9 +38,8 @@ impl<E: Env> Shard<E> {
         deadline: Option<Now<E>>,
     ) -> Result<ScanReply, Error> {
         let start = scan.start.clone().unwrap_or_default();
-        if !start.is_empty() {
-            check_key(&start)?;
-        }
+        check_bound(&start)?;
+        scan.end.as_deref().map_or(Ok(()), check_bound)?;
         let empty = scan.end.as_ref().is_some_and(|end| *end <= start);
         let replica = self.find(&start)?;
         self.confirm_at(&start, target).await?;

@@ -351,8 +351,12 @@ fn target(request: &Request<'_>) -> Option<request::Target> {
     })
 }
 
-/// Where a request for a key goes: what may leave the node follows the leader.
+/// Where a request for a key goes: what may leave the node follows the leader. What may not is
+/// answered by the replica here, if there is one, since it knows best why it does not serve.
 fn place<O: Origin>(context: &Context, origin: &O, key: &[u8]) -> Place {
+    if !origin.may_leave() && context.shard.holds(key) {
+        return Place::Here;
+    }
     let place = context.place(key);
     if !matches!(place, Place::Here) || !origin.may_leave() {
         return place;

@@ -99,7 +99,9 @@ impl From<BadRequest> for Refusal {
         let code = match &bad {
             BadRequest::UnknownKind(_) => ErrorCode::UnknownKind,
             BadRequest::BadTable(_) => ErrorCode::MalformedFrame,
-            BadRequest::BadField(_) => ErrorCode::Invalid,
+            BadRequest::UnknownCondition(_)
+            | BadRequest::NoExpectedValue
+            | BadRequest::LongCommand(_) => ErrorCode::Invalid,
         };
         Refusal::not_applied(code, 0, bad.to_string())
     }

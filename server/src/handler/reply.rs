@@ -1,5 +1,7 @@
 //! Replies: what the engine says, as frames of the wire protocol.
 
+use std::net::SocketAddr;
+
 use rangedb_engine::error::Error;
 use rangedb_engine::range;
 use rangedb_engine::request::{Outcome, ScanReply};
@@ -124,11 +126,12 @@ pub fn refusal(context: &Context, request: u64, refusal: &Refusal, to: &mut Vec<
     write(context, request, &Reply::Error(Box::new(error)), to);
 }
 
-/// A route. Its address stays empty if its leader is behind the port of this connection.
+/// A route. Its address is what the leader's node advertises, and stays empty if that leads nowhere:
+/// a node that is alone may listen on all addresses of its machine without naming one.
 pub fn route(context: &Context, route: &range::Route) -> Route {
-    let elsewhere = route.leader.filter(|leader| leader.node != context.node.id);
     let addresses = context.addresses();
-    let address = elsewhere.and_then(|leader| addresses.get(&leader.node));
+    let address = route.leader.and_then(|leader| addresses.get(&leader.node));
+    let address = address.filter(|address| !is_wildcard(address));
     Route {
         range: route.range.0,
         version: route.epoch.version,
@@ -137,5 +140,13 @@ pub fn route(context: &Context, route: &range::Route) -> Route {
         end: route.keys.end.clone(),
         leader: route.leader.map(|leader| (leader.node.0, leader.shard.0)),
         address: address.cloned().unwrap_or_default(),
+    }
+}
+
+fn is_wildcard(address: &str) -> bool {
+    match address.parse::<SocketAddr>() {
+        Ok(address) => address.ip().is_unspecified(),
+        // A name; or `*:PORT` and `:PORT`, which are no addresses.
+        Err(_) => address.starts_with(['*', ':']),
     }
 }

@@ -51,7 +51,7 @@ const FORWARDED_WEIGHT_MAX: usize = 64;
 enum End {
     /// All is said, and the client has gone or the node stops.
     Done,
-    /// A last word was sent to a client that does not keep to the protocol.
+    /// A client that broke the protocol has its last reply.
     LastWord,
     /// The connection broke, or the client takes nothing.
     Broken,
@@ -64,8 +64,11 @@ enum State {
     Open,
     /// The client sends no more; what is in flight is still answered.
     Ending,
-    /// The client broke the protocol, or the node stops: what is written is sent, no more.
-    Closing(End),
+    /// The client broke the protocol: no more frames are taken, and the requests before the bad
+    /// frame are still answered.
+    Refused,
+    /// The node stops: what is written is sent, no more.
+    Closing,
     /// Nobody listens any more.
     Gone,
 }
@@ -224,7 +227,11 @@ impl Connection {
                 let all_said = all_sent && !input.more && self.asked.borrow().is_empty();
                 all_said.then_some(End::Done)
             }
-            State::Closing(end) => all_sent.then_some(end),
+            State::Refused => {
+                let all_said = all_sent && self.asked.borrow().is_empty();
+                all_said.then_some(End::LastWord)
+            }
+            State::Closing => all_sent.then_some(End::Done),
             State::Gone => Some(End::Broken),
         }
     }
@@ -320,12 +327,13 @@ impl Connection {
         }
     }
 
-    /// Says a last word to a client that breaks the protocol.
+    /// Tells a client that it broke the protocol, if its request can be named. The requests before
+    /// are answered, then the connection ends.
     fn refuse(&self, request: Option<u64>, refusal: Refusal) {
         if let Some(request) = request {
             self.send(|to| reply::refusal(&self.context, request, &refusal, to));
         }
-        self.state.set(State::Closing(End::LastWord));
+        self.state.set(State::Refused);
     }
 
     /// Sends what is unsent, as far as the client takes it.
@@ -389,8 +397,8 @@ impl Connection {
 
     /// Ends the connection when what is written has been sent.
     pub fn close(&self) {
-        if matches!(self.state.get(), State::Open | State::Ending) {
-            self.state.set(State::Closing(End::Done));
+        if self.state.get() != State::Gone {
+            self.state.set(State::Closing);
         }
         self.wake();
     }

@@ -12,7 +12,7 @@ use futures_util::io::{AsyncReadExt, AsyncWriteExt};
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::types::ShardId;
 use rangedb_protocol::preamble::{
-    ANY_SHARD, Answer, PREAMBLE_LEN, Preamble, Role, VERSION, Verdict,
+    ANY_SHARD, Answer, BadPreamble, PREAMBLE_LEN, Preamble, Role, VERSION, Verdict,
 };
 
 use crate::env::GlommioRuntime;
@@ -28,8 +28,13 @@ pub const GREETINGS_MAX: usize = 1024;
 /// Greets a connection and serves it here, or passes it on.
 pub async fn greet(context: Rc<Context>, mut stream: TcpStream) {
     let greeting = Held::new(&context.greetings);
-    let Ok(preamble) = read(&context, &mut stream).await else {
-        return;
+    let preamble = match read(&context, &mut stream).await {
+        Ok(Ok(preamble)) => preamble,
+        Ok(Err(BadPreamble::UnknownRole(_))) => {
+            return refuse(&context, stream, Verdict::RoleRefused).await;
+        }
+        // Whoever speaks another protocol would not understand an answer.
+        Ok(Err(BadPreamble::NotOurs)) | Err(_) => return,
     };
     if let Some(verdict) = objection(&context, &preamble) {
         return refuse(&context, stream, verdict).await;
@@ -60,15 +65,17 @@ pub async fn take_over(context: Rc<Context>, connection: HandedOver) {
     }
 }
 
-async fn read(context: &Context, stream: &mut TcpStream) -> io::Result<Preamble> {
+async fn read(
+    context: &Context,
+    stream: &mut TcpStream,
+) -> io::Result<Result<Preamble, BadPreamble>> {
     let mut bytes = [0; PREAMBLE_LEN];
     within(
         context.node.limits.greeting_timeout,
         stream.read_exact(&mut bytes),
     )
     .await?;
-    // Who speaks another protocol would not understand an answer.
-    Preamble::decode(&bytes).map_err(io::Error::other)
+    Ok(Preamble::decode(&bytes))
 }
 
 /// Why a connection is not taken.
