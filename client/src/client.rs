@@ -1,7 +1,7 @@
 //! The client: what a service calls.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,7 +9,8 @@ use rangedb_protocol::{
     ErrorReply, NodeState, Reply, Request, RequestBody, Session as Pair, Target,
 };
 
-use crate::connection::{Lost, ReplyFrame};
+use crate::cluster::ClusterId;
+use crate::connection::{Lost, News, Patience, ReplyFrame, Sent};
 use crate::directory::{Directory, Place};
 use crate::error::{Error, ErrorCode, Fate};
 use crate::limits;
@@ -21,8 +22,9 @@ use crate::session::{Session, Write};
 const TIMEOUT_MAX: Duration = Duration::from_hours(24);
 /// A node that has not answered a try for so long may be gone: the call is tried elsewhere.
 const TRY_TIMEOUT: Duration = Duration::from_millis(1500);
-/// One node gets so long to tell the directory, then the next is asked.
-const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// A node that has not answered a try for so long, or for a quarter of the time that is left, may have
+/// lost the range to another: others are asked, while the try goes on.
+const LOOK_ELSEWHERE: Duration = Duration::from_millis(500);
 
 /// How a client is made.
 #[derive(Clone, Debug)]
@@ -31,6 +33,9 @@ pub struct ClientOptions {
     pub addresses: Vec<String>,
     /// How long a call may take, retries included; a day at most.
     pub timeout: Duration,
+    /// The cluster that the client belongs to. `None`: that of the first node it meets, of the
+    /// addresses in their order. A node of another cluster is not used.
+    pub cluster: Option<ClusterId>,
 }
 
 impl Default for ClientOptions {
@@ -38,27 +43,28 @@ impl Default for ClientOptions {
         ClientOptions {
             addresses: vec!["127.0.0.1:7400".to_owned()],
             timeout: Duration::from_secs(5),
+            cluster: None,
         }
     }
 }
 
-struct Inner {
-    addresses: Vec<Arc<str>>,
-    session: Session,
-    directory: Directory,
-    budget: Budget,
-    pool: Pool,
+pub(crate) struct Inner {
+    pub addresses: Vec<Arc<str>>,
+    pub session: Session,
+    pub directory: Directory,
+    pub budget: Budget,
+    pub pool: Pool,
     /// Held by the one that asks for the directory.
-    asking: tokio::sync::Mutex<()>,
+    pub asking: tokio::sync::Mutex<()>,
     /// How often the directory was told.
-    told: AtomicU64,
+    pub told: AtomicU64,
 }
 
 /// A client of a RangeDB cluster. Clones share its session, directory and connections; it must be
 /// used within a tokio runtime.
 #[derive(Clone)]
 pub struct Client {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
     timeout: Duration,
 }
 
@@ -99,7 +105,14 @@ pub(crate) struct Call<'a, T> {
 }
 
 /// Where a try went: what was believed of the range, and the place.
-type Tried = (Option<Target>, Place);
+pub(crate) type Tried = (Option<Target>, Place);
+
+/// A reply, and who gave it.
+struct Answered {
+    frame: ReplyFrame,
+    tried: Tried,
+    node: u64,
+}
 
 /// What to do after a try that failed.
 enum Next {
@@ -112,10 +125,12 @@ enum Next {
 }
 
 impl Client {
-    /// Connects to the first of the addresses that answers, and learns where keys are.
+    /// Connects to one of the addresses that answers, and learns where keys are. From then on the
+    /// client uses the nodes of one cluster alone; see [`ClientOptions::cluster`].
     ///
     /// # Errors
-    /// [`ErrorCode::Unreachable`] if none answers in time, [`ErrorCode::Invalid`] if none is given.
+    /// [`ErrorCode::Unreachable`] if none answers in time or all that do belong to another cluster,
+    /// [`ErrorCode::Invalid`] if none is given.
     pub async fn connect(options: ClientOptions) -> Result<Client, Error> {
         if options.addresses.is_empty() {
             let message = "no address of a node was given";
@@ -130,7 +145,7 @@ impl Client {
             session: Session::new(),
             directory: Directory::default(),
             budget: Budget::new(),
-            pool: Pool::default(),
+            pool: Pool::new(options.cluster),
             asking: tokio::sync::Mutex::default(),
             told: AtomicU64::new(0),
         };
@@ -138,8 +153,18 @@ impl Client {
             inner: Arc::new(inner),
             timeout: options.timeout,
         };
-        client.refresh(client.deadline()).await?;
+        let deadline = client.deadline();
+        let is_bound = client.cluster().is_some() || client.inner.addresses.len() == 1;
+        if !is_bound {
+            client.meet(deadline).await?;
+        }
+        client.refresh(deadline).await?;
         Ok(client)
+    }
+
+    /// The cluster that this client belongs to.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.inner.pool.cluster()
     }
 
     /// This client with another time for each call; session and connections are shared.
@@ -211,76 +236,6 @@ impl Client {
         .await
     }
 
-    /// Asks the given nodes in turn, from a random one on, for the directory. Of several that want
-    /// it at a time one asks.
-    async fn refresh(&self, deadline: Instant) -> Result<(), Error> {
-        let inner = &self.inner;
-        let unreachable = |message| Error::new(ErrorCode::Unreachable, Fate::NotApplied, message);
-        let told = inner.told.load(Ordering::Acquire);
-        let asking = tokio::time::timeout_at(deadline.into(), inner.asking.lock()).await;
-        let Ok(_asking) = asking else {
-            return Err(unreachable("no node told the directory in time".to_owned()));
-        };
-        if inner.told.load(Ordering::Acquire) != told {
-            return Ok(());
-        }
-        let count = inner.addresses.len();
-        let first = rand::random_range(0..count);
-        let mut addresses: Vec<&Arc<str>> = inner
-            .addresses
-            .iter()
-            .cycle()
-            .skip(first)
-            .take(count)
-            .collect();
-        // Those that failed a short time ago come last.
-        addresses.sort_by_key(|address| inner.pool.is_left_out(address));
-        let mut failures = Vec::new();
-        for address in addresses {
-            let place = Place {
-                address: address.clone(),
-                shard: None,
-            };
-            let ask_until = deadline.min(Instant::now() + ASK_TIMEOUT);
-            match self.ask_directory(&place, ask_until).await {
-                Ok(()) => {
-                    inner.told.fetch_add(1, Ordering::AcqRel);
-                    return Ok(());
-                }
-                Err(message) => failures.push(message),
-            }
-        }
-        Err(unreachable(format!(
-            "no node answers: {}",
-            failures.join("; ")
-        )))
-    }
-
-    async fn ask_directory(&self, place: &Place, deadline: Instant) -> Result<(), String> {
-        let connection = self.inner.pool.get(place, deadline).await?;
-        let token = self.inner.session.token();
-        let request = Request {
-            body: RequestBody::Directory,
-            target: None,
-            deadline_ms: 0,
-            token,
-        };
-        let reply = connection.call(&request, deadline).await;
-        let reply = reply.map_err(|lost| format!("{}: {lost:?}", place.address))?;
-        match Reply::decode(reply.kind, &reply.body) {
-            Ok((Reply::Routes(routes), now)) => {
-                self.inner.session.observe(now);
-                for route in routes {
-                    self.inner.directory.learn(route, &place.address);
-                }
-                Ok(())
-            }
-            Ok((Reply::Error(error), _)) => Err(format!("{}: {}", place.address, error.message)),
-            Ok(_) => Err(format!("{}: a reply of the wrong kind", place.address)),
-            Err(bad) => Err(format!("{}: {bad}", place.address)),
-        }
-    }
-
     /// Makes a call: finds its place, tries, and tries again as long as that makes sense.
     pub(crate) async fn call<T>(&self, call: Call<'_, T>) -> Result<T, Error> {
         limits::check(&(call.body)(Pair::default()))?;
@@ -294,7 +249,7 @@ impl Client {
         let error = loop {
             let pair = write.as_ref().map(|write| write.pair()).unwrap_or_default();
             let next = match self.attempt(&call, pair).await {
-                Ok((frame, tried)) => match self.judge(&call, &frame, &tried) {
+                Ok(answered) => match self.judge(&call, &answered) {
                     Ok(value) => {
                         if let Some(write) = write {
                             write.answered();
@@ -351,37 +306,86 @@ impl Client {
         &self,
         call: &Call<'_, T>,
         pair: Pair,
-    ) -> Result<(ReplyFrame, Tried), (Lost, Option<Tried>)> {
+    ) -> Result<Answered, (Lost, Option<Tried>)> {
         let not_sent = |message, tried| (Lost::NotSent(message), tried);
         let (target, place) = self.place(call).await.map_err(|e| not_sent(e, None))?;
         let tried = (target, place);
-        let connection = match self.inner.pool.get(&tried.1, call.deadline).await {
+        let begun = Instant::now();
+        let left = call.deadline.saturating_duration_since(begun);
+        let others = (self.inner.addresses.iter()).any(|address| *address != tried.1.address);
+        // A node must leave time for the others.
+        let open_until = if others {
+            begun + left / 3
+        } else {
+            call.deadline
+        };
+        let connection = match self.inner.pool.get(&tried.1, open_until).await {
             Ok(connection) => connection,
             Err(message) => return Err(not_sent(message, Some(tried))),
         };
         let now = Instant::now();
+        let left = call.deadline.saturating_duration_since(now);
         // Only what can go elsewhere is given up early; the node is told how long it is waited for.
-        let elsewhere =
-            (call.key.is_some() || call.kind == Kind::Read) && self.inner.addresses.len() > 1;
-        let try_until = if elsewhere {
-            call.deadline.min(now + TRY_TIMEOUT)
-        } else {
-            call.deadline
+        let until = match call.key {
+            Some(_) if others => call.deadline.min(now + TRY_TIMEOUT),
+            None if others && call.kind == Kind::Read => now + TRY_TIMEOUT.min(left / 2),
+            _ => call.deadline,
         };
-        let left = try_until.saturating_duration_since(now);
-        if left.is_zero() {
+        let limit = until.saturating_duration_since(now);
+        if limit.is_zero() {
             let message = "the deadline has passed".to_owned();
             return Err(not_sent(message, Some(tried)));
         }
         let request = Request {
             body: (call.body)(pair),
             target,
-            deadline_ms: left.as_millis().clamp(1, u32::MAX as u128) as u32,
+            deadline_ms: limit.as_millis().clamp(1, u32::MAX as u128) as u32,
             token: self.inner.session.token(),
         };
-        match connection.call(&request, try_until).await {
-            Ok(frame) => Ok((frame, tried)),
+        let told_every = LOOK_ELSEWHERE.min(left / 4);
+        let patience = Patience {
+            deadline: until,
+            told_every: (others && call.key.is_some()).then_some(told_every),
+        };
+        let answer = match connection.send(&request, patience).await {
+            Ok(sent) => self.wait(call, &tried, sent).await,
+            Err(lost) => Err(lost),
+        };
+        match answer {
+            Ok(frame) => Ok(Answered {
+                frame,
+                tried,
+                node: connection.node(),
+            }),
             Err(lost) => Err((lost, Some(tried))),
+        }
+    }
+
+    /// Waits for the reply to a try. While there is none, the other nodes are asked whether the key
+    /// has gone elsewhere; if so, the try is given up.
+    async fn wait<T>(
+        &self,
+        call: &Call<'_, T>,
+        tried: &Tried,
+        mut sent: Sent,
+    ) -> Result<ReplyFrame, Lost> {
+        loop {
+            match sent.news().await {
+                News::Ended(result) => return result,
+                News::Silence => self.inner.pool.leave_out(&tried.1.address),
+            }
+            tokio::select! {
+                biased;
+                news = sent.news() => if let News::Ended(result) = news {
+                    return result;
+                },
+                // That nobody tells where the key is changes nothing.
+                _ = self.refresh(call.deadline) => {}
+            }
+            let found = call.key.and_then(|key| self.inner.directory.find(key));
+            if found.is_some_and(|(_, place)| place != tried.1) {
+                return Err(Lost::Late);
+            }
         }
     }
 
@@ -401,21 +405,9 @@ impl Client {
         Ok((None, self.any_place()))
     }
 
-    /// Any node, if possible one that has not failed a short time ago.
-    fn any_place(&self) -> Place {
-        let addresses = &self.inner.addresses;
-        let first = rand::random_range(0..addresses.len());
-        let mut all = addresses.iter().cycle().skip(first).take(addresses.len());
-        let fit = all.find(|address| !self.inner.pool.is_left_out(address));
-        let address = fit.or(addresses.get(first)).cloned();
-        Place {
-            address: address.unwrap_or_default(),
-            shard: None,
-        }
-    }
-
     /// What a reply means.
-    fn judge<T>(&self, call: &Call<'_, T>, frame: &ReplyFrame, tried: &Tried) -> Result<T, Next> {
+    fn judge<T>(&self, call: &Call<'_, T>, answered: &Answered) -> Result<T, Next> {
+        let frame = &answered.frame;
         let (reply, now) = match Reply::decode(frame.kind, &frame.body) {
             Ok(decoded) => decoded,
             Err(bad) => {
@@ -425,7 +417,7 @@ impl Client {
         };
         self.inner.session.observe(now);
         match reply {
-            Reply::Error(error) => Err(self.after_error(call, *error, tried)),
+            Reply::Error(error) => Err(self.after_error(call, *error, answered)),
             reply => (call.take)(reply, &frame.body).ok_or_else(|| {
                 let message = "the server's reply is of the wrong kind";
                 Next::GiveUp(Error::new(ErrorCode::Internal, Fate::Unknown, message))
@@ -433,7 +425,8 @@ impl Client {
         }
     }
 
-    fn after_error<T>(&self, call: &Call<'_, T>, reply: ErrorReply, tried: &Tried) -> Next {
+    fn after_error<T>(&self, call: &Call<'_, T>, reply: ErrorReply, answered: &Answered) -> Next {
+        let tried = &answered.tried;
         let code = reply.code.unwrap_or(ErrorCode::Internal);
         let retry_after = Some(Duration::from_millis(u64::from(reply.retry_after_ms)))
             .filter(|after| !after.is_zero());
@@ -449,7 +442,8 @@ impl Client {
                     self.inner.directory.forget(key, tried);
                 }
                 if let Some(route) = reply.route {
-                    self.inner.directory.learn(route, &tried.1.address);
+                    let from = (answered.node, &tried.1.address);
+                    self.inner.directory.learn(route, from);
                 }
                 Next::Heal(error)
             }
@@ -474,19 +468,15 @@ impl Client {
 
     fn after_loss<T>(&self, call: &Call<'_, T>, lost: Lost, tried: Option<&Tried>) -> Next {
         let late = Instant::now() >= call.deadline;
-        let (fate, message) = match lost {
-            Lost::Late => (
-                Fate::Unknown,
-                "no reply came within the time given".to_owned(),
-            ),
-            Lost::Broken(message) => (Fate::Unknown, format!("the connection broke: {message}")),
-            Lost::NotSent(message) => (Fate::NotApplied, message),
+        let fate = match lost {
+            Lost::Late | Lost::Broken(_) => Fate::Unknown,
+            Lost::NotSent(_) => Fate::NotApplied,
         };
         let code = match fate {
             Fate::NotApplied => ErrorCode::Unreachable,
             _ => ErrorCode::DeadlineExceeded,
         };
-        let error = Error::new(code, fate, message);
+        let error = Error::new(code, fate, lost.to_string());
         if late || (call.kind == Kind::Order && fate == Fate::Unknown) {
             return Next::GiveUp(error);
         }

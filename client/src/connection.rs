@@ -3,8 +3,9 @@
 //! A request that is alone is sent by its caller. Those of several callers are encoded into one
 //! buffer and sent together by a task; replies are cut from what another task receives, without
 //! copying. A third looks for requests whose time is up. A request's number is used again only after
-//! its reply has come. When one of the tasks ends, for whatever reason, the connection is broken, and
-//! everyone who waits is told.
+//! its reply has come. A caller may ask to hear when its request goes unanswered for a while: it waits
+//! on, and can look elsewhere meanwhile. When one of the tasks ends, for whatever reason, the
+//! connection is broken, and everyone who waits is told.
 //!
 //! A peer that has vanished without a word is noticed when a request is overdue by [`SILENT`] and
 //! nothing at all was received for as long, and by the kernel's own questions while nothing is asked.
@@ -16,16 +17,13 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use rangedb_protocol::limits::{FRAME_LEN_MAX, IN_FLIGHT_MAX};
-use rangedb_protocol::preamble::{ANSWER_LEN, ANY_SHARD, Answer, Preamble, Verdict};
 use rangedb_protocol::{FlatBufferBuilder, Request, frame};
 use slab::Slab;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use socket2::SockRef;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, Semaphore, oneshot};
-
-use crate::directory::Place;
 
 /// Received bytes are taken in pieces of up to this size.
 const RECEIVE_LEN: usize = 64 << 10;
@@ -35,12 +33,6 @@ const OUTPUT_LEN_MAX: usize = 2 * FRAME_LEN_MAX;
 const OUTPUT_LEN_KEPT: usize = 4 * RECEIVE_LEN;
 /// A connection that leaves a request unanswered and is silent for so long is broken.
 const SILENT: Duration = Duration::from_secs(2);
-/// After so long without a byte the kernel asks whether the other end still lives,
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
-/// so often,
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// and what was sent must be acknowledged within this.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 /// How often requests are looked through for those whose time is up.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -53,20 +45,84 @@ pub struct ReplyFrame {
 }
 
 /// Why a request has no reply.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Lost {
     /// Its time was up.
+    #[error("no reply came within the time given")]
     Late,
     /// The connection broke after it may have been sent.
+    #[error("the connection broke: {0}")]
     Broken(String),
     /// It was not sent.
+    #[error("{0}")]
     NotSent(String),
+}
+
+/// How long a caller waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// When it gives up.
+    pub deadline: Instant,
+    /// After how long it wants to hear that there is no reply yet, again and again.
+    pub told_every: Option<Duration>,
+}
+
+/// What a caller hears of its request.
+enum Heard {
+    Reply(ReplyFrame),
+    Lost(Lost),
+    /// No reply yet; it is heard of here.
+    Silence(oneshot::Receiver<Heard>),
 }
 
 struct Waiting {
     /// `None`: nobody waits any more.
-    caller: Option<oneshot::Sender<Result<ReplyFrame, Lost>>>,
-    deadline: Instant,
+    caller: Option<oneshot::Sender<Heard>>,
+    patience: Patience,
+    /// When the caller is told that there is no reply yet.
+    tell_at: Option<Instant>,
+}
+
+impl Waiting {
+    /// What the caller is to hear now.
+    fn look(&mut self, now: Instant) -> Option<(oneshot::Sender<Heard>, Heard)> {
+        if self.patience.deadline <= now {
+            return Some((self.caller.take()?, Heard::Lost(Lost::Late)));
+        }
+        if self.tell_at? > now {
+            return None;
+        }
+        self.tell_at = self.patience.told_every.map(|every| now + every);
+        let (caller, later) = oneshot::channel();
+        let told = self.caller.replace(caller)?;
+        Some((told, Heard::Silence(later)))
+    }
+}
+
+/// What became of a request.
+pub enum News {
+    /// It is over.
+    Ended(Result<ReplyFrame, Lost>),
+    /// There is no reply yet; there may be one.
+    Silence,
+}
+
+/// A request that was sent.
+pub struct Sent(oneshot::Receiver<Heard>);
+
+impl Sent {
+    /// Waits for news. Nothing is lost when this future is dropped.
+    pub async fn news(&mut self) -> News {
+        match (&mut self.0).await {
+            Ok(Heard::Reply(frame)) => News::Ended(Ok(frame)),
+            Ok(Heard::Lost(lost)) => News::Ended(Err(lost)),
+            Ok(Heard::Silence(later)) => {
+                self.0 = later;
+                News::Silence
+            }
+            Err(_) => News::Ended(Err(Lost::Broken("the connection ended".to_owned()))),
+        }
+    }
 }
 
 struct State {
@@ -114,7 +170,7 @@ impl Shared {
         for (_, waiting) in waiting {
             if let Some(caller) = waiting.caller {
                 // A caller that has gone needs no answer.
-                let _ = caller.send(Err(Lost::Broken(reason.to_owned())));
+                let _ = caller.send(Heard::Lost(Lost::Broken(reason.to_owned())));
             }
         }
     }
@@ -132,34 +188,12 @@ impl Drop for TaskOf {
 /// A connection; it ends when this is dropped.
 pub struct Connection {
     shared: Arc<Shared>,
+    node: u64,
 }
 
 impl Connection {
-    /// Opens a connection.
-    ///
-    /// # Errors
-    /// The server cannot be reached, is none, or refuses.
-    pub async fn open(place: &Place) -> Result<Connection, String> {
-        let failed = |e: std::io::Error| format!("{}: {e}", place.address);
-        let mut stream = TcpStream::connect(&*place.address).await.map_err(failed)?;
-        stream.set_nodelay(true).map_err(failed)?;
-        let keepalive = TcpKeepalive::new()
-            .with_time(KEEPALIVE_IDLE)
-            .with_interval(KEEPALIVE_INTERVAL);
-        let socket = SockRef::from(&stream);
-        socket.set_tcp_keepalive(&keepalive).map_err(failed)?;
-        socket
-            .set_tcp_user_timeout(Some(UNACKNOWLEDGED))
-            .map_err(failed)?;
-        let preamble = Preamble::client(place.shard.unwrap_or(ANY_SHARD));
-        stream.write_all(&preamble.encode()).await.map_err(failed)?;
-        let mut bytes = [0; ANSWER_LEN];
-        stream.read_exact(&mut bytes).await.map_err(failed)?;
-        let answer = Answer::decode(&bytes)
-            .ok_or_else(|| format!("{}: this is no RangeDB server", place.address))?;
-        if answer.verdict != Verdict::Accepted {
-            return Err(format!("{}: refused: {:?}", place.address, answer.verdict));
-        }
+    /// A connection over a stream on which the node of this id has accepted the preamble.
+    pub fn start(stream: TcpStream, node: u64) -> Connection {
         let (reader, writer) = stream.into_split();
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
@@ -178,7 +212,12 @@ impl Connection {
         tokio::spawn(send_all(TaskOf(shared.clone())));
         tokio::spawn(receive_all(TaskOf(shared.clone()), reader));
         tokio::spawn(watch_deadlines(TaskOf(shared.clone())));
-        Ok(Connection { shared })
+        Connection { shared, node }
+    }
+
+    /// The id of the node at the other end.
+    pub fn node(&self) -> u64 {
+        self.node
     }
 
     /// Whether it has ended.
@@ -191,6 +230,24 @@ impl Connection {
     /// # Errors
     /// There is none; see [`Lost`].
     pub async fn call(&self, request: &Request<'_>, deadline: Instant) -> Result<ReplyFrame, Lost> {
+        let patience = Patience {
+            deadline,
+            told_every: None,
+        };
+        let mut sent = self.send(request, patience).await?;
+        loop {
+            if let News::Ended(result) = sent.news().await {
+                return result;
+            }
+        }
+    }
+
+    /// Sends a request.
+    ///
+    /// # Errors
+    /// It could not be sent in time; see [`Lost`].
+    pub async fn send(&self, request: &Request<'_>, patience: Patience) -> Result<Sent, Lost> {
+        let deadline = patience.deadline;
         let permit = match self.shared.room.try_acquire() {
             Ok(permit) => permit,
             Err(_) => {
@@ -212,7 +269,8 @@ impl Connection {
                 if state.output.len() < OUTPUT_LEN_MAX {
                     let id = state.waiting.insert(Waiting {
                         caller: Some(caller),
-                        deadline,
+                        patience,
+                        tell_at: patience.told_every.map(|every| Instant::now() + every),
                     });
                     self.put_out(&mut state, id as u64, request);
                     break;
@@ -228,9 +286,7 @@ impl Connection {
         }
         // The permit comes back with the reply.
         permit.forget();
-        reply
-            .await
-            .unwrap_or_else(|_| Err(Lost::Broken("the connection ended".to_owned())))
+        Ok(Sent(reply))
     }
 
     /// Sends a request, or leaves it to the sending task.
@@ -329,7 +385,7 @@ async fn receive(shared: &Shared, mut reader: OwnedReadHalf) -> String {
             shared.room.add_permits(1);
             if let Some(caller) = waiting.caller {
                 // A caller that has gone needs no answer.
-                let _ = caller.send(Ok(ReplyFrame { kind, body }));
+                let _ = caller.send(Heard::Reply(ReplyFrame { kind, body }));
             }
         }
     }
@@ -340,7 +396,7 @@ async fn watch_deadlines(task: TaskOf) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     loop {
         ticks.tick().await;
-        let mut late = Vec::new();
+        let mut told = Vec::new();
         let silent = {
             let mut state = shared.lock();
             if state.broken.is_some() {
@@ -348,16 +404,15 @@ async fn watch_deadlines(task: TaskOf) {
             }
             let now = Instant::now();
             for (_, waiting) in &mut state.waiting {
-                if waiting.deadline <= now {
-                    late.extend(waiting.caller.take());
-                }
+                told.extend(waiting.look(now));
             }
             now.saturating_duration_since(state.received) > SILENT
-                && (state.waiting.iter()).any(|(_, waiting)| waiting.deadline + SILENT <= now)
+                && (state.waiting.iter())
+                    .any(|(_, waiting)| waiting.patience.deadline + SILENT <= now)
         };
-        for caller in late {
+        for (caller, heard) in told {
             // A caller that has gone needs no answer.
-            let _ = caller.send(Err(Lost::Late));
+            let _ = caller.send(heard);
         }
         if silent {
             return shared.break_off("the server is silent");

@@ -49,9 +49,12 @@ impl Directory {
         Some((known.target, known.place.clone()))
     }
 
-    /// Learns of a range from the node at `from`. What overlaps it and is not newer is forgotten.
-    pub fn learn(&self, route: Route, from: &Arc<str>) {
-        let address = if route.address.is_empty() {
+    /// Learns of a range from the node of this id at `from`. What overlaps it and is not newer is
+    /// forgotten. A node that leads the range itself is best reached as it was reached now: what it
+    /// calls its address need not lead there from everywhere.
+    pub fn learn(&self, route: Route, (node, from): (u64, &Arc<str>)) {
+        let leads_itself = route.leader.is_some_and(|(leader, _)| leader == node);
+        let address = if leads_itself || route.address.is_empty() {
             from.clone()
         } else {
             Arc::from(route.address.as_str())
@@ -115,22 +118,49 @@ mod tests {
     }
 
     #[test]
+    fn a_leader_is_reached_where_it_was_reached_or_where_it_says() {
+        let directory = Directory::default();
+        let from: Arc<str> = Arc::from("mapped:1");
+        let named = Route {
+            address: "inside:1".to_owned(),
+            ..route(1, 1, "", None, 0)
+        };
+        let address = || {
+            directory
+                .find(b"k")
+                .map(|(_, place)| place.address.to_string())
+        };
+        directory.learn(named.clone(), (1, &from));
+        assert_eq!(address().as_deref(), Some("mapped:1"));
+        directory.learn(named.clone(), (2, &from));
+        assert_eq!(address().as_deref(), Some("inside:1"));
+        let unnamed = Route {
+            address: String::new(),
+            ..named
+        };
+        directory.learn(unnamed, (2, &from));
+        assert_eq!(address().as_deref(), Some("mapped:1"));
+    }
+
+    #[test]
     fn newer_routes_replace_what_they_overlap() {
-        let (directory, from) = (Directory::default(), Arc::from("here:1"));
-        directory.learn(route(1, 1, "", None, 0), &from);
+        let directory = Directory::default();
+        let from: Arc<str> = Arc::from("here:1");
+        let from = (1, &from);
+        directory.learn(route(1, 1, "", None, 0), from);
         assert_eq!(shard_of(&directory, "z"), Some(0));
-        directory.learn(route(2, 2, "m", None, 1), &from);
+        directory.learn(route(2, 2, "m", None, 1), from);
         assert_eq!(
             (shard_of(&directory, "z"), shard_of(&directory, "a")),
             (Some(1), None)
         );
-        directory.learn(route(1, 1, "", None, 0), &from);
+        directory.learn(route(1, 1, "", None, 0), from);
         assert_eq!(
             shard_of(&directory, "z"),
             Some(1),
             "an old route changes nothing"
         );
-        directory.learn(route(1, 2, "", Some("m"), 0), &from);
+        directory.learn(route(1, 2, "", Some("m"), 0), from);
         assert_eq!(shard_of(&directory, "a"), Some(0));
         let there = directory.find(b"z").expect("known");
         let tried = |shard| {

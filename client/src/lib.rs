@@ -6,6 +6,10 @@
 //! its own, so that a retry is applied at most once. An error tells what became of the write:
 //! not applied, applied, or unknown.
 //!
+//! A client stays with one cluster for its life: the one that its caller names
+//! ([`ClientOptions::cluster`]), or that of the first node it meets. A node of another cluster at one
+//! of its addresses is not used, and is named in errors.
+//!
 //! Dropping a call's future ends the wait, not the write.
 //!
 //! ```no_run
@@ -26,17 +30,22 @@
 //! ```
 
 mod client;
+mod cluster;
 mod connection;
 mod directory;
 mod error;
 mod limits;
+mod opening;
 mod operations;
 mod pool;
 mod retry;
+mod seeds;
 mod session;
+mod stagger;
 
 pub use bytes::Bytes;
 pub use client::{Client, ClientOptions};
+pub use cluster::{BadClusterId, ClusterId};
 pub use error::{Error, ErrorCode, Fate};
 pub use operations::{
     CasOutcome, Condition, Continuation, Deleted, Incremented, Mutation, Page, Row, ScanOptions,

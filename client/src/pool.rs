@@ -3,7 +3,8 @@
 //!
 //! A connection is opened by a task of its own within [`OPEN_TIMEOUT`], whoever wants it first;
 //! each caller waits for that no longer than its own deadline. An address that cannot be reached is
-//! left out for a time that doubles with each failure, as far as there are others.
+//! left out for a time that doubles with each failure, as far as there are others; so is one that a
+//! caller has waited for in vain.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,8 +12,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::cluster::{Binding, ClusterId};
 use crate::connection::Connection;
 use crate::directory::Place;
+use crate::opening;
 
 /// A connection that is not open after this long counts as failed.
 pub const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -33,8 +36,8 @@ struct Failed {
 }
 
 /// All connections of a client.
-#[derive(Default)]
 pub struct Pool {
+    binding: Arc<Binding>,
     slots: Mutex<HashMap<Place, Slot>>,
     failed: Arc<Mutex<HashMap<Arc<str>, Failed>>>,
 }
@@ -45,6 +48,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pool {
+    /// No connections yet. They will be to nodes of one cluster alone: the one that is named, or the
+    /// first that is met.
+    pub fn new(named: Option<ClusterId>) -> Pool {
+        Pool {
+            binding: Arc::new(Binding::new(named)),
+            slots: Mutex::default(),
+            failed: Arc::default(),
+        }
+    }
+
+    /// The cluster that all connections are to, once there is one.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.binding.cluster()
+    }
+
     /// The connection to a place, opened if there is none.
     ///
     /// # Errors
@@ -59,7 +77,10 @@ impl Pool {
             Ok(Ok(opened)) => opened.clone().unwrap_or_else(|| Err(ended(place))),
             // The runtime that the opening task ran on has ended.
             Ok(Err(_)) => Err(ended(place)),
-            Err(_) => Err(format!("{}: not connected in time", place.address)),
+            Err(_) => {
+                self.leave_out(&place.address);
+                Err(format!("{}: not connected in time", place.address))
+            }
         }
     }
 
@@ -86,8 +107,10 @@ impl Pool {
         let (sender, slot) = watch::channel(None);
         slots.insert(place.clone(), slot.clone());
         let (place, failed) = (place.clone(), self.failed.clone());
+        let binding = self.binding.clone();
         tokio::spawn(async move {
-            let opened = match tokio::time::timeout(OPEN_TIMEOUT, Connection::open(&place)).await {
+            let opening = opening::open(&place, &binding);
+            let opened = match tokio::time::timeout(OPEN_TIMEOUT, opening).await {
                 Ok(opened) => opened.map(Arc::new),
                 Err(_) => Err(format!("{}: no answer in time", place.address)),
             };
@@ -103,9 +126,14 @@ impl Pool {
         slot
     }
 
-    /// Leaves an address out for a time: it was reached, and did not answer.
+    /// Leaves an address out for a time: it does not answer.
     pub fn leave_out(&self, address: &Arc<str>) {
-        leave_out(&mut lock(&self.failed), address);
+        let mut failed = lock(&self.failed);
+        // Of many callers that wait at the same time one counts.
+        let is_left_out = (failed.get(address)).is_some_and(|f| Instant::now() < f.until);
+        if !is_left_out {
+            leave_out(&mut failed, address);
+        }
     }
 
     /// Whether an address is left out, since it failed a short time ago.

@@ -1,160 +1,15 @@
 //! The client against servers that misbehave: each a TCP listener of the test that speaks the
 //! protocol until it does not.
 
+mod fake;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use fake::{Manner, Peer};
 use rangedb_client::{Client, ClientOptions, ErrorCode, Fate, Mutation};
-use rangedb_protocol::preamble::{Answer, PREAMBLE_LEN, Verdict};
-use rangedb_protocol::{ErrorReply, FlatBufferBuilder, Reply, Request, RequestBody, Route, frame};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-
-/// What a peer does with a request that is none for the directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Manner {
-    /// Answers that it is overloaded.
-    Overloaded,
-    /// Answers that it reaches no majority.
-    NoQuorum,
-    /// Says nothing.
-    Silent,
-    /// Closes the connection.
-    Closes,
-    /// Closes the first connection that asks, and answers the others.
-    ClosesOnce,
-    /// Answers gets and puts.
-    Honest,
-}
-
-struct Peer {
-    address: String,
-    /// Requests for the directory.
-    directories: Arc<AtomicUsize>,
-    /// Other requests.
-    requests: Arc<AtomicUsize>,
-}
-
-impl Peer {
-    async fn start(manner: Manner) -> Peer {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let peer = Peer {
-            address: listener.local_addr().unwrap().to_string(),
-            directories: Arc::default(),
-            requests: Arc::default(),
-        };
-        let counts = (peer.directories.clone(), peer.requests.clone());
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, manner, counts.clone()));
-            }
-        });
-        peer
-    }
-
-    fn options(&self, timeout: Duration) -> ClientOptions {
-        ClientOptions {
-            addresses: vec![self.address.clone()],
-            timeout,
-        }
-    }
-
-    fn requests(&self) -> usize {
-        self.requests.load(Ordering::SeqCst)
-    }
-}
-
-async fn serve(
-    mut stream: TcpStream,
-    manner: Manner,
-    (directories, requests): (Arc<AtomicUsize>, Arc<AtomicUsize>),
-) {
-    let mut preamble = [0; PREAMBLE_LEN];
-    if stream.read_exact(&mut preamble).await.is_err() {
-        return;
-    }
-    stream.write_all(&accepted().encode()).await.unwrap();
-    let mut bytes = Vec::new();
-    loop {
-        let Some((id, kind, len)) = frame::decode(&bytes)
-            .unwrap()
-            .map(|f| (f.id, f.kind, f.len))
-        else {
-            match stream.read_buf(&mut bytes).await {
-                Ok(0) | Err(_) => return,
-                Ok(_) => continue,
-            }
-        };
-        let body = Request::decode(kind, &bytes[frame::HEADER_LEN..len])
-            .unwrap()
-            .body;
-        let reply = if body == RequestBody::Directory {
-            directories.fetch_add(1, Ordering::SeqCst);
-            Reply::Routes(vec![whole_key_space()])
-        } else {
-            let before = requests.fetch_add(1, Ordering::SeqCst);
-            match (manner, body) {
-                (Manner::Overloaded, _) => refusal(ErrorCode::Overloaded),
-                (Manner::NoQuorum, _) => refusal(ErrorCode::NoQuorum),
-                (Manner::Closes, _) => return,
-                (Manner::ClosesOnce, _) if before == 0 => return,
-                (Manner::Silent, _) => {
-                    bytes.drain(..len);
-                    continue;
-                }
-                (_, RequestBody::Admin { .. }) => Reply::Admin { json: "{}" },
-                (_, RequestBody::Get { .. }) => Reply::Value {
-                    value: Some(b"v"),
-                    version: 1,
-                },
-                _ => Reply::Written {
-                    version: 7,
-                    existed: false,
-                },
-            }
-        };
-        let mut out = Vec::new();
-        reply.encode(id, 1, &mut FlatBufferBuilder::new(), &mut out);
-        if stream.write_all(&out).await.is_err() {
-            return;
-        }
-        bytes.drain(..len);
-    }
-}
-
-fn accepted() -> Answer {
-    Answer {
-        verdict: Verdict::Accepted,
-        version: 1,
-        shard: 0,
-        shards: 1,
-        node: 1,
-        cluster: 1,
-    }
-}
-
-fn whole_key_space() -> Route {
-    Route {
-        range: 2,
-        version: 1,
-        conf: 1,
-        start: Vec::new(),
-        end: None,
-        leader: Some((1, 0)),
-        address: String::new(),
-    }
-}
-
-fn refusal(code: ErrorCode) -> Reply<'static> {
-    Reply::Error(Box::new(ErrorReply {
-        code: Ok(code),
-        fate: Fate::NotApplied,
-        retry_after_ms: 3,
-        message: "too much".to_owned(),
-        route: None,
-    }))
-}
+use tokio::net::TcpListener;
 
 #[tokio::test]
 async fn what_breaks_a_limit_is_refused_unsent() {
@@ -256,12 +111,12 @@ async fn first_contacts_are_spread_over_the_nodes() {
     for _ in 0..60 {
         let options = ClientOptions {
             addresses: addresses.clone(),
-            timeout: Duration::from_secs(5),
+            ..ClientOptions::default()
         };
         Client::connect(options).await.unwrap();
     }
     for peer in &peers {
-        let asked = peer.directories.load(Ordering::SeqCst);
+        let asked = peer.directories();
         assert!((1..60).contains(&asked), "{asked}");
     }
 }
@@ -341,7 +196,7 @@ async fn many_callers_ask_for_the_directory_once() {
     for call in calls {
         assert!(call.await.unwrap().unwrap().is_some());
     }
-    let asked = peer.directories.load(Ordering::SeqCst);
+    let asked = peer.directories();
     assert!(asked <= 4, "{asked}");
 }
 

@@ -1,11 +1,12 @@
 //! The command line of `loadgen`, and its translation into plans. Usage errors are texts.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::check::clients::CheckOptions;
+use crate::client::ClusterId;
 use crate::distribution::{Distribution, DistributionKind};
 use crate::driver::Drive;
 use crate::keys::KeyLayout;
@@ -55,6 +56,17 @@ pub struct AddressArgs {
         value_delimiter = ','
     )]
     pub addresses: Vec<String>,
+    /// The id of the cluster that the nodes must belong to; a node of another one is not used.
+    /// By default that of the first node that answers. (Means nothing with --etcd.)
+    #[arg(long, env = "RANGEDB_CLUSTER", value_name = "ID")]
+    pub cluster: Option<ClusterId>,
+}
+
+impl AddressArgs {
+    /// The cluster that all clients of this run are bound to, once it is known.
+    pub fn binding(&self) -> OnceLock<ClusterId> {
+        self.cluster.map(OnceLock::from).unwrap_or_default()
+    }
 }
 
 /// Settings of `load` and `run`.

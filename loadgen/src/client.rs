@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 
+use std::sync::OnceLock;
+
+pub use rangedb_client::ClusterId;
 use rangedb_client::{CasOutcome, Client, ClientOptions, Fate, ScanOptions};
 
 use crate::database::{Condition, Database, Failure, Found};
@@ -13,15 +16,30 @@ pub struct ClientDatabase {
 }
 
 impl ClientDatabase {
-    /// Connects to the first address that answers.
-    pub async fn connect(addresses: &[String]) -> Result<ClientDatabase, String> {
+    /// Connects to one of the addresses that answers. All clients of a run are of one cluster: the
+    /// one that is named, or that of the first of them.
+    pub async fn connect(
+        addresses: &[String],
+        cluster: &OnceLock<ClusterId>,
+    ) -> Result<ClientDatabase, String> {
         let options = ClientOptions {
             addresses: addresses.to_vec(),
+            cluster: cluster.get().copied(),
             ..ClientOptions::default()
         };
         let client = Client::connect(options)
             .await
             .map_err(|error| error.to_string())?;
+        if let Some(met) = client.cluster() {
+            let first = *cluster.get_or_init(|| met);
+            // Two clients that met their first nodes at the same time.
+            if first != met {
+                return Err(format!(
+                    "the addresses belong to two clusters, {first} and {met}: give --cluster, or \
+                     addresses of one"
+                ));
+            }
+        }
         Ok(ClientDatabase { client })
     }
 }

@@ -61,7 +61,8 @@ fn drive(args: &DriveArgs, load: bool) -> Result<ExitCode, Trouble> {
         };
         driver::drive(settings, &plan, load, connect)
     } else {
-        let connect = async || ClientDatabase::connect(addresses).await;
+        let cluster = args.address.binding();
+        let connect = async || ClientDatabase::connect(addresses, &cluster).await;
         driver::drive(settings, &plan, load, connect)
     };
     let measured = measured.map_err(Trouble::Failed)?;
@@ -109,8 +110,10 @@ fn check(args: &CheckArgs) -> Result<ExitCode, Trouble> {
     let checked = runtime
         .block_on(async {
             let mut databases = Vec::new();
+            let cluster = args.address.binding();
             for _ in 0..options.clients {
-                databases.push(ClientDatabase::connect(&args.address.addresses).await?);
+                let addresses = &args.address.addresses;
+                databases.push(ClientDatabase::connect(addresses, &cluster).await?);
             }
             Ok(clients::run(databases, options).await)
         })

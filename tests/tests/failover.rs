@@ -39,6 +39,7 @@ async fn client(homes: &[Home]) -> Client {
     let options = ClientOptions {
         addresses: addresses(homes).split(',').map(str::to_owned).collect(),
         timeout: TIMEOUT,
+        ..ClientOptions::default()
     };
     Client::connect(options).await.expect("a client")
 }

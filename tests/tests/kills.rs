@@ -101,6 +101,7 @@ async fn load_while_killed(home: &Home, kills: u32, until: Instant, random: &mut
     let options = ClientOptions {
         addresses: vec![home.listen.clone()],
         timeout: TIMEOUT,
+        ..ClientOptions::default()
     };
     let mut node = home.start();
     let stop = Arc::new(AtomicBool::new(false));

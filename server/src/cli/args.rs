@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use rangedb_client::ClusterId;
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -27,6 +28,10 @@ pub struct ConnectionArgs {
         value_delimiter = ','
     )]
     pub addresses: Vec<String>,
+    /// The id of the cluster that the nodes must belong to; a node of another one is not used.
+    /// By default that of the first node that answers.
+    #[arg(long, env = "RANGEDB_CLUSTER", value_name = "ID")]
+    pub cluster: Option<ClusterId>,
     /// How long to try, such as 5s, 500ms or 1m.
     #[arg(long, default_value = "5s", value_parser = parse_duration, value_name = "TIME")]
     pub timeout: Duration,

@@ -100,10 +100,11 @@ fn execute(command: CliCommand) -> Result<Exit, Trouble> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let exit = runtime.block_on(async {
         let options = ClientOptions {
             addresses: connection.addresses.clone(),
             timeout: connection.timeout,
+            cluster: connection.cluster,
         };
         let client = Client::connect(options).await.map_err(|error| Trouble {
             exit: Exit::Unreachable,
@@ -113,5 +114,8 @@ fn execute(command: CliCommand) -> Result<Exit, Trouble> {
         let exit = commands::perform(&client, request, connection, &mut out).await;
         out.flush()?;
         exit
-    })
+    });
+    // A name that is still being looked up would hold up the end of the process.
+    runtime.shutdown_background();
+    exit
 }

@@ -9,7 +9,12 @@ use super::BadSetting;
 /// The beginning of the variables that are settings of the node.
 const VARIABLE_PREFIX: &str = "RANGEDB_";
 /// Variables of the command line's clients and of scripts.
-const OTHER_VARIABLES: &[&str] = &["RANGEDB_ADDR", "RANGEDB_CONFIG", "RANGEDB_TIMEOUT"];
+const OTHER_VARIABLES: &[&str] = &[
+    "RANGEDB_ADDR",
+    "RANGEDB_CLUSTER",
+    "RANGEDB_CONFIG",
+    "RANGEDB_TIMEOUT",
+];
 
 macro_rules! keys {
     ($($key:ident $name:literal $default:literal $help:literal,)*) => {

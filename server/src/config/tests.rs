@@ -27,6 +27,7 @@ fn flags_stand_above_variables_above_the_file_above_defaults() {
         ("RANGEDB_LISTEN", "v:2"),
         ("RANGEDB_LOG", "text"),
         ("RANGEDB_ADDR", "x"),
+        ("RANGEDB_CLUSTER", "x"),
     ];
     raw.add_variables(
         variables

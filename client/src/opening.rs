@@ -1,0 +1,90 @@
+//! Opening a connection: from an address to a shard that has accepted the preamble, of the cluster
+//! that the client belongs to.
+//!
+//! A name may have several addresses, of which one may be silent: they are tried one after the other
+//! without waiting long for any.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rangedb_protocol::preamble::{ANSWER_LEN, ANY_SHARD, Answer, Preamble, Verdict};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::cluster::{Binding, ClusterId};
+use crate::connection::Connection;
+use crate::directory::Place;
+use crate::stagger;
+
+/// How long one address of a name is waited for before the next is tried, too.
+const NEXT_AFTER: Duration = Duration::from_millis(100);
+/// After so long without a byte the kernel asks whether the other end still lives,
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+/// so often,
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// and what was sent must be acknowledged within this.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
+
+/// Opens a connection to a place.
+///
+/// # Errors
+/// The server cannot be reached, is none, refuses, or belongs to another cluster.
+pub async fn open(place: &Place, binding: &Arc<Binding>) -> Result<Connection, String> {
+    let greeted = greet_any(place, binding).await;
+    let (stream, node) = greeted.map_err(|failure| format!("{}: {failure}", place.address))?;
+    Ok(Connection::start(stream, node))
+}
+
+/// Connects to one of the addresses of a name.
+async fn greet_any(place: &Place, binding: &Arc<Binding>) -> Result<(TcpStream, u64), String> {
+    let addresses = tokio::net::lookup_host(&*place.address).await;
+    let addresses: Vec<SocketAddr> = addresses.map_err(|error| error.to_string())?.collect();
+    if addresses.is_empty() {
+        return Err("the name has no address".to_owned());
+    }
+    let shard = place.shard.unwrap_or(ANY_SHARD);
+    let mut ways = Vec::with_capacity(addresses.len());
+    for address in addresses {
+        let binding = binding.clone();
+        ways.push(async move { greet(address, shard, &binding).await });
+    }
+    let greeted = stagger::first_of(ways, NEXT_AFTER, |_| ()).await;
+    greeted.map_err(|mut failures| {
+        failures.dedup();
+        failures.join(", ")
+    })
+}
+
+/// Connects and exchanges the preamble; gives the id of the node, too.
+async fn greet(
+    address: SocketAddr,
+    shard: u16,
+    binding: &Binding,
+) -> Result<(TcpStream, u64), String> {
+    let failed = |error: io::Error| error.to_string();
+    let mut stream = TcpStream::connect(address).await.map_err(failed)?;
+    tune(&stream).map_err(failed)?;
+    let preamble = Preamble::client(shard);
+    stream.write_all(&preamble.encode()).await.map_err(failed)?;
+    let mut bytes = [0; ANSWER_LEN];
+    stream.read_exact(&mut bytes).await.map_err(failed)?;
+    let answer = Answer::decode(&bytes).ok_or("this is no RangeDB server")?;
+    if answer.verdict != Verdict::Accepted {
+        return Err(format!("refused: {:?}", answer.verdict));
+    }
+    binding.admit(ClusterId(answer.cluster))?;
+    Ok((stream, answer.node))
+}
+
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL);
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))
+}

@@ -1,0 +1,205 @@
+//! Servers of the tests, which speak the protocol until they do not.
+
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rangedb_client::ClientOptions;
+use rangedb_protocol::preamble::{Answer, PREAMBLE_LEN, Verdict};
+use rangedb_protocol::{
+    ErrorCode, ErrorReply, Fate, FlatBufferBuilder, Reply, Request, RequestBody, Route, frame,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What a peer does with a request that is none for the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// Answers that it is overloaded.
+    Overloaded,
+    /// Answers that it reaches no majority.
+    NoQuorum,
+    /// Says nothing.
+    Silent,
+    /// Closes the connection.
+    Closes,
+    /// Closes the first connection that asks, and answers the others.
+    ClosesOnce,
+    /// Answers gets and puts.
+    Honest,
+}
+
+/// What a peer does, and has done.
+pub struct Life {
+    manner: Manner,
+    node: u64,
+    /// The cluster that it says it is of.
+    pub cluster: AtomicU64,
+    /// Whether it reads and says nothing at all any more.
+    pub hangs: AtomicBool,
+    /// Whether it closes the connection that asks next.
+    pub closes: AtomicBool,
+    /// Who leads the only range, as it says; `None`: it does.
+    pub leader: Mutex<Option<(u64, String)>>,
+    directories: AtomicUsize,
+    requests: AtomicUsize,
+}
+
+/// A server.
+pub struct Peer {
+    pub address: String,
+    pub life: Arc<Life>,
+}
+
+impl Peer {
+    /// Node 1 of cluster 1.
+    pub async fn start(manner: Manner) -> Peer {
+        Peer::start_as(manner, 1, 1).await
+    }
+
+    pub async fn start_as(manner: Manner, cluster: u64, node: u64) -> Peer {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let life = Arc::new(Life {
+            manner,
+            node,
+            cluster: AtomicU64::new(cluster),
+            hangs: AtomicBool::new(false),
+            closes: AtomicBool::new(false),
+            leader: Mutex::default(),
+            directories: AtomicUsize::new(0),
+            requests: AtomicUsize::new(0),
+        });
+        let lives = life.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, lives.clone()));
+            }
+        });
+        Peer { address, life }
+    }
+
+    pub fn options(&self, timeout: Duration) -> ClientOptions {
+        ClientOptions {
+            addresses: vec![self.address.clone()],
+            timeout,
+            cluster: None,
+        }
+    }
+
+    /// Requests for the directory.
+    pub fn directories(&self) -> usize {
+        self.life.directories.load(Ordering::SeqCst)
+    }
+
+    /// Other requests.
+    pub fn requests(&self) -> usize {
+        self.life.requests.load(Ordering::SeqCst)
+    }
+}
+
+async fn serve(mut stream: TcpStream, life: Arc<Life>) {
+    let mut preamble = [0; PREAMBLE_LEN];
+    if stream.read_exact(&mut preamble).await.is_err() {
+        return;
+    }
+    if life.hangs.load(Ordering::SeqCst) {
+        return hang(stream).await;
+    }
+    stream.write_all(&accepted(&life).encode()).await.unwrap();
+    let mut bytes = Vec::new();
+    loop {
+        let Some((id, kind, len)) = frame::decode(&bytes)
+            .unwrap()
+            .map(|f| (f.id, f.kind, f.len))
+        else {
+            match stream.read_buf(&mut bytes).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => continue,
+            }
+        };
+        if life.hangs.load(Ordering::SeqCst) {
+            return hang(stream).await;
+        }
+        if life.closes.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        let body = Request::decode(kind, &bytes[frame::HEADER_LEN..len])
+            .unwrap()
+            .body;
+        let reply = if body == RequestBody::Directory {
+            life.directories.fetch_add(1, Ordering::SeqCst);
+            Reply::Routes(vec![whole_key_space(&life)])
+        } else {
+            let before = life.requests.fetch_add(1, Ordering::SeqCst);
+            match (life.manner, body) {
+                (Manner::Overloaded, _) => refusal(ErrorCode::Overloaded),
+                (Manner::NoQuorum, _) => refusal(ErrorCode::NoQuorum),
+                (Manner::Closes, _) => return,
+                (Manner::ClosesOnce, _) if before == 0 => return,
+                (Manner::Silent, _) => {
+                    bytes.drain(..len);
+                    continue;
+                }
+                (_, RequestBody::Admin { .. }) => Reply::Admin { json: "{}" },
+                (_, RequestBody::Get { .. }) => Reply::Value {
+                    value: Some(b"v"),
+                    version: 1,
+                },
+                _ => Reply::Written {
+                    version: 7,
+                    existed: false,
+                },
+            }
+        };
+        let mut out = Vec::new();
+        reply.encode(id, 1, &mut FlatBufferBuilder::new(), &mut out);
+        if stream.write_all(&out).await.is_err() {
+            return;
+        }
+        bytes.drain(..len);
+    }
+}
+
+/// Keeps the connection, and takes what comes, as a stopped process does.
+async fn hang(mut stream: TcpStream) {
+    let mut taken = [0; 4096];
+    while stream.read(&mut taken).await.is_ok_and(|len| len > 0) {}
+}
+
+fn accepted(life: &Life) -> Answer {
+    Answer {
+        verdict: Verdict::Accepted,
+        version: 1,
+        shard: 0,
+        shards: 1,
+        node: life.node,
+        cluster: u128::from(life.cluster.load(Ordering::SeqCst)),
+    }
+}
+
+fn whole_key_space(life: &Life) -> Route {
+    let elsewhere = life.leader.lock().unwrap().clone();
+    let (node, address) = elsewhere.unwrap_or((life.node, String::new()));
+    Route {
+        range: 2,
+        version: 1,
+        conf: 1,
+        start: Vec::new(),
+        end: None,
+        leader: Some((node, 0)),
+        address,
+    }
+}
+
+fn refusal(code: ErrorCode) -> Reply<'static> {
+    Reply::Error(Box::new(ErrorReply {
+        code: Ok(code),
+        fate: Fate::NotApplied,
+        retry_after_ms: 3,
+        message: "too much".to_owned(),
+        route: None,
+    }))
+}
