@@ -262,6 +262,7 @@ impl<'a> Session {
     }
   }
 
+  /// At most the sequence.
   pub fn lowest_unanswered(&self) -> u64 {
     let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
     // Safety:
@@ -1043,6 +1044,7 @@ impl<'a> CompareAndSwap<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<Condition>(CompareAndSwap::VT_CONDITION, Some(Condition::Absent)).unwrap()}
   }
+  /// Needed under Value alone.
   #[inline]
   pub fn expected_value(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
     // Safety:
@@ -1050,6 +1052,7 @@ impl<'a> CompareAndSwap<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(CompareAndSwap::VT_EXPECTED_VALUE, None)}
   }
+  /// Counts under Version alone.
   #[inline]
   pub fn expected_version(&self) -> u64 {
     // Safety:
@@ -1742,7 +1745,7 @@ impl<'a> Scan<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Scan::VT_END, None)}
   }
-  /// 0: the limit.
+  /// 0: the limit, 10,000.
   #[inline]
   pub fn rows_max(&self) -> u32 {
     // Safety:
@@ -1750,7 +1753,7 @@ impl<'a> Scan<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(Scan::VT_ROWS_MAX, Some(0)).unwrap()}
   }
-  /// 0: the limit.
+  /// 0: the limit, 4 MiB.
   #[inline]
   pub fn bytes_max(&self) -> u32 {
     // Safety:
@@ -1758,7 +1761,7 @@ impl<'a> Scan<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(Scan::VT_BYTES_MAX, Some(0)).unwrap()}
   }
-  /// From the reply before; start is then ignored.
+  /// From the reply before; start and end are then ignored.
   #[inline]
   pub fn continuation(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
     // Safety:
@@ -2268,6 +2271,7 @@ impl<'a> Written<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(Written::VT_VERSION, Some(0)).unwrap()}
   }
+  /// Whether a Delete or CompareAndSwap found a value; false for Put and Write, which do not look.
   #[inline]
   pub fn existed(&self) -> bool {
     // Safety:
@@ -2986,7 +2990,7 @@ impl<'a> Route<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u16>(Route::VT_SHARD, Some(0)).unwrap()}
   }
-  /// Where the leader's node listens.
+  /// What the leader's node advertises, also if that is the node asked. Empty if it is not known.
   #[inline]
   pub fn address(&self) -> Option<&'a str> {
     // Safety:
@@ -4237,6 +4241,7 @@ impl<'a> Error<'a> {
   }
 
 
+  /// See the page's table of errors.
   #[inline]
   pub fn code(&self) -> u16 {
     // Safety:
@@ -4252,6 +4257,7 @@ impl<'a> Error<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u8>(Error::VT_FATE, Some(0)).unwrap()}
   }
+  /// 0: it is not known.
   #[inline]
   pub fn retry_after_ms(&self) -> u32 {
     // Safety:
