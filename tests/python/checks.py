@@ -1,0 +1,369 @@
+"""Holds the protocol page true: `checks.py HOST:PORT` against a fresh node with two shards, whose keys
+are split at `m`. Each function whose name begins with `check_` is one check; an exception fails it.
+"""
+
+import json
+import struct
+import sys
+import time
+import traceback
+
+from rangedb_client import (
+    ABSENT,
+    ANY_SHARD,
+    CODES,
+    NOT_APPLIED,
+    SCHEMA,
+    UNKNOWN,
+    VALUE,
+    VERSION,
+    Client,
+    Closed,
+    Connection,
+    Refused,
+    exchange,
+    preamble,
+)
+
+ADDRESS = sys.argv[1]
+KEY_MAX, VALUE_MAX, FRAME_MAX = 4096, 1 << 20, 8 << 20
+
+
+def refused(code, call, *arguments, fate=NOT_APPLIED, **fields):
+    """The call must be refused with this code."""
+    try:
+        result = call(*arguments, **fields)
+    except Refused as refusal:
+        assert (refusal.code, refusal.fate) == (code, fate), refusal
+        return refusal
+    raise AssertionError(f"not refused as {code}: {result}")
+
+
+def closed(connection):
+    """The server must end the connection."""
+    try:
+        connection.read(1)
+    except Closed:
+        return
+    raise AssertionError("there is more")
+
+
+def check_preambles(client):
+    for verdict, options in [
+        (0, {}),
+        (0, {"versions": (1, 9)}),
+        (0, {"smart": True, "shard": 1}),
+        (1, {"versions": (2, 9)}),
+        (2, {"shard": 2}),
+        (3, {"tls": True}),
+        (4, {"role": 1}),
+        (4, {"role": 7}),
+    ]:
+        connection = Connection(ADDRESS, **options)
+        assert connection.verdict == verdict, (options, connection.verdict)
+        assert (connection.shards, connection.version) == (2, 1)
+        if options.get("shard") == 1:
+            assert connection.shard == 1
+        if verdict != 0:
+            closed(connection)
+    try:
+        Connection(ADDRESS, first=b"GET / HTTP/1.1\r\n")
+    except Closed:
+        pass
+    else:
+        raise AssertionError("a stranger was answered")
+    # The first request may come right behind the preamble.
+    get = SCHEMA.encode("Get", {"key": b"nothing"})
+    first = preamble() + struct.pack("<IQHH", len(get) + 12, 77, 1, 0) + get
+    connection = Connection(ADDRESS, first=first)
+    id_, kind, reply = connection.receive()
+    assert (id_, kind, reply["value"], reply["version"]) == (77, "Value", None, 0)
+    _, state = connection.ask("Status")
+    assert state["cluster"] == f"{connection.cluster:032x}", state["cluster"]
+    assert state["node"] == connection.node
+
+
+def check_the_dump_on_the_page(client):
+    first, answer, request, reply = exchange()
+    assert first == preamble(shard=0, smart=True)
+    verdict, version, shard, shards, _, node = struct.unpack("<HHHHIQ", answer[4:24])
+    assert (verdict, version, shard, shards, node) == (0, 1, 0, 2, 1)
+    assert f"{int.from_bytes(answer[24:], 'little'):032x}" == bytes(range(16)).hex()
+    length, id_, kind, _ = struct.unpack("<IQHH", request[:16])
+    assert (length, id_, kind) == (len(request) - 4, 7, 2)
+    put = SCHEMA.decode("Put", request[16:])
+    assert (put["key"], put["value"], put["deadline_ms"]) == (b"k", b"v", 5000)
+    assert put["target"] == {"range": 2, "version": 1, "conf": 1}
+    session = put["session"]
+    assert (session["sequence"], session["lowest_unanswered"]) == (1, 1)
+    assert session["first_tried"] == put["token"]
+    length, id_, kind, _ = struct.unpack("<IQHH", reply[:16])
+    assert (length, id_, kind) == (len(reply) - 4, 7, 0x8002)
+    written = SCHEMA.decode("Written", reply[16:])
+    assert written["version"] == written["now"] > put["token"] and not written["existed"]
+
+
+def check_values(client):
+    assert client.get(b"value") is None
+    first = client.put(b"value", b"")
+    assert client.get(b"value") == (b"", first["version"])
+    assert not client.put(b"value", b"two")["existed"], "only deletes and swaps say so"
+    gone = client.delete(b"value")
+    assert gone["existed"] and gone["version"] > first["version"]
+    assert not client.delete(b"value")["existed"]
+    assert client.get(b"value") is None
+    longest = b"v" * KEY_MAX
+    client.put(longest, b"x" * VALUE_MAX)
+    assert len(client.get(longest)[0]) == VALUE_MAX
+    client.delete(longest)
+    refused("invalid", client.put, longest + b"v", b"")
+    refused("invalid", client.put, b"", b"")
+    refused("invalid", client.put, b"k", b"x" * (VALUE_MAX + 1))
+
+
+def check_versions_are_times(client):
+    version = client.put(b"time", b"")["version"]
+    assert abs((version >> 16) / 1000 - time.time()) < 60
+    assert client.now >= version, "a reply's now is not below what it tells"
+
+
+def check_compare_and_swap(client):
+    swap = client.compare_and_swap
+    kind, reply = swap(b"swap", ABSENT, b"1")
+    assert (kind, reply["existed"]) == ("Written", False)
+    first = reply["version"]
+    assert swap(b"swap", ABSENT, b"2") == ("ConditionFailed", {"current": first, "now": client.now})
+    kind, reply = swap(b"swap", VALUE, b"2", expected_value=b"1")
+    assert (kind, reply["existed"]) == ("Written", True)
+    second = reply["version"]
+    assert swap(b"swap", VERSION, b"3", expected_version=first)[0] == "ConditionFailed"
+    assert swap(b"swap", VERSION, b"3", expected_version=0)[0] == "ConditionFailed"
+    assert swap(b"swap", VERSION, None, expected_version=second)[0] == "Written"
+    assert client.get(b"swap") is None
+    kind, reply = swap(b"swap", VALUE, b"2", expected_value=b"1")
+    assert (kind, reply["current"]) == ("ConditionFailed", 0)
+    refused("invalid", swap, b"swap", VALUE, b"2")
+    refused("invalid", swap, b"swap", 9, b"2")
+
+
+def check_increments(client):
+    assert client.increment(b"number", 5)["value"] == 5
+    assert client.increment(b"number", -7)["value"] == -2
+    assert client.get(b"number")[0] == b"-2"
+    for text, number in [(b"007", 7), (b"-0", 0), (b"9223372036854775807", 2**63 - 1)]:
+        client.put(b"number", text)
+        assert client.increment(b"number", 0)["value"] == number
+    refused("number_overflow", client.increment, b"number", 1)
+    for text in [b"", b"-", b"+1", b" 1", b"1.0", b"1e3", b"9223372036854775808"]:
+        client.put(b"number", text)
+        refused("not_a_number", client.increment, b"number", 1)
+
+
+def check_writes(client):
+    puts = [{"key": b"w%d" % number, "value": b"1"} for number in range(3)]
+    written = client.write(puts + [{"key": b"w0"}, {"key": b"w1", "value": b"last"}])
+    assert not written["existed"]
+    assert client.get(b"w0") is None
+    assert client.get(b"w1") == (b"last", written["version"])
+    assert client.get(b"w2") == (b"1", written["version"])
+    refused("several_ranges", client.write, [{"key": b"w", "value": b""}, {"key": b"a", "value": b""}])
+    most = [{"key": b"w%d" % number, "value": b""} for number in range(4096)]
+    client.write(most)
+    refused("invalid", client.write, most + [{"key": b"wx", "value": b""}])
+    refused("invalid", client.call, "Write", b"w", mutations=[])
+    # Keys and values count, nothing else.
+    large = [{"key": b"w%03d" % number, "value": b"x" * (VALUE_MAX - 4)} for number in range(4)]
+    client.write(large)
+    large[0]["value"] += b"x"
+    refused("invalid", client.write, large)
+    client.write([{"key": mutation["key"]} for mutation in large])
+
+
+def check_sessions(client):
+    session = client.session()
+    first = client.increment(b"once", 1, session=session)
+    again = client.increment(b"once", 1, session=session)
+    assert (first["value"], first["version"]) == (again["value"], again["version"])
+    # A refusal that was decided by the data is an outcome, and is remembered.
+    client.put(b"word", b"word")
+    session = client.session()
+    refused("not_a_number", client.increment, b"word", 1, session=session)
+    client.put(b"word", b"1")
+    session["lowest_unanswered"] = session["sequence"]
+    refused("session_expired", client.increment, b"word", 1, session=session, fate=UNKNOWN)
+    sequence = client.sequence = client.sequence + 2
+    swap = dict(client.session(), sequence=sequence - 1, lowest_unanswered=sequence - 1)
+    asked = {"expected_value": b"0", "session": swap}
+    kind, failed = client.compare_and_swap(b"word", VALUE, b"2", **asked)
+    assert kind == "ConditionFailed"
+    late = dict(client.session(), lowest_unanswered=sequence - 1)
+    client.put(b"word", b"0", session=late)
+    assert client.compare_and_swap(b"word", VALUE, b"2", **asked)[1]["current"] == failed["current"]
+    # A rule of the request itself is none.
+    session = client.session()
+    refused("invalid", client.put, b"k", b"x" * (VALUE_MAX + 1), session=session)
+    client.put(b"k", b"fits", session=session)
+    # Pairs are known by the range of the first key.
+    session = client.session()
+    assert client.increment(b"a-scope", 1, session=session)["value"] == 1
+    assert client.increment(b"z-scope", 1, session=session)["value"] == 1
+    assert client.increment(b"a-scope", 1, session=session)["value"] == 1
+    # What is below a mark, above its own mark, or old.
+    old = dict(client.session(), sequence=1, lowest_unanswered=1)
+    refused("session_expired", client.put, b"k", b"", session=old, fate=UNKNOWN)
+    session = client.session()
+    bad = dict(session, lowest_unanswered=session["sequence"] + 1)
+    refused("invalid", client.put, b"k", b"", session=bad)
+    session = client.session()
+    session["first_tried"] -= 11 * 60 * 1000 << 16
+    refused("session_expired", client.put, b"k", b"", session=session, fate=UNKNOWN)
+
+
+def check_scans(client):
+    keys = [b"%c-row%d" % (letter, number) for letter in b"lmn" for number in range(5)]
+    for key in keys:
+        client.put(key, key.upper())
+    pages = list(client.scan(b"l-row1", b"n-row2", rows_max=3))
+    rows = [row for page in pages for row in page["rows"]]
+    assert [row["key"] for row in rows] == [key for key in keys if b"l-row1" <= key < b"n-row2"]
+    assert all(row["value"] == row["key"].upper() for row in rows)
+    assert all(len(page["rows"]) <= 3 for page in pages)
+    # One snapshot for each range: the pages end where the range does.
+    snapshots = [(page["at"], page["rows"][0]["key"] < b"m") for page in pages if page["rows"]]
+    assert len({at for at, _ in snapshots}) == len({place for _, place in snapshots}) == 2
+    # Later writes are not seen, nor is another end.
+    pages = client.scan(b"n", b"n.", rows_max=2)
+    first = next(pages)
+    client.put(b"n-row9", b"late")
+    seen = [row["key"] for page in [first, *pages] for row in page["rows"]]
+    assert seen == [key for key in keys if key.startswith(b"n")]
+    _, page = client.call("Scan", b"n", start=b"n", rows_max=1)
+    goes_on = {"continuation": page["continuation"]}
+    _, page = client.call("Scan", b"n", start=b"n-row4", end=b"n-row1", **goes_on)
+    assert [row["key"] for row in page["rows"]][:5] == [*keys[11:], b"n-row9"], page["rows"]
+    # A row always fits.
+    assert [len(page["rows"]) for page in client.scan(b"l-row0", b"l-row3", bytes_max=1)] == [1, 1, 1]
+    # Nothing lies between.
+    assert list(client.scan(b"b", b"a"))[0]["rows"] == []
+    longest = b"y" * KEY_MAX
+    client.put(longest, b"")
+    assert [len(page["rows"]) for page in client.scan(longest, longest + b"\0")] == [1]
+    assert [len(page["rows"]) for page in client.scan(longest + b"\0", b"z")] == [0]
+    refused("invalid", client.call, "Scan", b"y", start=longest + b"yy")
+    for bad in [b"", b"\x02" * 20, goes_on["continuation"][:-1][:5]]:
+        refused("invalid", client.call, "Scan", b"n", continuation=bad)
+
+
+def check_routes(client):
+    routes = Connection(ADDRESS).ask("Directory")[1]["routes"]
+    assert [route["start"] for route in routes] == [b"", b"m"], routes
+    assert {route["shard"] for route in routes} == {0, 1}
+    assert all(route["led"] and route["address"] == ADDRESS for route in routes), routes
+    # A smart connection is told where to go, and a plain one is served.
+    far = routes[1]
+    smart = Connection(ADDRESS, shard=routes[0]["shard"], smart=True)
+    session = client.session()
+    for name, fields in [
+        ("Get", {"key": b"z"}),
+        ("Put", {"key": b"z", "value": b"", "session": session}),
+        ("Scan", {"start": b"z"}),
+    ]:
+        refusal = refused("moved", smart.ask, name, **fields)
+        assert refusal.route == far, refusal.route
+    target = {"range": far["range"], "version": far["version"] + 1, "conf": far["conf"]}
+    there = Connection(ADDRESS, shard=far["shard"], smart=True)
+    assert refused("moved", there.ask, "Get", key=b"z", target=target).route == far
+    plain = Connection(ADDRESS, shard=routes[0]["shard"])
+    plain.ask("Put", key=b"z", value=b"far", session=session)
+    assert plain.ask("Get", key=b"z")[1]["value"] == b"far"
+    # The client that believes what was never true learns better.
+    client.routes = [dict(routes[0], end=None)]
+    followed = client.followed
+    assert client.get(b"z")[0] == b"far"
+    assert client.followed == followed + 1
+    # A scan that goes on in the next range is told its route.
+    client.routes = routes
+    assert sum(len(page["rows"]) for page in client.scan(b"l-row4", b"m-row1")) == 2
+
+
+def check_admin(client):
+    connection = client.connection((ADDRESS, ANY_SHARD))
+    _, done = connection.ask("Admin", command='{"command":"nodes"}')
+    nodes = json.loads(done["json"])["nodes"]
+    assert [node["address"] for node in nodes] == [ADDRESS]
+    refused("invalid", connection.ask, "Admin", command='{"command":"dance"}')
+    refused("invalid", connection.ask, "Admin", command=" " * 16385)
+
+
+def check_garbage(client):
+    connection = Connection(ADDRESS)
+    id_, frame = connection.frame(999, b"whatever")
+    connection.write(frame)
+    replied, kind, error = connection.receive()
+    assert (replied, kind, error["code"]) == (id_, "Error", CODES["unknown_kind"][0])
+    connection.ask("Get", key=b"k")
+    # A table without a required field, and bytes that are no table.
+    for body in [SCHEMA.encode("Put", {"key": b"k"}), b"no table", b""]:
+        connection = Connection(ADDRESS)
+        put = connection.send("Put", key=b"k", value=b"v", session=client.session())
+        bad, frame = connection.frame(2, body)
+        connection.write(frame)
+        connection.send("Get", key=b"k")
+        replies = {}
+        for _ in range(2):
+            replied, kind, reply = connection.receive()
+            replies[replied] = (kind, reply.get("code"))
+        code = CODES["malformed_frame"][0]
+        assert replies == {put: ("Written", None), bad: ("Error", code)}, replies
+        closed(connection)
+    connection = Connection(ADDRESS)
+    connection.write(struct.pack("<IQHH", FRAME_MAX + 1, 5, 1, 0))
+    replied, kind, error = connection.receive()
+    assert (replied, kind, error["code"]) == (5, "Error", CODES["frame_too_large"][0])
+    closed(connection)
+    connection = Connection(ADDRESS)
+    connection.write(struct.pack("<I", 11))
+    closed(connection)
+
+
+def check_many_in_flight(client):
+    connection = Connection(ADDRESS)
+    count = 3000
+    frames = []
+    lowest = client.sequence + 1
+    for number in range(count):
+        session = dict(client.session(), lowest_unanswered=lowest)
+        fields = {"key": b"many%d" % number, "value": b"", "session": session}
+        frames.append(connection.frame(2, SCHEMA.encode("Put", fields))[1])
+    connection.write(b"".join(frames))
+    allowed = {CODES[name][0] for name in ("too_many_in_flight", "overloaded")}
+    seen = set()
+    for _ in range(count):
+        replied, kind, reply = connection.receive()
+        seen.add(replied)
+        if kind == "Error":
+            assert reply["code"] in allowed and reply["fate"] == NOT_APPLIED, reply
+            assert reply["retry_after_ms"] > 0
+        else:
+            assert kind == "Written", kind
+    assert len(seen) == count
+    connection.ask("Get", key=b"k")
+
+
+def main():
+    checks = [(name, check) for name, check in globals().items() if name.startswith("check_")]
+    failed = 0
+    for name, check in checks:
+        try:
+            check(Client([ADDRESS]))
+        except Exception:
+            failed += 1
+            print(f"{name} failed:")
+            traceback.print_exc(file=sys.stdout)
+        else:
+            print(f"{name}: good")
+    print(f"{len(checks) - failed} of {len(checks)} checks passed")
+    return 1 if failed else 0
+
+
+sys.exit(main())
