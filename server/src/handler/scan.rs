@@ -67,8 +67,8 @@ pub(super) fn request(
             at: None,
         });
     };
-    let bad = || Error::Invalid("the continuation is not one of this server's".to_owned());
-    let goes_on = Continuation::decode(token).ok_or_else(bad)?;
+    let goes_on = Continuation::decode(token);
+    let goes_on = goes_on.map_err(|bad| Error::Invalid(bad.to_string()))?;
     Ok(ScanRequest {
         start: Some(goes_on.next.into()),
         end: goes_on.end.map(Into::into),

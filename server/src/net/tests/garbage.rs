@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use rangedb_protocol::continuation::Continuation;
 use rangedb_protocol::limits::FRAME_LEN_MAX;
 use rangedb_protocol::preamble::Preamble;
 use rangedb_protocol::{Condition, Mutation, Reply, RequestBody, Session, frame};
@@ -50,6 +51,12 @@ fn good_frames(client: &mut TestClient) -> Vec<Vec<u8>> {
         },
     ];
     let condition = Condition::Value(b"old");
+    let token = Continuation {
+        next: b"a".to_vec(),
+        end: Some(b"b".to_vec()),
+        at: None,
+    };
+    let token = token.encode();
     let bodies = [
         RequestBody::Get { key: b"key" },
         RequestBody::Put {
@@ -85,7 +92,7 @@ fn good_frames(client: &mut TestClient) -> Vec<Vec<u8>> {
             end: None,
             rows_max: 0,
             bytes_max: 0,
-            continuation: Some(b"\x01\x03\0\0\0\0\0\0\0\0\x01\0ab"),
+            continuation: Some(&token),
         },
         RequestBody::Directory,
         RequestBody::Status,
