@@ -98,6 +98,13 @@ impl Error {
     }
 }
 
+/// What helps a node whose files are damaged.
+pub const DAMAGED_ADVICE: &str = "never put an older copy of this node's folder back into a \
+     cluster: that undoes writes which this node has acknowledged. If other nodes hold replicas of \
+     its ranges, start this node with an empty data folder: it joins anew and gets everything from \
+     them. A node without others can go on only from a copy of its whole folder that was made while \
+     it was stopped, and loses what was written since: keep the damaged folder";
+
 /// Why the process must end: nothing continues on bad state.
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {

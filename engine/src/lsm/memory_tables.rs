@@ -78,6 +78,7 @@ impl MemoryTables {
                 folder: "memory".to_owned(),
                 action: "write",
                 message: "input/output error".to_owned(),
+                damaged: false,
             });
         }
         self.stats.disk_full = self.disk.full.get();

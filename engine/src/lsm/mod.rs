@@ -12,6 +12,8 @@
 //!
 //! What a caller must keep to: of a key, versions are inserted in rising order, each once.
 
+#[cfg(test)]
+mod damage_tests;
 pub mod keys;
 mod memory_tables;
 mod memtable;
@@ -20,6 +22,7 @@ mod scan;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod version_gc;
 mod write_back;
 
@@ -139,11 +142,18 @@ pub struct LsmStats {
     pub tables: TableStats,
 }
 
+fn advice(damaged: bool) -> String {
+    match damaged {
+        true => format!(": a file is damaged; {}", crate::error::DAMAGED_ADVICE),
+        false => String::new(),
+    }
+}
+
 /// What can go wrong in the tree. Each ends the process.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LsmError {
-    /// A file cannot be read or written.
-    #[error("tables in {folder}: {action} failed: {message}")]
+    /// A file cannot be read or written, or is not what was written.
+    #[error("tables in {folder}: {action} failed: {message}{}", advice(*.damaged))]
     Failed {
         /// The tables' folder.
         folder: String,
@@ -151,6 +161,8 @@ pub enum LsmError {
         action: &'static str,
         /// The cause.
         message: String,
+        /// Whether the file is damaged.
+        damaged: bool,
     },
     /// A row's header is none that this version knows.
     #[error(

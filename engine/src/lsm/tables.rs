@@ -15,8 +15,9 @@
 //! would drop versions that readers need; the bare counter would keep replaced files.
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::ops::Bound;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc};
 use std::thread::JoinHandle;
@@ -33,7 +34,7 @@ use lsm_tree::{
 use crate::lsm::memtable::{Memtable, MemtableId};
 use crate::lsm::version_gc::{GcRules, Judge};
 use crate::lsm::write_back::{PushOut, WriteBack};
-use crate::lsm::{Bounds, FROZEN_MAX, LsmError, TableRow, TableStats, TableStore, row};
+use crate::lsm::{Bounds, FROZEN_MAX, LsmError, TableRow, TableStats, TableStore, row, verify};
 use crate::types::Timestamp;
 
 /// Cleared memtables that wait to be filled again, with the pages that they have: as many as may
@@ -126,15 +127,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn is_full(error: &lsm_tree::Error) -> bool {
     matches!(error, lsm_tree::Error::Io(e)
-        if matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
+        if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
 }
 
-fn failed(options: &TableOptions, action: &'static str, error: &lsm_tree::Error) -> LsmError {
-    let folder = options.folder.display().to_string();
+/// Whether an error says that a file is not what was written, not that the system refused.
+fn is_damage(error: &lsm_tree::Error) -> bool {
+    !matches!(error, lsm_tree::Error::Io(e)
+        if !matches!(e.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof))
+}
+
+fn failed(folder: &Path, action: &'static str, error: &lsm_tree::Error) -> LsmError {
     LsmError::Failed {
-        folder,
+        folder: folder.display().to_string(),
         action,
         message: format!("{error:?}"),
+        damaged: is_damage(error),
     }
 }
 
@@ -233,7 +240,7 @@ impl Shared {
                     std::thread::sleep(FULL_DISK_RETRY);
                 }
                 Err(error) => {
-                    self.publish(None, Some(failed(&self.options, action, &error)));
+                    self.publish(None, Some(failed(&self.options.folder, action, &error)));
                     return false;
                 }
             }
@@ -348,6 +355,7 @@ impl CompactionFilter for GcFilter {
 /// The tables of one shard on disk.
 pub struct LsmTables {
     tables: Arc<Tables>,
+    folder: Arc<Path>,
     shared: Arc<Shared>,
     jobs: Option<mpsc::Sender<Job>>,
     kick: Option<mpsc::Sender<Compaction>>,
@@ -375,7 +383,9 @@ impl LsmTables {
         .filter_block_pinning_policy(PinningPolicy::all(true))
         .index_block_pinning_policy(PinningPolicy::all(true))
         .with_compaction_filter_factory(Some(Arc::new(gc)));
-        let tree = config.open().map_err(|e| failed(&options, "open", &e))?;
+        let checked = verify::verify(&options.folder).map_err(lsm_tree::Error::Io);
+        let tree = checked.and_then(|()| config.open());
+        let tree = tree.map_err(|e| failed(&options.folder, "open", &e))?;
         let tables = Arc::new(Tables::of(&tree));
         let (jobs, job_queue) = mpsc::channel();
         let (kick, kicks) = mpsc::channel();
@@ -403,6 +413,7 @@ impl LsmTables {
         ];
         Ok(LsmTables {
             tables,
+            folder: shared.options.folder.as_path().into(),
             shared,
             jobs: Some(jobs),
             kick: Some(kick),
@@ -418,7 +429,7 @@ impl LsmTables {
     }
 
     fn failed(&self, error: &lsm_tree::Error) -> LsmError {
-        failed(&self.shared.options, "read", error)
+        failed(&self.shared.options.folder, "read", error)
     }
 }
 
@@ -442,6 +453,7 @@ type RangeIter = Box<dyn DoubleEndedIterator<Item = Result<InternalValue, lsm_tr
 pub struct RunIter {
     /// The list that keeps the tables' files.
     held: Arc<Tables>,
+    folder: Arc<Path>,
     run: usize,
     left: VecDeque<usize>,
     bounds: (Bound<Slice>, Bound<Slice>),
@@ -460,11 +472,7 @@ impl Iterator for RunIter {
                         key: item.key.user_key,
                         row: item.value,
                     }),
-                    Err(error) => Err(LsmError::Failed {
-                        folder: "tables".to_owned(),
-                        action: "scan",
-                        message: format!("{error:?}"),
-                    }),
+                    Err(error) => Err(failed(&self.folder, "scan", &error)),
                 });
             }
             let next = self.left.pop_front()?;
@@ -514,6 +522,7 @@ impl TableStore for LsmTables {
             };
             (low < high).then(|| RunIter {
                 held: self.tables.clone(),
+                folder: self.folder.clone(),
                 run: at,
                 left: (low..high).collect(),
                 bounds: (bounds.0.map(Slice::from), bounds.1.map(Slice::from)),
