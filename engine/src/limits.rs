@@ -53,6 +53,9 @@ pub const SEGMENT_LEN: usize = 64 << 20;
 pub const BLOCK_LEN: usize = 4 << 10;
 /// One durable write of the WAL.
 pub const WAL_BATCH_LEN_MAX: usize = 8 << 20;
+/// Log bytes of a shard that wait to be written. Past it the entries of other leaders are refused
+/// until later, and those of its own ranges wait where they are counted: with their proposers.
+pub const WAL_WAITING_LEN_MAX: usize = 64 << 20;
 /// Log bytes of a shard that a start may have to read again; writers are held back before it.
 pub const REPLAY_LEN_MAX: u64 = 64 << 20;
 /// Log bytes after which a shard freezes its memtable.
@@ -66,6 +69,7 @@ const _: () = {
     assert!(WAL_BATCH_LEN_MAX.is_multiple_of(BLOCK_LEN));
     assert!(SEGMENT_LEN.is_multiple_of(BLOCK_LEN));
     assert!(WAL_BATCH_LEN_MAX < SEGMENT_LEN);
+    assert!(WAL_BATCH_LEN_MAX * 2 <= WAL_WAITING_LEN_MAX);
     assert!(REPLAY_LEN_FREEZE < REPLAY_LEN_MAX);
     assert!(KEY_LEN_MAX < u16::MAX as usize);
 };

@@ -6,12 +6,14 @@
 //! lie between. Afterwards the log is closed and read back: it must say of each group what it said
 //! before.
 //!
-//! Three tests of the suite are left out, and with them `Suite::test_all`, which cannot skip any:
+//! Four tests of the suite are left out, and with them `Suite::test_all`, which cannot skip any:
 //!
 //! - `snapshot_meta` wants a snapshot to speak of what was applied just before. Ours speaks of what
 //!   the tree has made durable: that is what the log may be purged up to.
 //! - `transfer_snapshot` installs a snapshot on another replica. Ours are handles of a replica's
 //!   own state; a replica refuses to install one.
+//! - `last_applied_state` applies entry 5 after entry 3, which a replica refuses: see
+//!   [`apply_refuses_what_is_not_the_next_entry_of_its_leader`].
 //! - `get_initial_state_re_apply_committed` purges entries that no snapshot covers, for which openraft
 //!   then has a snapshot built. Ours covers nothing yet, and in the engine nothing is purged before
 //!   the tree has it. [`re_applies_what_was_committed`] is the same test without the purge.
@@ -27,16 +29,20 @@ use openraft::storage::{RaftLogStorage, RaftStateMachine};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::{RaftLogReader, StorageError, StorageHelper};
 use rangedb_engine::env::{AsyncRuntime, Env};
+use rangedb_engine::error::Fatal;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::lsm::{Lsm, LsmOptions};
 use rangedb_engine::lsm::{LsmTables, MemoryTables, TableOptions};
 use rangedb_engine::raft::{LogStore, StateMachine, TypeConfig};
+use rangedb_engine::range::command;
 use rangedb_engine::range::replica::{Replica, ReplicaParts};
 use rangedb_engine::range::state::RangeState;
 use rangedb_engine::range::{Descriptor, Keyspace};
 use rangedb_engine::shard::store::Store;
 use rangedb_engine::types::{DataId, Epoch, KeyRange, Location, RangeId, ReplicaId};
-use rangedb_engine::wal::{Created, Group, GroupLog, LogEntry, LogState, Wal, WalOptions};
+use rangedb_engine::wal::{
+    Body, Created, Group, GroupLog, LogEntry, LogId, LogState, Payload, Wal, WalOptions,
+};
 use rangedb_server::env::{GlommioEnv, GlommioRuntime, RingDisk, SystemClock};
 use rangedb_tests::sim::disk::{Platter, SimDisk};
 use rangedb_tests::sim::random::Random;
@@ -76,8 +82,13 @@ impl<E: Env> Bench<E> {
         }
     }
 
-    /// A replica that waits for its first leader: nothing in its log, nothing applied.
     async fn replica(&mut self) -> (LogStore<E>, StateMachine<E>) {
+        let (replica, log) = self.bare_replica().await;
+        (LogStore::new(log.clone()), StateMachine::new(replica, log))
+    }
+
+    /// A replica that waits for its first leader: nothing in its log, nothing applied.
+    async fn bare_replica(&mut self) -> (Rc<Replica<E>>, GroupLog<E>) {
         let number = self.logs.len() as u64 + 1;
         let group = Group {
             range: RangeId(number),
@@ -113,10 +124,7 @@ impl<E: Env> Bench<E> {
             hlc: Hlc::new(),
             clock: self.clock.clone(),
         });
-        (
-            LogStore::new(log.clone()),
-            StateMachine::new(Rc::new(replica), log),
-        )
+        (Rc::new(replica), log)
     }
 }
 
@@ -147,7 +155,7 @@ macro_rules! run_tests {
     };
 }
 
-/// Every test of the suite but three, see the head of this file.
+/// Every test of the suite but four, see the head of this file.
 async fn run_suite<E: Env>(bench: &mut Bench<E>) {
     run_tests!(bench:
         last_membership_in_log_initial
@@ -180,7 +188,6 @@ async fn run_suite<E: Env>(bench: &mut Bench<E>) {
         get_log_state
         get_log_id
         last_id_in_log
-        last_applied_state
         purge_logs_upto_0
         purge_logs_upto_5
         purge_logs_upto_20
@@ -288,4 +295,54 @@ async fn on_real_disk(folder: &Path) {
     };
     let disk = RingDisk::new(wal.clone());
     conforms::<GlommioEnv>(disk, tables, SystemClock, copied).await;
+}
+
+#[test]
+fn apply_refuses_what_is_not_the_next_entry_of_its_leader() {
+    SimRuntime::new(1).block_on(async {
+        let disk = SimDisk(Platter::new(Random::new(1, 1)));
+        let tables = MemoryTables::open(Rc::default(), MEMTABLE_BYTES);
+        let clock = SimClock::new(Random::new(1, 2));
+        let mut bench = Bench::<SimEnv>::open(disk, tables, clock).await;
+        let (replica, _) = bench.bare_replica().await;
+        let entry = |index, payload| LogEntry {
+            id: LogId {
+                term: 1,
+                leader: ReplicaId(1),
+                index,
+            },
+            payload,
+        };
+        let refused = |entry: &LogEntry, why: &str| match replica.apply(entry) {
+            Err(Fatal::Inconsistent(what)) => assert!(what.contains(why), "{what}"),
+            other => panic!("{other:?}"),
+        };
+        let applied = || replica.with_state(|state| state.applied.map(|id| id.index));
+        for index in 4..7 {
+            replica
+                .apply(&entry(index, Payload::Blank))
+                .expect("applied");
+        }
+        for index in [0, 3, 5, 6, 8, 9, 100] {
+            refused(&entry(index, Payload::Blank), "comes after entry 6");
+        }
+        let commands = command::Entry {
+            ceiling: 5,
+            commands: Vec::new(),
+        };
+        let good = command::encode(&commands).expect("encodes");
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.to_vec();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let body = Body::with_checksum(bad.into(), good.checksum());
+            refused(
+                &entry(7, Payload::Commands(body)),
+                "do not match the checksum",
+            );
+        }
+        assert_eq!(applied(), Some(6));
+        let sound = Payload::Commands(good);
+        replica.apply(&entry(7, sound)).expect("applied");
+        assert_eq!(applied(), Some(7));
+    });
 }

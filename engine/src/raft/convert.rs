@@ -139,8 +139,8 @@ pub fn vote<E: Env>(vote: &VoteOf<TypeConfig<E>>) -> wal::Vote {
 pub fn raft_entry<E: Env>(entry: wal::LogEntry) -> io::Result<EntryOf<TypeConfig<E>>> {
     let payload = match entry.payload {
         wal::Payload::Blank => EntryPayload::Blank,
-        wal::Payload::Commands(bytes) => EntryPayload::Normal(Commands(bytes)),
-        wal::Payload::Membership(bytes) => EntryPayload::Membership(decode_membership(&bytes)?),
+        wal::Payload::Commands(body) => EntryPayload::Normal(Commands(body)),
+        wal::Payload::Membership(body) => EntryPayload::Membership(decode_membership(&body)?),
     };
     Ok(openraft::impls::Entry {
         log_id: raft_log_id::<E>(entry.id),
@@ -156,8 +156,10 @@ pub fn entry<E: Env>(entry: EntryOf<TypeConfig<E>>) -> io::Result<wal::LogEntry>
     let payload = match entry.payload {
         EntryPayload::Blank => wal::Payload::Blank,
         EntryPayload::Normal(commands) => wal::Payload::Commands(commands.0),
+        // openraft keeps members, not bytes: these are encoded anew wherever they go.
         EntryPayload::Membership(members) => {
-            wal::Payload::Membership(encode_membership(&members)?.into())
+            let bytes = encode_membership(&members)?;
+            wal::Payload::Membership(wal::Body::seal(bytes.into()))
         }
     };
     Ok(wal::LogEntry {

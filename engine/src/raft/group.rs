@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use openraft::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf, WatchReceiverOf};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::metrics::RaftMetrics;
@@ -27,7 +26,7 @@ use crate::raft::type_config::{CallbackResponder, Commands, TypeConfig};
 use crate::range::replica::{LEASE_MS, Replica};
 use crate::range::state::RangeState;
 use crate::types::{DataId, RangeId, ReplicaId};
-use crate::wal::{GroupLog, Vote};
+use crate::wal::{Body, GroupLog, Vote};
 
 /// What becomes of a proposal: its results from apply, or openraft's refusal.
 pub type ProposalResult<E> = ClientWriteResult<TypeConfig<E>>;
@@ -148,7 +147,7 @@ impl<E: Env> RaftGroup<E> {
         };
         let config = config().validate().map_err(|e| failed(e.to_string()))?;
         let store = LogStore::new(log.clone());
-        let machine = StateMachine::new(replica, log);
+        let machine = StateMachine::new(replica.clone(), log);
         let lease = Rc::new(Lease::new());
         let part_taken = Rc::default();
         let links = Links::<E> {
@@ -159,6 +158,7 @@ impl<E: Env> RaftGroup<E> {
             me: id,
             lease: lease.clone(),
             part_taken: Rc::clone(&part_taken),
+            store: replica.store.clone(),
         };
         let raft = Raft::<E>::new(id, Arc::new(config), links, store, machine)
             .await
@@ -505,7 +505,7 @@ impl<E: Env> Group<E> {
     /// The group has stopped.
     pub async fn propose(
         &self,
-        commands: Bytes,
+        commands: Body,
         done: impl FnOnce(ProposalResult<E>) + 'static,
     ) -> Result<(), Fatal> {
         let responder = CallbackResponder::new(done);

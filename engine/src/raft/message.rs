@@ -10,10 +10,10 @@ use bytes::Bytes;
 
 use crate::range::export::ExportedRow;
 use crate::types::{Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp};
-use crate::wal::{LogEntry, LogId, Payload, Vote};
+use crate::wal::{Body, LogEntry, LogId, Payload, Vote};
 
 /// Version of these bytes.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Kinds without an envelope.
 const BEAT: u8 = 6;
 const CLUSTER: u8 = 7;
@@ -236,13 +236,15 @@ impl Writer {
 
     fn entry(&mut self, entry: &LogEntry) {
         self.log_id(entry.id);
-        let (kind, payload): (u8, &[u8]) = match &entry.payload {
-            Payload::Blank => (0, &[]),
-            Payload::Commands(bytes) => (1, bytes),
-            Payload::Membership(bytes) => (2, bytes),
+        let (kind, body) = match &entry.payload {
+            Payload::Blank => (0, None),
+            Payload::Commands(body) => (1, Some(body)),
+            Payload::Membership(body) => (2, Some(body)),
         };
         self.0.push(kind);
-        self.bytes(payload);
+        let checksum = body.map_or(0, Body::checksum);
+        self.0.extend_from_slice(&checksum.to_le_bytes());
+        self.bytes(body.map_or(&[], |body| &**body));
     }
 }
 
@@ -418,11 +420,15 @@ impl Reader {
 
     fn entry(&mut self) -> Option<LogEntry> {
         let id = self.log_id()?;
-        let (kind, payload) = (self.byte()?, self.bytes()?);
+        let (kind, checksum) = (self.byte()?, u32::from_le_bytes(self.take()?));
+        let body = Body::with_checksum(self.bytes()?, checksum);
+        if !body.is_intact() {
+            return None;
+        }
         let payload = match kind {
-            0 => Payload::Blank,
-            1 => Payload::Commands(payload),
-            2 => Payload::Membership(payload),
+            0 if body.is_empty() => Payload::Blank,
+            1 => Payload::Commands(body),
+            2 => Payload::Membership(body),
             _ => return None,
         };
         Some(LogEntry { id, payload })
@@ -582,6 +588,7 @@ mod tests {
             id: log_id(index),
             payload,
         };
+        let body = |bytes: &'static str| Body::seal(Bytes::from(bytes));
         let row = |value: Option<&'static str>| ExportedRow {
             key: Bytes::from_static(b"k"),
             version: Timestamp(8),
@@ -594,8 +601,8 @@ mod tests {
                 committed: Some(log_id(2)),
                 entries: vec![
                     entry(3, Payload::Blank),
-                    entry(4, Payload::Commands(Bytes::from_static(b"commands"))),
-                    entry(5, Payload::Membership(Bytes::from_static(b"members"))),
+                    entry(4, Payload::Commands(body("commands"))),
+                    entry(5, Payload::Membership(body("members"))),
                 ],
             },
             Question::Vote(candidacy),

@@ -28,6 +28,7 @@ use openraft::raft::{
 };
 
 use crate::env::{AsyncRuntime, Clock, Env, Instant, Lane, Now, Transport};
+use crate::error::Fatal;
 use crate::raft::append_lane::{AppendLane, UnderWay};
 use crate::raft::convert;
 use crate::raft::lease::Lease;
@@ -36,6 +37,7 @@ use crate::raft::state_machine::SnapshotHandle;
 use crate::raft::type_config::TypeConfig;
 use crate::range::export::Export;
 use crate::range::replica::Replica;
+use crate::shard::store::Store;
 use crate::types::{Location, RangeId, ReplicaId};
 use crate::wal::Vote;
 
@@ -72,6 +74,8 @@ pub struct Links<E: Env> {
     pub lease: Rc<Lease<E>>,
     /// When another replica last took a part of a snapshot.
     pub part_taken: Rc<Cell<Option<Now<E>>>>,
+    /// Told when the memory of this node has changed what it sends.
+    pub store: Rc<Store<E>>,
 }
 
 /// The link to one other replica.
@@ -83,6 +87,7 @@ pub struct Link<E: Env> {
     part_taken: Rc<Cell<Option<Now<E>>>>,
     clock: E::Clock,
     small_append_bytes: usize,
+    store: Rc<Store<E>>,
 }
 
 impl<E: Env> Clone for Link<E> {
@@ -95,6 +100,7 @@ impl<E: Env> Clone for Link<E> {
             part_taken: self.part_taken.clone(),
             clock: self.clock.clone(),
             small_append_bytes: self.small_append_bytes,
+            store: self.store.clone(),
         }
     }
 }
@@ -115,6 +121,7 @@ impl<E: Env> RaftNetworkFactory<TypeConfig<E>> for Links<E> {
             part_taken: self.part_taken.clone(),
             clock: self.clock.clone(),
             small_append_bytes: self.small_append_bytes,
+            store: self.store.clone(),
         }
     }
 }
@@ -200,7 +207,12 @@ impl<E: Env> Link<E> {
             Lane::Bulk => BULK_APPEND_TIMEOUT,
         };
         let sent = Now::<E>::now();
-        let answer = self.call(append.bytes, under_way.lane(), within).await?;
+        let bytes = append.bytes.clone();
+        let answer = self.call(bytes, under_way.lane(), within).await;
+        if answer.is_err() {
+            self.refuse_own_damage(append.bytes);
+        }
+        let answer = answer?;
         if matches!(answer, Answer::Appended | Answer::AppendedUpTo(_)) {
             self.lease.take(append.term, self.envelope.to, sent);
         }
@@ -215,6 +227,18 @@ impl<E: Env> Link<E> {
             }
             _ => return Err(wrong_answer::<E>().into()),
         })
+    }
+
+    /// Ends the process if it cannot read itself what was not taken: then an entry in its memory is
+    /// no longer what was encoded, no replica will ever take it, and nobody else can lead.
+    fn refuse_own_damage(&self, append: Bytes) {
+        if message::decode(append).is_none() {
+            self.store.fail(Fatal::Inconsistent(format!(
+                "range {}: the entries that are sent to replica {} do not match their checksums; \
+                 this node's memory has changed them, test it",
+                self.envelope.range, self.envelope.to
+            )));
+        }
     }
 
     async fn candidacy(

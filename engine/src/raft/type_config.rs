@@ -3,7 +3,6 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use bytes::Bytes;
 use openraft::impls::{BoxedErrorSource, InlineBatch, Vote, leader_id_adv::LeaderId};
 use openraft::raft::responder::Responder;
 use openraft::{EntryPayload, RaftTypeConfig};
@@ -11,6 +10,7 @@ use openraft::{EntryPayload, RaftTypeConfig};
 use crate::env::Env;
 use crate::range::apply::Applied;
 use crate::types::{Location, ReplicaId};
+use crate::wal::Body;
 
 /// openraft's types for one environment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,7 +18,7 @@ pub struct TypeConfig<E>(PhantomData<E>);
 
 /// A batch of commands, encoded; see [`crate::range::command`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Commands(pub Bytes);
+pub struct Commands(pub Body);
 
 impl fmt::Display for Commands {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

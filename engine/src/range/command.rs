@@ -16,6 +16,7 @@ use rkyv::with::InlineAsBox;
 use crate::error::Fatal;
 use crate::request::{Condition, Mutation, SessionPair, Write};
 use crate::types::{Epoch, Timestamp};
+use crate::wal::Body;
 
 /// The payload of one log entry.
 #[derive(Default, rkyv::Archive, rkyv::Serialize)]
@@ -226,13 +227,13 @@ pub fn encoded_len_max(write: &Write) -> usize {
     body + COMMAND_OVERHEAD
 }
 
-/// The bytes of an entry.
+/// The bytes of an entry, with their checksum.
 ///
 /// # Errors
 /// The encoder failed, which no entry in memory can cause.
-pub fn encode(entry: &Entry<'_>) -> Result<Bytes, Fatal> {
+pub fn encode(entry: &Entry<'_>) -> Result<Body, Fatal> {
     rkyv::to_bytes::<rancor::Error>(entry)
-        .map(Bytes::from_owner)
+        .map(|bytes| Body::seal(Bytes::from_owner(bytes)))
         .map_err(|e| Fatal::Inconsistent(format!("an entry cannot be encoded: {e}")))
 }
 

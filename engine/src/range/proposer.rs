@@ -30,6 +30,7 @@ use crate::range::command::{self, Action, COMMAND_OVERHEAD, Command, Entry};
 use crate::range::replica::{LEASE_MS, Replica};
 use crate::request::{Outcome, SessionPair, Write};
 use crate::types::{Epoch, Timestamp};
+use crate::wal::Body;
 
 /// An entry that is in flight for so long is not waited for. Several times what a round between nodes
 /// next to each other takes.
@@ -392,6 +393,7 @@ pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<
         if pressure > 0.0 {
             E::Runtime::sleep(THROTTLE_MAX.mul_f32(pressure * pressure)).await;
         }
+        replica.store.room_in_log().await;
         if replica.leading().is_none() {
             proposer.refuse_all(&Error::NotLeader(Some(Box::new(replica.route()))));
             continue;
@@ -410,7 +412,7 @@ pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<
     Ok(())
 }
 
-fn encode<E: Env>(replica: &Replica<E>, proposals: &[Proposal<E>]) -> Result<bytes::Bytes, Fatal> {
+fn encode<E: Env>(replica: &Replica<E>, proposals: &[Proposal<E>]) -> Result<Body, Fatal> {
     let first = replica.take_timestamps(proposals.len() as u64);
     let commands: Vec<Command<'_>> = proposals
         .iter()

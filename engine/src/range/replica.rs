@@ -269,9 +269,10 @@ impl<E: Env> Replica<E> {
     /// Applies one entry of the log.
     ///
     /// # Errors
-    /// The entry or the tree is damaged; the process must end.
+    /// The entry or the tree is damaged, or an entry is missing; the process must end.
     pub fn apply(&self, entry: &LogEntry) -> Result<Vec<Applied>, Fatal> {
         let mut state = self.state.borrow_mut();
+        self.refuse_other_entry(state.applied, entry)?;
         let results = match &entry.payload {
             Payload::Blank => {
                 apply::pass(&mut state);
@@ -281,12 +282,12 @@ impl<E: Env> Replica<E> {
                 apply::pass(&mut state);
                 let replicas = raft::replicas(body)
                     .map_err(|e| Fatal::Inconsistent(format!("a membership in the log: {e}")))?;
-                if *body != state.membership.body {
+                if *body.bytes() != state.membership.body {
                     state.descriptor.set_replicas(replicas);
                 }
                 state.membership = AppliedMembership {
                     log_id: Some(entry.id),
-                    body: body.clone(),
+                    body: body.bytes().clone(),
                 };
                 Vec::new()
             }
@@ -313,6 +314,27 @@ impl<E: Env> Replica<E> {
             self.started_to_lead(entry.id, newest);
         }
         Ok(results)
+    }
+
+    /// Refuses an entry that is not the next one, and bytes that its leader did not encode.
+    fn refuse_other_entry(&self, applied: Option<LogId>, entry: &LogEntry) -> Result<(), Fatal> {
+        let (range, index) = (self.group.range, entry.id.index);
+        if let Some(applied) = applied
+            && index != applied.index + 1
+        {
+            return Err(Fatal::Inconsistent(format!(
+                "range {range}: entry {index} of the log comes after entry {}; those between are \
+                 missing or were applied before",
+                applied.index
+            )));
+        }
+        if !entry.payload.is_intact() {
+            return Err(Fatal::Inconsistent(format!(
+                "range {range}: the bytes of entry {index} do not match the checksum that its \
+                 leader gave it; this node's memory has changed them, test it"
+            )));
+        }
+        Ok(())
     }
 
     fn started_to_lead(&self, blank: LogId, newest: Timestamp) {

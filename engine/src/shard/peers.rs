@@ -27,6 +27,12 @@ impl<E: Env> Shard<E> {
                 match self.inner.running(group).map(|running| running.raft) {
                     Some(group) => match question {
                         Question::Snapshot(part) => self.take_part(&group, envelope, part).await,
+                        // The leader keeps them and sends them again.
+                        Question::Append { ref entries, .. }
+                            if !entries.is_empty() && !self.inner.store.log_has_room() =>
+                        {
+                            Answer::Refused
+                        }
                         question => group.answer(question).await,
                     },
                     None => Answer::Refused,

@@ -339,6 +339,16 @@ impl<E: Env> Store<E> {
         tree.max((log * 2.0 - 1.0).clamp(0.0, 1.0))
     }
 
+    /// Whether the log may be given more, of what others lead.
+    pub fn log_has_room(&self) -> bool {
+        self.wal.has_room()
+    }
+
+    /// Waits until it may.
+    pub async fn room_in_log(&self) {
+        self.wal.room().await;
+    }
+
     /// Whether writes must be refused because the disk is full.
     pub fn disk_full(&self) -> bool {
         self.lsm.borrow().pressure().disk_full

@@ -3,28 +3,68 @@
 //! | offset | bytes | field |
 //! |---|---|---|
 //! | 0 | 4 | magic `RDBW` |
-//! | 4 | 2 | format version, 1 |
+//! | 4 | 2 | format version, 2, little endian as all numbers |
 //! | 6 | 2 | zero |
-//! | 8 | 8 | generation of the segment |
-//! | 16 | 8 | running number of the batch, over all segments |
-//! | 24 | 4 | length of the records |
-//! | 28 | 4 | CRC-32C of the 32 bytes of this header with this field zero, and the records |
-//! | 32 | n | records, then zeros up to a multiple of 4 KiB |
+//! | 8 | 8 | checksum: XXH3-64, seeded with the segment's secret, of all that follows to the end of the records |
+//! | 16 | 8 | generation of the segment |
+//! | 24 | 8 | running number of the batch, over all segments |
+//! | 32 | 4 | length of the records |
+//! | 36 | 4 | zero |
+//! | 40 | n | records, then zeros up to a multiple of 4 KiB |
 //!
-//! A batch counts only under the right generation and number, so what a recycled segment held
-//! before never does.
+//! A batch counts only under the right generation and number, and with a checksum that only this
+//! process can make: a segment that is used again still holds, block by block, whatever clients
+//! wrote before, and a client may have written something that looks like a batch. The secret is
+//! 64 random bits. It is chosen when the segment is taken into use, so it is younger than
+//! everything the segment held before, and it leaves the process only to the segment's first block.
+//! A forger has to guess 64 bits for each block.
+//!
+//! The checksum is not a CRC with a secret seed: a CRC is linear, so whatever the seed is, two
+//! texts can be made that have the same CRC. A client could write one of them, later the other at
+//! the same place, and a torn write that mixes both would be taken for a whole one. What a changed
+//! byte does to XXH3 depends on the seed.
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::limits::{BLOCK_LEN, WAL_BATCH_LEN_MAX};
+use crate::wal::sealed::{self, MAGIC, Opened, field};
 
 /// Bytes before the records.
-pub const HEADER_LEN: usize = 32;
+pub const HEADER_LEN: usize = 40;
 /// Records of one batch, at most.
 pub const RECORDS_LEN_MAX: usize = WAL_BATCH_LEN_MAX - HEADER_LEN;
-
-const MAGIC: [u8; 4] = *b"RDBW";
 /// The format that this version writes.
-pub const FORMAT: u16 = 1;
-const CRC_AT: usize = 28;
+pub const FORMAT: u16 = 2;
+/// The format of a log without secrets, which this version reads.
+pub const FORMAT_WITHOUT_KEY: u16 = 1;
+
+const CHECKSUM_AT: usize = 8;
+/// The checksum covers what comes from here on.
+const COVERED_FROM: usize = 16;
+
+/// What makes the batches of one segment its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    /// Its secret.
+    Secret(u64),
+    /// None: it was written in format 1.
+    None,
+}
+
+impl Key {
+    /// Bytes before the records of a batch.
+    pub fn header_len(self) -> usize {
+        match self {
+            Key::Secret(_) => HEADER_LEN,
+            Key::None => sealed::HEADER_LEN,
+        }
+    }
+
+    /// Length on disk of a batch with `len` bytes of records.
+    pub fn padded_len(self, len: usize) -> usize {
+        (self.header_len() + len).next_multiple_of(BLOCK_LEN)
+    }
+}
 
 /// What a header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +86,6 @@ pub enum Found {
     Longer(usize),
     /// No batch.
     Nothing,
-    /// A whole batch of another format.
-    OtherFormat(u16),
 }
 
 /// Length on disk of a batch with `len` bytes of records.
@@ -56,128 +94,161 @@ pub fn padded_len(len: usize) -> usize {
 }
 
 /// Fills `buffer`, which has the padded length, with a batch.
-pub fn encode(header: Header, records: &[u8], buffer: &mut [u8]) {
-    assert_eq!(
-        header.len,
-        records.len(),
-        "the header speaks of these records"
-    );
-    assert_eq!(
-        buffer.len(),
-        padded_len(records.len()),
-        "the buffer is the batch"
-    );
+pub fn encode(secret: u64, header: Header, records: &[u8], buffer: &mut [u8]) {
+    assert_eq!(header.len, records.len(), "these are its records");
+    assert_eq!(buffer.len(), padded_len(records.len()), "it is the batch's");
     let mut head = [0; HEADER_LEN];
-    let mut at = 0;
-    let mut put = |bytes: &[u8]| {
+    let mut put = |at: usize, bytes: &[u8]| {
         if let Some(place) = head.get_mut(at..at + bytes.len()) {
             place.copy_from_slice(bytes);
         }
-        at += bytes.len();
     };
-    put(&MAGIC);
-    put(&FORMAT.to_le_bytes());
-    put(&[0; 2]);
-    put(&header.generation.to_le_bytes());
-    put(&header.number.to_le_bytes());
-    put(&(header.len as u32).to_le_bytes());
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&head), records);
+    put(0, &MAGIC);
+    put(4, &FORMAT.to_le_bytes());
+    put(16, &header.generation.to_le_bytes());
+    put(24, &header.number.to_le_bytes());
+    put(32, &(header.len as u32).to_le_bytes());
     let (place, rest) = buffer.split_at_mut(HEADER_LEN);
     place.copy_from_slice(&head);
-    place
-        .split_at_mut(CRC_AT)
-        .1
-        .copy_from_slice(&crc.to_le_bytes());
     let (place, padding) = rest.split_at_mut(records.len());
     place.copy_from_slice(records);
     padding.fill(0);
+    let end = HEADER_LEN + records.len();
+    let checksum = checksum(secret, buffer.get(..end).unwrap_or_default());
+    if let Some(place) = buffer.get_mut(CHECKSUM_AT..COVERED_FROM) {
+        place.copy_from_slice(&checksum.to_le_bytes());
+    }
 }
 
-/// Looks at the bytes of a place where a batch may begin.
-pub fn decode(bytes: &[u8]) -> Found {
-    let Some((head, rest)) = bytes.split_first_chunk::<HEADER_LEN>() else {
+fn checksum(secret: u64, batch: &[u8]) -> u64 {
+    let covered = batch.get(COVERED_FROM..).unwrap_or_default();
+    xxh3_64_with_seed(covered, secret)
+}
+
+/// Looks at the bytes of a place where a batch of a segment may begin.
+pub fn decode(key: Key, bytes: &[u8]) -> Found {
+    match key {
+        Key::Secret(secret) => decode_keyed(secret, bytes),
+        Key::None => match sealed::open(bytes) {
+            Opened::Whole(sealed) if sealed.format == FORMAT_WITHOUT_KEY => Found::Batch(Header {
+                generation: sealed.generation,
+                number: sealed.number,
+                len: sealed.body.len(),
+            }),
+            Opened::Whole(_) | Opened::Nothing => Found::Nothing,
+            Opened::Longer(len) => Found::Longer(len),
+        },
+    }
+}
+
+fn decode_keyed(secret: u64, bytes: &[u8]) -> Found {
+    let Some(head) = bytes.get(..HEADER_LEN) else {
         return Found::Nothing;
     };
-    if !head.starts_with(&MAGIC) {
+    if !seems_keyed(head) || field(head, 6) != [0; 2] {
         return Found::Nothing;
     }
-    let len = u32::from_le_bytes(field(head, 24)) as usize;
-    let crc = u32::from_le_bytes(field(head, CRC_AT));
+    let len = u32::from_le_bytes(field(head, 32)) as usize;
     if len > RECORDS_LEN_MAX {
         return Found::Nothing;
     }
-    let Some(records) = rest.get(..len) else {
+    let Some(batch) = bytes.get(..HEADER_LEN + len) else {
         return Found::Longer(padded_len(len));
     };
-    let mut unsealed = *head;
-    unsealed.split_at_mut(CRC_AT).1.fill(0);
-    if crc32c::crc32c_append(crc32c::crc32c(&unsealed), records) != crc {
+    if checksum(secret, batch) != u64::from_le_bytes(field(head, CHECKSUM_AT)) {
         return Found::Nothing;
     }
-    let format = u16::from_le_bytes(field(head, 4));
-    if format != FORMAT {
-        return Found::OtherFormat(format);
-    }
-    let generation = u64::from_le_bytes(field(head, 8));
-    let number = u64::from_le_bytes(field(head, 16));
     Found::Batch(Header {
-        generation,
-        number,
+        generation: u64::from_le_bytes(field(head, 16)),
+        number: u64::from_le_bytes(field(head, 24)),
         len,
     })
 }
 
-/// A field that lies within the header.
-fn field<const N: usize>(head: &[u8; HEADER_LEN], at: usize) -> [u8; N] {
-    head.get(at..at + N)
-        .and_then(|bytes| bytes.try_into().ok())
-        .unwrap_or([0; N])
+/// Whether bytes begin as a batch of this format does. Proves nothing.
+pub fn seems_keyed(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC) && field(bytes, 4) == FORMAT.to_le_bytes()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const SECRET: u64 = 0x0123_4567_89ab_cdef;
+    const HEADER: Header = Header {
+        generation: 3,
+        number: 17,
+        len: 12,
+    };
+
     fn sample() -> Vec<u8> {
         let records = b"some records";
-        let header = Header {
-            generation: 3,
-            number: 17,
-            len: records.len(),
-        };
         let mut buffer = vec![0xaa; padded_len(records.len())];
-        encode(header, records, &mut buffer);
+        encode(SECRET, HEADER, records, &mut buffer);
         buffer
     }
 
     #[test]
     fn round_trips_and_any_flipped_bit_is_seen() {
         let good = sample();
-        let header = Header {
-            generation: 3,
-            number: 17,
-            len: 12,
-        };
-        assert_eq!(decode(&good), Found::Batch(header));
+        let key = Key::Secret(SECRET);
+        assert_eq!(decode(key, &good), Found::Batch(HEADER));
         for bit in 0..(HEADER_LEN + 12) * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(!matches!(decode(&bad), Found::Batch(_)), "bit {bit}");
+            assert!(!matches!(decode(key, &bad), Found::Batch(_)), "bit {bit}");
         }
     }
 
     #[test]
+    fn no_other_key_opens_a_batch() {
+        let good = sample();
+        for bit in 0..64 {
+            let other = Key::Secret(SECRET ^ 1 << bit);
+            assert_eq!(decode(other, &good), Found::Nothing);
+        }
+        assert_eq!(decode(Key::None, &good), Found::Nothing);
+        let mut old = vec![0; sealed::padded_len(12)];
+        let sealed = sealed::Sealed {
+            format: FORMAT_WITHOUT_KEY,
+            generation: 3,
+            number: 17,
+            body: b"some records",
+        };
+        sealed::seal(sealed, &mut old);
+        assert_eq!(decode(Key::None, &old), Found::Batch(HEADER));
+        assert_eq!(decode(Key::Secret(SECRET), &old), Found::Nothing);
+    }
+
+    #[test]
     fn the_format_is_fixed() {
-        let head: Vec<u8> = sample().into_iter().take(44).collect();
-        let expected: &[u8] = b"RDBW\x01\0\0\0\x03\0\0\0\0\0\0\0\x11\0\0\0\0\0\0\0\x0c\0\0\0";
-        assert_eq!(head.get(..28), Some(expected));
-        assert_eq!(head.get(32..), Some(&b"some records"[..]));
+        let head: Vec<u8> = sample().into_iter().take(52).collect();
+        assert_eq!(head.get(..8), Some(&b"RDBW\x02\0\0\0"[..]));
+        let covered: &[u8] = b"\x03\0\0\0\0\0\0\0\x11\0\0\0\0\0\0\0\x0c\0\0\0\0\0\0\0some records";
+        assert_eq!(head.get(16..), Some(covered));
+        let checksum = xxh3_64_with_seed(covered, SECRET);
+        assert_eq!(head.get(8..16), Some(&checksum.to_le_bytes()[..]));
     }
 
     #[test]
     fn cut_batches_are_nothing_or_longer() {
         let good = sample();
-        assert_eq!(decode(&good[..10]), Found::Nothing);
-        assert_eq!(decode(&good[..40]), Found::Longer(4096));
+        let key = Key::Secret(SECRET);
+        assert_eq!(decode(key, &good[..10]), Found::Nothing);
+        assert_eq!(decode(key, &good[..48]), Found::Longer(4096));
+    }
+
+    #[test]
+    fn texts_that_a_checksum_without_a_key_confuses_are_told_apart() {
+        // The CRC's polynomial, added anywhere, leaves a CRC as it is, whatever its seed.
+        let polynomial = 0x1_05ec_76f1_u64.to_le_bytes();
+        let (one, mut other) = (vec![7_u8; 600], vec![7_u8; 600]);
+        let place = other.iter_mut().skip(200);
+        place.zip(polynomial).for_each(|(byte, with)| *byte ^= with);
+        for seed in [0, 1, 0xdead_beef] {
+            let crc = |text| crc32c::crc32c_append(seed, text);
+            assert_eq!(crc(&one), crc(&other));
+        }
+        assert_ne!(checksum(SECRET, &one), checksum(SECRET, &other));
     }
 }

@@ -1,6 +1,6 @@
-//! The keeper of segments: has a spare one ready, recycles those that nothing needs, and has the
+//! The keeper of segments: has a spare one ready, takes it into use, recycles those that nothing needs, and has the
 //! live entries of the oldest written again when there are too many. Also keeps the entries in
-//! memory within their budget.
+//! memory within their budget, and what waits to be written within its bound.
 //!
 //! A task of its own beside the writer, which waits for it when it needs a spare; so the keeper
 //! never waits for the writer.
@@ -8,11 +8,14 @@
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use crate::env::{Disk, Env};
+use rand::Rng;
+
+use crate::env::{AsyncRuntime, Disk, Env};
+use crate::limits::{BLOCK_LEN, WAL_WAITING_LEN_MAX};
 use crate::wal::WalError;
 use crate::wal::record::Record;
-use crate::wal::segment;
-use crate::wal::writer::{Core, Done};
+use crate::wal::segment::{self, Beginning};
+use crate::wal::writer::{Core, Done, Wal};
 
 impl<E: Env> Core<E> {
     /// The keeper's task: has a spare segment ready, recycles, and carries old entries forward.
@@ -66,6 +69,42 @@ impl<E: Env> Core<E> {
     fn wake_spare(&self) {
         let waker = self.waiting_for_spare.borrow_mut().take();
         waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Goes on in a spare segment.
+    pub(super) async fn next_segment(&self) -> Result<(), WalError> {
+        let spare = std::future::poll_fn(|cx| {
+            let spare = self.spares.borrow_mut().pop_front();
+            if spare.is_some() || self.dead.borrow().is_some() {
+                return Poll::Ready(spare);
+            }
+            *self.waiting_for_spare.borrow_mut() = Some(cx.waker().clone());
+            self.wake_keeper();
+            Poll::Pending
+        })
+        .await;
+        let Some(spare) = spare else {
+            return Err(self.dead().unwrap_or(WalError::Closed));
+        };
+        let (generation, first) = {
+            let head = self.head.borrow();
+            (head.generation + 1, head.number)
+        };
+        let secret = E::Runtime::thread_rng().next_u64();
+        let beginning = Beginning { secret, first };
+        let file = segment::begin(&self.disk, &spare, generation, beginning).await?;
+        let file = Rc::new(file);
+        self.has_checkpoint.set(false);
+        self.segments.borrow_mut().add(generation, file.clone());
+        {
+            let mut head = self.head.borrow_mut();
+            head.generation = generation;
+            head.file = file;
+            head.secret = secret;
+            head.offset = BLOCK_LEN as u64;
+        }
+        self.wake_keeper();
+        Ok(())
     }
 
     /// One step of the keeper; says whether there may be more to do.
@@ -131,11 +170,13 @@ impl<E: Env> Core<E> {
                 let cached = log.borrow().entry(id);
                 let entry = match cached {
                     Some(entry) => entry,
-                    None => match self.read_entry(id, place).await {
-                        Ok(entry) => entry,
-                        Err(_) if !log.borrow().has(id) => continue,
-                        Err(error) => return Err(error),
-                    },
+                    None => {
+                        let page = self.read_page((group, &log), &[(id, place)]).await?;
+                        match page.and_then(|mut page| page.pop()) {
+                            Some(entry) => entry,
+                            None => continue,
+                        }
+                    }
                 };
                 // Purged or overwritten while it was read: it must not come back.
                 if log.borrow().has(id) {
@@ -146,6 +187,18 @@ impl<E: Env> Core<E> {
         // Not waited for: the writer may itself wait for this task's next spare segment.
         self.complete(Done::Leave(Vec::new()));
         Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        self.pending_bytes.get() <= WAL_WAITING_LEN_MAX || self.dead.borrow().is_some()
+    }
+
+    /// Wakes those that wait for room, if there is some.
+    pub(super) fn wake_for_room(&self) {
+        if self.has_room() {
+            let waiting = std::mem::take(&mut *self.waiting_for_room.borrow_mut());
+            waiting.into_iter().for_each(Waker::wake);
+        }
     }
 
     /// Frees memory of entries that the disk has too, beyond the budget.
@@ -159,5 +212,25 @@ impl<E: Env> Core<E> {
             }
             wanted -= log.borrow_mut().evict(wanted).min(wanted);
         }
+    }
+}
+
+impl<E: Env> Wal<E> {
+    /// Whether what waits to be written is within its bound.
+    pub fn has_room(&self) -> bool {
+        self.core.has_room()
+    }
+
+    /// Waits until it is, or the log has failed.
+    pub async fn room(&self) {
+        std::future::poll_fn(|cx| {
+            if self.core.has_room() {
+                return Poll::Ready(());
+            }
+            let mut waiting = self.core.waiting_for_room.borrow_mut();
+            waiting.push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 }

@@ -194,6 +194,14 @@ impl Log {
         self.slot(id.index).is_some_and(|slot| slot.id == id)
     }
 
+    /// Whether entries still lie in these places.
+    pub fn holds(&self, places: &[(LogId, Place)]) -> bool {
+        places.iter().all(|(id, place)| {
+            let slot = self.slot(id.index);
+            slot.is_some_and(|slot| slot.id == *id && slot.place == Some(*place))
+        })
+    }
+
     /// An entry, if it is still there and in memory.
     pub fn entry(&self, id: LogId) -> Option<LogEntry> {
         let slot = self.slot(id.index).filter(|slot| slot.id == id)?;
@@ -509,7 +517,13 @@ impl<E: Env> GroupLog<E> {
             let found = self.log.borrow().page(index, to);
             let page = match found {
                 Page::Memory(entry) => vec![entry],
-                Page::Disk(places) => self.core.read_page(&places).await?,
+                Page::Disk(places) => {
+                    let of = (self.group, &*self.log);
+                    match self.core.read_page(of, &places).await? {
+                        Some(page) => page,
+                        None => continue,
+                    }
+                }
                 // Purged or truncated meanwhile.
                 Page::Gone => break,
             };

@@ -4,31 +4,51 @@
 //! totally ordered stream: a durable write covers everything appended before it. While one write
 //! is in flight, what arrives gathers for the next ([`writer`]): natural group commit.
 //!
-//! **On disk.** Segments `GENERATION.wal`, preallocated, zeroed and recycled under a new generation
-//! ([`segment`]). A segment is a row of batches ([`batch`]), each one durable write; a batch is a
-//! row of records ([`record`]). Each segment begins with a checkpoint: every replica's creation,
+//! **On disk.** Segments `GENERATION.wal`, preallocated and recycled under a new generation
+//! ([`segment`]). Block 0 of a segment holds its secret, its length and the number of its first
+//! batch; from block 1 on it is a row of batches ([`batch`]), each one durable write; a batch is a
+//! row of records ([`record`]). Those three modules describe the format byte by byte, and
+//! [`sealed`] that of block 0. Each segment begins with a checkpoint: every replica's creation,
 //! vote, purge position and commit hint, every tombstone, and the data ids reserved. So only
 //! entries can hold an older segment back; the oldest goes when all its entries are purged, and
 //! if there come to be too many, its live entries are written again further on.
 //!
-//! **Recovery** ([`recovery`]) reads every batch of every segment that is left, in order. A bad
-//! batch n is corruption if a valid later one exists, because that was written only after n had
-//! been acknowledged; otherwise it is the torn tail of the write that was in flight, and is cut:
-//! the next write goes to its place, under its number. The first batch of the oldest segment can
-//! only be torn in the very first segment: others lost their elders after their checkpoint. What the torn write left behind it can
-//! never count: it has no valid header of its own, and what a segment held before it was recycled
-//! has another generation. A clean stop leaves the file `clean` with the last number; a tail that
-//! does not end there is corruption too. The file is removed, durably, before anything is written.
+//! **Users' bytes are never taken for the log's.** A recycled segment holds, block by block, what
+//! clients wrote before, and recovery looks at blocks behind the last batch. So a batch carries a
+//! checksum keyed by the segment's secret, which is chosen when the segment is taken into use:
+//! nothing older and nobody outside can have made one. The secret stands in block 0, where nothing
+//! but such a block is ever written; a spare segment gets it, durably, before it gets its name.
+//!
+//! **Recovery** ([`recovery`]) reads every batch of every segment that is left, in order. Block 0 of
+//! the next segment says where a segment ends: a batch that is missing before that is corruption.
+//! In the last segment a bad batch n is corruption if a valid later one exists, because that was
+//! written only after n had been acknowledged; otherwise it is the torn tail of the write that was
+//! in flight, and is cut: the next write goes to its place, under its number. A segment that has
+//! no good batch can only be the newest: others lost their elders after their checkpoint. A clean
+//! stop leaves the file `clean` with the last number; a tail that does not end there is corruption
+//! too. The file is removed, durably, before anything is written.
+//!
+//! **Format 1** had neither block 0 nor a secret. A log of format 1 is read by the same rules, with
+//! batches as [`sealed`] describes them from the first byte of a segment on; then it goes on in a
+//! new segment of format 2. As soon as there is one, nothing that stands behind the last batch of
+//! the old segments counts. They are recycled as any others. Version 1 refuses a log that has a
+//! segment of format 2.
+//!
+//! **Entries** keep the checksum of their bytes that their leader computed ([`Body`]), in the
+//! record, in messages and in memory. It is compared when an entry is read from disk, when it is
+//! received, and when it is applied.
 //!
 //! A failed write ends the log: every waiter and every later call gets the error, and the shard
 //! ends the process.
 
 mod batch;
+mod body;
 mod keeper;
 mod log;
 mod page;
 mod record;
 mod recovery;
+mod sealed;
 mod segment;
 mod stats;
 mod writer;
@@ -40,6 +60,7 @@ use hdrhistogram::Histogram;
 
 use crate::limits::SEGMENT_LEN;
 use crate::types::{DataId, RangeId, ReplicaId};
+pub use body::Body;
 pub use log::GroupLog;
 pub use writer::Wal;
 
@@ -80,9 +101,9 @@ pub enum Payload {
     /// Nothing: a leader's first entry.
     Blank,
     /// A batch of commands, opaque here.
-    Commands(Bytes),
+    Commands(Body),
     /// A membership, opaque here.
-    Membership(Bytes),
+    Membership(Body),
 }
 
 impl Payload {
@@ -90,7 +111,15 @@ impl Payload {
     pub fn len(&self) -> usize {
         match self {
             Payload::Blank => 0,
-            Payload::Commands(bytes) | Payload::Membership(bytes) => bytes.len(),
+            Payload::Commands(body) | Payload::Membership(body) => body.len(),
+        }
+    }
+
+    /// Whether the bytes are those that its leader encoded.
+    pub fn is_intact(&self) -> bool {
+        match self {
+            Payload::Blank => true,
+            Payload::Commands(body) | Payload::Membership(body) => body.is_intact(),
         }
     }
 
@@ -230,8 +259,8 @@ pub enum WalError {
     },
     /// Bytes that were acknowledged are no longer what was written.
     #[error(
-        "log file {file} is damaged at byte {offset}: {what}; \
-         restore this node's data folder from a backup or let the node join again empty"
+        "log file {file} is damaged at byte {offset}: {what}; {}",
+        crate::error::DAMAGED_ADVICE
     )]
     Corrupt {
         /// Which file.
@@ -243,8 +272,9 @@ pub enum WalError {
     },
     /// The log was written by another version.
     #[error(
-        "log file {file} has format {found}, this version of rangedb reads {}; \
+        "log file {file} has format {found}, this version of rangedb reads formats {} and {}; \
          start the version that wrote it",
+        batch::FORMAT_WITHOUT_KEY,
         batch::FORMAT
     )]
     OtherFormat {

@@ -1,22 +1,39 @@
 //! Entries that memory no longer has, read from the segments that hold them.
+//!
+//! While a read is under way its entries may be purged or written again further on, and their
+//! segment may be used for something else. So who reads a page and fails must look whether its
+//! places still hold before that counts as damage ([`Log::holds`]).
 
-use crate::env::{Env, File};
+use std::cell::RefCell;
+
+use crate::env::Env;
 use crate::limits::BLOCK_LEN;
-use crate::wal::log::Place;
+use crate::wal::log::{Log, Place};
 use crate::wal::record::{self, Record};
 use crate::wal::writer::Core;
-use crate::wal::{LogEntry, LogId, WalError, segment};
+use crate::wal::{Group, LogEntry, LogId, WalError, segment};
 
 impl<E: Env> Core<E> {
-    /// Reads the record of one entry.
-    pub(super) async fn read_entry(&self, id: LogId, place: Place) -> Result<LogEntry, WalError> {
-        let mut page = self.read_page(&[(id, place)]).await?;
-        page.pop().ok_or(WalError::Closed)
-    }
-
-    /// Reads the records of entries that lie in one segment, by one read.
+    /// Reads the records of entries of a group that lie in one segment, by one read; `None` if they
+    /// have left their places meanwhile.
+    ///
+    /// # Errors
+    /// The disk refuses, or what it has is no longer what was written.
     pub(super) async fn read_page(
         &self,
+        (group, log): (Group, &RefCell<Log>),
+        places: &[(LogId, Place)],
+    ) -> Result<Option<Vec<LogEntry>>, WalError> {
+        match self.read_places(group, places).await {
+            Ok(entries) => Ok(Some(entries)),
+            Err(_) if !log.borrow().holds(places) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn read_places(
+        &self,
+        group: Group,
         places: &[(LogId, Place)],
     ) -> Result<Vec<LogEntry>, WalError> {
         let Some((_, first)) = places.first() else {
@@ -40,14 +57,16 @@ impl<E: Env> Core<E> {
             .iter()
             .map(|(_, place)| place.offset + place.len as u64);
         let len = (ends.max().unwrap_or(start) - start) as usize;
-        let page = file.read_at(start, len.next_multiple_of(BLOCK_LEN)).await;
-        let page = page.map_err(|e| WalError::io(&name, "read", &e))?;
+        let len = len.next_multiple_of(BLOCK_LEN);
+        let page = segment::read_exactly(&*file, &name, start, len).await?;
         let mut entries = Vec::with_capacity(places.len());
         for (id, place) in places {
             let from = (place.offset - start) as usize;
             let bytes = page.get(from..from + place.len).unwrap_or_default();
             match record::Reader::new(bytes).next() {
-                Ok(Some(Record::Entry(_, entry))) if entry.id == *id => entries.push(entry),
+                Ok(Some(Record::Entry(of, entry))) if of == group && entry.id == *id => {
+                    entries.push(entry);
+                }
                 Ok(_) => {
                     let what = "another record stands where an entry was written".to_owned();
                     return Err(lost(place.offset, what));

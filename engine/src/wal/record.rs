@@ -1,4 +1,4 @@
-//! Records: what a batch holds, one after the other.
+//! Records: what a batch holds, one after the other; the same in both formats of the log.
 //!
 //! | bytes | field |
 //! |---|---|
@@ -8,12 +8,31 @@
 //! | 4 | length of the body |
 //! | n | body |
 //!
+//! | kind | record | body |
+//! |---|---|---|
+//! | 1 | a blank entry | log id, 4 bytes of zero |
+//! | 2 | an entry of commands | log id, CRC-32C of the rest (4), the commands |
+//! | 3 | an entry of a membership | log id, CRC-32C of the rest (4), the membership |
+//! | 4 | vote | term (8), leader (8), whether it is committed (1) |
+//! | 5 | truncation | whether anything is kept (1), the last index kept (8) |
+//! | 6 | purge | log id |
+//! | 7 | commit hint | log id |
+//! | 8 | a replica exists | data id (8), whether its log starts after an entry (1), that log id, descriptor, membership |
+//! | 9 | a replica is gone | nothing |
+//! | 10 | data ids reserved | the last one (8); range and replica are 0 |
+//! | 12 | a snapshot was taken over | data id (8), its last log id, whether later entries stay (1), state |
+//!
+//! A log id is term, leader and index (8 each). Descriptor, membership and state have their length
+//! (4) before them. The CRC of an entry is the one that its leader computed when it encoded the
+//! entry ([`Body`]). In a log that rangedb 0.1 wrote in format 1 it was computed by the
+//! node that appended the entry; it is the same function of the same bytes, so it counts the same.
+//!
 //! An unknown kind in a batch whose checksum holds was written by a newer version, and is refused.
 
 use bytes::Bytes;
 
 use crate::types::{DataId, RangeId, ReplicaId};
-use crate::wal::{Created, Group, LogEntry, LogId, Payload, Switched, Vote};
+use crate::wal::{Body, Created, Group, LogEntry, LogId, Payload, Switched, Vote};
 
 const ENTRY_BLANK: u8 = 1;
 const ENTRY_COMMANDS: u8 = 2;
@@ -102,16 +121,16 @@ pub fn encode(record: &Record, to: &mut Vec<u8>) {
 
 /// Appends an entry; its payload then ends where the buffer ends.
 pub fn encode_entry(group: Group, entry: &LogEntry, to: &mut Vec<u8>) {
-    let (kind, payload): (u8, &[u8]) = match &entry.payload {
-        Payload::Blank => (ENTRY_BLANK, &[]),
-        Payload::Commands(bytes) => (ENTRY_COMMANDS, bytes),
-        Payload::Membership(bytes) => (ENTRY_MEMBERSHIP, bytes),
+    let (kind, body) = match &entry.payload {
+        Payload::Blank => (ENTRY_BLANK, None),
+        Payload::Commands(body) => (ENTRY_COMMANDS, Some(body)),
+        Payload::Membership(body) => (ENTRY_MEMBERSHIP, Some(body)),
     };
     framed(kind, group, to, |to| {
         put_log_id(entry.id, to);
-        // An entry may be read back alone, long after its batch was checked.
-        to.extend_from_slice(&crc32c::crc32c(payload).to_le_bytes());
-        to.extend_from_slice(payload);
+        // The leader's, not one of what the bytes may have become on the way.
+        to.extend_from_slice(&body.map_or(0, Body::checksum).to_le_bytes());
+        to.extend_from_slice(body.map_or(&[], |body| &**body));
     });
 }
 
@@ -156,6 +175,13 @@ pub enum BadRecord {
     /// Its bytes do not make sense.
     #[error("a record's bytes do not make sense")]
     Malformed,
+    /// An entry's bytes are not those that its leader encoded.
+    #[error(
+        "the bytes of entry {} do not match the checksum that its leader gave it; \
+         a memory or a disk has changed them",
+        .0.index
+    )]
+    OtherBytes(LogId),
     /// Written by another version.
     #[error("record kind {0} is unknown to this version of rangedb")]
     UnknownKind(u8),
@@ -205,15 +231,17 @@ impl<'a> Reader<'a> {
         Ok(match kind {
             ENTRY_BLANK | ENTRY_COMMANDS | ENTRY_MEMBERSHIP => {
                 let id = self.log_id()?;
-                let crc = u32::from_le_bytes(self.take()?);
-                if crc32c::crc32c(self.rest) != crc {
-                    return Err(BadRecord::Malformed);
-                }
+                let checksum = u32::from_le_bytes(self.take()?);
                 let bytes = Bytes::copy_from_slice(std::mem::take(&mut self.rest));
+                let body = Body::with_checksum(bytes, checksum);
+                if !body.is_intact() {
+                    return Err(BadRecord::OtherBytes(id));
+                }
                 let payload = match kind {
-                    ENTRY_BLANK => Payload::Blank,
-                    ENTRY_COMMANDS => Payload::Commands(bytes),
-                    _ => Payload::Membership(bytes),
+                    ENTRY_COMMANDS => Payload::Commands(body),
+                    ENTRY_MEMBERSHIP => Payload::Membership(body),
+                    _ if body.is_empty() => Payload::Blank,
+                    _ => return Err(BadRecord::Malformed),
                 };
                 Record::Entry(group, LogEntry { id, payload })
             }

@@ -7,13 +7,16 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::rc::Rc;
 
-use crate::env::{Disk, Env, File};
+use rand::Rng;
+
+use crate::env::{AsyncRuntime, Disk, Env, File};
 use crate::limits::{BLOCK_LEN, WAL_BATCH_LEN_MAX};
 use crate::types::DataId;
-use crate::wal::batch::{self, Found, Header};
+use crate::wal::batch::{self, FORMAT, Found, Header, Key};
 use crate::wal::log::{Log, Place, RecoveringLog};
 use crate::wal::record::{self, Record};
-use crate::wal::segment::{self, CLEAN, Kind, Segments};
+use crate::wal::sealed::{self, Opened, Sealed};
+use crate::wal::segment::{self, Beginning, CLEAN, Kind, Segments};
 use crate::wal::{Group, WalError, WalOptions};
 
 /// Segments are read in steps of this many bytes.
@@ -39,6 +42,8 @@ pub struct State<E: Env> {
     pub file: Rc<FileOf<E>>,
     /// Where in it.
     pub offset: u64,
+    /// The secret of its batches.
+    pub secret: u64,
     /// The number of the next batch.
     pub number: u64,
     /// Spare segments.
@@ -59,21 +64,20 @@ pub async fn read<E: Env>(disk: &E::Disk, options: &WalOptions) -> Result<State<
         .await
         .map_err(|e| WalError::io(".", "list", &e))?;
     let mut generations = BTreeSet::new();
-    let mut spares = VecDeque::new();
-    let mut spares_made = 0;
+    let mut spares = Spares::default();
     let mut has_mark = false;
     for name in names {
         match segment::kind(&name) {
             Kind::Segment(generation) => drop(generations.insert(generation)),
             Kind::Spare(number) => {
-                spares_made = number.max(spares_made);
-                spares.push_back(name);
+                spares.made = number.max(spares.made);
+                spares.names.push_back(name);
             }
             Kind::Clean => has_mark = true,
             Kind::Foreign => tracing::warn!(file = %name, "a foreign file in the log's folder"),
         }
     }
-    drop_short_spares::<E>(disk, &mut spares, options.segment_bytes).await?;
+    drop_short_spares::<E>(disk, &mut spares.names, options.segment_bytes).await?;
     let mark = if has_mark {
         Some(read_mark::<E>(disk).await?)
     } else {
@@ -87,23 +91,17 @@ pub async fn read<E: Env>(disk: &E::Disk, options: &WalOptions) -> Result<State<
                 "the log was stopped cleanly, but has no segment",
             ));
         }
-        if spares.is_empty() {
-            spares_made += 1;
-            let spare = segment::spare_name(spares_made);
-            let made = disk.create(&spare, options.segment_bytes).await;
-            drop(made.map_err(|e| WalError::io(&spare, "create", &e))?);
-            spares.push_back(spare);
-        }
-        // A segment has its length from the start.
-        if let Some(spare) = spares.pop_front() {
-            let renamed = disk.rename(&spare, &segment::name(1)).await;
-            renamed.map_err(|e| WalError::io(&spare, "rename", &e))?;
-            generations.insert(1);
-        }
+        begin_segment::<E>(disk, options, &mut spares, (1, 1)).await?;
+        generations.insert(1);
     }
+    let parts = open_segments::<E>(disk, &generations).await?;
     let mut scan = Scan::<E>::new(options);
-    for generation in &generations {
-        scan.segment(disk, *generation).await?;
+    let mut parts = parts.into_iter().peekable();
+    while let Some(part) = parts.next() {
+        let next = parts.peek();
+        let next = next.filter(|next| next.generation == part.generation + 1);
+        let next = next.and_then(|next| next.beginning);
+        scan.segment(part, next.map(|next| next.first)).await?;
     }
     if let Some(mark) = mark {
         if scan.last != mark {
@@ -118,7 +116,42 @@ pub async fn read<E: Env>(disk: &E::Disk, options: &WalOptions) -> Result<State<
             .await
             .map_err(|e| WalError::io(CLEAN, "remove", &e))?;
     }
-    scan.finish(mark.is_some(), spares, spares_made)
+    if scan.key == Key::None {
+        // Whatever this version writes is keyed.
+        scan.go_on_keyed(disk, options, &mut spares).await?;
+    }
+    scan.finish(mark.is_some(), spares)
+}
+
+/// Segments that wait for use.
+#[derive(Default)]
+struct Spares {
+    names: VecDeque<String>,
+    /// The highest number that a name has had.
+    made: u64,
+}
+
+/// Begins a segment of this generation, whose first batch will have this number.
+async fn begin_segment<E: Env>(
+    disk: &E::Disk,
+    options: &WalOptions,
+    spares: &mut Spares,
+    (generation, first): (u64, u64),
+) -> Result<(FileOf<E>, Beginning), WalError> {
+    let spare = match spares.names.pop_front() {
+        Some(spare) => spare,
+        None => {
+            spares.made += 1;
+            let spare = segment::spare_name(spares.made);
+            let made = disk.create(&spare, options.segment_bytes).await;
+            drop(made.map_err(|e| WalError::io(&spare, "create", &e))?);
+            spare
+        }
+    };
+    let secret = E::Runtime::thread_rng().next_u64();
+    let beginning = Beginning { secret, first };
+    let file = segment::begin(disk, &spare, generation, beginning).await?;
+    Ok((file, beginning))
 }
 
 fn corrupt(file: &str, offset: u64, what: &str) -> WalError {
@@ -166,13 +199,13 @@ pub async fn mark_clean<E: Env>(
     const DRAFT: &str = "clean.draft";
     let file = disk.create(DRAFT, BLOCK_LEN as u64).await.map_err(failed)?;
     let mut buffer = file.buffer(BLOCK_LEN);
-    let last = (next - 1).to_le_bytes();
-    let header = Header {
+    let mark = Sealed {
+        format: FORMAT,
         generation,
         number: next,
-        len: last.len(),
+        body: &(next - 1).to_le_bytes(),
     };
-    batch::encode(header, &last, buffer.as_mut());
+    sealed::seal(mark, buffer.as_mut());
     file.write_at(buffer, 0).await.map_err(failed)?;
     drop(file);
     disk.rename(DRAFT, CLEAN).await.map_err(failed)
@@ -183,14 +216,52 @@ async fn read_mark<E: Env>(disk: &E::Disk) -> Result<u64, WalError> {
     let failed = |e: io::Error| WalError::io(CLEAN, "read", &e);
     let file = disk.open(CLEAN).await.map_err(failed)?;
     let bytes = file.read_at(0, BLOCK_LEN).await.map_err(failed)?;
-    match batch::decode(&bytes) {
-        Found::Batch(header) => Ok(header.number - 1),
-        Found::OtherFormat(found) => Err(WalError::OtherFormat {
+    match sealed::open(&bytes) {
+        Opened::Whole(mark) if mark.format > FORMAT => Err(WalError::OtherFormat {
             file: CLEAN.to_owned(),
-            found,
+            found: mark.format,
         }),
-        Found::Nothing | Found::Longer(_) => Err(corrupt(CLEAN, 0, "the mark cannot be read")),
+        Opened::Whole(mark) if mark.number > 0 => Ok(mark.number - 1),
+        _ => Err(corrupt(CLEAN, 0, "the mark cannot be read")),
     }
+}
+
+/// A segment that is about to be read.
+struct Part<F> {
+    generation: u64,
+    file: Rc<F>,
+    /// `None`: it is of format 1.
+    beginning: Option<Beginning>,
+}
+
+/// Opens the segments and reads their first blocks: each says where the one before it ends.
+async fn open_segments<E: Env>(
+    disk: &E::Disk,
+    generations: &BTreeSet<u64>,
+) -> Result<Vec<Part<FileOf<E>>>, WalError> {
+    let mut parts: Vec<Part<FileOf<E>>> = Vec::with_capacity(generations.len());
+    for generation in generations.iter().copied() {
+        let name = segment::name(generation);
+        let file = disk.open(&name).await;
+        let file = file.map_err(|e| WalError::io(&name, "open", &e))?;
+        let len = file.len().min(2 * BLOCK_LEN as u64) as usize;
+        let blocks = match len {
+            0 => Vec::new(),
+            _ => segment::read_exactly(&file, &name, 0, len).await?,
+        };
+        let beginning = segment::beginning(generation, file.len(), &blocks)?;
+        let before = parts.last().and_then(|part| part.beginning);
+        if beginning.is_none() && before.is_some() {
+            let what = "the first block is bad, but was durable before the segment had its name";
+            return Err(corrupt(&name, 0, what));
+        }
+        parts.push(Part {
+            generation,
+            file: Rc::new(file),
+            beginning,
+        });
+    }
+    Ok(parts)
 }
 
 /// Goes through the segments.
@@ -205,6 +276,7 @@ struct Scan<E: Env> {
     /// The segment being read, and where.
     generation: u64,
     file: Option<Rc<FileOf<E>>>,
+    key: Key,
     offset: u64,
     bytes: u64,
 }
@@ -220,17 +292,30 @@ impl<E: Env> Scan<E> {
             last: 0,
             generation: 0,
             file: None,
+            key: Key::None,
             offset: 0,
             bytes: 0,
         }
     }
 
-    fn finish(
-        self,
-        clean: bool,
-        spares: VecDeque<String>,
-        spares_made: u64,
-    ) -> Result<State<E>, WalError> {
+    /// Begins a segment after one of format 1.
+    async fn go_on_keyed(
+        &mut self,
+        disk: &E::Disk,
+        options: &WalOptions,
+        spares: &mut Spares,
+    ) -> Result<(), WalError> {
+        let next = (self.generation + 1, self.last + 1);
+        let (file, beginning) = begin_segment::<E>(disk, options, spares, next).await?;
+        let file = Rc::new(file);
+        self.generation = next.0;
+        self.segments.borrow_mut().add(next.0, file.clone());
+        self.file = Some(file);
+        (self.key, self.offset) = segment::first_batch(Some(beginning));
+        Ok(())
+    }
+
+    fn finish(self, clean: bool, spares: Spares) -> Result<State<E>, WalError> {
         let mut logs = BTreeMap::new();
         let (name, offset) = (segment::name(self.generation), self.offset);
         for (group, log) in self.logs {
@@ -243,8 +328,8 @@ impl<E: Env> Scan<E> {
             })?;
             logs.insert(group, log);
         }
-        let Some(file) = self.file else {
-            return Err(corrupt(".", 0, "there is no segment"));
+        let (Some(file), Key::Secret(secret)) = (self.file, self.key) else {
+            return Err(corrupt(".", 0, "there is no segment to go on in"));
         };
         Ok(State {
             clean,
@@ -255,9 +340,10 @@ impl<E: Env> Scan<E> {
             generation: self.generation,
             file,
             offset: self.offset,
+            secret,
             number: self.last + 1,
-            spares,
-            spares_made,
+            spares: spares.names,
+            spares_made: spares.made,
             bytes: self.bytes,
         })
     }
@@ -270,47 +356,43 @@ impl<E: Env> Scan<E> {
         }
     }
 
-    /// Reads one segment, the next in order.
-    async fn segment(&mut self, disk: &E::Disk, generation: u64) -> Result<(), WalError> {
-        let name = segment::name(generation);
-        let file = disk
-            .open(&name)
-            .await
-            .map_err(|e| WalError::io(&name, "open", &e))?;
-        let file = Rc::new(file);
+    /// Reads one segment, the next in order. `until` is the number of the next one's first batch,
+    /// if there is a next one that tells it.
+    async fn segment(&mut self, part: Part<FileOf<E>>, until: Option<u64>) -> Result<(), WalError> {
+        let generation = part.generation;
         let (before, ended) = (self.generation, self.offset);
         let is_first = self.file.is_none();
         if !is_first && generation != before + 1 {
             return Err(self.damaged(format!("segment {} is missing", segment::name(before + 1))));
         }
+        if is_first && let Some(beginning) = part.beginning {
+            self.last = beginning.first.saturating_sub(1);
+        }
+        let (key, begin) = segment::first_batch(part.beginning);
+        let (name, file) = (segment::name(generation), part.file);
         self.segments.borrow_mut().add(generation, file.clone());
         self.generation = generation;
         self.file = Some(file.clone());
-        self.offset = 0;
+        self.key = key;
+        self.offset = begin;
         let mut window = Window {
             file: &*file,
             name: &name,
+            key,
             start: 0,
             bytes: Vec::new(),
         };
-        loop {
+        while until != Some(self.last + 1) {
             let header = match window.batch_at(self.offset).await? {
                 Found::Batch(header) if header.generation == generation => header,
-                Found::OtherFormat(found) => {
-                    return Err(WalError::OtherFormat { file: name, found });
-                }
                 _ => break,
             };
-            let follows = header.number == self.last + 1 || (is_first && self.offset == 0);
-            if !follows && self.offset == 0 {
-                self.generation = before;
-                self.offset = ended;
-                let (last, next) = (self.last, header.number);
-                return Err(self.damaged(format!(
-                    "batch {} is bad or missing: the segment ends after batch {last}, \
-                     the next begins with batch {next}",
-                    last + 1
-                )));
+            // The oldest segment of format 1 does not say where its numbers begin.
+            let begins = self.offset == 0;
+            let follows = header.number == self.last + 1 || (is_first && begins);
+            if !follows && begins {
+                (self.generation, self.offset) = (before, ended);
+                return Err(self.lacks_batch_before(header.number));
             }
             if !follows {
                 break;
@@ -318,13 +400,31 @@ impl<E: Env> Scan<E> {
             let records = window.records(self.offset, header.len);
             self.batch(header, records)?;
         }
-        if is_first && generation > 1 && self.offset == 0 {
+        match until {
+            Some(next) if next != self.last + 1 => return Err(self.lacks_batch_before(next)),
+            Some(_) => return Ok(()),
+            None => {}
+        }
+        let has_none = is_first && self.offset == begin;
+        if has_none && key == Key::None {
+            return Err(self.damaged("the segment has neither a first block nor a good batch"));
+        }
+        if has_none && generation > 1 {
             return Err(self.damaged(
                 "the segment's first batch is bad, but was durable before the segments that \
                  came before it went",
             ));
         }
         self.refuse_lost_batch(&mut window).await
+    }
+
+    fn lacks_batch_before(&self, next: u64) -> WalError {
+        let last = self.last;
+        self.damaged(format!(
+            "batch {} is bad or missing: the segment ends after batch {last}, \
+             the next begins with batch {next}",
+            last + 1
+        ))
     }
 
     /// A valid later batch, where no valid one is next: what was acknowledged is lost.
@@ -357,12 +457,12 @@ impl<E: Env> Scan<E> {
             let Some(record) = record else { break };
             let place = Place {
                 generation: header.generation,
-                offset: self.offset + (batch::HEADER_LEN + begin) as u64,
+                offset: self.offset + (self.key.header_len() + begin) as u64,
                 len: reader.offset() - begin,
             };
             self.record(record, place)?;
         }
-        let len = batch::padded_len(header.len) as u64;
+        let len = self.key.padded_len(header.len) as u64;
         self.offset += len;
         self.bytes += len;
         self.last = header.number;
@@ -438,6 +538,7 @@ impl<E: Env> Scan<E> {
 struct Window<'a, F> {
     file: &'a F,
     name: &'a str,
+    key: Key,
     start: u64,
     bytes: Vec<u8>,
 }
@@ -449,10 +550,10 @@ impl<F: File> Window<'_, F> {
         if offset < self.start || offset + BLOCK_LEN as u64 > end {
             self.load(offset, STEP).await?;
         }
-        match batch::decode(self.at(offset)) {
+        match batch::decode(self.key, self.at(offset)) {
             Found::Longer(len) if offset + len as u64 <= self.file.len() => {
                 self.load(offset, len.max(STEP)).await?;
-                Ok(batch::decode(self.at(offset)))
+                Ok(batch::decode(self.key, self.at(offset)))
             }
             found => Ok(found),
         }
@@ -465,18 +566,16 @@ impl<F: File> Window<'_, F> {
     }
 
     fn records(&self, offset: u64, len: usize) -> &[u8] {
-        let from = (offset - self.start) as usize + batch::HEADER_LEN;
+        let from = (offset - self.start) as usize + self.key.header_len();
         self.bytes.get(from..from + len).unwrap_or_default()
     }
 
     async fn load(&mut self, offset: u64, len: usize) -> Result<(), WalError> {
         let len = len.min(self.file.len().saturating_sub(offset) as usize);
         self.start = offset;
-        self.bytes = if len == 0 {
-            Vec::new()
-        } else {
-            let read = self.file.read_at(offset, len).await;
-            read.map_err(|e| WalError::io(self.name, "read", &e))?
+        self.bytes = match len {
+            0 => Vec::new(),
+            _ => segment::read_exactly(self.file, self.name, offset, len).await?,
         };
         Ok(())
     }

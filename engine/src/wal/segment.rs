@@ -1,7 +1,24 @@
-//! Segments: their names, and which of them are still needed.
+//! Segments: their names, their first blocks, and which of them are still needed.
+//!
+//! The first block of a segment is a sealed block ([`super::sealed`]) of its own: nothing else is
+//! ever written there, whatever the file is used for later. Its body holds two numbers.
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 8 | the segment's secret: the seed of its batches' checksums |
+//! | 8 | length of the file in bytes |
+//!
+//! A spare segment gets this block before it gets its name, so every segment of format 2 has one.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::rc::Rc;
+
+use crate::env::{Disk, File};
+use crate::limits::BLOCK_LEN;
+use crate::wal::WalError;
+use crate::wal::batch::{self, FORMAT, FORMAT_WITHOUT_KEY, Key};
+use crate::wal::sealed::{self, Opened, Sealed, field};
 
 /// Segments are written ahead of use: so many wait, zeroed.
 pub const SPARES: usize = 1;
@@ -40,6 +57,121 @@ pub fn kind(name: &str) -> Kind {
         (_, Some(number)) => Kind::Spare(number),
         _ => Kind::Foreign,
     }
+}
+
+/// What a segment's first block says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beginning {
+    /// The seed of its batches' checksums.
+    pub secret: u64,
+    /// Number of its first batch.
+    pub first: u64,
+}
+
+/// Takes a spare segment into use under a generation: gives it its first block, then its name.
+///
+/// # Errors
+/// The disk refuses.
+pub async fn begin<D: Disk>(
+    disk: &D,
+    spare: &str,
+    generation: u64,
+    beginning: Beginning,
+) -> Result<D::File, WalError> {
+    let file = disk.open(spare).await;
+    let file = file.map_err(|e| WalError::io(spare, "open", &e))?;
+    let mut body = beginning.secret.to_le_bytes().to_vec();
+    body.extend_from_slice(&file.len().to_le_bytes());
+    let block = Sealed {
+        format: FORMAT,
+        generation,
+        number: beginning.first,
+        body: &body,
+    };
+    let mut buffer = file.buffer(BLOCK_LEN);
+    sealed::seal(block, buffer.as_mut());
+    let written = file.write_at(buffer, 0).await;
+    written.map_err(|e| WalError::io(spare, "durable write", &e))?;
+    let name = name(generation);
+    let renamed = disk.rename(spare, &name).await;
+    renamed.map_err(|e| WalError::io(&name, "rename", &e))?;
+    Ok(file)
+}
+
+/// Reads the first two blocks of a segment that has `len` bytes. `None`: there is no first block,
+/// so the segment is of format 1, if it is sound.
+///
+/// # Errors
+/// A format that this version does not know, or damage.
+pub fn beginning(generation: u64, len: u64, blocks: &[u8]) -> Result<Option<Beginning>, WalError> {
+    let damaged = |what: String| {
+        Err(WalError::Corrupt {
+            file: name(generation),
+            offset: 0,
+            what,
+        })
+    };
+    let (first, second) = blocks.split_at(blocks.len().min(BLOCK_LEN));
+    match sealed::open(first) {
+        Opened::Whole(block) if block.format > FORMAT => Err(WalError::OtherFormat {
+            file: name(generation),
+            found: block.format,
+        }),
+        Opened::Whole(block) if block.format == FORMAT_WITHOUT_KEY => Ok(None),
+        Opened::Whole(block) if block.generation != generation => damaged(format!(
+            "the first block is of segment {}",
+            name(block.generation)
+        )),
+        Opened::Whole(block) => {
+            let Ok(body) = <&[u8; 16]>::try_from(block.body) else {
+                return damaged("the first block makes no sense".to_owned());
+            };
+            let made_with = u64::from_le_bytes(field(body, 8));
+            if made_with != len {
+                return damaged(format!(
+                    "the file has {len} bytes, but was made with {made_with}"
+                ));
+            }
+            Ok(Some(Beginning {
+                secret: u64::from_le_bytes(field(body, 0)),
+                first: block.number,
+            }))
+        }
+        Opened::Longer(_) | Opened::Nothing if batch::seems_keyed(second) => {
+            damaged("the first block is bad, but was durable before what follows it".to_owned())
+        }
+        Opened::Longer(_) | Opened::Nothing => Ok(None),
+    }
+}
+
+/// The key and the place of the first batch of a segment that begins so.
+pub fn first_batch(beginning: Option<Beginning>) -> (Key, u64) {
+    match beginning {
+        Some(beginning) => (Key::Secret(beginning.secret), BLOCK_LEN as u64),
+        None => (Key::None, 0),
+    }
+}
+
+/// Reads exactly so many bytes: fewer would look like the end of the log.
+///
+/// # Errors
+/// The disk refuses, or gives fewer.
+pub async fn read_exactly<F: File>(
+    file: &F,
+    name: &str,
+    offset: u64,
+    len: usize,
+) -> Result<Vec<u8>, WalError> {
+    // Disks read whole blocks; a file that was cut may end within one.
+    let read = file.read_at(offset, len.next_multiple_of(BLOCK_LEN)).await;
+    let mut bytes = read.map_err(|e| WalError::io(name, "read", &e))?;
+    if bytes.len() < len {
+        let what = format!("{} of {len} bytes at byte {offset}", bytes.len());
+        let short = io::Error::new(io::ErrorKind::UnexpectedEof, what);
+        return Err(WalError::io(name, "read", &short));
+    }
+    bytes.truncate(len);
+    Ok(bytes)
 }
 
 /// A segment in use.

@@ -40,11 +40,13 @@ struct Chunk {
 }
 
 /// Where the next batch goes.
-struct Head<F> {
-    generation: u64,
-    file: Rc<F>,
-    offset: u64,
-    number: u64,
+pub(super) struct Head<F> {
+    pub(super) generation: u64,
+    pub(super) file: Rc<F>,
+    /// The secret of the segment's batches.
+    pub(super) secret: u64,
+    pub(super) offset: u64,
+    pub(super) number: u64,
 }
 
 type FileOf<E> = <<E as Env>::Disk as Disk>::File;
@@ -62,7 +64,7 @@ pub struct Core<E: Env> {
     pub(super) removed: RefCell<BTreeSet<Group>>,
     pub(super) data_ids: Cell<DataId>,
     pub(super) segments: RefCell<Segments<FileOf<E>>>,
-    head: RefCell<Head<FileOf<E>>>,
+    pub(super) head: RefCell<Head<FileOf<E>>>,
     /// A whole checkpoint is durable in the segment that is written to. Not known of one that was
     /// read back: a crash may have cut it.
     pub(super) has_checkpoint: Cell<bool>,
@@ -82,6 +84,7 @@ pub struct Core<E: Env> {
     pub(super) waiting_for_spare: RefCell<Option<Waker>>,
     pub(super) writer_ended: Cell<bool>,
     pub(super) waiting_for_end: RefCell<Option<Waker>>,
+    pub(super) waiting_for_room: RefCell<Vec<Waker>>,
     counters: RefCell<Counters>,
 }
 
@@ -125,6 +128,7 @@ impl<E: Env> Wal<E> {
             head: RefCell::new(Head {
                 generation: found.generation,
                 file: found.file,
+                secret: found.secret,
                 offset: found.offset,
                 number: found.number,
             }),
@@ -143,6 +147,7 @@ impl<E: Env> Wal<E> {
             waiting_for_spare: RefCell::new(None),
             writer_ended: Cell::new(false),
             waiting_for_end: RefCell::new(None),
+            waiting_for_room: RefCell::default(),
             counters: RefCell::default(),
         });
         let (writer, keeper) = (core.clone(), core.clone());
@@ -357,7 +362,7 @@ impl<E: Env> Core<E> {
         receiver.await.unwrap_or(Err(WalError::Closed))
     }
 
-    fn dead(&self) -> Option<WalError> {
+    pub(super) fn dead(&self) -> Option<WalError> {
         if self.closed.get() {
             return Some(WalError::Closed);
         }
@@ -378,7 +383,7 @@ impl<E: Env> Core<E> {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    fn wake_keeper(&self) {
+    pub(super) fn wake_keeper(&self) {
         self.keeper_called.set(true);
         let waker = self.keeper.borrow_mut().take();
         waker.into_iter().for_each(Waker::wake);
@@ -403,6 +408,7 @@ impl<E: Env> Core<E> {
                         .collect()
                 }
             };
+            self.wake_for_room();
             self.finish(done);
         }
         self.writer_ended.set(true);
@@ -500,9 +506,10 @@ impl<E: Env> Core<E> {
 
     /// Writes one batch durably.
     async fn write(&self, chunk: &Chunk) -> Result<(), WalError> {
-        let (generation, file, offset, number) = {
+        let (generation, file, offset, number, secret) = {
             let head = self.head.borrow();
-            (head.generation, head.file.clone(), head.offset, head.number)
+            let file = head.file.clone();
+            (head.generation, file, head.offset, head.number, head.secret)
         };
         let len = batch::padded_len(chunk.bytes.len());
         let mut buffer = file.buffer(len);
@@ -511,7 +518,7 @@ impl<E: Env> Core<E> {
             number,
             len: chunk.bytes.len(),
         };
-        batch::encode(header, &chunk.bytes, buffer.as_mut());
+        batch::encode(secret, header, &chunk.bytes, buffer.as_mut());
         let began = Now::<E>::now();
         self.writing_since.set(Some(began));
         let result = file.write_at(buffer, offset).await;
@@ -548,45 +555,6 @@ impl<E: Env> Core<E> {
         if let Some(left) = left {
             segments.release(left.generation);
         }
-    }
-
-    /// Goes on in a spare segment.
-    async fn next_segment(&self) -> Result<(), WalError> {
-        let spare = std::future::poll_fn(|cx| {
-            let spare = self.spares.borrow_mut().pop_front();
-            if spare.is_some() || self.dead.borrow().is_some() {
-                return Poll::Ready(spare);
-            }
-            *self.waiting_for_spare.borrow_mut() = Some(cx.waker().clone());
-            self.wake_keeper();
-            Poll::Pending
-        })
-        .await;
-        let Some(spare) = spare else {
-            return Err(self.dead().unwrap_or(WalError::Closed));
-        };
-        let generation = self.head.borrow().generation + 1;
-        let name = segment::name(generation);
-        self.disk
-            .rename(&spare, &name)
-            .await
-            .map_err(|e| WalError::io(&name, "rename", &e))?;
-        let file = self
-            .disk
-            .open(&name)
-            .await
-            .map_err(|e| WalError::io(&name, "open", &e))?;
-        let file = Rc::new(file);
-        self.has_checkpoint.set(false);
-        self.segments.borrow_mut().add(generation, file.clone());
-        {
-            let mut head = self.head.borrow_mut();
-            head.generation = generation;
-            head.file = file;
-            head.offset = 0;
-        }
-        self.wake_keeper();
-        Ok(())
     }
 
     pub(super) fn segment_file(&self, generation: u64) -> Option<Rc<FileOf<E>>> {

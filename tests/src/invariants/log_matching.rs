@@ -27,8 +27,8 @@ impl Log {
         let mut hasher = DefaultHasher::new();
         match &entry.payload {
             Payload::Blank => 0_u8.hash(&mut hasher),
-            Payload::Commands(bytes) => (1_u8, bytes).hash(&mut hasher),
-            Payload::Membership(bytes) => (2_u8, bytes).hash(&mut hasher),
+            Payload::Commands(body) => (1_u8, body.bytes()).hash(&mut hasher),
+            Payload::Membership(body) => (2_u8, body.bytes()).hash(&mut hasher),
         }
         let this = (id, hasher.finish());
         let known = *self.entries.entry((range, id.index)).or_insert(this);

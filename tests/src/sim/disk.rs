@@ -32,6 +32,10 @@ pub struct Platter {
     next_write: Cell<u64>,
     /// The longest that an operation takes, in microseconds.
     pub latency_max_us: Cell<u64>,
+    /// How much longer than other operations a read takes, in microseconds.
+    pub slow_reads_us: Cell<u64>,
+    /// After so many more reads, one gives fewer bytes than there are.
+    pub reads_until_short: Cell<Option<u64>>,
     /// No file can be made.
     pub full: Cell<bool>,
     /// After so many more writes, one fails.
@@ -49,6 +53,8 @@ impl Platter {
             in_flight: RefCell::default(),
             next_write: Cell::new(0),
             latency_max_us: Cell::new(300),
+            slow_reads_us: Cell::new(0),
+            reads_until_short: Cell::new(None),
             full: Cell::new(false),
             writes_until_failure: Cell::new(None),
             has_failed: Cell::new(false),
@@ -243,6 +249,12 @@ impl File for SimFile {
 
     async fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         self.platter.delay().await;
+        let slow = Duration::from_micros(self.platter.slow_reads_us.get());
+        SimRuntime::sleep(slow).await;
+        let left = self.platter.reads_until_short.get();
+        let read = left.map(|left| left.wrapping_sub(1));
+        self.platter.reads_until_short.set(read);
+        let len = if left == Some(0) { len / 2 } else { len };
         let content = self.content.borrow();
         let from = (offset as usize).min(content.len());
         let to = (from + len).min(content.len());

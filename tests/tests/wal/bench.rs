@@ -8,7 +8,7 @@ use bytes::Bytes;
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::types::{DataId, RangeId, ReplicaId};
 use rangedb_engine::wal::{
-    Created, Group, GroupLog, LogEntry, LogId, Payload, Recovered, Wal, WalError, WalOptions,
+    Body, Created, Group, GroupLog, LogEntry, LogId, Payload, Recovered, Wal, WalError, WalOptions,
 };
 use rangedb_tests::sim::disk::{Platter, SimDisk};
 use rangedb_tests::sim::executor::{Executor, Host};
@@ -91,16 +91,22 @@ impl Machine {
 
     /// Where batches begin in a segment: those of its own generation, or those of older ones.
     pub fn batches(&self, segment: &str, of_its_own: bool) -> Vec<usize> {
-        let number = segment.trim_end_matches(".wal").parse::<u64>();
-        let generation = number.expect("a segment's name");
+        let generation = generation(segment);
         let bytes = self.platter.read(segment);
-        let blocks = bytes.chunks(BLOCK).enumerate();
+        // The first block is the segment's own.
+        let blocks = bytes.chunks(BLOCK).enumerate().skip(1);
         let batches = blocks.filter(|(_, block)| {
-            let own = block.get(8..16) == Some(&generation.to_le_bytes()[..]);
+            let own = block.get(16..24) == Some(&generation.to_le_bytes()[..]);
             block.starts_with(b"RDBW") && own == of_its_own
         });
         batches.map(|(at, _)| at * BLOCK).collect()
     }
+}
+
+/// The generation of a segment with this name.
+pub fn generation(segment: &str) -> u64 {
+    let number = segment.trim_end_matches(".wal").parse();
+    number.expect("a segment's name")
 }
 
 impl Drop for Machine {
@@ -149,8 +155,8 @@ pub fn entry(group: Group, id: LogId) -> LogEntry {
             let len = 1 + random.below(if kind == 1 { 9000 } else { 300 });
             let bytes: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
             match kind {
-                2 => Payload::Membership(bytes.into()),
-                _ => Payload::Commands(bytes.into()),
+                2 => Payload::Membership(Body::seal(bytes.into())),
+                _ => Payload::Commands(Body::seal(bytes.into())),
             }
         }
     };

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::types::{DataId, ReplicaId};
-use rangedb_engine::wal::{Created, LogEntry, Payload, Vote, WalOptions};
+use rangedb_engine::wal::{Body, Created, LogEntry, Payload, Vote, WalOptions};
 use rangedb_tests::sim::random::Random;
 use rangedb_tests::sim::runtime::SimRuntime;
 
@@ -171,7 +171,7 @@ fn wal_closes_with_more_to_write_than_a_segment_holds() {
     };
     let large = |index| LogEntry {
         id: id(1, index),
-        payload: Payload::Commands(vec![7; 20_000].into()),
+        payload: Payload::Commands(Body::seal(vec![7; 20_000].into())),
     };
     for seed in seeds(50) {
         let machine = Machine::new(seed);

@@ -1,9 +1,11 @@
 //! Flipped bits: corruption is refused, and only the torn end of the last write is cut.
 
+use bytes::Bytes;
 use rangedb_engine::env::Disk;
-use rangedb_engine::wal::{GroupLog, WalError};
+use rangedb_engine::wal::{Body, GroupLog, LogEntry, Payload, WalError};
 use rangedb_tests::sim::disk::SimDisk;
 use rangedb_tests::sim::world::SimEnv;
+use tokio::sync::oneshot;
 
 use crate::bench::{BLOCK, Machine, append, created, group, id, log_of, read, sleep_us};
 
@@ -49,13 +51,14 @@ fn refused_at(machine: &Machine, segment: &str, at: usize) {
     let text = refusal.to_string();
     assert!(text.contains(segment), "{text}");
     assert!(text.contains(&at.to_string()), "{text}");
-    assert!(text.contains("restore this node's data folder"), "{text}");
+    assert!(text.contains("with an empty data folder"), "{text}");
+    assert!(!text.contains("restore"), "{text}");
 }
 
 /// Bits of a batch that its checksum covers: some of the header and some of the records.
 fn covered_bits() -> impl Iterator<Item = (usize, u8)> {
-    let header = (0..32).map(|at| (at, (at % 8) as u8));
-    header.chain([(32, 0), (40, 7), (70, 3)])
+    let header = (0..40).map(|at| (at, (at % 8) as u8));
+    header.chain([(40, 0), (48, 7), (78, 3)])
 }
 
 #[test]
@@ -80,11 +83,11 @@ fn wal_refuses_two_bad_writes_that_a_good_one_follows() {
     let batches = machine.batches(SEGMENT, true);
     for pair in batches.windows(2).take(batches.len() - 2) {
         for begin in pair {
-            machine.platter.flip(SEGMENT, begin + 33, 0);
+            machine.platter.flip(SEGMENT, begin + 41, 0);
         }
         refused_at(&machine, SEGMENT, pair[0]);
         for begin in pair {
-            machine.platter.flip(SEGMENT, begin + 33, 0);
+            machine.platter.flip(SEGMENT, begin + 41, 0);
         }
     }
 }
@@ -118,8 +121,8 @@ fn wal_does_not_mind_what_stands_between_writes() {
     let batches = machine.batches(SEGMENT, true);
     for begin in &batches {
         let bytes = machine.platter.read(SEGMENT);
-        let len = u32::from_le_bytes(bytes[begin + 24..begin + 28].try_into().expect("4 bytes"));
-        let end = begin + 32 + len as usize;
+        let len = u32::from_le_bytes(bytes[begin + 32..begin + 36].try_into().expect("4 bytes"));
+        let end = begin + 40 + len as usize;
         if !end.is_multiple_of(BLOCK) {
             machine.platter.flip(SEGMENT, end, 1);
         }
@@ -181,13 +184,80 @@ fn wal_refuses_a_bad_first_write_of_the_oldest_segment() {
     assert_ne!(segment, SEGMENT);
     let batches = machine.batches(segment, true);
     assert!(batches.len() > 2, "{batches:?}");
-    machine.platter.flip(segment, 33, 0);
-    refused_at(&machine, segment, 0);
+    machine.platter.flip(segment, BLOCK + 41, 0);
+    refused_at(&machine, segment, BLOCK);
     // Nor may all of it be lost: segments before it went when its first write was durable.
     for begin in &batches[1..] {
-        machine.platter.flip(segment, begin + 33, 0);
+        machine.platter.flip(segment, begin + 41, 0);
     }
-    refused_at(&machine, segment, 0);
+    refused_at(&machine, segment, BLOCK);
+}
+
+#[test]
+fn wal_refuses_a_segment_whose_first_block_is_bad() {
+    let machines: [fn() -> Machine; 3] =
+        [|| with_entries(false), || with_entries(true), rolled_over];
+    for make in machines {
+        let machine = make();
+        for segment in machine.segments() {
+            for at in 0..48 {
+                machine.platter.flip(&segment, at, (at % 8) as u8);
+                refused_at(&machine, &segment, 0);
+                machine.platter.flip(&segment, at, (at % 8) as u8);
+            }
+            // Nor may the block be lost as a whole, or the block of another segment stand there.
+            let good = machine.platter.read(&segment);
+            let mut bad = good.clone();
+            bad[..BLOCK].fill(0);
+            machine.platter.put(&segment, bad);
+            refused_at(&machine, &segment, 0);
+            machine.platter.put(&segment, good);
+        }
+    }
+}
+
+#[test]
+fn wal_refuses_a_segment_that_was_cut_or_emptied() {
+    let machine = with_entries(false);
+    let good = machine.platter.read(SEGMENT);
+    let batches = machine.batches(SEGMENT, true);
+    for len in [
+        0,
+        1,
+        512,
+        BLOCK,
+        batches[3],
+        batches[4] + 100,
+        good.len() - BLOCK,
+    ] {
+        machine.platter.put(SEGMENT, good[..len].to_vec());
+        refused_at(&machine, SEGMENT, 0);
+    }
+    machine.platter.put(SEGMENT, vec![0; good.len()]);
+    refused_at(&machine, SEGMENT, 0);
+    machine.platter.put(SEGMENT, good);
+    assert_eq!(recover(&machine), (0..ENTRIES).collect::<Vec<_>>());
+}
+
+#[test]
+fn wal_takes_no_short_read_for_the_end_of_the_log() {
+    let machine = with_entries(false);
+    let mut met = 0;
+    for reads in 0.. {
+        machine.platter.reads_until_short.set(Some(reads));
+        let open = machine.open();
+        let opened = machine.life(async move { open.await.map(drop) });
+        let left = machine.platter.reads_until_short.get();
+        if left.is_some_and(|left| left <= reads) {
+            opened.expect("no read was short");
+            break;
+        }
+        assert!(matches!(opened, Err(WalError::Io { .. })), "{opened:?}");
+        met += 1;
+    }
+    assert!(met >= 2, "{met}");
+    machine.platter.reads_until_short.set(None);
+    assert_eq!(recover(&machine), (0..ENTRIES).collect::<Vec<_>>());
 }
 
 #[test]
@@ -217,4 +287,41 @@ fn wal_refuses_a_missing_segment() {
     assert!(what.contains(&segments[1]), "{what}");
     machine.platter.put(&segments[1], lost);
     assert_eq!(recover(&machine), (0..100).collect::<Vec<_>>());
+}
+
+#[test]
+fn wal_refuses_an_entry_whose_bytes_are_not_those_of_its_leader() {
+    let machine = Machine::new(4);
+    let open = machine.open();
+    machine.life(async move {
+        let (wal, _) = open.await.expect("opens");
+        let log = wal.create_replica(created(1)).await.expect("created");
+        append(&log, group(1), 0..2).await;
+        // The memory has changed a byte since the leader encoded the entry.
+        let checksum = Body::seal(Bytes::from_static(b"some commands")).checksum();
+        let body = Body::with_checksum(Bytes::from_static(b"some Commands"), checksum);
+        let entry = LogEntry {
+            id: id(1, 2),
+            payload: Payload::Commands(body),
+        };
+        let (sender, receiver) = oneshot::channel();
+        let done = move |result| sender.send(result).expect("awaited");
+        log.append(vec![entry], Box::new(done));
+        receiver.await.expect("told").expect("written");
+        // The next append frees the memory of those that are on disk.
+        append(&log, group(1), 3..4).await;
+        let read = log.read(0, 2, usize::MAX).await.expect("readable");
+        assert_eq!(read.len(), 2);
+        let refusal = log.read(2, 3, usize::MAX).await.expect_err("refused");
+        assert!(
+            refusal.to_string().contains("entry 2 do not match"),
+            "{refusal}"
+        );
+    });
+    let refusal = machine.refusal();
+    assert!(matches!(refusal, WalError::Corrupt { .. }), "{refusal}");
+    assert!(
+        refusal.to_string().contains("entry 2 do not match"),
+        "{refusal}"
+    );
 }

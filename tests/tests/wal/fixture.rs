@@ -1,18 +1,21 @@
-//! The format of a log that version 1 has written: its bytes lie in `engine/fixtures`.
+//! The formats of the log: bytes that versions have written lie in `engine/fixtures`.
 
 use std::path::PathBuf;
 
 use bytes::Bytes;
 use rangedb_engine::types::{DataId, ReplicaId};
-use rangedb_engine::wal::{Created, LogEntry, LogState, Payload, Vote, WalError};
+use rangedb_engine::wal::{Body, Created, LogEntry, LogState, Payload, Vote, WalError};
 
-use crate::bench::{BLOCK, Machine, OPTIONS, created, group, id, log_of};
+use crate::bench::{BLOCK, Machine, OPTIONS, append, created, group, id, log_of, read};
 
 const SEGMENT: &str = "000000000001.wal";
+const SECOND: &str = "000000000002.wal";
 const CLEAN: &str = "clean";
+const FORMATS: [u16; 2] = [1, 2];
 
-fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../engine/fixtures/wal-version-1")
+fn folder(format: u16) -> PathBuf {
+    let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../engine/fixtures");
+    fixtures.join(format!("wal-version-{format}"))
 }
 
 const VOTE: Vote = Vote {
@@ -37,8 +40,8 @@ fn blank(term: u64, index: u64) -> LogEntry {
 
 /// What group 1 has in the end.
 fn entries() -> Vec<LogEntry> {
-    let commands = Payload::Commands(Bytes::from_static(b"some commands"));
-    let membership = Payload::Membership(Bytes::from_static(b"another membership"));
+    let commands = Payload::Commands(Body::seal(Bytes::from_static(b"some commands")));
+    let membership = Payload::Membership(Body::seal(Bytes::from_static(b"another membership")));
     vec![
         blank(1, 13),
         LogEntry {
@@ -53,7 +56,7 @@ fn entries() -> Vec<LogEntry> {
 }
 
 /// A machine with these bytes on its disk, and the zeros that were left out.
-fn with_files(segment: &[u8]) -> Machine {
+fn with_files(format: u16, segment: &[u8]) -> Machine {
     let machine = Machine::new(1);
     let padded = |bytes: &[u8], len: usize| {
         let mut bytes = bytes.to_vec();
@@ -62,14 +65,14 @@ fn with_files(segment: &[u8]) -> Machine {
         bytes
     };
     let len = OPTIONS.segment_bytes as usize;
-    let clean = std::fs::read(folder().join(CLEAN)).expect("the fixture");
+    let clean = std::fs::read(folder(format).join(CLEAN)).expect("the fixture");
     machine.platter.put(SEGMENT, padded(segment, len));
     machine.platter.put(CLEAN, padded(&clean, BLOCK));
     machine
 }
 
-fn segment() -> Vec<u8> {
-    std::fs::read(folder().join(SEGMENT)).expect("the fixture")
+fn segment(format: u16) -> Vec<u8> {
+    std::fs::read(folder(format).join(SEGMENT)).expect("the fixture")
 }
 
 /// Expects the records of the fixture.
@@ -98,15 +101,67 @@ fn check(machine: &Machine) {
 }
 
 #[test]
-fn wal_reads_what_version_1_wrote() {
+fn wal_reads_what_each_version_wrote() {
     if std::env::var_os("RANGEDB_MAKE_FIXTURES").is_some() {
         write_fixture();
     }
-    check(&with_files(&segment()));
+    for format in FORMATS {
+        check(&with_files(format, &segment(format)));
+    }
+}
+
+/// Entries that come after those of the fixture.
+async fn append_after(machine: &Machine) {
+    let open = machine.open();
+    let (_, recovered) = open.await.expect("opens");
+    append(&log_of(&recovered, group(3)), group(3), 0..5).await;
+}
+
+/// Expects the entries of [`append_after`], and nothing else that is new.
+fn check_after(machine: &Machine) {
+    let open = machine.open();
+    machine.life(async move {
+        let (_, recovered) = open.await.expect("opens");
+        assert!(!recovered.clean);
+        assert_eq!(recovered.removed, [group(2)]);
+        let held: Vec<_> = (0..5).map(|index| id(1, index)).collect();
+        assert_eq!(read(&log_of(&recovered, group(3)), group(3)).await, held);
+        let last = log_of(&recovered, group(1)).state().last;
+        assert_eq!(last, Some(id(2, 15)));
+    });
+}
+
+#[test]
+fn wal_goes_on_after_version_1_in_a_segment_of_its_own() {
+    let machine = std::rc::Rc::new(with_files(1, &segment(1)));
+    let same = machine.clone();
+    machine.life(async move { append_after(&same).await });
+    check_after(&machine);
+    // From then on nothing that stands behind the old batches can count, whatever it looks like.
+    let mut bytes = machine.platter.read(SEGMENT);
+    let end = segment(1).len().next_multiple_of(BLOCK);
+    let number = bytes[..end]
+        .chunks(BLOCK)
+        .filter(|block| block.starts_with(b"RDBW"));
+    let next = number.count() as u64 + 1;
+    for forged in [next, next + 1, next + 1000] {
+        let batch = crate::forged::sealed(1, 1, forged, &crate::forged::removed());
+        bytes[end..end + batch.len()].copy_from_slice(&batch);
+        machine.platter.put(SEGMENT, bytes.clone());
+        check_after(&machine);
+    }
+    // What the old segment held before is still refused when it is damaged.
+    machine.platter.flip(SEGMENT, 40, 0);
+    let refusal = machine.refusal();
+    assert!(matches!(refusal, WalError::Corrupt { .. }), "{refusal}");
+    machine.platter.flip(SEGMENT, 40, 0);
+    machine.platter.flip(SECOND, 9, 0);
+    let refusal = machine.refusal();
+    assert!(matches!(refusal, WalError::Corrupt { file, .. } if file == SECOND));
 }
 
 /// CRC-32C, bit by bit.
-fn crc32c(bytes: &[u8]) -> u32 {
+pub fn crc32c(bytes: &[u8]) -> u32 {
     let mut crc = u32::MAX;
     for byte in bytes {
         crc ^= u32::from(*byte);
@@ -119,29 +174,31 @@ fn crc32c(bytes: &[u8]) -> u32 {
 
 #[test]
 fn wal_refuses_another_version_and_says_what_to_do() {
-    let mut bytes = segment();
-    let len = u32::from_le_bytes(bytes[24..28].try_into().expect("4 bytes")) as usize;
-    let seal = |bytes: &mut [u8]| {
-        bytes[28..32].fill(0);
-        let crc = crc32c(&bytes[..32 + len]);
-        bytes[28..32].copy_from_slice(&crc.to_le_bytes());
-    };
-    seal(&mut bytes);
-    assert_eq!(bytes, segment());
-    bytes[4] = 2;
-    seal(&mut bytes);
-    let refusal = with_files(&bytes).refusal();
-    let expected = WalError::OtherFormat {
-        file: SEGMENT.to_owned(),
-        found: 2,
-    };
-    assert_eq!(refusal, expected);
-    let text = refusal.to_string();
-    assert!(
-        text.contains(SEGMENT) && text.contains("format 2"),
-        "{text}"
-    );
-    assert!(text.contains("start the version that wrote it"), "{text}");
+    for format in FORMATS {
+        let mut bytes = segment(format);
+        let len = u32::from_le_bytes(bytes[24..28].try_into().expect("4 bytes")) as usize;
+        let seal = |bytes: &mut [u8]| {
+            bytes[28..32].fill(0);
+            let crc = crc32c(&bytes[..32 + len]);
+            bytes[28..32].copy_from_slice(&crc.to_le_bytes());
+        };
+        seal(&mut bytes);
+        assert_eq!(bytes, segment(format));
+        bytes[4] = 3;
+        seal(&mut bytes);
+        let refusal = with_files(format, &bytes).refusal();
+        let expected = WalError::OtherFormat {
+            file: SEGMENT.to_owned(),
+            found: 3,
+        };
+        assert_eq!(refusal, expected);
+        let text = refusal.to_string();
+        assert!(
+            text.contains(SEGMENT) && text.contains("format 3"),
+            "{text}"
+        );
+        assert!(text.contains("start the version that wrote it"), "{text}");
+    }
 }
 
 /// Writes the files anew; see `engine/fixtures/README.md` for when.
@@ -176,7 +233,8 @@ fn write_fixture() {
         voted.and(removed).and(reserved).expect("durable");
         wal.close().await.expect("closes");
     });
-    std::fs::create_dir_all(folder()).expect("a folder");
+    let folder = folder(2);
+    std::fs::create_dir_all(&folder).expect("a folder");
     for name in [SEGMENT, CLEAN] {
         let mut bytes = machine.platter.read(name);
         let len = bytes
@@ -184,7 +242,7 @@ fn write_fixture() {
             .rposition(|byte| *byte != 0)
             .map_or(0, |at| at + 1);
         bytes.truncate(len);
-        std::fs::write(folder().join(name), bytes).expect("written");
+        std::fs::write(folder.join(name), bytes).expect("written");
     }
     check(&machine);
 }

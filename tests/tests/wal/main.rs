@@ -7,5 +7,6 @@ mod bench;
 mod checkpoint;
 mod damage;
 mod fixture;
+mod forged;
 mod model;
 mod space;

@@ -5,8 +5,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use rangedb_engine::env::AsyncRuntime;
+use rangedb_engine::limits::WAL_WAITING_LEN_MAX;
 use rangedb_engine::types::ReplicaId;
-use rangedb_engine::wal::Vote;
+use rangedb_engine::wal::{Body, LogEntry, Payload, Vote, WalOptions};
 use rangedb_tests::sim::runtime::SimRuntime;
 
 use crate::bench::{Machine, OPTIONS, append, created, group, id, log_of, number, read, sleep_us};
@@ -116,4 +117,64 @@ fn wal_never_counts_what_a_recycled_segment_held_before() {
         });
     }
     assert!(with_old_batches > 30, "{with_old_batches} met old batches");
+}
+
+#[test]
+fn wal_is_read_while_its_segments_are_used_again() {
+    let machine = Machine::new(6);
+    machine.platter.latency_max_us.set(30);
+    machine.platter.slow_reads_us.set(4_000);
+    let open = machine.open();
+    let (reads, uses) = machine.life(async move {
+        let (wal, _) = open.await.expect("opens");
+        let log = wal.create_replica(created(1)).await.expect("created");
+        let (writes, ended) = (log.clone(), Rc::new(Cell::new(false)));
+        let end = ended.clone();
+        drop(SimRuntime::spawn(async move {
+            for index in 0..3000 {
+                append(&writes, group(1), index..index + 1).await;
+                if index % 5 == 4 {
+                    writes.purge(id(1, index - 3));
+                }
+            }
+            end.set(true);
+        }));
+        let mut reads = 0;
+        while !ended.get() {
+            // Checks the entries, if any are left when they have been read.
+            drop(read(&log, group(1)).await);
+            reads += 1;
+            sleep_us(10).await;
+        }
+        (reads, wal.stats().bytes / OPTIONS.segment_bytes)
+    });
+    assert!(reads > 20 && uses > 20, "{reads} reads, {uses} segments");
+}
+
+#[test]
+fn wal_bounds_what_waits_to_be_written() {
+    let machine = Machine::new(7);
+    let options = WalOptions {
+        segment_bytes: 16 << 20,
+        ..OPTIONS
+    };
+    let open = machine.open_with(options);
+    machine.life(async move {
+        let (wal, _) = open.await.expect("opens");
+        let log = wal.create_replica(created(1)).await.expect("created");
+        let body = Body::seal(vec![7; 1 << 20].into());
+        let mut index = 0;
+        while wal.has_room() {
+            let entry = LogEntry {
+                id: id(1, index),
+                payload: Payload::Commands(body.clone()),
+            };
+            log.append(vec![entry], Box::new(|result| result.expect("written")));
+            index += 1;
+        }
+        let most = wal.stats().pending_bytes;
+        assert!(most > WAL_WAITING_LEN_MAX && most < WAL_WAITING_LEN_MAX + (2 << 20));
+        wal.room().await;
+        assert!(wal.has_room() && wal.stats().pending_bytes <= WAL_WAITING_LEN_MAX);
+    });
 }
