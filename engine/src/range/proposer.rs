@@ -27,7 +27,7 @@ use crate::limits::{
 use crate::raft::{ProposalResult, RaftGroup};
 use crate::range::apply::Applied;
 use crate::range::command::{self, Action, COMMAND_OVERHEAD, Command, Entry};
-use crate::range::replica::{LEASE_MS, Replica};
+use crate::range::replica::Replica;
 use crate::request::{Outcome, SessionPair, Write};
 use crate::types::{Epoch, Timestamp};
 use crate::wal::Body;
@@ -423,8 +423,8 @@ fn encode<E: Env>(replica: &Replica<E>, proposals: &[Proposal<E>]) -> Result<Bod
             action: proposal.kind.action(),
         })
         .collect();
-    let last = first.0 + proposals.len() as u64 - 1;
-    let ceiling = replica.now().max(Timestamp(last)).plus_ms(LEASE_MS);
+    let last = Timestamp(first.0 + proposals.len() as u64 - 1);
+    let ceiling = replica.ceiling(last);
     command::encode(&Entry {
         ceiling: ceiling.0,
         commands,

@@ -386,6 +386,21 @@ impl<E: Env> Replica<E> {
         u128::from(self.clock.random_u64()) << 64 | u128::from(self.clock.random_u64())
     }
 
+    /// The ceiling of an entry whose last timestamp is `last`. It is reckoned from the wall clock:
+    /// the next leader starts above it, and one that reckoned its own from there would run ahead by
+    /// a lease with every change of leaders.
+    pub fn ceiling(&self, last: Timestamp) -> Timestamp {
+        Timestamp::from_ms(self.clock.wall_ms() + LEASE_MS).max(last)
+    }
+
+    /// Refuses a client's timestamp that cannot be; see [`Hlc::check`].
+    ///
+    /// # Errors
+    /// [`Error::ClockOutOfBounds`].
+    pub fn check_time(&self, what: &'static str, seen: Timestamp) -> Result<(), Error> {
+        self.hlc.check(self.clock.wall_ms(), what, seen)
+    }
+
     /// The cluster's time as this node knows it.
     pub fn now(&self) -> Timestamp {
         self.hlc.now(self.clock.wall_ms())

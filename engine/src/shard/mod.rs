@@ -193,6 +193,16 @@ impl<E: Env> Shard<E> {
         self.inner.hlc.now(self.inner.around.clock.wall_ms())
     }
 
+    /// Takes over the largest time that a client has seen: what it writes from now on comes after.
+    ///
+    /// # Errors
+    /// [`Error::ClockOutOfBounds`].
+    pub fn take_token(&self, token: Timestamp) -> Result<(), Error> {
+        use crate::env::Clock;
+        let wall_ms = self.inner.around.clock.wall_ms();
+        self.inner.hlc.follow(wall_ms, "token", token)
+    }
+
     /// The replica whose range holds a user's key, and its group.
     fn find_running(&self, key: &[u8]) -> Result<(Rc<Replica<E>>, RaftGroup<E>), Error> {
         self.with_running(key, |running| {
@@ -291,6 +301,7 @@ impl<E: Env> Shard<E> {
             check_session(&request.session)?;
             let replica = self.find(&first_key)?;
             replica.check(request.target)?;
+            replica.check_time("first_tried", request.session.first_tried)?;
             if self.inner.store.disk_full() {
                 return Err(Error::DiskFull);
             }

@@ -78,10 +78,9 @@ impl<E: Env> Shard<E> {
                 hlc: hlc.clone(),
                 clock: around.clock.clone(),
             };
-            // A wall clock that was set back does not take the node's clock along.
-            parts
-                .hlc
-                .observe(parts.state.last_ts.max(parts.state.ceiling));
+            // A wall clock that was set back does not take the node's clock along. The range's ceiling
+            // counts when this replica leads: see [`Replica::apply`].
+            parts.hlc.observe(parts.state.last_ts);
             let replica = Rc::new(Replica::new(parts));
             store.add(&replica);
             let mut initial = options.initial.iter();

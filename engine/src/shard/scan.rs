@@ -23,14 +23,12 @@ use crate::range::replica::Replica;
 use crate::request::{Outcome, ScanNext, ScanReply, ScanRequest, Target, Versioned};
 use crate::types::{Blob, Timestamp};
 
-/// How far ahead of this node's time a snapshot may lie, in milliseconds.
-const AHEAD_MAX_MS: u64 = 500;
-
 impl<E: Env> Shard<E> {
     /// Reads rows in key order; stops at the range's end, where the reply says how to go on.
     ///
     /// # Errors
-    /// [`Error::SnapshotTooOld`], [`Error::Invalid`], and what [`Shard::get`] gives.
+    /// [`Error::SnapshotTooOld`], [`Error::ClockOutOfBounds`], [`Error::Invalid`], and what
+    /// [`Shard::get`] gives.
     pub async fn scan(
         &self,
         scan: ScanRequest,
@@ -206,11 +204,7 @@ async fn snapshot<E: Env>(
     if at <= replica.with_state(|state| state.last_ts) {
         return Ok(at);
     }
-    if at > replica.now().plus_ms(AHEAD_MAX_MS) {
-        return Err(Error::Invalid(
-            "the snapshot's timestamp lies in the future".to_owned(),
-        ));
-    }
+    replica.check_time("snapshot", at)?;
     // The floor first: what is proposed from now on comes above the snapshot.
     replica.raise_floor(at);
     if mutant::is(Mutant::ServedTimestampsForgotten) {

@@ -109,8 +109,8 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     let mesh = Rc::new(mesh);
     let links = setup.world.transport.clone();
     links.join_mesh(mesh.clone());
-    let shard = Shard::open(setup.options, setup.world, setup.hlc.clone()).await?;
-    let context = Context::new(shard, mesh, setup.node, setup.peers, links, setup.hlc);
+    let shard = Shard::open(setup.options, setup.world, setup.hlc).await?;
+    let context = Context::new(shard, mesh, setup.node, setup.peers, links);
     let context = Rc::new(context);
     learn(&context, &mut inboxes).await?;
     context.follow_view();

@@ -11,6 +11,7 @@
 //! fails [`shrink`] tells which of its faults are enough.
 
 pub mod client;
+pub mod clocks;
 pub mod cluster;
 pub mod disk;
 pub mod ending;
