@@ -43,11 +43,13 @@ pub enum Mutant {
     MovedAfterApply,
     /// A client's retry has a session pair of its own. In the simulator's client.
     RetryUnderNewPair,
+    /// A frame of another node is taken whatever its checksums say.
+    DamagedFrameTaken,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 18] = [
+    pub const ALL: [Mutant; 19] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -66,6 +68,7 @@ impl Mutant {
         Mutant::CasBeforeLog,
         Mutant::MovedAfterApply,
         Mutant::RetryUnderNewPair,
+        Mutant::DamagedFrameTaken,
     ];
 }
 

@@ -116,4 +116,5 @@ mutants! {
     finds_cas_before_log: CasBeforeLog by seed,
     finds_moved_after_apply: MovedAfterApply by seed,
     finds_retry_under_new_pair: RetryUnderNewPair by seed,
+    finds_damaged_frame_taken: DamagedFrameTaken by seed,
 }

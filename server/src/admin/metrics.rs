@@ -92,6 +92,12 @@ const NUMBERS: &[Number] = &[
         |r| r.in_flight as f64,
     ),
     (
+        "rangedb_peer_frames_damaged_total",
+        "counter",
+        "Frames from other nodes whose checksum did not match.",
+        |r| r.damaged_frames as f64,
+    ),
+    (
         "rangedb_shard_busy_seconds_total",
         "counter",
         "Time that a shard's thread did not sleep.",

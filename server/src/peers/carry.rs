@@ -18,11 +18,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use rangedb_engine::env::{AsyncRuntime, Instant};
 use rangedb_engine::error::Error;
+use rangedb_engine::frame::BODY_LEN_MAX;
 use rangedb_engine::request::Outcome;
 use rangedb_engine::shard::WriteSink;
 use rangedb_engine::types::{Location, ShardId};
 use rangedb_protocol::frame;
-use rangedb_protocol::limits::FRAME_LEN_MAX;
 
 use super::link::{Links, Traffic};
 use crate::env::{GlommioRuntime, Now, reactor};
@@ -44,7 +44,8 @@ const HEAD_LEN: usize = 4;
 
 /// The ways of one shard to other nodes.
 pub struct Carriers {
-    links: Links,
+    /// The shard's links.
+    pub links: Links,
     count: Rc<Cell<usize>>,
     len: Rc<Cell<usize>>,
 }
@@ -106,7 +107,7 @@ pub fn send<O: Origin>(
     let now = Now::now();
     let body = encode(call, now);
     // Nothing within the limits of keys and values is as long.
-    if body.len() + frame::HEADER_LEN > FRAME_LEN_MAX {
+    if body.len() > BODY_LEN_MAX {
         return Err(Error::Invalid("the request is too long to be carried".to_owned()).into());
     }
     let room = context.carriers.room(body.len())?;

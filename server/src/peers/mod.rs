@@ -4,8 +4,14 @@
 //! A link is one connection from a shard of this node to a shard of another, in the role of a peer
 //! ([`link`] on the asking side, [`serve`] on the answering one). There are up to three between two
 //! shards: two carry the questions of replicas ([`rangedb_engine::raft`]), of which bulk delays
-//! nothing else, and one the requests of clients ([`carry`]), in the frames of the client protocol;
-//! kinds are [`kind`].
+//! nothing else, and one the requests of clients ([`carry`]).
+//!
+//! A link begins with the preamble of the client protocol, in which the versions are those of the
+//! protocol between nodes ([`VERSION`]). Then both sides send frames of [`rangedb_engine::frame`];
+//! kinds are [`kind`]. Their checksums cover every byte. A frame that does not match them ends the
+//! link and is counted; whoever waits for an answer hears that the link broke, and asks again over a
+//! new one as after any other break.
+//!
 //! The first frame proves that the sender knows the cluster's secret, says which cluster and which
 //! node it means, and where it listens itself: so a node that comes back at a new address is found
 //! again by whoever it speaks to. How a node joins is in [`enroll`].
@@ -24,15 +30,51 @@ use std::time::{Duration, Instant};
 use rangedb_engine::cluster::View;
 use rangedb_engine::types::{Location, NodeId, ShardId};
 
+use rangedb_protocol::preamble::{Answer, Preamble, Role, Verdict};
+
 use crate::env::data_dir::{self, Identity};
 
 // An append is at most what is read at once, or one entry that is longer, with its heads.
 const _: () = {
     use rangedb_engine::limits::{ENTRY_LEN_MAX, LOG_READ_LEN_MAX};
     let heads = 1 << 20;
-    assert!(ENTRY_LEN_MAX * 3 / 2 + heads < rangedb_protocol::limits::FRAME_LEN_MAX);
-    assert!(LOG_READ_LEN_MAX + heads < rangedb_protocol::limits::FRAME_LEN_MAX);
+    assert!(ENTRY_LEN_MAX * 3 / 2 + heads < rangedb_engine::frame::BODY_LEN_MAX);
+    assert!(LOG_READ_LEN_MAX + heads < rangedb_engine::frame::BODY_LEN_MAX);
+    // A reply's frame, which is carried whole.
+    assert!(rangedb_protocol::limits::FRAME_LEN_MAX <= rangedb_engine::frame::BODY_LEN_MAX);
 };
+
+/// The version of the protocol between nodes. All nodes of a cluster speak one and the same: one that
+/// speaks another is refused with [`rangedb_protocol::preamble::Verdict::NoCommonVersion`]. Version 1
+/// had the frames of the client protocol, without checksums.
+pub const VERSION: u16 = 2;
+
+/// The preamble of a connection to a shard of another node.
+pub fn preamble(shard: u16) -> Preamble {
+    Preamble {
+        version_min: VERSION,
+        version_max: VERSION,
+        role: Role::Peer,
+        smart: false,
+        tls: false,
+        shard,
+    }
+}
+
+/// Why a node does not take this one as a peer.
+pub fn refused(answer: &Answer) -> String {
+    match answer.verdict {
+        Verdict::NoCommonVersion => format!(
+            "it speaks version {} of the protocol between nodes, this node version {VERSION}: run the \
+             same release on all nodes of the cluster",
+            answer.version
+        ),
+        Verdict::RoleRefused => {
+            "it was started without --cluster-secret and takes no other nodes".to_owned()
+        }
+        verdict => format!("refused: {verdict:?}"),
+    }
+}
 
 /// Kinds of frames between nodes.
 pub mod kind {
@@ -225,8 +267,8 @@ impl Peers {
 pub struct Hello {
     /// The cluster's id.
     pub cluster: u128,
-    /// The node that is meant.
-    pub to: NodeId,
+    /// The shard that is meant.
+    pub to: Location,
     /// The node that speaks.
     pub from: NodeId,
     /// Where the node that speaks listens.
@@ -240,7 +282,8 @@ impl Hello {
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend_from_slice(&self.cluster.to_le_bytes());
-        bytes.extend_from_slice(&self.to.0.to_le_bytes());
+        bytes.extend_from_slice(&self.to.node.0.to_le_bytes());
+        bytes.extend_from_slice(&self.to.shard.0.to_le_bytes());
         bytes.extend_from_slice(&self.from.0.to_le_bytes());
         bytes.extend_from_slice(&(self.address.len() as u32).to_le_bytes());
         bytes.extend_from_slice(self.address.as_bytes());
@@ -251,13 +294,17 @@ impl Hello {
     /// Reads a body; `None` if it is none.
     pub fn decode(bytes: &[u8]) -> Option<Hello> {
         let (cluster, rest) = bytes.split_first_chunk()?;
-        let (to, rest) = rest.split_first_chunk()?;
+        let (node, rest) = rest.split_first_chunk()?;
+        let (shard, rest) = rest.split_first_chunk()?;
         let (from, rest) = rest.split_first_chunk()?;
         let (address_len, rest) = rest.split_first_chunk()?;
         let (address, secret) = rest.split_at_checked(u32::from_le_bytes(*address_len) as usize)?;
         Some(Hello {
             cluster: u128::from_le_bytes(*cluster),
-            to: NodeId(u64::from_le_bytes(*to)),
+            to: Location {
+                node: NodeId(u64::from_le_bytes(*node)),
+                shard: ShardId(u16::from_le_bytes(*shard)),
+            },
             from: NodeId(u64::from_le_bytes(*from)),
             address: std::str::from_utf8(address).ok()?.to_owned(),
             secret: std::str::from_utf8(secret).ok()?.to_owned(),
@@ -286,14 +333,17 @@ mod tests {
         let hello = Hello {
             secret: "secret".to_owned(),
             cluster: u128::MAX - 3,
-            to: NodeId(2),
+            to: Location {
+                node: NodeId(2),
+                shard: ShardId(3),
+            },
             from: NodeId(1),
             address: "here:7400".to_owned(),
         };
         let bytes = hello.encode();
         assert_eq!(Hello::decode(&bytes), Some(hello));
         assert_eq!(Hello::decode(&bytes[..40]), None);
-        assert_eq!(Hello::decode(&[0xff; 44]), None);
+        assert_eq!(Hello::decode(&[0xff; 46]), None);
     }
 
     #[test]

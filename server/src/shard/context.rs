@@ -323,6 +323,7 @@ impl Context {
             status: self.shard.status(),
             connections: self.connected.get(),
             in_flight: self.in_flight.get(),
+            damaged_frames: self.carriers.links.damaged_frames(),
             load: reactor::load(),
         }
     }
