@@ -84,6 +84,8 @@ pub trait Disk: Clone + 'static {
     fn rename(&self, from: &str, to: &str) -> impl Future<Output = io::Result<()>>;
     /// Removes a file; durable when this returns.
     fn remove(&self, name: &str) -> impl Future<Output = io::Result<()>>;
+    /// Bytes that can still be written to the disk on which the folder is.
+    fn free_bytes(&self) -> impl Future<Output = io::Result<u64>>;
 }
 
 /// An open file of a [`Disk`].

@@ -3,6 +3,8 @@
 //! Those that a client can meet are the wire protocol's too (`protocol/src/limits.rs`); the server
 //! asserts that both files agree. Sizes in bytes.
 
+use std::time::Duration;
+
 /// Longest key of a user.
 pub const KEY_LEN_MAX: usize = 4 << 10;
 /// Longest value.
@@ -18,6 +20,9 @@ pub const ENTRY_LEN_MAX: usize = 4 << 20;
 pub const ENTRY_COMMANDS_MAX: usize = 4096;
 /// Entries of one range that its leader keeps in flight.
 pub const ENTRIES_IN_FLIGHT_MAX: usize = 8;
+/// Bytes of writes that wait or are in flight, of all ranges of a shard: see
+/// [`crate::range::budget`].
+pub const SHARD_WRITES_LEN_MAX: usize = 128 << 20;
 /// Commands that wait for a place in an entry, of one range.
 pub const PROPOSALS_WAITING_MAX: usize = 16 << 10;
 /// Bytes that wait for a place in an entry, of one range.
@@ -47,6 +52,14 @@ pub const SMALL_APPEND_LEN_MAX: usize = 256 << 10;
 pub const ENTRIES_KEPT: u64 = 1_000;
 /// With more segments of the log than this nothing is kept for replicas that are behind.
 pub const WAL_SEGMENTS_FULL: usize = 8;
+/// And only when it has been so for this long: what was just purged has time to go.
+pub const LOG_FULL_PATIENCE: Duration = Duration::from_secs(2);
+/// Log bytes that a shard keeps for replicas that take over a snapshot.
+pub const PINNED_LEN_MAX: u64 = 64 << 30;
+/// And no more than this part of what is free on the disk, which a node's shards share.
+pub const PINNED_DISK_PART: u64 = 4;
+/// And no more entries: each takes some memory.
+pub const PINNED_ENTRIES_MAX: usize = 4 << 20;
 /// Size of a WAL segment.
 pub const SEGMENT_LEN: usize = 64 << 20;
 /// Unit of the WAL's writes: what O_DIRECT asks for.
@@ -65,6 +78,10 @@ const _: () = {
     assert!(BATCH_LEN_MAX <= ENTRY_LEN_MAX);
     assert!(BATCH_OPS_MAX <= ENTRY_COMMANDS_MAX);
     assert!(KEY_LEN_MAX + VALUE_LEN_MAX <= BATCH_LEN_MAX);
+    assert!(
+        PROPOSAL_BYTES_WAITING_MAX + ENTRIES_IN_FLIGHT_MAX * ENTRY_LEN_MAX
+            <= SHARD_WRITES_LEN_MAX / 2
+    );
     assert!(ENTRY_LEN_MAX * 3 / 2 <= WAL_BATCH_LEN_MAX);
     assert!(WAL_BATCH_LEN_MAX.is_multiple_of(BLOCK_LEN));
     assert!(SEGMENT_LEN.is_multiple_of(BLOCK_LEN));

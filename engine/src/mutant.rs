@@ -45,11 +45,13 @@ pub enum Mutant {
     RetryUnderNewPair,
     /// A frame of another node is taken whatever its checksums say.
     DamagedFrameTaken,
+    /// The log is purged as if no snapshot were under way.
+    SnapshotPinsNoLog,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 19] = [
+    pub const ALL: [Mutant; 20] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -69,6 +71,7 @@ impl Mutant {
         Mutant::MovedAfterApply,
         Mutant::RetryUnderNewPair,
         Mutant::DamagedFrameTaken,
+        Mutant::SnapshotPinsNoLog,
     ];
 }
 

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use rangedb_tests::sim::catch_up;
 use rangedb_tests::sim::clocks::{Chain, furthest_ahead};
 use rangedb_tests::sim::install::{Install, TAKER};
 use rangedb_tests::sim::run::{faults_of, run, run_with};
@@ -142,6 +143,15 @@ fn simulator_keeps_clocks_within_a_second_of_the_wall_clock() {
             println!("{chain:?}, seed {seed}: {ahead} ms ahead at most");
             assert!(ahead < 1_000, "{chain:?}, seed {seed}: {ahead} ms ahead");
         }
+    }
+}
+
+#[test]
+fn simulator_catches_up_by_one_snapshot_while_clients_write() {
+    log();
+    let first = number("RANGEDB_SEED", 1);
+    for seed in first..first + 3 {
+        assert_eq!(catch_up::failure(seed), None, "seed {seed}");
     }
 }
 

@@ -11,6 +11,7 @@ use crate::env::Env;
 use crate::error::Fatal;
 use crate::mutant::{self, Mutant};
 use crate::raft::convert;
+use crate::raft::pins::{Pin, Pins};
 use crate::raft::type_config::{EntryResults, TypeConfig};
 use crate::range::replica::Replica;
 use crate::range::state::{AppliedMembership, RangeState};
@@ -20,8 +21,9 @@ use crate::wal::GroupLog;
 
 /// A snapshot: nothing but names, whose rows are read when it is sent.
 pub enum SnapshotHandle<E: Env> {
-    /// Of the replica here, as of when it is sent; at least what the tree has made durable.
-    Own(Rc<Replica<E>>),
+    /// Of the replica here, as of when it is sent; at least what the tree has made durable. One that
+    /// was asked for to be sent pins the log after that.
+    Own(Rc<Replica<E>>, Option<Pin<E>>),
     /// That came from elsewhere: durable in the tree under this data id, with this state.
     Staged(DataId, Box<RangeState>),
 }
@@ -30,26 +32,32 @@ pub enum SnapshotHandle<E: Env> {
 pub struct StateMachine<E: Env> {
     replica: Rc<Replica<E>>,
     log: GroupLog<E>,
+    pins: Rc<Pins<E>>,
 }
 
 impl<E: Env> StateMachine<E> {
-    /// The state machine that is `replica`, with its log.
-    pub fn new(replica: Rc<Replica<E>>, log: GroupLog<E>) -> StateMachine<E> {
-        StateMachine { replica, log }
+    /// The state machine that is `replica`, with its log and what pins that.
+    pub fn new(replica: Rc<Replica<E>>, log: GroupLog<E>, pins: Rc<Pins<E>>) -> StateMachine<E> {
+        StateMachine { replica, log, pins }
     }
 
-    fn snapshot(&self) -> io::Result<SnapshotOf<TypeConfig<E>, SnapshotHandle<E>>> {
+    fn snapshot(
+        &self,
+        pin: impl FnOnce(u64) -> Option<Pin<E>>,
+    ) -> io::Result<SnapshotOf<TypeConfig<E>, SnapshotHandle<E>>> {
         let mut durable = self.replica.durable();
         if mutant::is(Mutant::PurgeBeforeDurable) {
             durable.applied = self.replica.with_state(|state| state.applied);
         }
+        // openraft takes the receiver to have this one when it has taken the snapshot over.
+        let last = durable.applied.map_or(0, |id| id.index);
         let meta = SnapshotMetaOf::<TypeConfig<E>> {
             last_log_id: durable.applied.map(convert::raft_log_id::<E>),
             last_membership: stored_membership::<E>(&durable.membership)?,
         };
         Ok(SnapshotOf::<TypeConfig<E>, SnapshotHandle<E>> {
             meta,
-            snapshot: SnapshotHandle::Own(self.replica.clone()),
+            snapshot: SnapshotHandle::Own(self.replica.clone(), pin(last)),
         })
     }
 
@@ -118,7 +126,7 @@ impl<E: Env> RaftStateMachine<TypeConfig<E>> for StateMachine<E> {
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder<E> {
         SnapshotBuilder {
-            machine: StateMachine::new(self.replica.clone(), self.log.clone()),
+            machine: StateMachine::new(self.replica.clone(), self.log.clone(), self.pins.clone()),
         }
     }
 
@@ -151,7 +159,7 @@ impl<E: Env> RaftStateMachine<TypeConfig<E>> for StateMachine<E> {
         if self.replica.durable().applied.is_none() {
             return Ok(None);
         }
-        self.snapshot().map(Some)
+        self.snapshot(|last| Some(self.pins.pin(last))).map(Some)
     }
 }
 
@@ -166,6 +174,6 @@ impl<E: Env> RaftSnapshotBuilder<TypeConfig<E>> for SnapshotBuilder<E> {
     async fn build_snapshot(
         &mut self,
     ) -> Result<SnapshotOf<TypeConfig<E>, SnapshotHandle<E>>, io::Error> {
-        self.machine.snapshot()
+        self.machine.snapshot(|_| None)
     }
 }

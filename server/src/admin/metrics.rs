@@ -206,6 +206,18 @@ const NUMBERS: &[Number] = &[
         |r| r.status.wal.segments as f64,
     ),
     (
+        "rangedb_wal_live_bytes",
+        "gauge",
+        "Log entries that are not purged.",
+        |r| r.status.wal.live_bytes as f64,
+    ),
+    (
+        "rangedb_wal_pinned_bytes",
+        "gauge",
+        "Log kept for replicas that take over a snapshot.",
+        |r| r.status.pinned_bytes as f64,
+    ),
+    (
         "rangedb_wal_cached_bytes",
         "gauge",
         "Log entries kept in memory.",
