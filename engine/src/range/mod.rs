@@ -1,6 +1,7 @@
 //! A range: an interval of keys and its Raft group.
 
 pub mod apply;
+pub mod budget;
 pub mod command;
 mod descriptor;
 pub mod export;

@@ -114,7 +114,7 @@ impl<E: Env> Replica<E> {
             group: parts.group,
             data_id: Cell::new(parts.data_id),
             location: parts.location,
-            proposer: Proposer::new(),
+            proposer: Proposer::new(parts.store.writes.clone()),
             store: parts.store,
             hlc: parts.hlc,
             clock: parts.clock,
@@ -254,14 +254,16 @@ impl<E: Env> Replica<E> {
     }
 
     /// The shard's driver says whether a majority is reached. While none is, what waits for it is
-    /// told so when its time is over. Gives whether that is news.
+    /// told so. Gives whether that is news.
     pub(crate) fn take_quorum(&self, lacks: bool, now: Now<E>) -> bool {
         let is_news = self.lacks_quorum.replace(lacks) != lacks;
         if is_news {
             tracing::debug!(range = %self.group.range, lacks, "quorum");
         }
         if lacks {
-            self.proposer.give_up(now);
+            self.proposer.give_up();
+        } else {
+            self.proposer.expire(now);
         }
         is_news
     }

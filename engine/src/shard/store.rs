@@ -16,6 +16,7 @@ use crate::env::{AsyncRuntime, Env};
 use crate::error::Fatal;
 use crate::limits::{REPLAY_LEN_FREEZE, REPLAY_LEN_MAX};
 use crate::lsm::{Bounds, GcRules, Lsm, LsmError, LsmStats, MemtableId, Scan, keys};
+use crate::range::budget::WriteBudget;
 use crate::range::replica::{Durable, Replica, SavedRow};
 use crate::range::sessions::SessionRow;
 use crate::types::{DataId, ReplicaId, Timestamp};
@@ -47,6 +48,8 @@ pub struct Store<E: Env> {
     waiting_for_room: RefCell<Vec<Waker>>,
     key: RefCell<Vec<u8>>,
     on_fatal: OnFatal,
+    /// Memory of writes that wait or are in flight.
+    pub(crate) writes: Rc<WriteBudget>,
 }
 
 impl<E: Env> Store<E> {
@@ -64,6 +67,7 @@ impl<E: Env> Store<E> {
             waiting_for_room: RefCell::default(),
             key: RefCell::default(),
             on_fatal,
+            writes: Rc::default(),
         }
     }
 
