@@ -7,6 +7,7 @@
 
 use std::future::Future;
 use std::io;
+use std::task::Poll;
 
 use bytes::Bytes;
 pub use openraft_rt::{AsyncRuntime, Instant};
@@ -42,6 +43,19 @@ pub trait Env: Copy + std::fmt::Debug + Default + Eq + Ord + 'static {
     fn leases_count() -> bool {
         true
     }
+}
+
+/// Lets every other task that is ready run once.
+pub(crate) async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// A point in time of the environment's boot-time clock.

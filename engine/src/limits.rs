@@ -37,10 +37,19 @@ pub const SCAN_STEPS_PER_TURN: usize = 512;
 
 /// How long a session pair that its client has not called answered is remembered, in log time.
 pub const SESSION_WINDOW_MS: u64 = 10 * 60 * 1000;
-/// Clients that one range remembers; the one silent longest goes first.
-pub const SESSION_CLIENTS_MAX: usize = 1 << 20;
-/// Unanswered pairs of one client that one range remembers; the oldest go first, for good.
+/// Bytes of clients and pairs that one range remembers, as [`crate::range::sessions`] reckons them; the
+/// client silent longest goes first. Part of what replicas must agree on: a change needs a new version
+/// of the entries in the log.
+pub const SESSIONS_LEN_MAX: usize = 64 << 20;
+/// Unanswered pairs of one client that one range remembers, and their bytes; the oldest go first, for
+/// good. As above.
 pub const SESSION_PAIRS_OF_CLIENT_MAX: usize = 16 << 10;
+/// See [`SESSION_PAIRS_OF_CLIENT_MAX`].
+pub const SESSION_CLIENT_LEN_MAX: usize = 8 << 20;
+/// Rows of session tables that a shard leaves to its next freeze, which writes them in one turn.
+pub const SESSION_ROWS_UNSAVED_MAX: usize = 4096;
+/// Rows of a session table that are saved, exported or loaded in one turn.
+pub const SESSION_ROWS_PER_TURN: usize = 256;
 
 /// Log bytes that are read at once for a follower: one message, unless a single entry is longer.
 pub const LOG_READ_LEN_MAX: usize = 4 << 20;
@@ -88,5 +97,6 @@ const _: () = {
     assert!(WAL_BATCH_LEN_MAX < SEGMENT_LEN);
     assert!(WAL_BATCH_LEN_MAX * 2 <= WAL_WAITING_LEN_MAX);
     assert!(REPLAY_LEN_FREEZE < REPLAY_LEN_MAX);
+    assert!(SESSION_CLIENT_LEN_MAX < SESSIONS_LEN_MAX);
     assert!(KEY_LEN_MAX < u16::MAX as usize);
 };

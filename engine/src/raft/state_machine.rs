@@ -7,8 +7,9 @@ use futures_util::{Stream, StreamExt};
 use openraft::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 
-use crate::env::Env;
+use crate::env::{Env, yield_now};
 use crate::error::Fatal;
+use crate::limits::SESSION_ROWS_PER_TURN;
 use crate::mutant::{self, Mutant};
 use crate::raft::convert;
 use crate::raft::pins::{Pin, Pins};
@@ -120,6 +121,8 @@ impl<E: Env> RaftStateMachine<TypeConfig<E>> for StateMachine<E> {
             if let Some(responder) = responder {
                 responder.send(EntryResults(results));
             }
+            let saved = self.replica.store.save_sessions_ahead().await;
+            saved.map_err(|fatal| self.fatal(fatal))?;
         }
         Ok(())
     }
@@ -143,12 +146,23 @@ impl<E: Env> RaftStateMachine<TypeConfig<E>> for StateMachine<E> {
             return Err(io::Error::other("a snapshot without a state"));
         };
         let store = &self.replica.store;
-        let before = self.replica.with_state(|state| state.sessions.clients());
-        recovery::load_snapshot_sessions(store, data_id, &mut state, before)
-            .map_err(|fatal| self.fatal(fatal))?;
+        let loaded = recovery::load_snapshot_sessions(store, data_id, &mut state).await;
+        loaded.map_err(|fatal| self.fatal(fatal))?;
+        let mut from = Some(0);
+        while let Some(place) = from {
+            from = self.replica.with_state(|before| {
+                let sessions = &mut state.sessions;
+                sessions.take_over(&before.sessions, place, SESSION_ROWS_PER_TURN)
+            });
+            yield_now().await;
+        }
         // One durable record for data, state and log; then the replica is the snapshot.
         let switched = self.log.switch(data_id, last, row.into()).await;
         switched.map_err(|error| self.fatal(error.into()))?;
+        // Not before: a start after a crash would find them beside the state of before.
+        let replica = self.replica.group.replica;
+        let saved = store.save_snapshot_sessions(replica, data_id, &mut state);
+        saved.await.map_err(|fatal| self.fatal(fatal))?;
         self.replica.take_over(data_id, *state);
         Ok(())
     }

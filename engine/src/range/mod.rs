@@ -7,6 +7,7 @@ mod descriptor;
 pub mod export;
 pub mod proposer;
 pub mod replica;
+mod session_export;
 pub mod sessions;
 pub mod state;
 

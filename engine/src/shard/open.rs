@@ -72,7 +72,7 @@ impl<E: Env> Shard<E> {
                 group: created.group,
                 data_id,
                 location: options.location,
-                state: recovery::recover_state(&store, &created, switched.as_ref())?,
+                state: recovery::recover_state(&store, &created, switched.as_ref()).await?,
                 term_before: log.state().vote.map_or(0, |vote| vote.term),
                 store: store.clone(),
                 hlc: hlc.clone(),
