@@ -92,12 +92,12 @@ impl Client {
 
     async fn ask_directory(&self, place: &Place, deadline: Instant) -> Result<(), String> {
         let connection = self.inner.pool.get(place, deadline).await?;
-        // Where ranges are does not depend on what this client has seen.
+        let token = self.inner.session.token();
         let request = Request {
             body: RequestBody::Directory,
             target: None,
             deadline_ms: 0,
-            token: 0,
+            token,
         };
         let reply = connection.call(&request, deadline).await;
         let reply = reply.map_err(|lost| format!("{}: {lost}", place.address))?;

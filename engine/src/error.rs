@@ -58,19 +58,6 @@ pub enum Error {
         /// Up to which old versions are gone.
         threshold: Timestamp,
     },
-    /// A timestamp of the client lies further ahead than clocks may differ.
-    #[error(
-        "clock out of bounds: the request's {what} lies {ahead_ms} ms ahead of this node's wall \
-         clock, and at most {} ms are taken; no reply of a node whose clock is right holds such a \
-         time, so check the clocks of the nodes and of whoever made this time",
-        crate::hlc::MAX_CLOCK_OFFSET_MS
-    )]
-    ClockOutOfBounds {
-        /// Which timestamp.
-        what: &'static str,
-        /// By how much, rounded up.
-        ahead_ms: u64,
-    },
     /// The value of an increment is no signed 64-bit decimal number.
     #[error("the value is not a signed 64-bit decimal number")]
     NotANumber,
@@ -102,7 +89,6 @@ impl Error {
             | Error::Overloaded { .. }
             | Error::DeadlineExceeded
             | Error::SnapshotTooOld { .. }
-            | Error::ClockOutOfBounds { .. }
             | Error::NotANumber
             | Error::NumberOverflow
             | Error::ShuttingDown
@@ -142,6 +128,24 @@ pub enum Fatal {
          was copied, give the copy up"
     )]
     Superseded(crate::types::NodeId),
+    /// The folder is an older one of the node.
+    #[error(
+        "this data folder is older than what node {node} has already run on (start {start}, the \
+         cluster has seen start {seen}), or another copy of it: it was restored from a backup, or \
+         copied. It must not rejoin, since it lacks what the node has acknowledged since. Start the \
+         node with an empty --data-dir and --join NODES: it gets its replicas anew"
+    )]
+    OldFolder {
+        /// The node.
+        node: crate::types::NodeId,
+        /// Which start of the folder this is.
+        start: u64,
+        /// The last start that was seen.
+        seen: u64,
+    },
+    /// A part of the shard's folder is missing, or is not the one that belongs there.
+    #[error(transparent)]
+    Folder(#[from] crate::shard::FolderFault),
     /// Log and tables contradict each other.
     #[error("inconsistent state: {0}")]
     Inconsistent(String),

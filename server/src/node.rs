@@ -18,7 +18,7 @@ use rangedb_engine::hlc::Hlc;
 use rangedb_engine::limits::{ENTRIES_KEPT, SEGMENT_LEN, SMALL_APPEND_LEN_MAX};
 use rangedb_engine::lsm::{LsmTables, TableOptions};
 use rangedb_engine::range::Keyspace;
-use rangedb_engine::shard::{InitialRange, ShardOptions};
+use rangedb_engine::shard::{FolderMark, InitialRange, ShardOptions};
 use rangedb_engine::types::{
     KeyRange, Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE, ShardId,
 };
@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::admin::api::Api;
 use crate::admin::{self, Pages, Phase, Serving};
 use crate::config::{Config, ShardMemory};
-use crate::env::data_dir::{BadFolder, Birth, DataDir, FOUNDER};
+use crate::env::data_dir::{BadFolder, Birth, DataDir, FOUNDER, Wanted};
 use crate::env::{GlommioEnv, Now, RingDisk, SystemClock, kernel, push_out, reactor, threads};
 use crate::net::port::{HELD_PATIENCE, Port, PortError};
 use crate::peers::link::Links;
@@ -52,6 +52,9 @@ pub enum NodeError {
     /// The machine lacks something.
     #[error(transparent)]
     Kernel(#[from] kernel::Missing),
+    /// There is too little memory for the folder's shards.
+    #[error("{0}; give more with --memory, or fewer --shards to a new folder")]
+    Memory(String),
     /// The folder cannot be used.
     #[error(transparent)]
     Folder(#[from] BadFolder),
@@ -96,13 +99,14 @@ pub fn run(config: &Config) -> Result<(), NodeError> {
 async fn open_folder(config: &Config, pages: &admin::Node) -> Result<DataDir, NodeError> {
     let (ask, asked) = oneshot::channel::<String>();
     let (tell, told) = std::sync::mpsc::channel();
-    let (path, shards, split_at) = (
-        config.data_dir.clone(),
-        config.shards,
-        config.split_at.clone(),
-    );
+    let path = config.data_dir.clone();
+    let wanted = Wanted {
+        shards: config.shards_given.then_some(config.shards),
+        shards_if_new: config.shards,
+        split_at: config.split_at.clone(),
+    };
     let mut opening = tokio::task::spawn_blocking(move || {
-        DataDir::open(&path, shards, &split_at, |token| {
+        DataDir::open(&path, &wanted, |token| {
             // Both ends are gone if the node is stopped meanwhile.
             let _ = ask.send(token.to_owned());
             let stopped = || Err("the node was told to stop".to_owned());
@@ -216,18 +220,21 @@ async fn control(config: &Config) -> Result<(), NodeError> {
 
     let prepare = async {
         let folder = open_folder(config, &node).await?;
+        let config = config.clone().with_shards(folder.identity.shards);
+        let config = config.map_err(NodeError::Memory)?;
         kernel::check_direct_io(&config.data_dir)?;
-        let around = look_around(config, &folder).await?;
+        let around = look_around(&config, &folder).await?;
         let port = Port::bind(&config.listen, usize::from(config.shards), HELD_PATIENCE)?;
-        Ok::<_, NodeError>((folder, around, port))
+        Ok::<_, NodeError>((folder, config, around, port))
     };
-    let (folder, around, port) = tokio::select! {
+    let (folder, config, around, port) = tokio::select! {
         prepared = prepare => prepared?,
         () = signals.stop() => {
             tracing::info!("stopped before it had a place in a cluster");
             return Ok(());
         }
     };
+    let config = &config;
     let listen = port.address;
     let (mut shards, peers) = start(config, &folder, port, &node, http)?;
     let cluster = u128::from_str_radix(&folder.identity.cluster, 16).unwrap_or_default();
@@ -325,19 +332,29 @@ fn start(
         _ => config.advertise.clone(),
     };
     let identity = folder.identity.clone();
+    let life = NodeRecord::life(identity.starts, folder.random);
     let peers = Peers::new(
         config.cluster_secret.clone(),
         advertise.clone(),
         folder.path().to_owned(),
-        identity,
+        (identity, life),
     );
+    let (node_id, start) = (node.id, folder.identity.starts);
+    peers.lives.on_older(move |seen, was_accepted| {
+        let node = node_id;
+        let fatal = match was_accepted {
+            true => Fatal::Superseded(node),
+            false => Fatal::OldFolder { node, start, seen },
+        };
+        die("another node", &fatal);
+    });
     let peers = Arc::new(peers);
     let record = NodeRecord {
         id: node.id,
         address: advertise,
         http: http.to_string(),
         shards: count,
-        life: NodeRecord::life(folder.identity.starts, rand::random()),
+        life,
         started_ms: SystemClock.wall_ms(),
         release: env!("CARGO_PKG_VERSION").to_owned(),
     };
@@ -437,6 +454,7 @@ struct Engine {
     gc_retention: Duration,
     wal: std::path::PathBuf,
     tables: std::path::PathBuf,
+    folder: FolderMark,
     initial: Vec<InitialRange>,
     record: NodeRecord,
     cluster: u128,
@@ -453,7 +471,7 @@ impl Engine {
     ) -> Engine {
         // Other nodes begin without ranges, and are given replicas.
         let initial = match folder.identity.node {
-            FOUNDER => initial_ranges(&config.split_at, config.shards, shard),
+            FOUNDER => initial_ranges(&folder.split_at(), config.shards, shard),
             _ => Vec::new(),
         };
         Engine {
@@ -468,12 +486,14 @@ impl Engine {
             gc_retention: config.gc_retention,
             wal: folder.wal(shard),
             tables: folder.tables(shard),
+            folder: folder.identity.mark(shard),
             initial,
         }
     }
 
-    fn build(self, cpus: &[usize]) -> Result<(ShardOptions, World<GlommioEnv>), Fatal> {
+    fn build(self, cpus: &[usize]) -> Result<(ShardOptions, World<GlommioEnv>), ShardError> {
         let shard = self.location.shard.0;
+        let peers = self.peers.clone();
         let cpus = cpus.to_vec();
         let tables = LsmTables::open(TableOptions {
             folder: self.tables,
@@ -488,8 +508,10 @@ impl Engine {
                 threads::be_nice();
             }),
             push_out,
-        })?;
+        });
+        let tables = tables.map_err(|error| ShardError::of(error.into(), &peers))?;
         let system = self.peers.system();
+        let nodes_seen = self.peers.highest_node();
         let world = World {
             clock: SystemClock,
             disk: RingDisk::new(self.wal),
@@ -504,10 +526,14 @@ impl Engine {
             entries_kept: ENTRIES_KEPT,
             small_append_bytes: SMALL_APPEND_LEN_MAX,
             gc_retention_ms: self.gc_retention.as_millis() as u64,
+            folder: self.folder,
             initial: self.initial,
             node: self.record,
             system,
-            on_fatal: Rc::new(move |fatal| die(&format!("shard {shard}"), &fatal)),
+            nodes_seen,
+            on_fatal: Rc::new(move |fatal| {
+                die(&format!("shard {shard}"), &ShardError::of(fatal, &peers));
+            }),
         };
         Ok((options, world))
     }

@@ -15,7 +15,7 @@ use rangedb_engine::hlc::Hlc;
 use rangedb_engine::limits::SMALL_APPEND_LEN_MAX;
 use rangedb_engine::lsm::{LsmTables, TableOptions};
 use rangedb_engine::range::Keyspace;
-use rangedb_engine::shard::{InitialRange, ShardOptions};
+use rangedb_engine::shard::{FolderMark, InitialRange, Opened, ShardOptions};
 use rangedb_engine::types::{KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp};
 use rangedb_protocol::preamble::{ANSWER_LEN, Answer, Preamble};
 use rangedb_protocol::{FlatBufferBuilder, Reply, Request, RequestBody, Session, frame};
@@ -179,6 +179,11 @@ fn engine(
         entries_kept: 0,
         small_append_bytes: SMALL_APPEND_LEN_MAX,
         gc_retention_ms: 600_000,
+        folder: FolderMark {
+            log: 1,
+            opened: Opened::Never,
+            start: 1,
+        },
         initial: vec![InitialRange {
             range: RangeId(number),
             replica: ReplicaId(number),
@@ -189,6 +194,7 @@ fn engine(
         }],
         node: record(1),
         system: Vec::new(),
+        nodes_seen: NodeId(0),
         on_fatal: Rc::new(|fatal| panic!("{fatal}")),
     };
     let tables = LsmTables::open(TableOptions {
@@ -231,15 +237,6 @@ impl Received {
         Reply::decode(self.kind, &self.body)
             .expect("a good reply")
             .0
-    }
-
-    /// The cluster's time as the node that answered tells it.
-    pub fn now(&self) -> Timestamp {
-        Timestamp(
-            Reply::decode(self.kind, &self.body)
-                .expect("a good reply")
-                .1,
-        )
     }
 }
 
@@ -286,29 +283,20 @@ impl TestClient {
 
     /// A request's frame under the next id.
     pub fn encode(&mut self, body: RequestBody<'_>, to: &mut Vec<u8>) -> u64 {
-        self.encode_with(body, 0, to)
-    }
-
-    /// The same, from a client that says it has seen a time.
-    pub fn encode_with(&mut self, body: RequestBody<'_>, token: u64, to: &mut Vec<u8>) -> u64 {
         self.next += 1;
         let request = Request {
             body,
             target: None,
             deadline_ms: 0,
-            token,
+            token: 0,
         };
         request.encode(self.next, &mut self.builder, to);
         self.next
     }
 
     pub fn ask(&mut self, body: RequestBody<'_>) -> Received {
-        self.ask_with(body, 0)
-    }
-
-    pub fn ask_with(&mut self, body: RequestBody<'_>, token: u64) -> Received {
         let mut bytes = Vec::new();
-        let id = self.encode_with(body, token, &mut bytes);
+        let id = self.encode(body, &mut bytes);
         self.send(&bytes);
         let received = self.receive().expect("a reply");
         assert_eq!(received.id, id);

@@ -129,6 +129,16 @@ impl Home {
     /// # Panics
     /// It ends before that, or hangs.
     pub fn start(&self) -> Node {
+        let started = self.try_start();
+        started.unwrap_or_else(|_| panic!("the node ended before it was ready:\n{}", self.log()))
+    }
+
+    /// The same with a node that may refuse.
+    ///
+    /// # Errors
+    /// What it complained of when it ended before it was ready.
+    pub fn try_start(&self) -> Result<Node, String> {
+        let before = self.log().len();
         let log = File::options()
             .create(true)
             .append(true)
@@ -150,10 +160,13 @@ impl Home {
             child,
             started_in: begun.elapsed(),
         };
-        assert!(ready, "the node ended before it was ready:\n{}", self.log());
+        if !ready {
+            node.wait();
+            return Err(self.log().split_off(before));
+        }
         // The node must never wait for somebody to read what it prints.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        node
+        Ok(node)
     }
 
     /// Starts a node that must refuse; gives its exit code and what it complains of.

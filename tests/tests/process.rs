@@ -142,7 +142,7 @@ fn what_cannot_work_is_refused_with_a_reason() {
     // A folder of a later version, and one that is somebody else's.
     let identity = home.folder.join("node.json");
     let text = std::fs::read_to_string(&identity).expect("it is there");
-    std::fs::write(&identity, text.replace("\"format\": 2", "\"format\": 99"))
+    std::fs::write(&identity, text.replace("\"format\": 3", "\"format\": 99"))
         .expect("it is written");
     refused(&home, 1, &["format 99"]);
     std::fs::write(&identity, text).expect("it is written");
@@ -151,8 +151,14 @@ fn what_cannot_work_is_refused_with_a_reason() {
     std::fs::create_dir(&foreign.folder).expect("a folder");
     std::fs::write(foreign.folder.join("letters"), "x").expect("a file");
     refused(&foreign, 1, &["letters"]);
-    // After all of this it still starts.
+    // After all of this it still starts, and has the shards that it was made with.
     home.start();
+    with(&["--cpus", "0", "--memory", "128MiB"]).start();
+    let (_, complaint) = with(&["--cpus", "0", "--memory", "64MiB"]).refused();
+    assert!(
+        complaint.contains("2 shards need at least 128 MiB"),
+        "{complaint}"
+    );
 }
 
 /// A log segment that was written to: the largest part that is not zero.

@@ -7,7 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::message::{Ask, LedRange, NodeState, NodeView, RangeView, Report, Told, View};
+use super::ids::Ids;
+use super::message::{
+    Ask, HighestIds, LedRange, NodeState, NodeView, RangeView, Report, Told, View,
+};
 use super::placement::{self, Node, Range, Slot, Step};
 use super::record::{self, NodeRecord, RangeRecord, Row, Setting};
 use super::settings;
@@ -23,8 +26,6 @@ const REPORT_COUNTS: Duration = Duration::from_secs(3);
 const ORDER_TAKES: Duration = Duration::from_secs(6);
 /// Silent nodes are dead after this, if no setting says otherwise.
 const DEAD_AFTER: Duration = Duration::from_mins(5);
-/// The node that makes a cluster has the id before this.
-const FIRST_JOINED: u64 = 2;
 /// Processes of one node that are remembered.
 const PAST_LIVES: usize = 16;
 /// Voters of a range, if no setting says otherwise.
@@ -34,8 +35,6 @@ struct KnownNode<E: Env> {
     record: NodeRecord,
     heard: Now<E>,
     saved: bool,
-    /// Whether this manager has heard it itself.
-    reported: bool,
     /// Processes that had this id before, the newest first.
     past: VecDeque<u128>,
 }
@@ -78,11 +77,7 @@ pub struct Manager<E: Env> {
     nodes: BTreeMap<NodeId, KnownNode<E>>,
     ranges: BTreeMap<RangeId, KnownRange<E>>,
     settings: Vec<Setting>,
-    /// Which node was given its id for which token.
-    tokens: BTreeMap<u128, NodeId>,
-    /// The first ids that were never given.
-    next_node: u64,
-    next_replica: u64,
+    ids: Ids,
     /// What shards are told, as of the last [`Manager::refresh`].
     view: View,
 }
@@ -103,9 +98,7 @@ impl<E: Env> Manager<E> {
             nodes: BTreeMap::new(),
             ranges: BTreeMap::new(),
             settings: Vec::new(),
-            tokens: BTreeMap::new(),
-            next_node: FIRST_JOINED,
-            next_replica: record::FIRST_NEW_REPLICA,
+            ids: Ids::new(),
             view: View {
                 version: term << 32,
                 ..View::default()
@@ -114,8 +107,16 @@ impl<E: Env> Manager<E> {
         for (key, value) in rows {
             manager.learn(key, value, now);
         }
-        let last = placed.map(|node| node.0).max().unwrap_or(0);
-        manager.next_node = manager.next_node.max(last + 1);
+        // Whatever is named somewhere was given, whether or not its row is there.
+        let ranges = manager
+            .ranges
+            .values()
+            .map(|known| &known.record.descriptor);
+        let mut seen = HighestIds::default();
+        ranges.for_each(|descriptor| seen.see(descriptor));
+        let last = manager.nodes.keys().copied().chain(placed).max();
+        seen.node = seen.node.max(last.unwrap_or_default());
+        manager.ids.raise(seen);
         manager.refresh(now);
         manager
     }
@@ -128,7 +129,6 @@ impl<E: Env> Manager<E> {
             let known = KnownNode {
                 heard: now,
                 saved: true,
-                reported: false,
                 past: VecDeque::new(),
                 record,
             };
@@ -147,59 +147,30 @@ impl<E: Env> Manager<E> {
             && let Some(setting) = record::decode::<Setting>(value)
         {
             self.settings.push(setting);
-        } else if let Some(token) = record::token_of(key)
-            && let Some(node) = record::decode::<u64>(value)
-        {
-            self.tokens.insert(token, NodeId(node));
-        } else if let Some(next) = record::decode::<u64>(value) {
-            match key {
-                _ if key == record::NEXT_NODE.as_bytes() => self.next_node = next,
-                _ if key == record::NEXT_REPLICA.as_bytes() => self.next_replica = next,
-                _ => {}
-            }
+        } else {
+            self.ids.learn(key, value);
         }
     }
 
-    /// The id of the node that asks with this token, and the rows that must be durable before it
-    /// is told.
+    /// See [`Ids::give_node`].
     pub fn give_node_id(&mut self, token: u128) -> (NodeId, Vec<Row>) {
-        if let Some(node) = self.tokens.get(&token) {
-            return (*node, Vec::new());
-        }
-        let id = self.next_node.max(self.last_node() + 1);
-        self.next_node = id + 1;
-        let rows = vec![
-            (record::NEXT_NODE.into(), record::encode(&self.next_node)),
-            (record::token_key(token), record::encode(&id)),
-        ];
-        (NodeId(id), rows)
+        let nodes = &self.nodes;
+        self.ids.give_node(token, |node| nodes.contains_key(&node))
     }
 
     /// A token's row is durable.
     pub fn gave_node_id(&mut self, token: u128, node: NodeId) {
-        self.tokens.insert(token, node);
+        self.ids.gave_node(token, node);
     }
 
-    /// Gives each new slot of a step an id; the row must be durable before they are used.
+    /// See [`Ids::place`].
     pub fn place(&mut self, slots: &[Slot]) -> Vec<ReplicaPlace> {
-        let place = |slot: &Slot| match slot {
-            Slot::Here(place) => *place,
-            Slot::New(location) => {
-                let replica = ReplicaId(self.next_replica);
-                self.next_replica += 1;
-                ReplicaPlace {
-                    replica,
-                    location: *location,
-                }
-            }
-        };
-        slots.iter().map(place).collect()
+        self.ids.place(slots)
     }
 
-    /// The row that keeps ids of replicas from being given again.
+    /// See [`Ids::replica_row`].
     pub fn replica_row(&self) -> Row {
-        let next = record::encode(&self.next_replica);
-        (record::NEXT_REPLICA.into(), next)
+        self.ids.replica_row()
     }
 
     /// The value of a setting, if it was ever set.
@@ -243,19 +214,15 @@ impl<E: Env> Manager<E> {
         self.settings.push(setting);
     }
 
-    /// The highest node id that was ever seen.
-    pub fn last_node(&self) -> u64 {
-        let ranges = self.ranges.values();
-        let replicas = ranges.flat_map(|range| &range.record.descriptor.replicas);
-        let placed = replicas.map(|place| place.location.node.0).max();
-        let named = self.nodes.keys().map(|id| id.0).max();
-        placed.max(named).unwrap_or(0)
-    }
-
     /// Takes a shard's report.
     pub fn take(&mut self, report: Report, now: Now<E>) -> Told {
+        self.ids.raise(report.highest);
+        self.ids.raise(HighestIds {
+            node: report.node.id.max(report.from.node),
+            ..HighestIds::default()
+        });
         let superseded = self.take_node(report.node, now);
-        if superseded {
+        if superseded.is_some() {
             return Told::Synced {
                 view: None,
                 remove: Vec::new(),
@@ -281,27 +248,26 @@ impl<E: Env> Manager<E> {
         }
     }
 
-    /// Takes what a node says of itself; `true`: another process has its id by now. Of two processes
-    /// the one stays whose folder was started more often, since a word of an earlier one may come late;
-    /// of two copies of a folder the one that appeared later. Clocks are not asked.
-    fn take_node(&mut self, record: NodeRecord, now: Now<E>) -> bool {
+    /// Takes what a node says of itself; the starts of the process that has its id, if it is another one
+    /// by now. The one stays whose folder was started more often: one that was started less often, or is
+    /// another copy, lacks what the node has acknowledged since. Of two processes whose starts could not
+    /// be counted the later one stays. Clocks are not asked.
+    fn take_node(&mut self, record: NodeRecord, now: Now<E>) -> Option<u64> {
         let Some(known) = self.nodes.get_mut(&record.id) else {
             let known = KnownNode {
                 heard: now,
                 saved: false,
-                reported: true,
                 past: VecDeque::new(),
                 record,
             };
             self.nodes.insert(known.record.id, known);
-            return false;
+            return None;
         };
-        let is_earlier = known.reported && record.starts() < known.record.starts();
-        if is_earlier || known.past.contains(&record.life) {
-            return true;
+        let is_past = known.past.contains(&record.life);
+        if is_past || NodeRecord::is_older(record.life, known.record.life) {
+            return Some(known.record.starts());
         }
         known.heard = now;
-        known.reported = true;
         if known.record.life != record.life {
             known.past.truncate(PAST_LIVES - 1);
             known.past.push_front(known.record.life);
@@ -310,10 +276,13 @@ impl<E: Env> Manager<E> {
             known.record = record;
             known.saved = false;
         }
-        false
+        None
     }
 
     fn take_range(&mut self, led: LedRange, now: Now<E>) {
+        let mut seen = HighestIds::default();
+        seen.see(&led.descriptor);
+        self.ids.raise(seen);
         let record = || RangeRecord {
             descriptor: led.descriptor.clone(),
             voters: led.voters.clone(),

@@ -72,8 +72,9 @@ pub enum Told {
         view: Option<View>,
         /// Replicas of the reporter that are no members any more.
         remove: Vec<(RangeId, ReplicaId)>,
-        /// Another process has taken the reporter's node id since.
-        superseded: bool,
+        /// How often the reporter's node was started at least, if another process has its id: one that
+        /// was started later, or on a newer folder.
+        superseded: Option<u64>,
     },
     /// The cluster as of now.
     View(View),
@@ -96,6 +97,30 @@ pub struct Report {
     pub led: Vec<LedRange>,
     /// Replicas that it holds and does not lead.
     pub held: Vec<HeldReplica>,
+    /// The highest ids of which it knows.
+    pub highest: HighestIds,
+}
+
+/// The highest ids that were ever seen somewhere. Ids are given in rising order and never twice, also
+/// by a manager whose rows came back from less than was written.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
+pub struct HighestIds {
+    /// Of a node.
+    pub node: NodeId,
+    /// Of a replica.
+    pub replica: ReplicaId,
+}
+
+impl HighestIds {
+    /// Raises them to those that a descriptor names.
+    pub fn see(&mut self, descriptor: &Descriptor) {
+        for place in &descriptor.replicas {
+            self.node = self.node.max(place.location.node);
+            self.replica = self.replica.max(place.replica);
+        }
+    }
 }
 
 /// A range as its leader sees it.

@@ -22,7 +22,7 @@ use crate::cluster::{Ask, NodeRecord, Told, View, record};
 use crate::env::{AsyncRuntime, Clock, Env, Instant, Lane, Now, Transport};
 use crate::error::{Error, Fatal};
 use crate::raft;
-use crate::types::{Location, ShardId};
+use crate::types::{Location, NodeId, ShardId};
 
 /// How often a shard reports, and the manager plans.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
@@ -44,8 +44,12 @@ type OnView = Box<dyn Fn(&View)>;
 pub(super) struct Management<E: Env> {
     /// What the node says of itself.
     pub node: NodeRecord,
+    /// The highest id of a node that was known at the start.
+    pub nodes_seen: NodeId,
     /// As the manager last told.
     view: RefCell<Rc<View>>,
+    /// Whether the manager has taken this process for the node.
+    was_accepted: Cell<bool>,
     /// Where the manager was met last.
     leader: Cell<Option<Location>>,
     /// Where the replicas of the system range may be.
@@ -57,15 +61,22 @@ pub(super) struct Management<E: Env> {
 
 impl<E: Env> Management<E> {
     /// Of a shard that knows where the system range may be.
-    pub fn new(node: NodeRecord, system: Vec<Location>) -> Management<E> {
+    pub fn new(node: NodeRecord, system: Vec<Location>, nodes_seen: NodeId) -> Management<E> {
         Management {
+            nodes_seen: nodes_seen.max(node.id),
             node,
             view: RefCell::default(),
+            was_accepted: Cell::new(false),
             leader: Cell::new(None),
             system: RefCell::new(system),
             manager: RefCell::new(None),
             told: RefCell::new(None),
         }
+    }
+
+    /// The cluster as the manager last told.
+    pub fn view(&self) -> Rc<View> {
+        self.view.borrow().clone()
     }
 }
 
@@ -88,7 +99,7 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
 impl<E: Env> Shard<E> {
     /// The cluster as the manager last told.
     pub fn view(&self) -> Rc<View> {
-        self.inner.management.view.borrow().clone()
+        self.inner.management.view()
     }
 
     /// Where the replicas of the system range are, as far as is known; where the manager was met last.
@@ -140,16 +151,31 @@ impl<E: Env> Inner<E> {
         else {
             return;
         };
-        if superseded {
-            self.store.fail(Fatal::Superseded(self.location.node));
+        if let Some(seen) = superseded {
+            self.end_superseded(seen);
             return;
         }
+        self.management.was_accepted.set(true);
         if let Some(view) = view {
             self.take_view(view);
         }
         for (range, replica) in remove {
             self.take(Ask::Remove { range, replica }).await;
         }
+    }
+
+    /// Another process has this node's id, which was started so often.
+    fn end_superseded(&self, seen: u64) {
+        let node = self.location.node;
+        // One that was taken for the node until now is the older one of two.
+        self.store.fail(match self.management.was_accepted.get() {
+            true => Fatal::Superseded(node),
+            false => Fatal::OldFolder {
+                node,
+                start: self.management.node.starts(),
+                seen,
+            },
+        });
     }
 
     /// Has other nodes pass a report on. They know where the manager's node is when it has moved, and

@@ -76,6 +76,11 @@ impl<E: Env> Inner<E> {
             }
             self.remove_replica(range, other).await?;
         }
+        if self.wal.is_replica_used(replica) {
+            return Ok(Told::Refused(format!(
+                "replica id {replica}, or a higher one that has gone, was here before"
+            )));
+        }
         if !self.creating.borrow_mut().insert(range) {
             return Ok(Told::Refused(
                 "a replica of the range is being made".to_owned(),

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
 use super::{Inner, Running};
-use crate::cluster::message::{HeldReplica, LedRange, Report};
+use crate::cluster::message::{HeldReplica, HighestIds, LedRange, Report};
 use crate::cluster::record::Row;
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::Error;
@@ -15,7 +15,7 @@ use crate::raft::{self, RaftGroup};
 use crate::range::proposer::{Proposal, ProposalKind, WriteSink};
 use crate::range::replica::{Leading, Replica};
 use crate::request::{Mutation, Outcome, SessionPair, Write};
-use crate::types::{ClientId, Timestamp};
+use crate::types::{ClientId, NodeId, Timestamp};
 
 /// Rows that are written at a time.
 const ROWS_OF_WRITE: usize = 256;
@@ -30,6 +30,7 @@ pub(super) fn of<E: Env>(inner: &Inner<E>, known: u64) -> Report {
         known,
         led: Vec::new(),
         held: Vec::new(),
+        highest: highest(inner),
     };
     let now = Now::<E>::now();
     inner.for_each_group(|Running { replica, raft }| match replica.leading() {
@@ -37,6 +38,25 @@ pub(super) fn of<E: Env>(inner: &Inner<E>, known: u64) -> Report {
         None => report.held.push(held(replica, raft, now)),
     });
     report
+}
+
+/// The highest ids of which the shard knows.
+fn highest<E: Env>(inner: &Inner<E>) -> HighestIds {
+    let view = inner.management.view();
+    let nodes = view.nodes.iter().map(|node| node.record.id);
+    let mut highest = HighestIds {
+        node: nodes.fold(inner.management.nodes_seen, NodeId::max),
+        replica: inner.wal.highest_replica(),
+    };
+    view.ranges
+        .iter()
+        .for_each(|range| highest.see(&range.descriptor));
+    inner.for_each_group(|running| {
+        running
+            .replica
+            .with_state(|state| highest.see(&state.descriptor));
+    });
+    highest
 }
 
 fn led<E: Env>(

@@ -50,7 +50,8 @@ impl<E: Env> Core<E> {
 
     /// Everything but entries: what a segment begins with, so that older ones can go.
     pub(super) fn checkpoint_records(&self) -> Vec<Record> {
-        let mut records = vec![Record::DataIds(self.data_ids.get())];
+        let mut records: Vec<Record> = self.mark.get().into_iter().map(Record::Mark).collect();
+        records.push(Record::DataIds(self.data_ids.get()));
         records.extend(
             self.removed
                 .borrow()
@@ -127,11 +128,7 @@ impl<E: Env> Core<E> {
         }
         let oldest = {
             let segments = self.segments.borrow();
-            let space = segments.len() as u64 * self.options.segment_bytes;
-            // Where most of the log lives, as while it is kept for a replica that catches up, writing
-            // it again frees nothing and makes it longer.
-            let wasteful = segments.live_bytes() * 2 < space;
-            let too_many = segments.len() > self.options.segments_max && wasteful;
+            let too_many = segments.len() > self.options.segments_max;
             let fresh = |oldest: &u64| too_many && *oldest > self.carried.get();
             segments.oldest_full().filter(fresh)
         };

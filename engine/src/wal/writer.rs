@@ -9,14 +9,15 @@ use openraft::async_runtime::{Oneshot, OneshotSender};
 
 use crate::env::{AsyncRuntime, Disk, Env, File, Instant, Now};
 use crate::limits::BLOCK_LEN;
-use crate::types::DataId;
+use crate::types::{DataId, ReplicaId};
 use crate::wal::batch::{self, RECORDS_LEN_MAX};
 use crate::wal::log::{GroupLog, Log, Place};
 use crate::wal::record::{self, Record};
 use crate::wal::segment::{self, Segments};
 use crate::wal::stats::Counters;
 use crate::wal::{
-    Created, Group, LogEntry, LogId, Position, Recovered, WalError, WalOptions, recovery,
+    Created, Group, LogEntry, LogId, LogMark, Position, Recovered, WalError, WalOptions, WalStats,
+    recovery,
 };
 
 /// What happens when a chunk is durable, or the log has failed.
@@ -63,6 +64,8 @@ pub struct Core<E: Env> {
     pub(super) logs: RefCell<BTreeMap<Group, Rc<RefCell<Log>>>>,
     pub(super) removed: RefCell<BTreeSet<Group>>,
     pub(super) data_ids: Cell<DataId>,
+    pub(super) highest_replica: Cell<ReplicaId>,
+    pub(super) mark: Cell<Option<LogMark>>,
     pub(super) segments: RefCell<Segments<FileOf<E>>>,
     pub(super) head: RefCell<Head<FileOf<E>>>,
     /// A whole checkpoint is durable in the segment that is written to. Not known of one that was
@@ -85,7 +88,7 @@ pub struct Core<E: Env> {
     pub(super) writer_ended: Cell<bool>,
     pub(super) waiting_for_end: RefCell<Option<Waker>>,
     pub(super) waiting_for_room: RefCell<Vec<Waker>>,
-    pub(super) counters: RefCell<Counters>,
+    counters: RefCell<Counters>,
 }
 
 /// A shard's log. Clones are the same log.
@@ -116,7 +119,10 @@ impl<E: Env> Wal<E> {
             .into_iter()
             .map(|(group, log)| (group, Rc::new(RefCell::new(log))))
             .collect();
+        let known = logs.keys().chain(&found.removed);
+        let highest = known.map(|group| group.replica).max();
         let core = Rc::new(Core {
+            highest_replica: Cell::new(highest.unwrap_or_default()),
             disk,
             options,
             pending: RefCell::default(),
@@ -124,6 +130,7 @@ impl<E: Env> Wal<E> {
             logs: RefCell::new(logs),
             removed: RefCell::new(found.removed),
             data_ids: Cell::new(found.data_ids),
+            mark: Cell::new(found.mark),
             segments: RefCell::new(found.segments),
             head: RefCell::new(Head {
                 generation: found.generation,
@@ -174,6 +181,8 @@ impl<E: Env> Wal<E> {
             replicas: replicas.collect(),
             removed: self.core.removed.borrow().iter().copied().collect(),
             data_ids_reserved: self.core.data_ids.get(),
+            mark: self.core.mark.get(),
+            last_batch: self.last_batch(),
             begins: Position(0),
         }
     }
@@ -189,6 +198,8 @@ impl<E: Env> Wal<E> {
         if known {
             return Err(WalError::ReplicaNameUsed(group));
         }
+        let highest = self.core.highest_replica.get().max(group.replica);
+        self.core.highest_replica.set(highest);
         let log = Rc::new(RefCell::new(Log::new(created.clone())));
         self.core.logs.borrow_mut().insert(group, log.clone());
         self.core.append_durably(&Record::Created(created)).await?;
@@ -224,19 +235,25 @@ impl<E: Env> Wal<E> {
         *self.core.on_failure.borrow_mut() = Some(Box::new(tell));
     }
 
-    /// Where the next record goes in the stream of written bytes.
-    pub fn position(&self) -> Position {
-        Position(self.core.written.get() + self.core.pending_bytes.get() as u64)
-    }
-
-    /// Bytes written since a position, padding included.
-    pub fn bytes_since(&self, position: Position) -> u64 {
-        self.position().0.saturating_sub(position.0)
-    }
-
     /// Since when the write in flight has been under way.
     pub fn writing_since(&self) -> Option<Now<E>> {
         self.core.writing_since.get()
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> WalStats {
+        let cached = self
+            .core
+            .logs
+            .borrow()
+            .values()
+            .map(|log| log.borrow().cached_bytes())
+            .sum();
+        let mut stats = self.core.counters.borrow().stats();
+        stats.pending_bytes = self.core.pending_bytes.get();
+        stats.segments = self.core.segments.borrow().len();
+        stats.cached_bytes = cached;
+        stats
     }
 
     /// Writes what is pending and the mark of a clean stop. Nothing can be appended after.
@@ -414,7 +431,7 @@ impl<E: Env> Core<E> {
                     let mut segments = self.segments.borrow_mut();
                     places
                         .iter()
-                        .for_each(|place| segments.release(place.generation, place.len));
+                        .for_each(|place| segments.release(place.generation));
                 }
             }
         }
@@ -534,10 +551,10 @@ impl<E: Env> Core<E> {
         let (left, held) = log.borrow_mut().placed(id, place);
         let mut segments = self.segments.borrow_mut();
         if held {
-            segments.hold(place.generation, place.len);
+            segments.hold(place.generation);
         }
         if let Some(left) = left {
-            segments.release(left.generation, left.len);
+            segments.release(left.generation);
         }
     }
 

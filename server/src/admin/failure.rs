@@ -98,7 +98,6 @@ fn status(error: &Error) -> StatusCode {
             ErrorCode::Moved
             | ErrorCode::NotLeader
             | ErrorCode::NoQuorum
-            | ErrorCode::ClockOutOfBounds
             | ErrorCode::Recovering
             | ErrorCode::Overloaded
             | ErrorCode::TooManyInFlight

@@ -68,8 +68,11 @@ pub struct Config {
     pub joining: Joining,
     /// What proves that a node belongs to the cluster.
     pub cluster_secret: String,
-    /// Shards of the node.
+    /// Shards of the node: as given, or one for each processor, until the folder says what it was made
+    /// with.
     pub shards: u16,
+    /// Whether the number of shards was given.
+    pub shards_given: bool,
     /// Processors that all threads stay on.
     pub cpus: Vec<usize>,
     /// Memory to be used, in bytes.
@@ -126,6 +129,7 @@ impl Config {
             listen,
             http: raw.parse(Key::Http, address)?,
             shards: shards as u16,
+            shards_given: raw.parse(Key::Shards, |text| Ok(!text.is_empty()))?,
             cpus,
             memory: raw.parse(Key::Memory, |text| match text {
                 "" => Ok(units::machine_memory() / 2),
@@ -145,12 +149,24 @@ impl Config {
                 retention => Ok(retention),
             })?,
         };
-        let least = SHARD_MEMORY_MIN * u64::from(config.shards);
-        if config.memory < least {
-            let rule = format!("{} shards need at least {} MiB", config.shards, least >> 20);
-            return Err(raw.bad(Key::Memory, rule));
-        }
+        // How many shards there are is not known yet if nobody has said it.
+        let shards = if config.shards_given {
+            config.shards
+        } else {
+            1
+        };
+        check_memory(config.memory, shards).map_err(|rule| raw.bad(Key::Memory, rule))?;
         Ok(config)
+    }
+
+    /// The settings of a node whose folder has so many shards.
+    ///
+    /// # Errors
+    /// The memory does not suffice for them.
+    pub fn with_shards(mut self, shards: u16) -> Result<Config, String> {
+        check_memory(self.memory, shards)?;
+        self.shards = shards;
+        Ok(self)
     }
 
     /// What each shard may use.
@@ -162,6 +178,17 @@ impl Config {
             entry_cache: (share / 16).clamp(4 << 20, 64 << 20) as usize,
         }
     }
+}
+
+fn check_memory(memory: u64, shards: u16) -> Result<(), String> {
+    let least = SHARD_MEMORY_MIN * u64::from(shards);
+    if memory < least {
+        let (least, found) = (least >> 20, memory >> 20);
+        return Err(format!(
+            "{shards} shards need at least {least} MiB of memory, not {found} MiB"
+        ));
+    }
+    Ok(())
 }
 
 /// Where other nodes reach this one. Nobody but a node that is alone may listen on a wildcard

@@ -7,7 +7,7 @@
 //! for an answer are told; after that nothing is tried for a time that doubles with each failure,
 //! and questions fail at once meanwhile. A node that refuses this one (another secret, another
 //! cluster, another node at its address) is asked far less often, until its address changes. A link
-//! counts as working when its first answer arrives. Lives on its shard's thread.
+//! counts as working when the other node has welcomed it. Lives on its shard's thread.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -19,14 +19,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::io::{AsyncReadExt, AsyncWriteExt};
 use rangedb_engine::env::{AsyncRuntime, Instant, Lane, Transport};
-use rangedb_engine::frame;
 use rangedb_engine::types::{Location, NodeId};
-use rangedb_protocol::preamble::{ANSWER_LEN, Answer, Verdict};
+use rangedb_protocol::frame;
+use rangedb_protocol::preamble::{
+    ANSWER_LEN, Answer, Preamble, Role, VERSION, VERSION_MIN, Verdict,
+};
 use slab::Slab;
 use tokio::sync::{Notify, oneshot};
 
-use super::input::{Input, RECEIVE_LEN, Received, is_damage};
-use super::{Hello, Peers, kind};
+use super::input::{Input, RECEIVE_LEN, Received};
+use super::{Hello, Met, OLDER_FOLDER, Peers, Welcome, kind};
 use crate::env::reactor::{self, TcpStream};
 use crate::env::{GlommioRuntime, Now};
 use crate::shard::mesh::Mesh;
@@ -60,8 +62,6 @@ struct Inner {
     /// The way to the other shards of this node.
     mesh: OnceCell<Rc<Mesh>>,
     links: RefCell<BTreeMap<(Location, Traffic), Rc<Link>>>,
-    /// Frames that were damaged on their way to this shard.
-    damaged: Cell<u64>,
 }
 
 /// What a link is for.
@@ -112,21 +112,10 @@ impl Links {
             peers,
             mesh: OnceCell::new(),
             links: RefCell::default(),
-            damaged: Cell::new(0),
         };
         Links {
             inner: Rc::new(inner),
         }
-    }
-
-    /// A connection from another node has ended with this error: counts a damaged frame.
-    pub fn ended(&self, error: &io::Error) {
-        self.inner.ended(error);
-    }
-
-    /// Frames that were damaged on their way to this shard.
-    pub fn damaged_frames(&self) -> u64 {
-        self.inner.damaged.get()
     }
 
     /// Other shards of this node are asked by these lanes from now on.
@@ -174,12 +163,6 @@ impl Links {
 }
 
 impl Inner {
-    fn ended(&self, error: &io::Error) {
-        if is_damage(error) {
-            self.damaged.set(self.damaged.get() + 1);
-        }
-    }
-
     fn link(&self, to: Location, traffic: Traffic) -> Rc<Link> {
         let mut links = self.links.borrow_mut();
         let new = || Rc::new(Link::new(to, traffic));
@@ -262,10 +245,6 @@ impl Link {
 
     /// Hands an answer to whoever waits for it.
     fn take_answer(&self, received: Received) -> io::Result<()> {
-        if received.kind == kind::REFUSED {
-            let reason = String::from_utf8_lossy(&received.body).into_owned();
-            return Err(Refused(reason).into());
-        }
         let mut all = self.asked.borrow_mut();
         let id = received.id as usize;
         let sent = all.get(id).and_then(|asked| asked.sent);
@@ -309,11 +288,7 @@ impl From<Refused> for io::Error {
 async fn run(inner: &Inner, link: &Link) {
     let (to, traffic) = (link.to, link.traffic);
     let error = match GlommioRuntime::timeout(CONNECT_TIMEOUT, connect(inner, link)).await {
-        Ok(Ok(stream)) => {
-            let error = serve(inner, link, stream).await;
-            inner.ended(&error);
-            error
-        }
+        Ok(Ok(stream)) => serve(inner, link, stream).await,
         // Nothing was sent.
         Ok(Err(error)) if is_refusal(&error) => error,
         Ok(Err(error)) => io::Error::new(io::ErrorKind::NotConnected, error.to_string()),
@@ -359,14 +334,23 @@ async fn connect(inner: &Inner, link: &Link) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(&address).await?;
     stream.set_nodelay()?;
     stream.end_if_unacknowledged(UNACKNOWLEDGED)?;
+    let preamble = Preamble {
+        version_min: VERSION_MIN,
+        version_max: VERSION,
+        role: Role::Peer,
+        smart: false,
+        tls: false,
+        shard: to.shard.0,
+    };
     let hello = Hello {
         secret: inner.peers.secret.clone(),
         cluster: inner.cluster,
-        to,
+        to: to.node,
         from: inner.me,
+        welcome: inner.peers.lives.welcome(to.node),
         address: inner.peers.advertise.clone(),
     };
-    let mut bytes = super::preamble(to.shard.0).encode().to_vec();
+    let mut bytes = preamble.encode().to_vec();
     frame::encode(0, kind::HELLO, &hello.encode(), &mut bytes);
     stream.write_all(&bytes).await?;
     let mut answer = [0; ANSWER_LEN];
@@ -375,10 +359,11 @@ async fn connect(inner: &Inner, link: &Link) -> io::Result<TcpStream> {
         Answer::decode(&answer).ok_or_else(|| io::Error::other("it is no RangeDB node"))?;
     match answer.verdict {
         Verdict::Accepted => {}
-        Verdict::RoleRefused | Verdict::NoCommonVersion => {
-            return Err(Refused(super::refused(&answer)).into());
+        Verdict::RoleRefused => {
+            let reason = "it was started without --cluster-secret and takes no other nodes";
+            return Err(Refused(reason.to_owned()).into());
         }
-        _ => return Err(io::Error::other(super::refused(&answer))),
+        verdict => return Err(io::Error::other(format!("refused: {verdict:?}"))),
     }
     if answer.cluster != inner.cluster {
         let other = answer.cluster;
@@ -394,6 +379,26 @@ async fn connect(inner: &Inner, link: &Link) -> io::Result<TcpStream> {
         return Err(Refused(reason).into());
     }
     Ok(stream)
+}
+
+/// Takes the first frame of the other side: no answer counts before it is known that the node does not
+/// run on an older folder than it once did.
+async fn welcome(inner: &Inner, node: NodeId, received: &Received) -> io::Result<()> {
+    let said = match received.kind {
+        kind::WELCOME => Welcome::decode(&received.body),
+        kind::REFUSED => {
+            let reason = String::from_utf8_lossy(&received.body).into_owned();
+            return Err(Refused(reason).into());
+        }
+        _ => None,
+    };
+    let said = said.ok_or_else(|| io::Error::other("the first frame is no welcome"))?;
+    match inner.peers.lives.meet(node, said) {
+        Met::Known => {}
+        Met::New => super::remember(&inner.peers).await,
+        Met::Older => return Err(io::Error::other(OLDER_FOLDER)),
+    }
+    Ok(())
 }
 
 /// Sends and receives until the connection breaks; says why it did.
@@ -416,19 +421,23 @@ async fn serve(inner: &Inner, link: &Link, stream: TcpStream) -> io::Error {
     };
     let receiving = async {
         let mut input = Input::default();
-        let mut works = false;
+        let welcome = match input.receive(&mut reader).await {
+            Ok(received) => welcome(inner, link.to.node, &received).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = welcome {
+            return error;
+        }
+        inner.peers.note_accepted(link.to.node);
+        if link.failures.replace(0) > 0 {
+            let (to, traffic) = (link.to, link.traffic);
+            tracing::info!(%to, ?traffic, "the link works again");
+        }
         loop {
             match input.receive(&mut reader).await {
                 Ok(received) => {
                     if let Err(error) = link.take_answer(received) {
                         return error;
-                    }
-                    if !std::mem::replace(&mut works, true) {
-                        inner.peers.note_accepted(link.to.node);
-                        if link.failures.replace(0) > 0 {
-                            let (to, traffic) = (link.to, link.traffic);
-                            tracing::info!(%to, ?traffic, "the link works again");
-                        }
                     }
                 }
                 Err(error) => return error,
@@ -503,7 +512,7 @@ mod tests {
         stream.read_exact(&mut [0; PREAMBLE_LEN])?;
         let answer = Answer {
             verdict: Verdict::Accepted,
-            version: crate::peers::VERSION,
+            version: VERSION,
             shard: 0,
             shards: 1,
             node: OTHER.node.0,
@@ -513,6 +522,10 @@ mod tests {
         let mut input = Input::default();
         let hello = input.receive_blocking(&mut stream)?;
         assert_eq!(hello.kind, kind::HELLO);
+        let welcome = Peers::none().lives.welcome(NodeId(1));
+        let mut bytes = Vec::new();
+        frame::encode(0, kind::WELCOME, &welcome.encode(), &mut bytes);
+        stream.write_all(&bytes)?;
         loop {
             let question = input.receive_blocking(&mut stream)?;
             let is_stalled = question.body.first() == Some(&b'x');

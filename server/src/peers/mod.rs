@@ -4,14 +4,8 @@
 //! A link is one connection from a shard of this node to a shard of another, in the role of a peer
 //! ([`link`] on the asking side, [`serve`] on the answering one). There are up to three between two
 //! shards: two carry the questions of replicas ([`rangedb_engine::raft`]), of which bulk delays
-//! nothing else, and one the requests of clients ([`carry`]).
-//!
-//! A link begins with the preamble of the client protocol, in which the versions are those of the
-//! protocol between nodes ([`VERSION`]). Then both sides send frames of [`rangedb_engine::frame`];
-//! kinds are [`kind`]. Their checksums cover every byte. A frame that does not match them ends the
-//! link and is counted; whoever waits for an answer hears that the link broke, and asks again over a
-//! new one as after any other break.
-//!
+//! nothing else, and one the requests of clients ([`carry`]), in the frames of the client protocol;
+//! kinds are [`kind`].
 //! The first frame proves that the sender knows the cluster's secret, says which cluster and which
 //! node it means, and where it listens itself: so a node that comes back at a new address is found
 //! again by whoever it speaks to. How a node joins is in [`enroll`].
@@ -20,9 +14,11 @@ pub mod carry;
 pub mod enroll;
 pub mod input;
 pub mod link;
+mod lives;
 pub mod serve;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -30,51 +26,17 @@ use std::time::{Duration, Instant};
 use rangedb_engine::cluster::View;
 use rangedb_engine::types::{Location, NodeId, ShardId};
 
-use rangedb_protocol::preamble::{Answer, Preamble, Role, Verdict};
-
 use crate::env::data_dir::{self, Identity};
+use crate::env::reactor;
+pub use lives::{Lives, Met, Welcome};
 
 // An append is at most what is read at once, or one entry that is longer, with its heads.
 const _: () = {
     use rangedb_engine::limits::{ENTRY_LEN_MAX, LOG_READ_LEN_MAX};
     let heads = 1 << 20;
-    assert!(ENTRY_LEN_MAX * 3 / 2 + heads < rangedb_engine::frame::BODY_LEN_MAX);
-    assert!(LOG_READ_LEN_MAX + heads < rangedb_engine::frame::BODY_LEN_MAX);
-    // A reply's frame, which is carried whole.
-    assert!(rangedb_protocol::limits::FRAME_LEN_MAX <= rangedb_engine::frame::BODY_LEN_MAX);
+    assert!(ENTRY_LEN_MAX * 3 / 2 + heads < rangedb_protocol::limits::FRAME_LEN_MAX);
+    assert!(LOG_READ_LEN_MAX + heads < rangedb_protocol::limits::FRAME_LEN_MAX);
 };
-
-/// The version of the protocol between nodes. All nodes of a cluster speak one and the same: one that
-/// speaks another is refused with [`rangedb_protocol::preamble::Verdict::NoCommonVersion`]. Version 1
-/// had the frames of the client protocol, without checksums.
-pub const VERSION: u16 = 2;
-
-/// The preamble of a connection to a shard of another node.
-pub fn preamble(shard: u16) -> Preamble {
-    Preamble {
-        version_min: VERSION,
-        version_max: VERSION,
-        role: Role::Peer,
-        smart: false,
-        tls: false,
-        shard,
-    }
-}
-
-/// Why a node does not take this one as a peer.
-pub fn refused(answer: &Answer) -> String {
-    match answer.verdict {
-        Verdict::NoCommonVersion => format!(
-            "it speaks version {} of the protocol between nodes, this node version {VERSION}: run the \
-             same release on all nodes of the cluster",
-            answer.version
-        ),
-        Verdict::RoleRefused => {
-            "it was started without --cluster-secret and takes no other nodes".to_owned()
-        }
-        verdict => format!("refused: {verdict:?}"),
-    }
-}
 
 /// Kinds of frames between nodes.
 pub mod kind {
@@ -95,6 +57,8 @@ pub mod kind {
     /// The answer to a [`HELLO`](self::HELLO) that is refused: the reason, as text. Then the
     /// connection ends.
     pub const REFUSED: u16 = 107;
+    /// The answer to a [`HELLO`](self::HELLO): a [`super::Welcome`], before all other answers.
+    pub const WELCOME: u16 = 108;
 }
 
 /// A refusal that goes on is logged this often.
@@ -116,6 +80,8 @@ pub struct Peers {
     pub secret: String,
     /// Where other nodes reach this one.
     pub advertise: String,
+    /// This process and those of the other nodes.
+    pub lives: Lives,
     addresses: RwLock<Arc<Addresses>>,
     /// As the last view said, which may be older than what a node has said of itself since.
     viewed: Mutex<Addresses>,
@@ -129,7 +95,13 @@ pub struct Peers {
 
 impl Peers {
     /// Those that a folder remembers.
-    pub fn new(secret: String, advertise: String, folder: PathBuf, identity: Identity) -> Peers {
+    pub fn new(
+        secret: String,
+        advertise: String,
+        folder: PathBuf,
+        (identity, life): (Identity, u128),
+    ) -> Peers {
+        let lives = Lives::new(NodeId(identity.node), life, &identity.lives);
         let addresses = identity.addresses.iter();
         let mut addresses: Addresses = addresses
             .map(|(id, at)| (NodeId(*id), at.clone()))
@@ -138,6 +110,7 @@ impl Peers {
         Peers {
             secret,
             advertise,
+            lives,
             addresses: RwLock::new(Arc::new(addresses)),
             viewed: Mutex::default(),
             folder: Mutex::new((folder, identity)),
@@ -152,7 +125,7 @@ impl Peers {
             String::new(),
             String::new(),
             PathBuf::new(),
-            Identity::default(),
+            (Identity::default(), 0),
         )
     }
 
@@ -189,6 +162,9 @@ impl Peers {
     /// Takes over where nodes are that are elsewhere than in the view before: one that has moved may
     /// have said so here before it said so to the manager.
     pub fn learn_view(&self, view: &View) {
+        for node in &view.nodes {
+            self.lives.learn(node.record.id, node.record.life);
+        }
         let nodes = view.nodes.iter();
         let addresses: Addresses = nodes
             .map(|node| (node.record.id, node.record.address.clone()))
@@ -240,18 +216,62 @@ impl Peers {
         system.map(location).collect()
     }
 
+    /// The highest id of a node that was ever heard of.
+    pub fn highest_node(&self) -> NodeId {
+        let addresses = self.addresses();
+        addresses.keys().next_back().copied().unwrap_or_default()
+    }
+
+    /// Whether the cluster has other nodes, as far as the folder knows.
+    pub fn is_of_cluster(&self) -> bool {
+        held(&self.folder).1.is_of_cluster() || self.addresses().len() > 1
+    }
+
+    /// A shard has opened its log and tables: has the folder remember that. Blocks.
+    ///
+    /// # Errors
+    /// It is the first time, and `node.json` cannot be written.
+    pub fn note_opened(&self, shard: ShardId) -> io::Result<()> {
+        let mut remembered = held(&self.folder);
+        let (folder, identity) = &mut *remembered;
+        let mut new = identity.clone();
+        let Some(log) = new.logs.get_mut(usize::from(shard.0)) else {
+            return Ok(());
+        };
+        let is_first = matches!(log.opened, None | Some(0));
+        log.opened = Some(new.starts);
+        match data_dir::write_identity(folder, &new) {
+            Ok(()) => *identity = new,
+            Err(error) if is_first => return Err(error),
+            Err(error) => tracing::warn!(%error, "node.json was not written; it is tried again"),
+        }
+        Ok(())
+    }
+
     /// Writes down what a start has to know, if it is not what the folder says: where nodes and the
     /// replicas of the system range are. Blocks.
     pub fn remember(&self, system: &[Location]) {
+        self.write_down(|identity| {
+            identity.system = system.iter().map(|at| (at.node.0, at.shard.0)).collect();
+        });
+    }
+
+    /// Writes down what has been learnt of other nodes. Blocks.
+    pub fn remember_nodes(&self) {
+        self.write_down(|_| ());
+    }
+
+    fn write_down(&self, change: impl FnOnce(&mut Identity)) {
         let mut remembered = held(&self.folder);
         let (folder, identity) = &mut *remembered;
         let addresses = self.addresses();
         let mut new = identity.clone();
+        change(&mut new);
+        new.lives = self.lives.to_write();
         new.addresses = addresses
             .iter()
             .map(|(id, at)| (id.0, at.clone()))
             .collect();
-        new.system = system.iter().map(|at| (at.node.0, at.shard.0)).collect();
         if new == *identity {
             return;
         }
@@ -262,15 +282,33 @@ impl Peers {
     }
 }
 
+/// Why a node is not taken as a peer.
+const OLDER_FOLDER: &str = "the node runs on a folder that is older than one it has run on, or on \
+     another copy of it: it was restored from a backup, or copied; it must start with an empty folder";
+
+/// Writes down what was learnt of other nodes.
+async fn remember(peers: &Arc<Peers>) {
+    let peers = peers.clone();
+    let written = reactor::blocking(move || {
+        peers.remember_nodes();
+        Ok(())
+    });
+    if let Err(error) = written.await {
+        tracing::warn!(%error, "what was learnt of other nodes is not written down");
+    }
+}
+
 /// The first frame of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// The cluster's id.
     pub cluster: u128,
-    /// The shard that is meant.
-    pub to: Location,
+    /// The node that is meant.
+    pub to: NodeId,
     /// The node that speaks.
     pub from: NodeId,
+    /// The processes of the two nodes: the one that speaks, and the newest that it knows of the other.
+    pub welcome: Welcome,
     /// Where the node that speaks listens.
     pub address: String,
     /// The cluster's secret.
@@ -282,9 +320,9 @@ impl Hello {
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend_from_slice(&self.cluster.to_le_bytes());
-        bytes.extend_from_slice(&self.to.node.0.to_le_bytes());
-        bytes.extend_from_slice(&self.to.shard.0.to_le_bytes());
+        bytes.extend_from_slice(&self.to.0.to_le_bytes());
         bytes.extend_from_slice(&self.from.0.to_le_bytes());
+        bytes.extend_from_slice(&self.welcome.encode());
         bytes.extend_from_slice(&(self.address.len() as u32).to_le_bytes());
         bytes.extend_from_slice(self.address.as_bytes());
         bytes.extend_from_slice(self.secret.as_bytes());
@@ -294,18 +332,16 @@ impl Hello {
     /// Reads a body; `None` if it is none.
     pub fn decode(bytes: &[u8]) -> Option<Hello> {
         let (cluster, rest) = bytes.split_first_chunk()?;
-        let (node, rest) = rest.split_first_chunk()?;
-        let (shard, rest) = rest.split_first_chunk()?;
+        let (to, rest) = rest.split_first_chunk()?;
         let (from, rest) = rest.split_first_chunk()?;
+        let (welcome, rest) = rest.split_at_checked(Welcome::LEN)?;
         let (address_len, rest) = rest.split_first_chunk()?;
         let (address, secret) = rest.split_at_checked(u32::from_le_bytes(*address_len) as usize)?;
         Some(Hello {
             cluster: u128::from_le_bytes(*cluster),
-            to: Location {
-                node: NodeId(u64::from_le_bytes(*node)),
-                shard: ShardId(u16::from_le_bytes(*shard)),
-            },
+            to: NodeId(u64::from_le_bytes(*to)),
             from: NodeId(u64::from_le_bytes(*from)),
+            welcome: Welcome::decode(welcome)?,
             address: std::str::from_utf8(address).ok()?.to_owned(),
             secret: std::str::from_utf8(secret).ok()?.to_owned(),
         })
@@ -333,17 +369,18 @@ mod tests {
         let hello = Hello {
             secret: "secret".to_owned(),
             cluster: u128::MAX - 3,
-            to: Location {
-                node: NodeId(2),
-                shard: ShardId(3),
-            },
+            to: NodeId(2),
             from: NodeId(1),
+            welcome: Welcome {
+                life: u128::MAX - 9,
+                yours: 4,
+            },
             address: "here:7400".to_owned(),
         };
         let bytes = hello.encode();
         assert_eq!(Hello::decode(&bytes), Some(hello));
         assert_eq!(Hello::decode(&bytes[..40]), None);
-        assert_eq!(Hello::decode(&[0xff; 46]), None);
+        assert_eq!(Hello::decode(&[0xff; 76]), None);
     }
 
     #[test]

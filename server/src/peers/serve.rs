@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use futures_util::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use rangedb_engine::env::AsyncRuntime;
-use rangedb_engine::frame;
+use rangedb_protocol::frame;
 use tokio::sync::Notify;
 
 use super::carry::{self, Carried};
-use super::input::{self, Input, RECEIVE_LEN, Received};
-use super::{Hello, enroll, kind, same_secret};
+use super::input::{Input, RECEIVE_LEN, Received};
+use super::{Hello, Met, OLDER_FOLDER, enroll, kind, same_secret};
 use crate::env::GlommioRuntime;
 use crate::env::reactor::{self, TcpStream};
 use crate::shard::context::Context;
@@ -43,11 +43,7 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream) {
     let (mut reader, mut writer) = stream.split();
     let mut input = Input::default();
     let first = GlommioRuntime::timeout(HELLO_TIMEOUT, input.receive(&mut reader));
-    let first = match first.await {
-        Ok(Ok(first)) => first,
-        Ok(Err(error)) => return ended(&context, &error),
-        Err(_) => return,
-    };
+    let Ok(Ok(first)) = first.await else { return };
     match first.kind {
         kind::ENROLL => {
             let answer = enroll::grant(&context, &first.body).await;
@@ -57,18 +53,38 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream) {
             let _ = writer.write_all(&bytes).await;
         }
         kind::HELLO => {
-            if let Err(reason) = check(&context, &first.body) {
-                let mut bytes = Vec::new();
-                frame::encode(first.id, kind::REFUSED, reason.as_bytes(), &mut bytes);
-                // A peer that has gone asks again.
-                let _ = writer.write_all(&bytes).await;
-                return;
+            let hello = match check(&context, &first.body) {
+                Ok(hello) => hello,
+                Err(reason) => {
+                    let mut bytes = Vec::new();
+                    frame::encode(first.id, kind::REFUSED, reason.as_bytes(), &mut bytes);
+                    // A peer that has gone asks again.
+                    let _ = writer.write_all(&bytes).await;
+                    return;
+                }
+            };
+            let lives = &context.peers.lives;
+            let met = lives.meet(hello.from, hello.welcome);
+            let mut bytes = Vec::new();
+            let welcome = lives.welcome(hello.from).encode();
+            frame::encode(first.id, kind::WELCOME, &welcome, &mut bytes);
+            match met {
+                Met::Known => {}
+                Met::New => super::remember(&context.peers).await,
+                Met::Older => {
+                    tracing::warn!(node = %hello.from, address = hello.address, "{OLDER_FOLDER}");
+                    // It learns so from the welcome. It may have gone.
+                    let _ = writer.write_all(&bytes).await;
+                    return;
+                }
             }
+            context.peers.learn(hello.from, &hello.address);
             let served = Rc::new(Served::default());
+            served.output.replace(bytes);
             let sending = reactor::spawn_local(send(served.clone(), writer));
-            let received = receive(&context, &served, &mut reader, input).await;
-            if let Err(error) = received {
-                ended(&context, &error);
+            let ended = receive(&context, &served, &mut reader, input).await;
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a link ended");
             }
             served.ended.set(true);
             served.changed.notify_waiters();
@@ -78,18 +94,8 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream) {
     }
 }
 
-/// A link has ended, as links do, or since a frame was damaged.
-fn ended(context: &Context, error: &io::Error) {
-    context.carriers.links.ended(error);
-    match input::is_damage(error) {
-        true => tracing::warn!(%error, "a link from another node ended"),
-        false => tracing::debug!(%error, "a link ended"),
-    }
-}
-
-/// Whether a peer knows the cluster's secret and means this node; then its address is learnt. If
-/// not, the reason, in words for the other side's log; it is logged here, too, now and then.
-fn check(context: &Context, body: &[u8]) -> Result<(), String> {
+/// What a peer says that knows the cluster's secret and means this node. If it does not, the reason, in words for the other side's log; it is logged here, too, now and then.
+fn check(context: &Context, body: &[u8]) -> Result<Hello, String> {
     let (peers, node) = (&context.peers, &context.node);
     let Some(hello) = Hello::decode(body) else {
         return Err("its greeting cannot be read: it runs another version".to_owned());
@@ -101,12 +107,10 @@ fn check(context: &Context, body: &[u8]) -> Result<(), String> {
         )
     } else if !same_secret(&hello.secret, &peers.secret) {
         "the cluster's secret is another one; see --cluster-secret".to_owned()
-    } else if hello.to != context.shard.location() {
-        let here = context.shard.location();
-        format!("this is shard {here}, not shard {}", hello.to)
+    } else if hello.to != node.id {
+        format!("this is node {}, not node {}", node.id, hello.to)
     } else {
-        peers.learn(hello.from, &hello.address);
-        return Ok(());
+        return Ok(hello);
     };
     let (from, address) = (hello.from, &hello.address);
     if peers.is_news(&format!("{from} {address} {reason}")) {

@@ -2,7 +2,6 @@
 
 mod edges;
 mod garbage;
-mod times;
 
 use std::io::Write;
 use std::time::{Duration, Instant};
