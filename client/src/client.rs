@@ -26,6 +26,12 @@ const TRY_TIMEOUT: Duration = Duration::from_millis(1500);
 /// lost the range to another: others are asked, while the try goes on.
 const LOOK_ELSEWHERE: Duration = Duration::from_millis(500);
 
+/// A time that a node finds too far ahead is waited for at most this long; a longer wait means that
+/// a clock is wrong, and the client gives that time up.
+const WAIT_FOR_CLOCK_MS: u32 = 100;
+/// A call whose time is refused is tried again this often.
+const CLOCK_TRIES: u32 = 4;
+
 /// How a client is made.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
@@ -290,7 +296,9 @@ impl Client {
                 || tries == 0
                 || (in_doubt && call.kind == Kind::Write)
                 || self.inner.budget.take();
-            if !affordable || Instant::now() + pause >= call.deadline {
+            // A time that a node goes on refusing is not the session's, but in the request itself.
+            let is_hopeless = error.code == ErrorCode::ClockOutOfBounds && tries >= CLOCK_TRIES;
+            if !affordable || is_hopeless || Instant::now() + pause >= call.deadline {
                 break error;
             }
             tries += 1;
@@ -417,7 +425,12 @@ impl Client {
         };
         self.inner.session.observe(now);
         match reply {
-            Reply::Error(error) => Err(self.after_error(call, *error, answered)),
+            Reply::Error(error) => {
+                if error.code == Ok(ErrorCode::ClockOutOfBounds) && !passes_soon(&error) {
+                    self.inner.session.step_back(now);
+                }
+                Err(self.after_error(call, *error, answered))
+            }
             reply => (call.take)(reply, &frame.body).ok_or_else(|| {
                 let message = "the server's reply is of the wrong kind";
                 Next::GiveUp(Error::new(ErrorCode::Internal, Fate::Unknown, message))
@@ -428,6 +441,7 @@ impl Client {
     fn after_error<T>(&self, call: &Call<'_, T>, reply: ErrorReply, answered: &Answered) -> Next {
         let tried = &answered.tried;
         let code = reply.code.unwrap_or(ErrorCode::Internal);
+        let passes_soon = passes_soon(&reply);
         let retry_after = Some(Duration::from_millis(u64::from(reply.retry_after_ms)))
             .filter(|after| !after.is_zero());
         let error = Error {
@@ -454,6 +468,9 @@ impl Client {
                 }
                 Next::Later(error)
             }
+            // Either the time becomes possible by waiting, or it was given up.
+            ErrorCode::ClockOutOfBounds if passes_soon => Next::Later(error),
+            ErrorCode::ClockOutOfBounds => Next::Heal(error),
             // The time of this try, not of the call.
             ErrorCode::DeadlineExceeded if Instant::now() < call.deadline => Next::Heal(error),
             // Its entry may be applied yet: the next try learns it by the write's name.
@@ -491,6 +508,11 @@ impl Client {
         }
         Next::Heal(error)
     }
+}
+
+/// Whether a time that a node has refused is worth waiting for.
+fn passes_soon(refused: &ErrorReply) -> bool {
+    (1..=WAIT_FOR_CLOCK_MS).contains(&refused.retry_after_ms)
 }
 
 /// An error that says no more than that the last try came to nothing gives way to what a node said

@@ -1,13 +1,22 @@
-//! The client's session: the names of its writes, by which a retry is applied at most once.
+//! The client's session: the names of its writes, by which a retry is applied at most once, and the
+//! largest time that a node has told.
+//!
+//! A node refuses a time that lies too far ahead of its own. Then one of two nodes has a wrong clock,
+//! and the client cannot know which. It goes back to the time of the node that refused, so that one
+//! wrong clock does not keep it from all other nodes for good; see [`Session::step_back`].
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rangedb_protocol::Session as Pair;
 
 /// Counter bits of a timestamp; above them are milliseconds.
 const COUNTER_BITS: u32 = 16;
+/// The cluster's time is reckoned on only after this long without a reply. Until then the last one
+/// told is near enough for `first_tried`, and no node finds it ahead of its own clock.
+const TOLD_LATELY: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 struct Open {
@@ -58,7 +67,20 @@ impl Session {
     /// A server has said what time it is.
     pub fn observe(&self, timestamp: u64) {
         let mut seen = lock(&self.seen);
-        if timestamp > seen.timestamp {
+        if timestamp >= seen.timestamp {
+            *seen = Seen {
+                timestamp,
+                at: Instant::now(),
+            };
+        }
+    }
+
+    /// A node has refused this client's time as one that lies too far ahead; it has said what time it
+    /// is there. From now on that is the client's time, and that of its writes that are under way: an
+    /// earlier `first_tried` is always safe, since it only has a write refused sooner.
+    pub fn step_back(&self, timestamp: u64) {
+        let mut seen = lock(&self.seen);
+        if timestamp < seen.timestamp {
             *seen = Seen {
                 timestamp,
                 at: Instant::now(),
@@ -74,7 +96,7 @@ impl Session {
     /// The cluster's time as this client reckons.
     fn now(&self) -> u64 {
         let seen = *lock(&self.seen);
-        let since = seen.at.elapsed().as_millis() as u64;
+        let since = seen.at.elapsed().saturating_sub(TOLD_LATELY).as_millis() as u64;
         seen.timestamp.saturating_add(since << COUNTER_BITS)
     }
 
@@ -88,7 +110,7 @@ impl Session {
         Write {
             session: self,
             sequence,
-            first_tried,
+            first_tried: AtomicU64::new(first_tried),
             deadline,
             answered: false,
         }
@@ -112,7 +134,8 @@ impl Session {
 pub struct Write<'a> {
     session: &'a Session,
     sequence: u64,
-    first_tried: u64,
+    /// Never raised: see [`Session::step_back`].
+    first_tried: AtomicU64,
     deadline: Instant,
     answered: bool,
 }
@@ -120,11 +143,13 @@ pub struct Write<'a> {
 impl Write<'_> {
     /// The pair that goes with each try.
     pub fn pair(&self) -> Pair {
+        let now = self.session.now();
+        let first_tried = self.first_tried.fetch_min(now, Ordering::Relaxed).min(now);
         Pair {
             client: self.session.client,
             sequence: self.sequence,
             lowest_unanswered: self.session.lowest_unanswered(),
-            first_tried: self.first_tried,
+            first_tried,
         }
     }
 
@@ -182,5 +207,22 @@ mod tests {
         assert_eq!(session.token(), 5_000 << COUNTER_BITS);
         let write = session.begin(Instant::now());
         assert!(write.pair().first_tried >= 5_000 << COUNTER_BITS);
+    }
+
+    #[test]
+    fn a_time_that_is_refused_is_given_up_and_a_first_try_never_moves_forward() {
+        let session = Session::new();
+        session.observe(9_000 << COUNTER_BITS);
+        let write = session.begin(Instant::now());
+        assert_eq!(write.pair().first_tried, 9_000 << COUNTER_BITS);
+        session.step_back(4_000 << COUNTER_BITS);
+        assert_eq!(session.token(), 4_000 << COUNTER_BITS);
+        assert_eq!(write.pair().first_tried, 4_000 << COUNTER_BITS);
+        session.observe(9_500 << COUNTER_BITS);
+        assert_eq!(session.token(), 9_500 << COUNTER_BITS);
+        assert_eq!(write.pair().first_tried, 4_000 << COUNTER_BITS);
+        // It is no way forward.
+        session.step_back(10_000 << COUNTER_BITS);
+        assert_eq!(session.token(), 9_500 << COUNTER_BITS);
     }
 }

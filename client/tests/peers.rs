@@ -234,3 +234,16 @@ async fn a_time_without_end_is_a_long_one() {
         Ok(7)
     );
 }
+
+#[tokio::test]
+async fn one_node_whose_clock_is_wrong_does_not_keep_a_client_from_the_others() {
+    let peer = Peer::start(Manner::FindsTimesAhead).await;
+    let client = Client::connect(peer.options(Duration::from_secs(5)))
+        .await
+        .unwrap();
+    assert_eq!(client.put("k", "v").await, Ok(7));
+    assert_eq!(peer.requests(), 2, "it was refused once and then taken");
+    assert_eq!(client.put("k", "v").await, Ok(7));
+    assert!(client.get("k").await.is_ok());
+    assert_eq!(peer.requests(), 4, "from then on at once");
+}

@@ -7,6 +7,7 @@
 
 use std::future::Future;
 use std::io;
+use std::task::Poll;
 
 use bytes::Bytes;
 pub use openraft_rt::{AsyncRuntime, Instant};
@@ -42,6 +43,19 @@ pub trait Env: Copy + std::fmt::Debug + Default + Eq + Ord + 'static {
     fn leases_count() -> bool {
         true
     }
+}
+
+/// Lets every other task that is ready run once.
+pub(crate) async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// A point in time of the environment's boot-time clock.
@@ -84,6 +98,8 @@ pub trait Disk: Clone + 'static {
     fn rename(&self, from: &str, to: &str) -> impl Future<Output = io::Result<()>>;
     /// Removes a file; durable when this returns.
     fn remove(&self, name: &str) -> impl Future<Output = io::Result<()>>;
+    /// Bytes that can still be written to the disk on which the folder is.
+    fn free_bytes(&self) -> impl Future<Output = io::Result<u64>>;
 }
 
 /// An open file of a [`Disk`].

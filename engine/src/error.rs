@@ -58,6 +58,19 @@ pub enum Error {
         /// Up to which old versions are gone.
         threshold: Timestamp,
     },
+    /// A timestamp of the client lies further ahead than clocks may differ.
+    #[error(
+        "clock out of bounds: the request's {what} lies {ahead_ms} ms ahead of this node's wall \
+         clock, and at most {} ms are taken; no reply of a node whose clock is right holds such a \
+         time, so check the clocks of the nodes and of whoever made this time",
+        crate::hlc::MAX_CLOCK_OFFSET_MS
+    )]
+    ClockOutOfBounds {
+        /// Which timestamp.
+        what: &'static str,
+        /// By how much, rounded up.
+        ahead_ms: u64,
+    },
     /// The value of an increment is no signed 64-bit decimal number.
     #[error("the value is not a signed 64-bit decimal number")]
     NotANumber,
@@ -89,6 +102,7 @@ impl Error {
             | Error::Overloaded { .. }
             | Error::DeadlineExceeded
             | Error::SnapshotTooOld { .. }
+            | Error::ClockOutOfBounds { .. }
             | Error::NotANumber
             | Error::NumberOverflow
             | Error::ShuttingDown

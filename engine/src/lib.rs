@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod env;
 pub mod error;
+pub mod frame;
 pub mod hlc;
 pub mod limits;
 pub mod lsm;

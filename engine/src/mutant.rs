@@ -43,13 +43,17 @@ pub enum Mutant {
     MovedAfterApply,
     /// A client's retry has a session pair of its own. In the simulator's client.
     RetryUnderNewPair,
+    /// A frame of another node is taken whatever its checksums say.
+    DamagedFrameTaken,
+    /// The log is purged as if no snapshot were under way.
+    SnapshotPinsNoLog,
     /// Log, tables and `node.json` are not compared at a start: a log that was lost begins anew.
     FreshLogOverOldTables,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 19] = [
+    pub const ALL: [Mutant; 21] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -68,6 +72,8 @@ impl Mutant {
         Mutant::CasBeforeLog,
         Mutant::MovedAfterApply,
         Mutant::RetryUnderNewPair,
+        Mutant::DamagedFrameTaken,
+        Mutant::SnapshotPinsNoLog,
         Mutant::FreshLogOverOldTables,
     ];
 }

@@ -97,6 +97,10 @@ codes! {
     Unreachable = 60 "unreachable",
     /// No majority of the range's replicas can be reached, since more than a second.
     NoQuorum = 61 "no_quorum",
+    /// A timestamp of the request lies further ahead of the node's clock than clocks may differ.
+    /// Nothing was done. If a time to try again is given, it will be possible then; otherwise use
+    /// the `now` of this reply in its place.
+    ClockOutOfBounds = 62 "clock_out_of_bounds",
 }
 
 impl std::fmt::Display for ErrorCode {

@@ -1,5 +1,7 @@
 //! The first bytes of a connection, both ways. See the crate's chapter for the layout.
 
+use std::ops::RangeInclusive;
+
 /// The newest protocol version of this crate.
 pub const VERSION: u16 = 1;
 /// The oldest that it still speaks.
@@ -106,10 +108,11 @@ impl Preamble {
         })
     }
 
-    /// The version that both sides speak, the newest one; `None` if there is none.
-    pub fn version(&self) -> Option<u16> {
-        let version = self.version_max.min(VERSION);
-        (version >= self.version_min.max(VERSION_MIN)).then_some(version)
+    /// The version that both sides speak, the newest one, where the other side speaks `those`; `None`
+    /// if there is none.
+    pub fn version(&self, those: RangeInclusive<u16>) -> Option<u16> {
+        let version = self.version_max.min(*those.end());
+        (version >= self.version_min.max(*those.start())).then_some(version)
     }
 }
 
@@ -245,7 +248,7 @@ mod tests {
                 version_max,
                 ..Preamble::client(0)
             }
-            .version()
+            .version(VERSION_MIN..=VERSION)
         };
         assert_eq!(speaks(1, 1), Some(1));
         assert_eq!(speaks(1, 9), Some(VERSION));

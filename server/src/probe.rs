@@ -63,6 +63,8 @@ pub struct ShardReport {
     pub connections: usize,
     /// Requests in flight.
     pub in_flight: usize,
+    /// Frames that were damaged on their way from other nodes.
+    pub damaged_frames: u64,
     /// How the shard's thread has fared.
     pub load: Load,
 }

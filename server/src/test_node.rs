@@ -238,6 +238,15 @@ impl Received {
             .expect("a good reply")
             .0
     }
+
+    /// The cluster's time as the node that answered tells it.
+    pub fn now(&self) -> Timestamp {
+        Timestamp(
+            Reply::decode(self.kind, &self.body)
+                .expect("a good reply")
+                .1,
+        )
+    }
 }
 
 impl TestClient {
@@ -283,20 +292,29 @@ impl TestClient {
 
     /// A request's frame under the next id.
     pub fn encode(&mut self, body: RequestBody<'_>, to: &mut Vec<u8>) -> u64 {
+        self.encode_with(body, 0, to)
+    }
+
+    /// The same, from a client that says it has seen a time.
+    pub fn encode_with(&mut self, body: RequestBody<'_>, token: u64, to: &mut Vec<u8>) -> u64 {
         self.next += 1;
         let request = Request {
             body,
             target: None,
             deadline_ms: 0,
-            token: 0,
+            token,
         };
         request.encode(self.next, &mut self.builder, to);
         self.next
     }
 
     pub fn ask(&mut self, body: RequestBody<'_>) -> Received {
+        self.ask_with(body, 0)
+    }
+
+    pub fn ask_with(&mut self, body: RequestBody<'_>, token: u64) -> Received {
         let mut bytes = Vec::new();
-        let id = self.encode(body, &mut bytes);
+        let id = self.encode_with(body, token, &mut bytes);
         self.send(&bytes);
         let received = self.receive().expect("a reply");
         assert_eq!(received.id, id);

@@ -250,7 +250,9 @@ def check_scans(client):
     assert [len(page["rows"]) for page in client.scan(longest, longest + b"\0")] == [1]
     assert [len(page["rows"]) for page in client.scan(longest + b"\0", b"z")] == [0]
     refused("invalid", client.call, "Scan", b"y", start=longest + b"yy")
-    for bad in [b"", b"\x02" * 20, goes_on["continuation"][:-1][:5]]:
+    good = goes_on["continuation"]
+    flipped = good[:10] + bytes([good[10] ^ 1]) + good[11:]
+    for bad in [b"", b"\x02" * 20, good[:5], good[:-1], good + b"\0", flipped]:
         refused("invalid", client.call, "Scan", b"n", continuation=bad)
 
 

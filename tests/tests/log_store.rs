@@ -85,7 +85,10 @@ impl<E: Env> Bench<E> {
 
     async fn replica(&mut self) -> (LogStore<E>, StateMachine<E>) {
         let (replica, log) = self.bare_replica().await;
-        (LogStore::new(log.clone()), StateMachine::new(replica, log))
+        (
+            LogStore::new(log.clone()),
+            StateMachine::new(replica, log, Rc::default()),
+        )
     }
 
     /// A replica that waits for its first leader: nothing in its log, nothing applied.

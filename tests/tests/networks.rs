@@ -16,7 +16,7 @@ use rangedb_tests::cluster::{
     Isolated, conclude, leader, ranges, variable, wait_for, wait_until_alike,
 };
 use rangedb_tests::net::netns::Fault;
-use rangedb_tests::process::command_in;
+use rangedb_tests::process::{Home, command_in};
 
 /// How long faults go on if nobody says so.
 const SECONDS: u64 = 15;
@@ -26,6 +26,10 @@ const SECONDS_AFTER: u64 = 4;
 const BACK_WITHIN: Duration = Duration::from_secs(8);
 /// The delay of each direction of a long link.
 const ONE_WAY: Duration = Duration::from_millis(10);
+
+/// How long bits are changed if nobody says so, and in which part of what passes.
+const DAMAGE_SECONDS: u64 = 8;
+const DAMAGE_ONE_IN: u64 = 1000;
 
 /// The table that leads connections through the relay.
 const RELAY_TABLE: &str = "add table ip relay
@@ -212,14 +216,15 @@ impl Drop for Relay {
     }
 }
 
-/// Leads what the nodes say to each other through a relay that delays each direction; who calls
-/// them is as near as before. For a cluster that does not run yet.
-fn delay_links(cluster: &Isolated, delay: Duration) -> Relay {
+/// Leads what the nodes say to each other through a relay that delays each direction, and changes a
+/// bit in one piece of so many, if any; who calls them is as near as before. For a cluster that does
+/// not run yet.
+fn relay_links(cluster: &Isolated, delay: Duration, damage_one_in: u64) -> Relay {
     let (nodes, spare) = (cluster.homes.len(), cluster.spare_space());
     let place = |node| format!("{}:{}", cluster.net.address(spare), 7000 + node);
     let routes = (0..nodes).map(|node| format!("{}={}", place(node), cluster.homes[node].listen));
     let mut relay = command_in(Some(&cluster.net.space(spare)), "relay")
-        .arg(delay.as_millis().to_string())
+        .args([delay.as_millis().to_string(), damage_one_in.to_string()])
         .args(routes)
         .stdout(Stdio::piped())
         .spawn()
@@ -259,7 +264,7 @@ fn over_links_of_20_ms_a_put_takes_one_round_trip_and_nobody_is_elected() {
     let Some(mut cluster) = Isolated::new(3) else {
         return;
     };
-    let _relay = delay_links(&cluster, ONE_WAY);
+    let _relay = relay_links(&cluster, ONE_WAY, 0);
     cluster.start();
     // Leaders that are spread over the nodes come to lead in new terms, too.
     let off = cluster.caller.cli(&["config", "set", "balance", "off"]);
@@ -302,4 +307,23 @@ fn over_links_of_20_ms_a_put_takes_one_round_trip_and_nobody_is_elected() {
     // The rest is for processors and disks that are busy.
     assert!((ONE_WAY * 2..ONE_WAY * 7 / 2).contains(&median), "{result}");
     assert_eq!(terms(&cluster), before, "there was an election");
+}
+
+#[test]
+fn single_bits_that_change_between_nodes_do_no_harm() {
+    let Some(mut cluster) = Isolated::new(3) else {
+        return;
+    };
+    let one_in = variable("RANGEDB_DAMAGE_ONE_IN").unwrap_or(DAMAGE_ONE_IN);
+    let _relay = relay_links(&cluster, Duration::ZERO, one_in);
+    cluster.start();
+    let seconds = variable("RANGEDB_SOAK_SECONDS").unwrap_or(DAMAGE_SECONDS);
+    let checking = cluster.caller.check(seconds, 8, 4);
+    conclude(checking);
+    cluster.assert_alive();
+    let alike = wait_until_alike(&cluster.homes);
+    let seen = |home: &Home| home.log().matches("was damaged on its way").count();
+    let damaged: usize = cluster.homes.iter().map(seen).sum();
+    println!("{damaged} damaged frames were refused, all alike {alike:?} after the last");
+    assert!(damaged > 0, "no frame was damaged");
 }

@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use rangedb_tests::sim::catch_up;
+use rangedb_tests::sim::clocks::{Chain, furthest_ahead};
 use rangedb_tests::sim::install::{Install, TAKER};
 use rangedb_tests::sim::run::{faults_of, run, run_with};
 use rangedb_tests::sim::runtime::SimRuntime;
@@ -130,6 +132,27 @@ fn simulator_survives_a_crash_of_who_sends_a_snapshot_at_many_points() {
     // One of them sends it.
     try_installs(1, false, Some(POINTS));
     try_installs(2, false, Some(POINTS));
+}
+
+#[test]
+fn simulator_keeps_clocks_within_a_second_of_the_wall_clock() {
+    log();
+    for chain in [Chain::HandOvers, Chain::Restarts, Chain::Scans] {
+        for seed in 1..=3 {
+            let ahead = furthest_ahead(seed, chain).unwrap_or_else(|what| panic!("{what}"));
+            println!("{chain:?}, seed {seed}: {ahead} ms ahead at most");
+            assert!(ahead < 1_000, "{chain:?}, seed {seed}: {ahead} ms ahead");
+        }
+    }
+}
+
+#[test]
+fn simulator_catches_up_by_one_snapshot_while_clients_write() {
+    log();
+    let first = number("RANGEDB_SEED", 1);
+    for seed in first..first + 3 {
+        assert_eq!(catch_up::failure(seed), None, "seed {seed}");
+    }
 }
 
 #[test]

@@ -29,7 +29,14 @@ pub enum Manner {
     ClosesOnce,
     /// Answers gets and puts.
     Honest,
+    /// Tells a time of [`RIGHT`] and refuses what lies above; its first answer is that of a node whose
+    /// clock is far ahead.
+    FindsTimesAhead,
 }
+
+/// A time of the cluster, and one that is an hour ahead of it.
+const RIGHT: u64 = 7_200_000 << 16;
+const WRONG: u64 = RIGHT + (3_600_000 << 16);
 
 /// What a peer does, and has done.
 pub struct Life {
@@ -126,11 +133,14 @@ async fn serve(mut stream: TcpStream, life: Arc<Life>) {
         if life.closes.swap(false, Ordering::SeqCst) {
             return;
         }
-        let body = Request::decode(kind, &bytes[frame::HEADER_LEN..len])
-            .unwrap()
-            .body;
+        let request = Request::decode(kind, &bytes[frame::HEADER_LEN..len]).unwrap();
+        let (body, token) = (request.body, request.token);
+        let mut now = 1;
         let reply = if body == RequestBody::Directory {
             life.directories.fetch_add(1, Ordering::SeqCst);
+            if life.manner == Manner::FindsTimesAhead {
+                now = WRONG;
+            }
             Reply::Routes(vec![whole_key_space(&life)])
         } else {
             let before = life.requests.fetch_add(1, Ordering::SeqCst);
@@ -142,6 +152,14 @@ async fn serve(mut stream: TcpStream, life: Arc<Life>) {
                 (Manner::Silent, _) => {
                     bytes.drain(..len);
                     continue;
+                }
+                (Manner::FindsTimesAhead, body) if time_of(&body).max(token) > RIGHT => {
+                    now = RIGHT;
+                    let mut refusal = refusal(ErrorCode::ClockOutOfBounds);
+                    if let Reply::Error(error) = &mut refusal {
+                        error.retry_after_ms = 0;
+                    }
+                    refusal
                 }
                 (_, RequestBody::Admin { .. }) => Reply::Admin { json: "{}" },
                 (_, RequestBody::Get { .. }) => Reply::Value {
@@ -155,7 +173,7 @@ async fn serve(mut stream: TcpStream, life: Arc<Life>) {
             }
         };
         let mut out = Vec::new();
-        reply.encode(id, 1, &mut FlatBufferBuilder::new(), &mut out);
+        reply.encode(id, now, &mut FlatBufferBuilder::new(), &mut out);
         if stream.write_all(&out).await.is_err() {
             return;
         }
@@ -167,6 +185,14 @@ async fn serve(mut stream: TcpStream, life: Arc<Life>) {
 async fn hang(mut stream: TcpStream) {
     let mut taken = [0; 4096];
     while stream.read(&mut taken).await.is_ok_and(|len| len > 0) {}
+}
+
+/// When a write says that it was first tried.
+fn time_of(body: &RequestBody<'_>) -> u64 {
+    match body {
+        RequestBody::Put { session, .. } => session.first_tried,
+        _ => 0,
+    }
 }
 
 fn accepted(life: &Life) -> Answer {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf, WatchReceiverOf};
+use openraft::alias::{StoredMembershipOf, WatchReceiverOf};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::metrics::RaftMetrics;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, ClientWriteResult, VoteRequest};
@@ -20,13 +20,13 @@ use crate::raft::lease::Lease;
 use crate::raft::log_store::LogStore;
 use crate::raft::message::{Answer, Candidacy, Question};
 use crate::raft::network::Links;
+use crate::raft::pins::Pins;
 use crate::raft::pulse::{HEARTBEAT, Pulse};
-use crate::raft::state_machine::{SnapshotHandle, StateMachine, stored_membership};
+use crate::raft::state_machine::StateMachine;
 use crate::raft::type_config::{CallbackResponder, Commands, TypeConfig};
 use crate::range::replica::{LEASE_MS, Replica};
-use crate::range::state::RangeState;
-use crate::types::{DataId, RangeId, ReplicaId};
-use crate::wal::{Body, GroupLog, Vote};
+use crate::types::{RangeId, ReplicaId};
+use crate::wal::{Body, GroupLog};
 
 /// What becomes of a proposal: its results from apply, or openraft's refusal.
 pub type ProposalResult<E> = ClientWriteResult<TypeConfig<E>>;
@@ -40,7 +40,7 @@ const CONFIRM_PATIENCE: Duration = Duration::from_millis(200);
 
 type Raft<E> = openraft::Raft<TypeConfig<E>, StateMachine<E>>;
 
-/// A part of a snapshot may take so long.
+/// An answer to a part of a snapshot is waited for so long, before the part is sent again.
 const SNAPSHOT_PART_TIMEOUT_MS: u64 = 5_000;
 /// How far apart two clocks may run over one lease, and then some: a leader's lease ends earlier
 /// by this, and a restarted replica's silence lasts longer by it.
@@ -72,6 +72,9 @@ pub struct Group<E: Env> {
     pub(super) pulse: Pulse<E>,
     /// Entries that are durable in the tree and yet kept for replicas that are behind.
     pub(super) entries_kept: u64,
+    pub(super) log: GroupLog<E>,
+    /// What is kept of it for replicas that a snapshot brings up.
+    pub(super) pins: Rc<Pins<E>>,
     /// Whether a change of its members is being made here.
     pub(super) changing: Cell<bool>,
     /// Whether it is on its way out: it neither answers nor campaigns.
@@ -147,7 +150,8 @@ impl<E: Env> RaftGroup<E> {
         };
         let config = config().validate().map_err(|e| failed(e.to_string()))?;
         let store = LogStore::new(log.clone());
-        let machine = StateMachine::new(replica.clone(), log);
+        let pins = Rc::new(Pins::default());
+        let machine = StateMachine::new(replica.clone(), log.clone(), pins.clone());
         let lease = Rc::new(Lease::new());
         let part_taken = Rc::default();
         let links = Links::<E> {
@@ -185,6 +189,8 @@ impl<E: Env> RaftGroup<E> {
                 part_taken,
                 pulse: Pulse::new(around.stalled),
                 entries_kept: around.entries_kept,
+                log,
+                pins,
                 changing: Cell::new(false),
                 retired: Cell::new(false),
                 handed_over: Cell::new(0),
@@ -233,6 +239,11 @@ impl<E: Env> RaftGroup<E> {
 }
 
 impl<E: Env> Group<E> {
+    /// The range.
+    pub fn range(&self) -> RangeId {
+        self.range
+    }
+
     /// Whether it is the only voter.
     pub fn is_alone(&self) -> bool {
         self.alone.get()
@@ -512,25 +523,6 @@ impl<E: Env> Group<E> {
         let commands = Commands(commands);
         self.stay_awake();
         self.told(self.raft.client_write_ff(commands, Some(responder)).await)
-    }
-
-    /// Takes over a snapshot whose rows are durable in the tree, unless it is not needed any more.
-    pub async fn install(&self, vote: Vote, data_id: DataId, state: RangeState) -> Answer {
-        let Ok(membership) = stored_membership::<E>(&state.membership) else {
-            return Answer::Refused;
-        };
-        let snapshot = SnapshotOf::<TypeConfig<E>, SnapshotHandle<E>> {
-            meta: SnapshotMetaOf::<TypeConfig<E>> {
-                last_log_id: state.applied.map(convert::raft_log_id::<E>),
-                last_membership: membership,
-            },
-            snapshot: SnapshotHandle::Staged(data_id, Box::new(state)),
-        };
-        let vote = convert::raft_vote::<E>(vote);
-        match self.raft.install_full_snapshot(vote, snapshot).await {
-            Ok(response) => Answer::Installed(convert::vote::<E>(&response.vote)),
-            Err(_) => Answer::Refused,
-        }
     }
 
     /// Stops the group's tasks.

@@ -51,6 +51,11 @@ const APPENDS_IN_FLIGHT_MAX: usize = 8;
 /// sent again it would only wait anew. A link that is silent for so long is broken.
 const BULK_APPEND_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// A part of a snapshot that is not answered is sent again for so long, and taken once: if all had to be
+/// sent again for it, a large snapshot would never arrive over a link that breaks now and then, or where
+/// the receiver is behind with its flushes.
+const PART_PATIENCE: Duration = Duration::from_mins(1);
+
 /// Between two parts of a snapshot, at least: others use the link and the disks, too. With parts of
 /// 256 KiB this is 64 MiB a second at most.
 const PART_PAUSE: Duration = Duration::from_millis(4);
@@ -148,12 +153,8 @@ impl<E: Env> Link<E> {
         question: &Question,
         option: &RPCOption,
     ) -> Result<Answer, Unreachable<TypeConfig<E>>> {
-        let lane = match question {
-            Question::Snapshot(_) => Lane::Bulk,
-            _ => Lane::Control,
-        };
         let bytes = message::encode(self.envelope, question);
-        self.call(bytes, lane, option.hard_ttl()).await
+        self.call(bytes, Lane::Control, option.hard_ttl()).await
     }
 
     async fn call(
@@ -162,21 +163,37 @@ impl<E: Env> Link<E> {
         lane: Lane,
         within: Duration,
     ) -> Result<Answer, Unreachable<TypeConfig<E>>> {
+        let bytes = self.exchange(question, lane, within).await;
+        understand::<E>(bytes.map_err(|error| unreachable::<E>(&error))?)
+    }
+
+    /// Gives the bytes of an answer, or why there is none.
+    async fn exchange(&self, question: Bytes, lane: Lane, within: Duration) -> io::Result<Bytes> {
         let call = self.transport.call(self.to, lane, question);
-        let answer = match E::Runtime::timeout(within, call).await {
-            Ok(Ok(bytes)) => message::decode_answer(bytes),
-            Ok(Err(error)) => return Err(unreachable::<E>(&error)),
-            Err(_) => return Err(unreachable::<E>(&io::ErrorKind::TimedOut.into())),
-        };
-        match answer {
-            None => Err(unreachable::<E>(&io::Error::other(
-                "the answer makes no sense",
-            ))),
-            Some(Answer::Refused) => {
-                let refused = "the replica is not there, or not ready";
-                Err(unreachable::<E>(&io::Error::other(refused)))
+        match E::Runtime::timeout(within, call).await {
+            Ok(answer) => answer,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// Sends a part of a snapshot until there is an answer.
+    async fn send_part(
+        &self,
+        part: SnapshotPart,
+        option: &RPCOption,
+    ) -> Result<Answer, Unreachable<TypeConfig<E>>> {
+        let part = message::encode(self.envelope, &Question::Snapshot(part));
+        let until = Now::<E>::now() + PART_PATIENCE;
+        loop {
+            let sent = self.exchange(part.clone(), Lane::Bulk, option.hard_ttl());
+            match sent.await {
+                Ok(answer) => return understand::<E>(answer),
+                Err(error) if Now::<E>::now() >= until => return Err(unreachable::<E>(&error)),
+                Err(error) => {
+                    tracing::debug!(range = %self.envelope.range, %error, "a part is sent again");
+                    E::Runtime::sleep(TRY_AGAIN).await;
+                }
             }
-            Some(answer) => Ok(answer),
         }
     }
 
@@ -293,7 +310,7 @@ impl<E: Env> Link<E> {
                 place: parts,
                 rows,
             };
-            match self.ask(&Question::Snapshot(part), option).await? {
+            match self.send_part(part, option).await? {
                 Answer::Done => parts += 1,
                 _ => return Err(wrong_answer::<E>()),
             }
@@ -308,10 +325,20 @@ impl<E: Env> Link<E> {
             state: export.state(),
             gc_threshold: export.gc_threshold(),
         };
-        match self.ask(&Question::Snapshot(end), option).await? {
+        match self.send_part(end, option).await? {
             Answer::Installed(vote) => Ok(SnapshotResponse::new(convert::raft_vote::<E>(vote))),
             _ => Err(wrong_answer::<E>()),
         }
+    }
+}
+
+/// An answer from its bytes.
+fn understand<E: Env>(answer: Bytes) -> Result<Answer, Unreachable<TypeConfig<E>>> {
+    let failed = |why| Err(unreachable::<E>(&io::Error::other(why)));
+    match message::decode_answer(answer) {
+        None => failed("the answer makes no sense"),
+        Some(Answer::Refused) => failed("the replica is not there, or not ready"),
+        Some(answer) => Ok(answer),
     }
 }
 
@@ -414,14 +441,20 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
         cancel: impl Future<Output = ReplicationClosed> + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig<E>>, StreamingError<TypeConfig<E>>> {
-        let SnapshotHandle::Own(replica) = snapshot.snapshot else {
+        let SnapshotHandle::Own(replica, pin) = snapshot.snapshot else {
             let error = io::Error::other("a snapshot from elsewhere is not passed on");
             return Err(unreachable::<E>(&error).into());
         };
+        pin.iter().for_each(|pin| pin.is_for(self.envelope.to));
         let sending = self.send_snapshot(replica, convert::vote::<E>(&vote), &option);
         pin_mut!(sending, cancel);
         match select(sending, cancel).await {
-            Either::Left((sent, _)) => Ok(sent?),
+            Either::Left((sent, _)) => {
+                let sent = sent?;
+                pin.into_iter()
+                    .for_each(|pin| pin.taken_over(Now::<E>::now()));
+                Ok(sent)
+            }
             Either::Right((closed, _)) => Err(closed.into()),
         }
     }

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Inner, Running};
+use super::{Inner, Running, Shard};
 use crate::env::{AsyncRuntime, Clock, Env, Instant, Lane, Now, Transport};
 use crate::error::Fatal;
 use crate::raft::{self, Led, TICK, Tick};
@@ -82,8 +82,9 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
 
 /// Looks at the groups in which something may be due.
 async fn tick<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) -> Result<(), Fatal> {
-    let is_due =
-        |Running { replica, raft }: &Running<E>| raft.is_due(now) || replica.lacks_quorum();
+    let is_due = |Running { replica, raft }: &Running<E>| {
+        raft.is_due(now) || replica.lacks_quorum() || !replica.proposer.is_idle()
+    };
     for (replica, raft) in inner.groups_that(is_due) {
         let location = |id| replica.with_state(|state| state.descriptor.location(id));
         let is_there = |id| location(id).is_some_and(|shard| inner.liveness.is_there(shard, now));
@@ -133,6 +134,19 @@ fn beat<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) {
                 inner.wake(&behind);
             }
         }));
+    }
+}
+
+impl<E: Env> Shard<E> {
+    /// Whether another shard answers within the time of a beat.
+    pub async fn is_answered_by(&self, other: Location) -> bool {
+        let (transport, beat) = {
+            let inner = &self.inner;
+            let beat = raft::encode_beat(inner.location, &[]);
+            (inner.around.transport.clone(), beat)
+        };
+        let call = transport.call(other, Lane::Control, beat);
+        matches!(E::Runtime::timeout(BEAT, call).await, Ok(Ok(_)))
     }
 }
 

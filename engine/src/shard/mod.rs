@@ -18,6 +18,7 @@ mod management;
 mod members;
 mod open;
 mod peers;
+mod pinned;
 pub(crate) mod recovery;
 mod report;
 mod scan;
@@ -34,7 +35,7 @@ use rustc_hash::FxHashMap;
 
 use crate::cluster::NodeRecord;
 use crate::env::{Env, Now};
-use crate::error::{Error, Fatal};
+use crate::error::{Error, Fatal, Fate};
 use crate::hlc::Hlc;
 use crate::limits::{BATCH_LEN_MAX, BATCH_OPS_MAX, KEY_LEN_MAX, VALUE_LEN_MAX};
 use crate::mutant::{self, Mutant};
@@ -199,6 +200,16 @@ impl<E: Env> Shard<E> {
         self.inner.hlc.now(self.inner.around.clock.wall_ms())
     }
 
+    /// Takes over the largest time that a client has seen: what it writes from now on comes after.
+    ///
+    /// # Errors
+    /// [`Error::ClockOutOfBounds`].
+    pub fn take_token(&self, token: Timestamp) -> Result<(), Error> {
+        use crate::env::Clock;
+        let wall_ms = self.inner.around.clock.wall_ms();
+        self.inner.hlc.follow(wall_ms, "token", token)
+    }
+
     /// The replica whose range holds a user's key, and its group.
     fn find_running(&self, key: &[u8]) -> Result<(Rc<Replica<E>>, RaftGroup<E>), Error> {
         self.with_running(key, |running| {
@@ -295,8 +306,17 @@ impl<E: Env> Shard<E> {
     ) {
         let checked = check_write(&write).and_then(|first_key| {
             check_session(&request.session)?;
-            let replica = self.find(&first_key)?;
-            replica.check(request.target)?;
+            let replica = self.with_running(&first_key, |running| {
+                running.replica.check(request.target)?;
+                let first_tried = request.session.first_tried;
+                running.replica.check_time("first_tried", first_tried)?;
+                if running.replica.lacks_quorum() {
+                    // So that it is noticed when a majority is back.
+                    running.raft.stay_awake();
+                    return Err(Error::NoQuorum(Fate::NotApplied));
+                }
+                Ok(running.replica.clone())
+            })??;
             if self.inner.store.disk_full() {
                 return Err(Error::DiskFull);
             }

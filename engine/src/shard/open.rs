@@ -71,7 +71,7 @@ impl<E: Env> Shard<E> {
         for (created, log) in recovered.replicas {
             let switched = log.switched();
             let data_id = switched.as_ref().map_or(created.data_id, |s| s.data_id);
-            let state = recovery::recover_state(&store, &created, switched.as_ref())?;
+            let state = recovery::recover_state(&store, &created, switched.as_ref()).await?;
             folder::check_replica(created.group, log.state().purged, state.applied)?;
             let parts = ReplicaParts {
                 group: created.group,
@@ -83,10 +83,9 @@ impl<E: Env> Shard<E> {
                 hlc: hlc.clone(),
                 clock: around.clock.clone(),
             };
-            // A wall clock that was set back does not take the node's clock along.
-            parts
-                .hlc
-                .observe(parts.state.last_ts.max(parts.state.ceiling));
+            // A wall clock that was set back does not take the node's clock along. The range's ceiling
+            // counts when this replica leads: see [`Replica::apply`].
+            parts.hlc.observe(parts.state.last_ts);
             let replica = Rc::new(Replica::new(parts));
             store.add(&replica);
             let mut initial = options.initial.iter();

@@ -8,12 +8,11 @@
 
 use std::ops::Bound;
 use std::rc::Rc;
-use std::task::Poll;
 
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
 use super::{Shard, check_bound};
-use crate::env::{AsyncRuntime, Env, Now};
+use crate::env::{AsyncRuntime, Env, Now, yield_now};
 use crate::error::Error;
 use crate::limits::{SCAN_BYTES_MAX, SCAN_ROWS_MAX, SCAN_STEPS_PER_TURN};
 use crate::lsm::keys;
@@ -23,14 +22,12 @@ use crate::range::replica::Replica;
 use crate::request::{Outcome, ScanNext, ScanReply, ScanRequest, Target, Versioned};
 use crate::types::{Blob, Timestamp};
 
-/// How far ahead of this node's time a snapshot may lie, in milliseconds.
-const AHEAD_MAX_MS: u64 = 500;
-
 impl<E: Env> Shard<E> {
     /// Reads rows in key order; stops at the range's end, where the reply says how to go on.
     ///
     /// # Errors
-    /// [`Error::SnapshotTooOld`], [`Error::Invalid`], and what [`Shard::get`] gives.
+    /// [`Error::SnapshotTooOld`], [`Error::ClockOutOfBounds`], [`Error::Invalid`], and what
+    /// [`Shard::get`] gives.
     pub async fn scan(
         &self,
         scan: ScanRequest,
@@ -206,11 +203,7 @@ async fn snapshot<E: Env>(
     if at <= replica.with_state(|state| state.last_ts) {
         return Ok(at);
     }
-    if at > replica.now().plus_ms(AHEAD_MAX_MS) {
-        return Err(Error::Invalid(
-            "the snapshot's timestamp lies in the future".to_owned(),
-        ));
-    }
+    replica.check_time("snapshot", at)?;
     // The floor first: what is proposed from now on comes above the snapshot.
     replica.raise_floor(at);
     if mutant::is(Mutant::ServedTimestampsForgotten) {
@@ -248,17 +241,4 @@ impl<S: OneshotSender<Result<Outcome, Error>>> WriteSink for Once<S> {
             let _ = sender.send(result);
         }
     }
-}
-
-/// Lets every other task that is ready run once.
-async fn yield_now() {
-    let mut yielded = false;
-    std::future::poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

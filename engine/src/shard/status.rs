@@ -47,6 +47,8 @@ pub struct ShardStatus {
     pub ranges: Vec<RangeStatus>,
     /// Log bytes that a start would apply again.
     pub replay_bytes: u64,
+    /// Log bytes that are kept for replicas that take over a snapshot.
+    pub pinned_bytes: u64,
     /// How far the tree is behind its writers, 0 to 1.
     pub pressure: f32,
     /// Whether writes are refused because the disk is full.
@@ -86,6 +88,7 @@ pub(super) fn of<E: Env>(inner: &Inner<E>) -> ShardStatus {
     ShardStatus {
         ranges: ranges(inner),
         replay_bytes: inner.store.replay_len(),
+        pinned_bytes: inner.pinned_bytes(),
         pressure: inner.store.pressure(),
         disk_full: inner.store.disk_full(),
         wal: inner.wal.stats(),

@@ -13,19 +13,26 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use crate::env::{AsyncRuntime, Env};
+use crate::env::{AsyncRuntime, Env, yield_now};
 use crate::error::Fatal;
-use crate::limits::{REPLAY_LEN_FREEZE, REPLAY_LEN_MAX};
+use crate::limits::{
+    REPLAY_LEN_FREEZE, REPLAY_LEN_MAX, SESSION_ROWS_PER_TURN, SESSION_ROWS_UNSAVED_MAX,
+};
 use crate::lsm::keys::{self, RowKey};
 use crate::lsm::{Bounds, GcRules, Lsm, LsmError, LsmStats, MemtableId, Scan};
+use crate::range::budget::WriteBudget;
 use crate::range::replica::{Durable, Replica, SavedRow};
 use crate::range::sessions::SessionRow;
+use crate::range::state::RangeState;
 use crate::shard::folder::TreeMark;
 use crate::types::{DataId, ReplicaId, Timestamp};
 use crate::wal::{Position, Wal};
 
 /// Whoever waits for room looks at least this often.
 const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_millis(20);
+
+/// A session row takes about this.
+const SESSION_ROW_LEN: usize = 160;
 
 /// Told of what must end the process.
 pub type OnFatal = Rc<dyn Fn(Fatal)>;
@@ -54,6 +61,10 @@ pub struct Store<E: Env> {
     waiting_for_room: RefCell<Vec<Waker>>,
     key: RefCell<Vec<u8>>,
     on_fatal: OnFatal,
+    /// Rows of session tables that the next freeze would have to write.
+    unsaved: Cell<usize>,
+    /// Memory of writes that wait or are in flight.
+    pub(crate) writes: Rc<WriteBudget>,
 }
 
 impl<E: Env> Store<E> {
@@ -72,6 +83,8 @@ impl<E: Env> Store<E> {
             waiting_for_room: RefCell::default(),
             key: RefCell::default(),
             on_fatal,
+            unsaved: Cell::new(0),
+            writes: Rc::default(),
         }
     }
 
@@ -221,6 +234,85 @@ impl<E: Env> Store<E> {
             Poll::Pending
         })
         .await;
+    }
+
+    /// A replica has so many session rows that are not saved, in place of others.
+    pub(crate) fn count_unsaved(&self, before: usize, now: usize) {
+        self.unsaved.set(self.unsaved.get() + now - before);
+    }
+
+    /// Writes session rows ahead of the next freeze as long as that would have many to write in its one
+    /// turn: a few at a time, and between them others run.
+    ///
+    /// # Errors
+    /// A row cannot be encoded, or the tree has failed.
+    pub async fn save_sessions_ahead(&self) -> Result<(), Fatal> {
+        while self.unsaved.get() > SESSION_ROWS_UNSAVED_MAX {
+            // It may freeze for that, and then all is saved.
+            self.make_room(
+                SESSION_ROWS_PER_TURN,
+                SESSION_ROWS_PER_TURN * SESSION_ROW_LEN,
+            )
+            .await?;
+            let Some(most) = self.replica_with_most_unsaved() else {
+                return Ok(());
+            };
+            let (mut key, mut failed) = (Vec::new(), None);
+            let saved = most.save_some(&mut |row| {
+                if let Err(error) = self.put_saved(&mut key, row) {
+                    failed.get_or_insert(error);
+                }
+            });
+            if let Some(error) = failed {
+                return Err(error);
+            }
+            if saved == 0 {
+                return Ok(());
+            }
+            yield_now().await;
+        }
+        Ok(())
+    }
+
+    fn replica_with_most_unsaved(&self) -> Option<Rc<Replica<E>>> {
+        let replicas = self.replicas.borrow();
+        let replicas = replicas.iter().filter_map(Weak::upgrade);
+        replicas.max_by_key(|replica| replica.unsaved())
+    }
+
+    /// Writes all session rows of a state that is not a replica's yet, a few at a time. Their pairs are
+    /// in the tree already.
+    ///
+    /// # Errors
+    /// The tree has failed.
+    pub async fn save_snapshot_sessions(
+        &self,
+        replica: ReplicaId,
+        data_id: DataId,
+        state: &mut RangeState,
+    ) -> Result<(), Fatal> {
+        let mut key = Vec::new();
+        loop {
+            self.make_room(
+                SESSION_ROWS_PER_TURN,
+                SESSION_ROWS_PER_TURN * SESSION_ROW_LEN,
+            )
+            .await?;
+            let rows = state.sessions.save(SESSION_ROWS_PER_TURN);
+            if rows.is_empty() {
+                return Ok(());
+            }
+            for row in &rows {
+                let row = SavedRow::Session {
+                    replica,
+                    data_id,
+                    version: state.last_ts,
+                    row,
+                };
+                self.put_saved(&mut key, row)?;
+            }
+            yield_now().await;
+        }
     }
 
     /// Freezes the memtable with the state of all ranges in it, and has it flushed.

@@ -128,7 +128,11 @@ impl<E: Env> Core<E> {
         }
         let oldest = {
             let segments = self.segments.borrow();
-            let too_many = segments.len() > self.options.segments_max;
+            let space = segments.len() as u64 * self.options.segment_bytes;
+            // Where most of the log lives, as while it is kept for a replica that catches up, writing
+            // it again frees nothing and makes it longer.
+            let wasteful = segments.live_bytes() * 2 < space;
+            let too_many = segments.len() > self.options.segments_max && wasteful;
             let fresh = |oldest: &u64| too_many && *oldest > self.carried.get();
             segments.oldest_full().filter(fresh)
         };

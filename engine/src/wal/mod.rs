@@ -11,7 +11,9 @@
 //! [`sealed`] that of block 0. Each segment begins with a checkpoint: every replica's creation,
 //! vote, purge position and commit hint, every tombstone, and the data ids reserved. So only
 //! entries can hold an older segment back; the oldest goes when all its entries are purged, and
-//! if there come to be too many, its live entries are written again further on.
+//! if there come to be too many, its live entries are written again further on, as long as less than
+//! half of the log lives: so the log takes at most twice the space of what lives in it, or that of a
+//! few segments, and a log that has to keep much is not copied over and over.
 //!
 //! **Users' bytes are never taken for the log's.** A recycled segment holds, block by block, what
 //! clients wrote before, and recovery looks at blocks behind the last batch. So a batch carries a
@@ -204,7 +206,8 @@ pub struct WalOptions {
     pub segment_bytes: u64,
     /// Budget for entries kept in memory, in bytes.
     pub entry_cache_bytes: usize,
-    /// With more segments than this, live entries of the oldest are written again further on.
+    /// With more segments than this, of which less than half lives, the live entries of the oldest
+    /// are written again further on.
     pub segments_max: usize,
     /// The log was made before: if it is not there, it was lost.
     pub must_exist: bool,
@@ -239,6 +242,17 @@ pub struct Recovered<E: crate::env::Env> {
     pub begins: Position,
 }
 
+/// What a log takes on its disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Segments in use.
+    pub segments: usize,
+    /// Bytes of each.
+    pub segment_bytes: u64,
+    /// Bytes of entries in them that are not purged.
+    pub live_bytes: u64,
+}
+
 /// Counters of a log.
 #[derive(Clone, Debug)]
 pub struct WalStats {
@@ -252,6 +266,8 @@ pub struct WalStats {
     pub pending_bytes: usize,
     /// Segments in use.
     pub segments: usize,
+    /// Bytes of entries in them that are not purged.
+    pub live_bytes: u64,
     /// Bytes of entries kept in memory.
     pub cached_bytes: usize,
     /// Duration of a durable write, in microseconds.

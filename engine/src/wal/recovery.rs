@@ -494,7 +494,7 @@ impl<E: Env> Scan<E> {
                     return Err(self.damaged(format!("an entry of unknown {group:?}")));
                 };
                 let left = log.entry(entry, place, keep);
-                self.segments.borrow_mut().hold(place.generation);
+                self.segments.borrow_mut().hold(place.generation, place.len);
                 self.release(left.into_iter().collect());
             }
             Record::Created(created) => {
@@ -547,7 +547,7 @@ impl<E: Env> Scan<E> {
         let mut segments = self.segments.borrow_mut();
         places
             .iter()
-            .for_each(|place| segments.release(place.generation));
+            .for_each(|place| segments.release(place.generation, place.len));
     }
 }
 

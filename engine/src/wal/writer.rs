@@ -16,8 +16,7 @@ use crate::wal::record::{self, Record};
 use crate::wal::segment::{self, Segments};
 use crate::wal::stats::Counters;
 use crate::wal::{
-    Created, Group, LogEntry, LogId, LogMark, Position, Recovered, WalError, WalOptions, WalStats,
-    recovery,
+    Created, Group, LogEntry, LogId, LogMark, Position, Recovered, WalError, WalOptions, recovery,
 };
 
 /// What happens when a chunk is durable, or the log has failed.
@@ -88,7 +87,7 @@ pub struct Core<E: Env> {
     pub(super) writer_ended: Cell<bool>,
     pub(super) waiting_for_end: RefCell<Option<Waker>>,
     pub(super) waiting_for_room: RefCell<Vec<Waker>>,
-    counters: RefCell<Counters>,
+    pub(super) counters: RefCell<Counters>,
 }
 
 /// A shard's log. Clones are the same log.
@@ -238,22 +237,6 @@ impl<E: Env> Wal<E> {
     /// Since when the write in flight has been under way.
     pub fn writing_since(&self) -> Option<Now<E>> {
         self.core.writing_since.get()
-    }
-
-    /// Counters.
-    pub fn stats(&self) -> WalStats {
-        let cached = self
-            .core
-            .logs
-            .borrow()
-            .values()
-            .map(|log| log.borrow().cached_bytes())
-            .sum();
-        let mut stats = self.core.counters.borrow().stats();
-        stats.pending_bytes = self.core.pending_bytes.get();
-        stats.segments = self.core.segments.borrow().len();
-        stats.cached_bytes = cached;
-        stats
     }
 
     /// Writes what is pending and the mark of a clean stop. Nothing can be appended after.
@@ -431,7 +414,7 @@ impl<E: Env> Core<E> {
                     let mut segments = self.segments.borrow_mut();
                     places
                         .iter()
-                        .for_each(|place| segments.release(place.generation));
+                        .for_each(|place| segments.release(place.generation, place.len));
                 }
             }
         }
@@ -551,10 +534,10 @@ impl<E: Env> Core<E> {
         let (left, held) = log.borrow_mut().placed(id, place);
         let mut segments = self.segments.borrow_mut();
         if held {
-            segments.hold(place.generation);
+            segments.hold(place.generation, place.len);
         }
         if let Some(left) = left {
-            segments.release(left.generation);
+            segments.release(left.generation, left.len);
         }
     }
 

@@ -98,6 +98,7 @@ fn status(error: &Error) -> StatusCode {
             ErrorCode::Moved
             | ErrorCode::NotLeader
             | ErrorCode::NoQuorum
+            | ErrorCode::ClockOutOfBounds
             | ErrorCode::Recovering
             | ErrorCode::Overloaded
             | ErrorCode::TooManyInFlight

@@ -92,6 +92,12 @@ const NUMBERS: &[Number] = &[
         |r| r.in_flight as f64,
     ),
     (
+        "rangedb_peer_frames_damaged_total",
+        "counter",
+        "Frames from other nodes whose checksum did not match.",
+        |r| r.damaged_frames as f64,
+    ),
+    (
         "rangedb_shard_busy_seconds_total",
         "counter",
         "Time that a shard's thread did not sleep.",
@@ -198,6 +204,18 @@ const NUMBERS: &[Number] = &[
         "gauge",
         "Log segments in use.",
         |r| r.status.wal.segments as f64,
+    ),
+    (
+        "rangedb_wal_live_bytes",
+        "gauge",
+        "Log entries that are not purged.",
+        |r| r.status.wal.live_bytes as f64,
+    ),
+    (
+        "rangedb_wal_pinned_bytes",
+        "gauge",
+        "Log kept for replicas that take over a snapshot.",
+        |r| r.status.pinned_bytes as f64,
     ),
     (
         "rangedb_wal_cached_bytes",

@@ -10,12 +10,15 @@
 
 #![expect(
     unsafe_code,
-    reason = "files are locked, and pushed out, by system calls"
+    reason = "files are locked and pushed out, and disks asked, by system calls"
 )]
 
+use std::ffi::CString;
 use std::fs;
 use std::io::{self, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -87,6 +90,19 @@ async fn lock(file: &fs::File, name: &str) -> io::Result<()> {
     }
     let message = format!("{name} is still being written to by an earlier process");
     Err(io::Error::new(io::ErrorKind::ResourceBusy, message))
+}
+
+/// What a process without privileges may still write where the folder is.
+fn free_bytes(folder: &Path) -> io::Result<u64> {
+    let path = CString::new(folder.as_os_str().as_bytes())?;
+    let mut found = MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the path is a C string and the structure is one that the call may fill in.
+    if unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has filled it in.
+    let found = unsafe { found.assume_init() };
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
@@ -183,6 +199,10 @@ impl Disk for RingDisk {
             sync_folder(folder)
         })
         .await
+    }
+
+    async fn free_bytes(&self) -> io::Result<u64> {
+        self.blocking(free_bytes).await
     }
 }
 

@@ -2,6 +2,7 @@
 //! become codes, fates and hints.
 
 use rangedb_engine::error::{Error, Fate};
+use rangedb_engine::hlc::MAX_CLOCK_OFFSET_MS;
 use rangedb_engine::range::Route;
 use rangedb_protocol::frame::BadFrame;
 use rangedb_protocol::limits::IN_FLIGHT_MAX;
@@ -11,6 +12,8 @@ use rangedb_protocol::{BadRequest, ErrorCode};
 const RETRY_SOON_MS: u32 = 5;
 /// When to try again after a state that lasts.
 const RETRY_LATER_MS: u32 = 200;
+/// A timestamp that is too far ahead by no more than this becomes possible by waiting.
+const RETRY_TIME_MS: u64 = 1000;
 
 /// A refusal.
 #[derive(Clone, Debug)]
@@ -78,6 +81,9 @@ impl From<Error> for Refusal {
             Error::Unknown(_) => (ErrorCode::Unknown, 0, None),
             Error::SessionExpired => (ErrorCode::SessionExpired, 0, None),
             Error::SnapshotTooOld { .. } => (ErrorCode::SnapshotTooOld, 0, None),
+            Error::ClockOutOfBounds { ahead_ms, .. } => {
+                (ErrorCode::ClockOutOfBounds, possible_in_ms(ahead_ms), None)
+            }
             Error::NotANumber => (ErrorCode::NotANumber, 0, None),
             Error::NumberOverflow => (ErrorCode::NumberOverflow, 0, None),
             Error::ShuttingDown => (ErrorCode::ShuttingDown, RETRY_LATER_MS, None),
@@ -91,6 +97,15 @@ impl From<Error> for Refusal {
             message,
             route,
         }
+    }
+}
+
+/// When a timestamp that lies so far ahead is possible; 0: not soon.
+fn possible_in_ms(ahead_ms: u64) -> u32 {
+    let wait = ahead_ms.saturating_sub(MAX_CLOCK_OFFSET_MS);
+    match u32::try_from(wait) {
+        Ok(wait) if u64::from(wait) <= RETRY_TIME_MS => wait,
+        _ => 0,
     }
 }
 
@@ -140,6 +155,10 @@ mod tests {
             Error::SnapshotTooOld {
                 at: Timestamp(1),
                 threshold: Timestamp(2),
+            },
+            Error::ClockOutOfBounds {
+                what: "token",
+                ahead_ms: 501,
             },
             Error::NotANumber,
             Error::NumberOverflow,

@@ -5,6 +5,7 @@
 //! thread.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,13 +13,13 @@ use futures_util::io::{AsyncReadExt, AsyncWriteExt};
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::types::ShardId;
 use rangedb_protocol::preamble::{
-    ANY_SHARD, Answer, BadPreamble, PREAMBLE_LEN, Preamble, Role, VERSION, Verdict,
+    ANY_SHARD, Answer, BadPreamble, PREAMBLE_LEN, Preamble, Role, VERSION, VERSION_MIN, Verdict,
 };
 
 use crate::env::GlommioRuntime;
 use crate::env::reactor::TcpStream;
 use crate::net::connection;
-use crate::peers::serve;
+use crate::peers::{self, serve};
 use crate::shard::context::{Context, Held};
 use crate::shard::message::HandedOver;
 
@@ -31,13 +32,13 @@ pub async fn greet(context: Rc<Context>, mut stream: TcpStream) {
     let preamble = match read(&context, &mut stream).await {
         Ok(Ok(preamble)) => preamble,
         Ok(Err(BadPreamble::UnknownRole(_))) => {
-            return refuse(&context, stream, Verdict::RoleRefused).await;
+            return refuse(&context, stream, Role::Client, Verdict::RoleRefused).await;
         }
         // Whoever speaks another protocol would not understand an answer.
         Ok(Err(BadPreamble::NotOurs)) | Err(_) => return,
     };
     if let Some(verdict) = objection(&context, &preamble) {
-        return refuse(&context, stream, verdict).await;
+        return refuse(&context, stream, preamble.role, verdict).await;
     }
     let wanted = ShardId(preamble.shard);
     if preamble.shard == ANY_SHARD || wanted == context.here() {
@@ -53,7 +54,15 @@ pub async fn greet(context: Rc<Context>, mut stream: TcpStream) {
     if let Err(back) = handed_over
         && let Ok(stream) = TcpStream::attach(back.socket)
     {
-        refuse(&context, stream, Verdict::TooManyConnections).await;
+        refuse(&context, stream, preamble.role, Verdict::TooManyConnections).await;
+    }
+}
+
+/// The versions that are spoken with clients, or with other nodes.
+fn spoken(role: Role) -> RangeInclusive<u16> {
+    match role {
+        Role::Client => VERSION_MIN..=VERSION,
+        Role::Peer => peers::VERSION..=peers::VERSION,
     }
 }
 
@@ -83,7 +92,7 @@ fn objection(context: &Context, preamble: &Preamble) -> Option<Verdict> {
     let unknown = preamble.shard != ANY_SHARD && preamble.shard >= context.node.shards;
     match preamble {
         _ if context.is_draining() => Some(Verdict::ShuttingDown),
-        _ if preamble.version().is_none() => Some(Verdict::NoCommonVersion),
+        _ if preamble.version(spoken(preamble.role)).is_none() => Some(Verdict::NoCommonVersion),
         _ if preamble.tls => Some(Verdict::NoTls),
         _ if preamble.role == Role::Peer && context.peers.secret.is_empty() => {
             Some(Verdict::RoleRefused)
@@ -95,10 +104,12 @@ fn objection(context: &Context, preamble: &Preamble) -> Option<Verdict> {
 
 async fn welcome(context: Rc<Context>, mut stream: TcpStream, preamble: Preamble) {
     if context.connected.get() >= context.node.limits.connections_max {
-        return refuse(&context, stream, Verdict::TooManyConnections).await;
+        return refuse(&context, stream, preamble.role, Verdict::TooManyConnections).await;
     }
     let _seat = Held::new(&context.connected);
-    let version = preamble.version().unwrap_or(VERSION);
+    let spoken = spoken(preamble.role);
+    let newest = *spoken.end();
+    let version = preamble.version(spoken).unwrap_or(newest);
     if answer(&context, &mut stream, Verdict::Accepted, version)
         .await
         .is_err()
@@ -111,8 +122,9 @@ async fn welcome(context: Rc<Context>, mut stream: TcpStream, preamble: Preamble
     }
 }
 
-async fn refuse(context: &Context, mut stream: TcpStream, verdict: Verdict) {
-    if answer(context, &mut stream, verdict, VERSION).await.is_ok() {
+async fn refuse(context: &Context, mut stream: TcpStream, role: Role, verdict: Verdict) {
+    let newest = *spoken(role).end();
+    if answer(context, &mut stream, verdict, newest).await.is_ok() {
         connection::linger(context, &mut stream).await;
     }
 }

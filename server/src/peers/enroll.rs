@@ -20,10 +20,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rangedb_engine::cluster::{Ask, Told};
+use rangedb_engine::frame;
 use rangedb_engine::types::NodeId;
-use rangedb_protocol::frame;
 use rangedb_protocol::preamble::{
-    ANSWER_LEN, ANY_SHARD, Answer, PREAMBLE_LEN, Preamble, Role, VERSION, VERSION_MIN, Verdict,
+    ANSWER_LEN, ANY_SHARD, Answer, PREAMBLE_LEN, Preamble, Role, Verdict,
 };
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -34,7 +34,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use super::input::Input;
-use super::{Peers, kind, same_secret};
+use super::{Peers, VERSION, kind, same_secret};
 use crate::net::port::HELD_PATIENCE;
 use crate::shard::context::Context;
 
@@ -215,6 +215,7 @@ async fn answer(mut stream: TcpStream, secret: &str) -> io::Result<Option<String
     stream.read_exact(&mut preamble).await?;
     let preamble = Preamble::decode(&preamble).map_err(io::Error::other)?;
     let verdict = match preamble.role {
+        Role::Peer if preamble.version(VERSION..=VERSION).is_none() => Verdict::NoCommonVersion,
         Role::Peer => Verdict::Accepted,
         Role::Client => Verdict::ShuttingDown,
     };
@@ -263,14 +264,7 @@ async fn greet(address: &str) -> io::Result<(TcpStream, Answer)> {
                 continue;
             }
         };
-        let preamble = Preamble {
-            version_min: VERSION_MIN,
-            version_max: VERSION,
-            role: Role::Peer,
-            smart: false,
-            tls: false,
-            shard: ANY_SHARD,
-        };
+        let preamble = super::preamble(ANY_SHARD);
         stream.write_all(&preamble.encode()).await?;
         let mut answer = [0; ANSWER_LEN];
         stream.read_exact(&mut answer).await?;
@@ -285,11 +279,10 @@ async fn ask(address: &str, request: &Request) -> io::Result<Reply> {
     let (mut stream, answer) = greet(address).await?;
     match answer.verdict {
         Verdict::Accepted => {}
-        Verdict::RoleRefused => {
-            let why = "the node was started without --cluster-secret and takes no others";
-            return Ok(Reply::Refused(why.to_owned()));
+        Verdict::RoleRefused | Verdict::NoCommonVersion => {
+            return Ok(Reply::Refused(super::refused(&answer)));
         }
-        verdict => return Ok(Reply::Later(format!("refused: {verdict:?}"))),
+        _ => return Ok(Reply::Later(super::refused(&answer))),
     }
     let mut bytes = Vec::new();
     frame::encode(0, kind::ENROLL, &serde_json::to_vec(request)?, &mut bytes);

@@ -6,7 +6,7 @@ use std::io::Read;
 
 use bytes::Bytes;
 use futures_util::io::{AsyncRead, AsyncReadExt};
-use rangedb_protocol::frame;
+use rangedb_engine::frame::{self, BadFrame};
 
 /// Bytes are received in pieces of this size.
 pub const RECEIVE_LEN: usize = 64 << 10;
@@ -20,6 +20,12 @@ pub struct Received {
     pub kind: u16,
     /// Its body.
     pub body: Bytes,
+}
+
+/// Whether a connection ended since a frame was damaged on its way.
+pub fn is_damage(error: &io::Error) -> bool {
+    let bad = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(bad, Some(BadFrame::Damaged(_)))
 }
 
 /// Bytes received of a connection, and not handled.
@@ -45,7 +51,8 @@ impl Input {
     /// Receives until there is a whole frame, and takes it.
     ///
     /// # Errors
-    /// The connection has ended, or what came is no frame.
+    /// The connection has ended, or what came is no frame; [`is_damage`] tells whether it was one when
+    /// it was sent.
     pub async fn receive(&mut self, reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Received> {
         loop {
             if let Some(received) = self.take()? {
@@ -98,6 +105,24 @@ impl Input {
 mod tests {
     use super::*;
     use crate::peers::kind;
+
+    #[test]
+    fn a_damaged_frame_ends_the_connection_and_is_told_from_other_ends() {
+        let mut bytes = Vec::new();
+        frame::encode(1, kind::ANSWER, b"answer", &mut bytes);
+        let end = bytes.len();
+        frame::encode(2, kind::ANSWER, &[7; RECEIVE_LEN], &mut bytes);
+        bytes[end + RECEIVE_LEN] ^= 4;
+        let mut input = Input::default();
+        let mut reader = &bytes[..];
+        let first = input.receive_blocking(&mut reader).expect("a frame");
+        assert_eq!(first.body, &b"answer"[..]);
+        let error = input.receive_blocking(&mut reader).expect_err("damage");
+        assert!(is_damage(&error), "{error}");
+        let mut nothing = &b""[..];
+        let end = Input::default().receive_blocking(&mut nothing);
+        assert!(!is_damage(&end.expect_err("the end")));
+    }
 
     #[test]
     fn frames_are_taken_one_by_one_however_they_come() {

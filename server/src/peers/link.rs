@@ -19,15 +19,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::io::{AsyncReadExt, AsyncWriteExt};
 use rangedb_engine::env::{AsyncRuntime, Instant, Lane, Transport};
+use rangedb_engine::frame;
 use rangedb_engine::types::{Location, NodeId};
-use rangedb_protocol::frame;
-use rangedb_protocol::preamble::{
-    ANSWER_LEN, Answer, Preamble, Role, VERSION, VERSION_MIN, Verdict,
-};
+use rangedb_protocol::preamble::{ANSWER_LEN, Answer, Verdict};
 use slab::Slab;
 use tokio::sync::{Notify, oneshot};
 
-use super::input::{Input, RECEIVE_LEN, Received};
+use super::input::{Input, RECEIVE_LEN, Received, is_damage};
 use super::{Hello, Met, OLDER_FOLDER, Peers, Welcome, kind};
 use crate::env::reactor::{self, TcpStream};
 use crate::env::{GlommioRuntime, Now};
@@ -62,6 +60,8 @@ struct Inner {
     /// The way to the other shards of this node.
     mesh: OnceCell<Rc<Mesh>>,
     links: RefCell<BTreeMap<(Location, Traffic), Rc<Link>>>,
+    /// Frames that were damaged on their way to this shard.
+    damaged: Cell<u64>,
 }
 
 /// What a link is for.
@@ -112,10 +112,21 @@ impl Links {
             peers,
             mesh: OnceCell::new(),
             links: RefCell::default(),
+            damaged: Cell::new(0),
         };
         Links {
             inner: Rc::new(inner),
         }
+    }
+
+    /// A connection from another node has ended with this error: counts a damaged frame.
+    pub fn ended(&self, error: &io::Error) {
+        self.inner.ended(error);
+    }
+
+    /// Frames that were damaged on their way to this shard.
+    pub fn damaged_frames(&self) -> u64 {
+        self.inner.damaged.get()
     }
 
     /// Other shards of this node are asked by these lanes from now on.
@@ -163,6 +174,12 @@ impl Links {
 }
 
 impl Inner {
+    fn ended(&self, error: &io::Error) {
+        if is_damage(error) {
+            self.damaged.set(self.damaged.get() + 1);
+        }
+    }
+
     fn link(&self, to: Location, traffic: Traffic) -> Rc<Link> {
         let mut links = self.links.borrow_mut();
         let new = || Rc::new(Link::new(to, traffic));
@@ -288,7 +305,11 @@ impl From<Refused> for io::Error {
 async fn run(inner: &Inner, link: &Link) {
     let (to, traffic) = (link.to, link.traffic);
     let error = match GlommioRuntime::timeout(CONNECT_TIMEOUT, connect(inner, link)).await {
-        Ok(Ok(stream)) => serve(inner, link, stream).await,
+        Ok(Ok(stream)) => {
+            let error = serve(inner, link, stream).await;
+            inner.ended(&error);
+            error
+        }
         // Nothing was sent.
         Ok(Err(error)) if is_refusal(&error) => error,
         Ok(Err(error)) => io::Error::new(io::ErrorKind::NotConnected, error.to_string()),
@@ -334,23 +355,15 @@ async fn connect(inner: &Inner, link: &Link) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(&address).await?;
     stream.set_nodelay()?;
     stream.end_if_unacknowledged(UNACKNOWLEDGED)?;
-    let preamble = Preamble {
-        version_min: VERSION_MIN,
-        version_max: VERSION,
-        role: Role::Peer,
-        smart: false,
-        tls: false,
-        shard: to.shard.0,
-    };
     let hello = Hello {
         secret: inner.peers.secret.clone(),
         cluster: inner.cluster,
-        to: to.node,
+        to,
         from: inner.me,
         welcome: inner.peers.lives.welcome(to.node),
         address: inner.peers.advertise.clone(),
     };
-    let mut bytes = preamble.encode().to_vec();
+    let mut bytes = super::preamble(to.shard.0).encode().to_vec();
     frame::encode(0, kind::HELLO, &hello.encode(), &mut bytes);
     stream.write_all(&bytes).await?;
     let mut answer = [0; ANSWER_LEN];
@@ -359,11 +372,10 @@ async fn connect(inner: &Inner, link: &Link) -> io::Result<TcpStream> {
         Answer::decode(&answer).ok_or_else(|| io::Error::other("it is no RangeDB node"))?;
     match answer.verdict {
         Verdict::Accepted => {}
-        Verdict::RoleRefused => {
-            let reason = "it was started without --cluster-secret and takes no other nodes";
-            return Err(Refused(reason.to_owned()).into());
+        Verdict::RoleRefused | Verdict::NoCommonVersion => {
+            return Err(Refused(super::refused(&answer)).into());
         }
-        verdict => return Err(io::Error::other(format!("refused: {verdict:?}"))),
+        _ => return Err(io::Error::other(super::refused(&answer))),
     }
     if answer.cluster != inner.cluster {
         let other = answer.cluster;
@@ -512,7 +524,7 @@ mod tests {
         stream.read_exact(&mut [0; PREAMBLE_LEN])?;
         let answer = Answer {
             verdict: Verdict::Accepted,
-            version: VERSION,
+            version: crate::peers::VERSION,
             shard: 0,
             shards: 1,
             node: OTHER.node.0,

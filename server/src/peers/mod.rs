@@ -4,8 +4,14 @@
 //! A link is one connection from a shard of this node to a shard of another, in the role of a peer
 //! ([`link`] on the asking side, [`serve`] on the answering one). There are up to three between two
 //! shards: two carry the questions of replicas ([`rangedb_engine::raft`]), of which bulk delays
-//! nothing else, and one the requests of clients ([`carry`]), in the frames of the client protocol;
-//! kinds are [`kind`].
+//! nothing else, and one the requests of clients ([`carry`]).
+//!
+//! A link begins with the preamble of the client protocol, in which the versions are those of the
+//! protocol between nodes ([`VERSION`]). Then both sides send frames of [`rangedb_engine::frame`];
+//! kinds are [`kind`]. Their checksums cover every byte. A frame that does not match them ends the
+//! link and is counted; whoever waits for an answer hears that the link broke, and asks again over a
+//! new one as after any other break.
+//!
 //! The first frame proves that the sender knows the cluster's secret, says which cluster and which
 //! node it means, and where it listens itself: so a node that comes back at a new address is found
 //! again by whoever it speaks to. How a node joins is in [`enroll`].
@@ -26,6 +32,8 @@ use std::time::{Duration, Instant};
 use rangedb_engine::cluster::View;
 use rangedb_engine::types::{Location, NodeId, ShardId};
 
+use rangedb_protocol::preamble::{Answer, Preamble, Role, Verdict};
+
 use crate::env::data_dir::{self, Identity};
 use crate::env::reactor;
 pub use lives::{Lives, Met, Welcome};
@@ -34,9 +42,43 @@ pub use lives::{Lives, Met, Welcome};
 const _: () = {
     use rangedb_engine::limits::{ENTRY_LEN_MAX, LOG_READ_LEN_MAX};
     let heads = 1 << 20;
-    assert!(ENTRY_LEN_MAX * 3 / 2 + heads < rangedb_protocol::limits::FRAME_LEN_MAX);
-    assert!(LOG_READ_LEN_MAX + heads < rangedb_protocol::limits::FRAME_LEN_MAX);
+    assert!(ENTRY_LEN_MAX * 3 / 2 + heads < rangedb_engine::frame::BODY_LEN_MAX);
+    assert!(LOG_READ_LEN_MAX + heads < rangedb_engine::frame::BODY_LEN_MAX);
+    // A reply's frame, which is carried whole.
+    assert!(rangedb_protocol::limits::FRAME_LEN_MAX <= rangedb_engine::frame::BODY_LEN_MAX);
 };
+
+/// The version of the protocol between nodes. All nodes of a cluster speak one and the same: one that
+/// speaks another is refused with [`rangedb_protocol::preamble::Verdict::NoCommonVersion`]. Version 1
+/// had the frames of the client protocol, without checksums.
+pub const VERSION: u16 = 2;
+
+/// The preamble of a connection to a shard of another node.
+pub fn preamble(shard: u16) -> Preamble {
+    Preamble {
+        version_min: VERSION,
+        version_max: VERSION,
+        role: Role::Peer,
+        smart: false,
+        tls: false,
+        shard,
+    }
+}
+
+/// Why a node does not take this one as a peer.
+pub fn refused(answer: &Answer) -> String {
+    match answer.verdict {
+        Verdict::NoCommonVersion => format!(
+            "it speaks version {} of the protocol between nodes, this node version {VERSION}: run the \
+             same release on all nodes of the cluster",
+            answer.version
+        ),
+        Verdict::RoleRefused => {
+            "it was started without --cluster-secret and takes no other nodes".to_owned()
+        }
+        verdict => format!("refused: {verdict:?}"),
+    }
+}
 
 /// Kinds of frames between nodes.
 pub mod kind {
@@ -303,8 +345,8 @@ async fn remember(peers: &Arc<Peers>) {
 pub struct Hello {
     /// The cluster's id.
     pub cluster: u128,
-    /// The node that is meant.
-    pub to: NodeId,
+    /// The shard that is meant.
+    pub to: Location,
     /// The node that speaks.
     pub from: NodeId,
     /// The processes of the two nodes: the one that speaks, and the newest that it knows of the other.
@@ -320,7 +362,8 @@ impl Hello {
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend_from_slice(&self.cluster.to_le_bytes());
-        bytes.extend_from_slice(&self.to.0.to_le_bytes());
+        bytes.extend_from_slice(&self.to.node.0.to_le_bytes());
+        bytes.extend_from_slice(&self.to.shard.0.to_le_bytes());
         bytes.extend_from_slice(&self.from.0.to_le_bytes());
         bytes.extend_from_slice(&self.welcome.encode());
         bytes.extend_from_slice(&(self.address.len() as u32).to_le_bytes());
@@ -332,14 +375,18 @@ impl Hello {
     /// Reads a body; `None` if it is none.
     pub fn decode(bytes: &[u8]) -> Option<Hello> {
         let (cluster, rest) = bytes.split_first_chunk()?;
-        let (to, rest) = rest.split_first_chunk()?;
+        let (node, rest) = rest.split_first_chunk()?;
+        let (shard, rest) = rest.split_first_chunk()?;
         let (from, rest) = rest.split_first_chunk()?;
         let (welcome, rest) = rest.split_at_checked(Welcome::LEN)?;
         let (address_len, rest) = rest.split_first_chunk()?;
         let (address, secret) = rest.split_at_checked(u32::from_le_bytes(*address_len) as usize)?;
         Some(Hello {
             cluster: u128::from_le_bytes(*cluster),
-            to: NodeId(u64::from_le_bytes(*to)),
+            to: Location {
+                node: NodeId(u64::from_le_bytes(*node)),
+                shard: ShardId(u16::from_le_bytes(*shard)),
+            },
             from: NodeId(u64::from_le_bytes(*from)),
             welcome: Welcome::decode(welcome)?,
             address: std::str::from_utf8(address).ok()?.to_owned(),
@@ -369,7 +416,10 @@ mod tests {
         let hello = Hello {
             secret: "secret".to_owned(),
             cluster: u128::MAX - 3,
-            to: NodeId(2),
+            to: Location {
+                node: NodeId(2),
+                shard: ShardId(3),
+            },
             from: NodeId(1),
             welcome: Welcome {
                 life: u128::MAX - 9,
@@ -380,7 +430,7 @@ mod tests {
         let bytes = hello.encode();
         assert_eq!(Hello::decode(&bytes), Some(hello));
         assert_eq!(Hello::decode(&bytes[..40]), None);
-        assert_eq!(Hello::decode(&[0xff; 76]), None);
+        assert_eq!(Hello::decode(&[0xff; 78]), None);
     }
 
     #[test]

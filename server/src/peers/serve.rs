@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use futures_util::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use rangedb_engine::env::AsyncRuntime;
-use rangedb_protocol::frame;
+use rangedb_engine::frame;
 use tokio::sync::Notify;
 
 use super::carry::{self, Carried};
-use super::input::{Input, RECEIVE_LEN, Received};
+use super::input::{self, Input, RECEIVE_LEN, Received};
 use super::{Hello, Met, OLDER_FOLDER, enroll, kind, same_secret};
 use crate::env::GlommioRuntime;
 use crate::env::reactor::{self, TcpStream};
@@ -43,7 +43,11 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream) {
     let (mut reader, mut writer) = stream.split();
     let mut input = Input::default();
     let first = GlommioRuntime::timeout(HELLO_TIMEOUT, input.receive(&mut reader));
-    let Ok(Ok(first)) = first.await else { return };
+    let first = match first.await {
+        Ok(Ok(first)) => first,
+        Ok(Err(error)) => return ended(&context, &error),
+        Err(_) => return,
+    };
     match first.kind {
         kind::ENROLL => {
             let answer = enroll::grant(&context, &first.body).await;
@@ -82,9 +86,9 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream) {
             let served = Rc::new(Served::default());
             served.output.replace(bytes);
             let sending = reactor::spawn_local(send(served.clone(), writer));
-            let ended = receive(&context, &served, &mut reader, input).await;
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a link ended");
+            let received = receive(&context, &served, &mut reader, input).await;
+            if let Err(error) = received {
+                ended(&context, &error);
             }
             served.ended.set(true);
             served.changed.notify_waiters();
@@ -94,7 +98,17 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream) {
     }
 }
 
-/// What a peer says that knows the cluster's secret and means this node. If it does not, the reason, in words for the other side's log; it is logged here, too, now and then.
+/// A link has ended, as links do, or since a frame was damaged.
+fn ended(context: &Context, error: &io::Error) {
+    context.carriers.links.ended(error);
+    match input::is_damage(error) {
+        true => tracing::warn!(%error, "a link from another node ended"),
+        false => tracing::debug!(%error, "a link ended"),
+    }
+}
+
+/// What a peer says that knows the cluster's secret and means this node. If it does not, the
+/// reason, in words for the other side's log; it is logged here, too, now and then.
 fn check(context: &Context, body: &[u8]) -> Result<Hello, String> {
     let (peers, node) = (&context.peers, &context.node);
     let Some(hello) = Hello::decode(body) else {
@@ -107,8 +121,9 @@ fn check(context: &Context, body: &[u8]) -> Result<Hello, String> {
         )
     } else if !same_secret(&hello.secret, &peers.secret) {
         "the cluster's secret is another one; see --cluster-secret".to_owned()
-    } else if hello.to != node.id {
-        format!("this is node {}, not node {}", node.id, hello.to)
+    } else if hello.to != context.shard.location() {
+        let here = context.shard.location();
+        format!("this is shard {here}, not shard {}", hello.to)
     } else {
         return Ok(hello);
     };

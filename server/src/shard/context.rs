@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use rangedb_engine::cluster::View;
 use rangedb_engine::env::Instant as _;
 use rangedb_engine::error::Error;
-use rangedb_engine::hlc::Hlc;
 use rangedb_engine::range::{Keyspace, Route};
 use rangedb_engine::shard::Shard;
 use rangedb_engine::types::{Location, NodeId, RangeId, ShardId, Timestamp};
@@ -35,8 +34,6 @@ const UNSENT_LEN_MAX: usize = 256 << 20;
 const SCANS_MAX: usize = 64;
 /// When to try again after one of these.
 const RETRY_AFTER_MS: u32 = 20;
-/// How far a client's timestamp may lie above this node's clocks, in milliseconds.
-const MAX_CLOCK_OFFSET_MS: u64 = 500;
 
 /// The node, as its clients are told.
 #[derive(Clone, Copy, Debug)]
@@ -105,7 +102,6 @@ pub struct Context {
     pub greetings: Rc<Cell<usize>>,
     /// Other shards that have said [`crate::shard::message::ShardMessage::Drained`].
     pub drained: Cell<usize>,
-    hlc: Hlc,
     here: Location,
     /// Of each shard of this node.
     routes: RefCell<Vec<Vec<Route>>>,
@@ -129,7 +125,6 @@ impl Context {
         node: NodeInfo,
         peers: Arc<Peers>,
         links: Links,
-        hlc: Hlc,
     ) -> Context {
         let here = shard.location();
         let own = shard.routes();
@@ -147,7 +142,6 @@ impl Context {
             connected: Rc::default(),
             greetings: Rc::default(),
             drained: Cell::new(0),
-            hlc,
             here,
             routes: RefCell::new(routes),
             view: RefCell::default(),
@@ -265,18 +259,10 @@ impl Context {
         }
         let token = Timestamp(token);
         if token > self.seen.get() {
-            self.observe(token);
-        }
-        Ok(())
-    }
-
-    /// Raises the node's clock to what a client has seen elsewhere. What lies far ahead of it was
-    /// seen before this node's wall clock was set back, or was made up: it moves nothing.
-    fn observe(&self, token: Timestamp) {
-        if token <= self.shard.now().plus_ms(MAX_CLOCK_OFFSET_MS) {
-            self.hlc.observe(token);
+            self.shard.take_token(token)?;
             self.seen.set(token);
         }
+        Ok(())
     }
 
     /// Whether there is memory for another reply that may be long.
@@ -337,6 +323,7 @@ impl Context {
             status: self.shard.status(),
             connections: self.connected.get(),
             in_flight: self.in_flight.get(),
+            damaged_frames: self.carriers.links.damaged_frames(),
             load: reactor::load(),
         }
     }

@@ -130,12 +130,12 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     links.join_mesh(mesh.clone());
     let peers = setup.peers.clone();
     let number = setup.options.location.shard;
-    let shard = Shard::open(setup.options, setup.world, setup.hlc.clone()).await;
+    let shard = Shard::open(setup.options, setup.world, setup.hlc).await;
     let shard = shard.map_err(|fatal| ShardError::of(fatal, &peers))?;
     // Before anything is acknowledged: from now on a log that is missing was lost.
     let noted = reactor::blocking(move || peers.note_opened(number)).await;
     noted.map_err(ShardError::NotNoted)?;
-    let context = Context::new(shard, mesh, setup.node, setup.peers, links, setup.hlc);
+    let context = Context::new(shard, mesh, setup.node, setup.peers, links);
     let context = Rc::new(context);
     learn(&context, &mut inboxes).await?;
     context.follow_view();

@@ -1,22 +1,28 @@
-//! `relay DELAY_MS LISTEN=TARGET...`: delays what passes, see `net::relay`. Prints `ready` when it
-//! listens everywhere.
+//! `relay DELAY_MS DAMAGE_ONE_IN LISTEN=TARGET...`: delays and damages what passes, see `net::relay`.
+//! Prints `ready` when it listens everywhere.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use rangedb_tests::net::relay;
+use rangedb_tests::net::relay::{self, Passage};
 use tokio::net::TcpListener;
 
 async fn run() -> Result<(), String> {
     let mut arguments = std::env::args().skip(1);
-    let delay = arguments.next().and_then(|text| text.parse().ok());
-    let delay = Duration::from_millis(delay.ok_or("usage: relay DELAY_MS LISTEN=TARGET...")?);
+    let mut number = || arguments.next().and_then(|text| text.parse::<u32>().ok());
+    let (Some(delay_ms), Some(damage_one_in)) = (number(), number()) else {
+        return Err("usage: relay DELAY_MS DAMAGE_ONE_IN LISTEN=TARGET...".to_owned());
+    };
+    let passage = Passage {
+        delay: Duration::from_millis(delay_ms.into()),
+        damage_one_in,
+    };
     let mut serving = Vec::new();
     for route in arguments {
         let (listen, target) = route.split_once('=').ok_or("LISTEN=TARGET is missing")?;
         let listener = TcpListener::bind(listen).await;
         let listener = listener.map_err(|error| format!("{listen}: {error}"))?;
-        let serve = relay::serve(listener, target.to_owned(), delay);
+        let serve = relay::serve(listener, target.to_owned(), passage);
         serving.push(tokio::spawn(serve));
     }
     println!("ready");

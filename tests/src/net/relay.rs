@@ -1,7 +1,9 @@
-//! A relay that delays: what it takes from one side it gives to the other a fixed time later, in
-//! order and as fast as it came. Each direction of each connection by itself.
+//! A relay that delays and damages: what it takes from one side it gives to the other a fixed time
+//! later, in order and as fast as it came, and now and then with one bit changed. Each direction of
+//! each connection by itself.
 //!
-//! It stands in for a long link where the kernel cannot delay packets. Runs as a process of its own
+//! It stands in for a long link where the kernel cannot delay packets, and for a network card or a
+//! memory that changes bits where TCP's checksum does not see it. Runs as a process of its own
 //! (`src/bin/relay.rs`), since it has to be in a namespace; one thread. Connecting is not delayed.
 
 use std::io;
@@ -18,11 +20,30 @@ const PIECE_LEN: usize = 64 << 10;
 /// Pieces on their way; more wait in the kernel, as on a link that is full.
 const PIECES_MAX: usize = 1024;
 
+/// What happens to what passes.
+#[derive(Clone, Copy, Debug)]
+pub struct Passage {
+    /// How late it is.
+    pub delay: Duration,
+    /// In one piece of so many a bit is changed; 0: in none.
+    pub damage_one_in: u32,
+}
+
+impl Passage {
+    fn damage(self, piece: &mut [u8]) {
+        if self.damage_one_in == 0 || rand::random_range(0..self.damage_one_in) != 0 {
+            return;
+        }
+        let bit = rand::random_range(0..piece.len() * 8);
+        piece[bit / 8] ^= 1 << (bit % 8);
+    }
+}
+
 /// Carries connections from `listener` to `target` until the process ends.
 ///
 /// # Errors
 /// It can accept no more.
-pub async fn serve(listener: TcpListener, target: String, delay: Duration) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, target: String, passage: Passage) -> io::Result<()> {
     loop {
         let (near, _) = listener.accept().await?;
         let target = target.clone();
@@ -36,19 +57,20 @@ pub async fn serve(listener: TcpListener, target: String, delay: Duration) -> io
             }
             let (near_reader, near_writer) = near.into_split();
             let (far_reader, far_writer) = far.into_split();
-            carry(near_reader, far_writer, delay);
-            carry(far_reader, near_writer, delay);
+            carry(near_reader, far_writer, passage);
+            carry(far_reader, near_writer, passage);
         });
     }
 }
 
 /// Carries one direction until either side ends it.
-fn carry(mut reader: OwnedReadHalf, mut writer: OwnedWriteHalf, delay: Duration) {
+fn carry(mut reader: OwnedReadHalf, mut writer: OwnedWriteHalf, passage: Passage) {
     let (sender, mut receiver) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES_MAX);
     tokio::spawn(async move {
         let mut piece = vec![0; PIECE_LEN];
         while let Ok(len @ 1..) = reader.read(&mut piece).await {
-            let due = Instant::now() + delay;
+            let due = Instant::now() + passage.delay;
+            passage.damage(&mut piece[..len]);
             if sender.send((due, piece[..len].to_vec())).await.is_err() {
                 break;
             }
@@ -69,11 +91,11 @@ mod tests {
     use super::*;
 
     /// Sends a megabyte through a relay and back.
-    async fn echo(delay: Duration) -> (Vec<u8>, Vec<u8>, Duration) {
+    async fn echo(passage: Passage) -> (Vec<u8>, Vec<u8>, Duration) {
         let far = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let near = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let (target, place) = (far.local_addr().unwrap(), near.local_addr().unwrap());
-        tokio::spawn(serve(near, target.to_string(), delay));
+        tokio::spawn(serve(near, target.to_string(), passage));
         tokio::spawn(async move {
             let (mut stream, _) = far.accept().await.expect("a connection");
             let (mut reader, mut writer) = stream.split();
@@ -92,10 +114,27 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn what_passes_comes_whole_and_in_order_and_late_by_the_delay_alone() {
-        let (sent, back, took) = echo(Duration::from_millis(50)).await;
+        let (sent, back, took) = echo(Passage {
+            delay: Duration::from_millis(50),
+            damage_one_in: 0,
+        })
+        .await;
         assert!(sent == back, "bytes changed");
         assert!(took >= Duration::from_millis(100), "{took:?}");
         // Pieces are delayed side by side, not one after the other.
         assert!(took < Duration::from_secs(1), "{took:?}");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn single_bits_are_changed_and_nothing_else() {
+        let (sent, back, _) = echo(Passage {
+            delay: Duration::ZERO,
+            damage_one_in: 1,
+        })
+        .await;
+        let changed = sent.iter().zip(&back).filter(|(a, b)| a != b);
+        let bits: Vec<u32> = changed.map(|(a, b)| (a ^ b).count_ones()).collect();
+        assert!((1..=1000).contains(&bits.len()), "{} bytes", bits.len());
+        assert!(bits.iter().all(|bits| *bits <= 2), "{bits:?}");
     }
 }

@@ -28,6 +28,8 @@ use super::world::SimEnv;
 pub const GIVE_UP: Duration = Duration::from_secs(8);
 /// It tries again after this.
 pub const RETRY: Duration = Duration::from_millis(20);
+/// It reckons on the cluster's time when it has heard none for this long.
+const TOLD_LATELY: Duration = Duration::from_secs(60);
 
 /// How much a client does for a write.
 #[derive(Clone, Copy)]
@@ -155,7 +157,7 @@ impl SimClient {
 
     fn observe(&self, reached: &Reached) {
         let now = reached.ask(Shard::now);
-        if now > self.time.get().0 {
+        if now >= self.time.get().0 {
             self.time.set((now, executor::current().now()));
         }
     }
@@ -163,7 +165,17 @@ impl SimClient {
     /// The cluster's time as the client reckons.
     fn reckoned(&self) -> Timestamp {
         let (seen, at) = self.time.get();
-        seen.plus_ms((executor::current().now() - at).as_millis() as u64)
+        let since = (executor::current().now() - at).saturating_sub(TOLD_LATELY);
+        seen.plus_ms(since.as_millis() as u64)
+    }
+
+    /// The node that was asked finds the client's time too far ahead of its own: from now on that of
+    /// the node counts.
+    async fn step_back(&self, key: &[u8]) {
+        if let Some(reached) = self.reach(key).await {
+            let now = reached.ask(Shard::now);
+            self.time.set((now, executor::current().now()));
+        }
     }
 
     fn learn(&self, route: &Route) {
@@ -206,6 +218,9 @@ impl SimClient {
             Ok(Ok(result)) => Tried::Known(result),
             Ok(Err(_)) | Err(_) => Tried::Lost,
         };
+        if let Tried::Known(Err(Error::ClockOutOfBounds { .. })) = &tried {
+            self.step_back(key).await;
+        }
         match &tried {
             Tried::Known(Ok(_)) => {}
             Tried::Known(Err(error)) => self.go_elsewhere(Some(error)),
@@ -265,12 +280,13 @@ impl SimClient {
         effort: Effort,
     ) -> Result<Outcome, bool> {
         let mut sequence = self.next_sequence();
-        let first_tried = self.reckoned();
+        let mut first_tried = self.reckoned();
         let until = executor::current().now() + effort.deadline.unwrap_or(GIVE_UP);
         let mut in_doubt = false;
         let result = loop {
             let left = until.saturating_sub(executor::current().now());
             let patience = effort.deadline.map(|_| left);
+            first_tried = first_tried.min(self.reckoned());
             let session = self.name(sequence, first_tried);
             let (tried, comes_twice) = self.try_write(key, write, session, patience).await;
             in_doubt |= comes_twice;

@@ -203,6 +203,11 @@ impl Disk for SimDisk {
         self.0.files.borrow_mut().remove(name);
         Ok(())
     }
+
+    async fn free_bytes(&self) -> io::Result<u64> {
+        self.0.delay().await;
+        Ok(if self.0.full.get() { 0 } else { u64::MAX })
+    }
 }
 
 impl File for SimFile {

@@ -1,4 +1,4 @@
-//! The links between shards: delay, loss, late duplicates, and cuts in one direction.
+//! The links between shards: delay, loss, late duplicates, damage, and cuts in one direction.
 //!
 //! A question and its answer each take a random time. What one shard asks another in one lane
 //! arrives in order, as on a connection, also after the other was paused; questions of different
@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rangedb_engine::env::{Lane, Transport};
+use rangedb_engine::frame;
 use rangedb_engine::shard::Shard;
 use rangedb_engine::types::{Location, NodeId};
 use rangedb_engine::wal::Group;
@@ -29,6 +30,9 @@ use crate::invariants;
 const DELAY_MAX_US: u64 = 500;
 /// A duplicate comes within so many milliseconds.
 const LATE_MAX_MS: u64 = 2_000;
+
+/// A kind of frames.
+const QUESTION: u16 = 101;
 
 struct Attached {
     host: Host,
@@ -63,6 +67,10 @@ pub struct Network {
     pub loss_one_in: Cell<u64>,
     /// Whether messages come twice, the second time late.
     pub duplicates: Cell<bool>,
+    /// In one message of so many a bit is changed on the way; 0: in none.
+    pub damage_one_in: Cell<u64>,
+    /// Messages that were damaged, and of these the ones that were taken all the same.
+    pub damaged: Cell<(u64, u64)>,
 }
 
 impl Network {
@@ -78,6 +86,8 @@ impl Network {
             under_way: RefCell::default(),
             loss_one_in: Cell::new(0),
             duplicates: Cell::new(false),
+            damage_one_in: Cell::new(0),
+            damaged: Cell::default(),
         })
     }
 
@@ -144,6 +154,7 @@ impl Network {
         self.slow.borrow_mut().clear();
         self.loss_one_in.set(0);
         self.duplicates.set(false);
+        self.damage_one_in.set(0);
     }
 
     fn delay(&self, from: Location, to: Location) -> Duration {
@@ -152,11 +163,33 @@ impl Network {
         Duration::from_micros(self.random.between(20, most.unwrap_or(DELAY_MAX_US)))
     }
 
-    /// Whether a message that would arrive now does.
-    fn arrives(&self, from: Location, to: Location) -> bool {
+    /// What arrives of a message that would arrive now.
+    fn arrives(&self, from: Location, to: Location, message: Bytes) -> Option<Bytes> {
         let is_cut = self.cut.borrow().contains(&self.machines(from, to));
         let loss = self.loss_one_in.get();
-        !is_cut && (loss == 0 || !self.random.once_in(loss))
+        if is_cut || (loss > 0 && self.random.once_in(loss)) {
+            return None;
+        }
+        let damage = self.damage_one_in.get();
+        if damage == 0 || from.node == to.node || !self.random.once_in(damage) {
+            return Some(message);
+        }
+        let arrived = self.damage(&message);
+        let (damaged, taken) = self.damaged.get();
+        let taken = taken + u64::from(arrived.is_some());
+        self.damaged.set((damaged + 1, taken));
+        arrived
+    }
+
+    /// Sends a message in a frame as links do, and changes a bit of it. A link would end with such a
+    /// frame; here what was asked is lost.
+    fn damage(&self, message: &[u8]) -> Option<Bytes> {
+        let mut bytes = Vec::new();
+        frame::encode(self.random.next(), QUESTION, message, &mut bytes);
+        let bit = self.random.below(bytes.len() as u64 * 8) as usize;
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        let found = frame::decode(&bytes).ok().flatten()?;
+        Some(Bytes::copy_from_slice(found.body))
     }
 
     fn send(self: &Rc<Network>, way: Way, sent: Sent) {
@@ -186,12 +219,12 @@ impl Network {
             let least = executor::current().now() + Duration::from_micros(1);
             executor::sleep_until(sent.arrives.max(least)).await;
             self.await_running(to).await;
-            if self.arrives(from, to) {
+            if let Some(question) = self.arrives(from, to, sent.question) {
                 if self.duplicates.get() && self.random.once_in(10) {
-                    self.deliver_again(from, to, sent.question.clone());
+                    self.deliver_again(from, to, question.clone());
                 }
                 let network = self.clone();
-                let answer = self.deliver(from, to, sent.question);
+                let answer = self.deliver(from, to, question);
                 executor::current().spawn_on(OUTSIDE, async move {
                     network.bring_back(from, to, answer, sent.answer).await;
                 });
@@ -233,9 +266,15 @@ impl Network {
                 .map_err(|_| io::ErrorKind::ConnectionReset.into()),
         };
         executor::sleep_until(executor::current().now() + self.delay(from, asker)).await;
-        if !self.arrives(from, asker) {
+        let came = self.arrives(
+            from,
+            asker,
+            answer.as_ref().ok().cloned().unwrap_or_default(),
+        );
+        let Some(came) = came else {
             return to.closed().await;
-        }
+        };
+        let answer = answer.map(|_| came);
         // Whoever asked may have given up.
         let _ = to.send(answer);
     }

@@ -2,6 +2,7 @@
 
 mod edges;
 mod garbage;
+mod times;
 
 use std::io::Write;
 use std::time::{Duration, Instant};
