@@ -49,11 +49,13 @@ pub enum Mutant {
     SnapshotPinsNoLog,
     /// Log, tables and `node.json` are not compared at a start: a log that was lost begins anew.
     FreshLogOverOldTables,
+    /// A replica that has lost what it had acknowledged goes on voting and acknowledging.
+    OldFolderVotes,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 21] = [
+    pub const ALL: [Mutant; 22] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -75,6 +77,7 @@ impl Mutant {
         Mutant::DamagedFrameTaken,
         Mutant::SnapshotPinsNoLog,
         Mutant::FreshLogOverOldTables,
+        Mutant::OldFolderVotes,
     ];
 }
 

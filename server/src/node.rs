@@ -141,6 +141,11 @@ async fn be_born(config: &Config, token: &str, pages: &admin::Node) -> Result<Bi
     let request = enroll::Request {
         secret: config.cluster_secret.clone(),
         token: token.to_owned(),
+        // A port that the system gives is not known yet.
+        address: match config.advertise.rsplit_once(':') {
+            Some((_, "0")) | None => String::new(),
+            Some(_) => config.advertise.clone(),
+        },
     };
     let waits = |reason: String| {
         tracing::info!(reason, "waiting for a place in the cluster");
@@ -512,6 +517,7 @@ impl Engine {
         let tables = tables.map_err(|error| ShardError::of(error.into(), &peers))?;
         let system = self.peers.system();
         let nodes_seen = self.peers.highest_node();
+        let (met, me) = (self.peers.clone(), self.location.node);
         let world = World {
             clock: SystemClock,
             disk: RingDisk::new(self.wal),
@@ -531,6 +537,7 @@ impl Engine {
             node: self.record,
             system,
             nodes_seen,
+            is_at: Rc::new(move |node, address| node == me || met.claim(node, address)),
             on_fatal: Rc::new(move |fatal| {
                 die(&format!("shard {shard}"), &ShardError::of(fatal, &peers));
             }),

@@ -195,6 +195,7 @@ fn engine(
         node: record(1),
         system: Vec::new(),
         nodes_seen: NodeId(0),
+        is_at: Rc::new(|_, _| true),
         on_fatal: Rc::new(|fatal| panic!("{fatal}")),
     };
     let tables = LsmTables::open(TableOptions {

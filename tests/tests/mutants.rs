@@ -134,4 +134,5 @@ mutants! {
     finds_damaged_frame_taken: DamagedFrameTaken by seed,
     finds_snapshot_pins_no_log: SnapshotPinsNoLog by snapshot_of_many_parts,
     finds_fresh_log_over_old_tables: FreshLogOverOldTables by seed,
+    finds_old_folder_votes: OldFolderVotes by seed,
 }

@@ -120,12 +120,20 @@ pub fn token_of(key: &[u8]) -> Option<u128> {
     u128::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// The bytes of a value or message, after a byte for its version.
+/// The bytes of a record, after a byte for its version.
 pub fn encode<T>(value: &T) -> Vec<u8>
 where
     T: for<'a> rkyv::Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Error>>,
 {
-    let mut bytes = vec![VERSION];
+    encode_as(VERSION, value)
+}
+
+/// The bytes of a value, after a byte for its version.
+pub(super) fn encode_as<T>(version: u8, value: &T) -> Vec<u8>
+where
+    T: for<'a> rkyv::Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Error>>,
+{
+    let mut bytes = vec![version];
     // Nothing that is only numbers, texts and lists can fail to be written.
     if let Ok(body) = rkyv::to_bytes::<Error>(value) {
         bytes.extend_from_slice(&body);
@@ -140,7 +148,17 @@ where
     T::Archived: for<'a> rkyv::bytecheck::CheckBytes<HighValidator<'a, Error>>
         + rkyv::Deserialize<T, HighDeserializer<Error>>,
 {
-    let body = bytes.strip_prefix(&[VERSION])?;
+    decode_as(VERSION, bytes)
+}
+
+/// Reads what [`encode_as`] wrote; `None` if the bytes are none of this version.
+pub(super) fn decode_as<T>(version: u8, bytes: &[u8]) -> Option<T>
+where
+    T: rkyv::Archive,
+    T::Archived: for<'a> rkyv::bytecheck::CheckBytes<HighValidator<'a, Error>>
+        + rkyv::Deserialize<T, HighDeserializer<Error>>,
+{
+    let body = bytes.strip_prefix(&[version])?;
     rkyv::from_bytes::<T, Error>(body).ok()
 }
 

@@ -9,16 +9,17 @@ use std::time::Duration;
 use openraft::alias::{StoredMembershipOf, WatchReceiverOf};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::metrics::RaftMetrics;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, ClientWriteResult, VoteRequest};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, ClientWriteResult};
 use openraft::{Config, ServerState, SnapshotPolicy};
 
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::Fatal;
 use crate::mutant::{self, Mutant};
 use crate::raft::convert;
+use crate::raft::followers::Followers;
 use crate::raft::lease::Lease;
 use crate::raft::log_store::LogStore;
-use crate::raft::message::{Answer, Candidacy, Question};
+use crate::raft::message::{Answer, Question};
 use crate::raft::network::Links;
 use crate::raft::pins::Pins;
 use crate::raft::pulse::{HEARTBEAT, Pulse};
@@ -67,6 +68,8 @@ pub struct Group<E: Env> {
     /// promised a lease.
     silent: Cell<bool>,
     lease: Rc<Lease<E>>,
+    /// What the leader that this replica is, or was last, knows of the others.
+    pub(super) followers: Rc<Followers>,
     /// See [`Group::part_taken`].
     pub(super) part_taken: Rc<Cell<Option<Now<E>>>>,
     pub(super) pulse: Pulse<E>,
@@ -125,6 +128,8 @@ fn config() -> Config {
         install_snapshot_timeout: SNAPSHOT_PART_TIMEOUT_MS,
         log_stage_capacity: Some(1),
         enable_tick: false,
+        // A replica that has lost entries counts no more: see [`super::followers`].
+        allow_log_reversion: Some(true),
         enable_pre_vote: Some(true),
         enable_leader_restore: Some(false),
         ..Config::default()
@@ -153,6 +158,7 @@ impl<E: Env> RaftGroup<E> {
         let pins = Rc::new(Pins::default());
         let machine = StateMachine::new(replica.clone(), log.clone(), pins.clone());
         let lease = Rc::new(Lease::new());
+        let followers = Rc::<Followers>::default();
         let part_taken = Rc::default();
         let links = Links::<E> {
             transport: around.transport,
@@ -161,6 +167,7 @@ impl<E: Env> RaftGroup<E> {
             range,
             me: id,
             lease: lease.clone(),
+            followers: followers.clone(),
             part_taken: Rc::clone(&part_taken),
             store: replica.store.clone(),
         };
@@ -186,6 +193,7 @@ impl<E: Env> RaftGroup<E> {
                 raft,
                 silent: Cell::new(made == Made::Before && !alone && !forgets),
                 lease,
+                followers,
                 part_taken,
                 pulse: Pulse::new(around.stalled),
                 entries_kept: around.entries_kept,
@@ -451,16 +459,17 @@ impl<E: Env> Group<E> {
                     Err(_) => Answer::Refused,
                 }
             }
-            // Parts of snapshots are staged by the shard, which installs them at their end.
-            Question::Snapshot(_) => Answer::Refused,
+            // Parts of snapshots are staged by the shard, which installs them at their end; and it
+            // removes a replica that has lost entries.
+            Question::Snapshot(_) | Question::Lost { .. } => Answer::Refused,
             Question::Transfer { vote, last } => self.take_over(vote, last).await,
             // Whom the leader itself wants to lead breaks no lease.
             Question::Vote(candidacy) if self.silent.get() && !candidacy.transfer => {
                 Answer::Refused
             }
             Question::Vote(candidacy) => {
-                let request = vote_request::<E>(&candidacy);
-                let answer = voted(self.raft.vote(request).await);
+                let request = convert::vote_request::<E>(&candidacy);
+                let answer = convert::voted(self.raft.vote(request).await);
                 if matches!(answer, Answer::Voted { granted: true, .. }) {
                     self.pulse.grant(Now::<E>::now());
                 }
@@ -480,8 +489,8 @@ impl<E: Env> Group<E> {
             }
             Question::PreVote(_) if self.pulse.has_heard(Now::<E>::now()) => Answer::Refused,
             Question::PreVote(candidacy) => {
-                let request = vote_request::<E>(&candidacy);
-                voted(self.raft.pre_vote(request).await)
+                let request = convert::vote_request::<E>(&candidacy);
+                convert::voted(self.raft.pre_vote(request).await)
             }
         }
     }
@@ -570,23 +579,4 @@ pub enum Made {
     },
     /// Before this start of the process. Unless it is the only voter it keeps silent at first.
     Before,
-}
-
-fn vote_request<E: Env>(candidacy: &Candidacy) -> VoteRequest<TypeConfig<E>> {
-    VoteRequest {
-        vote: convert::raft_vote::<E>(candidacy.vote),
-        last_log_id: candidacy.last.map(convert::raft_log_id::<E>),
-        leadership_transfer: candidacy.transfer,
-    }
-}
-
-fn voted<E: Env, F>(response: Result<openraft::raft::VoteResponse<TypeConfig<E>>, F>) -> Answer {
-    match response {
-        Ok(response) => Answer::Voted {
-            vote: convert::vote::<E>(&response.vote),
-            granted: response.vote_granted,
-            last: response.last_log_id.as_ref().map(convert::log_id::<E>),
-        },
-        Err(_) => Answer::Refused,
-    }
 }

@@ -13,6 +13,7 @@
 
 mod append_lane;
 mod convert;
+mod followers;
 mod group;
 mod install;
 mod lease;

@@ -2,10 +2,10 @@
 //! [`message`], sent to the shard where the other replica lives.
 //!
 //! What is not answered, or answered [`Answer::Refused`], is `unreachable` to openraft, which tries
-//! again later. Appends are pipelined; what a majority took, and when it was sent, is what the leader's
-//! [`super::lease`] is reckoned from. An append that only says what is committed by now is left out:
-//! that would double the messages of a lone write. Snapshots and large appends take the bulk lane
-//! ([`super::append_lane`]).
+//! again later. Appends are pipelined; what a majority took, and when it was sent, is what the
+//! leader's [`super::lease`] is reckoned from, and what [`super::followers`] remembers. An append
+//! that only says what is committed by now is left out: that would double the messages of a lone
+//! write. Snapshots and large appends take the bulk lane ([`super::append_lane`]).
 
 use std::cell::Cell;
 use std::future::Future;
@@ -31,6 +31,7 @@ use crate::env::{AsyncRuntime, Clock, Env, Instant, Lane, Now, Transport};
 use crate::error::Fatal;
 use crate::raft::append_lane::{AppendLane, UnderWay};
 use crate::raft::convert;
+use crate::raft::followers::{self, Followers, Loss};
 use crate::raft::lease::Lease;
 use crate::raft::message::{self, Answer, Candidacy, Envelope, Question, SnapshotPart};
 use crate::raft::state_machine::SnapshotHandle;
@@ -39,10 +40,12 @@ use crate::range::export::Export;
 use crate::range::replica::Replica;
 use crate::shard::store::Store;
 use crate::types::{Location, RangeId, ReplicaId};
-use crate::wal::Vote;
+use crate::wal::{LogId, Vote};
 
 /// A replica that does not answer is asked again after this; its link has a pause of its own.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
+/// And one that has lost what it had acknowledged after this: another takes its place.
+const TRY_LOST_AGAIN: Duration = Duration::from_secs(1);
 
 /// Appends that are on their way to a replica at a time.
 const APPENDS_IN_FLIGHT_MAX: usize = 8;
@@ -77,6 +80,8 @@ pub struct Links<E: Env> {
     pub me: ReplicaId,
     /// What is answered counts for this.
     pub lease: Rc<Lease<E>>,
+    /// And is remembered here.
+    pub followers: Rc<Followers>,
     /// When another replica last took a part of a snapshot.
     pub part_taken: Rc<Cell<Option<Now<E>>>>,
     /// Told when the memory of this node has changed what it sends.
@@ -89,6 +94,7 @@ pub struct Link<E: Env> {
     envelope: Envelope,
     to: Location,
     lease: Rc<Lease<E>>,
+    followers: Rc<Followers>,
     part_taken: Rc<Cell<Option<Now<E>>>>,
     clock: E::Clock,
     small_append_bytes: usize,
@@ -102,6 +108,7 @@ impl<E: Env> Clone for Link<E> {
             envelope: self.envelope,
             to: self.to,
             lease: self.lease.clone(),
+            followers: self.followers.clone(),
             part_taken: self.part_taken.clone(),
             clock: self.clock.clone(),
             small_append_bytes: self.small_append_bytes,
@@ -123,6 +130,7 @@ impl<E: Env> RaftNetworkFactory<TypeConfig<E>> for Links<E> {
             },
             to: *place,
             lease: self.lease.clone(),
+            followers: self.followers.clone(),
             part_taken: self.part_taken.clone(),
             clock: self.clock.clone(),
             small_append_bytes: self.small_append_bytes,
@@ -141,8 +149,12 @@ fn unreachable<E: Env>(error: &io::Error) -> Unreachable<TypeConfig<E>> {
 
 /// An append that can be sent.
 struct Encoded {
-    /// The term of its leader.
-    term: u64,
+    /// The vote of its leader.
+    vote: Vote,
+    /// The entry before it.
+    previous: Option<LogId>,
+    /// Its last entry, or the one before it if it has none.
+    last: Option<LogId>,
     bytes: Bytes,
 }
 
@@ -198,17 +210,23 @@ impl<E: Env> Link<E> {
     }
 
     fn encode(&self, rpc: Append<E>) -> Result<Encoded, Failed<E>> {
+        let vote = convert::vote::<E>(&rpc.vote);
+        let previous = rpc.prev_log_id.as_ref().map(convert::log_id::<E>);
+        let last = rpc.entries.last().map(|entry| entry.log_id);
+        let last = last.as_ref().map(convert::log_id::<E>).or(previous);
         let entries = rpc.entries.into_iter().map(convert::entry::<E>);
         let question = Question::Append {
-            vote: convert::vote::<E>(&rpc.vote),
-            previous: rpc.prev_log_id.as_ref().map(convert::log_id::<E>),
+            vote,
+            previous,
             committed: rpc.leader_commit.as_ref().map(convert::log_id::<E>),
             entries: entries
                 .collect::<io::Result<_>>()
                 .map_err(|error| unreachable::<E>(&error))?,
         };
         Ok(Encoded {
-            term: rpc.vote.leader_id.term,
+            vote,
+            previous,
+            last,
             bytes: message::encode(self.envelope, &question),
         })
     }
@@ -223,6 +241,13 @@ impl<E: Env> Link<E> {
             Lane::Control => option.hard_ttl(),
             Lane::Bulk => BULK_APPEND_TIMEOUT,
         };
+        let (to, term) = (self.envelope.to, append.vote.term);
+        let before = self.followers.of(term, to);
+        if let Some(loss) = before.lost {
+            self.tell_of_loss(loss, append.vote, option).await;
+            let lost = "the replica has lost entries that it had acknowledged";
+            return Err(unreachable::<E>(&io::Error::other(lost)).into());
+        }
         let sent = Now::<E>::now();
         let bytes = append.bytes.clone();
         let answer = self.call(bytes, under_way.lane(), within).await;
@@ -230,15 +255,26 @@ impl<E: Env> Link<E> {
             self.refuse_own_damage(append.bytes);
         }
         let answer = answer?;
-        if matches!(answer, Answer::Appended | Answer::AppendedUpTo(_)) {
-            self.lease.take(append.term, self.envelope.to, sent);
+        let appended = match answer {
+            Answer::Appended => Some(append.last),
+            Answer::AppendedUpTo(id) => Some(id),
+            _ => None,
+        };
+        if let Some(up_to) = appended {
+            self.lease.take(term, to, sent);
+            self.followers.acknowledge(term, to, up_to);
         }
         Ok(match answer {
             Answer::Appended => AppendEntriesResponse::Success,
             Answer::AppendedUpTo(id) => {
                 AppendEntriesResponse::PartialSuccess(id.map(convert::raft_log_id::<E>))
             }
-            Answer::Conflict => AppendEntriesResponse::Conflict,
+            Answer::Conflict => {
+                if let Some(lost) = followers::is_lost(before.acknowledged, append.previous) {
+                    self.note_loss(term, lost, append.previous);
+                }
+                AppendEntriesResponse::Conflict
+            }
             Answer::HigherVote(vote) => {
                 AppendEntriesResponse::HigherVote(convert::raft_vote::<E>(vote))
             }
@@ -255,6 +291,37 @@ impl<E: Env> Link<E> {
                  this node's memory has changed them, test it",
                 self.envelope.range, self.envelope.to
             )));
+        }
+    }
+
+    /// The replica lacks an entry that it had acknowledged before it was asked: it is told next.
+    fn note_loss(&self, term: u64, acknowledged: LogId, lacks: Option<LogId>) {
+        if self.followers.lose(term, self.envelope.to, acknowledged) {
+            tracing::error!(
+                range = %self.envelope.range,
+                replica = %self.envelope.to,
+                at = %self.to,
+                acknowledged = acknowledged.index,
+                lacks = lacks.map_or(0, |id| id.index),
+                "a replica has lost entries that it had acknowledged: was its node's folder put back \
+                 from an older copy? The replica counts no more, and another takes its place"
+            );
+        }
+    }
+
+    async fn tell_of_loss(&self, loss: Loss, vote: Vote, option: &RPCOption) {
+        if loss.is_told {
+            return;
+        }
+        let question = Question::Lost {
+            vote,
+            acknowledged: loss.acknowledged,
+        };
+        match self.ask(&question, option).await {
+            Ok(Answer::Lost) => self.followers.told(vote.term, self.envelope.to),
+            Ok(Answer::Done) => self.followers.found(vote.term, self.envelope.to),
+            // It is asked again.
+            _ => {}
         }
     }
 
@@ -326,7 +393,13 @@ impl<E: Env> Link<E> {
             gc_threshold: export.gc_threshold(),
         };
         match self.send_part(end, option).await? {
-            Answer::Installed(vote) => Ok(SnapshotResponse::new(convert::raft_vote::<E>(vote))),
+            Answer::Installed(answered) => {
+                if answered.term == vote.term {
+                    let (to, last) = (self.envelope.to, export.last);
+                    self.followers.acknowledge(vote.term, to, Some(last));
+                }
+                Ok(SnapshotResponse::new(convert::raft_vote::<E>(answered)))
+            }
             _ => Err(wrong_answer::<E>()),
         }
     }
@@ -415,7 +488,11 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
     }
 
     fn backoff(&self) -> Option<Backoff> {
-        Some(Backoff::new(std::iter::repeat(TRY_AGAIN)))
+        let pause = match self.followers.has_lost(self.envelope.to) {
+            true => TRY_LOST_AGAIN,
+            false => TRY_AGAIN,
+        };
+        Some(Backoff::new(std::iter::repeat(pause)))
     }
 
     async fn vote(

@@ -48,7 +48,7 @@ use crate::request::{Condition, SessionPair, Target, Write};
 use crate::types::{Blob, DataId, KeyRange, Location, NodeId, RangeId, ReplicaId, Timestamp};
 use crate::wal::Wal;
 pub use folder::{FolderFault, FolderMark, Opened};
-pub use status::{RangeStatus, ShardStatus};
+pub use status::{ClusterStatus, RangeStatus, ShardStatus};
 use store::{OnFatal, Store};
 
 /// A range that a new shard starts with.
@@ -109,9 +109,14 @@ pub struct ShardOptions {
     pub system: Vec<Location>,
     /// The highest id of a node of which the node has ever heard.
     pub nodes_seen: NodeId,
+    /// Asked by the cluster's manager whether a node is known to be at an address.
+    pub is_at: IsAt,
     /// Told of what must end the process.
     pub on_fatal: OnFatal,
 }
+
+/// Whether a node is known to be at an address; if not, that is looked into.
+pub type IsAt = Rc<dyn Fn(NodeId, &str) -> bool>;
 
 /// What comes with a write.
 #[derive(Clone, Copy, Debug)]

@@ -116,7 +116,12 @@ impl<E: Env> Shard<E> {
             by_range,
             background: RefCell::new(Tasks::default()),
             liveness: Liveness::default(),
-            management: Management::new(options.node, options.system, options.nodes_seen),
+            management: Management::new(
+                options.node,
+                options.system,
+                options.nodes_seen,
+                options.is_at,
+            ),
             closing: Cell::new(false),
             creating: RefCell::default(),
             routes_version,

@@ -169,8 +169,7 @@ impl Log {
         dropped.into_iter().filter_map(|slot| slot.place).collect()
     }
 
-    /// An entry's record is durable at `place`. Gives the place that it leaves, and whether the
-    /// entry is still there to lie in the new one.
+    /// An entry's record is durable at `place`. Gives the place it leaves, and whether it is still there.
     pub fn placed(&mut self, id: LogId, place: Place) -> (Option<Place>, bool) {
         let Some(slot) = self.slot_mut(id.index).filter(|slot| slot.id == id) else {
             return (None, false);
@@ -402,13 +401,17 @@ impl<E: Env> GroupLog<E> {
         (log.slots.len(), log.disk_bytes)
     }
 
+    /// Whether it has an entry, or begins after that very one.
+    pub fn has(&self, id: LogId) -> bool {
+        self.log.borrow().has(id)
+    }
+
     /// Whether it has gone with its replica.
     pub fn is_removed(&self) -> bool {
         self.core.removed.borrow().contains(&self.group)
     }
 
-    /// Appends entries: readable at once, durable when `done` is called. Completions of all groups
-    /// come in the order of the calls.
+    /// Appends entries: readable at once, durable when `done` is called, in the order of all calls.
     pub fn append(&self, entries: Vec<LogEntry>, done: Box<dyn FnOnce(Result<(), WalError>)>) {
         for entry in entries {
             self.core.append_entry(self.group, &entry);
@@ -454,8 +457,7 @@ impl<E: Env> GroupLog<E> {
         self.core.complete(Done::Leave(left));
     }
 
-    /// Starts the log after a snapshot whose rows are durable in the tree; the replica has its new
-    /// data when this returns, durably.
+    /// Starts the log after a snapshot whose rows are durable in the tree; durable when this returns.
     ///
     /// # Errors
     /// The log has failed.
@@ -492,8 +494,7 @@ impl<E: Env> GroupLog<E> {
         self.core.complete(Done::Leave(left));
     }
 
-    /// The entries from `from` to before `to`, if all that exist of them are in memory: as many as
-    /// fit into `bytes_max`, at least one.
+    /// The entries as [`GroupLog::read`] gives them, if all that exist of them are in memory.
     pub fn read_cached(&self, from: u64, to: u64, bytes_max: usize) -> Option<Vec<LogEntry>> {
         let log = self.log.borrow();
         let from = from.max(log.first);

@@ -122,6 +122,31 @@ const NUMBERS: &[Number] = &[
         |r| r.status.ranges.iter().filter(|range| range.leads).count() as f64,
     ),
     (
+        "rangedb_ranges_under_replicated",
+        "gauge",
+        "Ranges of the cluster with too few voters that live and are up to date; told by the shard \
+         that manages the cluster, 0 elsewhere.",
+        |r| {
+            r.status
+                .cluster
+                .map_or(0, |cluster| cluster.under_replicated) as f64
+        },
+    ),
+    (
+        "rangedb_ranges_unavailable",
+        "gauge",
+        "Ranges of the cluster without a leader or a majority; told by the shard that manages the \
+         cluster, 0 elsewhere.",
+        |r| r.status.cluster.map_or(0, |cluster| cluster.unavailable) as f64,
+    ),
+    (
+        "rangedb_replicas_in_trouble",
+        "gauge",
+        "Replicas that have lost entries, are missing or take none; told by the shard that manages \
+         the cluster, 0 elsewhere.",
+        |r| r.status.cluster.map_or(0, |cluster| cluster.in_trouble) as f64,
+    ),
+    (
         "rangedb_proposals_waiting",
         "gauge",
         "Writes that wait to be proposed.",

@@ -199,7 +199,7 @@ fn advertise(raw: &RawConfig, listen: &str) -> Result<String, BadSetting> {
     raw.parse(Key::Advertise, |text| {
         let me = if text.is_empty() { listen } else { text };
         let (host, port) = me.rsplit_once(':').unwrap_or((me, ""));
-        if !alone && ["0.0.0.0", "[::]", "*", ""].contains(&host) {
+        if !alone && is_wildcard(host) {
             return Err(format!(
                 "other nodes cannot reach {me}: give --advertise HOST:PORT"
             ));
@@ -209,6 +209,23 @@ fn advertise(raw: &RawConfig, listen: &str) -> Result<String, BadSetting> {
             Err(_) => Err("it is HOST:PORT".to_owned()),
         }
     })
+}
+
+/// Whether a host is none that others could reach: one that stands for all addresses, in any spelling.
+fn is_wildcard(host: &str) -> bool {
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let bare = bare.unwrap_or(host);
+    if ["", "*"].contains(&bare) {
+        return true;
+    }
+    // The system knows more spellings of an address than the standard library, such as 0 and 0x0. A name
+    // that is not known here may be known to others.
+    let found = (bare, 0).to_socket_addrs().into_iter().flatten();
+    found
+        .map(|at| at.ip().to_canonical())
+        .any(|ip| ip.is_unspecified())
 }
 
 /// The cluster that an empty folder becomes part of.

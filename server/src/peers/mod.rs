@@ -14,13 +14,14 @@
 //!
 //! The first frame proves that the sender knows the cluster's secret, says which cluster and which
 //! node it means, and where it listens itself: so a node that comes back at a new address is found
-//! again by whoever it speaks to. How a node joins is in [`enroll`].
+//! again by whoever it speaks to, once it was met there (`reach`). How a node joins is in [`enroll`].
 
 pub mod carry;
 pub mod enroll;
 pub mod input;
 pub mod link;
 mod lives;
+mod reach;
 pub mod serve;
 
 use std::collections::BTreeMap;
@@ -124,7 +125,10 @@ pub struct Peers {
     pub advertise: String,
     /// This process and those of the other nodes.
     pub lives: Lives,
+    cluster: u128,
     addresses: RwLock<Arc<Addresses>>,
+    /// Where nodes say that they are, as long as they were not met there: see [`reach`].
+    claims: Mutex<Addresses>,
     /// As the last view said, which may be older than what a node has said of itself since.
     viewed: Mutex<Addresses>,
     /// The folder, and what it says of the node.
@@ -153,7 +157,9 @@ impl Peers {
             secret,
             advertise,
             lives,
+            cluster: u128::from_str_radix(&identity.cluster, 16).unwrap_or_default(),
             addresses: RwLock::new(Arc::new(addresses)),
+            claims: Mutex::default(),
             viewed: Mutex::default(),
             folder: Mutex::new((folder, identity)),
             refused_by: Mutex::default(),
@@ -179,31 +185,22 @@ impl Peers {
 
     /// A node is at this address.
     pub fn learn(&self, node: NodeId, address: &str) {
-        self.learn_all([(node, address)].into_iter());
-    }
-
-    fn learn_all<'a>(&self, found: impl Iterator<Item = (NodeId, &'a str)>) {
         let known = self.addresses();
-        let differs = |(node, at): &(NodeId, &str)| known.get(node).is_none_or(|k| k != at);
-        let new: Vec<_> = found
-            .filter(|(_, at)| !at.is_empty())
-            .filter(differs)
-            .collect();
-        if new.is_empty() {
+        if address.is_empty() || known.get(&node).is_some_and(|at| at == address) {
             return;
         }
-        let mut addresses = (*known).clone();
-        addresses.extend(new.into_iter().map(|(node, at)| (node, at.to_owned())));
         let mut held = self
             .addresses
             .write()
             .unwrap_or_else(PoisonError::into_inner);
+        let mut addresses = Addresses::clone(&held);
+        addresses.insert(node, address.to_owned());
         *held = Arc::new(addresses);
     }
 
-    /// Takes over where nodes are that are elsewhere than in the view before: one that has moved may
-    /// have said so here before it said so to the manager.
-    pub fn learn_view(&self, view: &View) {
+    /// The nodes that are elsewhere than in the view before, and where: one that has moved may have
+    /// said so here before it said so to the manager.
+    pub fn take_view(&self, view: &View) -> Vec<(NodeId, String)> {
         for node in &view.nodes {
             self.lives.learn(node.record.id, node.record.life);
         }
@@ -214,8 +211,9 @@ impl Peers {
         let mut viewed = held(&self.viewed);
         let is_new = |(node, at): &(&NodeId, &String)| viewed.get(node) != Some(at);
         let new = addresses.iter().filter(is_new);
-        self.learn_all(new.map(|(node, at)| (*node, at.as_str())));
+        let new = new.map(|(node, at)| (*node, at.clone())).collect();
         *viewed = addresses;
+        new
     }
 
     /// A node refuses this one; `true`: it did not, or for another reason, when it was last asked.
@@ -454,7 +452,6 @@ mod tests {
     #[test]
     fn a_view_does_not_undo_what_a_node_has_said_since() {
         let peers = Peers::none();
-        let at = |peers: &Peers| peers.addresses().get(&NodeId(2)).cloned();
         let view = |address: &str| View {
             nodes: vec![NodeView {
                 record: NodeRecord {
@@ -465,11 +462,10 @@ mod tests {
             }],
             ..View::default()
         };
-        peers.learn_view(&view("a:1"));
+        let at = |at: &str| vec![(NodeId(2), at.to_owned())];
+        assert_eq!(peers.take_view(&view("a:1")), at("a:1"));
         peers.learn(NodeId(2), "b:1");
-        peers.learn_view(&view("a:1"));
-        assert_eq!(at(&peers).as_deref(), Some("b:1"));
-        peers.learn_view(&view("c:1"));
-        assert_eq!(at(&peers).as_deref(), Some("c:1"));
+        assert_eq!(peers.take_view(&view("a:1")), []);
+        assert_eq!(peers.take_view(&view("c:1")), at("c:1"));
     }
 }

@@ -82,7 +82,7 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream) {
                     return;
                 }
             }
-            context.peers.learn(hello.from, &hello.address);
+            context.peers.claim(hello.from, &hello.address);
             let served = Rc::new(Served::default());
             served.output.replace(bytes);
             let sending = reactor::spawn_local(send(served.clone(), writer));

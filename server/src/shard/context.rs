@@ -107,7 +107,6 @@ pub struct Context {
     routes: RefCell<Vec<Vec<Route>>>,
     /// Of all ranges, as the cluster's manager last told.
     view: RefCell<Vec<Route>>,
-    addresses: RefCell<Arc<Addresses>>,
     directory: RefCell<Rc<Directory>>,
     phase: Cell<Phase>,
     in_flight: Cell<usize>,
@@ -129,7 +128,6 @@ impl Context {
         let here = shard.location();
         let own = shard.routes();
         let routes = vec![Vec::new(); usize::from(node.shards)];
-        let addresses = RefCell::new(peers.addresses());
         let context = Context {
             shard,
             mesh,
@@ -145,7 +143,6 @@ impl Context {
             here,
             routes: RefCell::new(routes),
             view: RefCell::default(),
-            addresses,
             directory: RefCell::default(),
             phase: Cell::new(Phase::Serving),
             in_flight: Cell::new(0),
@@ -169,7 +166,7 @@ impl Context {
 
     /// Where nodes listen, as far as is known.
     pub fn addresses(&self) -> Arc<Addresses> {
-        self.addresses.borrow().clone()
+        self.peers.addresses()
     }
 
     /// Takes over the ranges of a shard of this node. A replica there that knows of no leader is asked
@@ -198,8 +195,9 @@ impl Context {
     }
 
     fn learn_view(&self, view: &View) {
-        self.peers.learn_view(view);
-        *self.addresses.borrow_mut() = self.peers.addresses();
+        for (node, address) in self.peers.take_view(view) {
+            self.peers.claim(node, &address);
+        }
         let users = view.ranges.iter();
         let users = users.filter(|range| range.descriptor.keyspace == Keyspace::User);
         let routes = users.map(|range| Route {

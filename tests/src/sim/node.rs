@@ -238,6 +238,7 @@ impl SimNode {
             node: self.record(),
             system: self.system.borrow().clone(),
             nodes_seen: NodeId(0),
+            is_at: Rc::new(|_, _| true),
             on_fatal: Rc::new(move |why| {
                 fatal.borrow_mut().get_or_insert(why.to_string());
             }),
