@@ -68,11 +68,11 @@ pub struct CaughtUp {
     pub snapshots: usize,
 }
 
-/// Runs it.
+/// Runs it, with disks that say that so many bytes are free.
 ///
 /// # Errors
 /// Nothing could run any more, too much did, or something was violated.
-pub fn run_catch_up(seed: u64) -> Result<CaughtUp, String> {
+pub fn run_catch_up(seed: u64, free_bytes: u64) -> Result<CaughtUp, String> {
     let executor = Executor::start(seed);
     invariants::forget();
     let story = Rc::new(Story {
@@ -82,6 +82,9 @@ pub fn run_catch_up(seed: u64) -> Result<CaughtUp, String> {
         stop: Rc::default(),
         caught_up: Cell::default(),
     });
+    let nodes = story.cluster.nodes();
+    let platters = nodes.iter().flat_map(|node| node.platters());
+    platters.for_each(|platter| platter.free_bytes.set(free_bytes));
     let ended = executor.block_on(story.clone().tell());
     executor.end();
     ended?;
@@ -93,7 +96,7 @@ pub fn run_catch_up(seed: u64) -> Result<CaughtUp, String> {
 
 /// What is wrong with how the replica of a seed came back.
 pub fn failure(seed: u64) -> Option<String> {
-    match run_catch_up(seed) {
+    match run_catch_up(seed, u64::MAX) {
         Err(what) => Some(what),
         Ok(CaughtUp {
             after: Some(_),
