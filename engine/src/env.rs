@@ -121,6 +121,31 @@ pub trait File: 'static {
     fn read_at(&self, offset: u64, len: usize) -> impl Future<Output = io::Result<Vec<u8>>>;
 }
 
+/// What a file operation lacked that may be there again later: it failed, and may be tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// The disk is full, or the part of it that may be used.
+    Room,
+    /// File descriptors, memory or threads, of this process or of the machine.
+    Resources,
+}
+
+impl Lack {
+    /// What was lacking; `None`: the error is of another kind, and stays.
+    pub fn of(error: &io::Error) -> Option<Lack> {
+        // Linux's ENOMEM, EAGAIN, ENFILE and EMFILE; std names only some of them.
+        const LACKS: [i32; 4] = [12, 11, 23, 24];
+        match error.kind() {
+            io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge => Some(Lack::Room),
+            io::ErrorKind::OutOfMemory | io::ErrorKind::WouldBlock => Some(Lack::Resources),
+            _ if LACKS.map(Some).contains(&error.raw_os_error()) => Some(Lack::Resources),
+            _ => None,
+        }
+    }
+}
+
 /// One of the ways from a shard to another. What takes one does not wait behind what takes the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lane {

@@ -209,9 +209,11 @@ pub(super) async fn close<E: Env>(inner: &Rc<Inner<E>>) -> Result<(), Fatal> {
     loop {
         inner.store.poll()?;
         inner.store.wake_waiting();
-        if inner.store.disk_full() {
+        if inner.store.disk_full() || inner.store.is_starved() {
             // What is not in tables is in the log; the next start applies it again.
-            tracing::warn!("the disk is full: stopping without a last flush");
+            tracing::warn!(
+                "the disk is full, or no file can be opened: stopping without a last flush"
+            );
             inner.background.borrow().stop.set(true);
             return Ok(());
         }

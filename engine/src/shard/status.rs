@@ -56,6 +56,8 @@ pub struct ShardStatus {
     pub pressure: f32,
     /// Whether writes are refused because the disk is full.
     pub disk_full: bool,
+    /// Whether its files wait for descriptors or memory.
+    pub starved: bool,
     /// Counters of the log.
     pub wal: WalStats,
     /// Counters of the tree.
@@ -117,6 +119,7 @@ pub(super) fn of<E: Env>(inner: &Inner<E>) -> ShardStatus {
         pinned_bytes: inner.pinned_bytes(),
         pressure: inner.store.pressure(),
         disk_full: inner.store.disk_full(),
+        starved: inner.store.is_starved(),
         wal: inner.wal.stats(),
         lsm: inner.store.stats(),
     }

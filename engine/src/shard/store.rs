@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use crate::env::{AsyncRuntime, Env, yield_now};
+use crate::env::{AsyncRuntime, Env, Lack, yield_now};
 use crate::error::Fatal;
 use crate::limits::{
     REPLAY_LEN_FREEZE, REPLAY_LEN_MAX, SESSION_ROWS_PER_TURN, SESSION_ROWS_UNSAVED_MAX,
@@ -525,7 +525,12 @@ impl<E: Env> Store<E> {
 
     /// Whether writes must be refused because the disk is full.
     pub fn disk_full(&self) -> bool {
-        self.lsm.borrow().pressure().disk_full
+        self.lsm.borrow().pressure().disk_full || self.wal.lack() == Some(Lack::Room)
+    }
+
+    /// Whether the log or the tables wait for file descriptors or memory.
+    pub fn is_starved(&self) -> bool {
+        self.stats().tables.starved || self.wal.lack() == Some(Lack::Resources)
     }
 
     /// Whether a memtable that was frozen is in tables.

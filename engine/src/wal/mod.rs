@@ -41,7 +41,8 @@
 //! received, and when it is applied.
 //!
 //! A failed write ends the log: every waiter and every later call gets the error, and the shard
-//! ends the process.
+//! ends the process. Only what the disk had no room for, or the process no resources, is tried again
+//! ([`patience`]).
 
 mod batch;
 mod body;
@@ -49,6 +50,7 @@ mod keeper;
 mod log;
 mod marks;
 mod page;
+mod patience;
 mod record;
 mod recovery;
 mod sealed;
@@ -61,6 +63,7 @@ use std::io;
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 
+use crate::env::Lack;
 use crate::limits::SEGMENT_LEN;
 use crate::types::{DataId, RangeId, ReplicaId};
 pub use body::Body;
@@ -292,6 +295,8 @@ pub enum WalError {
         message: String,
         /// The system's kind of error.
         kind: io::ErrorKind,
+        /// What the disk lacked, if that was the reason.
+        lack: Option<Lack>,
     },
     /// Bytes that were acknowledged are no longer what was written.
     #[error(
@@ -340,6 +345,7 @@ impl WalError {
             action,
             message,
             kind: error.kind(),
+            lack: Lack::of(error),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::task::{Poll, Waker};
 
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
-use crate::env::{AsyncRuntime, Disk, Env, File, Instant, Now};
+use crate::env::{AsyncRuntime, Disk, Env, File, Instant, Lack, Now};
 use crate::limits::BLOCK_LEN;
 use crate::types::{DataId, ReplicaId};
 use crate::wal::batch::{self, RECORDS_LEN_MAX};
@@ -79,6 +79,8 @@ pub struct Core<E: Env> {
     pub(super) dead: RefCell<Option<WalError>>,
     pub(super) on_failure: RefCell<Option<OnFailure>>,
     pub(super) closed: Cell<bool>,
+    /// What the disk lacks, so that the log waits.
+    pub(super) lack: Cell<Option<Lack>>,
     pub(super) writing_since: Cell<Option<Now<E>>>,
     pub(super) writer: RefCell<Option<Waker>>,
     pub(super) keeper: RefCell<Option<Waker>>,
@@ -146,6 +148,7 @@ impl<E: Env> Wal<E> {
             dead: RefCell::new(None),
             on_failure: RefCell::new(None),
             closed: Cell::new(false),
+            lack: Cell::new(None),
             writing_since: Cell::new(None),
             writer: RefCell::new(None),
             keeper: RefCell::new(None),
@@ -239,7 +242,13 @@ impl<E: Env> Wal<E> {
         self.core.writing_since.get()
     }
 
-    /// Writes what is pending and the mark of a clean stop. Nothing can be appended after.
+    /// What the disk lacks, so that the log waits for it.
+    pub fn lack(&self) -> Option<Lack> {
+        self.core.lack.get()
+    }
+
+    /// Writes what is pending and the mark of a clean stop, unless the disk lacks something. Nothing
+    /// can be appended after.
     ///
     /// # Errors
     /// The log has failed.
@@ -249,7 +258,7 @@ impl<E: Env> Wal<E> {
         core.wake_writer();
         // What was appended before is written; the mark must name the very last write.
         std::future::poll_fn(|cx| {
-            if core.writer_ended.get() {
+            if core.writer_ended.get() || core.lack.get().is_some() {
                 return Poll::Ready(());
             }
             *core.waiting_for_end.borrow_mut() = Some(cx.waker().clone());
@@ -258,6 +267,9 @@ impl<E: Env> Wal<E> {
         .await;
         if let Some(error) = core.dead.borrow().clone() {
             return Err(error);
+        }
+        if core.lack.get().is_some() {
+            return Ok(());
         }
         let (generation, number) = {
             let head = core.head.borrow();
@@ -496,18 +508,28 @@ impl<E: Env> Core<E> {
             (head.generation, file, head.offset, head.number, head.secret)
         };
         let len = batch::padded_len(chunk.bytes.len());
-        let mut buffer = file.buffer(len);
         let header = batch::Header {
             generation,
             number,
             len: chunk.bytes.len(),
         };
-        batch::encode(secret, header, &chunk.bytes, buffer.as_mut());
+        let write = || {
+            let mut buffer = file.buffer(len);
+            batch::encode(secret, header, &chunk.bytes, buffer.as_mut());
+            let written = file.write_at(buffer, offset);
+            async move {
+                let name = || segment::name(generation);
+                written
+                    .await
+                    .map_err(|e| WalError::io(&name(), "durable write", &e))
+            }
+        };
         let began = Now::<E>::now();
         self.writing_since.set(Some(began));
-        let result = file.write_at(buffer, offset).await;
+        // What was not written, or only a part, goes to the same place again.
+        let result = self.patiently(write).await;
         self.writing_since.set(None);
-        result.map_err(|e| WalError::io(&segment::name(generation), "durable write", &e))?;
+        result?;
         {
             let mut head = self.head.borrow_mut();
             head.offset += len as u64;

@@ -105,10 +105,6 @@ fn free_bytes(folder: &Path) -> io::Result<u64> {
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    fs::File::open(folder)?.sync_all()
-}
-
 /// Has what was written to a file through the page cache written to the disk, and waits for it. Whether
 /// it went well a sync tells.
 pub fn push_out(file: &fs::File) {
@@ -155,16 +151,24 @@ impl Disk for RingDisk {
         let new = name.to_owned();
         self.blocking(move |folder| {
             let path = folder.join(new);
-            let written = write_zeros(&path, len);
+            let synced = fs::File::open(folder)?;
+            // Finding out by writing would take the last room from others, again and again.
+            if free_bytes(folder)? < len {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let written = write_zeros(&path, len).and_then(|()| synced.sync_all());
             if written.is_err() {
                 // What a full disk has left of it is of no use to anyone.
                 let _ = fs::remove_file(&path);
             }
-            written?;
-            sync_folder(folder)
+            written
         })
         .await?;
-        self.open(name).await
+        let opened = self.open(name).await;
+        if opened.is_err() {
+            self.remove(name).await?;
+        }
+        opened
     }
 
     async fn open(&self, name: &str) -> io::Result<RingFile> {
@@ -186,8 +190,10 @@ impl Disk for RingDisk {
     async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let (from, to) = (from.to_owned(), to.to_owned());
         self.blocking(move |folder| {
+            // Once it is renamed nothing may be lacking.
+            let synced = fs::File::open(folder)?;
             fs::rename(folder.join(from), folder.join(to))?;
-            sync_folder(folder)
+            synced.sync_all()
         })
         .await
     }
@@ -195,8 +201,9 @@ impl Disk for RingDisk {
     async fn remove(&self, name: &str) -> io::Result<()> {
         let name = name.to_owned();
         self.blocking(move |folder| {
+            let synced = fs::File::open(folder)?;
             fs::remove_file(folder.join(name))?;
-            sync_folder(folder)
+            synced.sync_all()
         })
         .await
     }
