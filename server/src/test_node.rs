@@ -21,6 +21,7 @@ use rangedb_protocol::preamble::{ANSWER_LEN, Answer, Preamble};
 use rangedb_protocol::{FlatBufferBuilder, Reply, Request, RequestBody, Session, frame};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::descriptors::Seats;
 use crate::env::{Now, RingDisk, SystemClock, reactor};
 use crate::net::port::Port;
 use crate::peers::Peers;
@@ -49,6 +50,16 @@ impl TestNode {
     }
 
     pub fn start_in(folder: &Path, split_at: &[&str], limits: ClientLimits) -> TestNode {
+        TestNode::start_with(folder, split_at, limits, 1000)
+    }
+
+    /// A node that serves so many connections.
+    pub fn start_with(
+        folder: &Path,
+        split_at: &[&str],
+        limits: ClientLimits,
+        connections_max: usize,
+    ) -> TestNode {
         let shards = split_at.len() as u16 + 1;
         let port = Port::bind(
             "127.0.0.1:0",
@@ -66,6 +77,8 @@ impl TestNode {
             shards,
             started,
             limits,
+            clients: Seats::new(connections_max),
+            peers: Seats::new(connections_max),
         };
         let hlc = Hlc::new();
         let mut running = Vec::new();
@@ -78,6 +91,7 @@ impl TestNode {
             ready.push(hears);
             let keys = keys_of(split_at, usize::from(shard));
             let (hlc, orders) = (hlc.clone(), ordered.clone());
+            let node = node.clone();
             let serve = move || async move {
                 let (options, world) = engine(&folder, ShardId(shard), keys);
                 run(ShardSetup {

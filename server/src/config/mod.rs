@@ -96,6 +96,10 @@ pub struct ShardMemory {
     pub block_cache: u64,
     /// Entries of the log.
     pub entry_cache: usize,
+    /// Requests of clients that have not come whole.
+    pub frames: usize,
+    /// Replies that clients have not taken.
+    pub unsent: usize,
 }
 
 impl Config {
@@ -176,6 +180,9 @@ impl Config {
             memtable: (share / 32).clamp(2 << 20, 32 << 20) as usize,
             block_cache: share / 2,
             entry_cache: (share / 16).clamp(4 << 20, 64 << 20) as usize,
+            // At least a frame of the longest.
+            frames: (share / 16).clamp(12 << 20, 256 << 20) as usize,
+            unsent: (share / 8).clamp(16 << 20, 256 << 20) as usize,
         }
     }
 }

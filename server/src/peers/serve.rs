@@ -18,14 +18,18 @@ use tokio::sync::Notify;
 use super::carry::{self, Carried};
 use super::input::{self, Input, RECEIVE_LEN, Received};
 use super::{Hello, Met, OLDER_FOLDER, enroll, kind, same_secret};
+use crate::descriptors::Seat;
 use crate::env::GlommioRuntime;
 use crate::env::reactor::{self, TcpStream};
-use crate::shard::context::Context;
+use crate::net::greetings::Greeting;
+use crate::shard::context::{Context, Held};
 
 /// Questions and carried requests that are answered at a time, of one link.
 const QUESTIONS_MAX: usize = 256;
 const CARRIED_MAX: usize = carry::CARRIED_MAX;
-/// The first frame must come within this.
+/// The first frame is no longer, since whoever sends it is not known yet.
+const HELLO_LEN_MAX: usize = 64 << 10;
+/// It must come within this.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One link, as seen from the answering side.
@@ -39,14 +43,14 @@ struct Served {
 }
 
 /// Serves a link after its preamble was answered.
-pub async fn serve(context: Rc<Context>, stream: TcpStream) {
+pub async fn serve(context: Rc<Context>, stream: TcpStream, greeting: Greeting) {
     let (mut reader, mut writer) = stream.split();
-    let mut input = Input::default();
+    let mut input = Input::new(HELLO_LEN_MAX);
     let first = GlommioRuntime::timeout(HELLO_TIMEOUT, input.receive(&mut reader));
-    let first = match first.await {
-        Ok(Ok(first)) => first,
-        Ok(Err(error)) => return ended(&context, &error),
-        Err(_) => return,
+    let first = match greeting.unless_evicted(first).await {
+        Some(Ok(Ok(first))) => first,
+        Some(Ok(Err(error))) => return ended(&context, &error),
+        Some(Err(_)) | None => return,
     };
     match first.kind {
         kind::ENROLL => {
@@ -57,8 +61,10 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream) {
             let _ = writer.write_all(&bytes).await;
         }
         kind::HELLO => {
-            let hello = match check(&context, &first.body) {
-                Ok(hello) => hello,
+            let checked = check(&context, &first.body);
+            let seated = checked.and_then(|hello| Ok((hello, take_seat(&context)?)));
+            let (hello, _seat) = match seated {
+                Ok(seated) => seated,
                 Err(reason) => {
                     let mut bytes = Vec::new();
                     frame::encode(first.id, kind::REFUSED, reason.as_bytes(), &mut bytes);
@@ -83,6 +89,9 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream) {
                 }
             }
             context.peers.claim(hello.from, &hello.address);
+            drop(greeting);
+            let _counted = Held::new(&context.connected);
+            input.accept_long();
             let served = Rc::new(Served::default());
             served.output.replace(bytes);
             let sending = reactor::spawn_local(send(served.clone(), writer));
@@ -105,6 +114,12 @@ fn ended(context: &Context, error: &io::Error) {
         true => tracing::warn!(%error, "a link from another node ended"),
         false => tracing::debug!(%error, "a link ended"),
     }
+}
+
+/// A seat for a peer that is known.
+fn take_seat(context: &Context) -> Result<Seat, String> {
+    let full = "this node has too many connections of other nodes; see its limit of open files";
+    context.node.peers.take().ok_or_else(|| full.to_owned())
 }
 
 /// What a peer says that knows the cluster's secret and means this node. If it does not, the

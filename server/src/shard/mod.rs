@@ -43,6 +43,8 @@ const DRAIN_CHECK: Duration = Duration::from_millis(2);
 /// How long connections may take to end once all is said.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// Looks within the time that a frame may stand still.
+const FRAME_LOOKS: u32 = 8;
 /// How often a shard looks whether its ranges are others, or are led elsewhere.
 const TELL_ROUTES_EVERY: Duration = Duration::from_millis(25);
 
@@ -145,6 +147,7 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
         .flat_map(|inbox| read(&context, inbox))
         .collect();
     let socket = TcpListener::attach(setup.socket.listen()?.into())?;
+    let watching = reactor::spawn_local(end_stalled(context.clone()));
     let accepting = reactor::spawn_local(listener::accept(socket, context.clone()));
     // Nobody waits any more if the node gave up meanwhile; then the order to stop is there.
     let _ = setup.ready.send(());
@@ -162,7 +165,19 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     }
     reporting.cancel().await;
     telling.cancel().await;
+    watching.cancel().await;
     Ok(())
+}
+
+/// Cuts off clients whose frames do not go on, for all connections at once: an idle one costs nothing.
+async fn end_stalled(context: Rc<Context>) {
+    let timeout = context.node.limits.frame_timeout;
+    loop {
+        GlommioRuntime::sleep(timeout / FRAME_LOOKS).await;
+        if context.buffers.has_unfinished() {
+            context.end_stalled(Now::now());
+        }
+    }
 }
 
 /// Answers the admin pages' questions.

@@ -121,6 +121,16 @@ impl DataDir {
         look::part(&self.path, shard, "wal")
     }
 
+    /// How many tables there are, of all shards.
+    pub fn count_tables(&self) -> usize {
+        let folders = (0..self.identity.shards).map(|shard| self.tables(shard).join("tables"));
+        // Where there is no folder there are none.
+        folders
+            .filter_map(|folder| fs::read_dir(folder).ok())
+            .map(Iterator::count)
+            .sum()
+    }
+
     /// The folder of a shard's tables.
     pub fn tables(&self, shard: u16) -> PathBuf {
         look::part(&self.path, shard, "tables")
