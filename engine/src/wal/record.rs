@@ -21,6 +21,7 @@
 //! | 9 | a replica is gone | nothing |
 //! | 10 | data ids reserved | the last one (8); range and replica are 0 |
 //! | 12 | a snapshot was taken over | data id (8), its last log id, whether later entries stay (1), state |
+//! | 13 | whose log it is | the log's random id (16), the node's start (8), flushes that its tables had taken (8); range and replica are 0 |
 //!
 //! A log id is term, leader and index (8 each). Descriptor, membership and state have their length
 //! (4) before them. The CRC of an entry is the one that its leader computed when it encoded the
