@@ -266,11 +266,12 @@ fn a_shard_that_failed_is_avoided_while_there_is_another() {
     case.pass(5);
     case.lost = vec![3];
     case.pass(1);
+    // The system range has lost one, too, and takes the other free node.
     let (new, _) = case.planned().expect("a change");
-    assert_eq!(new, [4]);
-    case.manager.target_failed(at(4), case.now);
-    let (new, _) = case.planned().expect("a change");
-    assert_eq!(new, [5]);
+    assert!(new == [4] || new == [5], "{new:?}");
+    case.manager.target_failed(at(new[0]), case.now);
+    let (other, _) = case.planned().expect("a change");
+    assert_eq!(other, [9 - new[0]]);
 }
 
 #[test]
