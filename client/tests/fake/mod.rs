@@ -46,7 +46,7 @@ pub struct Life {
     pub cluster: AtomicU64,
     /// Whether it reads and says nothing at all any more.
     pub hangs: AtomicBool,
-    /// Whether it closes the connection that asks next.
+    /// Whether it closes every connection that asks.
     pub closes: AtomicBool,
     /// Who leads the only range, as it says; `None`: it does.
     pub leader: Mutex<Option<(u64, String)>>,
@@ -130,7 +130,7 @@ async fn serve(mut stream: TcpStream, life: Arc<Life>) {
         if life.hangs.load(Ordering::SeqCst) {
             return hang(stream).await;
         }
-        if life.closes.swap(false, Ordering::SeqCst) {
+        if life.closes.load(Ordering::SeqCst) {
             return;
         }
         let request = Request::decode(kind, &bytes[frame::HEADER_LEN..len]).unwrap();

@@ -293,6 +293,7 @@ fn who_cannot_be_served_is_told_why() {
         (
             Preamble {
                 role: Role::Peer,
+                version_max: crate::peers::VERSION,
                 ..fair
             },
             Verdict::RoleRefused,
