@@ -38,6 +38,8 @@ impl Peers {
             return false;
         }
         claims.insert(node, address.to_owned());
+        // A spawned task may run at once, and takes the lock itself.
+        drop(claims);
         let (peers, address) = (self.clone(), address.to_owned());
         reactor::spawn_local(async move { peers.look_into(node, &address).await }).detach();
         false
