@@ -2,14 +2,13 @@
 
 mod cli;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use rangedb_server::config::Config;
 use rangedb_server::config::raw::{BadConfig, Key, RawConfig};
-use rangedb_server::env::{signals, threads};
+use rangedb_server::env::threads;
 use rangedb_server::{logging, node};
 
 /// Keeps freed pages, so that a shard does not wait for the kernel's map lock.
@@ -29,7 +28,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs a node until SIGTERM or SIGINT; a second one ends it without waiting. SIGHUP does nothing.
+    /// Runs a node.
     Start(Box<StartArgs>),
     #[command(flatten)]
     Client(cli::CliCommand),
@@ -123,9 +122,8 @@ fn layers(arguments: &StartArgs) -> Result<RawConfig, BadConfig> {
 }
 
 fn start(arguments: &StartArgs) -> ExitCode {
-    signals::ignore_meaningless();
     let usage = |message: String| {
-        logging::last_words(&format!("rangedb: {message}"));
+        eprintln!("rangedb: {message}");
         ExitCode::from(EXIT_USAGE)
     };
     let raw = match layers(arguments) {
@@ -133,32 +131,23 @@ fn start(arguments: &StartArgs) -> ExitCode {
         Err(error) => return usage(error.to_string()),
     };
     if arguments.print_config {
-        return match write!(std::io::stdout(), "{}", raw.print()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => usage(format!("cannot print the settings: {error}")),
-        };
+        print!("{}", raw.print());
+        return ExitCode::SUCCESS;
     }
     let config = match Config::validate(&raw) {
         Ok(config) => config,
         Err(error) => return usage(error.to_string()),
     };
-    // First of all, so that every thread that is started inherits it.
-    if let Err(error) = threads::stay_on(&config.cpus) {
-        return usage(format!("cannot stay on --cpus: {error}"));
-    }
     if let Err(error) = logging::start(config.log, &config.log_level) {
         return usage(error);
     }
     logging::abort_on_panic();
     threads::use_small_pages();
     match node::run(&config) {
-        Ok(()) => {
-            logging::flush();
-            ExitCode::SUCCESS
-        }
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "the node ends");
-            logging::last_words(&format!("rangedb: {error}"));
+            eprintln!("rangedb: {error}");
             ExitCode::FAILURE
         }
     }

@@ -4,5 +4,4 @@ pub mod cluster;
 pub mod invariants;
 pub mod net;
 pub mod process;
-pub mod raw;
 pub mod sim;

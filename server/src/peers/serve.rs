@@ -17,19 +17,15 @@ use tokio::sync::Notify;
 
 use super::carry::{self, Carried};
 use super::input::{self, Input, RECEIVE_LEN, Received};
-use super::{Hello, Met, OLDER_FOLDER, enroll, kind, same_secret};
-use crate::descriptors::Seat;
+use super::{Hello, enroll, kind, same_secret};
 use crate::env::GlommioRuntime;
 use crate::env::reactor::{self, TcpStream};
-use crate::net::greetings::Greeting;
-use crate::shard::context::{Context, Held};
+use crate::shard::context::Context;
 
 /// Questions and carried requests that are answered at a time, of one link.
 const QUESTIONS_MAX: usize = 256;
 const CARRIED_MAX: usize = carry::CARRIED_MAX;
-/// The first frame is no longer, since whoever sends it is not known yet.
-const HELLO_LEN_MAX: usize = 64 << 10;
-/// It must come within this.
+/// The first frame must come within this.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One link, as seen from the answering side.
@@ -43,14 +39,14 @@ struct Served {
 }
 
 /// Serves a link after its preamble was answered.
-pub async fn serve(context: Rc<Context>, stream: TcpStream, greeting: Greeting) {
+pub async fn serve(context: Rc<Context>, stream: TcpStream) {
     let (mut reader, mut writer) = stream.split();
-    let mut input = Input::new(HELLO_LEN_MAX);
+    let mut input = Input::default();
     let first = GlommioRuntime::timeout(HELLO_TIMEOUT, input.receive(&mut reader));
-    let first = match greeting.unless_evicted(first).await {
-        Some(Ok(Ok(first))) => first,
-        Some(Ok(Err(error))) => return ended(&context, &error),
-        Some(Err(_)) | None => return,
+    let first = match first.await {
+        Ok(Ok(first)) => first,
+        Ok(Err(error)) => return ended(&context, &error),
+        Err(_) => return,
     };
     match first.kind {
         kind::ENROLL => {
@@ -61,39 +57,14 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream, greeting: Greeting) 
             let _ = writer.write_all(&bytes).await;
         }
         kind::HELLO => {
-            let checked = check(&context, &first.body);
-            let seated = checked.and_then(|hello| Ok((hello, take_seat(&context)?)));
-            let (hello, _seat) = match seated {
-                Ok(seated) => seated,
-                Err(reason) => {
-                    let mut bytes = Vec::new();
-                    frame::encode(first.id, kind::REFUSED, reason.as_bytes(), &mut bytes);
-                    // A peer that has gone asks again.
-                    let _ = writer.write_all(&bytes).await;
-                    return;
-                }
-            };
-            let lives = &context.peers.lives;
-            let met = lives.meet(hello.from, hello.welcome);
-            let mut bytes = Vec::new();
-            let welcome = lives.welcome(hello.from).encode();
-            frame::encode(first.id, kind::WELCOME, &welcome, &mut bytes);
-            match met {
-                Met::Known => {}
-                Met::New => super::remember(&context.peers).await,
-                Met::Older => {
-                    tracing::warn!(node = %hello.from, address = hello.address, "{OLDER_FOLDER}");
-                    // It learns so from the welcome. It may have gone.
-                    let _ = writer.write_all(&bytes).await;
-                    return;
-                }
+            if let Err(reason) = check(&context, &first.body) {
+                let mut bytes = Vec::new();
+                frame::encode(first.id, kind::REFUSED, reason.as_bytes(), &mut bytes);
+                // A peer that has gone asks again.
+                let _ = writer.write_all(&bytes).await;
+                return;
             }
-            context.peers.claim(hello.from, &hello.address);
-            drop(greeting);
-            let _counted = Held::new(&context.connected);
-            input.accept_long();
             let served = Rc::new(Served::default());
-            served.output.replace(bytes);
             let sending = reactor::spawn_local(send(served.clone(), writer));
             let received = receive(&context, &served, &mut reader, input).await;
             if let Err(error) = received {
@@ -116,15 +87,9 @@ fn ended(context: &Context, error: &io::Error) {
     }
 }
 
-/// A seat for a peer that is known.
-fn take_seat(context: &Context) -> Result<Seat, String> {
-    let full = "this node has too many connections of other nodes; see its limit of open files";
-    context.node.peers.take().ok_or_else(|| full.to_owned())
-}
-
-/// What a peer says that knows the cluster's secret and means this node. If it does not, the
-/// reason, in words for the other side's log; it is logged here, too, now and then.
-fn check(context: &Context, body: &[u8]) -> Result<Hello, String> {
+/// Whether a peer knows the cluster's secret and means this node; then its address is learnt. If
+/// not, the reason, in words for the other side's log; it is logged here, too, now and then.
+fn check(context: &Context, body: &[u8]) -> Result<(), String> {
     let (peers, node) = (&context.peers, &context.node);
     let Some(hello) = Hello::decode(body) else {
         return Err("its greeting cannot be read: it runs another version".to_owned());
@@ -140,7 +105,8 @@ fn check(context: &Context, body: &[u8]) -> Result<Hello, String> {
         let here = context.shard.location();
         format!("this is shard {here}, not shard {}", hello.to)
     } else {
-        return Ok(hello);
+        peers.learn(hello.from, &hello.address);
+        return Ok(());
     };
     let (from, address) = (hello.from, &hello.address);
     if peers.is_news(&format!("{from} {address} {reason}")) {
