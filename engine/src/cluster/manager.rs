@@ -80,6 +80,8 @@ pub struct Manager<E: Env> {
     settings: Vec<Setting>,
     /// Which node was given its id for which token.
     tokens: BTreeMap<u128, NodeId>,
+    /// Ids whose rows are being made durable, by token: a node may ask at several addresses at once.
+    offered: BTreeMap<u128, u64>,
     /// The first ids that were never given.
     next_node: u64,
     next_replica: u64,
@@ -104,6 +106,7 @@ impl<E: Env> Manager<E> {
             ranges: BTreeMap::new(),
             settings: Vec::new(),
             tokens: BTreeMap::new(),
+            offered: BTreeMap::new(),
             next_node: FIRST_JOINED,
             next_replica: record::FIRST_NEW_REPLICA,
             view: View {
@@ -166,8 +169,12 @@ impl<E: Env> Manager<E> {
         if let Some(node) = self.tokens.get(&token) {
             return (*node, Vec::new());
         }
-        let id = self.next_node.max(self.last_node() + 1);
-        self.next_node = id + 1;
+        let id = self.offered.get(&token).copied().unwrap_or_else(|| {
+            let id = self.next_node.max(self.last_node() + 1);
+            self.next_node = id + 1;
+            self.offered.insert(token, id);
+            id
+        });
         let rows = vec![
             (record::NEXT_NODE.into(), record::encode(&self.next_node)),
             (record::token_key(token), record::encode(&id)),
@@ -177,6 +184,7 @@ impl<E: Env> Manager<E> {
 
     /// A token's row is durable.
     pub fn gave_node_id(&mut self, token: u128, node: NodeId) {
+        self.offered.remove(&token);
         self.tokens.insert(token, node);
     }
 

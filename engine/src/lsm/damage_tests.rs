@@ -12,6 +12,9 @@ use crate::types::DataId;
 const DATA_ID: DataId = DataId(3);
 const MEMTABLE_BYTES: usize = 1 << 20;
 const KEYS: u64 = 60;
+/// One byte in so many is tried: an odd number, so that all bits have their turn. Each try opens
+/// the tables anew.
+const STEP: usize = 7;
 /// Versions up to here are those of the first flush.
 const FIRST: u64 = 1_000;
 
@@ -120,7 +123,10 @@ fn a_flipped_bit_in_any_file_is_an_error_or_harmless() {
     let (mut errors, mut harmless) = (0, 0);
     for path in files(folder.path()) {
         let good = fs::read(&path).expect("readable");
-        for at in (0..good.len()).filter(|at| !is_beyond_memory(&good, *at)) {
+        for at in (0..good.len()).step_by(STEP) {
+            if is_beyond_memory(&good, at) {
+                continue;
+            }
             let mut bad = good.clone();
             bad[at] ^= 1 << (at % 8);
             fs::write(&path, &bad).expect("written");
@@ -140,7 +146,7 @@ fn a_flipped_bit_in_any_file_is_an_error_or_harmless() {
         fs::write(&path, &good).expect("written");
     }
     assert!(
-        errors > 1_000 && harmless < errors / 2,
+        errors > 1_000 / STEP && harmless < errors / 2,
         "{errors}, {harmless}"
     );
     let again = read(&open(folder.path()).expect("opens")).expect("readable");
@@ -153,7 +159,11 @@ fn a_compaction_that_meets_a_flipped_bit_changes_nothing() {
     fill(folder.path());
     let expected = read(&open(folder.path()).expect("opens")).expect("readable");
     let mut refused = 0;
-    for path in files(&folder.path().join("tables")) {
+    let tables = folder.path().join("tables");
+    for path in files(folder.path()) {
+        if !path.starts_with(&tables) {
+            continue;
+        }
         let good = fs::read(&path).expect("readable");
         for at in (0..good.len()).step_by(97) {
             let copy = tempfile::tempdir().expect("a temporary folder");

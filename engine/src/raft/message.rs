@@ -688,6 +688,24 @@ mod tests {
     }
 
     #[test]
+    fn an_append_with_other_bytes_than_its_leader_encoded_is_none() {
+        let append = samples().swap_remove(0);
+        let good = encode(ENVELOPE, &append).to_vec();
+        for body in [&b"commands"[..], b"members"] {
+            let found = good.windows(body.len()).position(|bytes| bytes == body);
+            let begin = found.expect("the body is there");
+            // The checksum and the length stand before it.
+            for at in (begin - 8..begin - 4).chain(begin..begin + body.len()) {
+                for bit in 0..8 {
+                    let mut bad = good.clone();
+                    bad[at] ^= 1 << bit;
+                    assert_eq!(decode(bad.into()), None, "bit {bit} of byte {at}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn answers_are_read_back() {
         let vote = Vote {
             term: 4,
