@@ -22,7 +22,7 @@ use crate::session::{Session, Write};
 const TIMEOUT_MAX: Duration = Duration::from_hours(24);
 /// A node that has not answered a try for so long may be gone: the call is tried elsewhere.
 const TRY_TIMEOUT: Duration = Duration::from_millis(1500);
-/// A node that has not answered a try for so long, or for a quarter of the time that is left, may have
+/// A node that has not answered a try within this, or a quarter of the remaining time, may have
 /// lost the range to another: others are asked, while the try goes on.
 const LOOK_ELSEWHERE: Duration = Duration::from_millis(500);
 

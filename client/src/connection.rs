@@ -5,7 +5,7 @@
 //! copying. A third looks for requests whose time is up. A request's number is used again only after
 //! its reply has come. A caller may ask to hear when its request goes unanswered for a while: it waits
 //! on, and can look elsewhere meanwhile. When one of the tasks ends, for whatever reason, the
-//! connection is broken, and everyone who waits is told.
+//! connection is broken, and every waiting caller gets an error.
 //!
 //! A peer that has vanished without a word is noticed when a request is overdue by [`SILENT`] and
 //! nothing at all was received for as long, and by the kernel's own questions while nothing is asked.
@@ -79,7 +79,7 @@ struct Waiting {
     /// `None`: nobody waits any more.
     caller: Option<oneshot::Sender<Heard>>,
     patience: Patience,
-    /// When the caller is told that there is no reply yet.
+    /// The time at which the caller learns that there is no reply yet.
     tell_at: Option<Instant>,
 }
 
@@ -152,7 +152,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the connection: everyone who waits is told.
+    /// Ends the connection: every waiting caller gets an error.
     fn break_off(&self, reason: &str) {
         let waiting = {
             let mut state = self.lock();

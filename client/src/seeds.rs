@@ -1,4 +1,4 @@
-//! The nodes that a client was given: whom it meets first, and whom it asks where keys are.
+//! The nodes that a client was given: the one that it meets first, and those that it asks for routes.
 //!
 //! None of them may cost the others' time: the next is asked, too, as soon as one has said nothing
 //! for a while. A client that was not told which cluster it belongs to meets the nodes in the order

@@ -66,7 +66,7 @@ pub enum Error {
         crate::hlc::MAX_CLOCK_OFFSET_MS
     )]
     ClockOutOfBounds {
-        /// Which timestamp.
+        /// The kind of timestamp, as the message names it.
         what: &'static str,
         /// By how much, rounded up.
         ahead_ms: u64,
