@@ -7,6 +7,7 @@
 
 use std::future::Future;
 use std::io;
+use std::task::Poll;
 
 use bytes::Bytes;
 pub use openraft_rt::{AsyncRuntime, Instant};
@@ -42,6 +43,19 @@ pub trait Env: Copy + std::fmt::Debug + Default + Eq + Ord + 'static {
     fn leases_count() -> bool {
         true
     }
+}
+
+/// Lets every other task that is ready run once.
+pub(crate) async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// A point in time of the environment's boot-time clock.
@@ -84,6 +98,8 @@ pub trait Disk: Clone + 'static {
     fn rename(&self, from: &str, to: &str) -> impl Future<Output = io::Result<()>>;
     /// Removes a file; durable when this returns.
     fn remove(&self, name: &str) -> impl Future<Output = io::Result<()>>;
+    /// Bytes that can still be written to the disk on which the folder is.
+    fn free_bytes(&self) -> impl Future<Output = io::Result<u64>>;
 }
 
 /// An open file of a [`Disk`].
@@ -103,6 +119,31 @@ pub trait File: 'static {
     fn write_at(&self, buffer: Self::Buffer, offset: u64) -> impl Future<Output = io::Result<()>>;
     /// Reads `len` bytes; fewer only at the end of the file.
     fn read_at(&self, offset: u64, len: usize) -> impl Future<Output = io::Result<Vec<u8>>>;
+}
+
+/// What a file operation lacked that may be there again later: it failed, and may be tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// The disk is full, or the part of it that may be used.
+    Room,
+    /// File descriptors, memory or threads, of this process or of the machine.
+    Resources,
+}
+
+impl Lack {
+    /// What was lacking; `None`: the error is of another kind, and stays.
+    pub fn of(error: &io::Error) -> Option<Lack> {
+        // Linux's ENOMEM, EAGAIN, ENFILE and EMFILE; std names only some of them.
+        const LACKS: [i32; 4] = [12, 11, 23, 24];
+        match error.kind() {
+            io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge => Some(Lack::Room),
+            io::ErrorKind::OutOfMemory | io::ErrorKind::WouldBlock => Some(Lack::Resources),
+            _ if LACKS.map(Some).contains(&error.raw_os_error()) => Some(Lack::Resources),
+            _ => None,
+        }
+    }
 }
 
 /// One of the ways from a shard to another. What takes one does not wait behind what takes the other.

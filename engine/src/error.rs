@@ -142,6 +142,24 @@ pub enum Fatal {
          was copied, give the copy up"
     )]
     Superseded(crate::types::NodeId),
+    /// The folder is an older one of the node.
+    #[error(
+        "this data folder is older than what node {node} has already run on (start {start}, the \
+         cluster has seen start {seen}), or another copy of it: it was restored from a backup, or \
+         copied. It must not rejoin, since it lacks what the node has acknowledged since. Start the \
+         node with an empty --data-dir and --join NODES: it gets its replicas anew"
+    )]
+    OldFolder {
+        /// The node.
+        node: crate::types::NodeId,
+        /// Which start of the folder this is.
+        start: u64,
+        /// The last start that was seen.
+        seen: u64,
+    },
+    /// A part of the shard's folder is missing, or is not the one that belongs there.
+    #[error(transparent)]
+    Folder(#[from] crate::shard::FolderFault),
     /// Log and tables contradict each other.
     #[error("inconsistent state: {0}")]
     Inconsistent(String),

@@ -3,6 +3,8 @@
 //! Those that a client can meet are the wire protocol's too (`protocol/src/limits.rs`); the server
 //! asserts that both files agree. Sizes in bytes.
 
+use std::time::Duration;
+
 /// Longest key of a user.
 pub const KEY_LEN_MAX: usize = 4 << 10;
 /// Longest value.
@@ -18,6 +20,9 @@ pub const ENTRY_LEN_MAX: usize = 4 << 20;
 pub const ENTRY_COMMANDS_MAX: usize = 4096;
 /// Entries of one range that its leader keeps in flight.
 pub const ENTRIES_IN_FLIGHT_MAX: usize = 8;
+/// Bytes of writes that wait or are in flight, of all ranges of a shard: see
+/// [`crate::range::budget`].
+pub const SHARD_WRITES_LEN_MAX: usize = 128 << 20;
 /// Commands that wait for a place in an entry, of one range.
 pub const PROPOSALS_WAITING_MAX: usize = 16 << 10;
 /// Bytes that wait for a place in an entry, of one range.
@@ -32,10 +37,19 @@ pub const SCAN_STEPS_PER_TURN: usize = 512;
 
 /// How long a session pair that its client has not called answered is remembered, in log time.
 pub const SESSION_WINDOW_MS: u64 = 10 * 60 * 1000;
-/// Clients that one range remembers; the one silent longest goes first.
-pub const SESSION_CLIENTS_MAX: usize = 1 << 20;
-/// Unanswered pairs of one client that one range remembers; the oldest go first, for good.
+/// Bytes of clients and pairs that one range remembers, as [`crate::range::sessions`] reckons them; the
+/// client silent longest goes first. Part of what replicas must agree on: a change needs a new version
+/// of the entries in the log.
+pub const SESSIONS_LEN_MAX: usize = 64 << 20;
+/// Unanswered pairs of one client that one range remembers, and their bytes; the oldest go first, for
+/// good. As above.
 pub const SESSION_PAIRS_OF_CLIENT_MAX: usize = 16 << 10;
+/// See [`SESSION_PAIRS_OF_CLIENT_MAX`].
+pub const SESSION_CLIENT_LEN_MAX: usize = 8 << 20;
+/// Rows of session tables that a shard leaves to its next freeze, which writes them in one turn.
+pub const SESSION_ROWS_UNSAVED_MAX: usize = 4096;
+/// Rows of a session table that are saved, exported or loaded in one turn.
+pub const SESSION_ROWS_PER_TURN: usize = 256;
 
 /// Log bytes that are read at once for a follower: one message, unless a single entry is longer.
 pub const LOG_READ_LEN_MAX: usize = 4 << 20;
@@ -47,6 +61,14 @@ pub const SMALL_APPEND_LEN_MAX: usize = 256 << 10;
 pub const ENTRIES_KEPT: u64 = 1_000;
 /// With more segments of the log than this nothing is kept for replicas that are behind.
 pub const WAL_SEGMENTS_FULL: usize = 8;
+/// And only when it has been so for this long: what was just purged has time to go.
+pub const LOG_FULL_PATIENCE: Duration = Duration::from_secs(2);
+/// Log bytes that a shard keeps for replicas that take over a snapshot.
+pub const PINNED_LEN_MAX: u64 = 64 << 30;
+/// And no more than this part of what is free on the disk, which a node's shards share.
+pub const PINNED_DISK_PART: u64 = 4;
+/// And no more entries: each takes some memory.
+pub const PINNED_ENTRIES_MAX: usize = 4 << 20;
 /// Size of a WAL segment.
 pub const SEGMENT_LEN: usize = 64 << 20;
 /// Unit of the WAL's writes: what O_DIRECT asks for.
@@ -65,11 +87,16 @@ const _: () = {
     assert!(BATCH_LEN_MAX <= ENTRY_LEN_MAX);
     assert!(BATCH_OPS_MAX <= ENTRY_COMMANDS_MAX);
     assert!(KEY_LEN_MAX + VALUE_LEN_MAX <= BATCH_LEN_MAX);
+    assert!(
+        PROPOSAL_BYTES_WAITING_MAX + ENTRIES_IN_FLIGHT_MAX * ENTRY_LEN_MAX
+            <= SHARD_WRITES_LEN_MAX / 2
+    );
     assert!(ENTRY_LEN_MAX * 3 / 2 <= WAL_BATCH_LEN_MAX);
     assert!(WAL_BATCH_LEN_MAX.is_multiple_of(BLOCK_LEN));
     assert!(SEGMENT_LEN.is_multiple_of(BLOCK_LEN));
     assert!(WAL_BATCH_LEN_MAX < SEGMENT_LEN);
     assert!(WAL_BATCH_LEN_MAX * 2 <= WAL_WAITING_LEN_MAX);
     assert!(REPLAY_LEN_FREEZE < REPLAY_LEN_MAX);
+    assert!(SESSION_CLIENT_LEN_MAX < SESSIONS_LEN_MAX);
     assert!(KEY_LEN_MAX < u16::MAX as usize);
 };

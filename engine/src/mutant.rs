@@ -45,11 +45,17 @@ pub enum Mutant {
     RetryUnderNewPair,
     /// A frame of another node is taken whatever its checksums say.
     DamagedFrameTaken,
+    /// The log is purged as if no snapshot were under way.
+    SnapshotPinsNoLog,
+    /// Log, tables and `node.json` are not compared at a start: a log that was lost begins anew.
+    FreshLogOverOldTables,
+    /// A replica that has lost what it had acknowledged goes on voting and acknowledging.
+    OldFolderVotes,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 19] = [
+    pub const ALL: [Mutant; 22] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -69,6 +75,9 @@ impl Mutant {
         Mutant::MovedAfterApply,
         Mutant::RetryUnderNewPair,
         Mutant::DamagedFrameTaken,
+        Mutant::SnapshotPinsNoLog,
+        Mutant::FreshLogOverOldTables,
+        Mutant::OldFolderVotes,
     ];
 }
 

@@ -5,8 +5,12 @@
 //! the engine's shard answers. [`mod@env`] is what the engine sees of the machine. [`node`] starts it
 //! all by the settings of [`config`] on the folder of [`env::data_dir`]; [`admin`] shows it.
 
+// They panic when they cannot print: see `logging`.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod admin;
 pub mod config;
+pub mod descriptors;
 
 pub mod env;
 pub mod handler;

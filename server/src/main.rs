@@ -2,13 +2,14 @@
 
 mod cli;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use rangedb_server::config::Config;
 use rangedb_server::config::raw::{BadConfig, Key, RawConfig};
-use rangedb_server::env::threads;
+use rangedb_server::env::{signals, threads};
 use rangedb_server::{logging, node};
 
 /// Keeps freed pages, so that a shard does not wait for the kernel's map lock.
@@ -28,7 +29,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs a node.
+    /// Runs a node until SIGTERM or SIGINT; a second one ends it without waiting. SIGHUP does nothing.
     Start(Box<StartArgs>),
     #[command(flatten)]
     Client(cli::CliCommand),
@@ -122,8 +123,9 @@ fn layers(arguments: &StartArgs) -> Result<RawConfig, BadConfig> {
 }
 
 fn start(arguments: &StartArgs) -> ExitCode {
+    signals::ignore_meaningless();
     let usage = |message: String| {
-        eprintln!("rangedb: {message}");
+        logging::last_words(&format!("rangedb: {message}"));
         ExitCode::from(EXIT_USAGE)
     };
     let raw = match layers(arguments) {
@@ -131,23 +133,32 @@ fn start(arguments: &StartArgs) -> ExitCode {
         Err(error) => return usage(error.to_string()),
     };
     if arguments.print_config {
-        print!("{}", raw.print());
-        return ExitCode::SUCCESS;
+        return match write!(std::io::stdout(), "{}", raw.print()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => usage(format!("cannot print the settings: {error}")),
+        };
     }
     let config = match Config::validate(&raw) {
         Ok(config) => config,
         Err(error) => return usage(error.to_string()),
     };
+    // First of all, so that every thread that is started inherits it.
+    if let Err(error) = threads::stay_on(&config.cpus) {
+        return usage(format!("cannot stay on --cpus: {error}"));
+    }
     if let Err(error) = logging::start(config.log, &config.log_level) {
         return usage(error);
     }
     logging::abort_on_panic();
     threads::use_small_pages();
     match node::run(&config) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            logging::flush();
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             tracing::error!(%error, "the node ends");
-            eprintln!("rangedb: {error}");
+            logging::last_words(&format!("rangedb: {error}"));
             ExitCode::FAILURE
         }
     }

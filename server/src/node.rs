@@ -5,7 +5,9 @@
 //! everything is durable; at a second signal it ends at once; at a fatal error of any shard the
 //! whole process aborts, since nothing continues on bad state.
 
-use std::io::{self, Write};
+mod first;
+
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant as StdInstant};
@@ -17,19 +19,18 @@ use rangedb_engine::error::Fatal;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::limits::{ENTRIES_KEPT, SEGMENT_LEN, SMALL_APPEND_LEN_MAX};
 use rangedb_engine::lsm::{LsmTables, TableOptions};
-use rangedb_engine::range::Keyspace;
-use rangedb_engine::shard::{InitialRange, ShardOptions};
-use rangedb_engine::types::{
-    KeyRange, Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE, ShardId,
-};
+use rangedb_engine::shard::{FolderMark, InitialRange, ShardOptions};
+use rangedb_engine::types::{Location, NodeId, ShardId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::api::Api;
 use crate::admin::{self, Pages, Phase, Serving};
 use crate::config::{Config, ShardMemory};
-use crate::env::data_dir::{BadFolder, Birth, DataDir, FOUNDER};
+use crate::descriptors::{Needs, Seats, Shares, TooFew};
+use crate::env::data_dir::{BadFolder, Birth, DataDir, FOUNDER, Wanted};
 use crate::env::{GlommioEnv, Now, RingDisk, SystemClock, kernel, push_out, reactor, threads};
+use crate::logging;
 use crate::net::port::{HELD_PATIENCE, Port, PortError};
 use crate::peers::link::Links;
 use crate::peers::{Peers, enroll};
@@ -43,6 +44,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 const IO_MEMORY: usize = 64 << 10;
 /// Questions of the admin pages that wait for a shard.
 const REPORTS_MAX: usize = 4;
+/// Signals that come so soon after the first are the same wish: `timeout` and some supervisors send
+/// one to the process and another to its group.
+const SAME_WISH: Duration = Duration::from_millis(500);
 /// Exit code of a second signal, as of a process that SIGINT ended.
 const EXIT_AT_ONCE: i32 = 130;
 
@@ -52,6 +56,12 @@ pub enum NodeError {
     /// The machine lacks something.
     #[error(transparent)]
     Kernel(#[from] kernel::Missing),
+    /// There is too little memory for the folder's shards.
+    #[error("{0}; give more with --memory, or fewer --shards to a new folder")]
+    Memory(String),
+    /// Too few files may be open.
+    #[error(transparent)]
+    Descriptors(#[from] TooFew),
     /// The folder cannot be used.
     #[error(transparent)]
     Folder(#[from] BadFolder),
@@ -72,8 +82,7 @@ pub enum NodeError {
 /// Prints a fatal error and ends the process: other replicas take over.
 fn die(what: &str, fatal: &dyn std::fmt::Display) -> ! {
     tracing::error!(what, error = %fatal, "fatal");
-    // Standard error may be gone; there is nobody left to tell.
-    let _ = writeln!(io::stderr(), "rangedb: fatal: {what}: {fatal}");
+    logging::last_words(&format!("rangedb: fatal: {what}: {fatal}"));
     threads::abort()
 }
 
@@ -83,12 +92,27 @@ fn die(what: &str, fatal: &dyn std::fmt::Display) -> ! {
 /// It could not start, or a shard could not be closed.
 pub fn run(config: &Config) -> Result<(), NodeError> {
     kernel::check()?;
-    threads::stay_on(&config.cpus).map_err(|e| NodeError::Start("on --cpus", e.to_string()))?;
+    // Before anything is touched. The folder says how many shards it has if nobody else does.
+    let shards = if config.shards_given {
+        config.shards
+    } else {
+        1
+    };
+    let shares = divide_descriptors(config, shards, 0)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let runtime = runtime.map_err(|e| NodeError::Start("the control thread", e.to_string()))?;
-    runtime.block_on(control(config))
+    runtime.block_on(control(config, shares.http))
+}
+
+fn divide_descriptors(config: &Config, shards: u16, tables: usize) -> Result<Shares, TooFew> {
+    let needs = Needs {
+        shards: usize::from(shards),
+        tables,
+        has_peers: !config.cluster_secret.is_empty(),
+    };
+    Shares::new(kernel::open_files(), needs)
 }
 
 /// Opens the folder, or makes it: as a part of the cluster of --join, or for a new one. The folder
@@ -96,13 +120,14 @@ pub fn run(config: &Config) -> Result<(), NodeError> {
 async fn open_folder(config: &Config, pages: &admin::Node) -> Result<DataDir, NodeError> {
     let (ask, asked) = oneshot::channel::<String>();
     let (tell, told) = std::sync::mpsc::channel();
-    let (path, shards, split_at) = (
-        config.data_dir.clone(),
-        config.shards,
-        config.split_at.clone(),
-    );
+    let path = config.data_dir.clone();
+    let wanted = Wanted {
+        shards: config.shards_given.then_some(config.shards),
+        shards_if_new: config.shards,
+        split_at: config.split_at.clone(),
+    };
     let mut opening = tokio::task::spawn_blocking(move || {
-        DataDir::open(&path, shards, &split_at, |token| {
+        DataDir::open(&path, &wanted, |token| {
             // Both ends are gone if the node is stopped meanwhile.
             let _ = ask.send(token.to_owned());
             let stopped = || Err("the node was told to stop".to_owned());
@@ -137,6 +162,11 @@ async fn be_born(config: &Config, token: &str, pages: &admin::Node) -> Result<Bi
     let request = enroll::Request {
         secret: config.cluster_secret.clone(),
         token: token.to_owned(),
+        // A port that the system gives is not known yet.
+        address: match config.advertise.rsplit_once(':') {
+            Some((_, "0")) | None => String::new(),
+            Some(_) => config.advertise.clone(),
+        },
     };
     let waits = |reason: String| {
         tracing::info!(reason, "waiting for a place in the cluster");
@@ -205,31 +235,36 @@ impl Signals {
     }
 }
 
-async fn control(config: &Config) -> Result<(), NodeError> {
+async fn control(config: &Config, pages_max: usize) -> Result<(), NodeError> {
     let mut signals = Signals::take()?;
     let pages = Pages::bind(config.http)
         .await
         .map_err(|e| NodeError::Http(config.http, e))?;
     let http = pages.address;
     let node = Arc::new(admin::Node::default());
-    tokio::spawn(pages.serve(node.clone()));
+    tokio::spawn(pages.serve(node.clone(), pages_max));
 
     let prepare = async {
         let folder = open_folder(config, &node).await?;
+        let config = config.clone().with_shards(folder.identity.shards);
+        let config = config.map_err(NodeError::Memory)?;
         kernel::check_direct_io(&config.data_dir)?;
-        let around = look_around(config, &folder).await?;
+        let around = look_around(&config, &folder).await?;
         let port = Port::bind(&config.listen, usize::from(config.shards), HELD_PATIENCE)?;
-        Ok::<_, NodeError>((folder, around, port))
+        Ok::<_, NodeError>((folder, config, around, port))
     };
-    let (folder, around, port) = tokio::select! {
+    let (folder, config, around, port) = tokio::select! {
         prepared = prepare => prepared?,
         () = signals.stop() => {
             tracing::info!("stopped before it had a place in a cluster");
             return Ok(());
         }
     };
+    let config = &config;
     let listen = port.address;
-    let (mut shards, peers) = start(config, &folder, port, &node, http)?;
+    let shares = divide_descriptors(config, config.shards, folder.count_tables())?;
+    tracing::info!(%shares, "file descriptors are divided");
+    let (mut shards, peers) = start(config, &folder, port, (&node, http), shares)?;
     let cluster = u128::from_str_radix(&folder.identity.cluster, 16).unwrap_or_default();
     for found in around.found {
         peers.learn(found.node, &found.address);
@@ -244,7 +279,9 @@ async fn control(config: &Config) -> Result<(), NodeError> {
         node.enter(Phase::Ready);
         let process = std::process::id();
         let count = config.shards;
-        println!("ready listen={listen} http={http} shards={count} pid={process}");
+        logging::announce(format!(
+            "ready listen={listen} http={http} shards={count} pid={process}"
+        ));
         tracing::info!(%listen, %http, shards = count, "ready");
         tokio::select! {
             () = signals.stop() => {}
@@ -258,6 +295,7 @@ async fn control(config: &Config) -> Result<(), NodeError> {
 /// Has all shards end, and waits for them.
 async fn drain(shards: &mut Shards, signals: &mut Signals) -> Result<(), NodeError> {
     tracing::info!("stopping: what is in flight gets 10 s; a second signal ends it at once");
+    let told = StdInstant::now();
     // A shard that has ended reads no orders.
     let _ = shards.orders.send(Order::Stop {
         until: Now::now() + DRAIN_TIMEOUT,
@@ -270,7 +308,11 @@ async fn drain(shards: &mut Shards, signals: &mut Signals) -> Result<(), NodeErr
                 None => break,
             },
             () = signals.stop() => {
+                if told.elapsed() < SAME_WISH {
+                    continue;
+                }
                 tracing::warn!("told to stop a second time: ending at once");
+                logging::flush();
                 std::process::exit(EXIT_AT_ONCE);
             }
         }
@@ -305,8 +347,8 @@ fn start(
     config: &Config,
     folder: &DataDir,
     port: Port,
-    pages: &admin::Node,
-    http: std::net::SocketAddr,
+    (pages, http): (&admin::Node, std::net::SocketAddr),
+    shares: Shares,
 ) -> Result<(Shards, Arc<Peers>), NodeError> {
     let count = config.shards;
     let (orders, ordered) = watch::channel(Order::Serve);
@@ -317,7 +359,9 @@ fn start(
         id: NodeId(folder.identity.node),
         shards: count,
         started: StdInstant::now(),
-        limits: ClientLimits::default(),
+        limits: limits(config, &shares),
+        clients: Seats::new(shares.clients),
+        peers: Seats::new(shares.peers),
     };
     // Port 0 is one that the system gives.
     let advertise = match config.advertise.rsplit_once(':') {
@@ -325,19 +369,29 @@ fn start(
         _ => config.advertise.clone(),
     };
     let identity = folder.identity.clone();
+    let life = NodeRecord::life(identity.starts, folder.random);
     let peers = Peers::new(
         config.cluster_secret.clone(),
         advertise.clone(),
         folder.path().to_owned(),
-        identity,
+        (identity, life),
     );
+    let (node_id, start) = (node.id, folder.identity.starts);
+    peers.lives.on_older(move |seen, was_accepted| {
+        let node = node_id;
+        let fatal = match was_accepted {
+            true => Fatal::Superseded(node),
+            false => Fatal::OldFolder { node, start, seen },
+        };
+        die("another node", &fatal);
+    });
     let peers = Arc::new(peers);
     let record = NodeRecord {
         id: node.id,
         address: advertise,
         http: http.to_string(),
         shards: count,
-        life: NodeRecord::life(folder.identity.starts, rand::random()),
+        life,
         started_ms: SystemClock.wall_ms(),
         release: env!("CARGO_PKG_VERSION").to_owned(),
     };
@@ -353,6 +407,7 @@ fn start(
         let engine = Engine::new(config, folder, &record, shard, peers.clone());
         let peers = peers.clone();
         let (hlc, orders) = (hlc.clone(), ordered.clone());
+        let node = node.clone();
         let cpus = config.cpus.clone();
         let serve = move || async move {
             let (options, world) = engine.build(&cpus)?;
@@ -377,6 +432,9 @@ fn start(
         cluster: folder.identity.cluster.clone(),
         api: Api::new(port.address),
         peers: peers.clone(),
+        descriptors: shares,
+        client_seats: node.clients.clone(),
+        peer_seats: node.peers.clone(),
     });
     let shards = Shards {
         orders,
@@ -385,6 +443,18 @@ fn start(
         running: count,
     };
     Ok((shards, peers))
+}
+
+/// What each shard allows its clients.
+fn limits(config: &Config, shares: &Shares) -> ClientLimits {
+    let memory = config.shard_memory();
+    ClientLimits {
+        greetings_max: shares.greetings / usize::from(config.shards),
+        descriptor_max: shares.highest_of_connection(),
+        frames_len_max: memory.frames,
+        unsent_len_max: memory.unsent,
+        ..ClientLimits::default()
+    }
 }
 
 /// Runs a shard on an executor of its own, on a thread of its own; tells how it ended.
@@ -437,6 +507,7 @@ struct Engine {
     gc_retention: Duration,
     wal: std::path::PathBuf,
     tables: std::path::PathBuf,
+    folder: FolderMark,
     initial: Vec<InitialRange>,
     record: NodeRecord,
     cluster: u128,
@@ -453,7 +524,7 @@ impl Engine {
     ) -> Engine {
         // Other nodes begin without ranges, and are given replicas.
         let initial = match folder.identity.node {
-            FOUNDER => initial_ranges(&config.split_at, config.shards, shard),
+            FOUNDER => first::initial_ranges(&folder.split_at(), config.shards, shard),
             _ => Vec::new(),
         };
         Engine {
@@ -468,12 +539,14 @@ impl Engine {
             gc_retention: config.gc_retention,
             wal: folder.wal(shard),
             tables: folder.tables(shard),
+            folder: folder.identity.mark(shard),
             initial,
         }
     }
 
-    fn build(self, cpus: &[usize]) -> Result<(ShardOptions, World<GlommioEnv>), Fatal> {
+    fn build(self, cpus: &[usize]) -> Result<(ShardOptions, World<GlommioEnv>), ShardError> {
         let shard = self.location.shard.0;
+        let peers = self.peers.clone();
         let cpus = cpus.to_vec();
         let tables = LsmTables::open(TableOptions {
             folder: self.tables,
@@ -488,8 +561,11 @@ impl Engine {
                 threads::be_nice();
             }),
             push_out,
-        })?;
+        });
+        let tables = tables.map_err(|error| ShardError::of(error.into(), &peers))?;
         let system = self.peers.system();
+        let nodes_seen = self.peers.highest_node();
+        let (met, me) = (self.peers.clone(), self.location.node);
         let world = World {
             clock: SystemClock,
             disk: RingDisk::new(self.wal),
@@ -504,82 +580,16 @@ impl Engine {
             entries_kept: ENTRIES_KEPT,
             small_append_bytes: SMALL_APPEND_LEN_MAX,
             gc_retention_ms: self.gc_retention.as_millis() as u64,
+            folder: self.folder,
             initial: self.initial,
             node: self.record,
             system,
-            on_fatal: Rc::new(move |fatal| die(&format!("shard {shard}"), &fatal)),
+            nodes_seen,
+            is_at: Rc::new(move |node, address| node == me || met.claim(node, address)),
+            on_fatal: Rc::new(move |fatal| {
+                die(&format!("shard {shard}"), &ShardError::of(fatal, &peers));
+            }),
         };
         Ok((options, world))
-    }
-}
-
-/// A range of a new cluster: its only replica is here.
-fn initial_range(id: u64, keyspace: Keyspace, keys: KeyRange) -> InitialRange {
-    InitialRange {
-        range: RangeId(id),
-        replica: ReplicaId(id),
-        others: Vec::new(),
-        leads: true,
-        keyspace,
-        keys,
-    }
-}
-
-/// The ranges that a new shard starts with: ranges of users go to the shards in turn, evenly, in
-/// key order; the system range is on the first shard.
-fn initial_ranges(split_at: &[Vec<u8>], shards: u16, shard: u16) -> Vec<InitialRange> {
-    let count = split_at.len() + 1;
-    let border = |at: usize| split_at.get(at).cloned();
-    let mut ranges = Vec::new();
-    if shard == 0 {
-        ranges.push(initial_range(
-            SYSTEM_RANGE.0,
-            Keyspace::System,
-            KeyRange::all(),
-        ));
-    }
-    for at in 0..count {
-        if at * usize::from(shards) / count.max(usize::from(shards)) != usize::from(shard) {
-            continue;
-        }
-        let id = SYSTEM_RANGE.0 + 1 + at as u64;
-        let start = at.checked_sub(1).and_then(border).unwrap_or_default();
-        let keys = KeyRange {
-            start,
-            end: border(at),
-        };
-        ranges.push(initial_range(id, Keyspace::User, keys));
-    }
-    ranges
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn initial_ranges_tile_the_key_space_over_all_shards() {
-        for (borders, shards) in [(0, 1), (0, 4), (1, 2), (3, 4), (7, 3), (2, 5)] {
-            let split_at: Vec<Vec<u8>> = (1..=borders).map(|i| vec![i as u8]).collect();
-            let mut ranges = Vec::new();
-            let mut used = 0;
-            for shard in 0..shards {
-                let of_shard = initial_ranges(&split_at, shards, shard);
-                used += usize::from(of_shard.iter().any(|r| r.keyspace == Keyspace::User));
-                ranges.extend(
-                    of_shard
-                        .into_iter()
-                        .filter(|r| r.keyspace == Keyspace::User),
-                );
-            }
-            assert_eq!(used, usize::from(shards).min(borders + 1));
-            ranges.sort_by_key(|r| r.keys.start.clone());
-            let mut next = Some(Vec::new());
-            for range in ranges {
-                assert_eq!(Some(range.keys.start), next);
-                next = range.keys.end;
-            }
-            assert_eq!(next, None);
-        }
     }
 }

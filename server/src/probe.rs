@@ -61,6 +61,12 @@ pub struct ShardReport {
     pub status: ShardStatus,
     /// Open connections.
     pub connections: usize,
+    /// Connections that had to go before they had said who they are.
+    pub greetings_evicted: u64,
+    /// Memory of frames in the making.
+    pub frames_len: usize,
+    /// Connections that were cut off because their frame did not go on.
+    pub stalled: u64,
     /// Requests in flight.
     pub in_flight: usize,
     /// Frames that were damaged on their way from other nodes.

@@ -15,12 +15,13 @@ use rangedb_engine::hlc::Hlc;
 use rangedb_engine::limits::SMALL_APPEND_LEN_MAX;
 use rangedb_engine::lsm::{LsmTables, TableOptions};
 use rangedb_engine::range::Keyspace;
-use rangedb_engine::shard::{InitialRange, ShardOptions};
+use rangedb_engine::shard::{FolderMark, InitialRange, Opened, ShardOptions};
 use rangedb_engine::types::{KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp};
 use rangedb_protocol::preamble::{ANSWER_LEN, Answer, Preamble};
 use rangedb_protocol::{FlatBufferBuilder, Reply, Request, RequestBody, Session, frame};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::descriptors::Seats;
 use crate::env::{Now, RingDisk, SystemClock, reactor};
 use crate::net::port::Port;
 use crate::peers::Peers;
@@ -49,6 +50,16 @@ impl TestNode {
     }
 
     pub fn start_in(folder: &Path, split_at: &[&str], limits: ClientLimits) -> TestNode {
+        TestNode::start_with(folder, split_at, limits, 1000)
+    }
+
+    /// A node that serves so many connections.
+    pub fn start_with(
+        folder: &Path,
+        split_at: &[&str],
+        limits: ClientLimits,
+        connections_max: usize,
+    ) -> TestNode {
         let shards = split_at.len() as u16 + 1;
         let port = Port::bind(
             "127.0.0.1:0",
@@ -66,6 +77,8 @@ impl TestNode {
             shards,
             started,
             limits,
+            clients: Seats::new(connections_max),
+            peers: Seats::new(connections_max),
         };
         let hlc = Hlc::new();
         let mut running = Vec::new();
@@ -78,6 +91,7 @@ impl TestNode {
             ready.push(hears);
             let keys = keys_of(split_at, usize::from(shard));
             let (hlc, orders) = (hlc.clone(), ordered.clone());
+            let node = node.clone();
             let serve = move || async move {
                 let (options, world) = engine(&folder, ShardId(shard), keys);
                 run(ShardSetup {
@@ -179,6 +193,11 @@ fn engine(
         entries_kept: 0,
         small_append_bytes: SMALL_APPEND_LEN_MAX,
         gc_retention_ms: 600_000,
+        folder: FolderMark {
+            log: 1,
+            opened: Opened::Never,
+            start: 1,
+        },
         initial: vec![InitialRange {
             range: RangeId(number),
             replica: ReplicaId(number),
@@ -189,6 +208,8 @@ fn engine(
         }],
         node: record(1),
         system: Vec::new(),
+        nodes_seen: NodeId(0),
+        is_at: Rc::new(|_, _| true),
         on_fatal: Rc::new(|fatal| panic!("{fatal}")),
     };
     let tables = LsmTables::open(TableOptions {

@@ -4,4 +4,5 @@ pub mod cluster;
 pub mod invariants;
 pub mod net;
 pub mod process;
+pub mod raw;
 pub mod sim;

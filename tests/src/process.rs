@@ -3,6 +3,7 @@
 //! Nothing here looks inside a node: what a test learns, it learns by sockets, files, exit codes
 //! and what is printed. A child is killed when its handle is dropped, by its process id.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -129,11 +130,17 @@ impl Home {
     /// # Panics
     /// It ends before that, or hangs.
     pub fn start(&self) -> Node {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log_path())
-            .expect("a log");
+        let started = self.try_start();
+        started.unwrap_or_else(|_| panic!("the node ended before it was ready:\n{}", self.log()))
+    }
+
+    /// The same with a node that may refuse.
+    ///
+    /// # Errors
+    /// What it complained of when it ended before it was ready.
+    pub fn try_start(&self) -> Result<Node, String> {
+        let before = self.log().len();
+        let log = self.log_file();
         let begun = Instant::now();
         let mut child = self
             .start_command()
@@ -150,10 +157,55 @@ impl Home {
             child,
             started_in: begun.elapsed(),
         };
-        assert!(ready, "the node ended before it was ready:\n{}", self.log());
+        if !ready {
+            node.wait();
+            return Err(self.log().split_off(before));
+        }
         // The node must never wait for somebody to read what it prints.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        Ok(node)
+    }
+
+    /// Starts a node with these streams, maybe through another program, and waits until its admin
+    /// pages say that it is ready.
+    ///
+    /// # Panics
+    /// It ends before that, or hangs.
+    pub fn start_with(&self, through: &[&str], stdout: Stdio, stderr: Stdio) -> Node {
+        let start = self.start_command();
+        let mut words = through.iter().map(OsStr::new).chain([start.get_program()]);
+        let mut command = Command::new(words.next().expect("a program"));
+        command.args(words).args(start.get_args());
+        for (variable, value) in start.get_envs() {
+            match value {
+                Some(value) => command.env(variable, value),
+                None => command.env_remove(variable),
+            };
+        }
+        let begun = Instant::now();
+        command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+        let child = command.spawn().expect("the node starts");
+        let mut node = Node {
+            child,
+            started_in: Duration::ZERO,
+        };
+        while TcpStream::connect(&self.http).is_err() || self.page("/readyz").0 != 200 {
+            assert!(node.is_running(), "the node ended before it was ready");
+            assert!(begun.elapsed() < PATIENCE, "the node does not get ready");
+            std::thread::sleep(POLL_EVERY);
+        }
+        node.started_in = begun.elapsed();
         node
+    }
+
+    /// A file that the log of this home's nodes goes to.
+    ///
+    /// # Panics
+    /// It cannot be opened.
+    pub fn log_file(&self) -> File {
+        let mut options = File::options();
+        let options = options.create(true).append(true);
+        options.open(self.log_path()).expect("a log")
     }
 
     /// Starts a node that must refuse; gives its exit code and what it complains of.

@@ -56,6 +56,7 @@ const OPTIONS: WalOptions = WalOptions {
     // Also entries that only the disk has are read.
     entry_cache_bytes: 0,
     segments_max: 4,
+    must_exist: false,
 };
 
 /// One shard's log and tree, on which replicas are made.
@@ -84,7 +85,10 @@ impl<E: Env> Bench<E> {
 
     async fn replica(&mut self) -> (LogStore<E>, StateMachine<E>) {
         let (replica, log) = self.bare_replica().await;
-        (LogStore::new(log.clone()), StateMachine::new(replica, log))
+        (
+            LogStore::new(log.clone()),
+            StateMachine::new(replica, log, Rc::default()),
+        )
     }
 
     /// A replica that waits for its first leader: nothing in its log, nothing applied.

@@ -9,6 +9,7 @@
 use std::ops::RangeInclusive;
 
 use rangedb_engine::mutant::{self, Mutant};
+use rangedb_tests::sim::catch_up;
 use rangedb_tests::sim::install::{Install, TAKER};
 use rangedb_tests::sim::run::{Report, faults_of};
 use rangedb_tests::sim::shrink::{caught, failure, run_caught};
@@ -72,6 +73,20 @@ fn install(mutant: Mutant, seed: u64) -> Option<String> {
     })
 }
 
+/// Snapshots of a range that is too large for every seed, while clients write.
+fn snapshot_of_many_parts(mutant: Mutant, seed: u64) -> Option<String> {
+    mutant::set(Some(mutant));
+    let what = catch_up::failure(seed);
+    mutant::set(None);
+    let what = what?;
+    assert_eq!(
+        catch_up::failure(seed),
+        None,
+        "the run fails without a mutant"
+    );
+    Some(what)
+}
+
 /// Runs until one shows the bug.
 fn find(mutant: Mutant, by: fn(Mutant, u64) -> Option<String>) {
     for seed in seeds() {
@@ -117,4 +132,7 @@ mutants! {
     finds_moved_after_apply: MovedAfterApply by seed,
     finds_retry_under_new_pair: RetryUnderNewPair by seed,
     finds_damaged_frame_taken: DamagedFrameTaken by seed,
+    finds_snapshot_pins_no_log: SnapshotPinsNoLog by snapshot_of_many_parts,
+    finds_fresh_log_over_old_tables: FreshLogOverOldTables by seed,
+    finds_old_folder_votes: OldFolderVotes by seed,
 }

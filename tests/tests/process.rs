@@ -2,11 +2,14 @@
 //!
 //! With `RANGEDB_SOAK_SECONDS` the kills go on for that long, and at least fifty times.
 
+use std::io::Write;
 use std::process::Stdio;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use rangedb_protocol::RequestBody;
 use rangedb_tests::cluster::wait_for;
 use rangedb_tests::process::{Home, cli, command, free_port, wait};
+use rangedb_tests::raw::{RawClient, request};
 
 /// Runs a command that must end with this code; gives what it printed.
 fn expect(home: &Home, code: i32, arguments: &[&str]) -> String {
@@ -142,7 +145,7 @@ fn what_cannot_work_is_refused_with_a_reason() {
     // A folder of a later version, and one that is somebody else's.
     let identity = home.folder.join("node.json");
     let text = std::fs::read_to_string(&identity).expect("it is there");
-    std::fs::write(&identity, text.replace("\"format\": 2", "\"format\": 99"))
+    std::fs::write(&identity, text.replace("\"format\": 3", "\"format\": 99"))
         .expect("it is written");
     refused(&home, 1, &["format 99"]);
     std::fs::write(&identity, text).expect("it is written");
@@ -151,8 +154,14 @@ fn what_cannot_work_is_refused_with_a_reason() {
     std::fs::create_dir(&foreign.folder).expect("a folder");
     std::fs::write(foreign.folder.join("letters"), "x").expect("a file");
     refused(&foreign, 1, &["letters"]);
-    // After all of this it still starts.
+    // After all of this it still starts, and has the shards that it was made with.
     home.start();
+    with(&["--cpus", "0", "--memory", "128MiB"]).start();
+    let (_, complaint) = with(&["--cpus", "0", "--memory", "64MiB"]).refused();
+    assert!(
+        complaint.contains("2 shards need at least 128 MiB"),
+        "{complaint}"
+    );
 }
 
 /// A log segment that was written to: the largest part that is not zero.
@@ -237,11 +246,23 @@ fn a_second_signal_ends_the_node_at_once() {
     let temp = tempfile::tempdir().expect("a folder");
     let home = Home::new(temp.path(), &["--shards", "1"]);
     let node = home.start();
-    // Both are pending when it goes on: it cannot have drained between them.
-    node.signal("STOP");
+    let megabyte = temp.path().join("megabyte");
+    std::fs::write(&megabyte, vec![b'v'; 1 << 20]).expect("it is written");
+    let file = megabyte.to_str().expect("a name");
+    expect(&home, 0, &["put", "big", "--file", file]);
+    // A client that takes no replies: the node waits for it as long as it may.
+    let mut client = RawClient::connect(&home.listen).expect("it listens");
+    for id in 0..100 {
+        let get = request(id, RequestBody::Get { key: b"big" });
+        client.stream.write_all(&get).expect("it is sent");
+    }
+    client.receive().expect("the first reply");
+    // Until the network holds what it can.
+    std::thread::sleep(Duration::from_secs(1));
     node.signal("TERM");
+    // Later than a second signal that means the same as the first.
+    std::thread::sleep(Duration::from_secs(1));
     node.signal("INT");
-    node.signal("CONT");
     let code = node.wait().code();
     assert!(code == Some(130), "{code:?}:\n{}", home.log());
     home.start();

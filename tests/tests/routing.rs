@@ -110,8 +110,12 @@ impl Plain {
     }
 
     fn get(&mut self, key: &str) -> Told {
+        self.get_within(key, 5000)
+    }
+
+    fn get_within(&mut self, key: &str, deadline_ms: u32) -> Told {
         let key = key.as_bytes();
-        self.call(RequestBody::Get { key }, 5000)
+        self.call(RequestBody::Get { key }, deadline_ms)
     }
 
     fn put(&mut self, key: &str, value: &str, deadline_ms: u32) -> Told {
@@ -245,6 +249,74 @@ fn a_smart_client_is_told_the_same_for_every_kind_of_request() {
 }
 
 #[test]
+fn what_went_to_a_node_that_has_stopped_is_given_up_when_it_is_silent() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let homes = homes_of(temp.path(), "2");
+    let nodes = started(&homes);
+    let led_by = leader(&homes, "a");
+    let asked = &homes[(led_by + 1) % 3];
+    let [mut reads, mut writes] = [(); 2].map(|()| Plain::connect(asked, ANY_SHARD));
+    assert_eq!(writes.put("a", "before", 0), Told::Written);
+    assert_eq!(
+        reads.get_within("a", 0),
+        Told::Value(Some(b"before".to_vec()))
+    );
+    let hangs = nodes[led_by].as_ref().expect("it runs");
+    hangs.signal("STOP");
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let write = scope.spawn(|| (writes.put("a", "during", 0), begun.elapsed()));
+        let (read, read_after) = (reads.get_within("a", 0), begun.elapsed());
+        let (written, written_after) = write.join().expect("it ends");
+        println!("read: {read:?} after {read_after:?}");
+        println!("written: {written:?} after {written_after:?}");
+        assert_eq!(read, Told::Error(ErrorCode::NotLeader, Fate::NotApplied));
+        assert_eq!(written, Told::Error(ErrorCode::Unknown, Fate::Unknown));
+        let slowest = read_after.max(written_after);
+        assert!(slowest < Duration::from_millis(2500), "{slowest:?}");
+    });
+    hangs.signal("CONT");
+}
+
+#[test]
+fn a_deadline_holds_when_the_majority_has_just_gone() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let homes = homes_of(temp.path(), "1");
+    let nodes = started(&homes);
+    let led_by = leader(&homes, "a");
+    let others = (1..3).map(|other| nodes[(led_by + other) % 3].as_ref().expect("it runs"));
+    let others: Vec<&Node> = others.collect();
+    let mut clients = [(); 3].map(|()| Plain::connect(&homes[led_by], ANY_SHARD));
+    for client in &mut clients {
+        assert_eq!(client.put("a", "before", 0), Told::Written);
+    }
+    others.iter().for_each(|other| other.signal("STOP"));
+    std::thread::scope(|scope| {
+        for (client, deadline_ms) in clients.iter_mut().zip([150, 400, 700]) {
+            scope.spawn(move || {
+                let begun = Instant::now();
+                let told = client.put("a", "during", deadline_ms);
+                let took = begun.elapsed();
+                println!("{deadline_ms} ms: {told:?} after {took:?}");
+                // What waits behind the first is not proposed any more.
+                assert!(matches!(told, Told::Error(..)), "{told:?}");
+                let most = Duration::from_millis(u64::from(deadline_ms) + 60);
+                assert!(took < most, "{deadline_ms} ms: {took:?}");
+            });
+        }
+    });
+    // What has time is told after a second.
+    let begun = Instant::now();
+    let told = clients[0].put("a", "during", 5000);
+    assert!(
+        matches!(told, Told::Error(ErrorCode::NoQuorum, _)),
+        "{told:?}"
+    );
+    assert!(begun.elapsed() < Duration::from_millis(1800), "{begun:?}");
+    others.iter().for_each(|other| other.signal("CONT"));
+}
+
+#[test]
 fn without_a_majority_everything_ends_in_time_with_no_quorum() {
     let temp = tempfile::tempdir().expect("a folder");
     let homes = homes_of(temp.path(), "2");
@@ -285,6 +357,18 @@ fn without_a_majority_everything_ends_in_time_with_no_quorum() {
         );
     }
     assert!(told.contains(&Told::Error(ErrorCode::NoQuorum, Fate::NotApplied)));
+    // Nor does anything wait for ever that has no deadline.
+    for key in KEYS {
+        let begun = Instant::now();
+        for told in [plain.put(key, "4", 0), plain.get_within(key, 0)] {
+            let is_left = matches!(told, Told::Error(ErrorCode::NoQuorum, _));
+            assert!(is_left, "{key}: {told:?}");
+        }
+        assert!(
+            begun.elapsed() < Duration::from_millis(3500),
+            "{key}: {begun:?}"
+        );
+    }
     // A majority is there again.
     let back = (stays + 1) % 3;
     nodes[back] = Some(homes[back].start());

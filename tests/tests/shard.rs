@@ -9,21 +9,22 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use rangedb_engine::cluster::NodeRecord;
-use rangedb_engine::env::{AsyncRuntime, World};
+use rangedb_engine::env::{AsyncRuntime, Instant, World};
 use rangedb_engine::error::{Error, Fate};
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::limits::{SEGMENT_LEN, SMALL_APPEND_LEN_MAX};
 use rangedb_engine::lsm::{LsmTables, TableOptions};
 use rangedb_engine::range::Keyspace;
+use rangedb_engine::range::budget::WriteBudget;
 use rangedb_engine::range::proposer::{Proposal, ProposalKind, Proposer};
 use rangedb_engine::request::{Outcome, ScanRequest, SessionPair, Write};
 use rangedb_engine::shard::{
-    InitialRange, RangeStatus, Shard, ShardOptions, WriteRequest, WriteSink,
+    FolderMark, InitialRange, Opened, RangeStatus, Shard, ShardOptions, WriteRequest, WriteSink,
 };
 use rangedb_engine::types::{
     ClientId, Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp,
 };
-use rangedb_server::env::{GlommioEnv, GlommioRuntime, RingDisk, SystemClock};
+use rangedb_server::env::{GlommioEnv, GlommioRuntime, Now, RingDisk, SystemClock};
 use rangedb_server::peers::Peers;
 use rangedb_server::peers::link::Links;
 use tokio::sync::oneshot;
@@ -65,6 +66,11 @@ async fn open(folder: &Path) -> Shard<GlommioEnv> {
         entries_kept: 0,
         small_append_bytes: SMALL_APPEND_LEN_MAX,
         gc_retention_ms: 600_000,
+        folder: FolderMark {
+            log: 1,
+            opened: Opened::Never,
+            start: 1,
+        },
         initial: vec![initial(1, Keyspace::System), initial(2, Keyspace::User)],
         node: NodeRecord {
             id: NodeId(1),
@@ -72,6 +78,8 @@ async fn open(folder: &Path) -> Shard<GlommioEnv> {
             ..NodeRecord::default()
         },
         system: Vec::new(),
+        nodes_seen: NodeId(0),
+        is_at: Rc::new(|_, _| true),
         on_fatal: Rc::new(|fatal| panic!("{fatal}")),
     };
     Shard::open(options, world, Hlc::new())
@@ -239,17 +247,51 @@ fn writers_that_were_answered_together_go_together_again() {
     );
 }
 
-#[test]
-fn what_comes_back_to_a_closed_proposer_is_refused() {
-    let proposer = Proposer::<GlommioEnv>::new();
-    let (sender, mut receiver) = oneshot::channel();
+type Answered = oneshot::Receiver<Result<Outcome, Error>>;
+
+/// A proposal, and where its answer comes.
+fn barrier(deadline: Option<Now>) -> (Proposal<GlommioEnv>, Answered) {
+    let (sender, receiver) = oneshot::channel();
     let proposal = Proposal {
         kind: ProposalKind::Barrier,
         epoch: Epoch::default(),
-        deadline: None,
+        deadline,
         sink: Rc::new(Once(RefCell::new(Some(sender)))),
         token: 7,
     };
+    (proposal, receiver)
+}
+
+#[test]
+fn what_has_no_majority_is_told_so_without_a_deadline_too() {
+    let budget = Rc::<WriteBudget>::default();
+    let proposer = Proposer::<GlommioEnv>::new(budget.clone());
+    let now = Now::now();
+    let (soon, mut soon_answered) = barrier(Some(now + Duration::from_millis(10)));
+    let (later, mut later_answered) = barrier(Some(now + Duration::from_secs(5)));
+    let (never, mut never_answered) = barrier(None);
+    for proposal in [soon, later, never] {
+        proposer.push(proposal);
+    }
+    assert!(budget.used() > 0);
+    // Not known yet: what is at its deadline is told.
+    proposer.expire(now);
+    let told = soon_answered.try_recv().expect("it is answered");
+    assert_eq!(told, Err(Error::DeadlineExceeded));
+    assert!(later_answered.try_recv().is_err(), "it has time");
+    proposer.give_up();
+    for answered in [&mut later_answered, &mut never_answered] {
+        let told = answered.try_recv().expect("it is answered");
+        assert_eq!(told, Err(Error::NoQuorum(Fate::NotApplied)));
+    }
+    assert!(proposer.is_idle());
+    assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn what_comes_back_to_a_closed_proposer_is_refused() {
+    let proposer = Proposer::<GlommioEnv>::new(Rc::default());
+    let (proposal, mut receiver) = barrier(None);
     proposer.close();
     proposer.give_back([proposal].into_iter());
     let result = receiver.try_recv().expect("it is answered");

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use rangedb_tests::sim::catch_up;
 use rangedb_tests::sim::clocks::{Chain, furthest_ahead};
 use rangedb_tests::sim::install::{Install, TAKER};
 use rangedb_tests::sim::run::{faults_of, run, run_with};
@@ -142,6 +143,24 @@ fn simulator_keeps_clocks_within_a_second_of_the_wall_clock() {
             println!("{chain:?}, seed {seed}: {ahead} ms ahead at most");
             assert!(ahead < 1_000, "{chain:?}, seed {seed}: {ahead} ms ahead");
         }
+    }
+}
+
+#[test]
+fn simulator_keeps_no_log_for_a_snapshot_where_the_disk_has_no_room() {
+    log();
+    let seed = number("RANGEDB_SEED", 1);
+    let caught_up = catch_up::run_catch_up(seed, 0).unwrap_or_else(|what| panic!("{what}"));
+    let was_pinned = caught_up.after.is_some() && caught_up.snapshots < 3;
+    assert!(!was_pinned, "{caught_up:?}");
+}
+
+#[test]
+fn simulator_catches_up_by_one_snapshot_while_clients_write() {
+    log();
+    let first = number("RANGEDB_SEED", 1);
+    for seed in first..first + 3 {
+        assert_eq!(catch_up::failure(seed), None, "seed {seed}");
     }
 }
 

@@ -7,41 +7,39 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::message::{Ask, LedRange, NodeState, NodeView, RangeView, Report, Told, View};
+use super::health::Health;
+use super::ids::Ids;
+use super::message::{Ask, HighestIds, LedRange, NodeState, Report, Told, Trouble, View};
 use super::placement::{self, Node, Range, Slot, Step};
 use super::record::{self, NodeRecord, RangeRecord, Row, Setting};
 use super::settings;
 use crate::env::{Env, Now};
 use crate::range::{Descriptor, ReplicaPlace};
-use crate::types::{Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE};
+use crate::types::{Location, NodeId, RangeId, ReplicaId};
 
 /// A node that has said nothing for so long is silent.
-const SILENT_AFTER: Duration = Duration::from_secs(3);
+pub(super) const SILENT_AFTER: Duration = Duration::from_secs(3);
 /// A leader's word counts for so long.
 const REPORT_COUNTS: Duration = Duration::from_secs(3);
 /// After an order a range is left alone for so long, unless it has done what it was told before.
 const ORDER_TAKES: Duration = Duration::from_secs(6);
 /// Silent nodes are dead after this, if no setting says otherwise.
 const DEAD_AFTER: Duration = Duration::from_mins(5);
-/// The node that makes a cluster has the id before this.
-const FIRST_JOINED: u64 = 2;
 /// Processes of one node that are remembered.
 const PAST_LIVES: usize = 16;
 /// Voters of a range, if no setting says otherwise.
 const FACTOR: usize = 3;
 
-struct KnownNode<E: Env> {
-    record: NodeRecord,
-    heard: Now<E>,
+pub(super) struct KnownNode<E: Env> {
+    pub(super) record: NodeRecord,
+    pub(super) heard: Now<E>,
     saved: bool,
-    /// Whether this manager has heard it itself.
-    reported: bool,
     /// Processes that had this id before, the newest first.
     past: VecDeque<u128>,
 }
 
-struct KnownRange<E: Env> {
-    record: RangeRecord,
+pub(super) struct KnownRange<E: Env> {
+    pub(super) record: RangeRecord,
     saved: bool,
     report: Option<(Now<E>, LedRange)>,
     ordered: Option<(Now<E>, Goal)>,
@@ -74,19 +72,14 @@ impl Goal {
 pub struct Manager<E: Env> {
     /// The term of the system range in which it was made.
     pub term: u64,
-    here: Location,
-    nodes: BTreeMap<NodeId, KnownNode<E>>,
-    ranges: BTreeMap<RangeId, KnownRange<E>>,
-    settings: Vec<Setting>,
-    /// Which node was given its id for which token.
-    tokens: BTreeMap<u128, NodeId>,
-    /// Ids whose rows are being made durable, by token: a node may ask at several addresses at once.
-    offered: BTreeMap<u128, u64>,
-    /// The first ids that were never given.
-    next_node: u64,
-    next_replica: u64,
+    pub(super) here: Location,
+    pub(super) nodes: BTreeMap<NodeId, KnownNode<E>>,
+    pub(super) ranges: BTreeMap<RangeId, KnownRange<E>>,
+    pub(super) settings: Vec<Setting>,
+    ids: Ids,
+    pub(super) health: Health<Now<E>>,
     /// What shards are told, as of the last [`Manager::refresh`].
-    view: View,
+    pub(super) view: View,
 }
 
 impl<E: Env> Manager<E> {
@@ -105,10 +98,8 @@ impl<E: Env> Manager<E> {
             nodes: BTreeMap::new(),
             ranges: BTreeMap::new(),
             settings: Vec::new(),
-            tokens: BTreeMap::new(),
-            offered: BTreeMap::new(),
-            next_node: FIRST_JOINED,
-            next_replica: record::FIRST_NEW_REPLICA,
+            ids: Ids::new(),
+            health: Health::new(),
             view: View {
                 version: term << 32,
                 ..View::default()
@@ -117,8 +108,16 @@ impl<E: Env> Manager<E> {
         for (key, value) in rows {
             manager.learn(key, value, now);
         }
-        let last = placed.map(|node| node.0).max().unwrap_or(0);
-        manager.next_node = manager.next_node.max(last + 1);
+        // Whatever is named somewhere was given, whether or not its row is there.
+        let ranges = manager
+            .ranges
+            .values()
+            .map(|known| &known.record.descriptor);
+        let mut seen = HighestIds::default();
+        ranges.for_each(|descriptor| seen.see(descriptor));
+        let last = manager.nodes.keys().copied().chain(placed).max();
+        seen.node = seen.node.max(last.unwrap_or_default());
+        manager.ids.raise(seen);
         manager.refresh(now);
         manager
     }
@@ -131,7 +130,6 @@ impl<E: Env> Manager<E> {
             let known = KnownNode {
                 heard: now,
                 saved: true,
-                reported: false,
                 past: VecDeque::new(),
                 record,
             };
@@ -150,64 +148,30 @@ impl<E: Env> Manager<E> {
             && let Some(setting) = record::decode::<Setting>(value)
         {
             self.settings.push(setting);
-        } else if let Some(token) = record::token_of(key)
-            && let Some(node) = record::decode::<u64>(value)
-        {
-            self.tokens.insert(token, NodeId(node));
-        } else if let Some(next) = record::decode::<u64>(value) {
-            match key {
-                _ if key == record::NEXT_NODE.as_bytes() => self.next_node = next,
-                _ if key == record::NEXT_REPLICA.as_bytes() => self.next_replica = next,
-                _ => {}
-            }
+        } else {
+            self.ids.learn(key, value);
         }
     }
 
-    /// The id of the node that asks with this token, and the rows that must be durable before it
-    /// is told.
+    /// See [`Ids::give_node`].
     pub fn give_node_id(&mut self, token: u128) -> (NodeId, Vec<Row>) {
-        if let Some(node) = self.tokens.get(&token) {
-            return (*node, Vec::new());
-        }
-        let id = self.offered.get(&token).copied().unwrap_or_else(|| {
-            let id = self.next_node.max(self.last_node() + 1);
-            self.next_node = id + 1;
-            self.offered.insert(token, id);
-            id
-        });
-        let rows = vec![
-            (record::NEXT_NODE.into(), record::encode(&self.next_node)),
-            (record::token_key(token), record::encode(&id)),
-        ];
-        (NodeId(id), rows)
+        let nodes = &self.nodes;
+        self.ids.give_node(token, |node| nodes.contains_key(&node))
     }
 
     /// A token's row is durable.
     pub fn gave_node_id(&mut self, token: u128, node: NodeId) {
-        self.offered.remove(&token);
-        self.tokens.insert(token, node);
+        self.ids.gave_node(token, node);
     }
 
-    /// Gives each new slot of a step an id; the row must be durable before they are used.
+    /// See [`Ids::place`].
     pub fn place(&mut self, slots: &[Slot]) -> Vec<ReplicaPlace> {
-        let place = |slot: &Slot| match slot {
-            Slot::Here(place) => *place,
-            Slot::New(location) => {
-                let replica = ReplicaId(self.next_replica);
-                self.next_replica += 1;
-                ReplicaPlace {
-                    replica,
-                    location: *location,
-                }
-            }
-        };
-        slots.iter().map(place).collect()
+        self.ids.place(slots)
     }
 
-    /// The row that keeps ids of replicas from being given again.
+    /// See [`Ids::replica_row`].
     pub fn replica_row(&self) -> Row {
-        let next = record::encode(&self.next_replica);
-        (record::NEXT_REPLICA.into(), next)
+        self.ids.replica_row()
     }
 
     /// The value of a setting, if it was ever set.
@@ -217,12 +181,12 @@ impl<E: Env> Manager<E> {
         Some(&found.value)
     }
 
-    fn factor(&self) -> usize {
+    pub(super) fn factor(&self) -> usize {
         let factor = self.setting("replication-factor");
         factor.and_then(|text| text.parse().ok()).unwrap_or(FACTOR)
     }
 
-    fn dead_after(&self) -> Duration {
+    pub(super) fn dead_after(&self) -> Duration {
         let set = self.setting("dead-after").and_then(settings::parse_time);
         set.unwrap_or(DEAD_AFTER)
     }
@@ -251,25 +215,37 @@ impl<E: Env> Manager<E> {
         self.settings.push(setting);
     }
 
-    /// The highest node id that was ever seen.
-    pub fn last_node(&self) -> u64 {
-        let ranges = self.ranges.values();
-        let replicas = ranges.flat_map(|range| &range.record.descriptor.replicas);
-        let placed = replicas.map(|place| place.location.node.0).max();
-        let named = self.nodes.keys().map(|id| id.0).max();
-        placed.max(named).unwrap_or(0)
-    }
-
-    /// Takes a shard's report.
-    pub fn take(&mut self, report: Report, now: Now<E>) -> Told {
-        let superseded = self.take_node(report.node, now);
-        if superseded {
+    /// Takes a shard's report. If its node is not known to be where it says, it counts as where it was
+    /// before, and a new one is no part of the cluster yet.
+    pub fn take(&mut self, report: Report, is_there: bool, now: Now<E>) -> Told {
+        self.ids.raise(report.highest);
+        self.ids.raise(HighestIds {
+            node: report.node.id.max(report.from.node),
+            ..HighestIds::default()
+        });
+        let mut record = report.node.clone();
+        match self.nodes.get(&record.id) {
+            _ if is_there => {}
+            Some(known) => record.address.clone_from(&known.record.address),
+            None => {
+                return Told::Synced {
+                    view: (report.known != self.view.version).then(|| self.view.clone()),
+                    remove: Vec::new(),
+                    superseded: None,
+                    unmet: true,
+                };
+            }
+        }
+        let superseded = self.take_node(record, now);
+        if superseded.is_some() {
             return Told::Synced {
                 view: None,
                 remove: Vec::new(),
                 superseded,
+                unmet: false,
             };
         }
+        self.take_presence(&report, now);
         for led in report.led {
             self.take_range(led, now);
         }
@@ -286,30 +262,59 @@ impl<E: Env> Manager<E> {
             remove: held.map(|held| (held.range, held.replica)).collect(),
             view: (report.known != self.view.version).then(|| self.view.clone()),
             superseded,
+            unmet: !is_there,
         }
     }
 
-    /// Takes what a node says of itself; `true`: another process has its id by now. Of two processes
-    /// the one stays whose folder was started more often, since a word of an earlier one may come late;
-    /// of two copies of a folder the one that appeared later. Clocks are not asked.
-    fn take_node(&mut self, record: NodeRecord, now: Now<E>) -> bool {
+    /// Takes which replicas a shard has, and whom it reaches.
+    fn take_presence(&mut self, report: &Report, now: Now<E>) {
+        self.health.take_peers(report.from.node, &report.peers, now);
+        let led = report.led.iter().map(|led| led.leader);
+        let held = report.held.iter().map(|held| held.replica);
+        let there: BTreeSet<ReplicaId> = led.chain(held).collect();
+        for known in self.ranges.values() {
+            let descriptor = &known.record.descriptor;
+            let mut members = descriptor.replicas.iter();
+            if let Some(member) = members.find(|place| place.location == report.from) {
+                let is_there = there.contains(&member.replica);
+                let health = &mut self.health;
+                health.take_presence(descriptor.range, member.replica, is_there, now);
+            }
+        }
+    }
+
+    /// A shard did not take the replica that it was given.
+    pub fn target_failed(&mut self, at: Location, now: Now<E>) {
+        self.health.target_failed(at, now);
+    }
+
+    /// Nodes that were heard of lately, whether others reach them or not.
+    pub fn heard_nodes(&self, now: Now<E>) -> impl Iterator<Item = NodeId> {
+        let nodes = self.nodes.values();
+        let heard = nodes.filter(move |known| now < known.heard + SILENT_AFTER);
+        heard.map(|known| known.record.id)
+    }
+
+    /// Takes what a node says of itself; the starts of the process that has its id, if it is another one
+    /// by now. The one stays whose folder was started more often: one that was started less often, or is
+    /// another copy, lacks what the node has acknowledged since. Of two processes whose starts could not
+    /// be counted the later one stays. Clocks are not asked.
+    fn take_node(&mut self, record: NodeRecord, now: Now<E>) -> Option<u64> {
         let Some(known) = self.nodes.get_mut(&record.id) else {
             let known = KnownNode {
                 heard: now,
                 saved: false,
-                reported: true,
                 past: VecDeque::new(),
                 record,
             };
             self.nodes.insert(known.record.id, known);
-            return false;
+            return None;
         };
-        let is_earlier = known.reported && record.starts() < known.record.starts();
-        if is_earlier || known.past.contains(&record.life) {
-            return true;
+        let is_past = known.past.contains(&record.life);
+        if is_past || NodeRecord::is_older(record.life, known.record.life) {
+            return Some(known.record.starts());
         }
         known.heard = now;
-        known.reported = true;
         if known.record.life != record.life {
             known.past.truncate(PAST_LIVES - 1);
             known.past.push_front(known.record.life);
@@ -318,10 +323,13 @@ impl<E: Env> Manager<E> {
             known.record = record;
             known.saved = false;
         }
-        false
+        None
     }
 
     fn take_range(&mut self, led: LedRange, now: Now<E>) {
+        let mut seen = HighestIds::default();
+        seen.see(&led.descriptor);
+        self.ids.raise(seen);
         let record = || RangeRecord {
             descriptor: led.descriptor.clone(),
             voters: led.voters.clone(),
@@ -350,6 +358,9 @@ impl<E: Env> Manager<E> {
         {
             known.ordered = None;
         }
+        let (descriptor, followers) = (&known.record.descriptor, &led.followers);
+        self.health
+            .take_followers(descriptor, led.leader, followers, now);
         known.report = Some((now, led));
     }
 
@@ -383,25 +394,8 @@ impl<E: Env> Manager<E> {
         }
     }
 
-    fn node_state(&self, node: &KnownNode<E>, now: Now<E>) -> NodeState {
-        if now < node.heard + SILENT_AFTER {
-            return NodeState::Alive;
-        }
-        // A node that lost its folder comes back as a new one, at the same address.
-        let replaced = self.nodes.values().any(|other| {
-            other.record.address == node.record.address
-                && other.record.id > node.record.id
-                && now < other.heard + SILENT_AFTER
-        });
-        if replaced || now >= node.heard + self.dead_after() {
-            NodeState::Dead
-        } else {
-            NodeState::Silent
-        }
-    }
-
     /// What the leader of a range said lately.
-    fn fresh<'a>(&self, known: &'a KnownRange<E>, now: Now<E>) -> Option<&'a LedRange> {
+    pub(super) fn fresh<'a>(&self, known: &'a KnownRange<E>, now: Now<E>) -> Option<&'a LedRange> {
         let (at, report) = known.report.as_ref()?;
         (now < *at + REPORT_COUNTS).then_some(report)
     }
@@ -415,78 +409,21 @@ impl<E: Env> Manager<E> {
                 .is_some_and(|report| !report.changing)
     }
 
-    /// Everything, as of now.
-    pub fn view(&self, now: Now<E>) -> View {
-        let nodes = self.nodes.values().map(|known| NodeView {
-            record: known.record.clone(),
-            state: self.node_state(known, now),
-        });
-        let nodes: Vec<NodeView> = nodes.collect();
-        let alive = |node: NodeId| {
-            let mut nodes = nodes.iter();
-            nodes.any(|view| view.record.id == node && view.state == NodeState::Alive)
-        };
-        let usable = nodes.iter().filter(|view| view.state != NodeState::Dead);
-        let (wanted, _) = placement::wanted(usable.count(), self.factor());
-        let ranges = self.ranges.values().map(|known| {
-            let descriptor = known.record.descriptor.clone();
-            let report = self.fresh(known, now);
-            let live = known.record.voters.iter().filter(|voter| {
-                let place = descriptor.location(**voter);
-                place.is_some_and(|place| alive(place.node))
-            });
-            let wanted = wanted.max(known.record.voters.len());
-            RangeView {
-                under_replicated: live.count() < wanted,
-                unavailable: report.is_none_or(|report| !report.has_quorum),
-                leader: report.and_then(|report| descriptor.location(report.leader)),
-                term: report.map_or(0, |report| report.term),
-                applied: report.map_or(0, |report| report.applied),
-                lag: report.map_or_else(Vec::new, |report| report.lag.clone()),
-                voters: known.record.voters.clone(),
-                descriptor,
-            }
-        });
-        let ranges: Vec<RangeView> = ranges.collect();
-        let system = ranges.iter().find(|r| r.descriptor.range == SYSTEM_RANGE);
-        let system = system.map_or_else(Vec::new, |range| range.descriptor.locations().collect());
-        let mut settings: BTreeMap<&str, &Setting> = BTreeMap::new();
-        settings.extend(self.settings.iter().map(|s| (s.name.as_str(), s)));
-        View {
-            version: self.view.version,
-            leader: self.here,
-            system,
-            nodes,
-            ranges,
-            settings: settings.into_values().cloned().collect(),
-        }
-    }
-
-    /// Has shards told what has changed.
-    pub fn refresh(&mut self, now: Now<E>) {
-        let mut view = self.view(now);
-        // What changes all the time is told to who asks.
-        for range in &mut view.ranges {
-            range.applied = 0;
-            range.lag.clear();
-        }
-        if view != self.view {
-            view.version += 1;
-            self.view = view;
-        }
-    }
-
     /// The next steps.
     pub fn plan(&self, now: Now<E>) -> Vec<Step> {
         if self.setting("balance") == Some("off") {
             return Vec::new();
         }
+        let avoided = self.health.avoided(now);
         let nodes = self.nodes.values().map(|known| {
             let state = self.node_state(known, now);
+            let id = known.record.id;
+            let of_node = avoided.iter().filter(|at| at.node == id);
             let node = Node {
-                id: known.record.id,
+                id,
                 shards: known.record.shards,
                 alive: state == NodeState::Alive,
+                avoided: of_node.map(|at| at.shard).collect(),
             };
             (node, state != NodeState::Dead)
         });
@@ -506,6 +443,7 @@ impl<E: Env> Manager<E> {
         let ordered = known.ordered.as_ref();
         let ordered = ordered.is_some_and(|(at, _)| now < *at + ORDER_TAKES);
         let busy = |report: &LedRange| report.changing || !report.has_quorum;
+        let given_up = self.given_up(known, now);
         Range {
             id: descriptor.range,
             voters: descriptor.replicas.iter().filter(votes).copied().collect(),
@@ -515,10 +453,35 @@ impl<E: Env> Manager<E> {
                 .filter(|place| !votes(place))
                 .copied()
                 .collect(),
+            given_up: given_up.map(|(replica, _)| replica),
+            not_on: given_up
+                .filter(|(_, trouble)| *trouble == Trouble::Behind)
+                .and_then(|(replica, _)| descriptor.location(replica))
+                .map(|at| at.node),
             leader: report.map(|report| report.leader),
             is_joint: report.is_some_and(|report| report.is_joint),
             busy: ordered || report.is_none_or(busy),
         }
+    }
+
+    /// The member of a range that is to be replaced though its node lives: one at a time, and only
+    /// while most voters are well. The leader is never one.
+    fn given_up(&self, known: &KnownRange<E>, now: Now<E>) -> Option<(ReplicaId, Trouble)> {
+        let RangeRecord { descriptor, voters } = &known.record;
+        let leader = self.fresh(known, now).map(|report| report.leader);
+        let mut troubles = self.troubles(known, now);
+        troubles.retain(|(replica, _)| Some(*replica) != leader);
+        let is_well = |voter: &&ReplicaId| {
+            let place = descriptor.location(**voter);
+            let node = place.and_then(|place| self.nodes.get(&place.node));
+            troubles.iter().all(|(replica, _)| replica != *voter)
+                && node.is_some_and(|node| self.node_state(node, now) == NodeState::Alive)
+        };
+        let well = voters.iter().filter(is_well).count();
+        let worst = troubles
+            .iter()
+            .min_by_key(|(_, trouble)| *trouble == Trouble::Behind);
+        worst.copied().filter(|_| well * 2 > voters.len())
     }
 
     /// A range is told to do something; it is left alone until that is done, or for a while.

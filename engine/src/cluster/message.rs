@@ -1,15 +1,39 @@
 //! What shards say to each other about the cluster: to the manager, and from it to the shards.
 //!
-//! The bytes are those of [`super::record::encode`], checked when they are read. Pure.
+//! The bytes are rkyv's after a byte for the version of all messages, checked when they are read. A node
+//! that speaks another version is not understood. Pure.
 
 #![allow(
     missing_docs,
     reason = "what rkyv derives for enums has fields without docs"
 )]
 
-use super::record::{NodeRecord, Setting};
+use super::record::{self, NodeRecord, Setting};
 use crate::range::{Descriptor, ReplicaPlace};
 use crate::types::{Location, NodeId, RangeId, ReplicaId};
+
+/// Version of the messages.
+const VERSION: u8 = 2;
+
+/// The bytes of a question or an order.
+pub fn encode_ask(ask: &Ask) -> Vec<u8> {
+    record::encode_as(VERSION, ask)
+}
+
+/// Reads what [`encode_ask`] wrote; `None` if the bytes are none of this version.
+pub fn decode_ask(bytes: &[u8]) -> Option<Ask> {
+    record::decode_as(VERSION, bytes)
+}
+
+/// The bytes of an answer.
+pub fn encode_told(told: &Told) -> Vec<u8> {
+    record::encode_as(VERSION, told)
+}
+
+/// Reads what [`encode_told`] wrote; `None` if the bytes are none of this version.
+pub fn decode_told(bytes: &[u8]) -> Option<Told> {
+    record::decode_as(VERSION, bytes)
+}
 
 /// A question or an order.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
@@ -49,6 +73,8 @@ pub enum Ask {
     HandOver { range: RangeId, to: ReplicaId },
     /// To a shard: whether a replica of it would lead now, if the leader asked it to.
     WouldLead { range: RangeId, replica: ReplicaId },
+    /// To the manager: a shard did not take the replica that it was given.
+    TargetFailed { at: Location },
     /// To any shard: passes a report on to the manager, which the reporter does not find. Answered as
     /// the report is.
     PassOn(Report),
@@ -72,8 +98,11 @@ pub enum Told {
         view: Option<View>,
         /// Replicas of the reporter that are no members any more.
         remove: Vec<(RangeId, ReplicaId)>,
-        /// Another process has taken the reporter's node id since.
-        superseded: bool,
+        /// How often the reporter's node was started at least, if another process has its id: one that
+        /// was started later, or on a newer folder.
+        superseded: Option<u64>,
+        /// The reporter's node is not known to be where it says.
+        unmet: bool,
     },
     /// The cluster as of now.
     View(View),
@@ -96,6 +125,41 @@ pub struct Report {
     pub led: Vec<LedRange>,
     /// Replicas that it holds and does not lead.
     pub held: Vec<HeldReplica>,
+    /// The highest ids of which it knows.
+    pub highest: HighestIds,
+    /// The shards of other nodes with which it speaks.
+    pub peers: Vec<Peer>,
+}
+
+/// Another shard, as the reporter sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct Peer {
+    /// Which.
+    pub at: Location,
+    /// Whether it answers.
+    pub answers: bool,
+}
+
+/// The highest ids that were ever seen somewhere. Ids are given in rising order and never twice, also
+/// by a manager whose rows came back from less than was written.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
+pub struct HighestIds {
+    /// Of a node.
+    pub node: NodeId,
+    /// Of a replica.
+    pub replica: ReplicaId,
+}
+
+impl HighestIds {
+    /// Raises them to those that a descriptor names.
+    pub fn see(&mut self, descriptor: &Descriptor) {
+        for place in &descriptor.replicas {
+            self.node = self.node.max(place.location.node);
+            self.replica = self.replica.max(place.replica);
+        }
+    }
 }
 
 /// A range as its leader sees it.
@@ -117,8 +181,25 @@ pub struct LedRange {
     pub term: u64,
     /// The last entry it has applied.
     pub applied: u64,
-    /// Of each other replica: entries that it lacks; `u64::MAX`: it is not known.
-    pub lag: Vec<(ReplicaId, u64)>,
+    /// The other replicas.
+    pub followers: Vec<Follower>,
+}
+
+/// A replica as the leader of its range sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct Follower {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// The last entry that it is known to have.
+    pub matched: Option<u64>,
+    /// Entries that it lacks; `u64::MAX`: it is not known.
+    pub lag: u64,
+    /// Whether its shard answers.
+    pub answers: bool,
+    /// Whether it has lost entries that it had acknowledged.
+    pub lost: bool,
+    /// Whether a replica of the range takes over a snapshot at this time.
+    pub takes_snapshot: bool,
 }
 
 /// A replica that does not lead.
@@ -158,12 +239,25 @@ pub struct View {
 /// How a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum NodeState {
-    /// All its shards report.
+    /// It reports, and others reach it.
     Alive,
     /// It has said nothing for a while.
     Silent,
-    /// It has said nothing for so long that its replicas are replaced.
+    /// It has said nothing, or nobody has reached it, for so long that its replicas are replaced.
     Dead,
+    /// It reports, but none of the other nodes reaches it.
+    Unreachable,
+}
+
+/// What is wrong with a replica that is a member of its range by name only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub enum Trouble {
+    /// It has lost entries that it had acknowledged.
+    Lost,
+    /// Its shard does not have it.
+    Missing,
+    /// It has not answered its leader, or taken any entry, for as long as a node may be silent.
+    Behind,
 }
 
 /// A node of the cluster.
@@ -190,7 +284,9 @@ pub struct RangeView {
     pub applied: u64,
     /// Of each other replica: entries that it lacks; `u64::MAX`: it is not known.
     pub lag: Vec<(ReplicaId, u64)>,
-    /// Whether it has fewer live voters than it should.
+    /// Replicas that are members by name only.
+    pub troubles: Vec<(ReplicaId, Trouble)>,
+    /// Whether it has fewer voters than it should that live and are up to date.
     pub under_replicated: bool,
     /// Whether nobody leads it, or its leader reaches no majority.
     pub unavailable: bool,

@@ -7,11 +7,14 @@
 //! system range, nodes go on serving, and nothing moves. The shards' side of it (reporting, making and
 //! removing replicas, changing a group's members) is in [`crate::shard`].
 
+mod health;
+mod ids;
 pub mod manager;
 pub mod message;
 pub mod placement;
 pub mod record;
 pub mod settings;
+mod view;
 
-pub use message::{Ask, NodeState, NodeView, RangeView, Told, View};
+pub use message::{Ask, HighestIds, NodeState, NodeView, RangeView, Told, Trouble, View};
 pub use record::{NodeRecord, Setting};

@@ -3,7 +3,8 @@
 //! Each range wants as many voters as the replication factor, or the largest odd number of nodes that
 //! there are, and learners on what is left of the factor: so a second node holds learners, and a third
 //! makes one voter three, in one change of members. A voter on a dead node is replaced where there is a
-//! node for it; the number of voters never falls because nodes are missing. When all that is in place,
+//! node for it, and so is one that its node does not really have, there or on another node; the number of
+//! voters never falls because nodes are missing. When all that is in place,
 //! replicas and leaders are spread evenly, a few at a time.
 
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ const CHANGES_MAX: usize = 8;
 const TRANSFERS_MAX: usize = 16;
 
 /// A node as placement sees it. Dead ones are left out.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Node {
     /// Its id.
     pub id: NodeId,
@@ -25,6 +26,8 @@ pub struct Node {
     pub shards: u16,
     /// Whether it takes new replicas and leaders: it has been heard of lately.
     pub alive: bool,
+    /// Shards of it that have failed to take a replica: others are taken as long as there are some.
+    pub avoided: Vec<ShardId>,
 }
 
 /// A range as placement sees it.
@@ -36,6 +39,10 @@ pub struct Range {
     pub voters: Vec<ReplicaPlace>,
     /// Its learners.
     pub learners: Vec<ReplicaPlace>,
+    /// One of them that is a member by name only, and is to be replaced.
+    pub given_up: Option<ReplicaId>,
+    /// A node that must not be given a replica of it: the one that is given up is still there.
+    pub not_on: Option<NodeId>,
     /// Who leads it.
     pub leader: Option<ReplicaId>,
     /// Whether a change was left half done: the voters are those before and after it.
@@ -154,10 +161,22 @@ impl<'a> Plan<'a> {
         of_node.map(|(_, load)| load).sum()
     }
 
-    /// The least loaded shard of a node.
+    /// The least loaded shard of a node, not one that has failed if there is another.
     fn shard(&self, node: NodeId) -> Option<Location> {
         let of_node = self.load.iter().filter(|(at, _)| at.node == node);
-        of_node.min_by_key(|(_, load)| **load).map(|(at, _)| *at)
+        let best = of_node.min_by_key(|(at, load)| (self.is_avoided(**at), **load));
+        best.map(|(at, _)| *at)
+    }
+
+    fn is_avoided(&self, at: Location) -> bool {
+        let mut nodes = self.nodes.iter();
+        nodes.any(|node| node.id == at.node && node.avoided.contains(&at.shard))
+    }
+
+    /// Whether all shards of a node have failed.
+    fn all_avoided(&self, node: NodeId) -> bool {
+        let mut of_node = self.load.keys().filter(|at| at.node == node);
+        of_node.all(|at| self.is_avoided(*at))
     }
 
     /// Live nodes but these, the least loaded first.
@@ -167,14 +186,16 @@ impl<'a> Plan<'a> {
             .map(|node| node.id)
             .filter(|id| !but.contains(id))
             .collect();
-        others.sort_by_key(|id| (self.node_load(*id), *id));
+        others.sort_by_key(|id| (self.all_avoided(*id), self.node_load(*id), *id));
         others
     }
 
     /// A slot on a node: the learner that is there, or a new replica.
     fn slot(&mut self, range: &Range, node: NodeId) -> Option<Slot> {
         let mut learners = range.learners.iter();
-        if let Some(learner) = learners.find(|place| place.location.node == node) {
+        let is_well = |place: &&ReplicaPlace| Some(place.replica) != range.given_up;
+        if let Some(learner) = learners.find(|place| place.location.node == node && is_well(place))
+        {
             return Some(Slot::Here(*learner));
         }
         let at = self.shard(node)?;
@@ -197,12 +218,18 @@ impl<'a> Plan<'a> {
             let voters_wanted = voters_wanted.max(range.voters.len().min(self.factor));
             let kept = self.voters_to_keep(range, voters_wanted);
             let mut voters: Vec<Slot> = kept.iter().map(|place| Slot::Here(*place)).collect();
-            let but: Vec<NodeId> = kept.iter().map(|place| place.location.node).collect();
+            let but = kept.iter().map(|place| place.location.node);
+            let but: Vec<NodeId> = but.chain(range.not_on).collect();
             let mut others = self.others(&but);
-            // Where there is a learner the data is already.
+            // Where there is a learner the data is already; where a replica is given up another may
+            // fare no better.
             others.sort_by_key(|node| {
+                let all = range.voters.iter().chain(&range.learners);
+                let mut given_up = all.filter(|place| Some(place.replica) == range.given_up);
+                let given_up = given_up.any(|place| place.location.node == *node);
                 let mut learners = range.learners.iter();
-                !learners.any(|place| place.location.node == *node)
+                let learns = learners.any(|place| place.location.node == *node);
+                (self.all_avoided(*node), given_up, !learns)
             });
             let missing = voters_wanted - kept.len();
             if others.len() >= missing {
@@ -232,7 +259,9 @@ impl<'a> Plan<'a> {
     /// The voters that stay: on usable nodes, one on each, the leader first.
     fn voters_to_keep(&self, range: &Range, wanted: usize) -> Vec<ReplicaPlace> {
         let mut voters = range.voters.clone();
-        voters.retain(|place| self.is_usable(place.location.node));
+        voters.retain(|place| {
+            self.is_usable(place.location.node) && Some(place.replica) != range.given_up
+        });
         let load = |place: &ReplicaPlace| self.node_load(place.location.node);
         voters.sort_by_key(|place| (Some(place.replica) != range.leader, load(place)));
         let mut kept: Vec<ReplicaPlace> = Vec::new();
@@ -269,6 +298,7 @@ impl<'a> Plan<'a> {
             let nodes: Vec<NodeId> = range.voters.iter().map(|p| p.location.node).collect();
             let full = nodes.iter().max_by_key(|node| self.node_load(**node));
             let empty = self.others(&nodes).first().copied();
+            let empty = empty.filter(|node| !self.all_avoided(*node));
             let (Some(full), Some(empty)) = (full.copied(), empty) else {
                 continue;
             };
@@ -334,6 +364,7 @@ mod tests {
             id: NodeId(id),
             shards: 2,
             alive: true,
+            avoided: Vec::new(),
         }
     }
 
@@ -355,6 +386,8 @@ mod tests {
             leader: voters.first().map(|place| place.replica),
             voters,
             learners: Vec::new(),
+            given_up: None,
+            not_on: None,
             is_joint: false,
             busy: false,
         }
@@ -382,6 +415,7 @@ mod tests {
                     let range = ranges.iter_mut().find(|r| r.id == *range).expect("known");
                     range.voters = voters.iter().map(&mut made).collect();
                     range.learners = learners.iter().map(&mut made).collect();
+                    range.given_up = None;
                     if !range.voters.iter().any(|p| Some(p.replica) == range.leader) {
                         range.leader = range.voters.first().map(|p| p.replica);
                     }
@@ -468,6 +502,69 @@ mod tests {
             nodes.sort_unstable();
             assert_eq!(nodes, [1, 2, 4]);
         }
+    }
+
+    #[test]
+    fn a_replica_that_is_given_up_is_replaced_on_a_free_node_or_on_its_own() {
+        for free in [false, true] {
+            let mut nodes = vec![node(1), node(2), node(3)];
+            nodes.extend(free.then(|| node(4)));
+            let mut ranges = vec![range(1, &[1, 2, 3])];
+            ranges[0].given_up = Some(ReplicaId(103));
+            let steps = plan(&nodes, &ranges, 3);
+            let [Step::Change { voters, .. }] = steps.as_slice() else {
+                panic!("one change: {steps:?}");
+            };
+            let new: Vec<Location> = voters
+                .iter()
+                .filter(|slot| matches!(slot, Slot::New(_)))
+                .map(|slot| slot.location())
+                .collect();
+            let wanted = if free { at(4, 0) } else { at(3, 0) };
+            assert_eq!((voters.len(), new), (3, vec![wanted]));
+            // If the old one is still there, not on its node.
+            ranges[0].not_on = Some(NodeId(3));
+            assert_eq!(plan(&nodes, &ranges, 3).len(), usize::from(free));
+            ranges[0].not_on = None;
+            settle(&nodes, &mut ranges, 3);
+            assert!(ranges[0].voters.iter().all(|p| p.replica != ReplicaId(103)));
+        }
+    }
+
+    #[test]
+    fn a_learner_that_is_given_up_is_made_anew_and_is_not_made_a_voter() {
+        let mut ranges = vec![range(1, &[1])];
+        settle(&[node(1), node(2)], &mut ranges, 3);
+        let learner = ranges[0].learners[0];
+        ranges[0].given_up = Some(learner.replica);
+        let steps = plan(&[node(1), node(2), node(3)], &ranges, 3);
+        let Some(Step::Change { voters, .. }) = steps.first() else {
+            panic!("a change: {steps:?}");
+        };
+        assert!(!voters.contains(&Slot::Here(learner)), "{voters:?}");
+        settle(&[node(1), node(2)], &mut ranges, 3);
+        assert_ne!(ranges[0].learners[0].replica, learner.replica);
+    }
+
+    #[test]
+    fn a_shard_that_failed_is_taken_only_if_there_is_no_other() {
+        let mut failed = node(4);
+        failed.avoided = vec![ShardId(0), ShardId(1)];
+        // Node 3 is dead.
+        let ranges = vec![range(1, &[1, 2, 3])];
+        let targets = |nodes: &[Node]| {
+            let steps = plan(nodes, &ranges, 3);
+            let [Step::Change { voters, .. }] = steps.as_slice() else {
+                panic!("one change: {steps:?}");
+            };
+            let new = voters.iter().filter(|slot| matches!(slot, Slot::New(_)));
+            new.map(|slot| slot.location()).collect::<Vec<_>>()
+        };
+        let nodes = [node(1), node(2), failed.clone(), node(5)];
+        assert_eq!(targets(&nodes), [at(5, 0)]);
+        assert_eq!(targets(&nodes[..3]), [at(4, 0)]);
+        failed.avoided = vec![ShardId(0)];
+        assert_eq!(targets(&[node(1), node(2), failed]), [at(4, 1)]);
     }
 
     #[test]

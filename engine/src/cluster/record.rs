@@ -62,9 +62,18 @@ pub struct NodeRecord {
 
 impl NodeRecord {
     /// Names a process: how often one was started on its folder, and a random number, since two may be
-    /// started on copies of a folder.
+    /// started on copies of a folder. The random number is 0 if the start could not be counted, because
+    /// the disk is full: then the next one has the same count.
     pub fn life(starts: u64, random: u64) -> u128 {
         u128::from(starts) << 64 | u128::from(random)
+    }
+
+    /// Whether a process that comes now runs on a folder that is older than what a process of the same
+    /// node was seen to run on, or that is another copy of it.
+    pub fn is_older(life: u128, seen: u128) -> bool {
+        let (starts, most) = (life >> 64, seen >> 64);
+        let are_counted = life as u64 != 0 && seen as u64 != 0;
+        starts < most || (starts == most && life != seen && are_counted)
     }
 
     /// How often a process was started on the folder.
@@ -111,12 +120,20 @@ pub fn token_of(key: &[u8]) -> Option<u128> {
     u128::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// The bytes of a value or message, after a byte for its version.
+/// The bytes of a record, after a byte for its version.
 pub fn encode<T>(value: &T) -> Vec<u8>
 where
     T: for<'a> rkyv::Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Error>>,
 {
-    let mut bytes = vec![VERSION];
+    encode_as(VERSION, value)
+}
+
+/// The bytes of a value, after a byte for its version.
+pub(super) fn encode_as<T>(version: u8, value: &T) -> Vec<u8>
+where
+    T: for<'a> rkyv::Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Error>>,
+{
+    let mut bytes = vec![version];
     // Nothing that is only numbers, texts and lists can fail to be written.
     if let Ok(body) = rkyv::to_bytes::<Error>(value) {
         bytes.extend_from_slice(&body);
@@ -131,7 +148,17 @@ where
     T::Archived: for<'a> rkyv::bytecheck::CheckBytes<HighValidator<'a, Error>>
         + rkyv::Deserialize<T, HighDeserializer<Error>>,
 {
-    let body = bytes.strip_prefix(&[VERSION])?;
+    decode_as(VERSION, bytes)
+}
+
+/// Reads what [`encode_as`] wrote; `None` if the bytes are none of this version.
+pub(super) fn decode_as<T>(version: u8, bytes: &[u8]) -> Option<T>
+where
+    T: rkyv::Archive,
+    T::Archived: for<'a> rkyv::bytecheck::CheckBytes<HighValidator<'a, Error>>
+        + rkyv::Deserialize<T, HighDeserializer<Error>>,
+{
+    let body = bytes.strip_prefix(&[version])?;
     rkyv::from_bytes::<T, Error>(body).ok()
 }
 
@@ -161,6 +188,18 @@ mod tests {
             // Whatever it says, it must not panic.
             drop(decode::<Setting>(&damaged));
         }
+    }
+
+    #[test]
+    fn a_folder_that_went_back_is_older_and_a_start_that_was_not_counted_is_not() {
+        let life = NodeRecord::life;
+        assert!(NodeRecord::is_older(life(6, 9), life(7, 1)), "fewer starts");
+        assert!(NodeRecord::is_older(life(6, 0), life(7, 1)), "fewer starts");
+        assert!(NodeRecord::is_older(life(7, 9), life(7, 1)), "another copy");
+        assert!(!NodeRecord::is_older(life(7, 1), life(7, 1)), "itself");
+        assert!(!NodeRecord::is_older(life(8, 9), life(7, 1)), "a later one");
+        assert!(!NodeRecord::is_older(life(7, 9), life(7, 0)));
+        assert!(!NodeRecord::is_older(life(7, 0), life(7, 9)));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! | a user's row | data id, `1`, user key |
 //! | a client's session marks in a snapshot | data id, `3`, client id (16) |
 //! | a session pair | data id, `2`, first key escaped, client id (16), sequence (8) |
+//! | which log the tree belongs to | `ff` |
 //!
 //! Numbers are big endian, so that rows sort by them. A data id is its length in bytes (1 to 8) and
 //! its bytes without leading zeros: three bytes before the user's key while ids are small, since
@@ -15,6 +16,8 @@
 
 use crate::types::{ClientId, DataId, ReplicaId};
 
+/// The row that says which log the tree belongs to.
+pub const TREE_MARK: &[u8] = &[0xff];
 const BY_REPLICA: u8 = 0;
 const STATE: u8 = 0;
 const CLIENT: u8 = 1;
@@ -31,6 +34,8 @@ pub enum RowKey<'a> {
     ByKey(DataId, std::borrow::Cow<'a, [u8]>),
     /// A row that lives as long as its data id.
     OfData(DataId),
+    /// The row under [`TREE_MARK`].
+    OfTree,
 }
 
 fn put_data_id(data_id: DataId, to: &mut Vec<u8>) {
@@ -69,6 +74,15 @@ pub fn state_key(replica: ReplicaId, to: &mut Vec<u8>) {
     to.push(BY_REPLICA);
     to.extend_from_slice(&replica.0.to_be_bytes());
     to.push(STATE);
+}
+
+/// The interval of all rows that lie by the id of a replica, from this id on.
+pub fn by_replica_from(replica: ReplicaId, low: &mut Vec<u8>, high: &mut Vec<u8>) {
+    low.clear();
+    low.push(BY_REPLICA);
+    low.extend_from_slice(&replica.0.to_be_bytes());
+    high.clear();
+    high.push(BY_REPLICA + 1);
 }
 
 /// The key of a client's marks in a range.
@@ -198,6 +212,9 @@ fn split_data_id(key: &[u8]) -> Option<(DataId, &[u8])> {
 
 /// Reads a row's key; `None` if it is none of ours.
 pub fn parse(key: &[u8]) -> Option<RowKey<'_>> {
+    if key == TREE_MARK {
+        return Some(RowKey::OfTree);
+    }
     if let Some(rest) = key.strip_prefix(&[BY_REPLICA]) {
         let (replica, _) = rest.split_first_chunk::<8>()?;
         let replica = ReplicaId(u64::from_be_bytes(*replica));

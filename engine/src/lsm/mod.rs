@@ -111,6 +111,8 @@ pub struct TableStats {
     pub compactions: u64,
     /// The last write failed because the disk is full.
     pub disk_full: bool,
+    /// The last write failed because there were no file descriptors, or no memory for one.
+    pub starved: bool,
 }
 
 /// How a tree is opened.

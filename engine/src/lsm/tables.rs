@@ -1,4 +1,4 @@
-//! Tables on disk, by `lsm-tree`: the only file that names it.
+//! Tables on disk, by `lsm-tree`: nothing else names it.
 //!
 //! `lsm-tree` is the engine inside fjall; used directly, since fjall's journal would be a second
 //! log and fjall gives sequence numbers itself. The commit timestamp is the sequence number. Its
@@ -14,6 +14,9 @@
 //! Flush and compaction get the tree's own small counter plus one as threshold. A timestamp there
 //! would drop versions that readers need; the bare counter would keep replaced files.
 
+mod gc;
+mod retry;
+
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::ops::Bound;
@@ -21,9 +24,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
-use lsm_tree::compaction::filter::{CompactionFilter, Context, Factory, ItemAccessor, Verdict};
+use lsm_tree::Error as TreeError;
+use lsm_tree::compaction::filter;
 use lsm_tree::config::{CompressionPolicy, PinningPolicy};
 use lsm_tree::table::filter::standard_bloom::Builder as Bloom;
 use lsm_tree::{
@@ -36,12 +39,11 @@ use crate::lsm::version_gc::{GcRules, Judge};
 use crate::lsm::write_back::{PushOut, WriteBack};
 use crate::lsm::{Bounds, FROZEN_MAX, LsmError, TableRow, TableStats, TableStore, row, verify};
 use crate::types::Timestamp;
+use gc::GcFactory;
 
 /// Cleared memtables that wait to be filled again, with the pages that they have: as many as may
 /// freeze at once, and two.
 const SPARE_MEMTABLES: usize = FROZEN_MAX + 2;
-/// A write that met a full disk is tried again after this.
-const FULL_DISK_RETRY: Duration = Duration::from_millis(200);
 /// Size that compactions give to tables.
 const TABLE_BYTES: u64 = 32 << 20;
 
@@ -110,6 +112,7 @@ struct Shared {
     news: AtomicBool,
     stop: AtomicBool,
     disk_full: AtomicBool,
+    starved: AtomicBool,
     flushes: AtomicU64,
     compactions: AtomicU64,
     spare: Mutex<Vec<Memtable>>,
@@ -125,18 +128,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn is_full(error: &lsm_tree::Error) -> bool {
-    matches!(error, lsm_tree::Error::Io(e)
-        if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
-}
-
 /// Whether an error says that a file is not what was written, not that the system refused.
-fn is_damage(error: &lsm_tree::Error) -> bool {
-    !matches!(error, lsm_tree::Error::Io(e)
+fn is_damage(error: &TreeError) -> bool {
+    !matches!(error, TreeError::Io(e)
         if !matches!(e.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof))
 }
 
-fn failed(folder: &Path, action: &'static str, error: &lsm_tree::Error) -> LsmError {
+fn failed(folder: &Path, action: &'static str, error: &TreeError) -> LsmError {
     LsmError::Failed {
         folder: folder.display().to_string(),
         action,
@@ -170,30 +168,7 @@ impl Shared {
         lock(&self.rules).clone()
     }
 
-    /// After a failed write `lsm-tree` leaves unfinished files until the next opening, so each
-    /// try would fill the disk further. Does nothing while another write runs.
-    fn remove_leftovers(&self) {
-        let Ok(_alone) = self.writing.try_write() else {
-            return;
-        };
-        let live: Vec<u64> = self
-            .tree
-            .current_version()
-            .iter_tables()
-            .map(Table::id)
-            .collect();
-        let files = std::fs::read_dir(self.options.folder.join("tables"));
-        for file in files.into_iter().flatten().flatten() {
-            let id = file.file_name().to_str().and_then(|name| name.parse().ok());
-            if id.is_some_and(|id| !live.contains(&id))
-                && let Err(error) = std::fs::remove_file(file.path())
-            {
-                tracing::warn!(%error, file = %file.path().display(), "an unfinished table stays");
-            }
-        }
-    }
-
-    fn flush(&self, memtable: &Memtable) -> Result<(), lsm_tree::Error> {
+    fn flush(&self, memtable: &Memtable) -> Result<(), TreeError> {
         let _writing = self.writing.read().unwrap_or_else(PoisonError::into_inner);
         let rules = self.rules();
         let mut judge = Judge::new(rules.as_ref());
@@ -217,35 +192,6 @@ impl Shared {
                 .register_tables(&tables, None, None, &[], self.threshold())?;
         }
         Ok(())
-    }
-
-    /// Tries until it is done, unless it fails for another reason than a full disk.
-    fn write(
-        &self,
-        action: &'static str,
-        mut write: impl FnMut() -> Result<(), lsm_tree::Error>,
-    ) -> bool {
-        while !self.stop.load(Ordering::SeqCst) {
-            match write() {
-                Ok(()) => {
-                    self.disk_full.store(false, Ordering::SeqCst);
-                    return true;
-                }
-                Err(error) if is_full(&error) => {
-                    if !self.disk_full.swap(true, Ordering::SeqCst) {
-                        tracing::error!(action, "the disk is full: writes are refused");
-                        self.publish(None, None);
-                    }
-                    self.remove_leftovers();
-                    std::thread::sleep(FULL_DISK_RETRY);
-                }
-                Err(error) => {
-                    self.publish(None, Some(failed(&self.options.folder, action, &error)));
-                    return false;
-                }
-            }
-        }
-        false
     }
 
     fn run_flusher(&self, jobs: &mpsc::Receiver<Job>, kick: &mpsc::Sender<Compaction>) {
@@ -274,7 +220,7 @@ impl Shared {
         }
     }
 
-    fn compact(&self, what: &Compaction) -> Result<bool, lsm_tree::Error> {
+    fn compact(&self, what: &Compaction) -> Result<bool, TreeError> {
         let _writing = self.writing.read().unwrap_or_else(PoisonError::into_inner);
         let before = self.tree.current_version().id();
         match what {
@@ -314,44 +260,6 @@ impl Shared {
     }
 }
 
-struct GcFactory(Arc<Mutex<Option<GcRules>>>, WriteBack);
-
-struct GcFilter(Judge, WriteBack);
-
-impl Factory for GcFactory {
-    fn name(&self) -> &str {
-        "rangedb-versions"
-    }
-
-    fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
-        let rules = lock(&self.0).clone();
-        Box::new(GcFilter(Judge::new(rules.as_ref()), self.1.clone()))
-    }
-}
-
-impl CompactionFilter for GcFilter {
-    fn filter_item(
-        &mut self,
-        item: ItemAccessor<'_>,
-        context: &Context,
-    ) -> Result<Verdict, lsm_tree::Error> {
-        let bytes = item.value()?;
-        self.1.wrote(item.key().len() + bytes.len());
-        let Some(row) = row::decode(&bytes) else {
-            return Ok(Verdict::Keep);
-        };
-        let last = context.is_last_level;
-        let keeps = self
-            .0
-            .keeps(item.key(), row.version, row.value.is_some(), last);
-        Ok(if keeps {
-            Verdict::Keep
-        } else {
-            Verdict::Destroy
-        })
-    }
-}
-
 /// The tables of one shard on disk.
 pub struct LsmTables {
     tables: Arc<Tables>,
@@ -371,7 +279,7 @@ impl LsmTables {
         let counter = SequenceNumberCounter::default();
         let rules = Arc::new(Mutex::new(None));
         let write_back = WriteBack::new(&options.folder, options.push_out);
-        let gc = GcFactory(rules.clone(), write_back.clone());
+        let gc = GcFactory::new(rules.clone(), write_back.clone());
         let config = Config::new(
             &options.folder,
             counter.clone(),
@@ -383,7 +291,7 @@ impl LsmTables {
         .filter_block_pinning_policy(PinningPolicy::all(true))
         .index_block_pinning_policy(PinningPolicy::all(true))
         .with_compaction_filter_factory(Some(Arc::new(gc)));
-        let checked = verify::verify(&options.folder).map_err(lsm_tree::Error::Io);
+        let checked = verify::verify(&options.folder).map_err(TreeError::Io);
         let tree = checked.and_then(|()| config.open());
         let tree = tree.map_err(|e| failed(&options.folder, "open", &e))?;
         let tables = Arc::new(Tables::of(&tree));
@@ -396,6 +304,7 @@ impl LsmTables {
             news: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             disk_full: AtomicBool::new(false),
+            starved: AtomicBool::new(false),
             flushes: AtomicU64::new(0),
             compactions: AtomicU64::new(0),
             spare: Mutex::default(),
@@ -407,10 +316,12 @@ impl LsmTables {
         });
         let (flusher, compactor) = (shared.clone(), shared.clone());
         let flusher_kick = kick.clone();
-        let threads = vec![
-            std::thread::spawn(move || flusher.run_flusher(&job_queue, &flusher_kick)),
-            std::thread::spawn(move || compactor.run_compactor(&kicks)),
-        ];
+        let thread = std::thread::Builder::new;
+        let flusher = thread().spawn(move || flusher.run_flusher(&job_queue, &flusher_kick));
+        let compactor = thread().spawn(move || compactor.run_compactor(&kicks));
+        let threads = flusher.and_then(|flusher| Ok(vec![flusher, compactor?]));
+        let threads =
+            threads.map_err(|e| failed(&shared.options.folder, "start a thread", &e.into()))?;
         Ok(LsmTables {
             tables,
             folder: shared.options.folder.as_path().into(),
@@ -428,7 +339,7 @@ impl LsmTables {
         }
     }
 
-    fn failed(&self, error: &lsm_tree::Error) -> LsmError {
+    fn failed(&self, error: &TreeError) -> LsmError {
         failed(&self.shared.options.folder, "read", error)
     }
 }
@@ -447,7 +358,7 @@ impl Drop for LsmTables {
     }
 }
 
-type RangeIter = Box<dyn DoubleEndedIterator<Item = Result<InternalValue, lsm_tree::Error>> + Send>;
+type RangeIter = Box<dyn DoubleEndedIterator<Item = Result<InternalValue, TreeError>> + Send>;
 
 /// An interval of one run of tables.
 pub struct RunIter {
@@ -594,6 +505,7 @@ impl TableStore for LsmTables {
             flushes: self.shared.flushes.load(Ordering::Relaxed),
             compactions: self.shared.compactions.load(Ordering::Relaxed),
             disk_full: self.shared.disk_full.load(Ordering::SeqCst),
+            starved: self.shared.starved.load(Ordering::SeqCst),
         }
     }
 }

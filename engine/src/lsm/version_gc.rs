@@ -97,6 +97,7 @@ fn threshold(by_data_id: &BTreeMap<DataId, Vec<LiveData>>, key: &[u8]) -> Option
             .flatten()
             .any(|live| live.replica == replica)
             .then_some(Timestamp::MAX),
+        Some(RowKey::OfTree) => Some(Timestamp::MAX),
         Some(RowKey::ByKey(data_id, key)) => by_data_id
             .get(&data_id)?
             .iter()

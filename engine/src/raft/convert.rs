@@ -5,10 +5,12 @@ use std::io;
 
 use openraft::alias::{EntryOf, LogIdOf, VoteOf};
 use openraft::impls::leader_id_adv::LeaderId;
+use openraft::raft::{VoteRequest, VoteResponse};
 use openraft::{EntryPayload, Membership};
 use rkyv::rancor;
 
 use crate::env::Env;
+use crate::raft::message::{Answer, Candidacy};
 use crate::raft::type_config::{Commands, TypeConfig};
 use crate::range::ReplicaPlace;
 use crate::types::{Location, ReplicaId};
@@ -21,6 +23,27 @@ pub type Members = Membership<ReplicaId, Location>;
 struct MembershipBody {
     configs: Vec<Vec<ReplicaId>>,
     nodes: Vec<(ReplicaId, Location)>,
+}
+
+/// A candidate's question.
+pub fn vote_request<E: Env>(candidacy: &Candidacy) -> VoteRequest<TypeConfig<E>> {
+    VoteRequest {
+        vote: raft_vote::<E>(candidacy.vote),
+        last_log_id: candidacy.last.map(raft_log_id::<E>),
+        leadership_transfer: candidacy.transfer,
+    }
+}
+
+/// The answer to it.
+pub fn voted<E: Env, F>(response: Result<VoteResponse<TypeConfig<E>>, F>) -> Answer {
+    match response {
+        Ok(response) => Answer::Voted {
+            vote: vote::<E>(&response.vote),
+            granted: response.vote_granted,
+            last: response.last_log_id.as_ref().map(log_id::<E>),
+        },
+        Err(_) => Answer::Refused,
+    }
 }
 
 /// The bytes of a membership in the log and in the state row.

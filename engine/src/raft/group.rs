@@ -6,27 +6,28 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf, WatchReceiverOf};
+use openraft::alias::{StoredMembershipOf, WatchReceiverOf};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::metrics::RaftMetrics;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, ClientWriteResult, VoteRequest};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, ClientWriteResult};
 use openraft::{Config, ServerState, SnapshotPolicy};
 
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::Fatal;
 use crate::mutant::{self, Mutant};
 use crate::raft::convert;
+use crate::raft::followers::Followers;
 use crate::raft::lease::Lease;
 use crate::raft::log_store::LogStore;
-use crate::raft::message::{Answer, Candidacy, Question};
+use crate::raft::message::{Answer, Question};
 use crate::raft::network::Links;
+use crate::raft::pins::Pins;
 use crate::raft::pulse::{HEARTBEAT, Pulse};
-use crate::raft::state_machine::{SnapshotHandle, StateMachine, stored_membership};
+use crate::raft::state_machine::StateMachine;
 use crate::raft::type_config::{CallbackResponder, Commands, TypeConfig};
 use crate::range::replica::{LEASE_MS, Replica};
-use crate::range::state::RangeState;
-use crate::types::{DataId, RangeId, ReplicaId};
-use crate::wal::{Body, GroupLog, Vote};
+use crate::types::{RangeId, ReplicaId};
+use crate::wal::{Body, GroupLog};
 
 /// What becomes of a proposal: its results from apply, or openraft's refusal.
 pub type ProposalResult<E> = ClientWriteResult<TypeConfig<E>>;
@@ -40,7 +41,7 @@ const CONFIRM_PATIENCE: Duration = Duration::from_millis(200);
 
 type Raft<E> = openraft::Raft<TypeConfig<E>, StateMachine<E>>;
 
-/// A part of a snapshot may take so long.
+/// An answer to a part of a snapshot is waited for so long, before the part is sent again.
 const SNAPSHOT_PART_TIMEOUT_MS: u64 = 5_000;
 /// How far apart two clocks may run over one lease, and then some: a leader's lease ends earlier
 /// by this, and a restarted replica's silence lasts longer by it.
@@ -67,11 +68,16 @@ pub struct Group<E: Env> {
     /// promised a lease.
     silent: Cell<bool>,
     lease: Rc<Lease<E>>,
+    /// What the leader that this replica is, or was last, knows of the others.
+    pub(super) followers: Rc<Followers>,
     /// See [`Group::part_taken`].
     pub(super) part_taken: Rc<Cell<Option<Now<E>>>>,
     pub(super) pulse: Pulse<E>,
     /// Entries that are durable in the tree and yet kept for replicas that are behind.
     pub(super) entries_kept: u64,
+    pub(super) log: GroupLog<E>,
+    /// What is kept of it for replicas that a snapshot brings up.
+    pub(super) pins: Rc<Pins<E>>,
     /// Whether a change of its members is being made here.
     pub(super) changing: Cell<bool>,
     /// Whether it is on its way out: it neither answers nor campaigns.
@@ -122,6 +128,8 @@ fn config() -> Config {
         install_snapshot_timeout: SNAPSHOT_PART_TIMEOUT_MS,
         log_stage_capacity: Some(1),
         enable_tick: false,
+        // A replica that has lost entries counts no more: see [`super::followers`].
+        allow_log_reversion: Some(true),
         enable_pre_vote: Some(true),
         enable_leader_restore: Some(false),
         ..Config::default()
@@ -147,8 +155,10 @@ impl<E: Env> RaftGroup<E> {
         };
         let config = config().validate().map_err(|e| failed(e.to_string()))?;
         let store = LogStore::new(log.clone());
-        let machine = StateMachine::new(replica.clone(), log);
+        let pins = Rc::new(Pins::default());
+        let machine = StateMachine::new(replica.clone(), log.clone(), pins.clone());
         let lease = Rc::new(Lease::new());
+        let followers = Rc::<Followers>::default();
         let part_taken = Rc::default();
         let links = Links::<E> {
             transport: around.transport,
@@ -157,6 +167,7 @@ impl<E: Env> RaftGroup<E> {
             range,
             me: id,
             lease: lease.clone(),
+            followers: followers.clone(),
             part_taken: Rc::clone(&part_taken),
             store: replica.store.clone(),
         };
@@ -182,9 +193,12 @@ impl<E: Env> RaftGroup<E> {
                 raft,
                 silent: Cell::new(made == Made::Before && !alone && !forgets),
                 lease,
+                followers,
                 part_taken,
                 pulse: Pulse::new(around.stalled),
                 entries_kept: around.entries_kept,
+                log,
+                pins,
                 changing: Cell::new(false),
                 retired: Cell::new(false),
                 handed_over: Cell::new(0),
@@ -233,6 +247,11 @@ impl<E: Env> RaftGroup<E> {
 }
 
 impl<E: Env> Group<E> {
+    /// The range.
+    pub fn range(&self) -> RangeId {
+        self.range
+    }
+
     /// Whether it is the only voter.
     pub fn is_alone(&self) -> bool {
         self.alone.get()
@@ -440,16 +459,17 @@ impl<E: Env> Group<E> {
                     Err(_) => Answer::Refused,
                 }
             }
-            // Parts of snapshots are staged by the shard, which installs them at their end.
-            Question::Snapshot(_) => Answer::Refused,
+            // Parts of snapshots are staged by the shard, which installs them at their end; and it
+            // removes a replica that has lost entries.
+            Question::Snapshot(_) | Question::Lost { .. } => Answer::Refused,
             Question::Transfer { vote, last } => self.take_over(vote, last).await,
             // Whom the leader itself wants to lead breaks no lease.
             Question::Vote(candidacy) if self.silent.get() && !candidacy.transfer => {
                 Answer::Refused
             }
             Question::Vote(candidacy) => {
-                let request = vote_request::<E>(&candidacy);
-                let answer = voted(self.raft.vote(request).await);
+                let request = convert::vote_request::<E>(&candidacy);
+                let answer = convert::voted(self.raft.vote(request).await);
                 if matches!(answer, Answer::Voted { granted: true, .. }) {
                     self.pulse.grant(Now::<E>::now());
                 }
@@ -469,8 +489,8 @@ impl<E: Env> Group<E> {
             }
             Question::PreVote(_) if self.pulse.has_heard(Now::<E>::now()) => Answer::Refused,
             Question::PreVote(candidacy) => {
-                let request = vote_request::<E>(&candidacy);
-                voted(self.raft.pre_vote(request).await)
+                let request = convert::vote_request::<E>(&candidacy);
+                convert::voted(self.raft.pre_vote(request).await)
             }
         }
     }
@@ -512,25 +532,6 @@ impl<E: Env> Group<E> {
         let commands = Commands(commands);
         self.stay_awake();
         self.told(self.raft.client_write_ff(commands, Some(responder)).await)
-    }
-
-    /// Takes over a snapshot whose rows are durable in the tree, unless it is not needed any more.
-    pub async fn install(&self, vote: Vote, data_id: DataId, state: RangeState) -> Answer {
-        let Ok(membership) = stored_membership::<E>(&state.membership) else {
-            return Answer::Refused;
-        };
-        let snapshot = SnapshotOf::<TypeConfig<E>, SnapshotHandle<E>> {
-            meta: SnapshotMetaOf::<TypeConfig<E>> {
-                last_log_id: state.applied.map(convert::raft_log_id::<E>),
-                last_membership: membership,
-            },
-            snapshot: SnapshotHandle::Staged(data_id, Box::new(state)),
-        };
-        let vote = convert::raft_vote::<E>(vote);
-        match self.raft.install_full_snapshot(vote, snapshot).await {
-            Ok(response) => Answer::Installed(convert::vote::<E>(&response.vote)),
-            Err(_) => Answer::Refused,
-        }
     }
 
     /// Stops the group's tasks.
@@ -578,23 +579,4 @@ pub enum Made {
     },
     /// Before this start of the process. Unless it is the only voter it keeps silent at first.
     Before,
-}
-
-fn vote_request<E: Env>(candidacy: &Candidacy) -> VoteRequest<TypeConfig<E>> {
-    VoteRequest {
-        vote: convert::raft_vote::<E>(candidacy.vote),
-        last_log_id: candidacy.last.map(convert::raft_log_id::<E>),
-        leadership_transfer: candidacy.transfer,
-    }
-}
-
-fn voted<E: Env, F>(response: Result<openraft::raft::VoteResponse<TypeConfig<E>>, F>) -> Answer {
-    match response {
-        Ok(response) => Answer::Voted {
-            vote: convert::vote::<E>(&response.vote),
-            granted: response.vote_granted,
-            last: response.last_log_id.as_ref().map(convert::log_id::<E>),
-        },
-        Err(_) => Answer::Refused,
-    }
 }

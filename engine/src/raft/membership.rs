@@ -79,6 +79,14 @@ impl<E: Env> Group<E> {
             .map_or(u64::MAX, |id| last.saturating_sub(id.index))
     }
 
+    /// The last entry that another replica is known to have.
+    pub fn matched(&self, replica: ReplicaId) -> Option<u64> {
+        let metrics = self.metrics.borrow_watched();
+        let mut all = metrics.replication.iter().flatten();
+        let (_, matched) = all.find(|(id, _)| **id == replica)?;
+        matched.as_ref().map(|id| id.index)
+    }
+
     /// When another replica last took a part of a snapshot of this one: it comes nearer, though the
     /// entry that it has does not tell until the end.
     pub fn part_taken(&self) -> Option<Now<E>> {

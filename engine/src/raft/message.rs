@@ -17,6 +17,8 @@ const VERSION: u8 = 2;
 /// Kinds without an envelope.
 const BEAT: u8 = 6;
 const CLUSTER: u8 = 7;
+/// A kind of a question, after those.
+const LOST: u8 = 8;
 
 /// Who speaks to whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +96,13 @@ pub enum Question {
     },
     /// A part of a snapshot.
     Snapshot(SnapshotPart),
+    /// The receiver lacks what it had acknowledged to the leader.
+    Lost {
+        /// The leader's vote.
+        vote: Vote,
+        /// The last entry that was acknowledged.
+        acknowledged: LogId,
+    },
 }
 
 /// A part of a snapshot: its rows, then its end, all under one number.
@@ -151,6 +160,8 @@ pub enum Answer {
     Done,
     /// The snapshot is in use, or was not needed; the receiver's vote.
     Installed(Vote),
+    /// What was acknowledged is lost, and the receiver has removed itself for good.
+    Lost,
 }
 
 struct Writer(Vec<u8>);
@@ -257,6 +268,7 @@ pub fn encode(envelope: Envelope, question: &Question) -> Bytes {
         Question::PreVote(_) => 3,
         Question::Transfer { .. } => 4,
         Question::Snapshot(_) => 5,
+        Question::Lost { .. } => LOST,
     };
     to.0.extend_from_slice(&[VERSION, kind]);
     to.number(envelope.range.0);
@@ -280,6 +292,10 @@ pub fn encode(envelope: Envelope, question: &Question) -> Bytes {
             to.some_log_id(*last);
         }
         Question::Snapshot(part) => to.snapshot(part),
+        Question::Lost { vote, acknowledged } => {
+            to.vote(*vote);
+            to.log_id(*acknowledged);
+        }
     }
     to.0.into()
 }
@@ -346,6 +362,7 @@ pub fn encode_answer(answer: &Answer) -> Bytes {
             to.0.push(7);
             to.vote(*vote);
         }
+        Answer::Lost => to.0.push(8),
     }
     to.0.into()
 }
@@ -534,6 +551,10 @@ impl Reader {
                 last: from.some_log_id()?,
             },
             5 => Question::Snapshot(from.snapshot()?),
+            LOST => Question::Lost {
+                vote: from.vote()?,
+                acknowledged: from.log_id()?,
+            },
             _ => return None,
         };
         from.rest.is_empty().then_some((envelope, question))
@@ -556,6 +577,7 @@ pub fn decode_answer(bytes: Bytes) -> Option<Answer> {
         },
         6 => Answer::Done,
         7 => Answer::Installed(from.vote()?),
+        8 => Answer::Lost,
         _ => return None,
     };
     from.rest.is_empty().then_some(answer)
@@ -625,6 +647,10 @@ mod tests {
                 state: Bytes::from_static(b"state"),
                 gc_threshold: Timestamp(9),
             }),
+            Question::Lost {
+                vote,
+                acknowledged: log_id(6),
+            },
         ]
     }
 
@@ -726,6 +752,7 @@ mod tests {
             },
             Answer::Done,
             Answer::Installed(vote),
+            Answer::Lost,
         ];
         for answer in answers {
             assert_eq!(decode_answer(encode_answer(&answer)), Some(answer));

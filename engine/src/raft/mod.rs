@@ -13,12 +13,15 @@
 
 mod append_lane;
 mod convert;
+mod followers;
 mod group;
+mod install;
 mod lease;
 mod log_store;
 mod membership;
 mod message;
 mod network;
+mod pins;
 mod pulse;
 mod purge;
 mod state_machine;
@@ -34,5 +37,6 @@ pub use message::{
     encode_answer, encode_beat, encode_behind, encode_cluster,
 };
 pub use pulse::TICK;
+pub use purge::Pinned;
 pub use state_machine::{SnapshotHandle, StateMachine};
 pub use type_config::{CallbackResponder, Commands, EntryResults, TypeConfig};

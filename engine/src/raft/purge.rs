@@ -1,15 +1,28 @@
 //! When a group's log is purged: never beyond what the tree has made durable, and with a tail kept for
-//! replicas that are behind and answer.
+//! replicas that are behind and answer, or that a snapshot brings up ([`super::pins`]).
 
 use openraft::async_runtime::watch::WatchReceiver;
 
-use crate::env::Env;
+use crate::env::{Env, Instant, Now};
 use crate::error::Fatal;
+use crate::mutant::{self, Mutant};
 use crate::raft::group::Group;
+use crate::raft::pins::Follower;
 use crate::types::ReplicaId;
 
 /// For a replica that answers and is behind, so many times more entries are kept.
 const LAGGARD_KEPT: u64 = 16;
+
+/// The log of a group, as long as some of it is kept for a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pinned {
+    /// The replicas that it is kept for.
+    pub replicas: Vec<ReplicaId>,
+    /// Its entries.
+    pub entries: usize,
+    /// Their bytes on disk.
+    pub bytes: u64,
+}
 
 impl<E: Env> Group<E> {
     /// Tells openraft how far the tree is durable: up to there the log may be purged.
@@ -20,9 +33,29 @@ impl<E: Env> Group<E> {
         self.told(self.raft.trigger().snapshot().await)
     }
 
+    /// Entries of the log that are not purged, and their bytes on disk.
+    pub fn log_size(&self) -> (usize, u64) {
+        self.log.size()
+    }
+
+    /// The log, if some of it is kept for a snapshot.
+    pub fn pinned(&self) -> Option<Pinned> {
+        let (entries, bytes) = self.log.size();
+        self.pins.is_pinned().then(|| Pinned {
+            replicas: self.pins.replicas(),
+            entries,
+            bytes,
+        })
+    }
+
+    /// Keeps nothing of the log for snapshots any more.
+    pub fn give_up_pins(&self) {
+        self.pins.give_up();
+    }
+
     /// Has the log purged as far as the tree is durable, but for a tail that a replica behind can
-    /// catch up by: some entries always, and as many times [`LAGGARD_KEPT`] for a replica that
-    /// answers. With `is_full` nobody is waited for.
+    /// catch up by: some entries always, as many times [`LAGGARD_KEPT`] for a replica that answers,
+    /// and all that is pinned. With `is_full` nothing is kept but what is pinned.
     ///
     /// # Errors
     /// The group has stopped.
@@ -47,11 +80,43 @@ impl<E: Env> Group<E> {
             let slowest = behind.map(|(_, matched)| matched.as_ref().map_or(0, |id| id.index));
             let waited_for = slowest.min().unwrap_or(up_to);
             let up_to = up_to.min(waited_for.max(durable.saturating_sub(kept * LAGGARD_KEPT)));
+            let follower = |id| {
+                let matched = metrics.replication.as_ref()?.get(&id)?;
+                Some(Follower {
+                    matched: matched.as_ref().map_or(0, |id| id.index),
+                    is_there: is_there(id),
+                })
+            };
+            let last = metrics.last_log_index.unwrap_or(0);
+            let near = last.saturating_sub(self.entries_kept);
+            let up_to = self.leave_pinned(up_to, near, follower);
             let purged = metrics.purged.as_ref().map_or(0, |id| id.index);
             (up_to > purged).then_some(up_to)
         };
         let Some(up_to) = up_to else { return Ok(()) };
         tracing::debug!(range = %self.range, replica = %self.replica, up_to, "purges");
         self.told(self.raft.trigger().purge_log(up_to).await)
+    }
+
+    /// Up to where the log may be purged, if it would be up to `up_to` without snapshots.
+    fn leave_pinned(
+        &self,
+        up_to: u64,
+        near: u64,
+        follower: impl Fn(ReplicaId) -> Option<Follower>,
+    ) -> u64 {
+        let after = self.pins.kept_after(near, Now::<E>::now(), follower);
+        let Some(after) = after.filter(|_| !mutant::is(Mutant::SnapshotPinsNoLog)) else {
+            return up_to;
+        };
+        if after < up_to && self.pins.matters() {
+            tracing::info!(
+                range = %self.range,
+                replicas = ?self.pins.replicas(),
+                after,
+                "the log is kept for replicas that take over a snapshot, until they have caught up"
+            );
+        }
+        up_to.min(after)
     }
 }

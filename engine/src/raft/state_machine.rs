@@ -7,10 +7,12 @@ use futures_util::{Stream, StreamExt};
 use openraft::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 
-use crate::env::Env;
+use crate::env::{Env, yield_now};
 use crate::error::Fatal;
+use crate::limits::SESSION_ROWS_PER_TURN;
 use crate::mutant::{self, Mutant};
 use crate::raft::convert;
+use crate::raft::pins::{Pin, Pins};
 use crate::raft::type_config::{EntryResults, TypeConfig};
 use crate::range::replica::Replica;
 use crate::range::state::{AppliedMembership, RangeState};
@@ -20,8 +22,9 @@ use crate::wal::GroupLog;
 
 /// A snapshot: nothing but names, whose rows are read when it is sent.
 pub enum SnapshotHandle<E: Env> {
-    /// Of the replica here, as of when it is sent; at least what the tree has made durable.
-    Own(Rc<Replica<E>>),
+    /// Of the replica here, as of when it is sent; at least what the tree has made durable. One that
+    /// was asked for to be sent pins the log after that.
+    Own(Rc<Replica<E>>, Option<Pin<E>>),
     /// That came from elsewhere: durable in the tree under this data id, with this state.
     Staged(DataId, Box<RangeState>),
 }
@@ -30,26 +33,32 @@ pub enum SnapshotHandle<E: Env> {
 pub struct StateMachine<E: Env> {
     replica: Rc<Replica<E>>,
     log: GroupLog<E>,
+    pins: Rc<Pins<E>>,
 }
 
 impl<E: Env> StateMachine<E> {
-    /// The state machine that is `replica`, with its log.
-    pub fn new(replica: Rc<Replica<E>>, log: GroupLog<E>) -> StateMachine<E> {
-        StateMachine { replica, log }
+    /// The state machine that is `replica`, with its log and what pins that.
+    pub fn new(replica: Rc<Replica<E>>, log: GroupLog<E>, pins: Rc<Pins<E>>) -> StateMachine<E> {
+        StateMachine { replica, log, pins }
     }
 
-    fn snapshot(&self) -> io::Result<SnapshotOf<TypeConfig<E>, SnapshotHandle<E>>> {
+    fn snapshot(
+        &self,
+        pin: impl FnOnce(u64) -> Option<Pin<E>>,
+    ) -> io::Result<SnapshotOf<TypeConfig<E>, SnapshotHandle<E>>> {
         let mut durable = self.replica.durable();
         if mutant::is(Mutant::PurgeBeforeDurable) {
             durable.applied = self.replica.with_state(|state| state.applied);
         }
+        // openraft takes the receiver to have this one when it has taken the snapshot over.
+        let last = durable.applied.map_or(0, |id| id.index);
         let meta = SnapshotMetaOf::<TypeConfig<E>> {
             last_log_id: durable.applied.map(convert::raft_log_id::<E>),
             last_membership: stored_membership::<E>(&durable.membership)?,
         };
         Ok(SnapshotOf::<TypeConfig<E>, SnapshotHandle<E>> {
             meta,
-            snapshot: SnapshotHandle::Own(self.replica.clone()),
+            snapshot: SnapshotHandle::Own(self.replica.clone(), pin(last)),
         })
     }
 
@@ -112,13 +121,15 @@ impl<E: Env> RaftStateMachine<TypeConfig<E>> for StateMachine<E> {
             if let Some(responder) = responder {
                 responder.send(EntryResults(results));
             }
+            let saved = self.replica.store.save_sessions_ahead().await;
+            saved.map_err(|fatal| self.fatal(fatal))?;
         }
         Ok(())
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder<E> {
         SnapshotBuilder {
-            machine: StateMachine::new(self.replica.clone(), self.log.clone()),
+            machine: StateMachine::new(self.replica.clone(), self.log.clone(), self.pins.clone()),
         }
     }
 
@@ -135,12 +146,23 @@ impl<E: Env> RaftStateMachine<TypeConfig<E>> for StateMachine<E> {
             return Err(io::Error::other("a snapshot without a state"));
         };
         let store = &self.replica.store;
-        let before = self.replica.with_state(|state| state.sessions.clients());
-        recovery::load_snapshot_sessions(store, data_id, &mut state, before)
-            .map_err(|fatal| self.fatal(fatal))?;
+        let loaded = recovery::load_snapshot_sessions(store, data_id, &mut state).await;
+        loaded.map_err(|fatal| self.fatal(fatal))?;
+        let mut from = Some(0);
+        while let Some(place) = from {
+            from = self.replica.with_state(|before| {
+                let sessions = &mut state.sessions;
+                sessions.take_over(&before.sessions, place, SESSION_ROWS_PER_TURN)
+            });
+            yield_now().await;
+        }
         // One durable record for data, state and log; then the replica is the snapshot.
         let switched = self.log.switch(data_id, last, row.into()).await;
         switched.map_err(|error| self.fatal(error.into()))?;
+        // Not before: a start after a crash would find them beside the state of before.
+        let replica = self.replica.group.replica;
+        let saved = store.save_snapshot_sessions(replica, data_id, &mut state);
+        saved.await.map_err(|fatal| self.fatal(fatal))?;
         self.replica.take_over(data_id, *state);
         Ok(())
     }
@@ -151,7 +173,7 @@ impl<E: Env> RaftStateMachine<TypeConfig<E>> for StateMachine<E> {
         if self.replica.durable().applied.is_none() {
             return Ok(None);
         }
-        self.snapshot().map(Some)
+        self.snapshot(|last| Some(self.pins.pin(last))).map(Some)
     }
 }
 
@@ -166,6 +188,6 @@ impl<E: Env> RaftSnapshotBuilder<TypeConfig<E>> for SnapshotBuilder<E> {
     async fn build_snapshot(
         &mut self,
     ) -> Result<SnapshotOf<TypeConfig<E>, SnapshotHandle<E>>, io::Error> {
-        self.machine.snapshot()
+        self.machine.snapshot(|_| None)
     }
 }

@@ -13,10 +13,11 @@ use bytes::Bytes;
 
 use crate::env::Env;
 use crate::error::Fatal;
+use crate::limits::SESSION_ROWS_PER_TURN;
 use crate::lsm::{LsmError, keys};
 use crate::mutant::{self, Mutant};
 use crate::range::replica::Replica;
-use crate::range::sessions::SessionRow;
+use crate::range::sessions::{SessionExport, SessionRow};
 use crate::types::{DataId, Timestamp};
 use crate::wal::LogId;
 
@@ -44,7 +45,9 @@ pub struct Export<E: Env> {
     at: Timestamp,
     /// The state's row as of that moment.
     state: Vec<u8>,
-    /// Rows that were read and are not sent yet: of the session table, at first.
+    /// The session table as of that moment, until all of it is read.
+    sessions: Option<SessionExport>,
+    /// Rows that were read and are not sent yet.
     read: VecDeque<ExportedRow>,
     /// Users' rows from here on are not sent yet; `None`: all are.
     next: Option<Vec<u8>>,
@@ -65,14 +68,7 @@ impl<E: Env> Export<E> {
                 .applied
                 .ok_or_else(|| failed("nothing is applied".to_owned()))?;
             let row = state.encode().map_err(|e| failed(e.to_string()))?;
-            let sessions = state
-                .sessions
-                .rows()
-                .map(|row| session_row(row, state.last_ts));
-            let sessions = sessions.collect::<Option<VecDeque<_>>>();
-            let sessions =
-                sessions.ok_or_else(|| failed("a session cannot be encoded".to_owned()))?;
-            Ok::<_, Fatal>((last, state.last_ts, row, sessions))
+            Ok::<_, Fatal>((last, state.last_ts, row, state.sessions.export()))
         })?;
         let mut first = Vec::new();
         keys::user_key(data_id, &[], &mut first);
@@ -82,7 +78,8 @@ impl<E: Env> Export<E> {
             last,
             at,
             state,
-            read: sessions,
+            sessions: Some(sessions),
+            read: VecDeque::new(),
             next: Some(first),
         })
     }
@@ -100,8 +97,13 @@ impl<E: Env> Export<E> {
     /// The next rows; versions of a key are in rising order. Empty at the end.
     ///
     /// # Errors
-    /// The tree cannot be read.
-    pub fn next_part(&mut self) -> Result<Vec<ExportedRow>, LsmError> {
+    /// The tree cannot be read, or the replica took over a snapshot itself.
+    pub fn next_part(&mut self) -> Result<Vec<ExportedRow>, Fatal> {
+        while self.read.is_empty()
+            && let Some(sessions) = self.sessions.take()
+        {
+            self.sessions = self.read_sessions(sessions)?;
+        }
         while self.read.is_empty()
             && let Some(from) = self.next.take()
         {
@@ -115,6 +117,23 @@ impl<E: Env> Export<E> {
             rows.push(row);
         }
         Ok(rows)
+    }
+
+    /// Reads some of the session table; gives where to go on.
+    fn read_sessions(&mut self, export: SessionExport) -> Result<Option<SessionExport>, Fatal> {
+        let rows = self.replica.with_state(|state| {
+            let rows = state.sessions.next_rows(&export, SESSION_ROWS_PER_TURN);
+            rows.ok_or("the replica took over a snapshot itself")
+        });
+        let (at, range) = (self.at, self.replica.group.range);
+        let failed = |why| Fatal::Inconsistent(format!("snapshot of range {range}: {why}"));
+        let rows = rows.map_err(failed)?;
+        let goes_on = !rows.is_empty();
+        for row in rows {
+            let row = session_row(row, at).ok_or("a session cannot be encoded");
+            self.read.push_back(row.map_err(failed)?);
+        }
+        Ok(goes_on.then_some(export))
     }
 
     /// Reads whole keys, a part's worth of them; gives where to go on.

@@ -1,11 +1,13 @@
 //! A range: an interval of keys and its Raft group.
 
 pub mod apply;
+pub mod budget;
 pub mod command;
 mod descriptor;
 pub mod export;
 pub mod proposer;
 pub mod replica;
+mod session_export;
 pub mod sessions;
 pub mod state;
 

@@ -1,7 +1,8 @@
 //! What a leader does with writes before Raft: queue, gather, give timestamps, propose.
 //!
-//! While no majority is reached, what waits and what is in flight is told so at its deadline
-//! ([`Proposer::give_up`]); what becomes of an entry in flight is then not known.
+//! While no majority is reached, what waits and what is in flight is told so at once
+//! ([`Proposer::give_up`]), and before that is known, at its deadline ([`Proposer::expire`]); what
+//! becomes of an entry in flight is then not known.
 //!
 //! Whatever arrives while an entry is in flight waits and goes into the next one, because an entry costs
 //! Raft the same whether it holds one command or four thousand. Only when the last one has been on its way
@@ -24,8 +25,9 @@ use crate::error::{Error, Fatal, Fate};
 use crate::limits::{
     ENTRIES_IN_FLIGHT_MAX, ENTRY_COMMANDS_MAX, PROPOSAL_BYTES_WAITING_MAX, PROPOSALS_WAITING_MAX,
 };
-use crate::raft::{ProposalResult, RaftGroup};
+use crate::raft::{ProposalResult, RaftGroup, TICK};
 use crate::range::apply::Applied;
+use crate::range::budget::WriteBudget;
 use crate::range::command::{self, Action, COMMAND_OVERHEAD, Command, Entry};
 use crate::range::replica::Replica;
 use crate::request::{Outcome, SessionPair, Write};
@@ -43,8 +45,10 @@ const GATHERED_ENOUGH: usize = 32;
 const RETRY_WHEN_FULL_MS: u32 = 10;
 /// How long a proposer waits when openraft's lease has run out for the moment.
 const LEASE_RETRY: Duration = Duration::from_millis(10);
-/// What is given up is told so early that the answer comes before the caller stops listening.
-const GIVE_UP_AHEAD: Duration = Duration::from_millis(100);
+/// An entry that is in flight for longer than this may be late for the deadlines of its writes.
+const LATE_AFTER: Duration = Duration::from_millis(20);
+/// A write is answered by its deadline: at the last look before it.
+const ANSWER_AHEAD: Duration = TICK;
 /// Pause before each entry when the tree is as far behind as it may be; less when it is less.
 const THROTTLE_MAX: Duration = Duration::from_millis(20);
 
@@ -66,6 +70,13 @@ pub struct Proposal<E: Env> {
     pub sink: Rc<dyn WriteSink>,
     /// The sink's name for it.
     pub token: u64,
+}
+
+impl<E: Env> Proposal<E> {
+    /// Its part of the shard's budget.
+    fn cost(&self) -> usize {
+        size_of::<Proposal<E>>() + self.kind.len_max()
+    }
 }
 
 /// What a proposal does.
@@ -101,6 +112,8 @@ impl ProposalKind {
 /// commands.
 struct Flight<E: Env> {
     number: u64,
+    /// Its part of the shard's budget.
+    cost: usize,
     departed_at: Now<E>,
     proposals: Vec<Option<Proposal<E>>>,
 }
@@ -117,6 +130,10 @@ struct Gathering<E: Env> {
 pub struct Proposer<E: Env> {
     waiting: RefCell<VecDeque<Proposal<E>>>,
     bytes_waiting: Cell<usize>,
+    /// The shard's.
+    budget: Rc<WriteBudget>,
+    /// What this range takes of it, for what waits and what is in flight.
+    used: Cell<usize>,
     in_flight: RefCell<Vec<Flight<E>>>,
     departed: Cell<u64>,
     gathering: Cell<Option<Gathering<E>>>,
@@ -126,11 +143,13 @@ pub struct Proposer<E: Env> {
 }
 
 impl<E: Env> Proposer<E> {
-    /// An empty queue.
-    pub fn new() -> Proposer<E> {
+    /// An empty queue of a shard with this budget.
+    pub fn new(budget: Rc<WriteBudget>) -> Proposer<E> {
         Proposer {
             waiting: RefCell::new(VecDeque::new()),
             bytes_waiting: Cell::new(0),
+            budget,
+            used: Cell::new(0),
             in_flight: RefCell::new(Vec::with_capacity(ENTRIES_IN_FLIGHT_MAX)),
             departed: Cell::new(0),
             gathering: Cell::new(None),
@@ -161,22 +180,47 @@ impl<E: Env> Proposer<E> {
         let len = proposal.kind.len_max();
         let full = self.waiting.borrow().len() >= PROPOSALS_WAITING_MAX
             || self.bytes_waiting.get() + len > PROPOSAL_BYTES_WAITING_MAX;
+        let overloaded = |reason| {
+            Some(Error::Overloaded {
+                reason,
+                retry_after_ms: RETRY_WHEN_FULL_MS,
+            })
+        };
         let refusal = if self.closed.get() {
             Some(Error::ShuttingDown)
         } else if full {
-            Some(Error::Overloaded {
-                reason: "the range's queue of writes is full",
-                retry_after_ms: RETRY_WHEN_FULL_MS,
-            })
+            overloaded("the range's queue of writes is full")
+        } else if !self.budget.allows(self.used.get(), proposal.cost()) {
+            overloaded("the writes of the shard take all the memory that they may")
         } else {
             None
         };
         if let Some(error) = refusal {
             return proposal.sink.complete(proposal.token, Err(error));
         }
-        self.bytes_waiting.set(self.bytes_waiting.get() + len);
+        self.counted(&proposal);
         self.waiting.borrow_mut().push_back(proposal);
         self.wake();
+    }
+
+    /// A proposal waits from now on.
+    fn counted(&self, proposal: &Proposal<E>) {
+        let waiting = self.bytes_waiting.get() + proposal.kind.len_max();
+        self.bytes_waiting.set(waiting);
+        self.used.set(self.used.get() + proposal.cost());
+        self.budget.take(proposal.cost());
+    }
+
+    /// A proposal has left the queue, and will not be proposed.
+    fn uncounted(&self, proposal: &Proposal<E>) {
+        let waiting = self.bytes_waiting.get() - proposal.kind.len_max();
+        self.bytes_waiting.set(waiting);
+        self.release(proposal.cost());
+    }
+
+    fn release(&self, cost: usize) {
+        self.used.set(self.used.get() - cost);
+        self.budget.give_back(cost);
     }
 
     /// Takes nothing more, and refuses what has not been proposed.
@@ -189,8 +233,8 @@ impl<E: Env> Proposer<E> {
     /// Refuses everything that waits.
     pub fn refuse_all(&self, error: &Error) {
         let refused = std::mem::take(&mut *self.waiting.borrow_mut());
-        self.bytes_waiting.set(0);
         for proposal in refused {
+            self.uncounted(&proposal);
             proposal.sink.complete(proposal.token, Err(error.clone()));
         }
     }
@@ -199,6 +243,7 @@ impl<E: Env> Proposer<E> {
     pub fn abandon(&self) {
         let lost = std::mem::take(&mut *self.in_flight.borrow_mut());
         for flight in lost {
+            self.release(flight.cost);
             complete_all(
                 flight.proposals,
                 &Error::Unknown("the replica was removed while the write was under way"),
@@ -277,13 +322,15 @@ impl<E: Env> Proposer<E> {
             let Some(next) = waiting.pop_front() else {
                 break;
             };
-            self.bytes_waiting.set(self.bytes_waiting.get() - next_len);
             let too_late = next
                 .deadline
                 .is_some_and(|deadline| deadline <= *now.get_or_insert_with(Now::<E>::now));
             if too_late {
+                self.uncounted(&next);
                 late.push(next);
             } else {
+                // The entry takes its place in the budget.
+                self.bytes_waiting.set(self.bytes_waiting.get() - next_len);
                 len += next_len;
                 gathered.push(next);
             }
@@ -301,9 +348,11 @@ impl<E: Env> Proposer<E> {
     fn depart(&self, proposals: Vec<Proposal<E>>) -> u64 {
         let number = self.departed.get();
         self.departed.set(number + 1);
+        let cost = proposals.iter().map(Proposal::cost).sum();
         let proposals = proposals.into_iter().map(Some).collect();
         self.in_flight.borrow_mut().push(Flight {
             number,
+            cost,
             departed_at: Now::<E>::now(),
             proposals,
         });
@@ -316,6 +365,7 @@ impl<E: Env> Proposer<E> {
         let at = in_flight.iter().position(|flight| flight.number == number);
         let Some(at) = at else { return Vec::new() };
         let flight = in_flight.swap_remove(at);
+        self.release(flight.cost);
         let now = Now::<E>::now();
         let took = now.saturating_duration_since(flight.departed_at);
         self.gathering.set(Some(Gathering {
@@ -325,18 +375,38 @@ impl<E: Env> Proposer<E> {
         flight.proposals
     }
 
-    /// No majority is reached: answers what is at its deadline.
-    pub fn give_up(&self, now: Now<E>) {
-        let by = now + GIVE_UP_AHEAD;
+    /// No majority is reached: answers everything.
+    pub fn give_up(&self) {
+        self.take_out(|_| true, Error::NoQuorum);
+    }
+
+    /// Answers what is at its deadline, if an entry is late or none can depart.
+    pub fn expire(&self, now: Now<E>) {
+        let is_late = {
+            let in_flight = self.in_flight.borrow();
+            let first = in_flight.iter().map(|flight| flight.departed_at).min();
+            first.is_none_or(|first| now >= first + LATE_AFTER)
+        };
+        if !is_late || self.is_idle() {
+            return;
+        }
+        let by = now + ANSWER_AHEAD;
         let is_due = |proposal: &Proposal<E>| proposal.deadline.is_some_and(|at| at <= by);
-        let mut given_up = Vec::new();
+        self.take_out(is_due, |fate| match fate {
+            Fate::NotApplied => Error::DeadlineExceeded,
+            Fate::Unknown => Error::Unknown("the deadline passed before a majority had it"),
+        });
+    }
+
+    /// Answers what waits or is in flight and is due; what is in flight may be applied yet.
+    fn take_out(&self, is_due: impl Fn(&Proposal<E>) -> bool, why: impl Fn(Fate) -> Error) {
+        let mut taken = Vec::new();
         let mut waiting = self.waiting.borrow_mut();
-        if waiting.iter().any(is_due) {
+        if waiting.iter().any(&is_due) {
             for proposal in std::mem::take(&mut *waiting) {
                 if is_due(&proposal) {
-                    let left = self.bytes_waiting.get() - proposal.kind.len_max();
-                    self.bytes_waiting.set(left);
-                    given_up.push((proposal, Fate::NotApplied));
+                    self.uncounted(&proposal);
+                    taken.push((proposal, Fate::NotApplied));
                 } else {
                     waiting.push_back(proposal);
                 }
@@ -346,12 +416,11 @@ impl<E: Env> Proposer<E> {
         for flight in self.in_flight.borrow_mut().iter_mut() {
             for place in &mut flight.proposals {
                 let due = place.take_if(|proposal| is_due(proposal));
-                given_up.extend(due.map(|proposal| (proposal, Fate::Unknown)));
+                taken.extend(due.map(|proposal| (proposal, Fate::Unknown)));
             }
         }
-        for (proposal, fate) in given_up {
-            let result = Err(Error::NoQuorum(fate));
-            proposal.sink.complete(proposal.token, result);
+        for (proposal, fate) in taken {
+            proposal.sink.complete(proposal.token, Err(why(fate)));
         }
     }
 
@@ -360,20 +429,13 @@ impl<E: Env> Proposer<E> {
     pub fn give_back(&self, proposals: impl DoubleEndedIterator<Item = Proposal<E>>) {
         let mut waiting = self.waiting.borrow_mut();
         for proposal in proposals.rev() {
-            self.bytes_waiting
-                .set(self.bytes_waiting.get() + proposal.kind.len_max());
+            self.counted(&proposal);
             waiting.push_front(proposal);
         }
         drop(waiting);
         if self.closed.get() {
             self.refuse_all(&Error::ShuttingDown);
         }
-    }
-}
-
-impl<E: Env> Default for Proposer<E> {
-    fn default() -> Proposer<E> {
-        Proposer::new()
     }
 }
 

@@ -13,12 +13,14 @@ use std::task::{Poll, Waker};
 use crate::env::{Clock, Env, Now};
 use crate::error::{Error, Fatal, Fate};
 use crate::hlc::Hlc;
+use crate::limits::SESSION_ROWS_PER_TURN;
 use crate::lsm::LsmError;
 use crate::mutant::{self, Mutant};
 use crate::raft;
 use crate::range::apply::{self, Applied, Rows};
 use crate::range::command;
 use crate::range::proposer::Proposer;
+use crate::range::sessions::SessionRow;
 use crate::range::state::{AppliedMembership, RangeState};
 use crate::range::{Keyspace, Route};
 use crate::request::Target;
@@ -97,6 +99,8 @@ pub struct Replica<E: Env> {
     floor: Cell<Timestamp>,
     /// Whether entries were applied since the state row was last written.
     changed: Cell<bool>,
+    /// Rows of the session table that are not saved, as the shard's store counts them.
+    unsaved: Cell<usize>,
     durable: RefCell<Durable>,
     /// The last write of a user, for the question whether old versions may exist.
     last_write: Cell<Timestamp>,
@@ -110,11 +114,11 @@ impl<E: Env> Replica<E> {
             membership: parts.state.membership.clone(),
         };
         let last_write = parts.state.last_ts;
-        Replica {
+        let replica = Replica {
             group: parts.group,
             data_id: Cell::new(parts.data_id),
             location: parts.location,
-            proposer: Proposer::new(),
+            proposer: Proposer::new(parts.store.writes.clone()),
             store: parts.store,
             hlc: parts.hlc,
             clock: parts.clock,
@@ -128,9 +132,13 @@ impl<E: Env> Replica<E> {
             waiting_to_lead: RefCell::default(),
             floor: Cell::new(Timestamp::ZERO),
             changed: Cell::new(false),
+            unsaved: Cell::new(0),
             durable: RefCell::new(durable),
             last_write: Cell::new(last_write),
-        }
+        };
+        // What a start has found to be deleted.
+        replica.count_unsaved(&replica.state.borrow());
+        replica
     }
 
     /// Where its rows lie.
@@ -154,6 +162,7 @@ impl<E: Env> Replica<E> {
         self.last_write.set(state.last_ts);
         self.data_id.set(data_id);
         *self.state.borrow_mut() = state;
+        self.count_unsaved(&self.state.borrow());
         self.made_durable(durable);
         self.changed.set(true);
     }
@@ -254,14 +263,16 @@ impl<E: Env> Replica<E> {
     }
 
     /// The shard's driver says whether a majority is reached. While none is, what waits for it is
-    /// told so when its time is over. Gives whether that is news.
+    /// told so. Gives whether that is news.
     pub(crate) fn take_quorum(&self, lacks: bool, now: Now<E>) -> bool {
         let is_news = self.lacks_quorum.replace(lacks) != lacks;
         if is_news {
             tracing::debug!(range = %self.group.range, lacks, "quorum");
         }
         if lacks {
-            self.proposer.give_up(now);
+            self.proposer.give_up();
+        } else {
+            self.proposer.expire(now);
         }
         is_news
     }
@@ -305,6 +316,7 @@ impl<E: Env> Replica<E> {
         state.applied = Some(entry.id);
         E::applied(self.group, entry, &results, &state);
         self.changed.set(true);
+        self.count_unsaved(&state);
         let (last, newest) = (state.last_ts, state.last_ts.max(state.ceiling));
         drop(state);
         // Not the ceiling: it lies a lease ahead of the clock, and a leader that followed its own
@@ -437,7 +449,21 @@ impl<E: Env> Replica<E> {
             version,
             row: &row,
         });
-        for row in state.sessions.save() {
+        self.put_sessions(state.sessions.save(usize::MAX), version, put);
+        self.count_unsaved(&state);
+        Ok(Some(Durable {
+            applied: state.applied,
+            membership: state.membership.clone(),
+        }))
+    }
+
+    fn put_sessions(
+        &self,
+        rows: Vec<SessionRow>,
+        version: Timestamp,
+        put: &mut dyn FnMut(SavedRow<'_>),
+    ) {
+        for row in rows {
             put(SavedRow::Session {
                 replica: self.group.replica,
                 data_id: self.data_id.get(),
@@ -445,10 +471,26 @@ impl<E: Env> Replica<E> {
                 row: &row,
             });
         }
-        Ok(Some(Durable {
-            applied: state.applied,
-            membership: state.membership.clone(),
-        }))
+    }
+
+    /// Writes some rows of the session table ahead of the next freeze; says how many.
+    pub(crate) fn save_some(&self, put: &mut dyn FnMut(SavedRow<'_>)) -> usize {
+        let mut state = self.state.borrow_mut();
+        let rows = state.sessions.save(SESSION_ROWS_PER_TURN);
+        let count = rows.len();
+        self.put_sessions(rows, state.last_ts, put);
+        self.count_unsaved(&state);
+        count
+    }
+
+    /// Rows of the session table that are not saved.
+    pub(crate) fn unsaved(&self) -> usize {
+        self.unsaved.get()
+    }
+
+    fn count_unsaved(&self, state: &RangeState) {
+        let now = state.sessions.unsaved();
+        self.store.count_unsaved(self.unsaved.replace(now), now);
     }
 
     /// How far the state is durable in the tree.
@@ -477,6 +519,12 @@ impl<E: Env> Replica<E> {
     }
 }
 
+impl<E: Env> Drop for Replica<E> {
+    fn drop(&mut self) {
+        self.store.count_unsaved(self.unsaved.get(), 0);
+    }
+}
+
 /// A row of a range's state, on its way into a memtable.
 pub(crate) enum SavedRow<'a> {
     /// The state's own row.
@@ -490,7 +538,7 @@ pub(crate) enum SavedRow<'a> {
         replica: ReplicaId,
         data_id: DataId,
         version: Timestamp,
-        row: &'a crate::range::sessions::SessionRow,
+        row: &'a SessionRow,
     },
 }
 

@@ -6,16 +6,25 @@
 //! [`SESSION_WINDOW_MS`] of log time have passed. What can no longer be told apart is refused.
 //!
 //! In the tree the pairs lie at the first key of their request, so that they move with the keys at
-//! a split; a client's marks lie by range id. Rows are written only when a memtable freezes:
-//! [`Sessions::save`] yields what changed since the last time.
+//! a split; a client's marks lie by range id. Rows are written when a memtable freezes, and before,
+//! when there come to be many: [`Sessions::save`] yields what changed since the last time.
+//!
+//! The table is bounded by the bytes that it counts for, which are reckoned from what it holds alone:
+//! replicas push the same clients out at the same entry. Nothing goes through all of it in one turn:
+//! it is forgotten, saved, exported ([`super::session_export`]) and loaded a few clients at a time.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use rkyv::rancor;
 use rustc_hash::FxBuildHasher;
+use slab::Slab;
 
-use crate::limits::{SESSION_CLIENTS_MAX, SESSION_PAIRS_OF_CLIENT_MAX, SESSION_WINDOW_MS};
+use crate::limits::{
+    SESSION_CLIENT_LEN_MAX, SESSION_PAIRS_OF_CLIENT_MAX, SESSION_WINDOW_MS, SESSIONS_LEN_MAX,
+};
 use crate::mutant::{self, Mutant};
+pub use crate::range::session_export::SessionExport;
+use crate::range::session_export::{ExportedClient, Exports};
 use crate::request::{Outcome, SessionPair};
 use crate::types::{Blob, ClientId, Timestamp};
 
@@ -25,6 +34,13 @@ const CLIENT_WINDOW_MS: u64 = SESSION_WINDOW_MS + 60_000;
 
 /// A client that says it first tried a write further ahead of the range's time than a day makes it up.
 const TRIED_AHEAD_MAX_MS: u64 = 24 * 3_600_000;
+
+/// Bytes that a client counts for, about what it takes in memory.
+const CLIENT_LEN: usize = 256;
+/// And a pair, besides its first key.
+const PAIR_LEN: usize = 160;
+/// Clients that one write has forgotten, at most: each write adds one, so more catch up.
+const FORGOTTEN_AT_ONCE_MAX: usize = 16;
 
 /// What the table says of a pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,9 +97,12 @@ struct Pair {
 
 #[derive(Debug)]
 struct Client {
+    id: ClientId,
     marks: ClientMarks,
     /// By rising sequence.
     pairs: VecDeque<Pair>,
+    /// Bytes that the pairs count for.
+    len: usize,
     in_tree: bool,
     changed: bool,
 }
@@ -91,15 +110,25 @@ struct Client {
 /// The table of one range.
 #[derive(Debug, Default)]
 pub struct Sessions {
-    clients: HashMap<ClientId, Client, FxBuildHasher>,
+    /// Where in `clients` each is.
+    places: HashMap<ClientId, usize, FxBuildHasher>,
+    clients: Slab<Client>,
     /// Clients by their last write: the first to be forgotten stands first.
     by_last_seen: BTreeSet<(Timestamp, ClientId)>,
     /// A client that is not in the table and first tried a write at or before this may have been
     /// pushed out by others.
     horizon: Timestamp,
-    changed: Vec<ClientId>,
+    /// Bytes that clients and pairs count for.
+    len: usize,
+    pairs: usize,
+    /// Clients of which not all is in the tree, the longest waiting first. May name some that have
+    /// gone, or are saved.
+    changed: VecDeque<ClientId>,
     /// Rows in the tree whose pair or client is gone.
-    to_delete: Vec<SessionRow>,
+    to_delete: VecDeque<SessionRow>,
+    /// Rows that a save would write now, at most.
+    unsaved: usize,
+    exports: Exports,
 }
 
 impl Sessions {
@@ -118,17 +147,28 @@ impl Sessions {
 
     /// Clients and pairs remembered.
     pub fn len(&self) -> (usize, usize) {
-        (
-            self.clients.len(),
-            self.clients.values().map(|c| c.pairs.len()).sum(),
-        )
+        (self.clients.len(), self.pairs)
+    }
+
+    /// Bytes that they count for.
+    pub fn bytes(&self) -> usize {
+        self.len
+    }
+
+    /// Rows that a save would write now, at most.
+    pub fn unsaved(&self) -> usize {
+        self.unsaved
+    }
+
+    fn client(&self, id: ClientId) -> Option<&Client> {
+        self.clients.get(*self.places.get(&id)?)
     }
 
     /// Whether a pair may be applied when the log's time is `last`.
     pub fn check(&self, pair: &SessionPair, last: Timestamp) -> Verdict {
         let too_old = pair.first_tried.plus_ms(SESSION_WINDOW_MS) < last
             || pair.first_tried > last.plus_ms(TRIED_AHEAD_MAX_MS);
-        let Some(client) = self.clients.get(&pair.client) else {
+        let Some(client) = self.client(pair.client) else {
             let pushed_out = pair.first_tried <= self.horizon;
             return if too_old || pushed_out {
                 Verdict::Expired
@@ -136,11 +176,7 @@ impl Sessions {
                 Verdict::Fresh
             };
         };
-        if let Ok(at) = client
-            .pairs
-            .binary_search_by_key(&pair.sequence, |p| p.sequence)
-            && let Some(seen) = client.pairs.get(at)
-        {
+        if let Some(seen) = client.pair(pair.sequence) {
             return Verdict::Seen(seen.saved.outcome.clone());
         }
         if too_old || pair.sequence < client.marks.lowest_unanswered {
@@ -158,15 +194,11 @@ impl Sessions {
         outcome: Outcome,
     ) {
         self.forget_clients(decided);
-        let client = self.clients.entry(pair.client).or_insert_with(|| Client {
-            marks: ClientMarks {
-                lowest_unanswered: 0,
-                last_seen: Timestamp::ZERO,
-            },
-            pairs: VecDeque::new(),
-            in_tree: false,
-            changed: false,
-        });
+        let place = self.place_of(pair.client);
+        self.exports.keep(place, self.clients.get(place));
+        let Some(client) = self.clients.get_mut(place) else {
+            return;
+        };
         // As long as a try could come that is not too old, its client is remembered.
         let seen = client.marks.last_seen.max(decided).max(pair.first_tried);
         self.by_last_seen
@@ -174,30 +206,71 @@ impl Sessions {
         self.by_last_seen.insert((seen, pair.client));
         client.marks.last_seen = seen;
         client.marks.lowest_unanswered = client.marks.lowest_unanswered.max(pair.lowest_unanswered);
-        let at = client.pairs.partition_point(|p| p.sequence < pair.sequence);
-        let saved = SavedPair { decided, outcome };
         let new = Pair {
             sequence: pair.sequence,
             first_key,
-            saved,
+            saved: SavedPair { decided, outcome },
             in_tree: false,
         };
+        self.len += new.len();
+        client.len += new.len();
+        let at = client.pairs.partition_point(|p| p.sequence < pair.sequence);
         client.pairs.insert(at, new);
+        self.pairs += 1;
+        self.unsaved += 1;
         if !client.changed {
             client.changed = true;
-            self.changed.push(pair.client);
+            self.changed.push_back(pair.client);
+            self.unsaved += 1;
         }
-        forget_pairs(pair.client, client, decided, &mut self.to_delete);
-        if self.clients.len() > SESSION_CLIENTS_MAX
-            && let Some((last_seen, oldest)) = self.by_last_seen.pop_first()
-        {
+        self.forget_pairs(place, decided);
+        for _ in 0..FORGOTTEN_AT_ONCE_MAX {
+            if self.len <= SESSIONS_LEN_MAX {
+                break;
+            }
+            let Some((last_seen, oldest)) = self.by_last_seen.pop_first() else {
+                break;
+            };
             self.horizon = self.horizon.max(last_seen);
             self.remove(oldest);
         }
     }
 
+    /// The place of a client, which is made if it is new.
+    fn place_of(&mut self, id: ClientId) -> usize {
+        if let Some(place) = self.places.get(&id) {
+            return *place;
+        }
+        let marks = ClientMarks {
+            lowest_unanswered: 0,
+            last_seen: Timestamp::ZERO,
+        };
+        self.add_client(id, marks, false)
+    }
+
+    fn add_client(&mut self, id: ClientId, marks: ClientMarks, in_tree: bool) -> usize {
+        let place = self.clients.vacant_key();
+        // It was not there when an export began that has not come so far.
+        self.exports.keep(place, None::<&Client>);
+        self.clients.insert(Client {
+            id,
+            marks,
+            pairs: VecDeque::new(),
+            len: 0,
+            in_tree,
+            changed: false,
+        });
+        self.places.insert(id, place);
+        self.len += CLIENT_LEN;
+        place
+    }
+
+    /// Few at a time: after a long rest of the range many may be due.
     fn forget_clients(&mut self, now: Timestamp) {
-        while let Some((last_seen, client)) = self.by_last_seen.first().copied() {
+        for _ in 0..FORGOTTEN_AT_ONCE_MAX {
+            let Some((last_seen, client)) = self.by_last_seen.first().copied() else {
+                break;
+            };
             if last_seen.plus_ms(CLIENT_WINDOW_MS) >= now {
                 break;
             }
@@ -207,40 +280,97 @@ impl Sessions {
     }
 
     fn remove(&mut self, id: ClientId) {
-        let Some(client) = self.clients.remove(&id) else {
+        let Some(place) = self.places.remove(&id) else {
             return;
         };
-        self.to_delete
-            .extend(client.pairs.into_iter().filter_map(|pair| pair.gone(id)));
+        self.exports.keep(place, self.clients.get(place));
+        let Some(client) = self.clients.try_remove(place) else {
+            return;
+        };
+        self.len -= CLIENT_LEN;
+        self.unsaved -= usize::from(client.changed);
+        for pair in client.pairs {
+            self.left(id, pair);
+        }
         if client.in_tree {
-            self.to_delete.push(SessionRow::Client(id, None));
+            self.delete(SessionRow::Client(id, None));
         }
     }
 
-    /// The rows that changed since the last call. The caller writes them into the memtable that is
-    /// about to freeze.
-    pub fn save(&mut self) -> Vec<SessionRow> {
-        let mut rows = std::mem::take(&mut self.to_delete);
-        // What has come back since is written under the same version: one row, not two.
-        rows.retain(|row| !self.is_back(row));
-        for id in std::mem::take(&mut self.changed) {
-            let Some(client) = self.clients.get_mut(&id) else {
+    /// A pair is not in the table any more.
+    fn left(&mut self, client: ClientId, pair: Pair) {
+        self.len -= pair.len();
+        self.pairs -= 1;
+        if !pair.in_tree {
+            self.unsaved -= 1;
+            return;
+        }
+        self.delete(SessionRow::Pair {
+            first_key: pair.first_key,
+            client,
+            sequence: pair.sequence,
+            saved: None,
+        });
+    }
+
+    fn delete(&mut self, row: SessionRow) {
+        self.to_delete.push_back(row);
+        self.unsaved += 1;
+    }
+
+    /// Drops the pairs of a client that were answered, have grown too old, or are too many.
+    fn forget_pairs(&mut self, place: usize, now: Timestamp) {
+        loop {
+            let Some(client) = self.clients.get_mut(place) else {
+                return;
+            };
+            let Some(first) = client.pairs.front() else {
+                return;
+            };
+            let answered = first.sequence < client.marks.lowest_unanswered;
+            let too_old = first.saved.decided.plus_ms(CLIENT_WINDOW_MS) < now;
+            let too_many = client.pairs.len() > SESSION_PAIRS_OF_CLIENT_MAX
+                || client.len > SESSION_CLIENT_LEN_MAX;
+            if !(answered || too_old || too_many) {
+                return;
+            }
+            let Some(pair) = client.pairs.pop_front() else {
+                return;
+            };
+            client.len -= pair.len();
+            // A retry of what was pushed out must be refused, not applied again.
+            client.marks.lowest_unanswered = client.marks.lowest_unanswered.max(pair.sequence + 1);
+            let id = client.id;
+            self.left(id, pair);
+        }
+    }
+
+    /// Rows that changed and were not saved yet, those first that have waited longest: about
+    /// `rows_max` of them, none when all is saved. The caller writes them into the memtable that the
+    /// state's next row goes into, or an earlier one.
+    pub fn save(&mut self, rows_max: usize) -> Vec<SessionRow> {
+        let mut rows = Vec::new();
+        while rows.len() < rows_max
+            && let Some(row) = self.to_delete.pop_front()
+        {
+            self.unsaved -= 1;
+            // What has come back since is written under the same version: one row, not two.
+            if !self.is_back(&row) {
+                rows.push(row);
+            }
+        }
+        while rows.len() < rows_max
+            && let Some(id) = self.changed.pop_front()
+        {
+            let place = self.places.get(&id).copied();
+            let Some(client) = place.and_then(|place| self.clients.get_mut(place)) else {
                 continue;
             };
-            client.changed = false;
-            client.in_tree = true;
-            rows.push(SessionRow::Client(id, Some(client.marks)));
-            for pair in client.pairs.iter_mut().filter(|p| !p.in_tree) {
-                if mutant::is(Mutant::SessionPairForgotten) {
-                    continue;
+            if client.changed {
+                let is_saved = client.save(rows_max, &mut rows, &mut self.unsaved);
+                if !is_saved {
+                    self.changed.push_front(id);
                 }
-                pair.in_tree = true;
-                rows.push(SessionRow::Pair {
-                    first_key: pair.first_key.clone(),
-                    client: id,
-                    sequence: pair.sequence,
-                    saved: Some(pair.saved.clone()),
-                });
             }
         }
         rows
@@ -249,63 +379,86 @@ impl Sessions {
     /// Whether a row that is to be deleted stands for something that is in the table again.
     fn is_back(&self, row: &SessionRow) -> bool {
         match row {
-            SessionRow::Client(id, _) => self.clients.contains_key(id),
+            SessionRow::Client(id, _) => self.places.contains_key(id),
             SessionRow::Pair {
                 first_key,
                 client,
                 sequence,
                 ..
-            } => self.clients.get(client).is_some_and(|client| {
-                let mut pairs = client.pairs.iter();
-                pairs.any(|pair| pair.sequence == *sequence && pair.first_key == *first_key)
-            }),
+            } => {
+                let pair = self.client(*client).and_then(|c| c.pair(*sequence));
+                pair.is_some_and(|pair| pair.first_key == *first_key)
+            }
         }
-    }
-
-    /// The clients that are remembered.
-    pub fn clients(&self) -> Vec<ClientId> {
-        self.clients.keys().copied().collect()
     }
 
     /// All that is remembered, clients before their pairs.
     pub fn rows(&self) -> impl Iterator<Item = SessionRow> + '_ {
-        let clients = self.clients.iter();
-        clients.flat_map(|(id, client)| {
-            let pairs = client.pairs.iter().map(|pair| SessionRow::Pair {
-                first_key: pair.first_key.clone(),
-                client: *id,
-                sequence: pair.sequence,
-                saved: Some(pair.saved.clone()),
-            });
-            std::iter::once(SessionRow::Client(*id, Some(client.marks))).chain(pairs)
-        })
+        self.clients.iter().flat_map(|(_, client)| client.rows())
     }
 
-    /// After a snapshot was loaded: its clients' marks do not lie by range id yet, those of clients
-    /// that were there before do, and go.
-    pub fn took_over(&mut self, before: impl Iterator<Item = ClientId>) {
-        for (id, client) in &mut self.clients {
-            client.in_tree = false;
-            client.changed = true;
-            self.changed.push(*id);
+    /// The table as it is now, to be taken part by part while it goes on changing.
+    pub fn export(&self) -> SessionExport {
+        let places = self
+            .clients
+            .iter()
+            .next_back()
+            .map_or(0, |(last, _)| last + 1);
+        self.exports.begin(places)
+    }
+
+    /// The next rows of an export, about `rows_max`; empty at its end, `None` if it is of another
+    /// table.
+    pub fn next_rows(&self, export: &SessionExport, rows_max: usize) -> Option<Vec<SessionRow>> {
+        let known = self.exports.know(export);
+        known.then(|| export.next_rows(rows_max, |place| self.clients.get(place)))
+    }
+
+    /// This table, of a snapshot, takes the place of another: what is in the tree of clients that it
+    /// does not know goes. About `clients_max` of the other's clients from the place `from` on are
+    /// looked at; gives where to go on.
+    pub fn take_over(
+        &mut self,
+        other: &Sessions,
+        from: usize,
+        clients_max: usize,
+    ) -> Option<usize> {
+        if from == 0 {
+            // Clients that it has forgotten, and not deleted yet.
+            for row in &other.to_delete {
+                if let SessionRow::Client(id, _) = row {
+                    self.was_there(*id);
+                }
+            }
         }
-        for id in before.filter(|id| !self.clients.contains_key(id)) {
-            self.to_delete.push(SessionRow::Client(id, None));
+        let places = other
+            .clients
+            .iter()
+            .next_back()
+            .map_or(0, |(last, _)| last + 1);
+        let until = places.min(from + clients_max);
+        for client in (from..until).filter_map(|place| other.clients.get(place)) {
+            if client.in_tree {
+                self.was_there(client.id);
+            }
+        }
+        (until < places).then_some(until)
+    }
+
+    /// The tree has marks of a client from before a snapshot was loaded.
+    pub fn was_there(&mut self, id: ClientId) {
+        if !self.places.contains_key(&id) {
+            self.delete(SessionRow::Client(id, None));
         }
     }
 
-    /// Takes a row of the tree into the table, at recovery. Clients come before their pairs.
+    /// Takes a row of the tree into the table, at recovery or from a snapshot. Clients come before
+    /// their pairs.
     pub fn load(&mut self, row: SessionRow) {
         match row {
             SessionRow::Client(id, Some(marks)) => {
                 self.by_last_seen.insert((marks.last_seen, id));
-                let client = Client {
-                    marks,
-                    pairs: VecDeque::new(),
-                    in_tree: true,
-                    changed: false,
-                };
-                self.clients.insert(id, client);
+                self.add_client(id, marks, true);
             }
             SessionRow::Pair {
                 first_key,
@@ -313,56 +466,87 @@ impl Sessions {
                 sequence,
                 saved: Some(saved),
             } => {
-                let Some(client) = self.clients.get_mut(&id) else {
+                let place = self.places.get(&id).copied();
+                let Some(client) = place.and_then(|place| self.clients.get_mut(place)) else {
                     return;
                 };
+                let pair = Pair {
+                    sequence,
+                    first_key,
+                    saved,
+                    in_tree: true,
+                };
+                self.len += pair.len();
+                client.len += pair.len();
+                self.pairs += 1;
                 let at = client.pairs.partition_point(|p| p.sequence < sequence);
-                client.pairs.insert(
-                    at,
-                    Pair {
-                        sequence,
-                        first_key,
-                        saved,
-                        in_tree: true,
-                    },
-                );
+                client.pairs.insert(at, pair);
             }
             SessionRow::Client(_, None) | SessionRow::Pair { saved: None, .. } => {}
         }
     }
+
+    /// Takes a client of a snapshot, whose marks do not lie by replica id yet.
+    pub fn load_of_snapshot(&mut self, id: ClientId, marks: ClientMarks) {
+        self.load(SessionRow::Client(id, Some(marks)));
+        let place = self.places.get(&id).copied();
+        if let Some(client) = place.and_then(|place| self.clients.get_mut(place)) {
+            client.in_tree = false;
+            client.changed = true;
+            self.changed.push_back(id);
+            self.unsaved += 1;
+        }
+    }
 }
 
-/// Drops the pairs that were answered, have grown too old, or are too many.
-fn forget_pairs(
-    id: ClientId,
-    client: &mut Client,
-    now: Timestamp,
-    to_delete: &mut Vec<SessionRow>,
-) {
-    while let Some(first) = client.pairs.front() {
-        let answered = first.sequence < client.marks.lowest_unanswered;
-        let too_old = first.saved.decided.plus_ms(CLIENT_WINDOW_MS) < now;
-        let too_many = client.pairs.len() > SESSION_PAIRS_OF_CLIENT_MAX;
-        if !(answered || too_old || too_many) {
-            break;
+impl Client {
+    fn pair(&self, sequence: u64) -> Option<&Pair> {
+        let at = self.pairs.binary_search_by_key(&sequence, |p| p.sequence);
+        self.pairs.get(at.ok()?)
+    }
+
+    /// Adds rows of what is not in the tree until there are `rows_max`; says whether that is all.
+    fn save(&mut self, rows_max: usize, rows: &mut Vec<SessionRow>, unsaved: &mut usize) -> bool {
+        rows.push(SessionRow::Client(self.id, Some(self.marks)));
+        self.in_tree = true;
+        for pair in self.pairs.iter_mut().filter(|p| !p.in_tree) {
+            if rows.len() >= rows_max {
+                return false;
+            }
+            pair.in_tree = true;
+            *unsaved -= 1;
+            if mutant::is(Mutant::SessionPairForgotten) {
+                continue;
+            }
+            rows.push(SessionRow::Pair {
+                first_key: pair.first_key.clone(),
+                client: self.id,
+                sequence: pair.sequence,
+                saved: Some(pair.saved.clone()),
+            });
         }
-        let Some(pair) = client.pairs.pop_front() else {
-            break;
-        };
-        // A retry of what was pushed out must be refused, not applied again.
-        client.marks.lowest_unanswered = client.marks.lowest_unanswered.max(pair.sequence + 1);
-        to_delete.extend(pair.gone(id));
+        self.changed = false;
+        *unsaved -= 1;
+        true
+    }
+}
+
+impl ExportedClient for Client {
+    fn rows(&self) -> impl Iterator<Item = SessionRow> {
+        let pairs = self.pairs.iter().map(|pair| SessionRow::Pair {
+            first_key: pair.first_key.clone(),
+            client: self.id,
+            sequence: pair.sequence,
+            saved: Some(pair.saved.clone()),
+        });
+        std::iter::once(SessionRow::Client(self.id, Some(self.marks))).chain(pairs)
     }
 }
 
 impl Pair {
-    fn gone(self, client: ClientId) -> Option<SessionRow> {
-        self.in_tree.then_some(SessionRow::Pair {
-            first_key: self.first_key,
-            client,
-            sequence: self.sequence,
-            saved: None,
-        })
+    /// Bytes that it counts for.
+    fn len(&self) -> usize {
+        PAIR_LEN + self.first_key.len()
     }
 }
 
@@ -404,203 +588,5 @@ impl SavedPair {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-
-    fn pair(sequence: u64, lowest: u64, first_tried_ms: u64) -> SessionPair {
-        SessionPair {
-            client: ClientId(7),
-            sequence,
-            lowest_unanswered: lowest,
-            first_tried: Timestamp::from_ms(first_tried_ms),
-        }
-    }
-
-    fn done(ms: u64) -> Outcome {
-        Outcome::Done {
-            version: Timestamp::from_ms(ms),
-            existed: false,
-        }
-    }
-
-    fn record(table: &mut Sessions, pair: &SessionPair, ms: u64) {
-        table.record(
-            pair,
-            Blob::from_static(b"k"),
-            Timestamp::from_ms(ms),
-            done(ms),
-        );
-    }
-
-    #[test]
-    fn a_retry_gets_the_first_outcome() {
-        let mut table = Sessions::default();
-        let first = pair(1, 1, 1000);
-        assert_eq!(
-            table.check(&first, Timestamp::from_ms(1000)),
-            Verdict::Fresh
-        );
-        record(&mut table, &first, 1001);
-        assert_eq!(
-            table.check(&first, Timestamp::from_ms(2000)),
-            Verdict::Seen(done(1001))
-        );
-    }
-
-    #[test]
-    fn what_was_answered_is_refused() {
-        let mut table = Sessions::default();
-        record(&mut table, &pair(1, 1, 1000), 1001);
-        record(&mut table, &pair(3, 3, 1002), 1003);
-        let now = Timestamp::from_ms(1004);
-        assert_eq!(table.check(&pair(1, 1, 1000), now), Verdict::Expired);
-        assert_eq!(table.check(&pair(2, 2, 1000), now), Verdict::Expired);
-        assert_eq!(table.check(&pair(4, 3, 1000), now), Verdict::Fresh);
-    }
-
-    #[test]
-    fn a_client_whose_time_is_ahead_is_remembered_until_its_tries_are_too_old() {
-        let (hour, mut table) = (3_600_000, Sessions::default());
-        // It has its time from a node that is an hour ahead of the range's leader.
-        let first = pair(1, 1, 1000 + hour);
-        record(&mut table, &first, 1000);
-        // Then that node leads, and the range's time jumps.
-        let other = SessionPair {
-            client: ClientId(8),
-            ..pair(1, 1, 2000 + hour)
-        };
-        record(&mut table, &other, 2000 + hour);
-        assert_eq!(
-            table.check(&first, Timestamp::from_ms(3000 + hour)),
-            Verdict::Seen(done(1000))
-        );
-        let made_up = pair(2, 1, 3000 + 30 * hour);
-        let now = Timestamp::from_ms(3000 + hour);
-        assert_eq!(table.check(&made_up, now), Verdict::Expired);
-    }
-
-    #[test]
-    fn a_client_that_was_forgotten_and_is_back_is_saved_once() {
-        let mut table = Sessions::default();
-        record(&mut table, &pair(1, 1, 1000), 1000);
-        assert_eq!(table.save().len(), 2);
-        let later = 1000 + 2 * CLIENT_WINDOW_MS;
-        record(&mut table, &pair(1, 1, later), later);
-        let saved = table.save();
-        let mut keys = BTreeMap::new();
-        for row in &saved {
-            let (key, is_there) = match row {
-                SessionRow::Client(id, marks) => ((*id, 0), marks.is_some()),
-                SessionRow::Pair {
-                    client,
-                    sequence,
-                    saved,
-                    ..
-                } => ((*client, *sequence), saved.is_some()),
-            };
-            assert!(keys.insert(key, is_there).is_none(), "twice: {saved:?}");
-            assert!(is_there, "{saved:?}");
-        }
-        assert_eq!(keys.len(), 2);
-    }
-
-    #[test]
-    fn what_was_first_tried_long_ago_is_refused() {
-        let table = Sessions::default();
-        let late = Timestamp::from_ms(1001 + SESSION_WINDOW_MS);
-        assert_eq!(table.check(&pair(1, 1, 1000), late), Verdict::Expired);
-        assert_eq!(table.check(&pair(1, 1, 1001), late), Verdict::Fresh);
-    }
-
-    #[test]
-    fn a_forgotten_client_cannot_apply_an_old_write_again() {
-        let mut table = Sessions::default();
-        let old = pair(1, 1, 1000);
-        record(&mut table, &old, 1001);
-        let other = SessionPair {
-            client: ClientId(8),
-            ..pair(1, 1, 2_000_000)
-        };
-        record(&mut table, &other, 2_000_000);
-        assert_eq!(table.len(), (1, 1));
-        assert_eq!(
-            table.check(&old, Timestamp::from_ms(2_000_001)),
-            Verdict::Expired
-        );
-    }
-
-    #[test]
-    fn a_client_with_too_many_pairs_loses_the_oldest_for_good() {
-        let mut table = Sessions::default();
-        let count = SESSION_PAIRS_OF_CLIENT_MAX as u64 + 5;
-        for sequence in 1..=count {
-            record(&mut table, &pair(sequence, 1, 1000), 1000 + sequence);
-        }
-        let now = Timestamp::from_ms(1000 + count);
-        assert_eq!(table.len().1, SESSION_PAIRS_OF_CLIENT_MAX);
-        assert_eq!(table.check(&pair(5, 1, 1000), now), Verdict::Expired);
-        assert!(matches!(
-            table.check(&pair(6, 1, 1000), now),
-            Verdict::Seen(_)
-        ));
-    }
-
-    #[test]
-    fn rows_saved_and_loaded_make_the_same_table() {
-        let mut table = Sessions::default();
-        record(&mut table, &pair(1, 1, 1000), 1001);
-        record(&mut table, &pair(2, 1, 1000), 1002);
-        let mut rows = table.save();
-        assert_eq!(table.save(), vec![]);
-        record(&mut table, &pair(3, 2, 1000), 1003);
-        rows.extend(table.save());
-        let deleted = rows.iter().any(|row| {
-            matches!(
-                row,
-                SessionRow::Pair {
-                    sequence: 1,
-                    saved: None,
-                    ..
-                }
-            )
-        });
-        assert!(deleted, "the answered pair leaves the tree");
-        // The tree keeps the newest row of each key.
-        let mut tree = BTreeMap::new();
-        for row in rows {
-            let key = match &row {
-                SessionRow::Client(client, _) => (0, client.0, 0),
-                SessionRow::Pair {
-                    client, sequence, ..
-                } => (1, client.0, *sequence),
-            };
-            tree.insert(key, row);
-        }
-        let mut again = Sessions::default();
-        tree.into_values().for_each(|row| again.load(row));
-        let now = Timestamp::from_ms(1004);
-        for sequence in 1..5 {
-            let asked = pair(sequence, 1, 1000);
-            assert_eq!(table.check(&asked, now), again.check(&asked, now));
-        }
-    }
-
-    #[test]
-    fn rows_round_trip() {
-        let marks = ClientMarks {
-            lowest_unanswered: 3,
-            last_seen: Timestamp(9),
-        };
-        assert_eq!(ClientMarks::decode(&marks.encode()), Some(marks));
-        let saved = SavedPair {
-            decided: Timestamp(4),
-            outcome: done(1),
-        };
-        assert_eq!(
-            SavedPair::decode(&saved.encode().expect("encodes")).ok(),
-            Some(saved)
-        );
-    }
-}
+#[path = "sessions_tests.rs"]
+mod tests;

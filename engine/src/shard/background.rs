@@ -11,11 +11,11 @@ use futures_util::task::AtomicWaker;
 
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Error, Fatal};
-use crate::limits::WAL_SEGMENTS_FULL;
 use crate::lsm::{GcRules, LiveData};
 use crate::range::proposer::{Proposal, ProposalKind, WriteSink};
 use crate::range::replica::Replica;
 use crate::request::Outcome;
+use crate::shard::pinned::Fullness;
 use crate::shard::{Inner, liveness, management};
 use crate::types::Timestamp;
 
@@ -48,10 +48,11 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
     let shard = Rc::downgrade(inner);
     drop(E::Runtime::spawn(async move {
         let mut collector = Collector::default();
+        let mut fullness = Fullness::default();
         while !stop.get() {
             let _ = E::Runtime::timeout(LOOK_EVERY, woken(&news)).await;
             let Some(inner) = shard.upgrade() else { return };
-            let looked = match look(&inner).await {
+            let looked = match look(&inner, &mut fullness).await {
                 Ok(()) => collector.step(&inner),
                 Err(fatal) => Err(fatal),
             };
@@ -80,7 +81,7 @@ async fn woken(news: &AtomicWaker) {
 }
 
 /// Takes over what was installed, and lets openraft purge what that made durable.
-async fn look<E: Env>(inner: &Inner<E>) -> Result<(), Fatal> {
+async fn look<E: Env>(inner: &Inner<E>, fullness: &mut Fullness<E>) -> Result<(), Fatal> {
     let before: Vec<_> = inner.groups();
     let durable: Vec<_> = before
         .iter()
@@ -90,8 +91,9 @@ async fn look<E: Env>(inner: &Inner<E>) -> Result<(), Fatal> {
     inner.store.freeze_if_log_is_long()?;
     // Those who wait for room also wait for a disk that has room again.
     inner.store.wake_waiting();
-    let is_full = inner.wal.stats().segments > WAL_SEGMENTS_FULL;
+    inner.bound_pinned().await;
     let now = Now::<E>::now();
+    let is_full = fullness.look(inner, now);
     for ((replica, raft), was) in before.iter().zip(durable) {
         if replica.durable_up_to() != was {
             raft.note_durable().await?;
@@ -207,9 +209,11 @@ pub(super) async fn close<E: Env>(inner: &Rc<Inner<E>>) -> Result<(), Fatal> {
     loop {
         inner.store.poll()?;
         inner.store.wake_waiting();
-        if inner.store.disk_full() {
+        if inner.store.disk_full() || inner.store.is_starved() {
             // What is not in tables is in the log; the next start applies it again.
-            tracing::warn!("the disk is full: stopping without a last flush");
+            tracing::warn!(
+                "the disk is full, or no file can be opened: stopping without a last flush"
+            );
             inner.background.borrow().stop.set(true);
             return Ok(());
         }

@@ -2,27 +2,33 @@
 //!
 //! Every [`BEAT`] a shard tells each shard with which it shares a range that it lives, and which of
 //! those ranges it leads, in which term and how far. So a group in which nothing happens needs no
-//! heartbeats of its own: its replicas that follow hear of their leader by the beat, and thousands of
-//! idle ranges cost what a few shards cost. The answer names the ranges in which the other is behind:
-//! those are woken. A shard whose log hangs is silent:
-//! what it leads is better led elsewhere. The driver also notices when this process did not run for a
-//! while (see [`crate::raft`]).
+//! heartbeats of its own: its replicas that follow hear of their leader by the beat, and thousands
+//! of idle ranges cost what a few shards cost. The answer names the ranges in which the other is
+//! behind: those are woken. A shard whose log hangs is silent: what it leads is better led
+//! elsewhere. Which shards answer is a part of a shard's report: by that the manager knows the nodes
+//! that nobody reaches ([`crate::cluster`]). The driver also notices when this process did not run
+//! for a while (see [`crate::raft`]).
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Inner, Running};
+use super::{Inner, Running, Shard};
+use crate::cluster::message::Peer;
 use crate::env::{AsyncRuntime, Clock, Env, Instant, Lane, Now, Transport};
 use crate::error::Fatal;
 use crate::raft::{self, Led, TICK, Tick};
-use crate::types::{Location, RangeId};
+use crate::types::{Location, RangeId, ShardId};
 
 /// How often a shard tells others that it lives.
 const BEAT: Duration = Duration::from_millis(200);
 /// A shard that has said nothing for so long is not there.
 const SILENT_AFTER: Duration = Duration::from_millis(900);
+/// The answer to a beat may take so long.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// A shard that has answered no beat for so long does not answer.
+const UNANSWERED_FOR: Duration = Duration::from_secs(2);
 /// A write of the log that takes longer keeps the shard from saying that it lives.
 const LOG_HANGS_AFTER: Duration = Duration::from_secs(2);
 /// A driver that comes later than this has stalled.
@@ -32,12 +38,15 @@ const STALLED_AFTER: Duration = Duration::from_millis(75);
 pub(super) struct Liveness<E: Env> {
     /// When each other shard last said that it lives.
     heard: RefCell<BTreeMap<Location, Now<E>>>,
+    /// The shards that are told, and since when each has answered no beat.
+    told: RefCell<BTreeMap<Location, Option<Now<E>>>>,
 }
 
 impl<E: Env> Default for Liveness<E> {
     fn default() -> Liveness<E> {
         Liveness {
             heard: RefCell::default(),
+            told: RefCell::default(),
         }
     }
 }
@@ -47,6 +56,40 @@ impl<E: Env> Liveness<E> {
     pub fn is_there(&self, shard: Location, now: Now<E>) -> bool {
         let heard = self.heard.borrow();
         heard.get(&shard).is_some_and(|at| now < *at + SILENT_AFTER)
+    }
+
+    /// Whether a shard answers, as far as is known.
+    pub fn answers(&self, shard: Location, now: Now<E>) -> bool {
+        let told = self.told.borrow();
+        let unanswered = told.get(&shard).copied().flatten();
+        unanswered.is_none_or(|since| now < since + UNANSWERED_FOR)
+    }
+
+    /// The shards with which this one speaks, and whether they answer.
+    pub fn peers(&self, now: Now<E>) -> Vec<Peer> {
+        let told: Vec<Location> = self.told.borrow().keys().copied().collect();
+        let peer = |at: Location| Peer {
+            at,
+            answers: self.answers(at, now),
+        };
+        told.into_iter().map(peer).collect()
+    }
+
+    /// These are told now, and no others.
+    fn tell<'a>(&self, shards: impl Iterator<Item = &'a Location>, now: Now<E>) {
+        let mut told = self.told.borrow_mut();
+        let mut before = std::mem::take(&mut *told);
+        told.extend(shards.map(|shard| {
+            let unanswered = before.remove(shard).flatten();
+            (*shard, Some(unanswered.unwrap_or(now)))
+        }));
+    }
+
+    /// A shard has answered.
+    fn answered(&self, shard: Location) {
+        if let Some(unanswered) = self.told.borrow_mut().get_mut(&shard) {
+            *unanswered = None;
+        }
     }
 }
 
@@ -82,8 +125,9 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
 
 /// Looks at the groups in which something may be due.
 async fn tick<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) -> Result<(), Fatal> {
-    let is_due =
-        |Running { replica, raft }: &Running<E>| raft.is_due(now) || replica.lacks_quorum();
+    let is_due = |Running { replica, raft }: &Running<E>| {
+        raft.is_due(now) || replica.lacks_quorum() || !replica.proposer.is_idle()
+    };
     for (replica, raft) in inner.groups_that(is_due) {
         let location = |id| replica.with_state(|state| state.descriptor.location(id));
         let is_there = |id| location(id).is_some_and(|shard| inner.liveness.is_there(shard, now));
@@ -121,18 +165,42 @@ fn beat<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) {
             }
         });
     });
+    // The manager looks whether nodes can be reached before it places anything there.
+    if let Some(manager) = inner.management.manager.borrow().as_ref() {
+        let shard = ShardId(0);
+        let nodes = manager.heard_nodes(now);
+        let others = nodes.filter(|node| *node != inner.location.node);
+        for node in others {
+            peers.entry(Location { node, shard }).or_default();
+        }
+    }
+    inner.liveness.tell(peers.keys(), now);
     for (to, leads) in peers {
         let bytes = raft::encode_beat(inner.location, &leads);
         let (transport, shard) = (inner.around.transport.clone(), Rc::downgrade(inner));
         drop(E::Runtime::spawn(async move {
             // One that is lost is followed by the next.
             let call = transport.call(to, Lane::Control, bytes);
-            let answer = E::Runtime::timeout(BEAT, call).await;
+            let answer = E::Runtime::timeout(ANSWER_TIMEOUT, call).await;
             if let (Ok(Ok(answer)), Some(inner)) = (answer, shard.upgrade()) {
+                inner.liveness.answered(to);
                 let behind = raft::decode_behind(answer).unwrap_or_default();
                 inner.wake(&behind);
             }
         }));
+    }
+}
+
+impl<E: Env> Shard<E> {
+    /// Whether another shard answers within the time of a beat.
+    pub async fn is_answered_by(&self, other: Location) -> bool {
+        let (transport, beat) = {
+            let inner = &self.inner;
+            let beat = raft::encode_beat(inner.location, &[]);
+            (inner.around.transport.clone(), beat)
+        };
+        let call = transport.call(other, Lane::Control, beat);
+        matches!(E::Runtime::timeout(BEAT, call).await, Ok(Ok(_)))
     }
 }
 

@@ -13,16 +13,16 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::{Inner, Running, Shard, report};
+use super::{Inner, IsAt, Running, Shard, report};
 use crate::cluster::manager::Manager;
-use crate::cluster::message::Report;
+use crate::cluster::message::{self, Report};
 use crate::cluster::placement::Step;
 use crate::cluster::record::Row;
 use crate::cluster::{Ask, NodeRecord, Told, View, record};
 use crate::env::{AsyncRuntime, Clock, Env, Instant, Lane, Now, Transport};
 use crate::error::{Error, Fatal};
 use crate::raft;
-use crate::types::{Location, ShardId};
+use crate::types::{Location, NodeId, ShardId};
 
 /// How often a shard reports, and the manager plans.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
@@ -37,6 +37,10 @@ const MANAGE_AGAIN: Duration = Duration::from_millis(50);
 /// Shards that are asked in one search for the manager.
 const HOPS_MAX: usize = 8;
 
+/// After so many reports in a row that were answered with the node not being met where it says, it
+/// complains.
+const UNMET_REPORTS: u32 = 10;
+
 /// Told of a new view.
 type OnView = Box<dyn Fn(&View)>;
 
@@ -44,8 +48,12 @@ type OnView = Box<dyn Fn(&View)>;
 pub(super) struct Management<E: Env> {
     /// What the node says of itself.
     pub node: NodeRecord,
+    /// The highest id of a node that was known at the start.
+    pub nodes_seen: NodeId,
     /// As the manager last told.
     view: RefCell<Rc<View>>,
+    /// Whether the manager has taken this process for the node.
+    was_accepted: Cell<bool>,
     /// Where the manager was met last.
     leader: Cell<Option<Location>>,
     /// Where the replicas of the system range may be.
@@ -53,19 +61,36 @@ pub(super) struct Management<E: Env> {
     /// While this shard leads the system range.
     pub manager: RefCell<Option<Manager<E>>>,
     told: RefCell<Option<OnView>>,
+    is_at: IsAt,
+    /// Answers in a row that said that the node is not known to be where it says.
+    unmet: Cell<u32>,
 }
 
 impl<E: Env> Management<E> {
     /// Of a shard that knows where the system range may be.
-    pub fn new(node: NodeRecord, system: Vec<Location>) -> Management<E> {
+    pub fn new(
+        node: NodeRecord,
+        system: Vec<Location>,
+        nodes_seen: NodeId,
+        is_at: IsAt,
+    ) -> Management<E> {
         Management {
+            nodes_seen: nodes_seen.max(node.id),
             node,
             view: RefCell::default(),
+            was_accepted: Cell::new(false),
             leader: Cell::new(None),
             system: RefCell::new(system),
             manager: RefCell::new(None),
             told: RefCell::new(None),
+            is_at,
+            unmet: Cell::new(0),
         }
+    }
+
+    /// The cluster as the manager last told.
+    pub fn view(&self) -> Rc<View> {
+        self.view.borrow().clone()
     }
 }
 
@@ -88,7 +113,7 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
 impl<E: Env> Shard<E> {
     /// The cluster as the manager last told.
     pub fn view(&self) -> Rc<View> {
-        self.inner.management.view.borrow().clone()
+        self.inner.management.view()
     }
 
     /// Where the replicas of the system range are, as far as is known; where the manager was met last.
@@ -136,19 +161,51 @@ impl<E: Env> Inner<E> {
             view,
             remove,
             superseded,
+            unmet,
         }) = told
         else {
             return;
         };
-        if superseded {
-            self.store.fail(Fatal::Superseded(self.location.node));
+        self.take_unmet(unmet);
+        if let Some(seen) = superseded {
+            self.end_superseded(seen);
             return;
         }
+        self.management.was_accepted.set(true);
         if let Some(view) = view {
             self.take_view(view);
         }
         for (range, replica) in remove {
             self.take(Ask::Remove { range, replica }).await;
+        }
+    }
+
+    /// Another process has this node's id, which was started so often.
+    fn end_superseded(&self, seen: u64) {
+        let node = self.location.node;
+        // One that was taken for the node until now is the older one of two.
+        self.store.fail(match self.management.was_accepted.get() {
+            true => Fatal::Superseded(node),
+            false => Fatal::OldFolder {
+                node,
+                start: self.management.node.starts(),
+                seen,
+            },
+        });
+    }
+
+    /// The manager says whether this node was met where it says.
+    fn take_unmet(&self, is_unmet: bool) {
+        let Management { node, unmet, .. } = &self.management;
+        let times = if is_unmet { unmet.get() + 1 } else { 0 };
+        unmet.set(times);
+        // One shard speaks for the node.
+        if times == UNMET_REPORTS && self.location.shard == ShardId(0) {
+            tracing::error!(
+                address = node.address,
+                "the cluster does not reach this node at the address that it advertises: it is given \
+                 nothing to do until that works; check --advertise, and that the other nodes can connect"
+            );
         }
     }
 
@@ -185,7 +242,7 @@ impl<E: Env> Inner<E> {
     }
 
     /// Asks the manager where it may be; `None`: it was not found.
-    async fn ask_manager(self: &Rc<Self>, ask: &Ask) -> Option<Told> {
+    pub(super) async fn ask_manager(self: &Rc<Self>, ask: &Ask) -> Option<Told> {
         let management = &self.management;
         let mut candidates: Vec<Location> = management.leader.get().into_iter().collect();
         candidates.push(self.location);
@@ -229,16 +286,16 @@ impl<E: Env> Inner<E> {
             // A step deeper: an order may lead to further questions.
             return Some(Box::pin(self.take(ask.clone())).await);
         }
-        let question = raft::encode_cluster(&record::encode(ask));
+        let question = raft::encode_cluster(&message::encode_ask(ask));
         let call = self.around.transport.call(at, Lane::Control, question);
         let answer = E::Runtime::timeout(timeout, call).await;
-        record::decode(&answer.ok()?.ok()?)
+        message::decode_told(&answer.ok()?.ok()?)
     }
 
     /// Takes a message of the cluster's management; gives the answer's bytes.
-    pub(super) async fn take_message(self: &Rc<Self>, message: &[u8]) -> Vec<u8> {
-        match record::decode::<Ask>(message) {
-            Some(ask) => record::encode(&self.take(ask).await),
+    pub(super) async fn take_message(self: &Rc<Self>, bytes: &[u8]) -> Vec<u8> {
+        match message::decode_ask(bytes) {
+            Some(ask) => message::encode_told(&self.take(ask).await),
             None => Vec::new(),
         }
     }
@@ -267,7 +324,15 @@ impl<E: Env> Inner<E> {
             _ if !self.manages() => return self.not_here(),
             Ask::Report(report) => {
                 let now = Now::<E>::now();
-                return self.with_manager(|manager| manager.take(report, now));
+                let is_there = (self.management.is_at)(report.node.id, &report.node.address);
+                return self.with_manager(|manager| manager.take(report, is_there, now));
+            }
+            Ask::TargetFailed { at } => {
+                let now = Now::<E>::now();
+                return self.with_manager(|manager| {
+                    manager.target_failed(at, now);
+                    Told::Done
+                });
             }
             Ask::View => {
                 return self.with_manager(|manager| Told::View(manager.view(Now::<E>::now())));

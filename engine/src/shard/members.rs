@@ -19,7 +19,7 @@ use crate::raft::{Made, Membership, RaftGroup};
 use crate::range::replica::{Replica, ReplicaParts};
 use crate::range::state::RangeState;
 use crate::range::{Descriptor, Keyspace, ReplicaPlace};
-use crate::types::{RangeId, ReplicaId};
+use crate::types::{Location, RangeId, ReplicaId};
 use crate::wal::{Created, Group, WalError};
 
 /// A shard may take so long to make a replica.
@@ -75,6 +75,11 @@ impl<E: Env> Inner<E> {
                 return Ok(Told::Refused(why));
             }
             self.remove_replica(range, other).await?;
+        }
+        if self.wal.is_replica_used(replica) {
+            return Ok(Told::Refused(format!(
+                "replica id {replica}, or a higher one that has gone, was here before"
+            )));
         }
         if !self.creating.borrow_mut().insert(range) {
             return Ok(Told::Refused(
@@ -261,14 +266,26 @@ impl<E: Env> Inner<E> {
             Some(Told::Done) if learns => Ok(()),
             Some(Told::Done) => step(raft, raft.add_learner(place)).await,
             Some(Told::Refused(why)) => {
+                self.target_failed(place.location);
                 if learns {
                     // It is gone for good: another takes its place.
                     step(raft, raft.remove_learners([id].into())).await?;
                 }
                 Err(why)
             }
-            _ => Err(format!("shard {} does not answer", place.location)),
+            _ => {
+                self.target_failed(place.location);
+                Err(format!("shard {} does not answer", place.location))
+            }
         }
+    }
+
+    /// Has the manager choose another shard the next time, if there is one.
+    fn target_failed(self: &Rc<Self>, at: Location) {
+        let inner = self.clone();
+        drop(E::Runtime::spawn(async move {
+            inner.ask_manager(&Ask::TargetFailed { at }).await;
+        }));
     }
 
     async fn wait_until_caught_up(

@@ -11,12 +11,14 @@
 
 mod background;
 pub mod contents;
+mod folder;
 mod hand_over;
 mod liveness;
 mod management;
 mod members;
 mod open;
 mod peers;
+mod pinned;
 pub(crate) mod recovery;
 mod report;
 mod scan;
@@ -33,7 +35,7 @@ use rustc_hash::FxHashMap;
 
 use crate::cluster::NodeRecord;
 use crate::env::{Env, Now};
-use crate::error::{Error, Fatal};
+use crate::error::{Error, Fatal, Fate};
 use crate::hlc::Hlc;
 use crate::limits::{BATCH_LEN_MAX, BATCH_OPS_MAX, KEY_LEN_MAX, VALUE_LEN_MAX};
 use crate::mutant::{self, Mutant};
@@ -43,9 +45,10 @@ use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
 use crate::range::{Keyspace, ReplicaPlace, Route};
 use crate::request::{Condition, SessionPair, Target, Write};
-use crate::types::{Blob, DataId, KeyRange, Location, RangeId, ReplicaId, Timestamp};
+use crate::types::{Blob, DataId, KeyRange, Location, NodeId, RangeId, ReplicaId, Timestamp};
 use crate::wal::Wal;
-pub use status::{RangeStatus, ShardStatus};
+pub use folder::{FolderFault, FolderMark, Opened};
+pub use status::{ClusterStatus, RangeStatus, ShardStatus};
 use store::{OnFatal, Store};
 
 /// A range that a new shard starts with.
@@ -96,15 +99,24 @@ pub struct ShardOptions {
     /// Appends up to this take the control lane; [`crate::limits::SMALL_APPEND_LEN_MAX`] but in
     /// tests.
     pub small_append_bytes: usize,
-    /// The ranges of a shard whose folder is new.
+    /// What is known of the shard's folder from outside of it.
+    pub folder: FolderMark,
+    /// The ranges that a shard begins with; made only in a folder that is new.
     pub initial: Vec<InitialRange>,
     /// What the node says of itself to the cluster.
     pub node: NodeRecord,
     /// Where the replicas of the system range may be.
     pub system: Vec<Location>,
+    /// The highest id of a node of which the node has ever heard.
+    pub nodes_seen: NodeId,
+    /// Asked by the cluster's manager whether a node is known to be at an address.
+    pub is_at: IsAt,
     /// Told of what must end the process.
     pub on_fatal: OnFatal,
 }
+
+/// Whether a node is known to be at an address; if not, that is looked into.
+pub type IsAt = Rc<dyn Fn(NodeId, &str) -> bool>;
 
 /// What comes with a write.
 #[derive(Clone, Copy, Debug)]
@@ -299,9 +311,17 @@ impl<E: Env> Shard<E> {
     ) {
         let checked = check_write(&write).and_then(|first_key| {
             check_session(&request.session)?;
-            let replica = self.find(&first_key)?;
-            replica.check(request.target)?;
-            replica.check_time("first_tried", request.session.first_tried)?;
+            let replica = self.with_running(&first_key, |running| {
+                running.replica.check(request.target)?;
+                let first_tried = request.session.first_tried;
+                running.replica.check_time("first_tried", first_tried)?;
+                if running.replica.lacks_quorum() {
+                    // So that it is noticed when a majority is back.
+                    running.raft.stay_awake();
+                    return Err(Error::NoQuorum(Fate::NotApplied));
+                }
+                Ok(running.replica.clone())
+            })??;
             if self.inner.store.disk_full() {
                 return Err(Error::DiskFull);
             }

@@ -16,6 +16,7 @@ use crate::range::proposer;
 use crate::range::replica::{Replica, ReplicaParts};
 use crate::range::{Descriptor, Keyspace};
 use crate::shard::background::{self, Tasks};
+use crate::shard::folder;
 use crate::shard::liveness::Liveness;
 use crate::shard::management::Management;
 use crate::shard::recovery;
@@ -43,10 +44,10 @@ impl<E: Env> Shard<E> {
         let wal_options = WalOptions {
             segment_bytes: options.segment_bytes as u64,
             entry_cache_bytes: options.entry_cache_bytes,
+            must_exist: folder::must_have_log(&options.folder),
             ..WalOptions::default()
         };
         let (wal, mut recovered) = Wal::<E>::open(world.disk.clone(), wal_options).await?;
-        let (made, data_ids) = create_missing(&wal, &mut recovered, &options).await?;
         let lsm = Lsm::new(
             world.tables,
             LsmOptions {
@@ -54,6 +55,8 @@ impl<E: Env> Shard<E> {
             },
         );
         let store = Rc::new(Store::new(lsm, wal.clone(), options.on_fatal.clone()));
+        folder::check_and_mark(&store, &wal, &recovered, &options).await?;
+        let (made, data_ids) = create_missing(&wal, &mut recovered, &options).await?;
         let around = Around::<E> {
             transport: world.transport,
             clock: world.clock,
@@ -68,11 +71,13 @@ impl<E: Env> Shard<E> {
         for (created, log) in recovered.replicas {
             let switched = log.switched();
             let data_id = switched.as_ref().map_or(created.data_id, |s| s.data_id);
+            let state = recovery::recover_state(&store, &created, switched.as_ref()).await?;
+            folder::check_replica(created.group, log.state().purged, state.applied)?;
             let parts = ReplicaParts {
                 group: created.group,
                 data_id,
                 location: options.location,
-                state: recovery::recover_state(&store, &created, switched.as_ref())?,
+                state,
                 term_before: log.state().vote.map_or(0, |vote| vote.term),
                 store: store.clone(),
                 hlc: hlc.clone(),
@@ -111,7 +116,12 @@ impl<E: Env> Shard<E> {
             by_range,
             background: RefCell::new(Tasks::default()),
             liveness: Liveness::default(),
-            management: Management::new(options.node, options.system),
+            management: Management::new(
+                options.node,
+                options.system,
+                options.nodes_seen,
+                options.is_at,
+            ),
             closing: Cell::new(false),
             creating: RefCell::default(),
             routes_version,
@@ -164,8 +174,9 @@ impl<E: Env> Inner<E> {
     }
 }
 
-/// Makes the ranges of a new shard; one that was made before a crash is left as it is. Says which,
-/// and the next data id and up to where they are reserved.
+/// Makes the ranges of a new shard; one that was made before a crash is left as it is. In a folder that
+/// was used before, none is ever made: what is missing there was lost. Says which were made, and the
+/// next data id and up to where they are reserved.
 async fn create_missing<E: Env>(
     wal: &Wal<E>,
     recovered: &mut Recovered<E>,
@@ -174,7 +185,8 @@ async fn create_missing<E: Env>(
     let mut made = Vec::new();
     let mut next = recovered.data_ids_reserved.0 + 1;
     let mut reserved = recovered.data_ids_reserved.0;
-    for initial in &options.initial {
+    let initial = options.initial.iter();
+    for initial in initial.filter(|_| folder::is_new(&options.folder)) {
         let group = Group {
             range: initial.range,
             replica: initial.replica,

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Shard;
+use super::{Inner, Shard};
 use crate::env::{AsyncRuntime, Env};
 use crate::error::{Error, Fate};
-use crate::raft::{self, Answer, Message, Question};
+use crate::mutant::{self, Mutant};
+use crate::raft::{self, Answer, Message, Question, RaftGroup};
 use crate::range::Route;
 use crate::request::Target;
-use crate::wal::Group;
+use crate::wal::{Group, LogId, Vote};
 
 /// A read that was not confirmed is tried again after this.
 const CONFIRM_AGAIN: Duration = Duration::from_millis(25);
@@ -27,6 +28,9 @@ impl<E: Env> Shard<E> {
                 match self.inner.running(group).map(|running| running.raft) {
                     Some(group) => match question {
                         Question::Snapshot(part) => self.take_part(&group, envelope, part).await,
+                        Question::Lost { vote, acknowledged } => {
+                            self.inner.take_loss(&group, vote, acknowledged).await
+                        }
                         // The leader keeps them and sends them again.
                         Question::Append { ref entries, .. }
                             if !entries.is_empty() && !self.inner.store.log_has_room() =>
@@ -100,5 +104,36 @@ impl<E: Env> Shard<E> {
     /// Whether the range of a key has a replica here that reaches no majority.
     pub fn lacks_quorum(&self, key: &[u8]) -> bool {
         self.find(key).is_ok_and(|replica| replica.lacks_quorum())
+    }
+}
+
+impl<E: Env> Inner<E> {
+    /// The leader says that a replica here lacks an entry which it had acknowledged. If that is so, the
+    /// replica removes itself: it may have forgotten votes, too, and others may rely on its word.
+    async fn take_loss(&self, group: &RaftGroup<E>, vote: Vote, acknowledged: LogId) -> Answer {
+        if self.closing.get() || group.is_retired() || mutant::is(Mutant::OldFolderVotes) {
+            return Answer::Refused;
+        }
+        match group.lacks(vote, acknowledged) {
+            Err(answer) => return answer,
+            Ok(false) => return Answer::Done,
+            Ok(true) => {}
+        }
+        let (range, replica) = (group.range(), group.replica());
+        tracing::error!(
+            %range,
+            %replica,
+            acknowledged = acknowledged.index,
+            "this replica has lost entries that it had acknowledged: was the data folder put back from \
+             an older copy? The replica is removed, and the cluster makes another one"
+        );
+        match self.remove_replica(range, replica).await {
+            Ok(_) => Answer::Lost,
+            Err(_) if self.closing.get() => Answer::Refused,
+            Err(fatal) => {
+                self.store.fail(fatal);
+                Answer::Refused
+            }
+        }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::ops::Bound;
 
-use crate::env::Env;
+use crate::env::{Env, yield_now};
 use crate::error::Fatal;
+use crate::limits::SESSION_ROWS_PER_TURN;
 use crate::lsm::keys;
 use crate::range::Descriptor;
 use crate::range::sessions::{ClientMarks, SavedPair, SessionRow};
@@ -16,7 +17,7 @@ use crate::wal::{Created, Switched};
 ///
 /// # Errors
 /// The tree cannot be read.
-pub(super) fn recover_state<E: Env>(
+pub(super) async fn recover_state<E: Env>(
     store: &Store<E>,
     created: &Created,
     switched: Option<&Switched>,
@@ -44,11 +45,12 @@ pub(super) fn recover_state<E: Env>(
             .is_none_or(|id| id.index < switched.last.index)
     {
         // Nothing was flushed since the snapshot was taken over.
-        let mut before = Vec::new();
-        read_clients(store, replica, |client, _| before.push(client))?;
         let snapshot = RangeState::decode(&switched.state);
         let mut snapshot = snapshot.map_err(|_| damaged("snapshot's state"))?;
-        load_snapshot_sessions(store, switched.data_id, &mut snapshot, before)?;
+        load_snapshot_sessions(store, switched.data_id, &mut snapshot).await?;
+        read_clients(store, replica, |client, _| {
+            snapshot.sessions.was_there(client)
+        })?;
         return Ok(snapshot);
     }
     let data_id = switched.map_or(created.data_id, |switched| switched.data_id);
@@ -59,28 +61,54 @@ pub(super) fn recover_state<E: Env>(
     Ok(state)
 }
 
-/// Loads the session table of a snapshot whose rows lie under `data_id`; `before` are the clients
-/// whose marks lie by replica id.
+/// Loads the session table of a snapshot whose rows lie under `data_id`, a few rows at a time.
 ///
 /// # Errors
 /// The tree cannot be read.
-pub fn load_snapshot_sessions<E: Env>(
+pub async fn load_snapshot_sessions<E: Env>(
     store: &Store<E>,
     data_id: DataId,
     state: &mut RangeState,
-    before: Vec<ClientId>,
 ) -> Result<(), Fatal> {
-    let (mut low, mut high) = (Vec::new(), Vec::new());
-    keys::snapshot_clients_of(data_id, &mut low, &mut high);
-    let sessions = &mut state.sessions;
-    read_rows(store, (&low, &high), |key, value| {
-        let row = client_row(key, value)?;
-        sessions.load(SessionRow::Client(row.0, Some(row.1)));
-        Ok(())
-    })?;
-    load_pairs(store, data_id, state)?;
-    state.sessions.took_over(before.into_iter());
+    for rows in [SessionRows::Clients, SessionRows::Pairs] {
+        let mut next = Some(Vec::new());
+        while let Some(from) = next {
+            next = load_some(store, (data_id, rows, from), state)?;
+            yield_now().await;
+        }
+    }
     Ok(())
+}
+
+/// The rows of a session table in a snapshot.
+#[derive(Clone, Copy)]
+enum SessionRows {
+    Clients,
+    Pairs,
+}
+
+/// Loads some rows from a key on, or from the first if it is empty; gives where to go on.
+fn load_some<E: Env>(
+    store: &Store<E>,
+    (data_id, rows, from): (DataId, SessionRows, Vec<u8>),
+    state: &mut RangeState,
+) -> Result<Option<Vec<u8>>, Fatal> {
+    let (mut low, mut high) = (Vec::new(), Vec::new());
+    match rows {
+        SessionRows::Clients => keys::snapshot_clients_of(data_id, &mut low, &mut high),
+        SessionRows::Pairs => keys::pairs_of(data_id, &mut low, &mut high),
+    }
+    let low = if from.is_empty() { low } else { from };
+    read_rows(store, (&low, &high), SESSION_ROWS_PER_TURN, |key, value| {
+        match rows {
+            SessionRows::Clients => {
+                let (client, marks) = client_row(key, value)?;
+                state.sessions.load_of_snapshot(client, marks);
+            }
+            SessionRows::Pairs => load_pair(state, key, value)?,
+        }
+        Ok(())
+    })
 }
 
 fn client_row(key: &[u8], value: &[u8]) -> Result<(ClientId, ClientMarks), Fatal> {
@@ -96,11 +124,12 @@ fn read_clients<E: Env>(
 ) -> Result<(), Fatal> {
     let (mut low, mut high) = (Vec::new(), Vec::new());
     keys::clients_of(replica, &mut low, &mut high);
-    read_rows(store, (&low, &high), |key, value| {
+    read_rows(store, (&low, &high), usize::MAX, |key, value| {
         let (client, marks) = client_row(key, value)?;
         visit(client, marks);
         Ok(())
-    })
+    })?;
+    Ok(())
 }
 
 /// Loads the pairs of the clients that are loaded.
@@ -109,38 +138,49 @@ fn load_pairs<E: Env>(
     data_id: DataId,
     state: &mut RangeState,
 ) -> Result<(), Fatal> {
-    let damaged = || Fatal::Inconsistent("a session pair in the tree".to_owned());
     let (mut low, mut high) = (Vec::new(), Vec::new());
     keys::pairs_of(data_id, &mut low, &mut high);
-    let interval = state.descriptor.keys.clone();
-    let sessions = &mut state.sessions;
-    read_rows(store, (&low, &high), |key, value| {
-        let (first_key, client, sequence) = keys::pair_parts(key).ok_or_else(damaged)?;
-        if interval.contains(&first_key) {
-            let saved = SavedPair::decode(value).map_err(|_| damaged())?;
-            sessions.load(SessionRow::Pair {
-                first_key: Blob::from(first_key),
-                client,
-                sequence,
-                saved: Some(saved),
-            });
-        }
-        Ok(())
-    })
+    read_rows(store, (&low, &high), usize::MAX, |key, value| {
+        load_pair(state, key, value)
+    })?;
+    Ok(())
 }
 
-/// Visits the newest rows of an interval of row keys.
+/// Loads a pair, if its first key is one of the range.
+fn load_pair(state: &mut RangeState, key: &[u8], value: &[u8]) -> Result<(), Fatal> {
+    let damaged = || Fatal::Inconsistent("a session pair in the tree".to_owned());
+    let (first_key, client, sequence) = keys::pair_parts(key).ok_or_else(damaged)?;
+    if state.descriptor.keys.contains(&first_key) {
+        let saved = SavedPair::decode(value).map_err(|_| damaged())?;
+        state.sessions.load(SessionRow::Pair {
+            first_key: Blob::from(first_key),
+            client,
+            sequence,
+            saved: Some(saved),
+        });
+    }
+    Ok(())
+}
+
+/// Visits the newest rows of an interval of row keys, so many at most; gives the key to go on from.
 fn read_rows<E: Env>(
     store: &Store<E>,
     bounds: (&[u8], &[u8]),
+    rows_max: usize,
     mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), Fatal>,
-) -> Result<(), Fatal> {
+) -> Result<Option<Vec<u8>>, Fatal> {
     let bounds = (Bound::Included(bounds.0), Bound::Excluded(bounds.1));
-    let mut result = Ok(());
+    let mut result = Ok(None);
     store.scan(bounds, Timestamp::MAX, |rows| {
+        let mut left = rows_max;
         while let Some(row) = rows.next_row()? {
-            result = visit(row.key(), row.value());
-            if result.is_err() {
+            if left == 0 {
+                result = Ok(Some(row.key().to_vec()));
+                break;
+            }
+            left -= 1;
+            if let Err(fatal) = visit(row.key(), row.value()) {
+                result = Err(fatal);
                 break;
             }
         }

@@ -6,19 +6,22 @@ use std::rc::Rc;
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
 use super::{Inner, Running};
-use crate::cluster::message::{HeldReplica, LedRange, Report};
+use crate::cluster::message::{Follower, HeldReplica, HighestIds, LedRange, Report};
 use crate::cluster::record::Row;
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::Error;
 use crate::lsm::{LsmError, keys};
 use crate::raft::{self, RaftGroup};
+use crate::range::ReplicaPlace;
 use crate::range::proposer::{Proposal, ProposalKind, WriteSink};
 use crate::range::replica::{Leading, Replica};
 use crate::request::{Mutation, Outcome, SessionPair, Write};
-use crate::types::{ClientId, Timestamp};
+use crate::types::{ClientId, NodeId, Timestamp};
 
 /// Rows that are written at a time.
 const ROWS_OF_WRITE: usize = 256;
+/// After a part of a snapshot the next may take so long.
+const PART_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 /// A write may take so long.
 const WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -30,13 +33,35 @@ pub(super) fn of<E: Env>(inner: &Inner<E>, known: u64) -> Report {
         known,
         led: Vec::new(),
         held: Vec::new(),
+        highest: highest(inner),
+        peers: Vec::new(),
     };
     let now = Now::<E>::now();
+    report.peers = inner.liveness.peers(now);
     inner.for_each_group(|Running { replica, raft }| match replica.leading() {
         Some(leading) => report.led.push(led(inner, replica, raft, leading, now)),
         None => report.held.push(held(replica, raft, now)),
     });
     report
+}
+
+/// The highest ids of which the shard knows.
+fn highest<E: Env>(inner: &Inner<E>) -> HighestIds {
+    let view = inner.management.view();
+    let nodes = view.nodes.iter().map(|node| node.record.id);
+    let mut highest = HighestIds {
+        node: nodes.fold(inner.management.nodes_seen, NodeId::max),
+        replica: inner.wal.highest_replica(),
+    };
+    view.ranges
+        .iter()
+        .for_each(|range| highest.see(&range.descriptor));
+    inner.for_each_group(|running| {
+        running
+            .replica
+            .with_state(|state| highest.see(&state.descriptor));
+    });
+    highest
 }
 
 fn led<E: Env>(
@@ -53,13 +78,23 @@ fn led<E: Env>(
         let (voters, is_joint) = raft::voters(&state.membership.body).unwrap_or_default();
         let is_there = |id| {
             let place = descriptor.location(id);
-            id == me || place.is_some_and(|place| inner.liveness.is_there(place, now))
+            let is_there = |place| inner.liveness.is_there(place, now) && !raft.has_lost(id);
+            id == me || place.is_some_and(is_there)
         };
+        let takes_snapshot = raft.part_taken().is_some_and(|at| now < at + PART_PATIENCE);
         let there = voters.iter().filter(|id| is_there(**id)).count();
-        let others = descriptor.replicas.iter().map(|place| place.replica);
-        let others = others.filter(|id| *id != me);
+        let others = descriptor.replicas.iter();
+        let others = others.filter(|place| place.replica != me);
+        let follower = |place: &ReplicaPlace| Follower {
+            replica: place.replica,
+            matched: raft.matched(place.replica),
+            lag: raft.lag(place.replica),
+            answers: inner.liveness.answers(place.location, now),
+            lost: raft.has_lost(place.replica),
+            takes_snapshot,
+        };
         LedRange {
-            lag: others.map(|id| (id, raft.lag(id))).collect(),
+            followers: others.map(follower).collect(),
             changing: raft.is_changing(),
             is_joint,
             has_quorum: raft.has_lease() || there * 2 > voters.len(),

@@ -8,12 +8,11 @@
 
 use std::ops::Bound;
 use std::rc::Rc;
-use std::task::Poll;
 
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
 use super::{Shard, check_bound};
-use crate::env::{AsyncRuntime, Env, Now};
+use crate::env::{AsyncRuntime, Env, Now, yield_now};
 use crate::error::Error;
 use crate::limits::{SCAN_BYTES_MAX, SCAN_ROWS_MAX, SCAN_STEPS_PER_TURN};
 use crate::lsm::keys;
@@ -242,17 +241,4 @@ impl<S: OneshotSender<Result<Outcome, Error>>> WriteSink for Once<S> {
             let _ = sender.send(result);
         }
     }
-}
-
-/// Lets every other task that is ready run once.
-async fn yield_now() {
-    let mut yielded = false;
-    std::future::poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

@@ -4,6 +4,9 @@
 //! The order: rows into the tree, a flush, one durable record in the log that switches data, state
 //! and log at once ([`crate::wal::GroupLog::switch`]), and then the replica. A crash before the
 //! record leaves rows that nobody owns, which compactions drop.
+//!
+//! A part may come again, because its answer was lost or came late: it is taken once, and answered when
+//! that is done.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,7 +19,7 @@ use crate::mutant::{self, Mutant};
 use crate::raft::{Answer, Envelope, RaftGroup, SnapshotPart};
 use crate::range::state::RangeState;
 use crate::types::{DataId, KeyRange, ReplicaId, Timestamp};
-use crate::wal::WalError;
+use crate::wal::{LogId, WalError};
 
 /// How often it is looked whether a snapshot's rows are in tables.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
@@ -31,8 +34,22 @@ pub(super) struct Staging {
     live: LiveData,
     /// Parts that have come.
     parts: u64,
+    /// Those of them whose rows are not all in the tree yet.
+    taking: u64,
     /// All have come, and the replica takes it over. Nobody else owns its rows until that is done.
     ending: bool,
+}
+
+/// How a part is met.
+enum Met {
+    /// It is the next: its rows go here.
+    Next(DataId),
+    /// It has come before.
+    Before,
+    /// It has come before, or others have, and are not done.
+    Wait,
+    /// It is of no snapshot that is on its way.
+    Unknown,
 }
 
 impl<E: Env> Inner<E> {
@@ -99,12 +116,15 @@ impl<E: Env> Shard<E> {
                 rows,
             } => {
                 let from = (envelope.from, number);
+                let is_new = place == 0 && !self.is_staging(envelope.to, from);
                 // The sender may have given up one that is being taken over.
-                if place == 0 && !self.begin_staging(envelope, from).await? {
+                if is_new && !self.begin_staging(envelope, from).await? {
                     return Ok(Answer::Refused);
                 }
-                let Some(data_id) = self.expect_part(envelope.to, from, place, false) else {
-                    return Ok(Answer::Refused);
+                let data_id = match self.meet(envelope.to, from, place, false).await {
+                    Met::Next(data_id) => data_id,
+                    Met::Before => return Ok(Answer::Done),
+                    Met::Wait | Met::Unknown => return Ok(Answer::Refused),
                 };
                 let store = &self.inner.store;
                 let mut key = Vec::new();
@@ -114,6 +134,7 @@ impl<E: Env> Shard<E> {
                     keys::with_data_id(data_id, &row.key, &mut key);
                     store.insert_row(&key, row.version, row.value.as_deref());
                 }
+                self.part_taken(data_id);
                 Ok(Answer::Done)
             }
             SnapshotPart::End {
@@ -125,8 +146,11 @@ impl<E: Env> Shard<E> {
                 gc_threshold,
             } => {
                 let from = (envelope.from, number);
-                let Some(data_id) = self.expect_part(envelope.to, from, parts, true) else {
-                    return Ok(Answer::Refused);
+                let data_id = match self.meet(envelope.to, from, parts, true).await {
+                    Met::Next(data_id) => data_id,
+                    // The answer may have been lost.
+                    _ if self.has_applied(envelope, last) => return Ok(group.installed()),
+                    _ => return Ok(Answer::Refused),
                 };
                 let answer = match RangeState::decode(&state) {
                     Ok(mut state)
@@ -170,6 +194,7 @@ impl<E: Env> Shard<E> {
                 threshold: Timestamp::ZERO,
             },
             parts: 0,
+            taking: 0,
             ending: false,
         };
         all.retain(|staging| staging.to != envelope.to);
@@ -185,20 +210,62 @@ impl<E: Env> Shard<E> {
         all.iter().any(|staging| staging.to == to && staging.ending)
     }
 
-    /// The data id of the snapshot of which this part is the next, or the last.
-    fn expect_part(
-        &self,
-        to: ReplicaId,
-        from: (ReplicaId, u64),
-        place: u64,
-        ending: bool,
-    ) -> Option<DataId> {
+    fn is_staging(&self, to: ReplicaId, from: (ReplicaId, u64)) -> bool {
+        let all = self.inner.staging.borrow();
+        all.iter()
+            .any(|staging| staging.to == to && staging.from == from)
+    }
+
+    /// Whether the replica that is meant has applied an entry.
+    fn has_applied(&self, envelope: Envelope, last: LogId) -> bool {
+        let here = self.inner.of_range(envelope.range);
+        here.is_some_and(|here| {
+            let is_it = here.replica.group.replica == envelope.to;
+            let applied = here.replica.with_state(|state| state.applied);
+            is_it && applied.is_some_and(|applied| applied.index >= last.index)
+        })
+    }
+
+    /// Meets a part of a snapshot, or its end, once what came before is done.
+    async fn meet(&self, to: ReplicaId, from: (ReplicaId, u64), place: u64, is_end: bool) -> Met {
+        loop {
+            match self.try_to_meet(to, from, place, is_end) {
+                Met::Wait => E::Runtime::sleep(LOOK_EVERY).await,
+                met => return met,
+            }
+        }
+    }
+
+    fn try_to_meet(&self, to: ReplicaId, from: (ReplicaId, u64), place: u64, is_end: bool) -> Met {
         let mut all = self.inner.staging.borrow_mut();
-        let found = |s: &&mut Staging| s.to == to && s.from == from && s.parts == place;
-        let staging = all.iter_mut().find(found)?;
-        staging.parts += 1;
-        staging.ending = ending;
-        Some(staging.live.data_id)
+        let mut all = all.iter_mut();
+        let Some(staging) = all.find(|s| s.to == to && s.from == from) else {
+            return Met::Unknown;
+        };
+        let is_next = place == staging.parts;
+        match is_end {
+            _ if staging.ending || staging.taking > 0 => Met::Wait,
+            true if is_next => {
+                staging.ending = true;
+                Met::Next(staging.live.data_id)
+            }
+            false if is_next => {
+                staging.parts += 1;
+                staging.taking += 1;
+                Met::Next(staging.live.data_id)
+            }
+            false if place < staging.parts => Met::Before,
+            _ => Met::Unknown,
+        }
+    }
+
+    /// The rows of a part are in the tree.
+    fn part_taken(&self, data_id: DataId) {
+        let mut all = self.inner.staging.borrow_mut();
+        let staging = all.iter_mut().find(|s| s.live.data_id == data_id);
+        if let Some(staging) = staging {
+            staging.taking -= 1;
+        }
     }
 
     /// Has everything in memory flushed, and waits for it.

@@ -1,6 +1,7 @@
 //! What a shard tells of itself.
 
-use crate::env::Env;
+use crate::cluster::RangeView;
+use crate::env::{Env, Instant, Now};
 use crate::lsm::LsmStats;
 use crate::range::Route;
 use crate::shard::Inner;
@@ -45,16 +46,44 @@ pub struct RangeStatus {
 pub struct ShardStatus {
     /// Its ranges, users' first.
     pub ranges: Vec<RangeStatus>,
+    /// The cluster, if this shard manages it.
+    pub cluster: Option<ClusterStatus>,
     /// Log bytes that a start would apply again.
     pub replay_bytes: u64,
+    /// Log bytes that are kept for replicas that take over a snapshot.
+    pub pinned_bytes: u64,
     /// How far the tree is behind its writers, 0 to 1.
     pub pressure: f32,
     /// Whether writes are refused because the disk is full.
     pub disk_full: bool,
+    /// Whether its files wait for descriptors or memory.
+    pub starved: bool,
     /// Counters of the log.
     pub wal: WalStats,
     /// Counters of the tree.
     pub lsm: LsmStats,
+}
+
+/// The cluster as its manager knows it.
+#[derive(Clone, Copy, Debug)]
+pub struct ClusterStatus {
+    /// Ranges that have too few voters which live and are up to date.
+    pub under_replicated: usize,
+    /// Ranges without a leader or a majority.
+    pub unavailable: usize,
+    /// Replicas that are members by name only.
+    pub in_trouble: usize,
+}
+
+fn cluster<E: Env>(inner: &Inner<E>) -> Option<ClusterStatus> {
+    let manager = inner.management.manager.borrow();
+    let view = manager.as_ref()?.view(Now::<E>::now());
+    let count = |is: fn(&RangeView) -> bool| view.ranges.iter().filter(|range| is(range)).count();
+    Some(ClusterStatus {
+        under_replicated: count(|range| range.under_replicated),
+        unavailable: count(|range| range.unavailable),
+        in_trouble: view.ranges.iter().map(|range| range.troubles.len()).sum(),
+    })
 }
 
 /// The state of every range, users' first.
@@ -85,9 +114,12 @@ pub(super) fn ranges<E: Env>(inner: &Inner<E>) -> Vec<RangeStatus> {
 pub(super) fn of<E: Env>(inner: &Inner<E>) -> ShardStatus {
     ShardStatus {
         ranges: ranges(inner),
+        cluster: cluster(inner),
         replay_bytes: inner.store.replay_len(),
+        pinned_bytes: inner.pinned_bytes(),
         pressure: inner.store.pressure(),
         disk_full: inner.store.disk_full(),
+        starved: inner.store.is_starved(),
         wal: inner.wal.stats(),
         lsm: inner.store.stats(),
     }

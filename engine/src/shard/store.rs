@@ -7,22 +7,32 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::ops::Bound;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use crate::env::{AsyncRuntime, Env};
+use crate::env::{AsyncRuntime, Env, Lack, yield_now};
 use crate::error::Fatal;
-use crate::limits::{REPLAY_LEN_FREEZE, REPLAY_LEN_MAX};
-use crate::lsm::{Bounds, GcRules, Lsm, LsmError, LsmStats, MemtableId, Scan, keys};
+use crate::limits::{
+    REPLAY_LEN_FREEZE, REPLAY_LEN_MAX, SESSION_ROWS_PER_TURN, SESSION_ROWS_UNSAVED_MAX,
+};
+use crate::lsm::keys::{self, RowKey};
+use crate::lsm::{Bounds, GcRules, Lsm, LsmError, LsmStats, MemtableId, Scan};
+use crate::range::budget::WriteBudget;
 use crate::range::replica::{Durable, Replica, SavedRow};
 use crate::range::sessions::SessionRow;
+use crate::range::state::RangeState;
+use crate::shard::folder::TreeMark;
 use crate::types::{DataId, ReplicaId, Timestamp};
 use crate::wal::{Position, Wal};
 
 /// Whoever waits for room looks at least this often.
 const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_millis(20);
+
+/// A session row takes about this.
+const SESSION_ROW_LEN: usize = 160;
 
 /// Told of what must end the process.
 pub type OnFatal = Rc<dyn Fn(Fatal)>;
@@ -34,6 +44,8 @@ struct Frozen {
     covers: Vec<(ReplicaId, Durable)>,
     /// Where the log stood: all before it is in this memtable or an older one.
     log: Position,
+    /// Which of the tree's flushes it is.
+    flush: u64,
 }
 
 /// The shard's tree.
@@ -44,9 +56,15 @@ pub struct Store<E: Env> {
     frozen: RefCell<VecDeque<Frozen>>,
     /// Where the log stood when the newest installed memtable froze: a start replays from here.
     replay_from: Cell<Position>,
+    /// What the tree says of its log; its flushes as of the last freeze.
+    mark: Cell<TreeMark>,
     waiting_for_room: RefCell<Vec<Waker>>,
     key: RefCell<Vec<u8>>,
     on_fatal: OnFatal,
+    /// Rows of session tables that the next freeze would have to write.
+    unsaved: Cell<usize>,
+    /// Memory of writes that wait or are in flight.
+    pub(crate) writes: Rc<WriteBudget>,
 }
 
 impl<E: Env> Store<E> {
@@ -61,10 +79,23 @@ impl<E: Env> Store<E> {
             replicas: RefCell::default(),
             frozen: RefCell::default(),
             replay_from: Cell::new(replay_from),
+            mark: Cell::default(),
             waiting_for_room: RefCell::default(),
             key: RefCell::default(),
             on_fatal,
+            unsaved: Cell::new(0),
+            writes: Rc::default(),
         }
+    }
+
+    /// The tree belongs to this log, and has taken this many flushes.
+    pub(super) fn belongs_to(&self, log: u128, flushes: u64) {
+        let batch = 0;
+        self.mark.set(TreeMark {
+            log,
+            flushes,
+            batch,
+        });
     }
 
     /// Adds a replica, whose state is saved from now on.
@@ -107,6 +138,34 @@ impl<E: Env> Store<E> {
         let lsm = self.lsm.borrow();
         let found = lsm.get(row_key, Timestamp::MAX)?;
         Ok(look(found.as_ref().and_then(|f| f.value())))
+    }
+
+    /// The replicas of which there are rows by their id, in order.
+    ///
+    /// # Errors
+    /// The tables cannot be read.
+    pub(super) fn replicas_with_rows(&self) -> Result<Vec<ReplicaId>, LsmError> {
+        let mut found = Vec::new();
+        let mut from = Some(0);
+        let (mut low, mut high) = (Vec::new(), Vec::new());
+        while let Some(next) = from {
+            keys::by_replica_from(ReplicaId(next), &mut low, &mut high);
+            let bounds = (
+                Bound::Included(low.as_slice()),
+                Bound::Excluded(high.as_slice()),
+            );
+            // One replica may have a million rows: the next one is sought, not scanned for.
+            let replica = self.scan(bounds, Timestamp::MAX, |scan| {
+                let row = scan.next_row()?;
+                Ok(row.and_then(|row| match keys::parse(row.key()) {
+                    Some(RowKey::ByReplica(replica)) => Some(replica),
+                    _ => None,
+                }))
+            })?;
+            found.extend(replica);
+            from = replica.and_then(|replica| replica.0.checked_add(1));
+        }
+        Ok(found)
     }
 
     /// Has `call` called, from any thread, when the background has news for [`Store::poll`].
@@ -177,6 +236,85 @@ impl<E: Env> Store<E> {
         .await;
     }
 
+    /// A replica has so many session rows that are not saved, in place of others.
+    pub(crate) fn count_unsaved(&self, before: usize, now: usize) {
+        self.unsaved.set(self.unsaved.get() + now - before);
+    }
+
+    /// Writes session rows ahead of the next freeze as long as that would have many to write in its one
+    /// turn: a few at a time, and between them others run.
+    ///
+    /// # Errors
+    /// A row cannot be encoded, or the tree has failed.
+    pub async fn save_sessions_ahead(&self) -> Result<(), Fatal> {
+        while self.unsaved.get() > SESSION_ROWS_UNSAVED_MAX {
+            // It may freeze for that, and then all is saved.
+            self.make_room(
+                SESSION_ROWS_PER_TURN,
+                SESSION_ROWS_PER_TURN * SESSION_ROW_LEN,
+            )
+            .await?;
+            let Some(most) = self.replica_with_most_unsaved() else {
+                return Ok(());
+            };
+            let (mut key, mut failed) = (Vec::new(), None);
+            let saved = most.save_some(&mut |row| {
+                if let Err(error) = self.put_saved(&mut key, row) {
+                    failed.get_or_insert(error);
+                }
+            });
+            if let Some(error) = failed {
+                return Err(error);
+            }
+            if saved == 0 {
+                return Ok(());
+            }
+            yield_now().await;
+        }
+        Ok(())
+    }
+
+    fn replica_with_most_unsaved(&self) -> Option<Rc<Replica<E>>> {
+        let replicas = self.replicas.borrow();
+        let replicas = replicas.iter().filter_map(Weak::upgrade);
+        replicas.max_by_key(|replica| replica.unsaved())
+    }
+
+    /// Writes all session rows of a state that is not a replica's yet, a few at a time. Their pairs are
+    /// in the tree already.
+    ///
+    /// # Errors
+    /// The tree has failed.
+    pub async fn save_snapshot_sessions(
+        &self,
+        replica: ReplicaId,
+        data_id: DataId,
+        state: &mut RangeState,
+    ) -> Result<(), Fatal> {
+        let mut key = Vec::new();
+        loop {
+            self.make_room(
+                SESSION_ROWS_PER_TURN,
+                SESSION_ROWS_PER_TURN * SESSION_ROW_LEN,
+            )
+            .await?;
+            let rows = state.sessions.save(SESSION_ROWS_PER_TURN);
+            if rows.is_empty() {
+                return Ok(());
+            }
+            for row in &rows {
+                let row = SavedRow::Session {
+                    replica,
+                    data_id,
+                    version: state.last_ts,
+                    row,
+                };
+                self.put_saved(&mut key, row)?;
+            }
+            yield_now().await;
+        }
+    }
+
     /// Freezes the memtable with the state of all ranges in it, and has it flushed.
     ///
     /// # Errors
@@ -203,11 +341,45 @@ impl<E: Env> Store<E> {
             return Err(error);
         }
         let log = self.wal.position();
+        let flush = self.put_mark();
         let id = self.lsm.borrow_mut().freeze();
-        self.frozen
-            .borrow_mut()
-            .push_back(Frozen { id, covers, log });
+        self.frozen.borrow_mut().push_back(Frozen {
+            id,
+            covers,
+            log,
+            flush,
+        });
         Ok(id)
+    }
+
+    /// Has the next flush say which log the tree belongs to; gives its number.
+    fn put_mark(&self) -> u64 {
+        let before = self.mark.get();
+        let mark = TreeMark {
+            flushes: before.flushes + 1,
+            batch: self.wal.last_batch(),
+            ..before
+        };
+        self.mark.set(mark);
+        // Flushes are counted from 1 over the tree's life, so versions of the row rise.
+        let version = Timestamp(mark.flushes);
+        let mut lsm = self.lsm.borrow_mut();
+        lsm.insert(keys::TREE_MARK, version, Some(&mark.encode()));
+        mark.flushes
+    }
+
+    /// Freezes the memtable and waits until it is in tables.
+    ///
+    /// # Errors
+    /// A state row cannot be encoded, or the tree has failed.
+    pub(super) async fn flush(&self) -> Result<(), Fatal> {
+        let id = self.freeze()?;
+        while !self.is_installed(id) {
+            if !self.poll()? {
+                let _ = E::Runtime::timeout(LOOK_FOR_ROOM_EVERY, self.news()).await;
+            }
+        }
+        Ok(())
     }
 
     fn put_saved(&self, key: &mut Vec<u8>, row: SavedRow<'_>) -> Result<(), Fatal> {
@@ -274,6 +446,8 @@ impl<E: Env> Store<E> {
             };
             drop(frozen);
             self.replay_from.set(done.log);
+            // Before anything is purged because of it.
+            self.wal.flushed(done.flush);
             for (replica, durable) in done.covers {
                 self.made_durable(replica, durable);
             }
@@ -351,7 +525,12 @@ impl<E: Env> Store<E> {
 
     /// Whether writes must be refused because the disk is full.
     pub fn disk_full(&self) -> bool {
-        self.lsm.borrow().pressure().disk_full
+        self.lsm.borrow().pressure().disk_full || self.wal.lack() == Some(Lack::Room)
+    }
+
+    /// Whether the log or the tables wait for file descriptors or memory.
+    pub fn is_starved(&self) -> bool {
+        self.stats().tables.starved || self.wal.lack() == Some(Lack::Resources)
     }
 
     /// Whether a memtable that was frozen is in tables.

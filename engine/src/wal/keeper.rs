@@ -26,8 +26,7 @@ impl<E: Env> Core<E> {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(error) => {
-                    // The writer meets it when it needs the segment; a full disk may have room
-                    // again by then.
+                    // The writer meets it when it needs the segment.
                     tracing::warn!(%error, "no spare log segment");
                     if self.waiting_for_spare.borrow().is_some() {
                         self.die(error);
@@ -50,7 +49,8 @@ impl<E: Env> Core<E> {
 
     /// Everything but entries: what a segment begins with, so that older ones can go.
     pub(super) fn checkpoint_records(&self) -> Vec<Record> {
-        let mut records = vec![Record::DataIds(self.data_ids.get())];
+        let mut records: Vec<Record> = self.mark.get().into_iter().map(Record::Mark).collect();
+        records.push(Record::DataIds(self.data_ids.get()));
         records.extend(
             self.removed
                 .borrow()
@@ -92,8 +92,8 @@ impl<E: Env> Core<E> {
         };
         let secret = E::Runtime::thread_rng().next_u64();
         let beginning = Beginning { secret, first };
-        let file = segment::begin(&self.disk, &spare, generation, beginning).await?;
-        let file = Rc::new(file);
+        let begin = || segment::begin(&self.disk, &spare, generation, beginning);
+        let file = Rc::new(self.patiently(begin).await?);
         self.has_checkpoint.set(false);
         self.segments.borrow_mut().add(generation, file.clone());
         {
@@ -119,15 +119,27 @@ impl<E: Env> Core<E> {
         }
         if self.spares.borrow().len() < segment::SPARES {
             let name = self.spare_name();
-            let made = self.disk.create(&name, self.options.segment_bytes).await;
-            made.map_err(|e| WalError::io(&name, "create", &e))?;
-            self.spares.borrow_mut().push_back(name);
-            self.wake_spare();
+            match self.disk.create(&name, self.options.segment_bytes).await {
+                Ok(_) => {
+                    self.goes_on();
+                    self.spares.borrow_mut().push_back(name);
+                    self.wake_spare();
+                }
+                // Until it is tried again, an older segment may have become free.
+                Err(error) => {
+                    let error = WalError::io(&name, "create", &error);
+                    self.pause_for_lack(error).await?;
+                }
+            }
             return Ok(true);
         }
         let oldest = {
             let segments = self.segments.borrow();
-            let too_many = segments.len() > self.options.segments_max;
+            let space = segments.len() as u64 * self.options.segment_bytes;
+            // Where most of the log lives, as while it is kept for a replica that catches up, writing
+            // it again frees nothing and makes it longer.
+            let wasteful = segments.live_bytes() * 2 < space;
+            let too_many = segments.len() > self.options.segments_max && wasteful;
             let fresh = |oldest: &u64| too_many && *oldest > self.carried.get();
             segments.oldest_full().filter(fresh)
         };
@@ -145,12 +157,18 @@ impl<E: Env> Core<E> {
 
     async fn recycle(&self, name: &str) -> Result<(), WalError> {
         if self.spares.borrow().len() > segment::SPARES {
-            let removed = self.disk.remove(name).await;
-            return removed.map_err(|e| WalError::io(name, "remove", &e));
+            let remove = || async {
+                let removed = self.disk.remove(name).await;
+                removed.map_err(|e| WalError::io(name, "remove", &e))
+            };
+            return self.patiently(remove).await;
         }
         let spare = self.spare_name();
-        let renamed = self.disk.rename(name, &spare).await;
-        renamed.map_err(|e| WalError::io(name, "rename", &e))?;
+        let rename = || async {
+            let renamed = self.disk.rename(name, &spare).await;
+            renamed.map_err(|e| WalError::io(name, "rename", &e))
+        };
+        self.patiently(rename).await?;
         self.spares.borrow_mut().push_back(spare);
         self.wake_spare();
         Ok(())

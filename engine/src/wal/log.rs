@@ -5,11 +5,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use crate::env::Env;
-use crate::limits::ENTRY_LEN_MAX;
 use crate::mutant::{self, Mutant};
 use crate::types::DataId;
 use crate::wal::record::Record;
-use crate::wal::writer::{Core, Done, Wal};
+use crate::wal::writer::{Core, Done};
 use crate::wal::{Created, Group, LogEntry, LogId, LogState, Payload, Switched, Vote, WalError};
 use bytes::Bytes;
 
@@ -50,6 +49,8 @@ pub struct Log {
     slots: VecDeque<Slot>,
     /// Payload bytes in memory.
     cached_bytes: usize,
+    /// Bytes of the entries' records on disk.
+    disk_bytes: u64,
     /// Slots before this one have no payload in memory.
     cached_from: u64,
 }
@@ -72,6 +73,7 @@ impl Log {
             first,
             slots: VecDeque::new(),
             cached_bytes: 0,
+            disk_bytes: 0,
             cached_from: first,
             created,
         }
@@ -162,15 +164,20 @@ impl Log {
     fn leave(&mut self, dropped: VecDeque<Slot>) -> Vec<Place> {
         for slot in &dropped {
             self.cached_bytes -= slot.payload.as_ref().map_or(0, Payload::len);
+            self.disk_bytes -= slot.place.map_or(0, |place| place.len as u64);
         }
         dropped.into_iter().filter_map(|slot| slot.place).collect()
     }
 
-    /// An entry's record is durable at `place`. Gives the place that it leaves, and whether the
-    /// entry is still there to lie in the new one.
+    /// An entry's record is durable at `place`. Gives the place it leaves, and whether it is still there.
     pub fn placed(&mut self, id: LogId, place: Place) -> (Option<Place>, bool) {
-        let slot = self.slot_mut(id.index).filter(|slot| slot.id == id);
-        slot.map_or((None, false), |slot| (slot.place.replace(place), true))
+        let Some(slot) = self.slot_mut(id.index).filter(|slot| slot.id == id) else {
+            return (None, false);
+        };
+        let left = slot.place.replace(place);
+        self.disk_bytes += place.len as u64;
+        self.disk_bytes -= left.map_or(0, |left| left.len as u64);
+        (left, true)
     }
 
     /// Frees payloads that the disk has too, oldest first, until `wanted` bytes are free.
@@ -187,6 +194,11 @@ impl Log {
             self.cached_from += 1;
         }
         freed
+    }
+
+    /// The names of the entries.
+    pub fn ids(&self) -> impl Iterator<Item = LogId> {
+        self.slots.iter().map(|slot| slot.id)
     }
 
     /// Whether an entry is still there.
@@ -331,6 +343,8 @@ impl RecoveringLog {
         }
         log.first = expected;
         log.slots = slots.into_values().collect();
+        let places = log.slots.iter().filter_map(|slot| slot.place);
+        log.disk_bytes = places.map(|place| place.len as u64).sum();
         // A checkpoint may have known of more than the entries before it: those are lost.
         if let Some(committed) = log.committed
             && log.purged < Some(committed)
@@ -381,13 +395,23 @@ impl<E: Env> GroupLog<E> {
         self.log.borrow().state()
     }
 
+    /// Entries that are not purged, and the bytes of their records on disk.
+    pub fn size(&self) -> (usize, u64) {
+        let log = self.log.borrow();
+        (log.slots.len(), log.disk_bytes)
+    }
+
+    /// Whether it has an entry, or begins after that very one.
+    pub fn has(&self, id: LogId) -> bool {
+        self.log.borrow().has(id)
+    }
+
     /// Whether it has gone with its replica.
     pub fn is_removed(&self) -> bool {
         self.core.removed.borrow().contains(&self.group)
     }
 
-    /// Appends entries: readable at once, durable when `done` is called. Completions of all groups
-    /// come in the order of the calls.
+    /// Appends entries: readable at once, durable when `done` is called, in the order of all calls.
     pub fn append(&self, entries: Vec<LogEntry>, done: Box<dyn FnOnce(Result<(), WalError>)>) {
         for entry in entries {
             self.core.append_entry(self.group, &entry);
@@ -433,8 +457,7 @@ impl<E: Env> GroupLog<E> {
         self.core.complete(Done::Leave(left));
     }
 
-    /// Starts the log after a snapshot whose rows are durable in the tree; the replica has its new
-    /// data when this returns, durably.
+    /// Starts the log after a snapshot whose rows are durable in the tree; durable when this returns.
     ///
     /// # Errors
     /// The log has failed.
@@ -471,8 +494,7 @@ impl<E: Env> GroupLog<E> {
         self.core.complete(Done::Leave(left));
     }
 
-    /// The entries from `from` to before `to`, if all that exist of them are in memory: as many as
-    /// fit into `bytes_max`, at least one.
+    /// The entries as [`GroupLog::read`] gives them, if all that exist of them are in memory.
     pub fn read_cached(&self, from: u64, to: u64, bytes_max: usize) -> Option<Vec<LogEntry>> {
         let log = self.log.borrow();
         let from = from.max(log.first);
@@ -537,24 +559,6 @@ impl<E: Env> GroupLog<E> {
             }
         }
         Ok(entries)
-    }
-}
-
-impl<E: Env> Wal<E> {
-    /// The longest entry but for one of a single write: several of them fit into a segment.
-    pub fn entry_len_max(&self) -> usize {
-        ENTRY_LEN_MAX.min(self.core.options.segment_bytes as usize / 16)
-    }
-
-    /// What is known of every group's log, and the names of the entries in it.
-    pub fn contents(&self) -> Vec<(Group, LogState, Vec<LogId>)> {
-        let logs = self.core.logs.borrow();
-        let contents = logs.iter().map(|(group, log)| {
-            let log = log.borrow();
-            let ids = log.slots.iter().map(|slot| slot.id);
-            (*group, log.state(), ids.collect())
-        });
-        contents.collect()
     }
 }
 

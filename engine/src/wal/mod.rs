@@ -11,7 +11,9 @@
 //! [`sealed`] that of block 0. Each segment begins with a checkpoint: every replica's creation,
 //! vote, purge position and commit hint, every tombstone, and the data ids reserved. So only
 //! entries can hold an older segment back; the oldest goes when all its entries are purged, and
-//! if there come to be too many, its live entries are written again further on.
+//! if there come to be too many, its live entries are written again further on, as long as less than
+//! half of the log lives: so the log takes at most twice the space of what lives in it, or that of a
+//! few segments, and a log that has to keep much is not copied over and over.
 //!
 //! **Users' bytes are never taken for the log's.** A recycled segment holds, block by block, what
 //! clients wrote before, and recovery looks at blocks behind the last batch. So a batch carries a
@@ -39,13 +41,16 @@
 //! received, and when it is applied.
 //!
 //! A failed write ends the log: every waiter and every later call gets the error, and the shard
-//! ends the process.
+//! ends the process. Only what the disk had no room for, or the process no resources, is tried again
+//! ([`patience`]).
 
 mod batch;
 mod body;
 mod keeper;
 mod log;
+mod marks;
 mod page;
+mod patience;
 mod record;
 mod recovery;
 mod sealed;
@@ -58,6 +63,7 @@ use std::io;
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 
+use crate::env::Lack;
 use crate::limits::SEGMENT_LEN;
 use crate::types::{DataId, RangeId, ReplicaId};
 pub use body::Body;
@@ -167,6 +173,18 @@ pub struct Switched {
     pub state: Bytes,
 }
 
+/// Whose log it is, and how far the rest of its folder was: a start compares this with `node.json`
+/// and with the tables, so that a part of another folder, or an older one, is noticed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogMark {
+    /// The log's own random id.
+    pub log: u128,
+    /// The start of the node at which the log was opened last.
+    pub start: u64,
+    /// The tables have taken at least this many flushes.
+    pub flushes: u64,
+}
+
 /// What is known of a group's log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogState {
@@ -191,8 +209,11 @@ pub struct WalOptions {
     pub segment_bytes: u64,
     /// Budget for entries kept in memory, in bytes.
     pub entry_cache_bytes: usize,
-    /// With more segments than this, live entries of the oldest are written again further on.
+    /// With more segments than this, of which less than half lives, the live entries of the oldest
+    /// are written again further on.
     pub segments_max: usize,
+    /// The log was made before: if it is not there, it was lost.
+    pub must_exist: bool,
 }
 
 impl Default for WalOptions {
@@ -201,6 +222,7 @@ impl Default for WalOptions {
             segment_bytes: SEGMENT_LEN as u64,
             entry_cache_bytes: 64 << 20,
             segments_max: 4,
+            must_exist: false,
         }
     }
 }
@@ -215,8 +237,23 @@ pub struct Recovered<E: crate::env::Env> {
     pub removed: Vec<Group>,
     /// Data ids up to this one may be in use.
     pub data_ids_reserved: DataId,
+    /// Whose log it is, if it says so.
+    pub mark: Option<LogMark>,
+    /// The number of the last batch; 0: there is none.
+    pub last_batch: u64,
     /// Where the oldest record that was read lies.
     pub begins: Position,
+}
+
+/// What a log takes on its disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Segments in use.
+    pub segments: usize,
+    /// Bytes of each.
+    pub segment_bytes: u64,
+    /// Bytes of entries in them that are not purged.
+    pub live_bytes: u64,
 }
 
 /// Counters of a log.
@@ -232,6 +269,8 @@ pub struct WalStats {
     pub pending_bytes: usize,
     /// Segments in use.
     pub segments: usize,
+    /// Bytes of entries in them that are not purged.
+    pub live_bytes: u64,
     /// Bytes of entries kept in memory.
     pub cached_bytes: usize,
     /// Duration of a durable write, in microseconds.
@@ -256,6 +295,8 @@ pub enum WalError {
         message: String,
         /// The system's kind of error.
         kind: io::ErrorKind,
+        /// What the disk lacked, if that was the reason.
+        lack: Option<Lack>,
     },
     /// Bytes that were acknowledged are no longer what was written.
     #[error(
@@ -283,6 +324,11 @@ pub enum WalError {
         /// Its format.
         found: u16,
     },
+    /// The log was made before, and is not there.
+    #[error(
+        "the log is missing: its folder has no segment (NUMBER.wal), but it was written before"
+    )]
+    Missing,
     /// A replica's name was used twice.
     #[error("replica {} of range {} exists or existed before", .0.replica, .0.range)]
     ReplicaNameUsed(Group),
@@ -299,6 +345,7 @@ impl WalError {
             action,
             message,
             kind: error.kind(),
+            lack: Lack::of(error),
         }
     }
 }

@@ -33,7 +33,7 @@
 use bytes::Bytes;
 
 use crate::types::{DataId, RangeId, ReplicaId};
-use crate::wal::{Body, Created, Group, LogEntry, LogId, Payload, Switched, Vote};
+use crate::wal::{Body, Created, Group, LogEntry, LogId, LogMark, Payload, Switched, Vote};
 
 const ENTRY_BLANK: u8 = 1;
 const ENTRY_COMMANDS: u8 = 2;
@@ -47,6 +47,7 @@ const REMOVED: u8 = 9;
 const DATA_IDS: u8 = 10;
 // Kind 11 (born of a split) has its place.
 const SWITCHED: u8 = 12;
+const MARK: u8 = 13;
 
 /// Bytes before a record's body.
 pub const HEADER_LEN: usize = 21;
@@ -74,6 +75,8 @@ pub enum Record {
     DataIds(DataId),
     /// A replica took over a snapshot.
     Switched(Group, Switched),
+    /// Whose log it is.
+    Mark(LogMark),
 }
 
 /// Appends one record.
@@ -113,6 +116,11 @@ pub fn encode(record: &Record, to: &mut Vec<u8>) {
             put_log_id(switched.last, to);
             to.push(u8::from(switched.keeps_later));
             put_bytes(&switched.state, to);
+        }),
+        Record::Mark(mark) => framed(MARK, no_group, to, |to| {
+            to.extend_from_slice(&mark.log.to_le_bytes());
+            to.extend_from_slice(&mark.start.to_le_bytes());
+            to.extend_from_slice(&mark.flushes.to_le_bytes());
         }),
         Record::DataIds(up_to) => framed(DATA_IDS, no_group, to, |to| {
             to.extend_from_slice(&up_to.0.to_le_bytes());
@@ -278,6 +286,11 @@ impl<'a> Reader<'a> {
             }
             REMOVED => Record::Removed(group),
             DATA_IDS => Record::DataIds(DataId(self.number()?)),
+            MARK => Record::Mark(LogMark {
+                log: self.take().map(u128::from_le_bytes)?,
+                start: self.number()?,
+                flushes: self.number()?,
+            }),
             SWITCHED => {
                 let data_id = DataId(self.number()?);
                 let (last, keeps_later) = (self.log_id()?, self.flag()?);

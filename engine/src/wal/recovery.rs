@@ -17,7 +17,7 @@ use crate::wal::log::{Log, Place, RecoveringLog};
 use crate::wal::record::{self, Record};
 use crate::wal::sealed::{self, Opened, Sealed};
 use crate::wal::segment::{self, Beginning, CLEAN, Kind, Segments};
-use crate::wal::{Group, WalError, WalOptions};
+use crate::wal::{Group, LogMark, WalError, WalOptions};
 
 /// Segments are read in steps of this many bytes.
 const STEP: usize = 1 << 20;
@@ -34,6 +34,8 @@ pub struct State<E: Env> {
     pub removed: BTreeSet<Group>,
     /// Data ids reserved.
     pub data_ids: DataId,
+    /// Whose log it is.
+    pub mark: Option<LogMark>,
     /// Segments in use.
     pub segments: Segments<FileOf<E>>,
     /// The segment to go on in.
@@ -59,10 +61,8 @@ pub struct State<E: Env> {
 /// # Errors
 /// The disk refuses, or what it has is damaged or of another version.
 pub async fn read<E: Env>(disk: &E::Disk, options: &WalOptions) -> Result<State<E>, WalError> {
-    let names = disk
-        .list()
-        .await
-        .map_err(|e| WalError::io(".", "list", &e))?;
+    let names = disk.list().await;
+    let names = names.map_err(|e| WalError::io(".", "list", &e))?;
     let mut generations = BTreeSet::new();
     let mut spares = Spares::default();
     let mut has_mark = false;
@@ -91,10 +91,13 @@ pub async fn read<E: Env>(disk: &E::Disk, options: &WalOptions) -> Result<State<
                 "the log was stopped cleanly, but has no segment",
             ));
         }
+        if options.must_exist {
+            return Err(WalError::Missing);
+        }
         begin_segment::<E>(disk, options, &mut spares, (1, 1)).await?;
         generations.insert(1);
     }
-    let parts = open_segments::<E>(disk, &generations).await?;
+    let parts = open_segments::<E>(disk, options, &generations).await?;
     let mut scan = Scan::<E>::new(options);
     let mut parts = parts.into_iter().peekable();
     while let Some(part) = parts.next() {
@@ -237,6 +240,7 @@ struct Part<F> {
 /// Opens the segments and reads their first blocks: each says where the one before it ends.
 async fn open_segments<E: Env>(
     disk: &E::Disk,
+    options: &WalOptions,
     generations: &BTreeSet<u64>,
 ) -> Result<Vec<Part<FileOf<E>>>, WalError> {
     let mut parts: Vec<Part<FileOf<E>>> = Vec::with_capacity(generations.len());
@@ -250,6 +254,10 @@ async fn open_segments<E: Env>(
             _ => segment::read_exactly(&file, &name, 0, len).await?,
         };
         let beginning = segment::beginning(generation, file.len(), &blocks)?;
+        // One with a first block says itself how long it was made.
+        if beginning.is_none() && file.len() < options.segment_bytes {
+            return Err(corrupt(&name, 0, "the end of the file is missing"));
+        }
         let before = parts.last().and_then(|part| part.beginning);
         if beginning.is_none() && before.is_some() {
             let what = "the first block is bad, but was durable before the segment had its name";
@@ -269,6 +277,7 @@ struct Scan<E: Env> {
     logs: BTreeMap<Group, RecoveringLog>,
     removed: BTreeSet<Group>,
     data_ids: DataId,
+    mark: Option<LogMark>,
     segments: RefCell<Segments<FileOf<E>>>,
     cache_left: usize,
     /// Number of the last good batch; 0 before the first.
@@ -287,6 +296,7 @@ impl<E: Env> Scan<E> {
             logs: BTreeMap::new(),
             removed: BTreeSet::new(),
             data_ids: DataId(0),
+            mark: None,
             segments: RefCell::default(),
             cache_left: options.entry_cache_bytes,
             last: 0,
@@ -336,6 +346,7 @@ impl<E: Env> Scan<E> {
             logs,
             removed: self.removed,
             data_ids: self.data_ids,
+            mark: self.mark,
             segments: self.segments.into_inner(),
             generation: self.generation,
             file,
@@ -483,7 +494,7 @@ impl<E: Env> Scan<E> {
                     return Err(self.damaged(format!("an entry of unknown {group:?}")));
                 };
                 let left = log.entry(entry, place, keep);
-                self.segments.borrow_mut().hold(place.generation);
+                self.segments.borrow_mut().hold(place.generation, place.len);
                 self.release(left.into_iter().collect());
             }
             Record::Created(created) => {
@@ -499,6 +510,12 @@ impl<E: Env> Scan<E> {
                 self.removed.insert(group);
                 let left = log.map(|mut log| log.truncate(None));
                 self.release(left.unwrap_or_default());
+            }
+            Record::Mark(mark) => {
+                if self.mark.is_some_and(|known| known.log != mark.log) {
+                    return Err(self.damaged("this segment belongs to another log"));
+                }
+                self.mark = Some(mark);
             }
             Record::DataIds(up_to) => self.data_ids = self.data_ids.max(up_to),
             Record::Vote(group, vote) => self.log(group, |log| log.set_vote(vote)),
@@ -530,7 +547,7 @@ impl<E: Env> Scan<E> {
         let mut segments = self.segments.borrow_mut();
         places
             .iter()
-            .for_each(|place| segments.release(place.generation));
+            .for_each(|place| segments.release(place.generation, place.len));
     }
 }
 

@@ -185,12 +185,15 @@ pub struct Segment<F> {
 /// The segments in use, by generation. The last is the one written to.
 pub struct Segments<F> {
     in_use: BTreeMap<u64, Segment<F>>,
+    /// Bytes of the entries that are not purged.
+    live_bytes: u64,
 }
 
 impl<F> Default for Segments<F> {
     fn default() -> Segments<F> {
         Segments {
             in_use: BTreeMap::new(),
+            live_bytes: 0,
         }
     }
 }
@@ -219,15 +222,22 @@ impl<F> Segments<F> {
         (self.in_use.len() > 1).then_some(*oldest)
     }
 
-    /// An entry now lies in this segment.
-    pub fn hold(&mut self, generation: u64) {
+    /// Bytes of the entries that are not purged, in all segments.
+    pub fn live_bytes(&self) -> u64 {
+        self.live_bytes
+    }
+
+    /// An entry of `len` bytes now lies in this segment.
+    pub fn hold(&mut self, generation: u64, len: usize) {
+        self.live_bytes += len as u64;
         if let Some(segment) = self.in_use.get_mut(&generation) {
             segment.live += 1;
         }
     }
 
-    /// An entry in this segment is not needed any more.
-    pub fn release(&mut self, generation: u64) {
+    /// An entry of `len` bytes in this segment is not needed any more.
+    pub fn release(&mut self, generation: u64, len: usize) {
+        self.live_bytes = self.live_bytes.saturating_sub(len as u64);
         if let Some(segment) = self.in_use.get_mut(&generation) {
             segment.live = segment.live.saturating_sub(1);
         }
@@ -267,9 +277,10 @@ mod tests {
     fn only_the_old_end_goes_and_never_the_last() {
         let mut segments = Segments::default();
         (1..=4).for_each(|generation| segments.add(generation, Rc::new(())));
-        segments.hold(2);
+        segments.hold(2, 5);
         assert_eq!(segments.take_unneeded(), [1]);
-        segments.release(2);
+        segments.release(2, 5);
+        assert_eq!(segments.live_bytes(), 0);
         assert_eq!(segments.take_unneeded(), [2, 3]);
         assert_eq!(segments.len(), 1);
     }

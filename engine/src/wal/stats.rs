@@ -1,9 +1,12 @@
-//! What the log counts of its durable writes.
+//! What the log counts of its durable writes, what it holds, and what it takes on its disk.
+
+use std::io;
 
 use hdrhistogram::Histogram;
 
-use crate::limits::WAL_BATCH_LEN_MAX;
-use crate::wal::WalStats;
+use crate::env::{Disk, Env};
+use crate::limits::{ENTRY_LEN_MAX, WAL_BATCH_LEN_MAX};
+use crate::wal::{Group, LogId, LogState, Space, Wal, WalStats};
 
 /// Counts since the start.
 pub struct Counters {
@@ -56,10 +59,66 @@ impl Counters {
             records: self.records,
             pending_bytes: 0,
             segments: 0,
+            live_bytes: 0,
             cached_bytes: 0,
             write_micros: self.write_micros.clone(),
             batch_records: self.batch_records.clone(),
             batch_bytes: self.batch_bytes.clone(),
         }
+    }
+}
+
+impl<E: Env> Wal<E> {
+    /// The longest entry but for one of a single write: several of them fit into a segment.
+    pub fn entry_len_max(&self) -> usize {
+        ENTRY_LEN_MAX.min(self.core.options.segment_bytes as usize / 16)
+    }
+
+    /// What is known of every group's log, and the names of the entries in it.
+    pub fn contents(&self) -> Vec<(Group, LogState, Vec<LogId>)> {
+        let logs = self.core.logs.borrow();
+        let contents = logs.iter().map(|(group, log)| {
+            let log = log.borrow();
+            (*group, log.state(), log.ids().collect())
+        });
+        contents.collect()
+    }
+
+    /// Bytes that can still be written to the log's disk.
+    ///
+    /// # Errors
+    /// The disk does not say.
+    pub async fn free_bytes(&self) -> io::Result<u64> {
+        self.core.disk.free_bytes().await
+    }
+
+    /// What the log takes.
+    pub fn space(&self) -> Space {
+        let segments = self.core.segments.borrow();
+        Space {
+            segments: segments.len(),
+            segment_bytes: self.core.options.segment_bytes,
+            live_bytes: segments.live_bytes(),
+        }
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> WalStats {
+        let cached = self
+            .core
+            .logs
+            .borrow()
+            .values()
+            .map(|log| log.borrow().cached_bytes())
+            .sum();
+        let mut stats = self.core.counters.borrow().stats();
+        stats.pending_bytes = self.core.pending_bytes.get();
+        {
+            let segments = self.core.segments.borrow();
+            stats.segments = segments.len();
+            stats.live_bytes = segments.live_bytes();
+        }
+        stats.cached_bytes = cached;
+        stats
     }
 }

@@ -7,16 +7,16 @@ use std::task::{Poll, Waker};
 
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
-use crate::env::{AsyncRuntime, Disk, Env, File, Instant, Now};
+use crate::env::{AsyncRuntime, Disk, Env, File, Instant, Lack, Now};
 use crate::limits::BLOCK_LEN;
-use crate::types::DataId;
+use crate::types::{DataId, ReplicaId};
 use crate::wal::batch::{self, RECORDS_LEN_MAX};
 use crate::wal::log::{GroupLog, Log, Place};
 use crate::wal::record::{self, Record};
 use crate::wal::segment::{self, Segments};
 use crate::wal::stats::Counters;
 use crate::wal::{
-    Created, Group, LogEntry, LogId, Position, Recovered, WalError, WalOptions, WalStats, recovery,
+    Created, Group, LogEntry, LogId, LogMark, Position, Recovered, WalError, WalOptions, recovery,
 };
 
 /// What happens when a chunk is durable, or the log has failed.
@@ -63,6 +63,8 @@ pub struct Core<E: Env> {
     pub(super) logs: RefCell<BTreeMap<Group, Rc<RefCell<Log>>>>,
     pub(super) removed: RefCell<BTreeSet<Group>>,
     pub(super) data_ids: Cell<DataId>,
+    pub(super) highest_replica: Cell<ReplicaId>,
+    pub(super) mark: Cell<Option<LogMark>>,
     pub(super) segments: RefCell<Segments<FileOf<E>>>,
     pub(super) head: RefCell<Head<FileOf<E>>>,
     /// A whole checkpoint is durable in the segment that is written to. Not known of one that was
@@ -77,6 +79,8 @@ pub struct Core<E: Env> {
     pub(super) dead: RefCell<Option<WalError>>,
     pub(super) on_failure: RefCell<Option<OnFailure>>,
     pub(super) closed: Cell<bool>,
+    /// What the disk lacks, so that the log waits.
+    pub(super) lack: Cell<Option<Lack>>,
     pub(super) writing_since: Cell<Option<Now<E>>>,
     pub(super) writer: RefCell<Option<Waker>>,
     pub(super) keeper: RefCell<Option<Waker>>,
@@ -85,7 +89,7 @@ pub struct Core<E: Env> {
     pub(super) writer_ended: Cell<bool>,
     pub(super) waiting_for_end: RefCell<Option<Waker>>,
     pub(super) waiting_for_room: RefCell<Vec<Waker>>,
-    counters: RefCell<Counters>,
+    pub(super) counters: RefCell<Counters>,
 }
 
 /// A shard's log. Clones are the same log.
@@ -116,7 +120,10 @@ impl<E: Env> Wal<E> {
             .into_iter()
             .map(|(group, log)| (group, Rc::new(RefCell::new(log))))
             .collect();
+        let known = logs.keys().chain(&found.removed);
+        let highest = known.map(|group| group.replica).max();
         let core = Rc::new(Core {
+            highest_replica: Cell::new(highest.unwrap_or_default()),
             disk,
             options,
             pending: RefCell::default(),
@@ -124,6 +131,7 @@ impl<E: Env> Wal<E> {
             logs: RefCell::new(logs),
             removed: RefCell::new(found.removed),
             data_ids: Cell::new(found.data_ids),
+            mark: Cell::new(found.mark),
             segments: RefCell::new(found.segments),
             head: RefCell::new(Head {
                 generation: found.generation,
@@ -140,6 +148,7 @@ impl<E: Env> Wal<E> {
             dead: RefCell::new(None),
             on_failure: RefCell::new(None),
             closed: Cell::new(false),
+            lack: Cell::new(None),
             writing_since: Cell::new(None),
             writer: RefCell::new(None),
             keeper: RefCell::new(None),
@@ -174,6 +183,8 @@ impl<E: Env> Wal<E> {
             replicas: replicas.collect(),
             removed: self.core.removed.borrow().iter().copied().collect(),
             data_ids_reserved: self.core.data_ids.get(),
+            mark: self.core.mark.get(),
+            last_batch: self.last_batch(),
             begins: Position(0),
         }
     }
@@ -189,6 +200,8 @@ impl<E: Env> Wal<E> {
         if known {
             return Err(WalError::ReplicaNameUsed(group));
         }
+        let highest = self.core.highest_replica.get().max(group.replica);
+        self.core.highest_replica.set(highest);
         let log = Rc::new(RefCell::new(Log::new(created.clone())));
         self.core.logs.borrow_mut().insert(group, log.clone());
         self.core.append_durably(&Record::Created(created)).await?;
@@ -224,38 +237,18 @@ impl<E: Env> Wal<E> {
         *self.core.on_failure.borrow_mut() = Some(Box::new(tell));
     }
 
-    /// Where the next record goes in the stream of written bytes.
-    pub fn position(&self) -> Position {
-        Position(self.core.written.get() + self.core.pending_bytes.get() as u64)
-    }
-
-    /// Bytes written since a position, padding included.
-    pub fn bytes_since(&self, position: Position) -> u64 {
-        self.position().0.saturating_sub(position.0)
-    }
-
     /// Since when the write in flight has been under way.
     pub fn writing_since(&self) -> Option<Now<E>> {
         self.core.writing_since.get()
     }
 
-    /// Counters.
-    pub fn stats(&self) -> WalStats {
-        let cached = self
-            .core
-            .logs
-            .borrow()
-            .values()
-            .map(|log| log.borrow().cached_bytes())
-            .sum();
-        let mut stats = self.core.counters.borrow().stats();
-        stats.pending_bytes = self.core.pending_bytes.get();
-        stats.segments = self.core.segments.borrow().len();
-        stats.cached_bytes = cached;
-        stats
+    /// What the disk lacks, so that the log waits for it.
+    pub fn lack(&self) -> Option<Lack> {
+        self.core.lack.get()
     }
 
-    /// Writes what is pending and the mark of a clean stop. Nothing can be appended after.
+    /// Writes what is pending and the mark of a clean stop, unless the disk lacks something. Nothing
+    /// can be appended after.
     ///
     /// # Errors
     /// The log has failed.
@@ -265,7 +258,7 @@ impl<E: Env> Wal<E> {
         core.wake_writer();
         // What was appended before is written; the mark must name the very last write.
         std::future::poll_fn(|cx| {
-            if core.writer_ended.get() {
+            if core.writer_ended.get() || core.lack.get().is_some() {
                 return Poll::Ready(());
             }
             *core.waiting_for_end.borrow_mut() = Some(cx.waker().clone());
@@ -274,6 +267,9 @@ impl<E: Env> Wal<E> {
         .await;
         if let Some(error) = core.dead.borrow().clone() {
             return Err(error);
+        }
+        if core.lack.get().is_some() {
+            return Ok(());
         }
         let (generation, number) = {
             let head = core.head.borrow();
@@ -430,7 +426,7 @@ impl<E: Env> Core<E> {
                     let mut segments = self.segments.borrow_mut();
                     places
                         .iter()
-                        .for_each(|place| segments.release(place.generation));
+                        .for_each(|place| segments.release(place.generation, place.len));
                 }
             }
         }
@@ -512,18 +508,28 @@ impl<E: Env> Core<E> {
             (head.generation, file, head.offset, head.number, head.secret)
         };
         let len = batch::padded_len(chunk.bytes.len());
-        let mut buffer = file.buffer(len);
         let header = batch::Header {
             generation,
             number,
             len: chunk.bytes.len(),
         };
-        batch::encode(secret, header, &chunk.bytes, buffer.as_mut());
+        let write = || {
+            let mut buffer = file.buffer(len);
+            batch::encode(secret, header, &chunk.bytes, buffer.as_mut());
+            let written = file.write_at(buffer, offset);
+            async move {
+                let name = || segment::name(generation);
+                written
+                    .await
+                    .map_err(|e| WalError::io(&name(), "durable write", &e))
+            }
+        };
         let began = Now::<E>::now();
         self.writing_since.set(Some(began));
-        let result = file.write_at(buffer, offset).await;
+        // What was not written, or only a part, goes to the same place again.
+        let result = self.patiently(write).await;
         self.writing_since.set(None);
-        result.map_err(|e| WalError::io(&segment::name(generation), "durable write", &e))?;
+        result?;
         {
             let mut head = self.head.borrow_mut();
             head.offset += len as u64;
@@ -550,10 +556,10 @@ impl<E: Env> Core<E> {
         let (left, held) = log.borrow_mut().placed(id, place);
         let mut segments = self.segments.borrow_mut();
         if held {
-            segments.hold(place.generation);
+            segments.hold(place.generation, place.len);
         }
         if let Some(left) = left {
-            segments.release(left.generation);
+            segments.release(left.generation, left.len);
         }
     }
 

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use hdrhistogram::Histogram;
 
 use super::Serving;
+use crate::logging;
 use crate::probe::ShardReport;
 
 /// Upper bounds of a latency histogram's buckets, in seconds.
@@ -86,6 +87,24 @@ const NUMBERS: &[Number] = &[
         r.connections as f64
     }),
     (
+        "rangedb_connections_evicted_total",
+        "counter",
+        "Connections closed for others, before they had said who they are.",
+        |r| r.greetings_evicted as f64,
+    ),
+    (
+        "rangedb_connections_stalled_total",
+        "counter",
+        "Connections closed because a frame on them did not go on.",
+        |r| r.stalled as f64,
+    ),
+    (
+        "rangedb_frames_unfinished_bytes",
+        "gauge",
+        "Memory of requests that have not come whole.",
+        |r| r.frames_len as f64,
+    ),
+    (
         "rangedb_requests_in_flight",
         "gauge",
         "Requests without a reply.",
@@ -120,6 +139,31 @@ const NUMBERS: &[Number] = &[
         "gauge",
         "Range replicas of a shard that lead.",
         |r| r.status.ranges.iter().filter(|range| range.leads).count() as f64,
+    ),
+    (
+        "rangedb_ranges_under_replicated",
+        "gauge",
+        "Ranges of the cluster with too few voters that live and are up to date; told by the shard \
+         that manages the cluster, 0 elsewhere.",
+        |r| {
+            r.status
+                .cluster
+                .map_or(0, |cluster| cluster.under_replicated) as f64
+        },
+    ),
+    (
+        "rangedb_ranges_unavailable",
+        "gauge",
+        "Ranges of the cluster without a leader or a majority; told by the shard that manages the \
+         cluster, 0 elsewhere.",
+        |r| r.status.cluster.map_or(0, |cluster| cluster.unavailable) as f64,
+    ),
+    (
+        "rangedb_replicas_in_trouble",
+        "gauge",
+        "Replicas that have lost entries, are missing or take none; told by the shard that manages \
+         the cluster, 0 elsewhere.",
+        |r| r.status.cluster.map_or(0, |cluster| cluster.in_trouble) as f64,
     ),
     (
         "rangedb_proposals_waiting",
@@ -176,6 +220,12 @@ const NUMBERS: &[Number] = &[
         |r| f64::from(u8::from(r.status.disk_full)),
     ),
     (
+        "rangedb_files_starved",
+        "gauge",
+        "1 while the log or tables wait for file descriptors or memory.",
+        |r| f64::from(u8::from(r.status.starved)),
+    ),
+    (
         "rangedb_wal_writes_total",
         "counter",
         "Durable writes of the log.",
@@ -204,6 +254,18 @@ const NUMBERS: &[Number] = &[
         "gauge",
         "Log segments in use.",
         |r| r.status.wal.segments as f64,
+    ),
+    (
+        "rangedb_wal_live_bytes",
+        "gauge",
+        "Log entries that are not purged.",
+        |r| r.status.wal.live_bytes as f64,
+    ),
+    (
+        "rangedb_wal_pinned_bytes",
+        "gauge",
+        "Log kept for replicas that take over a snapshot.",
+        |r| r.status.pinned_bytes as f64,
     ),
     (
         "rangedb_wal_cached_bytes",
@@ -262,6 +324,14 @@ pub fn render(node: &Serving, reports: &[Option<ShardReport>]) -> String {
         node.cluster
     );
     page.value("rangedb_build_info", &labels, 1.0);
+    let name = "rangedb_log_lines_lost_total";
+    page.metric(
+        name,
+        "counter",
+        "Lines for standard error or output that could not be written.",
+    );
+    page.line(&format!("{name} {}", logging::lines_lost()));
+    seats(&mut page, node);
     page.metric(
         "rangedb_shard_up",
         "gauge",
@@ -295,6 +365,35 @@ pub fn render(node: &Serving, reports: &[Option<ShardReport>]) -> String {
         }
     }
     page.0
+}
+
+/// Connections and descriptors, of the whole node.
+fn seats(page: &mut Page, node: &Serving) {
+    let kinds = [("client", &node.client_seats), ("peer", &node.peer_seats)];
+    let name = "rangedb_connections_limit";
+    page.metric(name, "gauge", "Connections that there may be, by role.");
+    for (role, seats) in &kinds {
+        page.value(name, &format!("role=\"{role}\""), seats.max() as f64);
+    }
+    let name = "rangedb_connections_taken";
+    page.metric(name, "gauge", "Connections that there are, by role.");
+    for (role, seats) in &kinds {
+        page.value(name, &format!("role=\"{role}\""), seats.taken() as f64);
+    }
+    let name = "rangedb_connections_refused_total";
+    page.metric(
+        name,
+        "counter",
+        "Connections refused since there were too many, by role.",
+    );
+    for (role, seats) in &kinds {
+        page.value(name, &format!("role=\"{role}\""), seats.refused() as f64);
+    }
+    let name = "rangedb_file_descriptors_share";
+    page.metric(name, "gauge", "Descriptors for each user, of the limit.");
+    for (user, share) in node.descriptors.named() {
+        page.value(name, &format!("user=\"{user}\""), share as f64);
+    }
 }
 
 fn histograms(page: &mut Page, shards: &[(String, &ShardReport)]) {

@@ -9,6 +9,7 @@
 pub mod api;
 mod body;
 mod failure;
+mod guests;
 mod metrics;
 
 use std::convert::Infallible;
@@ -27,16 +28,18 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use self::api::Api;
 use self::body::Text;
 use self::failure::Failure;
+use self::guests::{Guest, Guests, Seat};
+use crate::descriptors::{Seats, Shares};
 use crate::peers::Peers;
 use crate::probe::ShardReport;
 
-/// Connections at the same time.
-const CONNECTIONS_MAX: usize = 64;
+/// How long nothing is accepted after the system refused.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A connection lives no longer.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// A shard that does not report within this is left out.
@@ -78,6 +81,12 @@ pub struct Serving {
     pub api: Api,
     /// The other nodes.
     pub peers: Arc<Peers>,
+    /// How descriptors are divided.
+    pub descriptors: Shares,
+    /// Seats of clients' connections.
+    pub client_seats: Arc<Seats>,
+    /// Seats of other nodes' connections.
+    pub peer_seats: Arc<Seats>,
 }
 
 impl Node {
@@ -189,37 +198,53 @@ impl Pages {
         Ok(Pages { listener, address })
     }
 
-    /// Serves until the runtime ends.
-    pub async fn serve(self, node: Arc<Node>) {
-        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    /// Serves so many connections at a time, until the runtime ends.
+    pub async fn serve(self, node: Arc<Node>, connections_max: usize) {
+        let mut guests = Guests::new(connections_max);
+        let mut refused = false;
         loop {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!(%error, "an admin connection was not accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    if !std::mem::replace(&mut refused, true) {
+                        tracing::warn!(%error, "connections to the admin pages cannot be accepted");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            // Without room the connection is closed at once.
-            let Ok(permit) = room.clone().try_acquire_owned() else {
-                continue;
-            };
-            let node = node.clone();
-            tokio::spawn(async move {
-                let service = service_fn(move |request| answer(node.clone(), request));
-                let mut builder = hyper::server::conn::http1::Builder::new();
-                builder.max_buf_size(HEAD_LEN_MAX).keep_alive(true);
-                let connection = builder.serve_connection(Io(stream), service);
-                // A peer that breaks off or is slow is none of the node's business.
-                let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
-                drop(permit);
-            });
+            refused = false;
+            let (seat, guest) = (guests.make_room(), Guest::new());
+            let serving = serve_one(stream, node.clone(), seat, guest.clone());
+            guests.seat(seat, guest, tokio::spawn(serving).abort_handle());
         }
     }
 }
 
-async fn answer(node: Arc<Node>, request: Request<Incoming>) -> Result<Response<Text>, Infallible> {
+async fn serve_one(stream: TcpStream, node: Arc<Node>, seat: Seat, guest: Guest) {
+    let service = service_fn(move |request| {
+        let (node, guest) = (node.clone(), guest.clone());
+        async move { guest.busy_with(answer(node, seat, request)).await }
+    });
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.max_buf_size(HEAD_LEN_MAX);
+    builder.keep_alive(seat == Seat::Any);
+    let connection = builder.serve_connection(Io(stream), service);
+    // A peer that breaks off or is slow is none of the node's business.
+    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+}
+
+async fn answer(
+    node: Arc<Node>,
+    seat: Seat,
+    request: Request<Incoming>,
+) -> Result<Response<Text>, Infallible> {
+    if seat == Seat::Probe && !matches!(request.uri().path(), "/livez" | "/readyz") {
+        return Ok(text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many connections: there is room for /livez and /readyz only\n",
+        ));
+    }
     if let Some(path) = request.uri().path().strip_prefix("/api/v1/") {
         let is_ready = node.phase.load(Ordering::SeqCst) == Phase::Ready as u8;
         let Some(serving) = node.serving.get().filter(|_| is_ready) else {

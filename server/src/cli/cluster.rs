@@ -138,6 +138,26 @@ pub(super) fn nodes(answer: &Value) -> String {
     words
 }
 
+/// The replicas that are members of their range by name only, as lines.
+pub(super) fn troubles(answer: &Value) -> String {
+    let mut words = String::new();
+    for replica in rows(&answer["replicas_in_trouble"]) {
+        let what = match replica["state"].as_str() {
+            Some("lost") => "has lost entries that it had acknowledged",
+            Some("missing") => "is missing: its node does not have it",
+            _ => "takes no entries",
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            words,
+            "range {}: the replica on node {} {what}; it is replaced when a majority of the others is well",
+            word(&replica["range"]),
+            word(&replica["node"])
+        );
+    }
+    words
+}
+
 fn ranges(answer: &Value) -> String {
     let mut words = String::from("id  epoch  leader  replicas  start  end  applied\n");
     for range in rows(&answer["ranges"]) {
@@ -148,7 +168,11 @@ fn ranges(answer: &Value) -> String {
         };
         let replicas = rows(&range["replicas"]).iter().map(|replica| {
             let learns = if replica["voter"] == true { "" } else { "?" };
-            format!("{}/{}{learns}", replica["node"], replica["shard"])
+            let state = match replica["state"].as_str() {
+                None | Some("ok") => String::new(),
+                Some(state) => format!("!{state}"),
+            };
+            format!("{}/{}{learns}{state}", replica["node"], replica["shard"])
         });
         let replicas: Vec<String> = replicas.collect();
         let (start, end) = if range["system"] == true {
@@ -226,14 +250,14 @@ mod tests {
               "epoch": { "version": 1, "conf": 2 }, "leader_node": 3, "leader_shard": 0,
               "replicas": [
                   { "node": 3, "shard": 0, "voter": true },
-                  { "node": 4, "shard": 1, "voter": false },
+                  { "node": 4, "shard": 1, "voter": false, "state": "missing" },
               ],
               "applied": 7, "unavailable": false, "under_replicated": true },
         ]});
         let text = ranges(&answer);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[1], "1  1.2  -    (system)  (end)  0  UNAVAILABLE");
-        let wanted = r"2  1.2  3/0  3/0,4/1?  (begin)  \x00\xffa  7  under-replicated";
+        let wanted = r"2  1.2  3/0  3/0,4/1?!missing  (begin)  \x00\xffa  7  under-replicated";
         assert_eq!(lines[2], wanted);
         let text = nodes(&json!({ "nodes": [{ "id": 1, "address": "", "state": "dead" }] }));
         assert_eq!(text.lines().nth(1), Some("1  -  dead  -  -  -  -"));

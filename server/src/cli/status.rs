@@ -21,11 +21,12 @@ pub(super) async fn status(
     let of_cluster = cluster::ask(client, &json!({ "command": "status" })).await;
     let mut words = match &of_cluster {
         Ok(known) => format!(
-            "cluster {}: {} ranges, {} under-replicated, {} unavailable\n{}",
+            "cluster {}: {} ranges, {} under-replicated, {} unavailable\n{}{}",
             known["health"].as_str().unwrap_or_default(),
             known["ranges"],
             known["under_replicated"],
             known["unavailable"],
+            cluster::troubles(known),
             cluster::nodes(known)
         ),
         Err(trouble) => format!("cluster unavailable: {}\n", trouble.message),

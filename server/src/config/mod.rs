@@ -68,8 +68,11 @@ pub struct Config {
     pub joining: Joining,
     /// What proves that a node belongs to the cluster.
     pub cluster_secret: String,
-    /// Shards of the node.
+    /// Shards of the node: as given, or one for each processor, until the folder says what it was made
+    /// with.
     pub shards: u16,
+    /// Whether the number of shards was given.
+    pub shards_given: bool,
     /// Processors that all threads stay on.
     pub cpus: Vec<usize>,
     /// Memory to be used, in bytes.
@@ -93,6 +96,10 @@ pub struct ShardMemory {
     pub block_cache: u64,
     /// Entries of the log.
     pub entry_cache: usize,
+    /// Requests of clients that have not come whole.
+    pub frames: usize,
+    /// Replies that clients have not taken.
+    pub unsent: usize,
 }
 
 impl Config {
@@ -126,6 +133,7 @@ impl Config {
             listen,
             http: raw.parse(Key::Http, address)?,
             shards: shards as u16,
+            shards_given: raw.parse(Key::Shards, |text| Ok(!text.is_empty()))?,
             cpus,
             memory: raw.parse(Key::Memory, |text| match text {
                 "" => Ok(units::machine_memory() / 2),
@@ -145,12 +153,24 @@ impl Config {
                 retention => Ok(retention),
             })?,
         };
-        let least = SHARD_MEMORY_MIN * u64::from(config.shards);
-        if config.memory < least {
-            let rule = format!("{} shards need at least {} MiB", config.shards, least >> 20);
-            return Err(raw.bad(Key::Memory, rule));
-        }
+        // How many shards there are is not known yet if nobody has said it.
+        let shards = if config.shards_given {
+            config.shards
+        } else {
+            1
+        };
+        check_memory(config.memory, shards).map_err(|rule| raw.bad(Key::Memory, rule))?;
         Ok(config)
+    }
+
+    /// The settings of a node whose folder has so many shards.
+    ///
+    /// # Errors
+    /// The memory does not suffice for them.
+    pub fn with_shards(mut self, shards: u16) -> Result<Config, String> {
+        check_memory(self.memory, shards)?;
+        self.shards = shards;
+        Ok(self)
     }
 
     /// What each shard may use.
@@ -160,8 +180,22 @@ impl Config {
             memtable: (share / 32).clamp(2 << 20, 32 << 20) as usize,
             block_cache: share / 2,
             entry_cache: (share / 16).clamp(4 << 20, 64 << 20) as usize,
+            // At least a frame of the longest.
+            frames: (share / 16).clamp(12 << 20, 256 << 20) as usize,
+            unsent: (share / 8).clamp(16 << 20, 256 << 20) as usize,
         }
     }
+}
+
+fn check_memory(memory: u64, shards: u16) -> Result<(), String> {
+    let least = SHARD_MEMORY_MIN * u64::from(shards);
+    if memory < least {
+        let (least, found) = (least >> 20, memory >> 20);
+        return Err(format!(
+            "{shards} shards need at least {least} MiB of memory, not {found} MiB"
+        ));
+    }
+    Ok(())
 }
 
 /// Where other nodes reach this one. Nobody but a node that is alone may listen on a wildcard
@@ -172,7 +206,7 @@ fn advertise(raw: &RawConfig, listen: &str) -> Result<String, BadSetting> {
     raw.parse(Key::Advertise, |text| {
         let me = if text.is_empty() { listen } else { text };
         let (host, port) = me.rsplit_once(':').unwrap_or((me, ""));
-        if !alone && ["0.0.0.0", "[::]", "*", ""].contains(&host) {
+        if !alone && is_wildcard(host) {
             return Err(format!(
                 "other nodes cannot reach {me}: give --advertise HOST:PORT"
             ));
@@ -182,6 +216,23 @@ fn advertise(raw: &RawConfig, listen: &str) -> Result<String, BadSetting> {
             Err(_) => Err("it is HOST:PORT".to_owned()),
         }
     })
+}
+
+/// Whether a host is none that others could reach: one that stands for all addresses, in any spelling.
+fn is_wildcard(host: &str) -> bool {
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let bare = bare.unwrap_or(host);
+    if ["", "*"].contains(&bare) {
+        return true;
+    }
+    // The system knows more spellings of an address than the standard library, such as 0 and 0x0. A name
+    // that is not known here may be known to others.
+    let found = (bare, 0).to_socket_addrs().into_iter().flatten();
+    found
+        .map(|at| at.ip().to_canonical())
+        .any(|ip| ip.is_unspecified())
 }
 
 /// The cluster that an empty folder becomes part of.

@@ -104,6 +104,41 @@ fn bad_values_are_refused_with_the_rule() {
 }
 
 #[test]
+fn an_address_that_stands_for_all_is_refused_in_any_spelling() {
+    fn member(key: Key, value: &str) -> RawConfig {
+        raw(&[(key, value), (Key::ClusterSecret, "words")])
+    }
+    for host in [
+        "0.0.0.0",
+        "[::]",
+        "::",
+        "::0",
+        "[::0]",
+        "0:0:0:0:0:0:0:0",
+        "0",
+        "0x0",
+        "000.0.0.0",
+        "::ffff:0.0.0.0",
+        "[::ffff:0:0]",
+        "*",
+        "",
+    ] {
+        let address = format!("{host}:7400");
+        for key in [Key::Advertise, Key::Listen] {
+            let refused = Config::validate(&member(key, &address));
+            let error = refused.expect_err(&address).to_string();
+            assert!(error.contains("--advertise"), "{address}: {error}");
+        }
+    }
+    for address in ["127.0.0.1:7400", "[::1]:7400", "10.0.0.1:0"] {
+        let taken = Config::validate(&member(Key::Advertise, address));
+        assert_eq!(taken.expect("taken").advertise, address);
+    }
+    let alone = raw(&[(Key::Listen, "0.0.0.0:7400")]);
+    assert!(Config::validate(&alone).is_ok());
+}
+
+#[test]
 fn units_are_read() {
     assert_eq!(parse_size("64KiB"), Ok(64 << 10));
     assert_eq!(parse_size("3 GiB"), Ok(3 << 30));

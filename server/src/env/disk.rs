@@ -10,12 +10,15 @@
 
 #![expect(
     unsafe_code,
-    reason = "files are locked, and pushed out, by system calls"
+    reason = "files are locked and pushed out, and disks asked, by system calls"
 )]
 
+use std::ffi::CString;
 use std::fs;
 use std::io::{self, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -89,8 +92,17 @@ async fn lock(file: &fs::File, name: &str) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::ResourceBusy, message))
 }
 
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    fs::File::open(folder)?.sync_all()
+/// What a process without privileges may still write where the folder is.
+fn free_bytes(folder: &Path) -> io::Result<u64> {
+    let path = CString::new(folder.as_os_str().as_bytes())?;
+    let mut found = MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the path is a C string and the structure is one that the call may fill in.
+    if unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has filled it in.
+    let found = unsafe { found.assume_init() };
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
 /// Has what was written to a file through the page cache written to the disk, and waits for it. Whether
@@ -139,16 +151,24 @@ impl Disk for RingDisk {
         let new = name.to_owned();
         self.blocking(move |folder| {
             let path = folder.join(new);
-            let written = write_zeros(&path, len);
+            let synced = fs::File::open(folder)?;
+            // Finding out by writing would take the last room from others, again and again.
+            if free_bytes(folder)? < len {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let written = write_zeros(&path, len).and_then(|()| synced.sync_all());
             if written.is_err() {
                 // What a full disk has left of it is of no use to anyone.
                 let _ = fs::remove_file(&path);
             }
-            written?;
-            sync_folder(folder)
+            written
         })
         .await?;
-        self.open(name).await
+        let opened = self.open(name).await;
+        if opened.is_err() {
+            self.remove(name).await?;
+        }
+        opened
     }
 
     async fn open(&self, name: &str) -> io::Result<RingFile> {
@@ -170,8 +190,10 @@ impl Disk for RingDisk {
     async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let (from, to) = (from.to_owned(), to.to_owned());
         self.blocking(move |folder| {
+            // Once it is renamed nothing may be lacking.
+            let synced = fs::File::open(folder)?;
             fs::rename(folder.join(from), folder.join(to))?;
-            sync_folder(folder)
+            synced.sync_all()
         })
         .await
     }
@@ -179,10 +201,15 @@ impl Disk for RingDisk {
     async fn remove(&self, name: &str) -> io::Result<()> {
         let name = name.to_owned();
         self.blocking(move |folder| {
+            let synced = fs::File::open(folder)?;
             fs::remove_file(folder.join(name))?;
-            sync_folder(folder)
+            synced.sync_all()
         })
         .await
+    }
+
+    async fn free_bytes(&self) -> io::Result<u64> {
+        self.blocking(free_bytes).await
     }
 }
 

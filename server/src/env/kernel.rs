@@ -15,9 +15,6 @@ use io_uring::{IoUring, Probe, opcode};
 
 /// glommio refuses to start an executor with less.
 const MEMLOCK_MIN: u64 = 512 << 10;
-/// A table keeps its file open.
-const FILES_MIN: u64 = 4096;
-
 /// What is missing.
 #[derive(Debug, thiserror::Error)]
 pub enum Missing {
@@ -50,8 +47,7 @@ pub enum Missing {
     },
 }
 
-/// Checks io_uring, its operations that a shard uses, and the limits; raises the limit of open
-/// files as far as it may be.
+/// Checks io_uring, its operations that a shard uses, and the limit of locked memory.
 ///
 /// # Errors
 /// See [`Missing`].
@@ -76,16 +72,6 @@ pub fn check() -> Result<(), Missing> {
         .find(|(code, _)| !probe.is_supported(*code))
     {
         return Err(Missing::Operation(name));
-    }
-    let (files, most) = limit(libc::RLIMIT_NOFILE);
-    if files < most {
-        raise_files(most);
-    }
-    if most < FILES_MIN {
-        tracing::warn!(
-            limit = most,
-            "few open files are allowed; raise the limit with `ulimit -n` or LimitNOFILE="
-        );
     }
     Ok(())
 }
@@ -127,11 +113,17 @@ fn limit(which: libc::__rlimit_resource_t) -> (u64, u64) {
     (limit.rlim_cur, limit.rlim_max)
 }
 
-fn raise_files(most: u64) {
-    let limit = libc::rlimit {
-        rlim_cur: most,
-        rlim_max: most,
-    };
-    // SAFETY: the struct lives through the call. A refusal leaves the limit as it was.
-    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+/// How many files this process may have open, after that limit was raised as far as it may be.
+pub fn open_files() -> usize {
+    let (files, most) = limit(libc::RLIMIT_NOFILE);
+    if files < most {
+        let limit = libc::rlimit {
+            rlim_cur: most,
+            rlim_max: most,
+        };
+        // SAFETY: the struct lives through the call. A refusal leaves the limit as it was.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    }
+    let (files, _) = self::limit(libc::RLIMIT_NOFILE);
+    usize::try_from(files).unwrap_or(usize::MAX)
 }

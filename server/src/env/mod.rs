@@ -9,6 +9,7 @@ pub mod kernel;
 mod queue;
 pub mod reactor;
 mod runtime;
+pub mod signals;
 pub mod threads;
 mod watch;
 

@@ -2,20 +2,16 @@
 //! run out for the moment, after a majority has confirmed that it leads.
 
 use std::rc::Rc;
-use std::time::Duration;
 
-use rangedb_engine::env::{AsyncRuntime, Instant};
+use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::error::{Error, Fate};
 use rangedb_engine::range::Route;
 
-use crate::env::{GlommioRuntime, Now, reactor};
+use crate::env::{GlommioRuntime, reactor};
 use crate::handler::refusal::Refusal;
 use crate::handler::{Call, Origin, elsewhere, reply};
 use crate::shard::context::Context;
 use crate::shard::router::Place;
-
-/// How long a majority may take, if the client does not say.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn handle<O: Origin>(
     context: &Rc<Context>,
@@ -62,21 +58,26 @@ fn confirm<O: Origin>(
     key: &[u8],
 ) -> Result<(), Refusal> {
     let token = origin.hold(call.asked)?;
-    let until = call
-        .deadline
-        .unwrap_or_else(|| Now::now() + CONFIRM_TIMEOUT);
+    let deadline = call.deadline;
     let (context, origin) = (context.clone(), origin.clone());
     let (key, target) = (key.to_vec(), call.target);
     reactor::spawn_local(async move {
         let shard = &context.shard;
-        let confirmed = GlommioRuntime::timeout_at(until, shard.confirm(&key, target)).await;
-        let confirmed = confirmed.unwrap_or_else(|_| {
-            Err(if shard.lacks_quorum(&key) {
-                Error::NoQuorum(Fate::NotApplied)
-            } else {
-                Error::DeadlineExceeded
-            })
-        });
+        let confirming = shard.confirm(&key, target);
+        let confirmed = match deadline {
+            // It ends by itself when no majority is reached for a while.
+            None => confirming.await,
+            Some(until) => {
+                let confirmed = GlommioRuntime::timeout_at(until, confirming).await;
+                confirmed.unwrap_or_else(|_| {
+                    Err(if shard.lacks_quorum(&key) {
+                        Error::NoQuorum(Fate::NotApplied)
+                    } else {
+                        Error::DeadlineExceeded
+                    })
+                })
+            }
+        };
         let Some(asked) = origin.release(token) else {
             return;
         };

@@ -21,19 +21,62 @@ pub struct Buffers {
     pub received: RefCell<Box<[u8]>>,
     kept: RefCell<Vec<Vec<u8>>>,
     unsent_len: Cell<usize>,
+    unsent_len_max: usize,
+    frames_len: Cell<usize>,
+    frames_len_max: usize,
+    unfinished: Cell<isize>,
 }
 
-impl Default for Buffers {
-    fn default() -> Buffers {
+impl Buffers {
+    /// Buffers with a budget for frames in the making, and one for replies.
+    pub fn new(frames_len_max: usize, unsent_len_max: usize) -> Buffers {
         Buffers {
             received: RefCell::new(vec![0; READ_LEN].into_boxed_slice()),
             kept: RefCell::default(),
             unsent_len: Cell::new(0),
+            unsent_len_max,
+            frames_len: Cell::new(0),
+            frames_len_max,
+            unfinished: Cell::new(0),
         }
     }
-}
 
-impl Buffers {
+    /// Memory of frames in the making, of all connections.
+    pub fn frames_len(&self) -> usize {
+        self.frames_len.get()
+    }
+
+    /// Whether a frame in the making may take so much more. A quarter is left to short ones.
+    pub fn has_room(&self, more: usize, is_long: bool) -> bool {
+        let kept_free = if is_long { self.frames_len_max / 4 } else { 0 };
+        self.frames_len.get() + more <= self.frames_len_max - kept_free
+    }
+
+    /// A frame in the making has taken so much.
+    pub fn hold(&self, len: usize) {
+        self.frames_len.set(self.frames_len.get() + len);
+    }
+
+    /// It has given so much back.
+    pub fn release(&self, len: usize) {
+        self.frames_len.set(self.frames_len.get() - len);
+    }
+
+    /// So many connections more have a frame in the making.
+    pub fn count_unfinished(&self, more: isize) {
+        self.unfinished.set(self.unfinished.get() + more);
+    }
+
+    /// Whether any connection has one.
+    pub fn has_unfinished(&self) -> bool {
+        self.unfinished.get() > 0
+    }
+
+    /// Whether so many replies wait to be sent that no long one may be added.
+    pub fn is_full(&self) -> bool {
+        self.unsent_len.get() > self.unsent_len_max
+    }
+
     /// Bytes of replies that wait to be sent, of all connections.
     pub fn unsent_len(&self) -> usize {
         self.unsent_len.get()
@@ -107,7 +150,7 @@ mod tests {
 
     #[test]
     fn what_is_sent_is_given_back() {
-        let buffers = Buffers::default();
+        let buffers = Buffers::new(0, 0);
         let mut output = Output::default();
         output.append(&buffers, |bytes| bytes.extend_from_slice(b"hello"));
         output.advance(&buffers, 2);
@@ -122,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_is_always_behind_costs_no_more_than_twice_what_it_lacks() {
-        let buffers = Buffers::default();
+        let buffers = Buffers::new(0, 0);
         let mut output = Output::default();
         output.append(&buffers, |bytes| bytes.resize(KEPT_LEN_MAX, 1));
         for _ in 0..100 {

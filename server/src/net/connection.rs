@@ -5,7 +5,9 @@
 //! come later wake the connection's task once, which then sends them together.
 //!
 //! What bounds it: requests in flight (more get a typed error), replies that the client does not
-//! read (no more is read from it, and after a time it is cut off), scans (one at a time). The
+//! read (no more is read from it, and after a time it is cut off), scans (one at a time), and what
+//! its frames take while they are in the making ([`super::input`]). A client whose frame does not go
+//! on is cut off, too; one that sends nothing costs nothing but its memory. The
 //! task is a single poll function without a pause inside a turn, so no borrow crosses one. Lives
 //! on its shard's thread.
 
@@ -34,6 +36,7 @@ use crate::handler::refusal::Refusal;
 use crate::handler::scan::LocalScan;
 use crate::handler::{self, Asked, Call, Operation, Origin, Times, reply};
 use crate::net::buffers::Output;
+use crate::net::input::{Added, Input, Taken};
 use crate::shard::context::Context;
 
 /// Unsent replies after which no more is read from the client.
@@ -45,6 +48,9 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 const LINGER_LEN_MAX: usize = 1 << 20;
 /// What requests forwarded to other shards may weigh; the client's next frame waits for room.
 const FORWARDED_WEIGHT_MAX: usize = 64;
+
+/// When to send a frame again that was refused for want of memory.
+const RETRY_AFTER_MS: u32 = 100;
 
 /// Why a connection's task ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +91,8 @@ pub struct Connection {
     scanning: Cell<bool>,
     waits_for_room: RefCell<Option<Waker>>,
     state: Cell<State>,
+    /// Since when a frame has been in the making without going on.
+    unfinished_since: Cell<Option<Now>>,
     task: RefCell<Option<Waker>>,
     woken: Cell<bool>,
 }
@@ -103,6 +111,7 @@ pub async fn serve(context: Rc<Context>, mut stream: TcpStream, smart: bool) {
         scanning: Cell::new(false),
         waits_for_room: RefCell::default(),
         state: Cell::new(State::Open),
+        unfinished_since: Cell::new(None),
         task: RefCell::default(),
         woken: Cell::new(false),
     });
@@ -110,6 +119,8 @@ pub async fn serve(context: Rc<Context>, mut stream: TcpStream, smart: bool) {
     let mut input = Input::default();
     let end = poll_fn(|cx| connection.turn(cx, &mut input)).await;
     context.connections.borrow_mut().remove(place);
+    input.clear(&context.buffers);
+    connection.follow(&mut Input::default());
     if let (Some(mut stream), End::LastWord) = (connection.leave(), end) {
         linger(&context, &mut stream).await;
     }
@@ -134,22 +145,6 @@ pub async fn linger(context: &Context, stream: &mut TcpStream) {
     };
     // Whether the client stayed to hear it makes no difference.
     let _ = GlommioRuntime::timeout(LINGER_TIMEOUT, discard).await;
-}
-
-/// Bytes that were received and not handled.
-#[derive(Default)]
-struct Input {
-    bytes: Vec<u8>,
-    /// Whether a whole frame may be among them.
-    more: bool,
-    received: Now,
-}
-
-/// How far the bytes at hand were handled.
-struct Taken {
-    len: usize,
-    /// Whether there may be a whole frame behind.
-    more: bool,
 }
 
 /// What a step of a turn found.
@@ -242,8 +237,7 @@ impl Connection {
             return Ok(Step::Idle);
         }
         if input.more {
-            let bytes = std::mem::take(&mut input.bytes);
-            input.keep(self.take_frames(&bytes, input.received), bytes);
+            self.take_kept(input);
             return Ok(if input.more { Step::Busy } else { Step::Worked });
         }
         if self.state.get() != State::Open {
@@ -259,30 +253,59 @@ impl Connection {
             return Ok(Step::Worked);
         }
         let full = len == received.len();
-        let bytes = received.get(..len).unwrap_or_default();
         input.received = Now::now();
-        if input.bytes.is_empty() {
+        let mut bytes = input.skip(received.get(..len).unwrap_or_default());
+        if input.is_empty() {
             let taken = self.take_frames(bytes, input.received);
             input.more = taken.more;
-            input
-                .bytes
-                .extend_from_slice(bytes.get(taken.len..).unwrap_or_default());
-        } else {
-            let mut joined = std::mem::take(&mut input.bytes);
-            joined.extend_from_slice(bytes);
-            // Of a long frame most reads bring only a part.
-            let whole = joined.len() >= frame::expected_len(&joined);
-            if whole {
-                input.keep(self.take_frames(&joined, input.received), joined);
-            } else {
-                input.bytes = joined;
-            }
+            bytes = bytes.get(taken.len..).unwrap_or_default();
         }
+        if let Added::Refused(request) = input.add(&self.context.buffers, bytes) {
+            let refusal = Refusal::from(no_room());
+            self.send(|to| reply::refusal(&self.context, request, &refusal, to));
+        } else if !input.more && input.is_whole() {
+            self.take_kept(input);
+        }
+        self.follow(input);
         Ok(if full || input.more {
             Step::Busy
         } else {
             Step::Worked
         })
+    }
+
+    /// Handles frames among the bytes that were kept.
+    fn take_kept(self: &Rc<Self>, input: &mut Input) {
+        let bytes = input.take();
+        let taken = self.take_frames(&bytes, input.received);
+        input.put_back(&self.context.buffers, taken, bytes);
+        self.follow(input);
+    }
+
+    /// Follows whether a frame is in the making, and goes on.
+    fn follow(&self, input: &mut Input) {
+        if !input.is_unfinished() {
+            if self.unfinished_since.take().is_some() {
+                self.context.buffers.count_unfinished(-1);
+            }
+        } else if self.unfinished_since.get().is_none() || input.take_progress() {
+            let before = self.unfinished_since.replace(Some(input.received));
+            if before.is_none() {
+                self.context.buffers.count_unfinished(1);
+            }
+        }
+    }
+
+    /// Whether a frame has been in the making for too long, and not because of this side.
+    pub fn is_stalled(&self, now: Now) -> bool {
+        let Some(since) = self.unfinished_since.get() else {
+            return false;
+        };
+        if !self.may_take() {
+            self.unfinished_since.set(Some(now));
+            return false;
+        }
+        now > since + self.context.node.limits.frame_timeout
     }
 
     fn receive(&self, cx: &mut TaskContext<'_>, to: &mut [u8]) -> Poll<io::Result<usize>> {
@@ -424,15 +447,11 @@ fn request_of(bad: &BadFrame) -> Option<u64> {
     }
 }
 
-impl Input {
-    /// Keeps what was not handled of `bytes`.
-    fn keep(&mut self, taken: Taken, mut bytes: Vec<u8>) {
-        self.more = taken.more;
-        bytes.drain(..taken.len);
-        // An empty vector that keeps its memory would make idle connections dear.
-        if !bytes.is_empty() {
-            self.bytes = bytes;
-        }
+/// What a frame gets for which there is no memory.
+fn no_room() -> Error {
+    Error::Overloaded {
+        reason: "too many long requests are on their way",
+        retry_after_ms: RETRY_AFTER_MS,
     }
 }
 

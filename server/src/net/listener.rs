@@ -6,24 +6,29 @@ use std::time::Duration;
 use rangedb_engine::env::AsyncRuntime;
 
 use crate::env::GlommioRuntime;
-use crate::env::reactor::{TcpListener, spawn_local};
-use crate::net::preamble::{self, GREETINGS_MAX};
+use crate::env::reactor::{TcpListener, spawn_local, yield_now};
+use crate::net::preamble;
 use crate::shard::context::Context;
 
 /// How long nothing is accepted after the system refused: it lacks descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Connections accepted before those that came first have their turn.
+const ACCEPTED_PER_TURN: usize = 32;
+
 /// Accepts until it is dropped; each connection is a task of its own.
 pub async fn accept(listener: TcpListener, context: Rc<Context>) {
     let mut refused = false;
+    let mut accepted = 0;
     loop {
-        while context.greetings.get() >= GREETINGS_MAX {
-            GlommioRuntime::sleep(PAUSE).await;
-        }
         match listener.accept().await {
             Ok(stream) => {
                 refused = false;
                 spawn_local(preamble::greet(context.clone(), stream)).detach();
+                accepted += 1;
+                if accepted % ACCEPTED_PER_TURN == 0 {
+                    yield_now().await;
+                }
             }
             Err(error) => {
                 if !std::mem::replace(&mut refused, true) {

@@ -2,6 +2,8 @@
 
 pub mod buffers;
 pub mod connection;
+pub mod greetings;
+pub mod input;
 pub mod listener;
 pub mod port;
 pub mod preamble;

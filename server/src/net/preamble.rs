@@ -19,42 +19,52 @@ use rangedb_protocol::preamble::{
 use crate::env::GlommioRuntime;
 use crate::env::reactor::TcpStream;
 use crate::net::connection;
+use crate::net::greetings::Greeting;
 use crate::peers::{self, serve};
 use crate::shard::context::{Context, Held};
 use crate::shard::message::HandedOver;
 
-/// Connections of one shard whose preamble is awaited or that are being refused.
-pub const GREETINGS_MAX: usize = 1024;
-
 /// Greets a connection and serves it here, or passes it on.
 pub async fn greet(context: Rc<Context>, mut stream: TcpStream) {
-    let greeting = Held::new(&context.greetings);
-    let preamble = match read(&context, &mut stream).await {
-        Ok(Ok(preamble)) => preamble,
-        Ok(Err(BadPreamble::UnknownRole(_))) => {
-            return refuse(&context, stream, Role::Client, Verdict::RoleRefused).await;
+    let greeting = context.greetings.begin();
+    let read = greeting.unless_evicted(read(&context, &mut stream)).await;
+    let preamble = match read {
+        Some(Ok(Ok(preamble))) => preamble,
+        Some(Ok(Err(BadPreamble::UnknownRole(_)))) => {
+            return refuse(
+                &context,
+                stream,
+                Role::Client,
+                Verdict::RoleRefused,
+                greeting,
+            )
+            .await;
         }
         // Whoever speaks another protocol would not understand an answer.
-        Ok(Err(BadPreamble::NotOurs)) | Err(_) => return,
+        Some(Ok(Err(BadPreamble::NotOurs)) | Err(_)) => return,
+        // If it takes the word at once it hears why.
+        None => {
+            let word = answer(&context, &mut stream, Verdict::TooManyConnections, VERSION);
+            drop(futures_util::FutureExt::now_or_never(word));
+            return;
+        }
     };
-    if let Some(verdict) = objection(&context, &preamble) {
-        return refuse(&context, stream, preamble.role, verdict).await;
+    if let Some(verdict) = objection(&context, &preamble, &stream) {
+        return refuse(&context, stream, preamble.role, verdict, greeting).await;
     }
     let wanted = ShardId(preamble.shard);
     if preamble.shard == ANY_SHARD || wanted == context.here() {
-        drop(greeting);
-        return welcome(context, stream, preamble).await;
+        return welcome(context, stream, preamble, greeting).await;
     }
-    let Ok(socket) = stream.detach() else {
-        return;
-    };
+    let socket = stream.detach();
     let handed_over = context
         .mesh
         .hand_over(wanted, HandedOver { socket, preamble });
     if let Err(back) = handed_over
         && let Ok(stream) = TcpStream::attach(back.socket)
     {
-        refuse(&context, stream, preamble.role, Verdict::TooManyConnections).await;
+        let verdict = Verdict::TooManyConnections;
+        refuse(&context, stream, preamble.role, verdict, greeting).await;
     }
 }
 
@@ -68,9 +78,10 @@ fn spoken(role: Role) -> RangeInclusive<u16> {
 
 /// Serves a connection that another shard passed on.
 pub async fn take_over(context: Rc<Context>, connection: HandedOver) {
+    let greeting = context.greetings.begin();
     // One that the kernel does not give is closed.
     if let Ok(stream) = TcpStream::attach(connection.socket) {
-        welcome(context, stream, connection.preamble).await;
+        welcome(context, stream, connection.preamble, greeting).await;
     }
 }
 
@@ -88,7 +99,7 @@ async fn read(
 }
 
 /// Why a connection is not taken.
-fn objection(context: &Context, preamble: &Preamble) -> Option<Verdict> {
+fn objection(context: &Context, preamble: &Preamble, stream: &TcpStream) -> Option<Verdict> {
     let unknown = preamble.shard != ANY_SHARD && preamble.shard >= context.node.shards;
     match preamble {
         _ if context.is_draining() => Some(Verdict::ShuttingDown),
@@ -98,35 +109,63 @@ fn objection(context: &Context, preamble: &Preamble) -> Option<Verdict> {
             Some(Verdict::RoleRefused)
         }
         _ if unknown => Some(Verdict::UnknownShard),
+        _ if stream.descriptor() > context.node.limits.descriptor_max => {
+            match preamble.role {
+                Role::Client => context.node.clients.refuse(),
+                Role::Peer => context.node.peers.refuse(),
+            }
+            Some(Verdict::TooManyConnections)
+        }
         _ => None,
     }
 }
 
-async fn welcome(context: Rc<Context>, mut stream: TcpStream, preamble: Preamble) {
-    if context.connected.get() >= context.node.limits.connections_max {
-        return refuse(&context, stream, preamble.role, Verdict::TooManyConnections).await;
+async fn welcome(
+    context: Rc<Context>,
+    mut stream: TcpStream,
+    preamble: Preamble,
+    greeting: Greeting,
+) {
+    let seat = match preamble.role {
+        Role::Client => context.node.clients.take(),
+        // A peer has none before it has proved that it is one.
+        Role::Peer => None,
+    };
+    if preamble.role == Role::Client && seat.is_none() {
+        let verdict = Verdict::TooManyConnections;
+        return refuse(&context, stream, preamble.role, verdict, greeting).await;
     }
-    let _seat = Held::new(&context.connected);
     let spoken = spoken(preamble.role);
     let newest = *spoken.end();
     let version = preamble.version(spoken).unwrap_or(newest);
-    if answer(&context, &mut stream, Verdict::Accepted, version)
-        .await
-        .is_err()
-    {
+    let answer = answer(&context, &mut stream, Verdict::Accepted, version);
+    if !matches!(greeting.unless_evicted(answer).await, Some(Ok(()))) {
         return;
     }
     match preamble.role {
-        Role::Client => connection::serve(context.clone(), stream, preamble.smart).await,
-        Role::Peer => serve::serve(context.clone(), stream).await,
+        Role::Client => {
+            drop(greeting);
+            let _counted = Held::new(&context.connected);
+            connection::serve(context.clone(), stream, preamble.smart).await;
+        }
+        Role::Peer => serve::serve(context.clone(), stream, greeting).await,
     }
 }
 
-async fn refuse(context: &Context, mut stream: TcpStream, role: Role, verdict: Verdict) {
+async fn refuse(
+    context: &Context,
+    mut stream: TcpStream,
+    role: Role,
+    verdict: Verdict,
+    greeting: Greeting,
+) {
     let newest = *spoken(role).end();
-    if answer(context, &mut stream, verdict, newest).await.is_ok() {
-        connection::linger(context, &mut stream).await;
-    }
+    let say = async {
+        if answer(context, &mut stream, verdict, newest).await.is_ok() {
+            connection::linger(context, &mut stream).await;
+        }
+    };
+    greeting.unless_evicted(say).await;
 }
 
 async fn answer(

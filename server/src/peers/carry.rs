@@ -7,15 +7,19 @@
 //! frame of the kind [`super::kind::CARRY`] is the time that is left in milliseconds (four bytes, 0:
 //! the client does not say), and the client's frame.
 //!
-//! If the link breaks once the frame may have been sent, a write's fate is not known. Lives on its
-//! shard's thread.
+//! If the link breaks once the frame may have been sent, a write's fate is not known. The same if the
+//! other shard falls silent: a process that has stopped keeps its links, so a shard that owes answers is
+//! asked whether it lives ([`Owing`]). Lives on its shard's thread.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::{Either, select};
+use futures_util::pin_mut;
 use rangedb_engine::env::{AsyncRuntime, Instant};
 use rangedb_engine::error::Error;
 use rangedb_engine::frame::BODY_LEN_MAX;
@@ -23,6 +27,7 @@ use rangedb_engine::request::Outcome;
 use rangedb_engine::shard::WriteSink;
 use rangedb_engine::types::{Location, ShardId};
 use rangedb_protocol::frame;
+use tokio::sync::Notify;
 
 use super::link::{Links, Traffic};
 use crate::env::{GlommioRuntime, Now, reactor};
@@ -37,8 +42,10 @@ pub const CARRIED_MAX: usize = 1024;
 const CARRIED_LEN_MAX: usize = 64 << 20;
 /// When to try again if there are too many.
 const RETRY_AFTER_MS: u32 = 5;
-/// How long a reply is waited for, if the client does not say.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A shard that owes answers and has sent none for so long is asked whether it lives, as often.
+const ASK_AFTER: Duration = Duration::from_millis(200);
+/// One that has said nothing for so long, and did not say that it lives either, is silent.
+const SILENT_AFTER: Duration = Duration::from_millis(800);
 /// What stands before the client's frame.
 const HEAD_LEN: usize = 4;
 
@@ -48,6 +55,15 @@ pub struct Carriers {
     pub links: Links,
     count: Rc<Cell<usize>>,
     len: Rc<Cell<usize>>,
+    owing: RefCell<BTreeMap<Location, Rc<Owing>>>,
+}
+
+/// A shard of another node that owes answers.
+struct Owing {
+    answers: Cell<usize>,
+    /// When it last gave a sign of life, or was first asked.
+    heard: Cell<Now>,
+    silent: Notify,
 }
 
 impl Carriers {
@@ -57,6 +73,7 @@ impl Carriers {
             links,
             count: Rc::default(),
             len: Rc::default(),
+            owing: RefCell::default(),
         }
     }
 
@@ -71,6 +88,72 @@ impl Carriers {
         let (all, all_len) = (self.count.clone(), self.len.clone());
         Ok(Room { all, all_len, len })
     }
+}
+
+/// Asks the shard at `to`, and waits for the answer until the deadline, if there is one, and no longer
+/// than the other shard lives.
+async fn ask(
+    context: &Rc<Context>,
+    to: Location,
+    question: Bytes,
+    deadline: Option<Now>,
+) -> io::Result<Bytes> {
+    let owing = owing(context, to);
+    let asking = async {
+        let asking = context.carriers.links.ask(to, Traffic::Clients, question);
+        match deadline {
+            None => asking.await,
+            Some(until) => match GlommioRuntime::timeout_at(until, asking).await {
+                Ok(answer) => answer,
+                Err(_) => Err(io::ErrorKind::TimedOut.into()),
+            },
+        }
+    };
+    let silent = owing.silent.notified();
+    pin_mut!(asking, silent);
+    let answer = match select(asking, silent).await {
+        Either::Left((answer, _)) => answer,
+        Either::Right(_) => Err(io::ErrorKind::HostUnreachable.into()),
+    };
+    if answer.is_ok() {
+        owing.heard.set(Now::now());
+    }
+    owing.answers.set(owing.answers.get() - 1);
+    answer
+}
+
+/// One more answer is owed by a shard; whether that lives is watched from the first one on.
+fn owing(context: &Rc<Context>, to: Location) -> Rc<Owing> {
+    let mut all = context.carriers.owing.borrow_mut();
+    if let Some(owing) = all.get(&to) {
+        owing.answers.set(owing.answers.get() + 1);
+        return owing.clone();
+    }
+    let owing = Rc::new(Owing {
+        answers: Cell::new(1),
+        heard: Cell::new(Now::now()),
+        silent: Notify::new(),
+    });
+    all.insert(to, owing.clone());
+    let (context, watched) = (context.clone(), owing.clone());
+    reactor::spawn_local(async move {
+        while watched.answers.get() > 0 {
+            GlommioRuntime::sleep(ASK_AFTER).await;
+            if Now::now() < watched.heard.get() + ASK_AFTER {
+                continue;
+            }
+            if context.shard.is_answered_by(to).await {
+                watched.heard.set(Now::now());
+            } else if Now::now() >= watched.heard.get() + SILENT_AFTER {
+                watched.silent.notify_waiters();
+                // What is asked from now on is waited for anew.
+                watched.heard.set(Now::now());
+            }
+        }
+        context.carriers.owing.borrow_mut().remove(&to);
+    })
+    .detach();
+    owing
 }
 
 fn overloaded(reason: &'static str) -> Error {
@@ -111,20 +194,18 @@ pub fn send<O: Origin>(
         return Err(Error::Invalid("the request is too long to be carried".to_owned()).into());
     }
     let room = context.carriers.room(body.len())?;
-    let until = call.deadline.unwrap_or(now + PATIENCE);
+    let deadline = call.deadline;
     let token = origin.hold(call.asked)?;
     let operation = call.asked.operation;
     origin.departed(operation);
     let (context, origin) = (context.clone(), origin.clone());
     reactor::spawn_local(async move {
-        let asking = context.carriers.links.ask(to, Traffic::Clients, body);
-        let answer = GlommioRuntime::timeout_at(until, asking).await;
+        let answer = ask(&context, to, body, deadline).await;
         drop(room);
         origin.returned(operation);
         let Some(asked) = origin.release(token) else {
             return;
         };
-        let answer = answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         match checked(&asked, answer) {
             Ok(frame) => origin.send(|to| to.extend_from_slice(&frame)),
             Err(error) => {
@@ -167,6 +248,7 @@ fn checked(asked: &Asked, answer: io::Result<Bytes>) -> Result<Bytes, Error> {
             io::ErrorKind::TimedOut if !is_write => Error::DeadlineExceeded,
             _ if !is_write => Error::NotLeader(None),
             io::ErrorKind::TimedOut => Error::Unknown("the leader's node did not answer in time"),
+            io::ErrorKind::HostUnreachable => Error::Unknown("the leader's node has fallen silent"),
             _ => Error::Unknown("the link to the leader's node broke"),
         }),
     }

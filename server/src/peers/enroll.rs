@@ -34,7 +34,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use super::input::Input;
-use super::{Peers, VERSION, kind, same_secret};
+use super::{Peers, VERSION, kind, reach, same_secret};
 use crate::net::port::HELD_PATIENCE;
 use crate::shard::context::Context;
 
@@ -59,6 +59,9 @@ pub struct Request {
     pub secret: String,
     /// Made once for this folder, in hex.
     pub token: String,
+    /// Where others are to reach the node; empty: that is not known yet.
+    #[serde(default)]
+    pub address: String,
 }
 
 /// The answer.
@@ -362,6 +365,14 @@ async fn decide(context: &Rc<Context>, body: &[u8]) -> Reply {
     let Ok(token) = u128::from_str_radix(&request.token, 16) else {
         return Reply::Refused("the request has no token".to_owned());
     };
+    // The node itself does not listen yet: it is met when it runs.
+    if let Some(other) = reach::who_is_at(&request.address).await {
+        return Reply::Refused(format!(
+            "{} is where node {} of cluster {:032x} answers: give this node an address of its own with \
+             --advertise",
+            request.address, other.node, other.cluster
+        ));
+    }
     match context.shard.manage(Ask::Join { token }).await {
         Ok(Told::Joined(node)) => {
             let addresses = context.peers.addresses();
@@ -391,6 +402,7 @@ mod tests {
         Request {
             secret: secret.to_owned(),
             token: token.to_owned(),
+            address: String::new(),
         }
     }
 

@@ -11,6 +11,9 @@ use rangedb_engine::frame::{self, BadFrame};
 /// Bytes are received in pieces of this size.
 pub const RECEIVE_LEN: usize = 64 << 10;
 
+/// The longest frame.
+const FRAME_LEN_MAX: usize = frame::HEADER_LEN + frame::BODY_LEN_MAX;
+
 /// A frame that was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
@@ -35,19 +38,32 @@ pub struct Input {
     taken: usize,
     /// Where they are received.
     piece: Box<[u8]>,
+    /// No more than this is kept of a frame that is not whole.
+    frame_len_max: usize,
 }
 
 impl Default for Input {
     fn default() -> Input {
-        Input {
-            bytes: Vec::new(),
-            taken: 0,
-            piece: vec![0; RECEIVE_LEN].into_boxed_slice(),
-        }
+        Input::new(FRAME_LEN_MAX)
     }
 }
 
 impl Input {
+    /// Keeps no more than this of a frame that is not whole.
+    pub fn new(frame_len_max: usize) -> Input {
+        Input {
+            bytes: Vec::new(),
+            taken: 0,
+            piece: vec![0; RECEIVE_LEN].into_boxed_slice(),
+            frame_len_max,
+        }
+    }
+
+    /// Takes frames of every length from now on.
+    pub fn accept_long(&mut self) {
+        self.frame_len_max = FRAME_LEN_MAX;
+    }
+
     /// Receives until there is a whole frame, and takes it.
     ///
     /// # Errors
@@ -78,7 +94,10 @@ impl Input {
     fn take(&mut self) -> io::Result<Option<Received>> {
         let rest = self.bytes.get(self.taken..).unwrap_or_default();
         let Some(found) = frame::decode(rest).map_err(io::Error::other)? else {
-            return Ok(None);
+            return match rest.len() > self.frame_len_max {
+                true => Err(io::Error::other("a frame that is too long")),
+                false => Ok(None),
+            };
         };
         self.taken += found.len;
         Ok(Some(Received {

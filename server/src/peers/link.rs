@@ -7,7 +7,7 @@
 //! for an answer are told; after that nothing is tried for a time that doubles with each failure,
 //! and questions fail at once meanwhile. A node that refuses this one (another secret, another
 //! cluster, another node at its address) is asked far less often, until its address changes. A link
-//! counts as working when its first answer arrives. Lives on its shard's thread.
+//! counts as working when the other node has welcomed it. Lives on its shard's thread.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -26,7 +26,7 @@ use slab::Slab;
 use tokio::sync::{Notify, oneshot};
 
 use super::input::{Input, RECEIVE_LEN, Received, is_damage};
-use super::{Hello, Peers, kind};
+use super::{Hello, Met, OLDER_FOLDER, Peers, Welcome, kind};
 use crate::env::reactor::{self, TcpStream};
 use crate::env::{GlommioRuntime, Now};
 use crate::shard::mesh::Mesh;
@@ -262,10 +262,6 @@ impl Link {
 
     /// Hands an answer to whoever waits for it.
     fn take_answer(&self, received: Received) -> io::Result<()> {
-        if received.kind == kind::REFUSED {
-            let reason = String::from_utf8_lossy(&received.body).into_owned();
-            return Err(Refused(reason).into());
-        }
         let mut all = self.asked.borrow_mut();
         let id = received.id as usize;
         let sent = all.get(id).and_then(|asked| asked.sent);
@@ -364,6 +360,7 @@ async fn connect(inner: &Inner, link: &Link) -> io::Result<TcpStream> {
         cluster: inner.cluster,
         to,
         from: inner.me,
+        welcome: inner.peers.lives.welcome(to.node),
         address: inner.peers.advertise.clone(),
     };
     let mut bytes = super::preamble(to.shard.0).encode().to_vec();
@@ -396,6 +393,26 @@ async fn connect(inner: &Inner, link: &Link) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// Takes the first frame of the other side: no answer counts before it is known that the node does not
+/// run on an older folder than it once did.
+async fn welcome(inner: &Inner, node: NodeId, received: &Received) -> io::Result<()> {
+    let said = match received.kind {
+        kind::WELCOME => Welcome::decode(&received.body),
+        kind::REFUSED => {
+            let reason = String::from_utf8_lossy(&received.body).into_owned();
+            return Err(Refused(reason).into());
+        }
+        _ => None,
+    };
+    let said = said.ok_or_else(|| io::Error::other("the first frame is no welcome"))?;
+    match inner.peers.lives.meet(node, said) {
+        Met::Known => {}
+        Met::New => super::remember(&inner.peers).await,
+        Met::Older => return Err(io::Error::other(OLDER_FOLDER)),
+    }
+    Ok(())
+}
+
 /// Sends and receives until the connection breaks; says why it did.
 async fn serve(inner: &Inner, link: &Link, stream: TcpStream) -> io::Error {
     let (mut reader, mut writer) = stream.split();
@@ -416,19 +433,23 @@ async fn serve(inner: &Inner, link: &Link, stream: TcpStream) -> io::Error {
     };
     let receiving = async {
         let mut input = Input::default();
-        let mut works = false;
+        let welcome = match input.receive(&mut reader).await {
+            Ok(received) => welcome(inner, link.to.node, &received).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = welcome {
+            return error;
+        }
+        inner.peers.note_accepted(link.to.node);
+        if link.failures.replace(0) > 0 {
+            let (to, traffic) = (link.to, link.traffic);
+            tracing::info!(%to, ?traffic, "the link works again");
+        }
         loop {
             match input.receive(&mut reader).await {
                 Ok(received) => {
                     if let Err(error) = link.take_answer(received) {
                         return error;
-                    }
-                    if !std::mem::replace(&mut works, true) {
-                        inner.peers.note_accepted(link.to.node);
-                        if link.failures.replace(0) > 0 {
-                            let (to, traffic) = (link.to, link.traffic);
-                            tracing::info!(%to, ?traffic, "the link works again");
-                        }
                     }
                 }
                 Err(error) => return error,
@@ -513,6 +534,10 @@ mod tests {
         let mut input = Input::default();
         let hello = input.receive_blocking(&mut stream)?;
         assert_eq!(hello.kind, kind::HELLO);
+        let welcome = Peers::none().lives.welcome(NodeId(1));
+        let mut bytes = Vec::new();
+        frame::encode(0, kind::WELCOME, &welcome.encode(), &mut bytes);
+        stream.write_all(&bytes)?;
         loop {
             let question = input.receive_blocking(&mut stream)?;
             let is_stalled = question.body.first() == Some(&b'x');

@@ -14,15 +14,18 @@
 //!
 //! The first frame proves that the sender knows the cluster's secret, says which cluster and which
 //! node it means, and where it listens itself: so a node that comes back at a new address is found
-//! again by whoever it speaks to. How a node joins is in [`enroll`].
+//! again by whoever it speaks to, once it was met there (`reach`). How a node joins is in [`enroll`].
 
 pub mod carry;
 pub mod enroll;
 pub mod input;
 pub mod link;
+mod lives;
+mod reach;
 pub mod serve;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -33,6 +36,8 @@ use rangedb_engine::types::{Location, NodeId, ShardId};
 use rangedb_protocol::preamble::{Answer, Preamble, Role, Verdict};
 
 use crate::env::data_dir::{self, Identity};
+use crate::env::reactor;
+pub use lives::{Lives, Met, Welcome};
 
 // An append is at most what is read at once, or one entry that is longer, with its heads.
 const _: () = {
@@ -92,9 +97,11 @@ pub mod kind {
     pub const CARRY: u16 = 105;
     /// Its reply, under the same number.
     pub const CARRIED: u16 = 106;
-    /// The answer to a [`HELLO`] that is refused: the reason, as text. Then the
+    /// The answer to a [`HELLO`](self::HELLO) that is refused: the reason, as text. Then the
     /// connection ends.
     pub const REFUSED: u16 = 107;
+    /// The answer to a [`HELLO`](self::HELLO): a [`super::Welcome`], before all other answers.
+    pub const WELCOME: u16 = 108;
 }
 
 /// A refusal that goes on is logged this often.
@@ -116,7 +123,12 @@ pub struct Peers {
     pub secret: String,
     /// Where other nodes reach this one.
     pub advertise: String,
+    /// This process and those of the other nodes.
+    pub lives: Lives,
+    cluster: u128,
     addresses: RwLock<Arc<Addresses>>,
+    /// Where nodes say that they are, as long as they were not met there: see [`reach`].
+    claims: Mutex<Addresses>,
     /// As the last view said, which may be older than what a node has said of itself since.
     viewed: Mutex<Addresses>,
     /// The folder, and what it says of the node.
@@ -129,7 +141,13 @@ pub struct Peers {
 
 impl Peers {
     /// Those that a folder remembers.
-    pub fn new(secret: String, advertise: String, folder: PathBuf, identity: Identity) -> Peers {
+    pub fn new(
+        secret: String,
+        advertise: String,
+        folder: PathBuf,
+        (identity, life): (Identity, u128),
+    ) -> Peers {
+        let lives = Lives::new(NodeId(identity.node), life, &identity.lives);
         let addresses = identity.addresses.iter();
         let mut addresses: Addresses = addresses
             .map(|(id, at)| (NodeId(*id), at.clone()))
@@ -138,7 +156,10 @@ impl Peers {
         Peers {
             secret,
             advertise,
+            lives,
+            cluster: u128::from_str_radix(&identity.cluster, 16).unwrap_or_default(),
             addresses: RwLock::new(Arc::new(addresses)),
+            claims: Mutex::default(),
             viewed: Mutex::default(),
             folder: Mutex::new((folder, identity)),
             refused_by: Mutex::default(),
@@ -152,7 +173,7 @@ impl Peers {
             String::new(),
             String::new(),
             PathBuf::new(),
-            Identity::default(),
+            (Identity::default(), 0),
         )
     }
 
@@ -164,31 +185,25 @@ impl Peers {
 
     /// A node is at this address.
     pub fn learn(&self, node: NodeId, address: &str) {
-        self.learn_all([(node, address)].into_iter());
-    }
-
-    fn learn_all<'a>(&self, found: impl Iterator<Item = (NodeId, &'a str)>) {
         let known = self.addresses();
-        let differs = |(node, at): &(NodeId, &str)| known.get(node).is_none_or(|k| k != at);
-        let new: Vec<_> = found
-            .filter(|(_, at)| !at.is_empty())
-            .filter(differs)
-            .collect();
-        if new.is_empty() {
+        if address.is_empty() || known.get(&node).is_some_and(|at| at == address) {
             return;
         }
-        let mut addresses = (*known).clone();
-        addresses.extend(new.into_iter().map(|(node, at)| (node, at.to_owned())));
         let mut held = self
             .addresses
             .write()
             .unwrap_or_else(PoisonError::into_inner);
+        let mut addresses = Addresses::clone(&held);
+        addresses.insert(node, address.to_owned());
         *held = Arc::new(addresses);
     }
 
-    /// Takes over where nodes are that are elsewhere than in the view before: one that has moved may
-    /// have said so here before it said so to the manager.
-    pub fn learn_view(&self, view: &View) {
+    /// The nodes that are elsewhere than in the view before, and where: one that has moved may have
+    /// said so here before it said so to the manager.
+    pub fn take_view(&self, view: &View) -> Vec<(NodeId, String)> {
+        for node in &view.nodes {
+            self.lives.learn(node.record.id, node.record.life);
+        }
         let nodes = view.nodes.iter();
         let addresses: Addresses = nodes
             .map(|node| (node.record.id, node.record.address.clone()))
@@ -196,8 +211,9 @@ impl Peers {
         let mut viewed = held(&self.viewed);
         let is_new = |(node, at): &(&NodeId, &String)| viewed.get(node) != Some(at);
         let new = addresses.iter().filter(is_new);
-        self.learn_all(new.map(|(node, at)| (*node, at.as_str())));
+        let new = new.map(|(node, at)| (*node, at.clone())).collect();
         *viewed = addresses;
+        new
     }
 
     /// A node refuses this one; `true`: it did not, or for another reason, when it was last asked.
@@ -240,18 +256,62 @@ impl Peers {
         system.map(location).collect()
     }
 
+    /// The highest id of a node that was ever heard of.
+    pub fn highest_node(&self) -> NodeId {
+        let addresses = self.addresses();
+        addresses.keys().next_back().copied().unwrap_or_default()
+    }
+
+    /// Whether the cluster has other nodes, as far as the folder knows.
+    pub fn is_of_cluster(&self) -> bool {
+        held(&self.folder).1.is_of_cluster() || self.addresses().len() > 1
+    }
+
+    /// A shard has opened its log and tables: has the folder remember that. Blocks.
+    ///
+    /// # Errors
+    /// It is the first time, and `node.json` cannot be written.
+    pub fn note_opened(&self, shard: ShardId) -> io::Result<()> {
+        let mut remembered = held(&self.folder);
+        let (folder, identity) = &mut *remembered;
+        let mut new = identity.clone();
+        let Some(log) = new.logs.get_mut(usize::from(shard.0)) else {
+            return Ok(());
+        };
+        let is_first = matches!(log.opened, None | Some(0));
+        log.opened = Some(new.starts);
+        match data_dir::write_identity(folder, &new) {
+            Ok(()) => *identity = new,
+            Err(error) if is_first => return Err(error),
+            Err(error) => tracing::warn!(%error, "node.json was not written; it is tried again"),
+        }
+        Ok(())
+    }
+
     /// Writes down what a start has to know, if it is not what the folder says: where nodes and the
     /// replicas of the system range are. Blocks.
     pub fn remember(&self, system: &[Location]) {
+        self.write_down(|identity| {
+            identity.system = system.iter().map(|at| (at.node.0, at.shard.0)).collect();
+        });
+    }
+
+    /// Writes down what has been learnt of other nodes. Blocks.
+    pub fn remember_nodes(&self) {
+        self.write_down(|_| ());
+    }
+
+    fn write_down(&self, change: impl FnOnce(&mut Identity)) {
         let mut remembered = held(&self.folder);
         let (folder, identity) = &mut *remembered;
         let addresses = self.addresses();
         let mut new = identity.clone();
+        change(&mut new);
+        new.lives = self.lives.to_write();
         new.addresses = addresses
             .iter()
             .map(|(id, at)| (id.0, at.clone()))
             .collect();
-        new.system = system.iter().map(|at| (at.node.0, at.shard.0)).collect();
         if new == *identity {
             return;
         }
@@ -259,6 +319,22 @@ impl Peers {
             Ok(()) => *identity = new,
             Err(error) => tracing::warn!(%error, "node.json was not written; it is tried again"),
         }
+    }
+}
+
+/// Why a node is not taken as a peer.
+const OLDER_FOLDER: &str = "the node runs on a folder that is older than one it has run on, or on \
+     another copy of it: it was restored from a backup, or copied; it must start with an empty folder";
+
+/// Writes down what was learnt of other nodes.
+async fn remember(peers: &Arc<Peers>) {
+    let peers = peers.clone();
+    let written = reactor::blocking(move || {
+        peers.remember_nodes();
+        Ok(())
+    });
+    if let Err(error) = written.await {
+        tracing::warn!(%error, "what was learnt of other nodes is not written down");
     }
 }
 
@@ -271,6 +347,8 @@ pub struct Hello {
     pub to: Location,
     /// The node that speaks.
     pub from: NodeId,
+    /// The processes of the two nodes: the one that speaks, and the newest that it knows of the other.
+    pub welcome: Welcome,
     /// Where the node that speaks listens.
     pub address: String,
     /// The cluster's secret.
@@ -285,6 +363,7 @@ impl Hello {
         bytes.extend_from_slice(&self.to.node.0.to_le_bytes());
         bytes.extend_from_slice(&self.to.shard.0.to_le_bytes());
         bytes.extend_from_slice(&self.from.0.to_le_bytes());
+        bytes.extend_from_slice(&self.welcome.encode());
         bytes.extend_from_slice(&(self.address.len() as u32).to_le_bytes());
         bytes.extend_from_slice(self.address.as_bytes());
         bytes.extend_from_slice(self.secret.as_bytes());
@@ -297,6 +376,7 @@ impl Hello {
         let (node, rest) = rest.split_first_chunk()?;
         let (shard, rest) = rest.split_first_chunk()?;
         let (from, rest) = rest.split_first_chunk()?;
+        let (welcome, rest) = rest.split_at_checked(Welcome::LEN)?;
         let (address_len, rest) = rest.split_first_chunk()?;
         let (address, secret) = rest.split_at_checked(u32::from_le_bytes(*address_len) as usize)?;
         Some(Hello {
@@ -306,6 +386,7 @@ impl Hello {
                 shard: ShardId(u16::from_le_bytes(*shard)),
             },
             from: NodeId(u64::from_le_bytes(*from)),
+            welcome: Welcome::decode(welcome)?,
             address: std::str::from_utf8(address).ok()?.to_owned(),
             secret: std::str::from_utf8(secret).ok()?.to_owned(),
         })
@@ -338,12 +419,16 @@ mod tests {
                 shard: ShardId(3),
             },
             from: NodeId(1),
+            welcome: Welcome {
+                life: u128::MAX - 9,
+                yours: 4,
+            },
             address: "here:7400".to_owned(),
         };
         let bytes = hello.encode();
         assert_eq!(Hello::decode(&bytes), Some(hello));
         assert_eq!(Hello::decode(&bytes[..40]), None);
-        assert_eq!(Hello::decode(&[0xff; 46]), None);
+        assert_eq!(Hello::decode(&[0xff; 78]), None);
     }
 
     #[test]
@@ -367,7 +452,6 @@ mod tests {
     #[test]
     fn a_view_does_not_undo_what_a_node_has_said_since() {
         let peers = Peers::none();
-        let at = |peers: &Peers| peers.addresses().get(&NodeId(2)).cloned();
         let view = |address: &str| View {
             nodes: vec![NodeView {
                 record: NodeRecord {
@@ -378,11 +462,10 @@ mod tests {
             }],
             ..View::default()
         };
-        peers.learn_view(&view("a:1"));
+        let at = |at: &str| vec![(NodeId(2), at.to_owned())];
+        assert_eq!(peers.take_view(&view("a:1")), at("a:1"));
         peers.learn(NodeId(2), "b:1");
-        peers.learn_view(&view("a:1"));
-        assert_eq!(at(&peers).as_deref(), Some("b:1"));
-        peers.learn_view(&view("c:1"));
-        assert_eq!(at(&peers).as_deref(), Some("c:1"));
+        assert_eq!(peers.take_view(&view("a:1")), []);
+        assert_eq!(peers.take_view(&view("c:1")), at("c:1"));
     }
 }

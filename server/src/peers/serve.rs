@@ -17,15 +17,19 @@ use tokio::sync::Notify;
 
 use super::carry::{self, Carried};
 use super::input::{self, Input, RECEIVE_LEN, Received};
-use super::{Hello, enroll, kind, same_secret};
+use super::{Hello, Met, OLDER_FOLDER, enroll, kind, same_secret};
+use crate::descriptors::Seat;
 use crate::env::GlommioRuntime;
 use crate::env::reactor::{self, TcpStream};
-use crate::shard::context::Context;
+use crate::net::greetings::Greeting;
+use crate::shard::context::{Context, Held};
 
 /// Questions and carried requests that are answered at a time, of one link.
 const QUESTIONS_MAX: usize = 256;
 const CARRIED_MAX: usize = carry::CARRIED_MAX;
-/// The first frame must come within this.
+/// The first frame is no longer, since whoever sends it is not known yet.
+const HELLO_LEN_MAX: usize = 64 << 10;
+/// It must come within this.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One link, as seen from the answering side.
@@ -39,14 +43,14 @@ struct Served {
 }
 
 /// Serves a link after its preamble was answered.
-pub async fn serve(context: Rc<Context>, stream: TcpStream) {
+pub async fn serve(context: Rc<Context>, stream: TcpStream, greeting: Greeting) {
     let (mut reader, mut writer) = stream.split();
-    let mut input = Input::default();
+    let mut input = Input::new(HELLO_LEN_MAX);
     let first = GlommioRuntime::timeout(HELLO_TIMEOUT, input.receive(&mut reader));
-    let first = match first.await {
-        Ok(Ok(first)) => first,
-        Ok(Err(error)) => return ended(&context, &error),
-        Err(_) => return,
+    let first = match greeting.unless_evicted(first).await {
+        Some(Ok(Ok(first))) => first,
+        Some(Ok(Err(error))) => return ended(&context, &error),
+        Some(Err(_)) | None => return,
     };
     match first.kind {
         kind::ENROLL => {
@@ -57,14 +61,39 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream) {
             let _ = writer.write_all(&bytes).await;
         }
         kind::HELLO => {
-            if let Err(reason) = check(&context, &first.body) {
-                let mut bytes = Vec::new();
-                frame::encode(first.id, kind::REFUSED, reason.as_bytes(), &mut bytes);
-                // A peer that has gone asks again.
-                let _ = writer.write_all(&bytes).await;
-                return;
+            let checked = check(&context, &first.body);
+            let seated = checked.and_then(|hello| Ok((hello, take_seat(&context)?)));
+            let (hello, _seat) = match seated {
+                Ok(seated) => seated,
+                Err(reason) => {
+                    let mut bytes = Vec::new();
+                    frame::encode(first.id, kind::REFUSED, reason.as_bytes(), &mut bytes);
+                    // A peer that has gone asks again.
+                    let _ = writer.write_all(&bytes).await;
+                    return;
+                }
+            };
+            let lives = &context.peers.lives;
+            let met = lives.meet(hello.from, hello.welcome);
+            let mut bytes = Vec::new();
+            let welcome = lives.welcome(hello.from).encode();
+            frame::encode(first.id, kind::WELCOME, &welcome, &mut bytes);
+            match met {
+                Met::Known => {}
+                Met::New => super::remember(&context.peers).await,
+                Met::Older => {
+                    tracing::warn!(node = %hello.from, address = hello.address, "{OLDER_FOLDER}");
+                    // It learns so from the welcome. It may have gone.
+                    let _ = writer.write_all(&bytes).await;
+                    return;
+                }
             }
+            context.peers.claim(hello.from, &hello.address);
+            drop(greeting);
+            let _counted = Held::new(&context.connected);
+            input.accept_long();
             let served = Rc::new(Served::default());
+            served.output.replace(bytes);
             let sending = reactor::spawn_local(send(served.clone(), writer));
             let received = receive(&context, &served, &mut reader, input).await;
             if let Err(error) = received {
@@ -87,9 +116,15 @@ fn ended(context: &Context, error: &io::Error) {
     }
 }
 
-/// Whether a peer knows the cluster's secret and means this node; then its address is learnt. If
-/// not, the reason, in words for the other side's log; it is logged here, too, now and then.
-fn check(context: &Context, body: &[u8]) -> Result<(), String> {
+/// A seat for a peer that is known.
+fn take_seat(context: &Context) -> Result<Seat, String> {
+    let full = "this node has too many connections of other nodes; see its limit of open files";
+    context.node.peers.take().ok_or_else(|| full.to_owned())
+}
+
+/// What a peer says that knows the cluster's secret and means this node. If it does not, the
+/// reason, in words for the other side's log; it is logged here, too, now and then.
+fn check(context: &Context, body: &[u8]) -> Result<Hello, String> {
     let (peers, node) = (&context.peers, &context.node);
     let Some(hello) = Hello::decode(body) else {
         return Err("its greeting cannot be read: it runs another version".to_owned());
@@ -105,8 +140,7 @@ fn check(context: &Context, body: &[u8]) -> Result<(), String> {
         let here = context.shard.location();
         format!("this is shard {here}, not shard {}", hello.to)
     } else {
-        peers.learn(hello.from, &hello.address);
-        return Ok(());
+        return Ok(hello);
     };
     let (from, address) = (hello.from, &hello.address);
     if peers.is_news(&format!("{from} {address} {reason}")) {

@@ -15,11 +15,13 @@ use rangedb_engine::types::{Location, NodeId, RangeId, ShardId, Timestamp};
 use rangedb_protocol::{ErrorCode, FlatBufferBuilder, ShardState};
 use slab::Slab;
 
+use crate::descriptors::Seats;
 use crate::env::{GlommioEnv, Now, reactor};
 use crate::handler::refusal::Refusal;
 use crate::handler::{Asked, Call, status};
 use crate::net::buffers::Buffers;
 use crate::net::connection::Connection;
+use crate::net::greetings::Greetings;
 use crate::peers::carry::Carriers;
 use crate::peers::link::Links;
 use crate::peers::{Addresses, Peers};
@@ -28,15 +30,13 @@ use crate::shard::directory::Directory;
 use crate::shard::mesh::Mesh;
 use crate::shard::router::{self, Place};
 
-/// Replies of one shard that clients have not taken; beyond it reads are refused.
-const UNSENT_LEN_MAX: usize = 256 << 20;
 /// Scans of one shard that run at the same time.
 const SCANS_MAX: usize = 64;
 /// When to try again after one of these.
 const RETRY_AFTER_MS: u32 = 20;
 
 /// The node, as its clients are told.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct NodeInfo {
     /// The cluster's id.
     pub cluster: u128,
@@ -46,27 +46,43 @@ pub struct NodeInfo {
     pub shards: u16,
     /// When it started.
     pub started: Instant,
-    /// What each shard allows its clients.
+    /// What it allows its clients.
     pub limits: ClientLimits,
+    /// Seats of clients' connections.
+    pub clients: Arc<Seats>,
+    /// Seats of other nodes' connections.
+    pub peers: Arc<Seats>,
 }
 
-/// What a shard allows its clients.
+/// What a node allows its clients.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientLimits {
-    /// Connections that it serves.
-    pub connections_max: usize,
+    /// Connections of one shard that have not said yet who they are, or are being refused.
+    pub greetings_max: usize,
+    /// A connection with a higher file descriptor is refused.
+    pub descriptor_max: usize,
+    /// Memory of one shard for frames in the making.
+    pub frames_len_max: usize,
+    /// Replies of one shard that clients have not taken; beyond it reads are refused.
+    pub unsent_len_max: usize,
     /// How long a client may take for its preamble, and for taking the answer.
     pub greeting_timeout: Duration,
     /// A client that takes nothing of its replies for so long is cut off.
     pub write_timeout: Duration,
+    /// So is one whose frame does not go on for so long.
+    pub frame_timeout: Duration,
 }
 
 impl Default for ClientLimits {
     fn default() -> ClientLimits {
         ClientLimits {
-            connections_max: 10_000,
+            greetings_max: 256,
+            descriptor_max: usize::MAX,
+            frames_len_max: 64 << 20,
+            unsent_len_max: 256 << 20,
             greeting_timeout: Duration::from_secs(5),
             write_timeout: Duration::from_secs(10),
+            frame_timeout: Duration::from_secs(30),
         }
     }
 }
@@ -98,8 +114,10 @@ pub struct Context {
     pub connections: RefCell<Slab<Rc<Connection>>>,
     /// How many connections are served.
     pub connected: Rc<Cell<usize>>,
-    /// How many connections are before that: their preamble is awaited, or they are refused.
-    pub greetings: Rc<Cell<usize>>,
+    /// The connections before that: their preamble is awaited, or they are refused.
+    pub greetings: Rc<Greetings>,
+    /// How many connections were cut off because their frame did not go on.
+    pub stalled: Cell<u64>,
     /// Other shards that have said [`crate::shard::message::ShardMessage::Drained`].
     pub drained: Cell<usize>,
     here: Location,
@@ -107,7 +125,6 @@ pub struct Context {
     routes: RefCell<Vec<Vec<Route>>>,
     /// Of all ranges, as the cluster's manager last told.
     view: RefCell<Vec<Route>>,
-    addresses: RefCell<Arc<Addresses>>,
     directory: RefCell<Rc<Directory>>,
     phase: Cell<Phase>,
     in_flight: Cell<usize>,
@@ -129,23 +146,22 @@ impl Context {
         let here = shard.location();
         let own = shard.routes();
         let routes = vec![Vec::new(); usize::from(node.shards)];
-        let addresses = RefCell::new(peers.addresses());
         let context = Context {
             shard,
             mesh,
-            node,
             carriers: Carriers::new(links),
             peers,
-            buffers: Buffers::default(),
+            buffers: Buffers::new(node.limits.frames_len_max, node.limits.unsent_len_max),
             builder: RefCell::default(),
             connections: RefCell::default(),
             connected: Rc::default(),
-            greetings: Rc::default(),
+            greetings: Greetings::new(node.limits.greetings_max),
+            stalled: Cell::new(0),
             drained: Cell::new(0),
+            node,
             here,
             routes: RefCell::new(routes),
             view: RefCell::default(),
-            addresses,
             directory: RefCell::default(),
             phase: Cell::new(Phase::Serving),
             in_flight: Cell::new(0),
@@ -169,7 +185,7 @@ impl Context {
 
     /// Where nodes listen, as far as is known.
     pub fn addresses(&self) -> Arc<Addresses> {
-        self.addresses.borrow().clone()
+        self.peers.addresses()
     }
 
     /// Takes over the ranges of a shard of this node. A replica there that knows of no leader is asked
@@ -198,8 +214,9 @@ impl Context {
     }
 
     fn learn_view(&self, view: &View) {
-        self.peers.learn_view(view);
-        *self.addresses.borrow_mut() = self.peers.addresses();
+        for (node, address) in self.peers.take_view(view) {
+            self.peers.claim(node, &address);
+        }
         let users = view.ranges.iter();
         let users = users.filter(|range| range.descriptor.keyspace == Keyspace::User);
         let routes = users.map(|range| Route {
@@ -270,7 +287,7 @@ impl Context {
     /// # Errors
     /// There is not: clients do not take their replies.
     pub fn check_unsent(&self) -> Result<(), Refusal> {
-        if self.buffers.unsent_len() > UNSENT_LEN_MAX {
+        if self.buffers.is_full() {
             let reason = "clients do not read their replies";
             return Err(Error::Overloaded {
                 reason,
@@ -322,6 +339,9 @@ impl Context {
             probe: self.probe.borrow().clone(),
             status: self.shard.status(),
             connections: self.connected.get(),
+            greetings_evicted: self.greetings.evicted(),
+            frames_len: self.buffers.frames_len(),
+            stalled: self.stalled.get(),
             in_flight: self.in_flight.get(),
             damaged_frames: self.carriers.links.damaged_frames(),
             load: reactor::load(),
@@ -347,6 +367,16 @@ impl Context {
     pub fn close_connections(&self) {
         for (_, connection) in self.connections.borrow().iter() {
             connection.close();
+        }
+    }
+
+    /// Cuts off clients whose frames do not go on.
+    pub fn end_stalled(&self, now: Now) {
+        for (_, connection) in self.connections.borrow().iter() {
+            if connection.is_stalled(now) {
+                self.stalled.set(self.stalled.get() + 1);
+                connection.close();
+            }
         }
     }
 

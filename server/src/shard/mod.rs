@@ -19,10 +19,12 @@ use rangedb_engine::error::Fatal;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::shard::{Shard, ShardOptions};
 use rangedb_engine::types::ShardId;
+use rangedb_engine::wal::WalError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::ReportRequest;
 
+use crate::env::data_dir;
 use crate::env::reactor::{self, TcpListener, Unsupported, foreign};
 use crate::env::{GlommioEnv, GlommioRuntime, Now};
 use crate::handler::{self, Times};
@@ -41,6 +43,8 @@ const DRAIN_CHECK: Duration = Duration::from_millis(2);
 /// How long connections may take to end once all is said.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// Looks within the time that a frame may stand still.
+const FRAME_LOOKS: u32 = 8;
 /// How often a shard looks whether its ranges are others, or are led elsewhere.
 const TELL_ROUTES_EVERY: Duration = Duration::from_millis(25);
 
@@ -92,12 +96,29 @@ pub enum ShardError {
     /// The engine gave up.
     #[error(transparent)]
     Fatal(#[from] Fatal),
+    /// A part of the folder is missing or damaged.
+    #[error("{0}. {1}")]
+    Lost(Fatal, &'static str),
+    /// The folder cannot take note that the shard has run.
+    #[error("node.json was not written: {0}; a new shard does not serve without it")]
+    NotNoted(io::Error),
     /// The port was taken between binding and listening.
     #[error("cannot listen: {0}; another process may have taken the port meanwhile")]
     Listen(#[from] io::Error),
     /// Another shard ended before all were ready.
     #[error("another shard of this node could not start")]
     NeighbourGone,
+}
+
+impl ShardError {
+    /// The engine's reason, with what helps if a part of the folder is lost.
+    pub fn of(fatal: Fatal, peers: &Peers) -> ShardError {
+        let is_lost = matches!(fatal, Fatal::Folder(_) | Fatal::Wal(WalError::Missing));
+        match is_lost {
+            true => ShardError::Lost(fatal, data_dir::advice(peers.is_of_cluster())),
+            false => ShardError::Fatal(fatal),
+        }
+    }
 }
 
 /// Runs a shard until it is told to stop, and closes it.
@@ -109,7 +130,13 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     let mesh = Rc::new(mesh);
     let links = setup.world.transport.clone();
     links.join_mesh(mesh.clone());
-    let shard = Shard::open(setup.options, setup.world, setup.hlc).await?;
+    let peers = setup.peers.clone();
+    let number = setup.options.location.shard;
+    let shard = Shard::open(setup.options, setup.world, setup.hlc).await;
+    let shard = shard.map_err(|fatal| ShardError::of(fatal, &peers))?;
+    // Before anything is acknowledged: from now on a log that is missing was lost.
+    let noted = reactor::blocking(move || peers.note_opened(number)).await;
+    noted.map_err(ShardError::NotNoted)?;
     let context = Context::new(shard, mesh, setup.node, setup.peers, links);
     let context = Rc::new(context);
     learn(&context, &mut inboxes).await?;
@@ -120,6 +147,7 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
         .flat_map(|inbox| read(&context, inbox))
         .collect();
     let socket = TcpListener::attach(setup.socket.listen()?.into())?;
+    let watching = reactor::spawn_local(end_stalled(context.clone()));
     let accepting = reactor::spawn_local(listener::accept(socket, context.clone()));
     // Nobody waits any more if the node gave up meanwhile; then the order to stop is there.
     let _ = setup.ready.send(());
@@ -137,7 +165,19 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     }
     reporting.cancel().await;
     telling.cancel().await;
+    watching.cancel().await;
     Ok(())
+}
+
+/// Cuts off clients whose frames do not go on, for all connections at once: an idle one costs nothing.
+async fn end_stalled(context: Rc<Context>) {
+    let timeout = context.node.limits.frame_timeout;
+    loop {
+        GlommioRuntime::sleep(timeout / FRAME_LOOKS).await;
+        if context.buffers.has_unfinished() {
+            context.end_stalled(Now::now());
+        }
+    }
 }
 
 /// Answers the admin pages' questions.

@@ -38,6 +38,8 @@ pub struct Platter {
     pub reads_until_short: Cell<Option<u64>>,
     /// No file can be made.
     pub full: Cell<bool>,
+    /// What it says that can still be written, if it is not full.
+    pub free_bytes: Cell<u64>,
     /// After so many more writes, one fails.
     pub writes_until_failure: Cell<Option<u64>>,
     /// A write has failed as asked.
@@ -56,6 +58,7 @@ impl Platter {
             slow_reads_us: Cell::new(0),
             reads_until_short: Cell::new(None),
             full: Cell::new(false),
+            free_bytes: Cell::new(u64::MAX),
             writes_until_failure: Cell::new(None),
             has_failed: Cell::new(false),
         })
@@ -202,6 +205,12 @@ impl Disk for SimDisk {
         self.0.find(name)?;
         self.0.files.borrow_mut().remove(name);
         Ok(())
+    }
+
+    async fn free_bytes(&self) -> io::Result<u64> {
+        self.0.delay().await;
+        let free = self.0.free_bytes.get();
+        Ok(if self.0.full.get() { 0 } else { free })
     }
 }
 

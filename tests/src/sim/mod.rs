@@ -10,6 +10,7 @@
 //! and the run is checked by the [`crate::invariants`], much of it at its [`ending`]. The same seed gives the same trace; of a seed that
 //! fails [`shrink`] tells which of its faults are enough.
 
+pub mod catch_up;
 pub mod client;
 pub mod clocks;
 pub mod cluster;

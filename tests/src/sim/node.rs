@@ -10,7 +10,7 @@ use rangedb_engine::error::Fatal;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::lsm::{MemoryDisk, MemoryTables};
 use rangedb_engine::range::{Keyspace, ReplicaPlace};
-use rangedb_engine::shard::{InitialRange, Shard, ShardOptions};
+use rangedb_engine::shard::{FolderMark, InitialRange, Opened, Shard, ShardOptions};
 use rangedb_engine::types::{
     KeyRange, Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE, ShardId,
 };
@@ -51,6 +51,8 @@ pub struct Sizes {
 struct Medium {
     platter: Rc<Platter>,
     tables: Rc<MemoryDisk>,
+    /// The start at which the shard was last opened; 0: never. In `node.json` of a real node.
+    opened: Cell<u64>,
 }
 
 /// A node and its disks.
@@ -85,6 +87,7 @@ fn empty_media(id: u16, sizes: Sizes, seed: u64) -> Vec<Medium> {
     let medium = |shard| Medium {
         platter: Platter::new(Random::new(seed, purpose(1, id, shard))),
         tables: Rc::default(),
+        opened: Cell::new(0),
     };
     (0..sizes.shards).map(medium).collect()
 }
@@ -230,14 +233,31 @@ impl SimNode {
             entries_kept: self.sizes.entries_kept,
             small_append_bytes: self.sizes.small_append_bytes,
             gc_retention_ms: self.sizes.gc_retention_ms,
+            folder: self.folder(shard),
             initial: self.initial(shard),
             node: self.record(),
             system: self.system.borrow().clone(),
+            nodes_seen: NodeId(0),
+            is_at: Rc::new(|_, _| true),
             on_fatal: Rc::new(move |why| {
                 fatal.borrow_mut().get_or_insert(why.to_string());
             }),
         };
-        Shard::open(options, world, hlc).await
+        let opened = Shard::open(options, world, hlc).await?;
+        medium.opened.set(self.lives.get().into());
+        Ok(opened)
+    }
+
+    /// What `node.json` of a real node says of a shard's folder.
+    fn folder(&self, shard: u16) -> FolderMark {
+        FolderMark {
+            log: u128::from(self.id) << 16 | u128::from(shard),
+            opened: match self.media[usize::from(shard)].opened.get() {
+                0 => Opened::Never,
+                start => Opened::At(start),
+            },
+            start: self.lives.get().into(),
+        }
     }
 
     fn record(&self) -> NodeRecord {

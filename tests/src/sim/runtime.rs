@@ -36,7 +36,7 @@ impl Drop for SimRuntime {
 }
 
 /// A point in time of the host that asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SimInstant(Duration);
 
 impl Instant for SimInstant {

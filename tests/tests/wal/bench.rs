@@ -24,6 +24,7 @@ pub const OPTIONS: WalOptions = WalOptions {
     segment_bytes: 128 << 10,
     entry_cache_bytes: 0,
     segments_max: 4,
+    must_exist: false,
 };
 
 /// What outlives the log's process.

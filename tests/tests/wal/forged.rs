@@ -145,6 +145,7 @@ fn runs() -> Vec<Run> {
         segment_bytes: 128 << 10,
         entry_cache_bytes: 0,
         segments_max: 4,
+        must_exist: false,
     };
     let large = WalOptions {
         segment_bytes: 4 << 20,

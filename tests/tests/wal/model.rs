@@ -390,6 +390,7 @@ fn run_case(seed: u64) -> (usize, usize) {
         segment_bytes: 1 << random.random_range(16..18),
         entry_cache_bytes: [0, 20_000, 1 << 20][random.random_range(0..3)],
         segments_max: random.random_range(2..5),
+        must_exist: false,
     };
     let term = Rc::new(Cell::new(1));
     let history: Shared = Rc::new(RefCell::new(History {

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use rangedb_engine::env::AsyncRuntime;
+use rangedb_engine::env::{AsyncRuntime, Lack};
 use rangedb_engine::limits::WAL_WAITING_LEN_MAX;
 use rangedb_engine::types::ReplicaId;
 use rangedb_engine::wal::{Body, LogEntry, Payload, Vote, WalOptions};
@@ -177,4 +177,49 @@ fn wal_bounds_what_waits_to_be_written() {
         wal.room().await;
         assert!(wal.has_room() && wal.stats().pending_bytes <= WAL_WAITING_LEN_MAX);
     });
+}
+
+#[test]
+fn wal_waits_for_room_and_goes_on_where_it_was() {
+    const LAST: u64 = 299;
+    for (seed, makes_room) in [(1, true), (2, true), (3, false), (4, false)] {
+        let machine = Machine::new(seed);
+        let open = machine.open();
+        let platter = machine.platter.clone();
+        let durable = machine.life(async move {
+            let (wal, _) = open.await.expect("opens");
+            let log = wal.create_replica(created(1)).await.expect("created");
+            let durable = Rc::new(Cell::new(0));
+            let (writing, told) = (log.clone(), durable.clone());
+            platter.full.set(true);
+            drop(SimRuntime::spawn(async move {
+                for index in 0..=LAST {
+                    append(&writing, group(1), index..index + 1).await;
+                    told.set(index);
+                }
+            }));
+            sleep_us(5_000_000).await;
+            let stands = durable.get();
+            assert_eq!(wal.lack(), Some(Lack::Room), "seed {seed}");
+            sleep_us(5_000_000).await;
+            assert!(durable.get() == stands && stands < LAST, "seed {seed}");
+            if makes_room {
+                platter.full.set(false);
+                sleep_us(5_000_000).await;
+                assert_eq!((wal.lack(), durable.get()), (None, LAST), "seed {seed}");
+            } else {
+                // A stop does not wait for room.
+                wal.close().await.expect("closed");
+                platter.full.set(false);
+            }
+            durable.get()
+        });
+        let open = machine.open();
+        machine.life(async move {
+            let (_, recovered) = open.await.expect("opens");
+            let found = read(&log_of(&recovered, group(1)), group(1)).await;
+            let all: Vec<_> = (0..=durable).map(|index| id(1, index)).collect();
+            assert!(found.starts_with(&all), "seed {seed}");
+        });
+    }
 }

@@ -133,11 +133,15 @@ impl TcpStream {
     }
 
     /// Takes the connection off this thread. What was not read yet stays in the socket.
-    ///
-    /// # Errors
-    /// No file descriptor is left.
-    pub fn detach(self) -> io::Result<OwnedFd> {
-        self.socket.try_clone().map(OwnedFd::from)
+    pub fn detach(self) -> OwnedFd {
+        // The ring forgets the socket by its number, not by its descriptor.
+        drop(self.watched);
+        self.socket.into()
+    }
+
+    /// Its file descriptor.
+    pub fn descriptor(&self) -> usize {
+        usize::try_from(self.socket.as_raw_fd()).unwrap_or(usize::MAX)
     }
 
     /// Connects to `host:port`. The addresses of a name are tried in turn, and each but the last

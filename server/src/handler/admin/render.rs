@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use rangedb_engine::cluster::settings::SETTINGS;
-use rangedb_engine::cluster::{NodeState, NodeView, RangeView, Setting, View};
-use rangedb_engine::range::Keyspace;
+use rangedb_engine::cluster::{NodeState, NodeView, RangeView, Setting, Trouble, View};
+use rangedb_engine::range::{Keyspace, ReplicaPlace};
 use rangedb_engine::types::{NodeId, ReplicaId};
 use serde_json::{Value, json};
 
@@ -53,7 +53,49 @@ fn state_name(state: NodeState) -> &'static str {
         NodeState::Alive => "alive",
         NodeState::Silent => "silent",
         NodeState::Dead => "dead",
+        NodeState::Unreachable => "unreachable",
     }
+}
+
+fn trouble_name(trouble: Trouble) -> &'static str {
+    match trouble {
+        Trouble::Lost => "lost",
+        Trouble::Missing => "missing",
+        Trouble::Behind => "behind",
+    }
+}
+
+/// How a replica is: what is wrong with it, or with its node.
+fn replica_state(view: &View, range: &RangeView, replica: &ReplicaPlace) -> &'static str {
+    let mut troubles = range.troubles.iter();
+    let trouble = troubles.find(|(id, _)| *id == replica.replica);
+    let mut nodes = view.nodes.iter();
+    let node = nodes.find(|node| node.record.id == replica.location.node);
+    match (trouble, node.map(|node| node.state)) {
+        (Some((_, trouble)), _) => trouble_name(*trouble),
+        (None, Some(NodeState::Alive) | None) => "ok",
+        (None, Some(state)) => state_name(state),
+    }
+}
+
+/// All replicas that are members of their range by name only.
+fn troubles(view: &View) -> Vec<Value> {
+    let of_range = |range: &RangeView| {
+        let replicas = range.descriptor.replicas.iter();
+        let troubled = replicas.filter_map(|place| {
+            let mut troubles = range.troubles.iter();
+            let (_, trouble) = troubles.find(|(id, _)| *id == place.replica)?;
+            Some(json!({
+                "range": range.descriptor.range.0,
+                "replica": place.replica.0,
+                "node": place.location.node.0,
+                "shard": place.location.shard.0,
+                "state": trouble_name(*trouble),
+            }))
+        });
+        troubled.collect::<Vec<Value>>()
+    };
+    view.ranges.iter().flat_map(of_range).collect()
 }
 
 /// To `nodes`.
@@ -63,10 +105,11 @@ pub(super) fn nodes(view: &View) -> Value {
 
 /// To `ranges`.
 pub(super) fn ranges(view: &View) -> Value {
-    json!({ "ranges": view.ranges.iter().map(range).collect::<Vec<Value>>() })
+    let ranges = view.ranges.iter().map(|shown| range(view, shown));
+    json!({ "ranges": ranges.collect::<Vec<Value>>() })
 }
 
-fn range(range: &RangeView) -> Value {
+fn range(view: &View, range: &RangeView) -> Value {
     let descriptor = &range.descriptor;
     let lag = |replica: ReplicaId, leads: bool| match range.lag.iter().find(|l| l.0 == replica) {
         _ if leads => Some(0),
@@ -80,6 +123,7 @@ fn range(range: &RangeView) -> Value {
             "shard": replica.location.shard.0,
             "voter": range.voters.contains(&replica.replica),
             "lag": lag(replica.replica, range.leader == Some(replica.location)),
+            "state": replica_state(view, range, replica),
         })
     });
     json!({
@@ -103,10 +147,11 @@ pub(super) fn status(view: &View, cluster: u128) -> Value {
     let count = |is: fn(&RangeView) -> bool| view.ranges.iter().filter(|range| is(range)).count();
     let unavailable = count(|range| range.unavailable);
     let under_replicated = count(|range| range.under_replicated);
+    let troubles = troubles(view);
     let all_alive = view.nodes.iter().all(|n| n.state == NodeState::Alive);
     let health = if unavailable > 0 {
         "unavailable"
-    } else if under_replicated > 0 || !all_alive {
+    } else if under_replicated > 0 || !troubles.is_empty() || !all_alive {
         "degraded"
     } else {
         "ok"
@@ -117,6 +162,7 @@ pub(super) fn status(view: &View, cluster: u128) -> Value {
         "ranges": view.ranges.len(),
         "under_replicated": under_replicated,
         "unavailable": unavailable,
+        "replicas_in_trouble": troubles,
         "system_leader": { "node": view.leader.node.0, "shard": view.leader.shard.0 },
         "nodes": all_nodes(view),
     })

@@ -1,6 +1,6 @@
 //! Commands and what is shown, without a cluster.
 
-use rangedb_engine::cluster::{NodeRecord, NodeState, NodeView, RangeView, Setting, View};
+use rangedb_engine::cluster::{NodeRecord, NodeState, NodeView, RangeView, Setting, Trouble, View};
 use rangedb_engine::range::{Descriptor, Keyspace, ReplicaPlace};
 use rangedb_engine::types::{Epoch, KeyRange, NodeId, RangeId, ReplicaId};
 use serde_json::json;
@@ -81,6 +81,7 @@ fn range(id: u64, keys: KeyRange, places: &[(u64, u64, u16)]) -> RangeView {
         term: 5,
         applied: 60,
         lag: vec![(ReplicaId(102), 3), (ReplicaId(103), u64::MAX)],
+        troubles: Vec::new(),
         under_replicated: false,
         unavailable: false,
     }
@@ -122,7 +123,10 @@ fn view() -> View {
 
 #[test]
 fn ranges_are_shown_as_tools_expect_them() {
-    let shown = render::ranges(&view());
+    let mut view = view();
+    view.nodes[2].state = NodeState::Unreachable;
+    view.ranges[1].troubles = vec![(ReplicaId(102), Trouble::Lost)];
+    let shown = render::ranges(&view);
     assert_eq!(shown["ranges"][0]["system"], true);
     assert_eq!(
         shown["ranges"][1],
@@ -135,9 +139,12 @@ fn ranges_are_shown_as_tools_expect_them() {
             "leader_node": 1,
             "leader_shard": 0,
             "replicas": [
-                { "replica": 101, "node": 1, "shard": 0, "voter": true, "lag": 0 },
-                { "replica": 102, "node": 2, "shard": 1, "voter": true, "lag": 3 },
-                { "replica": 103, "node": 3, "shard": 1, "voter": false, "lag": null },
+                { "replica": 101, "node": 1, "shard": 0, "voter": true, "lag": 0,
+                  "state": "ok" },
+                { "replica": 102, "node": 2, "shard": 1, "voter": true, "lag": 3,
+                  "state": "lost" },
+                { "replica": 103, "node": 3, "shard": 1, "voter": false, "lag": null,
+                  "state": "unreachable" },
             ],
             "term": 5,
             "applied": 60,
@@ -175,6 +182,12 @@ fn health_is_the_worst_that_there_is() {
     view.nodes[2].state = NodeState::Silent;
     assert_eq!(render::status(&view, 10)["health"], "degraded");
     view.nodes[2].state = NodeState::Alive;
+    view.ranges[1].troubles = vec![(ReplicaId(103), Trouble::Missing)];
+    let shown = render::status(&view, 10);
+    assert_eq!(shown["health"], "degraded");
+    let trouble = json!({ "range": 2, "replica": 103, "node": 3, "shard": 1, "state": "missing" });
+    assert_eq!(shown["replicas_in_trouble"], json!([trouble]));
+    view.ranges[1].troubles.clear();
     view.ranges[1].under_replicated = true;
     let shown = render::status(&view, 10);
     assert_eq!(

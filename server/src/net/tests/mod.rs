@@ -321,11 +321,11 @@ fn who_cannot_be_served_is_told_why() {
 #[test]
 fn there_are_no_more_connections_than_the_limit_and_none_that_says_nothing() {
     let limits = ClientLimits {
-        connections_max: 3,
         greeting_timeout: Duration::from_millis(100),
         ..ClientLimits::default()
     };
-    let node = TestNode::start(&[], limits);
+    let folder = tempfile::tempdir().expect("a folder");
+    let node = TestNode::start_with(folder.path(), &[], limits, 3);
     let mut clients: Vec<_> = (0..3).map(|_| node.connect(0, true)).collect();
     let mut late = TestClient::new(node.address);
     late.send(&Preamble::client(0).encode());
@@ -429,6 +429,110 @@ fn each_request_of_a_long_row_gets_one_reply() {
     sender.join().expect("all is sent");
     assert!(refused < count / 2, "{refused}");
     assert_eq!(value(&mut client, b"nothing"), None);
+    node.stop(Duration::from_secs(5));
+}
+
+#[test]
+fn a_frame_that_does_not_go_on_ends_its_connection_and_no_other() {
+    let limits = ClientLimits {
+        frame_timeout: Duration::from_millis(400),
+        ..ClientLimits::default()
+    };
+    let node = TestNode::start(&[], limits);
+    let mut idle = node.connect(0, true);
+    let mut halves: Vec<TestClient> = [1, 10, 100]
+        .into_iter()
+        .map(|len| {
+            let mut client = node.connect(0, true);
+            let mut bytes = Vec::new();
+            client.encode(RequestBody::Get { key: &[b'k'; 200] }, &mut bytes);
+            client.send(&bytes[..len]);
+            client
+        })
+        .collect();
+    // One sends all the time, and always a part of the next request.
+    let mut busy = node.connect(0, true);
+    let mut bytes = Vec::new();
+    let begun = Instant::now();
+    let mut sent = 0;
+    while begun.elapsed() < Duration::from_secs(2) {
+        busy.encode(RequestBody::Get { key: b"k" }, &mut bytes);
+        let part = bytes.len() - 5;
+        busy.send(&bytes[..part]);
+        bytes.drain(..part);
+        if sent > 0 {
+            assert!(busy.receive().is_some());
+        }
+        sent += 1;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for half in &mut halves {
+        assert!(half.receive().is_none());
+    }
+    assert_eq!(value(&mut idle, b"k"), None, "an idle one lives on");
+    node.stop(Duration::from_secs(5));
+}
+
+#[test]
+fn requests_without_memory_are_refused_and_their_connections_live_on() {
+    let limits = ClientLimits {
+        frames_len_max: 4 << 20,
+        ..ClientLimits::default()
+    };
+    let node = TestNode::start(&[], limits);
+    let big = vec![7; 1 << 20];
+    let mut clients: Vec<_> = (0..6).map(|_| node.connect(0, true)).collect();
+    let mut rest = Vec::new();
+    for client in &mut clients {
+        let session = client.session();
+        let mut bytes = Vec::new();
+        let put = RequestBody::Put {
+            key: b"big",
+            value: &big,
+            session,
+        };
+        client.encode(put, &mut bytes);
+        let last = bytes.split_off(bytes.len() - 100);
+        client.send(&bytes);
+        rest.push(last);
+    }
+    let mut refused = 0;
+    for (client, rest) in clients.iter_mut().zip(rest) {
+        client.send(&rest);
+        let received = client.receive().expect("a reply");
+        match received.reply() {
+            Reply::Error(error) => {
+                assert_eq!(error.code, Ok(ErrorCode::Overloaded), "{error:?}");
+                assert!(error.fate == Fate::NotApplied && error.retry_after_ms > 0);
+                refused += 1;
+            }
+            Reply::Written { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!((1..6).contains(&refused), "{refused}");
+    for client in &mut clients {
+        assert_eq!(value(client, b"nothing"), None);
+        version(&client.put(b"big", &big));
+    }
+    node.stop(Duration::from_secs(5));
+}
+
+#[test]
+fn silent_connections_keep_nobody_out() {
+    let limits = ClientLimits {
+        greetings_max: 8,
+        ..ClientLimits::default()
+    };
+    let node = TestNode::start(&[], limits);
+    let mut silent: Vec<_> = (0..40).map(|_| TestClient::new(node.address)).collect();
+    let begun = Instant::now();
+    let mut client = node.connect(0, true);
+    assert_eq!(value(&mut client, b"k"), None);
+    assert!(begun.elapsed() < limits.greeting_timeout / 2);
+    // The oldest had to go, and heard why.
+    let answer = silent[0].answer().expect("an answer");
+    assert_eq!(answer.verdict, Verdict::TooManyConnections);
     node.stop(Duration::from_secs(5));
 }
 

@@ -1,0 +1,425 @@
+//! Which replicas are members of their range by name only, and which nodes nobody reaches.
+//!
+//! A node that says it lives need not hold what it should: its log may have been emptied, its address may
+//! be one at which nobody reaches it, or a replica may have stopped to take entries. So the manager looks
+//! at three things in the reports:
+//!
+//! - what the leader of a range says of each follower: whether it has lost entries that it had
+//!   acknowledged, whether it answers, and whether it takes entries;
+//! - which replicas a shard reports at all: a member that is not among them is missing;
+//! - which other shards answer a shard. A node that reports, and that none of the others reaches, cannot
+//!   be reached.
+//!
+//! Nothing is concluded from one report, nor from what was so before a pause in the reports: each of
+//! these must have lasted without a break ([`Spell`]), and a new manager begins to count anew. The
+//! manager also remembers which shards failed when they were given a replica. No I/O here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::message::{Follower, Peer, Trouble};
+use crate::env::Instant;
+use crate::range::Descriptor;
+use crate::types::{Location, NodeId, RangeId, ReplicaId};
+
+/// Reports that come further apart say nothing of the time between them.
+const BREAK: Duration = Duration::from_secs(3);
+/// A replica is missing if so many reports of its shard in a row do not name it,
+const ABSENT_REPORTS: u32 = 4;
+/// over at least this time.
+const ABSENT_FOR: Duration = Duration::from_secs(2);
+/// A node that nobody has reached for so long cannot be reached.
+const UNREACHED_AFTER: Duration = Duration::from_secs(3);
+/// A replica that takes no entries is left its time, however short `dead-after` is.
+const BEHIND_AT_LEAST: Duration = Duration::from_secs(5);
+/// A shard that failed to take a replica is avoided for so long, the first time and at most; the time
+/// doubles with each failure.
+const AVOID_FIRST: Duration = Duration::from_secs(15);
+const AVOID_LONGEST: Duration = Duration::from_mins(10);
+
+/// Something that is so, report after report.
+#[derive(Clone, Copy, Debug)]
+struct Spell<I> {
+    since: I,
+    last: I,
+    reports: u32,
+}
+
+impl<I: Instant> Spell<I> {
+    /// A report says whether it is so.
+    fn note(spell: &mut Option<Spell<I>>, is_so: bool, now: I) {
+        let goes_on = spell.as_mut().filter(|spell| now < spell.last + BREAK);
+        match goes_on {
+            _ if !is_so => *spell = None,
+            Some(spell) => {
+                spell.last = now;
+                spell.reports += 1;
+            }
+            None => {
+                *spell = Some(Spell {
+                    since: now,
+                    last: now,
+                    reports: 1,
+                });
+            }
+        }
+    }
+
+    /// Whether it has been so for at least this time, and still is.
+    fn lasts(spell: Option<&Spell<I>>, time: Duration, now: I) -> bool {
+        spell.is_some_and(|spell| now < spell.last + BREAK && now >= spell.since + time)
+    }
+}
+
+/// A member of a range.
+#[derive(Clone, Copy, Debug)]
+struct Member<I> {
+    /// The last entry that it has, as its leader last said.
+    matched: Option<u64>,
+    is_lost: bool,
+    behind: Option<Spell<I>>,
+    absent: Option<Spell<I>>,
+}
+
+impl<I> Default for Member<I> {
+    fn default() -> Member<I> {
+        Member {
+            matched: None,
+            is_lost: false,
+            behind: None,
+            absent: None,
+        }
+    }
+}
+
+/// A shard that failed to take a replica.
+#[derive(Clone, Copy, Debug)]
+struct Failed<I> {
+    pause: Duration,
+    at: I,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Health<I> {
+    members: BTreeMap<(RangeId, ReplicaId), Member<I>>,
+    unreached: BTreeMap<NodeId, Spell<I>>,
+    failed: BTreeMap<Location, Failed<I>>,
+}
+
+impl<I: Instant> Health<I> {
+    /// Nothing is known.
+    pub fn new() -> Health<I> {
+        Health {
+            members: BTreeMap::new(),
+            unreached: BTreeMap::new(),
+            failed: BTreeMap::new(),
+        }
+    }
+
+    /// Takes what the leader of a range says of the others.
+    pub fn take_followers(
+        &mut self,
+        descriptor: &Descriptor,
+        leader: ReplicaId,
+        followers: &[Follower],
+        now: I,
+    ) {
+        let range = descriptor.range;
+        let of_range = (range, ReplicaId(0))..=(range, ReplicaId(u64::MAX));
+        let gone: Vec<_> = self
+            .members
+            .range(of_range)
+            .map(|(key, _)| *key)
+            .filter(|(_, replica)| descriptor.location(*replica).is_none())
+            .collect();
+        for key in gone {
+            self.members.remove(&key);
+        }
+        if let Some(leader) = self.members.get_mut(&(range, leader)) {
+            (leader.behind, leader.is_lost) = (None, false);
+        }
+        for follower in followers {
+            let member = self.members.entry((range, follower.replica)).or_default();
+            // One that gets new entries all the time is never quite up to date.
+            let has_more = follower.matched > member.matched && member.matched.is_some();
+            let is_well =
+                follower.answers && (follower.lag == 0 || has_more || follower.takes_snapshot);
+            member.matched = follower.matched;
+            member.is_lost = follower.lost;
+            Spell::note(&mut member.behind, !is_well, now);
+        }
+    }
+
+    /// Takes which of its members of a range a shard has reported, or not.
+    pub fn take_presence(&mut self, range: RangeId, replica: ReplicaId, is_there: bool, now: I) {
+        let key = (range, replica);
+        match self.members.get_mut(&key) {
+            None if is_there => {}
+            Some(member) => Spell::note(&mut member.absent, !is_there, now),
+            None => {
+                let mut member = Member::default();
+                Spell::note(&mut member.absent, true, now);
+                self.members.insert(key, member);
+            }
+        }
+    }
+
+    /// Takes which other nodes' shards answer a shard of a node.
+    pub fn take_peers(&mut self, of: NodeId, peers: &[Peer], now: I) {
+        let mut reached: BTreeMap<NodeId, bool> = BTreeMap::new();
+        for peer in peers.iter().filter(|peer| peer.at.node != of) {
+            *reached.entry(peer.at.node).or_default() |= peer.answers;
+        }
+        for (node, is_reached) in reached {
+            let mut spell = self.unreached.remove(&node);
+            Spell::note(&mut spell, !is_reached, now);
+            if let Some(spell) = spell {
+                self.unreached.insert(node, spell);
+            }
+        }
+    }
+
+    /// Since when nobody reaches a node; `None`: somebody does, or it cannot be told.
+    pub fn unreached_since(&self, node: NodeId, now: I) -> Option<I> {
+        let spell = self.unreached.get(&node);
+        Spell::lasts(spell, UNREACHED_AFTER, now).then(|| spell.map(|spell| spell.since))?
+    }
+
+    /// What is wrong with a member of a range.
+    pub fn trouble(
+        &self,
+        range: RangeId,
+        replica: ReplicaId,
+        dead_after: Duration,
+        now: I,
+    ) -> Option<Trouble> {
+        let member = self.members.get(&(range, replica))?;
+        let is_absent = member
+            .absent
+            .filter(|spell| spell.reports >= ABSENT_REPORTS)
+            .is_some_and(|spell| Spell::lasts(Some(&spell), ABSENT_FOR, now));
+        let patience = dead_after.max(BEHIND_AT_LEAST);
+        if member.is_lost {
+            Some(Trouble::Lost)
+        } else if is_absent {
+            Some(Trouble::Missing)
+        } else if Spell::lasts(member.behind.as_ref(), patience, now) {
+            Some(Trouble::Behind)
+        } else {
+            None
+        }
+    }
+
+    /// A shard failed to take a replica.
+    pub fn target_failed(&mut self, at: Location, now: I) {
+        let before = self.failed.get(&at);
+        // A failure long ago does not make this one worse.
+        let before = before.filter(|failed| now < failed.at + failed.pause * 4);
+        let pause = before.map_or(AVOID_FIRST, |failed| (failed.pause * 2).min(AVOID_LONGEST));
+        self.failed.insert(at, Failed { pause, at: now });
+    }
+
+    /// Shards that are given no replica while there are others.
+    pub fn avoided(&self, now: I) -> BTreeSet<Location> {
+        let failed = self.failed.iter();
+        let avoided = failed.filter(|(_, failed)| now < failed.at + failed.pause);
+        avoided.map(|(at, _)| *at).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant as StdInstant;
+
+    use super::*;
+    use crate::range::{Keyspace, ReplicaPlace};
+    use crate::types::{Epoch, KeyRange, ShardId};
+
+    const RANGE: RangeId = RangeId(7);
+    const DEAD_AFTER: Duration = Duration::from_secs(10);
+    const REPORT: Duration = Duration::from_millis(500);
+
+    fn at(node: u64) -> Location {
+        Location {
+            node: NodeId(node),
+            shard: ShardId(0),
+        }
+    }
+
+    fn descriptor(replicas: &[u64]) -> Descriptor {
+        let place = |id: &u64| ReplicaPlace {
+            replica: ReplicaId(*id),
+            location: at(*id),
+        };
+        Descriptor {
+            range: RANGE,
+            epoch: Epoch {
+                version: 1,
+                conf: 1,
+            },
+            keyspace: Keyspace::User,
+            keys: KeyRange::all(),
+            replicas: replicas.iter().map(place).collect(),
+        }
+    }
+
+    fn follower(matched: u64, lag: u64) -> Follower {
+        Follower {
+            replica: ReplicaId(2),
+            matched: Some(matched),
+            lag,
+            answers: true,
+            lost: false,
+            takes_snapshot: false,
+        }
+    }
+
+    /// Health, and its clock.
+    struct Case {
+        health: Health<StdInstant>,
+        now: StdInstant,
+    }
+
+    impl Case {
+        fn new() -> Case {
+            Case {
+                health: Health::new(),
+                now: StdInstant::now(),
+            }
+        }
+
+        /// Reports for so long; gives what is wrong at the end.
+        fn led(
+            &mut self,
+            time: Duration,
+            mut report: impl FnMut(u64) -> Follower,
+        ) -> Option<Trouble> {
+            for number in 0..=(time.as_millis() / REPORT.as_millis()) as u64 {
+                let (health, descriptor) = (&mut self.health, descriptor(&[1, 2]));
+                health.take_followers(&descriptor, ReplicaId(1), &[report(number)], self.now);
+                self.now += REPORT;
+            }
+            self.trouble()
+        }
+
+        fn trouble(&self) -> Option<Trouble> {
+            self.health
+                .trouble(RANGE, ReplicaId(2), DEAD_AFTER, self.now)
+        }
+    }
+
+    #[test]
+    fn a_replica_that_takes_nothing_for_dead_after_is_behind() {
+        let mut case = Case::new();
+        assert_eq!(case.led(DEAD_AFTER / 2, |_| follower(5, 3)), None);
+        assert_eq!(
+            case.led(DEAD_AFTER, |_| follower(5, 3)),
+            Some(Trouble::Behind)
+        );
+        assert_eq!(
+            case.led(REPORT, |_| follower(8, 0)),
+            None,
+            "it has caught up"
+        );
+    }
+
+    #[test]
+    fn a_replica_that_does_not_answer_its_leader_is_behind_though_it_lacks_nothing() {
+        let mut case = Case::new();
+        let silent = |_| Follower {
+            answers: false,
+            ..follower(5, 0)
+        };
+        assert_eq!(case.led(DEAD_AFTER * 2, silent), Some(Trouble::Behind));
+    }
+
+    #[test]
+    fn one_that_gets_entries_or_a_snapshot_all_the_time_is_well() {
+        let mut case = Case::new();
+        let busy = |number| follower(5 + number, 3);
+        assert_eq!(case.led(DEAD_AFTER * 2, busy), None);
+        let takes = |_| Follower {
+            matched: None,
+            takes_snapshot: true,
+            ..follower(0, u64::MAX)
+        };
+        assert_eq!(case.led(DEAD_AFTER * 2, takes), None);
+    }
+
+    #[test]
+    fn a_break_in_the_reports_begins_the_time_anew() {
+        let mut case = Case::new();
+        assert_eq!(case.led(DEAD_AFTER / 2, |_| follower(5, 3)), None);
+        case.now += DEAD_AFTER * 5;
+        assert_eq!(case.trouble(), None);
+        assert_eq!(case.led(DEAD_AFTER / 2, |_| follower(5, 3)), None);
+    }
+
+    #[test]
+    fn a_loss_counts_at_once_until_the_replica_is_no_member() {
+        let mut case = Case::new();
+        let lost = |_| Follower {
+            lost: true,
+            ..follower(5, 3)
+        };
+        assert_eq!(case.led(Duration::ZERO, lost), Some(Trouble::Lost));
+        let health = &mut case.health;
+        health.take_followers(&descriptor(&[1, 3]), ReplicaId(1), &[], case.now);
+        assert_eq!(case.trouble(), None);
+    }
+
+    #[test]
+    fn a_member_that_its_shard_does_not_report_is_missing_after_some_reports() {
+        let mut case = Case::new();
+        let mut presence = |is_there, reports| {
+            for _ in 0..reports {
+                let health = &mut case.health;
+                health.take_presence(RANGE, ReplicaId(2), is_there, case.now);
+                case.now += REPORT;
+            }
+            case.trouble()
+        };
+        assert_eq!(presence(true, 9), None);
+        assert_eq!(presence(false, 2), None, "it may be on its way in");
+        assert_eq!(presence(true, 1), None);
+        assert_eq!(presence(false, 3), None);
+        assert_eq!(presence(false, 3), Some(Trouble::Missing));
+        assert_eq!(presence(true, 1), None);
+    }
+
+    #[test]
+    fn a_node_cannot_be_reached_if_none_of_the_others_reaches_it() {
+        let mut case = Case::new();
+        let peer = |node, answers| Peer {
+            at: at(node),
+            answers,
+        };
+        let mut report = |from: u64, peers: &[Peer], reports: u32| {
+            for _ in 0..reports {
+                case.health.take_peers(NodeId(from), peers, case.now);
+                case.now += REPORT;
+            }
+            case.health.unreached_since(NodeId(2), case.now).is_some()
+        };
+        assert!(!report(1, &[peer(2, false)], 3), "too early");
+        assert!(report(1, &[peer(2, false)], 6));
+        assert!(!report(3, &[peer(2, true)], 1), "another reaches it");
+        assert!(!report(2, &[peer(2, false)], 20), "its own word");
+        assert!(report(1, &[peer(2, false), peer(3, true)], 9));
+    }
+
+    #[test]
+    fn a_shard_that_failed_is_avoided_for_longer_each_time() {
+        let mut case = Case::new();
+        case.health.target_failed(at(2), case.now);
+        assert_eq!(case.health.avoided(case.now), [at(2)].into());
+        case.now += AVOID_FIRST;
+        assert!(case.health.avoided(case.now).is_empty());
+        case.health.target_failed(at(2), case.now);
+        case.now += AVOID_FIRST;
+        assert_eq!(case.health.avoided(case.now), [at(2)].into());
+        case.now += AVOID_LONGEST;
+        assert!(case.health.avoided(case.now).is_empty());
+    }
+}

@@ -1,0 +1,178 @@
+//! Ids of nodes and replicas: given in rising order, and none ever twice.
+//!
+//! What was given is written down before it is used. Should the system range come back from less than
+//! was written, whatever is named anywhere still counts as given: in rows, in descriptors, in what
+//! shards report ([`HighestIds`]). And a shard refuses a replica whose id it has seen. Pure.
+
+use std::collections::BTreeMap;
+
+use super::message::HighestIds;
+use super::placement::Slot;
+use super::record::{self, Row};
+use crate::range::ReplicaPlace;
+use crate::types::{NodeId, ReplicaId};
+
+/// The node that makes a cluster has the id before this.
+const FIRST_JOINED: u64 = 2;
+
+/// See the module.
+pub struct Ids {
+    /// The first ids that were never given.
+    next_node: u64,
+    next_replica: u64,
+    /// Which node was given its id for which token.
+    tokens: BTreeMap<u128, NodeId>,
+    /// Ids whose rows are being made durable, by token: a node may ask at several addresses at once.
+    offered: BTreeMap<u128, u64>,
+}
+
+impl Ids {
+    /// Of a cluster that has given none.
+    pub fn new() -> Ids {
+        Ids {
+            next_node: FIRST_JOINED,
+            next_replica: record::FIRST_NEW_REPLICA,
+            tokens: BTreeMap::new(),
+            offered: BTreeMap::new(),
+        }
+    }
+
+    /// Learns from a row; whether it is one of these.
+    pub fn learn(&mut self, key: &[u8], value: &[u8]) -> bool {
+        let Some(number) = record::decode::<u64>(value) else {
+            return false;
+        };
+        if let Some(token) = record::token_of(key) {
+            self.gave_node(token, NodeId(number));
+        } else if key == record::NEXT_NODE.as_bytes() {
+            self.next_node = self.next_node.max(number);
+        } else if key == record::NEXT_REPLICA.as_bytes() {
+            self.next_replica = self.next_replica.max(number);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// Gives none from now on that was seen before.
+    pub fn raise(&mut self, seen: HighestIds) {
+        self.next_node = self.next_node.max(seen.node.0.saturating_add(1));
+        self.next_replica = self.next_replica.max(seen.replica.0.saturating_add(1));
+    }
+
+    /// The id of the node that asks with this token, and the rows that must be durable before it
+    /// is told. A node that has run has its id in its folder: if it asks again, its folder has lost
+    /// all that it had acknowledged, and it comes back as another node.
+    pub fn give_node(
+        &mut self,
+        token: u128,
+        has_run: impl FnOnce(NodeId) -> bool,
+    ) -> (NodeId, Vec<Row>) {
+        if let Some(node) = self.tokens.get(&token)
+            && !has_run(*node)
+        {
+            return (*node, Vec::new());
+        }
+        let id = self.offered.get(&token).copied().unwrap_or_else(|| {
+            let id = self.next_node;
+            self.next_node += 1;
+            self.offered.insert(token, id);
+            id
+        });
+        let rows = vec![
+            (record::NEXT_NODE.into(), record::encode(&self.next_node)),
+            (record::token_key(token), record::encode(&id)),
+        ];
+        (NodeId(id), rows)
+    }
+
+    /// A token's row is durable.
+    pub fn gave_node(&mut self, token: u128, node: NodeId) {
+        self.offered.remove(&token);
+        self.tokens.insert(token, node);
+        self.raise(HighestIds {
+            node,
+            ..HighestIds::default()
+        });
+    }
+
+    /// Gives each new slot of a step an id; the row must be durable before they are used.
+    pub fn place(&mut self, slots: &[Slot]) -> Vec<ReplicaPlace> {
+        let place = |slot: &Slot| match slot {
+            Slot::Here(place) => *place,
+            Slot::New(location) => {
+                let replica = ReplicaId(self.next_replica);
+                self.next_replica += 1;
+                ReplicaPlace {
+                    replica,
+                    location: *location,
+                }
+            }
+        };
+        slots.iter().map(place).collect()
+    }
+
+    /// The row that keeps ids of replicas from being given again.
+    pub fn replica_row(&self) -> Row {
+        let next = record::encode(&self.next_replica);
+        (record::NEXT_REPLICA.into(), next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Location, ShardId};
+
+    fn new_replica(ids: &mut Ids) -> u64 {
+        let location = Location {
+            node: NodeId(1),
+            shard: ShardId(0),
+        };
+        let placed = ids.place(&[Slot::New(location)]);
+        placed[0].replica.0
+    }
+
+    #[test]
+    fn a_manager_that_knows_less_gives_no_id_again() {
+        let mut before = Ids::new();
+        let mut rows = Vec::new();
+        for token in 1..4 {
+            let (node, new) = before.give_node(token, |_| false);
+            before.gave_node(token, node);
+            rows.push(new);
+        }
+        let given: Vec<u64> = (0..5).map(|_| new_replica(&mut before)).collect();
+        // The rows of the first node alone came back.
+        let mut after = Ids::new();
+        for (key, value) in &rows[0] {
+            assert!(after.learn(key, value));
+        }
+        assert_eq!(after.give_node(1, |_| false).0, NodeId(2), "the same token");
+        let seen = |node, replica| HighestIds {
+            node: NodeId(node),
+            replica: ReplicaId(replica),
+        };
+        after.raise(seen(4, given[4]));
+        // A report that knows less lowers nothing.
+        after.raise(seen(1, 0));
+        assert_eq!(after.give_node(9, |_| false).0, NodeId(5));
+        assert!(!given.contains(&new_replica(&mut after)));
+    }
+
+    #[test]
+    fn a_token_of_a_node_that_has_run_is_given_another_id() {
+        let mut ids = Ids::new();
+        let (first, _) = ids.give_node(7, |_| false);
+        ids.gave_node(7, first);
+        assert_eq!(ids.give_node(7, |_| false).0, first, "the answer was lost");
+        let (second, rows) = ids.give_node(7, |node| node == first);
+        assert!(second > first);
+        ids.gave_node(7, second);
+        let mut again = Ids::new();
+        for (key, value) in &rows {
+            again.learn(key, value);
+        }
+        assert_eq!(again.give_node(7, |_| false).0, second);
+    }
+}

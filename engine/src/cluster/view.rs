@@ -1,0 +1,150 @@
+//! What the manager tells of the cluster, from what it knows at this time. No I/O here.
+
+use std::collections::BTreeMap;
+
+use super::manager::{KnownNode, KnownRange, Manager, SILENT_AFTER};
+use super::message::{NodeState, NodeView, RangeView, Trouble, View};
+use super::placement;
+use super::record::Setting;
+use crate::env::{Env, Now};
+use crate::types::{NodeId, ReplicaId, SYSTEM_RANGE};
+
+impl<E: Env> Manager<E> {
+    pub(super) fn node_state(&self, node: &KnownNode<E>, now: Now<E>) -> NodeState {
+        if now < node.heard + SILENT_AFTER {
+            return match self.health.unreached_since(node.record.id, now) {
+                None => NodeState::Alive,
+                Some(since) if now >= since + self.dead_after() => NodeState::Dead,
+                Some(_) => NodeState::Unreachable,
+            };
+        }
+        // A node that lost its folder comes back as a new one, at the same address.
+        let replaced = self.nodes.values().any(|other| {
+            other.record.address == node.record.address
+                && other.record.id > node.record.id
+                && now < other.heard + SILENT_AFTER
+        });
+        if replaced || now >= node.heard + self.dead_after() {
+            NodeState::Dead
+        } else {
+            NodeState::Silent
+        }
+    }
+
+    /// What is wrong with the members of a range.
+    pub(super) fn troubles(&self, known: &KnownRange<E>, now: Now<E>) -> Vec<(ReplicaId, Trouble)> {
+        let (descriptor, dead_after) = (&known.record.descriptor, self.dead_after());
+        let members = descriptor.replicas.iter().map(|place| place.replica);
+        let trouble = |replica| {
+            let trouble = self
+                .health
+                .trouble(descriptor.range, replica, dead_after, now);
+            trouble.map(|trouble| (replica, trouble))
+        };
+        members.filter_map(trouble).collect()
+    }
+
+    /// Everything, as of now.
+    pub fn view(&self, now: Now<E>) -> View {
+        let nodes = self.nodes.values().map(|known| NodeView {
+            record: known.record.clone(),
+            state: self.node_state(known, now),
+        });
+        let nodes: Vec<NodeView> = nodes.collect();
+        let alive = |node: NodeId| {
+            let mut nodes = nodes.iter();
+            nodes.any(|view| view.record.id == node && view.state == NodeState::Alive)
+        };
+        let usable = nodes.iter().filter(|view| view.state != NodeState::Dead);
+        let (wanted, _) = placement::wanted(usable.count(), self.factor());
+        let ranges = self.ranges.values().map(|known| {
+            let descriptor = known.record.descriptor.clone();
+            let report = self.fresh(known, now);
+            let troubles = self.troubles(known, now);
+            let live = known.record.voters.iter().filter(|voter| {
+                let place = descriptor.location(**voter);
+                let is_well = troubles.iter().all(|(replica, _)| replica != *voter);
+                is_well && place.is_some_and(|place| alive(place.node))
+            });
+            let wanted = wanted.max(known.record.voters.len());
+            RangeView {
+                under_replicated: live.count() < wanted,
+                unavailable: report.is_none_or(|report| !report.has_quorum),
+                leader: report.and_then(|report| descriptor.location(report.leader)),
+                term: report.map_or(0, |report| report.term),
+                applied: report.map_or(0, |report| report.applied),
+                lag: report.map_or_else(Vec::new, |report| {
+                    let followers = report.followers.iter();
+                    followers.map(|other| (other.replica, other.lag)).collect()
+                }),
+                voters: known.record.voters.clone(),
+                troubles,
+                descriptor,
+            }
+        });
+        let ranges: Vec<RangeView> = ranges.collect();
+        let system = ranges.iter().find(|r| r.descriptor.range == SYSTEM_RANGE);
+        let system = system.map_or_else(Vec::new, |range| range.descriptor.locations().collect());
+        let mut settings: BTreeMap<&str, &Setting> = BTreeMap::new();
+        settings.extend(self.settings.iter().map(|s| (s.name.as_str(), s)));
+        View {
+            version: self.view.version,
+            leader: self.here,
+            system,
+            nodes,
+            ranges,
+            settings: settings.into_values().cloned().collect(),
+        }
+    }
+
+    /// Has shards told what has changed.
+    pub fn refresh(&mut self, now: Now<E>) {
+        let mut view = self.view(now);
+        // What changes all the time is told to who asks.
+        for range in &mut view.ranges {
+            range.applied = 0;
+            range.lag.clear();
+        }
+        if view != self.view {
+            self.tell_troubles(&view);
+            view.version += 1;
+            self.view = view;
+        }
+    }
+
+    /// Logs what has gone wrong with a replica or a node since the view before.
+    fn tell_troubles(&self, view: &View) {
+        let before = self.view.ranges.iter();
+        let before = before.flat_map(|range| {
+            let range_id = range.descriptor.range;
+            range
+                .troubles
+                .iter()
+                .map(move |trouble| (range_id, *trouble))
+        });
+        let before: Vec<_> = before.collect();
+        for range in &view.ranges {
+            let range_id = range.descriptor.range;
+            let news = range.troubles.iter();
+            for (replica, trouble) in news.filter(|news| !before.contains(&(range_id, **news))) {
+                let at = range.descriptor.location(*replica);
+                let node = at.and_then(|at| self.nodes.get(&at.node));
+                let address = node.map_or("", |known| &known.record.address);
+                let at = at.unwrap_or_default();
+                tracing::warn!(range = %range_id, %replica, %at, address, ?trouble, "a replica is a member by name only");
+            }
+        }
+        for node in &view.nodes {
+            let mut before = self.view.nodes.iter();
+            let before = before.find(|known| known.record.id == node.record.id);
+            let is_news = before.is_none_or(|known| known.state != node.state);
+            if is_news && node.state == NodeState::Unreachable {
+                tracing::warn!(
+                    node = %node.record.id,
+                    address = node.record.address,
+                    "the node reports, but no other node reaches it: is its --advertise right?"
+                );
+            }
+        }
+    }
+}

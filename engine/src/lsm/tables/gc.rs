@@ -1,0 +1,55 @@
+//! The filter by which a compaction leaves out versions that nobody may read any more.
+
+use std::sync::{Arc, Mutex};
+
+use super::filter::{CompactionFilter, Context, Factory, ItemAccessor, Verdict};
+use super::{TreeError, lock};
+use crate::lsm::row;
+use crate::lsm::version_gc::{GcRules, Judge};
+use crate::lsm::write_back::WriteBack;
+
+/// Makes the filter of each compaction, by the rules that hold when it begins.
+pub(super) struct GcFactory(Arc<Mutex<Option<GcRules>>>, WriteBack);
+
+impl GcFactory {
+    /// By these rules; what is kept counts as written.
+    pub(super) fn new(rules: Arc<Mutex<Option<GcRules>>>, write_back: WriteBack) -> GcFactory {
+        GcFactory(rules, write_back)
+    }
+}
+
+struct GcFilter(Judge, WriteBack);
+
+impl Factory for GcFactory {
+    fn name(&self) -> &str {
+        "rangedb-versions"
+    }
+
+    fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
+        let rules = lock(&self.0).clone();
+        Box::new(GcFilter(Judge::new(rules.as_ref()), self.1.clone()))
+    }
+}
+
+impl CompactionFilter for GcFilter {
+    fn filter_item(
+        &mut self,
+        item: ItemAccessor<'_>,
+        context: &Context,
+    ) -> Result<Verdict, TreeError> {
+        let bytes = item.value()?;
+        self.1.wrote(item.key().len() + bytes.len());
+        let Some(row) = row::decode(&bytes) else {
+            return Ok(Verdict::Keep);
+        };
+        let last = context.is_last_level;
+        let keeps = self
+            .0
+            .keeps(item.key(), row.version, row.value.is_some(), last);
+        Ok(if keeps {
+            Verdict::Keep
+        } else {
+            Verdict::Destroy
+        })
+    }
+}

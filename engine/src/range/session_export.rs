@@ -1,0 +1,96 @@
+//! A session table as it was at one moment, taken part by part while it goes on changing.
+//!
+//! An export goes through the places of clients in order. Before a client changes whose place it has not
+//! come to, it keeps that client's rows as they are. So its beginning costs nothing, and a write at
+//! most the copy of one client.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+
+use crate::range::sessions::SessionRow;
+
+/// A client of a table that can be exported.
+pub trait ExportedClient {
+    /// Its marks, then its pairs.
+    fn rows(&self) -> impl Iterator<Item = SessionRow>;
+}
+
+#[derive(Debug)]
+struct State {
+    /// Places before this one were taken.
+    next: usize,
+    /// Places from here on had no client.
+    end: usize,
+    /// Rows of clients that have changed since, by place; none of a place that had none.
+    kept: HashMap<usize, Vec<SessionRow>>,
+}
+
+/// An export on its way; it ends when this is dropped.
+#[derive(Debug)]
+pub struct SessionExport(Rc<RefCell<State>>);
+
+/// The exports of one table.
+#[derive(Debug, Default)]
+pub struct Exports(RefCell<Vec<Weak<RefCell<State>>>>);
+
+impl Exports {
+    /// Begins one of a table whose clients have places below `places`.
+    pub fn begin(&self, places: usize) -> SessionExport {
+        let state = Rc::new(RefCell::new(State {
+            next: 0,
+            end: places,
+            kept: HashMap::new(),
+        }));
+        let mut all = self.0.borrow_mut();
+        all.retain(|export| export.strong_count() > 0);
+        all.push(Rc::downgrade(&state));
+        SessionExport(state)
+    }
+
+    /// Whether an export is of this table.
+    pub fn know(&self, export: &SessionExport) -> bool {
+        let all = self.0.borrow();
+        all.iter()
+            .any(|known| known.as_ptr() == Rc::as_ptr(&export.0))
+    }
+
+    /// What is at a place will change.
+    #[inline]
+    pub fn keep(&mut self, place: usize, client: Option<&impl ExportedClient>) {
+        let all = self.0.get_mut();
+        if all.is_empty() {
+            return;
+        }
+        all.retain(|export| export.strong_count() > 0);
+        for export in all.iter().filter_map(Weak::upgrade) {
+            let mut state = export.borrow_mut();
+            if (state.next..state.end).contains(&place) {
+                let rows = || client.map(|client| client.rows().collect());
+                let kept = state.kept.entry(place);
+                kept.or_insert_with(|| rows().unwrap_or_default());
+            }
+        }
+    }
+}
+
+impl SessionExport {
+    /// The next rows, of whole clients, about `rows_max`; `client` is what is at a place now.
+    pub fn next_rows<'a, C: ExportedClient + 'a>(
+        &self,
+        rows_max: usize,
+        client: impl Fn(usize) -> Option<&'a C>,
+    ) -> Vec<SessionRow> {
+        let mut state = self.0.borrow_mut();
+        let mut rows = Vec::new();
+        while rows.len() < rows_max && state.next < state.end {
+            let place = state.next;
+            state.next += 1;
+            match state.kept.remove(&place) {
+                Some(kept) => rows.extend(kept),
+                None => rows.extend(client(place).into_iter().flat_map(C::rows)),
+            }
+        }
+        rows
+    }
+}

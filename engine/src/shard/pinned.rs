@@ -1,0 +1,125 @@
+//! The bound of what the logs of a shard keep for replicas that take over a snapshot.
+//!
+//! It is reckoned by the space on the disk, not by entries or segments: a snapshot of a large range takes
+//! minutes, and the log of those minutes is what saves the next one. What takes more is given up, the
+//! longest log first; the snapshot that is under way then ends in vain, and another is sent.
+
+use super::{Inner, Running};
+use crate::env::{Env, Instant, Now};
+use crate::limits::{
+    LOG_FULL_PATIENCE, PINNED_DISK_PART, PINNED_ENTRIES_MAX, PINNED_LEN_MAX, WAL_SEGMENTS_FULL,
+};
+use crate::raft::{Pinned, RaftGroup};
+
+/// How much of the free space of a disk that so many shards share one of them may pin.
+fn allowed(free: u64, shards: u16) -> u64 {
+    let share = free / PINNED_DISK_PART / u64::from(shards.max(1));
+    share.min(PINNED_LEN_MAX)
+}
+
+/// Whether so much may not be pinned.
+fn is_too_much(pinned: &[(RaftGroup<impl Env>, Pinned)], allowed: u64) -> bool {
+    let bytes: u64 = pinned.iter().map(|(_, pinned)| pinned.bytes).sum();
+    let entries: usize = pinned.iter().map(|(_, pinned)| pinned.entries).sum();
+    bytes > allowed || entries > PINNED_ENTRIES_MAX
+}
+
+impl<E: Env> Inner<E> {
+    /// The groups whose logs are kept for snapshots.
+    fn all_pinned(&self) -> Vec<(RaftGroup<E>, Pinned)> {
+        let mut all = Vec::new();
+        self.for_each_group(|Running { raft, .. }| {
+            all.extend(raft.pinned().map(|pinned| (raft.clone(), pinned)));
+        });
+        all
+    }
+
+    /// Bytes of log that are kept for snapshots.
+    pub(super) fn pinned_bytes(&self) -> u64 {
+        self.all_pinned()
+            .iter()
+            .map(|(_, pinned)| pinned.bytes)
+            .sum()
+    }
+
+    /// Gives up what is pinned beyond the bound.
+    pub(super) async fn bound_pinned(&self) {
+        let mut pinned = self.all_pinned();
+        if pinned.is_empty() {
+            return;
+        }
+        let free = match self.wal.free_bytes().await {
+            Ok(free) => free,
+            Err(error) => {
+                tracing::warn!(%error, "how much space is free for the log cannot be told");
+                return;
+            }
+        };
+        let allowed = allowed(free, self.management.node.shards);
+        while is_too_much(&pinned, allowed) {
+            let longest = (0..pinned.len()).max_by_key(|at| pinned.get(*at).map(|p| p.1.bytes));
+            let Some(longest) = longest else { return };
+            let (
+                raft,
+                Pinned {
+                    replicas,
+                    entries,
+                    bytes,
+                },
+            ) = pinned.swap_remove(longest);
+            tracing::warn!(
+                range = %raft.range(),
+                ?replicas,
+                entries,
+                bytes,
+                allowed,
+                "the log that is kept for replicas that take over a snapshot takes too much space and is \
+                 given up: they will need another snapshot; free space on the disk of the log, or write \
+                 less until they have caught up"
+            );
+            raft.give_up_pins();
+        }
+    }
+}
+
+/// Whether the log is so long that nothing can be kept for replicas that are a little behind.
+pub(super) struct Fullness<E: Env> {
+    since: Option<Now<E>>,
+}
+
+impl<E: Env> Default for Fullness<E> {
+    fn default() -> Fullness<E> {
+        Fullness { since: None }
+    }
+}
+
+impl<E: Env> Fullness<E> {
+    /// Looks at the log. What is pinned has a bound of its own and does not count, and what was just
+    /// purged has time to go.
+    pub(super) fn look(&mut self, inner: &Inner<E>, now: Now<E>) -> bool {
+        let log = inner.wal.space();
+        let kept = log.live_bytes.saturating_sub(inner.pinned_bytes());
+        let is_long = log.segments > WAL_SEGMENTS_FULL
+            && kept * 2 > WAL_SEGMENTS_FULL as u64 * log.segment_bytes;
+        if !is_long {
+            self.since = None;
+            return false;
+        }
+        let since = *self.since.get_or_insert(now);
+        now.saturating_duration_since(since) >= LOG_FULL_PATIENCE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_share_a_part_of_what_is_free() {
+        const GIB: u64 = 1 << 30;
+        assert_eq!(allowed(40 * GIB, 1), 10 * GIB);
+        assert_eq!(allowed(40 * GIB, 2), 5 * GIB);
+        assert_eq!(allowed(0, 2), 0);
+        assert_eq!(allowed(u64::MAX, 1), PINNED_LEN_MAX);
+    }
+}

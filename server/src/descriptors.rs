@@ -1,0 +1,273 @@
+//! How the files and sockets that this process may open are divided.
+//!
+//! Connections must not take what a flush, the log or another node needs: so each kind of user gets a
+//! share of the limit that is really there (`RLIMIT_NOFILE`), reckoned once at the start. What has no
+//! bound by itself, connections, is refused beyond its share ([`Seats`]). Tables may outgrow their
+//! share when the rest is free; new connections give way to them ([`Shares::highest_of_connection`]).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// What a node holds besides connections and tables: standard streams, folder, control thread.
+const NODE_FILES: usize = 24;
+/// What each shard holds: rings and wakers, its listening socket, segments of its log.
+const SHARD_FILES: usize = 24;
+/// Tables of a shard without which it cannot be run.
+const TABLES_MIN: usize = 16;
+/// Links of each pair of shards of two nodes: three lanes, in both directions.
+const LINKS_OF_PAIR: usize = 6;
+/// Other nodes to which there must be room for links.
+const OTHER_NODES_MIN: usize = 2;
+const CLIENTS_MIN: usize = 8;
+const GREETINGS_MIN: usize = 4;
+const HTTP_MIN: usize = 4;
+/// More than these are not needed, or cost too much memory.
+const PEERS_MAX: usize = 8192;
+const CLIENTS_OF_SHARD_MAX: usize = 10_000;
+const GREETINGS_MAX: usize = 1024;
+/// What new connections leave free: a flush and a compaction, of which each needs some at a time.
+const FREE_FOR_TABLES: usize = 40;
+/// Connections of the admin pages.
+const HTTP_MAX: usize = 64;
+
+/// What a node is to be run with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// Its shards.
+    pub shards: usize,
+    /// Tables that there are already.
+    pub tables: usize,
+    /// Whether other nodes may connect to it.
+    pub has_peers: bool,
+}
+
+/// The limit is too low.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{limit} open files are allowed, but a node with {} shards and {} tables needs {needed}: raise \
+     the limit with `ulimit -n {needed}`, or with LimitNOFILE={needed} in a systemd unit",
+    .needs.shards, .needs.tables
+)]
+pub struct TooFew {
+    limit: usize,
+    needed: usize,
+    needs: Needs,
+}
+
+/// How many descriptors each kind of user may have, of the whole node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shares {
+    /// All of them.
+    pub limit: usize,
+    /// The process itself, and its log.
+    pub own: usize,
+    /// Tables.
+    pub tables: usize,
+    /// Links with other nodes.
+    pub peers: usize,
+    /// Clients.
+    pub clients: usize,
+    /// Connections that have not said yet who they are, or are being refused.
+    pub greetings: usize,
+    /// Connections of the admin pages.
+    pub http: usize,
+}
+
+impl std::fmt::Display for Shares {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (name, share) in self.named() {
+            write!(f, "{name} {share}, ")?;
+        }
+        write!(f, "of {}", self.limit)
+    }
+}
+
+impl Shares {
+    /// The shares by the names of their users.
+    pub fn named(&self) -> [(&'static str, usize); 6] {
+        [
+            ("own", self.own),
+            ("tables", self.tables),
+            ("peers", self.peers),
+            ("clients", self.clients),
+            ("greetings", self.greetings),
+            ("http", self.http),
+        ]
+    }
+
+    /// Divides a limit.
+    ///
+    /// # Errors
+    /// It does not suffice.
+    pub fn new(limit: usize, needs: Needs) -> Result<Shares, TooFew> {
+        let Needs {
+            shards,
+            tables,
+            has_peers,
+        } = needs;
+        let links = LINKS_OF_PAIR * shards * shards * OTHER_NODES_MIN;
+        let mut shares = Shares {
+            limit,
+            own: NODE_FILES + SHARD_FILES * shards,
+            tables: tables + TABLES_MIN * shards,
+            peers: if has_peers { links } else { 0 },
+            clients: CLIENTS_MIN,
+            greetings: GREETINGS_MIN,
+            http: HTTP_MIN,
+        };
+        let needed = shares.sum();
+        let Some(free) = limit.checked_sub(needed) else {
+            return Err(TooFew {
+                limit,
+                needed,
+                needs,
+            });
+        };
+        let connections = free / 2;
+        shares.http = (HTTP_MIN + connections / 16).min(HTTP_MAX);
+        shares.greetings = (GREETINGS_MIN + connections / 8).min(GREETINGS_MAX);
+        if has_peers {
+            shares.peers += (connections / 4).min(PEERS_MAX);
+        }
+        let given = shares.sum() - needed;
+        let clients_max = CLIENTS_OF_SHARD_MAX.saturating_mul(shards);
+        shares.clients = (CLIENTS_MIN + (connections - given)).min(clients_max);
+        // Whatever is left.
+        shares.tables += limit - shares.sum();
+        Ok(shares)
+    }
+
+    fn sum(&self) -> usize {
+        let connections = self.peers + self.clients + self.greetings + self.http;
+        self.own + self.tables + connections
+    }
+
+    /// A connection with a higher descriptor leaves too few for the tables that are made next: the
+    /// kernel always gives the lowest that is free.
+    pub fn highest_of_connection(&self) -> usize {
+        self.limit.saturating_sub(self.limit / 16 + FREE_FOR_TABLES)
+    }
+}
+
+/// Seats of one kind of connection, for all shards of a node.
+#[derive(Debug)]
+pub struct Seats {
+    max: usize,
+    taken: AtomicUsize,
+    refused: AtomicU64,
+}
+
+impl Seats {
+    /// So many, all free.
+    pub fn new(max: usize) -> Arc<Seats> {
+        Arc::new(Seats {
+            max,
+            taken: AtomicUsize::new(0),
+            refused: AtomicU64::new(0),
+        })
+    }
+
+    /// Takes one, until what is returned is dropped; `None`: all are taken.
+    pub fn take(self: &Arc<Seats>) -> Option<Seat> {
+        let free = |taken: usize| (taken < self.max).then_some(taken + 1);
+        let updated = self
+            .taken
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, free);
+        if updated.is_err() {
+            self.refuse();
+            return None;
+        }
+        Some(Seat(self.clone()))
+    }
+
+    /// Counts a connection that was refused.
+    pub fn refuse(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many there are.
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
+    /// How many are taken.
+    pub fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// How many connections were refused.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+}
+
+/// A seat that is taken.
+#[derive(Debug)]
+pub struct Seat(Arc<Seats>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_fill_the_limit_and_none_is_empty() {
+        for shards in [1, 2, 8] {
+            for has_peers in [false, true] {
+                let needs = Needs {
+                    shards,
+                    tables: 30,
+                    has_peers,
+                };
+                let Err(TooFew { needed, .. }) = Shares::new(0, needs) else {
+                    panic!("nothing suffices")
+                };
+                assert_eq!(
+                    Shares::new(needed - 1, needs)
+                        .expect_err("one too few")
+                        .needed,
+                    needed
+                );
+                for limit in [needed, needed + 1, 1024, 4096, 20_000, 1 << 20] {
+                    let Ok(shares) = Shares::new(limit, needs) else {
+                        assert!(limit < needed);
+                        continue;
+                    };
+                    assert_eq!(shares.sum(), limit, "{shares:?}");
+                    assert!(shares.tables >= 30 + TABLES_MIN * shards);
+                    assert!(shares.clients >= CLIENTS_MIN && shares.http >= HTTP_MIN);
+                    assert!(shares.clients <= CLIENTS_OF_SHARD_MAX * shards);
+                    assert_eq!(shares.peers > 0, has_peers);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_node_of_two_shards_runs_with_few() {
+        let needs = Needs {
+            shards: 2,
+            tables: 0,
+            has_peers: false,
+        };
+        let shares = Shares::new(120, needs).expect("it suffices");
+        assert!(shares.clients >= 8, "{shares:?}");
+        let plenty = Shares::new(20_000, needs).expect("it suffices");
+        assert!((5_000..12_000).contains(&plenty.clients), "{plenty:?}");
+    }
+
+    #[test]
+    fn seats_come_back() {
+        let seats = Seats::new(1);
+        let seat = seats.take().expect("it is free");
+        assert!(seats.take().is_none());
+        assert_eq!((seats.taken(), seats.refused()), (1, 1));
+        drop(seat);
+        assert!(seats.take().is_some());
+    }
+}

@@ -1,0 +1,195 @@
+//! What lies in a data folder, and making its parts.
+
+use std::fs::{self, DirBuilder, File, Metadata};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::fault::{BadFolder, advice, failed};
+use super::identity::{DRAFT, read};
+use super::{LOCK, TOKEN};
+
+/// Every new ext4 volume has this.
+const LOST_AND_FOUND: &str = "lost+found";
+/// The parts of a shard's folder, and what they hold.
+const PARTS: [(&str, &str); 2] = [
+    (
+        "wal",
+        "the log, with what this node has acknowledged and voted",
+    ),
+    ("tables", "the tables, with the rows"),
+];
+
+/// The folder of a part of a shard.
+pub fn part(path: &Path, shard: u16, part: &str) -> PathBuf {
+    path.join(format!("shard-{shard}")).join(part)
+}
+
+/// Whether there is a folder. One that is there is ours, or is empty. Touches nothing.
+///
+/// # Errors
+/// It is somebody else's, is no folder, or has lost its `node.json`.
+pub fn is_ours(path: &Path) -> Result<bool, BadFolder> {
+    let shown = || path.display().to_string();
+    let no_folder = |what| BadFolder::NoFolder {
+        path: shown(),
+        what,
+    };
+    match fs::symlink_metadata(path) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(failed(path, "look at")(error)),
+    }
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => {}
+        Ok(_) => return Err(no_folder("is a file, not a folder")),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(no_folder(
+                "is a symbolic link to something that is not there",
+            ));
+        }
+        Err(error) => return Err(failed(path, "look at")(error)),
+    }
+    if read(path)?.is_some() {
+        return Ok(true);
+    }
+    let mut used = None;
+    for name in names(path).map_err(denied(path, "read", ""))? {
+        if [LOCK, DRAFT, TOKEN, LOST_AND_FOUND].contains(&name.as_str()) {
+            continue;
+        }
+        let shard = name.strip_prefix("shard-").map(str::parse::<u16>);
+        let Some(Ok(shard)) = shard else {
+            return Err(BadFolder::Foreign {
+                path: shown(),
+                found: name,
+            });
+        };
+        let is_used = |part: &Path| names(part).is_ok_and(|names| has_files(&names));
+        if PARTS
+            .iter()
+            .any(|(name, _)| is_used(&part(path, shard, name)))
+        {
+            used = Some(name);
+        }
+    }
+    match used {
+        None => Ok(true),
+        Some(shard) => Err(BadFolder::Lost {
+            path: shown(),
+            what: format!(
+                "node.json is missing, but {shard} has files: the folder was used, and says no \
+                 longer by which node of which cluster"
+            ),
+            advice: advice(true),
+        }),
+    }
+}
+
+fn names(path: &Path) -> io::Result<Vec<String>> {
+    let names = fs::read_dir(path)?;
+    let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+    names.map(|entry| entry.map(name)).collect()
+}
+
+fn has_files(names: &[String]) -> bool {
+    names.iter().any(|name| name != LOST_AND_FOUND)
+}
+
+/// Makes a folder and those that it lies in; they are durable when this returns.
+///
+/// # Errors
+/// The system refuses.
+pub fn make_folder(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    make_folder(parent)?;
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    File::open(parent)?.sync_all()
+}
+
+/// Makes the folders of a shard that has written nothing yet.
+///
+/// # Errors
+/// The system refuses.
+pub fn make_parts(path: &Path, shard: u16) -> Result<(), BadFolder> {
+    for (name, _) in PARTS {
+        let folder = part(path, shard, name);
+        make_folder(&folder).map_err(denied(path, "make folders", ""))?;
+    }
+    Ok(())
+}
+
+/// Makes sure that the folders of a shard that was used are there and have files.
+///
+/// # Errors
+/// One is lost.
+pub fn check_parts(path: &Path, shard: u16, in_cluster: bool) -> Result<(), BadFolder> {
+    for (name, held) in PARTS {
+        let found = names(&part(path, shard, name));
+        let is = match found {
+            Ok(names) if has_files(&names) => continue,
+            Ok(_) => "is empty",
+            Err(error) if error.kind() == ErrorKind::NotFound => "is missing",
+            Err(error) if error.kind() == ErrorKind::NotADirectory => "is no folder",
+            Err(error) => return Err(denied(path, "read", name)(error)),
+        };
+        return Err(BadFolder::Lost {
+            path: path.display().to_string(),
+            what: format!("shard-{shard}/{name} {is}. It held {held}"),
+            advice: advice(in_cluster),
+        });
+    }
+    Ok(())
+}
+
+/// Whose a folder is.
+pub fn owner(metadata: &Metadata) -> String {
+    user(metadata.uid())
+}
+
+fn user(id: u32) -> String {
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let fields = users
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>());
+    let mut named =
+        fields.filter(|fields| fields.get(2).and_then(|id| id.parse().ok()) == Some(id));
+    match named.next().and_then(|fields| fields.first().copied()) {
+        Some(name) => format!("{name} (uid {id})"),
+        None => format!("uid {id}"),
+    }
+}
+
+/// What is done with an error of the system in this folder: names the owner if it is about rights.
+pub fn denied(
+    path: &Path,
+    action: &'static str,
+    name: &'static str,
+) -> impl FnOnce(io::Error) -> BadFolder {
+    let path = path.to_owned();
+    move |error| {
+        // SAFETY: it takes nothing and cannot fail.
+        let uid = unsafe { libc::geteuid() };
+        let metadata = fs::metadata(&path);
+        match metadata {
+            Ok(found) if error.kind() == ErrorKind::PermissionDenied => BadFolder::OtherOwner {
+                path: path.display().to_string(),
+                owner: owner(&found),
+                me: user(uid),
+                action,
+                uid,
+            },
+            _ if name.is_empty() => failed(&path, action)(error),
+            _ => failed(&path.join(name), action)(error),
+        }
+    }
+}

@@ -1,0 +1,548 @@
+//! The data folder: whose it is, what made it, and that only one process uses it.
+//!
+//! | name | what |
+//! |---|---|
+//! | `LOCK` | locked by the process that uses the folder; its process id |
+//! | `node.json` | format version, cluster, node, shards, borders, the shards' logs, where others are |
+//! | `enrolling` | the token by which the cluster knows this folder |
+//! | `shard-N/wal/` | the log of shard N |
+//! | `shard-N/tables/` | its tables |
+//!
+//! Nothing in a folder is touched before it is known to be ours or empty.
+//!
+//! `node.json` is written before a shard makes anything in its folders, and names the log of each
+//! shard by a random id. When a shard has made its log for the first time that is noted, durably,
+//! before the shard serves. So a folder without `node.json` whose shards have files has lost it, and
+//! a shard without a log is new only if its log was never noted; everything else is refused. The
+//! shards' own comparison of log and tables is in `rangedb_engine::shard`.
+//!
+//! Format 1 had no cluster that grows: its folders of a cluster of one are taken over, those of
+//! several nodes are refused. Format 2 named no logs: they get their names at the first start.
+
+#![expect(unsafe_code, reason = "std's file locks came later than flock's users")]
+
+mod fault;
+mod identity;
+mod look;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rangedb_engine::shard::Opened;
+
+use crate::peers::enroll::Place;
+
+use fault::failed;
+pub use fault::{BadFolder, advice};
+use identity::{FORMAT, Found, read};
+pub use identity::{Identity, LogName, write_identity};
+
+/// The id of the node that makes a cluster.
+pub const FOUNDER: u64 = 1;
+const LOCK: &str = "LOCK";
+const TOKEN: &str = "enrolling";
+
+/// What a new folder becomes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Birth {
+    /// The first node of a new cluster.
+    Founder,
+    /// A node of a cluster that is there.
+    Member(Place),
+}
+
+/// What a folder shall be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its shards, if that was said.
+    pub shards: Option<u16>,
+    /// The shards of a new one, if it was not.
+    pub shards_if_new: u16,
+    /// Borders of the first ranges, if they were given.
+    pub split_at: Vec<Vec<u8>>,
+}
+
+/// A data folder that this process uses until this is dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    /// What the folder says of itself.
+    pub identity: Identity,
+    /// Tells this process from others that were started as often; 0: this start is not counted.
+    pub random: u64,
+    _lock: File,
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl DataDir {
+    /// Opens a folder, or makes one as it is wanted; `be_born` is then asked what it becomes, with a
+    /// token made for this folder.
+    ///
+    /// # Errors
+    /// See [`BadFolder`].
+    pub fn open(
+        path: &Path,
+        wanted: &Wanted,
+        be_born: impl FnOnce(&str) -> Result<Birth, String>,
+    ) -> Result<DataDir, BadFolder> {
+        if !look::is_ours(path)? {
+            look::make_folder(path).map_err(failed(path, "make"))?;
+        }
+        make_private(path)?;
+        let lock = lock(path)?;
+        // Another process may have used it until now.
+        look::is_ours(path)?;
+        let (identity, is_counted) = match read(path)? {
+            Some(found) => reopen(path, found, wanted)?,
+            None => (make(path, wanted, be_born)?, true),
+        };
+        Ok(DataDir {
+            path: path.to_owned(),
+            identity,
+            random: if is_counted { rand::random() } else { 0 },
+            _lock: lock,
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder of a shard's log.
+    pub fn wal(&self, shard: u16) -> PathBuf {
+        look::part(&self.path, shard, "wal")
+    }
+
+    /// How many tables there are, of all shards.
+    pub fn count_tables(&self) -> usize {
+        let folders = (0..self.identity.shards).map(|shard| self.tables(shard).join("tables"));
+        // Where there is no folder there are none.
+        folders
+            .filter_map(|folder| fs::read_dir(folder).ok())
+            .map(Iterator::count)
+            .sum()
+    }
+
+    /// The folder of a shard's tables.
+    pub fn tables(&self, shard: u16) -> PathBuf {
+        look::part(&self.path, shard, "tables")
+    }
+
+    /// Borders of the first ranges.
+    pub fn split_at(&self) -> Vec<Vec<u8>> {
+        let keys = self.identity.split_at.iter();
+        keys.map(|key| unhex(key)).collect()
+    }
+}
+
+/// What [`hex`] was made of.
+fn unhex(digits: &str) -> Vec<u8> {
+    let pairs = digits.as_bytes().chunks_exact(2);
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    pairs.filter_map(byte).collect()
+}
+
+/// Keeps others' eyes out, also out of a folder that was made before.
+fn make_private(path: &Path) -> Result<(), BadFolder> {
+    let metadata = fs::metadata(path).map_err(failed(path, "look at"))?;
+    if metadata.permissions().mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    match fs::set_permissions(path, Permissions::from_mode(0o700)) {
+        Ok(()) => Ok(()),
+        // Volumes are often given to a group, and owned by somebody else.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let owner = look::owner(&metadata);
+            tracing::warn!(
+                folder = %path.display(), owner,
+                "the data folder belongs to somebody else and others may look into it"
+            );
+            Ok(())
+        }
+        Err(error) => Err(failed(path, "make private")(error)),
+    }
+}
+
+fn lock(path: &Path) -> Result<File, BadFolder> {
+    let name = path.join(LOCK);
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600);
+    let mut file = options
+        .open(&name)
+        .map_err(look::denied(path, "write", LOCK))?;
+    // SAFETY: no memory is involved; the descriptor is open.
+    let locked = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0;
+    if !locked {
+        let mut owner = String::new();
+        // The process id is only for the message.
+        let _ = file.read_to_string(&mut owner);
+        let owner = if owner.trim().is_empty() {
+            "unknown".to_owned()
+        } else {
+            owner.trim().to_owned()
+        };
+        return Err(BadFolder::InUse {
+            path: path.display().to_string(),
+            owner,
+        });
+    }
+    let write = |mut file: &File| {
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())
+    };
+    match write(&file) {
+        // The lock holds without its process id.
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+        written => written.map_err(failed(&name, "write"))?,
+    }
+    Ok(file)
+}
+
+/// Opens a folder that was made before; says whether this start is counted.
+fn reopen(path: &Path, found: Found, wanted: &Wanted) -> Result<(Identity, bool), BadFolder> {
+    let Found {
+        mut identity,
+        is_older,
+    } = found;
+    check(path, &identity, wanted)?;
+    for shard in 0..identity.shards {
+        if identity.mark(shard).opened == Opened::Never {
+            look::make_parts(path, shard)?;
+        } else {
+            look::check_parts(path, shard, identity.is_of_cluster())?;
+        }
+    }
+    identity.starts += 1;
+    match write_identity(path, &identity) {
+        Ok(()) => Ok((identity, true)),
+        // The logs' names must be durable before a log carries one.
+        Err(error) if is_older => Err(failed(path, "write node.json")(error)),
+        Err(error) => {
+            // A full disk keeps no node from starting.
+            tracing::warn!(%error, "node.json was not written: this start is not counted");
+            Ok((identity, false))
+        }
+    }
+}
+
+fn check(path: &Path, identity: &Identity, wanted: &Wanted) -> Result<(), BadFolder> {
+    let other = |setting, made, given| BadFolder::OtherSetting {
+        path: path.display().to_string(),
+        setting,
+        made,
+        given,
+    };
+    // What is not given is what the folder was made with.
+    if let Some(shards) = wanted.shards.filter(|shards| *shards != identity.shards) {
+        let (made, given) = (identity.shards.to_string(), shards.to_string());
+        return Err(other("--shards", made, given));
+    }
+    let split_at: Vec<String> = wanted.split_at.iter().map(|key| hex(key)).collect();
+    if !split_at.is_empty() && identity.split_at != split_at {
+        let made = identity.split_at.iter().map(|key| unhex(key)).collect();
+        let (made, given) = (borders(made), borders(wanted.split_at.clone()));
+        return Err(other("--split-at", made, given));
+    }
+    Ok(())
+}
+
+/// Borders as they are typed.
+fn borders(keys: Vec<Vec<u8>>) -> String {
+    let typed = |key: Vec<u8>| -> String {
+        let byte = |byte: &u8| match byte {
+            b'\\' | b',' => format!("\\x{byte:02x}"),
+            0x21..=0x7e => char::from(*byte).to_string(),
+            _ => format!("\\x{byte:02x}"),
+        };
+        key.iter().map(byte).collect()
+    };
+    let keys: Vec<String> = keys.into_iter().map(typed).collect();
+    match keys.is_empty() {
+        true => "none".to_owned(),
+        false => keys.join(","),
+    }
+}
+
+/// Makes a folder, or finishes one whose making a crash has cut off.
+fn make(
+    path: &Path,
+    wanted: &Wanted,
+    be_born: impl FnOnce(&str) -> Result<Birth, String>,
+) -> Result<Identity, BadFolder> {
+    let shards = wanted.shards.unwrap_or(wanted.shards_if_new);
+    for shard in 0..shards {
+        look::make_parts(path, shard)?;
+    }
+    let token = token(path).map_err(look::denied(path, "write", TOKEN))?;
+    let birth = be_born(&token).map_err(|why| BadFolder::NotEnrolled {
+        path: path.display().to_string(),
+        why,
+    })?;
+    let place = match birth {
+        Birth::Founder => Place {
+            cluster: format!("{:032x}", rand::random::<u128>()),
+            node: FOUNDER,
+            addresses: BTreeMap::new(),
+            system: vec![(FOUNDER, 0)],
+        },
+        Birth::Member(place) => place,
+    };
+    let mut identity = Identity {
+        format: FORMAT,
+        cluster: place.cluster,
+        node: place.node,
+        shards,
+        split_at: wanted.split_at.iter().map(|key| hex(key)).collect(),
+        addresses: place.addresses,
+        system: place.system,
+        starts: 1,
+        lives: BTreeMap::new(),
+        logs: Vec::new(),
+    };
+    identity.name_logs(Some(0));
+    write_identity(path, &identity).map_err(failed(path, "write node.json"))?;
+    Ok(identity)
+}
+
+/// The token by which this folder is known to the cluster; durable before it is used.
+fn token(path: &Path) -> io::Result<String> {
+    let name = path.join(TOKEN);
+    match fs::read_to_string(&name) {
+        Ok(token) if token.len() == 32 => return Ok(token),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let token = format!("{:032x}", rand::random::<u128>());
+    let mut file = File::create(&name)?;
+    file.write_all(token.as_bytes())?;
+    file.sync_all()?;
+    File::open(path)?.sync_all()?;
+    Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::identity::{DRAFT, IDENTITY};
+    use super::*;
+
+    fn open(path: &Path, shards: u16, split_at: &[&str]) -> Result<DataDir, BadFolder> {
+        let keys: Vec<Vec<u8>> = split_at.iter().map(|key| key.as_bytes().to_vec()).collect();
+        let wanted = Wanted {
+            shards: Some(shards),
+            shards_if_new: 1,
+            split_at: keys,
+        };
+        DataDir::open(path, &wanted, |_| Ok(Birth::Founder))
+    }
+
+    fn wanted(shards: Option<u16>) -> Wanted {
+        Wanted {
+            shards,
+            shards_if_new: 1,
+            split_at: Vec::new(),
+        }
+    }
+
+    /// Has the shards write something, and notes that they have.
+    fn use_shards(path: &Path) {
+        let mut identity = read(path).expect("it is read").expect("is there").identity;
+        for shard in 0..identity.shards {
+            for part in ["wal", "tables"] {
+                fs::write(look::part(path, shard, part).join("file"), b"x").expect("written");
+            }
+        }
+        for log in &mut identity.logs {
+            log.opened = Some(1);
+        }
+        write_identity(path, &identity).expect("written");
+    }
+
+    fn lost(path: &Path) -> String {
+        match open(path, 2, &[]) {
+            Err(error @ BadFolder::Lost { .. }) => error.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_folder_is_made_once_and_private() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("new");
+        let first = open(&path, 2, &["m"]).expect("made");
+        let mode = fs::metadata(&path).expect("is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        assert!(first.wal(1).is_dir() && first.tables(0).is_dir());
+        let mut identity = first.identity.clone();
+        assert_eq!(identity.starts, 1);
+        drop(first);
+        identity.starts = 2;
+        assert_eq!(open(&path, 2, &["m"]).expect("opens").identity, identity);
+        identity.starts = 3;
+        assert_eq!(open(&path, 2, &[]).expect("opens").identity, identity);
+    }
+
+    #[test]
+    fn other_settings_and_owners_are_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("new");
+        let first = open(&path, 2, &["m"]).expect("made");
+        let error = open(&path, 2, &["m"]).expect_err("in use");
+        assert!(
+            error.to_string().contains(&std::process::id().to_string()),
+            "{error}"
+        );
+        drop(first);
+        let error = open(&path, 3, &["m"]).expect_err("other shards");
+        assert!(error.to_string().contains("--shards 2, not 3"), "{error}");
+        let error = open(&path, 2, &["n"]).expect_err("other borders");
+        assert!(error.to_string().contains("--split-at m, not n"), "{error}");
+        let opened = DataDir::open(&path, &wanted(None), |_| Ok(Birth::Founder));
+        assert_eq!(opened.expect("as it was made").identity.shards, 2);
+    }
+
+    #[test]
+    fn other_formats_and_foreign_files_are_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        fs::write(folder.path().join("photo.jpg"), b"x").expect("written");
+        assert!(matches!(
+            open(folder.path(), 1, &[]),
+            Err(BadFolder::Foreign { .. })
+        ));
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        fs::write(folder.path().join(IDENTITY), b"{\"format\": 9}").expect("written");
+        let error = open(folder.path(), 1, &[]).expect_err("another format");
+        assert!(error.to_string().contains("format 9"), "{error}");
+        fs::write(folder.path().join(IDENTITY), b"garbage").expect("written");
+        let error = open(folder.path(), 1, &[]).expect_err("no JSON");
+        assert!(
+            error.to_string().contains("node.json is damaged"),
+            "{error}"
+        );
+        assert!(!folder.path().join(LOCK).exists(), "it was touched");
+    }
+
+    #[test]
+    fn folders_of_format_1_are_taken_over_unless_they_are_of_several_nodes() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let old = r#"{"format":1,"cluster":"0a","node":1,"shards":2,"split_at":["6d"],"nodes":[],"enrolled":{}}"#;
+        fs::write(folder.path().join(IDENTITY), old).expect("written");
+        let error = open(folder.path(), 2, &["m"]).expect_err("no logs");
+        assert!(
+            error.to_string().contains("shard-0/wal is missing"),
+            "{error}"
+        );
+        for shard in 0..2 {
+            look::make_parts(folder.path(), shard).expect("made");
+            for part in ["wal", "tables"] {
+                fs::write(look::part(folder.path(), shard, part).join("f"), "x").expect("written");
+            }
+        }
+        let opened = open(folder.path(), 2, &["m"]).expect("taken over");
+        assert_eq!(opened.identity.mark(1).opened, Opened::Unmarked);
+        assert_eq!((opened.identity.format, opened.identity.node), (FORMAT, 1));
+        drop(opened);
+        let again = open(folder.path(), 2, &[]).expect("opens");
+        assert_eq!(again.identity.system, [(1, 0)]);
+        drop(again);
+        let of_three = old.replace("\"nodes\":[]", "\"nodes\":[\"a:1\",\"b:1\",\"c:1\"]");
+        fs::write(folder.path().join(IDENTITY), of_three).expect("written");
+        let error = open(folder.path(), 2, &[]).expect_err("refused");
+        assert!(error.to_string().contains("form a new cluster"), "{error}");
+    }
+
+    #[test]
+    fn a_making_that_was_cut_off_is_finished() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        fs::create_dir(folder.path().join("shard-0")).expect("made");
+        fs::write(folder.path().join(DRAFT), b"{").expect("written");
+        open(folder.path(), 2, &[]).expect("made");
+    }
+
+    #[test]
+    fn what_was_used_and_is_missing_is_named() {
+        let temp = tempfile::tempdir().expect("a temporary folder");
+        let path = temp.path().join("data");
+        drop(open(&path, 2, &[]).expect("made"));
+        // Nothing was made by the shards yet: that is made again.
+        fs::remove_dir_all(path.join("shard-1")).expect("removed");
+        drop(open(&path, 2, &[]).expect("finished"));
+        use_shards(&path);
+        drop(open(&path, 2, &[]).expect("opens"));
+        for (removed, named) in [
+            ("shard-1", "shard-1/wal is missing"),
+            ("shard-0/wal", "shard-0/wal is missing"),
+            ("shard-0/tables", "shard-0/tables is missing"),
+        ] {
+            fs::rename(path.join(removed), temp.path().join("away")).expect("moved");
+            assert!(lost(&path).contains(named), "{}", lost(&path));
+            fs::rename(temp.path().join("away"), path.join(removed)).expect("moved back");
+        }
+        for part in ["wal", "tables"] {
+            let file = look::part(&path, 1, part).join("file");
+            fs::remove_file(&file).expect("removed");
+            // As an empty volume looks.
+            fs::create_dir(file.with_file_name("lost+found")).expect("made");
+            let named = format!("shard-1/{part} is empty");
+            assert!(lost(&path).contains(&named), "{}", lost(&path));
+            fs::write(&file, b"x").expect("written");
+        }
+        fs::remove_file(path.join(IDENTITY)).expect("removed");
+        assert!(lost(&path).contains("node.json is missing"));
+        fs::write(path.join(TOKEN), "0".repeat(32)).expect("written");
+        assert!(lost(&path).contains("node.json is missing"));
+    }
+
+    #[test]
+    fn a_folder_of_others_is_not_touched() {
+        let temp = tempfile::tempdir().expect("a temporary folder");
+        let path = temp.path().join("theirs");
+        fs::create_dir(&path).expect("made");
+        fs::set_permissions(&path, Permissions::from_mode(0o1777)).expect("set");
+        for (name, content) in [
+            ("notes", "hello"),
+            (IDENTITY, "{\"name\": \"another program\"}"),
+            ("shard-of-glass", "sharp"),
+        ] {
+            fs::write(path.join(name), content).expect("written");
+            open(&path, 1, &[]).expect_err("not ours");
+            let mode = fs::metadata(&path).expect("is there").permissions().mode();
+            assert_eq!(mode & 0o7777, 0o1777, "{name}");
+            assert_eq!(fs::read_dir(&path).expect("listed").count(), 1, "{name}");
+            fs::remove_file(path.join(name)).expect("removed");
+        }
+    }
+
+    #[test]
+    fn what_is_no_folder_is_said_and_an_empty_volume_is_one() {
+        let temp = tempfile::tempdir().expect("a temporary folder");
+        let file = temp.path().join("file");
+        fs::write(&file, b"x").expect("written");
+        let error = open(&file, 1, &[]).expect_err("a file");
+        assert!(
+            error.to_string().contains("is a file, not a folder"),
+            "{error}"
+        );
+        let link = temp.path().join("link");
+        std::os::unix::fs::symlink(temp.path().join("nothing"), &link).expect("made");
+        let error = open(&link, 1, &[]).expect_err("a link");
+        assert!(error.to_string().contains("symbolic link"), "{error}");
+        let volume = temp.path().join("volume");
+        fs::create_dir_all(volume.join("lost+found")).expect("made");
+        open(&volume, 1, &[]).expect("made");
+    }
+}

@@ -1,0 +1,261 @@
+//! Bytes of one connection that were received and not handled: mostly a part of a frame.
+//!
+//! They grow as they come, not by what a frame's length promises, and only as far as the shard's
+//! budget for them goes ([`Buffers::frames_len_max`]). A frame that would go beyond it is answered as
+//! `overloaded`, and what is left of it is thrown away as it comes: the connection lives on. Short
+//! frames may use all of the budget, long ones leave a quarter of it to them.
+
+use rangedb_protocol::frame;
+use rangedb_protocol::limits::FRAME_LEN_MAX;
+
+use crate::env::Now;
+use crate::net::buffers::{Buffers, READ_LEN};
+
+/// A frame that is in the making must go on by so much, or end, before the time for that is over.
+const PROGRESS_LEN: usize = 64 << 10;
+
+/// The longest frame with its length field.
+const WHOLE_LEN_MAX: usize = FRAME_LEN_MAX + frame::LENGTH_LEN;
+
+/// What was received of a connection, and not handled.
+#[derive(Default)]
+pub struct Input {
+    bytes: Vec<u8>,
+    /// Whether a whole frame may be among them.
+    pub more: bool,
+    /// When they came.
+    pub received: Now,
+    /// Bytes of a refused frame that are yet to come.
+    skipped: usize,
+    /// Bytes of the frame in the making since it last counted as going on.
+    progress: usize,
+}
+
+/// How far the bytes at hand were handled.
+pub struct Taken {
+    /// So many bytes.
+    pub len: usize,
+    /// Whether there may be a whole frame behind.
+    pub more: bool,
+}
+
+/// What came of adding bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Added {
+    /// They are kept.
+    Kept,
+    /// There is no memory for them: the frame of this request is refused.
+    Refused(u64),
+}
+
+impl Input {
+    /// Whether a frame is in the making.
+    pub fn is_unfinished(&self) -> bool {
+        self.skipped > 0 || (!self.more && !self.bytes.is_empty())
+    }
+
+    /// Whether enough of it has come since this was last asked.
+    pub fn take_progress(&mut self) -> bool {
+        let enough = self.progress >= PROGRESS_LEN;
+        if enough {
+            self.progress = 0;
+        }
+        enough
+    }
+
+    /// Whether anything is kept.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// What is left of new bytes without those of a frame that was refused.
+    pub fn skip<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let (skipped, rest) = bytes.split_at(self.skipped.min(bytes.len()));
+        if !skipped.is_empty() {
+            self.skipped -= skipped.len();
+            self.progress += skipped.len();
+            self.note_end(self.skipped == 0);
+        }
+        rest
+    }
+
+    /// The end of a frame is progress, however short it was.
+    fn note_end(&mut self, ended: bool) {
+        if ended {
+            self.progress = PROGRESS_LEN;
+        }
+    }
+
+    /// Adds bytes behind those that are kept.
+    pub fn add(&mut self, buffers: &Buffers, bytes: &[u8]) -> Added {
+        if bytes.is_empty() {
+            return Added::Kept;
+        }
+        self.progress += bytes.len();
+        let len = self.bytes.len() + bytes.len();
+        if len > self.bytes.capacity() {
+            let expected = self.expected_len(bytes);
+            let doubled = (self.bytes.capacity() * 2).min(expected);
+            let more = doubled.max(len) - self.bytes.capacity();
+            if !buffers.has_room(more, expected > READ_LEN)
+                && let Some(id) = self.refuse(buffers, bytes, expected)
+            {
+                return Added::Refused(id);
+            }
+            let before = self.bytes.capacity();
+            self.bytes
+                .reserve_exact(doubled.max(len) - self.bytes.len());
+            buffers.hold(self.bytes.capacity() - before);
+        }
+        self.bytes.extend_from_slice(bytes);
+        Added::Kept
+    }
+
+    /// How long the frame is whose beginning is kept, or else is the beginning of these bytes.
+    fn expected_len(&self, bytes: &[u8]) -> usize {
+        match self.bytes.is_empty() {
+            true => frame::expected_len(bytes),
+            false => frame::expected_len(&self.bytes),
+        }
+    }
+
+    /// Gives up the frame in the making, if its header is there and it may be so long.
+    fn refuse(&mut self, buffers: &Buffers, bytes: &[u8], expected: usize) -> Option<u64> {
+        let mut header = [0; frame::HEADER_LEN];
+        let from = self.bytes.iter().chain(bytes);
+        let header_len = header.iter_mut().zip(from).map(|(to, from)| *to = *from);
+        let has_header = header_len.count() == frame::HEADER_LEN;
+        let id = header.get(frame::LENGTH_LEN..)?.first_chunk::<8>()?;
+        let arrived = self.bytes.len() + bytes.len();
+        if !has_header || arrived >= expected || expected > WHOLE_LEN_MAX {
+            return None;
+        }
+        self.skipped = expected - arrived;
+        self.clear(buffers);
+        Some(u64::from_le_bytes(*id))
+    }
+
+    /// Whether the frame at the beginning is whole, or too long to wait for it.
+    pub fn is_whole(&self) -> bool {
+        let expected = frame::expected_len(&self.bytes);
+        expected > WHOLE_LEN_MAX || self.bytes.len() >= expected
+    }
+
+    /// Takes the bytes, to have them handled; [`Input::put_back`] follows.
+    pub fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// Keeps what was not handled of the bytes taken.
+    pub fn put_back(&mut self, buffers: &Buffers, taken: Taken, mut bytes: Vec<u8>) {
+        let before = bytes.capacity();
+        self.more = taken.more;
+        self.note_end(taken.len > 0);
+        bytes.drain(..taken.len);
+        // What is empty owns no memory, since idle connections would be dear; nor does a short rest
+        // keep that of a long frame.
+        if bytes.is_empty() {
+            bytes = Vec::new();
+        } else if before > READ_LEN && bytes.len() < before / 4 {
+            bytes.shrink_to_fit();
+        }
+        buffers.release(before - bytes.capacity());
+        self.bytes = bytes;
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self, buffers: &Buffers) {
+        let bytes = std::mem::take(&mut self.bytes);
+        buffers.release(bytes.capacity());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame_of(id: u64, len: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        frame::encode(id, 1, &vec![7; len], &mut bytes);
+        bytes
+    }
+
+    fn handle(input: &mut Input, buffers: &Buffers) {
+        let bytes = input.take();
+        let len = frame::decode(&bytes).expect("good").expect("whole").len;
+        let more = len < bytes.len();
+        input.put_back(buffers, Taken { len, more }, bytes);
+    }
+
+    #[test]
+    fn memory_grows_with_what_came_and_goes_with_the_frame() {
+        let buffers = Buffers::new(4 << 20, 0);
+        let mut input = Input::default();
+        let bytes = frame_of(1, 1 << 20);
+        for piece in bytes.chunks(10_000) {
+            assert_eq!(input.add(&buffers, piece), Added::Kept);
+            assert!(buffers.frames_len() <= 2 * input.bytes.len());
+            assert!(buffers.frames_len() <= bytes.len());
+        }
+        assert!(input.is_whole());
+        handle(&mut input, &buffers);
+        assert_eq!(buffers.frames_len(), 0);
+    }
+
+    #[test]
+    fn what_the_budget_does_not_hold_is_refused_and_skipped() {
+        let buffers = Buffers::new(4 << 20, 0);
+        let mut long: Vec<(Input, Vec<u8>)> = (0..8)
+            .map(|id| (Input::default(), frame_of(id, 2 << 20)))
+            .collect();
+        let mut refused = 0;
+        for (id, (input, bytes)) in (0u64..).zip(&mut long) {
+            for piece in bytes.chunks(READ_LEN) {
+                let piece = input.skip(piece);
+                refused += match input.add(&buffers, piece) {
+                    Added::Kept => 0,
+                    Added::Refused(of) => {
+                        assert_eq!(of, id);
+                        1
+                    }
+                };
+            }
+            assert!(buffers.frames_len() <= 3 << 20);
+        }
+        assert_eq!(refused, 7);
+        // There is still room for a short one, and all connections live on.
+        for (id, (input, _)) in (0u64..).zip(&mut long) {
+            if input.is_empty() {
+                let short = frame_of(id, 1000);
+                assert_eq!(input.skip(&short).len(), short.len());
+                assert_eq!(input.add(&buffers, &short), Added::Kept);
+            }
+            assert!(input.is_whole());
+            handle(input, &buffers);
+        }
+        assert_eq!(buffers.frames_len(), 0);
+    }
+
+    #[test]
+    fn a_frame_that_is_too_long_is_not_waited_for() {
+        let buffers = Buffers::new(4 << 20, 0);
+        let mut input = Input::default();
+        assert_eq!(input.add(&buffers, &[0xff; 2]), Added::Kept);
+        assert!(!input.is_whole());
+        assert_eq!(input.add(&buffers, &[0xff; 2]), Added::Kept);
+        assert!(input.is_whole());
+    }
+
+    #[test]
+    fn a_short_rest_does_not_keep_a_long_frame_s_memory() {
+        let buffers = Buffers::new(4 << 20, 0);
+        let mut input = Input::default();
+        let mut bytes = frame_of(1, 1 << 20);
+        bytes.extend_from_slice(&frame_of(2, 10)[..20]);
+        assert_eq!(input.add(&buffers, &bytes), Added::Kept);
+        handle(&mut input, &buffers);
+        assert!(buffers.frames_len() < 100, "{}", buffers.frames_len());
+        input.clear(&buffers);
+        assert_eq!(buffers.frames_len(), 0);
+    }
+}

@@ -1,0 +1,206 @@
+//! Which process of each node was seen last, so that a node on an older folder is refused.
+//!
+//! A folder that was put back to an older copy lacks what its node has voted and acknowledged since;
+//! nobody may count on it. Each start of a node is counted in its folder, so an older folder comes with
+//! a lower count ([`NodeRecord::is_older`]). Both sides of a link tell which process they are and which
+//! they have seen of the other, before any answer counts: whoever is refused as older ends, whether or
+//! not the manager can be reached. What was seen is kept in `node.json`.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use rangedb_engine::cluster::NodeRecord;
+use rangedb_engine::types::NodeId;
+
+/// Told that another process is this node: the number of its start, and whether this process was taken
+/// for the node before.
+type OnOlder = Box<dyn Fn(u64, bool) + Send + Sync>;
+
+/// See the module.
+pub struct Lives {
+    node: NodeId,
+    /// This process; 0: it is nobody's.
+    own: u128,
+    others: Mutex<BTreeMap<NodeId, u128>>,
+    on_older: OnceLock<OnOlder>,
+    /// Somebody has said that this process is the newest one of its node.
+    was_accepted: AtomicBool,
+}
+
+impl std::fmt::Debug for Lives {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Lives({}: {:032x})", self.node, self.own)
+    }
+}
+
+/// What one side of a link says of the processes of both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Welcome {
+    /// Who speaks.
+    pub life: u128,
+    /// The newest process of the other side's node that it has seen; 0: none.
+    pub yours: u128,
+}
+
+impl Welcome {
+    /// Bytes of one.
+    pub const LEN: usize = 32;
+
+    /// Its bytes.
+    pub fn encode(&self) -> [u8; Welcome::LEN] {
+        let mut bytes = [0; Welcome::LEN];
+        let (life, yours) = bytes.split_at_mut(Welcome::LEN / 2);
+        life.copy_from_slice(&self.life.to_le_bytes());
+        yours.copy_from_slice(&self.yours.to_le_bytes());
+        bytes
+    }
+
+    /// Reads one; `None` if the bytes are none.
+    pub fn decode(bytes: &[u8]) -> Option<Welcome> {
+        let (life, yours) = bytes.split_first_chunk()?;
+        Some(Welcome {
+            life: u128::from_le_bytes(*life),
+            yours: u128::from_le_bytes(yours.try_into().ok()?),
+        })
+    }
+}
+
+/// Whether another side of a link may be taken for its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Met {
+    /// It may, and nothing new was learnt.
+    Known,
+    /// It may; it is to be remembered first.
+    New,
+    /// It runs on an older folder than a process that was seen.
+    Older,
+}
+
+impl Lives {
+    /// This process, and what the folder remembers of others.
+    pub fn new(node: NodeId, own: u128, remembered: &BTreeMap<u64, String>) -> Lives {
+        let read = |(id, life): (&u64, &String)| {
+            let life = u128::from_str_radix(life, 16).ok()?;
+            Some((NodeId(*id), life))
+        };
+        Lives {
+            node,
+            own,
+            others: Mutex::new(remembered.iter().filter_map(read).collect()),
+            on_older: OnceLock::new(),
+            was_accepted: AtomicBool::new(false),
+        }
+    }
+
+    /// Has `told` called when another process is this node: with the number of its start, and whether
+    /// this process was taken for the node before.
+    pub fn on_older(&self, told: impl Fn(u64, bool) + Send + Sync + 'static) {
+        // It is called once, by the start.
+        let _ = self.on_older.set(Box::new(told));
+    }
+
+    /// What this side says to a node.
+    pub fn welcome(&self, to: NodeId) -> Welcome {
+        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        Welcome {
+            life: self.own,
+            yours: others.get(&to).copied().unwrap_or(0),
+        }
+    }
+
+    /// Takes what a node says.
+    pub fn meet(&self, node: NodeId, said: Welcome) -> Met {
+        self.learn(self.node, said.yours);
+        self.learn(node, said.life)
+    }
+
+    /// A process of a node was seen, here or elsewhere.
+    pub fn learn(&self, node: NodeId, life: u128) -> Met {
+        if node == self.node {
+            if life == self.own {
+                self.was_accepted.store(true, Ordering::Relaxed);
+            } else if NodeRecord::is_older(self.own, life)
+                && let Some(told) = self.on_older.get()
+            {
+                let was_accepted = self.was_accepted.load(Ordering::Relaxed);
+                told((life >> 64) as u64, was_accepted);
+            }
+            return Met::Known;
+        }
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = others.get(&node).copied().unwrap_or(0);
+        if NodeRecord::is_older(life, seen) {
+            return Met::Older;
+        }
+        if life == seen {
+            return Met::Known;
+        }
+        others.insert(node, life);
+        Met::New
+    }
+
+    /// What the folder is to remember.
+    pub fn to_write(&self) -> BTreeMap<u64, String> {
+        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = others.iter();
+        others
+            .map(|(node, life)| (node.0, format!("{life:032x}")))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    fn said(starts: u64, random: u64) -> Welcome {
+        Welcome {
+            life: NodeRecord::life(starts, random),
+            yours: 0,
+        }
+    }
+
+    #[test]
+    fn a_node_on_an_older_folder_is_refused_also_after_a_restart() {
+        let lives = Lives::new(NodeId(1), NodeRecord::life(3, 1), &BTreeMap::new());
+        assert_eq!(lives.meet(NodeId(2), said(7, 5)), Met::New);
+        assert_eq!(lives.meet(NodeId(2), said(7, 5)), Met::Known);
+        for lives in [&lives, &Lives::new(NodeId(1), 9, &lives.to_write())] {
+            assert_eq!(lives.meet(NodeId(2), said(6, 5)), Met::Older);
+            assert_eq!(lives.meet(NodeId(2), said(7, 6)), Met::Older, "a copy");
+            assert_eq!(lives.meet(NodeId(2), said(7, 5)), Met::Known);
+        }
+        assert_eq!(lives.meet(NodeId(2), said(8, 1)), Met::New);
+    }
+
+    #[test]
+    fn a_process_hears_that_it_is_the_older_one() {
+        let lives = Lives::new(NodeId(1), NodeRecord::life(3, 1), &BTreeMap::new());
+        let heard = Arc::new(AtomicU64::new(0));
+        let hears = heard.clone();
+        lives.on_older(move |start, was_accepted| {
+            assert!(was_accepted, "it was the newest at its second meeting");
+            hears.store(start, Ordering::SeqCst);
+        });
+        for (starts, expected) in [(2, 0), (3, 0), (5, 5)] {
+            let said = Welcome {
+                life: NodeRecord::life(1, 1),
+                yours: NodeRecord::life(starts, 1),
+            };
+            lives.meet(NodeId(2), said);
+            assert_eq!(heard.load(Ordering::SeqCst), expected, "{starts}");
+        }
+    }
+
+    #[test]
+    fn a_welcome_is_read_back_and_a_part_of_it_is_not() {
+        let welcome = said(3, 4);
+        let bytes = welcome.encode();
+        assert_eq!(Welcome::decode(&bytes), Some(welcome));
+        assert_eq!(Welcome::decode(&bytes[..31]), None);
+    }
+}

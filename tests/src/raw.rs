@@ -1,0 +1,71 @@
+//! A connection of the client protocol that sends what a test wants, and no more.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use rangedb_protocol::preamble::{ANSWER_LEN, ANY_SHARD, Answer, Preamble};
+use rangedb_protocol::{FlatBufferBuilder, Request, RequestBody, frame};
+
+/// A reply that takes longer does not come.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A connection.
+#[derive(Debug)]
+pub struct RawClient {
+    /// Its socket, which blocks.
+    pub stream: TcpStream,
+    /// What the node answered to the preamble.
+    pub answer: Answer,
+}
+
+impl RawClient {
+    /// Connects and sends a plain client's preamble.
+    ///
+    /// # Errors
+    /// The node does not listen, or closes without an answer.
+    pub fn connect(address: &str) -> io::Result<RawClient> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let preamble = Preamble {
+            smart: false,
+            ..Preamble::client(ANY_SHARD)
+        };
+        stream.write_all(&preamble.encode())?;
+        let mut bytes = [0; ANSWER_LEN];
+        stream.read_exact(&mut bytes)?;
+        let answer = Answer::decode(&bytes);
+        let answer = answer.ok_or_else(|| io::Error::other("an answer of another protocol"))?;
+        Ok(RawClient { stream, answer })
+    }
+
+    /// Reads a reply's frame: its id and its kind.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub fn receive(&mut self) -> io::Result<(u64, Vec<u8>)> {
+        let mut length = [0; frame::LENGTH_LEN];
+        self.stream.read_exact(&mut length)?;
+        let mut bytes = length.to_vec();
+        bytes.resize(frame::expected_len(&length), 0);
+        let rest = bytes.get_mut(frame::LENGTH_LEN..).unwrap_or_default();
+        self.stream.read_exact(rest)?;
+        let found = frame::decode(&bytes).map_err(io::Error::other)?;
+        let found = found.ok_or_else(|| io::Error::other("a short frame"))?;
+        Ok((found.id, bytes.clone()))
+    }
+}
+
+/// The frame of a request.
+pub fn request(id: u64, body: RequestBody<'_>) -> Vec<u8> {
+    let request = Request {
+        body,
+        target: None,
+        deadline_ms: 0,
+        token: 0,
+    };
+    let mut bytes = Vec::new();
+    request.encode(id, &mut FlatBufferBuilder::new(), &mut bytes);
+    bytes
+}

@@ -1,0 +1,187 @@
+//! Connections take their share of a node, and no more: of its file descriptors and of its memory.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rangedb_protocol::limits::FRAME_LEN_MAX;
+use rangedb_protocol::preamble::Verdict;
+use rangedb_tests::cluster::wait_for;
+use rangedb_tests::process::{Home, command, wait};
+use rangedb_tests::raw::RawClient;
+
+/// Connections that a test opens at most, with those of the node in another process.
+const CONNECTIONS_MAX: usize = 4_500;
+
+/// Lets this process open as many files as the tests need.
+fn raise_own_limit() {
+    let limit = format!("--nofile={}:", CONNECTIONS_MAX + 500);
+    let process = std::process::id().to_string();
+    let mut raise = Command::new("prlimit");
+    // Where it is not allowed, the test opens as many as it may.
+    let _ = raise.args(["--pid", &process, &limit]).status();
+}
+
+/// A node's memory in MiB.
+fn memory_mib(id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix("kB"));
+    kib.and_then(|kib| kib.trim().parse::<u64>().ok())
+        .expect("a number")
+        >> 10
+}
+
+fn refused_with(limit: u32, home: &Home) -> String {
+    let limit = format!("--nofile={limit}:{limit}");
+    let start = home.start_command();
+    let output = Command::new("prlimit")
+        .arg(limit)
+        .arg(start.get_program())
+        .args(start.get_args())
+        .output()
+        .expect("it starts");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn too_few_files_are_refused_with_the_number_that_is_needed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let home = Home::new(folder.path(), &["--shards", "2"]);
+    let complaint = refused_with(50, &home);
+    let needed = complaint.split("ulimit -n ").nth(1).expect("advice");
+    let needed: u32 = needed
+        .split('`')
+        .next()
+        .and_then(|needed| needed.parse().ok())
+        .unwrap_or_else(|| panic!("{complaint}"));
+    assert!(
+        complaint.contains(&format!("LimitNOFILE={needed}")),
+        "{complaint}"
+    );
+    refused_with(needed - 1, &home);
+    // That number is enough.
+    let limit = format!("--nofile={needed}:{needed}");
+    let node = home.start_with(&["prlimit", &limit], Stdio::null(), home.log_file().into());
+    assert!(home.cli(&["put", "k", "v"]).status.success());
+    drop(node);
+}
+
+#[test]
+fn connections_do_not_take_the_files_of_tables() {
+    raise_own_limit();
+    for limit in [120, 256, 1024, 4096] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let home = Home::new(folder.path(), &["--shards", "1", "--memory", "64MiB"]);
+        let nofile = format!("--nofile={limit}:{limit}");
+        let mut node =
+            home.start_with(&["prlimit", &nofile], Stdio::null(), home.log_file().into());
+        let mut load = command("loadgen")
+            .args(["run", "--workload", "write", "--records", "20000"])
+            .args([
+                "--value-size",
+                "1000",
+                "--rate",
+                "2000",
+                "--connections",
+                "1",
+            ])
+            .args(["--duration", "600", "--addr", &home.listen])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("loadgen starts");
+        let flushes = || home.metric("rangedb_flushes_total");
+        wait_for("a flush", || (flushes() >= 1.0).then_some(()));
+        // Some say nothing at all, the others are clients.
+        let silent: Vec<_> = (0..limit / 2)
+            .filter_map(|_| TcpStream::connect(&home.listen).ok())
+            .collect();
+        let (mut clients, mut refused) = (Vec::new(), 0);
+        for _ in 0..limit.min(CONNECTIONS_MAX / 2) {
+            let client = RawClient::connect(&home.listen).expect("an answer");
+            match client.answer.verdict {
+                Verdict::Accepted => clients.push(client),
+                Verdict::TooManyConnections => refused += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        println!(
+            "of {limit} files: {} clients, {refused} refused",
+            clients.len()
+        );
+        assert!(refused > 0 && !clients.is_empty());
+        let before = flushes();
+        wait_for("more flushes", || {
+            assert!(node.is_running(), "{}", home.log());
+            (flushes() >= before + 3.0).then_some(())
+        });
+        assert!(home.metric("rangedb_connections_refused_total") >= f64::from(refused));
+        assert_eq!(home.page("/livez").0, 200);
+        // Seats that are given up can be taken.
+        drop((clients, silent));
+        wait_for("a seat", || {
+            let put = home.cli(&["put", "k", "v"]);
+            put.status.success().then_some(())
+        });
+        load.kill().expect("it runs");
+        wait(&mut load);
+        assert!(node.is_running(), "{}", home.log());
+    }
+}
+
+#[test]
+fn frames_in_the_making_take_their_share_of_memory_and_give_it_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let home = Home::new(folder.path(), &["--shards", "2", "--memory", "512MiB"]);
+    let node = home.start();
+    let before = memory_mib(node.id());
+    // Seven of eight MiB of a frame each.
+    let mut frame = (FRAME_LEN_MAX as u32).to_le_bytes().to_vec();
+    frame.resize(7 << 20, 7);
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        let mut client = RawClient::connect(&home.listen).expect("an answer");
+        client.stream.write_all(&frame).expect("it is taken");
+        clients.push(client);
+    }
+    let most = memory_mib(node.id());
+    assert!(home.cli(&["put", "k", "v"]).status.success());
+    let unfinished = home.metric("rangedb_frames_unfinished_bytes");
+    assert!(
+        unfinished > 0.0 && unfinished < f64::from(64 << 20),
+        "{unfinished}"
+    );
+    drop(clients);
+    wait_for("the end of all frames", || {
+        (home.metric("rangedb_frames_unfinished_bytes") == 0.0).then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    let after = memory_mib(node.id());
+    println!("memory: {before} MiB, {most} with 700 MiB of frames on their way, {after} after");
+    assert!(
+        most < before + 150,
+        "{before} MiB before, {most} MiB with frames"
+    );
+    assert!(
+        after < before + 60,
+        "{before} MiB before, {after} MiB after"
+    );
+}
+
+#[test]
+fn idle_connections_to_the_admin_pages_keep_no_probe_out() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let home = Home::new(folder.path(), &["--shards", "1"]);
+    let _node = home.start();
+    let idle: Vec<_> = (0..200)
+        .filter_map(|_| TcpStream::connect(&home.http).ok())
+        .collect();
+    for _ in 0..20 {
+        assert_eq!(home.page("/livez").0, 200);
+        assert_eq!(home.page("/readyz").0, 200);
+    }
+    drop(idle);
+}

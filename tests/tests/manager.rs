@@ -1,0 +1,293 @@
+//! The cluster's manager, fed with reports: what it says of replicas that are members by name only and of
+//! nodes that nobody reaches, and what it does about them. No cluster runs.
+
+use std::time::Duration;
+
+use rangedb_engine::cluster::manager::Manager;
+use rangedb_engine::cluster::message::{Follower, HeldReplica, LedRange, Peer, Report};
+use rangedb_engine::cluster::placement::{Slot, Step};
+use rangedb_engine::cluster::{
+    HighestIds, NodeRecord, NodeState, RangeView, Setting, Told, Trouble,
+};
+use rangedb_engine::env::Now;
+use rangedb_engine::range::{Descriptor, Keyspace, ReplicaPlace};
+use rangedb_engine::types::{
+    Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE, ShardId,
+};
+use rangedb_tests::sim::world::SimEnv;
+
+const REPORT: Duration = Duration::from_millis(500);
+const DEAD_AFTER_S: u32 = 10;
+
+fn at(node: u64) -> Location {
+    Location {
+        node: NodeId(node),
+        shard: ShardId(0),
+    }
+}
+
+/// A cluster of one range besides the system's, which node 1 leads; its replica on node N has the id N.
+struct Case {
+    manager: Manager<SimEnv>,
+    now: Now<SimEnv>,
+    /// Nodes that report.
+    nodes: Vec<u64>,
+    /// Nodes that hold the range.
+    members: Vec<u64>,
+    /// Nodes whose shard has no replica though it should.
+    missing: Vec<u64>,
+    /// Replicas that have lost entries.
+    lost: Vec<u64>,
+    /// Nodes that the others do not reach.
+    unreached: Vec<u64>,
+    /// Nodes that were not met where they say.
+    unmet: Vec<u64>,
+}
+
+impl Case {
+    fn new(nodes: &[u64]) -> Case {
+        let now = Now::<SimEnv>::default();
+        let mut manager = Manager::new(1, at(1), &[], std::iter::empty(), now);
+        manager.set(Setting {
+            version: 1,
+            name: "dead-after".to_owned(),
+            value: format!("{DEAD_AFTER_S}s"),
+            at_ms: 0,
+        });
+        Case {
+            manager,
+            now,
+            nodes: nodes.to_vec(),
+            members: vec![1, 2, 3],
+            missing: Vec::new(),
+            lost: Vec::new(),
+            unreached: Vec::new(),
+            unmet: Vec::new(),
+        }
+    }
+
+    fn led(&self, range: RangeId) -> LedRange {
+        let place = |node: &u64| ReplicaPlace {
+            replica: ReplicaId(*node),
+            location: at(*node),
+        };
+        let follower = |node: &u64| Follower {
+            replica: ReplicaId(*node),
+            matched: Some(9),
+            lag: 0,
+            answers: !self.unreached.contains(node),
+            lost: self.lost.contains(node),
+            takes_snapshot: false,
+        };
+        LedRange {
+            descriptor: Descriptor {
+                range,
+                epoch: Epoch {
+                    version: 1,
+                    conf: 1,
+                },
+                keyspace: Keyspace::User,
+                keys: KeyRange::all(),
+                replicas: self.members.iter().map(place).collect(),
+            },
+            voters: self.members.iter().copied().map(ReplicaId).collect(),
+            changing: false,
+            is_joint: false,
+            has_quorum: true,
+            leader: ReplicaId(1),
+            term: 3,
+            applied: 9,
+            followers: self.members[1..].iter().map(follower).collect(),
+        }
+    }
+
+    fn report(&mut self, node: u64) -> Told {
+        let ranges = [SYSTEM_RANGE, RangeId(2)];
+        let holds = self.members.contains(&node) && !self.missing.contains(&node);
+        let held = ranges.map(|range| HeldReplica {
+            range,
+            replica: ReplicaId(node),
+            conf: 1,
+            left: false,
+            is_empty: false,
+        });
+        let others = self.nodes.iter().filter(|other| **other != node);
+        let peer = |other: &u64| Peer {
+            at: at(*other),
+            answers: !self.unreached.contains(other),
+        };
+        let report = Report {
+            from: at(node),
+            node: NodeRecord {
+                id: NodeId(node),
+                address: format!("node-{node}"),
+                shards: 1,
+                ..NodeRecord::default()
+            },
+            known: 0,
+            led: match node {
+                1 => ranges.map(|range| self.led(range)).to_vec(),
+                _ => Vec::new(),
+            },
+            held: held.into_iter().filter(|_| holds && node != 1).collect(),
+            highest: HighestIds::default(),
+            peers: others.map(peer).collect(),
+        };
+        let is_there = !self.unmet.contains(&node);
+        self.manager.take(report, is_there, self.now)
+    }
+
+    /// All nodes report for so long.
+    fn pass(&mut self, seconds: u32) {
+        for _ in 0..seconds * 2 {
+            for node in self.nodes.clone() {
+                self.report(node);
+            }
+            self.now += REPORT;
+        }
+    }
+
+    fn range(&self) -> RangeView {
+        let view = self.manager.view(self.now);
+        let mut ranges = view.ranges.into_iter();
+        let found = ranges.find(|range| range.descriptor.range == RangeId(2));
+        found.expect("it is known")
+    }
+
+    fn state(&self, node: u64) -> Option<NodeState> {
+        let view = self.manager.view(self.now);
+        let mut nodes = view.nodes.iter();
+        let found = nodes.find(|known| known.record.id == NodeId(node))?;
+        Some(found.state)
+    }
+
+    /// The nodes that are to get a new voter of the range, and the voters that stay.
+    fn planned(&self) -> Option<(Vec<u64>, Vec<u64>)> {
+        let steps = self.manager.plan(self.now);
+        let change = steps.iter().find_map(|step| match step {
+            Step::Change { range, voters, .. } if *range == RangeId(2) => Some(voters),
+            _ => None,
+        })?;
+        let (mut new, mut stay) = (Vec::new(), Vec::new());
+        for slot in change {
+            match slot {
+                Slot::New(location) => new.push(location.node.0),
+                Slot::Here(place) => stay.push(place.replica.0),
+            }
+        }
+        stay.sort_unstable();
+        Some((new, stay))
+    }
+}
+
+#[test]
+fn a_cluster_that_is_well_is_left_alone() {
+    let mut case = Case::new(&[1, 2, 3]);
+    case.pass(30);
+    let range = case.range();
+    assert!(
+        !range.under_replicated && range.troubles.is_empty(),
+        "{range:?}"
+    );
+    assert_eq!(case.planned(), None);
+}
+
+#[test]
+fn a_replica_that_has_lost_entries_is_replaced_at_once_also_on_its_own_node() {
+    for (nodes, new) in [(vec![1, 2, 3], 3), (vec![1, 2, 3, 4], 4)] {
+        let mut case = Case::new(&nodes);
+        case.pass(5);
+        case.lost = vec![3];
+        case.pass(1);
+        let range = case.range();
+        assert_eq!(range.troubles, [(ReplicaId(3), Trouble::Lost)]);
+        assert!(range.under_replicated);
+        assert_eq!(case.planned(), Some((vec![new], vec![1, 2])));
+    }
+}
+
+#[test]
+fn nothing_is_replaced_while_most_voters_are_in_trouble_and_never_two_at_a_time() {
+    let mut case = Case::new(&[1, 2, 3]);
+    case.lost = vec![2, 3];
+    case.pass(5);
+    assert_eq!(case.range().troubles.len(), 2);
+    assert_eq!(case.planned(), None);
+    let mut case = Case::new(&[1, 2, 3, 4, 5]);
+    case.members = vec![1, 2, 3, 4, 5];
+    case.manager.set(Setting {
+        version: 2,
+        name: "replication-factor".to_owned(),
+        value: "5".to_owned(),
+        at_ms: 0,
+    });
+    case.lost = vec![2, 3];
+    case.pass(5);
+    let (new, stay) = case.planned().expect("a change");
+    assert_eq!((new, stay.len()), (vec![2], 4));
+}
+
+#[test]
+fn a_replica_that_its_shard_does_not_report_is_missing_and_replaced() {
+    let mut case = Case::new(&[1, 2, 3]);
+    case.pass(5);
+    case.missing = vec![2];
+    case.pass(1);
+    assert_eq!(case.range().troubles, [], "not after two reports");
+    case.pass(3);
+    assert_eq!(case.range().troubles, [(ReplicaId(2), Trouble::Missing)]);
+    assert!(case.range().under_replicated);
+    assert_eq!(case.planned(), Some((vec![2], vec![1, 3])));
+}
+
+#[test]
+fn a_node_that_reports_and_is_not_reached_is_no_target_and_is_replaced_after_dead_after() {
+    let mut case = Case::new(&[1, 2, 3, 4]);
+    case.pass(5);
+    case.unreached = vec![3, 4];
+    case.pass(6);
+    assert_eq!(case.state(3), Some(NodeState::Unreachable));
+    assert!(case.range().under_replicated);
+    assert_eq!(case.planned(), None, "it has its time");
+    case.pass(DEAD_AFTER_S);
+    assert_eq!(case.state(3), Some(NodeState::Dead));
+    assert_eq!(case.planned(), None, "node 4 is not reached, either");
+    case.unreached = vec![3];
+    case.pass(1);
+    assert_eq!(case.planned(), Some((vec![4], vec![1, 2])));
+    case.unreached.clear();
+    case.pass(1);
+    assert_eq!(case.state(3), Some(NodeState::Alive));
+}
+
+#[test]
+fn a_shard_that_failed_is_avoided_while_there_is_another() {
+    let mut case = Case::new(&[1, 2, 3, 4, 5]);
+    case.pass(5);
+    case.lost = vec![3];
+    case.pass(1);
+    // The system range has lost one, too, and takes the other free node.
+    let (new, _) = case.planned().expect("a change");
+    assert!(new == [4] || new == [5], "{new:?}");
+    case.manager.target_failed(at(new[0]), case.now);
+    let (other, _) = case.planned().expect("a change");
+    assert_eq!(other, [9 - new[0]]);
+}
+
+#[test]
+fn a_node_that_was_not_met_where_it_says_is_no_part_of_the_cluster_or_stays_where_it_was() {
+    let mut case = Case::new(&[1, 2, 3, 4]);
+    case.unmet = vec![4];
+    case.pass(5);
+    assert_eq!(case.state(4), None);
+    let told = case.report(4);
+    assert!(matches!(told, Told::Synced { unmet: true, .. }), "{told:?}");
+    case.unmet.clear();
+    case.pass(1);
+    assert_eq!(case.state(4), Some(NodeState::Alive));
+    let told = case.report(4);
+    assert!(
+        matches!(told, Told::Synced { unmet: false, .. }),
+        "{told:?}"
+    );
+}

@@ -1,0 +1,158 @@
+//! Replicas that need a snapshot of a large range catch up while clients write: one that was away, and a
+//! fourth one that is new.
+//!
+//! Small by default. `RANGEDB_SNAPSHOT_MIB`, `RANGEDB_SNAPSHOT_RATE` and `RANGEDB_AWAY_SECONDS` make it
+//! larger: 4096, 5000 and 600 are what a machine with two cores is to survive.
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use rangedb_engine::types::SYSTEM_RANGE;
+use rangedb_tests::cluster::{
+    Caller, SECRET, homes, nodes, ranges, start_all, variable, wait_until_replicated,
+};
+use rangedb_tests::process::{Home, command, wait};
+
+/// Bytes of a record that is loaded.
+const RECORD_LEN: u64 = 4_000;
+/// A replica that lacks no more entries than this has caught up: so many may be on their way.
+const CAUGHT_UP: u64 = 500;
+/// Snapshots that a replica of one range takes over; the second only if the leader changes meanwhile.
+const SNAPSHOTS_MAX: usize = 2;
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+fn loadgen(what: &str, caller: &Caller, arguments: &[&str]) -> Child {
+    command("loadgen")
+        .args([what, "--addr", &caller.addresses])
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("loadgen starts")
+}
+
+/// Waits until each range of users has a replica on a node that lacks hardly an entry; gives how long
+/// that took.
+fn wait_until_caught_up(
+    asked: &Home,
+    node: u64,
+    patience: Duration,
+    meanwhile: impl Fn(),
+) -> Duration {
+    let begun = Instant::now();
+    loop {
+        meanwhile();
+        let mut ranges = ranges(asked).unwrap_or_default();
+        ranges.remove(&SYSTEM_RANGE.0);
+        let there = ranges.values().filter(|range| range.voters.contains(&node));
+        let lags: Vec<Option<u64>> = there.map(|range| range.lag).collect();
+        let near = |lag: &Option<u64>| lag.is_some_and(|lag| lag <= CAUGHT_UP);
+        let is_whole = lags.len() == ranges.len() && !lags.is_empty();
+        if is_whole && lags.iter().all(near) {
+            return begun.elapsed();
+        }
+        let passed = begun.elapsed();
+        assert!(passed < patience, "node {node} does not catch up: {lags:?}");
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn taken_over(home: &Home) -> usize {
+    home.log().matches("took over a snapshot").count()
+}
+
+#[test]
+fn replicas_take_one_snapshot_and_catch_up_while_clients_write() {
+    let mib = variable("RANGEDB_SNAPSHOT_MIB").unwrap_or(100);
+    let rate = variable("RANGEDB_SNAPSHOT_RATE").unwrap_or(1_000);
+    let away = Duration::from_secs(variable("RANGEDB_AWAY_SECONDS").unwrap_or(8));
+    // Far more than it takes, and less than for ever.
+    let patience = Duration::from_secs(60 + mib / 2);
+    let temp = tempfile::tempdir().expect("a folder");
+    let mut homes = homes(temp.path());
+    for home in &mut homes {
+        // Small memtables: what is flushed may be purged from the log.
+        let memory = if mib > 500 { "512MiB" } else { "64MiB" };
+        home.flags
+            .extend(["--memory".to_owned(), memory.to_owned()]);
+    }
+    let mut running = start_all(&homes);
+    wait_until_replicated(&homes);
+    let off = homes[0].cli(&["config", "set", "balance", "off"]);
+    assert!(off.status.success(), "{off:?}");
+    let caller = Caller::new(&homes);
+    let (records, len) = ((mib << 20) / RECORD_LEN, RECORD_LEN.to_string());
+    let records = records.to_string();
+    let sizes = ["--records", &records, "--value-size", &len];
+    let mut load = loadgen("load", &caller, &[&sizes[..], &["--depth", "4"]].concat());
+    assert!(wait(&mut load).success());
+
+    // Writes go on until the end.
+    let (rate, forever) = (rate.to_string(), "86400");
+    let pace = [
+        "--workload",
+        "write",
+        "--rate",
+        &rate,
+        "--duration",
+        forever,
+    ];
+    let small = ["--records", &records, "--value-size", "100"];
+    let mut writes = loadgen("run", &caller, &[&pace[..], &small].concat());
+    let before = taken_over(&homes[2]);
+    running[2].take().expect("it runs").kill();
+    std::thread::sleep(away);
+    running[2] = Some(homes[2].start());
+    let id = |home: &Home| {
+        let known = nodes(&homes[0]).unwrap_or_default().into_iter();
+        let mut known = known.filter(|(_, (_, address))| *address == home.listen);
+        known.next().map(|(id, _)| id)
+    };
+    let third = id(&homes[2]).expect("it is known");
+    let took = wait_until_caught_up(&homes[0], third, patience, || ());
+    let snapshots = taken_over(&homes[2]) - before;
+    println!("{mib} MiB, {rate} writes/s: back after {took:?}, {snapshots} snapshots");
+    assert!((1..=3 * SNAPSHOTS_MAX).contains(&snapshots), "{snapshots}");
+
+    // A fourth node takes the replicas of the third.
+    let folder = temp.path().join("fourth");
+    std::fs::create_dir(&folder).expect("a folder");
+    let flags = ["--shards", "1", "--cluster-secret", SECRET, "--join"];
+    let fourth = Home::new(&folder, &[&flags[..], &[&caller.addresses]].concat());
+    running.push(Some(fourth.start()));
+    let joins = Instant::now();
+    let fourth_id = loop {
+        if let Some(id) = id(&fourth) {
+            break id;
+        }
+        assert!(joins.elapsed() < patience, "the fourth node does not join");
+        std::thread::sleep(LOOK_EVERY);
+    };
+    let (from, to) = (third.to_string(), fourth_id.to_string());
+    // An order that was taken may come to nothing, if the leader changes.
+    let order_moves = || {
+        for (range, known) in ranges(&homes[0]).unwrap_or_default() {
+            if range != SYSTEM_RANGE.0 && known.voters.contains(&third) {
+                let range = range.to_string();
+                let order = [
+                    "range",
+                    "move-replica",
+                    &range,
+                    "--from",
+                    &from,
+                    "--to",
+                    &to,
+                ];
+                // One that is being followed is refused.
+                homes[0].cli(&order);
+            }
+        }
+    };
+    let took = wait_until_caught_up(&homes[0], fourth_id, 2 * patience, order_moves);
+    let snapshots = taken_over(&fourth);
+    println!("{mib} MiB, {rate} writes/s: a fourth after {took:?}, {snapshots} snapshots");
+    assert!((1..=3 * SNAPSHOTS_MAX).contains(&snapshots), "{snapshots}");
+    assert!(writes.try_wait().expect("asked").is_none(), "writes go on");
+    writes.kill().expect("it runs");
+    wait(&mut writes);
+}
