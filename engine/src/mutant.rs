@@ -47,6 +47,8 @@ pub enum Mutant {
     DamagedFrameTaken,
     /// The log is purged as if no snapshot were under way.
     SnapshotPinsNoLog,
+    /// Versions are collected of which a snapshot is still to speak.
+    SnapshotKeepsNoVersions,
     /// Log, tables and `node.json` are not compared at a start: a log that was lost begins anew.
     FreshLogOverOldTables,
     /// A replica that has lost what it had acknowledged goes on voting and acknowledging.
@@ -55,7 +57,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 22] = [
+    pub const ALL: [Mutant; 23] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -76,6 +78,7 @@ impl Mutant {
         Mutant::RetryUnderNewPair,
         Mutant::DamagedFrameTaken,
         Mutant::SnapshotPinsNoLog,
+        Mutant::SnapshotKeepsNoVersions,
         Mutant::FreshLogOverOldTables,
         Mutant::OldFolderVotes,
     ];

@@ -133,6 +133,7 @@ mutants! {
     finds_retry_under_new_pair: RetryUnderNewPair by seed,
     finds_damaged_frame_taken: DamagedFrameTaken by seed,
     finds_snapshot_pins_no_log: SnapshotPinsNoLog by snapshot_of_many_parts,
+    finds_snapshot_keeps_no_versions: SnapshotKeepsNoVersions by seed,
     finds_fresh_log_over_old_tables: FreshLogOverOldTables by seed,
     finds_old_folder_votes: OldFolderVotes by seed,
 }

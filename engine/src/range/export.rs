@@ -1,9 +1,10 @@
 //! A range as a snapshot: its state, its rows with all their versions, its session table.
 //!
 //! An export goes through the rows in turns, while the leader works on. It speaks of the moment at
-//! which it began: later versions are left out. Versions that are collected meanwhile are missing
-//! from it, and so the state that ends it names the collected threshold of its end. Lives on the
-//! shard's thread.
+//! which it began: later versions are left out, and the replica keeps the versions of that moment until
+//! it ends, because the receiver goes on from there: an entry that is applied after it must find what
+//! it found elsewhere. Older versions may be collected meanwhile, and so the state that ends the snapshot
+//! names the collected threshold of its end. Lives on the shard's thread.
 
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -72,6 +73,7 @@ impl<E: Env> Export<E> {
         })?;
         let mut first = Vec::new();
         keys::user_key(data_id, &[], &mut first);
+        replica.keep_versions(at);
         Ok(Export {
             replica,
             data_id,
@@ -99,6 +101,9 @@ impl<E: Env> Export<E> {
     /// # Errors
     /// The tree cannot be read, or the replica took over a snapshot itself.
     pub fn next_part(&mut self) -> Result<Vec<ExportedRow>, Fatal> {
+        if self.replica.data_id() != self.data_id {
+            return Err(self.failed("the replica took over a snapshot itself"));
+        }
         while self.read.is_empty()
             && let Some(sessions) = self.sessions.take()
         {
@@ -123,17 +128,20 @@ impl<E: Env> Export<E> {
     fn read_sessions(&mut self, export: SessionExport) -> Result<Option<SessionExport>, Fatal> {
         let rows = self.replica.with_state(|state| {
             let rows = state.sessions.next_rows(&export, SESSION_ROWS_PER_TURN);
-            rows.ok_or("the replica took over a snapshot itself")
+            rows.ok_or("the session table is another")
         });
-        let (at, range) = (self.at, self.replica.group.range);
-        let failed = |why| Fatal::Inconsistent(format!("snapshot of range {range}: {why}"));
-        let rows = rows.map_err(failed)?;
+        let rows = rows.map_err(|why| self.failed(why))?;
         let goes_on = !rows.is_empty();
         for row in rows {
-            let row = session_row(row, at).ok_or("a session cannot be encoded");
-            self.read.push_back(row.map_err(failed)?);
+            let row = session_row(row, self.at).ok_or("a session cannot be encoded");
+            self.read.push_back(row.map_err(|why| self.failed(why))?);
         }
         Ok(goes_on.then_some(export))
+    }
+
+    fn failed(&self, why: &str) -> Fatal {
+        let range = self.replica.group.range;
+        Fatal::Inconsistent(format!("snapshot of range {range}: {why}"))
     }
 
     /// Reads whole keys, a part's worth of them; gives where to go on.
@@ -169,6 +177,12 @@ impl<E: Env> Export<E> {
                 versions.push(next);
             }
         })
+    }
+}
+
+impl<E: Env> Drop for Export<E> {
+    fn drop(&mut self) {
+        self.replica.let_go(self.at);
     }
 }
 

@@ -104,6 +104,8 @@ pub struct Replica<E: Env> {
     durable: RefCell<Durable>,
     /// The last write of a user, for the question whether old versions may exist.
     last_write: Cell<Timestamp>,
+    /// The moments of which snapshots are being read.
+    exported: RefCell<Vec<Timestamp>>,
 }
 
 impl<E: Env> Replica<E> {
@@ -135,6 +137,7 @@ impl<E: Env> Replica<E> {
             unsaved: Cell::new(0),
             durable: RefCell::new(durable),
             last_write: Cell::new(last_write),
+            exported: RefCell::default(),
         };
         // What a start has found to be deleted.
         replica.count_unsaved(&replica.state.borrow());
@@ -144,6 +147,29 @@ impl<E: Env> Replica<E> {
     /// Where its rows lie.
     pub fn data_id(&self) -> DataId {
         self.data_id.get()
+    }
+
+    /// Tables may drop versions that only reads at or below this would need. No client reads at or below
+    /// the collected threshold; a snapshot that is being read may still.
+    pub fn droppable_below(&self) -> Timestamp {
+        let threshold = self.with_state(|state| state.gc_threshold);
+        let exported = self.exported.borrow();
+        exported.iter().copied().fold(threshold, Timestamp::min)
+    }
+
+    /// Keeps the versions of a moment until [`Replica::let_go`].
+    pub(crate) fn keep_versions(&self, at: Timestamp) {
+        if !mutant::is(Mutant::SnapshotKeepsNoVersions) {
+            self.exported.borrow_mut().push(at);
+        }
+    }
+
+    /// The versions of a moment are kept by one snapshot less.
+    pub(crate) fn let_go(&self, at: Timestamp) {
+        let mut exported = self.exported.borrow_mut();
+        if let Some(place) = exported.iter().position(|kept| *kept == at) {
+            exported.swap_remove(place);
+        }
     }
 
     /// Takes over a snapshot whose rows are durable under `data_id`, and whose taking over is

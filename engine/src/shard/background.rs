@@ -114,7 +114,7 @@ pub(super) fn gc_rules<E: Env>(inner: &Inner<E>) -> GcRules {
             replica: replica.group.replica,
             data_id: replica.data_id(),
             keys: state.descriptor.keys.clone(),
-            threshold: state.gc_threshold,
+            threshold: replica.droppable_below(),
         })
     });
     GcRules {
@@ -139,7 +139,7 @@ impl Collector {
         }
         let thresholds: Vec<Timestamp> = replicas
             .iter()
-            .map(|r| r.with_state(|state| state.gc_threshold))
+            .map(|r| r.droppable_below())
             .collect();
         if thresholds != self.told {
             inner.store.set_gc(gc_rules(inner));
