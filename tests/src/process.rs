@@ -318,6 +318,34 @@ impl Drop for Node {
     }
 }
 
+/// A process beside the nodes, a load for example; killed when dropped, also by a test that fails.
+#[derive(Debug)]
+pub struct Background(Child);
+
+impl Background {
+    /// Starts it; what it prints is lost.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start(command: &mut Command) -> Background {
+        let silent = command.stdout(Stdio::null()).stderr(Stdio::null());
+        Background(silent.spawn().expect("it starts"))
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.0.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Waits for a child's end.
 ///
 /// # Panics

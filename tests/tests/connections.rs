@@ -8,7 +8,7 @@ use std::time::Duration;
 use rangedb_protocol::limits::FRAME_LEN_MAX;
 use rangedb_protocol::preamble::Verdict;
 use rangedb_tests::cluster::wait_for;
-use rangedb_tests::process::{Home, command, wait};
+use rangedb_tests::process::{Background, Home, command};
 use rangedb_tests::raw::RawClient;
 
 /// Connections that a test opens at most, with those of the node in another process.
@@ -78,23 +78,16 @@ fn connections_do_not_take_the_files_of_tables() {
         let nofile = format!("--nofile={limit}:{limit}");
         let mut node =
             home.start_with(&["prlimit", &nofile], Stdio::null(), home.log_file().into());
-        let mut load = command("loadgen")
-            .args(["run", "--workload", "write", "--records", "20000"])
-            .args([
-                "--value-size",
-                "1000",
-                "--rate",
-                "2000",
-                "--connections",
-                "1",
-            ])
-            .args(["--duration", "600", "--addr", &home.listen])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("loadgen starts");
+        let mut load = Background::start(
+            command("loadgen")
+                .args(["run", "--workload", "write", "--rate", "2000"])
+                .args(["--records", "20000", "--value-size", "1000"])
+                .args(["--connections", "1", "--duration", "600"])
+                .args(["--addr", &home.listen]),
+        );
         let flushes = || home.metric("rangedb_flushes_total");
-        wait_for("a flush", || (flushes() >= 1.0).then_some(()));
+        // The first one comes with the start. Whoever is a client by then stays one.
+        wait_for("a flush", || (flushes() >= 2.0).then_some(()));
         // Some say nothing at all, the others are clients.
         let silent: Vec<_> = (0..limit / 2)
             .filter_map(|_| TcpStream::connect(&home.listen).ok())
@@ -115,7 +108,7 @@ fn connections_do_not_take_the_files_of_tables() {
         assert!(refused > 0 && !clients.is_empty());
         let before = flushes();
         wait_for("more flushes", || {
-            assert!(node.is_running(), "{}", home.log());
+            assert!(load.is_running() && node.is_running(), "{}", home.log());
             (flushes() >= before + 3.0).then_some(())
         });
         assert!(home.metric("rangedb_connections_refused_total") >= f64::from(refused));
@@ -126,8 +119,6 @@ fn connections_do_not_take_the_files_of_tables() {
             let put = home.cli(&["put", "k", "v"]);
             put.status.success().then_some(())
         });
-        load.kill().expect("it runs");
-        wait(&mut load);
         assert!(node.is_running(), "{}", home.log());
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rangedb_protocol::RequestBody;
 use rangedb_tests::cluster::wait_for;
-use rangedb_tests::process::{Home, cli, command, free_port, wait};
+use rangedb_tests::process::{Background, Home, cli, command, free_port};
 use rangedb_tests::raw::{RawClient, request};
 
 /// Runs a command that must end with this code; gives what it printed.
@@ -225,20 +225,16 @@ fn a_node_that_is_told_to_stop_drains_first() {
     let temp = tempfile::tempdir().expect("a folder");
     let home = Home::new(temp.path(), &["--shards", "1"]);
     let node = home.start();
-    let load = command("loadgen")
-        .args(["run", "--workload", "write", "--records", "1000"])
-        .args(["--addr", &home.listen, "--duration", "30", "--warmup", "0"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let mut load = load.expect("loadgen starts");
+    let _load = Background::start(
+        command("loadgen")
+            .args(["run", "--workload", "write", "--records", "1000"])
+            .args(["--addr", &home.listen, "--duration", "30", "--warmup", "0"]),
+    );
     wait_for_requests(&home, 100.0);
     let told = Instant::now();
     node.signal("TERM");
     assert_eq!(node.wait().code(), Some(0), "{}", home.log());
     println!("stopped under load in {:?}", told.elapsed());
-    load.kill().expect("it runs");
-    wait(&mut load);
 }
 
 #[test]

@@ -183,6 +183,15 @@ fn a_replica_that_has_lost_what_it_acknowledged_is_replaced() {
     }
 }
 
+/// A manager that has just begun takes a while to know who is not reached.
+fn wait_until_alive(asked: &Home, count: usize) {
+    wait_for("nodes that are alive, and no others", || {
+        let known = nodes(asked)?;
+        let alive = known.values().filter(|(state, _)| state == "alive");
+        (alive.count() == count).then_some(())
+    });
+}
+
 #[test]
 fn a_node_that_nobody_reaches_is_not_chosen_and_complains() {
     let temp = tempfile::tempdir().expect("a folder");
@@ -198,9 +207,7 @@ fn a_node_that_nobody_reaches_is_not_chosen_and_complains() {
     wanted.sort_unstable();
     running[2].take().expect("it runs").kill();
     wait_until_on(&homes[0], &wanted);
-    let known = nodes(&homes[0]).expect("it answers");
-    let alive = known.values().filter(|(state, _)| state == "alive");
-    assert_eq!(alive.count(), 3, "{known:?}");
+    wait_until_alive(&homes[0], 3);
     let complains = || bad.log().contains("does not reach this node").then_some(());
     wait_for("a complaint", complains);
     drop(unreachable);
@@ -248,9 +255,7 @@ fn a_member_that_comes_back_where_nobody_reaches_it_is_told_and_replaced() {
         told.then_some(())
     });
     wait_until_on(&homes[0], &wanted);
-    let known = nodes(&homes[0]).expect("it answers");
-    let alive = known.values().filter(|(state, _)| state == "alive");
-    assert_eq!(alive.count(), 3, "{known:?}");
+    wait_until_alive(&homes[0], 3);
     // One more may go.
     wait_until_alike(&[homes[0].clone(), homes[2].clone(), homes[3].clone()]);
     running[0].take().expect("it runs").kill();

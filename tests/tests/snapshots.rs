@@ -4,14 +4,14 @@
 //! Small by default. `RANGEDB_SNAPSHOT_MIB`, `RANGEDB_SNAPSHOT_RATE` and `RANGEDB_AWAY_SECONDS` make it
 //! larger: 4096, 5000 and 600 are what a machine with two cores is to survive.
 
-use std::process::{Child, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rangedb_engine::types::SYSTEM_RANGE;
 use rangedb_tests::cluster::{
     Caller, SECRET, homes, nodes, ranges, start_all, variable, wait_until_replicated,
 };
-use rangedb_tests::process::{Home, command, wait};
+use rangedb_tests::process::{Background, Home, command};
 
 /// Bytes of a record that is loaded.
 const RECORD_LEN: u64 = 4_000;
@@ -21,14 +21,12 @@ const CAUGHT_UP: u64 = 500;
 const SNAPSHOTS_MAX: usize = 2;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-fn loadgen(what: &str, caller: &Caller, arguments: &[&str]) -> Child {
-    command("loadgen")
+fn loadgen(what: &str, caller: &Caller, arguments: &[&str]) -> Command {
+    let mut loadgen = command("loadgen");
+    loadgen
         .args([what, "--addr", &caller.addresses])
-        .args(arguments)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("loadgen starts")
+        .args(arguments);
+    loadgen
 }
 
 /// Waits until each range of users has a replica on a node that lacks hardly an entry; gives how long
@@ -85,7 +83,7 @@ fn replicas_take_one_snapshot_and_catch_up_while_clients_write() {
     let records = records.to_string();
     let sizes = ["--records", &records, "--value-size", &len];
     let mut load = loadgen("load", &caller, &[&sizes[..], &["--depth", "4"]].concat());
-    assert!(wait(&mut load).success());
+    assert!(load.output().is_ok_and(|output| output.status.success()));
 
     // Writes go on until the end.
     let (rate, forever) = (rate.to_string(), "86400");
@@ -98,7 +96,7 @@ fn replicas_take_one_snapshot_and_catch_up_while_clients_write() {
         forever,
     ];
     let small = ["--records", &records, "--value-size", "100"];
-    let mut writes = loadgen("run", &caller, &[&pace[..], &small].concat());
+    let mut writes = Background::start(&mut loadgen("run", &caller, &[&pace[..], &small].concat()));
     let before = taken_over(&homes[2]);
     running[2].take().expect("it runs").kill();
     std::thread::sleep(away);
@@ -152,7 +150,5 @@ fn replicas_take_one_snapshot_and_catch_up_while_clients_write() {
     let snapshots = taken_over(&fourth);
     println!("{mib} MiB, {rate} writes/s: a fourth after {took:?}, {snapshots} snapshots");
     assert!((1..=3 * SNAPSHOTS_MAX).contains(&snapshots), "{snapshots}");
-    assert!(writes.try_wait().expect("asked").is_none(), "writes go on");
-    writes.kill().expect("it runs");
-    wait(&mut writes);
+    assert!(writes.is_running(), "writes go on");
 }

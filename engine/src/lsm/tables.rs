@@ -128,10 +128,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether an error says that a file is not what was written, not that the system refused.
+/// Whether an error says that a file is not what was written, not that the system refused. A file that
+/// is gone and one that is too short for an offset in it (`EINVAL`) were written, too.
 fn is_damage(error: &TreeError) -> bool {
-    !matches!(error, TreeError::Io(e)
-        if !matches!(e.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof))
+    let TreeError::Io(error) = error else {
+        return true;
+    };
+    matches!(
+        error.kind(),
+        ErrorKind::InvalidData
+            | ErrorKind::UnexpectedEof
+            | ErrorKind::InvalidInput
+            | ErrorKind::NotFound
+    )
 }
 
 fn failed(folder: &Path, action: &'static str, error: &TreeError) -> LsmError {

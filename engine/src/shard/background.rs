@@ -137,10 +137,7 @@ impl Collector {
         for replica in &replicas {
             propose_threshold(inner, replica);
         }
-        let thresholds: Vec<Timestamp> = replicas
-            .iter()
-            .map(|r| r.droppable_below())
-            .collect();
+        let thresholds: Vec<Timestamp> = replicas.iter().map(|r| r.droppable_below()).collect();
         if thresholds != self.told {
             inner.store.set_gc(gc_rules(inner));
             self.told = thresholds;

@@ -97,10 +97,10 @@ pub mod kind {
     pub const CARRY: u16 = 105;
     /// Its reply, under the same number.
     pub const CARRIED: u16 = 106;
-    /// The answer to a [`HELLO`](self::HELLO) that is refused: the reason, as text. Then the
+    /// The answer to a [`HELLO`] that is refused: the reason, as text. Then the
     /// connection ends.
     pub const REFUSED: u16 = 107;
-    /// The answer to a [`HELLO`](self::HELLO): a [`super::Welcome`], before all other answers.
+    /// The answer to a [`HELLO`]: a [`super::Welcome`], before all other answers.
     pub const WELCOME: u16 = 108;
 }
 
