@@ -32,6 +32,14 @@ pub trait Env: Copy + std::fmt::Debug + Default + Eq + Ord + 'static {
     /// Links to other shards, on this node and elsewhere.
     type Transport: Transport;
 
+    /// Does work that may take long beside the shard's thread. Fails only if there is no thread for
+    /// it. Where there is one thread alone, as in the simulator, it is done at once.
+    fn beside<R: Send + 'static>(
+        work: impl FnOnce() -> R + Send + 'static,
+    ) -> impl Future<Output = io::Result<R>> {
+        std::future::ready(Ok(work()))
+    }
+
     /// Told of each entry that a replica applies, with its results and the state after it, by which
     /// the simulator holds replicas against each other. Nothing elsewhere.
     #[inline(always)]

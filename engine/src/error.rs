@@ -83,6 +83,12 @@ pub enum Error {
     /// The replica is not ready yet.
     #[error("the range is being recovered")]
     Recovering,
+    /// The range's replicas hold different rows, and no majority holds the same.
+    #[error(
+        "range {0} has stopped: its replicas hold different rows, and no majority of them the same; \
+         see the nodes' logs, and restore the range or start the nodes whose replicas are right"
+    )]
+    Diverged(crate::types::RangeId),
     /// The disk has no room for more writes.
     #[error("the disk is full")]
     DiskFull,
@@ -107,6 +113,7 @@ impl Error {
             | Error::NumberOverflow
             | Error::ShuttingDown
             | Error::Recovering
+            | Error::Diverged(_)
             | Error::DiskFull => Fate::NotApplied,
         }
     }

@@ -101,6 +101,9 @@ codes! {
     /// Nothing was done. If a time to try again is given, it will be possible then; otherwise use
     /// the `now` of this reply in its place.
     ClockOutOfBounds = 62 "clock_out_of_bounds",
+    /// The range's replicas were found to hold different rows, and no majority of them holds the same:
+    /// the range serves nothing until a person has decided.
+    Diverged = 63 "diverged",
 }
 
 impl std::fmt::Display for ErrorCode {

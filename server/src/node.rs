@@ -19,7 +19,7 @@ use rangedb_engine::error::Fatal;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::limits::{ENTRIES_KEPT, SEGMENT_LEN, SMALL_APPEND_LEN_MAX};
 use rangedb_engine::lsm::{LsmTables, TableOptions};
-use rangedb_engine::shard::{FolderMark, InitialRange, ShardOptions};
+use rangedb_engine::shard::{DigestOptions, FolderMark, InitialRange, ShardOptions};
 use rangedb_engine::types::{Location, NodeId, ShardId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -584,6 +584,7 @@ impl Engine {
             initial: self.initial,
             node: self.record,
             system,
+            digests: DigestOptions::default(),
             nodes_seen,
             is_at: Rc::new(move |node, address| node == me || met.claim(node, address)),
             on_fatal: Rc::new(move |fatal| {

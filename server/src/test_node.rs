@@ -15,7 +15,7 @@ use rangedb_engine::hlc::Hlc;
 use rangedb_engine::limits::SMALL_APPEND_LEN_MAX;
 use rangedb_engine::lsm::{LsmTables, TableOptions};
 use rangedb_engine::range::Keyspace;
-use rangedb_engine::shard::{FolderMark, InitialRange, Opened, ShardOptions};
+use rangedb_engine::shard::{DigestOptions, FolderMark, InitialRange, Opened, ShardOptions};
 use rangedb_engine::types::{KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp};
 use rangedb_protocol::preamble::{ANSWER_LEN, Answer, Preamble};
 use rangedb_protocol::{FlatBufferBuilder, Reply, Request, RequestBody, Session, frame};
@@ -210,6 +210,7 @@ fn engine(
         system: Vec::new(),
         nodes_seen: NodeId(0),
         is_at: Rc::new(|_, _| true),
+        digests: DigestOptions::default(),
         on_fatal: Rc::new(|fatal| panic!("{fatal}")),
     };
     let tables = LsmTables::open(TableOptions {

@@ -124,6 +124,7 @@ impl<E: Env> Bench<E> {
             location: Location::default(),
             state: RangeState::created(descriptor, membership, None),
             term_before: 0,
+            last_before: 0,
             store: self.store.clone(),
             hlc: Hlc::new(),
             clock: self.clock.clone(),

@@ -19,7 +19,8 @@ use rangedb_engine::range::budget::WriteBudget;
 use rangedb_engine::range::proposer::{Proposal, ProposalKind, Proposer};
 use rangedb_engine::request::{Outcome, ScanRequest, SessionPair, Write};
 use rangedb_engine::shard::{
-    FolderMark, InitialRange, Opened, RangeStatus, Shard, ShardOptions, WriteRequest, WriteSink,
+    DigestOptions, FolderMark, InitialRange, Opened, RangeStatus, Shard, ShardOptions,
+    WriteRequest, WriteSink,
 };
 use rangedb_engine::types::{
     ClientId, Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp,
@@ -80,6 +81,7 @@ async fn open(folder: &Path) -> Shard<GlommioEnv> {
         system: Vec::new(),
         nodes_seen: NodeId(0),
         is_at: Rc::new(|_, _| true),
+        digests: DigestOptions::default(),
         on_fatal: Rc::new(|fatal| panic!("{fatal}")),
     };
     Shard::open(options, world, Hlc::new())

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rangedb_tests::sim::catch_up;
 use rangedb_tests::sim::clocks::{Chain, furthest_ahead};
+use rangedb_tests::sim::digests::{Found, damage, spoil};
 use rangedb_tests::sim::install::{Install, TAKER};
 use rangedb_tests::sim::run::{faults_of, run, run_with};
 use rangedb_tests::sim::runtime::SimRuntime;
@@ -162,6 +163,39 @@ fn simulator_catches_up_by_one_snapshot_while_clients_write() {
     for seed in first..first + 3 {
         assert_eq!(catch_up::failure(seed), None, "seed {seed}");
     }
+}
+
+#[test]
+fn simulator_finds_a_replica_whose_rows_were_changed() {
+    log();
+    for (seed, machine, leads) in [(1, &[1_u16], false), (2, &[3], false), (3, &[2], true)] {
+        let found = spoil(seed, machine, leads).unwrap_or_else(|what| panic!("{what}"));
+        let expected = Found {
+            different: 1,
+            removed: machine.to_vec(),
+            halted: false,
+        };
+        assert_eq!(found, expected, "seed {seed}");
+    }
+}
+
+#[test]
+fn simulator_takes_no_damaged_message() {
+    log();
+    for seed in 1..=3 {
+        let found = damage(seed, 20).unwrap_or_else(|what| panic!("{what}"));
+        println!("seed {seed}: {found:?}");
+        assert!(found.damaged > 20 && found.compared > 0, "{found:?}");
+        assert_eq!((found.taken, found.different), (0, 0), "seed {seed}");
+    }
+}
+
+#[test]
+fn simulator_stops_a_range_whose_replicas_all_differ() {
+    log();
+    let found = spoil(4, &[1, 2], false).unwrap_or_else(|what| panic!("{what}"));
+    assert!(found.halted, "{found:?}");
+    assert!(found.removed.is_empty(), "{found:?}");
 }
 
 #[test]

@@ -9,6 +9,7 @@
 )]
 
 use super::record::{self, NodeRecord, Setting};
+use crate::range::digest::Digest;
 use crate::range::{Descriptor, ReplicaPlace};
 use crate::types::{Location, NodeId, RangeId, ReplicaId};
 
@@ -78,6 +79,15 @@ pub enum Ask {
     /// To any shard: passes a report on to the manager, which the reporter does not find. Answered as
     /// the report is.
     PassOn(Report),
+    /// To a shard: the digest that a replica of it was asked for in the log. Answered with
+    /// [`Told::Digest`].
+    Digest {
+        range: RangeId,
+        replica: ReplicaId,
+        number: u64,
+    },
+    /// To a shard: a replica of it shall serve nothing, since the range's replicas differ.
+    Halt { range: RangeId, replica: ReplicaId },
 }
 
 /// An answer.
@@ -110,6 +120,8 @@ pub enum Told {
     Joined(NodeId),
     /// Settings, oldest first.
     Settings(Vec<Setting>),
+    /// The digest, if it is made.
+    Digest(Option<Digest>),
 }
 
 /// How a shard is.

@@ -22,7 +22,7 @@ use crate::types::Timestamp;
 /// With so many runs a compaction makes one of them.
 const RUNS_BEFORE_COMPACTION: usize = 4;
 
-type Run = Rc<BTreeMap<(Bytes, Reverse<Timestamp>), Bytes>>;
+type Run = Arc<BTreeMap<(Bytes, Reverse<Timestamp>), Bytes>>;
 
 /// What there is on the simulated disk, and how it behaves.
 #[derive(Default)]
@@ -35,6 +35,21 @@ pub struct MemoryDisk {
     pub failing: Cell<bool>,
     /// Nothing is flushed meanwhile.
     pub stuck: Cell<bool>,
+}
+
+impl MemoryDisk {
+    /// Changes rows behind the back of everybody, as a bad disk does: `change` is given each row's
+    /// key and bytes. No store may be open on it.
+    pub fn spoil(&self, mut change: impl FnMut(&[u8], &mut Vec<u8>)) {
+        for run in self.runs.borrow_mut().iter_mut() {
+            let rows = run.iter().map(|(key, row)| {
+                let mut row = row.to_vec();
+                change(&key.0, &mut row);
+                (key.clone(), Bytes::from(row))
+            });
+            *run = Arc::new(rows.collect());
+        }
+    }
 }
 
 /// A store on a [`MemoryDisk`].
@@ -107,7 +122,7 @@ impl MemoryTables {
             let is_value = row::decode(bytes).is_none_or(|row| row.value.is_some());
             judge.keeps(key, *version, is_value, true)
         });
-        self.install(vec![Rc::new(all)]);
+        self.install(vec![Arc::new(all)]);
         self.stats.compactions += 1;
     }
 }
@@ -195,7 +210,7 @@ impl TableStore for MemoryTables {
             let key = (Bytes::copy_from_slice(entry.key), Reverse(entry.version));
             (key, Bytes::from(row::encode(entry.version, entry.value)))
         });
-        let mut runs = vec![Rc::new(rows.collect())];
+        let mut runs = vec![Arc::new(rows.collect())];
         runs.extend(self.runs.iter().cloned());
         self.install(runs);
         self.stats.flushes += 1;

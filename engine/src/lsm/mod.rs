@@ -64,8 +64,9 @@ pub struct TableRow<S> {
 pub trait TableStore: Sized + 'static {
     /// Bytes in a table, shared with its block.
     type Slice: AsRef<[u8]> + Clone;
-    /// Goes through an interval of one run of tables, all versions, newest of a key first.
-    type Iter: Iterator<Item = Result<TableRow<Self::Slice>, LsmError>>;
+    /// Goes through an interval of one run of tables, all versions, newest of a key first. Other
+    /// threads may, too.
+    type Iter: Iterator<Item = Result<TableRow<Self::Slice>, LsmError>> + Send + 'static;
 
     /// The newest row of a key at or below `at`: header and value.
     ///
@@ -201,6 +202,28 @@ impl<S: AsRef<[u8]>> Found<'_, S> {
     }
 }
 
+/// An interval of frozen memtables and tables, as they were when it was taken.
+pub struct Part<T: TableStore> {
+    memtables: Vec<Arc<Memtable>>,
+    runs: Vec<T::Iter>,
+}
+
+impl<T: TableStore> Part<T> {
+    /// Goes through its rows as of `at`; the bounds are those it was taken with.
+    ///
+    /// # Errors
+    /// A table cannot be read.
+    pub fn scan<R>(
+        self,
+        bounds: Bounds<'_>,
+        at: Timestamp,
+        visit: impl FnOnce(&mut Scan<'_, T>) -> Result<R, LsmError>,
+    ) -> Result<R, LsmError> {
+        let memtables = self.memtables.iter().map(|memtable| &**memtable);
+        visit(&mut Scan::new(memtables, self.runs, bounds, at)?)
+    }
+}
+
 /// The tree of one shard.
 pub struct Lsm<T: TableStore> {
     active: Memtable,
@@ -262,6 +285,19 @@ impl<T: TableStore> Lsm<T> {
     /// A table cannot be read.
     pub fn scan(&self, bounds: Bounds<'_>, at: Timestamp) -> Result<Scan<'_, T>, LsmError> {
         Scan::new(self.memtables(), self.store.runs(bounds), bounds, at)
+    }
+
+    /// An interval of all that is not in the active memtable, for another thread to go through.
+    pub fn part(&self, bounds: Bounds<'_>) -> Part<T> {
+        Part {
+            memtables: self.frozen.iter().cloned().collect(),
+            runs: self.store.runs(bounds),
+        }
+    }
+
+    /// Whether the active memtable holds nothing.
+    pub fn is_fresh(&self) -> bool {
+        self.active.rows() == 0
     }
 
     /// Hands the active memtable to the flusher; it is read from here until it is in tables.

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::range::digest::Rows;
 use crate::types::{DataId, KeyRange, ReplicaId};
 
 const DATA_ID: DataId = DataId(3);
@@ -181,6 +182,32 @@ impl<T: TableStore> Run<T> {
         assert_eq!(found, self.model.scan(&start, &end, at));
     }
 
+    /// What tables have dropped already does not count in a digest.
+    fn check_digest(&mut self) {
+        self.freeze();
+        let (at, threshold) = (Timestamp(self.now), Timestamp(self.threshold));
+        let mut expected = Rows::new(at, threshold);
+        for (key, versions) in &self.model.rows {
+            for (version, value) in versions.iter().rev() {
+                expected.take(keys::user_part(key), Timestamp(*version), value.as_deref());
+            }
+        }
+        let (mut from, mut end) = (Vec::new(), Vec::new());
+        keys::user_key(DATA_ID, &[], &mut from);
+        keys::user_end(DATA_ID, &mut end);
+        let mut found = Rows::new(at, threshold);
+        let mut next = Some(from);
+        while let Some(from) = next {
+            let bounds = (
+                Bound::Included(from.as_slice()),
+                Bound::Excluded(end.as_slice()),
+            );
+            let part = self.lsm.part(bounds);
+            next = found.read(part, bounds, 700).expect("readable").1;
+        }
+        assert_eq!(found.value(), expected.value(), "threshold {threshold}");
+    }
+
     /// Loses the memtables and inserts again what was not in tables, as a replay does.
     fn crash(&mut self) {
         self.poll();
@@ -223,7 +250,8 @@ impl<T: TableStore> Run<T> {
             550..850 => self.check_get(),
             850..900 => self.check_scan(),
             900..970 => self.poll(),
-            970..980 => self.freeze(),
+            970..976 => self.freeze(),
+            976..980 => self.check_digest(),
             980..988 => {
                 self.threshold += self.random.below((self.now - self.threshold) / 2 + 1);
                 self.tell_rules();

@@ -89,6 +89,10 @@ fn apply_command(
     };
     let (pair, first_key) = match &command.action {
         ArchivedAction::Nothing => return Ok(done),
+        ArchivedAction::Digest { number } => {
+            state.digest_asked = Some(number.to_native());
+            return Ok(done);
+        }
         ArchivedAction::CollectBelow { threshold } => {
             let threshold = Timestamp(threshold.to_native());
             state.gc_threshold = state.gc_threshold.max(threshold.min(timestamp));
@@ -181,9 +185,9 @@ fn write(
             write_all(rows, changes, version);
             Ok(Outcome::Done { version, existed })
         }
-        ArchivedAction::CollectBelow { .. } | ArchivedAction::Nothing => {
-            Ok(Outcome::Done { version, existed })
-        }
+        ArchivedAction::CollectBelow { .. }
+        | ArchivedAction::Nothing
+        | ArchivedAction::Digest { .. } => Ok(Outcome::Done { version, existed }),
     }
 }
 

@@ -109,6 +109,12 @@ pub enum Action<'a> {
     },
     /// Nothing: the entry is there for its ceiling.
     Nothing,
+    /// Every replica makes a digest of what it holds when this is applied; see
+    /// [`crate::range::digest`].
+    Digest {
+        /// The leader's number of it.
+        number: u64,
+    },
 }
 
 /// The archived form of [`Condition`].

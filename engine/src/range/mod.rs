@@ -4,6 +4,7 @@ pub mod apply;
 pub mod budget;
 pub mod command;
 mod descriptor;
+pub mod digest;
 pub mod export;
 pub mod proposer;
 pub mod replica;

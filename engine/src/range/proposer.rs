@@ -85,6 +85,8 @@ pub enum ProposalKind {
     Write(Write, SessionPair),
     /// See [`Action::CollectBelow`].
     CollectBelow(Timestamp),
+    /// See [`Action::Digest`].
+    Digest(u64),
     /// An entry after which all earlier proposals have been decided, and the ceiling is raised.
     Barrier,
 }
@@ -93,7 +95,9 @@ impl ProposalKind {
     fn len_max(&self) -> usize {
         match self {
             ProposalKind::Write(write, _) => command::encoded_len_max(write),
-            ProposalKind::CollectBelow(_) | ProposalKind::Barrier => COMMAND_OVERHEAD,
+            ProposalKind::CollectBelow(_) | ProposalKind::Digest(_) | ProposalKind::Barrier => {
+                COMMAND_OVERHEAD
+            }
         }
     }
 
@@ -103,6 +107,7 @@ impl ProposalKind {
             ProposalKind::CollectBelow(threshold) => Action::CollectBelow {
                 threshold: threshold.0,
             },
+            ProposalKind::Digest(number) => Action::Digest { number: *number },
             ProposalKind::Barrier => Action::Nothing,
         }
     }

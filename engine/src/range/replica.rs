@@ -19,6 +19,7 @@ use crate::mutant::{self, Mutant};
 use crate::raft;
 use crate::range::apply::{self, Applied, Rows};
 use crate::range::command;
+use crate::range::digest::Digesting;
 use crate::range::proposer::Proposer;
 use crate::range::sessions::SessionRow;
 use crate::range::state::{AppliedMembership, RangeState};
@@ -62,6 +63,8 @@ pub struct ReplicaParts<E: Env> {
     pub state: RangeState,
     /// The highest term of its vote when the process started.
     pub term_before: u64,
+    /// The last entry of its log then.
+    pub last_before: u64,
     /// The shard's tree.
     pub store: Rc<Store<E>>,
     /// The node's clock.
@@ -85,6 +88,7 @@ pub struct Replica<E: Env> {
     clock: E::Clock,
     state: RefCell<RangeState>,
     term_before: u64,
+    last_before: u64,
     leading: Cell<Option<Leading>>,
     /// The blank entry of its own that it applied last; none after it asked another to lead.
     blank: Cell<Option<Leading>>,
@@ -106,6 +110,10 @@ pub struct Replica<E: Env> {
     last_write: Cell<Timestamp>,
     /// The moments of which snapshots are being read.
     exported: RefCell<Vec<Timestamp>>,
+    /// The digest that was asked for last.
+    pub(super) digesting: Cell<Option<Digesting>>,
+    /// Whether its rows differ from those of others, and nobody knows which are right.
+    halted: Cell<bool>,
 }
 
 impl<E: Env> Replica<E> {
@@ -126,6 +134,7 @@ impl<E: Env> Replica<E> {
             clock: parts.clock,
             state: RefCell::new(parts.state),
             term_before: parts.term_before,
+            last_before: parts.last_before,
             leading: Cell::new(None),
             blank: Cell::new(None),
             leader_term: Cell::new(0),
@@ -138,6 +147,8 @@ impl<E: Env> Replica<E> {
             durable: RefCell::new(durable),
             last_write: Cell::new(last_write),
             exported: RefCell::default(),
+            digesting: Cell::new(None),
+            halted: Cell::new(false),
         };
         // What a start has found to be deleted.
         replica.count_unsaved(&replica.state.borrow());
@@ -150,11 +161,12 @@ impl<E: Env> Replica<E> {
     }
 
     /// Tables may drop versions that only reads at or below this would need. No client reads at or below
-    /// the collected threshold; a snapshot that is being read may still.
+    /// the collected threshold; a snapshot or a digest on its way may still.
     pub fn droppable_below(&self) -> Timestamp {
         let threshold = self.with_state(|state| state.gc_threshold);
         let exported = self.exported.borrow();
-        exported.iter().copied().fold(threshold, Timestamp::min)
+        let kept = exported.iter().copied().chain(self.kept_for_digest());
+        kept.fold(threshold, Timestamp::min)
     }
 
     /// Keeps the versions of a moment until [`Replica::let_go`].
@@ -187,6 +199,8 @@ impl<E: Env> Replica<E> {
         self.hlc.observe(state.last_ts);
         self.last_write.set(state.last_ts);
         self.data_id.set(data_id);
+        self.digesting.set(None);
+        self.halted.set(false);
         *self.state.borrow_mut() = state;
         self.count_unsaved(&self.state.borrow());
         self.made_durable(durable);
@@ -273,7 +287,22 @@ impl<E: Env> Replica<E> {
         if self.leading.get().is_none() {
             return Err(self.not_leading());
         }
+        if self.halted.get() {
+            return Err(Error::Diverged(self.group.range));
+        }
         Ok(())
+    }
+
+    /// Serves nothing from now on, until the process ends or a snapshot is taken over: replicas differ,
+    /// and no majority of them holds the same.
+    pub fn halt(&self) {
+        self.halted.set(true);
+        self.proposer.refuse_all(&Error::Diverged(self.group.range));
+    }
+
+    /// Whether it serves nothing, since replicas differ.
+    pub fn is_halted(&self) -> bool {
+        self.halted.get()
     }
 
     fn not_leading(&self) -> Error {
@@ -333,13 +362,23 @@ impl<E: Env> Replica<E> {
                 let mut rows = RangeRows {
                     store: &self.store,
                     data_id: self.data_id.get(),
+                    has_written: false,
                 };
                 let results = apply::apply_entry(&mut state, &mut rows, archived)?;
-                self.last_write.set(state.last_ts);
+                if rows.has_written {
+                    self.last_write.set(state.last_ts);
+                }
                 results
             }
         };
         state.applied = Some(entry.id);
+        // Tables may have gone on beyond an entry that is applied again after a restart.
+        if let Some(number) = state.digest_asked.take()
+            && entry.id.index > self.last_before
+        {
+            let digesting = Digesting::of(number, self.data_id.get(), &state)?;
+            self.digesting.set(Some(digesting));
+        }
         E::applied(self.group, entry, &results, &state);
         self.changed.set(true);
         self.count_unsaved(&state);
@@ -572,6 +611,8 @@ pub(crate) enum SavedRow<'a> {
 struct RangeRows<'a, E: Env> {
     store: &'a Store<E>,
     data_id: DataId,
+    /// Whether a version was added.
+    has_written: bool,
 }
 
 impl<E: Env> Rows for RangeRows<'_, E> {
@@ -584,6 +625,7 @@ impl<E: Env> Rows for RangeRows<'_, E> {
     }
 
     fn insert(&mut self, key: &[u8], version: Timestamp, value: Option<&[u8]>) {
+        self.has_written = true;
         self.store.insert(self.data_id, key, version, value);
     }
 }

@@ -23,6 +23,8 @@ pub struct RangeState {
     pub gc_threshold: Timestamp,
     /// By which a write is applied at most once.
     pub sessions: Sessions,
+    /// The number of a digest that the entry applied last asks for. No part of what is replicated.
+    pub digest_asked: Option<u64>,
 }
 
 /// A membership and where in the log it was set.
@@ -90,6 +92,7 @@ impl RangeState {
             ceiling: Timestamp::ZERO,
             gc_threshold: Timestamp::ZERO,
             sessions: Sessions::default(),
+            digest_asked: None,
         }
     }
 
@@ -133,6 +136,7 @@ impl RangeState {
             ceiling: row.ceiling,
             gc_threshold: row.gc_threshold,
             sessions: Sessions::new(row.session_horizon),
+            digest_asked: None,
         })
     }
 }

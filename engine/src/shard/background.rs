@@ -53,7 +53,10 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
             let _ = E::Runtime::timeout(LOOK_EVERY, woken(&news)).await;
             let Some(inner) = shard.upgrade() else { return };
             let looked = match look(&inner, &mut fullness).await {
-                Ok(()) => collector.step(&inner),
+                Ok(()) => {
+                    inner.look_after_digests();
+                    collector.step(&inner)
+                }
                 Err(fatal) => Err(fatal),
             };
             if let Err(fatal) = looked {
@@ -110,11 +113,12 @@ async fn look<E: Env>(inner: &Inner<E>, fullness: &mut Fullness<E>) -> Result<()
 /// Which rows of the tree are live, as of now.
 pub(super) fn gc_rules<E: Env>(inner: &Inner<E>) -> GcRules {
     let live = inner.replicas().into_iter().map(|replica| {
+        let threshold = replica.droppable_below();
         replica.with_state(|state| LiveData {
             replica: replica.group.replica,
             data_id: replica.data_id(),
             keys: state.descriptor.keys.clone(),
-            threshold: replica.droppable_below(),
+            threshold,
         })
     });
     GcRules {
@@ -151,7 +155,7 @@ impl Collector {
             .unwrap_or_default();
         let quiet = replicas.iter().all(|r| {
             let last = r.last_write();
-            last <= self.collected || r.with_state(|state| state.gc_threshold) >= last
+            last <= self.collected || r.droppable_below() >= last
         });
         if quiet && newest > self.collected {
             self.collected = newest;

@@ -317,6 +317,12 @@ impl<E: Env> Inner<E> {
             } => return self.change_members(range, voters, learners),
             Ask::HandOver { range, to } => self.hand_over_range(range, to).await,
             Ask::WouldLead { range, replica } => return self.would_lead(range, replica),
+            Ask::Digest {
+                range,
+                replica,
+                number,
+            } => return self.told_digest(range, replica, number),
+            Ask::Halt { range, replica } => return self.halt_replica(range, replica),
             Ask::PassOn(report) => {
                 let told = self.ask_manager(&Ask::Report(report)).await;
                 return told.unwrap_or_else(|| self.not_here());

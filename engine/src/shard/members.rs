@@ -114,6 +114,7 @@ impl<E: Env> Inner<E> {
             location: self.location,
             state: RangeState::created(descriptor, created.membership, None),
             term_before: 0,
+            last_before: 0,
             store: self.store.clone(),
             hlc: self.hlc.clone(),
             clock: self.around.clock.clone(),

@@ -11,6 +11,7 @@
 
 mod background;
 pub mod contents;
+mod digests;
 mod folder;
 mod hand_over;
 mod liveness;
@@ -47,6 +48,7 @@ use crate::range::{Keyspace, ReplicaPlace, Route};
 use crate::request::{Condition, SessionPair, Target, Write};
 use crate::types::{Blob, DataId, KeyRange, Location, NodeId, RangeId, ReplicaId, Timestamp};
 use crate::wal::Wal;
+pub use digests::{DigestOptions, DigestStats};
 pub use folder::{FolderFault, FolderMark, Opened};
 pub use status::{ClusterStatus, RangeStatus, ShardStatus};
 use store::{OnFatal, Store};
@@ -111,6 +113,8 @@ pub struct ShardOptions {
     pub nodes_seen: NodeId,
     /// Asked by the cluster's manager whether a node is known to be at an address.
     pub is_at: IsAt,
+    /// When replicas compare what they hold, and how fast.
+    pub digests: DigestOptions,
     /// Told of what must end the process.
     pub on_fatal: OnFatal,
 }
@@ -163,6 +167,7 @@ struct Inner<E: Env> {
     staging: RefCell<Vec<staging::Staging>>,
     /// The next data id, and up to where they are reserved.
     data_ids: Cell<(u64, u64)>,
+    digests: digests::Digests<E>,
 }
 
 /// One core's share of the database. Clones are the same shard.
@@ -399,6 +404,11 @@ impl<E: Env> Shard<E> {
     fn lost(&self, fatal: Fatal) -> Error {
         self.inner.store.fail(fatal);
         Error::ShuttingDown
+    }
+
+    /// What came of comparing the replicas of ranges that are led here.
+    pub fn digests(&self) -> DigestStats {
+        self.inner.digests.stats()
     }
 
     /// Counters and the state of every range.

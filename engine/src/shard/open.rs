@@ -16,6 +16,7 @@ use crate::range::proposer;
 use crate::range::replica::{Replica, ReplicaParts};
 use crate::range::{Descriptor, Keyspace};
 use crate::shard::background::{self, Tasks};
+use crate::shard::digests::Digests;
 use crate::shard::folder;
 use crate::shard::liveness::Liveness;
 use crate::shard::management::Management;
@@ -79,6 +80,7 @@ impl<E: Env> Shard<E> {
                 location: options.location,
                 state,
                 term_before: log.state().vote.map_or(0, |vote| vote.term),
+                last_before: log.state().last.map_or(0, |id| id.index),
                 store: store.clone(),
                 hlc: hlc.clone(),
                 clock: around.clock.clone(),
@@ -127,6 +129,7 @@ impl<E: Env> Shard<E> {
             routes_version,
             staging: RefCell::default(),
             data_ids: Cell::new(data_ids),
+            digests: Digests::new(options.digests),
         });
         background::start(&inner);
         // Where others vote, too, the leader may be elsewhere, or late: requests wait for it.

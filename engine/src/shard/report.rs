@@ -97,7 +97,7 @@ fn led<E: Env>(
             followers: others.map(follower).collect(),
             changing: raft.is_changing(),
             is_joint,
-            has_quorum: raft.has_lease() || there * 2 > voters.len(),
+            has_quorum: !replica.is_halted() && (raft.has_lease() || there * 2 > voters.len()),
             leader: me,
             term: leading.term,
             applied: state.applied.map_or(0, |id| id.index),
@@ -142,10 +142,17 @@ pub(super) fn system_rows<E: Env>(replica: &Replica<E>) -> Result<Vec<Row>, LsmE
 }
 
 /// Takes the result of one write.
-struct Once<E: Env>(std::cell::RefCell<Option<ResultSender<E>>>);
+pub(super) struct Once<E: Env>(std::cell::RefCell<Option<ResultSender<E>>>);
 
 type ResultSender<E> =
     <<<E as Env>::Runtime as AsyncRuntime>::Oneshot as Oneshot>::Sender<Result<Outcome, Error>>;
+
+impl<E: Env> Once<E> {
+    /// For whoever waits at the other end.
+    pub fn new(sender: ResultSender<E>) -> Once<E> {
+        Once(std::cell::RefCell::new(Some(sender)))
+    }
+}
 
 impl<E: Env> WriteSink for Once<E> {
     fn complete(&self, _: u64, result: Result<Outcome, Error>) {
@@ -192,7 +199,7 @@ async fn write_one<E: Env>(replica: &Rc<Replica<E>>, write: Write) -> Result<(),
         kind: ProposalKind::Write(write, pair),
         epoch: replica.with_state(|state| state.descriptor.epoch),
         deadline: None,
-        sink: Rc::new(Once::<E>(std::cell::RefCell::new(Some(sender)))),
+        sink: Rc::new(Once::<E>::new(sender)),
         token: 0,
     });
     let lost = Error::Unknown("a record of the cluster");

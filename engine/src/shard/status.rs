@@ -4,7 +4,7 @@ use crate::cluster::RangeView;
 use crate::env::{Env, Instant, Now};
 use crate::lsm::LsmStats;
 use crate::range::Route;
-use crate::shard::Inner;
+use crate::shard::{DigestStats, Inner};
 use crate::types::{DataId, ReplicaId, Timestamp};
 use crate::wal::WalStats;
 
@@ -39,6 +39,8 @@ pub struct RangeStatus {
     pub in_flight: usize,
     /// Clients in the session table.
     pub session_clients: usize,
+    /// Whether it serves nothing, since its replicas hold different rows and no majority agrees.
+    pub halted: bool,
 }
 
 /// A shard.
@@ -62,6 +64,8 @@ pub struct ShardStatus {
     pub wal: WalStats,
     /// Counters of the tree.
     pub lsm: LsmStats,
+    /// What came of comparing replicas.
+    pub digests: DigestStats,
 }
 
 /// The cluster as its manager knows it.
@@ -106,6 +110,7 @@ pub(super) fn ranges<E: Env>(inner: &Inner<E>) -> Vec<RangeStatus> {
             waiting: replica.proposer.waiting(),
             in_flight: replica.proposer.in_flight(),
             session_clients: state.sessions.len().0,
+            halted: replica.is_halted(),
         })
     });
     ranges.collect()
@@ -122,5 +127,6 @@ pub(super) fn of<E: Env>(inner: &Inner<E>) -> ShardStatus {
         starved: inner.store.is_starved(),
         wal: inner.wal.stats(),
         lsm: inner.store.stats(),
+        digests: inner.digests.stats(),
     }
 }

@@ -19,7 +19,7 @@ use crate::limits::{
     REPLAY_LEN_FREEZE, REPLAY_LEN_MAX, SESSION_ROWS_PER_TURN, SESSION_ROWS_UNSAVED_MAX,
 };
 use crate::lsm::keys::{self, RowKey};
-use crate::lsm::{Bounds, GcRules, Lsm, LsmError, LsmStats, MemtableId, Scan};
+use crate::lsm::{Bounds, GcRules, Lsm, LsmError, LsmStats, MemtableId, Part, Scan};
 use crate::range::budget::WriteBudget;
 use crate::range::replica::{Durable, Replica, SavedRow};
 use crate::range::sessions::SessionRow;
@@ -199,6 +199,26 @@ impl<E: Env> Store<E> {
         let lsm = self.lsm.borrow();
         let mut scan = lsm.scan(bounds, at)?;
         visit(&mut scan)
+    }
+
+    /// Rows of an interval for another thread to go through, all but those of the active memtable.
+    pub fn part(&self, bounds: Bounds<'_>) -> Part<E::Tables> {
+        self.lsm.borrow().part(bounds)
+    }
+
+    /// Freezes what is in the active memtable, unless the flusher is too far behind; says whether
+    /// nothing is in it now.
+    ///
+    /// # Errors
+    /// A state row cannot be encoded.
+    pub fn freeze_all(&self) -> Result<bool, Fatal> {
+        if self.lsm.borrow().is_fresh() {
+            return Ok(true);
+        }
+        if self.lsm.borrow().pressure().stopped {
+            return Ok(false);
+        }
+        self.freeze().map(|_| true)
     }
 
     /// Waits until the memtable can take an entry.

@@ -99,6 +99,7 @@ fn status(error: &Error) -> StatusCode {
             | ErrorCode::NotLeader
             | ErrorCode::NoQuorum
             | ErrorCode::ClockOutOfBounds
+            | ErrorCode::Diverged
             | ErrorCode::Recovering
             | ErrorCode::Overloaded
             | ErrorCode::TooManyInFlight

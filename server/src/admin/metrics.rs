@@ -307,6 +307,30 @@ const NUMBERS: &[Number] = &[
         |r| r.status.lsm.tables.flushes as f64,
     ),
     (
+        "rangedb_digest_comparisons_total",
+        "counter",
+        "Ranges led by this shard whose replicas were compared.",
+        |r| r.status.digests.compared as f64,
+    ),
+    (
+        "rangedb_digest_different_total",
+        "counter",
+        "Replicas that were found to hold other rows than the majority, or without one.",
+        |r| r.status.digests.different as f64,
+    ),
+    (
+        "rangedb_digest_bytes_total",
+        "counter",
+        "Bytes of rows that were read to compare replicas.",
+        |r| r.status.digests.bytes as f64,
+    ),
+    (
+        "rangedb_ranges_halted",
+        "gauge",
+        "Replicas that serve nothing, since the range's replicas differ and no majority agrees.",
+        |r| r.status.ranges.iter().filter(|range| range.halted).count() as f64,
+    ),
+    (
         "rangedb_compactions_total",
         "counter",
         "Compactions that changed something.",

@@ -35,4 +35,10 @@ impl Env for GlommioEnv {
     type Disk = RingDisk;
     type Tables = LsmTables;
     type Transport = Links;
+
+    async fn beside<R: Send + 'static>(
+        work: impl FnOnce() -> R + Send + 'static,
+    ) -> std::io::Result<R> {
+        reactor::blocking(move || Ok(work())).await
+    }
 }

@@ -88,6 +88,7 @@ impl From<Error> for Refusal {
             Error::NumberOverflow => (ErrorCode::NumberOverflow, 0, None),
             Error::ShuttingDown => (ErrorCode::ShuttingDown, RETRY_LATER_MS, None),
             Error::Recovering => (ErrorCode::Recovering, RETRY_LATER_MS, None),
+            Error::Diverged(_) => (ErrorCode::Diverged, 0, None),
             Error::DiskFull => (ErrorCode::DiskFull, RETRY_LATER_MS, None),
         };
         Refusal {
@@ -164,6 +165,7 @@ mod tests {
             Error::NumberOverflow,
             Error::ShuttingDown,
             Error::Recovering,
+            Error::Diverged(rangedb_engine::types::RangeId(2)),
             Error::DiskFull,
         ];
         let mut codes = Vec::new();

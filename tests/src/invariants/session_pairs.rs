@@ -35,7 +35,9 @@ impl Pairs {
                 | ArchivedAction::CompareAndSwap { pair, .. }
                 | ArchivedAction::Increment { pair, .. }
                 | ArchivedAction::Multi { pair, .. } => pair.pair(),
-                ArchivedAction::CollectBelow { .. } | ArchivedAction::Nothing => continue,
+                ArchivedAction::CollectBelow { .. }
+                | ArchivedAction::Nothing
+                | ArchivedAction::Digest { .. } => continue,
             };
             let (Applied::Outcome(Outcome::Done { version, .. })
             | Applied::Outcome(Outcome::Number { version, .. })) = result

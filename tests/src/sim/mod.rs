@@ -14,6 +14,7 @@ pub mod catch_up;
 pub mod client;
 pub mod clocks;
 pub mod cluster;
+pub mod digests;
 pub mod disk;
 pub mod ending;
 pub mod executor;

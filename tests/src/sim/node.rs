@@ -10,7 +10,7 @@ use rangedb_engine::error::Fatal;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::lsm::{MemoryDisk, MemoryTables};
 use rangedb_engine::range::{Keyspace, ReplicaPlace};
-use rangedb_engine::shard::{FolderMark, InitialRange, Opened, Shard, ShardOptions};
+use rangedb_engine::shard::{DigestOptions, FolderMark, InitialRange, Opened, Shard, ShardOptions};
 use rangedb_engine::types::{
     KeyRange, Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE, ShardId,
 };
@@ -91,6 +91,10 @@ fn empty_media(id: u16, sizes: Sizes, seed: u64) -> Vec<Medium> {
     };
     (0..sizes.shards).map(medium).collect()
 }
+
+/// When replicas compare what they hold: at rest, and under load.
+const DIGEST_REST: Duration = Duration::from_secs(1);
+const DIGEST_EVERY: Duration = Duration::from_secs(3);
 
 /// The key at which the second shard's range begins, and so on: one letter each.
 pub fn border(shard: u16) -> Vec<u8> {
@@ -239,6 +243,11 @@ impl SimNode {
             system: self.system.borrow().clone(),
             nodes_seen: NodeId(0),
             is_at: Rc::new(|_, _| true),
+            digests: DigestOptions {
+                rest: DIGEST_REST,
+                every: DIGEST_EVERY,
+                ..DigestOptions::default()
+            },
             on_fatal: Rc::new(move |why| {
                 fatal.borrow_mut().get_or_insert(why.to_string());
             }),

@@ -236,6 +236,12 @@ impl Story {
             while !stop.get() {
                 SimRuntime::sleep(LOOK_EVERY).await;
                 watch.check(&self.seen, &self.cluster.looks());
+                for shard in self.cluster.nodes().iter().filter_map(|node| node.shards()) {
+                    if shard.iter().any(|shard| shard.digests().different > 0) {
+                        self.seen
+                            .violation("replicas were found to differ".to_owned());
+                    }
+                }
             }
         });
     }

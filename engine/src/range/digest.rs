@@ -1,0 +1,320 @@
+//! What a replica holds, as one number: replicas that have applied the same entries must have the same.
+//!
+//! The leader asks for a digest by a command in the log. So each replica makes it of the same state:
+//! the one just after that command's entry. The rows are read later and beside the shard's thread,
+//! while entries go on to be applied: what is newer than the entry is left out, and until the rows are
+//! read nothing goes that could be collected only since ([`Digesting::threshold`]).
+//!
+//! Replicas collect old versions at times of their own, so the same state lies in their tables in
+//! different forms. A digest counts what no collection may touch: all versions above the threshold of
+//! that entry, and of what lies at or below it the newest version of each key. There a delete mark
+//! counts as nothing, since tables drop it when nothing older is left.
+//!
+//! Of the state, the descriptor, the membership, the last entry and the ceiling count. The session table
+//! does not: it may be large, and clients that were forgotten just before a restart come back in it.
+//!
+//! A replica that has restarted since, or has taken over a snapshot, has no digest to tell: its tables
+//! may have gone on without it. Pure.
+
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::env::Env;
+use crate::error::Fatal;
+use crate::lsm::{Bounds, LsmError, Part, TableStore, keys};
+use crate::range::state::RangeState;
+use crate::types::{DataId, Timestamp};
+
+/// What a replica held.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
+pub struct Digest {
+    /// The threshold of collection as this replica knew it. Digests under different ones cannot be
+    /// compared: a replica that has just taken over a snapshot may know a later one.
+    pub threshold: Timestamp,
+    /// Of the rows.
+    pub rows: u128,
+    /// Of the state besides rows and session table.
+    pub state: u128,
+}
+
+/// A digest on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digesting {
+    /// The leader's number of it.
+    pub number: u64,
+    /// Where the rows lie.
+    pub data_id: DataId,
+    /// The timestamp of the entry that asked for it.
+    pub at: Timestamp,
+    /// Versions at or below it may be gone. Until the digest is made no others may go.
+    pub threshold: Timestamp,
+    /// Of the state.
+    state: u128,
+    /// Whether the rows are being read.
+    pub is_read: bool,
+    /// What came of it.
+    pub made: Option<Digest>,
+}
+
+impl Digesting {
+    /// A digest of a replica whose rows lie under `data_id` and that has just reached `state`.
+    ///
+    /// # Errors
+    /// The state cannot be encoded.
+    pub fn of(number: u64, data_id: DataId, state: &RangeState) -> Result<Digesting, Fatal> {
+        let failed = |e: rkyv::rancor::Error| {
+            Fatal::Inconsistent(format!("state of range {}: {e}", state.range()))
+        };
+        let mut hash = Xxh3::new();
+        hash.update(&state.descriptor.encode().map_err(failed)?);
+        for id in [state.applied, state.membership.log_id] {
+            let id = id.map_or([u64::MAX; 3], |id| [id.term, id.leader.0, id.index]);
+            id.iter().for_each(|part| hash.update(&part.to_le_bytes()));
+        }
+        hash.update(&state.membership.body);
+        hash.update(&state.ceiling.0.to_le_bytes());
+        Ok(Digesting {
+            number,
+            data_id,
+            at: state.last_ts,
+            threshold: state.gc_threshold,
+            state: hash.digest128(),
+            is_read: false,
+            made: None,
+        })
+    }
+
+    /// The digest, now that all rows are read.
+    pub fn end(&self, rows: &Rows) -> Digest {
+        Digest {
+            threshold: self.threshold,
+            rows: rows.value(),
+            state: self.state,
+        }
+    }
+}
+
+/// A digest of rows, as far as they are read.
+pub struct Rows {
+    at: Timestamp,
+    threshold: Timestamp,
+    hash: Box<Xxh3>,
+    key: Vec<u8>,
+    /// The version of `key` that came last.
+    last: Timestamp,
+    /// Whether the version of `key` that counts at or below the threshold has come.
+    is_covered: bool,
+}
+
+impl Rows {
+    /// None is read, of what there was at `at` with this threshold.
+    pub fn new(at: Timestamp, threshold: Timestamp) -> Rows {
+        Rows {
+            at,
+            threshold,
+            hash: Box::new(Xxh3::new()),
+            key: Vec::new(),
+            last: Timestamp::MAX,
+            is_covered: false,
+        }
+    }
+
+    /// Takes a version: keys in order, of each key the newest first.
+    pub fn take(&mut self, key: &[u8], version: Timestamp, value: Option<&[u8]>) {
+        if self.key != key {
+            self.key.clear();
+            self.key.extend_from_slice(key);
+            self.last = Timestamp::MAX;
+            self.is_covered = false;
+        }
+        if version >= self.last {
+            return;
+        }
+        self.last = version;
+        if version <= self.threshold {
+            let is_newest = !std::mem::replace(&mut self.is_covered, true);
+            if !is_newest || value.is_none() {
+                return;
+            }
+        }
+        let hash = &mut self.hash;
+        hash.update(&(key.len() as u64).to_le_bytes());
+        hash.update(key);
+        hash.update(&version.0.to_le_bytes());
+        let len = value.map_or(u64::MAX, |value| value.len() as u64);
+        hash.update(&len.to_le_bytes());
+        hash.update(value.unwrap_or_default());
+    }
+
+    /// The digest of what was taken.
+    pub fn value(&self) -> u128 {
+        self.hash.digest128()
+    }
+
+    /// Reads on in a part of the tree, whole keys, until it has read `len_max` bytes. Gives how many
+    /// it has read, and the row's key at which it stopped.
+    ///
+    /// # Errors
+    /// A table cannot be read.
+    pub fn read<T: TableStore>(
+        &mut self,
+        part: Part<T>,
+        bounds: Bounds<'_>,
+        len_max: usize,
+    ) -> Result<(usize, Option<Vec<u8>>), LsmError> {
+        let mut len = 0;
+        let mut before: Vec<u8> = Vec::new();
+        let mut stopped = None;
+        part.scan(bounds, self.at, |scan| {
+            loop {
+                let more = scan.next_version(|key, version, value| {
+                    if len >= len_max && before != key {
+                        stopped = Some(key.to_vec());
+                        return false;
+                    }
+                    if before != key {
+                        before.clear();
+                        before.extend_from_slice(key);
+                    }
+                    len += key.len() + value.map_or(0, <[u8]>::len);
+                    self.take(keys::user_part(key), version, value);
+                    true
+                })?;
+                if more != Some(true) {
+                    return Ok(());
+                }
+            }
+        })?;
+        Ok((len, stopped))
+    }
+}
+
+/// The replica's part; see [`crate::range::replica::Replica`].
+impl<E: Env> super::replica::Replica<E> {
+    /// A digest that was asked for and whose rows nobody reads yet: from now on the caller does.
+    pub fn begin_digest(&self) -> Option<Digesting> {
+        let mut digesting = self.digesting.get()?;
+        if std::mem::replace(&mut digesting.is_read, true) {
+            return None;
+        }
+        self.digesting.set(Some(digesting));
+        Some(digesting)
+    }
+
+    /// The digest that was asked for last.
+    pub fn digesting(&self) -> Option<Digesting> {
+        self.digesting.get()
+    }
+
+    /// Whether this digest is still wanted.
+    pub fn is_digesting(&self, number: u64) -> bool {
+        let digesting = self.digesting.get();
+        digesting.is_some_and(|digesting| digesting.number == number && digesting.made.is_none())
+    }
+
+    /// A digest is made.
+    pub fn end_digest(&self, number: u64, digest: Digest) {
+        if let Some(digesting) = self.digesting.get()
+            && digesting.number == number
+        {
+            let made = Some(digest);
+            self.digesting.set(Some(Digesting { made, ..digesting }));
+        }
+    }
+
+    /// The digest that was asked for last is not made.
+    pub fn give_up_digest(&self) {
+        self.digesting.set(None);
+    }
+
+    /// The digest with this number, if it is made.
+    pub fn digest(&self, number: u64) -> Option<Digest> {
+        let digesting = self.digesting.get();
+        digesting
+            .filter(|digesting| digesting.number == number)?
+            .made
+    }
+
+    /// The threshold below which versions may have gone already when a digest was asked for whose rows
+    /// are still to be read.
+    pub(super) fn kept_for_digest(&self) -> Option<Timestamp> {
+        let digesting = self.digesting.get()?;
+        digesting.made.is_none().then_some(digesting.threshold)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Version<'a> = (&'a [u8], u64, Option<&'a [u8]>);
+
+    fn digest(threshold: u64, versions: &[Version<'_>]) -> u128 {
+        let mut rows = Rows::new(Timestamp(100), Timestamp(threshold));
+        for (key, version, value) in versions {
+            rows.take(key, Timestamp(*version), *value);
+        }
+        rows.value()
+    }
+
+    #[test]
+    fn what_collection_may_drop_does_not_count() {
+        let whole: &[Version<'_>] = &[
+            (b"a", 90, Some(b"new")),
+            (b"a", 40, Some(b"old")),
+            (b"a", 30, Some(b"older")),
+            (b"b", 45, None),
+            (b"b", 20, Some(b"gone")),
+            (b"c", 80, None),
+            (b"c", 50, Some(b"v")),
+            (b"c", 10, None),
+        ];
+        let collected: &[Version<'_>] = &[
+            (b"a", 90, Some(b"new")),
+            (b"a", 40, Some(b"old")),
+            (b"c", 80, None),
+            (b"c", 50, Some(b"v")),
+        ];
+        assert_eq!(digest(50, whole), digest(50, collected));
+        assert_ne!(digest(15, whole), digest(15, collected));
+        // A version that is met twice counts once.
+        let twice: Vec<_> = collected.iter().flat_map(|v| [*v, *v]).collect();
+        assert_eq!(digest(50, collected), digest(50, &twice));
+    }
+
+    #[test]
+    fn any_difference_that_a_read_could_see_counts() {
+        let whole: &[Version<'_>] = &[
+            (b"a", 90, Some(b"new")),
+            (b"a", 40, Some(b"old")),
+            (b"c", 80, None),
+        ];
+        let others: [&[Version<'_>]; 8] = [
+            &whole[1..],
+            &whole[..2],
+            &[whole[0], (b"a", 40, Some(b"olD")), whole[2]],
+            &[whole[0], (b"a", 41, Some(b"old")), whole[2]],
+            &[(b"a", 90, None), whole[1], whole[2]],
+            &[whole[0], whole[1], (b"c", 80, Some(b""))],
+            &[whole[0], whole[1], (b"d", 80, None)],
+            &[whole[0], whole[1], whole[2], (b"d", 3, Some(b""))],
+        ];
+        for other in others {
+            assert_ne!(digest(50, whole), digest(50, other), "{other:?}");
+        }
+        // Lengths count: the same bytes in other places are other rows.
+        let (one, two): ([Version<'_>; 1], [Version<'_>; 1]) =
+            ([(b"ab", 60, Some(b"c"))], [(b"a", 60, Some(b"bc"))]);
+        assert_ne!(digest(50, &one), digest(50, &two));
+    }
+}

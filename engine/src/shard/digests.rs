@@ -1,0 +1,515 @@
+//! Replicas compare what they hold: when nobody has written to a range for a minute, and under load
+//! once a day.
+//!
+//! The leader of a range has all its replicas make a [`Digest`] of the same state, and asks each voter
+//! for it. One that differs from a majority has rows that nobody wrote: it is told to remove itself, and
+//! the cluster's manager gives the range another one. If the voters differ and no majority of them
+//! agrees, nobody can know which are right, and the range serves nothing more. Either is done only when
+//! a second digest, made at once, says the same as the first, and each is an error in the log and
+//! counted.
+//!
+//! A shard reads for one digest at a time, beside its thread and at a bounded rate, and compares one
+//! range at a time of those it leads.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::rc::Rc;
+use std::time::Duration;
+
+use openraft::async_runtime::Oneshot;
+
+use super::report::Once;
+use super::{Inner, Running};
+use crate::cluster::{Ask, Told};
+use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::error::Fatal;
+use crate::lsm::keys;
+use crate::raft;
+use crate::range::digest::{Digest, Rows};
+use crate::range::proposer::{Proposal, ProposalKind};
+use crate::range::replica::Replica;
+use crate::types::{Location, RangeId, ReplicaId, Timestamp};
+use crate::wal::Group;
+
+/// Read at once.
+const PIECE_LEN: usize = 1 << 20;
+/// How often voters are asked whether they have made a digest.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+/// One question may take so long.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// The others may take so much longer than the leader.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// Until the flusher takes what is in memory it is asked again after this.
+const FLUSH_AGAIN: Duration = Duration::from_millis(50);
+/// A range of which not all voters could be compared is compared again after so many times the time
+/// that counts as rest.
+const AGAIN_AFTER_RESTS: u32 = 10;
+/// Another replica that is to lead, in place of one that differs, has so long to do so.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
+
+/// When replicas compare what they hold, and how fast they read.
+#[derive(Clone, Copy, Debug)]
+pub struct DigestOptions {
+    /// A range that nobody has written to for so long is at rest.
+    pub rest: Duration,
+    /// One that is not at rest is compared so often.
+    pub every: Duration,
+    /// Bytes of rows that a shard reads in a second.
+    pub bytes_per_second: u64,
+}
+
+impl Default for DigestOptions {
+    fn default() -> DigestOptions {
+        DigestOptions {
+            rest: Duration::from_mins(1),
+            every: Duration::from_hours(24),
+            bytes_per_second: 16 << 20,
+        }
+    }
+}
+
+/// What came of comparing, since the process started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DigestStats {
+    /// Comparisons of ranges led here.
+    pub compared: u64,
+    /// Replicas that were found to differ.
+    pub different: u64,
+    /// Bytes of rows that were read.
+    pub bytes: u64,
+}
+
+/// The comparisons of a shard.
+pub(super) struct Digests<E: Env> {
+    options: DigestOptions,
+    /// Of each range led here: when it was compared last, or first seen, and its last write then.
+    known: RefCell<BTreeMap<RangeId, (Now<E>, Timestamp)>>,
+    /// Whether rows are being read.
+    reads: Cell<bool>,
+    /// Whether a range is being compared.
+    compares: Cell<bool>,
+    stats: Cell<DigestStats>,
+}
+
+impl<E: Env> Digests<E> {
+    /// None has been made.
+    pub fn new(options: DigestOptions) -> Digests<E> {
+        Digests {
+            options,
+            known: RefCell::default(),
+            reads: Cell::new(false),
+            compares: Cell::new(false),
+            stats: Cell::default(),
+        }
+    }
+
+    /// What came of comparing.
+    pub fn stats(&self) -> DigestStats {
+        self.stats.get()
+    }
+
+    fn count(&self, count: impl FnOnce(&mut DigestStats)) {
+        let mut stats = self.stats.get();
+        count(&mut stats);
+        self.stats.set(stats);
+    }
+
+    /// A range was compared, as of this write; `None`: not all voters were there.
+    fn compared(&self, replica: &Replica<E>, write: Option<Timestamp>) {
+        let range = replica.group.range;
+        let now = Now::<E>::now();
+        let next = match write {
+            Some(write) => (now, write),
+            // Again, when those who were away may be back.
+            None => (now + self.options.rest * AGAIN_AFTER_RESTS, Timestamp::ZERO),
+        };
+        self.known.borrow_mut().insert(range, next);
+    }
+
+    /// Whether a range that is led here is to be compared now.
+    fn is_due(&self, replica: &Replica<E>, now: Now<E>) -> bool {
+        let mut known = self.known.borrow_mut();
+        let first = (now, Timestamp::ZERO);
+        let (at, write) = *known.entry(replica.group.range).or_insert(first);
+        let last = replica.last_write();
+        let rest_ms = self.options.rest.as_millis() as u64;
+        let is_at_rest = last.plus_ms(rest_ms) <= replica.now();
+        let is_new = last > write && now >= at + self.options.rest;
+        (is_at_rest && is_new) || now >= at + self.options.every
+    }
+}
+
+/// What the voters' digests say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// As far as they are known they are the same, or cannot be compared.
+    Alike,
+    /// These differ from a majority.
+    Differ(Vec<ReplicaId>),
+    /// They differ, and no majority agrees.
+    Undecided,
+}
+
+/// Judges the digests of voters, of which some may not be known.
+fn judge(digests: &[(ReplicaId, Option<Digest>)]) -> Verdict {
+    let known = || {
+        digests
+            .iter()
+            .filter_map(|(id, digest)| digest.map(|d| (*id, d)))
+    };
+    let count = |digest: Digest| known().filter(|(_, other)| *other == digest).count();
+    let most = known().max_by_key(|(_, digest)| count(*digest));
+    let Some((_, most)) = most else {
+        return Verdict::Alike;
+    };
+    let comparable = |digest: &Digest| digest.threshold == most.threshold;
+    let differ = known().filter(|(_, digest)| comparable(digest) && *digest != most);
+    let differ: Vec<ReplicaId> = differ.map(|(id, _)| id).collect();
+    if differ.is_empty() {
+        Verdict::Alike
+    } else if count(most) * 2 > digests.len() {
+        Verdict::Differ(differ)
+    } else {
+        Verdict::Undecided
+    }
+}
+
+impl<E: Env> Inner<E> {
+    /// Begins what is due.
+    pub(super) fn look_after_digests(self: &Rc<Self>) {
+        if self.closing.get() {
+            return;
+        }
+        let asked = || {
+            let mut replicas = self.replicas().into_iter();
+            replicas.find_map(|replica| Some((replica.begin_digest()?.number, replica)))
+        };
+        if !self.digests.reads.get()
+            && let Some((number, replica)) = asked()
+        {
+            self.digests.reads.set(true);
+            let inner = self.clone();
+            drop(E::Runtime::spawn(async move {
+                if let Err(fatal) = inner.read_rows(&replica, number).await {
+                    inner.store.fail(fatal);
+                }
+                inner.digests.reads.set(false);
+            }));
+        }
+        if self.digests.compares.get() {
+            return;
+        }
+        let now = Now::<E>::now();
+        let is_due = |Running { replica, raft }: &Running<E>| {
+            let is_led = replica.leading().is_some() && !raft.is_alone() && !raft.is_changing();
+            is_led && !replica.is_halted() && self.digests.is_due(replica, now)
+        };
+        if let Some((replica, raft)) = self.groups_that(is_due).into_iter().next() {
+            self.digests.compares.set(true);
+            let inner = self.clone();
+            drop(E::Runtime::spawn(async move {
+                let write = replica.last_write();
+                let running = Running { replica, raft };
+                match inner.compare(&running).await {
+                    Ok(whole) => inner
+                        .digests
+                        .compared(&running.replica, whole.then_some(write)),
+                    Err(fatal) => inner.store.fail(fatal),
+                }
+                inner.digests.compares.set(false);
+            }));
+        }
+    }
+
+    /// Makes the digest that a replica was asked for.
+    async fn read_rows(&self, replica: &Replica<E>, number: u64) -> Result<(), Fatal> {
+        let wanted = || replica.is_digesting(number) && !self.closing.get();
+        // What the digest speaks of must not be in the memtable that is still written to.
+        while wanted() && !self.store.freeze_all()? {
+            E::Runtime::sleep(FLUSH_AGAIN).await;
+        }
+        let Some(digesting) = replica.digesting().filter(|_| wanted()) else {
+            return Ok(());
+        };
+        let mut rows = Rows::new(digesting.at, digesting.threshold);
+        let (mut from, mut end) = (Vec::new(), Vec::new());
+        keys::user_key(digesting.data_id, &[], &mut from);
+        keys::user_end(digesting.data_id, &mut end);
+        while wanted() {
+            let begun = Now::<E>::now();
+            let bounds = (
+                Bound::Included(from.as_slice()),
+                Bound::Excluded(end.as_slice()),
+            );
+            let part = self.store.part(bounds);
+            let (first, last) = (from.clone(), end.clone());
+            let read = E::beside(move || {
+                let bounds = (
+                    Bound::Included(first.as_slice()),
+                    Bound::Excluded(last.as_slice()),
+                );
+                let read = rows.read(part, bounds, PIECE_LEN);
+                (rows, read)
+            });
+            let Ok((read_on, read)) = read.await else {
+                replica.give_up_digest();
+                return Ok(());
+            };
+            rows = read_on;
+            let (len, next) = read?;
+            self.digests.count(|stats| stats.bytes += len as u64);
+            match next {
+                Some(next) => from = next,
+                None => {
+                    replica.end_digest(number, digesting.end(&rows));
+                    return Ok(());
+                }
+            }
+            let per_second = self.digests.options.bytes_per_second.max(1);
+            let time = Duration::from_secs_f64(len as f64 / per_second as f64);
+            E::Runtime::sleep(time.saturating_sub(begun.elapsed())).await;
+        }
+        Ok(())
+    }
+
+    /// Compares the replicas of a range that is led here, and acts on what comes of it; says whether
+    /// the digests of all voters are known.
+    async fn compare(self: &Rc<Self>, running: &Running<E>) -> Result<bool, Fatal> {
+        let Some(first) = self.compare_once(running).await else {
+            return Ok(false);
+        };
+        self.digests.count(|stats| stats.compared += 1);
+        let (range, replicas) = (running.replica.group.range, shown(&first));
+        if judge(&first) == Verdict::Alike {
+            tracing::debug!(%range, replicas, "replicas are alike");
+            return Ok(first.iter().all(|(_, digest)| digest.is_some()));
+        }
+        tracing::warn!(%range, replicas, "replicas differ: they are compared once more");
+        let Some(second) = self.compare_once(running).await else {
+            return Ok(false);
+        };
+        let verdict = judge(&second);
+        if verdict == judge(&first) {
+            self.act_on(running, verdict, &shown(&second)).await?;
+        }
+        Ok(false)
+    }
+
+    async fn act_on(
+        self: &Rc<Self>,
+        running: &Running<E>,
+        verdict: Verdict,
+        replicas: &str,
+    ) -> Result<(), Fatal> {
+        let range = running.replica.group.range;
+        match verdict {
+            Verdict::Alike => {}
+            Verdict::Differ(differ) => {
+                let count = differ.len() as u64;
+                self.digests.count(|stats| stats.different += count);
+                tracing::error!(
+                    %range, ?differ, replicas,
+                    "replicas hold other rows than the majority: they are removed, and replaced"
+                );
+                self.remove_differing(running, &differ).await?;
+            }
+            Verdict::Undecided => {
+                self.digests.count(|stats| stats.different += 1);
+                tracing::error!(
+                    %range, replicas,
+                    "replicas hold different rows, and no majority the same: the range stops"
+                );
+                self.halt_range(running).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has every replica make a digest, and gives those of the voters; `None`: none could be asked for.
+    async fn compare_once(
+        self: &Rc<Self>,
+        Running { replica, raft }: &Running<E>,
+    ) -> Option<Vec<(ReplicaId, Option<Digest>)>> {
+        let number = replica.random_id() as u64;
+        let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
+        replica.proposer.push(Proposal {
+            kind: ProposalKind::Digest(number),
+            epoch: replica.with_state(|state| state.descriptor.epoch),
+            deadline: None,
+            sink: Rc::new(Once::<E>::new(sender)),
+            token: 0,
+        });
+        let proposed = E::Runtime::timeout(PATIENCE, receiver).await;
+        proposed.ok()?.ok()?.ok()?;
+        let voters = replica.with_state(|state| {
+            let voters = raft::voters(&state.membership.body).unwrap_or_default().0;
+            let place = |id| Some((id, state.descriptor.location(id)?));
+            voters.into_iter().filter_map(place).collect::<Vec<_>>()
+        });
+        let mut digests: Vec<_> = voters.iter().map(|(id, _)| (*id, None)).collect();
+        let range = replica.group.range;
+        let mut own_at = None;
+        loop {
+            E::Runtime::sleep(ASK_EVERY).await;
+            for ((id, location), (_, digest)) in voters.iter().zip(&mut digests) {
+                if digest.is_none() {
+                    *digest = self.digest_of(range, *id, *location, number).await;
+                }
+            }
+            let now = Now::<E>::now();
+            if replica.digest(number).is_some() {
+                own_at.get_or_insert(now);
+            }
+            let all = digests.iter().all(|(_, digest)| digest.is_some());
+            let is_late = own_at.is_some_and(|at| now >= at + PATIENCE);
+            let is_off = replica.leading().is_none() || raft.is_retired() || self.closing.get();
+            if is_off || (own_at.is_none() && !replica.is_digesting(number)) {
+                return None;
+            }
+            if all || is_late {
+                return Some(digests);
+            }
+        }
+    }
+
+    async fn digest_of(
+        self: &Rc<Self>,
+        range: RangeId,
+        replica: ReplicaId,
+        at: Location,
+        number: u64,
+    ) -> Option<Digest> {
+        let ask = Ask::Digest {
+            range,
+            replica,
+            number,
+        };
+        match self.ask(at, &ask, ASK_TIMEOUT).await {
+            Some(Told::Digest(digest)) => digest,
+            _ => None,
+        }
+    }
+
+    /// The digest of a replica here.
+    pub(super) fn told_digest(&self, range: RangeId, replica: ReplicaId, number: u64) -> Told {
+        let here = self.running(Group { range, replica });
+        Told::Digest(here.and_then(|here| here.replica.digest(number)))
+    }
+
+    /// Has replicas removed that differ from the majority; if this one does, another leads first.
+    async fn remove_differing(
+        self: &Rc<Self>,
+        running: &Running<E>,
+        differ: &[ReplicaId],
+    ) -> Result<(), Fatal> {
+        let Running { replica, raft } = running;
+        let (range, me) = (replica.group.range, replica.group.replica);
+        for id in differ.iter().filter(|id| **id != me) {
+            let location = replica.with_state(|state| state.descriptor.location(*id));
+            if let Some(location) = location {
+                let remove = Ask::Remove {
+                    range,
+                    replica: *id,
+                };
+                // One that is not reached is found again by the next comparison.
+                self.ask(location, &remove, ASK_TIMEOUT).await;
+            }
+        }
+        if !differ.contains(&me) {
+            return Ok(());
+        }
+        let mut heirs = raft.heirs();
+        heirs.retain(|id| !differ.contains(id));
+        let Some(heir) = self.heir(replica, heirs).await else {
+            // Nobody takes over now: better no answer than a wrong one. The next leader compares.
+            replica.halt();
+            return Ok(());
+        };
+        replica.stop_leading();
+        raft.hand_over(heir.replica).await?;
+        E::Runtime::sleep(HAND_OVER_PATIENCE).await;
+        self.remove_replica(range, me).await.map(drop)
+    }
+
+    /// Has all replicas of a range stop serving.
+    async fn halt_range(self: &Rc<Self>, Running { replica, .. }: &Running<E>) {
+        replica.halt();
+        let places = replica.with_state(|state| state.descriptor.replicas.clone());
+        for place in places {
+            let halt = Ask::Halt {
+                range: replica.group.range,
+                replica: place.replica,
+            };
+            // One that is not reached compares again when it leads.
+            self.ask(place.location, &halt, ASK_TIMEOUT).await;
+        }
+    }
+
+    /// A replica here serves nothing any more.
+    pub(super) fn halt_replica(&self, range: RangeId, replica: ReplicaId) -> Told {
+        if let Some(here) = self.running(Group { range, replica }) {
+            tracing::error!(%range, %replica, "the range stops: its replicas hold different rows");
+            here.replica.halt();
+        }
+        Told::Done
+    }
+}
+
+/// The digests of replicas for the log, short.
+fn shown(digests: &[(ReplicaId, Option<Digest>)]) -> String {
+    let short = |(id, digest): &(ReplicaId, Option<Digest>)| match digest {
+        Some(digest) => format!(
+            "{id}: {:016x} {:016x}",
+            digest.rows as u64, digest.state as u64
+        ),
+        None => format!("{id}: unknown"),
+    };
+    digests.iter().map(short).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digests(of: &[(u128, u64)]) -> Vec<(ReplicaId, Option<Digest>)> {
+        let digest = |(rows, threshold): &(u128, u64)| Digest {
+            threshold: Timestamp(*threshold),
+            rows: *rows,
+            state: 1,
+        };
+        // 0: it is not known.
+        let each = (1..).zip(of);
+        each.map(|(id, of)| (ReplicaId(id), (of.0 > 0).then(|| digest(of))))
+            .collect()
+    }
+
+    #[test]
+    fn a_replica_is_judged_by_a_majority_of_all_voters() {
+        let differ = |ids: &[u64]| Verdict::Differ(ids.iter().map(|id| ReplicaId(*id)).collect());
+        for (of, verdict) in [
+            (vec![(7, 1), (7, 1), (7, 1)], Verdict::Alike),
+            (vec![(7, 1), (8, 1), (7, 1)], differ(&[2])),
+            (vec![(8, 1), (7, 1), (7, 1)], differ(&[1])),
+            (vec![(7, 1), (7, 1), (0, 1)], Verdict::Alike),
+            (vec![(7, 1), (8, 1), (0, 1)], Verdict::Undecided),
+            (vec![(7, 1), (8, 1), (9, 1)], Verdict::Undecided),
+            (vec![(7, 1), (8, 1)], Verdict::Undecided),
+            (vec![(7, 1), (0, 1), (0, 1)], Verdict::Alike),
+            (vec![(0, 1), (0, 1), (0, 1)], Verdict::Alike),
+            (
+                vec![(7, 1), (7, 1), (7, 1), (8, 1), (9, 1)],
+                differ(&[4, 5]),
+            ),
+            (
+                vec![(7, 1), (7, 1), (8, 1), (8, 1), (9, 1)],
+                Verdict::Undecided,
+            ),
+            // Under another threshold other versions count.
+            (vec![(7, 1), (7, 1), (8, 2)], Verdict::Alike),
+            (vec![(7, 1), (8, 2), (9, 3)], Verdict::Alike),
+        ] {
+            assert_eq!(judge(&digests(&of)), verdict, "{of:?}");
+        }
+    }
+}
