@@ -11,6 +11,7 @@ use std::ops::RangeInclusive;
 use rangedb_engine::mutant::{self, Mutant};
 use rangedb_tests::sim::catch_up;
 use rangedb_tests::sim::install::{Install, TAKER};
+use rangedb_tests::sim::put_back;
 use rangedb_tests::sim::run::{Report, faults_of};
 use rangedb_tests::sim::shrink::{caught, failure, run_caught};
 
@@ -87,6 +88,20 @@ fn snapshot_of_many_parts(mutant: Mutant, seed: u64) -> Option<String> {
     Some(what)
 }
 
+/// Folders that are put back to older copies.
+fn folder_put_back(mutant: Mutant, seed: u64) -> Option<String> {
+    mutant::set(Some(mutant));
+    let what = put_back::failure(seed);
+    mutant::set(None);
+    let what = what?;
+    assert_eq!(
+        put_back::failure(seed),
+        None,
+        "the run fails without a mutant"
+    );
+    Some(what)
+}
+
 /// Runs until one shows the bug.
 fn find(mutant: Mutant, by: fn(Mutant, u64) -> Option<String>) {
     for seed in seeds() {
@@ -135,5 +150,5 @@ mutants! {
     finds_snapshot_pins_no_log: SnapshotPinsNoLog by snapshot_of_many_parts,
     finds_snapshot_keeps_no_versions: SnapshotKeepsNoVersions by seed,
     finds_fresh_log_over_old_tables: FreshLogOverOldTables by seed,
-    finds_old_folder_votes: OldFolderVotes by seed,
+    finds_old_folder_votes: OldFolderVotes by folder_put_back,
 }

@@ -10,6 +10,7 @@ use rangedb_tests::sim::catch_up;
 use rangedb_tests::sim::clocks::{Chain, furthest_ahead};
 use rangedb_tests::sim::digests::{Found, damage, spoil};
 use rangedb_tests::sim::install::{Install, TAKER};
+use rangedb_tests::sim::put_back::{Copy, put_back};
 use rangedb_tests::sim::run::{faults_of, run, run_with};
 use rangedb_tests::sim::runtime::SimRuntime;
 use rangedb_tests::sim::shrink::run_or_explain;
@@ -162,6 +163,20 @@ fn simulator_catches_up_by_one_snapshot_while_clients_write() {
     let first = number("RANGEDB_SEED", 1);
     for seed in first..first + 3 {
         assert_eq!(catch_up::failure(seed), None, "seed {seed}");
+    }
+}
+
+#[test]
+fn simulator_lets_no_folder_that_was_put_back_vote() {
+    log();
+    let first = number("RANGEDB_SEED", 1);
+    for seed in first..first + 5 {
+        for copy in [Copy::SameStart, Copy::EarlierStart] {
+            let ended = put_back(seed, copy).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+            println!("seed {seed}, {copy:?}: {ended:?}");
+            let is_old = ended.is_some_and(|why| why.contains("older"));
+            assert_eq!(is_old, copy == Copy::EarlierStart, "seed {seed}");
+        }
     }
 }
 

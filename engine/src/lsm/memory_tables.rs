@@ -33,11 +33,26 @@ pub struct MemoryDisk {
     pub full: Cell<bool>,
     /// The next write fails.
     pub failing: Cell<bool>,
+    /// A write has failed as asked.
+    pub has_failed: Cell<bool>,
     /// Nothing is flushed meanwhile.
     pub stuck: Cell<bool>,
 }
 
 impl MemoryDisk {
+    /// A copy of what is there, as of a machine that is switched off.
+    pub fn copy(&self) -> MemoryDisk {
+        MemoryDisk {
+            runs: self.runs.clone(),
+            ..MemoryDisk::default()
+        }
+    }
+
+    /// Everything is as on another disk. No store may be open on it.
+    pub fn put_back(&self, other: &MemoryDisk) {
+        self.runs.replace(other.runs.borrow().clone());
+    }
+
     /// Changes rows behind the back of everybody, as a bad disk does: `change` is given each row's
     /// key and bytes. No store may be open on it.
     pub fn spoil(&self, mut change: impl FnMut(&[u8], &mut Vec<u8>)) {
@@ -89,6 +104,7 @@ impl MemoryTables {
     /// Whether a write would succeed now.
     fn writes(&mut self) -> Result<bool, LsmError> {
         if self.disk.failing.get() {
+            self.disk.has_failed.set(true);
             return Err(LsmError::Failed {
                 folder: "memory".to_owned(),
                 action: "write",

@@ -13,6 +13,8 @@
 //! What a caller must keep to: of a key, versions are inserted in rising order, each once.
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod damage_tests;
 pub mod keys;
 mod memory_tables;

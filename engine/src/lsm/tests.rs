@@ -16,10 +16,14 @@ const DATA_ID: DataId = DataId(3);
 const MEMTABLE_BYTES: usize = 16 << 10;
 
 /// A seeded source of numbers (xorshift64*).
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn new(seed: u64) -> Random {
+        Random(seed | 1)
+    }
+
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -80,7 +84,7 @@ impl<T: TableStore> Run<T> {
             open: Box::new(open),
             lsm,
             model: Model::default(),
-            random: Random(seed | 1),
+            random: Random::new(seed),
             now: 1 << 40,
             threshold: 0,
             current: MemtableId(1),
@@ -273,7 +277,7 @@ fn memory_tables_agree_with_the_model() {
     }
 }
 
-fn table_options(folder: &std::path::Path) -> TableOptions {
+pub(super) fn table_options(folder: &std::path::Path) -> TableOptions {
     TableOptions {
         folder: folder.to_owned(),
         memtable_bytes: MEMTABLE_BYTES,

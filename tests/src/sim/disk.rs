@@ -36,13 +36,15 @@ pub struct Platter {
     pub slow_reads_us: Cell<u64>,
     /// After so many more reads, one gives fewer bytes than there are.
     pub reads_until_short: Cell<Option<u64>>,
+    /// After so many more reads, all fail.
+    pub reads_until_failure: Cell<Option<u64>>,
     /// No file can be made.
     pub full: Cell<bool>,
     /// What it says that can still be written, if it is not full.
     pub free_bytes: Cell<u64>,
     /// After so many more writes, one fails.
     pub writes_until_failure: Cell<Option<u64>>,
-    /// A write has failed as asked.
+    /// A write or a read has failed as asked.
     pub has_failed: Cell<bool>,
 }
 
@@ -57,6 +59,7 @@ impl Platter {
             latency_max_us: Cell::new(300),
             slow_reads_us: Cell::new(0),
             reads_until_short: Cell::new(None),
+            reads_until_failure: Cell::new(None),
             full: Cell::new(false),
             free_bytes: Cell::new(u64::MAX),
             writes_until_failure: Cell::new(None),
@@ -92,6 +95,30 @@ impl Platter {
             .collect()
     }
 
+    /// A copy of all files, as of a machine that is switched off.
+    pub fn copy(&self) -> BTreeMap<String, Vec<u8>> {
+        let files = self.files.borrow();
+        let copied = files
+            .iter()
+            .map(|(name, content)| (name.clone(), content.borrow().clone()));
+        copied.collect()
+    }
+
+    /// There are these files and no others, as after a restore.
+    pub fn put_back(&self, files: &BTreeMap<String, Vec<u8>>) {
+        self.files.borrow_mut().clear();
+        for (name, bytes) in files {
+            self.put(name, bytes.clone());
+        }
+    }
+
+    /// Nothing is wrong with it any more.
+    pub fn mend(&self) {
+        self.writes_until_failure.set(None);
+        self.reads_until_failure.set(None);
+        self.has_failed.set(false);
+    }
+
     /// Puts a file there, as if it had been copied.
     pub fn put(&self, name: &str, bytes: Vec<u8>) {
         let content = Rc::new(RefCell::new(bytes));
@@ -125,14 +152,15 @@ impl Platter {
         found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, name.to_owned()))
     }
 
-    fn fail_if_due(&self) -> io::Result<()> {
-        match self.writes_until_failure.get() {
+    /// Fails if none are left until it should.
+    fn fail_if_due(&self, left: &Cell<Option<u64>>) -> io::Result<()> {
+        match left.get() {
             Some(0) => {
                 self.has_failed.set(true);
                 Err(io::Error::other("simulated input/output error"))
             }
-            left => {
-                self.writes_until_failure.set(left.map(|left| left - 1));
+            some => {
+                left.set(some.map(|some| some - 1));
                 Ok(())
             }
         }
@@ -243,7 +271,8 @@ impl File for SimFile {
             bytes,
         });
         self.platter.delay().await;
-        self.platter.fail_if_due()?;
+        self.platter
+            .fail_if_due(&self.platter.writes_until_failure)?;
         let done = {
             let mut in_flight = self.platter.in_flight.borrow_mut();
             let at = in_flight.iter().position(|write| write.id == id);
@@ -260,6 +289,8 @@ impl File for SimFile {
         self.platter.delay().await;
         let slow = Duration::from_micros(self.platter.slow_reads_us.get());
         SimRuntime::sleep(slow).await;
+        self.platter
+            .fail_if_due(&self.platter.reads_until_failure)?;
         let left = self.platter.reads_until_short.get();
         let read = left.map(|left| left.wrapping_sub(1));
         self.platter.reads_until_short.set(read);

@@ -60,10 +60,12 @@ impl Story {
 
     async fn heal_node(&self, node: &Rc<SimNode>) {
         for platter in node.platters() {
-            platter.writes_until_failure.set(None);
             platter.latency_max_us.set(300);
+            platter.writes_until_failure.set(None);
+            platter.reads_until_failure.set(None);
         }
-        node.table_disks().for_each(|disk| disk.full.set(false));
+        node.table_disks().for_each(|disk| disk.failing.set(false));
+        node.make_room();
         if node.fatal().is_some() {
             self.after_fatal(node).await;
         }
@@ -91,6 +93,10 @@ impl Story {
                 self.seen
                     .violation(format!("the node stopped without a reason: {why}"));
             }
+        }
+        if self.cluster.network.damaged.get().1 > 0 {
+            let what = "a message that was changed on the way was taken";
+            self.seen.violation(what.to_owned());
         }
         self.read_back().await;
         invariants::registers::check(&self.seen);

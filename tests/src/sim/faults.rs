@@ -32,8 +32,14 @@ pub enum Fault {
     ClockJump { node: u16, by_ms: i64 },
     /// A write of the log fails.
     WriteError { node: u16, after: u64 },
+    /// A read of the log fails.
+    ReadError { node: u16, after: u64 },
+    /// The next write of the tables fails.
+    TableError { node: u16 },
     /// The tables' disk is full, or has room again.
     FullDisk { node: u16, full: bool },
+    /// The log's disk is full, or has room again.
+    FullLog { node: u16, full: bool },
     /// Operations of the node's disks take so long.
     SlowDisk { node: u16, latency_us: u64 },
     /// Links are cut, each in one direction.
@@ -42,6 +48,8 @@ pub enum Fault {
     Mend,
     /// Messages are lost, one of so many, and come twice.
     Loss { one_in: u64, duplicates: bool },
+    /// In one message of so many, a bit is changed on the way.
+    Damage { one_in: u64 },
     /// Messages on links take so long.
     SlowLinks {
         links: Vec<(u16, u16)>,
@@ -59,10 +67,26 @@ pub enum Fault {
     HandOver { node: u16, shard: u16 },
     /// The machine's disk is gone for good; after a while another node begins there with an empty one.
     LoseDisk { node: u16, down_ms: u64 },
+    /// A part of a shard's folder is gone at a restart: the node must refuse to start, and another one
+    /// begins on its machine.
+    LosePart {
+        node: u16,
+        shard: u16,
+        part: Part,
+        down_ms: u64,
+    },
     /// See [`install`](super::install): the machine that loses its power, and after how many polls.
     Install { crash: Option<(u16, u64)> },
     /// A person orders something of the cluster's manager, by way of a node.
     Order { by: u16, order: Order },
+}
+
+/// A part of a shard's folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "they are named for what they are")]
+pub enum Part {
+    Log,
+    Tables,
 }
 
 /// An answer of one replica to another after which something happens.
@@ -120,7 +144,7 @@ pub struct Faults {
 }
 
 /// Which kinds of faults a seed has.
-const KINDS: [fn(&Random, u16, u16) -> Fault; 22] = [
+const KINDS: [fn(&Random, u16, u16) -> Fault; 26] = [
     crash,
     crash,
     stop,
@@ -128,11 +152,15 @@ const KINDS: [fn(&Random, u16, u16) -> Fault; 22] = [
     pause,
     clock_jump,
     write_error,
+    read_error,
+    table_error,
     full_disk,
+    full_log,
     slow_disk,
     cut,
     ring,
     loss,
+    damage,
     slow_links,
     no_lease,
     no_lease,
@@ -144,6 +172,9 @@ const KINDS: [fn(&Random, u16, u16) -> Fault; 22] = [
     move_replica,
     dead_after,
 ];
+
+/// The first of them need no other node.
+const ALONE: usize = 12;
 
 impl Faults {
     /// The faults of a seed: of each kind whether it has them at all, then which when.
@@ -161,7 +192,10 @@ impl Faults {
         let mut kinds: Vec<_> = KINDS.iter().filter(|_| random.once_in(2)).collect();
         if nodes == 1 {
             // What needs others is left out.
-            kinds = KINDS[..9].iter().filter(|_| random.once_in(2)).collect();
+            kinds = KINDS[..ALONE]
+                .iter()
+                .filter(|_| random.once_in(2))
+                .collect();
         }
         if nodes > 2 {
             match random.below(6) {
@@ -189,7 +223,10 @@ impl Faults {
         if nodes > 2 && random.once_in(5) {
             let at = random.below(steps.len() as u64 + 1) as usize;
             let after = Duration::from_millis(random.between(1, 1_200));
-            let fault = lose_disk(random, nodes);
+            let fault = match random.once_in(2) {
+                true => lose_disk(random, nodes),
+                false => lose_part(random, nodes, shards),
+            };
             steps.insert(at, Step { after, fault });
         }
         Faults { steps }
@@ -348,6 +385,25 @@ fn write_error(random: &Random, nodes: u16, _: u16) -> Fault {
     }
 }
 
+fn read_error(random: &Random, nodes: u16, _: u16) -> Fault {
+    Fault::ReadError {
+        node: node(random, nodes),
+        after: random.below(20),
+    }
+}
+
+fn table_error(random: &Random, nodes: u16, _: u16) -> Fault {
+    let node = node(random, nodes);
+    Fault::TableError { node }
+}
+
+fn full_log(random: &Random, nodes: u16, _: u16) -> Fault {
+    Fault::FullLog {
+        node: node(random, nodes),
+        full: random.once_in(2),
+    }
+}
+
 fn full_disk(random: &Random, nodes: u16, _: u16) -> Fault {
     Fault::FullDisk {
         node: node(random, nodes),
@@ -401,6 +457,11 @@ fn loss(random: &Random, _: u16, _: u16) -> Fault {
     }
 }
 
+fn damage(random: &Random, _: u16, _: u16) -> Fault {
+    let one_in = random.between(5, 100);
+    Fault::Damage { one_in }
+}
+
 /// All links are slow, or those to a node, or those from it.
 fn slow_links(random: &Random, nodes: u16, _: u16) -> Fault {
     let (node, which) = (node(random, nodes), random.below(4));
@@ -446,6 +507,15 @@ fn lose_disk(random: &Random, nodes: u16) -> Fault {
     Fault::LoseDisk {
         node: node(random, nodes),
         down_ms: random.between(1, most),
+    }
+}
+
+fn lose_part(random: &Random, nodes: u16, shards: u16) -> Fault {
+    Fault::LosePart {
+        node: node(random, nodes),
+        shard: random.below(u64::from(shards)) as u16,
+        part: [Part::Log, Part::Tables][random.below(2) as usize],
+        down_ms: random.between(1, 2_000),
     }
 }
 

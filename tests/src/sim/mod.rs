@@ -23,6 +23,7 @@ pub mod install;
 pub mod network;
 pub mod node;
 pub mod operator;
+pub mod put_back;
 pub mod random;
 pub mod road;
 pub mod run;

@@ -1,6 +1,7 @@
 //! One node of several shards that can be started, stopped, and made to crash.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio::sync::oneshot;
 
 use super::disk::{Platter, SimDisk};
 use super::executor::{self, Host};
+use super::faults::Part;
 use super::network::Network;
 use super::random::Random;
 use super::runtime::SimRuntime;
@@ -55,6 +57,12 @@ struct Medium {
     opened: Cell<u64>,
 }
 
+/// A copy of all that a node has on its disks.
+pub struct Copied {
+    shards: Vec<(BTreeMap<String, Vec<u8>>, MemoryDisk, u64)>,
+    starts: u64,
+}
+
 /// A node and its disks.
 pub struct SimNode {
     /// Its id.
@@ -70,6 +78,8 @@ pub struct SimNode {
     media: Vec<Medium>,
     /// How often a node was started on the machine.
     lives: Cell<u16>,
+    /// How often one was started on the disks. In `node.json` of a real node.
+    starts: Cell<u64>,
     /// The disk is gone, and the node with it: only another can run on the machine.
     is_lost: Cell<bool>,
     running: RefCell<Option<Rc<Vec<Shard<SimEnv>>>>>,
@@ -114,6 +124,7 @@ impl SimNode {
             clock: SimClock::new(Random::new(seed, purpose(2, id, 0))),
             media: empty_media(id, sizes, seed),
             lives: Cell::new(0),
+            starts: Cell::new(0),
             is_lost: Cell::new(false),
             running: RefCell::default(),
             fatal: Rc::default(),
@@ -137,6 +148,7 @@ impl SimNode {
             clock: self.clock.clone(),
             media: empty_media(id, self.sizes, self.seed),
             lives: self.lives.clone(),
+            starts: Cell::new(0),
             is_lost: Cell::new(false),
             running: RefCell::default(),
             fatal: Rc::default(),
@@ -148,6 +160,71 @@ impl SimNode {
     pub fn lose_disk(&self) {
         self.crash();
         self.is_lost.set(true);
+    }
+
+    /// The log or the tables of a shard are gone, while the power is off. Whether there were any.
+    pub fn lose_part(&self, shard: u16, part: Part) -> bool {
+        let Some(medium) = self.media.get(usize::from(shard)) else {
+            return false;
+        };
+        match part {
+            Part::Log => medium.platter.put_back(&BTreeMap::new()),
+            Part::Tables => medium.tables.put_back(&MemoryDisk::default()),
+        }
+        medium.opened.get() > 0
+    }
+
+    /// Copies what is on the disks, while the power is off.
+    pub fn copy_disks(&self) -> Copied {
+        let copy = |medium: &Medium| {
+            let (log, tables) = (medium.platter.copy(), medium.tables.copy());
+            (log, tables, medium.opened.get())
+        };
+        Copied {
+            shards: self.media.iter().map(copy).collect(),
+            starts: self.starts.get(),
+        }
+    }
+
+    /// Puts a copy in the place of what is on the disks, while the power is off.
+    pub fn put_back(&self, copied: &Copied) {
+        for (medium, (log, tables, opened)) in self.media.iter().zip(&copied.shards) {
+            medium.platter.put_back(log);
+            medium.tables.put_back(tables);
+            medium.opened.set(*opened);
+        }
+        self.starts.set(copied.starts);
+    }
+
+    /// Whether a disk has failed as asked.
+    pub fn has_failed_disk(&self) -> bool {
+        let failed =
+            |medium: &Medium| medium.platter.has_failed.get() || medium.tables.has_failed.get();
+        self.media.iter().any(failed)
+    }
+
+    /// No disk fails, or is full, any more.
+    pub fn mend_disks(&self) {
+        for Medium {
+            platter, tables, ..
+        } in &self.media
+        {
+            platter.mend();
+            tables.failing.set(false);
+            tables.has_failed.set(false);
+        }
+        self.make_room();
+    }
+
+    /// No disk is full any more.
+    pub fn make_room(&self) {
+        for Medium {
+            platter, tables, ..
+        } in &self.media
+        {
+            platter.full.set(false);
+            tables.full.set(false);
+        }
     }
 
     /// Whether it has lost its disk.
@@ -184,6 +261,7 @@ impl SimNode {
     /// by itself.
     pub async fn start(self: &Rc<SimNode>) {
         self.lives.set(self.lives.get() + 1);
+        self.starts.set(self.starts.get() + 1);
         *self.fatal.borrow_mut() = None;
         let (sender, receiver) = oneshot::channel();
         let node = self.clone();
@@ -253,7 +331,7 @@ impl SimNode {
             }),
         };
         let opened = Shard::open(options, world, hlc).await?;
-        medium.opened.set(self.lives.get().into());
+        medium.opened.set(self.starts.get());
         Ok(opened)
     }
 
@@ -265,7 +343,7 @@ impl SimNode {
                 0 => Opened::Never,
                 start => Opened::At(start),
             },
-            start: self.lives.get().into(),
+            start: self.starts.get(),
         }
     }
 
@@ -274,7 +352,7 @@ impl SimNode {
             id: NodeId(u64::from(self.id)),
             address: format!("machine-{}", self.machine),
             shards: self.sizes.shards,
-            life: NodeRecord::life(u64::from(self.lives.get()), 0),
+            life: NodeRecord::life(self.starts.get(), 0),
             started_ms: self.clock.wall_ms(),
             ..NodeRecord::default()
         }

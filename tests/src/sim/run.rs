@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::client::SimClient;
 use super::cluster::Cluster;
 use super::executor::{self, Executor, OUTSIDE, OnHost};
-use super::faults::{Fault, Faults, Telling, Then};
+use super::faults::{Fault, Faults, Part, Telling, Then};
 use super::node::{SimNode, Sizes};
 use super::operator;
 use super::random::Random;
@@ -279,7 +279,7 @@ impl Story {
         let started = SimRuntime::timeout(START_PATIENCE, node.start());
         if started.await.is_err() && node.fatal().is_none() {
             // With a full disk a long log cannot be applied; with room again the start goes on.
-            node.table_disks().for_each(|disk| disk.full.set(false));
+            node.make_room();
             node.crash();
             let started = SimRuntime::timeout(START_PATIENCE, node.start());
             if started.await.is_err() && node.fatal().is_none() {
@@ -309,6 +309,7 @@ impl Story {
                 network.loss_one_in.set(*one_in);
                 network.duplicates.set(*duplicates);
             }
+            Fault::Damage { one_in } => network.damage_one_in.set(*one_in),
             Fault::SlowLinks {
                 links,
                 delay_max_us,
@@ -333,10 +334,14 @@ impl Story {
             | Fault::Pause { node, .. }
             | Fault::ClockJump { node, .. }
             | Fault::WriteError { node, .. }
+            | Fault::ReadError { node, .. }
+            | Fault::TableError { node }
             | Fault::FullDisk { node, .. }
+            | Fault::FullLog { node, .. }
             | Fault::SlowDisk { node, .. }
             | Fault::HandOver { node, .. }
-            | Fault::LoseDisk { node, .. } => {
+            | Fault::LoseDisk { node, .. }
+            | Fault::LosePart { node, .. } => {
                 let node = self.cluster.on(*node);
                 if let Some(node) = node.filter(|node| !self.is_busy(node)) {
                     self.happen_to(&node, fault);
@@ -414,6 +419,17 @@ impl Story {
                     }
                 })
             }
+            Fault::LosePart {
+                shard,
+                part,
+                down_ms,
+                ..
+            } => self.while_busy(node, move |story, node| async move {
+                if story.can_spare_a_disk().await {
+                    SimRuntime::sleep(Duration::from_millis(down_ms)).await;
+                    story.lose_part(&node, shard, part).await;
+                }
+            }),
             Fault::Stop { .. } => self.while_busy(node, |story, node| async move {
                 story.stop_and_start(&node).await;
             }),
@@ -425,8 +441,19 @@ impl Story {
                 let platter = node.platters().nth(0).expect("a node has a disk");
                 platter.writes_until_failure.set(Some(after));
             }
+            Fault::ReadError { after, .. } => {
+                let platter = node.platters().nth(0).expect("a node has a disk");
+                platter.reads_until_failure.set(Some(after));
+            }
+            Fault::TableError { .. } => {
+                let disk = node.table_disks().nth(0).expect("a node has a disk");
+                disk.failing.set(true);
+            }
             Fault::FullDisk { full, .. } => {
                 node.table_disks().for_each(|disk| disk.full.set(full));
+            }
+            Fault::FullLog { full, .. } => {
+                node.platters().for_each(|platter| platter.full.set(full));
             }
             Fault::SlowDisk { latency_us, .. } => node
                 .platters()
@@ -444,6 +471,30 @@ impl Story {
             }
             _ => {}
         }
+    }
+
+    /// A node starts without a part of its folder, which it must refuse; then another one runs on its
+    /// machine.
+    async fn lose_part(&self, node: &Rc<SimNode>, shard: u16, part: Part) {
+        node.crash();
+        node.mend_disks();
+        let was_there = node.lose_part(shard, part);
+        if was_there {
+            let _ = SimRuntime::timeout(START_PATIENCE, node.start()).await;
+            let why = node.fatal().unwrap_or_default();
+            let named = match part {
+                Part::Log => "wal/",
+                Part::Tables => "tables/",
+            };
+            if !why.contains(named) {
+                self.seen.violation(format!(
+                    "a node has started without a shard's {part:?}: {why}"
+                ));
+            }
+        }
+        node.lose_disk();
+        self.disks_lost.set(self.disks_lost.get() + 1);
+        self.start(node, false).await;
     }
 
     /// Waits until no range loses what only one disk has, or until that takes too long.
@@ -475,22 +526,20 @@ impl Story {
             self.seen.violation("the node hangs at its stop".to_owned());
         }
         // With a full disk the last flush is left out.
-        let full = node.table_disks().any(|disk| disk.full.get());
+        let full = node.table_disks().any(|disk| disk.full.get())
+            || node.platters().any(|platter| platter.full.get());
         self.start(node, !full).await;
     }
 
     /// A node has stopped by itself: it must have had a reason, and the process is gone.
     pub(super) async fn after_fatal(&self, node: &Rc<SimNode>) {
         let why = node.fatal().unwrap_or_default();
-        if !node.platters().any(|platter| platter.has_failed.get()) {
+        if !node.has_failed_disk() {
             self.seen
                 .violation(format!("the node stopped without a reason: {why}"));
         }
         node.crash();
-        for platter in node.platters() {
-            platter.writes_until_failure.set(None);
-            platter.has_failed.set(false);
-        }
+        node.mend_disks();
         self.start(node, false).await;
     }
 }

@@ -1,0 +1,268 @@
+//! Real tables in processes that end at any step: killed at a random moment, killed in the middle of a
+//! write, or ended because a write failed, while rules of collection change. What an installed flush
+//! held is there afterwards, whole memtables only, and the next process goes on from it.
+//!
+//! A run is a list of inserts that follows from its seed. Each process of it opens the tables, checks
+//! them against the list, inserts what a replay of the log would insert, and goes on.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::tests::{Random, table_options};
+use super::*;
+use crate::types::{DataId, KeyRange, ReplicaId};
+
+const DATA_ID: DataId = DataId(3);
+const MEMTABLE_BYTES: usize = 16 << 10;
+const SEEDS: u64 = 3;
+/// Processes of a seed.
+const LIVES: u64 = 16;
+/// A process ends by itself after so many inserts.
+const INSERTS_OF_LIFE: u64 = 4_000;
+/// Set in a process of a run: its seed and its folder.
+const SEED: &str = "RANGEDB_TABLES_SEED";
+const FOLDER: &str = "RANGEDB_TABLES_FOLDER";
+/// What the process before knew: flushed up to here, collected below there.
+const FLUSHED: &str = "RANGEDB_TABLES_FLUSHED";
+const COLLECTED: &str = "RANGEDB_TABLES_COLLECTED";
+
+/// The insert that a seed has at a version.
+fn insert(seed: u64, version: u64) -> (Vec<u8>, Option<Vec<u8>>) {
+    let mut random = Random::new(seed << 32 ^ version.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    random.below(2);
+    let mut key = Vec::new();
+    let user = format!("k{:03}", random.below(150));
+    keys::user_key(DATA_ID, user.as_bytes(), &mut key);
+    let len = random.below(300) as usize;
+    let value = (random.below(6) > 0).then(|| vec![version as u8; len]);
+    (key, value)
+}
+
+/// The threshold of collection that a seed has from a version on, if a new one comes with it.
+fn threshold(seed: u64, version: u64) -> Option<u64> {
+    let kept = 20 + Random::new(seed ^ version).below(400);
+    (version.is_multiple_of(97)).then(|| version.saturating_sub(kept))
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// The tables hold the inserts up to a version and no others; gives it.
+fn check(lsm: &Lsm<LsmTables>, seed: u64, flushed: u64, collected: u64) -> u64 {
+    let runs = lsm.store.runs((Bound::Unbounded, Bound::Unbounded));
+    let rows = runs.into_iter().flatten();
+    let last = rows
+        .map(|row| row.expect("readable").version.0)
+        .max()
+        .unwrap_or(0);
+    assert!(last >= flushed, "inserts {last} to {flushed} are lost");
+    let mut model: BTreeMap<Vec<u8>, BTreeMap<u64, Option<Vec<u8>>>> = BTreeMap::new();
+    for version in 1..=last {
+        let (key, value) = insert(seed, version);
+        model.entry(key).or_default().insert(version, value);
+    }
+    let times = [u64::MAX >> 1, last, last.midpoint(collected), collected];
+    for at in times.into_iter().filter(|at| *at >= collected) {
+        for (key, versions) in &model {
+            let newest = versions.range(..=at).next_back();
+            let newest = newest.and_then(|(version, value)| Some((*version, value.clone()?)));
+            let found = lsm.get(key, Timestamp(at)).expect("readable");
+            let found = found.and_then(|found| Some((found.version().0, found.value()?.to_vec())));
+            assert_eq!(found, newest, "{key:?} at {at}, of {last} inserts");
+        }
+    }
+    last
+}
+
+/// One process of a run; does nothing in any other.
+#[test]
+fn a_process_with_tables_that_may_end_at_any_step() {
+    let (Some(seed), Some(folder)) = (number(SEED), std::env::var_os(FOLDER)) else {
+        return;
+    };
+    let mut collected = number(COLLECTED).unwrap_or(0);
+    // Whoever reads may have gone.
+    let tell = |what: &str, version: u64| {
+        let _ = writeln!(std::io::stdout(), "\n{what} {version}");
+    };
+    let options = LsmOptions {
+        memtable_bytes: MEMTABLE_BYTES,
+    };
+    let Ok(tables) = LsmTables::open(table_options(Path::new(&folder))) else {
+        // It writes, too.
+        return tell("failed", 0);
+    };
+    let mut lsm = Lsm::new(tables, options);
+    let last = check(&lsm, seed, number(FLUSHED).unwrap_or(0), collected);
+    tell("flushed", last);
+    let mut ends: BTreeMap<MemtableId, u64> = BTreeMap::new();
+    for version in last + 1..=last + INSERTS_OF_LIFE {
+        if let Some(threshold) = threshold(seed, version) {
+            collected = collected.max(threshold);
+            tell("collected", collected);
+            let live = LiveData {
+                replica: ReplicaId(1),
+                data_id: DATA_ID,
+                keys: KeyRange::all(),
+                threshold: Timestamp(collected),
+            };
+            lsm.set_gc(GcRules { live: vec![live] });
+        }
+        if version.is_multiple_of(1_009) {
+            lsm.collect_garbage();
+        }
+        let (key, value) = insert(seed, version);
+        let len = key.len() + value.as_ref().map_or(0, Vec::len);
+        if !lsm.has_room(1, len) {
+            let waits_since = Instant::now();
+            while lsm.pressure().stopped {
+                assert!(waits_since.elapsed() < Duration::from_secs(60), "no flush");
+                poll(&mut lsm, &ends, tell);
+                std::thread::yield_now();
+            }
+            ends.insert(lsm.freeze(), version - 1);
+        }
+        lsm.insert(&key, Timestamp(version), value.as_deref());
+        poll(&mut lsm, &ends, tell);
+    }
+}
+
+/// A failed write ends the process, as it does a node.
+fn poll(lsm: &mut Lsm<LsmTables>, ends: &BTreeMap<MemtableId, u64>, tell: impl Fn(&str, u64)) {
+    match lsm.poll() {
+        Ok(Some(installed)) => {
+            if let Some(version) = ends.get(&installed) {
+                tell("flushed", *version);
+            }
+        }
+        Ok(None) => {}
+        Err(_) => {
+            tell("failed", 0);
+            std::process::exit(0);
+        }
+    }
+}
+
+/// How a process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// After all inserts.
+    ByItself,
+    /// Killed after so many milliseconds.
+    Killed(u64),
+    /// Writes beyond so many bytes of a file fail.
+    WriteFails(u64),
+    /// Killed at the first write beyond so many bytes of a file.
+    KilledAtWrite(u64),
+}
+
+fn draw(random: &mut Random) -> End {
+    match random.below(7) {
+        0 => End::ByItself,
+        1 | 2 => End::Killed(5 + random.below(150)),
+        3 | 4 => End::WriteFails(64 + random.below(48 << 10)),
+        _ => End::KilledAtWrite(64 + random.below(48 << 10)),
+    }
+}
+
+/// A process of this test binary that runs the one test above, with a limit of the size of files.
+fn life(end: End) -> Command {
+    let me = std::env::current_exe().expect("a test is a file");
+    let mut command = match end {
+        End::ByItself | End::Killed(_) => Command::new(me),
+        End::WriteFails(bytes) | End::KilledAtWrite(bytes) => {
+            let mut limited = Command::new("env");
+            if matches!(end, End::WriteFails(_)) {
+                limited.arg("--ignore-signal=XFSZ");
+            }
+            limited.arg("prlimit").arg(format!("--fsize={bytes}"));
+            limited.args(["--core=0"]).arg(me);
+            limited
+        }
+    };
+    let test = "lsm::crash_tests::a_process_with_tables_that_may_end_at_any_step";
+    command.args(["--exact", test, "--nocapture"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    command.stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn what_was_flushed_outlives_processes_that_end_at_any_step() {
+    let has_tools = Command::new("env")
+        .args(["--ignore-signal=XFSZ", "prlimit", "--fsize=64", "true"])
+        .status();
+    if !has_tools.is_ok_and(|status| status.success()) {
+        println!("skipped: env --ignore-signal and prlimit are not there");
+        return;
+    }
+    let mut ended: BTreeMap<&str, u64> = BTreeMap::new();
+    for seed in 1..=SEEDS {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut random = Random::new(seed);
+        let (mut flushed, mut collected) = (0, 0);
+        for number in 0..LIVES {
+            // The last one has all it needs.
+            let end = if number + 1 == LIVES {
+                End::ByItself
+            } else {
+                draw(&mut random)
+            };
+            let mut process = life(end)
+                .env(SEED, seed.to_string())
+                .env(FOLDER, folder.path())
+                .env(FLUSHED, flushed.to_string())
+                .env(COLLECTED, collected.to_string())
+                .spawn()
+                .expect("it starts");
+            let output = process.stdout.take().expect("it is piped");
+            let reader = std::thread::spawn(move || {
+                let lines = BufReader::new(output).lines();
+                lines.map_while(Result::ok).collect::<Vec<String>>()
+            });
+            if let End::Killed(millis) = end {
+                std::thread::sleep(Duration::from_millis(millis));
+                // It may have ended.
+                let _ = process.kill();
+            }
+            let lines = reader.join().expect("it is read");
+            let complaint = process.wait_with_output().expect("it ends").stderr;
+            let complaint = String::from_utf8_lossy(&complaint);
+            assert!(
+                !complaint.contains("panicked"),
+                "seed {seed}: {end:?}: {complaint}"
+            );
+            for line in &lines {
+                match line
+                    .split_once(' ')
+                    .map(|(what, n)| (what, n.parse::<u64>()))
+                {
+                    Some(("flushed", Ok(version))) => flushed = flushed.max(version),
+                    Some(("collected", Ok(version))) => collected = collected.max(version),
+                    Some(("failed", Ok(_))) => *ended.entry("failed").or_default() += 1,
+                    _ => {}
+                }
+            }
+            let how = match end {
+                End::ByItself => "by itself",
+                End::Killed(_) => "killed",
+                End::WriteFails(_) => "write fails",
+                End::KilledAtWrite(_) => "killed at a write",
+            };
+            *ended.entry(how).or_default() += 1;
+        }
+        assert!(
+            flushed > INSERTS_OF_LIFE / 2,
+            "seed {seed}: {flushed} are flushed"
+        );
+    }
+    println!("{ended:?}");
+    assert!(
+        ended.get("failed").is_some_and(|count| *count > 0),
+        "{ended:?}"
+    );
+}
