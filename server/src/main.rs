@@ -47,7 +47,8 @@ struct StartArgs {
     /// Where the other nodes reach this one; as --listen by default.
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
-    /// Where all nodes of a new cluster listen, this one among them.
+    /// Where nodes of the cluster listen: an empty folder joins them, one that was used looks there for
+    /// its cluster. For a new cluster all its nodes, this one among them.
     #[arg(long, value_name = "LIST")]
     join: Option<String>,
     /// Forms a cluster of so many empty nodes, all started with the same --join.
@@ -60,7 +61,8 @@ struct StartArgs {
     /// Where health and metrics are; 127.0.0.1:7480 by default.
     #[arg(long, value_name = "HOST:PORT")]
     http: Option<String>,
-    /// Number of shards; fixed when the folder is made; one for each processor by default.
+    /// Number of shards, fixed when the folder is made. By default as the folder was made, and one for
+    /// each processor in a new one.
     #[arg(long, value_name = "N")]
     shards: Option<String>,
     /// Processors that all threads stay on, such as 0,2-3; all by default.

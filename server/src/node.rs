@@ -92,18 +92,20 @@ fn die(what: &str, fatal: &dyn std::fmt::Display) -> ! {
 /// It could not start, or a shard could not be closed.
 pub fn run(config: &Config) -> Result<(), NodeError> {
     kernel::check()?;
-    // Before anything is touched. The folder says how many shards it has if nobody else does.
-    let shards = if config.shards_given {
-        config.shards
-    } else {
-        1
-    };
+    // Before anything is touched. A folder that was made says itself how many shards it has.
+    let is_known = config.shards_given || !DataDir::was_made(&config.data_dir);
+    let shards = if is_known { config.shards } else { 1 };
+    let fits = config.clone().with_shards(shards);
+    fits.map_err(NodeError::Memory)?;
     let shares = divide_descriptors(config, shards, 0)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let runtime = runtime.map_err(|e| NodeError::Start("the control thread", e.to_string()))?;
-    runtime.block_on(control(config, shares.http))
+    let ended = runtime.block_on(control(config, shares.http));
+    // A name server that says nothing holds nobody up.
+    runtime.shutdown_background();
+    ended
 }
 
 fn divide_descriptors(config: &Config, shards: u16, tables: usize) -> Result<Shares, TooFew> {
@@ -376,16 +378,19 @@ fn start(
         folder.path().to_owned(),
         (identity, life),
     );
-    let (node_id, start) = (node.id, folder.identity.starts);
+    let peers = Arc::new(peers);
+    let (node_id, start, known) = (node.id, folder.identity.starts, Arc::downgrade(&peers));
     peers.lives.on_older(move |seen, was_accepted| {
         let node = node_id;
         let fatal = match was_accepted {
             true => Fatal::Superseded(node),
             false => Fatal::OldFolder { node, start, seen },
         };
+        if let Some(peers) = known.upgrade() {
+            peers.give_up_folder(&fatal.to_string());
+        }
         die("another node", &fatal);
     });
-    let peers = Arc::new(peers);
     let record = NodeRecord {
         id: node.id,
         address: advertise,
@@ -588,6 +593,9 @@ impl Engine {
             nodes_seen,
             is_at: Rc::new(move |node, address| node == me || met.claim(node, address)),
             on_fatal: Rc::new(move |fatal| {
+                if matches!(fatal, Fatal::OldFolder { .. } | Fatal::Superseded(_)) {
+                    peers.give_up_folder(&fatal.to_string());
+                }
                 die(&format!("shard {shard}"), &ShardError::of(fatal, &peers));
             }),
         };

@@ -12,6 +12,8 @@ use super::record::{self, Row};
 use crate::range::ReplicaPlace;
 use crate::types::{NodeId, ReplicaId};
 
+/// Ids are below this.
+const ID_MAX: u64 = 1 << 62;
 /// The node that makes a cluster has the id before this.
 const FIRST_JOINED: u64 = 2;
 
@@ -54,10 +56,15 @@ impl Ids {
         true
     }
 
-    /// Gives none from now on that was seen before.
+    /// Gives none from now on that was seen before. An id that no cluster comes to was never given: a
+    /// report that names one must not use all ids up.
     pub fn raise(&mut self, seen: HighestIds) {
-        self.next_node = self.next_node.max(seen.node.0.saturating_add(1));
-        self.next_replica = self.next_replica.max(seen.replica.0.saturating_add(1));
+        if seen.node.0 < ID_MAX {
+            self.next_node = self.next_node.max(seen.node.0 + 1);
+        }
+        if seen.replica.0 < ID_MAX {
+            self.next_replica = self.next_replica.max(seen.replica.0 + 1);
+        }
     }
 
     /// The id of the node that asks with this token, and the rows that must be durable before it
@@ -158,6 +165,10 @@ mod tests {
         after.raise(seen(1, 0));
         assert_eq!(after.give_node(9, |_| false).0, NodeId(5));
         assert!(!given.contains(&new_replica(&mut after)));
+        // A report of a node whose memory is bad uses up no ids.
+        let next = new_replica(&mut after) + 1;
+        after.raise(seen(u64::MAX, u64::MAX));
+        assert_eq!(new_replica(&mut after), next);
     }
 
     #[test]

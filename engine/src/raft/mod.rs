@@ -36,6 +36,7 @@ pub use message::{
     Answer, Envelope, Led, Message, Question, SnapshotPart, decode, decode_answer, decode_behind,
     encode_answer, encode_beat, encode_behind, encode_cluster,
 };
+pub use network::PART_PATIENCE;
 pub use pulse::TICK;
 pub use purge::Pinned;
 pub use state_machine::{SnapshotHandle, StateMachine};

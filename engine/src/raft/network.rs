@@ -57,7 +57,7 @@ const BULK_APPEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// A part of a snapshot that is not answered is sent again for so long, and taken once: if all had to be
 /// sent again for it, a large snapshot would never arrive over a link that breaks now and then, or where
 /// the receiver is behind with its flushes.
-const PART_PATIENCE: Duration = Duration::from_mins(1);
+pub const PART_PATIENCE: Duration = Duration::from_mins(1);
 
 /// Between two parts of a snapshot, at least: others use the link and the disks, too. With parts of
 /// 256 KiB this is 64 MiB a second at most.
@@ -245,8 +245,7 @@ impl<E: Env> Link<E> {
         let before = self.followers.of(term, to);
         if let Some(loss) = before.lost {
             self.tell_of_loss(loss, append.vote, option).await;
-            let lost = "the replica has lost entries that it had acknowledged";
-            return Err(unreachable::<E>(&io::Error::other(lost)).into());
+            return Err(unreachable::<E>(&io::Error::other(LOST)).into());
         }
         let sent = Now::<E>::now();
         let bytes = append.bytes.clone();
@@ -309,6 +308,37 @@ impl<E: Env> Link<E> {
         }
     }
 
+    /// A snapshot would hide that the replica has lost what it had acknowledged, and votes with it: so it
+    /// is asked first.
+    async fn refuse_lost(&self, vote: Vote, option: &RPCOption) -> Result<(), Failed<E>> {
+        let (to, term) = (self.envelope.to, vote.term);
+        let known = self.followers.of(term, to);
+        let asked = known.acknowledged.map(|acknowledged| Loss {
+            acknowledged,
+            is_told: false,
+        });
+        let Some(loss) = known.lost.or(asked) else {
+            return Ok(());
+        };
+        if known.lost.is_none() {
+            let question = Question::Lost {
+                vote,
+                acknowledged: loss.acknowledged,
+            };
+            match self.ask(&question, option).await? {
+                Answer::Done => return Ok(()),
+                Answer::Lost => {
+                    self.note_loss(term, loss.acknowledged, None);
+                    self.followers.told(term, to);
+                }
+                _ => return Err(wrong_answer::<E>().into()),
+            }
+        } else {
+            self.tell_of_loss(loss, vote, option).await;
+        }
+        Err(unreachable::<E>(&io::Error::other(LOST)).into())
+    }
+
     async fn tell_of_loss(&self, loss: Loss, vote: Vote, option: &RPCOption) {
         if loss.is_told {
             return;
@@ -350,6 +380,9 @@ impl<E: Env> Link<E> {
         }
     }
 }
+
+/// Why a replica gets nothing any more.
+const LOST: &str = "the replica has lost entries that it had acknowledged";
 
 impl<E: Env> Link<E> {
     /// Sends a snapshot of a replica as it is now, part by part.
@@ -522,8 +555,15 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
             let error = io::Error::other("a snapshot from elsewhere is not passed on");
             return Err(unreachable::<E>(&error).into());
         };
+        let vote = convert::vote::<E>(&vote);
         pin.iter().for_each(|pin| pin.is_for(self.envelope.to));
-        let sending = self.send_snapshot(replica, convert::vote::<E>(&vote), &option);
+        let sending = async {
+            match self.refuse_lost(vote, &option).await {
+                Ok(()) => self.send_snapshot(replica, vote, &option).await,
+                Err(RPCError::Unreachable(lost)) => Err(lost),
+                Err(other) => Err(unreachable::<E>(&io::Error::other(other.to_string()))),
+            }
+        };
         pin_mut!(sending, cancel);
         match select(sending, cancel).await {
             Either::Left((sent, _)) => {

@@ -354,10 +354,7 @@ impl Sessions {
             && let Some(row) = self.to_delete.pop_front()
         {
             self.unsaved -= 1;
-            // What has come back since is written under the same version: one row, not two.
-            if !self.is_back(&row) {
-                rows.push(row);
-            }
+            rows.extend(self.unless_back(row));
         }
         while rows.len() < rows_max
             && let Some(id) = self.changed.pop_front()
@@ -376,20 +373,42 @@ impl Sessions {
         rows
     }
 
-    /// Whether a row that is to be deleted stands for something that is in the table again.
-    fn is_back(&self, row: &SessionRow) -> bool {
-        match row {
-            SessionRow::Client(id, _) => self.places.contains_key(id),
-            SessionRow::Pair {
-                first_key,
-                client,
-                sequence,
-                ..
-            } => {
-                let pair = self.client(*client).and_then(|c| c.pair(*sequence));
-                pair.is_some_and(|pair| pair.first_key == *first_key)
-            }
+    /// What is written for a row that is to be deleted. If it stands for something that is in the table
+    /// again, that is written under the same version: one row, not two.
+    fn unless_back(&mut self, row: SessionRow) -> Option<SessionRow> {
+        let id = match &row {
+            SessionRow::Client(id, _) => *id,
+            SessionRow::Pair { client, .. } => *client,
+        };
+        let place = self.places.get(&id).copied();
+        let Some(client) = place.and_then(|place| self.clients.get_mut(place)) else {
+            return Some(row);
+        };
+        let SessionRow::Pair {
+            first_key,
+            sequence,
+            ..
+        } = &row
+        else {
+            // Its marks come later, and if it is forgotten before that the old ones must go.
+            client.in_tree = true;
+            return None;
+        };
+        let at = client.pairs.binary_search_by_key(sequence, |p| p.sequence);
+        let pair = at.ok().and_then(|at| client.pairs.get_mut(at));
+        let Some(pair) = pair.filter(|pair| pair.first_key == *first_key) else {
+            return Some(row);
+        };
+        if std::mem::replace(&mut pair.in_tree, true) {
+            return None;
         }
+        self.unsaved -= 1;
+        Some(SessionRow::Pair {
+            first_key: pair.first_key.clone(),
+            client: id,
+            sequence: pair.sequence,
+            saved: Some(pair.saved.clone()),
+        })
     }
 
     /// All that is remembered, clients before their pairs.
@@ -438,17 +457,19 @@ impl Sessions {
             .map_or(0, |(last, _)| last + 1);
         let until = places.min(from + clients_max);
         for client in (from..until).filter_map(|place| other.clients.get(place)) {
-            if client.in_tree {
-                self.was_there(client.id);
-            }
+            // Also one that is not in the tree yet: until the switch it may be saved.
+            self.was_there(client.id);
         }
         (until < places).then_some(until)
     }
 
-    /// The tree has marks of a client from before a snapshot was loaded.
+    /// The tree has, or may have, marks of a client from before a snapshot was loaded: they go, or are
+    /// written over.
     pub fn was_there(&mut self, id: ClientId) {
-        if !self.places.contains_key(&id) {
-            self.delete(SessionRow::Client(id, None));
+        let place = self.places.get(&id).copied();
+        match place.and_then(|place| self.clients.get_mut(place)) {
+            Some(client) => client.in_tree = true,
+            None => self.delete(SessionRow::Client(id, None)),
         }
     }
 

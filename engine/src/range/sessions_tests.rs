@@ -395,3 +395,74 @@ fn an_export_tells_of_its_beginning_while_the_table_changes() {
     assert_eq!(sorted(rows.into_iter()), as_it_was);
     assert!(Sessions::default().next_rows(&other, 1).is_none());
 }
+
+/// The name of a row, and whether it is there from now on.
+fn place_of(row: &SessionRow) -> (String, bool) {
+    match row {
+        SessionRow::Client(id, marks) => (format!("{id:?}"), marks.is_some()),
+        SessionRow::Pair {
+            first_key,
+            client,
+            sequence,
+            saved,
+        } => (
+            format!("{client:?} {sequence} {first_key:?}"),
+            saved.is_some(),
+        ),
+    }
+}
+
+#[test]
+fn what_is_saved_a_few_rows_at_a_time_is_the_table_in_the_end() {
+    for seed in 1..=300u64 {
+        let mut state = seed;
+        let mut below = |limit: u64| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 33) % limit
+        };
+        let (mut table, mut tree, mut ms) = (Sessions::default(), BTreeMap::new(), 1_000);
+        let mut sequences = [1; 4];
+        let save = |table: &mut Sessions, tree: &mut BTreeMap<String, ()>, rows_max| {
+            let rows = table.save(rows_max);
+            for row in &rows {
+                let (name, is_there) = place_of(row);
+                if is_there {
+                    tree.insert(name, ());
+                } else {
+                    tree.remove(&name);
+                }
+            }
+            !rows.is_empty()
+        };
+        for _ in 0..60 {
+            // Now and then so late that clients are forgotten; then they begin anew.
+            ms += match below(6) {
+                0 => CLIENT_WINDOW_MS * 2,
+                _ => 1 + below(50),
+            };
+            let client = below(4);
+            let sequence = &mut sequences[client as usize];
+            if below(4) == 0 {
+                *sequence = 1;
+            }
+            let write = SessionPair {
+                client: ClientId(client.into()),
+                ..pair(*sequence, sequence.saturating_sub(2).max(1), ms)
+            };
+            *sequence += 1;
+            if table.check(&write, Timestamp::from_ms(ms)) == Verdict::Fresh {
+                record(&mut table, &write, ms);
+            }
+            if below(2) == 0 {
+                save(&mut table, &mut tree, 1 + below(3) as usize);
+            }
+        }
+        while save(&mut table, &mut tree, 2) {}
+        let expected: BTreeMap<String, ()> =
+            table.rows().map(|row| (place_of(&row).0, ())).collect();
+        assert_eq!(tree, expected, "seed {seed}");
+        assert_eq!(table.unsaved(), 0, "seed {seed}");
+    }
+}

@@ -20,8 +20,6 @@ use crate::types::{ClientId, NodeId, Timestamp};
 
 /// Rows that are written at a time.
 const ROWS_OF_WRITE: usize = 256;
-/// After a part of a snapshot the next may take so long.
-const PART_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 /// A write may take so long.
 const WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -81,7 +79,9 @@ fn led<E: Env>(
             let is_there = |place| inner.liveness.is_there(place, now) && !raft.has_lost(id);
             id == me || place.is_some_and(is_there)
         };
-        let takes_snapshot = raft.part_taken().is_some_and(|at| now < at + PART_PATIENCE);
+        let takes_snapshot = raft
+            .part_taken()
+            .is_some_and(|at| now < at + raft::PART_PATIENCE);
         let there = voters.iter().filter(|id| is_there(**id)).count();
         let others = descriptor.replicas.iter();
         let others = others.filter(|place| place.replica != me);

@@ -275,7 +275,16 @@ impl<E: Env> Wal<E> {
             let head = core.head.borrow();
             (head.generation, head.number)
         };
-        recovery::mark_clean::<E>(&core.disk, generation, number).await
+        match recovery::mark_clean::<E>(&core.disk, generation, number).await {
+            // Without the mark the next start takes the end of the log for torn, which is safe.
+            Err(WalError::Io {
+                lack: Some(lack), ..
+            }) => {
+                tracing::warn!(?lack, "the log is closed without the mark of a clean stop");
+                Ok(())
+            }
+            marked => marked,
+        }
     }
 }
 

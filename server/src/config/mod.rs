@@ -17,7 +17,8 @@ pub use units::{parse_duration, parse_keys, parse_size};
 /// Fewer bytes do not carry one shard.
 const SHARD_MEMORY_MIN: u64 = 64 << 20;
 /// More shards than this are a mistake.
-const SHARDS_MAX: usize = 512;
+/// Shards of a node.
+pub const SHARDS_MAX: usize = 512;
 
 /// How logs are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

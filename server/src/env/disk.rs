@@ -192,7 +192,12 @@ impl Disk for RingDisk {
         self.blocking(move |folder| {
             // Once it is renamed nothing may be lacking.
             let synced = fs::File::open(folder)?;
-            fs::rename(folder.join(from), folder.join(to))?;
+            match fs::rename(folder.join(from), folder.join(&to)) {
+                // It was renamed at a try before, and only that was not durable yet.
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound && folder.join(&to).exists() => {}
+                renamed => renamed?,
+            }
             synced.sync_all()
         })
         .await
@@ -202,7 +207,11 @@ impl Disk for RingDisk {
         let name = name.to_owned();
         self.blocking(move |folder| {
             let synced = fs::File::open(folder)?;
-            fs::remove_file(folder.join(name))?;
+            match fs::remove_file(folder.join(name)) {
+                // Likewise.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
             synced.sync_all()
         })
         .await

@@ -289,7 +289,7 @@ impl Connection {
                 self.context.buffers.count_unfinished(-1);
             }
         } else if self.unfinished_since.get().is_none() || input.take_progress() {
-            let before = self.unfinished_since.replace(Some(input.received));
+            let before = self.unfinished_since.replace(Some(Now::now()));
             if before.is_none() {
                 self.context.buffers.count_unfinished(1);
             }

@@ -109,11 +109,11 @@ fn objection(context: &Context, preamble: &Preamble, stream: &TcpStream) -> Opti
             Some(Verdict::RoleRefused)
         }
         _ if unknown => Some(Verdict::UnknownShard),
-        _ if stream.descriptor() > context.node.limits.descriptor_max => {
-            match preamble.role {
-                Role::Client => context.node.clients.refuse(),
-                Role::Peer => context.node.peers.refuse(),
-            }
+        // Other nodes are few, and their seats are counted.
+        _ if preamble.role == Role::Client
+            && stream.descriptor() > context.node.limits.descriptor_max =>
+        {
+            context.node.clients.refuse();
             Some(Verdict::TooManyConnections)
         }
         _ => None,

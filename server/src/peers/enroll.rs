@@ -34,6 +34,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use super::input::Input;
+use super::serve::HELLO_LEN_MAX;
 use super::{Peers, VERSION, kind, reach, same_secret};
 use crate::net::port::HELD_PATIENCE;
 use crate::shard::context::Context;
@@ -235,7 +236,7 @@ async fn answer(mut stream: TcpStream, secret: &str) -> io::Result<Option<String
         return Ok(None);
     }
     let mut stream = stream.compat();
-    let received = Input::default().receive(&mut stream).await?;
+    let received = Input::new(HELLO_LEN_MAX).receive(&mut stream).await?;
     let request: Request = serde_json::from_slice(&received.body)?;
     let (reply, token) = if same_secret(&request.secret, secret) {
         let reply = Reply::Later("the cluster is being formed".to_owned());

@@ -93,6 +93,11 @@ impl Lives {
         }
     }
 
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
     /// Has `told` called when another process is this node: with the number of its start, and whether
     /// this process was taken for the node before.
     pub fn on_older(&self, told: impl Fn(u64, bool) + Send + Sync + 'static) {

@@ -52,7 +52,7 @@ const _: () = {
 /// The version of the protocol between nodes. All nodes of a cluster speak one and the same: one that
 /// speaks another is refused with [`rangedb_protocol::preamble::Verdict::NoCommonVersion`]. Version 1
 /// had the frames of the client protocol, without checksums.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// The preamble of a connection to a shard of another node.
 pub fn preamble(shard: u16) -> Preamble {
@@ -283,9 +283,21 @@ impl Peers {
         match data_dir::write_identity(folder, &new) {
             Ok(()) => *identity = new,
             Err(error) if is_first => return Err(error),
-            Err(error) => tracing::warn!(%error, "node.json was not written; it is tried again"),
+            // An earlier start is noted, which is enough to miss the log by.
+            Err(error) => {
+                tracing::warn!(%error, "node.json was not written: it names an earlier start")
+            }
         }
         Ok(())
+    }
+
+    /// No node may run on this folder any more: has it say so. Blocks.
+    pub fn give_up_folder(&self, why: &str) {
+        let remembered = held(&self.folder);
+        let (folder, identity) = &*remembered;
+        if let Err(error) = data_dir::give_up(folder, identity, why) {
+            tracing::warn!(%error, "node.json was not written: the folder does not say that it was refused");
+        }
     }
 
     /// Writes down what a start has to know, if it is not what the folder says: where nodes and the

@@ -24,6 +24,8 @@ use crate::env::reactor::{self, TcpStream};
 const GREETING_TIMEOUT: Duration = Duration::from_secs(2);
 /// A claim that does not hold is tried again after this.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// And is a reason to complain then. A node speaks a moment before it listens.
+const TRIES_BEFORE_COMPLAINT: u32 = 3;
 
 impl Peers {
     /// A node says that it is at this address: whether that is known to be so. If it is not, it is
@@ -45,13 +47,25 @@ impl Peers {
         false
     }
 
+    /// The cluster's view says that a node is at this address. It may be older than what the node has
+    /// said here itself.
+    pub fn claim_by_view(self: &Arc<Self>, node: NodeId, address: &str) {
+        let is_claimed = {
+            let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+            claims.contains_key(&node)
+        };
+        if !is_claimed && node != self.lives.node() {
+            self.claim(node, address);
+        }
+    }
+
     fn is_claimed(&self, node: NodeId, address: &str) -> bool {
         let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         claims.get(&node).is_some_and(|claim| claim == address)
     }
 
     async fn look_into(self: &Arc<Self>, node: NodeId, address: &str) {
-        let mut told = false;
+        let mut tries = 0;
         while self.is_claimed(node, address) {
             match self.meet(node, address).await {
                 Ok(()) => {
@@ -63,7 +77,8 @@ impl Peers {
                     return;
                 }
                 Err(why) => {
-                    if !std::mem::replace(&mut told, true) {
+                    tries += 1;
+                    if tries == TRIES_BEFORE_COMPLAINT {
                         tracing::warn!(
                             %node,
                             address,

@@ -28,7 +28,7 @@ use crate::shard::context::{Context, Held};
 const QUESTIONS_MAX: usize = 256;
 const CARRIED_MAX: usize = carry::CARRIED_MAX;
 /// The first frame is no longer, since whoever sends it is not known yet.
-const HELLO_LEN_MAX: usize = 64 << 10;
+pub(super) const HELLO_LEN_MAX: usize = 64 << 10;
 /// It must come within this.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -82,7 +82,10 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream, greeting: Greeting) 
                 Met::Known => {}
                 Met::New => super::remember(&context.peers).await,
                 Met::Older => {
-                    tracing::warn!(node = %hello.from, address = hello.address, "{OLDER_FOLDER}");
+                    let address = hello.address;
+                    if context.peers.is_news(&format!("{address}: {OLDER_FOLDER}")) {
+                        tracing::warn!(node = %hello.from, address, "{OLDER_FOLDER}");
+                    }
                     // It learns so from the welcome. It may have gone.
                     let _ = writer.write_all(&bytes).await;
                     return;

@@ -215,7 +215,7 @@ impl Context {
 
     fn learn_view(&self, view: &View) {
         for (node, address) in self.peers.take_view(view) {
-            self.peers.claim(node, &address);
+            self.peers.claim_by_view(node, &address);
         }
         let users = view.ranges.iter();
         let users = users.filter(|range| range.descriptor.keyspace == Keyspace::User);

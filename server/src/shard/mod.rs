@@ -115,7 +115,7 @@ impl ShardError {
     pub fn of(fatal: Fatal, peers: &Peers) -> ShardError {
         let is_lost = matches!(fatal, Fatal::Folder(_) | Fatal::Wal(WalError::Missing));
         match is_lost {
-            true => ShardError::Lost(fatal, data_dir::advice(peers.is_of_cluster())),
+            true => ShardError::Lost(fatal, data_dir::advice(Some(peers.is_of_cluster()))),
             false => ShardError::Fatal(fatal),
         }
     }

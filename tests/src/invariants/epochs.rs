@@ -34,7 +34,9 @@ pub fn check(
         };
         let is_internal = matches!(
             command.action,
-            ArchivedAction::Nothing | ArchivedAction::CollectBelow { .. }
+            ArchivedAction::Nothing
+                | ArchivedAction::CollectBelow { .. }
+                | ArchivedAction::Digest { .. }
         );
         let (proposed, now) = (command.epoch.epoch(), state.descriptor.epoch);
         if is_applied && !is_internal && proposed != now {

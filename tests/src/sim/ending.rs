@@ -68,6 +68,10 @@ impl Story {
         node.make_room();
         if node.fatal().is_some() {
             self.after_fatal(node).await;
+        } else if node.has_failed_disk() {
+            // The process is about to end.
+            node.crash();
+            node.mend_disks();
         }
         let now = self.cluster.on(node.machine);
         if let Some(node) = now.filter(|node| node.shards().is_none()) {

@@ -483,8 +483,8 @@ impl Story {
             let _ = SimRuntime::timeout(START_PATIENCE, node.start()).await;
             let why = node.fatal().unwrap_or_default();
             let named = match part {
-                Part::Log => "wal/",
-                Part::Tables => "tables/",
+                Part::Log => "log",
+                Part::Tables => "tables",
             };
             if !why.contains(named) {
                 self.seen.violation(format!(

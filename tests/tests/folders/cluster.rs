@@ -167,6 +167,11 @@ fn a_folder_from_an_earlier_start_is_refused_by_whoever_remembers() {
         "{}",
         homes[2].log()
     );
+    // Whoever starts it again and again does not have it count on until it looks new.
+    for _ in 0..4 {
+        let complaint = refused(&homes[2]);
+        assert!(complaint.contains("refused before"), "{complaint}");
+    }
     // The newest folder is taken.
     fs::remove_dir_all(&homes[2].folder).expect("removed");
     fs::rename(&newest, &homes[2].folder).expect("moved");

@@ -27,13 +27,14 @@ fn lack(error: &TreeError) -> Option<Lack> {
 impl Shared {
     /// After a failed write `lsm-tree` leaves unfinished files until the next opening, so each
     /// try would fill the disk further. Does nothing while another write runs. Says whether the tree
-    /// on the disk is the one in memory; if not, this process cannot go on with it.
-    fn remove_leftovers(&self) -> io::Result<bool> {
+    /// on the disk is the one in memory; if not, this process cannot go on with it. `None`: another
+    /// write runs, and it cannot be told.
+    fn remove_leftovers(&self) -> io::Result<Option<bool>> {
         let Ok(_alone) = self.writing.try_write() else {
-            return Ok(true);
+            return Ok(None);
         };
         if !self.is_current()? {
-            return Ok(false);
+            return Ok(Some(false));
         }
         let live: Vec<u64> = self
             .tree
@@ -50,7 +51,19 @@ impl Shared {
                 tracing::warn!(%error, file = %file.path().display(), "an unfinished table stays");
             }
         }
-        Ok(true)
+        Ok(Some(true))
+    }
+
+    /// The same, as soon as it can be told: another try before that might write over the version that
+    /// the disk has by now.
+    fn may_try_again(&self) -> bool {
+        while !self.stop.load(Ordering::SeqCst) {
+            std::thread::sleep(LACK_RETRY);
+            if let Ok(Some(is_current)) = self.remove_leftovers() {
+                return is_current;
+            }
+        }
+        true
     }
 
     /// Whether an opening would find the version that this process goes by. A step that fails late
@@ -97,14 +110,12 @@ impl Shared {
             };
             let goes_on = lack(&error).is_some_and(|lack| {
                 self.note(action, lack, &error);
-                // What cannot be found out now is found out at the next try.
-                self.remove_leftovers().unwrap_or(true)
+                self.may_try_again()
             });
             if !goes_on {
                 self.publish(None, Some(failed(&self.options.folder, action, &error)));
                 return false;
             }
-            std::thread::sleep(LACK_RETRY);
         }
         false
     }

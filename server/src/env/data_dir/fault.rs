@@ -65,6 +65,14 @@ pub enum BadFolder {
         /// Its format.
         found: String,
     },
+    /// The cluster has refused it before.
+    #[error("data folder {path} was refused before and stays so: {why}")]
+    GivenUp {
+        /// The folder.
+        path: String,
+        /// Why it was refused.
+        why: String,
+    },
     /// A part of it is missing or damaged.
     #[error("data folder {path}: {what}. {advice}")]
     Lost {
@@ -136,15 +144,26 @@ pub enum BadFolder {
     },
 }
 
-/// What helps when a part of a node's folder is lost.
-pub fn advice(in_cluster: bool) -> &'static str {
-    if in_cluster {
-        "If a volume is not mounted, mount it and start again. Otherwise start the node with an empty \
+/// What helps when a part of a node's folder is lost; `in_cluster`: whether other nodes have replicas of
+/// its ranges, if that is known.
+pub fn advice(in_cluster: Option<bool>) -> &'static str {
+    match in_cluster {
+        None => {
+            "If a volume is not mounted, mount it and start again. Otherwise keep this folder as it is. If \
+             other nodes of a cluster have replicas of its ranges, start the node with an empty --data-dir \
+             and --join NODES: it gets its replicas anew; never put back an older copy of one node's \
+             folder there, since what the node has acknowledged since would be lost. A node that is alone \
+             can go on only from a backup of the whole folder that was made while it was stopped"
+        }
+        Some(true) => {
+            "If a volume is not mounted, mount it and start again. Otherwise start the node with an empty \
          --data-dir and --join NODES: it gets its replicas anew from the other nodes. Do not put back \
          an older copy of one node's folder: what it has acknowledged since would be lost"
-    } else {
-        "If a volume is not mounted, mount it and start again. Otherwise restore a backup of the whole \
+        }
+        Some(false) => {
+            "If a volume is not mounted, mount it and start again. Otherwise restore a backup of the whole \
          folder, with all parts from one moment at which the node was stopped"
+        }
     }
 }
 

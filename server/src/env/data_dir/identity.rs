@@ -8,7 +8,9 @@ use std::path::Path;
 use rangedb_engine::shard::{FolderMark, Opened};
 use serde::{Deserialize, Serialize};
 
-use super::fault::{BadFolder, advice, failed};
+use super::fault::{BadFolder, advice};
+use super::look::denied;
+use crate::config::SHARDS_MAX;
 
 /// The format of the folder that this version writes.
 pub const FORMAT: u32 = 3;
@@ -51,6 +53,10 @@ pub struct Identity {
     /// The log of each shard.
     #[serde(default)]
     pub logs: Vec<LogName>,
+    /// Why no node may run on the folder any more. Without it the next starts would count on until
+    /// the folder looks newer than the one that it is older than.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_up: Option<String>,
 }
 
 /// What the folder remembers of a shard's log.
@@ -114,13 +120,13 @@ pub(super) fn read(path: &Path) -> Result<Option<Found>, BadFolder> {
     let text = match fs::read(&name) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(&name, "read")(error)),
+        Err(error) => return Err(denied(path, "read", IDENTITY)(error)),
     };
     let shown = || path.display().to_string();
     let damaged = |why: String| BadFolder::Lost {
         path: shown(),
         what: format!("node.json is damaged or was not made by rangedb ({why})"),
-        advice: advice(true),
+        advice: advice(None),
     };
     let value: serde_json::Value =
         serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
@@ -139,8 +145,17 @@ pub(super) fn read(path: &Path) -> Result<Option<Found>, BadFolder> {
                 identity.format = FORMAT;
                 identity.name_logs(None);
             }
-            if identity.logs.len() != usize::from(identity.shards) {
+            if !(1..=SHARDS_MAX).contains(&identity.shards.into()) {
+                let shards = identity.shards;
+                return Err(damaged(format!("it names {shards} shards")));
+            }
+            let is_named = |log: &LogName| u128::from_str_radix(&log.id, 16).is_ok();
+            let are_named = identity.logs.iter().all(is_named);
+            if identity.logs.len() != usize::from(identity.shards) || !are_named {
                 return Err(damaged("it does not name the log of each shard".to_owned()));
+            }
+            if let Some(why) = identity.given_up {
+                return Err(BadFolder::GivenUp { path: shown(), why });
             }
             Ok(Some(Found { identity, is_older }))
         }
@@ -166,12 +181,28 @@ fn of_format_1(path: &str, mut value: serde_json::Value) -> Result<Identity, Bad
     let mut identity = identity.map_err(|e| BadFolder::Lost {
         path,
         what: format!("node.json is damaged ({e})"),
-        advice: advice(false),
+        advice: advice(Some(false)),
     })?;
     identity.format = FORMAT;
     identity.system = vec![(identity.node, 0)];
     identity.name_logs(None);
     Ok(identity)
+}
+
+/// Has a folder say that no node may run on it any more, unless another process has started on it since.
+///
+/// # Errors
+/// The system refuses.
+pub fn give_up(path: &Path, identity: &Identity, why: &str) -> io::Result<()> {
+    let found = read(path).map_err(io::Error::other)?;
+    match found {
+        Some(found) if found.identity.starts == identity.starts => {
+            let mut identity = identity.clone();
+            identity.given_up = Some(why.to_owned());
+            write_identity(path, &identity)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes what a folder says of itself; durable when this returns.

@@ -58,19 +58,15 @@ pub fn is_ours(path: &Path) -> Result<bool, BadFolder> {
         if [LOCK, DRAFT, TOKEN, LOST_AND_FOUND].contains(&name.as_str()) {
             continue;
         }
-        let shard = name.strip_prefix("shard-").map(str::parse::<u16>);
-        let Some(Ok(shard)) = shard else {
-            return Err(BadFolder::Foreign {
-                path: shown(),
-                found: name,
-            });
-        };
-        let is_used = |part: &Path| names(part).is_ok_and(|names| has_files(&names));
-        if PARTS
-            .iter()
-            .any(|(name, _)| is_used(&part(path, shard, name)))
-        {
-            used = Some(name);
+        match shard_is_used(path, &name).map_err(denied(path, "read", ""))? {
+            None => {
+                return Err(BadFolder::Foreign {
+                    path: shown(),
+                    found: name,
+                });
+            }
+            Some(true) => used = Some(name),
+            Some(false) => {}
         }
     }
     match used {
@@ -81,9 +77,36 @@ pub fn is_ours(path: &Path) -> Result<bool, BadFolder> {
                 "node.json is missing, but {shard} has files: the folder was used, and says no \
                  longer by which node of which cluster"
             ),
-            advice: advice(true),
+            advice: advice(None),
         }),
     }
+}
+
+/// Whether something is the folder of a shard, and if so, whether its parts have files.
+fn shard_is_used(path: &Path, name: &str) -> io::Result<Option<bool>> {
+    let number = name.strip_prefix("shard-");
+    let number = number.and_then(|number| number.parse::<u16>().ok());
+    let Some(shard) = number.filter(|number| name == format!("shard-{number}")) else {
+        return Ok(None);
+    };
+    let names_of = |path: &Path| match names(path) {
+        Err(error) if error.kind() == ErrorKind::NotADirectory => Ok(None),
+        found => found.map(Some),
+    };
+    let Some(found) = names_of(&path.join(name))? else {
+        return Ok(None);
+    };
+    let mut is_used = false;
+    for name in found.iter().filter(|name| *name != LOST_AND_FOUND) {
+        if !PARTS.iter().any(|(part, _)| part == name) {
+            return Ok(None);
+        }
+        let Some(files) = names_of(&part(path, shard, name))? else {
+            return Ok(None);
+        };
+        is_used |= has_files(&files);
+    }
+    Ok(Some(is_used))
 }
 
 fn names(path: &Path) -> io::Result<Vec<String>> {
@@ -145,7 +168,7 @@ pub fn check_parts(path: &Path, shard: u16, in_cluster: bool) -> Result<(), BadF
         return Err(BadFolder::Lost {
             path: path.display().to_string(),
             what: format!("shard-{shard}/{name} {is}. It held {held}"),
-            advice: advice(in_cluster),
+            advice: advice(Some(in_cluster)),
         });
     }
     Ok(())

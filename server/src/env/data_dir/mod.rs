@@ -32,6 +32,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rangedb_engine::env::Lack;
 use rangedb_engine::shard::Opened;
 
 use crate::peers::enroll::Place;
@@ -39,7 +40,7 @@ use crate::peers::enroll::Place;
 use fault::failed;
 pub use fault::{BadFolder, advice};
 use identity::{FORMAT, Found, read};
-pub use identity::{Identity, LogName, write_identity};
+pub use identity::{Identity, LogName, give_up, write_identity};
 
 /// The id of the node that makes a cluster.
 pub const FOUNDER: u64 = 1;
@@ -82,6 +83,11 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 impl DataDir {
+    /// Whether a folder was made before, as far as can be seen from outside.
+    pub fn was_made(path: &Path) -> bool {
+        path.join(identity::IDENTITY).exists()
+    }
+
     /// Opens a folder, or makes one as it is wanted; `be_born` is then asked what it becomes, with a
     /// token made for this folder.
     ///
@@ -156,19 +162,15 @@ fn make_private(path: &Path) -> Result<(), BadFolder> {
     if metadata.permissions().mode() & 0o077 == 0 {
         return Ok(());
     }
-    match fs::set_permissions(path, Permissions::from_mode(0o700)) {
-        Ok(()) => Ok(()),
-        // Volumes are often given to a group, and owned by somebody else.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            let owner = look::owner(&metadata);
-            tracing::warn!(
-                folder = %path.display(), owner,
-                "the data folder belongs to somebody else and others may look into it"
-            );
-            Ok(())
-        }
-        Err(error) => Err(failed(path, "make private")(error)),
+    // Volumes are often given to a group and owned by somebody else, or know no rights at all.
+    if let Err(error) = fs::set_permissions(path, Permissions::from_mode(0o700)) {
+        let owner = look::owner(&metadata);
+        tracing::warn!(
+            %error, folder = %path.display(), owner,
+            "the data folder could not be made private: other users of this machine may read it"
+        );
     }
+    Ok(())
 }
 
 fn lock(path: &Path) -> Result<File, BadFolder> {
@@ -206,7 +208,7 @@ fn lock(path: &Path) -> Result<File, BadFolder> {
     };
     match write(&file) {
         // The lock holds without its process id.
-        Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+        Err(error) if Lack::of(&error) == Some(Lack::Room) => {}
         written => written.map_err(failed(&name, "write"))?,
     }
     Ok(file)
@@ -312,6 +314,7 @@ fn make(
         starts: 1,
         lives: BTreeMap::new(),
         logs: Vec::new(),
+        given_up: None,
     };
     identity.name_logs(Some(0));
     write_identity(path, &identity).map_err(failed(path, "write node.json"))?;
@@ -466,6 +469,43 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_that_was_refused_stays_refused_unless_it_was_started_since() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("new");
+        let first = open(&path, 1, &[]).expect("made").identity;
+        use_shards(&path);
+        let second = open(&path, 1, &[]).expect("opens").identity;
+        give_up(&path, &first, "the first").expect("nothing is done");
+        let third = open(&path, 1, &[]).expect("opens").identity;
+        assert_eq!(third.starts, second.starts + 1);
+        give_up(&path, &third, "it is older").expect("written");
+        for _ in 0..2 {
+            let refused = open(&path, 1, &[]).expect_err("refused");
+            assert!(refused.to_string().contains("it is older"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_no_node_has_are_damage() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("new");
+        let made = open(&path, 1, &[]).expect("made").identity;
+        for shards in [0, u16::MAX] {
+            let mut wrong = made.clone();
+            wrong.shards = shards;
+            wrong.logs.clear();
+            write_identity(&path, &wrong).expect("written");
+            let refused = open(&path, 1, &[]).expect_err("refused");
+            assert!(refused.to_string().contains("shards"), "{refused}");
+        }
+        let mut wrong = made.clone();
+        wrong.logs[0].id = "none".to_owned();
+        write_identity(&path, &wrong).expect("written");
+        let refused = open(&path, 1, &[]).expect_err("refused");
+        assert!(refused.to_string().contains("damaged"), "{refused}");
+    }
+
+    #[test]
     fn a_making_that_was_cut_off_is_finished() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         fs::create_dir(folder.path().join("shard-0")).expect("made");
@@ -517,6 +557,8 @@ mod tests {
             ("notes", "hello"),
             (IDENTITY, "{\"name\": \"another program\"}"),
             ("shard-of-glass", "sharp"),
+            ("shard-0", "data"),
+            ("shard-00000", "data"),
         ] {
             fs::write(path.join(name), content).expect("written");
             open(&path, 1, &[]).expect_err("not ours");
@@ -525,6 +567,13 @@ mod tests {
             assert_eq!(fs::read_dir(&path).expect("listed").count(), 1, "{name}");
             fs::remove_file(path.join(name)).expect("removed");
         }
+        // Others have folders of that name, too.
+        fs::create_dir(path.join("shard-0")).expect("made");
+        fs::write(path.join("shard-0/data.bin"), "x").expect("written");
+        open(&path, 1, &[]).expect_err("not ours");
+        let mode = fs::metadata(&path).expect("is there").permissions().mode();
+        assert_eq!(mode & 0o7777, 0o1777);
+        assert!(!path.join(LOCK).exists(), "it was touched");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What may wait for the disk, or for a name to be resolved: on a thread beside the shard's.
+//! What may wait for the disk, or for a name to be resolved: on threads beside the shard's. Names have
+//! one of their own, since a name server may take long to say nothing, and the log waits for the disk's.
 
 use std::cell::OnceCell;
 use std::io;
@@ -11,7 +12,7 @@ use crate::env::threads;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// The thread beside a shard's, which is made when there is first something to do. It ends with
+/// A thread beside a shard's, which is made when there is first something to do. It ends with
 /// the reactor.
 #[derive(Default)]
 pub(super) struct Helper {
@@ -60,6 +61,28 @@ pub async fn blocking<T: Send + 'static>(
         let _ = sender.send(work());
     };
     Reactor::here().helper.give(Box::new(work))?;
+    outcome(receiver).await
+}
+
+/// Looks a name up; not at all if whoever asked has given up before its turn.
+///
+/// # Errors
+/// Its own, or there is no thread for it.
+pub(super) async fn resolving<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let (sender, receiver) = oneshot::channel();
+    let work = move || {
+        if !sender.is_closed() {
+            // Whoever asked may have gone meanwhile.
+            let _ = sender.send(work());
+        }
+    };
+    Reactor::here().resolver.give(Box::new(work))?;
+    outcome(receiver).await
+}
+
+async fn outcome<T>(receiver: oneshot::Receiver<io::Result<T>>) -> io::Result<T> {
     let gone = |_| io::Error::other("the work panicked");
     foreign(receiver).await.map_err(gone)?
 }

@@ -43,6 +43,7 @@ use foreign::Mail;
 pub use foreign::{Foreign, Place, foreign};
 use helper::Helper;
 pub use helper::blocking;
+use helper::resolving;
 use ring::Ring;
 pub use ring::Unsupported;
 pub use socket::{TcpListener, TcpStream};
@@ -64,7 +65,10 @@ pub struct Reactor {
     ring: RefCell<Ring>,
     timers: Timers,
     mail: Mail,
+    /// Works for the disk.
     helper: Helper,
+    /// Looks names up.
+    resolver: Helper,
     started: BootInstant,
     slept: Cell<Duration>,
     longest_stall: Cell<Duration>,
@@ -87,6 +91,7 @@ impl Reactor {
             timers: Timers::default(),
             mail,
             helper: Helper::default(),
+            resolver: Helper::default(),
             started: BootInstant::now(),
             slept: Cell::default(),
             longest_stall: Cell::default(),

@@ -21,7 +21,7 @@ use rangedb_engine::env::Instant;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::ring::Readiness;
-use super::{BootInstant, Reactor, Sleep, blocking};
+use super::{BootInstant, Reactor, Sleep, resolving};
 
 /// Trying the addresses of a name may take this long in all, if all but the last are silent.
 const NAME_TIMEOUT: Duration = Duration::from_millis(600);
@@ -220,7 +220,7 @@ async fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
         return Ok(vec![address]);
     }
     let name = address.to_owned();
-    blocking(move || Ok(name.to_socket_addrs()?.collect())).await
+    resolving(move || Ok(name.to_socket_addrs()?.collect())).await
 }
 
 impl AsyncRead for TcpStream {
