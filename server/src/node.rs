@@ -15,7 +15,6 @@ use std::time::{Duration, Instant as StdInstant};
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use rangedb_engine::cluster::NodeRecord;
 use rangedb_engine::env::{Clock, Instant, World};
-use rangedb_engine::error::Fatal;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::limits::{ENTRIES_KEPT, SEGMENT_LEN, SMALL_APPEND_LEN_MAX};
 use rangedb_engine::lsm::{LsmTables, TableOptions};
@@ -379,18 +378,7 @@ fn start(
         (identity, life),
     );
     let peers = Arc::new(peers);
-    let (node_id, start, known) = (node.id, folder.identity.starts, Arc::downgrade(&peers));
-    peers.lives.on_older(move |seen, was_accepted| {
-        let node = node_id;
-        let fatal = match was_accepted {
-            true => Fatal::Superseded(node),
-            false => Fatal::OldFolder { node, start, seen },
-        };
-        if let Some(peers) = known.upgrade() {
-            peers.give_up_folder(&fatal.to_string());
-        }
-        die("another node", &fatal);
-    });
+    peers.on_older(folder.identity.starts, |fatal| die("another node", fatal));
     let record = NodeRecord {
         id: node.id,
         address: advertise,
@@ -593,9 +581,7 @@ impl Engine {
             nodes_seen,
             is_at: Rc::new(move |node, address| node == me || met.claim(node, address)),
             on_fatal: Rc::new(move |fatal| {
-                if matches!(fatal, Fatal::OldFolder { .. } | Fatal::Superseded(_)) {
-                    peers.give_up_folder(&fatal.to_string());
-                }
+                peers.give_up_folder_after(&fatal);
                 die(&format!("shard {shard}"), &ShardError::of(fatal, &peers));
             }),
         };

@@ -66,6 +66,10 @@ pub struct TableOptions {
 struct Tables {
     runs: Vec<Vec<Table>>,
     level0_runs: usize,
+    /// All tables; counted once, since every write asks how far the tables are behind.
+    count: usize,
+    /// Bytes of their files.
+    bytes: u64,
 }
 
 impl Tables {
@@ -76,9 +80,13 @@ impl Tables {
             .next()
             .map_or(0, |level| level.iter().count());
         let runs = version.iter_levels().flat_map(|level| level.iter());
+        let runs: Vec<Vec<Table>> = runs.map(|run| run.to_vec()).collect();
+        let all = || runs.iter().flatten();
         Tables {
-            runs: runs.map(|run| run.to_vec()).collect(),
+            count: all().count(),
+            bytes: all().map(|table| table.metadata.file_size).sum(),
             level0_runs,
+            runs,
         }
     }
 }
@@ -506,11 +514,10 @@ impl TableStore for LsmTables {
     }
 
     fn stats(&self) -> TableStats {
-        let tables = self.tables.runs.iter().flatten();
         TableStats {
-            tables: tables.clone().count(),
+            tables: self.tables.count,
             level0_runs: self.tables.level0_runs,
-            bytes: tables.map(|table| table.metadata.file_size).sum(),
+            bytes: self.tables.bytes,
             flushes: self.shared.flushes.load(Ordering::Relaxed),
             compactions: self.shared.compactions.load(Ordering::Relaxed),
             disk_full: self.shared.disk_full.load(Ordering::SeqCst),

@@ -58,6 +58,9 @@ const BULK_APPEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// sent again for it, a large snapshot would never arrive over a link that breaks now and then, or where
 /// the receiver is behind with its flushes.
 pub const PART_PATIENCE: Duration = Duration::from_mins(1);
+/// At the end of a snapshot the receiver flushes all of it and loads its session table: to give up earlier
+/// would send everything again. One that has restarted meanwhile refuses at once.
+const END_PATIENCE: Duration = Duration::from_mins(10);
 
 /// Between two parts of a snapshot, at least: others use the link and the disks, too. With parts of
 /// 256 KiB this is 64 MiB a second at most.
@@ -194,8 +197,10 @@ impl<E: Env> Link<E> {
         part: SnapshotPart,
         option: &RPCOption,
     ) -> Result<Answer, Unreachable<TypeConfig<E>>> {
+        let is_end = matches!(part, SnapshotPart::End { .. });
+        let patience = if is_end { END_PATIENCE } else { PART_PATIENCE };
         let part = message::encode(self.envelope, &Question::Snapshot(part));
-        let until = Now::<E>::now() + PART_PATIENCE;
+        let until = Now::<E>::now() + patience;
         loop {
             let sent = self.exchange(part.clone(), Lane::Bulk, option.hard_ttl());
             match sent.await {
@@ -310,33 +315,30 @@ impl<E: Env> Link<E> {
 
     /// A snapshot would hide that the replica has lost what it had acknowledged, and votes with it: so it
     /// is asked first.
-    async fn refuse_lost(&self, vote: Vote, option: &RPCOption) -> Result<(), Failed<E>> {
+    async fn refuse_lost(
+        &self,
+        vote: Vote,
+        option: &RPCOption,
+    ) -> Result<(), Unreachable<TypeConfig<E>>> {
         let (to, term) = (self.envelope.to, vote.term);
         let known = self.followers.of(term, to);
-        let asked = known.acknowledged.map(|acknowledged| Loss {
-            acknowledged,
-            is_told: false,
-        });
-        let Some(loss) = known.lost.or(asked) else {
-            return Ok(());
-        };
-        if known.lost.is_none() {
-            let question = Question::Lost {
-                vote,
-                acknowledged: loss.acknowledged,
-            };
-            match self.ask(&question, option).await? {
+        if let Some(loss) = known.lost {
+            self.tell_of_loss(loss, vote, option).await;
+        } else if let Some(acknowledged) = known.acknowledged {
+            let question = Question::Lost { vote, acknowledged };
+            let asked = self.ask(&question, option).await;
+            match asked.map_err(|e| unreachable::<E>(&io::Error::other(e.to_string())))? {
                 Answer::Done => return Ok(()),
                 Answer::Lost => {
-                    self.note_loss(term, loss.acknowledged, None);
+                    self.note_loss(term, acknowledged, None);
                     self.followers.told(term, to);
                 }
-                _ => return Err(wrong_answer::<E>().into()),
+                _ => return Err(wrong_answer::<E>()),
             }
         } else {
-            self.tell_of_loss(loss, vote, option).await;
+            return Ok(());
         }
-        Err(unreachable::<E>(&io::Error::other(LOST)).into())
+        Err(unreachable::<E>(&io::Error::other(LOST)))
     }
 
     async fn tell_of_loss(&self, loss: Loss, vote: Vote, option: &RPCOption) {
@@ -558,11 +560,8 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
         let vote = convert::vote::<E>(&vote);
         pin.iter().for_each(|pin| pin.is_for(self.envelope.to));
         let sending = async {
-            match self.refuse_lost(vote, &option).await {
-                Ok(()) => self.send_snapshot(replica, vote, &option).await,
-                Err(RPCError::Unreachable(lost)) => Err(lost),
-                Err(other) => Err(unreachable::<E>(&io::Error::other(other.to_string()))),
-            }
+            self.refuse_lost(vote, &option).await?;
+            self.send_snapshot(replica, vote, &option).await
         };
         pin_mut!(sending, cancel);
         match select(sending, cancel).await {

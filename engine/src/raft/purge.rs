@@ -33,11 +33,6 @@ impl<E: Env> Group<E> {
         self.told(self.raft.trigger().snapshot().await)
     }
 
-    /// Entries of the log that are not purged, and their bytes on disk.
-    pub fn log_size(&self) -> (usize, u64) {
-        self.log.size()
-    }
-
     /// The log, if some of it is kept for a snapshot.
     pub fn pinned(&self) -> Option<Pinned> {
         let (entries, bytes) = self.log.size();

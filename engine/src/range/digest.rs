@@ -19,7 +19,7 @@
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::env::Env;
-use crate::error::Fatal;
+use crate::error::{Error, Fatal};
 use crate::lsm::{Bounds, LsmError, Part, TableStore, keys};
 use crate::range::state::RangeState;
 use crate::types::{DataId, Timestamp};
@@ -201,6 +201,18 @@ impl Rows {
 
 /// The replica's part; see [`crate::range::replica::Replica`].
 impl<E: Env> super::replica::Replica<E> {
+    /// Serves nothing from now on, until the process ends or a snapshot is taken over: replicas differ,
+    /// and no majority of them holds the same.
+    pub fn halt(&self) {
+        self.halted.set(true);
+        self.proposer.refuse_all(&Error::Diverged(self.group.range));
+    }
+
+    /// Whether it serves nothing, since replicas differ.
+    pub fn is_halted(&self) -> bool {
+        self.halted.get()
+    }
+
     /// A digest that was asked for and whose rows nobody reads yet: from now on the caller does.
     pub fn begin_digest(&self) -> Option<Digesting> {
         let mut digesting = self.digesting.get()?;

@@ -180,6 +180,33 @@ impl<E: Env> Export<E> {
     }
 }
 
+/// What the tables must keep for a replica.
+impl<E: Env> Replica<E> {
+    /// Tables may drop versions that only reads at or below this would need. No client reads at or below
+    /// the collected threshold; a snapshot or a digest on its way may still.
+    pub fn droppable_below(&self) -> Timestamp {
+        let threshold = self.with_state(|state| state.gc_threshold);
+        let exported = self.exported.borrow();
+        let kept = exported.iter().copied().chain(self.kept_for_digest());
+        kept.fold(threshold, Timestamp::min)
+    }
+
+    /// Keeps the versions of a moment until [`Replica::let_go`].
+    pub(crate) fn keep_versions(&self, at: Timestamp) {
+        if !mutant::is(Mutant::SnapshotKeepsNoVersions) {
+            self.exported.borrow_mut().push(at);
+        }
+    }
+
+    /// The versions of a moment are kept by one snapshot less.
+    pub(crate) fn let_go(&self, at: Timestamp) {
+        let mut exported = self.exported.borrow_mut();
+        if let Some(place) = exported.iter().position(|kept| *kept == at) {
+            exported.swap_remove(place);
+        }
+    }
+}
+
 impl<E: Env> Drop for Export<E> {
     fn drop(&mut self) {
         self.replica.let_go(self.at);

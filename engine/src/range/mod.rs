@@ -9,6 +9,7 @@ pub mod export;
 pub mod proposer;
 pub mod replica;
 mod session_export;
+mod session_row;
 pub mod sessions;
 pub mod state;
 

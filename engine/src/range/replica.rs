@@ -109,11 +109,11 @@ pub struct Replica<E: Env> {
     /// The last write of a user, for the question whether old versions may exist.
     last_write: Cell<Timestamp>,
     /// The moments of which snapshots are being read.
-    exported: RefCell<Vec<Timestamp>>,
+    pub(super) exported: RefCell<Vec<Timestamp>>,
     /// The digest that was asked for last.
     pub(super) digesting: Cell<Option<Digesting>>,
     /// Whether its rows differ from those of others, and nobody knows which are right.
-    halted: Cell<bool>,
+    pub(super) halted: Cell<bool>,
 }
 
 impl<E: Env> Replica<E> {
@@ -158,30 +158,6 @@ impl<E: Env> Replica<E> {
     /// Where its rows lie.
     pub fn data_id(&self) -> DataId {
         self.data_id.get()
-    }
-
-    /// Tables may drop versions that only reads at or below this would need. No client reads at or below
-    /// the collected threshold; a snapshot or a digest on its way may still.
-    pub fn droppable_below(&self) -> Timestamp {
-        let threshold = self.with_state(|state| state.gc_threshold);
-        let exported = self.exported.borrow();
-        let kept = exported.iter().copied().chain(self.kept_for_digest());
-        kept.fold(threshold, Timestamp::min)
-    }
-
-    /// Keeps the versions of a moment until [`Replica::let_go`].
-    pub(crate) fn keep_versions(&self, at: Timestamp) {
-        if !mutant::is(Mutant::SnapshotKeepsNoVersions) {
-            self.exported.borrow_mut().push(at);
-        }
-    }
-
-    /// The versions of a moment are kept by one snapshot less.
-    pub(crate) fn let_go(&self, at: Timestamp) {
-        let mut exported = self.exported.borrow_mut();
-        if let Some(place) = exported.iter().position(|kept| *kept == at) {
-            exported.swap_remove(place);
-        }
     }
 
     /// Takes over a snapshot whose rows are durable under `data_id`, and whose taking over is
@@ -291,18 +267,6 @@ impl<E: Env> Replica<E> {
             return Err(Error::Diverged(self.group.range));
         }
         Ok(())
-    }
-
-    /// Serves nothing from now on, until the process ends or a snapshot is taken over: replicas differ,
-    /// and no majority of them holds the same.
-    pub fn halt(&self) {
-        self.halted.set(true);
-        self.proposer.refuse_all(&Error::Diverged(self.group.range));
-    }
-
-    /// Whether it serves nothing, since replicas differ.
-    pub fn is_halted(&self) -> bool {
-        self.halted.get()
     }
 
     fn not_leading(&self) -> Error {

@@ -15,7 +15,6 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use rkyv::rancor;
 use rustc_hash::FxBuildHasher;
 use slab::Slab;
 
@@ -25,6 +24,7 @@ use crate::limits::{
 use crate::mutant::{self, Mutant};
 pub use crate::range::session_export::SessionExport;
 use crate::range::session_export::{ExportedClient, Exports};
+pub use crate::range::session_row::{ClientMarks, SavedPair, SessionRow};
 use crate::request::{Outcome, SessionPair};
 use crate::types::{Blob, ClientId, Timestamp};
 
@@ -51,40 +51,6 @@ pub enum Verdict {
     Seen(Outcome),
     /// It may have been applied and forgotten.
     Expired,
-}
-
-/// A client's marks, as they lie in the tree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub struct ClientMarks {
-    /// The highest `lowest_unanswered` seen.
-    pub lowest_unanswered: u64,
-    /// The latest of the commit timestamps of the client's writes here, and of the times at which it
-    /// says that it first tried them: it may have that time from a node that is ahead.
-    pub last_seen: Timestamp,
-}
-
-/// A remembered pair, as it lies in the tree.
-#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub struct SavedPair {
-    /// The commit timestamp it was decided at.
-    pub decided: Timestamp,
-    /// What it did.
-    pub outcome: Outcome,
-}
-
-/// A row to be written or deleted when a memtable freezes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields are named for what they are")]
-pub enum SessionRow {
-    /// A client's marks; `None` when it was forgotten.
-    Client(ClientId, Option<ClientMarks>),
-    /// A pair at its first key; `None` when it was forgotten.
-    Pair {
-        first_key: Blob,
-        client: ClientId,
-        sequence: u64,
-        saved: Option<SavedPair>,
-    },
 }
 
 #[derive(Debug)]
@@ -568,43 +534,6 @@ impl Pair {
     /// Bytes that it counts for.
     fn len(&self) -> usize {
         PAIR_LEN + self.first_key.len()
-    }
-}
-
-impl ClientMarks {
-    /// The bytes of the row.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(16);
-        bytes.extend_from_slice(&self.lowest_unanswered.to_le_bytes());
-        bytes.extend_from_slice(&self.last_seen.0.to_le_bytes());
-        bytes
-    }
-
-    /// Reads what [`ClientMarks::encode`] wrote; `None` if the bytes are something else.
-    pub fn decode(bytes: &[u8]) -> Option<ClientMarks> {
-        let (lowest, last_seen) = bytes.split_first_chunk::<8>()?;
-        Some(ClientMarks {
-            lowest_unanswered: u64::from_le_bytes(*lowest),
-            last_seen: Timestamp(u64::from_le_bytes(last_seen.try_into().ok()?)),
-        })
-    }
-}
-
-impl SavedPair {
-    /// The bytes of the row.
-    ///
-    /// # Errors
-    /// The encoder failed, which no pair in memory can cause.
-    pub fn encode(&self) -> Result<Vec<u8>, rancor::Error> {
-        rkyv::to_bytes::<rancor::Error>(self).map(|bytes| bytes.to_vec())
-    }
-
-    /// Reads what [`SavedPair::encode`] wrote.
-    ///
-    /// # Errors
-    /// The bytes are no pair.
-    pub fn decode(bytes: &[u8]) -> Result<SavedPair, rancor::Error> {
-        rkyv::from_bytes::<SavedPair, rancor::Error>(bytes)
     }
 }
 

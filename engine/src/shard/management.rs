@@ -20,7 +20,7 @@ use crate::cluster::placement::Step;
 use crate::cluster::record::Row;
 use crate::cluster::{Ask, NodeRecord, Told, View, record};
 use crate::env::{AsyncRuntime, Clock, Env, Instant, Lane, Now, Transport};
-use crate::error::{Error, Fatal};
+use crate::error::Error;
 use crate::raft;
 use crate::types::{Location, NodeId, ShardId};
 
@@ -53,7 +53,7 @@ pub(super) struct Management<E: Env> {
     /// As the manager last told.
     view: RefCell<Rc<View>>,
     /// Whether the manager has taken this process for the node.
-    was_accepted: Cell<bool>,
+    pub(super) was_accepted: Cell<bool>,
     /// Where the manager was met last.
     leader: Cell<Option<Location>>,
     /// Where the replicas of the system range may be.
@@ -178,20 +178,6 @@ impl<E: Env> Inner<E> {
         for (range, replica) in remove {
             self.take(Ask::Remove { range, replica }).await;
         }
-    }
-
-    /// Another process has this node's id, which was started so often.
-    fn end_superseded(&self, seen: u64) {
-        let node = self.location.node;
-        // One that was taken for the node until now is the older one of two.
-        self.store.fail(match self.management.was_accepted.get() {
-            true => Fatal::Superseded(node),
-            false => Fatal::OldFolder {
-                node,
-                start: self.management.node.starts(),
-                seen,
-            },
-        });
     }
 
     /// The manager says whether this node was met where it says.

@@ -9,7 +9,7 @@ use super::{Inner, Running};
 use crate::cluster::message::{Follower, HeldReplica, HighestIds, LedRange, Report};
 use crate::cluster::record::Row;
 use crate::env::{AsyncRuntime, Env, Instant, Now};
-use crate::error::Error;
+use crate::error::{Error, Fatal};
 use crate::lsm::{LsmError, keys};
 use crate::raft::{self, RaftGroup};
 use crate::range::ReplicaPlace;
@@ -41,6 +41,22 @@ pub(super) fn of<E: Env>(inner: &Inner<E>, known: u64) -> Report {
         None => report.held.push(held(replica, raft, now)),
     });
     report
+}
+
+impl<E: Env> Inner<E> {
+    /// Another process has this node's id, which was started so often.
+    pub(super) fn end_superseded(&self, seen: u64) {
+        let node = self.location.node;
+        // One that was taken for the node until now is the older one of two.
+        self.store.fail(match self.management.was_accepted.get() {
+            true => Fatal::Superseded(node),
+            false => Fatal::OldFolder {
+                node,
+                start: self.management.node.starts(),
+                seen,
+            },
+        });
+    }
 }
 
 /// The highest ids of which the shard knows.

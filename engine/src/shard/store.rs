@@ -6,7 +6,7 @@
 //! whole: [`Store::make_room`] freezes before an entry that does not fit, never within it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -52,7 +52,7 @@ struct Frozen {
 pub struct Store<E: Env> {
     lsm: RefCell<Lsm<E::Tables>>,
     wal: Wal<E>,
-    replicas: RefCell<Vec<Weak<Replica<E>>>>,
+    replicas: RefCell<BTreeMap<ReplicaId, Weak<Replica<E>>>>,
     frozen: RefCell<VecDeque<Frozen>>,
     /// Where the log stood when the newest installed memtable froze: a start replays from here.
     replay_from: Cell<Position>,
@@ -100,7 +100,9 @@ impl<E: Env> Store<E> {
 
     /// Adds a replica, whose state is saved from now on.
     pub fn add(&self, replica: &Rc<Replica<E>>) {
-        self.replicas.borrow_mut().push(Rc::downgrade(replica));
+        let mut replicas = self.replicas.borrow_mut();
+        replicas.retain(|_, replica| replica.strong_count() > 0);
+        replicas.insert(replica.group.replica, Rc::downgrade(replica));
     }
 
     /// Ends the process through the shard's owner.
@@ -296,7 +298,7 @@ impl<E: Env> Store<E> {
 
     fn replica_with_most_unsaved(&self) -> Option<Rc<Replica<E>>> {
         let replicas = self.replicas.borrow();
-        let replicas = replicas.iter().filter_map(Weak::upgrade);
+        let replicas = replicas.values().filter_map(Weak::upgrade);
         replicas.max_by_key(|replica| replica.unsaved())
     }
 
@@ -343,7 +345,7 @@ impl<E: Env> Store<E> {
         let replicas: Vec<Rc<Replica<E>>> = self
             .replicas
             .borrow()
-            .iter()
+            .values()
             .filter_map(Weak::upgrade)
             .collect();
         let mut covers = Vec::new();
@@ -483,11 +485,7 @@ impl<E: Env> Store<E> {
     }
 
     fn made_durable(&self, replica: ReplicaId, durable: Durable) {
-        let replicas = self.replicas.borrow();
-        let replica = replicas
-            .iter()
-            .filter_map(Weak::upgrade)
-            .find(|r| r.group.replica == replica);
+        let replica = self.replicas.borrow().get(&replica).and_then(Weak::upgrade);
         if let Some(replica) = replica {
             replica.made_durable(durable);
         }

@@ -219,8 +219,15 @@ impl<E: Env> Core<E> {
         }
     }
 
-    /// Frees memory of entries that the disk has too, beyond the budget.
-    pub(super) fn trim_cache(&self) {
+    /// So many bytes were appended. Once in a while frees memory of entries that the disk has too, beyond
+    /// the budget: the look goes through all logs, so it is made after every sixteenth of the budget.
+    pub(super) fn trim_cache(&self, appended: usize) {
+        let untrimmed = self.untrimmed.get() + appended;
+        if untrimmed <= self.options.entry_cache_bytes / 16 {
+            self.untrimmed.set(untrimmed);
+            return;
+        }
+        self.untrimmed.set(0);
         let logs = self.logs.borrow();
         let cached: usize = logs.values().map(|log| log.borrow().cached_bytes()).sum();
         let mut wanted = cached.saturating_sub(self.options.entry_cache_bytes);

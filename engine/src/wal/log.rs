@@ -26,7 +26,6 @@ pub struct Place {
     pub len: usize,
 }
 
-/// One entry.
 struct Slot {
     id: LogId,
     /// `None` until it is durable.
@@ -401,7 +400,7 @@ impl<E: Env> GroupLog<E> {
         (log.slots.len(), log.disk_bytes)
     }
 
-    /// Whether it has an entry, or begins after that very one.
+    /// Whether it has an entry; not one that is purged.
     pub fn has(&self, id: LogId) -> bool {
         self.log.borrow().has(id)
     }
@@ -413,6 +412,7 @@ impl<E: Env> GroupLog<E> {
 
     /// Appends entries: readable at once, durable when `done` is called, in the order of all calls.
     pub fn append(&self, entries: Vec<LogEntry>, done: Box<dyn FnOnce(Result<(), WalError>)>) {
+        let appended = entries.iter().map(|entry| entry.payload.len()).sum();
         for entry in entries {
             self.core.append_entry(self.group, &entry);
             self.log.borrow_mut().push(entry);
@@ -422,7 +422,7 @@ impl<E: Env> GroupLog<E> {
             return done(Ok(()));
         }
         self.core.complete(Done::Call(done));
-        self.core.trim_cache();
+        self.core.trim_cache(appended);
     }
 
     /// Changes the vote; it is durable when this returns.

@@ -70,6 +70,8 @@ pub struct Core<E: Env> {
     /// A whole checkpoint is durable in the segment that is written to. Not known of one that was
     /// read back: a crash may have cut it.
     pub(super) has_checkpoint: Cell<bool>,
+    /// Bytes of entries that were appended since the cache was looked at.
+    pub(super) untrimmed: Cell<usize>,
     pub(super) spares: RefCell<VecDeque<String>>,
     pub(super) spares_made: Cell<u64>,
     /// Segments up to this generation have been carried forward.
@@ -141,6 +143,7 @@ impl<E: Env> Wal<E> {
                 number: found.number,
             }),
             has_checkpoint: Cell::new(false),
+            untrimmed: Cell::new(0),
             spares: RefCell::new(found.spares),
             spares_made: Cell::new(found.spares_made),
             carried: Cell::new(0),

@@ -99,7 +99,6 @@ fn status(error: &Error) -> StatusCode {
             | ErrorCode::NotLeader
             | ErrorCode::NoQuorum
             | ErrorCode::ClockOutOfBounds
-            | ErrorCode::Diverged
             | ErrorCode::Recovering
             | ErrorCode::Overloaded
             | ErrorCode::TooManyInFlight

@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rangedb_engine::env::{Clock, Instant};
 
 /// A point in time of CLOCK_BOOTTIME: it never goes back, and goes on while the machine sleeps,
-/// so that a lease cannot outlive a suspended laptop or a paused virtual machine.
+/// so that a lease cannot outlive a suspended laptop. A hypervisor may stop this clock, too, while it
+/// moves or pauses a virtual machine: then a lease outlives the pause by what was left of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BootInstant(Duration);
 

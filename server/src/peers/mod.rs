@@ -31,6 +31,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use rangedb_engine::cluster::View;
+use rangedb_engine::error::Fatal;
 use rangedb_engine::types::{Location, NodeId, ShardId};
 
 use rangedb_protocol::preamble::{Answer, Preamble, Role, Verdict};
@@ -291,11 +292,31 @@ impl Peers {
         Ok(())
     }
 
-    /// No node may run on this folder any more: has it say so. Blocks.
-    pub fn give_up_folder(&self, why: &str) {
+    /// Has `told` called when another process is this node: this one was started as the `start`th on its
+    /// folder. The folder says so from then on.
+    pub fn on_older(self: &Arc<Self>, start: u64, told: impl Fn(&Fatal) + Send + Sync + 'static) {
+        let peers = Arc::downgrade(self);
+        self.lives.on_older(move |seen, was_accepted| {
+            let Some(peers) = peers.upgrade() else { return };
+            let node = peers.lives.node();
+            let fatal = match was_accepted {
+                true => Fatal::Superseded(node),
+                false => Fatal::OldFolder { node, start, seen },
+            };
+            peers.give_up_folder_after(&fatal);
+            told(&fatal);
+        });
+    }
+
+    /// The process ends: if that is because of its folder, no node may run on it any more, and it says so
+    /// from now on. Blocks.
+    pub fn give_up_folder_after(&self, fatal: &Fatal) {
+        if !matches!(fatal, Fatal::OldFolder { .. } | Fatal::Superseded(_)) {
+            return;
+        }
         let remembered = held(&self.folder);
         let (folder, identity) = &*remembered;
-        if let Err(error) = data_dir::give_up(folder, identity, why) {
+        if let Err(error) = data_dir::give_up(folder, identity, &fatal.to_string()) {
             tracing::warn!(%error, "node.json was not written: the folder does not say that it was refused");
         }
     }

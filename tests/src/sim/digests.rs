@@ -78,7 +78,7 @@ pub fn spoil(seed: u64, machines: &'static [u16], leads: bool) -> Result<Found, 
             assert!(written.is_ok(), "{written:?}");
         }
         SimRuntime::sleep(SETTLED).await;
-        let before: Vec<_> = cluster.nodes().iter().map(|node| replica(node)).collect();
+        let before: Vec<_> = cluster.nodes().iter().map(replica).collect();
         for machine in machines {
             change_a_row(&cluster.nodes()[usize::from(*machine) - 1], *machine).await;
         }

@@ -84,6 +84,8 @@ pub struct Executor {
     next_timer: Cell<u64>,
     /// By how many millionths the clock of a machine runs too fast.
     drifts: RefCell<BTreeMap<u16, i64>>,
+    /// For how long the clock of a machine has stood still.
+    stood_still: RefCell<BTreeMap<u16, Duration>>,
     /// Machines that do not run for a while, and what of them would.
     paused: RefCell<BTreeMap<u16, Vec<u64>>>,
     /// Lives that have ended.
@@ -138,6 +140,7 @@ impl Executor {
             timers: RefCell::default(),
             next_timer: Cell::new(0),
             drifts: RefCell::default(),
+            stood_still: RefCell::default(),
             paused: RefCell::default(),
             ended: RefCell::default(),
             polls: RefCell::default(),
@@ -165,15 +168,27 @@ impl Executor {
 
     /// What the clock of the host that runs now shows.
     pub fn local_now(&self) -> Duration {
-        let now = self.now.get();
+        let now = self.now.get() - self.stood_still();
         scale(now, 1_000_000 + self.drift(), 1_000_000)
     }
 
     /// When the clock of the host that runs now will show this.
     pub fn when(&self, local: Duration) -> Duration {
-        let at = scale(local, 1_000_000, 1_000_000 + self.drift());
+        let at = scale(local, 1_000_000, 1_000_000 + self.drift()) + self.stood_still();
         // Rounded up: a timer never goes off before its time.
         at + Duration::from_nanos(u64::from(self.drift() != 0))
+    }
+
+    fn stood_still(&self) -> Duration {
+        let stood_still = self.stood_still.borrow();
+        let machine = self.host.get().machine();
+        stood_still.get(&machine).copied().unwrap_or_default()
+    }
+
+    /// The clock of a machine that is paused, and has been for as long at least, has stood still for so
+    /// long.
+    pub fn hold_clock(&self, machine: u16, time: Duration) {
+        *self.stood_still.borrow_mut().entry(machine).or_default() += time;
     }
 
     fn drift(&self) -> i64 {

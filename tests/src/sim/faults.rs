@@ -28,6 +28,10 @@ pub enum Fault {
     Stop { node: u16 },
     /// The process does not run.
     Pause { node: u16, ms: u64 },
+    /// The machine stands still with all its clocks, as a virtual one that is moved. Its wall clock is
+    /// set when it goes on. One that leads a range stands still without its boot-time clock: its lease
+    /// would outlive the clock, which nothing on the machine can notice.
+    StandStill { node: u16, ms: u64 },
     /// The wall clock is set.
     ClockJump { node: u16, by_ms: i64 },
     /// A write of the log fails.
@@ -144,12 +148,13 @@ pub struct Faults {
 }
 
 /// Which kinds of faults a seed has.
-const KINDS: [fn(&Random, u16, u16) -> Fault; 26] = [
+const KINDS: [fn(&Random, u16, u16) -> Fault; 27] = [
     crash,
     crash,
     stop,
     pause,
     pause,
+    stand_still,
     clock_jump,
     write_error,
     read_error,
@@ -174,7 +179,7 @@ const KINDS: [fn(&Random, u16, u16) -> Fault; 26] = [
 ];
 
 /// The first of them need no other node.
-const ALONE: usize = 12;
+const ALONE: usize = 13;
 
 impl Faults {
     /// The faults of a seed: of each kind whether it has them at all, then which when.
@@ -367,6 +372,13 @@ fn pause(random: &Random, nodes: u16, _: u16) -> Fault {
     Fault::Pause {
         node: node(random, nodes),
         ms: random.between(20, most),
+    }
+}
+
+fn stand_still(random: &Random, nodes: u16, _: u16) -> Fault {
+    Fault::StandStill {
+        node: node(random, nodes),
+        ms: random.between(20, 3_000),
     }
 }
 

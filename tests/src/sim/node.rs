@@ -159,6 +159,7 @@ impl SimNode {
     /// The node is gone with its disk.
     pub fn lose_disk(&self) {
         self.crash();
+        *self.fatal.borrow_mut() = None;
         self.is_lost.set(true);
     }
 
@@ -421,6 +422,21 @@ impl SimNode {
         executor::current().pause(self.machine);
         SimRuntime::sleep(time).await;
         executor::current().resume(self.machine);
+    }
+
+    /// The machine does not run for a while, nor do its clocks, unless it leads a range.
+    pub async fn stand_still(&self, time: Duration) {
+        let shards = self.shards();
+        let leads = executor::current().on_host(self.host(), || {
+            let shards = shards.iter().flat_map(|shards| shards.iter());
+            let mut ranges = shards.flat_map(|shard| shard.ranges());
+            ranges.any(|status| status.leads || status.has_lease)
+        });
+        self.pause(time).await;
+        if !leads {
+            executor::current().hold_clock(self.machine, time);
+            self.clock.jump(time.as_millis() as i64);
+        }
     }
 
     /// The power goes: everything in memory is gone, writes in flight meet their fate.

@@ -332,6 +332,7 @@ impl Story {
             Fault::Crash { node, .. }
             | Fault::Stop { node }
             | Fault::Pause { node, .. }
+            | Fault::StandStill { node, .. }
             | Fault::ClockJump { node, .. }
             | Fault::WriteError { node, .. }
             | Fault::ReadError { node, .. }
@@ -435,6 +436,9 @@ impl Story {
             }),
             Fault::Pause { ms, .. } => self.while_busy(node, move |_, node| async move {
                 node.pause(Duration::from_millis(ms)).await;
+            }),
+            Fault::StandStill { ms, .. } => self.while_busy(node, move |_, node| async move {
+                node.stand_still(Duration::from_millis(ms)).await;
             }),
             Fault::ClockJump { by_ms, .. } => node.clock.jump(by_ms),
             Fault::WriteError { after, .. } => {
