@@ -74,32 +74,24 @@ fn install(mutant: Mutant, seed: u64) -> Option<String> {
     })
 }
 
-/// Snapshots of a range that is too large for every seed, while clients write.
-fn snapshot_of_many_parts(mutant: Mutant, seed: u64) -> Option<String> {
+/// A scenario of its own, which says itself what is wrong with a seed.
+fn scenario(mutant: Mutant, seed: u64, failure: fn(u64) -> Option<String>) -> Option<String> {
     mutant::set(Some(mutant));
-    let what = catch_up::failure(seed);
+    let what = failure(seed);
     mutant::set(None);
     let what = what?;
-    assert_eq!(
-        catch_up::failure(seed),
-        None,
-        "the run fails without a mutant"
-    );
+    assert_eq!(failure(seed), None, "the run fails without a mutant");
     Some(what)
+}
+
+/// Snapshots of a range that is too large for every seed, while clients write.
+fn snapshot_of_many_parts(mutant: Mutant, seed: u64) -> Option<String> {
+    scenario(mutant, seed, catch_up::failure)
 }
 
 /// Folders that are put back to older copies.
 fn folder_put_back(mutant: Mutant, seed: u64) -> Option<String> {
-    mutant::set(Some(mutant));
-    let what = put_back::failure(seed);
-    mutant::set(None);
-    let what = what?;
-    assert_eq!(
-        put_back::failure(seed),
-        None,
-        "the run fails without a mutant"
-    );
-    Some(what)
+    scenario(mutant, seed, put_back::failure)
 }
 
 /// Runs until one shows the bug.

@@ -40,7 +40,7 @@ pub struct MemoryDisk {
 }
 
 impl MemoryDisk {
-    /// A copy of what is there, as of a machine that is switched off.
+    /// Copies the tables. The machine must be switched off.
     pub fn copy(&self) -> MemoryDisk {
         MemoryDisk {
             runs: self.runs.clone(),

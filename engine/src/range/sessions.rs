@@ -369,12 +369,7 @@ impl Sessions {
             return None;
         }
         self.unsaved -= 1;
-        Some(SessionRow::Pair {
-            first_key: pair.first_key.clone(),
-            client: id,
-            sequence: pair.sequence,
-            saved: Some(pair.saved.clone()),
-        })
+        Some(pair.row(id))
     }
 
     /// All that is remembered, clients before their pairs.
@@ -505,12 +500,7 @@ impl Client {
             if mutant::is(Mutant::SessionPairForgotten) {
                 continue;
             }
-            rows.push(SessionRow::Pair {
-                first_key: pair.first_key.clone(),
-                client: self.id,
-                sequence: pair.sequence,
-                saved: Some(pair.saved.clone()),
-            });
+            rows.push(pair.row(self.id));
         }
         self.changed = false;
         *unsaved -= 1;
@@ -520,17 +510,22 @@ impl Client {
 
 impl ExportedClient for Client {
     fn rows(&self) -> impl Iterator<Item = SessionRow> {
-        let pairs = self.pairs.iter().map(|pair| SessionRow::Pair {
-            first_key: pair.first_key.clone(),
-            client: self.id,
-            sequence: pair.sequence,
-            saved: Some(pair.saved.clone()),
-        });
+        let pairs = self.pairs.iter().map(|pair| pair.row(self.id));
         std::iter::once(SessionRow::Client(self.id, Some(self.marks))).chain(pairs)
     }
 }
 
 impl Pair {
+    /// Its row, under a client.
+    fn row(&self, client: ClientId) -> SessionRow {
+        SessionRow::Pair {
+            first_key: self.first_key.clone(),
+            client,
+            sequence: self.sequence,
+            saved: Some(self.saved.clone()),
+        }
+    }
+
     /// Bytes that it counts for.
     fn len(&self) -> usize {
         PAIR_LEN + self.first_key.len()

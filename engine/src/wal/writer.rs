@@ -280,10 +280,8 @@ impl<E: Env> Wal<E> {
         };
         match recovery::mark_clean::<E>(&core.disk, generation, number).await {
             // Without the mark the next start takes the end of the log for torn, which is safe.
-            Err(WalError::Io {
-                lack: Some(lack), ..
-            }) => {
-                tracing::warn!(?lack, "the log is closed without the mark of a clean stop");
+            Err(error @ WalError::Io { lack: Some(_), .. }) => {
+                tracing::warn!(%error, "the log is closed without the mark of a clean stop");
                 Ok(())
             }
             marked => marked,

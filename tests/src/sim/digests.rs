@@ -41,18 +41,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const SETTLED: Duration = Duration::from_secs(2);
 const RANGE: RangeId = RangeId(SYSTEM_RANGE.0 + 1);
 
-const SIZES: Sizes = Sizes {
-    shards: 1,
-    nodes: 3,
-    grows: false,
-    memtable_bytes: 1 << 13,
-    segment_bytes: 1 << 16,
-    entry_cache_bytes: 1 << 12,
-    entries_kept: 64,
-    gc_retention_ms: 2_000,
-    small_append_bytes: 1 << 12,
-};
-
 /// Changes a row on each of these machines, each in another way, and has replicas compared; with
 /// `leads` the first of them leads the range then.
 ///
@@ -61,7 +49,7 @@ const SIZES: Sizes = Sizes {
 pub fn spoil(seed: u64, machines: &'static [u16], leads: bool) -> Result<Found, String> {
     let executor = Executor::start(seed);
     invariants::forget();
-    let cluster = Cluster::new(SIZES, seed);
+    let cluster = Cluster::new(Sizes::THREE_SMALL, seed);
     let ended = executor.block_on(async move {
         for node in cluster.nodes() {
             node.start().await;
@@ -109,7 +97,7 @@ pub struct Damage {
 pub fn damage(seed: u64, one_in: u64) -> Result<Damage, String> {
     let executor = Executor::start(seed);
     invariants::forget();
-    let cluster = Cluster::new(SIZES, seed);
+    let cluster = Cluster::new(Sizes::THREE_SMALL, seed);
     let ended = executor.block_on(async move {
         for node in cluster.nodes() {
             node.start().await;

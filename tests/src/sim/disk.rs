@@ -95,7 +95,7 @@ impl Platter {
             .collect()
     }
 
-    /// A copy of all files, as of a machine that is switched off.
+    /// Copies all files. The machine must be switched off.
     pub fn copy(&self) -> BTreeMap<String, Vec<u8>> {
         let files = self.files.borrow();
         let copied = files

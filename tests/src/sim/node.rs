@@ -49,6 +49,21 @@ pub struct Sizes {
     pub gc_retention_ms: u64,
 }
 
+impl Sizes {
+    /// Three nodes of one shard, whose tables and logs turn over quickly.
+    pub const THREE_SMALL: Sizes = Sizes {
+        shards: 1,
+        nodes: 3,
+        grows: false,
+        memtable_bytes: 1 << 13,
+        segment_bytes: 1 << 16,
+        entry_cache_bytes: 1 << 12,
+        entries_kept: 64,
+        gc_retention_ms: 2_000,
+        small_append_bytes: 1 << 12,
+    };
+}
+
 /// What of one shard outlives a crash.
 struct Medium {
     platter: Rc<Platter>,
@@ -175,7 +190,7 @@ impl SimNode {
         medium.opened.get() > 0
     }
 
-    /// Copies what is on the disks, while the power is off.
+    /// Copies the disks. The node must be switched off.
     pub fn copy_disks(&self) -> Copied {
         let copy = |medium: &Medium| {
             let (log, tables) = (medium.platter.copy(), medium.tables.copy());
@@ -187,7 +202,7 @@ impl SimNode {
         }
     }
 
-    /// Puts a copy in the place of what is on the disks, while the power is off.
+    /// Replaces what is on the disks by a copy. The node must be switched off.
     pub fn put_back(&self, copied: &Copied) {
         for (medium, (log, tables, opened)) in self.media.iter().zip(&copied.shards) {
             medium.platter.put_back(log);

@@ -19,17 +19,6 @@ use super::node::{SimNode, Sizes};
 use super::runtime::SimRuntime;
 use crate::invariants;
 
-const SIZES: Sizes = Sizes {
-    shards: 1,
-    nodes: 3,
-    grows: false,
-    memtable_bytes: 1 << 13,
-    segment_bytes: 1 << 16,
-    entry_cache_bytes: 1 << 12,
-    entries_kept: 64,
-    gc_retention_ms: 2_000,
-    small_append_bytes: 1 << 12,
-};
 const RANGE: RangeId = RangeId(SYSTEM_RANGE.0 + 1);
 const KEYS: u32 = 20;
 const EFFORT: Effort = Effort {
@@ -57,7 +46,7 @@ pub enum Copy {
 pub fn put_back(seed: u64, copy: Copy) -> Result<Option<String>, String> {
     let executor = Executor::start(seed);
     invariants::forget();
-    let cluster = Cluster::new(SIZES, seed);
+    let cluster = Cluster::new(Sizes::THREE_SMALL, seed);
     let ended = executor.block_on(async move { tell(&cluster, seed, copy).await });
     executor.end();
     ended?

@@ -64,7 +64,7 @@ pub async fn blocking<T: Send + 'static>(
     outcome(receiver).await
 }
 
-/// Looks a name up; not at all if whoever asked has given up before its turn.
+/// Resolves a name. A caller that has given up before its turn costs no lookup.
 ///
 /// # Errors
 /// Its own, or there is no thread for it.
