@@ -1,10 +1,11 @@
-//! Which lane the appends of one stream take.
+//! Chooses the lane for the appends of one stream.
 //!
-//! A large append, as of a replica that catches up, goes by the bulk lane, where it delays no
-//! heartbeat. But appends that were sent ahead must be met in order, which two lanes do not keep:
-//! one that overtakes another is a conflict to its receiver. So a stream changes its lane only while
-//! none of its appends is under way, and goes back to the control lane only when nothing is, or when
-//! so many in a row were small that it has caught up. Lives on the shard's thread.
+//! A large append, such as to a replica that catches up, takes the bulk lane, where it delays no
+//! heartbeat. But pipelined appends must arrive in order, and two lanes keep no order between them:
+//! an append that overtakes another is a conflict at its receiver. So a stream changes its lane
+//! only while none of its appends is under way. It goes back to the control lane when that happens
+//! by itself, or, once [`SMALL_IN_A_ROW`] appends in a row were small, it waits for it. Lives on
+//! the shard's thread.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -12,12 +13,12 @@ use std::task::{Poll, Waker};
 
 use crate::env::Lane;
 
-/// After so many small appends in a row a stream waits until it can go back to the control lane.
+/// After this many small appends in a row a stream waits until it can go back to the control lane.
 const SMALL_IN_A_ROW: usize = 16;
 
 /// The lane of one stream of appends.
 pub struct AppendLane {
-    /// Appends up to this are small.
+    /// Appends up to this many bytes are small.
     small_max: usize,
     lane: Cell<Lane>,
     under_way: Cell<usize>,
@@ -25,14 +26,14 @@ pub struct AppendLane {
     waker: RefCell<Option<Waker>>,
 }
 
-/// An append that is under way until this is dropped.
+/// An append under way, until this is dropped.
 pub struct UnderWay {
     stream: Rc<AppendLane>,
     lane: Lane,
 }
 
 impl UnderWay {
-    /// The lane that it takes.
+    /// The lane that this append takes.
     pub fn lane(&self) -> Lane {
         self.lane
     }
@@ -51,7 +52,7 @@ impl Drop for UnderWay {
 }
 
 impl AppendLane {
-    /// A stream that has sent nothing; its appends up to a length are small.
+    /// A new stream. Appends up to `small_max` bytes are small.
     pub fn new(small_max: usize) -> Rc<AppendLane> {
         Rc::new(AppendLane {
             small_max,
@@ -62,8 +63,8 @@ impl AppendLane {
         })
     }
 
-    /// The stream's next append of `len` bytes is to be sent: waits if it has to change the lane
-    /// while others are under way.
+    /// Gives the lane for the stream's next append of `len` bytes. Waits if the lane has to change
+    /// while other appends are under way.
     pub async fn enter(self: Rc<Self>, len: usize) -> UnderWay {
         let (wanted, small_in_a_row) = match len > self.small_max {
             true => (Lane::Bulk, 0),
@@ -105,7 +106,7 @@ mod tests {
     const SMALL: usize = 100;
     const LARGE: usize = SMALL + 1;
 
-    /// What is sent now, if nothing has to be waited for.
+    /// The next append, if it can be sent without waiting.
     fn send(stream: &Rc<AppendLane>, len: usize) -> Option<UnderWay> {
         stream.clone().enter(len).now_or_never()
     }

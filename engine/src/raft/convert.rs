@@ -1,4 +1,4 @@
-//! Between openraft's values and those of the log.
+//! Conversions between openraft's types and those of the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -25,7 +25,7 @@ struct MembershipBody {
     nodes: Vec<(ReplicaId, Location)>,
 }
 
-/// A candidate's question.
+/// A candidate's request as openraft's.
 pub fn vote_request<E: Env>(candidacy: &Candidacy) -> VoteRequest<TypeConfig<E>> {
     VoteRequest {
         vote: raft_vote::<E>(candidacy.vote),
@@ -34,7 +34,7 @@ pub fn vote_request<E: Env>(candidacy: &Candidacy) -> VoteRequest<TypeConfig<E>>
     }
 }
 
-/// The answer to it.
+/// openraft's response to a candidate as ours.
 pub fn voted<E: Env, F>(response: Result<VoteResponse<TypeConfig<E>>, F>) -> Answer {
     match response {
         Ok(response) => Answer::Voted {
@@ -63,10 +63,10 @@ pub fn encode_membership(members: &Members) -> io::Result<Vec<u8>> {
     Ok(bytes.to_vec())
 }
 
-/// Reads what [`encode_membership`] wrote; no bytes are no members.
+/// Reads what [`encode_membership`] wrote. No bytes mean no members.
 ///
 /// # Errors
-/// The bytes are no membership.
+/// The bytes are not a membership.
 pub fn decode_membership(bytes: &[u8]) -> io::Result<Members> {
     if bytes.is_empty() {
         return Ok(Members::default());
@@ -82,16 +82,16 @@ pub fn decode_membership(bytes: &[u8]) -> io::Result<Members> {
     Members::new(configs, nodes).map_err(io::Error::other)
 }
 
-/// A group with these voters.
+/// A membership with these voters and no learners.
 pub fn members(voters: &[ReplicaPlace]) -> Members {
     let places = voters.iter().map(|voter| (voter.replica, voter.location));
     Members::from(places.collect::<BTreeMap<_, _>>())
 }
 
-/// All replicas of a membership, encoded: voters and learners.
+/// All replicas of an encoded membership, voters and learners.
 ///
 /// # Errors
-/// The bytes are no membership.
+/// The bytes are not a membership.
 pub fn replicas(membership: &[u8]) -> io::Result<Vec<ReplicaPlace>> {
     let members = decode_membership(membership)?;
     let nodes = members.nodes();
@@ -102,11 +102,11 @@ pub fn replicas(membership: &[u8]) -> io::Result<Vec<ReplicaPlace>> {
     Ok(nodes.map(place).collect())
 }
 
-/// The voters of a membership, encoded, and whether a change is half done: then they are those
-/// before and after.
+/// The voters of an encoded membership, and whether a joint change is half done: then they are the
+/// voters before and after.
 ///
 /// # Errors
-/// The bytes are no membership.
+/// The bytes are not a membership.
 pub fn voters(membership: &[u8]) -> io::Result<(Vec<ReplicaId>, bool)> {
     let members = decode_membership(membership)?;
     let is_joint = members.get_joint_config().len() > 1;
@@ -158,7 +158,7 @@ pub fn vote<E: Env>(vote: &VoteOf<TypeConfig<E>>) -> wal::Vote {
 /// Our entry as openraft's.
 ///
 /// # Errors
-/// A membership entry that cannot be read.
+/// The body of a membership entry is not a membership.
 pub fn raft_entry<E: Env>(entry: wal::LogEntry) -> io::Result<EntryOf<TypeConfig<E>>> {
     let payload = match entry.payload {
         wal::Payload::Blank => EntryPayload::Blank,
@@ -179,7 +179,7 @@ pub fn entry<E: Env>(entry: EntryOf<TypeConfig<E>>) -> io::Result<wal::LogEntry>
     let payload = match entry.payload {
         EntryPayload::Blank => wal::Payload::Blank,
         EntryPayload::Normal(commands) => wal::Payload::Commands(commands.0),
-        // openraft keeps members, not bytes: these are encoded anew wherever they go.
+        // openraft keeps the members, not the bytes that we received: they are encoded anew.
         EntryPayload::Membership(members) => {
             let bytes = encode_membership(&members)?;
             wal::Payload::Membership(wal::Body::seal(bytes.into()))

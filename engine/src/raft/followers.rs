@@ -1,25 +1,28 @@
-//! What a leader knows of the other replicas while it leads: what each has acknowledged to it, and
-//! which of them have lost that again.
+//! What a leader knows of the other replicas while it leads: what each has acknowledged, and which
+//! of them have lost acknowledged entries.
 //!
-//! A replica whose folder was put back from an older copy has less than it has acknowledged. Raft rests
-//! on that never happening: entries may be committed by such an acknowledgement, and the replica may
-//! also have forgotten a vote. So it must neither vote nor acknowledge again, not even once the entries
-//! have been sent anew. The leader sees it by an answer: an append that was sent after the replica had
-//! acknowledged entry N conflicts with the entry at or before N. (Within one term nothing takes
-//! acknowledged entries back: a later leader would show by its vote.) From then on the leader
+//! A replica whose folder was put back from an older copy has less than it has acknowledged. Raft
+//! relies on that never happening: an entry may be committed because of such an acknowledgement,
+//! and the replica may have forgotten a vote as well. So it must neither vote nor acknowledge
+//! again, not even after the entries have been sent anew. The leader notices the loss by an answer:
+//! an append, sent after the replica had acknowledged entry N, conflicts with the entry at or
+//! before N. (Within one term nothing takes acknowledged entries back: a later leader would show by
+//! its vote.) From then on the leader
 //!
-//! - sends the replica nothing but the news of its loss ([`super::message::Question::Lost`]);
-//! - has openraft forget what the replica had acknowledged (`allow_log_reversion`), so that it counts
-//!   for no further entry;
-//! - tells the cluster's manager, which puts a new replica with a new id in its place.
+//! - sends the replica nothing but the notice of its loss ([`super::message::Question::Lost`]);
+//! - makes openraft forget what the replica had acknowledged (`allow_log_reversion`), so that the
+//!   replica counts for no further entry;
+//! - reports the loss to the cluster's manager, which puts a new replica with a new id in its
+//!   place.
 //!
-//! The replica looks into its own log, and if the entry is really missing it removes itself, durably and
-//! for good ([`crate::shard`]). That needs no state of its own: a replica that is gone cannot vote, and
-//! its id is never used again. Nothing is lost by it that the leader does not have.
+//! The replica checks its own log. If the entry is really missing, it removes itself, durably and
+//! for good ([`crate::shard`]). That needs no state of its own: a replica that is gone cannot vote,
+//! and its id is never used again. The removal loses nothing that the leader does not have.
 //!
-//! What one leader knows is not told to the next: that one learns it by itself, from its first appends
-//! on. If the leader that heard the acknowledgement is gone before it has met the replica again, nobody
-//! can tell; nodes are therefore also told apart by how often their folder was started.
+//! A leader does not pass this knowledge on to the next leader, which learns it from its own
+//! appends. If the leader that received the acknowledgement is gone before it has met the replica
+//! again, no one can notice the loss this way. That is one reason why the starts of a node's folder
+//! are counted, too: an older copy has a lower count.
 
 use std::cell::RefCell;
 
@@ -29,7 +32,7 @@ use crate::raft::message::Answer;
 use crate::types::ReplicaId;
 use crate::wal::{LogId, Vote};
 
-/// What the leader of a term knows of the others.
+/// What the leader of one term knows of the others.
 #[derive(Default)]
 pub(super) struct Followers {
     known: RefCell<Known>,
@@ -41,27 +44,27 @@ struct Known {
     followers: Vec<Follower>,
 }
 
-/// What is known of one replica.
+/// What a leader knows of one replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Follower {
     replica: ReplicaId,
-    /// The last entry that it has acknowledged.
+    /// The last entry that the replica has acknowledged.
     pub acknowledged: Option<LogId>,
-    /// Whether it has lost that.
+    /// Set if the replica has lost that entry.
     pub lost: Option<Loss>,
 }
 
-/// That a replica has lost what it had acknowledged.
+/// The loss of entries that a replica had acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Loss {
-    /// The last entry that it had acknowledged.
+    /// The last entry that the replica had acknowledged.
     pub acknowledged: LogId,
-    /// Whether the replica knows, and has removed itself.
+    /// Whether the replica has been notified and has removed itself.
     pub is_told: bool,
 }
 
 impl Followers {
-    /// What the leader of a term knows of a replica.
+    /// What the leader of `term` knows of a replica.
     pub fn of(&self, term: u64, replica: ReplicaId) -> Follower {
         let known = self.known.borrow();
         let mut followers = known.followers.iter();
@@ -72,13 +75,13 @@ impl Followers {
             .unwrap_or(Follower::new(replica))
     }
 
-    /// Whether a replica has lost what it had acknowledged to the leader that was here last.
+    /// Whether a replica has lost what it had acknowledged to this replica when it last led.
     pub fn has_lost(&self, replica: ReplicaId) -> bool {
         let term = self.known.borrow().term;
         self.of(term, replica).lost.is_some()
     }
 
-    /// A replica has acknowledged everything up to an entry.
+    /// Notes that a replica has acknowledged everything up to an entry.
     pub fn acknowledge(&self, term: u64, replica: ReplicaId, up_to: Option<LogId>) {
         self.change(term, replica, |follower| {
             if up_to.map(|id| id.index) > follower.acknowledged.map(|id| id.index) {
@@ -87,7 +90,7 @@ impl Followers {
         });
     }
 
-    /// A replica has lost what it had acknowledged; gives whether that is news.
+    /// Notes that a replica has lost what it had acknowledged. Gives whether that is news.
     pub fn lose(&self, term: u64, replica: ReplicaId, acknowledged: LogId) -> bool {
         let mut is_news = false;
         self.change(term, replica, |follower| {
@@ -100,7 +103,7 @@ impl Followers {
         is_news
     }
 
-    /// A replica knows of its loss.
+    /// Notes that a replica has been notified of its loss.
     pub fn told(&self, term: u64, replica: ReplicaId) {
         self.change(term, replica, |follower| {
             if let Some(loss) = &mut follower.lost {
@@ -109,7 +112,7 @@ impl Followers {
         });
     }
 
-    /// A replica has its entries after all.
+    /// Notes that a replica has its entries after all.
     pub fn found(&self, term: u64, replica: ReplicaId) {
         self.change(term, replica, |follower| *follower = Follower::new(replica));
     }
@@ -147,15 +150,15 @@ impl Follower {
     }
 }
 
-/// Whether a replica that had acknowledged up to an entry has lost that, if a later append to it
-/// conflicts after `previous`.
+/// Whether a conflict after `previous` shows that a replica has lost what it had acknowledged
+/// before the append was sent. Gives the last entry that it had acknowledged.
 pub(super) fn is_lost(acknowledged: Option<LogId>, previous: Option<LogId>) -> Option<LogId> {
     let (acknowledged, previous) = acknowledged.zip(previous)?;
     (previous.index <= acknowledged.index).then_some(acknowledged)
 }
 
 impl<E: Env> Group<E> {
-    /// The replica.
+    /// The id of this replica.
     pub fn replica(&self) -> ReplicaId {
         self.replica
     }
@@ -165,10 +168,10 @@ impl<E: Env> Group<E> {
         self.followers.has_lost(replica)
     }
 
-    /// The leader says that an entry is missing here which was acknowledged to it: whether that is so.
+    /// Whether an entry is missing here that, as the leader says, this replica has acknowledged.
     ///
     /// # Errors
-    /// The answer to one who leads no more: a later leader may have taken the entry back.
+    /// The answer to a sender that no longer leads: a later leader may have taken the entry back.
     pub fn lacks(&self, vote: Vote, acknowledged: LogId) -> Result<bool, Answer> {
         let state = self.log.state();
         if let Some(own) = state.vote

@@ -1,4 +1,4 @@
-//! The small interface behind which openraft stays.
+//! [`RaftGroup`]: the small interface behind which openraft stays.
 
 use std::cell::Cell;
 use std::ops::Deref;
@@ -29,22 +29,22 @@ use crate::range::replica::{LEASE_MS, Replica};
 use crate::types::{RangeId, ReplicaId};
 use crate::wal::{Body, GroupLog};
 
-/// What becomes of a proposal: its results from apply, or openraft's refusal.
+/// The end of a proposal: the results of apply, or openraft's refusal.
 pub type ProposalResult<E> = ClientWriteResult<TypeConfig<E>>;
 
 /// How long a read or write waits for a lease that ran out while the group slept, and how often it
-/// looks.
+/// looks for one.
 const LEASE_PATIENCE: Duration = Duration::from_millis(20);
 const LEASE_LOOK: Duration = Duration::from_millis(1);
-/// A read waits so long for a majority's word, before it asks for it again.
+/// How long a read without a lease waits for a majority's answers before it tries again.
 const CONFIRM_PATIENCE: Duration = Duration::from_millis(200);
 
 type Raft<E> = openraft::Raft<TypeConfig<E>, StateMachine<E>>;
 
-/// An answer to a part of a snapshot is waited for so long, before the part is sent again.
+/// openraft waits this long for the answer to one part of a snapshot; then the part is sent again.
 const SNAPSHOT_PART_TIMEOUT_MS: u64 = 5_000;
-/// How far apart two clocks may run over one lease, and then some: a leader's lease ends earlier
-/// by this, and a restarted replica's silence lasts longer by it.
+/// How far two clocks may drift apart during one lease, with room to spare. A leader's lease ends
+/// earlier by this, and a restarted replica withholds its vote longer by it.
 const DRIFT_MARGIN: Duration = Duration::from_millis(LEASE_MS / 7);
 
 /// The Raft group of one replica. Clones are the same group.
@@ -57,45 +57,47 @@ pub struct Group<E: Env> {
     pub(super) range: RangeId,
     pub(super) replica: ReplicaId,
     pub(super) raft: Raft<E>,
-    /// What it is in its group, as of openraft's last word.
+    /// What this replica is in its group, as openraft last said.
     role: Cell<Role>,
-    /// Whether it is the only voter, likewise.
+    /// Whether it is the only voter, as openraft last said.
     alone: Cell<bool>,
-    /// How many replicas there are, with or without a vote, likewise.
+    /// How many replicas the group has, voters and learners, as openraft last said.
     members: Cell<usize>,
     pub(super) metrics: WatchReceiverOf<TypeConfig<E>, RaftMetrics<TypeConfig<E>>>,
-    /// Whether it neither votes nor campaigns yet: openraft forgets at a restart whom it had
+    /// Whether it neither votes nor campaigns yet: openraft forgets at a restart to whom it
     /// promised a lease.
     silent: Cell<bool>,
     lease: Rc<Lease<E>>,
-    /// What the leader that this replica is, or was last, knows of the others.
+    /// What this replica knows of the others from when it last led.
     pub(super) followers: Rc<Followers>,
     /// See [`Group::part_taken`].
     pub(super) part_taken: Rc<Cell<Option<Now<E>>>>,
     pub(super) pulse: Pulse<E>,
-    /// Entries that are durable in the tree and yet kept for replicas that are behind.
+    /// How many entries are kept for replicas that are behind, though the tree has made them
+    /// durable.
     pub(super) entries_kept: u64,
     pub(super) log: GroupLog<E>,
-    /// What is kept of it for replicas that a snapshot brings up.
+    /// Which part of the log is kept for replicas that receive a snapshot.
     pub(super) pins: Rc<Pins<E>>,
-    /// Whether a change of its members is being made here.
+    /// Whether this replica is carrying out a change of members.
     pub(super) changing: Cell<bool>,
-    /// Whether it is on its way out: it neither answers nor campaigns.
+    /// Whether this replica is being removed: it neither answers nor campaigns.
     pub(super) retired: Cell<bool>,
-    /// The term in which it asked another to lead: it keeps nobody from that any more.
+    /// The term in which it asked another to lead; in it, it no longer stands in the way of an
+    /// election.
     pub(super) handed_over: Cell<u64>,
     /// See [`Around::leaves`].
     pub(super) leaves: Rc<Cell<bool>>,
 }
 
-/// What a replica is in its group.
+/// A replica's role in its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// It leads.
+    /// The leader.
     Leader,
-    /// It votes.
+    /// A voter that does not lead.
     Voter,
-    /// It has no vote, or is no member.
+    /// A replica without a vote, or one that is not a member.
     Learner,
 }
 
@@ -115,8 +117,8 @@ impl<E: Env> Deref for RaftGroup<E> {
     }
 }
 
-/// openraft's settings. It never purges by a policy of its own: see [`Group::purge`]. What it would
-/// keep of the stages of entries, with a feature that is off, is as short as can be.
+/// openraft's settings. openraft never purges by a policy of its own: see [`Group::purge`].
+/// `log_stage_capacity` belongs to a feature that is off, and is as small as it can be.
 fn config() -> Config {
     Config {
         cluster_name: "rangedb".to_owned(),
@@ -128,7 +130,7 @@ fn config() -> Config {
         install_snapshot_timeout: SNAPSHOT_PART_TIMEOUT_MS,
         log_stage_capacity: Some(1),
         enable_tick: false,
-        // A replica that has lost entries counts no more: see [`super::followers`].
+        // A leader may see a follower's log shrink: see [`super::followers`].
         allow_log_reversion: Some(true),
         enable_pre_vote: Some(true),
         enable_leader_restore: Some(false),
@@ -137,8 +139,9 @@ fn config() -> Config {
 }
 
 impl<E: Env> RaftGroup<E> {
-    /// Starts the group of a replica whose log and state were recovered. One that is not alone and
-    /// has existed before keeps silent for a lease.
+    /// Starts the group of a replica whose log and state were recovered. A replica that existed
+    /// before this start of the process, and is not the only voter, withholds its vote for one
+    /// lease.
     ///
     /// # Errors
     /// Log and state contradict each other.
@@ -180,7 +183,7 @@ impl<E: Env> RaftGroup<E> {
             .await
             .map_err(|e| failed(e.to_string()))?;
         let alone = effective.voter_ids().eq([id]);
-        // What it promised before a restart it can only remember by its silence.
+        // A restart forgets what the replica had promised; it keeps the promise by not voting.
         let forgets = mutant::is(Mutant::VoteAfterRestart);
         let group = RaftGroup {
             group: Rc::new(Group {
@@ -221,8 +224,8 @@ impl<E: Env> RaftGroup<E> {
         Ok(group)
     }
 
-    /// Calls `leads` with whoever leads as far as openraft knows, and the term of the vote here,
-    /// whenever the leader changes, until the group stops.
+    /// Calls `leads` with the leader that openraft knows and the term of this replica's vote, now
+    /// and whenever one of them changes, until the group stops.
     pub fn watch_leader(&self, leads: impl Fn(Option<ReplicaId>, u64) + 'static) {
         let group = self.clone();
         let mut metrics = self.raft.server_metrics();
@@ -247,22 +250,23 @@ impl<E: Env> RaftGroup<E> {
 }
 
 impl<E: Env> Group<E> {
-    /// The range.
+    /// The range that this group replicates.
     pub fn range(&self) -> RangeId {
         self.range
     }
 
-    /// Whether it is the only voter.
+    /// Whether this replica is the only voter.
     pub fn is_alone(&self) -> bool {
         self.alone.get()
     }
 
-    /// What it is in its group.
+    /// This replica's role.
     pub fn role(&self) -> Role {
         self.role.get()
     }
 
-    /// Whether this replica may read alone now: a majority has heard of it within the lease.
+    /// Whether this replica may serve reads alone now: a majority has acknowledged it within the
+    /// lease.
     pub fn has_lease(&self) -> bool {
         if self.alone.get() {
             return true;
@@ -275,7 +279,7 @@ impl<E: Env> Group<E> {
         E::leases_count() && at.is_some_and(|at| Now::<E>::now() < at + lease)
     }
 
-    /// When the last append was sent that a majority took, of the leader that this replica is.
+    /// When this leader sent the last append that a majority has accepted.
     fn quorum_at(&self) -> Option<Now<E>> {
         let metrics = self.metrics.borrow_watched();
         let voters = metrics.membership_config.membership().get_joint_config();
@@ -283,7 +287,7 @@ impl<E: Env> Group<E> {
             .quorum_at(metrics.current_term, self.replica, voters)
     }
 
-    /// Something is asked of the group: its heartbeats go on, and its leader gets a lease soon.
+    /// Wakes the group up: its heartbeats go on, and its leader soon has a lease.
     ///
     /// # Errors
     /// The group has stopped.
@@ -292,7 +296,7 @@ impl<E: Env> Group<E> {
         self.told(self.raft.trigger().heartbeat().await)
     }
 
-    /// Waits a moment for a lease that has run out while nothing was asked.
+    /// Waits up to [`LEASE_PATIENCE`] for a lease that ran out while the group slept.
     ///
     /// # Errors
     /// The group has stopped.
@@ -308,7 +312,7 @@ impl<E: Env> Group<E> {
         Ok(())
     }
 
-    /// One look of the shard's driver.
+    /// Does what is due, when the shard's driver looks at this group.
     ///
     /// # Errors
     /// The group has stopped.
@@ -321,12 +325,14 @@ impl<E: Env> Group<E> {
             return Ok(());
         }
         match self.role.get() {
-            // If the other does not take over, somebody is elected when nothing is heard of this one.
+            // If the other does not take the lead, the followers elect somebody once they hear
+            // nothing.
             Role::Leader if self.has_handed_over() => {}
             Role::Leader => {
                 let applied = replica.with_state(|state| state.applied.map_or(0, |id| id.index));
                 let quiet = self.pulse.is_quiet(tick.now, applied) && replica.proposer.is_idle();
                 let beats = self.pulse.heartbeat_is_due(tick.now);
+                // A quiet leader sends heartbeats until every replica within reach has every entry.
                 match quiet {
                     true if beats && self.may_sleep(tick) => {
                         self.pulse.sleep(tick.now);
@@ -362,7 +368,7 @@ impl<E: Env> Group<E> {
         }
     }
 
-    /// Whether all replicas that can be reached have everything.
+    /// Whether all replicas within reach have every entry, and all is applied here.
     fn may_sleep(&self, tick: &Tick<'_, E>) -> bool {
         let metrics = self.metrics.borrow_watched();
         let last = metrics.last_log_index;
@@ -372,9 +378,9 @@ impl<E: Env> Group<E> {
             })
     }
 
-    /// Takes over what openraft says of this replica.
+    /// Takes the role and the members of this replica from openraft's metrics.
     fn take_role(&self, state: ServerState, membership: &StoredMembershipOf<TypeConfig<E>>) {
-        // Before openraft has started it says nothing.
+        // Until openraft has started, its metrics name no voters.
         if membership.voter_ids().next().is_none() {
             return;
         }
@@ -395,14 +401,16 @@ impl<E: Env> Group<E> {
         }
     }
 
-    /// The term of the vote here.
+    /// The term of this replica's vote.
     pub fn term(&self) -> u64 {
         self.metrics.borrow_watched().current_term
     }
 
-    /// Waits until a majority has confirmed that nobody else led when this was called: ReadIndex (Raft
-    /// dissertation, 6.4). What was committed by then is applied where this replica leads, since what
-    /// it committed itself it has answered only when it was applied.
+    /// Waits until a majority has confirmed that nobody else led when this was called: ReadIndex
+    /// (Raft dissertation, 6.4). If this replica leads, everything committed by then is applied
+    /// here, because a leader answers its own writes only after it has applied them.
+    ///
+    /// Gives `false` if no majority has confirmed it within [`CONFIRM_PATIENCE`].
     ///
     /// # Errors
     /// The group has stopped.
@@ -419,7 +427,7 @@ impl<E: Env> Group<E> {
         Ok(confirmed())
     }
 
-    /// Answers a question of another replica.
+    /// Answers a request of another replica.
     pub async fn answer(&self, question: Question) -> Answer {
         match question {
             _ if self.retired.get() => Answer::Refused,
@@ -459,11 +467,11 @@ impl<E: Env> Group<E> {
                     Err(_) => Answer::Refused,
                 }
             }
-            // Parts of snapshots are staged by the shard, which installs them at their end; and it
-            // removes a replica that has lost entries.
+            // The shard handles these two itself: it stages the parts of a snapshot and installs it
+            // at the end, and it removes a replica that has lost entries.
             Question::Snapshot(_) | Question::Lost { .. } => Answer::Refused,
             Question::Transfer { vote, last } => self.take_over(vote, last).await,
-            // Whom the leader itself wants to lead breaks no lease.
+            // A candidate whom the leader itself has chosen breaks no lease.
             Question::Vote(candidacy) if self.silent.get() && !candidacy.transfer => {
                 Answer::Refused
             }
@@ -481,9 +489,10 @@ impl<E: Env> Group<E> {
                 granted: true,
                 last: candidacy.last,
             },
-            // openraft knows of heartbeats only; the leader of a group that sleeps sends none.
+            // openraft counts heartbeats only, and the leader of a sleeping group sends none.
             Question::PreVote(_) if self.role.get() == Role::Leader && !self.has_handed_over() => {
-                // One that has lost its followers loses them to a candidate all the same.
+                // A refusal is one vote of many: followers that this leader cannot reach elect
+                // another without it. Those that it can reach get heartbeats again.
                 self.stay_awake();
                 Answer::Refused
             }
@@ -495,7 +504,8 @@ impl<E: Env> Group<E> {
         }
     }
 
-    /// What openraft was told is lost on a replica that is on its way out.
+    /// Turns the result of a call into openraft into ours. Errors of a replica that is being
+    /// removed do not count: its Raft tasks may have stopped already.
     pub(super) fn told(&self, told: Result<(), impl std::fmt::Display>) -> Result<(), Fatal> {
         match told {
             Err(_) if self.retired.get() => Ok(()),
@@ -510,7 +520,8 @@ impl<E: Env> Group<E> {
         }
     }
 
-    /// Campaigns. A group of one voter leads as soon as its vote is durable.
+    /// Starts an election. In a group of one voter this replica leads as soon as its vote is
+    /// durable.
     ///
     /// # Errors
     /// The group has stopped.
@@ -518,8 +529,8 @@ impl<E: Env> Group<E> {
         self.told(self.raft.trigger().elect(true).await)
     }
 
-    /// Proposes one entry. `done` is called once, on this thread, when it was applied or refused;
-    /// never if the group has stopped.
+    /// Proposes one entry. `done` is called once, on this thread, when the entry was applied or
+    /// refused. It is never called if the group has stopped.
     ///
     /// # Errors
     /// The group has stopped.
@@ -542,41 +553,44 @@ impl<E: Env> Group<E> {
     }
 }
 
-/// What a group needs of its shard. Clones share what changes.
+/// What a group needs from its shard. Clones share everything that changes.
 #[derive(Clone)]
 pub struct Around<E: Env> {
-    /// Links to other shards.
+    /// Sends messages to other shards.
     pub transport: E::Transport,
-    /// Randomness.
+    /// A source of random numbers.
     pub clock: E::Clock,
-    /// Entries that are durable in the tree and yet kept for replicas that are behind.
+    /// How many entries to keep for replicas that are behind, though the tree has made them
+    /// durable.
     pub entries_kept: u64,
-    /// Appends up to this take the control lane.
+    /// Appends up to this many bytes take the control lane.
     pub small_append_bytes: usize,
-    /// For how long this process has not run so far, though it might have.
+    /// How long this process has not run in total, though it might have.
     pub stalled: Rc<Cell<Duration>>,
-    /// Whether the node stops: then a replica campaigns no more, and takes no leadership over.
+    /// Whether the node is stopping: its replicas no longer campaign, and refuse leadership
+    /// transfers.
     pub leaves: Rc<Cell<bool>>,
 }
 
-/// What the driver knows when it looks at a group.
+/// What the shard's driver passes to each group that it looks at.
 pub struct Tick<'a, E: Env> {
-    /// The present.
+    /// The time of this look.
     pub now: Now<E>,
-    /// Whether the shard of a replica has been heard of lately.
+    /// Whether the shard of a replica was heard of lately.
     pub is_there: &'a dyn Fn(ReplicaId) -> bool,
-    /// Random bits.
+    /// A source of random numbers.
     pub random: &'a dyn Fn() -> u64,
 }
 
-/// When a replica was made.
+/// Whether a replica is new or recovered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Made {
-    /// Just now: it has promised nobody anything.
+    /// It was created just now and has promised nobody anything.
     Now {
         /// Whether it campaigns at once.
         leads: bool,
     },
-    /// Before this start of the process. Unless it is the only voter it keeps silent at first.
+    /// It existed before this start of the process. Unless it is the only voter, it withholds its
+    /// vote for one lease.
     Before,
 }

@@ -1,4 +1,4 @@
-//! A snapshot of another replica takes the place of what a replica has.
+//! Installs a snapshot of another replica in place of what a replica has.
 
 use openraft::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::async_runtime::watch::WatchReceiver;
@@ -14,12 +14,12 @@ use crate::types::DataId;
 use crate::wal::Vote;
 
 impl<E: Env> Group<E> {
-    /// The answer to a leader whose snapshot was taken over.
+    /// The answer to a leader whose snapshot was installed.
     pub fn installed(&self) -> Answer {
         Answer::Installed(convert::vote::<E>(&self.metrics.borrow_watched().vote))
     }
 
-    /// Takes over a snapshot whose rows are durable in the tree, unless it is not needed any more.
+    /// Installs a snapshot whose rows are durable in the tree, unless it is no longer needed.
     pub async fn install(&self, vote: Vote, data_id: DataId, state: RangeState) -> Answer {
         let Ok(membership) = stored_membership::<E>(&state.membership) else {
             return Answer::Refused;

@@ -1,15 +1,19 @@
-//! Until when a leader may read alone: reckoned from when it sent what others have answered.
+//! The read lease: until when a leader may read without asking anybody.
 //!
-//! Who takes an append promises to elect nobody for a lease from then on, which is after the append
-//! was sent. So the leader may rely on the time at which it sent the last append that a majority has
-//! answered. openraft reckons this, too, but 0.10.0-alpha.37 takes the answer to an append for one to
-//! a later empty append that ends at the same entry, with that one's time
-//! (`InflightAppendQueue::drain_acked`): a lease that is too long is a stale read. Its word counts for
-//! nothing here, neither for leases nor for reads without one.
+//! A replica that accepts an append will not vote for anyone else for one lease. The promise counts
+//! from when the replica accepted the append, which is after the leader sent it. So the leader may
+//! rely on the time at which it sent the last append that a majority has acknowledged.
 //!
-//! The voters are those openraft knows by now. They may change between that and the use; by one step
-//! of a joint change at most, since the next needs answers, and each answer has it reckoned anew: any
-//! two neighbouring memberships have a voter in common in all their majorities.
+//! openraft computes such a time, too, but 0.10.0-alpha.37 can take the answer to an append for the
+//! answer to a later empty append that ends at the same entry, with that one's time
+//! (`InflightAppendQueue::drain_acked`). The lease is then too long, and a lease that is too long
+//! is a stale read. So openraft's time is used nowhere here: neither for leases nor for reads
+//! without one.
+//!
+//! The voters are those that openraft knows at the moment of the call. They may change before the
+//! result is used, but by one step of a joint change at most: the next step needs answers, and
+//! every answer makes the result be computed anew. Any two neighbouring memberships have a voter in
+//! common in all their majorities.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -17,11 +21,12 @@ use std::collections::BTreeSet;
 use crate::env::{Env, Now};
 use crate::types::ReplicaId;
 
-/// What the others have answered to a leader.
+/// What the other replicas have acknowledged to a leader.
 pub(super) struct Lease<E: Env> {
-    /// The leader's term, and when the last append was sent that each other replica took.
+    /// The leader's term, and for each other replica when the last append was sent that it
+    /// accepted.
     taken: RefCell<Taken<E>>,
-    /// What [`Lease::quorum_at`] gave, until something new is taken.
+    /// The last result of [`Lease::quorum_at`]; `None` once a newer answer has come.
     reckoned: Cell<Option<Reckoned<E>>>,
 }
 
@@ -30,11 +35,11 @@ struct Taken<E: Env> {
     by: Vec<(ReplicaId, Now<E>)>,
 }
 
-/// In this term, this.
+/// A term, and what [`Lease::quorum_at`] gave in it.
 type Reckoned<E> = (u64, Option<Now<E>>);
 
 impl<E: Env> Lease<E> {
-    /// Nobody has answered.
+    /// A lease with no answers yet.
     pub fn new() -> Lease<E> {
         Lease {
             taken: RefCell::new(Taken {
@@ -45,7 +50,7 @@ impl<E: Env> Lease<E> {
         }
     }
 
-    /// A replica has taken an append of the leader of a term, which was sent at `sent`.
+    /// Notes that a replica has accepted an append of the leader of `term`, sent at `sent`.
     pub fn take(&self, term: u64, by: ReplicaId, sent: Now<E>) {
         let mut taken = self.taken.borrow_mut();
         if term < taken.term {
@@ -64,8 +69,8 @@ impl<E: Env> Lease<E> {
         self.reckoned.set(None);
     }
 
-    /// Up to when a majority of each set of voters had elected nobody but `me`, the leader of this
-    /// term. `None`: not yet, or there are no others.
+    /// The time up to which a majority of each set of voters had voted for nobody but `me`, the
+    /// leader of this term. `None`: no majority has answered yet, or there are no other voters.
     pub fn quorum_at(
         &self,
         term: u64,
@@ -89,12 +94,14 @@ impl<E: Env> Lease<E> {
         }
         let mut quorum: Option<Now<E>> = None;
         for voters in voters {
+            // How many others make a majority together with the leader, if it has a vote itself.
             let others = voters.len() / 2 + 1 - usize::from(voters.contains(&me));
             if others == 0 {
                 continue;
             }
             let answered = taken.by.iter().filter(|(id, _)| voters.contains(id));
             let mut times: Vec<Now<E>> = answered.map(|(_, at)| *at).collect();
+            // Newest first: at the last of the majority's times all of the majority had promised.
             times.sort_unstable_by(|a, b| b.cmp(a));
             let at = *times.get(others - 1)?;
             quorum = Some(quorum.map_or(at, |quorum| quorum.min(at)));

@@ -1,7 +1,7 @@
 //! openraft's log storage on the shard's WAL.
 //!
-//! Everything of all groups goes into one totally ordered stream that becomes durable as a prefix,
-//! so completions come in order, and truncations, purges and commit hints need no write of their
+//! The entries of all groups go into one totally ordered stream that becomes durable as a prefix.
+//! So completions come in order, and truncations, purges and commit hints need no write of their
 //! own: any later durable record implies them.
 
 use std::fmt::Debug;
@@ -32,7 +32,7 @@ impl<E: Env> Clone for LogStore<E> {
 }
 
 impl<E: Env> LogStore<E> {
-    /// The store of a group's log.
+    /// The store on a group's log.
     pub fn new(log: GroupLog<E>) -> LogStore<E> {
         LogStore { log }
     }
@@ -47,7 +47,7 @@ impl<E: Env> LogStore<E> {
             Some(entries) => entries,
             None => self.log.read(from, to, bytes_max).await.map_err(other)?,
         };
-        // openraft would take entries that it asked to apply for applied, were they not there.
+        // An empty answer would not do here: openraft would take the entries for applied.
         if self.log.is_removed() {
             return Err(io::Error::other("the log has gone with its replica"));
         }

@@ -1,5 +1,5 @@
-//! The members of a group and how they are changed, in openraft's terms. The steps of a change are
-//! put together in [`crate::shard`]; who should be a member is decided in [`crate::cluster`].
+//! The members of a group and the steps that change them, in openraft's terms. [`crate::shard`]
+//! puts the steps of a change together; [`crate::cluster`] decides who should be a member.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,44 +13,44 @@ use crate::raft::type_config::TypeConfig;
 use crate::range::ReplicaPlace;
 use crate::types::{Location, ReplicaId};
 
-/// The members of a group, as of the last entry of its log.
+/// The members of a group by the last membership entry of its log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Membership {
-    /// All replicas, with or without a vote.
+    /// All replicas, voters and learners, and where each lives.
     pub places: BTreeMap<ReplicaId, Location>,
-    /// Those that vote; of a change that is half done those before and after.
+    /// The voters. During a joint change: the voters before and after.
     pub voters: BTreeSet<ReplicaId>,
-    /// Whether a change is half done.
+    /// Whether a joint change is half done.
     pub is_joint: bool,
 }
 
 impl<E: Env> Group<E> {
-    /// Begins a change of members; `false`: one is being made.
+    /// Begins a change of members; `false` if another one is under way here.
     pub fn begin_change(&self) -> bool {
         !self.changing.replace(true)
     }
 
-    /// A change of members has ended.
+    /// Ends a change of members.
     pub fn end_change(&self) {
         self.changing.set(false);
     }
 
-    /// Whether a change of members is being made here.
+    /// Whether this replica is carrying out a change of members.
     pub fn is_changing(&self) -> bool {
         self.changing.get()
     }
 
-    /// From now on it neither answers others nor campaigns.
+    /// Makes this replica answer no requests and campaign no more: it is being removed.
     pub fn retire(&self) {
         self.retired.set(true);
     }
 
-    /// Whether it is on its way out.
+    /// Whether this replica is being removed.
     pub fn is_retired(&self) -> bool {
         self.retired.get()
     }
 
-    /// Its members, as of the last entry of the log.
+    /// The members by the last membership entry of the log.
     ///
     /// # Errors
     /// The group has stopped.
@@ -63,12 +63,12 @@ impl<E: Env> Group<E> {
         Ok(membership::<E>(&effective))
     }
 
-    /// Its members, as far as openraft has told by now.
+    /// The members that openraft's metrics name now.
     pub fn known_membership(&self) -> Membership {
         membership::<E>(&self.metrics.borrow_watched().membership_config)
     }
 
-    /// Entries that another replica lacks; `u64::MAX`: it is not known.
+    /// How many entries another replica lacks; `u64::MAX` if that is not known.
     pub fn lag(&self, replica: ReplicaId) -> u64 {
         let metrics = self.metrics.borrow_watched();
         let last = metrics.last_log_index.unwrap_or(0);
@@ -79,7 +79,7 @@ impl<E: Env> Group<E> {
             .map_or(u64::MAX, |id| last.saturating_sub(id.index))
     }
 
-    /// The last entry that another replica is known to have.
+    /// The index of the last entry that another replica is known to have.
     pub fn matched(&self, replica: ReplicaId) -> Option<u64> {
         let metrics = self.metrics.borrow_watched();
         let mut all = metrics.replication.iter().flatten();
@@ -87,13 +87,13 @@ impl<E: Env> Group<E> {
         matched.as_ref().map(|id| id.index)
     }
 
-    /// When another replica last took a part of a snapshot of this one: it comes nearer, though the
-    /// entry that it has does not tell until the end.
+    /// When another replica last took a part of a snapshot of this one. While it receives a
+    /// snapshot it comes nearer, although its last entry does not change until the end.
     pub fn part_taken(&self) -> Option<Now<E>> {
         self.part_taken.get()
     }
 
-    /// Has a replica learn.
+    /// Adds a learner.
     ///
     /// # Errors
     /// This replica does not lead, a change is under way, or the group has stopped.
@@ -102,8 +102,8 @@ impl<E: Env> Group<E> {
         added.await.map(drop).map_err(|e| e.to_string())
     }
 
-    /// Makes these learners its voters, in one joint change; who was one and is none of them is a
-    /// learner then.
+    /// Makes these learners the voters, in one joint change. A voter that is not among them becomes
+    /// a learner.
     ///
     /// # Errors
     /// See [`Group::add_learner`].

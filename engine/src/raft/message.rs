@@ -1,10 +1,11 @@
-//! What replicas of one range say to each other, as bytes.
+//! The messages between replicas of one range, and their encoding.
 //!
-//! A request is an envelope (version, kind, range, sender, receiver) and a body by kind; an answer
-//! is one byte of kind and a body. Two kinds are between shards, not replicas, and have no envelope: the
-//! beat, and what the cluster's management says ([`crate::cluster`]). Numbers are little endian, an optional field has a byte before
-//! it that is 0 or 1. Nothing here is trusted: what does not make sense is `None`, and is answered
-//! with [`Answer::Refused`]. Pure.
+//! A request is an envelope (version, kind, range, sender, receiver) and a body by kind; a response
+//! is one byte of kind and a body. Two kinds of message go between shards, not replicas, and have
+//! no envelope: the heartbeat of a shard, and the messages of the cluster's management
+//! ([`crate::cluster`]). Numbers are little endian; an optional field follows a byte, 0 or 1, that
+//! says whether it is there. Nothing received is trusted: bytes that are not a message decode to
+//! `None` and get the answer [`Answer::Refused`]. Pure.
 
 use bytes::Bytes;
 
@@ -12,82 +13,82 @@ use crate::range::export::ExportedRow;
 use crate::types::{Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp};
 use crate::wal::{Body, LogEntry, LogId, Payload, Vote};
 
-/// Version of these bytes.
+/// The version of this encoding; the receiver refuses any other.
 const VERSION: u8 = 2;
 /// Kinds without an envelope.
 const BEAT: u8 = 6;
 const CLUSTER: u8 = 7;
-/// A kind of a question, after those.
+/// A kind of request with an envelope; its number comes after those.
 const LOST: u8 = 8;
 
-/// Who speaks to whom.
+/// The addresses of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Envelope {
-    /// Of which range.
+    /// The range of both replicas.
     pub range: RangeId,
     /// The sender.
     pub from: ReplicaId,
-    /// The receiver. Another replica of the range, or one that is gone, refuses.
+    /// The receiver. A shard where this replica does not live refuses.
     pub to: ReplicaId,
 }
 
-/// What a shard is told or asked.
+/// A message to a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// A replica's question.
+    /// A request from one replica to another.
     Question(Envelope, Question),
-    /// A shard lives.
+    /// A shard's heartbeat.
     Beat {
-        /// Which.
+        /// The shard that sends it.
         from: Location,
-        /// The ranges that it leads and its receiver holds.
+        /// The ranges that the sender leads and that have a replica on the receiver.
         leads: Vec<Led>,
     },
     /// See [`crate::cluster::message`].
     Cluster(Bytes),
 }
 
-/// A range that a shard leads.
+/// A range in the heartbeat of the shard that leads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Led {
     /// The range.
     pub range: RangeId,
     /// The leader's term.
     pub term: u64,
-    /// The last entry that it has applied.
+    /// The index of the last entry that the leader has applied.
     pub applied: u64,
 }
 
-/// A candidate's question.
+/// A request for a vote or a pre-vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidacy {
-    /// The vote asked for.
+    /// The vote that the candidate asks for.
     pub vote: Vote,
     /// The candidate's last entry.
     pub last: Option<LogId>,
-    /// Whether the leader asked it to campaign.
+    /// Whether the leader asked the candidate to campaign.
     pub transfer: bool,
 }
 
-/// A question.
+/// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
     /// Entries, or none as a heartbeat.
     Append {
         /// The leader's vote.
         vote: Vote,
-        /// The entry before.
+        /// The entry before the first.
         previous: Option<LogId>,
-        /// Up to where the leader has committed.
+        /// The last entry that the leader knows to be committed.
         committed: Option<LogId>,
-        /// In order.
+        /// The entries, in order.
         entries: Vec<LogEntry>,
     },
     /// Asks for a vote.
     Vote(Candidacy),
     /// Asks whether a vote would be given.
     PreVote(Candidacy),
-    /// The leader wants the receiver to lead.
+    /// Asks the receiver to campaign: leadership transfer.
     Transfer {
         /// The leader's vote.
         vote: Vote,
@@ -96,71 +97,71 @@ pub enum Question {
     },
     /// A part of a snapshot.
     Snapshot(SnapshotPart),
-    /// The receiver lacks what it had acknowledged to the leader.
+    /// Tells the receiver that it lacks entries that it had acknowledged to the leader.
     Lost {
         /// The leader's vote.
         vote: Vote,
-        /// The last entry that was acknowledged.
+        /// The last entry that the receiver had acknowledged.
         acknowledged: LogId,
     },
 }
 
-/// A part of a snapshot: its rows, then its end, all under one number.
+/// A part of a snapshot: its rows, then its end, all with the same number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SnapshotPart {
-    /// Rows in the order in which they are to be inserted, with a checksum over them.
+    /// Rows in the order in which they must be inserted, with a checksum over them.
     Rows {
-        /// The sender's number of this snapshot.
+        /// The sender's id of this snapshot.
         number: u64,
-        /// The place of this part, counted from 0.
+        /// The index of this part, from 0.
         place: u64,
         /// The rows.
         rows: Vec<ExportedRow>,
     },
-    /// All rows were sent.
+    /// The end, after all rows.
     End {
-        /// The sender's number of this snapshot.
+        /// The sender's id of this snapshot.
         number: u64,
-        /// So many parts.
+        /// How many parts of rows were sent.
         parts: u64,
         /// The leader's vote.
         vote: Vote,
         /// The last entry that the snapshot covers.
         last: LogId,
-        /// The state besides rows, as its row in the tree.
+        /// The encoded state of the range, as in its row in the tree.
         state: Bytes,
-        /// Versions up to here may be missing.
+        /// Versions at or below this may be missing.
         gc_threshold: Timestamp,
     },
 }
 
-/// An answer.
+/// A response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The receiver is not there, not ready, or did not understand.
+    /// The replica is not there or not ready, or the request made no sense.
     Refused,
     /// All entries are durable.
     Appended,
-    /// Entries up to here are durable.
+    /// Entries up to this one are durable.
     AppendedUpTo(Option<LogId>),
-    /// The entry before is another one here.
+    /// The receiver has another entry, or none, where the entry before the first should be.
     Conflict,
-    /// There is a newer leader or candidate.
+    /// The receiver has voted for a newer leader or candidate.
     HigherVote(Vote),
     /// The answer to a candidate.
     Voted {
         /// The receiver's vote.
         vote: Vote,
-        /// Whether it is for the candidate.
+        /// Whether that vote is for the candidate.
         granted: bool,
         /// The receiver's last entry.
         last: Option<LogId>,
     },
-    /// It was done, or is being done.
+    /// The request was carried out, or is being carried out.
     Done,
-    /// The snapshot is in use, or was not needed; the receiver's vote.
+    /// The snapshot is installed, or was not needed; the receiver's vote.
     Installed(Vote),
-    /// What was acknowledged is lost, and the receiver has removed itself for good.
+    /// What the receiver acknowledged is lost, and it has removed itself for good.
     Lost,
 }
 
@@ -259,7 +260,7 @@ impl Writer {
     }
 }
 
-/// The bytes of a question.
+/// The bytes of a request.
 pub fn encode(envelope: Envelope, question: &Question) -> Bytes {
     let mut to = Writer(Vec::with_capacity(64));
     let kind = match question {
@@ -300,7 +301,7 @@ pub fn encode(envelope: Envelope, question: &Question) -> Bytes {
     to.0.into()
 }
 
-/// The bytes of a beat.
+/// The bytes of a shard's heartbeat.
 pub fn encode_beat(from: Location, leads: &[Led]) -> Bytes {
     let mut to = Writer(vec![VERSION, BEAT]);
     to.number(from.node.0);
@@ -313,7 +314,7 @@ pub fn encode_beat(from: Location, leads: &[Led]) -> Bytes {
     to.0.into()
 }
 
-/// The answer to a beat: the ranges that the receiver has not applied as far as the leader.
+/// The response to a heartbeat: the ranges in which the receiver has applied less than the leader.
 pub fn encode_behind(behind: &[RangeId]) -> Bytes {
     let mut to = Writer(Vec::new());
     behind.iter().for_each(|range| to.number(range.0));
@@ -332,7 +333,7 @@ pub fn encode_cluster(message: &[u8]) -> Bytes {
     to.into()
 }
 
-/// The bytes of an answer.
+/// The bytes of a response.
 pub fn encode_answer(answer: &Answer) -> Bytes {
     let mut to = Writer(Vec::new());
     match answer {
@@ -367,7 +368,7 @@ pub fn encode_answer(answer: &Answer) -> Bytes {
     to.0.into()
 }
 
-/// Reads on through bytes; every length is checked before it is used.
+/// Reads fields from bytes; every length is checked before it is used.
 struct Reader {
     rest: Bytes,
 }
@@ -491,7 +492,7 @@ impl Reader {
         }
     }
 
-    /// As many as there are.
+    /// Reads until the bytes end.
     fn all<T>(&mut self, read: impl Fn(&mut Reader) -> Option<T>) -> Option<Vec<T>> {
         let mut all = Vec::new();
         while !self.rest.is_empty() {
@@ -501,7 +502,7 @@ impl Reader {
     }
 }
 
-/// Reads a message; `None` if the bytes are none of this version.
+/// Reads a message; `None` if the bytes are not one of this version.
 pub fn decode(bytes: Bytes) -> Option<Message> {
     let mut from = Reader { rest: bytes };
     let [VERSION, kind] = from.take()? else {
@@ -561,7 +562,7 @@ impl Reader {
     }
 }
 
-/// Reads an answer; `None` if the bytes are none of this version.
+/// Reads a response; `None` if the bytes are not one.
 pub fn decode_answer(bytes: Bytes) -> Option<Answer> {
     let mut from = Reader { rest: bytes };
     let answer = match from.byte()? {

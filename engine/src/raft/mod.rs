@@ -1,15 +1,20 @@
 //! One Raft group for each range, by openraft.
 //!
-//! This folder is all that knows openraft; the rest of the engine sees [`RaftGroup`]: propose a
-//! batch, lead, build a snapshot so that the log may be purged, stop. openraft is an alpha,
-//! pinned to one exact version; its engine decides, and what it decides meets our world in
-//! [`log_store`] (the shard's WAL), [`state_machine`] (apply) and [`network`] (links).
+//! This folder is the adapter to openraft. The rest of the engine sees [`RaftGroup`]: propose a
+//! batch, campaign, transfer leadership, change members, purge, stop. (Outside this folder only
+//! openraft's runtime traits, its one-shot channel and one error type are named.) openraft is an
+//! alpha, pinned to one exact version. Its engine decides; what it decides is carried out in
+//! [`log_store`] (the shard's WAL), [`state_machine`] (apply) and [`network`] (messages to other
+//! shards).
 //!
-//! Settings that matter: `enable_leader_restore` is off, so that after a restart a replica leads
-//! only in a new term (floors and leases were in memory). Ticks are off: [`pulse`] says when
-//! heartbeats go out and when a replica campaigns; a group of one needs neither. Snapshots are
-//! never built by openraft's own policy: one is "built" (an O(1) handle) when the tree has
-//! made entries durable, and only then may openraft purge them.
+//! Settings that matter:
+//!
+//! - `enable_leader_restore` is off: after a restart a replica leads only in a new term, because
+//!   timestamp floors and leases were in memory.
+//! - openraft's ticks are off: [`pulse`] decides when heartbeats go out and when a replica
+//!   campaigns. A group of one replica needs neither.
+//! - openraft never builds a snapshot by its own policy. We "build" one (an O(1) handle) when the
+//!   tree has made entries durable, and only then may openraft purge them.
 
 mod append_lane;
 mod convert;

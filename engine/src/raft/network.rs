@@ -1,11 +1,11 @@
-//! openraft's network on the environment's links between shards: each question becomes a
-//! [`message`], sent to the shard where the other replica lives.
+//! openraft's network on the environment's transport: each request becomes a [`message`] to the
+//! shard where the other replica lives.
 //!
-//! What is not answered, or answered [`Answer::Refused`], is `unreachable` to openraft, which tries
-//! again later. Appends are pipelined; what a majority took, and when it was sent, is what the
-//! leader's [`super::lease`] is reckoned from, and what [`super::followers`] remembers. An append
-//! that only says what is committed by now is left out: that would double the messages of a lone
-//! write. Snapshots and large appends take the bulk lane ([`super::append_lane`]).
+//! A request without an answer, or with the answer [`Answer::Refused`], is `unreachable` to
+//! openraft, which tries again later. Appends are pipelined. From what others have accepted, and
+//! when it was sent, [`super::lease`] computes the lease and [`super::followers`] notices losses.
+//! An append that carries nothing but a new commit index is left out: it would double the messages
+//! of a lone write. Snapshots and large appends take the bulk lane ([`super::append_lane`]).
 
 use std::cell::Cell;
 use std::future::Future;
@@ -42,52 +42,51 @@ use crate::shard::store::Store;
 use crate::types::{Location, RangeId, ReplicaId};
 use crate::wal::{LogId, Vote};
 
-/// A replica that does not answer is asked again after this; its link has a pause of its own.
+/// Pause before a replica that does not answer is asked again; its link has a pause of its own.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
-/// And one that has lost what it had acknowledged after this: another takes its place.
+/// The same for a replica that has lost acknowledged entries: another is about to take its place.
 const TRY_LOST_AGAIN: Duration = Duration::from_secs(1);
 
-/// Appends that are on their way to a replica at a time.
+/// Most appends that are on their way to one replica at a time.
 const APPENDS_IN_FLIGHT_MAX: usize = 8;
 
-/// An append in the bulk lane may take so long: it waits for what others have there, and if it were
-/// sent again it would only wait anew. A link that is silent for so long is broken.
+/// Time limit of an append in the bulk lane. It has to wait for other bulk messages, and sending it
+/// again would only make it wait anew. A link that is silent for this long is broken.
 const BULK_APPEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A part of a snapshot that is not answered is sent again for so long, and taken once: if all had to be
-/// sent again for it, a large snapshot would never arrive over a link that breaks now and then, or where
-/// the receiver is behind with its flushes.
+/// How long one part of a snapshot is sent again and again until it is answered; the receiver takes
+/// it once. If every failure started the snapshot over, a large one would never arrive over a link
+/// that breaks now and then, or at a receiver that is behind with its flushes.
 pub const PART_PATIENCE: Duration = Duration::from_mins(1);
-/// At the end of a snapshot the receiver flushes all of it and loads its session table: to give up earlier
-/// would send everything again. One that has restarted meanwhile refuses at once.
+/// The same for the end of a snapshot, at which the receiver flushes all of it and loads its
+/// session table. Giving up earlier would send everything again. A restarted receiver refuses at
+/// once.
 const END_PATIENCE: Duration = Duration::from_mins(10);
 
-/// Between two parts of a snapshot, at least: others use the link and the disks, too. With parts of
-/// 256 KiB this is 64 MiB a second at most.
+/// Shortest pause between two parts of a snapshot: others use the link and the disks, too. With
+/// parts of 256 KiB this allows 64 MiB a second at most.
 const PART_PAUSE: Duration = Duration::from_millis(4);
-/// And so many times as long as reading the part took: whatever else the shard does goes first, and
-/// what slows the reading, a processor or a disk that is wanted by others, slows the snapshot.
+/// The pause is also at least this many times as long as reading the part took: a snapshot yields
+/// to all else that the shard does, and what slows its reads (a busy processor or disk) slows it.
 const PART_PAUSE_FACTOR: u32 = 8;
 
-/// Makes the links of one replica.
+/// Makes the links of one replica to the others of its range.
 pub struct Links<E: Env> {
-    /// The shard's.
     pub transport: E::Transport,
-    /// Randomness.
+    /// A source of random numbers, for the ids of snapshots.
     pub clock: E::Clock,
-    /// Appends up to this take the control lane.
+    /// Appends up to this many bytes take the control lane.
     pub small_append_bytes: usize,
-    /// The replica's range.
     pub range: RangeId,
-    /// The replica.
+    /// The id of this replica.
     pub me: ReplicaId,
-    /// What is answered counts for this.
+    /// Counts the appends that the others accept.
     pub lease: Rc<Lease<E>>,
-    /// And is remembered here.
+    /// Remembers what the others have acknowledged.
     pub followers: Rc<Followers>,
-    /// When another replica last took a part of a snapshot.
+    /// Set whenever another replica has taken a part of a snapshot.
     pub part_taken: Rc<Cell<Option<Now<E>>>>,
-    /// Told when the memory of this node has changed what it sends.
+    /// Takes the fatal error if this node's memory has changed what it sends.
     pub store: Rc<Store<E>>,
 }
 
@@ -150,19 +149,18 @@ fn unreachable<E: Env>(error: &io::Error) -> Unreachable<TypeConfig<E>> {
     Unreachable::new(error)
 }
 
-/// An append that can be sent.
+/// An append, ready to be sent.
 struct Encoded {
-    /// The vote of its leader.
     vote: Vote,
-    /// The entry before it.
+    /// The entry before its first.
     previous: Option<LogId>,
-    /// Its last entry, or the one before it if it has none.
+    /// Its last entry; without entries, the one before.
     last: Option<LogId>,
     bytes: Bytes,
 }
 
 impl<E: Env> Link<E> {
-    /// Asks, and waits for the answer until the time is up.
+    /// Sends a request and waits for the answer until the time is up.
     async fn ask(
         &self,
         question: &Question,
@@ -182,7 +180,7 @@ impl<E: Env> Link<E> {
         understand::<E>(bytes.map_err(|error| unreachable::<E>(&error))?)
     }
 
-    /// Gives the bytes of an answer, or why there is none.
+    /// Gives the bytes of the answer, or why there is none.
     async fn exchange(&self, question: Bytes, lane: Lane, within: Duration) -> io::Result<Bytes> {
         let call = self.transport.call(self.to, lane, question);
         match E::Runtime::timeout(within, call).await {
@@ -191,7 +189,7 @@ impl<E: Env> Link<E> {
         }
     }
 
-    /// Sends a part of a snapshot until there is an answer.
+    /// Sends a part of a snapshot until it is answered or its time is up.
     async fn send_part(
         &self,
         part: SnapshotPart,
@@ -249,9 +247,11 @@ impl<E: Env> Link<E> {
         let (to, term) = (self.envelope.to, append.vote.term);
         let before = self.followers.of(term, to);
         if let Some(loss) = before.lost {
+            // The replica must not acknowledge again: it gets the notice of its loss, no entries.
             self.tell_of_loss(loss, append.vote, option).await;
             return Err(unreachable::<E>(&io::Error::other(LOST)).into());
         }
+        // Read before the append leaves: the lease counts from here (see `lease`).
         let sent = Now::<E>::now();
         let bytes = append.bytes.clone();
         let answer = self.call(bytes, under_way.lane(), within).await;
@@ -286,8 +286,9 @@ impl<E: Env> Link<E> {
         })
     }
 
-    /// Ends the process if it cannot read itself what was not taken: then an entry in its memory is
-    /// no longer what was encoded, no replica will ever take it, and nobody else can lead.
+    /// Ends the process if this node cannot decode its own append: its memory has changed an entry
+    /// since it was encoded. No replica will ever accept it, and while this node leads no other
+    /// can.
     fn refuse_own_damage(&self, append: Bytes) {
         if message::decode(append).is_none() {
             self.store.fail(Fatal::Inconsistent(format!(
@@ -298,7 +299,7 @@ impl<E: Env> Link<E> {
         }
     }
 
-    /// The replica lacks an entry that it had acknowledged before it was asked: it is told next.
+    /// Notes and logs that the replica lacks an entry that it had acknowledged.
     fn note_loss(&self, term: u64, acknowledged: LogId, lacks: Option<LogId>) {
         if self.followers.lose(term, self.envelope.to, acknowledged) {
             tracing::error!(
@@ -313,8 +314,8 @@ impl<E: Env> Link<E> {
         }
     }
 
-    /// A snapshot would hide that the replica has lost what it had acknowledged, and votes with it: so it
-    /// is asked first.
+    /// Asks the replica, before a snapshot is sent, whether it still has what it acknowledged: the
+    /// snapshot would hide a loss, and the replica would go on voting.
     async fn refuse_lost(
         &self,
         vote: Vote,
@@ -352,7 +353,7 @@ impl<E: Env> Link<E> {
         match self.ask(&question, option).await {
             Ok(Answer::Lost) => self.followers.told(vote.term, self.envelope.to),
             Ok(Answer::Done) => self.followers.found(vote.term, self.envelope.to),
-            // It is asked again.
+            // No answer: the next append asks again.
             _ => {}
         }
     }
@@ -383,7 +384,7 @@ impl<E: Env> Link<E> {
     }
 }
 
-/// Why a replica gets nothing any more.
+/// Why the replica gets no more entries.
 const LOST: &str = "the replica has lost entries that it had acknowledged";
 
 impl<E: Env> Link<E> {
@@ -395,7 +396,8 @@ impl<E: Env> Link<E> {
         option: &RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig<E>>, Unreachable<TypeConfig<E>>> {
         let failed = |error: String| unreachable::<E>(&io::Error::other(error));
-        // No late part of another one has it, not even of one from before a restart.
+        // Random, so that no late part of another snapshot carries it, not even one from before a
+        // restart.
         let number = self.clock.random_u64();
         let mut export = Export::begin(replica).map_err(|e| failed(e.to_string()))?;
         let mut parts = 0;
@@ -403,7 +405,7 @@ impl<E: Env> Link<E> {
             let begun = Now::<E>::now();
             let rows = export.next_part().map_err(|e| failed(e.to_string()))?;
             let took = Now::<E>::now().saturating_duration_since(begun);
-            // The first part begins the snapshot, also of an empty range.
+            // An empty range has one part, too: the first part begins the snapshot at the receiver.
             if rows.is_empty() && parts > 0 {
                 break;
             }
@@ -440,7 +442,7 @@ impl<E: Env> Link<E> {
     }
 }
 
-/// An answer from its bytes.
+/// Decodes an answer; a refusal is an error.
 fn understand<E: Env>(answer: Bytes) -> Result<Answer, Unreachable<TypeConfig<E>>> {
     let failed = |why| Err(unreachable::<E>(&io::Error::other(why)));
     match message::decode_answer(answer) {
@@ -462,7 +464,7 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
         rpc: AppendEntriesRequest<TypeConfig<E>>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig<E>>, RPCError<TypeConfig<E>>> {
-        // Of a stream of its own.
+        // This append is in no stream: it gets a lane of its own.
         let append = self.encode(rpc)?;
         let stream = AppendLane::new(self.small_append_bytes);
         let under_way = stream.enter(append.bytes.len()).await;
@@ -483,7 +485,8 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig<E>>> + Unpin + 'static,
     {
-        // What is committed goes with the next entries, or with the next heartbeat: a stream of one.
+        // A new commit index goes with the next entries, or with a heartbeat: the first of its own
+        // stream.
         let mut is_first = true;
         let input = input.filter(move |rpc| {
             let news = std::mem::take(&mut is_first) || !rpc.entries.is_empty();
@@ -510,7 +513,7 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
             }
         });
         let answers = asked.buffered(APPENDS_IN_FLIGHT_MAX);
-        // After an error the rest is asked anew, by a stream of its own.
+        // After an error this stream ends; openraft sends the rest in a new stream.
         let answers = answers.scan(false, |ended, answer: Result<StreamAppendResult<_>, _>| {
             if *ended {
                 return std::future::ready(None);
@@ -580,7 +583,8 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
         rpc: TransferLeaderRequest<TypeConfig<E>>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig<E>>, RPCError<TypeConfig<E>>> {
-        // openraft tells all of it; the others are told by the candidate, which names it in its request.
+        // openraft calls this for every replica; the others learn it from the candidate's vote
+        // request.
         if *rpc.to_node_id() != self.envelope.to {
             return Ok(Ok(()));
         }

@@ -1,12 +1,12 @@
-//! The log that a leader keeps for replicas that a snapshot brings up.
+//! The part of the log that a leader keeps for replicas that receive a snapshot.
 //!
-//! openraft keeps no log for the time that a snapshot takes. Without the entries after it a replica
-//! would need the next snapshot when it has taken over this one, and so on for as long as there are
-//! writes. So a snapshot pins the log: from before it is begun until the replica lacks no more
-//! entries than are kept for every replica, or until it is given up. From there on the replica is kept up like any
-//! other ([`super::purge`]).
+//! openraft keeps no log for the time that a snapshot takes. Without the entries after the
+//! snapshot, a replica that has installed it would need the next one, and so on as long as there
+//! are writes. So a snapshot pins the log, from before its start until the replica is no further
+//! behind than any replica may be, or until the pin is given up. From then on the usual rule keeps
+//! the log for it ([`super::purge`]).
 //!
-//! The shard bounds what is pinned, by the space on its disk, and gives pins up that take too much.
+//! The shard bounds the pinned part by the space on its disk, and gives up pins that take too much.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -16,20 +16,20 @@ use std::time::Duration;
 use crate::env::{Env, Now};
 use crate::types::ReplicaId;
 
-/// For a replica that has its snapshot and is silent for so long nothing is kept any more.
+/// A replica that has installed its snapshot and is silent for this long loses its pin.
 const SILENT_PATIENCE: Duration = Duration::from_mins(2);
 
-/// What one snapshot pins.
+/// The pin of one snapshot.
 struct Held<E: Env> {
-    /// Entries after this one are kept.
+    /// Entries after this index are kept.
     after: u64,
-    /// The replica that the snapshot is for, once that is known.
+    /// The replica that receives the snapshot, once known.
     to: Option<ReplicaId>,
-    /// Since it has taken the snapshot over: when it was last heard of.
+    /// When the replica was last heard of; `None` until it has installed the snapshot.
     heard: Option<Now<E>>,
 }
 
-/// The pins of one group.
+/// All pins of one group.
 pub struct Pins<E: Env> {
     held: RefCell<BTreeMap<u64, Held<E>>>,
     next: Cell<u64>,
@@ -40,13 +40,14 @@ pub struct Pins<E: Env> {
 /// What a leader knows of another replica.
 #[derive(Clone, Copy, Debug)]
 pub struct Follower {
-    /// The last entry that it is known to have.
+    /// The index of the last entry that it is known to have.
     pub matched: u64,
     /// Whether its shard was heard of lately.
     pub is_there: bool,
 }
 
-/// Keeps the log for one snapshot, until it is dropped or the snapshot was taken over.
+/// Keeps the log for one snapshot. Dropping it ends that, unless the replica has installed the
+/// snapshot: then [`Pins::kept_after`] decides.
 pub struct Pin<E: Env> {
     pins: Rc<Pins<E>>,
     number: u64,
@@ -63,7 +64,7 @@ impl<E: Env> Default for Pins<E> {
 }
 
 impl<E: Env> Pins<E> {
-    /// Keeps all entries after one.
+    /// Pins all entries after an index.
     pub fn pin(self: &Rc<Self>, after: u64) -> Pin<E> {
         let number = self.next.get();
         self.next.set(number + 1);
@@ -79,9 +80,9 @@ impl<E: Env> Pins<E> {
         }
     }
 
-    /// The entry after which all are kept, if anything is pinned. `follower` says what is known of
-    /// another replica, if it is still replicated to; a replica that has the entry `near` has caught
-    /// up.
+    /// The index after which all entries are pinned, if any are. `follower` gives what is known of
+    /// a replica, or `None` if nothing is replicated to it any more. A replica that has the entry
+    /// `near` has caught up and loses its pin.
     pub fn kept_after(
         &self,
         near: u64,
@@ -113,7 +114,7 @@ impl<E: Env> Pins<E> {
         !self.held.borrow().is_empty()
     }
 
-    /// The replicas that something is pinned for.
+    /// The replicas for which something is pinned.
     pub fn replicas(&self) -> Vec<ReplicaId> {
         self.held
             .borrow()
@@ -122,19 +123,19 @@ impl<E: Env> Pins<E> {
             .collect()
     }
 
-    /// Keeps nothing any more, not for snapshots that are under way either.
+    /// Drops all pins, also those of snapshots under way.
     pub fn give_up(&self) {
         self.held.borrow_mut().clear();
     }
 
-    /// Entries are kept for pins alone; gives whether that is news.
+    /// Notes that entries are kept for pins alone. Gives whether that is news, to be logged.
     pub fn matters(&self) -> bool {
         !self.told.replace(true)
     }
 }
 
 impl<E: Env> Pin<E> {
-    /// The snapshot is for this replica; what was kept for an earlier one of it is not needed.
+    /// Names the replica that receives the snapshot. The pin of its earlier snapshot goes.
     pub fn is_for(&self, to: ReplicaId) {
         let mut all = self.pins.held.borrow_mut();
         all.retain(|number, held| *number == self.number || held.to != Some(to));
@@ -143,7 +144,8 @@ impl<E: Env> Pin<E> {
         }
     }
 
-    /// The replica has taken the snapshot over: what comes after it is kept until it has that, too.
+    /// Notes that the replica has installed the snapshot. The entries after it stay pinned until
+    /// the replica has caught up.
     pub fn taken_over(self, now: Now<E>) {
         if let Some(held) = self.pins.held.borrow_mut().get_mut(&self.number) {
             held.heard = Some(now);

@@ -1,5 +1,5 @@
-//! When a group's log is purged: never beyond what the tree has made durable, and with a tail kept for
-//! replicas that are behind and answer, or that a snapshot brings up ([`super::pins`]).
+//! When a group's log is purged: never beyond what the tree has made durable, and with a tail kept
+//! for replicas that are behind and answer, or that receive a snapshot ([`super::pins`]).
 
 use openraft::async_runtime::watch::WatchReceiver;
 
@@ -10,15 +10,15 @@ use crate::raft::group::Group;
 use crate::raft::pins::Follower;
 use crate::types::ReplicaId;
 
-/// For a replica that answers and is behind, so many times more entries are kept.
+/// For a replica that answers and is behind, this many times more entries are kept.
 const LAGGARD_KEPT: u64 = 16;
 
-/// The log of a group, as long as some of it is kept for a snapshot.
+/// The log of a group of which a part is pinned for snapshots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pinned {
     /// The replicas that it is kept for.
     pub replicas: Vec<ReplicaId>,
-    /// Its entries.
+    /// How many entries it has.
     pub entries: usize,
     /// Their bytes on disk.
     pub bytes: u64,
@@ -33,7 +33,7 @@ impl<E: Env> Group<E> {
         self.told(self.raft.trigger().snapshot().await)
     }
 
-    /// The log, if some of it is kept for a snapshot.
+    /// The size of the log, if a part of it is pinned for snapshots.
     pub fn pinned(&self) -> Option<Pinned> {
         let (entries, bytes) = self.log.size();
         self.pins.is_pinned().then(|| Pinned {
@@ -43,14 +43,15 @@ impl<E: Env> Group<E> {
         })
     }
 
-    /// Keeps nothing of the log for snapshots any more.
+    /// Drops all pins of snapshots.
     pub fn give_up_pins(&self) {
         self.pins.give_up();
     }
 
-    /// Has the log purged as far as the tree is durable, but for a tail that a replica behind can
-    /// catch up by: some entries always, as many times [`LAGGARD_KEPT`] for a replica that answers,
-    /// and all that is pinned. With `is_full` nothing is kept but what is pinned.
+    /// Purges the log as far as the tree is durable, except for a tail by which a replica that is
+    /// behind can catch up: `entries_kept` entries always, [`LAGGARD_KEPT`] times as many for a
+    /// replica that answers, and everything that is pinned. With `is_full` only what is pinned is
+    /// kept.
     ///
     /// # Errors
     /// The group has stopped.
@@ -93,7 +94,7 @@ impl<E: Env> Group<E> {
         self.told(self.raft.trigger().purge_log(up_to).await)
     }
 
-    /// Up to where the log may be purged, if it would be up to `up_to` without snapshots.
+    /// Lowers `up_to`, the index up to which the log would be purged, to keep what is pinned.
     fn leave_pinned(
         &self,
         up_to: u64,

@@ -1,4 +1,4 @@
-//! openraft's state machine: entries go into the range, snapshots come out as handles.
+//! openraft's state machine: applies entries to the range, and gives out snapshots as handles.
 
 use std::io;
 use std::rc::Rc;
@@ -20,12 +20,12 @@ use crate::shard::recovery;
 use crate::types::DataId;
 use crate::wal::GroupLog;
 
-/// A snapshot: nothing but names, whose rows are read when it is sent.
+/// A handle of a snapshot; its rows are read when it is sent.
 pub enum SnapshotHandle<E: Env> {
-    /// Of the replica here, as of when it is sent; at least what the tree has made durable. One that
-    /// was asked for to be sent pins the log after that.
+    /// Of the replica here. It is read as of when it is sent, which covers at least what the tree
+    /// has made durable. A handle that is to be sent pins the log after it.
     Own(Rc<Replica<E>>, Option<Pin<E>>),
-    /// That came from elsewhere: durable in the tree under this data id, with this state.
+    /// Received from another replica: durable in the tree under this data id, with this state.
     Staged(DataId, Box<RangeState>),
 }
 
@@ -37,7 +37,7 @@ pub struct StateMachine<E: Env> {
 }
 
 impl<E: Env> StateMachine<E> {
-    /// The state machine that is `replica`, with its log and what pins that.
+    /// The state machine on `replica`, its log and its pins.
     pub fn new(replica: Rc<Replica<E>>, log: GroupLog<E>, pins: Rc<Pins<E>>) -> StateMachine<E> {
         StateMachine { replica, log, pins }
     }
@@ -50,7 +50,8 @@ impl<E: Env> StateMachine<E> {
         if mutant::is(Mutant::PurgeBeforeDurable) {
             durable.applied = self.replica.with_state(|state| state.applied);
         }
-        // openraft takes the receiver to have this one when it has taken the snapshot over.
+        // openraft assumes that the receiver has exactly this entry once it has installed the
+        // snapshot.
         let last = durable.applied.map_or(0, |id| id.index);
         let meta = SnapshotMetaOf::<TypeConfig<E>> {
             last_log_id: durable.applied.map(convert::raft_log_id::<E>),
@@ -62,7 +63,7 @@ impl<E: Env> StateMachine<E> {
         })
     }
 
-    /// Tells the shard of an error before openraft stops the group with it.
+    /// Passes an error to the shard before openraft stops the group because of it.
     fn fatal(&self, fatal: Fatal) -> io::Error {
         let message = fatal.to_string();
         self.replica.store.fail(fatal);
@@ -70,10 +71,10 @@ impl<E: Env> StateMachine<E> {
     }
 }
 
-/// A membership in openraft's words.
+/// An applied membership as openraft's.
 ///
 /// # Errors
-/// Its bytes are none.
+/// The bytes are not a membership.
 pub fn stored_membership<E: Env>(
     membership: &AppliedMembership,
 ) -> io::Result<StoredMembershipOf<TypeConfig<E>>> {
@@ -111,6 +112,7 @@ impl<E: Env> RaftStateMachine<TypeConfig<E>> for StateMachine<E> {
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
             let entry = convert::entry::<E>(entry)?;
+            // Waits here while the memtables are full: apply is where back pressure begins.
             let (rows, bytes) = Replica::<E>::room_needed(&entry);
             let room = self.replica.store.make_room(rows, bytes).await;
             room.map_err(|fatal| self.fatal(fatal))?;
@@ -139,7 +141,7 @@ impl<E: Env> RaftStateMachine<TypeConfig<E>> for StateMachine<E> {
         snapshot: SnapshotHandle<E>,
     ) -> Result<(), io::Error> {
         let SnapshotHandle::Staged(data_id, mut state) = snapshot else {
-            // At a start openraft may offer a replica its own snapshot, which it is.
+            // At a start openraft may offer a replica its own snapshot, which it already has.
             return Ok(());
         };
         let (Some(last), Ok(row)) = (state.applied, state.encode()) else {
@@ -156,10 +158,12 @@ impl<E: Env> RaftStateMachine<TypeConfig<E>> for StateMachine<E> {
             });
             yield_now().await;
         }
-        // One durable record for data, state and log; then the replica is the snapshot.
+        // One durable record switches data, state and log; only then does the replica change in
+        // memory.
         let switched = self.log.switch(data_id, last, row.into()).await;
         switched.map_err(|error| self.fatal(error.into()))?;
-        // Not before: a start after a crash would find them beside the state of before.
+        // Not before the switch: a start after a crash would find these rows beside the older
+        // state.
         let replica = self.replica.group.replica;
         let saved = store.save_snapshot_sessions(replica, data_id, &mut state);
         saved.await.map_err(|fatal| self.fatal(fatal))?;
@@ -177,7 +181,7 @@ impl<E: Env> RaftStateMachine<TypeConfig<E>> for StateMachine<E> {
     }
 }
 
-/// Builds handles of what is durable.
+/// Makes handles of what is durable.
 pub struct SnapshotBuilder<E: Env> {
     machine: StateMachine<E>,
 }

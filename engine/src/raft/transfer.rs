@@ -1,9 +1,10 @@
-//! One replica hands its leadership to another: before its node stops, to spread leaders, when a
-//! person says so (Raft dissertation, 3.10).
+//! Leadership transfer from one replica to another: before its node stops, to spread leaders, or on
+//! an operator's order (Raft dissertation, 3.10).
 //!
-//! Who hands over has stopped to serve before it asks, and never serves in that term again. So the
-//! candidate it names breaks no lease, and those that keep silent after a restart may vote for it, and
-//! may be it: they have made no promise in a later term, or their vote would say so.
+//! A leader stops serving before it asks another to lead, and never serves in that term again. So
+//! the candidate that it names breaks no lease. Replicas that withhold their vote after a restart
+//! may vote for this candidate, and may be it: they have promised nothing in a later term, or their
+//! vote would say so.
 
 use openraft::raft::TransferLeaderRequest;
 
@@ -17,7 +18,7 @@ use crate::types::ReplicaId;
 use crate::wal::{LogId, Vote};
 
 impl<E: Env> Group<E> {
-    /// Other voters, those that have most of the log first.
+    /// The other voters, those with the shortest lag first.
     pub fn heirs(&self) -> Vec<ReplicaId> {
         let voters = self.known_membership().voters.into_iter();
         let mut others: Vec<ReplicaId> = voters.filter(|id| *id != self.replica).collect();
@@ -25,11 +26,11 @@ impl<E: Env> Group<E> {
         others
     }
 
-    /// Asks a voter to lead. Before the call, and from here on, this replica must neither read alone
-    /// nor propose in its term: the others vote for that one in spite of the lease.
+    /// Asks a voter to lead. The caller must stop reads and proposals of this replica before the
+    /// call and for the rest of its term: the others vote for that candidate in spite of the lease.
     ///
-    /// An entry of no effect goes first: openraft has a replica that has written none since it started
-    /// (or since it took over a snapshot) take its log for one that is behind.
+    /// An empty entry goes first: while a replica has written no entry since it started (or since
+    /// it installed a snapshot), openraft takes its log for one that is behind.
     ///
     /// # Errors
     /// The group has stopped.
@@ -41,12 +42,12 @@ impl<E: Env> Group<E> {
         self.told(self.raft.trigger().transfer_leader(to).await)
     }
 
-    /// Whether another was asked to lead in this term.
+    /// Whether this replica has asked another to lead in this term.
     pub(super) fn has_handed_over(&self) -> bool {
         self.handed_over.get() == self.term()
     }
 
-    /// The leader of this term wants it to lead.
+    /// Campaigns because the leader of this term asks for it, unless the node is stopping.
     pub(super) async fn take_over(&self, vote: Vote, last: Option<LogId>) -> Answer {
         if self.leaves.get() {
             return Answer::Refused;

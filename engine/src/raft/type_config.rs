@@ -1,4 +1,4 @@
-//! The one bundle of types by which openraft is told what we are.
+//! The bundle of types with which openraft is instantiated.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -16,7 +16,7 @@ use crate::wal::Body;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TypeConfig<E>(PhantomData<E>);
 
-/// A batch of commands, encoded; see [`crate::range::command`].
+/// A batch of encoded commands; see [`crate::range::command`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Commands(pub Body);
 
@@ -26,22 +26,22 @@ impl fmt::Display for Commands {
     }
 }
 
-/// openraft's storage suite makes node ids from numbers; nothing else needs this.
+/// Needed by openraft's storage suite alone, which makes node ids from numbers.
 impl From<u64> for ReplicaId {
     fn from(id: u64) -> ReplicaId {
         ReplicaId(id)
     }
 }
 
-/// What applying one entry gave, a result for each command.
+/// The results of applying one entry, one for each command.
 #[derive(Debug, Default)]
 pub struct EntryResults(pub Vec<Applied>);
 
-/// Calls back with the result of a proposal, on the shard's thread and with no task between.
+/// Calls back with the result of a proposal, on the shard's thread, with no task in between.
 pub struct CallbackResponder<T>(Box<dyn FnOnce(T)>);
 
 impl<T> CallbackResponder<T> {
-    /// Calls `done` once.
+    /// A responder that calls `done` once.
     pub fn new(done: impl FnOnce(T) + 'static) -> CallbackResponder<T> {
         CallbackResponder(Box::new(done))
     }
