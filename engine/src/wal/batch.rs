@@ -12,16 +12,17 @@
 //! | 36 | 4 | zero |
 //! | 40 | n | records, then zeros up to a multiple of 4 KiB |
 //!
-//! A batch counts only under the right generation and number, and with a checksum that only this
-//! process can make: a segment that is used again still holds, block by block, whatever clients
-//! wrote before, and a client may have written something that looks like a batch. The secret is
-//! 64 random bits. It is chosen when the segment is taken into use, so it is younger than
-//! everything the segment held before, and it leaves the process only to the segment's first block.
-//! A forger has to guess 64 bits for each block.
+//! A batch counts only with the right generation and number, and with a checksum that only this
+//! process can make. A recycled segment still holds, block by block, what clients wrote before, and
+//! a client may have written something that looks like a batch. The secret is 64 random bits. It is
+//! chosen when the segment is taken into use, so it is younger than everything the segment held
+//! before, and it leaves the process only to the segment's first block. A forger has to guess 64
+//! bits for each block.
 //!
-//! The checksum is not a CRC with a secret seed: a CRC is linear, so whatever the seed is, two
-//! texts can be made that have the same CRC. A client could write one of them, later the other at
-//! the same place, and a torn write that mixes both would be taken for a whole one. What a changed
+//! The checksum is not a CRC with a secret seed. A CRC is linear: whatever the seed is, two texts
+//! can be made that have the same CRC. A client could write one of them, later the other at the
+//! same place, and a torn write that mixes both would be taken for a whole one. In XXH3 the effect
+//! of a changed byte depends on the seed.
 //! byte does to XXH3 depends on the seed.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -31,7 +32,7 @@ use crate::wal::sealed::{self, MAGIC, Opened, field};
 
 /// Bytes before the records.
 pub const HEADER_LEN: usize = 40;
-/// Records of one batch, at most.
+/// Most bytes of records in one batch.
 pub const RECORDS_LEN_MAX: usize = WAL_BATCH_LEN_MAX - HEADER_LEN;
 /// The format that this version writes.
 pub const FORMAT: u16 = 2;
@@ -39,15 +40,15 @@ pub const FORMAT: u16 = 2;
 pub const FORMAT_WITHOUT_KEY: u16 = 1;
 
 const CHECKSUM_AT: usize = 8;
-/// The checksum covers what comes from here on.
+/// The checksum covers everything from this offset to the end of the records.
 const COVERED_FROM: usize = 16;
 
-/// What makes the batches of one segment its own.
+/// The key to the batches of one segment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Key {
-    /// Its secret.
+    /// The segment's secret.
     Secret(u64),
-    /// None: it was written in format 1.
+    /// No key: the segment is of format 1.
     None,
 }
 
@@ -66,23 +67,23 @@ impl Key {
     }
 }
 
-/// What a header says.
+/// The fields of a batch's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Generation of the segment it was written to.
+    /// Generation of the segment that it was written to.
     pub generation: u64,
-    /// Running number.
+    /// Its number, counted over all segments.
     pub number: u64,
-    /// Length of the records.
+    /// Length of the records in bytes.
     pub len: usize,
 }
 
-/// What the bytes at a place are.
+/// What lies at an offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// A whole batch.
     Batch(Header),
-    /// A header whose batch is longer than the bytes given.
+    /// A header whose batch has this many bytes, more than were given.
     Longer(usize),
     /// No batch.
     Nothing,
@@ -93,7 +94,7 @@ pub fn padded_len(len: usize) -> usize {
     (HEADER_LEN + len).next_multiple_of(BLOCK_LEN)
 }
 
-/// Fills `buffer`, which has the padded length, with a batch.
+/// Fills `buffer` with a batch; its length is the padded length.
 pub fn encode(secret: u64, header: Header, records: &[u8], buffer: &mut [u8]) {
     assert_eq!(header.len, records.len(), "these are its records");
     assert_eq!(buffer.len(), padded_len(records.len()), "it is the batch's");
@@ -125,7 +126,7 @@ fn checksum(secret: u64, batch: &[u8]) -> u64 {
     xxh3_64_with_seed(covered, secret)
 }
 
-/// Looks at the bytes of a place where a batch of a segment may begin.
+/// Reads what lies where a batch of a segment may begin.
 pub fn decode(key: Key, bytes: &[u8]) -> Found {
     match key {
         Key::Secret(secret) => decode_keyed(secret, bytes),
@@ -165,7 +166,7 @@ fn decode_keyed(secret: u64, bytes: &[u8]) -> Found {
     })
 }
 
-/// Whether bytes begin as a batch of this format does. Proves nothing.
+/// Whether bytes begin like a batch of this format. Not a proof: the checksum is not compared.
 pub fn seems_keyed(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC) && field(bytes, 4) == FORMAT.to_le_bytes()
 }

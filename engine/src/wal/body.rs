@@ -1,13 +1,13 @@
-//! The bytes of an entry, with the checksum that they got where they were encoded.
+//! The encoded content of an entry, with its checksum.
 
 use std::ops::Deref;
 
 use bytes::Bytes;
 
-/// What a client's commands or a membership are encoded to. The checksum (CRC-32C) is computed
-/// once, by the leader that makes the entry. It goes with the bytes through every log and every
-/// message, and is compared where they come in and where they are applied: what changes them on
-/// the way, in a memory, on a disk or on a link, is found before it counts.
+/// The bytes to which a batch of commands or a membership is encoded. The leader that makes the
+/// entry computes the checksum (CRC-32C) once. It goes with the bytes through every log and every
+/// message, and is compared where the bytes come in and where they are applied. So a change on the
+/// way, in a memory, on a disk or on a link, is found before it has an effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Body {
     bytes: Bytes,
@@ -21,23 +21,23 @@ impl Body {
         Body { bytes, checksum }
     }
 
-    /// A body that was read or received with this checksum. Whether they agree
-    /// [`Body::is_intact`] says.
+    /// A body that was read or received with this checksum. [`Body::is_intact`] says whether they
+    /// agree.
     pub fn with_checksum(bytes: Bytes, checksum: u32) -> Body {
         Body { bytes, checksum }
     }
 
-    /// The checksum that it got where it was encoded.
+    /// The checksum that the leader computed.
     pub fn checksum(&self) -> u32 {
         self.checksum
     }
 
-    /// The bytes.
+    /// The encoded bytes.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// Whether the bytes are those that were encoded.
+    /// Whether the bytes are those that the leader encoded.
     pub fn is_intact(&self) -> bool {
         crc32c::crc32c(&self.bytes) == self.checksum
     }

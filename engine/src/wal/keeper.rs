@@ -1,9 +1,10 @@
-//! The keeper of segments: has a spare one ready, takes it into use, recycles those that nothing needs, and has the
-//! live entries of the oldest written again when there are too many. Also keeps the entries in
-//! memory within their budget, and what waits to be written within its bound.
+//! The segment manager ("keeper"): prepares a spare segment, takes it into use, recycles segments
+//! that nothing needs, and writes the live entries of the oldest segment again when there are too
+//! many segments. This file also keeps the entries in memory within their budget, and pending
+//! records within their bound.
 //!
-//! A task of its own beside the writer, which waits for it when it needs a spare; so the keeper
-//! never waits for the writer.
+//! The keeper is a task beside the writer. The writer waits for it when it needs a spare segment,
+//! so the keeper never waits for the writer.
 
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -18,15 +19,16 @@ use crate::wal::segment::{self, Beginning};
 use crate::wal::writer::{Core, Done, Wal};
 
 impl<E: Env> Core<E> {
-    /// The keeper's task: has a spare segment ready, recycles, and carries old entries forward.
+    /// The keeper's task.
     pub(super) async fn keep_segments(self: Rc<Core<E>>) {
-        // What was appended before the log was closed may still need a segment.
+        // Records appended before the log was closed may still need a segment.
         while !self.writer_ended.get() && self.dead.borrow().is_none() {
             match self.keep_once().await {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(error) => {
-                    // The writer meets it when it needs the segment.
+                    // The writer gets the error only if it needs the segment: until then this is a
+                    // warning.
                     tracing::warn!(%error, "no spare log segment");
                     if self.waiting_for_spare.borrow().is_some() {
                         self.die(error);
@@ -35,7 +37,7 @@ impl<E: Env> Core<E> {
                     }
                 }
             }
-            // A call that came meanwhile counts.
+            // A call that came during this step is not lost: it left the flag set.
             std::future::poll_fn(|cx| {
                 if self.keeper_called.replace(false) {
                     return Poll::Ready(());
@@ -47,7 +49,7 @@ impl<E: Env> Core<E> {
         }
     }
 
-    /// Everything but entries: what a segment begins with, so that older ones can go.
+    /// The records of a checkpoint: everything but entries, so that older segments can go.
     pub(super) fn checkpoint_records(&self) -> Vec<Record> {
         let mut records: Vec<Record> = self.mark.get().into_iter().map(Record::Mark).collect();
         records.push(Record::DataIds(self.data_ids.get()));
@@ -71,7 +73,7 @@ impl<E: Env> Core<E> {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// Goes on in a spare segment.
+    /// Switches to a spare segment; waits for the keeper if there is none.
     pub(super) async fn next_segment(&self) -> Result<(), WalError> {
         let spare = std::future::poll_fn(|cx| {
             let spare = self.spares.borrow_mut().pop_front();
@@ -107,10 +109,11 @@ impl<E: Env> Core<E> {
         Ok(())
     }
 
-    /// One step of the keeper; says whether there may be more to do.
+    /// One step of the keeper; gives whether there may be more to do.
     async fn keep_once(&self) -> Result<bool, WalError> {
         let mut unneeded = Vec::new();
-        // Until then what the older ones say besides entries is nowhere else.
+        // Until the checkpoint is durable, nothing repeats what the older segments say besides
+        // entries.
         if self.has_checkpoint.get() {
             unneeded = self.segments.borrow_mut().take_unneeded();
         }
@@ -125,7 +128,7 @@ impl<E: Env> Core<E> {
                     self.spares.borrow_mut().push_back(name);
                     self.wake_spare();
                 }
-                // Until it is tried again, an older segment may have become free.
+                // Another step follows first: an older segment may have become free meanwhile.
                 Err(error) => {
                     let error = WalError::io(&name, "create", &error);
                     self.pause_for_lack(error).await?;
@@ -136,8 +139,8 @@ impl<E: Env> Core<E> {
         let oldest = {
             let segments = self.segments.borrow();
             let space = segments.len() as u64 * self.options.segment_bytes;
-            // Where most of the log lives, as while it is kept for a replica that catches up, writing
-            // it again frees nothing and makes it longer.
+            // Where most of the log is live, as while it is kept for a replica that catches up,
+            // writing it again frees nothing and makes the log longer.
             let wasteful = segments.live_bytes() * 2 < space;
             let too_many = segments.len() > self.options.segments_max && wasteful;
             let fresh = |oldest: &u64| too_many && *oldest > self.carried.get();
@@ -174,7 +177,8 @@ impl<E: Env> Core<E> {
         Ok(())
     }
 
-    /// Writes the live entries of a segment again, so that it can go.
+    /// Writes the live entries of a segment again at the end of the log, so that the segment can
+    /// go.
     async fn carry_forward(&self, generation: u64) -> Result<(), WalError> {
         let logs: Vec<_> = self
             .logs
@@ -196,13 +200,14 @@ impl<E: Env> Core<E> {
                         }
                     }
                 };
-                // Purged or overwritten while it was read: it must not come back.
+                // An entry that was purged or overwritten while it was read must not come back.
                 if log.borrow().has(id) {
                     self.append_entry(group, &entry);
                 }
             }
         }
-        // Not waited for: the writer may itself wait for this task's next spare segment.
+        // The keeper does not wait for this write: the writer may itself wait for the keeper's next
+        // spare segment.
         self.complete(Done::Leave(Vec::new()));
         Ok(())
     }
@@ -211,7 +216,7 @@ impl<E: Env> Core<E> {
         self.pending_bytes.get() <= WAL_WAITING_LEN_MAX || self.dead.borrow().is_some()
     }
 
-    /// Wakes those that wait for room, if there is some.
+    /// Wakes the tasks that wait for room, if there is some.
     pub(super) fn wake_for_room(&self) {
         if self.has_room() {
             let waiting = std::mem::take(&mut *self.waiting_for_room.borrow_mut());
@@ -219,8 +224,9 @@ impl<E: Env> Core<E> {
         }
     }
 
-    /// So many bytes were appended. Once in a while frees memory of entries that the disk has too, beyond
-    /// the budget: the look goes through all logs, so it is made after every sixteenth of the budget.
+    /// Notes that `appended` bytes of entries came into memory. After every sixteenth of the budget
+    /// this frees, oldest first, entries that the disk has too, down to the budget. It is not done
+    /// more often because it goes through the logs of all groups.
     pub(super) fn trim_cache(&self, appended: usize) {
         let untrimmed = self.untrimmed.get() + appended;
         if untrimmed <= self.options.entry_cache_bytes / 16 {
@@ -241,12 +247,12 @@ impl<E: Env> Core<E> {
 }
 
 impl<E: Env> Wal<E> {
-    /// Whether what waits to be written is within its bound.
+    /// Whether the pending records are within their bound.
     pub fn has_room(&self) -> bool {
         self.core.has_room()
     }
 
-    /// Waits until it is, or the log has failed.
+    /// Waits until the pending records are within their bound, or the log has failed.
     pub async fn room(&self) {
         std::future::poll_fn(|cx| {
             if self.core.has_room() {

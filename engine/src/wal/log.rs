@@ -1,4 +1,4 @@
-//! The log of one group, as it is known in memory.
+//! The log of one group: its index in memory, its state while it is read back, and its handle.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -12,7 +12,7 @@ use crate::wal::writer::{Core, Done};
 use crate::wal::{Created, Group, LogEntry, LogId, LogState, Payload, Switched, Vote, WalError};
 use bytes::Bytes;
 
-/// Entries that lie within so many bytes are read together.
+/// Entries within this many bytes are read together.
 const PAGE_LEN: u64 = 1 << 20;
 
 /// Where an entry's record lies on disk.
@@ -28,17 +28,17 @@ pub struct Place {
 
 struct Slot {
     id: LogId,
-    /// `None` until it is durable.
+    /// Where it lies on disk; `None` until it is durable.
     place: Option<Place>,
-    /// `None` when only the disk has it.
+    /// Its content; `None` when only the disk has it.
     payload: Option<Payload>,
 }
 
-/// What is known of one group's log.
+/// The index of one group's log.
 pub struct Log {
-    /// What the replica began with.
+    /// How the replica began.
     pub created: Created,
-    /// The snapshot that it took over last.
+    /// The snapshot that the replica installed last.
     switched: Option<Switched>,
     vote: Option<Vote>,
     purged: Option<LogId>,
@@ -46,18 +46,18 @@ pub struct Log {
     /// Index of the first slot.
     first: u64,
     slots: VecDeque<Slot>,
-    /// Payload bytes in memory.
+    /// Bytes of payloads in memory.
     cached_bytes: usize,
     /// Bytes of the entries' records on disk.
     disk_bytes: u64,
-    /// Slots before this one have no payload in memory.
+    /// Slots below this index have no payload in memory.
     cached_from: u64,
 }
 
 impl Log {
-    /// The log of a replica that has just been made.
+    /// The log of a replica that was just created.
     pub fn new(created: Created) -> Log {
-        // A vote of term 1 for nobody, so that no leader of an earlier life can win.
+        // A vote for nobody in the term of the log's start: no leader of an earlier term can win.
         let vote = created.first.map(|first| Vote {
             term: first.term,
             leader: first.leader,
@@ -78,7 +78,7 @@ impl Log {
         }
     }
 
-    /// What is known.
+    /// The Raft state of the log.
     pub fn state(&self) -> LogState {
         LogState {
             last: self.slots.back().map(|slot| slot.id).or(self.purged),
@@ -88,12 +88,12 @@ impl Log {
         }
     }
 
-    /// Payload bytes in memory.
+    /// Bytes of payloads in memory.
     pub fn cached_bytes(&self) -> usize {
         self.cached_bytes
     }
 
-    /// Index after the last entry.
+    /// The index after the last entry.
     fn end(&self) -> u64 {
         self.first + self.slots.len() as u64
     }
@@ -129,7 +129,7 @@ impl Log {
         self.committed = self.committed.max(Some(id));
     }
 
-    /// Drops the entries after `after`; gives the places they leave.
+    /// Drops the entries after `after`, or all of them; gives the places that become free.
     pub fn truncate(&mut self, after: Option<u64>) -> Vec<Place> {
         let keep = after.map_or(0, |after| (after + 1).saturating_sub(self.first));
         let dropped = self.slots.split_off((keep as usize).min(self.slots.len()));
@@ -137,7 +137,7 @@ impl Log {
         self.leave(dropped)
     }
 
-    /// Starts after a snapshot; gives the places that are left.
+    /// Starts the log after a snapshot; gives the places that become free.
     pub fn switch(&mut self, switched: Switched) -> Vec<Place> {
         let mut left = Vec::new();
         if !switched.keeps_later {
@@ -149,7 +149,7 @@ impl Log {
         left
     }
 
-    /// Drops the entries up to `id`; gives the places they leave.
+    /// Drops the entries up to `id`; gives the places that become free.
     pub fn purge(&mut self, id: LogId) -> Vec<Place> {
         let count = (id.index + 1).saturating_sub(self.first) as usize;
         let rest = self.slots.split_off(count.min(self.slots.len()));
@@ -168,7 +168,7 @@ impl Log {
         dropped.into_iter().filter_map(|slot| slot.place).collect()
     }
 
-    /// An entry's record is durable at `place`. Gives the place it leaves, and whether it is still there.
+    /// An entry's record is durable at `place`. Gives its earlier place, and if the log has it.
     pub fn placed(&mut self, id: LogId, place: Place) -> (Option<Place>, bool) {
         let Some(slot) = self.slot_mut(id.index).filter(|slot| slot.id == id) else {
             return (None, false);
@@ -179,7 +179,7 @@ impl Log {
         (left, true)
     }
 
-    /// Frees payloads that the disk has too, oldest first, until `wanted` bytes are free.
+    /// Frees payloads that the disk has too, oldest first, until it has freed `wanted` bytes.
     pub fn evict(&mut self, wanted: usize) -> usize {
         let mut freed = 0;
         while freed < wanted && self.cached_from < self.end() {
@@ -195,17 +195,17 @@ impl Log {
         freed
     }
 
-    /// The names of the entries.
+    /// The ids of the entries.
     pub fn ids(&self) -> impl Iterator<Item = LogId> {
         self.slots.iter().map(|slot| slot.id)
     }
 
-    /// Whether an entry is still there.
+    /// Whether the log still has an entry.
     pub fn has(&self, id: LogId) -> bool {
         self.slot(id.index).is_some_and(|slot| slot.id == id)
     }
 
-    /// Whether entries still lie in these places.
+    /// Whether these entries still lie in these places.
     pub fn holds(&self, places: &[(LogId, Place)]) -> bool {
         places.iter().all(|(id, place)| {
             let slot = self.slot(id.index);
@@ -213,7 +213,7 @@ impl Log {
         })
     }
 
-    /// An entry, if it is still there and in memory.
+    /// An entry, if the log still has it and memory has its payload.
     pub fn entry(&self, id: LogId) -> Option<LogEntry> {
         let slot = self.slot(id.index).filter(|slot| slot.id == id)?;
         Some(LogEntry {
@@ -222,7 +222,7 @@ impl Log {
         })
     }
 
-    /// The entries that lie in a segment.
+    /// The entries that lie in a segment, and where.
     pub fn places_in(&self, generation: u64) -> Vec<(LogId, Place)> {
         let placed = self
             .slots
@@ -233,7 +233,7 @@ impl Log {
             .collect()
     }
 
-    /// The records that a segment's checkpoint needs of this log.
+    /// The records of this log in a segment's checkpoint.
     pub fn checkpoint(&self) -> Vec<Record> {
         let group = self.created.group;
         let mut records = vec![Record::Created(self.created.clone())];
@@ -251,15 +251,15 @@ impl Log {
 
 /// The log of one group while it is read back.
 ///
-/// Entries may come in any order: those of an old segment that were carried forward stand behind
-/// later ones. Nothing but a truncation removes an entry's successors.
+/// Entries may come in any order: those of an old segment that were written again stand behind
+/// later ones. Only a truncation removes the entries that follow one.
 pub struct RecoveringLog {
     log: Log,
     slots: BTreeMap<u64, Slot>,
 }
 
 impl RecoveringLog {
-    /// The log of a replica, as it was created.
+    /// The log of a replica as it was created.
     pub fn new(created: Created) -> RecoveringLog {
         RecoveringLog {
             log: Log::new(created),
@@ -267,7 +267,7 @@ impl RecoveringLog {
         }
     }
 
-    /// Takes an entry; gives the place that is left, its own if it was purged before.
+    /// Takes an entry; gives the place that becomes free, its own if it was purged before.
     pub fn entry(&mut self, entry: LogEntry, place: Place, keep: bool) -> Option<Place> {
         let index = entry.id.index;
         if self.log.purged.is_some_and(|purged| index <= purged.index) {
@@ -282,7 +282,7 @@ impl RecoveringLog {
         self.slots.insert(index, slot).and_then(|old| old.place)
     }
 
-    /// Drops the entries after `after`; gives the places they leave.
+    /// Drops the entries after `after`, or all of them; gives the places that become free.
     pub fn truncate(&mut self, after: Option<u64>) -> Vec<Place> {
         let dropped = self.slots.split_off(&after.map_or(0, |after| after + 1));
         dropped
@@ -291,7 +291,7 @@ impl RecoveringLog {
             .collect()
     }
 
-    /// Drops the entries up to `id`; gives the places they leave.
+    /// Drops the entries up to `id`; gives the places that become free.
     pub fn purge(&mut self, id: LogId) -> Vec<Place> {
         self.log.purge(id);
         let rest = self.slots.split_off(&(id.index + 1));
@@ -302,7 +302,7 @@ impl RecoveringLog {
             .collect()
     }
 
-    /// Starts after a snapshot; gives the places that are left.
+    /// Starts the log after a snapshot; gives the places that become free.
     pub fn switch(&mut self, switched: Switched) -> Vec<Place> {
         let mut left = Vec::new();
         if !switched.keeps_later {
@@ -322,7 +322,7 @@ impl RecoveringLog {
         self.log.set_committed(id);
     }
 
-    /// The log.
+    /// The finished log.
     ///
     /// # Errors
     /// The index of the first entry that is missing.
@@ -336,7 +336,7 @@ impl RecoveringLog {
                 return Err(index);
             }
         }
-        // What stands behind the snapshot's record came after it.
+        // All entries that are left came after the record: a checkpoint must not drop them.
         if let Some(switched) = &mut log.switched {
             switched.keeps_later = true;
         }
@@ -344,14 +344,14 @@ impl RecoveringLog {
         log.slots = slots.into_values().collect();
         let places = log.slots.iter().filter_map(|slot| slot.place);
         log.disk_bytes = places.map(|place| place.len as u64).sum();
-        // A checkpoint may have known of more than the entries before it: those are lost.
+        // A checkpoint may name an entry that was not yet durable when it was written and is lost.
         if let Some(committed) = log.committed
             && log.purged < Some(committed)
             && !log.has(committed)
         {
             log.committed = log.purged;
         }
-        // What is in memory is the end of the log.
+        // Only an unbroken end of the log stays in memory: `cached_from` says where it begins.
         log.cached_from = log.end();
         let mut in_memory = true;
         for slot in log.slots.iter_mut().rev() {
@@ -389,23 +389,23 @@ impl<E: Env> GroupLog<E> {
         GroupLog { group, log, core }
     }
 
-    /// What is known of the log; includes what is not durable yet.
+    /// The Raft state of the log, including what is not yet durable.
     pub fn state(&self) -> LogState {
         self.log.borrow().state()
     }
 
-    /// Entries that are not purged, and the bytes of their records on disk.
+    /// How many entries are not purged, and how many bytes their records take on disk.
     pub fn size(&self) -> (usize, u64) {
         let log = self.log.borrow();
         (log.slots.len(), log.disk_bytes)
     }
 
-    /// Whether it has an entry; not one that is purged.
+    /// Whether the log has an entry; not one that is purged.
     pub fn has(&self, id: LogId) -> bool {
         self.log.borrow().has(id)
     }
 
-    /// Whether it has gone with its replica.
+    /// Whether the replica was removed, and its log with it.
     pub fn is_removed(&self) -> bool {
         self.core.removed.borrow().contains(&self.group)
     }
@@ -425,7 +425,7 @@ impl<E: Env> GroupLog<E> {
         self.core.trim_cache(appended);
     }
 
-    /// Changes the vote; it is durable when this returns.
+    /// Saves the vote; it is durable when this returns.
     ///
     /// # Errors
     /// The log has failed.
@@ -440,13 +440,13 @@ impl<E: Env> GroupLog<E> {
             .await
     }
 
-    /// Notes up to where entries are committed. Becomes durable with the next write, causes none.
+    /// Notes the last committed entry. That becomes durable with the next write, and causes none.
     pub fn save_committed(&self, id: LogId) {
         self.log.borrow_mut().set_committed(id);
         self.core.append_lazily(&Record::Commit(self.group, id));
     }
 
-    /// Drops the entries after `after`, or all of them.
+    /// Drops the entries after `after`, or all of them. Becomes durable in order with what follows.
     pub fn truncate_after(&self, after: Option<LogId>) {
         let after = after.map(|id| id.index);
         let left = self.log.borrow_mut().truncate(after);
@@ -457,7 +457,7 @@ impl<E: Env> GroupLog<E> {
         self.core.complete(Done::Leave(left));
     }
 
-    /// Starts the log after a snapshot whose rows are durable in the tree; durable when this returns.
+    /// Starts the log after a snapshot with durable rows; that is durable when this returns.
     ///
     /// # Errors
     /// The log has failed.
@@ -475,26 +475,26 @@ impl<E: Env> GroupLog<E> {
         if !mutant::is(Mutant::SwitchWithoutLog) {
             self.core.flush().await?;
         }
-        // What comes after it from now on stands on its own.
+        // Entries appended after this record stay, even if the record is repeated by a checkpoint.
         if let Some(switched) = &mut self.log.borrow_mut().switched {
             switched.keeps_later = true;
         }
         Ok(())
     }
 
-    /// The snapshot that it took over last.
+    /// The snapshot that the replica installed last.
     pub fn switched(&self) -> Option<Switched> {
         self.log.borrow().switched.clone()
     }
 
-    /// Drops the entries up to `id`.
+    /// Drops the entries up to `id`. Becomes durable in order with what follows.
     pub fn purge(&self, id: LogId) {
         let left = self.log.borrow_mut().purge(id);
         self.core.append_lazily(&Record::Purge(self.group, id));
         self.core.complete(Done::Leave(left));
     }
 
-    /// The entries as [`GroupLog::read`] gives them, if all that exist of them are in memory.
+    /// The entries as [`GroupLog::read`] gives them, if memory has all that exist of them.
     pub fn read_cached(&self, from: u64, to: u64, bytes_max: usize) -> Option<Vec<LogEntry>> {
         let log = self.log.borrow();
         let from = from.max(log.first);
@@ -518,8 +518,8 @@ impl<E: Env> GroupLog<E> {
         Some(entries)
     }
 
-    /// The entries from `from` to before `to`, as many as there are and fit into `bytes_max`, at
-    /// least one. Those that memory no longer has are read from disk in pages.
+    /// The entries from `from` to before `to`: as many as exist and fit into `bytes_max`, at least
+    /// one. Those that are no longer in memory are read from disk in pages.
     ///
     /// # Errors
     /// The disk refuses, or what it has is no longer what was written.
@@ -546,7 +546,7 @@ impl<E: Env> GroupLog<E> {
                         None => continue,
                     }
                 }
-                // Purged or truncated meanwhile.
+                // The rest was purged or truncated meanwhile.
                 Page::Gone => break,
             };
             for entry in page {
@@ -562,13 +562,13 @@ impl<E: Env> GroupLog<E> {
     }
 }
 
-/// Where the next entries to be read are.
+/// Where the next entries of a read are.
 enum Page {
-    /// One is in memory.
+    /// The next one is in memory.
     Memory(LogEntry),
-    /// These lie near each other in one segment.
+    /// The next ones lie near each other in one segment.
     Disk(Vec<(LogId, Place)>),
-    /// Nowhere.
+    /// The next one no longer exists.
     Gone,
 }
 

@@ -1,4 +1,4 @@
-//! What the log says of itself as a whole: whose it is, how far it is, and which replicas it has seen.
+//! What the log says of itself as a whole: its identity, its length, and the replicas it has seen.
 
 use crate::env::Env;
 use crate::types::ReplicaId;
@@ -7,7 +7,7 @@ use crate::wal::writer::Wal;
 use crate::wal::{LogMark, Position, WalError};
 
 impl<E: Env> Wal<E> {
-    /// Says whose log it is; durable when this returns.
+    /// Writes the log's identity; it is durable when this returns.
     ///
     /// # Errors
     /// The log has failed.
@@ -16,8 +16,8 @@ impl<E: Env> Wal<E> {
         self.core.append_durably(&Record::Mark(mark)).await
     }
 
-    /// The tables have durably taken this many flushes. Whatever is purged from the log because of
-    /// them is purged by a later record, so a log that lacks entries also knows which tables have
+    /// Notes that the tables have durably taken this many flushes. Whatever the flushes allow to be
+    /// purged is purged by a later record. So a log that lacks entries also says which flush has
     /// them.
     pub fn flushed(&self, flushes: u64) {
         let Some(mark) = self.core.mark.get() else {
@@ -28,12 +28,12 @@ impl<E: Env> Wal<E> {
         self.core.append_lazily(&Record::Mark(mark));
     }
 
-    /// The number of the last batch that is durable; 0: there is none.
+    /// The number of the last durable batch; 0 if there is none.
     pub fn last_batch(&self) -> u64 {
         self.core.head.borrow().number.saturating_sub(1)
     }
 
-    /// Where the next record goes in the stream of written bytes.
+    /// The position of the next record in the stream of written bytes.
     pub fn position(&self) -> Position {
         Position(self.core.written.get() + self.core.pending_bytes.get() as u64)
     }
@@ -43,13 +43,13 @@ impl<E: Env> Wal<E> {
         self.position().0.saturating_sub(position.0)
     }
 
-    /// The highest id of all replicas that are or were here.
+    /// The highest id of all replicas that are or were in this log.
     pub fn highest_replica(&self) -> ReplicaId {
         self.core.highest_replica.get()
     }
 
-    /// Whether a replica of this id, or of a higher one that has gone, was here before, of whatever
-    /// range: ids are given once, in rising order.
+    /// Whether this replica id is used, or it or a higher one was used by a replica that is gone.
+    /// The range does not matter: ids are given out once, in rising order.
     pub fn is_replica_used(&self, replica: ReplicaId) -> bool {
         let (logs, removed) = (self.core.logs.borrow(), self.core.removed.borrow());
         let is_here = logs.keys().any(|group| group.replica == replica);

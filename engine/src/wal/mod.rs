@@ -1,48 +1,51 @@
-//! The shard's write-ahead log: one for all groups of the shard, and at once their Raft log.
+//! The shard's write-ahead log, which is also the Raft log of all groups of the shard.
 //!
-//! Lives on the shard's thread. What is appended is readable at once and durable later, in one
-//! totally ordered stream: a durable write covers everything appended before it. While one write
-//! is in flight, what arrives gathers for the next ([`writer`]): natural group commit.
+//! Lives on the shard's thread. An appended record is readable at once and durable later, in one
+//! totally ordered stream: a durable write covers everything appended before it. While one write is
+//! in flight, new records gather for the next ([`writer`]): natural group commit.
 //!
 //! **On disk.** Segments `GENERATION.wal`, preallocated and recycled under a new generation
 //! ([`segment`]). Block 0 of a segment holds its secret, its length and the number of its first
-//! batch; from block 1 on it is a row of batches ([`batch`]), each one durable write; a batch is a
+//! batch. From block 1 on it is a row of batches ([`batch`]), each one durable write; a batch is a
 //! row of records ([`record`]). Those three modules describe the format byte by byte, and
-//! [`sealed`] that of block 0. Each segment begins with a checkpoint: every replica's creation,
-//! vote, purge position and commit hint, every tombstone, and the data ids reserved. So only
-//! entries can hold an older segment back; the oldest goes when all its entries are purged, and
-//! if there come to be too many, its live entries are written again further on, as long as less than
-//! half of the log lives: so the log takes at most twice the space of what lives in it, or that of a
-//! few segments, and a log that has to keep much is not copied over and over.
+//! [`sealed`] that of block 0.
+//!
+//! Each segment begins with a checkpoint: every replica's creation, vote, purge position and commit
+//! hint, every tombstone, and the data ids reserved. So only entries can hold an older segment
+//! back. The oldest segment is recycled when all its entries are purged. If there are too many
+//! segments, the live entries of the oldest are written again at the end, as long as less than half
+//! of the log is live. So the log takes at most twice the space of what is live in it, or that of a
+//! few segments; and a log that has to keep much is not copied over and over.
 //!
 //! **Users' bytes are never taken for the log's.** A recycled segment holds, block by block, what
 //! clients wrote before, and recovery looks at blocks behind the last batch. So a batch carries a
 //! checksum keyed by the segment's secret, which is chosen when the segment is taken into use:
 //! nothing older and nobody outside can have made one. The secret stands in block 0, where nothing
-//! but such a block is ever written; a spare segment gets it, durably, before it gets its name.
+//! but such a block is ever written. A spare segment gets its block 0, durably, before it gets its
+//! name.
 //!
-//! **Recovery** ([`recovery`]) reads every batch of every segment that is left, in order. Block 0 of
-//! the next segment says where a segment ends: a batch that is missing before that is corruption.
-//! In the last segment a bad batch n is corruption if a valid later one exists, because that was
-//! written only after n had been acknowledged; otherwise it is the torn tail of the write that was
-//! in flight, and is cut: the next write goes to its place, under its number. A segment that has
-//! no good batch can only be the newest: others lost their elders after their checkpoint. A clean
-//! stop leaves the file `clean` with the last number; a tail that does not end there is corruption
-//! too. The file is removed, durably, before anything is written.
+//! **Recovery** ([`recovery`]) reads every batch of every segment that is left, in order. Block 0
+//! of the next segment says where a segment ends: a batch that is missing before that is
+//! corruption. In the last segment a bad batch n is corruption if a valid later batch exists,
+//! because that one was written only after n had been acknowledged. Otherwise batch n is the torn
+//! tail of the write that was in flight, and is cut: the next write goes to its place, under its
+//! number. A segment without any good batch can only be the newest: the segments before it may go
+//! only after its checkpoint is durable. A clean stop leaves the file `clean` with the last batch
+//! number; a tail that does not end there is corruption, too. The file is removed, durably, before
+//! anything is written.
 //!
 //! **Format 1** had neither block 0 nor a secret. A log of format 1 is read by the same rules, with
-//! batches as [`sealed`] describes them from the first byte of a segment on; then it goes on in a
-//! new segment of format 2. As soon as there is one, nothing that stands behind the last batch of
-//! the old segments counts. They are recycled as any others. Version 1 refuses a log that has a
-//! segment of format 2.
+//! batches as [`sealed`] describes them, from the first byte of a segment on; then it goes on in a
+//! new segment of format 2. From then on nothing behind the last batch of the old segments counts.
+//! They are recycled like any others. Version 1 refuses a log that has a segment of format 2.
 //!
-//! **Entries** keep the checksum of their bytes that their leader computed ([`Body`]), in the
+//! **Entries** keep the checksum of their bytes that their leader computed ([`Body`]): in the
 //! record, in messages and in memory. It is compared when an entry is read from disk, when it is
 //! received, and when it is applied.
 //!
 //! A failed write ends the log: every waiter and every later call gets the error, and the shard
-//! ends the process. Only what the disk had no room for, or the process no resources, is tried again
-//! ([`patience`]).
+//! ends the process. The exceptions are a full disk, and a process without file descriptors or
+//! memory: then the log waits and tries again ([`patience`]).
 
 mod batch;
 mod body;
@@ -70,41 +73,41 @@ pub use body::Body;
 pub use log::GroupLog;
 pub use writer::Wal;
 
-/// The name of a replica's log.
+/// Identifies a replica and its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Group {
-    /// Its range.
+    /// The range.
     pub range: RangeId,
-    /// The replica, never used again.
+    /// The replica's id, which is never used again.
     pub replica: ReplicaId,
 }
 
-/// The name of an entry.
+/// Identifies an entry, as in the Raft papers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogId {
-    /// The leader's term.
+    /// The term of the leader that made the entry.
     pub term: u64,
-    /// The leader.
+    /// That leader.
     pub leader: ReplicaId,
-    /// The place in the log.
+    /// The index in the log.
     pub index: u64,
 }
 
-/// A replica's vote.
+/// A replica's vote, as openraft keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vote {
     /// The term.
     pub term: u64,
-    /// Whom it is for.
+    /// The candidate that the vote is for.
     pub leader: ReplicaId,
-    /// Whether a quorum has granted it.
+    /// Whether a quorum has granted it, so that the candidate is the leader.
     pub committed: bool,
 }
 
-/// What an entry holds.
+/// The content of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// Nothing: a leader's first entry.
+    /// No content: the first entry of a leader.
     Blank,
     /// A batch of commands, opaque here.
     Commands(Body),
@@ -113,7 +116,7 @@ pub enum Payload {
 }
 
 impl Payload {
-    /// Size in bytes.
+    /// Length in bytes; 0 for a blank entry.
     pub fn len(&self) -> usize {
         match self {
             Payload::Blank => 0,
@@ -129,7 +132,7 @@ impl Payload {
         }
     }
 
-    /// Whether there are no bytes.
+    /// Whether the length is 0.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -138,81 +141,82 @@ impl Payload {
 /// An entry of a group's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogEntry {
-    /// Its name.
+    /// Its term, leader and index.
     pub id: LogId,
-    /// What it holds.
+    /// Its content.
     pub payload: Payload,
 }
 
-/// That a replica exists, and what it began with.
+/// A replica exists, and how it began.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Created {
-    /// Its name.
+    /// The replica.
     pub group: Group,
-    /// Where its rows lie in the tree.
+    /// The data id of its rows in the tree.
     pub data_id: DataId,
-    /// Its range's descriptor, opaque here.
+    /// The descriptor of its range, opaque here.
     pub descriptor: Bytes,
-    /// Its membership, opaque here.
+    /// Its first membership, opaque here.
     pub membership: Bytes,
-    /// Its log starts after this entry; `None`: it is empty and waits for a leader.
+    /// The entry after which its log starts; `None`: the log is empty and waits for a leader.
     pub first: Option<LogId>,
 }
 
-/// That a replica took over a snapshot, whose rows are durable in the tree: its data, its state and
-/// the reset of its log, in one.
+/// A replica has installed a snapshot whose rows are durable in the tree. One record switches its
+/// data, its state and its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Switched {
-    /// Where its rows lie from now on.
+    /// The data id of its rows from now on.
     pub data_id: DataId,
-    /// The last entry that the snapshot covers: the log starts after it.
+    /// The last entry that the snapshot covers; the log starts after it.
     pub last: LogId,
-    /// Whether the log had that very entry, and keeps what came after it.
+    /// Whether the log had that very entry, and keeps the entries after it.
     pub keeps_later: bool,
-    /// The state besides rows, opaque here.
+    /// The state of the range besides rows, opaque here.
     pub state: Bytes,
 }
 
-/// Whose log it is, and how far the rest of its folder was: a start compares this with `node.json`
-/// and with the tables, so that a part of another folder, or an older one, is noticed.
+/// Identifies the log and says how far the rest of its folder was. A start compares this with
+/// `node.json` and with the tables, and so notices a part that belongs to another folder or is
+/// older.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogMark {
     /// The log's own random id.
     pub log: u128,
-    /// The start of the node at which the log was opened last.
+    /// The number of the node's start at which the log was last opened.
     pub start: u64,
-    /// The tables have taken at least this many flushes.
+    /// At least this many flushes are durable in the tables.
     pub flushes: u64,
 }
 
-/// What is known of a group's log.
+/// The Raft state of a group's log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogState {
     /// The last entry, or the purge position if there is none after it.
     pub last: Option<LogId>,
-    /// Entries up to here are gone.
+    /// The last entry that is purged.
     pub purged: Option<LogId>,
-    /// The vote.
+    /// The replica's vote.
     pub vote: Option<Vote>,
-    /// Entries up to here were known to be committed.
+    /// The last entry that was known to be committed.
     pub committed: Option<LogId>,
 }
 
-/// A place in the stream of written bytes.
+/// A position in the stream of written bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position(u64);
 
-/// How a log is opened.
+/// Options of a log.
 #[derive(Clone, Copy, Debug)]
 pub struct WalOptions {
     /// Size of a segment in bytes.
     pub segment_bytes: u64,
-    /// Budget for entries kept in memory, in bytes.
+    /// How many bytes of entries may stay in memory.
     pub entry_cache_bytes: usize,
-    /// With more segments than this, of which less than half lives, the live entries of the oldest
-    /// are written again further on.
+    /// With more segments than this, of which less than half is live, the live entries of the
+    /// oldest segment are written again at the end of the log.
     pub segments_max: usize,
-    /// The log was made before: if it is not there, it was lost.
+    /// Whether the log was made before: if it is missing then, that is an error.
     pub must_exist: bool,
 }
 
@@ -229,43 +233,43 @@ impl Default for WalOptions {
 
 /// What a log held when it was opened.
 pub struct Recovered<E: crate::env::Env> {
-    /// Whether the last stop was a clean one.
+    /// Whether the last stop was clean.
     pub clean: bool,
-    /// The replicas that exist.
+    /// The replicas that exist, and their logs.
     pub replicas: Vec<(Created, GroupLog<E>)>,
-    /// Replicas that are gone for good.
+    /// The replicas that are gone for good.
     pub removed: Vec<Group>,
     /// Data ids up to this one may be in use.
     pub data_ids_reserved: DataId,
-    /// Whose log it is, if it says so.
+    /// Identifies the log, if it says so.
     pub mark: Option<LogMark>,
-    /// The number of the last batch; 0: there is none.
+    /// The number of the last batch; 0 if there is none.
     pub last_batch: u64,
-    /// Where the oldest record that was read lies.
+    /// The position of the oldest record.
     pub begins: Position,
 }
 
-/// What a log takes on its disk.
+/// The space that a log takes on its disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
     /// Segments in use.
     pub segments: usize,
-    /// Bytes of each.
+    /// Size of each segment in bytes.
     pub segment_bytes: u64,
     /// Bytes of entries in them that are not purged.
     pub live_bytes: u64,
 }
 
-/// Counters of a log.
+/// Counters of a log since its start, and its sizes now.
 #[derive(Clone, Debug)]
 pub struct WalStats {
-    /// Durable writes.
+    /// How many durable writes there were.
     pub writes: u64,
     /// Bytes written, padding included.
     pub bytes: u64,
-    /// Records written.
+    /// How many records were written.
     pub records: u64,
-    /// Bytes that wait for a write.
+    /// Bytes of records that wait for a write.
     pub pending_bytes: usize,
     /// Segments in use.
     pub segments: usize,
@@ -275,40 +279,40 @@ pub struct WalStats {
     pub cached_bytes: usize,
     /// Duration of a durable write, in microseconds.
     pub write_micros: Histogram<u64>,
-    /// Records of a durable write.
+    /// How many records a durable write had.
     pub batch_records: Histogram<u64>,
-    /// Bytes of a durable write, padding included.
+    /// How many bytes a durable write had, padding included.
     pub batch_bytes: Histogram<u64>,
 }
 
-/// What can go wrong in the log. Each ends the process.
+/// An error of the log. Each ends the process.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WalError {
-    /// The disk refused.
+    /// The disk refused an operation.
     #[error("log file {file}: {action} failed: {message}")]
     Io {
-        /// Which file.
+        /// The file's name.
         file: String,
-        /// What was tried.
+        /// What the log tried to do.
         action: &'static str,
-        /// The system's words.
+        /// The system's error message.
         message: String,
         /// The system's kind of error.
         kind: io::ErrorKind,
         /// What the disk lacked, if that was the reason.
         lack: Option<Lack>,
     },
-    /// Bytes that were acknowledged are no longer what was written.
+    /// Acknowledged bytes are no longer what was written.
     #[error(
         "log file {file} is damaged at byte {offset}: {what}; {}",
         crate::error::DAMAGED_ADVICE
     )]
     Corrupt {
-        /// Which file.
+        /// The file's name.
         file: String,
-        /// Where.
+        /// The offset of the damage in the file.
         offset: u64,
-        /// What is wrong.
+        /// What is wrong there.
         what: String,
     },
     /// The log was written by another version.
@@ -319,17 +323,17 @@ pub enum WalError {
         batch::FORMAT
     )]
     OtherFormat {
-        /// Which file.
+        /// The file's name.
         file: String,
-        /// Its format.
+        /// The format that it has.
         found: u16,
     },
-    /// The log was made before, and is not there.
+    /// A log that was made before is not there.
     #[error(
         "the log is missing: its folder has no segment (NUMBER.wal), but it was written before"
     )]
     Missing,
-    /// A replica's name was used twice.
+    /// A replica with this id exists or existed before.
     #[error("replica {} of range {} exists or existed before", .0.replica, .0.range)]
     ReplicaNameUsed(Group),
     /// The log was closed.

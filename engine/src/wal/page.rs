@@ -1,8 +1,8 @@
-//! Entries that memory no longer has, read from the segments that hold them.
+//! Reads entries that are no longer in memory from the segments that hold them.
 //!
 //! While a read is under way its entries may be purged or written again further on, and their
-//! segment may be used for something else. So who reads a page and fails must look whether its
-//! places still hold before that counts as damage ([`Log::holds`]).
+//! segment may be recycled. So a read that fails counts as damage only if the entries still lie in
+//! the same places ([`Log::holds`]).
 
 use std::cell::RefCell;
 
@@ -14,11 +14,11 @@ use crate::wal::writer::Core;
 use crate::wal::{Group, LogEntry, LogId, WalError, segment};
 
 impl<E: Env> Core<E> {
-    /// Reads the records of entries of a group that lie in one segment, by one read; `None` if they
-    /// have left their places meanwhile.
+    /// Reads the records of entries of one group that lie in one segment, with one read. `None` if
+    /// the entries have left their places meanwhile.
     ///
     /// # Errors
-    /// The disk refuses, or what it has is no longer what was written.
+    /// The disk refuses, or its bytes are no longer what was written.
     pub(super) async fn read_page(
         &self,
         (group, log): (Group, &RefCell<Log>),

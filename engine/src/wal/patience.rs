@@ -1,6 +1,6 @@
-//! What the log does when the disk lacks room, or the process file descriptors or memory: it waits,
-//! and tries again. What is appended meanwhile waits, too, so the shard refuses writes of users; a
-//! leader's and a follower's log go on where they were when there is room again.
+//! What the log does on a full disk, or when the process lacks file descriptors or memory: it waits
+//! and tries again. Records appended meanwhile wait, too, so the shard refuses writes of users. The
+//! logs of leaders and followers go on where they were once there is room again.
 
 use std::future::Future;
 use std::task::Waker;
@@ -10,11 +10,11 @@ use crate::env::{AsyncRuntime, Env};
 use crate::wal::WalError;
 use crate::wal::writer::Core;
 
-/// What the disk lacked something for is tried again after this.
+/// Pause before an operation is tried again for which something was lacking.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 impl<E: Env> Core<E> {
-    /// Does something on the disk until it works, or fails for another reason than a lack.
+    /// Repeats an operation on the disk until it succeeds, or fails for another reason than a lack.
     pub(super) async fn patiently<T, F: Future<Output = Result<T, WalError>>>(
         &self,
         work: impl Fn() -> F,
@@ -34,10 +34,10 @@ impl<E: Env> Core<E> {
         }
     }
 
-    /// Waits for a moment if the error is a lack; says so once.
+    /// Waits for a moment if the error is a lack. Logs the first of a row.
     ///
     /// # Errors
-    /// It is another error.
+    /// The error is not a lack.
     pub(super) async fn pause_for_lack(&self, error: WalError) -> Result<(), WalError> {
         let lack = match &error {
             WalError::Io { lack, .. } => *lack,
@@ -49,14 +49,15 @@ impl<E: Env> Core<E> {
         if self.lack.replace(lack).is_none() {
             tracing::error!(%error, "the log waits for the disk, and tries again");
         }
-        // A stop does not wait for a disk.
+        // A clean stop does not wait until the disk has room: it wakes up and ends without the
+        // mark.
         let waiting = self.waiting_for_end.borrow_mut().take();
         waiting.into_iter().for_each(Waker::wake);
         E::Runtime::sleep(RETRY_AFTER).await;
         Ok(())
     }
 
-    /// The disk has done what it lacked something for.
+    /// Notes that the disk has done what it lacked something for.
     pub(super) fn goes_on(&self) {
         if self.lack.take().is_some() {
             tracing::info!("the log goes on");

@@ -1,4 +1,4 @@
-//! Records: what a batch holds, one after the other; the same in both formats of the log.
+//! Records: a batch holds them one after the other. They are the same in both formats of the log.
 //!
 //! | bytes | field |
 //! |---|---|
@@ -17,16 +17,16 @@
 //! | 5 | truncation | whether anything is kept (1), the last index kept (8) |
 //! | 6 | purge | log id |
 //! | 7 | commit hint | log id |
-//! | 8 | a replica exists | data id (8), whether its log starts after an entry (1), that log id, descriptor, membership |
-//! | 9 | a replica is gone | nothing |
+//! | 8 | replica created | data id (8), whether its log starts after an entry (1), that log id, descriptor, membership |
+//! | 9 | replica removed | nothing |
 //! | 10 | data ids reserved | the last one (8); range and replica are 0 |
-//! | 12 | a snapshot was taken over | data id (8), its last log id, whether later entries stay (1), state |
-//! | 13 | whose log it is | the log's random id (16), the node's start (8), flushes that its tables had taken (8); range and replica are 0 |
+//! | 12 | snapshot installed | data id (8), its last log id, whether later entries stay (1), state |
+//! | 13 | identity of the log | the log's random id (16), the node's start (8), flushes that its tables had taken (8); range and replica are 0 |
 //!
-//! A log id is term, leader and index (8 each). Descriptor, membership and state have their length
-//! (4) before them. The CRC of an entry is the one that its leader computed when it encoded the
-//! entry ([`Body`]). In a log that rangedb 0.1 wrote in format 1 it was computed by the
-//! node that appended the entry; it is the same function of the same bytes, so it counts the same.
+//! A log id is term, leader and index (8 each). Descriptor, membership and state follow their
+//! length (4). The CRC of an entry is the one that its leader computed when it encoded the entry
+//! ([`Body`]). In a log that rangedb 0.1 wrote in format 1 the node that appended the entry
+//! computed it. It is the same function of the same bytes, so it counts the same.
 //!
 //! An unknown kind in a batch whose checksum holds was written by a newer version, and is refused.
 
@@ -45,7 +45,7 @@ const COMMIT: u8 = 7;
 const CREATED: u8 = 8;
 const REMOVED: u8 = 9;
 const DATA_IDS: u8 = 10;
-// Kind 11 (born of a split) has its place.
+// Kind 11 is reserved for a replica born of a split.
 const SWITCHED: u8 = 12;
 const MARK: u8 = 13;
 
@@ -57,25 +57,25 @@ const CRC_LEN: usize = 4;
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// An entry of a group's log. Written again further on, it is only carried forward.
+    /// An entry of a group's log. The same entry may come again: its segment had to go.
     Entry(Group, LogEntry),
     /// A group's vote.
     Vote(Group, Vote),
-    /// Entries after this index are gone; `None`: all of them.
+    /// Entries after this index are dropped; `None`: all of them.
     Truncate(Group, Option<u64>),
-    /// Entries up to this one are gone.
+    /// Entries up to this one are dropped.
     Purge(Group, LogId),
-    /// Entries up to this one were known to be committed.
+    /// This entry and those before it were known to be committed.
     Commit(Group, LogId),
-    /// A replica exists.
+    /// A replica was created.
     Created(Created),
-    /// A replica is gone for good.
+    /// A replica was removed for good.
     Removed(Group),
     /// Data ids up to this one may be in use.
     DataIds(DataId),
-    /// A replica took over a snapshot.
+    /// A replica has installed a snapshot.
     Switched(Group, Switched),
-    /// Whose log it is.
+    /// Identifies the log.
     Mark(LogMark),
 }
 
@@ -128,7 +128,7 @@ pub fn encode(record: &Record, to: &mut Vec<u8>) {
     }
 }
 
-/// Appends an entry; its payload then ends where the buffer ends.
+/// Appends an entry's record. The payload comes last, so it ends where the buffer ends.
 pub fn encode_entry(group: Group, entry: &LogEntry, to: &mut Vec<u8>) {
     let (kind, body) = match &entry.payload {
         Payload::Blank => (ENTRY_BLANK, None),
@@ -137,13 +137,13 @@ pub fn encode_entry(group: Group, entry: &LogEntry, to: &mut Vec<u8>) {
     };
     framed(kind, group, to, |to| {
         put_log_id(entry.id, to);
-        // The leader's, not one of what the bytes may have become on the way.
+        // The leader's checksum: a new one would hide a change of the bytes on their way here.
         to.extend_from_slice(&body.map_or(0, Body::checksum).to_le_bytes());
         to.extend_from_slice(body.map_or(&[], |body| &**body));
     });
 }
 
-/// Bytes that an entry's record takes.
+/// Length of an entry's record in bytes.
 pub fn entry_len(entry: &LogEntry) -> usize {
     HEADER_LEN + LOG_ID_LEN + CRC_LEN + entry.payload.len()
 }
@@ -172,7 +172,7 @@ fn put_bytes(bytes: &[u8], to: &mut Vec<u8>) {
     to.extend_from_slice(bytes);
 }
 
-/// Reads through the records of one batch.
+/// Reads the records of one batch one by one.
 pub struct Reader<'a> {
     rest: &'a [u8],
     read: usize,
@@ -181,7 +181,7 @@ pub struct Reader<'a> {
 /// Why a record cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadRecord {
-    /// Its bytes do not make sense.
+    /// Its bytes are not a record.
     #[error("a record's bytes do not make sense")]
     Malformed,
     /// An entry's bytes are not those that its leader encoded.
@@ -191,7 +191,7 @@ pub enum BadRecord {
         .0.index
     )]
     OtherBytes(LogId),
-    /// Written by another version.
+    /// A newer version wrote it.
     #[error("record kind {0} is unknown to this version of rangedb")]
     UnknownKind(u8),
 }
@@ -205,7 +205,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Where the next record begins.
+    /// The offset of the next record.
     pub fn offset(&self) -> usize {
         self.read
     }
@@ -213,7 +213,7 @@ impl<'a> Reader<'a> {
     /// The next record, or `None` at the end.
     ///
     /// # Errors
-    /// The bytes are no record of this version.
+    /// The bytes are not a record of this version.
     pub fn next(&mut self) -> Result<Option<Record>, BadRecord> {
         if self.rest.is_empty() {
             return Ok(None);

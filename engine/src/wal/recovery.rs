@@ -1,6 +1,6 @@
-//! Reading a log back: every batch of every segment that is left, in order.
+//! Reads a log back: every batch of every segment that is left, in order.
 //!
-//! The rule for bad batches stands in the module's chapter; [`read`] applies it.
+//! The chapter of [`super`] gives the rule for bad batches; [`read`] applies it.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -24,33 +24,33 @@ const STEP: usize = 1 << 20;
 
 type FileOf<E> = <<E as Env>::Disk as Disk>::File;
 
-/// What was read.
+/// The state of the log after it was read.
 pub struct State<E: Env> {
-    /// The last stop was clean.
+    /// Whether the last stop was clean.
     pub clean: bool,
     /// The groups' logs.
     pub logs: BTreeMap<Group, Log>,
-    /// Tombstones.
+    /// The replicas that were removed for good.
     pub removed: BTreeSet<Group>,
-    /// Data ids reserved.
+    /// The highest data id reserved.
     pub data_ids: DataId,
-    /// Whose log it is.
+    /// Identifies the log.
     pub mark: Option<LogMark>,
     /// Segments in use.
     pub segments: Segments<FileOf<E>>,
-    /// The segment to go on in.
+    /// The generation of the segment in which the log goes on.
     pub generation: u64,
     /// Its file.
     pub file: Rc<FileOf<E>>,
-    /// Where in it.
+    /// The offset of the next batch in it.
     pub offset: u64,
-    /// The secret of its batches.
+    /// The secret of the segment's batches.
     pub secret: u64,
     /// The number of the next batch.
     pub number: u64,
     /// Spare segments.
     pub spares: VecDeque<String>,
-    /// The highest number that a spare segment's name has had.
+    /// The highest number in a spare segment's name so far.
     pub spares_made: u64,
     /// Bytes of the batches that were read.
     pub bytes: u64,
@@ -59,7 +59,7 @@ pub struct State<E: Env> {
 /// Reads the log, or makes an empty one.
 ///
 /// # Errors
-/// The disk refuses, or what it has is damaged or of another version.
+/// The disk refuses, or its log is damaged or of another version.
 pub async fn read<E: Env>(disk: &E::Disk, options: &WalOptions) -> Result<State<E>, WalError> {
     let names = disk.list().await;
     let names = names.map_err(|e| WalError::io(".", "list", &e))?;
@@ -120,21 +120,21 @@ pub async fn read<E: Env>(disk: &E::Disk, options: &WalOptions) -> Result<State<
             .map_err(|e| WalError::io(CLEAN, "remove", &e))?;
     }
     if scan.key == Key::None {
-        // Whatever this version writes is keyed.
+        // This version writes keyed batches only, so a log of format 1 goes on in a new segment.
         scan.go_on_keyed(disk, options, &mut spares).await?;
     }
     scan.finish(mark.is_some(), spares)
 }
 
-/// Segments that wait for use.
+/// The spare segments.
 #[derive(Default)]
 struct Spares {
     names: VecDeque<String>,
-    /// The highest number that a name has had.
+    /// The highest number in a name so far.
     made: u64,
 }
 
-/// Begins a segment of this generation, whose first batch will have this number.
+/// Takes a spare segment into use under this generation, its first batch under this number.
 async fn begin_segment<E: Env>(
     disk: &E::Disk,
     options: &WalOptions,
@@ -165,7 +165,7 @@ fn corrupt(file: &str, offset: u64, what: &str) -> WalError {
     }
 }
 
-/// A spare segment that a crash left half made is of no use.
+/// Removes spare segments that a crash left half made.
 async fn drop_short_spares<E: Env>(
     disk: &E::Disk,
     spares: &mut VecDeque<String>,
@@ -188,7 +188,7 @@ async fn drop_short_spares<E: Env>(
     Ok(())
 }
 
-/// Leaves the mark of a clean stop: `next` is the number that the next batch would have.
+/// Writes the mark of a clean stop. `next` is the number that the next batch would have.
 ///
 /// # Errors
 /// The disk refuses.
@@ -198,7 +198,7 @@ pub async fn mark_clean<E: Env>(
     next: u64,
 ) -> Result<(), WalError> {
     let failed = |e: io::Error| WalError::io(CLEAN, "write", &e);
-    // Under another name until it is whole.
+    // Written under another name, so that a crash leaves no half mark.
     const DRAFT: &str = "clean.draft";
     let file = disk.create(DRAFT, BLOCK_LEN as u64).await.map_err(failed)?;
     let mut buffer = file.buffer(BLOCK_LEN);
@@ -214,7 +214,7 @@ pub async fn mark_clean<E: Env>(
     disk.rename(DRAFT, CLEAN).await.map_err(failed)
 }
 
-/// The number of the last batch before a clean stop.
+/// The number of the last batch, from the mark of a clean stop.
 async fn read_mark<E: Env>(disk: &E::Disk) -> Result<u64, WalError> {
     let failed = |e: io::Error| WalError::io(CLEAN, "read", &e);
     let file = disk.open(CLEAN).await.map_err(failed)?;
@@ -233,11 +233,11 @@ async fn read_mark<E: Env>(disk: &E::Disk) -> Result<u64, WalError> {
 struct Part<F> {
     generation: u64,
     file: Rc<F>,
-    /// `None`: it is of format 1.
+    /// What its first block says; `None`: it is of format 1.
     beginning: Option<Beginning>,
 }
 
-/// Opens the segments and reads their first blocks: each says where the one before it ends.
+/// Opens the segments and reads their first blocks: each says where the segment before it ends.
 async fn open_segments<E: Env>(
     disk: &E::Disk,
     options: &WalOptions,
@@ -254,7 +254,7 @@ async fn open_segments<E: Env>(
             _ => segment::read_exactly(&file, &name, 0, len).await?,
         };
         let beginning = segment::beginning(generation, file.len(), &blocks)?;
-        // One with a first block says itself how long it was made.
+        // A first block says itself how long the file was made: `beginning` has compared it.
         if beginning.is_none() && file.len() < options.segment_bytes {
             return Err(corrupt(&name, 0, "the end of the file is missing"));
         }
@@ -272,7 +272,7 @@ async fn open_segments<E: Env>(
     Ok(parts)
 }
 
-/// Goes through the segments.
+/// The state of the scan through the segments.
 struct Scan<E: Env> {
     logs: BTreeMap<Group, RecoveringLog>,
     removed: BTreeSet<Group>,
@@ -280,9 +280,9 @@ struct Scan<E: Env> {
     mark: Option<LogMark>,
     segments: RefCell<Segments<FileOf<E>>>,
     cache_left: usize,
-    /// Number of the last good batch; 0 before the first.
+    /// The number of the last good batch; 0 before the first.
     last: u64,
-    /// The segment being read, and where.
+    /// The segment that is being read; `offset` is the position in it.
     generation: u64,
     file: Option<Rc<FileOf<E>>>,
     key: Key,
@@ -308,7 +308,7 @@ impl<E: Env> Scan<E> {
         }
     }
 
-    /// Begins a segment after one of format 1.
+    /// Begins a segment of format 2 after one of format 1.
     async fn go_on_keyed(
         &mut self,
         disk: &E::Disk,
@@ -367,8 +367,8 @@ impl<E: Env> Scan<E> {
         }
     }
 
-    /// Reads one segment, the next in order. `until` is the number of the next one's first batch,
-    /// if there is a next one that tells it.
+    /// Reads one segment, the next in order. `until` is the number of the first batch of the
+    /// segment after it, if that one says so.
     async fn segment(&mut self, part: Part<FileOf<E>>, until: Option<u64>) -> Result<(), WalError> {
         let generation = part.generation;
         let (before, ended) = (self.generation, self.offset);
@@ -393,12 +393,13 @@ impl<E: Env> Scan<E> {
             start: 0,
             bytes: Vec::new(),
         };
+        // Each batch must have the next number, and this generation.
         while until != Some(self.last + 1) {
             let header = match window.batch_at(self.offset).await? {
                 Found::Batch(header) if header.generation == generation => header,
                 _ => break,
             };
-            // The oldest segment of format 1 does not say where its numbers begin.
+            // The oldest segment of format 1 may begin with any number: nothing says which.
             let begins = self.offset == 0;
             let follows = header.number == self.last + 1 || (is_first && begins);
             if !follows && begins {
@@ -438,7 +439,7 @@ impl<E: Env> Scan<E> {
         ))
     }
 
-    /// A valid later batch, where no valid one is next: what was acknowledged is lost.
+    /// Refuses the log if a valid batch follows a bad one: what was acknowledged is lost.
     async fn refuse_lost_batch(&self, window: &mut Window<'_, FileOf<E>>) -> Result<(), WalError> {
         let end = window
             .file
@@ -536,7 +537,7 @@ impl<E: Env> Scan<E> {
         Ok(())
     }
 
-    /// Changes a log; one that was removed since the record was appended is no more.
+    /// Changes a log; does nothing if its replica was removed later.
     fn log(&mut self, group: Group, change: impl FnOnce(&mut RecoveringLog)) {
         if let Some(log) = self.logs.get_mut(&group) {
             change(log);
@@ -551,7 +552,7 @@ impl<E: Env> Scan<E> {
     }
 }
 
-/// A part of a segment in memory.
+/// The part of a segment that is in memory.
 struct Window<'a, F> {
     file: &'a F,
     name: &'a str,
@@ -561,7 +562,7 @@ struct Window<'a, F> {
 }
 
 impl<F: File> Window<'_, F> {
-    /// What lies at an offset.
+    /// What lies at an offset: a batch, or nothing.
     async fn batch_at(&mut self, offset: u64) -> Result<Found, WalError> {
         let end = self.start + self.bytes.len() as u64;
         if offset < self.start || offset + BLOCK_LEN as u64 > end {

@@ -1,4 +1,5 @@
-//! A sealed block: what stands alone in a log of format 2, and the batch of format 1.
+//! The sealed block: block 0 of a segment and the clean mark in format 2, and the batch of format
+//! 1.
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
@@ -26,7 +27,7 @@ use crate::limits::{BLOCK_LEN, WAL_BATCH_LEN_MAX};
 
 /// Bytes before the body.
 pub const HEADER_LEN: usize = 32;
-/// Body of one block, at most.
+/// Most bytes of a block's body.
 const BODY_LEN_MAX: usize = WAL_BATCH_LEN_MAX - HEADER_LEN;
 
 /// The first bytes of a sealed block and of a batch.
@@ -40,18 +41,18 @@ pub struct Sealed<'a> {
     pub format: u16,
     /// Generation of the segment.
     pub generation: u64,
-    /// Running number of a batch.
+    /// The number of a batch; see the table above.
     pub number: u64,
-    /// What it holds.
+    /// Its body, without padding.
     pub body: &'a [u8],
 }
 
-/// What the bytes at a place are.
+/// What lies at an offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opened<'a> {
     /// A whole block.
     Whole(Sealed<'a>),
-    /// A header whose block is longer than the bytes given.
+    /// A header whose block has this many bytes, more than were given.
     Longer(usize),
     /// No block.
     Nothing,
@@ -62,7 +63,7 @@ pub fn padded_len(len: usize) -> usize {
     (HEADER_LEN + len).next_multiple_of(BLOCK_LEN)
 }
 
-/// Fills `buffer`, which has the padded length, with a block.
+/// Fills `buffer` with a block; its length is the padded length.
 pub fn seal(sealed: Sealed<'_>, buffer: &mut [u8]) {
     let body = sealed.body;
     assert_eq!(buffer.len(), padded_len(body.len()), "it is the block's");
@@ -86,7 +87,7 @@ pub fn seal(sealed: Sealed<'_>, buffer: &mut [u8]) {
     padding.fill(0);
 }
 
-/// Looks at the bytes of a place where a block may begin.
+/// Reads what lies where a block may begin.
 pub fn open(bytes: &[u8]) -> Opened<'_> {
     let Some((head, rest)) = bytes.split_first_chunk::<HEADER_LEN>() else {
         return Opened::Nothing;
@@ -115,7 +116,7 @@ pub fn open(bytes: &[u8]) -> Opened<'_> {
     })
 }
 
-/// A field that lies within a header.
+/// The field at an offset of a header, which must lie within it.
 pub fn field<const N: usize>(head: &[u8], at: usize) -> [u8; N] {
     head.get(at..at + N)
         .and_then(|bytes| bytes.try_into().ok())

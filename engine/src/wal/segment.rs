@@ -1,7 +1,7 @@
 //! Segments: their names, their first blocks, and which of them are still needed.
 //!
-//! The first block of a segment is a sealed block ([`super::sealed`]) of its own: nothing else is
-//! ever written there, whatever the file is used for later. Its body holds two numbers.
+//! The first block of a segment is a sealed block ([`super::sealed`]). Nothing else is ever written
+//! there, whatever the file is used for later. Its body holds two numbers.
 //!
 //! | bytes | field |
 //! |---|---|
@@ -20,35 +20,35 @@ use crate::wal::WalError;
 use crate::wal::batch::{self, FORMAT, FORMAT_WITHOUT_KEY, Key};
 use crate::wal::sealed::{self, Opened, Sealed, field};
 
-/// Segments are written ahead of use: so many wait, zeroed.
+/// How many spare segments, made and zeroed ahead of use, are kept ready.
 pub const SPARES: usize = 1;
-/// The mark of a clean stop.
+/// The file that marks a clean stop.
 pub const CLEAN: &str = "clean";
 
-/// The name of a segment in use.
+/// The file name of a segment in use.
 pub fn name(generation: u64) -> String {
     format!("{generation:012}.wal")
 }
 
-/// The name of a segment that waits for use.
+/// The file name of a spare segment.
 pub fn spare_name(number: u64) -> String {
     format!("{number:012}.spare")
 }
 
-/// What a file in the log's folder is.
+/// The kinds of files in the log's folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A segment in use, with its generation.
     Segment(u64),
-    /// A spare one.
+    /// A spare segment, with its number.
     Spare(u64),
     /// The mark of a clean stop.
     Clean,
-    /// Not ours.
+    /// A file that is not the log's.
     Foreign,
 }
 
-/// Reads a file's name.
+/// Tells the kind of a file by its name.
 pub fn kind(name: &str) -> Kind {
     let number = |suffix: &str| name.strip_suffix(suffix).and_then(|n| n.parse().ok());
     match (number(".wal"), number(".spare")) {
@@ -59,16 +59,16 @@ pub fn kind(name: &str) -> Kind {
     }
 }
 
-/// What a segment's first block says.
+/// What a segment's first block holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Beginning {
-    /// The seed of its batches' checksums.
+    /// The secret of the segment: the seed of its batches' checksums.
     pub secret: u64,
     /// Number of its first batch.
     pub first: u64,
 }
 
-/// Takes a spare segment into use under a generation: gives it its first block, then its name.
+/// Takes a spare segment into use under a generation: writes its first block, then renames it.
 ///
 /// # Errors
 /// The disk refuses.
@@ -98,11 +98,11 @@ pub async fn begin<D: Disk>(
     Ok(file)
 }
 
-/// Reads the first two blocks of a segment that has `len` bytes. `None`: there is no first block,
-/// so the segment is of format 1, if it is sound.
+/// Reads the first block of a segment of `len` bytes, of which `blocks` are the first two. `None`:
+/// there is no first block, so the segment is of format 1, if it is sound.
 ///
 /// # Errors
-/// A format that this version does not know, or damage.
+/// The format is unknown to this version, or the block is damaged.
 pub fn beginning(generation: u64, len: u64, blocks: &[u8]) -> Result<Option<Beginning>, WalError> {
     let damaged = |what: String| {
         Err(WalError::Corrupt {
@@ -144,7 +144,7 @@ pub fn beginning(generation: u64, len: u64, blocks: &[u8]) -> Result<Option<Begi
     }
 }
 
-/// The key and the place of the first batch of a segment that begins so.
+/// The key and the offset of a segment's first batch.
 pub fn first_batch(beginning: Option<Beginning>) -> (Key, u64) {
     match beginning {
         Some(beginning) => (Key::Secret(beginning.secret), BLOCK_LEN as u64),
@@ -152,17 +152,17 @@ pub fn first_batch(beginning: Option<Beginning>) -> (Key, u64) {
     }
 }
 
-/// Reads exactly so many bytes: fewer would look like the end of the log.
+/// Reads exactly `len` bytes: fewer would look like the end of the log.
 ///
 /// # Errors
-/// The disk refuses, or gives fewer.
+/// The disk refuses, or gives fewer bytes.
 pub async fn read_exactly<F: File>(
     file: &F,
     name: &str,
     offset: u64,
     len: usize,
 ) -> Result<Vec<u8>, WalError> {
-    // Disks read whole blocks; a file that was cut may end within one.
+    // A disk reads whole blocks, but a file that was cut may end within one.
     let read = file.read_at(offset, len.next_multiple_of(BLOCK_LEN)).await;
     let mut bytes = read.map_err(|e| WalError::io(name, "read", &e))?;
     if bytes.len() < len {
@@ -178,14 +178,14 @@ pub async fn read_exactly<F: File>(
 pub struct Segment<F> {
     /// Its file.
     pub file: Rc<F>,
-    /// Entries in it that are not purged, as far as is durable.
+    /// How many entries in it are not purged by a durable record.
     pub live: usize,
 }
 
-/// The segments in use, by generation. The last is the one written to.
+/// The segments in use, by generation. The last is the one that is written to.
 pub struct Segments<F> {
     in_use: BTreeMap<u64, Segment<F>>,
-    /// Bytes of the entries that are not purged.
+    /// Bytes of the entries in them that are not purged.
     live_bytes: u64,
 }
 
@@ -199,12 +199,12 @@ impl<F> Default for Segments<F> {
 }
 
 impl<F> Segments<F> {
-    /// Adds the segment that is written to from now on.
+    /// Adds the segment to which the log is written from now on.
     pub fn add(&mut self, generation: u64, file: Rc<F>) {
         self.in_use.insert(generation, Segment { file, live: 0 });
     }
 
-    /// How many there are.
+    /// How many segments are in use.
     pub fn len(&self) -> usize {
         self.in_use.len()
     }
@@ -216,7 +216,7 @@ impl<F> Segments<F> {
             .map(|segment| segment.file.clone())
     }
 
-    /// The oldest segment's generation, unless it is the one written to.
+    /// The generation of the oldest segment, unless that is the one written to.
     pub fn oldest_full(&self) -> Option<u64> {
         let (oldest, _) = self.in_use.first_key_value()?;
         (self.in_use.len() > 1).then_some(*oldest)
@@ -227,7 +227,7 @@ impl<F> Segments<F> {
         self.live_bytes
     }
 
-    /// An entry of `len` bytes now lies in this segment.
+    /// Notes that an entry of `len` bytes lies in this segment.
     pub fn hold(&mut self, generation: u64, len: usize) {
         self.live_bytes += len as u64;
         if let Some(segment) = self.in_use.get_mut(&generation) {
@@ -235,7 +235,7 @@ impl<F> Segments<F> {
         }
     }
 
-    /// An entry of `len` bytes in this segment is not needed any more.
+    /// Notes that an entry of `len` bytes in this segment is no longer needed.
     pub fn release(&mut self, generation: u64, len: usize) {
         self.live_bytes = self.live_bytes.saturating_sub(len as u64);
         if let Some(segment) = self.in_use.get_mut(&generation) {
@@ -243,7 +243,7 @@ impl<F> Segments<F> {
         }
     }
 
-    /// Takes out the segments at the old end that nothing needs.
+    /// Removes from the list, oldest first, the segments that nothing needs, and gives them.
     pub fn take_unneeded(&mut self) -> Vec<u64> {
         let mut unneeded = Vec::new();
         while let Some(oldest) = self.oldest_full() {

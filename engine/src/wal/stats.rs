@@ -1,4 +1,4 @@
-//! What the log counts of its durable writes, what it holds, and what it takes on its disk.
+//! Statistics of the log: its durable writes, its contents, and its space on disk.
 
 use std::io;
 
@@ -18,9 +18,9 @@ pub struct Counters {
     batch_bytes: Histogram<u64>,
 }
 
-/// Longer writes count as this long: a minute.
+/// Most microseconds of a write in the histogram, a minute; longer ones count as this.
 const MICROS_MAX: u64 = 60_000_000;
-/// More records count as this many.
+/// Most records of a write in the histogram; more count as this.
 const RECORDS_MAX: u64 = 1 << 20;
 
 fn histogram(max: u64) -> Histogram<u64> {
@@ -41,7 +41,7 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// One durable write is done; `len` includes its padding.
+    /// Counts one durable write of `len` bytes, padding included.
     pub fn count(&mut self, micros: u64, records: u64, len: usize) {
         self.writes += 1;
         self.bytes += len as u64;
@@ -51,7 +51,7 @@ impl Counters {
         self.batch_bytes.saturating_record(len as u64);
     }
 
-    /// What was counted; the rest is the log's to fill in.
+    /// The counters; the caller fills in the sizes.
     pub fn stats(&self) -> WalStats {
         WalStats {
             writes: self.writes,
@@ -69,12 +69,13 @@ impl Counters {
 }
 
 impl<E: Env> Wal<E> {
-    /// The longest entry but for one of a single write: several of them fit into a segment.
+    /// Most bytes of an entry, except for an entry of a single write: several of them fit into a
+    /// segment.
     pub fn entry_len_max(&self) -> usize {
         ENTRY_LEN_MAX.min(self.core.options.segment_bytes as usize / 16)
     }
 
-    /// What is known of every group's log, and the names of the entries in it.
+    /// The state of every group's log, and the ids of its entries.
     pub fn contents(&self) -> Vec<(Group, LogState, Vec<LogId>)> {
         let logs = self.core.logs.borrow();
         let contents = logs.iter().map(|(group, log)| {
@@ -84,15 +85,15 @@ impl<E: Env> Wal<E> {
         contents.collect()
     }
 
-    /// Bytes that can still be written to the log's disk.
+    /// How many bytes the log's disk still has room for.
     ///
     /// # Errors
-    /// The disk does not say.
+    /// The disk cannot tell.
     pub async fn free_bytes(&self) -> io::Result<u64> {
         self.core.disk.free_bytes().await
     }
 
-    /// What the log takes.
+    /// The space that the log takes on its disk.
     pub fn space(&self) -> Space {
         let segments = self.core.segments.borrow();
         Space {
@@ -102,7 +103,7 @@ impl<E: Env> Wal<E> {
         }
     }
 
-    /// Counters.
+    /// The counters and sizes of the log.
     pub fn stats(&self) -> WalStats {
         let cached = self
             .core

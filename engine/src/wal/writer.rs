@@ -1,4 +1,4 @@
-//! The log's writer: gathers records, writes one batch at a time, and answers in order.
+//! The log's writer: gathers records, writes one batch at a time, and completes waiters in order.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -19,27 +19,27 @@ use crate::wal::{
     Created, Group, LogEntry, LogId, LogMark, Position, Recovered, WalError, WalOptions, recovery,
 };
 
-/// What happens when a chunk is durable, or the log has failed.
+/// What happens when the records of a chunk are durable, or the log has failed.
 pub(super) enum Done {
-    /// Someone is told.
+    /// Calls back with the result.
     Call(Box<dyn FnOnce(Result<(), WalError>)>),
-    /// Entries have left these places.
+    /// Releases places on disk: entries were dropped or moved by one of the records.
     Leave(Vec<Place>),
 }
 
-/// Records that become one batch.
+/// Pending records that become one batch.
 #[derive(Default)]
 struct Chunk {
     bytes: Vec<u8>,
     records: u64,
-    /// Entries among the records, with where they begin and end.
+    /// The entries among the records, and where each begins and ends in `bytes`.
     entries: Vec<(Group, LogId, usize, usize)>,
     done: Vec<Done>,
-    /// Whether someone waits for it; without, it goes along with the next one.
+    /// Whether somebody waits for it. A chunk that nobody waits for is written with the next one.
     urgent: bool,
 }
 
-/// Where the next batch goes.
+/// Where the next batch will be written.
 pub(super) struct Head<F> {
     pub(super) generation: u64,
     pub(super) file: Rc<F>,
@@ -51,10 +51,10 @@ pub(super) struct Head<F> {
 
 type FileOf<E> = <<E as Env>::Disk as Disk>::File;
 
-/// Told once that the log has failed.
+/// Called once when the log has failed.
 type OnFailure = Box<dyn Fn(WalError)>;
 
-/// What the log's handles share.
+/// The state that all handles of the log, the writer and the keeper share.
 pub struct Core<E: Env> {
     pub(super) disk: E::Disk,
     pub(super) options: WalOptions,
@@ -67,21 +67,21 @@ pub struct Core<E: Env> {
     pub(super) mark: Cell<Option<LogMark>>,
     pub(super) segments: RefCell<Segments<FileOf<E>>>,
     pub(super) head: RefCell<Head<FileOf<E>>>,
-    /// A whole checkpoint is durable in the segment that is written to. Not known of one that was
-    /// read back: a crash may have cut it.
+    /// Whether the segment that is written to has a whole, durable checkpoint. Not known of a
+    /// segment that was read back: a crash may have cut its checkpoint.
     pub(super) has_checkpoint: Cell<bool>,
-    /// Bytes of entries that were appended since the cache was looked at.
+    /// Bytes of entries appended since the cache was last trimmed.
     pub(super) untrimmed: Cell<usize>,
     pub(super) spares: RefCell<VecDeque<String>>,
     pub(super) spares_made: Cell<u64>,
-    /// Segments up to this generation have been carried forward.
+    /// The live entries of segments up to this generation were written again further on.
     pub(super) carried: Cell<u64>,
     /// Bytes written so far, counted from the oldest segment at the start.
     pub(super) written: Cell<u64>,
     pub(super) dead: RefCell<Option<WalError>>,
     pub(super) on_failure: RefCell<Option<OnFailure>>,
     pub(super) closed: Cell<bool>,
-    /// What the disk lacks, so that the log waits.
+    /// What the disk lacks while the log waits for it.
     pub(super) lack: Cell<Option<Lack>>,
     pub(super) writing_since: Cell<Option<Now<E>>>,
     pub(super) writer: RefCell<Option<Waker>>,
@@ -108,10 +108,10 @@ impl<E: Env> Clone for Wal<E> {
 }
 
 impl<E: Env> Wal<E> {
-    /// Opens the log in a disk's folder, or makes one.
+    /// Opens the log in a disk's folder, or makes a new one.
     ///
     /// # Errors
-    /// The disk refuses, or what it has is damaged or of another version.
+    /// The disk refuses, or its log is damaged or of another version.
     pub async fn open(
         disk: E::Disk,
         options: WalOptions,
@@ -192,7 +192,7 @@ impl<E: Env> Wal<E> {
         }
     }
 
-    /// Makes a replica; durable when this returns.
+    /// Creates a replica; it is durable when this returns.
     ///
     /// # Errors
     /// Its name was used before, or the log has failed.
@@ -211,7 +211,7 @@ impl<E: Env> Wal<E> {
         Ok(GroupLog::new(group, log, self.core.clone()))
     }
 
-    /// Removes a replica for good; durable when this returns.
+    /// Removes a replica for good; that is durable when this returns.
     ///
     /// # Errors
     /// The log has failed.
@@ -226,7 +226,7 @@ impl<E: Env> Wal<E> {
         self.core.flush().await
     }
 
-    /// Reserves data ids up to and with `up_to`; durable when this returns.
+    /// Reserves all data ids up to and including `up_to`; that is durable when this returns.
     ///
     /// # Errors
     /// The log has failed.
@@ -240,18 +240,18 @@ impl<E: Env> Wal<E> {
         *self.core.on_failure.borrow_mut() = Some(Box::new(tell));
     }
 
-    /// Since when the write in flight has been under way.
+    /// When the write in flight began; `None` if there is none.
     pub fn writing_since(&self) -> Option<Now<E>> {
         self.core.writing_since.get()
     }
 
-    /// What the disk lacks, so that the log waits for it.
+    /// What the disk lacks while the log waits for it.
     pub fn lack(&self) -> Option<Lack> {
         self.core.lack.get()
     }
 
-    /// Writes what is pending and the mark of a clean stop, unless the disk lacks something. Nothing
-    /// can be appended after.
+    /// Writes the pending records and the mark of a clean stop, unless the disk lacks something.
+    /// Nothing can be appended afterwards.
     ///
     /// # Errors
     /// The log has failed.
@@ -259,7 +259,7 @@ impl<E: Env> Wal<E> {
         let core = &self.core;
         core.closed.set(true);
         core.wake_writer();
-        // What was appended before is written; the mark must name the very last write.
+        // The writer first writes all pending records: the mark must name the very last batch.
         std::future::poll_fn(|cx| {
             if core.writer_ended.get() || core.lack.get().is_some() {
                 return Poll::Ready(());
@@ -279,7 +279,8 @@ impl<E: Env> Wal<E> {
             (head.generation, head.number)
         };
         match recovery::mark_clean::<E>(&core.disk, generation, number).await {
-            // Without the mark the next start takes the end of the log for torn, which is safe.
+            // Without the mark the next start takes a bad end of the log for a torn tail, which is
+            // safe.
             Err(error @ WalError::Io { lack: Some(_), .. }) => {
                 tracing::warn!(%error, "the log is closed without the mark of a clean stop");
                 Ok(())
@@ -290,13 +291,13 @@ impl<E: Env> Wal<E> {
 }
 
 impl<E: Env> Core<E> {
-    /// Adds a record to the chunk that is being gathered.
+    /// Adds a record of at most `len_max` bytes to the chunk that is gathering.
     fn add(&self, len_max: usize, encode: impl FnOnce(&mut Chunk)) {
         if self.closed.get() {
             return;
         }
         let mut pending = self.pending.borrow_mut();
-        // A segment has room for a checkpoint and some chunks, be it ever so small.
+        // Even the smallest segment has room for a checkpoint and some chunks.
         let most = RECORDS_LEN_MAX.min(self.options.segment_bytes as usize / 4);
         if pending
             .back()
@@ -313,7 +314,7 @@ impl<E: Env> Core<E> {
         }
     }
 
-    /// Adds an entry. The caller adds what is to be told when it is durable.
+    /// Adds an entry. The caller then adds with [`Core::complete`] what happens when it is durable.
     pub(super) fn append_entry(&self, group: Group, entry: &LogEntry) {
         self.add(record::entry_len(entry), |chunk| {
             let begin = chunk.bytes.len();
@@ -324,14 +325,14 @@ impl<E: Env> Core<E> {
         });
     }
 
-    /// Adds a record that goes along with the next write.
+    /// Adds a record that is written together with the next urgent one.
     pub(super) fn append_lazily(&self, record: &Record) {
         let mut bytes = Vec::new();
         record::encode(record, &mut bytes);
         self.add(bytes.len(), |chunk| chunk.bytes.append(&mut bytes));
     }
 
-    /// Adds something to be done after the records added so far are durable.
+    /// Adds what happens once all records added so far are durable.
     pub(super) fn complete(&self, done: Done) {
         if let Some(error) = self.dead() {
             if let Done::Call(call) = done {
@@ -362,7 +363,7 @@ impl<E: Env> Core<E> {
     pub(super) async fn flush(&self) -> Result<(), WalError> {
         let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
         self.complete(Done::Call(Box::new(move |result| {
-            // Whoever waited may have gone.
+            // The waiter may have gone meanwhile.
             let _ = sender.send(result);
         })));
         receiver.await.unwrap_or(Err(WalError::Closed))
@@ -375,7 +376,7 @@ impl<E: Env> Core<E> {
         self.dead.borrow().clone()
     }
 
-    /// The log has failed for good; whoever wants to know is told once.
+    /// Makes the log fail for good, and reports that once.
     pub(super) fn die(&self, error: WalError) {
         *self.dead.borrow_mut() = Some(error.clone());
         let on_failure = self.on_failure.borrow_mut().take();
@@ -395,7 +396,7 @@ impl<E: Env> Core<E> {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// The writer's task.
+    /// The writer's task: one batch after the other until the log is closed or has failed.
     async fn run(self: Rc<Core<E>>) {
         while let Some(chunk) = self.next_chunk().await {
             let bytes = chunk.bytes.len();
@@ -406,6 +407,7 @@ impl<E: Env> Core<E> {
                 }
                 Err(error) => {
                     self.die(error);
+                    // Nothing after a failed write can be durable: all that waits fails with it.
                     let rest = std::mem::take(&mut *self.pending.borrow_mut());
                     chunk
                         .done
@@ -429,7 +431,8 @@ impl<E: Env> Core<E> {
         for done in done {
             match done {
                 Done::Call(call) => call(result.clone()),
-                // What was not written leaves nothing: the old records still count.
+                // The record that dropped these entries was not written: the older records still
+                // count.
                 Done::Leave(_) if result.is_err() => {}
                 Done::Leave(places) => {
                     left |= !places.is_empty();
@@ -448,8 +451,8 @@ impl<E: Env> Core<E> {
     async fn next_chunk(&self) -> Option<Chunk> {
         std::future::poll_fn(|cx| {
             let mut pending = self.pending.borrow_mut();
-            // A chunk that nobody waits for goes along with the one after it, or with this one
-            // once something urgent is added.
+            // A chunk that nobody waits for is written when the next chunk follows it, when
+            // something urgent is added to it, or when the log is closed.
             let closed = self.closed.get();
             let due = pending.len() > 1 || pending.front().is_some_and(|c| c.urgent || closed);
             if self.dead.borrow().is_some() || (closed && !due) {
@@ -464,7 +467,8 @@ impl<E: Env> Core<E> {
         .await
     }
 
-    /// Writes a chunk, in a new segment if this one has no room.
+    /// Writes a chunk. A segment that has no room for it, or for its checkpoint, is followed by a
+    /// new one.
     async fn write_next(&self, chunk: &Chunk) -> Result<(), WalError> {
         if chunk.bytes.is_empty() {
             return Ok(());
@@ -484,13 +488,13 @@ impl<E: Env> Core<E> {
             self.write(checkpoint).await?;
         }
         if !self.has_checkpoint.replace(true) {
-            // Older segments may go from now on.
+            // The checkpoint repeats what older segments say besides entries: they may go now.
             self.wake_keeper();
         }
         self.write(chunk).await
     }
 
-    /// A whole checkpoint, as chunks.
+    /// A whole checkpoint, in chunks.
     fn checkpoint(&self) -> Vec<Chunk> {
         let mut chunks = vec![Chunk::default()];
         let mut bytes = Vec::new();
@@ -510,7 +514,7 @@ impl<E: Env> Core<E> {
         chunks
     }
 
-    /// Writes one batch durably.
+    /// Writes one batch durably and notes where its entries lie.
     async fn write(&self, chunk: &Chunk) -> Result<(), WalError> {
         let (generation, file, offset, number, secret) = {
             let head = self.head.borrow();
@@ -536,7 +540,7 @@ impl<E: Env> Core<E> {
         };
         let began = Now::<E>::now();
         self.writing_since.set(Some(began));
-        // What was not written, or only a part, goes to the same place again.
+        // A write that failed or was cut short goes to the same place again.
         let result = self.patiently(write).await;
         self.writing_since.set(None);
         result?;
