@@ -1,13 +1,14 @@
-//! The memory of writes that wait or are in flight, of all ranges of a shard together.
+//! The memory of the writes that wait or are in flight, shared by all ranges of a shard.
 //!
-//! A range may have as much as is left for all others. So one range alone gets half of the budget, several
-//! share it about evenly, and one that floods its shard leaves room for a range that wakes up.
+//! A range may use as much as is left for all others. So a single range gets half of the budget,
+//! several share it about evenly, and one that floods its shard leaves room for a range that wakes
+//! up.
 
 use std::cell::Cell;
 
 use crate::limits::SHARD_WRITES_LEN_MAX;
 
-/// What the writes of a shard take.
+/// The memory that the writes of a shard use.
 #[derive(Debug, Default)]
 pub struct WriteBudget {
     used: Cell<usize>,
@@ -25,12 +26,12 @@ impl WriteBudget {
         own.saturating_add(more) <= SHARD_WRITES_LEN_MAX.saturating_sub(used)
     }
 
-    /// So many more bytes are in use.
+    /// Counts `len` more bytes as used.
     pub fn take(&self, len: usize) {
         self.used.set(self.used.get() + len);
     }
 
-    /// So many bytes are not in use any more.
+    /// Counts `len` bytes as no longer used.
     pub fn give_back(&self, len: usize) {
         self.used.set(self.used.get() - len);
     }
@@ -43,7 +44,7 @@ mod tests {
 
     const LEN: usize = 64 << 10;
 
-    /// Fills up what a range may have; gives that.
+    /// Uses all that one more range may have; gives how much that was.
     fn fill(budget: &WriteBudget) -> usize {
         let mut own = 0;
         while budget.allows(own, LEN) {

@@ -1,11 +1,11 @@
-//! What a range is: its interval, its epoch, its replicas.
+//! The descriptor of a range: its interval, its epoch, its replicas.
 
 use rkyv::rancor;
 
 use crate::range::Route;
 use crate::types::{Epoch, KeyRange, Location, RangeId, ReplicaId};
 
-/// Which key space a range's keys lie in. No user key can name the system's.
+/// The key space of a range. No user key can name a key of the system's.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
 )]
@@ -16,37 +16,37 @@ pub enum Keyspace {
     System,
 }
 
-/// One copy of a range.
+/// A replica of a range, and where it lives.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
 )]
 pub struct ReplicaPlace {
-    /// The copy's id, never used again.
+    /// The replica's id, which is never used again.
     pub replica: ReplicaId,
-    /// Where it lives.
+    /// The shard where it lives.
     pub location: Location,
 }
 
-/// The truth about a range; part of its replicated state.
+/// What is true of a range; part of its replicated state.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Descriptor {
-    /// The range.
+    /// The range's id.
     pub range: RangeId,
-    /// Raised by each change of this descriptor.
+    /// Raised by every change of this descriptor.
     pub epoch: Epoch,
-    /// Whose keys these are.
+    /// The key space of the interval.
     pub keyspace: Keyspace,
-    /// The interval.
+    /// The interval of keys.
     pub keys: KeyRange,
-    /// The copies.
+    /// All replicas, voters and learners.
     pub replicas: Vec<ReplicaPlace>,
 }
 
 impl Descriptor {
-    /// The bytes kept in the log and in the tree.
+    /// The bytes that the log and the tree keep.
     ///
     /// # Errors
-    /// None that a descriptor in memory can cause; the type says so because the encoder may fail.
+    /// The encoder failed, which no descriptor in memory can cause.
     pub fn encode(&self) -> Result<Vec<u8>, rancor::Error> {
         rkyv::to_bytes::<rancor::Error>(self).map(|bytes| bytes.to_vec())
     }
@@ -54,20 +54,20 @@ impl Descriptor {
     /// Reads what [`Descriptor::encode`] wrote.
     ///
     /// # Errors
-    /// The bytes are no descriptor.
+    /// The bytes are not a descriptor.
     pub fn decode(bytes: &[u8]) -> Result<Descriptor, rancor::Error> {
         rkyv::from_bytes::<Descriptor, rancor::Error>(bytes)
     }
 
-    /// Takes over the replicas of a membership that is another than the last: the epoch is a new
-    /// one, also if only the right to vote has changed.
+    /// Sets the replicas of a new membership. The epoch rises even if only the right to vote has
+    /// changed.
     pub fn set_replicas(&mut self, mut replicas: Vec<ReplicaPlace>) {
         replicas.sort_by_key(|replica| replica.replica);
         self.replicas = replicas;
         self.epoch.conf += 1;
     }
 
-    /// Where a replica lives.
+    /// The shard where a replica lives, if it is one of this range.
     pub fn location(&self, replica: ReplicaId) -> Option<Location> {
         self.replicas
             .iter()
@@ -75,12 +75,12 @@ impl Descriptor {
             .map(|r| r.location)
     }
 
-    /// Where its replicas live.
+    /// The shards where the replicas live.
     pub fn locations(&self) -> impl Iterator<Item = Location> + '_ {
         self.replicas.iter().map(|place| place.location)
     }
 
-    /// What a caller is told, with the leader as far as it is known.
+    /// The route that a caller gets; `leader` is the replica that leads, if known.
     pub fn route(&self, leader: Option<ReplicaId>) -> Route {
         Route {
             range: self.range,

@@ -1,20 +1,23 @@
-//! What a replica holds, as one number: replicas that have applied the same entries must have the same.
+//! A digest of all that a replica holds: replicas that have applied the same entries must have the
+//! same one.
 //!
-//! The leader asks for a digest by a command in the log. So each replica makes it of the same state:
-//! the one just after that command's entry. The rows are read later and beside the shard's thread,
-//! while entries go on to be applied: what is newer than the entry is left out, and until the rows are
-//! read nothing goes that could be collected only since ([`Digesting::threshold`]).
+//! The leader asks for a digest by a command in the log, so every replica makes it of the same
+//! state: the one right after that command's entry. The rows are read later, off the shard's
+//! thread, while more entries are applied. Versions newer than the entry are left out, and until
+//! the rows are read no version is collected that could not have been collected then
+//! ([`Digesting::threshold`]).
 //!
-//! Replicas collect old versions at times of their own, so the same state lies in their tables in
-//! different forms. A digest counts what no collection may touch: all versions above the threshold of
-//! that entry, and of what lies at or below it the newest version of each key. There a delete mark
-//! counts as nothing, since tables drop it when nothing older is left.
+//! Replicas collect old versions at different times, so the same state lies in their tables in
+//! different forms. A digest counts only what no collection may touch: all versions above the
+//! threshold at that entry, and of those at or below it the newest of each key. A delete mark among
+//! these counts as nothing, since tables drop it when nothing older is left.
 //!
-//! Of the state, the descriptor, the membership, the last entry and the ceiling count. The session table
-//! does not: it may be large, and clients that were forgotten just before a restart come back in it.
+//! Of the state, the descriptor, the membership, the last entry and the ceiling count. The session
+//! table does not: it may be large, and clients that were forgotten just before a restart come back
+//! in it.
 //!
-//! A replica that has restarted since, or has taken over a snapshot, has no digest to tell: its tables
-//! may have gone on without it. Pure.
+//! A replica that has restarted or installed a snapshot since the entry gives no digest: its tables
+//! may hold more than the entry knew. Pure.
 
 use xxhash_rust::xxh3::Xxh3;
 
@@ -24,7 +27,7 @@ use crate::lsm::{Bounds, LsmError, Part, TableStore, keys};
 use crate::range::state::RangeState;
 use crate::types::{DataId, Timestamp};
 
-/// What a replica held.
+/// The digest of what a replica held.
 #[derive(
     Clone,
     Copy,
@@ -38,36 +41,36 @@ use crate::types::{DataId, Timestamp};
     rkyv::Deserialize,
 )]
 pub struct Digest {
-    /// The threshold of collection as this replica knew it. Digests under different ones cannot be
-    /// compared: a replica that has just taken over a snapshot may know a later one.
+    /// The threshold of collection as this replica knew it. Digests with different thresholds
+    /// cannot be compared: a replica that has just installed a snapshot may know a later one.
     pub threshold: Timestamp,
-    /// Of the rows.
+    /// The digest of the rows.
     pub rows: u128,
-    /// Of the state besides rows and session table.
+    /// The digest of the state, without rows and session table.
     pub state: u128,
 }
 
-/// A digest on its way.
+/// A digest that is being made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digesting {
-    /// The leader's number of it.
+    /// The number under which the leader asked for it.
     pub number: u64,
-    /// Where the rows lie.
+    /// The data id of the rows.
     pub data_id: DataId,
     /// The timestamp of the entry that asked for it.
     pub at: Timestamp,
-    /// Versions at or below it may be gone. Until the digest is made no others may go.
+    /// Versions at or below this may be gone already. No others may go until the digest is made.
     pub threshold: Timestamp,
-    /// Of the state.
+    /// The digest of the state.
     state: u128,
     /// Whether the rows are being read.
     pub is_read: bool,
-    /// What came of it.
+    /// The result; `None` while the rows are not all read.
     pub made: Option<Digest>,
 }
 
 impl Digesting {
-    /// A digest of a replica whose rows lie under `data_id` and that has just reached `state`.
+    /// Begins a digest of a replica with rows under `data_id` that has just reached `state`.
     ///
     /// # Errors
     /// The state cannot be encoded.
@@ -94,7 +97,7 @@ impl Digesting {
         })
     }
 
-    /// The digest, now that all rows are read.
+    /// The digest, after all rows were read.
     pub fn end(&self, rows: &Rows) -> Digest {
         Digest {
             threshold: self.threshold,
@@ -104,20 +107,20 @@ impl Digesting {
     }
 }
 
-/// A digest of rows, as far as they are read.
+/// The digest of the rows read so far.
 pub struct Rows {
     at: Timestamp,
     threshold: Timestamp,
     hash: Box<Xxh3>,
     key: Vec<u8>,
-    /// The version of `key` that came last.
+    /// The last version of `key` that was taken.
     last: Timestamp,
-    /// Whether the version of `key` that counts at or below the threshold has come.
+    /// Whether the newest version of `key` at or below the threshold was taken.
     is_covered: bool,
 }
 
 impl Rows {
-    /// None is read, of what there was at `at` with this threshold.
+    /// A digest of no rows yet, as of `at`, with this threshold of collection.
     pub fn new(at: Timestamp, threshold: Timestamp) -> Rows {
         Rows {
             at,
@@ -129,7 +132,7 @@ impl Rows {
         }
     }
 
-    /// Takes a version: keys in order, of each key the newest first.
+    /// Takes a version. Keys come in order, the versions of a key newest first.
     pub fn take(&mut self, key: &[u8], version: Timestamp, value: Option<&[u8]>) {
         if self.key != key {
             self.key.clear();
@@ -137,6 +140,7 @@ impl Rows {
             self.last = Timestamp::MAX;
             self.is_covered = false;
         }
+        // A version that lies in two tables counts once.
         if version >= self.last {
             return;
         }
@@ -156,13 +160,13 @@ impl Rows {
         hash.update(value.unwrap_or_default());
     }
 
-    /// The digest of what was taken.
+    /// The digest of all that was taken.
     pub fn value(&self) -> u128 {
         self.hash.digest128()
     }
 
-    /// Reads on in a part of the tree, whole keys, until it has read `len_max` bytes. Gives how many
-    /// it has read, and the row's key at which it stopped.
+    /// Reads whole keys of a part of the tree until it has read `len_max` bytes. Gives how many
+    /// bytes it has read, and the key of the row before which it stopped, if it did.
     ///
     /// # Errors
     /// A table cannot be read.
@@ -199,21 +203,21 @@ impl Rows {
     }
 }
 
-/// The replica's part; see [`crate::range::replica::Replica`].
+/// The digest's part of a replica; see [`crate::range::replica::Replica`].
 impl<E: Env> super::replica::Replica<E> {
-    /// Serves nothing from now on, until the process ends or a snapshot is taken over: replicas differ,
-    /// and no majority of them holds the same.
+    /// Serves nothing from now on, until the process ends or a snapshot is installed: the replicas
+    /// differ, and no majority of them holds the same.
     pub fn halt(&self) {
         self.halted.set(true);
         self.proposer.refuse_all(&Error::Diverged(self.group.range));
     }
 
-    /// Whether it serves nothing, since replicas differ.
+    /// Whether it serves nothing because the replicas differ.
     pub fn is_halted(&self) -> bool {
         self.halted.get()
     }
 
-    /// A digest that was asked for and whose rows nobody reads yet: from now on the caller does.
+    /// A digest that was asked for and whose rows nobody reads yet. The caller must read them now.
     pub fn begin_digest(&self) -> Option<Digesting> {
         let mut digesting = self.digesting.get()?;
         if std::mem::replace(&mut digesting.is_read, true) {
@@ -223,18 +227,18 @@ impl<E: Env> super::replica::Replica<E> {
         Some(digesting)
     }
 
-    /// The digest that was asked for last.
+    /// The last digest that was asked for.
     pub fn digesting(&self) -> Option<Digesting> {
         self.digesting.get()
     }
 
-    /// Whether this digest is still wanted.
+    /// Whether the digest with this number is still to be made.
     pub fn is_digesting(&self, number: u64) -> bool {
         let digesting = self.digesting.get();
         digesting.is_some_and(|digesting| digesting.number == number && digesting.made.is_none())
     }
 
-    /// A digest is made.
+    /// Sets the result of a digest, if it is still the last one that was asked for.
     pub fn end_digest(&self, number: u64, digest: Digest) {
         if let Some(digesting) = self.digesting.get()
             && digesting.number == number
@@ -244,12 +248,12 @@ impl<E: Env> super::replica::Replica<E> {
         }
     }
 
-    /// The digest that was asked for last is not made.
+    /// Gives up the last digest that was asked for.
     pub fn give_up_digest(&self) {
         self.digesting.set(None);
     }
 
-    /// The digest with this number, if it is made.
+    /// The digest with this number, if it has been made.
     pub fn digest(&self, number: u64) -> Option<Digest> {
         let digesting = self.digesting.get();
         digesting
@@ -257,8 +261,7 @@ impl<E: Env> super::replica::Replica<E> {
             .made
     }
 
-    /// The threshold below which versions may have gone already when a digest was asked for whose rows
-    /// are still to be read.
+    /// The threshold of collection at which versions must stay for a digest that is being made.
     pub(super) fn kept_for_digest(&self) -> Option<Timestamp> {
         let digesting = self.digesting.get()?;
         digesting.made.is_none().then_some(digesting.threshold)

@@ -1,10 +1,11 @@
 //! A range as a snapshot: its state, its rows with all their versions, its session table.
 //!
-//! An export goes through the rows in turns, while the leader works on. It speaks of the moment at
-//! which it began: later versions are left out, and the replica keeps the versions of that moment until
-//! it ends, because the receiver goes on from there: an entry that is applied after it must find what
-//! it found elsewhere. Older versions may be collected meanwhile, and so the state that ends the snapshot
-//! names the collected threshold of its end. Lives on the shard's thread.
+//! An export reads the rows in turns, while the leader works on. It shows the moment at which it
+//! began. Later versions are left out. The replica keeps the versions of that moment until the
+//! export ends, because the receiver goes on from there: an entry that it applies must find what it
+//! found on the other replicas. Versions older than needed for that may be collected meanwhile, so
+//! the end of the snapshot names the collection threshold of that later time. Lives on the shard's
+//! thread.
 
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -22,43 +23,43 @@ use crate::range::sessions::{SessionExport, SessionRow};
 use crate::types::{DataId, Timestamp};
 use crate::wal::LogId;
 
-/// Bytes of rows in one part, about.
+/// About how many bytes of rows one part has.
 const PART_LEN: usize = 256 << 10;
 
-/// A version of a row, under its key without the data id.
+/// A version of a row, as it travels in a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportedRow {
-    /// The key after the data id.
+    /// The row's key, without the data id in front.
     pub key: Bytes,
-    /// Its version.
+    /// The timestamp of the version.
     pub version: Timestamp,
-    /// Its value; `None`: a delete mark.
+    /// The value; `None`: a delete mark.
     pub value: Option<Bytes>,
 }
 
-/// A snapshot that is being read.
+/// A snapshot that is being read and sent.
 pub struct Export<E: Env> {
     replica: Rc<Replica<E>>,
     data_id: DataId,
-    /// The last entry that it covers.
+    /// The last entry that the snapshot covers.
     pub last: LogId,
-    /// The moment that it speaks of.
+    /// The timestamp of the moment that it shows.
     at: Timestamp,
-    /// The state's row as of that moment.
+    /// The encoded state as of that moment.
     state: Vec<u8>,
-    /// The session table as of that moment, until all of it is read.
+    /// The session table as of that moment; `None` once all of it is read.
     sessions: Option<SessionExport>,
-    /// Rows that were read and are not sent yet.
+    /// Rows that were read and not yet sent.
     read: VecDeque<ExportedRow>,
-    /// Users' rows from here on are not sent yet; `None`: all are.
+    /// The key from which users' rows are still to be read; `None` after the last.
     next: Option<Vec<u8>>,
 }
 
 impl<E: Env> Export<E> {
-    /// Begins: takes what may change.
+    /// Begins an export: takes at once whatever may change.
     ///
     /// # Errors
-    /// The state cannot be encoded, or nothing is applied yet.
+    /// The state cannot be encoded, or no entry is applied yet.
     pub fn begin(replica: Rc<Replica<E>>) -> Result<Export<E>, Fatal> {
         let range = replica.group.range;
         let failed =
@@ -86,20 +87,20 @@ impl<E: Env> Export<E> {
         })
     }
 
-    /// The state's row as of the beginning.
+    /// The encoded state as of the beginning.
     pub fn state(&self) -> Bytes {
         Bytes::copy_from_slice(&self.state)
     }
 
-    /// The collected threshold as of now.
+    /// The collection threshold as of now.
     pub fn gc_threshold(&self) -> Timestamp {
         self.replica.with_state(|state| state.gc_threshold)
     }
 
-    /// The next rows; versions of a key are in rising order. Empty at the end.
+    /// The next rows; the versions of a key come in rising order. Empty at the end.
     ///
     /// # Errors
-    /// The tree cannot be read, or the replica took over a snapshot itself.
+    /// The tree cannot be read, or the replica has itself installed a snapshot.
     pub fn next_part(&mut self) -> Result<Vec<ExportedRow>, Fatal> {
         if self.replica.data_id() != self.data_id {
             return Err(self.failed("the replica took over a snapshot itself"));
@@ -124,7 +125,7 @@ impl<E: Env> Export<E> {
         Ok(rows)
     }
 
-    /// Reads some of the session table; gives where to go on.
+    /// Reads some rows of the session table; gives the export if there may be more.
     fn read_sessions(&mut self, export: SessionExport) -> Result<Option<SessionExport>, Fatal> {
         let rows = self.replica.with_state(|state| {
             let rows = state.sessions.next_rows(&export, SESSION_ROWS_PER_TURN);
@@ -144,7 +145,7 @@ impl<E: Env> Export<E> {
         Fatal::Inconsistent(format!("snapshot of range {range}: {why}"))
     }
 
-    /// Reads whole keys, a part's worth of them; gives where to go on.
+    /// Reads whole keys, about one part of them; gives the key at which to go on.
     fn read_users(&mut self, from: &[u8]) -> Result<Option<Vec<u8>>, LsmError> {
         let mut end = Vec::new();
         keys::user_end(self.data_id, &mut end);
@@ -152,7 +153,7 @@ impl<E: Env> Export<E> {
         let (read, data_id) = (&mut self.read, self.data_id);
         self.replica.store.scan(bounds, self.at, |scan| {
             let mut len = 0;
-            // The versions of one key, newest first.
+            // The versions of one key come newest first; they leave oldest first.
             let mut versions: Vec<ExportedRow> = Vec::new();
             loop {
                 let next = scan.next_version(|key, version, value| ExportedRow {
@@ -180,10 +181,10 @@ impl<E: Env> Export<E> {
     }
 }
 
-/// What the tables must keep for a replica.
+/// Which versions the tables must keep for a replica.
 impl<E: Env> Replica<E> {
-    /// Tables may drop versions that only reads at or below this would need. No client reads at or below
-    /// the collected threshold; a snapshot or a digest on its way may still.
+    /// The timestamp below which old versions may be collected: the collection threshold, since no
+    /// client reads at or below it, or less while a snapshot or a digest is being read.
     pub fn droppable_below(&self) -> Timestamp {
         let threshold = self.with_state(|state| state.gc_threshold);
         let exported = self.exported.borrow();
@@ -191,14 +192,14 @@ impl<E: Env> Replica<E> {
         kept.fold(threshold, Timestamp::min)
     }
 
-    /// Keeps the versions of a moment until [`Replica::let_go`].
+    /// Keeps the versions of a moment until [`Replica::let_go`] is called for it.
     pub(crate) fn keep_versions(&self, at: Timestamp) {
         if !mutant::is(Mutant::SnapshotKeepsNoVersions) {
             self.exported.borrow_mut().push(at);
         }
     }
 
-    /// The versions of a moment are kept by one snapshot less.
+    /// Ends one call of [`Replica::keep_versions`].
     pub(crate) fn let_go(&self, at: Timestamp) {
         let mut exported = self.exported.borrow_mut();
         if let Some(place) = exported.iter().position(|kept| *kept == at) {
@@ -214,16 +215,16 @@ impl<E: Env> Drop for Export<E> {
 }
 
 impl ExportedRow {
-    /// Bytes of key and value.
+    /// Length of key and value in bytes.
     fn len(&self) -> usize {
         self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
     }
 }
 
-/// A row of the session table as it lies in a snapshot.
+/// A row of the session table as it travels in a snapshot.
 fn session_row(row: SessionRow, version: Timestamp) -> Option<ExportedRow> {
     let mut key = Vec::new();
-    // The receiver gives the rows a data id of its own.
+    // The receiver gives the rows its own data id.
     let any = DataId(0);
     let value = match row {
         SessionRow::Client(id, mut marks) => {

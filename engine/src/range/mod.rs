@@ -1,4 +1,5 @@
-//! A range: an interval of keys and its Raft group.
+//! A range: an interval of keys that one Raft group replicates. Its state, the commands that change
+//! it, and what a leader does with writes before Raft.
 
 pub mod apply;
 pub mod budget;
@@ -17,15 +18,15 @@ pub use descriptor::{Descriptor, Keyspace, ReplicaPlace};
 
 use crate::types::{Epoch, KeyRange, Location, RangeId};
 
-/// Where requests for an interval of keys go.
+/// Where to send requests for an interval of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The range.
     pub range: RangeId,
-    /// Its epoch.
+    /// The range's epoch when the route was made.
     pub epoch: Epoch,
-    /// Its interval.
+    /// The interval that the range holds.
     pub keys: KeyRange,
-    /// Where its leader is, as far as is known.
+    /// The shard of the range's leader; `None` if it is not known.
     pub leader: Option<Location>,
 }

@@ -1,16 +1,17 @@
-//! What a leader does with writes before Raft: queue, gather, give timestamps, propose.
+//! The proposer: a leader's queue of writes before Raft. It gathers them, gives them timestamps and
+//! proposes them.
 //!
-//! While no majority is reached, what waits and what is in flight is told so at once
-//! ([`Proposer::give_up`]), and before that is known, at its deadline ([`Proposer::expire`]); what
-//! becomes of an entry in flight is then not known.
+//! Writes that arrive while an entry is in flight wait and go into the next one, because an entry
+//! costs Raft the same whether it holds one command or four thousand. Only when the last entry has
+//! been on its way for [`NEXT_ENTRY_AFTER`], as over long links, the next one departs beside it, up
+//! to [`ENTRIES_IN_FLIGHT_MAX`]. After an entry has arrived, the next one waits a moment for the
+//! clients that were just answered: until as many writes wait as did before, but no longer than the
+//! last entry took. A lone writer does not wait for others. Apply answers the proposals directly,
+//! through their [`WriteSink`].
 //!
-//! Whatever arrives while an entry is in flight waits and goes into the next one, because an entry costs
-//! Raft the same whether it holds one command or four thousand. Only when the last one has been on its way
-//! for [`NEXT_ENTRY_AFTER`], as over long links, the next departs beside it, up to
-//! [`ENTRIES_IN_FLIGHT_MAX`]. And after an entry has arrived the next one waits a moment for those who
-//! were answered: until as many wait as did so together, but no longer than the entry was on its way.
-//! Who writes alone waits for nobody. Proposals are answered straight from apply, through their
-//! [`WriteSink`].
+//! When the group has no majority, all writes that wait or are in flight are answered at once
+//! ([`Proposer::give_up`]); before that is known, each is answered at its deadline
+//! ([`Proposer::expire`]). The fate of a write in flight is then unknown.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -34,52 +35,52 @@ use crate::request::{Outcome, SessionPair, Write};
 use crate::types::{Epoch, Timestamp};
 use crate::wal::Body;
 
-/// An entry that is in flight for so long is not waited for. Several times what a round between nodes
-/// next to each other takes.
+/// How long an entry is in flight before the next one departs beside it. Several times as long as a
+/// round trip between neighbouring nodes.
 const NEXT_ENTRY_AFTER: Duration = Duration::from_millis(8);
-/// For others who may come nobody waits longer than this.
+/// Longest wait for more writes to join an entry.
 const GATHER_MAX: Duration = Duration::from_millis(2);
-/// With so many together the cost of an entry is small for each.
+/// With this many writes an entry's cost is small for each; more are not waited for.
 const GATHERED_ENOUGH: usize = 32;
-/// A full queue is worth another try after this.
+/// When a client that found the queue full should try again, in milliseconds.
 const RETRY_WHEN_FULL_MS: u32 = 10;
-/// How long a proposer waits when openraft's lease has run out for the moment.
+/// How long a proposer waits before it tries again after openraft's own lease ran out.
 const LEASE_RETRY: Duration = Duration::from_millis(10);
-/// An entry that is in flight for longer than this may be late for the deadlines of its writes.
+/// An entry in flight for longer than this may miss the deadlines of its writes.
 const LATE_AFTER: Duration = Duration::from_millis(20);
-/// A write is answered by its deadline: at the last look before it.
+/// A write is answered by its deadline: at the driver's last look before it.
 const ANSWER_AHEAD: Duration = TICK;
-/// Pause before each entry when the tree is as far behind as it may be; less when it is less.
+/// The pause before each entry when the tree is as far behind as it may be; shorter before that.
 const THROTTLE_MAX: Duration = Duration::from_millis(20);
 
-/// Takes the result of a write, on the shard's thread.
+/// Receives the results of writes, on the shard's thread.
 pub trait WriteSink {
-    /// The write that was given with `token` has ended.
+    /// The write that was pushed with `token` has ended.
     fn complete(&self, token: u64, result: Result<Outcome, Error>);
 }
 
-/// A command that waits for a place in an entry.
+/// A command that waits to be put into an entry.
 pub struct Proposal<E: Env> {
-    /// What to do.
+    /// What the command does.
     pub kind: ProposalKind,
-    /// The epoch it was checked under.
+    /// The epoch under which it was checked; apply checks it again.
     pub epoch: Epoch,
-    /// After this it is not proposed any more.
+    /// It is not proposed after this.
     pub deadline: Option<Now<E>>,
-    /// Who waits for the result.
+    /// Receives the result.
     pub sink: Rc<dyn WriteSink>,
-    /// The sink's name for it.
+    /// The sink's own number for this write.
     pub token: u64,
 }
 
 impl<E: Env> Proposal<E> {
-    /// Its part of the shard's budget.
+    /// The bytes that it counts for in the shard's budget.
     fn cost(&self) -> usize {
         size_of::<Proposal<E>>() + self.kind.len_max()
     }
 }
 
-/// What a proposal does.
+/// The commands that can be proposed.
 pub enum ProposalKind {
     /// A client's write.
     Write(Write, SessionPair),
@@ -87,7 +88,8 @@ pub enum ProposalKind {
     CollectBelow(Timestamp),
     /// See [`Action::Digest`].
     Digest(u64),
-    /// An entry after which all earlier proposals have been decided, and the ceiling is raised.
+    /// An empty command. When it is applied, all earlier proposals are decided and the ceiling is
+    /// raised.
     Barrier,
 }
 
@@ -113,21 +115,20 @@ impl ProposalKind {
     }
 }
 
-/// An entry on its way, with the proposals that are not answered yet in the places of their
-/// commands.
+/// An entry on its way. Each place of a command holds its proposal until that is answered.
 struct Flight<E: Env> {
     number: u64,
-    /// Its part of the shard's budget.
+    /// The bytes that it counts for in the shard's budget.
     cost: usize,
     departed_at: Now<E>,
     proposals: Vec<Option<Proposal<E>>>,
 }
 
-/// What the next entry waits for.
+/// What the next entry waits for: the first of the two.
 struct Gathering<E: Env> {
-    /// So many proposals; those that wait, and those that were answered last.
+    /// This many proposals: those that wait already, and as many as were just answered.
     expected: usize,
-    /// Or this time.
+    /// This time.
     until: Now<E>,
 }
 
@@ -135,9 +136,9 @@ struct Gathering<E: Env> {
 pub struct Proposer<E: Env> {
     waiting: RefCell<VecDeque<Proposal<E>>>,
     bytes_waiting: Cell<usize>,
-    /// The shard's.
+    /// The budget of the whole shard.
     budget: Rc<WriteBudget>,
-    /// What this range takes of it, for what waits and what is in flight.
+    /// The bytes of it that this range uses, for writes that wait or are in flight.
     used: Cell<usize>,
     in_flight: RefCell<Vec<Flight<E>>>,
     departed: Cell<u64>,
@@ -148,7 +149,7 @@ pub struct Proposer<E: Env> {
 }
 
 impl<E: Env> Proposer<E> {
-    /// An empty queue of a shard with this budget.
+    /// An empty queue on a shard with this budget.
     pub fn new(budget: Rc<WriteBudget>) -> Proposer<E> {
         Proposer {
             waiting: RefCell::new(VecDeque::new()),
@@ -164,12 +165,12 @@ impl<E: Env> Proposer<E> {
         }
     }
 
-    /// Commands that wait.
+    /// How many commands wait.
     pub fn waiting(&self) -> usize {
         self.waiting.borrow().len()
     }
 
-    /// Entries in flight.
+    /// How many entries are in flight.
     pub fn in_flight(&self) -> usize {
         self.in_flight.borrow().len()
     }
@@ -179,8 +180,8 @@ impl<E: Env> Proposer<E> {
         self.in_flight() == 0 && self.waiting.borrow().is_empty()
     }
 
-    /// Queues a proposal. One that finds no room is answered at once: [`Error::Overloaded`],
-    /// [`Error::ShuttingDown`].
+    /// Queues a proposal. Without room for it, it is answered at once with [`Error::Overloaded`],
+    /// after [`Proposer::close`] with [`Error::ShuttingDown`].
     pub fn push(&self, proposal: Proposal<E>) {
         let len = proposal.kind.len_max();
         let full = self.waiting.borrow().len() >= PROPOSALS_WAITING_MAX
@@ -208,7 +209,7 @@ impl<E: Env> Proposer<E> {
         self.wake();
     }
 
-    /// A proposal waits from now on.
+    /// Counts a proposal that joins the queue.
     fn counted(&self, proposal: &Proposal<E>) {
         let waiting = self.bytes_waiting.get() + proposal.kind.len_max();
         self.bytes_waiting.set(waiting);
@@ -216,7 +217,7 @@ impl<E: Env> Proposer<E> {
         self.budget.take(proposal.cost());
     }
 
-    /// A proposal has left the queue, and will not be proposed.
+    /// Counts a proposal that leaves the queue without being proposed.
     fn uncounted(&self, proposal: &Proposal<E>) {
         let waiting = self.bytes_waiting.get() - proposal.kind.len_max();
         self.bytes_waiting.set(waiting);
@@ -228,14 +229,14 @@ impl<E: Env> Proposer<E> {
         self.budget.give_back(cost);
     }
 
-    /// Takes nothing more, and refuses what has not been proposed.
+    /// Accepts nothing more, and refuses whatever was not proposed yet.
     pub fn close(&self) {
         self.closed.set(true);
         self.refuse_all(&Error::ShuttingDown);
         self.wake();
     }
 
-    /// Refuses everything that waits.
+    /// Answers everything that waits with this error.
     pub fn refuse_all(&self, error: &Error) {
         let refused = std::mem::take(&mut *self.waiting.borrow_mut());
         for proposal in refused {
@@ -244,7 +245,7 @@ impl<E: Env> Proposer<E> {
         }
     }
 
-    /// The group has stopped: what is in flight will not be heard of any more.
+    /// Answers what is in flight: the group has stopped, so no result will come.
     pub fn abandon(&self) {
         let lost = std::mem::take(&mut *self.in_flight.borrow_mut());
         for flight in lost {
@@ -256,7 +257,7 @@ impl<E: Env> Proposer<E> {
         }
     }
 
-    /// Has the proposer look again.
+    /// Makes the proposer check again what it may do.
     pub fn wake(&self) {
         let waker = self.waker.borrow_mut().take();
         if let Some(waker) = waker {
@@ -268,7 +269,7 @@ impl<E: Env> Proposer<E> {
         !self.paused.get() && !self.waiting.borrow().is_empty() && self.may_depart()
     }
 
-    /// Whether one more entry may be in flight.
+    /// Whether another entry may depart now.
     fn may_depart(&self) -> bool {
         let in_flight = self.in_flight.borrow();
         let last = in_flight.iter().map(|flight| flight.departed_at).max();
@@ -276,13 +277,13 @@ impl<E: Env> Proposer<E> {
         in_flight.len() < ENTRIES_IN_FLIGHT_MAX && Now::<E>::now() >= last + NEXT_ENTRY_AFTER
     }
 
-    /// Waits until an entry can be built; `false` when the queue is closed.
+    /// Waits until an entry can be built. `false`: the queue is closed.
     async fn ready(&self) -> bool {
         self.once(|| self.closed.get() || self.may_propose()).await;
         !self.closed.get()
     }
 
-    /// Waits a moment for more to go into the next entry, where more are expected.
+    /// Waits for the writes that the next entry expects, if it expects any.
     async fn gather_more(&self, len_max: usize) {
         let Some(Gathering { expected, until }) = self.gathering.take() else {
             return;
@@ -293,12 +294,12 @@ impl<E: Env> Proposer<E> {
         };
         let left = until.saturating_duration_since(Now::<E>::now());
         if !are_there() && !left.is_zero() {
-            // Those who are not there by then go with the entry after.
+            // Writes that come after that go into the entry after this one.
             let _ = E::Runtime::timeout(left, self.once(are_there)).await;
         }
     }
 
-    /// Waits until something holds that is looked at again whenever the proposer is woken.
+    /// Waits until `holds` is true; checks it whenever the proposer is woken.
     async fn once(&self, holds: impl Fn() -> bool) {
         std::future::poll_fn(|cx| {
             if holds() {
@@ -310,7 +311,8 @@ impl<E: Env> Proposer<E> {
         .await;
     }
 
-    /// Takes what fits into one entry of this length; answers what came too late.
+    /// Takes from the queue what fits into one entry of this length. Answers those past their
+    /// deadline.
     fn gather(&self, len_max: usize) -> Vec<Proposal<E>> {
         let mut gathered = Vec::new();
         let mut len = 0;
@@ -334,7 +336,7 @@ impl<E: Env> Proposer<E> {
                 self.uncounted(&next);
                 late.push(next);
             } else {
-                // The entry takes its place in the budget.
+                // The entry will count for it in the budget.
                 self.bytes_waiting.set(self.bytes_waiting.get() - next_len);
                 len += next_len;
                 gathered.push(next);
@@ -349,7 +351,7 @@ impl<E: Env> Proposer<E> {
         gathered
     }
 
-    /// An entry departs; gives its number.
+    /// Notes that an entry departs; gives its number.
     fn depart(&self, proposals: Vec<Proposal<E>>) -> u64 {
         let number = self.departed.get();
         self.departed.set(number + 1);
@@ -364,7 +366,7 @@ impl<E: Env> Proposer<E> {
         number
     }
 
-    /// An entry has arrived: its proposals, but for those that were given up.
+    /// Notes that an entry has arrived; gives its proposals, without those that were given up.
     fn arrive(&self, number: u64) -> Vec<Option<Proposal<E>>> {
         let mut in_flight = self.in_flight.borrow_mut();
         let at = in_flight.iter().position(|flight| flight.number == number);
@@ -380,12 +382,12 @@ impl<E: Env> Proposer<E> {
         flight.proposals
     }
 
-    /// No majority is reached: answers everything.
+    /// Answers all writes: the group has no majority.
     pub fn give_up(&self) {
         self.take_out(|_| true, Error::NoQuorum);
     }
 
-    /// Answers what is at its deadline, if an entry is late or none can depart.
+    /// Answers writes at their deadline, if an entry is late or none can depart.
     pub fn expire(&self, now: Now<E>) {
         let is_late = {
             let in_flight = self.in_flight.borrow();
@@ -403,7 +405,7 @@ impl<E: Env> Proposer<E> {
         });
     }
 
-    /// Answers what waits or is in flight and is due; what is in flight may be applied yet.
+    /// Answers the due writes that wait or are in flight. Those in flight may still be applied.
     fn take_out(&self, is_due: impl Fn(&Proposal<E>) -> bool, why: impl Fn(Fate) -> Error) {
         let mut taken = Vec::new();
         let mut waiting = self.waiting.borrow_mut();
@@ -429,8 +431,8 @@ impl<E: Env> Proposer<E> {
         }
     }
 
-    /// What was proposed and not applied waits again, before all others; it is refused if the queue
-    /// was closed meanwhile.
+    /// Puts writes that were proposed but not applied back at the head of the queue; refuses them
+    /// if it was closed meanwhile.
     pub fn give_back(&self, proposals: impl DoubleEndedIterator<Item = Proposal<E>>) {
         let mut waiting = self.waiting.borrow_mut();
         for proposal in proposals.rev() {
@@ -447,7 +449,7 @@ impl<E: Env> Proposer<E> {
 /// The proposer's task: runs until the queue is closed.
 ///
 /// # Errors
-/// The group has failed; the process must end.
+/// The group has failed, and the process must end.
 pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<(), Fatal> {
     let proposer = &replica.proposer;
     let len_max = replica.store.entry_len_max();
@@ -456,11 +458,13 @@ pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<
         if proposer.paused.get() {
             continue;
         }
+        // The further the tree is behind with flushes and compactions, the longer the pause.
         let pressure = replica.store.pressure();
         if pressure > 0.0 {
             E::Runtime::sleep(THROTTLE_MAX.mul_f32(pressure * pressure)).await;
         }
         replica.store.room_in_log().await;
+        // Checked after the waits above: another may have taken the lead meanwhile.
         if replica.leading().is_none() {
             proposer.refuse_all(&Error::NotLeader(Some(Box::new(replica.route()))));
             continue;
@@ -498,7 +502,7 @@ fn encode<E: Env>(replica: &Replica<E>, proposals: &[Proposal<E>]) -> Result<Bod
     })
 }
 
-/// Answers the proposals of one entry. Called by openraft when the entry was applied or refused.
+/// Answers the proposals of an entry; openraft calls it when the entry was applied or refused.
 fn finished<E: Env>(replica: &Rc<Replica<E>>, number: u64, result: ProposalResult<E>) {
     let proposer = &replica.proposer;
     let proposals = proposer.arrive(number);
@@ -539,7 +543,7 @@ fn answer<E: Env>(
     );
     let mut again = Vec::new();
     for (proposal, applied) in proposals.into_iter().zip(applied) {
-        // Of one that was given up nobody waits for the result any more.
+        // This one was given up: it is answered already.
         let Some(proposal) = proposal else { continue };
         match applied {
             Applied::Again => again.push(proposal),
@@ -565,7 +569,7 @@ fn as_result<E: Env>(replica: &Replica<E>, outcome: Outcome) -> Result<Outcome, 
     }
 }
 
-/// Tries again after openraft's lease has had time to be renewed.
+/// Proposes nothing for a moment, in which openraft's lease can be renewed.
 fn pause<E: Env>(replica: Rc<Replica<E>>) {
     replica.proposer.paused.set(true);
     drop(E::Runtime::spawn(async move {

@@ -1,10 +1,12 @@
-//! One copy of a range on this shard: its state, its rows, and what only its leader does.
+//! A replica of a range on this shard: its state, its rows, and what a leader keeps besides.
 //!
 //! Lives on the shard's thread. The state changes in [`Replica::apply`] alone, which is
-//! synchronous. Whether this replica leads is known by evidence in the log: it leads from the
-//! moment it has applied a blank entry of its own, of a term that is newer than any it had seen
-//! when the process started, as long as openraft says that it leads in that term. Floors and terms of an earlier life are gone with the process, so an
-//! old term never serves again.
+//! synchronous.
+//!
+//! Whether this replica leads is known from the log: it leads from the moment it has applied its
+//! own blank entry, in a term newer than any it had seen when the process started, and as long as
+//! openraft says that it leads in that term. The floor and the terms of an earlier process are
+//! lost, so a term from before the start never serves again.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -29,59 +31,59 @@ use crate::shard::store::Store;
 use crate::types::{DataId, Location, ReplicaId, Timestamp};
 use crate::wal::{Group, LogEntry, LogId, Payload};
 
-/// How long a leader may serve reads above its last entry before it must write again. It is also
-/// the lease of a group of several voters.
+/// How long a leader may serve reads above its last entry before it must write again. Also the read
+/// lease of a group of several voters.
 pub const LEASE_MS: u64 = 500;
 
-/// The term in which this replica leads.
+/// The leadership of this replica in one term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leading {
     /// The term.
     pub term: u64,
-    /// The index of the term's first entry, which is applied.
+    /// The index of the term's first entry, which is applied here.
     pub first_index: u64,
 }
 
-/// How far a replica's state is on stable storage in the tree.
+/// How far a replica's state is durable in the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Durable {
-    /// The last entry covered.
+    /// The last entry that is covered.
     pub applied: Option<LogId>,
-    /// The membership as of that entry.
+    /// The membership at that entry.
     pub membership: AppliedMembership,
 }
 
 /// What a replica is made from.
 pub struct ReplicaParts<E: Env> {
-    /// Its name in the log.
+    /// The range and the replica's id.
     pub group: Group,
-    /// Where its rows lie.
+    /// The data id of its rows.
     pub data_id: DataId,
-    /// Where it lives.
+    /// The shard where it lives.
     pub location: Location,
-    /// Its state as the tree has it.
+    /// Its state, as read from the tree.
     pub state: RangeState,
-    /// The highest term of its vote when the process started.
+    /// The term of its vote when the process started.
     pub term_before: u64,
-    /// The last entry of its log then.
+    /// The index of the last entry in its log when the process started.
     pub last_before: u64,
     /// The shard's tree.
     pub store: Rc<Store<E>>,
-    /// The node's clock.
+    /// The node's hybrid logical clock.
     pub hlc: Hlc,
-    /// The wall clock.
+    /// The wall clock, and random numbers.
     pub clock: E::Clock,
 }
 
-/// One copy of a range.
+/// A replica of a range; see the module's chapter.
 pub struct Replica<E: Env> {
-    /// Its name in the log.
+    /// The range and the replica's id.
     pub group: Group,
-    /// Where its rows lie.
+    /// The data id of its rows.
     data_id: Cell<DataId>,
-    /// Where it lives.
+    /// The shard where it lives.
     pub location: Location,
-    /// Proposals that wait and those in flight.
+    /// The queue of writes; only a leader's has any.
     pub proposer: Proposer<E>,
     pub(crate) store: Rc<Store<E>>,
     hlc: Hlc,
@@ -90,34 +92,35 @@ pub struct Replica<E: Env> {
     term_before: u64,
     last_before: u64,
     leading: Cell<Option<Leading>>,
-    /// The blank entry of its own that it applied last; none after it asked another to lead.
+    /// The blank entry of its own that it applied last; `None` once it has asked another to lead.
     blank: Cell<Option<Leading>>,
-    /// Who leads, as far as openraft knows.
+    /// The leader that openraft knows.
     leader: Cell<Option<ReplicaId>>,
-    /// In which term, likewise.
+    /// The term of this replica's vote.
     leader_term: Cell<u64>,
-    /// Whether no majority of the range has been reached for a while.
+    /// Whether the group has had no majority for a while.
     lacks_quorum: Cell<bool>,
     waiting_to_lead: RefCell<Vec<Waker>>,
-    /// No write gets a timestamp at or below this: a read was served there.
+    /// New writes get timestamps above this, because reads were served up to it.
     floor: Cell<Timestamp>,
-    /// Whether entries were applied since the state row was last written.
+    /// Whether an entry was applied since the state row was last written.
     changed: Cell<bool>,
-    /// Rows of the session table that are not saved, as the shard's store counts them.
+    /// How many rows of the session table this replica has added to the store's count of unsaved
+    /// ones.
     unsaved: Cell<usize>,
     durable: RefCell<Durable>,
-    /// The last write of a user, for the question whether old versions may exist.
+    /// When a user last wrote, to know whether old versions may exist.
     last_write: Cell<Timestamp>,
-    /// The moments of which snapshots are being read.
+    /// The timestamps of the snapshots that are being read.
     pub(super) exported: RefCell<Vec<Timestamp>>,
-    /// The digest that was asked for last.
+    /// The last digest that was asked for.
     pub(super) digesting: Cell<Option<Digesting>>,
-    /// Whether its rows differ from those of others, and nobody knows which are right.
+    /// Whether its rows differ from other replicas', and no one knows which are right.
     pub(super) halted: Cell<bool>,
 }
 
 impl<E: Env> Replica<E> {
-    /// A replica that has not started.
+    /// A replica whose group has not started.
     pub fn new(parts: ReplicaParts<E>) -> Replica<E> {
         let durable = Durable {
             applied: parts.state.applied,
@@ -150,18 +153,17 @@ impl<E: Env> Replica<E> {
             digesting: Cell::new(None),
             halted: Cell::new(false),
         };
-        // What a start has found to be deleted.
+        // A start may have found session rows that are to be deleted.
         replica.count_unsaved(&replica.state.borrow());
         replica
     }
 
-    /// Where its rows lie.
+    /// The data id of its rows.
     pub fn data_id(&self) -> DataId {
         self.data_id.get()
     }
 
-    /// Takes over a snapshot whose rows are durable under `data_id`, and whose taking over is
-    /// durable in the log.
+    /// Becomes the snapshot with rows under `data_id`: they and the switch in the log are durable.
     pub(crate) fn take_over(&self, data_id: DataId, state: RangeState) {
         let durable = Durable {
             applied: state.applied,
@@ -183,12 +185,12 @@ impl<E: Env> Replica<E> {
         self.changed.set(true);
     }
 
-    /// Looks at the replicated state. `look` must not call back into the replica.
+    /// Calls `look` with the replicated state. `look` must not call back into the replica.
     pub fn with_state<R>(&self, look: impl FnOnce(&RangeState) -> R) -> R {
         look(&self.state.borrow())
     }
 
-    /// Whether this replica leads, and since when.
+    /// The leadership of this replica, if it leads.
     pub fn leading(&self) -> Option<Leading> {
         self.leading.get()
     }
@@ -205,8 +207,7 @@ impl<E: Env> Replica<E> {
         .await;
     }
 
-    /// From now on this replica does not lead, whatever openraft says, until it leads in another
-    /// term.
+    /// Stops leading at once, whatever openraft says, until this replica leads in another term.
     pub fn stop_leading(&self) {
         self.blank.set(None);
         self.leading.set(None);
@@ -214,7 +215,7 @@ impl<E: Env> Replica<E> {
         self.proposer.refuse_all(&error);
     }
 
-    /// openraft says who leads now, as far as it knows, and in which term.
+    /// Takes from openraft who leads, and the term of this replica's vote.
     pub fn follow(&self, leader: Option<ReplicaId>, term: u64) {
         self.leader.set(leader);
         self.leader_term.set(term);
@@ -231,28 +232,28 @@ impl<E: Env> Replica<E> {
         }
     }
 
-    /// Where requests for this range go, as far as this replica knows; nowhere while no majority is
-    /// reached, whoever led last.
+    /// The route to this range, as far as this replica knows. It has no leader while there is no
+    /// majority, whoever led last.
     pub fn route(&self) -> Route {
         let leader = self.leader().filter(|_| !self.lacks_quorum.get());
         self.state.borrow().descriptor.route(leader)
     }
 
-    /// Who leads, as far as this replica knows.
+    /// The leader, as far as this replica knows.
     pub fn leader(&self) -> Option<ReplicaId> {
         let me = self.leading.get().map(|_| self.group.replica);
         me.or(self.leader.get())
     }
 
-    /// Whose keys the range holds.
+    /// The key space of the range's keys.
     pub fn keyspace(&self) -> Keyspace {
         self.state.borrow().descriptor.keyspace
     }
 
-    /// Refuses a request that believes in another epoch, or comes while this replica does not lead.
+    /// Refuses a request with another epoch, or to a replica that does not lead.
     ///
     /// # Errors
-    /// [`Error::Moved`], [`Error::NotLeader`].
+    /// [`Error::Moved`], [`Error::NotLeader`], [`Error::NoQuorum`], [`Error::Diverged`].
     pub fn check(&self, target: Option<Target>) -> Result<(), Error> {
         let epoch = self.state.borrow().descriptor.epoch;
         if let Some(target) = target
@@ -276,13 +277,13 @@ impl<E: Env> Replica<E> {
         Error::NotLeader(Some(Box::new(self.route())))
     }
 
-    /// Whether no majority of the range has been reached for a while.
+    /// Whether the group has had no majority for a while.
     pub fn lacks_quorum(&self) -> bool {
         self.lacks_quorum.get()
     }
 
-    /// The shard's driver says whether a majority is reached. While none is, what waits for it is
-    /// told so. Gives whether that is news.
+    /// Takes from the shard's driver whether the group has no majority: while it has none, all
+    /// waiting writes are answered. Gives whether that is news.
     pub(crate) fn take_quorum(&self, lacks: bool, now: Now<E>) -> bool {
         let is_news = self.lacks_quorum.replace(lacks) != lacks;
         if is_news {
@@ -299,7 +300,7 @@ impl<E: Env> Replica<E> {
     /// Applies one entry of the log.
     ///
     /// # Errors
-    /// The entry or the tree is damaged, or an entry is missing; the process must end.
+    /// The entry or the tree is damaged, or an entry is missing; then the process must end.
     pub fn apply(&self, entry: &LogEntry) -> Result<Vec<Applied>, Fatal> {
         let mut state = self.state.borrow_mut();
         self.refuse_other_entry(state.applied, entry)?;
@@ -336,7 +337,8 @@ impl<E: Env> Replica<E> {
             }
         };
         state.applied = Some(entry.id);
-        // Tables may have gone on beyond an entry that is applied again after a restart.
+        // An entry applied again after a restart gets no digest: the tables may hold later rows
+        // already.
         if let Some(number) = state.digest_asked.take()
             && entry.id.index > self.last_before
         {
@@ -348,8 +350,8 @@ impl<E: Env> Replica<E> {
         self.count_unsaved(&state);
         let (last, newest) = (state.last_ts, state.last_ts.max(state.ceiling));
         drop(state);
-        // Not the ceiling: it lies a lease ahead of the clock, and a leader that followed its own
-        // would run ahead by a lease with every entry.
+        // The clock does not follow the ceiling, which lies a lease ahead of it: a leader that
+        // followed its own ceiling would run ahead by one more lease with every entry.
         self.hlc.observe(last);
         if matches!(entry.payload, Payload::Blank) {
             self.started_to_lead(entry.id, newest);
@@ -357,7 +359,8 @@ impl<E: Env> Replica<E> {
         Ok(results)
     }
 
-    /// Refuses an entry that is not the next one, and bytes that its leader did not encode.
+    /// Refuses an entry that is not the next one, or whose bytes are not those that its leader
+    /// encoded.
     fn refuse_other_entry(&self, applied: Option<LogId>, entry: &LogEntry) -> Result<(), Fatal> {
         let (range, index) = (self.group.range, entry.id.index);
         if let Some(applied) = applied
@@ -382,7 +385,7 @@ impl<E: Env> Replica<E> {
         if blank.leader != self.group.replica || blank.term <= self.term_before {
             return;
         }
-        // What an earlier leader served stays true: this one starts above the ceiling.
+        // What an earlier leader served must stay true: this one starts above the ceiling.
         if !mutant::is(Mutant::ServedTimestampsForgotten) {
             self.floor.set(self.floor.get().max(newest));
         }
@@ -393,8 +396,9 @@ impl<E: Env> Replica<E> {
         self.begin_to_lead();
     }
 
-    /// Leads, if it has applied its own blank entry of the term in which openraft says that it leads:
-    /// a replica that was paused may apply it when another leads already.
+    /// Begins to lead, if this replica has applied its own blank entry of the term in which
+    /// openraft says that it leads. A replica that was paused may apply it when another leads
+    /// already.
     fn begin_to_lead(&self) {
         let Some(blank) = self.blank.get() else {
             return;
@@ -410,31 +414,32 @@ impl<E: Env> Replica<E> {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// No write will get a timestamp at or below `at` any more.
+    /// Makes all new writes get timestamps above `at`.
     pub fn raise_floor(&self, at: Timestamp) {
         self.floor.set(self.floor.get().max(at));
     }
 
-    /// Takes `count` timestamps for new commands: above all served and all proposed ones.
+    /// Takes `count` timestamps for new commands, above all that were served or proposed; gives the
+    /// first.
     pub fn take_timestamps(&self, count: u64) -> Timestamp {
         let state = self.state.borrow();
         let above = state.last_ts.max(self.floor.get());
         self.hlc.take(self.clock.wall_ms(), above, count)
     }
 
-    /// A random id, of a client or the like.
+    /// A random id, such as a client's.
     pub fn random_id(&self) -> u128 {
         u128::from(self.clock.random_u64()) << 64 | u128::from(self.clock.random_u64())
     }
 
-    /// The ceiling of an entry whose last timestamp is `last`. It is reckoned from the wall clock:
-    /// the next leader starts above it, and one that reckoned its own from there would run ahead by
-    /// a lease with every change of leaders.
+    /// The ceiling of an entry whose last timestamp is `last`. It is based on the wall clock, not
+    /// on the hybrid clock: the next leader starts above the ceiling, and if each based its own on
+    /// that start, the clock would run ahead by a lease with every change of leaders.
     pub fn ceiling(&self, last: Timestamp) -> Timestamp {
         Timestamp::from_ms(self.clock.wall_ms() + LEASE_MS).max(last)
     }
 
-    /// Refuses a client's timestamp that cannot be; see [`Hlc::check`].
+    /// Refuses a timestamp from a client that is too far ahead; see [`Hlc::check`].
     ///
     /// # Errors
     /// [`Error::ClockOutOfBounds`].
@@ -442,12 +447,12 @@ impl<E: Env> Replica<E> {
         self.hlc.check(self.clock.wall_ms(), what, seen)
     }
 
-    /// The cluster's time as this node knows it.
+    /// The cluster's time, as this node knows it.
     pub fn now(&self) -> Timestamp {
         self.hlc.now(self.clock.wall_ms())
     }
 
-    /// Bytes and rows that an entry may put into the memtable.
+    /// How many rows and bytes an entry may add to the memtable.
     pub fn room_needed(entry: &LogEntry) -> (usize, usize) {
         match &entry.payload {
             Payload::Blank | Payload::Membership(_) => (0, 0),
@@ -458,8 +463,8 @@ impl<E: Env> Replica<E> {
         }
     }
 
-    /// Writes the state's rows into the memtable that is about to freeze; says up to where they
-    /// speak, or `None` if nothing changed.
+    /// Writes the state's row and the unsaved session rows into the memtable that is about to
+    /// freeze. Gives what they cover, or `None` if nothing has changed.
     ///
     /// # Errors
     /// The state cannot be encoded.
@@ -502,7 +507,7 @@ impl<E: Env> Replica<E> {
         }
     }
 
-    /// Writes some rows of the session table ahead of the next freeze; says how many.
+    /// Writes some session rows ahead of the next freeze; gives how many.
     pub(crate) fn save_some(&self, put: &mut dyn FnMut(SavedRow<'_>)) -> usize {
         let mut state = self.state.borrow_mut();
         let rows = state.sessions.save(SESSION_ROWS_PER_TURN);
@@ -512,7 +517,7 @@ impl<E: Env> Replica<E> {
         count
     }
 
-    /// Rows of the session table that are not saved.
+    /// How many rows of the session table are not saved.
     pub(crate) fn unsaved(&self) -> usize {
         self.unsaved.get()
     }
@@ -527,22 +532,22 @@ impl<E: Env> Replica<E> {
         self.durable.borrow().clone()
     }
 
-    /// The last entry up to which it is.
+    /// The last entry that is durable in the tree.
     pub fn durable_up_to(&self) -> Option<LogId> {
         self.durable.borrow().applied
     }
 
-    /// The tree has installed a flush that covers this.
+    /// Notes that the tree has installed a flush which covers this.
     pub(crate) fn made_durable(&self, durable: Durable) {
         let mut known = self.durable.borrow_mut();
         let index = |durable: &Durable| durable.applied.map(|id| id.index);
-        // A flush from before a snapshot was taken over says less.
+        // A flush from before a snapshot was installed covers less.
         if index(&durable) >= index(&known) {
             *known = durable;
         }
     }
 
-    /// The last write of a user, or the range's time when the process started.
+    /// The timestamp of the last write of a user, or the range's last timestamp at the start.
     pub fn last_write(&self) -> Timestamp {
         self.last_write.get()
     }
@@ -554,7 +559,7 @@ impl<E: Env> Drop for Replica<E> {
     }
 }
 
-/// A row of a range's state, on its way into a memtable.
+/// A row of a range's state to be written into a memtable.
 pub(crate) enum SavedRow<'a> {
     /// The state's own row.
     State {
@@ -571,11 +576,11 @@ pub(crate) enum SavedRow<'a> {
     },
 }
 
-/// The rows of one range in the shard's tree.
+/// The rows of one range in the shard's tree, as apply sees them.
 struct RangeRows<'a, E: Env> {
     store: &'a Store<E>,
     data_id: DataId,
-    /// Whether a version was added.
+    /// Whether apply has written a version.
     has_written: bool,
 }
 

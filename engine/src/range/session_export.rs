@@ -1,8 +1,8 @@
-//! A session table as it was at one moment, taken part by part while it goes on changing.
+//! Reads a session table as it was at one moment, part by part, while the table goes on changing.
 //!
-//! An export goes through the places of clients in order. Before a client changes whose place it has not
-//! come to, it keeps that client's rows as they are. So its beginning costs nothing, and a write at
-//! most the copy of one client.
+//! An export goes through the places of clients in order. Before a client changes at a place that
+//! the export has not reached, the export keeps a copy of that client's rows. So beginning an
+//! export costs nothing, and a write copies at most one client.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -12,30 +12,30 @@ use crate::range::sessions::SessionRow;
 
 /// A client of a table that can be exported.
 pub trait ExportedClient {
-    /// Its marks, then its pairs.
+    /// The row of its marks, then those of its pairs.
     fn rows(&self) -> impl Iterator<Item = SessionRow>;
 }
 
 #[derive(Debug)]
 struct State {
-    /// Places before this one were taken.
+    /// Places below this were taken.
     next: usize,
-    /// Places from here on had no client.
+    /// Places from this one on had no client when the export began.
     end: usize,
-    /// Rows of clients that have changed since, by place; none of a place that had none.
+    /// Rows of clients that have changed since, by place; no rows if the place was empty.
     kept: HashMap<usize, Vec<SessionRow>>,
 }
 
-/// An export on its way; it ends when this is dropped.
+/// A running export. Dropping it ends the export.
 #[derive(Debug)]
 pub struct SessionExport(Rc<RefCell<State>>);
 
-/// The exports of one table.
+/// The running exports of one table.
 #[derive(Debug, Default)]
 pub struct Exports(RefCell<Vec<Weak<RefCell<State>>>>);
 
 impl Exports {
-    /// Begins one of a table whose clients have places below `places`.
+    /// Begins an export of a table whose clients have places below `places`.
     pub fn begin(&self, places: usize) -> SessionExport {
         let state = Rc::new(RefCell::new(State {
             next: 0,
@@ -55,7 +55,7 @@ impl Exports {
             .any(|known| known.as_ptr() == Rc::as_ptr(&export.0))
     }
 
-    /// What is at a place will change.
+    /// Keeps for the exports what is at a place; call it before that changes.
     #[inline]
     pub fn keep(&mut self, place: usize, client: Option<&impl ExportedClient>) {
         let all = self.0.get_mut();
@@ -75,7 +75,7 @@ impl Exports {
 }
 
 impl SessionExport {
-    /// The next rows, of whole clients, about `rows_max`; `client` is what is at a place now.
+    /// The next rows, about `rows_max`, of whole clients. `client` gives what is at a place now.
     pub fn next_rows<'a, C: ExportedClient + 'a>(
         &self,
         rows_max: usize,

@@ -1,36 +1,37 @@
-//! The rows of the session table, as they lie in the tree and in snapshots.
+//! The rows of the session table in the tree and in snapshots.
 
 use rkyv::rancor;
 
 use crate::request::Outcome;
 use crate::types::{Blob, ClientId, Timestamp};
 
-/// A client's marks, as they lie in the tree.
+/// What the table remembers of a client besides its pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct ClientMarks {
-    /// The highest `lowest_unanswered` seen.
+    /// The highest `lowest_unanswered` that the client has sent.
     pub lowest_unanswered: u64,
-    /// The latest of the commit timestamps of the client's writes here, and of the times at which it
-    /// says that it first tried them: it may have that time from a node that is ahead.
+    /// The latest of the commit timestamps of the client's writes in this range and of the times at
+    /// which it says that it first tried them. The client may have that time from a node whose
+    /// clock is ahead.
     pub last_seen: Timestamp,
 }
 
-/// A remembered pair, as it lies in the tree.
+/// What the table remembers of a pair.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct SavedPair {
-    /// The commit timestamp it was decided at.
+    /// The commit timestamp of its command.
     pub decided: Timestamp,
-    /// What it did.
+    /// The outcome of its command.
     pub outcome: Outcome,
 }
 
-/// A row to be written or deleted when a memtable freezes.
+/// A row of the table, to be written or deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are named for what they are")]
 pub enum SessionRow {
-    /// A client's marks; `None` when it was forgotten.
+    /// A client's marks; `None` after it was forgotten.
     Client(ClientId, Option<ClientMarks>),
-    /// A pair at its first key; `None` when it was forgotten.
+    /// A pair, at its first key; `None` after it was forgotten.
     Pair {
         first_key: Blob,
         client: ClientId,
@@ -70,7 +71,7 @@ impl SavedPair {
     /// Reads what [`SavedPair::encode`] wrote.
     ///
     /// # Errors
-    /// The bytes are no pair.
+    /// The bytes are not a pair.
     pub fn decode(bytes: &[u8]) -> Result<SavedPair, rancor::Error> {
         rkyv::from_bytes::<SavedPair, rancor::Error>(bytes)
     }

@@ -1,17 +1,19 @@
-//! The table by which a write is applied at most once.
+//! The session table of a range, by which a write is applied at most once.
 //!
-//! Part of a range's replicated state: changed only by applied commands, in log order, and decided
-//! only by what it holds and by log time (`last_ts`), so that every replica agrees. A pair is
-//! remembered with its outcome until its client says that it was answered (`lowest_unanswered`) or
-//! [`SESSION_WINDOW_MS`] of log time have passed. What can no longer be told apart is refused.
+//! A write carries a request id, a *pair* of its client's id and a sequence number. The table is
+//! part of the range's replicated state. Only applied commands change it, in log order, and only
+//! its own content and log time (`last_ts`) decide, so that all replicas agree. A pair is
+//! remembered with its outcome until its client says that it got the answer (`lowest_unanswered`,
+//! RIFL's first incomplete) or [`SESSION_WINDOW_MS`] of log time have passed. What may have been
+//! forgotten is refused.
 //!
-//! In the tree the pairs lie at the first key of their request, so that they move with the keys at
-//! a split; a client's marks lie by range id. Rows are written when a memtable freezes, and before,
-//! when there come to be many: [`Sessions::save`] yields what changed since the last time.
+//! In the tree a pair lies at the first key of its request, so that it moves with the keys at a
+//! split; a client's marks lie by range id. The rows are written when a memtable freezes, and
+//! earlier if they become many: [`Sessions::save`] gives what has changed since the last time.
 //!
-//! The table is bounded by the bytes that it counts for, which are reckoned from what it holds alone:
-//! replicas push the same clients out at the same entry. Nothing goes through all of it in one turn:
-//! it is forgotten, saved, exported ([`super::session_export`]) and loaded a few clients at a time.
+//! The table is bounded by a count of bytes that depends on its content alone, so all replicas drop
+//! the same clients at the same entry. No turn goes through the whole table: forgetting, saving,
+//! exporting ([`super::session_export`]) and loading take a few clients at a time.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
@@ -28,28 +30,29 @@ pub use crate::range::session_row::{ClientMarks, SavedPair, SessionRow};
 use crate::request::{Outcome, SessionPair};
 use crate::types::{Blob, ClientId, Timestamp};
 
-/// A client is forgotten this much later than its last write, in log time: clients count time by
-/// their own clocks, which may run a little fast.
+/// A client is forgotten this long after its last write, in log time. A little more than the
+/// window, because clients count time by their own clocks, which may run fast.
 const CLIENT_WINDOW_MS: u64 = SESSION_WINDOW_MS + 60_000;
 
-/// A client that says it first tried a write further ahead of the range's time than a day makes it up.
+/// A client's first try may lie at most this far ahead of the range's time, a day; more is not
+/// believed.
 const TRIED_AHEAD_MAX_MS: u64 = 24 * 3_600_000;
 
 /// Bytes that a client counts for, about what it takes in memory.
 const CLIENT_LEN: usize = 256;
-/// And a pair, besides its first key.
+/// Bytes that a pair counts for besides its first key.
 const PAIR_LEN: usize = 160;
-/// Clients that one write has forgotten, at most: each write adds one, so more catch up.
+/// Most clients that one write forgets. A write adds one at most, so the table still shrinks.
 const FORGOTTEN_AT_ONCE_MAX: usize = 16;
 
-/// What the table says of a pair.
+/// What the table knows of a pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Not applied yet.
+    /// Not applied before.
     Fresh,
     /// Applied before, with this outcome.
     Seen(Outcome),
-    /// It may have been applied and forgotten.
+    /// Perhaps applied and forgotten: it must be refused.
     Expired,
 }
 
@@ -67,7 +70,7 @@ struct Client {
     marks: ClientMarks,
     /// By rising sequence.
     pairs: VecDeque<Pair>,
-    /// Bytes that the pairs count for.
+    /// Bytes that its pairs count for.
     len: usize,
     in_tree: bool,
     changed: bool,
@@ -76,29 +79,29 @@ struct Client {
 /// The table of one range.
 #[derive(Debug, Default)]
 pub struct Sessions {
-    /// Where in `clients` each is.
+    /// The place of each client in `clients`.
     places: HashMap<ClientId, usize, FxBuildHasher>,
     clients: Slab<Client>,
-    /// Clients by their last write: the first to be forgotten stands first.
+    /// Clients by their last write; the first is the next to be forgotten.
     by_last_seen: BTreeSet<(Timestamp, ClientId)>,
-    /// A client that is not in the table and first tried a write at or before this may have been
-    /// pushed out by others.
+    /// A client that is not in the table may have been dropped for lack of room if it first tried
+    /// its write at or before this.
     horizon: Timestamp,
-    /// Bytes that clients and pairs count for.
+    /// Bytes that all clients and pairs count for.
     len: usize,
     pairs: usize,
-    /// Clients of which not all is in the tree, the longest waiting first. May name some that have
-    /// gone, or are saved.
+    /// Clients that are not wholly in the tree, those that wait longest first. Some may be gone or
+    /// saved already.
     changed: VecDeque<ClientId>,
     /// Rows in the tree whose pair or client is gone.
     to_delete: VecDeque<SessionRow>,
-    /// Rows that a save would write now, at most.
+    /// At most how many rows a save would write now.
     unsaved: usize,
     exports: Exports,
 }
 
 impl Sessions {
-    /// A table as of a recovered state.
+    /// An empty table with the horizon of a recovered state.
     pub fn new(horizon: Timestamp) -> Sessions {
         Sessions {
             horizon,
@@ -106,12 +109,12 @@ impl Sessions {
         }
     }
 
-    /// Up to when clients may have been pushed out.
+    /// Clients whose last write was at or before this may have been dropped for lack of room.
     pub fn horizon(&self) -> Timestamp {
         self.horizon
     }
 
-    /// Clients and pairs remembered.
+    /// How many clients and pairs are remembered.
     pub fn len(&self) -> (usize, usize) {
         (self.clients.len(), self.pairs)
     }
@@ -121,7 +124,7 @@ impl Sessions {
         self.len
     }
 
-    /// Rows that a save would write now, at most.
+    /// At most how many rows a save would write now.
     pub fn unsaved(&self) -> usize {
         self.unsaved
     }
@@ -130,7 +133,7 @@ impl Sessions {
         self.clients.get(*self.places.get(&id)?)
     }
 
-    /// Whether a pair may be applied when the log's time is `last`.
+    /// Whether a pair may be applied when log time is `last`.
     pub fn check(&self, pair: &SessionPair, last: Timestamp) -> Verdict {
         let too_old = pair.first_tried.plus_ms(SESSION_WINDOW_MS) < last
             || pair.first_tried > last.plus_ms(TRIED_AHEAD_MAX_MS);
@@ -151,7 +154,8 @@ impl Sessions {
         Verdict::Fresh
     }
 
-    /// Remembers a pair that [`Sessions::check`] called fresh, decided at `decided`.
+    /// Remembers a pair that [`Sessions::check`] called fresh, with the outcome decided at
+    /// `decided`.
     pub fn record(
         &mut self,
         pair: &SessionPair,
@@ -165,7 +169,7 @@ impl Sessions {
         let Some(client) = self.clients.get_mut(place) else {
             return;
         };
-        // As long as a try could come that is not too old, its client is remembered.
+        // While a try may still come that is not too old, its client must be remembered.
         let seen = client.marks.last_seen.max(decided).max(pair.first_tried);
         self.by_last_seen
             .remove(&(client.marks.last_seen, pair.client));
@@ -190,6 +194,7 @@ impl Sessions {
             self.unsaved += 1;
         }
         self.forget_pairs(place, decided);
+        // Over the limit: the clients that have been silent longest go, and the horizon tells so.
         for _ in 0..FORGOTTEN_AT_ONCE_MAX {
             if self.len <= SESSIONS_LEN_MAX {
                 break;
@@ -202,7 +207,7 @@ impl Sessions {
         }
     }
 
-    /// The place of a client, which is made if it is new.
+    /// The place of a client; a new client gets one.
     fn place_of(&mut self, id: ClientId) -> usize {
         if let Some(place) = self.places.get(&id) {
             return *place;
@@ -216,7 +221,7 @@ impl Sessions {
 
     fn add_client(&mut self, id: ClientId, marks: ClientMarks, in_tree: bool) -> usize {
         let place = self.clients.vacant_key();
-        // It was not there when an export began that has not come so far.
+        // An export that has not come to this place yet must not see the new client.
         self.exports.keep(place, None::<&Client>);
         self.clients.insert(Client {
             id,
@@ -231,7 +236,8 @@ impl Sessions {
         place
     }
 
-    /// Few at a time: after a long rest of the range many may be due.
+    /// Forgets clients that were silent for too long. A few at a time: after a long rest many may
+    /// be due.
     fn forget_clients(&mut self, now: Timestamp) {
         for _ in 0..FORGOTTEN_AT_ONCE_MAX {
             let Some((last_seen, client)) = self.by_last_seen.first().copied() else {
@@ -263,7 +269,7 @@ impl Sessions {
         }
     }
 
-    /// A pair is not in the table any more.
+    /// Counts a pair that is no longer in the table, and has its row deleted.
     fn left(&mut self, client: ClientId, pair: Pair) {
         self.len -= pair.len();
         self.pairs -= 1;
@@ -284,7 +290,7 @@ impl Sessions {
         self.unsaved += 1;
     }
 
-    /// Drops the pairs of a client that were answered, have grown too old, or are too many.
+    /// Forgets pairs of a client that were answered, are too old, or are too many.
     fn forget_pairs(&mut self, place: usize, now: Timestamp) {
         loop {
             let Some(client) = self.clients.get_mut(place) else {
@@ -304,16 +310,16 @@ impl Sessions {
                 return;
             };
             client.len -= pair.len();
-            // A retry of what was pushed out must be refused, not applied again.
+            // A retry of a forgotten pair must be refused, not applied again.
             client.marks.lowest_unanswered = client.marks.lowest_unanswered.max(pair.sequence + 1);
             let id = client.id;
             self.left(id, pair);
         }
     }
 
-    /// Rows that changed and were not saved yet, those first that have waited longest: about
-    /// `rows_max` of them, none when all is saved. The caller writes them into the memtable that the
-    /// state's next row goes into, or an earlier one.
+    /// Gives about `rows_max` rows that have changed and are not saved, those that have waited
+    /// longest first; none when all is saved. The caller writes them into the memtable that gets
+    /// the state's next row, or into an earlier one.
     pub fn save(&mut self, rows_max: usize) -> Vec<SessionRow> {
         let mut rows = Vec::new();
         while rows.len() < rows_max
@@ -339,8 +345,8 @@ impl Sessions {
         rows
     }
 
-    /// What is written for a row that is to be deleted. If it stands for something that is in the table
-    /// again, that is written under the same version: one row, not two.
+    /// What to write for a row that is to be deleted. If its pair or client is in the table again,
+    /// the new row is written instead, since both would have the same version.
     fn unless_back(&mut self, row: SessionRow) -> Option<SessionRow> {
         let id = match &row {
             SessionRow::Client(id, _) => *id,
@@ -356,7 +362,8 @@ impl Sessions {
             ..
         } = &row
         else {
-            // Its marks come later, and if it is forgotten before that the old ones must go.
+            // Its marks are written later. If it is forgotten before that, its old row must still
+            // be deleted.
             client.in_tree = true;
             return None;
         };
@@ -372,12 +379,12 @@ impl Sessions {
         Some(pair.row(id))
     }
 
-    /// All that is remembered, clients before their pairs.
+    /// All rows, each client's marks before its pairs.
     pub fn rows(&self) -> impl Iterator<Item = SessionRow> + '_ {
         self.clients.iter().flat_map(|(_, client)| client.rows())
     }
 
-    /// The table as it is now, to be taken part by part while it goes on changing.
+    /// Begins an export of the table as it is now; the table may go on changing.
     pub fn export(&self) -> SessionExport {
         let places = self
             .clients
@@ -387,16 +394,16 @@ impl Sessions {
         self.exports.begin(places)
     }
 
-    /// The next rows of an export, about `rows_max`; empty at its end, `None` if it is of another
-    /// table.
+    /// The next rows of an export, about `rows_max`; empty at its end, `None` if it is an export of
+    /// another table.
     pub fn next_rows(&self, export: &SessionExport, rows_max: usize) -> Option<Vec<SessionRow>> {
         let known = self.exports.know(export);
         known.then(|| export.next_rows(rows_max, |place| self.clients.get(place)))
     }
 
-    /// This table, of a snapshot, takes the place of another: what is in the tree of clients that it
-    /// does not know goes. About `clients_max` of the other's clients from the place `from` on are
-    /// looked at; gives where to go on.
+    /// Makes this table, which came with a snapshot, replace another: rows that the tree has of
+    /// clients which this table does not know are deleted. Looks at about `clients_max` of the
+    /// other's clients, from place `from` on; gives the place at which to go on.
     pub fn take_over(
         &mut self,
         other: &Sessions,
@@ -404,7 +411,7 @@ impl Sessions {
         clients_max: usize,
     ) -> Option<usize> {
         if from == 0 {
-            // Clients that it has forgotten, and not deleted yet.
+            // Clients that the other has forgotten, but not yet deleted from the tree.
             for row in &other.to_delete {
                 if let SessionRow::Client(id, _) = row {
                     self.was_there(*id);
@@ -418,14 +425,14 @@ impl Sessions {
             .map_or(0, |(last, _)| last + 1);
         let until = places.min(from + clients_max);
         for client in (from..until).filter_map(|place| other.clients.get(place)) {
-            // Also one that is not in the tree yet: until the switch it may be saved.
+            // Even a client that is not in the tree: it may be saved before the switch.
             self.was_there(client.id);
         }
         (until < places).then_some(until)
     }
 
-    /// The tree has, or may have, marks of a client from before a snapshot was loaded: they go, or are
-    /// written over.
+    /// Notes that the tree may have marks of this client from before a snapshot was installed: they
+    /// are deleted or overwritten.
     pub fn was_there(&mut self, id: ClientId) {
         let place = self.places.get(&id).copied();
         match place.and_then(|place| self.clients.get_mut(place)) {
@@ -434,8 +441,7 @@ impl Sessions {
         }
     }
 
-    /// Takes a row of the tree into the table, at recovery or from a snapshot. Clients come before
-    /// their pairs.
+    /// Loads a row of the tree, at recovery or from a snapshot. A client comes before its pairs.
     pub fn load(&mut self, row: SessionRow) {
         match row {
             SessionRow::Client(id, Some(marks)) => {
@@ -468,7 +474,7 @@ impl Sessions {
         }
     }
 
-    /// Takes a client of a snapshot, whose marks do not lie by replica id yet.
+    /// Loads a client of a snapshot; the tree does not have its marks under the replica's id yet.
     pub fn load_of_snapshot(&mut self, id: ClientId, marks: ClientMarks) {
         self.load(SessionRow::Client(id, Some(marks)));
         let place = self.places.get(&id).copied();
@@ -487,7 +493,7 @@ impl Client {
         self.pairs.get(at.ok()?)
     }
 
-    /// Adds rows of what is not in the tree until there are `rows_max`; says whether that is all.
+    /// Adds rows that are not in the tree until there are `rows_max`; gives whether these are all.
     fn save(&mut self, rows_max: usize, rows: &mut Vec<SessionRow>, unsaved: &mut usize) -> bool {
         rows.push(SessionRow::Client(self.id, Some(self.marks)));
         self.in_tree = true;
@@ -516,7 +522,7 @@ impl ExportedClient for Client {
 }
 
 impl Pair {
-    /// Its row, under a client.
+    /// The row of this pair, which belongs to `client`.
     fn row(&self, client: ClientId) -> SessionRow {
         SessionRow::Pair {
             first_key: self.first_key.clone(),

@@ -1,4 +1,4 @@
-//! The replicated state of a range besides its rows, and the row in which it lies in the tree.
+//! The replicated state of a range besides its rows, and the row in which the tree keeps it.
 
 use rkyv::rancor;
 
@@ -6,37 +6,38 @@ use crate::range::{Descriptor, sessions::Sessions};
 use crate::types::{RangeId, Timestamp};
 use crate::wal::LogId;
 
-/// What applying the log has made of a range, rows apart.
+/// What applying the log has made of a range, without its rows.
 #[derive(Debug)]
 pub struct RangeState {
-    /// Bounds, epoch, replicas.
+    /// Its interval, epoch and replicas.
     pub descriptor: Descriptor,
-    /// The last entry applied; `None` in a replica that waits for its first log or snapshot.
+    /// The last entry applied; `None` in a replica that waits for its first entry or snapshot.
     pub applied: Option<LogId>,
-    /// The membership in force, encoded, and the entry that set it.
+    /// The membership in force and the entry that set it.
     pub membership: AppliedMembership,
     /// The timestamp of the last command applied; every entry raises it.
     pub last_ts: Timestamp,
-    /// No read was served above this timestamp by any leader before.
+    /// No earlier leader served a read above this timestamp.
     pub ceiling: Timestamp,
-    /// Reads at or below this are refused: versions they need may be gone.
+    /// Reads at or below this are refused: versions that they need may be gone.
     pub gc_threshold: Timestamp,
-    /// By which a write is applied at most once.
+    /// The session table, by which a write is applied at most once.
     pub sessions: Sessions,
-    /// The number of a digest that the entry applied last asks for. No part of what is replicated.
+    /// The number of the digest that the last applied entry asks for. Not part of the replicated
+    /// state.
     pub digest_asked: Option<u64>,
 }
 
-/// A membership and where in the log it was set.
+/// A membership and the entry that set it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppliedMembership {
-    /// The entry that set it; `None` for the one a replica was created with.
+    /// The entry; `None` for the membership with which the replica was created.
     pub log_id: Option<LogId>,
-    /// As [`crate::raft`] encodes it.
+    /// The bytes, as [`crate::raft`] encodes them.
     pub body: bytes::Bytes,
 }
 
-/// The row by which a flush records how far a range is applied.
+/// The state as a row: a flush writes it, and so records how far the range is applied.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct StateRow {
     descriptor: Descriptor,
@@ -75,7 +76,7 @@ impl RowLogId {
 }
 
 impl RangeState {
-    /// The state of a range that has just been made: nothing is applied after `first`.
+    /// The state of a new range, as of the entry `first`.
     pub fn created(
         descriptor: Descriptor,
         membership: bytes::Bytes,
@@ -101,7 +102,7 @@ impl RangeState {
         self.descriptor.range
     }
 
-    /// The bytes of the state's row; sessions have rows of their own.
+    /// The bytes of the state's row. The session table has rows of its own.
     ///
     /// # Errors
     /// The encoder failed, which no state in memory can cause.
@@ -122,7 +123,7 @@ impl RangeState {
     /// Reads what [`RangeState::encode`] wrote, with an empty session table.
     ///
     /// # Errors
-    /// The bytes are no state row.
+    /// The bytes are not a state row.
     pub fn decode(bytes: &[u8]) -> Result<RangeState, rancor::Error> {
         let row = rkyv::from_bytes::<StateRow, rancor::Error>(bytes)?;
         Ok(RangeState {
