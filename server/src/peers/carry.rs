@@ -1,15 +1,16 @@
-//! Requests of plain clients, carried to the shard of another node that leads their range.
+//! Forwards requests of plain clients to the shard of another node that leads their range.
 //!
-//! A client that does not follow routes may ask any node. Its frame goes, as it is, over a link to
-//! the leader's shard, once: there it is handled like one that was forwarded within the node, and
-//! the reply's frame goes back to the client. The links are others than those of the replicas
-//! ([`Traffic::Clients`]), so that a client's request never stands before an append. The body of a
-//! frame of the kind [`super::kind::CARRY`] is the time that is left in milliseconds (four bytes, 0:
-//! the client does not say), and the client's frame.
+//! A client that does not follow routes may ask any node. Its frame goes unchanged over a link to
+//! the leader's shard, once. There it is handled like one that was forwarded within the node, and
+//! the reply's frame comes back to the client. The link is not one of those that serve the replicas
+//! ([`Traffic::Clients`]), so no client's request stands in front of an append. The body of a frame
+//! of kind [`super::kind::CARRY`] is the time that is left in milliseconds (four bytes; 0: the
+//! client sets no limit), and the client's frame.
 //!
-//! If the link breaks once the frame may have been sent, a write's fate is not known. The same if the
-//! other shard falls silent: a process that has stopped keeps its links, so a shard that owes answers is
-//! asked whether it lives ([`Owing`]). Lives on its shard's thread.
+//! If the link breaks when the frame may have been sent, the fate of a write is unknown. The same
+//! holds if the other shard falls silent: a process that is stopped keeps its connections open, so
+//! a shard that owes answers is asked from time to time whether it is alive ([`Owing`]). Lives on
+//! its shard's thread.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -36,22 +37,24 @@ use crate::handler::scan::LocalScan;
 use crate::handler::{self, Asked, Call, Origin, Times, reply};
 use crate::shard::context::Context;
 
-/// Requests of one shard that are on their way to other nodes, and of one link that are answered.
+/// Most requests that one shard may have on their way to other nodes, and most that are answered at
+/// a time over one link.
 pub const CARRIED_MAX: usize = 1024;
-/// Bytes of them.
+/// Most bytes of the requests that one shard may have on their way.
 const CARRIED_LEN_MAX: usize = 64 << 20;
-/// When to try again if there are too many.
+/// When a refused client should try again, in milliseconds.
 const RETRY_AFTER_MS: u32 = 5;
-/// A shard that owes answers and has sent none for so long is asked whether it lives, as often.
+/// A shard that owes answers and has sent none for this long is asked whether it is alive; so is
+/// one that still sends none, at this interval.
 const ASK_AFTER: Duration = Duration::from_millis(200);
-/// One that has said nothing for so long, and did not say that it lives either, is silent.
+/// A shard that has answered nothing for this long, not even that question, counts as silent.
 const SILENT_AFTER: Duration = Duration::from_millis(800);
-/// What stands before the client's frame.
+/// Bytes before the client's frame: the time that is left.
 const HEAD_LEN: usize = 4;
 
-/// The ways of one shard to other nodes.
+/// The forwarded requests of one shard.
 pub struct Carriers {
-    /// The shard's links.
+    /// The shard's links to other nodes.
     pub links: Links,
     count: Rc<Cell<usize>>,
     len: Rc<Cell<usize>>,
@@ -61,13 +64,13 @@ pub struct Carriers {
 /// A shard of another node that owes answers.
 struct Owing {
     answers: Cell<usize>,
-    /// When it last gave a sign of life, or was first asked.
+    /// When it last answered anything, or was first asked.
     heard: Cell<Now>,
     silent: Notify,
 }
 
 impl Carriers {
-    /// The ways over a shard's links.
+    /// Forwards over a shard's links.
     pub fn new(links: Links) -> Carriers {
         Carriers {
             links,
@@ -90,8 +93,8 @@ impl Carriers {
     }
 }
 
-/// Asks the shard at `to`, and waits for the answer until the deadline, if there is one, and no longer
-/// than the other shard lives.
+/// Sends a request to the shard at `to`. Waits for the answer until the deadline, if there is one,
+/// and no longer than the other shard is alive.
 async fn ask(
     context: &Rc<Context>,
     to: Location,
@@ -122,7 +125,8 @@ async fn ask(
     answer
 }
 
-/// One more answer is owed by a shard; whether that lives is watched from the first one on.
+/// Counts one more answer that a shard owes. The first starts a task that watches whether the shard
+/// is alive.
 fn owing(context: &Rc<Context>, to: Location) -> Rc<Owing> {
     let mut all = context.carriers.owing.borrow_mut();
     if let Some(owing) = all.get(&to) {
@@ -146,7 +150,7 @@ fn owing(context: &Rc<Context>, to: Location) -> Rc<Owing> {
                 watched.heard.set(Now::now());
             } else if Now::now() >= watched.heard.get() + SILENT_AFTER {
                 watched.silent.notify_waiters();
-                // What is asked from now on is waited for anew.
+                // Requests sent from now on get the full time.
                 watched.heard.set(Now::now());
             }
         }
@@ -163,7 +167,7 @@ fn overloaded(reason: &'static str) -> Error {
     }
 }
 
-/// The room of one request, given back when it is dropped.
+/// The room of one request, released when it is dropped.
 struct Room {
     all: Rc<Cell<usize>>,
     all_len: Rc<Cell<usize>>,
@@ -177,10 +181,10 @@ impl Drop for Room {
     }
 }
 
-/// Carries a client's request to the shard that leads its range. The reply goes to the client.
+/// Forwards a client's request to the shard that leads its range. The reply goes to the client.
 ///
 /// # Errors
-/// Too many are on their way, or it is too long to be carried.
+/// Too many requests are on their way, or this one is too long.
 pub fn send<O: Origin>(
     context: &Rc<Context>,
     origin: &Rc<O>,
@@ -189,7 +193,7 @@ pub fn send<O: Origin>(
 ) -> Result<(), Refusal> {
     let now = Now::now();
     let body = encode(call, now);
-    // Nothing within the limits of keys and values is as long.
+    // No request within the limits of keys and values is this long.
     if body.len() > BODY_LEN_MAX {
         return Err(Error::Invalid("the request is too long to be carried".to_owned()).into());
     }
@@ -228,7 +232,7 @@ fn encode(call: &Call<'_>, now: Now) -> Bytes {
     body.into()
 }
 
-/// The reply's frame, or what the client is told instead.
+/// Gives the reply's frame, or the error to answer instead.
 fn checked(asked: &Asked, answer: io::Result<Bytes>) -> Result<Bytes, Error> {
     let is_write = asked.operation.is_write();
     match answer {
@@ -254,10 +258,10 @@ fn checked(asked: &Asked, answer: io::Result<Bytes>) -> Result<Bytes, Error> {
     }
 }
 
-/// Handles a request that another node has carried here.
+/// Handles a request that another node has forwarded to this shard.
 ///
 /// # Errors
-/// It is none.
+/// The body is not a forwarded request.
 pub fn receive(context: &Rc<Context>, carried: &Rc<Carried>, body: &[u8]) -> io::Result<()> {
     let bad = || io::Error::other("a carried request that cannot be read");
     let (head, frame) = body.split_first_chunk::<HEAD_LEN>().ok_or_else(bad)?;
@@ -275,10 +279,10 @@ pub fn receive(context: &Rc<Context>, carried: &Rc<Carried>, body: &[u8]) -> io:
     handler::handle(context, carried, found, frame, times).map_err(|_| bad())
 }
 
-/// Takes a reply's frame.
+/// Takes the reply's frame.
 type TakeReply = Box<dyn FnOnce(&[u8])>;
 
-/// Where the reply to a carried request goes.
+/// A forwarded request, as the source of a call: it takes one reply.
 pub struct Carried {
     context: Rc<Context>,
     reply: Cell<Option<TakeReply>>,
@@ -286,7 +290,7 @@ pub struct Carried {
 }
 
 impl Carried {
-    /// A request whose reply's frame is given to `reply`.
+    /// A request whose reply's frame `reply` takes.
     pub fn new(context: Rc<Context>, reply: impl FnOnce(&[u8]) + 'static) -> Rc<Carried> {
         Rc::new(Carried {
             context,
@@ -306,7 +310,7 @@ impl WriteSink for Carried {
 
 impl Origin for Carried {
     fn is_smart(&self) -> bool {
-        // It was carried once; if the key is not here either, the client hears where it is.
+        // A request is forwarded once. If the key is not here either, the client gets the route.
         true
     }
 

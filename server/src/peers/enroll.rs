@@ -1,16 +1,16 @@
-//! How an empty node becomes part of a cluster, or makes one; and how a node with a folder finds out
-//! where the nodes of `--join` are.
+//! How an empty node joins a cluster or bootstraps one, and how a node with a folder finds the
+//! nodes of `--join`.
 //!
-//! An empty node that was given a list asks all of its addresses at once for its place; a node of a
-//! cluster has the manager give it an id, once for each token. With `--bootstrap-expect N` there may
-//! be no cluster yet: then the node that comes first in the list, the founder, listens until the
-//! N - 1 others, all empty, have asked it, and makes the cluster; they go on asking, and join it. So
-//! a founder that has lost its folder makes no second cluster while the others belong to one.
+//! An empty node that got a list of addresses asks all of them at once. A node of a cluster lets
+//! the manager give it an id, once for each token. With `--bootstrap-expect N` there may be no
+//! cluster yet. Then the first node of the list, the founder, listens until the N - 1 others, all
+//! empty, have asked it, and bootstraps the cluster; they go on asking, and join it. So a founder
+//! that has lost its folder makes no second cluster while the others belong to one.
 //!
-//! Each address that is asked, and each connection that the founder answers, has a task and a
-//! time-out of its own, so that a silent one delays nobody. The asking side runs on the node's
-//! control thread, before there are shards; the answering side of a node that serves is a task of
-//! the shard that met the connection.
+//! Each address that is asked, and each connection that the founder answers, has its own task and
+//! its own time-out, so a silent one delays no other. The asking side runs on the node's control
+//! thread, before there are shards. The answering side of a running node is a task of the shard
+//! that accepted the connection.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -39,81 +39,82 @@ use super::{Peers, VERSION, kind, reach, same_secret};
 use crate::net::port::HELD_PATIENCE;
 use crate::shard::context::Context;
 
-/// Pause between two questions to the same address.
+/// Pause between two requests to the same address.
 const ASK_INTERVAL: Duration = Duration::from_millis(200);
-/// The same of a node that has a folder, and only looks for others' addresses.
+/// The same for a node that has a folder and only looks for the others' addresses.
 const SEEK_INTERVAL: Duration = Duration::from_secs(1);
-/// One question takes no longer than this, its connection included.
+/// Time limit of one request, with its connection.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connecting takes no longer than this; of a name with several addresses each gets its share.
+/// Time limit of connecting; the addresses of one name share it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The founder gives a connection this long for its question.
+/// Time limit of the founder for a connection's request.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections that the founder keeps while they say nothing.
+/// Most connections that the founder keeps while they send nothing.
 const ANSWERS_MAX: usize = 128;
 
-/// What an empty node asks for.
+/// The request of an empty node to join.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
-    /// The cluster's secret.
+    /// The secret of the cluster.
     pub secret: String,
-    /// Made once for this folder, in hex.
+    /// A random number of this folder, in hex: the same token gets the same node id.
     pub token: String,
-    /// Where others are to reach the node; empty: that is not known yet.
+    /// The address under which others reach the node; empty if that is not known yet.
     #[serde(default)]
     pub address: String,
 }
 
-/// The answer.
+/// The response to a request to join.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// The place.
+    /// Accepted.
     Joined(Place),
-    /// No, for a reason that stays.
+    /// Refused for a reason that does not pass by itself.
     Refused(String),
-    /// Not now.
+    /// Not now: ask again.
     Later(String),
 }
 
-/// A node's place in a cluster.
+/// What a node must know of its cluster to join it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Place {
     /// The cluster's id, in hex.
     pub cluster: String,
-    /// The node's id.
+    /// The node's new id.
     pub node: u64,
-    /// Where the others are.
+    /// The addresses of the other nodes, by id.
     pub addresses: BTreeMap<u64, String>,
     /// Node and shard of each replica of the system range.
     pub system: Vec<(u64, u16)>,
 }
 
-/// What an empty node was told about the cluster.
+/// What an empty node knows of its cluster from the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List {
-    /// Where the other nodes listen, in the order of the list.
+    /// The addresses of the other nodes, in the order of the list.
     pub others: Vec<String>,
-    /// Whether this node makes the cluster if there is none, and how many others it waits for.
+    /// Whether this node bootstraps the cluster if there is none; if so, how many others must ask
+    /// first.
     pub founds_with: Option<usize>,
-    /// Where this node listens.
+    /// The address on which this node listens.
     pub listen: String,
 }
 
-/// Finds a place in the cluster of the list; `None`: this node is to make it. `waits` is called
-/// with the reason, whenever that changes, while there is no place.
+/// Joins the cluster of the list; `None`: this node is to bootstrap it. While the node waits,
+/// `waits` is called with the reasons whenever they change.
 ///
 /// # Errors
-/// A node's reason to refuse, or the port cannot be listened on.
+/// The reason of a node that refuses, or the port cannot be listened on.
 pub async fn enroll(
     list: &List,
     request: &Request,
     mut waits: impl FnMut(String),
 ) -> Result<Option<Place>, String> {
     let (heard, mut hears) = mpsc::channel(list.others.len().max(1));
-    // Dropped, and so ended, with this function.
+    // All tasks in here end with this function.
     let mut asking = JoinSet::new();
     for address in list.others.clone() {
         let (request, heard) = (request.clone(), heard.clone());
@@ -157,12 +158,12 @@ pub async fn enroll(
             }
         }
     };
-    // The port is free again when this returns.
+    // The node itself listens on the port later, so it must be free when this returns.
     asking.shutdown().await;
     outcome
 }
 
-/// Binds the node's port. Of a process that was just killed it may be held for a moment longer.
+/// Binds the node's port. A process that was just killed may hold it for a moment longer.
 async fn listen(address: &str) -> Result<TcpListener, String> {
     let until = tokio::time::Instant::now() + HELD_PATIENCE;
     loop {
@@ -176,8 +177,8 @@ async fn listen(address: &str) -> Result<TcpListener, String> {
     }
 }
 
-/// Listens as the founder before there is a cluster, and tells the tokens of nodes that ask. When
-/// there are too many connections, the oldest one makes room: a node asks at once.
+/// Listens as the founder while there is no cluster, and passes on the tokens of the nodes that
+/// ask. If there are too many connections, the oldest one goes: a node sends its request at once.
 async fn gather(listener: TcpListener, secret: String, met: mpsc::Sender<String>) {
     let mut answering = JoinSet::new();
     let mut seats = VecDeque::new();
@@ -213,7 +214,7 @@ async fn within<T>(limit: Duration, of: impl Future<Output = io::Result<T>>) -> 
     done.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")))
 }
 
-/// Answers one question to the founder; gives the token of a node that knows the secret.
+/// Answers one request to the founder; gives the token of a node that knows the secret.
 async fn answer(mut stream: TcpStream, secret: &str) -> io::Result<Option<String>> {
     let mut preamble = [0; PREAMBLE_LEN];
     stream.read_exact(&mut preamble).await?;
@@ -254,8 +255,8 @@ fn other_secret() -> Reply {
     Reply::Refused("the cluster's secret is another one; see --cluster-secret".to_owned())
 }
 
-/// Connects to a node as a peer; gives what it says of itself, too. All addresses of a name are
-/// tried.
+/// Connects to a node as a peer, trying all addresses of the name, and gives the node's answer to
+/// the preamble, too.
 async fn greet(address: &str) -> io::Result<(TcpStream, Answer)> {
     let mut failure = io::Error::other("the name has no address");
     let found: Vec<SocketAddr> = lookup_host(address).await?.collect();
@@ -300,23 +301,23 @@ async fn ask(address: &str, request: &Request) -> io::Result<Reply> {
 pub struct Found {
     /// The address.
     pub address: String,
-    /// The node there.
+    /// The id of the node there.
     pub node: NodeId,
-    /// Its cluster.
+    /// The id of its cluster.
     pub cluster: u128,
 }
 
-/// What addresses of `--join` said at the start.
+/// The answers of the addresses of `--join` at a start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Around {
-    /// Nodes that answered.
+    /// The nodes that answered.
     pub found: Vec<Found>,
-    /// Addresses that have not.
+    /// The addresses that did not answer.
     pub silent: Vec<String>,
 }
 
-/// Asks each address once, all at the same time, who is there; leaves out those that do not answer
-/// and those that belong to no cluster yet.
+/// Asks all addresses once, all at the same time, which node is there. Leaves out addresses that do
+/// not answer and nodes that belong to no cluster yet.
 pub async fn look(addresses: &[String]) -> Vec<Found> {
     let asked = addresses.iter().map(|address| async move {
         let (_, answer) = within(CONNECT_TIMEOUT * 2, greet(address)).await.ok()?;
@@ -326,13 +327,13 @@ pub async fn look(addresses: &[String]) -> Vec<Found> {
             cluster: answer.cluster,
         })
     });
-    // The first half of the time may go to addresses that are silent.
+    // The addresses of one name are tried in turn: twice the time limit leaves some for the answer.
     let answered = futures_util::future::join_all(asked).await;
     answered.into_iter().flatten().collect()
 }
 
-/// Goes on asking addresses of `--join` until each has answered once: where all nodes come back at
-/// new addresses, the list is all that says so.
+/// Asks the addresses of `--join` until each has answered once. If all nodes come back at new
+/// addresses, only this list names them.
 pub async fn seek(peers: Arc<Peers>, cluster: u128, mut addresses: Vec<String>) {
     while !addresses.is_empty() {
         for found in look(&addresses).await {
@@ -348,10 +349,10 @@ pub async fn seek(peers: Arc<Peers>, cluster: u128, mut addresses: Vec<String>) 
     }
 }
 
-/// Answers a node that asks for its place.
+/// Answers an empty node that asks to join.
 pub async fn grant(context: &Rc<Context>, body: &[u8]) -> Vec<u8> {
     let reply = decide(context, body).await;
-    // Numbers and texts can always be written.
+    // Numbers and texts can always be encoded.
     serde_json::to_vec(&reply).unwrap_or_default()
 }
 
@@ -366,7 +367,7 @@ async fn decide(context: &Rc<Context>, body: &[u8]) -> Reply {
     let Ok(token) = u128::from_str_radix(&request.token, 16) else {
         return Reply::Refused("the request has no token".to_owned());
     };
-    // The node itself does not listen yet: it is met when it runs.
+    // The node itself does not listen yet, so its address is checked when it runs.
     if let Some(other) = reach::who_is_at(&request.address).await {
         return Reply::Refused(format!(
             "{} is where node {} of cluster {:032x} answers: give this node an address of its own with \
@@ -413,7 +414,7 @@ mod tests {
         let address = listener.local_addr().expect("bound").to_string();
         let (met, mut meets) = mpsc::channel(8);
         let gathering = tokio::spawn(gather(listener, "right".to_owned(), met));
-        // Connections that say nothing, more than the founder keeps.
+        // More connections that send nothing than the founder keeps.
         let mut silent = Vec::new();
         for _ in 0..ANSWERS_MAX + 10 {
             silent.push(TcpStream::connect(&address).await.expect("a connection"));

@@ -1,4 +1,4 @@
-//! The receiving half of a connection between nodes: its bytes, taken frame by frame.
+//! The receiving half of a connection between nodes: turns its bytes into frames.
 
 use std::io;
 #[cfg(test)]
@@ -8,37 +8,37 @@ use bytes::Bytes;
 use futures_util::io::{AsyncRead, AsyncReadExt};
 use rangedb_engine::frame::{self, BadFrame};
 
-/// Bytes are received in pieces of this size.
+/// Bytes are read in pieces of at most this size.
 pub const RECEIVE_LEN: usize = 64 << 10;
 
-/// The longest frame.
+/// Most bytes of a frame.
 const FRAME_LEN_MAX: usize = frame::HEADER_LEN + frame::BODY_LEN_MAX;
 
-/// A frame that was received.
+/// A received frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
-    /// Its number.
+    /// The number of its request.
     pub id: u64,
-    /// Its kind, of [`super::kind`].
+    /// One of [`super::kind`].
     pub kind: u16,
-    /// Its body.
+    /// Its body; the checksum is verified.
     pub body: Bytes,
 }
 
-/// Whether a connection ended since a frame was damaged on its way.
+/// Whether a connection ended because a frame was damaged on its way.
 pub fn is_damage(error: &io::Error) -> bool {
     let bad = error.get_ref().and_then(|inner| inner.downcast_ref());
     matches!(bad, Some(BadFrame::Damaged(_)))
 }
 
-/// Bytes received of a connection, and not handled.
+/// The bytes of a connection that were received and not yet handled.
 pub struct Input {
     bytes: Vec<u8>,
-    /// How many of them were taken.
+    /// How many bytes of `bytes` were taken already.
     taken: usize,
-    /// Where they are received.
+    /// The buffer for one read.
     piece: Box<[u8]>,
-    /// No more than this is kept of a frame that is not whole.
+    /// An incomplete frame may have at most this many bytes.
     frame_len_max: usize,
 }
 
@@ -49,7 +49,7 @@ impl Default for Input {
 }
 
 impl Input {
-    /// Keeps no more than this of a frame that is not whole.
+    /// An incomplete frame may have at most `frame_len_max` bytes.
     pub fn new(frame_len_max: usize) -> Input {
         Input {
             bytes: Vec::new(),
@@ -59,7 +59,7 @@ impl Input {
         }
     }
 
-    /// Takes frames of every length from now on.
+    /// Accepts frames of full length from now on.
     pub fn accept_long(&mut self) {
         self.frame_len_max = FRAME_LEN_MAX;
     }
@@ -67,8 +67,8 @@ impl Input {
     /// Receives until there is a whole frame, and takes it.
     ///
     /// # Errors
-    /// The connection has ended, or what came is no frame; [`is_damage`] tells whether it was one when
-    /// it was sent.
+    /// The connection has ended, or its bytes are not a frame. [`is_damage`] tells whether a frame
+    /// was damaged on its way.
     pub async fn receive(&mut self, reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Received> {
         loop {
             if let Some(received) = self.take()? {
@@ -79,7 +79,7 @@ impl Input {
         }
     }
 
-    /// The same of a connection that blocks.
+    /// The same for a blocking connection.
     #[cfg(test)]
     pub fn receive_blocking(&mut self, reader: &mut impl Read) -> io::Result<Received> {
         loop {
@@ -107,7 +107,7 @@ impl Input {
         }))
     }
 
-    /// So many bytes more have come; 0: no more will.
+    /// Adds the bytes of a read; 0 means that the connection has ended.
     fn append(&mut self, len: usize) -> io::Result<()> {
         if len == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());

@@ -1,13 +1,15 @@
-//! The links of one shard to the shards of other nodes: the asking side.
+//! The links of one shard to the shards of other nodes: the requesting side.
 //!
-//! There is a link, with a connection of its own, for each kind of [`Traffic`] to a shard, so that
-//! none waits behind another. A link is connected when something is first asked. Questions are sent
-//! in the order in which they were asked, answers come in any order. Of bulk, only so many bytes are
-//! sent before they are answered; what is asked then waits. When a connection breaks, all that wait
-//! for an answer are told; after that nothing is tried for a time that doubles with each failure,
-//! and questions fail at once meanwhile. A node that refuses this one (another secret, another
-//! cluster, another node at its address) is asked far less often, until its address changes. A link
-//! counts as working when the other node has welcomed it. Lives on its shard's thread.
+//! For each kind of [`Traffic`] to a shard there is one link with its own connection, so that none
+//! waits behind another. A link connects when it gets its first request. Requests are sent in
+//! order; responses come in any order. Of bulk requests, only so many bytes may be unanswered; the
+//! rest waits.
+//!
+//! When a connection breaks, all requests on it fail. After that the link does not try again for a
+//! pause that doubles with each failure, and requests fail at once meanwhile. A node that refuses
+//! this one (another secret, another cluster, another node at its address) is tried far less often,
+//! until its address changes. A link counts as working once the other node has welcomed it. Lives
+//! on its shard's thread.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -31,20 +33,21 @@ use crate::env::reactor::{self, TcpStream};
 use crate::env::{GlommioRuntime, Now};
 use crate::shard::mesh::Mesh;
 
-/// Connecting and greeting may take so long.
+/// Time limit of connecting and greeting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// A link whose questions do not arrive for so long is broken: a new one is sooner of use than the
-/// old one, whose pauses between two tries have grown by the time the network works again.
+/// A link whose sent bytes are not acknowledged for this long is broken. A new connection is of use
+/// sooner than the old one, whose retransmission pauses have grown by the time the network works
+/// again.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(1);
-/// How long nothing is tried after a failure, the first time and at most.
+/// Pause after a failure: the first one and the longest.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_LONGEST: Duration = Duration::from_millis(250);
 /// The same after a refusal, which seldom passes by itself.
 const PAUSE_REFUSED_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_REFUSED_LONGEST: Duration = Duration::from_secs(5);
-/// Bytes that wait to be sent; further questions fail, and replication asks again later.
+/// Most bytes that wait to be sent. Further requests fail, and replication sends them again later.
 const QUEUE_LEN_MAX: usize = 32 << 20;
-/// Bytes of bulk that are sent and not answered; one question may be longer, and goes alone.
+/// Most bytes of bulk requests sent and not answered; a longer request is sent alone.
 const BULK_LEN_MAX: usize = 8 << 20;
 
 /// The links of one shard. Clones are the same links.
@@ -57,49 +60,49 @@ struct Inner {
     cluster: u128,
     me: NodeId,
     peers: Arc<Peers>,
-    /// The way to the other shards of this node.
+    /// Reaches the other shards of this node.
     mesh: OnceCell<Rc<Mesh>>,
     links: RefCell<BTreeMap<(Location, Traffic), Rc<Link>>>,
-    /// Frames that were damaged on their way to this shard.
+    /// How many frames were damaged on their way to this shard.
     damaged: Cell<u64>,
 }
 
-/// What a link is for.
+/// The kind of requests that a link carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Traffic {
-    /// Questions of replicas, in one of their lanes.
+    /// Requests of replicas, in one of their two lanes.
     Replicas(Lane),
-    /// Requests of clients that are carried: see [`super::carry`].
+    /// Forwarded requests of clients; see [`super::carry`].
     Clients,
 }
 
-/// A question, until it is answered.
+/// A request that is not answered yet.
 struct Asked {
-    /// Who waits for the answer.
+    /// Receives the answer.
     answer: oneshot::Sender<io::Result<Bytes>>,
-    /// Its length, if it is sent.
+    /// Its length once it is sent.
     sent: Option<usize>,
 }
 
 struct Link {
     to: Location,
     traffic: Traffic,
-    /// By the number of the question.
+    /// Requests without an answer, by number.
     asked: RefCell<Slab<Asked>>,
-    /// Questions that wait to be sent, by their number.
+    /// Requests that wait to be sent, with their numbers.
     queue: RefCell<VecDeque<(usize, Bytes)>>,
-    /// Bytes of these.
+    /// Bytes in `queue`.
     queue_len: Cell<usize>,
-    /// Bytes that are sent and not answered.
+    /// Bytes of requests that were sent and not answered.
     sent_len: Cell<usize>,
     to_send: Notify,
-    /// Whether its task runs.
+    /// Whether its task is running.
     runs: Cell<bool>,
-    /// Failures since the last answer.
+    /// Failures since the link last worked.
     failures: Cell<u32>,
-    /// Until when nothing is tried, unless the node is elsewhere by then.
+    /// The end of the pause; the link tries earlier if the node has moved.
     not_before: Cell<Option<Now>>,
-    /// The address that was tried last.
+    /// The address that was last tried.
     tried: RefCell<String>,
 }
 
@@ -119,17 +122,17 @@ impl Links {
         }
     }
 
-    /// A connection from another node has ended with this error: counts a damaged frame.
+    /// Counts a damaged frame, if a connection from another node ended because of one.
     pub fn ended(&self, error: &io::Error) {
         self.inner.ended(error);
     }
 
-    /// Frames that were damaged on their way to this shard.
+    /// How many frames were damaged on their way to this shard.
     pub fn damaged_frames(&self) -> u64 {
         self.inner.damaged.get()
     }
 
-    /// Other shards of this node are asked by these lanes from now on.
+    /// Sets the mesh by which requests reach other shards of this node.
     pub fn join_mesh(&self, mesh: Rc<Mesh>) {
         let joined = self.inner.mesh.set(mesh);
         assert!(joined.is_ok(), "a shard joins one mesh");
@@ -149,11 +152,11 @@ impl Transport for Links {
 }
 
 impl Links {
-    /// Asks a shard of another node. [`io::ErrorKind::NotConnected`] and
-    /// [`io::ErrorKind::WouldBlock`]: it was not sent.
+    /// Sends a request to a shard of another node. With [`io::ErrorKind::NotConnected`] and
+    /// [`io::ErrorKind::WouldBlock`] it was certainly not sent.
     ///
     /// # Errors
-    /// The link is broken, or broke before the answer.
+    /// The link is broken, or broke before the answer came.
     pub async fn ask(&self, to: Location, traffic: Traffic, question: Bytes) -> io::Result<Bytes> {
         let link = self.inner.link(to, traffic);
         let (sender, receiver) = oneshot::channel();
@@ -186,7 +189,7 @@ impl Inner {
         links.entry((to, traffic)).or_insert_with(new).clone()
     }
 
-    /// Whether the link's node is known to be elsewhere than where it was tried last.
+    /// Whether the link's node is now known at another address than the one last tried.
     fn has_moved(&self, link: &Link) -> bool {
         let addresses = self.peers.addresses();
         let known = addresses.get(&link.to.node);
@@ -211,12 +214,12 @@ impl Link {
         }
     }
 
-    /// Whether nothing is tried now.
+    /// Whether the link is in its pause after a failure.
     fn pauses(&self) -> bool {
         self.not_before.get().is_some_and(|at| Now::now() < at)
     }
 
-    /// Queues a question.
+    /// Queues a request; fails if the queue is full.
     fn push(&self, question: Bytes, answer: oneshot::Sender<io::Result<Bytes>>) -> io::Result<()> {
         if self.queue_len.get() > QUEUE_LEN_MAX {
             return Err(io::Error::new(
@@ -231,7 +234,7 @@ impl Link {
         Ok(())
     }
 
-    /// Takes what may be sent now from the queue, in order.
+    /// Moves what may be sent now from the queue to a buffer, in order.
     fn take_queued(&self, to: &mut Vec<u8>) {
         let (frame_kind, sent_max) = match self.traffic {
             Traffic::Replicas(Lane::Control) => (kind::QUESTION, usize::MAX),
@@ -253,14 +256,14 @@ impl Link {
                     self.sent_len.set(sent_len + len);
                     frame::encode(*id as u64, frame_kind, question, to);
                 }
-                // Whoever asked has given up.
+                // The sender has given up: the request is not sent.
                 _ => drop(asked.try_remove(*id)),
             }
             queue.pop_front();
         }
     }
 
-    /// Hands an answer to whoever waits for it.
+    /// Gives an answer to the request that waits for it.
     fn take_answer(&self, received: Received) -> io::Result<()> {
         let mut all = self.asked.borrow_mut();
         let id = received.id as usize;
@@ -272,25 +275,25 @@ impl Link {
         drop(all);
         self.sent_len.set(self.sent_len.get() - len);
         self.to_send.notify_one();
-        // Whoever asked may have given up.
+        // The sender may have given up.
         let _ = answer.send(Ok(received.body));
         Ok(())
     }
 
-    /// Tells all that wait why nothing comes any more.
+    /// Fails all requests with this error.
     fn give_up(&self, error: &io::Error) {
         self.queue.borrow_mut().clear();
         self.queue_len.set(0);
         self.sent_len.set(0);
         let asked = self.asked.take();
         for (_, Asked { answer, .. }) in asked {
-            // Whoever asked may have given up.
+            // The sender may have given up.
             let _ = answer.send(Err(io::Error::new(error.kind(), error.to_string())));
         }
     }
 }
 
-/// The other node answers, and wants nothing to do with this one; its reason.
+/// The other node answers, but refuses this one for this reason.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Refused(String);
@@ -310,7 +313,7 @@ async fn run(inner: &Inner, link: &Link) {
             inner.ended(&error);
             error
         }
-        // Nothing was sent.
+        // Nothing was sent in these cases.
         Ok(Err(error)) if is_refusal(&error) => error,
         Ok(Err(error)) => io::Error::new(io::ErrorKind::NotConnected, error.to_string()),
         Err(_) => io::Error::new(io::ErrorKind::NotConnected, "no answer in time"),
@@ -382,7 +385,7 @@ async fn connect(inner: &Inner, link: &Link) -> io::Result<TcpStream> {
         return Err(Refused(format!("it belongs to another cluster, {other:032x}")).into());
     }
     if answer.node != to.node.0 {
-        // What it says of itself is worth more than what was known of its address.
+        // What the node says of itself counts more than what was known of its address.
         inner.peers.learn(NodeId(answer.node), &address);
         let reason = format!(
             "node {} is at this address, not node {}",
@@ -393,8 +396,8 @@ async fn connect(inner: &Inner, link: &Link) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Takes the first frame of the other side: no answer counts before it is known that the node does not
-/// run on an older folder than it once did.
+/// Checks the first frame of the other side. No answer counts before it is certain that the node
+/// does not run on an older folder than before.
 async fn welcome(inner: &Inner, node: NodeId, received: &Received) -> io::Result<()> {
     let said = match received.kind {
         kind::WELCOME => Welcome::decode(&received.body),
@@ -413,7 +416,7 @@ async fn welcome(inner: &Inner, node: NodeId, received: &Received) -> io::Result
     Ok(())
 }
 
-/// Sends and receives until the connection breaks; says why it did.
+/// Sends and receives until the connection breaks; gives the reason.
 async fn serve(inner: &Inner, link: &Link, stream: TcpStream) -> io::Error {
     let (mut reader, mut writer) = stream.split();
     let sending = async {
@@ -481,14 +484,15 @@ mod tests {
     };
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    /// A question that arrived at the other node, and the connection.
+    /// A request that arrived at the other node, and its connection.
     struct Arrived {
         question: Received,
         stream: std::net::TcpStream,
     }
 
     impl Arrived {
-        /// With the question's first byte: a long answer would wait for the executor to read it.
+        /// Answers with the first byte of the request: a long answer would wait until the executor
+        /// reads it.
         fn answer(&mut self) {
             let mut bytes = Vec::new();
             let Received { id, body, .. } = &self.question;
@@ -497,8 +501,8 @@ mod tests {
         }
     }
 
-    /// The node that is asked: it greets, and gives each question to the test. What it is asked
-    /// in a connection whose first question begins with 'x' it leaves unread but for that.
+    /// The other node: it greets, and passes each request to the test. After a request that begins
+    /// with 'x' it reads nothing more from that connection.
     fn other_node() -> (Links, mpsc::Receiver<Arrived>) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let peers = Peers::none();
@@ -509,7 +513,7 @@ mod tests {
             for stream in listener.incoming() {
                 let (stream, sender) = (stream.expect("a link"), sender.clone());
                 std::thread::spawn(move || {
-                    // The test ends before its links do.
+                    // The test may end before its links do.
                     let _ = receive_all(stream, &sender);
                 });
             }
@@ -559,13 +563,13 @@ mod tests {
         std::thread::spawn(test).join().expect("the test");
     }
 
-    /// Asks in a task of its own.
+    /// Sends a request in a task of its own.
     fn ask(links: &Links, lane: Lane, body: Bytes) -> glommio::Task<io::Result<Bytes>> {
         let links = links.clone();
         reactor::spawn_local(async move { links.call(OTHER, lane, body).await })
     }
 
-    /// The next question that arrives, while the links' tasks run.
+    /// The next request that arrives; the links' tasks run meanwhile.
     async fn next(arrived: &mpsc::Receiver<Arrived>) -> Arrived {
         let until = Now::now() + PATIENCE;
         loop {
@@ -581,7 +585,8 @@ mod tests {
     fn bulk_that_stands_still_delays_no_beat() {
         run(async || {
             let (links, arrived) = other_node();
-            // The first is met, and then nothing more is read: the second fills all buffers.
+            // After the first request the other node reads nothing more: the second fills all
+            // buffers.
             let first = ask(&links, Lane::Bulk, Bytes::from_static(b"x"));
             next(&arrived).await;
             let stuck = ask(&links, Lane::Bulk, vec![b'x'; BULK_LEN_MAX - 1].into());

@@ -1,10 +1,12 @@
-//! Which process of each node was seen last, so that a node on an older folder is refused.
+//! The latest process (incarnation, here "life") of each node that was seen, so that a node on an
+//! older folder is refused.
 //!
-//! A folder that was put back to an older copy lacks what its node has voted and acknowledged since;
-//! nobody may count on it. Each start of a node is counted in its folder, so an older folder comes with
-//! a lower count ([`NodeRecord::is_older`]). Both sides of a link tell which process they are and which
-//! they have seen of the other, before any answer counts: whoever is refused as older ends, whether or
-//! not the manager can be reached. What was seen is kept in `node.json`.
+//! A folder that was restored from an older copy lacks what its node has voted and acknowledged
+//! since; no one may rely on it. The folder counts the starts of its node, so an older folder has a
+//! lower count ([`NodeRecord::is_older`]). Both sides of a link name their own process and the
+//! latest one that they have seen of the other, before any answer counts. A process that learns
+//! that it is the older one ends, whether or not the manager can be reached. `node.json` keeps what
+//! was seen.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,18 +15,18 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use rangedb_engine::cluster::NodeRecord;
 use rangedb_engine::types::NodeId;
 
-/// Told that another process is this node: the number of its start, and whether this process was taken
-/// for the node before.
+/// Called when another process runs as this node: with the number of its start, and whether this
+/// process was once accepted as the node's latest.
 type OnOlder = Box<dyn Fn(u64, bool) + Send + Sync>;
 
-/// See the module.
+/// The processes that are known; see the module's chapter.
 pub struct Lives {
     node: NodeId,
-    /// This process; 0: it is nobody's.
+    /// This process; 0 in a node without a folder.
     own: u128,
     others: Mutex<BTreeMap<NodeId, u128>>,
     on_older: OnceLock<OnOlder>,
-    /// Somebody has said that this process is the newest one of its node.
+    /// Whether some node has named this process as the latest one of its node.
     was_accepted: AtomicBool,
 }
 
@@ -34,20 +36,20 @@ impl std::fmt::Debug for Lives {
     }
 }
 
-/// What one side of a link says of the processes of both.
+/// What each side of a link says of the processes of both nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Welcome {
-    /// Who speaks.
+    /// The process that says it.
     pub life: u128,
-    /// The newest process of the other side's node that it has seen; 0: none.
+    /// The latest process of the other side's node that it has seen; 0 if none.
     pub yours: u128,
 }
 
 impl Welcome {
-    /// Bytes of one.
+    /// Length of the encoded form in bytes.
     pub const LEN: usize = 32;
 
-    /// Its bytes.
+    /// The encoded form.
     pub fn encode(&self) -> [u8; Welcome::LEN] {
         let mut bytes = [0; Welcome::LEN];
         let (life, yours) = bytes.split_at_mut(Welcome::LEN / 2);
@@ -56,7 +58,7 @@ impl Welcome {
         bytes
     }
 
-    /// Reads one; `None` if the bytes are none.
+    /// Reads the encoded form; `None` if the bytes are not one.
     pub fn decode(bytes: &[u8]) -> Option<Welcome> {
         let (life, yours) = bytes.split_first_chunk()?;
         Some(Welcome {
@@ -66,19 +68,19 @@ impl Welcome {
     }
 }
 
-/// Whether another side of a link may be taken for its node.
+/// Whether the other side of a link is accepted as its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Met {
-    /// It may, and nothing new was learnt.
+    /// Accepted; nothing new was learnt.
     Known,
-    /// It may; it is to be remembered first.
+    /// Accepted; `node.json` must remember its process first.
     New,
-    /// It runs on an older folder than a process that was seen.
+    /// Refused: it runs on an older folder than a process that was seen.
     Older,
 }
 
 impl Lives {
-    /// This process, and what the folder remembers of others.
+    /// Starts with this process and what the folder remembers of the others.
     pub fn new(node: NodeId, own: u128, remembered: &BTreeMap<u64, String>) -> Lives {
         let read = |(id, life): (&u64, &String)| {
             let life = u128::from_str_radix(life, 16).ok()?;
@@ -93,15 +95,15 @@ impl Lives {
         }
     }
 
-    /// This node.
+    /// The id of this node.
     pub fn node(&self) -> NodeId {
         self.node
     }
 
-    /// Has `told` called when another process is this node: with the number of its start, and whether
-    /// this process was taken for the node before.
+    /// Sets the function that is called when another process runs as this node. It gets the number
+    /// of that process's start, and whether this process was once accepted as the node's latest.
     pub fn on_older(&self, told: impl Fn(u64, bool) + Send + Sync + 'static) {
-        // It is called once, by the start.
+        // The start calls this once.
         let _ = self.on_older.set(Box::new(told));
     }
 
@@ -114,13 +116,13 @@ impl Lives {
         }
     }
 
-    /// Takes what a node says.
+    /// Takes what a node says; gives whether it is accepted.
     pub fn meet(&self, node: NodeId, said: Welcome) -> Met {
         self.learn(self.node, said.yours);
         self.learn(node, said.life)
     }
 
-    /// A process of a node was seen, here or elsewhere.
+    /// Notes a process of a node that was seen, here or by another node.
     pub fn learn(&self, node: NodeId, life: u128) -> Met {
         if node == self.node {
             if life == self.own {
@@ -145,7 +147,7 @@ impl Lives {
         Met::New
     }
 
-    /// What the folder is to remember.
+    /// What `node.json` must remember.
     pub fn to_write(&self) -> BTreeMap<u64, String> {
         let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         let others = others.iter();

@@ -1,20 +1,21 @@
-//! The other nodes of the cluster: who they are, the links to their shards, and how an empty node
-//! becomes part of a cluster.
+//! The other nodes of the cluster: their addresses, the links to their shards, and how an empty
+//! node joins.
 //!
 //! A link is one connection from a shard of this node to a shard of another, in the role of a peer
-//! ([`link`] on the asking side, [`serve`] on the answering one). There are up to three between two
-//! shards: two carry the questions of replicas ([`rangedb_engine::raft`]), of which bulk delays
-//! nothing else, and one the requests of clients ([`carry`]).
+//! ([`link`] on the requesting side, [`serve`] on the answering side). There are up to three
+//! between two shards: two for requests of replicas ([`rangedb_engine::raft`]), so that bulk delays
+//! nothing else, and one for forwarded requests of clients ([`carry`]).
 //!
-//! A link begins with the preamble of the client protocol, in which the versions are those of the
-//! protocol between nodes ([`VERSION`]). Then both sides send frames of [`rangedb_engine::frame`];
-//! kinds are [`kind`]. Their checksums cover every byte. A frame that does not match them ends the
-//! link and is counted; whoever waits for an answer hears that the link broke, and asks again over a
-//! new one as after any other break.
+//! A link begins with the preamble of the client protocol, but with the versions of the protocol
+//! between nodes ([`VERSION`]). Then both sides send frames of [`rangedb_engine::frame`]; [`kind`]
+//! lists their kinds. A checksum covers every byte of a frame. A frame that does not match its
+//! checksum ends the link and is counted. To whoever waits for an answer that is a broken link like
+//! any other: the request is sent again over a new one.
 //!
-//! The first frame proves that the sender knows the cluster's secret, says which cluster and which
-//! node it means, and where it listens itself: so a node that comes back at a new address is found
-//! again by whoever it speaks to, once it was met there (`reach`). How a node joins is in [`enroll`].
+//! The first frame proves that the sender knows the cluster's secret, names the cluster and the
+//! node that it means, and says where the sender itself listens. So a node that comes back at a new
+//! address is found again by the nodes to which it speaks, once they have met it there (`reach`).
+//! How a node joins is in [`enroll`].
 
 pub mod carry;
 pub mod enroll;
@@ -40,19 +41,20 @@ use crate::env::data_dir::{self, Identity};
 use crate::env::reactor;
 pub use lives::{Lives, Met, Welcome};
 
-// An append is at most what is read at once, or one entry that is longer, with its heads.
+// An append has at most the bytes of one read of the log, or a single longer entry, and headers.
 const _: () = {
     use rangedb_engine::limits::{ENTRY_LEN_MAX, LOG_READ_LEN_MAX};
     let heads = 1 << 20;
     assert!(ENTRY_LEN_MAX * 3 / 2 + heads < rangedb_engine::frame::BODY_LEN_MAX);
     assert!(LOG_READ_LEN_MAX + heads < rangedb_engine::frame::BODY_LEN_MAX);
-    // A reply's frame, which is carried whole.
+    // A reply's frame is forwarded whole.
     assert!(rangedb_protocol::limits::FRAME_LEN_MAX <= rangedb_engine::frame::BODY_LEN_MAX);
 };
 
-/// The version of the protocol between nodes. All nodes of a cluster speak one and the same: one that
-/// speaks another is refused with [`rangedb_protocol::preamble::Verdict::NoCommonVersion`]. Version 1
-/// had the frames of the client protocol, without checksums.
+/// The version of the protocol between nodes. All nodes of a cluster must speak the same one; a
+/// node that speaks another is refused with
+/// [`rangedb_protocol::preamble::Verdict::NoCommonVersion`]. Version 1 had the frames of the client
+/// protocol, without checksums.
 pub const VERSION: u16 = 3;
 
 /// The preamble of a connection to a shard of another node.
@@ -67,7 +69,7 @@ pub fn preamble(shard: u16) -> Preamble {
     }
 }
 
-/// Why a node does not take this one as a peer.
+/// Why a node refuses this one as a peer.
 pub fn refused(answer: &Answer) -> String {
     match answer.verdict {
         Verdict::NoCommonVersion => format!(
@@ -82,66 +84,66 @@ pub fn refused(answer: &Answer) -> String {
     }
 }
 
-/// Kinds of frames between nodes.
+/// The kinds of frames between nodes.
 pub mod kind {
     /// The first frame of a link: a [`super::Hello`].
     pub const HELLO: u16 = 100;
-    /// A question of a replica.
+    /// A request of a replica.
     pub const QUESTION: u16 = 101;
-    /// Its answer, under the same number.
+    /// Its response, with the same number.
     pub const ANSWER: u16 = 102;
-    /// An empty node asks for its place in the cluster.
+    /// An empty node asks to join.
     pub const ENROLL: u16 = 103;
-    /// The answer to that.
+    /// The response to that.
     pub const ENROLLED: u16 = 104;
-    /// A client's request that is carried to the leader's shard: see [`super::carry`].
+    /// A client's request, forwarded to the leader's shard: see [`super::carry`].
     pub const CARRY: u16 = 105;
-    /// Its reply, under the same number.
+    /// Its reply, with the same number.
     pub const CARRIED: u16 = 106;
-    /// The answer to a [`HELLO`] that is refused: the reason, as text. Then the
-    /// connection ends.
+    /// The response to a [`HELLO`] that is refused: the reason as text, after which the connection
+    /// ends.
     pub const REFUSED: u16 = 107;
-    /// The answer to a [`HELLO`]: a [`super::Welcome`], before all other answers.
+    /// The response to a [`HELLO`] that is accepted: a [`super::Welcome`], before all other frames.
     pub const WELCOME: u16 = 108;
 }
 
-/// A refusal that goes on is logged this often.
+/// A repeated refusal is logged at this interval.
 const REFUSAL_LOGGED_EVERY: Duration = Duration::from_mins(1);
-/// Refusals that are remembered, so as not to be logged again; more than these are not logged.
+/// Most refusals that are remembered, so as not to log them again; beyond these, none are logged.
 const REFUSALS_MAX: usize = 64;
 
 fn held<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where nodes listen, by id.
+/// The addresses of nodes, by node id.
 pub type Addresses = BTreeMap<NodeId, String>;
 
-/// What this node knows of its cluster. Shared by its shards, off the data path.
+/// What this node knows of its cluster. The shards share it, but not on the data path.
 #[derive(Debug)]
 pub struct Peers {
-    /// Proves that a peer belongs to the cluster; without one there are no peers.
+    /// Proves that a peer belongs to the cluster; if it is empty, there are no peers.
     pub secret: String,
-    /// Where other nodes reach this one.
+    /// The address under which other nodes reach this one.
     pub advertise: String,
-    /// This process and those of the other nodes.
+    /// This process and the latest ones of the other nodes.
     pub lives: Lives,
     cluster: u128,
     addresses: RwLock<Arc<Addresses>>,
-    /// Where nodes say that they are, as long as they were not met there: see [`reach`].
+    /// Addresses that nodes claim, until they were met there: see [`reach`].
     claims: Mutex<Addresses>,
-    /// As the last view said, which may be older than what a node has said of itself since.
+    /// The addresses in the last view, which may be older than what a node has said itself since.
     viewed: Mutex<Addresses>,
-    /// The folder, and what it says of the node.
+    /// The data folder, and its `node.json` as last written.
     folder: Mutex<(PathBuf, Identity)>,
-    /// Nodes that refuse this one, and why.
+    /// The nodes that refuse this one, and why.
     refused_by: Mutex<BTreeMap<NodeId, String>>,
-    /// Which refusals of others were logged, and when.
+    /// The refusals of other nodes that were logged, and when.
     refusals: Mutex<BTreeMap<String, Instant>>,
 }
 
 impl Peers {
-    /// Those that a folder remembers.
+    /// The nodes that a folder remembers.
     pub fn new(
         secret: String,
         advertise: String,
@@ -168,7 +170,7 @@ impl Peers {
         }
     }
 
-    /// Those of a node that is alone.
+    /// No peers: for a node that is alone.
     pub fn none() -> Peers {
         Peers::new(
             String::new(),
@@ -178,13 +180,13 @@ impl Peers {
         )
     }
 
-    /// All addresses as they are known now.
+    /// All addresses, as known now.
     pub fn addresses(&self) -> Arc<Addresses> {
         let addresses = self.addresses.read();
         addresses.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A node is at this address.
+    /// Sets the address of a node, unless it is empty.
     pub fn learn(&self, node: NodeId, address: &str) {
         let known = self.addresses();
         if address.is_empty() || known.get(&node).is_some_and(|at| at == address) {
@@ -199,8 +201,8 @@ impl Peers {
         *held = Arc::new(addresses);
     }
 
-    /// The nodes that are elsewhere than in the view before, and where: one that has moved may have
-    /// said so here before it said so to the manager.
+    /// The nodes whose address differs from the view before, with the new address. Only these: a
+    /// node that has moved may have said so here before it reached the manager.
     pub fn take_view(&self, view: &View) -> Vec<(NodeId, String)> {
         for node in &view.nodes {
             self.lives.learn(node.record.id, node.record.life);
@@ -217,24 +219,24 @@ impl Peers {
         new
     }
 
-    /// A node refuses this one; `true`: it did not, or for another reason, when it was last asked.
+    /// Notes that a node refuses this one. `true`: it did not before, or for another reason.
     pub fn note_refusal(&self, by: NodeId, reason: &str) -> bool {
         let mut refused = held(&self.refused_by);
         let before = refused.insert(by, reason.to_owned());
         before.as_deref() != Some(reason)
     }
 
-    /// A node takes this one for what it is.
+    /// Notes that a node accepts this one.
     pub fn note_accepted(&self, by: NodeId) {
         held(&self.refused_by).remove(&by);
     }
 
-    /// Nodes that refuse this one, and why.
+    /// The nodes that refuse this one, and why.
     pub fn refused_by(&self) -> BTreeMap<NodeId, String> {
         held(&self.refused_by).clone()
     }
 
-    /// Whether a refusal of somebody else is to be logged: the same one once in a while.
+    /// Whether a refusal of another node must be logged: the same one is logged once in a while.
     fn is_news(&self, refusal: &str) -> bool {
         let mut refusals = held(&self.refusals);
         let now = Instant::now();
@@ -246,7 +248,7 @@ impl Peers {
         true
     }
 
-    /// Where the replicas of the system range were when this was last written down.
+    /// The replicas of the system range, as last written to `node.json`.
     pub fn system(&self) -> Vec<Location> {
         let folder = held(&self.folder);
         let system = folder.1.system.iter();
@@ -257,7 +259,7 @@ impl Peers {
         system.map(location).collect()
     }
 
-    /// The highest id of a node that was ever heard of.
+    /// The highest id of a node that this one has ever heard of.
     pub fn highest_node(&self) -> NodeId {
         let addresses = self.addresses();
         addresses.keys().next_back().copied().unwrap_or_default()
@@ -268,10 +270,10 @@ impl Peers {
         held(&self.folder).1.is_of_cluster() || self.addresses().len() > 1
     }
 
-    /// A shard has opened its log and tables: has the folder remember that. Blocks.
+    /// Makes the folder remember that a shard has opened its log and tables. Blocks.
     ///
     /// # Errors
-    /// It is the first time, and `node.json` cannot be written.
+    /// `node.json` cannot be written, and does not yet say so of this shard.
     pub fn note_opened(&self, shard: ShardId) -> io::Result<()> {
         let mut remembered = held(&self.folder);
         let (folder, identity) = &mut *remembered;
@@ -284,7 +286,7 @@ impl Peers {
         match data_dir::write_identity(folder, &new) {
             Ok(()) => *identity = new,
             Err(error) if is_first => return Err(error),
-            // An earlier start is noted, which is enough to miss the log by.
+            // The folder names an earlier start, which is enough to notice that a log is missing.
             Err(error) => {
                 tracing::warn!(%error, "node.json was not written: it names an earlier start")
             }
@@ -292,8 +294,8 @@ impl Peers {
         Ok(())
     }
 
-    /// Has `told` called when another process is this node: this one was started as the `start`th on its
-    /// folder. The folder says so from then on.
+    /// Has `told` called when another process runs as this node; this process is the `start`th on
+    /// its folder. The folder records that it was given up.
     pub fn on_older(self: &Arc<Self>, start: u64, told: impl Fn(&Fatal) + Send + Sync + 'static) {
         let peers = Arc::downgrade(self);
         self.lives.on_older(move |seen, was_accepted| {
@@ -308,8 +310,8 @@ impl Peers {
         });
     }
 
-    /// The process ends: if that is because of its folder, no node may run on it any more, and it says so
-    /// from now on. Blocks.
+    /// Records in the folder that no node may run on it any more, if that is why the process ends.
+    /// Blocks.
     pub fn give_up_folder_after(&self, fatal: &Fatal) {
         if !matches!(fatal, Fatal::OldFolder { .. } | Fatal::Superseded(_)) {
             return;
@@ -321,15 +323,15 @@ impl Peers {
         }
     }
 
-    /// Writes down what a start has to know, if it is not what the folder says: where nodes and the
-    /// replicas of the system range are. Blocks.
+    /// Writes what the next start must know, if `node.json` differs: the addresses of the nodes and
+    /// the replicas of the system range. Blocks.
     pub fn remember(&self, system: &[Location]) {
         self.write_down(|identity| {
             identity.system = system.iter().map(|at| (at.node.0, at.shard.0)).collect();
         });
     }
 
-    /// Writes down what has been learnt of other nodes. Blocks.
+    /// Writes what was learnt of other nodes. Blocks.
     pub fn remember_nodes(&self) {
         self.write_down(|_| ());
     }
@@ -355,11 +357,11 @@ impl Peers {
     }
 }
 
-/// Why a node is not taken as a peer.
+/// Why a node is not accepted as a peer.
 const OLDER_FOLDER: &str = "the node runs on a folder that is older than one it has run on, or on \
      another copy of it: it was restored from a backup, or copied; it must start with an empty folder";
 
-/// Writes down what was learnt of other nodes.
+/// Writes what was learnt of other nodes, on a helper thread.
 async fn remember(peers: &Arc<Peers>) {
     let peers = peers.clone();
     let written = reactor::blocking(move || {
@@ -371,18 +373,18 @@ async fn remember(peers: &Arc<Peers>) {
     }
 }
 
-/// The first frame of a link.
+/// The first frame of a link, from the side that connects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// The cluster's id.
     pub cluster: u128,
-    /// The shard that is meant.
+    /// The shard to which it connects.
     pub to: Location,
-    /// The node that speaks.
+    /// The node that sends it.
     pub from: NodeId,
-    /// The processes of the two nodes: the one that speaks, and the newest that it knows of the other.
+    /// The process that sends it, and the latest process that it knows of the other node.
     pub welcome: Welcome,
-    /// Where the node that speaks listens.
+    /// The address on which the sender's node listens.
     pub address: String,
     /// The cluster's secret.
     pub secret: String,
@@ -403,7 +405,7 @@ impl Hello {
         bytes
     }
 
-    /// Reads a body; `None` if it is none.
+    /// Reads a body; `None` if it is not one.
     pub fn decode(bytes: &[u8]) -> Option<Hello> {
         let (cluster, rest) = bytes.split_first_chunk()?;
         let (node, rest) = rest.split_first_chunk()?;
@@ -426,7 +428,7 @@ impl Hello {
     }
 }
 
-/// Compares two secrets in a time that does not tell where they differ.
+/// Compares two secrets of one length in a time that does not depend on where they differ.
 pub fn same_secret(a: &str, b: &str) -> bool {
     let differ = a
         .bytes()

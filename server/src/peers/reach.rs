@@ -1,11 +1,12 @@
-//! Whether a node is where it says: its address is dialled, and what answers there is compared.
+//! Checks that a node is where it says: connects to the address and compares what answers there.
 //!
-//! A node says in the first frame of each link and to the cluster's manager where it listens. That may
-//! be wrong: an address from before a change of the network, one that only the node itself knows, one of
-//! another node. So what differs from what is known is a claim at first: [`Peers::claim`] connects to
-//! the address, and only if that very node of this cluster answers there it is believed, passed on and
-//! written down. Until then the node is called at its old address; a new node is no part of the cluster
-//! yet. A claim is tried again until it holds, or the node claims something else.
+//! A node says in the first frame of each link, and to the cluster's manager, where it listens.
+//! That may be wrong: an address from before a change of the network, one that only the node itself
+//! knows, or another node's. So an address that differs from the known one is a claim at first.
+//! [`Peers::claim`] connects to it, and only if that very node of this cluster answers is the
+//! address believed, passed on and written down. Until then the node is reached at its old address,
+//! and a new node is no part of the cluster yet. A claim is tried again until it holds or the node
+//! claims something else.
 
 use std::io;
 use std::sync::{Arc, PoisonError};
@@ -20,16 +21,16 @@ use super::Peers;
 use crate::env::GlommioRuntime;
 use crate::env::reactor::{self, TcpStream};
 
-/// Connecting and greeting may take so long.
+/// Time limit of connecting and greeting.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(2);
-/// A claim that does not hold is tried again after this.
+/// Pause before a claim that does not hold is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
-/// And is a reason to complain then. A node speaks a moment before it listens.
+/// A claim that has failed this often is logged. A node sends its claim a moment before it listens.
 const TRIES_BEFORE_COMPLAINT: u32 = 3;
 
 impl Peers {
-    /// A node says that it is at this address: whether that is known to be so. If it is not, it is
-    /// looked into. On a shard's thread.
+    /// A node says that it is at this address. Gives whether that is known to be true; if not,
+    /// starts to check it. Must be called on a shard's thread.
     pub fn claim(self: &Arc<Self>, node: NodeId, address: &str) -> bool {
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         if self.addresses().get(&node).is_some_and(|at| at == address) {
@@ -40,15 +41,15 @@ impl Peers {
             return false;
         }
         claims.insert(node, address.to_owned());
-        // A spawned task may run at once, and takes the lock itself.
+        // The lock must be free: a spawned task may run at once, and takes it itself.
         drop(claims);
         let (peers, address) = (self.clone(), address.to_owned());
         reactor::spawn_local(async move { peers.look_into(node, &address).await }).detach();
         false
     }
 
-    /// The cluster's view says that a node is at this address. It may be older than what the node has
-    /// said here itself.
+    /// The cluster's view says that a node is at this address. The node's own claim, if there is
+    /// one, may be newer, and wins.
     pub fn claim_by_view(self: &Arc<Self>, node: NodeId, address: &str) {
         let is_claimed = {
             let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
@@ -93,7 +94,7 @@ impl Peers {
         }
     }
 
-    /// Whether a node answers at an address.
+    /// Checks that a node of this cluster answers at an address.
     async fn meet(&self, node: NodeId, address: &str) -> Result<(), String> {
         let answer = GlommioRuntime::timeout(GREETING_TIMEOUT, greet(address)).await;
         let answer = match answer {
@@ -111,13 +112,14 @@ impl Peers {
     }
 }
 
-/// The node that answers at an address, of any cluster; `None`: there is none, or it cannot be told.
+/// The node, of any cluster, that answers at an address; `None` if there is none or it is not
+/// known.
 pub(super) async fn who_is_at(address: &str) -> Option<Answer> {
     if address.is_empty() {
         return None;
     }
     let answer = GlommioRuntime::timeout(GREETING_TIMEOUT, greet(address)).await;
-    // One that waits for its own place has no id.
+    // A node that waits to join has no id.
     answer.ok()?.ok().filter(|answer| answer.node != 0)
 }
 

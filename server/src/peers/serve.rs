@@ -1,9 +1,9 @@
-//! The answering side of links: questions of other nodes' replicas to a shard of this one.
+//! The links of other nodes to a shard of this one: the answering side.
 //!
-//! Each question is a task of its own, begun in the order in which they came; answers are sent
-//! together. So many are answered at a time, then no more is read. Clients' requests that are
-//! carried here come over links of their own, so that none of them holds up a replica. Lives on its
-//! shard's thread.
+//! Each request is a task, begun in the order of arrival; finished answers are sent together. When
+//! too many requests are being answered, the link is not read for a while. Forwarded requests of
+//! clients come over links of their own, so that they hold up no replica. Lives on its shard's
+//! thread.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -24,15 +24,15 @@ use crate::env::reactor::{self, TcpStream};
 use crate::net::greetings::Greeting;
 use crate::shard::context::{Context, Held};
 
-/// Questions and carried requests that are answered at a time, of one link.
+/// Most requests, and most forwarded requests, that are answered at a time on one link.
 const QUESTIONS_MAX: usize = 256;
 const CARRIED_MAX: usize = carry::CARRIED_MAX;
-/// The first frame is no longer, since whoever sends it is not known yet.
+/// Most bytes of the first frame, whose sender is not known yet.
 pub(super) const HELLO_LEN_MAX: usize = 64 << 10;
-/// It must come within this.
+/// Time limit of the first frame.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One link, as seen from the answering side.
+/// One link of another node.
 #[derive(Default)]
 struct Served {
     output: RefCell<Vec<u8>>,
@@ -42,7 +42,7 @@ struct Served {
     ended: Cell<bool>,
 }
 
-/// Serves a link after its preamble was answered.
+/// Serves a link whose preamble was answered.
 pub async fn serve(context: Rc<Context>, stream: TcpStream, greeting: Greeting) {
     let (mut reader, mut writer) = stream.split();
     let mut input = Input::new(HELLO_LEN_MAX);
@@ -57,7 +57,7 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream, greeting: Greeting) 
             let answer = enroll::grant(&context, &first.body).await;
             let mut bytes = Vec::new();
             frame::encode(first.id, kind::ENROLLED, &answer, &mut bytes);
-            // Whoever asked may have gone; it asks again.
+            // The other side may have gone; then it asks again.
             let _ = writer.write_all(&bytes).await;
         }
         kind::HELLO => {
@@ -68,7 +68,7 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream, greeting: Greeting) 
                 Err(reason) => {
                     let mut bytes = Vec::new();
                     frame::encode(first.id, kind::REFUSED, reason.as_bytes(), &mut bytes);
-                    // A peer that has gone asks again.
+                    // The other side may have gone; then it asks again.
                     let _ = writer.write_all(&bytes).await;
                     return;
                 }
@@ -86,7 +86,7 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream, greeting: Greeting) 
                     if context.peers.is_news(&format!("{address}: {OLDER_FOLDER}")) {
                         tracing::warn!(node = %hello.from, address, "{OLDER_FOLDER}");
                     }
-                    // It learns so from the welcome. It may have gone.
+                    // The other side learns it from the welcome, unless it has gone.
                     let _ = writer.write_all(&bytes).await;
                     return;
                 }
@@ -110,7 +110,7 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream, greeting: Greeting) 
     }
 }
 
-/// A link has ended, as links do, or since a frame was damaged.
+/// Logs the end of a link, and counts a damaged frame if it was the reason.
 fn ended(context: &Context, error: &io::Error) {
     context.carriers.links.ended(error);
     match input::is_damage(error) {
@@ -119,14 +119,14 @@ fn ended(context: &Context, error: &io::Error) {
     }
 }
 
-/// A seat for a peer that is known.
+/// Reserves a connection for a peer that has proved itself.
 fn take_seat(context: &Context) -> Result<Seat, String> {
     let full = "this node has too many connections of other nodes; see its limit of open files";
     context.node.peers.take().ok_or_else(|| full.to_owned())
 }
 
-/// What a peer says that knows the cluster's secret and means this node. If it does not, the
-/// reason, in words for the other side's log; it is logged here, too, now and then.
+/// The greeting of a peer that knows the cluster's secret and means this shard. Otherwise the
+/// reason for refusing it, for the other side's log; this side logs it, too, once in a while.
 fn check(context: &Context, body: &[u8]) -> Result<Hello, String> {
     let (peers, node) = (&context.peers, &context.node);
     let Some(hello) = Hello::decode(body) else {
@@ -189,7 +189,7 @@ async fn receive(
     }
 }
 
-/// Handles a client's request that another node has carried here.
+/// Handles a client's request that another node has forwarded to this one.
 fn receive_carried(
     context: &Rc<Context>,
     served: &Rc<Served>,
@@ -217,7 +217,7 @@ async fn send(served: Rc<Served>, mut writer: impl AsyncWriteExt + Unpin) {
             continue;
         }
         if writer.write_all(&sent).await.is_err() {
-            // The receiving half sees the end, too.
+            // The receiving half notices the end, too.
             return;
         }
         sent.clear();
