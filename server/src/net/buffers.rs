@@ -1,23 +1,23 @@
-//! Memory of connections that are at work; an idle connection owns none.
+//! The memory of busy connections; an idle connection owns none.
 //!
-//! All connections of a shard read into one place, since a read and the handling of what it
-//! brought happen without a pause in between. Replies gather in buffers that go round. Lives on
-//! the shard's thread.
+//! All connections of a shard read into one buffer, since nothing happens between a read and the
+//! handling of its bytes. Replies gather in buffers that are used again. Lives on the shard's
+//! thread.
 
 use std::cell::{Cell, RefCell};
 
-/// Bytes that one read takes at most.
+/// Most bytes of one read.
 pub const READ_LEN: usize = 64 << 10;
-/// A buffer that has grown beyond this is not kept.
+/// A buffer that has grown beyond this is freed, not kept.
 const KEPT_LEN_MAX: usize = 256 << 10;
-/// Buffers that are kept.
+/// Most buffers that are kept for reuse.
 const KEPT_MAX: usize = 64;
-/// What a new buffer begins with.
+/// Capacity of a new buffer in bytes.
 const NEW_LEN: usize = 4 << 10;
 
 /// The buffers of one shard.
 pub struct Buffers {
-    /// Where connections read into.
+    /// All connections read into this.
     pub received: RefCell<Box<[u8]>>,
     kept: RefCell<Vec<Vec<u8>>>,
     unsent_len: Cell<usize>,
@@ -28,7 +28,7 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    /// Buffers with a budget for frames in the making, and one for replies.
+    /// Buffers with a budget in bytes for incomplete frames, and one for replies.
     pub fn new(frames_len_max: usize, unsent_len_max: usize) -> Buffers {
         Buffers {
             received: RefCell::new(vec![0; READ_LEN].into_boxed_slice()),
@@ -41,43 +41,44 @@ impl Buffers {
         }
     }
 
-    /// Memory of frames in the making, of all connections.
+    /// Memory of the incomplete frames of all connections.
     pub fn frames_len(&self) -> usize {
         self.frames_len.get()
     }
 
-    /// Whether a frame in the making may take so much more. A quarter is left to short ones.
+    /// Whether an incomplete frame may use `more` bytes. A quarter of the budget is reserved for
+    /// short frames.
     pub fn has_room(&self, more: usize, is_long: bool) -> bool {
         let kept_free = if is_long { self.frames_len_max / 4 } else { 0 };
         self.frames_len.get() + more <= self.frames_len_max - kept_free
     }
 
-    /// A frame in the making has taken so much.
+    /// Counts `len` bytes of an incomplete frame.
     pub fn hold(&self, len: usize) {
         self.frames_len.set(self.frames_len.get() + len);
     }
 
-    /// It has given so much back.
+    /// Counts `len` bytes of an incomplete frame as freed.
     pub fn release(&self, len: usize) {
         self.frames_len.set(self.frames_len.get() - len);
     }
 
-    /// So many connections more have a frame in the making.
+    /// Changes the count of connections with an incomplete frame by `more`.
     pub fn count_unfinished(&self, more: isize) {
         self.unfinished.set(self.unfinished.get() + more);
     }
 
-    /// Whether any connection has one.
+    /// Whether any connection has an incomplete frame.
     pub fn has_unfinished(&self) -> bool {
         self.unfinished.get() > 0
     }
 
-    /// Whether so many replies wait to be sent that no long one may be added.
+    /// Whether the unsent replies exceed their budget, so that no long reply may be added.
     pub fn is_full(&self) -> bool {
         self.unsent_len.get() > self.unsent_len_max
     }
 
-    /// Bytes of replies that wait to be sent, of all connections.
+    /// Bytes of unsent replies of all connections.
     pub fn unsent_len(&self) -> usize {
         self.unsent_len.get()
     }
@@ -98,7 +99,7 @@ impl Buffers {
     }
 }
 
-/// Replies of one connection that are not sent yet.
+/// The unsent replies of one connection.
 #[derive(Default)]
 pub struct Output {
     bytes: Vec<u8>,
@@ -106,12 +107,12 @@ pub struct Output {
 }
 
 impl Output {
-    /// What is to be sent next.
+    /// The bytes to send next.
     pub fn unsent(&self) -> &[u8] {
         &self.bytes[self.sent..]
     }
 
-    /// Adds what `write` appends.
+    /// Adds the bytes that `write` appends.
     pub fn append<R>(&mut self, buffers: &Buffers, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
         if self.bytes.capacity() == 0 {
             self.bytes = buffers.take();
@@ -123,7 +124,7 @@ impl Output {
         result
     }
 
-    /// Forgets the first `len` bytes of what is unsent.
+    /// Notes that the first `len` unsent bytes were sent.
     pub fn advance(&mut self, buffers: &Buffers, len: usize) {
         self.sent += len;
         buffers.unsent_len.set(buffers.unsent_len.get() - len);
@@ -131,13 +132,14 @@ impl Output {
             buffers.give_back(std::mem::take(&mut self.bytes));
             self.sent = 0;
         } else if self.sent > KEPT_LEN_MAX && self.sent > self.bytes.len() / 2 {
-            // A client that always leaves a little unread does not make the buffer grow for ever.
+            // Without this, a client that always leaves a few bytes unread would make the buffer
+            // grow without end.
             self.bytes.drain(..self.sent);
             self.sent = 0;
         }
     }
 
-    /// Forgets everything.
+    /// Drops all unsent bytes.
     pub fn clear(&mut self, buffers: &Buffers) {
         let len = self.unsent().len();
         self.advance(buffers, len);

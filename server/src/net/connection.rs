@@ -1,15 +1,15 @@
 //! One client's connection: frames in, replies out, in any order.
 //!
-//! Hot path: a get is answered while its frame still lies in the receive buffer, straight into
-//! the output; nothing is allocated for it. Replies of one turn go out in one send. Results that
+//! Hot path: a get is answered while its frame is still in the receive buffer, straight into the
+//! output; nothing is allocated for it. The replies of one turn go out in one send. Results that
 //! come later wake the connection's task once, which then sends them together.
 //!
-//! What bounds it: requests in flight (more get a typed error), replies that the client does not
-//! read (no more is read from it, and after a time it is cut off), scans (one at a time), and what
-//! its frames take while they are in the making ([`super::input`]). A client whose frame does not go
-//! on is cut off, too; one that sends nothing costs nothing but its memory. The
-//! task is a single poll function without a pause inside a turn, so no borrow crosses one. Lives
-//! on its shard's thread.
+//! Limits: requests in flight (further ones get a typed error); replies that the client does not
+//! read (nothing more is read from it, and after a time it is disconnected); scans (one at a time);
+//! and the memory of incomplete frames ([`super::input`]). A client whose frame makes no progress
+//! is disconnected, too. One that sends nothing costs nothing but its memory. The task is a single
+//! poll function that never waits inside a turn, so no borrow is held across a wait. Lives on its
+//! shard's thread.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -39,43 +39,44 @@ use crate::net::buffers::Output;
 use crate::net::input::{Added, Input, Taken};
 use crate::shard::context::Context;
 
-/// Unsent replies after which no more is read from the client.
+/// With this many bytes of unsent replies, nothing more is read from the client.
 pub const UNSENT_LEN_PAUSE: usize = 1 << 20;
-/// Frames handled before other connections have their turn.
+/// Most frames that are handled before other connections get a turn.
 const FRAMES_PER_TURN: usize = 256;
-/// How long and how much is read and thrown away after a last word, so that it arrives.
+/// How long, and how much, is read and discarded after a last reply, so that it arrives.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 const LINGER_LEN_MAX: usize = 1 << 20;
-/// What requests forwarded to other shards may weigh; the client's next frame waits for room.
+/// Most weight of the requests of one client that are forwarded to other shards or nodes. Its next
+/// frame waits for room.
 const FORWARDED_WEIGHT_MAX: usize = 64;
 
-/// When to send a frame again that was refused for want of memory.
+/// When a client should send a frame again that was refused for lack of memory, in milliseconds.
 const RETRY_AFTER_MS: u32 = 100;
 
 /// Why a connection's task ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// All is said, and the client has gone or the node stops.
+    /// All replies are sent, and the client has ended its side or the node is stopping.
     Done,
-    /// A client that broke the protocol has its last reply.
+    /// The client broke the protocol, and its last reply is sent.
     LastWord,
-    /// The connection broke, or the client takes nothing.
+    /// The connection broke, or the client takes no bytes.
     Broken,
 }
 
-/// How far a connection is.
+/// The states of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Frames are taken.
+    /// Frames are handled.
     Open,
-    /// The client sends no more; what is in flight is still answered.
+    /// The client has ended its side; requests in flight are still answered.
     Ending,
-    /// The client broke the protocol: no more frames are taken, and the requests before the bad
-    /// frame are still answered.
+    /// The client broke the protocol. No more frames are handled; the requests before the bad frame
+    /// are still answered.
     Refused,
-    /// The node stops: what is written is sent, no more.
+    /// The node is stopping: replies that are written are sent, and no others.
     Closing,
-    /// Nobody listens any more.
+    /// The connection is over; no reply goes anywhere.
     Gone,
 }
 
@@ -91,7 +92,7 @@ pub struct Connection {
     scanning: Cell<bool>,
     waits_for_room: RefCell<Option<Waker>>,
     state: Cell<State>,
-    /// Since when a frame has been in the making without going on.
+    /// Since when an incomplete frame has made no progress.
     unfinished_since: Cell<Option<Now>>,
     task: RefCell<Option<Waker>>,
     woken: Cell<bool>,
@@ -126,7 +127,8 @@ pub async fn serve(context: Rc<Context>, mut stream: TcpStream, smart: bool) {
     }
 }
 
-/// Lets a last word arrive: closing a socket with unread bytes would take it back.
+/// Lets a last reply arrive: closing a socket with unread bytes would reset the connection and drop
+/// it.
 pub async fn linger(context: &Context, stream: &mut TcpStream) {
     let discard = async {
         poll_fn(|cx| Pin::new(&mut *stream).poll_close(cx)).await?;
@@ -143,24 +145,24 @@ pub async fn linger(context: &Context, stream: &mut TcpStream) {
         }
         Ok::<_, io::Error>(())
     };
-    // Whether the client stayed to hear it makes no difference.
+    // It makes no difference whether the client stayed to read it.
     let _ = GlommioRuntime::timeout(LINGER_TIMEOUT, discard).await;
 }
 
-/// What a step of a turn found.
+/// The result of one step of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// Nothing to do until the task is woken.
     Idle,
     /// Something was done.
     Worked,
-    /// Something was done, and there is more at hand; others come first.
+    /// Something was done, and more is ready; other tasks get a turn first.
     Busy,
 }
 
 impl Connection {
-    /// Does what there is to do: handles frames, sends replies, takes new bytes. Whatever becomes
-    /// ready meanwhile is seen by the turn itself.
+    /// Handles frames, sends replies and receives bytes until nothing is left to do. Whatever
+    /// becomes ready during the turn is handled in it.
     fn turn(self: &Rc<Self>, cx: &mut TaskContext<'_>, input: &mut Input) -> Poll<End> {
         self.keep_waker(cx.waker());
         self.woken.set(true);
@@ -177,6 +179,7 @@ impl Connection {
                 return Poll::Ready(end);
             }
             match step {
+                // Sending has made room, so the frames that were kept may go on.
                 Step::Idle if paused && self.may_take() => {}
                 Step::Idle => {
                     self.woken.set(false);
@@ -198,7 +201,7 @@ impl Connection {
         }
     }
 
-    /// Wakes the task, once a turn.
+    /// Wakes the task, once between two turns.
     fn wake(&self) {
         if !self.woken.replace(true)
             && let Some(task) = self.task.borrow().as_ref()
@@ -231,7 +234,7 @@ impl Connection {
         }
     }
 
-    /// Handles frames that wait, or else receives.
+    /// Handles frames that were kept; if there are none, receives.
     fn take_in(self: &Rc<Self>, cx: &mut TaskContext<'_>, input: &mut Input) -> io::Result<Step> {
         if !self.may_take() {
             return Ok(Step::Idle);
@@ -274,7 +277,7 @@ impl Connection {
         })
     }
 
-    /// Handles frames among the bytes that were kept.
+    /// Handles frames among the kept bytes.
     fn take_kept(self: &Rc<Self>, input: &mut Input) {
         let bytes = input.take();
         let taken = self.take_frames(&bytes, input.received);
@@ -282,7 +285,7 @@ impl Connection {
         self.follow(input);
     }
 
-    /// Follows whether a frame is in the making, and goes on.
+    /// Tracks whether a frame is incomplete, and whether it makes progress.
     fn follow(&self, input: &mut Input) {
         if !input.is_unfinished() {
             if self.unfinished_since.take().is_some() {
@@ -296,7 +299,8 @@ impl Connection {
         }
     }
 
-    /// Whether a frame has been in the making for too long, and not because of this side.
+    /// Whether an incomplete frame has made no progress for too long, through no fault of this
+    /// side.
     pub fn is_stalled(&self, now: Now) -> bool {
         let Some(since) = self.unfinished_since.get() else {
             return false;
@@ -315,7 +319,7 @@ impl Connection {
         }
     }
 
-    /// Handles whole frames at the beginning of `bytes`.
+    /// Handles the whole frames at the start of `bytes`.
     fn take_frames(self: &Rc<Self>, bytes: &[u8], received: Now) -> Taken {
         let times = Times {
             received,
@@ -350,8 +354,8 @@ impl Connection {
         }
     }
 
-    /// Tells a client that it broke the protocol, if its request can be named. The requests before
-    /// are answered, then the connection ends.
+    /// Tells a client that it broke the protocol, if its request is known. The requests before are
+    /// still answered, then the connection ends.
     fn refuse(&self, request: Option<u64>, refusal: Refusal) {
         if let Some(request) = request {
             self.send(|to| reply::refusal(&self.context, request, &refusal, to));
@@ -359,7 +363,7 @@ impl Connection {
         self.state.set(State::Refused);
     }
 
-    /// Sends what is unsent, as far as the client takes it.
+    /// Sends unsent bytes as far as the client takes them.
     fn send_out(&self, cx: &mut TaskContext<'_>) -> io::Result<()> {
         let mut output = self.output.borrow_mut();
         let mut stream = self.stream.borrow_mut();
@@ -384,7 +388,7 @@ impl Connection {
         }
     }
 
-    /// Waits until the client has taken enough for more to be written.
+    /// Waits until the client has taken enough for another reply.
     async fn room(&self) {
         poll_fn(|cx| {
             let full = self.output.borrow().unsent().len() >= UNSENT_LEN_PAUSE;
@@ -397,8 +401,8 @@ impl Connection {
         .await;
     }
 
-    /// Runs scans one after the other, so that a client holds no more than one reply in memory
-    /// beyond what it has not read.
+    /// Runs scans one after the other, so that at most one reply waits in memory beyond what the
+    /// client has not read.
     async fn run_scans(self: Rc<Self>) {
         loop {
             let Some(scan) = self.scans.borrow_mut().pop_front() else {
@@ -410,7 +414,7 @@ impl Connection {
         self.scanning.set(false);
     }
 
-    /// The reply of another shard to a request of this connection.
+    /// Takes another shard's reply to a request of this connection.
     pub fn forwarded_reply(&self, token: u64, frame: &[u8]) {
         if let Some(asked) = self.release(token) {
             self.returned(asked.operation);
@@ -418,7 +422,7 @@ impl Connection {
         }
     }
 
-    /// Ends the connection when what is written has been sent.
+    /// Ends the connection once the written replies are sent.
     pub fn close(&self) {
         if self.state.get() != State::Gone {
             self.state.set(State::Closing);
@@ -426,7 +430,7 @@ impl Connection {
         self.wake();
     }
 
-    /// Nobody hears from here on: what is in flight ends without a reply.
+    /// Ends the connection here: requests in flight get no reply. Gives the socket.
     fn leave(&self) -> Option<TcpStream> {
         self.state.set(State::Gone);
         self.output.borrow_mut().clear(&self.context.buffers);
@@ -439,7 +443,7 @@ impl Connection {
     }
 }
 
-/// Whose frame it is, if that can be read.
+/// The request id of a bad frame, if it can be read.
 fn request_of(bad: &BadFrame) -> Option<u64> {
     match bad {
         BadFrame::TooLarge { id, .. } => *id,
@@ -447,7 +451,7 @@ fn request_of(bad: &BadFrame) -> Option<u64> {
     }
 }
 
-/// What a frame gets for which there is no memory.
+/// The error for a frame for which there is no memory.
 fn no_room() -> Error {
     Error::Overloaded {
         reason: "too many long requests are on their way",

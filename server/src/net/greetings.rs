@@ -1,8 +1,8 @@
-//! Connections of one shard that have not said yet who they are, or that are being refused.
+//! Connections of one shard whose preamble is awaited, or that are being refused.
 //!
-//! There are only so many. When one more comes, the oldest goes: whoever speaks RangeDB's protocol
-//! sends the preamble at once, so that connections that say nothing cannot keep it out. Lives on the
-//! shard's thread.
+//! Their number is limited. If there is one too many, the oldest goes: a client that speaks
+//! RangeDB's protocol sends its preamble at once, so connections that send nothing cannot keep it
+//! out. Lives on the shard's thread.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -12,16 +12,16 @@ use std::rc::Rc;
 use futures_util::future::{Either, select};
 use tokio::sync::Notify;
 
-/// The greetings of one shard.
+/// The connections of one shard that are being greeted.
 pub struct Greetings {
     max: usize,
-    /// By number, which rises: the oldest is the first.
+    /// By number, which rises, so the first is the oldest.
     present: RefCell<BTreeMap<u64, Rc<Notify>>>,
     last: Cell<u64>,
     evicted: Cell<u64>,
 }
 
-/// One greeting, until it is dropped.
+/// A connection that is being greeted, until this is dropped.
 pub struct Greeting {
     of: Rc<Greetings>,
     number: u64,
@@ -29,7 +29,7 @@ pub struct Greeting {
 }
 
 impl Greetings {
-    /// At most so many.
+    /// At most `max` connections at a time.
     pub fn new(max: usize) -> Rc<Greetings> {
         Rc::new(Greetings {
             max: max.max(1),
@@ -39,7 +39,7 @@ impl Greetings {
         })
     }
 
-    /// Begins one; the oldest goes if there are too many.
+    /// Adds a connection; the oldest goes if there are too many.
     pub fn begin(self: &Rc<Greetings>) -> Greeting {
         let mut present = self.present.borrow_mut();
         while present.len() >= self.max {
@@ -67,7 +67,7 @@ impl Greetings {
 }
 
 impl Greeting {
-    /// Does something, unless this has to go before that is done: then it gives nothing.
+    /// Does the work; gives `None` if this connection has to go first.
     pub async fn unless_evicted<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         match select(pin!(work), pin!(self.must_go.notified())).await {
             Either::Left((done, _)) => Some(done),

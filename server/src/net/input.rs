@@ -1,9 +1,9 @@
-//! Bytes of one connection that were received and not handled: mostly a part of a frame.
+//! The received and unhandled bytes of one connection, usually a part of a frame.
 //!
-//! They grow as they come, not by what a frame's length promises, and only as far as the shard's
-//! budget for them goes ([`Buffers::frames_len_max`]). A frame that would go beyond it is answered as
-//! `overloaded`, and what is left of it is thrown away as it comes: the connection lives on. Short
-//! frames may use all of the budget, long ones leave a quarter of it to them.
+//! The buffer grows with the bytes that arrive, not with the length that a frame announces, and
+//! only within the shard's budget ([`Buffers::frames_len`]). A frame that does not fit is answered
+//! with `overloaded`, and the rest of it is discarded on arrival; the connection lives on. Short
+//! frames may use the whole budget, long frames leave a quarter of it to them.
 
 use rangedb_protocol::frame;
 use rangedb_protocol::limits::FRAME_LEN_MAX;
@@ -11,50 +11,50 @@ use rangedb_protocol::limits::FRAME_LEN_MAX;
 use crate::env::Now;
 use crate::net::buffers::{Buffers, READ_LEN};
 
-/// A frame that is in the making must go on by so much, or end, before the time for that is over.
+/// An incomplete frame must get this many bytes, or its end, within the time limit for progress.
 const PROGRESS_LEN: usize = 64 << 10;
 
-/// The longest frame with its length field.
+/// Most bytes of a frame with its length field.
 const WHOLE_LEN_MAX: usize = FRAME_LEN_MAX + frame::LENGTH_LEN;
 
-/// What was received of a connection, and not handled.
+/// The received and unhandled bytes of a connection.
 #[derive(Default)]
 pub struct Input {
     bytes: Vec<u8>,
     /// Whether a whole frame may be among them.
     pub more: bool,
-    /// When they came.
+    /// When they were received.
     pub received: Now,
-    /// Bytes of a refused frame that are yet to come.
+    /// Bytes of a refused frame that are still to come, and to be discarded.
     skipped: usize,
-    /// Bytes of the frame in the making since it last counted as going on.
+    /// Bytes of the incomplete frame since it was last found to make progress.
     progress: usize,
 }
 
 /// How far the bytes at hand were handled.
 pub struct Taken {
-    /// So many bytes.
+    /// How many bytes were handled.
     pub len: usize,
-    /// Whether there may be a whole frame behind.
+    /// Whether a whole frame may follow.
     pub more: bool,
 }
 
-/// What came of adding bytes.
+/// The result of adding bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Added {
-    /// They are kept.
+    /// The bytes are kept.
     Kept,
     /// There is no memory for them: the frame of this request is refused.
     Refused(u64),
 }
 
 impl Input {
-    /// Whether a frame is in the making.
+    /// Whether a frame is incomplete.
     pub fn is_unfinished(&self) -> bool {
         self.skipped > 0 || (!self.more && !self.bytes.is_empty())
     }
 
-    /// Whether enough of it has come since this was last asked.
+    /// Whether the incomplete frame has made progress since this was last asked.
     pub fn take_progress(&mut self) -> bool {
         let enough = self.progress >= PROGRESS_LEN;
         if enough {
@@ -63,12 +63,12 @@ impl Input {
         enough
     }
 
-    /// Whether anything is kept.
+    /// Whether no bytes are kept.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// What is left of new bytes without those of a frame that was refused.
+    /// Drops from new bytes those that belong to a refused frame; gives the rest.
     pub fn skip<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let (skipped, rest) = bytes.split_at(self.skipped.min(bytes.len()));
         if !skipped.is_empty() {
@@ -79,14 +79,14 @@ impl Input {
         rest
     }
 
-    /// The end of a frame is progress, however short it was.
+    /// The end of a frame counts as progress, however short the frame was.
     fn note_end(&mut self, ended: bool) {
         if ended {
             self.progress = PROGRESS_LEN;
         }
     }
 
-    /// Adds bytes behind those that are kept.
+    /// Appends bytes to those that are kept.
     pub fn add(&mut self, buffers: &Buffers, bytes: &[u8]) -> Added {
         if bytes.is_empty() {
             return Added::Kept;
@@ -111,7 +111,8 @@ impl Input {
         Added::Kept
     }
 
-    /// How long the frame is whose beginning is kept, or else is the beginning of these bytes.
+    /// The length of the first frame, which starts in the kept bytes or, if there are none, in
+    /// `bytes`.
     fn expected_len(&self, bytes: &[u8]) -> usize {
         match self.bytes.is_empty() {
             true => frame::expected_len(bytes),
@@ -119,7 +120,7 @@ impl Input {
         }
     }
 
-    /// Gives up the frame in the making, if its header is there and it may be so long.
+    /// Refuses the incomplete frame, if its header has arrived and its length is allowed.
     fn refuse(&mut self, buffers: &Buffers, bytes: &[u8], expected: usize) -> Option<u64> {
         let mut header = [0; frame::HEADER_LEN];
         let from = self.bytes.iter().chain(bytes);
@@ -135,25 +136,25 @@ impl Input {
         Some(u64::from_le_bytes(*id))
     }
 
-    /// Whether the frame at the beginning is whole, or too long to wait for it.
+    /// Whether the first frame is whole, or too long to wait for it.
     pub fn is_whole(&self) -> bool {
         let expected = frame::expected_len(&self.bytes);
         expected > WHOLE_LEN_MAX || self.bytes.len() >= expected
     }
 
-    /// Takes the bytes, to have them handled; [`Input::put_back`] follows.
+    /// Takes the bytes out, to be handled; [`Input::put_back`] must follow.
     pub fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.bytes)
     }
 
-    /// Keeps what was not handled of the bytes taken.
+    /// Keeps the bytes that were not handled.
     pub fn put_back(&mut self, buffers: &Buffers, taken: Taken, mut bytes: Vec<u8>) {
         let before = bytes.capacity();
         self.more = taken.more;
         self.note_end(taken.len > 0);
         bytes.drain(..taken.len);
-        // What is empty owns no memory, since idle connections would be dear; nor does a short rest
-        // keep that of a long frame.
+        // An empty buffer is freed, since idle connections would be dear; and a short rest does not
+        // keep the memory of a long frame.
         if bytes.is_empty() {
             bytes = Vec::new();
         } else if before > READ_LEN && bytes.len() < before / 4 {
@@ -163,7 +164,7 @@ impl Input {
         self.bytes = bytes;
     }
 
-    /// Forgets everything.
+    /// Drops everything.
     pub fn clear(&mut self, buffers: &Buffers) {
         let bytes = std::mem::take(&mut self.bytes);
         buffers.release(bytes.capacity());
@@ -223,7 +224,7 @@ mod tests {
             assert!(buffers.frames_len() <= 3 << 20);
         }
         assert_eq!(refused, 7);
-        // There is still room for a short one, and all connections live on.
+        // There is still room for a short frame, and all connections live on.
         for (id, (input, _)) in (0u64..).zip(&mut long) {
             if input.is_empty() {
                 let short = frame_of(id, 1000);

@@ -1,4 +1,4 @@
-//! Accepting connections on one shard's socket.
+//! Accepts connections on one shard's socket.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use crate::env::reactor::{TcpListener, spawn_local, yield_now};
 use crate::net::preamble;
 use crate::shard::context::Context;
 
-/// How long nothing is accepted after the system refused: it lacks descriptors or memory.
+/// Pause after the system refused to accept a connection, for lack of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Connections accepted before those that came first have their turn.
+/// Most connections accepted before the tasks of earlier ones get a turn.
 const ACCEPTED_PER_TURN: usize = 32;
 
-/// Accepts until it is dropped; each connection is a task of its own.
+/// Accepts connections until it is dropped; each gets a task of its own.
 pub async fn accept(listener: TcpListener, context: Rc<Context>) {
     let mut refused = false;
     let mut accepted = 0;

@@ -1,4 +1,4 @@
-//! Clients' connections: the port, the preamble, frames in and out.
+//! Client connections: the port, the preamble, frames in and replies out.
 
 pub mod buffers;
 pub mod connection;

@@ -1,9 +1,9 @@
 //! The node's one TCP port: a socket for each shard, all bound to the same address.
 //!
-//! The kernel spreads new connections over the sockets that listen (SO_REUSEPORT). The first
-//! socket is bound without that option, so that a holder of the port is met whether it shares the
-//! port or not; Linux looks at the option when *another* socket is bound, so the first may get it
-//! afterwards and the others join. Ran once, on the thread that starts the node.
+//! The kernel spreads new connections over the listening sockets (SO_REUSEPORT). The first socket
+//! is bound without that option, so that it fails if another process holds the port, whether that
+//! process shares it or not. Linux checks the option when *another* socket is bound, so the first
+//! socket may get it afterwards and the others join. Runs once, on the thread that starts the node.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -11,27 +11,27 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-/// Connections that wait to be accepted, of one shard.
+/// Most connections of one shard that wait to be accepted.
 pub const BACKLOG_LEN: i32 = 1024;
-/// After so long without a byte the kernel asks whether the other end still lives.
+/// After this long without a byte the kernel checks whether the other end is alive.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-/// How long it waits between questions.
+/// Pause between two of these checks.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The kernel closes the sockets of a killed process that used io_uring a moment after the process
-/// is gone. A node that is started at once waits so long for that, then the port counts as held.
+/// How long a start waits for its port. The kernel closes the sockets of a killed process that used
+/// io_uring a moment after the process is gone. After this, the port counts as held.
 pub const HELD_PATIENCE: Duration = Duration::from_secs(2);
 const HELD_RETRY: Duration = Duration::from_millis(5);
 
 /// Why the node cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
-    /// The setting is no address, or its name is unknown.
+    /// The setting is not an address, or its name is unknown.
     #[error("cannot listen on `{listen}`: {source}; --listen takes HOST:PORT")]
     Name {
         /// The setting as typed.
         listen: String,
-        /// The resolver's words.
+        /// The resolver's error.
         source: io::Error,
     },
     /// Another socket holds the port.
@@ -40,25 +40,25 @@ pub enum PortError {
          stop that process or choose another port with --listen"
     )]
     Held {
-        /// The address asked for.
+        /// The address of the setting.
         address: SocketAddr,
     },
-    /// The system refuses.
+    /// The system refuses the address.
     #[error("cannot listen on {address}: {source}; choose another address with --listen")]
     Refused {
-        /// The address asked for.
+        /// The address of the setting.
         address: SocketAddr,
-        /// Its words.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// A socket that is bound and does not listen yet.
+/// A socket that is bound but does not listen yet.
 #[derive(Debug)]
 pub struct BoundSocket(Socket);
 
 impl BoundSocket {
-    /// Starts to take connections.
+    /// Starts to accept connections.
     ///
     /// # Errors
     /// Another process has begun to listen on the port since it was bound.
@@ -68,22 +68,22 @@ impl BoundSocket {
     }
 }
 
-/// The port, bound; it takes no connection until the shards listen.
+/// The port, bound. It accepts no connection until the shards listen.
 #[derive(Debug)]
 pub struct Port {
-    /// The address with the port that was chosen.
+    /// The address, with the actual port.
     pub address: SocketAddr,
-    /// One for each shard.
+    /// A socket for each shard.
     pub sockets: Vec<BoundSocket>,
 }
 
 impl Port {
-    /// Binds `shards` sockets to `listen`, `HOST:PORT`. Port 0: one that is free. Of the addresses
-    /// of a name the first is taken that this machine has. A port that is held is tried again until
-    /// `patience` is over; the thread sleeps meanwhile.
+    /// Binds `shards` sockets to `listen`, a `HOST:PORT`. Port 0 takes a free port. Of several
+    /// addresses of a name, the first that this machine has is taken. If the port is held, the
+    /// thread sleeps and tries again until `patience` is over.
     ///
     /// # Errors
-    /// The name is unknown, the port is held, or the address is not ours.
+    /// The name is unknown, the port is held, or this machine does not have the address.
     pub fn bind(listen: &str, shards: usize, patience: Duration) -> Result<Port, PortError> {
         let begun = Instant::now();
         loop {
@@ -134,14 +134,14 @@ fn bind_all(asked: SocketAddr, shards: usize) -> io::Result<Port> {
     Ok(Port { address, sockets })
 }
 
-/// A socket with the options that connections accepted from it inherit.
+/// Makes a socket with the options that its accepted connections inherit.
 fn new_socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
-    // Connections of an earlier run that still linger do not hold the port.
+    // Otherwise connections of an earlier run that still linger would hold the port.
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()

@@ -1,6 +1,6 @@
-//! The first bytes of a connection: who comes, in which version, and to which shard.
+//! The first bytes of a connection: its role, its protocol versions, and the shard that it wants.
 //!
-//! Exactly the preamble is read here, so that the connection can still go to another shard, with
+//! Exactly the preamble is read here, so that the connection can move to another shard with
 //! everything after it unread. The shard that serves the connection answers. Lives on the shard's
 //! thread.
 
@@ -24,7 +24,7 @@ use crate::peers::{self, serve};
 use crate::shard::context::{Context, Held};
 use crate::shard::message::HandedOver;
 
-/// Greets a connection and serves it here, or passes it on.
+/// Greets a connection, and serves it here or passes it to the shard that it wants.
 pub async fn greet(context: Rc<Context>, mut stream: TcpStream) {
     let greeting = context.greetings.begin();
     let read = greeting.unless_evicted(read(&context, &mut stream)).await;
@@ -40,9 +40,9 @@ pub async fn greet(context: Rc<Context>, mut stream: TcpStream) {
             )
             .await;
         }
-        // Whoever speaks another protocol would not understand an answer.
+        // A client of another protocol would not understand an answer.
         Some(Ok(Err(BadPreamble::NotOurs)) | Err(_)) => return,
-        // If it takes the word at once it hears why.
+        // The connection must go now: it gets the reason only if the socket takes it at once.
         None => {
             let word = answer(&context, &mut stream, Verdict::TooManyConnections, VERSION);
             drop(futures_util::FutureExt::now_or_never(word));
@@ -68,7 +68,7 @@ pub async fn greet(context: Rc<Context>, mut stream: TcpStream) {
     }
 }
 
-/// The versions that are spoken with clients, or with other nodes.
+/// The protocol versions of this node, for clients or for other nodes.
 fn spoken(role: Role) -> RangeInclusive<u16> {
     match role {
         Role::Client => VERSION_MIN..=VERSION,
@@ -76,10 +76,10 @@ fn spoken(role: Role) -> RangeInclusive<u16> {
     }
 }
 
-/// Serves a connection that another shard passed on.
+/// Serves a connection that another shard has passed on.
 pub async fn take_over(context: Rc<Context>, connection: HandedOver) {
     let greeting = context.greetings.begin();
-    // One that the kernel does not give is closed.
+    // If the kernel refuses the socket, the connection is closed.
     if let Ok(stream) = TcpStream::attach(connection.socket) {
         welcome(context, stream, connection.preamble, greeting).await;
     }
@@ -98,7 +98,7 @@ async fn read(
     Ok(Preamble::decode(&bytes))
 }
 
-/// Why a connection is not taken.
+/// Why a connection is not accepted, if it is not.
 fn objection(context: &Context, preamble: &Preamble, stream: &TcpStream) -> Option<Verdict> {
     let unknown = preamble.shard != ANY_SHARD && preamble.shard >= context.node.shards;
     match preamble {
@@ -109,7 +109,7 @@ fn objection(context: &Context, preamble: &Preamble, stream: &TcpStream) -> Opti
             Some(Verdict::RoleRefused)
         }
         _ if unknown => Some(Verdict::UnknownShard),
-        // Other nodes are few, and their seats are counted.
+        // Other nodes are few, and their connections have a limit of their own.
         _ if preamble.role == Role::Client
             && stream.descriptor() > context.node.limits.descriptor_max =>
         {
@@ -128,7 +128,7 @@ async fn welcome(
 ) {
     let seat = match preamble.role {
         Role::Client => context.node.clients.take(),
-        // A peer has none before it has proved that it is one.
+        // A peer gets a seat only after it has proved to be one.
         Role::Peer => None,
     };
     if preamble.role == Role::Client && seat.is_none() {
