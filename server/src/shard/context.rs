@@ -1,4 +1,5 @@
-//! What everything on a shard's thread shares: the engine, the ways to other shards, and counts.
+//! The state that all tasks of a shard's thread share: the engine, the ways to other shards and
+//! nodes, the directory, and counters.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -30,12 +31,12 @@ use crate::shard::directory::Directory;
 use crate::shard::mesh::Mesh;
 use crate::shard::router::{self, Place};
 
-/// Scans of one shard that run at the same time.
+/// Most scans of one shard that run at the same time.
 const SCANS_MAX: usize = 64;
-/// When to try again after one of these.
+/// When a client should try again after an overload of this kind, in milliseconds.
 const RETRY_AFTER_MS: u32 = 20;
 
-/// The node, as its clients are told.
+/// What a shard knows of its node.
 #[derive(Clone, Debug)]
 pub struct NodeInfo {
     /// The cluster's id.
@@ -46,30 +47,30 @@ pub struct NodeInfo {
     pub shards: u16,
     /// When it started.
     pub started: Instant,
-    /// What it allows its clients.
+    /// The limits for clients.
     pub limits: ClientLimits,
-    /// Seats of clients' connections.
+    /// The seats (places under the limit) of client connections.
     pub clients: Arc<Seats>,
-    /// Seats of other nodes' connections.
+    /// The seats of other nodes' connections.
     pub peers: Arc<Seats>,
 }
 
-/// What a node allows its clients.
+/// The limits for clients of a node.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientLimits {
-    /// Connections of one shard that have not said yet who they are, or are being refused.
+    /// Most connections of one shard whose preamble is awaited, or that are being refused.
     pub greetings_max: usize,
-    /// A connection with a higher file descriptor is refused.
+    /// A client with a higher file descriptor is refused.
     pub descriptor_max: usize,
-    /// Memory of one shard for frames in the making.
+    /// Most bytes of incomplete frames of one shard.
     pub frames_len_max: usize,
-    /// Replies of one shard that clients have not taken; beyond it reads are refused.
+    /// Most bytes of replies of one shard that clients have not read; beyond it reads are refused.
     pub unsent_len_max: usize,
-    /// How long a client may take for its preamble, and for taking the answer.
+    /// Time limit for a client's preamble, and for taking the answer to it.
     pub greeting_timeout: Duration,
-    /// A client that takes nothing of its replies for so long is cut off.
+    /// A client that reads none of its replies for this long is disconnected.
     pub write_timeout: Duration,
-    /// So is one whose frame does not go on for so long.
+    /// A client whose incomplete frame makes no progress for this long is disconnected.
     pub frame_timeout: Duration,
 }
 
@@ -87,55 +88,55 @@ impl Default for ClientLimits {
     }
 }
 
-/// How far a shard's life is.
+/// Whether a shard accepts requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Serving,
     Draining,
 }
 
-/// What everything on a shard's thread shares.
+/// See the module's chapter.
 pub struct Context {
     /// The engine's shard.
     pub shard: Shard<GlommioEnv>,
     /// The other shards of the node.
     pub mesh: Rc<Mesh>,
-    /// The node.
+    /// Its node.
     pub node: NodeInfo,
     /// The other nodes.
     pub peers: Arc<Peers>,
-    /// The ways of plain clients' requests to other nodes.
+    /// Forwards plain clients' requests to other nodes.
     pub carriers: Carriers,
-    /// Memory of connections at work.
+    /// The memory of busy connections.
     pub buffers: Buffers,
-    /// Scratch in which replies are built.
+    /// A reusable buffer in which replies are built.
     pub builder: RefCell<FlatBufferBuilder<'static>>,
-    /// The connections of this shard.
+    /// The client connections that this shard serves.
     pub connections: RefCell<Slab<Rc<Connection>>>,
-    /// How many connections are served.
+    /// How many connections of clients and other nodes this shard serves.
     pub connected: Rc<Cell<usize>>,
-    /// The connections before that: their preamble is awaited, or they are refused.
+    /// The connections before that: their preamble is awaited, or they are being refused.
     pub greetings: Rc<Greetings>,
-    /// How many connections were cut off because their frame did not go on.
+    /// How many clients were disconnected because their frame made no progress.
     pub stalled: Cell<u64>,
-    /// Other shards that have said [`crate::shard::message::ShardMessage::Drained`].
+    /// How many other shards have sent [`crate::shard::message::ShardMessage::Drained`].
     pub drained: Cell<usize>,
     here: Location,
-    /// Of each shard of this node.
+    /// The routes of each shard of this node.
     routes: RefCell<Vec<Vec<Route>>>,
-    /// Of all ranges, as the cluster's manager last told.
+    /// The routes of all ranges in the last view of the cluster's manager.
     view: RefCell<Vec<Route>>,
     directory: RefCell<Rc<Directory>>,
     phase: Cell<Phase>,
     in_flight: Cell<usize>,
     scans: Rc<Cell<usize>>,
     probe: RefCell<ShardProbe>,
-    /// The newest timestamp that a client is known to have seen.
+    /// The newest timestamp in a client's token that was accepted.
     seen: Cell<Timestamp>,
 }
 
 impl Context {
-    /// A context that knows its own ranges only.
+    /// A context that knows its own shard's ranges only.
     pub fn new(
         shard: Shard<GlommioEnv>,
         mesh: Rc<Mesh>,
@@ -173,23 +174,23 @@ impl Context {
         context
     }
 
-    /// This shard.
+    /// The number of this shard.
     pub fn here(&self) -> ShardId {
         self.here.shard
     }
 
-    /// The directory as it is known now.
+    /// The directory as it is now.
     pub fn directory(&self) -> Rc<Directory> {
         self.directory.borrow().clone()
     }
 
-    /// Where nodes listen, as far as is known.
+    /// The addresses of the nodes, as far as known.
     pub fn addresses(&self) -> Arc<Addresses> {
         self.peers.addresses()
     }
 
-    /// Takes over the ranges of a shard of this node. A replica there that knows of no leader is asked
-    /// itself: it tells why there is none.
+    /// Takes the routes of a shard of this node. If a replica there knows no leader, requests go to
+    /// that shard anyway: it can tell why there is none.
     pub fn learn_routes(&self, of: ShardId, mut routes: Vec<Route>) {
         for route in &mut routes {
             route.leader.get_or_insert(Location {
@@ -203,7 +204,7 @@ impl Context {
         self.rebuild_directory();
     }
 
-    /// Takes over the cluster's view from now on, whenever there is a new one.
+    /// Takes every new view of the cluster from now on.
     pub fn follow_view(self: &Rc<Self>) {
         let context = Rc::downgrade(self);
         self.shard.on_view(move |view| {
@@ -225,20 +226,21 @@ impl Context {
         });
         *self.view.borrow_mut() = routes.collect();
         self.rebuild_directory();
-        // One shard writes for all.
+        // Shard 0 writes for all shards.
         if self.here.shard == ShardId(0) && !view.system.is_empty() {
             let (peers, system) = (self.peers.clone(), view.system.clone());
             let remember = move || {
                 peers.remember(&system);
                 Ok(())
             };
-            // At the next start, an older list serves as well.
+            // A failed write does no harm: an older list serves the next start as well.
             let written = async { drop(reactor::blocking(remember).await) };
             reactor::spawn_local(written).detach();
         }
     }
 
-    /// A replica here knows best who leads; the manager knows of the ranges that are not here.
+    /// Builds the directory. For one epoch a replica on this node counts before the manager, which
+    /// is the source for ranges that are not here.
     fn rebuild_directory(&self) {
         let mut routes: BTreeMap<RangeId, Route> = BTreeMap::new();
         let (here, view) = (self.routes.borrow(), self.view.borrow());
@@ -257,16 +259,16 @@ impl Context {
         *self.directory.borrow_mut() = Rc::new(directory);
     }
 
-    /// Where a user's key is.
+    /// Where the range of a user's key is led.
     pub fn place(&self, key: &[u8]) -> Place {
         router::place(&self.directory.borrow(), self.here, key)
     }
 
-    /// What holds for every request: the node serves, the deadline has not passed, and the
-    /// client's timestamp is possible.
+    /// Checks what holds for every request: the node serves, the deadline has not passed, and the
+    /// timestamp of the client's token is possible.
     ///
     /// # Errors
-    /// One of these does not hold.
+    /// [`Error::ShuttingDown`], [`Error::DeadlineExceeded`], or a refused timestamp.
     pub fn check(&self, call: &Call<'_>, token: u64, now: Now) -> Result<(), Refusal> {
         if self.phase.get() != Phase::Serving {
             return Err(Error::ShuttingDown.into());
@@ -282,10 +284,10 @@ impl Context {
         Ok(())
     }
 
-    /// Whether there is memory for another reply that may be long.
+    /// Checks that there is memory for another reply that may be long.
     ///
     /// # Errors
-    /// There is not: clients do not take their replies.
+    /// [`Error::Overloaded`]: clients do not read their replies.
     pub fn check_unsent(&self) -> Result<(), Refusal> {
         if self.buffers.is_full() {
             let reason = "clients do not read their replies";
@@ -298,20 +300,20 @@ impl Context {
         Ok(())
     }
 
-    /// A request is in flight.
+    /// Counts a request in flight.
     pub fn begin(&self) {
         self.in_flight.set(self.in_flight.get() + 1);
     }
 
-    /// A request was answered.
+    /// Counts a request as answered.
     pub fn end(&self) {
         self.in_flight.set(self.in_flight.get() - 1);
     }
 
-    /// A scan runs as long as what is returned lives.
+    /// Counts a scan as running until the returned value is dropped.
     ///
     /// # Errors
-    /// Too many run.
+    /// [`Error::Overloaded`]: too many scans are running.
     pub fn begin_scan(&self) -> Result<Held, Error> {
         if self.scans.get() >= SCANS_MAX {
             let reason = "too many scans run";
@@ -323,17 +325,17 @@ impl Context {
         Ok(Held::new(&self.scans))
     }
 
-    /// A request got what it asked for.
+    /// Counts a request that succeeded.
     pub fn answered(&self, asked: &Asked) {
         self.probe.borrow_mut().answered(asked, Now::now());
     }
 
-    /// A request was refused.
+    /// Counts a request that was refused.
     pub fn refused(&self, code: ErrorCode) {
         self.probe.borrow_mut().refused(code);
     }
 
-    /// Everything that is counted here.
+    /// All counters of this shard, and the engine's status.
     pub fn report(&self) -> ShardReport {
         ShardReport {
             probe: self.probe.borrow().clone(),
@@ -348,29 +350,29 @@ impl Context {
         }
     }
 
-    /// Refuses requests from here on.
+    /// Refuses all requests from now on.
     pub fn drain(&self) {
         self.phase.set(Phase::Draining);
     }
 
-    /// Whether the shard refuses requests.
+    /// Whether the shard refuses all requests because the node is stopping.
     pub fn is_draining(&self) -> bool {
         self.phase.get() == Phase::Draining
     }
 
-    /// Whether everything that was asked is answered, and every answer sent.
+    /// Whether every request is answered and every reply sent.
     pub fn is_idle(&self) -> bool {
         self.in_flight.get() == 0 && self.buffers.unsent_len() == 0
     }
 
-    /// Ends all connections, each when what is written for it is sent.
+    /// Ends all connections, each when its written replies are sent.
     pub fn close_connections(&self) {
         for (_, connection) in self.connections.borrow().iter() {
             connection.close();
         }
     }
 
-    /// Cuts off clients whose frames do not go on.
+    /// Disconnects clients whose incomplete frame has made no progress for too long.
     pub fn end_stalled(&self, now: Now) {
         for (_, connection) in self.connections.borrow().iter() {
             if connection.is_stalled(now) {
@@ -380,13 +382,13 @@ impl Context {
         }
     }
 
-    /// This shard's part of the node's state.
+    /// This shard's part of the node's status.
     pub fn state(&self) -> ShardState {
         status::shard_state(self, self.here.shard)
     }
 }
 
-/// One more is counted as long as this lives.
+/// Counts one more for as long as it lives.
 pub struct Held(Rc<Cell<usize>>);
 
 impl Held {

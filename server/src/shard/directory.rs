@@ -1,19 +1,19 @@
 //! The directory: which range holds a user's key, as far as this shard knows.
 //!
-//! An immutable snapshot; whoever learns more builds a new one. Only ranges of the users' key
-//! space are in it, so no key that a user sends can name the cluster's own records. Pure.
+//! An immutable snapshot; new knowledge makes a new one. It has only ranges of the users' key
+//! space, so no key that a user sends can name the cluster's own records. Pure.
 
 use rangedb_engine::range::Route;
 
-/// Routes by their first key. They never overlap; there may be gaps.
+/// Routes, sorted by their first key. They never overlap; there may be gaps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Directory {
     routes: Vec<Route>,
 }
 
 impl Directory {
-    /// Builds a directory from routes in any order. Of two that overlap the one with the higher
-    /// epoch stays: split and merge give their results a higher one.
+    /// Builds a directory from routes in any order. Of two that overlap, the one with the higher
+    /// epoch stays: a split or merge gives its results a higher one.
     pub fn new(mut routes: Vec<Route>) -> Directory {
         routes.sort_by(|a, b| {
             let newest = (b.epoch.version, b.epoch.conf).cmp(&(a.epoch.version, a.epoch.conf));
@@ -43,12 +43,12 @@ impl Directory {
         route.keys.contains(key).then_some(route)
     }
 
-    /// All ranges, by their first key.
+    /// All routes, sorted by their first key.
     pub fn routes(&self) -> &[Route] {
         &self.routes
     }
 
-    /// Whether every key has its range.
+    /// Whether every key has a range.
     pub fn is_complete(&self) -> bool {
         let mut next: Option<&[u8]> = Some(&[]);
         for route in &self.routes {
@@ -61,7 +61,7 @@ impl Directory {
     }
 }
 
-/// Whether two routes hold a key in common; `low` does not start after `high`.
+/// Whether two routes have a key in common; `low` must not start after `high`.
 fn overlap(low: &Route, high: &Route) -> bool {
     low.keys
         .end

@@ -1,4 +1,4 @@
-//! A request that another shard of this node passed on: the key is here, the connection there.
+//! A request that another shard of this node has forwarded: the key is here, the connection there.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -15,7 +15,7 @@ use crate::handler::{Asked, Call, Origin, reply};
 use crate::shard::context::Context;
 use crate::shard::message::{ForwardId, ShardReply};
 
-/// Where the reply to a forwarded request goes.
+/// A forwarded request, as the source of a call: its reply goes to the other shard.
 pub struct Forwarded {
     context: Rc<Context>,
     from: ShardId,
@@ -45,12 +45,12 @@ impl WriteSink for Forwarded {
 
 impl Origin for Forwarded {
     fn is_smart(&self) -> bool {
-        // It was forwarded once; if the key is not here either, the client hears where it is.
+        // A request is forwarded once. If the key is not here either, the client gets the route.
         true
     }
 
     fn may_leave(&self) -> bool {
-        // Only plain clients' requests are forwarded, and this was within the node.
+        // Only requests of plain clients are forwarded, and this one has not left the node yet.
         true
     }
 

@@ -1,4 +1,4 @@
-//! A lane from one thread to another: bounded, lock-free, with one sender and one receiver.
+//! A channel from one thread to another ("lane"): bounded, lock-free, one sender, one receiver.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -13,33 +13,33 @@ use rangedb_engine::env::AsyncRuntime;
 use crate::env::GlommioRuntime;
 use crate::env::reactor::Place;
 
-/// How long one waits who waits for room.
+/// Pause before a sender that waits for room tries again.
 const ROOM_PAUSE: Duration = Duration::from_millis(1);
 
 struct Shared<T> {
     queue: ArrayQueue<T>,
     receiver: AtomicWaker,
-    /// One of the two is gone.
+    /// Whether the sender or the receiver is gone.
     ended: AtomicBool,
 }
 
-/// Its beginning.
+/// The sending end.
 pub struct LaneSender<T> {
     shared: Arc<Shared<T>>,
 }
 
-/// Its end, on its way to the thread that receives.
+/// The receiving end, on its way to the receiving thread.
 pub struct LaneEnd<T> {
     shared: Arc<Shared<T>>,
 }
 
-/// Its end.
+/// The receiving end, on its thread.
 pub struct LaneReceiver<T> {
     end: LaneEnd<T>,
     place: Option<Place>,
 }
 
-/// Makes a lane that holds so much.
+/// Makes a lane that holds at most `len_max` messages.
 pub fn lane<T>(len_max: usize) -> (LaneSender<T>, LaneEnd<T>) {
     let shared = Arc::new(Shared {
         queue: ArrayQueue::new(len_max),
@@ -53,17 +53,17 @@ pub fn lane<T>(len_max: usize) -> (LaneSender<T>, LaneEnd<T>) {
 }
 
 impl<T> LaneSender<T> {
-    /// Sends something. Given back if the lane is full.
+    /// Sends a message; gives it back if the lane is full.
     ///
     /// # Errors
-    /// What was to be sent.
+    /// The message.
     pub fn send(&self, message: T) -> Result<(), T> {
         self.shared.queue.push(message)?;
         self.shared.receiver.wake();
         Ok(())
     }
 
-    /// The same, but waits for room. Who has gone needs to be told nothing.
+    /// Sends a message, and waits for room if the lane is full. Drops it if the receiver is gone.
     pub async fn send_in_time(&self, mut message: T) {
         while !self.is_gone() {
             match self.send(message) {
@@ -74,7 +74,7 @@ impl<T> LaneSender<T> {
         }
     }
 
-    /// Whether nobody receives any more.
+    /// Whether the other end is gone.
     pub fn is_gone(&self) -> bool {
         self.shared.ended.load(Ordering::Acquire)
     }
@@ -88,7 +88,7 @@ impl<T> Drop for LaneSender<T> {
 }
 
 impl<T> LaneEnd<T> {
-    /// To receive on this thread.
+    /// Opens the receiving end on this thread.
     pub fn open(self) -> LaneReceiver<T> {
         LaneReceiver {
             end: self,
@@ -98,7 +98,7 @@ impl<T> LaneEnd<T> {
 }
 
 impl<T> LaneReceiver<T> {
-    /// What comes next; nothing once the sender is gone.
+    /// The next message; `None` once the sender is gone and all messages are received.
     pub async fn receive(&mut self) -> Option<T> {
         let LaneReceiver { end, place } = self;
         poll_fn(|cx| {
@@ -107,7 +107,7 @@ impl<T> LaneReceiver<T> {
             }
             let waker = Place::waker(place, cx.waker());
             end.shared.receiver.register(&waker);
-            // Whoever sends now finds the waker; what came before is here.
+            // A sender that comes now finds the waker; a message that came before is found below.
             let ended = end.shared.ended.load(Ordering::Acquire);
             match end.shared.queue.pop() {
                 None if !ended => Poll::Pending,
@@ -138,7 +138,7 @@ mod tests {
                 for number in 0..MESSAGES {
                     sender.send_in_time(number).await;
                     if number % 1000 == 0 {
-                        // The receiver is to sleep now and then.
+                        // Lets the receiver fall asleep now and then.
                         GlommioRuntime::sleep(Duration::from_millis(1)).await;
                     }
                 }

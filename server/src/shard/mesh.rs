@@ -1,9 +1,10 @@
 //! The lanes between the shards of a node: for each ordered pair one for messages and one for
 //! replies, lock-free and bounded.
 //!
-//! A full lane of messages is told to the client as overload; nothing waits for room on the data
-//! path. A reply is never lost: a shard asks another for no more at a time than the lane of
-//! replies holds. Lives on its shard's thread; only [`LaneEnds`] travels, before the shard runs.
+//! If the lane for messages is full, the client gets an overload error; the data path never waits
+//! for room. A reply always has room, because a shard has no more requests open at another than the
+//! lane for replies holds. Lives on its shard's thread; only [`LaneEnds`] moves between threads,
+//! before the shard runs.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -22,22 +23,23 @@ use crate::net::connection::Connection;
 use crate::shard::lane::{LaneEnd, LaneReceiver, LaneSender, lane};
 use crate::shard::message::{ForwardId, HandedOver, ShardMessage, ShardReply};
 
-/// Messages on their way from one shard to another.
+/// Most messages on their way from one shard to another.
 const MESSAGES_MAX: usize = 1024;
-/// Questions of one shard to another that wait for their reply; the lane of replies holds them.
+/// Most requests of one shard to another without a reply; the lane for replies has room for them
+/// all.
 const WAITING_MAX: usize = 1024;
-/// Bytes of clients' requests among them.
+/// Most bytes of clients' requests among them.
 const WAITING_BYTES_MAX: usize = 64 << 20;
-/// When to try again after a full lane.
+/// When a client should try again after a full lane, in milliseconds.
 const RETRY_AFTER_MS: u32 = 5;
 
-/// One shard's ends of all lanes, before they are used.
+/// The ends of all lanes of one shard, not yet opened.
 pub struct LaneEnds {
     senders: Vec<Option<(LaneSender<ShardMessage>, LaneSender<ShardReply>)>>,
     receivers: Vec<Option<(LaneEnd<ShardMessage>, LaneEnd<ShardReply>)>>,
 }
 
-/// Makes the lanes of a node; the shards' ends in order.
+/// Makes the lanes of a node; gives the ends of each shard, in order.
 pub fn lanes(shards: u16) -> Vec<LaneEnds> {
     let count = usize::from(shards);
     let mut ends: Vec<LaneEnds> = (0..shards)
@@ -58,7 +60,7 @@ pub fn lanes(shards: u16) -> Vec<LaneEnds> {
 }
 
 impl LaneEnds {
-    /// Puts them to use, on the thread of their shard.
+    /// Opens the ends, on the thread of their shard.
     pub fn open(self) -> (Mesh, Vec<Inbox>) {
         let peer = |(messages, replies)| Peer {
             messages,
@@ -80,17 +82,17 @@ impl LaneEnds {
     }
 }
 
-/// What comes from one other shard.
+/// What one other shard sends.
 pub struct Inbox {
-    /// Which.
+    /// The shard that sends it.
     pub from: ShardId,
-    /// What it asks and says.
+    /// Its messages and requests.
     pub messages: LaneReceiver<ShardMessage>,
-    /// Its replies.
+    /// Its replies to requests of this shard.
     pub replies: LaneReceiver<ShardReply>,
 }
 
-/// A shard's way to the others of its node.
+/// Sends to the other shards of the node.
 pub struct Mesh {
     peers: Vec<Option<Peer>>,
 }
@@ -102,18 +104,18 @@ struct Peer {
     waiting_len: Cell<usize>,
 }
 
-/// Who waits for a reply of another shard.
+/// Receives the reply of another shard.
 pub enum Waiting {
-    /// A client.
+    /// A client's connection, for a request that was forwarded.
     Client {
-        /// Its connection.
+        /// The connection.
         connection: Rc<Connection>,
         /// The connection's number for the request.
         token: u64,
         /// Size of the request in bytes.
         len: usize,
     },
-    /// A question of this shard's replicas or management.
+    /// A replica or the cluster's management on this shard.
     Question(oneshot::Sender<Bytes>),
     /// A request for the node's status.
     Status(oneshot::Sender<ShardState>),
@@ -133,15 +135,15 @@ impl Mesh {
             .peers
             .get(usize::from(shard.0))
             .and_then(Option::as_ref);
-        // A route to a shard that this node does not have comes from elsewhere.
+        // A route to a shard that this node does not have must come from another node.
         peer.ok_or(Error::Moved(None))
     }
 
-    /// Passes a client's request to the shard that holds its key. The reply finds its way back to
-    /// the connection by itself.
+    /// Forwards a client's request to the shard that leads its range. The reply goes to the
+    /// connection.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] when too much is on its way already.
+    /// [`Error::Overloaded`] if too much is on its way, [`Error::Moved`] without such a shard.
     pub fn forward(
         &self,
         to: ShardId,
@@ -171,7 +173,7 @@ impl Mesh {
         })
     }
 
-    /// Passes a connection to the shard it asked for. Given back if the lane is full.
+    /// Passes a connection to the shard that it wants; gives it back if the lane is full.
     ///
     /// # Errors
     /// The connection.
@@ -186,7 +188,7 @@ impl Mesh {
         }
     }
 
-    /// Tells every other shard the ranges of this one. Waits for room: this is not the data path.
+    /// Sends the routes of this shard to all others. Waits for room: this is not the data path.
     pub async fn tell_routes(&self, routes: &[Route]) {
         for peer in self.peers.iter().flatten() {
             let routes = ShardMessage::Routes(routes.to_vec());
@@ -194,14 +196,14 @@ impl Mesh {
         }
     }
 
-    /// Tells every other shard that this one has answered everything and asks for no more.
+    /// Tells all other shards that this one has answered everything and sends no more requests.
     pub async fn tell_drained(&self) {
         for peer in self.peers.iter().flatten() {
             peer.messages.send_in_time(ShardMessage::Drained).await;
         }
     }
 
-    /// Asks another shard a question of a replica or of the cluster's management.
+    /// Sends another shard a request of a replica or of the cluster's management.
     ///
     /// # Errors
     /// The lane is full, or the shard is gone.
@@ -219,7 +221,7 @@ impl Mesh {
         answer.map_err(|_| io::ErrorKind::ConnectionReset.into())
     }
 
-    /// Asks another shard how it is. `None`: it is too busy or gone.
+    /// Asks another shard for its status. `None`: it is too busy, or gone.
     pub async fn status(&self, of: ShardId) -> Option<ShardState> {
         let (sender, receiver) = oneshot::channel();
         let peer = self.peer(of).ok()?;
@@ -230,16 +232,16 @@ impl Mesh {
         receiver.await.ok()
     }
 
-    /// Answers a question of another shard.
+    /// Sends the reply to a request of another shard.
     pub fn reply(&self, to: ShardId, reply: ShardReply) {
         let Ok(peer) = self.peer(to) else { return };
         let has_room = peer.replies.send(reply).is_ok();
-        // A shard that is gone takes the node with it.
+        // If the other shard is gone, the process is about to end.
         let told = has_room || peer.replies.is_gone();
         assert!(told, "a shard asked for more than the lane holds");
     }
 
-    /// Who waits for this reply.
+    /// Takes the receiver of this reply off the list.
     pub fn take(&self, from: ShardId, id: ForwardId) -> Option<Waiting> {
         self.peer(from).ok()?.take(id)
     }

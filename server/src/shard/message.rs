@@ -1,5 +1,4 @@
-//! Everything that one shard of a node says to another: closed enums, so that a shard's inbox
-//! has no surprise in it.
+//! All messages between the shards of a node, as closed enums.
 
 use std::os::fd::OwnedFd;
 
@@ -10,76 +9,75 @@ use rangedb_protocol::preamble::Preamble;
 
 use crate::env::Now;
 
-/// What arrives in a shard's inbox.
+/// A message to another shard.
 #[derive(Debug)]
 pub enum ShardMessage {
-    /// A request of a client that talks to another shard. Answered with [`ShardReply::Frame`].
+    /// A request of a client on another shard. The reply is [`ShardReply::Frame`].
     Request {
-        /// The sender's number for it.
+        /// The sender's id for it.
         id: ForwardId,
         /// The client's frame.
         frame: Bytes,
-        /// When its bytes came.
+        /// When its bytes were received.
         received: Now,
-        /// When the client gives up.
+        /// After this the client no longer waits.
         deadline: Option<Now>,
     },
-    /// A connection whose preamble named this shard.
+    /// A connection whose preamble wants this shard.
     Connection(HandedOver),
-    /// The ranges of the sender, all of them: at its start, and again whenever they have changed.
+    /// All routes of the sender: sent at its start and whenever they change.
     Routes(Vec<Route>),
-    /// The sender stops: it has answered everything and asks for no more.
+    /// The sender is stopping: it has answered everything and sends no more requests.
     Drained,
-    /// A question of a replica, or of the cluster's management. Answered with
-    /// [`ShardReply::Answer`].
+    /// A request of a replica or of the cluster's management. The reply is [`ShardReply::Answer`].
     Question {
-        /// The sender's number for it.
+        /// The sender's id for it.
         id: ForwardId,
-        /// The question.
+        /// The encoded request.
         question: Bytes,
     },
-    /// Asks for [`ShardReply::Status`].
+    /// Asks for the shard's status. The reply is [`ShardReply::Status`].
     Status {
-        /// The sender's number for it.
+        /// The sender's id for it.
         id: ForwardId,
     },
 }
 
-/// What comes back, in a lane of its own.
+/// A reply, which travels in a lane of its own.
 #[derive(Debug)]
 pub enum ShardReply {
-    /// The reply to a client, ready to be sent.
+    /// The reply to a client's request, ready to be sent.
     Frame {
-        /// Which request.
+        /// The id of the request.
         id: ForwardId,
         /// The reply's frame.
         frame: Vec<u8>,
     },
-    /// The answer to a question.
+    /// The reply to a [`ShardMessage::Question`].
     Answer {
-        /// Which question.
+        /// The id of the request.
         id: ForwardId,
-        /// The answer.
+        /// The encoded response.
         answer: Bytes,
     },
-    /// How the shard is.
+    /// The reply to a [`ShardMessage::Status`].
     Status {
-        /// Which request.
+        /// The id of the request.
         id: ForwardId,
-        /// The answer.
+        /// The shard's status.
         status: Box<ShardState>,
     },
 }
 
-/// A shard's number for something it waits for from one other shard.
+/// A shard's id for a request that waits for the reply of one other shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ForwardId(pub usize);
 
-/// A connection on its way to another shard: exactly its preamble has been read.
+/// A connection on its way to another shard; only its preamble has been read.
 #[derive(Debug)]
 pub struct HandedOver {
     /// The socket.
     pub socket: OwnedFd,
-    /// What the client said first.
+    /// Its preamble.
     pub preamble: Preamble,
 }

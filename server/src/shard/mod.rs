@@ -1,4 +1,4 @@
-//! A shard of the node: the engine's shard with its clients and its neighbours, on one executor.
+//! A shard of the node: the engine's shard with its clients and the other shards, on one executor.
 
 pub mod context;
 pub mod directory;
@@ -36,37 +36,37 @@ use forwarded::Forwarded;
 use mesh::{Inbox, LaneEnds, Waiting};
 use message::{ShardMessage, ShardReply};
 
-/// Messages handled before other tasks have their turn.
+/// Most messages handled before other tasks get a turn.
 const MESSAGES_PER_TURN: usize = 64;
-/// How often a shard that stops looks whether it may.
+/// How often a stopping shard checks whether it is done.
 const DRAIN_CHECK: Duration = Duration::from_millis(2);
-/// How long connections may take to end once all is said.
+/// Time limit for connections to end once everything is answered.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Looks within the time that a frame may stand still.
+/// How often incomplete frames are checked within the time limit for their progress.
 const FRAME_LOOKS: u32 = 8;
-/// How often a shard looks whether its ranges are others, or are led elsewhere.
+/// How often a shard checks whether its routes have changed.
 const TELL_ROUTES_EVERY: Duration = Duration::from_millis(25);
 
-/// What the node wants of its shards.
+/// What the node orders its shards to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Serve.
+    /// Serve requests.
     Serve,
-    /// Refuse what is new, finish what is in flight until then, and stop.
+    /// Refuse new requests, finish those in flight, and stop.
     Stop {
-        /// What is not finished then is left.
+        /// What is not finished by then is dropped.
         until: Now,
     },
 }
 
-/// What a shard is made of. Built on the shard's own executor.
+/// The parts of a shard. It is built on its own executor.
 pub struct ShardSetup {
-    /// How the engine's shard is opened.
+    /// Options of the engine's shard.
     pub options: ShardOptions,
-    /// The engine's world.
+    /// The environment of the engine's shard.
     pub world: World<GlommioEnv>,
-    /// The node's clock.
+    /// The node's hybrid logical clock.
     pub hlc: Hlc,
     /// The node.
     pub node: NodeInfo,
@@ -76,33 +76,33 @@ pub struct ShardSetup {
     pub lanes: LaneEnds,
     /// The shard's socket of the node's port.
     pub socket: BoundSocket,
-    /// What the node wants.
+    /// The current order of the node.
     pub orders: watch::Receiver<Order>,
-    /// Questions of the admin pages.
+    /// Requests of the admin pages for a report.
     pub reports: mpsc::Receiver<ReportRequest>,
-    /// Told when all ranges of the shard are recovered and clients are taken.
+    /// Signals that all ranges of the shard are recovered and clients are accepted.
     pub ready: oneshot::Sender<()>,
 }
 
 /// Why a shard cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum ShardError {
-    /// The kernel does not give what an executor needs.
+    /// The kernel does not provide what an executor needs.
     #[error("cannot start a shard's executor: {0}")]
     Executor(String),
-    /// Nor what a reactor needs.
+    /// The kernel does not provide what a reactor needs.
     #[error(transparent)]
     Reactor(#[from] Unsupported),
-    /// The engine gave up.
+    /// The engine has failed.
     #[error(transparent)]
     Fatal(#[from] Fatal),
     /// A part of the folder is missing or damaged.
     #[error("{0}. {1}")]
     Lost(Fatal, &'static str),
-    /// The folder cannot take note that the shard has run.
+    /// `node.json` cannot record that the shard has run.
     #[error("node.json was not written: {0}; a new shard does not serve without it")]
     NotNoted(io::Error),
-    /// The port was taken between binding and listening.
+    /// Another process took the port between binding and listening.
     #[error("cannot listen: {0}; another process may have taken the port meanwhile")]
     Listen(#[from] io::Error),
     /// Another shard ended before all were ready.
@@ -111,7 +111,7 @@ pub enum ShardError {
 }
 
 impl ShardError {
-    /// The engine's reason, with what helps if a part of the folder is lost.
+    /// The engine's error, with advice if a part of the folder is lost.
     pub fn of(fatal: Fatal, peers: &Peers) -> ShardError {
         let is_lost = matches!(fatal, Fatal::Folder(_) | Fatal::Wal(WalError::Missing));
         match is_lost {
@@ -121,7 +121,7 @@ impl ShardError {
     }
 }
 
-/// Runs a shard until it is told to stop, and closes it.
+/// Runs a shard until the node orders it to stop, then closes it.
 ///
 /// # Errors
 /// It could not start, or could not make everything durable at the end.
@@ -134,7 +134,7 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     let number = setup.options.location.shard;
     let shard = Shard::open(setup.options, setup.world, setup.hlc).await;
     let shard = shard.map_err(|fatal| ShardError::of(fatal, &peers))?;
-    // Before anything is acknowledged: from now on a log that is missing was lost.
+    // Before the first acknowledgement: from now on a missing log counts as lost.
     let noted = reactor::blocking(move || peers.note_opened(number)).await;
     noted.map_err(ShardError::NotNoted)?;
     let context = Context::new(shard, mesh, setup.node, setup.peers, links);
@@ -149,12 +149,12 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     let socket = TcpListener::attach(setup.socket.listen()?.into())?;
     let watching = reactor::spawn_local(end_stalled(context.clone()));
     let accepting = reactor::spawn_local(listener::accept(socket, context.clone()));
-    // Nobody waits any more if the node gave up meanwhile; then the order to stop is there.
+    // If the node gave up meanwhile nobody receives this; the order to stop follows.
     let _ = setup.ready.send(());
 
     let reporting = reactor::spawn_local(report(context.clone(), setup.reports));
     let until = stop_order(setup.orders).await;
-    // While clients are still answered: with the route to whoever leads now.
+    // Leaderships move while clients are still answered: they get the route to the new leader.
     context.shard.leave();
     context.shard.hand_over().await?;
     accepting.cancel().await;
@@ -169,7 +169,8 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     Ok(())
 }
 
-/// Cuts off clients whose frames do not go on, for all connections at once: an idle one costs nothing.
+/// Disconnects clients whose incomplete frame makes no progress. One task checks all connections,
+/// so that an idle one costs nothing.
 async fn end_stalled(context: Rc<Context>) {
     let timeout = context.node.limits.frame_timeout;
     loop {
@@ -180,15 +181,15 @@ async fn end_stalled(context: Rc<Context>) {
     }
 }
 
-/// Answers the admin pages' questions.
+/// Answers the admin pages' requests for a report.
 async fn report(context: Rc<Context>, mut asked: mpsc::Receiver<ReportRequest>) {
     while let Some(reply) = foreign(asked.recv()).await {
-        // The page may have been given up.
+        // The page may no longer wait.
         let _ = reply.send(context.report());
     }
 }
 
-/// Exchanges the ranges with all other shards.
+/// Exchanges routes with all other shards.
 async fn learn(context: &Rc<Context>, inboxes: &mut [Inbox]) -> Result<(), ShardError> {
     context.mesh.tell_routes(&context.shard.routes()).await;
     for inbox in inboxes {
@@ -198,7 +199,8 @@ async fn learn(context: &Rc<Context>, inboxes: &mut [Inbox]) -> Result<(), Shard
                     context.learn_routes(inbox.from, routes);
                     break;
                 }
-                // The engine's shards may speak before the server's do.
+                // The replicas of another shard may send requests before its server part sends its
+                // routes.
                 Some(other) => receive(context, inbox.from, other),
                 None => return Err(ShardError::NeighbourGone),
             }
@@ -207,7 +209,7 @@ async fn learn(context: &Rc<Context>, inboxes: &mut [Inbox]) -> Result<(), Shard
     Ok(())
 }
 
-/// Tells all other shards the ranges of this one whenever they have changed.
+/// Sends the routes of this shard to all others whenever they have changed.
 async fn tell_routes(context: Rc<Context>) {
     let mut told = 0;
     loop {
@@ -221,7 +223,7 @@ async fn tell_routes(context: Rc<Context>) {
     }
 }
 
-/// Starts to read what one other shard sends.
+/// Starts to receive from another shard.
 fn read(context: &Rc<Context>, inbox: Inbox) -> [Task<()>; 2] {
     let Inbox {
         from,
@@ -295,7 +297,7 @@ fn receive(context: &Rc<Context>, from: ShardId, message: ShardMessage) {
     }
 }
 
-/// Passes a reply of another shard to who waits for it.
+/// Gives a reply of another shard to its receiver.
 fn conclude(context: &Context, from: ShardId, reply: ShardReply) {
     match reply {
         ShardReply::Frame { id, frame } => {
@@ -308,33 +310,33 @@ fn conclude(context: &Context, from: ShardId, reply: ShardReply) {
         }
         ShardReply::Answer { id, answer } => {
             if let Some(Waiting::Question(asker)) = context.mesh.take(from, id) {
-                // It may have given up.
+                // The receiver may no longer wait.
                 let _ = asker.send(answer);
             }
         }
         ShardReply::Status { id, status } => {
             if let Some(Waiting::Status(asker)) = context.mesh.take(from, id) {
-                // It may have given up.
+                // The receiver may no longer wait.
                 let _ = asker.send(*status);
             }
         }
     }
 }
 
-/// Waits for the order to stop; gives the time until which to finish.
+/// Waits for the order to stop; gives its time limit.
 async fn stop_order(mut orders: watch::Receiver<Order>) -> Now {
     loop {
         if let Order::Stop { until } = *orders.borrow_and_update() {
             return until;
         }
         if foreign(orders.changed()).await.is_err() {
-            // Whoever gave orders is gone.
+            // The node that gives orders is gone.
             return Now::now();
         }
     }
 }
 
-/// Finishes what is in flight here and for other shards, then ends all connections.
+/// Finishes the requests in flight, here and for other shards, then ends all connections.
 async fn drain(context: &Context, until: Now) {
     context.drain();
     while !context.is_idle() && Now::now() < until {

@@ -1,24 +1,24 @@
-//! Where a user's key is, seen from one shard. Pure.
+//! Routing: where the leader of a user's key is, seen from one shard. Pure.
 
 use rangedb_engine::range::Route;
 use rangedb_engine::types::{Location, ShardId};
 
 use crate::shard::directory::Directory;
 
-/// Where the range of a key is led.
+/// Where the leader of a key's range is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// On this shard, as far as the directory knows.
     Here,
     /// On another shard of this node.
     Shard(ShardId, Route),
-    /// On another node, or nobody knows where its leader is.
+    /// On another node, or unknown.
     Node(Route),
-    /// No range is known to hold the key.
+    /// The directory has no range for the key.
     Unknown,
 }
 
-/// Looks a key up. An empty key is nobody's; the engine refuses it, with the reason.
+/// Looks a key up. An empty key gets a range, too: the engine refuses it and says why.
 pub fn place(directory: &Directory, here: Location, key: &[u8]) -> Place {
     let Some(route) = directory.find(key) else {
         return Place::Unknown;
