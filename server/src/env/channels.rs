@@ -1,7 +1,7 @@
-//! openraft's channels, by those of tokio, which need no runtime of its; for its queues see
-//! [`queue`](super::queue), for watched values [`watch`](super::watch).
+//! openraft's one-shot channel and mutex, which are tokio's: they need no tokio runtime. For queues
+//! see [`queue`](super::queue), for watched values [`watch`](super::watch).
 //!
-//! The types of one thread would do, but these are the best tested there are, and what they cost
+//! Types for a single thread would do, but tokio's are the best tested there are, and their cost
 //! beside a wake-up of openraft's core is small.
 
 use std::future::Future;
@@ -9,7 +9,7 @@ use std::future::Future;
 use openraft_rt::{Mutex, Oneshot, OneshotSender};
 use tokio::sync;
 
-/// The family of channels.
+/// openraft's channels for this environment.
 pub struct Channels;
 
 /// Sends one value.
@@ -32,7 +32,7 @@ impl<T> OneshotSender<T> for OnceSender<T> {
     }
 }
 
-/// A mutex that is waited for.
+/// openraft's asynchronous mutex.
 pub struct SharedMutex<T>(sync::Mutex<T>);
 
 impl<T: 'static> Mutex<T> for SharedMutex<T> {

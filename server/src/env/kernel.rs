@@ -1,5 +1,5 @@
-//! What the machine must offer, asked before anything depends on it, so that what is missing is
-//! named with what to do about it.
+//! Checks at the start what the machine must offer, so that an error names what is missing and what
+//! to do about it.
 
 #![expect(
     unsafe_code,
@@ -13,19 +13,19 @@ use std::path::Path;
 
 use io_uring::{IoUring, Probe, opcode};
 
-/// glommio refuses to start an executor with less.
+/// Locked memory in bytes below which glommio starts no executor.
 const MEMLOCK_MIN: u64 = 512 << 10;
 /// What is missing.
 #[derive(Debug, thiserror::Error)]
 pub enum Missing {
-    /// io_uring.
+    /// io_uring as a whole.
     #[error(
         "io_uring is not available ({0}): RangeDB needs Linux 5.13 or newer, \
          `sysctl kernel.io_uring_disabled` at 0, and in a container a seccomp profile that allows \
          io_uring_setup, io_uring_enter and io_uring_register"
     )]
     IoUring(io::Error),
-    /// One operation of it.
+    /// An io_uring operation that a shard uses.
     #[error("this kernel's io_uring lacks {0}: RangeDB needs Linux 5.13 or newer")]
     Operation(&'static str),
     /// Memory that may be locked.
@@ -34,20 +34,20 @@ pub enum Missing {
          `ulimit -l unlimited`, or LimitMEMLOCK=infinity in a systemd unit"
     )]
     LockedMemory(u64),
-    /// Direct I/O.
+    /// Direct I/O in the data folder.
     #[error(
         "the filesystem of {folder} refuses direct I/O ({error}): put --data-dir on ext4, XFS or \
          another filesystem with O_DIRECT, not on tmpfs or an overlay"
     )]
     DirectIo {
-        /// Where.
+        /// The folder.
         folder: String,
-        /// The kernel's words.
+        /// The kernel's error.
         error: io::Error,
     },
 }
 
-/// Checks io_uring, its operations that a shard uses, and the limit of locked memory.
+/// Checks io_uring, the operations that a shard uses, and the limit of locked memory.
 ///
 /// # Errors
 /// See [`Missing`].
@@ -113,7 +113,7 @@ fn limit(which: libc::__rlimit_resource_t) -> (u64, u64) {
     (limit.rlim_cur, limit.rlim_max)
 }
 
-/// How many files this process may have open, after that limit was raised as far as it may be.
+/// Raises this process's limit of open files as far as allowed, and gives it.
 pub fn open_files() -> usize {
     let (files, most) = limit(libc::RLIMIT_NOFILE);
     if files < most {

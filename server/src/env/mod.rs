@@ -1,5 +1,5 @@
-//! The engine's world on glommio and io_uring, and what else touches the system: the only folder
-//! of the workspace with `unsafe` code.
+//! The engine's environment on glommio and io_uring, and all other code that needs system calls.
+//! The only folder of the workspace with `unsafe` code.
 
 pub mod channels;
 mod clock;

@@ -1,9 +1,9 @@
 //! openraft's queues, between tasks of one thread.
 //!
-//! The queues of tokio hold two blocks of 32 messages as soon as they are used; with three of them
-//! in each group, idle groups would spend a third of their memory there. These take what waits in
-//! them. A waker is woken, and a message dropped, only after the queue is let go of: either may
-//! come back to it.
+//! tokio's queues hold two blocks of 32 messages as soon as they are used. With three queues in
+//! each group, idle groups would spend a third of their memory there. These queues take only the
+//! room that waiting messages need. Wakers are called, and messages dropped, only after the queue's
+//! borrow has ended: either may use the queue again.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -16,7 +16,7 @@ use openraft_rt::{Mpsc, MpscReceiver, MpscSender, MpscWeakSender, SendError, Try
 
 use super::channels::Channels;
 
-/// An empty queue keeps room for so many messages.
+/// Most messages for which an empty queue keeps room.
 const LEN_KEPT: usize = 64;
 
 struct Queue<T> {
@@ -30,7 +30,7 @@ struct Queue<T> {
 }
 
 impl<T> Queue<T> {
-    /// The oldest message, and the senders that have room for theirs now.
+    /// The oldest message, and the senders that may now have room.
     fn pop(&mut self) -> Option<(T, Vec<Waker>)> {
         let message = self.messages.pop_front()?;
         if self.messages.is_empty() && self.messages.capacity() > LEN_KEPT {
@@ -44,13 +44,13 @@ fn wake(wakers: impl IntoIterator<Item = Waker>) {
     wakers.into_iter().for_each(Waker::wake);
 }
 
-/// Sends to a bounded queue.
+/// The sending end of a bounded queue.
 pub struct Sender<T>(Rc<RefCell<Queue<T>>>);
 
-/// Sends while other senders live.
+/// A sending end that does not keep the queue open.
 pub struct WeakSender<T>(Rc<RefCell<Queue<T>>>);
 
-/// Receives from a bounded queue.
+/// The receiving end of a bounded queue.
 pub struct Receiver<T>(Rc<RefCell<Queue<T>>>);
 
 impl<T> Clone for Sender<T> {

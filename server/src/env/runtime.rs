@@ -1,8 +1,8 @@
-//! openraft's runtime on glommio and the [`reactor`], which is also the engine's.
+//! openraft's runtime, and the engine's, on glommio and the [`reactor`].
 //!
-//! A task belongs to the executor of the thread that spawned it. A dropped handle does not end
-//! its task. A panic is caught only where panics unwind, in tests; in the server the process has
-//! already ended.
+//! A task belongs to the executor of the thread that spawned it. Dropping its handle does not end
+//! it. A panic of a task is caught only where panics unwind, in tests; in the server it has already
+//! ended the process.
 
 use std::fmt;
 use std::future::Future;
@@ -19,7 +19,7 @@ use super::channels::{Channels, SharedMutex};
 use super::clock::BootInstant;
 use super::reactor::{self, Sleep};
 
-/// The runtime of a shard's thread. Its value is needed by conformance tests only.
+/// The runtime of a shard's thread. Only tests make a value of it.
 pub struct GlommioRuntime {
     executor: LocalExecutor,
 }
@@ -56,12 +56,12 @@ impl<T: 'static> Future for JoinHandle<T> {
     }
 }
 
-/// The time was up first.
+/// The time limit was reached first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the time is up")]
 pub struct Elapsed;
 
-/// A future with an end.
+/// A future with a time limit.
 pub struct Timeout<F> {
     future: Pin<Box<F>>,
     sleep: Sleep,
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn conforms_to_openraft() {
-        // The suite's other half asks for determinism, which a runtime on a real clock has not.
+        // The suite's other half tests determinism, which no runtime on a real clock has.
         let mut runtime = GlommioRuntime::new(1);
         openraft_rt::testing::Suite::<GlommioRuntime>::test_all_on(&mut runtime);
     }

@@ -1,8 +1,9 @@
 //! openraft's watched values, between tasks of one thread.
 //!
-//! openraft changes a dozen of them with each entry, and most have one watcher or none. tokio's lock
-//! the value and eight lists of waiters for that, which was a tenth of what replication costs. As in
-//! [`queue`](super::queue), a waker is woken and a value dropped after all is let go of.
+//! openraft changes a dozen of them with each entry, and most have one watcher or none. For that
+//! tokio's locks the value and eight lists of waiters, which was a tenth of what replication costs.
+//! As in [`queue`](super::queue), wakers are called and values dropped only after the borrow has
+//! ended.
 
 use std::cell::{Cell, Ref, RefCell};
 use std::future::poll_fn;
@@ -17,7 +18,7 @@ use super::channels::Channels;
 
 struct Shared<T> {
     value: RefCell<T>,
-    /// Rises with each change that is told.
+    /// Rises with each change that watchers must see.
     version: Cell<u64>,
     senders: Cell<usize>,
     receivers: Cell<usize>,
@@ -35,7 +36,7 @@ impl<T> Shared<T> {
     }
 
     fn wake_all(&self) {
-        // One at a time: nothing is allocated, and what a waker does may come back here.
+        // One at a time: this allocates nothing, and a waker may use the value again.
         loop {
             let next = self.waiting.borrow_mut().pop();
             let Some(waker) = next else { return };
@@ -52,13 +53,13 @@ impl<T> Shared<T> {
     }
 }
 
-/// Changes a watched value.
+/// The changing end of a watched value.
 pub struct Watched<T>(Rc<Shared<T>>);
 
-/// Watches a value.
+/// A watcher of a value.
 pub struct Watcher<T> {
     shared: Rc<Shared<T>>,
-    /// The version it knows.
+    /// The last version that it has seen.
     seen: u64,
 }
 

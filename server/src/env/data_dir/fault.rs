@@ -1,32 +1,32 @@
-//! Why a data folder is not used.
+//! The errors for which a data folder is not used.
 
 use std::io;
 use std::path::Path;
 
 use super::identity::FORMAT;
 
-/// Why a folder is not used.
+/// Why a data folder is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum BadFolder {
-    /// The system refuses.
+    /// The system refuses an operation.
     #[error("data folder {path}: {action}: {error}")]
     Io {
-        /// What was touched.
+        /// The file or folder.
         path: String,
         /// What was tried.
         action: &'static str,
-        /// The system's words.
+        /// The system's error.
         error: io::Error,
     },
-    /// The path names something else.
+    /// The path is not a folder.
     #[error("data folder {path} {what}; give a folder with --data-dir")]
     NoFolder {
-        /// What was given.
+        /// The path.
         path: String,
-        /// What it is.
+        /// What is there instead.
         what: &'static str,
     },
-    /// The folder is somebody else's.
+    /// Another user owns the folder.
     #[error(
         "data folder {path} belongs to {owner}, and this process runs as {me}, which may not {action} \
          there; run it as {owner}, or change the owner: chown -R {uid} {path}"
@@ -34,16 +34,16 @@ pub enum BadFolder {
     OtherOwner {
         /// The folder.
         path: String,
-        /// Whose it is.
+        /// The owner.
         owner: String,
-        /// Who tried.
+        /// The user of this process.
         me: String,
         /// What was tried.
         action: &'static str,
-        /// The id of who tried.
+        /// That user's id.
         uid: u32,
     },
-    /// Another process uses it.
+    /// Another process uses the folder.
     #[error(
         "data folder {path} is in use by process {owner}; stop that process, or start this one \
          with another --data-dir"
@@ -51,10 +51,10 @@ pub enum BadFolder {
     InUse {
         /// The folder.
         path: String,
-        /// The process.
+        /// The other process's id, if known.
         owner: String,
     },
-    /// Another version made it.
+    /// Another version made the folder.
     #[error(
         "data folder {path} has format {found}, this version of rangedb knows format {FORMAT}; \
          start the version that made it, or move the data with that version's tools"
@@ -62,10 +62,10 @@ pub enum BadFolder {
     OtherFormat {
         /// The folder.
         path: String,
-        /// Its format.
+        /// The format that it has.
         found: String,
     },
-    /// The cluster has refused it before.
+    /// The cluster has refused the folder before.
     #[error("data folder {path} was refused before and stays so: {why}")]
     GivenUp {
         /// The folder.
@@ -73,17 +73,17 @@ pub enum BadFolder {
         /// Why it was refused.
         why: String,
     },
-    /// A part of it is missing or damaged.
+    /// A part of the folder is missing or damaged.
     #[error("data folder {path}: {what}. {advice}")]
     Lost {
         /// The folder.
         path: String,
-        /// What is missing, and what that means.
+        /// What is missing, and what follows from that.
         what: String,
-        /// What helps.
+        /// What to do about it.
         advice: &'static str,
     },
-    /// It was made with other settings.
+    /// The folder was made with another setting.
     #[error(
         "data folder {path} was made with {setting} {made}, not {given}: that is fixed when a \
          folder is made; start with {setting} {made}, or with a new --data-dir"
@@ -91,14 +91,14 @@ pub enum BadFolder {
     OtherSetting {
         /// The folder.
         path: String,
-        /// Which setting.
+        /// The setting.
         setting: &'static str,
-        /// What the folder has.
+        /// Its value when the folder was made.
         made: String,
-        /// What was asked.
+        /// The value given now.
         given: String,
     },
-    /// A folder of several nodes that were formed before clusters could grow.
+    /// A node of a cluster of several nodes in format 1, before clusters could grow.
     #[error(
         "data folder {path} belongs to a cluster of several nodes of format 1, whose replicas this \
          version cannot read; start the version that made it, copy the data with `rangedb scan`, \
@@ -108,7 +108,7 @@ pub enum BadFolder {
         /// The folder.
         path: String,
     },
-    /// It belongs to another cluster than the nodes of --join.
+    /// The folder belongs to another cluster than the nodes of --join.
     #[error(
         "data folder {path} belongs to cluster {cluster}, but {address} of --join belongs to {other}; \
          give the list of its own cluster, or an empty folder"
@@ -116,9 +116,9 @@ pub enum BadFolder {
     OtherCluster {
         /// The folder.
         path: String,
-        /// Its cluster.
+        /// The folder's cluster.
         cluster: String,
-        /// A node of the list.
+        /// The address of a node in the list.
         address: String,
         /// That node's cluster.
         other: String,
@@ -131,7 +131,7 @@ pub enum BadFolder {
         /// The reason.
         why: String,
     },
-    /// It holds something else.
+    /// The folder holds files of something else.
     #[error(
         "data folder {path} is not empty and was not made by rangedb (it has `{found}`); give an \
          empty folder with --data-dir"
@@ -139,13 +139,13 @@ pub enum BadFolder {
     Foreign {
         /// The folder.
         path: String,
-        /// What is in it.
+        /// A file in it.
         found: String,
     },
 }
 
-/// What helps when a part of a node's folder is lost; `in_cluster`: whether other nodes have replicas of
-/// its ranges, if that is known.
+/// What to do when a part of a node's folder is lost. `in_cluster` is whether other nodes have
+/// replicas of its ranges, if that is known.
 pub fn advice(in_cluster: Option<bool>) -> &'static str {
     match in_cluster {
         None => {
@@ -167,7 +167,7 @@ pub fn advice(in_cluster: Option<bool>) -> &'static str {
     }
 }
 
-/// What is done with an error of the system at this path.
+/// Makes an error of the system at this path into ours.
 pub(super) fn failed(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> BadFolder {
     let path = path.display().to_string();
     move |error| BadFolder::Io {

@@ -1,4 +1,4 @@
-//! `node.json`: what a data folder says of itself.
+//! `node.json`: the identity of a data folder.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -12,18 +12,18 @@ use super::fault::{BadFolder, advice};
 use super::look::denied;
 use crate::config::SHARDS_MAX;
 
-/// The format of the folder that this version writes.
+/// The folder format that this version writes.
 pub const FORMAT: u32 = 3;
-/// One whose parts do not name each other; this version opens it and gives them their names.
+/// A format whose parts do not name each other; this version opens it and names them.
 const FORMAT_UNMARKED: u32 = 2;
-/// One of which folders of a cluster of one can be opened, too.
+/// A format of which this version opens the folders of clusters of one node.
 const FORMAT_OF_ONE: u32 = 1;
 /// The file.
 pub const IDENTITY: &str = "node.json";
 /// The file before it has its name.
 pub const DRAFT: &str = "node.json.draft";
 
-/// What a folder says of itself.
+/// The content of `node.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
@@ -33,28 +33,28 @@ pub struct Identity {
     pub cluster: String,
     /// The node's id.
     pub node: u64,
-    /// Shards that the folder was made with.
+    /// The number of shards with which the folder was made.
     pub shards: u16,
-    /// Borders of the ranges that it was made with, in hex.
+    /// The keys at which the first ranges were split, in hex.
     pub split_at: Vec<String>,
-    /// Where nodes of the cluster listen, by id, as far as is known.
+    /// The addresses of nodes of the cluster, by id, as far as known.
     #[serde(default)]
     pub addresses: BTreeMap<u64, String>,
-    /// Node and shard of each replica of the system range, as far as is known.
+    /// Node and shard of each replica of the system range, as far as known.
     #[serde(default)]
     pub system: Vec<(u64, u16)>,
-    /// How often a process was started on it. One that is used by two counts on in each.
+    /// How many processes were started on this folder. Two copies of a folder count on separately.
     #[serde(default)]
     pub starts: u64,
-    /// The newest process of each other node that was seen, in hex: see `NodeRecord::life`. One that
-    /// comes with an older folder is refused by it.
+    /// The latest process of each other node that was seen, in hex: see `NodeRecord::life`. A
+    /// process on an older folder is refused because of it.
     #[serde(default)]
     pub lives: BTreeMap<u64, String>,
     /// The log of each shard.
     #[serde(default)]
     pub logs: Vec<LogName>,
-    /// Why no node may run on the folder any more. Without it the next starts would count on until
-    /// the folder looks newer than the one that it is older than.
+    /// Why no node may run on this folder any more. Without this, further starts would count up
+    /// until the folder looked newer than the one it is older than.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given_up: Option<String>,
 }
@@ -63,15 +63,15 @@ pub struct Identity {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogName {
-    /// Its random id, in hex. The log and the tables of the shard carry it, too.
+    /// The log's random id, in hex. The shard's log and tables carry it, too.
     pub id: String,
-    /// The start at which it was last opened. 0: it was never made. None: by a version that did not
-    /// write this down.
+    /// The number of the start at which the log was last opened. 0: the log was never made. None:
+    /// written by a version that did not record this.
     pub opened: Option<u64>,
 }
 
 impl LogName {
-    /// Of a log that is yet to be made.
+    /// The name of a log that does not exist yet.
     fn new(opened: Option<u64>) -> LogName {
         LogName {
             id: format!("{:032x}", rand::random::<u128>()),
@@ -81,12 +81,12 @@ impl LogName {
 }
 
 impl Identity {
-    /// Gives each shard's log a name; `opened` is what is known of it.
+    /// Names each shard's log; `opened` is what is known of it.
     pub(super) fn name_logs(&mut self, opened: Option<u64>) {
         self.logs = (0..self.shards).map(|_| LogName::new(opened)).collect();
     }
 
-    /// What the engine is told of a shard's folder.
+    /// What the engine must know of a shard's folder.
     pub fn mark(&self, shard: u16) -> FolderMark {
         let log = self.logs.get(usize::from(shard));
         FolderMark {
@@ -100,21 +100,21 @@ impl Identity {
         }
     }
 
-    /// Whether the folder's cluster has other nodes, as far as is known.
+    /// Whether the folder's cluster has other nodes, as far as known.
     pub fn is_of_cluster(&self) -> bool {
         let others = self.addresses.keys().any(|node| *node != self.node);
         others || self.node != super::FOUNDER || self.system.iter().any(|at| at.0 != self.node)
     }
 }
 
-/// What a folder's file says, in this version's format.
+/// The content of a folder's `node.json`, in this version's format.
 pub(super) struct Found {
     pub identity: Identity,
-    /// The file is of an older format.
+    /// Whether the file has an older format.
     pub is_older: bool,
 }
 
-/// Reads a folder's file; `None`: it has none. Changes nothing.
+/// Reads a folder's `node.json`; `None` if it has none. Changes nothing.
 pub(super) fn read(path: &Path) -> Result<Option<Found>, BadFolder> {
     let name = path.join(IDENTITY);
     let text = match fs::read(&name) {
@@ -166,7 +166,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Found>, BadFolder> {
     }
 }
 
-/// What a folder of format 1 would say in this one.
+/// Converts the content of a `node.json` of format 1.
 fn of_format_1(path: &str, mut value: serde_json::Value) -> Result<Identity, BadFolder> {
     let path = path.to_owned();
     let of_several = value.get("nodes").and_then(serde_json::Value::as_array);
@@ -189,7 +189,8 @@ fn of_format_1(path: &str, mut value: serde_json::Value) -> Result<Identity, Bad
     Ok(identity)
 }
 
-/// Has a folder say that no node may run on it any more, unless another process has started on it since.
+/// Records in the folder that no node may run on it any more, unless another process has started on
+/// it since.
 ///
 /// # Errors
 /// The system refuses.
@@ -205,7 +206,7 @@ pub fn give_up(path: &Path, identity: &Identity, why: &str) -> io::Result<()> {
     }
 }
 
-/// Writes what a folder says of itself; durable when this returns.
+/// Writes `node.json`; it is durable when this returns.
 ///
 /// # Errors
 /// The system refuses.

@@ -1,4 +1,4 @@
-//! What lies in a data folder, and making its parts.
+//! Looks at what lies in a data folder, and makes its parts.
 
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::io::{self, ErrorKind};
@@ -9,7 +9,7 @@ use super::fault::{BadFolder, advice, failed};
 use super::identity::{DRAFT, read};
 use super::{LOCK, TOKEN};
 
-/// Every new ext4 volume has this.
+/// Every new ext4 volume has this folder.
 const LOST_AND_FOUND: &str = "lost+found";
 /// The parts of a shard's folder, and what they hold.
 const PARTS: [(&str, &str); 2] = [
@@ -25,10 +25,10 @@ pub fn part(path: &Path, shard: u16, part: &str) -> PathBuf {
     path.join(format!("shard-{shard}")).join(part)
 }
 
-/// Whether there is a folder. One that is there is ours, or is empty. Touches nothing.
+/// Whether there is a folder at the path. If there is, it is ours or empty. Touches nothing.
 ///
 /// # Errors
-/// It is somebody else's, is no folder, or has lost its `node.json`.
+/// It belongs to something else, is not a folder, or has lost its `node.json`.
 pub fn is_ours(path: &Path) -> Result<bool, BadFolder> {
     let shown = || path.display().to_string();
     let no_folder = |what| BadFolder::NoFolder {
@@ -82,7 +82,7 @@ pub fn is_ours(path: &Path) -> Result<bool, BadFolder> {
     }
 }
 
-/// Whether something is the folder of a shard, and if so, whether its parts have files.
+/// If this is a shard's folder: whether its parts have files.
 fn shard_is_used(path: &Path, name: &str) -> io::Result<Option<bool>> {
     let number = name.strip_prefix("shard-");
     let number = number.and_then(|number| number.parse::<u16>().ok());
@@ -119,7 +119,7 @@ fn has_files(names: &[String]) -> bool {
     names.iter().any(|name| name != LOST_AND_FOUND)
 }
 
-/// Makes a folder and those that it lies in; they are durable when this returns.
+/// Makes a folder and its parents; they are durable when this returns.
 ///
 /// # Errors
 /// The system refuses.
@@ -151,10 +151,10 @@ pub fn make_parts(path: &Path, shard: u16) -> Result<(), BadFolder> {
     Ok(())
 }
 
-/// Makes sure that the folders of a shard that was used are there and have files.
+/// Checks that the folders of a shard that was used exist and have files.
 ///
 /// # Errors
-/// One is lost.
+/// A part is lost.
 pub fn check_parts(path: &Path, shard: u16, in_cluster: bool) -> Result<(), BadFolder> {
     for (name, held) in PARTS {
         let found = names(&part(path, shard, name));
@@ -174,7 +174,7 @@ pub fn check_parts(path: &Path, shard: u16, in_cluster: bool) -> Result<(), BadF
     Ok(())
 }
 
-/// Whose a folder is.
+/// The owner of a folder, for messages.
 pub fn owner(metadata: &Metadata) -> String {
     user(metadata.uid())
 }
@@ -192,7 +192,7 @@ fn user(id: u32) -> String {
     }
 }
 
-/// What is done with an error of the system in this folder: names the owner if it is about rights.
+/// Makes an error of the system in this folder into ours; names the owner if it is about rights.
 pub fn denied(
     path: &Path,
     action: &'static str,

@@ -1,23 +1,24 @@
-//! The data folder: whose it is, what made it, and that only one process uses it.
+//! The data folder: which node it belongs to, which version made it, and that only one process uses
+//! it.
 //!
 //! | name | what |
 //! |---|---|
-//! | `LOCK` | locked by the process that uses the folder; its process id |
-//! | `node.json` | format version, cluster, node, shards, borders, the shards' logs, where others are |
+//! | `LOCK` | locked by the process that uses the folder; holds its process id |
+//! | `node.json` | format version, cluster, node, shards, borders, the shards' logs, addresses of others |
 //! | `enrolling` | the token by which the cluster knows this folder |
 //! | `shard-N/wal/` | the log of shard N |
-//! | `shard-N/tables/` | its tables |
+//! | `shard-N/tables/` | the tables of shard N |
 //!
 //! Nothing in a folder is touched before it is known to be ours or empty.
 //!
 //! `node.json` is written before a shard makes anything in its folders, and names the log of each
-//! shard by a random id. When a shard has made its log for the first time that is noted, durably,
-//! before the shard serves. So a folder without `node.json` whose shards have files has lost it, and
-//! a shard without a log is new only if its log was never noted; everything else is refused. The
-//! shards' own comparison of log and tables is in `rangedb_engine::shard`.
+//! shard by a random id. When a shard has made its log for the first time, `node.json` records that
+//! durably before the shard serves. So a folder without `node.json` whose shards have files has
+//! lost it, and a shard without a log is new only if its log was never recorded; everything else is
+//! refused. `rangedb_engine::shard` compares the log of a shard with its tables.
 //!
-//! Format 1 had no cluster that grows: its folders of a cluster of one are taken over, those of
-//! several nodes are refused. Format 2 named no logs: they get their names at the first start.
+//! Format 1 had no clusters that grow: its folders of a cluster of one node are converted, those of
+//! several nodes are refused. Format 2 did not name logs: they get their names at the first start.
 
 #![expect(unsafe_code, reason = "std's file locks came later than flock's users")]
 
@@ -42,7 +43,7 @@ pub use fault::{BadFolder, advice};
 use identity::{FORMAT, Found, read};
 pub use identity::{Identity, LogName, give_up, write_identity};
 
-/// The id of the node that makes a cluster.
+/// The id of the node that bootstraps a cluster.
 pub const FOUNDER: u64 = 1;
 const LOCK: &str = "LOCK";
 const TOKEN: &str = "enrolling";
@@ -50,30 +51,31 @@ const TOKEN: &str = "enrolling";
 /// What a new folder becomes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Birth {
-    /// The first node of a new cluster.
+    /// The node that bootstraps a new cluster.
     Founder,
-    /// A node of a cluster that is there.
+    /// A node that joins a cluster.
     Member(Place),
 }
 
-/// What a folder shall be.
+/// The settings for opening or making a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// Its shards, if that was said.
+    /// The number of shards, if it was given.
     pub shards: Option<u16>,
-    /// The shards of a new one, if it was not.
+    /// The number of shards of a new folder, if none was given.
     pub shards_if_new: u16,
-    /// Borders of the first ranges, if they were given.
+    /// The keys at which the first ranges are split, if they were given.
     pub split_at: Vec<Vec<u8>>,
 }
 
-/// A data folder that this process uses until this is dropped.
+/// A data folder, locked by this process until this is dropped.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    /// What the folder says of itself.
+    /// The content of `node.json`.
     pub identity: Identity,
-    /// Tells this process from others that were started as often; 0: this start is not counted.
+    /// Distinguishes this process from others with the same number of starts; 0 if this start could
+    /// not be counted.
     pub random: u64,
     _lock: File,
 }
@@ -83,13 +85,13 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 impl DataDir {
-    /// Whether a folder was made before, as far as can be seen from outside.
+    /// Whether a folder has a `node.json`.
     pub fn was_made(path: &Path) -> bool {
         path.join(identity::IDENTITY).exists()
     }
 
-    /// Opens a folder, or makes one as it is wanted; `be_born` is then asked what it becomes, with a
-    /// token made for this folder.
+    /// Opens a folder, or makes one with these settings. For a new folder `be_born` decides what it
+    /// becomes; it gets a token made for this folder.
     ///
     /// # Errors
     /// See [`BadFolder`].
@@ -103,7 +105,7 @@ impl DataDir {
         }
         make_private(path)?;
         let lock = lock(path)?;
-        // Another process may have used it until now.
+        // Until the lock was held, another process may have used the folder.
         look::is_ours(path)?;
         let (identity, is_counted) = match read(path)? {
             Some(found) => reopen(path, found, wanted)?,
@@ -117,7 +119,7 @@ impl DataDir {
         })
     }
 
-    /// Where it is.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -127,10 +129,10 @@ impl DataDir {
         look::part(&self.path, shard, "wal")
     }
 
-    /// How many tables there are, of all shards.
+    /// The number of tables of all shards.
     pub fn count_tables(&self) -> usize {
         let folders = (0..self.identity.shards).map(|shard| self.tables(shard).join("tables"));
-        // Where there is no folder there are none.
+        // A folder that is missing has no tables.
         folders
             .filter_map(|folder| fs::read_dir(folder).ok())
             .map(Iterator::count)
@@ -142,27 +144,27 @@ impl DataDir {
         look::part(&self.path, shard, "tables")
     }
 
-    /// Borders of the first ranges.
+    /// The keys at which the first ranges were split.
     pub fn split_at(&self) -> Vec<Vec<u8>> {
         let keys = self.identity.split_at.iter();
         keys.map(|key| unhex(key)).collect()
     }
 }
 
-/// What [`hex`] was made of.
+/// Reverses [`hex`].
 fn unhex(digits: &str) -> Vec<u8> {
     let pairs = digits.as_bytes().chunks_exact(2);
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     pairs.filter_map(byte).collect()
 }
 
-/// Keeps others' eyes out, also out of a folder that was made before.
+/// Makes the folder readable by its owner alone, even if it was made otherwise.
 fn make_private(path: &Path) -> Result<(), BadFolder> {
     let metadata = fs::metadata(path).map_err(failed(path, "look at"))?;
     if metadata.permissions().mode() & 0o077 == 0 {
         return Ok(());
     }
-    // Volumes are often given to a group and owned by somebody else, or know no rights at all.
+    // Volumes often have a group or another owner, or no access rights at all.
     if let Err(error) = fs::set_permissions(path, Permissions::from_mode(0o700)) {
         let owner = look::owner(&metadata);
         tracing::warn!(
@@ -189,7 +191,7 @@ fn lock(path: &Path) -> Result<File, BadFolder> {
     let locked = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0;
     if !locked {
         let mut owner = String::new();
-        // The process id is only for the message.
+        // The process id is for the message only.
         let _ = file.read_to_string(&mut owner);
         let owner = if owner.trim().is_empty() {
             "unknown".to_owned()
@@ -207,14 +209,14 @@ fn lock(path: &Path) -> Result<File, BadFolder> {
         writeln!(file, "{}", std::process::id())
     };
     match write(&file) {
-        // The lock holds without its process id.
+        // On a full disk the lock holds without the process id.
         Err(error) if Lack::of(&error) == Some(Lack::Room) => {}
         written => written.map_err(failed(&name, "write"))?,
     }
     Ok(file)
 }
 
-/// Opens a folder that was made before; says whether this start is counted.
+/// Opens a folder that was made before; gives whether this start was counted.
 fn reopen(path: &Path, found: Found, wanted: &Wanted) -> Result<(Identity, bool), BadFolder> {
     let Found {
         mut identity,
@@ -231,10 +233,10 @@ fn reopen(path: &Path, found: Found, wanted: &Wanted) -> Result<(Identity, bool)
     identity.starts += 1;
     match write_identity(path, &identity) {
         Ok(()) => Ok((identity, true)),
-        // The logs' names must be durable before a log carries one.
+        // A log must not carry a name that `node.json` does not durably have.
         Err(error) if is_older => Err(failed(path, "write node.json")(error)),
         Err(error) => {
-            // A full disk keeps no node from starting.
+            // A full disk must not keep a node from starting.
             tracing::warn!(%error, "node.json was not written: this start is not counted");
             Ok((identity, false))
         }
@@ -248,7 +250,7 @@ fn check(path: &Path, identity: &Identity, wanted: &Wanted) -> Result<(), BadFol
         made,
         given,
     };
-    // What is not given is what the folder was made with.
+    // What is not given stays as the folder was made.
     if let Some(shards) = wanted.shards.filter(|shards| *shards != identity.shards) {
         let (made, given) = (identity.shards.to_string(), shards.to_string());
         return Err(other("--shards", made, given));
@@ -262,7 +264,7 @@ fn check(path: &Path, identity: &Identity, wanted: &Wanted) -> Result<(), BadFol
     Ok(())
 }
 
-/// Borders as they are typed.
+/// Keys as they are typed in --split-at.
 fn borders(keys: Vec<Vec<u8>>) -> String {
     let typed = |key: Vec<u8>| -> String {
         let byte = |byte: &u8| match byte {
@@ -279,7 +281,7 @@ fn borders(keys: Vec<Vec<u8>>) -> String {
     }
 }
 
-/// Makes a folder, or finishes one whose making a crash has cut off.
+/// Makes a folder, or finishes one whose making was cut off by a crash.
 fn make(
     path: &Path,
     wanted: &Wanted,
@@ -321,7 +323,7 @@ fn make(
     Ok(identity)
 }
 
-/// The token by which this folder is known to the cluster; durable before it is used.
+/// The token by which the cluster knows this folder; durable before it is used.
 fn token(path: &Path) -> io::Result<String> {
     let name = path.join(TOKEN);
     match fs::read_to_string(&name) {
@@ -361,7 +363,7 @@ mod tests {
         }
     }
 
-    /// Has the shards write something, and notes that they have.
+    /// Writes a file into each part of each shard, and records that the logs were opened.
     fn use_shards(path: &Path) {
         let mut identity = read(path).expect("it is read").expect("is there").identity;
         for shard in 0..identity.shards {
@@ -518,7 +520,7 @@ mod tests {
         let temp = tempfile::tempdir().expect("a temporary folder");
         let path = temp.path().join("data");
         drop(open(&path, 2, &[]).expect("made"));
-        // Nothing was made by the shards yet: that is made again.
+        // The shards have made nothing yet, so their folders are made again.
         fs::remove_dir_all(path.join("shard-1")).expect("removed");
         drop(open(&path, 2, &[]).expect("finished"));
         use_shards(&path);
@@ -535,7 +537,7 @@ mod tests {
         for part in ["wal", "tables"] {
             let file = look::part(&path, 1, part).join("file");
             fs::remove_file(&file).expect("removed");
-            // As an empty volume looks.
+            // This is what an empty volume looks like.
             fs::create_dir(file.with_file_name("lost+found")).expect("made");
             let named = format!("shard-1/{part} is empty");
             assert!(lost(&path).contains(&named), "{}", lost(&path));
@@ -567,7 +569,7 @@ mod tests {
             assert_eq!(fs::read_dir(&path).expect("listed").count(), 1, "{name}");
             fs::remove_file(path.join(name)).expect("removed");
         }
-        // Others have folders of that name, too.
+        // Other programs have folders of that name, too.
         fs::create_dir(path.join("shard-0")).expect("made");
         fs::write(path.join("shard-0/data.bin"), "x").expect("written");
         open(&path, 1, &[]).expect_err("not ours");

@@ -19,17 +19,17 @@ use rangedb_engine::limits::BLOCK_LEN;
 use super::Reactor;
 use super::ring::Operation;
 
-/// Memory at the beginning of a block.
+/// Memory that begins at a multiple of a block.
 pub struct AlignedBuffer {
     memory: NonNull<u8>,
     layout: Layout,
 }
 
 impl AlignedBuffer {
-    /// Zeros.
+    /// A buffer of `len` zeros.
     ///
     /// # Panics
-    /// `len` is 0 or more than there can be.
+    /// `len` is 0 or too large.
     pub fn new(len: usize) -> AlignedBuffer {
         assert!(len > 0, "nothing needs no buffer");
         let layout = Layout::from_size_align(len, BLOCK_LEN).expect("a sound length");
@@ -69,7 +69,7 @@ enum Direction {
     Write,
 }
 
-/// A read or write under way, with what the kernel uses of it.
+/// A read or write under way, with everything that the kernel uses for it.
 pub(super) struct Transfer {
     file: Rc<File>,
     buffer: AlignedBuffer,
@@ -79,11 +79,11 @@ pub(super) struct Transfer {
 }
 
 enum State {
-    /// With whoever waits, once it has looked.
+    /// With the waker of the waiting task, once that has polled.
     UnderWay(Option<Waker>),
-    /// Nobody waits any more.
+    /// No task waits any more.
     Abandoned,
-    /// With the kernel's answer.
+    /// With the kernel's result.
     Done(i32),
 }
 
@@ -103,7 +103,7 @@ impl Transfer {
         }
     }
 
-    /// Keeps the answer. Whether nobody waits for it.
+    /// Sets the result. Gives whether no task waits for it.
     pub(super) fn answer(&mut self, result: i32, woken: &mut Vec<Waker>) -> bool {
         match std::mem::replace(&mut self.state, State::Done(result)) {
             State::UnderWay(waker) => {
@@ -116,10 +116,10 @@ impl Transfer {
     }
 }
 
-/// Waits for a transfer. Dropped before, it lets the kernel finish.
+/// Waits for a transfer. If it is dropped before, the kernel finishes the transfer all the same.
 struct Wait {
     reactor: Rc<Reactor>,
-    /// Until its answer is taken.
+    /// The transfer's number; `None` after its result was taken.
     number: Option<usize>,
 }
 

@@ -1,8 +1,9 @@
 //! Wakes from other threads.
 //!
-//! A task of glommio that another thread wakes is put where only glommio's own reactor looks. So who
-//! waits for another thread does so under a waker of this module's: it posts a number to the mail of
-//! the task's thread, without a lock, and rings the bell if that thread sleeps.
+//! If another thread wakes one of glommio's tasks directly, the task is put where only glommio's
+//! own reactor looks. So a task that waits for another thread does so with a waker of this module:
+//! it pushes a number onto a lock-free queue of the task's thread ("mail"), and signals an eventfd
+//! ("bell") if that thread sleeps.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -20,18 +21,18 @@ use slab::Slab;
 
 use super::Reactor;
 
-/// What other threads know of a thread.
+/// The part of a thread's mail that other threads use.
 struct Mailbox {
     posted: SegQueue<usize>,
-    /// Whether the bell is to be rung.
+    /// Whether the thread sleeps, so that the bell must be rung.
     sleeps: AtomicBool,
     bell: OwnedFd,
 }
 
-/// One thread's mail.
+/// The remote wakes of one thread.
 pub struct Mail {
     mailbox: Arc<Mailbox>,
-    /// Whom each number wakes.
+    /// The task that each number wakes.
     waiting: RefCell<Slab<Waker>>,
 }
 
@@ -48,23 +49,23 @@ impl Mail {
         })
     }
 
-    /// What becomes readable when mail comes while the thread sleeps. It need not be read.
+    /// Becomes readable when mail comes while the thread sleeps. It need not be read.
     pub(super) fn bell(&self) -> BorrowedFd<'_> {
         self.mailbox.bell.as_fd()
     }
 
-    /// Takes what was posted.
+    /// Takes the mail: adds the wakers of the tasks that it wakes.
     pub(super) fn take(&self, woken: &mut Vec<Waker>) {
         while let Some(number) = self.mailbox.posted.pop() {
-            // Who waited may have given up.
+            // The task may have given up.
             woken.extend(self.waiting.borrow().get(number).cloned());
         }
     }
 
-    /// The thread is about to sleep. Whether it may: nothing was posted meanwhile.
+    /// Called before the thread sleeps. Gives whether it may: no mail has come meanwhile.
     pub(super) fn expect(&self) -> bool {
         self.mailbox.sleeps.store(true, Ordering::SeqCst);
-        // Whoever posts looks at `sleeps` afterwards, so one of the two sees the other.
+        // A sender reads `sleeps` after it has pushed, so one of the two sees the other.
         fence(Ordering::SeqCst);
         let may = self.mailbox.posted.is_empty();
         if !may {
@@ -73,14 +74,14 @@ impl Mail {
         may
     }
 
-    /// The thread has slept.
+    /// Called after the thread has slept.
     pub(super) fn awake(&self, woken: &mut Vec<Waker>) {
         self.mailbox.sleeps.store(false, Ordering::Relaxed);
         self.take(woken);
     }
 }
 
-/// Wakes one of those who wait.
+/// Wakes one waiting task from any thread.
 struct Post {
     mailbox: Arc<Mailbox>,
     number: usize,
@@ -95,13 +96,13 @@ impl Wake for Post {
         self.mailbox.posted.push(self.number);
         fence(Ordering::SeqCst);
         if self.mailbox.sleeps.swap(false, Ordering::SeqCst) {
-            // It fails when the counter is full: then it has rung.
+            // The write fails if the counter is full; then the bell has rung already.
             let _ = rustix::io::write(&self.mailbox.bell, &1_u64.to_ne_bytes());
         }
     }
 }
 
-/// One who waits for another thread.
+/// A task that waits for another thread.
 pub struct Place {
     reactor: Rc<Reactor>,
     number: usize,
@@ -121,7 +122,7 @@ impl Place {
         }
     }
 
-    /// The waker that other threads may have, which wakes this task.
+    /// The waker to give to other threads; it wakes this task.
     pub fn waker(place: &mut Option<Place>, task: &Waker) -> Waker {
         let place = place.get_or_insert_with(|| Place::new(task));
         let mut waiting = place.reactor.mail.waiting.borrow_mut();
@@ -140,7 +141,7 @@ impl Drop for Place {
             .waiting
             .borrow_mut()
             .try_remove(self.number);
-        // It may be the last that holds its task.
+        // It may be the last reference to its task.
         drop(kept);
     }
 }
@@ -151,7 +152,7 @@ pub struct Foreign<F> {
     place: Option<Place>,
 }
 
-/// Makes a future that another thread completes fit to be waited for on this one.
+/// Lets this thread wait for a future that another thread completes.
 pub fn foreign<F: Future>(future: F) -> Foreign<F> {
     Foreign {
         future: Box::pin(future),

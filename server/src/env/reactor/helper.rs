@@ -1,5 +1,6 @@
-//! What may wait for the disk, or for a name to be resolved: on threads beside the shard's. Names have
-//! one of their own, since a name server may take long to say nothing, and the log waits for the disk's.
+//! Runs work that may wait for the disk or for a name server on threads beside the shard's. Lookups
+//! of names have a thread of their own, because a name server may be silent for long and the log
+//! must not wait for it.
 
 use std::cell::OnceCell;
 use std::io;
@@ -12,8 +13,7 @@ use crate::env::threads;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// A thread beside a shard's, which is made when there is first something to do. It ends with
-/// the reactor.
+/// A thread beside a shard's, started with its first work. It ends with the reactor.
 #[derive(Default)]
 pub(super) struct Helper {
     work: OnceCell<mpsc::Sender<Work>>,
@@ -36,7 +36,7 @@ impl Helper {
 
 fn start(receiver: mpsc::Receiver<Work>) -> io::Result<()> {
     let run = move || {
-        // It inherited the shard's processor, and any of the node's will do.
+        // The thread inherited the shard's processor, but may run on any of the process's.
         if let Err(error) = threads::stay_where_the_process_may() {
             tracing::warn!(%error, "a helper thread stays where it is");
         }
@@ -48,33 +48,33 @@ fn start(receiver: mpsc::Receiver<Work>) -> io::Result<()> {
     thread.spawn(run).map(drop)
 }
 
-/// Runs something that may block; what is asked for first is done first.
+/// Runs work that may block, in the order of the calls.
 ///
 /// # Errors
-/// Its own, or there is no thread for it.
+/// The work's own, or no thread could be started.
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let (sender, receiver) = oneshot::channel();
     let work = move || {
-        // Whoever asked may have gone.
+        // The caller may have gone meanwhile.
         let _ = sender.send(work());
     };
     Reactor::here().helper.give(Box::new(work))?;
     outcome(receiver).await
 }
 
-/// Resolves a name. A caller that has given up before its turn costs no lookup.
+/// Resolves a name. If the caller has given up before its turn, there is no lookup.
 ///
 /// # Errors
-/// Its own, or there is no thread for it.
+/// The lookup's own, or no thread could be started.
 pub(super) async fn resolving<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let (sender, receiver) = oneshot::channel();
     let work = move || {
         if !sender.is_closed() {
-            // Whoever asked may have gone meanwhile.
+            // The caller may have gone meanwhile.
             let _ = sender.send(work());
         }
     };

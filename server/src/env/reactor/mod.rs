@@ -1,21 +1,22 @@
-//! The reactor of a shard: one ring for its sockets, files and sleep, on the executor's thread.
+//! The reactor of a shard: one ring for its sockets, files and timers, on the executor's thread.
 //!
-//! glommio runs the tasks; what they wait for comes from here. Its own reactor would serve, too, but
-//! at each sleep it makes two passes over three rings, with up to six system calls and timers that
-//! are armed and cancelled: a quarter of what a get costs, and more of a lone put. Here a sleep is one
-//! `io_uring_enter`, which also submits what the tasks have asked for since the last one.
+//! glommio pins the thread and runs the tasks; everything that they wait for comes from here.
+//! glommio's own reactor would do, too, but at each sleep it makes two passes over three rings,
+//! with up to six system calls and timers that are armed and cancelled: a quarter of the cost of a
+//! get, and more of a lone put. Here a sleep is one `io_uring_enter`, which also submits everything
+//! that the tasks have asked for since the last one.
 //!
 //! The reactor is a task that is always ready, in the one queue of all tasks. So each pass over the
-//! queue ends with it: it submits, takes what has come and wakes who waits for it. If no other task
-//! has run since its last turn the queue is empty, and it sleeps in the kernel until something comes
-//! or the next timer is due. Tasks are counted for that, so all of them are spawned by
-//! [`spawn_local`].
+//! queue ends with it: it submits, takes completions and wakes the tasks that wait for them. If no
+//! other task has run since its last turn, the queue is empty, and it sleeps in the kernel until
+//! something completes or the next timer is due. To know that, it counts the polls of tasks, so all
+//! tasks must be spawned by [`spawn_local`].
 //!
-//! Three things follow. glommio's own timers, sockets and channels, which live on its reactor, are
-//! not used anywhere. A wake from another thread must come through [`foreign`]. And glommio never
-//! parks, so its fault of parking for ever though tasks are runnable is not met: it parks when no
-//! task is ready, or when a timer for preemption has fired, and the one never is, the other never
-//! does ([`PREEMPT_TIMER`]).
+//! Three things follow. glommio's own timers, sockets and channels, which need its reactor, are not
+//! used anywhere. A wake from another thread must come through [`foreign`]. And glommio never
+//! parks, so its bug of parking for ever with runnable tasks cannot happen: it parks when no task
+//! is ready, which never holds, or when its preemption timer has fired, which it never does
+//! ([`PREEMPT_TIMER`]).
 
 mod file;
 mod foreign;
@@ -50,31 +51,31 @@ pub use socket::{TcpListener, TcpStream};
 pub use timers::Sleep;
 use timers::Timers;
 
-/// For glommio's executors: after so long a run of tasks it would look at its own reactor, on which
-/// nothing waits.
+/// The preemption timer for glommio's executors, too long to fire. After a run of tasks of this
+/// length glommio would turn to its own reactor, on which nothing waits.
 pub const PREEMPT_TIMER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Reactor>>> = const { RefCell::new(None) };
-    /// Polls and ends of tasks on this thread.
+    /// How many polls and ends of tasks there were on this thread.
     static POLLS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// What the tasks of one thread wait for.
+/// Everything that the tasks of one thread may wait for.
 pub struct Reactor {
     ring: RefCell<Ring>,
     timers: Timers,
     mail: Mail,
-    /// Works for the disk.
+    /// Runs blocking work for files.
     helper: Helper,
-    /// Looks names up.
+    /// Resolves names.
     resolver: Helper,
     started: BootInstant,
     slept: Cell<Duration>,
     longest_stall: Cell<Duration>,
 }
 
-/// How the thread has fared.
+/// How busy the thread is.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Load {
     /// Time in which it did not sleep.
@@ -98,16 +99,16 @@ impl Reactor {
         })
     }
 
-    /// That of this thread.
+    /// The reactor of this thread.
     ///
     /// # Panics
-    /// The thread has none: it is not one that is in [`drive`].
+    /// The thread has none: it does not run in [`drive`].
     fn here() -> Rc<Reactor> {
         let here = CURRENT.with_borrow(Clone::clone);
         here.expect("only what runs in a reactor's tasks waits for it")
     }
 
-    /// That of this thread, made if there is none.
+    /// The reactor of this thread, made if there is none.
     fn here_or_new() -> Result<Rc<Reactor>, Unsupported> {
         CURRENT.with_borrow_mut(|current| {
             if let Some(reactor) = current {
@@ -119,10 +120,10 @@ impl Reactor {
         })
     }
 
-    /// Its task. Ends when told to.
+    /// The reactor's task. Ends once `ended` is set.
     async fn run(self: Rc<Reactor>, ended: Rc<Cell<bool>>) {
         let mut woken = Vec::new();
-        // Tasks may have been spawned before this one.
+        // Tasks may have been spawned before this one: the first turn must not sleep.
         let mut seen = POLLS.get().wrapping_sub(1);
         while !ended.get() {
             let polls = POLLS.get();
@@ -133,8 +134,7 @@ impl Reactor {
         }
     }
 
-    /// Submits what was asked for, and takes what has come: whom it is for. May sleep if so far
-    /// nothing has.
+    /// Submits requests, and adds the wakers of what has completed. May sleep if nothing has.
     fn turn(&self, may_sleep: bool, woken: &mut Vec<Waker>) {
         let now = BootInstant::now();
         let late = self.timers.take_due(now, woken);
@@ -165,7 +165,7 @@ pin_project! {
     }
 
     impl<F> PinnedDrop for Counted<F> {
-        // What ends with a task may wake others, too.
+        // Dropping a task may wake others, so it counts, too.
         fn drop(this: Pin<&mut Self>) {
             let _ = this;
             POLLS.set(POLLS.get().wrapping_add(1));
@@ -182,17 +182,17 @@ impl<F: Future> Future for Counted<F> {
     }
 }
 
-/// Spawns a task on this thread's executor. It ends when its handle is dropped.
+/// Spawns a task on this thread's executor. The task ends when its handle is dropped.
 pub fn spawn_local<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
     #[expect(clippy::disallowed_methods, reason = "here it is counted")]
     glommio::spawn_local(Counted { future })
 }
 
-/// Runs a future on this thread's executor, whose tasks may wait for the reactor meanwhile. The
-/// executor has [`PREEMPT_TIMER`].
+/// Runs a future on this thread's executor while its tasks may wait for the reactor. The executor
+/// must have been built with [`PREEMPT_TIMER`].
 ///
 /// # Errors
-/// The kernel lacks something.
+/// The kernel lacks something that the ring needs.
 pub async fn drive<T>(main: impl Future<Output = T>) -> Result<T, Unsupported> {
     let reactor = Reactor::here_or_new()?;
     let ended = Rc::new(Cell::new(false));
@@ -204,12 +204,12 @@ pub async fn drive<T>(main: impl Future<Output = T>) -> Result<T, Unsupported> {
     Ok(result)
 }
 
-/// Has the other tasks run before the one that calls this goes on.
+/// Lets the other tasks run before the calling one goes on.
 pub async fn yield_now() {
     glommio::executor().yield_now().await;
 }
 
-/// How this thread has fared.
+/// How busy this thread is.
 pub fn load() -> Load {
     let reactor = Reactor::here();
     Load {

@@ -1,4 +1,4 @@
-//! The ring: what was asked of the kernel, and what it has answered.
+//! The ring: submits operations to the kernel and takes their completions.
 
 #![expect(
     unsafe_code,
@@ -19,52 +19,52 @@ use slab::Slab;
 use super::file::Transfer;
 use super::foreign::Mail;
 
-/// Operations that are submitted with one call at most; more take another one.
+/// Most operations submitted with one call; more need another call.
 const SUBMITTED_MAX: u32 = 1024;
-/// Answers that wait to be taken; should there be more, the kernel keeps them.
+/// Most completions that wait in the ring; the kernel keeps any beyond that.
 const COMPLETED_MAX: u32 = 8192;
-/// A sleep ends after so long, whatever is awaited.
+/// Longest sleep, whatever the tasks wait for.
 const SLEEP_LONGEST: Duration = Duration::from_secs(3600);
-/// What answers to cancellations are called.
+/// The user data of completions that nobody needs: those of cancellations.
 const NOBODY: u64 = u64::MAX;
-/// What the bell of the mail is called.
+/// The user data of completions of the mail's bell.
 const MAIL: u64 = u64::MAX - 1;
-/// What makes a socket ready for something: data, room, the other side's end.
+/// The events for which a socket is polled: data, room, and the end of the other side.
 const EVENTS: u32 = (libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP) as u32;
-/// What stays so once it has come.
+/// The events after which a socket stays ready.
 const LASTING: i32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as i32;
 
 /// What the kernel lacks.
 #[derive(Debug, thiserror::Error)]
 pub enum Unsupported {
-    /// A ring, or something with it.
+    /// It refuses a ring, or an operation with one.
     #[error("no io_uring for a shard: {0}")]
     Kernel(#[from] io::Error),
-    /// Sleep with an end (Linux 5.11) and polls that last (5.13).
+    /// A sleep with a time limit (Linux 5.11) or multishot polls (5.13).
     #[error("this kernel's io_uring is too old: RangeDB needs Linux 5.13 or newer")]
     TooOld,
 }
 
-/// For what a socket is ready, as far as is known.
+/// What a socket is ready for, as far as is known.
 #[derive(Debug, Default)]
 pub struct Readiness {
-    /// A read may find something.
+    /// A read may give something.
     pub readable: Cell<bool>,
-    /// A write may find room.
+    /// A write may have room.
     pub writable: Cell<bool>,
-    /// The other side has ended, or all has: what is ready stays so.
+    /// The other side has ended, or the connection is broken: whatever is ready stays ready.
     pub lasting: Cell<bool>,
-    /// Who waits to read.
+    /// The task that waits to read.
     pub reader: RefCell<Option<Waker>>,
-    /// Who waits to write.
+    /// The task that waits to write.
     pub writer: RefCell<Option<Waker>>,
 }
 
-/// What is under way.
+/// An operation under way.
 pub(super) enum Operation {
-    /// A socket's readiness, until the socket is dropped.
+    /// A poll of a socket's readiness, until the socket is dropped.
     Watch(RawFd, Rc<Readiness>),
-    /// The same, of a socket that was dropped: the last answer has not come.
+    /// The poll of a dropped socket, whose last completion has not come.
     Unwatched,
     /// A read or write of a file.
     Transfer(Transfer),
@@ -73,16 +73,17 @@ pub(super) enum Operation {
 /// A ring of one thread.
 pub(super) struct Ring {
     ring: IoUring,
-    /// By their number.
+    /// By their numbers, which are also their user data.
     pub(super) operations: Slab<Operation>,
     bell: RawFd,
-    /// Whom answers woke that were taken to make room.
+    /// Wakers of completions that were taken only to make room for submissions.
     early: Vec<Waker>,
 }
 
 impl Ring {
-    /// Makes one that runs the kernel's part of its work when this thread asks for answers, as far
-    /// as the kernel knows how (Linux 6.1, or 5.19 for the second best). The mail's bell ends its sleep.
+    /// Makes a ring in which the kernel does its part of the work when this thread asks for
+    /// completions, if the kernel can do that (Linux 6.1; 5.19 for the second-best way). The mail's
+    /// bell ends its sleep.
     pub(super) fn new(mail: &Mail) -> Result<Ring, Unsupported> {
         let new = |set: fn(&mut io_uring::Builder)| {
             let mut builder = IoUring::builder();
@@ -103,7 +104,7 @@ impl Ring {
         })
         .or_else(|_| new(|_| {}))?;
         let features = ring.params();
-        // Polls that last have no sign of their own; they came together with the second.
+        // Multishot polls have no feature flag of their own; they came with resource tagging.
         if !features.is_feature_ext_arg() || !features.is_feature_resource_tagging() {
             return Err(Unsupported::TooOld);
         }
@@ -128,26 +129,26 @@ impl Ring {
     }
 
     /// # Safety
-    /// The memory that the operation names stays until it is answered.
+    /// The memory that the operation names must stay valid until the operation completes.
     unsafe fn push(&mut self, entry: &squeue::Entry) {
-        // SAFETY: by the caller's word.
+        // The caller guarantees it.
         while unsafe { self.ring.submission().push(entry) }.is_err() {
             check(self.ring.submit());
-            // The kernel takes nothing while too many answers wait.
+            // The kernel takes no submissions while too many completions wait.
             let mut early = std::mem::take(&mut self.early);
             self.take_completed(&mut early);
             self.early.append(&mut early);
         }
     }
 
-    /// Follows for what a socket is ready; by the number given.
+    /// Starts to track a socket's readiness; gives the number of the operation.
     pub(super) fn watch(&mut self, fd: RawFd, readiness: Rc<Readiness>) -> usize {
         let number = self.operations.insert(Operation::Watch(fd, readiness));
         self.push_watch(fd, EVENTS, number as u64);
         number
     }
 
-    /// No longer does.
+    /// Stops tracking a socket's readiness.
     pub(super) fn unwatch(&mut self, number: usize) {
         self.operations[number] = Operation::Unwatched;
         let cancel = opcode::AsyncCancel::new(number as u64).build();
@@ -155,16 +156,16 @@ impl Ring {
         unsafe { self.push(&cancel.user_data(NOBODY)) };
     }
 
-    /// Begins to read or write a file; by the number given.
+    /// Begins to read or write a file; gives the number of the operation.
     pub(super) fn transfer(&mut self, transfer: Transfer) -> usize {
         let entry = transfer.entry();
         let number = self.operations.insert(Operation::Transfer(transfer));
-        // SAFETY: the transfer owns its memory and its file, and stays until it is answered.
+        // The transfer owns its memory and its file, and stays in the slab until it completes.
         unsafe { self.push(&entry.user_data(number as u64)) };
         number
     }
 
-    /// Submits what was asked for, and takes what has come.
+    /// Submits what was pushed, and takes completions.
     pub(super) fn submit(&mut self, woken: &mut Vec<Waker>) {
         let submission = self.ring.submission();
         if submission.is_empty() && !submission.taskrun() && !submission.cq_overflow() {
@@ -175,7 +176,7 @@ impl Ring {
         self.take_completed(woken);
     }
 
-    /// The same, but waits until something has come, or so long.
+    /// Submits what was pushed, and waits for a completion or the time limit.
     pub(super) fn sleep(&mut self, limit: Option<Duration>, woken: &mut Vec<Waker>) {
         let limit = limit.map_or(SLEEP_LONGEST, |limit| limit.min(SLEEP_LONGEST));
         let limit = Timespec::from(limit);
@@ -184,11 +185,11 @@ impl Ring {
         self.take_completed(woken);
     }
 
-    /// Takes what has come.
+    /// Takes all completions.
     pub(super) fn take_completed(&mut self, woken: &mut Vec<Waker>) {
         woken.append(&mut self.early);
         loop {
-            // Each is taken by itself, since it may lead to new submissions.
+            // One at a time: handling a completion may push new submissions.
             let Some(answer) = self.ring.completion().next() else {
                 return;
             };
@@ -235,7 +236,7 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        // The kernel may still use their memory.
+        // The kernel may still be using the memory of these operations: it is leaked.
         for (_, operation) in std::mem::take(&mut self.operations) {
             if matches!(operation, Operation::Transfer(_)) {
                 std::mem::forget(operation);
@@ -261,13 +262,13 @@ impl Readiness {
     }
 }
 
-/// What the kernel says to a submission: it may have been interrupted, or the time was up.
+/// Checks the result of a submission. An interruption or a reached time limit is no error.
 fn check(result: io::Result<usize>) {
     match result {
         Ok(_) => {}
         Err(error) => match error.raw_os_error() {
-            // In order: a signal; the sleep's end; answers are to be taken first, or memory is
-            // short for a moment.
+            // In order: a signal; the time limit; completions must be taken first; memory is short
+            // for a moment.
             Some(libc::EINTR | libc::ETIME | libc::EBUSY | libc::EAGAIN) => {}
             _ => panic!("the ring is broken: {error}"),
         },

@@ -1,9 +1,10 @@
-//! Sockets, whose readiness the ring tells.
+//! Sockets whose readiness the ring reports.
 //!
-//! A poll is armed once for a socket's life and answers at each change, so that a request costs no
-//! submission: its data arrives, the answer wakes the task, which reads and writes with the plain
-//! system calls. As those that answer at changes only, it tells nothing of what is left; a read that
-//! fills its memory tries again, a shorter one has taken all there was.
+//! A multishot poll is armed once in a socket's life and completes at each change, so a request
+//! needs no submission: when its data arrives, the completion wakes the task, which reads and
+//! writes with plain system calls. The poll is edge-triggered: it does not report data that is
+//! left. So a read that fills its buffer must be tried again; a shorter one has taken all there
+//! was.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -23,10 +24,10 @@ use socket2::{Domain, SockRef, Socket, Type};
 use super::ring::Readiness;
 use super::{BootInstant, Reactor, Sleep, resolving};
 
-/// Trying the addresses of a name may take this long in all, if all but the last are silent.
+/// Time limit of trying the addresses of a name, except for the last one.
 const NAME_TIMEOUT: Duration = Duration::from_millis(600);
 
-/// A socket's place in the ring.
+/// A socket's registration in the ring.
 struct Watched {
     reactor: Rc<Reactor>,
     number: usize,
@@ -45,7 +46,7 @@ impl Watched {
         }
     }
 
-    /// Tries something that reads, as soon as it may find something.
+    /// Tries `attempt`, which reads, while the socket may be readable.
     fn poll_read<T>(
         &self,
         cx: &mut Context<'_>,
@@ -57,7 +58,7 @@ impl Watched {
         poll_ready(readable, reader, cx, attempt)
     }
 
-    /// Tries something that writes, as soon as it may find room.
+    /// Tries `attempt`, which writes, while the socket may be writable.
     fn poll_write<T>(
         &self,
         cx: &mut Context<'_>,
@@ -70,7 +71,7 @@ impl Watched {
     }
 }
 
-/// Tries something while it may go; else has the task woken when it may.
+/// Tries `attempt` while `may_go` is set; otherwise registers the task to be woken once it is.
 fn poll_ready<T>(
     may_go: &Cell<bool>,
     waiter: &RefCell<Option<Waker>>,
@@ -101,12 +102,13 @@ impl Drop for Watched {
     }
 }
 
-/// A connection.
+/// A TCP connection.
 pub struct TcpStream {
     socket: std::net::TcpStream,
     watched: Watched,
     write_timeout: Option<Duration>,
-    /// Since when the other side has taken nothing, if it should have: until when it may.
+    /// Set while the other side takes nothing although there is something to send: until when it
+    /// may.
     stalled: Option<Sleep>,
 }
 
@@ -132,9 +134,9 @@ impl TcpStream {
         }
     }
 
-    /// Takes the connection off this thread. What was not read yet stays in the socket.
+    /// Takes the connection off this thread. Unread bytes stay in the socket.
     pub fn detach(self) -> OwnedFd {
-        // The ring forgets the socket by its number, not by its descriptor.
+        // The ring unregisters the socket by its number, so the descriptor stays open.
         drop(self.watched);
         self.socket.into()
     }
@@ -144,11 +146,11 @@ impl TcpStream {
         usize::try_from(self.socket.as_raw_fd()).unwrap_or(usize::MAX)
     }
 
-    /// Connects to `host:port`. The addresses of a name are tried in turn, and each but the last
-    /// gets only its share of [`NAME_TIMEOUT`].
+    /// Connects to `host:port`. The addresses of a name are tried in turn; each but the last gets
+    /// only its share of [`NAME_TIMEOUT`].
     ///
     /// # Errors
-    /// The name is not known, or nobody listens at any of its addresses: the last one's error.
+    /// The name is unknown, or nothing listens at any of its addresses: then the last one's error.
     pub async fn connect(address: &str) -> io::Result<TcpStream> {
         let addresses = resolve(address).await?;
         let share = NAME_TIMEOUT / addresses.len().max(1) as u32;
@@ -183,7 +185,7 @@ impl TcpStream {
             _ => {}
         }
         let stream = TcpStream::new(socket.into());
-        // It has room when it is connected, or never will be.
+        // The socket becomes writable when it is connected or has failed.
         poll_fn(|cx| stream.watched.poll_write(cx, || Ok(()))).await?;
         match stream.socket.take_error()? {
             Some(error) => Err(error),
@@ -191,7 +193,7 @@ impl TcpStream {
         }
     }
 
-    /// Sends small pieces at once.
+    /// Sends small pieces at once (TCP_NODELAY).
     ///
     /// # Errors
     /// The kernel refuses.
@@ -199,8 +201,9 @@ impl TcpStream {
         self.socket.set_nodelay(true)
     }
 
-    /// Ends the connection if what it sends is not acknowledged for so long. Otherwise the kernel
-    /// sends it again after ever longer pauses, and goes on with them when the network is whole again.
+    /// Ends the connection if sent bytes are not acknowledged within this limit. Without it the
+    /// kernel sends them again after longer and longer pauses, and keeps those pauses when the
+    /// network works again.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -208,7 +211,7 @@ impl TcpStream {
         SockRef::from(&self.socket).set_tcp_user_timeout(Some(limit))
     }
 
-    /// Has a write fail if the other side takes nothing for so long.
+    /// Makes a write fail if the other side takes nothing for this long.
     pub fn set_write_timeout(&mut self, limit: Duration) {
         self.write_timeout = Some(limit);
     }
@@ -272,7 +275,7 @@ impl AsyncWrite for TcpStream {
     }
 }
 
-/// A socket that listens.
+/// A listening socket.
 pub struct TcpListener {
     socket: std::net::TcpListener,
     watched: Watched,

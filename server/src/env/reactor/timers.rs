@@ -1,4 +1,4 @@
-//! Sleep of tasks, until points of the boot-time clock.
+//! Timers: tasks sleep until points of the boot-time clock.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use rangedb_engine::env::Instant;
 
 use super::{BootInstant, Reactor};
 
-/// What sleeps on one thread, by when it is to wake.
+/// The sleeping tasks of one thread, by when they must wake.
 #[derive(Default)]
 pub(super) struct Timers {
     sleeping: RefCell<BTreeMap<(BootInstant, u64), Waker>>,
@@ -20,13 +20,13 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    /// When the next is to wake.
+    /// When the next timer is due.
     pub(super) fn next(&self) -> Option<BootInstant> {
         let sleeping = self.sleeping.borrow();
         sleeping.first_key_value().map(|((until, _), _)| *until)
     }
 
-    /// Takes those whose time has come; by how much the first of them is late.
+    /// Takes the wakers of all timers that are due; gives by how much the most overdue one is late.
     pub(super) fn take_due(&self, now: BootInstant, woken: &mut Vec<Waker>) -> Duration {
         let mut sleeping = self.sleeping.borrow_mut();
         let mut late = Duration::ZERO;
@@ -42,14 +42,14 @@ impl Timers {
     }
 }
 
-/// Ends at a point in time. May be made anywhere: the timer is set at the first poll.
+/// Completes at a point in time. May be made anywhere: the timer is set at the first poll.
 pub struct Sleep {
     until: BootInstant,
     timer: Option<(Rc<Reactor>, u64)>,
 }
 
 impl Sleep {
-    /// Ends then.
+    /// Completes at `until`.
     pub fn until(until: BootInstant) -> Sleep {
         Sleep { until, timer: None }
     }
@@ -86,7 +86,7 @@ impl Drop for Sleep {
                 .sleeping
                 .borrow_mut()
                 .remove(&(self.until, id));
-            // It may be the last that holds its task.
+            // It may be the last reference to its task.
             drop(kept);
         }
     }
