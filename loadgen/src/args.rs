@@ -1,4 +1,4 @@
-//! The command line of `loadgen`, and its translation into plans. Usage errors are texts.
+//! The command line of `loadgen`, and how it becomes a plan. Usage errors are texts.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::keys::KeyLayout;
 use crate::report::Format;
 use crate::workload::{Plan, Workload};
 
-/// Most clients with connections of their own.
+/// Most clients, each with its own connections.
 const CONNECTIONS_MAX: usize = 10_000;
 /// Most operations in flight on one connection: the protocol's limit.
 const DEPTH_MAX: usize = 1024;
@@ -44,7 +44,7 @@ pub enum Command {
     SplitKeys(SplitKeysArgs),
 }
 
-/// Where the database is.
+/// The database's addresses.
 #[derive(Clone, Debug, Args)]
 pub struct AddressArgs {
     /// Addresses of nodes, tried in turn.
@@ -63,7 +63,7 @@ pub struct AddressArgs {
 }
 
 impl AddressArgs {
-    /// The cluster that all clients of this run are bound to, once it is known.
+    /// The cluster to which all clients of this run are bound, once it is known.
     pub fn binding(&self) -> OnceLock<ClusterId> {
         self.cluster.map(OnceLock::from).unwrap_or_default()
     }
@@ -75,7 +75,7 @@ pub struct DriveArgs {
     /// Where the database is.
     #[command(flatten)]
     pub address: AddressArgs,
-    /// The addresses are those of etcd, to compare: gets and puts alone (workload c or write).
+    /// Treat the addresses as etcd's, to compare: gets and puts alone (workload c or write).
     #[arg(long)]
     pub etcd: bool,
     /// Mix of operations: YCSB's a to f, or puts alone.
@@ -87,13 +87,13 @@ pub struct DriveArgs {
     /// Measured time.
     #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
     pub duration: f64,
-    /// Time before it that does not count.
+    /// Time before the measured time.
     #[arg(long, default_value_t = 2.0, value_name = "SECONDS")]
     pub warmup: f64,
     /// Clients, each with connections of its own.
     #[arg(long, default_value_t = 16, value_name = "C")]
     pub connections: usize,
-    /// Operations in flight on each.
+    /// Operations in flight on each connection.
     #[arg(long, default_value_t = 1, value_name = "D")]
     pub depth: usize,
     /// Threads that share the connections.
@@ -108,10 +108,10 @@ pub struct DriveArgs {
     /// Bytes of a value.
     #[arg(long, default_value_t = 128)]
     pub value_size: usize,
-    /// Operations a second that are begun, answered or not [default: as fast as answers come].
+    /// Operations begun per second, answered or not [default: as fast as answers come].
     #[arg(long, value_name = "R")]
     pub rate: Option<f64>,
-    /// Decides what is asked.
+    /// Seed of the random choice of operations.
     #[arg(long, default_value_t = 1, value_name = "S")]
     pub seed: u64,
     /// How the result is printed.
@@ -125,16 +125,16 @@ pub struct CheckArgs {
     /// Where the database is.
     #[command(flatten)]
     pub address: AddressArgs,
-    /// How long.
+    /// Time to run.
     #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
     pub duration: f64,
-    /// Clients at once.
+    /// Clients that run at the same time.
     #[arg(long, default_value_t = 16, value_name = "C")]
     pub clients: u32,
     /// Keys that they share.
     #[arg(long, default_value_t = 8, value_name = "K")]
     pub keys: u32,
-    /// Decides what is asked.
+    /// Seed of the random choice of operations.
     #[arg(long, default_value_t = 1, value_name = "S")]
     pub seed: u64,
     /// How the result is printed.
@@ -145,10 +145,10 @@ pub struct CheckArgs {
 /// Settings of `split-keys`.
 #[derive(Clone, Debug, Args)]
 pub struct SplitKeysArgs {
-    /// Ranges to make.
+    /// Number of ranges.
     #[arg(value_name = "N")]
     pub ranges: u64,
-    /// Records that are going to be loaded.
+    /// Records that will be loaded.
     #[arg(long, default_value_t = 100_000, value_name = "R")]
     pub records: u64,
     /// Bytes of a key.
@@ -169,13 +169,13 @@ fn within(name: &str, number: u64, most: u64) -> Result<(), String> {
 }
 
 impl DriveArgs {
-    /// How records are chosen.
+    /// The distribution by which records are chosen.
     pub fn distribution(&self) -> DistributionKind {
         self.distribution
             .unwrap_or_else(|| self.workload.usual_distribution())
     }
 
-    /// What to ask. Slow for many records that are not chosen uniformly.
+    /// The operations to perform. Takes long for many records that are not chosen uniformly.
     pub fn plan(&self, load: bool) -> Result<Arc<Plan>, String> {
         within("records", self.records, u64::MAX / 2)?;
         if self.value_size > VALUE_SIZE_MAX {
@@ -197,7 +197,7 @@ impl DriveArgs {
         )))
     }
 
-    /// How hard to ask.
+    /// How fast and with how many connections to perform them.
     pub fn drive(&self, load: bool) -> Result<Drive, String> {
         within(
             "connections",
@@ -231,7 +231,7 @@ impl DriveArgs {
 }
 
 impl CheckArgs {
-    /// What to do; `run` names the keys of this check.
+    /// The options of the check; `run` makes its keys unique.
     pub fn options(&self, run: u64) -> Result<CheckOptions, String> {
         within("clients", u64::from(self.clients), 1024)?;
         within("keys", u64::from(self.keys), 1 << 20)?;

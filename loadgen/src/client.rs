@@ -1,4 +1,4 @@
-//! The real client as a [`Database`]. The only module that names the client library.
+//! The real client as a [`Database`]. The only module that uses the client library.
 
 use std::borrow::Cow;
 
@@ -9,15 +9,15 @@ use rangedb_client::{CasOutcome, Client, ClientOptions, Fate, ScanOptions};
 
 use crate::database::{Condition, Database, Failure, Found};
 
-/// One client with connections of its own.
+/// A client with its own connections.
 #[derive(Clone)]
 pub struct ClientDatabase {
     client: Client,
 }
 
 impl ClientDatabase {
-    /// Connects to one of the addresses that answers. All clients of a run are of one cluster: the
-    /// one that is named, or that of the first of them.
+    /// Connects to one of the addresses that answers. All clients of a run belong to one cluster:
+    /// the given one, or that of the first client.
     pub async fn connect(
         addresses: &[String],
         cluster: &OnceLock<ClusterId>,
@@ -32,7 +32,7 @@ impl ClientDatabase {
             .map_err(|error| error.to_string())?;
         if let Some(met) = client.cluster() {
             let first = *cluster.get_or_init(|| met);
-            // Two clients that met their first nodes at the same time.
+            // Two clients may meet their first nodes at the same time.
             if first != met {
                 return Err(format!(
                     "the addresses belong to two clusters, {first} and {met}: give --cluster, or \

@@ -1,4 +1,4 @@
-//! Which record an operation is about. Pure, seeded.
+//! Chooses the record of an operation. Pure, seeded.
 //!
 //! Zipfian numbers are drawn as in J. Gray et al., "Quickly generating billion-record synthetic
 //! databases", SIGMOD 1994, with YCSB's exponent of 0.99. The popular records are scattered over
@@ -7,7 +7,7 @@
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
-/// YCSB's exponent.
+/// The exponent that YCSB uses.
 const THETA: f64 = 0.99;
 
 /// How operations choose records.
@@ -15,9 +15,9 @@ const THETA: f64 = 0.99;
 pub enum DistributionKind {
     /// Every record equally often.
     Uniform,
-    /// Few records often, most of them seldom.
+    /// A few records often, most of them seldom.
     Zipfian,
-    /// Zipfian, with the newest records the popular ones.
+    /// Zipfian, with the newest records as the popular ones.
     Latest,
 }
 
@@ -29,7 +29,8 @@ pub struct Distribution {
 }
 
 impl Distribution {
-    /// For `records` loaded records; takes time linear in them if it is not uniform.
+    /// A distribution over `records` loaded records. Takes time linear in them unless it is
+    /// uniform.
     pub fn new(kind: DistributionKind, records: u64) -> Distribution {
         let ranks = if kind == DistributionKind::Uniform {
             1
@@ -42,7 +43,7 @@ impl Distribution {
         }
     }
 
-    /// A record below `records`, which may have grown since the beginning.
+    /// A record number below `records`, which may have grown since the start.
     pub fn draw(&self, random: &mut SmallRng, records: u64) -> u64 {
         match self.kind {
             DistributionKind::Uniform => random.random_range(0..records),

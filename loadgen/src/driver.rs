@@ -1,9 +1,9 @@
-//! Performs operations: threads, connections, places for operations in flight.
+//! Performs operations: threads, connections, and slots ("places") for operations in flight.
 //!
-//! Hot path: one operation costs two allocations at most of its own (none once its buffers have
-//! grown) besides the client's. Each thread has its own runtime and counters and shares with the
-//! others the plan, which only inserts write to. A thread's connections carry `depth` operations
-//! each; every place is a task that begins its next operation when the last one is answered.
+//! Hot path: an operation costs at most two allocations of its own (none once its buffers have
+//! grown) besides the client's. Each thread has its own runtime and counters; threads share only
+//! the plan, to which only inserts write. A thread's connections carry `depth` operations each.
+//! Each slot is a task that begins its next operation when the last one is answered.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -18,19 +18,19 @@ use crate::pace::Pace;
 use crate::probe::Probe;
 use crate::workload::{OperationKind, Plan, Step, Steps};
 
-/// How often a record is tried before `load` gives it up.
+/// How often `load` tries a record before it gives it up.
 const LOAD_TRIES_MAX: u32 = 20;
-/// Pause of a place after a failure, so that a database that refuses is not flooded.
+/// Pause of a slot after a failure, so that a database that refuses is not flooded.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(20);
-/// Between two progress lines.
+/// Time between two progress lines.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
-/// How hard to drive.
+/// How fast, and with how many connections, operations are performed.
 #[derive(Clone, Copy, Debug)]
 pub struct Drive {
-    /// Clients with connections of their own.
+    /// Clients, each with its own connections.
     pub connections: usize,
-    /// Operations in flight on each.
+    /// Operations in flight on each client.
     pub depth: usize,
     /// Threads that share the connections.
     pub threads: usize,
@@ -40,18 +40,18 @@ pub struct Drive {
     pub warmup: Duration,
     /// Measured time; `None`: until everything is loaded.
     pub duration: Option<Duration>,
-    /// Decides what is asked.
+    /// Seed of the random choice of operations.
     pub seed: u64,
-    /// Prints a line to standard error each second.
+    /// Whether a line is printed to standard error each second.
     pub is_progress_shown: bool,
 }
 
-/// What was measured.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Measured {
     /// The counts of all threads.
     pub probe: Probe,
-    /// Over which time.
+    /// The measured time in seconds.
     pub seconds: f64,
 }
 
@@ -62,7 +62,7 @@ struct Progress {
     errors: AtomicU64,
 }
 
-/// Where operations come from.
+/// The source of operations.
 enum Source {
     Mix(Steps),
     Load(Steps, std::ops::Range<u64>),
@@ -97,7 +97,7 @@ impl Source {
     }
 }
 
-/// One thread's state, shared by its places.
+/// The state of one thread, shared by its slots.
 struct Lane {
     source: RefCell<Source>,
     probe: RefCell<Probe>,
@@ -108,7 +108,8 @@ struct Lane {
     index: usize,
 }
 
-/// Connects, drives, and waits for the last answer. Fails if a connection cannot be made.
+/// Connects, performs operations, and waits for the last answer. Fails if a connection cannot be
+/// made.
 pub fn drive<D, C>(
     drive: Drive,
     plan: &Arc<Plan>,
@@ -147,6 +148,7 @@ where
                 Ok(runtime.block_on(run_lane(lane, clients, drive.depth)))
             }));
         }
+        // Between the two barriers every thread has connected or failed, and none has begun.
         barriers[0].wait();
         let began = Instant::now();
         if !has_failed.load(Ordering::Relaxed) {
@@ -179,7 +181,7 @@ fn share(all: u64, parts: usize, index: usize) -> std::ops::Range<u64> {
     border(index)..border(index + 1)
 }
 
-/// A runtime for one thread, and its clients.
+/// Makes the runtime of one thread, and its clients.
 fn connect_all<D>(
     count: u64,
     connect: &impl AsyncFn() -> Result<D, String>,
@@ -204,7 +206,7 @@ fn new_lane(
     load: bool,
     (start, index, progress): (Instant, usize, Arc<Vec<Progress>>),
 ) -> Lane {
-    // Threads of one run draw different operations.
+    // The threads of a run choose different operations.
     let steps = Steps::new(
         plan.clone(),
         drive.seed.wrapping_mul(0x1_0000).wrapping_add(index as u64),
@@ -218,7 +220,7 @@ fn new_lane(
     let measured_from = start + drive.warmup;
     let measured_until = drive.duration.map(|duration| measured_from + duration);
     let rate = drive.rate.map(|rate| rate / drive.threads as f64);
-    // Threads take turns.
+    // The threads begin their operations one after the other, not at the same moment.
     let offset = drive.rate.map_or(Duration::ZERO, |rate| {
         Duration::from_secs_f64(index as f64 / rate)
     });
@@ -273,7 +275,7 @@ async fn run_place<D: Database>(lane: Rc<Lane>, client: D) {
     let mut now = Instant::now();
     while let Some(intended) = lane.pace.next(now).await {
         let Some(step) = lane.prepare(&mut buffers) else {
-            // Everything is loaded: those that wait for their moment need not.
+            // Everything is loaded: slots that wait for their moment must end, too.
             lane.pace.finish();
             break;
         };
@@ -299,7 +301,7 @@ struct Buffers {
     value: Vec<u8>,
 }
 
-/// What an operation met, besides success.
+/// What an operation found, besides success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Met {
     Nothing,
@@ -355,7 +357,8 @@ impl Lane {
     }
 
     /// Latencies count for operations that began in the measured time, throughput for those that
-    /// ended in it: so a slow last operation is not forgotten, nor its time added.
+    /// ended in it. So a slow last operation is counted, but does not make the measured time
+    /// longer.
     fn record(
         &self,
         kind: OperationKind,
@@ -394,7 +397,7 @@ fn show_progress(drive: &Drive, progress: &[Progress], is_done: impl Fn() -> boo
     let mut shown_at = start;
     let mut operations_before = 0;
     while !is_done() {
-        // Short naps, so that the end is noticed soon.
+        // Short naps, so that the end of the run is noticed soon.
         std::thread::sleep(Duration::from_millis(5));
         let elapsed = shown_at.elapsed();
         if elapsed < PROGRESS_EVERY {

@@ -1,8 +1,8 @@
-//! etcd as a [`Database`], so that it is measured by the same driver: gets and puts over gRPC.
+//! etcd as a [`Database`], so that the same driver measures it: gets and puts over gRPC.
 //!
-//! Written on HTTP/2 itself, since two messages of two fields need no compiler of protobuf, and the
-//! generator, which shares the machine with what it measures, should cost as little here as with the
-//! client of RangeDB. Only what is measured is there: other operations fail as `unsupported`.
+//! Written directly on HTTP/2. Two messages of two fields need no protobuf compiler, and the
+//! generator, which shares the machine with what it measures, should cost as little here as with
+//! RangeDB's client. There are only the operations that are measured; others fail as `unsupported`.
 
 use std::borrow::Cow;
 
@@ -13,19 +13,19 @@ use http::{HeaderValue, Method, Request, Uri, Version};
 
 use crate::database::{Condition, Database, Failure, Found};
 
-/// Windows of flow control that never hold anything up here.
+/// Flow-control windows that are never the limit here.
 const WINDOW_LEN: u32 = 16 << 20;
-/// A message's head: not compressed, then its length.
+/// Length of a message's head: a byte that says "not compressed", and the length.
 const MESSAGE_HEAD_LEN: usize = 5;
-/// Field 1 of both requests, the key; field 2 of a put, the value; as protobuf marks them.
+/// Protobuf's tags of field 1 of both requests, the key, and of field 2 of a put, the value.
 const KEY_FIELD: u8 = 0x0a;
 const VALUE_FIELD: u8 = 0x12;
-/// In a range's response: its rows; in a row: its modification revision and its value.
+/// Fields of a range response (its rows) and of a row (its modification revision and its value).
 const ROWS_FIELD: u64 = 2;
 const REVISION_FIELD: u64 = 3;
 const ROW_VALUE_FIELD: u64 = 5;
 
-/// One connection to one node of etcd.
+/// A connection to one node of etcd.
 #[derive(Clone, Debug)]
 pub struct EtcdDatabase {
     sender: SendRequest<Bytes>,
@@ -36,7 +36,7 @@ impl EtcdDatabase {
     /// Connects to a node.
     ///
     /// # Errors
-    /// Nobody listens, or it does not speak HTTP/2.
+    /// Nothing listens there, or it does not speak HTTP/2.
     pub async fn connect(address: &str) -> Result<EtcdDatabase, String> {
         let failed = |error: &dyn std::fmt::Display| format!("{address}: {error}");
         let authority = address.parse().map_err(|error| failed(&error))?;
@@ -49,12 +49,12 @@ impl EtcdDatabase {
             .handshake(stream)
             .await
             .map_err(|error| failed(&error))?;
-        // When it breaks, those who wait are told.
+        // When the connection breaks, all calls on it fail.
         tokio::spawn(connection);
         Ok(EtcdDatabase { sender, authority })
     }
 
-    /// Calls a method; gives its response's message.
+    /// Calls a method; gives the message of its response.
     async fn call(&self, path: &'static str, message: Bytes) -> Result<BytesMut, Failure> {
         let uri = Uri::builder()
             .scheme("http")
@@ -102,7 +102,7 @@ fn failure(code: &'static str) -> Failure {
     }
 }
 
-/// Looks at the call's status, which comes last, or first if it is refused outright.
+/// Checks the status of a call, which is in the trailers, or in the headers if it was refused.
 fn is_granted(headers: &http::HeaderMap, may_lack: bool) -> Result<(), Failure> {
     match headers.get("grpc-status").map(HeaderValue::as_bytes) {
         Some(b"0") => Ok(()),
@@ -123,7 +123,7 @@ fn put_varint(mut number: u64, to: &mut BytesMut) {
     to.put_u8(number as u8);
 }
 
-/// A request of one or two fields of bytes, with its head.
+/// A request of one or two fields, with its head.
 fn message(fields: &[(u8, &[u8])]) -> Bytes {
     let len: usize = fields.iter().map(|(_, bytes)| bytes.len() + 11).sum();
     let mut to = BytesMut::with_capacity(MESSAGE_HEAD_LEN + len);
@@ -151,7 +151,7 @@ fn take_varint(from: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// A field: its number, and what it holds.
+/// The content of a field.
 enum Field<'a> {
     Number(u64),
     Bytes(&'a [u8]),

@@ -1,13 +1,14 @@
-//! Key layout: from a record's number to its key, and to the keys that split all records evenly.
+//! The layout of keys: from a record's number to its key, and to the keys that split all records
+//! evenly.
 //!
-//! Pure. A key is the record's number, put through a permutation (so that neighbours by number lie
-//! far apart, as with YCSB's hashed order) and written as hexadecimal digits; longer keys are filled
-//! up with `x`. So keys are printable, of one size, distinct, and spread evenly over `0..f` however
-//! many records there are: N equal ranges have the same borders for every number of records.
+//! Pure. A key is the record's number after a permutation (so that neighbouring numbers lie far
+//! apart, as in YCSB's hashed order), in hexadecimal digits; longer keys are filled up with `x`. So
+//! keys are printable, of one size, distinct, and spread evenly over `0..f` for any number of
+//! records: N equal ranges have the same borders for every number of records.
 
 /// Shortest key: enough for 65,536 records.
 pub const KEY_SIZE_MIN: usize = 4;
-/// Longest key: the database's own limit.
+/// Longest key: the database's limit.
 pub const KEY_SIZE_MAX: usize = 4 << 10;
 
 const DIGIT_BITS: u32 = 4;
@@ -15,7 +16,7 @@ const DIGITS_MAX: usize = 16;
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 const FILLER: u8 = b'x';
 
-/// How keys are made from numbers.
+/// Makes keys from record numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyLayout {
     size: usize,
@@ -74,8 +75,8 @@ impl KeyLayout {
         key
     }
 
-    /// Maps the numbers that fit the digits to themselves, one to one: multiplying by an odd number
-    /// and folding the upper half into the lower one can both be undone.
+    /// Maps the numbers that fit the digits onto themselves, one to one: multiplying by an odd
+    /// number and folding the upper half into the lower one are both reversible.
     fn permute(&self, number: u64) -> u64 {
         const ROUNDS: [u64; 3] = [
             0x9e37_79b9_7f4a_7c15,
@@ -91,8 +92,8 @@ impl KeyLayout {
         mixed ^ (mixed >> half)
     }
 
-    /// The keys between `ranges` equal ranges, in order. Trailing zeros are left off: the shorter
-    /// key sorts before all that begin with it.
+    /// The keys between `ranges` equal ranges, in order, without trailing zeros: the shorter key
+    /// sorts before all keys that begin with it.
     pub fn split_keys(&self, ranges: u64) -> Vec<String> {
         let all = 1u128 << self.bits();
         let digits = self.digits();

@@ -1,11 +1,13 @@
-//! Load generator and consistency check of RangeDB. The binary `loadgen` is a thin shell over it.
+//! The load generator and consistency check of RangeDB. The binary `loadgen` is a thin shell over
+//! it.
 //!
 //! ```text
 //! main -> args -> driver (threads, places in flight) -> pace (when), workload (what) -> database
 //!                 check (history, search, shrink; clients)                           -> report
 //! ```
 //!
-//! Everything but `driver`, `check::clients` and `client` is pure. `check` is also the simulator's.
+//! `driver`, `pace`, `client`, `etcd` and `check::clients` touch the network, clocks or threads;
+//! everything else is pure. The simulator uses `check`, too.
 
 pub mod args;
 pub mod check;

@@ -15,7 +15,7 @@ use rangedb_loadgen::etcd::EtcdDatabase;
 use rangedb_loadgen::report::{self, Format};
 use rangedb_loadgen::{driver, workload::Workload};
 
-/// What is measured is the database, not the allocator of the system.
+/// The database is to be measured, not the system's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -52,7 +52,7 @@ fn drive(args: &DriveArgs, load: bool) -> Result<ExitCode, Trouble> {
     let plan = args.plan(load).map_err(Trouble::Usage)?;
     let addresses = &args.address.addresses;
     let measured = if args.etcd {
-        // Connections go to the nodes in turn.
+        // Connections are spread over the nodes in turn.
         let made = AtomicUsize::new(0);
         let connect = async || {
             let place = made.fetch_add(1, Ordering::Relaxed) % addresses.len().max(1);

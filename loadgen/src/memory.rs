@@ -1,4 +1,4 @@
-//! A database in memory for the tests of this crate, which can be made to misbehave.
+//! An in-memory database for the tests of this crate, which can be made to misbehave.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -6,10 +6,10 @@ use std::rc::Rc;
 
 use crate::database::{Condition, Database, Failure, Found};
 
-/// What goes wrong, and how often: every so many operations of the kind; 0 means never.
+/// The faults, each at every so many operations; 0 means never.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
-    /// Writes that are answered with an unknown fate (every second of them is not applied).
+    /// Writes with an unknown fate; every second of them is not applied.
     pub unknown_every: u64,
     /// Writes that are acknowledged but not applied.
     pub lost_every: u64,

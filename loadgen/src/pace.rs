@@ -1,10 +1,13 @@
-//! When operations begin. Closed loop: at once, as soon as the one before it is answered. Open
-//! loop: at fixed moments, whether earlier ones are answered or not; an operation that finds no free
-//! place waits, and its latency counts from the moment it was meant to begin, so that a stall of
-//! the database shows in all that it delays.
+//! Decides when operations begin.
 //!
-//! One per thread, single-threaded. tokio's timers are a millisecond coarse, so the kernel's are used
-//! ([`Alarm`]): polling would take the processor from a database on the same machine.
+//! Closed loop: each as soon as the one before it is answered. Open loop: at fixed moments, whether
+//! earlier ones are answered or not. An operation that finds no free slot waits, and its latency
+//! counts from the moment at which it was meant to begin, so that a stall of the database shows in
+//! every operation that it delays.
+//!
+//! One pace a thread, single-threaded. tokio's timers have a resolution of a millisecond, so the
+//! kernel's are used ([`Alarm`]). Polling would take processor time from a database on the same
+//! machine.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -20,15 +23,15 @@ use rustix::time::{
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
-/// An open loop looks so often at least whether it has ended.
+/// How often, at least, an open loop checks whether it has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Hands out the moments at which operations begin.
+/// Gives out the moments at which operations begin.
 #[derive(Debug)]
 pub struct Pace {
     start: Instant,
     end: Option<Instant>,
-    /// Between two operations; `None` in a closed loop.
+    /// Time between two operations; `None` in a closed loop.
     interval: Option<Duration>,
     taken: Cell<u64>,
     idle: RefCell<VecDeque<Waker>>,
@@ -36,7 +39,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// From `start` until `end`, at `rate` operations a second if there is one.
+    /// Runs from `start` until `end`, with `rate` operations a second if one is given.
     pub fn new(start: Instant, end: Option<Instant>, rate: Option<f64>) -> Pace {
         let interval = rate.map(|rate| Duration::from_secs_f64(1.0 / rate));
         let (taken, is_over) = (Cell::new(0), Cell::new(false));
@@ -50,8 +53,8 @@ impl Pace {
         }
     }
 
-    /// When the next operation is meant to begin: now or earlier. `None`: the time is over.
-    /// `now` is a recent reading of the clock.
+    /// The moment at which the next operation is meant to begin, now or earlier; waits for it.
+    /// `None`: the time is over. `now` is a recent reading of the clock.
     pub async fn next(&self, now: Instant) -> Option<Instant> {
         let Some(interval) = self.interval else {
             let is_over = self.is_over.get() || self.end.is_some_and(|end| now >= end);
@@ -83,18 +86,18 @@ impl Pace {
         self.start + Duration::from_nanos((interval.as_nanos() as f64 * ticket as f64) as u64)
     }
 
-    /// Whether operations wait for answers, not for their moment.
+    /// Whether this is a closed loop.
     pub fn is_closed(&self) -> bool {
         self.interval.is_none()
     }
 
-    /// Ends the pace: nothing begins any more.
+    /// Ends the pace: no operation begins any more.
     pub fn finish(&self) {
         self.is_over.set(true);
         self.idle.borrow_mut().drain(..).for_each(Waker::wake);
     }
 
-    /// Operations that were due before the end and have not begun.
+    /// How many operations were due before the end but have not begun.
     pub fn not_started(&self) -> u64 {
         let (Some(interval), Some(end)) = (self.interval, self.end) else {
             return 0;
@@ -107,10 +110,10 @@ impl Pace {
             .saturating_sub(self.taken.get())
     }
 
-    /// Wakes places for operations when they are due, until the end. Does nothing in a closed loop.
+    /// Wakes slots when their operations are due, until the end. Does nothing in a closed loop.
     ///
     /// # Errors
-    /// The kernel gives no timer.
+    /// The kernel refuses a timer.
     pub async fn drive(&self) -> io::Result<()> {
         match self.interval {
             Some(interval) => {
@@ -142,7 +145,7 @@ impl Pace {
         Ok(())
     }
 
-    /// Wakes up to `count` places that wait.
+    /// Wakes up to `count` waiting slots.
     fn wake(&self, count: u64) {
         let mut idle = self.idle.borrow_mut();
         let count = idle.len().min(usize::try_from(count).unwrap_or(usize::MAX));
@@ -150,7 +153,7 @@ impl Pace {
     }
 }
 
-/// A timer of the kernel, which is exact to microseconds. To tokio it is what can be read, like a pipe.
+/// A kernel timer, exact to microseconds. tokio can read it like a pipe.
 struct Alarm {
     timer: pipe::Receiver,
 }
@@ -164,11 +167,11 @@ impl Alarm {
         })
     }
 
-    /// Waits until a moment has come.
+    /// Waits until `moment`.
     async fn at(&mut self, moment: Instant) -> io::Result<()> {
         let left = moment.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            // Others have their turn all the same.
+            // Other tasks must get a turn all the same.
             tokio::task::yield_now().await;
             return Ok(());
         }
@@ -180,7 +183,7 @@ impl Alarm {
             it_value: Timespec::try_from(left).map_err(io::Error::other)?,
         };
         timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
-        // How often it has expired: once.
+        // Gives how often the timer has expired: once.
         self.timer.read_u64_le().await?;
         Ok(())
     }

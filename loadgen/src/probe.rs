@@ -1,5 +1,5 @@
-//! What one thread counts: latencies by operation, results, errors. No locks: each thread has its
-//! own, and they are merged at the end.
+//! The counters of one thread: latencies by kind of operation, results, errors. There are no locks:
+//! each thread has its own counters, and they are merged at the end.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,9 +9,9 @@ use hdrhistogram::Histogram;
 
 use crate::workload::OperationKind;
 
-/// Longest latency that is told apart from longer ones.
+/// Longest latency in the histogram; longer ones count as this.
 const LATENCY_NANOS_MAX: u64 = 120 * 1_000_000_000;
-/// Significant decimal digits of a latency.
+/// Decimal digits to which a latency is exact.
 const LATENCY_DIGITS: u8 = 3;
 
 /// Latencies of one operation kind, in nanoseconds.
@@ -22,19 +22,19 @@ pub fn new_latencies() -> Latencies {
     Histogram::new_with_max(LATENCY_NANOS_MAX, LATENCY_DIGITS).expect("the bounds are valid")
 }
 
-/// Counters of one thread, or of all of them.
+/// The counters of one thread, or of all of them together.
 #[derive(Clone, Debug)]
 pub struct Probe {
     latencies: Vec<Option<Latencies>>,
     /// Operations that succeeded within the measured time.
     pub operations: u64,
-    /// Reads that found nothing.
+    /// Reads of absent keys.
     pub not_found: u64,
-    /// Read-modify-writes that met another writer.
+    /// Read-modify-writes whose condition failed because of another writer.
     pub conflicts: u64,
     /// Failures by code.
     pub errors: BTreeMap<Cow<'static, str>, u64>,
-    /// Operations that were due (open loop) but not begun when the time was over.
+    /// Operations of an open loop that were due but had not begun when the time was over.
     pub not_started: u64,
 }
 
@@ -81,13 +81,13 @@ impl Probe {
         }
     }
 
-    /// Latencies of the kinds that occurred.
+    /// The latencies of each kind that occurred.
     pub fn latencies(&self) -> impl Iterator<Item = (OperationKind, &Latencies)> {
         let all = OperationKind::ALL.into_iter().zip(&self.latencies);
         all.filter_map(|(kind, latencies)| Some((kind, latencies.as_ref()?)))
     }
 
-    /// Latencies of all kinds together.
+    /// The latencies of all kinds together.
     pub fn all_latencies(&self) -> Latencies {
         let mut all = new_latencies();
         for (_, latencies) in self.latencies() {

@@ -1,4 +1,4 @@
-//! Results as a table for people and as JSON for tools. Latencies in microseconds.
+//! Prints results, as a table for people or as JSON for tools. Latencies are in microseconds.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use crate::probe::Latencies;
 
 const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999)];
 
-/// How results are printed.
+/// The output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     /// For people.
@@ -19,7 +19,7 @@ pub enum Format {
     Json,
 }
 
-/// Microseconds with one decimal, from nanoseconds.
+/// Converts nanoseconds to microseconds with one decimal.
 fn micros(nanos: u64) -> f64 {
     (nanos as f64 / 100.0).round() / 10.0
 }
@@ -37,7 +37,7 @@ fn latency_json(latencies: &Latencies) -> Value {
     Value::Object(object)
 }
 
-/// A run's result. `conditions` are the settings it was measured with, by name.
+/// The result of a run. `conditions` are the settings under which it was measured, by name.
 pub fn run_json(measured: &Measured, conditions: Map<String, Value>) -> Value {
     let probe = &measured.probe;
     let mut latency = Map::new();
@@ -62,7 +62,7 @@ fn ops_per_second(measured: &Measured) -> f64 {
     (measured.probe.operations as f64 / seconds * 10.0).round() / 10.0
 }
 
-/// A run's result for people.
+/// The result of a run, for people.
 pub fn run_table(measured: &Measured, conditions: &Map<String, Value>) -> String {
     let probe = &measured.probe;
     let mut text = String::new();
@@ -121,7 +121,7 @@ fn plain(value: &Value) -> String {
         .map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// A check's result. `facts` are the settings and counters around it, by name.
+/// The result of a check. `facts` are the settings and counters around it, by name.
 pub fn check_json(verdict: &Verdict<u32>, facts: Map<String, Value>) -> Value {
     let mut object = facts;
     object.insert("operations".into(), json!(verdict.operations));
@@ -135,7 +135,7 @@ pub fn check_json(verdict: &Verdict<u32>, facts: Map<String, Value>) -> Value {
     Value::Object(object)
 }
 
-/// A check's result for people.
+/// The result of a check, for people.
 pub fn check_table(verdict: &Verdict<u32>, facts: &Map<String, Value>) -> String {
     let words: Vec<String> = facts
         .iter()

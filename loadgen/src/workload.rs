@@ -1,8 +1,8 @@
-//! What is asked: the mix of operations of a workload. Pure, seeded.
+//! The workloads: mixes of operations. Pure, seeded.
 //!
-//! The letters are YCSB's core workloads: a 50 % reads and 50 % updates, b 95 / 5, c reads alone,
-//! d 95 % reads of the latest records and 5 % inserts, e 95 % short scans and 5 % inserts, f 50 %
-//! reads and 50 % read-modify-writes. `write` is puts alone, of records that may be absent.
+//! The letters are YCSB's core workloads: a 50 % reads and 50 % updates, b 95 % and 5 %, c reads
+//! alone, d 95 % reads of the latest records and 5 % inserts, e 95 % short scans and 5 % inserts, f
+//! 50 % reads and 50 % read-modify-writes. `write` is puts alone, of records that may be absent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,9 +13,9 @@ use rand::{RngExt, SeedableRng};
 use crate::distribution::{Distribution, DistributionKind};
 use crate::keys::KeyLayout;
 
-/// Longest scan, in rows; lengths are uniform from 1.
+/// Longest scan in rows; lengths are uniform from 1.
 const SCAN_ROWS_MAX: u64 = 100;
-/// Random bytes of which values are slices.
+/// Length of the pool of random bytes from which values are cut.
 const VALUE_POOL_LEN: usize = 1 << 20;
 
 /// A mix of operations.
@@ -37,7 +37,7 @@ pub enum Workload {
     Write,
 }
 
-/// What one operation does.
+/// The kinds of operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OperationKind {
     /// Read a record.
@@ -48,12 +48,12 @@ pub enum OperationKind {
     Insert,
     /// Read some records in key order.
     Scan,
-    /// Read a record and swap it for another value.
+    /// Read a record, then write it if nobody else has.
     ReadModifyWrite,
 }
 
 impl OperationKind {
-    /// All kinds, in the order of their numbers.
+    /// All kinds, in the order of their discriminants.
     pub const ALL: [OperationKind; 5] = [
         OperationKind::Get,
         OperationKind::Put,
@@ -133,24 +133,24 @@ impl Workload {
 pub struct Step {
     /// What to do.
     pub kind: OperationKind,
-    /// To which record.
+    /// The number of the record.
     pub record: u64,
-    /// Rows to ask for, if it is a scan.
+    /// The number of rows to read, if this is a scan.
     pub rows: usize,
 }
 
-/// What all threads of a run share.
+/// The plan that all threads of a run share.
 #[derive(Debug)]
 pub struct Plan {
-    /// The mix.
+    /// The mix of operations.
     pub workload: Workload,
-    /// How records are chosen.
+    /// Chooses records.
     pub distribution: Distribution,
-    /// How keys are made.
+    /// Makes keys.
     pub layout: KeyLayout,
-    /// Bytes of a value.
+    /// Length of a value in bytes.
     pub value_size: usize,
-    /// Records so far: those loaded and those inserted since.
+    /// How many records there are: those loaded, and those inserted since.
     pub records: AtomicU64,
     values: Vec<u8>,
 }
@@ -179,14 +179,14 @@ impl Plan {
         }
     }
 
-    /// A value: printable and incompressible.
+    /// A printable, incompressible value.
     pub fn value(&self, random: &mut SmallRng) -> &[u8] {
         let start = random.random_range(0..=VALUE_POOL_LEN);
         &self.values[start..start + self.value_size]
     }
 }
 
-/// Draws the operations of one thread.
+/// Chooses the operations of one thread.
 #[derive(Debug)]
 pub struct Steps {
     plan: Arc<Plan>,
@@ -194,7 +194,8 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// The same `seed` draws the same operations (inserts of other threads aside).
+    /// The same `seed` gives the same operations, except that other threads' inserts change the
+    /// choice.
     pub fn new(plan: Arc<Plan>, seed: u64) -> Steps {
         Steps {
             plan,
@@ -202,7 +203,7 @@ impl Steps {
         }
     }
 
-    /// The next operation; an insert takes the next record number for itself.
+    /// The next operation. An insert takes the next free record number.
     pub fn next_step(&mut self) -> Step {
         let kind = self.plan.workload.choose(self.random.random_range(0..100));
         let rows = match kind {
@@ -219,18 +220,18 @@ impl Steps {
         Step { kind, record, rows }
     }
 
-    /// Writes a record's key over `out`.
+    /// Writes a record's key into `out`.
     pub fn write_key(&self, record: u64, out: &mut [u8]) {
         self.plan.layout.write(record, out);
     }
 
-    /// Writes a new value over `out`.
+    /// Writes a new value into `out`.
     pub fn write_value(&mut self, out: &mut Vec<u8>) {
         out.clear();
         out.extend_from_slice(self.plan.value(&mut self.random));
     }
 
-    /// Bytes of each key.
+    /// Length of a key in bytes.
     pub fn key_size(&self) -> usize {
         self.plan.layout.size()
     }

@@ -1,10 +1,10 @@
-//! The clients of a consistency check: they write unique values to few keys, read them back, and
+//! The clients of a consistency check. They write unique values to a few keys, read them back, and
 //! record when each operation was sent and answered.
 //!
-//! All clients run on one thread with one clock. A second thread checks what is settled: every
-//! operation that has ended, up to the moment at which the oldest one under way was sent. A client
-//! that is refused or loses its connection goes on with its next operation: restarts of the server
-//! show up as writes of unknown fate.
+//! All clients run on one thread with one clock. A second thread checks what is settled: all
+//! operations that have ended, up to the moment at which the oldest one under way was sent. A
+//! client that is refused or loses its connection goes on with its next operation: a restart of the
+//! server shows as writes of unknown fate.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -20,42 +20,42 @@ use super::history::{Action, Expected, Moment, Operation, State, ValueId};
 use super::{Checker, Verdict};
 use crate::database::{Condition, Database, Failure};
 
-/// Operations on their way to the checking thread; past it the clients wait.
+/// Most operations on their way to the checking thread; beyond it the clients wait.
 const OPERATIONS_WAITING_MAX: usize = 1 << 16;
-/// How often what is settled is handed to the checking thread.
+/// How often settled operations are passed to the checking thread.
 const SETTLE_EVERY: Duration = Duration::from_millis(100);
 /// Pause of a client after a failure.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(20);
-/// Longest filler after a value's number.
+/// Longest filler after the number in a value.
 const FILLER_LEN_MAX: usize = 200;
-/// Digits of a value's number.
+/// Digits of the number in a value.
 const NUMBER_LEN: usize = 16;
-/// Stands for a value that no client of this check wrote.
+/// The id of a value that no client of this check has written.
 const FOREIGN: ValueId = ValueId::MAX;
 
-/// What to do.
+/// The options of a check.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckOptions {
-    /// Clients at once.
+    /// How many clients run at the same time.
     pub clients: u32,
-    /// Keys that they share.
+    /// How many keys they share.
     pub keys: u32,
-    /// How long.
+    /// How long they run.
     pub duration: Duration,
-    /// Decides what is asked (not how it interleaves).
+    /// Seed of the random choice of operations. It does not decide how they interleave.
     pub seed: u64,
-    /// Part of every key's name: each check has keys of its own, which begin absent.
+    /// A part of every key's name: each check has its own keys, which are absent at first.
     pub run: u64,
 }
 
-/// What was found.
+/// The result of a check.
 #[derive(Debug)]
 pub struct Checked {
-    /// Verdict; keys by number.
+    /// The verdict, by the numbers of keys.
     pub verdict: Verdict<u32>,
     /// Failures by code.
     pub errors: BTreeMap<Cow<'static, str>, u64>,
-    /// Operations that were answered.
+    /// How many operations were answered.
     pub answered: u64,
 }
 
@@ -64,7 +64,7 @@ enum Message {
     Advance(Moment),
 }
 
-/// State that all clients share.
+/// The state that all clients share.
 struct Recorder {
     started: Instant,
     /// When each client's operation under way was sent.
@@ -81,7 +81,7 @@ impl Recorder {
     }
 }
 
-/// Runs the clients, one per database handle given, and checks what they saw.
+/// Runs one client for each database handle, and checks what they saw.
 pub async fn run<D: Database>(databases: Vec<D>, options: CheckOptions) -> Checked {
     let (sender, receiver) = sync_channel(OPERATIONS_WAITING_MAX);
     let checker = std::thread::spawn(move || check(&receiver));
@@ -140,7 +140,7 @@ fn check(receiver: &Receiver<Message>) -> Verdict<u32> {
     checker.finish()
 }
 
-/// Sends what has ended, and up to where nothing will be added.
+/// Passes on the operations that have ended, and the moment up to which no more will be added.
 fn hand_over(recorder: &RefCell<Recorder>, sender: &SyncSender<Message>) {
     let (ended, until) = {
         let mut recorder = recorder.borrow_mut();
@@ -152,7 +152,7 @@ fn hand_over(recorder: &RefCell<Recorder>, sender: &SyncSender<Message>) {
         .into_iter()
         .map(|(key, operation)| Message::Add(key, operation));
     for message in added.chain([Message::Advance(until)]) {
-        // The checker ends only after the sender.
+        // The checking thread ends only after the sender is dropped.
         let _ = sender.send(message);
     }
 }
@@ -165,7 +165,7 @@ struct Client<D> {
     options: CheckOptions,
 }
 
-/// An operation to perform, with the bytes that it needs.
+/// An operation to perform.
 enum Request {
     Get,
     Put { value: ValueId },
@@ -224,7 +224,7 @@ impl<D: Database> Client<D> {
                     Some(seen) => Wanted::Version(seen.value, seen.version),
                     None => Wanted::Absent,
                 };
-                // Removing what must be absent would be no operation at all.
+                // To remove a key that must be absent would be no operation.
                 let may_remove = !matches!(condition, Wanted::Absent);
                 let removes = may_remove && self.random.random_range(0..5) == 0;
                 let new = (!removes).then(|| new_value(&self.recorder));
@@ -233,7 +233,7 @@ impl<D: Database> Client<D> {
         }
     }
 
-    /// Performs a request: what is known of it, and whether it ended with an answer.
+    /// Performs a request. Gives what is known of it, and whether it ended with an answer.
     async fn perform(
         &self,
         key: u32,
@@ -294,7 +294,8 @@ impl<D: Database> Client<D> {
         }
     }
 
-    /// Writes the history: what was not applied, and reads without an answer, leave no trace.
+    /// Adds to the history. Writes that were not applied, and reads without an answer, leave no
+    /// trace.
     fn record(
         &self,
         key: u32,
@@ -339,13 +340,14 @@ impl<D: Database> Client<D> {
     }
 }
 
-/// Keys begin with two digits that spread them over ranges split by `split-keys`.
+/// Keys begin with two digits that spread them over the ranges of `split-keys`.
 fn key_name(key: u32, options: &CheckOptions) -> Vec<u8> {
     let spread = u64::from(key) * 256 / u64::from(options.keys);
     format!("{spread:02x}-check-{:016x}-{key}", options.run).into_bytes()
 }
 
-/// A value is its number in hexadecimal digits, then a filler whose length and bytes follow from it.
+/// A value is its number in hexadecimal digits, then a filler whose length and bytes follow from
+/// the number.
 fn value_bytes(value: ValueId) -> Vec<u8> {
     let mut bytes = format!("{value:0NUMBER_LEN$x}").into_bytes();
     let filler_len = (value as usize * 7919) % FILLER_LEN_MAX;
@@ -353,7 +355,7 @@ fn value_bytes(value: ValueId) -> Vec<u8> {
     bytes
 }
 
-/// The number of a value, or [`FOREIGN`] for bytes that no client wrote as they are.
+/// The number of a value, or [`FOREIGN`] if no client wrote exactly these bytes.
 fn parse_value(bytes: &[u8]) -> ValueId {
     let digits = bytes
         .get(..NUMBER_LEN)

@@ -1,25 +1,27 @@
-//! What a history is made of: operations on one key, their answers, and the register they act on.
+//! The parts of a history: operations on one key, their answers, and the register on which they
+//! act.
 //!
-//! Pure; no clock, no client. Every written value has a number of its own, so that a value that is
-//! read names the write it came from.
+//! Pure; no clock, no client. Every written value has its own number, so a value that is read names
+//! the write that it came from.
 
 use std::fmt;
 
 /// Number of a written value, unique within the history of its key.
 pub type ValueId = u64;
 
-/// What a key holds: a value, or nothing.
+/// The state of a key: a value, or none.
 pub type State = Option<ValueId>;
 
-/// A moment on the one clock of the history, in nanoseconds.
+/// A moment on the history's clock, in nanoseconds.
 pub type Moment = u64;
 
-/// When a compare-and-swap writes.
+/// The condition of a compare-and-swap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Expected {
     /// The key has no value.
     Absent,
-    /// The key holds this value (asked for by content or by version: the same, for unique values).
+    /// The key has this value. (A condition on its version means the same, since values are
+    /// unique.)
     Value(ValueId),
 }
 
@@ -32,12 +34,12 @@ impl Expected {
     }
 }
 
-/// An operation and its answer. What is not known of the answer is `None`.
+/// An operation and its answer. Whatever is not known of the answer is `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// Read this.
+    /// Read the key.
     Get {
-        /// What was read.
+        /// The state that was read.
         found: State,
     },
     /// Set the key.
@@ -47,7 +49,7 @@ pub enum Action {
     },
     /// Removed the key.
     Delete {
-        /// Whether there was a value.
+        /// Whether the key had a value.
         existed: Option<bool>,
     },
     /// Set or removed the key if a condition held.
@@ -64,8 +66,8 @@ pub enum Action {
 impl Action {
     /// The state after the operation, or `None` if it cannot have had its answer in `state`.
     ///
-    /// A conditional write of unknown fate takes effect only where its condition holds: where it
-    /// does not, it is the same as one that never happened.
+    /// A conditional write of unknown fate takes effect only if its condition holds. If it does not
+    /// hold, the write is the same as one that never happened.
     pub fn apply(self, state: State) -> Option<State> {
         match self {
             Action::Get { found } => (found == state).then_some(state),
@@ -86,7 +88,7 @@ impl Action {
         }
     }
 
-    /// Whether the operation leaves the state as it is, whatever that is.
+    /// Whether the operation leaves every state as it is.
     pub fn is_read(self) -> bool {
         matches!(
             self,
@@ -107,7 +109,7 @@ impl Action {
         }
     }
 
-    /// The value whose presence the operation speaks of.
+    /// The value that the operation found, or required.
     pub fn observed(self) -> Option<ValueId> {
         match self {
             Action::Get { found } => found,
@@ -119,7 +121,7 @@ impl Action {
         }
     }
 
-    /// Whether the answer may be owed to a value that the operation does not name.
+    /// Whether a value that the operation does not name may explain its answer.
     pub fn fits_any_other_value(self) -> bool {
         matches!(
             self,
@@ -132,7 +134,7 @@ impl Action {
         )
     }
 
-    /// The same write without what is known of its answer.
+    /// The same write, without what is known of its answer.
     pub fn forget_answer(self) -> Action {
         match self {
             Action::Delete { .. } => Action::Delete { existed: None },
@@ -149,14 +151,14 @@ impl Action {
 /// One operation of a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Operation {
-    /// Who asked; only for people.
+    /// The client that sent it; shown to people only.
     pub client: u32,
-    /// What was asked and answered.
+    /// The operation and its answer.
     pub action: Action,
     /// When it was sent.
     pub invoked: Moment,
-    /// When the answer came. `None`: the fate is unknown; it may take effect at any time after
-    /// `invoked`, or never.
+    /// When the answer came. `None`: the fate is unknown, and the operation may take effect at any
+    /// time after `invoked`, or never.
     pub returned: Option<Moment>,
 }
 
@@ -171,7 +173,7 @@ impl fmt::Display for Shown {
     }
 }
 
-/// Words for a state.
+/// Shows a state.
 pub fn show_state(state: State) -> impl fmt::Display {
     Shown(state)
 }

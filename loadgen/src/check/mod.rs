@@ -1,14 +1,15 @@
-//! Checks that a history of single-key operations is linearizable: that it looks as if each
-//! operation took effect at one moment between being sent and being answered.
+//! Checks that a history of single-key operations is linearizable: each operation seems to take
+//! effect at one moment between its sending and its answer.
 //!
-//! The property holds for a whole history if it holds for each key alone, so every key has a
-//! checker of its own ([`KeyChecker`]). Operations may be added while the history still grows:
-//! [`Checker::advance`] decides all events before a moment that no later operation reaches back to.
-//! At quiescent points (nothing under way) the operations behind are forgotten and only the states
-//! that they allow are kept, so memory is bounded however long a run is.
+//! The property holds for a whole history if it holds for each key alone, so every key has its own
+//! checker ([`KeyChecker`]). Operations may be added while the history still grows:
+//! [`Checker::advance`] decides all events before a moment, and no operation that was sent before
+//! it may be added later. At quiescent points (nothing under way) the earlier operations are
+//! forgotten and only the states that they allow are kept, so memory is bounded in a run of any
+//! length.
 //!
-//! What it is not: it knows no client and no clock (see `clients`), and nothing of transactions.
-//! Single-threaded. The simulator uses it as it is.
+//! The check knows no client and no clock (see `clients`), and no transactions. Single-threaded.
+//! The simulator uses it, too.
 //!
 //! Reading order: `history` (what is checked), `search` (how), `shrink` (what is shown).
 
@@ -27,19 +28,19 @@ use std::fmt;
 use history::{Moment, Operation, State};
 use search::{CONFIGURATIONS_MAX, Configuration, OpId, Search, Stop};
 
-/// Operations of a key that are kept at least, so that a failing history has context.
+/// How many operations of a key are kept at least, so that a failing history has context.
 const WINDOW_OPERATIONS_MIN: usize = 64;
 
-/// Operations that together cannot be explained.
+/// A set of operations that no order explains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailingHistory {
-    /// What the key may have held before the first of `operations`, by all that came earlier.
+    /// The states that the key may have had before `operations`, given everything earlier.
     pub before: Vec<State>,
-    /// The operations, by the moment they were sent.
+    /// The operations, in the order in which they were sent.
     pub operations: Vec<Operation>,
-    /// Earlier operations of the key, of which `before` is what remains.
+    /// How many earlier operations the key had; `before` is what remains of them.
     pub earlier: u64,
-    /// Operations that were left out because the rest fails whatever became of them.
+    /// How many operations were left out because the rest fails whatever they did.
     pub left_out: usize,
 }
 
@@ -72,19 +73,19 @@ impl fmt::Display for FailingHistory {
     }
 }
 
-/// The stretch of a key's history that is still kept.
+/// The part of a key's history that is still kept.
 #[derive(Clone, Debug)]
 pub(crate) struct Window {
-    /// What explains everything before the window.
+    /// The configurations that explain everything before the window.
     base: Vec<Configuration>,
-    /// Operations sent in the window, and older ones of unknown fate.
+    /// The operations sent in the window, and older ones of unknown fate.
     operations: BTreeMap<OpId, Operation>,
     earlier: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum EventKind {
-    // At the same moment an operation is sent before another returns: they count as concurrent.
+    // At the same moment, sending comes before returning: the two operations count as concurrent.
     Sent,
     Returned,
 }
@@ -114,7 +115,7 @@ pub(crate) fn step(
 pub struct KeyChecker {
     search: Search,
     window: Window,
-    /// Added, but sent at or after the moment up to which events are decided.
+    /// Operations that were added but whose sending is not decided yet.
     ahead: BTreeMap<OpId, Operation>,
     events: BinaryHeap<Reverse<(Moment, EventKind, OpId)>>,
     decided_until: Moment,
@@ -123,7 +124,7 @@ pub struct KeyChecker {
 }
 
 impl KeyChecker {
-    /// A key that holds `initial` before its first operation.
+    /// A key with the value `initial` before its first operation.
     pub fn new(initial: State) -> KeyChecker {
         let base = vec![Configuration::new(initial)];
         KeyChecker {
@@ -141,8 +142,8 @@ impl KeyChecker {
         }
     }
 
-    /// Adds an operation whose fate is settled (or will stay unknown). Reads without an answer and
-    /// writes that were not applied do not belong into a history.
+    /// Adds an operation whose fate is known, or will stay unknown. Reads without an answer and
+    /// writes that were not applied must not be added.
     pub fn add(&mut self, mut operation: Operation) {
         assert!(
             operation.invoked >= self.decided_until,
@@ -170,7 +171,7 @@ impl KeyChecker {
         }
     }
 
-    /// Decides all events before `until`; no operation that is added later may be sent before it.
+    /// Decides all events before `until`. Operations sent before it must have been added.
     pub fn advance(&mut self, until: Moment) -> Result<(), Stop> {
         self.decided_until = self.decided_until.max(until);
         while let Some(&Reverse((at, kind, id))) = self.events.peek()
@@ -189,7 +190,7 @@ impl KeyChecker {
         let operation = self.window.operations[&id];
         if let Err(stop) = step(&mut self.search, kind, id, &operation) {
             self.stopped = Some(stop);
-            // Others under way belong to the failing history; what was sent later does not.
+            // Other operations under way belong to the failing history; later ones do not.
             self.events.clear();
             self.ahead.clear();
             return Err(stop);
@@ -200,7 +201,8 @@ impl KeyChecker {
         Ok(())
     }
 
-    /// Forgets what is behind: only the states it allows, and writes that may yet come, remain.
+    /// Forgets earlier operations: the states that they allow, and writes that may still take
+    /// effect, remain.
     fn begin_window(&mut self) {
         let open: Vec<OpId> = self.search.unknown().collect();
         let before = self.window.operations.len();
@@ -217,12 +219,12 @@ impl KeyChecker {
     }
 }
 
-/// What became of a check.
+/// The result of a check.
 #[derive(Clone, Debug)]
 pub struct Verdict<K> {
-    /// Operations that were checked.
+    /// How many operations were checked.
     pub operations: u64,
-    /// Those of unknown fate among them.
+    /// How many of them have an unknown fate.
     pub unknown: u64,
     /// Keys whose history is not linearizable, each with its smallest failing history found.
     pub violations: Vec<(K, FailingHistory)>,
@@ -231,7 +233,7 @@ pub struct Verdict<K> {
 }
 
 impl<K> Verdict<K> {
-    /// The smallest of the failing histories.
+    /// The smallest failing history of all keys.
     pub fn smallest(&self) -> Option<&(K, FailingHistory)> {
         self.violations
             .iter()
@@ -258,7 +260,7 @@ impl<K: Ord + Clone> Default for Checker<K> {
 }
 
 impl<K: Ord + Clone> Checker<K> {
-    /// Adds an operation; see [`KeyChecker::add`]. Every key begins absent.
+    /// Adds an operation; see [`KeyChecker::add`]. Every key is absent at first.
     pub fn add(&mut self, key: &K, operation: Operation) {
         self.operations += 1;
         self.unknown += u64::from(operation.returned.is_none());
@@ -270,7 +272,7 @@ impl<K: Ord + Clone> Checker<K> {
         }
     }
 
-    /// Decides all events before `until`; see [`KeyChecker::advance`]. Returns how many keys have
+    /// Decides all events before `until`; see [`KeyChecker::advance`]. Gives how many keys have
     /// failed so far.
     pub fn advance(&mut self, until: Moment) -> usize {
         let failed = |checker: &mut KeyChecker| checker.advance(until).is_err();
@@ -281,7 +283,7 @@ impl<K: Ord + Clone> Checker<K> {
             .count()
     }
 
-    /// Decides the rest.
+    /// Decides all remaining events.
     pub fn finish(mut self) -> Verdict<K> {
         self.advance(Moment::MAX);
         let mut violations = Vec::new();
@@ -304,7 +306,7 @@ impl<K: Ord + Clone> Checker<K> {
     }
 }
 
-/// Checks the history of one key that holds `initial` at its beginning.
+/// Checks the history of one key with the value `initial` at its start.
 pub fn check_key(
     initial: State,
     operations: &[Operation],

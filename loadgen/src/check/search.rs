@@ -1,43 +1,43 @@
-//! Decides whether a history of one key is linearizable. Pure.
+//! Decides whether the history of one key is linearizable. Pure.
 //!
-//! The method is the one of Wing and Gong with remembered configurations, in the order that Lowe
-//! calls just in time ("Testing for linearizability", 2017): walk over the events in time order and
-//! keep every *configuration* that explains what was seen so far, that is a state of the register
-//! and the set of operations under way that already took effect. When an operation returns, each
-//! configuration is driven forward until that operation has taken effect; those that cannot be
-//! are dropped. No configuration left: the history is not linearizable.
+//! The method is that of Wing and Gong with remembered configurations, in the order that Lowe calls
+//! just in time ("Testing for linearizability", 2017). It walks over the events in time order and
+//! keeps every *configuration* that explains the events so far: a state of the register, and the
+//! set of operations under way that have already taken effect. When an operation returns, each
+//! configuration is driven forward until that operation has taken effect; those for which that is
+//! impossible are dropped. If no configuration is left, the history is not linearizable.
 //!
-//! What keeps the set small:
+//! Three rules keep the set small:
 //! - a read under way that fits the present state takes effect at once: it changes nothing;
 //! - a write of unknown fate takes effect only right before an operation that needs it: since it
 //!   may come at any time later, doing it sooner gains nothing;
 //! - of two configurations that differ only in that one has used up more writes of unknown fate,
-//!   the other explains all that the first can.
+//!   the other explains everything that the first can.
 //!
-//! Since a returned operation leaves every set, memory depends on how many operations are under way
-//! at once (and how many have an unknown fate), not on the length of the history.
+//! An operation that has returned leaves every set. So memory depends on how many operations are
+//! under way at once (and how many have an unknown fate), not on the length of the history.
 
 use std::collections::{BTreeMap, HashSet};
 
 use super::history::{Action, State};
 
-/// Name of an operation within one search.
+/// The id of an operation within one search.
 pub type OpId = u32;
 
-/// Configurations of one step of a check; past it the key's history stays undecided.
+/// Most configurations in one step of a check; beyond it the key's history stays undecided.
 pub const CONFIGURATIONS_MAX: usize = 50_000;
 
-/// One explanation of what was seen so far.
+/// An explanation of the events so far.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Configuration {
-    /// What the key holds.
+    /// The state of the key.
     pub state: State,
-    /// Operations not yet returned, or of unknown fate, that took effect; sorted.
+    /// Operations that have taken effect but not returned, or are of unknown fate; sorted.
     taken: Vec<OpId>,
 }
 
 impl Configuration {
-    /// A beginning: the key holds `state`, nothing is under way.
+    /// The start of a history: the key has the state `state`, and nothing is under way.
     pub fn new(state: State) -> Configuration {
         Configuration {
             state,
@@ -45,7 +45,7 @@ impl Configuration {
         }
     }
 
-    /// Whether this operation took effect.
+    /// Whether this operation has taken effect.
     pub fn has_taken(&self, id: OpId) -> bool {
         self.taken.binary_search(&id).is_ok()
     }
@@ -65,16 +65,16 @@ impl Configuration {
     }
 }
 
-/// Why a step of the search came to no result.
+/// Why the search ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// No order of the operations explains the answers.
     NotLinearizable,
-    /// Too many explanations at once.
+    /// There are too many explanations at once.
     Undecided,
 }
 
-/// The search over one key's history, fed with events in time order.
+/// The search over the history of one key; it takes events in time order.
 #[derive(Clone, Debug)]
 pub struct Search {
     configurations: Vec<Configuration>,
@@ -86,8 +86,8 @@ pub struct Search {
 }
 
 impl Search {
-    /// Begins with every state that is possible. With more than `configurations_max` explanations
-    /// to look at in one step it gives up.
+    /// Starts with all possible configurations. Gives up if one step has more than
+    /// `configurations_max` to look at.
     pub fn new(configurations: Vec<Configuration>, configurations_max: usize) -> Search {
         let (known, unknown) = (BTreeMap::new(), BTreeMap::new());
         Search {
@@ -98,17 +98,17 @@ impl Search {
         }
     }
 
-    /// What explains the events so far.
+    /// The configurations that explain the events so far.
     pub fn configurations(&self) -> &[Configuration] {
         &self.configurations
     }
 
-    /// Whether operations that will return are under way.
+    /// Whether no operation that will return is under way.
     pub fn is_quiescent(&self) -> bool {
         self.known.is_empty()
     }
 
-    /// Operations of unknown fate that some explanation has not used.
+    /// Operations of unknown fate that some configuration has not used.
     pub fn unknown(&self) -> impl Iterator<Item = OpId> + '_ {
         self.unknown.keys().copied()
     }
@@ -161,7 +161,7 @@ impl Search {
         }
     }
 
-    /// Reads under way that fit the state take effect.
+    /// Lets all reads under way that fit the state take effect.
     fn take_fitting_reads(&self, mut configuration: Configuration) -> Configuration {
         for (&id, action) in &self.known {
             let state = configuration.state;
@@ -172,8 +172,9 @@ impl Search {
         configuration
     }
 
-    /// Lets an operation take effect: at once if it fits the state, else after writes of unknown
-    /// fate that make it fit. `enabling` are those that wait for one more such write already.
+    /// Lets an operation take effect: at once if it fits the state, otherwise after writes of
+    /// unknown fate that make it fit. `enabling` has the writes that already wait for another such
+    /// write.
     fn take(
         &self,
         from: &Configuration,
@@ -191,7 +192,7 @@ impl Search {
             if !helps || from.has_taken(other) || enabling.contains(&other) {
                 continue;
             }
-            // Deletes are all alike: trying one of them is enough.
+            // All deletes are alike: it is enough to try one.
             let is_delete = matches!(write, Action::Delete { .. });
             if is_delete && has_tried_delete {
                 continue;
@@ -209,7 +210,7 @@ impl Search {
         }
     }
 
-    /// Drops every configuration that another one covers with fewer writes of unknown fate.
+    /// Drops configurations for which another one does the same with fewer writes of unknown fate.
     fn without_dominated(&self, configurations: Vec<Configuration>) -> Vec<Configuration> {
         type Used = Vec<OpId>;
         let mut groups: BTreeMap<(State, Vec<OpId>), Vec<Used>> = BTreeMap::new();
@@ -236,7 +237,7 @@ impl Search {
         kept
     }
 
-    /// Forgets writes of unknown fate that took effect in every explanation.
+    /// Forgets writes of unknown fate that have taken effect in every configuration.
     fn drop_used_unknown(&mut self) {
         let Some(first) = self.configurations.first() else {
             return;

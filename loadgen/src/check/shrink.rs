@@ -1,9 +1,10 @@
 //! Makes a failing history small, so that a person can see what went wrong. Pure.
 //!
-//! Only steps that cannot turn a good history into a bad one are taken: a read is dropped, or a
-//! write loses its answer (it may then take effect at any time, or never). What still fails after
-//! such a step fails for the original reason. When no step is left, writes without an answer whose
-//! value nobody speaks of are left out of what is shown: the rest fails with them and without them.
+//! It takes only steps that cannot turn a good history into a bad one: a read is dropped, or a
+//! write loses its answer (and may then take effect at any time, or never). A history that still
+//! fails after such a step fails for the original reason. When no step is left, writes without an
+//! answer whose value no operation mentions are not shown: the rest fails with them and without
+//! them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,12 +12,13 @@ use super::history::{Moment, Operation, ValueId};
 use super::search::{OpId, Search, Stop};
 use super::{EventKind, FailingHistory, Window, step};
 
-/// Configurations at once past which a step is not taken: writes without an answer multiply them.
+/// Most configurations while a step is tried; beyond it the step is not taken, because writes
+/// without an answer multiply the configurations.
 const CONFIGURATIONS_MAX: usize = 1000;
 
 type Operations = BTreeMap<OpId, Operation>;
 
-/// The smallest failing history found in the window, which fails as a whole.
+/// The smallest failing history found in a window that fails as a whole.
 pub(crate) fn shrink(window: &Window) -> FailingHistory {
     let mut operations = window.operations.clone();
     let reads = |all: &Operations| ids(all, |operation| operation.action.is_read());
@@ -75,7 +77,7 @@ fn forget_answer(operations: &mut Operations, id: OpId) {
     }
 }
 
-/// Whether an operation has an answer, or one that has an answer speaks of what it wrote.
+/// Whether an operation has an answer, or an operation with an answer mentions what it wrote.
 fn is_told_of(operation: &Operation, operations: &Operations) -> bool {
     let written = operation.action.written();
     let speaks_of_it =
@@ -83,8 +85,8 @@ fn is_told_of(operation: &Operation, operations: &Operations) -> bool {
     operation.returned.is_some() || (written.is_some() && operations.values().any(speaks_of_it))
 }
 
-/// Takes the step for as many candidates as it can be taken for while the history still fails:
-/// first for large pieces at once, then for ever smaller ones.
+/// Takes the step for as many candidates as possible while the history still fails: first for large
+/// pieces at once, then for smaller and smaller ones.
 fn minimize(
     window: &Window,
     operations: &mut Operations,
@@ -112,7 +114,7 @@ fn minimize(
     }
 }
 
-/// Whether the operations, after what the window begins with, are certainly not linearizable.
+/// Whether the operations, after the start of the window, are certainly not linearizable.
 fn fails(window: &Window, operations: &Operations) -> bool {
     let mut events: Vec<(Moment, EventKind, OpId)> = Vec::new();
     let answered = || {
@@ -120,7 +122,7 @@ fn fails(window: &Window, operations: &Operations) -> bool {
             .values()
             .filter(|operation| operation.returned.is_some())
     };
-    // A write without an answer helps only those that speak of its value or of any value.
+    // A write without an answer helps only operations that mention its value, or any value.
     let any_value_helps = answered().any(|operation| operation.action.fits_any_other_value());
     let observed: BTreeSet<ValueId> = operations
         .values()

@@ -84,7 +84,7 @@ fn open_loop_keeps_its_rate() {
     assert_eq!(begun + measured.probe.not_started, 1000, "in 100 ms");
 }
 
-/// Answers every get only after 200 ms, far longer than between two operations.
+/// Answers every get after 200 ms, far longer than the pause between two operations.
 #[derive(Clone)]
 struct SlowDatabase;
 
