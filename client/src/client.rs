@@ -1,4 +1,4 @@
-//! The client: what a service calls.
+//! The client of a cluster, and how it makes a call: routing, retries and errors.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -18,29 +18,29 @@ use crate::pool::Pool;
 use crate::retry::{self, Budget};
 use crate::session::{Session, Write};
 
-/// A longer time for a call counts as this.
+/// Longest timeout of a call; a longer one counts as this.
 const TIMEOUT_MAX: Duration = Duration::from_hours(24);
-/// A node that has not answered a try for so long may be gone: the call is tried elsewhere.
+/// A node that has not answered a try for this long may be gone: the call is tried elsewhere.
 const TRY_TIMEOUT: Duration = Duration::from_millis(1500);
-/// A node that has not answered a try within this, or a quarter of the remaining time, may have
-/// lost the range to another: others are asked, while the try goes on.
+/// If a node has not answered a try for this long (or a quarter of the remaining time), the range
+/// may have another leader: other nodes are asked for it while the try goes on.
 const LOOK_ELSEWHERE: Duration = Duration::from_millis(500);
 
-/// A time that a node finds too far ahead is waited for at most this long; a longer wait means that
-/// a clock is wrong, and the client gives that time up.
+/// Longest wait, in milliseconds, for a timestamp that a node finds too far ahead. A longer wait
+/// means that a clock is wrong, and the client drops the timestamp.
 const WAIT_FOR_CLOCK_MS: u32 = 100;
-/// A call whose time is refused is tried again this often.
+/// How often a call is tried again whose timestamp is refused.
 const CLOCK_TRIES: u32 = 4;
 
-/// How a client is made.
+/// Options of a client.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
-    /// Nodes to ask first, HOST:PORT each; names and `[::1]:7400` work.
+    /// Nodes to ask first, as `HOST:PORT`; names and `[::1]:7400` work.
     pub addresses: Vec<String>,
-    /// How long a call may take, retries included; a day at most.
+    /// Time limit of a call, retries included; at most a day.
     pub timeout: Duration,
-    /// The cluster that the client belongs to. `None`: that of the first node it meets, of the
-    /// addresses in their order. A node of another cluster is not used.
+    /// The cluster to which the client belongs. `None`: the cluster of the first node that it
+    /// meets, in the order of the addresses. Nodes of another cluster are not used.
     pub cluster: Option<ClusterId>,
 }
 
@@ -60,13 +60,13 @@ pub(crate) struct Inner {
     pub directory: Directory,
     pub budget: Budget,
     pub pool: Pool,
-    /// Held by the one that asks for the directory.
+    /// Held by the caller that asks for the directory.
     pub asking: tokio::sync::Mutex<()>,
-    /// How often the directory was told.
+    /// How often the directory was received.
     pub told: AtomicU64,
 }
 
-/// A client of a RangeDB cluster. Clones share its session, directory and connections; it must be
+/// A client of a RangeDB cluster. Clones share its session, directory and connections. It must be
 /// used within a tokio runtime.
 #[derive(Clone)]
 pub struct Client {
@@ -82,61 +82,61 @@ impl std::fmt::Debug for Client {
     }
 }
 
-/// Turns a reply into what a call returns; `None`: the reply is of another kind.
+/// Turns a reply into the result of a call; `None`: the reply is of the wrong kind.
 pub(crate) type Take<T> = fn(Reply<'_>, &Bytes) -> Option<T>;
 
-/// What a call does.
+/// What kind of call it is, which decides how it may be retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// It changes nothing.
     Read,
-    /// It changes keys, and has a name by which a retry is known.
+    /// It changes keys. Its pair tells the cluster a retry from a new write.
     Write,
-    /// It changes the cluster, and has no name: it is not tried again once it may have been taken.
+    /// It changes the cluster and has no pair: it is not tried again if it may have been received.
     Order,
 }
 
-/// One call: what it asks, and what of it is the same for every try.
+/// A call: the parts that are the same in every try.
 pub(crate) struct Call<'a, T> {
-    /// The key that decides where it goes; `None`: any node.
+    /// The key that decides where it goes; `None`: to any node.
     pub key: Option<&'a [u8]>,
-    /// Makes the request's body, with the pair of a write.
+    /// Makes the request's body; a write's body contains the pair.
     pub body: &'a (dyn Fn(Pair) -> RequestBody<'a> + Sync),
-    /// What it does.
+    /// The kind of call.
     pub kind: Kind,
-    /// What to make of the reply.
+    /// Converts the reply.
     pub take: Take<T>,
-    /// When to give up.
+    /// When the call gives up.
     pub deadline: Instant,
 }
 
-/// Where a try went: what was believed of the range, and the place.
+/// The route by which a try went: the range, if one was known, and the place.
 pub(crate) type Tried = (Option<Target>, Place);
 
-/// A reply, and who gave it.
+/// A reply, and which node sent it.
 struct Answered {
     frame: ReplyFrame,
     tried: Tried,
     node: u64,
 }
 
-/// What to do after a try that failed.
+/// What to do after a failed try.
 enum Next {
-    /// What was believed of the range is stale: try again, the first time at once.
+    /// The route was stale: try again, the first time at once.
     Heal(Error),
-    /// Try again after a pause, at least the one the error names.
+    /// Try again after a pause, at least as long as the error asks.
     Later(Error),
     /// Give up.
     GiveUp(Error),
 }
 
 impl Client {
-    /// Connects to one of the addresses that answers, and learns where keys are. From then on the
-    /// client uses the nodes of one cluster alone; see [`ClientOptions::cluster`].
+    /// Connects to one of the addresses that answers, and fetches the directory. From then on the
+    /// client uses nodes of one cluster alone; see [`ClientOptions::cluster`].
     ///
     /// # Errors
-    /// [`ErrorCode::Unreachable`] if none answers in time or all that do belong to another cluster,
-    /// [`ErrorCode::Invalid`] if none is given.
+    /// [`ErrorCode::Unreachable`] if no node answers in time or all belong to another cluster,
+    /// [`ErrorCode::Invalid`] without an address.
     pub async fn connect(options: ClientOptions) -> Result<Client, Error> {
         if options.addresses.is_empty() {
             let message = "no address of a node was given";
@@ -168,12 +168,12 @@ impl Client {
         Ok(client)
     }
 
-    /// The cluster that this client belongs to.
+    /// The cluster to which this client belongs, once it has met a node.
     pub fn cluster(&self) -> Option<ClusterId> {
         self.inner.pool.cluster()
     }
 
-    /// This client with another time for each call; session and connections are shared.
+    /// This client with another timeout for each call. Session and connections are shared.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Client {
         Client {
@@ -186,7 +186,7 @@ impl Client {
         Instant::now() + self.timeout.min(TIMEOUT_MAX)
     }
 
-    /// The state of a node.
+    /// The status of a node.
     ///
     /// # Errors
     /// See [`Error`].
@@ -207,8 +207,8 @@ impl Client {
         .await
     }
 
-    /// Shows the cluster: a command in JSON, as the protocol's chapter tells, is answered in JSON
-    /// by any node.
+    /// Reads the state of the cluster. The command is JSON, as the protocol's documentation
+    /// describes; any node answers, in JSON.
     ///
     /// # Errors
     /// See [`Error`].
@@ -216,11 +216,11 @@ impl Client {
         self.admin_call(command, Kind::Read).await
     }
 
-    /// Steers the cluster: as [`Client::admin`], for commands that change something. It is not
-    /// tried again once it may have been taken.
+    /// Changes the cluster: like [`Client::admin`], for commands that change something. It is not
+    /// tried again if it may have been received.
     ///
     /// # Errors
-    /// See [`Error`]; its fate tells what became of the order.
+    /// See [`Error`]; its fate tells whether the command was carried out.
     pub async fn admin_order(&self, command: &str) -> Result<String, Error> {
         self.admin_call(command, Kind::Order).await
     }
@@ -242,15 +242,15 @@ impl Client {
         .await
     }
 
-    /// Makes a call: finds its place, tries, and tries again as long as that makes sense.
+    /// Makes a call: finds its route, tries, and tries again while that makes sense.
     pub(crate) async fn call<T>(&self, call: Call<'_, T>) -> Result<T, Error> {
         limits::check(&(call.body)(Pair::default()))?;
         self.inner.budget.earn();
         let write = (call.kind == Kind::Write).then(|| self.inner.session.begin(call.deadline));
         let mut tries = 0;
-        // Whether a try may have reached a server without an answer.
+        // Whether a try may have reached a server and got no answer.
         let mut in_doubt = false;
-        // What a node said last; that it reaches no majority is not forgotten for less.
+        // The last error from a node. A `NoQuorum` is replaced by nothing but another one.
         let mut said: Option<Error> = None;
         let error = loop {
             let pair = write.as_ref().map(|write| write.pair()).unwrap_or_default();
@@ -290,13 +290,14 @@ impl Client {
             if is_left || (is_said && said.as_ref().is_none_or(|e| e.code != ErrorCode::NoQuorum)) {
                 said = Some(error.clone());
             }
-            // The first retry heals a stale belief, and is free; a write in doubt is tried until
-            // its fate is known; nothing that waits for a majority adds to anybody's load.
+            // The first retry is free, since it corrects a stale route. A write in doubt is retried
+            // until its fate is known. Retries that wait for a majority add to no node's load.
             let affordable = is_left
                 || tries == 0
                 || (in_doubt && call.kind == Kind::Write)
                 || self.inner.budget.take();
-            // A time that a node goes on refusing is not the session's, but in the request itself.
+            // If nodes go on refusing the timestamp, it is in the request itself, not in the
+            // session.
             let is_hopeless = error.code == ErrorCode::ClockOutOfBounds && tries >= CLOCK_TRIES;
             if !affordable || is_hopeless || Instant::now() + pause >= call.deadline {
                 break error;
@@ -321,7 +322,7 @@ impl Client {
         let begun = Instant::now();
         let left = call.deadline.saturating_duration_since(begun);
         let others = (self.inner.addresses.iter()).any(|address| *address != tried.1.address);
-        // A node must leave time for the others.
+        // One node must leave time for the others.
         let open_until = if others {
             begun + left / 3
         } else {
@@ -333,7 +334,8 @@ impl Client {
         };
         let now = Instant::now();
         let left = call.deadline.saturating_duration_since(now);
-        // Only what can go elsewhere is given up early; the node is told how long it is waited for.
+        // Only a call that can go elsewhere gives up a try early. The node gets the same time
+        // limit.
         let until = match call.key {
             Some(_) if others => call.deadline.min(now + TRY_TIMEOUT),
             None if others && call.kind == Kind::Read => now + TRY_TIMEOUT.min(left / 2),
@@ -369,8 +371,8 @@ impl Client {
         }
     }
 
-    /// Waits for the reply to a try. While there is none, the other nodes are asked whether the key
-    /// has gone elsewhere; if so, the try is given up.
+    /// Waits for the reply to a try. While there is none, other nodes are asked where the range is;
+    /// if it has moved, the try is given up.
     async fn wait<T>(
         &self,
         call: &Call<'_, T>,
@@ -387,7 +389,7 @@ impl Client {
                 news = sent.news() => if let News::Ended(result) = news {
                     return result;
                 },
-                // That nobody tells where the key is changes nothing.
+                // If no node answers with the directory, the wait simply goes on.
                 _ = self.refresh(call.deadline) => {}
             }
             let found = call.key.and_then(|key| self.inner.directory.find(key));
@@ -397,7 +399,7 @@ impl Client {
         }
     }
 
-    /// Where a call goes.
+    /// Finds the route of a call.
     async fn place<T>(&self, call: &Call<'_, T>) -> Result<Tried, String> {
         if let Some(key) = call.key {
             if let Some((target, place)) = self.inner.directory.find(key) {
@@ -413,7 +415,7 @@ impl Client {
         Ok((None, self.any_place()))
     }
 
-    /// What a reply means.
+    /// Gives the result of a reply, or what to do next.
     fn judge<T>(&self, call: &Call<'_, T>, answered: &Answered) -> Result<T, Next> {
         let frame = &answered.frame;
         let (reply, now) = match Reply::decode(frame.kind, &frame.body) {
@@ -461,19 +463,19 @@ impl Client {
                 }
                 Next::Heal(error)
             }
-            // Another node may reach more of the others.
+            // Another node may reach a majority.
             ErrorCode::NoQuorum if call.kind != Kind::Order => {
                 if let Some(key) = call.key {
                     self.inner.directory.forget(key, tried);
                 }
                 Next::Later(error)
             }
-            // Either the time becomes possible by waiting, or it was given up.
+            // Either the timestamp becomes possible by waiting, or the client has dropped it.
             ErrorCode::ClockOutOfBounds if passes_soon => Next::Later(error),
             ErrorCode::ClockOutOfBounds => Next::Heal(error),
-            // The time of this try, not of the call.
+            // This was the deadline of the try, not of the call.
             ErrorCode::DeadlineExceeded if Instant::now() < call.deadline => Next::Heal(error),
-            // Its entry may be applied yet: the next try learns it by the write's name.
+            // Its entry may still be applied: the next try finds that out by the pair.
             ErrorCode::Unknown if call.kind == Kind::Write => Next::Heal(error),
             ErrorCode::Overloaded
             | ErrorCode::Recovering
@@ -497,7 +499,7 @@ impl Client {
         if late || (call.kind == Kind::Order && fate == Fate::Unknown) {
             return Next::GiveUp(error);
         }
-        // What is believed of this place may be wrong, too.
+        // The cached route may be wrong, too.
         if let Some((_, place)) = tried
             && fate == Fate::Unknown
         {
@@ -510,13 +512,12 @@ impl Client {
     }
 }
 
-/// Whether a time that a node has refused is worth waiting for.
+/// Whether it makes sense to wait until a refused timestamp becomes possible.
 fn passes_soon(refused: &ErrorReply) -> bool {
     (1..=WAIT_FOR_CLOCK_MS).contains(&refused.retry_after_ms)
 }
 
-/// An error that says no more than that the last try came to nothing gives way to what a node said
-/// before.
+/// Replaces an error that says only that the last try failed by an earlier, more telling one.
 fn explained(error: Error, said: Option<Error>) -> Error {
     let is_vague = matches!(
         error.code,
@@ -540,14 +541,14 @@ fn explained(error: Error, said: Option<Error>) -> Error {
     }
 }
 
-/// An error's last word on the write's fate.
+/// Sets the final fate of a call that failed.
 fn settle(mut error: Error, kind: Kind, write: Option<Write<'_>>, in_doubt: bool) -> Error {
     match write {
-        // An earlier try may yet be applied, whatever became of the last.
+        // An earlier try may still be applied, whatever the last one did.
         Some(_) if in_doubt && error.fate == Fate::NotApplied => error.fate = Fate::Unknown,
         Some(write) if error.fate == Fate::NotApplied => write.answered(),
         Some(_) => {}
-        // It was never tried again after a doubt.
+        // It was not tried again after a doubt, so the fate of the last try is that of the call.
         None if kind == Kind::Order => {}
         None => error.fate = Fate::NotApplied,
     }

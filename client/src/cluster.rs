@@ -1,9 +1,9 @@
-//! Which cluster a client belongs to.
+//! The cluster to which a client belongs.
 //!
-//! Every node says its cluster's id in its answer to a preamble. The first node that a client meets
-//! binds it, unless its caller has named the cluster. A node of another cluster is never used: not
-//! at an address that the caller gave, not at one that a route names, and not at one that served the
-//! right cluster before. Nothing else would keep a stale address from splitting a client's writes
+//! Every node names its cluster in its answer to a preamble. The first node that a client meets
+//! binds the client to its cluster, unless the caller has named one. A node of another cluster is
+//! never used: not at an address from the caller, not at an address from a route, and not at one
+//! that served the right cluster before. Otherwise a stale address could split a client's writes
 //! over two clusters.
 
 use std::fmt;
@@ -20,7 +20,7 @@ impl fmt::Display for ClusterId {
     }
 }
 
-/// A text that is no cluster's id.
+/// The text is not the id of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a cluster's id has 32 hexadecimal digits, as `rangedb status` prints it")]
 pub struct BadClusterId;
@@ -37,12 +37,12 @@ impl FromStr for ClusterId {
     }
 }
 
-/// The cluster that a client is bound to.
+/// The cluster to which a client is bound.
 #[derive(Debug, Default)]
 pub struct Binding(OnceLock<ClusterId>);
 
 impl Binding {
-    /// Bound to the cluster that the caller names, or by the first node that is met.
+    /// Bound to `named`, or to the cluster of the first node that is met.
     pub fn new(named: Option<ClusterId>) -> Binding {
         Binding(named.map(OnceLock::from).unwrap_or_default())
     }
@@ -52,7 +52,7 @@ impl Binding {
         self.0.get().copied()
     }
 
-    /// Whether a node of this cluster may be used; the first that is asked about may.
+    /// Checks that a node of this cluster may be used. Without a binding, this makes one.
     ///
     /// # Errors
     /// The client belongs to another cluster.

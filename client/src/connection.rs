@@ -1,14 +1,14 @@
-//! One pipelined connection to one shard.
+//! A pipelined connection to one shard.
 //!
-//! A request that is alone is sent by its caller. Those of several callers are encoded into one
-//! buffer and sent together by a task; replies are cut from what another task receives, without
-//! copying. A third looks for requests whose time is up. A request's number is used again only after
-//! its reply has come. A caller may ask to hear when its request goes unanswered for a while: it waits
-//! on, and can look elsewhere meanwhile. When one of the tasks ends, for whatever reason, the
-//! connection is broken, and every waiting caller gets an error.
+//! A single request is sent by its caller. Requests of several callers are encoded into one buffer,
+//! and a task sends them together. A second task receives, and cuts replies out of the received
+//! bytes without copying. A third checks for requests past their deadline. A request's number is
+//! used again only after its reply has come. A caller can ask to be notified while its request goes
+//! unanswered: it keeps waiting, and can look elsewhere meanwhile. When one of the tasks ends, for
+//! whatever reason, the connection is broken, and every waiting caller gets an error.
 //!
-//! A peer that has vanished without a word is noticed when a request is overdue by [`SILENT`] and
-//! nothing at all was received for as long, and by the kernel's own questions while nothing is asked.
+//! A peer that vanished without closing is noticed in two ways: a request is overdue by [`SILENT`]
+//! and nothing was received for as long, or, on an idle connection, the kernel's keepalive fails.
 
 use std::io;
 use std::net::Shutdown;
@@ -25,66 +25,66 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
-/// Received bytes are taken in pieces of up to this size.
+/// Most bytes of one read.
 const RECEIVE_LEN: usize = 64 << 10;
-/// Encoded requests that wait to be sent are held to this many bytes; further callers wait.
+/// Most bytes of encoded requests that wait to be sent; beyond that, callers wait.
 const OUTPUT_LEN_MAX: usize = 2 * FRAME_LEN_MAX;
-/// An empty output keeps room for this many bytes.
+/// An empty output buffer keeps at most this capacity.
 const OUTPUT_LEN_KEPT: usize = 4 * RECEIVE_LEN;
-/// A connection that leaves a request unanswered and is silent for so long is broken.
+/// A connection that leaves a request unanswered and is silent for this long is broken.
 const SILENT: Duration = Duration::from_secs(2);
-/// How often requests are looked through for those whose time is up.
+/// How often requests are checked for their deadlines.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A reply's frame.
 pub struct ReplyFrame {
-    /// Which table it is.
+    /// The kind of the reply, which names its table.
     pub kind: u16,
-    /// The table.
+    /// The table's bytes.
     pub body: Bytes,
 }
 
 /// Why a request has no reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Lost {
-    /// Its time was up.
+    /// The deadline passed.
     #[error("no reply came within the time given")]
     Late,
-    /// The connection broke after it may have been sent.
+    /// The connection broke when the request may have been sent.
     #[error("the connection broke: {0}")]
     Broken(String),
-    /// It was not sent.
+    /// The request was not sent.
     #[error("{0}")]
     NotSent(String),
 }
 
-/// How long a caller waits.
+/// How long a caller waits for a reply.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// When it gives up.
     pub deadline: Instant,
-    /// After how long it wants to hear that there is no reply yet, again and again.
+    /// How often it is notified that there is no reply yet.
     pub told_every: Option<Duration>,
 }
 
-/// What a caller hears of its request.
+/// What a caller receives for its request.
 enum Heard {
     Reply(ReplyFrame),
     Lost(Lost),
-    /// No reply yet; it is heard of here.
+    /// There is no reply yet; further news comes through this receiver.
     Silence(oneshot::Receiver<Heard>),
 }
 
 struct Waiting {
-    /// `None`: nobody waits any more.
+    /// `None`: no caller waits any more.
     caller: Option<oneshot::Sender<Heard>>,
     patience: Patience,
-    /// The time at which the caller learns that there is no reply yet.
+    /// When the caller is next notified that there is no reply yet.
     tell_at: Option<Instant>,
 }
 
 impl Waiting {
-    /// What the caller is to hear now.
+    /// The message that is due for the caller, and its channel.
     fn look(&mut self, now: Instant) -> Option<(oneshot::Sender<Heard>, Heard)> {
         if self.patience.deadline <= now {
             return Some((self.caller.take()?, Heard::Lost(Lost::Late)));
@@ -99,11 +99,11 @@ impl Waiting {
     }
 }
 
-/// What became of a request.
+/// News of a request.
 pub enum News {
-    /// It is over.
+    /// The reply, or why there is none.
     Ended(Result<ReplyFrame, Lost>),
-    /// There is no reply yet; there may be one.
+    /// There is no reply yet; it may still come.
     Silence,
 }
 
@@ -111,7 +111,7 @@ pub enum News {
 pub struct Sent(oneshot::Receiver<Heard>);
 
 impl Sent {
-    /// Waits for news. Nothing is lost when this future is dropped.
+    /// Waits for news. Dropping this future loses nothing.
     pub async fn news(&mut self) -> News {
         match (&mut self.0).await {
             Ok(Heard::Reply(frame)) => News::Ended(Ok(frame)),
@@ -131,9 +131,9 @@ struct State {
     sending: bool,
     builder: FlatBufferBuilder<'static>,
     waiting: Slab<Waiting>,
-    /// When something was received last.
+    /// When bytes were last received.
     received: Instant,
-    /// Why it broke.
+    /// Why the connection broke.
     broken: Option<String>,
 }
 
@@ -141,14 +141,14 @@ struct Shared {
     state: Mutex<State>,
     writer: OwnedWriteHalf,
     to_send: Notify,
-    /// Callers that wait for room in the output look again.
+    /// Wakes callers that wait for room in the output.
     sent: Notify,
     room: Semaphore,
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it holds the lock.
+        // No code panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -163,20 +163,22 @@ impl Shared {
             std::mem::take(&mut state.waiting)
         };
         self.room.close();
-        // Ends the receiving task, too. A socket that is ended already is just that.
+        // This ends the receiving task, too. It fails if the socket is closed already, which is
+        // fine.
         let _ = SockRef::from(self.writer.as_ref()).shutdown(Shutdown::Both);
         self.sent.notify_waiters();
         self.to_send.notify_one();
         for (_, waiting) in waiting {
             if let Some(caller) = waiting.caller {
-                // A caller that has gone needs no answer.
+                // The caller may have gone.
                 let _ = caller.send(Heard::Lost(Lost::Broken(reason.to_owned())));
             }
         }
     }
 }
 
-/// Breaks the connection off when the task that holds it ends, also if its runtime does.
+/// Breaks the connection when a task that holds this ends, even if that is because its runtime
+/// ends.
 struct TaskOf(Arc<Shared>);
 
 impl Drop for TaskOf {
@@ -185,14 +187,14 @@ impl Drop for TaskOf {
     }
 }
 
-/// A connection; it ends when this is dropped.
+/// A connection to one shard; dropping it ends it.
 pub struct Connection {
     shared: Arc<Shared>,
     node: u64,
 }
 
 impl Connection {
-    /// A connection over a stream on which the node of this id has accepted the preamble.
+    /// A connection over a stream on which node `node` has accepted the preamble.
     pub fn start(stream: TcpStream, node: u64) -> Connection {
         let (reader, writer) = stream.into_split();
         let shared = Arc::new(Shared {
@@ -220,7 +222,7 @@ impl Connection {
         self.node
     }
 
-    /// Whether it has ended.
+    /// Whether the connection has ended.
     pub fn is_broken(&self) -> bool {
         self.shared.lock().broken.is_some()
     }
@@ -228,7 +230,7 @@ impl Connection {
     /// Sends a request and waits for its reply until the deadline.
     ///
     /// # Errors
-    /// There is none; see [`Lost`].
+    /// There is no reply; see [`Lost`].
     pub async fn call(&self, request: &Request<'_>, deadline: Instant) -> Result<ReplyFrame, Lost> {
         let patience = Patience {
             deadline,
@@ -242,7 +244,7 @@ impl Connection {
         }
     }
 
-    /// Sends a request.
+    /// Sends a request; its reply is awaited with [`Sent::news`].
     ///
     /// # Errors
     /// It could not be sent in time; see [`Lost`].
@@ -284,12 +286,12 @@ impl Connection {
                 return Err(Lost::NotSent("the server takes no more".to_owned()));
             }
         }
-        // The permit comes back with the reply.
+        // The receiving task returns the permit with the reply.
         permit.forget();
         Ok(Sent(reply))
     }
 
-    /// Sends a request, or leaves it to the sending task.
+    /// Sends a request at once if it is alone, otherwise leaves it to the sending task.
     fn put_out(&self, state: &mut State, id: u64, request: &Request<'_>) {
         let was_empty = state.output.is_empty();
         request.encode(id, &mut state.builder, &mut state.output);
@@ -297,7 +299,7 @@ impl Connection {
             return;
         }
         if state.waiting.len() == 1 && !state.sending {
-            // What fails here fails in the task again, which breaks the connection off.
+            // If this fails, the task's write fails, too, and breaks the connection.
             let sent = self.shared.writer.try_write(&state.output).unwrap_or(0);
             state.output.drain(..sent);
             state.output.shrink_to(OUTPUT_LEN_KEPT);
@@ -331,7 +333,7 @@ async fn send_all(task: TaskOf) {
         }
         if sending.is_empty() {
             shared.to_send.notified().await;
-            // Callers that are ready now go along.
+            // Callers that are ready now can join this write.
             tokio::task::yield_now().await;
             continue;
         }
@@ -359,7 +361,7 @@ async fn receive_all(task: TaskOf, reader: OwnedReadHalf) {
     task.0.break_off(&reason);
 }
 
-/// Receives until the connection breaks; says why it did.
+/// Receives until the connection breaks; gives the reason.
 async fn receive(shared: &Shared, mut reader: OwnedReadHalf) -> String {
     let mut buffer = BytesMut::new();
     loop {
@@ -384,7 +386,7 @@ async fn receive(shared: &Shared, mut reader: OwnedReadHalf) -> String {
             };
             shared.room.add_permits(1);
             if let Some(caller) = waiting.caller {
-                // A caller that has gone needs no answer.
+                // The caller may have gone.
                 let _ = caller.send(Heard::Reply(ReplyFrame { kind, body }));
             }
         }
@@ -411,7 +413,7 @@ async fn watch_deadlines(task: TaskOf) {
                     .any(|(_, waiting)| waiting.patience.deadline + SILENT <= now)
         };
         for (caller, heard) in told {
-            // A caller that has gone needs no answer.
+            // The caller may have gone.
             let _ = caller.send(heard);
         }
         if silent {

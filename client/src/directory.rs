@@ -1,10 +1,10 @@
-//! What the client believes of where keys are: filled at the start, healed from replies.
+//! The client's cache of routes: filled at the start, corrected by replies.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rangedb_protocol::{Route, Target};
 
-/// A range as the client believes it to be.
+/// A cached route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Known {
     target: Target,
@@ -16,16 +16,16 @@ struct Known {
 /// Where to send a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
-    /// HOST:PORT of the node.
+    /// The node's address, HOST:PORT.
     pub address: Arc<str>,
-    /// The shard, if it is known.
+    /// The shard, if known.
     pub shard: Option<u16>,
 }
 
-/// The directory of one client.
+/// The cached routes of a client.
 #[derive(Debug, Default)]
 pub struct Directory {
-    /// By first key; they do not overlap.
+    /// Sorted by first key, without overlaps.
     ranges: RwLock<Vec<Known>>,
 }
 
@@ -39,7 +39,7 @@ fn overlap(a: &Known, b: &Known) -> bool {
 }
 
 impl Directory {
-    /// The range of a key, if it is known.
+    /// The cached route of a key.
     pub fn find(&self, key: &[u8]) -> Option<(Target, Place)> {
         let ranges = self.ranges.read().unwrap_or_else(PoisonError::into_inner);
         let after = ranges.partition_point(|known| known.start.as_slice() <= key);
@@ -49,9 +49,9 @@ impl Directory {
         Some((known.target, known.place.clone()))
     }
 
-    /// Learns of a range from the node of this id at `from`. What overlaps it and is not newer is
-    /// forgotten. A node that leads the range itself is best reached as it was reached now: what it
-    /// calls its address need not lead there from everywhere.
+    /// Adds a route that the node `node` at `from` has sent. Routes that overlap it and are not
+    /// newer are dropped. If that node leads the range itself, its address is the one at which it
+    /// was reached: the address that it gives itself need not work from everywhere.
     pub fn learn(&self, route: Route, (node, from): (u64, &Arc<str>)) {
         let leads_itself = route.leader.is_some_and(|(leader, _)| leader == node);
         let address = if leads_itself || route.address.is_empty() {
@@ -85,8 +85,8 @@ impl Directory {
         ranges.insert(at, new);
     }
 
-    /// Forgets the range of a key if it is still believed to be where a try has failed, so that the
-    /// next one asks anew.
+    /// Drops the route of a key if it is still the one by which a try failed, so that the next try
+    /// asks for a new one.
     pub fn forget(&self, key: &[u8], tried: &(Option<Target>, Place)) {
         let mut ranges = self.ranges.write().unwrap_or_else(PoisonError::into_inner);
         ranges.retain(|known| {

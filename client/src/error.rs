@@ -1,20 +1,20 @@
-//! Why a call failed, and what became of a write.
+//! The error of a call, and the fate of a write.
 
 use std::time::Duration;
 
 pub use rangedb_protocol::{ErrorCode, Fate};
 
-/// A call that failed.
+/// The error of a call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message} ({code}, {})", fate_text(.fate))]
 pub struct Error {
-    /// What went wrong; [`ErrorCode::Unreachable`] if no server could be reached.
+    /// What went wrong; [`ErrorCode::Unreachable`] if no server was reached.
     pub code: ErrorCode,
-    /// What became of the write. Reads are never applied.
+    /// Whether the write was applied. A read always has [`Fate::NotApplied`].
     pub fate: Fate,
-    /// When another try makes sense, if that is known.
+    /// How long to wait before another try makes sense, if known.
     pub retry_after: Option<Duration>,
-    /// For people.
+    /// An explanation for people.
     pub message: String,
 }
 

@@ -1,14 +1,14 @@
 //! The client of RangeDB, for services on tokio.
 //!
 //! It keeps a directory of where keys are, opens pipelined connections straight to the shards that
-//! own them, and heals its directory from their replies. Every call has a deadline; what fails for
-//! the moment is tried again, with jittered backoff and within a budget. Every write has a name of
-//! its own, so that a retry is applied at most once. An error tells what became of the write:
-//! not applied, applied, or unknown.
+//! lead their ranges, and corrects its directory from replies. Every call has a deadline. A call
+//! that fails for a reason that may pass is retried, with jittered backoff and within a budget.
+//! Every write carries a request id, so a retry is applied at most once. An error tells the fate of
+//! the write: not applied, applied, or unknown.
 //!
 //! A client stays with one cluster for its life: the one that its caller names
-//! ([`ClientOptions::cluster`]), or that of the first node it meets. A node of another cluster at one
-//! of its addresses is not used, and is named in errors.
+//! ([`ClientOptions::cluster`]), or that of the first node it meets. A node of another cluster at
+//! one of its addresses is not used, and errors name it.
 //!
 //! Dropping a call's future ends the wait, not the write.
 //!

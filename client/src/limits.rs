@@ -1,5 +1,5 @@
-//! The limits of what is asked, checked before it is sent: a frame that is too long would end the
-//! connection and with it what others have on their way.
+//! Checks the limits of a request before it is sent: a frame that is too long would end the
+//! connection, and with it the requests of other callers.
 
 use rangedb_protocol::RequestBody;
 use rangedb_protocol::limits::{

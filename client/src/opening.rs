@@ -1,8 +1,8 @@
-//! Opening a connection: from an address to a shard that has accepted the preamble, of the cluster
-//! that the client belongs to.
+//! Opens a connection: from an address to a shard of the right cluster that has accepted the
+//! preamble.
 //!
-//! A name may have several addresses, of which one may be silent: they are tried one after the other
-//! without waiting long for any.
+//! A name may have several addresses, of which some may be silent: the next address is tried, too,
+//! after a short wait.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,19 +19,19 @@ use crate::connection::Connection;
 use crate::directory::Place;
 use crate::stagger;
 
-/// How long one address of a name is waited for before the next is tried, too.
+/// How long one address of a name may be silent before the next is tried, too.
 const NEXT_AFTER: Duration = Duration::from_millis(100);
-/// After so long without a byte the kernel asks whether the other end still lives,
+/// After this long without a byte the kernel checks whether the other end is alive.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
-/// so often,
+/// Pause between two of these checks.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// and what was sent must be acknowledged within this.
+/// Sent bytes that are not acknowledged for this long break the connection.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 
 /// Opens a connection to a place.
 ///
 /// # Errors
-/// The server cannot be reached, is none, refuses, or belongs to another cluster.
+/// The server cannot be reached, is not RangeDB, refuses, or belongs to another cluster.
 pub async fn open(place: &Place, binding: &Arc<Binding>) -> Result<Connection, String> {
     let greeted = greet_any(place, binding).await;
     let (stream, node) = greeted.map_err(|failure| format!("{}: {failure}", place.address))?;
@@ -58,7 +58,7 @@ async fn greet_any(place: &Place, binding: &Arc<Binding>) -> Result<(TcpStream, 
     })
 }
 
-/// Connects and exchanges the preamble; gives the id of the node, too.
+/// Connects and exchanges preambles; gives the node's id, too.
 async fn greet(
     address: SocketAddr,
     shard: u16,

@@ -11,22 +11,22 @@ use crate::error::Error;
 /// A value and its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Versioned {
-    /// The bytes; empty differs from absent.
+    /// The bytes; an empty value differs from an absent one.
     pub value: Bytes,
-    /// The commit timestamp of the write.
+    /// The commit timestamp of the write that set it.
     pub version: u64,
 }
 
-/// What a delete did.
+/// The result of a delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deleted {
-    /// Its commit timestamp.
+    /// The commit timestamp of the delete.
     pub version: u64,
-    /// Whether there was a value.
+    /// Whether the key had a value.
     pub existed: bool,
 }
 
-/// When a compare-and-swap writes.
+/// The condition under which a compare-and-swap writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition<'a> {
     /// The key has no value.
@@ -37,27 +37,27 @@ pub enum Condition<'a> {
     Version(u64),
 }
 
-/// What a compare-and-swap did.
+/// The result of a compare-and-swap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CasOutcome {
-    /// The condition held; written under this version.
+    /// The condition held, and the write was applied.
     Swapped {
         /// The commit timestamp.
         version: u64,
     },
-    /// It did not hold; nothing was written.
+    /// The condition did not hold; nothing was written.
     Failed {
-        /// The version of the present value; `None`: there is none.
+        /// The version of the key's value; `None`: it has none.
         current: Option<u64>,
     },
 }
 
-/// What an increment did.
+/// The result of an increment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Incremented {
-    /// The number now.
+    /// The new number.
     pub value: i64,
-    /// Its commit timestamp.
+    /// The commit timestamp of the increment.
     pub version: u64,
 }
 
@@ -70,14 +70,14 @@ pub struct Mutation {
     pub value: Option<Bytes>,
 }
 
-/// What to scan.
+/// The interval of a scan and the size of its pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScanOptions {
-    /// First key, inclusive; `None`: from the beginning.
+    /// First key, inclusive; `None`: from the first key of all.
     pub start: Option<Bytes>,
-    /// End, exclusive; `None`: to the end.
+    /// End, exclusive; `None`: to the last key of all.
     pub end: Option<Bytes>,
-    /// Most rows of a page; 0: as many as the server gives at once.
+    /// Most rows in a page; 0: as many as the server sends at once.
     pub limit: usize,
 }
 
@@ -86,23 +86,23 @@ pub struct ScanOptions {
 pub struct Row {
     /// The key.
     pub key: Bytes,
-    /// Its value.
+    /// The key's value.
     pub value: Bytes,
     /// The value's version.
     pub version: u64,
 }
 
-/// A part of a scan's rows.
+/// A page of a scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// In key order.
+    /// The rows, in key order.
     pub rows: Vec<Row>,
-    /// How to go on; `None`: the interval is exhausted.
+    /// Where the scan goes on; `None`: the interval has no more rows.
     pub continuation: Option<Continuation>,
 }
 
-/// How a scan goes on: opaque, good until the snapshot is collected, also after a restart of
-/// servers or of this client.
+/// Where a scan goes on. Opaque; valid until the versions of its snapshot are collected, even after
+/// a restart of servers or of this client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Continuation {
     token: Bytes,
@@ -110,20 +110,20 @@ pub struct Continuation {
 }
 
 impl Continuation {
-    /// Its bytes, for a caller that goes on later or elsewhere.
+    /// The bytes, for a caller that goes on later or elsewhere.
     pub fn as_bytes(&self) -> &[u8] {
         &self.token
     }
 
-    /// The continuation of these bytes, with most `limit` rows of a page (0: as many as the server
-    /// gives at once). Bytes that are none are refused when the scan goes on.
+    /// A continuation from its bytes, with at most `limit` rows in a page (0: as many as the server
+    /// sends at once). Bytes that are not a continuation are refused when the scan goes on.
     pub fn from_bytes(bytes: impl Into<Bytes>, limit: usize) -> Continuation {
         let token = bytes.into();
         Continuation { token, limit }
     }
 }
 
-/// A value's place in the frame that it came in.
+/// A slice of the frame in which a value was received.
 fn part(of: &Bytes, slice: &[u8]) -> Bytes {
     of.slice_ref(slice)
 }
@@ -158,7 +158,7 @@ fn page(reply: Reply<'_>, frame: &Bytes) -> Option<Page> {
 }
 
 impl Client {
-    /// Reads a key, linearizably.
+    /// Reads a key. The read is linearizable.
     ///
     /// # Errors
     /// See [`Error`].
@@ -183,10 +183,10 @@ impl Client {
         .await
     }
 
-    /// Sets a key; gives the version.
+    /// Sets a key; gives the new version.
     ///
     /// # Errors
-    /// See [`Error`]; its fate tells what became of the write.
+    /// See [`Error`]; its fate tells whether the write was applied.
     pub async fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<u64, Error> {
         let (key, value) = (key.as_ref(), value.as_ref());
         let body = |session| RequestBody::Put {
@@ -209,7 +209,7 @@ impl Client {
     /// Removes a key.
     ///
     /// # Errors
-    /// See [`Error`]; its fate tells what became of the write.
+    /// See [`Error`]; its fate tells whether the write was applied.
     pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<Deleted, Error> {
         let key = key.as_ref();
         let take: Take<Deleted> = |reply, _| match reply {
@@ -228,10 +228,10 @@ impl Client {
         .await
     }
 
-    /// Sets a key, or without a value removes it, if the condition holds.
+    /// Sets a key, or removes it if there is no new value, provided that the condition holds.
     ///
     /// # Errors
-    /// See [`Error`]; its fate tells what became of the write.
+    /// See [`Error`]; its fate tells whether the write was applied.
     pub async fn compare_and_swap(
         &self,
         key: impl AsRef<[u8]>,
@@ -266,10 +266,10 @@ impl Client {
         .await
     }
 
-    /// Adds to a signed 64-bit number in decimal text; an absent key counts as 0.
+    /// Adds `delta` to a signed 64-bit number in decimal text; an absent key counts as 0.
     ///
     /// # Errors
-    /// See [`Error`]; its fate tells what became of the write.
+    /// See [`Error`]; its fate tells whether the write was applied.
     pub async fn increment(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<Incremented, Error> {
         let key = key.as_ref();
         let take: Take<Incremented> = |reply, _| match reply {
@@ -292,8 +292,8 @@ impl Client {
         .await
     }
 
-    /// Changes several keys of one range, all or nothing; of a key named twice the last change
-    /// counts. Gives the version.
+    /// Changes several keys of one range, all or none. If a key occurs twice, its last change
+    /// counts. Gives the new version.
     ///
     /// # Errors
     /// See [`Error`]; [`crate::ErrorCode::SeveralRanges`] if the keys lie in several ranges.
@@ -321,8 +321,8 @@ impl Client {
         .await
     }
 
-    /// Reads the first rows of an interval. A page is a snapshot within one range; it ends at the
-    /// range's border, where the next one begins with a snapshot of its own.
+    /// Reads the first rows of an interval. A page is a snapshot within one range. It ends at the
+    /// range's border; the next page begins there with a snapshot of its own.
     ///
     /// # Errors
     /// See [`Error`].
@@ -349,10 +349,11 @@ impl Client {
             .map(|page| with_limit(page, options.limit))
     }
 
-    /// Goes on with a scan.
+    /// Reads the next page of a scan.
     ///
     /// # Errors
-    /// See [`Error`]; [`crate::ErrorCode::SnapshotTooOld`] if its versions were collected.
+    /// See [`Error`]; [`crate::ErrorCode::SnapshotTooOld`] if the versions of its snapshot were
+    /// collected.
     pub async fn scan_next(&self, continuation: Continuation) -> Result<Page, Error> {
         let token = &continuation.token;
         let next = rangedb_protocol::continuation::Continuation::decode(token);
@@ -378,7 +379,7 @@ impl Client {
             .map(|page| with_limit(page, continuation.limit))
     }
 
-    /// The ranges of a node, the cluster's own among them.
+    /// The ranges that have a replica on a node, the system range among them.
     ///
     /// # Errors
     /// See [`Error`].

@@ -1,10 +1,9 @@
-//! The client's connections: one for each place, opened when first wanted, and what is known of
-//! addresses that do not answer.
+//! The client's connections, one for each place, opened on first use; and which addresses do not
+//! answer.
 //!
-//! A connection is opened by a task of its own within [`OPEN_TIMEOUT`], whoever wants it first;
-//! each caller waits for that no longer than its own deadline. An address that cannot be reached is
-//! left out for a time that doubles with each failure, as far as there are others; so is one that a
-//! caller has waited for in vain.
+//! A task opens a connection within [`OPEN_TIMEOUT`]; each caller waits for it no longer than its
+//! own deadline. An address that cannot be reached, or that did not answer a caller in time, is
+//! avoided for a time that doubles with each failure, as long as there are others.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,18 +16,18 @@ use crate::connection::Connection;
 use crate::directory::Place;
 use crate::opening;
 
-/// A connection that is not open after this long counts as failed.
+/// Time limit for opening a connection.
 pub const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long an address is left out after its first failure, and at most.
+/// How long an address is avoided after its first failure, and the longest time.
 const LEFT_OUT_FIRST: Duration = Duration::from_millis(50);
 const LEFT_OUT_LONGEST: Duration = Duration::from_secs(5);
 
 type Opened = Result<Arc<Connection>, String>;
 
-/// `None` until the task that opens it has ended.
+/// `None` while the task is opening the connection.
 type Slot = watch::Receiver<Option<Opened>>;
 
-/// An address that failed, and has not answered since.
+/// An address that failed and has not answered since.
 #[derive(Clone, Copy, Debug)]
 struct Failed {
     times: u32,
@@ -43,13 +42,13 @@ pub struct Pool {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while it holds one of these locks.
+    // No code panics while it holds one of these locks.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Pool {
-    /// No connections yet. They will be to nodes of one cluster alone: the one that is named, or the
-    /// first that is met.
+    /// An empty pool. All its connections will go to nodes of one cluster: `named`, or that of the
+    /// first node.
     pub fn new(named: Option<ClusterId>) -> Pool {
         Pool {
             binding: Arc::new(Binding::new(named)),
@@ -58,12 +57,12 @@ impl Pool {
         }
     }
 
-    /// The cluster that all connections are to, once there is one.
+    /// The cluster of all connections, once known.
     pub fn cluster(&self) -> Option<ClusterId> {
         self.binding.cluster()
     }
 
-    /// The connection to a place, opened if there is none.
+    /// The connection to a place; opens one if there is none.
     ///
     /// # Errors
     /// It cannot be opened, or not before the deadline.
@@ -75,7 +74,7 @@ impl Pool {
         let opened = slot.wait_for(Option::is_some);
         match tokio::time::timeout_at(deadline.into(), opened).await {
             Ok(Ok(opened)) => opened.clone().unwrap_or_else(|| Err(ended(place))),
-            // The runtime that the opening task ran on has ended.
+            // The runtime of the task that opened it has ended.
             Ok(Err(_)) => Err(ended(place)),
             Err(_) => {
                 self.leave_out(&place.address);
@@ -120,23 +119,23 @@ impl Pool {
                 Err(_) => leave_out(&mut failed, &place.address),
             }
             drop(failed);
-            // Nobody may want it any more.
+            // All callers may have gone.
             let _ = sender.send(Some(opened));
         });
         slot
     }
 
-    /// Leaves an address out for a time: it does not answer.
+    /// Avoids an address for a time: it does not answer.
     pub fn leave_out(&self, address: &Arc<str>) {
         let mut failed = lock(&self.failed);
-        // Of many callers that wait at the same time one counts.
+        // Many callers that wait at the same time count as one failure.
         let is_left_out = (failed.get(address)).is_some_and(|f| Instant::now() < f.until);
         if !is_left_out {
             leave_out(&mut failed, address);
         }
     }
 
-    /// Whether an address is left out, since it failed a short time ago.
+    /// Whether an address is being avoided.
     pub fn is_left_out(&self, address: &str) -> bool {
         lock(&self.failed)
             .get(address)

@@ -1,4 +1,4 @@
-//! When to try again: jittered backoff, and a budget so that retries never become the load.
+//! When to retry: jittered backoff, and a budget that keeps retries from becoming the load.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -9,17 +9,17 @@ const LONGEST: Duration = Duration::from_millis(100);
 /// A call earns this much of a retry; a retry costs [`RETRY`].
 const EARNED: i64 = 1;
 const RETRY: i64 = 10;
-/// Retries that may be saved up.
+/// Most retries that can be saved up.
 const SAVED_MAX: i64 = 500 * RETRY;
 
-/// How long to wait before the `tries`-th retry, at least what the server asked for. Full jitter:
+/// How long to wait before retry number `tries`, at least as long as the server asked. Full jitter:
 /// see Brooker, "Exponential Backoff And Jitter" (2015).
 pub fn pause(tries: u32, asked: Option<Duration>) -> Duration {
     let most = FIRST.saturating_mul(1 << tries.min(10)).min(LONGEST);
     asked.unwrap_or_default() + most.mul_f64(rand::random::<f64>())
 }
 
-/// The retries that all calls of a client share.
+/// The budget of retries that all calls of a client share.
 #[derive(Debug)]
 pub struct Budget(AtomicI64);
 
@@ -29,14 +29,14 @@ impl Budget {
         Budget(AtomicI64::new(SAVED_MAX))
     }
 
-    /// A call begins.
+    /// Earns the share of one call.
     pub fn earn(&self) {
         if self.0.load(Ordering::Relaxed) < SAVED_MAX {
             self.0.fetch_add(EARNED, Ordering::Relaxed);
         }
     }
 
-    /// Takes a retry, if there is one.
+    /// Takes one retry from the budget, if there is one.
     pub fn take(&self) -> bool {
         if self.0.fetch_sub(RETRY, Ordering::Relaxed) >= RETRY {
             return true;

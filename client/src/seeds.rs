@@ -1,9 +1,9 @@
-//! The nodes that a client was given: the one that it meets first, and those that it asks for routes.
+//! The addresses that a client was given: which node it meets first, and which it asks for routes.
 //!
-//! None of them may cost the others' time: the next is asked, too, as soon as one has said nothing
-//! for a while. A client that was not told which cluster it belongs to meets the nodes in the order
-//! in which they were given, so that a list with a node of another cluster has the same meaning for
-//! every client; all that comes later is spread over the nodes at random.
+//! No silent node may use up the time of the others: the next is asked, too, after a short wait. A
+//! client that was not told its cluster meets the nodes in the given order, so that a list with a
+//! node of another cluster means the same to every client. All later requests start at a random
+//! node.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,9 +16,9 @@ use crate::directory::Place;
 use crate::error::{Error, ErrorCode, Fate};
 use crate::stagger;
 
-/// One node gets so long to tell the directory, then it counts as failed.
+/// Time limit of one node for sending the directory.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-/// The next node is asked, too, after so long without an answer, or sooner if the time is short.
+/// After this long without an answer the next node is asked, too; sooner if time is short.
 const NEXT_AFTER: Duration = Duration::from_millis(100);
 
 fn unreachable(message: impl Into<String>) -> Error {
@@ -26,7 +26,7 @@ fn unreachable(message: impl Into<String>) -> Error {
 }
 
 impl Client {
-    /// Meets a node, which binds the client to its cluster.
+    /// Meets a node, which binds the client to that node's cluster.
     pub(crate) async fn meet(&self, deadline: Instant) -> Result<(), Error> {
         let addresses = self.inner.addresses.clone();
         let meet = |client: Client, place: Place| async move {
@@ -36,8 +36,8 @@ impl Client {
         self.ask_in_turn(addresses, deadline, meet).await
     }
 
-    /// Asks the given nodes for the directory, from a random one on. Of several callers that want it
-    /// at a time one asks.
+    /// Asks the given nodes for the directory, starting with a random one. If several callers want
+    /// it at the same time, one of them asks.
     pub(crate) async fn refresh(&self, deadline: Instant) -> Result<(), Error> {
         let inner = &self.inner;
         let told = inner.told.load(Ordering::Acquire);
@@ -50,7 +50,7 @@ impl Client {
         }
         let mut addresses = inner.addresses.clone();
         addresses.rotate_left(rand::random_range(0..inner.addresses.len()));
-        // Those that failed a short time ago come last.
+        // Nodes that failed a short time ago come last.
         addresses.sort_by_key(|address| inner.pool.is_left_out(address));
         let ask = |client: Client, place: Place| async move {
             client.ask_directory(&place, soon(deadline)).await
@@ -60,7 +60,7 @@ impl Client {
         Ok(())
     }
 
-    /// Asks one node after the other, until one has answered.
+    /// Asks the nodes one after the other until one has answered.
     async fn ask_in_turn<F>(
         &self,
         addresses: Vec<Arc<str>>,
@@ -92,7 +92,7 @@ impl Client {
 
     async fn ask_directory(&self, place: &Place, deadline: Instant) -> Result<(), String> {
         let connection = self.inner.pool.get(place, deadline).await?;
-        // Where ranges are does not depend on what this client has seen.
+        // Routes do not depend on what this client has seen: no timestamp is sent.
         let request = Request {
             body: RequestBody::Directory,
             target: None,
@@ -116,7 +116,7 @@ impl Client {
         }
     }
 
-    /// Any node, if possible one that has not failed a short time ago.
+    /// A random node, if possible one that has not failed a short time ago.
     pub(crate) fn any_place(&self) -> Place {
         let addresses = &self.inner.addresses;
         let first = rand::random_range(0..addresses.len());
@@ -130,7 +130,7 @@ impl Client {
     }
 }
 
-/// Until when one node may take, from now on.
+/// The deadline of one node that is asked now.
 fn soon(deadline: Instant) -> Instant {
     deadline.min(Instant::now() + ASK_TIMEOUT)
 }

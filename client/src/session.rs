@@ -1,9 +1,10 @@
-//! The client's session: the names of its writes, by which a retry is applied at most once, and the
-//! largest time that a node has told.
+//! The client's session: the request ids of its writes, by which a retry is applied at most once,
+//! and the largest timestamp that a node has sent.
 //!
-//! A node refuses a time that lies too far ahead of its own. Then one of two nodes has a wrong clock,
-//! and the client cannot know which. It goes back to the time of the node that refused, so that one
-//! wrong clock does not keep it from all other nodes for good; see [`Session::step_back`].
+//! A node refuses a timestamp that lies too far ahead of its own clock. Then one of two nodes has a
+//! wrong clock, and the client cannot know which. It goes back to the time of the node that
+//! refused, so that one wrong clock does not lock it out of all other nodes; see
+//! [`Session::step_back`].
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use rangedb_protocol::Session as Pair;
 
-/// Counter bits of a timestamp; above them are milliseconds.
+/// The counter bits of a timestamp; the bits above are milliseconds.
 const COUNTER_BITS: u32 = 16;
-/// The cluster's time is reckoned on only after this long without a reply. Until then the last one
-/// told is near enough for `first_tried`, and no node finds it ahead of its own clock.
+/// After this long without a reply the client extrapolates the cluster's time. Until then the last
+/// timestamp is near enough for `first_tried`, and no node finds it ahead of its clock.
 const TOLD_LATELY: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
@@ -23,11 +24,11 @@ struct Open {
     next: u64,
     /// Writes that may still be tried or be on their way.
     unanswered: BTreeSet<u64>,
-    /// Writes whose caller has gone, by when they count as answered.
+    /// Writes whose caller has gone, with the moment from which they count as answered.
     abandoned: BTreeSet<(Instant, u64)>,
 }
 
-/// What the client knows of the cluster's time.
+/// The newest timestamp from the cluster, and when it came.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     timestamp: u64,
@@ -43,7 +44,7 @@ pub struct Session {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while it holds one of these locks.
+    // No code panics while it holds one of these locks.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -64,7 +65,7 @@ impl Session {
         }
     }
 
-    /// A server has said what time it is.
+    /// Takes the timestamp of a reply.
     pub fn observe(&self, timestamp: u64) {
         let mut seen = lock(&self.seen);
         if timestamp >= seen.timestamp {
@@ -75,9 +76,9 @@ impl Session {
         }
     }
 
-    /// A node has refused this client's time as one that lies too far ahead; it has said what time it
-    /// is there. From now on that is the client's time, and that of its writes that are under way: an
-    /// earlier `first_tried` is always safe, since it only has a write refused sooner.
+    /// Goes back to an earlier timestamp, because a node whose time it is has refused this
+    /// client's. The writes under way go back, too. An earlier `first_tried` is always safe: it
+    /// only makes a write be refused sooner.
     pub fn step_back(&self, timestamp: u64) {
         let mut seen = lock(&self.seen);
         if timestamp < seen.timestamp {
@@ -88,19 +89,19 @@ impl Session {
         }
     }
 
-    /// The largest timestamp seen.
+    /// The largest timestamp received.
     pub fn token(&self) -> u64 {
         lock(&self.seen).timestamp
     }
 
-    /// The cluster's time as this client reckons.
+    /// The client's estimate of the cluster's time.
     fn now(&self) -> u64 {
         let seen = *lock(&self.seen);
         let since = seen.at.elapsed().saturating_sub(TOLD_LATELY).as_millis() as u64;
         seen.timestamp.saturating_add(since << COUNTER_BITS)
     }
 
-    /// Names a new write.
+    /// Gives a new write its request id.
     pub fn begin(&self, deadline: Instant) -> Write<'_> {
         let first_tried = self.now();
         let mut open = lock(&self.open);
@@ -128,8 +129,8 @@ impl Session {
     }
 }
 
-/// A write that has a name. Until it is answered, or its deadline has passed, no later write lets
-/// the servers forget it; so a caller may go while the write goes on.
+/// A write with its request id. Until it is answered or its deadline has passed, no later write
+/// lets the servers forget it. So its caller may go while the write goes on.
 #[derive(Debug)]
 pub struct Write<'a> {
     session: &'a Session,
@@ -141,7 +142,7 @@ pub struct Write<'a> {
 }
 
 impl Write<'_> {
-    /// The pair that goes with each try.
+    /// The pair to send with the next try.
     pub fn pair(&self) -> Pair {
         let now = self.session.now();
         let first_tried = self.first_tried.fetch_min(now, Ordering::Relaxed).min(now);
@@ -153,7 +154,7 @@ impl Write<'_> {
         }
     }
 
-    /// Its outcome is known; it is not tried again.
+    /// Ends the write: its outcome is known, and it is not tried again.
     pub fn answered(mut self) {
         self.answered = true;
     }
@@ -221,7 +222,7 @@ mod tests {
         session.observe(9_500 << COUNTER_BITS);
         assert_eq!(session.token(), 9_500 << COUNTER_BITS);
         assert_eq!(write.pair().first_tried, 4_000 << COUNTER_BITS);
-        // It is no way forward.
+        // A later time is not taken.
         session.step_back(10_000 << COUNTER_BITS);
         assert_eq!(session.token(), 9_500 << COUNTER_BITS);
     }

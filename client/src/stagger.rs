@@ -1,16 +1,15 @@
-//! Several ways to the same end, tried so that one that says nothing does not cost the time of the
-//! others.
+//! Tries several ways to the same end, so that a silent one does not use up the time of the others.
 
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-/// Tries one way after the other, each as soon as the one before has failed or has said nothing for
-/// `patience`; calls `overtaken` with the number of a way that has said nothing. The first success
-/// counts, and ends the others.
+/// Tries one way after the other: each begins when the one before has failed, or has been silent
+/// for `patience`. Calls `overtaken` with the number of a way that was silent. The first success
+/// counts, and ends the other ways.
 ///
 /// # Errors
-/// Every way has failed; says why each did.
+/// The reason of each way, if all have failed.
 pub async fn first_of<T, F>(
     ways: Vec<F>,
     patience: Duration,
