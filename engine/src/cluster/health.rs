@@ -1,18 +1,19 @@
-//! Which replicas are members of their range by name only, and which nodes nobody reaches.
+//! Which replicas do not do their part though they are members, and which nodes no other node
+//! reaches.
 //!
-//! A node that says it lives need not hold what it should: its log may have been emptied, its address may
-//! be one at which nobody reaches it, or a replica may have stopped to take entries. So the manager looks
-//! at three things in the reports:
+//! A node that reports need not hold what it should: its log may have been emptied, it may claim an
+//! address at which no other node reaches it, or a replica may have stopped accepting entries. So
+//! the manager draws three things from the reports:
 //!
-//! - what the leader of a range says of each follower: whether it has lost entries that it had
-//!   acknowledged, whether it answers, and whether it takes entries;
+//! - what the leader of a range says of each follower: whether it has lost acknowledged entries,
+//!   whether it answers, and whether it accepts entries;
 //! - which replicas a shard reports at all: a member that is not among them is missing;
-//! - which other shards answer a shard. A node that reports, and that none of the others reaches, cannot
-//!   be reached.
+//! - which other shards answer a shard: a node that reports, but that none of the others reaches,
+//!   is unreachable.
 //!
-//! Nothing is concluded from one report, nor from what was so before a pause in the reports: each of
-//! these must have lasted without a break ([`Spell`]), and a new manager begins to count anew. The
-//! manager also remembers which shards failed when they were given a replica. No I/O here.
+//! One report proves nothing, nor does the time before a pause in the reports. Each condition must
+//! have lasted without a break ([`Spell`]), and a new manager starts to count anew. The manager
+//! also remembers which shards failed when they were to make a replica. No I/O here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,22 +23,22 @@ use crate::env::Instant;
 use crate::range::Descriptor;
 use crate::types::{Location, NodeId, RangeId, ReplicaId};
 
-/// Reports that come further apart say nothing of the time between them.
+/// Reports further apart than this say nothing about the time between them.
 const BREAK: Duration = Duration::from_secs(3);
-/// A replica is missing if so many reports of its shard in a row do not name it,
+/// A replica is missing if this many reports of its shard in a row do not name it.
 const ABSENT_REPORTS: u32 = 4;
-/// over at least this time.
+/// And if they span at least this time.
 const ABSENT_FOR: Duration = Duration::from_secs(2);
-/// A node that nobody has reached for so long cannot be reached.
+/// A node that no other has reached for this long is unreachable.
 const UNREACHED_AFTER: Duration = Duration::from_secs(3);
-/// A replica that takes no entries is left its time, however short `dead-after` is.
+/// A replica that accepts no entries gets at least this long, even with a shorter `dead-after`.
 const BEHIND_AT_LEAST: Duration = Duration::from_secs(5);
-/// A shard that failed to take a replica is avoided for so long, the first time and at most; the time
-/// doubles with each failure.
+/// How long a shard that failed to make a replica is avoided, after the first failure and at most;
+/// the time doubles with each failure.
 const AVOID_FIRST: Duration = Duration::from_secs(15);
 const AVOID_LONGEST: Duration = Duration::from_mins(10);
 
-/// Something that is so, report after report.
+/// A condition that has held in one report after another.
 #[derive(Clone, Copy, Debug)]
 struct Spell<I> {
     since: I,
@@ -46,7 +47,7 @@ struct Spell<I> {
 }
 
 impl<I: Instant> Spell<I> {
-    /// A report says whether it is so.
+    /// Takes from a report whether the condition holds.
     fn note(spell: &mut Option<Spell<I>>, is_so: bool, now: I) {
         let goes_on = spell.as_mut().filter(|spell| now < spell.last + BREAK);
         match goes_on {
@@ -65,16 +66,16 @@ impl<I: Instant> Spell<I> {
         }
     }
 
-    /// Whether it has been so for at least this time, and still is.
+    /// Whether the condition has held for at least this time, and still does.
     fn lasts(spell: Option<&Spell<I>>, time: Duration, now: I) -> bool {
         spell.is_some_and(|spell| now < spell.last + BREAK && now >= spell.since + time)
     }
 }
 
-/// A member of a range.
+/// What is known of a member of a range.
 #[derive(Clone, Copy, Debug)]
 struct Member<I> {
-    /// The last entry that it has, as its leader last said.
+    /// The index of its last entry, as its leader last reported.
     matched: Option<u64>,
     is_lost: bool,
     behind: Option<Spell<I>>,
@@ -92,14 +93,14 @@ impl<I> Default for Member<I> {
     }
 }
 
-/// A shard that failed to take a replica.
+/// A shard that failed to make a replica.
 #[derive(Clone, Copy, Debug)]
 struct Failed<I> {
     pause: Duration,
     at: I,
 }
 
-/// See the module.
+/// See the module's chapter.
 #[derive(Debug)]
 pub(super) struct Health<I> {
     members: BTreeMap<(RangeId, ReplicaId), Member<I>>,
@@ -108,7 +109,7 @@ pub(super) struct Health<I> {
 }
 
 impl<I: Instant> Health<I> {
-    /// Nothing is known.
+    /// Starts without any knowledge.
     pub fn new() -> Health<I> {
         Health {
             members: BTreeMap::new(),
@@ -117,7 +118,7 @@ impl<I: Instant> Health<I> {
         }
     }
 
-    /// Takes what the leader of a range says of the others.
+    /// Takes what the leader of a range reports of its followers.
     pub fn take_followers(
         &mut self,
         descriptor: &Descriptor,
@@ -141,7 +142,7 @@ impl<I: Instant> Health<I> {
         }
         for follower in followers {
             let member = self.members.entry((range, follower.replica)).or_default();
-            // One that gets new entries all the time is never quite up to date.
+            // A replica that gets new entries all the time is never quite up to date.
             let has_more = follower.matched > member.matched && member.matched.is_some();
             let is_well =
                 follower.answers && (follower.lag == 0 || has_more || follower.takes_snapshot);
@@ -151,7 +152,7 @@ impl<I: Instant> Health<I> {
         }
     }
 
-    /// Takes which of its members of a range a shard has reported, or not.
+    /// Takes whether a shard has reported a replica that it should have.
     pub fn take_presence(&mut self, range: RangeId, replica: ReplicaId, is_there: bool, now: I) {
         let key = (range, replica);
         match self.members.get_mut(&key) {
@@ -165,7 +166,7 @@ impl<I: Instant> Health<I> {
         }
     }
 
-    /// Takes which other nodes' shards answer a shard of a node.
+    /// Takes which shards of other nodes answer a shard.
     pub fn take_peers(&mut self, of: NodeId, peers: &[Peer], now: I) {
         let mut reached: BTreeMap<NodeId, bool> = BTreeMap::new();
         for peer in peers.iter().filter(|peer| peer.at.node != of) {
@@ -180,13 +181,13 @@ impl<I: Instant> Health<I> {
         }
     }
 
-    /// Since when nobody reaches a node; `None`: somebody does, or it cannot be told.
+    /// Since when no other node reaches this one; `None` if one does, or it is not known.
     pub fn unreached_since(&self, node: NodeId, now: I) -> Option<I> {
         let spell = self.unreached.get(&node);
         Spell::lasts(spell, UNREACHED_AFTER, now).then(|| spell.map(|spell| spell.since))?
     }
 
-    /// What is wrong with a member of a range.
+    /// What is wrong with a member of a range, if anything is.
     pub fn trouble(
         &self,
         range: RangeId,
@@ -211,16 +212,16 @@ impl<I: Instant> Health<I> {
         }
     }
 
-    /// A shard failed to take a replica.
+    /// Notes that a shard failed to make a replica.
     pub fn target_failed(&mut self, at: Location, now: I) {
         let before = self.failed.get(&at);
-        // A failure long ago does not make this one worse.
+        // A failure long ago does not count.
         let before = before.filter(|failed| now < failed.at + failed.pause * 4);
         let pause = before.map_or(AVOID_FIRST, |failed| (failed.pause * 2).min(AVOID_LONGEST));
         self.failed.insert(at, Failed { pause, at: now });
     }
 
-    /// Shards that are given no replica while there are others.
+    /// Shards that get no replica while there are others.
     pub fn avoided(&self, now: I) -> BTreeSet<Location> {
         let failed = self.failed.iter();
         let avoided = failed.filter(|(_, failed)| now < failed.at + failed.pause);

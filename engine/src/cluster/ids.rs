@@ -1,8 +1,9 @@
-//! Ids of nodes and replicas: given in rising order, and none ever twice.
+//! The ids of nodes and replicas: given out in rising order, and none ever twice.
 //!
-//! What was given is written down before it is used. Should the system range come back from less than
-//! was written, whatever is named anywhere still counts as given: in rows, in descriptors, in what
-//! shards report ([`HighestIds`]). And a shard refuses a replica whose id it has seen. Pure.
+//! An id is written down before it is used. If the system range ever comes back with fewer rows
+//! than were written, every id that is named anywhere still counts as given: in rows, in
+//! descriptors, in the reports of shards ([`HighestIds`]). Besides, a shard refuses a replica whose
+//! id it has seen. Pure.
 
 use std::collections::BTreeMap;
 
@@ -12,24 +13,25 @@ use super::record::{self, Row};
 use crate::range::ReplicaPlace;
 use crate::types::{NodeId, ReplicaId};
 
-/// Ids are below this.
+/// All ids are below this.
 const ID_MAX: u64 = 1 << 62;
-/// The node that makes a cluster has the id before this.
+/// The id of the first node that joins; the node that bootstraps a cluster has the one before.
 const FIRST_JOINED: u64 = 2;
 
-/// See the module.
+/// The ids that were given out; see the module's chapter.
 pub struct Ids {
-    /// The first ids that were never given.
+    /// The lowest ids that were never given.
     next_node: u64,
     next_replica: u64,
-    /// Which node was given its id for which token.
+    /// The id that each token's node got.
     tokens: BTreeMap<u128, NodeId>,
-    /// Ids whose rows are being made durable, by token: a node may ask at several addresses at once.
+    /// Ids whose rows are being made durable, by token: a node may ask at several addresses at
+    /// once.
     offered: BTreeMap<u128, u64>,
 }
 
 impl Ids {
-    /// Of a cluster that has given none.
+    /// The ids of a cluster that has given out none.
     pub fn new() -> Ids {
         Ids {
             next_node: FIRST_JOINED,
@@ -39,7 +41,7 @@ impl Ids {
         }
     }
 
-    /// Learns from a row; whether it is one of these.
+    /// Takes a row of the system range. Gives whether it is one about ids.
     pub fn learn(&mut self, key: &[u8], value: &[u8]) -> bool {
         let Some(number) = record::decode::<u64>(value) else {
             return false;
@@ -56,8 +58,8 @@ impl Ids {
         true
     }
 
-    /// Gives none from now on that was seen before. An id that no cluster comes to was never given: a
-    /// report that names one must not use all ids up.
+    /// Makes sure that no id up to these is given again. Ids above [`ID_MAX`] are ignored: no
+    /// cluster gets there, and a damaged report must not use all ids up.
     pub fn raise(&mut self, seen: HighestIds) {
         if seen.node.0 < ID_MAX {
             self.next_node = self.next_node.max(seen.node.0 + 1);
@@ -67,9 +69,9 @@ impl Ids {
         }
     }
 
-    /// The id of the node that asks with this token, and the rows that must be durable before it
-    /// is told. A node that has run has its id in its folder: if it asks again, its folder has lost
-    /// all that it had acknowledged, and it comes back as another node.
+    /// The id for the node with this token, and the rows that must be durable before the node may
+    /// have it. A node that has run has its id in its folder. If it asks again, its folder has lost
+    /// everything it had acknowledged, so it comes back as a new node.
     pub fn give_node(
         &mut self,
         token: u128,
@@ -93,7 +95,7 @@ impl Ids {
         (NodeId(id), rows)
     }
 
-    /// A token's row is durable.
+    /// Notes that a token's row is durable.
     pub fn gave_node(&mut self, token: u128, node: NodeId) {
         self.offered.remove(&token);
         self.tokens.insert(token, node);
@@ -103,7 +105,7 @@ impl Ids {
         });
     }
 
-    /// Gives each new slot of a step an id; the row must be durable before they are used.
+    /// Gives each new slot an id. [`Ids::replica_row`] must be durable before they are used.
     pub fn place(&mut self, slots: &[Slot]) -> Vec<ReplicaPlace> {
         let place = |slot: &Slot| match slot {
             Slot::Here(place) => *place,
@@ -119,7 +121,7 @@ impl Ids {
         slots.iter().map(place).collect()
     }
 
-    /// The row that keeps ids of replicas from being given again.
+    /// The row that keeps the ids of replicas from being given again.
     pub fn replica_row(&self) -> Row {
         let next = record::encode(&self.next_replica);
         (record::NEXT_REPLICA.into(), next)
@@ -150,7 +152,7 @@ mod tests {
             rows.push(new);
         }
         let given: Vec<u64> = (0..5).map(|_| new_replica(&mut before)).collect();
-        // The rows of the first node alone came back.
+        // Only the rows of the first node came back.
         let mut after = Ids::new();
         for (key, value) in &rows[0] {
             assert!(after.learn(key, value));
@@ -161,11 +163,11 @@ mod tests {
             replica: ReplicaId(replica),
         };
         after.raise(seen(4, given[4]));
-        // A report that knows less lowers nothing.
+        // A report of lower ids changes nothing.
         after.raise(seen(1, 0));
         assert_eq!(after.give_node(9, |_| false).0, NodeId(5));
         assert!(!given.contains(&new_replica(&mut after)));
-        // A report of a node whose memory is bad uses up no ids.
+        // A report from a node with bad memory uses up no ids.
         let next = new_replica(&mut after) + 1;
         after.raise(seen(u64::MAX, u64::MAX));
         assert_eq!(new_replica(&mut after), next);

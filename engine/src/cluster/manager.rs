@@ -1,8 +1,9 @@
-//! What the shard that leads the system range knows of the cluster, and what it concludes.
+//! The cluster's manager: what the leader of the system range knows of the cluster, and what it
+//! plans.
 //!
-//! Made anew in each term from the rows of the system range; what shards report comes on top and is
-//! kept in memory alone, but for new nodes, new epochs and settings, which are written down before
-//! anybody relies on them ([`Manager::unsaved`]). No I/O here.
+//! A manager is made anew in each term from the rows of the system range. The shards' reports come
+//! on top and stay in memory, except for new nodes, new epochs and settings: these are written down
+//! before anything relies on them ([`Manager::unsaved`]). No I/O here.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -17,24 +18,24 @@ use crate::env::{Env, Now};
 use crate::range::{Descriptor, ReplicaPlace};
 use crate::types::{Location, NodeId, RangeId, ReplicaId};
 
-/// A node that has said nothing for so long is silent.
+/// A node that has not reported for this long is silent.
 pub(super) const SILENT_AFTER: Duration = Duration::from_secs(3);
-/// A leader's word counts for so long.
+/// How long a leader's report of its range counts.
 const REPORT_COUNTS: Duration = Duration::from_secs(3);
-/// After an order a range is left alone for so long, unless it has done what it was told before.
+/// How long a range gets no new order after an order, unless it has carried that out before.
 const ORDER_TAKES: Duration = Duration::from_secs(6);
-/// Silent nodes are dead after this, if no setting says otherwise.
+/// How long a node must be silent to be dead, unless a setting says otherwise.
 const DEAD_AFTER: Duration = Duration::from_mins(5);
-/// Processes of one node that are remembered.
+/// How many earlier processes of each node are remembered.
 const PAST_LIVES: usize = 16;
-/// Voters of a range, if no setting says otherwise.
+/// How many voters a range should have, unless a setting says otherwise.
 const FACTOR: usize = 3;
 
 pub(super) struct KnownNode<E: Env> {
     pub(super) record: NodeRecord,
     pub(super) heard: Now<E>,
     saved: bool,
-    /// Processes that had this id before, the newest first.
+    /// Earlier processes with this node id, the newest first.
     past: VecDeque<u128>,
 }
 
@@ -45,11 +46,11 @@ pub(super) struct KnownRange<E: Env> {
     ordered: Option<(Now<E>, Goal)>,
 }
 
-/// What a range was told to become.
+/// What a range was ordered to become.
 enum Goal {
-    /// All its members, and those of them that vote.
+    /// All its members, and the voters among them.
     Members(BTreeSet<ReplicaId>, BTreeSet<ReplicaId>),
-    /// Its leader.
+    /// The replica that must lead.
     Leader(ReplicaId),
 }
 
@@ -68,9 +69,9 @@ impl Goal {
     }
 }
 
-/// See the module.
+/// The manager's knowledge; see the module's chapter.
 pub struct Manager<E: Env> {
-    /// The term of the system range in which it was made.
+    /// The term of the system range for which it was made.
     pub term: u64,
     pub(super) here: Location,
     pub(super) nodes: BTreeMap<NodeId, KnownNode<E>>,
@@ -78,13 +79,13 @@ pub struct Manager<E: Env> {
     pub(super) settings: Vec<Setting>,
     ids: Ids,
     pub(super) health: Health<Now<E>>,
-    /// What shards are told, as of the last [`Manager::refresh`].
+    /// The view that shards get, as of the last [`Manager::refresh`].
     pub(super) view: View,
 }
 
 impl<E: Env> Manager<E> {
-    /// A manager that knows the rows of the system range, and on which nodes that range is placed:
-    /// those that have not reported yet may have no rows. Nodes count as just heard of.
+    /// A manager with the rows of the system range. `placed` are the nodes that hold that range:
+    /// those that have not reported yet may have no rows. All nodes count as just heard of.
     pub fn new(
         term: u64,
         here: Location,
@@ -108,7 +109,7 @@ impl<E: Env> Manager<E> {
         for (key, value) in rows {
             manager.learn(key, value, now);
         }
-        // Whatever is named somewhere was given, whether or not its row is there.
+        // Any id that is named somewhere was given, whether or not its own row is there.
         let ranges = manager
             .ranges
             .values()
@@ -159,7 +160,7 @@ impl<E: Env> Manager<E> {
         self.ids.give_node(token, |node| nodes.contains_key(&node))
     }
 
-    /// A token's row is durable.
+    /// See [`Ids::gave_node`].
     pub fn gave_node_id(&mut self, token: u128, node: NodeId) {
         self.ids.gave_node(token, node);
     }
@@ -191,15 +192,15 @@ impl<E: Env> Manager<E> {
         set.unwrap_or(DEAD_AFTER)
     }
 
-    /// All settings ever set, oldest first.
+    /// All changes of settings, oldest first.
     pub fn history(&self) -> &[Setting] {
         &self.settings
     }
 
-    /// The row of a new setting.
+    /// A new change of a setting; it is in force once [`Manager::set`] is called.
     ///
     /// # Errors
-    /// There is no such setting, or it cannot be that.
+    /// There is no such setting, or it may not have this value.
     pub fn new_setting(&self, name: &str, value: &str, at_ms: u64) -> Result<Setting, String> {
         settings::check(name, value)?;
         Ok(Setting {
@@ -210,13 +211,13 @@ impl<E: Env> Manager<E> {
         })
     }
 
-    /// A setting is durable.
+    /// Puts a setting in force; its row is durable.
     pub fn set(&mut self, setting: Setting) {
         self.settings.push(setting);
     }
 
-    /// Takes a shard's report. If its node is not known to be where it says, it counts as where it was
-    /// before, and a new one is no part of the cluster yet.
+    /// Takes a shard's report. `is_there`: its node was reached at the address that it claims. If
+    /// not, the node keeps its old address, and a new node is not part of the cluster yet.
     pub fn take(&mut self, report: Report, is_there: bool, now: Now<E>) -> Told {
         self.ids.raise(report.highest);
         self.ids.raise(HighestIds {
@@ -253,7 +254,7 @@ impl<E: Env> Manager<E> {
             self.ranges.get(&held.range).is_some_and(|known| {
                 let descriptor = &known.record.descriptor;
                 let listed = descriptor.location(held.replica).is_some();
-                // In the middle of a change one may just be on its way in.
+                // During a change of members, a replica may be about to become a member.
                 let left_over = (held.is_empty || held.left) && self.is_quiet(known, now);
                 !listed && (descriptor.epoch.conf > held.conf || left_over)
             })
@@ -266,7 +267,7 @@ impl<E: Env> Manager<E> {
         }
     }
 
-    /// Takes which replicas a shard has, and whom it reaches.
+    /// Takes which replicas a shard has, and which other shards it reaches.
     fn take_presence(&mut self, report: &Report, now: Now<E>) {
         self.health.take_peers(report.from.node, &report.peers, now);
         let led = report.led.iter().map(|led| led.leader);
@@ -283,22 +284,22 @@ impl<E: Env> Manager<E> {
         }
     }
 
-    /// A shard did not take the replica that it was given.
+    /// Notes that a shard did not take the replica that it was ordered to make.
     pub fn target_failed(&mut self, at: Location, now: Now<E>) {
         self.health.target_failed(at, now);
     }
 
-    /// Nodes that were heard of lately, whether others reach them or not.
+    /// The nodes that have reported lately, whether or not others reach them.
     pub fn heard_nodes(&self, now: Now<E>) -> impl Iterator<Item = NodeId> {
         let nodes = self.nodes.values();
         let heard = nodes.filter(move |known| now < known.heard + SILENT_AFTER);
         heard.map(|known| known.record.id)
     }
 
-    /// Takes what a node says of itself; the starts of the process that has its id, if it is another one
-    /// by now. The one stays whose folder was started more often: one that was started less often, or is
-    /// another copy, lacks what the node has acknowledged since. Of two processes whose starts could not
-    /// be counted the later one stays. Clocks are not asked.
+    /// Takes a node's record. If another process has taken the node's id, gives the number of that
+    /// process's starts. The process whose folder was started more often stays: one with fewer
+    /// starts, or on another copy, lacks what the node has acknowledged since. Of two processes
+    /// whose starts could not be counted, the later one stays. Clocks play no part.
     fn take_node(&mut self, record: NodeRecord, now: Now<E>) -> Option<u64> {
         let Some(known) = self.nodes.get_mut(&record.id) else {
             let known = KnownNode {
@@ -364,7 +365,7 @@ impl<E: Env> Manager<E> {
         known.report = Some((now, led));
     }
 
-    /// Rows that are to be written down, and what to call [`Manager::saved`] with then.
+    /// The rows that must be written; when they are durable, call [`Manager::saved`] with them.
     pub fn unsaved(&self) -> Vec<Row> {
         let nodes = self.nodes.values().filter(|known| !known.saved);
         let nodes = nodes.map(|known| {
@@ -379,7 +380,7 @@ impl<E: Env> Manager<E> {
         nodes.chain(ranges).collect()
     }
 
-    /// Rows are durable.
+    /// Notes that rows are durable.
     pub fn saved(&mut self, rows: &[Row]) {
         let rows = rows.iter();
         let rows: BTreeMap<&[u8], &[u8]> = rows.map(|(key, value)| (&**key, &**value)).collect();
@@ -394,13 +395,13 @@ impl<E: Env> Manager<E> {
         }
     }
 
-    /// What the leader of a range said lately.
+    /// The report of a range's leader, if there is a recent one.
     pub(super) fn fresh<'a>(&self, known: &'a KnownRange<E>, now: Now<E>) -> Option<&'a LedRange> {
         let (at, report) = known.report.as_ref()?;
         (now < *at + REPORT_COUNTS).then_some(report)
     }
 
-    /// Whether no change of a range's members is under way, nor was one a while ago.
+    /// Whether no change of a range's members is under way, or was a short while ago.
     fn is_quiet(&self, known: &KnownRange<E>, now: Now<E>) -> bool {
         let ordered = known.ordered.as_ref();
         ordered.is_none_or(|(at, _)| now >= *at + ORDER_TAKES)
@@ -409,7 +410,7 @@ impl<E: Env> Manager<E> {
                 .is_some_and(|report| !report.changing)
     }
 
-    /// The next steps.
+    /// The next steps to order.
     pub fn plan(&self, now: Now<E>) -> Vec<Step> {
         if self.setting("balance") == Some("off") {
             return Vec::new();
@@ -464,8 +465,8 @@ impl<E: Env> Manager<E> {
         }
     }
 
-    /// The member of a range that is to be replaced though its node lives: one at a time, and only
-    /// while most voters are well. The leader is never one.
+    /// The member of a range that must be replaced although its node is alive. Only one at a time,
+    /// only while most voters are well, and never the leader.
     fn given_up(&self, known: &KnownRange<E>, now: Now<E>) -> Option<(ReplicaId, Trouble)> {
         let RangeRecord { descriptor, voters } = &known.record;
         let leader = self.fresh(known, now).map(|report| report.leader);
@@ -484,7 +485,8 @@ impl<E: Env> Manager<E> {
         worst.copied().filter(|_| well * 2 > voters.len())
     }
 
-    /// A range is told to do something; it is left alone until that is done, or for a while.
+    /// Notes an order to a range: it gets no other until it has carried this one out, or for a
+    /// while.
     pub fn order(&mut self, ask: &Ask, now: Now<E>) {
         let ids = |places: &[ReplicaPlace]| places.iter().map(|place| place.replica).collect();
         let (range, goal) = match ask {
@@ -505,17 +507,17 @@ impl<E: Env> Manager<E> {
         }
     }
 
-    /// An order to a range was refused.
+    /// Notes that a range has refused its order.
     pub fn refused(&mut self, range: RangeId) {
         if let Some(known) = self.ranges.get_mut(&range) {
             known.ordered = None;
         }
     }
 
-    /// Where a range is led, and its members, for an order of a person.
+    /// The shard that leads a range, and the range, for an operator's order.
     ///
     /// # Errors
-    /// It is unknown, or cannot take an order now.
+    /// The range is unknown, or cannot take an order now.
     pub fn orderable(&self, range: RangeId, now: Now<E>) -> Result<(Location, Range), String> {
         let known = self.ranges.get(&range);
         let known = known.ok_or_else(|| format!("there is no range {range}"))?;
@@ -532,17 +534,17 @@ impl<E: Env> Manager<E> {
         }
     }
 
-    /// Where a range is led.
+    /// The shard that leads a range, if known.
     pub fn leader_of(&self, range: RangeId, now: Now<E>) -> Option<Location> {
         let known = self.ranges.get(&range)?;
         let report = self.fresh(known, now)?;
         known.record.descriptor.location(report.leader)
     }
 
-    /// Whether a node may be given replicas and leaders.
+    /// Checks that a node may be given replicas and leaders.
     ///
     /// # Errors
-    /// It may not, and why.
+    /// Why it may not.
     pub fn check_node(&self, node: NodeId, now: Now<E>) -> Result<&NodeRecord, String> {
         let known = self.nodes.get(&node);
         let known = known.ok_or_else(|| format!("there is no node {node}"))?;

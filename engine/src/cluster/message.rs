@@ -1,7 +1,7 @@
-//! What shards say to each other about the cluster: to the manager, and from it to the shards.
+//! The messages between shards and the cluster's manager.
 //!
-//! The bytes are rkyv's after a byte for the version of all messages, checked when they are read. A node
-//! that speaks another version is not understood. Pure.
+//! A message is a byte for the version and rkyv's bytes, which are checked when they are read. A
+//! node cannot read messages of another version. Pure.
 
 #![allow(
     missing_docs,
@@ -13,159 +13,160 @@ use crate::range::digest::Digest;
 use crate::range::{Descriptor, ReplicaPlace};
 use crate::types::{Location, NodeId, RangeId, ReplicaId};
 
-/// Version of the messages.
+/// The version of all messages.
 const VERSION: u8 = 2;
 
-/// The bytes of a question or an order.
+/// The bytes of a request.
 pub fn encode_ask(ask: &Ask) -> Vec<u8> {
     record::encode_as(VERSION, ask)
 }
 
-/// Reads what [`encode_ask`] wrote; `None` if the bytes are none of this version.
+/// Reads what [`encode_ask`] wrote; `None` if the bytes are not a request of this version.
 pub fn decode_ask(bytes: &[u8]) -> Option<Ask> {
     record::decode_as(VERSION, bytes)
 }
 
-/// The bytes of an answer.
+/// The bytes of a response.
 pub fn encode_told(told: &Told) -> Vec<u8> {
     record::encode_as(VERSION, told)
 }
 
-/// Reads what [`encode_told`] wrote; `None` if the bytes are none of this version.
+/// Reads what [`encode_told`] wrote; `None` if the bytes are not a response of this version.
 pub fn decode_told(bytes: &[u8]) -> Option<Told> {
     record::decode_as(VERSION, bytes)
 }
 
-/// A question or an order.
+/// A request.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum Ask {
-    /// To the manager: how a shard is. Answered with [`Told::Synced`].
+    /// To the manager: the report (heartbeat) of a shard. The response is [`Told::Synced`].
     Report(Report),
-    /// To the manager: everything, as of now. Answered with [`Told::View`].
+    /// To the manager: asks for the state of the cluster now. The response is [`Told::View`].
     View,
-    /// To the manager: a new node wants an id. The same token is given the same id.
+    /// To the manager: a new node asks for an id. The same token gets the same id.
     Join { token: u128 },
-    /// To the manager: sets a setting of the cluster.
+    /// To the manager: changes a setting of the cluster.
     Set { name: String, value: String },
-    /// To the manager: all settings ever set. Answered with [`Told::Settings`].
+    /// To the manager: asks for all changes of settings. The response is [`Told::Settings`].
     History,
-    /// To the manager: another node, or any other, shall lead a range.
+    /// To the manager: another node (a given one, or any) must lead a range.
     TransferLeader { range: RangeId, to: Option<NodeId> },
-    /// To the manager: a replica of a range shall move.
+    /// To the manager: a replica of a range must move.
     MoveReplica {
         range: RangeId,
         from: NodeId,
         to: Location,
     },
-    /// To a shard: makes an empty replica, which waits for a snapshot.
+    /// To a shard: makes an empty replica that waits for a snapshot.
     Create {
         descriptor: Descriptor,
         replica: ReplicaId,
     },
-    /// To a shard: removes a replica that is no member any more.
+    /// To a shard: removes a replica that is no longer a member.
     Remove { range: RangeId, replica: ReplicaId },
-    /// To the leader of a range: makes these its voters and learners; new ones among them are made.
+    /// To the leader of a range: makes these the range's voters and learners, and makes the new
+    /// ones.
     Change {
         range: RangeId,
         voters: Vec<ReplicaPlace>,
         learners: Vec<ReplicaPlace>,
     },
-    /// To the leader of a range: another replica shall lead.
+    /// To the leader of a range: transfers the leadership to another replica.
     HandOver { range: RangeId, to: ReplicaId },
-    /// To a shard: whether a replica of it would lead now, if the leader asked it to.
+    /// To a shard: asks whether its replica would accept the leadership now.
     WouldLead { range: RangeId, replica: ReplicaId },
-    /// To the manager: a shard did not take the replica that it was given.
+    /// To the manager: a shard did not take a replica that it was ordered to make.
     TargetFailed { at: Location },
-    /// To any shard: passes a report on to the manager, which the reporter does not find. Answered as
-    /// the report is.
+    /// To any shard: forwards a report to the manager, which the reporter cannot find. The response
+    /// is that to the report.
     PassOn(Report),
-    /// To a shard: the digest that a replica of it was asked for in the log. Answered with
+    /// To a shard: asks for the digest that the log has asked of its replica. The response is
     /// [`Told::Digest`].
     Digest {
         range: RangeId,
         replica: ReplicaId,
         number: u64,
     },
-    /// To a shard: a replica of it shall serve nothing, since the range's replicas differ.
+    /// To a shard: its replica must serve nothing, because the range's replicas differ.
     Halt { range: RangeId, replica: ReplicaId },
 }
 
-/// An answer.
+/// A response.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum Told {
-    /// The manager is not here; where it may be.
+    /// The manager is not here; it may be at one of these places.
     NotHere {
         leader: Option<Location>,
         system: Vec<Location>,
     },
-    /// It was done, or is being done.
+    /// The request was carried out, or is being carried out.
     Done,
-    /// It was not done, for a reason.
+    /// The request was refused, for this reason.
     Refused(String),
     /// A report was taken.
     Synced {
-        /// The view, if it is another than the one the reporter knows.
+        /// The view, if the reporter does not have it yet.
         view: Option<View>,
-        /// Replicas of the reporter that are no members any more.
+        /// Replicas of the reporter that are no longer members.
         remove: Vec<(RangeId, ReplicaId)>,
-        /// How often the reporter's node was started at least, if another process has its id: one that
-        /// was started later, or on a newer folder.
+        /// The number of starts of the process that has taken the reporter's node id: one that
+        /// started later, or on a newer folder.
         superseded: Option<u64>,
-        /// The reporter's node is not known to be where it says.
+        /// The reporter's node was not reached at the address that it claims.
         unmet: bool,
     },
-    /// The cluster as of now.
+    /// The state of the cluster.
     View(View),
     /// The id of a new node.
     Joined(NodeId),
-    /// Settings, oldest first.
+    /// All changes of settings, oldest first.
     Settings(Vec<Setting>),
-    /// The digest, if it is made.
+    /// The digest, if it has been made.
     Digest(Option<Digest>),
 }
 
-/// How a shard is.
+/// The state of a shard, sent to the manager.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Report {
-    /// Which shard.
+    /// The shard that sends it.
     pub from: Location,
-    /// What its node says of itself.
+    /// The record of its node.
     pub node: NodeRecord,
-    /// The version of the view that it knows; 0: none.
+    /// The version of the view that it has; 0 if it has none.
     pub known: u64,
-    /// Ranges that it leads.
+    /// The ranges that it leads.
     pub led: Vec<LedRange>,
-    /// Replicas that it holds and does not lead.
+    /// Its replicas that do not lead.
     pub held: Vec<HeldReplica>,
-    /// The highest ids of which it knows.
+    /// The highest ids that it has seen.
     pub highest: HighestIds,
-    /// The shards of other nodes with which it speaks.
+    /// The shards of other nodes with which it exchanges messages.
     pub peers: Vec<Peer>,
 }
 
 /// Another shard, as the reporter sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Peer {
-    /// Which.
+    /// The other shard.
     pub at: Location,
     /// Whether it answers.
     pub answers: bool,
 }
 
-/// The highest ids that were ever seen somewhere. Ids are given in rising order and never twice, also
-/// by a manager whose rows came back from less than was written.
+/// The highest ids seen in some place. Ids are given in rising order and never twice, even by a
+/// manager whose rows have come back incomplete.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
 )]
 pub struct HighestIds {
-    /// Of a node.
+    /// The highest id of a node.
     pub node: NodeId,
-    /// Of a replica.
+    /// The highest id of a replica.
     pub replica: ReplicaId,
 }
 
 impl HighestIds {
-    /// Raises them to those that a descriptor names.
+    /// Raises both to those that a descriptor names.
     pub fn see(&mut self, descriptor: &Descriptor) {
         for place in &descriptor.replicas {
             self.node = self.node.max(place.location.node);
@@ -177,21 +178,21 @@ impl HighestIds {
 /// A range as its leader sees it.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct LedRange {
-    /// Bounds, epoch, replicas.
+    /// Its interval, epoch and replicas.
     pub descriptor: Descriptor,
-    /// Those that vote.
+    /// The voters among the replicas.
     pub voters: Vec<ReplicaId>,
     /// Whether a change of members is under way.
     pub changing: bool,
-    /// Whether a change was left half done: the voters are those before and after it.
+    /// Whether a joint change was left half done: the voters are those before and after it.
     pub is_joint: bool,
-    /// Whether a majority answers.
+    /// Whether a majority of the voters answers.
     pub has_quorum: bool,
-    /// The leader.
+    /// The replica that leads.
     pub leader: ReplicaId,
     /// Its term.
     pub term: u64,
-    /// The last entry it has applied.
+    /// The index of the last entry that it has applied.
     pub applied: u64,
     /// The other replicas.
     pub followers: Vec<Follower>,
@@ -202,15 +203,15 @@ pub struct LedRange {
 pub struct Follower {
     /// The replica.
     pub replica: ReplicaId,
-    /// The last entry that it is known to have.
+    /// The index of the last entry that it is known to have.
     pub matched: Option<u64>,
-    /// Entries that it lacks; `u64::MAX`: it is not known.
+    /// How many entries it lacks; `u64::MAX` if that is not known.
     pub lag: u64,
     /// Whether its shard answers.
     pub answers: bool,
     /// Whether it has lost entries that it had acknowledged.
     pub lost: bool,
-    /// Whether a replica of the range takes over a snapshot at this time.
+    /// Whether a replica of the range is receiving a snapshot now.
     pub takes_snapshot: bool,
 }
 
@@ -221,54 +222,54 @@ pub struct HeldReplica {
     pub range: RangeId,
     /// The replica.
     pub replica: ReplicaId,
-    /// The range's `conf` as it knows it.
+    /// The descriptor's `conf`, as far as it has applied it.
     pub conf: u32,
-    /// Whether it knows itself to be no member, and no leader keeps it up to date.
+    /// Whether it is no member by its own state, and no leader sends it entries.
     pub left: bool,
-    /// Whether it has nothing yet.
+    /// Whether it has no data yet.
     pub is_empty: bool,
 }
 
-/// All that is known of the cluster.
+/// The state of the whole cluster.
 #[derive(
     Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
 )]
 pub struct View {
-    /// Differs from every other view's.
+    /// The version, different for each view.
     pub version: u64,
-    /// Where the system range is led.
+    /// The shard that leads the system range.
     pub leader: Location,
-    /// Where its replicas are.
+    /// The shards with replicas of the system range.
     pub system: Vec<Location>,
-    /// By id.
+    /// All nodes, by id.
     pub nodes: Vec<NodeView>,
-    /// By id.
+    /// All ranges, by id.
     pub ranges: Vec<RangeView>,
     /// The settings in force.
     pub settings: Vec<Setting>,
 }
 
-/// How a node is.
+/// The state of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum NodeState {
-    /// It reports, and others reach it.
+    /// It reports, and other nodes reach it.
     Alive,
-    /// It has said nothing for a while.
+    /// It has not reported for a while.
     Silent,
-    /// It has said nothing, or nobody has reached it, for so long that its replicas are replaced.
+    /// It has not reported, or no node has reached it, for so long that its replicas are replaced.
     Dead,
-    /// It reports, but none of the other nodes reaches it.
+    /// It reports, but no other node reaches it.
     Unreachable,
 }
 
-/// What is wrong with a replica that is a member of its range by name only.
+/// What is wrong with a member of a range that does not do its part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum Trouble {
     /// It has lost entries that it had acknowledged.
     Lost,
     /// Its shard does not have it.
     Missing,
-    /// It has not answered its leader, or taken any entry, for as long as a node may be silent.
+    /// It has not answered its leader, or accepted no entry, for as long as a node may be silent.
     Behind,
 }
 
@@ -277,29 +278,29 @@ pub enum Trouble {
 pub struct NodeView {
     /// What it says of itself.
     pub record: NodeRecord,
-    /// How it is.
+    /// Its state.
     pub state: NodeState,
 }
 
 /// A range of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct RangeView {
-    /// Bounds, epoch, replicas.
+    /// Its interval, epoch and replicas.
     pub descriptor: Descriptor,
-    /// Those that vote.
+    /// The voters among the replicas.
     pub voters: Vec<ReplicaId>,
-    /// Where it is led, if it is.
+    /// The shard that leads it, if one does.
     pub leader: Option<Location>,
     /// The leader's term.
     pub term: u64,
-    /// The last entry that the leader has applied.
+    /// The index of the last entry that the leader has applied.
     pub applied: u64,
-    /// Of each other replica: entries that it lacks; `u64::MAX`: it is not known.
+    /// How many entries each other replica lacks; `u64::MAX` if that is not known.
     pub lag: Vec<(ReplicaId, u64)>,
-    /// Replicas that are members by name only.
+    /// The replicas that do not do their part, and why.
     pub troubles: Vec<(ReplicaId, Trouble)>,
-    /// Whether it has fewer voters than it should that live and are up to date.
+    /// Whether fewer voters are alive and up to date than there should be.
     pub under_replicated: bool,
-    /// Whether nobody leads it, or its leader reaches no majority.
+    /// Whether it has no leader, or its leader reaches no majority.
     pub unavailable: bool,
 }

@@ -1,11 +1,12 @@
-//! The cluster: which nodes there are, which ranges, where their replicas should be, and its settings.
+//! The cluster: its nodes, its ranges, where their replicas should be, and its settings.
 //!
-//! The truth about a range is its own replicated state. What is known of all of them lives with the
-//! shard that leads the **system range**: its [`manager`] hears every shard's [`message::Report`] once a
-//! second, keeps the records that must outlive it in the system range ([`record`]), and has replicas and
-//! leaders moved as [`placement`] says. It decides nothing on the data path: while no shard leads the
-//! system range, nodes go on serving, and nothing moves. The shards' side of it (reporting, making and
-//! removing replicas, changing a group's members) is in [`crate::shard`].
+//! The truth about a range is its own replicated state. Knowledge of all ranges lives with the
+//! shard that leads the **system range**. Its [`manager`] receives every shard's
+//! [`message::Report`] twice a second, keeps in the system range the records that must outlive it
+//! ([`record`]), and orders replicas and leaders to move as [`placement`] says. It decides nothing
+//! on the data path: while no shard leads the system range, nodes go on serving, and nothing moves.
+//! The shards' part (reporting, making and removing replicas, changing a group's members) is in
+//! [`crate::shard`].
 
 mod health;
 mod ids;

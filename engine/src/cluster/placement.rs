@@ -1,10 +1,10 @@
-//! Where replicas and leaders should be: from what is there, the next steps. Pure.
+//! Placement of replicas and leaders: the next steps, from the present state. Pure.
 //!
-//! Each range wants as many voters as the replication factor, or the largest odd number of nodes that
-//! there are, and learners on what is left of the factor: so a second node holds learners, and a third
-//! makes one voter three, in one change of members. A voter on a dead node is replaced where there is a
-//! node for it, and so is one that its node does not really have, there or on another node; the number of
-//! voters never falls because nodes are missing. When all that is in place,
+//! Each range wants as many voters as the replication factor, or the largest odd number of nodes
+//! that there are, and learners for the rest of the factor. So a second node gets learners, and a
+//! third turns one voter into three, in one change of members. A voter on a dead node is replaced
+//! if there is a node for it. So is a voter that does not do its part, on the same node or on
+//! another. The number of voters never falls because nodes are missing. When all that is done,
 //! replicas and leaders are spread evenly, a few at a time.
 
 use std::collections::BTreeMap;
@@ -12,25 +12,25 @@ use std::collections::BTreeMap;
 use crate::range::ReplicaPlace;
 use crate::types::{Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE, ShardId};
 
-/// Changes of members that are ordered at a time.
+/// Most changes of members ordered at the same time.
 const CHANGES_MAX: usize = 8;
-/// Leaders that are moved at a time.
+/// Most leadership transfers ordered at the same time.
 const TRANSFERS_MAX: usize = 16;
 
-/// A node as placement sees it. Dead ones are left out.
+/// A node, as placement sees it. Dead nodes are left out.
 #[derive(Clone, Debug)]
 pub struct Node {
     /// Its id.
     pub id: NodeId,
-    /// Its shards.
+    /// How many shards it has.
     pub shards: u16,
-    /// Whether it takes new replicas and leaders: it has been heard of lately.
+    /// Whether it may get new replicas and leaders.
     pub alive: bool,
-    /// Shards of it that have failed to take a replica: others are taken as long as there are some.
+    /// Shards that have failed to make a replica: others are preferred.
     pub avoided: Vec<ShardId>,
 }
 
-/// A range as placement sees it.
+/// A range, as placement sees it.
 #[derive(Clone, Debug)]
 pub struct Range {
     /// Its id.
@@ -39,24 +39,24 @@ pub struct Range {
     pub voters: Vec<ReplicaPlace>,
     /// Its learners.
     pub learners: Vec<ReplicaPlace>,
-    /// One of them that is a member by name only, and is to be replaced.
+    /// A member that does not do its part, and must be replaced.
     pub given_up: Option<ReplicaId>,
-    /// A node that must not be given a replica of it: the one that is given up is still there.
+    /// A node that must not get a replica: the one to be replaced is still there.
     pub not_on: Option<NodeId>,
-    /// Who leads it.
+    /// The leader, if known.
     pub leader: Option<ReplicaId>,
-    /// Whether a change was left half done: the voters are those before and after it.
+    /// Whether a joint change was left half done: the voters are those before and after it.
     pub is_joint: bool,
-    /// Whether nothing may be ordered now: something is under way, or nobody leads it.
+    /// Whether no order may be given now: a change is under way, or there is no leader.
     pub busy: bool,
 }
 
-/// A replica that should be.
+/// A replica that there should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
-    /// It is there.
+    /// One that exists.
     Here(ReplicaPlace),
-    /// It is to be made.
+    /// One that must be made here.
     New(Location),
 }
 
@@ -69,23 +69,23 @@ impl Slot {
     }
 }
 
-/// One step.
+/// A step towards the wanted placement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// The range's members should be these.
+    /// These must become the members of a range.
     Change {
-        /// Which range.
+        /// The range.
         range: RangeId,
         /// Its voters.
         voters: Vec<Slot>,
         /// Its learners.
         learners: Vec<Slot>,
     },
-    /// Another replica should lead.
+    /// Another replica must lead a range.
     Lead {
-        /// Which range.
+        /// The range.
         range: RangeId,
-        /// The replica.
+        /// The replica that must lead.
         to: ReplicaId,
     },
 }
@@ -94,7 +94,7 @@ pub enum Step {
 pub fn plan(nodes: &[Node], ranges: &[Range], factor: usize) -> Vec<Step> {
     let mut plan = Plan::new(nodes, ranges, factor);
     plan.complete();
-    // What is under way counts only when it has ended; ranges without a leader are not waited for.
+    // Nothing is spread while a change is under way. Ranges without a leader do not delay it.
     let at_rest = ranges
         .iter()
         .all(|range| !range.busy || range.leader.is_none());
@@ -107,7 +107,7 @@ pub fn plan(nodes: &[Node], ranges: &[Range], factor: usize) -> Vec<Step> {
     plan.steps
 }
 
-/// How many voters a range has at most, and with them how many replicas.
+/// The most voters that a range has, and the most replicas.
 pub fn wanted(nodes: usize, factor: usize) -> (usize, usize) {
     let all = nodes.min(factor);
     let voters = if all.is_multiple_of(2) {
@@ -122,7 +122,7 @@ struct Plan<'a> {
     nodes: &'a [Node],
     ranges: &'a [Range],
     factor: usize,
-    /// Replicas on each shard, with those that are to come.
+    /// Replicas on each shard, including those that are ordered.
     load: BTreeMap<Location, usize>,
     steps: Vec<Step>,
 }
@@ -161,7 +161,7 @@ impl<'a> Plan<'a> {
         of_node.map(|(_, load)| load).sum()
     }
 
-    /// The least loaded shard of a node, not one that has failed if there is another.
+    /// The least loaded shard of a node; one that has failed only if there is no other.
     fn shard(&self, node: NodeId) -> Option<Location> {
         let of_node = self.load.iter().filter(|(at, _)| at.node == node);
         let best = of_node.min_by_key(|(at, load)| (self.is_avoided(**at), **load));
@@ -179,7 +179,7 @@ impl<'a> Plan<'a> {
         of_node.all(|at| self.is_avoided(*at))
     }
 
-    /// Live nodes but these, the least loaded first.
+    /// The live nodes except these, the least loaded first.
     fn others(&self, but: &[NodeId]) -> Vec<NodeId> {
         let alive = self.nodes.iter().filter(|node| node.alive);
         let mut others: Vec<NodeId> = alive
@@ -207,7 +207,8 @@ impl<'a> Plan<'a> {
         self.steps.len() < CHANGES_MAX
     }
 
-    /// Gives each range what it lacks, and takes from it what it has too much.
+    /// Orders for each range the replicas that it lacks, and the removal of those that are too
+    /// many.
     fn complete(&mut self) {
         let (voters_wanted, all_wanted) = wanted(self.nodes.len(), self.factor);
         let ranges = self.ranges;
@@ -221,8 +222,8 @@ impl<'a> Plan<'a> {
             let but = kept.iter().map(|place| place.location.node);
             let but: Vec<NodeId> = but.chain(range.not_on).collect();
             let mut others = self.others(&but);
-            // Where there is a learner the data is already; where a replica is given up another may
-            // fare no better.
+            // A learner has the data already. A node whose replica is to be replaced may fail
+            // again.
             others.sort_by_key(|node| {
                 let all = range.voters.iter().chain(&range.learners);
                 let mut given_up = all.filter(|place| Some(place.replica) == range.given_up);
@@ -256,7 +257,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The voters that stay: on usable nodes, one on each, the leader first.
+    /// The voters that stay: on usable nodes, one on each node, the leader first.
     fn voters_to_keep(&self, range: &Range, wanted: usize) -> Vec<ReplicaPlace> {
         let mut voters = range.voters.clone();
         voters.retain(|place| {
@@ -288,7 +289,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Moves replicas from the fullest to the emptiest nodes.
+    /// Moves replicas from the fullest nodes to the emptiest.
     fn spread_replicas(&mut self) {
         let ranges = self.ranges;
         for range in ranges {
@@ -320,7 +321,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Has live nodes lead equally many ranges. The system range's leader stays where it is.
+    /// Makes live nodes lead equally many ranges. The leader of the system range stays.
     fn spread_leaders(&mut self) {
         let mut led: BTreeMap<NodeId, usize> = BTreeMap::new();
         led.extend(self.nodes.iter().filter(|n| n.alive).map(|n| (n.id, 0)));

@@ -1,12 +1,12 @@
-//! What the cluster remembers, as rows of the system range.
+//! The cluster's records, kept as rows of the system range.
 //!
 //! | key | value |
 //! |---|---|
 //! | `node/` id | [`NodeRecord`] |
 //! | `range/` id | [`RangeRecord`] |
-//! | `setting/` version | [`Setting`]: of a name the last counts, all together are the history |
-//! | `token/` 32 hexadecimal digits | the id of the node that asked for one with this token |
-//! | `next/node`, `next/replica` | the first id that was never given |
+//! | `setting/` version | [`Setting`]: the last one of a name is in force, all of them are the history |
+//! | `token/` 32 hexadecimal digits | the id of the node that joined with this token |
+//! | `next/node`, `next/replica` | the lowest id that was never given |
 //!
 //! Numbers in keys are sixteen hexadecimal digits. A value begins with its version. Pure.
 
@@ -18,89 +18,89 @@ use rkyv::util::AlignedVec;
 use crate::range::Descriptor;
 use crate::types::{NodeId, ReplicaId};
 
-/// Version of the values.
+/// The version of the values.
 const VERSION: u8 = 1;
 
-/// Nodes.
+/// Prefix of the rows of nodes.
 pub const NODE: &str = "node/";
-/// Ranges.
+/// Prefix of the rows of ranges.
 pub const RANGE: &str = "range/";
-/// Settings.
+/// Prefix of the rows of settings.
 pub const SETTING: &str = "setting/";
-/// Tokens of nodes that were given an id.
+/// Prefix of the rows of tokens.
 pub const TOKEN: &str = "token/";
-/// The next node id.
+/// The row of the next node id.
 pub const NEXT_NODE: &str = "next/node";
-/// The next replica id.
+/// The row of the next replica id.
 pub const NEXT_REPLICA: &str = "next/replica";
-/// Ids of replicas that a cluster is born with lie below this.
+/// The replicas with which a cluster is bootstrapped have ids below this.
 pub const FIRST_NEW_REPLICA: u64 = 1 << 32;
 
 /// A row of the system range: key and value.
 pub type Row = (Vec<u8>, Vec<u8>);
 
-/// A node, as it last said of itself.
+/// A node, as it last described itself.
 #[derive(
     Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
 )]
 pub struct NodeRecord {
     /// Its id.
     pub id: NodeId,
-    /// Where it listens, HOST:PORT.
+    /// The address under which other nodes reach it, HOST:PORT.
     pub address: String,
-    /// Where its admin pages are.
+    /// The address of its admin HTTP port.
     pub http: String,
-    /// Its shards.
+    /// How many shards it has.
     pub shards: u16,
-    /// The process: see [`NodeRecord::life`].
+    /// Its process: see [`NodeRecord::life`].
     pub life: u128,
-    /// When that was, in milliseconds of its wall clock.
+    /// When the process started, in milliseconds of the node's wall clock.
     pub started_ms: u64,
     /// The release that it runs.
     pub release: String,
 }
 
 impl NodeRecord {
-    /// Names a process: how often one was started on its folder, and a random number, since two may be
-    /// started on copies of a folder. The random number is 0 if the start could not be counted, because
-    /// the disk is full: then the next one has the same count.
+    /// Identifies a process: the number of starts on its folder, and a random number, because two
+    /// processes may be started on copies of a folder. The random number is 0 if the start could
+    /// not be counted because the disk was full: then the next start has the same count.
     pub fn life(starts: u64, random: u64) -> u128 {
         u128::from(starts) << 64 | u128::from(random)
     }
 
-    /// Whether a process that comes now runs on a folder that is older than what a process of the same
-    /// node was seen to run on, or that is another copy of it.
+    /// Whether the process `life` runs on an older folder than the process `seen` of the same node,
+    /// or on another copy of it.
     pub fn is_older(life: u128, seen: u128) -> bool {
         let (starts, most) = (life >> 64, seen >> 64);
         let are_counted = life as u64 != 0 && seen as u64 != 0;
         starts < most || (starts == most && life != seen && are_counted)
     }
 
-    /// How often a process was started on the folder.
+    /// How many processes were started on the folder.
     pub fn starts(&self) -> u64 {
         (self.life >> 64) as u64
     }
 }
 
-/// A range, as its leader last said.
+/// A range, as its leader last described it.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct RangeRecord {
-    /// Bounds, epoch, replicas.
+    /// Its interval, epoch and replicas.
     pub descriptor: Descriptor,
-    /// Those of the replicas that vote.
+    /// The voters among the replicas.
     pub voters: Vec<ReplicaId>,
 }
 
 /// A setting of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Setting {
-    /// Counted over all settings from 1.
+    /// The number of this change, counted from 1 over all settings.
     pub version: u64,
     /// Its name.
     pub name: String,
     /// Its value, as typed.
     pub value: String,
-    /// When it was set, in milliseconds of the leader's wall clock.
+    /// When it was set, in milliseconds of the manager's wall clock.
     pub at_ms: u64,
 }
 
@@ -114,13 +114,13 @@ pub fn token_key(token: u128) -> Vec<u8> {
     format!("{TOKEN}{token:032x}").into_bytes()
 }
 
-/// The token of a row's key.
+/// The token of a row with this key, if it is a token's row.
 pub fn token_of(key: &[u8]) -> Option<u128> {
     let digits = key.strip_prefix(TOKEN.as_bytes())?;
     u128::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// The bytes of a record, after a byte for its version.
+/// The bytes of a record: a byte for the version, then its content.
 pub fn encode<T>(value: &T) -> Vec<u8>
 where
     T: for<'a> rkyv::Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Error>>,
@@ -128,20 +128,20 @@ where
     encode_as(VERSION, value)
 }
 
-/// The bytes of a value, after a byte for its version.
+/// The bytes of a value: a byte for this version, then its content.
 pub(super) fn encode_as<T>(version: u8, value: &T) -> Vec<u8>
 where
     T: for<'a> rkyv::Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Error>>,
 {
     let mut bytes = vec![version];
-    // Nothing that is only numbers, texts and lists can fail to be written.
+    // Numbers, texts and lists can always be encoded.
     if let Ok(body) = rkyv::to_bytes::<Error>(value) {
         bytes.extend_from_slice(&body);
     }
     bytes
 }
 
-/// Reads what [`encode`] wrote; `None` if the bytes are none of this version.
+/// Reads what [`encode`] wrote; `None` if the bytes are not a record of this version.
 pub fn decode<T>(bytes: &[u8]) -> Option<T>
 where
     T: rkyv::Archive,
@@ -151,7 +151,7 @@ where
     decode_as(VERSION, bytes)
 }
 
-/// Reads what [`encode_as`] wrote; `None` if the bytes are none of this version.
+/// Reads what [`encode_as`] wrote; `None` if the bytes are not a value of this version.
 pub(super) fn decode_as<T>(version: u8, bytes: &[u8]) -> Option<T>
 where
     T: rkyv::Archive,
@@ -185,7 +185,7 @@ mod tests {
         for at in 1..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0xff;
-            // Whatever it says, it must not panic.
+            // The result does not matter, but it must not panic.
             drop(decode::<Setting>(&damaged));
         }
     }

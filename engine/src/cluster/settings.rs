@@ -1,8 +1,8 @@
-//! The settings of the cluster: their names, and what each may be. Pure.
+//! The settings of the cluster: their names and allowed values. Pure.
 
 use std::time::Duration;
 
-/// The names of settings, with what each may be.
+/// The names of the settings, and the values that each may have.
 pub const SETTINGS: [(&str, &str); 3] = [
     ("replication-factor", "1, 3 or 5 (default 3)"),
     (
@@ -15,7 +15,7 @@ pub const SETTINGS: [(&str, &str); 3] = [
 /// Checks a new value.
 ///
 /// # Errors
-/// There is no such setting, or it cannot be that.
+/// There is no such setting, or it may not have this value.
 pub fn check(name: &str, value: &str) -> Result<(), String> {
     let known = SETTINGS.iter().find(|(known, _)| *known == name);
     let Some((_, rule)) = known else {
@@ -36,7 +36,7 @@ pub fn check(name: &str, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Reads a time such as 90s, 5m or 1h.
+/// Reads a duration such as 90s, 5m or 1h.
 pub fn parse_time(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
     let number: u32 = number.parse().ok()?;

@@ -1,4 +1,4 @@
-//! What the manager tells of the cluster, from what it knows at this time. No I/O here.
+//! How the manager derives the view of the cluster from what it knows. No I/O here.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ impl<E: Env> Manager<E> {
                 Some(_) => NodeState::Unreachable,
             };
         }
-        // A node that lost its folder comes back as a new one, at the same address.
+        // A node that lost its folder comes back under a new id, at the same address.
         let replaced = self.nodes.values().any(|other| {
             other.record.address == node.record.address
                 && other.record.id > node.record.id
@@ -31,7 +31,7 @@ impl<E: Env> Manager<E> {
         }
     }
 
-    /// What is wrong with the members of a range.
+    /// What is wrong with members of a range, for those with which something is.
     pub(super) fn troubles(&self, known: &KnownRange<E>, now: Now<E>) -> Vec<(ReplicaId, Trouble)> {
         let (descriptor, dead_after) = (&known.record.descriptor, self.dead_after());
         let members = descriptor.replicas.iter().map(|place| place.replica);
@@ -44,7 +44,7 @@ impl<E: Env> Manager<E> {
         members.filter_map(trouble).collect()
     }
 
-    /// Everything, as of now.
+    /// The state of the cluster as of now.
     pub fn view(&self, now: Now<E>) -> View {
         let nodes = self.nodes.values().map(|known| NodeView {
             record: known.record.clone(),
@@ -97,10 +97,10 @@ impl<E: Env> Manager<E> {
         }
     }
 
-    /// Has shards told what has changed.
+    /// Makes a new view for the shards if something has changed.
     pub fn refresh(&mut self, now: Now<E>) {
         let mut view = self.view(now);
-        // What changes all the time is told to who asks.
+        // These change all the time: only a request for the view gets them.
         for range in &mut view.ranges {
             range.applied = 0;
             range.lag.clear();
@@ -112,7 +112,7 @@ impl<E: Env> Manager<E> {
         }
     }
 
-    /// Logs what has gone wrong with a replica or a node since the view before.
+    /// Logs what has newly gone wrong with a replica or a node.
     fn tell_troubles(&self, view: &View) {
         let before = self.view.ranges.iter();
         let before = before.flat_map(|range| {
