@@ -1,5 +1,5 @@
-//! What a shard does besides answering: takes over installs, lets the log be purged, has old
-//! versions collected, and stops.
+//! The shard's background task: takes in finished flushes, lets the log be purged, and collects old
+//! versions. Also how a shard stops.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -19,16 +19,16 @@ use crate::shard::pinned::Fullness;
 use crate::shard::{Inner, liveness, management};
 use crate::types::Timestamp;
 
-/// The background looks at everything at least this often.
+/// How often, at least, the background looks at everything.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Thresholds move in steps of this part of the retention.
+/// Collection thresholds move in steps of this fraction of the retention.
 const GC_STEPS: u64 = 10;
-/// How long a stop waits for what is in flight.
+/// How long a stop waits for writes in flight.
 const IN_FLIGHT_PATIENCE: Duration = Duration::from_secs(5);
-/// How often it looks.
+/// How often a stop checks whether it is done.
 const STOP_LOOK_EVERY: Duration = Duration::from_millis(2);
 
-/// The background's handle.
+/// The handle of the background task.
 #[derive(Default)]
 pub(super) struct Tasks {
     stop: Rc<Cell<bool>>,
@@ -60,7 +60,7 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
                 Err(fatal) => Err(fatal),
             };
             if let Err(fatal) = looked {
-                // Groups of a shard that is closed have stopped.
+                // A shard that is closed has stopped its groups.
                 if !stop.get() {
                     inner.store.fail(fatal);
                 }
@@ -70,7 +70,7 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
     }));
 }
 
-/// Waits until the waker is woken once.
+/// Waits until the waker is woken.
 async fn woken(news: &AtomicWaker) {
     let mut registered = false;
     std::future::poll_fn(|cx| {
@@ -83,7 +83,7 @@ async fn woken(news: &AtomicWaker) {
     .await;
 }
 
-/// Takes over what was installed, and lets openraft purge what that made durable.
+/// Takes in finished flushes, and lets openraft purge what they made durable.
 async fn look<E: Env>(inner: &Inner<E>, fullness: &mut Fullness<E>) -> Result<(), Fatal> {
     let before: Vec<_> = inner.groups();
     let durable: Vec<_> = before
@@ -92,7 +92,7 @@ async fn look<E: Env>(inner: &Inner<E>, fullness: &mut Fullness<E>) -> Result<()
         .collect();
     inner.store.poll()?;
     inner.store.freeze_if_log_is_long()?;
-    // Those who wait for room also wait for a disk that has room again.
+    // Tasks that wait for room must also notice when a full disk has room again.
     inner.store.wake_waiting();
     inner.bound_pinned().await;
     let now = Now::<E>::now();
@@ -110,7 +110,7 @@ async fn look<E: Env>(inner: &Inner<E>, fullness: &mut Fullness<E>) -> Result<()
     Ok(())
 }
 
-/// Which rows of the tree are live, as of now.
+/// Which rows of the tree are live now.
 pub(super) fn gc_rules<E: Env>(inner: &Inner<E>) -> GcRules {
     let live = inner.replicas().into_iter().map(|replica| {
         let threshold = replica.droppable_below();
@@ -126,12 +126,12 @@ pub(super) fn gc_rules<E: Env>(inner: &Inner<E>) -> GcRules {
     }
 }
 
-/// Has old versions collected, also where nobody writes.
+/// Collects old versions, even where nobody writes.
 #[derive(Default)]
 struct Collector {
-    /// The thresholds that compactions were last told.
+    /// The thresholds that compactions last got.
     told: Vec<Timestamp>,
-    /// Everything up to here has been through a full compaction.
+    /// Everything at or below this has been through a full compaction.
     collected: Timestamp,
 }
 
@@ -146,8 +146,8 @@ impl Collector {
             inner.store.set_gc(gc_rules(inner));
             self.told = thresholds;
         }
-        // Where nobody writes, no compaction comes by itself: one is asked for when the last
-        // write of every range has grown old.
+        // Without writes no compaction starts by itself: ask for one when the last write of every
+        // range is old enough to collect what it replaced.
         let newest = replicas
             .iter()
             .map(|r| r.last_write())
@@ -166,7 +166,7 @@ impl Collector {
     }
 }
 
-/// Moves a range's threshold on, if old versions may exist and a step's time has passed.
+/// Raises a range's threshold, if old versions may exist and a step is due.
 fn propose_threshold<E: Env>(inner: &Inner<E>, replica: &Rc<Replica<E>>) {
     if replica.leading().is_none() {
         return;
@@ -188,7 +188,7 @@ fn propose_threshold<E: Env>(inner: &Inner<E>, replica: &Rc<Replica<E>>) {
     replica.proposer.push(proposal);
 }
 
-/// A full queue is a reason to try again at the next look.
+/// Ignores the result: if the queue is full, the next look tries again.
 struct NobodyWaits;
 
 impl WriteSink for NobodyWaits {
@@ -218,7 +218,7 @@ pub(super) async fn close<E: Env>(inner: &Rc<Inner<E>>) -> Result<(), Fatal> {
             inner.background.borrow().stop.set(true);
             return Ok(());
         }
-        // What cannot reach a majority is left behind; its fate is unknown.
+        // Writes that cannot reach a majority are left; their fate is unknown.
         let idle = began.elapsed() > IN_FLIGHT_PATIENCE
             || groups
                 .iter()

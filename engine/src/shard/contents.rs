@@ -1,6 +1,6 @@
-//! All that the replicas of a shard hold, for tests that hold replicas against each other.
+//! Everything that the replicas of a shard hold, for tests that compare replicas.
 //!
-//! It goes through whole tables in one turn: nothing of a server that is in use may call it.
+//! This reads whole tables in one turn: no server in use may call it.
 
 use std::ops::Bound;
 
@@ -14,16 +14,16 @@ use crate::range::state::RangeState;
 use crate::types::{Blob, Timestamp};
 use crate::wal::{Group, LogId, LogState};
 
-/// All that one replica holds.
+/// Everything that one replica holds.
 #[derive(Debug)]
 pub struct Contents {
-    /// Which replica.
+    /// The range and the replica.
     pub group: Group,
-    /// Its state; the session table stands beside it.
+    /// Its state, without the session table.
     pub state: RangeState,
-    /// The session table, clients before their pairs.
+    /// The session table, each client before its pairs.
     pub sessions: Vec<SessionRow>,
-    /// All versions of its users' rows, by key, the newest of each key first.
+    /// All versions of users' rows, by key, the newest of each key first.
     pub rows: Vec<Version>,
 }
 
@@ -32,14 +32,14 @@ pub struct Contents {
 pub struct Version {
     /// The user's key.
     pub key: Blob,
-    /// When it was written.
+    /// The timestamp of the version.
     pub version: Timestamp,
-    /// Its value; `None`: a delete mark.
+    /// The value; `None`: a delete mark.
     pub value: Option<Blob>,
 }
 
 impl<E: Env> Shard<E> {
-    /// All that each replica here holds.
+    /// Everything that each replica of this shard holds.
     ///
     /// # Errors
     /// The tree cannot be read.
@@ -48,7 +48,7 @@ impl<E: Env> Shard<E> {
         replicas.map(|replica| of(&replica)).collect()
     }
 
-    /// What is known of the log of each replica here, and the names of the entries in it.
+    /// The state of each replica's log, and the ids of its entries.
     pub fn logs(&self) -> Vec<(Group, LogState, Vec<LogId>)> {
         self.inner.wal.contents()
     }

@@ -1,15 +1,15 @@
-//! Replicas compare what they hold: when nobody has written to a range for a minute, and under load
-//! once a day.
+//! Replicas compare what they hold: after a minute without writes to a range, and under load once a
+//! day.
 //!
-//! The leader of a range has all its replicas make a [`Digest`] of the same state, and asks each voter
-//! for it. One that differs from a majority has rows that nobody wrote: it is told to remove itself, and
-//! the cluster's manager gives the range another one. If the voters differ and no majority of them
-//! agrees, nobody can know which are right, and the range serves nothing more. Either is done only when
-//! a second digest, made at once, says the same as the first, and each is an error in the log and
+//! The leader of a range lets all replicas make a [`Digest`] of the same state, and asks each voter
+//! for its digest. A replica that differs from a majority holds rows that nobody wrote: it must
+//! remove itself, and the cluster's manager gives the range another one. If the voters differ and
+//! no majority agrees, no one can know which are right, and the range serves nothing more. Either
+//! happens only if a second digest, made at once, confirms the first. Both are logged as errors and
 //! counted.
 //!
-//! A shard reads for one digest at a time, beside its thread and at a bounded rate, and compares one
-//! range at a time of those it leads.
+//! A shard reads rows for one digest at a time, off its thread and at a bounded rate, and compares
+//! one of the ranges that it leads at a time.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -32,30 +32,30 @@ use crate::range::replica::Replica;
 use crate::types::{Location, RangeId, ReplicaId, Timestamp};
 use crate::wal::Group;
 
-/// Read at once.
+/// How many bytes of rows are read in one go.
 const PIECE_LEN: usize = 1 << 20;
-/// How often voters are asked whether they have made a digest.
+/// How often voters are asked for a digest that they are making.
 const ASK_EVERY: Duration = Duration::from_millis(500);
-/// One question may take so long.
+/// Time limit of one such request.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-/// The others may take so much longer than the leader.
+/// How much longer than the leader the other voters may take.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// Until the flusher takes what is in memory it is asked again after this.
+/// Pause before the flusher is asked again to take the active memtable.
 const FLUSH_AGAIN: Duration = Duration::from_millis(50);
-/// A range of which not all voters could be compared is compared again after so many times the time
-/// that counts as rest.
+/// If not all voters could be compared, a range is compared again after this many times the time of
+/// rest.
 const AGAIN_AFTER_RESTS: u32 = 10;
-/// Another replica that is to lead, in place of one that differs, has so long to do so.
+/// How long another replica has to take the lead, before this one, which differs, is removed.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
 
-/// When replicas compare what they hold, and how fast they read.
+/// When replicas compare their digests, and how fast they read for them.
 #[derive(Clone, Copy, Debug)]
 pub struct DigestOptions {
-    /// A range that nobody has written to for so long is at rest.
+    /// A range without writes for this long is at rest, and is compared.
     pub rest: Duration,
-    /// One that is not at rest is compared so often.
+    /// A range that is never at rest is compared this often.
     pub every: Duration,
-    /// Bytes of rows that a shard reads in a second.
+    /// How many bytes of rows a shard reads per second.
     pub bytes_per_second: u64,
 }
 
@@ -69,21 +69,21 @@ impl Default for DigestOptions {
     }
 }
 
-/// What came of comparing, since the process started.
+/// The results of comparing, since the process started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DigestStats {
-    /// Comparisons of ranges led here.
+    /// How often ranges led here were compared.
     pub compared: u64,
-    /// Replicas that were found to differ.
+    /// How many replicas were found to differ.
     pub different: u64,
-    /// Bytes of rows that were read.
+    /// How many bytes of rows were read.
     pub bytes: u64,
 }
 
-/// The comparisons of a shard.
+/// The state of a shard's comparisons.
 pub(super) struct Digests<E: Env> {
     options: DigestOptions,
-    /// Of each range led here: when it was compared last, or first seen, and its last write then.
+    /// For each range led here: when it was last compared (or first seen), and its last write then.
     known: RefCell<BTreeMap<RangeId, (Now<E>, Timestamp)>>,
     /// Whether rows are being read.
     reads: Cell<bool>,
@@ -93,7 +93,7 @@ pub(super) struct Digests<E: Env> {
 }
 
 impl<E: Env> Digests<E> {
-    /// None has been made.
+    /// Starts without any comparison.
     pub fn new(options: DigestOptions) -> Digests<E> {
         Digests {
             options,
@@ -104,7 +104,7 @@ impl<E: Env> Digests<E> {
         }
     }
 
-    /// What came of comparing.
+    /// The results of comparing.
     pub fn stats(&self) -> DigestStats {
         self.stats.get()
     }
@@ -115,19 +115,19 @@ impl<E: Env> Digests<E> {
         self.stats.set(stats);
     }
 
-    /// A range was compared, as of this write; `None`: not all voters were there.
+    /// Notes that a range was compared, as of this write; `None` if not all voters were there.
     fn compared(&self, replica: &Replica<E>, write: Option<Timestamp>) {
         let range = replica.group.range;
         let now = Now::<E>::now();
         let next = match write {
             Some(write) => (now, write),
-            // Again, when those who were away may be back.
+            // Again, when the voters that were away may be back.
             None => (now + self.options.rest * AGAIN_AFTER_RESTS, Timestamp::ZERO),
         };
         self.known.borrow_mut().insert(range, next);
     }
 
-    /// Whether a range that is led here is to be compared now.
+    /// Whether a range that is led here must be compared now.
     fn is_due(&self, replica: &Replica<E>, now: Now<E>) -> bool {
         let mut known = self.known.borrow_mut();
         let first = (now, Timestamp::ZERO);
@@ -140,18 +140,18 @@ impl<E: Env> Digests<E> {
     }
 }
 
-/// What the voters' digests say.
+/// What the voters' digests show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// As far as they are known they are the same, or cannot be compared.
+    /// Those that are known are the same, or cannot be compared.
     Alike,
-    /// These differ from a majority.
+    /// These replicas differ from a majority.
     Differ(Vec<ReplicaId>),
     /// They differ, and no majority agrees.
     Undecided,
 }
 
-/// Judges the digests of voters, of which some may not be known.
+/// Judges the digests of all voters; some may be unknown.
 fn judge(digests: &[(ReplicaId, Option<Digest>)]) -> Verdict {
     let known = || {
         digests
@@ -176,7 +176,7 @@ fn judge(digests: &[(ReplicaId, Option<Digest>)]) -> Verdict {
 }
 
 impl<E: Env> Inner<E> {
-    /// Begins what is due.
+    /// Begins to read and to compare what is due.
     pub(super) fn look_after_digests(self: &Rc<Self>) {
         if self.closing.get() {
             return;
@@ -222,10 +222,11 @@ impl<E: Env> Inner<E> {
         }
     }
 
-    /// Makes the digest that a replica was asked for.
+    /// Reads the rows for the digest that a replica was asked for.
     async fn read_rows(&self, replica: &Replica<E>, number: u64) -> Result<(), Fatal> {
         let wanted = || replica.is_digesting(number) && !self.closing.get();
-        // What the digest speaks of must not be in the memtable that is still written to.
+        // The digest reads frozen memtables and tables only, so everything it covers must be
+        // frozen.
         while wanted() && !self.store.freeze_all()? {
             E::Runtime::sleep(FLUSH_AGAIN).await;
         }
@@ -273,8 +274,8 @@ impl<E: Env> Inner<E> {
         Ok(())
     }
 
-    /// Compares the replicas of a range that is led here, and acts on what comes of it; says whether
-    /// the digests of all voters are known.
+    /// Compares the replicas of a range that is led here, and acts on the result. Gives whether the
+    /// digests of all voters were known.
     async fn compare(self: &Rc<Self>, running: &Running<E>) -> Result<bool, Fatal> {
         let Some(first) = self.compare_once(running).await else {
             return Ok(false);
@@ -326,7 +327,8 @@ impl<E: Env> Inner<E> {
         Ok(())
     }
 
-    /// Has every replica make a digest, and gives those of the voters; `None`: none could be asked for.
+    /// Lets every replica make a digest, and gives those of the voters; `None` if none could be
+    /// asked for.
     async fn compare_once(
         self: &Rc<Self>,
         Running { replica, raft }: &Running<E>,
@@ -391,13 +393,14 @@ impl<E: Env> Inner<E> {
         }
     }
 
-    /// The digest of a replica here.
+    /// The digest of a replica on this shard.
     pub(super) fn told_digest(&self, range: RangeId, replica: ReplicaId, number: u64) -> Told {
         let here = self.running(Group { range, replica });
         Told::Digest(here.and_then(|here| here.replica.digest(number)))
     }
 
-    /// Has replicas removed that differ from the majority; if this one does, another leads first.
+    /// Removes the replicas that differ from the majority. If this one does, another takes the lead
+    /// first.
     async fn remove_differing(
         self: &Rc<Self>,
         running: &Running<E>,
@@ -412,7 +415,7 @@ impl<E: Env> Inner<E> {
                     range,
                     replica: *id,
                 };
-                // One that is not reached is found again by the next comparison.
+                // If it cannot be reached, the next comparison finds it again.
                 self.ask(location, &remove, ASK_TIMEOUT).await;
             }
         }
@@ -422,7 +425,8 @@ impl<E: Env> Inner<E> {
         let mut heirs = raft.heirs();
         heirs.retain(|id| !differ.contains(id));
         let Some(heir) = self.heir(replica, heirs).await else {
-            // Nobody takes over now: better no answer than a wrong one. The next leader compares.
+            // No replica can take the lead now: no answer is better than a wrong one. The next
+            // leader compares again.
             replica.halt();
             return Ok(());
         };
@@ -432,7 +436,7 @@ impl<E: Env> Inner<E> {
         self.remove_replica(range, me).await.map(drop)
     }
 
-    /// Has all replicas of a range stop serving.
+    /// Makes all replicas of a range stop serving.
     async fn halt_range(self: &Rc<Self>, Running { replica, .. }: &Running<E>) {
         replica.halt();
         let places = replica.with_state(|state| state.descriptor.replicas.clone());
@@ -441,12 +445,12 @@ impl<E: Env> Inner<E> {
                 range: replica.group.range,
                 replica: place.replica,
             };
-            // One that is not reached compares again when it leads.
+            // A replica that cannot be reached compares again when it leads.
             self.ask(place.location, &halt, ASK_TIMEOUT).await;
         }
     }
 
-    /// A replica here serves nothing any more.
+    /// Makes a replica on this shard stop serving.
     pub(super) fn halt_replica(&self, range: RangeId, replica: ReplicaId) -> Told {
         if let Some(here) = self.running(Group { range, replica }) {
             tracing::error!(%range, %replica, "the range stops: its replicas hold different rows");
@@ -456,7 +460,7 @@ impl<E: Env> Inner<E> {
     }
 }
 
-/// The digests of replicas for the log, short.
+/// The digests of replicas, shortened for the log.
 fn shown(digests: &[(ReplicaId, Option<Digest>)]) -> String {
     let short = |(id, digest): &(ReplicaId, Option<Digest>)| match digest {
         Some(digest) => format!(
@@ -478,7 +482,7 @@ mod tests {
             rows: *rows,
             state: 1,
         };
-        // 0: it is not known.
+        // 0 stands for an unknown digest.
         let each = (1..).zip(of);
         each.map(|(id, of)| (ReplicaId(id), (of.0 > 0).then(|| digest(of))))
             .collect()
@@ -505,7 +509,7 @@ mod tests {
                 vec![(7, 1), (7, 1), (8, 1), (8, 1), (9, 1)],
                 Verdict::Undecided,
             ),
-            // Under another threshold other versions count.
+            // With another threshold other versions count.
             (vec![(7, 1), (7, 1), (8, 2)], Verdict::Alike),
             (vec![(7, 1), (8, 2), (9, 3)], Verdict::Alike),
         ] {

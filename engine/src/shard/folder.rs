@@ -1,22 +1,24 @@
-//! Whether the parts of a shard's folder belong together, and are all there.
+//! Checks that the parts of a shard's folder belong together, and that none is missing.
 //!
 //! A shard has two folders, its log and its tables, and the node's folder has a file beside them
-//! (`node.json`). Each can be lost alone: a volume that was not mounted, a folder that was emptied or
-//! put back from an older copy. So each says something of the others, and a start compares:
+//! (`node.json`). Each can be lost alone: a volume that was not mounted, a folder that was emptied
+//! or restored from an older copy. So each part records something of the others, and a start
+//! compares:
 //!
-//! | where | what it says |
+//! | part | what it records |
 //! |---|---|
 //! | the node ([`FolderMark`]) | the log's random id; the start at which the log was last opened |
 //! | the log ([`LogMark`]) | its id; the start at which it was opened; how many flushes the tables have |
 //! | the tables ([`TreeMark`]) | the log's id; their flushes; the log's last durable batch at the flush |
 //!
-//! Whatever is missing or older than another part knows is refused. Nothing begins anew but a folder
-//! of which the node says that its log was never made.
+//! A part that is missing, or older than another part knows, is refused. The only folder that
+//! begins anew is one of which the node records that its log was never made.
 //!
-//! At the first start the order is: the node has chosen the id durably; the log is made and says whose
-//! it is; the tables say so, too; the first ranges are made; the node notes that the log was made
-//! (outside of this crate); the shard serves. A crash between any two of them leaves what the next
-//! start goes on from. A folder of a version that knew none of this gets its marks in the same order.
+//! The order at the first start: the node has chosen the id durably; the log is made, and records
+//! its id; the tables record it, too; the first ranges are made; the node records that the log was
+//! made (outside of this crate); the shard serves. After a crash between any two of these the next
+//! start goes on from there. A folder of a version without these records gets them in the same
+//! order.
 
 use crate::env::Env;
 use crate::error::Fatal;
@@ -27,62 +29,62 @@ use crate::shard::store::Store;
 use crate::types::ReplicaId;
 use crate::wal::{Group, LogId, LogMark, Recovered, Wal};
 
-/// What the node knows of a shard's folder, from outside of it.
+/// What the node records of a shard's folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FolderMark {
     /// The random id of the shard's log.
     pub log: u128,
-    /// Whether the log was ever opened.
+    /// Whether the log was ever opened, and when.
     pub opened: Opened,
-    /// Which start of the node this is.
+    /// The number of this start of the node.
     pub start: u64,
 }
 
-/// Whether a shard's log was ever opened.
+/// Whether a shard's log was ever opened, as far as the node knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opened {
-    /// It may be missing, or half made.
+    /// Never: the log may be missing or half made.
     Never,
-    /// By a version that left no marks.
+    /// Yes, by a version that recorded nothing.
     Unmarked,
-    /// Last at this start of the node.
+    /// Yes, last at this start of the node.
     At(u64),
 }
 
-/// A part of a shard's folder is missing, or is not the one that belongs there.
+/// Why the parts of a shard's folder do not belong together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FolderFault {
-    /// The log's id is another.
+    /// The log has another id.
     #[error(
         "the log in wal/ is not this shard's own: it belongs to another shard or another data folder"
     )]
     LogOfAnother,
-    /// The log is from an earlier start than the node remembers.
+    /// The log was last opened at an earlier start than the node records.
     #[error(
         "the log in wal/ is older than node.json: it was last written at start {found} of this node, \
          and start {known} has written to it since"
     )]
     LogBeforeStart {
-        /// The start of which the log knows.
+        /// The start that the log records.
         found: u64,
-        /// The start that is known to have opened it.
+        /// The start that the node records.
         known: u64,
     },
-    /// The log ends before something that the tables have.
+    /// The log ends before a batch that the tables have seen.
     #[error(
         "the log in wal/ is older than the tables, or its end is missing: its last batch is {found}, \
          and the tables were written when batch {known} was durable"
     )]
     LogBeforeTables {
-        /// The log's last batch.
+        /// The last batch of the log.
         found: u64,
-        /// The one that was durable.
+        /// The batch that the tables have seen.
         known: u64,
     },
-    /// The log does not know of a range that the folder was made with.
+    /// The log lacks a range with which the folder was made.
     #[error("the log in wal/ does not know of range {0}, with which this folder was made")]
     RangeUnknown(crate::types::RangeId),
-    /// The log knows of a later start than the node.
+    /// The log was opened at a later start than the node counts.
     #[error(
         "node.json is older than the log in wal/: it counts start {found}, and the log has seen \
          start {known}"
@@ -90,7 +92,7 @@ pub enum FolderFault {
     NodeBeforeLog {
         /// The start that the node counts.
         found: u64,
-        /// The start of which the log knows.
+        /// The start that the log records.
         known: u64,
     },
     /// There are no tables, or they were never this shard's.
@@ -104,18 +106,18 @@ pub enum FolderFault {
          data folder"
     )]
     TablesOfAnother,
-    /// The tables lack flushes of which the log knows.
+    /// The tables lack flushes that the log records.
     #[error(
         "the tables in tables/ are older than the log: they have taken {found} flushes, and the log \
          knows of {known}"
     )]
     TablesBeforeLog {
-        /// Flushes that they have.
+        /// Flushes that the tables have.
         found: u64,
-        /// Flushes that they should have.
+        /// Flushes that the log records.
         known: u64,
     },
-    /// Entries between the tables and the log are gone.
+    /// Entries between the tables and the log are missing.
     #[error(
         "the tables in tables/ are older than the log: they have range {} up to entry {applied}, and \
          the log begins after entry {purged}", .group.range
@@ -123,12 +125,12 @@ pub enum FolderFault {
     EntriesGone {
         /// The replica.
         group: Group,
-        /// The last entry in the tables.
+        /// The last entry that the tables have.
         applied: u64,
-        /// The last entry that the log no longer has.
+        /// The last entry that is purged from the log.
         purged: u64,
     },
-    /// The tables hold a replica of which the log knows nothing.
+    /// The tables have rows of a replica that the log does not know.
     #[error(
         "the tables in tables/ hold replica {0}, of which the log in wal/ knows nothing: one of the \
          two was lost or belongs to another folder"
@@ -136,18 +138,18 @@ pub enum FolderFault {
     ReplicaUnknown(ReplicaId),
 }
 
-/// What the tables say of the log that they belong to.
+/// What the tables record of the log to which they belong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct TreeMark {
     /// The log's id.
     pub log: u128,
-    /// Flushes of the tree, this one included.
+    /// Flushes of the tree, with the one that writes this.
     pub flushes: u64,
-    /// The log's last durable batch when it was frozen.
+    /// The log's last durable batch when the memtable froze.
     pub batch: u64,
 }
 
-/// Version of the row.
+/// The version of the row.
 const VERSION: u8 = 1;
 
 impl TreeMark {
@@ -160,7 +162,7 @@ impl TreeMark {
         bytes
     }
 
-    /// Reads a row's value; `None` if it is none of this version.
+    /// Reads a row's value; `None` if it is not one of this version.
     pub fn decode(bytes: &[u8]) -> Option<TreeMark> {
         let rest = bytes.strip_prefix(&[VERSION])?;
         let (log, rest) = rest.split_first_chunk()?;
@@ -173,7 +175,7 @@ impl TreeMark {
     }
 }
 
-/// Whether a start without a log means that it was lost.
+/// Whether a missing log means that it was lost.
 pub(super) fn must_have_log(folder: &FolderMark) -> bool {
     !is_new(folder)
 }
@@ -183,10 +185,10 @@ pub(super) fn is_new(folder: &FolderMark) -> bool {
     folder.opened == Opened::Never || mutant::is(Mutant::FreshLogOverOldTables)
 }
 
-/// Compares node, log and tables, and has log and tables say that they belong together.
+/// Compares node, log and tables, and lets log and tables record that they belong together.
 ///
 /// # Errors
-/// They do not, or one of them cannot be read or written.
+/// They do not belong together, or one of them cannot be read or written.
 pub(super) async fn check_and_mark<E: Env>(
     store: &Store<E>,
     wal: &Wal<E>,
@@ -221,7 +223,7 @@ pub(super) async fn check_and_mark<E: Env>(
 
 fn check_log<E: Env>(folder: &FolderMark, recovered: &Recovered<E>) -> Result<(), FolderFault> {
     let Some(mark) = recovered.mark else {
-        // A log that a crash left before it was marked has nothing in it.
+        // A log that a crash left before it recorded its id is empty.
         let is_empty = recovered.replicas.is_empty() && recovered.removed.is_empty();
         return match folder.opened {
             Opened::Unmarked => Ok(()),
@@ -276,7 +278,8 @@ fn check_tables<E: Env>(
     Ok(())
 }
 
-/// Log and tables of a version that left no marks can be told apart by their replicas alone.
+/// Compares the replicas in log and tables. For a version that recorded nothing else, only they
+/// tell.
 fn check_replicas<E: Env>(
     store: &Store<E>,
     recovered: &Recovered<E>,
@@ -299,10 +302,10 @@ fn check_replicas<E: Env>(
     Ok(())
 }
 
-/// Whether the log has every entry that the tables lack.
+/// Checks that the log has every entry that the tables lack.
 ///
 /// # Errors
-/// It does not: the tables are older.
+/// It has not: the tables are older.
 pub(super) fn check_replica(
     group: Group,
     purged: Option<LogId>,

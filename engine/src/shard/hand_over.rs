@@ -1,9 +1,10 @@
-//! Leadership goes to another replica: of one range, of all before a stop, in the middle of a change
-//! of members after which the leader is no voter.
+//! Leadership transfers: of one range, of all ranges before a stop, and in a change of members
+//! after which the leader is no voter.
 //!
-//! Nobody leads from the moment in which the leader stops to serve until the other one has won its
-//! election, a few milliseconds; so it is asked first whether it would ([`Ask::WouldLead`]). What goes
-//! wrong after that costs an election without a hand-over: a lease and a random time.
+//! From the moment in which the leader stops serving until the other replica has won its election,
+//! a few milliseconds, the range has no leader. So the target is asked first whether it would
+//! accept ([`Ask::WouldLead`]). If something fails after that, the range waits for an ordinary
+//! election: a lease and a random time.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -22,25 +23,25 @@ use crate::range::replica::Replica;
 use crate::types::{RangeId, ReplicaId};
 use crate::wal::Group;
 
-/// A replica may take so long to say whether it would lead.
+/// Time limit for a replica's answer whether it would accept.
 const WOULD_LEAD_TIMEOUT: Duration = Duration::from_millis(200);
-/// How long others may take to lead what this shard led, before it stops.
+/// How long a stop waits until others lead the ranges of this shard.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
-/// How often it is looked whether they do.
+/// How often a stop checks whether they do.
 const STOP_LOOK: Duration = Duration::from_millis(5);
-/// Another replica has so long to lead and to go on with a change.
+/// Time limit for another replica to take the lead and to go on with a change.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(2);
-/// How often it is asked to.
+/// How often it is asked to go on.
 const CHANGE_AGAIN: Duration = Duration::from_millis(20);
 
 impl<E: Env> Shard<E> {
-    /// From now on this shard takes over no leadership: its node is about to stop.
+    /// Makes this shard refuse leadership from now on: its node is about to stop.
     pub fn leave(&self) {
         self.inner.around.leaves.set(true);
     }
 
-    /// Hands the leadership of every range to another replica; returns when others lead, or after a
-    /// second.
+    /// Transfers the leadership of every range to another replica. Returns when others lead, or
+    /// after a second.
     ///
     /// # Errors
     /// A group has failed.
@@ -68,7 +69,7 @@ impl<E: Env> Shard<E> {
 }
 
 impl<E: Env> Inner<E> {
-    /// Whether a replica of this shard would lead its range.
+    /// Whether a replica of this shard would accept the leadership of its range.
     pub(super) fn would_lead(&self, range: RangeId, replica: ReplicaId) -> Told {
         let is_here = self.running(Group { range, replica }).is_some();
         match is_here && !self.around.leaves.get() {
@@ -77,7 +78,7 @@ impl<E: Env> Inner<E> {
         }
     }
 
-    /// The first of these that would lead a range.
+    /// The first of these candidates that would accept the leadership.
     pub(super) async fn heir(
         self: &Rc<Self>,
         replica: &Replica<E>,
@@ -103,7 +104,7 @@ impl<E: Env> Inner<E> {
         None
     }
 
-    /// Has another replica lead a range; says at once whether it was asked to.
+    /// Transfers the leadership of a range. Gives at once whether the target was asked to campaign.
     pub(super) async fn hand_over_range(
         self: &Rc<Self>,
         range: RangeId,
@@ -126,7 +127,7 @@ impl<E: Env> Inner<E> {
         Ok(Told::Done)
     }
 
-    /// Has another replica lead, and go on with a change after which this one is no voter.
+    /// Lets another replica lead, and go on with a change after which this one is no voter.
     pub(super) async fn leave_change_to(
         self: &Rc<Self>,
         Running { replica, raft }: &Running<E>,

@@ -1,13 +1,13 @@
-//! Who is there: the beats between shards, and the driver of all groups' heartbeats and elections.
+//! Liveness: heartbeats between shards, and the driver of all groups' heartbeats and elections.
 //!
-//! Every [`BEAT`] a shard tells each shard with which it shares a range that it lives, and which of
-//! those ranges it leads, in which term and how far. So a group in which nothing happens needs no
-//! heartbeats of its own: its replicas that follow hear of their leader by the beat, and thousands
-//! of idle ranges cost what a few shards cost. The answer names the ranges in which the other is
-//! behind: those are woken. A shard whose log hangs is silent: what it leads is better led
-//! elsewhere. Which shards answer is a part of a shard's report: by that the manager knows the nodes
-//! that nobody reaches ([`crate::cluster`]). The driver also notices when this process did not run
-//! for a while (see [`crate::raft`]).
+//! Every [`BEAT`] a shard sends a heartbeat to each shard with which it shares a range. It names
+//! the shared ranges that the sender leads, with term and last applied entry. So an idle group
+//! needs no heartbeats of its own: its followers hear of their leader by the shard's heartbeat, and
+//! thousands of idle ranges cost no more than a few shards. The response names the ranges in which
+//! the receiver is behind; the leader wakes these. A shard whose log hangs sends no heartbeats, so
+//! that others take the lead of its ranges. A shard's report says which shards answer it; from that
+//! the manager knows which nodes no other node reaches ([`crate::cluster`]). The driver also
+//! notices when this process did not run for a while (see [`crate::raft`]).
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -21,24 +21,24 @@ use crate::error::Fatal;
 use crate::raft::{self, Led, TICK, Tick};
 use crate::types::{Location, RangeId, ShardId};
 
-/// How often a shard tells others that it lives.
+/// How often a shard sends heartbeats to others.
 const BEAT: Duration = Duration::from_millis(200);
-/// A shard that has said nothing for so long is not there.
+/// A shard that has sent no heartbeat for this long counts as absent.
 const SILENT_AFTER: Duration = Duration::from_millis(900);
-/// The answer to a beat may take so long.
+/// Time limit for the response to a heartbeat.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-/// A shard that has answered no beat for so long does not answer.
+/// A shard that has answered no heartbeat for this long counts as not answering.
 const UNANSWERED_FOR: Duration = Duration::from_secs(2);
-/// A write of the log that takes longer keeps the shard from saying that it lives.
+/// While a write of the log takes longer than this, the shard sends no heartbeats.
 const LOG_HANGS_AFTER: Duration = Duration::from_secs(2);
-/// A driver that comes later than this has stalled.
+/// If the driver runs this much late, the process has stalled.
 const STALLED_AFTER: Duration = Duration::from_millis(75);
 
-/// What a shard knows of others' lives.
+/// What a shard knows of other shards' liveness.
 pub(super) struct Liveness<E: Env> {
-    /// When each other shard last said that it lives.
+    /// When each other shard's last heartbeat came.
     heard: RefCell<BTreeMap<Location, Now<E>>>,
-    /// The shards that are told, and since when each has answered no beat.
+    /// The shards that get heartbeats, and since when each has left them unanswered.
     told: RefCell<BTreeMap<Location, Option<Now<E>>>>,
 }
 
@@ -52,20 +52,20 @@ impl<E: Env> Default for Liveness<E> {
 }
 
 impl<E: Env> Liveness<E> {
-    /// Whether a shard was heard of lately.
+    /// Whether a heartbeat of a shard has come lately.
     pub fn is_there(&self, shard: Location, now: Now<E>) -> bool {
         let heard = self.heard.borrow();
         heard.get(&shard).is_some_and(|at| now < *at + SILENT_AFTER)
     }
 
-    /// Whether a shard answers, as far as is known.
+    /// Whether a shard answers heartbeats, as far as known.
     pub fn answers(&self, shard: Location, now: Now<E>) -> bool {
         let told = self.told.borrow();
         let unanswered = told.get(&shard).copied().flatten();
         unanswered.is_none_or(|since| now < since + UNANSWERED_FOR)
     }
 
-    /// The shards with which this one speaks, and whether they answer.
+    /// The shards that get heartbeats, and whether they answer.
     pub fn peers(&self, now: Now<E>) -> Vec<Peer> {
         let told: Vec<Location> = self.told.borrow().keys().copied().collect();
         let peer = |at: Location| Peer {
@@ -75,7 +75,7 @@ impl<E: Env> Liveness<E> {
         told.into_iter().map(peer).collect()
     }
 
-    /// These are told now, and no others.
+    /// Sets the shards that get heartbeats from now on.
     fn tell<'a>(&self, shards: impl Iterator<Item = &'a Location>, now: Now<E>) {
         let mut told = self.told.borrow_mut();
         let mut before = std::mem::take(&mut *told);
@@ -85,7 +85,7 @@ impl<E: Env> Liveness<E> {
         }));
     }
 
-    /// A shard has answered.
+    /// Notes that a shard has answered a heartbeat.
     fn answered(&self, shard: Location) {
         if let Some(unanswered) = self.told.borrow_mut().get_mut(&shard) {
             *unanswered = None;
@@ -93,7 +93,7 @@ impl<E: Env> Liveness<E> {
     }
 }
 
-/// Starts the driver of a shard.
+/// Starts the driver of a shard's groups.
 pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
     let shard = Rc::downgrade(inner);
     drop(E::Runtime::spawn(async move {
@@ -123,7 +123,7 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
     }));
 }
 
-/// Looks at the groups in which something may be due.
+/// Drives the groups in which something may be due.
 async fn tick<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) -> Result<(), Fatal> {
     let is_due = |Running { replica, raft }: &Running<E>| {
         raft.is_due(now) || replica.lacks_quorum() || !replica.proposer.is_idle()
@@ -144,7 +144,7 @@ async fn tick<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) -> Result<(), Fatal> {
     Ok(())
 }
 
-/// Tells every shard with which a range is shared that this one lives.
+/// Sends a heartbeat to every shard that shares a range with this one.
 fn beat<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) {
     let hangs = inner.wal.writing_since();
     if hangs.is_some_and(|since| now > since + LOG_HANGS_AFTER) {
@@ -165,7 +165,7 @@ fn beat<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) {
             }
         });
     });
-    // The manager looks whether nodes can be reached before it places anything there.
+    // The manager checks that nodes can be reached before it places anything on them.
     if let Some(manager) = inner.management.manager.borrow().as_ref() {
         let shard = ShardId(0);
         let nodes = manager.heard_nodes(now);
@@ -179,7 +179,7 @@ fn beat<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) {
         let bytes = raft::encode_beat(inner.location, &leads);
         let (transport, shard) = (inner.around.transport.clone(), Rc::downgrade(inner));
         drop(E::Runtime::spawn(async move {
-            // One that is lost is followed by the next.
+            // If one is lost, the next follows soon.
             let call = transport.call(to, Lane::Control, bytes);
             let answer = E::Runtime::timeout(ANSWER_TIMEOUT, call).await;
             if let (Ok(Ok(answer)), Some(inner)) = (answer, shard.upgrade()) {
@@ -192,7 +192,7 @@ fn beat<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) {
 }
 
 impl<E: Env> Shard<E> {
-    /// Whether another shard answers within the time of a beat.
+    /// Whether another shard answers within the interval of heartbeats.
     pub async fn is_answered_by(&self, other: Location) -> bool {
         let (transport, beat) = {
             let inner = &self.inner;
@@ -205,7 +205,7 @@ impl<E: Env> Shard<E> {
 }
 
 impl<E: Env> Inner<E> {
-    /// Takes a beat; gives the ranges in which this shard is behind.
+    /// Takes a heartbeat; gives the ranges in which this shard is behind.
     pub(super) fn take_beat(&self, from: Location, leads: &[Led]) -> Vec<RangeId> {
         let now = Now::<E>::now();
         self.liveness.heard.borrow_mut().insert(from, now);

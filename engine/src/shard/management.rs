@@ -1,11 +1,12 @@
-//! The shard's part in the cluster's management: it reports how it is, takes the view of the cluster,
+//! The shard's part in managing the cluster: it reports its state, takes the view of the cluster,
 //! and hosts the manager while it leads the system range.
 //!
-//! Every [`REPORT_EVERY`] a shard tells the manager what it leads and holds ([`super::report`]), and is
-//! told the view if it has changed, and which of its replicas are no members any more. The shard that
-//! leads the system range makes the [`Manager`] of its term from the rows of that range; whatever must
-//! outlive it is written there before anybody relies on it. Nothing here is on the data path: when no
-//! manager can be reached everything goes on as it is.
+//! Every [`REPORT_EVERY`] a shard sends the manager a report of what it leads and holds
+//! ([`super::report`]). The response has the view, if it has changed, and the replicas of the shard
+//! that are no longer members. The shard that leads the system range makes the [`Manager`] of its
+//! term from the rows of that range. Whatever must outlive the manager is written there before
+//! anything relies on it. Nothing here is on the data path: without a manager everything goes on as
+//! it is.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -26,48 +27,48 @@ use crate::types::{Location, NodeId, ShardId};
 
 /// How often a shard reports, and the manager plans.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
-/// One question may take so long.
+/// Time limit of one request.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-/// An order may take so long.
+/// Time limit of an order.
 pub(super) const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
-/// The manager is looked for so long, for somebody who waits.
+/// How long a caller's request looks for the manager.
 const MANAGE_PATIENCE: Duration = Duration::from_secs(4);
-/// And again after this.
+/// Pause before it looks again.
 const MANAGE_AGAIN: Duration = Duration::from_millis(50);
-/// Shards that are asked in one search for the manager.
+/// Most shards that are asked in one search for the manager.
 const HOPS_MAX: usize = 8;
 
-/// After so many reports in a row that were answered with the node not being met where it says, it
-/// complains.
+/// After this many reports in a row whose response says that the node was not reached at its
+/// address, the shard logs an error.
 const UNMET_REPORTS: u32 = 10;
 
-/// Told of a new view.
+/// Called with each new view.
 type OnView = Box<dyn Fn(&View)>;
 
 /// What a shard knows of the cluster.
 pub(super) struct Management<E: Env> {
-    /// What the node says of itself.
+    /// The record of its node.
     pub node: NodeRecord,
-    /// The highest id of a node that was known at the start.
+    /// The highest node id that was known at the start.
     pub nodes_seen: NodeId,
-    /// As the manager last told.
+    /// The last view from the manager.
     view: RefCell<Rc<View>>,
-    /// Whether the manager has taken this process for the node.
+    /// Whether the manager has accepted this process as its node.
     pub(super) was_accepted: Cell<bool>,
-    /// Where the manager was met last.
+    /// Where the manager was last found.
     leader: Cell<Option<Location>>,
-    /// Where the replicas of the system range may be.
+    /// Shards that may have replicas of the system range.
     system: RefCell<Vec<Location>>,
-    /// While this shard leads the system range.
+    /// The manager, while this shard leads the system range.
     pub manager: RefCell<Option<Manager<E>>>,
     told: RefCell<Option<OnView>>,
     is_at: IsAt,
-    /// Answers in a row that said that the node is not known to be where it says.
+    /// How many responses in a row said that the node was not reached at its address.
     unmet: Cell<u32>,
 }
 
 impl<E: Env> Management<E> {
-    /// Of a shard that knows where the system range may be.
+    /// The knowledge of a shard that starts; `system` are shards that may have the system range.
     pub fn new(
         node: NodeRecord,
         system: Vec<Location>,
@@ -88,13 +89,13 @@ impl<E: Env> Management<E> {
         }
     }
 
-    /// The cluster as the manager last told.
+    /// The last view from the manager.
     pub fn view(&self) -> Rc<View> {
         self.view.borrow().clone()
     }
 }
 
-/// Starts to report.
+/// Starts to send reports.
 pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
     let shard = Rc::downgrade(inner);
     drop(E::Runtime::spawn(async move {
@@ -111,12 +112,13 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
 }
 
 impl<E: Env> Shard<E> {
-    /// The cluster as the manager last told.
+    /// The last view of the cluster from the manager.
     pub fn view(&self) -> Rc<View> {
         self.inner.management.view()
     }
 
-    /// Where the replicas of the system range are, as far as is known; where the manager was met last.
+    /// The shards with replicas of the system range, as far as known, and where the manager was
+    /// last found.
     pub fn system(&self) -> Vec<Location> {
         let mut known = self.inner.known_system();
         known.extend(self.inner.management.leader.get());
@@ -125,15 +127,15 @@ impl<E: Env> Shard<E> {
         known
     }
 
-    /// Has `told` called whenever the manager tells a new view.
+    /// Has `told` called with each new view.
     pub fn on_view(&self, told: impl Fn(&View) + 'static) {
         *self.inner.management.told.borrow_mut() = Some(Box::new(told));
     }
 
-    /// Asks the manager, wherever it is.
+    /// Sends a request to the manager, wherever it is.
     ///
     /// # Errors
-    /// No shard leads the system range, as far as can be seen from here.
+    /// No shard that leads the system range was found.
     pub async fn manage(&self, ask: Ask) -> Result<Told, Error> {
         let until = Now::<E>::now() + MANAGE_PATIENCE;
         loop {
@@ -149,7 +151,7 @@ impl<E: Env> Shard<E> {
 }
 
 impl<E: Env> Inner<E> {
-    /// Reports once, and does what the answer says.
+    /// Sends one report, and acts on the response.
     async fn report(self: &Rc<Self>) {
         let known = self.management.view.borrow().version;
         let report = Ask::Report(report::of(self, known));
@@ -180,12 +182,12 @@ impl<E: Env> Inner<E> {
         }
     }
 
-    /// The manager says whether this node was met where it says.
+    /// Takes from the manager whether this node was reached at its address.
     fn take_unmet(&self, is_unmet: bool) {
         let Management { node, unmet, .. } = &self.management;
         let times = if is_unmet { unmet.get() + 1 } else { 0 };
         unmet.set(times);
-        // One shard speaks for the node.
+        // One shard is enough to log it for the node.
         if times == UNMET_REPORTS && self.location.shard == ShardId(0) {
             tracing::error!(
                 address = node.address,
@@ -195,8 +197,9 @@ impl<E: Env> Inner<E> {
         }
     }
 
-    /// Has other nodes pass a report on. They know where the manager's node is when it has moved, and
-    /// they meet it when this process runs on a copy of that node's folder: here its id is our own.
+    /// Lets other nodes forward a report. They know the manager's node if it has moved; and they
+    /// reach it even if this process runs on a copy of that node's folder and so has the same node
+    /// id.
     async fn have_passed_on(self: &Rc<Self>, report: Report) -> Option<Told> {
         let mut others = self.known_system();
         others.retain(|at| at.node != self.location.node);
@@ -218,7 +221,7 @@ impl<E: Env> Inner<E> {
         self.tell(view);
     }
 
-    /// What is known of the cluster from now on.
+    /// Sets the view and passes it on.
     fn tell(&self, view: View) {
         let view = Rc::new(view);
         self.management.view.replace(view.clone());
@@ -227,7 +230,7 @@ impl<E: Env> Inner<E> {
         }
     }
 
-    /// Asks the manager where it may be; `None`: it was not found.
+    /// Asks all shards that may have the manager, one after the other; `None` if it was not found.
     pub(super) async fn ask_manager(self: &Rc<Self>, ask: &Ask) -> Option<Told> {
         let management = &self.management;
         let mut candidates: Vec<Location> = management.leader.get().into_iter().collect();
@@ -238,7 +241,7 @@ impl<E: Env> Inner<E> {
         while asked.len() < HOPS_MAX {
             let next = candidates.iter().find(|at| !asked.contains(at)).copied();
             let Some(at) = next else {
-                // Those are seldom needed, and all replicas are looked at for them.
+                // These are seldom needed, and finding them goes through all replicas.
                 if !std::mem::take(&mut has_more) {
                     return None;
                 }
@@ -261,7 +264,7 @@ impl<E: Env> Inner<E> {
         None
     }
 
-    /// Asks a shard; `None`: it does not answer.
+    /// Sends a request to a shard; `None` if it does not answer.
     pub(super) async fn ask(
         self: &Rc<Self>,
         at: Location,
@@ -269,7 +272,7 @@ impl<E: Env> Inner<E> {
         timeout: Duration,
     ) -> Option<Told> {
         if at == self.location {
-            // A step deeper: an order may lead to further questions.
+            // Boxed: an order may lead to further requests.
             return Some(Box::pin(self.take(ask.clone())).await);
         }
         let question = raft::encode_cluster(&message::encode_ask(ask));
@@ -278,7 +281,7 @@ impl<E: Env> Inner<E> {
         message::decode_told(&answer.ok()?.ok()?)
     }
 
-    /// Takes a message of the cluster's management; gives the answer's bytes.
+    /// Takes a message of the cluster's management; gives the bytes of the response.
     pub(super) async fn take_message(self: &Rc<Self>, bytes: &[u8]) -> Vec<u8> {
         match message::decode_ask(bytes) {
             Some(ask) => message::encode_told(&self.take(ask).await),
@@ -363,8 +366,8 @@ impl<E: Env> Inner<E> {
         }
     }
 
-    /// Where the replicas of the system range may be: as the manager has told, and as a replica
-    /// here believes, which may know more after a restart.
+    /// The shards that may have replicas of the system range: from the manager's view, and from a
+    /// replica here, which may know more after a restart.
     fn known_system(&self) -> Vec<Location> {
         let mut known = self.management.system.borrow().clone();
         if let Some(running) = self.system_replica() {
@@ -374,9 +377,9 @@ impl<E: Env> Inner<E> {
         known
     }
 
-    /// Shards that may know where the system range is by now: one that was cut off while all its
-    /// replicas moved knows none of them. First those that were heard of lately, then those of its own
-    /// node.
+    /// Shards that may know where the system range is now. A shard that was cut off while all
+    /// replicas of the system range moved knows none of them. First come shards that were heard of
+    /// lately, then those of this node.
     fn acquaintances(&self) -> Vec<Location> {
         let now = Now::<E>::now();
         let mut known = Vec::new();
@@ -395,8 +398,8 @@ impl<E: Env> Inner<E> {
         known
     }
 
-    /// The replica of the system range here goes. What it knows of the others is kept, and told like a
-    /// view so that it outlives the process: the last view may be from before there were any.
+    /// Remembers the replicas of the system range when the one here is removed, and passes them on
+    /// like a view so that they outlive the process: the last view may be older than they are.
     pub(super) fn remember_system(&self) {
         let system = self.known_system();
         let management = &self.management;
@@ -408,7 +411,7 @@ impl<E: Env> Inner<E> {
         });
     }
 
-    /// Whether this shard leads the system range; then it has the manager of its term.
+    /// Whether this shard leads the system range. If so, it has the manager of its term.
     fn manages(&self) -> bool {
         let leading = self.system_replica().and_then(|running| {
             let leading = running.replica.leading()?;
@@ -439,13 +442,13 @@ impl<E: Env> Inner<E> {
         true
     }
 
-    /// Looks at the manager; another shard may have become it since the caller looked.
+    /// Calls `look` with the manager; it may have moved to another shard since the caller checked.
     fn with_manager(&self, look: impl FnOnce(&mut Manager<E>) -> Told) -> Told {
         let told = self.management.manager.borrow_mut().as_mut().map(look);
         told.unwrap_or_else(|| self.not_here())
     }
 
-    /// Makes rows durable in the system range, and says whether they are.
+    /// Makes rows durable in the system range; gives whether they are.
     async fn write_down(&self, rows: &[Row]) -> bool {
         let Some(running) = self.system_replica() else {
             return rows.is_empty();
@@ -457,7 +460,7 @@ impl<E: Env> Inner<E> {
         written.is_ok()
     }
 
-    /// What the manager does from time to time: writes down what is new, and orders the next steps.
+    /// The manager's periodic work: it writes what is new, and orders the next steps.
     async fn administer(self: &Rc<Self>) {
         let rows = self
             .management
@@ -488,6 +491,7 @@ impl<E: Env> Inner<E> {
         }
         let news = orders
             .iter()
+            // Ids of new replicas must be durable before a shard gets them.
             .any(|(_, ask)| matches!(ask, Ask::Change { .. }));
         if news && !self.save_replica_ids().await {
             return;
@@ -563,7 +567,7 @@ impl<E: Env> Inner<E> {
     }
 }
 
-/// What to ask of whom, for a step of the plan.
+/// The request for a step of the plan, and the shard that gets it.
 fn order<E: Env>(manager: &mut Manager<E>, step: Step, now: Now<E>) -> Option<(Location, Ask)> {
     match step {
         Step::Change {

@@ -1,9 +1,10 @@
-//! Replicas that come and go: made, removed, and the change of a group's members by its leader.
+//! Replicas come and go: how they are made and removed, and how a leader changes the members of its
+//! group.
 //!
-//! The order is that of the design: a replica is durable in the log before it runs, and its end is
-//! durable before it stops. A change makes the new replicas, has them learn, and only then changes the
-//! voters, in one joint step; a leader that is to go hands over first. Whatever fails is tried again by
-//! the cluster's manager, from what is there then.
+//! A replica is durable in the log before it runs, and its removal is durable before it stops. A
+//! change makes the new replicas, lets them learn, and only then changes the voters, in one joint
+//! step. A leader that is to go transfers the leadership first. If something fails, the cluster's
+//! manager tries again from what is there then.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -22,34 +23,34 @@ use crate::range::{Descriptor, Keyspace, ReplicaPlace};
 use crate::types::{Location, RangeId, ReplicaId};
 use crate::wal::{Created, Group, WalError};
 
-/// A shard may take so long to make a replica.
+/// Time limit for a shard to make a replica.
 pub(super) const CREATE_TIMEOUT: Duration = Duration::from_secs(5);
-/// And to remove one.
+/// Time limit for a shard to remove one.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(1);
-/// New voters that come no nearer for so long are given up.
+/// New voters that come no nearer for this long are given up.
 const CATCH_UP_PATIENCE: Duration = Duration::from_mins(2);
-/// How often it is looked whether they have.
+/// How often their progress is checked.
 const CATCH_UP_LOOK: Duration = Duration::from_millis(20);
-/// How often new voters that lag are asked whether they are there at all.
+/// How often shards of new voters that lag are asked whether the replica still exists.
 const CATCH_UP_ASK: Duration = Duration::from_secs(3);
-/// So many entries behind, a replica has caught up.
+/// A replica that lacks at most this many entries has caught up.
 pub(super) const CAUGHT_UP: u64 = 100;
-/// One step of a change may take so long.
+/// Time limit of one step of a change.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl<E: Env> Inner<E> {
-    /// A group by its range, if it is led here.
+    /// The replica of a range, if it leads.
     pub(super) fn led(&self, range: RangeId) -> Option<Running<E>> {
         let here = self.of_range(range);
         here.filter(|here| here.replica.leading().is_some())
     }
 
-    /// The replica of a range here; there is never more than one.
+    /// The replica of a range on this shard; there is never more than one.
     pub(super) fn of_range(&self, range: RangeId) -> Option<Running<E>> {
         self.by_range.borrow().get(&range).cloned()
     }
 
-    /// A replica of this shard.
+    /// This very replica, if it is on this shard.
     pub(super) fn running(&self, group: Group) -> Option<Running<E>> {
         let here = self.of_range(group.range);
         here.filter(|here| here.replica.group == group)
@@ -69,7 +70,7 @@ impl<E: Env> Inner<E> {
                 return Ok(Told::Done);
             }
             let is_empty = here.with_state(|state| state.applied.is_none());
-            // One that has nothing was left by a change that came to nothing.
+            // An empty replica was left by a change that failed.
             if !is_empty || other > replica {
                 let why = format!("replica {other} of the range is here");
                 return Ok(Told::Refused(why));
@@ -153,7 +154,7 @@ impl<E: Env> Inner<E> {
         if self.system.borrow().iter().any(is_it) {
             self.remember_system();
         }
-        // Until this is durable a start would find the replica, and need its rows.
+        // Until this is durable, a start would find the replica and need its rows.
         self.wal.remove_replica(group).await?;
         self.ranges.borrow_mut().retain(|running| !is_it(running));
         self.system.borrow_mut().retain(|running| !is_it(running));
@@ -172,7 +173,7 @@ impl<E: Env> Inner<E> {
         self.routes_version.set(self.routes_version.get() + 1);
     }
 
-    /// Begins a change of a range's members; says at once whether it has begun.
+    /// Begins a change of a range's members; gives at once whether it has begun.
     pub(super) fn change_members(
         self: &Rc<Self>,
         range: RangeId,
@@ -211,15 +212,18 @@ impl<E: Env> Inner<E> {
         let before = members(raft).await?.places;
         let wanted = || voters.iter().chain(learners);
         let voting = members(raft).await?.voters;
+        // New members must exist and learn before they may vote.
         for place in wanted().filter(|place| !voting.contains(&place.replica)) {
             self.make(replica, raft, *place).await?;
         }
         let new: Vec<ReplicaId> = voters.iter().map(|place| place.replica).collect();
-        // One that votes already may be gone for good; that the change goes on is what helps then.
+        // Only new voters are waited for: one that votes already may be gone for good, and then it
+        // is the change that helps.
         let mut learning = voters.to_vec();
         learning.retain(|place| !voting.contains(&place.replica));
         self.wait_until_caught_up(running, &learning).await?;
         let (now, is_joint) = members(raft).await.map(|now| (now.voters, now.is_joint))?;
+        // A leader that must go lets a replica that stays finish the change.
         if !new.contains(&me) {
             let mut heirs = raft.heirs();
             heirs.retain(|id| new.contains(id) && now.contains(id));
@@ -231,14 +235,16 @@ impl<E: Env> Inner<E> {
         if now != goal || is_joint {
             step(raft, raft.change_voters(goal)).await?;
         }
+        // Members that are neither voters nor wanted learners.
         let surplus = members(raft).await?.places.into_keys();
         let surplus = surplus.filter(|id| wanted().all(|place| place.replica != *id));
         let surplus: BTreeSet<ReplicaId> = surplus.collect();
         if !surplus.is_empty() {
             step(raft, raft.remove_learners(surplus)).await?;
         }
-        // The change has not ended before they have gone: an earlier one, ordered late, must not bring
-        // one back that is on its way out. Who hears nothing of it asks the manager some time.
+        // The change ends only after the removed replicas are gone, or an earlier order that
+        // arrives late could bring one back that is being removed. A replica that cannot be told
+        // asks the manager later.
         let range = replica.group.range;
         let mut gone = before;
         gone.retain(|id, _| wanted().all(|place| place.replica != *id));
@@ -250,7 +256,7 @@ impl<E: Env> Inner<E> {
         Ok(())
     }
 
-    /// Makes sure that a replica is there and learns.
+    /// Makes sure that a replica exists and learns.
     async fn make(
         self: &Rc<Self>,
         replica: &Replica<E>,
@@ -269,7 +275,7 @@ impl<E: Env> Inner<E> {
             Some(Told::Refused(why)) => {
                 self.target_failed(place.location);
                 if learns {
-                    // It is gone for good: another takes its place.
+                    // The replica is gone for good: another takes its place.
                     step(raft, raft.remove_learners([id].into())).await?;
                 }
                 Err(why)
@@ -281,7 +287,7 @@ impl<E: Env> Inner<E> {
         }
     }
 
-    /// Has the manager choose another shard the next time, if there is one.
+    /// Lets the manager choose another shard next time, if there is one.
     fn target_failed(self: &Rc<Self>, at: Location) {
         let inner = self.clone();
         drop(E::Runtime::spawn(async move {
@@ -310,7 +316,7 @@ impl<E: Env> Inner<E> {
             if let Some(taken) = raft.part_taken() {
                 until = until.max(taken + CATCH_UP_PATIENCE);
             }
-            // One that is gone by now, or its node, would never come.
+            // A replica that no longer exists, or whose node is gone, would never catch up.
             if Now::<E>::now() >= ask_at {
                 let behind = |place: &&ReplicaPlace| raft.lag(place.replica) > CAUGHT_UP;
                 for place in learning.iter().filter(behind) {
@@ -334,7 +340,7 @@ async fn members<E: Env>(raft: &RaftGroup<E>) -> Result<Membership, String> {
     raft.membership().await.map_err(|e| e.to_string())
 }
 
-/// One step of a change, of a group that may have slept.
+/// Carries out one step of a change; wakes the group, which may sleep.
 async fn step<E: Env>(
     raft: &RaftGroup<E>,
     step: impl Future<Output = Result<(), String>>,

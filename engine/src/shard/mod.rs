@@ -2,12 +2,13 @@
 //!
 //! It owns a set of range replicas, one write-ahead log and one LSM tree, and shares no mutable
 //! memory with other shards. [`Shard`] is an ordinary single-threaded value that lives on its
-//! executor's thread; it is the whole interface of this crate to the server and the simulator.
+//! executor's thread. It is the interface of this crate to the server and the simulator.
 //!
 //! The way of a write: [`Shard::write`] finds the range and checks the epoch -> the range's
 //! proposer ([`crate::range::proposer`]) -> Raft ([`crate::raft`]) -> the log ([`crate::wal`]),
-//! durable -> apply ([`crate::range::apply`]) into the tree ([`crate::lsm`]) -> the caller's
-//! [`WriteSink`]. The way of a read: [`Shard::get`] looks into the tree at once.
+//! durably -> apply ([`crate::range::apply`]) into the tree ([`crate::lsm`]) -> the caller's
+//! [`WriteSink`]. The way of a read: [`Shard::get`] checks the lease and looks into the tree at
+//! once.
 
 mod background;
 pub mod contents;
@@ -53,7 +54,7 @@ pub use folder::{FolderFault, FolderMark, Opened};
 pub use status::{ClusterStatus, RangeStatus, ShardStatus};
 use store::{OnFatal, Store};
 
-/// A range that a new shard starts with.
+/// A range with which a new shard starts.
 #[derive(Clone, Debug)]
 pub struct InitialRange {
     /// Its id.
@@ -62,16 +63,16 @@ pub struct InitialRange {
     pub replica: ReplicaId,
     /// The other voters.
     pub others: Vec<ReplicaPlace>,
-    /// Whether this replica campaigns first, where there are others.
+    /// Whether this replica campaigns first; matters only if there are other voters.
     pub leads: bool,
-    /// Whose keys it holds.
+    /// The key space of its keys.
     pub keyspace: Keyspace,
-    /// Which of them.
+    /// Its interval of keys.
     pub keys: KeyRange,
 }
 
 impl InitialRange {
-    /// All voters, given where this shard is, in the order of their ids.
+    /// All voters, in the order of their ids; `here` is this shard.
     fn voters(&self, here: Location) -> Vec<ReplicaPlace> {
         let mut voters = self.others.clone();
         voters.push(ReplicaPlace {
@@ -83,57 +84,57 @@ impl InitialRange {
     }
 }
 
-/// How a shard is opened.
+/// Options for opening a shard.
 pub struct ShardOptions {
-    /// Where it is.
+    /// The node and number of the shard.
     pub location: Location,
     /// Size of one memtable in bytes.
     pub memtable_bytes: usize,
-    /// Budget of the log's cache of entries in bytes.
+    /// How many bytes of entries the log may keep in memory.
     pub entry_cache_bytes: usize,
-    /// Size of a log segment in bytes; [`crate::limits::SEGMENT_LEN`] but in tests.
+    /// Size of a log segment in bytes; [`crate::limits::SEGMENT_LEN`] except in tests.
     pub segment_bytes: usize,
     /// How long old versions are kept, in milliseconds.
     pub gc_retention_ms: u64,
-    /// Entries that are durable in the tree and yet kept in the log of a group of several, for a
-    /// replica that is a little behind.
+    /// How many entries the log of a group of several replicas keeps, though the tree has made them
+    /// durable, for replicas that are a little behind.
     pub entries_kept: u64,
-    /// Appends up to this take the control lane; [`crate::limits::SMALL_APPEND_LEN_MAX`] but in
-    /// tests.
+    /// Appends up to this many bytes take the control lane; [`crate::limits::SMALL_APPEND_LEN_MAX`]
+    /// except in tests.
     pub small_append_bytes: usize,
-    /// What is known of the shard's folder from outside of it.
+    /// What the node knows of the shard's folder.
     pub folder: FolderMark,
-    /// The ranges that a shard begins with; made only in a folder that is new.
+    /// The ranges with which a shard begins; they are made only in a new folder.
     pub initial: Vec<InitialRange>,
-    /// What the node says of itself to the cluster.
+    /// The record of the node, for the cluster.
     pub node: NodeRecord,
-    /// Where the replicas of the system range may be.
+    /// Shards that may have replicas of the system range.
     pub system: Vec<Location>,
-    /// The highest id of a node of which the node has ever heard.
+    /// The highest node id that the node has ever heard of.
     pub nodes_seen: NodeId,
-    /// Asked by the cluster's manager whether a node is known to be at an address.
+    /// Tells the cluster's manager whether a node was reached at an address.
     pub is_at: IsAt,
-    /// When replicas compare what they hold, and how fast.
+    /// When, and how fast, replicas compare their digests.
     pub digests: DigestOptions,
-    /// Told of what must end the process.
+    /// Called with an error that must end the process.
     pub on_fatal: OnFatal,
 }
 
-/// Whether a node is known to be at an address; if not, that is looked into.
+/// Whether a node was reached at an address; if not, that is tried from now on.
 pub type IsAt = Rc<dyn Fn(NodeId, &str) -> bool>;
 
-/// What comes with a write.
+/// The parts of a write besides its command.
 #[derive(Clone, Copy, Debug)]
 pub struct WriteRequest<E: Env> {
-    /// Which range the sender believes to own the first key.
+    /// The range that the sender believes to hold the first key.
     pub target: Option<Target>,
-    /// The write's name.
+    /// The write's session pair, by which a retry is known.
     pub session: SessionPair,
-    /// After this it is not proposed any more.
+    /// It is not proposed after this.
     pub deadline: Option<Now<E>>,
 }
 
-/// A range on this shard, running.
+/// A running range of this shard: a replica and its Raft group.
 #[derive(Clone)]
 struct Running<E: Env> {
     replica: Rc<Replica<E>>,
@@ -144,28 +145,28 @@ struct Inner<E: Env> {
     location: Location,
     gc_retention_ms: u64,
     hlc: Hlc,
-    /// What its groups need of it, and it itself, too.
+    /// What the shard's groups need from it, and it needs itself.
     around: Around<E>,
     wal: Wal<E>,
     store: Rc<Store<E>>,
-    /// Ranges of the users' key space by their first key.
+    /// Ranges of the users' key space, sorted by their first key.
     ranges: RefCell<Vec<Running<E>>>,
-    /// Ranges of the cluster's own records.
+    /// Ranges of the system's key space.
     system: RefCell<Vec<Running<E>>>,
-    /// All of them.
+    /// All ranges, by id.
     by_range: RefCell<FxHashMap<RangeId, Running<E>>>,
     background: RefCell<background::Tasks>,
     liveness: liveness::Liveness<E>,
     management: management::Management<E>,
-    /// Whether it is being closed: replicas neither come nor go any more.
+    /// Whether the shard is being closed: no replica is made or removed any more.
     closing: Cell<bool>,
-    /// Ranges of which a replica is being made.
+    /// Ranges of which a replica is being made now.
     creating: RefCell<BTreeSet<RangeId>>,
-    /// Differs whenever a replica has come or gone, or a range is led elsewhere.
+    /// Changes whenever a replica has come or gone, or a range has another leader.
     routes_version: Rc<Cell<u64>>,
-    /// Snapshots on their way.
+    /// Snapshots that are being received.
     staging: RefCell<Vec<staging::Staging>>,
-    /// The next data id, and up to where they are reserved.
+    /// The next data id, and the highest one that is reserved.
     data_ids: Cell<(u64, u64)>,
     digests: digests::Digests<E>,
 }
@@ -184,12 +185,12 @@ impl<E: Env> Clone for Shard<E> {
 }
 
 impl<E: Env> Shard<E> {
-    /// Where this shard is.
+    /// The node and number of this shard.
     pub fn location(&self) -> Location {
         self.inner.location
     }
 
-    /// The routes of all ranges of users here.
+    /// The routes of all users' ranges with a replica here.
     pub fn routes(&self) -> Vec<Route> {
         self.inner
             .ranges
@@ -199,18 +200,18 @@ impl<E: Env> Shard<E> {
             .collect()
     }
 
-    /// Differs whenever what [`Shard::routes`] gives does.
+    /// Changes whenever the result of [`Shard::routes`] does.
     pub fn routes_version(&self) -> u64 {
         self.inner.routes_version.get()
     }
 
-    /// The cluster's time as this node knows it.
+    /// The cluster's time, as this node knows it.
     pub fn now(&self) -> Timestamp {
         use crate::env::Clock;
         self.inner.hlc.now(self.inner.around.clock.wall_ms())
     }
 
-    /// Takes over the largest time that a client has seen: what it writes from now on comes after.
+    /// Takes the largest timestamp that a client has seen: its next writes get higher ones.
     ///
     /// # Errors
     /// [`Error::ClockOutOfBounds`].
@@ -220,14 +221,14 @@ impl<E: Env> Shard<E> {
         self.inner.hlc.follow(wall_ms, "token", token)
     }
 
-    /// The replica whose range holds a user's key, and its group.
+    /// The replica of the range that holds a user's key, and its group.
     fn find_running(&self, key: &[u8]) -> Result<(Rc<Replica<E>>, RaftGroup<E>), Error> {
         self.with_running(key, |running| {
             (running.replica.clone(), running.raft.clone())
         })
     }
 
-    /// The replica whose range holds a user's key.
+    /// The replica of the range that holds a user's key.
     fn find(&self, key: &[u8]) -> Result<Rc<Replica<E>>, Error> {
         self.with_running(key, |running| running.replica.clone())
     }
@@ -251,14 +252,14 @@ impl<E: Env> Shard<E> {
             .ok_or(Error::Moved(None))
     }
 
-    /// Reads the newest value of a key, linearizably, and hands it with its version to `look`.
-    /// Synchronous: nothing is copied. `look` must not call back into the shard. Without a lease
-    /// this is [`Error::LeaseExpired`]: [`Shard::confirm`] and then [`Shard::get_confirmed`] read
-    /// with the help of the other replicas.
+    /// Reads the newest value of a key, linearizably, and passes it with its version to `look`.
+    /// Synchronous; copies nothing. `look` must not call back into the shard. Without a lease this
+    /// fails with [`Error::LeaseExpired`]: then [`Shard::confirm`] and [`Shard::get_confirmed`]
+    /// read with the help of the other replicas.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a key that breaks the limits, [`Error::Moved`] and
-    /// [`Error::NotLeader`] if the key is not this replica's to read.
+    /// [`Error::Invalid`] for a key that breaks the limits; [`Error::Moved`] and
+    /// [`Error::NotLeader`] if this replica must not answer for the key.
     pub fn get<R>(
         &self,
         key: &[u8],
@@ -273,12 +274,12 @@ impl<E: Env> Shard<E> {
         if !has_lease {
             return Err(Error::LeaseExpired);
         }
-        // The lease was checked after the state was pinned: nothing else runs on this thread. The
-        // first entry of the leader's term is applied, and so is everything it has acknowledged.
+        // Nothing else runs on this thread between the check of the lease and the read. The first
+        // entry of the leader's term is applied, and so is everything that it has acknowledged.
         self.look(data_id, key, look)
     }
 
-    /// Reads as [`Shard::get`] does, just after [`Shard::confirm`].
+    /// Reads like [`Shard::get`], right after [`Shard::confirm`].
     ///
     /// # Errors
     /// See [`Shard::get`].
@@ -305,8 +306,8 @@ impl<E: Env> Shard<E> {
         read.map_err(|error| self.lost(error.into()))
     }
 
-    /// Proposes a write. The result comes through `sink`, now or later, exactly once, unless the
-    /// process ends before.
+    /// Proposes a write. `sink` receives the result exactly once, now or later, unless the process
+    /// ends before.
     pub fn write(
         &self,
         write: Write,
@@ -321,7 +322,7 @@ impl<E: Env> Shard<E> {
                 let first_tried = request.session.first_tried;
                 running.replica.check_time("first_tried", first_tried)?;
                 if running.replica.lacks_quorum() {
-                    // So that it is noticed when a majority is back.
+                    // Heartbeats find out when a majority is back.
                     running.raft.stay_awake();
                     return Err(Error::NoQuorum(Fate::NotApplied));
                 }
@@ -355,7 +356,7 @@ impl<E: Env> Shard<E> {
         replica.proposer.push(proposal);
     }
 
-    /// What a compare-and-swap whose condition holds now writes, as a plain write.
+    /// Decides a compare-and-swap now instead of in the log: a deliberate bug for the simulator.
     fn decide_now(&self, replica: &Replica<E>, write: Write) -> Write {
         let Write::CompareAndSwap {
             key,
@@ -380,8 +381,8 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    /// A retry is looked up by its pair before it is refused for spanning ranges: it may have been
-    /// applied before a split.
+    /// Refuses a write that spans ranges, unless it is a retry that was applied before a split: its
+    /// pair tells.
     fn refuse_several_ranges(
         &self,
         replica: &Replica<E>,
@@ -400,29 +401,29 @@ impl<E: Env> Shard<E> {
         sink.complete(token, result);
     }
 
-    /// An error of the tree: the process ends; until it does, the caller gets this.
+    /// Ends the process because of an error of the tree; the caller gets this error meanwhile.
     fn lost(&self, fatal: Fatal) -> Error {
         self.inner.store.fail(fatal);
         Error::ShuttingDown
     }
 
-    /// What came of comparing the replicas of ranges that are led here.
+    /// The results of comparing the replicas of ranges that are led here.
     pub fn digests(&self) -> DigestStats {
         self.inner.digests.stats()
     }
 
-    /// Counters and the state of every range.
+    /// Counters, and the status of every range.
     pub fn status(&self) -> ShardStatus {
         status::of(&self.inner)
     }
 
-    /// The state of every range alone, users' first.
+    /// The status of every range, users' first.
     pub fn ranges(&self) -> Vec<RangeStatus> {
         status::ranges(&self.inner)
     }
 
-    /// Stops: refuses what is new, waits for what is in flight, makes everything durable, and
-    /// leaves the log with a mark of a clean stop.
+    /// Stops the shard: refuses new requests, waits for those in flight, makes everything durable,
+    /// and marks the log as stopped cleanly.
     ///
     /// # Errors
     /// Something could not be made durable.
@@ -431,7 +432,7 @@ impl<E: Env> Shard<E> {
     }
 }
 
-/// A key's limits.
+/// Checks a key against the limits.
 fn check_key(key: &[u8]) -> Result<(), Error> {
     match key.len() {
         0 => Err(Error::Invalid(
@@ -444,7 +445,7 @@ fn check_key(key: &[u8]) -> Result<(), Error> {
     }
 }
 
-/// The limit of a scan's bounds. The first key after the longest one is a byte longer than a key.
+/// Checks a scan's bound. The first key after the longest key has one byte more.
 fn check_bound(bound: &[u8]) -> Result<(), Error> {
     let len = bound.len();
     if len > KEY_LEN_MAX + 1 {
@@ -456,7 +457,7 @@ fn check_bound(bound: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// A write is not answered while it is tried.
+/// Checks that a write does not say that it was answered itself.
 fn check_session(session: &SessionPair) -> Result<(), Error> {
     let (sequence, lowest) = (session.sequence, session.lowest_unanswered);
     if lowest > sequence {
@@ -477,7 +478,7 @@ fn check_value(value: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// A write's limits; gives its first key.
+/// Checks a write against the limits; gives its first key.
 fn check_write(write: &Write) -> Result<Blob, Error> {
     match write {
         Write::Put { value, .. } => check_value(value)?,

@@ -1,8 +1,8 @@
-//! Opening a shard: recover the log, the tree and every replica, and lead.
+//! Opens a shard: recovers the log, the tree and every replica, and starts the groups.
 //!
-//! The log says which replicas exist; the tree says how far each is applied; nothing else decides.
-//! What the log has beyond that is applied again, by openraft, from the entry after the one that
-//! the replica's state row names.
+//! The log says which replicas exist, the tree says how far each is applied, and nothing else
+//! decides. openraft applies the rest of the log again, from the entry after the one in the
+//! replica's state row.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -26,9 +26,9 @@ use crate::shard::{InitialRange, Inner, Running, Shard, ShardOptions};
 use crate::types::{DataId, Epoch, ReplicaId};
 use crate::wal::{Created, Group, GroupLog, LogId, Recovered, Wal, WalOptions};
 
-/// Data ids are reserved in the log in blocks of this many.
+/// How many data ids are reserved in the log at a time.
 pub(super) const DATA_ID_BLOCK: u64 = 64;
-/// The log of a range that was made, not split off, starts after this.
+/// The log of a range that was bootstrapped, not split off, starts after this entry.
 const FIRST: LogId = LogId {
     term: 1,
     leader: ReplicaId(0),
@@ -36,8 +36,8 @@ const FIRST: LogId = LogId {
 };
 
 impl<E: Env> Shard<E> {
-    /// Opens a shard; returns when every range of it is recovered, and led where this replica is
-    /// the only voter.
+    /// Opens a shard. Returns when every range is recovered, and this replica leads where it is the
+    /// only voter.
     ///
     /// # Errors
     /// The folder's content is damaged or cannot be read or written.
@@ -85,8 +85,8 @@ impl<E: Env> Shard<E> {
                 hlc: hlc.clone(),
                 clock: around.clock.clone(),
             };
-            // A wall clock that was set back does not take the node's clock along. The range's ceiling
-            // counts when this replica leads: see [`Replica::apply`].
+            // The clock must not be behind what was written, even if the wall clock was set back.
+            // The range's ceiling counts only when this replica leads: see [`Replica::apply`].
             parts.hlc.observe(parts.state.last_ts);
             let replica = Rc::new(Replica::new(parts));
             store.add(&replica);
@@ -132,7 +132,7 @@ impl<E: Env> Shard<E> {
             digests: Digests::new(options.digests),
         });
         background::start(&inner);
-        // Where others vote, too, the leader may be elsewhere, or late: requests wait for it.
+        // With other voters, the leader may be elsewhere, or late; requests then wait for it.
         for (replica, raft) in inner.groups() {
             if raft.is_alone() {
                 replica.led().await;
@@ -153,18 +153,18 @@ impl<E: Env> Inner<E> {
             .collect()
     }
 
-    /// All groups of the shard with their replicas.
+    /// All replicas of the shard with their groups.
     pub(super) fn groups(&self) -> Vec<(Rc<Replica<E>>, RaftGroup<E>)> {
         self.groups_that(|_| true)
     }
 
-    /// Looks at each of them. Neither may one be made nor removed meanwhile.
+    /// Calls `look` for each range. It must not make or remove a replica.
     pub(super) fn for_each_group(&self, look: impl FnMut(&Running<E>)) {
         let (ranges, system) = (self.ranges.borrow(), self.system.borrow());
         ranges.iter().chain(system.iter()).for_each(look);
     }
 
-    /// Those of them for which something is so.
+    /// The replicas, with their groups, for which `is_so` holds.
     pub(super) fn groups_that(
         &self,
         is_so: impl Fn(&Running<E>) -> bool,
@@ -177,9 +177,9 @@ impl<E: Env> Inner<E> {
     }
 }
 
-/// Makes the ranges of a new shard; one that was made before a crash is left as it is. In a folder that
-/// was used before, none is ever made: what is missing there was lost. Says which were made, and the
-/// next data id and up to where they are reserved.
+/// Makes the ranges of a new shard; those that were made before a crash stay. In a folder that was
+/// used before it makes none: whatever is missing there was lost. Gives the groups that were made,
+/// the next data id and the highest reserved one.
 async fn create_missing<E: Env>(
     wal: &Wal<E>,
     recovered: &mut Recovered<E>,
@@ -249,13 +249,13 @@ fn created(
     })
 }
 
-/// The first key of a running range.
+/// The first key of a range.
 pub(super) fn first_key<E: Env>(running: &Running<E>) -> Vec<u8> {
     let replica = &running.replica;
     replica.with_state(|state| state.descriptor.keys.start.clone())
 }
 
-/// Starts a replica's group and its proposer.
+/// Starts the group of a replica, and its proposer.
 pub(super) async fn start<E: Env>(
     replica: Rc<Replica<E>>,
     log: GroupLog<E>,

@@ -1,4 +1,4 @@
-//! What other shards ask of this one, and what a read asks of them.
+//! Requests of other shards to this one, and how a read without a lease asks the other replicas.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use crate::range::Route;
 use crate::request::Target;
 use crate::wal::{Group, LogId, Vote};
 
-/// A read that was not confirmed is tried again after this.
+/// Pause before a read that was not confirmed is tried again.
 const CONFIRM_AGAIN: Duration = Duration::from_millis(25);
 
 impl<E: Env> Shard<E> {
-    /// Answers a question of another replica. A replica that is not here is never made by this.
+    /// Answers a request of another replica or shard. It never makes a replica that is not here.
     pub async fn answer(&self, question: Bytes) -> Bytes {
         let answer = match raft::decode(question) {
             Some(Message::Question(envelope, question)) => {
@@ -31,7 +31,7 @@ impl<E: Env> Shard<E> {
                         Question::Lost { vote, acknowledged } => {
                             self.inner.take_loss(&group, vote, acknowledged).await
                         }
-                        // The leader keeps them and sends them again.
+                        // The leader keeps the entries and sends them again.
                         Question::Append { ref entries, .. }
                             if !entries.is_empty() && !self.inner.store.log_has_room() =>
                         {
@@ -53,18 +53,18 @@ impl<E: Env> Shard<E> {
         raft::encode_answer(&answer)
     }
 
-    /// Waits until a read of the key, made at once after this, sees everything that was committed
-    /// before the call: what a leader does whose lease has run out.
+    /// Waits until a read of the key, made right after this, sees everything that was committed
+    /// before the call. A leader without a lease reads this way.
     ///
     /// # Errors
     /// [`Error::NotLeader`] if this replica does not lead, [`Error::NoQuorum`] if it reaches no
-    /// majority for a while, and what [`Shard::get`] gives.
+    /// majority for a while, and the errors of [`Shard::get`].
     pub async fn confirm(&self, key: &[u8], target: Option<Target>) -> Result<(), Error> {
         super::check_key(key)?;
         self.confirm_at(key, target).await
     }
 
-    /// The same for the range that holds `key`, which may be the empty one: the first.
+    /// The same for the range that holds `key`; an empty key means the first range.
     pub(super) async fn confirm_at(&self, key: &[u8], target: Option<Target>) -> Result<(), Error> {
         let (replica, raft) = self.find_running(key)?;
         loop {
@@ -84,8 +84,8 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    /// Where the range of a key that has a replica here is led, if that is elsewhere, known, and
-    /// not lost.
+    /// The route to the leader of a key's range, if the range has a replica here and a known leader
+    /// elsewhere that reaches a majority.
     pub fn led_elsewhere(&self, key: &[u8]) -> Option<Route> {
         let replica = self.find(key).ok()?;
         if replica.leading().is_some() || replica.lacks_quorum() {
@@ -108,8 +108,9 @@ impl<E: Env> Shard<E> {
 }
 
 impl<E: Env> Inner<E> {
-    /// The leader says that a replica here lacks an entry which it had acknowledged. If that is so, the
-    /// replica removes itself: it may have forgotten votes, too, and others may rely on its word.
+    /// Handles the leader's notice that a replica here lacks an entry which it had acknowledged. If
+    /// that is true, the replica removes itself: it may have forgotten votes, too, and others rely
+    /// on its acknowledgements.
     async fn take_loss(&self, group: &RaftGroup<E>, vote: Vote, acknowledged: LogId) -> Answer {
         if self.closing.get() || group.is_retired() || mutant::is(Mutant::OldFolderVotes) {
             return Answer::Refused;

@@ -1,8 +1,9 @@
-//! The bound of what the logs of a shard keep for replicas that take over a snapshot.
+//! The bound on the logs that a shard keeps for replicas that receive a snapshot.
 //!
-//! It is reckoned by the space on the disk, not by entries or segments: a snapshot of a large range takes
-//! minutes, and the log of those minutes is what saves the next one. What takes more is given up, the
-//! longest log first; the snapshot that is under way then ends in vain, and another is sent.
+//! The bound depends on the space on the disk, not on entries or segments: a snapshot of a large
+//! range takes minutes, and the log of those minutes saves the next snapshot. Pins beyond the bound
+//! are given up, the longest log first. The snapshot under way then ends in vain, and another is
+//! sent.
 
 use super::{Inner, Running};
 use crate::env::{Env, Instant, Now};
@@ -11,13 +12,14 @@ use crate::limits::{
 };
 use crate::raft::{Pinned, RaftGroup};
 
-/// How much of the free space of a disk that so many shards share one of them may pin.
+/// How many bytes one shard may pin, with this many bytes free on a disk that `shards` shards
+/// share.
 fn allowed(free: u64, shards: u16) -> u64 {
     let share = free / PINNED_DISK_PART / u64::from(shards.max(1));
     share.min(PINNED_LEN_MAX)
 }
 
-/// Whether so much may not be pinned.
+/// Whether this is more than may be pinned.
 fn is_too_much(pinned: &[(RaftGroup<impl Env>, Pinned)], allowed: u64) -> bool {
     let bytes: u64 = pinned.iter().map(|(_, pinned)| pinned.bytes).sum();
     let entries: usize = pinned.iter().map(|(_, pinned)| pinned.entries).sum();
@@ -25,7 +27,7 @@ fn is_too_much(pinned: &[(RaftGroup<impl Env>, Pinned)], allowed: u64) -> bool {
 }
 
 impl<E: Env> Inner<E> {
-    /// The groups whose logs are kept for snapshots.
+    /// The groups whose logs are pinned for snapshots.
     fn all_pinned(&self) -> Vec<(RaftGroup<E>, Pinned)> {
         let mut all = Vec::new();
         self.for_each_group(|Running { raft, .. }| {
@@ -34,7 +36,7 @@ impl<E: Env> Inner<E> {
         all
     }
 
-    /// Bytes of log that are kept for snapshots.
+    /// How many bytes of log are pinned for snapshots.
     pub(super) fn pinned_bytes(&self) -> u64 {
         self.all_pinned()
             .iter()
@@ -42,7 +44,7 @@ impl<E: Env> Inner<E> {
             .sum()
     }
 
-    /// Gives up what is pinned beyond the bound.
+    /// Gives up pins beyond the bound.
     pub(super) async fn bound_pinned(&self) {
         let mut pinned = self.all_pinned();
         if pinned.is_empty() {
@@ -94,8 +96,8 @@ impl<E: Env> Default for Fullness<E> {
 }
 
 impl<E: Env> Fullness<E> {
-    /// Looks at the log. What is pinned has a bound of its own and does not count, and what was just
-    /// purged has time to go.
+    /// Checks the length of the log. The pinned part has its own bound and does not count. What was
+    /// just purged gets time to disappear.
     pub(super) fn look(&mut self, inner: &Inner<E>, now: Now<E>) -> bool {
         let log = inner.wal.space();
         let kept = log.live_bytes.saturating_sub(inner.pinned_bytes());

@@ -1,4 +1,4 @@
-//! What a replica's state was: read back from the tree at a start, or from a snapshot's rows.
+//! Recovers the state of a replica: from the tree at a start, or from the rows of a snapshot.
 
 use std::ops::Bound;
 
@@ -13,7 +13,7 @@ use crate::shard::store::Store;
 use crate::types::{Blob, ClientId, DataId, ReplicaId, Timestamp};
 use crate::wal::{Created, Switched};
 
-/// A replica's state as its last flush left it, or as it was created.
+/// The state of a replica as of its last flush; if there was none, as it was created.
 ///
 /// # Errors
 /// The tree cannot be read.
@@ -44,7 +44,7 @@ pub(super) async fn recover_state<E: Env>(
             .applied
             .is_none_or(|id| id.index < switched.last.index)
     {
-        // Nothing was flushed since the snapshot was taken over.
+        // Nothing was flushed since the snapshot was installed: its state is in the log.
         let snapshot = RangeState::decode(&switched.state);
         let mut snapshot = snapshot.map_err(|_| damaged("snapshot's state"))?;
         load_snapshot_sessions(store, switched.data_id, &mut snapshot).await?;
@@ -61,7 +61,7 @@ pub(super) async fn recover_state<E: Env>(
     Ok(state)
 }
 
-/// Loads the session table of a snapshot whose rows lie under `data_id`, a few rows at a time.
+/// Loads the session table of a snapshot with rows under `data_id`, a few rows at a time.
 ///
 /// # Errors
 /// The tree cannot be read.
@@ -80,14 +80,14 @@ pub async fn load_snapshot_sessions<E: Env>(
     Ok(())
 }
 
-/// The rows of a session table in a snapshot.
+/// The two kinds of session rows in a snapshot.
 #[derive(Clone, Copy)]
 enum SessionRows {
     Clients,
     Pairs,
 }
 
-/// Loads some rows from a key on, or from the first if it is empty; gives where to go on.
+/// Loads some rows from a key on (an empty key: from the first); gives the key at which to go on.
 fn load_some<E: Env>(
     store: &Store<E>,
     (data_id, rows, from): (DataId, SessionRows, Vec<u8>),
@@ -132,7 +132,7 @@ fn read_clients<E: Env>(
     Ok(())
 }
 
-/// Loads the pairs of the clients that are loaded.
+/// Loads the pairs of all clients that are loaded.
 fn load_pairs<E: Env>(
     store: &Store<E>,
     data_id: DataId,
@@ -146,7 +146,7 @@ fn load_pairs<E: Env>(
     Ok(())
 }
 
-/// Loads a pair, if its first key is one of the range.
+/// Loads a pair, if its first key is in the range.
 fn load_pair(state: &mut RangeState, key: &[u8], value: &[u8]) -> Result<(), Fatal> {
     let damaged = || Fatal::Inconsistent("a session pair in the tree".to_owned());
     let (first_key, client, sequence) = keys::pair_parts(key).ok_or_else(damaged)?;
@@ -162,7 +162,7 @@ fn load_pair(state: &mut RangeState, key: &[u8], value: &[u8]) -> Result<(), Fat
     Ok(())
 }
 
-/// Visits the newest rows of an interval of row keys, so many at most; gives the key to go on from.
+/// Visits the newest versions of at most `rows_max` rows; gives the key at which to go on.
 fn read_rows<E: Env>(
     store: &Store<E>,
     bounds: (&[u8], &[u8]),

@@ -1,4 +1,4 @@
-//! What a shard tells the manager of itself, and how the manager's records are read and written.
+//! The shard's report to the manager, and how the manager's records are read and written.
 
 use std::ops::Bound;
 use std::rc::Rc;
@@ -18,12 +18,12 @@ use crate::range::replica::{Leading, Replica};
 use crate::request::{Mutation, Outcome, SessionPair, Write};
 use crate::types::{ClientId, NodeId, Timestamp};
 
-/// Rows that are written at a time.
+/// Most rows in one write.
 const ROWS_OF_WRITE: usize = 256;
-/// A write may take so long.
+/// Time limit of a write.
 const WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// A shard's report.
+/// The report of a shard that has the view of version `known`.
 pub(super) fn of<E: Env>(inner: &Inner<E>, known: u64) -> Report {
     let mut report = Report {
         from: inner.location,
@@ -44,10 +44,10 @@ pub(super) fn of<E: Env>(inner: &Inner<E>, known: u64) -> Report {
 }
 
 impl<E: Env> Inner<E> {
-    /// Another process has this node's id, which was started so often.
+    /// Ends this process, because another one, with `seen` starts, has its node id.
     pub(super) fn end_superseded(&self, seen: u64) {
         let node = self.location.node;
-        // One that was taken for the node until now is the older one of two.
+        // A process that was accepted until now is the older one of two.
         self.store.fail(match self.management.was_accepted.get() {
             true => Fatal::Superseded(node),
             false => Fatal::OldFolder {
@@ -59,7 +59,7 @@ impl<E: Env> Inner<E> {
     }
 }
 
-/// The highest ids of which the shard knows.
+/// The highest ids that the shard knows.
 fn highest<E: Env>(inner: &Inner<E>) -> HighestIds {
     let view = inner.management.view();
     let nodes = view.nodes.iter().map(|node| node.record.id);
@@ -88,7 +88,7 @@ fn led<E: Env>(
     let me = replica.group.replica;
     replica.with_state(|state| {
         let descriptor = state.descriptor.clone();
-        // The membership applied is one that was encoded here or checked when it came.
+        // The applied membership was encoded here, or was checked when it was received.
         let (voters, is_joint) = raft::voters(&state.membership.body).unwrap_or_default();
         let is_there = |id| {
             let place = descriptor.location(id);
@@ -125,7 +125,7 @@ fn led<E: Env>(
 
 fn held<E: Env>(replica: &Replica<E>, raft: &RaftGroup<E>, now: Now<E>) -> HeldReplica {
     let group = replica.group;
-    // One that has just taken over a snapshot may not have got as far as its own addition.
+    // A replica right after a snapshot may not have applied its own addition yet.
     let is_led = raft.has_heard(now);
     replica.with_state(|state| HeldReplica {
         range: group.range,
@@ -157,14 +157,14 @@ pub(super) fn system_rows<E: Env>(replica: &Replica<E>) -> Result<Vec<Row>, LsmE
     })
 }
 
-/// Takes the result of one write.
+/// A sink for the result of one write.
 pub(super) struct Once<E: Env>(std::cell::RefCell<Option<ResultSender<E>>>);
 
 type ResultSender<E> =
     <<<E as Env>::Runtime as AsyncRuntime>::Oneshot as Oneshot>::Sender<Result<Outcome, Error>>;
 
 impl<E: Env> Once<E> {
-    /// For whoever waits at the other end.
+    /// A sink that passes the result to the other end of `sender`.
     pub fn new(sender: ResultSender<E>) -> Once<E> {
         Once(std::cell::RefCell::new(Some(sender)))
     }
@@ -173,7 +173,7 @@ impl<E: Env> Once<E> {
 impl<E: Env> WriteSink for Once<E> {
     fn complete(&self, _: u64, result: Result<Outcome, Error>) {
         if let Some(sender) = self.0.borrow_mut().take() {
-            // Whoever waits may have given up.
+            // The receiver may have given up.
             let _ = sender.send(result);
         }
     }
@@ -182,7 +182,7 @@ impl<E: Env> WriteSink for Once<E> {
 /// Writes rows of the system range; they are durable when this returns.
 ///
 /// # Errors
-/// This replica does not lead, or it is not known whether they were written.
+/// This replica does not lead, or it is unknown whether they were written.
 pub(super) async fn write_rows<E: Env>(
     replica: &Rc<Replica<E>>,
     rows: &[Row],
@@ -204,7 +204,7 @@ async fn write_one<E: Env>(replica: &Rc<Replica<E>>, write: Write) -> Result<(),
     type Channel<E> = <<E as Env>::Runtime as AsyncRuntime>::Oneshot;
     replica.check(None)?;
     let (sender, receiver) = Channel::<E>::channel();
-    // Each write is a client's only one: it is never tried a second time.
+    // Each write has a client id of its own: it is never retried.
     let pair = SessionPair {
         client: ClientId(replica.random_id()),
         sequence: 1,

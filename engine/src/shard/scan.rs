@@ -1,10 +1,11 @@
-//! Forward scans: rows of one range as of one timestamp, in turns short enough for others to run.
+//! Forward scans: rows of one range as of one timestamp, in turns short enough for other tasks to
+//! run.
 //!
-//! A first scan reads at the range's last applied timestamp: everything acknowledged is at or
-//! below it, and every later write comes above it, so nothing needs to wait. A continuation names
-//! its timestamp. One that lies above what is applied (a client may send anything) is served only
-//! after an entry above it was applied, which also raises the ceiling: then what was served stays
-//! true, whoever leads next.
+//! A first scan reads at the range's last applied timestamp: everything acknowledged is at or below
+//! it, and every later write comes above it, so nothing has to wait. A continuation names its
+//! timestamp. If that lies above what is applied (a client may send anything), it is served only
+//! after an entry above it was applied, which also raises the ceiling. Then what was served stays
+//! true whichever replica leads next.
 
 use std::ops::Bound;
 use std::rc::Rc;
@@ -23,11 +24,11 @@ use crate::request::{Outcome, ScanNext, ScanReply, ScanRequest, Target, Versione
 use crate::types::{Blob, Timestamp};
 
 impl<E: Env> Shard<E> {
-    /// Reads rows in key order; stops at the range's end, where the reply says how to go on.
+    /// Reads rows in key order. At the range's end it stops, and the reply says where to go on.
     ///
     /// # Errors
-    /// [`Error::SnapshotTooOld`], [`Error::ClockOutOfBounds`], [`Error::Invalid`], and what
-    /// [`Shard::get`] gives.
+    /// [`Error::SnapshotTooOld`], [`Error::ClockOutOfBounds`], [`Error::Invalid`], and the errors
+    /// of [`Shard::get`].
     pub async fn scan(
         &self,
         scan: ScanRequest,
@@ -99,7 +100,7 @@ impl<E: Env> Shard<E> {
                 Turn::GoOn(key) => from = key,
             }
             yield_now().await;
-            // Versions this snapshot needs may have been given up meanwhile.
+            // Versions that this snapshot needs may have been collected meanwhile.
             let threshold = replica.with_state(|state| state.gc_threshold);
             if at <= threshold {
                 return Err(Error::SnapshotTooOld { at, threshold });
@@ -107,7 +108,7 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    /// Reads on for a bounded number of steps.
+    /// Reads a bounded number of rows.
     fn turn(
         &self,
         replica: &Replica<E>,
@@ -155,11 +156,11 @@ impl<E: Env> Shard<E> {
 }
 
 enum Turn {
-    /// There is nothing more in the interval.
+    /// The interval has no more rows.
     Exhausted,
-    /// The reply is full; this key comes next.
+    /// The page is full; this key comes next.
     Full(Blob),
-    /// Others should run; this key comes next.
+    /// Other tasks must run; this key comes next.
     GoOn(Blob),
 }
 
@@ -194,7 +195,7 @@ impl Page {
     }
 }
 
-/// Makes `at` a timestamp that can be read for good.
+/// Makes sure that reads at `at` will always give the same result.
 async fn snapshot<E: Env>(
     replica: &Rc<Replica<E>>,
     at: Timestamp,
@@ -204,7 +205,7 @@ async fn snapshot<E: Env>(
         return Ok(at);
     }
     replica.check_time("snapshot", at)?;
-    // The floor first: what is proposed from now on comes above the snapshot.
+    // The floor comes first: whatever is proposed from now on gets a timestamp above the snapshot.
     replica.raise_floor(at);
     if mutant::is(Mutant::ServedTimestampsForgotten) {
         return Ok(at);
@@ -237,7 +238,7 @@ impl<S: OneshotSender<Result<Outcome, Error>>> WriteSink for Once<S> {
     fn complete(&self, _: u64, result: Result<Outcome, Error>) {
         let sender = self.sender.borrow_mut().take();
         if let Some(sender) = sender {
-            // Whoever waited may have gone.
+            // The receiver may have gone.
             let _ = sender.send(result);
         }
     }

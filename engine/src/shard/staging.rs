@@ -1,11 +1,11 @@
-//! Taking over a snapshot: its rows are staged under a data id of their own, and used only when
-//! all of them are durable in the tree.
+//! Receives a snapshot: stages its rows under a new data id, and installs them only when all are
+//! durable in the tree.
 //!
-//! The order: rows into the tree, a flush, one durable record in the log that switches data, state
-//! and log at once ([`crate::wal::GroupLog::switch`]), and then the replica. A crash before the
-//! record leaves rows that nobody owns, which compactions drop.
+//! The order: rows into the tree; a flush; one durable record in the log that switches data, state
+//! and log at once ([`crate::wal::GroupLog::switch`]); then the replica in memory. A crash before
+//! the record leaves rows without an owner, which compactions drop.
 //!
-//! A part may come again, because its answer was lost or came late: it is taken once, and answered when
+//! A part may come again, because its answer was lost or late. It is taken once, and answered when
 //! that is done.
 
 use std::rc::Rc;
@@ -21,34 +21,35 @@ use crate::range::state::RangeState;
 use crate::types::{DataId, KeyRange, ReplicaId, Timestamp};
 use crate::wal::{LogId, WalError};
 
-/// How often it is looked whether a snapshot's rows are in tables.
+/// How often a waiting task checks for progress.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
-/// A snapshot of which not all rows have come.
+/// A snapshot that is being received.
 pub(super) struct Staging {
-    /// The replica here that it is for.
+    /// The replica here that receives it.
     to: ReplicaId,
-    /// Whose snapshot, and which.
+    /// The replica that sends it, and its id of the snapshot.
     from: (ReplicaId, u64),
-    /// Where its rows lie.
+    /// The data id of the rows, protected from compactions.
     live: LiveData,
-    /// Parts that have come.
+    /// How many parts have come.
     parts: u64,
-    /// Those of them whose rows are not all in the tree yet.
+    /// How many of them are not wholly in the tree yet.
     taking: u64,
-    /// All have come, and the replica takes it over. Nobody else owns its rows until that is done.
+    /// All parts have come, and the replica is installing them. Until that is done nothing else
+    /// owns the rows.
     ending: bool,
 }
 
-/// How a part is met.
+/// What to do with a part.
 enum Met {
-    /// It is the next: its rows go here.
+    /// It is the next one: its rows go under this data id.
     Next(DataId),
-    /// It has come before.
+    /// It was taken before.
     Before,
-    /// It has come before, or others have, and are not done.
+    /// It, or one before it, is still being taken.
     Wait,
-    /// It is of no snapshot that is on its way.
+    /// It belongs to no snapshot that is being received.
     Unknown,
 }
 
@@ -58,7 +59,7 @@ impl<E: Env> Inner<E> {
         let (next, reserved) = self.data_ids.get();
         let reserved = if next > reserved {
             let up_to = next + open::DATA_ID_BLOCK - 1;
-            // Nobody else takes this one while the log is written to.
+            // Other callers must not take this id while the log is being written.
             self.data_ids.set((next + 1, reserved));
             self.wal.reserve_data_ids(DataId(up_to)).await?;
             up_to
@@ -71,13 +72,13 @@ impl<E: Env> Inner<E> {
         Ok(DataId(next))
     }
 
-    /// Gives up what has come of a snapshot for a replica, or does not need it any more.
+    /// Ends the staging of a snapshot for a replica: it was installed, or is given up.
     pub(super) fn end_staging(&self, to: ReplicaId) {
         self.staging.borrow_mut().retain(|s| s.to != to);
         self.store.set_gc(background::gc_rules(self));
     }
 
-    /// Data of snapshots that are on their way.
+    /// The data of snapshots that are being received.
     pub(super) fn staged(&self) -> Vec<LiveData> {
         let staging = self.staging.borrow();
         staging.iter().map(|staging| staging.live.clone()).collect()
@@ -85,7 +86,7 @@ impl<E: Env> Inner<E> {
 }
 
 impl<E: Env> Shard<E> {
-    /// Takes a part of a snapshot.
+    /// Takes a part of a snapshot; gives the answer.
     pub(super) async fn take_part(
         &self,
         group: &RaftGroup<E>,
@@ -117,7 +118,7 @@ impl<E: Env> Shard<E> {
             } => {
                 let from = (envelope.from, number);
                 let is_new = place == 0 && !self.is_staging(envelope.to, from);
-                // The sender may have given up one that is being taken over.
+                // The sender may have given up a snapshot that is being installed here.
                 if is_new && !self.begin_staging(envelope, from).await? {
                     return Ok(Answer::Refused);
                 }
@@ -148,7 +149,7 @@ impl<E: Env> Shard<E> {
                 let from = (envelope.from, number);
                 let data_id = match self.meet(envelope.to, from, parts, true).await {
                     Met::Next(data_id) => data_id,
-                    // The answer may have been lost.
+                    // It is installed, and the answer may have been lost.
                     _ if self.has_applied(envelope, last) => return Ok(group.installed()),
                     _ => return Ok(Answer::Refused),
                 };
@@ -168,8 +169,8 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    /// Makes room for a snapshot, in the place of one that has not come whole. `false`: one is being
-    /// taken over.
+    /// Begins to stage a snapshot, in place of an incomplete one. `false` if one is being
+    /// installed.
     async fn begin_staging(
         &self,
         envelope: Envelope,
@@ -179,7 +180,7 @@ impl<E: Env> Shard<E> {
             return Ok(false);
         }
         let data_id = self.inner.new_data_id().await?;
-        // The log may have been written to meanwhile.
+        // The state may have changed while the log was written.
         if self.is_taking_over(envelope.to) {
             return Ok(false);
         }
@@ -200,7 +201,7 @@ impl<E: Env> Shard<E> {
         all.retain(|staging| staging.to != envelope.to);
         all.push(staging);
         drop(all);
-        // Before the first row: no flush or compaction that meets one may think nobody owns it.
+        // Before the first row: a flush or compaction must not take its rows for ownerless.
         self.inner.store.set_gc(background::gc_rules(&self.inner));
         Ok(true)
     }
@@ -216,7 +217,7 @@ impl<E: Env> Shard<E> {
             .any(|staging| staging.to == to && staging.from == from)
     }
 
-    /// Whether the replica that is meant has applied an entry.
+    /// Whether the receiving replica has applied an entry.
     fn has_applied(&self, envelope: Envelope, last: LogId) -> bool {
         let here = self.inner.of_range(envelope.range);
         here.is_some_and(|here| {
@@ -226,7 +227,7 @@ impl<E: Env> Shard<E> {
         })
     }
 
-    /// Meets a part of a snapshot, or its end, once what came before is done.
+    /// What to do with a part, or with the end, once everything before it is done.
     async fn meet(&self, to: ReplicaId, from: (ReplicaId, u64), place: u64, is_end: bool) -> Met {
         loop {
             match self.try_to_meet(to, from, place, is_end) {
@@ -259,7 +260,7 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    /// The rows of a part are in the tree.
+    /// Notes that the rows of a part are in the tree.
     fn part_taken(&self, data_id: DataId) {
         let mut all = self.inner.staging.borrow_mut();
         let staging = all.iter_mut().find(|s| s.live.data_id == data_id);
@@ -268,7 +269,7 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    /// Has everything in memory flushed, and waits for it.
+    /// Flushes all memtables, and waits for that.
     async fn make_staged_durable(&self) -> Result<(), Fatal> {
         if mutant::is(Mutant::SnapshotBeforeDurable) {
             return Ok(());

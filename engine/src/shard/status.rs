@@ -1,4 +1,4 @@
-//! What a shard tells of itself.
+//! The status of a shard, for status requests and metrics.
 
 use crate::cluster::RangeView;
 use crate::env::{Env, Instant, Now};
@@ -8,74 +8,74 @@ use crate::shard::{DigestStats, Inner};
 use crate::types::{DataId, ReplicaId, Timestamp};
 use crate::wal::WalStats;
 
-/// A range on this shard.
+/// The status of a range on this shard.
 #[derive(Clone, Debug)]
 pub struct RangeStatus {
-    /// Bounds, epoch and leader.
+    /// Its interval, epoch and leader.
     pub route: Route,
-    /// Whether it holds the cluster's own records.
+    /// Whether it is a range of the system's key space.
     pub system: bool,
-    /// The replica here.
+    /// The id of the replica here.
     pub replica: ReplicaId,
-    /// Where its rows lie in the tree.
+    /// The data id of its rows in the tree.
     pub data_id: DataId,
     /// Whether the replica here leads.
     pub leads: bool,
-    /// Whether it may read alone now, if it leads.
+    /// Whether the replica here leads and may serve reads alone now.
     pub has_lease: bool,
-    /// Its term, if it leads.
+    /// Its term if it leads, otherwise 0.
     pub term: u64,
-    /// Index of the last entry applied.
+    /// The index of the last applied entry.
     pub applied: u64,
-    /// Index of the last entry that is durable in tables.
+    /// The index of the last entry that is durable in tables.
     pub durable: u64,
-    /// Timestamp of the last command.
+    /// The timestamp of the last applied command.
     pub last_ts: Timestamp,
-    /// Old versions up to here may be gone.
+    /// Old versions at or below this may be gone.
     pub gc_threshold: Timestamp,
-    /// Writes that wait to be proposed.
+    /// How many writes wait to be proposed.
     pub waiting: usize,
-    /// Entries in flight.
+    /// How many entries are in flight.
     pub in_flight: usize,
-    /// Clients in the session table.
+    /// How many clients the session table has.
     pub session_clients: usize,
-    /// Whether it serves nothing, since its replicas hold different rows and no majority agrees.
+    /// Whether it serves nothing, because its replicas hold different rows and no majority agrees.
     pub halted: bool,
 }
 
-/// A shard.
+/// The status of a shard.
 #[derive(Clone, Debug)]
 pub struct ShardStatus {
     /// Its ranges, users' first.
     pub ranges: Vec<RangeStatus>,
-    /// The cluster, if this shard manages it.
+    /// The state of the cluster, if this shard hosts its manager.
     pub cluster: Option<ClusterStatus>,
-    /// Log bytes that a start would apply again.
+    /// Bytes of log that a start would apply again.
     pub replay_bytes: u64,
-    /// Log bytes that are kept for replicas that take over a snapshot.
+    /// Bytes of log that are kept for replicas that receive a snapshot.
     pub pinned_bytes: u64,
-    /// How far the tree is behind its writers, 0 to 1.
+    /// How far the tree is behind its writers, from 0 to 1.
     pub pressure: f32,
     /// Whether writes are refused because the disk is full.
     pub disk_full: bool,
-    /// Whether its files wait for descriptors or memory.
+    /// Whether files wait because the process lacks descriptors or memory.
     pub starved: bool,
     /// Counters of the log.
     pub wal: WalStats,
     /// Counters of the tree.
     pub lsm: LsmStats,
-    /// What came of comparing replicas.
+    /// The results of comparing replicas.
     pub digests: DigestStats,
 }
 
-/// The cluster as its manager knows it.
+/// Counts of what is wrong in the cluster, as its manager knows it.
 #[derive(Clone, Copy, Debug)]
 pub struct ClusterStatus {
-    /// Ranges that have too few voters which live and are up to date.
+    /// Ranges with too few voters that are alive and up to date.
     pub under_replicated: usize,
     /// Ranges without a leader or a majority.
     pub unavailable: usize,
-    /// Replicas that are members by name only.
+    /// Replicas that do not do their part though they are members.
     pub in_trouble: usize,
 }
 
@@ -90,7 +90,7 @@ fn cluster<E: Env>(inner: &Inner<E>) -> Option<ClusterStatus> {
     })
 }
 
-/// The state of every range, users' first.
+/// The status of every range, users' first.
 pub(super) fn ranges<E: Env>(inner: &Inner<E>) -> Vec<RangeStatus> {
     let ranges = inner.groups().into_iter().map(|(replica, raft)| {
         let leading = replica.leading();

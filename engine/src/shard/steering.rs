@@ -1,7 +1,8 @@
-//! What a person has ordered of the manager: another leader of a range, another place of a replica.
+//! An operator's orders to the manager: another leader for a range, another place for a replica.
 //!
-//! The manager chooses who is asked for what, refuses what cannot be, and leaves the range alone for a
-//! while; the rest is the ordinary way of an order. Lives on the shard that hosts the manager.
+//! The manager chooses which shard gets which request, refuses impossible orders, and gives the
+//! range no other order for a while. The rest is the same as for its own orders. Lives on the shard
+//! that hosts the manager.
 
 use std::rc::Rc;
 
@@ -56,7 +57,7 @@ impl<E: Env> Inner<E> {
     }
 }
 
-/// What to ask of whom so that another node leads a range.
+/// The request that makes another node lead a range, and the shard that gets it.
 fn choose_leader<E: Env>(
     manager: &mut Manager<E>,
     range: RangeId,
@@ -86,7 +87,7 @@ fn choose_leader<E: Env>(
     Ok((at, ask))
 }
 
-/// What to ask of whom so that a replica moves.
+/// The request that moves a replica, and the shard that gets it.
 fn choose_move<E: Env>(
     manager: &mut Manager<E>,
     range: RangeId,

@@ -1,9 +1,9 @@
 //! The shard's tree as its ranges use it, and the rule by which memtables freeze.
 //!
 //! One memtable serves all ranges of the shard. Before it freezes, each range that has changed
-//! writes its state row and what changed of its session table, so that what a flush makes durable
-//! speaks of exactly one position in each range's log. A log entry is applied into one memtable
-//! whole: [`Store::make_room`] freezes before an entry that does not fit, never within it.
+//! writes its state row and its changed session rows. So a flush makes exactly one position in each
+//! range's log durable. A log entry is applied into one memtable as a whole: [`Store::make_room`]
+//! freezes before an entry that does not fit, never within one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -28,23 +28,23 @@ use crate::shard::folder::TreeMark;
 use crate::types::{DataId, ReplicaId, Timestamp};
 use crate::wal::{Position, Wal};
 
-/// Whoever waits for room looks at least this often.
+/// How often, at least, a task that waits for room checks for it.
 const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_millis(20);
 
-/// A session row takes about this.
+/// About how many bytes a session row takes.
 const SESSION_ROW_LEN: usize = 160;
 
-/// Told of what must end the process.
+/// Called with an error that must end the process.
 pub type OnFatal = Rc<dyn Fn(Fatal)>;
 
-/// A frozen memtable that is not in tables yet.
+/// A frozen memtable that is not yet in tables.
 struct Frozen {
     id: MemtableId,
-    /// What its flush makes durable.
+    /// The states that its flush makes durable.
     covers: Vec<(ReplicaId, Durable)>,
-    /// Where the log stood: all before it is in this memtable or an older one.
+    /// The log's position at the freeze: everything before it is in this memtable or an older one.
     log: Position,
-    /// Which of the tree's flushes it is.
+    /// The number of its flush.
     flush: u64,
 }
 
@@ -54,21 +54,21 @@ pub struct Store<E: Env> {
     wal: Wal<E>,
     replicas: RefCell<BTreeMap<ReplicaId, Weak<Replica<E>>>>,
     frozen: RefCell<VecDeque<Frozen>>,
-    /// Where the log stood when the newest installed memtable froze: a start replays from here.
+    /// The log's position when the newest installed memtable froze: a start replays from here.
     replay_from: Cell<Position>,
-    /// What the tree says of its log; its flushes as of the last freeze.
+    /// What the tree records of its log; `flushes` as of the last freeze.
     mark: Cell<TreeMark>,
     waiting_for_room: RefCell<Vec<Waker>>,
     key: RefCell<Vec<u8>>,
     on_fatal: OnFatal,
-    /// Rows of session tables that the next freeze would have to write.
+    /// How many session rows the next freeze would have to write.
     unsaved: Cell<usize>,
-    /// Memory of writes that wait or are in flight.
+    /// The memory of writes that wait or are in flight.
     pub(crate) writes: Rc<WriteBudget>,
 }
 
 impl<E: Env> Store<E> {
-    /// The tree of a shard whose replicas are yet to be added.
+    /// The tree of a shard; its replicas are added later.
     pub fn new(lsm: Lsm<E::Tables>, wal: Wal<E>, on_fatal: OnFatal) -> Store<E> {
         let replay_from = wal.position();
         let told = on_fatal.clone();
@@ -88,7 +88,7 @@ impl<E: Env> Store<E> {
         }
     }
 
-    /// The tree belongs to this log, and has taken this many flushes.
+    /// Sets the log to which the tree belongs, and how many flushes it has taken.
     pub(super) fn belongs_to(&self, log: u128, flushes: u64) {
         let batch = 0;
         self.mark.set(TreeMark {
@@ -98,19 +98,19 @@ impl<E: Env> Store<E> {
         });
     }
 
-    /// Adds a replica, whose state is saved from now on.
+    /// Adds a replica; from now on its state is saved at each freeze.
     pub fn add(&self, replica: &Rc<Replica<E>>) {
         let mut replicas = self.replicas.borrow_mut();
         replicas.retain(|_, replica| replica.strong_count() > 0);
         replicas.insert(replica.group.replica, Rc::downgrade(replica));
     }
 
-    /// Ends the process through the shard's owner.
+    /// Reports an error that must end the process.
     pub fn fail(&self, fatal: Fatal) {
         (self.on_fatal)(fatal);
     }
 
-    /// Hands the newest version of a user's key to `look`: its timestamp, and its value unless it
+    /// Passes the newest version of a user's key to `look`: its timestamp, and its value unless it
     /// is a delete mark.
     ///
     /// # Errors
@@ -128,7 +128,7 @@ impl<E: Env> Store<E> {
         Ok(look(found.as_ref().map(|f| (f.version(), f.value()))))
     }
 
-    /// Hands the newest value of a row that is not a user's to `look`.
+    /// Passes the newest value of a row that is not a user's to `look`.
     ///
     /// # Errors
     /// The tables cannot be read.
@@ -142,7 +142,7 @@ impl<E: Env> Store<E> {
         Ok(look(found.as_ref().and_then(|f| f.value())))
     }
 
-    /// The replicas of which there are rows by their id, in order.
+    /// The replicas that have rows by replica id, in order.
     ///
     /// # Errors
     /// The tables cannot be read.
@@ -156,7 +156,7 @@ impl<E: Env> Store<E> {
                 Bound::Included(low.as_slice()),
                 Bound::Excluded(high.as_slice()),
             );
-            // One replica may have a million rows: the next one is sought, not scanned for.
+            // A replica may have a million rows: seek the next replica instead of scanning.
             let replica = self.scan(bounds, Timestamp::MAX, |scan| {
                 let row = scan.next_row()?;
                 Ok(row.and_then(|row| match keys::parse(row.key()) {
@@ -170,25 +170,25 @@ impl<E: Env> Store<E> {
         Ok(found)
     }
 
-    /// Has `call` called, from any thread, when the background has news for [`Store::poll`].
+    /// Has `call` called, from any thread, when the background has something for [`Store::poll`].
     pub fn on_install(&self, call: Arc<dyn Fn() + Send + Sync>) {
         self.lsm.borrow_mut().on_install(call);
     }
 
-    /// Adds a version of a user's key; room was made before.
+    /// Adds a version of a user's key. The caller has made room.
     pub fn insert(&self, data_id: DataId, key: &[u8], version: Timestamp, value: Option<&[u8]>) {
         let mut row_key = self.key.borrow_mut();
         keys::user_key(data_id, key, &mut row_key);
         self.lsm.borrow_mut().insert(&row_key, version, value);
     }
 
-    /// Adds a version of any row; room was made before.
+    /// Adds a version of any row. The caller has made room.
     pub fn insert_row(&self, row_key: &[u8], version: Timestamp, value: Option<&[u8]>) {
         self.lsm.borrow_mut().insert(row_key, version, value);
     }
 
-    /// Rows of a range as of `at`, from `start` to before `end`, handed to `visit` until it says
-    /// no. The tree is borrowed meanwhile: `visit` must not call back.
+    /// Opens a scan of row keys as of `at` and passes it to `visit`, which must not call back into
+    /// the tree.
     ///
     /// # Errors
     /// The tables cannot be read.
@@ -203,13 +203,13 @@ impl<E: Env> Store<E> {
         visit(&mut scan)
     }
 
-    /// Rows of an interval for another thread to go through, all but those of the active memtable.
+    /// The rows of an interval for another thread to read, without those of the active memtable.
     pub fn part(&self, bounds: Bounds<'_>) -> Part<E::Tables> {
         self.lsm.borrow().part(bounds)
     }
 
-    /// Freezes what is in the active memtable, unless the flusher is too far behind; says whether
-    /// nothing is in it now.
+    /// Freezes the active memtable, unless the flusher is too far behind. Gives whether it is empty
+    /// now.
     ///
     /// # Errors
     /// A state row cannot be encoded.
@@ -223,7 +223,7 @@ impl<E: Env> Store<E> {
         self.freeze().map(|_| true)
     }
 
-    /// Waits until the memtable can take an entry.
+    /// Waits until the memtable can take an entry of this many rows and bytes.
     ///
     /// # Errors
     /// A state row cannot be written, or the tree has failed.
@@ -238,14 +238,14 @@ impl<E: Env> Store<E> {
                 self.freeze()?;
                 continue;
             }
-            // At a start the background does not run yet: whoever waits looks for himself, too.
+            // During a start the background task does not run yet, so a waiting task polls, too.
             if !self.poll()? {
                 let _ = E::Runtime::timeout(LOOK_FOR_ROOM_EVERY, self.news()).await;
             }
         }
     }
 
-    /// Waits for the next install.
+    /// Waits for the next finished flush.
     async fn news(&self) {
         let mut registered = false;
         std::future::poll_fn(|cx| {
@@ -258,19 +258,19 @@ impl<E: Env> Store<E> {
         .await;
     }
 
-    /// A replica has so many session rows that are not saved, in place of others.
+    /// Replaces a replica's part in the count of unsaved session rows.
     pub(crate) fn count_unsaved(&self, before: usize, now: usize) {
         self.unsaved.set(self.unsaved.get() + now - before);
     }
 
-    /// Writes session rows ahead of the next freeze as long as that would have many to write in its one
-    /// turn: a few at a time, and between them others run.
+    /// Writes session rows ahead of the next freeze while that would have too many to write in one
+    /// turn. A few are written at a time; other tasks run in between.
     ///
     /// # Errors
     /// A row cannot be encoded, or the tree has failed.
     pub async fn save_sessions_ahead(&self) -> Result<(), Fatal> {
         while self.unsaved.get() > SESSION_ROWS_UNSAVED_MAX {
-            // It may freeze for that, and then all is saved.
+            // This may freeze the memtable, and then all rows are saved.
             self.make_room(
                 SESSION_ROWS_PER_TURN,
                 SESSION_ROWS_PER_TURN * SESSION_ROW_LEN,
@@ -302,8 +302,8 @@ impl<E: Env> Store<E> {
         replicas.max_by_key(|replica| replica.unsaved())
     }
 
-    /// Writes all session rows of a state that is not a replica's yet, a few at a time. Their pairs are
-    /// in the tree already.
+    /// Writes all session rows of a state that no replica has yet, a few at a time. The rows of its
+    /// pairs are in the tree already.
     ///
     /// # Errors
     /// The tree has failed.
@@ -337,7 +337,7 @@ impl<E: Env> Store<E> {
         }
     }
 
-    /// Freezes the memtable with the state of all ranges in it, and has it flushed.
+    /// Writes the state of all ranges into the memtable, freezes it, and lets it be flushed.
     ///
     /// # Errors
     /// A state row cannot be encoded.
@@ -374,7 +374,7 @@ impl<E: Env> Store<E> {
         Ok(id)
     }
 
-    /// Has the next flush say which log the tree belongs to; gives its number.
+    /// Writes the mark of the tree for the next flush; gives the flush's number.
     fn put_mark(&self) -> u64 {
         let before = self.mark.get();
         let mark = TreeMark {
@@ -383,7 +383,7 @@ impl<E: Env> Store<E> {
             ..before
         };
         self.mark.set(mark);
-        // Flushes are counted from 1 over the tree's life, so versions of the row rise.
+        // Flushes are numbered from 1 over the tree's life, so the versions of this row rise.
         let version = Timestamp(mark.flushes);
         let mut lsm = self.lsm.borrow_mut();
         lsm.insert(keys::TREE_MARK, version, Some(&mark.encode()));
@@ -449,7 +449,7 @@ impl<E: Env> Store<E> {
         Ok(())
     }
 
-    /// Takes over what the background has done. Says whether there was news.
+    /// Takes in finished flushes. Gives whether there were any.
     ///
     /// # Errors
     /// The background has failed for good.
@@ -468,7 +468,7 @@ impl<E: Env> Store<E> {
             };
             drop(frozen);
             self.replay_from.set(done.log);
-            // Before anything is purged because of it.
+            // Before anything is purged because of this flush.
             self.wal.flushed(done.flush);
             for (replica, durable) in done.covers {
                 self.made_durable(replica, durable);
@@ -478,7 +478,7 @@ impl<E: Env> Store<E> {
         Ok(true)
     }
 
-    /// Lets those who wait for room look again.
+    /// Makes tasks that wait for room check again.
     pub fn wake_waiting(&self) {
         let waiting = std::mem::take(&mut *self.waiting_for_room.borrow_mut());
         waiting.into_iter().for_each(Waker::wake);
@@ -491,17 +491,17 @@ impl<E: Env> Store<E> {
         }
     }
 
-    /// The longest entry but for one of a single write.
+    /// Most bytes of an entry, except for an entry of a single write.
     pub fn entry_len_max(&self) -> usize {
         self.wal.entry_len_max()
     }
 
-    /// Log bytes that a start would have to apply again.
+    /// Bytes of log that a start would have to apply again.
     pub fn replay_len(&self) -> u64 {
         self.wal.bytes_since(self.replay_from.get())
     }
 
-    /// Log bytes since the last freeze.
+    /// Bytes of log since the last freeze.
     fn unfrozen_len(&self) -> u64 {
         let from = self
             .frozen
@@ -511,7 +511,7 @@ impl<E: Env> Store<E> {
         self.wal.bytes_since(from)
     }
 
-    /// Freezes when the log since the last freeze has grown long.
+    /// Freezes if the log since the last freeze has become long.
     ///
     /// # Errors
     /// A state row cannot be encoded.
@@ -522,21 +522,21 @@ impl<E: Env> Store<E> {
         Ok(())
     }
 
-    /// How far the tree is behind its writers: 0 not at all, 1 as far as it may be.
+    /// How far the tree is behind its writers: from 0, not at all, to 1, as far as it may be.
     pub fn pressure(&self) -> f32 {
         let tree = self.lsm.borrow().pressure().level;
-        // Beyond two freezes' worth of log the flusher is behind.
+        // With more log than for two freezes, the flusher is behind.
         let slack = (REPLAY_LEN_MAX - REPLAY_LEN_FREEZE) as f32;
         let log = self.replay_len().saturating_sub(REPLAY_LEN_FREEZE) as f32 / slack;
         tree.max((log * 2.0 - 1.0).clamp(0.0, 1.0))
     }
 
-    /// Whether the log may be given more, of what others lead.
+    /// Whether the log may take entries from other leaders.
     pub fn log_has_room(&self) -> bool {
         self.wal.has_room()
     }
 
-    /// Waits until it may.
+    /// Waits until the log may take more.
     pub async fn room_in_log(&self) {
         self.wal.room().await;
     }
@@ -551,7 +551,7 @@ impl<E: Env> Store<E> {
         self.stats().tables.starved || self.wal.lack() == Some(Lack::Resources)
     }
 
-    /// Whether a memtable that was frozen is in tables.
+    /// Whether a frozen memtable is in tables.
     pub fn is_installed(&self, id: MemtableId) -> bool {
         self.frozen
             .borrow()
@@ -559,7 +559,7 @@ impl<E: Env> Store<E> {
             .is_none_or(|first| first.id > id)
     }
 
-    /// Whether anything is in memtables only.
+    /// Whether every frozen memtable is in tables.
     pub fn is_flushed(&self) -> bool {
         self.frozen.borrow().is_empty()
     }
@@ -569,7 +569,7 @@ impl<E: Env> Store<E> {
         self.lsm.borrow_mut().set_gc(rules);
     }
 
-    /// Has everything compacted, so that old versions go where nobody writes.
+    /// Compacts everything, so that old versions are collected even where nobody writes.
     pub fn collect_garbage(&self) {
         self.lsm.borrow_mut().collect_garbage();
     }
