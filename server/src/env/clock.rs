@@ -1,11 +1,10 @@
 //! Clocks and randomness of the machine.
 
-#![expect(unsafe_code, reason = "std has no boot-time clock")]
-
 use std::ops::{Add, AddAssign, Sub, SubAssign};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rangedb_engine::env::{Clock, Instant};
+use rustix::time::{ClockId, clock_gettime};
 
 /// A point in time of CLOCK_BOOTTIME: it never goes back, and goes on while the machine sleeps,
 /// so that a lease cannot outlive a suspended laptop. A hypervisor may stop this clock, too, while it
@@ -13,22 +12,10 @@ use rangedb_engine::env::{Clock, Instant};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BootInstant(Duration);
 
-impl BootInstant {
-    /// Time since the machine started.
-    pub fn since_boot(self) -> Duration {
-        self.0
-    }
-}
-
 impl Instant for BootInstant {
     fn now() -> BootInstant {
-        let mut time = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        // SAFETY: the pointer is to a timespec that lives through the call.
-        let result = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
-        assert_eq!(result, 0, "Linux has had a boot-time clock since 2.6.39");
+        // Linux has had this clock since 2.6.39.
+        let time = clock_gettime(ClockId::Boottime);
         BootInstant(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
     }
 }

@@ -8,17 +8,9 @@
 //! may still land. An operation under way keeps its open file, and that keeps the file's lock; so
 //! who opens a file waits for its lock, and then nobody else writes to it.
 
-#![expect(
-    unsafe_code,
-    reason = "files are locked and pushed out, and disks asked, by system calls"
-)]
-
-use std::ffi::CString;
-use std::fs;
+use std::fs::{self, TryLockError};
 use std::io::{self, Write};
-use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -52,8 +44,8 @@ impl Drop for RingFile {
     /// The kernel may close the file later: who opens it in this process should not wait for that.
     /// A write under way borrows the file, so there is none.
     fn drop(&mut self) {
-        // SAFETY: no memory is involved; the descriptor is open.
-        unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_UN) };
+        // Where it fails, closing the file ends the lock.
+        let _ = self.file.unlock();
     }
 }
 
@@ -78,13 +70,10 @@ impl RingDisk {
 /// Waits until no operation of an earlier process is under way on the file.
 async fn lock(file: &fs::File, name: &str) -> io::Result<()> {
     for _ in 0..LOCK_TRIES {
-        // SAFETY: no memory is involved; the descriptor is open.
-        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::WouldBlock {
-            return Err(error);
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error),
         }
         GlommioRuntime::sleep(LOCK_RETRY).await;
     }
@@ -94,19 +83,13 @@ async fn lock(file: &fs::File, name: &str) -> io::Result<()> {
 
 /// What a process without privileges may still write where the folder is.
 fn free_bytes(folder: &Path) -> io::Result<u64> {
-    let path = CString::new(folder.as_os_str().as_bytes())?;
-    let mut found = MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: the path is a C string and the structure is one that the call may fill in.
-    if unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call has filled it in.
-    let found = unsafe { found.assume_init() };
+    let found = rustix::fs::statvfs(folder)?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
 /// Has what was written to a file through the page cache written to the disk, and waits for it. Whether
 /// it went well a sync tells.
+#[expect(unsafe_code, reason = "no crate wraps sync_file_range")]
 pub fn push_out(file: &fs::File) {
     let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
         | libc::SYNC_FILE_RANGE_WRITE

@@ -1,20 +1,17 @@
 //! Checks at the start what the machine must offer, so that an error names what is missing and what
 //! to do about it.
 
-#![expect(
-    unsafe_code,
-    reason = "resource limits are read and set by system calls"
-)]
-
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use io_uring::{IoUring, Probe, opcode};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Locked memory in bytes below which glommio starts no executor.
 const MEMLOCK_MIN: u64 = 512 << 10;
+
 /// What is missing.
 #[derive(Debug, thiserror::Error)]
 pub enum Missing {
@@ -52,8 +49,9 @@ pub enum Missing {
 /// # Errors
 /// See [`Missing`].
 pub fn check() -> Result<(), Missing> {
-    let (memlock, _) = limit(libc::RLIMIT_MEMLOCK);
-    if memlock < MEMLOCK_MIN {
+    // Without a limit all memory may be locked.
+    let memlock = getrlimit(Resource::Memlock).current;
+    if let Some(memlock) = memlock.filter(|memlock| *memlock < MEMLOCK_MIN) {
         return Err(Missing::LockedMemory(memlock >> 10));
     }
     let ring = IoUring::new(8).map_err(Missing::IoUring)?;
@@ -103,27 +101,31 @@ pub fn check_direct_io(folder: &Path) -> Result<(), Missing> {
     }
 }
 
-fn limit(which: libc::__rlimit_resource_t) -> (u64, u64) {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: the kernel fills a struct that lives through the call.
-    unsafe { libc::getrlimit(which, &raw mut limit) };
-    (limit.rlim_cur, limit.rlim_max)
-}
-
 /// Raises this process's limit of open files as far as allowed, and gives it.
 pub fn open_files() -> usize {
-    let (files, most) = limit(libc::RLIMIT_NOFILE);
-    if files < most {
-        let limit = libc::rlimit {
-            rlim_cur: most,
-            rlim_max: most,
-        };
-        // SAFETY: the struct lives through the call. A refusal leaves the limit as it was.
-        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    let most = getrlimit(Resource::Nofile).maximum;
+    let raised = Rlimit {
+        current: most,
+        maximum: most,
+    };
+    // A refusal leaves the limit as it was.
+    let _ = setrlimit(Resource::Nofile, raised);
+    let files = getrlimit(Resource::Nofile).current;
+    files.map_or(usize::MAX, |files| {
+        usize::try_from(files).unwrap_or(usize::MAX)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_files_may_be_open_as_the_system_allows() {
+        let files = open_files();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
+        let most = limit.maximum.map_or(usize::MAX, |most| most as usize);
+        assert_eq!(files, most);
     }
-    let (files, _) = self::limit(libc::RLIMIT_NOFILE);
-    usize::try_from(files).unwrap_or(usize::MAX)
 }

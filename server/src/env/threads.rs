@@ -1,19 +1,20 @@
 //! Threads: where they may run, what they are called, how eager they are.
 
-#![expect(unsafe_code, reason = "std places no threads")]
-
+use std::ffi::CString;
 use std::io;
 
-/// The name of a thread, for `top -H` and debuggers. Cut to what Linux takes, 15 bytes.
+use rustix::process::{Pid, getpid, setpriority_process};
+use rustix::thread::{
+    CpuSet, disable_transparent_huge_pages, sched_getaffinity, sched_setaffinity, set_name,
+};
+
+/// The name of a thread, for `top -H` and debuggers. Linux keeps its first 15 bytes.
 pub fn name_this_thread(name: &str) {
-    let mut bytes = [0; 16];
-    bytes
-        .iter_mut()
-        .take(15)
-        .zip(name.as_bytes())
-        .for_each(|(to, from)| *to = *from);
-    // SAFETY: the bytes end with a zero and live through the call.
-    unsafe { libc::prctl(libc::PR_SET_NAME, bytes.as_ptr()) };
+    let text = name.split('\0').next().unwrap_or_default();
+    if let Ok(name) = CString::new(text) {
+        // A thread without a name works as well.
+        let _ = set_name(&name);
+    }
 }
 
 /// Lets this thread, and those it starts, run on these processors only.
@@ -21,21 +22,11 @@ pub fn name_this_thread(name: &str) {
 /// # Errors
 /// The kernel refuses: a processor does not exist or is not allowed.
 pub fn stay_on(cpus: &[usize]) -> io::Result<()> {
-    // SAFETY: an empty set is all zeros, and the macros stay within it for the numbers checked.
-    let set = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        for cpu in cpus.iter().filter(|cpu| **cpu < libc::CPU_SETSIZE as usize) {
-            libc::CPU_SET(*cpu, &mut set);
-        }
-        set
-    };
-    // SAFETY: the set lives through the call; 0 is the calling thread.
-    let result = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
+    let mut set = CpuSet::new();
+    for cpu in cpus.iter().filter(|cpu| **cpu < CpuSet::MAX_CPU) {
+        set.set(*cpu);
     }
+    Ok(sched_setaffinity(None, &set)?)
 }
 
 /// The processors that this thread may run on.
@@ -43,21 +34,14 @@ pub fn stay_on(cpus: &[usize]) -> io::Result<()> {
 /// # Errors
 /// The kernel refuses.
 pub fn allowed_cpus() -> io::Result<Vec<usize>> {
-    allowed_to(0)
+    allowed_to(None)
 }
 
-/// The processors that a thread may run on; 0 is the calling one.
-fn allowed_to(thread: libc::pid_t) -> io::Result<Vec<usize>> {
-    // SAFETY: the kernel fills a set that lives through the call; the macro reads within it.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        if libc::sched_getaffinity(thread, size_of_val(&set), &raw mut set) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok((0..libc::CPU_SETSIZE as usize)
-            .filter(|cpu| libc::CPU_ISSET(*cpu, &set))
-            .collect())
-    }
+/// The processors that a thread may run on; without one, the calling thread.
+fn allowed_to(thread: Option<Pid>) -> io::Result<Vec<usize>> {
+    let set = sched_getaffinity(thread)?;
+    let cpus = 0..CpuSet::MAX_CPU;
+    Ok(cpus.filter(|cpu| set.is_set(*cpu)).collect())
 }
 
 /// Lets this thread run where the first one of the process may.
@@ -66,23 +50,68 @@ fn allowed_to(thread: libc::pid_t) -> io::Result<Vec<usize>> {
 /// The kernel refuses.
 pub fn stay_where_the_process_may() -> io::Result<()> {
     // The first thread has the number of the process.
-    stay_on(&allowed_to(std::process::id() as libc::pid_t)?)
+    stay_on(&allowed_to(Some(getpid()))?)
 }
 
 /// Has the scheduler prefer other threads to this one.
 pub fn be_nice() {
-    // SAFETY: no memory is involved; 0 is the calling thread on Linux.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
+    // Linux gives every thread a priority of its own: this sets the calling one's. A refusal leaves
+    // it as eager as the others.
+    let _ = setpriority_process(None, 10);
 }
 
 /// Has the kernel back the memory of this process with small pages only. Of a group's queues most is
 /// never used: a huge page under each costs ten times the memory, and zeroing it stops the shard.
 pub fn use_small_pages() {
-    // SAFETY: no memory is involved. A kernel that refuses leaves things as they are.
-    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+    // A kernel that refuses leaves things as they are.
+    let _ = disable_transparent_huge_pages(true);
 }
 
 /// Ends the process at once, as a crash would.
 pub fn abort() -> ! {
     std::process::abort()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a test on a thread of its own, which it may change.
+    fn on_a_thread(test: fn()) {
+        std::thread::spawn(test).join().expect("the test");
+    }
+
+    #[test]
+    fn a_long_name_is_cut() {
+        on_a_thread(|| {
+            name_this_thread("compaction-of-shard-7");
+            let name = std::fs::read_to_string("/proc/thread-self/comm").expect("Linux has it");
+            assert_eq!(name.trim_end(), "compaction-of-s");
+        });
+    }
+
+    #[test]
+    fn a_thread_stays_where_it_is_put_until_it_is_let_go() {
+        on_a_thread(|| {
+            let all = allowed_cpus().expect("the kernel knows");
+            let one = all.last().copied().expect("it runs somewhere");
+            stay_on(&[one, CpuSet::MAX_CPU]).expect("it is allowed");
+            assert_eq!(allowed_cpus().expect("the kernel knows"), [one]);
+            stay_where_the_process_may().expect("it is allowed");
+            assert_eq!(allowed_cpus().expect("the kernel knows"), all);
+            stay_on(&[]).expect_err("a thread runs somewhere");
+        });
+    }
+
+    #[test]
+    fn only_the_thread_that_asks_gets_nice() {
+        let priority = || rustix::process::getpriority_process(None).expect("the kernel knows");
+        let before = priority();
+        on_a_thread(|| {
+            be_nice();
+            let priority = rustix::process::getpriority_process(None);
+            assert!(priority.is_ok_and(|priority| priority >= 10));
+        });
+        assert_eq!(priority(), before);
+    }
 }

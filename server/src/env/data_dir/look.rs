@@ -5,6 +5,8 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use rustix::process::geteuid;
+
 use super::fault::{BadFolder, advice, failed};
 use super::identity::{DRAFT, read};
 use super::{LOCK, TOKEN};
@@ -200,8 +202,7 @@ pub fn denied(
 ) -> impl FnOnce(io::Error) -> BadFolder {
     let path = path.to_owned();
     move |error| {
-        // SAFETY: it takes nothing and cannot fail.
-        let uid = unsafe { libc::geteuid() };
+        let uid = geteuid().as_raw();
         let metadata = fs::metadata(&path);
         match metadata {
             Ok(found) if error.kind() == ErrorKind::PermissionDenied => BadFolder::OtherOwner {

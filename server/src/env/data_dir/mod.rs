@@ -20,8 +20,6 @@
 //! Format 1 had no clusters that grow: its folders of a cluster of one node are converted, those of
 //! several nodes are refused. Format 2 did not name logs: they get their names at the first start.
 
-#![expect(unsafe_code, reason = "std's file locks came later than flock's users")]
-
 mod fault;
 mod identity;
 mod look;
@@ -29,7 +27,6 @@ mod look;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -187,9 +184,7 @@ fn lock(path: &Path) -> Result<File, BadFolder> {
     let mut file = options
         .open(&name)
         .map_err(look::denied(path, "write", LOCK))?;
-    // SAFETY: no memory is involved; the descriptor is open.
-    let locked = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0;
-    if !locked {
+    if file.try_lock().is_err() {
         let mut owner = String::new();
         // The process id is for the message only.
         let _ = file.read_to_string(&mut owner);
