@@ -1,5 +1,5 @@
 //! Checks and tools around the database, behind the short scripts in this folder:
-//! `xtask tidy|deps|generate|generated|test|soak|quickstart|cluster|compare`.
+//! `xtask tidy|deps|unused|generate|generated|test|soak|quickstart|cluster|compare`.
 //!
 //! Knows nothing of the other crates but their binaries and files. Every step prints what it runs.
 
@@ -13,6 +13,7 @@ mod quickstart;
 mod soak;
 mod test;
 mod tidy;
+mod unused;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,7 +23,8 @@ type Outcome = Result<(), String>;
 
 const USAGE: &str = "usage: xtask COMMAND
   test                         everything that must pass before a commit
-  tidy | deps | generated      one of its checks alone
+  tidy | deps | unused | generated
+                               one of its checks alone
   generate                     runs the schema compiler, which must be installed
   soak SECONDS SEED            simulator and crash tests for a long time
   quickstart [--seconds N] [--data-dir DIR]
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         ["test"] => test::run(),
         ["tidy"] => tidy::run(&root()),
         ["deps"] => deps::run(&root()),
+        ["unused"] => unused::run(&root()),
         ["generate"] => generated::generate(&root()),
         ["generated"] => generated::run(&root()),
         ["soak", seconds, seed] => soak::run(seconds, seed),

@@ -5,13 +5,14 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use crate::process::{self, command};
-use crate::{Outcome, deps, generated, root, tidy};
+use crate::{Outcome, deps, generated, root, tidy, unused};
 
 /// Runs all checks, then all tests.
 fn run_checks() -> Outcome {
     process::run("cargo", &["fmt", "--all", "--check"])?;
     tidy::run(&root())?;
     deps::run(&root())?;
+    unused::run(&root())?;
     generated::run(&root())?;
     let clippy = [
         "clippy",

@@ -43,24 +43,31 @@ struct File {
     text: String,
 }
 
-/// Checks every rule and lists what breaks one.
-pub fn run(root: &Path) -> Outcome {
+/// The files of the project, by their paths from its folder: those that git tracks, and new ones
+/// that it does not ignore.
+///
+/// # Errors
+/// git cannot be run.
+pub fn project_files(root: &Path) -> Result<Vec<String>, String> {
     let listed = output(
         "git",
         &["ls-files", "--cached", "--others", "--exclude-standard"],
     )?;
+    let paths = listed.lines().filter(|path| root.join(path).is_file());
+    Ok(paths.map(str::to_owned).collect())
+}
+
+/// Checks every rule and lists what breaks one.
+pub fn run(root: &Path) -> Outcome {
     let mut complaints = Vec::new();
-    let paths: Vec<&str> = listed
-        .lines()
-        .filter(|path| root.join(path).is_file())
-        .collect();
+    let paths = project_files(root)?;
     for path in &paths {
         check_place(path, &mut complaints);
         let Ok(text) = std::fs::read_to_string(root.join(path)) else {
             continue;
         };
         let file = File {
-            path: (*path).to_owned(),
+            path: path.clone(),
             text,
         };
         if path.ends_with(".rs") && !path.starts_with(GENERATED) {
@@ -89,7 +96,7 @@ fn is_test(path: &str) -> bool {
 }
 
 /// The lines before the tests within the file.
-fn production_lines(text: &str) -> impl Iterator<Item = &str> {
+pub fn production_lines(text: &str) -> impl Iterator<Item = &str> {
     let is_start_of_tests = |window: &&str| window.trim() == "#[cfg(test)]";
     let end = text
         .lines()

@@ -567,7 +567,6 @@ impl Engine {
         };
         let options = ShardOptions {
             location: self.location,
-            memtable_bytes: self.memory.memtable,
             entry_cache_bytes: self.memory.entry_cache,
             segment_bytes: SEGMENT_LEN,
             entries_kept: ENTRIES_KEPT,

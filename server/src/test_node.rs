@@ -180,14 +180,12 @@ fn engine(
     shard: ShardId,
     keys: KeyRange,
 ) -> (ShardOptions, World<crate::env::GlommioEnv>) {
-    let memtable_bytes = 4 << 20;
     let number = u64::from(shard.0) + 2;
     let options = ShardOptions {
         location: Location {
             node: NodeId(1),
             shard,
         },
-        memtable_bytes,
         entry_cache_bytes: 4 << 20,
         segment_bytes: 16 << 20,
         entries_kept: 0,
@@ -215,7 +213,7 @@ fn engine(
     };
     let tables = LsmTables::open(TableOptions {
         folder: folder.join("tables"),
-        memtable_bytes,
+        memtable_bytes: 4 << 20,
         cache_bytes: 8 << 20,
         on_start: Arc::new(|_| {}),
         push_out: |_| (),

@@ -31,8 +31,7 @@ use openraft::{RaftLogReader, StorageError, StorageHelper};
 use rangedb_engine::env::{AsyncRuntime, Env};
 use rangedb_engine::error::Fatal;
 use rangedb_engine::hlc::Hlc;
-use rangedb_engine::lsm::{Lsm, LsmOptions};
-use rangedb_engine::lsm::{LsmTables, MemoryTables, TableOptions};
+use rangedb_engine::lsm::{Lsm, LsmTables, MemoryTables, TableOptions};
 use rangedb_engine::raft::{LogStore, StateMachine, TypeConfig};
 use rangedb_engine::range::command;
 use rangedb_engine::range::replica::{Replica, ReplicaParts};
@@ -70,10 +69,7 @@ struct Bench<E: Env> {
 impl<E: Env> Bench<E> {
     async fn open(disk: E::Disk, tables: E::Tables, clock: E::Clock) -> Bench<E> {
         let (wal, _) = Wal::open(disk, OPTIONS).await.expect("the log opens");
-        let options = LsmOptions {
-            memtable_bytes: MEMTABLE_BYTES,
-        };
-        let lsm = Lsm::new(tables, options);
+        let lsm = Lsm::new(tables);
         let store = Store::new(lsm, wal.clone(), Rc::new(|fatal| panic!("{fatal}")));
         Bench {
             wal,

@@ -61,7 +61,6 @@ async fn open(folder: &Path) -> Shard<GlommioEnv> {
             node: NodeId(1),
             shard: ShardId(0),
         },
-        memtable_bytes: MEMTABLE_BYTES,
         entry_cache_bytes: 8 << 20,
         segment_bytes: SEGMENT_LEN,
         entries_kept: 0,

@@ -16,7 +16,6 @@ use super::*;
 use crate::types::{DataId, KeyRange, ReplicaId};
 
 const DATA_ID: DataId = DataId(3);
-const MEMTABLE_BYTES: usize = 16 << 10;
 const SEEDS: u64 = 3;
 /// Processes of a seed.
 const LIVES: u64 = 16;
@@ -101,14 +100,11 @@ fn a_process_with_tables_that_may_end_at_any_step() {
     let tell = |what: &str, version: u64| {
         let _ = writeln!(std::io::stdout(), "\n{what} {version}");
     };
-    let options = LsmOptions {
-        memtable_bytes: MEMTABLE_BYTES,
-    };
     let Ok(tables) = LsmTables::open(table_options(Path::new(&folder))) else {
         // It writes, too.
         return tell("full", 0);
     };
-    let mut lsm = Lsm::new(tables, options);
+    let mut lsm = Lsm::new(tables);
     let last = check(&lsm, seed, number(FLUSHED).unwrap_or(0), collected);
     tell("flushed", last);
     let mut ends: BTreeMap<MemtableId, u64> = BTreeMap::new();

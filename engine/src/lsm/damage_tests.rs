@@ -26,10 +26,7 @@ fn open(folder: &Path) -> Result<Lsm<LsmTables>, LsmError> {
         on_start: Arc::new(|_| ()),
         push_out: |_| (),
     };
-    let options_of_tree = LsmOptions {
-        memtable_bytes: MEMTABLE_BYTES,
-    };
-    Ok(Lsm::new(LsmTables::open(options)?, options_of_tree))
+    Ok(Lsm::new(LsmTables::open(options)?))
 }
 
 fn key(number: u64) -> Vec<u8> {

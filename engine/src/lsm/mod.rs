@@ -118,13 +118,6 @@ pub struct TableStats {
     pub starved: bool,
 }
 
-/// How a tree is opened.
-#[derive(Clone, Copy, Debug)]
-pub struct LsmOptions {
-    /// Size of a memtable in bytes.
-    pub memtable_bytes: usize,
-}
-
 /// How far the background is behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Pressure {
@@ -237,7 +230,7 @@ pub struct Lsm<T: TableStore> {
 
 impl<T: TableStore> Lsm<T> {
     /// A tree on an open store.
-    pub fn new(mut store: T, _: LsmOptions) -> Lsm<T> {
+    pub fn new(mut store: T) -> Lsm<T> {
         Lsm {
             active: store.fresh_memtable(),
             frozen: VecDeque::new(),

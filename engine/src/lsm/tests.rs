@@ -74,12 +74,7 @@ struct Run<T: TableStore> {
 
 impl<T: TableStore> Run<T> {
     fn new(seed: u64, open: impl Fn() -> T + 'static) -> Run<T> {
-        let lsm = Lsm::new(
-            open(),
-            LsmOptions {
-                memtable_bytes: MEMTABLE_BYTES,
-            },
-        );
+        let lsm = Lsm::new(open());
         let mut run = Run {
             open: Box::new(open),
             lsm,
@@ -218,17 +213,9 @@ impl<T: TableStore> Run<T> {
         let fresh = {
             let open = &self.open;
             // The old store goes first, as a process does.
-            let old = std::mem::replace(
-                &mut self.lsm,
-                Lsm::new(open(), LsmOptions { memtable_bytes: 0 }),
-            );
+            let old = std::mem::replace(&mut self.lsm, Lsm::new(open()));
             drop(old);
-            Lsm::new(
-                open(),
-                LsmOptions {
-                    memtable_bytes: MEMTABLE_BYTES,
-                },
-            )
+            Lsm::new(open())
         };
         self.lsm = fresh;
         self.tell_rules();
@@ -324,8 +311,7 @@ fn a_table_goes_to_the_disk_while_it_is_made() {
         ..table_options(folder.path())
     };
     let tables = LsmTables::open(options).expect("opens");
-    let memtable_bytes = 16 << 20;
-    let mut lsm = Lsm::new(tables, LsmOptions { memtable_bytes });
+    let mut lsm = Lsm::new(tables);
     // Values that do not compress.
     let mut random = Random(7);
     let mut key = Vec::new();

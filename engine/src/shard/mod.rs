@@ -88,8 +88,6 @@ impl InitialRange {
 pub struct ShardOptions {
     /// The node and number of the shard.
     pub location: Location,
-    /// Size of one memtable in bytes.
-    pub memtable_bytes: usize,
     /// How many bytes of entries the log may keep in memory.
     pub entry_cache_bytes: usize,
     /// Size of a log segment in bytes; [`crate::limits::SEGMENT_LEN`] except in tests.

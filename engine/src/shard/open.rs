@@ -10,7 +10,7 @@ use std::rc::Rc;
 use crate::env::{AsyncRuntime, Env, World};
 use crate::error::Fatal;
 use crate::hlc::Hlc;
-use crate::lsm::{Lsm, LsmOptions};
+use crate::lsm::Lsm;
 use crate::raft::{Around, Made, RaftGroup, encode_membership, members};
 use crate::range::proposer;
 use crate::range::replica::{Replica, ReplicaParts};
@@ -49,12 +49,7 @@ impl<E: Env> Shard<E> {
             ..WalOptions::default()
         };
         let (wal, mut recovered) = Wal::<E>::open(world.disk.clone(), wal_options).await?;
-        let lsm = Lsm::new(
-            world.tables,
-            LsmOptions {
-                memtable_bytes: options.memtable_bytes,
-            },
-        );
+        let lsm = Lsm::new(world.tables);
         let store = Rc::new(Store::new(lsm, wal.clone(), options.on_fatal.clone()));
         folder::check_and_mark(&store, &wal, &recovered, &options).await?;
         let (made, data_ids) = create_missing(&wal, &mut recovered, &options).await?;

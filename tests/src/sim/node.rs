@@ -325,7 +325,6 @@ impl SimNode {
         let fatal = self.fatal.clone();
         let options = ShardOptions {
             location: self.location(shard),
-            memtable_bytes: self.sizes.memtable_bytes,
             entry_cache_bytes: self.sizes.entry_cache_bytes,
             segment_bytes: self.sizes.segment_bytes,
             entries_kept: self.sizes.entries_kept,
