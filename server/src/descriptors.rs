@@ -1,47 +1,48 @@
-//! How the files and sockets that this process may open are divided.
+//! Shares of the limit on the files and sockets that this process may open.
 //!
-//! Connections must not take what a flush, the log or another node needs: so each kind of user gets a
-//! share of the limit that is really there (`RLIMIT_NOFILE`), reckoned once at the start. What has no
-//! bound by itself, connections, is refused beyond its share ([`Seats`]). Tables may outgrow their
-//! share when the rest is free; new connections give way to them ([`Shares::highest_of_connection`]).
+//! Connections must not take the descriptors that a flush, the log or another node needs. So the
+//! limit of the process (`RLIMIT_NOFILE`) is divided once, at the start: each kind of user gets a
+//! share. Connections beyond their share are refused ([`Seats`]). Tables may use more than their
+//! share if descriptors are free; new connections are refused before they take the last free ones
+//! ([`Shares::highest_of_connection`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// What a node holds besides connections and tables: standard streams, folder, control thread.
+/// Descriptors of a node besides connections and tables: standard streams, folder, control thread.
 const NODE_FILES: usize = 24;
-/// What each shard holds: rings and wakers, its listening socket, segments of its log.
+/// Descriptors of each shard: rings and wakers, its listening socket, segments of its log.
 const SHARD_FILES: usize = 24;
-/// Tables of a shard without which it cannot be run.
+/// Tables that a shard must be able to open.
 const TABLES_MIN: usize = 16;
-/// Links of each pair of shards of two nodes: three lanes, in both directions.
+/// Links between two shards of different nodes: three lanes, in both directions.
 const LINKS_OF_PAIR: usize = 6;
-/// Other nodes to which there must be room for links.
+/// The node must have room for links to at least this many other nodes.
 const OTHER_NODES_MIN: usize = 2;
 const CLIENTS_MIN: usize = 8;
 const GREETINGS_MIN: usize = 4;
 const HTTP_MIN: usize = 4;
-/// More than these are not needed, or cost too much memory.
+/// More descriptors than these are not needed, or cost too much memory.
 const PEERS_MAX: usize = 8192;
 const CLIENTS_OF_SHARD_MAX: usize = 10_000;
 const GREETINGS_MAX: usize = 1024;
-/// What new connections leave free: a flush and a compaction, of which each needs some at a time.
+/// Descriptors that new connections leave free: a flush and a compaction each need some at a time.
 const FREE_FOR_TABLES: usize = 40;
-/// Connections of the admin pages.
+/// The largest number of connections to the admin pages.
 const HTTP_MAX: usize = 64;
 
-/// What a node is to be run with.
+/// The parts of a node that need descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
-    /// Its shards.
+    /// The node's shards.
     pub shards: usize,
-    /// Tables that there are already.
+    /// The tables that its folder has already.
     pub tables: usize,
-    /// Whether other nodes may connect to it.
+    /// Whether other nodes may connect to it: only if there is a secret.
     pub has_peers: bool,
 }
 
-/// The limit is too low.
+/// The limit is too low for the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{limit} open files are allowed, but a node with {} shards and {} tables needs {needed}: raise \
@@ -54,20 +55,20 @@ pub struct TooFew {
     needs: Needs,
 }
 
-/// How many descriptors each kind of user may have, of the whole node.
+/// The number of descriptors for each kind of user, of the whole node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shares {
-    /// All of them.
+    /// The limit, which is the sum of all shares.
     pub limit: usize,
-    /// The process itself, and its log.
+    /// The process itself, and the logs of its shards.
     pub own: usize,
     /// Tables.
     pub tables: usize,
     /// Links with other nodes.
     pub peers: usize,
-    /// Clients.
+    /// Connections of clients.
     pub clients: usize,
-    /// Connections that have not said yet who they are, or are being refused.
+    /// New connections: those whose greeting has not arrived, or that are being refused.
     pub greetings: usize,
     /// Connections of the admin pages.
     pub http: usize,
@@ -83,7 +84,7 @@ impl std::fmt::Display for Shares {
 }
 
 impl Shares {
-    /// The shares by the names of their users.
+    /// The shares with the names of their users.
     pub fn named(&self) -> [(&'static str, usize); 6] {
         [
             ("own", self.own),
@@ -95,10 +96,10 @@ impl Shares {
         ]
     }
 
-    /// Divides a limit.
+    /// Divides a limit among the users.
     ///
     /// # Errors
-    /// It does not suffice.
+    /// The limit is too low for what the node needs.
     pub fn new(limit: usize, needs: Needs) -> Result<Shares, TooFew> {
         let Needs {
             shards,
@@ -132,7 +133,7 @@ impl Shares {
         let given = shares.sum() - needed;
         let clients_max = CLIENTS_OF_SHARD_MAX.saturating_mul(shards);
         shares.clients = (CLIENTS_MIN + (connections - given)).min(clients_max);
-        // Whatever is left.
+        // The tables get the rest.
         shares.tables += limit - shares.sum();
         Ok(shares)
     }
@@ -142,14 +143,14 @@ impl Shares {
         self.own + self.tables + connections
     }
 
-    /// A connection with a higher descriptor leaves too few for the tables that are made next: the
-    /// kernel always gives the lowest that is free.
+    /// The highest descriptor that a new connection may have. The kernel always gives the lowest
+    /// free one, so a higher one shows that too few are left for the next tables.
     pub fn highest_of_connection(&self) -> usize {
         self.limit.saturating_sub(self.limit / 16 + FREE_FOR_TABLES)
     }
 }
 
-/// Seats of one kind of connection, for all shards of a node.
+/// Slots for one kind of connection, shared by all shards of a node.
 #[derive(Debug)]
 pub struct Seats {
     max: usize,
@@ -158,7 +159,7 @@ pub struct Seats {
 }
 
 impl Seats {
-    /// So many, all free.
+    /// Makes `max` free slots.
     pub fn new(max: usize) -> Arc<Seats> {
         Arc::new(Seats {
             max,
@@ -167,7 +168,7 @@ impl Seats {
         })
     }
 
-    /// Takes one, until what is returned is dropped; `None`: all are taken.
+    /// Takes a slot until the returned value is dropped; `None` if all are taken.
     pub fn take(self: &Arc<Seats>) -> Option<Seat> {
         let free = |taken: usize| (taken < self.max).then_some(taken + 1);
         let updated = self
@@ -185,23 +186,23 @@ impl Seats {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many there are.
+    /// The number of slots.
     pub fn max(&self) -> usize {
         self.max
     }
 
-    /// How many are taken.
+    /// The number of taken slots.
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// How many connections were refused.
+    /// The number of connections that were refused.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 }
 
-/// A seat that is taken.
+/// A taken slot; dropping it frees the slot.
 #[derive(Debug)]
 pub struct Seat(Arc<Seats>);
 

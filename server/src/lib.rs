@@ -1,11 +1,12 @@
 //! The node: threads, sockets and files around the engine.
 //!
-//! The way of a request: [`net`] takes it from a socket and cuts it out of its frame, [`handler`]
-//! decides where it belongs, [`shard`] knows the ranges of this shard and the ways to others, and
-//! the engine's shard answers. [`mod@env`] is what the engine sees of the machine. [`node`] starts it
-//! all by the settings of [`config`] on the folder of [`env::data_dir`]; [`admin`] shows it.
+//! The way of a request: [`net`] reads it from a socket and decodes its frame, [`handler`] finds
+//! the shard that owns the key, [`shard`] knows the ranges of this shard and the lanes to the
+//! others, and the engine's shard answers. [`peers`] links this node with the others. [`mod@env`]
+//! implements the engine's traits of the machine. [`node`] starts it all by the settings of
+//! [`config`] on the folder of [`env::data_dir`]; [`admin`] shows its state.
 
-// They panic when they cannot print: see `logging`.
+// These macros panic if they cannot print; see `logging`.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod admin;

@@ -1,10 +1,10 @@
-//! Logs on standard error, as text or JSON, and the last words of a process.
+//! Logs on standard error, as text or JSON, and the last message of a process.
 //!
-//! Whatever becomes of standard output and error, the node goes on: a line that cannot be written is
-//! lost and counted ([`lines_lost`]). Lines are written by a thread of their own, because a pipe that
-//! nobody reads, or a disk that hangs, blocks whoever writes to it, and a shard must not wait for
-//! that. The lines that wait for this thread are bounded; further ones are lost, too. Nothing else in
-//! the server prints: `println!` and `eprintln!` panic when they cannot write.
+//! The node goes on, whatever happens to standard output and standard error: a line that cannot be
+//! written is lost and counted ([`lines_lost`]). A thread of its own writes the lines, since a pipe
+//! that nobody reads, or a disk that hangs, blocks the writer, and a shard must not wait for that.
+//! The queue of that thread is bounded; lines that do not fit are lost, too. Nothing else in the
+//! server prints: `println!` and `eprintln!` panic when they cannot write.
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
@@ -17,25 +17,25 @@ use tracing_subscriber::EnvFilter;
 use crate::config::LogFormat;
 use crate::env::threads;
 
-/// Bytes of lines that wait to be written.
+/// The longest queue of lines, in bytes.
 const WAITING_LEN_MAX: usize = 4 << 20;
-/// What a line that waits costs besides its bytes.
+/// Bytes that a queued line counts for besides its text.
 const LINE_COST: usize = 64;
-/// How long the end of the process waits for lines to be written.
+/// How long the end of the process waits for the queued lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long and how often a line is tried on a descriptor that does not block and takes nothing.
+/// How long a line is retried on a non-blocking descriptor that takes nothing, and how often.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(1);
 const RETRY_EVERY: Duration = Duration::from_millis(10);
 
-/// The way to the thread that writes.
+/// The queue of the writing thread.
 static LOG: OnceLock<Lines> = OnceLock::new();
-/// Lines that could not be written.
+/// The number of lines that were lost.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// Lines on their way to standard error.
+/// The queue of lines for standard error.
 struct Lines {
     queue: mpsc::Sender<Vec<u8>>,
-    /// What the lines that wait cost.
+    /// The size of the queued lines, in bytes.
     waiting: AtomicUsize,
     queued: AtomicU64,
     done: AtomicU64,
@@ -44,10 +44,10 @@ struct Lines {
 /// Starts logging for the whole process.
 ///
 /// # Errors
-/// The level is no filter, there can be no thread, or logging was started before.
+/// The level is no valid filter, the thread cannot be started, or logging was started before.
 pub fn start(format: LogFormat, level: &str) -> Result<(), String> {
-    // openraft tells of each step at info, and warns of each heartbeat that a dead peer misses; what
-    // operators want to know of that the links say once.
+    // openraft logs each step at info, and a warning for each heartbeat that a dead peer misses.
+    // The links between nodes log what operators need to know of that, once.
     let directives = format!("{level},openraft=error,openraft_rt=error");
     let filter = EnvFilter::try_new(&directives)
         .map_err(|e| format!("log-level {level:?}: {e}; use error, warn, info, debug or trace"))?;
@@ -77,12 +77,12 @@ fn start_writer() -> io::Result<()> {
     Ok(())
 }
 
-/// Log lines, and lines of standard output, that could not be written so far.
+/// The number of lines, of logs and of standard output, that were lost since the start.
 pub fn lines_lost() -> u64 {
     LOST.load(Ordering::Relaxed)
 }
 
-/// Prints a line on standard output. A thread of its own waits for somebody to read it.
+/// Prints a line on standard output. A new thread writes it, as it may have to wait for a reader.
 pub fn announce(line: String) {
     let print = move || {
         let mut out = io::stdout();
@@ -96,11 +96,11 @@ pub fn announce(line: String) {
     }
 }
 
-/// Writes a message as it is to standard error, after all log lines, and waits a moment for them.
-/// For what is said right before the process ends.
+/// Writes a message to standard error, after all queued lines, and waits up to a second for it. For
+/// the message right before the process ends.
 pub fn last_words(words: &str) {
     let Some(log) = LOG.get() else {
-        // Standard error may be gone; there is nobody left to tell.
+        // If standard error is closed, there is no other place for the message.
         let _ = writeln!(io::stderr(), "{words}");
         return;
     };
@@ -108,7 +108,7 @@ pub fn last_words(words: &str) {
     flush();
 }
 
-/// Waits until the lines so far are written, but not for long.
+/// Waits until the lines queued so far are written, for at most a second.
 pub fn flush() {
     let Some(log) = LOG.get() else { return };
     let queued = log.queued.load(Ordering::SeqCst);
@@ -118,7 +118,7 @@ pub fn flush() {
     }
 }
 
-/// Has a panic anywhere say where and why, once, and end the process.
+/// Makes a panic in any thread log its place and reason once, and abort the process.
 pub fn abort_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         let name = std::thread::current()
@@ -139,12 +139,12 @@ impl Lines {
         self.waiting
             .fetch_add(line.len() + LINE_COST, Ordering::Relaxed);
         self.queued.fetch_add(1, Ordering::SeqCst);
-        // The thread that writes never ends.
+        // The receiver never goes away: the writing thread runs until the process ends.
         let _ = self.queue.send(line);
     }
 }
 
-/// Where a log line goes: `tracing-subscriber` writes each with one call.
+/// The target of one log line: `tracing-subscriber` writes each line with one call.
 struct Line;
 
 impl Write for Line {
@@ -165,7 +165,7 @@ impl Write for Line {
     }
 }
 
-/// The thread that writes.
+/// Runs the writing thread.
 fn write_lines(lines: &mpsc::Receiver<Vec<u8>>) {
     let mut out = Output::new(io::stderr());
     let mut told = 0;
@@ -179,17 +179,18 @@ fn write_lines(lines: &mpsc::Receiver<Vec<u8>>) {
         let left = log.waiting.fetch_sub(cost, Ordering::Relaxed) - cost;
         log.done.fetch_add(1, Ordering::SeqCst);
         let lost = lines_lost();
-        // Once it works again and has caught up, it says what is missing.
+        // Once lines can be written again and the queue is empty, the log says how many are
+        // missing.
         if written && left == 0 && std::mem::replace(&mut told, lost) != lost {
             tracing::warn!(lines = lost, "log lines were lost, so many since the start");
         }
     }
 }
 
-/// A descriptor that may refuse a line, or take a part of one.
+/// A descriptor that may refuse a line, or take only a part of it.
 struct Output<W> {
     to: W,
-    /// It took a part: the next line begins with the end of that one.
+    /// Whether the last line was cut short, so that a newline must be written first.
     torn: bool,
 }
 
@@ -231,7 +232,7 @@ impl<W: Write> Output<W> {
 mod tests {
     use super::*;
 
-    /// Takes so many bytes, then none until there is room again.
+    /// A descriptor that takes `room` bytes, then none until there is room again.
     struct Full {
         taken: Vec<u8>,
         room: usize,

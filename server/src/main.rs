@@ -1,4 +1,4 @@
-//! The binary `rangedb`: a node, and the command line that talks to nodes.
+//! The binary `rangedb`: the node, and the command-line clients.
 
 mod cli;
 
@@ -12,11 +12,12 @@ use rangedb_server::config::raw::{BadConfig, Key, RawConfig};
 use rangedb_server::env::{signals, threads};
 use rangedb_server::{logging, node};
 
-/// Keeps freed pages, so that a shard does not wait for the kernel's map lock.
+/// An allocator that keeps freed pages, so that a shard does not wait for the kernel's memory-map
+/// lock.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Exit code for a command line or configuration that makes no sense.
+/// The exit code for a command line or configuration that is not valid.
 const EXIT_USAGE: u8 = 2;
 
 /// RangeDB: a distributed, range-partitioned, strongly consistent key-value database.
@@ -29,49 +30,49 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs a node until SIGTERM or SIGINT; a second one ends it without waiting. SIGHUP does nothing.
+    /// Runs a node until SIGTERM or SIGINT; a second signal ends it at once. SIGHUP is ignored.
     Start(Box<StartArgs>),
     #[command(flatten)]
     Client(cli::CliCommand),
 }
 
-/// Each flag may also stand in the environment, as RANGEDB_DATA_DIR and so on, or in the file.
+/// Every flag can also be set in the environment, as RANGEDB_DATA_DIR and so on, or in the file.
 #[derive(Debug, Args)]
 struct StartArgs {
-    /// Folder of the node's data; made if it is missing.
+    /// Folder of the node's data; made if it does not exist.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
-    /// Where clients connect; 127.0.0.1:7400 by default.
+    /// Address for clients and other nodes; 127.0.0.1:7400 by default.
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
-    /// Where the other nodes reach this one; as --listen by default.
+    /// Address that other nodes use to reach this one; --listen by default.
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
-    /// Where nodes of the cluster listen: an empty folder joins them, one that was used looks there for
-    /// its cluster. For a new cluster all its nodes, this one among them.
+    /// Addresses of the cluster's nodes. A node with an empty folder joins them; one that has data
+    /// looks for its cluster there. To form a new cluster, list all its nodes, this one included.
     #[arg(long, value_name = "LIST")]
     join: Option<String>,
-    /// Forms a cluster of so many empty nodes, all started with the same --join.
+    /// Forms a new cluster of N empty nodes, all started with the same --join.
     #[arg(long, value_name = "N")]
     bootstrap_expect: Option<String>,
-    /// What proves to other nodes that this one belongs to the cluster; better given as
+    /// Secret that proves to other nodes that this one belongs to the cluster; better set as
     /// RANGEDB_CLUSTER_SECRET or in the file.
     #[arg(long, value_name = "WORDS")]
     cluster_secret: Option<String>,
-    /// Where health and metrics are; 127.0.0.1:7480 by default.
+    /// Address of health and metrics; 127.0.0.1:7480 by default.
     #[arg(long, value_name = "HOST:PORT")]
     http: Option<String>,
-    /// Number of shards, fixed when the folder is made. By default as the folder was made, and one for
-    /// each processor in a new one.
+    /// Number of shards; it cannot change after the folder is made. By default that of the folder,
+    /// or one for each processor if the folder is new.
     #[arg(long, value_name = "N")]
     shards: Option<String>,
     /// Processors that all threads stay on, such as 0,2-3; all by default.
     #[arg(long, value_name = "LIST")]
     cpus: Option<String>,
-    /// Memory to use, such as 4GiB; half of what machine or control group allows by default.
+    /// Memory to use, such as 4GiB; by default half of what the machine or control group allows.
     #[arg(long, value_name = "SIZE")]
     memory: Option<String>,
-    /// Borders of the initial ranges; `\xNN` stands for a byte, `\,` for a comma.
+    /// Borders of a new cluster's first ranges; `\xNN` stands for a byte, `\,` for a comma.
     #[arg(long, value_name = "K1,K2")]
     split_at: Option<String>,
     /// How long old versions are kept; 10m by default.
@@ -83,10 +84,10 @@ struct StartArgs {
     /// Format of logs: text or json; text by default.
     #[arg(long, value_name = "FORMAT")]
     log: Option<String>,
-    /// Which log lines are written: error, warn, info, debug or trace; info by default.
+    /// Lowest level of log lines: error, warn, info, debug or trace; info by default.
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
-    /// Prints each setting and where it comes from, and ends.
+    /// Prints each setting and its source, and exits.
     #[arg(long)]
     print_config: bool,
 }
@@ -98,7 +99,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The settings of all layers.
+/// Collects the settings of the file, the environment and the flags.
 fn layers(arguments: &StartArgs) -> Result<RawConfig, BadConfig> {
     let mut raw = RawConfig::new();
     if let Some(file) = &arguments.config {
@@ -144,7 +145,7 @@ fn start(arguments: &StartArgs) -> ExitCode {
         Ok(config) => config,
         Err(error) => return usage(error.to_string()),
     };
-    // First of all, so that every thread that is started inherits it.
+    // This comes first, since every thread that is started later inherits it.
     if let Err(error) = threads::stay_on(&config.cpus) {
         return usage(format!("cannot stay on --cpus: {error}"));
     }

@@ -1,9 +1,9 @@
-//! The node: starts the shards, each on a thread of its own, gives orders and waits for the end.
+//! The node: starts the shards, each on a thread of its own, waits for a signal, and stops them.
 //!
 //! The thread that calls [`run`] becomes the control thread: a tokio runtime for signals and the
-//! admin pages. The data path never waits for it. The node ends when told to by a signal, after
-//! everything is durable; at a second signal it ends at once; at a fatal error of any shard the
-//! whole process aborts, since nothing continues on bad state.
+//! admin pages. The data path never waits for it. At a first signal the node stops after everything
+//! is durable; at a second one it ends at once. A fatal error of any shard aborts the whole
+//! process, since nothing may continue on bad state.
 
 mod first;
 
@@ -37,40 +37,41 @@ use crate::shard::context::{ClientLimits, NodeInfo};
 use crate::shard::mesh::lanes;
 use crate::shard::{self, Order, ShardError, ShardSetup};
 
-/// What is in flight when the node is told to stop gets so long.
+/// The time that requests in flight get to finish after the first signal.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Memory that each executor registers for I/O by glommio, of which there is none: the least.
+/// Memory that glommio registers for I/O in each executor: the minimum, as no I/O goes through
+/// glommio.
 const IO_MEMORY: usize = 64 << 10;
-/// Questions of the admin pages that wait for a shard.
+/// Requests for a report that may wait in front of a shard.
 const REPORTS_MAX: usize = 4;
-/// Signals that come so soon after the first are the same wish: `timeout` and some supervisors send
-/// one to the process and another to its group.
+/// Signals that follow the first one within this time count as the same one: `timeout` and some
+/// supervisors signal both the process and its group.
 const SAME_WISH: Duration = Duration::from_millis(500);
-/// Exit code of a second signal, as of a process that SIGINT ended.
+/// The exit code after a second signal; shells report the same for a process that SIGINT ended.
 const EXIT_AT_ONCE: i32 = 130;
 
-/// Why a node does not start, or did not end well.
+/// Why a node did not start, or did not stop cleanly.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// The machine lacks something.
+    /// The machine lacks a feature that the node needs.
     #[error(transparent)]
     Kernel(#[from] kernel::Missing),
-    /// There is too little memory for the folder's shards.
+    /// The memory is too small for the folder's shards.
     #[error("{0}; give more with --memory, or fewer --shards to a new folder")]
     Memory(String),
-    /// Too few files may be open.
+    /// The limit on open files is too low.
     #[error(transparent)]
     Descriptors(#[from] TooFew),
-    /// The folder cannot be used.
+    /// The data folder cannot be used.
     #[error(transparent)]
     Folder(#[from] BadFolder),
-    /// The port cannot be used.
+    /// The port for clients and other nodes cannot be used.
     #[error(transparent)]
     Port(#[from] PortError),
-    /// The admin address cannot be used.
+    /// The address of the admin pages cannot be used.
     #[error("cannot serve the admin pages on {0}: {1}; choose another address with --http")]
     Http(std::net::SocketAddr, io::Error),
-    /// A thread or executor cannot be made.
+    /// A thread or an executor cannot be made.
     #[error("cannot start {0}: {1}")]
     Start(&'static str, String),
     /// A shard failed.
@@ -78,20 +79,21 @@ pub enum NodeError {
     Shard(u16, ShardError),
 }
 
-/// Prints a fatal error and ends the process: other replicas take over.
+/// Logs a fatal error and aborts the process, so that other replicas take over.
 fn die(what: &str, fatal: &dyn std::fmt::Display) -> ! {
     tracing::error!(what, error = %fatal, "fatal");
     logging::last_words(&format!("rangedb: fatal: {what}: {fatal}"));
     threads::abort()
 }
 
-/// Runs a node until it is told to stop.
+/// Runs a node until a signal stops it.
 ///
 /// # Errors
-/// It could not start, or a shard could not be closed.
+/// The node could not start, or a shard failed.
 pub fn run(config: &Config) -> Result<(), NodeError> {
     kernel::check()?;
-    // Before anything is touched. A folder that was made says itself how many shards it has.
+    // Check memory and descriptors before the folder is touched. How many shards an existing folder
+    // has is not known here unless the number is given: then one is assumed.
     let is_known = config.shards_given || !DataDir::was_made(&config.data_dir);
     let shards = if is_known { config.shards } else { 1 };
     let fits = config.clone().with_shards(shards);
@@ -102,7 +104,7 @@ pub fn run(config: &Config) -> Result<(), NodeError> {
         .build();
     let runtime = runtime.map_err(|e| NodeError::Start("the control thread", e.to_string()))?;
     let ended = runtime.block_on(control(config, shares.http));
-    // A name server that says nothing holds nobody up.
+    // Do not wait for a name server that does not answer.
     runtime.shutdown_background();
     ended
 }
@@ -116,8 +118,8 @@ fn divide_descriptors(config: &Config, shards: u16, tables: usize) -> Result<Sha
     Shares::new(kernel::open_files(), needs)
 }
 
-/// Opens the folder, or makes it: as a part of the cluster of --join, or for a new one. The folder
-/// is opened on a thread of its own, since that blocks; the cluster is asked here.
+/// Opens the folder, or makes it: for a place in the cluster of --join, or for a new cluster. A
+/// blocking thread opens the folder; this thread asks the cluster.
 async fn open_folder(config: &Config, pages: &admin::Node) -> Result<DataDir, NodeError> {
     let (ask, asked) = oneshot::channel::<String>();
     let (tell, told) = std::sync::mpsc::channel();
@@ -129,7 +131,7 @@ async fn open_folder(config: &Config, pages: &admin::Node) -> Result<DataDir, No
     };
     let mut opening = tokio::task::spawn_blocking(move || {
         DataDir::open(&path, &wanted, |token| {
-            // Both ends are gone if the node is stopped meanwhile.
+            // If the node is being stopped meanwhile, the receivers are gone.
             let _ = ask.send(token.to_owned());
             let stopped = || Err("the node was told to stop".to_owned());
             told.recv().unwrap_or_else(|_| stopped())
@@ -146,7 +148,7 @@ async fn open_folder(config: &Config, pages: &admin::Node) -> Result<DataDir, No
     Ok(opened?)
 }
 
-/// What an empty folder becomes.
+/// Finds what an empty folder becomes: the founder of a cluster, or a member.
 async fn be_born(config: &Config, token: &str, pages: &admin::Node) -> Result<Birth, String> {
     let joining = &config.joining;
     if let Some(objection) = &joining.objection {
@@ -163,7 +165,7 @@ async fn be_born(config: &Config, token: &str, pages: &admin::Node) -> Result<Bi
     let request = enroll::Request {
         secret: config.cluster_secret.clone(),
         token: token.to_owned(),
-        // A port that the system gives is not known yet.
+        // A port 0 is chosen by the system later, so the address is not known yet.
         address: match config.advertise.rsplit_once(':') {
             Some((_, "0")) | None => String::new(),
             Some(_) => config.advertise.clone(),
@@ -177,11 +179,11 @@ async fn be_born(config: &Config, token: &str, pages: &admin::Node) -> Result<Bi
     Ok(place.map_or(Birth::Founder, Birth::Member))
 }
 
-/// Asks the addresses of --join who is there, and takes what they say for where those nodes are;
-/// gives the addresses that have not answered.
+/// Asks the addresses of --join for their nodes' identity. Returns the nodes that answered and the
+/// addresses that did not.
 ///
 /// # Errors
-/// One of them belongs to another cluster than the folder.
+/// A node belongs to another cluster than the folder.
 async fn look_around(config: &Config, folder: &DataDir) -> Result<enroll::Around, BadFolder> {
     let own = &folder.identity.cluster;
     let mut around = enroll::Around {
@@ -203,7 +205,7 @@ async fn look_around(config: &Config, folder: &DataDir) -> Result<enroll::Around
     Ok(around)
 }
 
-/// What the control thread holds of the shards.
+/// The control thread's channels to the shards.
 struct Shards {
     orders: watch::Sender<Order>,
     ready: Vec<oneshot::Receiver<()>>,
@@ -211,8 +213,8 @@ struct Shards {
     running: u16,
 }
 
-/// The signals that end the node. They are taken before anything waits, since the first process of
-/// a container dies of none that it has no handler for.
+/// The signals that stop the node. Their handlers are installed before the node waits for anything:
+/// the first process of a container ignores a signal without a handler.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -227,7 +229,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     async fn stop(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -293,11 +295,11 @@ async fn control(config: &Config, pages_max: usize) -> Result<(), NodeError> {
     drain(&mut shards, &mut signals).await
 }
 
-/// Has all shards end, and waits for them.
+/// Stops all shards and waits until they have ended.
 async fn drain(shards: &mut Shards, signals: &mut Signals) -> Result<(), NodeError> {
     tracing::info!("stopping: what is in flight gets 10 s; a second signal ends it at once");
     let told = StdInstant::now();
-    // A shard that has ended reads no orders.
+    // A shard that has ended already receives no order.
     let _ = shards.orders.send(Order::Stop {
         until: Now::now() + DRAIN_TIMEOUT,
     });
@@ -322,7 +324,7 @@ async fn drain(shards: &mut Shards, signals: &mut Signals) -> Result<(), NodeErr
     Ok(())
 }
 
-/// Waits until every shard is ready, or one has failed.
+/// Waits until every shard is ready or one has failed.
 async fn started(shards: &mut Shards) -> Result<(), NodeError> {
     for ready in &mut shards.ready {
         tokio::select! {
@@ -335,7 +337,7 @@ async fn started(shards: &mut Shards) -> Result<(), NodeError> {
     Ok(())
 }
 
-/// A shard ended without being told to.
+/// Ends the process since a shard ended without an order to stop.
 fn died(ended: Option<(u16, Result<(), ShardError>)>) -> ! {
     match ended {
         Some((shard, Err(error))) => die(&format!("shard {shard}"), &error),
@@ -364,7 +366,7 @@ fn start(
         clients: Seats::new(shares.clients),
         peers: Seats::new(shares.peers),
     };
-    // Port 0 is one that the system gives.
+    // A port 0 was chosen by the system: advertise the real one.
     let advertise = match config.advertise.rsplit_once(':') {
         Some((host, "0")) => format!("{host}:{}", port.address.port()),
         _ => config.advertise.clone(),
@@ -438,7 +440,7 @@ fn start(
     Ok((shards, peers))
 }
 
-/// What each shard allows its clients.
+/// The limits that each shard sets for its clients.
 fn limits(config: &Config, shares: &Shares) -> ClientLimits {
     let memory = config.shard_memory();
     ClientLimits {
@@ -450,7 +452,7 @@ fn limits(config: &Config, shares: &Shares) -> ClientLimits {
     }
 }
 
-/// Runs a shard on an executor of its own, on a thread of its own; tells how it ended.
+/// Starts a shard's thread, which runs an executor and reports how the shard ended.
 fn spawn<F, T>(
     config: &Config,
     shard: u16,
@@ -472,7 +474,7 @@ where
                 .unwrap_or_else(|error| Err(ShardError::Reactor(error))),
             Err(error) => Err(ShardError::Executor(error.to_string())),
         };
-        // The control thread outlives the shards.
+        // The receiver exists: the control thread outlives the shards.
         let _ = end.send((shard, ended));
     };
     std::thread::Builder::new()
@@ -482,8 +484,8 @@ where
     Ok(())
 }
 
-/// Where a shard runs: on a processor of its own. With fewer shards than processors the kernel places
-/// them, since another node on this machine would choose the same ones.
+/// The processor of a shard's thread. If there are fewer shards than processors, the kernel places
+/// the threads: with fixed places, another node on this machine would choose the same processors.
 fn placement(config: &Config, shard: u16) -> Placement {
     let cpus = &config.cpus;
     if usize::from(config.shards) < cpus.len() {
@@ -493,7 +495,7 @@ fn placement(config: &Config, shard: u16) -> Placement {
     own.map_or(Placement::Unbound, |cpu| Placement::Fixed(*cpu))
 }
 
-/// What a shard's engine is built from, on the shard's thread.
+/// The parts that a shard's engine is built from; they move to the shard's thread.
 struct Engine {
     location: Location,
     memory: ShardMemory,
@@ -515,7 +517,7 @@ impl Engine {
         shard: u16,
         peers: Arc<Peers>,
     ) -> Engine {
-        // Other nodes begin without ranges, and are given replicas.
+        // Only the founder's shards make the first ranges; other nodes receive replicas later.
         let initial = match folder.identity.node {
             FOUNDER => first::initial_ranges(&folder.split_at(), config.shards, shard),
             _ => Vec::new(),
@@ -547,7 +549,8 @@ impl Engine {
             cache_bytes: self.memory.block_cache,
             on_start: Arc::new(move |work| {
                 threads::name_this_thread(&format!("{work}-{shard}"));
-                // It inherited the shard's processor, and any of the node's will do.
+                // The thread inherited its shard's processor; let it use all processors of the
+                // node.
                 if let Err(error) = threads::stay_on(&cpus) {
                     tracing::warn!(%error, work, "a background thread stays where it is");
                 }

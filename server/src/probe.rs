@@ -1,4 +1,4 @@
-//! What a shard counts of its own doing: plain cells on its thread, copied when somebody asks.
+//! A shard's counters. They are plain cells on the shard's thread, copied for each report.
 
 use std::collections::BTreeMap;
 
@@ -10,20 +10,20 @@ use crate::env::Now;
 use crate::env::reactor::Load;
 use crate::handler::{Asked, Operation};
 
-/// Longer latencies count as this long: a minute.
+/// Longer latencies are recorded as one minute.
 const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
 
-/// Counts of one shard.
+/// The counters of one shard's requests.
 #[derive(Clone)]
 pub struct ShardProbe {
-    /// Time from the arrival of a request to its reply, in nanoseconds, by operation.
+    /// The time from a request's arrival to its reply, in nanoseconds, by operation.
     pub latency: Vec<(Operation, Histogram<u64>)>,
-    /// Requests that were refused, by code.
+    /// The number of refused requests, by error code.
     pub refused: BTreeMap<ErrorCode, u64>,
 }
 
 impl ShardProbe {
-    /// Nothing counted yet.
+    /// Counters at zero.
     pub fn new() -> ShardProbe {
         let histogram =
             || Histogram::new_with_max(LATENCY_NANOS_MAX, 2).expect("these bounds are allowed");
@@ -33,7 +33,7 @@ impl ShardProbe {
         }
     }
 
-    /// A request was answered.
+    /// Counts a request that was answered.
     pub fn answered(&mut self, asked: &Asked, now: Now) {
         let nanos = (now - asked.received).as_nanos() as u64;
         if let Some((_, latency)) = self.latency.get_mut(asked.operation as usize) {
@@ -41,7 +41,7 @@ impl ShardProbe {
         }
     }
 
-    /// A request was refused.
+    /// Counts a request that was refused.
     pub fn refused(&mut self, code: ErrorCode) {
         *self.refused.entry(code).or_default() += 1;
     }
@@ -53,24 +53,24 @@ impl Default for ShardProbe {
     }
 }
 
-/// What a shard tells the admin thread.
+/// A shard's report to the admin pages.
 pub struct ShardReport {
-    /// Its counts.
+    /// The counters of requests.
     pub probe: ShardProbe,
-    /// Its engine's state.
+    /// The engine's state.
     pub status: ShardStatus,
-    /// Open connections.
+    /// The number of open connections.
     pub connections: usize,
-    /// Connections that had to go before they had said who they are.
+    /// Connections that were closed before their greeting arrived, to make room.
     pub greetings_evicted: u64,
-    /// Memory of frames in the making.
+    /// Memory that frames use which have arrived only in part, in bytes.
     pub frames_len: usize,
-    /// Connections that were cut off because their frame did not go on.
+    /// Connections that were closed since the rest of a frame did not arrive.
     pub stalled: u64,
-    /// Requests in flight.
+    /// The number of requests in flight.
     pub in_flight: usize,
-    /// Frames that were damaged on their way from other nodes.
+    /// Frames from other nodes that were damaged on their way.
     pub damaged_frames: u64,
-    /// How the shard's thread has fared.
+    /// The load of the shard's thread.
     pub load: Load,
 }

@@ -1,5 +1,5 @@
-//! A node for tests: real shards on executors of their own, real files, real sockets on a free
-//! port, and a client that blocks.
+//! A node for tests: real shards with an executor each, real files, real sockets on a free port,
+//! and a blocking client.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -32,7 +32,7 @@ use crate::shard::{Order, ShardError, ShardSetup, run};
 
 const WAIT: Duration = Duration::from_secs(30);
 
-/// A node that runs.
+/// A running node.
 pub struct TestNode {
     pub address: SocketAddr,
     orders: watch::Sender<Order>,
@@ -41,7 +41,7 @@ pub struct TestNode {
 }
 
 impl TestNode {
-    /// Shards split at the keys given, in a folder of their own.
+    /// Starts a node in a temporary folder, with ranges split at these keys.
     pub fn start(split_at: &[&str], limits: ClientLimits) -> TestNode {
         let folder = tempfile::tempdir().expect("a folder");
         let mut node = TestNode::start_in(folder.path(), split_at, limits);
@@ -53,7 +53,7 @@ impl TestNode {
         TestNode::start_with(folder, split_at, limits, 1000)
     }
 
-    /// A node that serves so many connections.
+    /// Starts a node that accepts at most this number of connections.
     pub fn start_with(
         folder: &Path,
         split_at: &[&str],
@@ -124,7 +124,7 @@ impl TestNode {
         }
     }
 
-    /// Stops the node; what is in flight gets so long.
+    /// Stops the node; requests in flight get this time to finish.
     pub fn stop(self, within: Duration) {
         self.orders
             .send(Order::Stop {
@@ -139,7 +139,7 @@ impl TestNode {
         }
     }
 
-    /// A connection to a shard, greeted.
+    /// Connects to a shard and completes the greeting.
     pub fn connect(&self, shard: u16, smart: bool) -> TestClient {
         let mut client = TestClient::new(self.address);
         client.send(
@@ -164,7 +164,7 @@ fn keys_of(split_at: &[&str], shard: usize) -> KeyRange {
     }
 }
 
-/// A node, as it might say of itself.
+/// The record of a node with one shard.
 pub fn record(id: u64) -> NodeRecord {
     NodeRecord {
         id: NodeId(id),
@@ -228,7 +228,7 @@ fn engine(
     (options, world)
 }
 
-/// A connection that blocks.
+/// A blocking connection.
 pub struct TestClient {
     pub stream: TcpStream,
     received: Vec<u8>,
@@ -239,7 +239,7 @@ pub struct TestClient {
     next: u64,
 }
 
-/// A reply with its frame, which it is read from.
+/// A reply, with the bytes that it is decoded from.
 pub struct Received {
     pub id: u64,
     kind: u16,
@@ -253,7 +253,7 @@ impl Received {
             .0
     }
 
-    /// The cluster's time as the node that answered tells it.
+    /// The cluster's time that the reply carries.
     pub fn now(&self) -> Timestamp {
         Timestamp(
             Reply::decode(self.kind, &self.body)
@@ -264,7 +264,7 @@ impl Received {
 }
 
 impl TestClient {
-    /// A connection without its preamble.
+    /// Connects without sending a greeting.
     pub fn new(address: SocketAddr) -> TestClient {
         let stream = TcpStream::connect(address).expect("it listens");
         stream.set_read_timeout(Some(WAIT)).expect("set");
@@ -292,7 +292,7 @@ impl TestClient {
         Answer::decode(&bytes)
     }
 
-    /// The name of a new write.
+    /// The session of the next write.
     pub fn session(&mut self) -> Session {
         self.sequence += 1;
         let now = Timestamp::from_ms(SystemClock.wall_ms());
@@ -304,12 +304,12 @@ impl TestClient {
         }
     }
 
-    /// A request's frame under the next id.
+    /// Appends a request's frame and returns its id.
     pub fn encode(&mut self, body: RequestBody<'_>, to: &mut Vec<u8>) -> u64 {
         self.encode_with(body, 0, to)
     }
 
-    /// The same, from a client that says it has seen a time.
+    /// Does the same for a client that has seen the timestamp `token`.
     pub fn encode_with(&mut self, body: RequestBody<'_>, token: u64, to: &mut Vec<u8>) -> u64 {
         self.next += 1;
         let request = Request {
@@ -344,7 +344,7 @@ impl TestClient {
         })
     }
 
-    /// The next reply; `None`: the connection has ended.
+    /// Receives the next reply; `None` if the connection has ended.
     pub fn receive(&mut self) -> Option<Received> {
         loop {
             if let Some(found) = frame::decode(&self.received).expect("good frames") {

@@ -1,8 +1,9 @@
 //! `/api/v1/`: the cluster and its keys over HTTP, for scripts and pages.
 //!
-//! Everything goes through the client library, which is connected to this node's own port when it
-//! is first needed: what holds for clients holds here. Shows and orders are the admin commands of
-//! the wire protocol and their JSON; a key's value is the raw body. Lives on the control thread.
+//! Every request goes through the client library, which connects to this node's own port at the
+//! first request: so what holds for clients holds here, too. Commands that show or change the
+//! cluster are the admin commands of the wire protocol, with the same JSON; the value of a key is
+//! the raw body. Runs on the control thread.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -17,18 +18,19 @@ use tokio::sync::OnceCell;
 use super::body::{NoBody, Text, percent_decoded, read};
 use super::failure::Failure;
 
-/// The version of a value.
+/// The header that carries a value's version.
 const VERSION: HeaderName = HeaderName::from_static("rangedb-version");
-/// A command's body is shorter than the command that is made of it.
+/// The longest body of an admin command. The command is longer than its body, as it adds fields
+/// from the path.
 const BODY_LEN_MAX: usize = ADMIN_COMMAND_LEN_MAX / 2;
 
-/// The way from HTTP to the database.
+/// The API: HTTP in front of a client of the database.
 pub struct Api {
     listen: SocketAddr,
     client: OnceCell<Client>,
 }
 
-/// What a request asks for.
+/// The thing that a path names.
 #[derive(Debug, PartialEq, Eq)]
 enum Resource {
     Nodes,
@@ -43,7 +45,7 @@ enum Resource {
 }
 
 impl Resource {
-    /// What a path under `/api/v1/` names.
+    /// Parses a path under `/api/v1/`.
     fn of(path: &str) -> Result<Resource, Failure> {
         let decoded = |part: &str| {
             percent_decoded(part).ok_or_else(|| {
@@ -74,7 +76,7 @@ impl Resource {
         })
     }
 
-    /// The methods that it knows.
+    /// The methods that the resource supports.
     fn methods(&self) -> &'static str {
         match self {
             Resource::Key(_) => "GET, HEAD, PUT, DELETE",
@@ -86,7 +88,7 @@ impl Resource {
 }
 
 impl Api {
-    /// The way to the node that listens there.
+    /// An API whose client connects to the node that listens at `listen`.
     pub fn new(mut listen: SocketAddr) -> Api {
         if listen.ip().is_unspecified() {
             match listen {
@@ -124,7 +126,7 @@ impl Api {
         request: Request<Incoming>,
     ) -> Result<Response<Text>, Failure> {
         let resource = Resource::of(path)?;
-        // A question mark that was meant as part of a key must not cut it short.
+        // A question mark that was meant as part of a key must not end the key unnoticed.
         if request.uri().query().is_some() {
             return Err(Failure::invalid(
                 "there are no queries here; a question mark in a key is %3F",
@@ -181,7 +183,7 @@ impl Api {
     }
 }
 
-/// The admin command that a request stands for, and whether it is an order.
+/// The admin command for a request, and whether it changes the cluster.
 fn command(resource: Resource, method: &Method, body: &[u8]) -> Result<(Value, bool), Failure> {
     let show = |name: &str| Ok((json!({ "command": name }), false));
     match resource {
@@ -203,7 +205,7 @@ fn command(resource: Resource, method: &Method, body: &[u8]) -> Result<(Value, b
     }
 }
 
-/// An order about a range: the body's fields with what the path says.
+/// An admin command about one range: the body's fields, and the name and range from the path.
 fn order(name: &str, range: u64, body: &[u8]) -> Result<(Value, bool), Failure> {
     let mut fields: Map<String, Value> = if body.is_empty() {
         Map::new()
@@ -227,7 +229,7 @@ async fn whole_body(body: Incoming, len_max: usize) -> Result<Vec<u8>, Failure> 
     })
 }
 
-/// A JSON body.
+/// A response with a JSON body.
 pub(super) fn json_response(status: StatusCode, json: String) -> Response<Text> {
     let mut response = Response::new(Text::new(json));
     *response.status_mut() = status;
@@ -243,7 +245,7 @@ fn versioned(mut response: Response<Text>, version: u64) -> Response<Text> {
     response
 }
 
-/// The header of a refusal that names the methods.
+/// The `Allow` header of a response that refuses a method.
 pub(super) fn allow(methods: &'static str) -> (HeaderName, HeaderValue) {
     (ALLOW, HeaderValue::from_static(methods))
 }

@@ -1,4 +1,4 @@
-//! Bodies and paths of requests, both bounded. Nothing here knows what they mean.
+//! Bodies and paths of HTTP requests. Nothing here interprets them.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -8,15 +8,16 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-/// A body that is too long is read on and thrown away up to here, so that the refusal arrives.
+/// A body that is too long is still read to the end if at most this many bytes exceed the limit, so
+/// that the client receives the refusal.
 const DISCARDED_LEN_MAX: usize = 4 << 20;
 
-/// Why there is no body.
+/// Why a body cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoBody {
-    /// It is longer than the limit.
+    /// The body is longer than the limit.
     TooLong,
-    /// The connection broke, or what came is no HTTP.
+    /// The connection broke, or the bytes are no valid HTTP.
     Broken,
 }
 
@@ -45,8 +46,7 @@ pub(super) async fn read(mut body: Incoming, len_max: usize) -> Result<Vec<u8>, 
     Ok(kept)
 }
 
-/// The bytes that a part of a path stands for; `None`: it has a percent sign without two
-/// hexadecimal digits.
+/// Decodes percent signs in a part of a path; `None` if one stands without two hexadecimal digits.
 pub(super) fn percent_decoded(part: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(part.len());
     let mut rest = part.as_bytes();
@@ -66,7 +66,7 @@ pub(super) fn percent_decoded(part: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// A body in one piece.
+/// A response body in one piece.
 pub(super) struct Text(Option<Bytes>);
 
 impl Text {

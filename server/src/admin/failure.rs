@@ -1,7 +1,8 @@
-//! Why a request over HTTP failed: the one place where a client's errors become status codes.
+//! Why an HTTP request failed: the only place where errors become status codes.
 //!
-//! The body is JSON: `error` a code of the wire protocol or a name of HTTP's own, `fate` what became
-//! of a write (`not_applied`, `unknown`, `applied`), `message` for people. Pure.
+//! The body is JSON. `error` is a code of the wire protocol or one of this module's own names,
+//! `fate` says what became of a write (`not_applied`, `unknown`, `applied`), `message` is for
+//! people. Pure.
 
 use hyper::header::{HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
@@ -11,7 +12,7 @@ use serde_json::json;
 use super::api::{allow, json_response};
 use super::body::Text;
 
-/// A failure, ready to be answered.
+/// A failed request, ready to become a response.
 #[derive(Debug)]
 pub(super) struct Failure {
     status: StatusCode,
@@ -58,7 +59,7 @@ impl Failure {
         Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "too_long", message)
     }
 
-    /// The node is not ready, or stops.
+    /// The node is not ready yet, or is stopping.
     pub fn not_serving() -> Failure {
         let message = "the node is starting or stopping";
         let mut failure = Failure::new(StatusCode::SERVICE_UNAVAILABLE, "not_serving", message);
@@ -81,7 +82,7 @@ impl Failure {
     }
 }
 
-/// The status code of an error.
+/// The status code for an error.
 fn status(error: &Error) -> StatusCode {
     match (error.fate, error.code) {
         (Fate::Unknown, ErrorCode::DeadlineExceeded | ErrorCode::Unknown | ErrorCode::NoQuorum) => {
@@ -117,7 +118,7 @@ impl From<Error> for Failure {
         failure.fate = error.fate;
         if status == StatusCode::SERVICE_UNAVAILABLE {
             let after = error.retry_after.unwrap_or_default().as_millis();
-            // In whole seconds, and never at once.
+            // The header counts whole seconds; at least one, so that no client retries at once.
             let seconds = u64::try_from(after.div_ceil(1000)).unwrap_or(u64::MAX);
             failure.header = Some((RETRY_AFTER, HeaderValue::from(seconds.max(1))));
         }

@@ -1,8 +1,8 @@
-//! Connections of the admin pages: how many there are, and who goes when there are too many.
+//! The limit on connections to the admin pages.
 //!
-//! Without room the oldest goes that has asked nothing for a while. If all are at work, the newcomer
-//! has one of a few seats of probes: it may ask whether the node lives and is ready, and nothing else.
-//! So neither idle nor slow users of the API keep an orchestrator from its answer.
+//! When all slots are taken, a new connection replaces the oldest idle one. If none is idle, it
+//! gets one of a few slots for probes: there it may ask only whether the node lives and is ready.
+//! So neither idle clients nor slow users of the API can keep an orchestrator from its answer.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,23 +11,23 @@ use std::time::{Duration, Instant};
 
 use tokio::task::AbortHandle;
 
-/// Seats of probes.
+/// Slots that only probes use.
 const PROBES_MAX: usize = 4;
-/// One that was busy so recently, or has just come, is not idle.
+/// A connection is idle if it came, and was last busy, longer ago than this.
 const IDLE_AFTER: Duration = Duration::from_secs(1);
-/// In place of when it was last busy: it is.
+/// The value of `last_busy` while a request is being answered.
 const BUSY: u64 = u64::MAX;
 
-/// How busy one connection is.
+/// A connection's state: busy, or idle since when.
 #[derive(Clone, Debug)]
 pub struct Guest {
     begun: Instant,
-    /// Milliseconds after `begun`, or [`BUSY`].
+    /// When the connection was last busy: milliseconds after `begun`, or [`BUSY`].
     last_busy: Arc<AtomicU64>,
 }
 
 impl Guest {
-    /// One that has just come.
+    /// The state of a new connection, which is not idle yet.
     pub fn new() -> Guest {
         Guest {
             begun: Instant::now(),
@@ -35,7 +35,7 @@ impl Guest {
         }
     }
 
-    /// Counts as busy while work is done.
+    /// Marks the connection as busy while `work` runs.
     pub async fn busy_with<T>(&self, work: impl Future<Output = T>) -> T {
         self.last_busy.store(BUSY, Ordering::Relaxed);
         let done = work.await;
@@ -50,16 +50,16 @@ impl Guest {
     }
 }
 
-/// What a newcomer may do.
+/// What a connection may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seat {
-    /// Ask anything.
+    /// Every page.
     Any,
-    /// Ask whether the node lives, and is ready.
+    /// Only whether the node lives and is ready.
     Probe,
 }
 
-/// All connections, the oldest first.
+/// The open connections, oldest first.
 pub struct Guests {
     max: usize,
     present: VecDeque<(Guest, AbortHandle)>,
@@ -67,7 +67,7 @@ pub struct Guests {
 }
 
 impl Guests {
-    /// At most so many.
+    /// At most `max` connections, those of probes included; at least one for every page.
     pub fn new(max: usize) -> Guests {
         Guests {
             max: max.saturating_sub(PROBES_MAX).max(1),
@@ -76,7 +76,8 @@ impl Guests {
         }
     }
 
-    /// Makes room for one more; where it may sit.
+    /// Makes room for one more connection and returns the kind of its slot. May close another
+    /// connection.
     pub fn make_room(&mut self) -> Seat {
         self.present.retain(|(_, task)| !task.is_finished());
         if self.present.len() < self.max {
@@ -96,7 +97,7 @@ impl Guests {
         Seat::Probe
     }
 
-    /// Seats a connection, which is served by this task.
+    /// Adds a connection that `task` serves.
     pub fn seat(&mut self, seat: Seat, guest: Guest, task: AbortHandle) {
         match seat {
             Seat::Any => self.present.push_back((guest, task)),
@@ -122,7 +123,7 @@ mod tests {
         let (_, busy) = come(&first);
         let (_, idle) = come(&second);
         first.last_busy.store(BUSY, Ordering::Relaxed);
-        // Neither is idle yet.
+        // Neither of the two is idle yet.
         let probes: Vec<_> = (0..=PROBES_MAX).map(|_| come(&Guest::new())).collect();
         assert!(probes.iter().all(|(seat, _)| *seat == Seat::Probe));
         tokio::time::sleep(IDLE_AFTER).await;

@@ -1,4 +1,4 @@
-//! Everything that is counted, in Prometheus' text format. Units are seconds and bytes.
+//! The page of metrics, in Prometheus' text format. Units are seconds and bytes.
 
 use std::fmt::Write;
 
@@ -13,9 +13,9 @@ const LATENCY_BOUNDS: [f64; 16] = [
     0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025,
     0.05, 0.1, 0.25, 1.0, 5.0,
 ];
-/// Upper bounds of records of one durable write.
+/// Upper bounds of the buckets of records of one durable write.
 const RECORDS_BOUNDS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 256.0, 1024.0, 4096.0];
-/// Upper bounds of bytes of one durable write.
+/// Upper bounds of the buckets of bytes of one durable write.
 const BYTES_BOUNDS: [f64; 6] = [
     4096.0,
     8192.0,
@@ -42,7 +42,7 @@ impl Page {
         let _ = writeln!(self.0, "{name}{{{labels}}} {value}");
     }
 
-    /// A histogram whose recorded unit is `unit` of the shown one.
+    /// Writes a histogram. `unit` is the recorded unit in terms of the shown one.
     fn histogram(
         &mut self,
         name: &str,
@@ -74,7 +74,7 @@ impl Page {
     }
 }
 
-/// One number of each shard: name, kind, help, and where it is.
+/// A number of a shard: its name, kind and help text, and where it comes from.
 type Number = (
     &'static str,
     &'static str,
@@ -338,7 +338,7 @@ const NUMBERS: &[Number] = &[
     ),
 ];
 
-/// The page.
+/// Renders the page from the shards' reports.
 pub fn render(node: &Serving, reports: &[Option<ShardReport>]) -> String {
     let mut page = Page(String::with_capacity(32 << 10));
     page.metric("rangedb_build_info", "gauge", "The running version.");
@@ -391,7 +391,7 @@ pub fn render(node: &Serving, reports: &[Option<ShardReport>]) -> String {
     page.0
 }
 
-/// Connections and descriptors, of the whole node.
+/// Connections and descriptors of the whole node.
 fn seats(page: &mut Page, node: &Serving) {
     let kinds = [("client", &node.client_seats), ("peer", &node.peer_seats)];
     let name = "rangedb_connections_limit";

@@ -1,10 +1,12 @@
-//! Health, metrics and the API over HTTP, on the node's control thread; the data path never waits
-//! for it.
+//! Health, metrics and the API over HTTP. All of it runs on the node's control thread; the data
+//! path never waits for it.
 //!
-//! `/livez` says that the process runs, `/readyz` whether every range is recovered, most other nodes
-//! accept this one, and nothing is being shut down, or else why not; both answer before the node has
-//! a place in a cluster. `/metrics` gives everything that is counted, for Prometheus; `/api/v1/` is in
-//! [`api`]. Bodies are bounded; what is slow or too many is turned away.
+//! `/livez` says that the process runs. `/readyz` says whether the node serves: all its ranges are
+//! recovered, most other nodes accept this one, and the node is not stopping; if not, it says why.
+//! Both answer even before the node has a place in a cluster. `/metrics` shows the node's counters
+//! for Prometheus. [`api`] serves `/api/v1/`.
+//!
+//! Heads and bodies of requests have limits, and so do connections and their lifetime ([`guests`]).
 
 pub mod api;
 mod body;
@@ -38,64 +40,65 @@ use crate::descriptors::{Seats, Shares};
 use crate::peers::Peers;
 use crate::probe::ShardReport;
 
-/// How long nothing is accepted after the system refused.
+/// How long the server pauses after the system refused to accept a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// A connection lives no longer.
+/// The longest life of a connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
-/// A shard that does not report within this is left out.
+/// A shard that does not report within this time is left out of the page.
 const REPORT_TIMEOUT: Duration = Duration::from_millis(500);
-/// Bytes of a request's head.
+/// The longest head of a request, in bytes.
 const HEAD_LEN_MAX: usize = 16 << 10;
 
-/// How far the node's life is.
+/// The state of the node's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Phase {
-    /// Ranges are being recovered.
+    /// The node recovers its ranges or waits for a place in a cluster.
     Starting = 0,
-    /// It serves.
+    /// The node serves.
     Ready = 1,
-    /// It stops.
+    /// The node is stopping.
     Draining = 2,
 }
 
-/// Asks a shard for its report.
+/// A request for a shard's report: the channel that the report is sent to.
 pub type ReportRequest = oneshot::Sender<ShardReport>;
 
-/// The node as the pages show it, from before it has a folder until it ends.
+/// The node as the pages show it. It exists before the node has a folder and until the process
+/// ends.
 #[derive(Default)]
 pub struct Node {
     phase: AtomicU8,
-    /// Why it does not serve yet.
+    /// Why the node does not serve yet.
     waits_for: Mutex<String>,
     serving: OnceLock<Serving>,
 }
 
-/// What the pages show of a node that has a folder and shards.
+/// The parts of the node that exist once it has a folder and shards.
 pub struct Serving {
-    /// A way to ask each shard.
+    /// A channel to each shard, for requests for its report.
     pub shards: Vec<mpsc::Sender<ReportRequest>>,
     /// The cluster's id.
     pub cluster: String,
-    /// The way to the database.
+    /// The API over HTTP.
     pub api: Api,
-    /// The other nodes.
+    /// The connections to the other nodes.
     pub peers: Arc<Peers>,
-    /// How descriptors are divided.
+    /// The shares of the descriptors' limit.
     pub descriptors: Shares,
-    /// Seats of clients' connections.
+    /// The slots of clients' connections.
     pub client_seats: Arc<Seats>,
-    /// Seats of other nodes' connections.
+    /// The slots of other nodes' connections.
     pub peer_seats: Arc<Seats>,
 }
 
 impl Node {
-    /// Moves on.
+    /// Changes the state of the node's life.
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::SeqCst);
     }
 
-    /// Says why the node does not serve yet.
+    /// Sets the reason why the node does not serve yet.
     pub fn wait_for(&self, reason: String) {
         *self
             .waits_for
@@ -103,9 +106,9 @@ impl Node {
             .unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
-    /// From now on there are shards.
+    /// Adds the parts that exist from now on.
     pub fn serve_from(&self, serving: Serving) {
-        // It is called once, by the start.
+        // A second call would change nothing; the start of the node calls it once.
         let _ = self.serving.set(serving);
     }
 
@@ -138,9 +141,9 @@ impl Node {
     }
 }
 
-/// Other nodes refuse this one.
+/// The refusal of this node by others.
 struct Refused {
-    /// Whether those that do not are too few for a majority with it.
+    /// Whether so many nodes refuse it that the rest has no majority.
     by_most: bool,
     reason: String,
 }
@@ -158,12 +161,12 @@ impl Serving {
         })
     }
 
-    /// The reports of all shards that answer.
+    /// The report of each shard; `None` for a shard that does not answer in time.
     async fn reports(&self) -> Vec<Option<ShardReport>> {
         let mut asked = Vec::new();
         for shard in &self.shards {
             let (ask, report) = oneshot::channel();
-            // A shard that has too many questions already answers none.
+            // A shard whose queue of requests is full counts as one that does not answer.
             let sent = shard.try_send(ask).is_ok();
             asked.push(sent.then_some(report));
         }
@@ -180,25 +183,25 @@ impl Serving {
     }
 }
 
-/// The bound socket of the pages.
+/// The bound listening socket of the pages.
 pub struct Pages {
     listener: TcpListener,
-    /// Where they are.
+    /// The bound address.
     pub address: SocketAddr,
 }
 
 impl Pages {
-    /// Binds the address.
+    /// Binds the listening socket.
     ///
     /// # Errors
-    /// It is taken or not ours.
+    /// The address is taken or is not one of this machine's.
     pub async fn bind(address: SocketAddr) -> io::Result<Pages> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         Ok(Pages { listener, address })
     }
 
-    /// Serves so many connections at a time, until the runtime ends.
+    /// Accepts and serves connections, at most `connections_max` at a time, until the runtime ends.
     pub async fn serve(self, node: Arc<Node>, connections_max: usize) {
         let mut guests = Guests::new(connections_max);
         let mut refused = false;
@@ -230,7 +233,7 @@ async fn serve_one(stream: TcpStream, node: Arc<Node>, seat: Seat, guest: Guest)
     builder.max_buf_size(HEAD_LEN_MAX);
     builder.keep_alive(seat == Seat::Any);
     let connection = builder.serve_connection(Io(stream), service);
-    // A peer that breaks off or is slow is none of the node's business.
+    // A client that disconnects early or is slow is no fault of the node.
     let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
 }
 
@@ -289,7 +292,7 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Text> {
     response
 }
 
-/// A tokio stream as hyper wants it.
+/// Adapts a tokio stream to hyper's traits.
 struct Io(TcpStream);
 
 impl Read for Io {

@@ -1,5 +1,5 @@
-//! Flags and arguments of the client commands. A key or value that begins with a dash and is no
-//! number stands after `--`, as usual.
+//! Flags and arguments of the client commands. As usual, `--` must come before a key or value that
+//! begins with a dash and is not a number.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,19 +7,19 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use rangedb_client::ClusterId;
 
-/// How results are printed.
+/// The format of results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people.
+    /// Lines for people.
     Table,
     /// One JSON object on one line.
     Json,
 }
 
-/// Flags of every command.
+/// Flags that every command has.
 #[derive(Clone, Debug, Args)]
 pub struct ConnectionArgs {
-    /// Addresses of nodes, tried in turn.
+    /// Addresses of nodes; they are tried one after the other.
     #[arg(
         long = "addr",
         env = "RANGEDB_ADDR",
@@ -28,51 +28,52 @@ pub struct ConnectionArgs {
         value_delimiter = ','
     )]
     pub addresses: Vec<String>,
-    /// The id of the cluster that the nodes must belong to; a node of another one is not used.
-    /// By default that of the first node that answers.
+    /// The id of the cluster that the nodes must belong to; nodes of other clusters are not used.
+    /// By default the cluster of the first node that answers.
     #[arg(long, env = "RANGEDB_CLUSTER", value_name = "ID")]
     pub cluster: Option<ClusterId>,
-    /// How long to try, such as 5s, 500ms or 1m.
+    /// The longest time for the command, such as 5s, 500ms or 1m.
     #[arg(long, default_value = "5s", value_parser = parse_duration, value_name = "TIME")]
     pub timeout: Duration,
-    /// How results are printed.
+    /// The format of results.
     #[arg(long, default_value = "table", value_enum)]
     pub format: Format,
-    /// Keys and values are given and printed as hexadecimal digits.
+    /// Arguments and results have keys and values as hexadecimal digits.
     #[arg(long)]
     pub hex: bool,
 }
 
-/// A command to a running node.
+/// A command that a running node carries out.
 #[derive(Clone, Debug, Subcommand)]
 pub enum CliCommand {
-    /// Prints the value of a key and one newline.
+    /// Prints the value of a key, then a newline.
     Get {
         /// The key.
         #[arg(allow_negative_numbers = true)]
         key: String,
-        /// Where the node is, and how to print.
+        /// The node to connect to, and the format of results.
         #[command(flatten)]
         connection: ConnectionArgs,
     },
     /// Sets a key.
     Put(PutArgs),
-    /// Removes a key; also done if there was nothing to remove.
+    /// Removes a key; it is no error if there is none.
     Delete {
         /// The key.
         #[arg(allow_negative_numbers = true)]
         key: String,
-        /// Where the node is, and how to print.
+        /// The node to connect to, and the format of results.
         #[command(flatten)]
         connection: ConnectionArgs,
     },
     /// Sets or removes a key if a condition holds.
     Cas(CasArgs),
-    /// Adds to a number (signed 64 bits, decimal text; an absent key counts as 0) and prints it.
+    /// Adds to a number (signed 64 bits, decimal text; a missing key counts as 0) and prints the
+    /// sum.
     Incr {
         /// The key.
         key: String,
-        /// What to add.
+        /// The number to add.
         #[arg(
             long,
             default_value_t = 1,
@@ -80,112 +81,112 @@ pub enum CliCommand {
             value_name = "N"
         )]
         by: i64,
-        /// Where the node is, and how to print.
+        /// The node to connect to, and the format of results.
         #[command(flatten)]
         connection: ConnectionArgs,
     },
     /// Prints keys and values in key order.
     Scan(ScanArgs),
-    /// Performs several puts and deletes at once, all or nothing, within one range.
+    /// Carries out several puts and deletes within one range, all or nothing.
     Write(WriteArgs),
     /// Prints the health of the cluster and the state of the node.
     Status {
-        /// Where the node is, and how to print.
+        /// The node to connect to, and the format of results.
         #[command(flatten)]
         connection: ConnectionArgs,
     },
-    /// Looks at nodes.
+    /// Shows the nodes of the cluster.
     Node {
-        /// What to do.
+        /// The command.
         #[command(subcommand)]
         command: NodeCommand,
     },
-    /// Looks at settings of the cluster, and sets them.
+    /// Shows and changes the settings of the cluster.
     Config {
-        /// What to do.
+        /// The command.
         #[command(subcommand)]
         command: ConfigCommand,
     },
-    /// Looks at ranges, and moves them.
+    /// Shows the ranges and moves them.
     Range {
-        /// What to do.
+        /// The command.
         #[command(subcommand)]
         command: RangeCommand,
     },
 }
 
-/// What to do about nodes.
+/// The commands about nodes.
 #[derive(Clone, Debug, Subcommand)]
 pub enum NodeCommand {
-    /// Lists them.
+    /// Lists the nodes.
     Ls {
-        /// Where the node is, and how to print.
+        /// The node to connect to, and the format of results.
         #[command(flatten)]
         connection: ConnectionArgs,
     },
 }
 
-/// What to do about ranges.
+/// The commands about ranges.
 #[derive(Clone, Debug, Subcommand)]
 pub enum RangeCommand {
-    /// Lists them.
+    /// Lists the ranges.
     Ls {
-        /// Where the node is, and how to print.
+        /// The node to connect to, and the format of results.
         #[command(flatten)]
         connection: ConnectionArgs,
     },
-    /// Has another node lead a range.
+    /// Makes another node the leader of a range.
     TransferLeader {
         /// The range's id.
         range: u64,
-        /// The node that shall lead; any other by default.
+        /// The node that becomes the leader; by default any other node with a replica.
         #[arg(long, value_name = "NODE")]
         to: Option<u64>,
-        /// Where the node is, and how to print.
+        /// The node to connect to, and the format of results.
         #[command(flatten)]
         connection: ConnectionArgs,
     },
-    /// Has a range's replica moved from one node to another.
+    /// Moves a replica of a range from one node to another.
     MoveReplica {
         /// The range's id.
         range: u64,
-        /// The node that shall hold it no more.
+        /// The node that gives up the replica.
         #[arg(long, value_name = "NODE")]
         from: u64,
-        /// The node that shall hold it, and which of its shards; that with the fewest replicas by
-        /// default.
+        /// The node that receives the replica, and its shard; by default the shard with the fewest
+        /// replicas.
         #[arg(long, value_name = "NODE[/SHARD]", value_parser = parse_place)]
         to: (u64, Option<u16>),
-        /// Where the node is, and how to print.
+        /// The node to connect to, and the format of results.
         #[command(flatten)]
         connection: ConnectionArgs,
     },
 }
 
-/// What to do about settings of the cluster.
+/// The commands about settings of the cluster.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Prints a setting, or all of them.
+    /// Prints one setting, or all of them.
     Get {
-        /// The setting.
+        /// The setting's name.
         name: Option<String>,
-        /// Where the node is, and how to print.
+        /// The node to connect to, and the format of results.
         #[command(flatten)]
         connection: ConnectionArgs,
     },
     /// Sets a setting.
     Set {
-        /// The setting.
+        /// The setting's name.
         name: String,
-        /// Its value.
+        /// The setting's new value.
         value: String,
-        /// Where the node is, and how to print.
+        /// The node to connect to, and the format of results.
         #[command(flatten)]
         connection: ConnectionArgs,
     },
-    /// Prints all that was ever set, oldest first.
+    /// Prints all values that were ever set, oldest first.
     History {
-        /// Where the node is, and how to print.
+        /// The node to connect to, and the format of results.
         #[command(flatten)]
         connection: ConnectionArgs,
     },
@@ -201,13 +202,13 @@ pub struct PutArgs {
     #[arg(allow_negative_numbers = true, required_unless_present_any = ["stdin", "file"],
           conflicts_with_all = ["stdin", "file"])]
     pub value: Option<String>,
-    /// The value is all of standard input, as it is.
+    /// Reads the value from standard input, unchanged.
     #[arg(long, conflicts_with = "file")]
     pub stdin: bool,
-    /// The value is the content of a file, as it is.
+    /// Reads the value from a file, unchanged.
     #[arg(long, value_name = "PATH")]
     pub file: Option<PathBuf>,
-    /// Where the node is, and how to print.
+    /// The node to connect to, and the format of results.
     #[command(flatten)]
     pub connection: ConnectionArgs,
 }
@@ -227,13 +228,13 @@ pub struct CasArgs {
         value_name = "NEWVALUE"
     )]
     pub value: Option<String>,
-    /// Removes the key instead.
+    /// Removes the key instead of setting it.
     #[arg(long)]
     pub delete: bool,
-    /// Only if there is no value.
+    /// Only if the key has no value.
     #[arg(long, group = "condition")]
     pub if_absent: bool,
-    /// Only if the value is this one.
+    /// Only if this is the key's value.
     #[arg(
         long,
         group = "condition",
@@ -244,7 +245,7 @@ pub struct CasArgs {
     /// Only if the value has this version.
     #[arg(long, group = "condition", value_name = "N")]
     pub if_version: Option<u64>,
-    /// Where the node is, and how to print.
+    /// The node to connect to, and the format of results.
     #[command(flatten)]
     pub connection: ConnectionArgs,
 }
@@ -252,16 +253,16 @@ pub struct CasArgs {
 /// Arguments of `scan`.
 #[derive(Clone, Debug, Args)]
 pub struct ScanArgs {
-    /// First key [default: from the beginning].
+    /// The first key [default: from the beginning].
     #[arg(long, allow_hyphen_values = true, value_name = "K")]
     pub start: Option<String>,
-    /// End, which is not printed itself [default: to the end].
+    /// The key to stop before [default: to the end].
     #[arg(long, allow_hyphen_values = true, value_name = "K")]
     pub end: Option<String>,
-    /// Most rows to print [default: all].
+    /// The largest number of rows to print [default: all].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
-    /// Where the node is, and how to print.
+    /// The node to connect to, and the format of results.
     #[command(flatten)]
     pub connection: ConnectionArgs,
 }
@@ -269,7 +270,7 @@ pub struct ScanArgs {
 /// Arguments of `write`.
 #[derive(Clone, Debug, Args)]
 pub struct WriteArgs {
-    /// Operations one after another: `put KEY VALUE`, `delete KEY`.
+    /// Operations, one after the other: `put KEY VALUE`, `delete KEY`.
     #[arg(
         allow_negative_numbers = true,
         required_unless_present = "stdin",
@@ -277,18 +278,18 @@ pub struct WriteArgs {
         value_name = "put KEY VALUE | delete KEY"
     )]
     pub operations: Vec<String>,
-    /// Operations are read from standard input, one JSON object a line:
+    /// Reads the operations from standard input, one JSON object on each line:
     /// {"op":"put","key":"k","value":"v"} or {"op":"delete","key":"k"}; `key_hex` and `value_hex`
     /// take hexadecimal digits.
     #[arg(long)]
     pub stdin: bool,
-    /// Where the node is, and how to print.
+    /// The node to connect to, and the format of results.
     #[command(flatten)]
     pub connection: ConnectionArgs,
 }
 
 impl CliCommand {
-    /// The flags that every command has.
+    /// The flags of the command's connection.
     pub fn connection(&self) -> &ConnectionArgs {
         match self {
             CliCommand::Get { connection, .. }
@@ -316,7 +317,7 @@ impl CliCommand {
     }
 }
 
-/// A node's id, and perhaps a slash and a shard's number.
+/// Parses a node's id, with or without a slash and a shard's number.
 fn parse_place(text: &str) -> Result<(u64, Option<u16>), String> {
     let (node, shard) = match text.split_once('/') {
         Some((node, shard)) => (node, Some(shard)),
@@ -327,7 +328,7 @@ fn parse_place(text: &str) -> Result<(u64, Option<u16>), String> {
     Ok((node.parse().map_err(bad)?, shard))
 }
 
-/// A number with `ms`, `s` or `m`; without a unit it counts seconds.
+/// Parses a number with `ms`, `s` or `m`; without a unit it counts seconds.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits_len = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')

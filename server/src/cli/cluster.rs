@@ -1,5 +1,5 @@
-//! `rangedb node ls`, `range ls|transfer-leader|move-replica` and `config`: what the admin commands
-//! of the wire protocol show and do. In JSON their answers are printed as they are.
+//! `rangedb node ls`, `range ls|transfer-leader|move-replica` and `config`: commands that send an
+//! admin command of the wire protocol. With `--format json` they print its answer unchanged.
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -11,7 +11,7 @@ use super::args::{CliCommand, ConfigCommand, NodeCommand, RangeCommand};
 use super::commands::{Printer, Request};
 use super::{Exit, Trouble};
 
-/// What is shown.
+/// The part of the cluster's state to show.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Show {
     Nodes,
@@ -20,7 +20,7 @@ pub(super) enum Show {
     History,
 }
 
-/// What a command about the cluster asks for.
+/// Builds the request of a command about the cluster.
 pub(super) fn request(command: &CliCommand) -> Request {
     match command {
         CliCommand::Node {
@@ -56,7 +56,7 @@ fn order_of(command: Value) -> Request {
     Request::Order(command.to_string())
 }
 
-/// Asks an admin command that changes nothing.
+/// Sends an admin command that changes nothing.
 pub(super) async fn ask(client: &Client, command: &Value) -> Result<Value, Trouble> {
     parsed(&client.admin(&command.to_string()).await?)
 }
@@ -68,7 +68,7 @@ fn parsed(answer: &str) -> Result<Value, Trouble> {
     })
 }
 
-/// Shows something of the cluster.
+/// Prints a part of the cluster's state.
 pub(super) async fn show(
     client: &Client,
     show: &Show,
@@ -92,7 +92,7 @@ pub(super) async fn show(
     printer.print(out, answer, words.trim_end())
 }
 
-/// Gives an order.
+/// Sends an admin command that changes something.
 pub(super) async fn order(
     client: &Client,
     command: &str,
@@ -107,7 +107,7 @@ fn rows(list: &Value) -> &[Value] {
     list.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// A fact as a word; `-`: it is not known.
+/// Formats a field; `-` if it is unknown.
 fn word(fact: &Value) -> String {
     match fact {
         Value::Null => "-".to_owned(),
@@ -117,7 +117,7 @@ fn word(fact: &Value) -> String {
     }
 }
 
-/// The nodes as lines, with a heading.
+/// Formats the nodes as lines with a heading.
 pub(super) fn nodes(answer: &Value) -> String {
     let mut words = String::from("id  address  state  shards  leaders  replicas  version\n");
     for node in rows(&answer["nodes"]) {
@@ -138,7 +138,7 @@ pub(super) fn nodes(answer: &Value) -> String {
     words
 }
 
-/// The replicas that are members of their range by name only, as lines.
+/// Formats the replicas that cannot do their part as lines.
 pub(super) fn troubles(answer: &Value) -> String {
     let mut words = String::new();
     for replica in rows(&answer["replicas_in_trouble"]) {
@@ -204,7 +204,7 @@ fn ranges(answer: &Value) -> String {
     words
 }
 
-/// A border for people: other bytes than printable ASCII as `\xNN`.
+/// Formats a border of a range: bytes other than printable ASCII as `\xNN`.
 fn border(hex: &Value, open: &str) -> String {
     let digits = hex.as_str().unwrap_or_default();
     let bytes = super::input::bytes(digits, true).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! The commands, one function each. A command is prepared (pure, finds what is wrong about the
-//! arguments) and then performed.
+//! The commands, one function each. [`prepare`] checks and parses the arguments (pure); [`perform`]
+//! sends the request and prints the result.
 
 use std::io::{Read as _, Write};
 
@@ -12,14 +12,15 @@ use super::input::{self, Change};
 use super::output;
 use super::{Exit, Trouble};
 
-/// Rows that one page of a scan asks for.
+/// Rows of one page of a scan.
 const PAGE_ROWS: usize = 1000;
-/// Longest value that is read from a file or standard input: the database's limit.
+/// The longest value that is read from a file or standard input, in bytes: the database's limit.
 const VALUE_LEN_MAX: u64 = 1 << 20;
-/// Longest text of operations read from standard input: any batch within the limits fits.
+/// The longest text of operations on standard input, in bytes. Any batch within the database's
+/// limits fits.
 const OPERATIONS_LEN_MAX: u64 = 32 << 20;
 
-/// A command whose arguments make sense.
+/// A command with checked arguments.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Request {
     Get {
@@ -51,11 +52,11 @@ pub(super) enum Request {
     },
     Status,
     Show(Show),
-    /// An admin command.
+    /// An admin command that changes something.
     Order(String),
 }
 
-/// The condition of a compare-and-swap.
+/// The condition of `cas`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     Absent,
@@ -63,7 +64,7 @@ pub(super) enum Wanted {
     Version(u64),
 }
 
-/// Reads what the arguments name, and refuses what makes no sense.
+/// Parses a command's arguments.
 pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
     let hex = command.connection().hex;
     let bytes = |text: &String| input::bytes(text, hex);
@@ -214,7 +215,7 @@ pub(super) async fn perform(
     }
 }
 
-/// How answers are printed.
+/// The options for printing answers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Printer {
     pub(super) format: Format,
@@ -222,7 +223,7 @@ pub(super) struct Printer {
 }
 
 impl Printer {
-    /// Prints an answer in either form.
+    /// Prints an answer: `facts` as JSON, or `words` for people.
     pub(super) fn print(
         self,
         out: &mut impl Write,
@@ -312,7 +313,7 @@ fn page_rows(left: Option<u64>) -> usize {
     })
 }
 
-/// Prints page after page; a JSON document is written piece by piece, too.
+/// Prints one page after the other. A JSON document is also written page by page.
 async fn scan(
     client: &Client,
     (options, limit): (ScanOptions, Option<u64>),

@@ -1,18 +1,18 @@
-//! From words of the command line and lines of standard input to bytes and operations. Pure.
+//! Parses arguments and lines of standard input into bytes and operations. Pure.
 
 use serde::Deserialize;
 
 use super::Trouble;
 
-/// One change of `write`.
+/// One operation of `write`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Change {
     pub(super) key: Vec<u8>,
-    /// `None` removes the key.
+    /// The new value; `None` removes the key.
     pub(super) value: Option<Vec<u8>>,
 }
 
-/// Bytes of an argument: its text as it is, or hexadecimal digits.
+/// The bytes of an argument: its text, or the bytes that hexadecimal digits stand for.
 pub(super) fn bytes(text: &str, hex: bool) -> Result<Vec<u8>, Trouble> {
     if !hex {
         return Ok(text.as_bytes().to_vec());
@@ -27,7 +27,7 @@ pub(super) fn bytes(text: &str, hex: bool) -> Result<Vec<u8>, Trouble> {
     bytes.filter(|_| is_digits).ok_or_else(wrong)
 }
 
-/// `put KEY VALUE` and `delete KEY`, one after another.
+/// Parses `put KEY VALUE` and `delete KEY`, one after the other.
 pub(super) fn changes(words: &[String], hex: bool) -> Result<Vec<Change>, Trouble> {
     let mut changes = Vec::new();
     let mut words = words.iter();
@@ -72,7 +72,7 @@ struct Line {
     value_hex: Option<String>,
 }
 
-/// One JSON object a line; empty lines are skipped.
+/// Parses one JSON object per line; empty lines are skipped.
 pub(super) fn json_changes(text: &str, hex: bool) -> Result<Vec<Change>, Trouble> {
     let mut changes = Vec::new();
     for (index, text) in text

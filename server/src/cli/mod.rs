@@ -1,11 +1,11 @@
-//! The command line that talks to a running node: `rangedb get|put|delete|cas|incr|scan|write`,
+//! The command line's clients of a running node: `rangedb get|put|delete|cas|incr|scan|write`,
 //! `rangedb status`, `rangedb node`, `rangedb range`, `rangedb config`.
 //!
-//! A thin shell over the client library, run by the binary alone; nothing of the server is used
-//! here. One thread, one tokio runtime.
+//! A thin layer over the client library; only the binary contains it, and it uses nothing of the
+//! server. One thread, one tokio runtime.
 //!
 //! Exit codes: 0 done, 1 not found or condition failed, 2 usage, 3 refused (not applied), 4 fate
-//! unknown, 5 unreachable. Results go to standard output, complaints to standard error.
+//! unknown, 5 unreachable. Results go to standard output, errors to standard error.
 
 mod args;
 mod cluster;
@@ -23,25 +23,25 @@ use std::process::ExitCode;
 pub use args::CliCommand;
 use rangedb_client::{Client, ClientOptions, ErrorCode, Fate};
 
-/// How a command ended; the number is the process's exit code.
+/// The result of a command; the number is the process's exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// It was done.
+    /// The command was carried out.
     Done = 0,
     /// There is no such key, or the condition did not hold.
     NotFound = 1,
-    /// The command line makes no sense.
+    /// The command line is not valid, or a file or standard stream failed.
     Usage = 2,
-    /// Nothing was written.
+    /// The node refused the command; nothing was written.
     Refused = 3,
-    /// It is not known whether anything was written.
+    /// The write may have been applied.
     FateUnknown = 4,
-    /// No node could be reached.
+    /// No node answered.
     Unreachable = 5,
 }
 
-/// Why a command came to no result.
+/// The reason why a command failed.
 #[derive(Debug)]
 struct Trouble {
     exit: Exit,
@@ -73,7 +73,7 @@ impl From<rangedb_client::Error> for Trouble {
 
 impl From<std::io::Error> for Trouble {
     fn from(error: std::io::Error) -> Trouble {
-        // Only standard input, files of values, and standard output are read and written here.
+        // Only standard input, files of values, and standard output cause such errors here.
         Trouble {
             exit: Exit::Usage,
             message: error.to_string(),
@@ -81,7 +81,7 @@ impl From<std::io::Error> for Trouble {
     }
 }
 
-/// Runs one command to its end.
+/// Runs one command and prints its result.
 pub fn run(command: CliCommand) -> ExitCode {
     let exit = match execute(command) {
         Ok(exit) => exit,
@@ -94,7 +94,7 @@ pub fn run(command: CliCommand) -> ExitCode {
 }
 
 fn execute(command: CliCommand) -> Result<Exit, Trouble> {
-    // What can be wrong about the arguments is found before anything is sent.
+    // The arguments are checked before anything is sent.
     let request = commands::prepare(&command)?;
     let connection = command.connection();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -115,7 +115,7 @@ fn execute(command: CliCommand) -> Result<Exit, Trouble> {
         out.flush()?;
         exit
     });
-    // A name that is still being looked up would hold up the end of the process.
+    // Otherwise a name that is still being looked up would delay the end of the process.
     runtime.shutdown_background();
     exit
 }

@@ -1,9 +1,9 @@
-//! From bytes to what is printed. Pure.
+//! Formats keys and values for printing. Pure.
 //!
-//! In JSON a key or value stands under its name (`"key"`, `"value"`) if it is valid UTF-8, else,
-//! and always with `--hex`, under the name with `_hex` (`"key_hex"`) as lower-case hexadecimal
-//! digits. Exactly one of both is there, so binary data survives. Versions are whole numbers of up
-//! to 63 bits.
+//! In JSON, a key or value that is valid UTF-8 stands under its name (`"key"`, `"value"`).
+//! Otherwise, and always with `--hex`, it stands as lower-case hexadecimal digits under its name
+//! with `_hex` (`"key_hex"`). Exactly one of the two is present, so no binary data is lost.
+//! Versions are whole numbers of up to 63 bits.
 
 use std::fmt::Write as _;
 
@@ -19,7 +19,8 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     text
 }
 
-/// A key or value as a word that keeps to its line and column: what is not printable is escaped.
+/// Formats a key or value so that it stays within its line and column: escapes what is not
+/// printable.
 pub(super) fn word(bytes: &[u8], as_hex: bool) -> String {
     if as_hex {
         return hex(bytes);
@@ -47,7 +48,7 @@ fn escape(bytes: &[u8], text: &mut String) {
     }
 }
 
-/// Sets `name` or `name_hex`.
+/// Sets the field `name`, or `name_hex` if the bytes need it.
 pub(super) fn set_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8], as_hex: bool) {
     match std::str::from_utf8(bytes) {
         Ok(text) if !as_hex => object.insert(name.to_owned(), Value::from(text)),

@@ -1,4 +1,4 @@
-//! `rangedb status`: the health of the cluster, and the state of the node that was asked.
+//! `rangedb status`: the health of the cluster and the state of one node.
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -10,8 +10,8 @@ use super::cluster;
 use super::commands::Printer;
 use super::{Exit, Trouble};
 
-/// Prints the health of the cluster and the state of the node. A cluster that cannot be asked is
-/// unavailable; the node is shown all the same.
+/// Prints the health of the cluster and the state of the node. If the cluster's manager does not
+/// answer, the cluster counts as unavailable, and the node's state is printed nevertheless.
 pub(super) async fn status(
     client: &Client,
     printer: Printer,
@@ -59,7 +59,7 @@ pub(super) async fn status(
     printer.print(out, facts(&node, of_cluster), words.trim_end())
 }
 
-/// What is known of the cluster, and then of the node.
+/// The state of the cluster and of the node as one JSON object.
 fn facts(node: &NodeState, of_cluster: Result<Value, Trouble>) -> Value {
     let shards = node.shards.iter().map(|shard| {
         json!({

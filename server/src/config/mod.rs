@@ -1,7 +1,8 @@
-//! Settings: as typed ([`raw`]), then validated ([`Config`]), which is all that the node sees.
+//! The node's settings: the raw text of each ([`raw`]), and the validated values ([`Config`]). The
+//! rest of the node sees only [`Config`].
 //!
-//! Flags stand above `RANGEDB_*` variables, these above the TOML file, this above the defaults. A
-//! key that nobody knows is refused, with the nearest known one named.
+//! Flags override `RANGEDB_*` variables, which override the TOML file, which overrides the
+//! defaults. An unknown key is refused, and the message names the nearest known one.
 
 pub mod raw;
 mod units;
@@ -14,100 +15,100 @@ use crate::env::threads;
 use raw::{Key, RawConfig};
 pub use units::{parse_duration, parse_keys, parse_size};
 
-/// Fewer bytes do not carry one shard.
+/// A shard needs at least this much memory, in bytes.
 const SHARD_MEMORY_MIN: u64 = 64 << 20;
-/// More shards than this are a mistake.
-/// Shards of a node.
+/// The largest number of shards that a node accepts; more is taken for a typing mistake.
 pub const SHARDS_MAX: usize = 512;
 
-/// How logs are written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Lines for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object for each line.
     Json,
 }
 
-/// A setting that makes no sense.
+/// A setting whose value breaks a rule.
 #[derive(Debug, thiserror::Error)]
 #[error("{key} = {value:?} (from {source_name}): {rule}")]
 pub struct BadSetting {
     /// The setting's name.
     pub key: &'static str,
-    /// As typed.
+    /// The value as it was typed.
     pub value: String,
-    /// Where it was typed.
+    /// The file, variable or flag it comes from.
     pub source_name: String,
-    /// What it should be.
+    /// The rule that the value breaks.
     pub rule: String,
 }
 
-/// How an empty folder becomes part of a cluster.
+/// How a node with an empty folder becomes part of a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Joining {
-    /// Where nodes of the cluster listen, without this one, sorted. None: it makes a cluster.
+    /// Addresses of the cluster's other nodes, sorted. If there are none, the node makes a cluster
+    /// of its own.
     pub others: Vec<String>,
-    /// Whether this node makes the cluster when all of the others are empty, too.
+    /// Whether this node makes the cluster if all of the others are empty, too.
     pub founds: bool,
-    /// Why an empty folder cannot take part in forming the cluster, if it cannot.
+    /// Why a node with an empty folder cannot take part in forming the cluster, if it cannot.
     pub objection: Option<String>,
 }
 
 /// Validated settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where everything lies.
+    /// The folder of all data.
     pub data_dir: PathBuf,
-    /// Where clients connect, HOST:PORT.
+    /// Where clients and other nodes connect, HOST:PORT.
     pub listen: String,
-    /// Where the admin pages are.
+    /// Where the HTTP pages are served.
     pub http: SocketAddr,
-    /// Where other nodes reach this one, HOST:PORT.
+    /// The address that other nodes use to reach this one, HOST:PORT.
     pub advertise: String,
-    /// The cluster that an empty folder becomes part of.
+    /// How the node becomes part of a cluster if its folder is empty.
     pub joining: Joining,
-    /// What proves that a node belongs to the cluster.
+    /// The secret that proves that a node belongs to the cluster.
     pub cluster_secret: String,
-    /// Shards of the node: as given, or one for each processor, until the folder says what it was made
-    /// with.
+    /// The number of shards: as given, or one for each processor. A folder that was made with
+    /// another number overrides the latter.
     pub shards: u16,
     /// Whether the number of shards was given.
     pub shards_given: bool,
-    /// Processors that all threads stay on.
+    /// The processors that all threads stay on.
     pub cpus: Vec<usize>,
-    /// Memory to be used, in bytes.
+    /// The memory to use, in bytes.
     pub memory: u64,
-    /// Borders of the initial ranges.
+    /// Borders of a new cluster's first ranges.
     pub split_at: Vec<Vec<u8>>,
-    /// How logs are written.
+    /// The format of log lines.
     pub log: LogFormat,
-    /// Which log lines are written, as `tracing`'s filters say it.
+    /// The filter of log lines, in the syntax of `tracing`'s filters.
     pub log_level: String,
-    /// How long old versions are kept.
+    /// How long old versions of values are kept.
     pub gc_retention: Duration,
 }
 
-/// What a shard may use of the node's memory, in bytes.
+/// One shard's share of the node's memory, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShardMemory {
-    /// One memtable; there are up to seven.
+    /// One memtable; a shard has up to seven.
     pub memtable: usize,
-    /// Blocks of tables.
+    /// Cached blocks of tables.
     pub block_cache: u64,
-    /// Entries of the log.
+    /// Cached entries of the log.
     pub entry_cache: usize,
-    /// Requests of clients that have not come whole.
+    /// Requests of clients that have arrived only in part.
     pub frames: usize,
-    /// Replies that clients have not taken.
+    /// Replies that clients have not yet received.
     pub unsent: usize,
 }
 
 impl Config {
-    /// Checks what was typed.
+    /// Validates the raw settings.
     ///
     /// # Errors
-    /// The first setting that makes no sense.
+    /// The first setting that breaks a rule.
     pub fn validate(raw: &RawConfig) -> Result<Config, BadSetting> {
         let cpus = cpus(raw)?;
         let split_at = raw.parse(Key::SplitAt, parse_keys)?;
@@ -154,7 +155,7 @@ impl Config {
                 retention => Ok(retention),
             })?,
         };
-        // How many shards there are is not known yet if nobody has said it.
+        // The folder may say another number than the default: check the memory for one shard only.
         let shards = if config.shards_given {
             config.shards
         } else {
@@ -164,24 +165,24 @@ impl Config {
         Ok(config)
     }
 
-    /// The settings of a node whose folder has so many shards.
+    /// Sets the number of shards to the one that the folder was made with.
     ///
     /// # Errors
-    /// The memory does not suffice for them.
+    /// The memory is too small for this number of shards.
     pub fn with_shards(mut self, shards: u16) -> Result<Config, String> {
         check_memory(self.memory, shards)?;
         self.shards = shards;
         Ok(self)
     }
 
-    /// What each shard may use.
+    /// Divides the memory among the shards and their uses.
     pub fn shard_memory(&self) -> ShardMemory {
         let share = self.memory / u64::from(self.shards);
         ShardMemory {
             memtable: (share / 32).clamp(2 << 20, 32 << 20) as usize,
             block_cache: share / 2,
             entry_cache: (share / 16).clamp(4 << 20, 64 << 20) as usize,
-            // At least a frame of the longest.
+            // There must be room for at least one frame of the maximum length.
             frames: (share / 16).clamp(12 << 20, 256 << 20) as usize,
             unsent: (share / 8).clamp(16 << 20, 256 << 20) as usize,
         }
@@ -199,8 +200,8 @@ fn check_memory(memory: u64, shards: u16) -> Result<(), String> {
     Ok(())
 }
 
-/// Where other nodes reach this one. Nobody but a node that is alone may listen on a wildcard
-/// without saying that.
+/// The address that other nodes use to reach this one. Only a node that is alone may advertise a
+/// wildcard address.
 fn advertise(raw: &RawConfig, listen: &str) -> Result<String, BadSetting> {
     let alone = raw.parse(Key::ClusterSecret, |text| Ok(text.is_empty()))?
         && raw.parse(Key::Join, |text| Ok(text.is_empty()))?;
@@ -219,7 +220,7 @@ fn advertise(raw: &RawConfig, listen: &str) -> Result<String, BadSetting> {
     })
 }
 
-/// Whether a host is none that others could reach: one that stands for all addresses, in any spelling.
+/// Whether a host stands for all addresses, in any spelling, so that no other node can use it.
 fn is_wildcard(host: &str) -> bool {
     let bare = host
         .strip_prefix('[')
@@ -228,15 +229,15 @@ fn is_wildcard(host: &str) -> bool {
     if ["", "*"].contains(&bare) {
         return true;
     }
-    // The system knows more spellings of an address than the standard library, such as 0 and 0x0. A name
-    // that is not known here may be known to others.
+    // The system knows more spellings of an address than the standard library, such as 0 and 0x0. A
+    // name that this machine cannot resolve may be known to other machines.
     let found = (bare, 0).to_socket_addrs().into_iter().flatten();
     found
         .map(|at| at.ip().to_canonical())
         .any(|ip| ip.is_unspecified())
 }
 
-/// The cluster that an empty folder becomes part of.
+/// Reads how an empty folder becomes part of a cluster.
 fn joining(raw: &RawConfig, me: &str) -> Result<Joining, BadSetting> {
     let mut nodes = raw.parse(Key::Join, |text| {
         let nodes = text.split(',').map(|node| node.trim().to_owned());
@@ -258,7 +259,7 @@ fn joining(raw: &RawConfig, me: &str) -> Result<Joining, BadSetting> {
         );
         return Err(raw.bad(Key::Join, rule));
     }
-    // A node that has its folder may have moved since.
+    // This is no error yet: a node that has its folder may have moved to another address.
     let unnamed = expected.is_some() && !nodes.is_empty() && !nodes.iter().any(|node| node == me);
     let objection =
         unnamed.then(|| format!("--join does not name this node, {me}; see --advertise"));

@@ -1,4 +1,4 @@
-//! Settings as typed, each with where it was typed.
+//! Settings as raw text, each with the place where it was typed.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -6,9 +6,9 @@ use std::path::Path;
 
 use super::BadSetting;
 
-/// The beginning of the variables that are settings of the node.
+/// The prefix of variables that are settings of the node.
 const VARIABLE_PREFIX: &str = "RANGEDB_";
-/// Variables of the command line's clients and of scripts.
+/// Variables with the same prefix that belong to the command-line clients and to scripts.
 const OTHER_VARIABLES: &[&str] = &[
     "RANGEDB_ADDR",
     "RANGEDB_CLUSTER",
@@ -18,22 +18,22 @@ const OTHER_VARIABLES: &[&str] = &[
 
 macro_rules! keys {
     ($($key:ident $name:literal $default:literal $help:literal,)*) => {
-        /// Every setting.
+        /// The settings.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Key {
             $(#[doc = $help] $key,)*
         }
 
         impl Key {
-            /// All of them.
+            /// All settings, in the order in which they are printed.
             pub const ALL: &[Key] = &[$(Key::$key),*];
 
-            /// Its name in the file.
+            /// The setting's name in the file and as a flag.
             pub fn name(self) -> &'static str {
                 match self { $(Key::$key => $name,)* }
             }
 
-            /// What holds where nothing is typed.
+            /// The value of a setting that is typed nowhere.
             pub fn default(self) -> &'static str {
                 match self { $(Key::$key => $default,)* }
             }
@@ -58,16 +58,16 @@ keys! {
     GcRetention "gc-retention" "10m" "How long old versions are kept.",
 }
 
-/// Where a setting was typed.
+/// The place where a setting was typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Nowhere.
+    /// It was not typed: the default holds.
     Default,
-    /// In this file.
+    /// The configuration file with this path.
     File(String),
-    /// In this variable.
+    /// The environment variable with this name.
     Variable(String),
-    /// As this flag.
+    /// The flag with this name.
     Flag(String),
 }
 
@@ -82,33 +82,33 @@ impl std::fmt::Display for Source {
     }
 }
 
-/// What cannot be read.
+/// Why settings cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum BadConfig {
-    /// The file.
+    /// The file cannot be read or parsed.
     #[error("configuration file {file}: {message}")]
     File {
-        /// Which.
+        /// The file's path.
         file: String,
-        /// Why.
+        /// The reason.
         message: String,
     },
-    /// A key.
+    /// There is no setting of this name; the second name is the nearest one.
     #[error("{0}: there is no such setting; did you mean {1}?")]
     UnknownKey(String, String),
-    /// A value.
+    /// A value breaks its setting's rule.
     #[error(transparent)]
     BadSetting(#[from] BadSetting),
 }
 
-/// Settings as typed.
+/// All settings as raw text.
 #[derive(Clone, Debug)]
 pub struct RawConfig {
     values: BTreeMap<Key, (String, Source)>,
 }
 
 impl RawConfig {
-    /// The defaults.
+    /// All settings with their defaults.
     pub fn new() -> RawConfig {
         let default = |key: &Key| (*key, (key.default().to_owned(), Source::Default));
         RawConfig {
@@ -120,10 +120,10 @@ impl RawConfig {
         self.values.insert(key, (value, source));
     }
 
-    /// Takes over what the file has.
+    /// Takes the settings of a TOML file.
     ///
     /// # Errors
-    /// It cannot be read, or has a key that is none.
+    /// The file cannot be read, or has an unknown key or a value of the wrong kind.
     pub fn add_file(&mut self, path: &Path) -> Result<(), BadConfig> {
         let file = path.display().to_string();
         let bad = |message: String| BadConfig::File {
@@ -144,10 +144,10 @@ impl RawConfig {
         Ok(())
     }
 
-    /// Takes over variables whose name begins with `RANGEDB_`.
+    /// Takes the variables whose names begin with `RANGEDB_`.
     ///
     /// # Errors
-    /// One is no setting.
+    /// A variable names no setting.
     pub fn add_variables(
         &mut self,
         variables: impl Iterator<Item = (String, String)>,
@@ -169,17 +169,17 @@ impl RawConfig {
         Ok(())
     }
 
-    /// Takes over a flag, if it was given.
+    /// Takes a flag's value if the flag was given.
     pub fn add_flag(&mut self, key: Key, value: Option<&String>) {
         if let Some(value) = value {
             self.set(key, value.clone(), Source::Flag(key.name().to_owned()));
         }
     }
 
-    /// A setting's value by a parser of its text.
+    /// Parses a setting's text.
     ///
     /// # Errors
-    /// The parser's rule.
+    /// The rule that the parser returns, with the setting and its source.
     pub fn parse<T>(
         &self,
         key: Key,
@@ -189,7 +189,7 @@ impl RawConfig {
         parse(text).map_err(|rule| self.bad(key, rule))
     }
 
-    /// A setting breaks a rule.
+    /// Makes the error for a setting that breaks a rule.
     pub fn bad(&self, key: Key, rule: String) -> BadSetting {
         let (value, source) = self
             .values
@@ -204,7 +204,8 @@ impl RawConfig {
         }
     }
 
-    /// Each setting and where it comes from, as a TOML file.
+    /// Prints all settings as a TOML file; a comment names the source of each. The secret is not
+    /// shown.
     pub fn print(&self) -> String {
         let mut text = String::new();
         for (key, (value, source)) in &self.values {
@@ -237,7 +238,7 @@ fn plain(value: &toml::Value) -> Option<String> {
     }
 }
 
-/// The key of a name, or the name nearest to it.
+/// Finds the key with a name, or else returns the nearest name.
 fn find(name: &str) -> Result<Key, String> {
     if let Some(key) = Key::ALL.iter().find(|key| key.name() == name) {
         return Ok(*key);
@@ -246,7 +247,7 @@ fn find(name: &str) -> Result<Key, String> {
     Err(nearest.map_or("", |key| key.name()).to_owned())
 }
 
-/// Edits between two words (Levenshtein 1966).
+/// The number of edits between two words (Levenshtein 1966).
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, from) in a.bytes().enumerate() {

@@ -1,11 +1,11 @@
-//! Sizes, durations and lists of keys, as people type them.
+//! Parsers of sizes, durations and lists of keys, and the machine's memory.
 
 use std::time::Duration;
 
 /// Reads a size such as `64MiB`; a bare number counts bytes.
 ///
 /// # Errors
-/// What it should be.
+/// The text is no size; the message says what one looks like.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let rule = || "a size is a number with KiB, MiB or GiB, such as 512MiB".to_owned();
     let text = text.trim();
@@ -28,7 +28,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 /// Reads a duration such as `500ms`, `5s`, `10m` or `1h`.
 ///
 /// # Errors
-/// What it should be.
+/// The text is no duration; the message says what one looks like.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let rule = || "a duration is a number with ms, s, m or h, such as 10m".to_owned();
     let text = text.trim();
@@ -45,11 +45,11 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     ms.map(Duration::from_millis).ok_or_else(rule)
 }
 
-/// Reads a list of keys: separated by commas; `\xNN` stands for a byte, `\,` for a comma, `\\` for
+/// Reads a list of keys that commas separate; `\xNN` stands for a byte, `\,` for a comma, `\\` for
 /// a backslash.
 ///
 /// # Errors
-/// What it should be.
+/// A key is empty or too long, the keys do not rise, or an escape is unknown.
 pub fn parse_keys(text: &str) -> Result<Vec<Vec<u8>>, String> {
     if text.is_empty() {
         return Ok(Vec::new());
@@ -100,7 +100,8 @@ fn unescape(rest: &[u8]) -> Result<(u8, &[u8]), String> {
     }
 }
 
-/// Memory that this process may use: the machine's, or its control group's limit if that is less.
+/// The memory that this process may use: the machine's, or its control group's limit if that is
+/// less.
 pub fn machine_memory() -> u64 {
     let number =
         |path: &str| -> Option<u64> { std::fs::read_to_string(path).ok()?.trim().parse().ok() };

@@ -1,5 +1,5 @@
-//! Get: answered at once, from where the value lies into the output; or, if the leader's lease has
-//! run out for the moment, after a majority has confirmed that it leads.
+//! Get: copies the value from where it lies into the output, at once. If the leader's lease has run
+//! out, a majority must confirm the leader first.
 
 use std::rc::Rc;
 
@@ -25,7 +25,7 @@ pub(super) fn handle<O: Origin>(
     });
     match answered {
         Ok(()) => Ok(()),
-        // The shard is asked first: most keys are at home where they are asked for.
+        // The shard is asked before the directory, since most requests come to the right shard.
         Err(Error::Moved(None)) => elsewhere(context, origin, call, context.place(key)),
         Err(Error::NotLeader(Some(route))) if origin.may_leave() => {
             elsewhere_or(context, origin, call, *route)
@@ -35,7 +35,7 @@ pub(super) fn handle<O: Origin>(
     }
 }
 
-/// Follows the leader, if it is known.
+/// Passes the request on to the leader, if it is known and on another node.
 fn elsewhere_or<O: Origin>(
     context: &Rc<Context>,
     origin: &Rc<O>,
@@ -50,7 +50,7 @@ fn elsewhere_or<O: Origin>(
     }
 }
 
-/// Has the read confirmed by others, and answers it then.
+/// Answers after a majority has confirmed that this replica leads.
 fn confirm<O: Origin>(
     context: &Rc<Context>,
     origin: &Rc<O>,
@@ -65,7 +65,8 @@ fn confirm<O: Origin>(
         let shard = &context.shard;
         let confirming = shard.confirm(&key, target);
         let confirmed = match deadline {
-            // It ends by itself when no majority is reached for a while.
+            // Without a deadline the confirmation ends by itself if no majority answers for a
+            // while.
             None => confirming.await,
             Some(until) => {
                 let confirmed = GlommioRuntime::timeout_at(until, confirming).await;

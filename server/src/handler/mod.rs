@@ -1,8 +1,8 @@
-//! Requests: one file for each kind. Each decides where the request belongs, asks the engine, and
-//! lets [`reply`] write the answer.
+//! Handlers of requests, one file for each kind. Each finds the shard that owns the key, asks the
+//! engine, and lets [`reply`] write the answer.
 //!
-//! Hot path: a get under a lease allocates nothing; a write allocates the one buffer that holds its keys and
-//! values, since its frame's place is read into again. Lives on a shard's thread.
+//! Hot path: a get under a lease allocates nothing. A write allocates one buffer for its keys and
+//! values, since the receive buffer that its frame lies in is used again. Runs on a shard's thread.
 
 mod admin;
 mod compare_and_swap;
@@ -37,7 +37,7 @@ use crate::peers::carry;
 use crate::shard::context::Context;
 use crate::shard::router::Place;
 
-// The engine's limits are the protocol's.
+// The engine's limits equal the protocol's.
 const _: () = {
     assert!(limits::KEY_LEN_MAX == rangedb_protocol::limits::KEY_LEN_MAX);
     assert!(limits::VALUE_LEN_MAX == rangedb_protocol::limits::VALUE_LEN_MAX);
@@ -47,7 +47,7 @@ const _: () = {
     assert!(limits::SCAN_BYTES_MAX == rangedb_protocol::limits::SCAN_BYTES_MAX);
 };
 
-/// The kinds of requests, as counters tell them apart.
+/// The kinds of requests that counters distinguish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the protocol's chapter says what each is")]
 pub enum Operation {
@@ -64,7 +64,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// All kinds, in order.
+    /// All kinds, in the order of their numbers.
     pub const ALL: [Operation; 10] = [
         Operation::Get,
         Operation::Put,
@@ -109,7 +109,7 @@ impl Operation {
         }
     }
 
-    /// Whether it changes keys.
+    /// Whether a request of this kind changes keys.
     pub fn is_write(self) -> bool {
         match self {
             Operation::Put
@@ -125,95 +125,97 @@ impl Operation {
         }
     }
 
-    /// How much its reply may hold, in units of the longest value.
+    /// The room that a reply of this kind may need, in units of the longest value.
     pub fn weight(self) -> usize {
         match self {
-            // A scan's rows, or the whole cluster.
+            // The rows of a scan, or the state of the whole cluster.
             Operation::Scan | Operation::Admin => 4,
             _ => 1,
         }
     }
 }
 
-/// What is remembered of a request until its reply.
+/// The part of a request that is kept until its reply.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked {
-    /// The client's number for it.
+    /// The client's id of the request.
     pub request: u64,
-    /// What was asked.
+    /// The request's kind.
     pub operation: Operation,
-    /// When it came.
+    /// The time when the request arrived.
     pub received: Now,
 }
 
-/// A request that is being handled.
+/// A request, together with what its handler needs to know about it.
 pub struct Call<'a> {
-    /// What is remembered if the reply comes later.
+    /// The part that is kept if the reply comes later.
     pub asked: Asked,
-    /// When the client gives up.
+    /// The time when the client gives up.
     pub deadline: Option<Now>,
-    /// The range the client believes in.
+    /// The range and epoch that the client expects.
     pub target: Option<request::Target>,
-    /// The whole frame, to be forwarded.
+    /// The whole frame, in case it is forwarded.
     pub frame: &'a [u8],
 }
 
-/// Who asked, and where the reply goes: a client's connection, or another shard.
+/// The sender of a request, which also receives its reply: a client's connection, or another shard.
 pub trait Origin: WriteSink + Sized + 'static {
-    /// Whether it wants the route to a key that is elsewhere.
+    /// Whether it follows routes: then a request for a key that is elsewhere is answered with the
+    /// route.
     fn is_smart(&self) -> bool;
 
-    /// Whether its request may be carried to another node: once, for a client that does not follow
-    /// routes.
+    /// Whether its requests may be carried to another node. This happens once, and only for clients
+    /// that do not follow routes.
     fn may_leave(&self) -> bool;
 
-    /// Its request has left for another shard or node; the reply will take room.
+    /// Called when a request has left for another shard or node; its reply will need room.
     fn departed(&self, _operation: Operation) {}
 
-    /// The reply is here.
+    /// Called when the reply to such a request is here.
     fn returned(&self, _operation: Operation) {}
 
-    /// Adds a reply's frame to what is sent.
+    /// Appends a reply's frame to the output.
     fn send(&self, write: impl FnOnce(&mut Vec<u8>));
 
-    /// Remembers a request whose reply comes later, under the token that is returned.
+    /// Keeps a request whose reply comes later. [`Origin::release`] takes it back by the returned
+    /// token.
     ///
     /// # Errors
-    /// Too many are waiting.
+    /// Too many requests are waiting.
     fn hold(&self, asked: Asked) -> Result<u64, Refusal>;
 
-    /// Forgets a request: its reply is due now. `None`: it had been forgotten.
+    /// Forgets a request since its reply is due now; `None` if it was forgotten before.
     fn release(&self, token: u64) -> Option<Asked>;
 
-    /// Passes a request to the shard of this node that holds its key.
+    /// Forwards a request to the shard of this node that holds its key.
     ///
     /// # Errors
-    /// It may not be passed on, or too many are.
+    /// The request may not be forwarded, or too many have been.
     fn forward(self: &Rc<Self>, to: ShardId, call: &Call<'_>) -> Result<(), Refusal>;
 
-    /// Runs a scan and answers it.
+    /// Runs a scan and sends its reply.
     fn scan(self: &Rc<Self>, scan: LocalScan);
 }
 
-/// When a frame came and until when it is worth an answer.
+/// The times that belong to a frame.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
-    /// When its bytes came.
+    /// The time when its bytes arrived.
     pub received: Now,
     /// The present.
     pub now: Now,
-    /// When the client gives up, if that was reckoned already on another shard.
+    /// The time when the client gives up, if another shard has computed it already.
     pub deadline: Option<Now>,
 }
 
-/// The frame's table is not what its kind says; the connection must be closed.
+/// A frame's table does not match its kind; the connection must be closed.
 #[derive(Debug)]
 pub struct Malformed;
 
-/// Handles one frame. The reply is sent through `origin`, now or later.
+/// Handles one frame. The reply goes to `origin`, at once or later.
 ///
 /// # Errors
-/// The frame cannot be read.
+/// The frame's table cannot be decoded.
 pub fn handle<O: Origin>(
     context: &Rc<Context>,
     origin: &Rc<O>,
@@ -295,7 +297,7 @@ fn pass_on<O: Origin>(
     propose(context, origin, call, write)
 }
 
-/// Hands a write to the engine, or to the shard that holds its first key.
+/// Proposes a write to the engine, or passes it to the shard that holds its first key.
 fn propose<O: Origin>(
     context: &Rc<Context>,
     origin: &Rc<O>,
@@ -324,8 +326,8 @@ fn propose<O: Origin>(
     Ok(())
 }
 
-/// Copies of the keys and values of one write, all in one buffer: the place where the frame lies
-/// is read into again.
+/// Copies of the keys and values of one write, in one buffer: the receive buffer that the frame
+/// lies in is used again.
 struct Blobs(Bytes);
 
 impl Blobs {
@@ -335,7 +337,7 @@ impl Blobs {
         Blobs(bytes.into())
     }
 
-    /// The copy of the next part.
+    /// Copies the next part.
     fn next(&mut self, part: &[u8]) -> Blob {
         self.0.split_to(part.len())
     }
@@ -351,8 +353,9 @@ fn target(request: &Request<'_>) -> Option<request::Target> {
     })
 }
 
-/// Where a request for a key goes: what may leave the node follows the leader. What may not is
-/// answered by the replica here, if there is one, since it knows best why it does not serve.
+/// The place that answers a request for a key. A request that may leave the node goes to the
+/// leader. Any other is answered by the replica on this shard, if there is one, which knows best
+/// why it does not serve.
 fn place<O: Origin>(context: &Context, origin: &O, key: &[u8]) -> Place {
     if !origin.may_leave() && context.shard.holds(key) {
         return Place::Here;
@@ -367,8 +370,8 @@ fn place<O: Origin>(context: &Context, origin: &O, key: &[u8]) -> Place {
         .map_or(Place::Here, Place::Node)
 }
 
-/// A request whose key is not on this shard: forwarded within the node, carried to another one, or
-/// answered with the route.
+/// Handles a request whose key is not on this shard: forwards it within the node, carries it to
+/// another node, or refuses it with the route.
 fn elsewhere<O: Origin>(
     context: &Rc<Context>,
     origin: &Rc<O>,

@@ -1,5 +1,5 @@
-//! Why a request is refused, in the wire protocol's terms: the one place where the engine's errors
-//! become codes, fates and hints.
+//! Refusals in terms of the wire protocol: the only place where the engine's errors become codes,
+//! fates and hints.
 
 use rangedb_engine::error::{Error, Fate};
 use rangedb_engine::hlc::MAX_CLOCK_OFFSET_MS;
@@ -8,25 +8,25 @@ use rangedb_protocol::frame::BadFrame;
 use rangedb_protocol::limits::IN_FLIGHT_MAX;
 use rangedb_protocol::{BadRequest, ErrorCode};
 
-/// When to try again after a state that passes by itself.
+/// How long a client should wait if the state soon passes by itself.
 const RETRY_SOON_MS: u32 = 5;
-/// When to try again after a state that lasts.
+/// How long a client should wait if the state may last.
 const RETRY_LATER_MS: u32 = 200;
-/// A timestamp that is too far ahead by no more than this becomes possible by waiting.
+/// If a timestamp is too far ahead by at most this, the client may retry after waiting.
 const RETRY_TIME_MS: u64 = 1000;
 
-/// A refusal.
+/// Why a request is refused.
 #[derive(Clone, Debug)]
 pub struct Refusal {
-    /// What went wrong.
+    /// The code of the error.
     pub code: ErrorCode,
-    /// What became of a write.
+    /// The fate of the write.
     pub fate: rangedb_protocol::Fate,
-    /// When to try again; 0: it is not known.
+    /// How long the client should wait before it retries; 0 if that is unknown.
     pub retry_after_ms: u32,
-    /// For people.
+    /// The reason, for people.
     pub message: String,
-    /// Where to go instead.
+    /// The route to the range, if the error knows it.
     pub route: Option<Box<Route>>,
 }
 
@@ -42,18 +42,18 @@ impl Refusal {
         }
     }
 
-    /// The frame's table cannot be read.
+    /// The refusal of a frame whose table cannot be decoded.
     pub fn malformed() -> Refusal {
         let message = "the request's table cannot be read; the connection is closed";
         Refusal::not_applied(ErrorCode::MalformedFrame, 0, message.to_owned())
     }
 
-    /// What should not be. Nothing was done.
+    /// The refusal after an error of the node's own. Nothing was done.
     pub fn internal(message: String) -> Refusal {
         Refusal::not_applied(ErrorCode::Internal, 0, message)
     }
 
-    /// The connection's limit is met.
+    /// The refusal of a request beyond the connection's limit.
     pub fn too_many_in_flight() -> Refusal {
         let message = format!("{IN_FLIGHT_MAX} requests are in flight on this connection already");
         Refusal::not_applied(ErrorCode::TooManyInFlight, RETRY_SOON_MS, message)
@@ -101,7 +101,7 @@ impl From<Error> for Refusal {
     }
 }
 
-/// When a timestamp that lies so far ahead is possible; 0: not soon.
+/// The wait until a timestamp this far ahead is allowed; 0 if that is too long.
 fn possible_in_ms(ahead_ms: u64) -> u32 {
     let wait = ahead_ms.saturating_sub(MAX_CLOCK_OFFSET_MS);
     match u32::try_from(wait) {

@@ -1,4 +1,4 @@
-//! Replies: what the engine says, as frames of the wire protocol.
+//! Replies: turns the engine's results into frames of the wire protocol.
 
 use std::net::SocketAddr;
 
@@ -19,7 +19,7 @@ pub fn write(context: &Context, request: u64, reply: &Reply<'_>, to: &mut Vec<u8
     reply.encode(request, now, &mut context.builder.borrow_mut(), to);
 }
 
-/// The reply to a get.
+/// Appends the reply to a get.
 pub fn value(
     context: &Context,
     asked: &Asked,
@@ -40,7 +40,7 @@ pub fn value(
     write(context, asked.request, &reply, to);
 }
 
-/// The reply to a write that was decided, or why it was not.
+/// Appends the reply to a write that was decided, or the refusal.
 pub fn outcome(context: &Context, asked: &Asked, result: Result<Outcome, Error>, to: &mut Vec<u8>) {
     let error = match result {
         Ok(Outcome::Done { version, existed }) => {
@@ -78,7 +78,7 @@ pub fn outcome(context: &Context, asked: &Asked, result: Result<Outcome, Error>,
     refusal(context, asked.request, &error.into(), to);
 }
 
-/// The reply to a scan. `end` is where the whole scan ends.
+/// Appends the reply to a scan. `end` is the end of the whole scan, not of this page.
 pub fn rows(
     context: &Context,
     asked: &Asked,
@@ -113,7 +113,7 @@ fn good(context: &Context, asked: &Asked, reply: &Reply<'_>, to: &mut Vec<u8>) {
     write(context, asked.request, reply, to);
 }
 
-/// Why a request was refused.
+/// Appends a refusal.
 pub fn refusal(context: &Context, request: u64, refusal: &Refusal, to: &mut Vec<u8>) {
     context.refused(refusal.code);
     let error = ErrorReply {
@@ -126,8 +126,9 @@ pub fn refusal(context: &Context, request: u64, refusal: &Refusal, to: &mut Vec<
     write(context, request, &Reply::Error(Box::new(error)), to);
 }
 
-/// A route. Its address is what the leader's node advertises, and stays empty if that leads nowhere:
-/// a node that is alone may listen on all addresses of its machine without naming one.
+/// A route as clients see it. Its address is the one that the leader's node advertises. It stays
+/// empty if clients could not use it: a node that is alone may listen on all addresses of its
+/// machine and name none.
 pub fn route(context: &Context, route: &range::Route) -> Route {
     let addresses = context.addresses();
     let address = route.leader.and_then(|leader| addresses.get(&leader.node));
@@ -146,7 +147,7 @@ pub fn route(context: &Context, route: &range::Route) -> Route {
 fn is_wildcard(address: &str) -> bool {
     match address.parse::<SocketAddr>() {
         Ok(address) => address.ip().is_unspecified(),
-        // A name; or `*:PORT` and `:PORT`, which are no addresses.
+        // The text is a host's name, or `*:PORT` or `:PORT`, which do not parse.
         Err(_) => address.starts_with(['*', ':']),
     }
 }

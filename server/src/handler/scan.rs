@@ -1,7 +1,8 @@
-//! Scan: rows in key order, within one range.
+//! Scan: rows of one range in key order.
 //!
-//! A scan runs as a task, since it lets others run between its steps. A reply may be large, so
-//! the scans of a connection run one after the other, and those of a shard are counted.
+//! A scan runs as a task, since it lets other tasks run between its steps. As its reply may be
+//! large, a connection runs one scan after the other, and the number of scans on a shard has a
+//! limit.
 
 use std::rc::Rc;
 
@@ -16,10 +17,10 @@ use crate::handler::{Call, Origin, elsewhere, reply};
 use crate::shard::context::Context;
 use crate::shard::router::Place;
 
-/// A scan of a range of this shard.
+/// A scan within a range of this shard.
 #[derive(Debug)]
 pub struct LocalScan {
-    /// The request that waits for it.
+    /// The token of the request to answer.
     pub token: u64,
     request: ScanRequest,
     target: Option<Target>,
@@ -49,7 +50,7 @@ impl LocalScan {
     }
 }
 
-/// What to scan. A continuation says it all but the limits.
+/// Builds the scan. A continuation replaces everything but the limits.
 pub(super) fn request(
     (start, end): (Option<&[u8]>, Option<&[u8]>),
     (rows_max, bytes_max): (u32, u32),

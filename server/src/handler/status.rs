@@ -13,7 +13,7 @@ use crate::handler::refusal::Refusal;
 use crate::handler::{Call, Origin, reply};
 use crate::shard::context::Context;
 
-/// How long other shards are waited for; one that says nothing is left out.
+/// How long to wait for the other shards; the reply omits one that does not answer.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) fn handle<O: Origin>(
@@ -61,7 +61,7 @@ async fn gather(context: &Context) -> NodeState {
     }
 }
 
-/// A shard's state as it is told.
+/// A shard's state in terms of the wire protocol.
 pub fn shard_state(context: &Context, shard: ShardId) -> ShardState {
     let (status, connections) = (context.shard.status(), context.connected.get());
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);

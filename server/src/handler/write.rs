@@ -8,7 +8,7 @@ use rangedb_protocol::Mutation;
 use crate::handler::Blobs;
 use crate::handler::refusal::Refusal;
 
-/// The write, if it keeps the limits: they are checked before anything is copied.
+/// Builds the write. The limits are checked before anything is copied.
 pub(super) fn of(mutations: &[Mutation<'_>]) -> Result<Write, Refusal> {
     let count = mutations.len();
     if count > BATCH_OPS_MAX {

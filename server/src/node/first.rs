@@ -1,10 +1,10 @@
-//! The ranges that a new cluster begins with.
+//! The first ranges of a new cluster.
 
 use rangedb_engine::range::Keyspace;
 use rangedb_engine::shard::InitialRange;
 use rangedb_engine::types::{KeyRange, RangeId, ReplicaId, SYSTEM_RANGE};
 
-/// A range of a new cluster: its only replica is here.
+/// A range of a new cluster, with its only replica on this shard.
 fn initial_range(id: u64, keyspace: Keyspace, keys: KeyRange) -> InitialRange {
     InitialRange {
         range: RangeId(id),
@@ -16,8 +16,8 @@ fn initial_range(id: u64, keyspace: Keyspace, keys: KeyRange) -> InitialRange {
     }
 }
 
-/// The ranges that a new shard starts with: ranges of users go to the shards in turn, evenly, in
-/// key order; the system range is on the first shard.
+/// The ranges that a founder's shard starts with. User ranges are divided evenly among the shards
+/// in key order; the system range is on the first shard.
 pub(super) fn initial_ranges(split_at: &[Vec<u8>], shards: u16, shard: u16) -> Vec<InitialRange> {
     let count = split_at.len() + 1;
     let border = |at: usize| split_at.get(at).cloned();

@@ -1,10 +1,10 @@
-//! The closed set of admin commands. Pure.
+//! The admin commands. Pure.
 
 use rangedb_engine::cluster::View;
 use rangedb_engine::types::{Location, NodeId, ShardId};
 use serde::Deserialize;
 
-/// A command, as the protocol's chapter tells it.
+/// An admin command; the protocol's documentation describes each.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Command {
@@ -32,12 +32,12 @@ pub(super) enum Command {
 }
 
 impl Command {
-    /// Reads a command.
+    /// Parses a command.
     pub fn parse(text: &str) -> Result<Command, String> {
         serde_json::from_str(text).map_err(|error| format!("this is no admin command: {error}"))
     }
 
-    /// Whether it changes something.
+    /// Whether the command changes something.
     pub fn is_order(&self) -> bool {
         matches!(
             self,
@@ -55,7 +55,7 @@ pub(super) fn location(node: u64, shard: u16) -> Location {
     }
 }
 
-/// The shard of a node that holds the fewest replicas; of several the first.
+/// The shard of a node with the fewest replicas; the first of several.
 pub(super) fn roomiest(view: &View, node: NodeId) -> Result<Location, String> {
     let found = view.nodes.iter().find(|known| known.record.id == node);
     let Some(found) = found else {

@@ -1,7 +1,7 @@
-//! Admin: shows the cluster and steers it. A command in JSON is asked of the manager, wherever it
-//! is, and what it says is answered in JSON.
+//! Admin: shows the state of the cluster and changes it. A command, in JSON, goes to the cluster's
+//! manager, wherever it is; its answer becomes JSON again.
 //!
-//! Not on the hot path. Lives on a shard's thread; [`command`] and [`render`] are pure.
+//! Not on the hot path. Runs on a shard's thread; [`command`] and [`render`] are pure.
 
 mod command;
 mod render;
@@ -25,7 +25,7 @@ use crate::handler::refusal::Refusal;
 use crate::handler::{Call, Origin, reply};
 use crate::shard::context::Context;
 
-/// How long the manager may take, if the client does not say.
+/// How long to wait for the manager if the client sets no deadline.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn handle<O: Origin>(
@@ -77,7 +77,7 @@ fn bounded(text: String) -> Result<String, Refusal> {
     Ok(text)
 }
 
-/// Asks what the command needs, and renders the answer.
+/// Performs a command and renders the answer.
 async fn perform(context: &Context, command: Command) -> Result<Value, Refusal> {
     let cluster = context.node.cluster;
     match command {
@@ -131,7 +131,7 @@ async fn order(context: &Context, ask: Ask) -> Result<Value, Refusal> {
     }
 }
 
-/// Why an answer is none to the question.
+/// The refusal for an answer of the manager that is not the expected one.
 fn refused(told: Told) -> Refusal {
     match told {
         Told::Refused(reason) => Error::Invalid(reason).into(),

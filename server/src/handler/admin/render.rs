@@ -1,5 +1,5 @@
-//! The one place where what is known of the cluster becomes JSON. Other tools rely on the names:
-//! they are only ever added to. Keys of ranges are lower-case hexadecimal digits. Pure.
+//! The state of the cluster as JSON: the only place that makes it. Other tools rely on the names,
+//! so names may be added but never changed. Keys of ranges are lower-case hexadecimal digits. Pure.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use rangedb_engine::range::{Keyspace, ReplicaPlace};
 use rangedb_engine::types::{NodeId, ReplicaId};
 use serde_json::{Value, json};
 
-/// What of the ranges lies on a node.
+/// The leaders and replicas on one node.
 #[derive(Clone, Copy, Default)]
 struct Load {
     leaders: usize,
@@ -65,7 +65,7 @@ fn trouble_name(trouble: Trouble) -> &'static str {
     }
 }
 
-/// How a replica is: what is wrong with it, or with its node.
+/// The state of a replica: its own trouble, or else its node's.
 fn replica_state(view: &View, range: &RangeView, replica: &ReplicaPlace) -> &'static str {
     let mut troubles = range.troubles.iter();
     let trouble = troubles.find(|(id, _)| *id == replica.replica);
@@ -78,7 +78,7 @@ fn replica_state(view: &View, range: &RangeView, replica: &ReplicaPlace) -> &'st
     }
 }
 
-/// All replicas that are members of their range by name only.
+/// All replicas that cannot do their part: lost, missing or behind.
 fn troubles(view: &View) -> Vec<Value> {
     let of_range = |range: &RangeView| {
         let replicas = range.descriptor.replicas.iter();
@@ -98,12 +98,12 @@ fn troubles(view: &View) -> Vec<Value> {
     view.ranges.iter().flat_map(of_range).collect()
 }
 
-/// To `nodes`.
+/// The answer to `nodes`.
 pub(super) fn nodes(view: &View) -> Value {
     json!({ "nodes": all_nodes(view) })
 }
 
-/// To `ranges`.
+/// The answer to `ranges`.
 pub(super) fn ranges(view: &View) -> Value {
     let ranges = view.ranges.iter().map(|shown| range(view, shown));
     json!({ "ranges": ranges.collect::<Vec<Value>>() })
@@ -142,7 +142,7 @@ fn range(view: &View, range: &RangeView) -> Value {
     })
 }
 
-/// To `status`.
+/// The answer to `status`.
 pub(super) fn status(view: &View, cluster: u128) -> Value {
     let count = |is: fn(&RangeView) -> bool| view.ranges.iter().filter(|range| is(range)).count();
     let unavailable = count(|range| range.unavailable);
@@ -168,7 +168,7 @@ pub(super) fn status(view: &View, cluster: u128) -> Value {
     })
 }
 
-/// To `config_get` without a name: each setting there is; one that was never set has no value.
+/// The answer to `config_get` without a name: every setting. One that was never set has no value.
 pub(super) fn settings(view: &View) -> Value {
     let all = SETTINGS
         .iter()
@@ -176,7 +176,7 @@ pub(super) fn settings(view: &View) -> Value {
     json!({ "settings": all.collect::<Vec<Value>>() })
 }
 
-/// To `config_get` with a name.
+/// The answer to `config_get` with a name.
 pub(super) fn setting(view: &View, name: &str) -> Result<Value, String> {
     let found = SETTINGS.iter().find(|(known, _)| *known == name);
     let found = found.map(|(name, may_be)| known(view, name, may_be));
@@ -200,7 +200,7 @@ fn known(view: &View, name: &str, may_be: &str) -> Value {
     })
 }
 
-/// To `config_history`: oldest first.
+/// The answer to `config_history`, oldest first.
 pub(super) fn history(settings: &[Setting]) -> Value {
     let each = |set: &Setting| {
         json!({
