@@ -1,11 +1,11 @@
-//! Leader completeness: a replica that leads, and may serve, has applied every entry of earlier
+//! Leader completeness: a replica that leads and has a lease has applied every entry of earlier
 //! terms that any replica is known to have applied.
 
 use super::log_matching::Log;
 use crate::sim::cluster::Look;
 use crate::sim::seen::Seen;
 
-/// Looks at all leaders at one moment.
+/// Checks all leaders at one moment.
 pub fn check(log: &Log, seen: &Seen, looks: &[Look]) {
     for Look { status, .. } in looks {
         if !status.leads || !status.has_lease {

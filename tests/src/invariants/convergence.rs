@@ -1,5 +1,5 @@
-//! When all faults are over the cluster converges: each range has one leader, nothing waits, and all
-//! replicas have applied the same entries.
+//! After all faults the cluster converges: each range has one leader, no entry is in flight, and
+//! all replicas of a range have applied the same entries.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use rangedb_engine::types::RangeId;
 
 use crate::sim::cluster::Look;
 
-/// Why the cluster has not converged; `None` if it has.
+/// The first range that has not converged; `None` if there is none.
 pub fn missing(looks: &[Look]) -> Option<String> {
     let mut ranges: BTreeMap<RangeId, Vec<&Look>> = BTreeMap::new();
     for look in looks {

@@ -1,5 +1,6 @@
-//! Each write is applied at most once, and once it is acknowledged exactly once, however often it
-//! was tried: a counter is at least what was acknowledged, at most what may have been added beyond.
+//! Each write is applied at most once, and an acknowledged write exactly once, however often it was
+//! retried. So a counter is at least the acknowledged sum, and at most that plus the sum of writes
+//! whose outcome is unknown.
 
 use crate::sim::seen::Seen;
 

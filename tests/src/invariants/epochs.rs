@@ -1,5 +1,5 @@
-//! A write is applied only in the epoch that it was proposed in: where its range's bounds or members have
-//! changed since, it does nothing.
+//! A write is applied only in the epoch in which it was proposed. If the bounds or members of its
+//! range have changed since, it has no effect.
 
 use rangedb_engine::range::apply::Applied;
 use rangedb_engine::range::command::{self, ArchivedAction};
@@ -8,11 +8,11 @@ use rangedb_engine::request::Outcome;
 use rangedb_engine::types::Timestamp;
 use rangedb_engine::wal::{Group, LogEntry, Payload};
 
-/// Checks an entry that a replica has applied. Commands change no epoch, so that the one after the entry is
-/// that of all of them.
+/// Checks an entry that a replica has applied. Commands change no epoch, so the epoch after the
+/// entry is that of all its commands.
 ///
 /// # Errors
-/// What is wrong.
+/// A write was applied in another epoch than its own.
 pub fn check(
     group: Group,
     entry: &LogEntry,
@@ -25,7 +25,7 @@ pub fn check(
     let archived = command::access(bytes).map_err(|error| error.to_string())?;
     for (command, result) in archived.commands.iter().zip(results) {
         let timestamp = Timestamp(command.timestamp.to_native());
-        // What was applied before has another version.
+        // A repeated write, which was applied earlier, has another version.
         let is_applied = match result {
             Applied::Outcome(Outcome::Done { version, .. } | Outcome::Number { version, .. }) => {
                 *version == timestamp

@@ -1,5 +1,5 @@
-//! Election safety: in each term at most one replica leads; and at any moment at most one replica
-//! of a range may read alone.
+//! Election safety: in each term at most one replica leads. At any moment at most one replica of a
+//! range has a lease, so that it may read without asking others.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,12 @@ use rangedb_engine::types::{RangeId, ReplicaId};
 use crate::sim::cluster::Look;
 use crate::sim::seen::Seen;
 
-/// Who led in a term.
+/// The leader of each term of each range.
 #[derive(Default)]
 pub struct Leadership(BTreeMap<(RangeId, u64), ReplicaId>);
 
 impl Leadership {
-    /// Looks at all replicas at one moment.
+    /// Checks all replicas at one moment.
     pub fn check(&mut self, seen: &Seen, looks: &[Look]) {
         let mut leases: BTreeMap<RangeId, Vec<ReplicaId>> = BTreeMap::new();
         for Look { status, .. } in looks.iter().filter(|look| look.status.leads) {

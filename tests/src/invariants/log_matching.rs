@@ -1,7 +1,7 @@
-//! Log matching: what any replica of a range applies at an index is the same entry, of the same
-//! term and leader, with the same bytes; terms never go back along the log. An entry that one
-//! replica has applied is committed: no other may ever stand in its place. The same holds for the
-//! log that a replica has on disk.
+//! Log matching: all replicas of a range apply the same entry at an index, with the same term,
+//! leader and bytes. Terms never fall along the log. An entry that a replica has applied is
+//! committed, so no other entry may ever have its index. The same holds for the entries that a
+//! replica has on disk.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -9,11 +9,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use rangedb_engine::types::RangeId;
 use rangedb_engine::wal::{Group, LogEntry, LogId, LogState, Payload};
 
-/// The committed entries of all ranges: their names, and a hash of their bytes.
+/// The committed entries of all ranges: their ids, and a hash of their bytes.
 #[derive(Default)]
 pub struct Log {
     entries: BTreeMap<(RangeId, u64), (LogId, u64)>,
-    /// The last one of each term.
+    /// The last entry of each term.
     last_of_term: BTreeMap<(RangeId, u64), LogId>,
 }
 
@@ -21,7 +21,7 @@ impl Log {
     /// Checks an entry that a replica has applied.
     ///
     /// # Errors
-    /// What is wrong.
+    /// The entry breaks log matching.
     pub fn check(&mut self, group: Group, entry: &LogEntry) -> Result<(), String> {
         let (range, id) = (group.range, entry.id);
         let mut hasher = DefaultHasher::new();
@@ -49,11 +49,11 @@ impl Log {
         Ok(())
     }
 
-    /// Checks the log that a replica has on disk: its entries follow each other, and up to where it
-    /// knows them to be committed they are those that others applied.
+    /// Checks the log that a replica has on disk. Its entries must follow each other; up to its
+    /// committed index they must be those that other replicas have applied.
     ///
     /// # Errors
-    /// What is wrong.
+    /// The log breaks log matching.
     pub fn check_stored(
         &self,
         group: Group,
@@ -81,7 +81,7 @@ impl Log {
         Ok(())
     }
 
-    /// The last entry of a range known to be committed, of those of terms before `term`.
+    /// The last entry of a range that is known to be committed and belongs to a term before `term`.
     pub fn committed_before(&self, range: RangeId, term: u64) -> Option<LogId> {
         let terms = self.last_of_term.range((range, 0)..(range, term));
         terms.map(|(_, id)| *id).next_back()

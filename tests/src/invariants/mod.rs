@@ -1,8 +1,9 @@
-//! What must hold in every run: one property a file, its statement on top.
+//! The invariants: properties that hold in every run. Each file has one, and its header states it.
 //!
-//! Some are checked at each entry that any replica applies ([`entry_applied`]), some when a replica
-//! answers another ([`answered`]) and when it starts ([`log_read_back`]), some by a look at all replicas
-//! at one moment ([`Watch`]) or at all that they hold ([`compare`]), the others by what clients saw.
+//! Some are checked for each entry that a replica applies ([`entry_applied`]), some when a replica
+//! answers another ([`answered`]) or starts ([`log_read_back`]), some by a look at all replicas at
+//! one moment ([`Watch`]) or at everything that they store ([`compare`]). The others are checked
+//! against the observations of clients.
 
 pub mod completeness;
 pub mod convergence;
@@ -38,7 +39,7 @@ use crate::sim::cluster::{Cluster, Look};
 use crate::sim::executor;
 use crate::sim::seen::Seen;
 
-/// What was seen of all entries that were applied.
+/// The observations of all entries that replicas have applied.
 #[derive(Default)]
 struct Entries {
     log: log_matching::Log,
@@ -53,12 +54,12 @@ thread_local! {
     static ENTRIES: RefCell<Entries> = RefCell::default();
 }
 
-/// Forgets what an earlier run on this thread has seen.
+/// Forgets the observations of an earlier run on this thread.
 pub fn forget() {
     ENTRIES.take();
 }
 
-/// A replica has applied an entry.
+/// Checks an entry that a replica has applied.
 pub fn entry_applied(group: Group, entry: &LogEntry, results: &[Applied], state: &RangeState) {
     ENTRIES.with_borrow_mut(|entries| {
         let checks = [
@@ -73,8 +74,8 @@ pub fn entry_applied(group: Group, entry: &LogEntry, results: &[Applied], state:
     });
 }
 
-/// A replica answers another, which may come to know of it from now on. Says whether it has voted for
-/// the other.
+/// Records a replica's answer to another one, which relies on it from now on. Returns whether the
+/// answer is a vote for the other.
 pub fn answered(question: Bytes, answer: &Bytes) -> bool {
     let Some(answer) = raft::decode_answer(answer.clone()) else {
         return false;
@@ -91,7 +92,7 @@ pub fn answered(question: Bytes, answer: &Bytes) -> bool {
     matches!(question, Question::Vote(_)) && matches!(answer, Answer::Voted { granted: true, .. })
 }
 
-/// A shard has just read its log back: of each replica what is known of it, and its entries.
+/// Checks the logs that a shard has just read back: for each replica, its state and its entries.
 pub fn log_read_back(logs: &[(Group, LogState, Vec<LogId>)]) {
     ENTRIES.with_borrow_mut(|entries| {
         for (group, state, ids) in logs {
@@ -105,7 +106,7 @@ pub fn log_read_back(logs: &[(Group, LogState, Vec<LogId>)]) {
     });
 }
 
-/// Looks at all logs and all that replicas hold; see [`replicas::check`].
+/// Checks all logs and the contents of all replicas; see [`replicas::check`].
 pub fn compare(seen: &Seen, cluster: &Cluster, at_rest: bool) {
     let mut replicas = Vec::new();
     for (host, shard) in cluster.shards() {
@@ -125,12 +126,12 @@ pub fn compare(seen: &Seen, cluster: &Cluster, at_rest: bool) {
     replicas::check(seen, &replicas, at_rest);
 }
 
-/// Whether each of these ranges has enough voters for the disk of one to be lost.
+/// Whether each of these ranges has enough voters to lose the disk of one.
 pub fn can_spare_a_disk(ranges: impl Iterator<Item = RangeId>, begun_with: usize) -> bool {
     ENTRIES.with_borrow(|entries| entries.voters.are_enough(ranges, begun_with))
 }
 
-/// Looks at all replicas at one moment.
+/// The checks of all replicas at one moment.
 #[derive(Default)]
 pub struct Watch {
     leadership: leadership::Leadership,
@@ -138,7 +139,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Checks what holds at any moment.
+    /// Checks everything that holds at any moment.
     pub fn check(&mut self, seen: &Seen, looks: &[Look]) {
         let found = ENTRIES.with_borrow_mut(|entries| {
             completeness::check(&entries.log, seen, looks);

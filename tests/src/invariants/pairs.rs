@@ -1,6 +1,6 @@
-//! A write of several keys is applied whole or not at all, and a scan sees one moment of its range,
-//! over all its pages: both halves of each pair are equal in it. A pair that was acknowledged
-//! before the scan began is in it, that or a later one.
+//! A write of several keys is applied completely or not at all. A scan sees one moment of its range
+//! over all its pages, so both halves of each pair are equal in it. If a write of a pair was
+//! acknowledged before the scan began, the scan returns that write or a later one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,39 +9,39 @@ use rangedb_engine::types::Blob;
 
 use crate::sim::seen::Seen;
 
-/// What is known of one pair, whose writes have rising numbers.
+/// The state of one pair, whose writes have rising numbers.
 #[derive(Clone, Debug, Default)]
 struct Pair {
     acknowledged: u64,
     highest: u64,
-    /// Of these it is not known whether they are applied, or will be.
+    /// Writes that may be applied, now or later.
     in_doubt: BTreeSet<u64>,
 }
 
-/// What is known of all pairs.
+/// The state of all pairs.
 #[derive(Clone, Debug, Default)]
 pub struct Pairs(BTreeMap<u64, Pair>);
 
 impl Pairs {
-    /// The number of a pair's next write.
+    /// Returns the number of a pair's next write.
     pub fn tried(&mut self, pair: u64) -> u64 {
         let pair = self.0.entry(pair).or_default();
         pair.highest += 1;
         pair.highest
     }
 
-    /// A write is applied.
+    /// Records that a write is applied.
     pub fn acknowledged(&mut self, pair: u64, number: u64) {
         self.0.entry(pair).or_default().acknowledged = number;
     }
 
-    /// A write was given up.
+    /// Records that the outcome of a write is unknown.
     pub fn in_doubt(&mut self, pair: u64, number: u64) {
         self.0.entry(pair).or_default().in_doubt.insert(number);
     }
 }
 
-/// Checks the rows of a scan; `before` is what was known when it began.
+/// Checks the rows of a scan. `before` is the state of all pairs when the scan began.
 pub fn check(seen: &Seen, before: &Pairs, rows: &[(Blob, Versioned)]) {
     let mut pairs: BTreeMap<u64, Vec<(u64, u64)>> = BTreeMap::new();
     for (key, row) in rows.iter().filter(|(key, _)| key.starts_with(b"cp")) {
@@ -70,7 +70,7 @@ pub fn check(seen: &Seen, before: &Pairs, rows: &[(Blob, Versioned)]) {
             .map_or(0, |half| half.0);
         let now = seen.pairs.borrow().0.get(number).cloned();
         let now = now.unwrap_or_default();
-        // One that was given up may come late.
+        // A write with an unknown outcome may be applied late.
         let is_old = found < before.acknowledged && !now.in_doubt.contains(&found);
         if is_old || found > now.highest {
             seen.violation(format!(

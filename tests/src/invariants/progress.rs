@@ -1,5 +1,5 @@
-//! While a process lives, nothing of a replica goes back: its epoch, its time, its terms as a
-//! leader, how far it is applied and durable, and below what old versions may be gone.
+//! While a process lives, nothing of a replica goes back: its epoch, its time, the terms that it
+//! leads in, its applied and durable indexes, and its collected threshold.
 
 use std::collections::BTreeMap;
 
@@ -20,12 +20,12 @@ struct Point {
     gc_threshold: Timestamp,
 }
 
-/// Where each replica of each process was.
+/// The last state of each replica in each process.
 #[derive(Default)]
 pub struct Progress(BTreeMap<(Host, ReplicaId), Point>);
 
 impl Progress {
-    /// Looks at all replicas at one moment.
+    /// Checks all replicas at one moment.
     pub fn check(&mut self, seen: &Seen, looks: &[Look]) {
         for Look { host, status } in looks {
             let Epoch { version, conf } = status.route.epoch;
@@ -33,7 +33,7 @@ impl Progress {
             let now = Point {
                 version,
                 conf,
-                // One that does not lead says 0.
+                // A replica that does not lead reports 0.
                 term: if status.leads {
                     status.term
                 } else {

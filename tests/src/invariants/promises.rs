@@ -1,32 +1,32 @@
-//! What a replica has told another is durable it still knows after a crash: its vote, the entries that
-//! it took, the snapshot that it took over. Raft rests on nothing else.
+//! After a crash, a replica still knows everything that it has told another replica to be durable:
+//! its vote, the entries that it took, the snapshot that it took over. Raft rests on this alone.
 
 use std::collections::BTreeMap;
 
 use rangedb_engine::raft::{Answer, Envelope, Question, SnapshotPart};
 use rangedb_engine::wal::{Group, LogId, LogState, Vote};
 
-/// What one replica has promised.
+/// The promises of one replica.
 #[derive(Clone, Copy, Debug)]
 struct Promise {
-    /// The newest vote that others know of.
+    /// The newest vote that other replicas know of.
     vote: Vote,
-    /// The last entry that it took from the leader of a vote, and that vote: another leader may have it
-    /// drop entries.
+    /// The last entry that it took from a leader, with that leader's vote: a later leader may make
+    /// it drop entries.
     taken: Option<(Vote, LogId)>,
 }
 
-/// What all replicas have promised.
+/// The promises of all replicas.
 #[derive(Default)]
 pub struct Promises(BTreeMap<Group, Promise>);
 
-/// Votes by their order: whether they are committed does not count.
+/// The order of votes, in which it does not matter whether they are committed.
 fn rank(vote: Vote) -> (u64, u64) {
     (vote.term, vote.leader.0)
 }
 
 impl Promises {
-    /// A replica answers a question, and the answer is on its way.
+    /// Records an answer that a replica is sending.
     pub fn answered(&mut self, envelope: Envelope, question: &Question, answer: Answer) {
         let (vote, last) = match (question, answer) {
             (Question::Vote(candidacy), Answer::Voted { granted: true, .. }) => {
@@ -72,7 +72,7 @@ impl Promises {
     /// Checks a log that was just read back.
     ///
     /// # Errors
-    /// What was forgotten.
+    /// The replica has forgotten a promise.
     pub fn check(&self, group: Group, state: &LogState, entries: &[LogId]) -> Result<(), String> {
         let Some(promise) = self.0.get(&group) else {
             return Ok(());

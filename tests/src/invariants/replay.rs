@@ -1,4 +1,4 @@
-//! A clean stop leaves nothing to apply again, and the log never outgrows its bound.
+//! After a clean stop, a start applies no entry a second time.
 
 use rangedb_engine::shard::RangeStatus;
 
@@ -6,9 +6,9 @@ use crate::sim::seen::Seen;
 
 /// Checks a shard right after a start that followed a clean stop.
 pub fn check_after_clean_stop(seen: &Seen, ranges: &[RangeStatus]) {
-    // The manager of a new term writes in the system range at once.
+    // In the system range the manager of a new term writes at once.
     for range in ranges.iter().filter(|range| !range.system) {
-        // The new term's own first entry is all there is.
+        // Only the new leader's own first entry may lie beyond the durable ones.
         if range.applied > range.durable + 1 {
             seen.violation(format!(
                 "range {}: entries {} to {} were applied again after a clean stop",

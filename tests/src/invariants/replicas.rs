@@ -1,8 +1,8 @@
-//! All replicas of a range that have applied the same entry hold the same: rows with all their
-//! versions and delete marks, session table with outcomes, thresholds, descriptor, members.
+//! All replicas of a range that have applied the same entry store the same: rows with all versions
+//! and delete marks, session table with outcomes, thresholds, descriptor, members.
 //!
-//! What a read can no longer ask for may be there or not: of the versions of a key that lie at or
-//! below the collected threshold only the newest counts, and none if that is a delete mark.
+//! They may differ in versions that no read can ask for any more. Of a key's versions at or below
+//! the collected threshold only the newest counts, and none if that is a delete mark.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -13,8 +13,9 @@ use rangedb_engine::types::{Blob, ClientId, RangeId, Timestamp};
 
 use crate::sim::seen::Seen;
 
-/// Holds replicas against each other that are at the same entry. `at_rest`: all have applied
-/// everything, a snapshot's collected threshold included, which may be ahead of its entry.
+/// Compares the replicas that have applied the same entry. `at_rest`: all replicas have applied
+/// everything; then the collected thresholds must be equal, too. Otherwise one that came with a
+/// snapshot may be ahead of its entry.
 pub fn check(seen: &Seen, replicas: &[Contents], at_rest: bool) {
     let mut same: BTreeMap<(RangeId, u64), &Contents> = BTreeMap::new();
     for replica in replicas {
@@ -32,7 +33,7 @@ pub fn check(seen: &Seen, replicas: &[Contents], at_rest: bool) {
     }
 }
 
-/// What differs first.
+/// The first difference between two replicas.
 fn difference(a: &Contents, b: &Contents, at_rest: bool) -> Option<String> {
     let (x, y) = (&a.state, &b.state);
     let states = [
@@ -51,7 +52,7 @@ fn difference(a: &Contents, b: &Contents, at_rest: bool) -> Option<String> {
     if let Some(what) = states.into_iter().flatten().next() {
         return Some(what);
     }
-    // In most cases they are the same down to what was not collected yet.
+    // In most cases even the versions that may differ are equal.
     if a.rows != b.rows {
         let threshold = x.gc_threshold.max(y.gc_threshold);
         let (a, b) = (visible(&a.rows, threshold), visible(&b.rows, threshold));
@@ -83,7 +84,7 @@ fn unlike_maps<K: Ord + Debug, V: PartialEq + Debug>(
     Some(format!("{what} {key:?} is {a} and {b}"))
 }
 
-/// The versions that a read above the threshold may see.
+/// The versions that a read above the threshold can see.
 fn visible(rows: &[Version], threshold: Timestamp) -> BTreeMap<(&Blob, Timestamp), Option<&Blob>> {
     let mut visible = BTreeMap::new();
     let mut covered: Option<&Blob> = None;
@@ -91,7 +92,7 @@ fn visible(rows: &[Version], threshold: Timestamp) -> BTreeMap<(&Blob, Timestamp
         let counts = if row.version > threshold {
             true
         } else {
-            // Newest first: the first at or below the threshold hides the others.
+            // Versions come newest first: the first one at or below the threshold hides the others.
             let is_first = covered != Some(&row.key);
             covered = Some(&row.key);
             is_first && row.value.is_some()
@@ -103,7 +104,7 @@ fn visible(rows: &[Version], threshold: Timestamp) -> BTreeMap<(&Blob, Timestamp
     visible
 }
 
-/// A session table, sorted.
+/// A sorted session table.
 #[derive(Default)]
 struct Table<'a> {
     clients: BTreeMap<ClientId, Option<ClientMarks>>,

@@ -1,5 +1,5 @@
-//! When all faults are over each range has as many voters as it should, each on a node of its own that
-//! runs, and no other replicas; and the manager knows it.
+//! After all faults, each range has as many voters as it should, each on a running node of its own,
+//! and no other replicas; and the manager knows that.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,8 @@ use rangedb_engine::types::{NodeId, RangeId, ReplicaId};
 use super::voters::ENOUGH;
 use crate::sim::cluster::Look;
 
-/// Why a range is not as it should be; `None` if all are. By the manager's view, and by what is there.
+/// The first range that is not as it should be, in the manager's view or in fact; `None` if there
+/// is none.
 pub fn missing(view: &View, nodes: &[NodeId], looks: &[Look]) -> Option<String> {
     let (voters_wanted, all_wanted) = placement::wanted(nodes.len(), ENOUGH);
     for range in &view.ranges {

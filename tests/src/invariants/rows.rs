@@ -1,8 +1,8 @@
-//! A row's versions are its writes in the order of their timestamps, whoever reads them and when: a read
-//! of the latest gives what was acknowledged before it or something later, a scan at a timestamp gives
-//! of each key the newest version at or below it, and nothing where that is a delete. A write that was
-//! answered as not applied is never seen; a compare-and-swap that succeeded followed the version that it
-//! asked for, with nothing in between.
+//! The versions of a row are its writes in the order of their timestamps, for every reader at any
+//! time. A read of the newest version returns the newest acknowledged one or a later one. A scan at
+//! a timestamp returns for each key the newest version at or below it, or nothing if that is a
+//! delete. A write that was refused is never seen. A compare-and-swap that succeeded directly
+//! follows the version that it expected.
 
 use std::collections::BTreeMap;
 
@@ -10,31 +10,32 @@ use rangedb_engine::types::Timestamp;
 
 use crate::sim::seen::Seen;
 
-/// The number of a value that was written; `None`: a delete.
+/// The number of a written value; `None` for a delete.
 pub type Value = Option<u64>;
 
 #[derive(Debug, Default)]
 struct Row {
-    /// What was acknowledged.
+    /// Acknowledged writes.
     known: BTreeMap<Timestamp, Value>,
-    /// What may be applied, or may yet be.
+    /// The number of writes of each value that may be applied, now or later.
     undecided: BTreeMap<Value, u32>,
-    /// The version that each compare-and-swap asked for, zero for none, and its own.
+    /// For each successful compare-and-swap, the version that it expected (zero for none) and its
+    /// own.
     swaps: Vec<(Timestamp, Timestamp)>,
 }
 
-/// What clients know of rows.
+/// What the clients know of all rows.
 #[derive(Debug, Default)]
 pub struct Rows(BTreeMap<String, Row>);
 
 impl Rows {
-    /// A write is sent.
+    /// Records that a write is sent.
     pub fn sent(&mut self, key: &str, value: Value) {
         let row = self.0.entry(key.to_owned()).or_default();
         *row.undecided.entry(value).or_default() += 1;
     }
 
-    /// A write that was sent was not applied, and never will be.
+    /// Records that a write was not applied and never will be.
     pub fn refused(&mut self, key: &str, value: Value) {
         let Some(row) = self.0.get_mut(key) else {
             return;
@@ -47,7 +48,7 @@ impl Rows {
         }
     }
 
-    /// A write that was sent is applied.
+    /// Records that a write is applied.
     pub fn applied(&mut self, seen: &Seen, key: &str, value: Value, version: Timestamp) {
         self.refused(key, value);
         let row = self.0.entry(key.to_owned()).or_default();
@@ -59,14 +60,14 @@ impl Rows {
         }
     }
 
-    /// A compare-and-swap that is applied had asked for this version, zero for none.
+    /// Records that a compare-and-swap is applied which expected a version, or zero for none.
     pub fn swapped(&mut self, key: &str, expected: Timestamp, version: Timestamp) {
         if let Some(row) = self.0.get_mut(key) {
             row.swaps.push((expected, version));
         }
     }
 
-    /// The newest version that is known.
+    /// The newest known version.
     pub fn newest(&self, key: &str) -> Option<(Timestamp, Value)> {
         let row = self.0.get(key)?;
         row.known
@@ -75,7 +76,8 @@ impl Rows {
             .map(|(at, value)| (*at, *value))
     }
 
-    /// Checks a read of the latest; `before` is what was known when it began.
+    /// Checks a read of the newest version. `before` is the newest one that was known when it
+    /// began.
     pub fn check_read(
         &self,
         seen: &Seen,
@@ -101,7 +103,7 @@ impl Rows {
         }
     }
 
-    /// Checks what was found at a timestamp, where `least` or something later must be.
+    /// Checks a read at a timestamp, which must return `least` or a later version.
     fn check(
         &self,
         seen: &Seen,
@@ -136,14 +138,14 @@ impl Rows {
         }
     }
 
-    /// Checks all compare-and-swaps, at the end.
+    /// Checks all compare-and-swaps, at the end of a run.
     pub fn check_swaps(&self, seen: &Seen) {
         for (key, row) in &self.0 {
             for (expected, version) in &row.swaps {
                 let between = row.known.range(expected.next()..*version).next_back();
                 let wrong = match between {
                     None => false,
-                    // One that asked for nothing may follow any delete.
+                    // A swap that expected no value may follow any delete.
                     Some((_, value)) if *expected == Timestamp::ZERO => {
                         value.is_some() && !row.undecided.contains_key(&None)
                     }

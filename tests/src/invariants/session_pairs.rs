@@ -1,5 +1,5 @@
-//! Each session pair is applied once: however often a write is tried and wherever its entries end
-//! up, it gets one version.
+//! Each session pair is applied once: a write has one version, however often it is retried and
+//! wherever its entries end up.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use rangedb_engine::request::Outcome;
 use rangedb_engine::types::{ClientId, Timestamp};
 use rangedb_engine::wal::{Group, LogEntry, Payload};
 
-/// The version of each pair that was applied.
+/// The version of each applied session pair.
 #[derive(Default)]
 pub struct Pairs(BTreeMap<(ClientId, u64), Timestamp>);
 
@@ -17,7 +17,7 @@ impl Pairs {
     /// Checks an entry that a replica has applied.
     ///
     /// # Errors
-    /// What is wrong.
+    /// A session pair was applied twice.
     pub fn check(
         &mut self,
         group: Group,

@@ -1,5 +1,5 @@
-//! A snapshot is read the same for ever: what a scan at a timestamp gave, it gives again, whoever
-//! leads by then and whatever its clock shows.
+//! A snapshot never changes: a repeated scan at a timestamp returns the same rows, whichever
+//! replica leads and whatever its clock shows.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,20 +12,20 @@ use crate::sim::seen::Seen;
 /// A row that was read: its key, its version, and a hash of its value.
 type Row = (Blob, Timestamp, u64);
 
-/// Snapshots that were read, of one interval of keys.
+/// The snapshots that were read, all of the same interval of keys.
 #[derive(Default)]
 pub struct Snapshots(BTreeMap<Timestamp, Vec<Row>>);
 
-/// So many are remembered.
+/// The number of snapshots that are kept.
 const SNAPSHOTS_MAX: usize = 64;
 
 impl Snapshots {
-    /// Those that were read, oldest first.
+    /// The timestamps of all kept snapshots, oldest first.
     pub fn all(&self) -> Vec<Timestamp> {
         self.0.keys().copied().collect()
     }
 
-    /// Notes what a scan at a timestamp gave, and checks it.
+    /// Records the rows of a scan at a timestamp and compares them with those of an earlier scan.
     pub fn check(&mut self, seen: &Seen, at: Timestamp, rows: &[(Blob, Versioned)]) {
         if let Some((key, row)) = rows.iter().find(|(_, row)| row.version > at) {
             seen.violation(format!("a scan at {at} gave {key:?} of {}", row.version));

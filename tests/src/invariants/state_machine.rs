@@ -1,6 +1,6 @@
-//! State-machine safety: the same entries give the same results and the same state on every
-//! replica, whether it applied all of them, started in between, or took over a snapshot. The time
-//! of a range never goes back, entry by entry.
+//! State-machine safety: an entry has the same results and gives the same state on every replica,
+//! whether the replica applied all entries, started in between, or took over a snapshot. The time
+//! of a range never goes back from one entry to the next.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -10,7 +10,8 @@ use rangedb_engine::range::state::RangeState;
 use rangedb_engine::types::{RangeId, Timestamp};
 use rangedb_engine::wal::{Group, LogEntry};
 
-/// What an entry gives: a hash of its results, and of the state what is no row and not collected.
+/// The effect of an entry: a hash of its results, and the part of the state that is neither rows
+/// nor subject to collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Given {
     results: u64,
@@ -20,7 +21,7 @@ struct Given {
     clients_and_pairs: (usize, usize),
 }
 
-/// What each entry of all ranges has given.
+/// The effects of all entries of all ranges.
 #[derive(Default)]
 pub struct Machine(BTreeMap<(RangeId, u64), Given>);
 
@@ -28,7 +29,7 @@ impl Machine {
     /// Checks an entry that a replica has applied.
     ///
     /// # Errors
-    /// What is wrong.
+    /// The entry has another effect here, or the time goes back.
     pub fn check(
         &mut self,
         group: Group,

@@ -1,4 +1,4 @@
-//! A replica that does not hear its leader deposes nobody as long as a majority does.
+//! A replica that does not hear its leader deposes nobody while a majority hears the leader.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use rangedb_engine::types::{RangeId, ReplicaId};
 use crate::sim::cluster::Look;
 use crate::sim::seen::Seen;
 
-/// What a node leads, and in which terms.
+/// The ranges that a node leads, with its replica and the term.
 pub type Led = BTreeMap<RangeId, (ReplicaId, u64)>;
 
-/// What a node leads.
+/// The ranges that a node leads now.
 pub fn led(looks: &[Look], node: u16) -> Led {
     let led = looks
         .iter()
@@ -19,7 +19,7 @@ pub fn led(looks: &[Look], node: u16) -> Led {
         .collect()
 }
 
-/// Leaves out what a third node leads meanwhile.
+/// Removes the ranges that a third node leads meanwhile.
 pub fn leave_out_handed_on(before: &mut Led, looks: &[Look], two: [u16; 2]) {
     let third = |look: &&Look| look.status.leads && !two.contains(&look.host.machine());
     for Look { status, .. } in looks.iter().filter(third) {
@@ -33,8 +33,9 @@ pub fn leave_out_handed_on(before: &mut Led, looks: &[Look], two: [u16; 2]) {
     }
 }
 
-/// What a node led `before` a cut and no third one has led since, a deaf one must not lead while the
-/// cut lasts. A leader may well hand over to a third, which may do so to the deaf one, which hears it.
+/// Checks that the deaf node does not lead, while the cut lasts, a range that the other node led
+/// `before` and no third node has led since. A leader may hand over to a third node, and that one
+/// to the deaf node, which hears it.
 pub fn check(seen: &Seen, before: &Led, deaf: &Led) {
     for (range, leader) in before {
         if let Some(now) = deaf.get(range) {

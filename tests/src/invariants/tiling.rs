@@ -1,5 +1,5 @@
-//! Descriptors tile the key space: the newest one of each range, over all replicas that run, leave
-//! no gap and do not overlap. Ranges of which no replica runs may be missing.
+//! Descriptors tile the key space: the newest descriptors of all ranges, over all running replicas,
+//! do not overlap. If every range has a running replica, they leave no gap either.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use rangedb_engine::types::RangeId;
 use crate::sim::cluster::Look;
 use crate::sim::seen::Seen;
 
-/// Looks at all replicas at one moment.
+/// Checks all replicas at one moment.
 pub fn check(seen: &Seen, looks: &[Look]) {
     let mut newest: BTreeMap<RangeId, &Route> = BTreeMap::new();
     for Look { status, .. } in looks.iter().filter(|look| !look.status.system) {
@@ -40,7 +40,7 @@ pub fn check(seen: &Seen, looks: &[Look]) {
     }
 }
 
-/// As above, when every range has a replica that runs: there is no gap either.
+/// Checks the same and that there is no gap. Every range must have a running replica.
 pub fn check_whole(seen: &Seen, looks: &[Look]) {
     check(seen, looks);
     let routes = looks.iter().filter(|look| !look.status.system);

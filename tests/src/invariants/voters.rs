@@ -1,4 +1,4 @@
-//! A range that has three voters keeps at least three, whatever nodes come and go.
+//! A range that once had three voters always keeps at least three, whichever nodes come and go.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,11 @@ use rangedb_engine::range::state::RangeState;
 use rangedb_engine::types::RangeId;
 use rangedb_engine::wal::{Group, LogEntry, Payload};
 
-/// The fewest voters that a range has which once had as many.
+/// A range that once had this many voters must never have fewer.
 pub const ENOUGH: usize = 3;
 
-/// Of each range, by the newest entry known to be committed: its index, and how many voters there are
-/// then; none while a change is half done.
+/// For each range, the newest applied change of members: its index and the number of voters after
+/// it, or `None` while the change is only half done.
 #[derive(Default)]
 pub struct Voters(BTreeMap<RangeId, (u64, Option<usize>)>);
 
@@ -19,7 +19,7 @@ impl Voters {
     /// Checks an entry that a replica has applied.
     ///
     /// # Errors
-    /// What is wrong.
+    /// The entry leaves too few voters.
     pub fn check(
         &mut self,
         group: Group,
@@ -46,8 +46,8 @@ impl Voters {
         Ok(())
     }
 
-    /// Whether each range that began with this many voters has enough of them for one to be lost with
-    /// all that it has.
+    /// Whether each of these ranges has enough voters to lose one with its disk. Ranges without a
+    /// change of members have `begun_with` voters.
     pub fn are_enough(&self, mut ranges: impl Iterator<Item = RangeId>, begun_with: usize) -> bool {
         ranges.all(|range| {
             let known = self.0.get(&range);

@@ -1,8 +1,8 @@
-//! A replica that needs a snapshot of a large range catches up although clients go on writing, and one
-//! snapshot is enough: the leader keeps the log from there on.
+//! A replica that needs a snapshot of a large range must catch up while clients go on writing, and
+//! one snapshot must suffice: the leader keeps the log from the snapshot's index on.
 //!
-//! The logs keep next to nothing here, so every snapshot that pins no log ends in vain: by its end the
-//! entries after it are gone, and the next one begins.
+//! Logs keep next to nothing here. So a snapshot that did not keep the log would be useless: at its
+//! end the entries after it would be purged, and the next snapshot would begin.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -21,27 +21,27 @@ use super::runtime::SimRuntime;
 use super::seen::Seen;
 use crate::invariants;
 
-/// The machine that is away.
+/// The machine that is down for a while.
 const AWAY: u16 = 3;
-/// While it is, the others purge what it misses.
+/// How long it is down; meanwhile the others purge the entries that it misses.
 const AWAY_FOR: Duration = Duration::from_secs(2);
-/// It has caught up within this, or never does.
+/// How long it may take to catch up.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// And lags by no more than this.
+/// A replica that lags by at most this many entries has caught up.
 const CAUGHT_UP: u64 = 16;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// One is enough; another may be needed if the leader changes.
+/// One snapshot suffices; another may be needed if the leader changes.
 const SNAPSHOTS_MAX: usize = 2;
 
-/// The rows of the range: some 130 parts of a snapshot.
+/// The length of a row, in bytes. All rows make about 130 parts of a snapshot.
 const ROW_LEN: usize = 64 << 10;
 const LOADERS: u32 = 4;
 const ROWS_OF_LOADER: usize = 128;
-/// A hundred writes a second together.
+/// All writers together make about a hundred writes a second.
 const WRITERS: u32 = 4;
 const WRITE_EVERY: Duration = Duration::from_millis(40);
 
-/// What a client does for a write.
+/// The effort for each write.
 const EFFORT: Effort = Effort {
     deadline: None,
     retry: Duration::from_millis(20),
@@ -59,19 +59,20 @@ const SIZES: Sizes = Sizes {
     small_append_bytes: 1 << 10,
 };
 
-/// How a replica came back.
+/// How a replica has caught up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CaughtUp {
-    /// When it lacked hardly an entry any more, counted from its start.
+    /// The time from the node's start until the replica had caught up; `None` if it did not in
+    /// time.
     pub after: Option<Duration>,
-    /// Snapshots of the range that it took over by then.
+    /// The snapshots of the range that it took over by then.
     pub snapshots: usize,
 }
 
-/// Runs it, with disks that say that so many bytes are free.
+/// Runs the scenario. The disks report `free_bytes` of free space.
 ///
 /// # Errors
-/// Nothing could run any more, too much did, or something was violated.
+/// No task could run any more, the run took too many steps, or an invariant was violated.
 pub fn run_catch_up(seed: u64, free_bytes: u64) -> Result<CaughtUp, String> {
     let executor = Executor::start(seed);
     invariants::forget();
@@ -94,7 +95,7 @@ pub fn run_catch_up(seed: u64, free_bytes: u64) -> Result<CaughtUp, String> {
     }
 }
 
-/// What is wrong with how the replica of a seed came back.
+/// Why a seed fails, if it does.
 pub fn failure(seed: u64) -> Option<String> {
     match run_catch_up(seed, u64::MAX) {
         Err(what) => Some(what),
@@ -154,7 +155,7 @@ impl Story {
                         key: key.clone(),
                         value,
                     };
-                    // One that fails is one row less.
+                    // If a write fails, the range has one row less.
                     let _ = client.write(&key, write, EFFORT).await;
                 }
                 left.set(left.get() - 1);
@@ -190,7 +191,7 @@ impl Story {
     }
 }
 
-/// Writes small rows until told to stop.
+/// Writes small rows until `stop` is set.
 async fn write_on(client: Rc<SimClient>, stop: Rc<Cell<bool>>) {
     let key = Blob::from(format!("small-{}", client.number));
     let value = Blob::from_static(b"a value of no great length, written again and again");
@@ -199,7 +200,7 @@ async fn write_on(client: Rc<SimClient>, stop: Rc<Cell<bool>>) {
             key: key.clone(),
             value: value.clone(),
         };
-        // The next one is tried all the same.
+        // After a failure the next write is tried nevertheless.
         let _ = client.write(&key, write, EFFORT).await;
         SimRuntime::sleep(WRITE_EVERY).await;
     }

@@ -1,7 +1,8 @@
-//! A client: it finds the node that leads a key's range, tries again, and gives up.
+//! A client: it finds the node that leads a key's range, retries, and gives up.
 //!
-//! What it asks goes by a [`road`](super::road). A write that is lost on it, or with its node, is tried
-//! again under its session pair, like the real client's. Many writes of one client may be under way.
+//! Its writes travel on a [`road`](super::road). A write that is lost on the way, or with its node,
+//! is retried under the same session pair, as the real client does it. Many writes of one client
+//! may be under way at once.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,63 +25,64 @@ use super::runtime::SimRuntime;
 use super::seen::Seen;
 use super::world::SimEnv;
 
-/// A client gives up a write after this, if the write has no deadline.
+/// A client gives up a write without a deadline after this time.
 pub const GIVE_UP: Duration = Duration::from_secs(8);
-/// It tries again after this.
+/// The pause before a retry.
 pub const RETRY: Duration = Duration::from_millis(20);
-/// It reckons on the cluster's time when it has heard none for this long.
+/// If the client has heard no cluster time for longer than this, it adds the time beyond to the
+/// last one.
 const TOLD_LATELY: Duration = Duration::from_secs(60);
 
-/// How much a client does for a write.
+/// The effort that a client makes for a write.
 #[derive(Clone, Copy)]
 pub struct Effort {
-    /// It gives up after this, and says so with the request.
+    /// The deadline, which the request carries. After it the client gives up.
     pub deadline: Option<Duration>,
-    /// It tries again after this, about.
+    /// The longest pause before a retry.
     pub retry: Duration,
 }
 
-/// One client.
+/// A simulated client.
 pub struct SimClient {
-    /// Its number.
+    /// The client's number.
     pub number: u32,
     cluster: Rc<Cluster>,
     pub(super) seen: Rc<Seen>,
     pub(super) random: Random,
     pub(super) stop: Rc<Cell<bool>>,
     id: ClientId,
-    /// Its last write.
+    /// The sequence number of its last write.
     sequence: Cell<u64>,
     unanswered: RefCell<BTreeSet<u64>>,
-    /// The last cluster time seen, and when.
+    /// The last cluster time that it has seen, and when it saw it.
     time: Cell<(Timestamp, Duration)>,
-    /// So many registers of each kind it knows.
+    /// How many registers of each kind it uses.
     pub(super) registers: u64,
-    /// So many things it does at a time, bursts of writes aside.
+    /// How many things it does at a time, apart from bursts of writes.
     pub(super) hands: u64,
-    /// Values that it made.
+    /// How many values it has made.
     pub(super) values: Cell<u64>,
-    /// It writes its pair now.
+    /// Whether a write of its pair is under way.
     pub(super) writes_pair: Cell<bool>,
     road: Road,
-    /// The epoch of each range, as it last heard of it.
+    /// The last epoch that it has heard of, for each range.
     epochs: RefCell<BTreeMap<RangeId, Epoch>>,
-    /// The node that it asks.
+    /// The node that it sends requests to.
     node: Cell<u64>,
 }
 
-/// How a try ended.
+/// The result of one try.
 enum Tried {
-    /// With this.
+    /// The node answered.
     Known(Result<Outcome, Error>),
-    /// With the node.
+    /// The request or its answer was lost, or the node ended.
     Lost,
-    /// There was no node.
+    /// No node could be reached.
     NoNode,
 }
 
 impl SimClient {
-    /// A client of a cluster.
+    /// Makes a client of a cluster.
     pub fn new(
         number: u32,
         cluster: Rc<Cluster>,
@@ -110,12 +112,12 @@ impl SimClient {
         })
     }
 
-    /// The size of the log's segments: an entry has to fit into one.
+    /// The size of a log segment, in bytes; an entry must fit into one.
     pub(super) fn segment_bytes(&self) -> usize {
         self.cluster.sizes.segment_bytes
     }
 
-    /// The shard of the asked node that has the key's range, when the node runs.
+    /// The shard that holds the key's range on the client's node, if that node runs.
     pub(super) async fn reach(&self, key: &[u8]) -> Option<Reached> {
         let found = self.try_reach(key).await;
         if found.is_none() {
@@ -124,7 +126,8 @@ impl SimClient {
         found
     }
 
-    /// From now on it asks the node that an error names, or any.
+    /// Chooses the node for the next requests: in most cases the one that the error names,
+    /// otherwise any.
     fn go_elsewhere(&self, error: Option<&Error>) {
         let leader = match error {
             Some(Error::NotLeader(Some(route)) | Error::Moved(Some(route))) => {
@@ -133,7 +136,7 @@ impl SimClient {
             }
             _ => None,
         };
-        // The leader named may be long gone.
+        // The named leader may be gone for long.
         let named = leader.filter(|_| !self.random.once_in(4));
         let any = 1 + self.random.below(self.cluster.machines().into()) as u16;
         let any = self.cluster.on(any).map_or(1, |node| u64::from(node.id));
@@ -162,15 +165,14 @@ impl SimClient {
         }
     }
 
-    /// The cluster's time as the client reckons.
+    /// The client's estimate of the cluster's time.
     fn reckoned(&self) -> Timestamp {
         let (seen, at) = self.time.get();
         let since = (executor::current().now() - at).saturating_sub(TOLD_LATELY);
         seen.plus_ms(since.as_millis() as u64)
     }
 
-    /// The node that was asked finds the client's time too far ahead of its own: from now on that of
-    /// the node counts.
+    /// Takes the node's time, as the node finds the client's time too far ahead of its own.
     async fn step_back(&self, key: &[u8]) {
         if let Some(reached) = self.reach(key).await {
             let now = reached.ask(Shard::now);
@@ -182,7 +184,7 @@ impl SimClient {
         self.epochs.borrow_mut().insert(route.range, route.epoch);
     }
 
-    /// Every other request says which range it means; its epoch may be an old one.
+    /// Names the range of about every other request. The epoch may be an old one.
     fn target(&self, reached: &Reached, key: &[u8]) -> Option<Target> {
         if self.random.once_in(2) {
             return None;
@@ -195,7 +197,8 @@ impl SimClient {
         Some(Target { range, epoch })
     }
 
-    /// Tries once; says, too, whether the request may come once more, whatever the answer is.
+    /// Tries a write once. Also returns whether the request may arrive a second time, later than
+    /// its answer.
     async fn try_write(
         &self,
         key: &[u8],
@@ -229,7 +232,7 @@ impl SimClient {
         (tried, comes_twice)
     }
 
-    /// The name of a write that is tried now.
+    /// The session pair for a try that starts now.
     fn name(&self, sequence: u64, first_tried: Timestamp) -> SessionPair {
         let unanswered = self.unanswered.borrow();
         SessionPair {
@@ -247,15 +250,15 @@ impl SimClient {
         sequence
     }
 
-    /// Writes until the outcome is known or the client gives up. `Err(true)`: it is not known;
-    /// `Err(false)`: it is not applied, and never will be.
+    /// Writes until the outcome is known or the client gives up. `Err(true)` if the write may have
+    /// been applied; `Err(false)` if it is not applied and never will be.
     pub(super) async fn write(
         &self,
         key: &[u8],
         write: Write,
         effort: Effort,
     ) -> Result<Outcome, bool> {
-        // The first try is made by a cluster time that was asked for.
+        // The time of the first try must be one that a node has told.
         while self.time.get().0 == Timestamp::ZERO {
             drop(self.reach(key).await);
             if self.stop.get() {
@@ -295,7 +298,7 @@ impl SimClient {
                 Tried::Known(Err(Error::NotANumber | Error::NumberOverflow)) => {
                     break Err(in_doubt);
                 }
-                // It may be applied yet; the session table tells the next try.
+                // The write may still be applied; the session table decides at the next try.
                 Tried::Known(Err(Error::Unknown(_))) => in_doubt = true,
                 Tried::Known(Err(error)) if error.fate() == Fate::Unknown => break Err(true),
                 Tried::Known(Err(_)) | Tried::NoNode => {}
@@ -315,10 +318,10 @@ impl SimClient {
         result
     }
 
-    /// Reads a key: by the leader's lease, or with the help of others.
+    /// Reads a key from the leader: by its lease, or after a majority has confirmed that it leads.
     ///
     /// # Errors
-    /// The asked node cannot say.
+    /// The node cannot answer.
     pub(super) async fn read<R>(
         &self,
         key: &[u8],
@@ -346,7 +349,7 @@ impl SimClient {
         read
     }
 
-    /// Reads a key, on whatever node can; `None`: none can.
+    /// Reads a key, on any node, until one answers; `None` after many tries.
     pub async fn read_patiently(&self, key: &str) -> Option<Option<String>> {
         for _ in 0..200 {
             let read = self.read(key.as_bytes(), |found| {

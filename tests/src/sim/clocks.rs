@@ -1,5 +1,5 @@
-//! How far hybrid clocks run ahead of the wall clocks while ranges are led by one replica after the
-//! other, and while nodes start again and again.
+//! Measures how far hybrid clocks run ahead of wall clocks while leaders change or nodes restart,
+//! again and again.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,27 +14,27 @@ use super::node::{SimNode, Sizes};
 use super::runtime::SimRuntime;
 use crate::invariants;
 
-/// What changes the leaders of all ranges.
+/// The step that is repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chain {
-    /// Each node in turn hands all its ranges over.
+    /// The nodes in turn hand over all their ranges.
     HandOvers,
-    /// A node that is alone starts again; so soon that its ceilings are still ahead.
+    /// A single node restarts so soon that its ceilings are still in the future.
     Restarts,
-    /// Clients read a snapshot that lies as far ahead of the last reply as a token may.
+    /// Clients scan a snapshot that lies as far ahead of the last reply as is allowed.
     Scans,
 }
 
-/// So many links of the chain within [`WITHIN`].
+/// The number of steps within [`WITHIN`].
 const LINKS: u32 = 100;
 const WITHIN: Duration = Duration::from_secs(10);
-/// Elections and first writes are over by then.
+/// By then elections and first writes are over.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// Runs a chain; gives how far ahead of its wall clock any hybrid clock was, in milliseconds.
+/// Repeats a step. Returns the largest lead of a hybrid clock over its wall clock, in milliseconds.
 ///
 /// # Errors
-/// Nothing could run any more, or too much did.
+/// No task could run any more, or the run took too many steps.
 pub fn furthest_ahead(seed: u64, chain: Chain) -> Result<u64, String> {
     let executor = Executor::start(seed);
     invariants::forget();
@@ -99,7 +99,7 @@ async fn scan_ahead(node: &Rc<SimNode>) {
             bytes_max: 0,
             at: Some(shard.now().plus_ms(499)),
         };
-        // Refused by those that do not lead, and above the bound.
+        // Followers refuse the scan, and so does a leader that is beyond the bound.
         drop(shard.scan(request, None, None).await);
     });
     scanned.await;

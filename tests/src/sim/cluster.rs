@@ -1,7 +1,7 @@
 //! The nodes of a run and the network between them.
 //!
-//! A node runs on a machine, counted from 1, and has its machine's number as its id until it loses its
-//! disk: then another node, with an id that the cluster gives, runs on the machine.
+//! Machines are numbered from 1. A node has its machine's number as its id. When a machine loses
+//! its disk, another node, with an id that the cluster gives, replaces the first one.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -16,16 +16,16 @@ use super::world::SimEnv;
 
 /// All nodes of a run.
 pub struct Cluster {
-    /// See [`Sizes`].
+    /// The sizes of the cluster and its nodes.
     pub sizes: Sizes,
-    /// By machine.
+    /// The node of each machine, in order.
     nodes: RefCell<Vec<Rc<SimNode>>>,
-    /// Between them.
+    /// The links between the nodes.
     pub network: Rc<Network>,
 }
 
 impl Cluster {
-    /// Nodes that have never run.
+    /// Makes nodes that have never run.
     pub fn new(sizes: Sizes, seed: u64) -> Rc<Cluster> {
         let network = Network::new(Random::new(seed, 4));
         let node = |id| SimNode::new(id, sizes, seed, network.clone());
@@ -41,12 +41,12 @@ impl Cluster {
         self.nodes.borrow().clone()
     }
 
-    /// How many machines there are.
+    /// The number of machines.
     pub fn machines(&self) -> u16 {
         self.nodes.borrow().len() as u16
     }
 
-    /// The node that runs on a machine.
+    /// The node of a machine.
     pub fn on(&self, machine: u16) -> Option<Rc<SimNode>> {
         let place = usize::from(machine).checked_sub(1)?;
         self.nodes.borrow().get(place).cloned()
@@ -58,13 +58,13 @@ impl Cluster {
         nodes.iter().find(|node| u64::from(node.id) == id).cloned()
     }
 
-    /// Another node runs on a machine from now on.
+    /// Replaces the node of a machine.
     pub fn replace(&self, node: Rc<SimNode>) {
         let place = usize::from(node.machine) - 1;
         self.nodes.borrow_mut()[place] = node;
     }
 
-    /// Every shard that runs, and where.
+    /// All running shards and their hosts.
     pub fn shards(&self) -> Vec<(Host, Shard<SimEnv>)> {
         let mut all = Vec::new();
         for node in self.nodes() {
@@ -75,7 +75,7 @@ impl Cluster {
         all
     }
 
-    /// Every replica that runs, as its host sees it now.
+    /// The state of every running replica, as its host sees it now.
     pub fn looks(&self) -> Vec<Look> {
         let executor = executor::current();
         let mut looks = Vec::new();
@@ -87,10 +87,10 @@ impl Cluster {
     }
 }
 
-/// A replica at one moment.
+/// The state of a replica at one moment.
 pub struct Look {
-    /// Where it runs.
+    /// The host that it runs on.
     pub host: Host,
-    /// What it says.
+    /// The state that the shard reports.
     pub status: RangeStatus,
 }

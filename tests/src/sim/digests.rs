@@ -1,5 +1,5 @@
-//! Bits that change: in the rows of a replica behind its back, as by a bad disk or memory, which is found
-//! by comparing replicas; and on links, which must change no rows.
+//! Flipped bits. Some are in a replica's rows, as after a fault of a disk or of memory: comparing
+//! replicas must find them. Some are in messages: these must change no row.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -17,14 +17,14 @@ use super::node::{SimNode, Sizes};
 use super::runtime::SimRuntime;
 use crate::invariants;
 
-/// What became of a range of which rows were changed.
+/// What happened to a range whose rows were changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Replicas that were found to differ.
+    /// The replicas that a comparison found to differ.
     pub different: u64,
-    /// Machines that do not have their first replica of the range any more.
+    /// The machines whose first replica of the range was removed.
     pub removed: Vec<u16>,
-    /// Whether the range refuses reads, since nobody knows which rows are right.
+    /// Whether the range refuses reads, since it is unknown which rows are right.
     pub halted: bool,
 }
 
@@ -34,18 +34,19 @@ const EFFORT: Effort = Effort {
     deadline: None,
     retry: RETRY,
 };
-/// Comparisons have found what there is by then: one that a restart has spoilt takes a minute to end.
+/// The time for comparisons to find the rows. A comparison that a restart interrupts takes a minute
+/// to end.
 const PATIENCE: Duration = Duration::from_secs(150);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Rows are replicated and old enough by then.
+/// The time after which rows are replicated, and old enough to be compared.
 const SETTLED: Duration = Duration::from_secs(2);
 const RANGE: RangeId = RangeId(SYSTEM_RANGE.0 + 1);
 
-/// Changes a row on each of these machines, each in another way, and has replicas compared; with
-/// `leads` the first of them leads the range then.
+/// Changes a row on each of these machines, each in another way, and lets replicas compare. With
+/// `leads`, the first of these machines leads the range at the comparison.
 ///
 /// # Errors
-/// Nothing could run any more, or too much did.
+/// No task could run any more, or the run took too many steps.
 pub fn spoil(seed: u64, machines: &'static [u16], leads: bool) -> Result<Found, String> {
     let executor = Executor::start(seed);
     invariants::forget();
@@ -77,23 +78,23 @@ pub fn spoil(seed: u64, machines: &'static [u16], leads: bool) -> Result<Found, 
     ended
 }
 
-/// What became of replicas whose messages were damaged.
+/// The result of a run with damaged messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Damage {
-    /// Messages of which a bit was changed.
+    /// The messages of which a bit was flipped.
     pub damaged: u64,
-    /// Of these, the ones that were taken all the same.
+    /// Those of them that the receiver accepted nevertheless.
     pub taken: u64,
-    /// Comparisons of replicas afterwards.
+    /// The comparisons of replicas afterwards.
     pub compared: u64,
-    /// Replicas that were found to differ.
+    /// The replicas that were found to differ.
     pub different: u64,
 }
 
-/// Writes while in one message of so many between nodes a bit is changed.
+/// Writes rows while one message between nodes in `one_in` has a flipped bit.
 ///
 /// # Errors
-/// Nothing could run any more, or too much did.
+/// No task could run any more, or the run took too many steps.
 pub fn damage(seed: u64, one_in: u64) -> Result<Damage, String> {
     let executor = Executor::start(seed);
     invariants::forget();
@@ -111,7 +112,7 @@ pub fn damage(seed: u64, one_in: u64) -> Result<Damage, String> {
                 key: key.clone().into(),
                 value: format!("value {number}").into(),
             };
-            // Links that break again and again may use up a client's patience.
+            // A write may fail: links that break again and again use up its time.
             drop(client.write(key.as_bytes(), write, EFFORT).await);
         }
         cluster.network.heal();
@@ -143,7 +144,7 @@ fn replica(node: &Rc<SimNode>) -> Option<ReplicaId> {
     Some(found.replica)
 }
 
-/// Stops a node, changes one bit of one row in its tables, and starts it again.
+/// Stops a node, changes one bit in one row of its tables, and starts it again.
 async fn change_a_row(node: &Rc<SimNode>, machine: u16) {
     assert!(node.stop().await, "it stops: {:?}", node.fatal());
     let mut changed = 0;
@@ -188,7 +189,8 @@ async fn found(
             });
             if leads.is_some() && is_led && !is_first && counted_nothing(&found) {
                 let handed_over = OnHost::new(node.host(), async move {
-                    // Whoever takes it over: in the end it is the one.
+                    // It does not matter which node takes the range: in the end it is the first
+                    // machine.
                     let _ = shard.hand_over().await;
                 });
                 handed_over.await;

@@ -1,5 +1,5 @@
-//! The log's disk: what a completed write left is there; what was in flight at a crash may be
-//! there, in part, or not.
+//! The log's disk. A completed write survives a crash; a write in flight survives it fully, partly,
+//! or not at all.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use rangedb_engine::env::{AsyncRuntime, Disk, File};
 use super::random::Random;
 use super::runtime::SimRuntime;
 
-/// What a disk writes as one: a crash tears between sectors.
+/// The unit of writes: a crash may tear a write between two sectors.
 const SECTOR_LEN: usize = 512;
 
 type Content = Rc<RefCell<Vec<u8>>>;
@@ -24,32 +24,32 @@ struct InFlight {
     bytes: Vec<u8>,
 }
 
-/// What there is on one simulated disk, and how it behaves. Outlives crashes.
+/// The content and the faults of one simulated disk. It survives crashes.
 pub struct Platter {
     random: Random,
     files: RefCell<BTreeMap<String, Content>>,
     in_flight: RefCell<Vec<InFlight>>,
     next_write: Cell<u64>,
-    /// The longest that an operation takes, in microseconds.
+    /// The longest time of an operation, in microseconds.
     pub latency_max_us: Cell<u64>,
-    /// How much longer than other operations a read takes, in microseconds.
+    /// The additional time of a read, in microseconds.
     pub slow_reads_us: Cell<u64>,
-    /// After so many more reads, one gives fewer bytes than there are.
+    /// After this many more reads, one read returns fewer bytes than requested.
     pub reads_until_short: Cell<Option<u64>>,
-    /// After so many more reads, all fail.
+    /// After this many more reads, all reads fail.
     pub reads_until_failure: Cell<Option<u64>>,
-    /// No file can be made.
+    /// Whether the disk is full: no file can be made.
     pub full: Cell<bool>,
-    /// What it says that can still be written, if it is not full.
+    /// The free space that the disk reports if it is not full, in bytes.
     pub free_bytes: Cell<u64>,
-    /// After so many more writes, one fails.
+    /// After this many more writes, all writes fail.
     pub writes_until_failure: Cell<Option<u64>>,
-    /// A write or a read has failed as asked.
+    /// Whether a read or a write has failed as a fault demanded.
     pub has_failed: Cell<bool>,
 }
 
 impl Platter {
-    /// An empty disk.
+    /// Makes an empty disk.
     pub fn new(random: Random) -> Rc<Platter> {
         Rc::new(Platter {
             random,
@@ -67,7 +67,7 @@ impl Platter {
         })
     }
 
-    /// The power goes: each write in flight is done, lost, or torn between sectors.
+    /// Cuts the power: each write in flight is completed, lost, or torn between sectors.
     pub fn crash(&self) {
         for write in self.in_flight.take() {
             let fate = self.random.below(4);
@@ -86,7 +86,7 @@ impl Platter {
         }
     }
 
-    /// Names of files, and their sizes.
+    /// The names and lengths of all files.
     pub fn files(&self) -> Vec<(String, usize)> {
         let files = self.files.borrow();
         files
@@ -95,7 +95,7 @@ impl Platter {
             .collect()
     }
 
-    /// Copies all files. The machine must be switched off.
+    /// Copies all files. The machine must be off.
     pub fn copy(&self) -> BTreeMap<String, Vec<u8>> {
         let files = self.files.borrow();
         let copied = files
@@ -104,7 +104,7 @@ impl Platter {
         copied.collect()
     }
 
-    /// There are these files and no others, as after a restore.
+    /// Replaces all files by these, as a restore does.
     pub fn put_back(&self, files: &BTreeMap<String, Vec<u8>>) {
         self.files.borrow_mut().clear();
         for (name, bytes) in files {
@@ -112,14 +112,14 @@ impl Platter {
         }
     }
 
-    /// Nothing is wrong with it any more.
+    /// Ends the faults of reads and writes.
     pub fn mend(&self) {
         self.writes_until_failure.set(None);
         self.reads_until_failure.set(None);
         self.has_failed.set(false);
     }
 
-    /// Puts a file there, as if it had been copied.
+    /// Adds a file with this content.
     pub fn put(&self, name: &str, bytes: Vec<u8>) {
         let content = Rc::new(RefCell::new(bytes));
         self.files.borrow_mut().insert(name.to_owned(), content);
@@ -152,7 +152,7 @@ impl Platter {
         found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, name.to_owned()))
     }
 
-    /// Fails if none are left until it should.
+    /// Fails if the counter has reached zero; otherwise counts down.
     fn fail_if_due(&self, left: &Cell<Option<u64>>) -> io::Result<()> {
         match left.get() {
             Some(0) => {
@@ -193,7 +193,7 @@ impl Disk for SimDisk {
                 "simulated full disk",
             ));
         }
-        // A crash may leave a file of the wrong length.
+        // A crash during the creation may leave a file of the wrong length.
         if len > 4096 {
             let half = Rc::new(RefCell::new(vec![0; len as usize / 2]));
             self.0.files.borrow_mut().insert(name.to_owned(), half);

@@ -1,5 +1,5 @@
-//! The end of a run: the faults are over, everything runs, and the cluster must come to rest with all
-//! that was acknowledged and with all replicas that it should have.
+//! The end of a run: all faults end, all nodes run, and the cluster must come to rest. Then every
+//! acknowledged write must be there, and every range must have all its replicas.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,34 +16,34 @@ use super::runtime::SimRuntime;
 use super::world;
 use crate::invariants;
 
-/// When faults are over, clients have ended what they do after this: a try and a give-up.
+/// After the faults, a client ends within this time: one try, and one write until it gives up.
 const CLIENTS_END_WITHIN: Duration = Duration::from_secs(14);
-/// After this the cluster has converged.
+/// How long the replicas may take to become equal.
 const CONVERGES_WITHIN: Duration = Duration::from_secs(10);
-/// And after this every range has all its replicas again.
+/// How long the ranges may take after that to regain all their replicas.
 const RESTORES_WITHIN: Duration = Duration::from_secs(60);
-/// It is looked so often whether it has.
+/// How often the check looks for missing replicas.
 const REPLICATION_LOOK: Duration = Duration::from_millis(100);
-/// A node does not hear a leader for so long.
+/// How long a node does not hear another one.
 const DEAF: Duration = Duration::from_secs(3);
-/// Meanwhile it is looked so often who leads.
+/// How often the check looks for leaders meanwhile.
 const DEAF_LOOKS: u32 = 30;
 
 impl Story {
-    /// No more faults, and all nodes run.
+    /// Ends all faults and starts all nodes.
     pub(super) async fn heal(&self) {
         self.cluster.network.heal();
         world::let_all_leases_count();
         let begun = executor::current().now();
         while !self.busy.borrow().is_empty() {
             SimRuntime::sleep(LOOK_EVERY).await;
-            // One that waits for room at its start waits for long.
+            // A node that waits for room at its start may take long.
             if executor::current().now() - begun > 4 * START_PATIENCE {
                 let busy = self.busy.borrow().clone();
                 return self.seen.violation(format!("nodes {busy:?} hang"));
             }
         }
-        // One that takes another's place needs those that were there before.
+        // A node that replaces another needs the cluster's first nodes, so these come first.
         let mut nodes = self.cluster.nodes();
         nodes.sort_by_key(|node| node.is_lost());
         for node in &nodes {
@@ -108,7 +108,7 @@ impl Story {
         self.check_convergence().await;
         if self.cluster.machines() > 2 && !self.seen.is_violated() {
             self.check_replication().await;
-            // Others lead by now, of what was made anew.
+            // Other replicas lead by now, and some were made from snapshots.
             self.read_back().await;
             self.check_convergence().await;
         }
@@ -120,7 +120,7 @@ impl Story {
         }
     }
 
-    /// The power of all goes at once: what is stored makes the same cluster again.
+    /// Cuts the power of all nodes at once. What they have stored must make the same cluster again.
     async fn check_stored(&self) {
         let nodes = self.cluster.nodes();
         nodes.iter().for_each(|node| node.crash());
@@ -131,7 +131,7 @@ impl Story {
         self.check_convergence().await;
     }
 
-    /// What was acknowledged is there.
+    /// Checks that everything acknowledged can be read.
     async fn read_back(&self) {
         let reader = self.client(u32::MAX, &Rc::default());
         let keys: Vec<String> = self.seen.counters.borrow().keys().cloned().collect();
@@ -146,7 +146,7 @@ impl Story {
         reader.scan_snapshots_again().await;
     }
 
-    /// Every range gets all its replicas.
+    /// Checks that every range gets all its replicas.
     async fn check_replication(&self) {
         let until = executor::current().now() + RESTORES_WITHIN;
         loop {
@@ -179,12 +179,13 @@ impl Story {
         invariants::compare(&self.seen, &self.cluster, true);
         let looks = self.cluster.looks();
         invariants::tiling::check_whole(&self.seen, &looks);
-        // A shard begins with two replicas at most.
+        // Each of a shard's first two replicas gets a data id of at most 2; a higher one belongs to
+        // a snapshot.
         let taken_over = looks.iter().filter(|look| look.status.data_id.0 > 2);
         self.seen.snapshots.set(taken_over.count() as u64);
     }
 
-    /// One node does not hear another for a while.
+    /// Checks that leaders stay while one node does not hear another for a while.
     async fn check_steadiness(&self) {
         let network = &self.cluster.network;
         let count = u64::from(self.cluster.machines());

@@ -1,9 +1,9 @@
-//! Tasks in virtual time: one thread, the next task picked by the seed, time moving only when
-//! nothing can run.
+//! An executor in virtual time. It runs on one thread, the seed chooses the next task, and time
+//! advances only when no task can run.
 //!
-//! Each task belongs to a [`Host`]; a crash drops all tasks of one at once, without running any of
-//! their code further, a pause holds them back. The clock of a machine runs a little faster or
-//! slower than time does. Everything that happens goes into the trace's hash.
+//! Each task belongs to a [`Host`]. A crash drops all tasks of a host at once, without running
+//! their code further; a pause holds them back. The clock of a machine may run a little faster or
+//! slower than virtual time. A hash records everything that happens (the trace).
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashSet};
@@ -16,40 +16,40 @@ use std::time::Duration;
 
 use super::random::Random;
 
-/// What crashes as one.
+/// A unit of crashes: one life of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Host(pub u32);
 
-/// The host of clients and of the harness; it never crashes.
+/// The host of the clients and of the test itself; it never crashes.
 pub const OUTSIDE: Host = Host(0);
 
 impl Host {
-    /// The life of a machine, which has been started so often.
+    /// The host of a machine's life with this number.
     pub fn of(machine: u16, life: u16) -> Host {
         Host(u32::from(machine) << 16 | u32::from(life))
     }
 
-    /// The machine.
+    /// The machine's number.
     pub fn machine(self) -> u16 {
         (self.0 >> 16) as u16
     }
 }
 
-/// The machine has run for a while when the simulation begins.
+/// The time at the start of a run: the machines have been up for a while.
 const BOOTED: Duration = Duration::from_secs(3600);
-/// A run that takes more steps than this has found a livelock.
+/// A run with more steps than this has a livelock.
 const STEPS_MAX: u64 = 20_000_000;
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 struct Slot {
     host: Host,
-    /// `None` while it is polled.
+    /// `None` while the task is polled.
     task: Option<Task>,
     waker: Waker,
 }
 
-/// Tasks that were woken, by number; shared with their wakers.
+/// The numbers of woken tasks, shared with their wakers.
 type Woken = Arc<Mutex<Vec<u64>>>;
 
 struct TaskWaker {
@@ -82,19 +82,20 @@ pub struct Executor {
     queued: RefCell<HashSet<u64>>,
     timers: RefCell<BTreeMap<(Duration, u64), Waker>>,
     next_timer: Cell<u64>,
-    /// By how many millionths the clock of a machine runs too fast.
+    /// By how many millionths each machine's clock runs too fast.
     drifts: RefCell<BTreeMap<u16, i64>>,
-    /// For how long the clock of a machine has stood still.
+    /// How long each machine's clock has stood still.
     stood_still: RefCell<BTreeMap<u16, Duration>>,
-    /// Machines that do not run for a while, and what of them would.
+    /// Paused machines, and their tasks that were woken meanwhile.
     paused: RefCell<BTreeMap<u16, Vec<u64>>>,
     /// Lives that have ended.
     ended: RefCell<HashSet<Host>>,
-    /// How often tasks of each machine were polled since that is counted, and when one stops by that.
+    /// How often tasks of each machine were polled since the count began, and the poll at which a
+    /// machine is paused.
     polls: RefCell<BTreeMap<u16, u64>>,
     stop_at: Cell<Option<(u16, u64)>>,
     has_stopped: Cell<bool>,
-    /// Others that wait for a machine to run again.
+    /// Wakers of tasks elsewhere that wait until a machine runs again.
     waiting: RefCell<Vec<(u16, Waker)>>,
     trace: Cell<u64>,
     steps: Cell<u64>,
@@ -104,14 +105,14 @@ thread_local! {
     static CURRENT: RefCell<Option<Rc<Executor>>> = const { RefCell::new(None) };
 }
 
-/// The executor that runs on this thread.
+/// The executor of this thread.
 pub fn current() -> Rc<Executor> {
     CURRENT
         .with_borrow(|current| current.clone())
         .expect("runs within a simulation")
 }
 
-/// The executor that runs on this thread, if one does.
+/// The executor of this thread, if there is one.
 pub fn running() -> Option<Rc<Executor>> {
     CURRENT
         .try_with(|current| current.borrow().clone())
@@ -119,14 +120,13 @@ pub fn running() -> Option<Rc<Executor>> {
         .flatten()
 }
 
-/// Leaves the simulation on this thread as it is, after a panic in it: nothing of it can be trusted
-/// to be dropped.
+/// Leaks the simulation of this thread. After a panic, its destructors cannot be trusted.
 pub fn abandon() {
     std::mem::forget(CURRENT.take());
 }
 
 impl Executor {
-    /// An executor for a seed; it is this thread's until the next one is made.
+    /// Makes the executor of a seed, which becomes this thread's executor.
     pub fn start(seed: u64) -> Rc<Executor> {
         let executor = Rc::new(Executor {
             random: Random::new(seed, 1),
@@ -154,28 +154,28 @@ impl Executor {
         executor
     }
 
-    /// Ends the simulation on this thread: what is left is dropped.
+    /// Ends this thread's simulation and drops all its tasks.
     pub fn end(self: &Rc<Executor>) {
         let hosts: HashSet<Host> = self.tasks.borrow().values().map(|slot| slot.host).collect();
         hosts.into_iter().for_each(|host| self.crash(host));
         CURRENT.with_borrow_mut(|current| *current = None);
     }
 
-    /// Virtual time since the start.
+    /// The virtual time, counted from the boot of the machines.
     pub fn now(&self) -> Duration {
         self.now.get()
     }
 
-    /// What the clock of the host that runs now shows.
+    /// The time on the clock of the current host.
     pub fn local_now(&self) -> Duration {
         let now = self.now.get() - self.stood_still();
         scale(now, 1_000_000 + self.drift(), 1_000_000)
     }
 
-    /// When the clock of the host that runs now will show this.
+    /// The virtual time at which the current host's clock shows `local`.
     pub fn when(&self, local: Duration) -> Duration {
         let at = scale(local, 1_000_000, 1_000_000 + self.drift()) + self.stood_still();
-        // Rounded up: a timer never goes off before its time.
+        // Round up, so that no timer fires before its time.
         at + Duration::from_nanos(u64::from(self.drift() != 0))
     }
 
@@ -185,8 +185,8 @@ impl Executor {
         stood_still.get(&machine).copied().unwrap_or_default()
     }
 
-    /// The clock of a machine that is paused, and has been for as long at least, has stood still for so
-    /// long.
+    /// Holds back a machine's clock by `time`. The machine must have been paused for at least that
+    /// long, so that its clock never goes backwards.
     pub fn hold_clock(&self, machine: u16, time: Duration) {
         *self.stood_still.borrow_mut().entry(machine).or_default() += time;
     }
@@ -197,19 +197,19 @@ impl Executor {
         drifts.get(&machine).copied().unwrap_or_default()
     }
 
-    /// From now on the clock of a machine runs too fast by so many millionths. Only before the
-    /// machine starts: its clock does not jump.
+    /// Sets by how many millionths a machine's clock runs too fast. This is allowed only before the
+    /// machine starts, since the clock would jump.
     pub fn set_drift(&self, machine: u16, millionths: i64) {
         self.drifts.borrow_mut().insert(machine, millionths);
     }
 
-    /// A machine does not run, until told to.
+    /// Pauses a machine until [`Executor::resume`].
     pub fn pause(&self, machine: u16) {
         self.paused.borrow_mut().entry(machine).or_default();
         self.note(u64::from(machine) | 1 << 41);
     }
 
-    /// A machine that was paused runs again.
+    /// Lets a paused machine run again.
     pub fn resume(&self, machine: u16) {
         let held = self.paused.borrow_mut().remove(&machine);
         let mut woken = self.woken.lock().unwrap_or_else(PoisonError::into_inner);
@@ -222,19 +222,20 @@ impl Executor {
         freed.into_iter().for_each(Waker::wake);
     }
 
-    /// Counts polls of tasks from now on, and has a machine paused after so many of its own.
+    /// Starts to count polls of tasks. With `stop_at`, pauses a machine after this many polls of
+    /// its own tasks.
     pub fn count_polls(&self, stop_at: Option<(u16, u64)>) {
         self.polls.borrow_mut().clear();
         self.stop_at.set(stop_at);
         self.has_stopped.set(false);
     }
 
-    /// Polls of tasks, by machine.
+    /// The polls counted so far, by machine.
     pub fn polls(&self) -> BTreeMap<u16, u64> {
         self.polls.borrow().clone()
     }
 
-    /// Whether a machine was paused by its number of polls.
+    /// Whether a machine has been paused at its poll.
     pub fn has_stopped(&self) -> bool {
         self.has_stopped.get()
     }
@@ -250,7 +251,7 @@ impl Executor {
         }
     }
 
-    /// Whether the machine of a host is paused; if so, the waker is woken when it runs again.
+    /// Whether the host's machine is paused. If it is, wakes `waker` when the machine runs again.
     pub fn waits_for(&self, host: Host, waker: Option<&Waker>) -> bool {
         let is_paused = self.paused.borrow().contains_key(&host.machine());
         if let Some(waker) = waker.filter(|_| is_paused) {
@@ -260,17 +261,17 @@ impl Executor {
         is_paused
     }
 
-    /// Whether a life has ended.
+    /// Whether a host has crashed or stopped.
     pub fn has_ended(&self, host: Host) -> bool {
         self.ended.borrow().contains(&host)
     }
 
-    /// The machine of the host that runs now.
+    /// The machine of the current host.
     pub fn machine(&self) -> u16 {
         self.host.get().machine()
     }
 
-    /// Does something as if the host did it: by its clock, with tasks of its own.
+    /// Runs `work` as if the host did: with its clock, and with new tasks of its own.
     pub fn on_host<R>(&self, host: Host, work: impl FnOnce() -> R) -> R {
         let before = self.host.replace(host);
         let result = work();
@@ -278,18 +279,18 @@ impl Executor {
         result
     }
 
-    /// The hash of everything that has happened.
+    /// The hash of everything that has happened so far.
     pub fn trace(&self) -> u64 {
         self.trace.get()
     }
 
-    /// Notes something in the trace.
+    /// Adds a number to the trace.
     pub fn note(&self, what: u64) {
         let hash = (self.trace.get() ^ what).wrapping_mul(0x0100_0000_01b3);
         self.trace.set(hash.rotate_left(23));
     }
 
-    /// Adds a task to the host of the one that runs now.
+    /// Adds a task to the current host.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.spawn_on(self.host.get(), task);
     }
@@ -314,7 +315,7 @@ impl Executor {
             .push(id);
     }
 
-    /// Drops all tasks of a host where they stand.
+    /// Drops all tasks of a host.
     pub fn crash(&self, host: Host) {
         self.ended.borrow_mut().insert(host);
         let mut dropped = Vec::new();
@@ -324,7 +325,7 @@ impl Executor {
             }
             slot.host != host
         });
-        // What their destructors spawn goes with them.
+        // Destructors may spawn tasks; these are dropped, too.
         let before = self.host.replace(Host(u32::MAX));
         drop(dropped);
         self.host.set(before);
@@ -334,7 +335,7 @@ impl Executor {
         self.note(u64::from(host.0) | 1 << 40);
     }
 
-    /// Wakes `waker` at a point in time; gives the timer's name.
+    /// Sets a timer that wakes `waker`; returns its key for [`Executor::clear_timer`].
     pub fn set_timer(&self, at: Duration, waker: Waker) -> (Duration, u64) {
         let id = self.next_timer.get();
         self.next_timer.set(id + 1);
@@ -342,16 +343,16 @@ impl Executor {
         (at, id)
     }
 
-    /// Takes a timer back.
+    /// Removes a timer.
     pub fn clear_timer(&self, timer: (Duration, u64)) {
         let waker = self.timers.borrow_mut().remove(&timer);
         drop(waker);
     }
 
-    /// Runs until the future is done.
+    /// Runs tasks until the future is done.
     ///
     /// # Errors
-    /// Nothing can run any more, or the run takes too many steps.
+    /// No task can run any more, or the run takes too many steps.
     pub fn block_on<T: 'static>(
         self: &Rc<Executor>,
         future: impl Future<Output = T> + 'static,
@@ -375,8 +376,8 @@ impl Executor {
         }
     }
 
-    /// Runs a future on the caller's stack beside the tasks, until it is done. For conformance
-    /// tests, whose futures borrow.
+    /// Polls a future on the caller's stack, and tasks in between, until it is done. For
+    /// conformance tests, whose futures borrow.
     pub fn run_here<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = std::pin::pin!(future);
         let mut context = Context::from_waker(Waker::noop());
@@ -388,13 +389,14 @@ impl Executor {
         }
     }
 
-    /// Polls one task, or moves time on; `false` if nothing is left to do.
+    /// Polls one task or advances the time; `false` if nothing is left to do.
     fn step(&self) -> bool {
         self.steps.set(self.steps.get() + 1);
         {
             let mut woken =
                 std::mem::take(&mut *self.woken.lock().unwrap_or_else(PoisonError::into_inner));
-            // Channels may wake in an order of their own: tokio's watch picks one at random.
+            // The order of wake-ups may be random: tokio's `watch` picks a random one of its lists
+            // of wakers.
             woken.sort_unstable();
             let mut queued = self.queued.borrow_mut();
             let fresh = woken.into_iter().filter(|id| queued.insert(*id));
@@ -436,7 +438,7 @@ impl Executor {
         match polled {
             Poll::Ready(()) => drop(tasks.remove(&id)),
             Poll::Pending => {
-                // A task whose host crashed while it ran is dropped here.
+                // The task's host crashed while the task ran: the task is dropped.
                 if let Some(slot) = tasks.get_mut(&id) {
                     slot.task = Some(task);
                     return;
@@ -472,14 +474,15 @@ pub async fn sleep_until(at: Duration) {
     OnHost::new(OUTSIDE, sleep).await;
 }
 
-/// A future that runs on another host: by its clock, not while it is paused, nor after its end.
+/// A future that runs as part of a host: by its clock, not while it is paused, and not after its
+/// end.
 pub struct OnHost<F> {
     host: Host,
     future: Pin<Box<F>>,
 }
 
 impl<F: Future> OnHost<F> {
-    /// The future, on a host.
+    /// Makes the future a part of `host`.
     pub fn new(host: Host, future: F) -> OnHost<F> {
         let future = Box::pin(future);
         OnHost { host, future }

@@ -1,5 +1,5 @@
-//! What goes wrong in a run: a list drawn from the seed before the run begins, so that a run can be
-//! repeated without some of it.
+//! The faults of a run. The seed fixes the whole list before the run begins, so that a run can be
+//! repeated without some of them.
 
 use std::time::Duration;
 
@@ -7,81 +7,83 @@ use rangedb_engine::types::SYSTEM_RANGE;
 
 use super::random::Random;
 
-/// How far the clocks of machines drift apart at most, in millionths: less than what the leases'
-/// margin allows.
+/// The largest drift of a machine's clock, in millionths: less than the margin of the leases
+/// allows.
 const DRIFT_MAX: u64 = 40_000;
 const HOUR_MS: u64 = 3_600_000;
 
-/// One thing that goes wrong; nodes by their ids.
+/// A fault. `node` is the number of a machine: the fault hits the node that runs there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are named for what they are")]
 pub enum Fault {
-    /// The node's clock runs too fast by so many millionths, from the beginning.
+    /// The machine's clock runs too fast by this many millionths, from the start of the run.
     Drift { node: u16, millionths: i64 },
-    /// The power goes, comes again, and may go while the node starts.
+    /// The power fails and returns. It may fail once more while the node starts.
     Crash {
         node: u16,
         down_ms: u64,
         again_after_us: Option<u64>,
     },
-    /// A clean stop, and a start.
+    /// The node stops cleanly and starts again.
     Stop { node: u16 },
-    /// The process does not run.
+    /// The process is paused.
     Pause { node: u16, ms: u64 },
-    /// The machine stands still with all its clocks, as a virtual one that is moved. Its wall clock is
-    /// set when it goes on. One that leads a range stands still without its boot-time clock: its lease
-    /// would outlive the clock, which nothing on the machine can notice.
+    /// The machine and all its clocks stand still, like a virtual machine that is migrated; then
+    /// its wall clock is set. If the node leads a range, its boot-time clock runs on: otherwise its
+    /// lease would last longer than the others assume, which no machine can notice.
     StandStill { node: u16, ms: u64 },
-    /// The wall clock is set.
+    /// The wall clock jumps.
     ClockJump { node: u16, by_ms: i64 },
-    /// A write of the log fails.
+    /// A write of the log fails after this many others.
     WriteError { node: u16, after: u64 },
-    /// A read of the log fails.
+    /// A read of the log fails after this many others.
     ReadError { node: u16, after: u64 },
     /// The next write of the tables fails.
     TableError { node: u16 },
-    /// The tables' disk is full, or has room again.
+    /// The tables' disk becomes full, or has room again.
     FullDisk { node: u16, full: bool },
-    /// The log's disk is full, or has room again.
+    /// The log's disk becomes full, or has room again.
     FullLog { node: u16, full: bool },
-    /// Operations of the node's disks take so long.
+    /// Operations on the log's disks take up to this long.
     SlowDisk { node: u16, latency_us: u64 },
     /// Links are cut, each in one direction.
     Cut { links: Vec<(u16, u16)> },
-    /// All cuts are mended.
+    /// All cut links work again.
     Mend,
-    /// Messages are lost, one of so many, and come twice.
+    /// One message in `one_in` is lost; messages may also be delivered twice.
     Loss { one_in: u64, duplicates: bool },
-    /// In one message of so many, a bit is changed on the way.
+    /// In one message in `one_in`, a bit is flipped on the way.
     Damage { one_in: u64 },
-    /// Messages on links take so long.
+    /// Messages on these links take up to this long.
     SlowLinks {
         links: Vec<(u16, u16)>,
         delay_max_us: u64,
     },
-    /// Leaders on the node may not read alone, or may again.
+    /// Leaders on the node stop using their leases, or use them again.
     NoLease { node: u16, off: bool },
-    /// Something happens right after the node's next answer of a kind went out.
+    /// After the node's next answer of this kind has left, something else happens.
     AtAnswer {
         node: u16,
         answer: Telling,
         then: Then,
     },
-    /// A shard's leaderships are handed over.
+    /// A shard hands over all its leaderships.
     HandOver { node: u16, shard: u16 },
-    /// The machine's disk is gone for good; after a while another node begins there with an empty one.
+    /// The machine loses its disk for good. After a while another node starts there with an empty
+    /// one.
     LoseDisk { node: u16, down_ms: u64 },
-    /// A part of a shard's folder is gone at a restart: the node must refuse to start, and another one
-    /// begins on its machine.
+    /// A part of a shard's folder is lost during a restart. The node must refuse to start; then
+    /// another one starts on its machine.
     LosePart {
         node: u16,
         shard: u16,
         part: Part,
         down_ms: u64,
     },
-    /// See [`install`](super::install): the machine that loses its power, and after how many polls.
+    /// See [`install`](super::install): the machine whose power fails, and the number of polls
+    /// after which it does.
     Install { crash: Option<(u16, u64)> },
-    /// A person orders something of the cluster's manager, by way of a node.
+    /// A person gives the cluster's manager an order, through a node.
     Order { by: u16, order: Order },
 }
 
@@ -93,61 +95,61 @@ pub enum Part {
     Tables,
 }
 
-/// An answer of one replica to another after which something happens.
+/// A kind of answer from one replica to another that a fault can wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Telling {
-    /// It votes for the other.
+    /// A vote for the other.
     Voted,
-    /// It took entries of the other, and its log is shorter than before.
+    /// An answer after the replica dropped entries, so that its log is shorter than before.
     Truncated,
 }
 
-/// What happens right after an answer.
+/// The consequence of an awaited answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are named for what they are")]
 pub enum Then {
-    /// The power of the node goes, and comes again.
+    /// The node's power fails and returns.
     Crash { down_ms: u64 },
-    /// The same, and the one that was answered is cut off, and nobody else is.
+    /// The same; also, the node that received the answer is cut off, and all other links work.
     CrashAndPart { down_ms: u64 },
-    /// All cuts are mended.
+    /// All cut links work again.
     Mend,
 }
 
-/// An order of a person; nodes by their machines.
+/// An order to the manager. Nodes are given by their machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are named for what they are")]
 pub enum Order {
-    /// Another node, or any other, shall lead a range.
+    /// Make another node the leader of a range: this one, or any.
     Lead { range: u64, to: Option<u16> },
-    /// A range's replica shall move to another node, or to another shard of its own.
+    /// Move a range's replica to another node, or to another shard of its own node.
     Move {
         range: u64,
         from: u16,
         to: u16,
         shard: u16,
     },
-    /// Nodes that are silent for so long are dead, and their replicas are replaced.
+    /// Count nodes as dead after this silence, so that their replicas are replaced.
     DeadAfter { seconds: u64 },
 }
 
-/// A fault, and how long after the one before it comes.
+/// One entry of the list of faults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// The pause before it.
+    /// The pause after the entry before.
     pub after: Duration,
-    /// What goes wrong.
+    /// The fault.
     pub fault: Fault,
 }
 
-/// All that goes wrong in a run.
+/// All faults of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// In order.
+    /// The entries, in order.
     pub steps: Vec<Step>,
 }
 
-/// Which kinds of faults a seed has.
+/// The kinds that a random fault is drawn from. Some stand twice to be drawn more often.
 const KINDS: [fn(&Random, u16, u16) -> Fault; 27] = [
     crash,
     crash,
@@ -178,11 +180,11 @@ const KINDS: [fn(&Random, u16, u16) -> Fault; 27] = [
     dead_after,
 ];
 
-/// The first of them need no other node.
+/// The number of kinds, from the first one, that need no other node.
 const ALONE: usize = 13;
 
 impl Faults {
-    /// The faults of a seed: of each kind whether it has them at all, then which when.
+    /// The faults of a seed: it chooses some of the kinds first, then faults of these.
     pub fn of(random: &Random, nodes: u16, shards: u16) -> Faults {
         let mut steps = Vec::new();
         if nodes > 1 && random.once_in(2) {
@@ -196,7 +198,7 @@ impl Faults {
         }
         let mut kinds: Vec<_> = KINDS.iter().filter(|_| random.once_in(2)).collect();
         if nodes == 1 {
-            // What needs others is left out.
+            // A cluster of one node has only the kinds that need no other.
             kinds = KINDS[..ALONE]
                 .iter()
                 .filter(|_| random.once_in(2))
@@ -217,14 +219,14 @@ impl Faults {
             let fault = kind(random, nodes, shards);
             let is_cut = matches!(fault, Fault::Cut { .. });
             steps.push(Step { after, fault });
-            // Cuts that last make the rest of the run dull.
+            // Links that stay cut would leave little to test in the rest of the run.
             if is_cut && !random.once_in(3) {
                 let after = Duration::from_millis(random.between(100, 2_000));
                 let fault = Fault::Mend;
                 steps.push(Step { after, fault });
             }
         }
-        // A second one might take what the first has left.
+        // At most one disk is lost: a second loss might take the last copies.
         if nodes > 2 && random.once_in(5) {
             let at = random.below(steps.len() as u64 + 1) as usize;
             let after = Duration::from_millis(random.between(1, 1_200));
@@ -237,7 +239,7 @@ impl Faults {
         Faults { steps }
     }
 
-    /// Those with these numbers, at the times at which they come with all.
+    /// The entries with these numbers, each at the time at which it comes in the whole list.
     pub fn only(&self, numbers: &[usize]) -> Faults {
         let mut steps = Vec::new();
         let mut after = Duration::ZERO;
@@ -258,8 +260,8 @@ fn node(random: &Random, nodes: u16) -> u16 {
 }
 
 fn crash(random: &Random, nodes: u16, _: u16) -> Fault {
-    // Now and then short enough that nobody notices, or long enough for the others to purge what it
-    // has not seen.
+    // Some outages are too short to be noticed, some long enough that the others purge entries
+    // which the node has not received.
     let most = [50, 500, 8_000][random.below(3) as usize];
     let again = random.once_in(4);
     Fault::Crash {
@@ -269,9 +271,10 @@ fn crash(random: &Random, nodes: u16, _: u16) -> Fault {
     }
 }
 
-/// The way to two leaders, if leases were forgotten at a restart: a leader is cut off from one other for
-/// as long as it takes that one to want to lead. Then it is cut off from the third, too, whose answers
-/// its lease rests on, and which restarts at once: the two must elect nobody before the lease is over.
+/// The steps that lead to two leaders if leases are forgotten at a restart. A leader is cut off
+/// from one other node until that one wants to lead. Then it is also cut off from the third node,
+/// whose answers its lease rests on, and that one restarts at once. The other two must elect no
+/// leader before the lease has ended.
 fn lonely_restart(random: &Random, nodes: u16) -> Vec<Step> {
     let leader = node(random, nodes);
     let other = leader % nodes + 1;
@@ -296,7 +299,8 @@ fn lonely_restart(random: &Random, nodes: u16) -> Vec<Step> {
     ]
 }
 
-/// A leader is cut off, in most cases the first one; gives it and the others.
+/// Cuts off a leader (in many cases the first one). Returns its number, those of the others, and
+/// the step.
 fn cut_off(random: &Random, nodes: u16) -> (u16, Vec<u16>, Step) {
     let leader = match random.once_in(2) {
         true => 1,
@@ -321,9 +325,9 @@ fn at_answer(node: u16, answer: Telling, then: Then) -> Step {
     }
 }
 
-/// The way to two leaders, if votes were forgotten at a restart: a leader is cut off, another one is
-/// elected, and of those who voted for it one loses its power at once. Then that one is left with the old
-/// leader, which has more than it, and both are without the new one.
+/// The steps that lead to two leaders if votes are forgotten at a restart. A leader is cut off,
+/// another one is elected, and one of its voters loses its power at once. That voter then reaches
+/// only the old leader, whose log is longer than its own, and neither reaches the new one.
 fn crash_of_a_voter(random: &Random, nodes: u16) -> Vec<Step> {
     let (_, others, cut) = cut_off(random, nodes);
     let mut steps = vec![cut];
@@ -342,8 +346,9 @@ fn crash_of_a_voter(random: &Random, nodes: u16) -> Vec<Step> {
     steps
 }
 
-/// The way to entries that come back after they were dropped: a leader that is cut off takes more of them
-/// than the next one has when it meets it, and loses its power right after it has dropped them.
+/// The steps that lead to dropped entries that come back. A leader that is cut off takes more
+/// entries than the next leader has when the two meet; it drops them and loses its power right
+/// after that.
 fn crash_of_a_shortened(random: &Random, nodes: u16) -> Vec<Step> {
     let (leader, others, cut) = cut_off(random, nodes);
     let mut steps = vec![cut];
@@ -430,7 +435,7 @@ fn slow_disk(random: &Random, nodes: u16, _: u16) -> Fault {
     }
 }
 
-/// A node is cut off from others, in one direction or both.
+/// Cuts links between a node and others, in one direction or both.
 fn cut(random: &Random, nodes: u16, _: u16) -> Fault {
     let node = node(random, nodes);
     let (out, into) = (!random.once_in(4), !random.once_in(4));
@@ -449,7 +454,7 @@ fn cut(random: &Random, nodes: u16, _: u16) -> Fault {
     Fault::Cut { links }
 }
 
-/// Each node reaches its neighbours in a ring alone, or one of them.
+/// Each node reaches only its neighbours in a ring, or only one of them.
 fn ring(random: &Random, nodes: u16, _: u16) -> Fault {
     let one_way = nodes < 4 || random.once_in(2);
     let next = |node: u16| node % nodes + 1;
@@ -474,7 +479,7 @@ fn damage(random: &Random, _: u16, _: u16) -> Fault {
     Fault::Damage { one_in }
 }
 
-/// All links are slow, or those to a node, or those from it.
+/// Slows all links, or those to a node, or those from it, or both.
 fn slow_links(random: &Random, nodes: u16, _: u16) -> Fault {
     let (node, which) = (node(random, nodes), random.below(4));
     let all = (1..=nodes).flat_map(|from| (1..=nodes).map(move |to| (from, to)));
@@ -531,7 +536,7 @@ fn lose_part(random: &Random, nodes: u16, shards: u16) -> Fault {
     }
 }
 
-/// One of the ranges that a cluster begins with.
+/// One of a new cluster's ranges.
 fn range(random: &Random, shards: u16) -> u64 {
     SYSTEM_RANGE.0 + random.below(u64::from(shards) + 1)
 }

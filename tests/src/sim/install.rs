@@ -1,5 +1,5 @@
-//! A node that was away for long takes snapshots, and meanwhile a machine loses its power after a given
-//! number of polls of its tasks: so each point of an install can be tried in turn.
+//! A node that was down for long takes over snapshots. Meanwhile a machine loses its power after a
+//! given number of polls of its tasks, so that a test can try every point of the installation.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -14,25 +14,25 @@ use super::node::{SimNode, Sizes};
 use super::run::{Report, Story, run_drawn};
 use super::runtime::SimRuntime;
 
-/// The machine that is away and takes snapshots.
+/// The machine that is down at first and takes over the snapshots.
 pub const TAKER: u16 = 3;
-/// The cluster has formed and holds rows by then.
+/// By then the cluster has formed and holds rows.
 const BEGINS_AFTER: Duration = Duration::from_millis(500);
-/// Meanwhile the others purge what it misses.
+/// How long it is down; meanwhile the others purge the entries that it misses.
 const AWAY: Duration = Duration::from_secs(2);
-/// Its snapshots are there within this.
+/// How long taking over the snapshots may take.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// What is done when they are there counts, too.
+/// Polls right after the last snapshot count, too.
 const AFTERWARDS: Duration = Duration::from_millis(20);
-/// It is looked so often.
+/// How often the state is checked.
 const LOOK_EVERY: Duration = Duration::from_micros(200);
-/// How long the power is away.
+/// How long the power is off.
 const DARK: Duration = Duration::from_millis(50);
 const CLIENTS: u32 = 2;
-/// A slow log's writes take up to so many microseconds.
+/// The longest time of a write of a slow log, in microseconds.
 const SLOW_LOG_US: u64 = 20_000;
 
-/// Three nodes that keep hardly any of their logs.
+/// Three nodes that keep next to nothing of their logs.
 const SIZES: Sizes = Sizes {
     shards: 1,
     nodes: 3,
@@ -45,23 +45,23 @@ const SIZES: Sizes = Sizes {
     small_append_bytes: 1 << 10,
 };
 
-/// One such run.
+/// One run of the scenario.
 #[derive(Clone, Copy, Debug)]
 pub struct Install {
-    /// Decides all that is not fixed.
+    /// The seed of everything that is not fixed.
     pub seed: u64,
-    /// Whether [`TAKER`] writes its log so slowly that much else happens between two writes.
+    /// Whether the log of [`TAKER`] is so slow that many other things happen between two writes.
     pub slow_log: bool,
-    /// The machine that loses its power, and after how many polls of its tasks, counted from when
-    /// [`TAKER`] starts again.
+    /// The machine that loses its power, and the number of polls of its tasks after which it does,
+    /// counted from the second start of [`TAKER`].
     pub crash: Option<(u16, u64)>,
 }
 
 impl Install {
-    /// Runs it.
+    /// Runs the scenario.
     ///
     /// # Errors
-    /// Nothing could run any more, or too much did.
+    /// No task could run any more, or the run took too many steps.
     pub fn run(self) -> Result<Report, String> {
         let step = |after, fault| Step { after, fault };
         let mut steps = vec![step(BEGINS_AFTER, Fault::Install { crash: self.crash })];
@@ -76,7 +76,7 @@ impl Install {
     }
 }
 
-/// Where a node's rows lie: a snapshot is taken over under a new data id.
+/// The data ids of a node's ranges. Taking over a snapshot gives a range a new data id.
 fn data_ids(node: &SimNode) -> BTreeMap<RangeId, DataId> {
     let shards = node.shards();
     let shards = shards.iter().flat_map(|shards| shards.iter());
@@ -117,7 +117,7 @@ impl Story {
         if let Some((machine, _)) = crash.filter(|_| executor.has_stopped()) {
             self.lose_power(machine).await;
         }
-        // A crash that has not come by now does not come.
+        // A crash that has not happened by now must not happen later.
         executor.count_polls(None);
     }
 
@@ -127,7 +127,7 @@ impl Story {
         };
         node.crash();
         SimRuntime::sleep(DARK).await;
-        // A start that was under way has ended with the crash.
+        // A start that was in progress has ended with the crash.
         self.start(&node, false).await;
     }
 }

@@ -1,14 +1,20 @@
-//! The simulator: a whole cluster of one node or several, with its clients, disks, clocks and
-//! network, in one thread and in virtual time, from one seed.
+//! The simulator: a whole cluster with its clients, disks, clocks and network, on one thread, in
+//! virtual time, all determined by one seed.
 //!
-//! The engine that runs here is the one that runs in the server; only its world is another
-//! ([`world`]): tasks are picked by the seed, and clocks drift ([`executor`]), disks lose and tear
-//! what was in flight when the node crashed ([`disk`]), messages are late, lost and cut off
-//! ([`network`]), the wall clock jumps. A [`node`] crashes, restarts and is paused, [`cluster`] holds
-//! them together, a [`client`] does its [`workload`] over a [`road`], an [`operator`] gives orders and replaces a node
-//! that has lost its disk, and [`seen`] is what clients saw. [`faults`] are drawn before a [`run`] begins,
-//! and the run is checked by the [`crate::invariants`], much of it at its [`ending`]. The same seed gives the same trace; of a seed that
-//! fails [`shrink`] tells which of its faults are enough.
+//! The engine is the same as in the server; only its environment differs ([`world`]):
+//! - [`executor`]: the seed picks the next task, and clocks drift; [`runtime`] is openraft's
+//!   interface to it, [`random`] the seed's numbers;
+//! - [`disk`]: a crash loses or tears writes in flight;
+//! - [`network`]: messages are late, lost, repeated, and cut off;
+//! - [`node`] and [`cluster`]: nodes start, stop, crash, pause, and lose their disks;
+//! - [`client`], [`workload`] and [`road`]: clients, what they do, and the faults between them and
+//!   the nodes; [`seen`] records what they observe;
+//! - [`operator`]: orders of a person.
+//!
+//! A [`run`] draws its [`faults`] before it begins. The [`crate::invariants`] check it, many of
+//! them at its [`ending`]. The same seed always gives the same trace; for a failing seed,
+//! [`shrink`] finds a few faults that suffice. [`catch_up`], [`clocks`], [`digests`], [`install`]
+//! and [`put_back`] are fixed scenarios.
 
 pub mod catch_up;
 pub mod client;

@@ -1,10 +1,10 @@
-//! The links between shards: delay, loss, late duplicates, damage, and cuts in one direction.
+//! The links between shards: delays, loss, late duplicates, damage, and cuts in one direction.
 //!
-//! A question and its answer each take a random time. What one shard asks another in one lane
-//! arrives in order, as on a connection, also after the other was paused; questions of different
-//! shards or lanes and answers overtake each other, and a duplicate comes whenever it likes. What is
-//! lost is never answered; whoever asked gives up by its own clock. What is under way goes on when
-//! its sender crashes.
+//! Each question and each answer takes a random time. Questions of one shard to another in one lane
+//! arrive in order, as on a connection, also after the receiver was paused. Questions of different
+//! shards or lanes, and answers, overtake each other; a duplicate comes at any time. A lost
+//! question or answer is never reported: the sender gives up by its own clock. A message on its way
+//! arrives even if its sender crashes.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -26,12 +26,12 @@ use super::random::Random;
 use super::world::SimEnv;
 use crate::invariants;
 
-/// The longest that a message takes on a link that is not slow, in microseconds.
+/// The longest delay of a message on a link that is not slow, in microseconds.
 const DELAY_MAX_US: u64 = 500;
-/// A duplicate comes within so many milliseconds.
+/// A duplicate arrives within this many milliseconds.
 const LATE_MAX_MS: u64 = 2_000;
 
-/// A kind of frames.
+/// The kind of the frames that carry damaged messages.
 const QUESTION: u16 = 101;
 
 struct Attached {
@@ -39,42 +39,43 @@ struct Attached {
     shard: Shard<SimEnv>,
 }
 
-/// A question under way, when it arrives, and who waits for the answer.
+/// A question on its way: when it arrives, and where its answer goes.
 struct Sent {
     arrives: Duration,
     question: Bytes,
     answer: oneshot::Sender<io::Result<Bytes>>,
 }
 
-/// From one shard to another, in one lane.
+/// A one-way connection: from one shard to another, in one lane.
 type Way = (Location, Location, Lane);
 
 /// All links of a cluster.
 pub struct Network {
     random: Random,
     attached: RefCell<BTreeMap<Location, Attached>>,
-    /// On which machine a node runs.
+    /// The machine of each node.
     machines: RefCell<BTreeMap<NodeId, u16>>,
-    /// Pairs of machines of which the first cannot reach the second.
+    /// Pairs of machines; the first cannot reach the second.
     cut: RefCell<BTreeSet<(u16, u16)>>,
-    /// The longest that a message from the first machine to the second takes, in microseconds.
+    /// The longest delay from the first machine to the second, in microseconds.
     slow: RefCell<BTreeMap<(u16, u16), u64>>,
-    /// Machines that stop right after their next answer of a kind, and who is told for whom it was.
+    /// Machines that must stop right after their next answer of a kind, and where to report its
+    /// receiver.
     at_answer: RefCell<BTreeMap<(u16, Telling), oneshot::Sender<u16>>>,
-    /// What is under way; a way with an entry has a task.
+    /// The questions on their way. For each key a task carries them.
     under_way: RefCell<BTreeMap<Way, VecDeque<Sent>>>,
-    /// One message in so many is lost; 0: none.
+    /// One message in this many is lost; 0: none.
     pub loss_one_in: Cell<u64>,
-    /// Whether messages come twice, the second time late.
+    /// Whether some messages are delivered twice, the second time late.
     pub duplicates: Cell<bool>,
-    /// In one message of so many a bit is changed on the way; 0: in none.
+    /// In one message in this many a bit is flipped on the way; 0: in none.
     pub damage_one_in: Cell<u64>,
-    /// Messages that were damaged, and of these the ones that were taken all the same.
+    /// The number of damaged messages, and how many of them the receiver accepted nevertheless.
     pub damaged: Cell<(u64, u64)>,
 }
 
 impl Network {
-    /// Links that work.
+    /// Links without faults.
     pub fn new(random: Random) -> Rc<Network> {
         Rc::new(Network {
             random,
@@ -97,7 +98,7 @@ impl Network {
         SimLink { network, from }
     }
 
-    /// A node is on a machine.
+    /// Sets the machine of a node.
     pub fn place(&self, node: NodeId, machine: u16) {
         self.machines.borrow_mut().insert(node, machine);
     }
@@ -109,45 +110,46 @@ impl Network {
         (machine(from), machine(to))
     }
 
-    /// A shard answers from now on.
+    /// Makes a shard reachable.
     pub fn attach(&self, at: Location, host: Host, shard: Shard<SimEnv>) {
         self.attached
             .borrow_mut()
             .insert(at, Attached { host, shard });
     }
 
-    /// A node is gone.
+    /// Makes a node's shards unreachable.
     pub fn detach(&self, node: NodeId) {
         let mut attached = self.attached.borrow_mut();
         attached.retain(|at, _| at.node != node);
     }
 
-    /// From now on `from` cannot reach `to`.
+    /// Cuts the link from `from` to `to`.
     pub fn cut(&self, from: u16, to: u16) {
         self.cut.borrow_mut().insert((from, to));
     }
 
-    /// From now on a message from `from` to `to` takes up to so many microseconds.
+    /// Sets the longest delay of messages from `from` to `to`.
     pub fn slow_down(&self, from: u16, to: u16, delay_max_us: u64) {
         self.slow.borrow_mut().insert((from, to), delay_max_us);
     }
 
-    /// A machine stops right after its next answer of a kind went out; `told` is told for whom it was.
+    /// Pauses a machine right after its next answer of this kind has left, and sends the receiver's
+    /// machine to `told`.
     pub fn stop_at(&self, machine: u16, answer: Telling, told: oneshot::Sender<u16>) {
         self.at_answer.borrow_mut().insert((machine, answer), told);
     }
 
-    /// No machine stops at an answer.
+    /// Forgets all answers at which a machine would be paused.
     pub fn forget_stops(&self) {
         self.at_answer.borrow_mut().clear();
     }
 
-    /// All cuts are mended.
+    /// Mends all cut links.
     pub fn mend(&self) {
         self.cut.borrow_mut().clear();
     }
 
-    /// All links work again.
+    /// Ends all faults of the links.
     pub fn heal(&self) {
         self.mend();
         self.forget_stops();
@@ -163,7 +165,7 @@ impl Network {
         Duration::from_micros(self.random.between(20, most.unwrap_or(DELAY_MAX_US)))
     }
 
-    /// What arrives of a message that would arrive now.
+    /// The message as it arrives now, perhaps damaged; `None` if it is lost.
     fn arrives(&self, from: Location, to: Location, message: Bytes) -> Option<Bytes> {
         let is_cut = self.cut.borrow().contains(&self.machines(from, to));
         let loss = self.loss_one_in.get();
@@ -181,8 +183,8 @@ impl Network {
         arrived
     }
 
-    /// Sends a message in a frame as links do, and changes a bit of it. A link would end with such a
-    /// frame; here what was asked is lost.
+    /// Puts a message into a frame as real links do, and flips a bit of it. A real link would close
+    /// at such a frame; here only the message is lost.
     fn damage(&self, message: &[u8]) -> Option<Bytes> {
         let mut bytes = Vec::new();
         frame::encode(self.random.next(), QUESTION, message, &mut bytes);
@@ -202,7 +204,7 @@ impl Network {
         executor::current().spawn_on(OUTSIDE, async move { network.carry(way).await });
     }
 
-    /// Takes what is under way along, in order, until nothing is.
+    /// Delivers the questions of one connection in order, until there are none.
     async fn carry(self: Rc<Network>, way: Way) {
         let (from, to, _) = way;
         loop {
@@ -215,7 +217,8 @@ impl Network {
                 next
             };
             let Some(sent) = next else { return };
-            // Time moves on between any two, so that each is met before the next comes.
+            // Let time pass between any two questions, so that the first is handled before the
+            // second arrives.
             let least = executor::current().now() + Duration::from_micros(1);
             executor::sleep_until(sent.arrives.max(least)).await;
             self.await_running(to).await;
@@ -229,7 +232,7 @@ impl Network {
                     network.bring_back(from, to, answer, sent.answer).await;
                 });
             } else {
-                // Nobody ever answers; whoever asked keeps waiting.
+                // There is no answer, not even an error: the sender waits until it gives up.
                 executor::current().spawn_on(OUTSIDE, async move {
                     let mut answer = sent.answer;
                     answer.closed().await;
@@ -238,7 +241,7 @@ impl Network {
         }
     }
 
-    /// A node that is paused meets what was sent to it when it runs again.
+    /// Waits while the receiver is paused: it receives its messages when it runs again.
     async fn await_running(&self, to: Location) {
         std::future::poll_fn(|cx| {
             let host = self.attached.borrow().get(&to).map(|there| there.host);
@@ -275,11 +278,11 @@ impl Network {
             return to.closed().await;
         };
         let answer = answer.map(|_| came);
-        // Whoever asked may have given up.
+        // The sender may have given up.
         let _ = to.send(answer);
     }
 
-    /// Has the shard at `to` answer one at `from`.
+    /// Lets the shard at `to` answer a question from the shard at `from`.
     fn deliver(
         self: &Rc<Network>,
         from: Location,
@@ -295,7 +298,7 @@ impl Network {
             let before = network.last_entries(to, &shard);
             let answer = shard.answer(question.clone()).await;
             let has_voted = invariants::answered(question, &answer);
-            // Whoever asked may have given up.
+            // The sender may have given up.
             let _ = sender.send(answer);
             if has_voted {
                 network.stop_if_asked(from, to, Telling::Voted);
@@ -311,8 +314,8 @@ impl Network {
         Some(receiver)
     }
 
-    /// The index of the last entry in each log of a shard, if its machine shall stop where one is
-    /// shortened.
+    /// The index of the last entry in each log of a shard; empty unless its machine must stop when
+    /// a log becomes shorter.
     fn last_entries(&self, at: Location, shard: &Shard<SimEnv>) -> BTreeMap<Group, u64> {
         let (machine, _) = self.machines(at, at);
         let stops = self.at_answer.borrow();
@@ -324,18 +327,18 @@ impl Network {
             .collect()
     }
 
-    /// The shard at `to` has answered one at `from`.
+    /// Pauses the answering machine if a fault waits for this kind of answer.
     fn stop_if_asked(&self, from: Location, to: Location, answer: Telling) {
         let (asker, machine) = self.machines(from, to);
         let told = self.at_answer.borrow_mut().remove(&(machine, answer));
         if let Some(told) = told {
             executor::current().pause(machine);
-            // The run may be over.
+            // The run may have ended.
             let _ = told.send(asker);
         }
     }
 
-    /// Delivers a question once more, some time later. Nobody hears the answer.
+    /// Delivers a question a second time, late, and drops the answer.
     fn deliver_again(self: &Rc<Network>, from: Location, to: Location, question: Bytes) {
         let network = self.clone();
         executor::current().spawn_on(OUTSIDE, async move {

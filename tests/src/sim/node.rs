@@ -1,4 +1,4 @@
-//! One node of several shards that can be started, stopped, and made to crash.
+//! A node of several shards that the simulation starts, stops, and crashes.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -26,31 +26,32 @@ use super::runtime::SimRuntime;
 use super::world::{SimClock, SimEnv};
 use crate::invariants;
 
-/// Sizes that differ from seed to seed.
+/// Sizes of the cluster and its nodes, which depend on the seed.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
-    /// Shards of the node.
+    /// The number of shards of each node.
     pub shards: u16,
-    /// Of a memtable, in bytes.
+    /// The size of a memtable, in bytes.
     pub memtable_bytes: usize,
-    /// Of a log segment, in bytes.
+    /// The size of a log segment, in bytes.
     pub segment_bytes: usize,
-    /// Nodes of the cluster.
+    /// The number of nodes.
     pub nodes: u16,
-    /// Whether the first node begins alone, and the others are made a part of its cluster.
+    /// Whether the first node begins alone and the others join its cluster.
     pub grows: bool,
-    /// Of the log's cache, in bytes.
+    /// The size of the log's cache, in bytes.
     pub entry_cache_bytes: usize,
-    /// Entries that are kept for replicas that are behind.
+    /// Log entries that are kept for replicas that are behind.
     pub entries_kept: u64,
-    /// Longer appends take the bulk lane.
+    /// Appends that are longer than this, in bytes, take the bulk lane.
     pub small_append_bytes: usize,
-    /// How long old versions are kept, in milliseconds.
+    /// How long old versions of values are kept, in milliseconds.
     pub gc_retention_ms: u64,
 }
 
 impl Sizes {
-    /// Three nodes of one shard, whose tables and logs turn over quickly.
+    /// Three nodes of one shard each, with small memtables and segments, so that these are replaced
+    /// often.
     pub const THREE_SMALL: Sizes = Sizes {
         shards: 1,
         nodes: 3,
@@ -64,46 +65,47 @@ impl Sizes {
     };
 }
 
-/// What of one shard outlives a crash.
+/// The part of a shard that survives a crash.
 struct Medium {
     platter: Rc<Platter>,
     tables: Rc<MemoryDisk>,
-    /// The start at which the shard was last opened; 0: never. In `node.json` of a real node.
+    /// The node's start at which the shard was last opened; 0 if it never was. A real node keeps it
+    /// in `node.json`.
     opened: Cell<u64>,
 }
 
-/// A copy of all that a node has on its disks.
+/// A copy of everything on a node's disks.
 pub struct Copied {
     shards: Vec<(BTreeMap<String, Vec<u8>>, MemoryDisk, u64)>,
     starts: u64,
 }
 
-/// A node and its disks.
+/// A node with its disks.
 pub struct SimNode {
-    /// Its id.
+    /// The node's id.
     pub id: u16,
-    /// The machine on which it runs, from 1; the id of the first node there.
+    /// The number of the machine that the node runs on, from 1: the id of the first node there.
     pub machine: u16,
-    /// See [`Sizes`].
+    /// The sizes of this node.
     pub sizes: Sizes,
     seed: u64,
     network: Rc<Network>,
-    /// The node's wall clock.
+    /// The machine's wall clock.
     pub clock: SimClock,
     media: Vec<Medium>,
-    /// How often a node was started on the machine.
+    /// How often nodes were started on the machine.
     lives: Cell<u16>,
-    /// How often one was started on the disks. In `node.json` of a real node.
+    /// How often a node was started on these disks. A real node keeps it in `node.json`.
     starts: Cell<u64>,
-    /// The disk is gone, and the node with it: only another can run on the machine.
+    /// Whether the disk is lost, and the node with it: only another node can run on the machine.
     is_lost: Cell<bool>,
     running: RefCell<Option<Rc<Vec<Shard<SimEnv>>>>>,
     fatal: Rc<RefCell<Option<String>>>,
-    /// Where it believes the system range to be; on disk in a real node.
+    /// Where the node last knew the system range; a real node keeps it on disk.
     system: Rc<RefCell<Vec<Location>>>,
 }
 
-/// A stream of randomness of one shard of a node.
+/// The number of a random stream for one shard of a node.
 fn purpose(kind: u64, id: u16, shard: u16) -> u64 {
     kind * 100 + u64::from(id) * 10 + u64::from(shard)
 }
@@ -117,17 +119,17 @@ fn empty_media(id: u16, sizes: Sizes, seed: u64) -> Vec<Medium> {
     (0..sizes.shards).map(medium).collect()
 }
 
-/// When replicas compare what they hold: at rest, and under load.
+/// How long a range must rest before its replicas compare digests, and how often they do otherwise.
 const DIGEST_REST: Duration = Duration::from_secs(1);
 const DIGEST_EVERY: Duration = Duration::from_secs(3);
 
-/// The key at which the second shard's range begins, and so on: one letter each.
+/// The key at which the range of a shard begins: one letter.
 pub fn border(shard: u16) -> Vec<u8> {
     vec![b'a' + (shard * 26 / 4) as u8]
 }
 
 impl SimNode {
-    /// A node that has never run.
+    /// Makes a node that has never run.
     pub fn new(id: u16, sizes: Sizes, seed: u64, network: Rc<Network>) -> Rc<SimNode> {
         network.place(NodeId(id.into()), id);
         Rc::new(SimNode {
@@ -150,8 +152,8 @@ impl SimNode {
         })
     }
 
-    /// The node that runs on the machine of this one, which has lost its disk, under the id that the
-    /// cluster has given it, and told where the system range is.
+    /// Makes the node that replaces this one on its machine after the disk was lost. The cluster
+    /// has given it its id and the place of the system range.
     pub fn successor(&self, id: u16, system: Vec<Location>) -> Rc<SimNode> {
         self.network.place(NodeId(id.into()), self.machine);
         Rc::new(SimNode {
@@ -171,14 +173,15 @@ impl SimNode {
         })
     }
 
-    /// The node is gone with its disk.
+    /// Loses the disk, and with it the node.
     pub fn lose_disk(&self) {
         self.crash();
         *self.fatal.borrow_mut() = None;
         self.is_lost.set(true);
     }
 
-    /// The log or the tables of a shard are gone, while the power is off. Whether there were any.
+    /// Loses a shard's log or tables while the power is off. Returns whether the shard had ever
+    /// been opened.
     pub fn lose_part(&self, shard: u16, part: Part) -> bool {
         let Some(medium) = self.media.get(usize::from(shard)) else {
             return false;
@@ -190,7 +193,7 @@ impl SimNode {
         medium.opened.get() > 0
     }
 
-    /// Copies the disks. The node must be switched off.
+    /// Copies the disks of a node that is off.
     pub fn copy_disks(&self) -> Copied {
         let copy = |medium: &Medium| {
             let (log, tables) = (medium.platter.copy(), medium.tables.copy());
@@ -202,7 +205,7 @@ impl SimNode {
         }
     }
 
-    /// Replaces what is on the disks by a copy. The node must be switched off.
+    /// Replaces the contents of the disks by a copy, for a node that is off.
     pub fn put_back(&self, copied: &Copied) {
         for (medium, (log, tables, opened)) in self.media.iter().zip(&copied.shards) {
             medium.platter.put_back(log);
@@ -212,14 +215,14 @@ impl SimNode {
         self.starts.set(copied.starts);
     }
 
-    /// Whether a disk has failed as asked.
+    /// Whether a disk has failed as a fault demanded.
     pub fn has_failed_disk(&self) -> bool {
         let failed =
             |medium: &Medium| medium.platter.has_failed.get() || medium.tables.has_failed.get();
         self.media.iter().any(failed)
     }
 
-    /// No disk fails, or is full, any more.
+    /// Ends all faults of the disks.
     pub fn mend_disks(&self) {
         for Medium {
             platter, tables, ..
@@ -232,7 +235,7 @@ impl SimNode {
         self.make_room();
     }
 
-    /// No disk is full any more.
+    /// Makes room on all disks.
     pub fn make_room(&self) {
         for Medium {
             platter, tables, ..
@@ -243,7 +246,7 @@ impl SimNode {
         }
     }
 
-    /// Whether it has lost its disk.
+    /// Whether the disk is lost.
     pub fn is_lost(&self) -> bool {
         self.is_lost.get()
     }
@@ -258,12 +261,12 @@ impl SimNode {
         self.media.iter().map(|medium| &medium.tables)
     }
 
-    /// The node's present life.
+    /// The host of the node's current life.
     pub fn host(&self) -> Host {
         Host::of(self.machine, self.lives.get())
     }
 
-    /// The shards, if the node runs.
+    /// The node's shards while it runs.
     pub fn shards(&self) -> Option<Rc<Vec<Shard<SimEnv>>>> {
         self.running.borrow().clone()
     }
@@ -273,8 +276,7 @@ impl SimNode {
         self.fatal.borrow().clone()
     }
 
-    /// Starts the node; returns when all ranges are recovered and led, or the node has stopped
-    /// by itself.
+    /// Starts the node. Returns after all shards are open, or after the node has stopped by itself.
     pub async fn start(self: &Rc<SimNode>) {
         self.lives.set(self.lives.get() + 1);
         self.starts.set(self.starts.get() + 1);
@@ -304,10 +306,10 @@ impl SimNode {
                     }
                 }
             }
-            // The harness waits as long as this task lives.
+            // The receiver lives as long as this task.
             let _ = sender.send(shards);
         });
-        // A crash meanwhile drops the sender.
+        // If the node crashes meanwhile, the sender is dropped.
         if let Ok(shards) = receiver.await {
             *self.running.borrow_mut() = Some(Rc::new(shards));
         }
@@ -350,7 +352,7 @@ impl SimNode {
         Ok(opened)
     }
 
-    /// What `node.json` of a real node says of a shard's folder.
+    /// The mark of a shard's folder, which a real node keeps in `node.json`.
     fn folder(&self, shard: u16) -> FolderMark {
         FolderMark {
             log: u128::from(self.id) << 16 | u128::from(shard),
@@ -373,7 +375,7 @@ impl SimNode {
         }
     }
 
-    /// Where one of its shards is.
+    /// The location of one of the node's shards.
     pub fn location(&self, shard: u16) -> Location {
         Location {
             node: NodeId(u64::from(self.id)),
@@ -405,7 +407,7 @@ impl SimNode {
         }
     }
 
-    /// A range with a replica on each node, all on shards of one number.
+    /// A range with a replica on each node, on the shard with the same number.
     fn range(&self, id: u64, keyspace: Keyspace, keys: KeyRange, shard: u16) -> InitialRange {
         let replica = |node: u16| ReplicaId(id * 100 + u64::from(node));
         let nodes = if self.sizes.grows {
@@ -431,14 +433,14 @@ impl SimNode {
         }
     }
 
-    /// The process does not run for a while.
+    /// Pauses the process.
     pub async fn pause(&self, time: Duration) {
         executor::current().pause(self.machine);
         SimRuntime::sleep(time).await;
         executor::current().resume(self.machine);
     }
 
-    /// The machine does not run for a while, nor do its clocks, unless it leads a range.
+    /// Stops the machine, and also its clocks unless the node leads a range.
     pub async fn stand_still(&self, time: Duration) {
         let shards = self.shards();
         let leads = executor::current().on_host(self.host(), || {
@@ -453,7 +455,7 @@ impl SimNode {
         }
     }
 
-    /// The power goes: everything in memory is gone, writes in flight meet their fate.
+    /// Cuts the power: memory is lost, and the seed decides what becomes of writes in flight.
     pub fn crash(&self) {
         let shards = self.running.borrow_mut().take();
         self.network.detach(NodeId(self.id.into()));
@@ -481,7 +483,7 @@ impl SimNode {
                     return;
                 }
             }
-            // The harness waits as long as this task lives.
+            // The receiver lives as long as this task.
             let _ = sender.send(());
         });
         let stopped = receiver.await.is_ok();

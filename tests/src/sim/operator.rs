@@ -1,8 +1,8 @@
-//! What a person does in a run: gives orders to the cluster's manager, and puts a new node in the place
-//! of one that has lost its disk.
+//! The person in a run, who gives orders to the cluster's manager and replaces a node that has lost
+//! its disk.
 //!
-//! Orders go the way of those of the command line: to any node that runs, which finds the manager. An
-//! order that is refused or lost is not given again.
+//! As with the command line, an order goes to any running node, which finds the manager. An order
+//! that is refused or lost is not repeated.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -18,20 +18,20 @@ use super::faults::Order;
 use super::node::SimNode;
 use super::runtime::SimRuntime;
 
-/// An answer is waited for so long.
+/// How long to wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A new node asks for its place so long, and again after this.
+/// How long a new node asks for a place in the cluster, and how often.
 const ENROLL_PATIENCE: Duration = Duration::from_secs(20);
 const ENROLL_AGAIN: Duration = Duration::from_millis(100);
 
-/// Asks the manager by way of a node. `None`: there is no answer.
+/// Asks the manager through a node; `None` if there is no answer.
 pub async fn ask(node: &SimNode, ask: Ask) -> Option<Told> {
     let shard = node.shards()?.first()?.clone();
     let asked = OnHost::new(node.host(), async move { shard.manage(ask).await });
     SimRuntime::timeout(PATIENCE, asked).await.ok()?.ok()
 }
 
-/// Gives an order; says whether it is followed.
+/// Gives an order; returns whether the manager has followed it.
 pub async fn order(cluster: &Cluster, order: Order, by: u16) -> bool {
     let id = |machine: u16| {
         let node = cluster.on(machine);
@@ -66,8 +66,8 @@ pub async fn order(cluster: &Cluster, order: Order, by: u16) -> bool {
     false
 }
 
-/// Finds a place in the cluster for a new node on the machine of one that has lost its disk; the same
-/// token finds the same place.
+/// Gets a place in the cluster for a node that replaces one with a lost disk. The same token always
+/// gets the same place.
 pub async fn enroll(cluster: &Cluster, lost: &SimNode, token: u128) -> Option<Rc<SimNode>> {
     let until = executor::current().now() + ENROLL_PATIENCE;
     while executor::current().now() < until {

@@ -1,9 +1,9 @@
-//! A node whose folder is put back to an older copy of itself, as from a backup or a snapshot of its
-//! machine, has less than it has acknowledged. It must neither vote nor acknowledge again.
+//! A node whose folder is replaced by an older copy, as from a backup or a snapshot of its machine,
+//! lacks entries that it has acknowledged. It must neither vote nor acknowledge again.
 //!
-//! Here its acknowledgements matter: a third node was cut off while rows were written, so that only the
-//! leader has them beside the one that is put back. Then the leader is gone for a while, and the other
-//! two meet each other: they must elect nobody.
+//! Here its acknowledgements matter. A third node is cut off while rows are written, so that only
+//! the leader and the node in question have them. After the replacement the leader is down for a
+//! while, and the other two nodes meet: they must elect no leader.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -25,24 +25,25 @@ const EFFORT: Effort = Effort {
     deadline: None,
     retry: RETRY,
 };
-/// Elections are over by then, or replicas have what was written.
+/// By then elections are over, and replicas have received the writes.
 const SETTLED: Duration = Duration::from_secs(2);
-/// The leader does not miss for so short a time the one that is put back.
+/// How long the node is down; too short for the leader to notice.
 const DOWN: Duration = Duration::from_millis(50);
 
-/// From when a copy is.
+/// The time when the copy was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Copy {
-    /// The node has not started since.
+    /// The copy is from before the node's last start: afterwards the folder counts as many starts
+    /// as the cluster has seen.
     SameStart,
-    /// The node has started twice since: its folder counts fewer starts than the cluster has seen.
+    /// The copy is one start older: the folder counts fewer starts than the cluster has seen.
     EarlierStart,
 }
 
-/// Puts a copy back; gives whether the node has ended by itself, with why.
+/// Runs the scenario. Returns why the node ended by itself, if it did.
 ///
 /// # Errors
-/// Something that was acknowledged is not there, nothing could run any more, or too much did.
+/// An acknowledged row is missing, no task could run any more, or the run took too many steps.
 pub fn put_back(seed: u64, copy: Copy) -> Result<Option<String>, String> {
     let executor = Executor::start(seed);
     invariants::forget();
@@ -52,7 +53,7 @@ pub fn put_back(seed: u64, copy: Copy) -> Result<Option<String>, String> {
     ended?
 }
 
-/// What is wrong with a seed.
+/// Why a seed fails, if it does.
 pub fn failure(seed: u64) -> Option<String> {
     let of = |copy| put_back(seed, copy).err();
     of(Copy::SameStart).or_else(|| of(Copy::EarlierStart))

@@ -1,4 +1,5 @@
-//! Seeded randomness: a stream for each purpose, so that one does not disturb another.
+//! Seeded random numbers: one stream for each purpose, so that the streams do not influence each
+//! other.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -33,12 +34,12 @@ impl Random {
         (self.next() >> 16) % limit.max(1)
     }
 
-    /// A number from `low` to `high`.
+    /// A number from `low` to `high`, both included.
     pub fn between(&self, low: u64, high: u64) -> u64 {
         low + self.below(high - low + 1)
     }
 
-    /// True once in `of` times.
+    /// Returns `true` once in `of` times on average.
     pub fn once_in(&self, of: u64) -> bool {
         self.below(of) == 0
     }

@@ -1,7 +1,8 @@
-//! The way of a client's request to a shard and of the answer back, as a network between them would have
-//! it: requests come late, are lost or come twice, and answers are lost.
+//! The road between a client and the shards. It stands for a network: requests arrive late, get
+//! lost, or arrive twice, and answers get lost.
 //!
-//! What is asked runs on the node's host, by its clock, waits while the node is paused, and ends with it.
+//! A request runs as part of the node's host: by its clock, not while the node is paused, and not
+//! after its end.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -18,41 +19,41 @@ use super::random::Random;
 use super::runtime::{SimInstant, SimRuntime};
 use super::world::SimEnv;
 
-/// A client gives up one try after this.
+/// How long a client waits for one try.
 pub const TRY: Duration = Duration::from_millis(1500);
 
-/// A shard that can be asked now.
+/// A shard that can be asked at this moment.
 #[derive(Clone)]
 pub struct Reached {
-    /// Where it runs.
+    /// The host that the shard runs on.
     pub host: Host,
     /// The shard.
     pub shard: Shard<SimEnv>,
 }
 
 impl Reached {
-    /// Asks at once. Only right after it was reached: by then it may be paused, or gone.
+    /// Asks the shard at once. Only right after it was reached: later it may be paused or gone.
     pub fn ask<R>(&self, question: impl FnOnce(&Shard<SimEnv>) -> R) -> R {
         executor::current().on_host(self.host, || question(&self.shard))
     }
 
-    /// Asks what takes time.
+    /// Asks something that takes time; `None` if there is no answer within [`TRY`].
     pub async fn wait<R>(&self, question: impl Future<Output = R>) -> Option<R> {
         let asked = OnHost::new(self.host, question);
         SimRuntime::timeout(TRY, asked).await.ok()
     }
 }
 
-/// A write as a client asks for it.
+/// A client's request for a write.
 #[derive(Clone)]
 pub struct Asked {
-    /// What to do.
+    /// The write.
     pub write: Write,
-    /// The range that the client believes to own the key.
+    /// The range that the client expects to own the key.
     pub target: Option<Target>,
-    /// The write's name.
+    /// The session pair of the write.
     pub session: SessionPair,
-    /// How long the client waits, counted from when the request arrives.
+    /// How long the client waits, counted from the request's arrival.
     pub patience: Option<Duration>,
 }
 
@@ -75,17 +76,17 @@ impl WriteSink for Once {
     }
 }
 
-/// Nobody ever answers; the client keeps waiting.
+/// Keeps an answer from ever arriving; the client waits until it gives up.
 fn lose(mut answer: Answer) {
     executor::current().spawn_on(OUTSIDE, async move { answer.closed().await });
 }
 
-/// What happens between one client and all shards.
+/// The faults between one client and all shards.
 pub struct Road {
     random: Random,
-    /// A request that is late comes within so many milliseconds.
+    /// A late request arrives within this many milliseconds.
     late_max_ms: u64,
-    /// One of so many requests is late, is lost, comes twice, is not answered; 0: none.
+    /// One request in this many is late, is lost, arrives twice, or gets no answer; 0: none.
     late_one_in: u64,
     lost_one_in: u64,
     twice_one_in: u64,
@@ -93,7 +94,7 @@ pub struct Road {
 }
 
 impl Road {
-    /// The road of a client: every second one is as good as a call.
+    /// Draws the faults of a client; for about half of the clients there are none.
     pub fn new(random: &Random) -> Road {
         let is_good = random.once_in(2);
         let one_in = |least: u64| match is_good || random.once_in(3) {
@@ -110,8 +111,8 @@ impl Road {
         }
     }
 
-    /// Sends a write. The answer comes by the receiver, which fails at once if the node is gone. Says
-    /// whether the request comes a second time, whatever becomes of the first.
+    /// Sends a write. The answer comes through the receiver, which fails at once if the node is
+    /// gone. Also returns whether the request arrives a second time, independently of the first.
     pub fn send(
         &self,
         to: &Reached,
@@ -139,7 +140,7 @@ impl Road {
     }
 }
 
-/// Has a request arrive after some time.
+/// Makes a request arrive after some time.
 fn arrive(to: Reached, asked: Asked, after: Duration, answer: Answer, is_lost: bool) {
     let sink = Rc::new(Once {
         answer: RefCell::new(Some(answer)),
@@ -160,11 +161,11 @@ fn arrive(to: Reached, asked: Asked, after: Duration, answer: Answer, is_lost: b
     }
     executor::current().spawn_on(OUTSIDE, async move {
         SimRuntime::sleep(after).await;
-        // One that is paused meets it when it runs again.
+        // A paused node receives the request when it runs again.
         while executor::current().waits_for(to.host, None) {
             SimRuntime::sleep(Duration::from_millis(1)).await;
         }
-        // With a node that is gone the connection is, too.
+        // The connection ends with its node, and the request with it.
         if !executor::current().has_ended(to.host) {
             write(&to);
         }

@@ -1,4 +1,4 @@
-//! A seed's run: sizes and faults drawn from the seed, clients, and at the end the check.
+//! The run of a seed: the sizes and faults that it fixes, the clients, and the checks at the end.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,37 +21,38 @@ use super::seen::Seen;
 use super::world;
 use crate::invariants::{self, Watch};
 
-/// A node that has not started after this is waiting for room on its disk.
+/// A node that has not started after this time may be waiting for room on its disk.
 pub(super) const START_PATIENCE: Duration = Duration::from_secs(120);
-/// All replicas are looked at so often.
+/// How often the invariants of all replicas are checked.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(3);
-/// An answer that went out is there after this.
+/// The time in which an answer that has left certainly arrives.
 const ANSWER_ARRIVES: Duration = Duration::from_millis(1);
-/// A disk is not lost before every range can do without it; that is waited for so long.
+/// How long a lost disk waits until every range can do without it; after that it is not lost.
 const SPARE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// The hash of everything that happened.
     pub trace: u64,
-    /// Operations that ended well.
+    /// Writes with a known outcome.
     pub done: u64,
-    /// Operations that failed.
+    /// Writes that failed.
     pub failed: u64,
-    /// Crashes and stops.
+    /// Starts of nodes.
     pub restarts: u64,
-    /// Orders of a person that were followed.
+    /// Orders to the manager that it followed.
     pub orders: u64,
     /// Disks that were lost.
     pub disks_lost: u64,
-    /// Reads without a lease that others confirmed.
+    /// Reads without a lease, confirmed by a majority.
     pub confirmed: u64,
-    /// Replicas that took over a snapshot, at the end.
+    /// Replicas that have taken over a snapshot by the end.
     pub snapshots: u64,
-    /// Of an [`install`](super::install) that was not interrupted: polls of each machine's tasks.
+    /// The polls of each machine's tasks during an [`install`](super::install) that was not
+    /// interrupted.
     pub installed: BTreeMap<u16, u64>,
-    /// What must not have happened.
+    /// The violated invariants.
     pub violations: Vec<String>,
 }
 
@@ -69,7 +70,7 @@ fn sizes(random: &Random) -> Sizes {
     }
 }
 
-/// What a seed has before anything happens.
+/// The part of a run that the seed fixes.
 struct Drawn {
     sizes: Sizes,
     clients: u32,
@@ -95,10 +96,10 @@ pub fn faults_of(seed: u64) -> Faults {
     draw(seed).faults
 }
 
-/// Runs a seed with its faults.
+/// Runs a seed with its own faults.
 ///
 /// # Errors
-/// Nothing could run any more, or too much did.
+/// No task could run any more, or the run took too many steps.
 pub fn run(seed: u64) -> Result<Report, String> {
     run_with(seed, &faults_of(seed))
 }
@@ -106,7 +107,7 @@ pub fn run(seed: u64) -> Result<Report, String> {
 /// Runs a seed with other faults.
 ///
 /// # Errors
-/// Nothing could run any more, or too much did.
+/// No task could run any more, or the run took too many steps.
 pub fn run_with(seed: u64, faults: &Faults) -> Result<Report, String> {
     let drawn = draw(seed);
     tell(seed, drawn, faults)
@@ -115,7 +116,7 @@ pub fn run_with(seed: u64, faults: &Faults) -> Result<Report, String> {
 /// Runs a seed with these sizes, clients, and faults.
 ///
 /// # Errors
-/// Nothing could run any more, or too much did.
+/// No task could run any more, or the run took too many steps.
 pub(super) fn run_drawn(
     seed: u64,
     sizes: Sizes,
@@ -165,7 +166,7 @@ fn tell(seed: u64, drawn: Drawn, faults: &Faults) -> Result<Report, String> {
     ended.map(|()| report)
 }
 
-/// A run on its way.
+/// A run in progress.
 pub(super) struct Story {
     pub(super) cluster: Rc<Cluster>,
     pub(super) seen: Rc<Seen>,
@@ -177,7 +178,7 @@ pub(super) struct Story {
     orders: Cell<u64>,
     disks_lost: Cell<u64>,
     pub(super) installed: RefCell<BTreeMap<u16, u64>>,
-    /// Nodes that are down, start, or are paused: nothing else happens to them.
+    /// Machines whose node is down, starting, or paused: no further fault hits them meanwhile.
     pub(super) busy: RefCell<BTreeSet<u16>>,
 }
 
@@ -229,7 +230,7 @@ impl Story {
         SimClient::new(number, cluster, seen, self.seed, stop.clone())
     }
 
-    /// Looks at all replicas again and again.
+    /// Checks the invariants of all replicas until `stop` is set.
     fn watch(self: Rc<Story>, stop: Rc<Cell<bool>>) {
         executor::current().spawn_on(OUTSIDE, async move {
             let mut watch = Watch::default();
@@ -250,7 +251,7 @@ impl Story {
         self.busy.borrow().contains(&node.machine)
     }
 
-    /// Does something to a node that takes its time, while the story goes on.
+    /// Runs `work` on a node beside the list of faults; until it ends, the node counts as busy.
     pub(super) fn while_busy<F: Future<Output = ()> + 'static>(
         self: &Rc<Story>,
         node: &Rc<SimNode>,
@@ -265,7 +266,7 @@ impl Story {
         });
     }
 
-    /// Starts a node, or the one that takes the place of one that has lost its disk.
+    /// Starts a node, or the one that replaces it if its disk is lost.
     pub(super) async fn start(&self, node: &Rc<SimNode>, after_clean_stop: bool) {
         self.restarts.set(self.restarts.get() + 1);
         let mut node = node.clone();
@@ -278,7 +279,7 @@ impl Story {
         }
         let started = SimRuntime::timeout(START_PATIENCE, node.start());
         if started.await.is_err() && node.fatal().is_none() {
-            // With a full disk a long log cannot be applied; with room again the start goes on.
+            // A long log cannot be applied to a full disk. With room again the start must succeed.
             node.make_room();
             node.crash();
             let started = SimRuntime::timeout(START_PATIENCE, node.start());
@@ -290,7 +291,7 @@ impl Story {
         let Some(shards) = node.shards() else {
             return;
         };
-        // Others may have sent entries already.
+        // Only a node that is alone: others may have sent it entries already.
         if after_clean_stop && self.cluster.machines() == 1 {
             for shard in shards.iter() {
                 let ranges = executor::current().on_host(node.host(), || shard.ranges());
@@ -299,7 +300,7 @@ impl Story {
         }
     }
 
-    /// One fault.
+    /// Lets a fault happen.
     async fn happen(self: &Rc<Story>, fault: &Fault) {
         let network = &self.cluster.network;
         match fault {
@@ -351,7 +352,7 @@ impl Story {
         }
     }
 
-    /// Something happens right after a machine's next answer of a kind went out.
+    /// Waits for a machine's next answer of a kind, then lets the consequence happen.
     fn at_answer(self: &Rc<Story>, machine: u16, answer: Telling, then: Then) {
         let (told, answered) = oneshot::channel();
         self.cluster.network.stop_at(machine, answer, told);
@@ -382,7 +383,7 @@ impl Story {
         });
     }
 
-    /// A machine is cut off from all others, and nobody else is.
+    /// Cuts a machine off from all others; all other links work.
     fn part(&self, machine: u16) {
         let network = &self.cluster.network;
         network.mend();
@@ -393,7 +394,7 @@ impl Story {
         }
     }
 
-    /// One fault of a node.
+    /// Lets a fault of one node happen.
     fn happen_to(self: &Rc<Story>, node: &Rc<SimNode>, fault: &Fault) {
         match *fault {
             Fault::Crash {
@@ -467,7 +468,7 @@ impl Story {
                 let shard = shards.and_then(|shards| shards.get(usize::from(shard)).cloned());
                 if let Some(shard) = shard {
                     let handed_over = OnHost::new(node.host(), async move {
-                        // A group that has failed stops its process, which is seen elsewhere.
+                        // A group that fails stops its process, which is checked elsewhere.
                         let _ = shard.hand_over().await;
                     });
                     executor::current().spawn_on(OUTSIDE, handed_over);
@@ -477,8 +478,8 @@ impl Story {
         }
     }
 
-    /// A node starts without a part of its folder, which it must refuse; then another one runs on its
-    /// machine.
+    /// Starts a node without a part of its folder, which it must refuse. Then another node runs on
+    /// its machine.
     async fn lose_part(&self, node: &Rc<SimNode>, shard: u16, part: Part) {
         node.crash();
         node.mend_disks();
@@ -501,7 +502,7 @@ impl Story {
         self.start(node, false).await;
     }
 
-    /// Waits until no range loses what only one disk has, or until that takes too long.
+    /// Waits until every range can lose a disk without losing data; `false` if that takes too long.
     async fn can_spare_a_disk(&self) -> bool {
         let Sizes {
             nodes,
@@ -529,13 +530,13 @@ impl Story {
         if stopped.is_err() {
             self.seen.violation("the node hangs at its stop".to_owned());
         }
-        // With a full disk the last flush is left out.
+        // If a disk is full, the last flush is left out, so that a start replays some entries.
         let full = node.table_disks().any(|disk| disk.full.get())
             || node.platters().any(|platter| platter.full.get());
         self.start(node, !full).await;
     }
 
-    /// A node has stopped by itself: it must have had a reason, and the process is gone.
+    /// Restarts a node that stopped by itself. It must have had a reason for that: a failed disk.
     pub(super) async fn after_fatal(&self, node: &Rc<SimNode>) {
         let why = node.fatal().unwrap_or_default();
         if !node.has_failed_disk() {

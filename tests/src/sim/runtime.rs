@@ -1,4 +1,4 @@
-//! openraft's runtime, which is also the engine's, on the simulation's executor.
+//! The runtime of openraft and of the engine, on the simulation's executor.
 
 use std::fmt;
 use std::future::Future;
@@ -18,7 +18,7 @@ use super::executor::{self, Executor};
 /// The seed of a runtime that a conformance test makes.
 const SUITE_SEED: u64 = 42;
 
-/// The runtime. Its value is needed by conformance tests only.
+/// The runtime. Only conformance tests need a value of it.
 pub struct SimRuntime {
     executor: Rc<Executor>,
 }
@@ -35,7 +35,7 @@ impl Drop for SimRuntime {
     }
 }
 
-/// A point in time of the host that asked.
+/// A point in time on the clock of the host that read it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SimInstant(Duration);
 
@@ -78,12 +78,12 @@ impl Sub for SimInstant {
     }
 }
 
-/// The task's host has crashed, or it panicked.
+/// The task's host has crashed, or the task panicked.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the task is gone")]
 pub struct Gone;
 
-/// Waits for a task; dropping it lets the task go on.
+/// Waits for a task; the task goes on if this is dropped.
 pub struct JoinHandle<T>(oneshot::Receiver<T>);
 
 impl<T> Future for JoinHandle<T> {
@@ -96,7 +96,7 @@ impl<T> Future for JoinHandle<T> {
     }
 }
 
-/// Ends at a point in time of the host that sleeps.
+/// Ends at a point in time on the clock of the host that sleeps.
 pub struct Sleep {
     until: SimInstant,
     timer: Option<(Duration, u64)>,
@@ -127,12 +127,12 @@ impl Drop for Sleep {
     }
 }
 
-/// The time was up first.
+/// The time was up before the future was done.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the time is up")]
 pub struct Elapsed;
 
-/// A future with an end.
+/// A future with a time limit.
 pub struct Timeout<F> {
     future: Pin<Box<F>>,
     sleep: Sleep,
@@ -169,7 +169,7 @@ impl AsyncRuntime for SimRuntime {
     {
         let (sender, receiver) = oneshot::channel();
         executor::current().spawn(async move {
-            // Whoever waited may have gone.
+            // The handle may have been dropped.
             let _ = sender.send(future.await);
         });
         JoinHandle(receiver)

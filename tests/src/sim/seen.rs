@@ -1,4 +1,4 @@
-//! What all clients have seen in a run, and what must not have happened.
+//! The observations of all clients of a run, and the violations found in it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -10,40 +10,40 @@ use crate::invariants::pairs::Pairs;
 use crate::invariants::rows::Rows;
 use crate::invariants::snapshots::Snapshots;
 
-/// So many violations are told of one run.
+/// The largest number of violations that a run reports.
 const VIOLATIONS_MAX: usize = 8;
 
-/// What all clients have seen.
+/// The observations of all clients.
 #[derive(Default)]
 pub struct Seen {
-    /// Gets and writes of registers.
+    /// Reads and writes of registers.
     pub history: RefCell<Checker<String>>,
-    /// Of each counter: what was acknowledged, and what may have been added beyond.
+    /// For each counter: the acknowledged sum, and the sum that may have been added in addition.
     pub counters: RefCell<BTreeMap<String, (i64, i64)>>,
-    /// Writes of pairs.
+    /// The writes of pairs.
     pub pairs: RefCell<Pairs>,
-    /// Writes of registers and other rows.
+    /// The writes of registers and other rows.
     pub rows: RefCell<Rows>,
-    /// The highest version acknowledged or read, of each key.
+    /// For each key, the highest version that was acknowledged or read.
     pub versions: RefCell<BTreeMap<String, Timestamp>>,
-    /// Snapshots that were scanned.
+    /// The snapshots that were scanned.
     pub snapshots_read: RefCell<Snapshots>,
-    /// What must not have happened.
+    /// The violated invariants.
     pub violations: RefCell<Vec<String>>,
-    /// Clients that have not ended.
+    /// The number of clients that have not ended.
     pub clients: Cell<u32>,
-    /// Operations that ended well.
+    /// Writes with a known outcome.
     pub done: Cell<u64>,
-    /// Operations that failed for a while or for good.
+    /// Writes that were refused or whose outcome is unknown.
     pub failed: Cell<u64>,
-    /// Reads without a lease that others confirmed.
+    /// Reads without a lease, confirmed by a majority.
     pub confirmed: Cell<u64>,
-    /// Replicas that took over a snapshot.
+    /// Replicas that have taken over a snapshot.
     pub snapshots: Cell<u64>,
 }
 
 impl Seen {
-    /// Notes a violation.
+    /// Records a violation.
     pub fn violation(&self, what: String) {
         let mut violations = self.violations.borrow_mut();
         if violations.len() < VIOLATIONS_MAX && !violations.contains(&what) {
@@ -51,12 +51,13 @@ impl Seen {
         }
     }
 
-    /// Whether the run need not go on.
+    /// Whether an invariant is violated, so that the run can end.
     pub fn is_violated(&self) -> bool {
         !self.violations.borrow().is_empty()
     }
 
-    /// A version was acknowledged or read; `least` is what was known before the call.
+    /// Records a version that was acknowledged or read. `least` is the highest one known before the
+    /// call.
     pub fn version(&self, key: &str, version: Timestamp, least: Timestamp) {
         if version < least {
             self.violation(format!("{key}: version {version} after {least} was known"));
@@ -66,7 +67,7 @@ impl Seen {
         *known = version.max(*known);
     }
 
-    /// The highest version of all keys from `start` to before `end` known so far.
+    /// The highest version known so far of all keys from `start` to before `end`.
     pub fn highest(&self, (start, end): (&str, &str)) -> Timestamp {
         let versions = self.versions.borrow();
         let versions = versions.range(start.to_owned()..end.to_owned());

@@ -1,4 +1,5 @@
-//! What a failing seed says: its violations, the commit, and as few of its faults as it takes.
+//! The report about a failing seed: its violations, the commit, and a small set of its faults that
+//! suffices.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
@@ -8,21 +9,21 @@ use super::executor;
 use super::faults::Faults;
 use super::run::{self, Report};
 
-/// Shrinking stops after this.
+/// How long shrinking may take.
 const SHRINKS_FOR: Duration = Duration::from_secs(60);
 
-/// Runs a seed with these faults; a panic in it is a failure like others.
+/// Runs a seed with these faults. A panic counts as a failure.
 ///
 /// # Errors
-/// Nothing could run any more, too much did, or something panicked.
+/// No task could run any more, the run took too many steps, or something panicked.
 pub fn run_caught(seed: u64, faults: &Faults) -> Result<Report, String> {
     caught(|| run::run_with(seed, faults))
 }
 
-/// The same for any run.
+/// Runs anything and turns a panic into an error.
 ///
 /// # Errors
-/// As above.
+/// The run's error, or the panic's message.
 pub fn caught(run: impl FnOnce() -> Result<Report, String>) -> Result<Report, String> {
     let ran = catch_unwind(AssertUnwindSafe(run));
     ran.unwrap_or_else(|panic| {
@@ -33,7 +34,7 @@ pub fn caught(run: impl FnOnce() -> Result<Report, String>) -> Result<Report, St
     })
 }
 
-/// What is wrong with a run, if anything is.
+/// Why a run failed, if it did.
 pub fn failure(ended: &Result<Report, String>) -> Option<String> {
     match ended {
         Ok(report) if report.violations.is_empty() => None,
@@ -42,8 +43,8 @@ pub fn failure(ended: &Result<Report, String>) -> Option<String> {
     }
 }
 
-/// The numbers of faults without which a failing seed does not fail; delta debugging: parts of the
-/// list are left out, smaller and smaller ones (Zeller 2002).
+/// The numbers of a set of faults that still makes the seed fail. Delta debugging: leaves out parts
+/// of the list, smaller and smaller ones (Zeller and Hildebrandt, 2002).
 fn shrink(seed: u64, faults: &Faults, from: Vec<usize>) -> Vec<usize> {
     let begun = Instant::now();
     let mut kept = from;
@@ -73,10 +74,10 @@ fn commit() -> String {
     )
 }
 
-/// Runs a seed, with those of its faults that have these numbers or all.
+/// Runs a seed with all its faults, or only with those of these numbers.
 ///
 /// # Errors
-/// What the seed fails with, and by which of its faults.
+/// The report about the failure.
 pub fn run_or_explain(seed: u64, numbers: Option<&[usize]>) -> Result<Report, String> {
     let faults = run::faults_of(seed);
     let all: Vec<usize> = match numbers {

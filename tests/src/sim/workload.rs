@@ -1,10 +1,11 @@
-//! What the simulated clients do, and what they remember for the invariants.
+//! The work of the simulated clients, and what they record for the invariants.
 //!
-//! Each hand of a client does one thing after the other: reads, conditional and plain writes of
-//! registers and other rows, increments of counters, writes of pairs that must stay equal, bursts of up
-//! to a thousand and more writes at once, and scans in pages: now, at a moment ahead, or again at one that
-//! was scanned before. Registers are few writes at a time, so that all their orders can be tried; of all
-//! rows, those of bursts too, every version is held against what was acknowledged.
+//! Each hand of a client does one thing after the other. It reads; it writes registers and other
+//! rows, with and without conditions; it increments counters; it writes pairs of rows that must
+//! stay equal; it writes bursts of up to 1,500 rows at once; and it scans in pages: the present, a
+//! moment ahead, or a moment that was scanned before. Few writes of a register overlap, so that the
+//! check can try all their orders. For all rows, those of bursts too, every version is compared
+//! with the acknowledged writes.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -23,32 +24,32 @@ use super::runtime::SimRuntime;
 use crate::invariants;
 use crate::invariants::rows::Value;
 
-/// A snapshot ahead lies within so many milliseconds.
+/// A snapshot in the future lies at most this many milliseconds ahead.
 const AHEAD_MAX_MS: u64 = 450;
-/// Scans go over these keys: pairs, rows of bursts, registers.
+/// The keys of scans: pairs, rows of bursts, and registers.
 const SCANNED: (&str, &str) = ("cp", "cs");
-/// The writes of most bursts, of larger ones, and of the largest.
+/// The most writes of a usual burst, of a larger one, and of the largest.
 const BURSTS: [u64; 3] = [12, 60, 1_500];
-/// Now and then a value is this long.
+/// The length of a few of the values, in bytes.
 const LONG_VALUE: usize = 64 << 10;
 
 fn nanos() -> u64 {
     executor::current().now().as_nanos() as u64
 }
 
-/// A write of one row, and what is to be remembered of it.
+/// A write of one row, and what to record about it.
 struct RowWrite {
     key: String,
     write: Write,
     action: Action,
-    /// What it leaves.
+    /// The value after the write.
     value: Value,
-    /// The version that a compare-and-swap asks for, zero for none.
+    /// The version that a compare-and-swap expects; zero if it expects no value.
     expected: Option<Timestamp>,
 }
 
 impl SimClient {
-    /// Works with all hands until told to stop.
+    /// Works with all hands until the run stops the client.
     pub async fn run(self: Rc<SimClient>) {
         for _ in 1..self.hands {
             self.seen.clients.set(self.seen.clients.get() + 1);
@@ -75,7 +76,7 @@ impl SimClient {
         self.seen.clients.set(self.seen.clients.get() - 1);
     }
 
-    /// How much is done for a write: some have a deadline, some hardly a chance.
+    /// The effort for the next write: some have a deadline, and some of these are very short.
     fn effort(&self) -> Effort {
         let deadline_ms = match self.random.below(6) {
             0 => Some(self.random.between(1, 60)),
@@ -88,7 +89,7 @@ impl SimClient {
         }
     }
 
-    /// Few keys, spread over all shards.
+    /// A random register of this client; they are few, and spread over all shards.
     fn register(&self) -> String {
         let place = ["c", "c", "g", "x"][self.random.below(4) as usize];
         format!("{place}r{}", self.random.below(self.registers))
@@ -99,7 +100,7 @@ impl SimClient {
         format!("{place}q{}", self.random.below(8))
     }
 
-    /// Reads the latest of a row; `alone`: of one that few write at a time.
+    /// Reads the newest version of a row. `alone`: few writes of this row overlap.
     async fn read_row(&self, key: String, alone: bool) {
         let (invoked, least) = (nanos(), self.seen.known(&key));
         let before = self.seen.rows.borrow().newest(&key);
@@ -137,7 +138,7 @@ impl SimClient {
         self.write_row(row, self.effort(), true).await;
     }
 
-    /// A value of its own.
+    /// A new value, which no other write has.
     fn value(&self, may_be_long: bool) -> (u64, Blob) {
         self.values.set(self.values.get() + 1);
         let value = u64::from(self.number) << 32 | self.values.get();
@@ -149,7 +150,7 @@ impl SimClient {
         (value, Blob::from(format!("{value}:{filler}")))
     }
 
-    /// Some write of a row.
+    /// A random write of a row.
     async fn draw(&self, key: String, may_be_long: bool) -> RowWrite {
         let bytes = Blob::from(key.clone());
         let present = self.reach(&bytes).await.and_then(|reached| {
@@ -217,7 +218,7 @@ impl SimClient {
         }
     }
 
-    /// Writes a row; `alone`: one that few write at a time.
+    /// Writes a row. `alone`: few writes of this row overlap.
     async fn write_row(&self, row: RowWrite, effort: Effort, alone: bool) {
         let RowWrite {
             key,
@@ -257,7 +258,7 @@ impl SimClient {
         }
     }
 
-    /// Many writes at once.
+    /// Writes many rows at once.
     async fn burst(&self) {
         let most = match self.random.below(32) {
             0 => BURSTS[2],
@@ -266,7 +267,7 @@ impl SimClient {
         };
         let count = self.random.between(2, most);
         let mut effort = self.effort();
-        // So many do not all try again at once.
+        // Spread the retries of a burst over time.
         effort.retry += Duration::from_millis(2 * count);
         let is_large = count > BURSTS[1];
         let writes = (0..count).map(|_| async move {
@@ -304,13 +305,13 @@ impl SimClient {
         }
     }
 
-    /// Each client has a pair of its own, in one range.
+    /// The keys of a client's own pair, both in one range.
     fn pair_keys(number: u64) -> [String; 2] {
         [format!("cp{number:03}a"), format!("cp{number:03}b")]
     }
 
     async fn write_pair(&self) {
-        // One write after the other: their numbers rise in the log.
+        // The writes of a pair come one after the other, so that their numbers rise in the log.
         if self.writes_pair.replace(true) {
             return;
         }
@@ -334,7 +335,7 @@ impl SimClient {
         self.writes_pair.set(false);
     }
 
-    /// Scans all as it is now.
+    /// Scans all keys as they are now.
     pub async fn scan_now(&self) {
         let before = self.seen.pairs.borrow().clone();
         let highest = self.seen.highest(SCANNED);
@@ -348,7 +349,8 @@ impl SimClient {
         }
     }
 
-    /// Scans all as it will be in a moment, or was at one that was scanned before.
+    /// Scans all keys as they will be in a moment, or as they were at the moment of an earlier
+    /// scan.
     async fn scan_snapshot(&self) {
         let read = self.seen.snapshots_read.borrow().all();
         let again = self.random.below(2 * read.len() as u64 + 1) as usize;
@@ -366,7 +368,7 @@ impl SimClient {
         self.scan_in_pages(Some(at)).await;
     }
 
-    /// Scans all snapshots again that were read before.
+    /// Repeats all scans of earlier moments.
     pub async fn scan_snapshots_again(&self) {
         let read = self.seen.snapshots_read.borrow().all();
         for at in read {
@@ -374,7 +376,7 @@ impl SimClient {
         }
     }
 
-    /// Scans in pages, each on whatever node leads by then. Gives rows, and as of when.
+    /// Scans in pages, each on the node that leads by then. Returns the rows and their moment.
     async fn scan_in_pages(
         &self,
         mut at: Option<Timestamp>,
@@ -400,7 +402,7 @@ impl SimClient {
                 self.check_scan(reply.at, &rows);
                 return Some((reply.at, rows));
             };
-            // Writes go on between the pages.
+            // Other writes happen between the pages.
             SimRuntime::sleep(Duration::from_micros(self.random.between(1, 5000))).await;
             (start, at) = (next.start, next.at);
         }
@@ -421,7 +423,7 @@ impl SimClient {
     }
 }
 
-/// An action with its answer.
+/// The action together with its answer.
 fn answered(action: Action, existed: bool, swapped: bool) -> Action {
     match action {
         Action::Delete { .. } => Action::Delete {

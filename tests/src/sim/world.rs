@@ -1,4 +1,4 @@
-//! The engine's world in the simulation.
+//! The engine's environment in the simulation.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -39,16 +39,16 @@ impl Env for SimEnv {
 }
 
 thread_local! {
-    /// Machines on which no leader may read alone.
+    /// Machines on which leases do not count.
     static LEASELESS: RefCell<BTreeSet<u16>> = RefCell::default();
 }
 
-/// On all machines leaders may read alone within their leases.
+/// Lets leases count on all machines.
 pub fn let_all_leases_count() {
     LEASELESS.take();
 }
 
-/// Whether leaders on a machine may read alone within their leases.
+/// Sets whether leases count on a machine: whether a leader there may read without asking others.
 pub fn let_leases_count(machine: u16, count: bool) {
     LEASELESS.with_borrow_mut(|leaseless| match count {
         true => leaseless.remove(&machine),
@@ -56,10 +56,10 @@ pub fn let_leases_count(machine: u16, count: bool) {
     });
 }
 
-/// The wall clock's start: some day in 2026.
+/// The wall clock's start: a day in 2026.
 const WALL_START_MS: u64 = 1_790_000_000_000;
 
-/// A wall clock that can be set, beside the host's boot-time clock that cannot.
+/// A wall clock that can be set, in contrast to the host's boot-time clock.
 #[derive(Clone)]
 pub struct SimClock {
     offset_ms: Rc<Cell<i64>>,
@@ -67,7 +67,7 @@ pub struct SimClock {
 }
 
 impl SimClock {
-    /// A clock that is right.
+    /// A clock that shows the right time.
     pub fn new(random: Random) -> SimClock {
         SimClock {
             offset_ms: Rc::default(),
