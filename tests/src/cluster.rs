@@ -1,7 +1,8 @@
-//! Several real nodes as one cluster, and who calls them: what tests on loopback and in network
-//! namespaces share.
+//! A cluster of several real nodes, and its callers, for tests on loopback and in network
+//! namespaces.
 //!
-//! Nothing here knows which node has which id, or leads: that is asked (`range ls`, `status`).
+//! Nothing here assumes which node has which id or leads a range: tests ask the cluster (`range
+//! ls`, `status`).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,25 +16,26 @@ use crate::net::available;
 use crate::net::netns::Net;
 use crate::process::{Home, Node, cli_in, command_in, free_port};
 
-/// The secret of all clusters of tests.
+/// The secret of all test clusters.
 pub const SECRET: &str = "a secret of the test";
-/// Borders of the first ranges: the second holds the keys of `loadgen check`, most of them.
+/// Borders of the first ranges. The second range holds most keys of `loadgen check`.
 pub const BORDERS: &str = "check-4,m";
-/// A key of each range.
+/// One key of each range.
 pub const KEYS: [&str; 3] = ["a", "d", "z"];
-/// Service that is not back by now never comes back.
+/// How long a test waits for a condition, for example for service after a fault.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL_EVERY: Duration = Duration::from_millis(20);
-/// The ports of nodes that each have a network of their own.
+/// The ports of a node that has a network namespace of its own.
 const LISTEN_PORT: u16 = 7400;
 const HTTP_PORT: u16 = 7480;
 
-/// The number that an environment variable holds.
+/// The number in an environment variable.
 pub fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// The homes of the nodes of one cluster, by where they listen, with so many shards each.
+/// The homes of a cluster's nodes, which listen on these addresses and have this number of shards
+/// each.
 pub fn homes_at(folder: &Path, listen: &[String], shards: &str) -> Vec<Home> {
     let (list, count) = (listen.join(","), listen.len().to_string());
     let home = |(number, listen): (usize, &String)| {
@@ -49,18 +51,18 @@ pub fn homes_at(folder: &Path, listen: &[String], shards: &str) -> Vec<Home> {
     listen.iter().enumerate().map(home).collect()
 }
 
-/// The homes of three nodes of one cluster on loopback, with a shard each.
+/// The homes of a cluster of three nodes on loopback with one shard each.
 pub fn homes(folder: &Path) -> Vec<Home> {
     homes_of(folder, "1")
 }
 
-/// The same with so many shards.
+/// The homes of a cluster of three nodes on loopback with this number of shards each.
 pub fn homes_of(folder: &Path, shards: &str) -> Vec<Home> {
     let listen = [(); 3].map(|()| format!("127.0.0.1:{}", free_port()));
     homes_at(folder, &listen, shards)
 }
 
-/// Starts all nodes at once: none is ready before the cluster is formed.
+/// Starts all nodes at the same time, since none is ready before the cluster is formed.
 pub fn start_all(homes: &[Home]) -> Vec<Option<Node>> {
     std::thread::scope(|scope| {
         let start = |home| scope.spawn(move || Some(Home::start(home)));
@@ -72,24 +74,24 @@ pub fn start_all(homes: &[Home]) -> Vec<Option<Node>> {
     })
 }
 
-/// The addresses of all nodes, for `--addr`.
+/// The addresses of all nodes, as `--addr` takes them.
 pub fn addresses(homes: &[Home]) -> String {
     let listen: Vec<&str> = homes.iter().map(|home| home.listen.as_str()).collect();
     listen.join(",")
 }
 
-/// A range as the cluster's manager knows it.
+/// A range in the view of the cluster's manager.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// The id of the node that leads.
+    /// The id of the node that leads the range.
     pub leader: Option<u64>,
-    /// The term in which it leads.
+    /// The term of its leader.
     pub term: u64,
     /// The first key of the range, in hexadecimal digits.
     pub start: String,
     /// The nodes of its voters.
     pub voters: Vec<u64>,
-    /// Entries that the replica most behind lacks; `None`: it is not known.
+    /// Entries that the slowest replica lacks; `None` if that is unknown for one of them.
     pub lag: Option<u64>,
 }
 
@@ -98,7 +100,7 @@ fn json(output: &Output) -> Option<Value> {
     value.filter(|_| output.status.success())
 }
 
-/// The ranges of users, and the system's, by id, as a node is told; `None` if it does not answer.
+/// All ranges by id, the system range included, asked through a node; `None` if there is no answer.
 pub fn ranges(home: &Home) -> Option<BTreeMap<u64, Range>> {
     let value = json(&home.cli(&["range", "ls", "--format", "json", "--timeout", "2s"]))?;
     let range = |range: &Value| {
@@ -119,7 +121,7 @@ pub fn ranges(home: &Home) -> Option<BTreeMap<u64, Range>> {
     value["ranges"].as_array()?.iter().map(range).collect()
 }
 
-/// The nodes of the cluster: state and address by id, as a node is told.
+/// State and address of all nodes by id, asked through a node; `None` if there is no answer.
 pub fn nodes(home: &Home) -> Option<BTreeMap<u64, (String, String)>> {
     let value = json(&home.cli(&["node", "ls", "--format", "json", "--timeout", "2s"]))?;
     let node = |node: &Value| {
@@ -129,19 +131,19 @@ pub fn nodes(home: &Home) -> Option<BTreeMap<u64, (String, String)>> {
     value["nodes"].as_array()?.iter().map(node).collect()
 }
 
-/// What a node says of itself.
+/// The status that a node reports.
 ///
 /// # Panics
-/// It does not answer.
+/// The node does not answer.
 pub fn status(home: &Home) -> Value {
     let output = home.cli(&["status", "--format", "json"]);
     json(&output).unwrap_or_else(|| panic!("no status: {output:?}\n{}", home.log()))
 }
 
-/// The place in `homes` of the node that leads the range of a key.
+/// The index in `homes` of the node that leads the range of a key.
 ///
 /// # Panics
-/// Nobody leads it for long.
+/// The range has no leader within a minute.
 pub fn leader(homes: &[Home], key: &str) -> usize {
     let key: String = key.bytes().map(|byte| format!("{byte:02x}")).collect();
     let ids: Vec<Option<u64>> = homes
@@ -157,11 +159,11 @@ pub fn leader(homes: &[Home], key: &str) -> usize {
     })
 }
 
-/// Waits until every range has three voters that have everything, each range is led, and every node
-/// is a part of the cluster: faults that come before that meet a cluster that is still being formed.
+/// Waits until every range has a leader and three voters, and every node belongs to the cluster. A
+/// fault before that would hit a cluster that is still being formed.
 ///
 /// # Panics
-/// That never comes.
+/// This takes longer than a minute.
 pub fn wait_until_replicated(homes: &[Home]) {
     wait_for("replication of every range", || {
         let known = homes.iter().map(nodes).collect::<Option<Vec<_>>>()?;
@@ -173,15 +175,16 @@ pub fn wait_until_replicated(homes: &[Home]) {
         let formed = ranges
             .values()
             .all(|range| range.leader.is_some() && range.voters.len() == 3 && range.lag.is_some());
-        // The ranges of the keys, and the system range.
+        // The ranges of users and the system range.
         (all_there && formed && ranges.len() > KEYS.len()).then_some(())
     });
 }
 
-/// Waits until all replicas have all entries; nobody may write meanwhile. Gives how long that took.
+/// Waits until all replicas have all entries, and returns how long that took. Nobody may write
+/// meanwhile.
 ///
 /// # Panics
-/// That never comes.
+/// This takes longer than a minute.
 pub fn wait_until_alike(homes: &[Home]) -> Duration {
     let begun = Instant::now();
     wait_for("nodes that are alike", || {
@@ -192,10 +195,10 @@ pub fn wait_until_alike(homes: &[Home]) -> Duration {
     begun.elapsed()
 }
 
-/// Waits for a condition; gives what it gives.
+/// Waits for a condition and returns its value.
 ///
 /// # Panics
-/// It never comes.
+/// This takes longer than a minute.
 pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
@@ -207,17 +210,17 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Somebody who uses the cluster through the binaries.
+/// A user of the cluster, who runs the binaries.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// `--addr`.
+    /// The value of `--addr`.
     pub addresses: String,
-    /// The network namespace that it lives in.
+    /// The network namespace that the binaries run in.
     pub space: Option<String>,
 }
 
 impl Caller {
-    /// A caller on the network of the test.
+    /// A user in the test's own network namespace.
     pub fn new(homes: &[Home]) -> Caller {
         Caller {
             addresses: addresses(homes),
@@ -225,15 +228,15 @@ impl Caller {
         }
     }
 
-    /// Runs a command of the command line.
+    /// Runs a command of `rangedb`.
     pub fn cli(&self, arguments: &[&str]) -> Output {
         cli_in(self.space.as_deref(), &self.addresses, arguments)
     }
 
-    /// Writes until it works; gives how long that took.
+    /// Writes a key until that succeeds, and returns how long it took.
     ///
     /// # Panics
-    /// It never works.
+    /// This takes longer than a minute.
     pub fn first_write(&self, key: &str) -> Duration {
         let begun = Instant::now();
         loop {
@@ -246,7 +249,7 @@ impl Caller {
         }
     }
 
-    /// Writes to every range at once until it works; gives how long the slowest took.
+    /// Writes to all ranges at the same time, and returns how long the slowest first write took.
     pub fn first_writes(&self) -> Duration {
         std::thread::scope(|scope| {
             let write = |key| scope.spawn(move || self.first_write(key));
@@ -256,7 +259,7 @@ impl Caller {
         })
     }
 
-    /// Begins `loadgen check`; [`conclude`] ends it.
+    /// Starts `loadgen check`; [`conclude`] waits for it.
     pub fn check(&self, seconds: u64, clients: u32, seed: u64) -> Child {
         command_in(self.space.as_deref(), "loadgen")
             .args(["check", "--addr", &self.addresses, "--format", "json"])
@@ -273,7 +276,7 @@ impl Caller {
 /// Waits for the end of a check.
 ///
 /// # Panics
-/// What the clients saw was not linearizable, or they saw too little.
+/// The check found a violation, or its clients did too few operations.
 pub fn conclude(check: Child) {
     let output = check.wait_with_output().expect("it ends");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -285,25 +288,25 @@ pub fn conclude(check: Child) {
     println!("{}", text.trim());
 }
 
-/// A cluster whose nodes each have a network namespace of their own, and a caller in another one.
+/// A cluster whose nodes have a network namespace each, and a user in another one.
 #[derive(Debug)]
 pub struct Isolated {
-    // In the order in which they go: nodes before what they live in.
-    /// The nodes that run, by their place in `homes`.
+    // The order of the fields is the order of their destructors: nodes end before their namespaces.
+    /// The running nodes, by index in `homes`.
     pub nodes: Vec<Option<Node>>,
-    /// Where they live.
+    /// The homes of the nodes.
     pub homes: Vec<Home>,
-    /// Who calls them.
+    /// The user.
     pub caller: Caller,
-    /// The network: node N is in space N, behind them is the caller's, then the spare one.
+    /// The network: node N is in space N; the next space is the user's, the last one is free.
     pub net: Net,
-    /// Data and logs.
+    /// The folder of data and logs.
     pub folder: TempDir,
 }
 
 impl Isolated {
-    /// The homes of a new cluster of so many nodes, none of which runs; `None`, after saying why,
-    /// where there can be no namespaces.
+    /// Makes the homes of a cluster and the network; no node runs yet. If there can be no
+    /// namespaces, prints why and returns `None`.
     pub fn new(nodes: usize) -> Option<Isolated> {
         let net = available(Net::new(nodes + 2))?;
         let folder = tempfile::tempdir().expect("a folder");
@@ -325,34 +328,34 @@ impl Isolated {
         })
     }
 
-    /// Starts all nodes and waits until the cluster is whole.
+    /// Starts all nodes and waits until the cluster is formed and serves all ranges.
     pub fn start(&mut self) {
         self.nodes = start_all(&self.homes);
         wait_until_replicated(&self.homes);
         self.caller.first_writes();
     }
 
-    /// The space of the caller.
+    /// The index of the user's space.
     pub fn caller_space(&self) -> usize {
         self.homes.len()
     }
 
-    /// A space in which nothing runs yet.
+    /// The index of the free space.
     pub fn spare_space(&self) -> usize {
         self.homes.len() + 1
     }
 
-    /// All nodes but one, by their place.
+    /// The indexes of all other nodes.
     pub fn others(&self, one: usize) -> Vec<usize> {
         (0..self.homes.len())
             .filter(|&other| other != one)
             .collect()
     }
 
-    /// Takes a running node out, to end it.
+    /// Takes out a running node, to end it.
     ///
     /// # Panics
-    /// It does not run.
+    /// The node does not run.
     pub fn take(&mut self, index: usize) -> Node {
         self.nodes[index].take().expect("it runs")
     }
@@ -362,10 +365,10 @@ impl Isolated {
         self.nodes[index] = Some(self.homes[index].start());
     }
 
-    /// Every node that should run does.
+    /// Checks that no node has ended by itself.
     ///
     /// # Panics
-    /// One ended by itself.
+    /// A node has ended.
     pub fn assert_alive(&mut self) {
         for (node, home) in self.nodes.iter_mut().zip(&self.homes) {
             let ended = node.as_mut().is_some_and(|node| !node.is_running());

@@ -1,4 +1,4 @@
-//! What needs more than one crate: the simulator, and tests against real processes.
+//! Tests that need more than one crate: the simulator, and tests of the real processes.
 
 pub mod cluster;
 pub mod invariants;

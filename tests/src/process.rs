@@ -1,7 +1,7 @@
 //! The real binaries as child processes: a node that can be killed, the command line, `loadgen`.
 //!
-//! Nothing here looks inside a node: what a test learns, it learns by sockets, files, exit codes
-//! and what is printed. A child is killed when its handle is dropped, by its process id.
+//! Nothing here looks inside a node: tests observe sockets, files, exit codes and printed text. A
+//! handle kills its child when it is dropped, by the process id.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 
 use crate::net::netns;
 
-/// A node that needs longer to start or stop than this hangs.
+/// A node that takes longer than this to start or stop hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 const POLL_EVERY: Duration = Duration::from_millis(2);
 
-/// A binary of this workspace, built with the profile of the test.
+/// The path of a binary of this workspace, built with the test's profile.
 ///
 /// # Panics
-/// It was not built: `scripts/test` does.
+/// The binary was not built; `scripts/test` builds it.
 pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test is a file");
     let folder = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
@@ -34,12 +34,12 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
-/// A command without the settings of whoever runs the test, but for how much nodes log.
+/// A command without the `RANGEDB_*` variables of the test's environment, except the log level.
 pub fn command(name: &str) -> Command {
     command_in(None, name)
 }
 
-/// The same in a network namespace. The child's process id is the binary's own.
+/// The same command in a network namespace. The child's process id is that of the binary.
 pub fn command_in(space: Option<&str>, name: &str) -> Command {
     let mut command = match space {
         Some(space) => netns::inside(space, &binary(name)),
@@ -55,18 +55,18 @@ pub fn command_in(space: Option<&str>, name: &str) -> Command {
     command
 }
 
-/// Ports of tests are below those that the system gives to connections,
+/// The lowest port of tests; all are below those that the system chooses for connections.
 const PORTS_FROM: u32 = 10_000;
-/// in blocks of so many, one for each process of tests,
+/// Ports of one block; each process of tests uses one block.
 const PORTS_OF_PROCESS: u32 = 100;
-/// as long as there are blocks.
+/// The number of blocks.
 const BLOCKS: u32 = 220;
 
-/// A port of the loopback that nobody held a moment ago, and that no test in another process is given. One
-/// that was given long ago and is free is given again.
+/// A loopback port that was free a moment ago, and that few other test processes use. Ports are
+/// reused after all others of the block were given.
 ///
 /// # Panics
-/// There is none.
+/// No port of the block is free.
 pub fn free_port() -> u16 {
     static GIVEN: AtomicU32 = AtomicU32::new(0);
     let first = PORTS_FROM + std::process::id() % BLOCKS * PORTS_OF_PROCESS;
@@ -80,24 +80,24 @@ pub fn free_port() -> u16 {
     panic!("no free port");
 }
 
-/// Where a node lives: what stays the same over its restarts.
+/// The properties of a node that stay the same when it restarts.
 #[derive(Clone, Debug)]
 pub struct Home {
-    /// `--data-dir`.
+    /// The value of `--data-dir`.
     pub folder: PathBuf,
-    /// `--listen`.
+    /// The value of `--listen`.
     pub listen: String,
-    /// `--http`.
+    /// The value of `--http`.
     pub http: String,
     /// Further flags of `rangedb start`.
     pub flags: Vec<String>,
-    /// The network namespace that it lives in, if it is not the test's own. The admin pages of a
-    /// node in another cannot be asked from here.
+    /// The network namespace of the node, if it is not the test's own. Then the test cannot reach
+    /// the node's admin pages.
     pub space: Option<String>,
 }
 
 impl Home {
-    /// A home in this folder, on free ports.
+    /// A home in this folder, with free ports.
     pub fn new(folder: &Path, flags: &[&str]) -> Home {
         Home {
             folder: folder.join("data"),
@@ -108,7 +108,7 @@ impl Home {
         }
     }
 
-    /// `rangedb start` for this home.
+    /// The command `rangedb start` for this home.
     pub fn start_command(&self) -> Command {
         let mut command = command_in(self.space.as_deref(), "rangedb");
         command.arg("start").arg("--data-dir").arg(&self.folder);
@@ -117,7 +117,7 @@ impl Home {
         command
     }
 
-    /// What the nodes of this home have logged, for the message of a failed test.
+    /// The log of the home's nodes, for the message of a failed test.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
@@ -126,19 +126,19 @@ impl Home {
         self.folder.with_extension("log")
     }
 
-    /// Starts a node, and waits until it says that it is ready.
+    /// Starts a node and waits until it prints that it is ready.
     ///
     /// # Panics
-    /// It ends before that, or hangs.
+    /// The node ends before that, or hangs.
     pub fn start(&self) -> Node {
         let started = self.try_start();
         started.unwrap_or_else(|_| panic!("the node ended before it was ready:\n{}", self.log()))
     }
 
-    /// The same with a node that may refuse.
+    /// Starts a node that may refuse to.
     ///
     /// # Errors
-    /// What it complained of when it ended before it was ready.
+    /// The node ended before it was ready; the error is what it logged.
     pub fn try_start(&self) -> Result<Node, String> {
         let before = self.log().len();
         let log = self.log_file();
@@ -162,16 +162,16 @@ impl Home {
             node.wait();
             return Err(self.log().split_off(before));
         }
-        // The node must never wait for somebody to read what it prints.
+        // The node must never wait for a reader of its output.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         Ok(node)
     }
 
-    /// Starts a node with these streams, maybe through another program, and waits until its admin
+    /// Starts a node with these streams, perhaps through another program, and waits until its admin
     /// pages say that it is ready.
     ///
     /// # Panics
-    /// It ends before that, or hangs.
+    /// The node ends before that, or hangs.
     pub fn start_with(&self, through: &[&str], stdout: Stdio, stderr: Stdio) -> Node {
         let start = self.start_command();
         let mut words = through.iter().map(OsStr::new).chain([start.get_program()]);
@@ -199,29 +199,29 @@ impl Home {
         node
     }
 
-    /// A file that the log of this home's nodes goes to.
+    /// Opens the log file of this home's nodes.
     ///
     /// # Panics
-    /// It cannot be opened.
+    /// The file cannot be opened.
     pub fn log_file(&self) -> File {
         let mut options = File::options();
         let options = options.create(true).append(true);
         options.open(self.log_path()).expect("a log")
     }
 
-    /// Starts a node that must refuse; gives its exit code and what it complains of.
+    /// Starts a node that must refuse to, and returns its exit code and its error text.
     pub fn refused(&self) -> (i32, String) {
         let output = self.start_command().output().expect("the node starts");
         let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
         (output.status.code().unwrap_or(-1), complaint)
     }
 
-    /// Runs a command of the command line against this node.
+    /// Runs a command of `rangedb` against this node.
     pub fn cli(&self, arguments: &[&str]) -> Output {
         cli_in(self.space.as_deref(), &self.listen, arguments)
     }
 
-    /// Asks the admin pages; gives the status code and the body.
+    /// Requests an admin page; returns the status code and the body.
     pub fn page(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.http).expect("the admin pages are there");
         write!(
@@ -253,12 +253,12 @@ impl Home {
     }
 }
 
-/// Runs a command of the command line.
+/// Runs a command of `rangedb`.
 pub fn cli(address: &str, arguments: &[&str]) -> Output {
     cli_in(None, address, arguments)
 }
 
-/// The same in a network namespace.
+/// Runs a command of `rangedb` in a network namespace.
 pub fn cli_in(space: Option<&str>, address: &str, arguments: &[&str]) -> Output {
     command_in(space, "rangedb")
         .args(arguments)
@@ -267,27 +267,27 @@ pub fn cli_in(space: Option<&str>, address: &str, arguments: &[&str]) -> Output 
         .expect("the command runs")
 }
 
-/// A running node; killed when dropped.
+/// A running node; it is killed when this is dropped.
 #[derive(Debug)]
 pub struct Node {
     child: Child,
-    /// From the start of the process to its being ready.
+    /// The time from the start of the process until it was ready.
     pub started_in: Duration,
 }
 
 impl Node {
-    /// Its process id.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Kills it as a loss of power of the process would: SIGKILL.
+    /// Kills the node with SIGKILL, so that it cannot clean up.
     pub fn kill(mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it ends");
     }
 
-    /// Sends it a signal, by the name that `kill` knows.
+    /// Sends a signal with the name that `kill` uses.
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill")
             .args([&format!("-{name}"), &self.id().to_string()])
@@ -295,15 +295,15 @@ impl Node {
         assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
     }
 
-    /// Waits for its end.
+    /// Waits until the node has ended.
     ///
     /// # Panics
-    /// It does not end.
+    /// The node does not end in time.
     pub fn wait(mut self) -> ExitStatus {
         wait(&mut self.child)
     }
 
-    /// Whether it still runs.
+    /// Whether the node still runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
@@ -312,28 +312,29 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         if self.is_running() {
-            // It may end at this moment by itself.
+            // It may end by itself at this moment.
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
     }
 }
 
-/// A process beside the nodes, a load for example; killed when dropped, also by a test that fails.
+/// A process beside the nodes, such as a load. It is killed when this is dropped, also after a
+/// failed test.
 #[derive(Debug)]
 pub struct Background(Child);
 
 impl Background {
-    /// Starts it; what it prints is lost.
+    /// Starts the process; its output is discarded.
     ///
     /// # Panics
-    /// It does not start.
+    /// The process does not start.
     pub fn start(command: &mut Command) -> Background {
         let silent = command.stdout(Stdio::null()).stderr(Stdio::null());
         Background(silent.spawn().expect("it starts"))
     }
 
-    /// Whether it still runs.
+    /// Whether the process still runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.0.try_wait(), Ok(None))
     }
@@ -347,10 +348,10 @@ impl Drop for Background {
     }
 }
 
-/// Waits for a child's end.
+/// Waits until a child has ended.
 ///
 /// # Panics
-/// It does not end.
+/// The child does not end in time; it is killed.
 pub fn wait(child: &mut Child) -> ExitStatus {
     let begun = Instant::now();
     loop {
@@ -358,7 +359,7 @@ pub fn wait(child: &mut Child) -> ExitStatus {
             return status;
         }
         if begun.elapsed() > PATIENCE {
-            // It must not outlive the test that fails.
+            // The child must not outlive the failing test.
             let _ = child.kill();
             let _ = child.wait();
             panic!("the process does not end");

@@ -1,4 +1,4 @@
-//! A connection of the client protocol that sends what a test wants, and no more.
+//! A connection of the client protocol that sends only the bytes of the test.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -7,15 +7,15 @@ use std::time::Duration;
 use rangedb_protocol::preamble::{ANSWER_LEN, ANY_SHARD, Answer, Preamble};
 use rangedb_protocol::{FlatBufferBuilder, Request, RequestBody, frame};
 
-/// A reply that takes longer does not come.
+/// How long to wait for a reply.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A connection.
+/// A connection after its greeting.
 #[derive(Debug)]
 pub struct RawClient {
-    /// Its socket, which blocks.
+    /// The blocking socket.
     pub stream: TcpStream,
-    /// What the node answered to the preamble.
+    /// The node's answer to the greeting.
     pub answer: Answer,
 }
 
@@ -40,7 +40,7 @@ impl RawClient {
         Ok(RawClient { stream, answer })
     }
 
-    /// Reads a reply's frame: its id and its kind.
+    /// Reads the frame of a reply; returns its id and its bytes.
     ///
     /// # Errors
     /// The connection has ended.

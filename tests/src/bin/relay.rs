@@ -1,5 +1,5 @@
-//! `relay DELAY_MS DAMAGE_ONE_IN LISTEN=TARGET...`: delays and damages what passes, see `net::relay`.
-//! Prints `ready` when it listens everywhere.
+//! `relay DELAY_MS DAMAGE_ONE_IN LISTEN=TARGET...`: runs the relay of `net::relay`. Prints `ready`
+//! when it listens on all addresses.
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -1,10 +1,11 @@
-//! Networks for real processes: what a test needs to cut, lose and delay what nodes say.
+//! Faults of the machine around real processes.
 //!
-//! [`netns`] makes network namespaces and cuts between them, [`relay`] delays what passes through
-//! it, [`small_disk`] is no network but another thing of the machine that can run out.
+//! [`netns`] makes network namespaces and cuts the links between them, [`relay`] delays and damages
+//! connections, and [`small_disk`] makes a disk that can be filled.
 //!
-//! All of it needs rights and tools. Where one is missing, making the thing gives the reason, and
-//! the test prints `skipped: REASON` ([`available`]) and passes; `.ci/run` fails on such a line.
+//! All of this needs rights and tools. If one is missing, the constructor returns the reason, and
+//! the test prints `skipped: REASON` ([`available`]) and passes; `.ci/run` fails if it finds such a
+//! line.
 
 pub mod netns;
 pub mod relay;
@@ -13,12 +14,12 @@ pub mod small_disk;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-/// What was made; `None` after printing why it cannot be made here.
+/// Returns what was made, or prints why it cannot be made here and returns `None`.
 pub fn available<T>(made: Result<T, String>) -> Option<T> {
     made.map_err(|reason| println!("skipped: {reason}")).ok()
 }
 
-/// Runs a tool of the system; the error says what was run and what it complained of.
+/// Runs a tool of the system. The error names the command and its error text.
 fn run(program: &str, arguments: &[&str], input: &str) -> Result<(), String> {
     let words = || format!("{program} {}", arguments.join(" "));
     let mut child = Command::new(program)

@@ -1,11 +1,11 @@
 //! Network namespaces on one bridge, and faults of the links between them.
 //!
-//! A [`Net`] has a hub with the bridge, in a namespace of its own, and spaces, each with one
-//! interface on the bridge. Since the hub is not the machine's network, every net may use the same
-//! addresses; only the names of namespaces are apart, by the process and a number. A fault is of
-//! one direction: what it drops is dropped where it arrives, by nftables, so that the sender learns
-//! nothing. Dropping a net removes its namespaces; those of a test that was killed are removed by
-//! the next net, with the processes in them.
+//! A [`Net`] has a hub, which is a namespace with the bridge, and spaces, which are namespaces with
+//! one interface on the bridge. Since the hub is not the machine's network, every net uses the same
+//! addresses; only the names of the namespaces differ, by process id and a number. A fault affects
+//! one direction: nftables drops packets at the receiver, so the sender learns nothing. Dropping a
+//! net removes its namespaces. The next net removes those of a test that was killed, and the
+//! processes in them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,42 +14,42 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::run;
 
-/// How namespaces of tests are called.
+/// The prefix of the names of all test namespaces.
 const NAME: &str = "rangedb-test";
 /// The interface of a space.
 const INTERFACE: &str = "eth0";
 const BRIDGE: &str = "br0";
-/// Addresses of a net are this and the number of the space, from 1.
+/// The network of a net; the host number is the number of the space, from 1.
 const BLOCK: &str = "10.77.0";
 
-/// The table that holds the faults of a receiver.
+/// The nftables table of a receiver's faults.
 const TABLE: &str = "add table inet faults
 add chain inet faults arriving { type filter hook input priority 0; }
 ";
 
-/// What befalls packets on their way from one space to another.
+/// A fault of the packets from one space to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// None arrives.
+    /// No packet arrives.
     Cut,
-    /// So many of a hundred are lost, at random.
+    /// This percentage of the packets is lost, at random.
     Lose(u32),
 }
 
-/// Namespaces that reach each other.
+/// A set of namespaces that reach each other.
 #[derive(Debug)]
 pub struct Net {
     prefix: String,
     spaces: usize,
-    /// By the space that sends and the one that receives.
+    /// The faults, by sending and receiving space.
     faults: BTreeMap<(usize, usize), Fault>,
 }
 
 impl Net {
-    /// A net of so many spaces.
+    /// Makes a net with this number of spaces.
     ///
     /// # Errors
-    /// Why there cannot be one: a right or a tool is missing.
+    /// A right or a tool is missing.
     pub fn new(spaces: usize) -> Result<Net, String> {
         static MADE: AtomicU32 = AtomicU32::new(0);
         remove_left_over();
@@ -77,7 +77,7 @@ impl Net {
         let index = self.spaces;
         let (hub, space) = (self.hub(), self.space(index));
         ip(&["netns", "add", &space])?;
-        // From here on it is removed with the net.
+        // From here on dropping the net removes the namespace.
         self.spaces += 1;
         let port = format!("port{index}");
         let pair = ["type", "veth", "peer", "name", INTERFACE, "netns", &space];
@@ -95,24 +95,25 @@ impl Net {
         format!("{}-{index}", self.prefix)
     }
 
-    /// The address of a space.
+    /// The IP address of a space.
     pub fn address(&self, index: usize) -> String {
         format!("{BLOCK}.{}", index + 1)
     }
 
-    /// Gives rules to the nftables of a space.
+    /// Adds rules to the nftables of a space.
     ///
     /// # Errors
-    /// They are refused.
+    /// The rules are refused.
     pub fn nft(&self, index: usize, rules: &str) -> Result<(), String> {
         let space = self.space(index);
         run("ip", &["netns", "exec", &space, "nft", "-f", "-"], rules)
     }
 
-    /// Puts a fault, or none, on what `from` sends to `to`. The other direction stays as it is.
+    /// Sets or removes the fault of packets from `from` to `to`. The other direction does not
+    /// change.
     ///
     /// # Panics
-    /// The kernel refuses.
+    /// The kernel refuses the rules.
     pub fn set(&mut self, from: usize, to: usize, fault: Option<Fault>) {
         match fault {
             Some(fault) => self.faults.insert((from, to), fault),
@@ -121,7 +122,7 @@ impl Net {
         self.install(to);
     }
 
-    /// The same in both directions between one space and each of others.
+    /// Sets or removes a fault in both directions between one space and each of the others.
     pub fn set_both(&mut self, one: usize, others: &[usize], fault: Option<Fault>) {
         for &other in others {
             self.set(one, other, fault);
@@ -138,12 +139,12 @@ impl Net {
         }
     }
 
-    /// The faults there are.
+    /// The current faults.
     pub fn faults(&self) -> &BTreeMap<(usize, usize), Fault> {
         &self.faults
     }
 
-    /// Makes the rules of a receiver those of its faults, all at once.
+    /// Replaces all rules of a receiver by those of its faults, in one step.
     fn install(&self, to: usize) {
         let mut rules = "flush chain inet faults arriving\n".to_owned();
         for (&(from, _), fault) in self.faults.iter().filter(|((_, other), _)| *other == to) {
@@ -161,14 +162,15 @@ impl Net {
 impl Drop for Net {
     fn drop(&mut self) {
         for space in (0..self.spaces).map(|index| self.space(index)) {
-            // What cannot be removed now is removed by the next net.
+            // The next net removes what cannot be removed now.
             let _ = ip(&["netns", "del", &space]);
         }
         let _ = ip(&["netns", "del", &self.hub()]);
     }
 }
 
-/// Runs a program in a namespace: `ip` becomes that program, so the child's id is the program's.
+/// The command for a program in a namespace. `ip` replaces itself by the program, so that the
+/// child's process id is the program's.
 pub fn inside(space: &str, program: &Path) -> Command {
     let mut command = Command::new("ip");
     command.args(["netns", "exec", space]).arg(program);
@@ -179,7 +181,7 @@ fn ip(arguments: &[&str]) -> Result<(), String> {
     run("ip", arguments, "")
 }
 
-/// Removes the namespaces of test processes that are gone, and kills what still runs in them.
+/// Removes the namespaces of test processes that have ended, and kills the processes in them.
 fn remove_left_over() {
     let Ok(names) = std::fs::read_dir("/run/netns") else {
         return;
@@ -196,11 +198,11 @@ fn remove_left_over() {
         }
         if let Ok(output) = Command::new("ip").args(["netns", "pids", &name]).output() {
             for id in String::from_utf8_lossy(&output.stdout).split_whitespace() {
-                // It may have ended meanwhile.
+                // The process may have ended meanwhile.
                 let _ = run("kill", &["-KILL", id], "");
             }
         }
-        // Another test process may have been quicker.
+        // Another test process may have removed it first.
         let _ = ip(&["netns", "del", &name]);
     }
 }

@@ -1,10 +1,10 @@
-//! A relay that delays and damages: what it takes from one side it gives to the other a fixed time
-//! later, in order and as fast as it came, and now and then with one bit changed. Each direction of
-//! each connection by itself.
+//! A relay that delays and damages connections. In each direction of each connection it passes on
+//! the bytes after a fixed delay, in order and at full speed, and now and then flips a bit.
 //!
-//! It stands in for a long link where the kernel cannot delay packets, and for a network card or a
-//! memory that changes bits where TCP's checksum does not see it. Runs as a process of its own
-//! (`src/bin/relay.rs`), since it has to be in a namespace; one thread. Connecting is not delayed.
+//! It stands for a long link where the kernel cannot delay packets, and for a network card or
+//! memory that flips bits unnoticed by TCP's checksum. It runs as a process of its own
+//! (`src/bin/relay.rs`), since it must run in a namespace; it has one thread. Connecting is not
+//! delayed.
 
 use std::io;
 use std::time::Duration;
@@ -15,17 +15,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// Taken at once.
+/// Bytes of one piece at most.
 const PIECE_LEN: usize = 64 << 10;
-/// Pieces on their way; more wait in the kernel, as on a link that is full.
+/// Pieces on their way. Further ones wait in the kernel, as on a link that is full.
 const PIECES_MAX: usize = 1024;
 
-/// What happens to what passes.
+/// The faults of a relay.
 #[derive(Clone, Copy, Debug)]
 pub struct Passage {
-    /// How late it is.
+    /// How long each piece is delayed.
     pub delay: Duration,
-    /// In one piece of so many a bit is changed; 0: in none.
+    /// In one piece in this many, a bit is flipped; 0: in none.
     pub damage_one_in: u32,
 }
 
@@ -39,16 +39,16 @@ impl Passage {
     }
 }
 
-/// Carries connections from `listener` to `target` until the process ends.
+/// Relays connections from `listener` to `target` until the process ends.
 ///
 /// # Errors
-/// It can accept no more.
+/// The listener accepts no more connections.
 pub async fn serve(listener: TcpListener, target: String, passage: Passage) -> io::Result<()> {
     loop {
         let (near, _) = listener.accept().await?;
         let target = target.clone();
         tokio::spawn(async move {
-            // Whoever connected sees the end of its connection.
+            // The near connection is closed, too.
             let Ok(far) = TcpStream::connect(target).await else {
                 return;
             };
@@ -63,7 +63,7 @@ pub async fn serve(listener: TcpListener, target: String, passage: Passage) -> i
     }
 }
 
-/// Carries one direction until either side ends it.
+/// Relays one direction until one side ends it.
 fn carry(mut reader: OwnedReadHalf, mut writer: OwnedWriteHalf, passage: Passage) {
     let (sender, mut receiver) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES_MAX);
     tokio::spawn(async move {
@@ -90,7 +90,7 @@ fn carry(mut reader: OwnedReadHalf, mut writer: OwnedWriteHalf, passage: Passage
 mod tests {
     use super::*;
 
-    /// Sends a megabyte through a relay and back.
+    /// Sends a megabyte through a relay and back. Returns both versions and the time.
     async fn echo(passage: Passage) -> (Vec<u8>, Vec<u8>, Duration) {
         let far = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let near = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -121,7 +121,7 @@ mod tests {
         .await;
         assert!(sent == back, "bytes changed");
         assert!(took >= Duration::from_millis(100), "{took:?}");
-        // Pieces are delayed side by side, not one after the other.
+        // The delays of the pieces overlap: they do not add up.
         assert!(took < Duration::from_secs(1), "{took:?}");
     }
 

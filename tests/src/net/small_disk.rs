@@ -1,8 +1,8 @@
 //! A disk that can be filled: a file with a file system, mounted for one node.
 //!
-//! Its size is that of the file, so a full one is full for real: the kernel answers ENOSPC to
-//! whoever writes, and O_DIRECT works as on any disk. Unmounted when dropped; the file goes with the
-//! folder that it lies in.
+//! The file limits the size, so a full disk is really full: the kernel answers every write with
+//! ENOSPC, and O_DIRECT works as on any disk. Dropping it unmounts it; the file is removed with its
+//! folder.
 
 use std::fs::File;
 use std::io::Write;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::run;
 
-/// What fills the disk.
+/// The file that fills the disk.
 const FILLER: &str = "filler";
 
 /// A mounted file system of a fixed size.
@@ -20,10 +20,10 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// A disk of so many MiB, mounted as `folder`, which it makes.
+    /// Makes a disk of this size and mounts it on `folder`, which is created.
     ///
     /// # Errors
-    /// Why there cannot be one: a right or a tool is missing.
+    /// A right or a tool is missing.
     pub fn new(folder: &Path, size_mib: u64) -> Result<SmallDisk, String> {
         let image = folder.with_extension("image");
         let sized = File::create(&image).and_then(|file| file.set_len(size_mib << 20));
@@ -37,12 +37,12 @@ impl SmallDisk {
         })
     }
 
-    /// Where it is mounted.
+    /// The folder that it is mounted on.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Takes all room that is left.
+    /// Fills all free space.
     pub fn fill(&self) {
         let file = File::options()
             .create(true)
@@ -53,11 +53,11 @@ impl SmallDisk {
             let piece = vec![b'f'; piece];
             while file.write_all(&piece).is_ok() {}
         }
-        // Until it is on the disk, room is only promised.
+        // Space is taken for certain only after the data is on the disk.
         file.sync_all().expect("it is written");
     }
 
-    /// Gives the room back.
+    /// Frees the space again.
     pub fn make_room(&self) {
         std::fs::remove_file(self.folder.join(FILLER)).expect("it was filled");
     }
@@ -65,7 +65,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // A node that was killed a moment ago may still hold it: then it goes when that has ended.
+        // A node that was just killed may still use the disk: then the kernel unmounts it later.
         let _ = run("umount", &["-l", &self.folder.display().to_string()], "");
     }
 }
