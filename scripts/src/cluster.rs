@@ -1,5 +1,5 @@
-//! `cluster up|down|kill N|status`: three nodes on loopback, to play with. They go on running when
-//! the command ends; data, logs and process ids lie in `target/cluster`.
+//! `cluster up|down|kill N|status`: three nodes on loopback to try things with. They keep running
+//! after the command has ended. `target/cluster` holds their data, logs and process ids.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -10,11 +10,11 @@ use crate::process::{self, release_binary};
 use crate::{Outcome, root};
 
 const NODES: u16 = 3;
-/// Node N listens on this and N.
+/// The port of node N is this plus N.
 const LISTEN_BASE: u16 = 7400;
-/// Its admin pages are on this and N.
+/// The port of node N's admin pages is this plus N.
 const HTTP_BASE: u16 = 7480;
-/// Good enough on loopback.
+/// Safe enough on loopback.
 const SECRET: &str = "loopback";
 const READY_WITHIN: Duration = Duration::from_secs(20);
 const STOP_WITHIN: Duration = Duration::from_secs(20);
@@ -29,11 +29,11 @@ fn addresses() -> String {
     all.collect::<Vec<_>>().join(",")
 }
 
-/// The process id of a node, if it runs.
+/// The process id of a node that runs.
 fn running(node: u16) -> Option<u32> {
     let text = std::fs::read_to_string(folder().join(format!("{node}.pid"))).ok()?;
     let id: u32 = text.trim().parse().ok()?;
-    // The number may be somebody else's by now.
+    // By now the id may belong to another process.
     let line = std::fs::read(format!("/proc/{id}/cmdline")).ok()?;
     let data = data_dir(node).display().to_string();
     String::from_utf8_lossy(&line).contains(&data).then_some(id)
@@ -76,7 +76,7 @@ fn start(node: u16) -> Outcome {
     std::fs::write(&path, child.id().to_string()).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-/// Whether every range is led and has all its voters: then a node can be killed.
+/// Whether every range has a leader and all its voters, so that one node can be killed.
 fn is_replicated() -> bool {
     let list = ["range", "ls", "--addr", &addresses(), "--format", "json"];
     let ranges = release_binary("rangedb").and_then(|rangedb| process::output(&rangedb, &list));
@@ -92,7 +92,7 @@ fn are_replicated(ranges: &str) -> bool {
     ranges.is_some_and(|ranges| ranges.iter().all(is_whole))
 }
 
-/// Starts the nodes that do not run, and waits until all are ready and hold everything.
+/// Starts the nodes that do not run; waits until all are ready and every range has its replicas.
 fn up() -> Outcome {
     process::build_release(&["rangedb-server"])?;
     std::fs::create_dir_all(folder()).map_err(|error| error.to_string())?;
@@ -126,7 +126,7 @@ fn up() -> Outcome {
     status()
 }
 
-/// Stops all nodes; their data stays.
+/// Stops all nodes and keeps their data.
 fn down() -> Outcome {
     for node in 1..=NODES {
         if let Some(id) = running(node) {
@@ -156,7 +156,7 @@ fn status() -> Outcome {
     )
 }
 
-/// Runs one of its commands.
+/// Runs one command about the cluster.
 pub fn run(words: &[&str]) -> Outcome {
     match words {
         ["up"] => up(),

@@ -1,8 +1,8 @@
-//! `compare redis`: the same work on RangeDB and on redis-server, one after the other in the same
-//! run, the server on the first core and the load generator on the second.
+//! `compare redis`: the same work on RangeDB and then on redis-server. The server runs on the first
+//! core, the load generator on the second.
 //!
-//! RangeDB is driven by `loadgen`, Redis by `redis-benchmark`. CPU is what the server's process
-//! used, user and system, for each operation: the figure to compare where a machine is shared.
+//! `loadgen` drives RangeDB, `redis-benchmark` drives Redis. CPU is the time per operation, user
+//! and system, that the server's process used: the most reliable figure on a shared machine.
 
 pub mod etcd;
 
@@ -18,16 +18,17 @@ const SERVER_CPU: &str = "0";
 const CLIENT_CPU: &str = "1";
 const VALUE_SIZE: &str = "128";
 const READY_WITHIN: Duration = Duration::from_secs(10);
-/// The kernel's unit of CPU time in /proc; the same on every Linux that runs Rust's binaries.
+/// The kernel's unit of CPU time in /proc, which is the same wherever Rust's binaries for Linux
+/// run.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// One line of the comparison.
+/// The work of one line of the comparison.
 struct Work {
     name: &'static str,
     is_read: bool,
     connections: &'static str,
     depth: &'static str,
-    /// About what Redis does in a second: so many times the seconds asked for are requested.
+    /// Redis's usual rate. The number of requests is this times the seconds to measure.
     redis_rate: f64,
 }
 
@@ -69,7 +70,7 @@ const WORKS: [Work; 5] = [
     },
 ];
 
-/// What one server did.
+/// The results of one server.
 #[derive(Clone, Copy, Debug)]
 struct Figures {
     rate: f64,
@@ -78,14 +79,14 @@ struct Figures {
     cpu_us: f64,
 }
 
-/// What every comparison can be told.
+/// The options of every comparison.
 struct Options {
     records: String,
     seconds: f64,
 }
 
 impl Options {
-    /// Takes an option and its value; `false`: it is none of these, or makes no sense.
+    /// Takes an option and its value; `false` if the option is unknown or its value invalid.
     fn take(&mut self, option: &[&str]) -> bool {
         match option {
             ["--records", number] if number.parse::<u64>().is_ok_and(|number| number > 0) => {
@@ -113,7 +114,7 @@ fn parse(options: &[&str]) -> Result<Options, String> {
     }
 }
 
-/// Builds, measures both, prints a table.
+/// Builds the binaries, measures both servers, and prints a table.
 pub fn run(options: &[&str]) -> Outcome {
     let options = parse(options)?;
     process::build_release(&["rangedb-server", "rangedb-loadgen"])?;
@@ -242,7 +243,8 @@ fn measure_redis(
         let keys = ["-r", &options.records, "-d", VALUE_SIZE, "-n", &requests];
         output("taskset", &[&pinned[..], &keys, words].concat())
     };
-    // Random keys: three times as many requests as records leave one key in twenty absent.
+    // The keys are random: with three times as many requests as records, one key in twenty stays
+    // absent.
     let records: f64 = options
         .records
         .parse()
@@ -267,7 +269,8 @@ fn measure_redis(
     Ok(all)
 }
 
-/// A heading line, then `"test","rps","avg","min","p50","p95","p99","max"`; times in milliseconds.
+/// Parses a heading line and then `"test","rps","avg","min","p50","p95","p99","max"`; times are in
+/// milliseconds.
 fn figures_of_benchmark(text: &str, cpu_seconds_each: f64) -> Result<Figures, String> {
     let line = text
         .lines()
@@ -300,11 +303,11 @@ fn wait_until_open(port: &str) -> Outcome {
     Ok(())
 }
 
-/// User and system time of all threads of a process.
+/// The user and system time of all threads of a process.
 fn cpu_seconds(id: u32) -> Result<f64, String> {
     let text = std::fs::read_to_string(format!("/proc/{id}/stat"))
         .map_err(|error| format!("process {id}: {error}"))?;
-    // The name, in parentheses, may hold anything; the fields after it are numbers.
+    // The name in parentheses may contain anything; the fields after it are numbers.
     let fields: Vec<&str> = text
         .rsplit_once(')')
         .map_or("", |(_, rest)| rest)

@@ -1,11 +1,11 @@
-//! `deps`: what a crate must not depend on, directly or not.
+//! `deps`: checks that crates do not depend on forbidden ones, directly or indirectly.
 
 use std::path::Path;
 
 use crate::Outcome;
 use crate::process::output;
 
-/// Crates and what must not be among their dependencies.
+/// Each crate with the dependencies that it must not have.
 const FORBIDDEN: [(&str, &[&str]); 3] = [
     (
         "rangedb-engine",
@@ -28,7 +28,7 @@ const FORBIDDEN: [(&str, &[&str]); 3] = [
     ),
 ];
 
-/// Asks cargo for each tree.
+/// Checks the dependencies of each crate, as cargo lists them.
 pub fn run(_root: &Path) -> Outcome {
     for (package, forbidden) in FORBIDDEN {
         let arguments = [

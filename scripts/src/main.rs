@@ -1,7 +1,8 @@
-//! Checks and tools around the database, behind the short scripts in this folder:
-//! `xtask tidy|deps|unused|generate|generated|test|soak|quickstart|cluster|compare`.
+//! Checks and tools for the project; the short scripts in this folder call them: `xtask
+//! tidy|deps|unused|generate|generated|test|soak|quickstart|cluster|compare`.
 //!
-//! Knows nothing of the other crates but their binaries and files. Every step prints what it runs.
+//! It uses only the binaries and files of the other crates. Every step prints the command that it
+//! runs.
 
 mod cluster;
 mod compare;
@@ -18,7 +19,7 @@ mod unused;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// What a command ends with when it fails: words for people.
+/// The result of a command; the error is text for people.
 type Outcome = Result<(), String>;
 
 const USAGE: &str = "usage: xtask COMMAND
@@ -65,7 +66,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The folder of the workspace.
+/// The root folder of the workspace.
 fn root() -> PathBuf {
     let crate_dir = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     let from_crate = crate_dir.and_then(|dir| dir.parent().map(PathBuf::from));

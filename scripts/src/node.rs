@@ -1,4 +1,4 @@
-//! A real node in the background: ports, start, readiness.
+//! A real node in the background: its ports, its start, and its end.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -9,22 +9,22 @@ use std::process::{Command, Stdio};
 use crate::Outcome;
 use crate::process::{Background, is_stopping, release_binary};
 
-/// The ports that a node takes if nobody says otherwise.
+/// The default ports of a node.
 const LISTEN_PORT: u16 = 7400;
 const HTTP_PORT: u16 = 7480;
 
-/// A node that is ready.
+/// A ready node.
 pub struct Node {
     process: Background,
-    /// `HOST:PORT` of the database.
+    /// The address of the database, `HOST:PORT`.
     pub listen: String,
-    /// `HOST:PORT` of the admin pages.
+    /// The address of the admin pages, `HOST:PORT`.
     pub http: String,
 }
 
 impl Node {
-    /// Starts a node and waits until it is ready. `extra` are flags of `rangedb start`. Its log
-    /// lies beside the data folder.
+    /// Starts a node and waits until it is ready. `extra` holds further flags of `rangedb start`.
+    /// The log is written beside the data folder.
     pub fn start(data_dir: &Path, extra: &[&str]) -> Result<Node, String> {
         let listen = format!("127.0.0.1:{}", free_port(LISTEN_PORT)?);
         let http = format!("127.0.0.1:{}", free_port(HTTP_PORT)?);
@@ -52,12 +52,12 @@ impl Node {
         })
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// Waits until a signal ends it. By itself it should not end.
+    /// Waits until a signal ends the node. It is an error if the node ends by itself.
     pub fn wait(&mut self) -> Outcome {
         let status = self
             .process
@@ -70,7 +70,7 @@ impl Node {
         Err(format!("the node ended with {status}"))
     }
 
-    /// Asks it to end, and waits.
+    /// Stops the node and waits for its end.
     pub fn stop(&mut self) -> Outcome {
         self.process.stop()
     }
@@ -90,12 +90,12 @@ fn wait_until_ready(process: &mut Background) -> Outcome {
     if !is_ready {
         return Err("the node ended before it was ready".to_owned());
     }
-    // The node must never wait for somebody to read what it prints.
+    // The node must never wait for a reader of its output.
     std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
     Ok(())
 }
 
-/// `usual` if nobody holds it, else any port that nobody holds.
+/// Returns `usual` if that port is free, otherwise any free port.
 pub fn free_port(usual: u16) -> Result<u16, String> {
     let listener = TcpListener::bind(("127.0.0.1", usual))
         .or_else(|_| TcpListener::bind(("127.0.0.1", 0)))

@@ -1,5 +1,6 @@
-//! Child processes: run to the end, or keep running until stopped. None outlives this process,
-//! unless that is killed outright: SIGINT and SIGTERM stop the children first.
+//! Child processes: some run to their end, others in the background until they are stopped. SIGINT
+//! and SIGTERM stop them before this process ends; only a SIGKILL of this process leaves them
+//! running.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -9,24 +10,24 @@ use std::time::{Duration, Instant};
 
 use crate::{Outcome, root};
 
-/// How long a child may take to end after SIGTERM: longer than a node drains.
+/// How long a child may take to end after SIGTERM; longer than a node takes for requests in flight.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 const POLL_EVERY: Duration = Duration::from_millis(20);
-/// What shells expect after SIGINT.
+/// The exit code that shells expect after SIGINT.
 const EXIT_STOPPED: i32 = 130;
 
-/// Ids of the children that run in the background.
+/// The ids of the children in the background.
 static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 static IS_STOPPING: AtomicBool = AtomicBool::new(false);
 
-/// A command in the workspace's folder.
+/// A command that runs in the workspace's folder.
 pub fn command(program: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(arguments).current_dir(root());
     command
 }
 
-/// Runs a command to its end, its output visible.
+/// Runs a command to its end and shows its output.
 pub fn run(program: &str, arguments: &[&str]) -> Outcome {
     eprintln!("+ {program} {}", arguments.join(" "));
     let status = command(program, arguments)
@@ -35,14 +36,14 @@ pub fn run(program: &str, arguments: &[&str]) -> Outcome {
     succeeded(program, arguments, status)
 }
 
-/// Builds packages of the workspace for use.
+/// Builds release binaries of packages of the workspace.
 pub fn build_release(packages: &[&str]) -> Outcome {
     let packages = packages.iter().flat_map(|package| ["-p", package]);
     let arguments: Vec<&str> = ["build", "--release"].into_iter().chain(packages).collect();
     run("cargo", &arguments)
 }
 
-/// Runs a command to its end and returns what it wrote to standard output.
+/// Runs a command to its end and returns its standard output.
 pub fn output(program: &str, arguments: &[&str]) -> Result<String, String> {
     let output = command(program, arguments)
         .stderr(Stdio::inherit())
@@ -62,7 +63,7 @@ fn succeeded(program: &str, arguments: &[&str], status: ExitStatus) -> Outcome {
     ))
 }
 
-/// Where cargo puts a release binary.
+/// The path of a release binary.
 pub fn release_binary(name: &str) -> Result<String, String> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
     let path = target
@@ -74,14 +75,14 @@ pub fn release_binary(name: &str) -> Result<String, String> {
         .map_err(|_| "the folder's name is no UTF-8".to_owned())
 }
 
-/// A child in the background; stopped when dropped.
+/// A child in the background; dropping it stops the child.
 pub struct Background {
     child: Child,
     name: String,
 }
 
 impl Background {
-    /// Starts it.
+    /// Starts the child.
     pub fn start(mut command: Command, name: &str) -> Result<Background, String> {
         let child = command
             .spawn()
@@ -93,17 +94,17 @@ impl Background {
         })
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// The child itself, for its pipes.
+    /// The handle of the child, for its pipes.
     pub fn child(&mut self) -> &mut Child {
         &mut self.child
     }
 
-    /// Asks it to end, and waits. An exit code other than 0 is an error.
+    /// Sends SIGTERM and waits for the child's end. An exit code other than 0 is an error.
     pub fn stop(&mut self) -> Outcome {
         if let Ok(None) = self.child.try_wait() {
             signal("TERM", self.child.id());
@@ -141,7 +142,7 @@ impl Drop for Background {
         if let Ok(None) = self.child.try_wait()
             && self.stop().is_err()
         {
-            // It had its time; an error here leaves nothing better to do.
+            // The child had its time. If it cannot be killed, nothing more can be done.
             let _ = self.child.kill();
             let _ = self.wait_within(STOP_WITHIN);
         }
@@ -155,13 +156,13 @@ fn lock_running() -> std::sync::MutexGuard<'static, Vec<u32>> {
 }
 
 fn signal(name: &str, id: u32) {
-    // A process that ended by itself in the meantime is as good.
+    // It does not matter if the process has ended by itself meanwhile.
     let _ = Command::new("kill")
         .args([&format!("-{name}"), &id.to_string()])
         .status();
 }
 
-/// From now on SIGINT and SIGTERM stop the children, after which the main thread ends.
+/// From now on SIGINT and SIGTERM stop the children; then the main thread ends the process.
 pub fn stop_children_on_signals() -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -188,14 +189,15 @@ pub fn stop_children_on_signals() -> Outcome {
         });
         IS_STOPPING.store(true, Ordering::Relaxed);
         lock_running().iter().for_each(|&id| signal("TERM", id));
-        // The main thread sees its children end, cleans up and ends the process before this does.
+        // The main thread sees its children end, cleans up and ends the process, in most cases
+        // before this thread does.
         std::thread::sleep(STOP_WITHIN + STOP_WITHIN);
         std::process::exit(EXIT_STOPPED);
     });
     Ok(())
 }
 
-/// Whether a signal told this process to end.
+/// Whether a signal has told this process to end.
 pub fn is_stopping() -> bool {
     IS_STOPPING.load(Ordering::Relaxed)
 }

