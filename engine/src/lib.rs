@@ -1,4 +1,61 @@
-//! The database, without sockets, runtime or wire format.
+//! The database engine: ranges of keys, replicated by Raft, on one log and one tree for each shard.
+//!
+//! The engine knows no socket, no client protocol, no executor and no wall clock. It reaches the
+//! world only through [`env::Env`], which the server implements on glommio and io_uring, and the
+//! simulator in virtual time with faults. A shard with everything below it lives on one thread;
+//! only the hybrid clock ([`hlc`]) is shared by all shards, and the tables on disk ([`lsm`]) have
+//! background threads.
+//!
+//! ```text
+//!      requests of clients     messages of other shards     orders of operators
+//!              |                          |                         |
+//! +------------v--------------------------v-------------------------v-------------+
+//! | shard    finds the range and checks its epoch; makes and removes replicas     |
+//! |                                                                               |
+//! | each replica:                                    on one shard of the cluster: |
+//! | +------------------------------------------+     +--------------------------+ |
+//! | | range  proposer: queue, timestamps       |     | cluster  the manager:    | |
+//! | | raft   order, majority, lease (openraft) |     |   where replicas and     | |
+//! | | range  apply: rows, session table        |     |   leaders should be      | |
+//! | +-----|------------------------------|-----+     +--------------------------+ |
+//! |       | entries                      | rows                                   |
+//! | +-----v-----------+   +--------------v-----+                                  |
+//! | | wal   one log   |   | lsm   one tree     |     for all replicas of the shard |
+//! | +-----|-----------+   +--------------|-----+                                  |
+//! +-------|------------------------------|----------------------------------------+
+//!         v                              v
+//!   env   disk, tables, links to other shards, tasks, time, randomness
+//! ```
+//!
+//! A write goes down on the left (`Shard::write`, proposer, Raft, log). When a majority has it
+//! durably, `apply` changes the tree, and the [`shard::WriteSink`] of the caller receives the
+//! outcome. While a leader holds its lease, a read ([`shard::Shard::get`]) needs only the tree. The
+//! log is purged only up to the entries that the tree has made durable; a start replays the rest.
+//!
+//! **Code map**
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`types`], [`limits`] | ids, timestamps and other small values; all bounds |
+//! | [`request`], [`error`] | requests, their outcomes, errors, and what became of a write |
+//! | [`env`] | the traits of the world outside |
+//! | [`hlc`] | the node's hybrid logical clock |
+//! | [`frame`] | frames of messages between nodes |
+//! | [`wal`] | the log: segments, batches, records, recovery |
+//! | [`lsm`] | the tree: memtable, tables, versions and their collection |
+//! | [`raft`] | the adapter to openraft: groups, leases, elections, snapshots |
+//! | [`range`] | a range's replica: commands, apply, session table, proposer |
+//! | [`cluster`] | the manager: placement, health, ids, settings, the view of the cluster |
+//! | [`shard`] | puts it all together; the interface of this crate |
+//! | [`mutant`] | deliberate bugs, which the simulator must find |
+//!
+//! **Reading order.** [`types`], [`error`] and [`env`] first. Then follow a write: the header of
+//! [`shard`], [`range::proposer`], [`range::command`], [`raft`] (`group.rs`, `log_store.rs`,
+//! `state_machine.rs`), [`wal`] (`writer.rs`, then the format in `segment.rs`, `batch.rs` and
+//! `record.rs`), [`range::apply`] with [`range::sessions`], [`lsm`]. Then what happens when
+//! something fails: `wal/recovery.rs`, `shard/open.rs`, [`range::export`] and `shard/staging.rs`
+//! (snapshots), `raft/lease.rs` and `raft/pulse.rs` (leaders). Last the cluster: [`cluster`] with
+//! `shard/management.rs` and `shard/members.rs`.
 
 pub mod cluster;
 pub mod env;
