@@ -44,6 +44,8 @@ where
                 Some(Err(ended)) => failures.push(ended.to_string()),
                 None => break,
             }
+            // After a failure the next way begins at once; after the last, all that still run are
+            // awaited.
             if !is_last {
                 break;
             }

@@ -209,6 +209,7 @@ impl<E: Env> Inner<E> {
             self.digests.compares.set(true);
             let inner = self.clone();
             drop(E::Runtime::spawn(async move {
+                // A write during the comparison makes another one due.
                 let write = replica.last_write();
                 let running = Running { replica, raft };
                 match inner.compare(&running).await {
@@ -364,8 +365,10 @@ impl<E: Env> Inner<E> {
                 own_at.get_or_insert(now);
             }
             let all = digests.iter().all(|(_, digest)| digest.is_some());
+            // After this replica's own digest, the others get some more time.
             let is_late = own_at.is_some_and(|at| now >= at + PATIENCE);
             let is_off = replica.leading().is_none() || raft.is_retired() || self.closing.get();
+            // Another replica leads by now, or this replica's digest was given up.
             if is_off || (own_at.is_none() && !replica.is_digesting(number)) {
                 return None;
             }

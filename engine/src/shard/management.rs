@@ -316,6 +316,7 @@ impl<E: Env> Inner<E> {
                 let told = self.ask_manager(&Ask::Report(report)).await;
                 return told.unwrap_or_else(|| self.not_here());
             }
+            // Only the manager answers the requests below.
             _ if !self.manages() => return self.not_here(),
             Ask::Report(report) => {
                 let now = Now::<E>::now();
@@ -344,6 +345,7 @@ impl<E: Env> Inner<E> {
         };
         match done {
             Ok(told) => told,
+            // While the shard closes, its groups stop: their errors do not count.
             Err(fatal) if self.closing.get() => Told::Refused(fatal.to_string()),
             Err(fatal) => {
                 let why = fatal.to_string();

@@ -110,6 +110,7 @@ fn choose_move<E: Env>(
     if all().any(|place| place.location == to) {
         return Err(format!("shard {to} has a replica of range {range} already"));
     }
+    // Two voters on one node would be lost together.
     if from != to.node
         && found
             .voters

@@ -51,6 +51,7 @@ impl<E: Env> Core<E> {
                 "the segment of a live entry is gone".to_owned(),
             ));
         };
+        // A disk reads whole blocks: one read covers all of the places, which lie near each other.
         let block = BLOCK_LEN as u64;
         let start = first.offset / block * block;
         let ends = places

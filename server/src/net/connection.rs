@@ -251,13 +251,16 @@ impl Connection {
             Poll::Pending => return Ok(Step::Idle),
             Poll::Ready(len) => len?,
         };
+        // The client sends nothing more, but may wait for replies.
         if len == 0 {
             self.state.set(State::Ending);
             return Ok(Step::Worked);
         }
+        // If the buffer is full, the kernel may have more bytes.
         let full = len == received.len();
         input.received = Now::now();
         let mut bytes = input.skip(received.get(..len).unwrap_or_default());
+        // Whole frames are handled where they lie in the shard's buffer; only the rest is copied.
         if input.is_empty() {
             let taken = self.take_frames(bytes, input.received);
             input.more = taken.more;

@@ -431,6 +431,7 @@ async fn serve(inner: &Inner, link: &Link, stream: TcpStream) -> io::Error {
                 return error;
             }
             sent.clear();
+            // One long batch must not keep its memory for good.
             sent.shrink_to(RECEIVE_LEN * 4);
         }
     };

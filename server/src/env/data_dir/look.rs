@@ -55,6 +55,8 @@ pub fn is_ours(path: &Path) -> Result<bool, BadFolder> {
     if read(path)?.is_some() {
         return Ok(true);
     }
+    // Without `node.json` a folder is ours only if its making was cut off: its shards have no
+    // files.
     let mut used = None;
     for name in names(path).map_err(denied(path, "read", ""))? {
         if [LOCK, DRAFT, TOKEN, LOST_AND_FOUND].contains(&name.as_str()) {

@@ -314,6 +314,7 @@ fn make(
         given_up: None,
     };
     identity.name_logs(Some(0));
+    // This file comes last: a crash before it leaves a folder whose making begins again.
     write_identity(path, &identity).map_err(failed(path, "write node.json"))?;
     Ok(identity)
 }
