@@ -182,7 +182,10 @@ fn write_lines(lines: &mpsc::Receiver<Vec<u8>>) {
         // Once lines can be written again and the queue is empty, the log says how many are
         // missing.
         if written && left == 0 && std::mem::replace(&mut told, lost) != lost {
-            tracing::warn!(lines = lost, "log lines were lost, so many since the start");
+            tracing::warn!(
+                lines = lost,
+                "log lines were lost; the number counts from the start"
+            );
         }
     }
 }

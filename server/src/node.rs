@@ -341,8 +341,8 @@ async fn started(shards: &mut Shards) -> Result<(), NodeError> {
 fn died(ended: Option<(u16, Result<(), ShardError>)>) -> ! {
     match ended {
         Some((shard, Err(error))) => die(&format!("shard {shard}"), &error),
-        Some((shard, Ok(()))) => die(&format!("shard {shard}"), &"it ended untold"),
-        None => die("shards", &"all ended untold"),
+        Some((shard, Ok(()))) => die(&format!("shard {shard}"), &"it ended without an order"),
+        None => die("shards", &"all ended without an order"),
     }
 }
 

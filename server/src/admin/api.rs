@@ -211,7 +211,8 @@ fn order(name: &str, range: u64, body: &[u8]) -> Result<(Value, bool), Failure> 
         Map::new()
     } else {
         let fields = serde_json::from_slice(body);
-        fields.map_err(|error| Failure::invalid(format!("the body is no JSON object: {error}")))?
+        fields
+            .map_err(|error| Failure::invalid(format!("the body is not a JSON object: {error}")))?
     };
     let path_says = [("command", json!(name)), ("range", json!(range))];
     for (field, value) in path_says {

@@ -48,7 +48,7 @@ impl Failure {
     }
 
     pub fn method(methods: &'static str) -> Failure {
-        let message = format!("here is {methods}");
+        let message = format!("only {methods} can be used here");
         let mut failure = Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method", message);
         failure.header = Some(allow(methods));
         failure

@@ -395,12 +395,12 @@ pub fn render(node: &Serving, reports: &[Option<ShardReport>]) -> String {
 fn seats(page: &mut Page, node: &Serving) {
     let kinds = [("client", &node.client_seats), ("peer", &node.peer_seats)];
     let name = "rangedb_connections_limit";
-    page.metric(name, "gauge", "Connections that there may be, by role.");
+    page.metric(name, "gauge", "Limit of connections, by role.");
     for (role, seats) in &kinds {
         page.value(name, &format!("role=\"{role}\""), seats.max() as f64);
     }
     let name = "rangedb_connections_taken";
-    page.metric(name, "gauge", "Connections that there are, by role.");
+    page.metric(name, "gauge", "Open connections, by role.");
     for (role, seats) in &kinds {
         page.value(name, &format!("role=\"{role}\""), seats.taken() as f64);
     }
@@ -408,7 +408,7 @@ fn seats(page: &mut Page, node: &Serving) {
     page.metric(
         name,
         "counter",
-        "Connections refused since there were too many, by role.",
+        "Connections refused because of the limit, by role.",
     );
     for (role, seats) in &kinds {
         page.value(name, &format!("role=\"{role}\""), seats.refused() as f64);

@@ -64,7 +64,7 @@ pub(super) async fn ask(client: &Client, command: &Value) -> Result<Value, Troub
 fn parsed(answer: &str) -> Result<Value, Trouble> {
     serde_json::from_str(answer).map_err(|error| Trouble {
         exit: Exit::Refused,
-        message: format!("the node's answer is no JSON: {error}"),
+        message: format!("the node's answer is not JSON: {error}"),
     })
 }
 

@@ -145,7 +145,7 @@ impl Config {
             log: raw.parse(Key::Log, |text| match text {
                 "text" => Ok(LogFormat::Text),
                 "json" => Ok(LogFormat::Json),
-                _ => Err("it is text or json".to_owned()),
+                _ => Err("the format is text or json".to_owned()),
             })?,
             log_level: raw.parse(Key::LogLevel, |text| Ok(text.to_owned()))?,
             gc_retention: raw.parse(Key::GcRetention, |text| match parse_duration(text)? {
@@ -215,7 +215,7 @@ fn advertise(raw: &RawConfig, listen: &str) -> Result<String, BadSetting> {
         }
         match port.parse::<u16>() {
             Ok(_) => Ok(me.to_owned()),
-            Err(_) => Err("it is HOST:PORT".to_owned()),
+            Err(_) => Err("an address is HOST:PORT".to_owned()),
         }
     })
 }
@@ -249,7 +249,7 @@ fn joining(raw: &RawConfig, me: &str) -> Result<Joining, BadSetting> {
         "" => Ok(None),
         text => match text.parse::<usize>() {
             Ok(count) if count > 0 => Ok(Some(count)),
-            _ => Err("it is a number of nodes, from 1".to_owned()),
+            _ => Err("a number of nodes is 1 or more".to_owned()),
         },
     })?;
     if let Some(expected) = expected.filter(|count| *count != nodes.len().max(1)) {
@@ -280,7 +280,7 @@ fn joining(raw: &RawConfig, me: &str) -> Result<Joining, BadSetting> {
 fn address(text: &str) -> Result<SocketAddr, String> {
     let mut addresses = text
         .to_socket_addrs()
-        .map_err(|e| format!("it is HOST:PORT ({e})"))?;
+        .map_err(|e| format!("an address is HOST:PORT ({e})"))?;
     addresses
         .next()
         .ok_or_else(|| "the name has no address".to_owned())
@@ -299,7 +299,7 @@ fn cpus(raw: &RawConfig) -> Result<Vec<usize>, BadSetting> {
                 range.0.trim().parse::<usize>(),
                 range.1.trim().parse::<usize>(),
             ) else {
-                return Err("it is a list of processors such as 0,2-3".to_owned());
+                return Err("a list of processors looks like 0,2-3".to_owned());
             };
             cpus.extend(first..=last);
         }
@@ -307,7 +307,7 @@ fn cpus(raw: &RawConfig) -> Result<Vec<usize>, BadSetting> {
         cpus.dedup();
         match cpus.iter().find(|cpu| !allowed.contains(cpu)) {
             Some(cpu) => Err(format!("this process may not run on processor {cpu}")),
-            None if cpus.is_empty() => Err("it names no processor".to_owned()),
+            None if cpus.is_empty() => Err("the list names no processor".to_owned()),
             None => Ok(cpus),
         }
     })

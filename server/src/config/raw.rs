@@ -138,7 +138,8 @@ impl RawConfig {
             let key = find(&name).map_err(|near| {
                 BadConfig::UnknownKey(format!("configuration file {file}: {name}"), near)
             })?;
-            let value = plain(&value).ok_or_else(|| bad(format!("{name} is no plain value")))?;
+            let value = plain(&value)
+                .ok_or_else(|| bad(format!("{name} is not a text, a whole number or a list")))?;
             self.set(key, value, Source::File(file.clone()));
         }
         Ok(())

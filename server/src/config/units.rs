@@ -81,7 +81,7 @@ pub fn parse_keys(text: &str) -> Result<Vec<Vec<u8>>, String> {
         return Err("a border has 1 to 4096 bytes".to_owned());
     }
     if !keys.is_sorted_by(|a, b| a < b) {
-        return Err("borders rise, and none comes twice".to_owned());
+        return Err("borders must rise, each given once".to_owned());
     }
     Ok(keys)
 }

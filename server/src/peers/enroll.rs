@@ -274,7 +274,7 @@ async fn greet(address: &str) -> io::Result<(TcpStream, Answer)> {
         let mut answer = [0; ANSWER_LEN];
         stream.read_exact(&mut answer).await?;
         let answer = Answer::decode(&answer);
-        let answer = answer.ok_or_else(|| io::Error::other("it is no RangeDB node"))?;
+        let answer = answer.ok_or_else(|| io::Error::other("it is not a RangeDB node"))?;
         return Ok((stream, answer));
     }
     Err(failure)

@@ -372,7 +372,7 @@ async fn connect(inner: &Inner, link: &Link) -> io::Result<TcpStream> {
     let mut answer = [0; ANSWER_LEN];
     stream.read_exact(&mut answer).await?;
     let answer =
-        Answer::decode(&answer).ok_or_else(|| io::Error::other("it is no RangeDB node"))?;
+        Answer::decode(&answer).ok_or_else(|| io::Error::other("it is not a RangeDB node"))?;
     match answer.verdict {
         Verdict::Accepted => {}
         Verdict::RoleRefused | Verdict::NoCommonVersion => {
@@ -407,7 +407,7 @@ async fn welcome(inner: &Inner, node: NodeId, received: &Received) -> io::Result
         }
         _ => None,
     };
-    let said = said.ok_or_else(|| io::Error::other("the first frame is no welcome"))?;
+    let said = said.ok_or_else(|| io::Error::other("the first frame is not a welcome"))?;
     match inner.peers.lives.meet(node, said) {
         Met::Known => {}
         Met::New => super::remember(&inner.peers).await,

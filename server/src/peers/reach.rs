@@ -130,5 +130,5 @@ async fn greet(address: &str) -> io::Result<Answer> {
         .await?;
     let mut answer = [0; ANSWER_LEN];
     stream.read_exact(&mut answer).await?;
-    Answer::decode(&answer).ok_or_else(|| io::Error::other("it is no RangeDB node"))
+    Answer::decode(&answer).ok_or_else(|| io::Error::other("it is not a RangeDB node"))
 }
