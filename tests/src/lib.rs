@@ -1,6 +1,7 @@
 //! Tests that need more than one crate: the simulator, and tests of the real processes.
 
 pub mod cluster;
+pub mod console;
 pub mod invariants;
 pub mod net;
 pub mod process;

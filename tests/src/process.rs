@@ -45,6 +45,13 @@ pub fn command_in(space: Option<&str>, name: &str) -> Command {
         Some(space) => netns::inside(space, &binary(name)),
         None => Command::new(binary(name)),
     };
+    without_settings(&mut command);
+    command
+}
+
+/// Takes the settings of the person who runs the test out of a command's environment, but for how much
+/// nodes log, and gives it no input.
+pub fn without_settings(command: &mut Command) {
     for (variable, _) in std::env::vars_os() {
         let name = variable.to_string_lossy();
         if name.starts_with("RANGEDB_") && name != "RANGEDB_LOG_LEVEL" {
@@ -52,7 +59,6 @@ pub fn command_in(space: Option<&str>, name: &str) -> Command {
         }
     }
     command.stdin(Stdio::null());
-    command
 }
 
 /// The lowest port of tests; all are below those that the system chooses for connections.
@@ -141,29 +147,11 @@ impl Home {
     /// The node ended before it was ready; the error is what it logged.
     pub fn try_start(&self) -> Result<Node, String> {
         let before = self.log().len();
-        let log = self.log_file();
-        let begun = Instant::now();
-        let mut child = self
-            .start_command()
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("the node starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        let ready = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .any(|line| line.starts_with("ready "));
-        let node = Node {
-            child,
-            started_in: begun.elapsed(),
-        };
-        if !ready {
+        let mut node = Node::spawn(&mut self.start_command(), self.log_file());
+        if !node.becomes_ready() {
             node.wait();
             return Err(self.log().split_off(before));
         }
-        // The node must never wait for a reader of its output.
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         Ok(node)
     }
 
@@ -276,6 +264,36 @@ pub struct Node {
 }
 
 impl Node {
+    /// Starts a node by this command; its log goes to the file.
+    ///
+    /// # Panics
+    /// The command cannot be started.
+    pub fn spawn(command: &mut Command, log: File) -> Node {
+        let piped = command.stdout(Stdio::piped()).stderr(log);
+        Node {
+            child: piped.spawn().expect("the node starts"),
+            started_in: Duration::ZERO,
+        }
+    }
+
+    /// Waits until a node that was just spawned says that it is ready; false if it ends before that.
+    ///
+    /// # Panics
+    /// It was waited for before.
+    pub fn becomes_ready(&mut self) -> bool {
+        let begun = Instant::now();
+        let output = self.child.stdout.take().expect("it is piped");
+        let mut lines = BufReader::new(output).lines();
+        let ready = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .any(|line| line.starts_with("ready "));
+        self.started_in = begun.elapsed();
+        // The node must never wait for a reader of its output.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        ready
+    }
+
     /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id()
