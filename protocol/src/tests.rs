@@ -1,5 +1,7 @@
 //! Every table there and back, fixed bytes, and bytes that are no tables.
 
+mod fuzz;
+
 use super::*;
 
 fn requests() -> Vec<Request<'static>> {

@@ -8,6 +8,8 @@
 //! The shards' part (reporting, making and removing replicas, changing a group's members) is in
 //! [`crate::shard`].
 
+#[cfg(test)]
+mod fuzz;
 mod health;
 mod ids;
 pub mod manager;

@@ -16,6 +16,8 @@
 mod crash_tests;
 #[cfg(test)]
 mod damage_tests;
+#[cfg(test)]
+mod fuzz;
 pub mod keys;
 mod memory_tables;
 mod memtable;

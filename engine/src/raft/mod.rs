@@ -19,6 +19,8 @@
 mod append_lane;
 mod convert;
 mod followers;
+#[cfg(test)]
+mod fuzz;
 mod group;
 mod install;
 mod lease;

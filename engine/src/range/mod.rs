@@ -7,6 +7,8 @@ pub mod command;
 mod descriptor;
 pub mod digest;
 pub mod export;
+#[cfg(test)]
+mod fuzz;
 pub mod proposer;
 pub mod replica;
 mod session_export;

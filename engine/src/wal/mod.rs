@@ -49,6 +49,8 @@
 
 mod batch;
 mod body;
+#[cfg(test)]
+mod fuzz;
 mod keeper;
 mod log;
 mod marks;

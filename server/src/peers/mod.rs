@@ -19,6 +19,8 @@
 
 pub mod carry;
 pub mod enroll;
+#[cfg(test)]
+mod fuzz;
 pub mod input;
 pub mod link;
 mod lives;

@@ -122,6 +122,11 @@ pub(super) fn read(path: &Path) -> Result<Option<Found>, BadFolder> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(denied(path, "read", IDENTITY)(error)),
     };
+    decode(path, &text).map(Some)
+}
+
+/// Reads what the file of the folder at `path` holds.
+pub(super) fn decode(path: &Path, text: &[u8]) -> Result<Found, BadFolder> {
     let shown = || path.display().to_string();
     let damaged = |why: String| BadFolder::Lost {
         path: shown(),
@@ -129,25 +134,22 @@ pub(super) fn read(path: &Path) -> Result<Option<Found>, BadFolder> {
         advice: advice(None),
     };
     let value: serde_json::Value =
-        serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
+        serde_json::from_slice(text).map_err(|e| damaged(e.to_string()))?;
     let format = value.get("format").and_then(serde_json::Value::as_u64);
     let format = format.ok_or_else(|| damaged("it names no format".to_owned()))?;
     match u32::try_from(format) {
-        Ok(FORMAT_OF_ONE) => Ok(Some(Found {
+        Ok(FORMAT_OF_ONE) => Ok(Found {
             identity: of_format_1(&shown(), value)?,
             is_older: true,
-        })),
+        }),
         Ok(known @ (FORMAT | FORMAT_UNMARKED)) => {
             let identity = serde_json::from_value::<Identity>(value);
             let mut identity = identity.map_err(|e| damaged(e.to_string()))?;
+            check_shards(&identity).map_err(damaged)?;
             let is_older = known == FORMAT_UNMARKED;
             if is_older {
                 identity.format = FORMAT;
                 identity.name_logs(None);
-            }
-            if !(1..=SHARDS_MAX).contains(&identity.shards.into()) {
-                let shards = identity.shards;
-                return Err(damaged(format!("it names {shards} shards")));
             }
             let is_named = |log: &LogName| u128::from_str_radix(&log.id, 16).is_ok();
             let are_named = identity.logs.iter().all(is_named);
@@ -157,12 +159,20 @@ pub(super) fn read(path: &Path) -> Result<Option<Found>, BadFolder> {
             if let Some(why) = identity.given_up {
                 return Err(BadFolder::GivenUp { path: shown(), why });
             }
-            Ok(Some(Found { identity, is_older }))
+            Ok(Found { identity, is_older })
         }
         _ => Err(BadFolder::OtherFormat {
             path: shown(),
             found: format.to_string(),
         }),
+    }
+}
+
+/// Refuses a number of shards that no folder was made with, before anything is made for each of them.
+fn check_shards(identity: &Identity) -> Result<(), String> {
+    match usize::from(identity.shards) {
+        1..=SHARDS_MAX => Ok(()),
+        shards => Err(format!("it names {shards} shards")),
     }
 }
 
@@ -177,12 +187,14 @@ fn of_format_1(path: &str, mut value: serde_json::Value) -> Result<Identity, Bad
         fields.remove("nodes");
         fields.remove("enrolled");
     }
-    let identity = serde_json::from_value::<Identity>(value);
-    let mut identity = identity.map_err(|e| BadFolder::Lost {
-        path,
-        what: format!("node.json is damaged ({e})"),
+    let damaged = |why: String| BadFolder::Lost {
+        path: path.clone(),
+        what: format!("node.json is damaged ({why})"),
         advice: advice(Some(false)),
-    })?;
+    };
+    let identity = serde_json::from_value::<Identity>(value);
+    let mut identity = identity.map_err(|e| damaged(e.to_string()))?;
+    check_shards(&identity).map_err(damaged)?;
     identity.format = FORMAT;
     identity.system = vec![(identity.node, 0)];
     identity.name_logs(None);

@@ -21,6 +21,8 @@
 //! several nodes are refused. Format 2 did not name logs: they get their names at the first start.
 
 mod fault;
+#[cfg(test)]
+mod fuzz;
 mod identity;
 mod look;
 

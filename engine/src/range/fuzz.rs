@@ -1,0 +1,184 @@
+//! What a range writes to its log and its tables, under bytes that were changed at random.
+
+use bytes::Bytes;
+use rangedb_fuzz::fuzz;
+
+use crate::range::command::{self, Action, Command, Entry};
+use crate::range::session_row::{ClientMarks, SavedPair};
+use crate::range::state::RangeState;
+use crate::range::{Descriptor, Keyspace, ReplicaPlace};
+use crate::request::{Condition, Mutation, Outcome, SessionPair, Write};
+use crate::types::{
+    ClientId, Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp,
+};
+use crate::wal::LogId;
+
+fn writes() -> Vec<Write> {
+    let key = || Bytes::from_static(b"key");
+    let value = || Bytes::from_static(b"a value that is not stored in place of its address");
+    let mutation = |value| Mutation { key: key(), value };
+    vec![
+        Write::Put {
+            key: key(),
+            value: value(),
+        },
+        Write::Delete { key: key() },
+        Write::CompareAndSwap {
+            key: key(),
+            condition: Condition::Value(value()),
+            value: None,
+        },
+        Write::Increment {
+            key: key(),
+            delta: -4,
+        },
+        Write::Multi {
+            mutations: vec![mutation(Some(value())), mutation(None)],
+        },
+    ]
+}
+
+fn descriptor() -> Descriptor {
+    let place = |id| ReplicaPlace {
+        replica: ReplicaId(id),
+        location: Location {
+            node: NodeId(id),
+            shard: ShardId(0),
+        },
+    };
+    Descriptor {
+        range: RangeId(7),
+        epoch: Epoch {
+            version: 1,
+            conf: 2,
+        },
+        keyspace: Keyspace::User,
+        keys: KeyRange {
+            start: b"a".to_vec(),
+            end: Some(b"z".to_vec()),
+        },
+        replicas: vec![place(1), place(2), place(3)],
+    }
+}
+
+/// Entries are read in place: nothing is decoded, and nothing allocated.
+#[test]
+fn entries() {
+    let pair = SessionPair {
+        client: ClientId(1 << 100),
+        sequence: 3,
+        lowest_unanswered: 2,
+        first_tried: Timestamp(99),
+    };
+    let (epoch, writes) = (
+        Epoch {
+            version: 1,
+            conf: 2,
+        },
+        writes(),
+    );
+    let mut actions: Vec<Action<'_>> = writes
+        .iter()
+        .map(|write| Action::of(write, &pair))
+        .collect();
+    actions.push(Action::CollectBelow { threshold: 5 });
+    actions.push(Action::Nothing);
+    let command = |(timestamp, action)| Command {
+        timestamp,
+        epoch,
+        action,
+    };
+    let entry = Entry {
+        ceiling: 9,
+        commands: (1..).zip(actions).map(command).collect(),
+    };
+    let corpus = [entry, Entry::default()];
+    let corpus = corpus.map(|entry| command::encode(&entry).expect("bytes").to_vec());
+    fuzz("entries", &corpus, |bytes, meter| {
+        meter.decode(|| command::access(bytes).map(drop)).is_ok()
+    });
+}
+
+#[test]
+fn rows_of_sessions() {
+    let marks = ClientMarks {
+        lowest_unanswered: 3,
+        last_seen: Timestamp(4),
+    };
+    fuzz("marks", &[marks.encode()], |bytes, meter| {
+        let Some(marks) = meter.decode(|| ClientMarks::decode(bytes)) else {
+            return false;
+        };
+        assert_eq!(ClientMarks::decode(&marks.encode()), Some(marks));
+        true
+    });
+    let version = Timestamp(7);
+    let outcomes = [
+        Outcome::Done {
+            version,
+            existed: true,
+        },
+        Outcome::Number { version, value: -1 },
+        Outcome::ConditionFailed {
+            current: Some(version),
+        },
+        Outcome::NotANumber,
+        Outcome::Moved,
+    ];
+    let saved = |outcome| SavedPair {
+        decided: Timestamp(9),
+        outcome,
+    };
+    let corpus = outcomes.map(|outcome| saved(outcome).encode().expect("bytes"));
+    fuzz("pairs", &corpus, |bytes, meter| {
+        let Ok(pair) = meter.decode(|| SavedPair::decode(bytes)) else {
+            return false;
+        };
+        let again = pair.encode().expect("bytes");
+        assert_eq!(SavedPair::decode(&again).expect("a pair"), pair);
+        true
+    });
+}
+
+#[test]
+fn descriptors_and_states() {
+    let bytes = descriptor().encode().expect("bytes");
+    fuzz("descriptors", &[bytes], |bytes, meter| {
+        let Ok(found) = meter.decode(|| Descriptor::decode(bytes)) else {
+            return false;
+        };
+        let again = found.encode().expect("bytes");
+        assert_eq!(Descriptor::decode(&again).expect("a descriptor"), found);
+        true
+    });
+    let first = LogId {
+        term: 3,
+        leader: ReplicaId(9),
+        index: 5,
+    };
+    let state = |first| {
+        let membership = Bytes::from_static(b"membership");
+        RangeState::created(descriptor(), membership, first)
+            .encode()
+            .expect("bytes")
+    };
+    fuzz(
+        "states",
+        &[state(None), state(Some(first))],
+        |bytes, meter| {
+            let Ok(found) = meter.decode(|| RangeState::decode(bytes)) else {
+                return false;
+            };
+            let again = found.encode().expect("bytes");
+            let second = RangeState::decode(&again).expect("a state");
+            assert_eq!(second.encode().expect("bytes"), again);
+            assert_eq!(second.descriptor, found.descriptor);
+            assert_eq!(
+                (second.applied, second.last_ts),
+                (found.applied, found.last_ts)
+            );
+            assert_eq!(second.membership, found.membership);
+            true
+        },
+    );
+}
