@@ -33,6 +33,7 @@
 #[doc = include_str!("../README.md")]
 mod readme {}
 
+mod batch;
 mod client;
 mod cluster;
 mod connection;
@@ -47,6 +48,7 @@ mod seeds;
 mod session;
 mod stagger;
 
+pub use batch::{Batch, BatchOutcome};
 pub use bytes::Bytes;
 pub use client::{Client, ClientOptions};
 pub use cluster::{BadClusterId, ClusterId};

@@ -1,10 +1,10 @@
 //! Checks the limits of a request before it is sent: a frame that is too long would end the
 //! connection, and with it the requests of other callers.
 
-use rangedb_protocol::RequestBody;
 use rangedb_protocol::limits::{
     ADMIN_COMMAND_LEN_MAX, BATCH_LEN_MAX, BATCH_OPS_MAX, KEY_LEN_MAX, VALUE_LEN_MAX,
 };
+use rangedb_protocol::{Batch, Expected, RequestBody};
 
 use crate::error::{Error, ErrorCode, Fate};
 
@@ -32,52 +32,41 @@ fn value(value: &[u8]) -> Result<(), Error> {
     Err(invalid(message))
 }
 
+fn batch(batch: &Batch<'_>) -> Result<(), Error> {
+    if batch.mutations.is_empty() {
+        return Err(invalid("the write has no operation".to_owned()));
+    }
+    let count = batch.operations();
+    if count > BATCH_OPS_MAX {
+        let message = format!("the write has {count} operations, of {BATCH_OPS_MAX} at most");
+        return Err(invalid(message));
+    }
+    for condition in &batch.conditions {
+        key(condition.key)?;
+        if let Expected::Value(expected) = condition.expected {
+            value(expected)?;
+        }
+    }
+    for mutation in &batch.mutations {
+        key(mutation.key)?;
+        mutation.change.value().map_or(Ok(()), value)?;
+    }
+    let len: usize = batch.parts().map(<[u8]>::len).sum();
+    if len > BATCH_LEN_MAX {
+        let message = format!("the write has {len} bytes, of {BATCH_LEN_MAX} at most");
+        return Err(invalid(message));
+    }
+    Ok(())
+}
+
 /// Checks a request against the protocol's limits.
 ///
 /// # Errors
 /// [`ErrorCode::Invalid`], not applied.
 pub fn check(body: &RequestBody<'_>) -> Result<(), Error> {
     match body {
-        RequestBody::Get { key: k }
-        | RequestBody::Delete { key: k, .. }
-        | RequestBody::Increment { key: k, .. } => key(k),
-        RequestBody::Put {
-            key: k, value: v, ..
-        } => key(k).and_then(|()| value(v)),
-        RequestBody::CompareAndSwap {
-            key: k,
-            condition,
-            value: v,
-            ..
-        } => {
-            key(k)?;
-            if let rangedb_protocol::Condition::Value(expected) = condition {
-                value(expected)?;
-            }
-            v.map_or(Ok(()), value)
-        }
-        RequestBody::Write { mutations, .. } => {
-            if mutations.is_empty() {
-                return Err(invalid("the write has no operation".to_owned()));
-            }
-            if mutations.len() > BATCH_OPS_MAX {
-                let count = mutations.len();
-                let message =
-                    format!("the write has {count} operations, of {BATCH_OPS_MAX} at most");
-                return Err(invalid(message));
-            }
-            let mut len = 0;
-            for mutation in mutations {
-                key(mutation.key)?;
-                mutation.value.map_or(Ok(()), value)?;
-                len += mutation.key.len() + mutation.value.map_or(0, <[u8]>::len);
-            }
-            if len > BATCH_LEN_MAX {
-                let message = format!("the write has {len} bytes, of {BATCH_LEN_MAX} at most");
-                return Err(invalid(message));
-            }
-            Ok(())
-        }
+        RequestBody::Get { key: k } => key(k),
+        RequestBody::Batch { batch: b, .. } => batch(b),
         // A bound may be as long as a key, and one byte longer: just after the longest key.
         RequestBody::Scan { start, end, .. } => {
             let bounds = [start, end].into_iter().flatten();

@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use rangedb_protocol::{
-    Condition as WireCondition, Mutation as WireMutation, RangeState, Reply, RequestBody,
+    Change, Expected, Mutation as WireMutation, RangeState, Reply, RequestBody,
 };
 
+use crate::batch::{Batch, BatchOutcome};
 use crate::client::{Call, Client, Kind, Take};
 use crate::error::Error;
 
@@ -68,6 +69,15 @@ pub struct Mutation {
     pub key: Bytes,
     /// Its new value; `None` deletes it.
     pub value: Option<Bytes>,
+}
+
+impl Mutation {
+    fn on_the_wire(&self) -> WireMutation<'_> {
+        WireMutation {
+            key: &self.key,
+            change: Change::to(self.value.as_deref()),
+        }
+    }
 }
 
 /// The interval of a scan and the size of its pages.
@@ -189,11 +199,7 @@ impl Client {
     /// See [`Error`]; its fate tells whether the write was applied.
     pub async fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<u64, Error> {
         let (key, value) = (key.as_ref(), value.as_ref());
-        let body = |session| RequestBody::Put {
-            key,
-            value,
-            session,
-        };
+        let body = |session| RequestBody::put(key, value, session);
         let deadline = self.deadline();
         let take = version_of;
         self.call(Call {
@@ -213,10 +219,12 @@ impl Client {
     pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<Deleted, Error> {
         let key = key.as_ref();
         let take: Take<Deleted> = |reply, _| match reply {
-            Reply::Written { version, existed } => Some(Deleted { version, existed }),
+            Reply::Written {
+                version, existed, ..
+            } => Some(Deleted { version, existed }),
             _ => None,
         };
-        let body = |session| RequestBody::Delete { key, session };
+        let body = |session| RequestBody::delete(key, session);
         let deadline = self.deadline();
         self.call(Call {
             key: Some(key),
@@ -239,22 +247,17 @@ impl Client {
         value: Option<&[u8]>,
     ) -> Result<CasOutcome, Error> {
         let key = key.as_ref();
-        let condition = match condition {
-            Condition::Absent => WireCondition::Absent,
-            Condition::Value(value) => WireCondition::Value(value),
-            Condition::Version(version) => WireCondition::Version(version),
+        let expected = match condition {
+            Condition::Absent => Expected::Absent,
+            Condition::Value(value) => Expected::Value(value),
+            Condition::Version(version) => Expected::Version(version),
         };
         let take: Take<CasOutcome> = |reply, _| match reply {
             Reply::Written { version, .. } => Some(CasOutcome::Swapped { version }),
-            Reply::ConditionFailed { current } => Some(CasOutcome::Failed { current }),
+            Reply::ConditionFailed { current, .. } => Some(CasOutcome::Failed { current }),
             _ => None,
         };
-        let body = |session| RequestBody::CompareAndSwap {
-            key,
-            condition,
-            value,
-            session,
-        };
+        let body = |session| RequestBody::compare_and_swap(key, expected, value, session);
         let deadline = self.deadline();
         self.call(Call {
             key: Some(key),
@@ -273,14 +276,15 @@ impl Client {
     pub async fn increment(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<Incremented, Error> {
         let key = key.as_ref();
         let take: Take<Incremented> = |reply, _| match reply {
-            Reply::Number { value, version } => Some(Incremented { value, version }),
+            Reply::Written {
+                version, numbers, ..
+            } => {
+                let value = *numbers.first()?;
+                Some(Incremented { value, version })
+            }
             _ => None,
         };
-        let body = |session| RequestBody::Increment {
-            key,
-            delta,
-            session,
-        };
+        let body = |session| RequestBody::add(key, delta, session);
         let deadline = self.deadline();
         self.call(Call {
             key: Some(key),
@@ -299,20 +303,45 @@ impl Client {
     /// See [`Error`]; [`crate::ErrorCode::SeveralRanges`] if the keys lie in several ranges.
     pub async fn write(&self, mutations: Vec<Mutation>) -> Result<u64, Error> {
         let first = mutations.first().map(|m| m.key.clone());
-        let body = |session| RequestBody::Write {
-            mutations: mutations
-                .iter()
-                .map(|m| WireMutation {
-                    key: &m.key,
-                    value: m.value.as_deref(),
-                })
-                .collect(),
-            session,
-        };
+        let body =
+            |session| RequestBody::write(mutations.iter().map(Mutation::on_the_wire), session);
         let deadline = self.deadline();
         let (key, take) = (first.as_deref(), version_of);
         self.call(Call {
             key,
+            body: &body,
+            kind: Kind::Write,
+            take,
+            deadline,
+        })
+        .await
+    }
+
+    /// Writes a batch: if all its conditions hold all its changes are made, or nothing is.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`crate::ErrorCode::SeveralRanges`] if the keys lie in several ranges.
+    pub async fn batch(&self, batch: &Batch) -> Result<BatchOutcome, Error> {
+        let take: Take<BatchOutcome> = |reply, _| match reply {
+            Reply::Written {
+                version, numbers, ..
+            } => Some(BatchOutcome::Written {
+                version,
+                numbers: numbers.into_owned(),
+            }),
+            Reply::ConditionFailed { current, condition } => Some(BatchOutcome::Failed {
+                condition: usize::try_from(condition).ok()?,
+                current,
+            }),
+            _ => None,
+        };
+        let body = |session| RequestBody::Batch {
+            batch: batch.on_the_wire(),
+            session,
+        };
+        let deadline = self.deadline();
+        self.call(Call {
+            key: batch.first_key(),
             body: &body,
             kind: Kind::Write,
             take,

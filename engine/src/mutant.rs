@@ -53,11 +53,13 @@ pub enum Mutant {
     FreshLogOverOldTables,
     /// A replica that has lost what it had acknowledged goes on voting and acknowledging.
     OldFolderVotes,
+    /// Of a batch's conditions the first alone is looked at.
+    FirstConditionAlone,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 23] = [
+    pub const ALL: [Mutant; 24] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -81,6 +83,7 @@ impl Mutant {
         Mutant::SnapshotKeepsNoVersions,
         Mutant::FreshLogOverOldTables,
         Mutant::OldFolderVotes,
+        Mutant::FirstConditionAlone,
     ];
 }
 

@@ -1,18 +1,24 @@
 //! What a caller may ask of a shard, and what it gets. No wire format: the server translates.
+//!
+//! Every write is one [`Batch`]: conditions that must all hold, and mutations of which then all are
+//! made. A put, a delete, a compare-and-swap, an increment and a write of several keys are
+//! constructors of it. The same type is what lies in the log ([`crate::range::command`]).
 
 #![allow(
     missing_docs,
     reason = "what rkyv derives for enums has fields without docs"
 )]
 
+use smallvec::SmallVec;
+
 use crate::types::{Blob, ClientId, Epoch, RangeId, Timestamp};
 
 /// The name of one write, the same for every try of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct SessionPair {
-    /// Who writes.
+    /// The client that writes.
     pub client: ClientId,
-    /// Which of the client's writes; counts from 1.
+    /// The client's number of this write; counts from 1.
     pub sequence: u64,
     /// Below this every write of the client has been answered, and no try of it is under way.
     pub lowest_unanswered: u64,
@@ -29,75 +35,217 @@ pub struct Target {
     pub epoch: Epoch,
 }
 
-/// When a compare-and-swap writes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Condition {
+/// What a key must be for a batch to be written.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct Condition {
+    /// The key.
+    pub key: Blob,
+    /// What is expected of it.
+    pub expected: Expected,
+}
+
+/// What a condition expects of its key.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub enum Expected {
     /// The key has no value.
     Absent,
     /// The key has exactly this value.
     Value(Blob),
     /// The key's newest version has this timestamp, and is a value.
     Version(Timestamp),
+    /// The key has a value.
+    Exists,
 }
 
-/// One change of a multi-write.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mutation {
-    /// The key.
-    pub key: Blob,
-    /// The new value, or `None` to delete the key.
-    pub value: Option<Blob>,
-}
-
-/// A write within one range.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Write {
-    /// Sets a key. Answered with [`Outcome::Done`].
-    Put { key: Blob, value: Blob },
-    /// Removes a key. Answered with [`Outcome::Done`]; `existed` tells whether there was a value.
-    Delete { key: Blob },
-    /// Sets or (with no `value`) removes a key if the condition holds.
-    CompareAndSwap {
-        key: Blob,
-        condition: Condition,
-        value: Option<Blob>,
-    },
-    /// Adds to a signed 64-bit number in decimal text; an absent key counts as 0.
-    Increment { key: Blob, delta: i64 },
-    /// Several changes, all or nothing; of the same key twice the last wins.
-    Multi { mutations: Vec<Mutation> },
-}
-
-impl Write {
-    /// The key that decides where the write goes and where its session pair lies.
-    pub fn first_key(&self) -> Option<&Blob> {
+impl Expected {
+    /// Whether the key's present value, if it has one, is what is expected.
+    pub fn holds(&self, live: Option<(&[u8], Timestamp)>) -> bool {
         match self {
-            Write::Put { key, .. }
-            | Write::Delete { key }
-            | Write::CompareAndSwap { key, .. }
-            | Write::Increment { key, .. } => Some(key),
-            Write::Multi { mutations } => mutations.first().map(|m| &m.key),
+            Expected::Absent => live.is_none(),
+            Expected::Value(wanted) => live.is_some_and(|(value, _)| value == &**wanted),
+            Expected::Version(wanted) => live.is_some_and(|(_, version)| version == *wanted),
+            Expected::Exists => live.is_some(),
         }
     }
 }
 
+/// One change of a batch.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct Mutation {
+    /// The key.
+    pub key: Blob,
+    /// What becomes of it.
+    pub change: Change,
+}
+
+/// What a mutation does to its key.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub enum Change {
+    /// Sets the key.
+    Put {
+        value: Blob,
+        /// The place for an expiry. No request may name one yet.
+        expires_at: Option<Timestamp>,
+    },
+    /// Removes the key.
+    Delete,
+    /// Adds to a signed 64-bit number in decimal text; an absent key counts as 0.
+    Add { delta: i64 },
+}
+
+impl Change {
+    /// Sets the key, or without a value removes it.
+    pub fn to(value: Option<Blob>) -> Change {
+        value.map_or(Change::Delete, |value| Change::Put {
+            value,
+            expires_at: None,
+        })
+    }
+
+    /// The value that it carries.
+    pub fn value(&self) -> Option<&Blob> {
+        match self {
+            Change::Put { value, .. } => Some(value),
+            Change::Delete | Change::Add { .. } => None,
+        }
+    }
+}
+
+/// A write within one range: if all conditions hold all mutations are made, or nothing is.
+///
+/// Conditions look at the keys as they were before the batch. Mutations count in their order: of a
+/// key that is changed twice the last change counts, and an addition sees the changes before it.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct Batch {
+    /// In the order in which they are looked at.
+    pub conditions: Vec<Condition>,
+    /// At least one. Most batches have exactly one, which needs no allocation.
+    pub mutations: SmallVec<[Mutation; 1]>,
+}
+
+impl Batch {
+    /// A batch with one mutation.
+    fn of(conditions: Vec<Condition>, key: Blob, change: Change) -> Batch {
+        let mutations = SmallVec::from_buf([Mutation { key, change }]);
+        Batch {
+            conditions,
+            mutations,
+        }
+    }
+
+    /// Sets a key.
+    pub fn put(key: Blob, value: Blob) -> Batch {
+        Batch::of(Vec::new(), key, Change::to(Some(value)))
+    }
+
+    /// Removes a key.
+    pub fn delete(key: Blob) -> Batch {
+        Batch::of(Vec::new(), key, Change::Delete)
+    }
+
+    /// Adds to a number.
+    pub fn add(key: Blob, delta: i64) -> Batch {
+        Batch::of(Vec::new(), key, Change::Add { delta })
+    }
+
+    /// Sets or (with no `value`) removes a key if it is what is expected.
+    pub fn compare_and_swap(key: Blob, expected: Expected, value: Option<Blob>) -> Batch {
+        let condition = Condition {
+            key: key.clone(),
+            expected,
+        };
+        Batch::of(vec![condition], key, Change::to(value))
+    }
+
+    /// Sets or (where there is no value) removes several keys.
+    pub fn set_all(changes: impl IntoIterator<Item = (Blob, Option<Blob>)>) -> Batch {
+        let mutation = |(key, value)| Mutation {
+            key,
+            change: Change::to(value),
+        };
+        Batch {
+            conditions: Vec::new(),
+            mutations: changes.into_iter().map(mutation).collect(),
+        }
+    }
+
+    /// The key that decides where the batch goes and where its session pair lies.
+    pub fn first_key(&self) -> Option<&Blob> {
+        self.mutations.first().map(|mutation| &mutation.key)
+    }
+
+    /// The keys of its conditions and mutations.
+    pub fn keys(&self) -> impl Iterator<Item = &Blob> {
+        let conditions = self.conditions.iter().map(|condition| &condition.key);
+        conditions.chain(self.mutations.iter().map(|mutation| &mutation.key))
+    }
+
+    /// Conditions and mutations.
+    pub fn operations(&self) -> usize {
+        self.conditions.len() + self.mutations.len()
+    }
+
+    /// Bytes of its keys and values, those that are expected among them.
+    pub fn len_in_bytes(&self) -> usize {
+        let expected = self.conditions.iter().map(|c| match &c.expected {
+            Expected::Value(value) => value.len(),
+            Expected::Absent | Expected::Version(_) | Expected::Exists => 0,
+        });
+        let values = self
+            .mutations
+            .iter()
+            .map(|m| m.change.value().map_or(0, Blob::len));
+        self.keys().map(Blob::len).sum::<usize>() + expected.sum::<usize>() + values.sum::<usize>()
+    }
+}
+
 /// What a write that was decided did.
+///
+/// It lies in session rows on disk: variants and fields are only added at the end, and none may
+/// need more bytes than [`Outcome::Number`], the longest of the first format.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum Outcome {
-    /// Written at this version. `existed`: a delete found a value.
+    /// Written at this version. `existed`: a key that a condition names, or that a lone delete
+    /// removes, had a value.
     Done { version: Timestamp, existed: bool },
-    /// The number after an increment.
+    /// The number after a batch with one addition.
     Number { version: Timestamp, value: i64 },
-    /// The condition did not hold; nothing was written. The version of the present value, if any.
-    ConditionFailed { current: Option<Timestamp> },
-    /// An increment met a value that is no number.
+    /// A condition did not hold; nothing was written.
+    ConditionFailed {
+        /// The version of the present value of its key, if there is one.
+        current: Option<Timestamp>,
+        /// Its place among the batch's conditions, from 0.
+        condition: u32,
+    },
+    /// An addition met a value that is no number; nothing was written.
     NotANumber,
-    /// An increment would have left the signed 64 bits.
+    /// An addition would have left the signed 64 bits; nothing was written.
     NumberOverflow,
     /// The epoch was stale at apply, or a key lay outside the range; nothing was written.
     Moved,
     /// The session pair can no longer be told apart; nothing was written now.
     SessionExpired,
+    /// The numbers after a batch with several additions, in the order of its mutations.
+    Numbers {
+        version: Timestamp,
+        values: Box<[i64]>,
+    },
+}
+
+impl Outcome {
+    /// The version under which something was written.
+    pub fn version(&self) -> Option<Timestamp> {
+        match self {
+            Outcome::Done { version, .. }
+            | Outcome::Number { version, .. }
+            | Outcome::Numbers { version, .. } => Some(*version),
+            Outcome::ConditionFailed { .. }
+            | Outcome::NotANumber
+            | Outcome::NumberOverflow
+            | Outcome::Moved
+            | Outcome::SessionExpired => None,
+        }
+    }
 }
 
 /// A value and its version.

@@ -20,5 +20,6 @@ pub use reply::{
     BadReply, ErrorReply, NodeState, RangeState, Reply, Route, Row, ShardState, kind as reply_kind,
 };
 pub use request::{
-    BadRequest, Condition, Mutation, Request, RequestBody, Session, Target, kind as request_kind,
+    BadRequest, Batch, Change, Condition, Expected, Mutation, Request, RequestBody, Session,
+    Target, kind as request_kind,
 };

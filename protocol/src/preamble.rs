@@ -3,9 +3,9 @@
 use std::ops::RangeInclusive;
 
 /// The newest protocol version of this crate.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// The oldest that it still speaks.
-pub const VERSION_MIN: u16 = 1;
+pub const VERSION_MIN: u16 = 2;
 /// Length of the client's preamble.
 pub const PREAMBLE_LEN: usize = 16;
 /// Length of the server's answer.
@@ -225,7 +225,7 @@ mod tests {
             smart: true,
             ..Preamble::client(3)
         };
-        assert_eq!(&preamble.encode(), b"RDB\n\x01\0\x01\0\0\x01\x03\0\0\0\0\0");
+        assert_eq!(&preamble.encode(), b"RDB\n\x02\0\x02\0\0\x01\x03\0\0\0\0\0");
         assert_eq!(Preamble::decode(&preamble.encode()), Ok(preamble));
         let answer = Answer {
             verdict: Verdict::UnknownShard,
@@ -250,9 +250,10 @@ mod tests {
             }
             .version(VERSION_MIN..=VERSION)
         };
-        assert_eq!(speaks(1, 1), Some(1));
+        assert_eq!(speaks(2, 2), Some(2));
         assert_eq!(speaks(1, 9), Some(VERSION));
-        assert_eq!(speaks(2, 9), None);
+        assert_eq!(speaks(1, 1), None);
+        assert_eq!(speaks(3, 9), None);
         assert_eq!(speaks(0, 0), None);
     }
 

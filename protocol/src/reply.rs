@@ -1,5 +1,7 @@
 //! Replies: typed views of the tables, borrowed from the frame, and their encoding.
 
+use std::borrow::Cow;
+
 use flatbuffers::{FlatBufferBuilder, InvalidFlatbuffer, WIPOffset};
 
 use crate::error_code::{ErrorCode, Fate};
@@ -14,8 +16,7 @@ pub mod kind {
     pub const WRITTEN: u16 = 0x8002;
     /// See [`super::Reply::ConditionFailed`].
     pub const CONDITION_FAILED: u16 = 0x8003;
-    /// See [`super::Reply::Number`].
-    pub const NUMBER: u16 = 0x8004;
+    // 0x8004 was version 1's reply to an increment.
     /// See [`super::Reply::Rows`].
     pub const ROWS: u16 = 0x8005;
     /// See [`super::Reply::Routes`].
@@ -137,11 +138,17 @@ pub enum Reply<'a> {
         version: u64,
     },
     /// To a write that was applied.
-    Written { version: u64, existed: bool },
-    /// To a compare-and-swap that was not: the version of the present value.
-    ConditionFailed { current: Option<u64> },
-    /// To an increment.
-    Number { value: i64, version: u64 },
+    Written {
+        version: u64,
+        existed: bool,
+        numbers: Cow<'a, [i64]>,
+    },
+    /// To a write that was not: the first condition that does not hold, and the version of the
+    /// present value of its key.
+    ConditionFailed {
+        current: Option<u64>,
+        condition: u32,
+    },
     /// To a scan.
     Rows {
         rows: Vec<Row<'a>>,
@@ -239,6 +246,7 @@ impl<'a> Reply<'a> {
                     Reply::Written {
                         version: t.version(),
                         existed: t.existed(),
+                        numbers: t.numbers().into_iter().flatten().collect(),
                     },
                     t.now(),
                 )
@@ -246,17 +254,8 @@ impl<'a> Reply<'a> {
             kind::CONDITION_FAILED => {
                 let t = flatbuffers::root::<wire::ConditionFailed<'a>>(table)?;
                 let current = Some(t.current()).filter(|version| *version != 0);
-                (Reply::ConditionFailed { current }, t.now())
-            }
-            kind::NUMBER => {
-                let t = flatbuffers::root::<wire::Number<'a>>(table)?;
-                (
-                    Reply::Number {
-                        value: t.value(),
-                        version: t.version(),
-                    },
-                    t.now(),
-                )
+                let condition = t.condition();
+                (Reply::ConditionFailed { current, condition }, t.now())
             }
             kind::ROWS => {
                 let t = flatbuffers::root::<wire::Rows<'a>>(table)?;
@@ -311,7 +310,6 @@ impl<'a> Reply<'a> {
             Reply::Value { .. } => kind::VALUE,
             Reply::Written { .. } => kind::WRITTEN,
             Reply::ConditionFailed { .. } => kind::CONDITION_FAILED,
-            Reply::Number { .. } => kind::NUMBER,
             Reply::Rows { .. } => kind::ROWS,
             Reply::Routes(_) => kind::ROUTES,
             Reply::Node(_) => kind::NODE,
@@ -340,8 +338,14 @@ impl<'a> Reply<'a> {
                 let root = wire::Value::create(b, &args);
                 b.finish_minimal(root);
             }
-            Reply::Written { version, existed } => {
+            Reply::Written {
+                version,
+                existed,
+                numbers,
+            } => {
+                let numbers = (!numbers.is_empty()).then(|| b.create_vector(numbers));
                 let args = wire::WrittenArgs {
+                    numbers,
                     version: *version,
                     existed: *existed,
                     now,
@@ -349,21 +353,13 @@ impl<'a> Reply<'a> {
                 let root = wire::Written::create(b, &args);
                 b.finish_minimal(root);
             }
-            Reply::ConditionFailed { current } => {
+            Reply::ConditionFailed { current, condition } => {
                 let args = wire::ConditionFailedArgs {
+                    condition: *condition,
                     current: current.unwrap_or(0),
                     now,
                 };
                 let root = wire::ConditionFailed::create(b, &args);
-                b.finish_minimal(root);
-            }
-            Reply::Number { value, version } => {
-                let args = wire::NumberArgs {
-                    value: *value,
-                    version: *version,
-                    now,
-                };
-                let root = wire::Number::create(b, &args);
                 b.finish_minimal(root);
             }
             Reply::Rows {

@@ -10,16 +10,9 @@ use crate::limits::ADMIN_COMMAND_LEN_MAX;
 pub mod kind {
     /// See [`super::RequestBody::Get`].
     pub const GET: u16 = 1;
-    /// See [`super::RequestBody::Put`].
-    pub const PUT: u16 = 2;
-    /// See [`super::RequestBody::Delete`].
-    pub const DELETE: u16 = 3;
-    /// See [`super::RequestBody::CompareAndSwap`].
-    pub const COMPARE_AND_SWAP: u16 = 4;
-    /// See [`super::RequestBody::Increment`].
-    pub const INCREMENT: u16 = 5;
-    /// See [`super::RequestBody::Write`].
-    pub const WRITE: u16 = 6;
+    // 2 to 5 were version 1's writes of one key.
+    /// See [`super::RequestBody::Batch`].
+    pub const BATCH: u16 = 6;
     /// See [`super::RequestBody::Scan`].
     pub const SCAN: u16 = 7;
     /// See [`super::RequestBody::Directory`].
@@ -54,24 +47,113 @@ pub struct Target {
     pub conf: u32,
 }
 
-/// When a compare-and-swap writes.
+/// What a key must be for a batch to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condition<'a> {
+pub struct Condition<'a> {
+    /// The key.
+    pub key: &'a [u8],
+    /// What is expected of it.
+    pub expected: Expected<'a>,
+}
+
+/// What a condition expects of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected<'a> {
     /// The key has no value.
     Absent,
     /// The key has exactly this value.
     Value(&'a [u8]),
     /// The key's value has this version.
     Version(u64),
+    /// The key has a value.
+    Exists,
 }
 
-/// One change of a write.
+/// One change of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mutation<'a> {
     /// The key.
     pub key: &'a [u8],
-    /// Its new value; `None` deletes it.
-    pub value: Option<&'a [u8]>,
+    /// What becomes of it.
+    pub change: Change<'a>,
+}
+
+/// What a mutation does to its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change<'a> {
+    /// Sets it.
+    Put(&'a [u8]),
+    /// Removes it.
+    Delete,
+    /// Adds to a number in decimal text; an absent key counts as 0.
+    Add(i64),
+}
+
+impl<'a> Change<'a> {
+    /// Sets the key, or without a value removes it.
+    pub fn to(value: Option<&'a [u8]>) -> Change<'a> {
+        value.map_or(Change::Delete, Change::Put)
+    }
+
+    /// The value that it carries.
+    pub fn value(&self) -> Option<&'a [u8]> {
+        match self {
+            Change::Put(value) => Some(value),
+            Change::Delete | Change::Add(_) => None,
+        }
+    }
+}
+
+/// A write of one range: if all conditions hold all mutations are made, or nothing is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch<'a> {
+    /// In the order in which they are looked at.
+    pub conditions: Vec<Condition<'a>>,
+    /// At least one.
+    pub mutations: Vec<Mutation<'a>>,
+}
+
+impl<'a> Batch<'a> {
+    /// A batch that changes one key.
+    pub fn of(key: &'a [u8], change: Change<'a>) -> Batch<'a> {
+        Batch {
+            conditions: Vec::new(),
+            mutations: vec![Mutation { key, change }],
+        }
+    }
+
+    /// The same batch under one more condition.
+    #[must_use]
+    pub fn when(mut self, key: &'a [u8], expected: Expected<'a>) -> Batch<'a> {
+        self.conditions.push(Condition { key, expected });
+        self
+    }
+
+    /// Conditions and mutations.
+    pub fn operations(&self) -> usize {
+        self.conditions.len() + self.mutations.len()
+    }
+
+    /// Its keys and values, those that are expected among them: of the conditions, then of the
+    /// mutations, each key before its value.
+    pub fn parts(&self) -> impl Iterator<Item = &'a [u8]> + Clone + '_ {
+        let conditions = self
+            .conditions
+            .iter()
+            .flat_map(|c| [c.key, c.expected.value()]);
+        let mutation = |m: &Mutation<'a>| [m.key, m.change.value().unwrap_or_default()];
+        conditions.chain(self.mutations.iter().flat_map(mutation))
+    }
+}
+
+impl<'a> Expected<'a> {
+    /// The value that is expected; empty if none is.
+    fn value(&self) -> &'a [u8] {
+        match self {
+            Expected::Value(value) => value,
+            Expected::Absent | Expected::Version(_) | Expected::Exists => &[],
+        }
+    }
 }
 
 /// What is asked.
@@ -80,32 +162,8 @@ pub struct Mutation<'a> {
 pub enum RequestBody<'a> {
     /// Reads a key.
     Get { key: &'a [u8] },
-    /// Sets a key.
-    Put {
-        key: &'a [u8],
-        value: &'a [u8],
-        session: Session,
-    },
-    /// Removes a key.
-    Delete { key: &'a [u8], session: Session },
-    /// Sets or, without a value, removes a key if the condition holds.
-    CompareAndSwap {
-        key: &'a [u8],
-        condition: Condition<'a>,
-        value: Option<&'a [u8]>,
-        session: Session,
-    },
-    /// Adds to a number in decimal text.
-    Increment {
-        key: &'a [u8],
-        delta: i64,
-        session: Session,
-    },
-    /// Several changes, all or nothing.
-    Write {
-        mutations: Vec<Mutation<'a>>,
-        session: Session,
-    },
+    /// Writes.
+    Batch { batch: Batch<'a>, session: Session },
     /// Reads rows in key order.
     Scan {
         start: Option<&'a [u8]>,
@@ -120,6 +178,49 @@ pub enum RequestBody<'a> {
     Status,
     /// Shows or steers the cluster: a command in JSON.
     Admin { command: &'a str },
+}
+
+impl<'a> RequestBody<'a> {
+    /// Sets a key.
+    pub fn put(key: &'a [u8], value: &'a [u8], session: Session) -> RequestBody<'a> {
+        let batch = Batch::of(key, Change::Put(value));
+        RequestBody::Batch { batch, session }
+    }
+
+    /// Removes a key.
+    pub fn delete(key: &'a [u8], session: Session) -> RequestBody<'a> {
+        let batch = Batch::of(key, Change::Delete);
+        RequestBody::Batch { batch, session }
+    }
+
+    /// Adds to a number.
+    pub fn add(key: &'a [u8], delta: i64, session: Session) -> RequestBody<'a> {
+        let batch = Batch::of(key, Change::Add(delta));
+        RequestBody::Batch { batch, session }
+    }
+
+    /// Sets or, without a value, removes a key if it is what is expected.
+    pub fn compare_and_swap(
+        key: &'a [u8],
+        expected: Expected<'a>,
+        value: Option<&'a [u8]>,
+        session: Session,
+    ) -> RequestBody<'a> {
+        let batch = Batch::of(key, Change::to(value)).when(key, expected);
+        RequestBody::Batch { batch, session }
+    }
+
+    /// Makes several changes, all or none.
+    pub fn write(
+        mutations: impl IntoIterator<Item = Mutation<'a>>,
+        session: Session,
+    ) -> RequestBody<'a> {
+        let batch = Batch {
+            conditions: Vec::new(),
+            mutations: mutations.into_iter().collect(),
+        };
+        RequestBody::Batch { batch, session }
+    }
 }
 
 /// A request.
@@ -144,12 +245,23 @@ pub enum BadRequest {
     /// The table is not what its kind says.
     #[error("the request's table cannot be read: {0}")]
     BadTable(#[from] InvalidFlatbuffer),
-    /// A compare-and-swap names a condition that this server does not know.
-    #[error("condition {0} is unknown; a condition is 0 (absent), 1 (value) or 2 (version)")]
+    /// A condition expects something that this server does not know.
+    #[error(
+        "condition {0} is unknown; a condition is 0 (absent), 1 (value), 2 (version) or 3 (exists)"
+    )]
     UnknownCondition(u8),
-    /// A compare-and-swap under `Value` does not say which.
-    #[error("the condition Value needs expected_value")]
+    /// A condition under `Value` does not say which.
+    #[error("a condition that expects a value needs the field value")]
     NoExpectedValue,
+    /// A mutation is of a kind that this server does not know.
+    #[error("change {0} is unknown; a change is 0 (put), 1 (delete) or 2 (add)")]
+    UnknownChange(u8),
+    /// A mutation under `Put` does not say what.
+    #[error("a put needs the field value; it may be empty")]
+    NoValue,
+    /// A mutation names an expiry.
+    #[error("expires_at is {0}; this server knows no expiry, so that it must be 0")]
+    Expiry(u64),
     /// An admin command is longer than the limit.
     #[error("the admin command has {0} bytes; a command has at most {ADMIN_COMMAND_LEN_MAX}")]
     LongCommand(usize),
@@ -205,56 +317,7 @@ impl<'a> Request<'a> {
                     }
                 )
             }
-            kind::PUT => {
-                let t = flatbuffers::root::<wire::Put<'a>>(table)?;
-                let session = session(t.session());
-                let (key, value) = (t.key().bytes(), t.value().bytes());
-                common!(
-                    t,
-                    RequestBody::Put {
-                        key,
-                        value,
-                        session
-                    }
-                )
-            }
-            kind::DELETE => {
-                let t = flatbuffers::root::<wire::Delete<'a>>(table)?;
-                let session = session(t.session());
-                common!(
-                    t,
-                    RequestBody::Delete {
-                        key: t.key().bytes(),
-                        session
-                    }
-                )
-            }
-            kind::COMPARE_AND_SWAP => decode_compare_and_swap(table)?,
-            kind::INCREMENT => {
-                let t = flatbuffers::root::<wire::Increment<'a>>(table)?;
-                let (key, delta) = (t.key().bytes(), t.delta());
-                let session = session(t.session());
-                common!(
-                    t,
-                    RequestBody::Increment {
-                        key,
-                        delta,
-                        session
-                    }
-                )
-            }
-            kind::WRITE => {
-                let t = flatbuffers::root::<wire::Write<'a>>(table)?;
-                let mutation = |m: wire::Mutation<'a>| Mutation {
-                    key: m.key().bytes(),
-                    value: m.value().map(|v| v.bytes()),
-                };
-                // One more than the limit is enough to be refused for it.
-                let most = crate::limits::BATCH_OPS_MAX + 1;
-                let mutations = t.mutations().iter().take(most).map(mutation).collect();
-                let session = session(t.session());
-                common!(t, RequestBody::Write { mutations, session })
-            }
+            kind::BATCH => decode_batch(table)?,
             kind::SCAN => {
                 let t = flatbuffers::root::<wire::Scan<'a>>(table)?;
                 let body = RequestBody::Scan {
@@ -307,11 +370,7 @@ impl<'a> Request<'a> {
     pub fn kind(&self) -> u16 {
         match &self.body {
             RequestBody::Get { .. } => kind::GET,
-            RequestBody::Put { .. } => kind::PUT,
-            RequestBody::Delete { .. } => kind::DELETE,
-            RequestBody::CompareAndSwap { .. } => kind::COMPARE_AND_SWAP,
-            RequestBody::Increment { .. } => kind::INCREMENT,
-            RequestBody::Write { .. } => kind::WRITE,
+            RequestBody::Batch { .. } => kind::BATCH,
             RequestBody::Scan { .. } => kind::SCAN,
             RequestBody::Directory => kind::DIRECTORY,
             RequestBody::Status => kind::STATUS,
@@ -344,75 +403,35 @@ impl<'a> Request<'a> {
                 let root = wire::Get::create(b, &args);
                 b.finish_minimal(root);
             }
-            RequestBody::Put {
-                key,
-                value,
-                session,
-            } => {
-                let (key, value) = (Some(b.create_vector(key)), Some(b.create_vector(value)));
-                let session = Some(&wire_session(session));
-                let args = wire::PutArgs {
-                    key,
-                    value,
-                    session,
+            RequestBody::Batch { batch, session } => {
+                let conditions = (!batch.conditions.is_empty()).then(|| {
+                    let conditions: Vec<_> = batch
+                        .conditions
+                        .iter()
+                        .map(|c| build_condition(b, c))
+                        .collect();
+                    b.create_vector(&conditions)
+                });
+                let mutations = match batch.mutations.as_slice() {
+                    [mutation] => {
+                        let mutation = build_mutation(b, mutation);
+                        b.create_vector(&[mutation])
+                    }
+                    mutations => {
+                        let mutations: Vec<_> =
+                            mutations.iter().map(|m| build_mutation(b, m)).collect();
+                        b.create_vector(&mutations)
+                    }
+                };
+                let args = wire::BatchArgs {
+                    conditions,
+                    mutations: Some(mutations),
+                    session: Some(&wire_session(session)),
                     target,
                     deadline_ms,
                     token,
                 };
-                let root = wire::Put::create(b, &args);
-                b.finish_minimal(root);
-            }
-            RequestBody::Delete { key, session } => {
-                let key = Some(b.create_vector(key));
-                let session = Some(&wire_session(session));
-                let args = wire::DeleteArgs {
-                    key,
-                    session,
-                    target,
-                    deadline_ms,
-                    token,
-                };
-                let root = wire::Delete::create(b, &args);
-                b.finish_minimal(root);
-            }
-            RequestBody::CompareAndSwap { .. } => self.build_compare_and_swap(b),
-            RequestBody::Increment {
-                key,
-                delta,
-                session,
-            } => {
-                let (key, delta) = (Some(b.create_vector(key)), *delta);
-                let session = Some(&wire_session(session));
-                let args = wire::IncrementArgs {
-                    key,
-                    delta,
-                    session,
-                    target,
-                    deadline_ms,
-                    token,
-                };
-                let root = wire::Increment::create(b, &args);
-                b.finish_minimal(root);
-            }
-            RequestBody::Write { mutations, session } => {
-                let mutations: Vec<WIPOffset<wire::Mutation<'_>>> = mutations
-                    .iter()
-                    .map(|m| {
-                        let value = m.value.map(|value| b.create_vector(value));
-                        let key = Some(b.create_vector(m.key));
-                        wire::Mutation::create(b, &wire::MutationArgs { key, value })
-                    })
-                    .collect();
-                let mutations = Some(b.create_vector(&mutations));
-                let session = Some(&wire_session(session));
-                let args = wire::WriteArgs {
-                    mutations,
-                    session,
-                    target,
-                    deadline_ms,
-                    token,
-                };
-                let root = wire::Write::create(b, &args);
+                let root = wire::Batch::create(b, &args);
                 b.finish_minimal(root);
             }
             RequestBody::Scan {
@@ -454,57 +473,87 @@ impl<'a> Request<'a> {
             }
         }
     }
-
-    fn build_compare_and_swap(&self, b: &mut FlatBufferBuilder<'_>) {
-        let RequestBody::CompareAndSwap {
-            key,
-            condition,
-            value,
-            session,
-        } = &self.body
-        else {
-            return;
-        };
-        let (number, expected_value, expected_version) = match condition {
-            Condition::Absent => (wire::Condition::Absent, None, 0),
-            Condition::Value(value) => (wire::Condition::Value, Some(b.create_vector(value)), 0),
-            Condition::Version(version) => (wire::Condition::Version, None, *version),
-        };
-        let target = self
-            .target
-            .map(|t| wire::Target::new(t.range, t.version, t.conf));
-        let args = wire::CompareAndSwapArgs {
-            key: Some(b.create_vector(key)),
-            condition: number,
-            expected_value,
-            expected_version,
-            value: value.map(|value| b.create_vector(value)),
-            session: Some(&wire_session(session)),
-            target: target.as_ref(),
-            deadline_ms: self.deadline_ms,
-            token: self.token,
-        };
-        let root = wire::CompareAndSwap::create(b, &args);
-        b.finish_minimal(root);
-    }
 }
 
-fn decode_compare_and_swap(table: &[u8]) -> Result<Request<'_>, BadRequest> {
-    let t = flatbuffers::root::<wire::CompareAndSwap<'_>>(table)?;
-    let condition = match t.condition() {
-        wire::Condition::Absent => Condition::Absent,
-        wire::Condition::Value => {
-            let value = t.expected_value().ok_or(BadRequest::NoExpectedValue)?;
-            Condition::Value(value.bytes())
+fn build_condition<'b>(
+    b: &mut FlatBufferBuilder<'b>,
+    condition: &Condition<'_>,
+) -> WIPOffset<wire::Condition<'b>> {
+    let (expected, value, version) = match condition.expected {
+        Expected::Absent => (wire::Expected::Absent, None, 0),
+        Expected::Value(value) => (wire::Expected::Value, Some(b.create_vector(value)), 0),
+        Expected::Version(version) => (wire::Expected::Version, None, version),
+        Expected::Exists => (wire::Expected::Exists, None, 0),
+    };
+    let args = wire::ConditionArgs {
+        key: Some(b.create_vector(condition.key)),
+        expected,
+        value,
+        version,
+    };
+    wire::Condition::create(b, &args)
+}
+
+fn build_mutation<'b>(
+    b: &mut FlatBufferBuilder<'b>,
+    mutation: &Mutation<'_>,
+) -> WIPOffset<wire::Mutation<'b>> {
+    let (change, delta) = match mutation.change {
+        Change::Put(_) => (wire::Change::Put, 0),
+        Change::Delete => (wire::Change::Delete, 0),
+        Change::Add(delta) => (wire::Change::Add, delta),
+    };
+    let args = wire::MutationArgs {
+        value: mutation.change.value().map(|value| b.create_vector(value)),
+        key: Some(b.create_vector(mutation.key)),
+        change,
+        delta,
+        expires_at: 0,
+    };
+    wire::Mutation::create(b, &args)
+}
+
+fn decode_batch(table: &[u8]) -> Result<Request<'_>, BadRequest> {
+    // One more than the limit is enough to be refused for it.
+    const MOST: usize = crate::limits::BATCH_OPS_MAX + 1;
+    let t = flatbuffers::root::<wire::Batch<'_>>(table)?;
+    let conditions = t
+        .conditions()
+        .into_iter()
+        .flat_map(|all| all.iter().take(MOST));
+    let mutations = t.mutations().iter().take(MOST);
+    let batch = Batch {
+        conditions: conditions.map(condition).collect::<Result<_, _>>()?,
+        mutations: mutations.map(mutation).collect::<Result<_, _>>()?,
+    };
+    let session = session(t.session());
+    Ok(common!(t, RequestBody::Batch { batch, session }))
+}
+
+fn condition(c: wire::Condition<'_>) -> Result<Condition<'_>, BadRequest> {
+    let expected = match c.expected() {
+        wire::Expected::Absent => Expected::Absent,
+        wire::Expected::Value => {
+            Expected::Value(c.value().ok_or(BadRequest::NoExpectedValue)?.bytes())
         }
-        wire::Condition::Version => Condition::Version(t.expected_version()),
+        wire::Expected::Version => Expected::Version(c.version()),
+        wire::Expected::Exists => Expected::Exists,
         other => return Err(BadRequest::UnknownCondition(other.0)),
     };
-    let body = RequestBody::CompareAndSwap {
-        key: t.key().bytes(),
-        condition,
-        value: t.value().map(|v| v.bytes()),
-        session: session(t.session()),
+    let key = c.key().bytes();
+    Ok(Condition { key, expected })
+}
+
+fn mutation(m: wire::Mutation<'_>) -> Result<Mutation<'_>, BadRequest> {
+    if m.expires_at() != 0 {
+        return Err(BadRequest::Expiry(m.expires_at()));
+    }
+    let change = match m.change() {
+        wire::Change::Put => Change::Put(m.value().ok_or(BadRequest::NoValue)?.bytes()),
+        wire::Change::Delete => Change::Delete,
+        wire::Change::Add => Change::Add(m.delta()),
+        other => return Err(BadRequest::UnknownChange(other.0)),
     };
-    Ok(common!(t, body))
+    let key = m.key().bytes();
+    Ok(Mutation { key, change })
 }

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use rangedb_protocol::preamble::{Answer, Preamble, Verdict};
+use rangedb_protocol::preamble::{Answer, Preamble, VERSION, Verdict};
 use rangedb_protocol::{
     ErrorCode, FlatBufferBuilder, Reply, Request, RequestBody, Session, Target, limits,
 };
@@ -90,23 +90,20 @@ fn dump(bytes: &[u8]) -> String {
 fn exchange() -> [Vec<u8>; 4] {
     let answer = Answer {
         verdict: Verdict::Accepted,
-        version: 1,
+        version: VERSION,
         shard: 0,
         shards: 2,
         node: 1,
         cluster: 0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f,
     };
     let now = 1_764_000_000_000 << 16;
-    let body = RequestBody::Put {
-        key: b"k",
-        value: b"v",
-        session: Session {
-            client: 0xa0a1_a2a3_a4a5_a6a7_b0b1_b2b3_b4b5_b6b7,
-            sequence: 1,
-            lowest_unanswered: 1,
-            first_tried: now,
-        },
+    let session = Session {
+        client: 0xa0a1_a2a3_a4a5_a6a7_b0b1_b2b3_b4b5_b6b7,
+        sequence: 1,
+        lowest_unanswered: 1,
+        first_tried: now,
     };
+    let body = RequestBody::put(b"k", b"v", session);
     let target = Target {
         range: 2,
         version: 1,
@@ -122,6 +119,7 @@ fn exchange() -> [Vec<u8>; 4] {
     let reply = Reply::Written {
         version,
         existed: false,
+        numbers: Vec::new().into(),
     };
     let mut builder = FlatBufferBuilder::new();
     let (mut asked, mut answered) = (Vec::new(), Vec::new());

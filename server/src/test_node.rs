@@ -337,11 +337,7 @@ impl TestClient {
 
     pub fn put(&mut self, key: &[u8], value: &[u8]) -> Received {
         let session = self.session();
-        self.ask(RequestBody::Put {
-            key,
-            value,
-            session,
-        })
+        self.ask(RequestBody::put(key, value, session))
     }
 
     /// Receives the next reply; `None` if the connection has ended.

@@ -12,7 +12,10 @@ from rangedb_client import (
     ABSENT,
     ANY_SHARD,
     CODES,
+    EXISTS,
     NOT_APPLIED,
+    PROTOCOL_VERSION,
+    PUT,
     SCHEMA,
     UNKNOWN,
     VALUE,
@@ -21,8 +24,11 @@ from rangedb_client import (
     Closed,
     Connection,
     Refused,
+    add,
+    delete,
     exchange,
     preamble,
+    put,
 )
 
 ADDRESS = sys.argv[1]
@@ -53,7 +59,8 @@ def check_preambles(client):
         (0, {}),
         (0, {"versions": (1, 9)}),
         (0, {"smart": True, "shard": 1}),
-        (1, {"versions": (2, 9)}),
+        (1, {"versions": (3, 9)}),
+        (1, {"versions": (1, 1)}),
         (2, {"shard": 2}),
         (3, {"tls": True}),
         (4, {"role": 1, "versions": (1, 9)}),
@@ -63,7 +70,7 @@ def check_preambles(client):
         assert connection.verdict == verdict, (options, connection.verdict)
         assert connection.shards == 2
         # Nodes speak versions of their own with each other.
-        assert connection.version == 1 or options.get("role") == 1
+        assert connection.version == PROTOCOL_VERSION or options.get("role") == 1
         if options.get("shard") == 1:
             assert connection.shard == 1
         if verdict != 0:
@@ -89,20 +96,21 @@ def check_the_dump_on_the_page(client):
     first, answer, request, reply = exchange()
     assert first == preamble(shard=0, smart=True)
     verdict, version, shard, shards, _, node = struct.unpack("<HHHHIQ", answer[4:24])
-    assert (verdict, version, shard, shards, node) == (0, 1, 0, 2, 1)
+    assert (verdict, version, shard, shards, node) == (0, PROTOCOL_VERSION, 0, 2, 1)
     assert f"{int.from_bytes(answer[24:], 'little'):032x}" == bytes(range(16)).hex()
     length, id_, kind, _ = struct.unpack("<IQHH", request[:16])
-    assert (length, id_, kind) == (len(request) - 4, 7, 2)
-    put = SCHEMA.decode("Put", request[16:])
-    assert (put["key"], put["value"], put["deadline_ms"]) == (b"k", b"v", 5000)
-    assert put["target"] == {"range": 2, "version": 1, "conf": 1}
-    session = put["session"]
+    assert (length, id_, kind) == (len(request) - 4, 7, 6)
+    batch = SCHEMA.decode("Batch", request[16:])
+    assert batch["conditions"] is None and batch["deadline_ms"] == 5000
+    assert batch["mutations"] == [dict(put(b"k", b"v"), delta=0, expires_at=0)]
+    assert batch["target"] == {"range": 2, "version": 1, "conf": 1}
+    session = batch["session"]
     assert (session["sequence"], session["lowest_unanswered"]) == (1, 1)
-    assert session["first_tried"] == put["token"]
+    assert session["first_tried"] == batch["token"]
     length, id_, kind, _ = struct.unpack("<IQHH", reply[:16])
     assert (length, id_, kind) == (len(reply) - 4, 7, 0x8002)
     written = SCHEMA.decode("Written", reply[16:])
-    assert written["version"] == written["now"] > put["token"] and not written["existed"]
+    assert written["version"] == written["now"] > batch["token"] and not written["existed"]
 
 
 def check_values(client):
@@ -134,15 +142,18 @@ def check_compare_and_swap(client):
     kind, reply = swap(b"swap", ABSENT, b"1")
     assert (kind, reply["existed"]) == ("Written", False)
     first = reply["version"]
-    assert swap(b"swap", ABSENT, b"2") == ("ConditionFailed", {"current": first, "now": client.now})
-    kind, reply = swap(b"swap", VALUE, b"2", expected_value=b"1")
+    assert swap(b"swap", ABSENT, b"2") == (
+        "ConditionFailed",
+        {"current": first, "condition": 0, "now": client.now},
+    )
+    kind, reply = swap(b"swap", VALUE, b"2", value=b"1")
     assert (kind, reply["existed"]) == ("Written", True)
     second = reply["version"]
-    assert swap(b"swap", VERSION, b"3", expected_version=first)[0] == "ConditionFailed"
-    assert swap(b"swap", VERSION, b"3", expected_version=0)[0] == "ConditionFailed"
-    assert swap(b"swap", VERSION, None, expected_version=second)[0] == "Written"
+    assert swap(b"swap", VERSION, b"3", version=first)[0] == "ConditionFailed"
+    assert swap(b"swap", VERSION, b"3", version=0)[0] == "ConditionFailed"
+    assert swap(b"swap", VERSION, None, version=second)[0] == "Written"
     assert client.get(b"swap") is None
-    kind, reply = swap(b"swap", VALUE, b"2", expected_value=b"1")
+    kind, reply = swap(b"swap", VALUE, b"2", value=b"1")
     assert (kind, reply["current"]) == ("ConditionFailed", 0)
     refused("invalid", swap, b"swap", VALUE, b"2")
     refused("invalid", swap, b"swap", 9, b"2")
@@ -162,23 +173,56 @@ def check_increments(client):
 
 
 def check_writes(client):
-    puts = [{"key": b"w%d" % number, "value": b"1"} for number in range(3)]
-    written = client.write(puts + [{"key": b"w0"}, {"key": b"w1", "value": b"last"}])
+    puts = [put(b"w%d" % number, b"1") for number in range(3)]
+    written = client.write(puts + [delete(b"w0"), put(b"w1", b"last")])
     assert not written["existed"]
     assert client.get(b"w0") is None
     assert client.get(b"w1") == (b"last", written["version"])
     assert client.get(b"w2") == (b"1", written["version"])
-    refused("several_ranges", client.write, [{"key": b"w", "value": b""}, {"key": b"a", "value": b""}])
-    most = [{"key": b"w%d" % number, "value": b""} for number in range(4096)]
+    refused("several_ranges", client.write, [put(b"w", b""), put(b"a", b"")])
+    most = [put(b"w%d" % number, b"") for number in range(4096)]
     client.write(most)
-    refused("invalid", client.write, most + [{"key": b"wx", "value": b""}])
-    refused("invalid", client.call, "Write", b"w", mutations=[])
+    refused("invalid", client.write, most + [put(b"wx", b"")])
+    refused("invalid", client.write, [])
     # Keys and values count, nothing else.
-    large = [{"key": b"w%03d" % number, "value": b"x" * (VALUE_MAX - 4)} for number in range(4)]
+    large = [put(b"w%03d" % number, b"x" * (VALUE_MAX - 4)) for number in range(4)]
     client.write(large)
     large[0]["value"] += b"x"
     refused("invalid", client.write, large)
-    client.write([{"key": mutation["key"]} for mutation in large])
+    client.write([delete(mutation["key"]) for mutation in large])
+
+
+def check_batches(client):
+    first = client.put(b"q-a", b"1")["version"]
+    hold = [
+        {"key": b"q-a", "expected": VERSION, "version": first},
+        {"key": b"q-a", "expected": EXISTS},
+        {"key": b"q-b", "expected": ABSENT},
+    ]
+    changes = [add(b"q-a", 4), add(b"q-b", -4), put(b"q-c", b"c"), add(b"q-a", 1)]
+    kind, reply = client.batch(changes, hold)
+    assert (kind, reply["numbers"]) == ("Written", [5, -4, 6])
+    assert [client.get(key)[0] for key in (b"q-a", b"q-b", b"q-c")] == [b"6", b"-4", b"c"]
+    # The first condition that fails is named, and nothing is written.
+    for conditions, failed, current in [
+        (hold, 0, reply["version"]),
+        (hold[1:], 1, reply["version"]),
+        ([{"key": b"q-none", "expected": EXISTS}], 0, 0),
+        ([hold[1], {"key": b"q-c", "expected": VALUE, "value": b"x"}], 1, reply["version"]),
+    ]:
+        kind, answer = client.batch([put(b"q-a", b"9"), put(b"q-d", b"9")], conditions)
+        assert (kind, answer["condition"], answer["current"]) == ("ConditionFailed", failed, current)
+    assert (client.get(b"q-a")[0], client.get(b"q-d")) == (b"6", None)
+    # An addition that is refused takes all with it.
+    refused("not_a_number", client.write, [put(b"q-d", b"1"), add(b"q-c", 1)])
+    assert client.get(b"q-d") is None
+    # Conditions count as operations, and their keys belong to the range.
+    refused("several_ranges", client.batch, [put(b"q-a", b"")], [{"key": b"a", "expected": ABSENT}])
+    refused("invalid", client.batch, [put(b"q-a", b"")], [hold[1]] * 4096)
+    refused("invalid", client.batch, [put(b"q-a", b"")], [{"key": b"", "expected": ABSENT}])
+    refused("invalid", client.batch, [{"key": b"q-a", "change": PUT}])
+    refused("invalid", client.batch, [{"key": b"q-a", "change": 9}])
+    refused("invalid", client.batch, [dict(put(b"q-a", b""), expires_at=1)])
 
 
 def check_sessions(client):
@@ -195,7 +239,7 @@ def check_sessions(client):
     refused("session_expired", client.increment, b"word", 1, session=session, fate=UNKNOWN)
     sequence = client.sequence = client.sequence + 2
     swap = dict(client.session(), sequence=sequence - 1, lowest_unanswered=sequence - 1)
-    asked = {"expected_value": b"0", "session": swap}
+    asked = {"value": b"0", "session": swap}
     kind, failed = client.compare_and_swap(b"word", VALUE, b"2", **asked)
     assert kind == "ConditionFailed"
     late = dict(client.session(), lowest_unanswered=sequence - 1)
@@ -269,7 +313,7 @@ def check_routes(client):
     session = client.session()
     for name, fields in [
         ("Get", {"key": b"z"}),
-        ("Put", {"key": b"z", "value": b"", "session": session}),
+        ("Batch", {"mutations": [put(b"z", b"")], "session": session}),
         ("Scan", {"start": b"z"}),
     ]:
         refusal = refused("moved", smart.ask, name, **fields)
@@ -278,7 +322,7 @@ def check_routes(client):
     there = Connection(ADDRESS, shard=far["shard"], smart=True)
     assert refused("moved", there.ask, "Get", key=b"z", target=target).route == far
     plain = Connection(ADDRESS, shard=routes[0]["shard"])
-    plain.ask("Put", key=b"z", value=b"far", session=session)
+    plain.ask("Batch", mutations=[put(b"z", b"far")], session=session)
     assert plain.ask("Get", key=b"z")[1]["value"] == b"far"
     # The client that believes what was never true learns better.
     client.routes = [dict(routes[0], end=None)]
@@ -307,10 +351,10 @@ def check_garbage(client):
     assert (replied, kind, error["code"]) == (id_, "Error", CODES["unknown_kind"][0])
     connection.ask("Get", key=b"k")
     # A table without a required field, and bytes that are no table.
-    for body in [SCHEMA.encode("Put", {"key": b"k"}), b"no table", b""]:
+    for body in [SCHEMA.encode("Batch", {"token": 1}), b"no table", b""]:
         connection = Connection(ADDRESS)
-        put = connection.send("Put", key=b"k", value=b"v", session=client.session())
-        bad, frame = connection.frame(2, body)
+        good = connection.send("Batch", mutations=[put(b"k", b"v")], session=client.session())
+        bad, frame = connection.frame(6, body)
         connection.write(frame)
         connection.send("Get", key=b"k")
         replies = {}
@@ -318,7 +362,7 @@ def check_garbage(client):
             replied, kind, reply = connection.receive()
             replies[replied] = (kind, reply.get("code"))
         code = CODES["malformed_frame"][0]
-        assert replies == {put: ("Written", None), bad: ("Error", code)}, replies
+        assert replies == {good: ("Written", None), bad: ("Error", code)}, replies
         closed(connection)
     connection = Connection(ADDRESS)
     connection.write(struct.pack("<IQHH", FRAME_MAX + 1, 5, 1, 0))
@@ -337,8 +381,8 @@ def check_many_in_flight(client):
     lowest = client.sequence + 1
     for number in range(count):
         session = dict(client.session(), lowest_unanswered=lowest)
-        fields = {"key": b"many%d" % number, "value": b"", "session": session}
-        frames.append(connection.frame(2, SCHEMA.encode("Put", fields))[1])
+        fields = {"mutations": [put(b"many%d" % number, b"")], "session": session}
+        frames.append(connection.frame(6, SCHEMA.encode("Batch", fields))[1])
     connection.write(b"".join(frames))
     allowed = {CODES[name][0] for name in ("too_many_in_flight", "overloaded")}
     seen = set()

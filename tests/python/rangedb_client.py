@@ -19,11 +19,7 @@ PAGE = (PROTOCOL / "PROTOCOL.md").read_text()
 
 REQUESTS = {
     "Get": 1,
-    "Put": 2,
-    "Delete": 3,
-    "CompareAndSwap": 4,
-    "Increment": 5,
-    "Write": 6,
+    "Batch": 6,
     "Scan": 7,
     "Directory": 8,
     "Status": 9,
@@ -33,18 +29,35 @@ REPLIES = {
     0x8001: "Value",
     0x8002: "Written",
     0x8003: "ConditionFailed",
-    0x8004: "Number",
     0x8005: "Rows",
     0x8006: "Routes",
     0x8007: "NodeState",
     0x8008: "AdminDone",
     0x80FF: "Error",
 }
-WRITES = {"Put", "Delete", "CompareAndSwap", "Increment", "Write"}
-ABSENT, VALUE, VERSION = (SCHEMA.enums["Condition"][1][name] for name in ("Absent", "Value", "Version"))
+WRITES = {"Batch"}
+EXPECTED, CHANGE = SCHEMA.enums["Expected"][1], SCHEMA.enums["Change"][1]
+ABSENT, VALUE, VERSION, EXISTS = (EXPECTED[name] for name in ("Absent", "Value", "Version", "Exists"))
+PUT, DELETE, ADD = (CHANGE[name] for name in ("Put", "Delete", "Add"))
+PROTOCOL_VERSION = 2
 NOT_APPLIED, UNKNOWN = 0, 1
 ANY_SHARD = 0xFFFF
 PATIENCE = 30
+
+
+def put(key, value):
+    """A mutation that sets a key."""
+    return {"key": key, "change": PUT, "value": value}
+
+
+def delete(key):
+    """A mutation that removes a key."""
+    return {"key": key, "change": DELETE}
+
+
+def add(key, delta):
+    """A mutation that adds to a number."""
+    return {"key": key, "change": ADD, "delta": delta}
 
 
 def error_codes():
@@ -81,7 +94,7 @@ class Closed(Exception):
     """The server has ended the connection."""
 
 
-def preamble(shard=ANY_SHARD, smart=False, role=0, versions=(1, 1), tls=False):
+def preamble(shard=ANY_SHARD, smart=False, role=0, versions=(PROTOCOL_VERSION, PROTOCOL_VERSION), tls=False):
     flags = (1 if smart else 0) | (2 if tls else 0)
     return struct.pack("<4sHHBBHI", b"RDB\n", *versions, role, flags, shard, 0)
 
@@ -257,20 +270,26 @@ class Client:
         _, reply = self.call("Get", key, key=key)
         return None if reply["value"] is None else (reply["value"], reply["version"])
 
+    def batch(self, mutations, conditions=None, **fields):
+        key = mutations[0]["key"] if mutations else b"k"
+        return self.call("Batch", key, mutations=mutations, conditions=conditions, **fields)
+
     def put(self, key, value, **fields):
-        return self.call("Put", key, key=key, value=value, **fields)[1]
+        return self.batch([put(key, value)], **fields)[1]
 
     def delete(self, key):
-        return self.call("Delete", key, key=key)[1]
+        return self.batch([delete(key)])[1]
 
-    def compare_and_swap(self, key, condition, value, **expected):
-        return self.call("CompareAndSwap", key, key=key, condition=condition, value=value, **expected)
+    def compare_and_swap(self, key, expected, new, value=None, version=0, **fields):
+        condition = {"key": key, "expected": expected, "value": value, "version": version}
+        return self.batch([delete(key) if new is None else put(key, new)], [condition], **fields)
 
     def increment(self, key, delta, **fields):
-        return self.call("Increment", key, key=key, delta=delta, **fields)[1]
+        reply = self.batch([add(key, delta)], **fields)[1]
+        return {"value": reply["numbers"][0], "version": reply["version"]}
 
     def write(self, mutations, **fields):
-        return self.call("Write", mutations[0]["key"], mutations=mutations, **fields)[1]
+        return self.batch(mutations, **fields)[1]
 
     def scan(self, start=b"", end=None, **limits):
         """Pages of rows, each a snapshot of one range."""

@@ -1,7 +1,7 @@
 """Reads `protocol/schema/client.fbs`, and makes and reads the tables it describes.
 
 No code is generated: slots and types come from the schema's text when the program starts. Knows what
-the schema uses and no more: tables, structs of scalars, enums, vectors of bytes and of tables, strings.
+the schema uses and no more: tables, structs of scalars, enums, vectors of scalars and of tables, strings.
 """
 
 import re
@@ -158,6 +158,9 @@ class Schema:
         if type_ == "[ubyte]":
             return bytes(table.Bytes[start : start + count])
         item = type_[1:-1]
+        flags = self.scalar(item)
+        if flags is not None:
+            return [table.Get(flags, start + flags.bytewidth * number) for number in range(count)]
         return [
             self._read(item, Table(table.Bytes, table.Indirect(start + 4 * number)))
             for number in range(count)

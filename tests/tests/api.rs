@@ -59,6 +59,58 @@ fn percent(key: &[u8]) -> String {
 }
 
 #[test]
+fn batches_are_written_over_http_whole_or_not_at_all() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "2", "--split-at", "m"]);
+    let _node = home.start();
+    let post = |body: &str| request(&home, "POST", "batch", body.as_bytes());
+    let body = r#"{"conditions":[{"if":"absent","key":"a"},{"if":"absent","key_hex":"00ff"}],
+        "mutations":[{"op":"put","key":"a","value":"1"},{"op":"put","key_hex":"00ff","value":""},
+        {"op":"add","key":"c","delta":-4}]}"#;
+    let written = post(body);
+    assert_eq!(written.status, 200, "{}", written.head);
+    assert_eq!(written.json()["numbers"], json!([-4]));
+    let version = &written.json()["version"];
+    assert_eq!(
+        written.header("rangedb-version"),
+        Some(version.to_string().as_str())
+    );
+    // Now a condition fails, and which: nothing is written.
+    let failed = post(body);
+    let told = json!({ "written": false, "condition": 0, "current": version });
+    assert_eq!((failed.status, failed.json()), (409, told));
+    let second = post(
+        r#"{"conditions":[{"if":"exists","key":"a"},{"if":"value","key":"gone","value":"1"}],
+        "mutations":[{"op":"delete","key":"a"}]}"#,
+    );
+    let told = json!({ "written": false, "condition": 1, "current": null });
+    assert_eq!((second.status, second.json()), (409, told));
+    assert_eq!(request(&home, "GET", "kv/a", b"").body, b"1");
+    assert_eq!(request(&home, "GET", "kv/c", b"").body, b"-4");
+    let hold = format!(
+        r#"{{"conditions":[{{"if":"version","key":"a","version":{version}}}],
+        "mutations":[{{"op":"delete","key":"a"}}]}}"#
+    );
+    assert_eq!(post(&hold).status, 200);
+    assert_eq!(request(&home, "GET", "kv/a", b"").status, 404);
+    for bad in [
+        "",
+        "[]",
+        r#"{"mutations":[]}"#,
+        r#"{"mutations":[{"op":"put","key":"a"}]}"#,
+        r#"{"mutations":[{"op":"put","key":"","value":"1"}]}"#,
+        r#"{"mutations":[{"op":"put","key":"a","value":"1"},{"op":"put","key":"z","value":"1"}]}"#,
+        r#"{"mutations":[{"op":"put","key":"d","value":"x"},{"op":"add","key":"d","delta":1}]}"#,
+    ] {
+        let refused = post(bad);
+        assert_eq!(refused.status, 400, "{bad}");
+        assert_eq!(refused.json()["fate"], "not_applied", "{bad}");
+    }
+    assert_eq!(request(&home, "GET", "kv/d", b"").status, 404);
+    assert_eq!(request(&home, "GET", "batch", b"").status, 405);
+}
+
+#[test]
 fn keys_of_any_bytes_are_put_read_and_deleted_over_http() {
     let temp = tempfile::tempdir().expect("a folder");
     let home = Home::new(temp.path(), &["--shards", "2", "--split-at", "m"]);

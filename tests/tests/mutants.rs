@@ -143,4 +143,5 @@ mutants! {
     finds_snapshot_keeps_no_versions: SnapshotKeepsNoVersions by seed,
     finds_fresh_log_over_old_tables: FreshLogOverOldTables by seed,
     finds_old_folder_votes: OldFolderVotes by folder_put_back,
+    finds_first_condition_alone: FirstConditionAlone by seed,
 }

@@ -45,6 +45,36 @@ fn the_command_line_tells_by_its_exit_code() {
     expect(&home, 0, &["write", "put", "b", "1", "delete", "a"]);
     expect(&home, 3, &["write", "put", "b", "2", "put", "z", "2"]);
     assert_eq!(expect(&home, 0, &["get", "b"]), "1\n");
+    // Conditions on several keys.
+    let json = ["--format", "json"];
+    let held = ["write", "--if-absent", "lock", "--if-value", "b", "1"];
+    let changes = ["put", "lock", "me", "add", "c", "5", "add", "c", "-2"];
+    let line = [&held[..], &changes[..], &json[..]].concat();
+    let written = expect(&home, 0, &line);
+    assert!(written.contains("\"numbers\":[5,3]"), "{written}");
+    let failed = expect(&home, 1, &line);
+    assert!(failed.contains("\"condition\":0"), "{failed}");
+    expect(
+        &home,
+        1,
+        &[
+            "write",
+            "--if-exists",
+            "b",
+            "--if-version",
+            "b",
+            "7",
+            "put",
+            "b",
+            "9",
+        ],
+    );
+    expect(&home, 3, &["write", "--if-absent", "z", "put", "b", "9"]);
+    expect(&home, 3, &["write", "put", "d", "x", "add", "d", "1"]);
+    expect(&home, 1, &["get", "d"]);
+    expect(&home, 2, &["write", "--if-absent", "b"]);
+    assert_eq!(expect(&home, 0, &["get", "b"]), "1\n");
+    expect(&home, 0, &["write", "delete", "lock", "delete", "c"]);
     let rows = expect(&home, 0, &["scan", "--format", "json"]);
     assert!(rows.contains("\"b\"") && rows.contains("\"zz\""), "{rows}");
     expect(&home, 0, &["get", "--hex", "62"]);

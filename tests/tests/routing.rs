@@ -121,14 +121,7 @@ impl Plain {
     fn put(&mut self, key: &str, value: &str, deadline_ms: u32) -> Told {
         let session = self.session();
         let (key, value) = (key.as_bytes(), value.as_bytes());
-        self.call(
-            RequestBody::Put {
-                key,
-                value,
-                session,
-            },
-            deadline_ms,
-        )
+        self.call(RequestBody::put(key, value, session), deadline_ms)
     }
 
     fn session(&mut self) -> Session {
@@ -222,17 +215,9 @@ fn a_smart_client_is_told_the_same_for_every_kind_of_request() {
         let session = smart.session();
         let requests = [
             RequestBody::Get { key: b"a" },
-            RequestBody::Put {
-                key: b"a",
-                value: b"v",
-                session,
-            },
-            RequestBody::Delete { key: b"a", session },
-            RequestBody::Increment {
-                key: b"a",
-                delta: 1,
-                session,
-            },
+            RequestBody::put(b"a", b"v", session),
+            RequestBody::delete(b"a", session),
+            RequestBody::add(b"a", 1, session),
             RequestBody::Scan {
                 start: Some(b"a"),
                 end: None,

@@ -16,8 +16,9 @@ use rangedb_engine::limits::{SEGMENT_LEN, SMALL_APPEND_LEN_MAX};
 use rangedb_engine::lsm::{LsmTables, TableOptions};
 use rangedb_engine::range::Keyspace;
 use rangedb_engine::range::budget::WriteBudget;
+use rangedb_engine::range::command::RangeOrder;
 use rangedb_engine::range::proposer::{Proposal, ProposalKind, Proposer};
-use rangedb_engine::request::{Outcome, ScanRequest, SessionPair, Write};
+use rangedb_engine::request::{Batch, Outcome, ScanRequest, SessionPair};
 use rangedb_engine::shard::{
     DigestOptions, FolderMark, InitialRange, Opened, RangeStatus, Shard, ShardOptions,
     WriteRequest, WriteSink,
@@ -110,10 +111,7 @@ async fn put(
         lowest_unanswered: sequence,
         first_tried: shard.now(),
     };
-    let write = Write::Put {
-        key: key.to_owned().into(),
-        value: value.to_owned().into(),
-    };
+    let write = Batch::put(key.to_owned().into(), value.to_owned().into());
     let request = WriteRequest {
         target: None,
         session,
@@ -254,7 +252,7 @@ type Answered = oneshot::Receiver<Result<Outcome, Error>>;
 fn barrier(deadline: Option<Now>) -> (Proposal<GlommioEnv>, Answered) {
     let (sender, receiver) = oneshot::channel();
     let proposal = Proposal {
-        kind: ProposalKind::Barrier,
+        kind: ProposalKind::Order(RangeOrder::NoOp),
         epoch: Epoch::default(),
         deadline,
         sink: Rc::new(Once(RefCell::new(Some(sender)))),

@@ -133,7 +133,8 @@ async fn serve(mut stream: TcpStream, life: Arc<Life>) {
         if life.closes.load(Ordering::SeqCst) {
             return;
         }
-        let request = Request::decode(kind, &bytes[frame::HEADER_LEN..len]).unwrap();
+        let table = bytes[frame::HEADER_LEN..len].to_vec();
+        let request = Request::decode(kind, &table).unwrap();
         let (body, token) = (request.body, request.token);
         let mut now = 1;
         let reply = if body == RequestBody::Directory {
@@ -169,6 +170,7 @@ async fn serve(mut stream: TcpStream, life: Arc<Life>) {
                 _ => Reply::Written {
                     version: 7,
                     existed: false,
+                    numbers: Default::default(),
                 },
             }
         };
@@ -190,7 +192,7 @@ async fn hang(mut stream: TcpStream) {
 /// When a write says that it was first tried.
 fn time_of(body: &RequestBody<'_>) -> u64 {
     match body {
-        RequestBody::Put { session, .. } => session.first_tried,
+        RequestBody::Batch { session, .. } => session.first_tried,
         _ => 0,
     }
 }

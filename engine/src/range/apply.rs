@@ -6,15 +6,17 @@
 //! entry never spans memtables, so after a crash it is there whole or not at all. An error is
 //! never the client's: it means that the tree or the log is damaged, and ends the process.
 
+use std::borrow::Cow;
+
 use crate::error::Fatal;
 use crate::lsm::LsmError;
 use crate::mutant::{self, Mutant};
-use crate::range::command::{
-    ArchivedAction, ArchivedCommand, ArchivedEntry, ArchivedExpected, ArchivedKeyChange,
-};
+use crate::range::command::{ArchivedAction, ArchivedCommand, ArchivedEntry, ArchivedRangeOrder};
 use crate::range::sessions::Verdict;
 use crate::range::state::RangeState;
-use crate::request::{Outcome, SessionPair};
+use crate::request::{
+    ArchivedBatch, ArchivedChange, ArchivedExpected, ArchivedMutation, Outcome, SessionPair,
+};
 use crate::types::{Blob, Timestamp};
 
 /// The rows of one range, as apply sees them.
@@ -83,117 +85,100 @@ fn apply_command(
     command: &ArchivedCommand<'_>,
     timestamp: Timestamp,
 ) -> Result<Outcome, Fatal> {
-    let done = Outcome::Done {
-        version: timestamp,
-        existed: false,
-    };
-    let (pair, first_key) = match &command.action {
-        ArchivedAction::Nothing => return Ok(done),
-        ArchivedAction::Digest { number } => {
-            state.digest_asked = Some(number.to_native());
-            return Ok(done);
+    match &command.action {
+        ArchivedAction::Order(order) => Ok(follow(state, order, timestamp)),
+        ArchivedAction::Write { pair, batch } => {
+            let is_stale = command.epoch.epoch() != state.descriptor.epoch
+                && !mutant::is(Mutant::EpochUncheckedAtApply);
+            apply_batch(state, rows, (&pair.pair(), batch, is_stale), timestamp)
         }
-        ArchivedAction::CollectBelow { threshold } => {
+    }
+}
+
+/// Carries out an order of the range itself.
+fn follow(state: &mut RangeState, order: &ArchivedRangeOrder, timestamp: Timestamp) -> Outcome {
+    match order {
+        ArchivedRangeOrder::NoOp => {}
+        ArchivedRangeOrder::Digest { number } => state.digest_asked = Some(number.to_native()),
+        ArchivedRangeOrder::CollectBelow { threshold } => {
             let threshold = Timestamp(threshold.to_native());
             state.gc_threshold = state.gc_threshold.max(threshold.min(timestamp));
-            return Ok(done);
         }
-        ArchivedAction::Put { pair, key, .. }
-        | ArchivedAction::Delete { pair, key }
-        | ArchivedAction::CompareAndSwap { pair, key, .. }
-        | ArchivedAction::Increment { pair, key, .. } => (pair, Some(&**key)),
-        ArchivedAction::Multi { pair, changes } => (pair, changes.first().map(|c| &*c.key)),
+    }
+    Outcome::Done {
+        version: timestamp,
+        existed: false,
+    }
+}
+
+/// Decides a client's write: its pair, its epoch, its keys, its conditions, then its mutations.
+fn apply_batch(
+    state: &mut RangeState,
+    rows: &mut impl Rows,
+    (pair, batch, is_stale): (&SessionPair, &ArchivedBatch, bool),
+    timestamp: Timestamp,
+) -> Result<Outcome, Fatal> {
+    let Some(first) = batch.mutations.first() else {
+        return Err(Fatal::Inconsistent(
+            "a log entry holds a write without a mutation".to_owned(),
+        ));
     };
-    let Some(first_key) = first_key else {
-        return Ok(done);
-    };
-    let pair: SessionPair = pair.pair();
-    if !state.descriptor.keys.contains(first_key) {
+    if !state.descriptor.keys.contains(&first.key) {
         return Ok(Outcome::Moved);
     }
     // A retry finds its pair at its first key before it is refused for anything else.
-    match state.sessions.check(&pair, timestamp) {
+    match state.sessions.check(pair, timestamp) {
         Verdict::Seen(outcome) => return Ok(outcome),
         Verdict::Expired => return Ok(Outcome::SessionExpired),
         Verdict::Fresh => {}
     }
-    let is_stale = command.epoch.epoch() != state.descriptor.epoch
-        && !mutant::is(Mutant::EpochUncheckedAtApply);
-    if is_stale || !all_inside(state, &command.action) {
+    if is_stale || !all_inside(state, batch) {
         if mutant::is(Mutant::MovedAfterApply) {
-            write(rows, &command.action, timestamp)?;
+            write(rows, batch, timestamp)?;
         }
         return Ok(Outcome::Moved);
     }
-    let outcome = write(rows, &command.action, timestamp)?;
-    let first_key = Blob::copy_from_slice(first_key);
+    let outcome = write(rows, batch, timestamp)?;
+    let first_key = Blob::copy_from_slice(&first.key);
     state
         .sessions
-        .record(&pair, first_key, timestamp, outcome.clone());
+        .record(pair, first_key, timestamp, outcome.clone());
     Ok(outcome)
 }
 
-fn all_inside(state: &RangeState, action: &ArchivedAction<'_>) -> bool {
-    match action {
-        ArchivedAction::Multi { changes, .. } => changes
-            .iter()
-            .all(|c| state.descriptor.keys.contains(&c.key)),
-        _ => true,
-    }
+fn all_inside(state: &RangeState, batch: &ArchivedBatch) -> bool {
+    let keys = &state.descriptor.keys;
+    batch.conditions.iter().all(|c| keys.contains(&c.key))
+        && batch.mutations.iter().all(|m| keys.contains(&m.key))
 }
 
 fn write(
     rows: &mut impl Rows,
-    action: &ArchivedAction<'_>,
+    batch: &ArchivedBatch,
     version: Timestamp,
 ) -> Result<Outcome, LsmError> {
-    let existed = false;
-    match action {
-        ArchivedAction::Put { key, value, .. } => {
-            rows.insert(key, version, Some(value));
-            Ok(Outcome::Done { version, existed })
+    let mut existed = false;
+    for (place, condition) in (0..).zip(batch.conditions.iter()) {
+        if place > 0 && mutant::is(Mutant::FirstConditionAlone) {
+            break;
         }
-        ArchivedAction::Delete { key, .. } => {
-            let existed = rows.newest(key, |found| matches!(found, Some((_, Some(_)))))?;
-            if existed {
-                rows.insert(key, version, None);
-            }
-            Ok(Outcome::Done { version, existed })
+        let (holds, current) =
+            rows.newest(&condition.key, |found| compare(&condition.expected, found))?;
+        if !holds {
+            let condition = place;
+            return Ok(Outcome::ConditionFailed { current, condition });
         }
-        ArchivedAction::CompareAndSwap {
-            key,
-            expected,
-            change,
-            ..
-        } => {
-            let (holds, current) = rows.newest(key, |found| compare(expected, found))?;
-            if !holds {
-                return Ok(Outcome::ConditionFailed { current });
-            }
-            if change.value().is_some() || current.is_some() {
-                rows.insert(key, version, change.value());
-            }
-            Ok(Outcome::Done {
-                version,
-                existed: current.is_some(),
-            })
-        }
-        ArchivedAction::Increment { key, delta, .. } => {
-            increment(rows, key, delta.to_native(), version)
-        }
-        ArchivedAction::Multi { changes, .. } => {
-            write_all(rows, changes, version);
-            Ok(Outcome::Done { version, existed })
-        }
-        ArchivedAction::CollectBelow { .. }
-        | ArchivedAction::Nothing
-        | ArchivedAction::Digest { .. } => Ok(Outcome::Done { version, existed }),
+        existed |= current.is_some();
+    }
+    match batch.mutations.as_slice() {
+        [mutation] => write_one(rows, mutation, existed, version),
+        mutations => write_all(rows, mutations, existed, version),
     }
 }
 
 /// Whether a condition holds, and the version of the present value.
 fn compare(
-    expected: &ArchivedExpected<'_>,
+    expected: &ArchivedExpected,
     found: Option<(Timestamp, Option<&[u8]>)>,
 ) -> (bool, Option<Timestamp>) {
     let live = found.and_then(|(version, value)| value.map(|value| (version, value)));
@@ -201,30 +186,105 @@ fn compare(
         ArchivedExpected::Absent => live.is_none(),
         ArchivedExpected::Value(wanted) => live.is_some_and(|(_, value)| value == &**wanted),
         ArchivedExpected::Version(wanted) => {
-            live.is_some_and(|(version, _)| version.0 == wanted.to_native())
+            live.is_some_and(|(version, _)| version.0 == wanted.0.to_native())
         }
+        ArchivedExpected::Exists => live.is_some(),
     };
     (holds, live.map(|(version, _)| version))
 }
 
-fn increment(
+/// The one mutation of a batch. A lone delete looks whether there is something to delete.
+fn write_one(
     rows: &mut impl Rows,
-    key: &[u8],
-    delta: i64,
+    ArchivedMutation { key, change }: &ArchivedMutation,
+    mut existed: bool,
     version: Timestamp,
 ) -> Result<Outcome, LsmError> {
-    let number = rows.newest(key, |found| match found {
-        None | Some((_, None)) => Some(0),
-        Some((_, Some(value))) => parse_number(value),
-    })?;
-    let Some(number) = number else {
-        return Ok(Outcome::NotANumber);
-    };
-    let Some(value) = number.checked_add(delta) else {
-        return Ok(Outcome::NumberOverflow);
-    };
-    rows.insert(key, version, Some(value.to_string().as_bytes()));
-    Ok(Outcome::Number { version, value })
+    match change {
+        ArchivedChange::Put { value, .. } => rows.insert(key, version, Some(value)),
+        ArchivedChange::Delete => {
+            let is_there = rows.newest(key, |found| matches!(found, Some((_, Some(_)))))?;
+            if is_there {
+                rows.insert(key, version, None);
+            }
+            existed |= is_there;
+        }
+        ArchivedChange::Add { delta } => {
+            let number = rows.newest(key, |found| parse(found.and_then(|(_, value)| value)))?;
+            return Ok(match sum(number, delta.to_native()) {
+                Ok(value) => {
+                    rows.insert(key, version, Some(value.to_string().as_bytes()));
+                    Outcome::Number { version, value }
+                }
+                Err(refused) => refused,
+            });
+        }
+    }
+    Ok(Outcome::Done { version, existed })
+}
+
+/// A key and the value that a batch leaves it with, if any.
+type Changed<'a> = (&'a [u8], Option<Cow<'a, [u8]>>);
+
+/// Several mutations: each key is written once, as the last of its changes leaves it.
+fn write_all(
+    rows: &mut impl Rows,
+    mutations: &[ArchivedMutation],
+    existed: bool,
+    version: Timestamp,
+) -> Result<Outcome, LsmError> {
+    let mut order: Vec<(usize, &ArchivedMutation)> = mutations.iter().enumerate().collect();
+    order.sort_by(|(a, one), (b, other)| one.key.cmp(&other.key).then(a.cmp(b)));
+    let mut numbers: Vec<(usize, i64)> = Vec::new();
+    let mut changed: Vec<Changed<'_>> = Vec::with_capacity(order.len());
+    for (place, ArchivedMutation { key, change }) in order {
+        let same_key = changed.last_mut().filter(|(last, _)| *last == &**key);
+        let value = match change {
+            ArchivedChange::Put { value, .. } => Some(Cow::Borrowed(&**value)),
+            ArchivedChange::Delete => None,
+            ArchivedChange::Add { delta } => {
+                let number = match &same_key {
+                    Some((_, value)) => parse(value.as_deref()),
+                    None => rows.newest(key, |found| parse(found.and_then(|(_, value)| value)))?,
+                };
+                match sum(number, delta.to_native()) {
+                    Ok(value) => {
+                        numbers.push((place, value));
+                        Some(Cow::Owned(value.to_string().into_bytes()))
+                    }
+                    Err(refused) => return Ok(refused),
+                }
+            }
+        };
+        match same_key {
+            Some(last) => last.1 = value,
+            None => changed.push((key, value)),
+        }
+    }
+    for (key, value) in changed {
+        rows.insert(key, version, value.as_deref());
+    }
+    numbers.sort_unstable();
+    let mut values = numbers.into_iter().map(|(_, value)| value);
+    Ok(match (values.next(), values.next()) {
+        (None, _) => Outcome::Done { version, existed },
+        (Some(value), None) => Outcome::Number { version, value },
+        (Some(first), Some(second)) => Outcome::Numbers {
+            version,
+            values: [first, second].into_iter().chain(values).collect(),
+        },
+    })
+}
+
+/// The number that a value is, an absent one counting as 0; `None` if it is no number.
+fn parse(value: Option<&[u8]>) -> Option<i64> {
+    value.map_or(Some(0), parse_number)
+}
+
+/// A number and what is added to it, or the outcome that says why there is no sum.
+fn sum(number: Option<i64>, delta: i64) -> Result<i64, Outcome> {
+    let number = number.ok_or(Outcome::NotANumber)?;
+    number.checked_add(delta).ok_or(Outcome::NumberOverflow)
 }
 
 /// A signed 64-bit number in decimal text: an optional minus and digits, nothing else.
@@ -234,23 +294,6 @@ fn parse_number(value: &[u8]) -> Option<i64> {
         return None;
     }
     std::str::from_utf8(value).ok()?.parse().ok()
-}
-
-/// Of a key that is changed twice the last change counts: per key a version exists once.
-fn write_all(rows: &mut impl Rows, changes: &[ArchivedKeyChange<'_>], version: Timestamp) {
-    let mut order: Vec<usize> = (0..changes.len()).collect();
-    order.sort_by(|a, b| {
-        let key = |i: &usize| changes.get(*i).map(|c| &*c.key);
-        key(a).cmp(&key(b)).then(b.cmp(a))
-    });
-    let mut last: Option<&[u8]> = None;
-    for change in order.into_iter().filter_map(|i| changes.get(i)) {
-        if last == Some(&*change.key) {
-            continue;
-        }
-        last = Some(&change.key);
-        rows.insert(&change.key, version, change.change.value());
-    }
 }
 
 #[cfg(test)]

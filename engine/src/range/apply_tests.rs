@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::range::command::{self, Action, Command, Entry};
+use crate::range::command::{self, Action, Command, Entry, RangeOrder};
 use crate::range::{Descriptor, Keyspace};
-use crate::request::{Condition, Mutation, Write};
+use crate::request::{Batch, Change, Condition, Expected, Mutation};
 use crate::types::{ClientId, Epoch, KeyRange, RangeId};
 
 #[derive(Default)]
@@ -97,25 +97,29 @@ impl Machine {
             .remove(0)
     }
 
-    fn retry(&mut self, write: &Write, pair: &SessionPair) -> Outcome {
+    fn retry(&mut self, write: &Batch, pair: &SessionPair) -> Outcome {
         self.time += 1;
         let now = Timestamp::from_ms(self.time);
-        match self.apply_at(now, EPOCH, Action::of(write, pair)) {
+        match self.apply_at(
+            now,
+            EPOCH,
+            Action::Write {
+                pair: *pair,
+                batch: write,
+            },
+        ) {
             Applied::Outcome(outcome) => outcome,
             Applied::Again => panic!("the timestamp is above the last"),
         }
     }
 
-    fn write(&mut self, write: &Write) -> Outcome {
+    fn write(&mut self, write: &Batch) -> Outcome {
         let pair = self.fresh_pair();
         self.retry(write, &pair)
     }
 
     fn put(&mut self, key: &'static str, value: &'static str) -> Outcome {
-        self.write(&Write::Put {
-            key: key.into(),
-            value: value.into(),
-        })
+        self.write(&Batch::put(key.into(), value.into()))
     }
 
     fn value(&self, key: &str) -> Option<String> {
@@ -135,11 +139,13 @@ fn version(outcome: &Outcome) -> Timestamp {
     }
 }
 
-fn increment(key: &'static str, delta: i64) -> Write {
-    Write::Increment {
-        key: key.into(),
-        delta,
-    }
+fn failed(current: Option<Timestamp>) -> Outcome {
+    let condition = 0;
+    Outcome::ConditionFailed { current, condition }
+}
+
+fn increment(key: &'static str, delta: i64) -> Batch {
+    Batch::add(key.into(), delta)
 }
 
 #[test]
@@ -147,48 +153,34 @@ fn put_and_delete() {
     let mut machine = Machine::new();
     machine.put("k", "");
     assert_eq!(machine.value("k").as_deref(), Some(""));
-    let deleted = machine.write(&Write::Delete { key: "k".into() });
+    let deleted = machine.write(&Batch::delete("k".into()));
     assert!(matches!(deleted, Outcome::Done { existed: true, .. }));
     assert_eq!(machine.value("k"), None);
-    let again = machine.write(&Write::Delete { key: "k".into() });
+    let again = machine.write(&Batch::delete("k".into()));
     assert!(matches!(again, Outcome::Done { existed: false, .. }));
 }
 
 #[test]
 fn compare_and_swap_by_absence_value_and_version() {
     let mut machine = Machine::new();
-    let cas = |condition, value: Option<&'static str>| Write::CompareAndSwap {
-        key: "k".into(),
-        condition,
-        value: value.map(Into::into),
+    let cas = |condition, value: Option<&'static str>| {
+        Batch::compare_and_swap("k".into(), condition, value.map(Into::into))
     };
-    let created = machine.write(&cas(Condition::Absent, Some("1")));
+    let created = machine.write(&cas(Expected::Absent, Some("1")));
     let first = version(&created);
-    let refused = machine.write(&cas(Condition::Absent, Some("2")));
+    let refused = machine.write(&cas(Expected::Absent, Some("2")));
+    assert_eq!(refused, failed(Some(first)));
+    let refused = machine.write(&cas(Expected::Value("x".into()), Some("2")));
+    assert_eq!(refused, failed(Some(first)));
+    let second = version(&machine.write(&cas(Expected::Value("1".into()), Some("2"))));
     assert_eq!(
-        refused,
-        Outcome::ConditionFailed {
-            current: Some(first)
-        }
+        machine.write(&cas(Expected::Version(first), Some("3"))),
+        failed(Some(second))
     );
-    let refused = machine.write(&cas(Condition::Value("x".into()), Some("2")));
-    assert_eq!(
-        refused,
-        Outcome::ConditionFailed {
-            current: Some(first)
-        }
-    );
-    let second = version(&machine.write(&cas(Condition::Value("1".into()), Some("2"))));
-    assert_eq!(
-        machine.write(&cas(Condition::Version(first), Some("3"))),
-        Outcome::ConditionFailed {
-            current: Some(second)
-        }
-    );
-    version(&machine.write(&cas(Condition::Version(second), None)));
+    version(&machine.write(&cas(Expected::Version(second), None)));
     assert_eq!(machine.value("k"), None);
-    let refused = machine.write(&cas(Condition::Version(second), Some("4")));
-    assert_eq!(refused, Outcome::ConditionFailed { current: None });
+    let refused = machine.write(&cas(Expected::Version(second), Some("4")));
+    assert_eq!(refused, failed(None));
 }
 
 #[test]
@@ -212,10 +204,8 @@ fn increment_counts_absent_as_zero_and_refuses_what_is_no_number() {
 #[test]
 fn of_a_key_written_twice_the_last_change_wins() {
     let mut machine = Machine::new();
-    let change = |key: &'static str, value: Option<&'static str>| Mutation {
-        key: key.into(),
-        value: value.map(Into::into),
-    };
+    let change =
+        |key: &'static str, value: Option<&'static str>| (key.into(), value.map(Into::into));
     let mutations = vec![
         change("k", Some("1")),
         change("m", Some("2")),
@@ -223,7 +213,7 @@ fn of_a_key_written_twice_the_last_change_wins() {
         change("k", Some("3")),
         change("m", None),
     ];
-    machine.write(&Write::Multi { mutations });
+    machine.write(&Batch::set_all(mutations));
     assert_eq!(machine.value("k").as_deref(), Some("3"));
     assert_eq!(machine.value("m"), None);
 }
@@ -241,10 +231,7 @@ fn a_retry_is_not_applied_again() {
 fn a_retry_is_found_before_the_epoch_is_judged() {
     let mut machine = Machine::new();
     let pair = machine.fresh_pair();
-    let write = Write::Put {
-        key: "k".into(),
-        value: "1".into(),
-    };
+    let write = Batch::put("k".into(), "1".into());
     let first = machine.retry(&write, &pair);
     machine.state.descriptor.epoch.version = 2;
     assert_eq!(machine.retry(&write, &pair), first);
@@ -256,13 +243,8 @@ fn keys_outside_the_range_are_refused_at_apply() {
     let mut machine = Machine::new();
     assert_eq!(machine.put("a", "1"), Outcome::Moved);
     assert_eq!(machine.put("y", "1"), Outcome::Moved);
-    let mutations = ["c", "z"]
-        .map(|key| Mutation {
-            key: key.into(),
-            value: None,
-        })
-        .to_vec();
-    assert_eq!(machine.write(&Write::Multi { mutations }), Outcome::Moved);
+    let mutations = ["c", "z"].map(|key| (key.into(), None)).to_vec();
+    assert_eq!(machine.write(&Batch::set_all(mutations)), Outcome::Moved);
     assert!(machine.rows.0.is_empty());
 }
 
@@ -271,12 +253,16 @@ fn a_timestamp_not_above_the_last_does_nothing() {
     let mut machine = Machine::new();
     let last = version(&machine.put("k", "1"));
     let pair = machine.fresh_pair();
-    let write = Write::Put {
-        key: "k".into(),
-        value: "2".into(),
-    };
+    let write = Batch::put("k".into(), "2".into());
     assert_eq!(
-        machine.apply_at(last, EPOCH, Action::of(&write, &pair)),
+        machine.apply_at(
+            last,
+            EPOCH,
+            Action::Write {
+                pair,
+                batch: &write
+            }
+        ),
         Applied::Again
     );
     assert_eq!(machine.value("k").as_deref(), Some("1"));
@@ -291,25 +277,25 @@ fn thresholds_and_ceilings_never_go_back() {
     machine.apply_at(
         at(1000),
         EPOCH,
-        Action::CollectBelow {
+        Action::Order(RangeOrder::CollectBelow {
             threshold: at(500).0,
-        },
+        }),
     );
     machine.apply_at(
         at(1001),
         EPOCH,
-        Action::CollectBelow {
+        Action::Order(RangeOrder::CollectBelow {
             threshold: at(400).0,
-        },
+        }),
     );
     assert_eq!(machine.state.gc_threshold, at(500));
     assert_eq!(machine.state.ceiling, Timestamp(5));
     machine.apply_at(
         at(1002),
         EPOCH,
-        Action::CollectBelow {
+        Action::Order(RangeOrder::CollectBelow {
             threshold: at(5000).0,
-        },
+        }),
     );
     assert_eq!(machine.state.gc_threshold, at(1002));
 }
@@ -317,14 +303,14 @@ fn thresholds_and_ceilings_never_go_back() {
 #[test]
 fn a_damaged_entry_is_an_error() {
     let pair = Machine::new().fresh_pair();
-    let write = Write::Put {
-        key: "k".into(),
-        value: "value".into(),
-    };
+    let write = Batch::put("k".into(), "value".into());
     let commands = vec![Command {
         timestamp: 9,
         epoch: EPOCH,
-        action: Action::of(&write, &pair),
+        action: Action::Write {
+            pair,
+            batch: &write,
+        },
     }];
     let bytes = command::encode(&Entry {
         ceiling: 5,
@@ -353,4 +339,188 @@ fn the_state_row_round_trips() {
     assert_eq!(again.applied, machine.state.applied);
     assert_eq!(again.last_ts, machine.state.last_ts);
     assert!(RangeState::decode(b"nonsense").is_err());
+}
+
+fn condition(key: &'static str, expected: Expected) -> Condition {
+    let key = key.into();
+    Condition { key, expected }
+}
+
+fn batch(
+    conditions: Vec<Condition>,
+    mutations: impl IntoIterator<Item = (&'static str, Change)>,
+) -> Batch {
+    let mutation = |(key, change): (&'static str, Change)| Mutation {
+        key: key.into(),
+        change,
+    };
+    Batch {
+        conditions,
+        mutations: mutations.into_iter().map(mutation).collect(),
+    }
+}
+
+fn set(value: &'static str) -> Change {
+    Change::to(Some(value.into()))
+}
+
+#[test]
+fn a_batch_is_written_whole_if_all_its_conditions_hold() {
+    let mut machine = Machine::new();
+    let first = version(&machine.put("m", "1"));
+    let conditions = || {
+        vec![
+            condition("k", Expected::Absent),
+            condition("m", Expected::Version(first)),
+            condition("m", Expected::Value("1".into())),
+            condition("m", Expected::Exists),
+        ]
+    };
+    let changes = || [("k", set("2")), ("n", set("3")), ("m", Change::Delete)];
+    let written = machine.write(&batch(conditions(), changes()));
+    assert!(matches!(written, Outcome::Done { existed: true, .. }));
+    let values = |machine: &Machine| ["k", "n", "m"].map(|key| machine.value(key));
+    let after = values(&machine);
+    assert_eq!(after, [Some("2".to_owned()), Some("3".to_owned()), None]);
+    // Now the first, the second, or the last of them does not hold.
+    let second = version(&written);
+    for (expected, place, current) in [
+        (condition("k", Expected::Absent), 0, Some(second)),
+        (condition("m", Expected::Exists), 0, None),
+        (condition("n", Expected::Version(first)), 2, Some(second)),
+    ] {
+        let mut wanted = vec![
+            condition("k", Expected::Exists),
+            condition("n", Expected::Version(second)),
+        ];
+        wanted.insert(place, expected);
+        let refused = machine.write(&batch(wanted, [("k", set("9")), ("o", set("9"))]));
+        let condition = place as u32;
+        assert_eq!(refused, Outcome::ConditionFailed { current, condition });
+        assert_eq!(values(&machine), after);
+        assert_eq!(machine.value("o"), None);
+    }
+}
+
+#[test]
+fn conditions_see_the_keys_as_they_were_before_the_batch() {
+    let mut machine = Machine::new();
+    let twice = batch(
+        vec![
+            condition("k", Expected::Absent),
+            condition("k", Expected::Absent),
+        ],
+        [("k", set("1")), ("k", set("2"))],
+    );
+    version(&machine.write(&twice));
+    assert_eq!(machine.value("k").as_deref(), Some("2"));
+    assert!(matches!(
+        machine.write(&twice),
+        Outcome::ConditionFailed { condition: 0, .. }
+    ));
+}
+
+#[test]
+fn additions_of_a_batch_see_the_changes_before_them() {
+    let mut machine = Machine::new();
+    machine.put("n", "5");
+    let add = |delta| Change::Add { delta };
+    let transfer = batch(Vec::new(), [("n", add(-2)), ("m", add(2)), ("n", add(-1))]);
+    let Outcome::Numbers { values, .. } = machine.write(&transfer) else {
+        panic!("three numbers");
+    };
+    assert_eq!(*values, [3, 2, 2]);
+    assert_eq!(machine.value("n").as_deref(), Some("2"));
+    let mixed = batch(
+        Vec::new(),
+        [
+            ("k", set("7")),
+            ("k", add(1)),
+            ("m", Change::Delete),
+            ("n", set("x")),
+        ],
+    );
+    assert!(matches!(
+        machine.write(&mixed),
+        Outcome::Number { value: 8, .. }
+    ));
+    assert_eq!(machine.value("k").as_deref(), Some("8"));
+    assert_eq!(machine.value("m"), None);
+    let gone = batch(Vec::new(), [("k", Change::Delete), ("k", add(4))]);
+    assert!(matches!(
+        machine.write(&gone),
+        Outcome::Number { value: 4, .. }
+    ));
+}
+
+#[test]
+fn a_batch_whose_addition_is_refused_writes_nothing() {
+    let mut machine = Machine::new();
+    machine.put("n", "x");
+    machine.put("m", "9223372036854775807");
+    let add = |delta| Change::Add { delta };
+    let no_number = batch(Vec::new(), [("k", set("1")), ("n", add(1))]);
+    assert_eq!(machine.write(&no_number), Outcome::NotANumber);
+    let too_large = batch(Vec::new(), [("k", set("1")), ("m", add(1))]);
+    assert_eq!(machine.write(&too_large), Outcome::NumberOverflow);
+    let of_a_value_just_set = batch(Vec::new(), [("k", set("y")), ("k", add(1))]);
+    assert_eq!(machine.write(&of_a_value_just_set), Outcome::NotANumber);
+    assert_eq!(machine.value("k"), None);
+}
+
+#[test]
+fn conditions_outside_the_range_are_refused_at_apply() {
+    let mut machine = Machine::new();
+    let outside = batch(
+        vec![condition("z", Expected::Absent)],
+        [("k", set("1")), ("m", set("1"))],
+    );
+    assert_eq!(machine.write(&outside), Outcome::Moved);
+    assert_eq!(machine.value("k"), None);
+}
+
+#[test]
+fn an_entry_is_no_longer_than_its_writes_are_reckoned() {
+    let pair = Machine::new().fresh_pair();
+    let many = (0..4000).map(|number: u32| Mutation {
+        key: number.to_string().into(),
+        change: match number % 3 {
+            0 => Change::to(Some("".into())),
+            1 => Change::Delete,
+            _ => Change::Add { delta: -1 },
+        },
+    });
+    let conditions = vec![
+        condition("k", Expected::Value("v".into())),
+        condition("k", Expected::Version(Timestamp(9))),
+    ];
+    for batch in [
+        Batch::put("k".into(), "".into()),
+        Batch::compare_and_swap("k".into(), Expected::Absent, None),
+        batch(conditions, [("k", set("v"))]),
+        Batch {
+            conditions: Vec::new(),
+            mutations: many.collect(),
+        },
+    ] {
+        let commands = vec![Command {
+            timestamp: 9,
+            epoch: EPOCH,
+            action: Action::Write {
+                pair,
+                batch: &batch,
+            },
+        }];
+        let entry = Entry {
+            ceiling: 5,
+            commands,
+        };
+        let len = command::encode(&entry).expect("encodes").len();
+        let most = command::encoded_len_max(&batch);
+        assert!(
+            len <= most,
+            "{len} of {most} bytes: {:?}",
+            batch.first_key()
+        );
+    }
 }

@@ -1,22 +1,32 @@
 //! Commands as they lie in the log: many in one entry, read in place.
 //!
-//! An entry's payload is one rkyv archive of [`Entry`]. It borrows keys and values from the
-//! requests when it is written, and is never deserialised: apply walks [`ArchivedEntry`]. What it
-//! holds is checked each time it is read (rkyv's `bytecheck`), so a damaged entry is an error.
+//! An entry's payload is one rkyv archive of [`Entry`], then one byte with the number of its
+//! [format](FORMAT). The archive borrows keys and values from the requests when it is written, and
+//! is never deserialised: apply walks [`ArchivedEntry`]. What it holds is checked each time it is
+//! read (rkyv's `bytecheck`), so a damaged entry is an error. Entries of the first format, which
+//! older logs hold, are written anew when they are read ([`super::command_v1`]).
 
 #![allow(
     missing_docs,
     reason = "what rkyv derives for enums has fields without docs"
 )]
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use rkyv::rancor;
-use rkyv::with::InlineAsBox;
+use rkyv::util::AlignedVec;
+use rkyv::with::Inline;
 
 use crate::error::Fatal;
-use crate::request::{Condition, Mutation, SessionPair, Write};
+use crate::range::command_v1;
+use crate::request::{ArchivedChange, ArchivedSessionPair, Batch, SessionPair};
 use crate::types::{Epoch, Timestamp};
 use crate::wal::Body;
+
+/// The last byte of an entry's payload: the format of what is before it. An entry of the first
+/// format ends with a zero.
+pub const FORMAT: u8 = 2;
 
 /// The payload of one log entry.
 #[derive(Default, rkyv::Archive, rkyv::Serialize)]
@@ -38,77 +48,32 @@ pub struct Command<'a> {
     pub action: Action<'a>,
 }
 
-/// The name of a write.
-#[derive(Clone, Copy, rkyv::Archive, rkyv::Serialize)]
-pub struct Pair {
-    /// Client id.
-    pub client: u128,
-    /// The client's number of this write.
-    pub sequence: u64,
-    /// See [`SessionPair::lowest_unanswered`].
-    pub lowest_unanswered: u64,
-    /// See [`SessionPair::first_tried`].
-    pub first_tried: u64,
-}
-
 /// What a command does.
 #[derive(rkyv::Archive, rkyv::Serialize)]
 pub enum Action<'a> {
-    /// See [`Write::Put`].
-    Put {
-        /// Session pair.
-        pair: Pair,
-        /// Key.
-        #[rkyv(with = InlineAsBox)]
-        key: &'a [u8],
-        /// Value.
-        #[rkyv(with = InlineAsBox)]
-        value: &'a [u8],
+    /// A client's write.
+    Write {
+        /// Its name.
+        pair: SessionPair,
+        /// What it writes, and when.
+        #[rkyv(with = Inline)]
+        batch: &'a Batch,
     },
-    /// See [`Write::Delete`].
-    Delete {
-        /// Session pair.
-        pair: Pair,
-        /// Key.
-        #[rkyv(with = InlineAsBox)]
-        key: &'a [u8],
-    },
-    /// See [`Write::CompareAndSwap`].
-    CompareAndSwap {
-        /// Session pair.
-        pair: Pair,
-        /// Key.
-        #[rkyv(with = InlineAsBox)]
-        key: &'a [u8],
-        /// When it writes.
-        expected: Expected<'a>,
-        /// What it writes.
-        change: Change<'a>,
-    },
-    /// See [`Write::Increment`].
-    Increment {
-        /// Session pair.
-        pair: Pair,
-        /// Key.
-        #[rkyv(with = InlineAsBox)]
-        key: &'a [u8],
-        /// What is added.
-        delta: i64,
-    },
-    /// See [`Write::Multi`].
-    Multi {
-        /// Session pair.
-        pair: Pair,
-        /// Changes in request order.
-        changes: Vec<KeyChange<'a>>,
-    },
+    /// An order of the range itself, which no client gives.
+    Order(RangeOrder),
+}
+
+/// What a range does to itself through its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize)]
+pub enum RangeOrder {
     /// Old versions up to this timestamp may go; reads at or below it are refused from now on.
     CollectBelow {
         /// The new threshold.
         threshold: u64,
     },
-    /// Nothing: the entry is there for its ceiling.
-    Nothing,
+    /// Nothing. An entry with it alone is a barrier: when it is applied all earlier proposals have
+    /// been decided, and the ceiling is raised.
+    NoOp,
     /// Every replica makes a digest of what it holds when this is applied; see
     /// [`crate::range::digest`].
     Digest {
@@ -117,120 +82,14 @@ pub enum Action<'a> {
     },
 }
 
-/// The archived form of [`Condition`].
-#[derive(rkyv::Archive, rkyv::Serialize)]
-pub enum Expected<'a> {
-    /// No value.
-    Absent,
-    /// This value.
-    Value(#[rkyv(with = InlineAsBox)] &'a [u8]),
-    /// The version with this timestamp.
-    Version(u64),
-}
-
-/// A new value or none.
-#[derive(rkyv::Archive, rkyv::Serialize)]
-pub enum Change<'a> {
-    /// Write this.
-    Set(#[rkyv(with = InlineAsBox)] &'a [u8]),
-    /// Delete.
-    Remove,
-}
-
-/// One change of a multi-write.
-#[derive(rkyv::Archive, rkyv::Serialize)]
-pub struct KeyChange<'a> {
-    /// Key.
-    #[rkyv(with = InlineAsBox)]
-    pub key: &'a [u8],
-    /// Its new value or none.
-    pub change: Change<'a>,
-}
-
-/// What one command adds to an entry besides keys and values, generously rounded up.
+/// What one command adds to an entry besides its batch, generously rounded up.
 pub const COMMAND_OVERHEAD: usize = 128;
-/// What one change of a multi-write adds besides its key and value.
-pub const CHANGE_OVERHEAD: usize = 32;
-
-impl<'a> Change<'a> {
-    fn of(value: Option<&'a [u8]>) -> Change<'a> {
-        value.map_or(Change::Remove, Change::Set)
-    }
-}
-
-impl Pair {
-    fn of(pair: &SessionPair) -> Pair {
-        Pair {
-            client: pair.client.0,
-            sequence: pair.sequence,
-            lowest_unanswered: pair.lowest_unanswered,
-            first_tried: pair.first_tried.0,
-        }
-    }
-}
-
-impl<'a> Action<'a> {
-    /// The command of a client's write.
-    pub fn of(write: &'a Write, pair: &SessionPair) -> Action<'a> {
-        let pair = Pair::of(pair);
-        match write {
-            Write::Put { key, value } => Action::Put { pair, key, value },
-            Write::Delete { key } => Action::Delete { pair, key },
-            Write::CompareAndSwap {
-                key,
-                condition,
-                value,
-            } => Action::CompareAndSwap {
-                pair,
-                key,
-                expected: match condition {
-                    Condition::Absent => Expected::Absent,
-                    Condition::Value(value) => Expected::Value(value),
-                    Condition::Version(version) => Expected::Version(version.0),
-                },
-                change: Change::of(value.as_deref()),
-            },
-            Write::Increment { key, delta } => Action::Increment {
-                pair,
-                key,
-                delta: *delta,
-            },
-            Write::Multi { mutations } => Action::Multi {
-                pair,
-                changes: mutations
-                    .iter()
-                    .map(|Mutation { key, value }| KeyChange {
-                        key,
-                        change: Change::of(value.as_deref()),
-                    })
-                    .collect(),
-            },
-        }
-    }
-}
+/// What one condition or mutation adds besides its key and value.
+pub const OPERATION_OVERHEAD: usize = 32;
 
 /// Bytes that a write takes in an entry, at most.
-pub fn encoded_len_max(write: &Write) -> usize {
-    let body = match write {
-        Write::Put { key, value } => key.len() + value.len(),
-        Write::Delete { key } | Write::Increment { key, .. } => key.len(),
-        Write::CompareAndSwap {
-            key,
-            condition,
-            value,
-        } => {
-            let expected = match condition {
-                Condition::Value(value) => value.len(),
-                Condition::Absent | Condition::Version(_) => 0,
-            };
-            key.len() + expected + value.as_ref().map_or(0, Bytes::len)
-        }
-        Write::Multi { mutations } => mutations
-            .iter()
-            .map(|m| m.key.len() + m.value.as_ref().map_or(0, Bytes::len) + CHANGE_OVERHEAD)
-            .sum(),
-    };
-    body + COMMAND_OVERHEAD
+pub fn encoded_len_max(batch: &Batch) -> usize {
+    COMMAND_OVERHEAD + batch.operations() * OPERATION_OVERHEAD + batch.len_in_bytes()
 }
 
 /// The bytes of an entry, with their checksum.
@@ -238,38 +97,67 @@ pub fn encoded_len_max(write: &Write) -> usize {
 /// # Errors
 /// The encoder failed, which no entry in memory can cause.
 pub fn encode(entry: &Entry<'_>) -> Result<Body, Fatal> {
-    rkyv::to_bytes::<rancor::Error>(entry)
-        .map(|bytes| Body::seal(Bytes::from_owner(bytes)))
-        .map_err(|e| Fatal::Inconsistent(format!("an entry cannot be encoded: {e}")))
+    archive(entry).map(|bytes| Body::seal(Bytes::from_owner(bytes)))
 }
 
-/// Reads an entry in place.
+/// The bytes of an entry.
+///
+/// # Errors
+/// As [`encode`].
+pub(super) fn encode_bytes(entry: &Entry<'_>) -> Result<Vec<u8>, Fatal> {
+    archive(entry).map(AlignedVec::into_vec)
+}
+
+fn archive(entry: &Entry<'_>) -> Result<AlignedVec, Fatal> {
+    let mut bytes = rkyv::to_bytes::<rancor::Error>(entry)
+        .map_err(|e| Fatal::Inconsistent(format!("an entry cannot be encoded: {e}")))?;
+    bytes.push(FORMAT);
+    Ok(bytes)
+}
+
+/// The bytes of an entry in today's format: those given, or those of an older entry written anew.
+///
+/// # Errors
+/// The bytes are no entry of any known format.
+pub fn current(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Fatal> {
+    match bytes.last() {
+        Some(&FORMAT) => Ok(Cow::Borrowed(bytes)),
+        Some(0) => command_v1::convert(bytes).map(Cow::Owned),
+        Some(other) => Err(Fatal::Inconsistent(format!(
+            "a log entry has format {other}; this release reads formats 1 and {FORMAT}"
+        ))),
+        None => Err(Fatal::Inconsistent("a log entry is empty".to_owned())),
+    }
+}
+
+/// Reads an entry of today's format in place; [`current`] gives its bytes.
 ///
 /// # Errors
 /// The bytes are no entry.
-pub fn access(bytes: &[u8]) -> Result<&ArchivedEntry<'_>, Fatal> {
-    rkyv::access::<ArchivedEntry<'_>, rancor::Error>(bytes)
+pub fn access(current: &[u8]) -> Result<&ArchivedEntry<'_>, Fatal> {
+    let archive = current.strip_suffix(&[FORMAT]).unwrap_or_default();
+    rkyv::access::<ArchivedEntry<'_>, rancor::Error>(archive)
         .map_err(|e| Fatal::Inconsistent(format!("a log entry cannot be read: {e}")))
 }
 
-impl ArchivedPair {
-    /// The pair as the session table speaks of it.
+impl ArchivedSessionPair {
+    /// The pair as a value.
     pub fn pair(&self) -> SessionPair {
         SessionPair {
-            client: crate::types::ClientId(self.client.to_native()),
+            client: crate::types::ClientId(self.client.0.to_native()),
             sequence: self.sequence.to_native(),
             lowest_unanswered: self.lowest_unanswered.to_native(),
-            first_tried: Timestamp(self.first_tried.to_native()),
+            first_tried: Timestamp(self.first_tried.0.to_native()),
         }
     }
 }
 
-impl ArchivedChange<'_> {
-    /// The new value, if there is one.
+impl ArchivedChange {
+    /// The value that it sets.
     pub fn value(&self) -> Option<&[u8]> {
         match self {
-            ArchivedChange::Set(value) => Some(value),
-            ArchivedChange::Remove => None,
+            ArchivedChange::Put { value, .. } => Some(value),
+            ArchivedChange::Delete | ArchivedChange::Add { .. } => None,
         }
     }
 }

@@ -3,38 +3,37 @@
 use bytes::Bytes;
 use rangedb_fuzz::fuzz;
 
-use crate::range::command::{self, Action, Command, Entry};
+use crate::range::command::{self, Action, Command, Entry, RangeOrder};
 use crate::range::session_row::{ClientMarks, SavedPair};
 use crate::range::state::RangeState;
 use crate::range::{Descriptor, Keyspace, ReplicaPlace};
-use crate::request::{Condition, Mutation, Outcome, SessionPair, Write};
+use crate::request::{Batch, Condition, Expected, Outcome, SessionPair};
 use crate::types::{
     ClientId, Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp,
 };
 use crate::wal::LogId;
 
-fn writes() -> Vec<Write> {
+fn writes() -> Vec<Batch> {
     let key = || Bytes::from_static(b"key");
     let value = || Bytes::from_static(b"a value that is not stored in place of its address");
-    let mutation = |value| Mutation { key: key(), value };
+    let mut conditional = Batch::set_all([(key(), Some(value())), (key(), None)]);
+    conditional.conditions = vec![
+        Condition {
+            key: key(),
+            expected: Expected::Version(Timestamp(7)),
+        },
+        Condition {
+            key: key(),
+            expected: Expected::Exists,
+        },
+    ];
     vec![
-        Write::Put {
-            key: key(),
-            value: value(),
-        },
-        Write::Delete { key: key() },
-        Write::CompareAndSwap {
-            key: key(),
-            condition: Condition::Value(value()),
-            value: None,
-        },
-        Write::Increment {
-            key: key(),
-            delta: -4,
-        },
-        Write::Multi {
-            mutations: vec![mutation(Some(value())), mutation(None)],
-        },
+        Batch::put(key(), value()),
+        Batch::delete(key()),
+        Batch::compare_and_swap(key(), Expected::Value(value()), None),
+        Batch::compare_and_swap(key(), Expected::Absent, Some(value())),
+        Batch::add(key(), -4),
+        conditional,
     ]
 }
 
@@ -61,7 +60,8 @@ fn descriptor() -> Descriptor {
     }
 }
 
-/// Entries are read in place: nothing is decoded, and nothing allocated.
+/// Entries are read in place: nothing is decoded, and nothing allocated, unless the last byte says
+/// that one is of the first format.
 #[test]
 fn entries() {
     let pair = SessionPair {
@@ -79,10 +79,10 @@ fn entries() {
     );
     let mut actions: Vec<Action<'_>> = writes
         .iter()
-        .map(|write| Action::of(write, &pair))
+        .map(|batch| Action::Write { pair, batch })
         .collect();
-    actions.push(Action::CollectBelow { threshold: 5 });
-    actions.push(Action::Nothing);
+    actions.push(Action::Order(RangeOrder::CollectBelow { threshold: 5 }));
+    actions.push(Action::Order(RangeOrder::NoOp));
     let command = |(timestamp, action)| Command {
         timestamp,
         epoch,
@@ -95,7 +95,11 @@ fn entries() {
     let corpus = [entry, Entry::default()];
     let corpus = corpus.map(|entry| command::encode(&entry).expect("bytes").to_vec());
     fuzz("entries", &corpus, |bytes, meter| {
-        meter.decode(|| command::access(bytes).map(drop)).is_ok()
+        let read = || {
+            let current = command::current(bytes)?;
+            command::access(&current).map(drop)
+        };
+        meter.decode(read).is_ok()
     });
 }
 
@@ -121,6 +125,11 @@ fn rows_of_sessions() {
         Outcome::Number { version, value: -1 },
         Outcome::ConditionFailed {
             current: Some(version),
+            condition: 3,
+        },
+        Outcome::Numbers {
+            version,
+            values: [1, -1].into(),
         },
         Outcome::NotANumber,
         Outcome::Moved,

@@ -4,6 +4,7 @@
 pub mod apply;
 pub mod budget;
 pub mod command;
+mod command_v1;
 mod descriptor;
 pub mod digest;
 pub mod export;

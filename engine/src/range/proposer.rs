@@ -29,9 +29,9 @@ use crate::limits::{
 use crate::raft::{ProposalResult, RaftGroup, TICK};
 use crate::range::apply::Applied;
 use crate::range::budget::WriteBudget;
-use crate::range::command::{self, Action, COMMAND_OVERHEAD, Command, Entry};
+use crate::range::command::{self, Action, COMMAND_OVERHEAD, Command, Entry, RangeOrder};
 use crate::range::replica::Replica;
-use crate::request::{Outcome, SessionPair, Write};
+use crate::request::{Batch, Outcome, SessionPair};
 use crate::types::{Epoch, Timestamp};
 use crate::wal::Body;
 
@@ -83,34 +83,23 @@ impl<E: Env> Proposal<E> {
 /// The commands that can be proposed.
 pub enum ProposalKind {
     /// A client's write.
-    Write(Write, SessionPair),
-    /// See [`Action::CollectBelow`].
-    CollectBelow(Timestamp),
-    /// See [`Action::Digest`].
-    Digest(u64),
-    /// An empty command. When it is applied, all earlier proposals are decided and the ceiling is
-    /// raised.
-    Barrier,
+    Write(Batch, SessionPair),
+    /// An order of the range itself.
+    Order(RangeOrder),
 }
 
 impl ProposalKind {
     fn len_max(&self) -> usize {
         match self {
-            ProposalKind::Write(write, _) => command::encoded_len_max(write),
-            ProposalKind::CollectBelow(_) | ProposalKind::Digest(_) | ProposalKind::Barrier => {
-                COMMAND_OVERHEAD
-            }
+            ProposalKind::Write(batch, _) => command::encoded_len_max(batch),
+            ProposalKind::Order(_) => COMMAND_OVERHEAD,
         }
     }
 
     fn action(&self) -> Action<'_> {
         match self {
-            ProposalKind::Write(write, pair) => Action::of(write, pair),
-            ProposalKind::CollectBelow(threshold) => Action::CollectBelow {
-                threshold: threshold.0,
-            },
-            ProposalKind::Digest(number) => Action::Digest { number: *number },
-            ProposalKind::Barrier => Action::Nothing,
+            ProposalKind::Write(batch, pair) => Action::Write { pair: *pair, batch },
+            ProposalKind::Order(order) => Action::Order(*order),
         }
     }
 }
@@ -563,9 +552,10 @@ fn as_result<E: Env>(replica: &Replica<E>, outcome: Outcome) -> Result<Outcome, 
         Outcome::SessionExpired => Err(Error::SessionExpired),
         Outcome::NotANumber => Err(Error::NotANumber),
         Outcome::NumberOverflow => Err(Error::NumberOverflow),
-        Outcome::Done { .. } | Outcome::Number { .. } | Outcome::ConditionFailed { .. } => {
-            Ok(outcome)
-        }
+        Outcome::Done { .. }
+        | Outcome::Number { .. }
+        | Outcome::Numbers { .. }
+        | Outcome::ConditionFailed { .. } => Ok(outcome),
     }
 }
 

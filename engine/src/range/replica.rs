@@ -3,10 +3,9 @@
 //! Lives on the shard's thread. The state changes in [`Replica::apply`] alone, which is
 //! synchronous.
 //!
-//! Whether this replica leads is known from the log: it leads from the moment it has applied its
-//! own blank entry, in a term newer than any it had seen when the process started, and as long as
-//! openraft says that it leads in that term. The floor and the terms of an earlier process are
-//! lost, so a term from before the start never serves again.
+//! Whether this replica leads is known from the log: from the moment it has applied its own blank
+//! entry, in a term newer than any seen when the process started, as long as openraft says so. The
+//! floor and the terms of an earlier process are lost: a term before the start never serves again.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -323,13 +322,14 @@ impl<E: Env> Replica<E> {
                 Vec::new()
             }
             Payload::Commands(bytes) => {
-                let archived = command::access(bytes)?;
+                let current = command::current(bytes)?;
                 let mut rows = RangeRows {
                     store: &self.store,
                     data_id: self.data_id.get(),
                     has_written: false,
                 };
-                let results = apply::apply_entry(&mut state, &mut rows, archived)?;
+                let commands = command::access(&current)?;
+                let results = apply::apply_entry(&mut state, &mut rows, commands)?;
                 if rows.has_written {
                     self.last_write.set(state.last_ts);
                 }

@@ -12,6 +12,7 @@ use futures_util::task::AtomicWaker;
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Error, Fatal};
 use crate::lsm::{GcRules, LiveData};
+use crate::range::command::RangeOrder;
 use crate::range::proposer::{Proposal, ProposalKind, WriteSink};
 use crate::range::replica::Replica;
 use crate::request::Outcome;
@@ -179,7 +180,7 @@ fn propose_threshold<E: Env>(inner: &Inner<E>, replica: &Rc<Replica<E>>) {
         return;
     }
     let proposal = Proposal {
-        kind: ProposalKind::CollectBelow(due),
+        kind: ProposalKind::Order(RangeOrder::CollectBelow { threshold: due.0 }),
         epoch,
         deadline: None,
         sink: Rc::new(NobodyWaits),

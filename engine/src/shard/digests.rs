@@ -26,6 +26,7 @@ use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::Fatal;
 use crate::lsm::keys;
 use crate::raft;
+use crate::range::command::RangeOrder;
 use crate::range::digest::{Digest, Rows};
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
@@ -337,7 +338,7 @@ impl<E: Env> Inner<E> {
         let number = replica.random_id() as u64;
         let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
         replica.proposer.push(Proposal {
-            kind: ProposalKind::Digest(number),
+            kind: ProposalKind::Order(RangeOrder::Digest { number }),
             epoch: replica.with_state(|state| state.descriptor.epoch),
             deadline: None,
             sink: Rc::new(Once::<E>::new(sender)),

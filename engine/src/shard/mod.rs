@@ -46,7 +46,7 @@ pub use crate::range::proposer::WriteSink;
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
 use crate::range::{Keyspace, ReplicaPlace, Route};
-use crate::request::{Condition, SessionPair, Target, Write};
+use crate::request::{Batch, Change, Condition, Expected, Mutation, SessionPair, Target};
 use crate::types::{Blob, DataId, KeyRange, Location, NodeId, RangeId, ReplicaId, Timestamp};
 use crate::wal::Wal;
 pub use digests::{DigestOptions, DigestStats};
@@ -308,7 +308,7 @@ impl<E: Env> Shard<E> {
     /// ends before.
     pub fn write(
         &self,
-        write: Write,
+        write: Batch,
         request: WriteRequest<E>,
         sink: Rc<dyn WriteSink>,
         token: u64,
@@ -354,29 +354,16 @@ impl<E: Env> Shard<E> {
         replica.proposer.push(proposal);
     }
 
-    /// Decides a compare-and-swap now instead of in the log: a deliberate bug for the simulator.
-    fn decide_now(&self, replica: &Replica<E>, write: Write) -> Write {
-        let Write::CompareAndSwap {
-            key,
-            condition,
-            value,
-        } = &write
-        else {
-            return write;
-        };
-        let holds = self.look(replica.data_id(), key, |found| match condition {
-            Condition::Absent => found.is_none(),
-            Condition::Value(wanted) => found.is_some_and(|(value, _)| value == &**wanted),
-            Condition::Version(wanted) => found.is_some_and(|(_, version)| version == *wanted),
+    /// The batch without its conditions if they hold now.
+    fn decide_now(&self, replica: &Replica<E>, mut write: Batch) -> Batch {
+        let hold = write.conditions.iter().all(|condition| {
+            let look = |found: Option<(&[u8], Timestamp)>| condition.expected.holds(found);
+            matches!(self.look(replica.data_id(), &condition.key, look), Ok(true))
         });
-        match (holds, value) {
-            (Ok(true), Some(value)) => Write::Put {
-                key: key.clone(),
-                value: value.clone(),
-            },
-            (Ok(true), None) => Write::Delete { key: key.clone() },
-            _ => write,
+        if hold {
+            write.conditions.clear();
         }
+        write
     }
 
     /// Refuses a write that spans ranges, unless it is a retry that was applied before a split: its
@@ -476,53 +463,51 @@ fn check_value(value: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks a write against the limits; gives its first key.
-fn check_write(write: &Write) -> Result<Blob, Error> {
-    match write {
-        Write::Put { value, .. } => check_value(value)?,
-        Write::CompareAndSwap {
-            condition, value, ..
-        } => {
-            if let Condition::Value(expected) = condition {
-                check_value(expected)?;
-            }
-            value.as_deref().map_or(Ok(()), check_value)?;
-        }
-        Write::Delete { .. } | Write::Increment { .. } => {}
-        Write::Multi { mutations } => {
-            if mutations.len() > BATCH_OPS_MAX {
-                let count = mutations.len();
-                return Err(Error::Invalid(format!(
-                    "the write has {count} operations; it may have {BATCH_OPS_MAX}"
-                )));
-            }
-            let mut len = 0;
-            for mutation in mutations {
-                check_key(&mutation.key)?;
-                mutation.value.as_deref().map_or(Ok(()), check_value)?;
-                len += mutation.key.len() + mutation.value.as_ref().map_or(0, Blob::len);
-            }
-            if len > BATCH_LEN_MAX {
-                return Err(Error::Invalid(format!(
-                    "the write has {len} bytes of keys and values; it may have {BATCH_LEN_MAX}"
-                )));
-            }
-        }
-    }
-    let Some(key) = write.first_key() else {
+/// A write's limits; gives its first key.
+fn check_write(write: &Batch) -> Result<Blob, Error> {
+    let Some(first) = write.first_key() else {
         return Err(Error::Invalid("the write has no operation".to_owned()));
     };
-    check_key(key)?;
-    Ok(key.clone())
+    if write.operations() > BATCH_OPS_MAX {
+        let count = write.operations();
+        return Err(Error::Invalid(format!(
+            "the write has {count} operations; it may have {BATCH_OPS_MAX}"
+        )));
+    }
+    for Condition { key, expected } in &write.conditions {
+        check_key(key)?;
+        if let Expected::Value(value) = expected {
+            check_value(value)?;
+        }
+    }
+    for Mutation { key, change } in &write.mutations {
+        check_key(key)?;
+        match change {
+            Change::Put {
+                expires_at: Some(_),
+                ..
+            } => {
+                return Err(Error::Invalid(
+                    "the write names an expiry; this release has none".to_owned(),
+                ));
+            }
+            Change::Put { value, .. } => check_value(value)?,
+            Change::Delete | Change::Add { .. } => {}
+        }
+    }
+    let len = write.len_in_bytes();
+    if len > BATCH_LEN_MAX {
+        return Err(Error::Invalid(format!(
+            "the write has {len} bytes of keys and values; it may have {BATCH_LEN_MAX}"
+        )));
+    }
+    Ok(first.clone())
 }
 
-fn all_in_range<E: Env>(replica: &Replica<E>, write: &Write) -> bool {
-    match write {
-        Write::Multi { mutations } => replica.with_state(|state| {
-            mutations
-                .iter()
-                .all(|m| state.descriptor.keys.contains(&m.key))
-        }),
-        _ => true,
+fn all_in_range<E: Env>(replica: &Replica<E>, write: &Batch) -> bool {
+    // The first key of a batch has found the replica.
+    if write.operations() == 1 {
+        return true;
     }
+    replica.with_state(|state| write.keys().all(|key| state.descriptor.keys.contains(key)))
 }

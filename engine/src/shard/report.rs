@@ -15,7 +15,7 @@ use crate::raft::{self, RaftGroup};
 use crate::range::ReplicaPlace;
 use crate::range::proposer::{Proposal, ProposalKind, WriteSink};
 use crate::range::replica::{Leading, Replica};
-use crate::request::{Mutation, Outcome, SessionPair, Write};
+use crate::request::{Batch, Outcome, SessionPair};
 use crate::types::{ClientId, NodeId, Timestamp};
 
 /// Most rows in one write.
@@ -188,19 +188,17 @@ pub(super) async fn write_rows<E: Env>(
     rows: &[Row],
 ) -> Result<(), Error> {
     for part in rows.chunks(ROWS_OF_WRITE) {
-        let mutations = part.iter().map(|(key, value)| Mutation {
-            key: key.clone().into(),
-            value: Some(value.clone().into()),
+        let changes = part.iter().map(|(key, value)| {
+            let (key, value) = (key.clone(), value.clone());
+            (key.into(), Some(value.into()))
         });
-        let write = Write::Multi {
-            mutations: mutations.collect(),
-        };
+        let write = Batch::set_all(changes);
         write_one(replica, write).await?;
     }
     Ok(())
 }
 
-async fn write_one<E: Env>(replica: &Rc<Replica<E>>, write: Write) -> Result<(), Error> {
+async fn write_one<E: Env>(replica: &Rc<Replica<E>>, write: Batch) -> Result<(), Error> {
     type Channel<E> = <<E as Env>::Runtime as AsyncRuntime>::Oneshot;
     replica.check(None)?;
     let (sender, receiver) = Channel::<E>::channel();

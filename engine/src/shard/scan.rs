@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::limits::{SCAN_BYTES_MAX, SCAN_ROWS_MAX, SCAN_STEPS_PER_TURN};
 use crate::lsm::keys;
 use crate::mutant::{self, Mutant};
+use crate::range::command::RangeOrder;
 use crate::range::proposer::{Proposal, ProposalKind, WriteSink};
 use crate::range::replica::Replica;
 use crate::request::{Outcome, ScanNext, ScanReply, ScanRequest, Target, Versioned};
@@ -216,7 +217,7 @@ async fn snapshot<E: Env>(
     });
     let epoch = replica.with_state(|state| state.descriptor.epoch);
     let barrier = Proposal {
-        kind: ProposalKind::Barrier,
+        kind: ProposalKind::Order(RangeOrder::NoOp),
         epoch,
         deadline,
         sink,

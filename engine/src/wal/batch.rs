@@ -3,7 +3,7 @@
 //! | offset | bytes | field |
 //! |---|---|---|
 //! | 0 | 4 | magic `RDBW` |
-//! | 4 | 2 | format version, 2, little endian as all numbers |
+//! | 4 | 2 | format version, 3, little endian as all numbers |
 //! | 6 | 2 | zero |
 //! | 8 | 8 | checksum: XXH3-64, seeded with the segment's secret, of all that follows to the end of the records |
 //! | 16 | 8 | generation of the segment |
@@ -34,8 +34,11 @@ use crate::wal::sealed::{self, MAGIC, Opened, field};
 pub const HEADER_LEN: usize = 40;
 /// Most bytes of records in one batch.
 pub const RECORDS_LEN_MAX: usize = WAL_BATCH_LEN_MAX - HEADER_LEN;
-/// The format that this version writes.
-pub const FORMAT: u16 = 2;
+/// The format that this version writes. Its batches are those of format 2; the entries in them may
+/// be such that an older version cannot apply.
+pub const FORMAT: u16 = 3;
+/// The first format with secrets, which this version reads.
+pub const FORMAT_WITH_OLDER_ENTRIES: u16 = 2;
 /// The format of a log without secrets, which this version reads.
 pub const FORMAT_WITHOUT_KEY: u16 = 1;
 
@@ -47,7 +50,7 @@ const COVERED_FROM: usize = 16;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Key {
     /// The segment's secret.
-    Secret(u64),
+    Secret(u64, u16),
     /// No key: the segment is of format 1.
     None,
 }
@@ -56,7 +59,7 @@ impl Key {
     /// Bytes before the records of a batch.
     pub fn header_len(self) -> usize {
         match self {
-            Key::Secret(_) => HEADER_LEN,
+            Key::Secret(..) => HEADER_LEN,
             Key::None => sealed::HEADER_LEN,
         }
     }
@@ -129,7 +132,7 @@ fn checksum(secret: u64, batch: &[u8]) -> u64 {
 /// Reads what lies where a batch of a segment may begin.
 pub fn decode(key: Key, bytes: &[u8]) -> Found {
     match key {
-        Key::Secret(secret) => decode_keyed(secret, bytes),
+        Key::Secret(secret, format) => decode_keyed(secret, format, bytes),
         Key::None => match sealed::open(bytes) {
             Opened::Whole(sealed) if sealed.format == FORMAT_WITHOUT_KEY => Found::Batch(Header {
                 generation: sealed.generation,
@@ -142,11 +145,14 @@ pub fn decode(key: Key, bytes: &[u8]) -> Found {
     }
 }
 
-fn decode_keyed(secret: u64, bytes: &[u8]) -> Found {
+fn decode_keyed(secret: u64, format: u16, bytes: &[u8]) -> Found {
     let Some(head) = bytes.get(..HEADER_LEN) else {
         return Found::Nothing;
     };
-    if !seems_keyed(head) || field(head, 6) != [0; 2] {
+    if !head.starts_with(&MAGIC)
+        || field(head, 4) != format.to_le_bytes()
+        || field(head, 6) != [0; 2]
+    {
         return Found::Nothing;
     }
     let len = u32::from_le_bytes(field(head, 32)) as usize;
@@ -168,7 +174,8 @@ fn decode_keyed(secret: u64, bytes: &[u8]) -> Found {
 
 /// Whether bytes begin like a batch of this format. Not a proof: the checksum is not compared.
 pub fn seems_keyed(bytes: &[u8]) -> bool {
-    bytes.starts_with(&MAGIC) && field(bytes, 4) == FORMAT.to_le_bytes()
+    let format = u16::from_le_bytes(field(bytes, 4));
+    bytes.starts_with(&MAGIC) && (FORMAT_WITH_OLDER_ENTRIES..=FORMAT).contains(&format)
 }
 
 #[cfg(test)]
@@ -192,7 +199,7 @@ mod tests {
     #[test]
     fn round_trips_and_any_flipped_bit_is_seen() {
         let good = sample();
-        let key = Key::Secret(SECRET);
+        let key = Key::Secret(SECRET, FORMAT);
         assert_eq!(decode(key, &good), Found::Batch(HEADER));
         for bit in 0..(HEADER_LEN + 12) * 8 {
             let mut bad = good.clone();
@@ -205,7 +212,7 @@ mod tests {
     fn no_other_key_opens_a_batch() {
         let good = sample();
         for bit in 0..64 {
-            let other = Key::Secret(SECRET ^ 1 << bit);
+            let other = Key::Secret(SECRET ^ 1 << bit, FORMAT);
             assert_eq!(decode(other, &good), Found::Nothing);
         }
         assert_eq!(decode(Key::None, &good), Found::Nothing);
@@ -218,13 +225,13 @@ mod tests {
         };
         sealed::seal(sealed, &mut old);
         assert_eq!(decode(Key::None, &old), Found::Batch(HEADER));
-        assert_eq!(decode(Key::Secret(SECRET), &old), Found::Nothing);
+        assert_eq!(decode(Key::Secret(SECRET, FORMAT), &old), Found::Nothing);
     }
 
     #[test]
     fn the_format_is_fixed() {
         let head: Vec<u8> = sample().into_iter().take(52).collect();
-        assert_eq!(head.get(..8), Some(&b"RDBW\x02\0\0\0"[..]));
+        assert_eq!(head.get(..8), Some(&b"RDBW\x03\0\0\0"[..]));
         let covered: &[u8] = b"\x03\0\0\0\0\0\0\0\x11\0\0\0\0\0\0\0\x0c\0\0\0\0\0\0\0some records";
         assert_eq!(head.get(16..), Some(covered));
         let checksum = xxh3_64_with_seed(covered, SECRET);
@@ -234,7 +241,7 @@ mod tests {
     #[test]
     fn cut_batches_are_nothing_or_longer() {
         let good = sample();
-        let key = Key::Secret(SECRET);
+        let key = Key::Secret(SECRET, FORMAT);
         assert_eq!(decode(key, &good[..10]), Found::Nothing);
         assert_eq!(decode(key, &good[..48]), Found::Longer(4096));
     }

@@ -158,14 +158,14 @@ fn batches() {
         }
     };
     let tally = fuzz_repaired("batches", &corpus, repair, |bytes, meter| {
-        let Some(header) = header_of(bytes, Key::Secret(SECRET), meter) else {
+        let Some(header) = header_of(bytes, Key::Secret(SECRET, batch::FORMAT), meter) else {
             return false;
         };
         let records = &bytes[batch::HEADER_LEN..batch::HEADER_LEN + header.len];
         let mut again = vec![0; batch::padded_len(header.len)];
         batch::encode(SECRET, header, records, &mut again);
         assert_eq!(
-            batch::decode(Key::Secret(SECRET), &again),
+            batch::decode(Key::Secret(SECRET, batch::FORMAT), &again),
             Found::Batch(header)
         );
         meter.decode(|| decoded(records));

@@ -14,6 +14,7 @@ use rand::Rng;
 use crate::env::{AsyncRuntime, Disk, Env};
 use crate::limits::{BLOCK_LEN, WAL_WAITING_LEN_MAX};
 use crate::wal::WalError;
+use crate::wal::batch::FORMAT;
 use crate::wal::record::Record;
 use crate::wal::segment::{self, Beginning};
 use crate::wal::writer::{Core, Done, Wal};
@@ -93,7 +94,11 @@ impl<E: Env> Core<E> {
             (head.generation + 1, head.number)
         };
         let secret = E::Runtime::thread_rng().next_u64();
-        let beginning = Beginning { secret, first };
+        let beginning = Beginning {
+            secret,
+            first,
+            format: FORMAT,
+        };
         let begin = || segment::begin(&self.disk, &spare, generation, beginning);
         let file = Rc::new(self.patiently(begin).await?);
         self.has_checkpoint.set(false);

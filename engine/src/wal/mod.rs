@@ -36,8 +36,12 @@
 //!
 //! **Format 1** had neither block 0 nor a secret. A log of format 1 is read by the same rules, with
 //! batches as [`sealed`] describes them, from the first byte of a segment on; then it goes on in a
-//! new segment of format 2. From then on nothing behind the last batch of the old segments counts.
-//! They are recycled like any others. Version 1 refuses a log that has a segment of format 2.
+//! new segment of format 3. From then on nothing behind the last batch of the old segments counts.
+//! They are recycled like any others. Version 1 refuses a log that has a segment of a later format.
+//!
+//! **Format 2** differs from format 3 only in its number and in the entries that it may hold
+//! (`range/command.rs`). A log of format 2 also goes on in a new segment: an older release, which
+//! cannot read the new entries, then refuses the log instead of taking it to end before them.
 //!
 //! **Entries** keep the checksum of their bytes that their leader computed ([`Body`]): in the
 //! record, in messages and in memory. It is compared when an entry is read from disk, when it is
@@ -49,6 +53,7 @@
 
 mod batch;
 mod body;
+mod clean_mark;
 #[cfg(test)]
 mod fuzz;
 mod keeper;
@@ -319,7 +324,7 @@ pub enum WalError {
     },
     /// The log was written by another version.
     #[error(
-        "log file {file} has format {found}, this version of rangedb reads formats {} and {}; \
+        "log file {file} has format {found}, this version of rangedb reads formats {} to {}; \
          start the version that wrote it",
         batch::FORMAT_WITHOUT_KEY,
         batch::FORMAT

@@ -4,7 +4,6 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io;
 use std::rc::Rc;
 
 use rand::Rng;
@@ -12,10 +11,10 @@ use rand::Rng;
 use crate::env::{AsyncRuntime, Disk, Env, File};
 use crate::limits::{BLOCK_LEN, WAL_BATCH_LEN_MAX};
 use crate::types::DataId;
-use crate::wal::batch::{self, FORMAT, Found, Header, Key};
+use crate::wal::batch::{self, FORMAT, FORMAT_WITHOUT_KEY, Found, Header, Key};
+use crate::wal::clean_mark;
 use crate::wal::log::{Log, Place, RecoveringLog};
 use crate::wal::record::{self, Record};
-use crate::wal::sealed::{self, Opened, Sealed};
 use crate::wal::segment::{self, Beginning, CLEAN, Kind, Segments};
 use crate::wal::{Group, LogMark, WalError, WalOptions};
 
@@ -79,7 +78,7 @@ pub async fn read<E: Env>(disk: &E::Disk, options: &WalOptions) -> Result<State<
     }
     drop_short_spares::<E>(disk, &mut spares.names, options.segment_bytes).await?;
     let mark = if has_mark {
-        Some(read_mark::<E>(disk).await?)
+        Some(clean_mark::read::<E>(disk).await?)
     } else {
         None
     };
@@ -119,9 +118,10 @@ pub async fn read<E: Env>(disk: &E::Disk, options: &WalOptions) -> Result<State<
             .await
             .map_err(|e| WalError::io(CLEAN, "remove", &e))?;
     }
-    if scan.key == Key::None {
-        // This version writes keyed batches only, so a log of format 1 goes on in a new segment.
-        scan.go_on_keyed(disk, options, &mut spares).await?;
+    if scan.format != FORMAT {
+        // An older version must not take this one's batches for the end of its log.
+        scan.go_on_in_new_segment(disk, options, &mut spares)
+            .await?;
     }
     scan.finish(mark.is_some(), spares)
 }
@@ -152,7 +152,11 @@ async fn begin_segment<E: Env>(
         }
     };
     let secret = E::Runtime::thread_rng().next_u64();
-    let beginning = Beginning { secret, first };
+    let beginning = Beginning {
+        secret,
+        first,
+        format: FORMAT,
+    };
     let file = segment::begin(disk, &spare, generation, beginning).await?;
     Ok((file, beginning))
 }
@@ -186,47 +190,6 @@ async fn drop_short_spares<E: Env>(
         }
     }
     Ok(())
-}
-
-/// Writes the mark of a clean stop. `next` is the number that the next batch would have.
-///
-/// # Errors
-/// The disk refuses.
-pub async fn mark_clean<E: Env>(
-    disk: &E::Disk,
-    generation: u64,
-    next: u64,
-) -> Result<(), WalError> {
-    let failed = |e: io::Error| WalError::io(CLEAN, "write", &e);
-    // Written under another name, so that a crash leaves no half mark.
-    const DRAFT: &str = "clean.draft";
-    let file = disk.create(DRAFT, BLOCK_LEN as u64).await.map_err(failed)?;
-    let mut buffer = file.buffer(BLOCK_LEN);
-    let mark = Sealed {
-        format: FORMAT,
-        generation,
-        number: next,
-        body: &(next - 1).to_le_bytes(),
-    };
-    sealed::seal(mark, buffer.as_mut());
-    file.write_at(buffer, 0).await.map_err(failed)?;
-    drop(file);
-    disk.rename(DRAFT, CLEAN).await.map_err(failed)
-}
-
-/// The number of the last batch, from the mark of a clean stop.
-async fn read_mark<E: Env>(disk: &E::Disk) -> Result<u64, WalError> {
-    let failed = |e: io::Error| WalError::io(CLEAN, "read", &e);
-    let file = disk.open(CLEAN).await.map_err(failed)?;
-    let bytes = file.read_at(0, BLOCK_LEN).await.map_err(failed)?;
-    match sealed::open(&bytes) {
-        Opened::Whole(mark) if mark.format > FORMAT => Err(WalError::OtherFormat {
-            file: CLEAN.to_owned(),
-            found: mark.format,
-        }),
-        Opened::Whole(mark) if mark.number > 0 => Ok(mark.number - 1),
-        _ => Err(corrupt(CLEAN, 0, "the mark cannot be read")),
-    }
 }
 
 /// A segment that is about to be read.
@@ -286,6 +249,8 @@ struct Scan<E: Env> {
     generation: u64,
     file: Option<Rc<FileOf<E>>>,
     key: Key,
+    /// The format of the segment being read.
+    format: u16,
     offset: u64,
     bytes: u64,
 }
@@ -303,13 +268,14 @@ impl<E: Env> Scan<E> {
             generation: 0,
             file: None,
             key: Key::None,
+            format: FORMAT,
             offset: 0,
             bytes: 0,
         }
     }
 
-    /// Begins a segment of format 2 after one of format 1.
-    async fn go_on_keyed(
+    /// Begins a segment after one of an older format.
+    async fn go_on_in_new_segment(
         &mut self,
         disk: &E::Disk,
         options: &WalOptions,
@@ -338,7 +304,7 @@ impl<E: Env> Scan<E> {
             })?;
             logs.insert(group, log);
         }
-        let (Some(file), Key::Secret(secret)) = (self.file, self.key) else {
+        let (Some(file), Key::Secret(secret, _)) = (self.file, self.key) else {
             return Err(corrupt(".", 0, "there is no segment to go on in"));
         };
         Ok(State {
@@ -385,6 +351,9 @@ impl<E: Env> Scan<E> {
         self.generation = generation;
         self.file = Some(file.clone());
         self.key = key;
+        self.format = part
+            .beginning
+            .map_or(FORMAT_WITHOUT_KEY, |beginning| beginning.format);
         self.offset = begin;
         let mut window = Window {
             file: &*file,

@@ -66,6 +66,8 @@ pub struct Beginning {
     pub secret: u64,
     /// Number of its first batch.
     pub first: u64,
+    /// The format of the log in which it was begun.
+    pub format: u16,
 }
 
 /// Takes a spare segment into use under a generation: writes its first block, then renames it.
@@ -135,6 +137,7 @@ pub fn beginning(generation: u64, len: u64, blocks: &[u8]) -> Result<Option<Begi
             Ok(Some(Beginning {
                 secret: u64::from_le_bytes(field(body, 0)),
                 first: block.number,
+                format: block.format,
             }))
         }
         Opened::Longer(_) | Opened::Nothing if batch::seems_keyed(second) => {
@@ -147,7 +150,10 @@ pub fn beginning(generation: u64, len: u64, blocks: &[u8]) -> Result<Option<Begi
 /// The key and the offset of a segment's first batch.
 pub fn first_batch(beginning: Option<Beginning>) -> (Key, u64) {
     match beginning {
-        Some(beginning) => (Key::Secret(beginning.secret), BLOCK_LEN as u64),
+        Some(beginning) => (
+            Key::Secret(beginning.secret, beginning.format),
+            BLOCK_LEN as u64,
+        ),
         None => (Key::None, 0),
     }
 }

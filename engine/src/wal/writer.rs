@@ -16,7 +16,8 @@ use crate::wal::record::{self, Record};
 use crate::wal::segment::{self, Segments};
 use crate::wal::stats::Counters;
 use crate::wal::{
-    Created, Group, LogEntry, LogId, LogMark, Position, Recovered, WalError, WalOptions, recovery,
+    Created, Group, LogEntry, LogId, LogMark, Position, Recovered, WalError, WalOptions,
+    clean_mark, recovery,
 };
 
 /// What happens when the records of a chunk are durable, or the log has failed.
@@ -278,7 +279,7 @@ impl<E: Env> Wal<E> {
             let head = core.head.borrow();
             (head.generation, head.number)
         };
-        match recovery::mark_clean::<E>(&core.disk, generation, number).await {
+        match clean_mark::write::<E>(&core.disk, generation, number).await {
             // Without the mark the next start takes a bad end of the log for a torn tail, which is
             // safe.
             Err(error @ WalError::Io { lack: Some(_), .. }) => {

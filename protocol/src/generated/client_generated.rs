@@ -11,32 +11,35 @@ pub mod wire {
 
 
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MIN_CONDITION: u8 = 0;
+pub const ENUM_MIN_EXPECTED: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_CONDITION: u8 = 2;
+pub const ENUM_MAX_EXPECTED: u8 = 3;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_CONDITION: [Condition; 3] = [
-  Condition::Absent,
-  Condition::Value,
-  Condition::Version,
+pub const ENUM_VALUES_EXPECTED: [Expected; 4] = [
+  Expected::Absent,
+  Expected::Value,
+  Expected::Version,
+  Expected::Exists,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(transparent)]
-pub struct Condition(pub u8);
+pub struct Expected(pub u8);
 #[allow(non_upper_case_globals)]
-impl Condition {
+impl Expected {
   pub const Absent: Self = Self(0);
   pub const Value: Self = Self(1);
   pub const Version: Self = Self(2);
+  pub const Exists: Self = Self(3);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 2;
+  pub const ENUM_MAX: u8 = 3;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::Absent,
     Self::Value,
     Self::Version,
+    Self::Exists,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -44,11 +47,12 @@ impl Condition {
       Self::Absent => Some("Absent"),
       Self::Value => Some("Value"),
       Self::Version => Some("Version"),
+      Self::Exists => Some("Exists"),
       _ => None,
     }
   }
 }
-impl ::core::fmt::Debug for Condition {
+impl ::core::fmt::Debug for Expected {
   fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
     if let Some(name) = self.variant_name() {
       f.write_str(name)
@@ -57,7 +61,7 @@ impl ::core::fmt::Debug for Condition {
     }
   }
 }
-impl<'a> ::flatbuffers::Follow<'a> for Condition {
+impl<'a> ::flatbuffers::Follow<'a> for Expected {
   type Inner = Self;
   #[inline]
   unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
@@ -66,15 +70,15 @@ impl<'a> ::flatbuffers::Follow<'a> for Condition {
   }
 }
 
-impl ::flatbuffers::Push for Condition {
-    type Output = Condition;
+impl ::flatbuffers::Push for Expected {
+    type Output = Expected;
     #[inline]
     unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
         unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
     }
 }
 
-impl ::flatbuffers::EndianScalar for Condition {
+impl ::flatbuffers::EndianScalar for Expected {
   type Scalar = u8;
   #[inline]
   fn to_little_endian(self) -> u8 {
@@ -88,7 +92,7 @@ impl ::flatbuffers::EndianScalar for Condition {
   }
 }
 
-impl<'a> ::flatbuffers::Verifiable for Condition {
+impl<'a> ::flatbuffers::Verifiable for Expected {
   #[inline]
   fn run_verifier(
     v: &mut ::flatbuffers::Verifier, pos: usize
@@ -97,7 +101,95 @@ impl<'a> ::flatbuffers::Verifiable for Condition {
   }
 }
 
-impl ::flatbuffers::SimpleToVerifyInSlice for Condition {}
+impl ::flatbuffers::SimpleToVerifyInSlice for Expected {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_CHANGE: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_CHANGE: u8 = 2;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_CHANGE: [Change; 3] = [
+  Change::Put,
+  Change::Delete,
+  Change::Add,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct Change(pub u8);
+#[allow(non_upper_case_globals)]
+impl Change {
+  pub const Put: Self = Self(0);
+  pub const Delete: Self = Self(1);
+  pub const Add: Self = Self(2);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 2;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Put,
+    Self::Delete,
+    Self::Add,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Put => Some("Put"),
+      Self::Delete => Some("Delete"),
+      Self::Add => Some("Add"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for Change {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for Change {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for Change {
+    type Output = Change;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for Change {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Change {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Change {}
 /// The name of a write, the same for every try of it.
 // struct Session, aligned to 8
 #[repr(transparent)]
@@ -631,45 +723,42 @@ impl ::core::fmt::Debug for Get<'_> {
       ds.finish()
   }
 }
-pub enum PutOffset {}
+pub enum ConditionOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
-pub struct Put<'a> {
+/// What a key must be for a batch to be written.
+pub struct Condition<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
 
-impl<'a> ::flatbuffers::Follow<'a> for Put<'a> {
-  type Inner = Put<'a>;
+impl<'a> ::flatbuffers::Follow<'a> for Condition<'a> {
+  type Inner = Condition<'a>;
   #[inline]
   unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
     Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
   }
 }
 
-impl<'a> Put<'a> {
+impl<'a> Condition<'a> {
   pub const VT_KEY: ::flatbuffers::VOffsetT = 4;
-  pub const VT_VALUE: ::flatbuffers::VOffsetT = 6;
-  pub const VT_SESSION: ::flatbuffers::VOffsetT = 8;
-  pub const VT_TARGET: ::flatbuffers::VOffsetT = 10;
-  pub const VT_DEADLINE_MS: ::flatbuffers::VOffsetT = 12;
-  pub const VT_TOKEN: ::flatbuffers::VOffsetT = 14;
+  pub const VT_EXPECTED: ::flatbuffers::VOffsetT = 6;
+  pub const VT_VALUE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_VERSION: ::flatbuffers::VOffsetT = 10;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-    Put { _tab: table }
+    Condition { _tab: table }
   }
   #[allow(unused_mut)]
   pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
     _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args PutArgs<'args>
-  ) -> ::flatbuffers::WIPOffset<Put<'bldr>> {
-    let mut builder = PutBuilder::new(_fbb);
-    builder.add_token(args.token);
-    builder.add_deadline_ms(args.deadline_ms);
-    if let Some(x) = args.target { builder.add_target(x); }
-    if let Some(x) = args.session { builder.add_session(x); }
+    args: &'args ConditionArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Condition<'bldr>> {
+    let mut builder = ConditionBuilder::new(_fbb);
+    builder.add_version(args.version);
     if let Some(x) = args.value { builder.add_value(x); }
     if let Some(x) = args.key { builder.add_key(x); }
+    builder.add_expected(args.expected);
     builder.finish()
   }
 
@@ -679,725 +768,109 @@ impl<'a> Put<'a> {
     // Safety:
     // Created from valid Table for this object
     // which contains a valid value in this slot
-    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Put::VT_KEY, None).unwrap()}
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Condition::VT_KEY, None).unwrap()}
   }
   #[inline]
-  pub fn value(&self) -> ::flatbuffers::Vector<'a, u8> {
+  pub fn expected(&self) -> Expected {
     // Safety:
     // Created from valid Table for this object
     // which contains a valid value in this slot
-    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Put::VT_VALUE, None).unwrap()}
-  }
-  #[inline]
-  pub fn session(&self) -> &'a Session {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<Session>(Put::VT_SESSION, None).unwrap()}
-  }
-  #[inline]
-  pub fn target(&self) -> Option<&'a Target> {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<Target>(Put::VT_TARGET, None)}
-  }
-  #[inline]
-  pub fn deadline_ms(&self) -> u32 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u32>(Put::VT_DEADLINE_MS, Some(0)).unwrap()}
-  }
-  #[inline]
-  pub fn token(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(Put::VT_TOKEN, Some(0)).unwrap()}
-  }
-}
-
-impl ::flatbuffers::Verifiable for Put<'_> {
-  #[inline]
-  fn run_verifier(
-    v: &mut ::flatbuffers::Verifier, pos: usize
-  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-    v.visit_table(pos)?
-     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("key", Self::VT_KEY, true)?
-     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("value", Self::VT_VALUE, true)?
-     .visit_field::<Session>("session", Self::VT_SESSION, true)?
-     .visit_field::<Target>("target", Self::VT_TARGET, false)?
-     .visit_field::<u32>("deadline_ms", Self::VT_DEADLINE_MS, false)?
-     .visit_field::<u64>("token", Self::VT_TOKEN, false)?
-     .finish();
-    Ok(())
-  }
-}
-pub struct PutArgs<'a> {
-    pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
-    pub value: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
-    pub session: Option<&'a Session>,
-    pub target: Option<&'a Target>,
-    pub deadline_ms: u32,
-    pub token: u64,
-}
-impl<'a> Default for PutArgs<'a> {
-  #[inline]
-  fn default() -> Self {
-    PutArgs {
-      key: None, // required field
-      value: None, // required field
-      session: None, // required field
-      target: None,
-      deadline_ms: 0,
-      token: 0,
-    }
-  }
-}
-
-pub struct PutBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-}
-impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PutBuilder<'a, 'b, A> {
-  #[inline]
-  pub fn add_key(&mut self, key: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
-    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Put::VT_KEY, key);
-  }
-  #[inline]
-  pub fn add_value(&mut self, value: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
-    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Put::VT_VALUE, value);
-  }
-  #[inline]
-  pub fn add_session(&mut self, session: &Session) {
-    self.fbb_.push_slot_always::<&Session>(Put::VT_SESSION, session);
-  }
-  #[inline]
-  pub fn add_target(&mut self, target: &Target) {
-    self.fbb_.push_slot_always::<&Target>(Put::VT_TARGET, target);
-  }
-  #[inline]
-  pub fn add_deadline_ms(&mut self, deadline_ms: u32) {
-    self.fbb_.push_slot::<u32>(Put::VT_DEADLINE_MS, deadline_ms, 0);
-  }
-  #[inline]
-  pub fn add_token(&mut self, token: u64) {
-    self.fbb_.push_slot::<u64>(Put::VT_TOKEN, token, 0);
-  }
-  #[inline]
-  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PutBuilder<'a, 'b, A> {
-    let start = _fbb.start_table();
-    PutBuilder {
-      fbb_: _fbb,
-      start_: start,
-    }
-  }
-  #[inline]
-  pub fn finish(self) -> ::flatbuffers::WIPOffset<Put<'a>> {
-    let o = self.fbb_.end_table(self.start_);
-    self.fbb_.required(o, Put::VT_KEY,"key");
-    self.fbb_.required(o, Put::VT_VALUE,"value");
-    self.fbb_.required(o, Put::VT_SESSION,"session");
-    ::flatbuffers::WIPOffset::new(o.value())
-  }
-}
-
-impl ::core::fmt::Debug for Put<'_> {
-  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-    let mut ds = f.debug_struct("Put");
-      ds.field("key", &self.key());
-      ds.field("value", &self.value());
-      ds.field("session", &self.session());
-      ds.field("target", &self.target());
-      ds.field("deadline_ms", &self.deadline_ms());
-      ds.field("token", &self.token());
-      ds.finish()
-  }
-}
-pub enum DeleteOffset {}
-#[derive(Copy, Clone, PartialEq)]
-
-pub struct Delete<'a> {
-  pub _tab: ::flatbuffers::Table<'a>,
-}
-
-impl<'a> ::flatbuffers::Follow<'a> for Delete<'a> {
-  type Inner = Delete<'a>;
-  #[inline]
-  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
-  }
-}
-
-impl<'a> Delete<'a> {
-  pub const VT_KEY: ::flatbuffers::VOffsetT = 4;
-  pub const VT_SESSION: ::flatbuffers::VOffsetT = 6;
-  pub const VT_TARGET: ::flatbuffers::VOffsetT = 8;
-  pub const VT_DEADLINE_MS: ::flatbuffers::VOffsetT = 10;
-  pub const VT_TOKEN: ::flatbuffers::VOffsetT = 12;
-
-  #[inline]
-  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-    Delete { _tab: table }
-  }
-  #[allow(unused_mut)]
-  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
-    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args DeleteArgs<'args>
-  ) -> ::flatbuffers::WIPOffset<Delete<'bldr>> {
-    let mut builder = DeleteBuilder::new(_fbb);
-    builder.add_token(args.token);
-    builder.add_deadline_ms(args.deadline_ms);
-    if let Some(x) = args.target { builder.add_target(x); }
-    if let Some(x) = args.session { builder.add_session(x); }
-    if let Some(x) = args.key { builder.add_key(x); }
-    builder.finish()
-  }
-
-
-  #[inline]
-  pub fn key(&self) -> ::flatbuffers::Vector<'a, u8> {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Delete::VT_KEY, None).unwrap()}
-  }
-  #[inline]
-  pub fn session(&self) -> &'a Session {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<Session>(Delete::VT_SESSION, None).unwrap()}
-  }
-  #[inline]
-  pub fn target(&self) -> Option<&'a Target> {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<Target>(Delete::VT_TARGET, None)}
-  }
-  #[inline]
-  pub fn deadline_ms(&self) -> u32 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u32>(Delete::VT_DEADLINE_MS, Some(0)).unwrap()}
-  }
-  #[inline]
-  pub fn token(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(Delete::VT_TOKEN, Some(0)).unwrap()}
-  }
-}
-
-impl ::flatbuffers::Verifiable for Delete<'_> {
-  #[inline]
-  fn run_verifier(
-    v: &mut ::flatbuffers::Verifier, pos: usize
-  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-    v.visit_table(pos)?
-     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("key", Self::VT_KEY, true)?
-     .visit_field::<Session>("session", Self::VT_SESSION, true)?
-     .visit_field::<Target>("target", Self::VT_TARGET, false)?
-     .visit_field::<u32>("deadline_ms", Self::VT_DEADLINE_MS, false)?
-     .visit_field::<u64>("token", Self::VT_TOKEN, false)?
-     .finish();
-    Ok(())
-  }
-}
-pub struct DeleteArgs<'a> {
-    pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
-    pub session: Option<&'a Session>,
-    pub target: Option<&'a Target>,
-    pub deadline_ms: u32,
-    pub token: u64,
-}
-impl<'a> Default for DeleteArgs<'a> {
-  #[inline]
-  fn default() -> Self {
-    DeleteArgs {
-      key: None, // required field
-      session: None, // required field
-      target: None,
-      deadline_ms: 0,
-      token: 0,
-    }
-  }
-}
-
-pub struct DeleteBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-}
-impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DeleteBuilder<'a, 'b, A> {
-  #[inline]
-  pub fn add_key(&mut self, key: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
-    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Delete::VT_KEY, key);
-  }
-  #[inline]
-  pub fn add_session(&mut self, session: &Session) {
-    self.fbb_.push_slot_always::<&Session>(Delete::VT_SESSION, session);
-  }
-  #[inline]
-  pub fn add_target(&mut self, target: &Target) {
-    self.fbb_.push_slot_always::<&Target>(Delete::VT_TARGET, target);
-  }
-  #[inline]
-  pub fn add_deadline_ms(&mut self, deadline_ms: u32) {
-    self.fbb_.push_slot::<u32>(Delete::VT_DEADLINE_MS, deadline_ms, 0);
-  }
-  #[inline]
-  pub fn add_token(&mut self, token: u64) {
-    self.fbb_.push_slot::<u64>(Delete::VT_TOKEN, token, 0);
-  }
-  #[inline]
-  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> DeleteBuilder<'a, 'b, A> {
-    let start = _fbb.start_table();
-    DeleteBuilder {
-      fbb_: _fbb,
-      start_: start,
-    }
-  }
-  #[inline]
-  pub fn finish(self) -> ::flatbuffers::WIPOffset<Delete<'a>> {
-    let o = self.fbb_.end_table(self.start_);
-    self.fbb_.required(o, Delete::VT_KEY,"key");
-    self.fbb_.required(o, Delete::VT_SESSION,"session");
-    ::flatbuffers::WIPOffset::new(o.value())
-  }
-}
-
-impl ::core::fmt::Debug for Delete<'_> {
-  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-    let mut ds = f.debug_struct("Delete");
-      ds.field("key", &self.key());
-      ds.field("session", &self.session());
-      ds.field("target", &self.target());
-      ds.field("deadline_ms", &self.deadline_ms());
-      ds.field("token", &self.token());
-      ds.finish()
-  }
-}
-pub enum CompareAndSwapOffset {}
-#[derive(Copy, Clone, PartialEq)]
-
-pub struct CompareAndSwap<'a> {
-  pub _tab: ::flatbuffers::Table<'a>,
-}
-
-impl<'a> ::flatbuffers::Follow<'a> for CompareAndSwap<'a> {
-  type Inner = CompareAndSwap<'a>;
-  #[inline]
-  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
-  }
-}
-
-impl<'a> CompareAndSwap<'a> {
-  pub const VT_KEY: ::flatbuffers::VOffsetT = 4;
-  pub const VT_CONDITION: ::flatbuffers::VOffsetT = 6;
-  pub const VT_EXPECTED_VALUE: ::flatbuffers::VOffsetT = 8;
-  pub const VT_EXPECTED_VERSION: ::flatbuffers::VOffsetT = 10;
-  pub const VT_VALUE: ::flatbuffers::VOffsetT = 12;
-  pub const VT_SESSION: ::flatbuffers::VOffsetT = 14;
-  pub const VT_TARGET: ::flatbuffers::VOffsetT = 16;
-  pub const VT_DEADLINE_MS: ::flatbuffers::VOffsetT = 18;
-  pub const VT_TOKEN: ::flatbuffers::VOffsetT = 20;
-
-  #[inline]
-  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-    CompareAndSwap { _tab: table }
-  }
-  #[allow(unused_mut)]
-  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
-    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args CompareAndSwapArgs<'args>
-  ) -> ::flatbuffers::WIPOffset<CompareAndSwap<'bldr>> {
-    let mut builder = CompareAndSwapBuilder::new(_fbb);
-    builder.add_token(args.token);
-    builder.add_expected_version(args.expected_version);
-    builder.add_deadline_ms(args.deadline_ms);
-    if let Some(x) = args.target { builder.add_target(x); }
-    if let Some(x) = args.session { builder.add_session(x); }
-    if let Some(x) = args.value { builder.add_value(x); }
-    if let Some(x) = args.expected_value { builder.add_expected_value(x); }
-    if let Some(x) = args.key { builder.add_key(x); }
-    builder.add_condition(args.condition);
-    builder.finish()
-  }
-
-
-  #[inline]
-  pub fn key(&self) -> ::flatbuffers::Vector<'a, u8> {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(CompareAndSwap::VT_KEY, None).unwrap()}
-  }
-  #[inline]
-  pub fn condition(&self) -> Condition {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<Condition>(CompareAndSwap::VT_CONDITION, Some(Condition::Absent)).unwrap()}
+    unsafe { self._tab.get::<Expected>(Condition::VT_EXPECTED, Some(Expected::Absent)).unwrap()}
   }
   /// Needed under Value alone.
-  #[inline]
-  pub fn expected_value(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(CompareAndSwap::VT_EXPECTED_VALUE, None)}
-  }
-  /// Counts under Version alone.
-  #[inline]
-  pub fn expected_version(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(CompareAndSwap::VT_EXPECTED_VERSION, Some(0)).unwrap()}
-  }
-  /// Absent: delete the key.
   #[inline]
   pub fn value(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
     // Safety:
     // Created from valid Table for this object
     // which contains a valid value in this slot
-    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(CompareAndSwap::VT_VALUE, None)}
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Condition::VT_VALUE, None)}
   }
+  /// Counts under Version alone.
   #[inline]
-  pub fn session(&self) -> &'a Session {
+  pub fn version(&self) -> u64 {
     // Safety:
     // Created from valid Table for this object
     // which contains a valid value in this slot
-    unsafe { self._tab.get::<Session>(CompareAndSwap::VT_SESSION, None).unwrap()}
-  }
-  #[inline]
-  pub fn target(&self) -> Option<&'a Target> {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<Target>(CompareAndSwap::VT_TARGET, None)}
-  }
-  #[inline]
-  pub fn deadline_ms(&self) -> u32 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u32>(CompareAndSwap::VT_DEADLINE_MS, Some(0)).unwrap()}
-  }
-  #[inline]
-  pub fn token(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(CompareAndSwap::VT_TOKEN, Some(0)).unwrap()}
+    unsafe { self._tab.get::<u64>(Condition::VT_VERSION, Some(0)).unwrap()}
   }
 }
 
-impl ::flatbuffers::Verifiable for CompareAndSwap<'_> {
+impl ::flatbuffers::Verifiable for Condition<'_> {
   #[inline]
   fn run_verifier(
     v: &mut ::flatbuffers::Verifier, pos: usize
   ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
     v.visit_table(pos)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("key", Self::VT_KEY, true)?
-     .visit_field::<Condition>("condition", Self::VT_CONDITION, false)?
-     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("expected_value", Self::VT_EXPECTED_VALUE, false)?
-     .visit_field::<u64>("expected_version", Self::VT_EXPECTED_VERSION, false)?
+     .visit_field::<Expected>("expected", Self::VT_EXPECTED, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("value", Self::VT_VALUE, false)?
-     .visit_field::<Session>("session", Self::VT_SESSION, true)?
-     .visit_field::<Target>("target", Self::VT_TARGET, false)?
-     .visit_field::<u32>("deadline_ms", Self::VT_DEADLINE_MS, false)?
-     .visit_field::<u64>("token", Self::VT_TOKEN, false)?
+     .visit_field::<u64>("version", Self::VT_VERSION, false)?
      .finish();
     Ok(())
   }
 }
-pub struct CompareAndSwapArgs<'a> {
+pub struct ConditionArgs<'a> {
     pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
-    pub condition: Condition,
-    pub expected_value: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
-    pub expected_version: u64,
+    pub expected: Expected,
     pub value: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
-    pub session: Option<&'a Session>,
-    pub target: Option<&'a Target>,
-    pub deadline_ms: u32,
-    pub token: u64,
+    pub version: u64,
 }
-impl<'a> Default for CompareAndSwapArgs<'a> {
+impl<'a> Default for ConditionArgs<'a> {
   #[inline]
   fn default() -> Self {
-    CompareAndSwapArgs {
+    ConditionArgs {
       key: None, // required field
-      condition: Condition::Absent,
-      expected_value: None,
-      expected_version: 0,
+      expected: Expected::Absent,
       value: None,
-      session: None, // required field
-      target: None,
-      deadline_ms: 0,
-      token: 0,
+      version: 0,
     }
   }
 }
 
-pub struct CompareAndSwapBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+pub struct ConditionBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
   fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
   start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
 }
-impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CompareAndSwapBuilder<'a, 'b, A> {
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ConditionBuilder<'a, 'b, A> {
   #[inline]
   pub fn add_key(&mut self, key: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
-    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(CompareAndSwap::VT_KEY, key);
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Condition::VT_KEY, key);
   }
   #[inline]
-  pub fn add_condition(&mut self, condition: Condition) {
-    self.fbb_.push_slot::<Condition>(CompareAndSwap::VT_CONDITION, condition, Condition::Absent);
-  }
-  #[inline]
-  pub fn add_expected_value(&mut self, expected_value: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
-    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(CompareAndSwap::VT_EXPECTED_VALUE, expected_value);
-  }
-  #[inline]
-  pub fn add_expected_version(&mut self, expected_version: u64) {
-    self.fbb_.push_slot::<u64>(CompareAndSwap::VT_EXPECTED_VERSION, expected_version, 0);
+  pub fn add_expected(&mut self, expected: Expected) {
+    self.fbb_.push_slot::<Expected>(Condition::VT_EXPECTED, expected, Expected::Absent);
   }
   #[inline]
   pub fn add_value(&mut self, value: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
-    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(CompareAndSwap::VT_VALUE, value);
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Condition::VT_VALUE, value);
   }
   #[inline]
-  pub fn add_session(&mut self, session: &Session) {
-    self.fbb_.push_slot_always::<&Session>(CompareAndSwap::VT_SESSION, session);
+  pub fn add_version(&mut self, version: u64) {
+    self.fbb_.push_slot::<u64>(Condition::VT_VERSION, version, 0);
   }
   #[inline]
-  pub fn add_target(&mut self, target: &Target) {
-    self.fbb_.push_slot_always::<&Target>(CompareAndSwap::VT_TARGET, target);
-  }
-  #[inline]
-  pub fn add_deadline_ms(&mut self, deadline_ms: u32) {
-    self.fbb_.push_slot::<u32>(CompareAndSwap::VT_DEADLINE_MS, deadline_ms, 0);
-  }
-  #[inline]
-  pub fn add_token(&mut self, token: u64) {
-    self.fbb_.push_slot::<u64>(CompareAndSwap::VT_TOKEN, token, 0);
-  }
-  #[inline]
-  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> CompareAndSwapBuilder<'a, 'b, A> {
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ConditionBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
-    CompareAndSwapBuilder {
+    ConditionBuilder {
       fbb_: _fbb,
       start_: start,
     }
   }
   #[inline]
-  pub fn finish(self) -> ::flatbuffers::WIPOffset<CompareAndSwap<'a>> {
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Condition<'a>> {
     let o = self.fbb_.end_table(self.start_);
-    self.fbb_.required(o, CompareAndSwap::VT_KEY,"key");
-    self.fbb_.required(o, CompareAndSwap::VT_SESSION,"session");
+    self.fbb_.required(o, Condition::VT_KEY,"key");
     ::flatbuffers::WIPOffset::new(o.value())
   }
 }
 
-impl ::core::fmt::Debug for CompareAndSwap<'_> {
+impl ::core::fmt::Debug for Condition<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-    let mut ds = f.debug_struct("CompareAndSwap");
+    let mut ds = f.debug_struct("Condition");
       ds.field("key", &self.key());
-      ds.field("condition", &self.condition());
-      ds.field("expected_value", &self.expected_value());
-      ds.field("expected_version", &self.expected_version());
+      ds.field("expected", &self.expected());
       ds.field("value", &self.value());
-      ds.field("session", &self.session());
-      ds.field("target", &self.target());
-      ds.field("deadline_ms", &self.deadline_ms());
-      ds.field("token", &self.token());
-      ds.finish()
-  }
-}
-pub enum IncrementOffset {}
-#[derive(Copy, Clone, PartialEq)]
-
-pub struct Increment<'a> {
-  pub _tab: ::flatbuffers::Table<'a>,
-}
-
-impl<'a> ::flatbuffers::Follow<'a> for Increment<'a> {
-  type Inner = Increment<'a>;
-  #[inline]
-  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
-  }
-}
-
-impl<'a> Increment<'a> {
-  pub const VT_KEY: ::flatbuffers::VOffsetT = 4;
-  pub const VT_DELTA: ::flatbuffers::VOffsetT = 6;
-  pub const VT_SESSION: ::flatbuffers::VOffsetT = 8;
-  pub const VT_TARGET: ::flatbuffers::VOffsetT = 10;
-  pub const VT_DEADLINE_MS: ::flatbuffers::VOffsetT = 12;
-  pub const VT_TOKEN: ::flatbuffers::VOffsetT = 14;
-
-  #[inline]
-  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-    Increment { _tab: table }
-  }
-  #[allow(unused_mut)]
-  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
-    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args IncrementArgs<'args>
-  ) -> ::flatbuffers::WIPOffset<Increment<'bldr>> {
-    let mut builder = IncrementBuilder::new(_fbb);
-    builder.add_token(args.token);
-    builder.add_delta(args.delta);
-    builder.add_deadline_ms(args.deadline_ms);
-    if let Some(x) = args.target { builder.add_target(x); }
-    if let Some(x) = args.session { builder.add_session(x); }
-    if let Some(x) = args.key { builder.add_key(x); }
-    builder.finish()
-  }
-
-
-  #[inline]
-  pub fn key(&self) -> ::flatbuffers::Vector<'a, u8> {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Increment::VT_KEY, None).unwrap()}
-  }
-  #[inline]
-  pub fn delta(&self) -> i64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<i64>(Increment::VT_DELTA, Some(0)).unwrap()}
-  }
-  #[inline]
-  pub fn session(&self) -> &'a Session {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<Session>(Increment::VT_SESSION, None).unwrap()}
-  }
-  #[inline]
-  pub fn target(&self) -> Option<&'a Target> {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<Target>(Increment::VT_TARGET, None)}
-  }
-  #[inline]
-  pub fn deadline_ms(&self) -> u32 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u32>(Increment::VT_DEADLINE_MS, Some(0)).unwrap()}
-  }
-  #[inline]
-  pub fn token(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(Increment::VT_TOKEN, Some(0)).unwrap()}
-  }
-}
-
-impl ::flatbuffers::Verifiable for Increment<'_> {
-  #[inline]
-  fn run_verifier(
-    v: &mut ::flatbuffers::Verifier, pos: usize
-  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-    v.visit_table(pos)?
-     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("key", Self::VT_KEY, true)?
-     .visit_field::<i64>("delta", Self::VT_DELTA, false)?
-     .visit_field::<Session>("session", Self::VT_SESSION, true)?
-     .visit_field::<Target>("target", Self::VT_TARGET, false)?
-     .visit_field::<u32>("deadline_ms", Self::VT_DEADLINE_MS, false)?
-     .visit_field::<u64>("token", Self::VT_TOKEN, false)?
-     .finish();
-    Ok(())
-  }
-}
-pub struct IncrementArgs<'a> {
-    pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
-    pub delta: i64,
-    pub session: Option<&'a Session>,
-    pub target: Option<&'a Target>,
-    pub deadline_ms: u32,
-    pub token: u64,
-}
-impl<'a> Default for IncrementArgs<'a> {
-  #[inline]
-  fn default() -> Self {
-    IncrementArgs {
-      key: None, // required field
-      delta: 0,
-      session: None, // required field
-      target: None,
-      deadline_ms: 0,
-      token: 0,
-    }
-  }
-}
-
-pub struct IncrementBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-}
-impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> IncrementBuilder<'a, 'b, A> {
-  #[inline]
-  pub fn add_key(&mut self, key: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
-    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Increment::VT_KEY, key);
-  }
-  #[inline]
-  pub fn add_delta(&mut self, delta: i64) {
-    self.fbb_.push_slot::<i64>(Increment::VT_DELTA, delta, 0);
-  }
-  #[inline]
-  pub fn add_session(&mut self, session: &Session) {
-    self.fbb_.push_slot_always::<&Session>(Increment::VT_SESSION, session);
-  }
-  #[inline]
-  pub fn add_target(&mut self, target: &Target) {
-    self.fbb_.push_slot_always::<&Target>(Increment::VT_TARGET, target);
-  }
-  #[inline]
-  pub fn add_deadline_ms(&mut self, deadline_ms: u32) {
-    self.fbb_.push_slot::<u32>(Increment::VT_DEADLINE_MS, deadline_ms, 0);
-  }
-  #[inline]
-  pub fn add_token(&mut self, token: u64) {
-    self.fbb_.push_slot::<u64>(Increment::VT_TOKEN, token, 0);
-  }
-  #[inline]
-  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> IncrementBuilder<'a, 'b, A> {
-    let start = _fbb.start_table();
-    IncrementBuilder {
-      fbb_: _fbb,
-      start_: start,
-    }
-  }
-  #[inline]
-  pub fn finish(self) -> ::flatbuffers::WIPOffset<Increment<'a>> {
-    let o = self.fbb_.end_table(self.start_);
-    self.fbb_.required(o, Increment::VT_KEY,"key");
-    self.fbb_.required(o, Increment::VT_SESSION,"session");
-    ::flatbuffers::WIPOffset::new(o.value())
-  }
-}
-
-impl ::core::fmt::Debug for Increment<'_> {
-  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-    let mut ds = f.debug_struct("Increment");
-      ds.field("key", &self.key());
-      ds.field("delta", &self.delta());
-      ds.field("session", &self.session());
-      ds.field("target", &self.target());
-      ds.field("deadline_ms", &self.deadline_ms());
-      ds.field("token", &self.token());
+      ds.field("version", &self.version());
       ds.finish()
   }
 }
@@ -1418,7 +891,10 @@ impl<'a> ::flatbuffers::Follow<'a> for Mutation<'a> {
 
 impl<'a> Mutation<'a> {
   pub const VT_KEY: ::flatbuffers::VOffsetT = 4;
-  pub const VT_VALUE: ::flatbuffers::VOffsetT = 6;
+  pub const VT_CHANGE: ::flatbuffers::VOffsetT = 6;
+  pub const VT_VALUE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_DELTA: ::flatbuffers::VOffsetT = 10;
+  pub const VT_EXPIRES_AT: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1430,8 +906,11 @@ impl<'a> Mutation<'a> {
     args: &'args MutationArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Mutation<'bldr>> {
     let mut builder = MutationBuilder::new(_fbb);
+    builder.add_expires_at(args.expires_at);
+    builder.add_delta(args.delta);
     if let Some(x) = args.value { builder.add_value(x); }
     if let Some(x) = args.key { builder.add_key(x); }
+    builder.add_change(args.change);
     builder.finish()
   }
 
@@ -1443,13 +922,36 @@ impl<'a> Mutation<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Mutation::VT_KEY, None).unwrap()}
   }
-  /// Absent: delete the key.
+  #[inline]
+  pub fn change(&self) -> Change {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Change>(Mutation::VT_CHANGE, Some(Change::Put)).unwrap()}
+  }
+  /// Needed under Put alone.
   #[inline]
   pub fn value(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
     // Safety:
     // Created from valid Table for this object
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Mutation::VT_VALUE, None)}
+  }
+  /// Counts under Add alone.
+  #[inline]
+  pub fn delta(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(Mutation::VT_DELTA, Some(0)).unwrap()}
+  }
+  /// The place for an expiry: 0. Anything else is refused.
+  #[inline]
+  pub fn expires_at(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Mutation::VT_EXPIRES_AT, Some(0)).unwrap()}
   }
 }
 
@@ -1460,21 +962,30 @@ impl ::flatbuffers::Verifiable for Mutation<'_> {
   ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
     v.visit_table(pos)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("key", Self::VT_KEY, true)?
+     .visit_field::<Change>("change", Self::VT_CHANGE, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("value", Self::VT_VALUE, false)?
+     .visit_field::<i64>("delta", Self::VT_DELTA, false)?
+     .visit_field::<u64>("expires_at", Self::VT_EXPIRES_AT, false)?
      .finish();
     Ok(())
   }
 }
 pub struct MutationArgs<'a> {
     pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub change: Change,
     pub value: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub delta: i64,
+    pub expires_at: u64,
 }
 impl<'a> Default for MutationArgs<'a> {
   #[inline]
   fn default() -> Self {
     MutationArgs {
       key: None, // required field
+      change: Change::Put,
       value: None,
+      delta: 0,
+      expires_at: 0,
     }
   }
 }
@@ -1489,8 +1000,20 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MutationBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Mutation::VT_KEY, key);
   }
   #[inline]
+  pub fn add_change(&mut self, change: Change) {
+    self.fbb_.push_slot::<Change>(Mutation::VT_CHANGE, change, Change::Put);
+  }
+  #[inline]
   pub fn add_value(&mut self, value: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Mutation::VT_VALUE, value);
+  }
+  #[inline]
+  pub fn add_delta(&mut self, delta: i64) {
+    self.fbb_.push_slot::<i64>(Mutation::VT_DELTA, delta, 0);
+  }
+  #[inline]
+  pub fn add_expires_at(&mut self, expires_at: u64) {
+    self.fbb_.push_slot::<u64>(Mutation::VT_EXPIRES_AT, expires_at, 0);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> MutationBuilder<'a, 'b, A> {
@@ -1512,94 +1035,109 @@ impl ::core::fmt::Debug for Mutation<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
     let mut ds = f.debug_struct("Mutation");
       ds.field("key", &self.key());
+      ds.field("change", &self.change());
       ds.field("value", &self.value());
+      ds.field("delta", &self.delta());
+      ds.field("expires_at", &self.expires_at());
       ds.finish()
   }
 }
-pub enum WriteOffset {}
+pub enum BatchOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
-pub struct Write<'a> {
+/// Every write: if all conditions hold all mutations are made, or nothing is.
+pub struct Batch<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
 
-impl<'a> ::flatbuffers::Follow<'a> for Write<'a> {
-  type Inner = Write<'a>;
+impl<'a> ::flatbuffers::Follow<'a> for Batch<'a> {
+  type Inner = Batch<'a>;
   #[inline]
   unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
     Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
   }
 }
 
-impl<'a> Write<'a> {
-  pub const VT_MUTATIONS: ::flatbuffers::VOffsetT = 4;
-  pub const VT_SESSION: ::flatbuffers::VOffsetT = 6;
-  pub const VT_TARGET: ::flatbuffers::VOffsetT = 8;
-  pub const VT_DEADLINE_MS: ::flatbuffers::VOffsetT = 10;
-  pub const VT_TOKEN: ::flatbuffers::VOffsetT = 12;
+impl<'a> Batch<'a> {
+  pub const VT_CONDITIONS: ::flatbuffers::VOffsetT = 4;
+  pub const VT_MUTATIONS: ::flatbuffers::VOffsetT = 6;
+  pub const VT_SESSION: ::flatbuffers::VOffsetT = 8;
+  pub const VT_TARGET: ::flatbuffers::VOffsetT = 10;
+  pub const VT_DEADLINE_MS: ::flatbuffers::VOffsetT = 12;
+  pub const VT_TOKEN: ::flatbuffers::VOffsetT = 14;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-    Write { _tab: table }
+    Batch { _tab: table }
   }
   #[allow(unused_mut)]
   pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
     _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args WriteArgs<'args>
-  ) -> ::flatbuffers::WIPOffset<Write<'bldr>> {
-    let mut builder = WriteBuilder::new(_fbb);
+    args: &'args BatchArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Batch<'bldr>> {
+    let mut builder = BatchBuilder::new(_fbb);
     builder.add_token(args.token);
     builder.add_deadline_ms(args.deadline_ms);
     if let Some(x) = args.target { builder.add_target(x); }
     if let Some(x) = args.session { builder.add_session(x); }
     if let Some(x) = args.mutations { builder.add_mutations(x); }
+    if let Some(x) = args.conditions { builder.add_conditions(x); }
     builder.finish()
   }
 
 
+  /// Absent: no condition.
+  #[inline]
+  pub fn conditions(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Condition<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Condition>>>>(Batch::VT_CONDITIONS, None)}
+  }
   #[inline]
   pub fn mutations(&self) -> ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Mutation<'a>>> {
     // Safety:
     // Created from valid Table for this object
     // which contains a valid value in this slot
-    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Mutation>>>>(Write::VT_MUTATIONS, None).unwrap()}
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Mutation>>>>(Batch::VT_MUTATIONS, None).unwrap()}
   }
   #[inline]
   pub fn session(&self) -> &'a Session {
     // Safety:
     // Created from valid Table for this object
     // which contains a valid value in this slot
-    unsafe { self._tab.get::<Session>(Write::VT_SESSION, None).unwrap()}
+    unsafe { self._tab.get::<Session>(Batch::VT_SESSION, None).unwrap()}
   }
   #[inline]
   pub fn target(&self) -> Option<&'a Target> {
     // Safety:
     // Created from valid Table for this object
     // which contains a valid value in this slot
-    unsafe { self._tab.get::<Target>(Write::VT_TARGET, None)}
+    unsafe { self._tab.get::<Target>(Batch::VT_TARGET, None)}
   }
   #[inline]
   pub fn deadline_ms(&self) -> u32 {
     // Safety:
     // Created from valid Table for this object
     // which contains a valid value in this slot
-    unsafe { self._tab.get::<u32>(Write::VT_DEADLINE_MS, Some(0)).unwrap()}
+    unsafe { self._tab.get::<u32>(Batch::VT_DEADLINE_MS, Some(0)).unwrap()}
   }
   #[inline]
   pub fn token(&self) -> u64 {
     // Safety:
     // Created from valid Table for this object
     // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(Write::VT_TOKEN, Some(0)).unwrap()}
+    unsafe { self._tab.get::<u64>(Batch::VT_TOKEN, Some(0)).unwrap()}
   }
 }
 
-impl ::flatbuffers::Verifiable for Write<'_> {
+impl ::flatbuffers::Verifiable for Batch<'_> {
   #[inline]
   fn run_verifier(
     v: &mut ::flatbuffers::Verifier, pos: usize
   ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
     v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Condition>>>>("conditions", Self::VT_CONDITIONS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Mutation>>>>("mutations", Self::VT_MUTATIONS, true)?
      .visit_field::<Session>("session", Self::VT_SESSION, true)?
      .visit_field::<Target>("target", Self::VT_TARGET, false)?
@@ -1609,17 +1147,19 @@ impl ::flatbuffers::Verifiable for Write<'_> {
     Ok(())
   }
 }
-pub struct WriteArgs<'a> {
+pub struct BatchArgs<'a> {
+    pub conditions: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Condition<'a>>>>>,
     pub mutations: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Mutation<'a>>>>>,
     pub session: Option<&'a Session>,
     pub target: Option<&'a Target>,
     pub deadline_ms: u32,
     pub token: u64,
 }
-impl<'a> Default for WriteArgs<'a> {
+impl<'a> Default for BatchArgs<'a> {
   #[inline]
   fn default() -> Self {
-    WriteArgs {
+    BatchArgs {
+      conditions: None,
       mutations: None, // required field
       session: None, // required field
       target: None,
@@ -1629,51 +1169,56 @@ impl<'a> Default for WriteArgs<'a> {
   }
 }
 
-pub struct WriteBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+pub struct BatchBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
   fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
   start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
 }
-impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> WriteBuilder<'a, 'b, A> {
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> BatchBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_conditions(&mut self, conditions: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Condition<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Batch::VT_CONDITIONS, conditions);
+  }
   #[inline]
   pub fn add_mutations(&mut self, mutations: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Mutation<'b >>>>) {
-    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Write::VT_MUTATIONS, mutations);
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Batch::VT_MUTATIONS, mutations);
   }
   #[inline]
   pub fn add_session(&mut self, session: &Session) {
-    self.fbb_.push_slot_always::<&Session>(Write::VT_SESSION, session);
+    self.fbb_.push_slot_always::<&Session>(Batch::VT_SESSION, session);
   }
   #[inline]
   pub fn add_target(&mut self, target: &Target) {
-    self.fbb_.push_slot_always::<&Target>(Write::VT_TARGET, target);
+    self.fbb_.push_slot_always::<&Target>(Batch::VT_TARGET, target);
   }
   #[inline]
   pub fn add_deadline_ms(&mut self, deadline_ms: u32) {
-    self.fbb_.push_slot::<u32>(Write::VT_DEADLINE_MS, deadline_ms, 0);
+    self.fbb_.push_slot::<u32>(Batch::VT_DEADLINE_MS, deadline_ms, 0);
   }
   #[inline]
   pub fn add_token(&mut self, token: u64) {
-    self.fbb_.push_slot::<u64>(Write::VT_TOKEN, token, 0);
+    self.fbb_.push_slot::<u64>(Batch::VT_TOKEN, token, 0);
   }
   #[inline]
-  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> WriteBuilder<'a, 'b, A> {
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> BatchBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
-    WriteBuilder {
+    BatchBuilder {
       fbb_: _fbb,
       start_: start,
     }
   }
   #[inline]
-  pub fn finish(self) -> ::flatbuffers::WIPOffset<Write<'a>> {
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Batch<'a>> {
     let o = self.fbb_.end_table(self.start_);
-    self.fbb_.required(o, Write::VT_MUTATIONS,"mutations");
-    self.fbb_.required(o, Write::VT_SESSION,"session");
+    self.fbb_.required(o, Batch::VT_MUTATIONS,"mutations");
+    self.fbb_.required(o, Batch::VT_SESSION,"session");
     ::flatbuffers::WIPOffset::new(o.value())
   }
 }
 
-impl ::core::fmt::Debug for Write<'_> {
+impl ::core::fmt::Debug for Batch<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-    let mut ds = f.debug_struct("Write");
+    let mut ds = f.debug_struct("Batch");
+      ds.field("conditions", &self.conditions());
       ds.field("mutations", &self.mutations());
       ds.field("session", &self.session());
       ds.field("target", &self.target());
@@ -2246,6 +1791,7 @@ impl<'a> Written<'a> {
   pub const VT_VERSION: ::flatbuffers::VOffsetT = 4;
   pub const VT_EXISTED: ::flatbuffers::VOffsetT = 6;
   pub const VT_NOW: ::flatbuffers::VOffsetT = 8;
+  pub const VT_NUMBERS: ::flatbuffers::VOffsetT = 10;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2254,11 +1800,12 @@ impl<'a> Written<'a> {
   #[allow(unused_mut)]
   pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
     _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args WrittenArgs
+    args: &'args WrittenArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Written<'bldr>> {
     let mut builder = WrittenBuilder::new(_fbb);
     builder.add_now(args.now);
     builder.add_version(args.version);
+    if let Some(x) = args.numbers { builder.add_numbers(x); }
     builder.add_existed(args.existed);
     builder.finish()
   }
@@ -2271,7 +1818,7 @@ impl<'a> Written<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(Written::VT_VERSION, Some(0)).unwrap()}
   }
-  /// Whether a Delete or CompareAndSwap found a value; false for Put and Write, which do not look.
+  /// Whether a key that a condition names, or that the only mutation deletes, had a value.
   #[inline]
   pub fn existed(&self) -> bool {
     // Safety:
@@ -2286,6 +1833,14 @@ impl<'a> Written<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(Written::VT_NOW, Some(0)).unwrap()}
   }
+  /// The numbers after the batch's additions, in the order of its mutations.
+  #[inline]
+  pub fn numbers(&self) -> Option<::flatbuffers::Vector<'a, i64>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, i64>>>(Written::VT_NUMBERS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Written<'_> {
@@ -2297,22 +1852,25 @@ impl ::flatbuffers::Verifiable for Written<'_> {
      .visit_field::<u64>("version", Self::VT_VERSION, false)?
      .visit_field::<bool>("existed", Self::VT_EXISTED, false)?
      .visit_field::<u64>("now", Self::VT_NOW, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, i64>>>("numbers", Self::VT_NUMBERS, false)?
      .finish();
     Ok(())
   }
 }
-pub struct WrittenArgs {
+pub struct WrittenArgs<'a> {
     pub version: u64,
     pub existed: bool,
     pub now: u64,
+    pub numbers: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, i64>>>,
 }
-impl<'a> Default for WrittenArgs {
+impl<'a> Default for WrittenArgs<'a> {
   #[inline]
   fn default() -> Self {
     WrittenArgs {
       version: 0,
       existed: false,
       now: 0,
+      numbers: None,
     }
   }
 }
@@ -2335,6 +1893,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> WrittenBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u64>(Written::VT_NOW, now, 0);
   }
   #[inline]
+  pub fn add_numbers(&mut self, numbers: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , i64>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Written::VT_NUMBERS, numbers);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> WrittenBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     WrittenBuilder {
@@ -2355,6 +1917,7 @@ impl ::core::fmt::Debug for Written<'_> {
       ds.field("version", &self.version());
       ds.field("existed", &self.existed());
       ds.field("now", &self.now());
+      ds.field("numbers", &self.numbers());
       ds.finish()
   }
 }
@@ -2376,6 +1939,7 @@ impl<'a> ::flatbuffers::Follow<'a> for ConditionFailed<'a> {
 impl<'a> ConditionFailed<'a> {
   pub const VT_CURRENT: ::flatbuffers::VOffsetT = 4;
   pub const VT_NOW: ::flatbuffers::VOffsetT = 6;
+  pub const VT_CONDITION: ::flatbuffers::VOffsetT = 8;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2389,11 +1953,12 @@ impl<'a> ConditionFailed<'a> {
     let mut builder = ConditionFailedBuilder::new(_fbb);
     builder.add_now(args.now);
     builder.add_current(args.current);
+    builder.add_condition(args.condition);
     builder.finish()
   }
 
 
-  /// Version of the present value; 0: there is none.
+  /// Version of the present value of the condition's key; 0: there is none.
   #[inline]
   pub fn current(&self) -> u64 {
     // Safety:
@@ -2408,6 +1973,14 @@ impl<'a> ConditionFailed<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(ConditionFailed::VT_NOW, Some(0)).unwrap()}
   }
+  /// Which of the batch's conditions is the first that does not hold, from 0.
+  #[inline]
+  pub fn condition(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ConditionFailed::VT_CONDITION, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for ConditionFailed<'_> {
@@ -2418,6 +1991,7 @@ impl ::flatbuffers::Verifiable for ConditionFailed<'_> {
     v.visit_table(pos)?
      .visit_field::<u64>("current", Self::VT_CURRENT, false)?
      .visit_field::<u64>("now", Self::VT_NOW, false)?
+     .visit_field::<u32>("condition", Self::VT_CONDITION, false)?
      .finish();
     Ok(())
   }
@@ -2425,6 +1999,7 @@ impl ::flatbuffers::Verifiable for ConditionFailed<'_> {
 pub struct ConditionFailedArgs {
     pub current: u64,
     pub now: u64,
+    pub condition: u32,
 }
 impl<'a> Default for ConditionFailedArgs {
   #[inline]
@@ -2432,6 +2007,7 @@ impl<'a> Default for ConditionFailedArgs {
     ConditionFailedArgs {
       current: 0,
       now: 0,
+      condition: 0,
     }
   }
 }
@@ -2448,6 +2024,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ConditionFailedBuilder<'a, 'b
   #[inline]
   pub fn add_now(&mut self, now: u64) {
     self.fbb_.push_slot::<u64>(ConditionFailed::VT_NOW, now, 0);
+  }
+  #[inline]
+  pub fn add_condition(&mut self, condition: u32) {
+    self.fbb_.push_slot::<u32>(ConditionFailed::VT_CONDITION, condition, 0);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ConditionFailedBuilder<'a, 'b, A> {
@@ -2469,136 +2049,7 @@ impl ::core::fmt::Debug for ConditionFailed<'_> {
     let mut ds = f.debug_struct("ConditionFailed");
       ds.field("current", &self.current());
       ds.field("now", &self.now());
-      ds.finish()
-  }
-}
-pub enum NumberOffset {}
-#[derive(Copy, Clone, PartialEq)]
-
-pub struct Number<'a> {
-  pub _tab: ::flatbuffers::Table<'a>,
-}
-
-impl<'a> ::flatbuffers::Follow<'a> for Number<'a> {
-  type Inner = Number<'a>;
-  #[inline]
-  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
-  }
-}
-
-impl<'a> Number<'a> {
-  pub const VT_VALUE: ::flatbuffers::VOffsetT = 4;
-  pub const VT_VERSION: ::flatbuffers::VOffsetT = 6;
-  pub const VT_NOW: ::flatbuffers::VOffsetT = 8;
-
-  #[inline]
-  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-    Number { _tab: table }
-  }
-  #[allow(unused_mut)]
-  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
-    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args NumberArgs
-  ) -> ::flatbuffers::WIPOffset<Number<'bldr>> {
-    let mut builder = NumberBuilder::new(_fbb);
-    builder.add_now(args.now);
-    builder.add_version(args.version);
-    builder.add_value(args.value);
-    builder.finish()
-  }
-
-
-  #[inline]
-  pub fn value(&self) -> i64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<i64>(Number::VT_VALUE, Some(0)).unwrap()}
-  }
-  #[inline]
-  pub fn version(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(Number::VT_VERSION, Some(0)).unwrap()}
-  }
-  #[inline]
-  pub fn now(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(Number::VT_NOW, Some(0)).unwrap()}
-  }
-}
-
-impl ::flatbuffers::Verifiable for Number<'_> {
-  #[inline]
-  fn run_verifier(
-    v: &mut ::flatbuffers::Verifier, pos: usize
-  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-    v.visit_table(pos)?
-     .visit_field::<i64>("value", Self::VT_VALUE, false)?
-     .visit_field::<u64>("version", Self::VT_VERSION, false)?
-     .visit_field::<u64>("now", Self::VT_NOW, false)?
-     .finish();
-    Ok(())
-  }
-}
-pub struct NumberArgs {
-    pub value: i64,
-    pub version: u64,
-    pub now: u64,
-}
-impl<'a> Default for NumberArgs {
-  #[inline]
-  fn default() -> Self {
-    NumberArgs {
-      value: 0,
-      version: 0,
-      now: 0,
-    }
-  }
-}
-
-pub struct NumberBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-}
-impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> NumberBuilder<'a, 'b, A> {
-  #[inline]
-  pub fn add_value(&mut self, value: i64) {
-    self.fbb_.push_slot::<i64>(Number::VT_VALUE, value, 0);
-  }
-  #[inline]
-  pub fn add_version(&mut self, version: u64) {
-    self.fbb_.push_slot::<u64>(Number::VT_VERSION, version, 0);
-  }
-  #[inline]
-  pub fn add_now(&mut self, now: u64) {
-    self.fbb_.push_slot::<u64>(Number::VT_NOW, now, 0);
-  }
-  #[inline]
-  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> NumberBuilder<'a, 'b, A> {
-    let start = _fbb.start_table();
-    NumberBuilder {
-      fbb_: _fbb,
-      start_: start,
-    }
-  }
-  #[inline]
-  pub fn finish(self) -> ::flatbuffers::WIPOffset<Number<'a>> {
-    let o = self.fbb_.end_table(self.start_);
-    ::flatbuffers::WIPOffset::new(o.value())
-  }
-}
-
-impl ::core::fmt::Debug for Number<'_> {
-  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-    let mut ds = f.debug_struct("Number");
-      ds.field("value", &self.value());
-      ds.field("version", &self.version());
-      ds.field("now", &self.now());
+      ds.field("condition", &self.condition());
       ds.finish()
   }
 }

@@ -10,11 +10,12 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use rangedb_client::{Client, ClientOptions, Error};
-use rangedb_protocol::limits::{ADMIN_COMMAND_LEN_MAX, VALUE_LEN_MAX};
+use rangedb_client::{BatchOutcome, Client, ClientOptions, Error};
+use rangedb_protocol::limits::{ADMIN_COMMAND_LEN_MAX, BATCH_LEN_MAX, VALUE_LEN_MAX};
 use serde_json::{Map, Value, json};
 use tokio::sync::OnceCell;
 
+use super::batch;
 use super::body::{NoBody, Text, percent_decoded, read};
 use super::failure::Failure;
 
@@ -23,6 +24,8 @@ const VERSION: HeaderName = HeaderName::from_static("rangedb-version");
 /// The longest body of an admin command. The command is longer than its body, as it adds fields
 /// from the path.
 const BODY_LEN_MAX: usize = ADMIN_COMMAND_LEN_MAX / 2;
+/// A batch in JSON, whose bytes may each be escaped.
+const BATCH_BODY_LEN_MAX: usize = 3 * BATCH_LEN_MAX;
 
 /// The API: HTTP in front of a client of the database.
 pub struct Api {
@@ -41,6 +44,7 @@ enum Resource {
     Setting(String),
     TransferLeader(u64),
     MoveReplica(u64),
+    Batch,
     Key(Vec<u8>),
 }
 
@@ -61,6 +65,7 @@ impl Resource {
         };
         let parts: Vec<&str> = path.split('/').collect();
         Ok(match parts.as_slice() {
+            ["batch"] => Resource::Batch,
             ["nodes"] => Resource::Nodes,
             ["ranges"] => Resource::Ranges,
             ["status"] => Resource::Status,
@@ -81,7 +86,7 @@ impl Resource {
         match self {
             Resource::Key(_) => "GET, HEAD, PUT, DELETE",
             Resource::Setting(_) => "GET, HEAD, PUT",
-            Resource::TransferLeader(_) | Resource::MoveReplica(_) => "POST",
+            Resource::Batch | Resource::TransferLeader(_) | Resource::MoveReplica(_) => "POST",
             _ => "GET, HEAD",
         }
     }
@@ -140,6 +145,9 @@ impl Api {
         if let Resource::Key(key) = resource {
             return self.key(&method, &key, request.into_body()).await;
         }
+        if resource == Resource::Batch {
+            return self.batch(request.into_body()).await;
+        }
         let body = if matches!(method, Method::GET | Method::HEAD) {
             Vec::new()
         } else {
@@ -154,6 +162,20 @@ impl Api {
             client.admin(&command).await?
         };
         Ok(json_response(StatusCode::OK, answer))
+    }
+
+    /// Writes a batch. That a condition fails is no error, but the batch is not there.
+    async fn batch(&self, body: Incoming) -> Result<Response<Text>, Failure> {
+        let body = whole_body(body, BATCH_BODY_LEN_MAX).await?;
+        let batch = batch::of_body(&body).map_err(Failure::invalid)?;
+        let outcome = self.client().await?.batch(&batch).await?;
+        let answer = batch::outcome(&outcome).to_string();
+        Ok(match outcome {
+            BatchOutcome::Written { version, .. } => {
+                versioned(json_response(StatusCode::OK, answer), version)
+            }
+            _ => json_response(StatusCode::CONFLICT, answer),
+        })
     }
 
     async fn key(
@@ -201,7 +223,7 @@ fn command(resource: Resource, method: &Method, body: &[u8]) -> Result<(Value, b
         Resource::Setting(name) => Ok((json!({ "command": "config_get", "name": name }), false)),
         Resource::TransferLeader(range) => order("transfer_leader", range, body),
         Resource::MoveReplica(range) => order("move_replica", range, body),
-        Resource::Key(_) => Err(Failure::no_such_page()),
+        Resource::Batch | Resource::Key(_) => Err(Failure::no_such_page()),
     }
 }
 

@@ -38,7 +38,7 @@ impl Failure {
     }
 
     pub fn no_such_page() -> Failure {
-        let message = "there are nodes, ranges, status, config, config/history, config/NAME, \
+        let message = "there are batch, nodes, ranges, status, config, config/history, config/NAME, \
                        ranges/ID/transfer-leader, ranges/ID/move-replica and kv/KEY";
         Failure::new(StatusCode::NOT_FOUND, "no_such_page", message)
     }

@@ -9,6 +9,7 @@
 //! Heads and bodies of requests have limits, and so do connections and their lifetime ([`guests`]).
 
 pub mod api;
+pub mod batch;
 mod body;
 mod failure;
 mod guests;

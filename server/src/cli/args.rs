@@ -270,17 +270,55 @@ pub struct ScanArgs {
 /// Arguments of `write`.
 #[derive(Clone, Debug, Args)]
 pub struct WriteArgs {
-    /// Operations, one after the other: `put KEY VALUE`, `delete KEY`.
+    /// Operations one after another: `put KEY VALUE`, `delete KEY`, `add KEY N`.
     #[arg(
         allow_negative_numbers = true,
         required_unless_present = "stdin",
         conflicts_with = "stdin",
-        value_name = "put KEY VALUE | delete KEY"
+        value_name = "put KEY VALUE | delete KEY | add KEY N"
     )]
     pub operations: Vec<String>,
-    /// Reads the operations from standard input, one JSON object on each line:
-    /// {"op":"put","key":"k","value":"v"} or {"op":"delete","key":"k"}; `key_hex` and `value_hex`
-    /// take hexadecimal digits.
+    /// Only if the key has no value. Every condition may be given several times; if one fails
+    /// nothing is written. They are counted in the order --if-absent, --if-exists, --if-value,
+    /// --if-version.
+    #[arg(
+        long,
+        conflicts_with = "stdin",
+        allow_hyphen_values = true,
+        value_name = "K"
+    )]
+    pub if_absent: Vec<String>,
+    /// Only if the key has a value.
+    #[arg(
+        long,
+        conflicts_with = "stdin",
+        allow_hyphen_values = true,
+        value_name = "K"
+    )]
+    pub if_exists: Vec<String>,
+    /// Only if the key has this value.
+    #[arg(
+        long,
+        num_args = 2,
+        conflicts_with = "stdin",
+        allow_hyphen_values = true,
+        value_names = ["K", "V"]
+    )]
+    pub if_value: Vec<String>,
+    /// Only if the key's value has this version.
+    #[arg(
+        long,
+        num_args = 2,
+        conflicts_with = "stdin",
+        allow_hyphen_values = true,
+        value_names = ["K", "N"]
+    )]
+    pub if_version: Vec<String>,
+    /// Operations are read from standard input, one JSON object a line:
+    /// {"op":"put","key":"k","value":"v"}, {"op":"delete","key":"k"} or
+    /// {"op":"add","key":"k","delta":1}; conditions are {"if":"absent","key":"k"}, `exists`,
+    /// {"if":"value","key":"k","value":"v"} and {"if":"version","key":"k","version":7}. `key_hex`
+    /// and `value_hex` take hexadecimal digits.
     #[arg(long)]
     pub stdin: bool,
     /// The node to connect to, and the format of results.

@@ -3,12 +3,13 @@
 
 use std::io::{Read as _, Write};
 
-use rangedb_client::{CasOutcome, Client, Condition, Mutation, ScanOptions};
+use rangedb_client::{Batch, BatchOutcome, CasOutcome, Client, Condition, ScanOptions};
+use rangedb_server::admin::batch as batch_json;
 use serde_json::{Map, Value, json};
 
 use super::args::{CasArgs, CliCommand, ConnectionArgs, Format, PutArgs, WriteArgs};
 use super::cluster::Show;
-use super::input::{self, Change};
+use super::input;
 use super::output;
 use super::{Exit, Trouble};
 
@@ -48,7 +49,7 @@ pub(super) enum Request {
         limit: Option<u64>,
     },
     Write {
-        changes: Vec<Change>,
+        batch: Batch,
     },
     Status,
     Show(Show),
@@ -86,7 +87,7 @@ pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
             limit: args.limit,
         },
         CliCommand::Write(args) => Request::Write {
-            changes: changes(args)?,
+            batch: batch(args)?,
         },
         CliCommand::Status { .. } => Request::Status,
         CliCommand::Node { .. } | CliCommand::Range { .. } | CliCommand::Config { .. } => {
@@ -140,19 +141,19 @@ fn cas(args: &CasArgs) -> Result<Request, Trouble> {
     })
 }
 
-fn changes(args: &WriteArgs) -> Result<Vec<Change>, Trouble> {
-    let changes = if args.stdin {
+fn batch(args: &WriteArgs) -> Result<Batch, Trouble> {
+    let batch = if args.stdin {
         let bytes = read_limited(std::io::stdin().lock(), OPERATIONS_LEN_MAX, "the input")?;
         let text = String::from_utf8(bytes)
             .map_err(|_| Trouble::usage("standard input is not UTF-8; use key_hex, value_hex"))?;
-        input::json_changes(&text, args.connection.hex)?
+        input::json_batch(&text, args.connection.hex)?
     } else {
-        input::changes(&args.operations, args.connection.hex)?
+        input::batch(args)?
     };
-    if changes.is_empty() {
+    if batch.is_empty() {
         return Err(Trouble::usage("there is nothing to write"));
     }
-    Ok(changes)
+    Ok(batch)
 }
 
 /// Sends a request and prints its answer.
@@ -198,17 +199,7 @@ pub(super) async fn perform(
             };
             scan(client, (options, limit), printer, out).await
         }
-        Request::Write { changes } => {
-            let mutations = changes
-                .into_iter()
-                .map(|change| Mutation {
-                    key: change.key.into(),
-                    value: change.value.map(Into::into),
-                })
-                .collect();
-            let version = client.write(mutations).await?;
-            printer.version(out, version)
-        }
+        Request::Write { batch } => write(client, &batch, printer, out).await,
         Request::Status => super::status::status(client, printer, out).await,
         Request::Show(show) => super::cluster::show(client, &show, printer, out).await,
         Request::Order(command) => super::cluster::order(client, &command, printer, out).await,
@@ -304,6 +295,36 @@ async fn compare_and_swap(
             }
             Ok(Exit::NotFound)
         }
+    }
+}
+
+async fn write(
+    client: &Client,
+    batch: &Batch,
+    printer: Printer,
+    out: &mut impl Write,
+) -> Result<Exit, Trouble> {
+    let outcome = client.batch(batch).await?;
+    let facts = batch_json::outcome(&outcome);
+    match (outcome, printer.format) {
+        (BatchOutcome::Written { version, numbers }, _) => {
+            let numbers: String = numbers.iter().map(|n| format!(", {n}")).collect();
+            printer.print(out, facts, &format!("version {version}{numbers}"))
+        }
+        (_, Format::Json) => {
+            writeln!(out, "{facts}")?;
+            Ok(Exit::NotFound)
+        }
+        (BatchOutcome::Failed { condition, current }, Format::Table) => {
+            let present = match current {
+                Some(version) => format!("the value has version {version}"),
+                None => "no value".to_owned(),
+            };
+            let place = condition + 1;
+            eprintln!("rangedb: condition {place} failed, nothing is written; {present}");
+            Ok(Exit::NotFound)
+        }
+        (_, Format::Table) => Ok(Exit::NotFound),
     }
 }
 

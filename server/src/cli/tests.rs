@@ -1,11 +1,12 @@
 //! Arguments to requests, bytes to text. What needs a server is tested with the real binary.
 
 use clap::Parser;
+use rangedb_client::Batch;
 use serde_json::{Map, Value};
 
 use super::cluster::Show;
 use super::commands::{Request, Wanted, prepare};
-use super::input::{self, Change};
+use super::input;
 use super::{CliCommand, Exit, output};
 
 #[derive(Parser)]
@@ -157,13 +158,8 @@ fn flags_after_free_words_stay_flags() {
         value: b"\x00v\n".to_vec(),
     };
     assert_eq!(request(&["put", "k", "--file", path]), Ok(wanted));
-    let change = Change {
-        key: b"k".to_vec(),
-        value: Some(b"-1".to_vec()),
-    };
-    let wanted = Request::Write {
-        changes: vec![change],
-    };
+    let batch = Batch::new().put("k", "-1");
+    let wanted = Request::Write { batch };
     assert_eq!(
         request(&["write", "put", "k", "-1", "--format", "json"]),
         Ok(wanted)
@@ -172,36 +168,68 @@ fn flags_after_free_words_stay_flags() {
 
 #[test]
 fn writes_are_given_as_words_or_json_lines() {
-    let wanted = vec![
-        Change {
-            key: b"a".to_vec(),
-            value: Some(b"put".to_vec()),
-        },
-        Change {
-            key: b"delete".to_vec(),
-            value: None,
-        },
-        Change {
-            key: vec![0, 255],
-            value: Some(Vec::new()),
-        },
+    let wanted = Batch::new().put("a", "put").delete("delete").add("n", -3);
+    let words = [
+        "write", "put", "a", "put", "delete", "delete", "add", "n", "-3",
     ];
-    let words = ["put", "a", "put", "delete", "delete"].map(str::to_owned);
-    assert_eq!(input::changes(&words, false).unwrap(), wanted[..2]);
+    let batch = wanted.clone();
+    assert_eq!(request(&words), Ok(Request::Write { batch }));
     let lines = r#"{"op":"put","key":"a","value":"put"}
 
         {"op":"delete","key":"delete"}
+        {"op":"add","key":"n","delta":-3}
         {"op":"put","key_hex":"00ff","value":""}"#;
-    assert_eq!(input::json_changes(lines, false).unwrap(), wanted);
+    let wanted = wanted.put([0, 255], "");
+    assert_eq!(input::json_batch(lines, false).unwrap(), wanted);
     for bad in [
         r#"{"op":"put","key":"a"}"#,
         r#"{"op":"delete","key":"a","value":"b"}"#,
         r#"{"op":"put","value":"b"}"#,
         r#"{"op":"put","key":"a","key_hex":"00","value":""}"#,
         r#"{"op":"put","key":"a","value":"b","more":1}"#,
+        r#"{"op":"add","key":"a"}"#,
+        r#"{"op":"add","key":"a","delta":9223372036854775808}"#,
+        r#"{"key":"a","value":"b"}"#,
         "put a b",
     ] {
-        assert!(input::json_changes(bad, false).is_err(), "{bad}");
+        assert!(input::json_batch(bad, false).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_write_takes_conditions_on_several_keys() {
+    let mut words = vec!["write", "--if-absent", "a", "--if-version", "b", "7"];
+    words.extend([
+        "--if-value",
+        "c",
+        "-1",
+        "--if-exists",
+        "d",
+        "--if-absent",
+        "e",
+    ]);
+    words.extend(["put", "a", "1", "--format", "json"]);
+    let batch = Batch::new()
+        .if_absent("a")
+        .if_absent("e")
+        .if_exists("d")
+        .if_value("c", "-1")
+        .if_version("b", 7)
+        .put("a", "1");
+    assert_eq!(request(&words), Ok(Request::Write { batch }));
+    let lines = r#"{"if":"absent","key":"a"}
+        {"if":"version","key":"b","version":7}
+        {"op":"delete","key":"a"}"#;
+    let wanted = Batch::new().if_absent("a").if_version("b", 7).delete("a");
+    assert_eq!(input::json_batch(lines, false).unwrap(), wanted);
+    for bad in [
+        &["write", "--if-version", "b", "x", "put", "a", "1"][..],
+        &["write", "--if-absent", "a"],
+        &["write", "--if-absent", "a", "--stdin"],
+        &["write", "add", "n", "x"],
+        &["write", "add", "n"],
+    ] {
+        assert_eq!(request(bad), Err(Exit::Usage), "{bad:?}");
     }
 }
 

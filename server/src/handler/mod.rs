@@ -5,30 +5,25 @@
 //! values, since the receive buffer that its frame lies in is used again. Runs on a shard's thread.
 
 mod admin;
-mod compare_and_swap;
-mod delete;
+mod batch;
 mod directory;
 mod get;
-mod increment;
-mod put;
 pub mod refusal;
 pub mod reply;
 pub mod scan;
 pub mod status;
-mod write;
 
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use rangedb_engine::error::Error;
 use rangedb_engine::limits;
 use rangedb_engine::range::Route;
-use rangedb_engine::request::{self, SessionPair, Write};
+use rangedb_engine::request::{self, SessionPair};
 use rangedb_engine::shard::{WriteRequest, WriteSink};
-use rangedb_engine::types::{Blob, ClientId, Epoch, RangeId, ShardId, Timestamp};
+use rangedb_engine::types::{ClientId, Epoch, RangeId, ShardId, Timestamp};
 use rangedb_protocol::frame::Frame;
-use rangedb_protocol::{BadRequest, Request, RequestBody, Session};
+use rangedb_protocol::{BadRequest, Batch, Change, Request, RequestBody, Session};
 
 use crate::env::Now;
 use crate::handler::refusal::Refusal;
@@ -97,15 +92,24 @@ impl Operation {
     fn of(body: &RequestBody<'_>) -> Operation {
         match body {
             RequestBody::Get { .. } => Operation::Get,
-            RequestBody::Put { .. } => Operation::Put,
-            RequestBody::Delete { .. } => Operation::Delete,
-            RequestBody::CompareAndSwap { .. } => Operation::CompareAndSwap,
-            RequestBody::Increment { .. } => Operation::Increment,
-            RequestBody::Write { .. } => Operation::Write,
+            RequestBody::Batch { batch, .. } => Operation::of_batch(batch),
             RequestBody::Scan { .. } => Operation::Scan,
             RequestBody::Directory => Operation::Directory,
             RequestBody::Status => Operation::Status,
             RequestBody::Admin { .. } => Operation::Admin,
+        }
+    }
+
+    /// Batches are counted by what they are made for.
+    fn of_batch(batch: &Batch<'_>) -> Operation {
+        match (batch.conditions.as_slice(), batch.mutations.as_slice()) {
+            ([], [only]) => match only.change {
+                Change::Put(_) => Operation::Put,
+                Change::Delete => Operation::Delete,
+                Change::Add(_) => Operation::Increment,
+            },
+            ([condition], [only]) if condition.key == only.key => Operation::CompareAndSwap,
+            _ => Operation::Write,
         }
     }
 
@@ -275,24 +279,7 @@ fn pass_on<O: Origin>(
         RequestBody::Directory => return directory::handle(context, origin, call),
         RequestBody::Status => return status::handle(context, origin, call),
         RequestBody::Admin { command } => return admin::handle(context, origin, call, command),
-        RequestBody::Put {
-            key,
-            value,
-            session,
-        } => (put::of(key, value), session),
-        RequestBody::Delete { key, session } => (delete::of(key), session),
-        RequestBody::CompareAndSwap {
-            key,
-            condition,
-            value,
-            session,
-        } => (compare_and_swap::of(key, condition, value), session),
-        RequestBody::Increment {
-            key,
-            delta,
-            session,
-        } => (increment::of(key, delta), session),
-        RequestBody::Write { mutations, session } => (write::of(&mutations)?, session),
+        RequestBody::Batch { batch, session } => (batch::of(&batch)?, session),
     };
     propose(context, origin, call, write)
 }
@@ -302,7 +289,7 @@ fn propose<O: Origin>(
     context: &Rc<Context>,
     origin: &Rc<O>,
     call: &Call<'_>,
-    (write, session): (Write, Session),
+    (write, session): (request::Batch, Session),
 ) -> Result<(), Refusal> {
     if let Some(key) = write.first_key() {
         let place = place(context, origin.as_ref(), key);
@@ -324,23 +311,6 @@ fn propose<O: Origin>(
     let token = origin.hold(call.asked)?;
     context.shard.write(write, request, origin.clone(), token);
     Ok(())
-}
-
-/// Copies of the keys and values of one write, in one buffer: the receive buffer that the frame
-/// lies in is used again.
-struct Blobs(Bytes);
-
-impl Blobs {
-    fn copy<'a>(parts: impl Iterator<Item = &'a [u8]> + Clone) -> Blobs {
-        let mut bytes = Vec::with_capacity(parts.clone().map(<[u8]>::len).sum());
-        parts.for_each(|part| bytes.extend_from_slice(part));
-        Blobs(bytes.into())
-    }
-
-    /// Copies the next part.
-    fn next(&mut self, part: &[u8]) -> Blob {
-        self.0.split_to(part.len())
-    }
 }
 
 fn target(request: &Request<'_>) -> Option<request::Target> {

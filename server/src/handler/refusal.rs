@@ -117,6 +117,9 @@ impl From<BadRequest> for Refusal {
             BadRequest::BadTable(_) => ErrorCode::MalformedFrame,
             BadRequest::UnknownCondition(_)
             | BadRequest::NoExpectedValue
+            | BadRequest::UnknownChange(_)
+            | BadRequest::NoValue
+            | BadRequest::Expiry(_)
             | BadRequest::LongCommand(_) => ErrorCode::Invalid,
         };
         Refusal::not_applied(code, 0, bad.to_string())

@@ -1,5 +1,6 @@
 //! Replies: turns the engine's results into frames of the wire protocol.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 
 use rangedb_engine::error::Error;
@@ -42,38 +43,32 @@ pub fn value(
 
 /// Appends the reply to a write that was decided, or the refusal.
 pub fn outcome(context: &Context, asked: &Asked, result: Result<Outcome, Error>, to: &mut Vec<u8>) {
-    let error = match result {
+    let written = |version: Timestamp, existed, numbers| Reply::Written {
+        version: version.0,
+        existed,
+        numbers: Cow::Borrowed(numbers),
+    };
+    let error = match &result {
         Ok(Outcome::Done { version, existed }) => {
-            return good(
-                context,
-                asked,
-                &Reply::Written {
-                    version: version.0,
-                    existed,
-                },
-                to,
-            );
+            return good(context, asked, &written(*version, *existed, &[]), to);
         }
         Ok(Outcome::Number { version, value }) => {
-            return good(
-                context,
-                asked,
-                &Reply::Number {
-                    value,
-                    version: version.0,
-                },
-                to,
-            );
+            let numbers = std::slice::from_ref(value);
+            return good(context, asked, &written(*version, false, numbers), to);
         }
-        Ok(Outcome::ConditionFailed { current }) => {
-            let current = current.map(|version| version.0);
-            return good(context, asked, &Reply::ConditionFailed { current }, to);
+        Ok(Outcome::Numbers { version, values }) => {
+            return good(context, asked, &written(*version, false, values), to);
+        }
+        Ok(Outcome::ConditionFailed { current, condition }) => {
+            let (current, condition) = (current.map(|version| version.0), *condition);
+            let reply = Reply::ConditionFailed { current, condition };
+            return good(context, asked, &reply, to);
         }
         Ok(Outcome::NotANumber) => Error::NotANumber,
         Ok(Outcome::NumberOverflow) => Error::NumberOverflow,
         Ok(Outcome::Moved) => Error::Moved(None),
         Ok(Outcome::SessionExpired) => Error::SessionExpired,
-        Err(error) => error,
+        Err(error) => error.clone(),
     };
     refusal(context, asked.request, &error.into(), to);
 }

@@ -56,8 +56,9 @@ const _: () = {
 /// The version of the protocol between nodes. All nodes of a cluster must speak the same one; a
 /// node that speaks another is refused with
 /// [`rangedb_protocol::preamble::Verdict::NoCommonVersion`]. Version 1 had the frames of the client
-/// protocol, without checksums.
-pub const VERSION: u16 = 3;
+/// protocol, without checksums. Version 3 had log entries of the first format
+/// ([`rangedb_engine::range::command`]) and carried frames of version 1 of the client protocol.
+pub const VERSION: u16 = 4;
 
 /// The preamble of a connection to a shard of another node.
 pub fn preamble(shard: u16) -> Preamble {

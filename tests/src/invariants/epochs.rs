@@ -4,7 +4,6 @@
 use rangedb_engine::range::apply::Applied;
 use rangedb_engine::range::command::{self, ArchivedAction};
 use rangedb_engine::range::state::RangeState;
-use rangedb_engine::request::Outcome;
 use rangedb_engine::types::Timestamp;
 use rangedb_engine::wal::{Group, LogEntry, Payload};
 
@@ -22,22 +21,16 @@ pub fn check(
     let Payload::Commands(bytes) = &entry.payload else {
         return Ok(());
     };
-    let archived = command::access(bytes).map_err(|error| error.to_string())?;
+    let current = command::current(bytes).map_err(|error| error.to_string())?;
+    let archived = command::access(&current).map_err(|error| error.to_string())?;
     for (command, result) in archived.commands.iter().zip(results) {
         let timestamp = Timestamp(command.timestamp.to_native());
         // A repeated write, which was applied earlier, has another version.
         let is_applied = match result {
-            Applied::Outcome(Outcome::Done { version, .. } | Outcome::Number { version, .. }) => {
-                *version == timestamp
-            }
-            _ => false,
+            Applied::Outcome(outcome) => outcome.version() == Some(timestamp),
+            Applied::Again => false,
         };
-        let is_internal = matches!(
-            command.action,
-            ArchivedAction::Nothing
-                | ArchivedAction::CollectBelow { .. }
-                | ArchivedAction::Digest { .. }
-        );
+        let is_internal = matches!(command.action, ArchivedAction::Order(_));
         let (proposed, now) = (command.epoch.epoch(), state.descriptor.epoch);
         if is_applied && !is_internal && proposed != now {
             return Err(format!(

@@ -35,6 +35,14 @@ impl Pairs {
         self.0.entry(pair).or_default().acknowledged = number;
     }
 
+    /// The number that a pair has for certain, 0 if it was never written.
+    pub fn known(&self, pair: u64) -> Option<u64> {
+        match self.0.get(&pair) {
+            Some(pair) => pair.in_doubt.is_empty().then_some(pair.acknowledged),
+            None => Some(0),
+        }
+    }
+
     /// Records that the outcome of a write is unknown.
     pub fn in_doubt(&mut self, pair: u64, number: u64) {
         self.0.entry(pair).or_default().in_doubt.insert(number);

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use rangedb_engine::range::apply::Applied;
 use rangedb_engine::range::command::{self, ArchivedAction};
-use rangedb_engine::request::Outcome;
 use rangedb_engine::types::{ClientId, Timestamp};
 use rangedb_engine::wal::{Group, LogEntry, Payload};
 
@@ -27,26 +26,22 @@ impl Pairs {
         let Payload::Commands(bytes) = &entry.payload else {
             return Ok(());
         };
-        let archived = command::access(bytes).map_err(|error| error.to_string())?;
+        let current = command::current(bytes).map_err(|error| error.to_string())?;
+        let archived = command::access(&current).map_err(|error| error.to_string())?;
         for (command, result) in archived.commands.iter().zip(results) {
-            let pair = match &command.action {
-                ArchivedAction::Put { pair, .. }
-                | ArchivedAction::Delete { pair, .. }
-                | ArchivedAction::CompareAndSwap { pair, .. }
-                | ArchivedAction::Increment { pair, .. }
-                | ArchivedAction::Multi { pair, .. } => pair.pair(),
-                ArchivedAction::CollectBelow { .. }
-                | ArchivedAction::Nothing
-                | ArchivedAction::Digest { .. } => continue,
+            let ArchivedAction::Write { pair, .. } = &command.action else {
+                continue;
             };
-            let (Applied::Outcome(Outcome::Done { version, .. })
-            | Applied::Outcome(Outcome::Number { version, .. })) = result
-            else {
+            let pair = pair.pair();
+            let Applied::Outcome(outcome) = result else {
+                continue;
+            };
+            let Some(version) = outcome.version() else {
                 continue;
             };
             let key = (pair.client, pair.sequence);
-            let first = *self.0.entry(key).or_insert(*version);
-            if first != *version {
+            let first = *self.0.entry(key).or_insert(version);
+            if first != version {
                 return Err(format!(
                     "range {}: write {} of client {} is applied at {first} and at {version}",
                     group.range, pair.sequence, pair.client.0

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rangedb_engine::env::AsyncRuntime;
-use rangedb_engine::request::Write;
+use rangedb_engine::request::Batch;
 use rangedb_engine::types::Blob;
 
 use super::client::{Effort, SimClient};
@@ -151,10 +151,7 @@ impl Story {
                 for row in 0..ROWS_OF_LOADER {
                     let key = Blob::from(format!("row-{number}-{row:04}"));
                     let value = Blob::from(vec![b'v'; ROW_LEN]);
-                    let write = Write::Put {
-                        key: key.clone(),
-                        value,
-                    };
+                    let write = Batch::put(key.clone(), value);
                     // If a write fails, the range has one row less.
                     let _ = client.write(&key, write, EFFORT).await;
                 }
@@ -196,10 +193,7 @@ async fn write_on(client: Rc<SimClient>, stop: Rc<Cell<bool>>) {
     let key = Blob::from(format!("small-{}", client.number));
     let value = Blob::from_static(b"a value of no great length, written again and again");
     while !stop.get() {
-        let write = Write::Put {
-            key: key.clone(),
-            value: value.clone(),
-        };
+        let write = Batch::put(key.clone(), value.clone());
         // After a failure the next write is tried nevertheless.
         let _ = client.write(&key, write, EFFORT).await;
         SimRuntime::sleep(WRITE_EVERY).await;

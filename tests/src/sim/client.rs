@@ -13,7 +13,7 @@ use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::error::{Error, Fate};
 use rangedb_engine::mutant::{self, Mutant};
 use rangedb_engine::range::Route;
-use rangedb_engine::request::{Outcome, ScanReply, ScanRequest, SessionPair, Target, Write};
+use rangedb_engine::request::{Batch, Outcome, ScanReply, ScanRequest, SessionPair, Target};
 use rangedb_engine::shard::Shard;
 use rangedb_engine::types::{ClientId, Epoch, RangeId, Timestamp};
 
@@ -202,7 +202,7 @@ impl SimClient {
     async fn try_write(
         &self,
         key: &[u8],
-        write: &Write,
+        write: &Batch,
         session: SessionPair,
         patience: Option<Duration>,
     ) -> (Tried, bool) {
@@ -255,7 +255,7 @@ impl SimClient {
     pub(super) async fn write(
         &self,
         key: &[u8],
-        write: Write,
+        write: Batch,
         effort: Effort,
     ) -> Result<Outcome, bool> {
         // The time of the first try must be one that a node has told.
@@ -279,7 +279,7 @@ impl SimClient {
     async fn write_under(
         &self,
         key: &[u8],
-        write: &Write,
+        write: &Batch,
         effort: Effort,
     ) -> Result<Outcome, bool> {
         let mut sequence = self.next_sequence();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::error::Error;
-use rangedb_engine::request::Write;
+use rangedb_engine::request::Batch;
 use rangedb_engine::types::{RangeId, ReplicaId, SYSTEM_RANGE};
 
 use super::client::{Effort, RETRY, SimClient};
@@ -59,10 +59,7 @@ pub fn spoil(seed: u64, machines: &'static [u16], leads: bool) -> Result<Found, 
         let client = SimClient::new(1, cluster.clone(), Rc::default(), seed, stop);
         for number in 0..KEYS {
             let key = format!("{KEY}-{number}");
-            let write = Write::Put {
-                key: key.clone().into(),
-                value: format!("value {number}").into(),
-            };
+            let write = Batch::put(key.clone().into(), format!("value {number}").into());
             let written = client.write(key.as_bytes(), write, EFFORT).await;
             assert!(written.is_ok(), "{written:?}");
         }
@@ -108,10 +105,7 @@ pub fn damage(seed: u64, one_in: u64) -> Result<Damage, String> {
         cluster.network.damage_one_in.set(one_in);
         for number in 0..KEYS * 5 {
             let key = format!("{KEY}-{}", number % KEYS);
-            let write = Write::Put {
-                key: key.clone().into(),
-                value: format!("value {number}").into(),
-            };
+            let write = Batch::put(key.clone().into(), format!("value {number}").into());
             // A write may fail: links that break again and again use up its time.
             drop(client.write(key.as_bytes(), write, EFFORT).await);
         }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rangedb_engine::env::AsyncRuntime;
-use rangedb_engine::request::Write;
+use rangedb_engine::request::Batch;
 use rangedb_engine::types::{RangeId, SYSTEM_RANGE};
 
 use super::client::{Effort, RETRY, SimClient};
@@ -114,10 +114,7 @@ fn key(number: u32) -> String {
 async fn write(client: &Rc<SimClient>, value: &'static str) {
     for number in 0..KEYS {
         let key = key(number);
-        let write = Write::Put {
-            key: key.clone().into(),
-            value: value.into(),
-        };
+        let write = Batch::put(key.clone().into(), value.into());
         let written = client.write(key.as_bytes(), write, EFFORT).await;
         assert!(written.is_ok(), "{written:?}");
     }

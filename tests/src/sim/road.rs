@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rangedb_engine::env::{AsyncRuntime, Instant};
 use rangedb_engine::error::Error;
-use rangedb_engine::request::{Outcome, SessionPair, Target, Write};
+use rangedb_engine::request::{Batch, Outcome, SessionPair, Target};
 use rangedb_engine::shard::{Shard, WriteRequest, WriteSink};
 use tokio::sync::oneshot;
 
@@ -47,9 +47,9 @@ impl Reached {
 /// A client's request for a write.
 #[derive(Clone)]
 pub struct Asked {
-    /// The write.
-    pub write: Write,
-    /// The range that the client expects to own the key.
+    /// What to do.
+    pub write: Batch,
+    /// The range that the client believes to own the key.
     pub target: Option<Target>,
     /// The session pair of the write.
     pub session: SessionPair,

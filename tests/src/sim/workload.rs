@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use rangedb_engine::env::AsyncRuntime;
-use rangedb_engine::request::{Condition, Mutation, Outcome, ScanRequest, Versioned, Write};
+use rangedb_engine::request::{self, Batch, Condition, Outcome, ScanRequest, Versioned};
 use rangedb_engine::shard::Shard;
 use rangedb_engine::types::{Blob, Timestamp};
 use rangedb_loadgen::check::history::{Action, Expected, Operation};
@@ -40,7 +40,7 @@ fn nanos() -> u64 {
 /// A write of one row, and what to record about it.
 struct RowWrite {
     key: String,
-    write: Write,
+    write: Batch,
     action: Action,
     /// The value after the write.
     value: Value,
@@ -165,7 +165,7 @@ impl SimClient {
         match (self.random.below(5), present) {
             (0, _) => RowWrite {
                 key,
-                write: Write::Delete { key: bytes },
+                write: Batch::delete(bytes),
                 action: Action::Delete { existed: None },
                 value: None,
                 expected: None,
@@ -173,10 +173,7 @@ impl SimClient {
             (1 | 2, Some(present)) => self.compare_and_swap(key, present, (value, text)),
             _ => RowWrite {
                 key,
-                write: Write::Put {
-                    key: bytes,
-                    value: text,
-                },
+                write: Batch::put(bytes, text),
                 action: Action::Put { value },
                 value: Some(value),
                 expected: None,
@@ -196,17 +193,13 @@ impl SimClient {
         };
         let version = present.as_ref().map(|(_, version)| *version);
         let condition = match present {
-            None => Condition::Absent,
-            Some((_, version)) if self.random.once_in(2) => Condition::Version(version),
-            Some((present, _)) => Condition::Value(present),
+            None => request::Expected::Absent,
+            Some((_, version)) if self.random.once_in(2) => request::Expected::Version(version),
+            Some((present, _)) => request::Expected::Value(present),
         };
         let new = (!self.random.once_in(4)).then_some(value);
         RowWrite {
-            write: Write::CompareAndSwap {
-                key: Blob::from(key.clone()),
-                condition,
-                value: new.map(|_| text),
-            },
+            write: Batch::compare_and_swap(Blob::from(key.clone()), condition, new.map(|_| text)),
             key,
             action: Action::CompareAndSwap {
                 expected,
@@ -286,10 +279,7 @@ impl SimClient {
         let place = ["c", "d", "y"][self.random.below(3) as usize];
         let key = format!("{place}count");
         let delta = self.random.between(1, 3) as i64;
-        let write = Write::Increment {
-            key: Blob::from(key.clone()),
-            delta,
-        };
+        let write = Batch::add(Blob::from(key.clone()), delta);
         let result = self.write(key.as_bytes(), write, effort).await;
         let mut counters = self.seen.counters.borrow_mut();
         let (acknowledged, possible) = counters.entry(key.clone()).or_default();
@@ -316,21 +306,29 @@ impl SimClient {
             return;
         }
         let number = u64::from(self.number);
+        let known = self.seen.pairs.borrow().known(number);
         let sequence = self.seen.pairs.borrow_mut().tried(number);
-        let mutations = Self::pair_keys(number).map(|key| Mutation {
-            key: Blob::from(key),
-            value: Some(Blob::from(sequence.to_string())),
-        });
-        let first = mutations[0].key.clone();
-        let write = Write::Multi {
-            mutations: mutations.to_vec(),
-        };
-        let result = self.write(&first, write, self.effort()).await;
+        let keys = Self::pair_keys(number).map(Blob::from);
+        let value = Blob::from(sequence.to_string());
+        let changes = keys.clone().map(|key| (key, Some(value.clone())));
+        let mut write = Batch::set_all(changes);
+        // Conditions on both keys, of which all hold or the second does not.
+        let holds = !self.random.once_in(3);
+        if let Some(known) = known.filter(|_| self.random.once_in(2)) {
+            write.conditions = pair_conditions(keys.clone(), known, holds);
+        }
+        let is_refused = !write.conditions.is_empty() && !holds;
+        let result = self.write(&keys[0], write, self.effort()).await;
         let mut pairs = self.seen.pairs.borrow_mut();
         match result {
-            Ok(_) => pairs.acknowledged(number, sequence),
-            Err(true) => pairs.in_doubt(number, sequence),
-            Err(false) => {}
+            Ok(Outcome::ConditionFailed { condition: 1, .. }) if is_refused => {}
+            Ok(Outcome::Done { .. }) if !is_refused => pairs.acknowledged(number, sequence),
+            Ok(other) => {
+                let what = format!("pair {number}, known to be {known:?}: outcome {other:?}");
+                self.seen.violation(what);
+            }
+            Err(true) if !is_refused => pairs.in_doubt(number, sequence),
+            Err(_) => {}
         }
         self.writes_pair.set(false);
     }
@@ -423,7 +421,23 @@ impl SimClient {
     }
 }
 
-/// The action together with its answer.
+/// Conditions on both keys of a pair that has this number (0: that was never written): that it is so,
+/// or for the second key that it is not.
+fn pair_conditions([first, second]: [Blob; 2], known: u64, holds: bool) -> Vec<Condition> {
+    let is_so = || match known {
+        0 => request::Expected::Absent,
+        _ => request::Expected::Value(known.to_string().into()),
+    };
+    let is_not = match known {
+        0 => request::Expected::Exists,
+        _ => request::Expected::Absent,
+    };
+    let of = |key, expected| Condition { key, expected };
+    let (expected, other) = (is_so(), if holds { is_so() } else { is_not });
+    vec![of(first, expected), of(second, other)]
+}
+
+/// An action with its answer.
 fn answered(action: Action, existed: bool, swapped: bool) -> Action {
     match action {
         Action::Delete { .. } => Action::Delete {

@@ -226,6 +226,32 @@ fn a_damaged_file_is_refused_or_harmless() {
     }
 }
 
+/// A node of an earlier release was killed before it had flushed anything: its rows are in the log
+/// alone, in entries of the first format, one of every kind of write. They are applied, also by a
+/// second start, and the log goes on with entries of today's.
+#[test]
+fn a_log_of_an_earlier_release_is_applied() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &[]);
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/folder-log-2");
+    copy(&fixture, &home.folder);
+    let segment = home.folder.join("shard-0/wal/000000000001.wal");
+    let file = fs::OpenOptions::new().write(true).open(&segment);
+    file.and_then(|file| file.set_len(64 << 20))
+        .expect("the zeros that were left out");
+    let rows = || String::from_utf8_lossy(&home.cli(&["scan"]).stdout).into_owned();
+    let node = home.start();
+    assert_eq!(rows(), "c\ty\nn\t42\nw1\t1\nw2\t2\n");
+    let write = ["write", "--if-value", "n", "42", "--if-absent", "q"];
+    let changes = ["add", "n", "-2", "put", "q", "1", "delete", "w1"];
+    let written = home.cli(&[&write[..], &changes[..]].concat());
+    assert!(written.status.success(), "{written:?}");
+    node.kill();
+    let node = home.start();
+    assert_eq!(rows(), "c\ty\nn\t40\nq\t1\nw2\t2\n");
+    stop(node);
+}
+
 /// A folder of format 2, which an earlier release has written, opens with all of its rows and is
 /// guarded from then on.
 #[test]

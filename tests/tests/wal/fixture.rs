@@ -11,7 +11,7 @@ use crate::bench::{BLOCK, Machine, OPTIONS, append, created, group, id, log_of, 
 const SEGMENT: &str = "000000000001.wal";
 const SECOND: &str = "000000000002.wal";
 const CLEAN: &str = "clean";
-const FORMATS: [u16; 2] = [1, 2];
+const FORMATS: [u16; 3] = [1, 2, 3];
 
 fn folder(format: u16) -> PathBuf {
     let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../engine/fixtures");
@@ -184,17 +184,17 @@ fn wal_refuses_another_version_and_says_what_to_do() {
         };
         seal(&mut bytes);
         assert_eq!(bytes, segment(format));
-        bytes[4] = 3;
+        bytes[4] = 4;
         seal(&mut bytes);
         let refusal = with_files(format, &bytes).refusal();
         let expected = WalError::OtherFormat {
             file: SEGMENT.to_owned(),
-            found: 3,
+            found: 4,
         };
         assert_eq!(refusal, expected);
         let text = refusal.to_string();
         assert!(
-            text.contains(SEGMENT) && text.contains("format 3"),
+            text.contains(SEGMENT) && text.contains("format 4"),
             "{text}"
         );
         assert!(text.contains("start the version that wrote it"), "{text}");
@@ -233,7 +233,7 @@ fn write_fixture() {
         voted.and(removed).and(reserved).expect("durable");
         wal.close().await.expect("closes");
     });
-    let folder = folder(2);
+    let folder = folder(3);
     std::fs::create_dir_all(&folder).expect("a folder");
     for name in [SEGMENT, CLEAN] {
         let mut bytes = machine.platter.read(name);

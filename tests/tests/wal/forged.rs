@@ -37,13 +37,13 @@ pub fn sealed(format: u8, generation: u64, number: u64, body: &[u8]) -> Vec<u8> 
     block
 }
 
-/// A batch of format 2 under a secret.
+/// A batch of today's format under a secret.
 fn batch(secret: u64, generation: u64, number: u64) -> Vec<u8> {
     let mut covered = generation.to_le_bytes().to_vec();
     covered.extend_from_slice(&number.to_le_bytes());
     covered.extend_from_slice(&(removed().len() as u64).to_le_bytes());
     covered.extend_from_slice(&removed());
-    let mut batch = b"RDBW\x02\0\0\0".to_vec();
+    let mut batch = b"RDBW\x03\0\0\0".to_vec();
     batch.extend_from_slice(&xxh3_64_with_seed(&covered, secret).to_le_bytes());
     batch.extend_from_slice(&covered);
     batch
@@ -182,7 +182,10 @@ fn wal_takes_no_forged_batch_for_its_own() {
                     "a batch of format 1",
                     vec![sealed(1, newest, number, &removed())],
                 ),
-                ("a batch of format 2", known.iter().map(keyed).collect()),
+                (
+                    "a batch of today's format",
+                    known.iter().map(keyed).collect(),
+                ),
                 ("a first block", {
                     let mut body = 7_u64.to_le_bytes().to_vec();
                     body.extend_from_slice(&run.options.segment_bytes.to_le_bytes());

@@ -70,11 +70,7 @@ fn a_write_that_calls_itself_answered_is_refused() {
     let node = start(&[]);
     let mut client = node.connect(0, true);
     let good = client.session();
-    let put = |session| RequestBody::Put {
-        key: b"k",
-        value: b"v",
-        session,
-    };
+    let put = |session| RequestBody::put(b"k", b"v", session);
     let session = Session {
         lowest_unanswered: good.sequence + 1,
         ..good
@@ -97,7 +93,7 @@ fn requests_before_a_bad_frame_are_answered() {
     let node = start(&["m"]);
     // Bad in its table, and in its length.
     let mut table = Vec::new();
-    frame::encode(99, 2, b"no table", &mut table);
+    frame::encode(99, 6, b"no table", &mut table);
     for bad in [table, vec![3, 0, 0, 0]] {
         let mut client = node.connect(0, false);
         let mut bytes = Vec::new();
@@ -105,11 +101,7 @@ fn requests_before_a_bad_frame_are_answered() {
         let mut asked = Vec::new();
         for key in [b"a", b"z", b"b", b"y"] {
             let session = client.session();
-            let put = RequestBody::Put {
-                key,
-                value: b"v",
-                session,
-            };
+            let put = RequestBody::put(key, b"v", session);
             asked.push(client.encode(put, &mut bytes));
             asked.push(client.encode(scan(b"a", b"m"), &mut bytes));
         }

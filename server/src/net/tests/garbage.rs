@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rangedb_protocol::continuation::Continuation;
 use rangedb_protocol::limits::FRAME_LEN_MAX;
 use rangedb_protocol::preamble::Preamble;
-use rangedb_protocol::{Condition, Mutation, Reply, RequestBody, Session, frame};
+use rangedb_protocol::{Change, Expected, Mutation, Reply, RequestBody, Session, frame};
 
 use super::{start, value};
 use crate::test_node::TestClient;
@@ -43,14 +43,14 @@ fn good_frames(client: &mut TestClient) -> Vec<Vec<u8>> {
     let mutations = vec![
         Mutation {
             key: b"a",
-            value: Some(b"1"),
+            change: Change::to(Some(b"1")),
         },
         Mutation {
             key: b"b",
-            value: None,
+            change: Change::to(None),
         },
     ];
-    let condition = Condition::Value(b"old");
+    let condition = Expected::Value(b"old");
     let token = Continuation {
         next: b"a".to_vec(),
         end: Some(b"b".to_vec()),
@@ -59,27 +59,11 @@ fn good_frames(client: &mut TestClient) -> Vec<Vec<u8>> {
     let token = token.encode();
     let bodies = [
         RequestBody::Get { key: b"key" },
-        RequestBody::Put {
-            key: b"key",
-            value: b"value",
-            session,
-        },
-        RequestBody::Delete {
-            key: b"key",
-            session,
-        },
-        RequestBody::CompareAndSwap {
-            key: b"key",
-            condition,
-            value: Some(b"new"),
-            session,
-        },
-        RequestBody::Increment {
-            key: b"number",
-            delta: 3,
-            session,
-        },
-        RequestBody::Write { mutations, session },
+        RequestBody::put(b"key", b"value", session),
+        RequestBody::delete(b"key", session),
+        RequestBody::compare_and_swap(b"key", condition, Some(b"new"), session),
+        RequestBody::add(b"number", 3, session),
+        RequestBody::write(mutations, session),
         RequestBody::Scan {
             start: Some(b"a"),
             end: Some(b"z"),

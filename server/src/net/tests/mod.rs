@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rangedb_engine::env::Clock;
 use rangedb_engine::types::Timestamp;
 use rangedb_protocol::preamble::{ANY_SHARD, Preamble, Role, Verdict};
-use rangedb_protocol::{Condition, ErrorCode, Fate, Mutation, Reply, RequestBody};
+use rangedb_protocol::{Change, ErrorCode, Expected, Fate, Mutation, Reply, RequestBody};
 
 use crate::env::SystemClock;
 use crate::shard::context::ClientLimits;
@@ -22,7 +22,7 @@ fn start(split_at: &[&str]) -> TestNode {
 
 fn version(received: &Received) -> u64 {
     match received.reply() {
-        Reply::Written { version, .. } | Reply::Number { version, .. } => version,
+        Reply::Written { version, .. } => version,
         other => panic!("not written: {other:?}"),
     }
 }
@@ -50,60 +50,50 @@ fn every_operation_works() {
     assert_eq!(value(&mut client, b"k").as_deref(), Some(&b"one"[..]));
 
     let session = client.session();
-    let condition = Condition::Version(first);
-    let swap = RequestBody::CompareAndSwap {
-        key: b"k",
-        condition,
-        value: Some(b"2"),
-        session,
-    };
+    let condition = Expected::Version(first);
+    let swap = RequestBody::compare_and_swap(b"k", condition, Some(b"2"), session);
     let second = version(&client.ask(swap));
     assert!(second > first);
     let session = client.session();
-    let swap = RequestBody::CompareAndSwap {
-        key: b"k",
-        condition,
-        value: None,
-        session,
-    };
+    let swap = RequestBody::compare_and_swap(b"k", condition, None, session);
     let failed = client.ask(swap);
     assert_eq!(
         failed.reply(),
         Reply::ConditionFailed {
-            current: Some(second)
+            current: Some(second),
+            condition: 0
         }
     );
 
     let session = client.session();
-    let number = client.ask(RequestBody::Increment {
-        key: b"k",
-        delta: 40,
-        session,
-    });
-    assert!(matches!(number.reply(), Reply::Number { value: 42, .. }));
+    let number = client.ask(RequestBody::add(b"k", 40, session));
+    assert!(matches!(
+        number.reply(),
+        Reply::Written { numbers, .. } if *numbers == [42]
+    ));
 
     let session = client.session();
     let mutations = vec![
         Mutation {
             key: b"a",
-            value: Some(b""),
+            change: Change::to(Some(b"")),
         },
         Mutation {
             key: b"k",
-            value: None,
+            change: Change::to(None),
         },
         Mutation {
             key: b"z",
-            value: Some(b"last"),
+            change: Change::to(Some(b"last")),
         },
     ];
-    let written = client.ask(RequestBody::Write { mutations, session });
+    let written = client.ask(RequestBody::write(mutations, session));
     assert!(version(&written) > second);
     assert_eq!(value(&mut client, b"a").as_deref(), Some(&b""[..]));
     assert_eq!(value(&mut client, b"k"), None);
 
     let session = client.session();
-    let deleted = client.ask(RequestBody::Delete { key: b"a", session });
+    let deleted = client.ask(RequestBody::delete(b"a", session));
     assert!(matches!(
         deleted.reply(),
         Reply::Written { existed: true, .. }
@@ -120,11 +110,7 @@ fn a_write_that_is_tried_again_is_done_once() {
     let node = start(&[]);
     let mut client = node.connect(0, true);
     let session = client.session();
-    let once = RequestBody::Increment {
-        key: b"n",
-        delta: 1,
-        session,
-    };
+    let once = RequestBody::add(b"n", 1, session);
     let first = client.ask(once.clone());
     let again = client.ask(once);
     assert_eq!(first.reply(), again.reply());
@@ -223,14 +209,14 @@ fn a_foreign_key_is_forwarded_for_the_plain_and_named_to_the_smart() {
     let mutations = vec![
         Mutation {
             key: b"a",
-            value: Some(b"1"),
+            change: Change::to(Some(b"1")),
         },
         Mutation {
             key: b"z",
-            value: Some(b"1"),
+            change: Change::to(Some(b"1")),
         },
     ];
-    let both = plain.ask(RequestBody::Write { mutations, session });
+    let both = plain.ask(RequestBody::write(mutations, session));
     assert_eq!(code(&both), ErrorCode::SeveralRanges);
     let status = plain.ask(RequestBody::Status);
     let Reply::Node(state) = status.reply() else {
@@ -359,7 +345,7 @@ fn bad_frames_are_answered_and_end_the_connection() {
     assert_eq!(value(&mut client, b"k"), None, "the connection lives on");
 
     bytes.clear();
-    rangedb_protocol::frame::encode(6, 2, b"no table", &mut bytes);
+    rangedb_protocol::frame::encode(6, 6, b"no table", &mut bytes);
     client.send(&bytes);
     let malformed = client.receive().expect("a reply");
     assert_eq!(
@@ -395,11 +381,7 @@ fn each_request_of_a_long_row_gets_one_reply() {
             0 => RequestBody::Get {
                 key: key.as_bytes(),
             },
-            _ => RequestBody::Put {
-                key: key.as_bytes(),
-                value: b"v",
-                session,
-            },
+            _ => RequestBody::put(key.as_bytes(), b"v", session),
         };
         client.encode(body, &mut bytes);
     }
@@ -486,11 +468,7 @@ fn requests_without_memory_are_refused_and_their_connections_live_on() {
     for client in &mut clients {
         let session = client.session();
         let mut bytes = Vec::new();
-        let put = RequestBody::Put {
-            key: b"big",
-            value: &big,
-            session,
-        };
+        let put = RequestBody::put(b"big", &big, session);
         client.encode(put, &mut bytes);
         let last = bytes.split_off(bytes.len() - 100);
         client.send(&bytes);
@@ -590,14 +568,7 @@ fn what_was_acknowledged_before_a_stop_is_there_after_it() {
     for number in 0..1000u32 {
         let key = format!("{}{number}", if number % 2 == 0 { "z" } else { "a" });
         let session = client.session();
-        client.encode(
-            RequestBody::Put {
-                key: key.as_bytes(),
-                value: b"v",
-                session,
-            },
-            &mut bytes,
-        );
+        client.encode(RequestBody::put(key.as_bytes(), b"v", session), &mut bytes);
     }
     client.send(&bytes);
     let first = client.receive().expect("a reply");

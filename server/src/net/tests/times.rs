@@ -5,7 +5,7 @@ use std::time::Duration;
 use rangedb_engine::env::Clock;
 use rangedb_engine::types::Timestamp;
 use rangedb_protocol::continuation::Continuation;
-use rangedb_protocol::{ErrorCode, Fate, Mutation, Reply, RequestBody, Session};
+use rangedb_protocol::{Change, ErrorCode, Fate, Mutation, Reply, RequestBody, Session};
 
 use super::{code, start, value, version};
 use crate::env::SystemClock;
@@ -38,11 +38,7 @@ fn assert_usable(node: &TestNode, told: Timestamp) {
         first_tried: told.0,
         ..honest.session()
     };
-    let put = RequestBody::Put {
-        key: b"honest",
-        value: b"v",
-        session,
-    };
+    let put = RequestBody::put(b"honest", b"v", session);
     let written = honest.ask_with(put, told.0);
     assert!(ahead(Timestamp(version(&written))) < 1000);
     assert_eq!(value(&mut honest, b"honest").as_deref(), Some(&b"v"[..]));
@@ -85,11 +81,7 @@ fn no_request_of_any_kind_takes_a_time_that_is_too_far_ahead() {
                 RequestBody::Admin {
                     command: "{\"command\":\"nodes\"}",
                 },
-                RequestBody::Put {
-                    key: b"k",
-                    value: b"v",
-                    session: client.session(),
-                },
+                RequestBody::put(b"k", b"v", client.session()),
                 RequestBody::Scan {
                     start: None,
                     end: None,
@@ -121,27 +113,16 @@ fn a_first_try_in_the_future_is_refused_for_every_kind_of_write() {
             first_tried: from_now(by_ms).0,
             ..client.session()
         };
-        let put = RequestBody::Put {
-            key: b"k",
-            value: b"v",
-            session: session(&mut client),
-        };
-        let delete = RequestBody::Delete {
-            key: b"k",
-            session: session(&mut client),
-        };
-        let increment = RequestBody::Increment {
-            key: b"k",
-            delta: 1,
-            session: session(&mut client),
-        };
-        let write = RequestBody::Write {
-            mutations: vec![Mutation {
+        let put = RequestBody::put(b"k", b"v", session(&mut client));
+        let delete = RequestBody::delete(b"k", session(&mut client));
+        let increment = RequestBody::add(b"k", 1, session(&mut client));
+        let write = RequestBody::write(
+            vec![Mutation {
                 key: b"k",
-                value: Some(b"v"),
+                change: Change::to(Some(b"v")),
             }],
-            session: session(&mut client),
-        };
+            session(&mut client),
+        );
         for body in [put, delete, increment, write] {
             let received = client.ask(body);
             assert!(is_refused(&received), "{by_ms}: {:?}", received.reply());
@@ -153,11 +134,7 @@ fn a_first_try_in_the_future_is_refused_for_every_kind_of_write() {
         first_tried: from_now(400).0,
         ..client.session()
     };
-    version(&client.ask(RequestBody::Put {
-        key: b"k",
-        value: b"v",
-        session,
-    }));
+    version(&client.ask(RequestBody::put(b"k", b"v", session)));
     node.stop(Duration::from_secs(5));
 }
 
