@@ -14,6 +14,7 @@ pub mod config;
 pub mod descriptors;
 
 pub mod env;
+mod fatal;
 pub mod handler;
 pub mod logging;
 pub mod net;

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant as StdInstant};
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use rangedb_engine::cluster::NodeRecord;
 use rangedb_engine::env::{Clock, Instant, World};
+use rangedb_engine::error::Fatal;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::limits::{ENTRIES_KEPT, SEGMENT_LEN, SMALL_APPEND_LEN_MAX};
 use rangedb_engine::lsm::{LsmTables, TableOptions};
@@ -29,6 +30,7 @@ use crate::config::{Config, ShardMemory};
 use crate::descriptors::{Needs, Seats, Shares, TooFew};
 use crate::env::data_dir::{BadFolder, Birth, DataDir, FOUNDER, Wanted};
 use crate::env::{GlommioEnv, Now, RingDisk, SystemClock, kernel, push_out, reactor, threads};
+use crate::fatal::{die, refuse};
 use crate::logging;
 use crate::net::port::{HELD_PATIENCE, Port, PortError};
 use crate::peers::link::Links;
@@ -79,25 +81,21 @@ pub enum NodeError {
     Shard(u16, ShardError),
 }
 
-/// Logs a fatal error and aborts the process, so that other replicas take over.
-fn die(what: &str, fatal: &dyn std::fmt::Display) -> ! {
-    tracing::error!(what, error = %fatal, "fatal");
-    logging::last_words(&format!("rangedb: fatal: {what}: {fatal}"));
-    threads::abort()
-}
-
 /// Runs a node until a signal stops it.
 ///
 /// # Errors
 /// The node could not start, or a shard failed.
 pub fn run(config: &Config) -> Result<(), NodeError> {
     kernel::check()?;
-    // Check memory and descriptors before the folder is touched. How many shards an existing folder
-    // has is not known here unless the number is given: then one is assumed.
+    // Check memory and descriptors before the folder is touched; for one shard if it says how many.
     let is_known = config.shards_given || !DataDir::was_made(&config.data_dir);
     let shards = if is_known { config.shards } else { 1 };
-    let fits = config.clone().with_shards(shards);
-    fits.map_err(NodeError::Memory)?;
+    drop(
+        config
+            .clone()
+            .with_shards(shards)
+            .map_err(NodeError::Memory)?,
+    );
     let shares = divide_descriptors(config, shards, 0)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -380,7 +378,7 @@ fn start(
         (identity, life),
     );
     let peers = Arc::new(peers);
-    peers.on_older(folder.identity.starts, |fatal| die("another node", fatal));
+    peers.on_older(folder.identity.starts, |fatal| refuse(fatal));
     let record = NodeRecord {
         id: node.id,
         address: advertise,
@@ -584,6 +582,9 @@ impl Engine {
             is_at: Rc::new(move |node, address| node == me || met.claim(node, address)),
             on_fatal: Rc::new(move |fatal| {
                 peers.give_up_folder_after(&fatal);
+                if matches!(fatal, Fatal::OldFolder { .. } | Fatal::Superseded(_)) {
+                    refuse(&ShardError::of(fatal, &peers));
+                }
                 die(&format!("shard {shard}"), &ShardError::of(fatal, &peers));
             }),
         };
