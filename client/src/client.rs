@@ -478,6 +478,7 @@ impl Client {
             // Its entry may still be applied: the next try finds that out by the pair.
             ErrorCode::Unknown if call.kind == Kind::Write => Next::Heal(error),
             ErrorCode::Overloaded
+            | ErrorCode::Busy
             | ErrorCode::Recovering
             | ErrorCode::TooManyInFlight
             | ErrorCode::ShuttingDown => Next::Later(error),

@@ -171,7 +171,9 @@ pub trait Transport: Clone + 'static {
     /// ones fail, or the first never has an answer: replication sends ahead and relies on it.
     ///
     /// # Errors
-    /// The other side cannot be reached now; nothing is known of the request's fate.
+    /// The other side cannot be reached now. [`io::ErrorKind::NotConnected`],
+    /// [`io::ErrorKind::ConnectionRefused`] and [`io::ErrorKind::WouldBlock`]: the request was not
+    /// sent. Otherwise nothing is known of its fate.
     fn call(
         &self,
         to: Location,

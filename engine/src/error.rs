@@ -1,4 +1,8 @@
-//! Why a request failed, and what became of it.
+//! Why a request or an order failed, and what became of it.
+
+mod order;
+
+pub use order::OrderError;
 
 use crate::range::Route;
 use crate::types::Timestamp;

@@ -65,6 +65,8 @@ codes! {
     Invalid = 4 "invalid",
     /// More requests are in flight on the connection than the limit.
     TooManyInFlight = 5 "too_many_in_flight",
+    /// The range, node, replica or setting that an order names does not exist.
+    NotFound = 6 "not_found",
     /// The key's range is elsewhere, or its epoch has changed; the route says where.
     Moved = 10 "moved",
     /// The replica does not lead the range; the route says who does, if it is known.
@@ -81,6 +83,9 @@ codes! {
     Unknown = 22 "unknown",
     /// The write's name can no longer be told from one that was applied.
     SessionExpired = 23 "session_expired",
+    /// An order cannot be carried out now because of a state that passes by itself; try again after
+    /// the time given.
+    Busy = 24 "busy",
     /// The snapshot was collected.
     SnapshotTooOld = 30 "snapshot_too_old",
     /// The value is no signed 64-bit decimal number.

@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod console;
+pub mod http;
 pub mod invariants;
 pub mod net;
 pub mod process;

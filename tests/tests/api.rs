@@ -1,58 +1,9 @@
 //! The API over HTTP and the command line's view of the cluster, on a real node.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-
 use rangedb_tests::cluster::wait_for;
+use rangedb_tests::http::{exchange, request};
 use rangedb_tests::process::Home;
 use serde_json::{Value, json};
-
-/// An answer over HTTP.
-struct Answer {
-    status: u16,
-    head: String,
-    body: Vec<u8>,
-}
-
-impl Answer {
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).expect("JSON")
-    }
-
-    fn header(&self, name: &str) -> Option<&str> {
-        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
-        let found = lines.find(|(known, _)| known.eq_ignore_ascii_case(name));
-        found.map(|(_, value)| value)
-    }
-}
-
-/// Sends these bytes and reads to the end of the connection.
-fn exchange(home: &Home, head: &str, body: &[u8]) -> Answer {
-    let mut stream = TcpStream::connect(&home.http).expect("the API is there");
-    stream.write_all(head.as_bytes()).expect("it is sent");
-    // A body that is too long may be refused before all of it is taken.
-    let _ = stream.write_all(body);
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).expect("an answer");
-    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
-    let body = bytes.split_off(end.expect("a head") + 4);
-    let head = String::from_utf8(bytes).expect("text");
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-    Answer {
-        status: status.expect("a status"),
-        head,
-        body,
-    }
-}
-
-fn request(home: &Home, method: &str, path: &str, body: &[u8]) -> Answer {
-    let len = body.len();
-    let head = format!(
-        "{method} /api/v1/{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
-         Content-Length: {len}\r\n\r\n"
-    );
-    exchange(home, &head, body)
-}
 
 fn percent(key: &[u8]) -> String {
     key.iter().map(|byte| format!("%{byte:02x}")).collect()
@@ -195,7 +146,7 @@ fn what_breaks_a_limit_or_a_rule_is_refused_with_a_reason() {
         ("DELETE", "config/balance", b"", 405),
         ("GET", "ranges/1/transfer-leader", b"", 405),
         ("GET", "nothing", b"", 404),
-        ("GET", "config/colour", b"", 400),
+        ("GET", "config/colour", b"", 404),
         ("POST", "ranges/x/move-replica", b"{}", 400),
         ("POST", "ranges/1/move-replica", b"{garbage", 400),
         ("POST", "ranges/1/move-replica", b"[]", 400),
@@ -219,6 +170,74 @@ fn what_breaks_a_limit_or_a_rule_is_refused_with_a_reason() {
         assert_eq!(answer.header("allow").is_some(), status == 405);
     }
     assert_eq!(request(&home, "GET", "kv/a", b"").status, 404);
+}
+
+#[test]
+fn orders_that_are_wrong_or_name_what_is_not_there_are_told_apart() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "2"]);
+    let _node = home.start();
+    wait_for_ranges(&home, 2);
+    let ranges = shown(&home, &["range", "ls"]);
+    let mut users = ranges["ranges"].as_array().expect("a list").iter();
+    let range = users.find(|range| range["system"] == false);
+    let range = range.expect("a range of users");
+    let shard = &range["replicas"][0]["shard"];
+    let transfer = format!("ranges/{}/transfer-leader", range["id"]);
+    let move_replica = format!("ranges/{}/move-replica", range["id"]);
+    let to_shard = |from: u64, node: u64, shard: &Value| {
+        json!({ "from": from, "to_node": node, "to_shard": shard }).to_string()
+    };
+    let to = |node: u64| json!({ "to": node }).to_string();
+    for (method, path, body, error) in [
+        ("POST", transfer.as_str(), to(1), "invalid"),
+        ("POST", &transfer, String::new(), "invalid"),
+        ("POST", &transfer, to(77), "not_found"),
+        ("POST", "ranges/99/transfer-leader", to(1), "not_found"),
+        ("POST", &move_replica, to_shard(1, 1, &json!(2)), "invalid"),
+        ("POST", &move_replica, to_shard(1, 1, shard), "invalid"),
+        (
+            "POST",
+            &move_replica,
+            to_shard(1, 77, &json!(0)),
+            "not_found",
+        ),
+        (
+            "POST",
+            &move_replica,
+            to_shard(77, 1, &json!(0)),
+            "not_found",
+        ),
+        (
+            "PUT",
+            "config/replication-factor",
+            "2".to_owned(),
+            "invalid",
+        ),
+        ("PUT", "config/dead-after", "5d".to_owned(), "invalid"),
+        ("PUT", "config/colour", "red".to_owned(), "not_found"),
+        ("GET", "config/colour", String::new(), "not_found"),
+    ] {
+        let answer = request(&home, method, path, body.as_bytes());
+        let told = answer.json();
+        assert_eq!(told["error"], error, "{method} {path} {body}: {told}");
+        assert_eq!(
+            told["fate"], "not_applied",
+            "{method} {path} {body}: {told}"
+        );
+        let status = if error == "invalid" { 400 } else { 404 };
+        assert_eq!(answer.status, status, "{method} {path} {body}");
+        assert_eq!(answer.header("retry-after"), None);
+    }
+    let unknown = home.cli(&["range", "transfer-leader", "99"]);
+    let complaint = String::from_utf8_lossy(&unknown.stderr);
+    assert_eq!(unknown.status.code(), Some(3), "{complaint}");
+    assert!(complaint.contains("range 99"), "{complaint}");
+    let still = shown(&home, &["range", "ls"]);
+    assert_eq!(
+        still["ranges"][1]["replicas"],
+        ranges["ranges"][1]["replicas"]
+    );
 }
 
 /// What a command that must be done prints in JSON.

@@ -7,9 +7,10 @@ use rangedb_engine::cluster::manager::Manager;
 use rangedb_engine::cluster::message::{Follower, HeldReplica, LedRange, Peer, Report};
 use rangedb_engine::cluster::placement::{Slot, Step};
 use rangedb_engine::cluster::{
-    HighestIds, NodeRecord, NodeState, RangeView, Setting, Told, Trouble,
+    Ask, HighestIds, NodeRecord, NodeState, RangeView, Setting, Told, Trouble,
 };
 use rangedb_engine::env::Now;
+use rangedb_engine::error::OrderError;
 use rangedb_engine::range::{Descriptor, Keyspace, ReplicaPlace};
 use rangedb_engine::types::{
     Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE, ShardId,
@@ -290,4 +291,64 @@ fn a_node_that_was_not_met_where_it_says_is_no_part_of_the_cluster_or_stays_wher
         matches!(told, Told::Synced { unmet: false, .. }),
         "{told:?}"
     );
+}
+
+/// When to try an order again; `None`: it was not refused as busy.
+fn busy<T>(refused: Result<T, OrderError>) -> Option<u32> {
+    match refused {
+        Err(OrderError::Busy { retry_after_ms, .. }) => Some(retry_after_ms),
+        _ => None,
+    }
+}
+
+#[test]
+fn what_passes_by_itself_is_busy_and_what_does_not_exist_is_not_found() {
+    let mut case = Case::new(&[1, 2, 3]);
+    case.pass(5);
+    let order = |case: &Case, id| {
+        let found = case.manager.orderable(RangeId(id), case.now);
+        found.map(|(leader, _)| leader)
+    };
+    let node = |case: &Case, id| {
+        let found = case.manager.check_node(NodeId(id), case.now);
+        found.map(|record| record.id)
+    };
+    assert_eq!(order(&case, 2), Ok(at(1)));
+    assert_eq!(node(&case, 3), Ok(NodeId(3)));
+    assert!(matches!(order(&case, 9), Err(OrderError::NotFound(why)) if why.contains('9')));
+    assert!(matches!(node(&case, 9), Err(OrderError::NotFound(why)) if why.contains('9')));
+
+    let hand_over = Ask::HandOver {
+        range: RangeId(2),
+        to: ReplicaId(2),
+    };
+    case.manager.order(&hand_over, case.now);
+    assert!(busy(order(&case, 2)).is_some_and(|after| after > 0));
+    case.manager.refused(RangeId(2));
+    assert_eq!(order(&case, 2), Ok(at(1)), "the next order need not wait");
+
+    case.nodes = vec![1, 2];
+    case.pass(4);
+    let silent = busy(node(&case, 3)).expect("it may come back at once");
+    case.pass(DEAD_AFTER_S);
+    let dead = busy(node(&case, 3)).expect("it may come back");
+    assert!(silent > 0 && dead > silent, "{silent} {dead}");
+
+    case.now += Duration::from_secs(4);
+    assert!(
+        busy(order(&case, 2)).is_some(),
+        "its leader has not reported"
+    );
+}
+
+#[test]
+fn a_setting_that_is_unknown_or_out_of_bounds_is_refused_as_such() {
+    let case = Case::new(&[1]);
+    let set = |name, value| case.manager.new_setting(name, value, 7);
+    assert!(set("dead-after", "1.5m").is_ok());
+    assert!(matches!(
+        set("dead-after", "500ms"),
+        Err(OrderError::Invalid(_))
+    ));
+    assert!(matches!(set("colour", "red"), Err(OrderError::NotFound(_))));
 }

@@ -5,6 +5,7 @@ use rangedb_fuzz::fuzz;
 use crate::cluster::message::{Ask, Told, View, decode_ask, decode_told, encode_ask, encode_told};
 use crate::cluster::record::{self, NodeRecord, RangeRecord, Setting};
 use crate::cluster::{HighestIds, NodeState, NodeView, RangeView, Trouble};
+use crate::error::OrderError;
 use crate::range::{Descriptor, Keyspace, ReplicaPlace};
 use crate::types::{Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId};
 
@@ -107,7 +108,8 @@ fn questions_and_answers() {
         Ask::MoveReplica {
             range,
             from: NodeId(1),
-            to: AT,
+            to: AT.node,
+            shard: Some(AT.shard),
         },
         Ask::Create {
             descriptor: descriptor(),
@@ -133,6 +135,7 @@ fn questions_and_answers() {
             system: vec![AT],
         },
         Told::Done,
+        Told::Refused(OrderError::busy("a change is under way")),
         Told::View(view()),
         Told::Joined(NodeId(4)),
         Told::Settings(vec![setting()]),

@@ -15,6 +15,7 @@ use super::placement::{self, Node, Range, Slot, Step};
 use super::record::{self, NodeRecord, RangeRecord, Row, Setting};
 use super::settings;
 use crate::env::{Env, Now};
+use crate::error::OrderError;
 use crate::range::{Descriptor, ReplicaPlace};
 use crate::types::{Location, NodeId, RangeId, ReplicaId};
 
@@ -24,6 +25,8 @@ pub(super) const SILENT_AFTER: Duration = Duration::from_secs(3);
 const REPORT_COUNTS: Duration = Duration::from_secs(3);
 /// How long a range gets no new order after an order, unless it has carried that out before.
 const ORDER_TAKES: Duration = Duration::from_secs(6);
+/// A dead node takes no order before it is started: a retry does not help soon.
+const DEAD_NODE_RETRY: Duration = Duration::from_secs(30);
 /// How long a node must be silent to be dead, unless a setting says otherwise.
 const DEAD_AFTER: Duration = Duration::from_mins(5);
 /// How many earlier processes of each node are remembered.
@@ -201,7 +204,7 @@ impl<E: Env> Manager<E> {
     ///
     /// # Errors
     /// There is no such setting, or it may not have this value.
-    pub fn new_setting(&self, name: &str, value: &str, at_ms: u64) -> Result<Setting, String> {
+    pub fn new_setting(&self, name: &str, value: &str, at_ms: u64) -> Result<Setting, OrderError> {
         settings::check(name, value)?;
         Ok(Setting {
             version: self.settings.last().map_or(0, |last| last.version) + 1,
@@ -415,26 +418,33 @@ impl<E: Env> Manager<E> {
         if self.setting("balance") == Some("off") {
             return Vec::new();
         }
+        let (nodes, ranges) = self.placed(now);
+        placement::plan(&nodes, &ranges, self.factor())
+    }
+
+    /// The shard of a node that should be given the next replica; see
+    /// [`placement::least_loaded_shard`].
+    pub fn least_loaded_shard(&self, node: NodeId, now: Now<E>) -> Option<Location> {
+        let (nodes, ranges) = self.placed(now);
+        placement::least_loaded_shard(&nodes, &ranges, node)
+    }
+
+    /// Nodes that are not dead and all ranges, as placement sees them.
+    fn placed(&self, now: Now<E>) -> (Vec<Node>, Vec<Range>) {
         let avoided = self.health.avoided(now);
-        let nodes = self.nodes.values().map(|known| {
+        let nodes = self.nodes.values().filter_map(|known| {
             let state = self.node_state(known, now);
             let id = known.record.id;
             let of_node = avoided.iter().filter(|at| at.node == id);
-            let node = Node {
+            (state != NodeState::Dead).then(|| Node {
                 id,
                 shards: known.record.shards,
                 alive: state == NodeState::Alive,
                 avoided: of_node.map(|at| at.shard).collect(),
-            };
-            (node, state != NodeState::Dead)
+            })
         });
-        let nodes: Vec<Node> = nodes
-            .filter(|(_, usable)| *usable)
-            .map(|(n, _)| n)
-            .collect();
         let ranges = self.ranges.values().map(|known| self.range(known, now));
-        let ranges: Vec<Range> = ranges.collect();
-        placement::plan(&nodes, &ranges, self.factor())
+        (nodes.collect(), ranges.collect())
     }
 
     fn range(&self, known: &KnownRange<E>, now: Now<E>) -> Range {
@@ -518,17 +528,22 @@ impl<E: Env> Manager<E> {
     ///
     /// # Errors
     /// The range is unknown, or cannot take an order now.
-    pub fn orderable(&self, range: RangeId, now: Now<E>) -> Result<(Location, Range), String> {
+    pub fn orderable(&self, range: RangeId, now: Now<E>) -> Result<(Location, Range), OrderError> {
         let known = self.ranges.get(&range);
-        let known = known.ok_or_else(|| format!("there is no range {range}"))?;
+        let unknown = || OrderError::NotFound(format!("there is no range {range}"));
+        let known = known.ok_or_else(unknown)?;
         let found = self.range(known, now);
         let leader = found
             .leader
             .and_then(|id| known.record.descriptor.location(id));
         match leader {
-            None => Err(format!("range {range} has no leader now")),
+            None => {
+                let why = format!("range {range} has no leader now");
+                Err(OrderError::busy(why))
+            }
             Some(_) if found.busy => {
-                Err(format!("a change of range {range} is under way; try again"))
+                let why = format!("a change of range {range} is under way, or it has no quorum");
+                Err(OrderError::busy(why))
             }
             Some(leader) => Ok((leader, found)),
         }
@@ -545,12 +560,20 @@ impl<E: Env> Manager<E> {
     ///
     /// # Errors
     /// Why it may not.
-    pub fn check_node(&self, node: NodeId, now: Now<E>) -> Result<&NodeRecord, String> {
+    pub fn check_node(&self, node: NodeId, now: Now<E>) -> Result<&NodeRecord, OrderError> {
         let known = self.nodes.get(&node);
-        let known = known.ok_or_else(|| format!("there is no node {node}"))?;
+        let unknown = || OrderError::NotFound(format!("there is no node {node}"));
+        let known = known.ok_or_else(unknown)?;
         match self.node_state(known, now) {
             NodeState::Alive => Ok(&known.record),
-            _ => Err(format!("node {node} does not answer")),
+            NodeState::Dead => {
+                let why = format!("node {node} is dead");
+                Err(OrderError::busy_for(why, DEAD_NODE_RETRY))
+            }
+            NodeState::Silent | NodeState::Unreachable => {
+                let why = format!("node {node} does not answer");
+                Err(OrderError::busy(why))
+            }
         }
     }
 }

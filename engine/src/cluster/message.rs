@@ -9,12 +9,13 @@
 )]
 
 use super::record::{self, NodeRecord, Setting};
+use crate::error::OrderError;
 use crate::range::digest::Digest;
 use crate::range::{Descriptor, ReplicaPlace};
-use crate::types::{Location, NodeId, RangeId, ReplicaId};
+use crate::types::{Location, NodeId, RangeId, ReplicaId, ShardId};
 
 /// The version of all messages.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// The bytes of a request.
 pub fn encode_ask(ask: &Ask) -> Vec<u8> {
@@ -51,11 +52,13 @@ pub enum Ask {
     History,
     /// To the manager: another node (a given one, or any) must lead a range.
     TransferLeader { range: RangeId, to: Option<NodeId> },
-    /// To the manager: a replica of a range must move.
+    /// To the manager: the replica of a range on a node must move to another place. Without a shard
+    /// the manager chooses one of the new node.
     MoveReplica {
         range: RangeId,
         from: NodeId,
-        to: Location,
+        to: NodeId,
+        shard: Option<ShardId>,
     },
     /// To a shard: makes an empty replica that waits for a snapshot.
     Create {
@@ -91,6 +94,16 @@ pub enum Ask {
     Halt { range: RangeId, replica: ReplicaId },
 }
 
+impl Ask {
+    /// Whether it is an operator's order: it must not be given twice.
+    pub fn is_order(&self) -> bool {
+        matches!(
+            self,
+            Ask::Set { .. } | Ask::TransferLeader { .. } | Ask::MoveReplica { .. }
+        )
+    }
+}
+
 /// A response.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum Told {
@@ -101,8 +114,8 @@ pub enum Told {
     },
     /// The request was carried out, or is being carried out.
     Done,
-    /// The request was refused, for this reason.
-    Refused(String),
+    /// The request was refused, or its outcome is not known.
+    Refused(OrderError),
     /// A report was taken.
     Synced {
         /// The view, if the reporter does not have it yet.
@@ -303,4 +316,26 @@ pub struct RangeView {
     pub under_replicated: bool,
     /// Whether it has no leader, or its leader reaches no majority.
     pub unavailable: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_read_as_they_are_written_and_by_this_version_alone() {
+        let why = || "why".to_owned();
+        for refused in [
+            OrderError::busy("why"),
+            OrderError::Invalid(why()),
+            OrderError::NotFound(why()),
+            OrderError::Unknown(why()),
+        ] {
+            let told = Told::Refused(refused);
+            let mut bytes = encode_told(&told);
+            assert_eq!(decode_told(&bytes), Some(told));
+            bytes[0] = VERSION - 1;
+            assert_eq!(decode_told(&bytes), None);
+        }
+    }
 }

@@ -118,6 +118,12 @@ pub fn wanted(nodes: usize, factor: usize) -> (usize, usize) {
     (voters, all)
 }
 
+/// The shard of a node that should be given the next replica; `None`: it is none of these nodes, or
+/// has no shard.
+pub fn least_loaded_shard(nodes: &[Node], ranges: &[Range], node: NodeId) -> Option<Location> {
+    Plan::new(nodes, ranges, 0).shard(node)
+}
+
 struct Plan<'a> {
     nodes: &'a [Node],
     ranges: &'a [Range],
@@ -600,5 +606,25 @@ mod tests {
         assert!(ranges.iter().all(|range| range.voters.len() == 3));
         settle(&nodes, &mut ranges, 1);
         assert!(ranges.iter().all(|range| range.voters.len() == 1));
+    }
+
+    #[test]
+    fn a_replica_moves_to_the_shard_of_a_node_that_holds_the_fewest() {
+        let mut nodes = vec![node(1), node(2), node(3)];
+        // Of ranges 1 and 3 replicas are on shard 1, of range 2 on shard 0.
+        let ranges = [range(1, &[1, 2]), range(2, &[1, 2]), range(3, &[2])];
+        let shard = |nodes: &[Node], of| least_loaded_shard(nodes, &ranges, NodeId(of));
+        assert_eq!(shard(&nodes, 1), Some(at(1, 0)), "of equal ones the first");
+        assert_eq!(shard(&nodes, 2), Some(at(2, 0)));
+        assert_eq!(shard(&nodes, 3), Some(at(3, 0)));
+        nodes[1].avoided = vec![ShardId(0)];
+        assert_eq!(
+            shard(&nodes, 2),
+            Some(at(2, 1)),
+            "one that has failed comes last"
+        );
+        nodes[2].shards = 0;
+        assert_eq!(shard(&nodes, 3), None);
+        assert_eq!(shard(&nodes, 9), None);
     }
 }

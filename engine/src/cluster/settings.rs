@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::error::OrderError;
+
 /// The names of the settings, and the values that each may have.
 pub const SETTINGS: [(&str, &str); 3] = [
     ("replication-factor", "1, 3 or 5 (default 3)"),
@@ -12,26 +14,35 @@ pub const SETTINGS: [(&str, &str); 3] = [
     ("balance", "on or off (default on)"),
 ];
 
+/// What a setting may be.
+///
+/// # Errors
+/// [`OrderError::NotFound`]: there is no such setting.
+pub fn rule(name: &str) -> Result<&'static str, OrderError> {
+    let found = SETTINGS.iter().find(|(known, _)| *known == name);
+    found.map(|(_, rule)| *rule).ok_or_else(|| {
+        let names = SETTINGS.map(|(name, _)| name).join(", ");
+        OrderError::NotFound(format!(
+            "there is no setting {name:?}; the settings are {names}"
+        ))
+    })
+}
+
 /// Checks a new value.
 ///
 /// # Errors
-/// There is no such setting, or it may not have this value.
-pub fn check(name: &str, value: &str) -> Result<(), String> {
-    let known = SETTINGS.iter().find(|(known, _)| *known == name);
-    let Some((_, rule)) = known else {
-        let names: Vec<&str> = SETTINGS.iter().map(|(name, _)| *name).collect();
-        return Err(format!(
-            "there is no setting {name:?}; there are {}",
-            names.join(", ")
-        ));
-    };
+/// [`OrderError::NotFound`]: there is no such setting. [`OrderError::Invalid`]: it may not have this
+/// value.
+pub fn check(name: &str, value: &str) -> Result<(), OrderError> {
+    let rule = rule(name)?;
     let fits = match name {
         "replication-factor" => ["1", "3", "5"].contains(&value),
         "dead-after" => parse_time(value).is_some_and(|time| time >= Duration::from_secs(1)),
         _ => ["on", "off"].contains(&value),
     };
     if !fits {
-        return Err(format!("{name} is {rule}, not {value:?}"));
+        let why = format!("{name} is {rule}, not {value:?}");
+        return Err(OrderError::Invalid(why));
     }
     Ok(())
 }
@@ -69,9 +80,14 @@ mod tests {
             ("dead-after", "5"),
             ("dead-after", "99999999999h"),
             ("balance", "maybe"),
-            ("colour", "red"),
         ] {
-            assert!(check(name, value).is_err(), "{name} {value}");
+            let refused = check(name, value);
+            assert!(
+                matches!(refused, Err(OrderError::Invalid(why)) if why.contains(value)),
+                "{name} {value}"
+            );
         }
+        let unknown = check("colour", "red");
+        assert!(matches!(unknown, Err(OrderError::NotFound(why)) if why.contains("balance")));
     }
 }

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use openraft::alias::StoredMembershipOf;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 
 use crate::env::{Env, Now};
-use crate::error::Fatal;
+use crate::error::{Fatal, OrderError};
 use crate::raft::group::Group;
 use crate::raft::type_config::TypeConfig;
 use crate::range::ReplicaPlace;
@@ -97,9 +98,9 @@ impl<E: Env> Group<E> {
     ///
     /// # Errors
     /// This replica does not lead, a change is under way, or the group has stopped.
-    pub async fn add_learner(&self, place: ReplicaPlace) -> Result<(), String> {
+    pub async fn add_learner(&self, place: ReplicaPlace) -> Result<(), OrderError> {
         let added = self.raft.add_learner(place.replica, place.location, false);
-        added.await.map(drop).map_err(|e| e.to_string())
+        added.await.map(drop).map_err(refusal)
     }
 
     /// Makes these learners the voters, in one joint change. A voter that is not among them becomes
@@ -107,19 +108,37 @@ impl<E: Env> Group<E> {
     ///
     /// # Errors
     /// See [`Group::add_learner`].
-    pub async fn change_voters(&self, voters: BTreeSet<ReplicaId>) -> Result<(), String> {
+    pub async fn change_voters(&self, voters: BTreeSet<ReplicaId>) -> Result<(), OrderError> {
         let changed = self.raft.change_membership(voters, true);
-        changed.await.map(drop).map_err(|e| e.to_string())
+        changed.await.map(drop).map_err(refusal)
     }
 
     /// Removes learners.
     ///
     /// # Errors
     /// See [`Group::add_learner`].
-    pub async fn remove_learners(&self, learners: BTreeSet<ReplicaId>) -> Result<(), String> {
+    pub async fn remove_learners(&self, learners: BTreeSet<ReplicaId>) -> Result<(), OrderError> {
         let changes = openraft::ChangeMembers::RemoveNodes(learners);
         let removed = self.raft.change_membership(changes, false);
-        removed.await.map(drop).map_err(|e| e.to_string())
+        removed.await.map(drop).map_err(refusal)
+    }
+}
+
+/// Why openraft refused a change of members.
+fn refusal<E: Env>(error: RaftError<TypeConfig<E>, ClientWriteError<TypeConfig<E>>>) -> OrderError {
+    let message = error.to_string();
+    match error.into_api_error() {
+        // The group has stopped, or another leader decides on the entry.
+        None | Some(ClientWriteError::LogEntryDiscarded(_)) => OrderError::Unknown(message),
+        Some(ClientWriteError::ForwardToLeader(_) | ClientWriteError::PreconditionFailed(_)) => {
+            OrderError::busy(message)
+        }
+        Some(ClientWriteError::ChangeMembershipError(why)) => match why {
+            ChangeMembershipError::InProgress(_)
+            | ChangeMembershipError::UncommittedLeaderLog(_) => OrderError::busy(message),
+            ChangeMembershipError::LearnerNotFound(_) => OrderError::NotFound(message),
+            _ => OrderError::Invalid(message),
+        },
     }
 }
 

@@ -17,7 +17,7 @@ use super::members::{CAUGHT_UP, CREATE_TIMEOUT};
 use super::{Inner, Running, Shard};
 use crate::cluster::{Ask, Told};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
-use crate::error::Fatal;
+use crate::error::{Fatal, OrderError};
 use crate::range::ReplicaPlace;
 use crate::range::replica::Replica;
 use crate::types::{RangeId, ReplicaId};
@@ -74,7 +74,10 @@ impl<E: Env> Inner<E> {
         let is_here = self.running(Group { range, replica }).is_some();
         match is_here && !self.around.leaves.get() {
             true => Told::Done,
-            false => Told::Refused("it is not here, or stops".to_owned()),
+            false => Told::Refused(OrderError::busy(format!(
+                "shard {} stops, or does not hold replica {replica}",
+                self.location
+            ))),
         }
     }
 
@@ -111,16 +114,21 @@ impl<E: Env> Inner<E> {
         to: ReplicaId,
     ) -> Result<Told, Fatal> {
         let Some(Running { replica, raft }) = self.led(range) else {
-            return Ok(Told::Refused("the range is not led here".to_owned()));
+            return Ok(Told::Refused(self.leads_no_more(range)));
         };
+        let busy = |why: &str| {
+            let reason = format!("replica {to} of range {range} {why}");
+            Ok(Told::Refused(OrderError::busy(reason)))
+        };
+        // The manager chose a voter; the members have changed since.
         if !raft.heirs().contains(&to) {
-            return Ok(Told::Refused(format!("replica {to} is no other voter")));
+            return busy("does not vote, or leads already");
         }
         if raft.lag(to) > CAUGHT_UP {
-            return Ok(Told::Refused(format!("replica {to} is behind")));
+            return busy("lacks entries that it must get first");
         }
         if self.heir(&replica, vec![to]).await.is_none() {
-            return Ok(Told::Refused(format!("replica {to} would not lead")));
+            return busy("does not answer, or its node stops");
         }
         replica.stop_leading();
         raft.hand_over(to).await?;
@@ -134,10 +142,9 @@ impl<E: Env> Inner<E> {
         heir: ReplicaPlace,
         voters: &[ReplicaPlace],
         learners: &[ReplicaPlace],
-    ) -> Result<(), String> {
+    ) -> Result<(), OrderError> {
         replica.stop_leading();
-        let asked = raft.hand_over(heir.replica).await;
-        asked.map_err(|e| e.to_string())?;
+        raft.hand_over(heir.replica).await?;
         let until = Now::<E>::now() + CHANGE_PATIENCE;
         while Now::<E>::now() < until {
             E::Runtime::sleep(CHANGE_AGAIN).await;
@@ -150,6 +157,9 @@ impl<E: Env> Inner<E> {
                 return Ok(());
             }
         }
-        Err("the replica that was to lead does not".to_owned())
+        Err(OrderError::Unknown(format!(
+            "replica {} does not lead and go on with the change after {CHANGE_PATIENCE:?}",
+            heir.replica
+        )))
     }
 }

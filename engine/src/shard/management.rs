@@ -9,19 +9,19 @@
 //! it is.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::{Inner, IsAt, Running, Shard, report};
+use super::{Inner, IsAt, Running, Shard, report, steering};
 use crate::cluster::manager::Manager;
 use crate::cluster::message::{self, Report};
-use crate::cluster::placement::Step;
 use crate::cluster::record::Row;
-use crate::cluster::{Ask, NodeRecord, Told, View, record};
-use crate::env::{AsyncRuntime, Clock, Env, Instant, Lane, Now, Transport};
-use crate::error::Error;
+use crate::cluster::{Ask, NodeRecord, Told, View};
+use crate::env::{AsyncRuntime, Env, Instant, Lane, Now, Transport};
+use crate::error::{Error, OrderError};
 use crate::raft;
 use crate::types::{Location, NodeId, ShardId};
 
@@ -238,6 +238,10 @@ impl<E: Env> Inner<E> {
         candidates.extend(self.known_system());
         let mut asked: Vec<Location> = Vec::new();
         let mut has_more = true;
+        let timeout = match ask.is_order() {
+            true => ORDER_TIMEOUT + ASK_TIMEOUT,
+            false => ASK_TIMEOUT,
+        };
         while asked.len() < HOPS_MAX {
             let next = candidates.iter().find(|at| !asked.contains(at)).copied();
             let Some(at) = next else {
@@ -249,16 +253,21 @@ impl<E: Env> Inner<E> {
                 continue;
             };
             asked.push(at);
-            match self.ask(at, ask, ASK_TIMEOUT).await {
-                Some(Told::NotHere { leader, system }) => {
+            match self.try_ask(at, ask, timeout).await {
+                Ok(Told::NotHere { leader, system }) => {
                     candidates.splice(0..0, leader);
                     candidates.extend(system);
                 }
-                Some(told) => {
+                Ok(told) => {
                     management.leader.set(Some(at));
                     return Some(told);
                 }
-                None => {}
+                // It may have been carried out: another try might do it twice.
+                Err(error) if ask.is_order() && !is_unsent(&error) => {
+                    let why = format!("shard {at} did not answer: {error}");
+                    return Some(Told::Refused(OrderError::Unknown(why)));
+                }
+                Err(_) => {}
             }
         }
         None
@@ -271,14 +280,29 @@ impl<E: Env> Inner<E> {
         ask: &Ask,
         timeout: Duration,
     ) -> Option<Told> {
+        self.try_ask(at, ask, timeout).await.ok()
+    }
+
+    /// Asks a shard.
+    ///
+    /// # Errors
+    /// It does not answer; [`is_unsent`] tells whether it may have been asked.
+    pub(super) async fn try_ask(
+        self: &Rc<Self>,
+        at: Location,
+        ask: &Ask,
+        timeout: Duration,
+    ) -> io::Result<Told> {
         if at == self.location {
             // Boxed: an order may lead to further requests.
-            return Some(Box::pin(self.take(ask.clone())).await);
+            return Ok(Box::pin(self.take(ask.clone())).await);
         }
         let question = raft::encode_cluster(&message::encode_ask(ask));
         let call = self.around.transport.call(at, Lane::Control, question);
         let answer = E::Runtime::timeout(timeout, call).await;
-        message::decode_told(&answer.ok()?.ok()?)
+        let answer = answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+        // A node that speaks another version of the messages has not understood the question either.
+        message::decode_told(&answer).ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
     /// Takes a message of the cluster's management; gives the bytes of the response.
@@ -291,7 +315,7 @@ impl<E: Env> Inner<E> {
 
     async fn take(self: &Rc<Self>, ask: Ask) -> Told {
         if self.closing.get() {
-            return Told::Refused("the shard stops".to_owned());
+            return Told::Refused(OrderError::busy(format!("shard {} stops", self.location)));
         }
         let done = match ask {
             Ask::Create {
@@ -339,16 +363,19 @@ impl<E: Env> Inner<E> {
             Ask::Join { token } => return self.join(token).await,
             Ask::Set { name, value } => return self.set(&name, &value).await,
             Ask::TransferLeader { range, to } => return self.transfer(range, to).await,
-            Ask::MoveReplica { range, from, to } => {
-                return self.move_replica(range, from, to).await;
-            }
+            Ask::MoveReplica {
+                range,
+                from,
+                to,
+                shard,
+            } => return self.move_replica(range, from, (to, shard)).await,
         };
         match done {
             Ok(told) => told,
             // While the shard closes, its groups stop: their errors do not count.
-            Err(fatal) if self.closing.get() => Told::Refused(fatal.to_string()),
+            Err(fatal) if self.closing.get() => Told::Refused(fatal.into()),
             Err(fatal) => {
-                let why = fatal.to_string();
+                let why = OrderError::Unknown(fatal.to_string());
                 self.store.fail(fatal);
                 Told::Refused(why)
             }
@@ -445,13 +472,13 @@ impl<E: Env> Inner<E> {
     }
 
     /// Calls `look` with the manager; it may have moved to another shard since the caller checked.
-    fn with_manager(&self, look: impl FnOnce(&mut Manager<E>) -> Told) -> Told {
+    pub(super) fn with_manager(&self, look: impl FnOnce(&mut Manager<E>) -> Told) -> Told {
         let told = self.management.manager.borrow_mut().as_mut().map(look);
         told.unwrap_or_else(|| self.not_here())
     }
 
     /// Makes rows durable in the system range; gives whether they are.
-    async fn write_down(&self, rows: &[Row]) -> bool {
+    pub(super) async fn write_down(&self, rows: &[Row]) -> bool {
         let Some(running) = self.system_replica() else {
             return rows.is_empty();
         };
@@ -484,7 +511,7 @@ impl<E: Env> Inner<E> {
             manager.saved(&rows);
             manager.refresh(now);
             for step in manager.plan(now) {
-                let found = order(manager, step, now);
+                let found = steering::ask_of(manager, step, now);
                 if let Some((_, ask)) = &found {
                     manager.order(ask, now);
                 }
@@ -499,17 +526,11 @@ impl<E: Env> Inner<E> {
             return;
         }
         let given = orders.into_iter().map(|(at, ask)| async move {
-            tracing::info!(%at, ?ask, "orders");
             let range = match &ask {
                 Ask::Change { range, .. } | Ask::HandOver { range, .. } => *range,
                 _ => return,
             };
-            if let Some(Told::Refused(why)) = self.ask(at, &ask, ORDER_TIMEOUT).await {
-                tracing::info!(%at, why, "the order was refused");
-                if let Some(manager) = self.management.manager.borrow_mut().as_mut() {
-                    manager.refused(range);
-                }
-            }
+            self.give_order(at, range, &ask).await;
         });
         join_all(given).await;
     }
@@ -544,51 +565,16 @@ impl<E: Env> Inner<E> {
             Told::Joined(node)
         })
     }
-
-    async fn set(&self, name: &str, value: &str) -> Told {
-        let at_ms = self.around.clock.wall_ms();
-        let new = {
-            let manager = self.management.manager.borrow();
-            manager
-                .as_ref()
-                .map(|manager| manager.new_setting(name, value, at_ms))
-        };
-        let setting = match new {
-            None => return self.not_here(),
-            Some(Err(why)) => return Told::Refused(why),
-            Some(Ok(setting)) => setting,
-        };
-        let key = record::key(record::SETTING, setting.version);
-        if !self.write_down(&[(key, record::encode(&setting))]).await {
-            return self.not_here();
-        }
-        self.with_manager(|manager| {
-            manager.set(setting);
-            Told::Done
-        })
-    }
 }
 
-/// The request for a step of the plan, and the shard that gets it.
-fn order<E: Env>(manager: &mut Manager<E>, step: Step, now: Now<E>) -> Option<(Location, Ask)> {
-    match step {
-        Step::Change {
-            range,
-            voters,
-            learners,
-        } => {
-            let at = manager.leader_of(range, now)?;
-            let (voters, learners) = (manager.place(&voters), manager.place(&learners));
-            let ask = Ask::Change {
-                range,
-                voters,
-                learners,
-            };
-            Some((at, ask))
-        }
-        Step::Lead { range, to } => {
-            let at = manager.leader_of(range, now)?;
-            Some((at, Ask::HandOver { range, to }))
-        }
-    }
+/// Whether a shard that gave no answer has done nothing either: it was not asked (see
+/// [`Transport::call`]), or did not understand the question.
+pub(super) fn is_unsent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotConnected
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::WouldBlock
+            | io::ErrorKind::Unsupported
+    )
 }

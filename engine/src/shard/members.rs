@@ -15,7 +15,7 @@ use futures_util::future::join_all;
 use super::{Inner, Running, background, open};
 use crate::cluster::{Ask, Told};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
-use crate::error::{Error, Fatal};
+use crate::error::{Error, Fatal, OrderError};
 use crate::raft::{Made, Membership, RaftGroup};
 use crate::range::replica::{Replica, ReplicaParts};
 use crate::range::state::RangeState;
@@ -72,28 +72,36 @@ impl<E: Env> Inner<E> {
             let is_empty = here.with_state(|state| state.applied.is_none());
             // An empty replica was left by a change that failed.
             if !is_empty || other > replica {
-                let why = format!("replica {other} of the range is here");
-                return Ok(Told::Refused(why));
+                let why = format!(
+                    "shard {} holds replica {other} of range {range}",
+                    self.location
+                );
+                return Ok(Told::Refused(OrderError::Invalid(why)));
             }
             self.remove_replica(range, other).await?;
         }
         if self.wal.is_replica_used(replica) {
-            return Ok(Told::Refused(format!(
-                "replica id {replica}, or a higher one that has gone, was here before"
-            )));
+            return Ok(Told::Refused(OrderError::Invalid(format!(
+                "shard {} held replica {replica}, or one with a higher id, before",
+                self.location
+            ))));
         }
         if !self.creating.borrow_mut().insert(range) {
-            return Ok(Told::Refused(
-                "a replica of the range is being made".to_owned(),
-            ));
+            return Ok(Told::Refused(OrderError::busy(format!(
+                "shard {} is making another replica of range {range}",
+                self.location
+            ))));
         }
         let made = self.make_replica(descriptor, group).await;
         self.creating.borrow_mut().remove(&range);
         match made {
             Ok(()) => Ok(Told::Done),
-            Err(Fatal::Wal(WalError::ReplicaNameUsed(_))) => Ok(Told::Refused(
-                "a replica of this id was here before".to_owned(),
-            )),
+            Err(Fatal::Wal(WalError::ReplicaNameUsed(_))) => {
+                Ok(Told::Refused(OrderError::Invalid(format!(
+                    "shard {} held replica {replica} before",
+                    self.location
+                ))))
+            }
             Err(fatal) => Err(fatal),
         }
     }
@@ -173,6 +181,14 @@ impl<E: Env> Inner<E> {
         self.routes_version.set(self.routes_version.get() + 1);
     }
 
+    /// The refusal of an order that only the leader of a range can follow.
+    pub(super) fn leads_no_more(&self, range: RangeId) -> OrderError {
+        OrderError::busy(format!(
+            "shard {} does not lead range {range}",
+            self.location
+        ))
+    }
+
     /// Begins a change of a range's members; gives at once whether it has begun.
     pub(super) fn change_members(
         self: &Rc<Self>,
@@ -181,20 +197,22 @@ impl<E: Env> Inner<E> {
         learners: Vec<ReplicaPlace>,
     ) -> Told {
         let Some(running) = self.led(range) else {
-            return Told::Refused("the range is not led here".to_owned());
+            return Told::Refused(self.leads_no_more(range));
         };
         if voters.is_empty() {
-            return Told::Refused("a range has at least one voter".to_owned());
+            let why = format!("range {range} needs at least one voter");
+            return Told::Refused(OrderError::Invalid(why));
         }
         if !running.raft.begin_change() {
-            return Told::Refused("a change is under way".to_owned());
+            let why = format!("a change of range {range} is under way");
+            return Told::Refused(OrderError::busy(why));
         }
         let inner = self.clone();
         drop(E::Runtime::spawn(async move {
             let changed = inner.change(&running, &voters, &learners).await;
             match changed {
                 Ok(()) => tracing::info!(%range, "its members were changed"),
-                Err(why) => tracing::warn!(%range, why, "its members were not changed"),
+                Err(why) => tracing::warn!(%range, %why, "its members were not changed"),
             }
             running.raft.end_change();
         }));
@@ -206,7 +224,7 @@ impl<E: Env> Inner<E> {
         running: &Running<E>,
         voters: &[ReplicaPlace],
         learners: &[ReplicaPlace],
-    ) -> Result<(), String> {
+    ) -> Result<(), OrderError> {
         let Running { replica, raft } = running;
         let me = replica.group.replica;
         let before = members(raft).await?.places;
@@ -262,7 +280,7 @@ impl<E: Env> Inner<E> {
         replica: &Replica<E>,
         raft: &RaftGroup<E>,
         place: ReplicaPlace,
-    ) -> Result<(), String> {
+    ) -> Result<(), OrderError> {
         let id = place.replica;
         let create = Ask::Create {
             descriptor: replica.with_state(|state| state.descriptor.clone()),
@@ -282,7 +300,8 @@ impl<E: Env> Inner<E> {
             }
             _ => {
                 self.target_failed(place.location);
-                Err(format!("shard {} does not answer", place.location))
+                let why = format!("shard {} does not answer", place.location);
+                Err(OrderError::Unknown(why))
             }
         }
     }
@@ -299,7 +318,7 @@ impl<E: Env> Inner<E> {
         self: &Rc<Self>,
         Running { replica, raft }: &Running<E>,
         learning: &[ReplicaPlace],
-    ) -> Result<(), String> {
+    ) -> Result<(), OrderError> {
         let lags = || learning.iter().map(|place| raft.lag(place.replica));
         let mut least = u64::MAX;
         let mut until = Now::<E>::now() + CATCH_UP_PATIENCE;
@@ -325,10 +344,10 @@ impl<E: Env> Inner<E> {
                 ask_at = Now::<E>::now() + CATCH_UP_ASK;
             }
             if replica.leading().is_none() {
-                return Err("another replica leads by now".to_owned());
+                return Err(self.leads_no_more(replica.group.range));
             }
             if Now::<E>::now() > until {
-                return Err("the new replicas do not catch up".to_owned());
+                return Err(OrderError::busy("the new replicas do not catch up"));
             }
             raft.stay_awake();
             E::Runtime::sleep(CATCH_UP_LOOK).await;
@@ -336,19 +355,20 @@ impl<E: Env> Inner<E> {
     }
 }
 
-async fn members<E: Env>(raft: &RaftGroup<E>) -> Result<Membership, String> {
-    raft.membership().await.map_err(|e| e.to_string())
+async fn members<E: Env>(raft: &RaftGroup<E>) -> Result<Membership, OrderError> {
+    Ok(raft.membership().await?)
 }
 
 /// Carries out one step of a change; wakes the group, which may sleep.
 async fn step<E: Env>(
     raft: &RaftGroup<E>,
-    step: impl Future<Output = Result<(), String>>,
-) -> Result<(), String> {
+    step: impl Future<Output = Result<(), OrderError>>,
+) -> Result<(), OrderError> {
     raft.stay_awake();
-    raft.renew_lease().await.map_err(|e| e.to_string())?;
-    match E::Runtime::timeout(STEP_TIMEOUT, step).await {
-        Ok(done) => done,
-        Err(_) => Err("a step of the change takes too long".to_owned()),
-    }
+    raft.renew_lease().await?;
+    let done = E::Runtime::timeout(STEP_TIMEOUT, step).await;
+    done.unwrap_or_else(|_| {
+        let why = format!("a step of the change took more than {STEP_TIMEOUT:?}");
+        Err(OrderError::Unknown(why))
+    })
 }

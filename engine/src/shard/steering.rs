@@ -1,18 +1,20 @@
-//! An operator's orders to the manager: another leader for a range, another place for a replica.
+//! Orders to the manager: another leader of a range, another place for a replica, a setting.
 //!
-//! The manager chooses which shard gets which request, refuses impossible orders, and gives the
-//! range no other order for a while. The rest is the same as for its own orders. Lives on the shard
-//! that hosts the manager.
+//! The manager refuses what cannot be done, gives the order to the shard that leads the range, and
+//! orders nothing else of that range for a while. It gives the orders of its own plan in the same way.
+//! Runs on the shard that hosts the manager.
 
 use std::rc::Rc;
 
 use super::Inner;
-use super::management::ORDER_TIMEOUT;
+use super::management::{ORDER_TIMEOUT, is_unsent};
 use crate::cluster::manager::{Manager, voter_on};
-use crate::cluster::placement::Slot;
-use crate::cluster::{Ask, Told};
-use crate::env::{Env, Instant, Now};
-use crate::types::{Location, NodeId, RangeId};
+use crate::cluster::placement::{Range, Slot, Step};
+use crate::cluster::{Ask, Told, record};
+use crate::env::{Clock, Env, Instant, Now};
+use crate::error::OrderError;
+use crate::range::ReplicaPlace;
+use crate::types::{Location, NodeId, RangeId, ShardId};
 
 impl<E: Env> Inner<E> {
     pub(super) async fn transfer(self: &Rc<Self>, range: RangeId, to: Option<NodeId>) -> Told {
@@ -26,7 +28,7 @@ impl<E: Env> Inner<E> {
         match chosen {
             None => self.not_here(),
             Some(Err(why)) => Told::Refused(why),
-            Some(Ok((at, ask))) => self.order(at, ask).await,
+            Some(Ok((at, ask))) => self.give_order(at, range, &ask).await,
         }
     }
 
@@ -34,7 +36,7 @@ impl<E: Env> Inner<E> {
         self: &Rc<Self>,
         range: RangeId,
         from: NodeId,
-        to: Location,
+        to: (NodeId, Option<ShardId>),
     ) -> Told {
         let now = Now::<E>::now();
         let chosen = {
@@ -47,13 +49,86 @@ impl<E: Env> Inner<E> {
             None => self.not_here(),
             Some(Err(why)) => Told::Refused(why),
             Some(Ok(_)) if !self.save_replica_ids().await => self.not_here(),
-            Some(Ok((at, ask))) => self.order(at, ask).await,
+            Some(Ok((at, ask))) => self.give_order(at, range, &ask).await,
         }
     }
 
-    async fn order(self: &Rc<Self>, at: Location, ask: Ask) -> Told {
-        let told = self.ask(at, &ask, ORDER_TIMEOUT).await;
-        told.unwrap_or_else(|| Told::Refused(format!("shard {at} does not answer")))
+    pub(super) async fn set(&self, name: &str, value: &str) -> Told {
+        let at_ms = self.around.clock.wall_ms();
+        let new = {
+            let manager = self.management.manager.borrow();
+            manager
+                .as_ref()
+                .map(|manager| manager.new_setting(name, value, at_ms))
+        };
+        let setting = match new {
+            None => return self.not_here(),
+            Some(Err(why)) => return Told::Refused(why),
+            Some(Ok(setting)) => setting,
+        };
+        let key = record::key(record::SETTING, setting.version);
+        if !self.write_down(&[(key, record::encode(&setting))]).await {
+            return self.not_here();
+        }
+        self.with_manager(|manager| {
+            manager.set(setting);
+            Told::Done
+        })
+    }
+
+    /// Gives an order to the leader of a range. One that was refused does not keep the next waiting.
+    pub(super) async fn give_order(
+        self: &Rc<Self>,
+        at: Location,
+        range: RangeId,
+        ask: &Ask,
+    ) -> Told {
+        tracing::info!(%at, ?ask, "orders");
+        let told = self.try_ask(at, ask, ORDER_TIMEOUT).await;
+        let told = told.unwrap_or_else(|error| {
+            let why = format!("shard {at}, which leads range {range}, does not answer: {error}");
+            Told::Refused(match is_unsent(&error) {
+                true => OrderError::busy(why),
+                false => OrderError::Unknown(why),
+            })
+        });
+        if let Told::Refused(why) = &told {
+            tracing::info!(%at, %why, "the order was refused");
+            if !matches!(why, OrderError::Unknown(_))
+                && let Some(manager) = self.management.manager.borrow_mut().as_mut()
+            {
+                manager.refused(range);
+            }
+        }
+        told
+    }
+}
+
+/// The request for a step of the plan, and the shard that gets it.
+pub(super) fn ask_of<E: Env>(
+    manager: &mut Manager<E>,
+    step: Step,
+    now: Now<E>,
+) -> Option<(Location, Ask)> {
+    match step {
+        Step::Change {
+            range,
+            voters,
+            learners,
+        } => {
+            let at = manager.leader_of(range, now)?;
+            let (voters, learners) = (manager.place(&voters), manager.place(&learners));
+            let ask = Ask::Change {
+                range,
+                voters,
+                learners,
+            };
+            Some((at, ask))
+        }
+        Step::Lead { range, to } => {
+            let at = manager.leader_of(range, now)?;
+            Some((at, Ask::HandOver { range, to }))
+        }
     }
 }
 
@@ -63,23 +138,32 @@ fn choose_leader<E: Env>(
     range: RangeId,
     to: Option<NodeId>,
     now: Now<E>,
-) -> Result<(Location, Ask), String> {
+) -> Result<(Location, Ask), OrderError> {
     let (at, found) = manager.orderable(range, now)?;
     let replica = match to {
         Some(node) => {
             manager.check_node(node, now)?;
             if node == at.node {
-                return Err(format!("node {node} leads range {range} already"));
+                let why = format!("node {node} leads range {range} already");
+                return Err(OrderError::Invalid(why));
             }
-            voter_on(&found, node)
-                .ok_or_else(|| format!("node {node} has no voting replica of range {range}"))?
+            voter_on(&found, node).ok_or_else(|| {
+                let why = format!("node {node} has no voting replica of range {range}");
+                OrderError::NotFound(why)
+            })?
         }
         None => {
             let others = found.voters.iter().map(|place| place.location.node);
-            let mut others = others.filter(|node| *node != at.node);
+            let mut others = others.filter(|node| *node != at.node).peekable();
+            if others.peek().is_none() {
+                let why = format!("range {range} has no other voting replica");
+                return Err(OrderError::Invalid(why));
+            }
             let fit = others.find(|node| manager.check_node(*node, now).is_ok());
-            fit.and_then(|node| voter_on(&found, node))
-                .ok_or_else(|| format!("range {range} has no other replica that could lead"))?
+            fit.and_then(|node| voter_on(&found, node)).ok_or_else(|| {
+                let why = format!("no other node that could lead range {range} answers");
+                OrderError::busy(why)
+            })?
         }
     };
     let ask = Ask::HandOver { range, to: replica };
@@ -92,38 +176,22 @@ fn choose_move<E: Env>(
     manager: &mut Manager<E>,
     range: RangeId,
     from: NodeId,
-    to: Location,
+    (node, shard): (NodeId, Option<ShardId>),
     now: Now<E>,
-) -> Result<(Location, Ask), String> {
+) -> Result<(Location, Ask), OrderError> {
     let (at, found) = manager.orderable(range, now)?;
-    let shards = manager.check_node(to.node, now)?.shards;
-    if to.shard.0 >= shards {
-        return Err(format!(
-            "node {} has {shards} shards, counted from 0",
-            to.node
-        ));
-    }
-    let all = || found.voters.iter().chain(&found.learners);
-    if !all().any(|place| place.location.node == from) {
-        return Err(format!("node {from} has no replica of range {range}"));
-    }
-    if all().any(|place| place.location == to) {
-        return Err(format!("shard {to} has a replica of range {range} already"));
-    }
-    // Two voters on one node would be lost together.
-    if from != to.node
-        && found
-            .voters
-            .iter()
-            .any(|place| place.location.node == to.node)
-    {
-        return Err(format!(
-            "node {} has a replica of range {range} already",
-            to.node
-        ));
-    }
-    let moved = |places: &[crate::range::ReplicaPlace]| -> Vec<Slot> {
-        let slot = |place: &crate::range::ReplicaPlace| {
+    let shards = manager.check_node(node, now)?.shards;
+    let to = match shard {
+        Some(shard) => (shard.0 < shards).then_some(Location { node, shard }),
+        None => manager.least_loaded_shard(node, now),
+    };
+    let to = to.ok_or_else(|| {
+        let why = format!("node {node} has {shards} shards, counted from 0");
+        OrderError::Invalid(why)
+    })?;
+    check_move(&found, from, to)?;
+    let moved = |places: &[ReplicaPlace]| -> Vec<Slot> {
+        let slot = |place: &ReplicaPlace| {
             if place.location.node == from {
                 Slot::New(to)
             } else {
@@ -140,4 +208,62 @@ fn choose_move<E: Env>(
     };
     manager.order(&ask, now);
     Ok((at, ask))
+}
+
+/// Whether a replica of a range can move there.
+fn check_move(range: &Range, from: NodeId, to: Location) -> Result<(), OrderError> {
+    let id = range.id;
+    let all = || range.voters.iter().chain(&range.learners);
+    if !all().any(|place| place.location.node == from) {
+        let why = format!("node {from} has no replica of range {id}");
+        return Err(OrderError::NotFound(why));
+    }
+    if all().any(|place| place.location == to) {
+        let why = format!("shard {to} has a replica of range {id} already");
+        return Err(OrderError::Invalid(why));
+    }
+    // Two voters on one node would be lost together.
+    let mut voters = range.voters.iter();
+    if from != to.node && voters.any(|place| place.location.node == to.node) {
+        let why = format!("node {} has a replica of range {id} already", to.node);
+        return Err(OrderError::Invalid(why));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::ReplicaId;
+
+    #[test]
+    fn a_replica_moves_from_where_it_is_to_where_none_is() {
+        let at = |node: u64, shard: u16| Location {
+            node: NodeId(node),
+            shard: ShardId(shard),
+        };
+        let place = |node: u64| ReplicaPlace {
+            replica: ReplicaId(node),
+            location: at(node, 0),
+        };
+        let range = Range {
+            id: RangeId(7),
+            voters: vec![place(1), place(2)],
+            learners: vec![place(3)],
+            given_up: None,
+            not_on: None,
+            leader: Some(ReplicaId(1)),
+            is_joint: false,
+            busy: false,
+        };
+        let check = |from: u64, to| check_move(&range, NodeId(from), to);
+        assert_eq!(check(1, at(4, 0)), Ok(()));
+        assert_eq!(check(1, at(1, 1)), Ok(()), "to another shard of its node");
+        assert_eq!(check(1, at(3, 1)), Ok(()), "to a node that has a learner");
+        assert_eq!(check(3, at(4, 0)), Ok(()));
+        assert!(matches!(check(4, at(5, 0)), Err(OrderError::NotFound(_))));
+        for to in [at(1, 0), at(2, 0), at(2, 1), at(3, 0)] {
+            assert!(matches!(check(1, to), Err(OrderError::Invalid(_))), "{to}");
+        }
+    }
 }

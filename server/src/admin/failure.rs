@@ -94,6 +94,7 @@ fn status(error: &Error) -> StatusCode {
             | ErrorCode::SeveralRanges
             | ErrorCode::NotANumber
             | ErrorCode::NumberOverflow => StatusCode::BAD_REQUEST,
+            ErrorCode::NotFound => StatusCode::NOT_FOUND,
             ErrorCode::SnapshotTooOld => StatusCode::GONE,
             ErrorCode::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
             ErrorCode::Moved
@@ -102,6 +103,7 @@ fn status(error: &Error) -> StatusCode {
             | ErrorCode::ClockOutOfBounds
             | ErrorCode::Recovering
             | ErrorCode::Overloaded
+            | ErrorCode::Busy
             | ErrorCode::TooManyInFlight
             | ErrorCode::DeadlineExceeded
             | ErrorCode::ShuttingDown
@@ -130,6 +132,24 @@ impl From<Error> for Failure {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn orders_fail_with_the_status_that_says_what_helps() {
+        for (code, status) in [
+            (ErrorCode::Busy, 503),
+            (ErrorCode::NotLeader, 503),
+            (ErrorCode::Invalid, 400),
+            (ErrorCode::NotFound, 404),
+        ] {
+            let failure = Failure::from(Error {
+                code,
+                fate: Fate::NotApplied,
+                retry_after: None,
+                message: "why".to_owned(),
+            });
+            assert_eq!(failure.response().status().as_u16(), status, "{code}");
+        }
+    }
 
     #[test]
     fn what_may_have_happened_is_never_told_as_retryable() {

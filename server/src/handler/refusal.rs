@@ -1,7 +1,7 @@
 //! Refusals in terms of the wire protocol: the only place where the engine's errors become codes,
 //! fates and hints.
 
-use rangedb_engine::error::{Error, Fate};
+use rangedb_engine::error::{Error, Fate, OrderError};
 use rangedb_engine::hlc::MAX_CLOCK_OFFSET_MS;
 use rangedb_engine::range::Route;
 use rangedb_protocol::frame::BadFrame;
@@ -101,6 +101,23 @@ impl From<Error> for Refusal {
     }
 }
 
+impl From<OrderError> for Refusal {
+    fn from(error: OrderError) -> Refusal {
+        let message = error.to_string();
+        let (code, retry_after_ms) = match error {
+            OrderError::Busy { retry_after_ms, .. } => (ErrorCode::Busy, retry_after_ms),
+            OrderError::Invalid(_) => (ErrorCode::Invalid, 0),
+            OrderError::NotFound(_) => (ErrorCode::NotFound, 0),
+            OrderError::Unknown(_) => {
+                let mut refusal = Refusal::not_applied(ErrorCode::Unknown, 0, message);
+                refusal.fate = rangedb_protocol::Fate::Unknown;
+                return refusal;
+            }
+        };
+        Refusal::not_applied(code, retry_after_ms, message)
+    }
+}
+
 /// The wait until a timestamp this far ahead is allowed; 0 if that is too long.
 fn possible_in_ms(ahead_ms: u64) -> u32 {
     let wait = ahead_ms.saturating_sub(MAX_CLOCK_OFFSET_MS);
@@ -140,6 +157,7 @@ impl From<BadFrame> for Refusal {
 mod tests {
     use super::*;
     use rangedb_engine::types::Timestamp;
+    use std::time::Duration;
 
     #[test]
     fn only_what_may_have_happened_is_unknown() {
@@ -187,5 +205,25 @@ mod tests {
         codes.sort();
         codes.dedup();
         assert_eq!(codes.len(), count, "each error has a code of its own");
+    }
+
+    #[test]
+    fn orders_are_refused_by_what_helps() {
+        let busy = OrderError::busy_for("a change is under way", Duration::from_millis(70));
+        let refused = |error: OrderError| {
+            let refusal = Refusal::from(error);
+            assert!(refusal.message.contains("change"), "{refusal:?}");
+            (refusal.code, refusal.fate, refusal.retry_after_ms)
+        };
+        let why = || "the change".to_owned();
+        let not_applied = rangedb_protocol::Fate::NotApplied;
+        assert_eq!(refused(busy), (ErrorCode::Busy, not_applied, 70));
+        let invalid = refused(OrderError::Invalid(why()));
+        assert_eq!(invalid, (ErrorCode::Invalid, not_applied, 0));
+        let not_found = refused(OrderError::NotFound(why()));
+        assert_eq!(not_found, (ErrorCode::NotFound, not_applied, 0));
+        let unknown = refused(OrderError::Unknown(why()));
+        let fate = rangedb_protocol::Fate::Unknown;
+        assert_eq!(unknown, (ErrorCode::Unknown, fate, 0));
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rangedb_engine::cluster::{Ask, Told};
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::shard::Shard;
-use rangedb_engine::types::{Location, NodeId, RangeId, ShardId};
+use rangedb_engine::types::{NodeId, RangeId, ShardId};
 
 use super::cluster::Cluster;
 use super::executor::{self, OnHost};
@@ -50,10 +50,8 @@ pub async fn order(cluster: &Cluster, order: Order, by: u16) -> bool {
         } => Ask::MoveReplica {
             range: RangeId(range),
             from: id(from),
-            to: Location {
-                node: id(to),
-                shard: ShardId(shard),
-            },
+            to: id(to),
+            shard: Some(ShardId(shard)),
         },
         Order::DeadAfter { seconds } => Ask::Set {
             name: "dead-after".to_owned(),

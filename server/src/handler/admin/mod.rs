@@ -14,7 +14,7 @@ use std::time::Duration;
 use rangedb_engine::cluster::{Ask, Told, View};
 use rangedb_engine::env::{AsyncRuntime, Instant};
 use rangedb_engine::error::Error;
-use rangedb_engine::types::{NodeId, RangeId};
+use rangedb_engine::types::{NodeId, RangeId, ShardId};
 use rangedb_protocol::Reply;
 use rangedb_protocol::limits::ADMIN_JSON_LEN_MAX;
 use serde_json::{Value, json};
@@ -86,8 +86,7 @@ async fn perform(context: &Context, command: Command) -> Result<Value, Refusal> 
         Command::Status {} => Ok(render::status(&view(context).await?, cluster)),
         Command::ConfigGet { name: None } => Ok(render::settings(&view(context).await?)),
         Command::ConfigGet { name: Some(name) } => {
-            let found = render::setting(&view(context).await?, &name);
-            Ok(found.map_err(Error::Invalid)?)
+            Ok(render::setting(&view(context).await?, &name)?)
         }
         Command::ConfigHistory {} => match context.shard.manage(Ask::History).await? {
             Told::Settings(settings) => Ok(render::history(&settings)),
@@ -104,15 +103,13 @@ async fn perform(context: &Context, command: Command) -> Result<Value, Refusal> 
             to_node,
             to_shard,
         } => {
-            let to = match to_shard {
-                Some(shard) => command::location(to_node, shard),
-                None => {
-                    let view = view(context).await?;
-                    command::roomiest(&view, NodeId(to_node)).map_err(Error::Invalid)?
-                }
+            let ask = Ask::MoveReplica {
+                range: RangeId(range),
+                from: NodeId(from),
+                to: NodeId(to_node),
+                shard: to_shard.map(ShardId),
             };
-            let (range, from) = (RangeId(range), NodeId(from));
-            order(context, Ask::MoveReplica { range, from, to }).await
+            order(context, ask).await
         }
     }
 }
@@ -134,7 +131,7 @@ async fn order(context: &Context, ask: Ask) -> Result<Value, Refusal> {
 /// The refusal for an answer of the manager that is not the expected one.
 fn refused(told: Told) -> Refusal {
     match told {
-        Told::Refused(reason) => Error::Invalid(reason).into(),
+        Told::Refused(why) => why.into(),
         Told::NotHere { .. } => Error::NotLeader(None).into(),
         _ => Refusal::internal("the manager answered something else".to_owned()),
     }

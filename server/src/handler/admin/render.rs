@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use rangedb_engine::cluster::settings::SETTINGS;
+use rangedb_engine::cluster::settings::{self, SETTINGS};
 use rangedb_engine::cluster::{NodeState, NodeView, RangeView, Setting, Trouble, View};
+use rangedb_engine::error::OrderError;
 use rangedb_engine::range::{Keyspace, ReplicaPlace};
 use rangedb_engine::types::{NodeId, ReplicaId};
 use serde_json::{Value, json};
@@ -177,16 +178,11 @@ pub(super) fn settings(view: &View) -> Value {
 }
 
 /// The answer to `config_get` with a name.
-pub(super) fn setting(view: &View, name: &str) -> Result<Value, String> {
-    let found = SETTINGS.iter().find(|(known, _)| *known == name);
-    let found = found.map(|(name, may_be)| known(view, name, may_be));
-    found.ok_or_else(|| {
-        let names: Vec<&str> = SETTINGS.iter().map(|(name, _)| *name).collect();
-        format!(
-            "there is no setting {name:?}; there are {}",
-            names.join(", ")
-        )
-    })
+///
+/// # Errors
+/// There is no such setting.
+pub(super) fn setting(view: &View, name: &str) -> Result<Value, OrderError> {
+    Ok(known(view, name, settings::rule(name)?))
 }
 
 fn known(view: &View, name: &str, may_be: &str) -> Value {

@@ -1,11 +1,12 @@
 //! Commands and what is shown, without a cluster.
 
 use rangedb_engine::cluster::{NodeRecord, NodeState, NodeView, RangeView, Setting, Trouble, View};
+use rangedb_engine::error::OrderError;
 use rangedb_engine::range::{Descriptor, Keyspace, ReplicaPlace};
-use rangedb_engine::types::{Epoch, KeyRange, NodeId, RangeId, ReplicaId};
+use rangedb_engine::types::{Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId};
 use serde_json::json;
 
-use super::command::{Command, location, roomiest};
+use super::command::Command;
 use super::render;
 use crate::test_node;
 
@@ -52,6 +53,13 @@ fn commands_are_a_closed_set_without_unknown_fields() {
         assert!(Command::parse(bad).is_err(), "{bad}");
     }
     assert!(Command::parse("x").is_err_and(|reason| reason.contains("admin command")));
+}
+
+fn location(node: u64, shard: u16) -> Location {
+    Location {
+        node: NodeId(node),
+        shard: ShardId(shard),
+    }
 }
 
 fn range(id: u64, keys: KeyRange, places: &[(u64, u64, u16)]) -> RangeView {
@@ -212,17 +220,10 @@ fn settings_are_shown_whether_set_or_not() {
     );
     let unset = render::setting(&view, "balance").expect("there is one");
     assert_eq!(unset["value"], json!(null));
-    assert!(render::setting(&view, "colour").is_err_and(|why| why.contains("dead-after")));
+    let unknown = render::setting(&view, "colour");
+    assert!(matches!(unknown, Err(OrderError::NotFound(why)) if why.contains("dead-after")));
     let all = render::settings(&view);
     assert_eq!(all["settings"].as_array().map(Vec::len), Some(3));
     let history = render::history(&view.settings);
     assert_eq!(history["history"][0]["value"], "1m");
-}
-
-#[test]
-fn a_replica_moves_to_the_shard_that_holds_the_fewest() {
-    let view = view();
-    assert_eq!(roomiest(&view, NodeId(1)), Ok(location(1, 1)));
-    assert_eq!(roomiest(&view, NodeId(2)), Ok(location(2, 0)));
-    assert!(roomiest(&view, NodeId(9)).is_err());
 }
