@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use rangedb_duration::parse_or_seconds;
 
 use crate::check::clients::CheckOptions;
 use crate::client::ClusterId;
@@ -84,12 +85,12 @@ pub struct DriveArgs {
     /// Records that are loaded.
     #[arg(long, default_value_t = 100_000, value_name = "N")]
     pub records: u64,
-    /// Measured time.
-    #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
-    pub duration: f64,
-    /// Time before the measured time.
-    #[arg(long, default_value_t = 2.0, value_name = "SECONDS")]
-    pub warmup: f64,
+    /// Measured time, such as 500ms, 90s or 1.5m; a number without a unit counts seconds.
+    #[arg(long, default_value = "10s", value_parser = parse_or_seconds, value_name = "TIME")]
+    pub duration: Duration,
+    /// Time before the measured time, given in the same way.
+    #[arg(long, default_value = "2s", value_parser = parse_or_seconds, value_name = "TIME")]
+    pub warmup: Duration,
     /// Clients, each with connections of its own.
     #[arg(long, default_value_t = 16, value_name = "C")]
     pub connections: usize,
@@ -125,9 +126,9 @@ pub struct CheckArgs {
     /// Where the database is.
     #[command(flatten)]
     pub address: AddressArgs,
-    /// Time to run.
-    #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
-    pub duration: f64,
+    /// Time to run, such as 500ms, 90s or 1.5m; a number without a unit counts seconds.
+    #[arg(long, default_value = "10s", value_parser = parse_or_seconds, value_name = "TIME")]
+    pub duration: Duration,
     /// Clients that run at the same time.
     #[arg(long, default_value_t = 16, value_name = "C")]
     pub clients: u32,
@@ -154,11 +155,6 @@ pub struct SplitKeysArgs {
     /// Bytes of a key.
     #[arg(long, default_value_t = 16)]
     pub key_size: usize,
-}
-
-fn seconds(name: &str, seconds: f64) -> Result<Duration, String> {
-    Duration::try_from_secs_f64(seconds)
-        .map_err(|_| format!("--{name}: {seconds} is no number of seconds"))
 }
 
 fn within(name: &str, number: u64, most: u64) -> Result<(), String> {
@@ -212,18 +208,16 @@ impl DriveArgs {
         {
             return Err("--rate must be a number of operations a second".to_owned());
         }
-        let duration = seconds("duration", self.duration)?;
-        if duration.is_zero() {
+        if self.duration.is_zero() {
             return Err("--duration must not be 0".to_owned());
         }
-        let warmup = seconds("warmup", self.warmup)?;
         Ok(Drive {
             connections: self.connections,
             depth: self.depth,
             threads: self.threads,
             rate: self.rate,
-            warmup: if load { Duration::ZERO } else { warmup },
-            duration: (!load).then_some(duration),
+            warmup: if load { Duration::ZERO } else { self.warmup },
+            duration: (!load).then_some(self.duration),
             seed: self.seed,
             is_progress_shown: true,
         })
@@ -235,11 +229,10 @@ impl CheckArgs {
     pub fn options(&self, run: u64) -> Result<CheckOptions, String> {
         within("clients", u64::from(self.clients), 1024)?;
         within("keys", u64::from(self.keys), 1 << 20)?;
-        let duration = seconds("duration", self.duration)?;
         Ok(CheckOptions {
             clients: self.clients,
             keys: self.keys,
-            duration,
+            duration: self.duration,
             seed: self.seed,
             run,
         })
@@ -279,7 +272,21 @@ mod tests {
         assert_eq!(args.address.addresses, ["localhost:1", "[::1]:2"]);
         let drive = args.drive(false).unwrap();
         assert_eq!((drive.connections, drive.depth, drive.threads), (2, 3, 4));
+        assert_eq!(drive.duration, Some(Duration::from_millis(500)));
+        assert_eq!(drive.warmup, Duration::from_secs(1));
         assert_eq!(args.plan(false).unwrap().value_size, 128);
+        for (text, duration) in [
+            ("", Duration::from_secs(10)),
+            ("--duration 250ms", Duration::from_millis(250)),
+            ("--duration 1.5m", Duration::from_secs(90)),
+            ("--duration 2h", Duration::from_hours(2)),
+        ] {
+            let line = format!("loadgen run {text}");
+            let Command::Run(args) = Cli::parse_from(line.split_whitespace()).command else {
+                panic!("not run");
+            };
+            assert_eq!(args.duration, duration, "{text}");
+        }
         for line in [
             "loadgen load --workload a",
             "loadgen check --addr a:1 --duration 3 --clients 4 --keys 2 --format table",
@@ -293,7 +300,8 @@ mod tests {
     fn impossible_settings_are_refused() {
         let drive = |extra: &str| {
             let line = format!("loadgen run {extra}");
-            let Command::Run(args) = Cli::parse_from(line.split_whitespace()).command else {
+            let cli = Cli::try_parse_from(line.split_whitespace());
+            let Command::Run(args) = cli.map_err(|bad| bad.to_string())?.command else {
                 panic!("not run");
             };
             args.drive(false).and_then(|_| args.plan(false)).map(|_| ())
@@ -305,6 +313,8 @@ mod tests {
             "--threads 0",
             "--duration 0",
             "--warmup=-1",
+            "--duration 5d",
+            "--duration 1e9h",
             "--rate 0",
             "--rate nan",
             "--records 0",

@@ -120,7 +120,7 @@ fn check(args: &CheckArgs) -> Result<ExitCode, Trouble> {
         .map_err(Trouble::Failed)?;
     let mut facts = Map::new();
     facts.insert("command".into(), json!("check"));
-    facts.insert("seconds".into(), json!(args.duration));
+    facts.insert("seconds".into(), json!(args.duration.as_secs_f64()));
     facts.insert("clients".into(), json!(args.clients));
     facts.insert("keys".into(), json!(args.keys));
     facts.insert("errors".into(), json!(checked.errors));

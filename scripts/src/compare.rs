@@ -94,7 +94,9 @@ impl Options {
                 true
             }
             ["--seconds", number] => {
-                let seconds = number.parse().ok().filter(|seconds| *seconds > 0.0);
+                let time = rangedb_duration::parse_or_seconds(number).ok();
+                let seconds = time.map(|time| time.as_secs_f64());
+                let seconds = seconds.filter(|seconds| *seconds > 0.0);
                 self.seconds = seconds.unwrap_or(self.seconds);
                 seconds.is_some()
             }

@@ -27,13 +27,12 @@ fn parse(options: &[&str]) -> Result<Options, String> {
     for pair in options.chunks(2) {
         match pair {
             ["--seconds", number] => {
-                let seconds: f64 = number
-                    .parse()
-                    .map_err(|_| format!("{number} is no number"))?;
-                if !(seconds > 0.0 && seconds.is_finite()) {
+                let time = rangedb_duration::parse_or_seconds(number);
+                let time = time.map_err(|bad| bad.to_string())?;
+                if time.is_zero() {
                     return Err("--seconds must be above 0".to_owned());
                 }
-                parsed.seconds = Some(seconds);
+                parsed.seconds = Some(time.as_secs_f64());
             }
             ["--data-dir", path] => parsed.data_dir = Some(PathBuf::from(path)),
             _ => return Err("usage: quickstart [--seconds N] [--data-dir DIR]".to_owned()),

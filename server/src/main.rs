@@ -75,7 +75,7 @@ struct StartArgs {
     /// Borders of a new cluster's first ranges; `\xNN` stands for a byte, `\,` for a comma.
     #[arg(long, value_name = "K1,K2")]
     split_at: Option<String>,
-    /// How long old versions are kept; 10m by default.
+    /// How long old versions are kept, such as 90s, 10m or 1.5h; 10m by default.
     #[arg(long, value_name = "TIME")]
     gc_retention: Option<String>,
     /// A TOML file with any of these settings.

@@ -191,7 +191,8 @@ impl<E: Env> Manager<E> {
     }
 
     pub(super) fn dead_after(&self) -> Duration {
-        let set = self.setting("dead-after").and_then(settings::parse_time);
+        let set = self.setting("dead-after");
+        let set = set.and_then(|text| rangedb_duration::parse(text).ok());
         set.unwrap_or(DEAD_AFTER)
     }
 

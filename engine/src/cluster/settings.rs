@@ -28,6 +28,9 @@ pub fn rule(name: &str) -> Result<&'static str, OrderError> {
     })
 }
 
+/// The shortest `dead-after`.
+const DEAD_AFTER_MIN: Duration = Duration::from_secs(1);
+
 /// Checks a new value.
 ///
 /// # Errors
@@ -37,7 +40,11 @@ pub fn check(name: &str, value: &str) -> Result<(), OrderError> {
     let rule = rule(name)?;
     let fits = match name {
         "replication-factor" => ["1", "3", "5"].contains(&value),
-        "dead-after" => parse_time(value).is_some_and(|time| time >= Duration::from_secs(1)),
+        "dead-after" => {
+            let time = rangedb_duration::parse(value);
+            let time = time.map_err(|bad| OrderError::Invalid(format!("{name}: {bad}")))?;
+            time >= DEAD_AFTER_MIN
+        }
         _ => ["on", "off"].contains(&value),
     };
     if !fits {
@@ -45,19 +52,6 @@ pub fn check(name: &str, value: &str) -> Result<(), OrderError> {
         return Err(OrderError::Invalid(why));
     }
     Ok(())
-}
-
-/// Reads a duration such as 90s, 5m or 1h.
-pub fn parse_time(text: &str) -> Option<Duration> {
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
-    let number: u32 = number.parse().ok()?;
-    let unit = match unit {
-        "s" => Duration::from_secs(1),
-        "m" => Duration::from_mins(1),
-        "h" => Duration::from_hours(1),
-        _ => return None,
-    };
-    Some(unit * number)
 }
 
 #[cfg(test)]
@@ -70,6 +64,10 @@ mod tests {
             ("replication-factor", "5"),
             ("dead-after", "90s"),
             ("dead-after", "1h"),
+            ("dead-after", "1s"),
+            ("dead-after", "1.5s"),
+            ("dead-after", "2500ms"),
+            ("dead-after", "0.5m"),
             ("balance", "off"),
         ] {
             assert_eq!(check(name, value), Ok(()), "{name} {value}");
@@ -77,6 +75,11 @@ mod tests {
         for (name, value) in [
             ("replication-factor", "2"),
             ("dead-after", "0s"),
+            ("dead-after", "999ms"),
+            ("dead-after", ""),
+            ("dead-after", "-5s"),
+            ("dead-after", "5 s"),
+            ("dead-after", "5d"),
             ("dead-after", "5"),
             ("dead-after", "99999999999h"),
             ("balance", "maybe"),

@@ -32,8 +32,9 @@ pub struct ConnectionArgs {
     /// By default the cluster of the first node that answers.
     #[arg(long, env = "RANGEDB_CLUSTER", value_name = "ID")]
     pub cluster: Option<ClusterId>,
-    /// The longest time for the command, such as 5s, 500ms or 1m.
-    #[arg(long, default_value = "5s", value_parser = parse_duration, value_name = "TIME")]
+    /// The longest time for the command, such as 500ms, 1.5s or 1m; a number without a unit counts
+    /// seconds.
+    #[arg(long, default_value = "5s", value_parser = parse_timeout, value_name = "TIME")]
     pub timeout: Duration,
     /// The format of results.
     #[arg(long, default_value = "table", value_enum)]
@@ -366,26 +367,13 @@ fn parse_place(text: &str) -> Result<(u64, Option<u16>), String> {
     Ok((node.parse().map_err(bad)?, shard))
 }
 
-/// Parses a number with `ms`, `s` or `m`; without a unit it counts seconds.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits_len = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits_len);
-    let factor = match unit {
-        "" | "s" => 1.0,
-        "ms" => 1e-3,
-        "m" => 60.0,
-        _ => return Err("use a number with ms, s or m, such as 500ms".to_owned()),
-    };
-    let number: f64 = number
-        .parse()
-        .map_err(|_| "use a number with ms, s or m".to_owned())?;
-    let duration = Duration::try_from_secs_f64(number * factor).map_err(|e| e.to_string())?;
-    if duration.is_zero() {
+/// A duration above zero.
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = rangedb_duration::parse_or_seconds(text).map_err(|bad| bad.to_string())?;
+    if timeout.is_zero() {
         return Err("the time must not be 0".to_owned());
     }
-    Ok(duration)
+    Ok(timeout)
 }
 
 #[cfg(test)]
@@ -402,13 +390,34 @@ mod tests {
     }
 
     #[test]
-    fn durations_have_units() {
-        assert_eq!(parse_duration("5s"), Ok(Duration::from_secs(5)));
-        assert_eq!(parse_duration("2"), Ok(Duration::from_secs(2)));
-        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(parse_duration("1.5m"), Ok(Duration::from_secs(90)));
-        for bad in ["", "s", "5h", "-1s", "0s", "1e400s", "5 s"] {
-            assert!(parse_duration(bad).is_err(), "{bad}");
+    fn timeouts_have_units_or_count_seconds() {
+        for (text, duration) in [
+            ("5s", Duration::from_secs(5)),
+            ("2", Duration::from_secs(2)),
+            ("0.5", Duration::from_millis(500)),
+            ("250ms", Duration::from_millis(250)),
+            ("1.5m", Duration::from_secs(90)),
+            ("2h", Duration::from_hours(2)),
+        ] {
+            assert_eq!(parse_timeout(text), Ok(duration), "{text}");
         }
+        for bad in [
+            "",
+            "s",
+            "5d",
+            "-1s",
+            "0s",
+            "0",
+            "1e400s",
+            "5 s",
+            "99999999999h",
+        ] {
+            assert!(parse_timeout(bad).is_err(), "{bad}");
+        }
+        let message = parse_timeout("5d").expect_err("no unit");
+        assert!(
+            message.contains("5d") && message.contains("1.5s"),
+            "{message}"
+        );
     }
 }

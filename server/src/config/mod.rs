@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::env::threads;
 use raw::{Key, RawConfig};
-pub use units::{parse_duration, parse_keys, parse_size};
+pub use units::{parse_keys, parse_size};
 
 /// A shard needs at least this much memory, in bytes.
 const SHARD_MEMORY_MIN: u64 = 64 << 20;
@@ -148,11 +148,12 @@ impl Config {
                 _ => Err("the format is text or json".to_owned()),
             })?,
             log_level: raw.parse(Key::LogLevel, |text| Ok(text.to_owned()))?,
-            gc_retention: raw.parse(Key::GcRetention, |text| match parse_duration(text)? {
-                retention if retention < Duration::from_secs(1) => {
-                    Err("old versions are kept for at least 1s".to_owned())
+            gc_retention: raw.parse(Key::GcRetention, |text| {
+                let retention = rangedb_duration::parse(text).map_err(|bad| bad.to_string())?;
+                if retention < Duration::from_secs(1) {
+                    return Err("old versions are kept for at least 1s".to_owned());
                 }
-                retention => Ok(retention),
+                Ok(retention)
             })?,
         };
         // The folder may say another number than the default: check the memory for one shard only.

@@ -92,6 +92,11 @@ fn bad_values_are_refused_with_the_rule() {
         (Key::Log, "xml"),
         (Key::GcRetention, "10"),
         (Key::GcRetention, "5ms"),
+        (Key::GcRetention, ""),
+        (Key::GcRetention, "-5s"),
+        (Key::GcRetention, "5 s"),
+        (Key::GcRetention, "5d"),
+        (Key::GcRetention, "99999999999h"),
         (Key::Cpus, "9999"),
         (Key::Cpus, "a"),
         (Key::SplitAt, "b,a"),
@@ -144,10 +149,25 @@ fn units_are_read() {
     assert_eq!(parse_size("3 GiB"), Ok(3 << 30));
     assert_eq!(parse_size("17"), Ok(17));
     assert!(parse_size("99999999999GiB").is_err());
-    assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
-    assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7200)));
-    assert!(parse_duration("5d").is_err());
     let keys = vec![b"a".to_vec(), b"b,\\\xff".to_vec()];
     assert_eq!(parse_keys(r"a,b\,\\\xff"), Ok(keys));
     assert!(parse_keys(r"a\").is_err());
+}
+
+#[test]
+fn durations_have_a_unit_and_perhaps_a_fraction() {
+    for (text, duration) in [
+        ("2500ms", Duration::from_millis(2500)),
+        ("1.5s", Duration::from_millis(1500)),
+        (" 90s ", Duration::from_secs(90)),
+        ("0.5m", Duration::from_secs(30)),
+        ("2h", Duration::from_hours(2)),
+    ] {
+        let config = Config::validate(&raw(&[(Key::GcRetention, text)])).expect(text);
+        assert_eq!(config.gc_retention, duration, "{text}");
+    }
+    let refused = Config::validate(&raw(&[(Key::GcRetention, "5d")])).expect_err("no unit");
+    let message = refused.to_string();
+    assert!(message.contains("flag --gc-retention"), "{message}");
+    assert!(message.contains("1.5s"), "{message}");
 }

@@ -1,6 +1,4 @@
-//! Parsers of sizes, durations and lists of keys, and the machine's memory.
-
-use std::time::Duration;
+//! Parsers of sizes and lists of keys, and the machine's memory.
 
 /// Reads a size such as `64MiB`; a bare number counts bytes.
 ///
@@ -23,26 +21,6 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     };
     let number: u64 = number.parse().map_err(|_| rule())?;
     number.checked_mul(1 << shift).ok_or_else(rule)
-}
-
-/// Reads a duration such as `500ms`, `5s`, `10m` or `1h`.
-///
-/// # Errors
-/// The text is no duration; the message says what one looks like.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let rule = || "a duration is a number with ms, s, m or h, such as 10m".to_owned();
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(rule)?;
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| rule())?;
-    let ms = match unit {
-        "ms" => Some(number),
-        "s" => number.checked_mul(1000),
-        "m" => number.checked_mul(60 * 1000),
-        "h" => number.checked_mul(60 * 60 * 1000),
-        _ => None,
-    };
-    ms.map(Duration::from_millis).ok_or_else(rule)
 }
 
 /// Reads a list of keys that commas separate; `\xNN` stands for a byte, `\,` for a comma, `\\` for
