@@ -7,7 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque, btree_map};
 use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,7 +22,8 @@ use crate::types::Timestamp;
 /// With so many runs a compaction makes one of them.
 const RUNS_BEFORE_COMPACTION: usize = 4;
 
-type Run = Arc<BTreeMap<(Bytes, Reverse<Timestamp>), Bytes>>;
+type RunKey = (Bytes, Reverse<Timestamp>);
+type Run = Arc<BTreeMap<RunKey, Bytes>>;
 
 /// What there is on the simulated disk, and how it behaves.
 #[derive(Default)]
@@ -143,34 +144,52 @@ impl MemoryTables {
     }
 }
 
-/// An interval of one run.
+/// What is left of an interval of one run.
 pub struct RunIter {
     run: Run,
-    next: Option<(Bytes, Reverse<Timestamp>)>,
-    end: Bound<Bytes>,
+    front: Bound<RunKey>,
+    back: Bound<RunKey>,
+}
+
+impl RunIter {
+    /// The rows that are left.
+    fn rows(&self) -> Option<btree_map::Range<'_, RunKey, Bytes>> {
+        // A map refuses such bounds.
+        let is_empty = match (&self.front, &self.back) {
+            (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+            (Bound::Included(front), Bound::Included(back)) => front > back,
+            (
+                Bound::Included(front) | Bound::Excluded(front),
+                Bound::Included(back) | Bound::Excluded(back),
+            ) => front >= back,
+        };
+        (!is_empty).then(|| self.run.range((self.front.as_ref(), self.back.as_ref())))
+    }
+}
+
+fn table_row((key, row): (&RunKey, &Bytes)) -> TableRow<Bytes> {
+    TableRow {
+        key: key.0.clone(),
+        version: key.1.0,
+        row: row.clone(),
+    }
 }
 
 impl Iterator for RunIter {
     type Item = Result<TableRow<Bytes>, LsmError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let from = self.next.take()?;
-        let mut rows = self.run.range(from..);
-        let (key, bytes) = rows.next()?;
-        let inside = match &self.end {
-            Bound::Unbounded => true,
-            Bound::Included(end) => key.0 <= *end,
-            Bound::Excluded(end) => key.0 < *end,
-        };
-        if !inside {
-            return None;
-        }
-        self.next = rows.next().map(|(key, _)| key.clone());
-        Some(Ok(TableRow {
-            key: key.0.clone(),
-            version: key.1.0,
-            row: bytes.clone(),
-        }))
+        let row = table_row(self.rows()?.next()?);
+        self.front = Bound::Excluded((row.key.clone(), Reverse(row.version)));
+        Some(Ok(row))
+    }
+}
+
+impl DoubleEndedIterator for RunIter {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        let row = table_row(self.rows()?.next_back()?);
+        self.back = Bound::Excluded((row.key.clone(), Reverse(row.version)));
+        Some(Ok(row))
     }
 }
 
@@ -191,15 +210,23 @@ impl TableStore for MemoryTables {
     }
 
     fn runs(&self, bounds: Bounds<'_>) -> Vec<RunIter> {
-        let start = match bounds.0 {
-            Bound::Unbounded => Bytes::new(),
-            Bound::Included(start) => Bytes::copy_from_slice(start),
-            Bound::Excluded(start) => [start, &[0]].concat().into(),
+        // The newest version of a key comes first.
+        let newest = |key| (Bytes::copy_from_slice(key), Reverse(Timestamp::MAX));
+        let oldest = |key| (Bytes::copy_from_slice(key), Reverse(Timestamp::ZERO));
+        let front = match bounds.0 {
+            Bound::Unbounded => Bound::Unbounded,
+            Bound::Included(start) => Bound::Included(newest(start)),
+            Bound::Excluded(start) => Bound::Excluded(oldest(start)),
+        };
+        let back = match bounds.1 {
+            Bound::Unbounded => Bound::Unbounded,
+            Bound::Included(end) => Bound::Included(oldest(end)),
+            Bound::Excluded(end) => Bound::Excluded(newest(end)),
         };
         let runs = self.runs.iter().map(|run| RunIter {
             run: run.clone(),
-            next: Some((start.clone(), Reverse(Timestamp::MAX))),
-            end: bounds.1.map(Bytes::copy_from_slice),
+            front: front.clone(),
+            back: back.clone(),
         });
         runs.collect()
     }

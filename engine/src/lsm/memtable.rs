@@ -6,7 +6,9 @@
 //! memory. One writer, the shard; once frozen it is read-only and may be read by other threads.
 
 use std::cmp::{Ordering, Reverse};
+use std::ops::Bound;
 
+use crate::lsm::Bounds;
 use crate::types::Timestamp;
 
 /// Slots of a block.
@@ -38,11 +40,43 @@ pub struct Entry<'a> {
     pub value: Option<&'a [u8]>,
 }
 
-/// A place in the order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+/// A place in the order. The place after a block's last slot is the first slot of the next block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
     block: usize,
     slot: usize,
+}
+
+/// The entries of an interval of keys, all versions, newest of a key first. They can be taken from
+/// either end.
+pub struct Range<'a> {
+    memtable: &'a Memtable,
+    front: Place,
+    /// The place after the last entry.
+    back: Place,
+}
+
+impl<'a> Iterator for Range<'a> {
+    type Item = Entry<'a>;
+
+    fn next(&mut self) -> Option<Entry<'a>> {
+        if self.front >= self.back {
+            return None;
+        }
+        let entry = self.memtable.entry(self.front)?;
+        self.front = self.memtable.after(self.front);
+        Some(entry)
+    }
+}
+
+impl<'a> DoubleEndedIterator for Range<'a> {
+    fn next_back(&mut self) -> Option<Entry<'a>> {
+        if self.front >= self.back {
+            return None;
+        }
+        self.back = self.memtable.before(self.back)?;
+        self.memtable.entry(self.back)
+    }
 }
 
 /// Rows by key and version.
@@ -135,7 +169,7 @@ impl Memtable {
     }
 
     /// The entry at a place.
-    pub fn entry(&self, place: Place) -> Option<Entry<'_>> {
+    fn entry(&self, place: Place) -> Option<Entry<'_>> {
         self.slot(place).map(|slot| self.entry_at(slot.at))
     }
 
@@ -152,7 +186,7 @@ impl Memtable {
     }
 
     /// The first place at or after (key, version); a newer version comes before an older one.
-    pub fn seek(&self, key: &[u8], version: Timestamp) -> Place {
+    fn seek(&self, key: &[u8], version: Timestamp) -> Place {
         let wanted = prefix(key);
         let after = self
             .heads
@@ -171,8 +205,13 @@ impl Memtable {
         Place { block, slot }
     }
 
+    /// The first place after all versions of a key.
+    fn seek_after(&self, key: &[u8]) -> Place {
+        self.seek(&[key, &[0]].concat(), Timestamp::MAX)
+    }
+
     /// The place after a place that has an entry.
-    pub fn after(&self, place: Place) -> Place {
+    fn after(&self, place: Place) -> Place {
         let len = self.blocks.get(place.block).map_or(0, Vec::len);
         if place.slot + 1 < len {
             return Place {
@@ -183,6 +222,38 @@ impl Memtable {
         Place {
             block: place.block + 1,
             slot: 0,
+        }
+    }
+
+    /// The place before a place; `None` at the first one.
+    fn before(&self, place: Place) -> Option<Place> {
+        if let Some(slot) = place.slot.checked_sub(1) {
+            return Some(Place { slot, ..place });
+        }
+        let block = place.block.checked_sub(1)?;
+        let slot = self.blocks.get(block)?.len().checked_sub(1)?;
+        Some(Place { block, slot })
+    }
+
+    /// The entries of an interval of keys.
+    pub fn range(&self, bounds: Bounds<'_>) -> Range<'_> {
+        let front = match bounds.0 {
+            Bound::Unbounded => Place { block: 0, slot: 0 },
+            Bound::Included(start) => self.seek(start, Timestamp::MAX),
+            Bound::Excluded(start) => self.seek_after(start),
+        };
+        let back = match bounds.1 {
+            Bound::Unbounded => Place {
+                block: self.blocks.len(),
+                slot: 0,
+            },
+            Bound::Included(end) => self.seek_after(end),
+            Bound::Excluded(end) => self.seek(end, Timestamp::MAX),
+        };
+        Range {
+            memtable: self,
+            front,
+            back,
         }
     }
 
@@ -316,8 +387,83 @@ mod tests {
                 assert_eq!(found.value, value.as_deref());
             }
             assert!(memtable.get(b"key", Timestamp::MAX).is_none());
+            ranges_agree(&memtable, &map, x);
             memtable.clear();
             assert_eq!((memtable.rows(), memtable.iter().count()), (0, 0));
+        }
+    }
+
+    type Map = BTreeMap<(Vec<u8>, Reverse<u64>), Option<Vec<u8>>>;
+
+    /// Intervals of every kind of bounds, read forward, backward, and from both ends in turns.
+    fn ranges_agree(memtable: &Memtable, map: &Map, mut x: u64) {
+        let bound = |x: u64| {
+            let key = format!("key-with-a-long-prefix-{:04}", (x >> 33) % 720).into_bytes();
+            match (x >> 61) % 3 {
+                0 => Bound::Unbounded,
+                1 => Bound::Included(key),
+                _ => Bound::Excluded(key),
+            }
+        };
+        let mut draw = || {
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            x
+        };
+        for _ in 0..100 {
+            let (low, high) = (bound(draw()), bound(draw()));
+            let bounds = || {
+                (
+                    low.as_ref().map(Vec::as_slice),
+                    high.as_ref().map(Vec::as_slice),
+                )
+            };
+            let inside = |key: &[u8]| {
+                let above = match bounds().0 {
+                    Bound::Unbounded => true,
+                    Bound::Included(low) => key >= low,
+                    Bound::Excluded(low) => key > low,
+                };
+                above
+                    && match bounds().1 {
+                        Bound::Unbounded => true,
+                        Bound::Included(high) => key <= high,
+                        Bound::Excluded(high) => key < high,
+                    }
+            };
+            let keys = map.keys().filter(|(key, _)| inside(key));
+            let wanted: Vec<_> = keys
+                .map(|(key, version)| (key.as_slice(), version.0))
+                .collect();
+            let name = |entry: Entry<'_>| (entry.key.to_vec(), entry.version.0);
+            let named = |found: &[(Vec<u8>, u64)]| {
+                let found = found
+                    .iter()
+                    .map(|(key, version)| (key.as_slice(), *version));
+                assert!(found.eq(wanted.iter().copied()), "{:?}", bounds());
+            };
+            named(&memtable.range(bounds()).map(name).collect::<Vec<_>>());
+            let mut found: Vec<_> = memtable.range(bounds()).rev().map(name).collect();
+            found.reverse();
+            named(&found);
+            let (mut front, mut back) = (Vec::new(), Vec::new());
+            let mut range = memtable.range(bounds());
+            loop {
+                let from_front = draw() >> 63 == 0;
+                let entry = if from_front {
+                    range.next()
+                } else {
+                    range.next_back()
+                };
+                let Some(entry) = entry else { break };
+                if from_front {
+                    front.push(name(entry));
+                } else {
+                    back.push(name(entry));
+                }
+            }
+            assert!(range.next().is_none() && range.next_back().is_none());
+            front.extend(back.into_iter().rev());
+            named(&front);
         }
     }
 

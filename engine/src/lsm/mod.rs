@@ -37,7 +37,7 @@ use std::sync::Arc;
 use crate::types::Timestamp;
 pub use memory_tables::{MemoryDisk, MemoryTables};
 pub use memtable::{Entry, Memtable, MemtableId};
-pub use scan::{Scan, ScanRow};
+pub use scan::{Direction, Scan, ScanRow};
 pub use tables::{LsmTables, TableOptions};
 pub use version_gc::{GcRules, Judge, LiveData};
 pub use write_back::PushOut;
@@ -68,9 +68,9 @@ pub struct TableRow<S> {
 pub trait TableStore: Sized + 'static {
     /// Bytes in a table, shared with its block.
     type Slice: AsRef<[u8]> + Clone;
-    /// Goes through an interval of one run of tables, all versions, newest of a key first. Other
-    /// threads may, too.
-    type Iter: Iterator<Item = Result<TableRow<Self::Slice>, LsmError>> + Send + 'static;
+    /// Goes through an interval of one run of tables, from either end: all versions, newest of a
+    /// key first. Other threads may use it, too.
+    type Iter: DoubleEndedIterator<Item = Result<TableRow<Self::Slice>, LsmError>> + Send + 'static;
 
     /// The newest row of a key at or below `at`: header and value.
     ///
@@ -217,7 +217,13 @@ impl<T: TableStore> Part<T> {
         visit: impl FnOnce(&mut Scan<'_, T>) -> Result<R, LsmError>,
     ) -> Result<R, LsmError> {
         let memtables = self.memtables.iter().map(|memtable| &**memtable);
-        visit(&mut Scan::new(memtables, self.runs, bounds, at)?)
+        visit(&mut Scan::new(
+            memtables,
+            self.runs,
+            bounds,
+            at,
+            Direction::Forward,
+        )?)
     }
 }
 
@@ -281,7 +287,21 @@ impl<T: TableStore> Lsm<T> {
     /// # Errors
     /// A table cannot be read.
     pub fn scan(&self, bounds: Bounds<'_>, at: Timestamp) -> Result<Scan<'_, T>, LsmError> {
-        Scan::new(self.memtables(), self.store.runs(bounds), bounds, at)
+        self.scan_in(Direction::Forward, bounds, at)
+    }
+
+    /// As [`Lsm::scan`], in this direction.
+    ///
+    /// # Errors
+    /// A table cannot be read.
+    pub fn scan_in(
+        &self,
+        direction: Direction,
+        bounds: Bounds<'_>,
+        at: Timestamp,
+    ) -> Result<Scan<'_, T>, LsmError> {
+        let runs = self.store.runs(bounds);
+        Scan::new(self.memtables(), runs, bounds, at, direction)
     }
 
     /// An interval of all that is not in the active memtable, for another thread to go through.

@@ -1,11 +1,20 @@
-//! One ordered look through memtables and tables: of each key the version that a timestamp sees.
+//! A merge of memtables and tables in key order, ascending or descending: of each key the version
+//! that a timestamp sees.
 
 use std::cmp::Reverse;
-use std::ops::Bound;
 
-use crate::lsm::memtable::{Entry, Memtable, Place};
+use crate::lsm::memtable::{self, Entry, Memtable};
 use crate::lsm::{Bounds, LsmError, TableRow, TableStore, row};
 use crate::types::Timestamp;
+
+/// The order in which a scan shows keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Ascending; of a key the newest version comes first.
+    Forward,
+    /// Descending; of a key the oldest version comes first.
+    Reverse,
+}
 
 /// A row that a scan shows.
 pub struct ScanRow<'a, S>(Item<'a, S>);
@@ -61,35 +70,20 @@ impl<S: AsRef<[u8]>> ScanRow<'_, S> {
 }
 
 enum Source<'a, T: TableStore> {
-    Memtable {
-        memtable: &'a Memtable,
-        next: Place,
-        end: Bound<Vec<u8>>,
-    },
+    Memtable(memtable::Range<'a>),
     Run(T::Iter),
 }
 
 impl<'a, T: TableStore> Source<'a, T> {
-    fn next(&mut self) -> Result<Option<Item<'a, T::Slice>>, LsmError> {
-        match self {
-            Source::Memtable {
-                memtable,
-                next,
-                end,
-            } => {
-                let Some(entry) = memtable.entry(*next) else {
-                    return Ok(None);
-                };
-                let inside = match end {
-                    Bound::Unbounded => true,
-                    Bound::Included(end) => entry.key <= end.as_slice(),
-                    Bound::Excluded(end) => entry.key < end.as_slice(),
-                };
-                *next = memtable.after(*next);
-                Ok(inside.then_some(Item::Memtable(entry)))
+    fn next(&mut self, direction: Direction) -> Result<Option<Item<'a, T::Slice>>, LsmError> {
+        Ok(match (self, direction) {
+            (Source::Memtable(rows), Direction::Forward) => rows.next().map(Item::Memtable),
+            (Source::Memtable(rows), Direction::Reverse) => rows.next_back().map(Item::Memtable),
+            (Source::Run(rows), Direction::Forward) => rows.next().transpose()?.map(Item::Table),
+            (Source::Run(rows), Direction::Reverse) => {
+                rows.next_back().transpose()?.map(Item::Table)
             }
-            Source::Run(rows) => Ok(rows.next().transpose()?.map(Item::Table)),
-        }
+        })
     }
 }
 
@@ -98,6 +92,7 @@ pub struct Scan<'a, T: TableStore> {
     /// What each source has next; the one to take stands last.
     heads: Vec<(Item<'a, T::Slice>, Source<'a, T>)>,
     at: Timestamp,
+    direction: Direction,
 }
 
 impl<'a, T: TableStore> Scan<'a, T> {
@@ -106,24 +101,15 @@ impl<'a, T: TableStore> Scan<'a, T> {
         runs: Vec<T::Iter>,
         bounds: Bounds<'_>,
         at: Timestamp,
+        direction: Direction,
     ) -> Result<Scan<'a, T>, LsmError> {
         let mut scan = Scan {
             heads: Vec::with_capacity(runs.len() + 2),
             at,
+            direction,
         };
         for memtable in memtables {
-            let next = match bounds.0 {
-                Bound::Unbounded => memtable.seek(&[], Timestamp::MAX),
-                Bound::Included(start) => memtable.seek(start, Timestamp::MAX),
-                // After the oldest version that the key can have.
-                Bound::Excluded(start) => memtable.seek(&[start, &[0]].concat(), Timestamp::MAX),
-            };
-            let end = bounds.1.map(<[u8]>::to_vec);
-            scan.add(Source::Memtable {
-                memtable,
-                next,
-                end,
-            })?;
+            scan.add(Source::Memtable(memtable.range(bounds)))?;
         }
         for run in runs {
             scan.add(Source::Run(run))?;
@@ -133,16 +119,23 @@ impl<'a, T: TableStore> Scan<'a, T> {
 
     /// Puts a source in its place by what it has next.
     fn add(&mut self, mut source: Source<'a, T>) -> Result<(), LsmError> {
-        let Some(item) = source.next()? else {
+        let Some(item) = source.next(self.direction)? else {
             return Ok(());
         };
-        let order = |x: &Item<'a, T::Slice>| {
-            (x.key(), Reverse(x.version())) > (item.key(), Reverse(item.version()))
+        let comes_later = |x: &Item<'a, T::Slice>| {
+            let (x, item) = (
+                (x.key(), Reverse(x.version())),
+                (item.key(), Reverse(item.version())),
+            );
+            match self.direction {
+                Direction::Forward => x > item,
+                Direction::Reverse => x < item,
+            }
         };
         let at = self
             .heads
             .iter()
-            .rposition(|(head, _)| order(head))
+            .rposition(|(head, _)| comes_later(head))
             .map_or(0, |i| i + 1);
         self.heads.insert(at, (item, source));
         Ok(())
@@ -156,8 +149,8 @@ impl<'a, T: TableStore> Scan<'a, T> {
         Ok(Some(item))
     }
 
-    /// The next version at or below the timestamp, newest of a key first, handed to `look`: key,
-    /// version, and value unless it is a delete mark. `None` at the end.
+    /// The next version at or below the timestamp, in the scan's [`Direction`], handed to `look`:
+    /// key, version, and value unless it is a delete mark. `None` at the end.
     ///
     /// # Errors
     /// A table cannot be read.
@@ -178,16 +171,19 @@ impl<'a, T: TableStore> Scan<'a, T> {
     /// # Errors
     /// A table cannot be read.
     pub fn next_row(&mut self) -> Result<Option<ScanRow<'a, T::Slice>>, LsmError> {
+        match self.direction {
+            Direction::Forward => self.next_row_forward(),
+            Direction::Reverse => self.next_row_reverse(),
+        }
+    }
+
+    fn next_row_forward(&mut self) -> Result<Option<ScanRow<'a, T::Slice>>, LsmError> {
         while let Some(item) = self.take()? {
             if item.version() > self.at {
                 continue;
             }
             // Newest first: this is the version that counts; older ones of the key are passed.
-            while self
-                .heads
-                .last()
-                .is_some_and(|(head, _)| head.key() == item.key())
-            {
+            while self.is_next(item.key()) {
                 self.take()?;
             }
             if item.value()?.is_some() {
@@ -195,5 +191,26 @@ impl<'a, T: TableStore> Scan<'a, T> {
             }
         }
         Ok(None)
+    }
+
+    fn next_row_reverse(&mut self) -> Result<Option<ScanRow<'a, T::Slice>>, LsmError> {
+        while let Some(mut newest) = self.take()? {
+            // Oldest first: the last version at or below the timestamp counts.
+            while self.is_next(newest.key()) {
+                match self.take()? {
+                    Some(item) if item.version() <= self.at => newest = item,
+                    _ => {}
+                }
+            }
+            if newest.version() <= self.at && newest.value()?.is_some() {
+                return Ok(Some(ScanRow(newest)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the next item is a version of this key.
+    fn is_next(&self, key: &[u8]) -> bool {
+        self.heads.last().is_some_and(|(head, _)| head.key() == key)
     }
 }

@@ -383,9 +383,31 @@ pub struct RunIter {
     held: Arc<Tables>,
     folder: Arc<Path>,
     run: usize,
+    /// Tables that are not open yet.
     left: VecDeque<usize>,
     bounds: (Bound<Slice>, Bound<Slice>),
-    current: Option<RangeIter>,
+    /// The open table before those.
+    front: Option<RangeIter>,
+    /// The open table after those.
+    back: Option<RangeIter>,
+}
+
+impl RunIter {
+    fn open(&self, table: usize) -> Option<RangeIter> {
+        let table = self.held.runs.get(self.run)?.get(table)?;
+        Some(Box::new(table.range(self.bounds.clone())))
+    }
+
+    fn row(&self, item: Result<InternalValue, TreeError>) -> Result<TableRow<Slice>, LsmError> {
+        match item {
+            Ok(item) => Ok(TableRow {
+                version: Timestamp(item.key.seqno),
+                key: item.key.user_key,
+                row: item.value,
+            }),
+            Err(error) => Err(failed(&self.folder, "scan", &error)),
+        }
+    }
 }
 
 impl Iterator for RunIter {
@@ -393,19 +415,29 @@ impl Iterator for RunIter {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(item) = self.current.as_mut().and_then(Iterator::next) {
-                return Some(match item {
-                    Ok(item) => Ok(TableRow {
-                        version: Timestamp(item.key.seqno),
-                        key: item.key.user_key,
-                        row: item.value,
-                    }),
-                    Err(error) => Err(failed(&self.folder, "scan", &error)),
-                });
+            if let Some(item) = self.front.as_mut().and_then(Iterator::next) {
+                return Some(self.row(item));
             }
-            let next = self.left.pop_front()?;
-            let table = self.held.runs.get(self.run)?.get(next)?;
-            self.current = Some(Box::new(table.range(self.bounds.clone())));
+            let Some(table) = self.left.pop_front() else {
+                let item = self.back.as_mut()?.next()?;
+                return Some(self.row(item));
+            };
+            self.front = Some(self.open(table)?);
+        }
+    }
+}
+
+impl DoubleEndedIterator for RunIter {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(item) = (self.back.as_mut()).and_then(DoubleEndedIterator::next_back) {
+                return Some(self.row(item));
+            }
+            let Some(table) = self.left.pop_back() else {
+                let item = self.front.as_mut()?.next_back()?;
+                return Some(self.row(item));
+            };
+            self.back = Some(self.open(table)?);
         }
     }
 }
@@ -454,7 +486,8 @@ impl TableStore for LsmTables {
                 run: at,
                 left: (low..high).collect(),
                 bounds: (bounds.0.map(Slice::from), bounds.1.map(Slice::from)),
-                current: None,
+                front: None,
+                back: None,
             })
         });
         runs.collect()

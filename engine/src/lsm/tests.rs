@@ -33,6 +33,20 @@ impl Random {
 
 type Versions = BTreeMap<u64, Option<Vec<u8>>>;
 
+/// A row that a scan shows: key, version, value.
+type Row = (Vec<u8>, u64, Vec<u8>);
+
+/// The next `most` rows of a scan.
+fn rows<T: TableStore>(scan: &mut Scan<'_, T>, most: usize) -> Vec<Row> {
+    let mut rows = Vec::new();
+    while rows.len() < most
+        && let Some(row) = scan.next_row().expect("readable")
+    {
+        rows.push((row.key().to_vec(), row.version().0, row.value().to_vec()));
+    }
+    rows
+}
+
 /// An insert: into which memtable, key, version, value.
 type Logged = (MemtableId, Vec<u8>, u64, Option<Vec<u8>>);
 
@@ -49,7 +63,7 @@ impl Model {
         Some((*version, value.as_deref()))
     }
 
-    fn scan(&self, start: &[u8], end: &[u8], at: u64) -> Vec<(Vec<u8>, u64, Vec<u8>)> {
+    fn scan(&self, start: &[u8], end: &[u8], at: u64) -> Vec<Row> {
         let keys = self
             .rows
             .range(start.to_vec()..end.to_vec())
@@ -174,11 +188,46 @@ impl<T: TableStore> Run<T> {
             Bound::Excluded(end.as_slice()),
         );
         let mut scan = self.lsm.scan(bounds, Timestamp(at)).expect("readable");
-        let mut found = Vec::new();
-        while let Some(row) = scan.next_row().expect("readable") {
-            found.push((row.key().to_vec(), row.version().0, row.value().to_vec()));
-        }
+        let found = rows(&mut scan, usize::MAX);
         assert_eq!(found, self.model.scan(&start, &end, at));
+        let scan = self.lsm.scan_in(Direction::Reverse, bounds, Timestamp(at));
+        let mut found = rows(&mut scan.expect("readable"), usize::MAX);
+        found.reverse();
+        assert_eq!(found, self.model.scan(&start, &end, at));
+    }
+
+    /// A scan in pages, with writes, freezes and flushes between them.
+    fn check_pages(&mut self) {
+        let (a, b, at) = (self.key(), self.key(), self.time());
+        let (start, end) = if a < b { (a, b) } else { (b, a) };
+        let direction = match self.random.below(2) {
+            0 => Direction::Forward,
+            _ => Direction::Reverse,
+        };
+        let mut found: Vec<Row> = Vec::new();
+        let (mut low, mut high) = (Bound::Included(start.clone()), Bound::Excluded(end.clone()));
+        loop {
+            let bounds = (low.as_ref(), high.as_ref());
+            let bounds = (bounds.0.map(Vec::as_slice), bounds.1.map(Vec::as_slice));
+            let scan = self.lsm.scan_in(direction, bounds, Timestamp(at));
+            let most = 1 + self.random.below(5) as usize;
+            let page = rows(&mut scan.expect("readable"), most);
+            let Some((last, ..)) = page.last() else { break };
+            match direction {
+                Direction::Forward => low = Bound::Excluded(last.clone()),
+                Direction::Reverse => high = Bound::Excluded(last.clone()),
+            }
+            found.extend(page);
+            match self.random.below(8) {
+                0 => self.freeze(),
+                1..4 => self.poll(),
+                _ => self.insert(),
+            }
+        }
+        if direction == Direction::Reverse {
+            found.reverse();
+        }
+        assert_eq!(found, self.model.scan(&start, &end, at), "{direction:?}");
     }
 
     /// What tables have dropped already does not count in a digest.
@@ -239,7 +288,8 @@ impl<T: TableStore> Run<T> {
         match self.random.below(1000) {
             0..550 => self.insert(),
             550..850 => self.check_get(),
-            850..900 => self.check_scan(),
+            850..885 => self.check_scan(),
+            885..900 => self.check_pages(),
             900..970 => self.poll(),
             970..976 => self.freeze(),
             976..980 => self.check_digest(),
@@ -296,6 +346,60 @@ fn tables_on_disk_agree_with_the_model() {
             }
         });
         (0..2500).for_each(|_| run.step());
+    }
+}
+
+/// Versions of one key fill many blocks of a table, and several tables of a run.
+#[test]
+fn keys_with_very_many_versions_are_read_in_reverse() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let options = TableOptions {
+        memtable_bytes: 8 << 20,
+        ..table_options(folder.path())
+    };
+    let tables = LsmTables::open(options).expect("opens");
+    let mut lsm = Lsm::new(tables);
+    let user_keys = [&b"a"[..], b"b", b"b\0", b"c", b"\xff\xff"];
+    let mut random = Random(9);
+    let mut model = Model::default();
+    let mut key = Vec::new();
+    for round in 0..3 {
+        for number in 1..=3000u64 {
+            let version = round * 3000 + number;
+            let user_key = user_keys[random.below(user_keys.len() as u64) as usize];
+            keys::user_key(DATA_ID, user_key, &mut key);
+            let value = (random.below(4) > 0).then(|| version.to_be_bytes().repeat(20));
+            lsm.insert(&key, Timestamp(version), value.as_deref());
+            let versions = model.rows.entry(key.clone()).or_default();
+            versions.insert(version, value);
+        }
+        lsm.freeze();
+        let since = Instant::now();
+        while lsm.poll().expect("nothing fails").is_none() {
+            assert!(since.elapsed() < Duration::from_secs(20), "no flush");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    for _ in 0..200 {
+        let at = random.below(9100);
+        let mut bound = || {
+            let user_key = user_keys[random.below(user_keys.len() as u64) as usize];
+            keys::user_key(DATA_ID, user_key, &mut key);
+            key.clone()
+        };
+        let (start, end) = (bound(), bound());
+        let bounds = (
+            Bound::Included(start.as_slice()),
+            Bound::Excluded(end.as_slice()),
+        );
+        let scan = lsm.scan_in(Direction::Reverse, bounds, Timestamp(at));
+        let mut found = rows(&mut scan.expect("readable"), usize::MAX);
+        found.reverse();
+        let wanted = match start <= end {
+            true => model.scan(&start, &end, at),
+            false => Vec::new(),
+        };
+        assert_eq!(found, wanted, "at {at}");
     }
 }
 

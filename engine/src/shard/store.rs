@@ -19,7 +19,7 @@ use crate::limits::{
     REPLAY_LEN_FREEZE, REPLAY_LEN_MAX, SESSION_ROWS_PER_TURN, SESSION_ROWS_UNSAVED_MAX,
 };
 use crate::lsm::keys::{self, RowKey};
-use crate::lsm::{Bounds, GcRules, Lsm, LsmError, LsmStats, MemtableId, Part, Scan};
+use crate::lsm::{Bounds, Direction, GcRules, Lsm, LsmError, LsmStats, MemtableId, Part, Scan};
 use crate::range::budget::WriteBudget;
 use crate::range::replica::{Durable, Replica, SavedRow};
 use crate::range::sessions::SessionRow;
@@ -187,8 +187,8 @@ impl<E: Env> Store<E> {
         self.lsm.borrow_mut().insert(row_key, version, value);
     }
 
-    /// Opens a scan of row keys as of `at` and passes it to `visit`, which must not call back into
-    /// the tree.
+    /// Opens a scan of row keys as of `at`, in key order, and passes it to `visit`, which must not call
+    /// back into the tree.
     ///
     /// # Errors
     /// The tables cannot be read.
@@ -198,8 +198,22 @@ impl<E: Env> Store<E> {
         at: Timestamp,
         visit: impl FnOnce(&mut Scan<'_, E::Tables>) -> Result<R, LsmError>,
     ) -> Result<R, LsmError> {
+        self.scan_in(Direction::Forward, bounds, at, visit)
+    }
+
+    /// As [`Store::scan`], in this direction.
+    ///
+    /// # Errors
+    /// The tables cannot be read.
+    pub fn scan_in<R>(
+        &self,
+        direction: Direction,
+        bounds: Bounds<'_>,
+        at: Timestamp,
+        visit: impl FnOnce(&mut Scan<'_, E::Tables>) -> Result<R, LsmError>,
+    ) -> Result<R, LsmError> {
         let lsm = self.lsm.borrow();
-        let mut scan = lsm.scan(bounds, at)?;
+        let mut scan = lsm.scan_in(direction, bounds, at)?;
         visit(&mut scan)
     }
 
