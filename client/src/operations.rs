@@ -1,6 +1,9 @@
 //! The operations of a client: keys and values in, typed results out.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
+use rangedb_protocol::continuation::{self, last_key_before, prefix_end};
 use rangedb_protocol::{
     Change, Expected, Mutation as WireMutation, RangeState, Reply, RequestBody,
 };
@@ -89,6 +92,22 @@ pub struct ScanOptions {
     pub end: Option<Bytes>,
     /// Most rows in a page; 0: as many as the server sends at once.
     pub limit: usize,
+    /// Descending order, from the last key before `end` down to `start`.
+    pub reverse: bool,
+    /// Gives keys and versions only; the server does not send the values.
+    pub keys_only: bool,
+}
+
+impl ScanOptions {
+    /// A scan of the keys that begin with `prefix`; with an empty prefix, of all keys.
+    pub fn prefix(prefix: impl AsRef<[u8]>) -> ScanOptions {
+        let prefix = prefix.as_ref();
+        ScanOptions {
+            start: Some(Bytes::copy_from_slice(prefix)),
+            end: prefix_end(prefix).map(Bytes::from),
+            ..ScanOptions::default()
+        }
+    }
 }
 
 /// A row of a scan.
@@ -96,7 +115,7 @@ pub struct ScanOptions {
 pub struct Row {
     /// The key.
     pub key: Bytes,
-    /// The key's value.
+    /// The key's value; empty if the scan asked for keys only.
     pub value: Bytes,
     /// The value's version.
     pub version: u64,
@@ -105,14 +124,14 @@ pub struct Row {
 /// A page of a scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// The rows, in key order.
+    /// The rows, in key order: ascending, or descending if the scan goes in reverse.
     pub rows: Vec<Row>,
     /// Where the scan goes on; `None`: the interval has no more rows.
     pub continuation: Option<Continuation>,
 }
 
-/// Where a scan goes on. Opaque; valid until the versions of its snapshot are collected, even after
-/// a restart of servers or of this client.
+/// Where a scan goes on, in the same direction. Opaque; valid until the versions of its snapshot are
+/// collected, even after a restart of servers or of this client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Continuation {
     token: Bytes,
@@ -350,8 +369,8 @@ impl Client {
         .await
     }
 
-    /// Reads the first rows of an interval. A page is a snapshot within one range. It ends at the
-    /// range's border; the next page begins there with a snapshot of its own.
+    /// Reads the first rows of an interval, or with `reverse` the last ones. A page is a snapshot within
+    /// one range. It ends at the range's border; the next page begins there with a snapshot of its own.
     ///
     /// # Errors
     /// See [`Error`].
@@ -363,11 +382,16 @@ impl Client {
             rows_max: u32::try_from(options.limit).unwrap_or(u32::MAX),
             bytes_max: 0,
             continuation: None,
+            reverse: options.reverse,
+            keys_only: options.keys_only,
         };
         let deadline = self.deadline();
-        let key = Some(start.unwrap_or_default());
+        let first_key = match options.reverse {
+            false => Cow::Borrowed(start.unwrap_or_default()),
+            true => Cow::Owned(last_key_before(options.end.as_deref())),
+        };
         let call = Call {
-            key,
+            key: Some(&first_key),
             body: &body,
             kind: Kind::Read,
             take: page,
@@ -385,19 +409,22 @@ impl Client {
     /// collected.
     pub async fn scan_next(&self, continuation: Continuation) -> Result<Page, Error> {
         let token = &continuation.token;
-        let next = rangedb_protocol::continuation::Continuation::decode(token);
-        let next = next.map(|next| next.next).unwrap_or_default();
+        // Any node refuses a token that cannot be read.
+        let first_key = continuation::Continuation::decode(token)
+            .map(|rest| rest.first_key())
+            .unwrap_or_default();
         let body = |_| RequestBody::Scan {
             start: None,
             end: None,
             rows_max: u32::try_from(continuation.limit).unwrap_or(u32::MAX),
             bytes_max: 0,
             continuation: Some(token),
+            reverse: false,
+            keys_only: false,
         };
         let deadline = self.deadline();
-        let key = Some(next.as_slice());
         let call = Call {
-            key,
+            key: Some(&first_key),
             body: &body,
             kind: Kind::Read,
             take: page,

@@ -11,6 +11,7 @@
 
 use smallvec::SmallVec;
 
+use crate::limits::KEY_LEN_MAX;
 use crate::types::{Blob, ClientId, Epoch, RangeId, Timestamp};
 
 /// The name of one write, the same for every try of it.
@@ -257,13 +258,17 @@ pub struct Versioned {
     pub version: Timestamp,
 }
 
-/// A forward scan within one range.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A scan within one range.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScanRequest {
     /// First key, inclusive; absent: from the beginning.
     pub start: Option<Blob>,
     /// End, exclusive; absent: to the end.
     pub end: Option<Blob>,
+    /// Descending order: begins with the last key before `end`.
+    pub reverse: bool,
+    /// Values are not read out: those of the reply are empty, and do not count as its bytes.
+    pub keys_only: bool,
     /// Most rows of the reply; 0 and more than the limit mean the limit.
     pub rows_max: usize,
     /// Most bytes of the reply; 0 and more than the limit mean the limit.
@@ -272,23 +277,70 @@ pub struct ScanRequest {
     pub at: Option<Timestamp>,
 }
 
+impl ScanRequest {
+    /// The key whose range serves the scan: the first one that the scan may show.
+    pub fn first_key(&self) -> Blob {
+        if self.reverse {
+            last_key_before(self.end.as_deref()).into()
+        } else {
+            self.start.clone().unwrap_or_default()
+        }
+    }
+}
+
+/// The greatest key before `end`, or of all; the empty key if there is none.
+fn last_key_before(end: Option<&[u8]>) -> Vec<u8> {
+    let Some(end) = end else {
+        return vec![u8::MAX; KEY_LEN_MAX];
+    };
+    if end.len() > KEY_LEN_MAX {
+        return end.split_at(KEY_LEN_MAX).0.to_vec();
+    }
+    let mut key = end.to_vec();
+    if let Some(last) = key.pop()
+        && let Some(lower) = last.checked_sub(1)
+    {
+        key.push(lower);
+        key.resize(KEY_LEN_MAX, u8::MAX);
+    }
+    key
+}
+
 /// Rows of a scan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScanReply {
-    /// In key order.
+    /// In key order, descending if the scan is in reverse.
     pub rows: Vec<(Blob, Versioned)>,
     /// The snapshot read.
     pub at: Timestamp,
-    /// Where to go on, within this range (same snapshot) or at the next range's start (`at` is
-    /// then that of the next range's own); `None`: the interval is exhausted.
-    pub next: Option<ScanNext>,
+    /// What to ask to go on: in this range with the same snapshot, or in the next one, which has a
+    /// snapshot of its own. `None`: the interval is exhausted.
+    pub next: Option<ScanRequest>,
 }
 
-/// Where a scan goes on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ScanNext {
-    /// First key not yet looked at.
-    pub start: Blob,
-    /// The snapshot, when `start` lies in the same range.
-    pub at: Option<Timestamp>,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_key_before_an_end_is_the_greatest_within_the_limits() {
+        let longest = |start: &[u8]| {
+            let mut key = start.to_vec();
+            key.resize(KEY_LEN_MAX, u8::MAX);
+            key
+        };
+        let before = |end: &[u8]| last_key_before(Some(end));
+        assert_eq!(last_key_before(None), longest(b""));
+        assert_eq!(before(b"b"), longest(b"a"));
+        assert_eq!(before(b"\x01"), longest(b"\x00"));
+        assert_eq!(before(b"b\x00"), b"b");
+        assert_eq!(before(b"b\x00\x01"), longest(b"b\x00\x00"));
+        assert_eq!(before(b"\x00"), b"");
+        assert_eq!(before(b""), b"");
+        let full = vec![b'k'; KEY_LEN_MAX];
+        assert_eq!(before(&full), [&full[1..], b"j"].concat());
+        // Keys are no longer than this, so that nothing lies between.
+        assert_eq!(before(&[&full[..], b"\x00"].concat()), full);
+        assert_eq!(before(&[&full[..], b"x"].concat()), full);
+    }
 }

@@ -2,31 +2,44 @@
 //!
 //! | bytes | field |
 //! |---|---|
-//! | 1 | format, 2 |
-//! | 1 | flags: 1, there is a snapshot; 2, there is an end |
+//! | 1 | format, 3 |
+//! | 1 | flags: 1, there is a snapshot; 2, there is an end; 4, in reverse; 8, keys only |
 //! | 8 | snapshot timestamp, little endian as all numbers; 0 without one |
-//! | 2 | length of the next key |
-//! | n | next key |
-//! | n | end key |
+//! | 2 | length of the start |
+//! | n | start of what is left, inclusive |
+//! | n | end of what is left, exclusive |
 //! | 4 | CRC-32C of all that stands before |
+//!
+//! Format 2 is the same without the flags 4 and 8. It is read, too, so that scans go on while the
+//! servers are upgraded.
 //!
 //! The checksum is there because a token that was cut or changed may still look like one, and
 //! would silently end the scan early or leave rows out. It keeps nothing secret and needs no key: a
 //! token says no more than a client may ask for itself.
 
-const FORMAT: u8 = 2;
+use crate::limits::KEY_LEN_MAX;
+
+const FORMAT: u8 = 3;
+/// The format before, without the flags that came with this one.
+const FORMAT_FORWARD: u8 = 2;
 const HAS_SNAPSHOT: u8 = 1;
 const HAS_END: u8 = 2;
+const REVERSE: u8 = 4;
+const KEYS_ONLY: u8 = 8;
 
-/// Where a scan goes on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What is left of a scan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Continuation {
-    /// First key not yet looked at.
-    pub next: Vec<u8>,
-    /// End of the scan, exclusive; `None`: the end of the key space.
+    /// First key of what is left, inclusive; empty: the beginning of the key space.
+    pub start: Vec<u8>,
+    /// End of what is left, exclusive; `None`: the end of the key space.
     pub end: Option<Vec<u8>>,
-    /// The snapshot; `None` at the beginning of a range, which has its own.
+    /// The snapshot; `None` at the border of a range that has its own.
     pub at: Option<u64>,
+    /// Descending order, from the last key before `end`.
+    pub reverse: bool,
+    /// Values are not sent.
+    pub keys_only: bool,
 }
 
 /// Why a token cannot be used.
@@ -50,13 +63,19 @@ impl Continuation {
     /// The token.
     pub fn encode(&self) -> Vec<u8> {
         let end = self.end.as_deref().unwrap_or(&[]);
-        let mut bytes = Vec::with_capacity(16 + self.next.len() + end.len());
-        let snapshot = if self.at.is_some() { HAS_SNAPSHOT } else { 0 };
+        let mut bytes = Vec::with_capacity(16 + self.start.len() + end.len());
+        let flags = [
+            (self.at.is_some(), HAS_SNAPSHOT),
+            (self.end.is_some(), HAS_END),
+            (self.reverse, REVERSE),
+            (self.keys_only, KEYS_ONLY),
+        ];
+        let flags = flags.iter().filter(|(is_set, _)| *is_set);
         bytes.push(FORMAT);
-        bytes.push(snapshot | if self.end.is_some() { HAS_END } else { 0 });
+        bytes.push(flags.fold(0, |all, (_, flag)| all | flag));
         bytes.extend_from_slice(&self.at.unwrap_or(0).to_le_bytes());
-        bytes.extend_from_slice(&(self.next.len() as u16).to_le_bytes());
-        bytes.extend_from_slice(&self.next);
+        bytes.extend_from_slice(&(self.start.len() as u16).to_le_bytes());
+        bytes.extend_from_slice(&self.start);
         bytes.extend_from_slice(end);
         let checksum = crc32c::crc32c(&bytes);
         bytes.extend_from_slice(&checksum.to_le_bytes());
@@ -69,8 +88,8 @@ impl Continuation {
     /// It is none that a server of this version has given.
     pub fn decode(bytes: &[u8]) -> Result<Continuation, BadContinuation> {
         match bytes.first() {
-            Some(&format) if format != FORMAT => return Err(BadContinuation::OtherFormat(format)),
-            _ => {}
+            None | Some(&(FORMAT | FORMAT_FORWARD)) => {}
+            Some(&format) => return Err(BadContinuation::OtherFormat(format)),
         }
         let (token, checksum) = bytes
             .split_last_chunk::<4>()
@@ -82,19 +101,64 @@ impl Continuation {
     }
 
     fn parts(token: &[u8]) -> Option<Continuation> {
-        let (&[_, flags], rest) = token.split_first_chunk::<2>()?;
-        if flags & !(HAS_SNAPSHOT | HAS_END) != 0 {
+        let (&[format, flags], rest) = token.split_first_chunk::<2>()?;
+        let known = match format {
+            FORMAT_FORWARD => HAS_SNAPSHOT | HAS_END,
+            _ => HAS_SNAPSHOT | HAS_END | REVERSE | KEYS_ONLY,
+        };
+        if flags & !known != 0 {
             return None;
         }
         let (at, rest) = rest.split_first_chunk::<8>()?;
         let (len, rest) = rest.split_first_chunk::<2>()?;
-        let (next, end) = rest.split_at_checked(u16::from_le_bytes(*len) as usize)?;
+        let (start, end) = rest.split_at_checked(u16::from_le_bytes(*len) as usize)?;
         Some(Continuation {
-            next: next.to_vec(),
+            start: start.to_vec(),
             end: (flags & HAS_END != 0).then(|| end.to_vec()),
             at: (flags & HAS_SNAPSHOT != 0).then(|| u64::from_le_bytes(*at)),
+            reverse: flags & REVERSE != 0,
+            keys_only: flags & KEYS_ONLY != 0,
         })
     }
+
+    /// The key whose range goes on with the scan: the first one that the scan may show.
+    pub fn first_key(&self) -> Vec<u8> {
+        if self.reverse {
+            last_key_before(self.end.as_deref())
+        } else {
+            self.start.clone()
+        }
+    }
+}
+
+/// The greatest key before `end`, or of all; the empty key if there is none. The range that holds it
+/// is the one where a scan in reverse begins.
+pub fn last_key_before(end: Option<&[u8]>) -> Vec<u8> {
+    let Some(end) = end else {
+        return vec![u8::MAX; KEY_LEN_MAX];
+    };
+    if end.len() > KEY_LEN_MAX {
+        return end.split_at(KEY_LEN_MAX).0.to_vec();
+    }
+    let mut key = end.to_vec();
+    if let Some(last) = key.pop()
+        && let Some(lower) = last.checked_sub(1)
+    {
+        key.push(lower);
+        key.resize(KEY_LEN_MAX, u8::MAX);
+    }
+    key
+}
+
+/// The end of the keys that begin with a prefix, exclusive: the first key after them. `None`: they
+/// reach to the end of the key space.
+pub fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
+    let len = prefix.iter().rposition(|byte| *byte != u8::MAX)? + 1;
+    let mut end = prefix.split_at(len).0.to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    Some(end)
 }
 
 #[cfg(test)]
@@ -109,11 +173,24 @@ mod tests {
             (Some(vec![b'y'; 4096]), Some(u64::MAX)),
         ];
         let sample = |(end, at)| Continuation {
-            next: b"next\0key".to_vec(),
+            start: b"next\0key".to_vec(),
             end,
             at,
+            reverse: false,
+            keys_only: false,
         };
-        parts.into_iter().map(sample).collect()
+        let forward: Vec<Continuation> = parts.into_iter().map(sample).collect();
+        let in_reverse = forward.iter().map(|sample| Continuation {
+            reverse: true,
+            keys_only: sample.at.is_some(),
+            ..sample.clone()
+        });
+        let keys_only = Continuation {
+            keys_only: true,
+            ..Continuation::default()
+        };
+        let others: Vec<Continuation> = in_reverse.chain([keys_only]).collect();
+        [forward, others].concat()
     }
 
     #[test]
@@ -139,6 +216,73 @@ mod tests {
             let longer = [good.as_slice(), b"x"].concat();
             assert_eq!(Continuation::decode(&longer), Err(BadContinuation::Damaged));
         }
+    }
+
+    /// A token with this format and these flags, with a good checksum.
+    fn token(format: u8, flags: u8) -> Vec<u8> {
+        let mut bytes = vec![format, flags];
+        bytes.extend_from_slice(&7u64.to_le_bytes());
+        bytes.extend_from_slice(b"\x01\0az");
+        let checksum = crc32c::crc32c(&bytes);
+        bytes.extend_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn tokens_of_the_format_before_go_on_forward() {
+        let wanted = Continuation {
+            start: b"a".to_vec(),
+            end: Some(b"z".to_vec()),
+            at: Some(7),
+            reverse: false,
+            keys_only: false,
+        };
+        assert_eq!(Continuation::decode(&token(2, 3)), Ok(wanted.clone()));
+        assert_eq!(Continuation::decode(&token(3, 3)), Ok(wanted));
+        for flags in [7, 11, 19] {
+            let unknown = Continuation::decode(&token(2, flags));
+            assert_eq!(unknown, Err(BadContinuation::Damaged), "{flags}");
+        }
+        let unknown = Continuation::decode(&token(3, 19));
+        assert_eq!(unknown, Err(BadContinuation::Damaged));
+    }
+
+    #[test]
+    fn the_keys_with_a_prefix_end_before_the_next_prefix() {
+        let end = |prefix: &[u8]| prefix_end(prefix);
+        assert_eq!(end(b"a"), Some(b"b".to_vec()));
+        assert_eq!(end(b"a\0"), Some(b"a\x01".to_vec()));
+        assert_eq!(end(b"a\xff\xff"), Some(b"b".to_vec()));
+        assert_eq!(end(b"\xfe\xff"), Some(b"\xff".to_vec()));
+        assert_eq!(end(b"\xff"), None);
+        assert_eq!(end(b"\xff\xff"), None);
+        assert_eq!(end(b""), None);
+    }
+
+    #[test]
+    fn the_first_key_of_a_scan_in_reverse_is_the_greatest_before_its_end() {
+        let longest = |start: &[u8]| {
+            let mut key = start.to_vec();
+            key.resize(KEY_LEN_MAX, u8::MAX);
+            key
+        };
+        let first = |end: Option<&[u8]>| {
+            let goes_on = Continuation {
+                start: b"a".to_vec(),
+                end: end.map(<[u8]>::to_vec),
+                reverse: true,
+                ..Continuation::default()
+            };
+            goes_on.first_key()
+        };
+        assert_eq!(first(None), longest(b""));
+        assert_eq!(first(Some(b"b")), longest(b"a"));
+        assert_eq!(first(Some(b"b\0")), b"b");
+        assert_eq!(first(Some(b"\0")), b"");
+        assert_eq!(first(Some(b"")), b"");
+        let full = vec![b'k'; KEY_LEN_MAX];
+        assert_eq!(first(Some(&full)), [&full[1..], b"j"].concat());
+        assert_eq!(first(Some(&[&full[..], b"x"].concat())), full);
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub struct Route {
 pub struct Row<'a> {
     /// The key.
     pub key: &'a [u8],
-    /// Its value.
+    /// Its value; empty if the scan asked for keys only.
     pub value: &'a [u8],
     /// Its version.
     pub version: u64,

@@ -171,6 +171,8 @@ pub enum RequestBody<'a> {
         rows_max: u32,
         bytes_max: u32,
         continuation: Option<&'a [u8]>,
+        reverse: bool,
+        keys_only: bool,
     },
     /// Asks where ranges are.
     Directory,
@@ -326,6 +328,8 @@ impl<'a> Request<'a> {
                     rows_max: t.rows_max(),
                     bytes_max: t.bytes_max(),
                     continuation: t.continuation().map(|b| b.bytes()),
+                    reverse: t.reverse(),
+                    keys_only: t.keys_only(),
                 };
                 common!(t, body)
             }
@@ -440,6 +444,8 @@ impl<'a> Request<'a> {
                 rows_max,
                 bytes_max,
                 continuation,
+                reverse,
+                keys_only,
             } => {
                 let args = wire::ScanArgs {
                     start: start.map(|bytes| b.create_vector(bytes)),
@@ -450,6 +456,8 @@ impl<'a> Request<'a> {
                     target,
                     deadline_ms,
                     token,
+                    reverse: *reverse,
+                    keys_only: *keys_only,
                 };
                 let root = wire::Scan::create(b, &args);
                 b.finish_minimal(root);

@@ -168,6 +168,8 @@ fn a_plain_client_asks_any_node_and_shard_for_anything() {
                     rows_max: 0,
                     bytes_max: 0,
                     continuation: None,
+                    reverse: false,
+                    keys_only: false,
                 };
                 assert_eq!(
                     plain.call(scan, 5000),
@@ -224,6 +226,8 @@ fn a_smart_client_is_told_the_same_for_every_kind_of_request() {
                 rows_max: 0,
                 bytes_max: 0,
                 continuation: None,
+                reverse: false,
+                keys_only: false,
             },
         ];
         for request in requests {

@@ -176,14 +176,7 @@ fn writes_outlive_stops_and_crashes() {
                 model.insert(key, value);
             }
             assert_eq!(get(&shard, "absent"), None);
-            let scan = ScanRequest {
-                start: None,
-                end: None,
-                rows_max: 0,
-                bytes_max: 0,
-                at: None,
-            };
-            let reply = shard.scan(scan, None, None).await.expect("scans");
+            let reply = (shard.scan(ScanRequest::default(), None, None).await).expect("scans");
             let rows: BTreeMap<String, String> = reply
                 .rows
                 .iter()

@@ -1,5 +1,5 @@
-//! Forward scans: rows of one range as of one timestamp, in turns short enough for other tasks to
-//! run.
+//! Scans: rows of one range as of one timestamp, in ascending or descending order of their keys, in
+//! turns short enough for other tasks to run.
 //!
 //! A first scan reads at the range's last applied timestamp: everything acknowledged is at or below
 //! it, and every later write comes above it, so nothing has to wait. A continuation names its
@@ -16,16 +16,17 @@ use super::{Shard, check_bound};
 use crate::env::{AsyncRuntime, Env, Now, yield_now};
 use crate::error::Error;
 use crate::limits::{SCAN_BYTES_MAX, SCAN_ROWS_MAX, SCAN_STEPS_PER_TURN};
-use crate::lsm::keys;
+use crate::lsm::{Direction, LsmError, Scan, TableStore, keys};
 use crate::mutant::{self, Mutant};
 use crate::range::command::RangeOrder;
 use crate::range::proposer::{Proposal, ProposalKind, WriteSink};
 use crate::range::replica::Replica;
-use crate::request::{Outcome, ScanNext, ScanReply, ScanRequest, Target, Versioned};
-use crate::types::{Blob, Timestamp};
+use crate::request::{Outcome, ScanReply, ScanRequest, Target, Versioned};
+use crate::types::{Blob, KeyRange, Timestamp};
 
 impl<E: Env> Shard<E> {
-    /// Reads rows in key order. At the range's end it stops, and the reply says where to go on.
+    /// Reads rows of the range that serves the scan's first key. At the range's border it stops, and the
+    /// reply says where to go on.
     ///
     /// # Errors
     /// [`Error::SnapshotTooOld`], [`Error::ClockOutOfBounds`], [`Error::Invalid`], and the errors
@@ -36,12 +37,11 @@ impl<E: Env> Shard<E> {
         target: Option<Target>,
         deadline: Option<Now<E>>,
     ) -> Result<ScanReply, Error> {
-        let start = scan.start.clone().unwrap_or_default();
-        check_bound(&start)?;
+        scan.start.as_deref().map_or(Ok(()), check_bound)?;
         scan.end.as_deref().map_or(Ok(()), check_bound)?;
-        let empty = scan.end.as_ref().is_some_and(|end| *end <= start);
-        let replica = self.find(&start)?;
-        self.confirm_at(&start, target).await?;
+        let key = scan.first_key();
+        let replica = self.find(&key)?;
+        self.confirm_at(&key, target).await?;
         let at = match scan.at {
             None => replica.with_state(|state| state.last_ts),
             Some(at) => snapshot(&replica, at, deadline).await?,
@@ -50,55 +50,31 @@ impl<E: Env> Shard<E> {
         if at <= threshold && threshold > Timestamp::ZERO {
             return Err(Error::SnapshotTooOld { at, threshold });
         }
-        if empty {
+        let start = scan.start.as_deref().unwrap_or_default();
+        if scan.end.as_deref().is_some_and(|end| end <= start) {
             return Ok(ScanReply {
                 at,
                 ..ScanReply::default()
             });
         }
-        self.read(&replica, scan, start, at).await
+        self.read(&replica, scan, at).await
     }
 
     async fn read(
         &self,
         replica: &Replica<E>,
         scan: ScanRequest,
-        start: Blob,
         at: Timestamp,
     ) -> Result<ScanReply, Error> {
-        let range_end = replica.with_state(|state| state.descriptor.keys.end.clone());
-        let range_end = range_end.map(Blob::from);
-        let (end, ends_with_range) = match (scan.end, &range_end) {
-            (Some(end), Some(last)) if *last < end => (Some(last.clone()), true),
-            (None, Some(last)) => (Some(last.clone()), true),
-            (end, _) => (end, false),
-        };
-        let mut page = Page::new(scan.rows_max, scan.bytes_max);
-        let mut from = start;
-        loop {
-            let turn = self.turn(replica, &from, end.as_ref(), at, &mut page)?;
-            match turn {
-                Turn::Exhausted => {
-                    let next = ends_with_range.then_some(range_end).flatten();
-                    let next = next.map(|start| ScanNext { start, at: None });
-                    return Ok(ScanReply {
-                        rows: page.rows,
-                        at,
-                        next,
-                    });
-                }
-                Turn::Full(start) => {
-                    let next = Some(ScanNext {
-                        start,
-                        at: Some(at),
-                    });
-                    return Ok(ScanReply {
-                        rows: page.rows,
-                        at,
-                        next,
-                    });
-                }
-                Turn::GoOn(key) => from = key,
+        let mut page = Page::new(&scan);
+        let (mut interval, border) =
+            replica.with_state(|state| within(&scan, &state.descriptor.keys));
+        let next = loop {
+            match self.turn(replica, &interval, at, &mut page)? {
+                Turn::Exhausted => break border.map(|border| rest(scan, border, None)),
+                Turn::Full(border) => break Some(rest(scan, border, Some(at))),
+                Turn::GoOn(border) if scan.reverse => interval.end = Some(border),
+                Turn::GoOn(border) => interval.start = border,
             }
             yield_now().await;
             // Versions that this snapshot needs may have been collected meanwhile.
@@ -106,21 +82,25 @@ impl<E: Env> Shard<E> {
             if at <= threshold {
                 return Err(Error::SnapshotTooOld { at, threshold });
             }
-        }
+        };
+        Ok(ScanReply {
+            rows: page.rows,
+            at,
+            next,
+        })
     }
 
     /// Reads a bounded number of rows.
     fn turn(
         &self,
         replica: &Replica<E>,
-        from: &[u8],
-        end: Option<&Blob>,
+        interval: &Interval,
         at: Timestamp,
         page: &mut Page,
     ) -> Result<Turn, Error> {
         let (mut low, mut high) = (Vec::new(), Vec::new());
-        keys::user_key(replica.data_id(), from, &mut low);
-        match end {
+        keys::user_key(replica.data_id(), &interval.start, &mut low);
+        match &interval.end {
             Some(end) => keys::user_key(replica.data_id(), end, &mut high),
             None => keys::user_end(replica.data_id(), &mut high),
         }
@@ -128,59 +108,113 @@ impl<E: Env> Shard<E> {
             Bound::Included(low.as_slice()),
             Bound::Excluded(high.as_slice()),
         );
-        let result = self.inner.store.scan(bounds, at, |rows| {
-            let mut steps = 0;
-            loop {
-                let Some(row) = rows.next_row()? else {
-                    return Ok(Turn::Exhausted);
-                };
-                let key = Blob::copy_from_slice(keys::user_part(row.key()));
-                if page.is_full_for(key.len() + row.value().len()) {
-                    return Ok(Turn::Full(key));
-                }
-                if steps == SCAN_STEPS_PER_TURN {
-                    return Ok(Turn::GoOn(key));
-                }
-                steps += 1;
-                let value = Blob::copy_from_slice(row.value());
-                page.push(
-                    key,
-                    Versioned {
-                        value,
-                        version: row.version(),
-                    },
-                );
-            }
-        });
+        let direction = page.direction;
+        let visit = |rows: &mut Scan<'_, E::Tables>| page.fill(rows);
+        let result = (self.inner.store).scan_in(direction, bounds, at, visit);
         result.map_err(|error| self.lost(error.into()))
     }
 }
 
+/// Why a turn ended. The border is where the scan goes on: the first key that is left, or in reverse
+/// the end of what is left.
 enum Turn {
     /// The interval has no more rows.
     Exhausted,
-    /// The page is full; this key comes next.
+    /// The page is full.
     Full(Blob),
-    /// Other tasks must run; this key comes next.
+    /// Other tasks must run.
     GoOn(Blob),
+}
+
+/// The keys from `start` to before `end`.
+struct Interval {
+    start: Blob,
+    end: Option<Blob>,
+}
+
+/// The part of a scan's interval that lies in a range, and the range's border if the scan goes on
+/// beyond it.
+fn within(scan: &ScanRequest, range: &KeyRange) -> (Interval, Option<Blob>) {
+    let start = scan.start.clone().unwrap_or_default();
+    let end = scan.end.clone();
+    if scan.reverse {
+        if range.start.as_slice() <= &*start {
+            return (Interval { start, end }, None);
+        }
+        let start = Blob::copy_from_slice(&range.start);
+        let border = start.clone();
+        return (Interval { start, end }, Some(border));
+    }
+    match &range.end {
+        Some(last) if end.as_deref().is_none_or(|end| last.as_slice() < end) => {
+            let border = Blob::copy_from_slice(last);
+            let end = Some(border.clone());
+            (Interval { start, end }, Some(border))
+        }
+        _ => (Interval { start, end }, None),
+    }
+}
+
+/// The scan of what is left beyond a border.
+fn rest(scan: ScanRequest, border: Blob, at: Option<Timestamp>) -> ScanRequest {
+    if scan.reverse {
+        let end = Some(border);
+        ScanRequest { end, at, ..scan }
+    } else {
+        let start = Some(border);
+        ScanRequest { start, at, ..scan }
+    }
 }
 
 struct Page {
     rows: Vec<(Blob, Versioned)>,
+    /// What counts for `bytes_max`: what is sent of keys and values.
     bytes: usize,
     rows_max: usize,
     bytes_max: usize,
+    keys_only: bool,
+    direction: Direction,
 }
 
 impl Page {
-    fn new(rows_max: usize, bytes_max: usize) -> Page {
+    fn new(scan: &ScanRequest) -> Page {
         let or_limit =
             |asked: usize, limit: usize| if asked == 0 { limit } else { asked.min(limit) };
         Page {
             rows: Vec::new(),
             bytes: 0,
-            rows_max: or_limit(rows_max, SCAN_ROWS_MAX),
-            bytes_max: or_limit(bytes_max, SCAN_BYTES_MAX),
+            rows_max: or_limit(scan.rows_max, SCAN_ROWS_MAX),
+            bytes_max: or_limit(scan.bytes_max, SCAN_BYTES_MAX),
+            keys_only: scan.keys_only,
+            direction: match scan.reverse {
+                false => Direction::Forward,
+                true => Direction::Reverse,
+            },
+        }
+    }
+
+    /// Takes rows for one turn.
+    fn fill<T: TableStore>(&mut self, rows: &mut Scan<'_, T>) -> Result<Turn, LsmError> {
+        let mut steps = 0;
+        loop {
+            let Some(row) = rows.next_row()? else {
+                return Ok(Turn::Exhausted);
+            };
+            let key = keys::user_part(row.key());
+            let value = if self.keys_only { &[] } else { row.value() };
+            if self.is_full_for(key.len() + value.len()) {
+                return Ok(Turn::Full(self.border(key)));
+            }
+            if steps == SCAN_STEPS_PER_TURN {
+                return Ok(Turn::GoOn(self.border(key)));
+            }
+            steps += 1;
+            self.bytes += key.len() + value.len();
+            let found = Versioned {
+                value: Blob::copy_from_slice(value),
+                version: row.version(),
+            };
+            self.rows.push((Blob::copy_from_slice(key), found));
         }
     }
 
@@ -190,9 +224,13 @@ impl Page {
             || (!self.rows.is_empty() && self.bytes + len > self.bytes_max)
     }
 
-    fn push(&mut self, key: Blob, row: Versioned) {
-        self.bytes += key.len() + row.value.len();
-        self.rows.push((key, row));
+    /// The border before which a scan stopped when this key came next.
+    fn border(&self, key: &[u8]) -> Blob {
+        match self.direction {
+            Direction::Forward => Blob::copy_from_slice(key),
+            // The end is exclusive: the first key after this one.
+            Direction::Reverse => [key, &[0]].concat().into(),
+        }
     }
 }
 

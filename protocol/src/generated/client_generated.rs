@@ -1251,6 +1251,8 @@ impl<'a> Scan<'a> {
   pub const VT_TARGET: ::flatbuffers::VOffsetT = 14;
   pub const VT_DEADLINE_MS: ::flatbuffers::VOffsetT = 16;
   pub const VT_TOKEN: ::flatbuffers::VOffsetT = 18;
+  pub const VT_REVERSE: ::flatbuffers::VOffsetT = 20;
+  pub const VT_KEYS_ONLY: ::flatbuffers::VOffsetT = 22;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1270,6 +1272,8 @@ impl<'a> Scan<'a> {
     builder.add_rows_max(args.rows_max);
     if let Some(x) = args.end { builder.add_end(x); }
     if let Some(x) = args.start { builder.add_start(x); }
+    builder.add_keys_only(args.keys_only);
+    builder.add_reverse(args.reverse);
     builder.finish()
   }
 
@@ -1306,7 +1310,7 @@ impl<'a> Scan<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(Scan::VT_BYTES_MAX, Some(0)).unwrap()}
   }
-  /// From the reply before; start and end are then ignored.
+  /// From the reply before; start, end, reverse and keys_only are then ignored.
   #[inline]
   pub fn continuation(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
     // Safety:
@@ -1335,6 +1339,22 @@ impl<'a> Scan<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(Scan::VT_TOKEN, Some(0)).unwrap()}
   }
+  /// Descending order, from the last key before end.
+  #[inline]
+  pub fn reverse(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Scan::VT_REVERSE, Some(false)).unwrap()}
+  }
+  /// Values are not sent: those of the rows are empty.
+  #[inline]
+  pub fn keys_only(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Scan::VT_KEYS_ONLY, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Scan<'_> {
@@ -1351,6 +1371,8 @@ impl ::flatbuffers::Verifiable for Scan<'_> {
      .visit_field::<Target>("target", Self::VT_TARGET, false)?
      .visit_field::<u32>("deadline_ms", Self::VT_DEADLINE_MS, false)?
      .visit_field::<u64>("token", Self::VT_TOKEN, false)?
+     .visit_field::<bool>("reverse", Self::VT_REVERSE, false)?
+     .visit_field::<bool>("keys_only", Self::VT_KEYS_ONLY, false)?
      .finish();
     Ok(())
   }
@@ -1364,6 +1386,8 @@ pub struct ScanArgs<'a> {
     pub target: Option<&'a Target>,
     pub deadline_ms: u32,
     pub token: u64,
+    pub reverse: bool,
+    pub keys_only: bool,
 }
 impl<'a> Default for ScanArgs<'a> {
   #[inline]
@@ -1377,6 +1401,8 @@ impl<'a> Default for ScanArgs<'a> {
       target: None,
       deadline_ms: 0,
       token: 0,
+      reverse: false,
+      keys_only: false,
     }
   }
 }
@@ -1419,6 +1445,14 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ScanBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u64>(Scan::VT_TOKEN, token, 0);
   }
   #[inline]
+  pub fn add_reverse(&mut self, reverse: bool) {
+    self.fbb_.push_slot::<bool>(Scan::VT_REVERSE, reverse, false);
+  }
+  #[inline]
+  pub fn add_keys_only(&mut self, keys_only: bool) {
+    self.fbb_.push_slot::<bool>(Scan::VT_KEYS_ONLY, keys_only, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ScanBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ScanBuilder {
@@ -1444,6 +1478,8 @@ impl ::core::fmt::Debug for Scan<'_> {
       ds.field("target", &self.target());
       ds.field("deadline_ms", &self.deadline_ms());
       ds.field("token", &self.token());
+      ds.field("reverse", &self.reverse());
+      ds.field("keys_only", &self.keys_only());
       ds.finish()
   }
 }

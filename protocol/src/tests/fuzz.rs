@@ -135,11 +135,13 @@ fn preambles_and_their_answers() {
 
 #[test]
 fn continuations() {
-    let token = |next: &[u8], end: Option<&[u8]>, at| {
+    let token = |start: &[u8], end: Option<&[u8]>, at| {
         let token = Continuation {
-            next: next.to_vec(),
+            start: start.to_vec(),
             end: end.map(<[u8]>::to_vec),
             at,
+            reverse: end.is_some(),
+            keys_only: at.is_some(),
         };
         token.encode()
     };

@@ -18,6 +18,7 @@ use tokio::sync::OnceCell;
 use super::batch;
 use super::body::{NoBody, Text, percent_decoded, read};
 use super::failure::Failure;
+use super::scan::Scan;
 
 /// The header that carries a value's version.
 const VERSION: HeaderName = HeaderName::from_static("rangedb-version");
@@ -46,6 +47,7 @@ enum Resource {
     MoveReplica(u64),
     Batch,
     Key(Vec<u8>),
+    Scan,
 }
 
 impl Resource {
@@ -69,6 +71,7 @@ impl Resource {
             ["nodes"] => Resource::Nodes,
             ["ranges"] => Resource::Ranges,
             ["status"] => Resource::Status,
+            ["scan"] => Resource::Scan,
             ["config"] => Resource::Config,
             ["config", "history"] => Resource::ConfigHistory,
             ["config", name] => {
@@ -131,8 +134,9 @@ impl Api {
         request: Request<Incoming>,
     ) -> Result<Response<Text>, Failure> {
         let resource = Resource::of(path)?;
+        let query = request.uri().query();
         // A question mark that was meant as part of a key must not end the key unnoticed.
-        if request.uri().query().is_some() {
+        if query.is_some() && resource != Resource::Scan {
             return Err(Failure::invalid(
                 "there are no queries here; a question mark in a key is %3F",
             ));
@@ -142,11 +146,14 @@ impl Api {
         if !methods.split(", ").any(|known| known == method.as_str()) {
             return Err(Failure::method(methods));
         }
-        if let Resource::Key(key) = resource {
-            return self.key(&method, &key, request.into_body()).await;
-        }
-        if resource == Resource::Batch {
-            return self.batch(request.into_body()).await;
+        match resource {
+            Resource::Key(key) => return self.key(&method, &key, request.into_body()).await,
+            Resource::Scan => {
+                let scan = Scan::of(query.unwrap_or_default())?;
+                return scan.answer(self.client().await?).await;
+            }
+            Resource::Batch => return self.batch(request.into_body()).await,
+            _ => {}
         }
         let body = if matches!(method, Method::GET | Method::HEAD) {
             Vec::new()
@@ -223,7 +230,7 @@ fn command(resource: Resource, method: &Method, body: &[u8]) -> Result<(Value, b
         Resource::Setting(name) => Ok((json!({ "command": "config_get", "name": name }), false)),
         Resource::TransferLeader(range) => order("transfer_leader", range, body),
         Resource::MoveReplica(range) => order("move_replica", range, body),
-        Resource::Batch | Resource::Key(_) => Err(Failure::no_such_page()),
+        Resource::Batch | Resource::Key(_) | Resource::Scan => Err(Failure::no_such_page()),
     }
 }
 

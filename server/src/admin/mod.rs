@@ -13,7 +13,9 @@ pub mod batch;
 mod body;
 mod failure;
 mod guests;
+pub mod json;
 mod metrics;
+mod scan;
 
 use std::convert::Infallible;
 use std::io;

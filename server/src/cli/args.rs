@@ -86,7 +86,7 @@ pub enum CliCommand {
         #[command(flatten)]
         connection: ConnectionArgs,
     },
-    /// Prints keys and values in key order.
+    /// Prints keys and values in key order, ascending or descending.
     Scan(ScanArgs),
     /// Carries out several puts and deletes within one range, all or nothing.
     Write(WriteArgs),
@@ -260,6 +260,20 @@ pub struct ScanArgs {
     /// The key to stop before [default: to the end].
     #[arg(long, allow_hyphen_values = true, value_name = "K")]
     pub end: Option<String>,
+    /// Only keys that begin with this.
+    #[arg(
+        long,
+        allow_hyphen_values = true,
+        conflicts_with_all = ["start", "end"],
+        value_name = "K"
+    )]
+    pub prefix: Option<String>,
+    /// Begins with the last key, in descending order.
+    #[arg(long)]
+    pub reverse: bool,
+    /// Prints keys without their values, which are not read.
+    #[arg(long)]
+    pub keys_only: bool,
     /// The largest number of rows to print [default: all].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,

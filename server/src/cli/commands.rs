@@ -4,10 +4,10 @@
 use std::io::{Read as _, Write};
 
 use rangedb_client::{Batch, BatchOutcome, CasOutcome, Client, Condition, ScanOptions};
-use rangedb_server::admin::batch as batch_json;
+use rangedb_server::admin::{batch as batch_json, json};
 use serde_json::{Map, Value, json};
 
-use super::args::{CasArgs, CliCommand, ConnectionArgs, Format, PutArgs, WriteArgs};
+use super::args::{CasArgs, CliCommand, ConnectionArgs, Format, PutArgs, ScanArgs, WriteArgs};
 use super::cluster::Show;
 use super::input;
 use super::output;
@@ -44,8 +44,7 @@ pub(super) enum Request {
         by: i64,
     },
     Scan {
-        start: Option<Vec<u8>>,
-        end: Option<Vec<u8>>,
+        options: ScanOptions,
         limit: Option<u64>,
     },
     Write {
@@ -81,11 +80,7 @@ pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
             key: bytes(key)?,
             by: *by,
         },
-        CliCommand::Scan(args) => Request::Scan {
-            start: args.start.as_ref().map(bytes).transpose()?,
-            end: args.end.as_ref().map(bytes).transpose()?,
-            limit: args.limit,
-        },
+        CliCommand::Scan(args) => scan_of(args)?,
         CliCommand::Write(args) => Request::Write {
             batch: batch(args)?,
         },
@@ -141,6 +136,28 @@ fn cas(args: &CasArgs) -> Result<Request, Trouble> {
     })
 }
 
+fn scan_of(args: &ScanArgs) -> Result<Request, Trouble> {
+    let bytes = |text: &String| input::bytes(text, args.connection.hex);
+    let interval = match &args.prefix {
+        Some(prefix) => ScanOptions::prefix(bytes(prefix)?),
+        None => ScanOptions {
+            start: args.start.as_ref().map(bytes).transpose()?.map(Into::into),
+            end: args.end.as_ref().map(bytes).transpose()?.map(Into::into),
+            ..ScanOptions::default()
+        },
+    };
+    let options = ScanOptions {
+        limit: page_rows(args.limit),
+        reverse: args.reverse,
+        keys_only: args.keys_only,
+        ..interval
+    };
+    Ok(Request::Scan {
+        options,
+        limit: args.limit,
+    })
+}
+
 fn batch(args: &WriteArgs) -> Result<Batch, Trouble> {
     let batch = if args.stdin {
         let bytes = read_limited(std::io::stdin().lock(), OPERATIONS_LEN_MAX, "the input")?;
@@ -191,14 +208,7 @@ pub(super) async fn perform(
             let facts = json!({ "value": done.value, "version": done.version });
             printer.print(out, facts, &done.value.to_string())
         }
-        Request::Scan { start, end, limit } => {
-            let options = ScanOptions {
-                start: start.map(Into::into),
-                end: end.map(Into::into),
-                limit: page_rows(limit),
-            };
-            scan(client, (options, limit), printer, out).await
-        }
+        Request::Scan { options, limit } => scan(client, (options, limit), printer, out).await,
         Request::Write { batch } => write(client, &batch, printer, out).await,
         Request::Status => super::status::status(client, printer, out).await,
         Request::Show(show) => super::cluster::show(client, &show, printer, out).await,
@@ -251,7 +261,7 @@ async fn get(
         return Ok(Exit::NotFound);
     };
     match printer.format {
-        Format::Table if printer.hex => writeln!(out, "{}", output::hex(&found.value))?,
+        Format::Table if printer.hex => writeln!(out, "{}", json::hex(&found.value))?,
         Format::Table => {
             out.write_all(&found.value)?;
             out.write_all(b"\n")?;
@@ -259,7 +269,7 @@ async fn get(
         Format::Json => {
             let mut object = Map::new();
             object.insert("found".to_owned(), json!(true));
-            output::set_bytes(&mut object, "value", &found.value, printer.hex);
+            json::set_bytes(&mut object, "value", &found.value, printer.hex);
             object.insert("version".to_owned(), json!(found.version));
             writeln!(out, "{}", Value::Object(object))?;
         }
@@ -342,6 +352,7 @@ async fn scan(
     out: &mut impl Write,
 ) -> Result<Exit, Trouble> {
     let mut left = limit.unwrap_or(u64::MAX);
+    let keys_only = options.keys_only;
     let mut page = client.scan(options).await?;
     let is_json = printer.format == Format::Json;
     if is_json {
@@ -355,15 +366,15 @@ async fn scan(
             }
             left -= 1;
             if is_json {
-                let mut object = Map::new();
-                output::set_bytes(&mut object, "key", &row.key, printer.hex);
-                output::set_bytes(&mut object, "value", &row.value, printer.hex);
-                object.insert("version".to_owned(), json!(row.version));
                 let comma = if is_first { "" } else { "," };
-                write!(out, "{comma}{}", Value::Object(object))?;
+                write!(out, "{comma}{}", json::row(row, keys_only, printer.hex))?;
             } else {
                 let word = |bytes: &[u8]| output::word(bytes, printer.hex);
-                writeln!(out, "{}\t{}", word(&row.key), word(&row.value))?;
+                write!(out, "{}", word(&row.key))?;
+                if !keys_only {
+                    write!(out, "\t{}", word(&row.value))?;
+                }
+                writeln!(out)?;
             }
             is_first = false;
         }

@@ -1,8 +1,8 @@
 //! The command line's clients of a running node: `rangedb get|put|delete|cas|incr|scan|write`,
 //! `rangedb status`, `rangedb node`, `rangedb range`, `rangedb config`.
 //!
-//! A thin layer over the client library; only the binary contains it, and it uses nothing of the
-//! server. One thread, one tokio runtime.
+//! A thin layer over the client library; only the binary contains it, and of the server it uses
+//! only the forms of batches, keys and values in JSON. One thread, one tokio runtime.
 //!
 //! Exit codes: 0 done, 1 not found or condition failed, 2 usage, 3 refused (not applied), 4 fate
 //! unknown, 5 unreachable. Results go to standard output, errors to standard error.

@@ -1,7 +1,8 @@
 //! Arguments to requests, bytes to text. What needs a server is tested with the real binary.
 
 use clap::Parser;
-use rangedb_client::Batch;
+use rangedb_client::{Batch, ScanOptions};
+use rangedb_server::admin::json;
 use serde_json::{Map, Value};
 
 use super::cluster::Show;
@@ -79,11 +80,47 @@ fn documented_command_lines_are_understood() {
     assert_eq!(
         request(&["scan", "--start", "a", "--limit", "5"]),
         Ok(Request::Scan {
-            start: Some(b"a".to_vec()),
-            end: None,
+            options: ScanOptions {
+                start: Some("a".into()),
+                limit: 5,
+                ..ScanOptions::default()
+            },
             limit: Some(5)
         })
     );
+    assert_eq!(
+        request(&[
+            "scan",
+            "--prefix",
+            "61ff",
+            "--hex",
+            "--reverse",
+            "--keys-only"
+        ]),
+        Ok(Request::Scan {
+            options: ScanOptions {
+                start: Some((&b"a\xff"[..]).into()),
+                end: Some("b".into()),
+                limit: 1000,
+                reverse: true,
+                keys_only: true,
+            },
+            limit: None
+        })
+    );
+    for (prefix, start) in [("ffff", &b"\xff\xff"[..]), ("", b"")] {
+        assert_eq!(
+            request(&["scan", "--prefix", prefix, "--hex"]),
+            Ok(Request::Scan {
+                options: ScanOptions {
+                    start: Some(start.into()),
+                    limit: 1000,
+                    ..ScanOptions::default()
+                },
+                limit: None
+            })
+        );
+    }
     assert_eq!(
         request(&["status", "--format", "json"]),
         Ok(Request::Status)
@@ -130,6 +167,9 @@ fn senseless_command_lines_are_usage_errors() {
         &["cas", "k", "--if-absent", "--if-version", "1", "v"],
         &["cas", "k", "--if-absent", "v", "--delete"],
         &["scan", "--limit", "0"],
+        &["scan", "--prefix", "a", "--start", "a"],
+        &["scan", "--prefix", "a", "--end", "b"],
+        &["scan", "--prefix", "0", "--hex"],
         &["range", "transfer-leader"],
         &["range", "transfer-leader", "x"],
         &["range", "move-replica", "7", "--from", "1"],
@@ -236,8 +276,8 @@ fn a_write_takes_conditions_on_several_keys() {
 #[test]
 fn binary_survives_json_and_keeps_to_its_line_in_tables() {
     let mut object = Map::new();
-    output::set_bytes(&mut object, "key", "grün".as_bytes(), false);
-    output::set_bytes(&mut object, "value", &[0xff, 0x00], false);
+    json::set_bytes(&mut object, "key", "grün".as_bytes(), false);
+    json::set_bytes(&mut object, "value", &[0xff, 0x00], false);
     assert_eq!(
         Value::Object(object).to_string(),
         r#"{"key":"grün","value_hex":"ff00"}"#

@@ -19,7 +19,7 @@ use std::time::Duration;
 use rangedb_engine::error::Error;
 use rangedb_engine::limits;
 use rangedb_engine::range::Route;
-use rangedb_engine::request::{self, SessionPair};
+use rangedb_engine::request::{self, ScanRequest, SessionPair};
 use rangedb_engine::shard::{WriteRequest, WriteSink};
 use rangedb_engine::types::{ClientId, Epoch, RangeId, ShardId, Timestamp};
 use rangedb_protocol::frame::Frame;
@@ -272,8 +272,21 @@ fn pass_on<O: Origin>(
             rows_max,
             bytes_max,
             continuation,
+            reverse,
+            keys_only,
         } => {
-            let scan = scan::request((start, end), (rows_max, bytes_max), continuation)?;
+            let scan = match continuation {
+                Some(token) => scan::continued(token, (rows_max, bytes_max))?,
+                None => ScanRequest {
+                    start: start.map(Blob::copy_from_slice),
+                    end: end.map(Blob::copy_from_slice),
+                    reverse,
+                    keys_only,
+                    rows_max: rows_max as usize,
+                    bytes_max: bytes_max as usize,
+                    at: None,
+                },
+            };
             return scan::handle(context, origin, call, scan);
         }
         RequestBody::Directory => return directory::handle(context, origin, call),

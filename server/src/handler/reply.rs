@@ -7,11 +7,10 @@ use rangedb_engine::error::Error;
 use rangedb_engine::range;
 use rangedb_engine::request::{Outcome, ScanReply};
 use rangedb_engine::types::Timestamp;
-use rangedb_protocol::continuation::Continuation;
 use rangedb_protocol::{ErrorReply, Reply, Route, Row};
 
-use crate::handler::Asked;
 use crate::handler::refusal::Refusal;
+use crate::handler::{Asked, scan};
 use crate::shard::context::Context;
 
 /// Appends a reply's frame.
@@ -73,28 +72,14 @@ pub fn outcome(context: &Context, asked: &Asked, result: Result<Outcome, Error>,
     refusal(context, asked.request, &error.into(), to);
 }
 
-/// Appends the reply to a scan. `end` is the end of the whole scan, not of this page.
-pub fn rows(
-    context: &Context,
-    asked: &Asked,
-    scanned: &ScanReply,
-    end: Option<&[u8]>,
-    to: &mut Vec<u8>,
-) {
+/// Appends the reply to a scan.
+pub fn rows(context: &Context, asked: &Asked, scanned: &ScanReply, to: &mut Vec<u8>) {
     let rows = scanned.rows.iter().map(|(key, found)| Row {
         key,
         value: &found.value,
         version: found.version.0,
     });
-    let continuation = scanned.next.as_ref().map(|next| {
-        let end = end.map(<[u8]>::to_vec);
-        Continuation {
-            next: next.start.to_vec(),
-            end,
-            at: next.at.map(|at| at.0),
-        }
-        .encode()
-    });
+    let continuation = scanned.next.as_ref().map(scan::continuation);
     let reply = Reply::Rows {
         rows: rows.collect(),
         continuation: continuation.as_deref(),

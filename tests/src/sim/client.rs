@@ -365,7 +365,7 @@ impl SimClient {
 
     /// Reads one page of a scan.
     pub(super) async fn scan(&self, scan: ScanRequest) -> Option<ScanReply> {
-        let key = scan.start.clone().unwrap_or_default();
+        let key = scan.first_key();
         let reached = self.reach(&key).await?;
         let target = self.target(&reached, &key);
         match reached.wait(reached.shard.scan(scan, target, None)).await {

@@ -93,11 +93,9 @@ async fn scan_ahead(node: &Rc<SimNode>) {
     let Some(shard) = shard(node) else { return };
     let scanned = OnHost::new(node.host(), async move {
         let request = ScanRequest {
-            start: None,
-            end: None,
             rows_max: 1,
-            bytes_max: 0,
             at: Some(shard.now().plus_ms(499)),
+            ..ScanRequest::default()
         };
         // Followers refuse the scan, and so does a leader that is beyond the bound.
         drop(shard.scan(request, None, None).await);

@@ -2,10 +2,10 @@
 //!
 //! Each hand of a client does one thing after the other. It reads; it writes registers and other
 //! rows, with and without conditions; it increments counters; it writes pairs of rows that must
-//! stay equal; it writes bursts of up to 1,500 rows at once; and it scans in pages: the present, a
-//! moment ahead, or a moment that was scanned before. Few writes of a register overlap, so that the
-//! check can try all their orders. For all rows, those of bursts too, every version is compared
-//! with the acknowledged writes.
+//! stay equal; it writes bursts of up to 1,500 rows at once; and it scans in pages, in either
+//! direction: the present, a moment ahead, or a moment that was scanned before. Few writes of a
+//! register overlap, so that the check can try all their orders. For all rows, those of bursts too,
+//! every version is compared with the acknowledged writes.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -377,32 +377,35 @@ impl SimClient {
     /// Scans in pages, each on the node that leads by then. Returns the rows and their moment.
     async fn scan_in_pages(
         &self,
-        mut at: Option<Timestamp>,
+        at: Option<Timestamp>,
     ) -> Option<(Timestamp, Vec<(Blob, Versioned)>)> {
-        let rows_max = self.random.between(1, 9) as usize;
+        let reverse = self.random.once_in(3);
+        let mut scan = ScanRequest {
+            start: Some(Blob::from_static(SCANNED.0.as_bytes())),
+            end: Some(Blob::from_static(SCANNED.1.as_bytes())),
+            reverse,
+            rows_max: self.random.between(1, 9) as usize,
+            at,
+            ..ScanRequest::default()
+        };
         let mut rows: Vec<(Blob, Versioned)> = Vec::new();
-        let mut start = Blob::from_static(SCANNED.0.as_bytes());
         loop {
-            let scan = ScanRequest {
-                start: Some(start),
-                end: Some(Blob::from_static(SCANNED.1.as_bytes())),
-                rows_max,
-                bytes_max: 0,
-                at,
-            };
             let reply = self.scan(scan).await?;
-            let two = rows.last().zip(reply.rows.first());
-            if two.is_some_and(|(a, b)| a.0 >= b.0) {
-                self.seen.violation("a scan's pages overlap".to_owned());
-            }
             rows.extend(reply.rows);
-            let Some(next) = reply.next else {
+            let Some(rest) = reply.next else {
+                if reverse {
+                    rows.reverse();
+                }
+                if !rows.is_sorted_by(|a, b| a.0 < b.0) {
+                    self.seen
+                        .violation("a scan's rows are out of order".to_owned());
+                }
                 self.check_scan(reply.at, &rows);
                 return Some((reply.at, rows));
             };
             // Other writes happen between the pages.
             SimRuntime::sleep(Duration::from_micros(self.random.between(1, 5000))).await;
-            (start, at) = (next.start, next.at);
+            scan = rest;
         }
     }
 

@@ -10,13 +10,15 @@ use rangedb_protocol::{ErrorCode, Reply, RequestBody, Session, frame};
 use super::{code, start, version};
 use crate::test_node::{Received, TestClient};
 
-fn scan<'a>(start: &'a [u8], end: &'a [u8]) -> RequestBody<'a> {
+fn scan<'a>(start: &'a [u8], end: &'a [u8], reverse: bool) -> RequestBody<'a> {
     RequestBody::Scan {
         start: Some(start),
         end: Some(end),
         rows_max: 0,
         bytes_max: 0,
         continuation: None,
+        reverse,
+        keys_only: false,
     }
 }
 
@@ -39,13 +41,17 @@ fn a_scan_may_begin_and_end_just_after_the_longest_key() {
         Reply::Rows { rows, .. } => rows.iter().map(|row| row.key.len()).collect::<Vec<_>>(),
         other => panic!("no rows: {other:?}"),
     };
-    assert_eq!(keys(&client.ask(scan(&longest, &after))), [KEY_LEN_MAX]);
-    assert_eq!(keys(&client.ask(scan(&after, b"c"))), [1]);
     let longer = [&after[..], &[0]].concat();
-    for refused in [scan(&longer, b"c"), scan(b"a", &longer)] {
-        let refused = client.ask(refused);
-        assert_eq!(code(&refused), ErrorCode::Invalid);
-        assert!(message(&refused).contains("4098"), "{}", message(&refused));
+    for reverse in [false, true] {
+        let found = client.ask(scan(&longest, &after, reverse));
+        assert_eq!(keys(&found), [KEY_LEN_MAX]);
+        let found = client.ask(scan(&after, b"c", reverse));
+        assert_eq!(keys(&found), [1]);
+        for refused in [scan(&longer, b"c", reverse), scan(b"a", &longer, reverse)] {
+            let refused = client.ask(refused);
+            assert_eq!(code(&refused), ErrorCode::Invalid);
+            assert!(message(&refused).contains("4098"), "{}", message(&refused));
+        }
     }
     node.stop(Duration::from_secs(5));
 }
@@ -103,7 +109,7 @@ fn requests_before_a_bad_frame_are_answered() {
             let session = client.session();
             let put = RequestBody::put(key, b"v", session);
             asked.push(client.encode(put, &mut bytes));
-            asked.push(client.encode(scan(b"a", b"m"), &mut bytes));
+            asked.push(client.encode(scan(b"a", b"m", false), &mut bytes));
         }
         bytes.extend_from_slice(&bad);
         // Nothing behind it is taken.

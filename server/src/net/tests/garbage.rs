@@ -52,9 +52,10 @@ fn good_frames(client: &mut TestClient) -> Vec<Vec<u8>> {
     ];
     let condition = Expected::Value(b"old");
     let token = Continuation {
-        next: b"a".to_vec(),
+        start: b"a".to_vec(),
         end: Some(b"b".to_vec()),
         at: None,
+        ..Continuation::default()
     };
     let token = token.encode();
     let bodies = [
@@ -70,6 +71,8 @@ fn good_frames(client: &mut TestClient) -> Vec<Vec<u8>> {
             rows_max: 3,
             bytes_max: 0,
             continuation: None,
+            reverse: false,
+            keys_only: false,
         },
         RequestBody::Scan {
             start: None,
@@ -77,6 +80,8 @@ fn good_frames(client: &mut TestClient) -> Vec<Vec<u8>> {
             rows_max: 0,
             bytes_max: 0,
             continuation: Some(&token),
+            reverse: false,
+            keys_only: false,
         },
         RequestBody::Directory,
         RequestBody::Status,

@@ -138,15 +138,36 @@ fn scans_go_on_over_the_border_of_ranges() {
     for key in ["a", "b", "c", "m", "x", "y"] {
         version(&client.put(key.as_bytes(), b"v"));
     }
+    let scan = Scan {
+        interval: (Some(b"b"), Some(b"y")),
+        ..Scan::default()
+    };
+    assert_eq!(scanned(&mut client, &scan), ["b", "c", "m", "x"]);
+    node.stop(Duration::from_secs(5));
+}
+
+/// A scan in pages of one row.
+#[derive(Default)]
+struct Scan {
+    interval: (Option<&'static [u8]>, Option<&'static [u8]>),
+    reverse: bool,
+    keys_only: bool,
+}
+
+/// The keys of all its pages. The first request alone says what is scanned.
+fn scanned(client: &mut TestClient, scan: &Scan) -> Vec<String> {
     let mut seen = Vec::new();
     let mut token: Option<Vec<u8>> = None;
     loop {
+        let is_first = token.is_none();
         let page = client.ask(RequestBody::Scan {
-            start: Some(b"b"),
-            end: Some(b"y"),
+            start: scan.interval.0.filter(|_| is_first),
+            end: scan.interval.1.filter(|_| is_first),
             rows_max: 1,
             bytes_max: 0,
             continuation: token.as_deref(),
+            reverse: scan.reverse && is_first,
+            keys_only: scan.keys_only && is_first,
         });
         let Reply::Rows {
             rows, continuation, ..
@@ -155,16 +176,86 @@ fn scans_go_on_over_the_border_of_ranges() {
             panic!("no rows")
         };
         assert!(rows.len() <= 1);
-        seen.extend(
-            rows.iter()
-                .map(|row| String::from_utf8(row.key.to_vec()).expect("a text")),
-        );
+        for row in rows {
+            assert_eq!(row.value.is_empty(), scan.keys_only);
+            seen.push(String::from_utf8(row.key.to_vec()).expect("a text"));
+        }
         token = continuation.map(<[u8]>::to_vec);
         if token.is_none() {
-            break;
+            return seen;
         }
     }
-    assert_eq!(seen, ["b", "c", "m", "x"]);
+}
+
+#[test]
+fn scans_in_reverse_go_on_in_the_range_to_the_left() {
+    let node = start(&["d", "m", "m\0", "x"]);
+    let mut client = node.connect(ANY_SHARD_SEEN, false);
+    let all = ["a", "c", "d", "l", "m", "m\0", "n", "x", "y"];
+    for key in all {
+        version(&client.put(key.as_bytes(), b"v"));
+    }
+    let bounds: [Option<&'static [u8]>; 8] = [
+        None,
+        Some(b""),
+        Some(b"\0"),
+        Some(b"d"),
+        Some(b"d\0"),
+        Some(b"m"),
+        Some(b"m\0"),
+        Some(b"x"),
+    ];
+    for (start, end) in bounds.iter().flat_map(|a| bounds.map(|b| (*a, b))) {
+        for keys_only in [false, true] {
+            let mut scan = Scan {
+                interval: (start, end),
+                reverse: true,
+                keys_only,
+            };
+            let inside = |key: &&&str| {
+                let key = key.as_bytes();
+                start.is_none_or(|start| start <= key) && end.is_none_or(|end| key < end)
+            };
+            let wanted: Vec<&str> = all.iter().filter(inside).copied().collect();
+            let mut found = scanned(&mut client, &scan);
+            found.reverse();
+            assert_eq!(found, wanted, "{start:?} to {end:?}");
+            scan.reverse = false;
+            assert_eq!(scanned(&mut client, &scan), wanted, "{start:?} to {end:?}");
+        }
+    }
+    node.stop(Duration::from_secs(5));
+}
+
+#[test]
+fn the_bytes_of_a_scan_count_what_is_sent() {
+    let node = start(&[]);
+    let mut client = node.connect(0, false);
+    for key in ["a", "b", "c", "d"] {
+        version(&client.put(key.as_bytes(), &[7; 1000]));
+    }
+    let mut rows = |bytes_max, reverse, keys_only| {
+        let page = client.ask(RequestBody::Scan {
+            start: None,
+            end: None,
+            rows_max: 0,
+            bytes_max,
+            continuation: None,
+            reverse,
+            keys_only,
+        });
+        let Reply::Rows { rows, .. } = page.reply() else {
+            panic!("no rows")
+        };
+        rows.len()
+    };
+    for reverse in [false, true] {
+        assert_eq!(rows(2002, reverse, false), 2);
+        assert_eq!(rows(2001, reverse, false), 1);
+        assert_eq!(rows(1, reverse, false), 1);
+        assert_eq!(rows(4, reverse, true), 4);
+        assert_eq!(rows(3, reverse, true), 3);
+    }
     node.stop(Duration::from_secs(5));
 }
 

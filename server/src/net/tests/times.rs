@@ -88,6 +88,8 @@ fn no_request_of_any_kind_takes_a_time_that_is_too_far_ahead() {
                     rows_max: 0,
                     bytes_max: 0,
                     continuation: None,
+                    reverse: false,
+                    keys_only: false,
                 },
             ]
         };
@@ -146,9 +148,10 @@ fn a_continuation_in_the_future_is_refused_and_one_just_ahead_of_each_reply_move
     version(&client.put(b"k", b"v"));
     let scan = |client: &mut TestClient, at: u64| {
         let token = Continuation {
-            next: b"a".to_vec(),
+            start: b"a".to_vec(),
             end: None,
             at: Some(at),
+            ..Continuation::default()
         };
         client.ask(RequestBody::Scan {
             start: None,
@@ -156,6 +159,8 @@ fn a_continuation_in_the_future_is_refused_and_one_just_ahead_of_each_reply_move
             rows_max: 0,
             bytes_max: 0,
             continuation: Some(&token.encode()),
+            reverse: false,
+            keys_only: false,
         })
     };
     for at in [from_now(600).0, from_now(3_600_000).0, u64::MAX] {
