@@ -13,10 +13,7 @@ use bytes::Bytes;
 pub use openraft_rt::{AsyncRuntime, Instant};
 
 use crate::lsm::TableStore;
-use crate::range::apply::Applied;
-use crate::range::state::RangeState;
 use crate::types::Location;
-use crate::wal::{Group, LogEntry};
 
 /// The world, as types. The values that go with them are in [`World`].
 pub trait Env: Copy + std::fmt::Debug + Default + Eq + Ord + 'static {
@@ -39,11 +36,6 @@ pub trait Env: Copy + std::fmt::Debug + Default + Eq + Ord + 'static {
     ) -> impl Future<Output = io::Result<R>> {
         std::future::ready(Ok(work()))
     }
-
-    /// Told of each entry that a replica applies, with its results and the state after it, by which
-    /// the simulator holds replicas against each other. Nothing elsewhere.
-    #[inline(always)]
-    fn applied(_: Group, _: &LogEntry, _: &[Applied], _: &RangeState) {}
 
     /// Whether a leader may read alone within its lease. Always; in the simulator not always, so that
     /// reads are confirmed by others also where leases are renewed in time.
@@ -127,31 +119,6 @@ pub trait File: 'static {
     fn write_at(&self, buffer: Self::Buffer, offset: u64) -> impl Future<Output = io::Result<()>>;
     /// Reads `len` bytes; fewer only at the end of the file.
     fn read_at(&self, offset: u64, len: usize) -> impl Future<Output = io::Result<Vec<u8>>>;
-}
-
-/// What a file operation lacked that may be there again later: it failed, and may be tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lack {
-    /// The disk is full, or the part of it that may be used.
-    Room,
-    /// File descriptors, memory or threads, of this process or of the machine.
-    Resources,
-}
-
-impl Lack {
-    /// What was lacking; `None`: the error is of another kind, and stays.
-    pub fn of(error: &io::Error) -> Option<Lack> {
-        // Linux's ENOMEM, EAGAIN, ENFILE and EMFILE; std names only some of them.
-        const LACKS: [i32; 4] = [12, 11, 23, 24];
-        match error.kind() {
-            io::ErrorKind::StorageFull
-            | io::ErrorKind::QuotaExceeded
-            | io::ErrorKind::FileTooLarge => Some(Lack::Room),
-            io::ErrorKind::OutOfMemory | io::ErrorKind::WouldBlock => Some(Lack::Resources),
-            _ if LACKS.map(Some).contains(&error.raw_os_error()) => Some(Lack::Resources),
-            _ => None,
-        }
-    }
 }
 
 /// One of the ways from a shard to another. What takes one does not wait behind what takes the other.

@@ -4,8 +4,10 @@ mod order;
 
 pub use order::OrderError;
 
-use crate::range::Route;
-use crate::types::Timestamp;
+use crate::limits::MAX_CLOCK_OFFSET_MS;
+use crate::lsm::LsmError;
+use crate::types::{NodeId, RangeId, ReplicaId, Route, Timestamp};
+use crate::wal::{Group, WalError};
 
 /// What became of a write that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +69,7 @@ pub enum Error {
         "clock out of bounds: the request's {what} lies {ahead_ms} ms ahead of this node's wall \
          clock, and at most {} ms are taken; no reply of a node whose clock is right holds such a \
          time, so check the clocks of the nodes and of whoever made this time",
-        crate::hlc::MAX_CLOCK_OFFSET_MS
+        MAX_CLOCK_OFFSET_MS
     )]
     ClockOutOfBounds {
         /// The kind of timestamp, as the message names it.
@@ -92,7 +94,7 @@ pub enum Error {
         "range {0} has stopped: its replicas hold different rows, and no majority of them the same; \
          see the nodes' logs, and restore the range or start the nodes whose replicas are right"
     )]
-    Diverged(crate::types::RangeId),
+    Diverged(RangeId),
     /// The disk has no room for more writes.
     #[error("the disk is full")]
     DiskFull,
@@ -123,27 +125,20 @@ impl Error {
     }
 }
 
-/// What helps a node whose files are damaged.
-pub const DAMAGED_ADVICE: &str = "never put an older copy of this node's folder back into a \
-     cluster: that undoes writes which this node has acknowledged. If other nodes hold replicas of \
-     its ranges, start this node with an empty data folder: it joins anew and gets everything from \
-     them. A node without others can go on only from a copy of its whole folder that was made while \
-     it was stopped, and loses what was written since: keep the damaged folder";
-
 /// Why the process must end: nothing continues on bad state.
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {
     /// The log is damaged, or a durable write failed.
     #[error(transparent)]
-    Wal(#[from] crate::wal::WalError),
+    Wal(#[from] WalError),
     /// The tables are damaged or cannot be read.
     #[error(transparent)]
-    Lsm(#[from] crate::lsm::LsmError),
+    Lsm(#[from] LsmError),
     /// Consensus gave up.
     #[error("raft of range {range}: {message}")]
     Raft {
         /// The group's range.
-        range: crate::types::RangeId,
+        range: RangeId,
         /// openraft's words.
         message: String,
     },
@@ -152,7 +147,7 @@ pub enum Fatal {
         "another process runs as node {0}, and was started later: this one ends; if the data folder \
          was copied, give the copy up"
     )]
-    Superseded(crate::types::NodeId),
+    Superseded(NodeId),
     /// The folder is an older one of the node.
     #[error(
         "this data folder is older than what node {node} has already run on (start {start}, the \
@@ -162,7 +157,7 @@ pub enum Fatal {
     )]
     OldFolder {
         /// The node.
-        node: crate::types::NodeId,
+        node: NodeId,
         /// Which start of the folder this is.
         start: u64,
         /// The last start that was seen.
@@ -170,8 +165,95 @@ pub enum Fatal {
     },
     /// A part of the shard's folder is missing, or is not the one that belongs there.
     #[error(transparent)]
-    Folder(#[from] crate::shard::FolderFault),
+    Folder(#[from] FolderFault),
     /// Log and tables contradict each other.
     #[error("inconsistent state: {0}")]
     Inconsistent(String),
+}
+
+/// Why the parts of a shard's folder do not belong together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FolderFault {
+    /// The log has another id.
+    #[error(
+        "the log in wal/ is not this shard's own: it belongs to another shard or another data folder"
+    )]
+    LogOfAnother,
+    /// The log was last opened at an earlier start than the node records.
+    #[error(
+        "the log in wal/ is older than node.json: it was last written at start {found} of this node, \
+         and start {known} has written to it since"
+    )]
+    LogBeforeStart {
+        /// The start that the log records.
+        found: u64,
+        /// The start that the node records.
+        known: u64,
+    },
+    /// The log ends before a batch that the tables have seen.
+    #[error(
+        "the log in wal/ is older than the tables, or its end is missing: its last batch is {found}, \
+         and the tables were written when batch {known} was durable"
+    )]
+    LogBeforeTables {
+        /// The last batch of the log.
+        found: u64,
+        /// The batch that the tables have seen.
+        known: u64,
+    },
+    /// The log lacks a range with which the folder was made.
+    #[error("the log in wal/ does not know of range {0}, with which this folder was made")]
+    RangeUnknown(RangeId),
+    /// The log was opened at a later start than the node counts.
+    #[error(
+        "node.json is older than the log in wal/: it counts start {found}, and the log has seen \
+         start {known}"
+    )]
+    NodeBeforeLog {
+        /// The start that the node counts.
+        found: u64,
+        /// The start that the log records.
+        known: u64,
+    },
+    /// There are no tables, or they were never this shard's.
+    #[error(
+        "the tables in tables/ are missing: the folder has none of the rows that this node wrote"
+    )]
+    TablesGone,
+    /// The tables name another log.
+    #[error(
+        "the tables in tables/ are not this shard's own: they belong to another shard or another \
+         data folder"
+    )]
+    TablesOfAnother,
+    /// The tables lack flushes that the log records.
+    #[error(
+        "the tables in tables/ are older than the log: they have taken {found} flushes, and the log \
+         knows of {known}"
+    )]
+    TablesBeforeLog {
+        /// Flushes that the tables have.
+        found: u64,
+        /// Flushes that the log records.
+        known: u64,
+    },
+    /// Entries between the tables and the log are missing.
+    #[error(
+        "the tables in tables/ are older than the log: they have range {} up to entry {applied}, and \
+         the log begins after entry {purged}", .group.range
+    )]
+    EntriesGone {
+        /// The replica.
+        group: Group,
+        /// The last entry that the tables have.
+        applied: u64,
+        /// The last entry that is purged from the log.
+        purged: u64,
+    },
+    /// The tables have rows of a replica that the log does not know.
+    #[error(
+        "the tables in tables/ hold replica {0}, of which the log in wal/ knows nothing: one of the \
+         two was lost or belongs to another folder"
+    )]
+    ReplicaUnknown(ReplicaId),
 }

@@ -14,11 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::Error;
+use crate::limits::MAX_CLOCK_OFFSET_MS;
 use crate::types::Timestamp;
-
-/// How far a client's timestamp may lie above a node's wall clock, in milliseconds: the clocks of the
-/// nodes that the client has asked may differ by this much.
-pub const MAX_CLOCK_OFFSET_MS: u64 = 500;
 
 /// A cheap clone of the node's clock.
 #[derive(Clone, Debug, Default)]

@@ -39,10 +39,12 @@
 //! | [`types`], [`limits`] | ids, timestamps and other small values; all bounds |
 //! | [`request`], [`error`] | requests, their outcomes, errors, and what became of a write |
 //! | [`env`] | the traits of the world outside |
+//! | [`disk_fault`] | faults of the disk: what it lacks, and advice when files are damaged |
 //! | [`hlc`] | the node's hybrid logical clock |
 //! | [`frame`] | frames of messages between nodes |
 //! | [`wal`] | the log: segments, batches, records, recovery |
-//! | [`lsm`] | the tree: memtable, tables, versions and their collection |
+//! | [`tree`] | the shard's tree as its ranges use it: freezes, room, what is durable |
+//! | [`lsm`] | what the tree is made of: memtable, tables, versions and their collection |
 //! | [`raft`] | the adapter to openraft: groups, leases, elections, snapshots |
 //! | [`range`] | a range's replica: commands, apply, session table, proposer |
 //! | [`cluster`] | the manager: placement, health, ids, settings, the view of the cluster |
@@ -58,6 +60,7 @@
 //! `shard/management.rs` and `shard/members.rs`.
 
 pub mod cluster;
+pub mod disk_fault;
 pub mod env;
 pub mod error;
 pub mod frame;
@@ -69,5 +72,6 @@ pub mod raft;
 pub mod range;
 pub mod request;
 pub mod shard;
+pub mod tree;
 pub mod types;
 pub mod wal;

@@ -21,12 +21,19 @@ pub const ENTRY_COMMANDS_MAX: usize = 4096;
 /// Entries of one range that its leader keeps in flight.
 pub const ENTRIES_IN_FLIGHT_MAX: usize = 8;
 /// Bytes of writes that wait or are in flight, of all ranges of a shard: see
-/// [`crate::range::budget`].
+/// [`crate::tree::budget`].
 pub const SHARD_WRITES_LEN_MAX: usize = 128 << 20;
 /// Commands that wait for a place in an entry, of one range.
 pub const PROPOSALS_WAITING_MAX: usize = 16 << 10;
 /// Bytes that wait for a place in an entry, of one range.
 pub const PROPOSAL_BYTES_WAITING_MAX: usize = 32 << 20;
+
+/// How far a client's timestamp may lie above a node's wall clock, in milliseconds: the clocks of the
+/// nodes that the client has asked may differ by this much.
+pub const MAX_CLOCK_OFFSET_MS: u64 = 500;
+/// How long a leader may serve reads above its last entry before it must write again, in
+/// milliseconds. Also the read lease of a group of several voters.
+pub const LEASE_MS: u64 = 500;
 
 /// Rows of one scan reply.
 pub const SCAN_ROWS_MAX: usize = 10_000;

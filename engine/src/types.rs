@@ -197,5 +197,29 @@ impl fmt::Display for Location {
     }
 }
 
+/// A replica of a range, and where it lives.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
+pub struct ReplicaPlace {
+    /// The replica's id, which is never used again.
+    pub replica: ReplicaId,
+    /// The shard where it lives.
+    pub location: Location,
+}
+
+/// Where to send requests for an interval of keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The range.
+    pub range: RangeId,
+    /// The range's epoch when the route was made.
+    pub epoch: Epoch,
+    /// The interval that the range holds.
+    pub keys: KeyRange,
+    /// The shard of the range's leader; `None` if it is not known.
+    pub leader: Option<Location>,
+}
+
 /// A user's key or value: a slice of the frame or log entry it came in.
 pub type Blob = Bytes;

@@ -24,3 +24,4 @@ pub mod probe;
 pub mod shard;
 #[cfg(test)]
 mod test_node;
+pub mod world;

@@ -29,7 +29,7 @@ use crate::admin::{self, Pages, Phase, Serving};
 use crate::config::{Config, ShardMemory};
 use crate::descriptors::{Needs, Seats, Shares, TooFew};
 use crate::env::data_dir::{BadFolder, Birth, DataDir, FOUNDER, Wanted};
-use crate::env::{GlommioEnv, Now, RingDisk, SystemClock, kernel, push_out, reactor, threads};
+use crate::env::{Now, RingDisk, SystemClock, kernel, push_out, reactor, threads};
 use crate::fatal::{die, refuse};
 use crate::logging;
 use crate::net::port::{HELD_PATIENCE, Port, PortError};
@@ -38,6 +38,7 @@ use crate::peers::{Peers, enroll};
 use crate::shard::context::{ClientLimits, NodeInfo};
 use crate::shard::mesh::lanes;
 use crate::shard::{self, Order, ShardError, ShardSetup};
+use crate::world::GlommioEnv;
 
 /// The time that requests in flight get to finish after the first signal.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use rangedb_engine::shard::ShardStatus;
 use rangedb_protocol::ErrorCode;
+use tokio::sync::oneshot;
 
 use crate::env::Now;
 use crate::env::reactor::Load;
@@ -12,6 +13,9 @@ use crate::handler::{Asked, Operation};
 
 /// Longer latencies are recorded as one minute.
 const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
+
+/// A request for a shard's report: the channel that the report is sent to.
+pub type ReportRequest = oneshot::Sender<ShardReport>;
 
 /// The counters of one shard's requests.
 #[derive(Clone)]

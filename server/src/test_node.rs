@@ -29,6 +29,7 @@ use crate::peers::link::Links;
 use crate::shard::context::{ClientLimits, NodeInfo};
 use crate::shard::mesh::lanes;
 use crate::shard::{Order, ShardError, ShardSetup, run};
+use crate::world::GlommioEnv;
 
 const WAIT: Duration = Duration::from_secs(30);
 
@@ -175,11 +176,7 @@ pub fn record(id: u64) -> NodeRecord {
     }
 }
 
-fn engine(
-    folder: &Path,
-    shard: ShardId,
-    keys: KeyRange,
-) -> (ShardOptions, World<crate::env::GlommioEnv>) {
+fn engine(folder: &Path, shard: ShardId, keys: KeyRange) -> (ShardOptions, World<GlommioEnv>) {
     let number = u64::from(shard.0) + 2;
     let options = ShardOptions {
         location: Location {

@@ -37,12 +37,13 @@ use rangedb_engine::range::command;
 use rangedb_engine::range::replica::{Replica, ReplicaParts};
 use rangedb_engine::range::state::RangeState;
 use rangedb_engine::range::{Descriptor, Keyspace};
-use rangedb_engine::shard::store::Store;
+use rangedb_engine::tree::Store;
 use rangedb_engine::types::{DataId, Epoch, KeyRange, Location, RangeId, ReplicaId};
 use rangedb_engine::wal::{
     Body, Created, Group, GroupLog, LogEntry, LogId, LogState, Payload, Wal, WalOptions,
 };
-use rangedb_server::env::{GlommioEnv, GlommioRuntime, RingDisk, SystemClock};
+use rangedb_server::env::{GlommioRuntime, RingDisk, SystemClock};
+use rangedb_server::world::GlommioEnv;
 use rangedb_tests::sim::disk::{Platter, SimDisk};
 use rangedb_tests::sim::random::Random;
 use rangedb_tests::sim::runtime::SimRuntime;
@@ -124,6 +125,7 @@ impl<E: Env> Bench<E> {
             store: self.store.clone(),
             hlc: Hlc::new(),
             clock: self.clock.clone(),
+            observers: Default::default(),
         });
         (Rc::new(replica), log)
     }

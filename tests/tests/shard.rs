@@ -15,7 +15,6 @@ use rangedb_engine::hlc::Hlc;
 use rangedb_engine::limits::{SEGMENT_LEN, SMALL_APPEND_LEN_MAX};
 use rangedb_engine::lsm::{LsmTables, TableOptions};
 use rangedb_engine::range::Keyspace;
-use rangedb_engine::range::budget::WriteBudget;
 use rangedb_engine::range::command::RangeOrder;
 use rangedb_engine::range::proposer::{Proposal, ProposalKind, Proposer};
 use rangedb_engine::request::{Batch, Outcome, ScanRequest, SessionPair};
@@ -23,12 +22,14 @@ use rangedb_engine::shard::{
     DigestOptions, FolderMark, InitialRange, Opened, RangeStatus, Shard, ShardOptions,
     WriteRequest, WriteSink,
 };
+use rangedb_engine::tree::budget::WriteBudget;
 use rangedb_engine::types::{
     ClientId, Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp,
 };
-use rangedb_server::env::{GlommioEnv, GlommioRuntime, Now, RingDisk, SystemClock};
+use rangedb_server::env::{GlommioRuntime, Now, RingDisk, SystemClock};
 use rangedb_server::peers::Peers;
 use rangedb_server::peers::link::Links;
+use rangedb_server::world::GlommioEnv;
 use tokio::sync::oneshot;
 
 const MEMTABLE_BYTES: usize = 1 << 20;
@@ -84,7 +85,7 @@ async fn open(folder: &Path) -> Shard<GlommioEnv> {
         digests: DigestOptions::default(),
         on_fatal: Rc::new(|fatal| panic!("{fatal}")),
     };
-    Shard::open(options, world, Hlc::new())
+    Shard::open(options, world, Hlc::new(), Default::default())
         .await
         .expect("the shard opens")
 }

@@ -144,7 +144,7 @@ pub struct LsmStats {
 
 fn advice(damaged: bool) -> String {
     match damaged {
-        true => format!(": a file is damaged; {}", crate::error::DAMAGED_ADVICE),
+        true => format!(": a file is damaged; {}", crate::disk_fault::DAMAGED_ADVICE),
         false => String::new(),
     }
 }

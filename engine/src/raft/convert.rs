@@ -12,8 +12,7 @@ use rkyv::rancor;
 use crate::env::Env;
 use crate::raft::message::{Answer, Candidacy};
 use crate::raft::type_config::{Commands, TypeConfig};
-use crate::range::ReplicaPlace;
-use crate::types::{Location, ReplicaId};
+use crate::types::{Location, ReplicaId, ReplicaPlace};
 use crate::wal;
 
 /// openraft's membership of our replicas.

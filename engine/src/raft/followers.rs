@@ -26,11 +26,8 @@
 
 use std::cell::RefCell;
 
-use crate::env::Env;
-use crate::raft::group::Group;
-use crate::raft::message::Answer;
 use crate::types::ReplicaId;
-use crate::wal::{LogId, Vote};
+use crate::wal::LogId;
 
 /// What the leader of one term knows of the others.
 #[derive(Default)]
@@ -155,35 +152,6 @@ impl Follower {
 pub(super) fn is_lost(acknowledged: Option<LogId>, previous: Option<LogId>) -> Option<LogId> {
     let (acknowledged, previous) = acknowledged.zip(previous)?;
     (previous.index <= acknowledged.index).then_some(acknowledged)
-}
-
-impl<E: Env> Group<E> {
-    /// The id of this replica.
-    pub fn replica(&self) -> ReplicaId {
-        self.replica
-    }
-
-    /// Whether another replica has lost what it had acknowledged to this leader.
-    pub fn has_lost(&self, replica: ReplicaId) -> bool {
-        self.followers.has_lost(replica)
-    }
-
-    /// Whether an entry is missing here that, as the leader says, this replica has acknowledged.
-    ///
-    /// # Errors
-    /// The answer to a sender that no longer leads: a later leader may have taken the entry back.
-    pub fn lacks(&self, vote: Vote, acknowledged: LogId) -> Result<bool, Answer> {
-        let state = self.log.state();
-        if let Some(own) = state.vote
-            && (own.term, own.leader) > (vote.term, vote.leader)
-        {
-            return Err(Answer::HigherVote(own));
-        }
-        let purged = state
-            .purged
-            .is_some_and(|id| id.index >= acknowledged.index);
-        Ok(!purged && !self.log.has(acknowledged))
-    }
 }
 
 #[cfg(test)]

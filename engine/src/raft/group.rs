@@ -14,6 +14,7 @@ use openraft::{Config, ServerState, SnapshotPolicy};
 
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::Fatal;
+use crate::limits::LEASE_MS;
 use crate::mutant::{self, Mutant};
 use crate::raft::convert;
 use crate::raft::followers::Followers;
@@ -25,9 +26,9 @@ use crate::raft::pins::Pins;
 use crate::raft::pulse::{HEARTBEAT, Pulse};
 use crate::raft::state_machine::StateMachine;
 use crate::raft::type_config::{CallbackResponder, Commands, TypeConfig};
-use crate::range::replica::{LEASE_MS, Replica};
+use crate::range::replica::Replica;
 use crate::types::{RangeId, ReplicaId};
-use crate::wal::{Body, GroupLog};
+use crate::wal::{Body, GroupLog, LogId, Vote};
 
 /// The end of a proposal: the results of apply, or openraft's refusal.
 pub type ProposalResult<E> = ClientWriteResult<TypeConfig<E>>;
@@ -58,21 +59,21 @@ pub struct Group<E: Env> {
     pub(super) replica: ReplicaId,
     pub(super) raft: Raft<E>,
     /// What this replica is in its group, as openraft last said.
-    role: Cell<Role>,
+    pub(super) role: Cell<Role>,
     /// Whether it is the only voter, as openraft last said.
-    alone: Cell<bool>,
+    pub(super) alone: Cell<bool>,
     /// How many replicas the group has, voters and learners, as openraft last said.
-    members: Cell<usize>,
+    pub(super) members: Cell<usize>,
     pub(super) metrics: WatchReceiverOf<TypeConfig<E>, RaftMetrics<TypeConfig<E>>>,
     /// Whether it neither votes nor campaigns yet: openraft forgets at a restart to whom it
     /// promised a lease.
-    silent: Cell<bool>,
-    lease: Rc<Lease<E>>,
+    pub(super) silent: Cell<bool>,
+    lease: Rc<Lease<Now<E>>>,
     /// What this replica knows of the others from when it last led.
     pub(super) followers: Rc<Followers>,
     /// See [`Group::part_taken`].
     pub(super) part_taken: Rc<Cell<Option<Now<E>>>>,
-    pub(super) pulse: Pulse<E>,
+    pub(super) pulse: Pulse<Now<E>>,
     /// How many entries are kept for replicas that are behind, though the tree has made them
     /// durable.
     pub(super) entries_kept: u64,
@@ -198,7 +199,7 @@ impl<E: Env> RaftGroup<E> {
                 lease,
                 followers,
                 part_taken,
-                pulse: Pulse::new(around.stalled),
+                pulse: Pulse::new(Now::<E>::now(), around.stalled),
                 entries_kept: around.entries_kept,
                 log,
                 pins,
@@ -212,16 +213,20 @@ impl<E: Env> RaftGroup<E> {
             _ if alone => group.campaign().await?,
             Made::Now { leads: true } => group.campaign().await?,
             Made::Now { leads: false } => {}
-            Made::Before => {
-                let silent = group.clone();
-                drop(E::Runtime::spawn(async move {
-                    E::Runtime::sleep(Duration::from_millis(LEASE_MS) + DRIFT_MARGIN).await;
-                    silent.pulse.hear(Now::<E>::now());
-                    silent.silent.set(false);
-                }));
-            }
+            Made::Before => group.end_silence_later(),
         }
         Ok(group)
+    }
+
+    /// Lets a replica that existed before vote again once every lease that it may have promised has
+    /// run out.
+    fn end_silence_later(&self) {
+        let silent = self.clone();
+        drop(E::Runtime::spawn(async move {
+            E::Runtime::sleep(Duration::from_millis(LEASE_MS) + DRIFT_MARGIN).await;
+            silent.pulse.hear(Now::<E>::now());
+            silent.silent.set(false);
+        }));
     }
 
     /// Calls `leads` with the leader that openraft knows and the term of this replica's vote, now
@@ -255,6 +260,11 @@ impl<E: Env> Group<E> {
         self.range
     }
 
+    /// The id of this replica.
+    pub fn replica(&self) -> ReplicaId {
+        self.replica
+    }
+
     /// Whether this replica is the only voter.
     pub fn is_alone(&self) -> bool {
         self.alone.get()
@@ -280,7 +290,7 @@ impl<E: Env> Group<E> {
     }
 
     /// When this leader sent the last append that a majority has accepted.
-    fn quorum_at(&self) -> Option<Now<E>> {
+    pub(super) fn quorum_at(&self) -> Option<Now<E>> {
         let metrics = self.metrics.borrow_watched();
         let voters = metrics.membership_config.membership().get_joint_config();
         self.lease
@@ -310,72 +320,6 @@ impl<E: Env> Group<E> {
             E::Runtime::sleep(LEASE_LOOK).await;
         }
         Ok(())
-    }
-
-    /// Does what is due, when the shard's driver looks at this group.
-    ///
-    /// # Errors
-    /// The group has stopped.
-    pub async fn tick(&self, tick: &Tick<'_, E>, replica: &Replica<E>) -> Result<(), Fatal> {
-        if self.retired.get() {
-            return Ok(());
-        }
-        if self.alone.get() && self.role.get() == Role::Leader && self.members.get() <= 1 {
-            self.pulse.sleep(tick.now);
-            return Ok(());
-        }
-        match self.role.get() {
-            // If the other does not take the lead, the followers elect somebody once they hear
-            // nothing.
-            Role::Leader if self.has_handed_over() => {}
-            Role::Leader => {
-                let applied = replica.with_state(|state| state.applied.map_or(0, |id| id.index));
-                let quiet = self.pulse.is_quiet(tick.now, applied) && replica.proposer.is_idle();
-                let beats = self.pulse.heartbeat_is_due(tick.now);
-                // A quiet leader sends heartbeats until every replica within reach has every entry.
-                match quiet {
-                    true if beats && self.may_sleep(tick) => {
-                        self.pulse.sleep(tick.now);
-                        return Ok(());
-                    }
-                    true => self.pulse.rest(),
-                    false => {}
-                }
-                if beats {
-                    self.told(self.raft.trigger().heartbeat().await)?;
-                }
-            }
-            Role::Voter if !self.silent.get() => {
-                let may_lead = !self.leaves.get();
-                if may_lead && self.pulse.campaign_is_due(tick.now, (tick.random)()) {
-                    tracing::debug!(range = %self.range, term = self.term(), "campaigns");
-                    self.campaign().await?;
-                }
-            }
-            Role::Voter | Role::Learner => {}
-        }
-        Ok(())
-    }
-
-    /// Whether no majority of the range has been reached for a while, as far as this replica can
-    /// tell.
-    pub fn lacks_quorum(&self, now: Now<E>) -> bool {
-        match self.role.get() {
-            Role::Leader if self.alone.get() => false,
-            Role::Leader => self.pulse.is_left(now, self.quorum_at()),
-            Role::Voter => self.pulse.is_without_leader(now),
-            Role::Learner => false,
-        }
-    }
-
-    /// Whether all replicas within reach have every entry, and all is applied here.
-    fn may_sleep(&self, tick: &Tick<'_, E>) -> bool {
-        let metrics = self.metrics.borrow_watched();
-        let last = metrics.last_log_index;
-        metrics.last_applied.as_ref().map(|id| id.index) == last
-            && metrics.replication.iter().flatten().all(|(id, matched)| {
-                matched.as_ref().map(|id| id.index) == last || !(tick.is_there)(*id)
-            })
     }
 
     /// Takes the role and the members of this replica from openraft's metrics.
@@ -447,25 +391,7 @@ impl<E: Env> Group<E> {
                     entries,
                     leader_commit: committed.map(convert::raft_log_id::<E>),
                 };
-                let asked = Now::<E>::now();
-                let answer = self.raft.append_entries(request).await;
-                if answer
-                    .as_ref()
-                    .is_ok_and(|a| !matches!(a, AppendEntriesResponse::HigherVote(_)))
-                {
-                    self.pulse.hear(asked);
-                }
-                match answer {
-                    Ok(AppendEntriesResponse::Success) => Answer::Appended,
-                    Ok(AppendEntriesResponse::PartialSuccess(id)) => {
-                        Answer::AppendedUpTo(id.as_ref().map(convert::log_id::<E>))
-                    }
-                    Ok(AppendEntriesResponse::Conflict) => Answer::Conflict,
-                    Ok(AppendEntriesResponse::HigherVote(vote)) => {
-                        Answer::HigherVote(convert::vote::<E>(&vote))
-                    }
-                    Err(_) => Answer::Refused,
-                }
+                self.append(request).await
             }
             // The shard handles these two itself: it stages the parts of a snapshot and installs it
             // at the end, and it removes a replica that has lost entries.
@@ -500,6 +426,49 @@ impl<E: Env> Group<E> {
             Question::PreVote(candidacy) => {
                 let request = convert::vote_request::<E>(&candidacy);
                 convert::voted(self.raft.pre_vote(request).await)
+            }
+        }
+    }
+
+    /// Whether another replica has lost what it had acknowledged to this leader.
+    pub fn has_lost(&self, replica: ReplicaId) -> bool {
+        self.followers.has_lost(replica)
+    }
+
+    /// Whether an entry is missing here that, as the leader says, this replica has acknowledged.
+    ///
+    /// # Errors
+    /// The answer to a sender that no longer leads: a later leader may have taken the entry back.
+    pub fn lacks(&self, vote: Vote, acknowledged: LogId) -> Result<bool, Answer> {
+        let state = self.log.state();
+        if let Some(own) = state.vote
+            && (own.term, own.leader) > (vote.term, vote.leader)
+        {
+            return Err(Answer::HigherVote(own));
+        }
+        let purged = state
+            .purged
+            .is_some_and(|id| id.index >= acknowledged.index);
+        Ok(!purged && !self.log.has(acknowledged))
+    }
+
+    /// Appends the entries of a leader. The leader counts as alive unless a later one is known here.
+    async fn append(&self, request: AppendEntriesRequest<TypeConfig<E>>) -> Answer {
+        let asked = Now::<E>::now();
+        let Ok(answer) = self.raft.append_entries(request).await else {
+            return Answer::Refused;
+        };
+        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+            self.pulse.hear(asked);
+        }
+        match answer {
+            AppendEntriesResponse::Success => Answer::Appended,
+            AppendEntriesResponse::PartialSuccess(id) => {
+                Answer::AppendedUpTo(id.as_ref().map(convert::log_id::<E>))
+            }
+            AppendEntriesResponse::Conflict => Answer::Conflict,
+            AppendEntriesResponse::HigherVote(vote) => {
+                Answer::HigherVote(convert::vote::<E>(&vote))
             }
         }
     }
@@ -570,16 +539,6 @@ pub struct Around<E: Env> {
     /// Whether the node is stopping: its replicas no longer campaign, and refuse leadership
     /// transfers.
     pub leaves: Rc<Cell<bool>>,
-}
-
-/// What the shard's driver passes to each group that it looks at.
-pub struct Tick<'a, E: Env> {
-    /// The time of this look.
-    pub now: Now<E>,
-    /// Whether the shard of a replica was heard of lately.
-    pub is_there: &'a dyn Fn(ReplicaId) -> bool,
-    /// A source of random numbers.
-    pub random: &'a dyn Fn() -> u64,
 }
 
 /// Whether a replica is new or recovered.

@@ -11,8 +11,7 @@ use crate::env::{Env, Now};
 use crate::error::{Fatal, OrderError};
 use crate::raft::group::Group;
 use crate::raft::type_config::TypeConfig;
-use crate::range::ReplicaPlace;
-use crate::types::{Location, ReplicaId};
+use crate::types::{Location, ReplicaId, ReplicaPlace};
 
 /// The members of a group by the last membership entry of its log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -32,11 +32,12 @@ mod pins;
 mod pulse;
 mod purge;
 mod state_machine;
+mod tick;
 mod transfer;
 mod type_config;
 
 pub use convert::{encode_membership, members, replicas, voters};
-pub use group::{Around, Made, ProposalResult, RaftGroup, Role, Tick};
+pub use group::{Around, Made, ProposalResult, RaftGroup, Role};
 pub use log_store::LogStore;
 pub use membership::Membership;
 pub use message::{
@@ -47,4 +48,5 @@ pub use network::PART_PATIENCE;
 pub use pulse::TICK;
 pub use purge::Pinned;
 pub use state_machine::{SnapshotHandle, StateMachine};
+pub use tick::Tick;
 pub use type_config::{CallbackResponder, Commands, EntryResults, TypeConfig};

@@ -38,7 +38,7 @@ use crate::raft::state_machine::SnapshotHandle;
 use crate::raft::type_config::TypeConfig;
 use crate::range::export::Export;
 use crate::range::replica::Replica;
-use crate::shard::store::Store;
+use crate::tree::Store;
 use crate::types::{Location, RangeId, ReplicaId};
 use crate::wal::{LogId, Vote};
 
@@ -81,7 +81,7 @@ pub struct Links<E: Env> {
     /// The id of this replica.
     pub me: ReplicaId,
     /// Counts the appends that the others accept.
-    pub lease: Rc<Lease<E>>,
+    pub lease: Rc<Lease<Now<E>>>,
     /// Remembers what the others have acknowledged.
     pub followers: Rc<Followers>,
     /// Set whenever another replica has taken a part of a snapshot.
@@ -95,7 +95,7 @@ pub struct Link<E: Env> {
     transport: E::Transport,
     envelope: Envelope,
     to: Location,
-    lease: Rc<Lease<E>>,
+    lease: Rc<Lease<Now<E>>>,
     followers: Rc<Followers>,
     part_taken: Rc<Cell<Option<Now<E>>>>,
     clock: E::Clock,

@@ -2,7 +2,7 @@
 //! when it campaigns.
 //!
 //! openraft's own ticks are off. One driver a shard ([`crate::shard`]) looks every [`TICK`] at the
-//! groups in which something may be due ([`Group::is_due`]). A leader sends heartbeats every
+//! groups in which something may be due ([`crate::raft::RaftGroup`]). A leader sends heartbeats every
 //! [`HEARTBEAT`] and stops when nothing happens any more: its group sleeps, and the heartbeats of
 //! its shard tell the followers' shards that the leader is alive
 //! ([`super::message::Message::Beat`]). A follower that hears of its leader has nothing to do. A
@@ -10,16 +10,15 @@
 //!
 //! Time in which this process itself did not run is not counted: a stall of the machine is no
 //! reason to depose a leader. Promises to others are a different matter: openraft counts them on
-//! the boot-time clock, stalls included. Pure but for the clock.
+//! the boot-time clock, stalls included. Pure: the caller says what time it is.
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::env::{Env, Instant, Now};
+use crate::env::Instant;
+use crate::limits::LEASE_MS;
 use crate::mutant::{self, Mutant};
-use crate::raft::group::{Group, Role};
-use crate::range::replica::LEASE_MS;
 
 /// How often the shard's driver looks at groups.
 pub const TICK: Duration = Duration::from_millis(25);
@@ -37,31 +36,30 @@ const CAMPAIGN_AGAIN: Duration = Duration::from_millis(LEASE_MS / 4);
 const SPREAD_MS: u64 = LEASE_MS / 4;
 
 /// The timers of one replica.
-pub(super) struct Pulse<E: Env> {
+pub(super) struct Pulse<T: Instant> {
     /// How long this process has not run in total, shared with the whole shard.
     stalled: Rc<Cell<Duration>>,
     /// When this replica last heard of a leader, and `stalled` at that moment.
-    heard: Cell<(Now<E>, Duration)>,
+    heard: Cell<(T, Duration)>,
     /// The random part of the next wait before a campaign.
     spread: Cell<Duration>,
     /// This replica does not campaign before this.
-    campaign_from: Cell<Option<Now<E>>>,
+    campaign_from: Cell<Option<T>>,
     /// When the next heartbeat is due.
-    heartbeat_at: Cell<Now<E>>,
+    heartbeat_at: Cell<T>,
     /// When something last happened, and the last applied entry then.
-    worked: Cell<(Now<E>, u64)>,
+    worked: Cell<(T, u64)>,
     /// Since when this leader expects answers: before, its group slept or another led.
-    asks_since: Cell<Now<E>>,
+    asks_since: Cell<T>,
     /// Whether the group sleeps, as far as this leader decides.
     sleeps: Cell<bool>,
     /// When the driver must look at this leader again.
-    look_at: Cell<Now<E>>,
+    look_at: Cell<T>,
 }
 
-impl<E: Env> Pulse<E> {
+impl<T: Instant> Pulse<T> {
     /// The timers of a replica that starts now.
-    pub fn new(stalled: Rc<Cell<Duration>>) -> Pulse<E> {
-        let now = Now::<E>::now();
+    pub fn new(now: T, stalled: Rc<Cell<Duration>>) -> Pulse<T> {
         // Before the start it may have promised a lease: that counts like hearing of a leader now.
         let mut heard = now;
         if mutant::is(Mutant::VoteAfterRestart) {
@@ -81,35 +79,40 @@ impl<E: Env> Pulse<E> {
     }
 
     /// Notes that this replica heard of a leader at `at`.
-    pub fn hear(&self, at: Now<E>) {
+    pub fn hear(&self, at: T) {
         if at > self.heard.get().0 {
             self.heard.set((at, self.stalled.get()));
         }
     }
 
     /// Notes that this replica voted for another, which gets time to take the lead.
-    pub fn grant(&self, now: Now<E>) {
+    pub fn grant(&self, now: T) {
         self.campaign_from
             .set(Some(now + CAMPAIGN_AGAIN + self.spread.get()));
     }
 
     /// Whether this replica has heard of a leader within the last lease.
-    pub fn has_heard(&self, now: Now<E>) -> bool {
+    pub fn has_heard(&self, now: T) -> bool {
         now < self.heard.get().0 + Duration::from_millis(LEASE_MS)
     }
 
     /// Notes that this replica begins to lead.
-    pub fn lead(&self, now: Now<E>) {
+    pub fn lead(&self, now: T) {
         self.sleeps.set(false);
         self.look_at.set(now);
         self.asks_since.set(now);
     }
 
     /// Puts the leader's group to sleep: it sends no heartbeats until something happens.
-    pub fn sleep(&self, now: Now<E>) {
+    pub fn sleep(&self, now: T) {
         self.sleeps.set(true);
         self.look_at.set(now + SWEEP_EVERY);
         self.asks_since.set(now);
+    }
+
+    /// Whether the driver must look at a leader now.
+    pub fn look_is_due(&self, now: T) -> bool {
+        now >= self.look_at.get()
     }
 
     /// Lets the driver skip this leader until its next heartbeat, unless something happens.
@@ -118,7 +121,7 @@ impl<E: Env> Pulse<E> {
     }
 
     /// Whether a leader has lost its followers: they last answered at `acknowledged`, too long ago.
-    pub fn is_left(&self, now: Now<E>, acknowledged: Option<Now<E>>) -> bool {
+    pub fn is_left(&self, now: T, acknowledged: Option<T>) -> bool {
         let since = self.asks_since.get();
         let answered = acknowledged.map_or(since, |at| at.max(since));
         now > answered + NO_QUORUM_AFTER
@@ -126,15 +129,14 @@ impl<E: Env> Pulse<E> {
 
     /// Whether a follower has heard of no leader for [`NO_QUORUM_AFTER`]. Time in which this
     /// process did not run is not counted.
-    pub fn is_without_leader(&self, now: Now<E>) -> bool {
+    pub fn is_without_leader(&self, now: T) -> bool {
         let (heard, stalled_then) = self.heard.get();
         let stalled = self.stalled.get().saturating_sub(stalled_then);
         now > heard + stalled + NO_QUORUM_AFTER
     }
 
     /// Notes that something happens: the group wakes up.
-    pub fn work(&self) {
-        let now = Now::<E>::now();
+    pub fn work(&self, now: T) {
         self.look_at.set(now);
         self.worked.set((now, self.worked.get().1));
         if self.sleeps.replace(false) {
@@ -143,7 +145,7 @@ impl<E: Env> Pulse<E> {
     }
 
     /// Whether nothing has happened for [`SLEEP_AFTER`].
-    pub fn is_quiet(&self, now: Now<E>, applied: u64) -> bool {
+    pub fn is_quiet(&self, now: T, applied: u64) -> bool {
         let (at, index) = self.worked.get();
         if index != applied {
             self.worked.set((now, applied));
@@ -153,7 +155,7 @@ impl<E: Env> Pulse<E> {
     }
 
     /// Whether a heartbeat is due. If so, the next one becomes due [`HEARTBEAT`] later.
-    pub fn heartbeat_is_due(&self, now: Now<E>) -> bool {
+    pub fn heartbeat_is_due(&self, now: T) -> bool {
         let due = now >= self.heartbeat_at.get();
         if due {
             self.heartbeat_at.set(now + HEARTBEAT);
@@ -162,7 +164,7 @@ impl<E: Env> Pulse<E> {
     }
 
     /// Whether it is time to campaign. If so, the next campaign becomes due later.
-    pub fn campaign_is_due(&self, now: Now<E>, random: u64) -> bool {
+    pub fn campaign_is_due(&self, now: T, random: u64) -> bool {
         let (heard, stalled_then) = self.heard.get();
         let stalled = self.stalled.get().saturating_sub(stalled_then);
         let due = heard + Duration::from_millis(LEASE_MS) + stalled + self.spread.get();
@@ -176,27 +178,108 @@ impl<E: Env> Pulse<E> {
     }
 }
 
-impl<E: Env> Group<E> {
-    /// Wakes the group up, so that its heartbeats go on.
-    pub fn stay_awake(&self) {
-        self.pulse.work();
+#[cfg(test)]
+mod tests {
+    use std::time::Instant as StdInstant;
+
+    use super::*;
+
+    const LEASE: Duration = Duration::from_millis(LEASE_MS);
+    const MS: Duration = Duration::from_millis(1);
+
+    struct Start {
+        at: StdInstant,
+        stalled: Rc<Cell<Duration>>,
+        pulse: Pulse<StdInstant>,
     }
 
-    /// Whether the driver must look at the group now.
-    pub fn is_due(&self, now: Now<E>) -> bool {
-        match self.role() {
-            Role::Leader => now >= self.pulse.look_at.get(),
-            Role::Voter | Role::Learner => !self.pulse.has_heard(now),
-        }
+    fn start() -> Start {
+        let (at, stalled) = (StdInstant::now(), Rc::<Cell<Duration>>::default());
+        let pulse = Pulse::new(at, stalled.clone());
+        Start { at, stalled, pulse }
     }
 
-    /// Notes that the leader's shard names it the leader of this replica's term.
-    pub fn hear(&self, at: Now<E>) {
-        self.pulse.hear(at);
+    #[test]
+    fn heartbeats_are_due_at_once_and_then_in_their_interval() {
+        let Start { at, pulse, .. } = start();
+        assert!(pulse.heartbeat_is_due(at));
+        assert!(!pulse.heartbeat_is_due(at + HEARTBEAT - MS));
+        assert!(pulse.heartbeat_is_due(at + HEARTBEAT));
     }
 
-    /// Whether this replica has heard of a leader within the last lease.
-    pub fn has_heard(&self, now: Now<E>) -> bool {
-        self.pulse.has_heard(now)
+    #[test]
+    fn a_follower_campaigns_a_lease_after_its_leader_was_heard() {
+        let Start { at, pulse, .. } = start();
+        let heard = at + 300 * MS;
+        pulse.hear(heard);
+        pulse.hear(at + 100 * MS);
+        assert!(pulse.has_heard(heard + LEASE - MS) && !pulse.has_heard(heard + LEASE));
+        assert!(!pulse.campaign_is_due(heard + LEASE - MS, 0));
+        assert!(pulse.campaign_is_due(heard + LEASE, 0));
+    }
+
+    #[test]
+    fn a_campaign_is_repeated_after_a_pause_with_a_random_part() {
+        let Start { at, pulse, .. } = start();
+        let first = at + LEASE;
+        assert!(pulse.campaign_is_due(first, SPREAD_MS + 30));
+        let next = first + CAMPAIGN_AGAIN + 30 * MS;
+        assert!(!pulse.campaign_is_due(next - MS, 0));
+        assert!(pulse.campaign_is_due(next, 0));
+    }
+
+    #[test]
+    fn one_who_has_the_vote_is_given_time() {
+        let Start { at, pulse, .. } = start();
+        let voted = at + LEASE;
+        pulse.grant(voted);
+        assert!(!pulse.campaign_is_due(voted + CAMPAIGN_AGAIN - MS, 0));
+        assert!(pulse.campaign_is_due(voted + CAMPAIGN_AGAIN, 0));
+    }
+
+    #[test]
+    fn time_in_which_the_process_did_not_run_does_not_count() {
+        let Start { at, stalled, pulse } = start();
+        let stall = Duration::from_secs(7);
+        stalled.set(stall);
+        assert!(!pulse.campaign_is_due(at + LEASE + stall - MS, 0));
+        assert!(!pulse.is_without_leader(at + NO_QUORUM_AFTER + stall));
+        assert!(pulse.is_without_leader(at + NO_QUORUM_AFTER + stall + MS));
+        assert!(pulse.campaign_is_due(at + LEASE + stall, 0));
+        // What is heard now is heard after the stall.
+        let heard = at + 2 * stall;
+        pulse.hear(heard);
+        assert!(pulse.campaign_is_due(heard + LEASE + SPREAD_MS as u32 * MS, 0));
+    }
+
+    #[test]
+    fn a_group_is_quiet_when_nothing_was_applied_for_a_while() {
+        let Start { at, pulse, .. } = start();
+        assert!(!pulse.is_quiet(at + SLEEP_AFTER, 0));
+        assert!(pulse.is_quiet(at + SLEEP_AFTER + MS, 0));
+        let applied = at + SLEEP_AFTER + 2 * MS;
+        assert!(!pulse.is_quiet(applied, 1));
+        assert!(!pulse.is_quiet(applied + SLEEP_AFTER, 1));
+        assert!(pulse.is_quiet(applied + SLEEP_AFTER + MS, 1));
+        pulse.work(applied + SLEEP_AFTER + MS);
+        assert!(!pulse.is_quiet(applied + SLEEP_AFTER + 2 * MS, 1));
+    }
+
+    #[test]
+    fn a_leader_is_left_when_nobody_has_answered_since_it_asks() {
+        let Start { at, pulse, .. } = start();
+        assert!(!pulse.is_left(at + NO_QUORUM_AFTER, None));
+        assert!(pulse.is_left(at + NO_QUORUM_AFTER + MS, None));
+        let answered = at + 200 * MS;
+        assert!(!pulse.is_left(answered + NO_QUORUM_AFTER, Some(answered)));
+        assert!(pulse.is_left(answered + NO_QUORUM_AFTER + MS, Some(answered)));
+        // While its group sleeps it asks for nothing.
+        let (asleep, awake) = (at + SLEEP_AFTER, at + 10 * SLEEP_AFTER);
+        pulse.sleep(asleep);
+        assert!(!pulse.look_is_due(asleep) && pulse.look_is_due(asleep + SWEEP_EVERY));
+        pulse.work(awake);
+        assert!(pulse.look_is_due(awake));
+        assert!(!pulse.is_left(awake + NO_QUORUM_AFTER, Some(answered)));
+        assert!(pulse.is_left(awake + NO_QUORUM_AFTER + MS, Some(answered)));
     }
 }

@@ -14,9 +14,10 @@ use crate::mutant::{self, Mutant};
 use crate::raft::convert;
 use crate::raft::pins::{Pin, Pins};
 use crate::raft::type_config::{EntryResults, TypeConfig};
+use crate::range::recovery;
 use crate::range::replica::Replica;
+use crate::range::saved;
 use crate::range::state::{AppliedMembership, RangeState};
-use crate::shard::recovery;
 use crate::types::DataId;
 use crate::wal::GroupLog;
 
@@ -165,7 +166,7 @@ impl<E: Env> RaftStateMachine<TypeConfig<E>> for StateMachine<E> {
         // Not before the switch: a start after a crash would find these rows beside the older
         // state.
         let replica = self.replica.group.replica;
-        let saved = store.save_snapshot_sessions(replica, data_id, &mut state);
+        let saved = saved::save_snapshot_sessions(store, replica, data_id, &mut state);
         saved.await.map_err(|fatal| self.fatal(fatal))?;
         self.replica.take_over(data_id, *state);
         Ok(())

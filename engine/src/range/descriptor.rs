@@ -2,8 +2,7 @@
 
 use rkyv::rancor;
 
-use crate::range::Route;
-use crate::types::{Epoch, KeyRange, Location, RangeId, ReplicaId};
+use crate::types::{Epoch, KeyRange, Location, RangeId, ReplicaId, ReplicaPlace, Route};
 
 /// The key space of a range. No user key can name a key of the system's.
 #[derive(
@@ -14,17 +13,6 @@ pub enum Keyspace {
     User,
     /// The cluster's own records.
     System,
-}
-
-/// A replica of a range, and where it lives.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
-)]
-pub struct ReplicaPlace {
-    /// The replica's id, which is never used again.
-    pub replica: ReplicaId,
-    /// The shard where it lives.
-    pub location: Location,
 }
 
 /// What is true of a range; part of its replicated state.

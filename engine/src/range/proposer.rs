@@ -28,10 +28,10 @@ use crate::limits::{
 };
 use crate::raft::{ProposalResult, RaftGroup, TICK};
 use crate::range::apply::Applied;
-use crate::range::budget::WriteBudget;
 use crate::range::command::{self, Action, COMMAND_OVERHEAD, Command, Entry, RangeOrder};
 use crate::range::replica::Replica;
 use crate::request::{Batch, Outcome, SessionPair};
+use crate::tree::budget::WriteBudget;
 use crate::types::{Epoch, Timestamp};
 use crate::wal::Body;
 

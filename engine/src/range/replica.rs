@@ -14,25 +14,21 @@ use std::task::{Poll, Waker};
 use crate::env::{Clock, Env, Now};
 use crate::error::{Error, Fatal, Fate};
 use crate::hlc::Hlc;
-use crate::limits::SESSION_ROWS_PER_TURN;
+use crate::limits::LEASE_MS;
 use crate::lsm::LsmError;
 use crate::mutant::{self, Mutant};
 use crate::raft;
 use crate::range::apply::{self, Applied, Rows};
 use crate::range::command;
 use crate::range::digest::Digesting;
+use crate::range::observer::ApplyObservers;
 use crate::range::proposer::Proposer;
-use crate::range::sessions::SessionRow;
 use crate::range::state::{AppliedMembership, RangeState};
 use crate::range::{Keyspace, Route};
 use crate::request::Target;
-use crate::shard::store::Store;
+use crate::tree::Store;
 use crate::types::{DataId, Location, ReplicaId, Timestamp};
 use crate::wal::{Group, LogEntry, LogId, Payload};
-
-/// How long a leader may serve reads above its last entry before it must write again. Also the read
-/// lease of a group of several voters.
-pub const LEASE_MS: u64 = 500;
 
 /// The leadership of this replica in one term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +68,8 @@ pub struct ReplicaParts<E: Env> {
     pub hlc: Hlc,
     /// The wall clock, and random numbers.
     pub clock: E::Clock,
+    /// Called with what the replica applies.
+    pub observers: ApplyObservers,
 }
 
 /// A replica of a range; see the module's chapter.
@@ -87,7 +85,8 @@ pub struct Replica<E: Env> {
     pub(crate) store: Rc<Store<E>>,
     hlc: Hlc,
     clock: E::Clock,
-    state: RefCell<RangeState>,
+    observers: ApplyObservers,
+    pub(super) state: RefCell<RangeState>,
     term_before: u64,
     last_before: u64,
     leading: Cell<Option<Leading>>,
@@ -103,10 +102,10 @@ pub struct Replica<E: Env> {
     /// New writes get timestamps above this, because reads were served up to it.
     floor: Cell<Timestamp>,
     /// Whether an entry was applied since the state row was last written.
-    changed: Cell<bool>,
+    pub(super) changed: Cell<bool>,
     /// How many rows of the session table this replica has added to the store's count of unsaved
     /// ones.
-    unsaved: Cell<usize>,
+    pub(super) unsaved: Cell<usize>,
     durable: RefCell<Durable>,
     /// When a user last wrote, to know whether old versions may exist.
     last_write: Cell<Timestamp>,
@@ -134,6 +133,7 @@ impl<E: Env> Replica<E> {
             store: parts.store,
             hlc: parts.hlc,
             clock: parts.clock,
+            observers: parts.observers,
             state: RefCell::new(parts.state),
             term_before: parts.term_before,
             last_before: parts.last_before,
@@ -345,7 +345,9 @@ impl<E: Env> Replica<E> {
             let digesting = Digesting::of(number, self.data_id.get(), &state)?;
             self.digesting.set(Some(digesting));
         }
-        E::applied(self.group, entry, &results, &state);
+        for observer in &*self.observers {
+            observer.applied(self.group, entry, &results, &state);
+        }
         self.changed.set(true);
         self.count_unsaved(&state);
         let (last, newest) = (state.last_ts, state.last_ts.max(state.ceiling));
@@ -463,66 +465,7 @@ impl<E: Env> Replica<E> {
         }
     }
 
-    /// Writes the state's row and the unsaved session rows into the memtable that is about to
-    /// freeze. Gives what they cover, or `None` if nothing has changed.
-    ///
-    /// # Errors
-    /// The state cannot be encoded.
-    pub(crate) fn save(&self, put: &mut dyn FnMut(SavedRow<'_>)) -> Result<Option<Durable>, Fatal> {
-        if !self.changed.replace(false) {
-            return Ok(None);
-        }
-        let mut state = self.state.borrow_mut();
-        let encoding = |e: rkyv::rancor::Error| {
-            Fatal::Inconsistent(format!("state of range {}: {e}", self.group.range))
-        };
-        let version = state.last_ts;
-        let row = state.encode().map_err(encoding)?;
-        put(SavedRow::State {
-            replica: self.group.replica,
-            version,
-            row: &row,
-        });
-        self.put_sessions(state.sessions.save(usize::MAX), version, put);
-        self.count_unsaved(&state);
-        Ok(Some(Durable {
-            applied: state.applied,
-            membership: state.membership.clone(),
-        }))
-    }
-
-    fn put_sessions(
-        &self,
-        rows: Vec<SessionRow>,
-        version: Timestamp,
-        put: &mut dyn FnMut(SavedRow<'_>),
-    ) {
-        for row in rows {
-            put(SavedRow::Session {
-                replica: self.group.replica,
-                data_id: self.data_id.get(),
-                version,
-                row: &row,
-            });
-        }
-    }
-
-    /// Writes some session rows ahead of the next freeze; gives how many.
-    pub(crate) fn save_some(&self, put: &mut dyn FnMut(SavedRow<'_>)) -> usize {
-        let mut state = self.state.borrow_mut();
-        let rows = state.sessions.save(SESSION_ROWS_PER_TURN);
-        let count = rows.len();
-        self.put_sessions(rows, state.last_ts, put);
-        self.count_unsaved(&state);
-        count
-    }
-
-    /// How many rows of the session table are not saved.
-    pub(crate) fn unsaved(&self) -> usize {
-        self.unsaved.get()
-    }
-
-    fn count_unsaved(&self, state: &RangeState) {
+    pub(super) fn count_unsaved(&self, state: &RangeState) {
         let now = state.sessions.unsaved();
         self.store.count_unsaved(self.unsaved.replace(now), now);
     }
@@ -557,23 +500,6 @@ impl<E: Env> Drop for Replica<E> {
     fn drop(&mut self) {
         self.store.count_unsaved(self.unsaved.get(), 0);
     }
-}
-
-/// A row of a range's state to be written into a memtable.
-pub(crate) enum SavedRow<'a> {
-    /// The state's own row.
-    State {
-        replica: ReplicaId,
-        version: Timestamp,
-        row: &'a [u8],
-    },
-    /// A row of the session table.
-    Session {
-        replica: ReplicaId,
-        data_id: DataId,
-        version: Timestamp,
-        row: &'a SessionRow,
-    },
 }
 
 /// The rows of one range in the shard's tree, as apply sees them.

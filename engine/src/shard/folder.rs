@@ -21,12 +21,11 @@
 //! order.
 
 use crate::env::Env;
-use crate::error::Fatal;
+use crate::error::{Fatal, FolderFault};
 use crate::lsm::keys;
 use crate::mutant::{self, Mutant};
 use crate::shard::ShardOptions;
-use crate::shard::store::Store;
-use crate::types::ReplicaId;
+use crate::tree::{Store, TreeMark};
 use crate::wal::{Group, LogId, LogMark, Recovered, Wal};
 
 /// What the node records of a shard's folder.
@@ -49,130 +48,6 @@ pub enum Opened {
     Unmarked,
     /// Yes, last at this start of the node.
     At(u64),
-}
-
-/// Why the parts of a shard's folder do not belong together.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FolderFault {
-    /// The log has another id.
-    #[error(
-        "the log in wal/ is not this shard's own: it belongs to another shard or another data folder"
-    )]
-    LogOfAnother,
-    /// The log was last opened at an earlier start than the node records.
-    #[error(
-        "the log in wal/ is older than node.json: it was last written at start {found} of this node, \
-         and start {known} has written to it since"
-    )]
-    LogBeforeStart {
-        /// The start that the log records.
-        found: u64,
-        /// The start that the node records.
-        known: u64,
-    },
-    /// The log ends before a batch that the tables have seen.
-    #[error(
-        "the log in wal/ is older than the tables, or its end is missing: its last batch is {found}, \
-         and the tables were written when batch {known} was durable"
-    )]
-    LogBeforeTables {
-        /// The last batch of the log.
-        found: u64,
-        /// The batch that the tables have seen.
-        known: u64,
-    },
-    /// The log lacks a range with which the folder was made.
-    #[error("the log in wal/ does not know of range {0}, with which this folder was made")]
-    RangeUnknown(crate::types::RangeId),
-    /// The log was opened at a later start than the node counts.
-    #[error(
-        "node.json is older than the log in wal/: it counts start {found}, and the log has seen \
-         start {known}"
-    )]
-    NodeBeforeLog {
-        /// The start that the node counts.
-        found: u64,
-        /// The start that the log records.
-        known: u64,
-    },
-    /// There are no tables, or they were never this shard's.
-    #[error(
-        "the tables in tables/ are missing: the folder has none of the rows that this node wrote"
-    )]
-    TablesGone,
-    /// The tables name another log.
-    #[error(
-        "the tables in tables/ are not this shard's own: they belong to another shard or another \
-         data folder"
-    )]
-    TablesOfAnother,
-    /// The tables lack flushes that the log records.
-    #[error(
-        "the tables in tables/ are older than the log: they have taken {found} flushes, and the log \
-         knows of {known}"
-    )]
-    TablesBeforeLog {
-        /// Flushes that the tables have.
-        found: u64,
-        /// Flushes that the log records.
-        known: u64,
-    },
-    /// Entries between the tables and the log are missing.
-    #[error(
-        "the tables in tables/ are older than the log: they have range {} up to entry {applied}, and \
-         the log begins after entry {purged}", .group.range
-    )]
-    EntriesGone {
-        /// The replica.
-        group: Group,
-        /// The last entry that the tables have.
-        applied: u64,
-        /// The last entry that is purged from the log.
-        purged: u64,
-    },
-    /// The tables have rows of a replica that the log does not know.
-    #[error(
-        "the tables in tables/ hold replica {0}, of which the log in wal/ knows nothing: one of the \
-         two was lost or belongs to another folder"
-    )]
-    ReplicaUnknown(ReplicaId),
-}
-
-/// What the tables record of the log to which they belong.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct TreeMark {
-    /// The log's id.
-    pub log: u128,
-    /// Flushes of the tree, with the one that writes this.
-    pub flushes: u64,
-    /// The log's last durable batch when the memtable froze.
-    pub batch: u64,
-}
-
-/// The version of the row.
-const VERSION: u8 = 1;
-
-impl TreeMark {
-    /// The row's value.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![VERSION];
-        bytes.extend_from_slice(&self.log.to_le_bytes());
-        bytes.extend_from_slice(&self.flushes.to_le_bytes());
-        bytes.extend_from_slice(&self.batch.to_le_bytes());
-        bytes
-    }
-
-    /// Reads a row's value; `None` if it is not one of this version.
-    pub fn decode(bytes: &[u8]) -> Option<TreeMark> {
-        let rest = bytes.strip_prefix(&[VERSION])?;
-        let (log, rest) = rest.split_first_chunk()?;
-        let (flushes, rest) = rest.split_first_chunk()?;
-        Some(TreeMark {
-            log: u128::from_le_bytes(*log),
-            flushes: u64::from_le_bytes(*flushes),
-            batch: u64::from_le_bytes(rest.try_into().ok()?),
-        })
-    }
 }
 
 /// Whether a missing log means that it was lost.
@@ -321,23 +196,4 @@ pub(super) fn check_replica(
         });
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_tables_mark_is_read_back_and_a_part_of_it_is_not() {
-        let mark = TreeMark {
-            log: u128::MAX - 5,
-            flushes: 7,
-            batch: 9,
-        };
-        let bytes = mark.encode();
-        assert_eq!(TreeMark::decode(&bytes), Some(mark));
-        for len in 0..bytes.len() {
-            assert_eq!(TreeMark::decode(&bytes[..len]), None, "{len}");
-        }
-    }
 }

@@ -127,8 +127,9 @@ impl<E: Env> Inner<E> {
             store: self.store.clone(),
             hlc: self.hlc.clone(),
             clock: self.around.clock.clone(),
+            observers: self.observers.clone(),
         }));
-        self.store.add(&replica);
+        self.store.add(replica.clone());
         let (around, made) = (self.around.clone(), Made::Now { leads: false });
         let running = open::start(replica, log, around, made, &self.routes_version).await?;
         tracing::info!(range = %group.range, replica = %group.replica, "a replica was made");

@@ -21,13 +21,11 @@ mod members;
 mod open;
 mod peers;
 mod pinned;
-pub(crate) mod recovery;
 mod report;
 mod scan;
 mod staging;
 mod status;
 mod steering;
-pub mod store;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -42,17 +40,18 @@ use crate::hlc::Hlc;
 use crate::limits::{BATCH_LEN_MAX, BATCH_OPS_MAX, KEY_LEN_MAX, VALUE_LEN_MAX};
 use crate::mutant::{self, Mutant};
 use crate::raft::{Around, RaftGroup};
+use crate::range::observer::ApplyObservers;
 pub use crate::range::proposer::WriteSink;
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
 use crate::range::{Keyspace, ReplicaPlace, Route};
 use crate::request::{Batch, Change, Condition, Expected, Mutation, SessionPair, Target};
+use crate::tree::{OnFatal, Store};
 use crate::types::{Blob, DataId, KeyRange, Location, NodeId, RangeId, ReplicaId, Timestamp};
 use crate::wal::Wal;
 pub use digests::{DigestOptions, DigestStats};
-pub use folder::{FolderFault, FolderMark, Opened};
+pub use folder::{FolderMark, Opened};
 pub use status::{ClusterStatus, RangeStatus, ShardStatus};
-use store::{OnFatal, Store};
 
 /// A range with which a new shard starts.
 #[derive(Clone, Debug)]
@@ -143,6 +142,7 @@ struct Inner<E: Env> {
     location: Location,
     gc_retention_ms: u64,
     hlc: Hlc,
+    observers: ApplyObservers,
     /// What the shard's groups need from it, and it needs itself.
     around: Around<E>,
     wal: Wal<E>,

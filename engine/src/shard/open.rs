@@ -12,7 +12,9 @@ use crate::error::Fatal;
 use crate::hlc::Hlc;
 use crate::lsm::Lsm;
 use crate::raft::{Around, Made, RaftGroup, encode_membership, members};
+use crate::range::observer::ApplyObservers;
 use crate::range::proposer;
+use crate::range::recovery;
 use crate::range::replica::{Replica, ReplicaParts};
 use crate::range::{Descriptor, Keyspace};
 use crate::shard::background::{self, Tasks};
@@ -20,9 +22,8 @@ use crate::shard::digests::Digests;
 use crate::shard::folder;
 use crate::shard::liveness::Liveness;
 use crate::shard::management::Management;
-use crate::shard::recovery;
-use crate::shard::store::Store;
 use crate::shard::{InitialRange, Inner, Running, Shard, ShardOptions};
+use crate::tree::Store;
 use crate::types::{DataId, Epoch, ReplicaId};
 use crate::wal::{Created, Group, GroupLog, LogId, Recovered, Wal, WalOptions};
 
@@ -37,11 +38,17 @@ const FIRST: LogId = LogId {
 
 impl<E: Env> Shard<E> {
     /// Opens a shard. Returns when every range is recovered, and this replica leads where it is the
-    /// only voter.
+    /// only voter. The observers are called with each entry that a replica applies, also with those
+    /// that it applies again after a restart.
     ///
     /// # Errors
     /// The folder's content is damaged or cannot be read or written.
-    pub async fn open(options: ShardOptions, world: World<E>, hlc: Hlc) -> Result<Shard<E>, Fatal> {
+    pub async fn open(
+        options: ShardOptions,
+        world: World<E>,
+        hlc: Hlc,
+        observers: ApplyObservers,
+    ) -> Result<Shard<E>, Fatal> {
         let wal_options = WalOptions {
             segment_bytes: options.segment_bytes as u64,
             entry_cache_bytes: options.entry_cache_bytes,
@@ -79,12 +86,13 @@ impl<E: Env> Shard<E> {
                 store: store.clone(),
                 hlc: hlc.clone(),
                 clock: around.clock.clone(),
+                observers: observers.clone(),
             };
             // The clock must not be behind what was written, even if the wall clock was set back.
             // The range's ceiling counts only when this replica leads: see [`Replica::apply`].
             parts.hlc.observe(parts.state.last_ts);
             let replica = Rc::new(Replica::new(parts));
-            store.add(&replica);
+            store.add(replica.clone());
             let mut initial = options.initial.iter();
             let initial = initial.find(|initial| initial.range == created.group.range);
             let initial = initial.filter(|_| made.contains(&created.group));
@@ -105,6 +113,7 @@ impl<E: Env> Shard<E> {
             location: options.location,
             gc_retention_ms: options.gc_retention_ms,
             hlc,
+            observers,
             around,
             wal,
             store,

@@ -17,7 +17,7 @@ use crate::wal::WalError;
 use crate::wal::batch::FORMAT;
 use crate::wal::record::Record;
 use crate::wal::segment::{self, Beginning};
-use crate::wal::writer::{Core, Done, Wal};
+use crate::wal::writer::{Core, Done};
 
 impl<E: Env> Core<E> {
     /// The keeper's task.
@@ -217,7 +217,7 @@ impl<E: Env> Core<E> {
         Ok(())
     }
 
-    fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.pending_bytes.get() <= WAL_WAITING_LEN_MAX || self.dead.borrow().is_some()
     }
 
@@ -248,25 +248,5 @@ impl<E: Env> Core<E> {
             }
             wanted -= log.borrow_mut().evict(wanted).min(wanted);
         }
-    }
-}
-
-impl<E: Env> Wal<E> {
-    /// Whether the pending records are within their bound.
-    pub fn has_room(&self) -> bool {
-        self.core.has_room()
-    }
-
-    /// Waits until the pending records are within their bound, or the log has failed.
-    pub async fn room(&self) {
-        std::future::poll_fn(|cx| {
-            if self.core.has_room() {
-                return Poll::Ready(());
-            }
-            let mut waiting = self.core.waiting_for_room.borrow_mut();
-            waiting.push(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
     }
 }

@@ -1,16 +1,9 @@
-//! The log of one group: its index in memory, its state while it is read back, and its handle.
+//! The log of one group: its index in memory, and its state while it is read back. Pure.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::rc::Rc;
 
-use crate::env::Env;
-use crate::mutant::{self, Mutant};
-use crate::types::DataId;
 use crate::wal::record::Record;
-use crate::wal::writer::{Core, Done};
-use crate::wal::{Created, Group, LogEntry, LogId, LogState, Payload, Switched, Vote, WalError};
-use bytes::Bytes;
+use crate::wal::{Created, LogEntry, LogId, LogState, Payload, Switched, Vote};
 
 /// Entries within this many bytes are read together.
 const PAGE_LEN: u64 = 1 << 20;
@@ -93,6 +86,28 @@ impl Log {
         self.cached_bytes
     }
 
+    /// How many entries are not purged, and how many bytes their records take on disk.
+    pub fn size(&self) -> (usize, u64) {
+        (self.slots.len(), self.disk_bytes)
+    }
+
+    /// The snapshot that it took over last.
+    pub fn switched(&self) -> Option<&Switched> {
+        self.switched.as_ref()
+    }
+
+    /// What came after the snapshot that it took over stands on its own from now on.
+    pub fn keep_later(&mut self) {
+        if let Some(switched) = &mut self.switched {
+            switched.keeps_later = true;
+        }
+    }
+
+    /// The part of an interval of indexes of which there are entries.
+    pub fn within(&self, from: u64, to: u64) -> (u64, u64) {
+        (from.max(self.first), to.min(self.end()))
+    }
+
     /// The index after the last entry.
     fn end(&self) -> u64 {
         self.first + self.slots.len() as u64
@@ -107,7 +122,7 @@ impl Log {
     }
 
     /// Adds an entry at the end.
-    fn push(&mut self, entry: LogEntry) {
+    pub fn push(&mut self, entry: LogEntry) {
         if self.slots.is_empty() {
             self.first = entry.id.index;
             self.cached_from = self.first;
@@ -337,9 +352,7 @@ impl RecoveringLog {
             }
         }
         // All entries that are left came after the record: a checkpoint must not drop them.
-        if let Some(switched) = &mut log.switched {
-            switched.keeps_later = true;
-        }
+        log.keep_later();
         log.first = expected;
         log.slots = slots.into_values().collect();
         let places = log.slots.iter().filter_map(|slot| slot.place);
@@ -367,145 +380,28 @@ impl RecoveringLog {
     }
 }
 
-/// The log of one group. Clones are the same log.
-pub struct GroupLog<E: Env> {
-    group: Group,
-    log: Rc<RefCell<Log>>,
-    core: Rc<Core<E>>,
+/// Where the next entries of a read are.
+pub enum Page {
+    /// The next one is in memory.
+    Memory(LogEntry),
+    /// The next ones lie near each other in one segment.
+    Disk(Vec<(LogId, Place)>),
+    /// The next one no longer exists.
+    Gone,
 }
 
-impl<E: Env> Clone for GroupLog<E> {
-    fn clone(&self) -> GroupLog<E> {
-        GroupLog {
-            group: self.group,
-            log: self.log.clone(),
-            core: self.core.clone(),
-        }
-    }
-}
-
-impl<E: Env> GroupLog<E> {
-    pub(super) fn new(group: Group, log: Rc<RefCell<Log>>, core: Rc<Core<E>>) -> GroupLog<E> {
-        GroupLog { group, log, core }
-    }
-
-    /// The Raft state of the log, including what is not yet durable.
-    pub fn state(&self) -> LogState {
-        self.log.borrow().state()
-    }
-
-    /// How many entries are not purged, and how many bytes their records take on disk.
-    pub fn size(&self) -> (usize, u64) {
-        let log = self.log.borrow();
-        (log.slots.len(), log.disk_bytes)
-    }
-
-    /// Whether the log has an entry; not one that is purged.
-    pub fn has(&self, id: LogId) -> bool {
-        self.log.borrow().has(id)
-    }
-
-    /// Whether the replica was removed, and its log with it.
-    pub fn is_removed(&self) -> bool {
-        self.core.removed.borrow().contains(&self.group)
-    }
-
-    /// Appends entries: readable at once, durable when `done` is called, in the order of all calls.
-    pub fn append(&self, entries: Vec<LogEntry>, done: Box<dyn FnOnce(Result<(), WalError>)>) {
-        let appended = entries.iter().map(|entry| entry.payload.len()).sum();
-        for entry in entries {
-            self.core.append_entry(self.group, &entry);
-            self.log.borrow_mut().push(entry);
-        }
-        if mutant::is(Mutant::AcknowledgeBeforeDurable) {
-            self.core.complete(Done::Call(Box::new(|_| ())));
-            return done(Ok(()));
-        }
-        self.core.complete(Done::Call(done));
-        self.core.trim_cache(appended);
-    }
-
-    /// Saves the vote; it is durable when this returns.
-    ///
-    /// # Errors
-    /// The log has failed.
-    pub async fn save_vote(&self, vote: Vote) -> Result<(), WalError> {
-        self.log.borrow_mut().set_vote(vote);
-        if mutant::is(Mutant::VoteBeforeDurable) {
-            self.core.append_lazily(&Record::Vote(self.group, vote));
-            return Ok(());
-        }
-        self.core
-            .append_durably(&Record::Vote(self.group, vote))
-            .await
-    }
-
-    /// Notes the last committed entry. That becomes durable with the next write, and causes none.
-    pub fn save_committed(&self, id: LogId) {
-        self.log.borrow_mut().set_committed(id);
-        self.core.append_lazily(&Record::Commit(self.group, id));
-    }
-
-    /// Drops the entries after `after`, or all of them. Becomes durable in order with what follows.
-    pub fn truncate_after(&self, after: Option<LogId>) {
-        let after = after.map(|id| id.index);
-        let left = self.log.borrow_mut().truncate(after);
-        if !mutant::is(Mutant::TruncationNotLogged) {
-            self.core
-                .append_lazily(&Record::Truncate(self.group, after));
-        }
-        self.core.complete(Done::Leave(left));
-    }
-
-    /// Starts the log after a snapshot with durable rows; that is durable when this returns.
-    ///
-    /// # Errors
-    /// The log has failed.
-    pub async fn switch(&self, data_id: DataId, last: LogId, state: Bytes) -> Result<(), WalError> {
-        let switched = Switched {
-            data_id,
-            last,
-            keeps_later: self.log.borrow().has(last),
-            state,
-        };
-        let record = Record::Switched(self.group, switched.clone());
-        self.core.append_lazily(&record);
-        let left = self.log.borrow_mut().switch(switched);
-        self.core.complete(Done::Leave(left));
-        if !mutant::is(Mutant::SwitchWithoutLog) {
-            self.core.flush().await?;
-        }
-        // Entries appended after this record stay, even if the record is repeated by a checkpoint.
-        if let Some(switched) = &mut self.log.borrow_mut().switched {
-            switched.keeps_later = true;
-        }
-        Ok(())
-    }
-
-    /// The snapshot that the replica installed last.
-    pub fn switched(&self) -> Option<Switched> {
-        self.log.borrow().switched.clone()
-    }
-
-    /// Drops the entries up to `id`. Becomes durable in order with what follows.
-    pub fn purge(&self, id: LogId) {
-        let left = self.log.borrow_mut().purge(id);
-        self.core.append_lazily(&Record::Purge(self.group, id));
-        self.core.complete(Done::Leave(left));
-    }
-
-    /// The entries as [`GroupLog::read`] gives them, if memory has all that exist of them.
-    pub fn read_cached(&self, from: u64, to: u64, bytes_max: usize) -> Option<Vec<LogEntry>> {
-        let log = self.log.borrow();
-        let from = from.max(log.first);
-        let to = to.min(log.end());
-        if from < to && from < log.cached_from {
+impl Log {
+    /// The entries of an interval, as many as fit into `bytes_max` and at least one, if all that exist
+    /// of them are in memory.
+    pub fn cached(&self, from: u64, to: u64, bytes_max: usize) -> Option<Vec<LogEntry>> {
+        let (from, to) = self.within(from, to);
+        if from < to && from < self.cached_from {
             return None;
         }
         let mut entries = Vec::with_capacity(to.saturating_sub(from) as usize);
         let mut bytes = 0usize;
         for index in from..to {
-            let slot = log.slot(index)?;
+            let slot = self.slot(index)?;
             bytes = bytes.saturating_add(slot.payload.as_ref()?.len());
             if bytes > bytes_max && !entries.is_empty() {
                 break;
@@ -518,62 +414,8 @@ impl<E: Env> GroupLog<E> {
         Some(entries)
     }
 
-    /// The entries from `from` to before `to`: as many as exist and fit into `bytes_max`, at least
-    /// one. Those that are no longer in memory are read from disk in pages.
-    ///
-    /// # Errors
-    /// The disk refuses, or what it has is no longer what was written.
-    pub async fn read(
-        &self,
-        from: u64,
-        to: u64,
-        bytes_max: usize,
-    ) -> Result<Vec<LogEntry>, WalError> {
-        let (mut index, to) = {
-            let log = self.log.borrow();
-            (from.max(log.first), to.min(log.end()))
-        };
-        let mut entries: Vec<LogEntry> = Vec::new();
-        let mut bytes = 0usize;
-        while index < to {
-            let found = self.log.borrow().page(index, to);
-            let page = match found {
-                Page::Memory(entry) => vec![entry],
-                Page::Disk(places) => {
-                    let of = (self.group, &*self.log);
-                    match self.core.read_page(of, &places).await? {
-                        Some(page) => page,
-                        None => continue,
-                    }
-                }
-                // The rest was purged or truncated meanwhile.
-                Page::Gone => break,
-            };
-            for entry in page {
-                bytes = bytes.saturating_add(entry.payload.len());
-                if bytes > bytes_max && !entries.is_empty() {
-                    return Ok(entries);
-                }
-                index = entry.id.index + 1;
-                entries.push(entry);
-            }
-        }
-        Ok(entries)
-    }
-}
-
-/// Where the next entries of a read are.
-enum Page {
-    /// The next one is in memory.
-    Memory(LogEntry),
-    /// The next ones lie near each other in one segment.
-    Disk(Vec<(LogId, Place)>),
-    /// The next one no longer exists.
-    Gone,
-}
-
-impl Log {
-    fn page(&self, index: u64, to: u64) -> Page {
+    /// Where the entries from `index` on are, those that can be read at once.
+    pub fn page(&self, index: u64, to: u64) -> Page {
         let Some(slot) = self.slot(index) else {
             return Page::Gone;
         };

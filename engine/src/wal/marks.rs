@@ -3,8 +3,7 @@
 use crate::env::Env;
 use crate::types::ReplicaId;
 use crate::wal::record::Record;
-use crate::wal::writer::Wal;
-use crate::wal::{LogMark, Position, WalError};
+use crate::wal::{LogMark, Position, Wal, WalError};
 
 impl<E: Env> Wal<E> {
     /// Writes the log's identity; it is durable when this returns.

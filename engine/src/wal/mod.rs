@@ -56,6 +56,8 @@ mod body;
 mod clean_mark;
 #[cfg(test)]
 mod fuzz;
+mod group_log;
+mod handle;
 mod keeper;
 mod log;
 mod marks;
@@ -73,12 +75,12 @@ use std::io;
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 
-use crate::env::Lack;
+use crate::disk_fault::{DAMAGED_ADVICE, Lack};
 use crate::limits::SEGMENT_LEN;
 use crate::types::{DataId, RangeId, ReplicaId};
 pub use body::Body;
-pub use log::GroupLog;
-pub use writer::Wal;
+pub use group_log::GroupLog;
+pub use handle::Wal;
 
 /// Identifies a replica and its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -312,7 +314,7 @@ pub enum WalError {
     /// Acknowledged bytes are no longer what was written.
     #[error(
         "log file {file} is damaged at byte {offset}: {what}; {}",
-        crate::error::DAMAGED_ADVICE
+        DAMAGED_ADVICE
     )]
     Corrupt {
         /// The file's name.

@@ -1,12 +1,9 @@
-//! Statistics of the log: its durable writes, its contents, and its space on disk.
-
-use std::io;
+//! Statistics of the durable writes of the log.
 
 use hdrhistogram::Histogram;
 
-use crate::env::{Disk, Env};
-use crate::limits::{ENTRY_LEN_MAX, WAL_BATCH_LEN_MAX};
-use crate::wal::{Group, LogId, LogState, Space, Wal, WalStats};
+use crate::limits::WAL_BATCH_LEN_MAX;
+use crate::wal::WalStats;
 
 /// Counts since the start.
 pub struct Counters {
@@ -65,61 +62,5 @@ impl Counters {
             batch_records: self.batch_records.clone(),
             batch_bytes: self.batch_bytes.clone(),
         }
-    }
-}
-
-impl<E: Env> Wal<E> {
-    /// Most bytes of an entry, except for an entry of a single write: several of them fit into a
-    /// segment.
-    pub fn entry_len_max(&self) -> usize {
-        ENTRY_LEN_MAX.min(self.core.options.segment_bytes as usize / 16)
-    }
-
-    /// The state of every group's log, and the ids of its entries.
-    pub fn contents(&self) -> Vec<(Group, LogState, Vec<LogId>)> {
-        let logs = self.core.logs.borrow();
-        let contents = logs.iter().map(|(group, log)| {
-            let log = log.borrow();
-            (*group, log.state(), log.ids().collect())
-        });
-        contents.collect()
-    }
-
-    /// How many bytes the log's disk still has room for.
-    ///
-    /// # Errors
-    /// The disk cannot tell.
-    pub async fn free_bytes(&self) -> io::Result<u64> {
-        self.core.disk.free_bytes().await
-    }
-
-    /// The space that the log takes on its disk.
-    pub fn space(&self) -> Space {
-        let segments = self.core.segments.borrow();
-        Space {
-            segments: segments.len(),
-            segment_bytes: self.core.options.segment_bytes,
-            live_bytes: segments.live_bytes(),
-        }
-    }
-
-    /// The counters and sizes of the log.
-    pub fn stats(&self) -> WalStats {
-        let cached = self
-            .core
-            .logs
-            .borrow()
-            .values()
-            .map(|log| log.borrow().cached_bytes())
-            .sum();
-        let mut stats = self.core.counters.borrow().stats();
-        stats.pending_bytes = self.core.pending_bytes.get();
-        {
-            let segments = self.core.segments.borrow();
-            stats.segments = segments.len();
-            stats.live_bytes = segments.live_bytes();
-        }
-        stats.cached_bytes = cached;
-        stats
     }
 }

@@ -7,18 +7,16 @@ use std::task::{Poll, Waker};
 
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
-use crate::env::{AsyncRuntime, Disk, Env, File, Instant, Lack, Now};
+use crate::disk_fault::Lack;
+use crate::env::{AsyncRuntime, Disk, Env, File, Instant, Now};
 use crate::limits::BLOCK_LEN;
 use crate::types::{DataId, ReplicaId};
 use crate::wal::batch::{self, RECORDS_LEN_MAX};
-use crate::wal::log::{GroupLog, Log, Place};
+use crate::wal::log::{Log, Place};
 use crate::wal::record::{self, Record};
 use crate::wal::segment::{self, Segments};
 use crate::wal::stats::Counters;
-use crate::wal::{
-    Created, Group, LogEntry, LogId, LogMark, Position, Recovered, WalError, WalOptions,
-    clean_mark, recovery,
-};
+use crate::wal::{Group, LogEntry, LogId, LogMark, WalError, WalOptions, recovery};
 
 /// What happens when the records of a chunk are durable, or the log has failed.
 pub(super) enum Done {
@@ -95,29 +93,9 @@ pub struct Core<E: Env> {
     pub(super) counters: RefCell<Counters>,
 }
 
-/// A shard's log. Clones are the same log.
-pub struct Wal<E: Env> {
-    pub(super) core: Rc<Core<E>>,
-}
-
-impl<E: Env> Clone for Wal<E> {
-    fn clone(&self) -> Wal<E> {
-        Wal {
-            core: self.core.clone(),
-        }
-    }
-}
-
-impl<E: Env> Wal<E> {
-    /// Opens the log in a disk's folder, or makes a new one.
-    ///
-    /// # Errors
-    /// The disk refuses, or its log is damaged or of another version.
-    pub async fn open(
-        disk: E::Disk,
-        options: WalOptions,
-    ) -> Result<(Wal<E>, Recovered<E>), WalError> {
-        let found = recovery::read::<E>(&disk, &options).await?;
+impl<E: Env> Core<E> {
+    /// What a log that was read back goes on from.
+    pub(super) fn new(disk: E::Disk, options: WalOptions, found: recovery::State<E>) -> Core<E> {
         let logs: BTreeMap<Group, Rc<RefCell<Log>>> = found
             .logs
             .into_iter()
@@ -125,7 +103,7 @@ impl<E: Env> Wal<E> {
             .collect();
         let known = logs.keys().chain(&found.removed);
         let highest = known.map(|group| group.replica).max();
-        let core = Rc::new(Core {
+        Core {
             highest_replica: Cell::new(highest.unwrap_or_default()),
             disk,
             options,
@@ -162,136 +140,9 @@ impl<E: Env> Wal<E> {
             waiting_for_end: RefCell::new(None),
             waiting_for_room: RefCell::default(),
             counters: RefCell::default(),
-        });
-        let (writer, keeper) = (core.clone(), core.clone());
-        drop(E::Runtime::spawn(async move { writer.run().await }));
-        drop(E::Runtime::spawn(
-            async move { keeper.keep_segments().await },
-        ));
-        let wal = Wal { core };
-        let recovered = wal.recovered(found.clean);
-        Ok((wal, recovered))
-    }
-
-    fn recovered(&self, clean: bool) -> Recovered<E> {
-        let logs = self.core.logs.borrow();
-        let replicas = logs.iter().map(|(group, log)| {
-            let created = log.borrow().created.clone();
-            (
-                created,
-                GroupLog::new(*group, log.clone(), self.core.clone()),
-            )
-        });
-        Recovered {
-            clean,
-            replicas: replicas.collect(),
-            removed: self.core.removed.borrow().iter().copied().collect(),
-            data_ids_reserved: self.core.data_ids.get(),
-            mark: self.core.mark.get(),
-            last_batch: self.last_batch(),
-            begins: Position(0),
         }
     }
 
-    /// Creates a replica; it is durable when this returns.
-    ///
-    /// # Errors
-    /// Its name was used before, or the log has failed.
-    pub async fn create_replica(&self, created: Created) -> Result<GroupLog<E>, WalError> {
-        let group = created.group;
-        let known = self.core.logs.borrow().contains_key(&group)
-            || self.core.removed.borrow().contains(&group);
-        if known {
-            return Err(WalError::ReplicaNameUsed(group));
-        }
-        let highest = self.core.highest_replica.get().max(group.replica);
-        self.core.highest_replica.set(highest);
-        let log = Rc::new(RefCell::new(Log::new(created.clone())));
-        self.core.logs.borrow_mut().insert(group, log.clone());
-        self.core.append_durably(&Record::Created(created)).await?;
-        Ok(GroupLog::new(group, log, self.core.clone()))
-    }
-
-    /// Removes a replica for good; that is durable when this returns.
-    ///
-    /// # Errors
-    /// The log has failed.
-    pub async fn remove_replica(&self, group: Group) -> Result<(), WalError> {
-        let log = self.core.logs.borrow_mut().remove(&group);
-        self.core.removed.borrow_mut().insert(group);
-        self.core.append_lazily(&Record::Removed(group));
-        if let Some(log) = log {
-            let left = log.borrow_mut().truncate(None);
-            self.core.complete(Done::Leave(left));
-        }
-        self.core.flush().await
-    }
-
-    /// Reserves all data ids up to and including `up_to`; that is durable when this returns.
-    ///
-    /// # Errors
-    /// The log has failed.
-    pub async fn reserve_data_ids(&self, up_to: DataId) -> Result<(), WalError> {
-        self.core.data_ids.set(self.core.data_ids.get().max(up_to));
-        self.core.append_durably(&Record::DataIds(up_to)).await
-    }
-
-    /// Has `tell` called once if the log fails for good.
-    pub fn on_failure(&self, tell: impl Fn(WalError) + 'static) {
-        *self.core.on_failure.borrow_mut() = Some(Box::new(tell));
-    }
-
-    /// When the write in flight began; `None` if there is none.
-    pub fn writing_since(&self) -> Option<Now<E>> {
-        self.core.writing_since.get()
-    }
-
-    /// What the disk lacks while the log waits for it.
-    pub fn lack(&self) -> Option<Lack> {
-        self.core.lack.get()
-    }
-
-    /// Writes the pending records and the mark of a clean stop, unless the disk lacks something.
-    /// Nothing can be appended afterwards.
-    ///
-    /// # Errors
-    /// The log has failed.
-    pub async fn close(&self) -> Result<(), WalError> {
-        let core = &self.core;
-        core.closed.set(true);
-        core.wake_writer();
-        // The writer first writes all pending records: the mark must name the very last batch.
-        std::future::poll_fn(|cx| {
-            if core.writer_ended.get() || core.lack.get().is_some() {
-                return Poll::Ready(());
-            }
-            *core.waiting_for_end.borrow_mut() = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
-        if let Some(error) = core.dead.borrow().clone() {
-            return Err(error);
-        }
-        if core.lack.get().is_some() {
-            return Ok(());
-        }
-        let (generation, number) = {
-            let head = core.head.borrow();
-            (head.generation, head.number)
-        };
-        match clean_mark::write::<E>(&core.disk, generation, number).await {
-            // Without the mark the next start takes a bad end of the log for a torn tail, which is
-            // safe.
-            Err(error @ WalError::Io { lack: Some(_), .. }) => {
-                tracing::warn!(%error, "the log is closed without the mark of a clean stop");
-                Ok(())
-            }
-            marked => marked,
-        }
-    }
-}
-
-impl<E: Env> Core<E> {
     /// Adds a record of at most `len_max` bytes to the chunk that is gathering.
     fn add(&self, len_max: usize, encode: impl FnOnce(&mut Chunk)) {
         if self.closed.get() {
@@ -386,7 +237,7 @@ impl<E: Env> Core<E> {
         }
     }
 
-    fn wake_writer(&self) {
+    pub(super) fn wake_writer(&self) {
         let waker = self.writer.borrow_mut().take();
         waker.into_iter().for_each(Waker::wake);
     }
@@ -398,7 +249,7 @@ impl<E: Env> Core<E> {
     }
 
     /// The writer's task: one batch after the other until the log is closed or has failed.
-    async fn run(self: Rc<Core<E>>) {
+    pub(super) async fn run(self: Rc<Core<E>>) {
         while let Some(chunk) = self.next_chunk().await {
             let bytes = chunk.bytes.len();
             let done = match self.write_next(&chunk).await {

@@ -41,7 +41,7 @@ use self::failure::Failure;
 use self::guests::{Guest, Guests, Seat};
 use crate::descriptors::{Seats, Shares};
 use crate::peers::Peers;
-use crate::probe::ShardReport;
+use crate::probe::{ReportRequest, ShardReport};
 
 /// How long the server pauses after the system refused to accept a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -63,9 +63,6 @@ pub enum Phase {
     /// The node is stopping.
     Draining = 2,
 }
-
-/// A request for a shard's report: the channel that the report is sent to.
-pub type ReportRequest = oneshot::Sender<ShardReport>;
 
 /// The node as the pages show it. It exists before the node has a folder and until the process
 /// ends.

@@ -12,8 +12,7 @@ use rangedb_client::{Client, Continuation, ScanOptions};
 use rangedb_protocol::continuation::Continuation as Token;
 use rangedb_protocol::limits::SCAN_ROWS_MAX;
 
-use super::api::json_response;
-use super::body::{Text, percent_decoded};
+use super::body::{Text, json_response, percent_decoded};
 use super::failure::Failure;
 use super::json;
 

@@ -2,7 +2,7 @@
 //! fates and hints.
 
 use rangedb_engine::error::{Error, Fate, OrderError};
-use rangedb_engine::hlc::MAX_CLOCK_OFFSET_MS;
+use rangedb_engine::limits::MAX_CLOCK_OFFSET_MS;
 use rangedb_engine::range::Route;
 use rangedb_protocol::frame::BadFrame;
 use rangedb_protocol::limits::IN_FLIGHT_MAX;

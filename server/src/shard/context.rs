@@ -17,7 +17,7 @@ use rangedb_protocol::{ErrorCode, FlatBufferBuilder, ShardState};
 use slab::Slab;
 
 use crate::descriptors::Seats;
-use crate::env::{GlommioEnv, Now, reactor};
+use crate::env::{Now, reactor};
 use crate::handler::refusal::Refusal;
 use crate::handler::{Asked, Call, status};
 use crate::net::buffers::Buffers;
@@ -30,6 +30,7 @@ use crate::probe::{ShardProbe, ShardReport};
 use crate::shard::directory::Directory;
 use crate::shard::mesh::Mesh;
 use crate::shard::router::{self, Place};
+use crate::world::GlommioEnv;
 
 /// Most scans of one shard that run at the same time.
 const SCANS_MAX: usize = 64;

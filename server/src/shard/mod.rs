@@ -17,20 +17,21 @@ use glommio::Task;
 use rangedb_engine::env::{AsyncRuntime, Instant, World};
 use rangedb_engine::error::Fatal;
 use rangedb_engine::hlc::Hlc;
+use rangedb_engine::range::observer::ApplyObservers;
 use rangedb_engine::shard::{Shard, ShardOptions};
 use rangedb_engine::types::ShardId;
 use rangedb_engine::wal::WalError;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::admin::ReportRequest;
-
 use crate::env::data_dir;
 use crate::env::reactor::{self, TcpListener, Unsupported, foreign};
-use crate::env::{GlommioEnv, GlommioRuntime, Now};
+use crate::env::{GlommioRuntime, Now};
 use crate::handler::{self, Times};
 use crate::net::port::BoundSocket;
 use crate::net::{listener, preamble};
 use crate::peers::Peers;
+use crate::probe::ReportRequest;
+use crate::world::GlommioEnv;
 use context::{Context, NodeInfo};
 use forwarded::Forwarded;
 use mesh::{Inbox, LaneEnds, Waiting};
@@ -132,7 +133,8 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     links.join_mesh(mesh.clone());
     let peers = setup.peers.clone();
     let number = setup.options.location.shard;
-    let shard = Shard::open(setup.options, setup.world, setup.hlc).await;
+    let observers = ApplyObservers::default();
+    let shard = Shard::open(setup.options, setup.world, setup.hlc, observers).await;
     let shard = shard.map_err(|fatal| ShardError::of(fatal, &peers))?;
     // Before the first acknowledgement: from now on a missing log counts as lost.
     let noted = reactor::blocking(move || peers.note_opened(number)).await;

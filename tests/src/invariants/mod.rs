@@ -1,6 +1,6 @@
 //! The invariants: properties that hold in every run. Each file has one, and its header states it.
 //!
-//! Some are checked for each entry that a replica applies ([`entry_applied`]), some when a replica
+//! Some are checked for each entry that a replica applies ([`EachEntry`]), some when a replica
 //! answers another ([`answered`]) or starts ([`log_read_back`]), some by a look at all replicas at
 //! one moment ([`Watch`]) or at everything that they store ([`compare`]). The others are checked
 //! against the observations of clients.
@@ -31,6 +31,7 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use rangedb_engine::raft::{self, Answer, Message, Question};
 use rangedb_engine::range::apply::Applied;
+use rangedb_engine::range::observer::ApplyObserver;
 use rangedb_engine::range::state::RangeState;
 use rangedb_engine::types::RangeId;
 use rangedb_engine::wal::{Group, LogEntry, LogId, LogState};
@@ -59,19 +60,23 @@ pub fn forget() {
     ENTRIES.take();
 }
 
-/// Checks an entry that a replica has applied.
-pub fn entry_applied(group: Group, entry: &LogEntry, results: &[Applied], state: &RangeState) {
-    ENTRIES.with_borrow_mut(|entries| {
-        let checks = [
-            entries.log.check(group, entry),
-            entries.machine.check(group, entry, results, state),
-            entries.pairs.check(group, entry, results),
-            epochs::check(group, entry, results, state),
-            entries.voters.check(group, entry, state),
-        ];
-        let found = checks.into_iter().filter_map(Result::err);
-        entries.violations.extend(found);
-    });
+/// Checks each entry when a replica has applied it.
+pub struct EachEntry;
+
+impl ApplyObserver for EachEntry {
+    fn applied(&self, group: Group, entry: &LogEntry, results: &[Applied], state: &RangeState) {
+        ENTRIES.with_borrow_mut(|entries| {
+            let checks = [
+                entries.log.check(group, entry),
+                entries.machine.check(group, entry, results, state),
+                entries.pairs.check(group, entry, results),
+                epochs::check(group, entry, results, state),
+                entries.voters.check(group, entry, state),
+            ];
+            let found = checks.into_iter().filter_map(Result::err);
+            entries.violations.extend(found);
+        });
+    }
 }
 
 /// Records a replica's answer to another one, which relies on it from now on. Returns whether the

@@ -10,6 +10,7 @@ use rangedb_engine::env::{AsyncRuntime, Clock, World};
 use rangedb_engine::error::Fatal;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::lsm::{MemoryDisk, MemoryTables};
+use rangedb_engine::range::observer::ApplyObservers;
 use rangedb_engine::range::{Keyspace, ReplicaPlace};
 use rangedb_engine::shard::{DigestOptions, FolderMark, InitialRange, Opened, Shard, ShardOptions};
 use rangedb_engine::types::{
@@ -347,7 +348,8 @@ impl SimNode {
                 fatal.borrow_mut().get_or_insert(why.to_string());
             }),
         };
-        let opened = Shard::open(options, world, hlc).await?;
+        let observers: ApplyObservers = Rc::new([Rc::new(invariants::EachEntry)]);
+        let opened = Shard::open(options, world, hlc, observers).await?;
         medium.opened.set(self.starts.get());
         Ok(opened)
     }

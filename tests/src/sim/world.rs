@@ -6,16 +6,12 @@ use std::rc::Rc;
 
 use rangedb_engine::env::{Clock, Env};
 use rangedb_engine::lsm::MemoryTables;
-use rangedb_engine::range::apply::Applied;
-use rangedb_engine::range::state::RangeState;
-use rangedb_engine::wal::{Group, LogEntry};
 
 use super::disk::SimDisk;
 use super::executor;
 use super::network::SimLink;
 use super::random::Random;
 use super::runtime::SimRuntime;
-use crate::invariants;
 
 /// The simulated environment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,10 +27,6 @@ impl Env for SimEnv {
     fn leases_count() -> bool {
         let machine = executor::current().machine();
         !LEASELESS.with_borrow(|leaseless| leaseless.contains(&machine))
-    }
-
-    fn applied(group: Group, entry: &LogEntry, results: &[Applied], state: &RangeState) {
-        invariants::entry_applied(group, entry, results, state);
     }
 }
 

@@ -4,7 +4,8 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use rangedb_engine::env::{AsyncRuntime, Lack};
+use rangedb_engine::disk_fault::Lack;
+use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::limits::WAL_WAITING_LEN_MAX;
 use rangedb_engine::types::ReplicaId;
 use rangedb_engine::wal::{Body, LogEntry, Payload, Vote, WalOptions};

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{AbstractTree, Shared, Table, TreeError, failed};
-use crate::env::Lack;
+use crate::disk_fault::Lack;
 
 /// A write for which the disk lacked something is tried again after this.
 const LACK_RETRY: Duration = Duration::from_millis(200);

@@ -32,7 +32,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rangedb_engine::env::Lack;
+use rangedb_engine::disk_fault::Lack;
 use rangedb_engine::shard::Opened;
 
 use crate::peers::enroll::Place;

@@ -1,9 +1,12 @@
 //! The shard's tree as its ranges use it, and the rule by which memtables freeze.
 //!
-//! One memtable serves all ranges of the shard. Before it freezes, each range that has changed
-//! writes its state row and its changed session rows. So a flush makes exactly one position in each
-//! range's log durable. A log entry is applied into one memtable as a whole: [`Store::make_room`]
-//! freezes before an entry that does not fit, never within one.
+//! One memtable serves all ranges of the shard. Before it freezes, each [`Participant`], a replica,
+//! that has changed writes its state row and its changed session rows. So a flush makes exactly one
+//! position in each range's log durable. A log entry is applied into one memtable as a whole:
+//! [`Store::make_room`] freezes before an entry that does not fit, never within one.
+
+pub mod budget;
+mod mark;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -13,20 +16,18 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use crate::env::{AsyncRuntime, Env, Lack, yield_now};
+use crate::disk_fault::Lack;
+use crate::env::{AsyncRuntime, Env, yield_now};
 use crate::error::Fatal;
 use crate::limits::{
     REPLAY_LEN_FREEZE, REPLAY_LEN_MAX, SESSION_ROWS_PER_TURN, SESSION_ROWS_UNSAVED_MAX,
 };
 use crate::lsm::keys::{self, RowKey};
 use crate::lsm::{Bounds, Direction, GcRules, Lsm, LsmError, LsmStats, MemtableId, Part, Scan};
-use crate::range::budget::WriteBudget;
-use crate::range::replica::{Durable, Replica, SavedRow};
-use crate::range::sessions::SessionRow;
-use crate::range::state::RangeState;
-use crate::shard::folder::TreeMark;
+use crate::tree::budget::WriteBudget;
 use crate::types::{DataId, ReplicaId, Timestamp};
 use crate::wal::{Position, Wal};
+pub use mark::TreeMark;
 
 /// How often, at least, a task that waits for room checks for it.
 const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_millis(20);
@@ -37,11 +38,41 @@ const SESSION_ROW_LEN: usize = 160;
 /// Called with an error that must end the process.
 pub type OnFatal = Rc<dyn Fn(Fatal)>;
 
+/// Puts a row into the memtable: its key, its version, and its value unless it is deleted.
+pub type PutRow<'a> = dyn FnMut(&[u8], Timestamp, Option<&[u8]>) + 'a;
+
+/// Called when what was saved is in tables.
+pub type WhenDurable = Box<dyn FnOnce()>;
+
+/// Something that keeps rows of its own state in the tree: a replica. It holds changed rows back
+/// until the memtable freezes.
+pub trait Participant {
+    /// The replica's id.
+    fn replica(&self) -> ReplicaId;
+
+    /// Puts all rows that it holds back into the memtable that is about to freeze. Gives `None` if
+    /// nothing has changed since the last time.
+    ///
+    /// # Errors
+    /// A row cannot be encoded.
+    fn save(self: Rc<Self>, put: &mut PutRow<'_>) -> Result<Option<WhenDurable>, Fatal>;
+
+    /// Puts up to [`SESSION_ROWS_PER_TURN`] session rows into the memtable ahead of the next freeze;
+    /// gives how many.
+    ///
+    /// # Errors
+    /// A row cannot be encoded.
+    fn save_some(&self, put: &mut PutRow<'_>) -> Result<usize, Fatal>;
+
+    /// How many session rows it holds back.
+    fn unsaved(&self) -> usize;
+}
+
 /// A frozen memtable that is not yet in tables.
 struct Frozen {
     id: MemtableId,
-    /// The states that its flush makes durable.
-    covers: Vec<(ReplicaId, Durable)>,
+    /// Called when it is in tables.
+    when_durable: Vec<WhenDurable>,
     /// The log's position at the freeze: everything before it is in this memtable or an older one.
     log: Position,
     /// The number of its flush.
@@ -52,7 +83,7 @@ struct Frozen {
 pub struct Store<E: Env> {
     lsm: RefCell<Lsm<E::Tables>>,
     wal: Wal<E>,
-    replicas: RefCell<BTreeMap<ReplicaId, Weak<Replica<E>>>>,
+    replicas: RefCell<BTreeMap<ReplicaId, Weak<dyn Participant>>>,
     frozen: RefCell<VecDeque<Frozen>>,
     /// The log's position when the newest installed memtable froze: a start replays from here.
     replay_from: Cell<Position>,
@@ -89,7 +120,7 @@ impl<E: Env> Store<E> {
     }
 
     /// Sets the log to which the tree belongs, and how many flushes it has taken.
-    pub(super) fn belongs_to(&self, log: u128, flushes: u64) {
+    pub fn belongs_to(&self, log: u128, flushes: u64) {
         let batch = 0;
         self.mark.set(TreeMark {
             log,
@@ -99,10 +130,10 @@ impl<E: Env> Store<E> {
     }
 
     /// Adds a replica; from now on its state is saved at each freeze.
-    pub fn add(&self, replica: &Rc<Replica<E>>) {
+    pub fn add(&self, replica: Rc<dyn Participant>) {
         let mut replicas = self.replicas.borrow_mut();
         replicas.retain(|_, replica| replica.strong_count() > 0);
-        replicas.insert(replica.group.replica, Rc::downgrade(replica));
+        replicas.insert(replica.replica(), Rc::downgrade(&replica));
     }
 
     /// Reports an error that must end the process.
@@ -146,7 +177,7 @@ impl<E: Env> Store<E> {
     ///
     /// # Errors
     /// The tables cannot be read.
-    pub(super) fn replicas_with_rows(&self) -> Result<Vec<ReplicaId>, LsmError> {
+    pub fn replicas_with_rows(&self) -> Result<Vec<ReplicaId>, LsmError> {
         let mut found = Vec::new();
         let mut from = Some(0);
         let (mut low, mut high) = (Vec::new(), Vec::new());
@@ -285,24 +316,11 @@ impl<E: Env> Store<E> {
     pub async fn save_sessions_ahead(&self) -> Result<(), Fatal> {
         while self.unsaved.get() > SESSION_ROWS_UNSAVED_MAX {
             // This may freeze the memtable, and then all rows are saved.
-            self.make_room(
-                SESSION_ROWS_PER_TURN,
-                SESSION_ROWS_PER_TURN * SESSION_ROW_LEN,
-            )
-            .await?;
+            self.make_room_for_sessions().await?;
             let Some(most) = self.replica_with_most_unsaved() else {
                 return Ok(());
             };
-            let (mut key, mut failed) = (Vec::new(), None);
-            let saved = most.save_some(&mut |row| {
-                if let Err(error) = self.put_saved(&mut key, row) {
-                    failed.get_or_insert(error);
-                }
-            });
-            if let Some(error) = failed {
-                return Err(error);
-            }
-            if saved == 0 {
+            if most.save_some(&mut self.put_row())? == 0 {
                 return Ok(());
             }
             yield_now().await;
@@ -310,45 +328,24 @@ impl<E: Env> Store<E> {
         Ok(())
     }
 
-    fn replica_with_most_unsaved(&self) -> Option<Rc<Replica<E>>> {
+    /// Waits until the memtable can take the session rows that are saved in one turn,
+    /// [`SESSION_ROWS_PER_TURN`].
+    ///
+    /// # Errors
+    /// See [`Store::make_room`].
+    pub async fn make_room_for_sessions(&self) -> Result<(), Fatal> {
+        let bytes = SESSION_ROWS_PER_TURN * SESSION_ROW_LEN;
+        self.make_room(SESSION_ROWS_PER_TURN, bytes).await
+    }
+
+    fn replica_with_most_unsaved(&self) -> Option<Rc<dyn Participant>> {
         let replicas = self.replicas.borrow();
         let replicas = replicas.values().filter_map(Weak::upgrade);
         replicas.max_by_key(|replica| replica.unsaved())
     }
 
-    /// Writes all session rows of a state that no replica has yet, a few at a time. The rows of its
-    /// pairs are in the tree already.
-    ///
-    /// # Errors
-    /// The tree has failed.
-    pub async fn save_snapshot_sessions(
-        &self,
-        replica: ReplicaId,
-        data_id: DataId,
-        state: &mut RangeState,
-    ) -> Result<(), Fatal> {
-        let mut key = Vec::new();
-        loop {
-            self.make_room(
-                SESSION_ROWS_PER_TURN,
-                SESSION_ROWS_PER_TURN * SESSION_ROW_LEN,
-            )
-            .await?;
-            let rows = state.sessions.save(SESSION_ROWS_PER_TURN);
-            if rows.is_empty() {
-                return Ok(());
-            }
-            for row in &rows {
-                let row = SavedRow::Session {
-                    replica,
-                    data_id,
-                    version: state.last_ts,
-                    row,
-                };
-                self.put_saved(&mut key, row)?;
-            }
-            yield_now().await;
-        }
+    fn put_row(&self) -> impl FnMut(&[u8], Timestamp, Option<&[u8]>) {
+        move |key, version, value| self.insert_row(key, version, value)
     }
 
     /// Writes the state of all ranges into the memtable, freezes it, and lets it be flushed.
@@ -356,32 +353,22 @@ impl<E: Env> Store<E> {
     /// # Errors
     /// A state row cannot be encoded.
     pub fn freeze(&self) -> Result<MemtableId, Fatal> {
-        let replicas: Vec<Rc<Replica<E>>> = self
+        let replicas: Vec<Rc<dyn Participant>> = self
             .replicas
             .borrow()
             .values()
             .filter_map(Weak::upgrade)
             .collect();
-        let mut covers = Vec::new();
-        let mut key = Vec::new();
-        let mut failed = None;
-        for replica in &replicas {
-            let saved = replica.save(&mut |row| {
-                if let Err(error) = self.put_saved(&mut key, row) {
-                    failed.get_or_insert(error);
-                }
-            })?;
-            covers.extend(saved.map(|durable| (replica.group.replica, durable)));
-        }
-        if let Some(error) = failed {
-            return Err(error);
+        let mut when_durable = Vec::new();
+        for replica in replicas {
+            when_durable.extend(replica.save(&mut self.put_row())?);
         }
         let log = self.wal.position();
         let flush = self.put_mark();
         let id = self.lsm.borrow_mut().freeze();
         self.frozen.borrow_mut().push_back(Frozen {
             id,
-            covers,
+            when_durable,
             log,
             flush,
         });
@@ -408,56 +395,11 @@ impl<E: Env> Store<E> {
     ///
     /// # Errors
     /// A state row cannot be encoded, or the tree has failed.
-    pub(super) async fn flush(&self) -> Result<(), Fatal> {
+    pub async fn flush(&self) -> Result<(), Fatal> {
         let id = self.freeze()?;
         while !self.is_installed(id) {
             if !self.poll()? {
                 let _ = E::Runtime::timeout(LOOK_FOR_ROOM_EVERY, self.news()).await;
-            }
-        }
-        Ok(())
-    }
-
-    fn put_saved(&self, key: &mut Vec<u8>, row: SavedRow<'_>) -> Result<(), Fatal> {
-        let mut lsm = self.lsm.borrow_mut();
-        match row {
-            SavedRow::State {
-                replica,
-                version,
-                row,
-            } => {
-                keys::state_key(replica, key);
-                lsm.insert(key, version, Some(row));
-            }
-            SavedRow::Session {
-                replica,
-                version,
-                row: SessionRow::Client(id, marks),
-                ..
-            } => {
-                keys::client_key(replica, *id, key);
-                let row = marks.map(|marks| marks.encode());
-                lsm.insert(key, version, row.as_deref());
-            }
-            SavedRow::Session {
-                data_id,
-                version,
-                row,
-                ..
-            } => {
-                let SessionRow::Pair {
-                    first_key,
-                    client,
-                    sequence,
-                    saved,
-                } = row
-                else {
-                    return Ok(());
-                };
-                keys::pair_key(data_id, first_key, *client, *sequence, key);
-                let row = saved.as_ref().map(|saved| saved.encode()).transpose();
-                let row = row.map_err(|e| Fatal::Inconsistent(format!("a session pair: {e}")))?;
-                lsm.insert(key, version, row.as_deref());
             }
         }
         Ok(())
@@ -484,8 +426,8 @@ impl<E: Env> Store<E> {
             self.replay_from.set(done.log);
             // Before anything is purged because of this flush.
             self.wal.flushed(done.flush);
-            for (replica, durable) in done.covers {
-                self.made_durable(replica, durable);
+            for tell in done.when_durable {
+                tell();
             }
         }
         self.wake_waiting();
@@ -496,13 +438,6 @@ impl<E: Env> Store<E> {
     pub fn wake_waiting(&self) {
         let waiting = std::mem::take(&mut *self.waiting_for_room.borrow_mut());
         waiting.into_iter().for_each(Waker::wake);
-    }
-
-    fn made_durable(&self, replica: ReplicaId, durable: Durable) {
-        let replica = self.replicas.borrow().get(&replica).and_then(Weak::upgrade);
-        if let Some(replica) = replica {
-            replica.made_durable(durable);
-        }
     }
 
     /// Most bytes of an entry, except for an entry of a single write.

@@ -9,7 +9,7 @@ use crate::lsm::keys;
 use crate::range::Descriptor;
 use crate::range::sessions::{ClientMarks, SavedPair, SessionRow};
 use crate::range::state::RangeState;
-use crate::shard::store::Store;
+use crate::tree::Store;
 use crate::types::{Blob, ClientId, DataId, ReplicaId, Timestamp};
 use crate::wal::{Created, Switched};
 
@@ -17,7 +17,7 @@ use crate::wal::{Created, Switched};
 ///
 /// # Errors
 /// The tree cannot be read.
-pub(super) async fn recover_state<E: Env>(
+pub async fn recover_state<E: Env>(
     store: &Store<E>,
     created: &Created,
     switched: Option<&Switched>,

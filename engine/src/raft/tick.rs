@@ -1,0 +1,111 @@
+//! What a group does as time passes: heartbeats, sleep, campaigns. Its [`super::pulse::Pulse`] says
+//! when; the shard's driver ([`crate::shard`]) looks.
+
+use openraft::async_runtime::watch::WatchReceiver;
+
+use crate::env::{Env, Instant, Now};
+use crate::error::Fatal;
+use crate::raft::group::{Group, Role};
+use crate::range::replica::Replica;
+use crate::types::ReplicaId;
+
+/// What the shard's driver passes to each group that it looks at.
+pub struct Tick<'a, E: Env> {
+    /// The time of this look.
+    pub now: Now<E>,
+    /// Whether the shard of a replica was heard of lately.
+    pub is_there: &'a dyn Fn(ReplicaId) -> bool,
+    /// A source of random numbers.
+    pub random: &'a dyn Fn() -> u64,
+}
+
+impl<E: Env> Group<E> {
+    /// Does what is due, when the shard's driver looks at this group.
+    ///
+    /// # Errors
+    /// The group has stopped.
+    pub async fn tick(&self, tick: &Tick<'_, E>, replica: &Replica<E>) -> Result<(), Fatal> {
+        if self.retired.get() {
+            return Ok(());
+        }
+        if self.alone.get() && self.role.get() == Role::Leader && self.members.get() <= 1 {
+            self.pulse.sleep(tick.now);
+            return Ok(());
+        }
+        match self.role.get() {
+            // If the other does not take the lead, the followers elect somebody once they hear
+            // nothing.
+            Role::Leader if self.has_handed_over() => {}
+            Role::Leader => {
+                let applied = replica.with_state(|state| state.applied.map_or(0, |id| id.index));
+                let quiet = self.pulse.is_quiet(tick.now, applied) && replica.proposer.is_idle();
+                let beats = self.pulse.heartbeat_is_due(tick.now);
+                // A quiet leader sends heartbeats until every replica within reach has every entry.
+                match quiet {
+                    true if beats && self.may_sleep(tick) => {
+                        self.pulse.sleep(tick.now);
+                        return Ok(());
+                    }
+                    true => self.pulse.rest(),
+                    false => {}
+                }
+                if beats {
+                    self.told(self.raft.trigger().heartbeat().await)?;
+                }
+            }
+            Role::Voter if !self.silent.get() => {
+                let may_lead = !self.leaves.get();
+                if may_lead && self.pulse.campaign_is_due(tick.now, (tick.random)()) {
+                    tracing::debug!(range = %self.range, term = self.term(), "campaigns");
+                    self.campaign().await?;
+                }
+            }
+            Role::Voter | Role::Learner => {}
+        }
+        Ok(())
+    }
+
+    /// Whether no majority of the range has been reached for a while, as far as this replica can
+    /// tell.
+    pub fn lacks_quorum(&self, now: Now<E>) -> bool {
+        match self.role.get() {
+            Role::Leader if self.alone.get() => false,
+            Role::Leader => self.pulse.is_left(now, self.quorum_at()),
+            Role::Voter => self.pulse.is_without_leader(now),
+            Role::Learner => false,
+        }
+    }
+
+    /// Whether all replicas within reach have every entry, and all is applied here.
+    fn may_sleep(&self, tick: &Tick<'_, E>) -> bool {
+        let metrics = self.metrics.borrow_watched();
+        let last = metrics.last_log_index;
+        metrics.last_applied.as_ref().map(|id| id.index) == last
+            && metrics.replication.iter().flatten().all(|(id, matched)| {
+                matched.as_ref().map(|id| id.index) == last || !(tick.is_there)(*id)
+            })
+    }
+
+    /// Wakes the group up, so that its heartbeats go on.
+    pub fn stay_awake(&self) {
+        self.pulse.work(Now::<E>::now());
+    }
+
+    /// Whether the driver must look at the group now.
+    pub fn is_due(&self, now: Now<E>) -> bool {
+        match self.role() {
+            Role::Leader => self.pulse.look_is_due(now),
+            Role::Voter | Role::Learner => !self.pulse.has_heard(now),
+        }
+    }
+
+    /// Notes that the leader's shard names it the leader of this replica's term.
+    pub fn hear(&self, at: Now<E>) {
+        self.pulse.hear(at);
+    }
+
+    /// Whether this replica has heard of a leader within the last lease.
+    pub fn has_heard(&self, now: Now<E>) -> bool {
+        self.pulse.has_heard(now)
+    }
+}

@@ -1,0 +1,246 @@
+//! A shard's log as the shard holds it.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::task::Poll;
+
+use crate::disk_fault::Lack;
+use crate::env::{AsyncRuntime, Disk, Env, Now};
+use crate::limits::ENTRY_LEN_MAX;
+use crate::types::DataId;
+use crate::wal::group_log::GroupLog;
+use crate::wal::log::Log;
+use crate::wal::record::Record;
+use crate::wal::writer::{Core, Done};
+use crate::wal::{
+    Created, Group, LogId, LogState, Position, Recovered, Space, WalError, WalOptions, WalStats,
+    clean_mark, recovery,
+};
+
+/// A shard's log. Clones are the same log.
+pub struct Wal<E: Env> {
+    pub(super) core: Rc<Core<E>>,
+}
+
+impl<E: Env> Clone for Wal<E> {
+    fn clone(&self) -> Wal<E> {
+        Wal {
+            core: self.core.clone(),
+        }
+    }
+}
+
+impl<E: Env> Wal<E> {
+    /// Opens the log in a disk's folder, or makes a new one.
+    ///
+    /// # Errors
+    /// The disk refuses, or its log is damaged or of another version.
+    pub async fn open(
+        disk: E::Disk,
+        options: WalOptions,
+    ) -> Result<(Wal<E>, Recovered<E>), WalError> {
+        let found = recovery::read::<E>(&disk, &options).await?;
+        let clean = found.clean;
+        let core = Rc::new(Core::new(disk, options, found));
+        let (writer, keeper) = (core.clone(), core.clone());
+        drop(E::Runtime::spawn(async move { writer.run().await }));
+        drop(E::Runtime::spawn(
+            async move { keeper.keep_segments().await },
+        ));
+        let wal = Wal { core };
+        let recovered = wal.recovered(clean);
+        Ok((wal, recovered))
+    }
+
+    fn recovered(&self, clean: bool) -> Recovered<E> {
+        let logs = self.core.logs.borrow();
+        let replicas = logs.iter().map(|(group, log)| {
+            let created = log.borrow().created.clone();
+            (
+                created,
+                GroupLog::new(*group, log.clone(), self.core.clone()),
+            )
+        });
+        Recovered {
+            clean,
+            replicas: replicas.collect(),
+            removed: self.core.removed.borrow().iter().copied().collect(),
+            data_ids_reserved: self.core.data_ids.get(),
+            mark: self.core.mark.get(),
+            last_batch: self.last_batch(),
+            begins: Position(0),
+        }
+    }
+
+    /// Creates a replica; it is durable when this returns.
+    ///
+    /// # Errors
+    /// Its name was used before, or the log has failed.
+    pub async fn create_replica(&self, created: Created) -> Result<GroupLog<E>, WalError> {
+        let group = created.group;
+        let known = self.core.logs.borrow().contains_key(&group)
+            || self.core.removed.borrow().contains(&group);
+        if known {
+            return Err(WalError::ReplicaNameUsed(group));
+        }
+        let highest = self.core.highest_replica.get().max(group.replica);
+        self.core.highest_replica.set(highest);
+        let log = Rc::new(RefCell::new(Log::new(created.clone())));
+        self.core.logs.borrow_mut().insert(group, log.clone());
+        self.core.append_durably(&Record::Created(created)).await?;
+        Ok(GroupLog::new(group, log, self.core.clone()))
+    }
+
+    /// Removes a replica for good; that is durable when this returns.
+    ///
+    /// # Errors
+    /// The log has failed.
+    pub async fn remove_replica(&self, group: Group) -> Result<(), WalError> {
+        let log = self.core.logs.borrow_mut().remove(&group);
+        self.core.removed.borrow_mut().insert(group);
+        self.core.append_lazily(&Record::Removed(group));
+        if let Some(log) = log {
+            let left = log.borrow_mut().truncate(None);
+            self.core.complete(Done::Leave(left));
+        }
+        self.core.flush().await
+    }
+
+    /// Reserves all data ids up to and including `up_to`; that is durable when this returns.
+    ///
+    /// # Errors
+    /// The log has failed.
+    pub async fn reserve_data_ids(&self, up_to: DataId) -> Result<(), WalError> {
+        self.core.data_ids.set(self.core.data_ids.get().max(up_to));
+        self.core.append_durably(&Record::DataIds(up_to)).await
+    }
+
+    /// Has `tell` called once if the log fails for good.
+    pub fn on_failure(&self, tell: impl Fn(WalError) + 'static) {
+        *self.core.on_failure.borrow_mut() = Some(Box::new(tell));
+    }
+
+    /// When the write in flight began; `None` if there is none.
+    pub fn writing_since(&self) -> Option<Now<E>> {
+        self.core.writing_since.get()
+    }
+
+    /// What the disk lacks while the log waits for it.
+    pub fn lack(&self) -> Option<Lack> {
+        self.core.lack.get()
+    }
+
+    /// Writes the pending records and the mark of a clean stop, unless the disk lacks something.
+    /// Nothing can be appended afterwards.
+    ///
+    /// # Errors
+    /// The log has failed.
+    pub async fn close(&self) -> Result<(), WalError> {
+        let core = &self.core;
+        core.closed.set(true);
+        core.wake_writer();
+        // The writer first writes all pending records: the mark must name the very last batch.
+        std::future::poll_fn(|cx| {
+            if core.writer_ended.get() || core.lack.get().is_some() {
+                return Poll::Ready(());
+            }
+            *core.waiting_for_end.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+        if let Some(error) = core.dead.borrow().clone() {
+            return Err(error);
+        }
+        if core.lack.get().is_some() {
+            return Ok(());
+        }
+        let (generation, number) = {
+            let head = core.head.borrow();
+            (head.generation, head.number)
+        };
+        match clean_mark::write::<E>(&core.disk, generation, number).await {
+            // Without the mark the next start takes a bad end of the log for a torn tail, which is
+            // safe.
+            Err(error @ WalError::Io { lack: Some(_), .. }) => {
+                tracing::warn!(%error, "the log is closed without the mark of a clean stop");
+                Ok(())
+            }
+            marked => marked,
+        }
+    }
+
+    /// Whether the pending records are within their bound.
+    pub fn has_room(&self) -> bool {
+        self.core.has_room()
+    }
+
+    /// Waits until the pending records are within their bound, or the log has failed.
+    pub async fn room(&self) {
+        std::future::poll_fn(|cx| {
+            if self.core.has_room() {
+                return Poll::Ready(());
+            }
+            let mut waiting = self.core.waiting_for_room.borrow_mut();
+            waiting.push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+impl<E: Env> Wal<E> {
+    /// Most bytes of an entry, except for an entry of a single write: several of them fit into a
+    /// segment.
+    pub fn entry_len_max(&self) -> usize {
+        ENTRY_LEN_MAX.min(self.core.options.segment_bytes as usize / 16)
+    }
+
+    /// The state of every group's log, and the ids of its entries.
+    pub fn contents(&self) -> Vec<(Group, LogState, Vec<LogId>)> {
+        let logs = self.core.logs.borrow();
+        let contents = logs.iter().map(|(group, log)| {
+            let log = log.borrow();
+            (*group, log.state(), log.ids().collect())
+        });
+        contents.collect()
+    }
+
+    /// How many bytes the log's disk still has room for.
+    ///
+    /// # Errors
+    /// The disk cannot tell.
+    pub async fn free_bytes(&self) -> io::Result<u64> {
+        self.core.disk.free_bytes().await
+    }
+
+    /// The space that the log takes on its disk.
+    pub fn space(&self) -> Space {
+        let segments = self.core.segments.borrow();
+        Space {
+            segments: segments.len(),
+            segment_bytes: self.core.options.segment_bytes,
+            live_bytes: segments.live_bytes(),
+        }
+    }
+
+    /// The counters and sizes of the log.
+    pub fn stats(&self) -> WalStats {
+        let cached = self
+            .core
+            .logs
+            .borrow()
+            .values()
+            .map(|log| log.borrow().cached_bytes())
+            .sum();
+        let mut stats = self.core.counters.borrow().stats();
+        stats.pending_bytes = self.core.pending_bytes.get();
+        {
+            let segments = self.core.segments.borrow();
+            stats.segments = segments.len();
+            stats.live_bytes = segments.live_bytes();
+        }
+        stats.cached_bytes = cached;
+        stats
+    }
+}

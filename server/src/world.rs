@@ -1,0 +1,26 @@
+//! The engine's world on a real node: the environment's runtime, clock and disk, the tables of the
+//! LSM library, and the links to other nodes.
+
+use rangedb_engine::env::Env;
+use rangedb_engine::lsm::LsmTables;
+
+use crate::env::{GlommioRuntime, RingDisk, SystemClock, reactor};
+use crate::peers::link::Links;
+
+/// The environment of a real node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GlommioEnv;
+
+impl Env for GlommioEnv {
+    type Runtime = GlommioRuntime;
+    type Clock = SystemClock;
+    type Disk = RingDisk;
+    type Tables = LsmTables;
+    type Transport = Links;
+
+    async fn beside<R: Send + 'static>(
+        work: impl FnOnce() -> R + Send + 'static,
+    ) -> std::io::Result<R> {
+        reactor::blocking(move || Ok(work())).await
+    }
+}
