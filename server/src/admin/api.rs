@@ -8,7 +8,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use rangedb_client::{BatchOutcome, Client, ClientOptions, Error};
 use rangedb_protocol::limits::{ADMIN_COMMAND_LEN_MAX, BATCH_LEN_MAX, VALUE_LEN_MAX};
@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::OnceCell;
 
 use super::batch;
-use super::body::{NoBody, Text, percent_decoded, read};
+use super::body::{NoBody, Text, json_response, percent_decoded, read};
 use super::failure::Failure;
 use super::scan::Scan;
 
@@ -259,25 +259,11 @@ async fn whole_body(body: Incoming, len_max: usize) -> Result<Vec<u8>, Failure> 
     })
 }
 
-/// A response with a JSON body.
-pub(super) fn json_response(status: StatusCode, json: String) -> Response<Text> {
-    let mut response = Response::new(Text::new(json));
-    *response.status_mut() = status;
-    let kind = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    response
-}
-
 fn versioned(mut response: Response<Text>, version: u64) -> Response<Text> {
     response
         .headers_mut()
         .insert(VERSION, HeaderValue::from(version));
     response
-}
-
-/// The `Allow` header of a response that refuses a method.
-pub(super) fn allow(methods: &'static str) -> (HeaderName, HeaderValue) {
-    (ALLOW, HeaderValue::from_static(methods))
 }
 
 #[cfg(test)]

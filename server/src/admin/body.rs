@@ -1,4 +1,4 @@
-//! Bodies and paths of HTTP requests. Nothing here interprets them.
+//! Bodies of HTTP requests and responses, and paths of requests. Nothing here interprets them.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -7,6 +7,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Response, StatusCode};
 
 /// A body that is too long is still read to the end if at most this many bytes exceed the limit, so
 /// that the client receives the refusal.
@@ -89,6 +91,15 @@ impl Body for Text {
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.0.as_ref().map_or(0, |bytes| bytes.len() as u64))
     }
+}
+
+/// A response with a JSON body.
+pub(super) fn json_response(status: StatusCode, json: String) -> Response<Text> {
+    let mut response = Response::new(Text::new(json));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
 }
 
 #[cfg(test)]

@@ -4,13 +4,12 @@
 //! `fate` says what became of a write (`not_applied`, `unknown`, `applied`), `message` is for
 //! people. Pure.
 
-use hyper::header::{HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use rangedb_client::{Error, ErrorCode, Fate};
 use serde_json::json;
 
-use super::api::{allow, json_response};
-use super::body::Text;
+use super::body::{Text, json_response};
 
 /// A failed request, ready to become a response.
 #[derive(Debug)]
@@ -50,7 +49,7 @@ impl Failure {
     pub fn method(methods: &'static str) -> Failure {
         let message = format!("only {methods} can be used here");
         let mut failure = Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method", message);
-        failure.header = Some(allow(methods));
+        failure.header = Some((ALLOW, HeaderValue::from_static(methods)));
         failure
     }
 

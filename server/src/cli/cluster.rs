@@ -8,7 +8,8 @@ use rangedb_client::Client;
 use serde_json::{Value, json};
 
 use super::args::{CliCommand, ConfigCommand, NodeCommand, RangeCommand};
-use super::commands::{Printer, Request};
+use super::commands::Request;
+use super::output::Printer;
 use super::{Exit, Trouble};
 
 /// The part of the cluster's state to show.

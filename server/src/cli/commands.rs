@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::args::{CasArgs, CliCommand, ConnectionArgs, Format, PutArgs, ScanArgs, WriteArgs};
 use super::cluster::Show;
 use super::input;
-use super::output;
+use super::output::{self, Printer};
 use super::{Exit, Trouble};
 
 /// Rows of one page of a scan.
@@ -213,37 +213,6 @@ pub(super) async fn perform(
         Request::Status => super::status::status(client, printer, out).await,
         Request::Show(show) => super::cluster::show(client, &show, printer, out).await,
         Request::Order(command) => super::cluster::order(client, &command, printer, out).await,
-    }
-}
-
-/// The options for printing answers.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Printer {
-    pub(super) format: Format,
-    pub(super) hex: bool,
-}
-
-impl Printer {
-    /// Prints an answer: `facts` as JSON, or `words` for people.
-    pub(super) fn print(
-        self,
-        out: &mut impl Write,
-        facts: Value,
-        words: &str,
-    ) -> Result<Exit, Trouble> {
-        match self.format {
-            Format::Table => writeln!(out, "{words}")?,
-            Format::Json => writeln!(out, "{facts}")?,
-        }
-        Ok(Exit::Done)
-    }
-
-    fn version(self, out: &mut impl Write, version: u64) -> Result<Exit, Trouble> {
-        self.print(
-            out,
-            json!({ "version": version }),
-            &format!("version {version}"),
-        )
     }
 }
 

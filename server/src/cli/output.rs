@@ -1,8 +1,45 @@
-//! Formats keys and values for printing. Pure.
+//! Formats answers, and the keys and values in them, for printing.
 
 use std::fmt::Write as _;
+use std::io;
 
 use rangedb_server::admin::json::hex;
+use serde_json::{Value, json};
+
+use super::args::Format;
+use super::{Exit, Trouble};
+
+/// The options for printing answers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Printer {
+    pub(super) format: Format,
+    pub(super) hex: bool,
+}
+
+impl Printer {
+    /// Prints an answer: `facts` as JSON, or `words` for people.
+    pub(super) fn print(
+        self,
+        out: &mut impl io::Write,
+        facts: Value,
+        words: &str,
+    ) -> Result<Exit, Trouble> {
+        match self.format {
+            Format::Table => writeln!(out, "{words}")?,
+            Format::Json => writeln!(out, "{facts}")?,
+        }
+        Ok(Exit::Done)
+    }
+
+    /// Prints the version that a write made.
+    pub(super) fn version(self, out: &mut impl io::Write, version: u64) -> Result<Exit, Trouble> {
+        self.print(
+            out,
+            json!({ "version": version }),
+            &format!("version {version}"),
+        )
+    }
+}
 
 /// Formats a key or value so that it stays within its line and column: escapes what is not
 /// printable.

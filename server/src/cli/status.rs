@@ -7,7 +7,7 @@ use rangedb_client::{Client, NodeState};
 use serde_json::{Map, Value, json};
 
 use super::cluster;
-use super::commands::Printer;
+use super::output::Printer;
 use super::{Exit, Trouble};
 
 /// Prints the health of the cluster and the state of the node. If the cluster's manager does not
