@@ -1,5 +1,5 @@
 //! Checks and tools for the project; the short scripts in this folder call them: `xtask
-//! tidy|deps|unused|generate|generated|test|soak|quickstart|cluster|compare`.
+//! tidy|layers|sizes|deps|unused|generate|generated|test|soak|quickstart|cluster|compare`.
 //!
 //! It uses only the binaries and files of the other crates. Every step prints the command that it
 //! runs.
@@ -8,10 +8,14 @@ mod cluster;
 mod compare;
 mod deps;
 mod generated;
+mod imports;
+mod layers;
 mod node;
 mod process;
 mod quickstart;
+mod sizes;
 mod soak;
+mod source;
 mod test;
 mod tidy;
 mod unused;
@@ -24,7 +28,7 @@ type Outcome = Result<(), String>;
 
 const USAGE: &str = "usage: xtask COMMAND
   test                         everything that must pass before a commit
-  tidy | deps | unused | generated
+  tidy | layers | sizes | deps | unused | generated
                                one of its checks alone
   generate                     runs the schema compiler, which must be installed
   soak SECONDS SEED            simulator and crash tests for a long time
@@ -43,6 +47,8 @@ fn main() -> ExitCode {
     let outcome = match words.as_slice() {
         ["test"] => test::run(),
         ["tidy"] => tidy::run(&root()),
+        ["layers"] => layers::run(&root()),
+        ["sizes"] => sizes::run(&root()),
         ["deps"] => deps::run(&root()),
         ["unused"] => unused::run(&root()),
         ["generate"] => generated::generate(&root()),

@@ -5,12 +5,14 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use crate::process::{self, command};
-use crate::{Outcome, deps, generated, root, tidy, unused};
+use crate::{Outcome, deps, generated, layers, root, sizes, tidy, unused};
 
 /// Runs all checks that are not tests.
 fn run_checks() -> Outcome {
     process::run("cargo", &["fmt", "--all", "--check"])?;
     tidy::run(&root())?;
+    layers::run(&root())?;
+    sizes::run(&root())?;
     deps::run(&root())?;
     unused::run(&root())?;
     generated::run(&root())?;

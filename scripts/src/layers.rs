@@ -1,0 +1,440 @@
+//! `layers`: imports between the modules of a crate go one way, down the lists below.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use crate::Outcome;
+use crate::imports::{self, Crate, Import};
+use crate::tidy::project_files;
+
+/// The modules of a crate, lowest first, one line a layer: names, a dash, what it is. A module imports
+/// what is on its own line and on the lines above it in the list. A name stands for a file, or for a
+/// folder with all in it that has no line of its own.
+///
+/// Modules of one line do not import each other in circles either; but a module may import the
+/// modules within it and be imported by them. Only where several names share a line are circles let
+/// be.
+struct Order {
+    package: &'static str,
+    list: &'static str,
+    exceptions: &'static [Exception],
+}
+
+/// An import that breaks the order: from which module, of which, and why it is still there. One
+/// that is no longer needed must go from the list.
+type Exception = (&'static str, &'static str, &'static str);
+
+const ORDERS: [Order; 4] = [
+    Order {
+        package: "engine",
+        list: "
+            mutant - deliberate bugs that the simulator must find
+            limits - every bound
+            types - ids and small values
+            disk_fault - faults of the disk, as log and tables report them
+            request - reads and writes as they are asked
+            frame - frames between nodes
+            lsm - memtables, tables, scans, collection; knows no environment
+            env - the door to the world
+            wal - the shard's log
+            error - why a request or a process fails
+            hlc - the node's clock
+            tree - the shard's tree as its ranges use it
+            raft - the Raft group of a range
+            range - the state of a range and what changes it
+            cluster - the manager: what it knows and what it plans
+            shard - all of it on one thread
+        ",
+        exceptions: &[
+            ("raft/group", "range/replica", MACHINE),
+            ("raft/tick", "range/replica", MACHINE),
+            ("raft/state_machine", "range/replica", MACHINE),
+            ("raft/state_machine", "range/state", MACHINE),
+            ("raft/state_machine", "range/recovery", MACHINE),
+            ("raft/state_machine", "range/saved", MACHINE),
+            ("raft/install", "range/state", MACHINE),
+            ("raft/type_config", "range/apply", MACHINE),
+            ("raft/transfer", "range/command", MACHINE),
+            ("raft/network", "range/replica", MACHINE),
+            ("raft/network", "range/export", MACHINE),
+            (
+                "raft/message",
+                "range/export",
+                "a part of a snapshot holds rows and not yet bytes",
+            ),
+            (
+                "range/command",
+                "range/command_v1",
+                "entries of the first format are read into the commands of today",
+            ),
+            (
+                "shard/steering",
+                "shard/management",
+                "the manager's tasks and the orders that it carries out share one timeout",
+            ),
+            (
+                "range/replica",
+                "range/proposer",
+                "a replica holds its proposer, and refuses what waits there when it leads no more",
+            ),
+        ],
+    },
+    Order {
+        package: "server",
+        list: "
+            env - the runtime, the clock, disks, the data folder
+            config - settings
+            logging - log lines
+            fatal - how a node ends that cannot go on
+            descriptors - shares of file descriptors
+            peers net handler shard probe world - the way of a request, one knot
+            admin - pages and the API over HTTP
+            cli - the command line
+            node - starts and stops it all
+        ",
+        exceptions: &[
+            ("env/data_dir", "peers/enroll", DATA_DIR),
+            ("env/data_dir/identity", "config", DATA_DIR),
+            ("env/data_dir/identity", "env/data_dir/look", DATA_DIR),
+            ("env/data_dir/fault", "env/data_dir/identity", DATA_DIR),
+            (
+                "env/reactor/ring",
+                "env/reactor/file",
+                "the ring holds a file's transfer while the kernel works on it",
+            ),
+            (
+                "cli/cluster",
+                "cli/commands",
+                "the commands about the cluster make requests, which are declared with the others",
+            ),
+        ],
+    },
+    Order {
+        package: "client",
+        list: "
+            error - why an operation failed
+            limits - bounds of requests
+            batch - conditions and mutations of a write
+            retry - budgets of retries
+            cluster - which cluster a client belongs to
+            stagger - attempts that overlap
+            session - names of writes
+            connection - one connection
+            directory - where ranges are
+            opening - making a connection
+            pool - connections to all nodes
+            client - the client and its attempts
+            operations - what users call
+            seeds - the first node that answers
+        ",
+        exceptions: &[],
+    },
+    Order {
+        package: "loadgen",
+        list: "
+            distribution - which keys are asked for
+            keys - how keys look
+            workload - the operations
+            pace - when each is due
+            probe - what is measured
+            database - what is measured against
+            driver - runs the workload
+            check - whether a history is linearizable
+            report - results in words
+            client - RangeDB
+            etcd - etcd
+            memory - a database in memory
+            args - the command line
+        ",
+        exceptions: &[],
+    },
+];
+
+const MACHINE: &str = "raft is not yet generic over a state machine that the range would be";
+const DATA_DIR: &str = "the data folder is not part of the environment: it moves up";
+
+/// Checks every crate that has an order.
+pub fn run(root: &Path) -> Outcome {
+    let paths = project_files(root)?;
+    let mut complaints = Vec::new();
+    for order in &ORDERS {
+        let source = format!("{}/src/", order.package);
+        let files: Vec<_> = paths
+            .iter()
+            .filter(|path| path.ends_with(".rs"))
+            .filter_map(|path| {
+                let name = path.strip_prefix(&source)?;
+                Some((
+                    name.to_owned(),
+                    std::fs::read_to_string(root.join(path)).ok()?,
+                ))
+            })
+            .collect();
+        let read = imports::read(&files);
+        let count = read.imports.len();
+        let found = check(order, &read);
+        if found.is_empty() {
+            let exceptions = order.exceptions.len();
+            eprintln!(
+                "layers: {count} imports within {} go one way, but for {exceptions} exceptions",
+                order.package
+            );
+        }
+        complaints.extend(found);
+    }
+    if complaints.is_empty() {
+        return Ok(());
+    }
+    Err(format!("layers:\n  {}", complaints.join("\n  ")))
+}
+
+impl Order {
+    /// The layers, each with its names.
+    fn layers(&self) -> impl Iterator<Item = &'static str> {
+        let lines = self.list.lines().map(str::trim);
+        lines
+            .filter(|line| !line.is_empty())
+            .map(|line| line.split_once(" - ").map_or(line, |(names, _)| names))
+    }
+}
+
+/// Where a module stands: the number of its layer, from the lowest, and the names of that.
+type Layer = (usize, &'static str);
+
+/// The layer that names the module or, of the folders above it, the nearest.
+fn layer(order: &Order, module: &str) -> Option<Layer> {
+    let mut name = module;
+    loop {
+        let mut layers = order.layers().enumerate();
+        if let Some(layer) = layers.find(|(_, names)| names.split(' ').any(|word| word == name)) {
+            return Some(layer);
+        }
+        name = &name[..name.rfind('/')?];
+    }
+}
+
+fn check(order: &Order, read: &Crate) -> Vec<String> {
+    let mut complaints = unlisted(order, read);
+    let is_excepted = |import: &Import| {
+        let mut exceptions = order.exceptions.iter();
+        exceptions.any(|(from, to, _)| (*from, *to) == (import.from.as_str(), import.to.as_str()))
+    };
+    let (excepted, kept): (Vec<&Import>, Vec<&Import>) =
+        read.imports.iter().partition(|import| is_excepted(import));
+    let circles = Circles::new(order, read, &kept);
+    for import in kept {
+        if let Some(why) = broken(order, &circles, import) {
+            complaints.push(format!(
+                "{}/src/{}:{}: {} imports {} ({}), {why}",
+                order.package, import.file, import.line, import.from, import.to, import.name,
+            ));
+        }
+    }
+    for (from, to, _) in order.exceptions {
+        let found = excepted
+            .iter()
+            .find(|import| (import.from.as_str(), import.to.as_str()) == (*from, *to));
+        if found.is_none_or(|import| broken(order, &circles, import).is_none()) {
+            complaints.push(format!(
+                "{}: the exception {from} -> {to} is no longer needed: remove it from the list",
+                order.package
+            ));
+        }
+    }
+    complaints
+}
+
+/// Modules without a layer, and names that stand for no module.
+fn unlisted(order: &Order, read: &Crate) -> Vec<String> {
+    let package = order.package;
+    let modules = read.modules.iter();
+    let without_layer = modules
+        .filter(|module| layer(order, module).is_none())
+        .map(|module| format!("{package}: {module} has no line in the order: add it"));
+    let names = order.layers().flat_map(|names| names.split(' '));
+    let without_module = names
+        .filter(|name| {
+            let folder = format!("{name}/");
+            let mut modules = read.modules.iter();
+            !modules.any(|module| module == name || module.starts_with(&folder))
+        })
+        .map(|name| format!("{package}: {name} in the order is no module: remove it"));
+    without_layer.chain(without_module).collect()
+}
+
+/// What is wrong with an import, if anything is.
+fn broken(order: &Order, circles: &Circles, import: &Import) -> Option<String> {
+    let (from, _) = layer(order, &import.from)?;
+    let (to, line) = layer(order, &import.to)?;
+    if to > from {
+        return Some(format!("which is above it, on the line of {line}"));
+    }
+    let back = circles.way(&import.to, &import.from)?;
+    Some(format!("which imports it in turn: {}", back.join(" -> ")))
+}
+
+/// The imports that may close a circle.
+struct Circles<'a> {
+    imported: BTreeMap<&'a str, BTreeSet<&'a str>>,
+    /// The modules that have others within.
+    parents: BTreeSet<&'a str>,
+}
+
+impl<'a> Circles<'a> {
+    fn new(order: &Order, read: &'a Crate, imports: &[&'a Import]) -> Circles<'a> {
+        let mut imported: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for import in imports {
+            let is_shared = |(_, line): Layer| line.contains(' ');
+            let layers = [&import.from, &import.to].map(|module| layer(order, module));
+            if layers[0] == layers[1] && !layers[0].is_none_or(is_shared) {
+                let (from, to) = (import.from.as_str(), import.to.as_str());
+                imported.entry(from).or_default().insert(to);
+            }
+        }
+        let parents = read
+            .modules
+            .iter()
+            .filter_map(|module| module.rsplit_once('/'));
+        Circles {
+            imported,
+            parents: parents.map(|(parent, _)| parent).collect(),
+        }
+    }
+
+    /// The modules on a way along imports from one to another, both included.
+    fn way(&self, from: &'a str, to: &str) -> Option<Vec<&'a str>> {
+        let mut ways = vec![vec![from]];
+        let mut seen = BTreeSet::from([from]);
+        while let Some(way) = ways.pop() {
+            let last = *way.last()?;
+            if self.parents.contains(last) || self.parents.contains(to) {
+                continue;
+            }
+            if last == to {
+                return Some(way);
+            }
+            for next in self.imported.get(last).into_iter().flatten() {
+                if seen.insert(next) {
+                    ways.push([way.as_slice(), &[next]].concat());
+                }
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaints(exceptions: &'static [Exception], files: &[(&str, &str)]) -> Vec<String> {
+        let order = Order {
+            package: "p",
+            list: "
+                low - what it is
+                middle
+                knot/a knot/b - with each other
+                knot
+            ",
+            exceptions,
+        };
+        let ground = [
+            ("lib.rs", ""),
+            ("low.rs", ""),
+            ("middle/mod.rs", ""),
+            ("middle/a.rs", ""),
+            ("middle/b.rs", ""),
+            ("knot/mod.rs", ""),
+            ("knot/a.rs", ""),
+            ("knot/b.rs", ""),
+        ];
+        let mut texts = BTreeMap::from(ground);
+        texts.extend(files.iter().copied());
+        let files: Vec<_> = texts
+            .into_iter()
+            .map(|(path, text)| (path.to_owned(), text.to_owned()))
+            .collect();
+        check(&order, &imports::read(&files))
+    }
+
+    #[test]
+    fn imports_downwards_pass() {
+        let files = [
+            ("middle/mod.rs", "pub use a::A; use crate::low::L;"),
+            ("middle/a.rs", "use super::M; use crate::low::L;"),
+            ("middle/b.rs", "use super::a::A;"),
+            ("knot/a.rs", "use super::b::B;"),
+            ("knot/b.rs", "use super::a::A;"),
+            ("knot/mod.rs", "use crate::middle::A; use a::A;"),
+        ];
+        assert_eq!(complaints(&[], &files), [""; 0]);
+    }
+
+    #[test]
+    fn an_import_upwards_fails_with_both_names_and_its_place() {
+        let files = [("low.rs", "\nuse crate::middle::a::A;")];
+        let expected = "p/src/low.rs:2: low imports middle/a (A), which is above it, on the line of \
+                        middle";
+        assert_eq!(complaints(&[], &files), [expected]);
+        let files = [("knot/a.rs", "fn f() { super::g() }")];
+        let expected = "p/src/knot/a.rs:1: knot/a imports knot (g), which is above it, on the line \
+                        of knot";
+        assert_eq!(complaints(&[], &files), [expected]);
+    }
+
+    #[test]
+    fn a_circle_fails_at_each_of_its_imports() {
+        let files = [
+            ("middle/a.rs", "use super::b::B;"),
+            ("middle/b.rs", "use super::a::A;"),
+        ];
+        let expected = [
+            "p/src/middle/a.rs:1: middle/a imports middle/b (B), which imports it in turn: \
+             middle/b -> middle/a",
+            "p/src/middle/b.rs:1: middle/b imports middle/a (A), which imports it in turn: \
+             middle/a -> middle/b",
+        ];
+        assert_eq!(complaints(&[], &files), expected);
+        assert_eq!(
+            complaints(&[("middle/a", "middle/b", "known")], &files),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn an_exception_lets_its_import_pass_and_no_other() {
+        const KNOWN: &[Exception] = &[("low", "middle/a", "known")];
+        let known = ("low.rs", "use crate::middle::a::A;");
+        assert_eq!(complaints(KNOWN, &[known]), [""; 0]);
+        let more = ("low.rs", "use crate::middle::{a::A, b::B};");
+        assert_eq!(complaints(KNOWN, &[more]).len(), 1);
+    }
+
+    #[test]
+    fn an_exception_that_is_not_needed_fails() {
+        let unneeded = |from: &str, to: &str| {
+            format!("p: the exception {from} -> {to} is no longer needed: remove it from the list")
+        };
+        const GONE: &[Exception] = &[("low", "middle/a", "gone from the code")];
+        assert_eq!(complaints(GONE, &[]), [unneeded("low", "middle/a")]);
+        const ALLOWED: &[Exception] = &[("middle/a", "low", "goes down")];
+        let files = [("middle/a.rs", "use crate::low::L;")];
+        assert_eq!(complaints(ALLOWED, &files), [unneeded("middle/a", "low")]);
+    }
+
+    #[test]
+    fn list_and_modules_must_match() {
+        let expected = "p: new has no line in the order: add it";
+        assert_eq!(complaints(&[], &[("new.rs", "")]), [expected]);
+        let order = Order {
+            package: "p",
+            list: "low\nold",
+            exceptions: &[],
+        };
+        let read = imports::read(&[("low.rs".to_owned(), String::new())]);
+        assert_eq!(
+            check(&order, &read),
+            ["p: old in the order is no module: remove it"]
+        );
+    }
+}
