@@ -277,6 +277,15 @@ def check_scans(client):
     # One snapshot for each range: the pages end where the range does.
     snapshots = [(page["at"], page["rows"][0]["key"] < b"m") for page in pages if page["rows"]]
     assert len({at for at, _ in snapshots}) == len({place for _, place in snapshots}) == 2
+    # The same backwards, with values and without.
+    for keys_only in [False, True]:
+        pages = list(client.scan(b"l-row1", b"n-row2", reverse=True, keys_only=keys_only, rows_max=3))
+        found = [(row["key"], row["value"]) for page in pages for row in page["rows"]]
+        wanted = [(row["key"], b"" if keys_only else row["value"]) for row in rows]
+        assert found == wanted[::-1], found
+        assert all(len(page["rows"]) <= 3 for page in pages)
+    pages = client.scan(b"l-row", None, reverse=True, rows_max=1)
+    assert [row["key"] for page in pages for row in page["rows"] if row["key"] in keys] == keys[::-1]
     # Later writes are not seen, nor is another end.
     pages = client.scan(b"n", b"n.", rows_max=2)
     first = next(pages)
@@ -285,7 +294,7 @@ def check_scans(client):
     assert seen == [key for key in keys if key.startswith(b"n")]
     _, page = client.call("Scan", b"n", start=b"n", rows_max=1)
     goes_on = {"continuation": page["continuation"]}
-    _, page = client.call("Scan", b"n", start=b"n-row4", end=b"n-row1", **goes_on)
+    _, page = client.call("Scan", b"n", start=b"n-row4", end=b"n-row1", reverse=True, **goes_on)
     assert [row["key"] for row in page["rows"]][:5] == [*keys[11:], b"n-row9"], page["rows"]
     # A row always fits.
     assert [len(page["rows"]) for page in client.scan(b"l-row0", b"l-row3", bytes_max=1)] == [1, 1, 1]

@@ -43,6 +43,7 @@ PROTOCOL_VERSION = 2
 NOT_APPLIED, UNKNOWN = 0, 1
 ANY_SHARD = 0xFFFF
 PATIENCE = 30
+KEY_MAX = 4096
 
 
 def put(key, value):
@@ -77,6 +78,17 @@ def exchange():
 
 CODES = error_codes()
 NAMES = {number: name for name, (number, _, _) in CODES.items()}
+
+
+def last_key_before(end):
+    """The greatest key before `end`, or of all."""
+    if end is None:
+        return b"\xff" * KEY_MAX
+    if len(end) > KEY_MAX:
+        return end[:KEY_MAX]
+    if not end or end[-1] == 0:
+        return end[:-1]
+    return (end[:-1] + bytes([end[-1] - 1])).ljust(KEY_MAX, b"\xff")
 
 
 class Refused(Exception):
@@ -291,17 +303,20 @@ class Client:
     def write(self, mutations, **fields):
         return self.batch(mutations, **fields)[1]
 
-    def scan(self, start=b"", end=None, **limits):
+    def scan(self, start=b"", end=None, reverse=False, keys_only=False, **limits):
         """Pages of rows, each a snapshot of one range."""
-        place, continuation = start, None
+        place, continuation = last_key_before(end) if reverse else start, None
         while True:
             # A continuation says where to go on; it is sent to where the page before came from, and
             # the route of the next range comes back when that range has ended.
-            fields = {"start": start, "end": end} if continuation is None else {"continuation": continuation}
+            fields = {"continuation": continuation}
+            if continuation is None:
+                fields = {"start": start, "end": end, "reverse": reverse, "keys_only": keys_only}
             _, page = self.call("Scan", place, **fields, **limits)
             yield page
             continuation = page["continuation"]
             if continuation is None:
                 return
             if page["rows"]:
-                place = page["rows"][-1]["key"] + b"\0"
+                last = page["rows"][-1]["key"]
+                place = last_key_before(last) if reverse else last + b"\0"

@@ -1,5 +1,6 @@
 //! The API over HTTP and the command line's view of the cluster, on a real node.
 
+use rangedb_client::{Client, ClientOptions, ScanOptions};
 use rangedb_tests::cluster::wait_for;
 use rangedb_tests::http::{exchange, request};
 use rangedb_tests::process::Home;
@@ -317,6 +318,153 @@ fn a_cluster_of_one_is_shown_by_both_faces() {
         (&json!(1), &json!("ok"))
     );
     assert_eq!(status["shards"].as_array().map(Vec::len), Some(1));
+}
+
+/// The keys that a page of a scan in JSON shows.
+fn keys_of(page: &Value) -> Vec<&str> {
+    let rows = page["rows"].as_array().expect("rows");
+    rows.iter().filter_map(|row| row["key"].as_str()).collect()
+}
+
+/// The keys of a scan over HTTP in pages of one row.
+fn scanned_over_http(home: &Home, query: &str) -> Vec<String> {
+    let mut keys = Vec::new();
+    let mut path = format!("scan?limit=1&{query}");
+    loop {
+        let answer = request(home, "GET", &path, b"");
+        let page = answer.json();
+        assert_eq!(answer.status, 200, "{path}: {page}");
+        let some = keys_of(&page);
+        assert!(some.len() <= 1, "{page}");
+        keys.extend(some.into_iter().map(str::to_owned));
+        let Some(continuation) = page["continuation"].as_str() else {
+            return keys;
+        };
+        path = format!("scan?limit=1&continuation={continuation}");
+    }
+}
+
+/// The keys of a scan by the client library in pages of one row.
+async fn scanned_by_client(client: &Client, options: ScanOptions) -> Vec<String> {
+    let (keys_only, mut keys) = (options.keys_only, Vec::new());
+    let mut page = client
+        .scan(ScanOptions {
+            limit: 1,
+            ..options
+        })
+        .await
+        .expect("a page");
+    loop {
+        assert!(page.rows.len() <= 1);
+        for row in page.rows {
+            assert_eq!(row.value.is_empty(), keys_only);
+            keys.push(String::from_utf8(row.key.to_vec()).expect("text"));
+        }
+        let Some(continuation) = page.continuation else {
+            return keys;
+        };
+        page = client.scan_next(continuation).await.expect("a page");
+    }
+}
+
+#[test]
+fn scans_go_both_ways_over_ranges_on_all_faces() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "2", "--split-at", "g,m,t"]);
+    let _node = home.start();
+    let all = ["a", "b1", "b2", "b\u{7f}", "g", "l", "m", "s", "t", "u"];
+    for key in all {
+        let path = format!("kv/{}", percent(key.as_bytes()));
+        assert_eq!(request(&home, "PUT", &path, b"v").status, 200);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let connect = Client::connect(ClientOptions {
+        addresses: vec![home.listen.clone()],
+        ..ClientOptions::default()
+    });
+    let client = runtime.block_on(connect).expect("a client");
+    for (flags, query, options, wanted) in [
+        (&[][..], "", ScanOptions::default(), &all[..]),
+        (
+            &["--start", "b2", "--end", "t"],
+            "start=b2&end=t",
+            ScanOptions {
+                start: Some("b2".into()),
+                end: Some("t".into()),
+                ..ScanOptions::default()
+            },
+            &all[2..8],
+        ),
+        (
+            &["--prefix", "b"],
+            "prefix=b",
+            ScanOptions::prefix("b"),
+            &all[1..4],
+        ),
+        (&["--prefix", ""], "prefix=", ScanOptions::prefix(""), &all),
+        (
+            &["--prefix", "ff", "--hex"],
+            "prefix=%ff",
+            ScanOptions::prefix(b"\xff"),
+            &[],
+        ),
+    ] {
+        for (reverse, keys_only) in [(false, false), (true, false), (false, true), (true, true)] {
+            let mut wanted = wanted.to_vec();
+            let (mut flags, mut query) = ([&["scan"][..], flags].concat(), query.to_owned());
+            if reverse {
+                wanted.reverse();
+                flags.push("--reverse");
+                query += "&reverse=true";
+            }
+            if keys_only {
+                flags.push("--keys-only");
+                query += "&keys_only=true";
+            }
+            let printed = shown(&home, &flags);
+            assert_eq!(keys_of(&printed), wanted, "{flags:?}");
+            let rows = printed["rows"].as_array().expect("rows");
+            for row in rows {
+                assert_eq!(row.get("value").is_none(), keys_only, "{row}");
+                assert!(row["version"].is_u64(), "{row}");
+            }
+            assert_eq!(scanned_over_http(&home, &query), wanted, "{query}");
+            let options = ScanOptions {
+                reverse,
+                keys_only,
+                ..options.clone()
+            };
+            let found = runtime.block_on(scanned_by_client(&client, options));
+            assert_eq!(found, wanted, "{flags:?} by the client");
+        }
+    }
+    let table = |flags: &[&str]| {
+        let output = home.cli(&[&["scan"][..], flags].concat());
+        String::from_utf8(output.stdout).expect("text")
+    };
+    assert_eq!(table(&["--reverse", "--limit", "3"]), "u\tv\nt\tv\ns\tv\n");
+    assert_eq!(table(&["--prefix", "b", "--keys-only"]), "b1\nb2\nb\\x7f\n");
+    let both = home.cli(&["scan", "--prefix", "b", "--end", "c"]);
+    assert_eq!(both.status.code(), Some(2));
+    let complaint = String::from_utf8_lossy(&both.stderr).into_owned();
+    assert!(
+        complaint.contains("--prefix") && complaint.contains("--end"),
+        "{complaint}"
+    );
+    for (query, word) in [
+        ("prefix=b&end=c", "prefix"),
+        ("limit=0", "limit"),
+        ("from=a", "from"),
+        ("continuation=00ff", "continuation"),
+    ] {
+        let refused = request(&home, "GET", &format!("scan?{query}"), b"");
+        let message = refused.json()["message"].to_string();
+        assert!(refused.status == 400 && message.contains(word), "{message}");
+    }
+    assert_eq!(request(&home, "POST", "scan", b"").status, 405);
 }
 
 #[test]

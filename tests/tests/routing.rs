@@ -176,6 +176,22 @@ fn a_plain_client_asks_any_node_and_shard_for_anything() {
                     Told::Rows(1),
                     "{number}/{shard} {key}"
                 );
+                // In reverse the range of the last key before the end is asked.
+                let after = format!("{key}\0");
+                let scan = RequestBody::Scan {
+                    start: None,
+                    end: Some(after.as_bytes()),
+                    rows_max: 0,
+                    bytes_max: 0,
+                    continuation: None,
+                    reverse: true,
+                    keys_only: true,
+                };
+                assert_eq!(
+                    plain.call(scan, 5000),
+                    Told::Rows(1),
+                    "{number}/{shard} {key}"
+                );
             }
         }
     }

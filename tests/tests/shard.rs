@@ -202,6 +202,77 @@ fn writes_outlive_stops_and_crashes() {
     }
 }
 
+/// The keys and versions of a scan in pages of this many rows. Other writes and flushes go on between
+/// the pages.
+async fn pages(
+    shard: &Shard<GlommioEnv>,
+    scan: ScanRequest,
+    sequence: &mut u64,
+) -> Vec<(String, Timestamp)> {
+    let filler = "x".repeat(2000);
+    let mut seen = Vec::new();
+    let mut next = Some(scan);
+    while let Some(scan) = next {
+        let (rows_max, keys_only) = (scan.rows_max, scan.keys_only);
+        let reply = shard.scan(scan, None, None).await.expect("scans");
+        assert!(rows_max == 0 || reply.rows.len() <= rows_max);
+        for (key, row) in reply.rows {
+            assert_eq!(row.value.is_empty(), keys_only);
+            seen.push((String::from_utf8_lossy(&key).into_owned(), row.version));
+        }
+        for _ in 0..40 {
+            *sequence += 1;
+            let key = format!("k{:04}", *sequence % 1300);
+            put(shard, (9, *sequence), &key, &filler).await;
+        }
+        next = reply.next;
+    }
+    seen
+}
+
+#[test]
+fn a_scan_in_reverse_gives_the_rows_of_a_forward_one_backwards() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    GlommioRuntime::new(1).block_on(async {
+        let shard = open(folder.path()).await;
+        let mut sequence = 0;
+        // More than one turn of a scan reads.
+        for number in 0..1200 {
+            sequence += 1;
+            let key = format!("k{:04}", number * 7 % 1200);
+            put(&shard, (9, sequence), &key, "v").await;
+        }
+        let now = shard.scan(ScanRequest::default(), None, None).await;
+        let at = Some(now.expect("scans").at);
+        for (start, end, count) in [
+            (None, None, 1200),
+            (Some("k0100"), Some("k0900"), 800),
+            (None, Some("k"), 0),
+        ] {
+            let scan = ScanRequest {
+                start: start.map(Into::into),
+                end: end.map(Into::into),
+                at,
+                ..ScanRequest::default()
+            };
+            let forward = pages(&shard, scan.clone(), &mut sequence).await;
+            assert_eq!(forward.len(), count);
+            for (rows_max, keys_only) in [(0, false), (190, true)] {
+                let scan = ScanRequest {
+                    reverse: true,
+                    rows_max,
+                    keys_only,
+                    ..scan.clone()
+                };
+                let mut found = pages(&shard, scan, &mut sequence).await;
+                found.reverse();
+                assert_eq!(found, forward, "{start:?} to {end:?}");
+            }
+        }
+        shard.close().await.expect("closes");
+    });
+}
+
 #[test]
 fn writers_that_were_answered_together_go_together_again() {
     const WRITES: u64 = 200;
