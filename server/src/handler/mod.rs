@@ -21,7 +21,7 @@ use rangedb_engine::limits;
 use rangedb_engine::range::Route;
 use rangedb_engine::request::{self, ScanRequest, SessionPair};
 use rangedb_engine::shard::{WriteRequest, WriteSink};
-use rangedb_engine::types::{ClientId, Epoch, RangeId, ShardId, Timestamp};
+use rangedb_engine::types::{Blob, ClientId, Epoch, RangeId, ShardId, Timestamp};
 use rangedb_protocol::frame::Frame;
 use rangedb_protocol::{BadRequest, Batch, Change, Request, RequestBody, Session};
 
