@@ -2,9 +2,10 @@
 //! connection, and with it the requests of other callers.
 
 use rangedb_protocol::limits::{
-    ADMIN_COMMAND_LEN_MAX, BATCH_LEN_MAX, BATCH_OPS_MAX, KEY_LEN_MAX, VALUE_LEN_MAX,
+    ADMIN_COMMAND_LEN_MAX, BATCH_ADDITIONS_MAX, BATCH_LEN_MAX, BATCH_OPS_MAX, KEY_LEN_MAX,
+    VALUE_LEN_MAX,
 };
-use rangedb_protocol::{Batch, Expected, RequestBody};
+use rangedb_protocol::{Batch, Change, Expected, Mutation, RequestBody};
 
 use crate::error::{Error, ErrorCode, Fate};
 
@@ -39,6 +40,12 @@ fn batch(batch: &Batch<'_>) -> Result<(), Error> {
     let count = batch.operations();
     if count > BATCH_OPS_MAX {
         let message = format!("the write has {count} operations, of {BATCH_OPS_MAX} at most");
+        return Err(invalid(message));
+    }
+    let adds = |m: &&Mutation<'_>| matches!(m.change, Change::Add(_));
+    let count = batch.mutations.iter().filter(adds).count();
+    if count > BATCH_ADDITIONS_MAX {
+        let message = format!("the write has {count} additions, of {BATCH_ADDITIONS_MAX} at most");
         return Err(invalid(message));
     }
     for condition in &batch.conditions {

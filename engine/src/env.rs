@@ -139,8 +139,8 @@ pub trait Transport: Clone + 'static {
     ///
     /// # Errors
     /// The other side cannot be reached now. [`io::ErrorKind::NotConnected`],
-    /// [`io::ErrorKind::ConnectionRefused`] and [`io::ErrorKind::WouldBlock`]: the request was not
-    /// sent. Otherwise nothing is known of its fate.
+    /// [`io::ErrorKind::ConnectionRefused`], [`io::ErrorKind::PermissionDenied`] (the other side refuses
+    /// this node) and [`io::ErrorKind::WouldBlock`]: the request was not sent. Otherwise nothing is known of its fate.
     fn call(
         &self,
         to: Location,

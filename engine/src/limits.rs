@@ -13,6 +13,8 @@ pub const VALUE_LEN_MAX: usize = 1 << 20;
 pub const BATCH_LEN_MAX: usize = 4 << 20;
 /// Operations of one multi-write.
 pub const BATCH_OPS_MAX: usize = 4096;
+/// Additions of one write: each leaves a number in the session table, where a retry finds it.
+pub const BATCH_ADDITIONS_MAX: usize = 64;
 
 /// Payload of one log entry, user bytes and framing.
 pub const ENTRY_LEN_MAX: usize = 4 << 20;
@@ -41,6 +43,9 @@ pub const SCAN_ROWS_MAX: usize = 10_000;
 pub const SCAN_BYTES_MAX: usize = 4 << 20;
 /// Versions that one turn of a scan looks at before it lets others run.
 pub const SCAN_STEPS_PER_TURN: usize = 512;
+/// Bytes of keys and values that one turn of a scan reads, whether they are sent or not, before it lets
+/// others run.
+pub const SCAN_BYTES_PER_TURN: usize = SCAN_BYTES_MAX;
 
 /// How long a session pair that its client has not called answered is remembered, in log time.
 pub const SESSION_WINDOW_MS: u64 = 10 * 60 * 1000;

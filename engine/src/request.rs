@@ -186,6 +186,21 @@ impl Batch {
         self.conditions.len() + self.mutations.len()
     }
 
+    /// How many of its mutations add to a number.
+    pub fn additions(&self) -> usize {
+        let adds = |m: &&Mutation| matches!(m.change, Change::Add { .. });
+        self.mutations.iter().filter(adds).count()
+    }
+
+    /// How many keys are read when it is applied.
+    pub fn reads(&self) -> usize {
+        let lone_delete = match self.mutations.as_slice() {
+            [only] => usize::from(matches!(only.change, Change::Delete)),
+            _ => 0,
+        };
+        self.conditions.len() + self.additions() + lone_delete
+    }
+
     /// Bytes of its keys and values, those that are expected among them.
     pub fn len_in_bytes(&self) -> usize {
         let expected = self.conditions.iter().map(|c| match &c.expected {

@@ -8,6 +8,8 @@ pub const VALUE_LEN_MAX: usize = 1 << 20;
 pub const BATCH_LEN_MAX: usize = 4 << 20;
 /// Operations of one write.
 pub const BATCH_OPS_MAX: usize = 4096;
+/// Additions of one write.
+pub const BATCH_ADDITIONS_MAX: usize = 64;
 /// One frame, without its length field.
 pub const FRAME_LEN_MAX: usize = 8 << 20;
 /// Requests of one connection that have no reply yet.

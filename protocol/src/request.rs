@@ -1,6 +1,7 @@
 //! Requests: typed views of the tables, borrowed from the frame, and their encoding.
 
 use flatbuffers::{FlatBufferBuilder, InvalidFlatbuffer, WIPOffset};
+use smallvec::SmallVec;
 
 use crate::frame;
 use crate::generated::wire;
@@ -109,8 +110,8 @@ impl<'a> Change<'a> {
 pub struct Batch<'a> {
     /// In the order in which they are looked at.
     pub conditions: Vec<Condition<'a>>,
-    /// At least one.
-    pub mutations: Vec<Mutation<'a>>,
+    /// At least one. Most batches have exactly one, which needs no allocation.
+    pub mutations: SmallVec<[Mutation<'a>; 1]>,
 }
 
 impl<'a> Batch<'a> {
@@ -118,7 +119,7 @@ impl<'a> Batch<'a> {
     pub fn of(key: &'a [u8], change: Change<'a>) -> Batch<'a> {
         Batch {
             conditions: Vec::new(),
-            mutations: vec![Mutation { key, change }],
+            mutations: SmallVec::from_buf([Mutation { key, change }]),
         }
     }
 

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use super::*;
 
-fn requests() -> Vec<Request<'static>> {
+fn requests<'a>() -> Vec<Request<'a>> {
     let session = Session {
         client: 1 << 100 | 7,
         sequence: 3,
@@ -70,7 +70,7 @@ fn requests() -> Vec<Request<'static>> {
 }
 
 /// Scans with fields that were added later.
-fn later_scans() -> Vec<Request<'static>> {
+fn later_scans<'a>() -> Vec<Request<'a>> {
     let scan = |reverse, keys_only| Request {
         body: RequestBody::Scan {
             start: None,
@@ -100,7 +100,7 @@ fn sample_route() -> Route {
     }
 }
 
-fn replies() -> Vec<Reply<'static>> {
+fn replies<'a>() -> Vec<Reply<'a>> {
     let range = RangeState {
         route: sample_route(),
         system: true,
@@ -195,10 +195,15 @@ fn replies() -> Vec<Reply<'static>> {
 #[test]
 fn requests_and_replies_are_read_back() {
     let mut builder = FlatBufferBuilder::new();
-    for (id, request) in (5..).zip(requests().into_iter().chain(later_scans())) {
+    let encoded = |(id, request): (u64, Request<'_>)| {
         let mut bytes = Vec::new();
-        request.encode(id, &mut builder, &mut bytes);
-        let frame = frame::decode(&bytes).expect("good").expect("whole");
+        request.encode(id, &mut FlatBufferBuilder::new(), &mut bytes);
+        bytes
+    };
+    let all = || (5..).zip(requests().into_iter().chain(later_scans()));
+    let frames: Vec<Vec<u8>> = all().map(encoded).collect();
+    for ((id, request), bytes) in all().zip(&frames) {
+        let frame = frame::decode(bytes).expect("good").expect("whole");
         assert_eq!(frame.id, id);
         assert_eq!(
             Request::decode(frame.kind, frame.body).expect("good"),

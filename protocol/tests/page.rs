@@ -67,6 +67,7 @@ fn the_limits_are_on_the_page() {
         limits::VALUE_LEN_MAX,
         limits::BATCH_LEN_MAX,
         limits::BATCH_OPS_MAX,
+        limits::BATCH_ADDITIONS_MAX,
         limits::FRAME_LEN_MAX,
         limits::IN_FLIGHT_MAX,
         limits::SCAN_ROWS_MAX,

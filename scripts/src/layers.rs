@@ -221,7 +221,7 @@ fn check(order: &Order, read: &Crate) -> Vec<String> {
     };
     let (excepted, kept): (Vec<&Import>, Vec<&Import>) =
         read.imports.iter().partition(|import| is_excepted(import));
-    let circles = Circles::new(order, read, &kept);
+    let circles = Circles::new(order, &kept);
     for import in kept {
         if let Some(why) = broken(order, &circles, import) {
             complaints.push(format!(
@@ -276,29 +276,28 @@ fn broken(order: &Order, circles: &Circles, import: &Import) -> Option<String> {
 /// The imports that may close a circle.
 struct Circles<'a> {
     imported: BTreeMap<&'a str, BTreeSet<&'a str>>,
-    /// The modules that have others within.
-    parents: BTreeSet<&'a str>,
+}
+
+/// Whether a module lies within another.
+fn is_within(inner: &str, outer: &str) -> bool {
+    let rest = inner.strip_prefix(outer);
+    rest.is_some_and(|rest| rest.starts_with('/'))
 }
 
 impl<'a> Circles<'a> {
-    fn new(order: &Order, read: &'a Crate, imports: &[&'a Import]) -> Circles<'a> {
+    fn new(order: &Order, imports: &[&'a Import]) -> Circles<'a> {
         let mut imported: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for import in imports {
             let is_shared = |(_, line): Layer| line.contains(' ');
             let layers = [&import.from, &import.to].map(|module| layer(order, module));
             if layers[0] == layers[1] && !layers[0].is_none_or(is_shared) {
                 let (from, to) = (import.from.as_str(), import.to.as_str());
-                imported.entry(from).or_default().insert(to);
+                if !is_within(from, to) && !is_within(to, from) {
+                    imported.entry(from).or_default().insert(to);
+                }
             }
         }
-        let parents = read
-            .modules
-            .iter()
-            .filter_map(|module| module.rsplit_once('/'));
-        Circles {
-            imported,
-            parents: parents.map(|(parent, _)| parent).collect(),
-        }
+        Circles { imported }
     }
 
     /// The modules on a way along imports from one to another, both included.
@@ -307,9 +306,6 @@ impl<'a> Circles<'a> {
         let mut seen = BTreeSet::from([from]);
         while let Some(way) = ways.pop() {
             let last = *way.last()?;
-            if self.parents.contains(last) || self.parents.contains(to) {
-                continue;
-            }
             if last == to {
                 return Some(way);
             }

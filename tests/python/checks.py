@@ -220,6 +220,8 @@ def check_batches(client):
     refused("several_ranges", client.batch, [put(b"q-a", b"")], [{"key": b"a", "expected": ABSENT}])
     refused("invalid", client.batch, [put(b"q-a", b"")], [hold[1]] * 4096)
     refused("invalid", client.batch, [put(b"q-a", b"")], [{"key": b"", "expected": ABSENT}])
+    refused("invalid", client.write, [add(b"q-b", 1)] * 65)
+    assert client.write([add(b"q-b", 1)] * 64)["numbers"] == [number - 3 for number in range(64)]
     refused("invalid", client.batch, [{"key": b"q-a", "change": PUT}])
     refused("invalid", client.batch, [{"key": b"q-a", "change": 9}])
     refused("invalid", client.batch, [dict(put(b"q-a", b""), expires_at=1)])

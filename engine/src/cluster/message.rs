@@ -95,6 +95,14 @@ pub enum Ask {
 }
 
 impl Ask {
+    /// The range whose leader is asked to change its members or to hand over.
+    pub fn range(&self) -> Option<RangeId> {
+        match self {
+            Ask::Change { range, .. } | Ask::HandOver { range, .. } => Some(*range),
+            _ => None,
+        }
+    }
+
     /// Whether it is an operator's order: it must not be given twice.
     pub fn is_order(&self) -> bool {
         matches!(

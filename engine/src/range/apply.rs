@@ -171,7 +171,14 @@ fn write(
         existed |= current.is_some();
     }
     match batch.mutations.as_slice() {
-        [mutation] => write_one(rows, mutation, existed, version),
+        [mutation] => {
+            // A compare-and-swap has just read the key that it changes.
+            let known = match batch.conditions.as_slice() {
+                [condition] if *condition.key == *mutation.key => Some(existed),
+                _ => None,
+            };
+            write_one(rows, mutation, (existed, known), version)
+        }
         mutations => write_all(rows, mutations, existed, version),
     }
 }
@@ -193,17 +200,21 @@ fn compare(
     (holds, live.map(|(version, _)| version))
 }
 
-/// The one mutation of a batch. A lone delete looks whether there is something to delete.
+/// The one mutation of a batch. A lone delete looks whether there is something to delete, unless that
+/// is known.
 fn write_one(
     rows: &mut impl Rows,
     ArchivedMutation { key, change }: &ArchivedMutation,
-    mut existed: bool,
+    (mut existed, known): (bool, Option<bool>),
     version: Timestamp,
 ) -> Result<Outcome, LsmError> {
     match change {
         ArchivedChange::Put { value, .. } => rows.insert(key, version, Some(value)),
         ArchivedChange::Delete => {
-            let is_there = rows.newest(key, |found| matches!(found, Some((_, Some(_)))))?;
+            let is_there = match known {
+                Some(is_there) => is_there,
+                None => rows.newest(key, |found| matches!(found, Some((_, Some(_)))))?,
+            };
             if is_there {
                 rows.insert(key, version, None);
             }

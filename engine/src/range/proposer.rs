@@ -96,6 +96,14 @@ impl ProposalKind {
         }
     }
 
+    /// Keys that are read when it is applied.
+    fn reads(&self) -> usize {
+        match self {
+            ProposalKind::Write(batch, _) => batch.reads(),
+            ProposalKind::Order(_) => 0,
+        }
+    }
+
     fn action(&self) -> Action<'_> {
         match self {
             ProposalKind::Write(batch, pair) => Action::Write { pair: *pair, batch },
@@ -305,13 +313,17 @@ impl<E: Env> Proposer<E> {
     fn gather(&self, len_max: usize) -> Vec<Proposal<E>> {
         let mut gathered = Vec::new();
         let mut len = 0;
+        // Apply is synchronous: what one entry has it read is bounded, too.
+        let mut reads = 0;
         let mut late = Vec::new();
         let mut now = None;
         let mut waiting = self.waiting.borrow_mut();
         while let Some(next) = waiting.front() {
             let next_len = next.kind.len_max();
+            let next_reads = next.kind.reads();
             let full = gathered.len() == ENTRY_COMMANDS_MAX
-                || (!gathered.is_empty() && len + next_len > len_max);
+                || (!gathered.is_empty()
+                    && (len + next_len > len_max || reads + next_reads > ENTRY_COMMANDS_MAX));
             if full {
                 break;
             }
@@ -328,6 +340,7 @@ impl<E: Env> Proposer<E> {
                 // The entry will count for it in the budget.
                 self.bytes_waiting.set(self.bytes_waiting.get() - next_len);
                 len += next_len;
+                reads += next_reads;
                 gathered.push(next);
             }
         }

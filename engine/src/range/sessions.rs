@@ -534,7 +534,11 @@ impl Pair {
 
     /// Bytes that it counts for.
     fn len(&self) -> usize {
-        PAIR_LEN + self.first_key.len()
+        let numbers = match &self.saved.outcome {
+            Outcome::Numbers { values, .. } => size_of_val(&**values),
+            _ => 0,
+        };
+        PAIR_LEN + self.first_key.len() + numbers
     }
 }
 

@@ -466,3 +466,18 @@ fn what_is_saved_a_few_rows_at_a_time_is_the_table_in_the_end() {
         assert_eq!(table.unsaved(), 0, "seed {seed}");
     }
 }
+
+#[test]
+fn the_numbers_of_a_batch_count_for_the_bytes_of_its_client() {
+    let len_of = |outcome: Outcome| {
+        let mut table = Sessions::default();
+        let (key, now) = (Blob::from_static(b"k"), Timestamp::from_ms(1001));
+        table.record(&pair(1, 1, 1000), key, now, outcome);
+        table.len
+    };
+    let numbers = Outcome::Numbers {
+        version: Timestamp::from_ms(1001),
+        values: [7; 64].into(),
+    };
+    assert_eq!(len_of(numbers), len_of(done(1001)) + 64 * 8);
+}

@@ -21,7 +21,7 @@ use crate::cluster::message::{self, Report};
 use crate::cluster::record::Row;
 use crate::cluster::{Ask, NodeRecord, Told, View};
 use crate::env::{AsyncRuntime, Env, Instant, Lane, Now, Transport};
-use crate::error::{Error, OrderError};
+use crate::error::{Error, Fate, OrderError};
 use crate::raft;
 use crate::types::{Location, NodeId, ShardId};
 
@@ -478,15 +478,19 @@ impl<E: Env> Inner<E> {
     }
 
     /// Makes rows durable in the system range; gives whether they are.
-    pub(super) async fn write_down(&self, rows: &[Row]) -> bool {
+    pub(super) async fn write_down(&self, rows: &[Row]) -> Result<(), Fate> {
         let Some(running) = self.system_replica() else {
-            return rows.is_empty();
+            return if rows.is_empty() {
+                Ok(())
+            } else {
+                Err(Fate::NotApplied)
+            };
         };
         let written = report::write_rows(&running.replica, rows).await;
         if let Err(error) = &written {
             tracing::warn!(%error, "a record of the cluster was not written down");
         }
-        written.is_ok()
+        written.map_err(|error| error.fate())
     }
 
     /// The manager's periodic work: it writes what is new, and orders the next steps.
@@ -498,7 +502,7 @@ impl<E: Env> Inner<E> {
             .as_ref()
             .map(Manager::unsaved);
         let rows = rows.unwrap_or_default();
-        if !self.write_down(&rows).await {
+        if self.write_down(&rows).await.is_err() {
             return;
         }
         let now = Now::<E>::now();
@@ -523,13 +527,16 @@ impl<E: Env> Inner<E> {
             // Ids of new replicas must be durable before a shard gets them.
             .any(|(_, ask)| matches!(ask, Ask::Change { .. }));
         if news && !self.save_replica_ids().await {
+            if let Some(manager) = self.management.manager.borrow_mut().as_mut() {
+                orders
+                    .iter()
+                    .filter_map(|(_, ask)| ask.range())
+                    .for_each(|range| manager.refused(range));
+            }
             return;
         }
         let given = orders.into_iter().map(|(at, ask)| async move {
-            let range = match &ask {
-                Ask::Change { range, .. } | Ask::HandOver { range, .. } => *range,
-                _ => return,
-            };
+            let Some(range) = ask.range() else { return };
             self.give_order(at, range, &ask).await;
         });
         join_all(given).await;
@@ -544,7 +551,7 @@ impl<E: Env> Inner<E> {
             .as_ref()
             .map(Manager::replica_row);
         match row {
-            Some(row) => self.write_down(&[row]).await,
+            Some(row) => self.write_down(&[row]).await.is_ok(),
             None => false,
         }
     }
@@ -557,7 +564,7 @@ impl<E: Env> Inner<E> {
         let Some((node, rows)) = given else {
             return self.not_here();
         };
-        if !rows.is_empty() && !self.write_down(&rows).await {
+        if !rows.is_empty() && self.write_down(&rows).await.is_err() {
             return self.not_here();
         }
         self.with_manager(|manager| {
@@ -574,6 +581,7 @@ pub(super) fn is_unsent(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::NotConnected
             | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::PermissionDenied
             | io::ErrorKind::WouldBlock
             | io::ErrorKind::Unsupported
     )

@@ -37,7 +37,9 @@ use crate::cluster::NodeRecord;
 use crate::env::{Env, Now};
 use crate::error::{Error, Fatal, Fate};
 use crate::hlc::Hlc;
-use crate::limits::{BATCH_LEN_MAX, BATCH_OPS_MAX, KEY_LEN_MAX, VALUE_LEN_MAX};
+use crate::limits::{
+    BATCH_ADDITIONS_MAX, BATCH_LEN_MAX, BATCH_OPS_MAX, KEY_LEN_MAX, VALUE_LEN_MAX,
+};
 use crate::mutant::{self, Mutant};
 use crate::raft::{Around, RaftGroup};
 use crate::range::observer::ApplyObservers;
@@ -472,6 +474,12 @@ fn check_write(write: &Batch) -> Result<Blob, Error> {
         let count = write.operations();
         return Err(Error::Invalid(format!(
             "the write has {count} operations; it may have {BATCH_OPS_MAX}"
+        )));
+    }
+    let additions = write.additions();
+    if additions > BATCH_ADDITIONS_MAX {
+        return Err(Error::Invalid(format!(
+            "the write has {additions} additions; it may have {BATCH_ADDITIONS_MAX}"
         )));
     }
     for Condition { key, expected } in &write.conditions {

@@ -15,7 +15,7 @@ use openraft::async_runtime::{Oneshot, OneshotSender};
 use super::{Shard, check_bound};
 use crate::env::{AsyncRuntime, Env, Now, yield_now};
 use crate::error::Error;
-use crate::limits::{SCAN_BYTES_MAX, SCAN_ROWS_MAX, SCAN_STEPS_PER_TURN};
+use crate::limits::{SCAN_BYTES_MAX, SCAN_BYTES_PER_TURN, SCAN_ROWS_MAX, SCAN_STEPS_PER_TURN};
 use crate::lsm::{Direction, LsmError, Scan, TableStore, keys};
 use crate::mutant::{self, Mutant};
 use crate::range::command::RangeOrder;
@@ -196,6 +196,8 @@ impl Page {
     /// Takes rows for one turn.
     fn fill<T: TableStore>(&mut self, rows: &mut Scan<'_, T>) -> Result<Turn, LsmError> {
         let mut steps = 0;
+        // What is read in this turn, whether it is sent or not.
+        let mut read = 0;
         loop {
             let Some(row) = rows.next_row()? else {
                 return Ok(Turn::Exhausted);
@@ -205,10 +207,11 @@ impl Page {
             if self.is_full_for(key.len() + value.len()) {
                 return Ok(Turn::Full(self.border(key)));
             }
-            if steps == SCAN_STEPS_PER_TURN {
+            if steps == SCAN_STEPS_PER_TURN || read >= SCAN_BYTES_PER_TURN {
                 return Ok(Turn::GoOn(self.border(key)));
             }
             steps += 1;
+            read += key.len() + row.value().len();
             self.bytes += key.len() + value.len();
             let found = Versioned {
                 value: Blob::copy_from_slice(value),

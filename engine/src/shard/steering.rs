@@ -12,7 +12,7 @@ use crate::cluster::manager::{Manager, voter_on};
 use crate::cluster::placement::{Range, Slot, Step};
 use crate::cluster::{Ask, Told, record};
 use crate::env::{Clock, Env, Instant, Now};
-use crate::error::OrderError;
+use crate::error::{Fate, OrderError};
 use crate::range::ReplicaPlace;
 use crate::types::{Location, NodeId, RangeId, ShardId};
 
@@ -48,7 +48,12 @@ impl<E: Env> Inner<E> {
         match chosen {
             None => self.not_here(),
             Some(Err(why)) => Told::Refused(why),
-            Some(Ok(_)) if !self.save_replica_ids().await => self.not_here(),
+            Some(Ok(_)) if !self.save_replica_ids().await => {
+                if let Some(manager) = self.management.manager.borrow_mut().as_mut() {
+                    manager.refused(range);
+                }
+                self.not_here()
+            }
             Some(Ok((at, ask))) => self.give_order(at, range, &ask).await,
         }
     }
@@ -67,8 +72,15 @@ impl<E: Env> Inner<E> {
             Some(Ok(setting)) => setting,
         };
         let key = record::key(record::SETTING, setting.version);
-        if !self.write_down(&[(key, record::encode(&setting))]).await {
-            return self.not_here();
+        match self.write_down(&[(key, record::encode(&setting))]).await {
+            Ok(()) => {}
+            Err(Fate::NotApplied) => return self.not_here(),
+            Err(Fate::Unknown) => {
+                let why = format!(
+                    "whether {name} is set to {value} is not known; look, and set it again"
+                );
+                return Told::Refused(OrderError::Unknown(why));
+            }
         }
         self.with_manager(|manager| {
             manager.set(setting);

@@ -1854,7 +1854,8 @@ impl<'a> Written<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(Written::VT_VERSION, Some(0)).unwrap()}
   }
-  /// Whether a key that a condition names, or that the only mutation deletes, had a value.
+  /// Whether a key that a condition names, or that the only mutation deletes, had a value. False if the
+  /// batch adds to a number.
   #[inline]
   pub fn existed(&self) -> bool {
     // Safety:

@@ -50,13 +50,13 @@ fn check_frame(bytes: &[u8], meter: &mut Meter) -> bool {
 }
 
 fn check_request(bytes: &[u8], meter: &mut Meter) -> bool {
+    let mut again = Vec::new();
     let Ok(Some(found)) = frame::decode(bytes) else {
         return false;
     };
     let Ok(request) = meter.decode(|| Request::decode(found.kind, found.body)) else {
         return false;
     };
-    let mut again = Vec::new();
     request.encode(found.id, &mut FlatBufferBuilder::new(), &mut again);
     let again = frame::decode(&again).expect("good").expect("whole");
     let second = Request::decode(again.kind, again.body).expect("good");

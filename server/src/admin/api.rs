@@ -25,7 +25,7 @@ const VERSION: HeaderName = HeaderName::from_static("rangedb-version");
 /// The longest body of an admin command. The command is longer than its body, as it adds fields
 /// from the path.
 const BODY_LEN_MAX: usize = ADMIN_COMMAND_LEN_MAX / 2;
-/// A batch in JSON, whose bytes may each be escaped.
+/// A batch in JSON, where hexadecimal digits take two characters for a byte.
 const BATCH_BODY_LEN_MAX: usize = 3 * BATCH_LEN_MAX;
 
 /// The API: HTTP in front of a client of the database.

@@ -6,8 +6,12 @@
 //! `{"op":"put","key":"k","value":"v"}`, `{"op":"delete","key":"k"}` or
 //! `{"op":"add","key":"k","delta":-1}`. `key_hex` and `value_hex` take hexadecimal digits.
 
+use std::fmt;
+
 use rangedb_client::{Batch, BatchOutcome};
-use serde::Deserialize;
+use rangedb_protocol::limits::BATCH_OPS_MAX;
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 /// A condition or a change.
@@ -45,9 +49,34 @@ enum If {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Body {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded")]
     conditions: Vec<Operation>,
+    #[serde(deserialize_with = "bounded")]
     mutations: Vec<Operation>,
+}
+
+/// Reads no more operations than a batch may have: each takes far more memory than its text.
+fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Operation>, D::Error> {
+    struct Operations;
+    impl<'de> Visitor<'de> for Operations {
+        type Value = Vec<Operation>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of at most {BATCH_OPS_MAX} operations")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<Operation>, A::Error> {
+            let mut operations = Vec::new();
+            while let Some(operation) = list.next_element()? {
+                if operations.len() == BATCH_OPS_MAX {
+                    return Err(A::Error::invalid_length(BATCH_OPS_MAX + 1, &self));
+                }
+                operations.push(operation);
+            }
+            Ok(operations)
+        }
+    }
+    deserializer.deserialize_seq(Operations)
 }
 
 /// The bytes of hexadecimal digits.
@@ -226,5 +255,8 @@ mod tests {
             let message = of_body(bad.as_bytes()).expect_err(bad);
             assert!(message.contains(says), "{bad}: {message}");
         }
+        let many = format!(r#"{{"mutations":[{}{{}}]}}"#, "{},".repeat(BATCH_OPS_MAX));
+        let message = of_body(many.as_bytes()).expect_err("too many");
+        assert!(message.contains("at most 4096"), "{message}");
     }
 }

@@ -49,8 +49,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// A shard that does not report within this time is left out of the page.
 const REPORT_TIMEOUT: Duration = Duration::from_millis(500);
-/// The longest head of a request, in bytes.
-const HEAD_LEN_MAX: usize = 16 << 10;
+/// The longest head of a request, in bytes. The continuation of a scan is two keys in hexadecimal
+/// digits, and a key of arbitrary bytes in a path takes three characters a byte.
+const HEAD_LEN_MAX: usize = 32 << 10;
 
 /// The state of the node's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -271,7 +271,7 @@ pub struct ScanArgs {
     /// Begins with the last key, in descending order.
     #[arg(long)]
     pub reverse: bool,
-    /// Prints keys without their values, which are not read.
+    /// Prints keys without their values, which are not sent.
     #[arg(long)]
     pub keys_only: bool,
     /// The largest number of rows to print [default: all].

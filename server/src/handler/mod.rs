@@ -38,6 +38,7 @@ const _: () = {
     assert!(limits::VALUE_LEN_MAX == rangedb_protocol::limits::VALUE_LEN_MAX);
     assert!(limits::BATCH_LEN_MAX == rangedb_protocol::limits::BATCH_LEN_MAX);
     assert!(limits::BATCH_OPS_MAX == rangedb_protocol::limits::BATCH_OPS_MAX);
+    assert!(limits::BATCH_ADDITIONS_MAX == rangedb_protocol::limits::BATCH_ADDITIONS_MAX);
     assert!(limits::SCAN_ROWS_MAX == rangedb_protocol::limits::SCAN_ROWS_MAX);
     assert!(limits::SCAN_BYTES_MAX == rangedb_protocol::limits::SCAN_BYTES_MAX);
 };

@@ -208,9 +208,11 @@ impl Mesh {
     /// # Errors
     /// The lane is full, or the shard is gone.
     pub async fn ask(&self, to: ShardId, question: Bytes) -> io::Result<Bytes> {
-        let full = |error: Error| io::Error::other(error);
+        // In both cases the question was not sent, as these kinds say.
+        let gone = |error: Error| io::Error::new(io::ErrorKind::NotConnected, error);
+        let full = |error: Error| io::Error::new(io::ErrorKind::WouldBlock, error);
         let (sender, receiver) = oneshot::channel();
-        let peer = self.peer(to).map_err(full)?;
+        let peer = self.peer(to).map_err(gone)?;
         let id = peer.wait(Waiting::Question(sender)).map_err(full)?;
         let message = ShardMessage::Question { id, question };
         if peer.messages.send(message).is_err() {
