@@ -38,7 +38,7 @@
 //! |---|---|
 //! | [`types`], [`limits`] | ids, timestamps and other small values; all bounds |
 //! | [`request`], [`error`] | requests, their outcomes, errors, and what became of a write |
-//! | [`env`] | the traits of the world outside |
+//! | [`mod@env`] | the traits of the world outside |
 //! | [`disk_fault`] | faults of the disk: what it lacks, and advice when files are damaged |
 //! | [`hlc`] | the node's hybrid logical clock |
 //! | [`frame`] | frames of messages between nodes |
@@ -51,7 +51,7 @@
 //! | [`shard`] | puts it all together; the interface of this crate |
 //! | [`mutant`] | deliberate bugs, which the simulator must find |
 //!
-//! **Reading order.** [`types`], [`error`] and [`env`] first. Then follow a write: the header of
+//! **Reading order.** [`types`], [`error`] and [`mod@env`] first. Then follow a write: the header of
 //! [`shard`], [`range::proposer`], [`range::command`], [`raft`] (`group.rs`, `log_store.rs`,
 //! `state_machine.rs`), [`wal`] (`writer.rs`, then the format in `segment.rs`, `batch.rs` and
 //! `record.rs`), [`range::apply`] with [`range::sessions`], [`lsm`]. Then what happens when
