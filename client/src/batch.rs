@@ -41,7 +41,7 @@ enum Change {
     Add(i64),
 }
 
-/// What a batch did.
+/// The result of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BatchOutcome {

@@ -30,7 +30,7 @@ pub enum BadDuration {
     TooLong(String),
 }
 
-/// Reads a duration. Zero is one; what is below a nanosecond is cut off.
+/// Parses a duration. Zero is allowed; digits below a nanosecond are cut off.
 ///
 /// # Errors
 /// The text breaks the grammar, or is longer than [`MAX`].

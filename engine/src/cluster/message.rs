@@ -277,7 +277,7 @@ pub enum NodeState {
     Alive,
     /// It has not reported for a while.
     Silent,
-    /// It has not reported, or no node has reached it, for so long that its replicas are replaced.
+    /// It has been silent or unreachable for `dead-after`: its replicas are replaced.
     Dead,
     /// It reports, but no other node reaches it.
     Unreachable,

@@ -1,5 +1,6 @@
 //! Why an order about the cluster (another leader, another place for a replica, a setting) was
-//! refused: what passes by itself, what is wrong with the order, what it names and is not there.
+//! refused: the obstacle passes by itself, the order is wrong, or a thing that it names does not
+//! exist.
 
 #![allow(
     missing_docs,

@@ -65,8 +65,8 @@ pub struct Group<E: Env> {
     /// How many replicas the group has, voters and learners, as openraft last said.
     pub(super) members: Cell<usize>,
     pub(super) metrics: WatchReceiverOf<TypeConfig<E>, RaftMetrics<TypeConfig<E>>>,
-    /// Whether it neither votes nor campaigns yet: openraft forgets at a restart to whom it
-    /// promised a lease.
+    /// Whether it neither votes nor campaigns yet: after a restart, openraft does not know which
+    /// leader still holds a lease from this replica.
     pub(super) silent: Cell<bool>,
     lease: Rc<Lease<Now<E>>>,
     /// What this replica knows of the others from when it last led.
@@ -397,7 +397,7 @@ impl<E: Env> Group<E> {
             // at the end, and it removes a replica that has lost entries.
             Question::Snapshot(_) | Question::Lost { .. } => Answer::Refused,
             Question::Transfer { vote, last } => self.take_over(vote, last).await,
-            // A candidate whom the leader itself has chosen breaks no lease.
+            // The leader gave up its lease for a candidate that it chose itself.
             Question::Vote(candidacy) if self.silent.get() && !candidacy.transfer => {
                 Answer::Refused
             }

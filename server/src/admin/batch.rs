@@ -123,7 +123,7 @@ pub(super) fn of_body(body: &[u8]) -> Result<Batch, String> {
     Ok(batch)
 }
 
-/// What a batch did.
+/// The result of a batch, as JSON.
 pub fn outcome(outcome: &BatchOutcome) -> Value {
     match outcome {
         BatchOutcome::Written { version, numbers } if numbers.is_empty() => {
