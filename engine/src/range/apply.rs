@@ -146,10 +146,11 @@ fn apply_batch(
     Ok(outcome)
 }
 
+/// Whether the range holds all keys of a batch whose first key it holds.
 fn all_inside(state: &RangeState, batch: &ArchivedBatch) -> bool {
     let keys = &state.descriptor.keys;
-    batch.conditions.iter().all(|c| keys.contains(&c.key))
-        && batch.mutations.iter().all(|m| keys.contains(&m.key))
+    let mut others = batch.mutations.iter().skip(1);
+    batch.conditions.iter().all(|c| keys.contains(&c.key)) && others.all(|m| keys.contains(&m.key))
 }
 
 fn write(
