@@ -416,11 +416,9 @@ impl<E: Env> Manager<E> {
 
     /// The next steps to order.
     pub fn plan(&self, now: Now<E>) -> Vec<Step> {
-        if self.setting("balance") == Some("off") {
-            return Vec::new();
-        }
         let (nodes, ranges) = self.placed(now);
-        placement::plan(&nodes, &ranges, self.factor())
+        let spread = self.setting("balance") != Some("off");
+        placement::plan(&nodes, &ranges, self.factor(), spread)
     }
 
     /// The shard of a node that should be given the next replica; see

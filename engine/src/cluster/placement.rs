@@ -90,15 +90,16 @@ pub enum Step {
     },
 }
 
-/// The next steps.
-pub fn plan(nodes: &[Node], ranges: &[Range], factor: usize) -> Vec<Step> {
+/// The next steps. Without `spread`, only those that complete the members of ranges: dead nodes are
+/// replaced, and changes that were left half done are ended.
+pub fn plan(nodes: &[Node], ranges: &[Range], factor: usize, spread: bool) -> Vec<Step> {
     let mut plan = Plan::new(nodes, ranges, factor);
     plan.complete();
     // Nothing is spread while a change is under way. Ranges without a leader do not delay it.
     let at_rest = ranges
         .iter()
         .all(|range| !range.busy || range.leader.is_none());
-    if plan.steps.is_empty() && at_rest {
+    if spread && plan.steps.is_empty() && at_rest {
         plan.spread_replicas();
         if plan.steps.is_empty() {
             plan.spread_leaders();
@@ -443,7 +444,7 @@ mod tests {
             .flat_map(|r| r.voters.iter().chain(&r.learners));
         let mut next = 10_000 + replicas.map(|place| place.replica.0).max().unwrap_or(0);
         for _ in 0..1000 {
-            let steps = plan(nodes, ranges, factor);
+            let steps = plan(nodes, ranges, factor, true);
             if steps.is_empty() {
                 return;
             }
@@ -478,7 +479,7 @@ mod tests {
         for range in &ranges {
             assert_eq!((range.voters.len(), range.learners.len()), (1, 1));
         }
-        let steps = plan(&[node(1), node(2), node(3)], &ranges, 3);
+        let steps = plan(&[node(1), node(2), node(3)], &ranges, 3, true);
         let Some(Step::Change {
             voters, learners, ..
         }) = steps.first()
@@ -518,7 +519,7 @@ mod tests {
             nodes.extend(free.then(|| node(4)));
             let mut ranges = vec![range(1, &[1, 2, 3])];
             ranges[0].given_up = Some(ReplicaId(103));
-            let steps = plan(&nodes, &ranges, 3);
+            let steps = plan(&nodes, &ranges, 3, true);
             let [Step::Change { voters, .. }] = steps.as_slice() else {
                 panic!("one change: {steps:?}");
             };
@@ -531,7 +532,7 @@ mod tests {
             assert_eq!((voters.len(), new), (3, vec![wanted]));
             // If the old one is still there, not on its node.
             ranges[0].not_on = Some(NodeId(3));
-            assert_eq!(plan(&nodes, &ranges, 3).len(), usize::from(free));
+            assert_eq!(plan(&nodes, &ranges, 3, true).len(), usize::from(free));
             ranges[0].not_on = None;
             settle(&nodes, &mut ranges, 3);
             assert!(ranges[0].voters.iter().all(|p| p.replica != ReplicaId(103)));
@@ -544,7 +545,7 @@ mod tests {
         settle(&[node(1), node(2)], &mut ranges, 3);
         let learner = ranges[0].learners[0];
         ranges[0].given_up = Some(learner.replica);
-        let steps = plan(&[node(1), node(2), node(3)], &ranges, 3);
+        let steps = plan(&[node(1), node(2), node(3)], &ranges, 3, true);
         let Some(Step::Change { voters, .. }) = steps.first() else {
             panic!("a change: {steps:?}");
         };
@@ -560,7 +561,7 @@ mod tests {
         // Node 3 is dead.
         let ranges = vec![range(1, &[1, 2, 3])];
         let targets = |nodes: &[Node]| {
-            let steps = plan(nodes, &ranges, 3);
+            let steps = plan(nodes, &ranges, 3, true);
             let [Step::Change { voters, .. }] = steps.as_slice() else {
                 panic!("one change: {steps:?}");
             };
@@ -588,12 +589,29 @@ mod tests {
     }
 
     #[test]
+    fn without_spreading_dead_nodes_are_replaced_and_half_done_changes_are_ended() {
+        let nodes: Vec<Node> = (1..=4).map(node).collect();
+        let mut ranges: Vec<Range> = (1..=8).map(|id| range(id, &[1, 2, 3])).collect();
+        assert_ne!(plan(&nodes, &ranges, 3, true), [], "node 4 has nothing");
+        assert_eq!(plan(&nodes, &ranges, 3, false), []);
+        ranges[5].is_joint = true;
+        let steps = plan(&nodes, &ranges, 3, false);
+        assert!(
+            matches!(&*steps, [Step::Change { range, .. }] if *range == RangeId(6)),
+            "{steps:?}"
+        );
+        // Node 2 is dead.
+        let alive = [node(1), node(3), node(4)];
+        assert_eq!(plan(&alive, &ranges, 3, false).len(), CHANGES_MAX);
+    }
+
+    #[test]
     fn a_busy_range_and_a_silent_node_are_left_alone() {
         let mut busy = range(2, &[1]);
         busy.busy = true;
         let mut silent = node(2);
         silent.alive = false;
-        assert_eq!(plan(&[node(1), silent], &[busy, range(3, &[1])], 3), []);
+        assert_eq!(plan(&[node(1), silent], &[busy, range(3, &[1])], 3, true), []);
     }
 
     #[test]

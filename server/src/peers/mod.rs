@@ -319,8 +319,8 @@ impl Peers {
         if !matches!(fatal, Fatal::OldFolder { .. } | Fatal::Superseded(_)) {
             return;
         }
-        let remembered = held(&self.folder);
-        let (folder, identity) = &*remembered;
+        let mut remembered = held(&self.folder);
+        let (folder, identity) = &mut *remembered;
         if let Err(error) = data_dir::give_up(folder, identity, &fatal.to_string()) {
             tracing::warn!(%error, "node.json was not written: the folder does not say that it was refused");
         }
@@ -445,6 +445,7 @@ mod tests {
     use rangedb_engine::cluster::{NodeRecord, NodeState, NodeView};
 
     use super::*;
+    use crate::env::data_dir::{Birth, DataDir, Wanted};
     use crate::test_node;
 
     #[test]
@@ -485,6 +486,30 @@ mod tests {
         let addresses = peers.addresses();
         assert_eq!(addresses.get(&NodeId(2)).map(String::as_str), Some("a:1"));
         assert_eq!(addresses.get(&NodeId(3)).map(String::as_str), Some("c:1"));
+    }
+
+    /// Another thread may write `node.json` between the refusal and the end of the process.
+    #[test]
+    fn what_is_learnt_after_a_refusal_leaves_the_folder_refused() {
+        let temp = tempfile::tempdir().expect("a temporary folder");
+        let path = temp.path().join("data");
+        let wanted = Wanted {
+            shards: Some(1),
+            shards_if_new: 1,
+            split_at: Vec::new(),
+        };
+        let open = || DataDir::open(&path, &wanted, |_| Ok(Birth::Founder));
+        let folder = open().expect("made");
+        let identity = folder.identity.clone();
+        let (node, start) = (NodeId(identity.node), identity.starts);
+        let seen = start + 1;
+        let peers = Peers::new(String::new(), String::new(), path.clone(), (identity, 0));
+        peers.give_up_folder_after(&Fatal::OldFolder { node, start, seen });
+        peers.learn(NodeId(2), "a:1");
+        peers.remember_nodes();
+        drop(folder);
+        let refused = open().expect_err("refused");
+        assert!(refused.to_string().contains("refused before"), "{refused}");
     }
 
     #[test]

@@ -201,18 +201,20 @@ fn of_format_1(path: &str, mut value: serde_json::Value) -> Result<Identity, Bad
     Ok(identity)
 }
 
-/// Records in the folder that no node may run on it any more, unless another process has started on
-/// it since.
+/// Records in the folder, and in what is later written to it, that no node may run on it any more,
+/// unless another process has started on it since.
 ///
 /// # Errors
 /// The system refuses.
-pub fn give_up(path: &Path, identity: &Identity, why: &str) -> io::Result<()> {
+pub fn give_up(path: &Path, identity: &mut Identity, why: &str) -> io::Result<()> {
+    if identity.given_up.is_some() {
+        return Ok(());
+    }
     let found = read(path).map_err(io::Error::other)?;
     match found {
         Some(found) if found.identity.starts == identity.starts => {
-            let mut identity = identity.clone();
             identity.given_up = Some(why.to_owned());
-            write_identity(path, &identity)
+            write_identity(path, identity)
         }
         _ => Ok(()),
     }

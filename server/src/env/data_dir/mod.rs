@@ -472,13 +472,13 @@ mod tests {
     fn a_folder_that_was_refused_stays_refused_unless_it_was_started_since() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("new");
-        let first = open(&path, 1, &[]).expect("made").identity;
+        let mut first = open(&path, 1, &[]).expect("made").identity;
         use_shards(&path);
         let second = open(&path, 1, &[]).expect("opens").identity;
-        give_up(&path, &first, "the first").expect("nothing is done");
-        let third = open(&path, 1, &[]).expect("opens").identity;
+        give_up(&path, &mut first, "the first").expect("nothing is done");
+        let mut third = open(&path, 1, &[]).expect("opens").identity;
         assert_eq!(third.starts, second.starts + 1);
-        give_up(&path, &third, "it is older").expect("written");
+        give_up(&path, &mut third, "it is older").expect("written");
         for _ in 0..2 {
             let refused = open(&path, 1, &[]).expect_err("refused");
             assert!(refused.to_string().contains("it is older"), "{refused}");
