@@ -163,6 +163,11 @@ impl KeyRange {
         }
     }
 
+    /// Its start, and its end if it has one.
+    pub fn interval(&self) -> (&[u8], Option<&[u8]>) {
+        (&self.start, self.end.as_deref())
+    }
+
     /// Whether the interval holds `key`.
     pub fn contains(&self, key: &[u8]) -> bool {
         self.start.as_slice() <= key && self.end.as_deref().is_none_or(|end| key < end)

@@ -30,6 +30,7 @@ const ORDERS: [Order; 4] = [
         list: "
             mutant - deliberate bugs that the simulator must find
             limits - every bound
+            notify - an event that tasks of one thread wait for
             types - ids and small values
             disk_fault - faults of the disk, as log and tables report them
             request - reads and writes as they are asked

@@ -305,12 +305,34 @@ impl Node {
         self.child.wait().expect("it ends");
     }
 
-    /// Sends a signal with the name that `kill` uses.
+    /// Sends a signal with the name that `kill` uses. After `STOP` no thread of the node runs any
+    /// more.
+    ///
+    /// # Panics
+    /// The node does not stop in time.
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill")
             .args([&format!("-{name}"), &self.id().to_string()])
             .status();
         assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
+        let begun = Instant::now();
+        while name == "STOP" && !self.is_stopped() {
+            assert!(begun.elapsed() < PATIENCE, "the node does not stop");
+            std::thread::sleep(POLL_EVERY);
+        }
+    }
+
+    /// Whether each thread is stopped by a signal (state `T` in `proc_pid_stat(5)`).
+    fn is_stopped(&self) -> bool {
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.id())) else {
+            return false;
+        };
+        threads.flatten().all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // The name before the state may hold anything, a parenthesis among it.
+            let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+            state.starts_with('T')
+        })
     }
 
     /// Waits until the node has ended.

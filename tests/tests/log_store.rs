@@ -333,7 +333,7 @@ fn apply_refuses_what_is_not_the_next_entry_of_its_leader() {
             ceiling: 5,
             commands: Vec::new(),
         };
-        let good = command::encode(&commands).expect("encodes");
+        let good = command::encode(&commands, 0).expect("encodes");
         for bit in 0..good.len() * 8 {
             let mut bad = good.to_vec();
             bad[bit / 8] ^= 1 << (bit % 8);

@@ -1,6 +1,5 @@
 //! A shard on a real disk: what was acknowledged is there after a stop and after a crash.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
@@ -9,24 +8,20 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use rangedb_engine::cluster::NodeRecord;
-use rangedb_engine::env::{AsyncRuntime, Instant, World};
-use rangedb_engine::error::{Error, Fate};
+use rangedb_engine::env::{AsyncRuntime, World};
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::limits::{SEGMENT_LEN, SMALL_APPEND_LEN_MAX};
 use rangedb_engine::lsm::{LsmTables, TableOptions};
 use rangedb_engine::range::Keyspace;
-use rangedb_engine::range::command::RangeOrder;
-use rangedb_engine::range::proposer::{Proposal, ProposalKind, Proposer};
+use rangedb_engine::range::proposer::Once;
 use rangedb_engine::request::{Batch, Outcome, ScanRequest, SessionPair};
 use rangedb_engine::shard::{
-    DigestOptions, FolderMark, InitialRange, Opened, RangeStatus, Shard, ShardOptions,
-    WriteRequest, WriteSink,
+    DigestOptions, FolderMark, InitialRange, Opened, RangeStatus, Shard, ShardOptions, WriteRequest,
 };
-use rangedb_engine::tree::budget::WriteBudget;
 use rangedb_engine::types::{
-    ClientId, Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp,
+    ClientId, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp,
 };
-use rangedb_server::env::{GlommioRuntime, Now, RingDisk, SystemClock};
+use rangedb_server::env::{GlommioRuntime, RingDisk, SystemClock};
 use rangedb_server::peers::Peers;
 use rangedb_server::peers::link::Links;
 use rangedb_server::world::GlommioEnv;
@@ -90,15 +85,6 @@ async fn open(folder: &Path) -> Shard<GlommioEnv> {
         .expect("the shard opens")
 }
 
-struct Once(RefCell<Option<oneshot::Sender<Result<Outcome, Error>>>>);
-
-impl WriteSink for Once {
-    fn complete(&self, _: u64, result: Result<Outcome, Error>) {
-        let sender = self.0.borrow_mut().take().expect("completed once");
-        let _ = sender.send(result);
-    }
-}
-
 async fn put(
     shard: &Shard<GlommioEnv>,
     (client, sequence): (u128, u64),
@@ -118,7 +104,12 @@ async fn put(
         session,
         deadline: None,
     };
-    shard.write(write, request, Rc::new(Once(RefCell::new(Some(sender)))), 7);
+    shard.write(
+        write,
+        request,
+        Rc::new(Once::new(|result| drop(sender.send(result)))),
+        7,
+    );
     match receiver.await.expect("answered").expect("written") {
         Outcome::Done { version, .. } => version,
         other => panic!("{other:?}"),
@@ -309,57 +300,4 @@ fn writers_that_were_answered_together_go_together_again() {
         shared < WRITES + WRITES / 2,
         "{shared} entries of four writers"
     );
-}
-
-type Answered = oneshot::Receiver<Result<Outcome, Error>>;
-
-/// A proposal, and where its answer comes.
-fn barrier(deadline: Option<Now>) -> (Proposal<GlommioEnv>, Answered) {
-    let (sender, receiver) = oneshot::channel();
-    let proposal = Proposal {
-        kind: ProposalKind::Order(RangeOrder::NoOp),
-        epoch: Epoch::default(),
-        deadline,
-        sink: Rc::new(Once(RefCell::new(Some(sender)))),
-        token: 7,
-    };
-    (proposal, receiver)
-}
-
-#[test]
-fn what_has_no_majority_is_told_so_without_a_deadline_too() {
-    let budget = Rc::<WriteBudget>::default();
-    let proposer = Proposer::<GlommioEnv>::new(budget.clone());
-    let now = Now::now();
-    let (soon, mut soon_answered) = barrier(Some(now + Duration::from_millis(10)));
-    let (later, mut later_answered) = barrier(Some(now + Duration::from_secs(5)));
-    let (never, mut never_answered) = barrier(None);
-    for proposal in [soon, later, never] {
-        proposer.push(proposal);
-    }
-    assert!(budget.used() > 0);
-    // Not known yet: what is at its deadline is told.
-    proposer.expire(now);
-    let told = soon_answered.try_recv().expect("it is answered");
-    assert_eq!(told, Err(Error::DeadlineExceeded));
-    assert!(later_answered.try_recv().is_err(), "it has time");
-    proposer.give_up();
-    for answered in [&mut later_answered, &mut never_answered] {
-        let told = answered.try_recv().expect("it is answered");
-        assert_eq!(told, Err(Error::NoQuorum(Fate::NotApplied)));
-    }
-    assert!(proposer.is_idle());
-    assert_eq!(budget.used(), 0);
-}
-
-#[test]
-fn what_comes_back_to_a_closed_proposer_is_refused() {
-    let proposer = Proposer::<GlommioEnv>::new(Rc::default());
-    let (proposal, mut receiver) = barrier(None);
-    proposer.close();
-    proposer.give_back([proposal].into_iter());
-    let result = receiver.try_recv().expect("it is answered");
-    let error = result.expect_err("it was not applied");
-    assert_eq!(error.fate(), Fate::NotApplied);
-    assert!(proposer.is_idle());
 }

@@ -14,7 +14,7 @@ use super::message::{Ask, HighestIds, LedRange, NodeState, Report, Told, Trouble
 use super::placement::{self, Node, Range, Slot, Step};
 use super::record::{self, NodeRecord, RangeRecord, Row, Setting};
 use super::settings;
-use crate::env::{Env, Now};
+use crate::env::Instant;
 use crate::error::OrderError;
 use crate::range::{Descriptor, ReplicaPlace};
 use crate::types::{Location, NodeId, RangeId, ReplicaId};
@@ -34,19 +34,19 @@ const PAST_LIVES: usize = 16;
 /// How many voters a range should have, unless a setting says otherwise.
 const FACTOR: usize = 3;
 
-pub(super) struct KnownNode<E: Env> {
+pub(super) struct KnownNode<T: Instant> {
     pub(super) record: NodeRecord,
-    pub(super) heard: Now<E>,
+    pub(super) heard: T,
     saved: bool,
     /// Earlier processes with this node id, the newest first.
     past: VecDeque<u128>,
 }
 
-pub(super) struct KnownRange<E: Env> {
+pub(super) struct KnownRange<T: Instant> {
     pub(super) record: RangeRecord,
     saved: bool,
-    report: Option<(Now<E>, LedRange)>,
-    ordered: Option<(Now<E>, Goal)>,
+    report: Option<(T, LedRange)>,
+    ordered: Option<(T, Goal)>,
 }
 
 /// What a range was ordered to become.
@@ -73,20 +73,20 @@ impl Goal {
 }
 
 /// The manager's knowledge; see the module's chapter.
-pub struct Manager<E: Env> {
+pub struct Manager<T: Instant> {
     /// The term of the system range for which it was made.
     pub term: u64,
     pub(super) here: Location,
-    pub(super) nodes: BTreeMap<NodeId, KnownNode<E>>,
-    pub(super) ranges: BTreeMap<RangeId, KnownRange<E>>,
+    pub(super) nodes: BTreeMap<NodeId, KnownNode<T>>,
+    pub(super) ranges: BTreeMap<RangeId, KnownRange<T>>,
     pub(super) settings: Vec<Setting>,
     ids: Ids,
-    pub(super) health: Health<Now<E>>,
+    pub(super) health: Health<T>,
     /// The view that shards get, as of the last [`Manager::refresh`].
     pub(super) view: View,
 }
 
-impl<E: Env> Manager<E> {
+impl<T: Instant> Manager<T> {
     /// A manager with the rows of the system range. `placed` are the nodes that hold that range:
     /// those that have not reported yet may have no rows. All nodes count as just heard of.
     pub fn new(
@@ -94,8 +94,8 @@ impl<E: Env> Manager<E> {
         here: Location,
         rows: &[Row],
         placed: impl Iterator<Item = NodeId>,
-        now: Now<E>,
-    ) -> Manager<E> {
+        now: T,
+    ) -> Manager<T> {
         let mut manager = Manager {
             term,
             here,
@@ -126,7 +126,7 @@ impl<E: Env> Manager<E> {
         manager
     }
 
-    fn learn(&mut self, key: &[u8], value: &[u8], now: Now<E>) {
+    fn learn(&mut self, key: &[u8], value: &[u8], now: T) {
         let is = |kind: &str| key.starts_with(kind.as_bytes());
         if is(record::NODE)
             && let Some(record) = record::decode::<NodeRecord>(value)
@@ -222,7 +222,7 @@ impl<E: Env> Manager<E> {
 
     /// Takes a shard's report. `is_there`: its node was reached at the address that it claims. If
     /// not, the node keeps its old address, and a new node is not part of the cluster yet.
-    pub fn take(&mut self, report: Report, is_there: bool, now: Now<E>) -> Told {
+    pub fn take(&mut self, report: Report, is_there: bool, now: T) -> Told {
         self.ids.raise(report.highest);
         self.ids.raise(HighestIds {
             node: report.node.id.max(report.from.node),
@@ -272,7 +272,7 @@ impl<E: Env> Manager<E> {
     }
 
     /// Takes which replicas a shard has, and which other shards it reaches.
-    fn take_presence(&mut self, report: &Report, now: Now<E>) {
+    fn take_presence(&mut self, report: &Report, now: T) {
         self.health.take_peers(report.from.node, &report.peers, now);
         let led = report.led.iter().map(|led| led.leader);
         let held = report.held.iter().map(|held| held.replica);
@@ -289,12 +289,12 @@ impl<E: Env> Manager<E> {
     }
 
     /// Notes that a shard did not take the replica that it was ordered to make.
-    pub fn target_failed(&mut self, at: Location, now: Now<E>) {
+    pub fn target_failed(&mut self, at: Location, now: T) {
         self.health.target_failed(at, now);
     }
 
     /// The nodes that have reported lately, whether or not others reach them.
-    pub fn heard_nodes(&self, now: Now<E>) -> impl Iterator<Item = NodeId> {
+    pub fn heard_nodes(&self, now: T) -> impl Iterator<Item = NodeId> {
         let nodes = self.nodes.values();
         let heard = nodes.filter(move |known| now < known.heard + SILENT_AFTER);
         heard.map(|known| known.record.id)
@@ -304,7 +304,7 @@ impl<E: Env> Manager<E> {
     /// process's starts. The process whose folder was started more often stays: one with fewer
     /// starts, or on another copy, lacks what the node has acknowledged since. Of two processes
     /// whose starts could not be counted, the later one stays. Clocks play no part.
-    fn take_node(&mut self, record: NodeRecord, now: Now<E>) -> Option<u64> {
+    fn take_node(&mut self, record: NodeRecord, now: T) -> Option<u64> {
         let Some(known) = self.nodes.get_mut(&record.id) else {
             let known = KnownNode {
                 heard: now,
@@ -331,7 +331,7 @@ impl<E: Env> Manager<E> {
         None
     }
 
-    fn take_range(&mut self, led: LedRange, now: Now<E>) {
+    fn take_range(&mut self, led: LedRange, now: T) {
         let mut seen = HighestIds::default();
         seen.see(&led.descriptor);
         self.ids.raise(seen);
@@ -400,13 +400,13 @@ impl<E: Env> Manager<E> {
     }
 
     /// The report of a range's leader, if there is a recent one.
-    pub(super) fn fresh<'a>(&self, known: &'a KnownRange<E>, now: Now<E>) -> Option<&'a LedRange> {
+    pub(super) fn fresh<'a>(&self, known: &'a KnownRange<T>, now: T) -> Option<&'a LedRange> {
         let (at, report) = known.report.as_ref()?;
         (now < *at + REPORT_COUNTS).then_some(report)
     }
 
     /// Whether no change of a range's members is under way, or was a short while ago.
-    fn is_quiet(&self, known: &KnownRange<E>, now: Now<E>) -> bool {
+    fn is_quiet(&self, known: &KnownRange<T>, now: T) -> bool {
         let ordered = known.ordered.as_ref();
         ordered.is_none_or(|(at, _)| now >= *at + ORDER_TAKES)
             && self
@@ -415,7 +415,7 @@ impl<E: Env> Manager<E> {
     }
 
     /// The next steps to order.
-    pub fn plan(&self, now: Now<E>) -> Vec<Step> {
+    pub fn plan(&self, now: T) -> Vec<Step> {
         let (nodes, ranges) = self.placed(now);
         let spread = self.setting("balance") != Some("off");
         placement::plan(&nodes, &ranges, self.factor(), spread)
@@ -423,13 +423,13 @@ impl<E: Env> Manager<E> {
 
     /// The shard of a node that should be given the next replica; see
     /// [`placement::least_loaded_shard`].
-    pub fn least_loaded_shard(&self, node: NodeId, now: Now<E>) -> Option<Location> {
+    pub fn least_loaded_shard(&self, node: NodeId, now: T) -> Option<Location> {
         let (nodes, ranges) = self.placed(now);
         placement::least_loaded_shard(&nodes, &ranges, node)
     }
 
     /// Nodes that are not dead and all ranges, as placement sees them.
-    fn placed(&self, now: Now<E>) -> (Vec<Node>, Vec<Range>) {
+    fn placed(&self, now: T) -> (Vec<Node>, Vec<Range>) {
         let avoided = self.health.avoided(now);
         let nodes = self.nodes.values().filter_map(|known| {
             let state = self.node_state(known, now);
@@ -446,7 +446,7 @@ impl<E: Env> Manager<E> {
         (nodes.collect(), ranges.collect())
     }
 
-    fn range(&self, known: &KnownRange<E>, now: Now<E>) -> Range {
+    fn range(&self, known: &KnownRange<T>, now: T) -> Range {
         let report = self.fresh(known, now);
         let descriptor = &known.record.descriptor;
         let votes = |place: &&ReplicaPlace| known.record.voters.contains(&place.replica);
@@ -476,7 +476,7 @@ impl<E: Env> Manager<E> {
 
     /// The member of a range that must be replaced although its node is alive. Only one at a time,
     /// only while most voters are well, and never the leader.
-    fn given_up(&self, known: &KnownRange<E>, now: Now<E>) -> Option<(ReplicaId, Trouble)> {
+    fn given_up(&self, known: &KnownRange<T>, now: T) -> Option<(ReplicaId, Trouble)> {
         let RangeRecord { descriptor, voters } = &known.record;
         let leader = self.fresh(known, now).map(|report| report.leader);
         let mut troubles = self.troubles(known, now);
@@ -496,7 +496,7 @@ impl<E: Env> Manager<E> {
 
     /// Notes an order to a range: it gets no other until it has carried this one out, or for a
     /// while.
-    pub fn order(&mut self, ask: &Ask, now: Now<E>) {
+    pub fn order(&mut self, ask: &Ask, now: T) {
         let ids = |places: &[ReplicaPlace]| places.iter().map(|place| place.replica).collect();
         let (range, goal) = match ask {
             Ask::Change {
@@ -527,7 +527,7 @@ impl<E: Env> Manager<E> {
     ///
     /// # Errors
     /// The range is unknown, or cannot take an order now.
-    pub fn orderable(&self, range: RangeId, now: Now<E>) -> Result<(Location, Range), OrderError> {
+    pub fn orderable(&self, range: RangeId, now: T) -> Result<(Location, Range), OrderError> {
         let known = self.ranges.get(&range);
         let unknown = || OrderError::NotFound(format!("there is no range {range}"));
         let known = known.ok_or_else(unknown)?;
@@ -549,7 +549,7 @@ impl<E: Env> Manager<E> {
     }
 
     /// The shard that leads a range, if known.
-    pub fn leader_of(&self, range: RangeId, now: Now<E>) -> Option<Location> {
+    pub fn leader_of(&self, range: RangeId, now: T) -> Option<Location> {
         let known = self.ranges.get(&range)?;
         let report = self.fresh(known, now)?;
         known.record.descriptor.location(report.leader)
@@ -559,7 +559,7 @@ impl<E: Env> Manager<E> {
     ///
     /// # Errors
     /// Why it may not.
-    pub fn check_node(&self, node: NodeId, now: Now<E>) -> Result<&NodeRecord, OrderError> {
+    pub fn check_node(&self, node: NodeId, now: T) -> Result<&NodeRecord, OrderError> {
         let known = self.nodes.get(&node);
         let unknown = || OrderError::NotFound(format!("there is no node {node}"));
         let known = known.ok_or_else(unknown)?;
@@ -583,3 +583,7 @@ pub fn voter_on(range: &Range, node: NodeId) -> Option<ReplicaId> {
     let found = voters.find(|place| place.location.node == node)?;
     Some(found.replica)
 }
+
+#[cfg(test)]
+#[path = "manager_tests.rs"]
+mod tests;

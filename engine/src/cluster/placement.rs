@@ -611,7 +611,10 @@ mod tests {
         busy.busy = true;
         let mut silent = node(2);
         silent.alive = false;
-        assert_eq!(plan(&[node(1), silent], &[busy, range(3, &[1])], 3, true), []);
+        assert_eq!(
+            plan(&[node(1), silent], &[busy, range(3, &[1])], 3, true),
+            []
+        );
     }
 
     #[test]

@@ -6,11 +6,11 @@ use super::manager::{KnownNode, KnownRange, Manager, SILENT_AFTER};
 use super::message::{NodeState, NodeView, RangeView, Trouble, View};
 use super::placement;
 use super::record::Setting;
-use crate::env::{Env, Now};
+use crate::env::Instant;
 use crate::types::{NodeId, ReplicaId, SYSTEM_RANGE};
 
-impl<E: Env> Manager<E> {
-    pub(super) fn node_state(&self, node: &KnownNode<E>, now: Now<E>) -> NodeState {
+impl<T: Instant> Manager<T> {
+    pub(super) fn node_state(&self, node: &KnownNode<T>, now: T) -> NodeState {
         if now < node.heard + SILENT_AFTER {
             return match self.health.unreached_since(node.record.id, now) {
                 None => NodeState::Alive,
@@ -32,7 +32,7 @@ impl<E: Env> Manager<E> {
     }
 
     /// What is wrong with members of a range, for those with which something is.
-    pub(super) fn troubles(&self, known: &KnownRange<E>, now: Now<E>) -> Vec<(ReplicaId, Trouble)> {
+    pub(super) fn troubles(&self, known: &KnownRange<T>, now: T) -> Vec<(ReplicaId, Trouble)> {
         let (descriptor, dead_after) = (&known.record.descriptor, self.dead_after());
         let members = descriptor.replicas.iter().map(|place| place.replica);
         let trouble = |replica| {
@@ -45,7 +45,7 @@ impl<E: Env> Manager<E> {
     }
 
     /// The state of the cluster as of now.
-    pub fn view(&self, now: Now<E>) -> View {
+    pub fn view(&self, now: T) -> View {
         let nodes = self.nodes.values().map(|known| NodeView {
             record: known.record.clone(),
             state: self.node_state(known, now),
@@ -98,7 +98,7 @@ impl<E: Env> Manager<E> {
     }
 
     /// Makes a new view for the shards if something has changed.
-    pub fn refresh(&mut self, now: Now<E>) {
+    pub fn refresh(&mut self, now: T) {
         let mut view = self.view(now);
         // These change all the time: only a request for the view gets them.
         for range in &mut view.ranges {

@@ -25,17 +25,96 @@ const USER: u8 = 1;
 const PAIR: u8 = 2;
 const SNAPSHOT_CLIENT: u8 = 3;
 
-/// What a row's key says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RowKey<'a> {
-    /// A row that lies by replica id.
-    ByReplica(ReplicaId),
-    /// A row that lies by a user's key.
-    ByKey(DataId, std::borrow::Cow<'a, [u8]>),
-    /// A row that lives as long as its data id.
-    OfData(DataId),
+/// What a row is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowKind {
+    /// A replica's state.
+    State,
+    /// A client's session marks in a range.
+    Client,
+    /// A row of a user.
+    User,
+    /// A session pair.
+    Pair,
+    /// A client's session marks, as a snapshot brought them.
+    SnapshotClient,
     /// The row under [`TREE_MARK`].
-    OfTree,
+    TreeMark,
+}
+
+/// How the rows of one kind live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowRule {
+    /// Whether snapshots carry such rows. What they do not carry, the receiver makes itself.
+    pub travels: bool,
+    /// To which part such rows go when a range is split.
+    pub split: Split,
+    /// Which versions go.
+    pub collected: Collected,
+}
+
+/// To which part of a split range rows go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// To the part that holds the user's key by which they lie. They stay where they are.
+    ByKey,
+    /// To each part, which makes its own.
+    ByRange,
+    /// To none: they do not belong to a range.
+    Stays,
+}
+
+/// Which versions of a row may be collected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Collected {
+    /// Those that no read above the range's threshold needs.
+    BelowThreshold,
+    /// All but the newest.
+    AllButNewest,
+    /// None, as long as the data id is a replica's.
+    WithData,
+}
+
+impl RowKind {
+    /// Every kind.
+    pub const ALL: [RowKind; 6] = [
+        RowKind::State,
+        RowKind::Client,
+        RowKind::User,
+        RowKind::Pair,
+        RowKind::SnapshotClient,
+        RowKind::TreeMark,
+    ];
+
+    /// The table of kinds.
+    pub const fn rule(self) -> RowRule {
+        let (travels, split, collected) = match self {
+            RowKind::State => (false, Split::ByRange, Collected::AllButNewest),
+            RowKind::Client => (false, Split::ByRange, Collected::AllButNewest),
+            RowKind::User => (true, Split::ByKey, Collected::BelowThreshold),
+            RowKind::Pair => (true, Split::ByKey, Collected::BelowThreshold),
+            RowKind::SnapshotClient => (true, Split::ByRange, Collected::WithData),
+            RowKind::TreeMark => (false, Split::Stays, Collected::AllButNewest),
+        };
+        RowRule {
+            travels,
+            split,
+            collected,
+        }
+    }
+}
+
+/// To whom a row belongs, as its key says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner<'a> {
+    /// A replica.
+    Replica(ReplicaId),
+    /// The range that holds this key of a user.
+    Key(DataId, std::borrow::Cow<'a, [u8]>),
+    /// All rows with this data id.
+    Data(DataId),
+    /// The tree.
+    Tree,
 }
 
 fn put_data_id(data_id: DataId, to: &mut Vec<u8>) {
@@ -54,11 +133,23 @@ pub fn user_key(data_id: DataId, key: &[u8], to: &mut Vec<u8>) {
     to.extend_from_slice(key);
 }
 
-/// The first key after all users' rows of a data id.
-pub fn user_end(data_id: DataId, to: &mut Vec<u8>) {
-    to.clear();
-    put_data_id(data_id, to);
-    to.push(USER + 1);
+/// The interval of the users' rows whose keys lie in an interval: its start, and its end, if it has
+/// one.
+pub fn users_of(
+    data_id: DataId,
+    (start, end): (&[u8], Option<&[u8]>),
+    low: &mut Vec<u8>,
+    high: &mut Vec<u8>,
+) {
+    user_key(data_id, start, low);
+    match end {
+        Some(end) => user_key(data_id, end, high),
+        None => {
+            high.clear();
+            put_data_id(data_id, high);
+            high.push(USER + 1);
+        }
+    }
 }
 
 /// The user's part of a user row's key.
@@ -211,20 +302,27 @@ fn split_data_id(key: &[u8]) -> Option<(DataId, &[u8])> {
 }
 
 /// Reads a row's key; `None` if it is none of ours.
-pub fn parse(key: &[u8]) -> Option<RowKey<'_>> {
+pub fn parse(key: &[u8]) -> Option<(RowKind, Owner<'_>)> {
     if key == TREE_MARK {
-        return Some(RowKey::OfTree);
+        return Some((RowKind::TreeMark, Owner::Tree));
     }
     if let Some(rest) = key.strip_prefix(&[BY_REPLICA]) {
-        let (replica, _) = rest.split_first_chunk::<8>()?;
+        let (replica, rest) = rest.split_first_chunk::<8>()?;
+        let kind = match rest.first() {
+            Some(&CLIENT) => RowKind::Client,
+            _ => RowKind::State,
+        };
         let replica = ReplicaId(u64::from_be_bytes(*replica));
-        return Some(RowKey::ByReplica(replica));
+        return Some((kind, Owner::Replica(replica)));
     }
     let (data_id, rest) = split_data_id(key)?;
     match rest.split_first()? {
-        (&USER, user) => Some(RowKey::ByKey(data_id, user.into())),
-        (&PAIR, pair) => Some(RowKey::ByKey(data_id, unescape(pair)?.0.into())),
-        (&SNAPSHOT_CLIENT, _) => Some(RowKey::OfData(data_id)),
+        (&USER, user) => Some((RowKind::User, Owner::Key(data_id, user.into()))),
+        (&PAIR, pair) => {
+            let first_key = unescape(pair)?.0;
+            Some((RowKind::Pair, Owner::Key(data_id, first_key.into())))
+        }
+        (&SNAPSHOT_CLIENT, _) => Some((RowKind::SnapshotClient, Owner::Data(data_id))),
         _ => None,
     }
 }
@@ -242,7 +340,8 @@ mod tests {
             for key in keys {
                 let mut row = Vec::new();
                 user_key(DataId(id), key, &mut row);
-                assert_eq!(parse(&row), Some(RowKey::ByKey(DataId(id), key.into())));
+                let owner = Owner::Key(DataId(id), key.into());
+                assert_eq!(parse(&row), Some((RowKind::User, owner)));
                 assert_eq!(user_part(&row), key);
                 rows.push(row);
             }
@@ -258,7 +357,8 @@ mod tests {
             let mut row = Vec::new();
             pair_key(DataId(300), key, ClientId(9), 77, &mut row);
             assert_eq!(pair_parts(&row), Some((key.to_vec(), ClientId(9), 77)));
-            assert_eq!(parse(&row), Some(RowKey::ByKey(DataId(300), key.into())));
+            let owner = Owner::Key(DataId(300), key.into());
+            assert_eq!(parse(&row), Some((RowKind::Pair, owner)));
             rows.push(row);
         }
         assert!(rows.is_sorted());
@@ -268,13 +368,64 @@ mod tests {
     fn rows_by_replica_are_read_back() {
         let mut row = Vec::new();
         state_key(ReplicaId(5), &mut row);
-        assert_eq!(parse(&row), Some(RowKey::ByReplica(ReplicaId(5))));
+        let owner = || Owner::Replica(ReplicaId(5));
+        assert_eq!(parse(&row), Some((RowKind::State, owner())));
         client_key(ReplicaId(5), ClientId(6), &mut row);
+        assert_eq!(parse(&row), Some((RowKind::Client, owner())));
         assert_eq!(client_part(&row), Some(ClientId(6)));
         let (mut low, mut high) = (Vec::new(), Vec::new());
         clients_of(ReplicaId(5), &mut low, &mut high);
         assert!(low < row && row < high);
         assert_eq!(parse(b""), None);
         assert_eq!(parse(b"\x09123456789"), None);
+    }
+
+    #[test]
+    fn the_rules_of_each_kind_fit_where_its_rows_lie() {
+        let key = |put: &dyn Fn(&mut Vec<u8>)| {
+            let mut key = Vec::new();
+            put(&mut key);
+            key
+        };
+        let rows = [
+            key(&|to| state_key(ReplicaId(5), to)),
+            key(&|to| client_key(ReplicaId(5), ClientId(6), to)),
+            key(&|to| user_key(DataId(7), b"k", to)),
+            key(&|to| pair_key(DataId(7), b"k", ClientId(6), 1, to)),
+            key(&|to| snapshot_client_key(DataId(7), ClientId(6), to)),
+            TREE_MARK.to_vec(),
+        ];
+        for (row, kind) in rows.iter().zip(RowKind::ALL) {
+            let (found, owner) = parse(row).expect("a row of ours");
+            assert_eq!(found, kind);
+            let rule = kind.rule();
+            // Only what lies by its key need not be moved when ranges share a data id.
+            let lies_by_key = matches!(owner, Owner::Key(..));
+            assert_eq!(rule.split == Split::ByKey, lies_by_key, "{kind:?}");
+            assert_eq!(rule.collected == Collected::BelowThreshold, lies_by_key);
+            // A row that travels lies under a data id, which its receiver replaces.
+            assert_eq!(rule.travels, after_data_id(row).is_some(), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn the_rows_of_a_range_are_those_within_its_interval() {
+        let (mut low, mut high, mut row) = (Vec::new(), Vec::new(), Vec::new());
+        for (keys, inside) in [
+            (("", None), [true, true, true]),
+            (("b", None), [false, true, true]),
+            (("", Some("b")), [true, false, false]),
+            (("b", Some("c")), [false, true, false]),
+        ] {
+            let (start, end) = keys;
+            let interval = (start.as_bytes(), end.map(str::as_bytes));
+            users_of(DataId(7), interval, &mut low, &mut high);
+            for (key, inside) in ["a", "b", "c"].iter().zip(inside) {
+                user_key(DataId(7), key.as_bytes(), &mut row);
+                assert_eq!(low <= row && row < high, inside, "{key} of {keys:?}");
+            }
+            user_key(DataId(8), b"b", &mut row);
+            assert!(row >= high);
+        }
     }
 }

@@ -22,10 +22,14 @@ const LIVE: u32 = 1 << 31;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MemtableId(pub u64);
 
-/// An entry in the order: the first sixteen bytes of its key, and where it is.
+/// The first sixteen bytes of a key, filled up with zeros. Two numbers, as one of 128 bits would
+/// make a slot a third longer.
+type Prefix = (u64, u64);
+
+/// An entry in the order: the beginning of its key, and where it is.
 #[derive(Clone, Copy)]
 struct Slot {
-    prefix: u128,
+    prefix: Prefix,
     at: u32,
 }
 
@@ -85,21 +89,24 @@ pub struct Memtable {
     pub id: MemtableId,
     capacity: usize,
     arena: Vec<u8>,
+    /// The blocks in the order in which they were made; those that `order` does not name are spare.
     blocks: Vec<Vec<Slot>>,
-    /// The first slot of each block.
+    /// The blocks in the order of their keys. A new block moves these numbers, not the blocks.
+    order: Vec<u32>,
+    /// The first slot of each block, in the order of their keys.
     heads: Vec<Slot>,
-    spare_blocks: Vec<Vec<Slot>>,
     rows: usize,
 }
 
-fn prefix(key: &[u8]) -> u128 {
-    let mut bytes = [0; 16];
-    let len = key.len().min(16);
-    bytes
-        .iter_mut()
-        .zip(key.iter().take(len))
-        .for_each(|(to, from)| *to = *from);
-    u128::from_be_bytes(bytes)
+fn prefix(key: &[u8]) -> Prefix {
+    let bytes = key.first_chunk().copied().unwrap_or_else(|| {
+        let mut bytes = [0; 16];
+        let filled = bytes.iter_mut().zip(key);
+        filled.for_each(|(to, from)| *to = *from);
+        bytes
+    });
+    let number = u128::from_be_bytes(bytes);
+    ((number >> 64) as u64, number as u64)
 }
 
 impl Memtable {
@@ -111,8 +118,8 @@ impl Memtable {
             capacity,
             arena: Vec::with_capacity(capacity),
             blocks: Vec::new(),
+            order: Vec::new(),
             heads: Vec::new(),
-            spare_blocks: Vec::new(),
             rows: 0,
         }
     }
@@ -120,12 +127,10 @@ impl Memtable {
     /// Removes all rows and keeps the memory.
     pub fn clear(&mut self) {
         self.arena.clear();
+        self.order.clear();
         self.heads.clear();
         self.rows = 0;
-        for mut block in self.blocks.drain(..) {
-            block.clear();
-            self.spare_blocks.push(block);
-        }
+        self.blocks.iter_mut().for_each(Vec::clear);
     }
 
     /// How many versions it holds.
@@ -135,7 +140,7 @@ impl Memtable {
 
     /// Bytes in use.
     pub fn size(&self) -> usize {
-        self.arena.len() + self.blocks.len() * BLOCK * size_of::<Slot>()
+        self.arena.len() + self.order.len() * BLOCK * size_of::<Slot>()
     }
 
     /// Whether `rows` more with `bytes` of keys and values fit. An empty one takes anything.
@@ -164,8 +169,22 @@ impl Memtable {
         }
     }
 
+    /// The slots of a block, by its place in the order.
+    fn block(&self, at: usize) -> &[Slot] {
+        let block = self
+            .order
+            .get(at)
+            .and_then(|at| self.blocks.get(*at as usize));
+        block.map_or(&[], Vec::as_slice)
+    }
+
+    fn block_mut(&mut self, at: usize) -> Option<&mut Vec<Slot>> {
+        let at = *self.order.get(at)?;
+        self.blocks.get_mut(at as usize)
+    }
+
     fn slot(&self, place: Place) -> Option<&Slot> {
-        self.blocks.get(place.block)?.get(place.slot)
+        self.block(place.block).get(place.slot)
     }
 
     /// The entry at a place.
@@ -174,7 +193,7 @@ impl Memtable {
     }
 
     /// Whether a slot comes before (key, version).
-    fn is_before(&self, slot: &Slot, wanted: u128, key: &[u8], version: Timestamp) -> bool {
+    fn is_before(&self, slot: &Slot, wanted: Prefix, key: &[u8], version: Timestamp) -> bool {
         match slot.prefix.cmp(&wanted) {
             Ordering::Less => true,
             Ordering::Greater => false,
@@ -194,7 +213,7 @@ impl Memtable {
         let Some(block) = after.checked_sub(1) else {
             return Place { block: 0, slot: 0 };
         };
-        let slots = self.blocks.get(block).map_or(&[][..], Vec::as_slice);
+        let slots = self.block(block);
         let slot = slots.partition_point(|s| self.is_before(s, wanted, key, version));
         if slot == slots.len() {
             return Place {
@@ -212,7 +231,7 @@ impl Memtable {
 
     /// The place after a place that has an entry.
     fn after(&self, place: Place) -> Place {
-        let len = self.blocks.get(place.block).map_or(0, Vec::len);
+        let len = self.block(place.block).len();
         if place.slot + 1 < len {
             return Place {
                 block: place.block,
@@ -231,7 +250,7 @@ impl Memtable {
             return Some(Place { slot, ..place });
         }
         let block = place.block.checked_sub(1)?;
-        let slot = self.blocks.get(block)?.len().checked_sub(1)?;
+        let slot = self.block(block).len().checked_sub(1)?;
         Some(Place { block, slot })
     }
 
@@ -244,7 +263,7 @@ impl Memtable {
         };
         let back = match bounds.1 {
             Bound::Unbounded => Place {
-                block: self.blocks.len(),
+                block: self.order.len(),
                 slot: 0,
             },
             Bound::Included(end) => self.seek_after(end),
@@ -265,10 +284,9 @@ impl Memtable {
 
     /// All entries in order.
     pub fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
-        self.blocks
-            .iter()
-            .flatten()
-            .map(|slot| self.entry_at(slot.at))
+        (0..self.order.len())
+            .flat_map(move |at| self.block(at))
+            .map(move |slot| self.entry_at(slot.at))
     }
 
     /// Adds a version; each (key, version) comes once.
@@ -278,9 +296,8 @@ impl Memtable {
             .heads
             .partition_point(|s| self.is_before(s, wanted, key, version))
             .saturating_sub(1);
-        let slot = self.blocks.get(block).map_or(0, |slots| {
-            slots.partition_point(|s| self.is_before(s, wanted, key, version))
-        });
+        let slots = self.block(block);
+        let slot = slots.partition_point(|s| self.is_before(s, wanted, key, version));
         let at = self.arena.len();
         assert!(
             at + key.len() < u32::MAX as usize / 2,
@@ -305,37 +322,37 @@ impl Memtable {
         );
     }
 
-    fn fresh_block(&mut self) -> Vec<Slot> {
-        self.spare_blocks
-            .pop()
-            .unwrap_or_else(|| Vec::with_capacity(BLOCK))
+    /// Puts an empty block into the order.
+    fn add_block(&mut self, at: usize, head: Slot) {
+        let number = self.order.len();
+        if number == self.blocks.len() {
+            self.blocks.push(Vec::with_capacity(BLOCK));
+        }
+        self.order.insert(at, number as u32);
+        self.heads.insert(at, head);
     }
 
     fn place(&mut self, mut place: Place, slot: Slot) {
-        if self.blocks.is_empty() {
-            let first = self.fresh_block();
-            self.blocks.push(first);
-            self.heads.push(slot);
+        if self.order.is_empty() {
+            self.add_block(0, slot);
         }
-        let is_last = place.block + 1 == self.blocks.len();
-        let full = self
-            .blocks
-            .get(place.block)
-            .is_some_and(|slots| slots.len() == BLOCK);
-        if full {
+        if self.block(place.block).len() == BLOCK {
+            let is_last = place.block + 1 == self.order.len();
             // Keys that rise fill their blocks; any other full block is halved.
             let cut = if is_last && place.slot == BLOCK {
                 BLOCK
             } else {
                 BLOCK / 2
             };
-            let mut right = self.fresh_block();
-            if let Some(left) = self.blocks.get_mut(place.block) {
+            let head = self.block(place.block).get(cut).copied().unwrap_or(slot);
+            self.add_block(place.block + 1, head);
+            let left = self.block_mut(place.block).map(std::mem::take);
+            if let (Some(mut left), Some(right)) = (left, self.block_mut(place.block + 1)) {
                 right.extend(left.drain(cut..));
+                if let Some(block) = self.block_mut(place.block) {
+                    *block = left;
+                }
             }
-            let head = right.first().copied().unwrap_or(slot);
-            self.heads.insert(place.block + 1, head);
-            self.blocks.insert(place.block + 1, right);
             if place.slot > cut || cut == BLOCK {
                 place = Place {
                     block: place.block + 1,
@@ -348,7 +365,7 @@ impl Memtable {
         {
             *head = slot;
         }
-        if let Some(slots) = self.blocks.get_mut(place.block) {
+        if let Some(slots) = self.block_mut(place.block) {
             slots.insert(place.slot, slot);
         }
     }

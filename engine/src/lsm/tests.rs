@@ -241,8 +241,7 @@ impl<T: TableStore> Run<T> {
             }
         }
         let (mut from, mut end) = (Vec::new(), Vec::new());
-        keys::user_key(DATA_ID, &[], &mut from);
-        keys::user_end(DATA_ID, &mut end);
+        keys::users_of(DATA_ID, (&[], None), &mut from, &mut end);
         let mut found = Rows::new(at, threshold);
         let mut next = Some(from);
         while let Some(from) = next {

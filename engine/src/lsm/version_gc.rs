@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::lsm::keys::{self, RowKey};
+use crate::lsm::keys::{self, Collected, Owner};
 use crate::types::{DataId, KeyRange, ReplicaId, Timestamp};
 
 /// The rows of one live replica.
@@ -90,26 +90,28 @@ impl Judge {
 
 /// Up to where old versions of a key may go; `None` if nothing owns it.
 fn threshold(by_data_id: &BTreeMap<DataId, Vec<LiveData>>, key: &[u8]) -> Option<Timestamp> {
-    match keys::parse(key) {
-        // Of a replica's state only the newest is ever read.
-        Some(RowKey::ByReplica(replica)) => by_data_id
-            .values()
-            .flatten()
-            .any(|live| live.replica == replica)
-            .then_some(Timestamp::MAX),
-        Some(RowKey::OfTree) => Some(Timestamp::MAX),
-        Some(RowKey::ByKey(data_id, key)) => by_data_id
-            .get(&data_id)?
-            .iter()
-            .find(|live| live.keys.contains(&key))
-            .map(|live| live.threshold),
-        Some(RowKey::OfData(data_id)) => {
-            by_data_id.get(&data_id)?;
-            Some(Timestamp::ZERO)
-        }
+    let Some((kind, owner)) = keys::parse(key) else {
         // What this version does not know is not its to drop.
-        None => Some(Timestamp::ZERO),
-    }
+        return Some(Timestamp::ZERO);
+    };
+    let (owned, read_above) = match owner {
+        Owner::Tree => (true, Timestamp::MAX),
+        Owner::Replica(replica) => {
+            let mut live = by_data_id.values().flatten();
+            (live.any(|live| live.replica == replica), Timestamp::MAX)
+        }
+        Owner::Data(data_id) => (by_data_id.contains_key(&data_id), Timestamp::MAX),
+        Owner::Key(data_id, key) => {
+            let mut live = by_data_id.get(&data_id)?.iter();
+            let live = live.find(|live| live.keys.contains(&key))?;
+            (true, live.threshold)
+        }
+    };
+    owned.then_some(match kind.rule().collected {
+        Collected::BelowThreshold => read_above,
+        Collected::AllButNewest => Timestamp::MAX,
+        Collected::WithData => Timestamp::ZERO,
+    })
 }
 
 #[cfg(test)]

@@ -36,7 +36,6 @@ pub type ProposalResult<E> = ClientWriteResult<TypeConfig<E>>;
 /// How long a read or write waits for a lease that ran out while the group slept, and how often it
 /// looks for one.
 const LEASE_PATIENCE: Duration = Duration::from_millis(20);
-const LEASE_LOOK: Duration = Duration::from_millis(1);
 /// How long a read without a lease waits for a majority's answers before it tries again.
 const CONFIRM_PATIENCE: Duration = Duration::from_millis(200);
 
@@ -315,10 +314,8 @@ impl<E: Env> Group<E> {
             return Ok(());
         }
         self.wake().await?;
-        let until = Now::<E>::now() + LEASE_PATIENCE;
-        while !self.has_lease() && Now::<E>::now() < until {
-            E::Runtime::sleep(LEASE_LOOK).await;
-        }
+        let renewed = self.lease.answered.until(|| self.has_lease());
+        let _ = E::Runtime::timeout(LEASE_PATIENCE, renewed).await;
         Ok(())
     }
 
@@ -365,10 +362,10 @@ impl<E: Env> Group<E> {
         let begun = Now::<E>::now();
         self.wake().await?;
         let confirmed = || self.quorum_at().is_some_and(|at| at >= begun);
-        while !confirmed() && Now::<E>::now() < begun + CONFIRM_PATIENCE {
-            E::Runtime::sleep(LEASE_LOOK).await;
-        }
-        Ok(confirmed())
+        let answered = self.lease.answered.until(confirmed);
+        Ok(E::Runtime::timeout(CONFIRM_PATIENCE, answered)
+            .await
+            .is_ok())
     }
 
     /// Answers a request of another replica.

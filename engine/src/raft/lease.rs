@@ -19,6 +19,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
 use crate::env::Instant;
+use crate::notify::Notify;
 use crate::types::ReplicaId;
 
 /// What the other replicas have acknowledged to a leader.
@@ -28,6 +29,8 @@ pub(super) struct Lease<T: Instant> {
     taken: RefCell<Taken<T>>,
     /// The last result of [`Lease::quorum_at`]; `None` once a newer answer has come.
     reckoned: Cell<Option<Reckoned<T>>>,
+    /// Notified after each answer.
+    pub answered: Notify,
 }
 
 struct Taken<T: Instant> {
@@ -47,6 +50,7 @@ impl<T: Instant> Lease<T> {
                 by: Vec::new(),
             }),
             reckoned: Cell::new(None),
+            answered: Notify::default(),
         }
     }
 
@@ -67,6 +71,8 @@ impl<T: Instant> Lease<T> {
             None => taken.by.push((by, sent)),
         }
         self.reckoned.set(None);
+        drop(taken);
+        self.answered.notify();
     }
 
     /// The time up to which a majority of each set of voters had voted for nobody but `me`, the

@@ -36,7 +36,7 @@ impl<E: Env> Group<E> {
     /// The group has stopped.
     pub async fn hand_over(&self, to: ReplicaId) -> Result<(), Fatal> {
         self.renew_lease().await?;
-        let nothing = command::encode(&Entry::default())?;
+        let nothing = command::encode(&Entry::default(), 0)?;
         self.propose(nothing, |_| ()).await?;
         self.handed_over.set(self.term());
         self.told(self.raft.trigger().transfer_leader(to).await)

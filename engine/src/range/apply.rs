@@ -1,5 +1,8 @@
 //! Applying one log entry: the only place where a range's rows change.
 //!
+//! Apply decides and writes; what else an entry asks for, it gives back as [`Effect`]s, which
+//! [`Replica::apply`](super::replica::Replica::apply) carries out.
+//!
 //! Deterministic: reads the rows, the state and the entry, and nothing else — no clock, no
 //! randomness, no configuration. Conditional commands are decided here, in log order, so nothing
 //! needs latches. Synchronous: between its first and its last row nobody sees the entry, and an
@@ -11,13 +14,15 @@ use std::borrow::Cow;
 use crate::error::Fatal;
 use crate::lsm::LsmError;
 use crate::mutant::{self, Mutant};
-use crate::range::command::{ArchivedAction, ArchivedCommand, ArchivedEntry, ArchivedRangeOrder};
+use crate::raft;
+use crate::range::command::{self, ArchivedAction, ArchivedEntry, ArchivedRangeOrder};
 use crate::range::sessions::Verdict;
-use crate::range::state::RangeState;
+use crate::range::state::{AppliedMembership, RangeState};
 use crate::request::{
     ArchivedBatch, ArchivedChange, ArchivedExpected, ArchivedMutation, Outcome, SessionPair,
 };
 use crate::types::{Blob, Timestamp};
+use crate::wal::{LogEntry, LogId, Payload};
 
 /// The rows of one range, as apply sees them.
 pub trait Rows {
@@ -45,16 +50,68 @@ pub enum Applied {
     Again,
 }
 
-/// Applies the commands of one entry in order.
+/// What an entry asks of its replica besides its rows and its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// A leader has begun its term with this entry.
+    BeginTerm(LogId),
+    /// A digest of what the replica holds now, under this number.
+    Digest(u64),
+}
+
+/// What applying one entry gave.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// A result for each of its commands.
+    pub results: Vec<Applied>,
+    /// In the order of its commands.
+    pub effects: Vec<Effect>,
+}
+
+/// Applies one entry.
 ///
 /// # Errors
-/// The tree cannot be read.
-pub fn apply_entry(
+/// The entry is damaged, or the tree cannot be read.
+pub fn apply(
+    state: &mut RangeState,
+    rows: &mut impl Rows,
+    entry: &LogEntry,
+) -> Result<Step, Fatal> {
+    let mut step = Step::default();
+    match &entry.payload {
+        Payload::Blank => {
+            pass(state);
+            step.effects.push(Effect::BeginTerm(entry.id));
+        }
+        Payload::Membership(body) => {
+            pass(state);
+            let replicas = raft::replicas(body)
+                .map_err(|e| Fatal::Inconsistent(format!("a membership in the log: {e}")))?;
+            if *body.bytes() != state.membership.body {
+                state.descriptor.set_replicas(replicas);
+            }
+            state.membership = AppliedMembership {
+                log_id: Some(entry.id),
+                body: body.bytes().clone(),
+            };
+        }
+        Payload::Commands(bytes) => {
+            let current = command::current(bytes)?;
+            step = apply_commands(state, rows, command::access(&current)?)?;
+        }
+    }
+    state.applied = Some(entry.id);
+    Ok(step)
+}
+
+/// Applies the commands of one entry in order.
+fn apply_commands(
     state: &mut RangeState,
     rows: &mut impl Rows,
     entry: &ArchivedEntry<'_>,
-) -> Result<Vec<Applied>, Fatal> {
+) -> Result<Step, Fatal> {
     let mut results = Vec::with_capacity(entry.commands.len());
+    let mut effects = Vec::new();
     for command in entry.commands.iter() {
         let timestamp = Timestamp(command.timestamp.to_native());
         if timestamp <= state.last_ts {
@@ -62,44 +119,39 @@ pub fn apply_entry(
             continue;
         }
         state.last_ts = timestamp;
-        results.push(Applied::Outcome(apply_command(
-            state, rows, command, timestamp,
-        )?));
+        let outcome = match &command.action {
+            ArchivedAction::Order(order) => follow(state, order, timestamp, &mut effects),
+            ArchivedAction::Write { pair, batch } => {
+                let is_stale = command.epoch.epoch() != state.descriptor.epoch
+                    && !mutant::is(Mutant::EpochUncheckedAtApply);
+                apply_batch(state, rows, (&pair.pair(), batch, is_stale), timestamp)?
+            }
+        };
+        results.push(Applied::Outcome(outcome));
     }
     // Also an entry without a command of use moves the range's time on.
     if entry.commands.is_empty() {
         pass(state);
     }
     state.ceiling = state.ceiling.max(Timestamp(entry.ceiling.to_native()));
-    Ok(results)
+    Ok(Step { results, effects })
 }
 
 /// An entry without commands (blank, membership) passes: it, too, raises `last_ts`.
-pub fn pass(state: &mut RangeState) {
+fn pass(state: &mut RangeState) {
     state.last_ts = state.last_ts.next();
 }
 
-fn apply_command(
-    state: &mut RangeState,
-    rows: &mut impl Rows,
-    command: &ArchivedCommand<'_>,
-    timestamp: Timestamp,
-) -> Result<Outcome, Fatal> {
-    match &command.action {
-        ArchivedAction::Order(order) => Ok(follow(state, order, timestamp)),
-        ArchivedAction::Write { pair, batch } => {
-            let is_stale = command.epoch.epoch() != state.descriptor.epoch
-                && !mutant::is(Mutant::EpochUncheckedAtApply);
-            apply_batch(state, rows, (&pair.pair(), batch, is_stale), timestamp)
-        }
-    }
-}
-
 /// Carries out an order of the range itself.
-fn follow(state: &mut RangeState, order: &ArchivedRangeOrder, timestamp: Timestamp) -> Outcome {
+fn follow(
+    state: &mut RangeState,
+    order: &ArchivedRangeOrder,
+    timestamp: Timestamp,
+    effects: &mut Vec<Effect>,
+) -> Outcome {
     match order {
         ArchivedRangeOrder::NoOp => {}
-        ArchivedRangeOrder::Digest { number } => state.digest_asked = Some(number.to_native()),
+        ArchivedRangeOrder::Digest { number } => effects.push(Effect::Digest(number.to_native())),
         ArchivedRangeOrder::CollectBelow { threshold } => {
             let threshold = Timestamp(threshold.to_native());
             state.gc_threshold = state.gc_threshold.max(threshold.min(timestamp));

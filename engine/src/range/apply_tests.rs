@@ -6,7 +6,7 @@ use super::*;
 use crate::range::command::{self, Action, Command, Entry, RangeOrder};
 use crate::range::{Descriptor, Keyspace};
 use crate::request::{Batch, Change, Condition, Expected, Mutation};
-use crate::types::{ClientId, Epoch, KeyRange, RangeId};
+use crate::types::{ClientId, Epoch, KeyRange, RangeId, ReplicaId};
 
 #[derive(Default)]
 struct MapRows(BTreeMap<Vec<u8>, BTreeMap<Timestamp, Option<Vec<u8>>>>);
@@ -86,15 +86,26 @@ impl Machine {
             epoch,
             action,
         }];
-        let bytes = command::encode(&Entry {
+        let entry = Entry {
             ceiling: 5,
             commands,
-        })
-        .expect("encodes");
-        let entry = command::access(&bytes).expect("can be read");
-        apply_entry(&mut self.state, &mut self.rows, entry)
-            .expect("applies")
-            .remove(0)
+        };
+        let bytes = command::encode(&entry, 0).expect("encodes");
+        self.step(Payload::Commands(bytes)).results.remove(0)
+    }
+
+    /// Applies the next entry.
+    fn step(&mut self, payload: Payload) -> Step {
+        let index = self.state.applied.map_or(1, |applied| applied.index + 1);
+        let id = LogId {
+            term: 1,
+            leader: ReplicaId(1),
+            index,
+        };
+        let entry = LogEntry { id, payload };
+        let step = apply(&mut self.state, &mut self.rows, &entry).expect("applies");
+        assert_eq!(self.state.applied, Some(id));
+        step
     }
 
     fn retry(&mut self, write: &Batch, pair: &SessionPair) -> Outcome {
@@ -312,11 +323,11 @@ fn a_damaged_entry_is_an_error() {
             batch: &write,
         },
     }];
-    let bytes = command::encode(&Entry {
+    let entry = Entry {
         ceiling: 5,
         commands,
-    })
-    .expect("encodes");
+    };
+    let bytes = command::encode(&entry, 0).expect("encodes");
     for len in 0..bytes.len() - 1 {
         // Some prefixes may still look like an entry; none may panic.
         let _ = command::access(&bytes[..len]);
@@ -480,6 +491,34 @@ fn conditions_outside_the_range_are_refused_at_apply() {
 }
 
 #[test]
+fn what_an_entry_asks_for_besides_is_an_effect() {
+    let mut machine = Machine::new();
+    let blank = machine.step(Payload::Blank);
+    let id = machine.state.applied.expect("it is applied");
+    assert_eq!(blank.effects, [Effect::BeginTerm(id)]);
+    assert!(blank.results.is_empty());
+    let action = |order| Action::Order(order);
+    let actions = [
+        action(RangeOrder::Digest { number: 7 }),
+        action(RangeOrder::NoOp),
+        action(RangeOrder::Digest { number: 8 }),
+    ];
+    let command = |(timestamp, action)| Command {
+        timestamp,
+        epoch: EPOCH,
+        action,
+    };
+    let entry = Entry {
+        ceiling: 0,
+        commands: (1000..).zip(actions).map(command).collect(),
+    };
+    let bytes = command::encode(&entry, 0).expect("encodes");
+    let step = machine.step(Payload::Commands(bytes));
+    assert_eq!(step.effects, [Effect::Digest(7), Effect::Digest(8)]);
+    assert_eq!(step.results.len(), 3);
+}
+
+#[test]
 fn an_entry_is_no_longer_than_its_writes_are_reckoned() {
     let pair = Machine::new().fresh_pair();
     let many = (0..4000).map(|number: u32| Mutation {
@@ -515,7 +554,7 @@ fn an_entry_is_no_longer_than_its_writes_are_reckoned() {
             ceiling: 5,
             commands,
         };
-        let len = command::encode(&entry).expect("encodes").len();
+        let len = command::encode(&entry, 0).expect("encodes").len();
         let most = command::encoded_len_max(&batch);
         assert!(
             len <= most,

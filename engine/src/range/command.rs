@@ -92,12 +92,12 @@ pub fn encoded_len_max(batch: &Batch) -> usize {
     COMMAND_OVERHEAD + batch.operations() * OPERATION_OVERHEAD + batch.len_in_bytes()
 }
 
-/// The bytes of an entry, with their checksum.
+/// The bytes of an entry, with their checksum. Room for `len` bytes is made at once.
 ///
 /// # Errors
 /// The encoder failed, which no entry in memory can cause.
-pub fn encode(entry: &Entry<'_>) -> Result<Body, Fatal> {
-    archive(entry).map(|bytes| Body::seal(Bytes::from_owner(bytes)))
+pub fn encode(entry: &Entry<'_>, len: usize) -> Result<Body, Fatal> {
+    archive(entry, len).map(|bytes| Body::seal(Bytes::from_owner(bytes)))
 }
 
 /// The bytes of an entry.
@@ -105,11 +105,12 @@ pub fn encode(entry: &Entry<'_>) -> Result<Body, Fatal> {
 /// # Errors
 /// As [`encode`].
 pub(super) fn encode_bytes(entry: &Entry<'_>) -> Result<Vec<u8>, Fatal> {
-    archive(entry).map(AlignedVec::into_vec)
+    archive(entry, 0).map(AlignedVec::into_vec)
 }
 
-fn archive(entry: &Entry<'_>) -> Result<AlignedVec, Fatal> {
-    let mut bytes = rkyv::to_bytes::<rancor::Error>(entry)
+fn archive(entry: &Entry<'_>, len: usize) -> Result<AlignedVec, Fatal> {
+    let room = AlignedVec::with_capacity(len);
+    let mut bytes = rkyv::api::high::to_bytes_in::<_, rancor::Error>(entry, room)
         .map_err(|e| Fatal::Inconsistent(format!("an entry cannot be encoded: {e}")))?;
     bytes.push(FORMAT);
     Ok(bytes)

@@ -53,6 +53,8 @@ pub struct Export<E: Env> {
     read: VecDeque<ExportedRow>,
     /// The key from which users' rows are still to be read; `None` after the last.
     next: Option<Vec<u8>>,
+    /// The first key after the users' rows of the range.
+    end: Vec<u8>,
 }
 
 impl<E: Env> Export<E> {
@@ -72,8 +74,11 @@ impl<E: Env> Export<E> {
             let row = state.encode().map_err(|e| failed(e.to_string()))?;
             Ok::<_, Fatal>((last, state.last_ts, row, state.sessions.export()))
         })?;
-        let mut first = Vec::new();
-        keys::user_key(data_id, &[], &mut first);
+        let (mut first, mut end) = (Vec::new(), Vec::new());
+        replica.with_state(|state| {
+            let keys = state.descriptor.keys.interval();
+            keys::users_of(data_id, keys, &mut first, &mut end);
+        });
         replica.keep_versions(at);
         Ok(Export {
             replica,
@@ -84,6 +89,7 @@ impl<E: Env> Export<E> {
             sessions: Some(sessions),
             read: VecDeque::new(),
             next: Some(first),
+            end,
         })
     }
 
@@ -147,9 +153,7 @@ impl<E: Env> Export<E> {
 
     /// Reads whole keys, about one part of them; gives the key at which to go on.
     fn read_users(&mut self, from: &[u8]) -> Result<Option<Vec<u8>>, LsmError> {
-        let mut end = Vec::new();
-        keys::user_end(self.data_id, &mut end);
-        let bounds = (Bound::Included(from), Bound::Excluded(end.as_slice()));
+        let bounds = (Bound::Included(from), Bound::Excluded(self.end.as_slice()));
         let (read, data_id) = (&mut self.read, self.data_id);
         self.replica.store.scan(bounds, self.at, |scan| {
             let mut len = 0;

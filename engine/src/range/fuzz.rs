@@ -93,7 +93,7 @@ fn entries() {
         commands: (1..).zip(actions).map(command).collect(),
     };
     let corpus = [entry, Entry::default()];
-    let corpus = corpus.map(|entry| command::encode(&entry).expect("bytes").to_vec());
+    let corpus = corpus.map(|entry| command::encode(&entry, 0).expect("bytes").to_vec());
     fuzz("entries", &corpus, |bytes, meter| {
         let read = || {
             let current = command::current(bytes)?;

@@ -16,7 +16,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use openraft::errors::{ClientWriteError, ForwardReason};
@@ -26,6 +25,7 @@ use crate::error::{Error, Fatal, Fate};
 use crate::limits::{
     ENTRIES_IN_FLIGHT_MAX, ENTRY_COMMANDS_MAX, PROPOSAL_BYTES_WAITING_MAX, PROPOSALS_WAITING_MAX,
 };
+use crate::notify::Notify;
 use crate::raft::{ProposalResult, RaftGroup, TICK};
 use crate::range::apply::Applied;
 use crate::range::command::{self, Action, COMMAND_OVERHEAD, Command, Entry, RangeOrder};
@@ -59,24 +59,58 @@ pub trait WriteSink {
     fn complete(&self, token: u64, result: Result<Outcome, Error>);
 }
 
-/// A command that waits to be put into an entry.
-pub struct Proposal<E: Env> {
-    /// What the command does.
-    pub kind: ProposalKind,
-    /// The epoch under which it was checked; apply checks it again.
-    pub epoch: Epoch,
-    /// It is not proposed after this.
-    pub deadline: Option<Now<E>>,
-    /// Receives the result.
-    pub sink: Rc<dyn WriteSink>,
-    /// The sink's own number for this write.
-    pub token: u64,
+/// A sink for the result of one write.
+pub struct Once<F>(Cell<Option<F>>);
+
+impl<F: FnOnce(Result<Outcome, Error>)> Once<F> {
+    /// A sink that calls `take` with the result.
+    pub fn new(take: F) -> Once<F> {
+        Once(Cell::new(Some(take)))
+    }
 }
 
-impl<E: Env> Proposal<E> {
+impl<F: FnOnce(Result<Outcome, Error>)> WriteSink for Once<F> {
+    fn complete(&self, _: u64, result: Result<Outcome, Error>) {
+        if let Some(take) = self.0.take() {
+            take(result);
+        }
+    }
+}
+
+/// A command that waits to be put into an entry.
+pub struct Proposal<T: Instant> {
+    kind: ProposalKind,
+    epoch: Epoch,
+    deadline: Option<T>,
+    sink: Rc<dyn WriteSink>,
+    token: u64,
+    /// The bytes that it takes in an entry, at most.
+    len_max: usize,
+}
+
+impl<T: Instant> Proposal<T> {
+    /// A command that was checked under `epoch`, which apply checks again. It is not proposed after
+    /// the deadline. The sink receives the result, with its own number `token` for it.
+    pub fn new(
+        kind: ProposalKind,
+        epoch: Epoch,
+        deadline: Option<T>,
+        (sink, token): (Rc<dyn WriteSink>, u64),
+    ) -> Proposal<T> {
+        let len_max = kind.len_max();
+        Proposal {
+            kind,
+            epoch,
+            deadline,
+            sink,
+            token,
+            len_max,
+        }
+    }
+
     /// The bytes that it counts for in the shard's budget.
     fn cost(&self) -> usize {
-        size_of::<Proposal<E>>() + self.kind.len_max()
+        size_of::<Proposal<T>>() + self.len_max
     }
 }
 
@@ -113,41 +147,42 @@ impl ProposalKind {
 }
 
 /// An entry on its way. Each place of a command holds its proposal until that is answered.
-struct Flight<E: Env> {
+struct Flight<T: Instant> {
     number: u64,
     /// The bytes that it counts for in the shard's budget.
     cost: usize,
-    departed_at: Now<E>,
-    proposals: Vec<Option<Proposal<E>>>,
+    departed_at: T,
+    proposals: Vec<Option<Proposal<T>>>,
 }
 
 /// What the next entry waits for: the first of the two.
-struct Gathering<E: Env> {
+struct Gathering<T: Instant> {
     /// This many proposals: those that wait already, and as many as were just answered.
     expected: usize,
     /// This time.
-    until: Now<E>,
+    until: T,
 }
 
 /// The queue of one range's leader.
-pub struct Proposer<E: Env> {
-    waiting: RefCell<VecDeque<Proposal<E>>>,
+pub struct Proposer<T: Instant> {
+    waiting: RefCell<VecDeque<Proposal<T>>>,
     bytes_waiting: Cell<usize>,
     /// The budget of the whole shard.
     budget: Rc<WriteBudget>,
     /// The bytes of it that this range uses, for writes that wait or are in flight.
     used: Cell<usize>,
-    in_flight: RefCell<Vec<Flight<E>>>,
+    in_flight: RefCell<Vec<Flight<T>>>,
     departed: Cell<u64>,
-    gathering: Cell<Option<Gathering<E>>>,
+    gathering: Cell<Option<Gathering<T>>>,
     paused: Cell<bool>,
     closed: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
+    /// Notified when the proposer may have something to do.
+    news: Notify,
 }
 
-impl<E: Env> Proposer<E> {
+impl<T: Instant> Proposer<T> {
     /// An empty queue on a shard with this budget.
-    pub fn new(budget: Rc<WriteBudget>) -> Proposer<E> {
+    pub fn new(budget: Rc<WriteBudget>) -> Proposer<T> {
         Proposer {
             waiting: RefCell::new(VecDeque::new()),
             bytes_waiting: Cell::new(0),
@@ -158,7 +193,7 @@ impl<E: Env> Proposer<E> {
             gathering: Cell::new(None),
             paused: Cell::new(false),
             closed: Cell::new(false),
-            waker: RefCell::new(None),
+            news: Notify::default(),
         }
     }
 
@@ -179,8 +214,8 @@ impl<E: Env> Proposer<E> {
 
     /// Queues a proposal. Without room for it, it is answered at once with [`Error::Overloaded`],
     /// after [`Proposer::close`] with [`Error::ShuttingDown`].
-    pub fn push(&self, proposal: Proposal<E>) {
-        let len = proposal.kind.len_max();
+    pub fn push(&self, proposal: Proposal<T>) {
+        let len = proposal.len_max;
         let full = self.waiting.borrow().len() >= PROPOSALS_WAITING_MAX
             || self.bytes_waiting.get() + len > PROPOSAL_BYTES_WAITING_MAX;
         let overloaded = |reason| {
@@ -207,16 +242,16 @@ impl<E: Env> Proposer<E> {
     }
 
     /// Counts a proposal that joins the queue.
-    fn counted(&self, proposal: &Proposal<E>) {
-        let waiting = self.bytes_waiting.get() + proposal.kind.len_max();
+    fn counted(&self, proposal: &Proposal<T>) {
+        let waiting = self.bytes_waiting.get() + proposal.len_max;
         self.bytes_waiting.set(waiting);
         self.used.set(self.used.get() + proposal.cost());
         self.budget.take(proposal.cost());
     }
 
     /// Counts a proposal that leaves the queue without being proposed.
-    fn uncounted(&self, proposal: &Proposal<E>) {
-        let waiting = self.bytes_waiting.get() - proposal.kind.len_max();
+    fn uncounted(&self, proposal: &Proposal<T>) {
+        let waiting = self.bytes_waiting.get() - proposal.len_max;
         self.bytes_waiting.set(waiting);
         self.release(proposal.cost());
     }
@@ -256,10 +291,7 @@ impl<E: Env> Proposer<E> {
 
     /// Makes the proposer check again what it may do.
     pub fn wake(&self) {
-        let waker = self.waker.borrow_mut().take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        self.news.notify();
     }
 
     fn may_propose(&self) -> bool {
@@ -271,46 +303,31 @@ impl<E: Env> Proposer<E> {
         let in_flight = self.in_flight.borrow();
         let last = in_flight.iter().map(|flight| flight.departed_at).max();
         let Some(last) = last else { return true };
-        in_flight.len() < ENTRIES_IN_FLIGHT_MAX && Now::<E>::now() >= last + NEXT_ENTRY_AFTER
+        in_flight.len() < ENTRIES_IN_FLIGHT_MAX && T::now() >= last + NEXT_ENTRY_AFTER
     }
 
     /// Waits until an entry can be built. `false`: the queue is closed.
     async fn ready(&self) -> bool {
-        self.once(|| self.closed.get() || self.may_propose()).await;
+        let may_go_on = || self.closed.get() || self.may_propose();
+        self.news.until(may_go_on).await;
         !self.closed.get()
     }
 
-    /// Waits for the writes that the next entry expects, if it expects any.
-    async fn gather_more(&self, len_max: usize) {
-        let Some(Gathering { expected, until }) = self.gathering.take() else {
-            return;
-        };
-        let are_there = || {
-            let full = self.bytes_waiting.get() >= len_max;
-            full || self.closed.get() || self.waiting() >= expected
-        };
-        let left = until.saturating_duration_since(Now::<E>::now());
-        if !are_there() && !left.is_zero() {
-            // Writes that come after that go into the entry after this one.
-            let _ = E::Runtime::timeout(left, self.once(are_there)).await;
-        }
+    /// What the next entry must wait for, if anything.
+    fn expects(&self, len_max: usize) -> Option<Gathering<T>> {
+        let expected = self.gathering.take();
+        expected.filter(|gathering| !self.has_gathered(gathering.expected, len_max))
     }
 
-    /// Waits until `holds` is true; checks it whenever the proposer is woken.
-    async fn once(&self, holds: impl Fn() -> bool) {
-        std::future::poll_fn(|cx| {
-            if holds() {
-                return Poll::Ready(());
-            }
-            *self.waker.borrow_mut() = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
+    /// Whether so many writes wait, or as many bytes as an entry takes.
+    fn has_gathered(&self, expected: usize, len_max: usize) -> bool {
+        let full = self.bytes_waiting.get() >= len_max;
+        full || self.closed.get() || self.waiting() >= expected
     }
 
     /// Takes from the queue what fits into one entry of this length. Answers those past their
     /// deadline.
-    fn gather(&self, len_max: usize) -> Vec<Proposal<E>> {
+    fn gather(&self, len_max: usize) -> Vec<Proposal<T>> {
         let mut gathered = Vec::new();
         let mut len = 0;
         // Apply is synchronous: what one entry has it read is bounded, too.
@@ -319,7 +336,7 @@ impl<E: Env> Proposer<E> {
         let mut now = None;
         let mut waiting = self.waiting.borrow_mut();
         while let Some(next) = waiting.front() {
-            let next_len = next.kind.len_max();
+            let next_len = next.len_max;
             let next_reads = next.kind.reads();
             let full = gathered.len() == ENTRY_COMMANDS_MAX
                 || (!gathered.is_empty()
@@ -332,7 +349,7 @@ impl<E: Env> Proposer<E> {
             };
             let too_late = next
                 .deadline
-                .is_some_and(|deadline| deadline <= *now.get_or_insert_with(Now::<E>::now));
+                .is_some_and(|deadline| deadline <= *now.get_or_insert_with(T::now));
             if too_late {
                 self.uncounted(&next);
                 late.push(next);
@@ -354,7 +371,7 @@ impl<E: Env> Proposer<E> {
     }
 
     /// Notes that an entry departs; gives its number.
-    fn depart(&self, proposals: Vec<Proposal<E>>) -> u64 {
+    fn depart(&self, proposals: Vec<Proposal<T>>) -> u64 {
         let number = self.departed.get();
         self.departed.set(number + 1);
         let cost = proposals.iter().map(Proposal::cost).sum();
@@ -362,20 +379,20 @@ impl<E: Env> Proposer<E> {
         self.in_flight.borrow_mut().push(Flight {
             number,
             cost,
-            departed_at: Now::<E>::now(),
+            departed_at: T::now(),
             proposals,
         });
         number
     }
 
     /// Notes that an entry has arrived; gives its proposals, without those that were given up.
-    fn arrive(&self, number: u64) -> Vec<Option<Proposal<E>>> {
+    fn arrive(&self, number: u64) -> Vec<Option<Proposal<T>>> {
         let mut in_flight = self.in_flight.borrow_mut();
         let at = in_flight.iter().position(|flight| flight.number == number);
         let Some(at) = at else { return Vec::new() };
         let flight = in_flight.swap_remove(at);
         self.release(flight.cost);
-        let now = Now::<E>::now();
+        let now = T::now();
         let took = now.saturating_duration_since(flight.departed_at);
         self.gathering.set(Some(Gathering {
             expected: GATHERED_ENOUGH.min(self.waiting() + flight.proposals.len()),
@@ -390,7 +407,7 @@ impl<E: Env> Proposer<E> {
     }
 
     /// Answers writes at their deadline, if an entry is late or none can depart.
-    pub fn expire(&self, now: Now<E>) {
+    pub fn expire(&self, now: T) {
         let is_late = {
             let in_flight = self.in_flight.borrow();
             let first = in_flight.iter().map(|flight| flight.departed_at).min();
@@ -400,7 +417,7 @@ impl<E: Env> Proposer<E> {
             return;
         }
         let by = now + ANSWER_AHEAD;
-        let is_due = |proposal: &Proposal<E>| proposal.deadline.is_some_and(|at| at <= by);
+        let is_due = |proposal: &Proposal<T>| proposal.deadline.is_some_and(|at| at <= by);
         self.take_out(is_due, |fate| match fate {
             Fate::NotApplied => Error::DeadlineExceeded,
             Fate::Unknown => Error::Unknown("the deadline passed before a majority had it"),
@@ -408,7 +425,7 @@ impl<E: Env> Proposer<E> {
     }
 
     /// Answers the due writes that wait or are in flight. Those in flight may still be applied.
-    fn take_out(&self, is_due: impl Fn(&Proposal<E>) -> bool, why: impl Fn(Fate) -> Error) {
+    fn take_out(&self, is_due: impl Fn(&Proposal<T>) -> bool, why: impl Fn(Fate) -> Error) {
         let mut taken = Vec::new();
         let mut waiting = self.waiting.borrow_mut();
         if waiting.iter().any(&is_due) {
@@ -435,7 +452,7 @@ impl<E: Env> Proposer<E> {
 
     /// Puts writes that were proposed but not applied back at the head of the queue; refuses them
     /// if it was closed meanwhile.
-    pub fn give_back(&self, proposals: impl DoubleEndedIterator<Item = Proposal<E>>) {
+    pub fn give_back(&self, proposals: impl DoubleEndedIterator<Item = Proposal<T>>) {
         let mut waiting = self.waiting.borrow_mut();
         for proposal in proposals.rev() {
             self.counted(&proposal);
@@ -456,7 +473,11 @@ pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<
     let proposer = &replica.proposer;
     let len_max = replica.store.entry_len_max();
     while proposer.ready().await {
-        proposer.gather_more(len_max).await;
+        if let Some(Gathering { expected, until }) = proposer.expects(len_max) {
+            // Writes that come after that go into the entry after this one.
+            let are_there = || proposer.has_gathered(expected, len_max);
+            let _ = E::Runtime::timeout_at(until, proposer.news.until(are_there)).await;
+        }
         if proposer.paused.get() {
             continue;
         }
@@ -485,7 +506,7 @@ pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<
     Ok(())
 }
 
-fn encode<E: Env>(replica: &Replica<E>, proposals: &[Proposal<E>]) -> Result<Body, Fatal> {
+fn encode<E: Env>(replica: &Replica<E>, proposals: &[Proposal<Now<E>>]) -> Result<Body, Fatal> {
     let first = replica.take_timestamps(proposals.len() as u64);
     let commands: Vec<Command<'_>> = proposals
         .iter()
@@ -498,10 +519,12 @@ fn encode<E: Env>(replica: &Replica<E>, proposals: &[Proposal<E>]) -> Result<Bod
         .collect();
     let last = Timestamp(first.0 + proposals.len() as u64 - 1);
     let ceiling = replica.ceiling(last);
-    command::encode(&Entry {
+    let entry = Entry {
         ceiling: ceiling.0,
         commands,
-    })
+    };
+    let len_max = proposals.iter().map(|proposal| proposal.len_max).sum();
+    command::encode(&entry, len_max)
 }
 
 /// Answers the proposals of an entry; openraft calls it when the entry was applied or refused.
@@ -527,7 +550,7 @@ fn finished<E: Env>(replica: &Rc<Replica<E>>, number: u64, result: ProposalResul
     proposer.wake();
 }
 
-fn complete_all<E: Env>(proposals: Vec<Option<Proposal<E>>>, error: &Error) {
+fn complete_all<T: Instant>(proposals: Vec<Option<Proposal<T>>>, error: &Error) {
     for proposal in proposals.into_iter().flatten() {
         proposal.sink.complete(proposal.token, Err(error.clone()));
     }
@@ -535,7 +558,7 @@ fn complete_all<E: Env>(proposals: Vec<Option<Proposal<E>>>, error: &Error) {
 
 fn answer<E: Env>(
     replica: &Replica<E>,
-    proposals: Vec<Option<Proposal<E>>>,
+    proposals: Vec<Option<Proposal<Now<E>>>>,
     applied: Vec<Applied>,
 ) {
     assert_eq!(
@@ -581,3 +604,7 @@ fn pause<E: Env>(replica: Rc<Replica<E>>) {
         replica.proposer.wake();
     }));
 }
+
+#[cfg(test)]
+#[path = "proposer_tests.rs"]
+mod tests;

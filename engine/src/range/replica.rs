@@ -9,7 +9,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::task::{Poll, Waker};
 
 use crate::env::{Clock, Env, Now};
 use crate::error::{Error, Fatal, Fate};
@@ -17,9 +16,8 @@ use crate::hlc::Hlc;
 use crate::limits::LEASE_MS;
 use crate::lsm::LsmError;
 use crate::mutant::{self, Mutant};
-use crate::raft;
-use crate::range::apply::{self, Applied, Rows};
-use crate::range::command;
+use crate::notify::Notify;
+use crate::range::apply::{self, Applied, Effect, Rows};
 use crate::range::digest::Digesting;
 use crate::range::observer::ApplyObservers;
 use crate::range::proposer::Proposer;
@@ -81,7 +79,7 @@ pub struct Replica<E: Env> {
     /// The shard where it lives.
     pub location: Location,
     /// The queue of writes; only a leader's has any.
-    pub proposer: Proposer<E>,
+    pub proposer: Proposer<Now<E>>,
     pub(crate) store: Rc<Store<E>>,
     hlc: Hlc,
     clock: E::Clock,
@@ -98,7 +96,8 @@ pub struct Replica<E: Env> {
     leader_term: Cell<u64>,
     /// Whether the group has had no majority for a while.
     lacks_quorum: Cell<bool>,
-    waiting_to_lead: RefCell<Vec<Waker>>,
+    /// Notified when this replica begins to lead, and when openraft knows another leader.
+    leader_changed: Notify,
     /// New writes get timestamps above this, because reads were served up to it.
     floor: Cell<Timestamp>,
     /// Whether an entry was applied since the state row was last written.
@@ -142,7 +141,7 @@ impl<E: Env> Replica<E> {
             leader_term: Cell::new(0),
             leader: Cell::new(None),
             lacks_quorum: Cell::new(false),
-            waiting_to_lead: RefCell::default(),
+            leader_changed: Notify::default(),
             floor: Cell::new(Timestamp::ZERO),
             changed: Cell::new(false),
             unsaved: Cell::new(0),
@@ -196,14 +195,14 @@ impl<E: Env> Replica<E> {
 
     /// Waits until this replica leads.
     pub async fn led(&self) {
-        std::future::poll_fn(|cx| {
-            if self.leading.get().is_some() {
-                return Poll::Ready(());
-            }
-            self.waiting_to_lead.borrow_mut().push(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
+        let leads = || self.leading.get().is_some();
+        self.leader_changed.until(leads).await;
+    }
+
+    /// Waits until another replica leads, as far as this one knows.
+    pub async fn led_by_other(&self) {
+        let other = || self.leader().is_some_and(|id| id != self.group.replica);
+        self.leader_changed.until(other).await;
     }
 
     /// Stops leading at once, whatever openraft says, until this replica leads in another term.
@@ -226,6 +225,7 @@ impl<E: Env> Replica<E> {
             self.leading.set(None);
             let error = Error::NotLeader(Some(Box::new(self.route())));
             self.proposer.refuse_all(&error);
+            self.leader_changed.notify();
         } else {
             self.begin_to_lead();
         }
@@ -303,62 +303,43 @@ impl<E: Env> Replica<E> {
     pub fn apply(&self, entry: &LogEntry) -> Result<Vec<Applied>, Fatal> {
         let mut state = self.state.borrow_mut();
         self.refuse_other_entry(state.applied, entry)?;
-        let results = match &entry.payload {
-            Payload::Blank => {
-                apply::pass(&mut state);
-                Vec::new()
-            }
-            Payload::Membership(body) => {
-                apply::pass(&mut state);
-                let replicas = raft::replicas(body)
-                    .map_err(|e| Fatal::Inconsistent(format!("a membership in the log: {e}")))?;
-                if *body.bytes() != state.membership.body {
-                    state.descriptor.set_replicas(replicas);
-                }
-                state.membership = AppliedMembership {
-                    log_id: Some(entry.id),
-                    body: body.bytes().clone(),
-                };
-                Vec::new()
-            }
-            Payload::Commands(bytes) => {
-                let current = command::current(bytes)?;
-                let mut rows = RangeRows {
-                    store: &self.store,
-                    data_id: self.data_id.get(),
-                    has_written: false,
-                };
-                let commands = command::access(&current)?;
-                let results = apply::apply_entry(&mut state, &mut rows, commands)?;
-                if rows.has_written {
-                    self.last_write.set(state.last_ts);
-                }
-                results
-            }
+        let mut rows = RangeRows {
+            store: &self.store,
+            data_id: self.data_id.get(),
+            has_written: false,
         };
-        state.applied = Some(entry.id);
-        // An entry applied again after a restart gets no digest: the tables may hold later rows
-        // already.
-        if let Some(number) = state.digest_asked.take()
-            && entry.id.index > self.last_before
-        {
-            let digesting = Digesting::of(number, self.data_id.get(), &state)?;
-            self.digesting.set(Some(digesting));
+        let step = apply::apply(&mut state, &mut rows, entry)?;
+        if rows.has_written {
+            self.last_write.set(state.last_ts);
         }
         for observer in &*self.observers {
-            observer.applied(self.group, entry, &results, &state);
+            observer.applied(self.group, entry, &step.results, &state);
         }
         self.changed.set(true);
         self.count_unsaved(&state);
-        let (last, newest) = (state.last_ts, state.last_ts.max(state.ceiling));
-        drop(state);
         // The clock does not follow the ceiling, which lies a lease ahead of it: a leader that
         // followed its own ceiling would run ahead by one more lease with every entry.
-        self.hlc.observe(last);
-        if matches!(entry.payload, Payload::Blank) {
-            self.started_to_lead(entry.id, newest);
+        self.hlc.observe(state.last_ts);
+        drop(state);
+        for effect in step.effects {
+            self.carry_out(effect, entry.id)?;
         }
-        Ok(results)
+        Ok(step.results)
+    }
+
+    fn carry_out(&self, effect: Effect, of: LogId) -> Result<(), Fatal> {
+        match effect {
+            Effect::BeginTerm(blank) => self.begin_term(blank),
+            // An entry applied again after a restart gets no digest: the tables may hold later rows
+            // already.
+            Effect::Digest(number) if of.index > self.last_before => {
+                let state = self.state.borrow();
+                let digesting = Digesting::of(number, self.data_id.get(), &state)?;
+                self.digesting.set(Some(digesting));
+            }
+            Effect::Digest(_) => {}
+        }
+        Ok(())
     }
 
     /// Refuses an entry that is not the next one, or whose bytes are not those that its leader
@@ -383,13 +364,15 @@ impl<E: Env> Replica<E> {
         Ok(())
     }
 
-    fn started_to_lead(&self, blank: LogId, newest: Timestamp) {
+    /// Takes the first entry of a term, which may be this replica's own.
+    fn begin_term(&self, blank: LogId) {
         if blank.leader != self.group.replica || blank.term <= self.term_before {
             return;
         }
         // What an earlier leader served must stay true: this one starts above the ceiling.
         if !mutant::is(Mutant::ServedTimestampsForgotten) {
-            self.floor.set(self.floor.get().max(newest));
+            let newest = self.with_state(|state| state.last_ts.max(state.ceiling));
+            self.raise_floor(newest);
         }
         self.blank.set(Some(Leading {
             term: blank.term,
@@ -412,8 +395,7 @@ impl<E: Env> Replica<E> {
         self.leading.set(Some(blank));
         tracing::debug!(range = %self.group.range, term = blank.term, "leads");
         self.proposer.wake();
-        let waiting = std::mem::take(&mut *self.waiting_to_lead.borrow_mut());
-        waiting.into_iter().for_each(Waker::wake);
+        self.leader_changed.notify();
     }
 
     /// Makes all new writes get timestamps above `at`.

@@ -23,9 +23,6 @@ pub struct RangeState {
     pub gc_threshold: Timestamp,
     /// The session table, by which a write is applied at most once.
     pub sessions: Sessions,
-    /// The number of the digest that the last applied entry asks for. Not part of the replicated
-    /// state.
-    pub digest_asked: Option<u64>,
 }
 
 /// A membership and the entry that set it.
@@ -93,7 +90,6 @@ impl RangeState {
             ceiling: Timestamp::ZERO,
             gc_threshold: Timestamp::ZERO,
             sessions: Sessions::default(),
-            digest_asked: None,
         }
     }
 
@@ -137,7 +133,6 @@ impl RangeState {
             ceiling: row.ceiling,
             gc_threshold: row.gc_threshold,
             sessions: Sessions::new(row.session_horizon),
-            digest_asked: None,
         })
     }
 }

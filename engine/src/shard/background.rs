@@ -10,12 +10,11 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 
 use crate::env::{AsyncRuntime, Env, Instant, Now};
-use crate::error::{Error, Fatal};
+use crate::error::Fatal;
 use crate::lsm::{GcRules, LiveData};
 use crate::range::command::RangeOrder;
-use crate::range::proposer::{Proposal, ProposalKind, WriteSink};
+use crate::range::proposer::{Once, Proposal, ProposalKind};
 use crate::range::replica::Replica;
-use crate::request::Outcome;
 use crate::shard::pinned::Fullness;
 use crate::shard::{Inner, liveness, management};
 use crate::types::Timestamp;
@@ -179,21 +178,11 @@ fn propose_threshold<E: Env>(inner: &Inner<E>, replica: &Rc<Replica<E>>) {
     if replica.last_write() <= threshold || due <= threshold.plus_ms(step) {
         return;
     }
-    let proposal = Proposal {
-        kind: ProposalKind::Order(RangeOrder::CollectBelow { threshold: due.0 }),
-        epoch,
-        deadline: None,
-        sink: Rc::new(NobodyWaits),
-        token: 0,
-    };
+    let order = ProposalKind::Order(RangeOrder::CollectBelow { threshold: due.0 });
+    // If the queue is full, the next look tries again.
+    let sink = Rc::new(Once::new(drop));
+    let proposal = Proposal::new(order, epoch, None, (sink, 0));
     replica.proposer.push(proposal);
-}
-
-/// Ignores the result: if the queue is full, the next look tries again.
-struct NobodyWaits;
-
-impl WriteSink for NobodyWaits {
-    fn complete(&self, _: u64, _: Result<Outcome, Error>) {}
 }
 
 /// Stops a shard; see [`super::Shard::close`].

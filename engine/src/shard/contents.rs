@@ -62,8 +62,10 @@ fn of<E: Env>(replica: &Replica<E>) -> Result<Contents, Fatal> {
         Ok::<_, Fatal>((RangeState::decode(&row).map_err(encoding)?, sessions))
     })?;
     let (mut low, mut high) = (Vec::new(), Vec::new());
-    keys::user_key(replica.data_id(), &[], &mut low);
-    keys::user_end(replica.data_id(), &mut high);
+    replica.with_state(|state| {
+        let keys = state.descriptor.keys.interval();
+        keys::users_of(replica.data_id(), keys, &mut low, &mut high);
+    });
     let bounds = (
         Bound::Included(low.as_slice()),
         Bound::Excluded(high.as_slice()),

@@ -17,9 +17,8 @@ use std::ops::Bound;
 use std::rc::Rc;
 use std::time::Duration;
 
-use openraft::async_runtime::Oneshot;
+use openraft::async_runtime::{Oneshot, OneshotSender};
 
-use super::report::Once;
 use super::{Inner, Running};
 use crate::cluster::{Ask, Told};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
@@ -28,7 +27,7 @@ use crate::lsm::keys;
 use crate::raft;
 use crate::range::command::RangeOrder;
 use crate::range::digest::{Digest, Rows};
-use crate::range::proposer::{Proposal, ProposalKind};
+use crate::range::proposer::{Once, Proposal, ProposalKind};
 use crate::range::replica::Replica;
 use crate::types::{Location, RangeId, ReplicaId, Timestamp};
 use crate::wal::Group;
@@ -237,8 +236,10 @@ impl<E: Env> Inner<E> {
         };
         let mut rows = Rows::new(digesting.at, digesting.threshold);
         let (mut from, mut end) = (Vec::new(), Vec::new());
-        keys::user_key(digesting.data_id, &[], &mut from);
-        keys::user_end(digesting.data_id, &mut end);
+        replica.with_state(|state| {
+            let keys = state.descriptor.keys.interval();
+            keys::users_of(digesting.data_id, keys, &mut from, &mut end);
+        });
         while wanted() {
             let begun = Now::<E>::now();
             let bounds = (
@@ -337,13 +338,11 @@ impl<E: Env> Inner<E> {
     ) -> Option<Vec<(ReplicaId, Option<Digest>)>> {
         let number = replica.random_id() as u64;
         let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
-        replica.proposer.push(Proposal {
-            kind: ProposalKind::Order(RangeOrder::Digest { number }),
-            epoch: replica.with_state(|state| state.descriptor.epoch),
-            deadline: None,
-            sink: Rc::new(Once::<E>::new(sender)),
-            token: 0,
-        });
+        let order = ProposalKind::Order(RangeOrder::Digest { number });
+        let epoch = replica.with_state(|state| state.descriptor.epoch);
+        let sink = Rc::new(Once::new(|result| drop(sender.send(result))));
+        let proposal = Proposal::new(order, epoch, None, (sink, 0));
+        replica.proposer.push(proposal);
         let proposed = E::Runtime::timeout(PATIENCE, receiver).await;
         proposed.ok()?.ok()?.ok()?;
         let voters = replica.with_state(|state| {

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use futures_util::stream::FuturesOrdered;
 
 use super::members::{CAUGHT_UP, CREATE_TIMEOUT};
@@ -27,8 +27,6 @@ use crate::wal::Group;
 const WOULD_LEAD_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long a stop waits until others lead the ranges of this shard.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
-/// How often a stop checks whether they do.
-const STOP_LOOK: Duration = Duration::from_millis(5);
 /// Time limit for another replica to take the lead and to go on with a change.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is asked to go on.
@@ -57,13 +55,8 @@ impl<E: Env> Shard<E> {
             Ok::<_, Fatal>(Some(replica))
         });
         let given = try_join_all(given).await?;
-        let still_leads = |replica: &Rc<Replica<E>>| {
-            let leader = replica.leader();
-            leader.is_none() || leader == Some(replica.group.replica)
-        };
-        while given.iter().flatten().any(still_leads) && Now::<E>::now() < until {
-            E::Runtime::sleep(STOP_LOOK).await;
-        }
+        let others_lead = join_all(given.iter().flatten().map(|replica| replica.led_by_other()));
+        let _ = E::Runtime::timeout_at(until, others_lead).await;
         Ok(())
     }
 }

@@ -60,7 +60,7 @@ pub(super) struct Management<E: Env> {
     /// Shards that may have replicas of the system range.
     system: RefCell<Vec<Location>>,
     /// The manager, while this shard leads the system range.
-    pub manager: RefCell<Option<Manager<E>>>,
+    pub manager: RefCell<Option<Manager<Now<E>>>>,
     told: RefCell<Option<OnView>>,
     is_at: IsAt,
     /// How many responses in a row said that the node was not reached at its address.
@@ -472,7 +472,7 @@ impl<E: Env> Inner<E> {
     }
 
     /// Calls `look` with the manager; it may have moved to another shard since the caller checked.
-    pub(super) fn with_manager(&self, look: impl FnOnce(&mut Manager<E>) -> Told) -> Told {
+    pub(super) fn with_manager(&self, look: impl FnOnce(&mut Manager<Now<E>>) -> Told) -> Told {
         let told = self.management.manager.borrow_mut().as_mut().map(look);
         told.unwrap_or_else(|| self.not_here())
     }

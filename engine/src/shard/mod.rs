@@ -165,7 +165,7 @@ struct Inner<E: Env> {
     /// Changes whenever a replica has come or gone, or a range has another leader.
     routes_version: Rc<Cell<u64>>,
     /// Snapshots that are being received.
-    staging: RefCell<Vec<staging::Staging>>,
+    staging: staging::Stagings,
     /// The next data id, and the highest one that is reserved.
     data_ids: Cell<(u64, u64)>,
     digests: digests::Digests<E>,
@@ -346,13 +346,7 @@ impl<E: Env> Shard<E> {
             false => write,
         };
         let kind = ProposalKind::Write(write, request.session);
-        let proposal = Proposal {
-            kind,
-            epoch,
-            deadline: request.deadline,
-            sink,
-            token,
-        };
+        let proposal = Proposal::new(kind, epoch, request.deadline, (sink, token));
         replica.proposer.push(proposal);
     }
 

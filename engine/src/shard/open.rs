@@ -22,6 +22,7 @@ use crate::shard::digests::Digests;
 use crate::shard::folder;
 use crate::shard::liveness::Liveness;
 use crate::shard::management::Management;
+use crate::shard::staging::Stagings;
 use crate::shard::{InitialRange, Inner, Running, Shard, ShardOptions};
 use crate::tree::Store;
 use crate::types::{DataId, Epoch, ReplicaId};
@@ -131,7 +132,7 @@ impl<E: Env> Shard<E> {
             closing: Cell::new(false),
             creating: RefCell::default(),
             routes_version,
-            staging: RefCell::default(),
+            staging: Stagings::default(),
             data_ids: Cell::new(data_ids),
             digests: Digests::new(options.digests),
         });

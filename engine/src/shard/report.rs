@@ -13,9 +13,9 @@ use crate::error::{Error, Fatal};
 use crate::lsm::{LsmError, keys};
 use crate::raft::{self, RaftGroup};
 use crate::range::ReplicaPlace;
-use crate::range::proposer::{Proposal, ProposalKind, WriteSink};
+use crate::range::proposer::{Once, Proposal, ProposalKind};
 use crate::range::replica::{Leading, Replica};
-use crate::request::{Batch, Outcome, SessionPair};
+use crate::request::{Batch, SessionPair};
 use crate::types::{ClientId, NodeId, Timestamp};
 
 /// Most rows in one write.
@@ -142,8 +142,10 @@ fn held<E: Env>(replica: &Replica<E>, raft: &RaftGroup<E>, now: Now<E>) -> HeldR
 pub(super) fn system_rows<E: Env>(replica: &Replica<E>) -> Result<Vec<Row>, LsmError> {
     let data_id = replica.data_id();
     let (mut first, mut end) = (Vec::new(), Vec::new());
-    keys::user_key(data_id, &[], &mut first);
-    keys::user_end(data_id, &mut end);
+    replica.with_state(|state| {
+        let keys = state.descriptor.keys.interval();
+        keys::users_of(data_id, keys, &mut first, &mut end);
+    });
     let bounds = (
         Bound::Included(first.as_slice()),
         Bound::Excluded(end.as_slice()),
@@ -155,28 +157,6 @@ pub(super) fn system_rows<E: Env>(replica: &Replica<E>) -> Result<Vec<Row>, LsmE
         }
         Ok(rows)
     })
-}
-
-/// A sink for the result of one write.
-pub(super) struct Once<E: Env>(std::cell::RefCell<Option<ResultSender<E>>>);
-
-type ResultSender<E> =
-    <<<E as Env>::Runtime as AsyncRuntime>::Oneshot as Oneshot>::Sender<Result<Outcome, Error>>;
-
-impl<E: Env> Once<E> {
-    /// A sink that passes the result to the other end of `sender`.
-    pub fn new(sender: ResultSender<E>) -> Once<E> {
-        Once(std::cell::RefCell::new(Some(sender)))
-    }
-}
-
-impl<E: Env> WriteSink for Once<E> {
-    fn complete(&self, _: u64, result: Result<Outcome, Error>) {
-        if let Some(sender) = self.0.borrow_mut().take() {
-            // The receiver may have given up.
-            let _ = sender.send(result);
-        }
-    }
 }
 
 /// Writes rows of the system range; they are durable when this returns.
@@ -209,13 +189,11 @@ async fn write_one<E: Env>(replica: &Rc<Replica<E>>, write: Batch) -> Result<(),
         lowest_unanswered: 1,
         first_tried: replica.now(),
     };
-    replica.proposer.push(Proposal {
-        kind: ProposalKind::Write(write, pair),
-        epoch: replica.with_state(|state| state.descriptor.epoch),
-        deadline: None,
-        sink: Rc::new(Once::<E>::new(sender)),
-        token: 0,
-    });
+    let kind = ProposalKind::Write(write, pair);
+    let epoch = replica.with_state(|state| state.descriptor.epoch);
+    let sink = Rc::new(Once::new(|result| drop(sender.send(result))));
+    let proposal = Proposal::new(kind, epoch, None, (sink, 0));
+    replica.proposer.push(proposal);
     let lost = Error::Unknown("a record of the cluster");
     match E::Runtime::timeout(WRITE_TIMEOUT, receiver).await {
         Ok(Ok(result)) => result.map(drop),

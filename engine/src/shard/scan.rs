@@ -19,9 +19,9 @@ use crate::limits::{SCAN_BYTES_MAX, SCAN_BYTES_PER_TURN, SCAN_ROWS_MAX, SCAN_STE
 use crate::lsm::{Direction, LsmError, Scan, TableStore, keys};
 use crate::mutant::{self, Mutant};
 use crate::range::command::RangeOrder;
-use crate::range::proposer::{Proposal, ProposalKind, WriteSink};
+use crate::range::proposer::{Once, Proposal, ProposalKind};
 use crate::range::replica::Replica;
-use crate::request::{Outcome, ScanReply, ScanRequest, Target, Versioned};
+use crate::request::{ScanReply, ScanRequest, Target, Versioned};
 use crate::types::{Blob, KeyRange, Timestamp};
 
 impl<E: Env> Shard<E> {
@@ -99,11 +99,8 @@ impl<E: Env> Shard<E> {
         page: &mut Page,
     ) -> Result<Turn, Error> {
         let (mut low, mut high) = (Vec::new(), Vec::new());
-        keys::user_key(replica.data_id(), &interval.start, &mut low);
-        match &interval.end {
-            Some(end) => keys::user_key(replica.data_id(), end, &mut high),
-            None => keys::user_end(replica.data_id(), &mut high),
-        }
+        let keys = (&*interval.start, interval.end.as_deref());
+        keys::users_of(replica.data_id(), keys, &mut low, &mut high);
         let bounds = (
             Bound::Included(low.as_slice()),
             Bound::Excluded(high.as_slice()),
@@ -253,35 +250,13 @@ async fn snapshot<E: Env>(
         return Ok(at);
     }
     let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
-    let sink = Rc::new(Once {
-        sender: std::cell::RefCell::new(Some(sender)),
-    });
+    let sink = Rc::new(Once::new(|result| drop(sender.send(result))));
     let epoch = replica.with_state(|state| state.descriptor.epoch);
-    let barrier = Proposal {
-        kind: ProposalKind::Order(RangeOrder::NoOp),
-        epoch,
-        deadline,
-        sink,
-        token: 0,
-    };
+    let order = ProposalKind::Order(RangeOrder::NoOp);
+    let barrier = Proposal::new(order, epoch, deadline, (sink, 0));
     replica.proposer.push(barrier);
     match receiver.await {
         Ok(result) => result.map(|_| at),
         Err(_) => Err(Error::ShuttingDown),
-    }
-}
-
-/// A sink for one result.
-struct Once<S> {
-    sender: std::cell::RefCell<Option<S>>,
-}
-
-impl<S: OneshotSender<Result<Outcome, Error>>> WriteSink for Once<S> {
-    fn complete(&self, _: u64, result: Result<Outcome, Error>) {
-        let sender = self.sender.borrow_mut().take();
-        if let Some(sender) = sender {
-            // The receiver may have gone.
-            let _ = sender.send(result);
-        }
     }
 }

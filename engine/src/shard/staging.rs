@@ -8,24 +8,29 @@
 //! A part may come again, because its answer was lost or late. It is taken once, and answered when
 //! that is done.
 
-use std::rc::Rc;
-use std::time::Duration;
+use std::cell::RefCell;
 
 use super::{Inner, Shard, background, open};
-use crate::env::{AsyncRuntime, Env};
+use crate::env::Env;
 use crate::error::Fatal;
 use crate::lsm::{LiveData, keys};
 use crate::mutant::{self, Mutant};
+use crate::notify::Notify;
 use crate::raft::{Answer, Envelope, RaftGroup, SnapshotPart};
 use crate::range::state::RangeState;
 use crate::types::{DataId, KeyRange, ReplicaId, Timestamp};
 use crate::wal::{LogId, WalError};
 
-/// How often a waiting task checks for progress.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// The snapshots that a shard is receiving.
+#[derive(Default)]
+pub(super) struct Stagings {
+    all: RefCell<Vec<Staging>>,
+    /// Notified when a part is taken, and when one begins or ends.
+    changed: Notify,
+}
 
 /// A snapshot that is being received.
-pub(super) struct Staging {
+struct Staging {
     /// The replica here that receives it.
     to: ReplicaId,
     /// The replica that sends it, and its id of the snapshot.
@@ -74,13 +79,14 @@ impl<E: Env> Inner<E> {
 
     /// Ends the staging of a snapshot for a replica: it was installed, or is given up.
     pub(super) fn end_staging(&self, to: ReplicaId) {
-        self.staging.borrow_mut().retain(|s| s.to != to);
+        self.staging.all.borrow_mut().retain(|s| s.to != to);
+        self.staging.changed.notify();
         self.store.set_gc(background::gc_rules(self));
     }
 
     /// The data of snapshots that are being received.
     pub(super) fn staged(&self) -> Vec<LiveData> {
-        let staging = self.staging.borrow();
+        let staging = self.staging.all.borrow();
         staging.iter().map(|staging| staging.live.clone()).collect()
     }
 }
@@ -133,6 +139,11 @@ impl<E: Env> Shard<E> {
                     let len = row.key.len() + row.value.as_ref().map_or(0, bytes::Bytes::len);
                     store.make_room(1, len).await?;
                     keys::with_data_id(data_id, &row.key, &mut key);
+                    if !keys::parse(&key).is_some_and(|(kind, _)| kind.rule().travels) {
+                        self.inner.end_staging(envelope.to);
+                        tracing::error!(from = %envelope.from, "a snapshot has a row of a kind that snapshots do not carry: it is refused");
+                        return Ok(Answer::Refused);
+                    }
                     store.insert_row(&key, row.version, row.value.as_deref());
                 }
                 self.part_taken(data_id);
@@ -184,7 +195,7 @@ impl<E: Env> Shard<E> {
         if self.is_taking_over(envelope.to) {
             return Ok(false);
         }
-        let mut all = self.inner.staging.borrow_mut();
+        let mut all = self.inner.staging.all.borrow_mut();
         let staging = Staging {
             to: envelope.to,
             from,
@@ -201,18 +212,19 @@ impl<E: Env> Shard<E> {
         all.retain(|staging| staging.to != envelope.to);
         all.push(staging);
         drop(all);
+        self.inner.staging.changed.notify();
         // Before the first row: a flush or compaction must not take its rows for ownerless.
         self.inner.store.set_gc(background::gc_rules(&self.inner));
         Ok(true)
     }
 
     fn is_taking_over(&self, to: ReplicaId) -> bool {
-        let all = self.inner.staging.borrow();
+        let all = self.inner.staging.all.borrow();
         all.iter().any(|staging| staging.to == to && staging.ending)
     }
 
     fn is_staging(&self, to: ReplicaId, from: (ReplicaId, u64)) -> bool {
-        let all = self.inner.staging.borrow();
+        let all = self.inner.staging.all.borrow();
         all.iter()
             .any(|staging| staging.to == to && staging.from == from)
     }
@@ -229,16 +241,17 @@ impl<E: Env> Shard<E> {
 
     /// What to do with a part, or with the end, once everything before it is done.
     async fn meet(&self, to: ReplicaId, from: (ReplicaId, u64), place: u64, is_end: bool) -> Met {
-        loop {
-            match self.try_to_meet(to, from, place, is_end) {
-                Met::Wait => E::Runtime::sleep(LOOK_EVERY).await,
-                met => return met,
-            }
-        }
+        let mut met = Met::Wait;
+        let goes_on = || {
+            met = self.try_to_meet(to, from, place, is_end);
+            !matches!(met, Met::Wait)
+        };
+        self.inner.staging.changed.until(goes_on).await;
+        met
     }
 
     fn try_to_meet(&self, to: ReplicaId, from: (ReplicaId, u64), place: u64, is_end: bool) -> Met {
-        let mut all = self.inner.staging.borrow_mut();
+        let mut all = self.inner.staging.all.borrow_mut();
         let mut all = all.iter_mut();
         let Some(staging) = all.find(|s| s.to == to && s.from == from) else {
             return Met::Unknown;
@@ -262,11 +275,13 @@ impl<E: Env> Shard<E> {
 
     /// Notes that the rows of a part are in the tree.
     fn part_taken(&self, data_id: DataId) {
-        let mut all = self.inner.staging.borrow_mut();
+        let mut all = self.inner.staging.all.borrow_mut();
         let staging = all.iter_mut().find(|s| s.live.data_id == data_id);
         if let Some(staging) = staging {
             staging.taking -= 1;
         }
+        drop(all);
+        self.inner.staging.changed.notify();
     }
 
     /// Flushes all memtables, and waits for that.
@@ -274,12 +289,6 @@ impl<E: Env> Shard<E> {
         if mutant::is(Mutant::SnapshotBeforeDurable) {
             return Ok(());
         }
-        let store: &Rc<_> = &self.inner.store;
-        let id = store.freeze()?;
-        while !store.is_installed(id) {
-            store.poll()?;
-            E::Runtime::sleep(LOOK_EVERY).await;
-        }
-        Ok(())
+        self.inner.store.flush().await
     }
 }

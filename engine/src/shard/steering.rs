@@ -117,10 +117,10 @@ impl<E: Env> Inner<E> {
 }
 
 /// The request for a step of the plan, and the shard that gets it.
-pub(super) fn ask_of<E: Env>(
-    manager: &mut Manager<E>,
+pub(super) fn ask_of<T: Instant>(
+    manager: &mut Manager<T>,
     step: Step,
-    now: Now<E>,
+    now: T,
 ) -> Option<(Location, Ask)> {
     match step {
         Step::Change {
@@ -145,11 +145,11 @@ pub(super) fn ask_of<E: Env>(
 }
 
 /// The request that makes another node lead a range, and the shard that gets it.
-fn choose_leader<E: Env>(
-    manager: &mut Manager<E>,
+fn choose_leader<T: Instant>(
+    manager: &mut Manager<T>,
     range: RangeId,
     to: Option<NodeId>,
-    now: Now<E>,
+    now: T,
 ) -> Result<(Location, Ask), OrderError> {
     let (at, found) = manager.orderable(range, now)?;
     let replica = match to {
@@ -184,12 +184,12 @@ fn choose_leader<E: Env>(
 }
 
 /// The request that moves a replica, and the shard that gets it.
-fn choose_move<E: Env>(
-    manager: &mut Manager<E>,
+fn choose_move<T: Instant>(
+    manager: &mut Manager<T>,
     range: RangeId,
     from: NodeId,
     (node, shard): (NodeId, Option<ShardId>),
-    now: Now<E>,
+    now: T,
 ) -> Result<(Location, Ask), OrderError> {
     let (at, found) = manager.orderable(range, now)?;
     let shards = manager.check_node(node, now)?.shards;

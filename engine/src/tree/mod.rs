@@ -13,7 +13,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use crate::disk_fault::Lack;
@@ -22,8 +21,9 @@ use crate::error::Fatal;
 use crate::limits::{
     REPLAY_LEN_FREEZE, REPLAY_LEN_MAX, SESSION_ROWS_PER_TURN, SESSION_ROWS_UNSAVED_MAX,
 };
-use crate::lsm::keys::{self, RowKey};
+use crate::lsm::keys::{self, Owner};
 use crate::lsm::{Bounds, Direction, GcRules, Lsm, LsmError, LsmStats, MemtableId, Part, Scan};
+use crate::notify::Notify;
 use crate::tree::budget::WriteBudget;
 use crate::types::{DataId, ReplicaId, Timestamp};
 use crate::wal::{Position, Wal};
@@ -89,7 +89,8 @@ pub struct Store<E: Env> {
     replay_from: Cell<Position>,
     /// What the tree records of its log; `flushes` as of the last freeze.
     mark: Cell<TreeMark>,
-    waiting_for_room: RefCell<Vec<Waker>>,
+    /// Notified when there may be room, or a memtable may be in tables.
+    changed: Notify,
     key: RefCell<Vec<u8>>,
     on_fatal: OnFatal,
     /// How many session rows the next freeze would have to write.
@@ -111,7 +112,7 @@ impl<E: Env> Store<E> {
             frozen: RefCell::default(),
             replay_from: Cell::new(replay_from),
             mark: Cell::default(),
-            waiting_for_room: RefCell::default(),
+            changed: Notify::default(),
             key: RefCell::default(),
             on_fatal,
             unsaved: Cell::new(0),
@@ -191,7 +192,7 @@ impl<E: Env> Store<E> {
             let replica = self.scan(bounds, Timestamp::MAX, |scan| {
                 let row = scan.next_row()?;
                 Ok(row.and_then(|row| match keys::parse(row.key()) {
-                    Some(RowKey::ByReplica(replica)) => Some(replica),
+                    Some((_, Owner::Replica(replica))) => Some(replica),
                     _ => None,
                 }))
             })?;
@@ -285,22 +286,9 @@ impl<E: Env> Store<E> {
             }
             // During a start the background task does not run yet, so a waiting task polls, too.
             if !self.poll()? {
-                let _ = E::Runtime::timeout(LOOK_FOR_ROOM_EVERY, self.news()).await;
+                let _ = E::Runtime::timeout(LOOK_FOR_ROOM_EVERY, self.changed.next()).await;
             }
         }
-    }
-
-    /// Waits for the next finished flush.
-    async fn news(&self) {
-        let mut registered = false;
-        std::future::poll_fn(|cx| {
-            if std::mem::replace(&mut registered, true) {
-                return Poll::Ready(());
-            }
-            self.waiting_for_room.borrow_mut().push(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
     }
 
     /// Replaces a replica's part in the count of unsaved session rows.
@@ -399,7 +387,7 @@ impl<E: Env> Store<E> {
         let id = self.freeze()?;
         while !self.is_installed(id) {
             if !self.poll()? {
-                let _ = E::Runtime::timeout(LOOK_FOR_ROOM_EVERY, self.news()).await;
+                let _ = E::Runtime::timeout(LOOK_FOR_ROOM_EVERY, self.changed.next()).await;
             }
         }
         Ok(())
@@ -436,8 +424,7 @@ impl<E: Env> Store<E> {
 
     /// Makes tasks that wait for room check again.
     pub fn wake_waiting(&self) {
-        let waiting = std::mem::take(&mut *self.waiting_for_room.borrow_mut());
-        waiting.into_iter().for_each(Waker::wake);
+        self.changed.notify();
     }
 
     /// Most bytes of an entry, except for an entry of a single write.
@@ -501,7 +488,7 @@ impl<E: Env> Store<E> {
     }
 
     /// Whether a frozen memtable is in tables.
-    pub fn is_installed(&self, id: MemtableId) -> bool {
+    fn is_installed(&self, id: MemtableId) -> bool {
         self.frozen
             .borrow()
             .front()

@@ -1,12 +1,8 @@
 //! Bodies of HTTP requests and responses, and paths of requests. Nothing here interprets them.
 
-use std::convert::Infallible;
-use std::future::poll_fn;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 
@@ -30,7 +26,7 @@ pub(super) async fn read(mut body: Incoming, len_max: usize) -> Result<Vec<u8>, 
         return Err(NoBody::TooLong);
     }
     let (mut kept, mut len) = (Vec::new(), 0);
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+    while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| NoBody::Broken)?;
         let Ok(data) = frame.into_data() else {
             continue;
@@ -69,33 +65,11 @@ pub(super) fn percent_decoded(part: &str) -> Option<Vec<u8>> {
 }
 
 /// A response body in one piece.
-pub(super) struct Text(Option<Bytes>);
-
-impl Text {
-    pub fn new(bytes: impl Into<Bytes>) -> Text {
-        Text(Some(bytes.into()))
-    }
-}
-
-impl Body for Text {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.as_ref().map_or(0, |bytes| bytes.len() as u64))
-    }
-}
+pub(super) type Text = Full<Bytes>;
 
 /// A response with a JSON body.
 pub(super) fn json_response(status: StatusCode, json: String) -> Response<Text> {
-    let mut response = Response::new(Text::new(json));
+    let mut response = Response::new(Text::new(json.into()));
     *response.status_mut() = status;
     let kind = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, kind);

@@ -20,18 +20,15 @@ mod scan;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
@@ -233,7 +230,7 @@ async fn serve_one(stream: TcpStream, node: Arc<Node>, seat: Seat, guest: Guest)
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.max_buf_size(HEAD_LEN_MAX);
     builder.keep_alive(seat == Seat::Any);
-    let connection = builder.serve_connection(Io(stream), service);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
     // A client that disconnects early or is slow is no fault of the node.
     let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
 }
@@ -284,46 +281,11 @@ async fn answer(
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Text> {
-    let mut response = Response::new(Text::new(body));
+    let mut response = Response::new(Text::new(body.into()));
     *response.status_mut() = status;
     let plain = hyper::header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response
         .headers_mut()
         .insert(hyper::header::CONTENT_TYPE, plain);
     response
-}
-
-/// Adapts a tokio stream to hyper's traits.
-struct Io(TcpStream);
-
-impl Read for Io {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        mut buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        let mut bytes = [0; 4096];
-        let room = bytes.len().min(buffer.remaining());
-        let mut read = ReadBuf::new(bytes.split_at_mut(room).0);
-        let polled = Pin::new(&mut self.0).poll_read(cx, &mut read);
-        polled.map_ok(|()| buffer.put_slice(read.filled()))
-    }
-}
-
-impl Write for Io {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
 }

@@ -1,21 +1,12 @@
 //! The cluster's manager, fed with reports: what it says of replicas that are members by name only and of
 //! nodes that nobody reaches, and what it does about them. No cluster runs.
 
-use std::time::Duration;
+use std::time::Instant as StdInstant;
 
-use rangedb_engine::cluster::manager::Manager;
-use rangedb_engine::cluster::message::{Follower, HeldReplica, LedRange, Peer, Report};
-use rangedb_engine::cluster::placement::{Slot, Step};
-use rangedb_engine::cluster::{
-    Ask, HighestIds, NodeRecord, NodeState, RangeView, Setting, Told, Trouble,
-};
-use rangedb_engine::env::Now;
-use rangedb_engine::error::OrderError;
-use rangedb_engine::range::{Descriptor, Keyspace, ReplicaPlace};
-use rangedb_engine::types::{
-    Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE, ShardId,
-};
-use rangedb_tests::sim::world::SimEnv;
+use super::*;
+use crate::cluster::message::{Follower, HeldReplica, Peer, RangeView};
+use crate::range::Keyspace;
+use crate::types::{Epoch, KeyRange, SYSTEM_RANGE, ShardId};
 
 const REPORT: Duration = Duration::from_millis(500);
 const DEAD_AFTER_S: u32 = 10;
@@ -29,8 +20,8 @@ fn at(node: u64) -> Location {
 
 /// A cluster of one range besides the system's, which node 1 leads; its replica on node N has the id N.
 struct Case {
-    manager: Manager<SimEnv>,
-    now: Now<SimEnv>,
+    manager: Manager<StdInstant>,
+    now: StdInstant,
     /// Nodes that report.
     nodes: Vec<u64>,
     /// Nodes that hold the range.
@@ -47,7 +38,7 @@ struct Case {
 
 impl Case {
     fn new(nodes: &[u64]) -> Case {
-        let now = Now::<SimEnv>::default();
+        let now = StdInstant::now();
         let mut manager = Manager::new(1, at(1), &[], std::iter::empty(), now);
         manager.set(Setting {
             version: 1,

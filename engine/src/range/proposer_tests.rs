@@ -1,0 +1,219 @@
+//! The proposer's queue alone: what it takes, what goes into an entry, and who is answered when.
+
+use std::time::Instant as StdInstant;
+
+use super::*;
+use crate::limits::BATCH_LEN_MAX;
+use crate::types::{Blob, ClientId};
+
+const EPOCH: Epoch = Epoch {
+    version: 1,
+    conf: 1,
+};
+/// Longer than a test takes.
+const HOUR: Duration = Duration::from_hours(1);
+
+/// Keeps the results by token.
+#[derive(Default)]
+struct Results(RefCell<Vec<(u64, Result<Outcome, Error>)>>);
+
+impl WriteSink for Results {
+    fn complete(&self, token: u64, result: Result<Outcome, Error>) {
+        self.0.borrow_mut().push((token, result));
+    }
+}
+
+struct Queue {
+    proposer: Proposer<StdInstant>,
+    budget: Rc<WriteBudget>,
+    results: Rc<Results>,
+}
+
+impl Queue {
+    fn new() -> Queue {
+        let budget = Rc::new(WriteBudget::default());
+        Queue {
+            proposer: Proposer::new(budget.clone()),
+            budget,
+            results: Rc::default(),
+        }
+    }
+
+    fn proposal(
+        &self,
+        token: u64,
+        batch: Batch,
+        deadline: Option<StdInstant>,
+    ) -> Proposal<StdInstant> {
+        let pair = SessionPair {
+            client: ClientId(1),
+            sequence: token,
+            lowest_unanswered: 1,
+            first_tried: Timestamp(1),
+        };
+        let kind = ProposalKind::Write(batch, pair);
+        Proposal::new(kind, EPOCH, deadline, (self.results.clone(), token))
+    }
+
+    fn put(&self, token: u64, value_len: usize, deadline: Option<StdInstant>) {
+        let value = Blob::from(vec![b'v'; value_len]);
+        let batch = Batch::put(Blob::from_static(b"key"), value);
+        self.proposer.push(self.proposal(token, batch, deadline));
+    }
+
+    /// The tokens that were answered since the last call, and how.
+    fn answered(&self) -> Vec<(u64, Result<Outcome, Error>)> {
+        self.results.0.take()
+    }
+
+    fn tokens(gathered: &[Proposal<StdInstant>]) -> Vec<u64> {
+        gathered.iter().map(|proposal| proposal.token).collect()
+    }
+
+    /// Sends everything that waits off in one entry; gives its number.
+    fn depart(&self) -> u64 {
+        self.proposer.depart(self.proposer.gather(usize::MAX))
+    }
+}
+
+#[test]
+fn an_entry_takes_writes_in_order_up_to_its_length() {
+    let queue = Queue::new();
+    (1..=3).for_each(|token| queue.put(token, 1000, None));
+    let one = COMMAND_OVERHEAD + 1100;
+    let first = queue.proposer.gather(2 * one);
+    assert_eq!(Queue::tokens(&first), [1, 2]);
+    // A write that is longer than an entry should be goes alone.
+    assert_eq!(Queue::tokens(&queue.proposer.gather(10)), [3]);
+    assert!(queue.proposer.gather(10).is_empty());
+}
+
+#[test]
+fn an_entry_reads_a_bounded_number_of_keys() {
+    let queue = Queue::new();
+    for token in 0..=ENTRY_COMMANDS_MAX as u64 {
+        let batch = Batch::delete(Blob::from_static(b"key"));
+        queue.proposer.push(queue.proposal(token, batch, None));
+    }
+    assert_eq!(queue.proposer.gather(usize::MAX).len(), ENTRY_COMMANDS_MAX);
+    assert_eq!(queue.proposer.gather(usize::MAX).len(), 1);
+}
+
+#[test]
+fn what_is_past_its_deadline_is_not_proposed() {
+    let queue = Queue::new();
+    let now = StdInstant::now();
+    queue.put(1, 1, Some(now));
+    queue.put(2, 1, Some(now + HOUR));
+    assert_eq!(Queue::tokens(&queue.proposer.gather(usize::MAX)), [2]);
+    assert_eq!(queue.answered(), [(1, Err(Error::DeadlineExceeded))]);
+}
+
+#[test]
+fn a_full_queue_refuses_and_gives_everything_back() {
+    let queue = Queue::new();
+    let mut token = 0;
+    while queue.answered().is_empty() {
+        token += 1;
+        queue.put(token, BATCH_LEN_MAX / 4, None);
+    }
+    let taken = queue.proposer.waiting() as u64;
+    assert_eq!(taken, token - 1, "the last one was refused");
+    queue.proposer.close();
+    let closed = |token| (token, Err(Error::ShuttingDown));
+    assert_eq!(
+        queue.answered(),
+        (1..=taken).map(closed).collect::<Vec<_>>()
+    );
+    queue.put(99, 1, None);
+    assert_eq!(queue.answered(), [closed(99)]);
+    assert_eq!(queue.budget.used(), 0);
+}
+
+#[test]
+fn without_a_majority_what_waits_is_not_applied_and_what_is_in_flight_is_unknown() {
+    let queue = Queue::new();
+    queue.put(1, 1, None);
+    let number = queue.depart();
+    queue.put(2, 1, None);
+    queue.proposer.give_up();
+    let answered = queue.answered();
+    let no_quorum = |token, fate| (token, Err(Error::NoQuorum(fate)));
+    let wanted = [no_quorum(2, Fate::NotApplied), no_quorum(1, Fate::Unknown)];
+    assert_eq!(answered, wanted);
+    // The entry may still be applied: nobody is answered twice.
+    assert!(queue.proposer.arrive(number).iter().all(Option::is_none));
+    assert_eq!(queue.budget.used(), 0);
+    assert!(queue.proposer.is_idle());
+}
+
+#[test]
+fn what_has_no_majority_is_told_so_without_a_deadline_too() {
+    let queue = Queue::new();
+    let now = StdInstant::now();
+    queue.put(1, 1, Some(now + Duration::from_millis(10)));
+    queue.put(2, 1, Some(now + Duration::from_secs(5)));
+    queue.put(3, 1, None);
+    assert!(queue.budget.used() > 0);
+    // Not known yet: what is at its deadline is told.
+    queue.proposer.expire(now);
+    assert_eq!(queue.answered(), [(1, Err(Error::DeadlineExceeded))]);
+    queue.proposer.give_up();
+    let no_quorum = |token| (token, Err(Error::NoQuorum(Fate::NotApplied)));
+    assert_eq!(queue.answered(), [no_quorum(2), no_quorum(3)]);
+    assert!(queue.proposer.is_idle());
+    assert_eq!(queue.budget.used(), 0);
+}
+
+#[test]
+fn what_comes_back_to_a_closed_proposer_is_refused() {
+    let queue = Queue::new();
+    let batch = Batch::put(Blob::from_static(b"key"), Blob::new());
+    let proposal = queue.proposal(1, batch, None);
+    queue.proposer.close();
+    queue.proposer.give_back([proposal].into_iter());
+    let answered = queue.answered();
+    let [(1, Err(error))] = &*answered else {
+        panic!("{answered:?}");
+    };
+    assert_eq!(error.fate(), Fate::NotApplied);
+    assert!(queue.proposer.is_idle());
+}
+
+#[test]
+fn deadlines_are_kept_while_no_entry_can_depart() {
+    let queue = Queue::new();
+    let now = StdInstant::now();
+    queue.put(1, 1, Some(now + Duration::from_millis(1)));
+    queue.put(2, 1, Some(now + HOUR));
+    queue.proposer.expire(now);
+    assert_eq!(queue.answered(), [(1, Err(Error::DeadlineExceeded))]);
+    // One that has just departed may arrive in time.
+    let number = queue.depart();
+    queue.proposer.expire(StdInstant::now());
+    assert!(queue.answered().is_empty());
+    queue.proposer.expire(now + HOUR);
+    assert!(matches!(&*queue.answered(), [(2, Err(Error::Unknown(_)))]));
+    assert_eq!(queue.proposer.arrive(number).len(), 1);
+}
+
+#[test]
+fn the_next_entry_waits_for_as_many_as_were_answered() {
+    let queue = Queue::new();
+    assert!(queue.proposer.expects(usize::MAX).is_none());
+    (1..=3).for_each(|token| queue.put(token, 1, None));
+    let number = queue.depart();
+    assert!(!queue.proposer.may_depart(), "one is in flight");
+    queue.put(4, 1, None);
+    assert_eq!(queue.proposer.arrive(number).len(), 3);
+    let expected = queue.proposer.expects(usize::MAX).map(|next| next.expected);
+    assert_eq!(expected, Some(4));
+    let number = queue.depart();
+    (5..=6).for_each(|token| queue.put(token, 1, None));
+    queue.proposer.arrive(number);
+    (7..=8).for_each(|token| queue.put(token, 1, None));
+    assert!(
+        queue.proposer.expects(usize::MAX).is_none(),
+        "they are there"
+    );
+}
