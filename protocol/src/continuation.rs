@@ -1,66 +1,68 @@
-//! The token by which a scan goes on. Opaque to clients; survives restarts of nodes.
+//! Continuation tokens, with which a client continues a scan. They are opaque to clients and
+//! survive restarts of nodes.
 //!
 //! | bytes | field |
 //! |---|---|
 //! | 1 | format, 3 |
 //! | 1 | flags: 1, there is a snapshot; 2, there is an end; 4, in reverse; 8, keys only |
-//! | 8 | snapshot timestamp, little endian as all numbers; 0 without one |
+//! | 8 | snapshot timestamp, little endian like all numbers; 0 if there is none |
 //! | 2 | length of the start |
-//! | n | start of what is left, inclusive |
-//! | n | end of what is left, exclusive |
-//! | 4 | CRC-32C of all that stands before |
+//! | n | start of the remaining interval, inclusive |
+//! | n | end of the remaining interval, exclusive |
+//! | 4 | CRC-32C of all bytes before it |
 //!
-//! Format 2 is the same without the flags 4 and 8. It is read, too, so that scans go on while the
-//! servers are upgraded.
+//! Format 2 is the same without the flags 4 and 8. It is still read, so that scans can continue
+//! while the servers are upgraded.
 //!
-//! The checksum is there because a token that was cut or changed may still look like one, and
-//! would silently end the scan early or leave rows out. It keeps nothing secret and needs no key: a
-//! token says no more than a client may ask for itself.
+//! The checksum is needed because a token that was truncated or changed might still decode, and
+//! would end the scan early or leave rows out without an error. It protects no secret and needs no
+//! key: a client may ask for everything that a token can say.
 
 use crate::limits::KEY_LEN_MAX;
 
 const FORMAT: u8 = 3;
-/// The format before, without the flags that came with this one.
+/// The previous format, which has neither [`REVERSE`] nor [`KEYS_ONLY`].
 const FORMAT_FORWARD: u8 = 2;
 const HAS_SNAPSHOT: u8 = 1;
 const HAS_END: u8 = 2;
 const REVERSE: u8 = 4;
 const KEYS_ONLY: u8 = 8;
 
-/// What is left of a scan.
+/// The remaining part of a scan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Continuation {
-    /// First key of what is left, inclusive; empty: the beginning of the key space.
+    /// Start of the remaining interval, inclusive. It is empty at the beginning of the key space.
     pub start: Vec<u8>,
-    /// End of what is left, exclusive; `None`: the end of the key space.
+    /// End of the remaining interval, exclusive; `None` for the end of the key space.
     pub end: Option<Vec<u8>>,
-    /// The snapshot; `None` at the border of a range that has its own.
+    /// The snapshot's timestamp; `None` if the scan enters another range, which takes a new
+    /// snapshot.
     pub at: Option<u64>,
-    /// Descending order, from the last key before `end`.
+    /// Whether the order is descending, from the last key before `end`.
     pub reverse: bool,
-    /// Values are not sent.
+    /// Whether values are left out.
     pub keys_only: bool,
 }
 
 /// Why a token cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadContinuation {
-    /// Written by another version.
+    /// It comes from another version of RangeDB.
     #[error(
-        "the continuation has format {0}, this server reads format {FORMAT}: \
-         it comes from another version of rangedb; begin the scan again"
+        "the continuation has format {0}, but this server reads formats {FORMAT_FORWARD} and \
+         {FORMAT}: it comes from another version of rangedb; begin the scan again"
     )]
     OtherFormat(u8),
-    /// Not as it was given.
+    /// It is not a token that a server has issued.
     #[error(
-        "the continuation is not as a server gave it: it was cut, changed, or made up; \
+        "the continuation is not one that a server issued: it was truncated, changed or made up; \
          send all its bytes, or begin the scan again"
     )]
     Damaged,
 }
 
 impl Continuation {
-    /// The token.
+    /// Encodes the token.
     pub fn encode(&self) -> Vec<u8> {
         let end = self.end.as_deref().unwrap_or(&[]);
         let mut bytes = Vec::with_capacity(16 + self.start.len() + end.len());
@@ -82,10 +84,10 @@ impl Continuation {
         bytes
     }
 
-    /// Reads a token.
+    /// Decodes a token.
     ///
     /// # Errors
-    /// It is none that a server of this version has given.
+    /// See [`BadContinuation`].
     pub fn decode(bytes: &[u8]) -> Result<Continuation, BadContinuation> {
         match bytes.first() {
             None | Some(&(FORMAT | FORMAT_FORWARD)) => {}
@@ -121,7 +123,7 @@ impl Continuation {
         })
     }
 
-    /// The key whose range goes on with the scan: the first one that the scan may show.
+    /// The first key that the scan may yield. The range that holds it continues the scan.
     pub fn first_key(&self) -> Vec<u8> {
         if self.reverse {
             last_key_before(self.end.as_deref())
@@ -131,8 +133,8 @@ impl Continuation {
     }
 }
 
-/// The greatest key before `end`, or of all; the empty key if there is none. The range that holds it
-/// is the one where a scan in reverse begins.
+/// The greatest key before `end`, or the greatest of all keys if there is no end. It is the empty
+/// key if no key is before `end`. A scan in reverse begins in the range that holds this key.
 pub fn last_key_before(end: Option<&[u8]>) -> Vec<u8> {
     let Some(end) = end else {
         return vec![u8::MAX; KEY_LEN_MAX];
@@ -140,6 +142,7 @@ pub fn last_key_before(end: Option<&[u8]>) -> Vec<u8> {
     if end.len() > KEY_LEN_MAX {
         return end.split_at(KEY_LEN_MAX).0.to_vec();
     }
+    // Lower the last byte by one and pad with `ff`. If it is 0, the key without it is the greatest.
     let mut key = end.to_vec();
     if let Some(last) = key.pop()
         && let Some(lower) = last.checked_sub(1)
@@ -150,9 +153,10 @@ pub fn last_key_before(end: Option<&[u8]>) -> Vec<u8> {
     key
 }
 
-/// The end of the keys that begin with a prefix, exclusive: the first key after them. `None`: they
-/// reach to the end of the key space.
+/// The exclusive end of the keys that begin with a prefix, which is the first key after them.
+/// `None` means that they reach to the end of the key space.
 pub fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
+    // Bytes `ff` at the end cannot be incremented; drop them.
     let len = prefix.iter().rposition(|byte| *byte != u8::MAX)? + 1;
     let mut end = prefix.split_at(len).0.to_vec();
     if let Some(last) = end.last_mut() {

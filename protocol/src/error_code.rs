@@ -1,19 +1,19 @@
-//! Stable numbers for what can go wrong, and what became of a write that failed.
+//! Error codes, and the fate of a write that failed.
 
-/// What became of a write.
+/// Whether a write that failed was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Fate {
-    /// It has not happened and will not.
+    /// The write was not applied and will not be.
     NotApplied = 0,
-    /// It may have happened, or may yet.
+    /// The write may have been applied, or may still be.
     Unknown = 1,
-    /// It has happened.
+    /// The write was applied.
     Applied = 2,
 }
 
 impl Fate {
-    /// Reads the number of an error table; what is not known is unknown.
+    /// Reads the number in an error table. An unknown number counts as [`Fate::Unknown`].
     pub fn from_u8(number: u8) -> Fate {
         match number {
             0 => Fate::NotApplied,
@@ -25,7 +25,7 @@ impl Fate {
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $number:literal $text:literal,)*) => {
-        /// What went wrong. A number never changes its meaning; new ones are added.
+        /// What went wrong. A number never changes its meaning; new numbers are only added.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u16)]
         pub enum ErrorCode {
@@ -36,7 +36,7 @@ macro_rules! codes {
             /// Every code.
             pub const ALL: &[ErrorCode] = &[$(ErrorCode::$name),*];
 
-            /// Reads the number of an error table.
+            /// Reads the number in an error table; `None` if it is unknown.
             pub fn from_u16(number: u16) -> Option<ErrorCode> {
                 match number {
                     $($number => Some(ErrorCode::$name),)*
@@ -59,17 +59,17 @@ codes! {
     MalformedFrame = 1 "malformed_frame",
     /// The frame is longer than the limit. The connection is closed.
     FrameTooLarge = 2 "frame_too_large",
-    /// The server does not know this kind of request. The connection lives on.
+    /// The server does not know this kind of request. The connection stays open.
     UnknownKind = 3 "unknown_kind",
     /// The request breaks a limit or a rule that does not depend on data.
     Invalid = 4 "invalid",
     /// More requests are in flight on the connection than the limit.
     TooManyInFlight = 5 "too_many_in_flight",
-    /// The range, node, replica or setting that an order names does not exist.
+    /// The range, node, replica or setting that an admin command names does not exist.
     NotFound = 6 "not_found",
-    /// The key's range is elsewhere, or its epoch has changed; the route says where.
+    /// Another shard has the key's range, or the range's epoch has changed; the route says where.
     Moved = 10 "moved",
-    /// The replica does not lead the range; the route says who does, if it is known.
+    /// The replica does not lead the range; the route names the leader, if it is known.
     NotLeader = 11 "not_leader",
     /// The keys lie in several ranges.
     SeveralRanges = 12 "several_ranges",
@@ -81,33 +81,33 @@ codes! {
     DeadlineExceeded = 21 "deadline_exceeded",
     /// The request was proposed, but its result is not known.
     Unknown = 22 "unknown",
-    /// The write's name can no longer be told from one that was applied.
+    /// The write may have been applied long ago: the range no longer remembers its session.
     SessionExpired = 23 "session_expired",
-    /// An order cannot be carried out now because of a state that passes by itself; try again after
-    /// the time given.
+    /// An admin command cannot be carried out now because of a temporary state; try again after the
+    /// time given.
     Busy = 24 "busy",
-    /// The snapshot was collected.
+    /// The versions of the scan's snapshot were garbage-collected.
     SnapshotTooOld = 30 "snapshot_too_old",
-    /// The value is no signed 64-bit decimal number.
+    /// The value is not a signed 64-bit decimal number.
     NotANumber = 31 "not_a_number",
-    /// The increment would leave the signed 64 bits.
+    /// The sum does not fit into a signed 64-bit number.
     NumberOverflow = 32 "number_overflow",
-    /// The node stops.
+    /// The node is shutting down.
     ShuttingDown = 40 "shutting_down",
     /// The disk has no room for writes.
     DiskFull = 41 "disk_full",
-    /// The server has failed in a way that is its own fault.
+    /// The request failed because of a fault in the server.
     Internal = 50 "internal",
-    /// Never sent: what a client says when no server could be reached.
+    /// No server could be reached. Clients report this code; servers never send it.
     Unreachable = 60 "unreachable",
-    /// No majority of the range's replicas can be reached, since more than a second.
+    /// No majority of the range's replicas has been reachable for more than a second.
     NoQuorum = 61 "no_quorum",
-    /// A timestamp of the request lies further ahead of the node's clock than clocks may differ.
-    /// Nothing was done. If a time to try again is given, it will be possible then; otherwise use
-    /// the `now` of this reply in its place.
+    /// A timestamp of the request is further ahead of the node's clock than clocks may differ.
+    /// Nothing was done. If the reply gives a time to try again, the same timestamp is accepted
+    /// then; otherwise use the `now` of the reply instead.
     ClockOutOfBounds = 62 "clock_out_of_bounds",
-    /// The range's replicas were found to hold different rows, and no majority of them holds the same:
-    /// the range serves nothing until a person has decided.
+    /// The range's replicas were found to hold different rows, and no majority of them holds the
+    /// same: the range serves nothing until a person has decided.
     Diverged = 63 "diverged",
 }
 

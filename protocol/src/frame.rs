@@ -1,32 +1,32 @@
-//! Frames: where one message ends and the next begins. Bytes only.
+//! Frames, which divide the byte stream of a connection into messages. This module does no I/O.
 
 use crate::limits::FRAME_LEN_MAX;
 
-/// Bytes of a frame before its table: length, request id, kind, zero.
+/// Length of a frame's header: length field, request id, kind and two zero bytes.
 pub const HEADER_LEN: usize = 16;
-/// Bytes of the length field.
+/// Length of the length field.
 pub const LENGTH_LEN: usize = 4;
 
 /// A frame found at the beginning of some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// Pairs a reply with its request.
+    /// The request id, which a reply has in common with its request.
     pub id: u64,
-    /// Which table it is.
+    /// The kind, which says what table the body is.
     pub kind: u16,
     /// The table's bytes.
     pub body: &'a [u8],
-    /// Bytes of the whole frame.
+    /// Length of the whole frame.
     pub len: usize,
 }
 
-/// Why bytes are no frame.
+/// Why bytes are not a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadFrame {
     /// It is longer than the limit.
     #[error("the frame has {len} bytes; a frame has at most {FRAME_LEN_MAX}")]
     TooLarge {
-        /// Its length.
+        /// The length in its length field.
         len: usize,
         /// Its request id, if that has arrived.
         id: Option<u64>,
@@ -36,10 +36,10 @@ pub enum BadFrame {
     TooShort(usize),
 }
 
-/// Looks for a frame at the beginning of `bytes`; `None`: more bytes are needed.
+/// Finds the frame at the beginning of `bytes`. `None` means that more bytes are needed.
 ///
 /// # Errors
-/// What is there is no frame; nothing after it can be read.
+/// The bytes are not a frame, and nothing after them can be read.
 pub fn decode(bytes: &[u8]) -> Result<Option<Frame<'_>>, BadFrame> {
     let Some((length, rest)) = bytes.split_first_chunk::<LENGTH_LEN>() else {
         return Ok(None);
@@ -68,7 +68,8 @@ pub fn decode(bytes: &[u8]) -> Result<Option<Frame<'_>>, BadFrame> {
     }))
 }
 
-/// How many bytes the frame that begins here has in all, as far as is known.
+/// Length of the whole frame that begins here. While its length field is incomplete, this is the
+/// length of a header.
 pub fn expected_len(bytes: &[u8]) -> usize {
     bytes
         .first_chunk::<LENGTH_LEN>()
@@ -77,7 +78,7 @@ pub fn expected_len(bytes: &[u8]) -> usize {
         })
 }
 
-/// Appends a frame.
+/// Appends a frame to `to`.
 pub fn encode(id: u64, kind: u16, body: &[u8], to: &mut Vec<u8>) {
     let len = (HEADER_LEN - LENGTH_LEN + body.len()) as u32;
     to.reserve(HEADER_LEN + body.len());

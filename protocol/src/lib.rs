@@ -1,5 +1,5 @@
-//! The wire protocol of RangeDB: bytes and tables, no sockets. The page that follows is
-//! `PROTOCOL.md`, beside `schema/client.fbs`.
+//! The wire protocol of RangeDB: how its messages are encoded, without sockets. The text below is
+//! `PROTOCOL.md`, which lies beside `schema/client.fbs`.
 #![doc = include_str!("../PROTOCOL.md")]
 
 pub mod continuation;

@@ -1,31 +1,31 @@
-//! Every bound of the protocol. Sizes in bytes.
+//! Limits of the protocol's messages. Lengths are in bytes.
 
-/// Longest key; the shortest has one byte.
+/// Longest key. The shortest key has one byte.
 pub const KEY_LEN_MAX: usize = 4 << 10;
 /// Longest value.
 pub const VALUE_LEN_MAX: usize = 1 << 20;
-/// Keys and values of one write together.
+/// All keys and values of one write together.
 pub const BATCH_LEN_MAX: usize = 4 << 20;
-/// Operations of one write.
+/// Conditions and mutations of one write together.
 pub const BATCH_OPS_MAX: usize = 4096;
-/// Additions of one write.
+/// Mutations of one write that add to a number.
 pub const BATCH_ADDITIONS_MAX: usize = 64;
-/// One frame, without its length field.
+/// Longest frame, without its length field.
 pub const FRAME_LEN_MAX: usize = 8 << 20;
 /// Requests of one connection that have no reply yet.
 pub const IN_FLIGHT_MAX: usize = 1024;
 /// Rows of one scan reply.
 pub const SCAN_ROWS_MAX: usize = 10_000;
-/// Keys and values of one scan reply together.
+/// All keys and values of one scan reply together.
 pub const SCAN_BYTES_MAX: usize = 4 << 20;
-/// The command of an admin request.
+/// Longest command of an admin request.
 pub const ADMIN_COMMAND_LEN_MAX: usize = 16 << 10;
-/// What an admin request gives.
+/// Longest answer to an admin request.
 pub const ADMIN_JSON_LEN_MAX: usize = 7 << 20;
 
 const _: () = {
     assert!(KEY_LEN_MAX + VALUE_LEN_MAX <= BATCH_LEN_MAX);
-    // A write of the most and smallest operations, with the tables around them.
+    // The largest write: 64 bytes for each operation are enough for the tables around it.
     assert!(BATCH_LEN_MAX + BATCH_OPS_MAX * 64 < FRAME_LEN_MAX);
     assert!(ADMIN_JSON_LEN_MAX + 1024 < FRAME_LEN_MAX);
     assert!(SCAN_BYTES_MAX + VALUE_LEN_MAX + SCAN_ROWS_MAX * 64 < FRAME_LEN_MAX);

@@ -1,16 +1,16 @@
-//! The first bytes of a connection, both ways. See the crate's chapter for the layout.
+//! The first bytes that each side sends on a connection. `PROTOCOL.md` has their layout.
 
 use std::ops::RangeInclusive;
 
 /// The newest protocol version of this crate.
 pub const VERSION: u16 = 2;
-/// The oldest that it still speaks.
+/// The oldest protocol version that this crate still speaks.
 pub const VERSION_MIN: u16 = 2;
 /// Length of the client's preamble.
 pub const PREAMBLE_LEN: usize = 16;
 /// Length of the server's answer.
 pub const ANSWER_LEN: usize = 40;
-/// No particular shard is wanted.
+/// Stands for any shard in a preamble.
 pub const ANY_SHARD: u16 = u16::MAX;
 
 const MAGIC: [u8; 4] = *b"RDB\n";
@@ -18,7 +18,7 @@ const ANSWER_MAGIC: [u8; 4] = *b"RDB\r";
 const FLAG_SMART: u8 = 1;
 const FLAG_TLS: u8 = 2;
 
-/// Who opens a connection.
+/// The kind of program that opens a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// A client of the database.
@@ -27,30 +27,31 @@ pub enum Role {
     Peer,
 }
 
-/// What a connection begins with.
+/// The first bytes that the side which opens a connection sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Preamble {
     /// Oldest version that the sender speaks.
     pub version_min: u16,
-    /// Newest version that it speaks.
+    /// Newest version that the sender speaks.
     pub version_max: u16,
-    /// Who it is.
+    /// The sender's role.
     pub role: Role,
-    /// It wants a route, not a forwarded request, for a key that is elsewhere.
+    /// For a key that is elsewhere, the sender wants a route instead of having its request
+    /// forwarded.
     pub smart: bool,
-    /// It wants TLS after the preamble.
+    /// The sender wants TLS after the preamble.
     pub tls: bool,
-    /// The shard it wants, or [`ANY_SHARD`].
+    /// The shard that the sender wants, or [`ANY_SHARD`].
     pub shard: u16,
 }
 
 /// Why a preamble cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadPreamble {
-    /// It is no preamble of this protocol.
-    #[error("these bytes are no preamble of the RangeDB protocol")]
+    /// The bytes are not a preamble of this protocol.
+    #[error("these bytes are not a preamble of the RangeDB protocol")]
     NotOurs,
-    /// It names an unknown role.
+    /// The preamble names an unknown role.
     #[error("role {0} is unknown")]
     UnknownRole(u8),
 }
@@ -68,7 +69,7 @@ impl Preamble {
         }
     }
 
-    /// The bytes.
+    /// Encodes the preamble.
     pub fn encode(&self) -> [u8; PREAMBLE_LEN] {
         let mut bytes = [0; PREAMBLE_LEN];
         let flags = if self.smart { FLAG_SMART } else { 0 } | if self.tls { FLAG_TLS } else { 0 };
@@ -84,10 +85,10 @@ impl Preamble {
         bytes
     }
 
-    /// Reads the bytes.
+    /// Decodes a preamble.
     ///
     /// # Errors
-    /// They are no preamble.
+    /// See [`BadPreamble`].
     pub fn decode(bytes: &[u8; PREAMBLE_LEN]) -> Result<Preamble, BadPreamble> {
         if !bytes.starts_with(&MAGIC) {
             return Err(BadPreamble::NotOurs);
@@ -108,31 +109,31 @@ impl Preamble {
         })
     }
 
-    /// The version that both sides speak, the newest one, where the other side speaks `those`; `None`
-    /// if there is none.
+    /// The newest version that both sides speak, if the other side speaks `those`. `None` means
+    /// that there is no such version.
     pub fn version(&self, those: RangeInclusive<u16>) -> Option<u16> {
         let version = self.version_max.min(*those.end());
         (version >= self.version_min.max(*those.start())).then_some(version)
     }
 }
 
-/// Whether a connection is taken.
+/// Whether a connection is accepted, or why not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Verdict {
-    /// It is.
+    /// The connection is accepted.
     Accepted = 0,
-    /// There is no version that both speak.
+    /// There is no version that both sides speak.
     NoCommonVersion = 1,
     /// The node has no such shard.
     UnknownShard = 2,
-    /// TLS is not offered.
+    /// The server does not offer TLS.
     NoTls = 3,
-    /// The role is not served, or needs a credential.
+    /// The role is unknown, or this node does not serve it: without a secret it takes no peers.
     RoleRefused = 4,
     /// There are too many connections.
     TooManyConnections = 5,
-    /// The node stops.
+    /// The node is shutting down.
     ShuttingDown = 6,
 }
 
@@ -155,22 +156,22 @@ impl Verdict {
 /// The server's answer to a preamble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// Whether the connection is taken; if not, it is closed after this.
+    /// Whether the connection is accepted. If not, the server closes it after the answer.
     pub verdict: Verdict,
     /// The version spoken from here on.
     pub version: u16,
     /// The shard that serves the connection.
     pub shard: u16,
-    /// Shards of the node.
+    /// Number of shards of the node.
     pub shards: u16,
-    /// The node.
+    /// The node's id.
     pub node: u64,
-    /// The cluster.
+    /// The cluster's id.
     pub cluster: u128,
 }
 
 impl Answer {
-    /// The bytes.
+    /// Encodes the answer.
     pub fn encode(&self) -> [u8; ANSWER_LEN] {
         let mut bytes = [0; ANSWER_LEN];
         put(&mut bytes, 0, &ANSWER_MAGIC);
@@ -183,7 +184,8 @@ impl Answer {
         bytes
     }
 
-    /// Reads the bytes; `None` if they are no answer of this protocol.
+    /// Decodes an answer. `None` means that it is not one of this protocol, or has an unknown
+    /// verdict.
     pub fn decode(bytes: &[u8; ANSWER_LEN]) -> Option<Answer> {
         if !bytes.starts_with(&ANSWER_MAGIC) {
             return None;

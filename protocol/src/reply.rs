@@ -1,4 +1,4 @@
-//! Replies: typed views of the tables, borrowed from the frame, and their encoding.
+//! Replies: typed views of the tables, which borrow from the frame, and their encoding.
 
 use std::borrow::Cow;
 
@@ -29,22 +29,23 @@ pub mod kind {
     pub const ERROR: u16 = 0x80ff;
 }
 
-/// Where an interval of keys is.
+/// Where to send requests for the keys of a range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The range.
     pub range: u64,
-    /// Its epoch: version.
+    /// The version in the range's epoch.
     pub version: u32,
-    /// Its epoch: membership.
+    /// The membership in the range's epoch.
     pub conf: u32,
-    /// First key.
+    /// First key of the range.
     pub start: Vec<u8>,
-    /// First key after; `None`: to the end of the key space.
+    /// End of its keys, exclusive; `None` if they reach to the end of the key space.
     pub end: Option<Vec<u8>>,
-    /// Node and shard of the leader, as far as is known.
+    /// Node and shard of the leader, if they are known.
     pub leader: Option<(u64, u16)>,
-    /// Where the leader's node listens; empty: where this connection leads.
+    /// The address that the leader's node advertises. It is empty if no useful one is known; a
+    /// client then uses the address of the node that sent the route.
     pub address: String,
 }
 
@@ -59,16 +60,16 @@ pub struct Row<'a> {
     pub version: u64,
 }
 
-/// A range on a shard.
+/// The state of a range on a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RangeState {
-    /// Bounds, epoch, leader.
+    /// Its bounds, its epoch and its leader.
     pub route: Route,
-    /// It holds the cluster's own records.
+    /// Whether it holds the cluster's own records.
     pub system: bool,
-    /// The replica on the shard.
+    /// The range's replica on the shard.
     pub replica: u64,
-    /// The leader's term; 0: this replica does not lead.
+    /// The term in which this replica leads; 0 if it does not lead.
     pub term: u64,
     /// Index of the last entry applied.
     pub applied: u64,
@@ -76,7 +77,7 @@ pub struct RangeState {
     pub durable: u64,
     /// Timestamp of the last command.
     pub last_timestamp: u64,
-    /// Old versions up to here may be gone.
+    /// Versions up to this timestamp may have been garbage-collected.
     pub gc_threshold: u64,
     /// Writes that wait to be proposed.
     pub waiting: u32,
@@ -84,22 +85,22 @@ pub struct RangeState {
     pub sessions: u32,
 }
 
-/// A shard.
+/// The state of a shard.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ShardState {
     /// Its number on the node.
     pub shard: u16,
     /// Its ranges.
     pub ranges: Vec<RangeState>,
-    /// Log bytes that a start would apply again.
+    /// Bytes of the log that a restart would replay.
     pub replay_bytes: u64,
-    /// How far its tree is behind its writers, 0 to 1.
+    /// How far the shard is behind its writers, from 0 to 1.
     pub pressure: f32,
     /// Writes are refused because the disk is full.
     pub disk_full: bool,
-    /// Durable writes of the log since the start.
+    /// Durable writes to the log since the node started.
     pub log_writes: u64,
-    /// Bytes of them.
+    /// Bytes of these writes.
     pub log_bytes: u64,
     /// Bytes of its tables.
     pub table_bytes: u64,
@@ -111,16 +112,16 @@ pub struct ShardState {
     pub connections: u32,
 }
 
-/// A node.
+/// The state of a node.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NodeState {
     /// The cluster's id.
     pub cluster: String,
     /// The node's id.
     pub node: u64,
-    /// The server's version.
+    /// The release of the server.
     pub release: String,
-    /// `ok`, or what is wrong.
+    /// `ok`, or a description of what is wrong.
     pub health: String,
     /// Milliseconds since the node started.
     pub uptime_ms: u64,
@@ -128,55 +129,55 @@ pub struct NodeState {
     pub shards: Vec<ShardState>,
 }
 
-/// What was answered.
+/// A reply.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "the fields are named for what they are")]
 pub enum Reply<'a> {
-    /// To a get.
+    /// Answers a get.
     Value {
         value: Option<&'a [u8]>,
         version: u64,
     },
-    /// To a write that was applied.
+    /// Answers a write that was applied.
     Written {
         version: u64,
         existed: bool,
         numbers: Cow<'a, [i64]>,
     },
-    /// To a write that was not: the first condition that does not hold, and the version of the
-    /// present value of its key.
+    /// Answers a write that was not applied, with the first condition that does not hold and the
+    /// version of the current value of its key.
     ConditionFailed {
         current: Option<u64>,
         condition: u32,
     },
-    /// To a scan.
+    /// Answers a scan.
     Rows {
         rows: Vec<Row<'a>>,
         continuation: Option<&'a [u8]>,
         at: u64,
     },
-    /// To a question for the directory.
+    /// Answers a request for the directory.
     Routes(Vec<Route>),
-    /// To a question for the state.
+    /// Answers a request for the node's state.
     Node(Box<NodeState>),
-    /// To an admin request: JSON.
+    /// Answers an admin request, in JSON.
     Admin { json: &'a str },
-    /// To anything.
+    /// Answers any request that failed.
     Error(Box<ErrorReply>),
 }
 
 /// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ErrorReply {
-    /// The number; one that this version does not know is kept.
+    /// The error code; if this version does not know it, its number.
     pub code: Result<ErrorCode, u16>,
     /// What became of a write.
     pub fate: Fate,
-    /// Try again after so many milliseconds; 0: it is not known when.
+    /// Milliseconds after which to try again; 0 if that is not known.
     pub retry_after_ms: u32,
-    /// For people.
+    /// A message for people.
     pub message: String,
-    /// Where to go instead.
+    /// The route to use instead, if there is one.
     pub route: Option<Route>,
 }
 
@@ -186,7 +187,7 @@ pub enum BadReply {
     /// The kind is unknown.
     #[error("replies of kind {0} are unknown")]
     UnknownKind(u16),
-    /// The table is not what its kind says.
+    /// The table is not one of this kind.
     #[error("the reply's table cannot be read: {0}")]
     BadTable(#[from] InvalidFlatbuffer),
 }
@@ -223,7 +224,8 @@ fn build_route<'b>(b: &mut FlatBufferBuilder<'b>, route: &Route) -> WIPOffset<wi
 }
 
 impl<'a> Reply<'a> {
-    /// Reads a reply frame's table; verifies it once. Gives the cluster's time, too.
+    /// Decodes the table of a reply frame. The table is verified once, here. Returns the cluster's
+    /// time, too.
     ///
     /// # Errors
     /// See [`BadReply`].
@@ -318,8 +320,8 @@ impl<'a> Reply<'a> {
         }
     }
 
-    /// Appends this reply's frame. `now` is the cluster's time; `builder` is only scratch, kept
-    /// for its memory.
+    /// Appends this reply's frame to `to`. `now` is the cluster's time. `builder` is scratch space,
+    /// passed in to reuse its memory.
     pub fn encode(&self, id: u64, now: u64, builder: &mut FlatBufferBuilder<'_>, to: &mut Vec<u8>) {
         builder.reset();
         self.build(now, builder);

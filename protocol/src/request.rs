@@ -1,4 +1,4 @@
-//! Requests: typed views of the tables, borrowed from the frame, and their encoding.
+//! Requests: typed views of the tables, which borrow from the frame, and their encoding.
 
 use flatbuffers::{FlatBufferBuilder, InvalidFlatbuffer, WIPOffset};
 use smallvec::SmallVec;
@@ -24,16 +24,16 @@ pub mod kind {
     pub const ADMIN: u16 = 10;
 }
 
-/// The name of a write.
+/// Identifies a write, so that retries of it are applied at most once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Session {
-    /// Made at random by the client.
+    /// The client's id, which it has chosen at random.
     pub client: u128,
-    /// The client's number of this write, from 1.
+    /// The number of this write among the writes of the client, from 1.
     pub sequence: u64,
-    /// Below this every write of the client has been answered, and no try of it is under way.
+    /// Every write of the client below this sequence has been answered and is not being retried.
     pub lowest_unanswered: u64,
-    /// The cluster's time when the client first tried this write, as it reckons.
+    /// The cluster's time when the client first tried this write, as the client estimates it.
     pub first_tried: u64,
 }
 
@@ -42,13 +42,13 @@ pub struct Session {
 pub struct Target {
     /// The range.
     pub range: u64,
-    /// Its epoch: version.
+    /// The version in the range's epoch.
     pub version: u32,
-    /// Its epoch: membership.
+    /// The membership in the range's epoch.
     pub conf: u32,
 }
 
-/// What a key must be for a batch to be written.
+/// A condition that a key must meet for a batch to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Condition<'a> {
     /// The key.
@@ -75,28 +75,28 @@ pub enum Expected<'a> {
 pub struct Mutation<'a> {
     /// The key.
     pub key: &'a [u8],
-    /// What becomes of it.
+    /// The change of its value.
     pub change: Change<'a>,
 }
 
 /// What a mutation does to its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change<'a> {
-    /// Sets it.
+    /// Sets its value.
     Put(&'a [u8]),
     /// Removes it.
     Delete,
-    /// Adds to a number in decimal text; an absent key counts as 0.
+    /// Adds to its value, a number in decimal text. An absent key counts as 0.
     Add(i64),
 }
 
 impl<'a> Change<'a> {
-    /// Sets the key, or without a value removes it.
+    /// A put of this value, or a delete if there is none.
     pub fn to(value: Option<&'a [u8]>) -> Change<'a> {
         value.map_or(Change::Delete, Change::Put)
     }
 
-    /// The value that it carries.
+    /// The value that a put carries.
     pub fn value(&self) -> Option<&'a [u8]> {
         match self {
             Change::Put(value) => Some(value),
@@ -105,12 +105,12 @@ impl<'a> Change<'a> {
     }
 }
 
-/// A write of one range: if all conditions hold all mutations are made, or nothing is.
+/// A write to one range. If all conditions hold, all mutations are made; otherwise none is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch<'a> {
-    /// In the order in which they are looked at.
+    /// Conditions, in the order in which they are checked.
     pub conditions: Vec<Condition<'a>>,
-    /// At least one. Most batches have exactly one, which needs no allocation.
+    /// Mutations, at least one. Most batches have exactly one, which needs no allocation.
     pub mutations: SmallVec<[Mutation<'a>; 1]>,
 }
 
@@ -130,13 +130,13 @@ impl<'a> Batch<'a> {
         self
     }
 
-    /// Conditions and mutations.
+    /// The number of conditions and mutations.
     pub fn operations(&self) -> usize {
         self.conditions.len() + self.mutations.len()
     }
 
-    /// Its keys and values, those that are expected among them: of the conditions, then of the
-    /// mutations, each key before its value.
+    /// All its keys and values, those that conditions expect included: first those of the
+    /// conditions, then those of the mutations, each key before its value.
     pub fn parts(&self) -> impl Iterator<Item = &'a [u8]> + Clone + '_ {
         let conditions = self
             .conditions
@@ -148,7 +148,7 @@ impl<'a> Batch<'a> {
 }
 
 impl<'a> Expected<'a> {
-    /// The value that is expected; empty if none is.
+    /// The value that is expected, or an empty one if none is.
     fn value(&self) -> &'a [u8] {
         match self {
             Expected::Value(value) => value,
@@ -157,13 +157,13 @@ impl<'a> Expected<'a> {
     }
 }
 
-/// What is asked.
+/// The body of a request, by its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are named for what they are")]
 pub enum RequestBody<'a> {
     /// Reads a key.
     Get { key: &'a [u8] },
-    /// Writes.
+    /// Writes a batch.
     Batch { batch: Batch<'a>, session: Session },
     /// Reads rows in key order.
     Scan {
@@ -175,11 +175,11 @@ pub enum RequestBody<'a> {
         reverse: bool,
         keys_only: bool,
     },
-    /// Asks where ranges are.
+    /// Asks for the routes of all ranges.
     Directory,
     /// Asks for the node's state.
     Status,
-    /// Shows or steers the cluster: a command in JSON.
+    /// Runs an admin command, which is JSON.
     Admin { command: &'a str },
 }
 
@@ -202,7 +202,7 @@ impl<'a> RequestBody<'a> {
         RequestBody::Batch { batch, session }
     }
 
-    /// Sets or, without a value, removes a key if it is what is expected.
+    /// Sets a key, or removes it without a value, if the key is as expected.
     pub fn compare_and_swap(
         key: &'a [u8],
         expected: Expected<'a>,
@@ -213,7 +213,7 @@ impl<'a> RequestBody<'a> {
         RequestBody::Batch { batch, session }
     }
 
-    /// Makes several changes, all or none.
+    /// Makes several changes atomically.
     pub fn write(
         mutations: impl IntoIterator<Item = Mutation<'a>>,
         session: Session,
@@ -229,23 +229,23 @@ impl<'a> RequestBody<'a> {
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// What is asked.
+    /// The body, whose kind is the kind of the frame.
     pub body: RequestBody<'a>,
-    /// The range the sender believes in; `None`: it does not know.
+    /// The range that the sender believes to own the first key; `None` if it does not know.
     pub target: Option<Target>,
-    /// Milliseconds that the sender will wait; 0: it does not say.
+    /// Milliseconds that the sender will wait; 0 if it does not say.
     pub deadline_ms: u32,
-    /// The newest cluster timestamp that the sender has seen; 0: none.
+    /// The newest cluster timestamp that the sender has seen; 0 if it has seen none.
     pub token: u64,
 }
 
 /// Why a request cannot be read.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BadRequest {
-    /// The kind is unknown: the connection can go on.
+    /// The kind is unknown. The connection can still be used.
     #[error("requests of kind {0} are unknown to this server")]
     UnknownKind(u16),
-    /// The table is not what its kind says.
+    /// The table is not one of this kind.
     #[error("the request's table cannot be read: {0}")]
     BadTable(#[from] InvalidFlatbuffer),
     /// A condition expects something that this server does not know.
@@ -253,17 +253,17 @@ pub enum BadRequest {
         "condition {0} is unknown; a condition is 0 (absent), 1 (value), 2 (version) or 3 (exists)"
     )]
     UnknownCondition(u8),
-    /// A condition under `Value` does not say which.
+    /// A condition that expects a value has none.
     #[error("a condition that expects a value needs the field value")]
     NoExpectedValue,
     /// A mutation is of a kind that this server does not know.
     #[error("change {0} is unknown; a change is 0 (put), 1 (delete) or 2 (add)")]
     UnknownChange(u8),
-    /// A mutation under `Put` does not say what.
+    /// A put has no value.
     #[error("a put needs the field value; it may be empty")]
     NoValue,
-    /// A mutation names an expiry.
-    #[error("expires_at is {0}; this server knows no expiry, so that it must be 0")]
+    /// A mutation has an expiry.
+    #[error("expires_at is {0}; this server does not support expiry, so it must be 0")]
     Expiry(u64),
     /// An admin command is longer than the limit.
     #[error("the admin command has {0} bytes; a command has at most {ADMIN_COMMAND_LEN_MAX}")]
@@ -292,7 +292,7 @@ fn target(t: Option<&wire::Target>) -> Option<Target> {
     })
 }
 
-/// The fields that all requests about keys share.
+/// Builds a request from a table with the fields that all requests about keys share.
 macro_rules! common {
     ($table:expr, $body:expr) => {
         Request {
@@ -305,7 +305,7 @@ macro_rules! common {
 }
 
 impl<'a> Request<'a> {
-    /// Reads a request frame's table; verifies it once.
+    /// Decodes the table of a request frame. The table is verified once, here.
     ///
     /// # Errors
     /// See [`BadRequest`].
@@ -383,7 +383,8 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Appends this request's frame. `builder` is only scratch, kept for its memory.
+    /// Appends this request's frame to `to`. `builder` is scratch space, passed in to reuse its
+    /// memory.
     pub fn encode(&self, id: u64, builder: &mut FlatBufferBuilder<'_>, to: &mut Vec<u8>) {
         builder.reset();
         self.build(builder);
@@ -523,7 +524,7 @@ fn build_mutation<'b>(
 }
 
 fn decode_batch(table: &[u8]) -> Result<Request<'_>, BadRequest> {
-    // One more than the limit is enough to be refused for it.
+    // One operation more than the limit is enough for the batch to be refused later.
     const MOST: usize = crate::limits::BATCH_OPS_MAX + 1;
     let t = flatbuffers::root::<wire::Batch<'_>>(table)?;
     let conditions = t

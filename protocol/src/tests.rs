@@ -1,4 +1,5 @@
-//! Every table there and back, fixed bytes, and bytes that are no tables.
+//! Tests that all tables are read back, that their bytes are fixed, and that other bytes are
+//! refused.
 
 mod fuzz;
 
@@ -322,8 +323,9 @@ fn mutated_bytes_never_panic() {
     assert!(refused > 10_000, "mutations are noticed: {refused}");
 }
 
-/// A connection of version 1 is refused by its preamble. Should a frame of it come nevertheless, its
-/// writes of one key are of unknown kinds, and what the kinds in use read is a request or an error.
+/// A connection of version 1 is refused by its preamble. If a frame of version 1 arrives
+/// nevertheless, its writes of one key have unknown kinds, and a frame of a kind still in use
+/// decodes to a request or an error.
 #[test]
 fn frames_of_version_1_are_told_apart() {
     let mut rest: &[u8] = include_bytes!("../fixtures/version-1.bin");

@@ -1,28 +1,28 @@
-//! Durations as people type them: `500ms`, `1.5s`, `10m`, `2h`.
+//! Parses durations as people type them: `500ms`, `1.5s`, `10m`, `2h`.
 //!
-//! A duration is a decimal number, with or without a fraction, and one of the units `ms`, `s`, `m`
-//! and `h` directly behind it. Spaces before and after are ignored. Settings of a node, settings of
-//! the cluster, the command line, the load generator and the scripts all read durations here, so
-//! they have one grammar and one message. A crate of its own, because neither the engine nor the
-//! client may depend on the other. Pure.
+//! A duration is a decimal number, with or without a fraction, followed directly by one of the
+//! units `ms`, `s`, `m` and `h`. Spaces before and after are ignored. The settings of a node, the
+//! settings of the cluster, the command line, the load generator and the scripts all use this
+//! parser, so they share one grammar and one error message. It is a crate of its own because the
+//! load generator and the scripts do not depend on the engine. It does no I/O.
 
 use std::time::Duration;
 
 /// The longest duration: 4,294,967,295 hours. Sums of a few of them never overflow.
 pub const MAX: Duration = Duration::from_hours(u32::MAX as u64);
 
-/// Nanoseconds of a second.
+/// Nanoseconds in a second.
 const SECOND_NS: u128 = 1_000_000_000;
-/// Digits of a fraction that are read; further ones of any unit are below a nanosecond.
+/// Digits of a fraction that are read; further ones are worth less than a nanosecond in any unit.
 const FRACTION_DIGITS_MAX: usize = 18;
 
-/// A text that is no duration.
+/// Why a text is not a duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadDuration {
     /// It breaks the grammar.
     #[error(
-        "{0:?} is no duration: write a number and directly behind it ms, s, m or h, such as 500ms, \
-         1.5s, 10m or 2h"
+        "{0:?} is not a duration: write a number followed directly by ms, s, m or h, such as \
+         500ms, 1.5s, 10m or 2h"
     )]
     Grammar(String),
     /// It is longer than [`MAX`].
@@ -38,7 +38,7 @@ pub fn parse(text: &str) -> Result<Duration, BadDuration> {
     parse_with(text, None)
 }
 
-/// As [`parse`], for places where a number without a unit has always counted seconds.
+/// Like [`parse`], for places where a number without a unit has always counted seconds.
 ///
 /// # Errors
 /// See [`parse`].
@@ -46,7 +46,8 @@ pub fn parse_or_seconds(text: &str) -> Result<Duration, BadDuration> {
     parse_with(text, Some(SECOND_NS))
 }
 
-/// Reads a duration; a number without a unit counts `bare_unit_ns`, or breaks the grammar.
+/// Parses a duration. A number without a unit counts units of `bare_unit_ns` nanoseconds; if that
+/// is `None`, it breaks the grammar.
 fn parse_with(text: &str, bare_unit_ns: Option<u128>) -> Result<Duration, BadDuration> {
     let bad = || BadDuration::Grammar(text.to_owned());
     let too_long = || BadDuration::TooLong(text.to_owned());
@@ -65,7 +66,7 @@ fn parse_with(text: &str, bare_unit_ns: Option<u128>) -> Result<Duration, BadDur
     if fraction.contains('.') || whole.len() + fraction.len() == 0 {
         return Err(bad());
     }
-    // Both are digits alone, or nothing, so the only failure is an overflow.
+    // Both parts are empty or consist of digits, so only an overflow can make this fail.
     let count = |digits: &str| match digits {
         "" => Ok(0),
         digits => digits.parse::<u64>().map(u128::from),

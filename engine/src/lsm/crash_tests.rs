@@ -1,9 +1,10 @@
-//! Real tables in processes that end at any step: killed at a random moment or in the middle of a write,
-//! or short of room for a while from some write on, and rules of collection that change meanwhile. What
-//! an installed flush held is there afterwards, whole memtables only, and the next process goes on from it.
+//! The real tables are tested in processes that end at any step. A process is killed at a random
+//! moment or in the middle of a write, or runs out of disk space for a while, and the rules of
+//! garbage collection change meanwhile. Afterwards the tables hold everything whose flush was
+//! installed, and only whole memtables, and the next process goes on from there.
 //!
-//! A run is a list of inserts that follows from its seed. Each process of it opens the tables, checks
-//! them against the list, inserts what a replay of the log would insert, and goes on.
+//! A run is a list of inserts that is derived from a seed. Each of its processes opens the tables,
+//! compares them with the list, inserts what a replay of the log would insert, and goes on.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -17,18 +18,19 @@ use crate::types::{DataId, KeyRange, ReplicaId};
 
 const DATA_ID: DataId = DataId(3);
 const SEEDS: u64 = 3;
-/// Processes of a seed.
+/// Processes for each seed.
 const LIVES: u64 = 16;
-/// A process ends by itself after so many inserts.
+/// Inserts after which a process ends by itself.
 const INSERTS_OF_LIFE: u64 = 4_000;
-/// Set in a process of a run: its seed and its folder.
+/// Environment variables for a process of a run: its seed and its folder.
 const SEED: &str = "RANGEDB_TABLES_SEED";
 const FOLDER: &str = "RANGEDB_TABLES_FOLDER";
-/// What the process before knew: flushed up to here, collected below there.
+/// Environment variables for what the processes before reported: the last version that was flushed,
+/// and the threshold of garbage collection.
 const FLUSHED: &str = "RANGEDB_TABLES_FLUSHED";
 const COLLECTED: &str = "RANGEDB_TABLES_COLLECTED";
 
-/// The insert that a seed has at a version.
+/// The insert with this version in the run of a seed.
 fn insert(seed: u64, version: u64) -> (Vec<u8>, Option<Vec<u8>>) {
     let mut random = Random::new(seed << 32 ^ version.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     random.below(2);
@@ -40,7 +42,7 @@ fn insert(seed: u64, version: u64) -> (Vec<u8>, Option<Vec<u8>>) {
     (key, value)
 }
 
-/// The threshold of collection that a seed has from a version on, if a new one comes with it.
+/// The threshold of garbage collection that is set before a version is inserted, if one is.
 fn threshold(seed: u64, version: u64) -> Option<u64> {
     let kept = 20 + Random::new(seed ^ version).below(400);
     (version.is_multiple_of(97)).then(|| version.saturating_sub(kept))
@@ -50,14 +52,14 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// The tables hold the inserts up to a version and no others; gives it.
+/// Checks that the tables hold exactly the inserts up to some version, and returns that version.
 fn check(lsm: &Lsm<LsmTables>, seed: u64, flushed: u64, collected: u64) -> u64 {
     let runs = lsm.store.runs((Bound::Unbounded, Bound::Unbounded));
     let rows = runs.into_iter().flatten();
     let found = rows.map(|row| row.expect("readable").version.0).max();
     let mut last = found.unwrap_or(0).max(flushed);
     while let Err(what) = compare(lsm, seed, last, collected) {
-        // The last ones may have been delete marks that were collected.
+        // The last inserts may have been tombstones, which a compaction has dropped.
         last += 1;
         let is_gone = last <= collected && insert(seed, last).1.is_none();
         assert!(is_gone, "{what}");
@@ -65,7 +67,7 @@ fn check(lsm: &Lsm<LsmTables>, seed: u64, flushed: u64, collected: u64) -> u64 {
     last
 }
 
-/// Compares what the tables say with the inserts up to a version.
+/// Compares the rows in the tables with the inserts up to a version.
 fn compare(lsm: &Lsm<LsmTables>, seed: u64, last: u64, collected: u64) -> Result<(), String> {
     let mut model: BTreeMap<Vec<u8>, BTreeMap<u64, Option<Vec<u8>>>> = BTreeMap::new();
     for version in 1..=last {
@@ -89,19 +91,19 @@ fn compare(lsm: &Lsm<LsmTables>, seed: u64, last: u64, collected: u64) -> Result
     Ok(())
 }
 
-/// One process of a run; does nothing in any other.
+/// The body of one process of a run. Without the environment variables it does nothing.
 #[test]
 fn a_process_with_tables_that_may_end_at_any_step() {
     let (Some(seed), Some(folder)) = (number(SEED), std::env::var_os(FOLDER)) else {
         return;
     };
     let mut collected = number(COLLECTED).unwrap_or(0);
-    // Whoever reads may have gone.
+    // The parent may no longer read the output.
     let tell = |what: &str, version: u64| {
         let _ = writeln!(std::io::stdout(), "\n{what} {version}");
     };
     let Ok(tables) = LsmTables::open(table_options(Path::new(&folder))) else {
-        // It writes, too.
+        // Opening the tables writes files, too, and fails on a full disk.
         return tell("full", 0);
     };
     let mut lsm = Lsm::new(tables);
@@ -151,7 +153,7 @@ fn poll(lsm: &mut Lsm<LsmTables>, ends: &BTreeMap<MemtableId, u64>, tell: impl F
     }
 }
 
-/// Files of this process may be as long as they like.
+/// Lifts the limit on the size of this process's files.
 fn make_room() {
     let process = std::process::id().to_string();
     let raised = Command::new("prlimit")
@@ -165,12 +167,12 @@ fn make_room() {
 enum End {
     /// After all inserts.
     ByItself,
-    /// Killed after so many milliseconds.
+    /// Killed after this many milliseconds.
     Killed(u64),
-    /// After all inserts, but from some moment on files may not grow beyond so many bytes, as on a full
-    /// disk, until the process is stuck.
+    /// After all inserts. After some of them files may not grow beyond this many bytes, as on a
+    /// full disk, until the process is stuck and lifts the limit.
     NoRoom(u64),
-    /// Killed at the first write beyond so many bytes of a file.
+    /// Killed at the first write beyond this many bytes of a file.
     KilledAtWrite(u64),
 }
 
@@ -183,7 +185,8 @@ fn draw(random: &mut Random) -> End {
     }
 }
 
-/// A process of this test binary that runs the one test above, with a limit of the size of files.
+/// The command that runs only the test above in a process of this test binary, with a limit on the
+/// size of files if there is one.
 fn life(end: End) -> Command {
     let me = std::env::current_exe().expect("a test is a file");
     let mut command = match end {
@@ -220,7 +223,7 @@ fn what_was_flushed_outlives_processes_that_end_at_any_step() {
         let mut random = Random::new(seed);
         let (mut flushed, mut collected) = (0, 0);
         for number in 0..LIVES {
-            // The last one has all it needs.
+            // The last process is not disturbed.
             let end = if number + 1 == LIVES {
                 End::ByItself
             } else {
@@ -240,7 +243,7 @@ fn what_was_flushed_outlives_processes_that_end_at_any_step() {
             });
             if let End::Killed(millis) = end {
                 std::thread::sleep(Duration::from_millis(millis));
-                // It may have ended.
+                // The process may have ended already.
                 let _ = process.kill();
             }
             let lines = reader.join().expect("it is read");

@@ -1,5 +1,5 @@
-//! Flipped bits in the files of real tables: what is read is right or an error, never a wrong value
-//! and never "there is no such key".
+//! Bits are flipped in the files of real tables. A read must return the right rows or an error,
+//! never a wrong value, and never report an existing key as absent.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use crate::types::DataId;
 const DATA_ID: DataId = DataId(3);
 const MEMTABLE_BYTES: usize = 1 << 20;
 const KEYS: u64 = 60;
-/// One byte in so many is tried: an odd number, so that all bits have their turn. Each try opens
-/// the tables anew.
+/// One byte in this many is damaged. The number is odd, so that all positions of a bit are tried.
+/// Each try opens the tables anew.
 const STEP: usize = 7;
-/// Versions up to here are those of the first flush.
+/// The first flush holds versions up to this one.
 const FIRST: u64 = 1_000;
 
 fn open(folder: &Path) -> Result<Lsm<LsmTables>, LsmError> {
@@ -44,7 +44,8 @@ fn flush(lsm: &mut Lsm<LsmTables>) {
     }
 }
 
-/// Two tables over each other: values, newer values, delete marks, and keys of one table alone.
+/// Writes two overlapping tables with values, newer values, tombstones, and keys that are in one
+/// table only.
 fn fill(folder: &Path) {
     let mut lsm = open(folder).expect("opens");
     for number in 0..KEYS {
@@ -62,7 +63,7 @@ fn fill(folder: &Path) {
 
 type Row = (Vec<u8>, Timestamp, Option<Vec<u8>>);
 
-/// All rows as of two times, read one by one and by scans.
+/// All rows as of two timestamps, read one by one and by scans.
 fn read(lsm: &Lsm<LsmTables>) -> Result<Vec<Vec<Row>>, LsmError> {
     let mut all = Vec::new();
     for at in [Timestamp(FIRST), Timestamp(u64::MAX >> 1)] {
@@ -104,8 +105,8 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Places in a file whose damage ends the process before anything can be said of it: a list of
-/// sections that would be longer than memory.
+/// Whether damage at this offset ends the process before it can report an error: `lsm-tree` would
+/// reserve more memory than there is for a list of sections.
 fn is_beyond_memory(bytes: &[u8], at: usize) -> bool {
     let list = bytes.windows(4).rposition(|magic| magic == b"TOC!");
     list.is_some_and(|list| (list + 6..list + 8).contains(&at))
@@ -169,7 +170,8 @@ fn a_compaction_that_meets_a_flipped_bit_changes_nothing() {
                 let name = file.strip_prefix(folder.path()).expect("within");
                 fs::copy(&file, copy.path().join(name)).expect("copied");
             }
-            // Opened first: what is damaged then is met by the compaction alone.
+            // The store is opened before the file is damaged, so that only the compaction meets the
+            // damage.
             let mut lsm = open(copy.path()).expect("opens");
             let file = copy
                 .path()

@@ -1,4 +1,4 @@
-//! Rows of the tables and their keys, under bytes that were changed at random.
+//! Fuzz tests of the decoders of rows and row keys.
 
 use rangedb_fuzz::fuzz;
 

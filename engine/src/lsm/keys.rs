@@ -1,4 +1,4 @@
-//! Row keys: where every row of a shard lies in its one tree.
+//! Row keys: the keys under which the rows of a shard are stored in its LSM tree.
 //!
 //! | row | key |
 //! |---|---|
@@ -9,10 +9,11 @@
 //! | a session pair | data id, `2`, first key escaped, client id (16), sequence (8) |
 //! | which log the tree belongs to | `ff` |
 //!
-//! Numbers are big endian, so that rows sort by them. A data id is its length in bytes (1 to 8) and
-//! its bytes without leading zeros: three bytes before the user's key while ids are small, since
-//! the memtable compares the first sixteen fast. The escaped first key has `00 ff` for each `00`
-//! and ends with `00 01`, so that it sorts as the key does.
+//! Numbers are big endian, so that rows sort by them. A data id is encoded as its length in bytes
+//! (1 to 8), followed by its bytes without leading zeros. While ids are small, only three bytes
+//! come before the user's key, which matters because the memtable compares the first sixteen bytes
+//! of a key fast. In the escaped first key each `00` becomes `00 ff`, and `00 01` follows at the
+//! end, so that escaped keys sort as the keys do.
 
 use crate::types::{ClientId, DataId, ReplicaId};
 
@@ -25,7 +26,7 @@ const USER: u8 = 1;
 const PAIR: u8 = 2;
 const SNAPSHOT_CLIENT: u8 = 3;
 
-/// What a row is.
+/// The kind of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowKind {
     /// A replica's state.
@@ -36,42 +37,42 @@ pub enum RowKind {
     User,
     /// A session pair.
     Pair,
-    /// A client's session marks, as a snapshot brought them.
+    /// A client's session marks, as they came with a snapshot.
     SnapshotClient,
     /// The row under [`TREE_MARK`].
     TreeMark,
 }
 
-/// How the rows of one kind live.
+/// How snapshots, splits and garbage collection treat the rows of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowRule {
-    /// Whether snapshots carry such rows. What they do not carry, the receiver makes itself.
+    /// Whether snapshots carry these rows. The receiver of a snapshot makes the other rows itself.
     pub travels: bool,
-    /// To which part such rows go when a range is split.
+    /// Which part of a range gets these rows when the range is split.
     pub split: Split,
-    /// Which versions go.
+    /// Which versions garbage collection may drop.
     pub collected: Collected,
 }
 
-/// To which part of a split range rows go.
+/// Which part of a split range gets the rows of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
-    /// To the part that holds the user's key by which they lie. They stay where they are.
+    /// The part that holds the user key by which a row is stored. The rows are not moved.
     ByKey,
-    /// To each part, which makes its own.
+    /// Each part writes rows of its own.
     ByRange,
-    /// To none: they do not belong to a range.
+    /// Neither part: the rows do not belong to a range.
     Stays,
 }
 
-/// Which versions of a row may be collected.
+/// Which versions of a row garbage collection may drop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Collected {
     /// Those that no read above the range's threshold needs.
     BelowThreshold,
     /// All but the newest.
     AllButNewest,
-    /// None, as long as the data id is a replica's.
+    /// None, while a live replica has the row's data id.
     WithData,
 }
 
@@ -86,7 +87,7 @@ impl RowKind {
         RowKind::TreeMark,
     ];
 
-    /// The table of kinds.
+    /// The rule for this kind.
     pub const fn rule(self) -> RowRule {
         let (travels, split, collected) = match self {
             RowKind::State => (false, Split::ByRange, Collected::AllButNewest),
@@ -104,16 +105,16 @@ impl RowKind {
     }
 }
 
-/// To whom a row belongs, as its key says.
+/// The owner of a row, as the row's key names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner<'a> {
     /// A replica.
     Replica(ReplicaId),
-    /// The range that holds this key of a user.
+    /// The replica whose data id this is and whose range holds this user key.
     Key(DataId, std::borrow::Cow<'a, [u8]>),
-    /// All rows with this data id.
+    /// The replica whose data id this is.
     Data(DataId),
-    /// The tree.
+    /// The tree itself.
     Tree,
 }
 
@@ -125,7 +126,7 @@ fn put_data_id(data_id: DataId, to: &mut Vec<u8>) {
     to.extend_from_slice(short);
 }
 
-/// The key of a user's row, into `to`.
+/// Writes the key of a user's row to `to`.
 pub fn user_key(data_id: DataId, key: &[u8], to: &mut Vec<u8>) {
     to.clear();
     put_data_id(data_id, to);
@@ -133,8 +134,9 @@ pub fn user_key(data_id: DataId, key: &[u8], to: &mut Vec<u8>) {
     to.extend_from_slice(key);
 }
 
-/// The interval of the users' rows whose keys lie in an interval: its start, and its end, if it has
-/// one.
+/// Writes the bounds of the user rows whose user keys lie in an interval: the inclusive lower bound
+/// to `low`, the exclusive upper bound to `high`. An interval without an end reaches to the last
+/// user row of the data id.
 pub fn users_of(
     data_id: DataId,
     (start, end): (&[u8], Option<&[u8]>),
@@ -152,14 +154,14 @@ pub fn users_of(
     }
 }
 
-/// The user's part of a user row's key.
+/// The user key within the key of a user's row.
 pub fn user_part(key: &[u8]) -> &[u8] {
     split_data_id(key)
         .and_then(|(_, rest)| rest.split_first())
         .map_or(&[], |(_, key)| key)
 }
 
-/// The key of a replica's state.
+/// Writes the key of a replica's state to `to`.
 pub fn state_key(replica: ReplicaId, to: &mut Vec<u8>) {
     to.clear();
     to.push(BY_REPLICA);
@@ -167,7 +169,7 @@ pub fn state_key(replica: ReplicaId, to: &mut Vec<u8>) {
     to.push(STATE);
 }
 
-/// The interval of all rows that lie by the id of a replica, from this id on.
+/// The interval of all rows that are stored by replica id, from this id on.
 pub fn by_replica_from(replica: ReplicaId, low: &mut Vec<u8>, high: &mut Vec<u8>) {
     low.clear();
     low.push(BY_REPLICA);
@@ -176,7 +178,7 @@ pub fn by_replica_from(replica: ReplicaId, low: &mut Vec<u8>, high: &mut Vec<u8>
     high.push(BY_REPLICA + 1);
 }
 
-/// The key of a client's marks in a range.
+/// Writes the key of a client's session marks in a range to `to`.
 pub fn client_key(replica: ReplicaId, client: ClientId, to: &mut Vec<u8>) {
     to.clear();
     to.push(BY_REPLICA);
@@ -185,7 +187,7 @@ pub fn client_key(replica: ReplicaId, client: ClientId, to: &mut Vec<u8>) {
     to.extend_from_slice(&client.0.to_be_bytes());
 }
 
-/// The interval of all clients' marks in a range.
+/// The interval of all session marks in a range.
 pub fn clients_of(replica: ReplicaId, low: &mut Vec<u8>, high: &mut Vec<u8>) {
     for (to, last) in [(low, CLIENT), (high, CLIENT + 1)] {
         to.clear();
@@ -195,13 +197,13 @@ pub fn clients_of(replica: ReplicaId, low: &mut Vec<u8>, high: &mut Vec<u8>) {
     }
 }
 
-/// The client of a marks row's key.
+/// The client id in the key of a row of session marks.
 pub fn client_part(key: &[u8]) -> Option<ClientId> {
     let (_, id) = key.split_last_chunk::<16>()?;
     Some(ClientId(u128::from_be_bytes(*id)))
 }
 
-/// The key of a session pair.
+/// Writes the key of a session pair to `to`.
 pub fn pair_key(
     data_id: DataId,
     first_key: &[u8],
@@ -232,7 +234,7 @@ pub fn pairs_of(data_id: DataId, low: &mut Vec<u8>, high: &mut Vec<u8>) {
     }
 }
 
-/// The key of a client's marks in a snapshot.
+/// Writes the key of a client's session marks in a snapshot to `to`.
 pub fn snapshot_client_key(data_id: DataId, client: ClientId, to: &mut Vec<u8>) {
     to.clear();
     put_data_id(data_id, to);
@@ -240,7 +242,7 @@ pub fn snapshot_client_key(data_id: DataId, client: ClientId, to: &mut Vec<u8>) 
     to.extend_from_slice(&client.0.to_be_bytes());
 }
 
-/// The interval of all clients' marks of a snapshot.
+/// The interval of all session marks in a snapshot.
 pub fn snapshot_clients_of(data_id: DataId, low: &mut Vec<u8>, high: &mut Vec<u8>) {
     for (to, kind) in [(low, SNAPSHOT_CLIENT), (high, SNAPSHOT_CLIENT + 1)] {
         to.clear();
@@ -249,19 +251,19 @@ pub fn snapshot_clients_of(data_id: DataId, low: &mut Vec<u8>, high: &mut Vec<u8
     }
 }
 
-/// What stands after the data id in a row's key.
+/// The part of a row's key after the data id; `None` if the key has no data id.
 pub fn after_data_id(key: &[u8]) -> Option<&[u8]> {
     split_data_id(key).map(|(_, rest)| rest)
 }
 
-/// The key of a row that has `rest` after its data id, into `to`.
+/// Writes to `to` the key that has `rest` after its data id.
 pub fn with_data_id(data_id: DataId, rest: &[u8], to: &mut Vec<u8>) {
     to.clear();
     put_data_id(data_id, to);
     to.extend_from_slice(rest);
 }
 
-/// First key, client and sequence of a session pair's key.
+/// First key, client and sequence in the key of a session pair.
 pub fn pair_parts(key: &[u8]) -> Option<(Vec<u8>, ClientId, u64)> {
     let (_, rest) = split_data_id(key)?;
     let (_, rest) = rest.split_first()?;
@@ -271,6 +273,7 @@ pub fn pair_parts(key: &[u8]) -> Option<(Vec<u8>, ClientId, u64)> {
     Some((first_key, ClientId(u128::from_be_bytes(*client)), sequence))
 }
 
+/// Reads an escaped key, and returns it with the bytes after it.
 fn unescape(escaped: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let mut key = Vec::with_capacity(escaped.len());
     let mut rest = escaped;
@@ -301,7 +304,7 @@ fn split_data_id(key: &[u8]) -> Option<(DataId, &[u8])> {
     ))
 }
 
-/// Reads a row's key; `None` if it is none of ours.
+/// Parses a row's key. `None` means that it has none of the forms in the module's table.
 pub fn parse(key: &[u8]) -> Option<(RowKind, Owner<'_>)> {
     if key == TREE_MARK {
         return Some((RowKind::TreeMark, Owner::Tree));
@@ -399,11 +402,12 @@ mod tests {
             let (found, owner) = parse(row).expect("a row of ours");
             assert_eq!(found, kind);
             let rule = kind.rule();
-            // Only what lies by its key need not be moved when ranges share a data id.
+            // Ranges share a data id after a split. Only rows that are stored by a user key stay in
+            // place then.
             let lies_by_key = matches!(owner, Owner::Key(..));
             assert_eq!(rule.split == Split::ByKey, lies_by_key, "{kind:?}");
             assert_eq!(rule.collected == Collected::BelowThreshold, lies_by_key);
-            // A row that travels lies under a data id, which its receiver replaces.
+            // A row that snapshots carry has a data id in its key, which the receiver replaces.
             assert_eq!(rule.travels, after_data_id(row).is_some(), "{kind:?}");
         }
     }

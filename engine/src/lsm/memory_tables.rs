@@ -1,9 +1,11 @@
-//! Tables in memory, for the simulator: the crash rule of the real ones without files.
+//! Tables in memory, for the simulator. They keep after a crash what the real ones keep, without
+//! files.
 //!
-//! A [`MemoryDisk`] outlives the store, as a disk outlives a process: what was installed last is
-//! what a store opened on it later finds. Work is done in [`TableStore::poll`], one step at a
-//! time, so that a crash may come between any two, and nothing depends on threads. Not for data:
-//! every install copies the list of rows.
+//! A [`MemoryDisk`] outlives the store, as a disk outlives a process: a store that is opened on it
+//! later finds exactly the tables that were installed. All work is done in [`TableStore::poll`],
+//! one flush or compaction at a time, so that a crash can come between any two and nothing depends
+//! on threads. The store is too slow for real data: every install visits all rows to add up their
+//! sizes.
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
@@ -19,29 +21,29 @@ use crate::lsm::version_gc::{GcRules, Judge};
 use crate::lsm::{Bounds, LsmError, TableRow, TableStats, TableStore, row};
 use crate::types::Timestamp;
 
-/// With so many runs a compaction makes one of them.
+/// With this many runs, a compaction merges them into one.
 const RUNS_BEFORE_COMPACTION: usize = 4;
 
 type RunKey = (Bytes, Reverse<Timestamp>);
 type Run = Arc<BTreeMap<RunKey, Bytes>>;
 
-/// What there is on the simulated disk, and how it behaves.
+/// The content of a simulated disk, and its faults.
 #[derive(Default)]
 pub struct MemoryDisk {
-    /// Newest first.
+    /// The installed runs, newest first.
     runs: RefCell<Vec<Run>>,
-    /// No write has room.
+    /// The disk is full: flushes and compactions wait.
     pub full: Cell<bool>,
-    /// The next write fails.
+    /// Writes fail with an error.
     pub failing: Cell<bool>,
-    /// A write has failed as asked.
+    /// A write has failed because of `failing`.
     pub has_failed: Cell<bool>,
-    /// Nothing is flushed meanwhile.
+    /// Flushes and compactions do nothing.
     pub stuck: Cell<bool>,
 }
 
 impl MemoryDisk {
-    /// Copies the tables. The machine must be switched off.
+    /// Copies the tables to another disk. The simulated machine must be switched off.
     pub fn copy(&self) -> MemoryDisk {
         MemoryDisk {
             runs: self.runs.clone(),
@@ -49,13 +51,13 @@ impl MemoryDisk {
         }
     }
 
-    /// Everything is as on another disk. No store may be open on it.
+    /// Replaces the tables with those of another disk. No store may be open on this one.
     pub fn put_back(&self, other: &MemoryDisk) {
         self.runs.replace(other.runs.borrow().clone());
     }
 
-    /// Changes rows behind the back of everybody, as a bad disk does: `change` is given each row's
-    /// key and bytes. No store may be open on it.
+    /// Corrupts rows, as a bad disk does: `change` gets the key and the bytes of each row, and may
+    /// change the bytes. No store may be open on this disk.
     pub fn spoil(&self, mut change: impl FnMut(&[u8], &mut Vec<u8>)) {
         for run in self.runs.borrow_mut().iter_mut() {
             let rows = run.iter().map(|(key, row)| {
@@ -81,7 +83,7 @@ pub struct MemoryTables {
 }
 
 impl MemoryTables {
-    /// Opens what the disk has.
+    /// Opens the tables on a disk.
     pub fn open(disk: Rc<MemoryDisk>, memtable_bytes: usize) -> MemoryTables {
         let runs = disk.runs.borrow().clone();
         MemoryTables {
@@ -102,7 +104,7 @@ impl MemoryTables {
         }
     }
 
-    /// Whether a write would succeed now.
+    /// Whether writes succeed at the moment.
     fn writes(&mut self) -> Result<bool, LsmError> {
         if self.disk.failing.get() {
             self.disk.has_failed.set(true);
@@ -144,7 +146,7 @@ impl MemoryTables {
     }
 }
 
-/// What is left of an interval of one run.
+/// An iterator over an interval of one run. It holds the bounds of what it has not yielded yet.
 pub struct RunIter {
     run: Run,
     front: Bound<RunKey>,
@@ -152,9 +154,9 @@ pub struct RunIter {
 }
 
 impl RunIter {
-    /// The rows that are left.
+    /// The rows that it has not yielded yet.
     fn rows(&self) -> Option<btree_map::Range<'_, RunKey, Bytes>> {
-        // A map refuses such bounds.
+        // `BTreeMap::range` panics if its bounds are reversed.
         let is_empty = match (&self.front, &self.back) {
             (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
             (Bound::Included(front), Bound::Included(back)) => front > back,
@@ -210,7 +212,7 @@ impl TableStore for MemoryTables {
     }
 
     fn runs(&self, bounds: Bounds<'_>) -> Vec<RunIter> {
-        // The newest version of a key comes first.
+        // Within a key, a run is ordered from the newest version to the oldest.
         let newest = |key| (Bytes::copy_from_slice(key), Reverse(Timestamp::MAX));
         let oldest = |key| (Bytes::copy_from_slice(key), Reverse(Timestamp::ZERO));
         let front = match bounds.0 {
@@ -244,6 +246,7 @@ impl TableStore for MemoryTables {
         if self.disk.stuck.get() || (self.jobs.is_empty() && !self.collect) || !self.writes()? {
             return Ok(None);
         }
+        // Flushes go first. A compaction runs when no memtable waits.
         let Some(memtable) = self.jobs.pop_front() else {
             self.collect = false;
             self.compact();

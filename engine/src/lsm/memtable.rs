@@ -1,9 +1,11 @@
-//! The memtable: rows that are not in tables yet, by key, the newest version first.
+//! The memtable: versions of rows that are not in tables yet, ordered by key and, within a key,
+//! from the newest version to the oldest.
 //!
-//! Entries are appended to one arena and never move; their order is kept in blocks of slots, each
-//! with the first bytes of its key, under one array of the blocks' first slots. So an insert
-//! allocates nothing, a lookup compares two integers at most steps, and clearing it keeps the
-//! memory. One writer, the shard; once frozen it is read-only and may be read by other threads.
+//! Entries are appended to one arena and keep their offsets in it. Their order is kept in blocks of
+//! slots. A slot has the first bytes of an entry's key and the entry's offset, and an array holds
+//! the first slot of every block. So most steps of a lookup compare only two integers. Clearing a
+//! memtable keeps its memory, so that inserts into a reused memtable seldom allocate. Only the
+//! shard writes to a memtable. A frozen one is read-only and may be read by other threads.
 
 use std::cmp::{Ordering, Reverse};
 use std::ops::Bound;
@@ -11,36 +13,37 @@ use std::ops::Bound;
 use crate::lsm::Bounds;
 use crate::types::Timestamp;
 
-/// Slots of a block.
+/// Slots that a block has room for.
 const BLOCK: usize = 128;
-/// Bytes of an entry before its key.
+/// Bytes of an entry before its key: length of the key (4), length of the value and [`LIVE`] (4),
+/// version (8), all little endian.
 const HEADER_LEN: usize = 16;
-/// Set in the length field of a value; clear for a delete mark.
+/// Set in the length field of a value; clear for a tombstone.
 const LIVE: u32 = 1 << 31;
 
-/// The name of a memtable within its shard's process; rises.
+/// Identifies a memtable of a shard while the process runs. Newer memtables have greater ids.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MemtableId(pub u64);
 
-/// The first sixteen bytes of a key, filled up with zeros. Two numbers, as one of 128 bits would
-/// make a slot a third longer.
+/// The first sixteen bytes of a key, padded with zeros. A pair of numbers, because the alignment of
+/// one 128-bit number would make a slot a third longer.
 type Prefix = (u64, u64);
 
-/// An entry in the order: the beginning of its key, and where it is.
+/// One position in the order: the prefix of an entry's key, and the entry's offset in the arena.
 #[derive(Clone, Copy)]
 struct Slot {
     prefix: Prefix,
     at: u32,
 }
 
-/// A version in a memtable.
+/// A version of a row in a memtable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry<'a> {
     /// The row's key.
     pub key: &'a [u8],
     /// Its version.
     pub version: Timestamp,
-    /// The value, or `None` for a delete mark.
+    /// The value, or `None` for a tombstone.
     pub value: Option<&'a [u8]>,
 }
 
@@ -51,8 +54,8 @@ struct Place {
     slot: usize,
 }
 
-/// The entries of an interval of keys, all versions, newest of a key first. They can be taken from
-/// either end.
+/// Iterates over the entries of an interval of keys, from either end: all versions, the newest of a
+/// key first.
 pub struct Range<'a> {
     memtable: &'a Memtable,
     front: Place,
@@ -83,9 +86,9 @@ impl<'a> DoubleEndedIterator for Range<'a> {
     }
 }
 
-/// Rows by key and version.
+/// Versions of rows, ordered by key and version.
 pub struct Memtable {
-    /// Its name; set when it freezes.
+    /// Its id, which is set when it is frozen.
     pub id: MemtableId,
     capacity: usize,
     arena: Vec<u8>,
@@ -110,8 +113,8 @@ fn prefix(key: &[u8]) -> Prefix {
 }
 
 impl Memtable {
-    /// An empty memtable whose arena of `capacity` bytes is reserved; the kernel makes its pages as
-    /// they are filled, so one that is hardly used costs nothing.
+    /// An empty memtable with an arena of `capacity` bytes. The kernel provides the pages of the
+    /// arena only as they are filled, so a memtable that is hardly used costs almost nothing.
     pub fn new(capacity: usize) -> Memtable {
         Memtable {
             id: MemtableId(0),
@@ -138,12 +141,13 @@ impl Memtable {
         self.rows
     }
 
-    /// Bytes in use.
+    /// Bytes that its entries and slots take.
     pub fn size(&self) -> usize {
         self.arena.len() + self.order.len() * BLOCK * size_of::<Slot>()
     }
 
-    /// Whether `rows` more with `bytes` of keys and values fit. An empty one takes anything.
+    /// Whether `rows` more versions with `bytes` of keys and values fit. An empty memtable has room
+    /// for anything.
     pub fn has_room(&self, rows: usize, bytes: usize) -> bool {
         let more = bytes + rows * (HEADER_LEN + size_of::<Slot>());
         self.rows == 0 || self.size() + more <= self.capacity
@@ -226,6 +230,7 @@ impl Memtable {
 
     /// The first place after all versions of a key.
     fn seek_after(&self, key: &[u8]) -> Place {
+        // The key with a zero byte appended is the next key in the order.
         self.seek(&[key, &[0]].concat(), Timestamp::MAX)
     }
 
@@ -289,9 +294,10 @@ impl Memtable {
             .map(move |slot| self.entry_at(slot.at))
     }
 
-    /// Adds a version; each (key, version) comes once.
+    /// Adds a version. Each pair of key and version may be added only once.
     pub fn insert(&mut self, key: &[u8], version: Timestamp, value: Option<&[u8]>) {
         let wanted = prefix(key);
+        // Find the place of the new entry in the order: the block, and the slot within it.
         let block = self
             .heads
             .partition_point(|s| self.is_before(s, wanted, key, version))
@@ -303,6 +309,7 @@ impl Memtable {
             at + key.len() < u32::MAX as usize / 2,
             "an arena is far smaller than 4 GiB"
         );
+        // Append the entry to the arena, then insert its slot.
         let bytes = value.unwrap_or(&[]);
         let live = if value.is_some() { LIVE } else { 0 };
         self.arena
@@ -332,13 +339,14 @@ impl Memtable {
         self.heads.insert(at, head);
     }
 
+    /// Inserts a slot at a place. A full block is split first.
     fn place(&mut self, mut place: Place, slot: Slot) {
         if self.order.is_empty() {
             self.add_block(0, slot);
         }
         if self.block(place.block).len() == BLOCK {
             let is_last = place.block + 1 == self.order.len();
-            // Keys that rise fill their blocks; any other full block is halved.
+            // Ascending keys leave full blocks behind; any other full block is split in half.
             let cut = if is_last && place.slot == BLOCK {
                 BLOCK
             } else {
@@ -412,7 +420,8 @@ mod tests {
 
     type Map = BTreeMap<(Vec<u8>, Reverse<u64>), Option<Vec<u8>>>;
 
-    /// Intervals of every kind of bounds, read forward, backward, and from both ends in turns.
+    /// Checks intervals with every kind of bound, read forward, backward, and alternately from both
+    /// ends.
     fn ranges_agree(memtable: &Memtable, map: &Map, mut x: u64) {
         let bound = |x: u64| {
             let key = format!("key-with-a-long-prefix-{:04}", (x >> 33) % 720).into_bytes();

@@ -1,16 +1,19 @@
-//! The shard's tree: one for all its ranges, every version of every row.
+//! The LSM tree of a shard. One tree holds every MVCC version of every row of all its ranges. The
+//! commit timestamp of a write is the version.
 //!
-//! In front, on the shard's thread, a [`memtable`]; behind it frozen ones that wait to be flushed,
-//! oldest first; behind them tables, immutable, in a list that the shard holds and swaps when the
-//! background has installed new ones. The shard never takes a lock under which anybody does I/O:
-//! it meets the background in [`TableStore::poll`] alone. A read looks through them in that order;
-//! the commit timestamp is the version.
+//! The shard's thread writes to the active [`memtable`]. Full memtables are frozen and wait, oldest
+//! first, to be flushed to immutable SSTables, called *tables* here. The shard holds a list of the
+//! tables and replaces it when the background threads have installed new ones. A read looks in the
+//! active memtable, then in the frozen ones from the newest to the oldest, then in the tables. The
+//! shard's thread never waits for a lock that is held during I/O: it takes over the work of the
+//! background threads in [`TableStore::poll`], which only tries the lock.
 //!
-//! Two stores of tables: [`tables`] on `lsm-tree`, the engine inside fjall, with threads of its own
-//! for flushes and compactions, and [`memory_tables`] for the simulator, with the same rule for
-//! crashes: what was installed last is what there is. Old versions go by [`version_gc`].
+//! There are two implementations of [`TableStore`]. [`tables`] uses `lsm-tree`, the engine inside
+//! fjall, with two threads for flushes and compactions. [`memory_tables`] keeps tables in memory
+//! for the simulator. After a crash both hold exactly the tables that were installed.
+//! [`version_gc`] decides which old versions a flush or a compaction drops.
 //!
-//! What a caller must keep to: of a key, versions are inserted in rising order, each once.
+//! The caller must insert the versions of a key in ascending order, and each version once.
 
 #[cfg(test)]
 mod crash_tests;
@@ -42,73 +45,76 @@ pub use tables::{LsmTables, TableOptions};
 pub use version_gc::{GcRules, Judge, LiveData};
 pub use write_back::PushOut;
 
-/// Memtables that may wait for the flusher; with more, nothing is applied until one is flushed.
+/// With this many frozen memtables, nothing is applied that needs a new memtable until one is
+/// flushed.
 pub const FROZEN_MAX: usize = 4;
-/// From so many frozen memtables on, writers are slowed down.
+/// With more frozen memtables than this, writers are slowed down.
 const FROZEN_SLOW: usize = 1;
-/// From so many runs in level 0 on, writers are slowed down.
+/// With more runs in level 0 than this, writers are slowed down.
 const RUNS_SLOW: usize = 12;
-/// With so many, nothing is applied until some are compacted.
+/// With this many runs in level 0, nothing is applied that needs a new memtable until a compaction
+/// has merged some of them.
 const RUNS_MAX: usize = 32;
 
-/// Bounds of a scan.
+/// The lower and the upper bound of an interval of keys.
 pub type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 
-/// A row as tables hold it.
+/// One version of a row, as it is stored in a table.
 pub struct TableRow<S> {
     /// The row's key.
     pub key: S,
-    /// Its version.
+    /// Its commit timestamp.
     pub version: Timestamp,
-    /// Header and value, see [`row`].
+    /// Header and value; see [`row`].
     pub row: S,
 }
 
-/// Files of tables, and the work on them.
+/// The tables of a shard, the flushes to them and their compactions.
 pub trait TableStore: Sized + 'static {
-    /// Bytes in a table, shared with its block.
+    /// Bytes read from a table. They are not copied but share the memory of their block.
     type Slice: AsRef<[u8]> + Clone;
-    /// Goes through an interval of one run of tables, from either end: all versions, newest of a
-    /// key first. Other threads may use it, too.
+    /// Iterates over an interval of one run of tables, from either end. It yields all versions, the
+    /// newest of a key first, and may be moved to another thread.
     type Iter: DoubleEndedIterator<Item = Result<TableRow<Self::Slice>, LsmError>> + Send + 'static;
 
-    /// The newest row of a key at or below `at`: header and value.
+    /// The newest version of a key at or below `at`: header and value.
     ///
     /// # Errors
     /// A file cannot be read or is damaged.
     fn get(&self, key: &[u8], at: Timestamp) -> Result<Option<Self::Slice>, LsmError>;
-    /// One iterator for each run that has keys in the interval.
+    /// One iterator for each run that may have keys in the interval.
     fn runs(&self, bounds: Bounds<'_>) -> Vec<Self::Iter>;
     /// An empty memtable.
     fn fresh_memtable(&mut self) -> Memtable;
-    /// Has a frozen memtable flushed, after those before it.
+    /// Queues a frozen memtable, to be flushed after those queued before it.
     fn flush(&mut self, memtable: Arc<Memtable>);
-    /// Takes over what was installed; gives the newest memtable that is in tables, if that is
-    /// news. Never waits.
+    /// Takes over what the background threads have installed, and never waits for them. Returns the
+    /// newest memtable whose rows are in tables, or `None` if nothing is new. The same memtable may
+    /// be returned again after a compaction.
     ///
     /// # Errors
-    /// The background has failed for good.
+    /// A flush or a compaction has failed in a way that a retry does not help.
     fn poll(&mut self) -> Result<Option<MemtableId>, LsmError>;
-    /// Gives back memtables that are in tables, to be used again.
+    /// Gives back flushed memtables, so that their memory can be reused.
     fn recycle(&mut self, memtables: Vec<Arc<Memtable>>);
-    /// Has `call` called, from any thread, when [`TableStore::poll`] has news.
+    /// Sets a callback for when [`TableStore::poll`] has something to do. Any thread may call it.
     fn on_install(&mut self, call: Arc<dyn Fn() + Send + Sync>);
-    /// What compactions that start from now on go by.
+    /// Sets the rules by which flushes and compactions that start from now on drop versions.
     fn set_gc(&mut self, rules: GcRules);
-    /// Has everything compacted once.
+    /// Starts a compaction of all tables.
     fn collect_garbage(&mut self);
-    /// What is known of the files.
+    /// Counters of the tables and of the work on them.
     fn stats(&self) -> TableStats;
 }
 
-/// What is known of a store's files.
+/// Counters of a [`TableStore`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TableStats {
-    /// Tables.
+    /// Number of tables.
     pub tables: usize,
-    /// Runs in level 0: each may hold any key.
+    /// Runs in level 0. Each may hold any key.
     pub level0_runs: usize,
-    /// Bytes of all tables.
+    /// Size of all tables in bytes.
     pub bytes: u64,
     /// Flushes done by this process.
     pub flushes: u64,
@@ -116,14 +122,14 @@ pub struct TableStats {
     pub compactions: u64,
     /// The last write failed because the disk is full.
     pub disk_full: bool,
-    /// The last write failed because there were no file descriptors, or no memory for one.
+    /// The last write failed because the process could not get a file descriptor or memory.
     pub starved: bool,
 }
 
-/// How far the background is behind.
+/// How far flushes and compactions are behind the writers.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Pressure {
-    /// 0: not at all; 1: as far as it may be.
+    /// From 0, not behind, to 1, at the limit.
     pub level: f32,
     /// Nothing may be applied that needs a new memtable.
     pub stopped: bool,
@@ -149,22 +155,22 @@ fn advice(damaged: bool) -> String {
     }
 }
 
-/// What can go wrong in the tree. Each ends the process.
+/// An error in the tree. Every one ends the process.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LsmError {
-    /// A file cannot be read or written, or is not what was written.
+    /// A file cannot be read or written, or is damaged.
     #[error("tables in {folder}: {action} failed: {message}{}", advice(*.damaged))]
     Failed {
         /// The tables' folder.
         folder: String,
-        /// What was tried.
+        /// The operation that failed.
         action: &'static str,
         /// The cause.
         message: String,
         /// Whether the file is damaged.
         damaged: bool,
     },
-    /// A row's header is none that this version knows.
+    /// A row has a header that this version of RangeDB does not know.
     #[error(
         "a row in the tables has a header unknown to this version of rangedb; \
          start the version that wrote it"
@@ -172,11 +178,11 @@ pub enum LsmError {
     UnknownRow,
 }
 
-/// A row found, borrowed from where it is.
+/// A version of a row, borrowed from the memtable or the table that holds it.
 pub enum Found<'a, S> {
     /// In a memtable.
     Memtable(Entry<'a>),
-    /// In a table.
+    /// In a table: the version, whether it has a value (a tombstone has none), and the row's bytes.
     Table(Timestamp, bool, S),
 }
 
@@ -189,7 +195,7 @@ impl<S: AsRef<[u8]>> Found<'_, S> {
         }
     }
 
-    /// Its value, or `None` if it is a delete mark.
+    /// Its value, or `None` for a tombstone.
     pub fn value(&self) -> Option<&[u8]> {
         match self {
             Found::Memtable(entry) => entry.value,
@@ -199,14 +205,14 @@ impl<S: AsRef<[u8]>> Found<'_, S> {
     }
 }
 
-/// An interval of frozen memtables and tables, as they were when it was taken.
+/// An interval of the frozen memtables and the tables, as they were when [`Lsm::part`] took it.
 pub struct Part<T: TableStore> {
     memtables: Vec<Arc<Memtable>>,
     runs: Vec<T::Iter>,
 }
 
 impl<T: TableStore> Part<T> {
-    /// Goes through its rows as of `at`; the bounds are those it was taken with.
+    /// Scans the interval as of `at`. The bounds must be those that it was taken with.
     ///
     /// # Errors
     /// A table cannot be read.
@@ -247,12 +253,12 @@ impl<T: TableStore> Lsm<T> {
         }
     }
 
-    /// Whether `rows` more with `bytes` of keys and values fit without freezing.
+    /// Whether `rows` more versions with `bytes` of keys and values fit without a freeze.
     pub fn has_room(&self, rows: usize, bytes: usize) -> bool {
         self.active.has_room(rows, bytes)
     }
 
-    /// Adds a version; `None` is a delete mark.
+    /// Adds a version of a row. A value of `None` adds a tombstone.
     pub fn insert(&mut self, key: &[u8], version: Timestamp, value: Option<&[u8]>) {
         self.active.insert(key, version, value);
     }
@@ -277,12 +283,12 @@ impl<T: TableStore> Lsm<T> {
         Ok(Some(Found::Table(version, is_value, row)))
     }
 
-    /// Newest first.
+    /// All memtables, newest first.
     fn memtables(&self) -> impl Iterator<Item = &Memtable> {
         std::iter::once(&self.active).chain(self.frozen.iter().rev().map(|frozen| &**frozen))
     }
 
-    /// The rows of an interval as of `at`, in key order; delete marks are not shown.
+    /// A scan of the rows in an interval as of `at`, in ascending order of keys.
     ///
     /// # Errors
     /// A table cannot be read.
@@ -290,7 +296,7 @@ impl<T: TableStore> Lsm<T> {
         self.scan_in(Direction::Forward, bounds, at)
     }
 
-    /// As [`Lsm::scan`], in this direction.
+    /// Like [`Lsm::scan`], in either direction.
     ///
     /// # Errors
     /// A table cannot be read.
@@ -304,7 +310,7 @@ impl<T: TableStore> Lsm<T> {
         Scan::new(self.memtables(), runs, bounds, at, direction)
     }
 
-    /// An interval of all that is not in the active memtable, for another thread to go through.
+    /// An interval of everything but the active memtable, which another thread may scan.
     pub fn part(&self, bounds: Bounds<'_>) -> Part<T> {
         Part {
             memtables: self.frozen.iter().cloned().collect(),
@@ -317,7 +323,8 @@ impl<T: TableStore> Lsm<T> {
         self.active.rows() == 0
     }
 
-    /// Hands the active memtable to the flusher; it is read from here until it is in tables.
+    /// Freezes the active memtable and queues it for the flusher. Reads still look in it until its
+    /// rows are in tables.
     pub fn freeze(&mut self) -> MemtableId {
         let id = MemtableId(self.next_id);
         self.next_id += 1;
@@ -330,11 +337,11 @@ impl<T: TableStore> Lsm<T> {
         id
     }
 
-    /// Takes over what the background has installed; gives the newest memtable that is in tables,
-    /// if that is news.
+    /// Takes over what the background threads have installed, and drops the memtables that are
+    /// flushed. Returns the newest of those as [`TableStore::poll`] does.
     ///
     /// # Errors
-    /// The background has failed for good.
+    /// A flush or a compaction has failed in a way that a retry does not help.
     pub fn poll(&mut self) -> Result<Option<MemtableId>, LsmError> {
         let Some(installed) = self.store.poll()? else {
             return Ok(None);
@@ -347,27 +354,27 @@ impl<T: TableStore> Lsm<T> {
         Ok(Some(installed))
     }
 
-    /// Has `call` called, from any thread, when [`Lsm::poll`] has news.
+    /// Sets a callback for when [`Lsm::poll`] has something to do. Any thread may call it.
     pub fn on_install(&mut self, call: Arc<dyn Fn() + Send + Sync>) {
         self.store.on_install(call);
     }
 
-    /// How far the background is behind.
+    /// How far flushes and compactions are behind the writers.
     pub fn pressure(&self) -> Pressure {
         pressure(self.frozen.len(), self.store.stats())
     }
 
-    /// What compactions that start from now on go by.
+    /// Sets the rules by which flushes and compactions that start from now on drop versions.
     pub fn set_gc(&mut self, rules: GcRules) {
         self.store.set_gc(rules);
     }
 
-    /// Has everything compacted once, so that old versions go where nobody writes.
+    /// Starts a compaction of all tables, which drops old versions also where nothing is written.
     pub fn collect_garbage(&mut self) {
         self.store.collect_garbage();
     }
 
-    /// Counters.
+    /// The counters of the tree.
     pub fn stats(&self) -> LsmStats {
         LsmStats {
             memtable_bytes: self.active.size(),
@@ -377,7 +384,7 @@ impl<T: TableStore> Lsm<T> {
     }
 }
 
-/// Rises smoothly with what waits, so that writers slow down before they must stop.
+/// The pressure rises linearly with the backlog, so that writers slow down before they must stop.
 fn pressure(frozen: usize, tables: TableStats) -> Pressure {
     let part = |have: usize, slow: usize, max: usize| {
         (have.saturating_sub(slow) as f32 / (max - slow) as f32).min(1.0)

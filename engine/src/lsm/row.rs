@@ -1,9 +1,9 @@
-//! The value of a row in tables: a header and the bytes.
+//! How a version of a row is stored as a value in a table: a header, and the row's value.
 //!
 //! | bytes | field |
 //! |---|---|
-//! | 1 | flags: bit 0 set for a value, clear for a delete mark; bit 1 is kept for an expiry |
-//! | 8 | timestamp, big endian: a compaction filter sees values, not sequence numbers |
+//! | 1 | flags: bit 0 is set for a value, clear for a tombstone; bit 1 is reserved for an expiry |
+//! | 8 | commit timestamp, big endian: a compaction filter sees values, not sequence numbers |
 //! | n | the value |
 
 use crate::types::Timestamp;
@@ -11,16 +11,16 @@ use crate::types::Timestamp;
 const LIVE: u8 = 1;
 const HEADER_LEN: usize = 9;
 
-/// A row's version and its value, unless it is a delete mark.
+/// A version of a row, as a table holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row<'a> {
-    /// Commit timestamp.
+    /// The commit timestamp.
     pub version: Timestamp,
-    /// The value, or `None` for a delete mark.
+    /// The value, or `None` for a tombstone.
     pub value: Option<&'a [u8]>,
 }
 
-/// The bytes of a row in tables.
+/// Encodes a version of a row for a table.
 pub fn encode(version: Timestamp, value: Option<&[u8]>) -> Vec<u8> {
     let bytes = value.unwrap_or(&[]);
     let mut row = Vec::with_capacity(HEADER_LEN + bytes.len());
@@ -30,7 +30,7 @@ pub fn encode(version: Timestamp, value: Option<&[u8]>) -> Vec<u8> {
     row
 }
 
-/// Reads a row of the tables; `None` if this version of rangedb did not write it.
+/// Decodes a row of a table. `None` means that its header is unknown to this version of RangeDB.
 pub fn decode(bytes: &[u8]) -> Option<Row<'_>> {
     let (flags, rest) = bytes.split_first()?;
     let (version, value) = rest.split_first_chunk::<8>()?;

@@ -1,5 +1,5 @@
-//! A merge of memtables and tables in key order, ascending or descending: of each key the version
-//! that a timestamp sees.
+//! A scan merges memtables and tables in ascending or descending order of keys, and yields the
+//! version of each key that is visible at a timestamp.
 
 use std::cmp::Reverse;
 
@@ -7,16 +7,16 @@ use crate::lsm::memtable::{self, Entry, Memtable};
 use crate::lsm::{Bounds, LsmError, TableRow, TableStore, row};
 use crate::types::Timestamp;
 
-/// The order in which a scan shows keys.
+/// The order in which a scan yields keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// Ascending; of a key the newest version comes first.
+    /// Ascending. Of each key, the newest version comes first.
     Forward,
-    /// Descending; of a key the oldest version comes first.
+    /// Descending. Of each key, the oldest version comes first.
     Reverse,
 }
 
-/// A row that a scan shows.
+/// A row that a scan yields.
 pub struct ScanRow<'a, S>(Item<'a, S>);
 
 enum Item<'a, S> {
@@ -39,7 +39,7 @@ impl<S: AsRef<[u8]>> Item<'_, S> {
         }
     }
 
-    /// The value, or `None` for a delete mark.
+    /// The value, or `None` for a tombstone.
     fn value(&self) -> Result<Option<&[u8]>, LsmError> {
         match self {
             Item::Memtable(entry) => Ok(entry.value),
@@ -64,7 +64,7 @@ impl<S: AsRef<[u8]>> ScanRow<'_, S> {
 
     /// Its value.
     pub fn value(&self) -> &[u8] {
-        // A row that is shown has a value.
+        // The scan yields only rows that it could decode and that have a value.
         self.0.value().ok().flatten().unwrap_or(&[])
     }
 }
@@ -87,9 +87,9 @@ impl<'a, T: TableStore> Source<'a, T> {
     }
 }
 
-/// A scan under way. It borrows the tree.
+/// A scan in progress. It borrows the memtables.
 pub struct Scan<'a, T: TableStore> {
-    /// What each source has next; the one to take stands last.
+    /// The next item of each source, with the source. The last one comes next in the scan's order.
     heads: Vec<(Item<'a, T::Slice>, Source<'a, T>)>,
     at: Timestamp,
     direction: Direction,
@@ -117,7 +117,7 @@ impl<'a, T: TableStore> Scan<'a, T> {
         Ok(scan)
     }
 
-    /// Puts a source in its place by what it has next.
+    /// Inserts a source into `heads` by its next item. A source without one is dropped.
     fn add(&mut self, mut source: Source<'a, T>) -> Result<(), LsmError> {
         let Some(item) = source.next(self.direction)? else {
             return Ok(());
@@ -141,6 +141,7 @@ impl<'a, T: TableStore> Scan<'a, T> {
         Ok(())
     }
 
+    /// Takes the next item of all sources.
     fn take(&mut self) -> Result<Option<Item<'a, T::Slice>>, LsmError> {
         let Some((item, source)) = self.heads.pop() else {
             return Ok(None);
@@ -149,8 +150,8 @@ impl<'a, T: TableStore> Scan<'a, T> {
         Ok(Some(item))
     }
 
-    /// The next version at or below the timestamp, in the scan's [`Direction`], handed to `look`:
-    /// key, version, and value unless it is a delete mark. `None` at the end.
+    /// Passes the next version at or below the timestamp to `look`, in the scan's [`Direction`]:
+    /// key, version, and value, which is `None` for a tombstone. Returns `None` at the end.
     ///
     /// # Errors
     /// A table cannot be read.
@@ -166,7 +167,7 @@ impl<'a, T: TableStore> Scan<'a, T> {
         Ok(None)
     }
 
-    /// The next row that the timestamp sees.
+    /// The next row that is visible at the timestamp. Deleted rows are skipped.
     ///
     /// # Errors
     /// A table cannot be read.
@@ -182,7 +183,7 @@ impl<'a, T: TableStore> Scan<'a, T> {
             if item.version() > self.at {
                 continue;
             }
-            // Newest first: this is the version that counts; older ones of the key are passed.
+            // Versions come newest first, so this one is visible; skip the older ones of its key.
             while self.is_next(item.key()) {
                 self.take()?;
             }
@@ -195,7 +196,7 @@ impl<'a, T: TableStore> Scan<'a, T> {
 
     fn next_row_reverse(&mut self) -> Result<Option<ScanRow<'a, T::Slice>>, LsmError> {
         while let Some(mut newest) = self.take()? {
-            // Oldest first: the last version at or below the timestamp counts.
+            // Versions come oldest first; the last one at or below the timestamp is visible.
             while self.is_next(newest.key()) {
                 match self.take()? {
                     Some(item) if item.version() <= self.at => newest = item,

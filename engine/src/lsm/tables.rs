@@ -1,18 +1,21 @@
-//! Tables on disk, by `lsm-tree`: nothing else names it.
+//! SSTables on disk, by the crate `lsm-tree`. Only this module and its submodules use that crate.
 //!
-//! `lsm-tree` is the engine inside fjall; used directly, since fjall's journal would be a second
-//! log and fjall gives sequence numbers itself. The commit timestamp is the sequence number. Its
-//! version is pinned: several calls here are not documented.
+//! `lsm-tree` is the engine inside fjall. It is used directly because fjall's journal would be a
+//! second log, and because fjall assigns the sequence numbers itself. Here the sequence number is
+//! the commit timestamp. The crate's version is pinned, because several functions that are called
+//! here are not documented.
 //!
-//! Two threads for each shard, a flusher and a compactor, do all that may wait for a disk. They
-//! publish the list of tables in a slot; the shard swaps it in [`TableStore::poll`] with `try_lock`.
-//! Reads go through the shard's own list, never through the tree, whose lock is held over fsyncs
-//! when a version is installed. Lists and memtables that are done with are dropped by the flusher:
-//! the last holder of a table unlinks its file. No descriptor table is used: each table keeps its
-//! file open, since a reader must not open a file by a name that may be gone.
+//! Flushes and compactions run on two background threads of each shard, the flusher and the
+//! compactor. They publish the list of tables in a slot, and the shard takes it from there in
+//! [`TableStore::poll`] with `try_lock`. Reads use the shard's own list and never the tree, because
+//! the tree's lock is held over fsyncs while a new version of the tree is installed. The flusher
+//! drops the lists and memtables that the shard no longer needs: the last holder of a table unlinks
+//! its file, which takes too long for the shard's thread. There is no descriptor table. Each table
+//! keeps its file open, because a reader must not open a file by a name that may be gone.
 //!
-//! Flush and compaction get the tree's own small counter plus one as threshold. A timestamp there
-//! would drop versions that readers need; the bare counter would keep replaced files.
+//! Flushes and compactions pass the tree's own counter, a small number, plus one to `lsm-tree` as
+//! the threshold for garbage collection. With a timestamp `lsm-tree` would drop versions that
+//! readers need; with the counter itself it would keep files that were replaced.
 
 mod gc;
 mod retry;
@@ -41,32 +44,33 @@ use crate::lsm::{Bounds, FROZEN_MAX, LsmError, TableRow, TableStats, TableStore,
 use crate::types::Timestamp;
 use gc::GcFactory;
 
-/// Cleared memtables that wait to be filled again, with the pages that they have: as many as may
-/// freeze at once, and two.
+/// Cleared memtables that are kept for reuse, with their pages: as many as may be frozen at once,
+/// and two more.
 const SPARE_MEMTABLES: usize = FROZEN_MAX + 2;
-/// Size that compactions give to tables.
+/// Target size of the tables that a compaction writes.
 const TABLE_BYTES: u64 = 32 << 20;
 
-/// How a store is opened.
+/// Options of a store.
 #[derive(Clone)]
 pub struct TableOptions {
-    /// Folder of the tables; made if it is missing.
+    /// Folder of the tables; it is created if it is missing.
     pub folder: PathBuf,
     /// Size of a memtable in bytes.
     pub memtable_bytes: usize,
-    /// Budget for blocks in memory, in bytes.
+    /// Capacity of the block cache in bytes.
     pub cache_bytes: u64,
-    /// Runs first on each background thread: its name, its place, its priority.
+    /// Called first on each background thread with the thread's name, to set up its name, its
+    /// processors and its priority.
     pub on_start: Arc<dyn Fn(&str) + Send + Sync>,
-    /// Spreads what they write over time.
+    /// Called on table files while they are written, to spread the disk's work over time.
     pub push_out: PushOut,
 }
 
-/// The runs of tables, newest first. Holding it keeps the files.
+/// The runs of tables, newest first. The files stay on disk as long as somebody holds the list.
 struct Tables {
     runs: Vec<Vec<Table>>,
     level0_runs: usize,
-    /// All tables; counted once, since every write asks how far the tables are behind.
+    /// Number of all tables. It is computed once because every write asks for the pressure.
     count: usize,
     /// Bytes of their files.
     bytes: u64,
@@ -93,18 +97,18 @@ impl Tables {
 
 enum Job {
     Flush(Arc<Memtable>),
-    /// Drops what the shard is done with.
+    /// Drops memtables and a list of tables that the shard no longer needs.
     Discard(Vec<Arc<Memtable>>, Option<Arc<Tables>>),
 }
 
 enum Compaction {
-    /// Whatever the levels call for.
+    /// The compactions that the leveled strategy chooses, until it chooses none.
     Levels,
-    /// Everything.
+    /// One compaction of all tables.
     All,
 }
 
-/// What the background has for the shard.
+/// The news of the background threads for the shard.
 #[derive(Default)]
 struct Published {
     tables: Option<Arc<Tables>>,
@@ -127,17 +131,18 @@ struct Shared {
     rules: Arc<Mutex<Option<GcRules>>>,
     write_back: WriteBack,
     tell: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
-    /// Read-locked while table files are written.
+    /// Read-locked while table files are written, write-locked while unfinished ones are removed.
     writing: RwLock<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic aborts the process; there is no poison to meet.
+    // A panic aborts the process, so a mutex is never poisoned.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether an error says that a file is not what was written, not that the system refused. A file that
-/// is gone and one that is too short for an offset in it (`EINVAL`) were written, too.
+/// Whether an error means that a file is damaged, not that the system refused an operation. A file
+/// that is missing, and one that is too short for an offset in it (`EINVAL`), is damaged, too: it
+/// was written once.
 fn is_damage(error: &TreeError) -> bool {
     let TreeError::Io(error) = error else {
         return true;
@@ -161,8 +166,8 @@ fn failed(folder: &Path, action: &'static str, error: &TreeError) -> LsmError {
 }
 
 impl Shared {
-    /// Puts the tree's present tables into the slot. The lock spans the look at the tree, so that
-    /// a list is never replaced by an older one.
+    /// Puts the tree's current tables into the slot. The slot is locked before the tree is read, so
+    /// that a list is never replaced by an older one.
     fn publish(&self, flushed: Option<MemtableId>, error: Option<LsmError>) {
         {
             let mut slot = lock(&self.slot);
@@ -177,6 +182,7 @@ impl Shared {
         }
     }
 
+    /// The threshold for garbage collection by `lsm-tree`; see the module.
     fn threshold(&self) -> u64 {
         self.counter.get() + 1
     }
@@ -219,12 +225,14 @@ impl Shared {
                     if self.write("flush", || self.flush(&memtable)) {
                         self.flushes.fetch_add(1, Ordering::Relaxed);
                         self.publish(Some(memtable.id), None);
-                        // A compactor that is gone has no work.
+                        // Sending cannot fail: the compactor runs until all senders are dropped.
                         let _ = kick.send(Compaction::Levels);
                     }
                 }
                 Job::Discard(memtables, tables) => {
+                    // If nothing else holds a table of the list, this unlinks its file.
                     drop(tables);
+                    // A memtable that a reader still holds is not reused.
                     for mut memtable in memtables.into_iter().filter_map(Arc::into_inner) {
                         memtable.clear();
                         let mut spare = lock(&self.spare);
@@ -288,7 +296,8 @@ pub struct LsmTables {
 }
 
 impl LsmTables {
-    /// Opens the tables in a folder, or makes an empty store there, and starts the background.
+    /// Opens the tables in a folder, or creates an empty store there, and starts the background
+    /// threads.
     ///
     /// # Errors
     /// The folder cannot be read or written, or a file in it is damaged.
@@ -308,6 +317,7 @@ impl LsmTables {
         .filter_block_pinning_policy(PinningPolicy::all(true))
         .index_block_pinning_policy(PinningPolicy::all(true))
         .with_compaction_filter_factory(Some(Arc::new(gc)));
+        // `lsm-tree` does not compare the checksum of its list of tables when it opens a folder.
         let checked = verify::verify(&options.folder).map_err(TreeError::Io);
         let tree = checked.and_then(|()| config.open());
         let tree = tree.map_err(|e| failed(&options.folder, "open", &e))?;
@@ -351,7 +361,7 @@ impl LsmTables {
 
     fn send(&self, job: Job) {
         if let Some(jobs) = &self.jobs {
-            // The flusher is gone only after a failure, which `poll` reports.
+            // Sending cannot fail: the flusher runs until this sender is dropped.
             let _ = jobs.send(job);
         }
     }
@@ -362,14 +372,14 @@ impl LsmTables {
 }
 
 impl Drop for LsmTables {
-    /// Ends the background after its present step. Memtables that are not in tables are lost, as
-    /// in a crash.
+    /// Stops the background threads after their current step. Memtables that are not in tables are
+    /// lost, as in a crash.
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.jobs = None;
         self.kick = None;
         for thread in self.threads.drain(..) {
-            // A thread that panicked has aborted the process.
+            // Joining cannot fail: a panic would have aborted the process.
             let _ = thread.join();
         }
     }
@@ -377,18 +387,18 @@ impl Drop for LsmTables {
 
 type RangeIter = Box<dyn DoubleEndedIterator<Item = Result<InternalValue, TreeError>> + Send>;
 
-/// An interval of one run of tables.
+/// Iterates over an interval of one run of tables. It opens a table when it reaches it.
 pub struct RunIter {
     /// The list that keeps the tables' files.
     held: Arc<Tables>,
     folder: Arc<Path>,
     run: usize,
-    /// Tables that are not open yet.
+    /// Indexes of the tables between `front` and `back`, which are not open yet.
     left: VecDeque<usize>,
     bounds: (Bound<Slice>, Bound<Slice>),
-    /// The open table before those.
+    /// The open table before those in `left`.
     front: Option<RangeIter>,
-    /// The open table after those.
+    /// The open table after those in `left`.
     back: Option<RangeIter>,
 }
 
@@ -442,6 +452,7 @@ impl DoubleEndedIterator for RunIter {
     }
 }
 
+/// The index of the first table in a run that ends at or after `key`.
 fn first_at_or_after(run: &[Table], key: &[u8]) -> usize {
     run.partition_point(|table| table.metadata.key_range.max().as_ref() < key)
 }
@@ -457,7 +468,7 @@ impl TableStore for LsmTables {
             let Some(table) = table.filter(|t| t.metadata.key_range.min().as_ref() <= key) else {
                 continue;
             };
-            // Its bound is exclusive.
+            // `lsm-tree` takes an exclusive upper bound.
             let found = table
                 .get(key, at.0 + 1, hash)
                 .map_err(|e| self.failed(&e))?;
@@ -469,6 +480,7 @@ impl TableStore for LsmTables {
     }
 
     fn runs(&self, bounds: Bounds<'_>) -> Vec<RunIter> {
+        // Only the tables from `low` to `high` can have keys in the interval.
         let runs = self.tables.runs.iter().enumerate().filter_map(|(at, run)| {
             let low = match bounds.0 {
                 Bound::Unbounded => 0,
@@ -511,6 +523,7 @@ impl TableStore for LsmTables {
         if !self.shared.news.load(Ordering::SeqCst) {
             return Ok(None);
         }
+        // The background may wait for the disk while it holds the slot; the next poll tries again.
         let Ok(mut slot) = self.shared.slot.try_lock() else {
             return Ok(None);
         };
@@ -541,7 +554,7 @@ impl TableStore for LsmTables {
 
     fn collect_garbage(&mut self) {
         if let Some(kick) = &self.kick {
-            // The compactor is gone only after a failure, which `poll` reports.
+            // Sending cannot fail: the compactor runs until all senders are dropped.
             let _ = kick.send(Compaction::All);
         }
     }

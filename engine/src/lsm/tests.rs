@@ -1,6 +1,6 @@
-//! Both stores against a model: every read, through flushes, compactions, reopenings, crashes and
-//! moving thresholds. What holds for one store holds for the other, so this is also the test that
-//! the simulator's tables behave as the real ones.
+//! Both table stores are tested against a model. Every read is compared, through flushes,
+//! compactions, reopenings, crashes and moving thresholds. Both stores pass the same tests, so
+//! these also show that the simulator's tables behave like the real ones.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -33,10 +33,10 @@ impl Random {
 
 type Versions = BTreeMap<u64, Option<Vec<u8>>>;
 
-/// A row that a scan shows: key, version, value.
+/// A row that a scan yields: key, version, value.
 type Row = (Vec<u8>, u64, Vec<u8>);
 
-/// The next `most` rows of a scan.
+/// The next rows of a scan, at most `most`.
 fn rows<T: TableStore>(scan: &mut Scan<'_, T>, most: usize) -> Vec<Row> {
     let mut rows = Vec::new();
     while rows.len() < most
@@ -47,13 +47,13 @@ fn rows<T: TableStore>(scan: &mut Scan<'_, T>, most: usize) -> Vec<Row> {
     rows
 }
 
-/// An insert: into which memtable, key, version, value.
+/// An insert: the memtable it went to, key, version, value.
 type Logged = (MemtableId, Vec<u8>, u64, Option<Vec<u8>>);
 
 #[derive(Default)]
 struct Model {
     rows: BTreeMap<Vec<u8>, Versions>,
-    /// Inserts since the last freeze that is in tables, by memtable.
+    /// The inserts into memtables that are not known to be flushed.
     log: Vec<Logged>,
 }
 
@@ -159,7 +159,7 @@ impl<T: TableStore> Run<T> {
         }
     }
 
-    /// A time that may be read: above the threshold.
+    /// A timestamp at which reads are served: one above the threshold.
     fn time(&mut self) -> u64 {
         match self.random.below(3) {
             0 => self.now,
@@ -172,7 +172,7 @@ impl<T: TableStore> Run<T> {
         let found = self.lsm.get(&key, Timestamp(at)).expect("readable");
         let found = found.as_ref().map(|f| (f.version().0, f.value()));
         let expected = self.model.get(&key, at);
-        // A delete mark at or below the threshold may have gone.
+        // A tombstone at or below the threshold may have been dropped.
         if expected.is_some_and(|(version, value)| value.is_none() && version <= self.threshold) {
             assert!(found.is_none() || found == expected);
         } else {
@@ -230,7 +230,7 @@ impl<T: TableStore> Run<T> {
         assert_eq!(found, self.model.scan(&start, &end, at), "{direction:?}");
     }
 
-    /// What tables have dropped already does not count in a digest.
+    /// Compares digests. Versions that were dropped from tables already do not count in a digest.
     fn check_digest(&mut self) {
         self.freeze();
         let (at, threshold) = (Timestamp(self.now), Timestamp(self.threshold));
@@ -255,12 +255,13 @@ impl<T: TableStore> Run<T> {
         assert_eq!(found.value(), expected.value(), "threshold {threshold}");
     }
 
-    /// Loses the memtables and inserts again what was not in tables, as a replay does.
+    /// Drops the memtables, opens the store again and inserts what was not in tables, as a replay
+    /// of the log does.
     fn crash(&mut self) {
         self.poll();
         let fresh = {
             let open = &self.open;
-            // The old store goes first, as a process does.
+            // The old store is closed before the new one is opened, as when a process ends.
             let old = std::mem::replace(&mut self.lsm, Lsm::new(open()));
             drop(old);
             Lsm::new(open())
@@ -332,8 +333,8 @@ fn tables_on_disk_agree_with_the_model() {
     for seed in 1..7 {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().to_owned();
-        // Two stores of one folder must not be open at once: crash() makes the new one after it
-        // has dropped the old one, but for the placeholder, which gets a folder of its own.
+        // Two stores must not be open in one folder at once. crash() opens a placeholder in a
+        // folder of its own, drops the old store, and then opens the new one.
         let generation = std::cell::Cell::new(0);
         let placeholder = tempfile::tempdir().expect("a temporary folder");
         let mut run = Run::new(seed, move || {
@@ -429,7 +430,7 @@ fn a_table_goes_to_the_disk_while_it_is_made() {
         assert!(since.elapsed() < Duration::from_secs(20), "no flush");
         std::thread::sleep(Duration::from_millis(1));
     }
-    // Four megabytes: pieces of half a megabyte, but for the last.
+    // Four megabytes are written back in pieces of half a megabyte, except for the last piece.
     let lengths = LENGTHS.lock().expect("nobody panics").clone();
     assert_eq!(lengths.len(), 7, "{lengths:?}");
     assert!(lengths.is_sorted() && lengths[6] > 3 << 20, "{lengths:?}");

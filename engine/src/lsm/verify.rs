@@ -1,9 +1,10 @@
-//! What `lsm-tree` leaves unchecked when it opens a folder.
+//! Checks the list of tables, which `lsm-tree` does not check when it opens a folder.
 //!
-//! Every block of a table has a checksum, which is compared whenever the block is read, and so has
-//! a table's list of sections. The list of tables (`vN`) has none of its own: its checksum stands
-//! in the file `current`, and `lsm-tree` writes it but does not compare it. A flipped bit there
-//! would leave tables out (and have their files removed as left over), or shift their versions.
+//! Every block of a table has a checksum, which is compared whenever the block is read, and so does
+//! a table's list of sections. The list of tables (`vN`) has no checksum in itself. Its checksum is
+//! in the file `current`, where `lsm-tree` writes it but never compares it. A flipped bit in the
+//! list would leave tables out (and their files would be removed as left over), or shift their
+//! versions.
 
 use std::fs;
 use std::io;
@@ -11,14 +12,14 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_128;
 
-/// Names the list of tables, and has its checksum.
+/// The file that names the list of tables and holds the list's checksum.
 const CURRENT: &str = "current";
 
 fn damaged(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// Checks the list of tables in a folder; one without such a list is empty.
+/// Checks the list of tables in a folder. A folder without such a list is an empty store.
 ///
 /// # Errors
 /// A file cannot be read, or is damaged.
@@ -28,9 +29,9 @@ pub fn verify(folder: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    // Number of the list, its checksum, and the kind of checksum: 0 is XXH3.
+    // The file has the number of the list, its checksum, and the kind of checksum: 0 is XXH3.
     let Ok(current) = <[u8; 25]>::try_from(current) else {
-        return Err(damaged(format!("the file {CURRENT} has another length")));
+        return Err(damaged(format!("the file {CURRENT} has the wrong length")));
     };
     let (number, rest) = current.split_at(8);
     let (checksum, kind) = rest.split_at(16);

@@ -1,46 +1,50 @@
-//! Which versions a flush or a compaction may drop. Pure.
+//! Decides which versions of rows a flush or a compaction may drop. This module does no I/O.
 //!
-//! Versions of a key come newest first. Above the threshold all are kept; the first at or below
-//! it is kept, because a read just above the threshold needs it (a delete mark on the last level
-//! shows nothing, and goes); older ones go. A row that no live replica owns goes altogether.
+//! The versions of a key are judged from the newest to the oldest, against the threshold of the
+//! key. Versions above the threshold are kept. The first one at or below it is kept, too, because a
+//! read just above the threshold needs it, except for a tombstone in the last level, which hides
+//! nothing. Older versions are dropped. A row that no live replica owns is dropped with all its
+//! versions.
 
 use std::collections::BTreeMap;
 
 use crate::lsm::keys::{self, Collected, Owner};
 use crate::types::{DataId, KeyRange, ReplicaId, Timestamp};
 
-/// The rows of one live replica.
+/// The rows that one live replica owns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveData {
-    /// The replica: rows by its id belong to it.
+    /// The replica. It owns the rows that are stored by its id.
     pub replica: ReplicaId,
-    /// Its rows by key lie under this.
+    /// The data id under which its other rows are stored.
     pub data_id: DataId,
-    /// And within this interval.
+    /// The interval of user keys within which it owns rows that are stored by user key.
     pub keys: KeyRange,
-    /// No read comes at or below this any more.
+    /// Reads at or below this timestamp are no longer served.
     pub threshold: Timestamp,
 }
 
-/// What is live, captured when a compaction begins.
+/// The live rows. A flush or a compaction uses the rules that are set when it begins.
 #[derive(Clone, Debug, Default)]
 pub struct GcRules {
     /// Every live replica of the shard.
     pub live: Vec<LiveData>,
 }
 
-/// Judges the versions of one pass, in order.
+/// Judges the versions that one flush or compaction goes through, in their order.
 pub struct Judge {
-    /// Without rules everything is kept.
+    /// If it is `None`, everything is kept.
     by_data_id: Option<BTreeMap<DataId, Vec<LiveData>>>,
+    /// The key of the version that was judged last.
     key: Vec<u8>,
-    /// The threshold of `key`; `None` if nothing owns it.
+    /// The threshold of `key`; `None` if no live replica owns it.
     threshold: Option<Timestamp>,
+    /// Whether a version of `key` at or below the threshold has been judged already.
     covered: bool,
 }
 
 impl Judge {
-    /// A judge by these rules; without rules it keeps everything.
+    /// A judge that uses these rules. Without rules it keeps everything.
     pub fn new(rules: Option<&GcRules>) -> Judge {
         let by_data_id = rules.map(|rules| {
             let mut by_data_id: BTreeMap<DataId, Vec<LiveData>> = BTreeMap::new();
@@ -60,7 +64,8 @@ impl Judge {
         }
     }
 
-    /// Whether a version is kept. `last_level`: nothing older lies below.
+    /// Whether a version is kept. `last_level` says that there are no older versions in lower
+    /// levels.
     pub fn keeps(
         &mut self,
         key: &[u8],
@@ -88,10 +93,11 @@ impl Judge {
     }
 }
 
-/// Up to where old versions of a key may go; `None` if nothing owns it.
+/// The timestamp up to which old versions of a key may be dropped; `None` if no live replica owns
+/// it.
 fn threshold(by_data_id: &BTreeMap<DataId, Vec<LiveData>>, key: &[u8]) -> Option<Timestamp> {
     let Some((kind, owner)) = keys::parse(key) else {
-        // What this version does not know is not its to drop.
+        // A row of an unknown kind may be from another version of RangeDB: keep all of it.
         return Some(Timestamp::ZERO);
     };
     let (owned, read_above) = match owner {

@@ -1,23 +1,23 @@
-//! Has tables written to the disk piece by piece while they are made.
+//! Writes tables back to disk piece by piece while they are made.
 //!
-//! `lsm-tree` writes a table into the page cache and syncs it once it is whole. Then the disk has tens
-//! of megabytes before it at once, and whoever waits for the log, which lies on the same disk, waits
-//! for them. Lives on the threads that flush and compact.
+//! `lsm-tree` writes a table into the page cache and syncs it when it is complete. Then the disk
+//! has to write tens of megabytes at once, and writes to the log, which is on the same disk, wait
+//! for them. The code here runs on the flusher and the compactor.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Rows between two pushes, in bytes.
+/// Bytes of rows between two write-backs.
 const PIECE: usize = 512 << 10;
-/// So many tables were begun last: those that are being made, and a few that are done, which costs
-/// nothing.
+/// Number of the newest tables that are written back. These are the tables that are being made, and
+/// a few complete ones, for which it costs nothing.
 const NEWEST: usize = 8;
 
-/// Has what was written to a file written to the disk, and returns when it is.
+/// Writes the dirty pages of a file to disk, and returns when they are written.
 pub type PushOut = fn(&File);
 
-/// Follows how much one writer has written.
+/// Counts the bytes that one writer has written, and writes tables back after every piece.
 #[derive(Clone)]
 pub struct WriteBack {
     folder: PathBuf,
@@ -26,7 +26,7 @@ pub struct WriteBack {
 }
 
 impl WriteBack {
-    /// For a store in `folder`.
+    /// A counter for a store in `folder`.
     pub fn new(folder: &Path, push_out: PushOut) -> WriteBack {
         WriteBack {
             folder: folder.join("tables"),
@@ -35,17 +35,19 @@ impl WriteBack {
         }
     }
 
-    /// So many bytes more were given to the writer.
+    /// Counts `len` more bytes that the writer has been given.
     pub fn wrote(&mut self, len: usize) {
         self.written += len;
         if self.written >= PIECE {
             self.written = 0;
-            // The sync at the table's end is what counts, and tells of errors.
+            // Errors are ignored here. The sync at the end of the table is what makes the table
+            // durable, and it reports errors.
             let _ = self.push_out();
         }
     }
 
-    /// Which table is being made `lsm-tree` alone knows; their names are numbers that rise.
+    /// Writes back the newest tables. Only `lsm-tree` knows which tables are being made, but their
+    /// names are ascending numbers.
     fn push_out(&self) -> io::Result<()> {
         let names = fs::read_dir(&self.folder)?.flatten();
         let ids = names.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());

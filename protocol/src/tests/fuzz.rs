@@ -1,4 +1,4 @@
-//! Every decoder of the protocol under bytes that were changed at random.
+//! Fuzz tests of every decoder of the protocol.
 
 use rangedb_fuzz::{Meter, fuzz, fuzz_repaired};
 
@@ -31,7 +31,7 @@ fn reply_frames() -> Vec<Vec<u8>> {
     })
 }
 
-/// Gives a frame the length that it has.
+/// Sets the length field of a frame to the frame's length.
 fn repair_length(bytes: &mut [u8]) {
     let len = bytes.len().saturating_sub(frame::LENGTH_LEN) as u32;
     if let Some(place) = bytes.first_chunk_mut() {
@@ -75,7 +75,7 @@ fn check_reply(bytes: &[u8], meter: &mut Meter) -> bool {
     reply.encode(found.id, now, &mut FlatBufferBuilder::new(), &mut again);
     let again = frame::decode(&again).expect("good").expect("whole");
     let second = Reply::decode(again.kind, again.body).expect("good");
-    // As text: a number that is none (NaN) differs from itself. A zero has no sign on the wire.
+    // Compare as text, because NaN differs from itself. A zero has no sign on the wire.
     let text = |value: &dyn std::fmt::Debug| format!("{value:?}").replace("-0.0", "0.0");
     assert_eq!(text(&second), text(&(reply, now)));
     true

@@ -1,4 +1,4 @@
-//! The filter by which a compaction leaves out versions that nobody may read any more.
+//! The compaction filter, which drops versions that no read can need any more.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,11 +8,11 @@ use crate::lsm::row;
 use crate::lsm::version_gc::{GcRules, Judge};
 use crate::lsm::write_back::WriteBack;
 
-/// Makes the filter of each compaction, by the rules that hold when it begins.
+/// Makes the filter for each compaction from the rules that are set when the compaction begins.
 pub(super) struct GcFactory(Arc<Mutex<Option<GcRules>>>, WriteBack);
 
 impl GcFactory {
-    /// By these rules; what is kept counts as written.
+    /// A factory that uses these rules. Its filters report all rows that they see to `write_back`.
     pub(super) fn new(rules: Arc<Mutex<Option<GcRules>>>, write_back: WriteBack) -> GcFactory {
         GcFactory(rules, write_back)
     }
@@ -38,7 +38,9 @@ impl CompactionFilter for GcFilter {
         context: &Context,
     ) -> Result<Verdict, TreeError> {
         let bytes = item.value()?;
+        // Rows that are dropped below are reported, too: an estimate is enough.
         self.1.wrote(item.key().len() + bytes.len());
+        // A row with an unknown header is kept.
         let Some(row) = row::decode(&bytes) else {
             return Ok(Verdict::Keep);
         };

@@ -1,5 +1,5 @@
-//! Writes of tables are tried again when the disk lacked room, or the process file descriptors or
-//! memory, and what a failed one left behind is removed.
+//! Retries flushes and compactions that failed because the disk was full, or because the process
+//! could not get file descriptors or memory, and removes the files that a failed one left behind.
 
 use std::fs;
 use std::io::{self, Read};
@@ -9,12 +9,12 @@ use std::time::Duration;
 use super::{AbstractTree, Shared, Table, TreeError, failed};
 use crate::disk_fault::Lack;
 
-/// A write for which the disk lacked something is tried again after this.
+/// Pause before a flush or compaction that lacked something is retried.
 const LACK_RETRY: Duration = Duration::from_millis(200);
-/// File descriptors that a flush or a compaction needs at a time. It does not begin without them:
-/// one that fails in the middle leaves files behind.
+/// File descriptors that a flush or a compaction may need at once. It does not begin without them,
+/// because one that fails halfway leaves files behind.
 const DESCRIPTORS: usize = 16;
-/// The file that names the version of the tree which an opening finds, in its first eight bytes.
+/// The file whose first eight bytes name the version of the tree that the next open reads.
 const CURRENT: &str = "current";
 
 fn lack(error: &TreeError) -> Option<Lack> {
@@ -25,10 +25,10 @@ fn lack(error: &TreeError) -> Option<Lack> {
 }
 
 impl Shared {
-    /// After a failed write `lsm-tree` leaves unfinished files until the next opening, so each
-    /// try would fill the disk further. Does nothing while another write runs. Says whether the tree
-    /// on the disk is the one in memory; if not, this process cannot go on with it. `None`: another
-    /// write runs, and it cannot be told.
+    /// Removes the files of a failed write. `lsm-tree` keeps them until the store is opened again,
+    /// so every retry would fill the disk further. Returns whether the tree on disk is the one in
+    /// memory; if it is not, nothing is removed and this process cannot go on with the tree.
+    /// Returns `None`, and removes nothing, while another write runs.
     fn remove_leftovers(&self) -> io::Result<Option<bool>> {
         let Ok(_alone) = self.writing.try_write() else {
             return Ok(None);
@@ -48,14 +48,14 @@ impl Shared {
             if id.is_some_and(|id| !live.contains(&id))
                 && let Err(error) = fs::remove_file(file.path())
             {
-                tracing::warn!(%error, file = %file.path().display(), "an unfinished table stays");
+                tracing::warn!(%error, file = %file.path().display(), "an unfinished file remains");
             }
         }
         Ok(Some(true))
     }
 
-    /// The same, as soon as it can be told: another try before that might write over the version that
-    /// the disk has by now.
+    /// Repeats [`Shared::remove_leftovers`] until it gives an answer, or the store is closed. A
+    /// retry before that could overwrite the version that is on disk by now.
     fn may_try_again(&self) -> bool {
         while !self.stop.load(Ordering::SeqCst) {
             std::thread::sleep(LACK_RETRY);
@@ -66,25 +66,26 @@ impl Shared {
         true
     }
 
-    /// Whether an opening would find the version that this process goes by. A step that fails late
-    /// may have named the next one already, which a second try must not write over.
+    /// Whether the next open would read the version of the tree that this process uses. A write
+    /// that failed late may have named the next version already, and a retry must not overwrite
+    /// that one.
     fn is_current(&self) -> io::Result<bool> {
         let mut named = [0; 8];
         fs::File::open(self.options.folder.join(CURRENT))?.read_exact(&mut named)?;
         Ok(u64::from_le_bytes(named) == self.tree.current_version().id())
     }
 
-    /// Whether there are the file descriptors that a step needs.
+    /// Whether the file descriptors for a flush or a compaction are available.
     fn has_descriptors(&self) -> io::Result<()> {
         let opened = (0..DESCRIPTORS).map(|_| fs::File::open(&self.options.folder));
         opened.collect::<io::Result<Vec<_>>>().map(drop)
     }
 
-    /// Says once what is lacking.
+    /// Logs a lack once, when it begins.
     fn note(&self, action: &'static str, lack: Lack, error: &TreeError) {
         let (flag, meaning) = match lack {
             Lack::Room => (&self.disk_full, "the disk is full: writes are refused"),
-            Lack::Resources => (&self.starved, "no file can be opened: it is tried again"),
+            Lack::Resources => (&self.starved, "no file can be opened: the write is retried"),
         };
         if !flag.swap(true, Ordering::SeqCst) {
             tracing::error!(action, ?error, "{meaning}");
@@ -92,7 +93,8 @@ impl Shared {
         }
     }
 
-    /// Tries until it is done, unless it fails for another reason than a lack.
+    /// Runs `write` until it succeeds, and returns whether it did. Lacks are waited for; any other
+    /// error is published for the shard and ends the attempts.
     pub(super) fn write(
         &self,
         action: &'static str,
