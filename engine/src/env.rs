@@ -129,9 +129,12 @@ pub enum Lane {
     /// What is large: snapshots, and entries for a replica that catches up. So many bytes are under
     /// way at a time; what comes then waits.
     Bulk,
+    /// Clients' requests that one shard forwards to another ([`crate::gateway`]). They delay no
+    /// message of a replica.
+    Clients,
 }
 
-/// Messages between replicas of one range.
+/// Messages between shards, on this node and on others.
 pub trait Transport: Clone + 'static {
     /// Sends one request to the shard at `to` and waits for its answer. Of several that are under
     /// way to one shard in one lane, the one that was sent first is met there first, or the later

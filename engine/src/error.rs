@@ -1,8 +1,16 @@
 //! Why a request or an order failed, and what became of it.
 
+#![allow(
+    missing_docs,
+    reason = "what rkyv derives for enums has fields without docs"
+)]
+
 mod order;
 
+use std::borrow::Cow;
+
 pub use order::OrderError;
+use rkyv::with::AsOwned;
 
 use crate::limits::MAX_CLOCK_OFFSET_MS;
 use crate::lsm::LsmError;
@@ -10,7 +18,7 @@ use crate::types::{NodeId, RangeId, ReplicaId, Route, Timestamp};
 use crate::wal::{Group, WalError};
 
 /// What became of a write that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum Fate {
     /// It has not happened and will not.
     NotApplied,
@@ -18,8 +26,11 @@ pub enum Fate {
     Unknown,
 }
 
-/// Why a request failed. The server maps each to a stable code of the wire protocol.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a request failed. The server maps each to a stable code of the wire protocol. It is part of
+/// the messages between nodes ([`crate::gateway::message`]).
+#[derive(
+    Clone, Debug, PartialEq, Eq, thiserror::Error, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
 pub enum Error {
     /// The request breaks a rule that does not depend on the database's state.
     #[error("{0}")]
@@ -36,14 +47,12 @@ pub enum Error {
     /// No majority of the range's replicas has been reached for a while.
     #[error("no quorum: no majority of the range's replicas can be reached")]
     NoQuorum(Fate),
-    /// The leader's lease has run out for the moment: the read must be confirmed by others.
-    #[error("the leader's lease has run out")]
-    LeaseExpired,
     /// A queue is full or the disk lags behind.
     #[error("overloaded: {reason}; try again in {retry_after_ms} ms")]
     Overloaded {
         /// Which limit was met.
-        reason: &'static str,
+        #[rkyv(with = AsOwned)]
+        reason: Cow<'static, str>,
         /// When to try again.
         retry_after_ms: u32,
     },
@@ -52,7 +61,7 @@ pub enum Error {
     DeadlineExceeded,
     /// The request was proposed, but its result is not known.
     #[error("the request was proposed, but its result is not known: {0}")]
-    Unknown(&'static str),
+    Unknown(#[rkyv(with = AsOwned)] Cow<'static, str>),
     /// The write's session pair can no longer be told from one that was applied.
     #[error("session expired: the write may have been applied long ago")]
     SessionExpired,
@@ -73,7 +82,8 @@ pub enum Error {
     )]
     ClockOutOfBounds {
         /// The kind of timestamp, as the message names it.
-        what: &'static str,
+        #[rkyv(with = AsOwned)]
+        what: Cow<'static, str>,
         /// By how much, rounded up.
         ahead_ms: u64,
     },
@@ -101,6 +111,19 @@ pub enum Error {
 }
 
 impl Error {
+    /// The error of a request whose fate is not known.
+    pub fn unknown(why: &'static str) -> Error {
+        Error::Unknown(Cow::Borrowed(why))
+    }
+
+    /// The error of a request that meets a limit.
+    pub fn overloaded(reason: &'static str, retry_after_ms: u32) -> Error {
+        Error::Overloaded {
+            reason: Cow::Borrowed(reason),
+            retry_after_ms,
+        }
+    }
+
     /// What became of the write that got this error.
     pub fn fate(&self) -> Fate {
         match self {
@@ -110,7 +133,6 @@ impl Error {
             | Error::Moved(_)
             | Error::SeveralRanges
             | Error::NotLeader(_)
-            | Error::LeaseExpired
             | Error::Overloaded { .. }
             | Error::DeadlineExceeded
             | Error::SnapshotTooOld { .. }

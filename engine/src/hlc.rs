@@ -73,7 +73,7 @@ impl Hlc {
         }
         let ahead = seen.0.saturating_sub(wall.0);
         Err(Error::ClockOutOfBounds {
-            what,
+            what: what.into(),
             ahead_ms: ahead.div_ceil(1 << Timestamp::COUNTER_BITS),
         })
     }
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(
             refused,
             Error::ClockOutOfBounds {
-                what: "token",
+                what: "token".into(),
                 ahead_ms: 501
             }
         );

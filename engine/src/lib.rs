@@ -10,6 +10,8 @@
 //!      requests of clients     messages of other shards     orders of operators
 //!              |                          |                         |
 //! +------------v--------------------------v-------------------------v-------------+
+//! | gateway  answers a request here, forwards it once, or tells the route         |
+//! |                                                                               |
 //! | shard    finds the range and checks its epoch; makes and removes replicas     |
 //! |                                                                               |
 //! | each replica:                                    on one shard of the cluster: |
@@ -48,11 +50,12 @@
 //! | [`raft`] | the adapter to openraft: groups, leases, elections, snapshots |
 //! | [`range`] | a range's replica: commands, apply, session table, proposer |
 //! | [`cluster`] | the manager: placement, health, ids, settings, the view of the cluster |
-//! | [`shard`] | puts it all together; the interface of this crate |
+//! | [`shard`] | puts it all together: the ranges of one core |
+//! | [`gateway`] | the requests of clients: directory, forwarding, what is in flight; the interface of this crate |
 //! | [`mutant`] | deliberate bugs, which the simulator must find |
 //!
-//! **Reading order.** [`types`], [`error`] and [`mod@env`] first. Then follow a write: the header of
-//! [`shard`], [`range::proposer`], [`range::command`], [`raft`] (`group.rs`, `log_store.rs`,
+//! **Reading order.** [`types`], [`error`] and [`mod@env`] first. Then follow a write: the headers of
+//! [`gateway`] and [`shard`], [`range::proposer`], [`range::command`], [`raft`] (`group.rs`, `log_store.rs`,
 //! `state_machine.rs`), [`wal`] (`writer.rs`, then the format in `segment.rs`, `batch.rs` and
 //! `record.rs`), [`range::apply`] with [`range::sessions`], [`lsm`]. Then what happens when
 //! something fails: `wal/recovery.rs`, `shard/open.rs`, [`range::export`] and `shard/staging.rs`
@@ -64,6 +67,7 @@ pub mod disk_fault;
 pub mod env;
 pub mod error;
 pub mod frame;
+pub mod gateway;
 pub mod hlc;
 pub mod limits;
 pub mod lsm;

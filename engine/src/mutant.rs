@@ -55,11 +55,19 @@ pub enum Mutant {
     OldFolderVotes,
     /// Of a batch's conditions the first alone is looked at.
     FirstConditionAlone,
+    /// The shard that gets a forwarded request forwards it again if it does not lead.
+    ForwardedAgain,
+    /// The shard that gets a forwarded request does not look at the epoch that its sender believes in.
+    ForwardedEpochUnchecked,
+    /// Of two routes to a range the directory keeps the one of the older epoch.
+    OlderRoutePreferred,
+    /// A write is proposed, and waits, also after its deadline.
+    DeadlineIgnored,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 24] = [
+    pub const ALL: [Mutant; 28] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -84,6 +92,10 @@ impl Mutant {
         Mutant::FreshLogOverOldTables,
         Mutant::OldFolderVotes,
         Mutant::FirstConditionAlone,
+        Mutant::ForwardedAgain,
+        Mutant::ForwardedEpochUnchecked,
+        Mutant::OlderRoutePreferred,
+        Mutant::DeadlineIgnored,
     ];
 }
 

@@ -28,7 +28,7 @@ pub struct SessionPair {
 }
 
 /// Which range the sender believes to own the key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Target {
     /// The range.
     pub range: RangeId,
@@ -264,8 +264,24 @@ impl Outcome {
     }
 }
 
+/// What a read gives at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read<R> {
+    /// What it was asked for.
+    Done(R),
+    /// Nothing yet: the caller must wait for this, then look again.
+    Wait(Wait),
+}
+
+/// What a read must wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// The leader's lease has run out for the moment: a majority must confirm that it still leads.
+    Confirmation,
+}
+
 /// A value and its version.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Versioned {
     /// The bytes; empty differs from absent.
     pub value: Blob,
@@ -274,7 +290,9 @@ pub struct Versioned {
 }
 
 /// A scan within one range.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
 pub struct ScanRequest {
     /// First key, inclusive; absent: from the beginning.
     pub start: Option<Blob>,
@@ -322,7 +340,9 @@ fn last_key_before(end: Option<&[u8]>) -> Vec<u8> {
 }
 
 /// Rows of a scan.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
 pub struct ScanReply {
     /// In key order, descending if the scan is in reverse.
     pub rows: Vec<(Blob, Versioned)>,

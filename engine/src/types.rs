@@ -119,7 +119,8 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// How often a range's bounds (`version`) and its membership (`conf`) have changed. Never goes back.
+/// How often a range's bounds (`version`) and its membership (`conf`) have changed. Never goes back. Of
+/// two epochs of a range the greater one is the newer one.
 #[derive(
     Clone,
     Copy,
@@ -127,6 +128,8 @@ impl fmt::Display for Timestamp {
     Default,
     PartialEq,
     Eq,
+    PartialOrd,
+    Ord,
     Hash,
     rkyv::Archive,
     rkyv::Serialize,
@@ -214,7 +217,7 @@ pub struct ReplicaPlace {
 }
 
 /// Where to send requests for an interval of keys.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Route {
     /// The range.
     pub range: RangeId,

@@ -45,6 +45,7 @@ const ORDERS: [Order; 4] = [
             range - the state of a range and what changes it
             cluster - the manager: what it knows and what it plans
             shard - all of it on one thread
+            gateway - the requests of clients: answered here, forwarded, or told the route
         ",
         exceptions: &[
             ("raft/group", "range/replica", MACHINE),

@@ -52,11 +52,6 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
         "start",
         "a start in its order: folder, ports, threads, ranges",
     ),
-    (
-        "server/src/shard/context.rs",
-        "Context",
-        "requests, connections and links share it",
-    ),
 ];
 
 const CODEC: &str = "one arm for each kind of message";

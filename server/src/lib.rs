@@ -1,8 +1,8 @@
 //! The node: threads, sockets and files around the engine.
 //!
-//! The way of a request: [`net`] reads it from a socket and decodes its frame, [`handler`] finds
-//! the shard that owns the key, [`shard`] knows the ranges of this shard and the lanes to the
-//! others, and the engine's shard answers. [`peers`] links this node with the others. [`mod@env`]
+//! The way of a request: [`net`] reads it from a socket, [`handler`] turns its frame into a call of
+//! the engine's gateway, and the answer into a frame. [`shard`] runs an engine's shard on its thread,
+//! with the lanes to the others of this node; [`peers`] links it with other nodes. [`mod@env`]
 //! implements the engine's traits of the machine. [`node`] starts it all by the settings of
 //! [`config`] on the folder of [`env::data_dir`]; [`admin`] shows its state.
 

@@ -144,4 +144,8 @@ mutants! {
     finds_fresh_log_over_old_tables: FreshLogOverOldTables by seed,
     finds_old_folder_votes: OldFolderVotes by folder_put_back,
     finds_first_condition_alone: FirstConditionAlone by seed,
+    finds_forwarded_again: ForwardedAgain by seed,
+    finds_forwarded_epoch_unchecked: ForwardedEpochUnchecked by seed,
+    finds_older_route_preferred: OlderRoutePreferred by seed,
+    finds_deadline_ignored: DeadlineIgnored by seed,
 }

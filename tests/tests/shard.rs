@@ -14,7 +14,7 @@ use rangedb_engine::limits::{SEGMENT_LEN, SMALL_APPEND_LEN_MAX};
 use rangedb_engine::lsm::{LsmTables, TableOptions};
 use rangedb_engine::range::Keyspace;
 use rangedb_engine::range::proposer::Once;
-use rangedb_engine::request::{Batch, Outcome, ScanRequest, SessionPair};
+use rangedb_engine::request::{Batch, Outcome, Read, ScanRequest, SessionPair};
 use rangedb_engine::shard::{
     DigestOptions, FolderMark, InitialRange, Opened, RangeStatus, Shard, ShardOptions, WriteRequest,
 };
@@ -117,11 +117,13 @@ async fn put(
 }
 
 fn get(shard: &Shard<GlommioEnv>, key: &str) -> Option<String> {
-    shard
-        .get(key.as_bytes(), None, |found| {
-            found.map(|(value, _)| String::from_utf8_lossy(value).into_owned())
-        })
-        .expect("readable")
+    let read = shard.get(key.as_bytes(), None, |found| {
+        found.map(|(value, _)| String::from_utf8_lossy(value).into_owned())
+    });
+    match read.expect("readable") {
+        Read::Done(found) => found,
+        Read::Wait(wait) => panic!("the read waits for {wait:?}"),
+    }
 }
 
 fn user_range(shard: &Shard<GlommioEnv>) -> RangeStatus {

@@ -129,7 +129,7 @@ where
 }
 
 /// The bytes of a value: a byte for this version, then its content.
-pub(super) fn encode_as<T>(version: u8, value: &T) -> Vec<u8>
+pub fn encode_as<T>(version: u8, value: &T) -> Vec<u8>
 where
     T: for<'a> rkyv::Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Error>>,
 {
@@ -152,7 +152,7 @@ where
 }
 
 /// Reads what [`encode_as`] wrote; `None` if the bytes are not a value of this version.
-pub(super) fn decode_as<T>(version: u8, bytes: &[u8]) -> Option<T>
+pub fn decode_as<T>(version: u8, bytes: &[u8]) -> Option<T>
 where
     T: rkyv::Archive,
     T::Archived: for<'a> rkyv::bytecheck::CheckBytes<HighValidator<'a, Error>>

@@ -241,7 +241,7 @@ impl<E: Env> Link<E> {
         option: &RPCOption,
     ) -> Result<Appended<E>, Failed<E>> {
         let within = match under_way.lane() {
-            Lane::Control => option.hard_ttl(),
+            Lane::Control | Lane::Clients => option.hard_ttl(),
             Lane::Bulk => BULK_APPEND_TIMEOUT,
         };
         let (to, term) = (self.envelope.to, append.vote.term);

@@ -25,6 +25,7 @@ use crate::error::{Error, Fatal, Fate};
 use crate::limits::{
     ENTRIES_IN_FLIGHT_MAX, ENTRY_COMMANDS_MAX, PROPOSAL_BYTES_WAITING_MAX, PROPOSALS_WAITING_MAX,
 };
+use crate::mutant::{self, Mutant};
 use crate::notify::Notify;
 use crate::raft::{ProposalResult, RaftGroup, TICK};
 use crate::range::apply::Applied;
@@ -218,12 +219,7 @@ impl<T: Instant> Proposer<T> {
         let len = proposal.len_max;
         let full = self.waiting.borrow().len() >= PROPOSALS_WAITING_MAX
             || self.bytes_waiting.get() + len > PROPOSAL_BYTES_WAITING_MAX;
-        let overloaded = |reason| {
-            Some(Error::Overloaded {
-                reason,
-                retry_after_ms: RETRY_WHEN_FULL_MS,
-            })
-        };
+        let overloaded = |reason| Some(Error::overloaded(reason, RETRY_WHEN_FULL_MS));
         let refusal = if self.closed.get() {
             Some(Error::ShuttingDown)
         } else if full {
@@ -284,7 +280,7 @@ impl<T: Instant> Proposer<T> {
             self.release(flight.cost);
             complete_all(
                 flight.proposals,
-                &Error::Unknown("the replica was removed while the write was under way"),
+                &Error::unknown("the replica was removed while the write was under way"),
             );
         }
     }
@@ -349,7 +345,8 @@ impl<T: Instant> Proposer<T> {
             };
             let too_late = next
                 .deadline
-                .is_some_and(|deadline| deadline <= *now.get_or_insert_with(T::now));
+                .is_some_and(|deadline| deadline <= *now.get_or_insert_with(T::now))
+                && !mutant::is(Mutant::DeadlineIgnored);
             if too_late {
                 self.uncounted(&next);
                 late.push(next);
@@ -413,14 +410,14 @@ impl<T: Instant> Proposer<T> {
             let first = in_flight.iter().map(|flight| flight.departed_at).min();
             first.is_none_or(|first| now >= first + LATE_AFTER)
         };
-        if !is_late || self.is_idle() {
+        if !is_late || self.is_idle() || mutant::is(Mutant::DeadlineIgnored) {
             return;
         }
         let by = now + ANSWER_AHEAD;
         let is_due = |proposal: &Proposal<T>| proposal.deadline.is_some_and(|at| at <= by);
         self.take_out(is_due, |fate| match fate {
             Fate::NotApplied => Error::DeadlineExceeded,
-            Fate::Unknown => Error::Unknown("the deadline passed before a majority had it"),
+            Fate::Unknown => Error::unknown("the deadline passed before a majority had it"),
         });
     }
 
@@ -544,7 +541,7 @@ fn finished<E: Env>(replica: &Rc<Replica<E>>, number: u64, result: ProposalResul
         }
         Err(_) => complete_all(
             proposals,
-            &Error::Unknown("the entry was overwritten or refused"),
+            &Error::unknown("the entry was overwritten or refused"),
         ),
     }
     proposer.wake();

@@ -61,7 +61,8 @@ pub(super) struct Management<E: Env> {
     system: RefCell<Vec<Location>>,
     /// The manager, while this shard leads the system range.
     pub manager: RefCell<Option<Manager<Now<E>>>>,
-    told: RefCell<Option<OnView>>,
+    /// Called with each new view.
+    told: RefCell<Vec<OnView>>,
     is_at: IsAt,
     /// How many responses in a row said that the node was not reached at its address.
     unmet: Cell<u32>,
@@ -83,7 +84,7 @@ impl<E: Env> Management<E> {
             leader: Cell::new(None),
             system: RefCell::new(system),
             manager: RefCell::new(None),
-            told: RefCell::new(None),
+            told: RefCell::default(),
             is_at,
             unmet: Cell::new(0),
         }
@@ -127,9 +128,9 @@ impl<E: Env> Shard<E> {
         known
     }
 
-    /// Has `told` called with each new view.
+    /// Has `told` called with each new view, after those that were registered before.
     pub fn on_view(&self, told: impl Fn(&View) + 'static) {
-        *self.inner.management.told.borrow_mut() = Some(Box::new(told));
+        self.inner.management.told.borrow_mut().push(Box::new(told));
     }
 
     /// Sends a request to the manager, wherever it is.
@@ -225,7 +226,7 @@ impl<E: Env> Inner<E> {
     fn tell(&self, view: View) {
         let view = Rc::new(view);
         self.management.view.replace(view.clone());
-        if let Some(told) = &*self.management.told.borrow() {
+        for told in &*self.management.told.borrow() {
             told(&view);
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! It owns a set of range replicas, one write-ahead log and one LSM tree, and shares no mutable
 //! memory with other shards. [`Shard`] is an ordinary single-threaded value that lives on its
-//! executor's thread. It is the interface of this crate to the server and the simulator.
+//! executor's thread. Requests of clients come to it through the [gateway](crate::gateway).
 //!
 //! The way of a write: [`Shard::write`] finds the range and checks the epoch -> the range's
 //! proposer ([`crate::range::proposer`]) -> Raft ([`crate::raft`]) -> the log ([`crate::wal`]),
@@ -47,7 +47,9 @@ pub use crate::range::proposer::WriteSink;
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
 use crate::range::{Keyspace, ReplicaPlace, Route};
-use crate::request::{Batch, Change, Condition, Expected, Mutation, SessionPair, Target};
+use crate::request::{
+    Batch, Change, Condition, Expected, Mutation, Read, SessionPair, Target, Wait,
+};
 use crate::tree::{OnFatal, Store};
 use crate::types::{Blob, DataId, KeyRange, Location, NodeId, RangeId, ReplicaId, Timestamp};
 use crate::wal::Wal;
@@ -253,9 +255,8 @@ impl<E: Env> Shard<E> {
     }
 
     /// Reads the newest value of a key, linearizably, and passes it with its version to `look`.
-    /// Synchronous; copies nothing. `look` must not call back into the shard. Without a lease this
-    /// fails with [`Error::LeaseExpired`]: then [`Shard::confirm`] and [`Shard::get_confirmed`]
-    /// read with the help of the other replicas.
+    /// Synchronous; copies nothing. `look` must not call back into the shard. If the read must wait,
+    /// [`Shard::wait`] waits, and [`Shard::get_after`] looks again.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a key that breaks the limits; [`Error::Moved`] and
@@ -265,33 +266,39 @@ impl<E: Env> Shard<E> {
         key: &[u8],
         target: Option<Target>,
         look: impl FnOnce(Option<(&[u8], Timestamp)>) -> R,
-    ) -> Result<R, Error> {
+    ) -> Result<Read<R>, Error> {
         check_key(key)?;
         let (data_id, has_lease) = self.with_running(key, |running| {
             running.replica.check(target)?;
             Ok((running.replica.data_id(), running.raft.has_lease()))
         })??;
         if !has_lease {
-            return Err(Error::LeaseExpired);
+            return Ok(Read::Wait(Wait::Confirmation));
         }
         // Nothing else runs on this thread between the check of the lease and the read. The first
         // entry of the leader's term is applied, and so is everything that it has acknowledged.
-        self.look(data_id, key, look)
+        self.look(data_id, key, look).map(Read::Done)
     }
 
-    /// Reads like [`Shard::get`], right after [`Shard::confirm`].
+    /// Reads like [`Shard::get`], right after [`Shard::wait`] for the same.
     ///
     /// # Errors
     /// See [`Shard::get`].
-    pub fn get_confirmed<R>(
+    pub fn get_after<R>(
         &self,
+        waited: Wait,
         key: &[u8],
         target: Option<Target>,
         look: impl FnOnce(Option<(&[u8], Timestamp)>) -> R,
-    ) -> Result<R, Error> {
-        let replica = self.find(key)?;
-        replica.check(target)?;
-        self.look(replica.data_id(), key, look)
+    ) -> Result<Read<R>, Error> {
+        match waited {
+            // It led a moment ago, and nothing else has run on this thread since.
+            Wait::Confirmation => {
+                let replica = self.find(key)?;
+                replica.check(target)?;
+                self.look(replica.data_id(), key, look).map(Read::Done)
+            }
+        }
     }
 
     fn look<R>(

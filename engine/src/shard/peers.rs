@@ -1,16 +1,18 @@
 //! Requests of other shards to this one, and how a read without a lease asks the other replicas.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::{Inner, Shard};
-use crate::env::{AsyncRuntime, Env};
+use crate::env::{AsyncRuntime, Env, Lane, Transport};
 use crate::error::{Error, Fate};
 use crate::mutant::{self, Mutant};
 use crate::raft::{self, Answer, Message, Question, RaftGroup};
 use crate::range::Route;
-use crate::request::Target;
+use crate::request::{Target, Wait};
+use crate::types::Location;
 use crate::wal::{Group, LogId, Vote};
 
 /// Pause before a read that was not confirmed is tried again.
@@ -53,18 +55,29 @@ impl<E: Env> Shard<E> {
         raft::encode_answer(&answer)
     }
 
-    /// Waits until a read of the key, made right after this, sees everything that was committed
-    /// before the call. A leader without a lease reads this way.
+    /// Sends a request to the shard at `to`, as [`Transport::call`] does.
+    ///
+    /// # Errors
+    /// Those of [`Transport::call`].
+    pub async fn call(&self, to: Location, lane: Lane, request: Bytes) -> io::Result<Bytes> {
+        let transport = self.inner.around.transport.clone();
+        transport.call(to, lane, request).await
+    }
+
+    /// Waits for what a read of the key must wait for.
     ///
     /// # Errors
     /// [`Error::NotLeader`] if this replica does not lead, [`Error::NoQuorum`] if it reaches no
     /// majority for a while, and the errors of [`Shard::get`].
-    pub async fn confirm(&self, key: &[u8], target: Option<Target>) -> Result<(), Error> {
-        super::check_key(key)?;
-        self.confirm_at(key, target).await
+    pub async fn wait(&self, wait: Wait, key: &[u8], target: Option<Target>) -> Result<(), Error> {
+        match wait {
+            Wait::Confirmation => self.confirm_at(key, target).await,
+        }
     }
 
-    /// The same for the range that holds `key`; an empty key means the first range.
+    /// Waits until a read of a key of the range that holds `key`, made right after this, sees everything
+    /// that was committed before the call; an empty key means the first range. A leader without a lease
+    /// reads this way.
     pub(super) async fn confirm_at(&self, key: &[u8], target: Option<Target>) -> Result<(), Error> {
         let (replica, raft) = self.find_running(key)?;
         loop {

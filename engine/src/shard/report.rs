@@ -194,7 +194,7 @@ async fn write_one<E: Env>(replica: &Rc<Replica<E>>, write: Batch) -> Result<(),
     let sink = Rc::new(Once::new(|result| drop(sender.send(result))));
     let proposal = Proposal::new(kind, epoch, None, (sink, 0));
     replica.proposer.push(proposal);
-    let lost = Error::Unknown("a record of the cluster");
+    let lost = Error::unknown("a record of the cluster");
     match E::Runtime::timeout(WRITE_TIMEOUT, receiver).await {
         Ok(Ok(result)) => result.map(drop),
         Ok(Err(_)) | Err(_) => Err(lost),

@@ -4,19 +4,15 @@ use std::rc::Rc;
 
 use rangedb_protocol::Reply;
 
-use crate::handler::refusal::Refusal;
-use crate::handler::{Call, Origin, reply};
+use crate::handler::reply::Head;
+use crate::handler::{Asked, reply};
+use crate::net::connection::Connection;
 use crate::shard::context::Context;
 
-pub(super) fn handle<O: Origin>(
-    context: &Rc<Context>,
-    origin: &Rc<O>,
-    call: &Call<'_>,
-) -> Result<(), Refusal> {
-    context.check_unsent()?;
-    let directory = context.directory();
+pub(super) fn handle(context: &Rc<Context>, connection: &Rc<Connection>, asked: Asked) {
+    let directory = context.gateway.directory();
     let routes = directory.routes().iter();
     let routes = routes.map(|route| reply::route(context, route)).collect();
-    origin.send(|to| reply::write(context, call.asked.request, &Reply::Routes(routes), to));
-    Ok(())
+    connection
+        .send(|to| reply::write(context, Head::of(asked.request), &Reply::Routes(routes), to));
 }

@@ -1,5 +1,6 @@
-//! Handlers of requests, one file for each kind. Each finds the shard that owns the key, asks the
-//! engine, and lets [`reply`] write the answer.
+//! Handlers of requests: each turns a frame into a call of the engine's
+//! [gateway](rangedb_engine::gateway), and [`reply`] turns the answer into a frame. What has no key
+//! (directory, status, orders of an operator) has a file of its own.
 //!
 //! Hot path: a get under a lease allocates nothing. A write allocates one buffer for its keys and
 //! values, since the receive buffer that its frame lies in is used again. Runs on a shard's thread.
@@ -7,7 +8,6 @@
 mod admin;
 mod batch;
 mod directory;
-mod get;
 pub mod refusal;
 pub mod reply;
 pub mod scan;
@@ -16,21 +16,19 @@ pub mod status;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rangedb_engine::error::Error;
+use rangedb_engine::gateway::request::{Call, Caller};
 use rangedb_engine::limits;
-use rangedb_engine::range::Route;
-use rangedb_engine::request::{self, ScanRequest, SessionPair};
-use rangedb_engine::shard::{WriteRequest, WriteSink};
-use rangedb_engine::types::{Blob, ClientId, Epoch, RangeId, ShardId, Timestamp};
+use rangedb_engine::request::{SessionPair, Target};
+use rangedb_engine::types::{ClientId, Epoch, RangeId, Timestamp};
 use rangedb_protocol::frame::Frame;
 use rangedb_protocol::{BadRequest, Batch, Change, Request, RequestBody, Session};
 
 use crate::env::Now;
 use crate::handler::refusal::Refusal;
-use crate::handler::scan::LocalScan;
-use crate::peers::carry;
+use crate::handler::reply::Head;
+use crate::net::connection::Connection;
 use crate::shard::context::Context;
-use crate::shard::router::Place;
+use crate::world::GlommioEnv;
 
 // The engine's limits equal the protocol's.
 const _: () = {
@@ -114,22 +112,6 @@ impl Operation {
         }
     }
 
-    /// Whether a request of this kind changes keys.
-    pub fn is_write(self) -> bool {
-        match self {
-            Operation::Put
-            | Operation::Delete
-            | Operation::CompareAndSwap
-            | Operation::Increment
-            | Operation::Write => true,
-            Operation::Get
-            | Operation::Scan
-            | Operation::Directory
-            | Operation::Status
-            | Operation::Admin => false,
-        }
-    }
-
     /// The room that a reply of this kind may need, in units of the longest value.
     pub fn weight(self) -> usize {
         match self {
@@ -151,57 +133,6 @@ pub struct Asked {
     pub received: Now,
 }
 
-/// A request, together with what its handler needs to know about it.
-pub struct Call<'a> {
-    /// The part that is kept if the reply comes later.
-    pub asked: Asked,
-    /// The time when the client gives up.
-    pub deadline: Option<Now>,
-    /// The range and epoch that the client expects.
-    pub target: Option<request::Target>,
-    /// The whole frame, in case it is forwarded.
-    pub frame: &'a [u8],
-}
-
-/// The sender of a request, which also receives its reply: a client's connection, or another shard.
-pub trait Origin: WriteSink + Sized + 'static {
-    /// Whether it follows routes: then a request for a key that is elsewhere is answered with the
-    /// route.
-    fn is_smart(&self) -> bool;
-
-    /// Whether its requests may be carried to another node. This happens once, and only for clients
-    /// that do not follow routes.
-    fn may_leave(&self) -> bool;
-
-    /// Called when a request has left for another shard or node; its reply will need room.
-    fn departed(&self, _operation: Operation) {}
-
-    /// Called when the reply to such a request is here.
-    fn returned(&self, _operation: Operation) {}
-
-    /// Appends a reply's frame to the output.
-    fn send(&self, write: impl FnOnce(&mut Vec<u8>));
-
-    /// Keeps a request whose reply comes later. [`Origin::release`] takes it back by the returned
-    /// token.
-    ///
-    /// # Errors
-    /// Too many requests are waiting.
-    fn hold(&self, asked: Asked) -> Result<u64, Refusal>;
-
-    /// Forgets a request since its reply is due now; `None` if it was forgotten before.
-    fn release(&self, token: u64) -> Option<Asked>;
-
-    /// Forwards a request to the shard of this node that holds its key.
-    ///
-    /// # Errors
-    /// The request may not be forwarded, or too many have been.
-    fn forward(self: &Rc<Self>, to: ShardId, call: &Call<'_>) -> Result<(), Refusal>;
-
-    /// Runs a scan and sends its reply.
-    fn scan(self: &Rc<Self>, scan: LocalScan);
-}
-
 /// The times that belong to a frame.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
@@ -209,23 +140,20 @@ pub struct Times {
     pub received: Now,
     /// The present.
     pub now: Now,
-    /// The time when the client gives up, if another shard has computed it already.
-    pub deadline: Option<Now>,
 }
 
 /// A frame's table does not match its kind; the connection must be closed.
 #[derive(Debug)]
 pub struct Malformed;
 
-/// Handles one frame. The reply goes to `origin`, at once or later.
+/// Handles one frame of a client. The reply goes to the connection, at once or later.
 ///
 /// # Errors
 /// The frame's table cannot be decoded.
-pub fn handle<O: Origin>(
+pub fn handle(
     context: &Rc<Context>,
-    origin: &Rc<O>,
+    connection: &Rc<Connection>,
     found: Frame<'_>,
-    frame: &[u8],
     times: Times,
 ) -> Result<(), Malformed> {
     let request = match Request::decode(found.kind, found.body) {
@@ -233,40 +161,52 @@ pub fn handle<O: Origin>(
         Err(BadRequest::BadTable(_)) => return Err(Malformed),
         Err(bad) => {
             let refusal = Refusal::from(bad);
-            origin.send(|to| reply::refusal(context, found.id, &refusal, to));
+            connection.send(|to| reply::refusal(context, Head::of(found.id), &refusal, to));
             return Ok(());
         }
     };
-    let operation = Operation::of(&request.body);
     let asked = Asked {
         request: found.id,
-        operation,
+        operation: Operation::of(&request.body),
         received: times.received,
     };
     let limit = Duration::from_millis(u64::from(request.deadline_ms));
-    let reckoned = (!limit.is_zero()).then(|| times.received + limit);
     let call = Call {
-        asked,
-        deadline: times.deadline.or(reckoned),
+        caller: Caller {
+            follows_routes: connection.is_smart(),
+        },
+        deadline: (!limit.is_zero()).then(|| times.received + limit),
+        token: Timestamp(request.token),
         target: target(&request),
-        frame,
     };
-    let checked = context.check(&call, request.token, times.now);
-    let handled = checked.and_then(|()| pass_on(context, origin, &call, request.body));
+    let admitted = context.gateway.admit(&call, times.now);
+    let handled = admitted
+        .map_err(Refusal::from)
+        .and_then(|()| serve(context, connection, &call, asked, request.body));
     if let Err(refusal) = handled {
-        origin.send(|to| reply::refusal(context, found.id, &refusal, to));
+        connection.send(|to| reply::refusal(context, Head::of(found.id), &refusal, to));
     }
     Ok(())
 }
 
-fn pass_on<O: Origin>(
+fn serve(
     context: &Rc<Context>,
-    origin: &Rc<O>,
-    call: &Call<'_>,
+    connection: &Rc<Connection>,
+    call: &Call<GlommioEnv>,
+    asked: Asked,
     body: RequestBody<'_>,
 ) -> Result<(), Refusal> {
-    let write = match body {
-        RequestBody::Get { key } => return get::handle(context, origin, call, key),
+    let gateway = &context.gateway;
+    // Replies of the others are short.
+    if !matches!(body, RequestBody::Batch { .. }) {
+        context.check_unsent()?;
+    }
+    match body {
+        RequestBody::Get { key } => gateway.get(connection, call, asked, key),
+        RequestBody::Batch { batch, session } => {
+            let write = (batch::of(&batch)?, pair(session));
+            gateway.write(connection, call, asked, write)
+        }
         RequestBody::Scan {
             start,
             end,
@@ -276,102 +216,39 @@ fn pass_on<O: Origin>(
             reverse,
             keys_only,
         } => {
+            let limits = (rows_max, bytes_max);
             let scan = match continuation {
-                Some(token) => scan::continued(token, (rows_max, bytes_max))?,
-                None => ScanRequest {
-                    start: start.map(Blob::copy_from_slice),
-                    end: end.map(Blob::copy_from_slice),
-                    reverse,
-                    keys_only,
-                    rows_max: rows_max as usize,
-                    bytes_max: bytes_max as usize,
-                    at: None,
-                },
+                Some(token) => scan::continued(token, limits)?,
+                None => scan::first((start, end), limits, (reverse, keys_only)),
             };
-            return scan::handle(context, origin, call, scan);
+            gateway.scan(connection, call, asked, scan)
         }
-        RequestBody::Directory => return directory::handle(context, origin, call),
-        RequestBody::Status => return status::handle(context, origin, call),
-        RequestBody::Admin { command } => return admin::handle(context, origin, call, command),
-        RequestBody::Batch { batch, session } => (batch::of(&batch)?, session),
-    };
-    propose(context, origin, call, write)
-}
-
-/// Proposes a write to the engine, or passes it to the shard that holds its first key.
-fn propose<O: Origin>(
-    context: &Rc<Context>,
-    origin: &Rc<O>,
-    call: &Call<'_>,
-    (write, session): (request::Batch, Session),
-) -> Result<(), Refusal> {
-    if let Some(key) = write.first_key() {
-        let place = place(context, origin.as_ref(), key);
-        if !matches!(place, Place::Here) {
-            return elsewhere(context, origin, call, place);
+        RequestBody::Directory => {
+            directory::handle(context, connection, asked);
+            Ok(())
+        }
+        RequestBody::Status => status::handle(context, connection, asked),
+        RequestBody::Admin { command } => {
+            admin::handle(context, connection, asked, (command, call.deadline))
         }
     }
-    let session = SessionPair {
+}
+
+fn pair(session: Session) -> SessionPair {
+    SessionPair {
         client: ClientId(session.client),
         sequence: session.sequence,
         lowest_unanswered: session.lowest_unanswered,
         first_tried: Timestamp(session.first_tried),
-    };
-    let request = WriteRequest {
-        target: call.target,
-        session,
-        deadline: call.deadline,
-    };
-    let token = origin.hold(call.asked)?;
-    context.shard.write(write, request, origin.clone(), token);
-    Ok(())
+    }
 }
 
-fn target(request: &Request<'_>) -> Option<request::Target> {
-    request.target.map(|target| request::Target {
+fn target(request: &Request<'_>) -> Option<Target> {
+    request.target.map(|target| Target {
         range: RangeId(target.range),
         epoch: Epoch {
             version: target.version,
             conf: target.conf,
         },
     })
-}
-
-/// The place that answers a request for a key. A request that may leave the node goes to the
-/// leader. Any other is answered by the replica on this shard, if there is one, which knows best
-/// why it does not serve.
-fn place<O: Origin>(context: &Context, origin: &O, key: &[u8]) -> Place {
-    if !origin.may_leave() && context.shard.holds(key) {
-        return Place::Here;
-    }
-    let place = context.place(key);
-    if !matches!(place, Place::Here) || !origin.may_leave() {
-        return place;
-    }
-    context
-        .shard
-        .led_elsewhere(key)
-        .map_or(Place::Here, Place::Node)
-}
-
-/// Handles a request whose key is not on this shard: forwards it within the node, carries it to
-/// another node, or refuses it with the route.
-fn elsewhere<O: Origin>(
-    context: &Rc<Context>,
-    origin: &Rc<O>,
-    call: &Call<'_>,
-    place: Place,
-) -> Result<(), Refusal> {
-    match place {
-        Place::Shard(shard, _) if !origin.is_smart() => origin.forward(shard, call),
-        Place::Node(Route {
-            leader: Some(to), ..
-        }) if origin.may_leave() && to.node != context.node.id => {
-            carry::send(context, origin, call, to)
-        }
-        Place::Shard(_, route) | Place::Node(route) => {
-            Err(Error::Moved(Some(Box::new(route))).into())
-        }
-        Place::Here | Place::Unknown => Err(Error::Moved(None).into()),
-    }
 }

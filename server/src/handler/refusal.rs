@@ -2,6 +2,7 @@
 //! fates and hints.
 
 use rangedb_engine::error::{Error, Fate, OrderError};
+use rangedb_engine::gateway::OrderFailure;
 use rangedb_engine::limits::MAX_CLOCK_OFFSET_MS;
 use rangedb_engine::range::Route;
 use rangedb_protocol::frame::BadFrame;
@@ -73,7 +74,6 @@ impl From<Error> for Refusal {
             Error::SeveralRanges => (ErrorCode::SeveralRanges, 0, None),
             Error::NotLeader(route) => (ErrorCode::NotLeader, RETRY_SOON_MS, route),
             Error::NoQuorum(_) => (ErrorCode::NoQuorum, RETRY_LATER_MS, None),
-            Error::LeaseExpired => (ErrorCode::NotLeader, RETRY_SOON_MS, None),
             Error::Overloaded { retry_after_ms, .. } => {
                 (ErrorCode::Overloaded, retry_after_ms, None)
             }
@@ -97,6 +97,16 @@ impl From<Error> for Refusal {
             retry_after_ms,
             message,
             route,
+        }
+    }
+}
+
+impl From<OrderFailure> for Refusal {
+    fn from(failure: OrderFailure) -> Refusal {
+        match failure {
+            OrderFailure::Refused(error) => error.into(),
+            OrderFailure::Unanswered(error) => error.into(),
+            OrderFailure::Unreadable => Refusal::internal(failure.to_string()),
         }
     }
 }
@@ -167,19 +177,16 @@ mod tests {
             Error::SeveralRanges,
             Error::NotLeader(None),
             Error::NoQuorum(Fate::Unknown),
-            Error::Overloaded {
-                reason: "queue",
-                retry_after_ms: 7,
-            },
+            Error::overloaded("queue", 7),
             Error::DeadlineExceeded,
-            Error::Unknown("why"),
+            Error::unknown("why"),
             Error::SessionExpired,
             Error::SnapshotTooOld {
                 at: Timestamp(1),
                 threshold: Timestamp(2),
             },
             Error::ClockOutOfBounds {
-                what: "token",
+                what: "token".into(),
                 ahead_ms: 501,
             },
             Error::NotANumber,

@@ -13,16 +13,32 @@ use crate::handler::refusal::Refusal;
 use crate::handler::{Asked, scan};
 use crate::shard::context::Context;
 
+/// What a reply says besides its content.
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    /// The client's id of the request.
+    pub request: u64,
+    /// The time of the cluster where the request was answered, if another shard has answered it.
+    pub now: Option<Timestamp>,
+}
+
+impl Head {
+    /// That of a reply of this shard.
+    pub fn of(request: u64) -> Head {
+        Head { request, now: None }
+    }
+}
+
 /// Appends a reply's frame.
-pub fn write(context: &Context, request: u64, reply: &Reply<'_>, to: &mut Vec<u8>) {
-    let now = context.shard.now().0;
-    reply.encode(request, now, &mut context.builder.borrow_mut(), to);
+pub fn write(context: &Context, head: Head, reply: &Reply<'_>, to: &mut Vec<u8>) {
+    let now = head.now.unwrap_or_else(|| context.gateway.shard().now());
+    reply.encode(head.request, now.0, &mut context.builder.borrow_mut(), to);
 }
 
 /// Appends the reply to a get.
 pub fn value(
     context: &Context,
-    asked: &Asked,
+    (asked, now): (&Asked, Option<Timestamp>),
     found: Option<(&[u8], Timestamp)>,
     to: &mut Vec<u8>,
 ) {
@@ -36,44 +52,53 @@ pub fn value(
             version: 0,
         },
     };
-    context.answered(asked);
-    write(context, asked.request, &reply, to);
+    good(context, (asked, now), &reply, to);
 }
 
 /// Appends the reply to a write that was decided, or the refusal.
-pub fn outcome(context: &Context, asked: &Asked, result: Result<Outcome, Error>, to: &mut Vec<u8>) {
+pub fn outcome(
+    context: &Context,
+    asked: (&Asked, Option<Timestamp>),
+    outcome: &Outcome,
+    to: &mut Vec<u8>,
+) {
     let written = |version: Timestamp, existed, numbers| Reply::Written {
         version: version.0,
         existed,
         numbers: Cow::Borrowed(numbers),
     };
-    let error = match &result {
-        Ok(Outcome::Done { version, existed }) => {
+    let error = match outcome {
+        Outcome::Done { version, existed } => {
             return good(context, asked, &written(*version, *existed, &[]), to);
         }
-        Ok(Outcome::Number { version, value }) => {
+        Outcome::Number { version, value } => {
             let numbers = std::slice::from_ref(value);
             return good(context, asked, &written(*version, false, numbers), to);
         }
-        Ok(Outcome::Numbers { version, values }) => {
+        Outcome::Numbers { version, values } => {
             return good(context, asked, &written(*version, false, values), to);
         }
-        Ok(Outcome::ConditionFailed { current, condition }) => {
+        Outcome::ConditionFailed { current, condition } => {
             let (current, condition) = (current.map(|version| version.0), *condition);
             let reply = Reply::ConditionFailed { current, condition };
             return good(context, asked, &reply, to);
         }
-        Ok(Outcome::NotANumber) => Error::NotANumber,
-        Ok(Outcome::NumberOverflow) => Error::NumberOverflow,
-        Ok(Outcome::Moved) => Error::Moved(None),
-        Ok(Outcome::SessionExpired) => Error::SessionExpired,
-        Err(error) => error.clone(),
+        Outcome::NotANumber => Error::NotANumber,
+        Outcome::NumberOverflow => Error::NumberOverflow,
+        Outcome::Moved => Error::Moved(None),
+        Outcome::SessionExpired => Error::SessionExpired,
     };
-    refusal(context, asked.request, &error.into(), to);
+    let (Asked { request, .. }, now) = (*asked.0, asked.1);
+    refusal(context, Head { request, now }, &error.into(), to);
 }
 
 /// Appends the reply to a scan.
-pub fn rows(context: &Context, asked: &Asked, scanned: &ScanReply, to: &mut Vec<u8>) {
+pub fn rows(
+    context: &Context,
+    asked: (&Asked, Option<Timestamp>),
+    scanned: &ScanReply,
+    to: &mut Vec<u8>,
+) {
     let rows = scanned.rows.iter().map(|(key, found)| Row {
         key,
         value: &found.value,
@@ -88,13 +113,19 @@ pub fn rows(context: &Context, asked: &Asked, scanned: &ScanReply, to: &mut Vec<
     good(context, asked, &reply, to);
 }
 
-fn good(context: &Context, asked: &Asked, reply: &Reply<'_>, to: &mut Vec<u8>) {
+fn good(
+    context: &Context,
+    (asked, now): (&Asked, Option<Timestamp>),
+    reply: &Reply<'_>,
+    to: &mut Vec<u8>,
+) {
     context.answered(asked);
-    write(context, asked.request, reply, to);
+    let request = asked.request;
+    write(context, Head { request, now }, reply, to);
 }
 
 /// Appends a refusal.
-pub fn refusal(context: &Context, request: u64, refusal: &Refusal, to: &mut Vec<u8>) {
+pub fn refusal(context: &Context, head: Head, refusal: &Refusal, to: &mut Vec<u8>) {
     context.refused(refusal.code);
     let error = ErrorReply {
         code: Ok(refusal.code),
@@ -103,7 +134,7 @@ pub fn refusal(context: &Context, request: u64, refusal: &Refusal, to: &mut Vec<
         message: refusal.message.clone(),
         route: refusal.route.as_deref().map(|r| route(context, r)),
     };
-    write(context, request, &Reply::Error(Box::new(error)), to);
+    write(context, head, &Reply::Error(Box::new(error)), to);
 }
 
 /// A route as clients see it. Its address is the one that the leader's node advertises. It stays

@@ -1,51 +1,27 @@
-//! Scan: rows of one range in key order.
-//!
-//! A scan runs as a task, since it lets other tasks run between its steps. As its reply may be
-//! large, a connection runs one scan after the other, and the number of scans on a shard has a
-//! limit.
-
-use std::rc::Rc;
+//! Scan: rows of one range in key order, in pages. The token of a page says where the next one goes
+//! on.
 
 use rangedb_engine::error::Error;
-use rangedb_engine::request::{ScanRequest, Target};
-use rangedb_engine::types::Timestamp;
+use rangedb_engine::request::ScanRequest;
+use rangedb_engine::types::{Blob, Timestamp};
 use rangedb_protocol::continuation::Continuation;
 
-use crate::env::Now;
 use crate::handler::refusal::Refusal;
-use crate::handler::{Call, Origin, elsewhere, reply};
-use crate::shard::context::Context;
-use crate::shard::router::Place;
 
-/// A scan within a range of this shard.
-#[derive(Debug)]
-pub struct LocalScan {
-    /// The token of the request to answer.
-    pub token: u64,
-    request: ScanRequest,
-    target: Option<Target>,
-    deadline: Option<Now>,
-}
-
-impl LocalScan {
-    /// Runs the scan and answers it.
-    pub async fn run<O: Origin>(self, context: &Rc<Context>, origin: &O) {
-        let result = match context.begin_scan() {
-            Ok(_running) => {
-                context
-                    .shard
-                    .scan(self.request, self.target, self.deadline)
-                    .await
-            }
-            Err(error) => Err(error),
-        };
-        let Some(asked) = origin.release(self.token) else {
-            return;
-        };
-        origin.send(|to| match &result {
-            Ok(scanned) => reply::rows(context, &asked, scanned, to),
-            Err(error) => reply::refusal(context, asked.request, &error.clone().into(), to),
-        });
+/// The scan of a first page.
+pub(super) fn first(
+    (start, end): (Option<&[u8]>, Option<&[u8]>),
+    (rows_max, bytes_max): (u32, u32),
+    (reverse, keys_only): (bool, bool),
+) -> ScanRequest {
+    ScanRequest {
+        start: start.map(Blob::copy_from_slice),
+        end: end.map(Blob::copy_from_slice),
+        reverse,
+        keys_only,
+        rows_max: rows_max as usize,
+        bytes_max: bytes_max as usize,
+        at: None,
     }
 }
 
@@ -77,27 +53,6 @@ pub(super) fn continuation(rest: &ScanRequest) -> Vec<u8> {
         keys_only: rest.keys_only,
     };
     continuation.encode()
-}
-
-pub(super) fn handle<O: Origin>(
-    context: &Rc<Context>,
-    origin: &Rc<O>,
-    call: &Call<'_>,
-    request: ScanRequest,
-) -> Result<(), Refusal> {
-    context.check_unsent()?;
-    let place = super::place(context, origin.as_ref(), &request.first_key());
-    if !matches!(place, Place::Here) {
-        return elsewhere(context, origin, call, place);
-    }
-    let token = origin.hold(call.asked)?;
-    origin.scan(LocalScan {
-        token,
-        request,
-        target: call.target,
-        deadline: call.deadline,
-    });
-    Ok(())
 }
 
 #[cfg(test)]

@@ -5,30 +5,32 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use rangedb_engine::env::AsyncRuntime;
+use rangedb_engine::gateway::responder::Responder;
 use rangedb_engine::types::ShardId;
 use rangedb_protocol::{NodeState, RangeState, Reply, ShardState};
 
 use crate::env::{GlommioRuntime, reactor};
 use crate::handler::refusal::Refusal;
-use crate::handler::{Call, Origin, reply};
+use crate::handler::reply::Head;
+use crate::handler::{Asked, reply};
+use crate::net::connection::Connection;
 use crate::shard::context::Context;
 
 /// How long to wait for the other shards; the reply omits one that does not answer.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-pub(super) fn handle<O: Origin>(
+pub(super) fn handle(
     context: &Rc<Context>,
-    origin: &Rc<O>,
-    call: &Call<'_>,
+    connection: &Rc<Connection>,
+    asked: Asked,
 ) -> Result<(), Refusal> {
-    context.check_unsent()?;
-    let token = origin.hold(call.asked)?;
-    let (context, origin) = (context.clone(), origin.clone());
+    let token = connection.hold(asked)?;
+    let (context, connection) = (context.clone(), connection.clone());
     reactor::spawn_local(async move {
         let node = gather(&context).await;
-        if let Some(asked) = origin.release(token) {
+        if let Some(asked) = connection.release(token) {
             let reply = Reply::Node(Box::new(node));
-            origin.send(|to| reply::write(&context, asked.request, &reply, to));
+            connection.send(|to| reply::write(&context, Head::of(asked.request), &reply, to));
         }
     })
     .detach();
@@ -63,7 +65,7 @@ async fn gather(context: &Context) -> NodeState {
 
 /// A shard's state in terms of the wire protocol.
 pub fn shard_state(context: &Context, shard: ShardId) -> ShardState {
-    let (status, connections) = (context.shard.status(), context.connected.get());
+    let (status, connections) = (context.gateway.shard().status(), context.connected.get());
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let ranges = status.ranges.iter().map(|range| RangeState {
         route: reply::route(context, &range.route),

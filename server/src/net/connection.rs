@@ -23,9 +23,8 @@ use std::time::Duration;
 use futures_util::io::{AsyncRead, AsyncWrite};
 use rangedb_engine::env::{AsyncRuntime, Instant};
 use rangedb_engine::error::Error;
-use rangedb_engine::request::Outcome;
-use rangedb_engine::shard::WriteSink;
-use rangedb_engine::types::ShardId;
+use rangedb_engine::gateway::responder::{Answer, Responder, Scanning};
+use rangedb_engine::types::Timestamp;
 use rangedb_protocol::frame::{self, BadFrame};
 use rangedb_protocol::limits::IN_FLIGHT_MAX;
 use slab::Slab;
@@ -33,8 +32,8 @@ use slab::Slab;
 use crate::env::reactor::{TcpStream, spawn_local};
 use crate::env::{GlommioRuntime, Now};
 use crate::handler::refusal::Refusal;
-use crate::handler::scan::LocalScan;
-use crate::handler::{self, Asked, Call, Operation, Origin, Times, reply};
+use crate::handler::reply::Head;
+use crate::handler::{self, Asked, Times, reply};
 use crate::net::buffers::Output;
 use crate::net::input::{Added, Input, Taken};
 use crate::shard::context::Context;
@@ -88,7 +87,8 @@ pub struct Connection {
     output: RefCell<Output>,
     asked: RefCell<Slab<Asked>>,
     forwarded: Cell<usize>,
-    scans: RefCell<VecDeque<LocalScan>>,
+    /// Scans that wait for their turn, with the tokens of their requests.
+    scans: RefCell<VecDeque<(u64, Scanning)>>,
     scanning: Cell<bool>,
     waits_for_room: RefCell<Option<Waker>>,
     state: Cell<State>,
@@ -210,6 +210,23 @@ impl Connection {
         }
     }
 
+    /// Whether the client follows routes.
+    pub fn is_smart(&self) -> bool {
+        self.smart
+    }
+
+    /// Appends a reply's frame to the output.
+    #[inline]
+    pub fn send(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.state.get() == State::Gone {
+            return;
+        }
+        self.output
+            .borrow_mut()
+            .append(&self.context.buffers, write);
+        self.wake();
+    }
+
     /// Whether another frame may be handled now.
     fn may_take(&self) -> bool {
         matches!(self.state.get(), State::Open | State::Ending)
@@ -268,7 +285,7 @@ impl Connection {
         }
         if let Added::Refused(request) = input.add(&self.context.buffers, bytes) {
             let refusal = Refusal::from(no_room());
-            self.send(|to| reply::refusal(&self.context, request, &refusal, to));
+            self.send(|to| reply::refusal(&self.context, Head::of(request), &refusal, to));
         } else if !input.more && input.is_whole() {
             self.take_kept(input);
         }
@@ -327,7 +344,6 @@ impl Connection {
         let times = Times {
             received,
             now: Now::now(),
-            deadline: None,
         };
         let mut rest = bytes;
         for _ in 0..FRAMES_PER_TURN {
@@ -342,9 +358,8 @@ impl Connection {
                     };
                 }
                 Ok(Some(found)) => {
-                    let (raw, behind) = rest.split_at(found.len);
-                    rest = behind;
-                    if handler::handle(&self.context, self, found, raw, times).is_err() {
+                    rest = rest.get(found.len..).unwrap_or_default();
+                    if handler::handle(&self.context, self, found, times).is_err() {
                         self.refuse(Some(found.id), Refusal::malformed());
                     }
                 }
@@ -361,7 +376,7 @@ impl Connection {
     /// still answered, then the connection ends.
     fn refuse(&self, request: Option<u64>, refusal: Refusal) {
         if let Some(request) = request {
-            self.send(|to| reply::refusal(&self.context, request, &refusal, to));
+            self.send(|to| reply::refusal(&self.context, Head::of(request), &refusal, to));
         }
         self.state.set(State::Refused);
     }
@@ -408,21 +423,13 @@ impl Connection {
     /// client has not read.
     async fn run_scans(self: Rc<Self>) {
         loop {
-            let Some(scan) = self.scans.borrow_mut().pop_front() else {
+            let Some((_, scanning)) = self.scans.borrow_mut().pop_front() else {
                 break;
             };
             self.room().await;
-            scan.run(&self.context, self.as_ref()).await;
+            scanning.await;
         }
         self.scanning.set(false);
-    }
-
-    /// Takes another shard's reply to a request of this connection.
-    pub fn forwarded_reply(&self, token: u64, frame: &[u8]) {
-        if let Some(asked) = self.release(token) {
-            self.returned(asked.operation);
-            self.send(|to| to.extend_from_slice(frame));
-        }
     }
 
     /// Ends the connection once the written replies are sent.
@@ -439,8 +446,8 @@ impl Connection {
         self.output.borrow_mut().clear(&self.context.buffers);
         self.task.borrow_mut().take();
         self.tell_room();
-        for scan in self.scans.borrow_mut().drain(..) {
-            self.release(scan.token);
+        for (token, _) in self.scans.borrow_mut().drain(..) {
+            self.release(token);
         }
         self.stream.borrow_mut().take()
     }
@@ -456,47 +463,22 @@ fn request_of(bad: &BadFrame) -> Option<u64> {
 
 /// The error for a frame for which there is no memory.
 fn no_room() -> Error {
-    Error::Overloaded {
-        reason: "too many long requests are on their way",
-        retry_after_ms: RETRY_AFTER_MS,
-    }
+    Error::overloaded("too many long requests are on their way", RETRY_AFTER_MS)
 }
 
-impl WriteSink for Connection {
-    fn complete(&self, token: u64, result: Result<Outcome, Error>) {
-        if let Some(asked) = self.release(token) {
-            self.send(|to| reply::outcome(&self.context, &asked, result, to));
-        }
-    }
-}
+impl Responder for Connection {
+    type Ticket = Asked;
+    type Refusal = Refusal;
 
-impl Origin for Connection {
-    fn is_smart(&self) -> bool {
-        self.smart
-    }
-
-    fn may_leave(&self) -> bool {
-        !self.smart
-    }
-
-    fn departed(&self, operation: Operation) {
-        self.forwarded
-            .set(self.forwarded.get() + operation.weight());
-    }
-
-    fn returned(&self, operation: Operation) {
-        self.forwarded
-            .set(self.forwarded.get() - operation.weight());
-    }
-
-    fn send(&self, write: impl FnOnce(&mut Vec<u8>)) {
-        if self.state.get() == State::Gone {
-            return;
-        }
-        self.output
-            .borrow_mut()
-            .append(&self.context.buffers, write);
-        self.wake();
+    #[inline]
+    fn answer(&self, asked: &Asked, now: Option<Timestamp>, answer: Result<Answer<'_>, Error>) {
+        let (context, request) = (&self.context, asked.request);
+        self.send(|to| match answer {
+            Ok(Answer::Value(found)) => reply::value(context, (asked, now), found, to),
+            Ok(Answer::Written(outcome)) => reply::outcome(context, (asked, now), &outcome, to),
+            Ok(Answer::Rows(rows)) => reply::rows(context, (asked, now), rows, to),
+            Err(error) => reply::refusal(context, Head { request, now }, &error.into(), to),
+        });
     }
 
     fn hold(&self, asked: Asked) -> Result<u64, Refusal> {
@@ -504,32 +486,31 @@ impl Origin for Connection {
         if waiting.len() >= IN_FLIGHT_MAX {
             return Err(Refusal::too_many_in_flight());
         }
-        self.context.begin();
+        self.context.gateway.begin();
         Ok(waiting.insert(asked) as u64)
     }
 
     fn release(&self, token: u64) -> Option<Asked> {
         let asked = self.asked.borrow_mut().try_remove(token as usize)?;
-        self.context.end();
+        self.context.gateway.end();
         self.wake();
         Some(asked)
     }
 
-    fn forward(self: &Rc<Self>, to: ShardId, call: &Call<'_>) -> Result<(), Refusal> {
-        let token = self.hold(call.asked)?;
-        let sent = self.context.mesh.forward(to, call, (self.clone(), token));
-        if sent.is_err() {
-            self.release(token);
-        } else {
-            self.departed(call.asked.operation);
-        }
-        sent.map_err(Refusal::from)
-    }
-
-    fn scan(self: &Rc<Self>, scan: LocalScan) {
-        self.scans.borrow_mut().push_back(scan);
+    fn scan(self: &Rc<Self>, token: u64, scanning: Scanning) {
+        self.scans.borrow_mut().push_back((token, scanning));
         if !self.scanning.replace(true) {
             spawn_local(self.clone().run_scans()).detach();
         }
+    }
+
+    fn departed(&self, asked: &Asked) {
+        let weight = self.forwarded.get() + asked.operation.weight();
+        self.forwarded.set(weight);
+    }
+
+    fn returned(&self, asked: &Asked) {
+        let weight = self.forwarded.get() - asked.operation.weight();
+        self.forwarded.set(weight);
     }
 }

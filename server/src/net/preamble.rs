@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::io::{AsyncReadExt, AsyncWriteExt};
 use rangedb_engine::env::AsyncRuntime;
+use rangedb_engine::gateway::Held;
 use rangedb_engine::types::ShardId;
 use rangedb_protocol::preamble::{
     ANY_SHARD, Answer, BadPreamble, PREAMBLE_LEN, Preamble, Role, VERSION, VERSION_MIN, Verdict,
@@ -21,7 +22,7 @@ use crate::env::reactor::TcpStream;
 use crate::net::connection;
 use crate::net::greetings::Greeting;
 use crate::peers::{self, serve};
-use crate::shard::context::{Context, Held};
+use crate::shard::context::Context;
 use crate::shard::message::HandedOver;
 
 /// Greets a connection, and serves it here or passes it to the shard that it wants.
@@ -102,7 +103,7 @@ async fn read(
 fn objection(context: &Context, preamble: &Preamble, stream: &TcpStream) -> Option<Verdict> {
     let unknown = preamble.shard != ANY_SHARD && preamble.shard >= context.node.shards;
     match preamble {
-        _ if context.is_draining() => Some(Verdict::ShuttingDown),
+        _ if context.gateway.is_draining() => Some(Verdict::ShuttingDown),
         _ if preamble.version(spoken(preamble.role)).is_none() => Some(Verdict::NoCommonVersion),
         _ if preamble.tls => Some(Verdict::NoTls),
         _ if preamble.role == Role::Peer && context.peers.secret.is_empty() => {

@@ -375,12 +375,13 @@ async fn decide(context: &Rc<Context>, body: &[u8]) -> Reply {
             request.address, other.node, other.cluster
         ));
     }
-    match context.shard.manage(Ask::Join { token }).await {
+    match context.gateway.shard().manage(Ask::Join { token }).await {
         Ok(Told::Joined(node)) => {
             let addresses = context.peers.addresses();
             let addresses = addresses.iter().map(|(id, at)| (id.0, at.clone()));
             let system = context
-                .shard
+                .gateway
+                .shard()
                 .system()
                 .into_iter()
                 .map(|at| (at.node.0, at.shard.0));

@@ -1,7 +1,7 @@
 //! The links of one shard to the shards of other nodes: the requesting side.
 //!
-//! For each kind of [`Traffic`] to a shard there is one link with its own connection, so that none
-//! waits behind another. A link connects when it gets its first request. Requests are sent in
+//! For each [`Lane`] to a shard there is one link with its own connection, so that none waits behind
+//! another. A link connects when it gets its first request. Requests are sent in
 //! order; responses come in any order. Of bulk requests, only so many bytes may be unanswered; the
 //! rest waits.
 //!
@@ -62,18 +62,9 @@ struct Inner {
     peers: Arc<Peers>,
     /// Reaches the other shards of this node.
     mesh: OnceCell<Rc<Mesh>>,
-    links: RefCell<BTreeMap<(Location, Traffic), Rc<Link>>>,
+    links: RefCell<BTreeMap<(Location, Lane), Rc<Link>>>,
     /// How many frames were damaged on their way to this shard.
     damaged: Cell<u64>,
-}
-
-/// The kind of requests that a link carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Traffic {
-    /// Requests of replicas, in one of their two lanes.
-    Replicas(Lane),
-    /// Forwarded requests of clients; see [`super::carry`].
-    Clients,
 }
 
 /// A request that is not answered yet.
@@ -86,7 +77,7 @@ struct Asked {
 
 struct Link {
     to: Location,
-    traffic: Traffic,
+    lane: Lane,
     /// Requests without an answer, by number.
     asked: RefCell<Slab<Asked>>,
     /// Requests that wait to be sent, with their numbers.
@@ -143,11 +134,11 @@ impl Transport for Links {
     async fn call(&self, to: Location, lane: Lane, question: Bytes) -> io::Result<Bytes> {
         if to.node == self.inner.me {
             return match self.inner.mesh.get() {
-                Some(mesh) => mesh.ask(to.shard, question).await,
+                Some(mesh) => mesh.ask(to.shard, lane, question).await,
                 None => Err(io::ErrorKind::NotConnected.into()),
             };
         }
-        self.ask(to, Traffic::Replicas(lane), question).await
+        self.ask(to, lane, question).await
     }
 }
 
@@ -157,8 +148,8 @@ impl Links {
     ///
     /// # Errors
     /// The link is broken, or broke before the answer came.
-    pub async fn ask(&self, to: Location, traffic: Traffic, question: Bytes) -> io::Result<Bytes> {
-        let link = self.inner.link(to, traffic);
+    async fn ask(&self, to: Location, lane: Lane, question: Bytes) -> io::Result<Bytes> {
+        let link = self.inner.link(to, lane);
         let (sender, receiver) = oneshot::channel();
         if link.pauses() && !self.inner.has_moved(&link) {
             return Err(io::ErrorKind::NotConnected.into());
@@ -183,10 +174,10 @@ impl Inner {
         }
     }
 
-    fn link(&self, to: Location, traffic: Traffic) -> Rc<Link> {
+    fn link(&self, to: Location, lane: Lane) -> Rc<Link> {
         let mut links = self.links.borrow_mut();
-        let new = || Rc::new(Link::new(to, traffic));
-        links.entry((to, traffic)).or_insert_with(new).clone()
+        let new = || Rc::new(Link::new(to, lane));
+        links.entry((to, lane)).or_insert_with(new).clone()
     }
 
     /// Whether the link's node is now known at another address than the one last tried.
@@ -198,10 +189,10 @@ impl Inner {
 }
 
 impl Link {
-    fn new(to: Location, traffic: Traffic) -> Link {
+    fn new(to: Location, lane: Lane) -> Link {
         Link {
             to,
-            traffic,
+            lane,
             asked: RefCell::default(),
             queue: RefCell::default(),
             queue_len: Cell::new(0),
@@ -236,10 +227,10 @@ impl Link {
 
     /// Moves what may be sent now from the queue to a buffer, in order.
     fn take_queued(&self, to: &mut Vec<u8>) {
-        let (frame_kind, sent_max) = match self.traffic {
-            Traffic::Replicas(Lane::Control) => (kind::QUESTION, usize::MAX),
-            Traffic::Replicas(Lane::Bulk) => (kind::QUESTION, BULK_LEN_MAX),
-            Traffic::Clients => (kind::CARRY, usize::MAX),
+        let (frame_kind, sent_max) = match self.lane {
+            Lane::Control => (kind::QUESTION, usize::MAX),
+            Lane::Bulk => (kind::QUESTION, BULK_LEN_MAX),
+            Lane::Clients => (kind::FORWARD, usize::MAX),
         };
         let (mut queue, mut asked) = (self.queue.borrow_mut(), self.asked.borrow_mut());
         while let Some((id, question)) = queue.front() {
@@ -268,7 +259,7 @@ impl Link {
         let mut all = self.asked.borrow_mut();
         let id = received.id as usize;
         let sent = all.get(id).and_then(|asked| asked.sent);
-        let (Some(len), kind::ANSWER | kind::CARRIED) = (sent, received.kind) else {
+        let (Some(len), kind::ANSWER) = (sent, received.kind) else {
             return Err(io::Error::other("a frame that answers nothing"));
         };
         let Asked { answer, .. } = all.remove(id);
@@ -306,7 +297,7 @@ impl From<Refused> for io::Error {
 
 /// Connects a link and serves it until it breaks.
 async fn run(inner: &Inner, link: &Link) {
-    let (to, traffic) = (link.to, link.traffic);
+    let (to, lane) = (link.to, link.lane);
     let error = match GlommioRuntime::timeout(CONNECT_TIMEOUT, connect(inner, link)).await {
         Ok(Ok(stream)) => {
             let error = serve(inner, link, stream).await;
@@ -329,7 +320,7 @@ async fn run(inner: &Inner, link: &Link) {
     } else {
         if failures == 0 {
             let address = link.tried.borrow();
-            tracing::warn!(%to, %address, ?traffic, %error, "the link is broken");
+            tracing::warn!(%to, %address, ?lane, %error, "the link is broken");
         }
         (PAUSE_FIRST, PAUSE_LONGEST)
     };
@@ -446,8 +437,8 @@ async fn serve(inner: &Inner, link: &Link, stream: TcpStream) -> io::Error {
         }
         inner.peers.note_accepted(link.to.node);
         if link.failures.replace(0) > 0 {
-            let (to, traffic) = (link.to, link.traffic);
-            tracing::info!(%to, ?traffic, "the link works again");
+            let (to, lane) = (link.to, link.lane);
+            tracing::info!(%to, ?lane, "the link works again");
         }
         loop {
             match input.receive(&mut reader).await {
@@ -599,7 +590,7 @@ mod tests {
                 met.answer();
                 assert_eq!(beat.await.expect("an answer"), body);
             }
-            let bulk = links.inner.link(OTHER, Traffic::Replicas(Lane::Bulk));
+            let bulk = links.inner.link(OTHER, Lane::Bulk);
             assert_eq!(bulk.sent_len.get(), BULK_LEN_MAX, "it is on its way");
             first.cancel().await;
             stuck.cancel().await;
@@ -620,7 +611,7 @@ mod tests {
                 assert_eq!(next.question.body.first(), Some(&number));
                 met.push(next);
             }
-            let bulk = links.inner.link(OTHER, Traffic::Replicas(Lane::Bulk));
+            let bulk = links.inner.link(OTHER, Lane::Bulk);
             assert_eq!(bulk.sent_len.get(), BULK_LEN_MAX);
             assert_eq!(bulk.queue_len.get(), len * 3, "the others wait");
             asked.remove(3).cancel().await;

@@ -4,7 +4,7 @@
 //! A link is one connection from a shard of this node to a shard of another, in the role of a peer
 //! ([`link`] on the requesting side, [`serve`] on the answering side). There are up to three
 //! between two shards: two for requests of replicas ([`rangedb_engine::raft`]), so that bulk delays
-//! nothing else, and one for forwarded requests of clients ([`carry`]).
+//! nothing else, and one for forwarded requests of clients ([`rangedb_engine::gateway`]).
 //!
 //! A link begins with the preamble of the client protocol, but with the versions of the protocol
 //! between nodes ([`VERSION`]). Then both sides send frames of [`rangedb_engine::frame`]; [`kind`]
@@ -17,7 +17,6 @@
 //! address is found again by the nodes to which it speaks, once they have met it there (`reach`).
 //! How a node joins is in [`enroll`].
 
-pub mod carry;
 pub mod enroll;
 #[cfg(test)]
 mod fuzz;
@@ -49,8 +48,6 @@ const _: () = {
     let heads = 1 << 20;
     assert!(ENTRY_LEN_MAX * 3 / 2 + heads < rangedb_engine::frame::BODY_LEN_MAX);
     assert!(LOG_READ_LEN_MAX + heads < rangedb_engine::frame::BODY_LEN_MAX);
-    // A reply's frame is forwarded whole.
-    assert!(rangedb_protocol::limits::FRAME_LEN_MAX <= rangedb_engine::frame::BODY_LEN_MAX);
 };
 
 /// The version of the protocol between nodes. All nodes of a cluster must speak the same one; a
@@ -58,7 +55,8 @@ const _: () = {
 /// [`rangedb_protocol::preamble::Verdict::NoCommonVersion`]. Version 1 had the frames of the client
 /// protocol, without checksums. Version 3 had log entries of the first format
 /// ([`rangedb_engine::range::command`]) and carried frames of version 1 of the client protocol.
-pub const VERSION: u16 = 4;
+/// Version 4 carried frames of version 2.
+pub const VERSION: u16 = 5;
 
 /// The preamble of a connection to a shard of another node.
 pub fn preamble(shard: u16) -> Preamble {
@@ -93,16 +91,14 @@ pub mod kind {
     pub const HELLO: u16 = 100;
     /// A request of a replica.
     pub const QUESTION: u16 = 101;
-    /// Its response, with the same number.
+    /// The response to that or to a [`FORWARD`], with the same number.
     pub const ANSWER: u16 = 102;
     /// An empty node asks to join.
     pub const ENROLL: u16 = 103;
     /// The response to that.
     pub const ENROLLED: u16 = 104;
-    /// A client's request, forwarded to the leader's shard: see [`super::carry`].
-    pub const CARRY: u16 = 105;
-    /// Its reply, with the same number.
-    pub const CARRIED: u16 = 106;
+    /// A client's request, forwarded to the leader's shard: see [`rangedb_engine::gateway`].
+    pub const FORWARD: u16 = 109;
     /// The response to a [`HELLO`] that is refused: the reason as text, after which the connection
     /// ends.
     pub const REFUSED: u16 = 107;

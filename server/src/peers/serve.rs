@@ -11,22 +11,22 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use rangedb_engine::env::AsyncRuntime;
+use rangedb_engine::env::{AsyncRuntime, Lane};
 use rangedb_engine::frame;
+use rangedb_engine::gateway::{FORWARDED_MAX, Held};
 use tokio::sync::Notify;
 
-use super::carry::{self, Carried};
 use super::input::{self, Input, RECEIVE_LEN, Received};
 use super::{Hello, Met, OLDER_FOLDER, enroll, kind, same_secret};
 use crate::descriptors::Seat;
 use crate::env::GlommioRuntime;
 use crate::env::reactor::{self, TcpStream};
 use crate::net::greetings::Greeting;
-use crate::shard::context::{Context, Held};
+use crate::shard::context::Context;
 
-/// Most requests, and most forwarded requests, that are answered at a time on one link.
+/// Most requests of replicas that are answered at a time on one link; of forwarded requests it is
+/// [`FORWARDED_MAX`].
 const QUESTIONS_MAX: usize = 256;
-const CARRIED_MAX: usize = carry::CARRIED_MAX;
 /// Most bytes of the first frame, whose sender is not known yet.
 pub(super) const HELLO_LEN_MAX: usize = 64 << 10;
 /// Time limit of the first frame.
@@ -37,8 +37,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 struct Served {
     output: RefCell<Vec<u8>>,
     changed: Notify,
-    answering: Cell<usize>,
-    carried: Cell<usize>,
+    /// How many requests of replicas, and how many forwarded requests, are being answered.
+    answering: Rc<Cell<usize>>,
+    forwarded: Rc<Cell<usize>>,
     ended: Cell<bool>,
 }
 
@@ -112,7 +113,7 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream, greeting: Greeting) 
 
 /// Logs the end of a link, and counts a damaged frame if it was the reason.
 fn ended(context: &Context, error: &io::Error) {
-    context.carriers.links.ended(error);
+    context.links.ended(error);
     match input::is_damage(error) {
         true => tracing::warn!(%error, "a link from another node ended"),
         false => tracing::debug!(%error, "a link ended"),
@@ -139,8 +140,8 @@ fn check(context: &Context, body: &[u8]) -> Result<Hello, String> {
         )
     } else if !same_secret(&hello.secret, &peers.secret) {
         "the cluster's secret is another one; see --cluster-secret".to_owned()
-    } else if hello.to != context.shard.location() {
-        let here = context.shard.location();
+    } else if hello.to != context.gateway.shard().location() {
+        let here = context.gateway.shard().location();
         format!("this is shard {here}, not shard {}", hello.to)
     } else {
         return Ok(hello);
@@ -159,7 +160,7 @@ async fn receive(
     mut input: Input,
 ) -> io::Result<()> {
     loop {
-        while served.answering.get() >= QUESTIONS_MAX || served.carried.get() >= CARRIED_MAX {
+        while served.answering.get() >= QUESTIONS_MAX || served.forwarded.get() >= FORWARDED_MAX {
             served.changed.notified().await;
         }
         let Received {
@@ -167,19 +168,17 @@ async fn receive(
             kind: frame_kind,
             body,
         } = input.receive(reader).await?;
-        match frame_kind {
-            kind::QUESTION => {}
-            kind::CARRY => {
-                receive_carried(context, served, id, &body)?;
-                continue;
-            }
+        let (lane, count) = match frame_kind {
+            // The lane of bulk is answered in the same way.
+            kind::QUESTION => (Lane::Control, &served.answering),
+            kind::FORWARD => (Lane::Clients, &served.forwarded),
             _ => return Err(io::Error::other("a frame that is no question")),
-        }
-        served.answering.set(served.answering.get() + 1);
-        let (shard, served) = (context.shard.clone(), served.clone());
+        };
+        let counted = Held::new(count);
+        let (gateway, served) = (context.gateway.clone(), served.clone());
         reactor::spawn_local(async move {
-            let answer = shard.answer(body).await;
-            served.answering.set(served.answering.get() - 1);
+            let answer = gateway.answer(lane, body).await;
+            drop(counted);
             if !served.ended.get() {
                 frame::encode(id, kind::ANSWER, &answer, &mut served.output.borrow_mut());
             }
@@ -187,25 +186,6 @@ async fn receive(
         })
         .detach();
     }
-}
-
-/// Handles a client's request that another node has forwarded to this one.
-fn receive_carried(
-    context: &Rc<Context>,
-    served: &Rc<Served>,
-    id: u64,
-    body: &[u8],
-) -> io::Result<()> {
-    served.carried.set(served.carried.get() + 1);
-    let to = served.clone();
-    let carried = Carried::new(context.clone(), move |reply| {
-        to.carried.set(to.carried.get() - 1);
-        if !to.ended.get() {
-            frame::encode(id, kind::CARRIED, reply, &mut to.output.borrow_mut());
-        }
-        to.changed.notify_waiters();
-    });
-    carry::receive(context, &carried, body)
 }
 
 async fn send(served: Rc<Served>, mut writer: impl AsyncWriteExt + Unpin) {

@@ -1,37 +1,31 @@
 //! The lanes between the shards of a node: for each ordered pair one for messages and one for
 //! replies, lock-free and bounded.
 //!
-//! If the lane for messages is full, the client gets an overload error; the data path never waits
-//! for room. A reply always has room, because a shard has no more requests open at another than the
-//! lane for replies holds. Lives on its shard's thread; only [`LaneEnds`] moves between threads,
-//! before the shard runs.
+//! If the lane for messages is full, a request fails; the data path never waits for room. Forwarded
+//! requests of clients cannot fill it: the lane has room for others beside them. A reply always has
+//! room, because a shard has no more requests open at another than the lane for replies holds. Lives
+//! on its shard's thread; only [`LaneEnds`] moves between threads, before the shard runs.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
-use std::rc::Rc;
 
 use bytes::Bytes;
-use rangedb_engine::error::Error;
+use rangedb_engine::env::Lane;
+use rangedb_engine::gateway::FORWARDED_MAX;
 use rangedb_engine::range::Route;
 use rangedb_engine::types::ShardId;
 use rangedb_protocol::ShardState;
 use slab::Slab;
 use tokio::sync::oneshot;
 
-use crate::handler::Call;
-use crate::net::connection::Connection;
 use crate::shard::lane::{LaneEnd, LaneReceiver, LaneSender, lane};
-use crate::shard::message::{ForwardId, HandedOver, ShardMessage, ShardReply};
+use crate::shard::message::{HandedOver, QuestionId, ShardMessage, ShardReply};
 
 /// Most messages on their way from one shard to another.
-const MESSAGES_MAX: usize = 1024;
+const MESSAGES_MAX: usize = FORWARDED_MAX + 1024;
 /// Most requests of one shard to another without a reply; the lane for replies has room for them
 /// all.
-const WAITING_MAX: usize = 1024;
-/// Most bytes of clients' requests among them.
-const WAITING_BYTES_MAX: usize = 64 << 20;
-/// When a client should try again after a full lane, in milliseconds.
-const RETRY_AFTER_MS: u32 = 5;
+const WAITING_MAX: usize = FORWARDED_MAX + 1024;
 
 /// The ends of all lanes of one shard, not yet opened.
 pub struct LaneEnds {
@@ -66,7 +60,6 @@ impl LaneEnds {
             messages,
             replies,
             waiting: RefCell::new(Slab::new()),
-            waiting_len: Cell::new(0),
         };
         let senders = self.senders.into_iter();
         let peers = senders.map(|pair| pair.map(peer)).collect();
@@ -101,21 +94,11 @@ struct Peer {
     messages: LaneSender<ShardMessage>,
     replies: LaneSender<ShardReply>,
     waiting: RefCell<Slab<Waiting>>,
-    waiting_len: Cell<usize>,
 }
 
 /// Receives the reply of another shard.
 pub enum Waiting {
-    /// A client's connection, for a request that was forwarded.
-    Client {
-        /// The connection.
-        connection: Rc<Connection>,
-        /// The connection's number for the request.
-        token: u64,
-        /// Size of the request in bytes.
-        len: usize,
-    },
-    /// A replica or the cluster's management on this shard.
+    /// A replica, the cluster's management or the gateway of this shard.
     Question(oneshot::Sender<Bytes>),
     /// A request for the node's status.
     Status(oneshot::Sender<ShardState>),
@@ -130,47 +113,9 @@ impl Mesh {
             .filter_map(|(id, peer)| peer.as_ref().map(|_| id))
     }
 
-    fn peer(&self, shard: ShardId) -> Result<&Peer, Error> {
-        let peer = self
-            .peers
-            .get(usize::from(shard.0))
-            .and_then(Option::as_ref);
-        // A route to a shard that this node does not have must come from another node.
-        peer.ok_or(Error::Moved(None))
-    }
-
-    /// Forwards a client's request to the shard that leads its range. The reply goes to the
-    /// connection.
-    ///
-    /// # Errors
-    /// [`Error::Overloaded`] if too much is on its way, [`Error::Moved`] without such a shard.
-    pub fn forward(
-        &self,
-        to: ShardId,
-        call: &Call<'_>,
-        from: (Rc<Connection>, u64),
-    ) -> Result<(), Error> {
-        let peer = self.peer(to)?;
-        let len = call.frame.len();
-        if peer.waiting_len.get() + len > WAITING_BYTES_MAX {
-            return Err(full());
-        }
-        let (connection, token) = from;
-        let id = peer.wait(Waiting::Client {
-            connection,
-            token,
-            len,
-        })?;
-        let sent = peer.messages.send(ShardMessage::Request {
-            id,
-            frame: Bytes::copy_from_slice(call.frame),
-            received: call.asked.received,
-            deadline: call.deadline,
-        });
-        sent.map_err(|_| {
-            peer.take(id);
-            full()
-        })
+    /// `None`: this node has no such shard.
+    fn peer(&self, shard: ShardId) -> Option<&Peer> {
+        self.peers.get(usize::from(shard.0))?.as_ref()
     }
 
     /// Passes a connection to the shard that it wants; gives it back if the lane is full.
@@ -178,7 +123,7 @@ impl Mesh {
     /// # Errors
     /// The connection.
     pub fn hand_over(&self, to: ShardId, connection: HandedOver) -> Result<(), HandedOver> {
-        let Ok(peer) = self.peer(to) else {
+        let Some(peer) = self.peer(to) else {
             return Err(connection);
         };
         match peer.messages.send(ShardMessage::Connection(connection)) {
@@ -203,18 +148,17 @@ impl Mesh {
         }
     }
 
-    /// Sends another shard a request of a replica or of the cluster's management.
+    /// Sends another shard a request. With [`io::ErrorKind::NotConnected`] and
+    /// [`io::ErrorKind::WouldBlock`] it was certainly not sent.
     ///
     /// # Errors
     /// The lane is full, or the shard is gone.
-    pub async fn ask(&self, to: ShardId, question: Bytes) -> io::Result<Bytes> {
-        // In both cases the question was not sent, as these kinds say.
-        let gone = |error: Error| io::Error::new(io::ErrorKind::NotConnected, error);
-        let full = |error: Error| io::Error::new(io::ErrorKind::WouldBlock, error);
+    pub async fn ask(&self, to: ShardId, lane: Lane, question: Bytes) -> io::Result<Bytes> {
         let (sender, receiver) = oneshot::channel();
-        let peer = self.peer(to).map_err(gone)?;
-        let id = peer.wait(Waiting::Question(sender)).map_err(full)?;
-        let message = ShardMessage::Question { id, question };
+        let peer = self.peer(to).ok_or(io::ErrorKind::NotConnected)?;
+        let waiting = peer.wait(Waiting::Question(sender));
+        let id = waiting.ok_or(io::ErrorKind::WouldBlock)?;
+        let message = ShardMessage::Question { id, lane, question };
         if peer.messages.send(message).is_err() {
             peer.take(id);
             return Err(io::ErrorKind::WouldBlock.into());
@@ -226,8 +170,8 @@ impl Mesh {
     /// Asks another shard for its status. `None`: it is too busy, or gone.
     pub async fn status(&self, of: ShardId) -> Option<ShardState> {
         let (sender, receiver) = oneshot::channel();
-        let peer = self.peer(of).ok()?;
-        let id = peer.wait(Waiting::Status(sender)).ok()?;
+        let peer = self.peer(of)?;
+        let id = peer.wait(Waiting::Status(sender))?;
         if peer.messages.send(ShardMessage::Status { id }).is_err() {
             peer.take(id);
         }
@@ -236,7 +180,7 @@ impl Mesh {
 
     /// Sends the reply to a request of another shard.
     pub fn reply(&self, to: ShardId, reply: ShardReply) {
-        let Ok(peer) = self.peer(to) else { return };
+        let Some(peer) = self.peer(to) else { return };
         let has_room = peer.replies.send(reply).is_ok();
         // If the other shard is gone, the process is about to end.
         let told = has_room || peer.replies.is_gone();
@@ -244,35 +188,19 @@ impl Mesh {
     }
 
     /// Takes the receiver of this reply off the list.
-    pub fn take(&self, from: ShardId, id: ForwardId) -> Option<Waiting> {
-        self.peer(from).ok()?.take(id)
+    pub fn take(&self, from: ShardId, id: QuestionId) -> Option<Waiting> {
+        self.peer(from)?.take(id)
     }
 }
 
 impl Peer {
-    fn wait(&self, who: Waiting) -> Result<ForwardId, Error> {
+    /// Notes who waits for a reply; `None` if too many do.
+    fn wait(&self, who: Waiting) -> Option<QuestionId> {
         let mut waiting = self.waiting.borrow_mut();
-        if waiting.len() >= WAITING_MAX {
-            return Err(full());
-        }
-        if let Waiting::Client { len, .. } = &who {
-            self.waiting_len.set(self.waiting_len.get() + len);
-        }
-        Ok(ForwardId(waiting.insert(who)))
+        (waiting.len() < WAITING_MAX).then(|| QuestionId(waiting.insert(who)))
     }
 
-    fn take(&self, id: ForwardId) -> Option<Waiting> {
-        let who = self.waiting.borrow_mut().try_remove(id.0)?;
-        if let Waiting::Client { len, .. } = &who {
-            self.waiting_len.set(self.waiting_len.get() - len);
-        }
-        Some(who)
-    }
-}
-
-fn full() -> Error {
-    Error::Overloaded {
-        reason: "the lane to the key's shard is full",
-        retry_after_ms: RETRY_AFTER_MS,
+    fn take(&self, id: QuestionId) -> Option<Waiting> {
+        self.waiting.borrow_mut().try_remove(id.0)
     }
 }

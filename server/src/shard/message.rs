@@ -3,67 +3,51 @@
 use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
+use rangedb_engine::env::Lane;
 use rangedb_engine::range::Route;
 use rangedb_protocol::ShardState;
 use rangedb_protocol::preamble::Preamble;
 
-use crate::env::Now;
-
 /// A message to another shard.
 #[derive(Debug)]
 pub enum ShardMessage {
-    /// A request of a client on another shard. The reply is [`ShardReply::Frame`].
-    Request {
-        /// The sender's id for it.
-        id: ForwardId,
-        /// The client's frame.
-        frame: Bytes,
-        /// When its bytes were received.
-        received: Now,
-        /// After this the client no longer waits.
-        deadline: Option<Now>,
-    },
     /// A connection whose preamble wants this shard.
     Connection(HandedOver),
     /// All routes of the sender: sent at its start and whenever they change.
     Routes(Vec<Route>),
     /// The sender is stopping: it has answered everything and sends no more requests.
     Drained,
-    /// A request of a replica or of the cluster's management. The reply is [`ShardReply::Answer`].
+    /// A request of a replica, of the cluster's management or of a gateway. The reply is
+    /// [`ShardReply::Answer`].
     Question {
         /// The sender's id for it.
-        id: ForwardId,
+        id: QuestionId,
+        /// The lane in which it was sent.
+        lane: Lane,
         /// The encoded request.
         question: Bytes,
     },
     /// Asks for the shard's status. The reply is [`ShardReply::Status`].
     Status {
         /// The sender's id for it.
-        id: ForwardId,
+        id: QuestionId,
     },
 }
 
 /// A reply, which travels in a lane of its own.
 #[derive(Debug)]
 pub enum ShardReply {
-    /// The reply to a client's request, ready to be sent.
-    Frame {
-        /// The id of the request.
-        id: ForwardId,
-        /// The reply's frame.
-        frame: Vec<u8>,
-    },
     /// The reply to a [`ShardMessage::Question`].
     Answer {
         /// The id of the request.
-        id: ForwardId,
+        id: QuestionId,
         /// The encoded response.
         answer: Bytes,
     },
     /// The reply to a [`ShardMessage::Status`].
     Status {
         /// The id of the request.
-        id: ForwardId,
+        id: QuestionId,
         /// The shard's status.
         status: Box<ShardState>,
     },
@@ -71,7 +55,7 @@ pub enum ShardReply {
 
 /// A shard's id for a request that waits for the reply of one other shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ForwardId(pub usize);
+pub struct QuestionId(pub usize);
 
 /// A connection on its way to another shard; only its preamble has been read.
 #[derive(Debug)]

@@ -1,12 +1,9 @@
 //! A shard of the node: the engine's shard with its clients and the other shards, on one executor.
 
 pub mod context;
-pub mod directory;
-mod forwarded;
 pub mod lane;
 pub mod mesh;
 pub mod message;
-pub mod router;
 
 use std::io;
 use std::rc::Rc;
@@ -16,6 +13,7 @@ use std::time::Duration;
 use glommio::Task;
 use rangedb_engine::env::{AsyncRuntime, Instant, World};
 use rangedb_engine::error::Fatal;
+use rangedb_engine::gateway::Gateway;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::range::observer::ApplyObservers;
 use rangedb_engine::shard::{Shard, ShardOptions};
@@ -26,14 +24,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::env::data_dir;
 use crate::env::reactor::{self, TcpListener, Unsupported, foreign};
 use crate::env::{GlommioRuntime, Now};
-use crate::handler::{self, Times};
 use crate::net::port::BoundSocket;
 use crate::net::{listener, preamble};
 use crate::peers::Peers;
 use crate::probe::ReportRequest;
 use crate::world::GlommioEnv;
 use context::{Context, NodeInfo};
-use forwarded::Forwarded;
 use mesh::{Inbox, LaneEnds, Waiting};
 use message::{ShardMessage, ShardReply};
 
@@ -139,7 +135,8 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     // Before the first acknowledgement: from now on a missing log counts as lost.
     let noted = reactor::blocking(move || peers.note_opened(number)).await;
     noted.map_err(ShardError::NotNoted)?;
-    let context = Context::new(shard, mesh, setup.node, setup.peers, links);
+    let gateway = Gateway::new(shard);
+    let context = Context::new(gateway, mesh, setup.node, setup.peers, links);
     let context = Rc::new(context);
     learn(&context, &mut inboxes).await?;
     context.follow_view();
@@ -157,11 +154,12 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     let reporting = reactor::spawn_local(report(context.clone(), setup.reports));
     let until = stop_order(setup.orders).await;
     // Leaderships move while clients are still answered: they get the route to the new leader.
-    context.shard.leave();
-    context.shard.hand_over().await?;
+    let shard = context.gateway.shard();
+    shard.leave();
+    shard.hand_over().await?;
     accepting.cancel().await;
     drain(&context, until).await;
-    context.shard.clone().close().await?;
+    shard.clone().close().await?;
     for task in reading {
         task.cancel().await;
     }
@@ -193,12 +191,13 @@ async fn report(context: Rc<Context>, mut asked: mpsc::Receiver<ReportRequest>) 
 
 /// Exchanges routes with all other shards.
 async fn learn(context: &Rc<Context>, inboxes: &mut [Inbox]) -> Result<(), ShardError> {
-    context.mesh.tell_routes(&context.shard.routes()).await;
+    let routes = context.gateway.shard().routes();
+    context.mesh.tell_routes(&routes).await;
     for inbox in inboxes {
         loop {
             match inbox.messages.receive().await {
                 Some(ShardMessage::Routes(routes)) => {
-                    context.learn_routes(inbox.from, routes);
+                    context.gateway.learn_routes(inbox.from, routes);
                     break;
                 }
                 // The replicas of another shard may send requests before its server part sends its
@@ -213,13 +212,13 @@ async fn learn(context: &Rc<Context>, inboxes: &mut [Inbox]) -> Result<(), Shard
 
 /// Sends the routes of this shard to all others whenever they have changed.
 async fn tell_routes(context: Rc<Context>) {
-    let mut told = 0;
+    let (shard, mut told) = (context.gateway.shard(), 0);
     loop {
-        let version = context.shard.routes_version();
+        let version = shard.routes_version();
         if std::mem::replace(&mut told, version) != version {
-            let routes = context.shard.routes();
+            let routes = shard.routes();
             context.mesh.tell_routes(&routes).await;
-            context.learn_routes(context.here(), routes);
+            context.gateway.learn_routes(context.here(), routes);
         }
         GlommioRuntime::sleep(TELL_ROUTES_EVERY).await;
     }
@@ -257,36 +256,14 @@ fn read(context: &Rc<Context>, inbox: Inbox) -> [Task<()>; 2] {
 
 fn receive(context: &Rc<Context>, from: ShardId, message: ShardMessage) {
     match message {
-        ShardMessage::Request {
-            id,
-            frame,
-            received,
-            deadline,
-        } => {
-            let origin = Forwarded::new(context.clone(), from, id);
-            let times = Times {
-                received,
-                now: Now::now(),
-                deadline,
-            };
-            let found = rangedb_protocol::frame::decode(&frame);
-            let Ok(Some(found)) = found else {
-                unreachable!("only whole frames are forwarded");
-            };
-            let handled = handler::handle(context, &origin, found, &frame, times);
-            assert!(
-                handled.is_ok(),
-                "only requests that can be read are forwarded"
-            );
-        }
         ShardMessage::Connection(connection) => {
             reactor::spawn_local(preamble::take_over(context.clone(), connection)).detach();
         }
-        ShardMessage::Routes(routes) => context.learn_routes(from, routes),
-        ShardMessage::Question { id, question } => {
+        ShardMessage::Routes(routes) => context.gateway.learn_routes(from, routes),
+        ShardMessage::Question { id, lane, question } => {
             let context = context.clone();
             reactor::spawn_local(async move {
-                let answer = context.shard.answer(question).await;
+                let answer = context.gateway.answer(lane, question).await;
                 context.mesh.reply(from, ShardReply::Answer { id, answer });
             })
             .detach();
@@ -302,14 +279,6 @@ fn receive(context: &Rc<Context>, from: ShardId, message: ShardMessage) {
 /// Gives a reply of another shard to its receiver.
 fn conclude(context: &Context, from: ShardId, reply: ShardReply) {
     match reply {
-        ShardReply::Frame { id, frame } => {
-            if let Some(Waiting::Client {
-                connection, token, ..
-            }) = context.mesh.take(from, id)
-            {
-                connection.forwarded_reply(token, &frame);
-            }
-        }
         ShardReply::Answer { id, answer } => {
             if let Some(Waiting::Question(asker)) = context.mesh.take(from, id) {
                 // The receiver may no longer wait.
@@ -340,7 +309,7 @@ async fn stop_order(mut orders: watch::Receiver<Order>) -> Now {
 
 /// Finishes the requests in flight, here and for other shards, then ends all connections.
 async fn drain(context: &Context, until: Now) {
-    context.drain();
+    context.gateway.drain();
     while !context.is_idle() && Now::now() < until {
         GlommioRuntime::sleep(DRAIN_CHECK).await;
     }

@@ -1,14 +1,18 @@
 //! The invariants: properties that hold in every run. Each file has one, and its header states it.
 //!
-//! Some are checked for each entry that a replica applies ([`EachEntry`]), some when a replica
-//! answers another ([`answered`]) or starts ([`log_read_back`]), some by a look at all replicas at
+//! Some are checked for each entry that a replica applies ([`EachEntry`]), some when a client asks or
+//! is answered ([`asked`]), when a request is forwarded ([`forwarded`]), when a replica answers another
+//! ([`answered`]) or starts ([`log_read_back`]), some by a look at all replicas at
 //! one moment ([`Watch`]) or at everything that they store ([`compare`]). The others are checked
 //! against the observations of clients.
 
 pub mod completeness;
 pub mod convergence;
 pub mod counters;
+pub mod deadlines;
+pub mod directories;
 pub mod epochs;
+pub mod forwarding;
 pub mod leadership;
 pub mod log_matching;
 pub mod pairs;
@@ -23,21 +27,24 @@ pub mod session_pairs;
 pub mod snapshots;
 pub mod state_machine;
 pub mod steadiness;
+pub mod targets;
 pub mod tiling;
 pub mod voters;
 
 use std::cell::RefCell;
 
 use bytes::Bytes;
+use rangedb_engine::gateway::message::{self, Body};
 use rangedb_engine::raft::{self, Answer, Message, Question};
 use rangedb_engine::range::apply::Applied;
 use rangedb_engine::range::observer::ApplyObserver;
 use rangedb_engine::range::state::RangeState;
-use rangedb_engine::types::RangeId;
+use rangedb_engine::types::{Location, RangeId};
 use rangedb_engine::wal::{Group, LogEntry, LogId, LogState};
 
 use crate::sim::cluster::{Cluster, Look};
 use crate::sim::executor;
+use crate::sim::road::Asked;
 use crate::sim::seen::Seen;
 
 /// The observations of all entries that replicas have applied.
@@ -48,6 +55,10 @@ struct Entries {
     pairs: session_pairs::Pairs,
     promises: promises::Promises,
     voters: voters::Voters,
+    forwarding: forwarding::Forwarding,
+    targets: targets::Targets,
+    /// How often a machine was paused.
+    pauses: u64,
     violations: Vec<String>,
 }
 
@@ -71,6 +82,7 @@ impl ApplyObserver for EachEntry {
                 entries.machine.check(group, entry, results, state),
                 entries.pairs.check(group, entry, results),
                 epochs::check(group, entry, results, state),
+                entries.targets.check(group, entry, results, state),
                 entries.voters.check(group, entry, state),
             ];
             let found = checks.into_iter().filter_map(Result::err);
@@ -95,6 +107,31 @@ pub fn answered(question: Bytes, answer: &Bytes) -> bool {
         entries.promises.answered(envelope, &question, answer);
     });
     matches!(question, Question::Vote(_)) && matches!(answer, Answer::Voted { granted: true, .. })
+}
+
+/// Records a request that a client has sent to the shard at `at`.
+pub fn asked(at: Location, asked: &Asked) {
+    let Body::Write { session, .. } = &asked.body else {
+        return;
+    };
+    ENTRIES.with_borrow_mut(|entries| {
+        entries.targets.asked(session, asked.target);
+        if !asked.caller.follows_routes {
+            entries.forwarding.asked(at, session);
+        }
+    });
+}
+
+/// Checks a request that the shard at `from` forwards.
+pub fn forwarded(from: Location, request: &[u8]) {
+    let request = message::decode_request(request);
+    let Some(Body::Write { session, .. }) = request.map(|request| request.body) else {
+        return;
+    };
+    ENTRIES.with_borrow_mut(|entries| {
+        let checked = entries.forwarding.forwarded(from, &session);
+        entries.violations.extend(checked.err());
+    });
 }
 
 /// Checks the logs that a shard has just read back: for each replica, its state and its entries.

@@ -1,6 +1,8 @@
-//! A client: it finds the node that leads a key's range, retries, and gives up.
+//! A client: it sends requests to the gateway of a node, retries, and gives up.
 //!
-//! Its writes travel on a [`road`](super::road). A write that is lost on the way, or with its node,
+//! The seed decides whether it follows routes. One that does asks the shard that has the key's range,
+//! on the node that leads it as far as the client knows. One that does not asks any shard of any node,
+//! and its requests are forwarded. Its writes travel on a [`road`](super::road). A write that is lost on the way, or with its node,
 //! is retried under the same session pair, as the real client does it. Many writes of one client
 //! may be under way at once.
 
@@ -11,16 +13,19 @@ use std::time::Duration;
 
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::error::{Error, Fate};
+use rangedb_engine::gateway::Gateway;
+use rangedb_engine::gateway::message::{Body, Found};
+use rangedb_engine::gateway::request::Caller;
 use rangedb_engine::mutant::{self, Mutant};
 use rangedb_engine::range::Route;
 use rangedb_engine::request::{Batch, Outcome, ScanReply, ScanRequest, SessionPair, Target};
-use rangedb_engine::shard::Shard;
-use rangedb_engine::types::{ClientId, Epoch, RangeId, Timestamp};
+use rangedb_engine::types::{Blob, ClientId, Epoch, RangeId, Timestamp};
+use tokio::sync::oneshot;
 
 use super::cluster::Cluster;
 use super::executor::{self, OnHost};
 use super::random::Random;
-use super::road::{Asked, Reached, Road, TRY};
+use super::road::{Asked, Reached, Road, TRY, Told};
 use super::runtime::SimRuntime;
 use super::seen::Seen;
 use super::world::SimEnv;
@@ -51,6 +56,7 @@ pub struct SimClient {
     pub(super) random: Random,
     pub(super) stop: Rc<Cell<bool>>,
     id: ClientId,
+    caller: Caller,
     /// The sequence number of its last write.
     sequence: Cell<u64>,
     unanswered: RefCell<BTreeSet<u64>>,
@@ -97,6 +103,9 @@ impl SimClient {
             cluster,
             seen,
             id: ClientId(u128::from(random.next()) << 64 | u128::from(number)),
+            caller: Caller {
+                follows_routes: random.once_in(2),
+            },
             registers: random.between(1, 6),
             hands: [1, 1, 1, 2, 3][random.below(5) as usize],
             values: Cell::new(0),
@@ -117,7 +126,8 @@ impl SimClient {
         self.cluster.sizes.segment_bytes
     }
 
-    /// The shard that holds the key's range on the client's node, if that node runs.
+    /// A gateway of the client's node, if that node runs: that of the shard which has the key's range,
+    /// or any if the client does not follow routes.
     pub(super) async fn reach(&self, key: &[u8]) -> Option<Reached> {
         let found = self.try_reach(key).await;
         if found.is_none() {
@@ -145,21 +155,24 @@ impl SimClient {
 
     async fn try_reach(&self, key: &[u8]) -> Option<Reached> {
         let node = self.cluster.node(self.node.get())?;
-        let (host, shards) = (node.host(), node.shards()?);
+        let (host, gateways) = (node.host(), node.gateways()?);
         let runs = OnHost::new(host, std::future::ready(()));
         SimRuntime::timeout(TRY, runs).await.ok()?;
-        let has = |shard: &&Shard<SimEnv>| {
-            let routes = shard.routes();
+        let has = |gateway: &&Gateway<SimEnv>| {
+            let routes = gateway.shard().routes();
             routes.iter().any(|route| route.keys.contains(key))
         };
-        let shard = shards.iter().find(has)?.clone();
-        let reached = Reached { host, shard };
-        self.observe(&reached);
+        let gateway = match self.caller.follows_routes {
+            true => gateways.iter().find(has)?,
+            false => gateways.get(self.random.below(gateways.len() as u64) as usize)?,
+        };
+        let gateway = gateway.clone();
+        let reached = Reached { host, gateway };
+        self.observe(reached.ask(|gateway| gateway.shard().now()));
         Some(reached)
     }
 
-    fn observe(&self, reached: &Reached) {
-        let now = reached.ask(Shard::now);
+    fn observe(&self, now: Timestamp) {
         if now >= self.time.get().0 {
             self.time.set((now, executor::current().now()));
         }
@@ -172,14 +185,6 @@ impl SimClient {
         seen.plus_ms(since.as_millis() as u64)
     }
 
-    /// Takes the node's time, as the node finds the client's time too far ahead of its own.
-    async fn step_back(&self, key: &[u8]) {
-        if let Some(reached) = self.reach(key).await {
-            let now = reached.ask(Shard::now);
-            self.time.set((now, executor::current().now()));
-        }
-    }
-
     fn learn(&self, route: &Route) {
         self.epochs.borrow_mut().insert(route.range, route.epoch);
     }
@@ -189,8 +194,8 @@ impl SimClient {
         if self.random.once_in(2) {
             return None;
         }
-        let routes = reached.ask(Shard::routes);
-        let route = routes.into_iter().find(|route| route.keys.contains(key))?;
+        let directory = reached.ask(Gateway::directory);
+        let route = directory.find(key)?;
         let mut epochs = self.epochs.borrow_mut();
         let epoch = *epochs.entry(route.range).or_insert(route.epoch);
         let range = route.range;
@@ -209,27 +214,64 @@ impl SimClient {
         let Some(reached) = self.reach(key).await else {
             return (Tried::NoNode, false);
         };
+        let batch = write.clone();
         let asked = Asked {
-            write: write.clone(),
+            body: Body::Write { batch, session },
+            caller: self.caller,
             target: self.target(&reached, key),
-            session,
             patience,
         };
         let (receiver, comes_twice) = self.road.send(&reached, asked);
         drop(reached);
-        let tried = match SimRuntime::timeout(TRY, receiver).await {
-            Ok(Ok(result)) => Tried::Known(result),
-            Ok(Err(_)) | Err(_) => Tried::Lost,
+        let tried = match self.answer(receiver).await {
+            Some(Ok(Found::Written(outcome))) => Tried::Known(Ok(outcome)),
+            Some(Ok(_)) => Tried::Lost,
+            Some(Err(error)) => Tried::Known(Err(error)),
+            None => Tried::Lost,
         };
-        if let Tried::Known(Err(Error::ClockOutOfBounds { .. })) = &tried {
-            self.step_back(key).await;
-        }
         match &tried {
             Tried::Known(Ok(_)) => {}
             Tried::Known(Err(error)) => self.go_elsewhere(Some(error)),
             Tried::Lost | Tried::NoNode => self.go_elsewhere(None),
         }
         (tried, comes_twice)
+    }
+
+    /// Waits for the answer to one try, and takes the time that it brings; `None` if none came.
+    async fn answer(&self, receiver: oneshot::Receiver<Told>) -> Option<Result<Found, Error>> {
+        let told = SimRuntime::timeout(TRY, receiver).await.ok()?.ok()?;
+        let now = told.reply.now;
+        match &told.reply.result {
+            // The node finds the client's time too far ahead of its own.
+            Err(Error::ClockOutOfBounds { .. }) => {
+                self.time.set((now, executor::current().now()));
+            }
+            _ => self.observe(now),
+        }
+        let confirmed = self.seen.confirmed.get() + u64::from(told.was_confirmed);
+        self.seen.confirmed.set(confirmed);
+        Some(told.reply.result)
+    }
+
+    /// Sends a read to a gateway.
+    async fn ask(&self, key: &[u8], body: Body) -> Result<Found, Error> {
+        let Some(reached) = self.reach(key).await else {
+            return Err(Error::NotLeader(None));
+        };
+        let asked = Asked {
+            body,
+            caller: self.caller,
+            target: self.target(&reached, key),
+            patience: None,
+        };
+        let receiver = self.road.send_read(&reached, asked);
+        drop(reached);
+        let answer = self.answer(receiver).await;
+        let answer = answer.unwrap_or(Err(Error::DeadlineExceeded));
+        if let Err(error) = &answer {
+            self.go_elsewhere(Some(error));
+        }
+        answer
     }
 
     /// The session pair for a try that starts now.
@@ -327,26 +369,15 @@ impl SimClient {
         key: &[u8],
         look: impl Fn(Option<(&[u8], Timestamp)>) -> R,
     ) -> Result<R, Error> {
-        let Some(reached) = self.reach(key).await else {
-            return Err(Error::NotLeader(None));
+        let body = Body::Get {
+            key: Blob::copy_from_slice(key),
         };
-        let target = self.target(&reached, key);
-        let read = match reached.ask(|shard| shard.get(key, target, &look)) {
-            Err(Error::LeaseExpired) => {
-                let confirmed = async {
-                    reached.shard.confirm(key, target).await?;
-                    self.seen.confirmed.set(self.seen.confirmed.get() + 1);
-                    reached.shard.get_confirmed(key, target, &look)
-                };
-                let confirmed = reached.wait(confirmed).await;
-                confirmed.unwrap_or(Err(Error::DeadlineExceeded))
-            }
-            read => read,
-        };
-        if let Err(error) = &read {
-            self.go_elsewhere(Some(error));
+        match self.ask(key, body).await? {
+            Found::Value(found) => Ok(look(
+                found.as_ref().map(|found| (&*found.value, found.version)),
+            )),
+            Found::Written(_) | Found::Rows(_) => Err(Error::NotLeader(None)),
         }
-        read
     }
 
     /// Reads a key, on any node, until one answers; `None` after many tries.
@@ -366,18 +397,9 @@ impl SimClient {
     /// Reads one page of a scan.
     pub(super) async fn scan(&self, scan: ScanRequest) -> Option<ScanReply> {
         let key = scan.first_key();
-        let reached = self.reach(&key).await?;
-        let target = self.target(&reached, &key);
-        match reached.wait(reached.shard.scan(scan, target, None)).await {
-            Some(Ok(reply)) => Some(reply),
-            Some(Err(error)) => {
-                self.go_elsewhere(Some(&error));
-                None
-            }
-            None => {
-                self.go_elsewhere(None);
-                None
-            }
+        match self.ask(&key, Body::Scan(scan)).await {
+            Ok(Found::Rows(reply)) => Some(reply),
+            Ok(_) | Err(_) => None,
         }
     }
 }

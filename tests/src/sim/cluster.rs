@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use rangedb_engine::gateway::Gateway;
 use rangedb_engine::shard::{RangeStatus, Shard};
 
 use super::executor::{self, Host};
@@ -71,6 +72,17 @@ impl Cluster {
             let (host, shards) = (node.host(), node.shards());
             let shards = shards.iter().flat_map(|shards| shards.iter());
             all.extend(shards.map(|shard| (host, shard.clone())));
+        }
+        all
+    }
+
+    /// All gateways of running nodes, and their hosts.
+    pub fn gateways(&self) -> Vec<(Host, Gateway<SimEnv>)> {
+        let mut all = Vec::new();
+        for node in self.nodes() {
+            let (host, gateways) = (node.host(), node.gateways());
+            let gateways = gateways.iter().flat_map(|gateways| gateways.iter());
+            all.extend(gateways.map(|gateway| (host, gateway.clone())));
         }
         all
     }

@@ -168,9 +168,16 @@ impl Story {
         }
     }
 
+    /// What keeps the cluster from being at rest.
+    fn unconverged(&self) -> Option<String> {
+        let looks = self.cluster.looks();
+        let missing = invariants::convergence::missing(&looks);
+        missing.or_else(|| invariants::directories::missing(&looks, &self.cluster.gateways()))
+    }
+
     async fn check_convergence(&self) {
         let until = executor::current().now() + CONVERGES_WITHIN;
-        while let Some(missing) = invariants::convergence::missing(&self.cluster.looks()) {
+        while let Some(missing) = self.unconverged() {
             if executor::current().now() > until {
                 return self.seen.violation(format!("no convergence: {missing}"));
             }

@@ -5,6 +5,9 @@
 //! shards or lanes, and answers, overtake each other; a duplicate comes at any time. A lost
 //! question or answer is never reported: the sender gives up by its own clock. A message on its way
 //! arrives even if its sender crashes.
+//!
+//! Forwarded requests of clients ([`Lane::Clients`]) rely on what a connection gives: none comes twice,
+//! and one that is lost, with its connection, is reported after a while.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -15,6 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rangedb_engine::env::{Lane, Transport};
 use rangedb_engine::frame;
+use rangedb_engine::gateway::Gateway;
 use rangedb_engine::shard::Shard;
 use rangedb_engine::types::{Location, NodeId};
 use rangedb_engine::wal::Group;
@@ -30,13 +34,15 @@ use crate::invariants;
 const DELAY_MAX_US: u64 = 500;
 /// A duplicate arrives within this many milliseconds.
 const LATE_MAX_MS: u64 = 2_000;
+/// A connection on which a message was lost breaks after this time.
+const BREAKS_AFTER: Duration = Duration::from_secs(1);
 
 /// The kind of the frames that carry damaged messages.
 const QUESTION: u16 = 101;
 
 struct Attached {
     host: Host,
-    shard: Shard<SimEnv>,
+    gateway: Gateway<SimEnv>,
 }
 
 /// A question on its way: when it arrives, and where its answer goes.
@@ -111,10 +117,10 @@ impl Network {
     }
 
     /// Makes a shard reachable.
-    pub fn attach(&self, at: Location, host: Host, shard: Shard<SimEnv>) {
+    pub fn attach(&self, at: Location, host: Host, gateway: Gateway<SimEnv>) {
         self.attached
             .borrow_mut()
-            .insert(at, Attached { host, shard });
+            .insert(at, Attached { host, gateway });
     }
 
     /// Makes a node's shards unreachable.
@@ -206,7 +212,7 @@ impl Network {
 
     /// Delivers the questions of one connection in order, until there are none.
     async fn carry(self: Rc<Network>, way: Way) {
-        let (from, to, _) = way;
+        let (from, to, lane) = way;
         loop {
             let next = {
                 let mut under_way = self.under_way.borrow_mut();
@@ -223,20 +229,16 @@ impl Network {
             executor::sleep_until(sent.arrives.max(least)).await;
             self.await_running(to).await;
             if let Some(question) = self.arrives(from, to, sent.question) {
-                if self.duplicates.get() && self.random.once_in(10) {
-                    self.deliver_again(from, to, question.clone());
+                if self.duplicates.get() && lane != Lane::Clients && self.random.once_in(10) {
+                    self.deliver_again(way, question.clone());
                 }
                 let network = self.clone();
-                let answer = self.deliver(from, to, question);
+                let answer = self.deliver(way, question);
                 executor::current().spawn_on(OUTSIDE, async move {
-                    network.bring_back(from, to, answer, sent.answer).await;
+                    network.bring_back(way, answer, sent.answer).await;
                 });
             } else {
-                // There is no answer, not even an error: the sender waits until it gives up.
-                executor::current().spawn_on(OUTSIDE, async move {
-                    let mut answer = sent.answer;
-                    answer.closed().await;
-                });
+                executor::current().spawn_on(OUTSIDE, lost(lane, sent.answer));
             }
         }
     }
@@ -257,10 +259,9 @@ impl Network {
 
     async fn bring_back(
         &self,
-        asker: Location,
-        from: Location,
+        (asker, from, lane): Way,
         answer: Option<oneshot::Receiver<Bytes>>,
-        mut to: oneshot::Sender<io::Result<Bytes>>,
+        to: oneshot::Sender<io::Result<Bytes>>,
     ) {
         let answer = match answer {
             None => Err(io::ErrorKind::ConnectionRefused.into()),
@@ -275,7 +276,7 @@ impl Network {
             answer.as_ref().ok().cloned().unwrap_or_default(),
         );
         let Some(came) = came else {
-            return to.closed().await;
+            return lost(lane, to).await;
         };
         let answer = answer.map(|_| came);
         // The sender may have given up.
@@ -285,25 +286,30 @@ impl Network {
     /// Lets the shard at `to` answer a question from the shard at `from`.
     fn deliver(
         self: &Rc<Network>,
-        from: Location,
-        to: Location,
+        (from, to, lane): Way,
         question: Bytes,
     ) -> Option<oneshot::Receiver<Bytes>> {
         let attached = self.attached.borrow();
-        let Attached { host, shard } = attached.get(&to)?;
+        let Attached { host, gateway } = attached.get(&to)?;
         let (sender, receiver) = oneshot::channel();
-        let (host, shard) = (*host, shard.clone());
+        let (host, gateway) = (*host, gateway.clone());
         let network = self.clone();
         executor::current().spawn_on(host, async move {
-            let before = network.last_entries(to, &shard);
-            let answer = shard.answer(question.clone()).await;
+            if lane == Lane::Clients {
+                // The sender may have given up.
+                let _ = sender.send(gateway.answer(lane, question).await);
+                return;
+            }
+            let shard = gateway.shard();
+            let before = network.last_entries(to, shard);
+            let answer = gateway.answer(lane, question.clone()).await;
             let has_voted = invariants::answered(question, &answer);
             // The sender may have given up.
             let _ = sender.send(answer);
             if has_voted {
                 network.stop_if_asked(from, to, Telling::Voted);
             }
-            let after = network.last_entries(to, &shard);
+            let after = network.last_entries(to, shard);
             let mut shorter = before
                 .iter()
                 .filter_map(|(group, last)| Some((after.get(group)?, last)));
@@ -339,14 +345,25 @@ impl Network {
     }
 
     /// Delivers a question a second time, late, and drops the answer.
-    fn deliver_again(self: &Rc<Network>, from: Location, to: Location, question: Bytes) {
+    fn deliver_again(self: &Rc<Network>, way: Way, question: Bytes) {
         let network = self.clone();
         executor::current().spawn_on(OUTSIDE, async move {
             let late = Duration::from_millis(network.random.below(LATE_MAX_MS));
             executor::sleep_until(executor::current().now() + late).await;
-            drop(network.deliver(from, to, question));
+            drop(network.deliver(way, question));
         });
     }
+}
+
+/// Keeps a lost message's sender waiting: until it gives up, or, as with a connection, until that is
+/// found to be broken.
+async fn lost(lane: Lane, mut answer: oneshot::Sender<io::Result<Bytes>>) {
+    if lane != Lane::Clients {
+        return answer.closed().await;
+    }
+    executor::sleep_until(executor::current().now() + BREAKS_AFTER).await;
+    // The sender may have given up.
+    let _ = answer.send(Err(io::ErrorKind::ConnectionReset.into()));
 }
 
 /// The links of one shard.
@@ -358,6 +375,9 @@ pub struct SimLink {
 
 impl Transport for SimLink {
     async fn call(&self, to: Location, lane: Lane, question: Bytes) -> io::Result<Bytes> {
+        if lane == Lane::Clients {
+            invariants::forwarded(self.from, &question);
+        }
         let (sender, receiver) = oneshot::channel();
         let sent = Sent {
             arrives: executor::current().now() + self.network.delay(self.from, to),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rangedb_engine::cluster::NodeRecord;
 use rangedb_engine::env::{AsyncRuntime, Clock, World};
 use rangedb_engine::error::Fatal;
+use rangedb_engine::gateway::Gateway;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::lsm::{MemoryDisk, MemoryTables};
 use rangedb_engine::range::observer::ApplyObservers;
@@ -100,10 +101,37 @@ pub struct SimNode {
     starts: Cell<u64>,
     /// Whether the disk is lost, and the node with it: only another node can run on the machine.
     is_lost: Cell<bool>,
-    running: RefCell<Option<Rc<Vec<Shard<SimEnv>>>>>,
+    running: RefCell<Option<Running>>,
     fatal: Rc<RefCell<Option<String>>>,
     /// Where the node last knew the system range; a real node keeps it on disk.
     system: Rc<RefCell<Vec<Location>>>,
+}
+
+/// The shards of a running node, and the gateway of each.
+#[derive(Clone)]
+struct Running {
+    shards: Rc<Vec<Shard<SimEnv>>>,
+    gateways: Rc<Vec<Gateway<SimEnv>>>,
+}
+
+/// How often a shard tells the others of its node about its routes, if they have changed.
+const TELL_ROUTES_EVERY: Duration = Duration::from_millis(25);
+
+/// Tells the gateways of a node the routes of its shards whenever they change.
+async fn tell_routes(gateways: Rc<Vec<Gateway<SimEnv>>>) {
+    let mut told = vec![None; gateways.len()];
+    loop {
+        for (from, told) in gateways.iter().zip(&mut told) {
+            let shard = from.shard();
+            let version = Some(shard.routes_version());
+            if std::mem::replace(told, version) != version {
+                let (number, routes) = (shard.location().shard, shard.routes());
+                let learn = |to: &Gateway<SimEnv>| to.learn_routes(number, routes.clone());
+                gateways.iter().for_each(learn);
+            }
+        }
+        SimRuntime::sleep(TELL_ROUTES_EVERY).await;
+    }
 }
 
 /// The number of a random stream for one shard of a node.
@@ -269,7 +297,14 @@ impl SimNode {
 
     /// The node's shards while it runs.
     pub fn shards(&self) -> Option<Rc<Vec<Shard<SimEnv>>>> {
-        self.running.borrow().clone()
+        let running = self.running.borrow();
+        running.as_ref().map(|running| running.shards.clone())
+    }
+
+    /// The gateways of the node's shards while it runs.
+    pub fn gateways(&self) -> Option<Rc<Vec<Gateway<SimEnv>>>> {
+        let running = self.running.borrow();
+        running.as_ref().map(|running| running.gateways.clone())
     }
 
     /// Why the node stopped by itself, if it did.
@@ -286,20 +321,21 @@ impl SimNode {
         let node = self.clone();
         executor::current().spawn_on(self.host(), async move {
             let hlc = Hlc::new();
-            let mut shards = Vec::new();
+            let mut gateways = Vec::new();
             for shard in 0..node.sizes.shards {
                 match node.open(shard, hlc.clone()).await {
                     Ok(opened) => {
                         invariants::log_read_back(&opened.logs());
                         let (location, host) = (node.location(shard), node.host());
-                        node.network.attach(location, host, opened.clone());
+                        let gateway = Gateway::new(opened.clone());
+                        node.network.attach(location, host, gateway.clone());
                         let system = node.system.clone();
                         opened.on_view(move |view| {
                             if !view.system.is_empty() {
                                 system.borrow_mut().clone_from(&view.system);
                             }
                         });
-                        shards.push(opened);
+                        gateways.push(gateway);
                     }
                     Err(fatal) => {
                         node.fatal.borrow_mut().get_or_insert(fatal.to_string());
@@ -307,12 +343,16 @@ impl SimNode {
                     }
                 }
             }
+            let gateways = Rc::new(gateways);
             // The receiver lives as long as this task.
-            let _ = sender.send(shards);
+            let _ = sender.send(gateways.clone());
+            tell_routes(gateways).await;
         });
         // If the node crashes meanwhile, the sender is dropped.
-        if let Ok(shards) = receiver.await {
-            *self.running.borrow_mut() = Some(Rc::new(shards));
+        if let Ok(gateways) = receiver.await {
+            let shards = gateways.iter().map(|gateway| gateway.shard().clone());
+            let shards = Rc::new(shards.collect());
+            *self.running.borrow_mut() = Some(Running { shards, gateways });
         }
     }
 
@@ -459,26 +499,27 @@ impl SimNode {
 
     /// Cuts the power: memory is lost, and the seed decides what becomes of writes in flight.
     pub fn crash(&self) {
-        let shards = self.running.borrow_mut().take();
+        let running = self.running.borrow_mut().take();
         self.network.detach(NodeId(self.id.into()));
         executor::current().resume(self.machine);
         executor::current().crash(self.host());
-        drop(shards);
+        drop(running);
         self.platters().for_each(|platter| platter.crash());
     }
 
     /// Stops the node cleanly; `false` if it stopped by itself instead.
     pub async fn stop(self: &Rc<SimNode>) -> bool {
-        let Some(shards) = self.running.borrow_mut().take() else {
+        let Some(Running { gateways, .. }) = self.running.borrow_mut().take() else {
             return false;
         };
         let (sender, receiver) = oneshot::channel();
         let fatal = self.fatal.clone();
         executor::current().spawn_on(self.host(), async move {
-            for shard in shards.iter() {
+            for gateway in gateways.iter() {
                 let stopped = async {
-                    shard.hand_over().await?;
-                    shard.clone().close().await
+                    gateway.shard().hand_over().await?;
+                    gateway.drain();
+                    gateway.shard().clone().close().await
                 };
                 if let Err(why) = stopped.await {
                     fatal.borrow_mut().get_or_insert(why.to_string());

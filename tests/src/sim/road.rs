@@ -1,92 +1,145 @@
-//! The road between a client and the shards. It stands for a network: requests arrive late, get
-//! lost, or arrive twice, and answers get lost.
+//! The road between a client and the gateways of the nodes. It stands for a network: writes arrive
+//! late, get lost, or arrive twice, and answers get lost.
 //!
 //! A request runs as part of the node's host: by its clock, not while the node is paused, and not
 //! after its end.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 use rangedb_engine::env::{AsyncRuntime, Instant};
 use rangedb_engine::error::Error;
-use rangedb_engine::request::{Batch, Outcome, SessionPair, Target};
-use rangedb_engine::shard::{Shard, WriteRequest, WriteSink};
+use rangedb_engine::gateway::Gateway;
+use rangedb_engine::gateway::message::{Body, Found, Reply};
+use rangedb_engine::gateway::request::{Call, Caller};
+use rangedb_engine::gateway::responder::{Answer, Responder, Scanning};
+use rangedb_engine::request::{Target, Versioned};
+use rangedb_engine::types::{Blob, Timestamp};
 use tokio::sync::oneshot;
 
-use super::executor::{self, Host, OUTSIDE, OnHost};
+use super::executor::{self, Host, OUTSIDE};
 use super::random::Random;
 use super::runtime::{SimInstant, SimRuntime};
 use super::world::SimEnv;
+use crate::invariants;
 
 /// How long a client waits for one try.
 pub const TRY: Duration = Duration::from_millis(1500);
 
-/// A shard that can be asked at this moment.
+/// A gateway that can be asked at this moment.
 #[derive(Clone)]
 pub struct Reached {
-    /// The host that the shard runs on.
+    /// The host that the gateway runs on.
     pub host: Host,
-    /// The shard.
-    pub shard: Shard<SimEnv>,
+    /// The gateway.
+    pub gateway: Gateway<SimEnv>,
 }
 
 impl Reached {
-    /// Asks the shard at once. Only right after it was reached: later it may be paused or gone.
-    pub fn ask<R>(&self, question: impl FnOnce(&Shard<SimEnv>) -> R) -> R {
-        executor::current().on_host(self.host, || question(&self.shard))
-    }
-
-    /// Asks something that takes time; `None` if there is no answer within [`TRY`].
-    pub async fn wait<R>(&self, question: impl Future<Output = R>) -> Option<R> {
-        let asked = OnHost::new(self.host, question);
-        SimRuntime::timeout(TRY, asked).await.ok()
+    /// Asks the gateway at once. Only right after it was reached: later it may be paused or gone.
+    pub fn ask<R>(&self, question: impl FnOnce(&Gateway<SimEnv>) -> R) -> R {
+        executor::current().on_host(self.host, || question(&self.gateway))
     }
 }
 
-/// A client's request for a write.
+/// A client's request.
 #[derive(Clone)]
 pub struct Asked {
-    /// What to do.
-    pub write: Batch,
+    /// What it asks for.
+    pub body: Body,
+    /// Who asks.
+    pub caller: Caller,
     /// The range that the client believes to own the key.
     pub target: Option<Target>,
-    /// The session pair of the write.
-    pub session: SessionPair,
     /// How long the client waits, counted from the request's arrival.
     pub patience: Option<Duration>,
 }
 
-type Answer = oneshot::Sender<Result<Outcome, Error>>;
-
-struct Once {
-    answer: RefCell<Option<Answer>>,
-    is_lost: bool,
+/// What a client is answered.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// The answer, with the time of the cluster.
+    pub reply: Reply,
+    /// Whether the request was a read that a majority has confirmed on the shard that was asked.
+    pub was_confirmed: bool,
 }
 
-impl WriteSink for Once {
-    fn complete(&self, _: u64, result: Result<Outcome, Error>) {
+/// Takes the answer to one request.
+struct Once {
+    gateway: Gateway<SimEnv>,
+    answer: RefCell<Option<oneshot::Sender<Told>>>,
+    is_lost: bool,
+    is_held: Cell<bool>,
+    /// Whether it was held, and never sent to another shard.
+    has_waited: Cell<bool>,
+    due: invariants::deadlines::Due,
+}
+
+impl Responder for Once {
+    type Ticket = ();
+    type Refusal = Error;
+
+    fn answer(&self, (): &(), now: Option<Timestamp>, answer: Result<Answer<'_>, Error>) {
+        invariants::deadlines::answered(&self.due);
+        let result = answer.map(|answer| match answer {
+            Answer::Value(found) => Found::Value(found.map(|(value, version)| Versioned {
+                value: Blob::copy_from_slice(value),
+                version,
+            })),
+            Answer::Written(outcome) => Found::Written(outcome),
+            Answer::Rows(rows) => Found::Rows(rows.clone()),
+        });
+        let now = now.unwrap_or_else(|| self.gateway.shard().now());
+        let was_confirmed = self.has_waited.get() && matches!(result, Ok(Found::Value(_)));
+        let told = Told {
+            reply: Reply { now, result },
+            was_confirmed,
+        };
         let answer = self.answer.borrow_mut().take();
-        let answer = answer.expect("a write is answered once");
+        let answer = answer.expect("a request is answered once");
         match self.is_lost {
             true => lose(answer),
             // The client may have given up.
-            false => drop(answer.send(result)),
+            false => drop(answer.send(told)),
         }
+    }
+
+    fn hold(&self, (): ()) -> Result<u64, Error> {
+        self.gateway.begin();
+        self.is_held.set(true);
+        self.has_waited.set(true);
+        Ok(0)
+    }
+
+    fn release(&self, _: u64) -> Option<()> {
+        if !self.is_held.replace(false) {
+            return None;
+        }
+        self.gateway.end();
+        Some(())
+    }
+
+    fn scan(self: &Rc<Self>, _: u64, scanning: Scanning) {
+        drop(SimRuntime::spawn(scanning));
+    }
+
+    fn departed(&self, (): &()) {
+        self.has_waited.set(false);
     }
 }
 
 /// Keeps an answer from ever arriving; the client waits until it gives up.
-fn lose(mut answer: Answer) {
+fn lose(mut answer: oneshot::Sender<Told>) {
     executor::current().spawn_on(OUTSIDE, async move { answer.closed().await });
 }
 
-/// The faults between one client and all shards.
+/// The faults between one client and all gateways.
 pub struct Road {
     random: Random,
     /// A late request arrives within this many milliseconds.
     late_max_ms: u64,
-    /// One request in this many is late, is lost, arrives twice, or gets no answer; 0: none.
+    /// One write in this many is late, is lost, arrives twice, or gets no answer; 0: none.
     late_one_in: u64,
     lost_one_in: u64,
     twice_one_in: u64,
@@ -111,13 +164,17 @@ impl Road {
         }
     }
 
-    /// Sends a write. The answer comes through the receiver, which fails at once if the node is
-    /// gone. Also returns whether the request arrives a second time, independently of the first.
-    pub fn send(
-        &self,
-        to: &Reached,
-        asked: Asked,
-    ) -> (oneshot::Receiver<Result<Outcome, Error>>, bool) {
+    /// Sends a read, on which the road does nothing. The answer comes through the receiver, which
+    /// fails at once if the node is gone.
+    pub fn send_read(&self, to: &Reached, asked: Asked) -> oneshot::Receiver<Told> {
+        let (answer, receiver) = oneshot::channel();
+        arrive(to.clone(), asked, Duration::ZERO, answer, false);
+        receiver
+    }
+
+    /// Sends a write, in the same way. Also returns whether the request arrives a second time,
+    /// independently of the first.
+    pub fn send(&self, to: &Reached, asked: Asked) -> (oneshot::Receiver<Told>, bool) {
         let (answer, receiver) = oneshot::channel();
         let happens = |one_in: u64| one_in > 0 && self.random.once_in(one_in);
         let late = || Duration::from_micros(self.random.below(self.late_max_ms * 1_000));
@@ -141,23 +198,16 @@ impl Road {
 }
 
 /// Makes a request arrive after some time.
-fn arrive(to: Reached, asked: Asked, after: Duration, answer: Answer, is_lost: bool) {
-    let sink = Rc::new(Once {
-        answer: RefCell::new(Some(answer)),
-        is_lost,
-    });
-    let write = move |to: &Reached| {
-        to.ask(|shard| {
-            let request = WriteRequest {
-                target: asked.target,
-                session: asked.session,
-                deadline: asked.patience.map(|patience| SimInstant::now() + patience),
-            };
-            shard.write(asked.write, request, sink, 1);
-        });
-    };
+fn arrive(
+    to: Reached,
+    asked: Asked,
+    after: Duration,
+    answer: oneshot::Sender<Told>,
+    is_lost: bool,
+) {
+    let take = move |to: &Reached| to.ask(|gateway| take(gateway, asked, answer, is_lost));
     if after.is_zero() {
-        return write(&to);
+        return take(&to);
     }
     executor::current().spawn_on(OUTSIDE, async move {
         SimRuntime::sleep(after).await;
@@ -167,7 +217,37 @@ fn arrive(to: Reached, asked: Asked, after: Duration, answer: Answer, is_lost: b
         }
         // The connection ends with its node, and the request with it.
         if !executor::current().has_ended(to.host) {
-            write(&to);
+            take(&to);
         }
     });
+}
+
+/// Gives a request to a gateway.
+fn take(gateway: &Gateway<SimEnv>, asked: Asked, answer: oneshot::Sender<Told>, is_lost: bool) {
+    let now = SimInstant::now();
+    let call = Call {
+        caller: asked.caller,
+        deadline: asked.patience.map(|patience| now + patience),
+        token: Timestamp::ZERO,
+        target: asked.target,
+    };
+    let is_write = matches!(asked.body, Body::Write { .. });
+    let once = Rc::new(Once {
+        gateway: gateway.clone(),
+        answer: RefCell::new(Some(answer)),
+        is_lost,
+        is_held: Cell::new(false),
+        has_waited: Cell::new(false),
+        due: invariants::deadlines::due(call.deadline.filter(|_| is_write)),
+    });
+    invariants::asked(gateway.shard().location(), &asked);
+    let taken = gateway.admit(&call, now);
+    let taken = taken.and_then(|()| match asked.body {
+        Body::Get { key } => gateway.get(&once, &call, (), &key),
+        Body::Write { batch, session } => gateway.write(&once, &call, (), (batch, session)),
+        Body::Scan(scan) => gateway.scan(&once, &call, (), scan),
+    });
+    if let Err(error) = taken {
+        once.answer(&(), None, Err(error));
+    }
 }

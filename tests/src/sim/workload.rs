@@ -14,7 +14,6 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::request::{self, Batch, Condition, Outcome, ScanRequest, Versioned};
-use rangedb_engine::shard::Shard;
 use rangedb_engine::types::{Blob, Timestamp};
 use rangedb_loadgen::check::history::{Action, Expected, Operation};
 
@@ -153,14 +152,10 @@ impl SimClient {
     /// A random write of a row.
     async fn draw(&self, key: String, may_be_long: bool) -> RowWrite {
         let bytes = Blob::from(key.clone());
-        let present = self.reach(&bytes).await.and_then(|reached| {
-            let get = |shard: &Shard<_>| {
-                shard.get(&bytes, None, |found| {
-                    found.map(|(value, version)| (Blob::copy_from_slice(value), version))
-                })
-            };
-            reached.ask(get).ok()
+        let present = self.read(&bytes, |found| {
+            found.map(|(value, version)| (Blob::copy_from_slice(value), version))
         });
+        let present = present.await.ok();
         let (value, text) = self.value(may_be_long);
         match (self.random.below(5), present) {
             (0, _) => RowWrite {
@@ -359,7 +354,7 @@ impl SimClient {
                     return;
                 };
                 reached
-                    .ask(Shard::now)
+                    .ask(|gateway| gateway.shard().now())
                     .plus_ms(self.random.below(AHEAD_MAX_MS))
             }
         };

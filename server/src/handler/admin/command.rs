@@ -34,14 +34,4 @@ impl Command {
     pub fn parse(text: &str) -> Result<Command, String> {
         serde_json::from_str(text).map_err(|error| format!("this is no admin command: {error}"))
     }
-
-    /// Whether the command changes something.
-    pub fn is_order(&self) -> bool {
-        matches!(
-            self,
-            Command::TransferLeader { .. }
-                | Command::MoveReplica { .. }
-                | Command::ConfigSet { .. }
-        )
-    }
 }

@@ -11,43 +11,39 @@ mod tests;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rangedb_engine::cluster::{Ask, Told, View};
-use rangedb_engine::env::{AsyncRuntime, Instant};
+use rangedb_engine::env::Instant;
 use rangedb_engine::error::Error;
+use rangedb_engine::gateway::Order;
+use rangedb_engine::gateway::responder::Responder;
 use rangedb_engine::types::{NodeId, RangeId, ShardId};
 use rangedb_protocol::Reply;
 use rangedb_protocol::limits::ADMIN_JSON_LEN_MAX;
 use serde_json::{Value, json};
 
 use self::command::Command;
-use crate::env::{GlommioRuntime, Now, reactor};
+use crate::env::{Now, reactor};
 use crate::handler::refusal::Refusal;
-use crate::handler::{Call, Origin, reply};
+use crate::handler::reply::Head;
+use crate::handler::{Asked, reply};
+use crate::net::connection::Connection;
 use crate::shard::context::Context;
 
 /// How long to wait for the manager if the client sets no deadline.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(super) fn handle<O: Origin>(
+pub(super) fn handle(
     context: &Rc<Context>,
-    origin: &Rc<O>,
-    call: &Call<'_>,
-    command: &str,
+    connection: &Rc<Connection>,
+    asked: Asked,
+    (command, deadline): (&str, Option<Now>),
 ) -> Result<(), Refusal> {
-    context.check_unsent()?;
     let command = Command::parse(command).map_err(Error::Invalid)?;
-    let token = origin.hold(call.asked)?;
-    let until = call.deadline.unwrap_or_else(|| Now::now() + TIMEOUT);
-    let (context, origin) = (context.clone(), origin.clone());
+    let token = connection.hold(asked)?;
+    let until = deadline.unwrap_or_else(|| Now::now() + TIMEOUT);
+    let (context, connection) = (context.clone(), connection.clone());
     reactor::spawn_local(async move {
-        let late = if command.is_order() {
-            Error::Unknown("the cluster's manager did not answer in time")
-        } else {
-            Error::DeadlineExceeded
-        };
-        let done = GlommioRuntime::timeout_at(until, perform(&context, command)).await;
-        let done = done.unwrap_or_else(|_| Err(late.into()));
-        let Some(asked) = origin.release(token) else {
+        let done = perform(&context, command, until).await;
+        let Some(asked) = connection.release(token) else {
             return;
         };
         let text = done.and_then(|json| bounded(json.to_string()));
@@ -55,10 +51,11 @@ pub(super) fn handle<O: Origin>(
             Ok(text) => {
                 context.answered(&asked);
                 let reply = Reply::Admin { json: &text };
-                origin.send(|to| reply::write(&context, asked.request, &reply, to));
+                connection.send(|to| reply::write(&context, Head::of(asked.request), &reply, to));
             }
             Err(refusal) => {
-                origin.send(|to| reply::refusal(&context, asked.request, &refusal, to));
+                connection
+                    .send(|to| reply::refusal(&context, Head::of(asked.request), &refusal, to));
             }
         }
     })
@@ -78,61 +75,36 @@ fn bounded(text: String) -> Result<String, Refusal> {
 }
 
 /// Performs a command and renders the answer.
-async fn perform(context: &Context, command: Command) -> Result<Value, Refusal> {
-    let cluster = context.node.cluster;
-    match command {
-        Command::Nodes {} => Ok(render::nodes(&view(context).await?)),
-        Command::Ranges {} => Ok(render::ranges(&view(context).await?)),
-        Command::Status {} => Ok(render::status(&view(context).await?, cluster)),
-        Command::ConfigGet { name: None } => Ok(render::settings(&view(context).await?)),
+async fn perform(context: &Context, command: Command, until: Now) -> Result<Value, Refusal> {
+    let (gateway, cluster) = (&context.gateway, context.node.cluster);
+    let order = match command {
+        Command::Nodes {} => return Ok(render::nodes(&gateway.view(until).await?)),
+        Command::Ranges {} => return Ok(render::ranges(&gateway.view(until).await?)),
+        Command::Status {} => return Ok(render::status(&gateway.view(until).await?, cluster)),
+        Command::ConfigGet { name: None } => {
+            return Ok(render::settings(&gateway.view(until).await?));
+        }
         Command::ConfigGet { name: Some(name) } => {
-            Ok(render::setting(&view(context).await?, &name)?)
+            return Ok(render::setting(&gateway.view(until).await?, &name)?);
         }
-        Command::ConfigHistory {} => match context.shard.manage(Ask::History).await? {
-            Told::Settings(settings) => Ok(render::history(&settings)),
-            told => Err(refused(told)),
+        Command::ConfigHistory {} => return Ok(render::history(&gateway.settings(until).await?)),
+        Command::ConfigSet { name, value } => Order::Set { name, value },
+        Command::TransferLeader { range, to } => Order::TransferLeader {
+            range: RangeId(range),
+            to: to.map(NodeId),
         },
-        Command::ConfigSet { name, value } => order(context, Ask::Set { name, value }).await,
-        Command::TransferLeader { range, to } => {
-            let (range, to) = (RangeId(range), to.map(NodeId));
-            order(context, Ask::TransferLeader { range, to }).await
-        }
         Command::MoveReplica {
             range,
             from,
             to_node,
             to_shard,
-        } => {
-            let ask = Ask::MoveReplica {
-                range: RangeId(range),
-                from: NodeId(from),
-                to: NodeId(to_node),
-                shard: to_shard.map(ShardId),
-            };
-            order(context, ask).await
-        }
-    }
-}
-
-async fn view(context: &Context) -> Result<View, Refusal> {
-    match context.shard.manage(Ask::View).await? {
-        Told::View(view) => Ok(view),
-        told => Err(refused(told)),
-    }
-}
-
-async fn order(context: &Context, ask: Ask) -> Result<Value, Refusal> {
-    match context.shard.manage(ask).await? {
-        Told::Done => Ok(json!({ "done": true })),
-        told => Err(refused(told)),
-    }
-}
-
-/// The refusal for an answer of the manager that is not the expected one.
-fn refused(told: Told) -> Refusal {
-    match told {
-        Told::Refused(why) => why.into(),
-        Told::NotHere { .. } => Error::NotLeader(None).into(),
-        _ => Refusal::internal("the manager answered something else".to_owned()),
-    }
+        } => Order::MoveReplica {
+            range: RangeId(range),
+            from: NodeId(from),
+            to: NodeId(to_node),
+            shard: to_shard.map(ShardId),
+        },
+    };
+    gateway.order(order, until).await?;
+    Ok(json!({ "done": true }))
 }

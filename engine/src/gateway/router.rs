@@ -1,19 +1,15 @@
 //! Routing: where the leader of a user's key is, seen from one shard. Pure.
 
-use rangedb_engine::range::Route;
-use rangedb_engine::types::{Location, ShardId};
-
-use crate::shard::directory::Directory;
+use super::directory::Directory;
+use crate::types::{Location, Route};
 
 /// Where the leader of a key's range is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// On this shard, as far as the directory knows.
     Here,
-    /// On another shard of this node.
-    Shard(ShardId, Route),
-    /// On another node, or unknown.
-    Node(Route),
+    /// On another shard, of this node or another, or not known.
+    Elsewhere(Route),
     /// The directory has no range for the key.
     Unknown,
 }
@@ -25,15 +21,14 @@ pub fn place(directory: &Directory, here: Location, key: &[u8]) -> Place {
     };
     match route.leader {
         Some(leader) if leader == here => Place::Here,
-        Some(leader) if leader.node == here.node => Place::Shard(leader.shard, route.clone()),
-        _ => Place::Node(route.clone()),
+        _ => Place::Elsewhere(route.clone()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rangedb_engine::types::{Epoch, KeyRange, NodeId, RangeId};
+    use crate::types::{Epoch, KeyRange, NodeId, RangeId, ShardId};
 
     #[test]
     fn a_key_is_here_beside_or_away() {
@@ -64,9 +59,9 @@ mod tests {
         ]);
         let place = |key: &str| place(&directory, at(1, 0), key.as_bytes());
         assert_eq!(place("a1"), Place::Here);
-        assert_eq!(place("b1"), Place::Shard(ShardId(3), beside));
-        assert_eq!(place("c1"), Place::Node(away));
-        assert_eq!(place("d1"), Place::Node(unled));
+        assert_eq!(place("b1"), Place::Elsewhere(beside));
+        assert_eq!(place("c1"), Place::Elsewhere(away));
+        assert_eq!(place("d1"), Place::Elsewhere(unled));
         assert_eq!(place("e1"), Place::Unknown);
     }
 }

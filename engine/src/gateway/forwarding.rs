@@ -1,0 +1,320 @@
+//! Forwards requests of callers that do not follow routes to the shard that leads their range, on
+//! this node or on another: the asking side.
+//!
+//! A request is one message over the transport, in the lane of clients, so it stands in front of no
+//! append. It is forwarded once: the other shard answers it, or says where the range is. If the
+//! connection breaks after the message may have been sent, the fate of a write is unknown. The same
+//! holds if the other shard falls silent: a process that is stopped keeps its connections open, so
+//! a shard that owes answers is asked from time to time whether it is alive. Lives on its shard's
+//! thread.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{AbortHandle, AbortRegistration, Abortable};
+use slab::Slab;
+
+use super::message::{self, Body, Found, Reply};
+use crate::env::{AsyncRuntime, Env, Instant, Lane, Now};
+use crate::error::Error;
+use crate::frame::BODY_LEN_MAX;
+use crate::shard::Shard;
+use crate::types::Location;
+
+/// Most requests that one shard may have on their way to one other shard.
+pub const FORWARDED_MAX: usize = 1024;
+/// Most bytes of the requests that one shard may have on their way.
+const FORWARDED_LEN_MAX: usize = 64 << 20;
+/// When a refused caller should try again, in milliseconds.
+const RETRY_AFTER_MS: u32 = 5;
+/// A shard that owes answers and has sent none for this long is asked whether it is alive; so is
+/// one that still sends none, at this interval.
+const ASK_AFTER: Duration = Duration::from_millis(200);
+/// A shard that has answered nothing for this long, not even that question, counts as silent.
+const SILENT_AFTER: Duration = Duration::from_millis(800);
+
+/// The forwarded requests of one shard.
+pub(super) struct Forwarding<E: Env> {
+    len: Rc<Cell<usize>>,
+    owing: Rc<RefCell<BTreeMap<Location, Rc<Owing<E>>>>>,
+}
+
+/// A shard that owes answers.
+struct Owing<E: Env> {
+    /// What gives up each request that it has not answered, by number.
+    asked: RefCell<Slab<AbortHandle>>,
+    /// When it last answered anything, or was first asked.
+    heard: Cell<Now<E>>,
+}
+
+/// A request that may be sent: it has its room.
+pub(super) struct Admitted<E: Env> {
+    to: Location,
+    message: Bytes,
+    gives_up: AbortRegistration,
+    room: Room<E>,
+}
+
+/// The room of one request, released when it is dropped.
+struct Room<E: Env> {
+    all: Rc<Cell<usize>>,
+    len: usize,
+    owing: Rc<Owing<E>>,
+    /// The request's number there.
+    number: usize,
+}
+
+impl<E: Env> Drop for Room<E> {
+    fn drop(&mut self) {
+        self.all.set(self.all.get() - self.len);
+        self.owing.asked.borrow_mut().remove(self.number);
+    }
+}
+
+impl<E: Env> Default for Forwarding<E> {
+    fn default() -> Forwarding<E> {
+        Forwarding {
+            len: Rc::default(),
+            owing: Rc::default(),
+        }
+    }
+}
+
+impl<E: Env> Forwarding<E> {
+    /// Takes room for a request to the shard at `to`.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`]: too many requests are on their way. [`Error::Invalid`]: this one is too
+    /// long.
+    pub fn admit(
+        &self,
+        shard: &Shard<E>,
+        to: Location,
+        request: &message::Request,
+    ) -> Result<Admitted<E>, Error> {
+        let message: Bytes = message::encode_request(request).into();
+        let len = message.len();
+        // No request within the limits of keys and values is this long.
+        if len > BODY_LEN_MAX {
+            let rule = "the request is too long to be forwarded";
+            return Err(Error::Invalid(rule.to_owned()));
+        }
+        let owing = self.owing(shard, to);
+        let is_full = owing.asked.borrow().len() >= FORWARDED_MAX;
+        if is_full || self.len.get() + len > FORWARDED_LEN_MAX {
+            let reason = "too many requests are on their way to other shards";
+            return Err(Error::overloaded(reason, RETRY_AFTER_MS));
+        }
+        self.len.set(self.len.get() + len);
+        let (handle, gives_up) = AbortHandle::new_pair();
+        let number = owing.asked.borrow_mut().insert(handle);
+        let room = Room {
+            all: self.len.clone(),
+            len,
+            owing,
+            number,
+        };
+        Ok(Admitted {
+            to,
+            message,
+            gives_up,
+            room,
+        })
+    }
+
+    /// What the shard at `to` owes. The first request starts a task that watches whether the shard is
+    /// alive.
+    fn owing(&self, shard: &Shard<E>, to: Location) -> Rc<Owing<E>> {
+        let mut all = self.owing.borrow_mut();
+        if let Some(owing) = all.get(&to) {
+            return owing.clone();
+        }
+        let owing = Rc::new(Owing {
+            asked: RefCell::default(),
+            heard: Cell::new(Now::<E>::now()),
+        });
+        all.insert(to, owing.clone());
+        let (shard, all, watched) = (shard.clone(), self.owing.clone(), owing.clone());
+        drop(E::Runtime::spawn(async move {
+            loop {
+                E::Runtime::sleep(ASK_AFTER).await;
+                if watched.asked.borrow().is_empty() {
+                    break;
+                }
+                watched.look(&shard, to).await;
+            }
+            all.borrow_mut().remove(&to);
+        }));
+        owing
+    }
+}
+
+impl<E: Env> Owing<E> {
+    /// Gives up all requests if the shard at `to` is silent.
+    async fn look(&self, shard: &Shard<E>, to: Location) {
+        if Now::<E>::now() < self.heard.get() + ASK_AFTER {
+            return;
+        }
+        if shard.is_answered_by(to).await {
+            self.heard.set(Now::<E>::now());
+        } else if Now::<E>::now() >= self.heard.get() + SILENT_AFTER {
+            self.asked
+                .borrow()
+                .iter()
+                .for_each(|(_, asked)| asked.abort());
+            // Requests sent from now on get the full time.
+            self.heard.set(Now::<E>::now());
+        }
+    }
+}
+
+impl<E: Env> Admitted<E> {
+    /// Sends the request. Waits for the answer until the deadline, if there is one, and no longer than
+    /// the other shard is alive.
+    ///
+    /// # Errors
+    /// No answer came.
+    pub async fn send(self, shard: &Shard<E>, until: Option<Now<E>>) -> io::Result<Bytes> {
+        let asking = shard.call(self.to, Lane::Clients, self.message);
+        let asking = async {
+            match until {
+                None => asking.await,
+                Some(until) => match E::Runtime::timeout_at(until, asking).await {
+                    Ok(answer) => answer,
+                    Err(_) => Err(io::ErrorKind::TimedOut.into()),
+                },
+            }
+        };
+        let answer = match Abortable::new(asking, self.gives_up).await {
+            Ok(answer) => answer,
+            Err(_) => Err(io::ErrorKind::HostUnreachable.into()),
+        };
+        if answer.is_ok() {
+            self.room.owing.heard.set(Now::<E>::now());
+        }
+        answer
+    }
+}
+
+/// The kind of request that an answer must suit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Get,
+    Write,
+    Scan,
+}
+
+impl Kind {
+    /// The kind of a request.
+    pub fn of(body: &Body) -> Kind {
+        match body {
+            Body::Get { .. } => Kind::Get,
+            Body::Write { .. } => Kind::Write,
+            Body::Scan(_) => Kind::Scan,
+        }
+    }
+
+    fn suits(self, found: &Found) -> bool {
+        let found = match found {
+            Found::Value(_) => Kind::Get,
+            Found::Written(_) => Kind::Write,
+            Found::Rows(_) => Kind::Scan,
+        };
+        self == found
+    }
+}
+
+/// The reply in an answer, or the error that the caller gets instead.
+///
+/// # Errors
+/// There is no answer, or it is no reply to a request of this kind.
+pub(super) fn reply(kind: Kind, answer: io::Result<Bytes>) -> Result<Reply, Error> {
+    let error = match answer {
+        Ok(bytes) => {
+            let reply = message::decode_reply(&bytes);
+            let reply = reply.filter(|reply| match &reply.result {
+                Ok(found) => kind.suits(found),
+                Err(_) => true,
+            });
+            let other = || Error::unknown("the leader's node answered something else");
+            return reply.ok_or_else(other);
+        }
+        Err(error) => error,
+    };
+    let is_write = kind == Kind::Write;
+    Err(match error.kind() {
+        io::ErrorKind::WouldBlock => {
+            let reason = "the way to the key's leader is full";
+            Error::overloaded(reason, RETRY_AFTER_MS)
+        }
+        io::ErrorKind::NotConnected => Error::NotLeader(None),
+        io::ErrorKind::TimedOut if !is_write => Error::DeadlineExceeded,
+        _ if !is_write => Error::NotLeader(None),
+        io::ErrorKind::TimedOut => Error::unknown("the leader's node did not answer in time"),
+        io::ErrorKind::HostUnreachable => Error::unknown("the leader's node has fallen silent"),
+        _ => Error::unknown("the link to the leader's node broke"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Fate;
+    use crate::request::Outcome;
+    use crate::types::Timestamp;
+
+    fn answered(kind: Kind, answer: io::Result<Reply>) -> Result<Reply, Error> {
+        let answer = answer.map(|reply| message::encode_reply(&reply).into());
+        reply(kind, answer)
+    }
+
+    #[test]
+    fn a_write_whose_message_may_have_been_sent_has_an_unknown_fate() {
+        use io::ErrorKind::{ConnectionReset, HostUnreachable, NotConnected, TimedOut, WouldBlock};
+        for (error, fate) in [
+            (NotConnected, Fate::NotApplied),
+            (WouldBlock, Fate::NotApplied),
+            (TimedOut, Fate::Unknown),
+            (ConnectionReset, Fate::Unknown),
+            (HostUnreachable, Fate::Unknown),
+        ] {
+            let write = answered(Kind::Write, Err(error.into())).expect_err("an error");
+            assert_eq!(write.fate(), fate, "{error}");
+            for kind in [Kind::Get, Kind::Scan] {
+                let read = answered(kind, Err(error.into())).expect_err("an error");
+                assert_eq!(read.fate(), Fate::NotApplied, "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_to_another_kind_of_request_is_none() {
+        let of = |result| Reply {
+            now: Timestamp(7),
+            result,
+        };
+        let results = [
+            (Kind::Get, Found::Value(None)),
+            (Kind::Write, Found::Written(Outcome::Moved)),
+            (
+                Kind::Scan,
+                Found::Rows(crate::request::ScanReply::default()),
+            ),
+        ];
+        for (kind, found) in results {
+            for asked in [Kind::Get, Kind::Write, Kind::Scan] {
+                let reply = of(Ok(found.clone()));
+                let is_taken = answered(asked, Ok(reply)).is_ok();
+                assert_eq!(is_taken, asked == kind, "{asked:?}, {kind:?}");
+            }
+        }
+        let refused = of(Err(Error::ShuttingDown));
+        assert_eq!(answered(Kind::Scan, Ok(refused.clone())), Ok(refused));
+        let other = reply(Kind::Write, Ok(Bytes::from_static(b"no reply")));
+        assert_eq!(other.expect_err("no reply").fate(), Fate::Unknown);
+    }
+}

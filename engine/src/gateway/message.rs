@@ -1,0 +1,85 @@
+//! A client's request on its way from the shard that got it to the shard that leads its range, and
+//! the answer.
+//!
+//! A message is a byte for the version and rkyv's bytes, which are checked when they are read. A
+//! shard cannot read messages of another version. Pure.
+
+#![allow(
+    missing_docs,
+    reason = "what rkyv derives for enums has fields without docs"
+)]
+
+use std::time::Duration;
+
+use crate::cluster::record;
+use crate::error::Error;
+use crate::request::{Batch, Outcome, ScanReply, ScanRequest, SessionPair, Target, Versioned};
+use crate::types::{Blob, Timestamp};
+
+/// The version of all messages.
+const VERSION: u8 = 1;
+
+/// A request that is forwarded.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct Request {
+    /// How long the caller still waits, in microseconds; `None` if it sets no limit.
+    pub left_us: Option<u64>,
+    /// The largest timestamp that the caller has seen.
+    pub token: Timestamp,
+    /// The range that the caller believes to hold the key.
+    pub target: Option<Target>,
+    /// What it asks for.
+    pub body: Body,
+}
+
+impl Request {
+    /// How long the caller still waits, if it sets a limit.
+    pub fn left(&self) -> Option<Duration> {
+        self.left_us.map(Duration::from_micros)
+    }
+}
+
+/// What a request asks for.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub enum Body {
+    Get { key: Blob },
+    Write { batch: Batch, session: SessionPair },
+    Scan(ScanRequest),
+}
+
+/// The answer to a forwarded request.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct Reply {
+    /// The time of the cluster when it was given. Every version in it is at or below this.
+    pub now: Timestamp,
+    /// The answer, or why there is none.
+    pub result: Result<Found, Error>,
+}
+
+/// The result of a request that succeeded.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub enum Found {
+    Value(Option<Versioned>),
+    Written(Outcome),
+    Rows(ScanReply),
+}
+
+/// The bytes of a request.
+pub fn encode_request(request: &Request) -> Vec<u8> {
+    record::encode_as(VERSION, request)
+}
+
+/// Reads what [`encode_request`] wrote; `None` if the bytes are not a request of this version.
+pub fn decode_request(bytes: &[u8]) -> Option<Request> {
+    record::decode_as(VERSION, bytes)
+}
+
+/// The bytes of a reply.
+pub fn encode_reply(reply: &Reply) -> Vec<u8> {
+    record::encode_as(VERSION, reply)
+}
+
+/// Reads what [`encode_reply`] wrote; `None` if the bytes are not a reply of this version.
+pub fn decode_reply(bytes: &[u8]) -> Option<Reply> {
+    record::decode_as(VERSION, bytes)
+}

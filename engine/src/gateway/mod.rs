@@ -1,0 +1,434 @@
+//! The gateway: the layer between the clients' requests and the shard.
+//!
+//! A [`Gateway`] decides what becomes of a request for a key: this shard answers it, or the caller is
+//! told the route, or it goes, once, to the shard that leads the range, on this node or on another.
+//! It owns the [`directory`], the forwarding, and the counts of what is in flight. Requests and
+//! answers are the engine's own types: the gateway sees no frame and no socket. The server turns
+//! frames into calls of it, and takes the answers as a [`Responder`]; so does the simulator, without
+//! frames.
+//!
+//! ```text
+//!   a client's connection ---> Gateway ---> Shard            the range is led here
+//!      (Responder)                |
+//!                                 +-------> Gateway ---> Shard      on another shard or node
+//!                                  one message (Lane::Clients)
+//! ```
+//!
+//! **The path of a get.** [`Gateway::get`] asks the shard, which passes the value, where it lies, to
+//! [`Responder::answer`]. While the lease holds nothing is allocated, copied or awaited. A read that
+//! must wait ([`Read::Wait`](crate::request::Read::Wait)) goes on in a task: it waits for what the
+//! read names, then looks again.
+//!
+//! **Forwarding.** The first shard sends the request with the time that is left and the range that the
+//! caller believes in; the second one checks both again. It never forwards: if it does not lead
+//! either, its error says where the range is, and the caller gets that.
+//!
+//! Lives on its shard's thread.
+
+mod admission;
+pub mod directory;
+mod forwarding;
+#[cfg(test)]
+mod fuzz;
+pub mod message;
+mod orders;
+mod received;
+pub mod request;
+pub mod responder;
+pub mod router;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use admission::Admission;
+pub use admission::Held;
+use directory::{Directory, Routes};
+pub use forwarding::FORWARDED_MAX;
+use forwarding::{Forwarding, Kind};
+use message::{Body, Found};
+pub use orders::{Order, OrderFailure};
+use request::{Call, Caller};
+use responder::{Answer, Responder};
+use router::Place;
+
+use crate::cluster::View;
+use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::error::{Error, Fate};
+use crate::request::{Batch, Read, ScanRequest, SessionPair, Target, Wait};
+use crate::shard::{Shard, WriteRequest};
+use crate::types::{Blob, Location, Route, ShardId};
+
+struct Inner<E: Env> {
+    shard: Shard<E>,
+    here: Location,
+    admission: Admission,
+    routes: RefCell<Routes>,
+    directory: RefCell<Rc<Directory>>,
+    forwarding: Forwarding<E>,
+}
+
+/// The gateway of a shard. Clones are the same gateway.
+pub struct Gateway<E: Env> {
+    inner: Rc<Inner<E>>,
+}
+
+impl<E: Env> Clone for Gateway<E> {
+    fn clone(&self) -> Gateway<E> {
+        Gateway {
+            inner: self.inner.clone(),
+        }
+    }
+}
+
+impl<E: Env> Gateway<E> {
+    /// The gateway of a shard. It knows the shard's own ranges, and follows the views of the cluster.
+    pub fn new(shard: Shard<E>) -> Gateway<E> {
+        let here = shard.location();
+        let inner = Rc::new(Inner {
+            here,
+            admission: Admission::default(),
+            routes: RefCell::default(),
+            directory: RefCell::default(),
+            forwarding: Forwarding::default(),
+            shard,
+        });
+        inner.learn(|routes| routes.learn_view(&inner.shard.view()));
+        let following = Rc::downgrade(&inner);
+        inner.shard.on_view(move |view: &View| {
+            if let Some(inner) = following.upgrade() {
+                inner.learn(|routes| routes.learn_view(view));
+            }
+        });
+        let gateway = Gateway { inner };
+        gateway.learn_routes(here.shard, gateway.shard().routes());
+        gateway
+    }
+
+    /// The shard.
+    pub fn shard(&self) -> &Shard<E> {
+        &self.inner.shard
+    }
+
+    /// The directory as it is now.
+    pub fn directory(&self) -> Rc<Directory> {
+        self.inner.directory.borrow().clone()
+    }
+
+    /// Takes the routes of a shard of this node.
+    pub fn learn_routes(&self, of: ShardId, routes: Vec<Route>) {
+        let node = self.inner.here.node;
+        self.inner
+            .learn(|known| known.learn_shard(node, of, routes));
+    }
+
+    /// Refuses all requests from now on.
+    pub fn drain(&self) {
+        self.inner.admission.drain();
+    }
+
+    /// Whether all requests are refused, because the node is stopping.
+    pub fn is_draining(&self) -> bool {
+        self.inner.admission.is_draining()
+    }
+
+    /// How many requests are held for an answer that comes later.
+    pub fn in_flight(&self) -> usize {
+        self.inner.admission.in_flight()
+    }
+
+    /// Counts a request that a responder holds.
+    pub fn begin(&self) {
+        self.inner.admission.begin();
+    }
+
+    /// Counts a request that a responder has released.
+    pub fn end(&self) {
+        self.inner.admission.end();
+    }
+
+    /// Checks what holds for every request: the node serves, the deadline has not passed, and the
+    /// caller's token is possible. To be called before all that follows.
+    ///
+    /// # Errors
+    /// [`Error::ShuttingDown`], [`Error::DeadlineExceeded`], [`Error::ClockOutOfBounds`].
+    pub fn admit(&self, call: &Call<E>, now: Now<E>) -> Result<(), Error> {
+        let is_late = call.deadline.is_some_and(|deadline| deadline <= now);
+        let take = || self.inner.shard.take_token(call.token);
+        self.inner.admission.admit(is_late, call.token, take)
+    }
+
+    /// Reads the newest value of a key.
+    ///
+    /// # Errors
+    /// Why the request is refused; then it has no other answer.
+    pub fn get<R: Responder>(
+        &self,
+        responder: &Rc<R>,
+        call: &Call<E>,
+        ticket: R::Ticket,
+        key: &[u8],
+    ) -> Result<(), R::Refusal> {
+        let read = self.inner.shard.get(key, call.target, |found| {
+            responder.answer(&ticket, None, Ok(Answer::Value(found)));
+        });
+        let place = match read {
+            Ok(Read::Done(())) => return Ok(()),
+            Ok(Read::Wait(wait)) => return self.get_after(wait, responder, call, ticket, key),
+            // The shard is asked before the directory, since most requests come to the right shard.
+            Err(Error::Moved(None)) => self.place_of(key),
+            Err(Error::NotLeader(Some(route))) if self.may_forward(call.caller, &route) => {
+                Place::Elsewhere(*route)
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let key = Blob::copy_from_slice(key);
+        self.elsewhere(responder, call, ticket, place, Body::Get { key })
+    }
+
+    /// Whether the leader that a route names is elsewhere, and gets the caller's requests.
+    fn may_forward(&self, caller: Caller, route: &Route) -> bool {
+        let leader = route.leader.filter(|leader| *leader != self.inner.here);
+        !caller.follows_routes && leader.is_some()
+    }
+
+    /// Reads a key when what the read must wait for has come.
+    fn get_after<R: Responder>(
+        &self,
+        wait: Wait,
+        responder: &Rc<R>,
+        call: &Call<E>,
+        ticket: R::Ticket,
+        key: &[u8],
+    ) -> Result<(), R::Refusal> {
+        let token = responder.hold(ticket)?;
+        let (gateway, responder) = (self.clone(), responder.clone());
+        let (key, target, deadline) = (key.to_vec(), call.target, call.deadline);
+        drop(E::Runtime::spawn(async move {
+            let mut wait = wait;
+            loop {
+                let waited = gateway.wait(wait, &key, target, deadline).await;
+                let shard = &gateway.inner.shard;
+                let read = waited.and_then(|()| {
+                    shard.get_after(wait, &key, target, |found| {
+                        if let Some(ticket) = responder.release(token) {
+                            responder.answer(&ticket, None, Ok(Answer::Value(found)));
+                        }
+                    })
+                });
+                match read {
+                    Ok(Read::Done(())) => return,
+                    Ok(Read::Wait(more)) => wait = more,
+                    Err(error) => return refuse(responder.as_ref(), token, error),
+                }
+            }
+        }));
+        Ok(())
+    }
+
+    /// Waits for what a read must wait for, until the deadline. Without one the wait for a majority
+    /// ends by itself if none answers for a while.
+    async fn wait(
+        &self,
+        wait: Wait,
+        key: &[u8],
+        target: Option<Target>,
+        deadline: Option<Now<E>>,
+    ) -> Result<(), Error> {
+        let shard = &self.inner.shard;
+        let waiting = shard.wait(wait, key, target);
+        let Some(until) = deadline else {
+            return waiting.await;
+        };
+        let waited = E::Runtime::timeout_at(until, waiting).await;
+        waited.unwrap_or_else(|_| {
+            Err(match shard.lacks_quorum(key) {
+                true => Error::NoQuorum(Fate::NotApplied),
+                false => Error::DeadlineExceeded,
+            })
+        })
+    }
+
+    /// Proposes a write.
+    ///
+    /// # Errors
+    /// Why the request is refused; then it has no other answer.
+    pub fn write<R: Responder>(
+        &self,
+        responder: &Rc<R>,
+        call: &Call<E>,
+        ticket: R::Ticket,
+        (batch, session): (Batch, SessionPair),
+    ) -> Result<(), R::Refusal> {
+        let key = batch.first_key();
+        let place = key.map_or(Place::Here, |key| self.place(call.caller, key));
+        if !matches!(place, Place::Here) {
+            let body = Body::Write { batch, session };
+            return self.elsewhere(responder, call, ticket, place, body);
+        }
+        let request = WriteRequest {
+            target: call.target,
+            session,
+            deadline: call.deadline,
+        };
+        let token = responder.hold(ticket)?;
+        let sink = responder.clone();
+        self.inner.shard.write(batch, request, sink, token);
+        Ok(())
+    }
+
+    /// Scans rows of one range.
+    ///
+    /// # Errors
+    /// Why the request is refused; then it has no other answer.
+    pub fn scan<R: Responder>(
+        &self,
+        responder: &Rc<R>,
+        call: &Call<E>,
+        ticket: R::Ticket,
+        scan: ScanRequest,
+    ) -> Result<(), R::Refusal> {
+        let place = self.place(call.caller, &scan.first_key());
+        if !matches!(place, Place::Here) {
+            return self.elsewhere(responder, call, ticket, place, Body::Scan(scan));
+        }
+        let token = responder.hold(ticket)?;
+        let (gateway, answering) = (self.clone(), responder.clone());
+        let (target, deadline) = (call.target, call.deadline);
+        let scanning = async move {
+            let Inner {
+                admission, shard, ..
+            } = gateway.inner.as_ref();
+            let scanned = match admission.begin_scan() {
+                Ok(_running) => shard.scan(scan, target, deadline).await,
+                Err(error) => Err(error),
+            };
+            match scanned {
+                Ok(rows) => {
+                    if let Some(ticket) = answering.release(token) {
+                        answering.answer(&ticket, None, Ok(Answer::Rows(&rows)));
+                    }
+                }
+                Err(error) => refuse(answering.as_ref(), token, error),
+            }
+        };
+        responder.scan(token, Box::pin(scanning));
+        Ok(())
+    }
+
+    /// Where the directory says that a key's range is led.
+    fn place_of(&self, key: &[u8]) -> Place {
+        router::place(&self.inner.directory.borrow(), self.inner.here, key)
+    }
+
+    /// The place that answers a request for a key. A request that may be forwarded goes to the leader.
+    /// Any other is answered by the replica on this shard, if there is one, which knows best why it
+    /// does not serve.
+    fn place(&self, caller: Caller, key: &[u8]) -> Place {
+        let shard = &self.inner.shard;
+        if caller.follows_routes && shard.holds(key) {
+            return Place::Here;
+        }
+        let place = self.place_of(key);
+        if !matches!(place, Place::Here) || caller.follows_routes {
+            return place;
+        }
+        shard
+            .led_elsewhere(key)
+            .map_or(Place::Here, Place::Elsewhere)
+    }
+
+    /// Handles a request that this shard does not answer: forwards it, or refuses it with the route.
+    fn elsewhere<R: Responder>(
+        &self,
+        responder: &Rc<R>,
+        call: &Call<E>,
+        ticket: R::Ticket,
+        place: Place,
+        body: Body,
+    ) -> Result<(), R::Refusal> {
+        let Place::Elsewhere(route) = place else {
+            return Err(Error::Moved(None).into());
+        };
+        match route.leader {
+            Some(to) if self.may_forward(call.caller, &route) => {
+                self.forward(responder, call, ticket, to, body)
+            }
+            _ => Err(Error::Moved(Some(Box::new(route))).into()),
+        }
+    }
+
+    /// Sends a request to the shard that leads its range, and passes the answer on.
+    fn forward<R: Responder>(
+        &self,
+        responder: &Rc<R>,
+        call: &Call<E>,
+        ticket: R::Ticket,
+        to: Location,
+        body: Body,
+    ) -> Result<(), R::Refusal> {
+        let left = call.deadline.map(|deadline| deadline_left::<E>(deadline));
+        let (kind, deadline) = (Kind::of(&body), call.deadline);
+        let request = message::Request {
+            left_us: left,
+            token: call.token,
+            target: call.target,
+            body,
+        };
+        let shard = &self.inner.shard;
+        let admitted = self.inner.forwarding.admit(shard, to, &request)?;
+        let token = responder.hold(ticket)?;
+        responder.departed(&ticket);
+        let (gateway, responder) = (self.clone(), responder.clone());
+        drop(E::Runtime::spawn(async move {
+            let answer = admitted.send(gateway.shard(), deadline).await;
+            responder.returned(&ticket);
+            match forwarding::reply(kind, answer) {
+                Ok(reply) => pass_on(responder.as_ref(), token, reply),
+                Err(error) => refuse(responder.as_ref(), token, error),
+            }
+        }));
+        Ok(())
+    }
+}
+
+/// The time until a deadline, in microseconds.
+fn deadline_left<E: Env>(deadline: Now<E>) -> u64 {
+    let left = deadline.saturating_duration_since(Now::<E>::now());
+    u64::try_from(left.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Answers a request as the shard did to which it was forwarded.
+fn pass_on<R: Responder>(responder: &R, token: u64, reply: message::Reply) {
+    let Some(ticket) = responder.release(token) else {
+        return;
+    };
+    let answer = match &reply.result {
+        Ok(Found::Value(found)) => {
+            let found = found.as_ref();
+            Ok(Answer::Value(
+                found.map(|found| (&*found.value, found.version)),
+            ))
+        }
+        Ok(Found::Written(outcome)) => Ok(Answer::Written(outcome.clone())),
+        Ok(Found::Rows(rows)) => Ok(Answer::Rows(rows)),
+        Err(error) => Err(error.clone()),
+    };
+    responder.answer(&ticket, Some(reply.now), answer);
+}
+
+/// Answers a request that is held with an error.
+fn refuse<R: Responder>(responder: &R, token: u64, error: Error) {
+    if let Some(ticket) = responder.release(token) {
+        responder.answer(&ticket, None, Err(error));
+    }
+}
+
+impl<E: Env> Inner<E> {
+    /// Takes new routes, and makes the directory anew.
+    fn learn(&self, take: impl FnOnce(&mut Routes)) {
+        let mut routes = self.routes.borrow_mut();
+        take(&mut routes);
+        let directory = routes.directory(&self.directory.borrow());
+        *self.directory.borrow_mut() = Rc::new(directory);
+    }
+}

@@ -1,0 +1,125 @@
+//! Orders of operators, and questions about the cluster. They go to the cluster's manager, wherever it
+//! is; an order is given once. Lives on its shard's thread.
+
+use super::Gateway;
+use crate::cluster::{Ask, Setting, Told, View};
+use crate::env::{AsyncRuntime, Env, Now};
+use crate::error::{Error, OrderError};
+use crate::types::{NodeId, RangeId, ShardId};
+
+/// An order of an operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Changes a setting of the cluster.
+    Set {
+        /// The setting.
+        name: String,
+        /// Its new value, as typed.
+        value: String,
+    },
+    /// Another node must lead a range.
+    TransferLeader {
+        /// The range.
+        range: RangeId,
+        /// The node; any other than the present leader's if none is given.
+        to: Option<NodeId>,
+    },
+    /// The replica of a range on a node must move.
+    MoveReplica {
+        /// The range.
+        range: RangeId,
+        /// The node that has the replica.
+        from: NodeId,
+        /// The node that gets it.
+        to: NodeId,
+        /// The shard of that node; the manager chooses if none is given.
+        shard: Option<ShardId>,
+    },
+}
+
+impl From<Order> for Ask {
+    fn from(order: Order) -> Ask {
+        match order {
+            Order::Set { name, value } => Ask::Set { name, value },
+            Order::TransferLeader { range, to } => Ask::TransferLeader { range, to },
+            Order::MoveReplica {
+                range,
+                from,
+                to,
+                shard,
+            } => Ask::MoveReplica {
+                range,
+                from,
+                to,
+                shard,
+            },
+        }
+    }
+}
+
+/// Why an order was not followed, or a question not answered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OrderFailure {
+    /// The manager refused it.
+    #[error(transparent)]
+    Refused(#[from] OrderError),
+    /// The manager was not reached, or did not answer in time.
+    #[error(transparent)]
+    Unanswered(#[from] Error),
+    /// The manager answered something that is no answer to it.
+    #[error("the manager answered something else")]
+    Unreadable,
+}
+
+impl<E: Env> Gateway<E> {
+    /// The state of the cluster.
+    ///
+    /// # Errors
+    /// The manager did not answer in time.
+    pub async fn view(&self, until: Now<E>) -> Result<View, OrderFailure> {
+        match self.manage(Ask::View, until).await? {
+            Told::View(view) => Ok(view),
+            told => Err(unexpected(told)),
+        }
+    }
+
+    /// All changes of the cluster's settings, oldest first.
+    ///
+    /// # Errors
+    /// The manager did not answer in time.
+    pub async fn settings(&self, until: Now<E>) -> Result<Vec<Setting>, OrderFailure> {
+        match self.manage(Ask::History, until).await? {
+            Told::Settings(settings) => Ok(settings),
+            told => Err(unexpected(told)),
+        }
+    }
+
+    /// Gives an order.
+    ///
+    /// # Errors
+    /// The manager refused it, or did not answer in time: then it may have followed the order.
+    pub async fn order(&self, order: Order, until: Now<E>) -> Result<(), OrderFailure> {
+        match self.manage(order.into(), until).await? {
+            Told::Done => Ok(()),
+            told => Err(unexpected(told)),
+        }
+    }
+
+    async fn manage(&self, ask: Ask, until: Now<E>) -> Result<Told, OrderFailure> {
+        let late = match ask.is_order() {
+            true => Error::unknown("the cluster's manager did not answer in time"),
+            false => Error::DeadlineExceeded,
+        };
+        let asked = E::Runtime::timeout_at(until, self.shard().manage(ask)).await;
+        Ok(asked.unwrap_or(Err(late))?)
+    }
+}
+
+/// The failure for an answer of the manager that is not the expected one.
+fn unexpected(told: Told) -> OrderFailure {
+    match told {
+        Told::Refused(why) => why.into(),
+        Told::NotHere { .. } => Error::NotLeader(None).into(),
+        _ => OrderFailure::Unreadable,
+    }
+}

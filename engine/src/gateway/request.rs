@@ -1,0 +1,34 @@
+//! A client's request as the gateway sees it: who asks, until when, and what of the cluster the
+//! sender has seen. What it asks for is in [`crate::request`]. Pure.
+
+use crate::env::{Env, Now};
+use crate::request::Target;
+use crate::types::Timestamp;
+
+/// Who sends a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Whether the caller follows routes. If the key is elsewhere, such a caller is told the route.
+    /// The request of any other caller is forwarded, once.
+    pub follows_routes: bool,
+}
+
+impl Caller {
+    /// A shard that has forwarded a request. No request is forwarded twice.
+    pub const FORWARDER: Caller = Caller {
+        follows_routes: true,
+    };
+}
+
+/// A request, apart from what it asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<E: Env> {
+    /// The sender.
+    pub caller: Caller,
+    /// After this the caller no longer waits.
+    pub deadline: Option<Now<E>>,
+    /// The largest timestamp that the caller has seen.
+    pub token: Timestamp,
+    /// The range that the caller believes to hold the key.
+    pub target: Option<Target>,
+}

@@ -1,0 +1,48 @@
+//! A write that has a deadline is answered by it: applied, refused, or with a fate that is not known.
+//! The node may be a little late, and as late as it was paused.
+
+use std::time::Duration;
+
+use rangedb_engine::env::Instant;
+
+use super::ENTRIES;
+use crate::sim::runtime::SimInstant;
+
+/// How late a node may be that runs all the time: it looks for deadlines a few times a second at
+/// least, and an entry on its way may take its writes beyond theirs.
+const LATE_MAX: Duration = Duration::from_millis(250);
+
+/// Until when a write must be answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Due {
+    deadline: Option<SimInstant>,
+    /// The pauses of machines before it came.
+    pauses: u64,
+}
+
+/// A write that comes to a node now, with this deadline on the node's clock.
+pub fn due(deadline: Option<SimInstant>) -> Due {
+    let pauses = ENTRIES.with_borrow(|entries| entries.pauses);
+    Due { deadline, pauses }
+}
+
+/// Notes that a machine is paused.
+pub fn paused() {
+    ENTRIES.with_borrow_mut(|entries| entries.pauses += 1);
+}
+
+/// Checks a write that its node answers now.
+pub fn answered(due: &Due) {
+    let Some(deadline) = due.deadline else { return };
+    let now = SimInstant::now();
+    if now <= deadline + LATE_MAX {
+        return;
+    }
+    ENTRIES.with_borrow_mut(|entries| {
+        if entries.pauses == due.pauses {
+            let late = now - deadline;
+            let what = format!("a write was answered {late:?} after its deadline");
+            entries.violations.push(what);
+        }
+    });
+}

@@ -1,0 +1,66 @@
+//! A write whose sender names the range and epoch that it believes in is applied in no other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rangedb_engine::range::apply::Applied;
+use rangedb_engine::range::command::{self, ArchivedAction};
+use rangedb_engine::range::state::RangeState;
+use rangedb_engine::request::{SessionPair, Target};
+use rangedb_engine::types::{ClientId, Epoch, RangeId, Timestamp};
+use rangedb_engine::wal::{Group, LogEntry, Payload};
+
+/// What the tries of each write have named; `None` once a try has named nothing.
+#[derive(Default)]
+pub struct Targets(BTreeMap<(ClientId, u64), Option<BTreeSet<(RangeId, Epoch)>>>);
+
+impl Targets {
+    /// Notes a try of a write.
+    pub fn asked(&mut self, session: &SessionPair, target: Option<Target>) {
+        let name = (session.client, session.sequence);
+        let named = self.0.entry(name).or_insert_with(|| Some(BTreeSet::new()));
+        match (target, &mut *named) {
+            (Some(target), Some(all)) => drop(all.insert((target.range, target.epoch))),
+            (Some(_), None) => {}
+            (None, named) => *named = None,
+        }
+    }
+
+    /// Checks an entry that a replica has applied.
+    ///
+    /// # Errors
+    /// A write was applied that names another range or epoch.
+    pub fn check(
+        &self,
+        group: Group,
+        entry: &LogEntry,
+        results: &[Applied],
+        state: &RangeState,
+    ) -> Result<(), String> {
+        let Payload::Commands(bytes) = &entry.payload else {
+            return Ok(());
+        };
+        let current = command::current(bytes).map_err(|error| error.to_string())?;
+        let archived = command::access(&current).map_err(|error| error.to_string())?;
+        for (command, result) in archived.commands.iter().zip(results) {
+            let ArchivedAction::Write { pair, .. } = &command.action else {
+                continue;
+            };
+            let (pair, timestamp) = (pair.pair(), Timestamp(command.timestamp.to_native()));
+            let applied_now = match result {
+                Applied::Outcome(outcome) => outcome.version() == Some(timestamp),
+                Applied::Again => false,
+            };
+            let Some(Some(named)) = self.0.get(&(pair.client, pair.sequence)) else {
+                continue;
+            };
+            let epoch = state.descriptor.epoch;
+            if applied_now && !named.contains(&(group.range, epoch)) {
+                return Err(format!(
+                    "range {}: write {} of client {} is applied in epoch {epoch}, and names {named:?}",
+                    group.range, pair.sequence, pair.client.0
+                ));
+            }
+        }
+        Ok(())
+    }
+}
