@@ -13,7 +13,7 @@ use rangedb_engine::hlc::Hlc;
 use rangedb_engine::limits::{SEGMENT_LEN, SMALL_APPEND_LEN_MAX};
 use rangedb_engine::lsm::{LsmTables, TableOptions};
 use rangedb_engine::range::Keyspace;
-use rangedb_engine::range::proposer::Once;
+use rangedb_engine::range::sink::Once;
 use rangedb_engine::request::{Batch, Outcome, Read, ScanRequest, SessionPair};
 use rangedb_engine::shard::{
     DigestOptions, FolderMark, InitialRange, Opened, RangeStatus, Shard, ShardOptions, WriteRequest,

@@ -18,6 +18,7 @@ pub mod saved;
 mod session_export;
 mod session_row;
 pub mod sessions;
+pub mod sink;
 pub mod state;
 
 pub use crate::types::{ReplicaPlace, Route};

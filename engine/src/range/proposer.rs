@@ -31,6 +31,7 @@ use crate::raft::{ProposalResult, RaftGroup, TICK};
 use crate::range::apply::Applied;
 use crate::range::command::{self, Action, COMMAND_OVERHEAD, Command, Entry, RangeOrder};
 use crate::range::replica::Replica;
+use crate::range::sink::WriteSink;
 use crate::request::{Batch, Outcome, SessionPair};
 use crate::tree::budget::WriteBudget;
 use crate::types::{Epoch, Timestamp};
@@ -53,30 +54,6 @@ const LATE_AFTER: Duration = Duration::from_millis(20);
 const ANSWER_AHEAD: Duration = TICK;
 /// The pause before each entry when the tree is as far behind as it may be; shorter before that.
 const THROTTLE_MAX: Duration = Duration::from_millis(20);
-
-/// Receives the results of writes, on the shard's thread.
-pub trait WriteSink {
-    /// The write that was pushed with `token` has ended.
-    fn complete(&self, token: u64, result: Result<Outcome, Error>);
-}
-
-/// A sink for the result of one write.
-pub struct Once<F>(Cell<Option<F>>);
-
-impl<F: FnOnce(Result<Outcome, Error>)> Once<F> {
-    /// A sink that calls `take` with the result.
-    pub fn new(take: F) -> Once<F> {
-        Once(Cell::new(Some(take)))
-    }
-}
-
-impl<F: FnOnce(Result<Outcome, Error>)> WriteSink for Once<F> {
-    fn complete(&self, _: u64, result: Result<Outcome, Error>) {
-        if let Some(take) = self.0.take() {
-            take(result);
-        }
-    }
-}
 
 /// A command that waits to be put into an entry.
 pub struct Proposal<T: Instant> {

@@ -27,8 +27,9 @@ use crate::lsm::keys;
 use crate::raft;
 use crate::range::command::RangeOrder;
 use crate::range::digest::{Digest, Rows};
-use crate::range::proposer::{Once, Proposal, ProposalKind};
+use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
+use crate::range::sink::Once;
 use crate::types::{Location, RangeId, ReplicaId, Timestamp};
 use crate::wal::Group;
 

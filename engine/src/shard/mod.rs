@@ -43,9 +43,9 @@ use crate::limits::{
 use crate::mutant::{self, Mutant};
 use crate::raft::{Around, RaftGroup};
 use crate::range::observer::ApplyObservers;
-pub use crate::range::proposer::WriteSink;
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
+pub use crate::range::sink::WriteSink;
 use crate::range::{Keyspace, ReplicaPlace, Route};
 use crate::request::{
     Batch, Change, Condition, Expected, Mutation, Read, SessionPair, Target, Wait,

@@ -22,14 +22,12 @@ use crate::shard::digests::Digests;
 use crate::shard::folder;
 use crate::shard::liveness::Liveness;
 use crate::shard::management::Management;
-use crate::shard::staging::Stagings;
+use crate::shard::staging::{DATA_ID_BLOCK, Stagings};
 use crate::shard::{InitialRange, Inner, Running, Shard, ShardOptions};
 use crate::tree::Store;
 use crate::types::{DataId, Epoch, ReplicaId};
 use crate::wal::{Created, Group, GroupLog, LogId, Recovered, Wal, WalOptions};
 
-/// How many data ids are reserved in the log at a time.
-pub(super) const DATA_ID_BLOCK: u64 = 64;
 /// The log of a range that was bootstrapped, not split off, starts after this entry.
 const FIRST: LogId = LogId {
     term: 1,

@@ -13,8 +13,9 @@ use crate::error::{Error, Fatal};
 use crate::lsm::{LsmError, keys};
 use crate::raft::{self, RaftGroup};
 use crate::range::ReplicaPlace;
-use crate::range::proposer::{Once, Proposal, ProposalKind};
+use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::{Leading, Replica};
+use crate::range::sink::Once;
 use crate::request::{Batch, SessionPair};
 use crate::types::{ClientId, NodeId, Timestamp};
 

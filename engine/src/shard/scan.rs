@@ -19,8 +19,9 @@ use crate::limits::{SCAN_BYTES_MAX, SCAN_BYTES_PER_TURN, SCAN_ROWS_MAX, SCAN_STE
 use crate::lsm::{Direction, LsmError, Scan, TableStore, keys};
 use crate::mutant::{self, Mutant};
 use crate::range::command::RangeOrder;
-use crate::range::proposer::{Once, Proposal, ProposalKind};
+use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
+use crate::range::sink::Once;
 use crate::request::{ScanReply, ScanRequest, Target, Versioned};
 use crate::types::{Blob, KeyRange, Timestamp};
 

@@ -10,7 +10,7 @@
 
 use std::cell::RefCell;
 
-use super::{Inner, Shard, background, open};
+use super::{Inner, Shard, background};
 use crate::env::Env;
 use crate::error::Fatal;
 use crate::lsm::{LiveData, keys};
@@ -20,6 +20,9 @@ use crate::raft::{Answer, Envelope, RaftGroup, SnapshotPart};
 use crate::range::state::RangeState;
 use crate::types::{DataId, KeyRange, ReplicaId, Timestamp};
 use crate::wal::{LogId, WalError};
+
+/// How many data ids are reserved in the log at a time.
+pub(super) const DATA_ID_BLOCK: u64 = 64;
 
 /// The snapshots that a shard is receiving.
 #[derive(Default)]
@@ -63,7 +66,7 @@ impl<E: Env> Inner<E> {
     pub(super) async fn new_data_id(&self) -> Result<DataId, Fatal> {
         let (next, reserved) = self.data_ids.get();
         let reserved = if next > reserved {
-            let up_to = next + open::DATA_ID_BLOCK - 1;
+            let up_to = next + DATA_ID_BLOCK - 1;
             // Other callers must not take this id while the log is being written.
             self.data_ids.set((next + 1, reserved));
             self.wal.reserve_data_ids(DataId(up_to)).await?;
