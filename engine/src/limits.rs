@@ -74,7 +74,7 @@ pub const ENTRIES_KEPT: u64 = 1_000;
 /// With more segments of the log than this nothing is kept for replicas that are behind.
 pub const WAL_SEGMENTS_FULL: usize = 8;
 /// And only when it has been so for this long: what was just purged has time to go.
-pub const LOG_FULL_PATIENCE: Duration = Duration::from_secs(2);
+pub const LOG_FULL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Log bytes that a shard keeps for replicas that take over a snapshot.
 pub const PINNED_LEN_MAX: u64 = 64 << 30;
 /// And no more than this part of what is free on the disk, which a node's shards share.

@@ -18,7 +18,7 @@ const HTTP_BASE: u16 = 7480;
 const SECRET: &str = "loopback";
 const READY_WITHIN: Duration = Duration::from_secs(20);
 const STOP_WITHIN: Duration = Duration::from_secs(20);
-const POLL_EVERY: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 fn folder() -> PathBuf {
     root().join("target").join("cluster")
@@ -108,14 +108,14 @@ fn up() -> Outcome {
                 let log = std::fs::read_to_string(log).unwrap_or_default();
                 return Err(format!("node {node} is not ready:\n{log}"));
             }
-            std::thread::sleep(POLL_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
     while !is_replicated() {
         if begun.elapsed() > READY_WITHIN {
             return Err("the ranges are not replicated: see scripts/cluster status".to_owned());
         }
-        std::thread::sleep(POLL_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
     println!("three nodes: --addr {}", addresses());
     println!(
@@ -138,7 +138,7 @@ fn down() -> Outcome {
         if begun.elapsed() > STOP_WITHIN {
             return Err("a node does not stop".to_owned());
         }
-        std::thread::sleep(POLL_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
     Ok(())
 }

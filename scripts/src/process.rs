@@ -12,7 +12,7 @@ use crate::{Outcome, root};
 
 /// How long a child may take to end after SIGTERM; longer than a node takes for requests in flight.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
-const POLL_EVERY: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// The exit code that shells expect after SIGINT.
 const EXIT_STOPPED: i32 = 130;
 
@@ -132,7 +132,7 @@ impl Background {
             if begun.elapsed() > limit {
                 return Err(format!("{} did not end within {limit:?}", self.name));
             }
-            std::thread::sleep(POLL_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 }

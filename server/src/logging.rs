@@ -25,7 +25,7 @@ const LINE_COST: usize = 64;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a line is retried on a non-blocking descriptor that takes nothing, and how often.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(1);
-const RETRY_EVERY: Duration = Duration::from_millis(10);
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The queue of the writing thread.
 static LOG: OnceLock<Lines> = OnceLock::new();
@@ -221,7 +221,7 @@ impl<W: Write> Output<W> {
                 Err(error) => match error.kind() {
                     io::ErrorKind::Interrupted => {}
                     io::ErrorKind::WouldBlock if begun.elapsed() < RETRY_TIMEOUT => {
-                        std::thread::sleep(RETRY_EVERY);
+                        std::thread::sleep(RETRY_INTERVAL);
                     }
                     _ => return Err(error),
                 },

@@ -32,7 +32,7 @@ use crate::env::data_dir::{BadFolder, Birth, DataDir, FOUNDER, Wanted};
 use crate::env::{Now, RingDisk, SystemClock, kernel, push_out, reactor, threads};
 use crate::fatal::{die, refuse};
 use crate::logging;
-use crate::net::port::{HELD_PATIENCE, Port, PortError};
+use crate::net::port::{HELD_TIMEOUT, Port, PortError};
 use crate::peers::link::Links;
 use crate::peers::{Peers, enroll};
 use crate::shard::context::{ClientLimits, NodeInfo};
@@ -252,7 +252,7 @@ async fn control(config: &Config, pages_max: usize) -> Result<(), NodeError> {
         let config = config.map_err(NodeError::Memory)?;
         kernel::check_direct_io(&config.data_dir)?;
         let around = look_around(&config, &folder).await?;
-        let port = Port::bind(&config.listen, usize::from(config.shards), HELD_PATIENCE)?;
+        let port = Port::bind(&config.listen, usize::from(config.shards), HELD_TIMEOUT)?;
         Ok::<_, NodeError>((folder, config, around, port))
     };
     let (folder, config, around, port) = tokio::select! {

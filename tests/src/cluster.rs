@@ -23,8 +23,8 @@ pub const BORDERS: &str = "check-4,m";
 /// One key of each range.
 pub const KEYS: [&str; 3] = ["a", "d", "z"];
 /// How long a test waits for a condition, for example for service after a fault.
-const PATIENCE: Duration = Duration::from_secs(60);
-const POLL_EVERY: Duration = Duration::from_millis(20);
+const TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// The ports of a node that has a network namespace of its own.
 const LISTEN_PORT: u16 = 7400;
 const HTTP_PORT: u16 = 7480;
@@ -205,8 +205,8 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = condition() {
             return found;
         }
-        assert!(begun.elapsed() < PATIENCE, "{what} does not come");
-        std::thread::sleep(POLL_EVERY);
+        assert!(begun.elapsed() < TIMEOUT, "{what} does not come");
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -245,7 +245,7 @@ impl Caller {
                 return begun.elapsed();
             }
             let complaint = String::from_utf8_lossy(&put.stderr).into_owned();
-            assert!(begun.elapsed() < PATIENCE, "{complaint}");
+            assert!(begun.elapsed() < TIMEOUT, "{complaint}");
         }
     }
 

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use crate::net::netns;
 
 /// A node that takes longer than this to start or stop hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
-const POLL_EVERY: Duration = Duration::from_millis(2);
+const TIMEOUT: Duration = Duration::from_secs(30);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// The path of a binary of this workspace, built with the test's profile.
 ///
@@ -180,8 +180,8 @@ impl Home {
         };
         while TcpStream::connect(&self.http).is_err() || self.page("/readyz").0 != 200 {
             assert!(node.is_running(), "the node ended before it was ready");
-            assert!(begun.elapsed() < PATIENCE, "the node does not get ready");
-            std::thread::sleep(POLL_EVERY);
+            assert!(begun.elapsed() < TIMEOUT, "the node does not get ready");
+            std::thread::sleep(POLL_INTERVAL);
         }
         node.started_in = begun.elapsed();
         node
@@ -317,8 +317,8 @@ impl Node {
         assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
         let begun = Instant::now();
         while name == "STOP" && !self.is_stopped() {
-            assert!(begun.elapsed() < PATIENCE, "the node does not stop");
-            std::thread::sleep(POLL_EVERY);
+            assert!(begun.elapsed() < TIMEOUT, "the node does not stop");
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
@@ -398,12 +398,12 @@ pub fn wait(child: &mut Child) -> ExitStatus {
         if let Some(status) = child.try_wait().expect("a child") {
             return status;
         }
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > TIMEOUT {
             // The child must not outlive the failing test.
             let _ = child.kill();
             let _ = child.wait();
             panic!("the process does not end");
         }
-        std::thread::sleep(POLL_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }

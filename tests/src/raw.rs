@@ -8,7 +8,7 @@ use rangedb_protocol::preamble::{ANSWER_LEN, ANY_SHARD, Answer, Preamble};
 use rangedb_protocol::{FlatBufferBuilder, Request, RequestBody, frame};
 
 /// How long to wait for a reply.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A connection after its greeting.
 #[derive(Debug)]
@@ -26,8 +26,8 @@ impl RawClient {
     /// The node does not listen, or closes without an answer.
     pub fn connect(address: &str) -> io::Result<RawClient> {
         let mut stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
         let preamble = Preamble {
             smart: false,
             ..Preamble::client(ANY_SHARD)

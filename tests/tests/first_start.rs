@@ -22,7 +22,7 @@ const SIZES: Sizes = Sizes {
     gc_retention_ms: 5_000,
     small_append_bytes: 1 << 10,
 };
-const LOOK_EVERY: Duration = Duration::from_micros(50);
+const POLL_INTERVAL: Duration = Duration::from_micros(50);
 
 /// Starts a new node, whose power goes after so many polls of its tasks, and starts it again. Whether
 /// the power went before the first start had ended.
@@ -34,7 +34,7 @@ async fn start_twice(seed: u64, polls: u64) -> bool {
     let was_cut = {
         let stopped = pin!(async {
             while !executor.has_stopped() {
-                SimRuntime::sleep(LOOK_EVERY).await;
+                SimRuntime::sleep(POLL_INTERVAL).await;
             }
         });
         let started = pin!(node.start());

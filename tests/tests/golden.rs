@@ -24,10 +24,10 @@ use rangedb_tests::process::{Home, Node};
 use tempfile::TempDir;
 
 /// What an `eventually` shows by then never comes.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an `eventually` waits for things to settle when scripts are updated.
 const SETTLES_WITHIN: Duration = Duration::from_secs(5);
-const POLL_EVERY: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Versions have 18 digits; a number with as many as this is one.
 const VERSION_DIGITS_MIN: usize = 16;
 /// Digits of a cluster's id.
@@ -143,7 +143,7 @@ impl Stage {
                 return found;
             }
             self.versions.truncate(known);
-            std::thread::sleep(POLL_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
@@ -227,7 +227,7 @@ fn run(name: &str) {
         let Item::Command(command, shown) = item else {
             continue;
         };
-        let patience = if is_update { SETTLES_WITHIN } else { PATIENCE };
+        let patience = if is_update { SETTLES_WITHIN } else { TIMEOUT };
         let found = match command.strip_prefix("eventually ") {
             Some(command) => stage.run_until(command, shown, patience),
             None => stage.run(command),

@@ -19,7 +19,7 @@ const RECORD_LEN: u64 = 4_000;
 const CAUGHT_UP: u64 = 500;
 /// Snapshots that a replica of one range takes over; the second only if the leader changes meanwhile.
 const SNAPSHOTS_MAX: usize = 2;
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 fn loadgen(what: &str, caller: &Caller, arguments: &[&str]) -> Command {
     let mut loadgen = command("loadgen");
@@ -51,7 +51,7 @@ fn wait_until_caught_up(
         }
         let passed = begun.elapsed();
         assert!(passed < patience, "node {node} does not catch up: {lags:?}");
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -125,7 +125,7 @@ fn replicas_take_one_snapshot_and_catch_up_while_clients_write() {
             break id;
         }
         assert!(joins.elapsed() < patience, "the fourth node does not join");
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     };
     let (from, to) = (third.to_string(), fourth_id.to_string());
     // An order that was taken may come to nothing, if the leader changes.

@@ -22,9 +22,9 @@ use crate::types::{Location, NodeId, RangeId, ReplicaId};
 /// A node that has not reported for this long is silent.
 pub(super) const SILENT_AFTER: Duration = Duration::from_secs(3);
 /// How long a leader's report of its range counts.
-const REPORT_COUNTS: Duration = Duration::from_secs(3);
+const REPORT_TTL: Duration = Duration::from_secs(3);
 /// How long a range gets no new order after an order, unless it has carried that out before.
-const ORDER_TAKES: Duration = Duration::from_secs(6);
+const ORDER_COOLDOWN: Duration = Duration::from_secs(6);
 /// A dead node takes no order before it is started: a retry does not help soon.
 const DEAD_NODE_RETRY: Duration = Duration::from_secs(30);
 /// How long a node must be silent to be dead, unless a setting says otherwise.
@@ -402,13 +402,13 @@ impl<T: Instant> Manager<T> {
     /// The report of a range's leader, if there is a recent one.
     pub(super) fn fresh<'a>(&self, known: &'a KnownRange<T>, now: T) -> Option<&'a LedRange> {
         let (at, report) = known.report.as_ref()?;
-        (now < *at + REPORT_COUNTS).then_some(report)
+        (now < *at + REPORT_TTL).then_some(report)
     }
 
     /// Whether no change of a range's members is under way, or was a short while ago.
     fn is_quiet(&self, known: &KnownRange<T>, now: T) -> bool {
         let ordered = known.ordered.as_ref();
-        ordered.is_none_or(|(at, _)| now >= *at + ORDER_TAKES)
+        ordered.is_none_or(|(at, _)| now >= *at + ORDER_COOLDOWN)
             && self
                 .fresh(known, now)
                 .is_some_and(|report| !report.changing)
@@ -451,7 +451,7 @@ impl<T: Instant> Manager<T> {
         let descriptor = &known.record.descriptor;
         let votes = |place: &&ReplicaPlace| known.record.voters.contains(&place.replica);
         let ordered = known.ordered.as_ref();
-        let ordered = ordered.is_some_and(|(at, _)| now < *at + ORDER_TAKES);
+        let ordered = ordered.is_some_and(|(at, _)| now < *at + ORDER_COOLDOWN);
         let busy = |report: &LedRange| report.changing || !report.has_quorum;
         let given_up = self.given_up(known, now);
         Range {
@@ -508,7 +508,7 @@ impl<T: Instant> Manager<T> {
                 all.extend(&voters);
                 (range, Goal::Members(all, voters))
             }
-            Ask::HandOver { range, to } => (range, Goal::Leader(*to)),
+            Ask::TransferLeadership { range, to } => (range, Goal::Leader(*to)),
             _ => return,
         };
         if let Some(known) = self.ranges.get_mut(range) {

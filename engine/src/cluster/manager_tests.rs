@@ -309,11 +309,11 @@ fn what_passes_by_itself_is_busy_and_what_does_not_exist_is_not_found() {
     assert!(matches!(order(&case, 9), Err(OrderError::NotFound(why)) if why.contains('9')));
     assert!(matches!(node(&case, 9), Err(OrderError::NotFound(why)) if why.contains('9')));
 
-    let hand_over = Ask::HandOver {
+    let transfer_to = Ask::TransferLeadership {
         range: RangeId(2),
         to: ReplicaId(2),
     };
-    case.manager.order(&hand_over, case.now);
+    case.manager.order(&transfer_to, case.now);
     assert!(busy(order(&case, 2)).is_some_and(|after| after > 0));
     case.manager.refused(RangeId(2));
     assert_eq!(order(&case, 2), Ok(at(1)), "the next order need not wait");

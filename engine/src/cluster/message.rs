@@ -75,9 +75,9 @@ pub enum Ask {
         learners: Vec<ReplicaPlace>,
     },
     /// To the leader of a range: transfers the leadership to another replica.
-    HandOver { range: RangeId, to: ReplicaId },
+    TransferLeadership { range: RangeId, to: ReplicaId },
     /// To a shard: asks whether its replica would accept the leadership now.
-    WouldLead { range: RangeId, replica: ReplicaId },
+    MayLead { range: RangeId, replica: ReplicaId },
     /// To the manager: a shard did not take a replica that it was ordered to make.
     TargetFailed { at: Location },
     /// To any shard: forwards a report to the manager, which the reporter cannot find. The response
@@ -98,7 +98,7 @@ impl Ask {
     /// The range whose leader is asked to change its members or to hand over.
     pub fn range(&self) -> Option<RangeId> {
         match self {
-            Ask::Change { range, .. } | Ask::HandOver { range, .. } => Some(*range),
+            Ask::Change { range, .. } | Ask::TransferLeadership { range, .. } => Some(*range),
             _ => None,
         }
     }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::lsm::memtable::{Memtable, MemtableId};
-use crate::lsm::version_gc::{GcRules, Judge};
+use crate::lsm::version_gc::{GcRules, VersionFilter};
 use crate::lsm::{Bounds, LsmError, TableRow, TableStats, TableStore, row};
 use crate::types::Timestamp;
 
@@ -132,14 +132,14 @@ impl MemoryTables {
     }
 
     fn compact(&mut self) {
-        let mut judge = Judge::new(self.rules.as_ref());
+        let mut filter = VersionFilter::new(self.rules.as_ref());
         let mut all = BTreeMap::new();
         for run in &self.runs {
             all.extend(run.iter().map(|(key, row)| (key.clone(), row.clone())));
         }
         all.retain(|(key, Reverse(version)), bytes| {
             let is_value = row::decode(bytes).is_none_or(|row| row.value.is_some());
-            judge.keeps(key, *version, is_value, true)
+            filter.keeps(key, *version, is_value, true)
         });
         self.install(vec![Arc::new(all)]);
         self.stats.compactions += 1;

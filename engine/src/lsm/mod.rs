@@ -42,7 +42,7 @@ pub use memory_tables::{MemoryDisk, MemoryTables};
 pub use memtable::{Entry, Memtable, MemtableId};
 pub use scan::{Direction, Scan, ScanRow};
 pub use tables::{LsmTables, TableOptions};
-pub use version_gc::{GcRules, Judge, LiveData};
+pub use version_gc::{GcRules, LiveData, VersionFilter};
 pub use write_back::PushOut;
 
 /// With this many frozen memtables, nothing is applied that needs a new memtable until one is

@@ -38,7 +38,7 @@ use lsm_tree::{
 };
 
 use crate::lsm::memtable::{Memtable, MemtableId};
-use crate::lsm::version_gc::{GcRules, Judge};
+use crate::lsm::version_gc::{GcRules, VersionFilter};
 use crate::lsm::write_back::{PushOut, WriteBack};
 use crate::lsm::{Bounds, FROZEN_MAX, LsmError, TableRow, TableStats, TableStore, row, verify};
 use crate::types::Timestamp;
@@ -194,11 +194,11 @@ impl Shared {
     fn flush(&self, memtable: &Memtable) -> Result<(), TreeError> {
         let _writing = self.writing.read().unwrap_or_else(PoisonError::into_inner);
         let rules = self.rules();
-        let mut judge = Judge::new(rules.as_ref());
+        let mut filter = VersionFilter::new(rules.as_ref());
         let mut write_back = self.write_back.clone();
         let rows = memtable
             .iter()
-            .filter(|e| judge.keeps(e.key, e.version, e.value.is_some(), false))
+            .filter(|e| filter.keeps(e.key, e.version, e.value.is_some(), false))
             .map(|e| {
                 let row = Slice::from(row::encode(e.version, e.value));
                 let key = Slice::from(e.key);

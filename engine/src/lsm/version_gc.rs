@@ -32,7 +32,7 @@ pub struct GcRules {
 }
 
 /// Judges the versions that one flush or compaction goes through, in their order.
-pub struct Judge {
+pub struct VersionFilter {
     /// If it is `None`, everything is kept.
     by_data_id: Option<BTreeMap<DataId, Vec<LiveData>>>,
     /// The key of the version that was judged last.
@@ -43,9 +43,9 @@ pub struct Judge {
     covered: bool,
 }
 
-impl Judge {
-    /// A judge that uses these rules. Without rules it keeps everything.
-    pub fn new(rules: Option<&GcRules>) -> Judge {
+impl VersionFilter {
+    /// A filter that uses these rules. Without rules it keeps everything.
+    pub fn new(rules: Option<&GcRules>) -> VersionFilter {
         let by_data_id = rules.map(|rules| {
             let mut by_data_id: BTreeMap<DataId, Vec<LiveData>> = BTreeMap::new();
             for live in &rules.live {
@@ -56,7 +56,7 @@ impl Judge {
             }
             by_data_id
         });
-        Judge {
+        VersionFilter {
             by_data_id,
             key: Vec::new(),
             threshold: None,
@@ -130,7 +130,7 @@ mod tests {
         row
     }
 
-    fn judge() -> Judge {
+    fn filter() -> VersionFilter {
         let keys = KeyRange {
             start: b"b".to_vec(),
             end: None,
@@ -141,18 +141,18 @@ mod tests {
             keys,
             threshold: Timestamp(50),
         };
-        Judge::new(Some(&GcRules { live: vec![live] }))
+        VersionFilter::new(Some(&GcRules { live: vec![live] }))
     }
 
     #[test]
     fn keeps_what_a_read_above_the_threshold_needs() {
-        let mut judge = judge();
+        let mut filter = filter();
         let key = row(b"k");
-        let kept = [90, 51, 50, 40, 30].map(|v| judge.keeps(&key, Timestamp(v), true, false));
+        let kept = [90, 51, 50, 40, 30].map(|v| filter.keeps(&key, Timestamp(v), true, false));
         assert_eq!(kept, [true, true, true, false, false]);
         let other = row(b"l");
         assert!(
-            judge.keeps(&other, Timestamp(10), true, false),
+            filter.keeps(&other, Timestamp(10), true, false),
             "the only version stays"
         );
     }
@@ -160,29 +160,29 @@ mod tests {
     #[test]
     fn a_delete_mark_goes_on_the_last_level_only() {
         let key = row(b"k");
-        assert!(judge().keeps(&key, Timestamp(40), false, false));
-        assert!(!judge().keeps(&key, Timestamp(40), false, true));
+        assert!(filter().keeps(&key, Timestamp(40), false, false));
+        assert!(!filter().keeps(&key, Timestamp(40), false, true));
         assert!(
-            judge().keeps(&key, Timestamp(60), false, true),
+            filter().keeps(&key, Timestamp(60), false, true),
             "a read below needs it"
         );
     }
 
     #[test]
     fn rows_that_nothing_owns_go() {
-        let mut judge = judge();
-        assert!(!judge.keeps(&row(b"a"), Timestamp(90), true, false));
+        let mut filter = filter();
+        assert!(!filter.keeps(&row(b"a"), Timestamp(90), true, false));
         let mut state = Vec::new();
         keys::state_key(ReplicaId(4), &mut state);
-        assert!(judge.keeps(&state, Timestamp(9), true, true));
-        assert!(!judge.keeps(&state, Timestamp(8), true, true));
+        assert!(filter.keeps(&state, Timestamp(9), true, true));
+        assert!(!filter.keeps(&state, Timestamp(8), true, true));
         keys::state_key(ReplicaId(5), &mut state);
-        assert!(!judge.keeps(&state, Timestamp(9), true, true));
+        assert!(!filter.keeps(&state, Timestamp(9), true, true));
     }
 
     #[test]
     fn without_rules_everything_stays() {
-        let mut judge = Judge::new(None);
-        assert!(judge.keeps(b"anything", Timestamp(1), false, true));
+        let mut filter = VersionFilter::new(None);
+        assert!(filter.keeps(b"anything", Timestamp(1), false, true));
     }
 }

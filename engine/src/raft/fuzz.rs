@@ -91,7 +91,7 @@ fn questions() -> Vec<Question> {
 fn encoded(message: &Message) -> Bytes {
     match message {
         Message::Question(envelope, question) => encode(*envelope, question),
-        Message::Beat { from, leads } => encode_beat(*from, leads),
+        Message::Heartbeat { from, leads } => encode_beat(*from, leads),
         Message::Cluster(bytes) => encode_cluster(bytes),
     }
 }
@@ -109,7 +109,7 @@ fn messages() -> Vec<Vec<u8>> {
     };
     let question = |question| Message::Question(envelope, question);
     let mut all: Vec<Message> = questions().into_iter().map(question).collect();
-    all.push(Message::Beat {
+    all.push(Message::Heartbeat {
         from: PLACE,
         leads: vec![led(4), led(5)],
     });

@@ -23,8 +23,8 @@ use crate::raft::log_store::LogStore;
 use crate::raft::message::{Answer, Question};
 use crate::raft::network::Links;
 use crate::raft::pins::Pins;
-use crate::raft::pulse::{HEARTBEAT, Pulse};
 use crate::raft::state_machine::StateMachine;
+use crate::raft::timers::{HEARTBEAT, Timers};
 use crate::raft::type_config::{CallbackResponder, Commands, TypeConfig};
 use crate::range::replica::Replica;
 use crate::types::{RangeId, ReplicaId};
@@ -35,9 +35,9 @@ pub type ProposalResult<E> = ClientWriteResult<TypeConfig<E>>;
 
 /// How long a read or write waits for a lease that ran out while the group slept, and how often it
 /// looks for one.
-const LEASE_PATIENCE: Duration = Duration::from_millis(20);
+const LEASE_TIMEOUT: Duration = Duration::from_millis(20);
 /// How long a read without a lease waits for a majority's answers before it tries again.
-const CONFIRM_PATIENCE: Duration = Duration::from_millis(200);
+const CONFIRM_TIMEOUT: Duration = Duration::from_millis(200);
 
 type Raft<E> = openraft::Raft<TypeConfig<E>, StateMachine<E>>;
 
@@ -72,7 +72,7 @@ pub struct Group<E: Env> {
     pub(super) followers: Rc<Followers>,
     /// See [`Group::part_taken`].
     pub(super) part_taken: Rc<Cell<Option<Now<E>>>>,
-    pub(super) pulse: Pulse<Now<E>>,
+    pub(super) timers: Timers<Now<E>>,
     /// How many entries are kept for replicas that are behind, though the tree has made them
     /// durable.
     pub(super) entries_kept: u64,
@@ -85,8 +85,8 @@ pub struct Group<E: Env> {
     pub(super) retired: Cell<bool>,
     /// The term in which it asked another to lead; in it, it no longer stands in the way of an
     /// election.
-    pub(super) handed_over: Cell<u64>,
-    /// See [`Around::leaves`].
+    pub(super) transferred: Cell<u64>,
+    /// See [`GroupDeps::leaves`].
     pub(super) leaves: Rc<Cell<bool>>,
 }
 
@@ -148,8 +148,8 @@ impl<E: Env> RaftGroup<E> {
     pub async fn start(
         replica: Rc<Replica<E>>,
         log: GroupLog<E>,
-        around: Around<E>,
-        made: Made,
+        around: GroupDeps<E>,
+        made: StartMode,
     ) -> Result<RaftGroup<E>, Fatal> {
         let (range, id) = (replica.group.range, replica.group.replica);
         let failed = |message: String| Fatal::Raft {
@@ -194,25 +194,25 @@ impl<E: Env> RaftGroup<E> {
                 alone: Cell::new(alone),
                 members: Cell::default(),
                 raft,
-                silent: Cell::new(made == Made::Before && !alone && !forgets),
+                silent: Cell::new(made == StartMode::Before && !alone && !forgets),
                 lease,
                 followers,
                 part_taken,
-                pulse: Pulse::new(Now::<E>::now(), around.stalled),
+                timers: Timers::new(Now::<E>::now(), around.stalled),
                 entries_kept: around.entries_kept,
                 log,
                 pins,
                 changing: Cell::new(false),
                 retired: Cell::new(false),
-                handed_over: Cell::new(0),
+                transferred: Cell::new(0),
                 leaves: around.leaves,
             }),
         };
         match made {
             _ if alone => group.campaign().await?,
-            Made::Now { leads: true } => group.campaign().await?,
-            Made::Now { leads: false } => {}
-            Made::Before => group.end_silence_later(),
+            StartMode::Now { leads: true } => group.campaign().await?,
+            StartMode::Now { leads: false } => {}
+            StartMode::Before => group.end_silence_later(),
         }
         Ok(group)
     }
@@ -223,7 +223,7 @@ impl<E: Env> RaftGroup<E> {
         let silent = self.clone();
         drop(E::Runtime::spawn(async move {
             E::Runtime::sleep(Duration::from_millis(LEASE_MS) + DRIFT_MARGIN).await;
-            silent.pulse.hear(Now::<E>::now());
+            silent.timers.hear(Now::<E>::now());
             silent.silent.set(false);
         }));
     }
@@ -305,7 +305,7 @@ impl<E: Env> Group<E> {
         self.told(self.raft.trigger().heartbeat().await)
     }
 
-    /// Waits up to [`LEASE_PATIENCE`] for a lease that ran out while the group slept.
+    /// Waits up to [`LEASE_TIMEOUT`] for a lease that ran out while the group slept.
     ///
     /// # Errors
     /// The group has stopped.
@@ -315,7 +315,7 @@ impl<E: Env> Group<E> {
         }
         self.wake().await?;
         let renewed = self.lease.answered.until(|| self.has_lease());
-        let _ = E::Runtime::timeout(LEASE_PATIENCE, renewed).await;
+        let _ = E::Runtime::timeout(LEASE_TIMEOUT, renewed).await;
         Ok(())
     }
 
@@ -338,7 +338,7 @@ impl<E: Env> Group<E> {
             _ => Role::Learner,
         };
         if self.role.replace(role) != role && role == Role::Leader {
-            self.pulse.lead(Now::<E>::now());
+            self.timers.lead(Now::<E>::now());
         }
     }
 
@@ -351,7 +351,7 @@ impl<E: Env> Group<E> {
     /// (Raft dissertation, 6.4). If this replica leads, everything committed by then is applied
     /// here, because a leader answers its own writes only after it has applied them.
     ///
-    /// Gives `false` if no majority has confirmed it within [`CONFIRM_PATIENCE`].
+    /// Gives `false` if no majority has confirmed it within [`CONFIRM_TIMEOUT`].
     ///
     /// # Errors
     /// The group has stopped.
@@ -363,9 +363,7 @@ impl<E: Env> Group<E> {
         self.wake().await?;
         let confirmed = || self.quorum_at().is_some_and(|at| at >= begun);
         let answered = self.lease.answered.until(confirmed);
-        Ok(E::Runtime::timeout(CONFIRM_PATIENCE, answered)
-            .await
-            .is_ok())
+        Ok(E::Runtime::timeout(CONFIRM_TIMEOUT, answered).await.is_ok())
     }
 
     /// Answers a request of another replica.
@@ -393,7 +391,7 @@ impl<E: Env> Group<E> {
             // The shard handles these two itself: it stages the parts of a snapshot and installs it
             // at the end, and it removes a replica that has lost entries.
             Question::Snapshot(_) | Question::Lost { .. } => Answer::Refused,
-            Question::Transfer { vote, last } => self.take_over(vote, last).await,
+            Question::Transfer { vote, last } => self.timeout_now(vote, last).await,
             // The leader gave up its lease for a candidate that it chose itself.
             Question::Vote(candidacy) if self.silent.get() && !candidacy.transfer => {
                 Answer::Refused
@@ -402,7 +400,7 @@ impl<E: Env> Group<E> {
                 let request = convert::vote_request::<E>(&candidacy);
                 let answer = convert::voted(self.raft.vote(request).await);
                 if matches!(answer, Answer::Voted { granted: true, .. }) {
-                    self.pulse.grant(Now::<E>::now());
+                    self.timers.grant(Now::<E>::now());
                 }
                 answer
             }
@@ -413,13 +411,13 @@ impl<E: Env> Group<E> {
                 last: candidacy.last,
             },
             // openraft counts heartbeats only, and the leader of a sleeping group sends none.
-            Question::PreVote(_) if self.role.get() == Role::Leader && !self.has_handed_over() => {
+            Question::PreVote(_) if self.role.get() == Role::Leader && !self.has_transferred() => {
                 // A refusal is one vote of many: followers that this leader cannot reach elect
                 // another without it. Those that it can reach get heartbeats again.
                 self.stay_awake();
                 Answer::Refused
             }
-            Question::PreVote(_) if self.pulse.has_heard(Now::<E>::now()) => Answer::Refused,
+            Question::PreVote(_) if self.timers.has_heard(Now::<E>::now()) => Answer::Refused,
             Question::PreVote(candidacy) => {
                 let request = convert::vote_request::<E>(&candidacy);
                 convert::voted(self.raft.pre_vote(request).await)
@@ -456,7 +454,7 @@ impl<E: Env> Group<E> {
             return Answer::Refused;
         };
         if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
-            self.pulse.hear(asked);
+            self.timers.hear(asked);
         }
         match answer {
             AppendEntriesResponse::Success => Answer::Appended,
@@ -521,7 +519,7 @@ impl<E: Env> Group<E> {
 
 /// What a group needs from its shard. Clones share everything that changes.
 #[derive(Clone)]
-pub struct Around<E: Env> {
+pub struct GroupDeps<E: Env> {
     /// Sends messages to other shards.
     pub transport: E::Transport,
     /// A source of random numbers.
@@ -540,7 +538,7 @@ pub struct Around<E: Env> {
 
 /// Whether a replica is new or recovered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Made {
+pub enum StartMode {
     /// It was created just now and has promised nobody anything.
     Now {
         /// Whether it campaigns at once.

@@ -38,7 +38,7 @@ pub enum Message {
     /// A request from one replica to another.
     Question(Envelope, Question),
     /// A shard's heartbeat.
-    Beat {
+    Heartbeat {
         /// The shard that sends it.
         from: Location,
         /// The ranges that the sender leads and that have a replica on the receiver.
@@ -520,7 +520,7 @@ pub fn decode(bytes: Bytes) -> Option<Message> {
                 })
             })?;
             let from = Location { node, shard };
-            Some(Message::Beat { from, leads })
+            Some(Message::Heartbeat { from, leads })
         }
         CLUSTER => Some(Message::Cluster(from.rest)),
         _ => {
@@ -689,7 +689,10 @@ mod tests {
         };
         let leads = vec![led(4, 9, 100), led(5, 1, 0)];
         let bytes = encode_beat(from, &leads);
-        assert_eq!(decode(bytes.clone()), Some(Message::Beat { from, leads }));
+        assert_eq!(
+            decode(bytes.clone()),
+            Some(Message::Heartbeat { from, leads })
+        );
         assert_eq!(decode(bytes.slice(..bytes.len() - 1)), None);
         let behind = vec![RangeId(4)];
         assert_eq!(decode_behind(encode_behind(&behind)), Some(behind));

@@ -11,7 +11,7 @@
 //!
 //! - `enable_leader_restore` is off: after a restart a replica leads only in a new term, because
 //!   timestamp floors and leases were in memory.
-//! - openraft's ticks are off: [`pulse`] decides when heartbeats go out and when a replica
+//! - openraft's ticks are off: [`timers`] decides when heartbeats go out and when a replica
 //!   campaigns. A group of one replica needs neither.
 //! - openraft never builds a snapshot by its own policy. We "build" one (an O(1) handle) when the
 //!   tree has made entries durable, and only then may openraft purge them.
@@ -29,24 +29,24 @@ mod membership;
 mod message;
 mod network;
 mod pins;
-mod pulse;
 mod purge;
 mod state_machine;
 mod tick;
+mod timers;
 mod transfer;
 mod type_config;
 
 pub use convert::{encode_membership, members, replicas, voters};
-pub use group::{Around, Made, ProposalResult, RaftGroup, Role};
+pub use group::{GroupDeps, ProposalResult, RaftGroup, Role, StartMode};
 pub use log_store::LogStore;
 pub use membership::Membership;
 pub use message::{
     Answer, Envelope, Led, Message, Question, SnapshotPart, decode, decode_answer, decode_behind,
     encode_answer, encode_beat, encode_behind, encode_cluster,
 };
-pub use network::PART_PATIENCE;
-pub use pulse::TICK;
+pub use network::PART_TIMEOUT;
 pub use purge::Pinned;
 pub use state_machine::{SnapshotHandle, StateMachine};
 pub use tick::Tick;
+pub use timers::TICK;
 pub use type_config::{CallbackResponder, Commands, EntryResults, TypeConfig};

@@ -43,9 +43,9 @@ use crate::types::{Location, RangeId, ReplicaId};
 use crate::wal::{LogId, Vote};
 
 /// Pause before a replica that does not answer is asked again; its link has a pause of its own.
-const TRY_AGAIN: Duration = Duration::from_millis(50);
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// The same for a replica that has lost acknowledged entries: another is about to take its place.
-const TRY_LOST_AGAIN: Duration = Duration::from_secs(1);
+const LOST_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Most appends that are on their way to one replica at a time.
 const APPENDS_IN_FLIGHT_MAX: usize = 8;
@@ -57,11 +57,11 @@ const BULK_APPEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long one part of a snapshot is sent again and again until it is answered; the receiver takes
 /// it once. If every failure started the snapshot over, a large one would never arrive over a link
 /// that breaks now and then, or at a receiver that is behind with its flushes.
-pub const PART_PATIENCE: Duration = Duration::from_mins(1);
+pub const PART_TIMEOUT: Duration = Duration::from_mins(1);
 /// The same for the end of a snapshot, at which the receiver flushes all of it and loads its
 /// session table. Giving up earlier would send everything again. A restarted receiver refuses at
 /// once.
-const END_PATIENCE: Duration = Duration::from_mins(10);
+const END_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// Shortest pause between two parts of a snapshot: others use the link and the disks, too. With
 /// parts of 256 KiB this allows 64 MiB a second at most.
@@ -196,7 +196,7 @@ impl<E: Env> Link<E> {
         option: &RPCOption,
     ) -> Result<Answer, Unreachable<TypeConfig<E>>> {
         let is_end = matches!(part, SnapshotPart::End { .. });
-        let patience = if is_end { END_PATIENCE } else { PART_PATIENCE };
+        let patience = if is_end { END_TIMEOUT } else { PART_TIMEOUT };
         let part = message::encode(self.envelope, &Question::Snapshot(part));
         let until = Now::<E>::now() + patience;
         loop {
@@ -206,7 +206,7 @@ impl<E: Env> Link<E> {
                 Err(error) if Now::<E>::now() >= until => return Err(unreachable::<E>(&error)),
                 Err(error) => {
                     tracing::debug!(range = %self.envelope.range, %error, "a part is sent again");
-                    E::Runtime::sleep(TRY_AGAIN).await;
+                    E::Runtime::sleep(RETRY_INTERVAL).await;
                 }
             }
         }
@@ -527,8 +527,8 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
 
     fn backoff(&self) -> Option<Backoff> {
         let pause = match self.followers.has_lost(self.envelope.to) {
-            true => TRY_LOST_AGAIN,
-            false => TRY_AGAIN,
+            true => LOST_RETRY_INTERVAL,
+            false => RETRY_INTERVAL,
         };
         Some(Backoff::new(std::iter::repeat(pause)))
     }

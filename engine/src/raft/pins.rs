@@ -17,7 +17,7 @@ use crate::env::{Env, Now};
 use crate::types::ReplicaId;
 
 /// A replica that has installed its snapshot and is silent for this long loses its pin.
-const SILENT_PATIENCE: Duration = Duration::from_mins(2);
+const SILENT_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// The pin of one snapshot.
 struct Held<E: Env> {
@@ -100,7 +100,7 @@ impl<E: Env> Pins<E> {
             let heard = if follower.is_there { now } else { heard };
             held.heard = Some(heard);
             held.after = held.after.max(follower.matched);
-            held.after < near && now < heard + SILENT_PATIENCE
+            held.after < near && now < heard + SILENT_TIMEOUT
         });
         let lowest = all.values().map(|held| held.after).min();
         if lowest.is_none() {

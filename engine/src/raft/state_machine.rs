@@ -155,7 +155,7 @@ impl<E: Env> RaftStateMachine<TypeConfig<E>> for StateMachine<E> {
         while let Some(place) = from {
             from = self.replica.with_state(|before| {
                 let sessions = &mut state.sessions;
-                sessions.take_over(&before.sessions, place, SESSION_ROWS_PER_TURN)
+                sessions.inherit(&before.sessions, place, SESSION_ROWS_PER_TURN)
             });
             yield_now().await;
         }
@@ -168,7 +168,7 @@ impl<E: Env> RaftStateMachine<TypeConfig<E>> for StateMachine<E> {
         let replica = self.replica.group.replica;
         let saved = saved::save_snapshot_sessions(store, replica, data_id, &mut state);
         saved.await.map_err(|fatal| self.fatal(fatal))?;
-        self.replica.take_over(data_id, *state);
+        self.replica.install(data_id, *state);
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! What a group does as time passes: heartbeats, sleep, campaigns. Its [`super::pulse::Pulse`] says
+//! What a group does as time passes: heartbeats, sleep, campaigns. Its [`super::timers::Timers`] says
 //! when; the shard's driver ([`crate::shard`]) looks.
 
 use openraft::async_runtime::watch::WatchReceiver;
@@ -29,24 +29,24 @@ impl<E: Env> Group<E> {
             return Ok(());
         }
         if self.alone.get() && self.role.get() == Role::Leader && self.members.get() <= 1 {
-            self.pulse.sleep(tick.now);
+            self.timers.sleep(tick.now);
             return Ok(());
         }
         match self.role.get() {
             // If the other does not take the lead, the followers elect somebody once they hear
             // nothing.
-            Role::Leader if self.has_handed_over() => {}
+            Role::Leader if self.has_transferred() => {}
             Role::Leader => {
                 let applied = replica.with_state(|state| state.applied.map_or(0, |id| id.index));
-                let quiet = self.pulse.is_quiet(tick.now, applied) && replica.proposer.is_idle();
-                let beats = self.pulse.heartbeat_is_due(tick.now);
+                let quiet = self.timers.is_quiet(tick.now, applied) && replica.proposer.is_idle();
+                let beats = self.timers.heartbeat_is_due(tick.now);
                 // A quiet leader sends heartbeats until every replica within reach has every entry.
                 match quiet {
                     true if beats && self.may_sleep(tick) => {
-                        self.pulse.sleep(tick.now);
+                        self.timers.sleep(tick.now);
                         return Ok(());
                     }
-                    true => self.pulse.rest(),
+                    true => self.timers.rest(),
                     false => {}
                 }
                 if beats {
@@ -55,7 +55,7 @@ impl<E: Env> Group<E> {
             }
             Role::Voter if !self.silent.get() => {
                 let may_lead = !self.leaves.get();
-                if may_lead && self.pulse.campaign_is_due(tick.now, (tick.random)()) {
+                if may_lead && self.timers.campaign_is_due(tick.now, (tick.random)()) {
                     tracing::debug!(range = %self.range, term = self.term(), "campaigns");
                     self.campaign().await?;
                 }
@@ -70,8 +70,8 @@ impl<E: Env> Group<E> {
     pub fn lacks_quorum(&self, now: Now<E>) -> bool {
         match self.role.get() {
             Role::Leader if self.alone.get() => false,
-            Role::Leader => self.pulse.is_left(now, self.quorum_at()),
-            Role::Voter => self.pulse.is_without_leader(now),
+            Role::Leader => self.timers.is_left(now, self.quorum_at()),
+            Role::Voter => self.timers.is_without_leader(now),
             Role::Learner => false,
         }
     }
@@ -88,24 +88,24 @@ impl<E: Env> Group<E> {
 
     /// Wakes the group up, so that its heartbeats go on.
     pub fn stay_awake(&self) {
-        self.pulse.work(Now::<E>::now());
+        self.timers.work(Now::<E>::now());
     }
 
     /// Whether the driver must look at the group now.
     pub fn is_due(&self, now: Now<E>) -> bool {
         match self.role() {
-            Role::Leader => self.pulse.look_is_due(now),
-            Role::Voter | Role::Learner => !self.pulse.has_heard(now),
+            Role::Leader => self.timers.look_is_due(now),
+            Role::Voter | Role::Learner => !self.timers.has_heard(now),
         }
     }
 
     /// Notes that the leader's shard names it the leader of this replica's term.
     pub fn hear(&self, at: Now<E>) {
-        self.pulse.hear(at);
+        self.timers.hear(at);
     }
 
     /// Whether this replica has heard of a leader within the last lease.
     pub fn has_heard(&self, now: Now<E>) -> bool {
-        self.pulse.has_heard(now)
+        self.timers.has_heard(now)
     }
 }

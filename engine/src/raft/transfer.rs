@@ -19,7 +19,7 @@ use crate::wal::{LogId, Vote};
 
 impl<E: Env> Group<E> {
     /// The other voters, those with the shortest lag first.
-    pub fn heirs(&self) -> Vec<ReplicaId> {
+    pub fn transfer_targets(&self) -> Vec<ReplicaId> {
         let voters = self.known_membership().voters.into_iter();
         let mut others: Vec<ReplicaId> = voters.filter(|id| *id != self.replica).collect();
         others.sort_by_key(|id| self.lag(*id));
@@ -34,21 +34,21 @@ impl<E: Env> Group<E> {
     ///
     /// # Errors
     /// The group has stopped.
-    pub async fn hand_over(&self, to: ReplicaId) -> Result<(), Fatal> {
+    pub async fn transfer_to(&self, to: ReplicaId) -> Result<(), Fatal> {
         self.renew_lease().await?;
         let nothing = command::encode(&Entry::default(), 0)?;
         self.propose(nothing, |_| ()).await?;
-        self.handed_over.set(self.term());
+        self.transferred.set(self.term());
         self.told(self.raft.trigger().transfer_leader(to).await)
     }
 
     /// Whether this replica has asked another to lead in this term.
-    pub(super) fn has_handed_over(&self) -> bool {
-        self.handed_over.get() == self.term()
+    pub(super) fn has_transferred(&self) -> bool {
+        self.transferred.get() == self.term()
     }
 
     /// Campaigns because the leader of this term asks for it, unless the node is stopping.
-    pub(super) async fn take_over(&self, vote: Vote, last: Option<LogId>) -> Answer {
+    pub(super) async fn timeout_now(&self, vote: Vote, last: Option<LogId>) -> Answer {
         if self.leaves.get() {
             return Answer::Refused;
         }

@@ -47,7 +47,7 @@ pub enum Applied {
     /// Decided; for the client.
     Outcome(Outcome),
     /// Its timestamp was not above the last one: nothing was done, the leader proposes it again.
-    Again,
+    Repropose,
 }
 
 /// What an entry asks of its replica besides its rows and its state.
@@ -115,7 +115,7 @@ fn apply_commands(
     for command in entry.commands.iter() {
         let timestamp = Timestamp(command.timestamp.to_native());
         if timestamp <= state.last_ts {
-            results.push(Applied::Again);
+            results.push(Applied::Repropose);
             continue;
         }
         state.last_ts = timestamp;
@@ -152,7 +152,7 @@ fn follow(
     match order {
         ArchivedRangeOrder::NoOp => {}
         ArchivedRangeOrder::Digest { number } => effects.push(Effect::Digest(number.to_native())),
-        ArchivedRangeOrder::CollectBelow { threshold } => {
+        ArchivedRangeOrder::SetGcThreshold { threshold } => {
             let threshold = Timestamp(threshold.to_native());
             state.gc_threshold = state.gc_threshold.max(threshold.min(timestamp));
         }

@@ -120,7 +120,7 @@ impl Machine {
             },
         ) {
             Applied::Outcome(outcome) => outcome,
-            Applied::Again => panic!("the timestamp is above the last"),
+            Applied::Repropose => panic!("the timestamp is above the last"),
         }
     }
 
@@ -274,7 +274,7 @@ fn a_timestamp_not_above_the_last_does_nothing() {
                 batch: &write
             }
         ),
-        Applied::Again
+        Applied::Repropose
     );
     assert_eq!(machine.value("k").as_deref(), Some("1"));
     // The pair was not used up.
@@ -288,14 +288,14 @@ fn thresholds_and_ceilings_never_go_back() {
     machine.apply_at(
         at(1000),
         EPOCH,
-        Action::Order(RangeOrder::CollectBelow {
+        Action::Order(RangeOrder::SetGcThreshold {
             threshold: at(500).0,
         }),
     );
     machine.apply_at(
         at(1001),
         EPOCH,
-        Action::Order(RangeOrder::CollectBelow {
+        Action::Order(RangeOrder::SetGcThreshold {
             threshold: at(400).0,
         }),
     );
@@ -304,7 +304,7 @@ fn thresholds_and_ceilings_never_go_back() {
     machine.apply_at(
         at(1002),
         EPOCH,
-        Action::Order(RangeOrder::CollectBelow {
+        Action::Order(RangeOrder::SetGcThreshold {
             threshold: at(5000).0,
         }),
     );

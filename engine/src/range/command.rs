@@ -67,7 +67,7 @@ pub enum Action<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize)]
 pub enum RangeOrder {
     /// Old versions up to this timestamp may go; reads at or below it are refused from now on.
-    CollectBelow {
+    SetGcThreshold {
         /// The new threshold.
         threshold: u64,
     },

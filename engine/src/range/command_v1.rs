@@ -65,7 +65,7 @@ enum ActionV1 {
         pair: PairV1,
         changes: Vec<KeyChangeV1>,
     },
-    CollectBelow {
+    SetGcThreshold {
         threshold: u64,
     },
     Nothing,
@@ -152,8 +152,8 @@ impl From<ActionV1> for Owned {
                 Owned::Write(pair.into(), Batch::add(key.into(), delta))
             }
             ActionV1::Multi { pair, changes } => Owned::Write(pair.into(), multi(changes)),
-            ActionV1::CollectBelow { threshold } => {
-                Owned::Order(RangeOrder::CollectBelow { threshold })
+            ActionV1::SetGcThreshold { threshold } => {
+                Owned::Order(RangeOrder::SetGcThreshold { threshold })
             }
             ActionV1::Nothing => Owned::Order(RangeOrder::NoOp),
             ActionV1::Digest { number } => Owned::Order(RangeOrder::Digest { number }),
@@ -299,13 +299,13 @@ mod tests {
     fn orders_of_the_range_and_an_entry_of_nothing_stay() {
         let new = convert_all(vec![
             ActionV1::Nothing,
-            ActionV1::CollectBelow { threshold: 5 },
+            ActionV1::SetGcThreshold { threshold: 5 },
             ActionV1::Digest { number: 6 },
         ]);
         let entry = command::access(&new).expect("is read");
         let orders = entry.commands.iter().map(|command| match &command.action {
             ArchivedAction::Order(ArchivedRangeOrder::NoOp) => (0, 0),
-            ArchivedAction::Order(ArchivedRangeOrder::CollectBelow { threshold }) => {
+            ArchivedAction::Order(ArchivedRangeOrder::SetGcThreshold { threshold }) => {
                 (1, threshold.to_native())
             }
             ArchivedAction::Order(ArchivedRangeOrder::Digest { number }) => (2, number.to_native()),

@@ -81,7 +81,7 @@ fn entries() {
         .iter()
         .map(|batch| Action::Write { pair, batch })
         .collect();
-    actions.push(Action::Order(RangeOrder::CollectBelow { threshold: 5 }));
+    actions.push(Action::Order(RangeOrder::SetGcThreshold { threshold: 5 }));
     actions.push(Action::Order(RangeOrder::NoOp));
     let command = |(timestamp, action)| Command {
         timestamp,

@@ -545,7 +545,7 @@ fn answer<E: Env>(
         // This one was given up: it is answered already.
         let Some(proposal) = proposal else { continue };
         match applied {
-            Applied::Again => again.push(proposal),
+            Applied::Repropose => again.push(proposal),
             Applied::Outcome(outcome) => {
                 proposal
                     .sink

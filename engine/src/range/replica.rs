@@ -162,7 +162,7 @@ impl<E: Env> Replica<E> {
     }
 
     /// Becomes the snapshot with rows under `data_id`: they and the switch in the log are durable.
-    pub(crate) fn take_over(&self, data_id: DataId, state: RangeState) {
+    pub(crate) fn install(&self, data_id: DataId, state: RangeState) {
         let durable = Durable {
             applied: state.applied,
             membership: state.membership.clone(),

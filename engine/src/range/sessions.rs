@@ -404,12 +404,7 @@ impl Sessions {
     /// Makes this table, which came with a snapshot, replace another: rows that the tree has of
     /// clients which this table does not know are deleted. Looks at about `clients_max` of the
     /// other's clients, from place `from` on; gives the place at which to go on.
-    pub fn take_over(
-        &mut self,
-        other: &Sessions,
-        from: usize,
-        clients_max: usize,
-    ) -> Option<usize> {
+    pub fn inherit(&mut self, other: &Sessions, from: usize, clients_max: usize) -> Option<usize> {
         if from == 0 {
             // Clients that the other has forgotten, but not yet deleted from the tree.
             for row in &other.to_delete {

@@ -21,13 +21,13 @@ use crate::shard::{Inner, liveness, management};
 use crate::types::Timestamp;
 
 /// How often, at least, the background looks at everything.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Collection thresholds move in steps of this fraction of the retention.
 const GC_STEPS: u64 = 10;
 /// How long a stop waits for writes in flight.
-const IN_FLIGHT_PATIENCE: Duration = Duration::from_secs(5);
+const IN_FLIGHT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a stop checks whether it is done.
-const STOP_LOOK_EVERY: Duration = Duration::from_millis(2);
+const STOP_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// The handle of the background task.
 #[derive(Default)]
@@ -51,7 +51,7 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
         let mut collector = Collector::default();
         let mut fullness = Fullness::default();
         while !stop.get() {
-            let _ = E::Runtime::timeout(LOOK_EVERY, woken(&news)).await;
+            let _ = E::Runtime::timeout(POLL_INTERVAL, woken(&news)).await;
             let Some(inner) = shard.upgrade() else { return };
             let looked = match look(&inner, &mut fullness).await {
                 Ok(()) => {
@@ -179,7 +179,7 @@ fn propose_threshold<E: Env>(inner: &Inner<E>, replica: &Rc<Replica<E>>) {
     if replica.last_write() <= threshold || due <= threshold.plus_ms(step) {
         return;
     }
-    let order = ProposalKind::Order(RangeOrder::CollectBelow { threshold: due.0 });
+    let order = ProposalKind::Order(RangeOrder::SetGcThreshold { threshold: due.0 });
     // If the queue is full, the next look tries again.
     let sink = Rc::new(Once::new(drop));
     let proposal = Proposal::new(order, epoch, None, (sink, 0));
@@ -191,7 +191,7 @@ pub(super) async fn close<E: Env>(inner: &Rc<Inner<E>>) -> Result<(), Fatal> {
     let began = Now::<E>::now();
     inner.closing.set(true);
     while !inner.creating.borrow().is_empty() {
-        E::Runtime::sleep(STOP_LOOK_EVERY).await;
+        E::Runtime::sleep(STOP_POLL_INTERVAL).await;
     }
     let groups = inner.groups();
     for (replica, _) in &groups {
@@ -210,7 +210,7 @@ pub(super) async fn close<E: Env>(inner: &Rc<Inner<E>>) -> Result<(), Fatal> {
             return Ok(());
         }
         // Writes that cannot reach a majority are left; their fate is unknown.
-        let idle = began.elapsed() > IN_FLIGHT_PATIENCE
+        let idle = began.elapsed() > IN_FLIGHT_TIMEOUT
             || groups
                 .iter()
                 .all(|(replica, _)| replica.proposer.in_flight() == 0);
@@ -220,7 +220,7 @@ pub(super) async fn close<E: Env>(inner: &Rc<Inner<E>>) -> Result<(), Fatal> {
         } else if idle && inner.store.is_flushed() {
             break;
         }
-        E::Runtime::sleep(STOP_LOOK_EVERY).await;
+        E::Runtime::sleep(STOP_POLL_INTERVAL).await;
     }
     {
         let background = inner.background.borrow();

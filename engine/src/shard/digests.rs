@@ -36,18 +36,18 @@ use crate::wal::Group;
 /// How many bytes of rows are read in one go.
 const PIECE_LEN: usize = 1 << 20;
 /// How often voters are asked for a digest that they are making.
-const ASK_EVERY: Duration = Duration::from_millis(500);
+const ASK_INTERVAL: Duration = Duration::from_millis(500);
 /// Time limit of one such request.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How much longer than the leader the other voters may take.
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 /// Pause before the flusher is asked again to take the active memtable.
-const FLUSH_AGAIN: Duration = Duration::from_millis(50);
+const FLUSH_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// If not all voters could be compared, a range is compared again after this many times the time of
 /// rest.
 const AGAIN_AFTER_RESTS: u32 = 10;
 /// How long another replica has to take the lead, before this one, which differs, is removed.
-const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// When replicas compare their digests, and how fast they read for them.
 #[derive(Clone, Copy, Debug)]
@@ -230,7 +230,7 @@ impl<E: Env> Inner<E> {
         // The digest reads frozen memtables and tables only, so everything it covers must be
         // frozen.
         while wanted() && !self.store.freeze_all()? {
-            E::Runtime::sleep(FLUSH_AGAIN).await;
+            E::Runtime::sleep(FLUSH_RETRY_INTERVAL).await;
         }
         let Some(digesting) = replica.digesting().filter(|_| wanted()) else {
             return Ok(());
@@ -344,7 +344,7 @@ impl<E: Env> Inner<E> {
         let sink = Rc::new(Once::new(|result| drop(sender.send(result))));
         let proposal = Proposal::new(order, epoch, None, (sink, 0));
         replica.proposer.push(proposal);
-        let proposed = E::Runtime::timeout(PATIENCE, receiver).await;
+        let proposed = E::Runtime::timeout(TIMEOUT, receiver).await;
         proposed.ok()?.ok()?.ok()?;
         let voters = replica.with_state(|state| {
             let voters = raft::voters(&state.membership.body).unwrap_or_default().0;
@@ -355,7 +355,7 @@ impl<E: Env> Inner<E> {
         let range = replica.group.range;
         let mut own_at = None;
         loop {
-            E::Runtime::sleep(ASK_EVERY).await;
+            E::Runtime::sleep(ASK_INTERVAL).await;
             for ((id, location), (_, digest)) in voters.iter().zip(&mut digests) {
                 if digest.is_none() {
                     *digest = self.digest_of(range, *id, *location, number).await;
@@ -367,7 +367,7 @@ impl<E: Env> Inner<E> {
             }
             let all = digests.iter().all(|(_, digest)| digest.is_some());
             // After this replica's own digest, the others get some more time.
-            let is_late = own_at.is_some_and(|at| now >= at + PATIENCE);
+            let is_late = own_at.is_some_and(|at| now >= at + TIMEOUT);
             let is_off = replica.leading().is_none() || raft.is_retired() || self.closing.get();
             // Another replica leads by now, or this replica's digest was given up.
             if is_off || (own_at.is_none() && !replica.is_digesting(number)) {
@@ -426,17 +426,17 @@ impl<E: Env> Inner<E> {
         if !differ.contains(&me) {
             return Ok(());
         }
-        let mut heirs = raft.heirs();
-        heirs.retain(|id| !differ.contains(id));
-        let Some(heir) = self.heir(replica, heirs).await else {
+        let mut transfer_targets = raft.transfer_targets();
+        transfer_targets.retain(|id| !differ.contains(id));
+        let Some(transfer_target) = self.transfer_target(replica, transfer_targets).await else {
             // No replica can take the lead now: no answer is better than a wrong one. The next
             // leader compares again.
             replica.halt();
             return Ok(());
         };
         replica.stop_leading();
-        raft.hand_over(heir.replica).await?;
-        E::Runtime::sleep(HAND_OVER_PATIENCE).await;
+        raft.transfer_to(transfer_target.replica).await?;
+        E::Runtime::sleep(TRANSFER_TIMEOUT).await;
         self.remove_replica(range, me).await.map(drop)
     }
 

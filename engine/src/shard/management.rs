@@ -1,7 +1,7 @@
 //! The shard's part in managing the cluster: it reports its state, takes the view of the cluster,
 //! and hosts the manager while it leads the system range.
 //!
-//! Every [`REPORT_EVERY`] a shard sends the manager a report of what it leads and holds
+//! Every [`REPORT_INTERVAL`] a shard sends the manager a report of what it leads and holds
 //! ([`super::report`]). The response has the view, if it has changed, and the replicas of the shard
 //! that are no longer members. The shard that leads the system range makes the [`Manager`] of its
 //! term from the rows of that range. Whatever must outlive the manager is written there before
@@ -26,15 +26,15 @@ use crate::raft;
 use crate::types::{Location, NodeId, ShardId};
 
 /// How often a shard reports, and the manager plans.
-const REPORT_EVERY: Duration = Duration::from_millis(500);
+const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 /// Time limit of one request.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time limit of an order.
 pub(super) const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a caller's request looks for the manager.
-const MANAGE_PATIENCE: Duration = Duration::from_secs(4);
+const MANAGE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Pause before it looks again.
-const MANAGE_AGAIN: Duration = Duration::from_millis(50);
+const MANAGE_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// Most shards that are asked in one search for the manager.
 const HOPS_MAX: usize = 8;
 
@@ -107,7 +107,7 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
                 inner.administer().await;
             }
             drop(inner);
-            E::Runtime::sleep(REPORT_EVERY).await;
+            E::Runtime::sleep(REPORT_INTERVAL).await;
         }
     }));
 }
@@ -138,7 +138,7 @@ impl<E: Env> Shard<E> {
     /// # Errors
     /// No shard that leads the system range was found.
     pub async fn manage(&self, ask: Ask) -> Result<Told, Error> {
-        let until = Now::<E>::now() + MANAGE_PATIENCE;
+        let until = Now::<E>::now() + MANAGE_TIMEOUT;
         loop {
             if let Some(told) = self.inner.ask_manager(&ask).await {
                 return Ok(told);
@@ -146,7 +146,7 @@ impl<E: Env> Shard<E> {
             if Now::<E>::now() > until {
                 return Err(Error::NotLeader(None));
             }
-            E::Runtime::sleep(MANAGE_AGAIN).await;
+            E::Runtime::sleep(MANAGE_RETRY_INTERVAL).await;
         }
     }
 }
@@ -329,8 +329,8 @@ impl<E: Env> Inner<E> {
                 voters,
                 learners,
             } => return self.change_members(range, voters, learners),
-            Ask::HandOver { range, to } => self.hand_over_range(range, to).await,
-            Ask::WouldLead { range, replica } => return self.would_lead(range, replica),
+            Ask::TransferLeadership { range, to } => self.hand_over_range(range, to).await,
+            Ask::MayLead { range, replica } => return self.may_lead_now(range, replica),
             Ask::Digest {
                 range,
                 replica,

@@ -16,7 +16,7 @@ use super::{Inner, Running, background, open};
 use crate::cluster::{Ask, Told};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Error, Fatal, OrderError};
-use crate::raft::{Made, Membership, RaftGroup};
+use crate::raft::{Membership, RaftGroup, StartMode};
 use crate::range::replica::{Replica, ReplicaParts};
 use crate::range::state::RangeState;
 use crate::range::{Descriptor, Keyspace, ReplicaPlace};
@@ -28,9 +28,9 @@ pub(super) const CREATE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit for a shard to remove one.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// New voters that come no nearer for this long are given up.
-const CATCH_UP_PATIENCE: Duration = Duration::from_mins(2);
+const CATCH_UP_TIMEOUT: Duration = Duration::from_mins(2);
 /// How often their progress is checked.
-const CATCH_UP_LOOK: Duration = Duration::from_millis(20);
+const CATCH_UP_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How often shards of new voters that lag are asked whether the replica still exists.
 const CATCH_UP_ASK: Duration = Duration::from_secs(3);
 /// A replica that lacks at most this many entries has caught up.
@@ -130,7 +130,7 @@ impl<E: Env> Inner<E> {
             observers: self.observers.clone(),
         }));
         self.store.add(replica.clone());
-        let (around, made) = (self.around.clone(), Made::Now { leads: false });
+        let (around, made) = (self.around.clone(), StartMode::Now { leads: false });
         let running = open::start(replica, log, around, made, &self.routes_version).await?;
         tracing::info!(range = %group.range, replica = %group.replica, "a replica was made");
         let mut by_range = self.by_range.borrow_mut();
@@ -244,10 +244,12 @@ impl<E: Env> Inner<E> {
         let (now, is_joint) = members(raft).await.map(|now| (now.voters, now.is_joint))?;
         // A leader that must go lets a replica that stays finish the change.
         if !new.contains(&me) {
-            let mut heirs = raft.heirs();
-            heirs.retain(|id| new.contains(id) && now.contains(id));
-            if let Some(heir) = self.heir(replica, heirs).await {
-                return self.leave_change_to(running, heir, voters, learners).await;
+            let mut transfer_targets = raft.transfer_targets();
+            transfer_targets.retain(|id| new.contains(id) && now.contains(id));
+            if let Some(transfer_target) = self.transfer_target(replica, transfer_targets).await {
+                return self
+                    .leave_change_to(running, transfer_target, voters, learners)
+                    .await;
             }
         }
         let goal: BTreeSet<ReplicaId> = new.into_iter().collect();
@@ -322,7 +324,7 @@ impl<E: Env> Inner<E> {
     ) -> Result<(), OrderError> {
         let lags = || learning.iter().map(|place| raft.lag(place.replica));
         let mut least = u64::MAX;
-        let mut until = Now::<E>::now() + CATCH_UP_PATIENCE;
+        let mut until = Now::<E>::now() + CATCH_UP_TIMEOUT;
         let mut ask_at = Now::<E>::now() + CATCH_UP_ASK;
         loop {
             let lag = lags().max().unwrap_or(0);
@@ -331,10 +333,10 @@ impl<E: Env> Inner<E> {
             }
             if lag < least {
                 least = lag;
-                until = Now::<E>::now() + CATCH_UP_PATIENCE;
+                until = Now::<E>::now() + CATCH_UP_TIMEOUT;
             }
             if let Some(taken) = raft.part_taken() {
-                until = until.max(taken + CATCH_UP_PATIENCE);
+                until = until.max(taken + CATCH_UP_TIMEOUT);
             }
             // A replica that no longer exists, or whose node is gone, would never catch up.
             if Now::<E>::now() >= ask_at {
@@ -351,7 +353,7 @@ impl<E: Env> Inner<E> {
                 return Err(OrderError::busy("the new replicas do not catch up"));
             }
             raft.stay_awake();
-            E::Runtime::sleep(CATCH_UP_LOOK).await;
+            E::Runtime::sleep(CATCH_UP_POLL_INTERVAL).await;
         }
     }
 }

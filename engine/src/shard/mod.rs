@@ -14,7 +14,7 @@ mod background;
 pub mod contents;
 mod digests;
 mod folder;
-mod hand_over;
+mod leadership_transfer;
 mod liveness;
 mod management;
 mod members;
@@ -41,7 +41,7 @@ use crate::limits::{
     BATCH_ADDITIONS_MAX, BATCH_LEN_MAX, BATCH_OPS_MAX, KEY_LEN_MAX, VALUE_LEN_MAX,
 };
 use crate::mutant::{self, Mutant};
-use crate::raft::{Around, RaftGroup};
+use crate::raft::{GroupDeps, RaftGroup};
 use crate::range::observer::ApplyObservers;
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
@@ -148,7 +148,7 @@ struct Inner<E: Env> {
     hlc: Hlc,
     observers: ApplyObservers,
     /// What the shard's groups need from it, and it needs itself.
-    around: Around<E>,
+    around: GroupDeps<E>,
     wal: Wal<E>,
     store: Rc<Store<E>>,
     /// Ranges of the users' key space, sorted by their first key.
@@ -167,7 +167,7 @@ struct Inner<E: Env> {
     /// Changes whenever a replica has come or gone, or a range has another leader.
     routes_version: Rc<Cell<u64>>,
     /// Snapshots that are being received.
-    staging: staging::Stagings,
+    staging: staging::ReceivedSnapshots,
     /// The next data id, and the highest one that is reserved.
     data_ids: Cell<(u64, u64)>,
     digests: digests::Digests<E>,

@@ -11,7 +11,7 @@ use crate::env::{AsyncRuntime, Env, World};
 use crate::error::Fatal;
 use crate::hlc::Hlc;
 use crate::lsm::Lsm;
-use crate::raft::{Around, Made, RaftGroup, encode_membership, members};
+use crate::raft::{GroupDeps, RaftGroup, StartMode, encode_membership, members};
 use crate::range::observer::ApplyObservers;
 use crate::range::proposer;
 use crate::range::recovery;
@@ -22,7 +22,7 @@ use crate::shard::digests::Digests;
 use crate::shard::folder;
 use crate::shard::liveness::Liveness;
 use crate::shard::management::Management;
-use crate::shard::staging::{DATA_ID_BLOCK, Stagings};
+use crate::shard::staging::{DATA_ID_BLOCK, ReceivedSnapshots};
 use crate::shard::{InitialRange, Inner, Running, Shard, ShardOptions};
 use crate::tree::Store;
 use crate::types::{DataId, Epoch, ReplicaId};
@@ -59,7 +59,7 @@ impl<E: Env> Shard<E> {
         let store = Rc::new(Store::new(lsm, wal.clone(), options.on_fatal.clone()));
         folder::check_and_mark(&store, &wal, &recovered, &options).await?;
         let (made, data_ids) = create_missing(&wal, &mut recovered, &options).await?;
-        let around = Around::<E> {
+        let around = GroupDeps::<E> {
             transport: world.transport,
             clock: world.clock,
             entries_kept: options.entries_kept,
@@ -95,7 +95,7 @@ impl<E: Env> Shard<E> {
             let mut initial = options.initial.iter();
             let initial = initial.find(|initial| initial.range == created.group.range);
             let initial = initial.filter(|_| made.contains(&created.group));
-            let made = initial.map_or(Made::Before, |initial| Made::Now {
+            let made = initial.map_or(StartMode::Before, |initial| StartMode::Now {
                 leads: initial.leads,
             });
             let running = start(replica, log, around.clone(), made, &routes_version).await?;
@@ -130,7 +130,7 @@ impl<E: Env> Shard<E> {
             closing: Cell::new(false),
             creating: RefCell::default(),
             routes_version,
-            staging: Stagings::default(),
+            staging: ReceivedSnapshots::default(),
             data_ids: Cell::new(data_ids),
             digests: Digests::new(options.digests),
         });
@@ -262,8 +262,8 @@ pub(super) fn first_key<E: Env>(running: &Running<E>) -> Vec<u8> {
 pub(super) async fn start<E: Env>(
     replica: Rc<Replica<E>>,
     log: GroupLog<E>,
-    around: Around<E>,
-    made: Made,
+    around: GroupDeps<E>,
+    made: StartMode,
     routes_version: &Rc<Cell<u64>>,
 ) -> Result<Running<E>, Fatal> {
     let raft = RaftGroup::start(replica.clone(), log, around, made).await?;

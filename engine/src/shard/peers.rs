@@ -16,7 +16,7 @@ use crate::types::Location;
 use crate::wal::{Group, LogId, Vote};
 
 /// Pause before a read that was not confirmed is tried again.
-const CONFIRM_AGAIN: Duration = Duration::from_millis(25);
+const CONFIRM_RETRY_INTERVAL: Duration = Duration::from_millis(25);
 
 impl<E: Env> Shard<E> {
     /// Answers a request of another replica or shard. It never makes a replica that is not here.
@@ -44,7 +44,7 @@ impl<E: Env> Shard<E> {
                     None => Answer::Refused,
                 }
             }
-            Some(Message::Beat { from, leads }) => {
+            Some(Message::Heartbeat { from, leads }) => {
                 return raft::encode_behind(&self.inner.take_beat(from, &leads));
             }
             Some(Message::Cluster(message)) => {
@@ -93,7 +93,7 @@ impl<E: Env> Shard<E> {
             if replica.lacks_quorum() {
                 return Err(Error::NoQuorum(Fate::NotApplied));
             }
-            E::Runtime::sleep(CONFIRM_AGAIN).await;
+            E::Runtime::sleep(CONFIRM_RETRY_INTERVAL).await;
         }
     }
 

@@ -8,7 +8,7 @@
 use super::{Inner, Running};
 use crate::env::{Env, Instant, Now};
 use crate::limits::{
-    LOG_FULL_PATIENCE, PINNED_DISK_PART, PINNED_ENTRIES_MAX, PINNED_LEN_MAX, WAL_SEGMENTS_FULL,
+    LOG_FULL_TIMEOUT, PINNED_DISK_PART, PINNED_ENTRIES_MAX, PINNED_LEN_MAX, WAL_SEGMENTS_FULL,
 };
 use crate::raft::{Pinned, RaftGroup};
 
@@ -108,7 +108,7 @@ impl<E: Env> Fullness<E> {
             return false;
         }
         let since = *self.since.get_or_insert(now);
-        now.saturating_duration_since(since) >= LOG_FULL_PATIENCE
+        now.saturating_duration_since(since) >= LOG_FULL_TIMEOUT
     }
 }
 

@@ -98,7 +98,7 @@ fn led<E: Env>(
         };
         let takes_snapshot = raft
             .part_taken()
-            .is_some_and(|at| now < at + raft::PART_PATIENCE);
+            .is_some_and(|at| now < at + raft::PART_TIMEOUT);
         let there = voters.iter().filter(|id| is_there(**id)).count();
         let others = descriptor.replicas.iter();
         let others = others.filter(|place| place.replica != me);

@@ -26,14 +26,14 @@ pub(super) const DATA_ID_BLOCK: u64 = 64;
 
 /// The snapshots that a shard is receiving.
 #[derive(Default)]
-pub(super) struct Stagings {
-    all: RefCell<Vec<Staging>>,
+pub(super) struct ReceivedSnapshots {
+    all: RefCell<Vec<ReceivedSnapshot>>,
     /// Notified when a part is taken, and when one begins or ends.
     changed: Notify,
 }
 
 /// A snapshot that is being received.
-struct Staging {
+struct ReceivedSnapshot {
     /// The replica here that receives it.
     to: ReplicaId,
     /// The replica that sends it, and its id of the snapshot.
@@ -199,7 +199,7 @@ impl<E: Env> Shard<E> {
             return Ok(false);
         }
         let mut all = self.inner.staging.all.borrow_mut();
-        let staging = Staging {
+        let staging = ReceivedSnapshot {
             to: envelope.to,
             from,
             live: LiveData {

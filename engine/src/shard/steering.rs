@@ -139,7 +139,7 @@ pub(super) fn ask_of<T: Instant>(
         }
         Step::Lead { range, to } => {
             let at = manager.leader_of(range, now)?;
-            Some((at, Ask::HandOver { range, to }))
+            Some((at, Ask::TransferLeadership { range, to }))
         }
     }
 }
@@ -178,7 +178,7 @@ fn choose_leader<T: Instant>(
             })?
         }
     };
-    let ask = Ask::HandOver { range, to: replica };
+    let ask = Ask::TransferLeadership { range, to: replica };
     manager.order(&ask, now);
     Ok((at, ask))
 }

@@ -30,7 +30,7 @@ use crate::wal::{Position, Wal};
 pub use mark::TreeMark;
 
 /// How often, at least, a task that waits for room checks for it.
-const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_millis(20);
+const ROOM_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// About how many bytes a session row takes.
 const SESSION_ROW_LEN: usize = 160;
@@ -286,7 +286,7 @@ impl<E: Env> Store<E> {
             }
             // During a start the background task does not run yet, so a waiting task polls, too.
             if !self.poll()? {
-                let _ = E::Runtime::timeout(LOOK_FOR_ROOM_EVERY, self.changed.next()).await;
+                let _ = E::Runtime::timeout(ROOM_POLL_INTERVAL, self.changed.next()).await;
             }
         }
     }
@@ -387,7 +387,7 @@ impl<E: Env> Store<E> {
         let id = self.freeze()?;
         while !self.is_installed(id) {
             if !self.poll()? {
-                let _ = E::Runtime::timeout(LOOK_FOR_ROOM_EVERY, self.changed.next()).await;
+                let _ = E::Runtime::timeout(ROOM_POLL_INTERVAL, self.changed.next()).await;
             }
         }
         Ok(())

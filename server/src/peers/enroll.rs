@@ -36,7 +36,7 @@ use tokio_util::compat::TokioAsyncReadCompatExt;
 use super::input::Input;
 use super::serve::HELLO_LEN_MAX;
 use super::{Peers, VERSION, kind, reach, same_secret};
-use crate::net::port::HELD_PATIENCE;
+use crate::net::port::HELD_TIMEOUT;
 use crate::shard::context::Context;
 
 /// Pause between two requests to the same address.
@@ -165,7 +165,7 @@ pub async fn enroll(
 
 /// Binds the node's port. A process that was just killed may hold it for a moment longer.
 async fn listen(address: &str) -> Result<TcpListener, String> {
-    let until = tokio::time::Instant::now() + HELD_PATIENCE;
+    let until = tokio::time::Instant::now() + HELD_TIMEOUT;
     loop {
         match TcpListener::bind(address).await {
             Ok(listener) => return Ok(listener),

@@ -474,7 +474,7 @@ mod tests {
         node: NodeId(2),
         shard: ShardId(0),
     };
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const TIMEOUT: Duration = Duration::from_secs(10);
 
     /// A request that arrived at the other node, and its connection.
     struct Arrived {
@@ -563,7 +563,7 @@ mod tests {
 
     /// The next request that arrives; the links' tasks run meanwhile.
     async fn next(arrived: &mpsc::Receiver<Arrived>) -> Arrived {
-        let until = Now::now() + PATIENCE;
+        let until = Now::now() + TIMEOUT;
         loop {
             match arrived.try_recv() {
                 Ok(arrived) => return arrived,

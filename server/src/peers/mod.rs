@@ -107,7 +107,7 @@ pub mod kind {
 }
 
 /// A repeated refusal is logged at this interval.
-const REFUSAL_LOGGED_EVERY: Duration = Duration::from_mins(1);
+const REFUSAL_LOG_INTERVAL: Duration = Duration::from_mins(1);
 /// Most refusals that are remembered, so as not to log them again; beyond these, none are logged.
 const REFUSALS_MAX: usize = 64;
 
@@ -239,7 +239,7 @@ impl Peers {
     fn is_news(&self, refusal: &str) -> bool {
         let mut refusals = held(&self.refusals);
         let now = Instant::now();
-        refusals.retain(|_, at| now < *at + REFUSAL_LOGGED_EVERY);
+        refusals.retain(|_, at| now < *at + REFUSAL_LOG_INTERVAL);
         if refusals.contains_key(refusal) || refusals.len() >= REFUSALS_MAX {
             return false;
         }

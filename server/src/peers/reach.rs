@@ -24,7 +24,7 @@ use crate::env::reactor::{self, TcpStream};
 /// Time limit of connecting and greeting.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause before a claim that does not hold is tried again.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// A claim that has failed this often is logged. A node sends its claim a moment before it listens.
 const TRIES_BEFORE_COMPLAINT: u32 = 3;
 
@@ -88,7 +88,7 @@ impl Peers {
                              --advertise"
                         );
                     }
-                    GlommioRuntime::sleep(TRY_AGAIN).await;
+                    GlommioRuntime::sleep(RETRY_INTERVAL).await;
                 }
             }
         }

@@ -43,7 +43,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often incomplete frames are checked within the time limit for their progress.
 const FRAME_LOOKS: u32 = 8;
 /// How often a shard checks whether its routes have changed.
-const TELL_ROUTES_EVERY: Duration = Duration::from_millis(25);
+const ROUTES_INTERVAL: Duration = Duration::from_millis(25);
 
 /// What the node orders its shards to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +156,7 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
     // Leaderships move while clients are still answered: they get the route to the new leader.
     let shard = context.gateway.shard();
     shard.leave();
-    shard.hand_over().await?;
+    shard.transfer_leaders().await?;
     accepting.cancel().await;
     drain(&context, until).await;
     shard.clone().close().await?;
@@ -220,7 +220,7 @@ async fn tell_routes(context: Rc<Context>) {
             context.mesh.tell_routes(&routes).await;
             context.gateway.learn_routes(context.here(), routes);
         }
-        GlommioRuntime::sleep(TELL_ROUTES_EVERY).await;
+        GlommioRuntime::sleep(ROUTES_INTERVAL).await;
     }
 }
 

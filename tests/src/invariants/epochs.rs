@@ -28,7 +28,7 @@ pub fn check(
         // A repeated write, which was applied earlier, has another version.
         let is_applied = match result {
             Applied::Outcome(outcome) => outcome.version() == Some(timestamp),
-            Applied::Again => false,
+            Applied::Repropose => false,
         };
         let is_internal = matches!(command.action, ArchivedAction::Order(_));
         let (proposed, now) = (command.epoch.epoch(), state.descriptor.epoch);

@@ -48,7 +48,7 @@ impl Targets {
             let (pair, timestamp) = (pair.pair(), Timestamp(command.timestamp.to_native()));
             let applied_now = match result {
                 Applied::Outcome(outcome) => outcome.version() == Some(timestamp),
-                Applied::Again => false,
+                Applied::Repropose => false,
             };
             let Some(Some(named)) = self.0.get(&(pair.client, pair.sequence)) else {
                 continue;

@@ -26,10 +26,10 @@ const AWAY: u16 = 3;
 /// How long it is down; meanwhile the others purge the entries that it misses.
 const AWAY_FOR: Duration = Duration::from_secs(2);
 /// How long it may take to catch up.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// A replica that lags by at most this many entries has caught up.
 const CAUGHT_UP: u64 = 16;
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// One snapshot suffices; another may be needed if the leader changes.
 const SNAPSHOTS_MAX: usize = 2;
 
@@ -39,7 +39,7 @@ const LOADERS: u32 = 4;
 const ROWS_OF_LOADER: usize = 128;
 /// All writers together make about a hundred writes a second.
 const WRITERS: u32 = 4;
-const WRITE_EVERY: Duration = Duration::from_millis(40);
+const WRITE_INTERVAL: Duration = Duration::from_millis(40);
 
 /// The effort for each write.
 const EFFORT: Effort = Effort {
@@ -159,7 +159,7 @@ impl Story {
             });
         }
         while left.get() > 0 {
-            SimRuntime::sleep(LOOK_EVERY).await;
+            SimRuntime::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -167,7 +167,7 @@ impl Story {
         let begun = executor::current().now();
         let mut data_ids = BTreeSet::new();
         loop {
-            SimRuntime::sleep(LOOK_EVERY).await;
+            SimRuntime::sleep(POLL_INTERVAL).await;
             let looks = self.cluster.looks();
             let users = || looks.iter().filter(|look| !look.status.system);
             let is_away = |look: &&Look| look.host.machine() == AWAY;
@@ -178,7 +178,7 @@ impl Story {
             let most = users().map(|look| look.status.applied).max().unwrap_or(0);
             let passed = executor::current().now() - begun;
             let is_back = applied > 0 && applied + CAUGHT_UP >= most && data_ids.len() > 1;
-            if is_back || passed > PATIENCE {
+            if is_back || passed > TIMEOUT {
                 return CaughtUp {
                     after: is_back.then_some(passed),
                     snapshots: data_ids.len().saturating_sub(1),
@@ -196,6 +196,6 @@ async fn write_on(client: Rc<SimClient>, stop: Rc<Cell<bool>>) {
         let write = Batch::put(key.clone(), value.clone());
         // After a failure the next write is tried nevertheless.
         let _ = client.write(&key, write, EFFORT).await;
-        SimRuntime::sleep(WRITE_EVERY).await;
+        SimRuntime::sleep(WRITE_INTERVAL).await;
     }
 }

@@ -61,7 +61,7 @@ pub fn furthest_ahead(seed: u64, chain: Chain) -> Result<u64, String> {
             let nodes = cluster.nodes();
             let node = &nodes[link as usize % nodes.len()];
             match chain {
-                Chain::HandOvers => hand_over(node).await,
+                Chain::HandOvers => transfer_to(node).await,
                 Chain::Restarts => {
                     node.crash();
                     node.start().await;
@@ -81,10 +81,12 @@ fn shard(node: &Rc<SimNode>) -> Option<Shard<super::world::SimEnv>> {
     node.shards()?.first().cloned()
 }
 
-async fn hand_over(node: &Rc<SimNode>) {
+async fn transfer_to(node: &Rc<SimNode>) {
     if let Some(shard) = shard(node) {
-        let handed_over = OnHost::new(node.host(), async move { shard.hand_over().await.is_ok() });
-        assert!(handed_over.await, "a group has failed");
+        let transferred = OnHost::new(node.host(), async move {
+            shard.transfer_leaders().await.is_ok()
+        });
+        assert!(transferred.await, "a group has failed");
     }
 }
 

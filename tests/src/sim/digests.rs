@@ -36,8 +36,8 @@ const EFFORT: Effort = Effort {
 };
 /// The time for comparisons to find the rows. A comparison that a restart interrupts takes a minute
 /// to end.
-const PATIENCE: Duration = Duration::from_secs(150);
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const TIMEOUT: Duration = Duration::from_secs(150);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// The time after which rows are replicated, and old enough to be compared.
 const SETTLED: Duration = Duration::from_secs(2);
 const RANGE: RangeId = RangeId(SYSTEM_RANGE.0 + 1);
@@ -110,7 +110,7 @@ pub fn damage(seed: u64, one_in: u64) -> Result<Damage, String> {
             drop(client.write(key.as_bytes(), write, EFFORT).await);
         }
         cluster.network.heal();
-        SimRuntime::sleep(PATIENCE / 15).await;
+        SimRuntime::sleep(TIMEOUT / 15).await;
         for node in cluster.nodes() {
             assert_eq!(node.fatal(), None, "node {}", node.machine);
         }
@@ -164,9 +164,9 @@ async fn found(
 ) -> Found {
     let mut found = Found::default();
     let mut counted = vec![0; cluster.nodes().len()];
-    let until = executor::current().now() + PATIENCE;
+    let until = executor::current().now() + TIMEOUT;
     while executor::current().now() < until {
-        SimRuntime::sleep(LOOK_EVERY).await;
+        SimRuntime::sleep(POLL_INTERVAL).await;
         for (node, count) in cluster.nodes().iter().zip(&mut counted) {
             let Some(shards) = node.shards() else {
                 continue;
@@ -182,12 +182,12 @@ async fn found(
                 ranges.any(|status| status.route.range == RANGE && status.leads)
             });
             if leads.is_some() && is_led && !is_first && counted_nothing(&found) {
-                let handed_over = OnHost::new(node.host(), async move {
+                let transferred = OnHost::new(node.host(), async move {
                     // It does not matter which node takes the range: in the end it is the first
                     // machine.
-                    let _ = shard.hand_over().await;
+                    let _ = shard.transfer_leaders().await;
                 });
-                handed_over.await;
+                transferred.await;
             }
         }
         found.different = counted.iter().sum();

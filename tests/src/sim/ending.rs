@@ -11,7 +11,7 @@ use rangedb_engine::types::NodeId;
 use super::executor;
 use super::node::SimNode;
 use super::operator;
-use super::run::{LOOK_EVERY, START_PATIENCE, Story};
+use super::run::{POLL_INTERVAL, START_TIMEOUT, Story};
 use super::runtime::SimRuntime;
 use super::world;
 use crate::invariants;
@@ -23,7 +23,7 @@ const CONVERGES_WITHIN: Duration = Duration::from_secs(10);
 /// How long the ranges may take after that to regain all their replicas.
 const RESTORES_WITHIN: Duration = Duration::from_secs(60);
 /// How often the check looks for missing replicas.
-const REPLICATION_LOOK: Duration = Duration::from_millis(100);
+const REPLICATION_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a node does not hear another one.
 const DEAF: Duration = Duration::from_secs(3);
 /// How often the check looks for leaders meanwhile.
@@ -36,9 +36,9 @@ impl Story {
         world::let_all_leases_count();
         let begun = executor::current().now();
         while !self.busy.borrow().is_empty() {
-            SimRuntime::sleep(LOOK_EVERY).await;
+            SimRuntime::sleep(POLL_INTERVAL).await;
             // A node that waits for room at its start may take long.
-            if executor::current().now() - begun > 4 * START_PATIENCE {
+            if executor::current().now() - begun > 4 * START_TIMEOUT {
                 let busy = self.busy.borrow().clone();
                 return self.seen.violation(format!("nodes {busy:?} hang"));
             }
@@ -83,7 +83,7 @@ impl Story {
     pub(super) async fn check(self: &Rc<Story>) {
         let clients = async {
             while self.seen.clients.get() > 0 {
-                SimRuntime::sleep(LOOK_EVERY).await;
+                SimRuntime::sleep(POLL_INTERVAL).await;
             }
         };
         if SimRuntime::timeout(CLIENTS_END_WITHIN, clients)
@@ -164,7 +164,7 @@ impl Story {
             if executor::current().now() > until {
                 return self.seen.violation(format!("no replication: {missing}"));
             }
-            SimRuntime::sleep(REPLICATION_LOOK).await;
+            SimRuntime::sleep(REPLICATION_POLL_INTERVAL).await;
         }
     }
 
@@ -181,7 +181,7 @@ impl Story {
             if executor::current().now() > until {
                 return self.seen.violation(format!("no convergence: {missing}"));
             }
-            SimRuntime::sleep(LOOK_EVERY).await;
+            SimRuntime::sleep(POLL_INTERVAL).await;
         }
         invariants::compare(&self.seen, &self.cluster, true);
         let looks = self.cluster.looks();

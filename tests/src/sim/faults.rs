@@ -68,7 +68,7 @@ pub enum Fault {
         then: Then,
     },
     /// A shard hands over all its leaderships.
-    HandOver { node: u16, shard: u16 },
+    TransferLeadership { node: u16, shard: u16 },
     /// The machine loses its disk for good. After a while another node starts there with an empty
     /// one.
     LoseDisk { node: u16, down_ms: u64 },
@@ -173,7 +173,7 @@ const KINDS: [fn(&Random, u16, u16) -> Fault; 27] = [
     no_lease,
     crash_at_answer,
     crash_at_answer,
-    hand_over,
+    transfer_to,
     lead,
     move_replica,
     move_replica,
@@ -512,8 +512,8 @@ fn crash_at_answer(random: &Random, nodes: u16, _: u16) -> Fault {
     }
 }
 
-fn hand_over(random: &Random, nodes: u16, shards: u16) -> Fault {
-    Fault::HandOver {
+fn transfer_to(random: &Random, nodes: u16, shards: u16) -> Fault {
+    Fault::TransferLeadership {
         node: node(random, nodes),
         shard: random.below(u64::from(shards)) as u16,
     }

@@ -21,11 +21,11 @@ const BEGINS_AFTER: Duration = Duration::from_millis(500);
 /// How long it is down; meanwhile the others purge the entries that it misses.
 const AWAY: Duration = Duration::from_secs(2);
 /// How long taking over the snapshots may take.
-const PATIENCE: Duration = Duration::from_secs(8);
+const TIMEOUT: Duration = Duration::from_secs(8);
 /// Polls right after the last snapshot count, too.
 const AFTERWARDS: Duration = Duration::from_millis(20);
 /// How often the state is checked.
-const LOOK_EVERY: Duration = Duration::from_micros(200);
+const POLL_INTERVAL: Duration = Duration::from_micros(200);
 /// How long the power is off.
 const DARK: Duration = Duration::from_millis(50);
 const CLIENTS: u32 = 2;
@@ -101,9 +101,9 @@ impl Story {
         self.while_busy(&taker, |story, node| async move {
             story.start(&node, false).await;
         });
-        let until = executor.now() + PATIENCE;
+        let until = executor.now() + TIMEOUT;
         while executor.now() < until {
-            SimRuntime::sleep(LOOK_EVERY).await;
+            SimRuntime::sleep(POLL_INTERVAL).await;
             let now = data_ids(&taker);
             if now.len() == before.len() && now.iter().all(|(range, id)| before[range] != *id) {
                 SimRuntime::sleep(AFTERWARDS).await;

@@ -115,7 +115,7 @@ struct Running {
 }
 
 /// How often a shard tells the others of its node about its routes, if they have changed.
-const TELL_ROUTES_EVERY: Duration = Duration::from_millis(25);
+const ROUTES_INTERVAL: Duration = Duration::from_millis(25);
 
 /// Tells the gateways of a node the routes of its shards whenever they change.
 async fn tell_routes(gateways: Rc<Vec<Gateway<SimEnv>>>) {
@@ -130,7 +130,7 @@ async fn tell_routes(gateways: Rc<Vec<Gateway<SimEnv>>>) {
                 gateways.iter().for_each(learn);
             }
         }
-        SimRuntime::sleep(TELL_ROUTES_EVERY).await;
+        SimRuntime::sleep(ROUTES_INTERVAL).await;
     }
 }
 
@@ -150,7 +150,7 @@ fn empty_media(id: u16, sizes: Sizes, seed: u64) -> Vec<Medium> {
 
 /// How long a range must rest before its replicas compare digests, and how often they do otherwise.
 const DIGEST_REST: Duration = Duration::from_secs(1);
-const DIGEST_EVERY: Duration = Duration::from_secs(3);
+const DIGEST_INTERVAL: Duration = Duration::from_secs(3);
 
 /// The key at which the range of a shard begins: one letter.
 pub fn border(shard: u16) -> Vec<u8> {
@@ -381,7 +381,7 @@ impl SimNode {
             is_at: Rc::new(|_, _| true),
             digests: DigestOptions {
                 rest: DIGEST_REST,
-                every: DIGEST_EVERY,
+                every: DIGEST_INTERVAL,
                 ..DigestOptions::default()
             },
             on_fatal: Rc::new(move |why| {
@@ -517,7 +517,7 @@ impl SimNode {
         executor::current().spawn_on(self.host(), async move {
             for gateway in gateways.iter() {
                 let stopped = async {
-                    gateway.shard().hand_over().await?;
+                    gateway.shard().transfer_leaders().await?;
                     gateway.drain();
                     gateway.shard().clone().close().await
                 };

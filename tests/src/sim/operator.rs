@@ -19,16 +19,16 @@ use super::node::SimNode;
 use super::runtime::SimRuntime;
 
 /// How long to wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a new node asks for a place in the cluster, and how often.
-const ENROLL_PATIENCE: Duration = Duration::from_secs(20);
-const ENROLL_AGAIN: Duration = Duration::from_millis(100);
+const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
+const ENROLL_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Asks the manager through a node; `None` if there is no answer.
 pub async fn ask(node: &SimNode, ask: Ask) -> Option<Told> {
     let shard = node.shards()?.first()?.clone();
     let asked = OnHost::new(node.host(), async move { shard.manage(ask).await });
-    SimRuntime::timeout(PATIENCE, asked).await.ok()?.ok()
+    SimRuntime::timeout(TIMEOUT, asked).await.ok()?.ok()
 }
 
 /// Gives an order; returns whether the manager has followed it.
@@ -67,7 +67,7 @@ pub async fn order(cluster: &Cluster, order: Order, by: u16) -> bool {
 /// Gets a place in the cluster for a node that replaces one with a lost disk. The same token always
 /// gets the same place.
 pub async fn enroll(cluster: &Cluster, lost: &SimNode, token: u128) -> Option<Rc<SimNode>> {
-    let until = executor::current().now() + ENROLL_PATIENCE;
+    let until = executor::current().now() + JOIN_TIMEOUT;
     while executor::current().now() < until {
         for node in cluster.nodes() {
             let shards = node.shards();
@@ -81,7 +81,7 @@ pub async fn enroll(cluster: &Cluster, lost: &SimNode, token: u128) -> Option<Rc
                 return Some(successor);
             }
         }
-        SimRuntime::sleep(ENROLL_AGAIN).await;
+        SimRuntime::sleep(ENROLL_RETRY_INTERVAL).await;
     }
     None
 }

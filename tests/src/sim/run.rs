@@ -22,13 +22,13 @@ use super::world;
 use crate::invariants::{self, Watch};
 
 /// A node that has not started after this time may be waiting for room on its disk.
-pub(super) const START_PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// How often the invariants of all replicas are checked.
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(3);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(3);
 /// The time in which an answer that has left certainly arrives.
 const ANSWER_ARRIVES: Duration = Duration::from_millis(1);
 /// How long a lost disk waits until every range can do without it; after that it is not lost.
-const SPARE_PATIENCE: Duration = Duration::from_secs(5);
+const SPARE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The result of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -235,7 +235,7 @@ impl Story {
         executor::current().spawn_on(OUTSIDE, async move {
             let mut watch = Watch::default();
             while !stop.get() {
-                SimRuntime::sleep(LOOK_EVERY).await;
+                SimRuntime::sleep(POLL_INTERVAL).await;
                 watch.check(&self.seen, &self.cluster.looks());
                 for shard in self.cluster.nodes().iter().filter_map(|node| node.shards()) {
                     if shard.iter().any(|shard| shard.digests().different > 0) {
@@ -277,12 +277,12 @@ impl Story {
                 None => return,
             }
         }
-        let started = SimRuntime::timeout(START_PATIENCE, node.start());
+        let started = SimRuntime::timeout(START_TIMEOUT, node.start());
         if started.await.is_err() && node.fatal().is_none() {
             // A long log cannot be applied to a full disk. With room again the start must succeed.
             node.make_room();
             node.crash();
-            let started = SimRuntime::timeout(START_PATIENCE, node.start());
+            let started = SimRuntime::timeout(START_TIMEOUT, node.start());
             if started.await.is_err() && node.fatal().is_none() {
                 self.seen
                     .violation("the node hangs at its start".to_owned());
@@ -341,7 +341,7 @@ impl Story {
             | Fault::FullDisk { node, .. }
             | Fault::FullLog { node, .. }
             | Fault::SlowDisk { node, .. }
-            | Fault::HandOver { node, .. }
+            | Fault::TransferLeadership { node, .. }
             | Fault::LoseDisk { node, .. }
             | Fault::LosePart { node, .. } => {
                 let node = self.cluster.on(*node);
@@ -463,15 +463,15 @@ impl Story {
             Fault::SlowDisk { latency_us, .. } => node
                 .platters()
                 .for_each(|platter| platter.latency_max_us.set(latency_us)),
-            Fault::HandOver { shard, .. } => {
+            Fault::TransferLeadership { shard, .. } => {
                 let shards = node.shards();
                 let shard = shards.and_then(|shards| shards.get(usize::from(shard)).cloned());
                 if let Some(shard) = shard {
-                    let handed_over = OnHost::new(node.host(), async move {
+                    let transferred = OnHost::new(node.host(), async move {
                         // A group that fails stops its process, which is checked elsewhere.
-                        let _ = shard.hand_over().await;
+                        let _ = shard.transfer_leaders().await;
                     });
-                    executor::current().spawn_on(OUTSIDE, handed_over);
+                    executor::current().spawn_on(OUTSIDE, transferred);
                 }
             }
             _ => {}
@@ -485,7 +485,7 @@ impl Story {
         node.mend_disks();
         let was_there = node.lose_part(shard, part);
         if was_there {
-            let _ = SimRuntime::timeout(START_PATIENCE, node.start()).await;
+            let _ = SimRuntime::timeout(START_TIMEOUT, node.start()).await;
             let why = node.fatal().unwrap_or_default();
             let named = match part {
                 Part::Log => "log",
@@ -512,18 +512,18 @@ impl Story {
         } = self.cluster.sizes;
         let begun_with = if grows { 1 } else { usize::from(nodes) };
         let ranges = || (0..=u64::from(shards)).map(|range| RangeId(SYSTEM_RANGE.0 + range));
-        let until = executor::current().now() + SPARE_PATIENCE;
+        let until = executor::current().now() + SPARE_TIMEOUT;
         while executor::current().now() < until {
             if invariants::can_spare_a_disk(ranges(), begun_with) {
                 return true;
             }
-            SimRuntime::sleep(LOOK_EVERY).await;
+            SimRuntime::sleep(POLL_INTERVAL).await;
         }
         false
     }
 
     async fn stop_and_start(&self, node: &Rc<SimNode>) {
-        let stopped = SimRuntime::timeout(START_PATIENCE, node.stop()).await;
+        let stopped = SimRuntime::timeout(START_TIMEOUT, node.stop()).await;
         if node.fatal().is_some() {
             return self.after_fatal(node).await;
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use super::filter::{CompactionFilter, Context, Factory, ItemAccessor, Verdict};
 use super::{TreeError, lock};
 use crate::lsm::row;
-use crate::lsm::version_gc::{GcRules, Judge};
+use crate::lsm::version_gc::{GcRules, VersionFilter};
 use crate::lsm::write_back::WriteBack;
 
 /// Makes the filter for each compaction from the rules that are set when the compaction begins.
@@ -18,7 +18,7 @@ impl GcFactory {
     }
 }
 
-struct GcFilter(Judge, WriteBack);
+struct GcFilter(VersionFilter, WriteBack);
 
 impl Factory for GcFactory {
     fn name(&self) -> &str {
@@ -27,7 +27,7 @@ impl Factory for GcFactory {
 
     fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
         let rules = lock(&self.0).clone();
-        Box::new(GcFilter(Judge::new(rules.as_ref()), self.1.clone()))
+        Box::new(GcFilter(VersionFilter::new(rules.as_ref()), self.1.clone()))
     }
 }
 

@@ -15,12 +15,12 @@ use super::*;
 use crate::env::GlommioRuntime;
 
 /// What takes longer was not woken but by chance.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs a test on a reactor of its own; it fails if it stands still.
 fn run<T>(test: impl Future<Output = T>) -> T {
     GlommioRuntime::new(1).block_on(async {
-        let limited = GlommioRuntime::timeout(PATIENCE, test);
+        let limited = GlommioRuntime::timeout(TIMEOUT, test);
         limited.await.expect("it does not stand still")
     })
 }
@@ -31,7 +31,7 @@ fn connection() -> (TcpStream, std::net::TcpStream) {
     let address = listener.local_addr().expect("bound");
     let other = std::net::TcpStream::connect(address).expect("it listens");
     let (accepted, _) = listener.accept().expect("connected");
-    other.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    other.set_read_timeout(Some(TIMEOUT)).expect("a socket");
     let ours = TcpStream::attach(accepted.into()).expect("a socket");
     (ours, other)
 }
@@ -79,7 +79,7 @@ fn a_sleep_that_is_dropped_is_forgotten() {
         assert!(limited.await.is_err());
         // What is left is the limit of this test.
         let next = Reactor::here().timers.next().expect("its limit");
-        assert!(next < BootInstant::now() + PATIENCE);
+        assert!(next < BootInstant::now() + TIMEOUT);
     });
 }
 
@@ -273,7 +273,7 @@ fn a_transfer_that_nobody_waits_for_is_finished() {
             assert!(begun.await.is_pending());
             drop(given_up);
         }
-        let until = StdInstant::now() + PATIENCE;
+        let until = StdInstant::now() + TIMEOUT;
         while !Reactor::here().ring.borrow().operations.is_empty() {
             assert!(StdInstant::now() < until, "some are still under way");
             GlommioRuntime::sleep(Duration::from_millis(1)).await;

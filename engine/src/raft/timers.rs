@@ -5,7 +5,7 @@
 //! groups in which something may be due ([`crate::raft::RaftGroup`]). A leader sends heartbeats every
 //! [`HEARTBEAT`] and stops when nothing happens any more: its group sleeps, and the heartbeats of
 //! its shard tell the followers' shards that the leader is alive
-//! ([`super::message::Message::Beat`]). A follower that hears of its leader has nothing to do. A
+//! ([`super::message::Message::Heartbeat`]). A follower that hears of its leader has nothing to do. A
 //! follower that has heard nothing for a lease and a random time campaigns, with pre-vote.
 //!
 //! Time in which this process itself did not run is not counted: a stall of the machine is no
@@ -27,16 +27,16 @@ pub const HEARTBEAT: Duration = Duration::from_millis(100);
 /// A group in which nothing has happened for this long may sleep.
 const SLEEP_AFTER: Duration = Duration::from_secs(1);
 /// How often the driver looks at the leader of a sleeping group all the same.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// A range in which no majority answered for this long has no quorum.
 const NO_QUORUM_AFTER: Duration = Duration::from_secs(1);
 /// A failed campaign is repeated after this and a random part.
-const CAMPAIGN_AGAIN: Duration = Duration::from_millis(LEASE_MS / 4);
+const CAMPAIGN_RETRY_INTERVAL: Duration = Duration::from_millis(LEASE_MS / 4);
 /// The random part is below this.
 const SPREAD_MS: u64 = LEASE_MS / 4;
 
 /// The timers of one replica.
-pub(super) struct Pulse<T: Instant> {
+pub(super) struct Timers<T: Instant> {
     /// How long this process has not run in total, shared with the whole shard.
     stalled: Rc<Cell<Duration>>,
     /// When this replica last heard of a leader, and `stalled` at that moment.
@@ -57,15 +57,15 @@ pub(super) struct Pulse<T: Instant> {
     look_at: Cell<T>,
 }
 
-impl<T: Instant> Pulse<T> {
+impl<T: Instant> Timers<T> {
     /// The timers of a replica that starts now.
-    pub fn new(now: T, stalled: Rc<Cell<Duration>>) -> Pulse<T> {
+    pub fn new(now: T, stalled: Rc<Cell<Duration>>) -> Timers<T> {
         // Before the start it may have promised a lease: that counts like hearing of a leader now.
         let mut heard = now;
         if mutant::is(Mutant::VoteAfterRestart) {
             heard = now - Duration::from_millis(LEASE_MS);
         }
-        Pulse {
+        Timers {
             heard: Cell::new((heard, stalled.get())),
             stalled,
             spread: Cell::default(),
@@ -88,7 +88,7 @@ impl<T: Instant> Pulse<T> {
     /// Notes that this replica voted for another, which gets time to take the lead.
     pub fn grant(&self, now: T) {
         self.campaign_from
-            .set(Some(now + CAMPAIGN_AGAIN + self.spread.get()));
+            .set(Some(now + CAMPAIGN_RETRY_INTERVAL + self.spread.get()));
     }
 
     /// Whether this replica has heard of a leader within the last lease.
@@ -106,7 +106,7 @@ impl<T: Instant> Pulse<T> {
     /// Puts the leader's group to sleep: it sends no heartbeats until something happens.
     pub fn sleep(&self, now: T) {
         self.sleeps.set(true);
-        self.look_at.set(now + SWEEP_EVERY);
+        self.look_at.set(now + SWEEP_INTERVAL);
         self.asks_since.set(now);
     }
 
@@ -173,7 +173,7 @@ impl<T: Instant> Pulse<T> {
         }
         self.spread.set(Duration::from_millis(random % SPREAD_MS));
         self.campaign_from
-            .set(Some(now + CAMPAIGN_AGAIN + self.spread.get()));
+            .set(Some(now + CAMPAIGN_RETRY_INTERVAL + self.spread.get()));
         true
     }
 }
@@ -190,96 +190,104 @@ mod tests {
     struct Start {
         at: StdInstant,
         stalled: Rc<Cell<Duration>>,
-        pulse: Pulse<StdInstant>,
+        timers: Timers<StdInstant>,
     }
 
     fn start() -> Start {
         let (at, stalled) = (StdInstant::now(), Rc::<Cell<Duration>>::default());
-        let pulse = Pulse::new(at, stalled.clone());
-        Start { at, stalled, pulse }
+        let timers = Timers::new(at, stalled.clone());
+        Start {
+            at,
+            stalled,
+            timers,
+        }
     }
 
     #[test]
     fn heartbeats_are_due_at_once_and_then_in_their_interval() {
-        let Start { at, pulse, .. } = start();
-        assert!(pulse.heartbeat_is_due(at));
-        assert!(!pulse.heartbeat_is_due(at + HEARTBEAT - MS));
-        assert!(pulse.heartbeat_is_due(at + HEARTBEAT));
+        let Start { at, timers, .. } = start();
+        assert!(timers.heartbeat_is_due(at));
+        assert!(!timers.heartbeat_is_due(at + HEARTBEAT - MS));
+        assert!(timers.heartbeat_is_due(at + HEARTBEAT));
     }
 
     #[test]
     fn a_follower_campaigns_a_lease_after_its_leader_was_heard() {
-        let Start { at, pulse, .. } = start();
+        let Start { at, timers, .. } = start();
         let heard = at + 300 * MS;
-        pulse.hear(heard);
-        pulse.hear(at + 100 * MS);
-        assert!(pulse.has_heard(heard + LEASE - MS) && !pulse.has_heard(heard + LEASE));
-        assert!(!pulse.campaign_is_due(heard + LEASE - MS, 0));
-        assert!(pulse.campaign_is_due(heard + LEASE, 0));
+        timers.hear(heard);
+        timers.hear(at + 100 * MS);
+        assert!(timers.has_heard(heard + LEASE - MS) && !timers.has_heard(heard + LEASE));
+        assert!(!timers.campaign_is_due(heard + LEASE - MS, 0));
+        assert!(timers.campaign_is_due(heard + LEASE, 0));
     }
 
     #[test]
     fn a_campaign_is_repeated_after_a_pause_with_a_random_part() {
-        let Start { at, pulse, .. } = start();
+        let Start { at, timers, .. } = start();
         let first = at + LEASE;
-        assert!(pulse.campaign_is_due(first, SPREAD_MS + 30));
-        let next = first + CAMPAIGN_AGAIN + 30 * MS;
-        assert!(!pulse.campaign_is_due(next - MS, 0));
-        assert!(pulse.campaign_is_due(next, 0));
+        assert!(timers.campaign_is_due(first, SPREAD_MS + 30));
+        let next = first + CAMPAIGN_RETRY_INTERVAL + 30 * MS;
+        assert!(!timers.campaign_is_due(next - MS, 0));
+        assert!(timers.campaign_is_due(next, 0));
     }
 
     #[test]
     fn one_who_has_the_vote_is_given_time() {
-        let Start { at, pulse, .. } = start();
+        let Start { at, timers, .. } = start();
         let voted = at + LEASE;
-        pulse.grant(voted);
-        assert!(!pulse.campaign_is_due(voted + CAMPAIGN_AGAIN - MS, 0));
-        assert!(pulse.campaign_is_due(voted + CAMPAIGN_AGAIN, 0));
+        timers.grant(voted);
+        assert!(!timers.campaign_is_due(voted + CAMPAIGN_RETRY_INTERVAL - MS, 0));
+        assert!(timers.campaign_is_due(voted + CAMPAIGN_RETRY_INTERVAL, 0));
     }
 
     #[test]
     fn time_in_which_the_process_did_not_run_does_not_count() {
-        let Start { at, stalled, pulse } = start();
+        let Start {
+            at,
+            stalled,
+            timers,
+        } = start();
         let stall = Duration::from_secs(7);
         stalled.set(stall);
-        assert!(!pulse.campaign_is_due(at + LEASE + stall - MS, 0));
-        assert!(!pulse.is_without_leader(at + NO_QUORUM_AFTER + stall));
-        assert!(pulse.is_without_leader(at + NO_QUORUM_AFTER + stall + MS));
-        assert!(pulse.campaign_is_due(at + LEASE + stall, 0));
+        assert!(!timers.campaign_is_due(at + LEASE + stall - MS, 0));
+        assert!(!timers.is_without_leader(at + NO_QUORUM_AFTER + stall));
+        assert!(timers.is_without_leader(at + NO_QUORUM_AFTER + stall + MS));
+        assert!(timers.campaign_is_due(at + LEASE + stall, 0));
         // What is heard now is heard after the stall.
         let heard = at + 2 * stall;
-        pulse.hear(heard);
-        assert!(pulse.campaign_is_due(heard + LEASE + SPREAD_MS as u32 * MS, 0));
+        timers.hear(heard);
+        assert!(timers.campaign_is_due(heard + LEASE + SPREAD_MS as u32 * MS, 0));
     }
 
     #[test]
     fn a_group_is_quiet_when_nothing_was_applied_for_a_while() {
-        let Start { at, pulse, .. } = start();
-        assert!(!pulse.is_quiet(at + SLEEP_AFTER, 0));
-        assert!(pulse.is_quiet(at + SLEEP_AFTER + MS, 0));
+        let Start { at, timers, .. } = start();
+        assert!(!timers.is_quiet(at + SLEEP_AFTER, 0));
+        assert!(timers.is_quiet(at + SLEEP_AFTER + MS, 0));
         let applied = at + SLEEP_AFTER + 2 * MS;
-        assert!(!pulse.is_quiet(applied, 1));
-        assert!(!pulse.is_quiet(applied + SLEEP_AFTER, 1));
-        assert!(pulse.is_quiet(applied + SLEEP_AFTER + MS, 1));
-        pulse.work(applied + SLEEP_AFTER + MS);
-        assert!(!pulse.is_quiet(applied + SLEEP_AFTER + 2 * MS, 1));
+        assert!(!timers.is_quiet(applied, 1));
+        assert!(!timers.is_quiet(applied + SLEEP_AFTER, 1));
+        assert!(timers.is_quiet(applied + SLEEP_AFTER + MS, 1));
+        timers.work(applied + SLEEP_AFTER + MS);
+        assert!(!timers.is_quiet(applied + SLEEP_AFTER + 2 * MS, 1));
     }
 
     #[test]
     fn a_leader_is_left_when_nobody_has_answered_since_it_asks() {
-        let Start { at, pulse, .. } = start();
-        assert!(!pulse.is_left(at + NO_QUORUM_AFTER, None));
-        assert!(pulse.is_left(at + NO_QUORUM_AFTER + MS, None));
+        let Start { at, timers, .. } = start();
+        assert!(!timers.is_left(at + NO_QUORUM_AFTER, None));
+        assert!(timers.is_left(at + NO_QUORUM_AFTER + MS, None));
         let answered = at + 200 * MS;
-        assert!(!pulse.is_left(answered + NO_QUORUM_AFTER, Some(answered)));
-        assert!(pulse.is_left(answered + NO_QUORUM_AFTER + MS, Some(answered)));
+        assert!(!timers.is_left(answered + NO_QUORUM_AFTER, Some(answered)));
+        assert!(timers.is_left(answered + NO_QUORUM_AFTER + MS, Some(answered)));
         // While its group sleeps it asks for nothing.
         let (asleep, awake) = (at + SLEEP_AFTER, at + 10 * SLEEP_AFTER);
-        pulse.sleep(asleep);
-        assert!(!pulse.look_is_due(asleep) && pulse.look_is_due(asleep + SWEEP_EVERY));
-        pulse.work(awake);
-        assert!(pulse.look_is_due(awake));
-        assert!(!pulse.is_left(awake + NO_QUORUM_AFTER, Some(answered)));
-        assert!(pulse.is_left(awake + NO_QUORUM_AFTER + MS, Some(answered)));
+        timers.sleep(asleep);
+        assert!(!timers.look_is_due(asleep) && timers.look_is_due(asleep + SWEEP_INTERVAL));
+        timers.work(awake);
+        assert!(timers.look_is_due(awake));
+        assert!(!timers.is_left(awake + NO_QUORUM_AFTER, Some(answered)));
+        assert!(timers.is_left(awake + NO_QUORUM_AFTER + MS, Some(answered)));
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! From the moment in which the leader stops serving until the other replica has won its election,
 //! a few milliseconds, the range has no leader. So the target is asked first whether it would
-//! accept ([`Ask::WouldLead`]). If something fails after that, the range waits for an ordinary
+//! accept ([`Ask::MayLead`]). If something fails after that, the range waits for an ordinary
 //! election: a lease and a random time.
 
 use std::rc::Rc;
@@ -24,13 +24,13 @@ use crate::types::{RangeId, ReplicaId};
 use crate::wal::Group;
 
 /// Time limit for a replica's answer whether it would accept.
-const WOULD_LEAD_TIMEOUT: Duration = Duration::from_millis(200);
+const MAY_LEAD_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long a stop waits until others lead the ranges of this shard.
-const STOP_PATIENCE: Duration = Duration::from_secs(1);
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time limit for another replica to take the lead and to go on with a change.
-const CHANGE_PATIENCE: Duration = Duration::from_secs(2);
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often it is asked to go on.
-const CHANGE_AGAIN: Duration = Duration::from_millis(20);
+const CHANGE_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 impl<E: Env> Shard<E> {
     /// Makes this shard refuse leadership from now on: its node is about to stop.
@@ -43,15 +43,20 @@ impl<E: Env> Shard<E> {
     ///
     /// # Errors
     /// A group has failed.
-    pub async fn hand_over(&self) -> Result<(), Fatal> {
-        let until = Now::<E>::now() + STOP_PATIENCE;
+    pub async fn transfer_leaders(&self) -> Result<(), Fatal> {
+        let until = Now::<E>::now() + STOP_TIMEOUT;
         let mut groups = self.inner.groups();
         groups.retain(|(replica, raft)| replica.leading().is_some() && !raft.is_alone());
         let given = groups.into_iter().map(|(replica, raft)| async move {
-            let heir = self.inner.heir(&replica, raft.heirs()).await;
-            let Some(heir) = heir else { return Ok(None) };
+            let transfer_target = self
+                .inner
+                .transfer_target(&replica, raft.transfer_targets())
+                .await;
+            let Some(transfer_target) = transfer_target else {
+                return Ok(None);
+            };
             replica.stop_leading();
-            raft.hand_over(heir.replica).await?;
+            raft.transfer_to(transfer_target.replica).await?;
             Ok::<_, Fatal>(Some(replica))
         });
         let given = try_join_all(given).await?;
@@ -63,7 +68,7 @@ impl<E: Env> Shard<E> {
 
 impl<E: Env> Inner<E> {
     /// Whether a replica of this shard would accept the leadership of its range.
-    pub(super) fn would_lead(&self, range: RangeId, replica: ReplicaId) -> Told {
+    pub(super) fn may_lead_now(&self, range: RangeId, replica: ReplicaId) -> Told {
         let is_here = self.running(Group { range, replica }).is_some();
         match is_here && !self.around.leaves.get() {
             true => Told::Done,
@@ -75,7 +80,7 @@ impl<E: Env> Inner<E> {
     }
 
     /// The first of these candidates that would accept the leadership.
-    pub(super) async fn heir(
+    pub(super) async fn transfer_target(
         self: &Rc<Self>,
         replica: &Replica<E>,
         candidates: Vec<ReplicaId>,
@@ -83,8 +88,8 @@ impl<E: Env> Inner<E> {
         let range = replica.group.range;
         let asked = candidates.into_iter().map(|id| async move {
             let location = replica.with_state(|state| state.descriptor.location(id))?;
-            let ask = Ask::WouldLead { range, replica: id };
-            let told = self.ask(location, &ask, WOULD_LEAD_TIMEOUT).await;
+            let ask = Ask::MayLead { range, replica: id };
+            let told = self.ask(location, &ask, MAY_LEAD_TIMEOUT).await;
             let place = ReplicaPlace {
                 replica: id,
                 location,
@@ -114,17 +119,17 @@ impl<E: Env> Inner<E> {
             Ok(Told::Refused(OrderError::busy(reason)))
         };
         // The manager chose a voter; the members have changed since.
-        if !raft.heirs().contains(&to) {
+        if !raft.transfer_targets().contains(&to) {
             return busy("does not vote, or leads already");
         }
         if raft.lag(to) > CAUGHT_UP {
             return busy("lacks entries that it must get first");
         }
-        if self.heir(&replica, vec![to]).await.is_none() {
+        if self.transfer_target(&replica, vec![to]).await.is_none() {
             return busy("does not answer, or its node stops");
         }
         replica.stop_leading();
-        raft.hand_over(to).await?;
+        raft.transfer_to(to).await?;
         Ok(Told::Done)
     }
 
@@ -132,27 +137,30 @@ impl<E: Env> Inner<E> {
     pub(super) async fn leave_change_to(
         self: &Rc<Self>,
         Running { replica, raft }: &Running<E>,
-        heir: ReplicaPlace,
+        transfer_target: ReplicaPlace,
         voters: &[ReplicaPlace],
         learners: &[ReplicaPlace],
     ) -> Result<(), OrderError> {
         replica.stop_leading();
-        raft.hand_over(heir.replica).await?;
-        let until = Now::<E>::now() + CHANGE_PATIENCE;
+        raft.transfer_to(transfer_target.replica).await?;
+        let until = Now::<E>::now() + CHANGE_TIMEOUT;
         while Now::<E>::now() < until {
-            E::Runtime::sleep(CHANGE_AGAIN).await;
+            E::Runtime::sleep(CHANGE_RETRY_INTERVAL).await;
             let change = Ask::Change {
                 range: replica.group.range,
                 voters: voters.to_vec(),
                 learners: learners.to_vec(),
             };
-            if let Some(Told::Done) = self.ask(heir.location, &change, CREATE_TIMEOUT).await {
+            if let Some(Told::Done) = self
+                .ask(transfer_target.location, &change, CREATE_TIMEOUT)
+                .await
+            {
                 return Ok(());
             }
         }
         Err(OrderError::Unknown(format!(
-            "replica {} does not lead and go on with the change after {CHANGE_PATIENCE:?}",
-            heir.replica
+            "replica {} does not lead and go on with the change after {CHANGE_TIMEOUT:?}",
+            transfer_target.replica
         )))
     }
 }
