@@ -25,6 +25,9 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
+use crate::core::Lost;
+use crate::error::Reason;
+
 /// Most bytes of one read.
 const RECEIVE_LEN: usize = 64 << 10;
 /// Most bytes of encoded requests that wait to be sent; beyond that, callers wait.
@@ -42,20 +45,6 @@ pub struct ReplyFrame {
     pub kind: u16,
     /// The table's bytes.
     pub body: Bytes,
-}
-
-/// Why a request has no reply.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Lost {
-    /// The deadline passed.
-    #[error("no reply came within the time given")]
-    Late,
-    /// The connection broke when the request may have been sent.
-    #[error("the connection broke: {0}")]
-    Broken(String),
-    /// The request was not sent.
-    #[error("{0}")]
-    NotSent(String),
 }
 
 /// How long a caller waits for a reply.
@@ -120,7 +109,7 @@ impl Sent {
                 self.0 = later;
                 News::Silence
             }
-            Err(_) => News::Ended(Err(Lost::Broken("the connection ended".to_owned()))),
+            Err(_) => News::Ended(Err(Lost::Broken("the connection ended".into()))),
         }
     }
 }
@@ -134,7 +123,7 @@ struct State {
     /// When bytes were last received.
     received: Instant,
     /// Why the connection broke.
-    broken: Option<String>,
+    broken: Option<Reason>,
 }
 
 struct Shared {
@@ -153,13 +142,14 @@ impl Shared {
     }
 
     /// Ends the connection: every waiting caller gets an error.
-    fn break_off(&self, reason: &str) {
+    fn break_off(&self, reason: impl Into<Reason>) {
+        let reason = reason.into();
         let waiting = {
             let mut state = self.lock();
             if state.broken.is_some() {
                 return;
             }
-            state.broken = Some(reason.to_owned());
+            state.broken = Some(reason.clone());
             std::mem::take(&mut state.waiting)
         };
         self.room.close();
@@ -171,7 +161,7 @@ impl Shared {
         for (_, waiting) in waiting {
             if let Some(caller) = waiting.caller {
                 // The caller may have gone.
-                let _ = caller.send(Heard::Lost(Lost::Broken(reason.to_owned())));
+                let _ = caller.send(Heard::Lost(Lost::Broken(reason.clone())));
             }
         }
     }
@@ -256,8 +246,8 @@ impl Connection {
                 let room = self.shared.room.acquire();
                 match tokio::time::timeout_at(deadline.into(), room).await {
                     Ok(Ok(permit)) => permit,
-                    Ok(Err(_)) => return Err(Lost::NotSent("the connection broke".to_owned())),
-                    Err(_) => return Err(Lost::NotSent("no room in flight".to_owned())),
+                    Ok(Err(_)) => return Err(Lost::NotSent("the connection broke".into())),
+                    Err(_) => return Err(Lost::NotSent("no room in flight".into())),
                 }
             }
         };
@@ -283,7 +273,7 @@ impl Connection {
                 .await
                 .is_err()
             {
-                return Err(Lost::NotSent("the server takes no more".to_owned()));
+                return Err(Lost::NotSent("the server takes no more".into()));
             }
         }
         // The receiving task returns the permit with the reply.
@@ -338,7 +328,7 @@ async fn send_all(task: TaskOf) {
             continue;
         }
         if let Err(error) = write_all(&shared.writer, &sending).await {
-            return shared.break_off(&error.to_string());
+            return shared.break_off(error);
         }
         sending.clear();
         sending.shrink_to(OUTPUT_LEN_KEPT);
@@ -358,31 +348,31 @@ async fn write_all(writer: &OwnedWriteHalf, mut bytes: &[u8]) -> io::Result<()> 
 
 async fn receive_all(task: TaskOf, reader: OwnedReadHalf) {
     let reason = receive(&task.0, reader).await;
-    task.0.break_off(&reason);
+    task.0.break_off(reason);
 }
 
 /// Receives until the connection breaks; gives the reason.
-async fn receive(shared: &Shared, mut reader: OwnedReadHalf) -> String {
+async fn receive(shared: &Shared, mut reader: OwnedReadHalf) -> Reason {
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(RECEIVE_LEN.max(frame::expected_len(&buffer).saturating_sub(buffer.len())));
         match reader.read_buf(&mut buffer).await {
-            Ok(0) => return "the server closed the connection".to_owned(),
+            Ok(0) => return "the server closed the connection".into(),
             Ok(_) => {}
-            Err(error) => return error.to_string(),
+            Err(error) => return error.into(),
         }
         shared.lock().received = Instant::now();
         loop {
             let (id, kind, len) = match frame::decode(&buffer) {
                 Ok(Some(found)) => (found.id, found.kind, found.len),
                 Ok(None) => break,
-                Err(bad) => return bad.to_string(),
+                Err(bad) => return bad.to_string().into(),
             };
             let mut bytes = buffer.split_to(len).freeze();
             let body = bytes.split_off(frame::HEADER_LEN);
             let waiting = shared.lock().waiting.try_remove(id as usize);
             let Some(waiting) = waiting else {
-                return format!("the server answered a request {id} that was not asked");
+                return format!("the server answered a request {id} that was not asked").into();
             };
             shared.room.add_permits(1);
             if let Some(caller) = waiting.caller {

@@ -1,12 +1,22 @@
-//! The error of a call, and the fate of a write.
+//! The error of a call, the fate of a write, and the reasons of failures below them.
 
+use std::fmt;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use rangedb_protocol::{ErrorCode, Fate};
 
 /// The error of a call.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message} ({code}, {})", fate_text(.fate))]
+///
+/// The client has retried what it can within the call's time. What a caller needs next is mostly
+/// whether the write was applied: [`Error::may_have_been_applied`], and whether it makes sense to
+/// make the call again: [`Error::is_retryable`].
+///
+/// If a system call failed, that error is the [source](std::error::Error::source), an
+/// [`io::Error`]: its kind tells a refused connection from one that timed out.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Error {
     /// What went wrong; [`ErrorCode::Unreachable`] if no server was reached.
     pub code: ErrorCode,
@@ -16,23 +26,121 @@ pub struct Error {
     pub retry_after: Option<Duration>,
     /// An explanation for people.
     pub message: String,
-}
-
-fn fate_text(fate: &Fate) -> &'static str {
-    match fate {
-        Fate::NotApplied => "not applied",
-        Fate::Unknown => "fate unknown",
-        Fate::Applied => "applied",
-    }
+    source: Option<Arc<io::Error>>,
 }
 
 impl Error {
-    pub(crate) fn new(code: ErrorCode, fate: Fate, message: impl Into<String>) -> Error {
+    pub(crate) fn new(code: ErrorCode, fate: Fate, reason: impl Into<Reason>) -> Error {
+        let Reason { text, source } = reason.into();
         Error {
             code,
             fate,
             retry_after: None,
-            message: message.into(),
+            message: text,
+            source,
+        }
+    }
+
+    pub(crate) fn unreachable(reason: impl Into<Reason>) -> Error {
+        Error::new(ErrorCode::Unreachable, Fate::NotApplied, reason)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fate = match self.fate {
+            Fate::NotApplied => "not applied",
+            Fate::Unknown => "fate unknown",
+            Fate::Applied => "applied",
+        };
+        write!(f, "{} ({}, {fate})", self.message, self.code)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// The source does not count: the message contains its text.
+impl PartialEq for Error {
+    fn eq(&self, other: &Error) -> bool {
+        let parts = |error: &Error| (error.code, error.fate, error.retry_after);
+        parts(self) == parts(other) && self.message == other.message
+    }
+}
+
+impl Eq for Error {}
+
+/// Why something failed: a text for people, and the error of the system, if it was one.
+#[derive(Clone, Debug)]
+pub struct Reason {
+    text: String,
+    source: Option<Arc<io::Error>>,
+}
+
+impl Reason {
+    /// The reason with the place where it happened.
+    #[must_use]
+    pub fn at(self, place: &str) -> Reason {
+        Reason {
+            text: format!("{place}: {}", self.text),
+            source: self.source,
+        }
+    }
+
+    /// Several reasons as one, after an introduction. The source is the first that there is.
+    pub fn all(introduction: &str, reasons: Vec<Reason>, between: &str) -> Reason {
+        let mut texts: Vec<&str> = reasons.iter().map(|reason| &*reason.text).collect();
+        texts.dedup();
+        Reason {
+            text: format!("{introduction}{}", texts.join(between)),
+            source: reasons.iter().find_map(|reason| reason.source.clone()),
+        }
+    }
+
+    /// The same failure in other words.
+    #[must_use]
+    pub fn worded(self, text: impl Into<String>) -> Reason {
+        Reason {
+            text: text.into(),
+            source: self.source,
+        }
+    }
+
+    /// Something did not happen in time.
+    pub fn timed_out(text: impl Into<String>) -> Reason {
+        Reason {
+            text: text.into(),
+            source: Some(Arc::new(io::ErrorKind::TimedOut.into())),
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl From<String> for Reason {
+    fn from(text: String) -> Reason {
+        Reason { text, source: None }
+    }
+}
+
+impl From<&str> for Reason {
+    fn from(text: &str) -> Reason {
+        text.to_owned().into()
+    }
+}
+
+impl From<io::Error> for Reason {
+    fn from(error: io::Error) -> Reason {
+        Reason {
+            text: error.to_string(),
+            source: Some(Arc::new(error)),
         }
     }
 }

@@ -34,18 +34,18 @@
 mod readme {}
 
 mod batch;
+mod calls;
 mod client;
 mod cluster;
 mod connection;
-mod directory;
+#[doc(hidden)]
+pub mod core;
 mod error;
 mod limits;
 mod opening;
 mod operations;
 mod pool;
-mod retry;
 mod seeds;
-mod session;
 mod stagger;
 
 pub use batch::{Batch, BatchOutcome};

@@ -16,7 +16,8 @@ use tokio::net::TcpStream;
 
 use crate::cluster::{Binding, ClusterId};
 use crate::connection::Connection;
-use crate::directory::Place;
+use crate::core::Place;
+use crate::error::Reason;
 use crate::stagger;
 
 /// How long one address of a name may be silent before the next is tried, too.
@@ -32,18 +33,18 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 ///
 /// # Errors
 /// The server cannot be reached, is not RangeDB, refuses, or belongs to another cluster.
-pub async fn open(place: &Place, binding: &Arc<Binding>) -> Result<Connection, String> {
+pub async fn open(place: &Place, binding: &Arc<Binding>) -> Result<Connection, Reason> {
     let greeted = greet_any(place, binding).await;
-    let (stream, node) = greeted.map_err(|failure| format!("{}: {failure}", place.address))?;
+    let (stream, node) = greeted.map_err(|reason| reason.at(&place.address))?;
     Ok(Connection::start(stream, node))
 }
 
 /// Connects to one of the addresses of a name.
-async fn greet_any(place: &Place, binding: &Arc<Binding>) -> Result<(TcpStream, u64), String> {
-    let addresses = tokio::net::lookup_host(&*place.address).await;
-    let addresses: Vec<SocketAddr> = addresses.map_err(|error| error.to_string())?.collect();
+async fn greet_any(place: &Place, binding: &Arc<Binding>) -> Result<(TcpStream, u64), Reason> {
+    let addresses = tokio::net::lookup_host(&*place.address).await?;
+    let addresses: Vec<SocketAddr> = addresses.collect();
     if addresses.is_empty() {
-        return Err("the name has no address".to_owned());
+        return Err("the name has no address".into());
     }
     let shard = place.shard.unwrap_or(ANY_SHARD);
     let mut ways = Vec::with_capacity(addresses.len());
@@ -52,10 +53,7 @@ async fn greet_any(place: &Place, binding: &Arc<Binding>) -> Result<(TcpStream, 
         ways.push(async move { greet(address, shard, &binding).await });
     }
     let greeted = stagger::first_of(ways, NEXT_AFTER, |_| ()).await;
-    greeted.map_err(|mut failures| {
-        failures.dedup();
-        failures.join(", ")
-    })
+    greeted.map_err(|failures| Reason::all("", failures, ", "))
 }
 
 /// Connects and exchanges preambles; gives the node's id, too.
@@ -63,17 +61,16 @@ async fn greet(
     address: SocketAddr,
     shard: u16,
     binding: &Binding,
-) -> Result<(TcpStream, u64), String> {
-    let failed = |error: io::Error| error.to_string();
-    let mut stream = TcpStream::connect(address).await.map_err(failed)?;
-    tune(&stream).map_err(failed)?;
+) -> Result<(TcpStream, u64), Reason> {
+    let mut stream = TcpStream::connect(address).await?;
+    tune(&stream)?;
     let preamble = Preamble::client(shard);
-    stream.write_all(&preamble.encode()).await.map_err(failed)?;
+    stream.write_all(&preamble.encode()).await?;
     let mut bytes = [0; ANSWER_LEN];
-    stream.read_exact(&mut bytes).await.map_err(failed)?;
+    stream.read_exact(&mut bytes).await?;
     let answer = Answer::decode(&bytes).ok_or("this is no RangeDB server")?;
     if answer.verdict != Verdict::Accepted {
-        return Err(format!("refused: {:?}", answer.verdict));
+        return Err(format!("refused: {:?}", answer.verdict).into());
     }
     binding.admit(ClusterId(answer.cluster))?;
     Ok((stream, answer.node))

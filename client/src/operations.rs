@@ -9,7 +9,9 @@ use rangedb_protocol::{
 };
 
 use crate::batch::{Batch, BatchOutcome};
-use crate::client::{Call, Client, Kind, Take};
+use crate::calls::{Request, Take};
+use crate::client::Client;
+use crate::core::Kind;
 use crate::error::Error;
 
 /// A value and its version.
@@ -202,7 +204,7 @@ impl Client {
         };
         let body = |_| RequestBody::Get { key };
         let deadline = self.deadline();
-        self.call(Call {
+        self.call(Request {
             key: Some(key),
             body: &body,
             kind: Kind::Read,
@@ -221,7 +223,7 @@ impl Client {
         let body = |session| RequestBody::put(key, value, session);
         let deadline = self.deadline();
         let take = version_of;
-        self.call(Call {
+        self.call(Request {
             key: Some(key),
             body: &body,
             kind: Kind::Write,
@@ -245,7 +247,7 @@ impl Client {
         };
         let body = |session| RequestBody::delete(key, session);
         let deadline = self.deadline();
-        self.call(Call {
+        self.call(Request {
             key: Some(key),
             body: &body,
             kind: Kind::Write,
@@ -278,7 +280,7 @@ impl Client {
         };
         let body = |session| RequestBody::compare_and_swap(key, expected, value, session);
         let deadline = self.deadline();
-        self.call(Call {
+        self.call(Request {
             key: Some(key),
             body: &body,
             kind: Kind::Write,
@@ -305,7 +307,7 @@ impl Client {
         };
         let body = |session| RequestBody::add(key, delta, session);
         let deadline = self.deadline();
-        self.call(Call {
+        self.call(Request {
             key: Some(key),
             body: &body,
             kind: Kind::Write,
@@ -326,7 +328,7 @@ impl Client {
             |session| RequestBody::write(mutations.iter().map(Mutation::on_the_wire), session);
         let deadline = self.deadline();
         let (key, take) = (first.as_deref(), version_of);
-        self.call(Call {
+        self.call(Request {
             key,
             body: &body,
             kind: Kind::Write,
@@ -359,7 +361,7 @@ impl Client {
             session,
         };
         let deadline = self.deadline();
-        self.call(Call {
+        self.call(Request {
             key: batch.first_key(),
             body: &body,
             kind: Kind::Write,
@@ -390,14 +392,14 @@ impl Client {
             false => Cow::Borrowed(start.unwrap_or_default()),
             true => Cow::Owned(last_key_before(options.end.as_deref())),
         };
-        let call = Call {
+        let request = Request {
             key: Some(&first_key),
             body: &body,
             kind: Kind::Read,
             take: page,
             deadline,
         };
-        self.call(call)
+        self.call(request)
             .await
             .map(|page| with_limit(page, options.limit))
     }
@@ -423,14 +425,14 @@ impl Client {
             keys_only: false,
         };
         let deadline = self.deadline();
-        let call = Call {
+        let request = Request {
             key: Some(&first_key),
             body: &body,
             kind: Kind::Read,
             take: page,
             deadline,
         };
-        self.call(call)
+        self.call(request)
             .await
             .map(|page| with_limit(page, continuation.limit))
     }

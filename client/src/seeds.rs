@@ -1,4 +1,4 @@
-//! The addresses that a client was given: which node it meets first, and which it asks for routes.
+//! The addresses that a client was given: which node it meets first, and how it asks for routes.
 //!
 //! No silent node may use up the time of the others: the next is asked, too, after a short wait. A
 //! client that was not told its cluster meets the nodes in the given order, so that a list with a
@@ -6,73 +6,63 @@
 //! node.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rangedb_protocol::{Reply, Request, RequestBody};
 
 use crate::client::Client;
-use crate::directory::Place;
-use crate::error::{Error, ErrorCode, Fate};
+use crate::core::Place;
+use crate::error::Reason;
 use crate::stagger;
 
 /// Time limit of one node for sending the directory.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-/// After this long without an answer the next node is asked, too; sooner if time is short.
-const NEXT_AFTER: Duration = Duration::from_millis(100);
-
-fn unreachable(message: impl Into<String>) -> Error {
-    Error::new(ErrorCode::Unreachable, Fate::NotApplied, message)
-}
 
 impl Client {
+    /// Asks the given nodes for the directory. If several callers want it at the same time, one of
+    /// them asks. The first node that answers binds the client to its cluster.
+    pub(crate) async fn refresh(&self, deadline: Instant) -> Result<(), Reason> {
+        let core = &self.inner.core;
+        let received = core.directories();
+        let asking = tokio::time::timeout_at(deadline.into(), self.inner.asking.lock()).await;
+        let Ok(_asking) = asking else {
+            return Err(Reason::timed_out("no node sent the directory in time"));
+        };
+        if core.directories() != received {
+            return Ok(());
+        }
+        if self.cluster().is_none() && core.addresses().len() > 1 {
+            self.meet(deadline).await?;
+        }
+        let (addresses, patience) = core.order(deadline, Instant::now());
+        let ask = |client: Client, place: Place| async move {
+            client.ask_directory(&place, soon(deadline)).await
+        };
+        self.ask_in_turn(addresses, patience, ask).await
+    }
+
     /// Meets a node, which binds the client to that node's cluster.
-    pub(crate) async fn meet(&self, deadline: Instant) -> Result<(), Error> {
-        let addresses = self.inner.addresses.clone();
+    async fn meet(&self, deadline: Instant) -> Result<(), Reason> {
+        let core = &self.inner.core;
+        let patience = core.patience(deadline, Instant::now());
         let meet = |client: Client, place: Place| async move {
             let opened = client.inner.pool.get(&place, soon(deadline)).await;
             opened.map(drop)
         };
-        self.ask_in_turn(addresses, deadline, meet).await
-    }
-
-    /// Asks the given nodes for the directory, starting with a random one. If several callers want
-    /// it at the same time, one of them asks.
-    pub(crate) async fn refresh(&self, deadline: Instant) -> Result<(), Error> {
-        let inner = &self.inner;
-        let told = inner.told.load(Ordering::Acquire);
-        let asking = tokio::time::timeout_at(deadline.into(), inner.asking.lock()).await;
-        let Ok(_asking) = asking else {
-            return Err(unreachable("no node told the directory in time"));
-        };
-        if inner.told.load(Ordering::Acquire) != told {
-            return Ok(());
-        }
-        let mut addresses = inner.addresses.clone();
-        addresses.rotate_left(rand::random_range(0..inner.addresses.len()));
-        // Nodes that failed a short time ago come last.
-        addresses.sort_by_key(|address| inner.pool.is_left_out(address));
-        let ask = |client: Client, place: Place| async move {
-            client.ask_directory(&place, soon(deadline)).await
-        };
-        self.ask_in_turn(addresses, deadline, ask).await?;
-        inner.told.fetch_add(1, Ordering::AcqRel);
-        Ok(())
+        self.ask_in_turn(core.addresses().to_vec(), patience, meet)
+            .await
     }
 
     /// Asks the nodes one after the other until one has answered.
     async fn ask_in_turn<F>(
         &self,
         addresses: Vec<Arc<str>>,
-        deadline: Instant,
+        patience: Duration,
         ask: impl Fn(Client, Place) -> F,
-    ) -> Result<(), Error>
+    ) -> Result<(), Reason>
     where
-        F: Future<Output = Result<(), String>> + Send + 'static,
+        F: Future<Output = Result<(), Reason>> + Send + 'static,
     {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
-        let fair = left / count.saturating_mul(2).max(1);
         let mut ways = Vec::with_capacity(addresses.len());
         for address in &addresses {
             let place = Place {
@@ -83,14 +73,14 @@ impl Client {
         }
         let overtaken = |number: usize| {
             if let Some(address) = addresses.get(number) {
-                self.inner.pool.leave_out(address);
+                self.inner.core.leave_out(address, Instant::now());
             }
         };
-        let asked = stagger::first_of(ways, fair.min(NEXT_AFTER), overtaken).await;
-        asked.map_err(|failures| unreachable(format!("no node answers: {}", failures.join("; "))))
+        let asked = stagger::first_of(ways, patience, overtaken).await;
+        asked.map_err(|failures| Reason::all("no node answers: ", failures, "; "))
     }
 
-    async fn ask_directory(&self, place: &Place, deadline: Instant) -> Result<(), String> {
+    async fn ask_directory(&self, place: &Place, deadline: Instant) -> Result<(), Reason> {
         let connection = self.inner.pool.get(place, deadline).await?;
         // Routes do not depend on what this client has seen: no timestamp is sent.
         let request = Request {
@@ -99,33 +89,19 @@ impl Client {
             deadline_ms: 0,
             token: 0,
         };
+        let failed = |reason: Reason| reason.at(&place.address);
         let reply = connection.call(&request, deadline).await;
-        let reply = reply.map_err(|lost| format!("{}: {lost}", place.address))?;
+        let reply = reply.map_err(|lost| failed(lost.into()))?;
         match Reply::decode(reply.kind, &reply.body) {
-            Ok((Reply::Routes(routes), now)) => {
-                self.inner.session.observe(now);
+            Ok((Reply::Routes(routes), timestamp)) => {
                 let from = (connection.node(), &place.address);
-                for route in routes {
-                    self.inner.directory.learn(route, from);
-                }
+                let core = &self.inner.core;
+                core.take_directory(routes, timestamp, from, Instant::now());
                 Ok(())
             }
-            Ok((Reply::Error(error), _)) => Err(format!("{}: {}", place.address, error.message)),
-            Ok(_) => Err(format!("{}: a reply of the wrong kind", place.address)),
-            Err(bad) => Err(format!("{}: {bad}", place.address)),
-        }
-    }
-
-    /// A random node, if possible one that has not failed a short time ago.
-    pub(crate) fn any_place(&self) -> Place {
-        let addresses = &self.inner.addresses;
-        let first = rand::random_range(0..addresses.len());
-        let mut all = addresses.iter().cycle().skip(first).take(addresses.len());
-        let fit = all.find(|address| !self.inner.pool.is_left_out(address));
-        let address = fit.or(addresses.get(first)).cloned();
-        Place {
-            address: address.unwrap_or_default(),
-            shard: None,
+            Ok((Reply::Error(error), _)) => Err(failed(error.message.into())),
+            Ok(_) => Err(failed("a reply of the wrong kind".into())),
+            Err(bad) => Err(failed(bad.to_string().into())),
         }
     }
 }

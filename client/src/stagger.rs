@@ -10,14 +10,15 @@ use tokio::task::JoinSet;
 ///
 /// # Errors
 /// The reason of each way, if all have failed.
-pub async fn first_of<T, F>(
+pub async fn first_of<T, E, F>(
     ways: Vec<F>,
     patience: Duration,
     overtaken: impl Fn(usize),
-) -> Result<T, Vec<String>>
+) -> Result<T, Vec<E>>
 where
-    F: Future<Output = Result<T, String>> + Send + 'static,
+    F: Future<Output = Result<T, E>> + Send + 'static,
     T: Send + 'static,
+    E: From<String> + Send + 'static,
 {
     let mut ways = ways.into_iter().enumerate().peekable();
     let mut tried = JoinSet::new();
@@ -41,7 +42,7 @@ where
             match ended {
                 Some(Ok(Ok(found))) => return Ok(found),
                 Some(Ok(Err(failure))) => failures.push(failure),
-                Some(Err(ended)) => failures.push(ended.to_string()),
+                Some(Err(ended)) => failures.push(ended.to_string().into()),
                 None => break,
             }
             // After a failure the next way begins at once; after the last, all that still run are

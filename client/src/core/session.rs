@@ -7,7 +7,6 @@
 //! [`Session::step_back`].
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -49,10 +48,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Session {
-    /// A new session under a random id.
-    pub fn new() -> Session {
+    /// A new session of a client with this id, which is random.
+    pub fn new(client: u128, now: Instant) -> Session {
         Session {
-            client: rand::random(),
+            client,
             open: Mutex::new(Open {
                 next: 1,
                 unanswered: BTreeSet::new(),
@@ -60,32 +59,26 @@ impl Session {
             }),
             seen: Mutex::new(Seen {
                 timestamp: 0,
-                at: Instant::now(),
+                at: now,
             }),
         }
     }
 
     /// Takes the timestamp of a reply.
-    pub fn observe(&self, timestamp: u64) {
+    pub fn observe(&self, timestamp: u64, now: Instant) {
         let mut seen = lock(&self.seen);
         if timestamp >= seen.timestamp {
-            *seen = Seen {
-                timestamp,
-                at: Instant::now(),
-            };
+            *seen = Seen { timestamp, at: now };
         }
     }
 
     /// Goes back to an earlier timestamp, because a node whose time it is has refused this
     /// client's. The writes under way go back, too. An earlier `first_tried` is always safe: it
     /// only makes a write be refused sooner.
-    pub fn step_back(&self, timestamp: u64) {
+    pub fn step_back(&self, timestamp: u64, now: Instant) {
         let mut seen = lock(&self.seen);
         if timestamp < seen.timestamp {
-            *seen = Seen {
-                timestamp,
-                at: Instant::now(),
-            };
+            *seen = Seen { timestamp, at: now };
         }
     }
 
@@ -95,15 +88,16 @@ impl Session {
     }
 
     /// The client's estimate of the cluster's time.
-    fn now(&self) -> u64 {
+    fn cluster_time(&self, now: Instant) -> u64 {
         let seen = *lock(&self.seen);
-        let since = seen.at.elapsed().saturating_sub(TOLD_LATELY).as_millis() as u64;
+        let since = now.saturating_duration_since(seen.at);
+        let since = since.saturating_sub(TOLD_LATELY).as_millis() as u64;
         seen.timestamp.saturating_add(since << COUNTER_BITS)
     }
 
     /// Gives a new write its request id.
-    pub fn begin(&self, deadline: Instant) -> Write<'_> {
-        let first_tried = self.now();
+    pub fn begin(&self, deadline: Instant, now: Instant) -> Write<'_> {
+        let first_tried = self.cluster_time(now);
         let mut open = lock(&self.open);
         let sequence = open.next;
         open.next += 1;
@@ -111,17 +105,18 @@ impl Session {
         Write {
             session: self,
             sequence,
-            first_tried: AtomicU64::new(first_tried),
+            first_tried,
             deadline,
             answered: false,
         }
     }
 
-    fn lowest_unanswered(&self) -> u64 {
+    fn lowest_unanswered(&self, now: Instant) -> u64 {
         let mut open = lock(&self.open);
-        while let Some(&(until, sequence)) = open.abandoned.first()
-            && until <= Instant::now()
-        {
+        while let Some(&(until, sequence)) = open.abandoned.first() {
+            if now < until {
+                break;
+            }
             open.abandoned.pop_first();
             open.unanswered.remove(&sequence);
         }
@@ -136,21 +131,20 @@ pub struct Write<'a> {
     session: &'a Session,
     sequence: u64,
     /// Never raised: see [`Session::step_back`].
-    first_tried: AtomicU64,
+    first_tried: u64,
     deadline: Instant,
     answered: bool,
 }
 
 impl Write<'_> {
     /// The pair to send with the next try.
-    pub fn pair(&self) -> Pair {
-        let now = self.session.now();
-        let first_tried = self.first_tried.fetch_min(now, Ordering::Relaxed).min(now);
+    pub fn pair(&mut self, now: Instant) -> Pair {
+        self.first_tried = self.first_tried.min(self.session.cluster_time(now));
         Pair {
             client: self.session.client,
             sequence: self.sequence,
-            lowest_unanswered: self.session.lowest_unanswered(),
-            first_tried,
+            lowest_unanswered: self.session.lowest_unanswered(now),
+            first_tried: self.first_tried,
         }
     }
 
@@ -174,56 +168,65 @@ impl Drop for Write<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn session() -> (Session, Instant) {
+        let now = Instant::now();
+        (Session::new(7, now), now)
+    }
 
     #[test]
     fn the_lowest_unanswered_waits_for_answers() {
-        let session = Session::new();
-        let later = Instant::now() + Duration::from_secs(60);
-        let (first, second) = (session.begin(later), session.begin(later));
-        assert_eq!((first.pair().sequence, second.pair().sequence), (1, 2));
-        assert_eq!(second.pair().lowest_unanswered, 1);
+        let (session, now) = session();
+        let later = now + MINUTE;
+        let mut first = session.begin(later, now);
+        let mut second = session.begin(later, now);
+        let pairs = (first.pair(now), second.pair(now));
+        assert_eq!((pairs.0.sequence, pairs.1.sequence), (1, 2));
+        assert_eq!(second.pair(now).lowest_unanswered, 1);
         first.answered();
-        assert_eq!(second.pair().lowest_unanswered, 2);
+        assert_eq!(second.pair(now).lowest_unanswered, 2);
         second.answered();
-        assert_eq!(session.begin(later).pair().lowest_unanswered, 3);
+        assert_eq!(session.begin(later, now).pair(now).lowest_unanswered, 3);
     }
 
     #[test]
     fn an_abandoned_write_is_kept_until_its_deadline() {
-        let session = Session::new();
-        let later = Instant::now() + Duration::from_secs(60);
-        drop(session.begin(later));
-        assert_eq!(session.begin(later).pair().lowest_unanswered, 1);
-        let session = Session::new();
-        drop(session.begin(Instant::now()));
-        assert_eq!(session.begin(later).pair().lowest_unanswered, 2);
+        let (session, now) = session();
+        let later = now + MINUTE;
+        drop(session.begin(later, now));
+        let mut next = session.begin(later + MINUTE, now);
+        assert_eq!(next.pair(now).lowest_unanswered, 1);
+        assert_eq!(next.pair(later).lowest_unanswered, 2);
     }
 
     #[test]
     fn time_goes_on_from_what_was_seen() {
-        let session = Session::new();
-        session.observe(5_000 << COUNTER_BITS);
-        session.observe(4_000 << COUNTER_BITS);
+        let (session, now) = session();
+        session.observe(5_000 << COUNTER_BITS, now);
+        session.observe(4_000 << COUNTER_BITS, now);
         assert_eq!(session.token(), 5_000 << COUNTER_BITS);
-        let write = session.begin(Instant::now());
-        assert!(write.pair().first_tried >= 5_000 << COUNTER_BITS);
+        let first_tried = |now| session.begin(now, now).pair(now).first_tried;
+        assert_eq!(first_tried(now + MINUTE), 5_000 << COUNTER_BITS);
+        let later = now + MINUTE + Duration::from_millis(7);
+        assert_eq!(first_tried(later), 5_007 << COUNTER_BITS);
     }
 
     #[test]
     fn a_time_that_is_refused_is_given_up_and_a_first_try_never_moves_forward() {
-        let session = Session::new();
-        session.observe(9_000 << COUNTER_BITS);
-        let write = session.begin(Instant::now());
-        assert_eq!(write.pair().first_tried, 9_000 << COUNTER_BITS);
-        session.step_back(4_000 << COUNTER_BITS);
+        let (session, now) = session();
+        session.observe(9_000 << COUNTER_BITS, now);
+        let mut write = session.begin(now, now);
+        assert_eq!(write.pair(now).first_tried, 9_000 << COUNTER_BITS);
+        session.step_back(4_000 << COUNTER_BITS, now);
         assert_eq!(session.token(), 4_000 << COUNTER_BITS);
-        assert_eq!(write.pair().first_tried, 4_000 << COUNTER_BITS);
-        session.observe(9_500 << COUNTER_BITS);
+        assert_eq!(write.pair(now).first_tried, 4_000 << COUNTER_BITS);
+        session.observe(9_500 << COUNTER_BITS, now);
         assert_eq!(session.token(), 9_500 << COUNTER_BITS);
-        assert_eq!(write.pair().first_tried, 4_000 << COUNTER_BITS);
+        assert_eq!(write.pair(now).first_tried, 4_000 << COUNTER_BITS);
         // A later time is not taken.
-        session.step_back(10_000 << COUNTER_BITS);
+        session.step_back(10_000 << COUNTER_BITS, now);
         assert_eq!(session.token(), 9_500 << COUNTER_BITS);
     }
 }

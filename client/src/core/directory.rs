@@ -22,6 +22,15 @@ pub struct Place {
     pub shard: Option<u16>,
 }
 
+/// Where a try goes: the place, and the range that the client believes to be there, if it knows one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// The range.
+    pub target: Option<Target>,
+    /// The place.
+    pub place: Place,
+}
+
 /// The cached routes of a client.
 #[derive(Debug, Default)]
 pub struct Directory {
@@ -40,13 +49,16 @@ fn overlap(a: &Known, b: &Known) -> bool {
 
 impl Directory {
     /// The cached route of a key.
-    pub fn find(&self, key: &[u8]) -> Option<(Target, Place)> {
+    pub fn find(&self, key: &[u8]) -> Option<Destination> {
         let ranges = self.ranges.read().unwrap_or_else(PoisonError::into_inner);
         let after = ranges.partition_point(|known| known.start.as_slice() <= key);
         let known = ranges
             .get(after.checked_sub(1)?)
             .filter(|known| holds(known, key))?;
-        Some((known.target, known.place.clone()))
+        Some(Destination {
+            target: Some(known.target),
+            place: known.place.clone(),
+        })
     }
 
     /// Adds a route that the node `node` at `from` has sent. Routes that overlap it and are not
@@ -87,10 +99,10 @@ impl Directory {
 
     /// Drops the route of a key if it is still the one by which a try failed, so that the next try
     /// asks for a new one.
-    pub fn forget(&self, key: &[u8], tried: &(Option<Target>, Place)) {
+    pub fn forget(&self, key: &[u8], tried: &Destination) {
         let mut ranges = self.ranges.write().unwrap_or_else(PoisonError::into_inner);
         ranges.retain(|known| {
-            !holds(known, key) || Some(known.target) != tried.0 || known.place != tried.1
+            !holds(known, key) || Some(known.target) != tried.target || known.place != tried.place
         });
     }
 }
@@ -114,7 +126,7 @@ mod tests {
     fn shard_of(directory: &Directory, key: &str) -> Option<u16> {
         directory
             .find(key.as_bytes())
-            .and_then(|(_, place)| place.shard)
+            .and_then(|found| found.place.shard)
     }
 
     #[test]
@@ -128,7 +140,7 @@ mod tests {
         let address = || {
             directory
                 .find(b"k")
-                .map(|(_, place)| place.address.to_string())
+                .map(|found| found.place.address.to_string())
         };
         directory.learn(named.clone(), (1, &from));
         assert_eq!(address().as_deref(), Some("mapped:1"));
@@ -163,10 +175,12 @@ mod tests {
         directory.learn(route(1, 2, "", Some("m"), 0), from);
         assert_eq!(shard_of(&directory, "a"), Some(0));
         let there = directory.find(b"z").expect("known");
-        let tried = |shard| {
-            let shard = Some(shard);
-            let address = there.1.address.clone();
-            (Some(there.0), Place { address, shard })
+        let tried = |shard| Destination {
+            target: there.target,
+            place: Place {
+                address: there.place.address.clone(),
+                shard: Some(shard),
+            },
         };
         directory.forget(b"z", &tried(7));
         assert_eq!(shard_of(&directory, "z"), Some(1), "healed meanwhile");

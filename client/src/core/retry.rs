@@ -12,23 +12,25 @@ const RETRY: i64 = 10;
 /// Most retries that can be saved up.
 const SAVED_MAX: i64 = 500 * RETRY;
 
-/// How long to wait before retry number `tries`, at least as long as the server asked. Full jitter:
-/// see Brooker, "Exponential Backoff And Jitter" (2015).
-pub fn pause(tries: u32, asked: Option<Duration>) -> Duration {
+/// How long to wait before retry number `tries`, at least as long as the server asked. `random` is
+/// from 0 to 1. Full jitter: see Brooker, "Exponential Backoff And Jitter" (2015).
+pub fn pause(tries: u32, asked: Option<Duration>, random: f64) -> Duration {
     let most = FIRST.saturating_mul(1 << tries.min(10)).min(LONGEST);
-    asked.unwrap_or_default() + most.mul_f64(rand::random::<f64>())
+    asked.unwrap_or_default() + most.mul_f64(random)
 }
 
 /// The budget of retries that all calls of a client share.
 #[derive(Debug)]
 pub struct Budget(AtomicI64);
 
-impl Budget {
-    /// A full budget.
-    pub fn new() -> Budget {
+/// A full budget.
+impl Default for Budget {
+    fn default() -> Budget {
         Budget(AtomicI64::new(SAVED_MAX))
     }
+}
 
+impl Budget {
     /// Earns the share of one call.
     pub fn earn(&self) {
         if self.0.load(Ordering::Relaxed) < SAVED_MAX {
@@ -52,15 +54,18 @@ mod tests {
 
     #[test]
     fn pauses_grow_and_are_bounded() {
+        assert_eq!(pause(0, None, 1.0), FIRST);
         for tries in 0..40 {
-            assert!(pause(tries, None) <= LONGEST);
-            assert!(pause(tries, Some(LONGEST)) >= LONGEST);
+            let (least, most) = (pause(tries, None, 0.0), pause(tries, None, 1.0));
+            assert_eq!(least, Duration::ZERO);
+            assert!(most <= LONGEST && most >= pause(tries.saturating_sub(1), None, 1.0));
+            assert_eq!(pause(tries, Some(LONGEST), 0.0), LONGEST);
         }
     }
 
     #[test]
     fn a_budget_runs_out_and_is_earned_again() {
-        let budget = Budget::new();
+        let budget = Budget::default();
         let taken = (0..10_000).filter(|_| budget.take()).count();
         assert_eq!(taken as i64, SAVED_MAX / RETRY);
         (0..RETRY).for_each(|_| budget.earn());

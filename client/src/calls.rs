@@ -1,0 +1,161 @@
+//! How the client makes a call: it carries out what the [core](crate::core) decides.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use rangedb_protocol::{Reply, Request as WireRequest, RequestBody, Session as Pair};
+
+use crate::client::Client;
+use crate::connection::{Connection, News, Patience, ReplyFrame, Sent};
+use crate::core::{Action, Attempt, Event, Kind, Lost};
+use crate::error::Error;
+use crate::limits;
+
+/// Turns a reply into the result of a call; `None`: the reply is of the wrong kind.
+pub(crate) type Take<T> = fn(Reply<'_>, &Bytes) -> Option<T>;
+
+/// What a call asks for: the parts that are the same in every try.
+pub(crate) struct Request<'a, T> {
+    /// The key that decides where it goes; `None`: to any node.
+    pub key: Option<&'a [u8]>,
+    /// Makes the request's body; a write's body contains the pair.
+    pub body: &'a (dyn Fn(Pair) -> RequestBody<'a> + Sync),
+    /// The kind of call.
+    pub kind: Kind,
+    /// Converts the reply.
+    pub take: Take<T>,
+    /// When the call gives up.
+    pub deadline: Instant,
+}
+
+/// The connection of the present try, and its request.
+#[derive(Default)]
+struct Try {
+    connection: Option<Arc<Connection>>,
+    sent: Option<Sent>,
+}
+
+impl Client {
+    /// Makes a call: does what the core says, until there is a result or the core gives up.
+    pub(crate) async fn call<T>(&self, request: Request<'_, T>) -> Result<T, Error> {
+        limits::check(&(request.body)(Pair::default()))?;
+        let core = &self.inner.core;
+        let mut call = core.begin(request.key, request.kind, request.deadline);
+        let mut present = Try::default();
+        let mut event = Event::Resume;
+        loop {
+            let news = match call.on(event, Instant::now()) {
+                Action::Fail(error) => return Err(error),
+                Action::Pause(pause) => {
+                    if !pause.is_zero() {
+                        tokio::time::sleep(pause).await;
+                    }
+                    event = Event::Resume;
+                    continue;
+                }
+                Action::Refresh => {
+                    // In a box, since it is large and rare.
+                    let refresh = Box::pin(self.refresh(request.deadline));
+                    event = Event::Refreshed(refresh.await);
+                    continue;
+                }
+                Action::Open { place, until } => {
+                    event = match self.inner.pool.get(&place, until).await {
+                        Ok(connection) => {
+                            present.connection = Some(connection);
+                            Event::Opened
+                        }
+                        Err(reason) => Event::NotOpened(reason),
+                    };
+                    continue;
+                }
+                Action::Send(attempt) => present.send(&request, &attempt).await,
+                Action::Wait => present.news().await,
+                Action::LookElsewhere => {
+                    let refresh = Box::pin(self.refresh(request.deadline));
+                    match present.news_before(refresh).await {
+                        Some(news) => news,
+                        None => {
+                            event = Event::Looked;
+                            continue;
+                        }
+                    }
+                }
+            };
+            event = match news {
+                News::Silence => Event::Silence,
+                News::Ended(Err(lost)) => Event::Lost(lost),
+                News::Ended(Ok(frame)) => match present.read(&frame, request.take) {
+                    Ok((value, timestamp)) => {
+                        call.answered(timestamp, Instant::now());
+                        return Ok(value);
+                    }
+                    Err(event) => event,
+                },
+            };
+        }
+    }
+}
+
+impl Try {
+    async fn send<T>(&mut self, request: &Request<'_, T>, attempt: &Attempt) -> News {
+        let Some(connection) = &self.connection else {
+            return News::Ended(Err(Lost::NotSent("there is no connection".into())));
+        };
+        let patience = Patience {
+            deadline: attempt.until,
+            told_every: attempt.silence,
+        };
+        let wire = WireRequest {
+            body: (request.body)(attempt.pair),
+            target: attempt.target,
+            deadline_ms: attempt.deadline_ms,
+            token: attempt.token,
+        };
+        match connection.send(&wire, patience).await {
+            Ok(sent) => self.sent.insert(sent).news().await,
+            Err(lost) => News::Ended(Err(lost)),
+        }
+    }
+
+    async fn news(&mut self) -> News {
+        match &mut self.sent {
+            Some(sent) => sent.news().await,
+            None => News::Ended(Err(Lost::NotSent("nothing was sent".into()))),
+        }
+    }
+
+    /// The end of the try, if it comes before the end of something else.
+    async fn news_before(&mut self, mut other: impl Future + Unpin) -> Option<News> {
+        loop {
+            tokio::select! {
+                biased;
+                news = self.news() => match news {
+                    News::Ended(_) => return Some(news),
+                    News::Silence => {}
+                },
+                _ = &mut other => return None,
+            }
+        }
+    }
+
+    /// The result in a reply and the node's time, or the event of a call that goes on.
+    fn read<T>(&self, frame: &ReplyFrame, take: Take<T>) -> Result<(T, u64), Event> {
+        match Reply::decode(frame.kind, &frame.body) {
+            Ok((Reply::Error(error), timestamp)) => Err(Event::Refused {
+                node: self.connection.as_ref().map_or(0, |at| at.node()),
+                timestamp,
+                error,
+            }),
+            Ok((reply, timestamp)) => match take(reply, &frame.body) {
+                Some(value) => Ok((value, timestamp)),
+                None => {
+                    let message = "the server's reply is of the wrong kind";
+                    Err(Event::Unreadable(message.to_owned()))
+                }
+            },
+            Err(bad) => Err(Event::Unreadable(bad.to_string())),
+        }
+    }
+}

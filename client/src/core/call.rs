@@ -1,0 +1,461 @@
+//! The state machine of one call: its tries, one after the other, until one has a result that counts
+//! or the call gives up.
+//!
+//! ```text
+//!  Resume --> [route known?] --no--> Refresh --> Refreshed
+//!                  | yes                            |
+//!                  v                                v
+//!                Open ------> NotOpened ----> [another try?] --no--> Fail
+//!                  | Opened                      ^      | yes
+//!                  v                             |      v
+//!                Send --> Refused, Lost ---------+    Pause --> Resume
+//!                  |  Silence: LookElsewhere --> Looked: Wait, or the try is given up
+//!                  v
+//!              answered
+//! ```
+//!
+//! A stale route costs one retry, at once and free of the budget. A write whose fate is unknown is
+//! tried again under the same request id until the fate is known. The rules for each error are in
+//! [`Call::refused`] and [`Call::lost`].
+
+use std::time::{Duration, Instant};
+
+use rangedb_protocol::{ErrorReply, Session as Pair, Target};
+
+use super::Core;
+use super::directory::{Destination, Place};
+use super::session::Write;
+use crate::error::{Error, ErrorCode, Fate, Reason};
+
+/// A node that has not answered a try for this long may be gone: the call is tried elsewhere.
+const TRY_TIMEOUT: Duration = Duration::from_millis(1500);
+/// If a node has not answered a try for this long (or a quarter of the remaining time), the range
+/// may have another leader: other nodes are asked for it while the try goes on.
+const LOOK_ELSEWHERE: Duration = Duration::from_millis(500);
+/// Longest wait, in milliseconds, for a timestamp that a node finds too far ahead. A longer wait
+/// means that a clock is wrong, and the client drops the timestamp.
+const WAIT_FOR_CLOCK_MS: u32 = 100;
+/// How often a call is tried again whose timestamp is refused.
+const CLOCK_TRIES: u32 = 4;
+
+/// What kind of call it is, which decides how it may be retried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It changes nothing.
+    Read,
+    /// It changes keys. Its pair tells the cluster a retry from a new write.
+    Write,
+    /// It changes the cluster and has no pair: it is not tried again if it may have been received.
+    Order,
+}
+
+/// Why a request has no reply.
+#[derive(Clone, Debug)]
+pub enum Lost {
+    /// The time for the try has passed.
+    Late,
+    /// The connection broke when the request may have been sent.
+    Broken(Reason),
+    /// The request was not sent.
+    NotSent(Reason),
+}
+
+impl From<Lost> for Reason {
+    fn from(lost: Lost) -> Reason {
+        match lost {
+            Lost::Late => Reason::timed_out("no reply came within the time given"),
+            Lost::Broken(reason) => {
+                let text = format!("the connection broke: {reason}");
+                reason.worded(text)
+            }
+            Lost::NotSent(reason) => reason,
+        }
+    }
+}
+
+/// What the driver tells a call.
+#[derive(Debug)]
+pub enum Event {
+    /// The call begins, or a pause is over.
+    Resume,
+    /// A node has sent the directory, or none did in time. After [`Action::Refresh`].
+    Refreshed(Result<(), Reason>),
+    /// There is a connection. After [`Action::Open`].
+    Opened,
+    /// There is none. After [`Action::Open`].
+    NotOpened(Reason),
+    /// The time of [`Attempt::silence`] has passed without a reply.
+    Silence,
+    /// Other nodes were asked for the directory; whether one answered does not matter. After
+    /// [`Action::LookElsewhere`].
+    Looked,
+    /// Node `node` has refused the request, at its time `timestamp`.
+    Refused {
+        /// The node.
+        node: u64,
+        /// Its time, from the reply.
+        timestamp: u64,
+        /// What it said.
+        error: Box<ErrorReply>,
+    },
+    /// The reply makes no sense.
+    Unreadable(String),
+    /// There is no reply.
+    Lost(Lost),
+}
+
+/// What the driver does next.
+#[derive(Debug)]
+pub enum Action {
+    /// Asks a node for the directory, within the call's deadline; see [`Core::order`].
+    Refresh,
+    /// Opens a connection, or takes the one that is open.
+    Open {
+        /// Where to.
+        place: Place,
+        /// When to give up.
+        until: Instant,
+    },
+    /// Sends the request over that connection, then waits for the reply.
+    Send(Attempt),
+    /// Goes on waiting for the reply.
+    Wait,
+    /// Asks a node for the directory and goes on waiting for the reply, whichever comes first.
+    LookElsewhere,
+    /// Waits for this long, if at all, before [`Event::Resume`].
+    Pause(Duration),
+    /// The call has failed.
+    Fail(Error),
+}
+
+/// One sending of a call's request: what differs from try to try.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// The range that the client believes to own the key.
+    pub target: Option<Target>,
+    /// The write's pair; meaningless in other calls.
+    pub pair: Pair,
+    /// The newest timestamp that the client has seen.
+    pub token: u64,
+    /// The time limit that the request carries.
+    pub deadline_ms: u32,
+    /// When the try is [late](Lost::Late).
+    pub until: Instant,
+    /// If there is no reply after this long, and again after each such time, that is an event;
+    /// `None`: never.
+    pub silence: Option<Duration>,
+}
+
+/// A call. Dropping it gives it up: its write may still be applied.
+#[derive(Debug)]
+pub struct Call<'a> {
+    core: &'a Core,
+    key: Option<&'a [u8]>,
+    kind: Kind,
+    deadline: Instant,
+    /// The write with its request id, from its first try on.
+    write: Option<Write<'a>>,
+    /// Where the present try goes; `None`: no place was found.
+    tried: Option<Destination>,
+    tries: u32,
+    /// Whether a try may have reached a server and got no answer.
+    in_doubt: bool,
+    /// The last error from a node. A `NoQuorum` is replaced by nothing but another one.
+    said: Option<Error>,
+}
+
+/// What to do after a failed try.
+enum Next {
+    /// The route was stale: try again, the first time at once.
+    Heal(Error),
+    /// Try again after a pause, at least as long as the error asks.
+    Later(Error),
+    /// Give up.
+    GiveUp(Error),
+}
+
+impl Core {
+    /// Begins a call for a key, or for any node. It gives up at the deadline.
+    pub fn begin<'a>(&'a self, key: Option<&'a [u8]>, kind: Kind, deadline: Instant) -> Call<'a> {
+        self.budget.earn();
+        Call {
+            core: self,
+            key,
+            kind,
+            deadline,
+            write: None,
+            tried: None,
+            tries: 0,
+            in_doubt: false,
+            said: None,
+        }
+    }
+}
+
+impl<'a> Call<'a> {
+    /// Takes an event; says what to do next.
+    pub fn on(&mut self, event: Event, now: Instant) -> Action {
+        match event {
+            Event::Resume => self.find_route(now),
+            Event::Refreshed(Ok(())) => {
+                let found = self.key.and_then(|key| self.core.directory.find(key));
+                self.open(found, now)
+            }
+            Event::Refreshed(Err(reason)) => self.lost(Lost::NotSent(reason), now),
+            Event::Opened => self.send(now),
+            Event::NotOpened(reason) => self.lost(Lost::NotSent(reason), now),
+            Event::Silence => {
+                if let Some(tried) = &self.tried {
+                    self.core.leave_out(&tried.place.address, now);
+                }
+                Action::LookElsewhere
+            }
+            Event::Looked => self.compare_routes(now),
+            Event::Refused {
+                node,
+                timestamp,
+                error,
+            } => self.refused(node, timestamp, *error, now),
+            Event::Unreadable(message) => {
+                let error = Error::new(ErrorCode::Internal, Fate::Unknown, message);
+                self.after(Next::GiveUp(error), now)
+            }
+            Event::Lost(lost) => self.lost(lost, now),
+        }
+    }
+
+    /// The reply was a result, from a node whose time was `timestamp`: the call has ended.
+    pub fn answered(self, timestamp: u64, now: Instant) {
+        self.core.session.observe(timestamp, now);
+        if let Some(write) = self.write {
+            write.answered();
+        }
+    }
+
+    /// A deliberate bug, by which the tests of retries prove themselves: the next try is made under a
+    /// request id of its own.
+    #[cfg(any(test, feature = "mutants"))]
+    pub fn forget_request_id(&mut self) {
+        if let Some(write) = self.write.take() {
+            write.answered();
+        }
+    }
+
+    fn find_route(&mut self, now: Instant) -> Action {
+        self.tried = None;
+        let found = self.key.and_then(|key| self.core.directory.find(key));
+        // Before the first directory, the client does not know the cluster's time either.
+        let is_missing = self.key.is_some() && found.is_none();
+        if is_missing || self.core.directories() == 0 {
+            return Action::Refresh;
+        }
+        self.open(found, now)
+    }
+
+    /// Goes to the place of a route, or to any node, which knows one.
+    fn open(&mut self, found: Option<Destination>, now: Instant) -> Action {
+        let tried = found.unwrap_or_else(|| Destination {
+            target: None,
+            place: self.core.any_place(now),
+        });
+        let place = tried.place.clone();
+        self.tried = Some(tried);
+        let left = self.deadline.saturating_duration_since(now);
+        // One node must leave time for the others.
+        let until = match self.has_others() {
+            true => now + left / 3,
+            false => self.deadline,
+        };
+        Action::Open { place, until }
+    }
+
+    /// Whether the client was given an address besides that of the present try.
+    fn has_others(&self) -> bool {
+        let tried = self.tried.as_ref().map(|tried| &tried.place.address);
+        (self.core.addresses.iter()).any(|address| Some(address) != tried)
+    }
+
+    fn send(&mut self, now: Instant) -> Action {
+        let left = self.deadline.saturating_duration_since(now);
+        let others = self.has_others();
+        // Only a call that can go elsewhere gives up a try early. The node gets the same time
+        // limit.
+        let until = match self.key {
+            Some(_) if others => self.deadline.min(now + TRY_TIMEOUT),
+            None if others && self.kind == Kind::Read => now + TRY_TIMEOUT.min(left / 2),
+            _ => self.deadline,
+        };
+        let limit = until.saturating_duration_since(now);
+        if limit.is_zero() {
+            let reason = Reason::from("the deadline has passed");
+            return self.lost(Lost::NotSent(reason), now);
+        }
+        if self.kind == Kind::Write && self.write.is_none() {
+            self.write = Some(self.core.session.begin(self.deadline, now));
+        }
+        let pair = self.write.as_mut().map(|write| write.pair(now));
+        Action::Send(Attempt {
+            target: self.tried.as_ref().and_then(|tried| tried.target),
+            pair: pair.unwrap_or_default(),
+            token: self.core.session.token(),
+            deadline_ms: limit.as_millis().clamp(1, u32::MAX.into()) as u32,
+            until,
+            silence: (others && self.key.is_some()).then(|| LOOK_ELSEWHERE.min(left / 4)),
+        })
+    }
+
+    /// After other nodes were asked: if the range has moved, the try is given up.
+    fn compare_routes(&mut self, now: Instant) -> Action {
+        let found = self.key.and_then(|key| self.core.directory.find(key));
+        match (found, &self.tried) {
+            (Some(found), Some(tried)) if found.place != tried.place => self.lost(Lost::Late, now),
+            _ => Action::Wait,
+        }
+    }
+
+    fn refused(&mut self, node: u64, timestamp: u64, reply: ErrorReply, now: Instant) -> Action {
+        self.core.session.observe(timestamp, now);
+        let code = reply.code.unwrap_or(ErrorCode::Internal);
+        let passes_soon = (1..=WAIT_FOR_CLOCK_MS).contains(&reply.retry_after_ms);
+        let mut error = Error::new(code, reply.fate, reply.message);
+        error.retry_after = Some(Duration::from_millis(u64::from(reply.retry_after_ms)))
+            .filter(|after| !after.is_zero());
+        let next = match code {
+            ErrorCode::Moved | ErrorCode::NotLeader => {
+                self.forget_route();
+                if let (Some(route), Some(tried)) = (reply.route, &self.tried) {
+                    let from = (node, &tried.place.address);
+                    self.core.directory.learn(route, from);
+                }
+                Next::Heal(error)
+            }
+            // Another node may reach a majority.
+            ErrorCode::NoQuorum if self.kind != Kind::Order => {
+                self.forget_route();
+                Next::Later(error)
+            }
+            // Either the timestamp becomes possible by waiting, or the client drops it.
+            ErrorCode::ClockOutOfBounds if passes_soon => Next::Later(error),
+            ErrorCode::ClockOutOfBounds => {
+                self.core.session.step_back(timestamp, now);
+                Next::Heal(error)
+            }
+            // This was the deadline of the try, not of the call.
+            ErrorCode::DeadlineExceeded if now < self.deadline => Next::Heal(error),
+            // Its entry may still be applied: the next try finds that out by the pair.
+            ErrorCode::Unknown if self.kind == Kind::Write => Next::Heal(error),
+            ErrorCode::Overloaded
+            | ErrorCode::Busy
+            | ErrorCode::Recovering
+            | ErrorCode::TooManyInFlight
+            | ErrorCode::ShuttingDown => Next::Later(error),
+            _ => Next::GiveUp(error),
+        };
+        if let Next::Heal(error) | Next::Later(error) = &next {
+            self.in_doubt |= error.fate == Fate::Unknown;
+        }
+        self.after(next, now)
+    }
+
+    fn lost(&mut self, lost: Lost, now: Instant) -> Action {
+        let fate = match lost {
+            Lost::Late | Lost::Broken(_) => Fate::Unknown,
+            Lost::NotSent(_) => Fate::NotApplied,
+        };
+        let may_be_received = fate == Fate::Unknown;
+        self.in_doubt |= may_be_received;
+        let code = match may_be_received {
+            true => ErrorCode::DeadlineExceeded,
+            false => ErrorCode::Unreachable,
+        };
+        let error = Error::new(code, fate, lost);
+        let is_late = now >= self.deadline;
+        if is_late || (self.kind == Kind::Order && may_be_received) {
+            return self.after(Next::GiveUp(error), now);
+        }
+        if let Some(tried) = self.tried.as_ref().filter(|_| may_be_received) {
+            self.core.leave_out(&tried.place.address, now);
+        }
+        // The cached route may be wrong, too.
+        self.forget_route();
+        self.after(Next::Heal(error), now)
+    }
+
+    fn forget_route(&self) {
+        if let (Some(key), Some(tried)) = (self.key, &self.tried) {
+            self.core.directory.forget(key, tried);
+        }
+    }
+
+    /// Tries again after a failure, if that makes sense in the time that is left.
+    fn after(&mut self, next: Next, now: Instant) -> Action {
+        let (error, pause) = match next {
+            Next::GiveUp(error) => return self.fail(error),
+            Next::Heal(error) if self.tries == 0 => (error, Duration::ZERO),
+            Next::Heal(error) | Next::Later(error) => {
+                let pause = self.core.pause(self.tries, error.retry_after);
+                (error, pause)
+            }
+        };
+        let no_quorum = |error: &Error| error.code == ErrorCode::NoQuorum;
+        let is_from_a_node = !matches!(
+            error.code,
+            ErrorCode::Unreachable | ErrorCode::DeadlineExceeded
+        );
+        if no_quorum(&error) || (is_from_a_node && !self.said.as_ref().is_some_and(no_quorum)) {
+            self.said = Some(error.clone());
+        }
+        // The first retry is free, since it corrects a stale route. A write in doubt is retried
+        // until its fate is known. Retries that wait for a majority add to no node's load.
+        let affordable = no_quorum(&error)
+            || self.tries == 0
+            || (self.in_doubt && self.kind == Kind::Write)
+            || self.core.budget.take();
+        // If nodes go on refusing the timestamp, it is in the request itself, not in the session.
+        let is_hopeless = error.code == ErrorCode::ClockOutOfBounds && self.tries >= CLOCK_TRIES;
+        if !affordable || is_hopeless || now + pause >= self.deadline {
+            return self.fail(error);
+        }
+        self.tries += 1;
+        Action::Pause(pause)
+    }
+
+    /// Ends the call with the error that tells most, and with its final fate.
+    fn fail(&mut self, error: Error) -> Action {
+        let mut error = explained(error, self.said.take());
+        match self.write.take() {
+            // An earlier try may still be applied, whatever the last one did.
+            Some(_) if self.in_doubt && error.fate == Fate::NotApplied => {
+                error.fate = Fate::Unknown;
+            }
+            Some(write) if error.fate == Fate::NotApplied => write.answered(),
+            Some(_) => {}
+            // It was not tried again after a doubt, so the fate of the last try is that of the call.
+            None if self.kind == Kind::Order => {}
+            None => error.fate = Fate::NotApplied,
+        }
+        Action::Fail(error)
+    }
+}
+
+/// Replaces an error that says only that the last try failed by an earlier, more telling one.
+fn explained(error: Error, said: Option<Error>) -> Error {
+    let is_vague = matches!(
+        error.code,
+        ErrorCode::Unreachable
+            | ErrorCode::DeadlineExceeded
+            | ErrorCode::NotLeader
+            | ErrorCode::Moved
+            | ErrorCode::Unknown
+    );
+    match said {
+        Some(mut known)
+            if error.code == ErrorCode::Unreachable
+                || (is_vague && known.code == ErrorCode::NoQuorum) =>
+        {
+            known.fate = error.fate;
+            known
+        }
+        _ => error,
+    }
+}

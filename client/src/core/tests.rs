@@ -1,0 +1,406 @@
+//! The rules of a call, one after the other, and a toy cluster in which they hold together.
+
+mod toy;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rangedb_protocol::{ErrorReply, Route};
+
+use super::{Action, Attempt, Call, Core, Event, Kind, Lost, Place};
+use crate::error::{Error, ErrorCode, Fate};
+
+const KEY: &[u8] = b"k";
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// A time of the cluster.
+const NOW: u64 = 9_000 << 16;
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn route(version: u32, leader: u64) -> Route {
+    Route {
+        range: 2,
+        version,
+        conf: 1,
+        start: Vec::new(),
+        end: None,
+        leader: Some((leader, 0)),
+        address: format!("node{leader}:1"),
+    }
+}
+
+/// A client of three nodes that has heard that node 1 leads the only range.
+struct Client {
+    core: Core,
+    now: Instant,
+}
+
+impl Client {
+    fn new() -> Client {
+        Client::with(&["node1:1", "node2:1", "node3:1"])
+    }
+
+    fn with(addresses: &[&str]) -> Client {
+        let now = Instant::now();
+        let addresses = addresses.iter().map(|&address| Arc::from(address));
+        let core = Core::new(addresses.collect(), 7 << 64 | 3, now);
+        let client = Client { core, now };
+        client.told(route(1, 1), 1);
+        client
+    }
+
+    /// Node `by` sends the directory.
+    fn told(&self, route: Route, by: u64) {
+        let address = Arc::from(format!("node{by}:1"));
+        (self.core).take_directory(vec![route], NOW, (by, &address), self.now);
+    }
+
+    fn begin(&self, kind: Kind) -> Call<'_> {
+        self.core.begin(Some(KEY), kind, self.now + TIMEOUT)
+    }
+
+    /// Goes on until the request is sent; gives its place.
+    fn send(&self, call: &mut Call<'_>) -> (Place, Attempt) {
+        match call.on(Event::Resume, self.now) {
+            Action::Open { place, .. } => match call.on(Event::Opened, self.now) {
+                Action::Send(attempt) => (place, attempt),
+                other => panic!("{other:?} instead of a request"),
+            },
+            other => panic!("{other:?} instead of a connection"),
+        }
+    }
+}
+
+fn refusal(code: ErrorCode, fate: Fate) -> Event {
+    refused_by(1, code, fate, None)
+}
+
+fn refused_by(node: u64, code: ErrorCode, fate: Fate, route: Option<Route>) -> Event {
+    Event::Refused {
+        node,
+        timestamp: NOW,
+        error: Box::new(ErrorReply {
+            code: Ok(code),
+            fate,
+            retry_after_ms: 0,
+            message: "no".to_owned(),
+            route,
+        }),
+    }
+}
+
+fn broken() -> Event {
+    Event::Lost(Lost::Broken("gone".into()))
+}
+
+fn paused(action: Action) -> Duration {
+    match action {
+        Action::Pause(pause) => pause,
+        other => panic!("{other:?} instead of a pause"),
+    }
+}
+
+fn failed(action: Action) -> Error {
+    match action {
+        Action::Fail(error) => error,
+        other => panic!("{other:?} instead of a failure"),
+    }
+}
+
+#[test]
+fn a_known_route_is_followed_at_once() {
+    let client = Client::new();
+    let mut call = client.begin(Kind::Write);
+    let (place, attempt) = client.send(&mut call);
+    assert_eq!((&*place.address, place.shard), ("node1:1", Some(0)));
+    assert_eq!(attempt.target.map(|target| target.range), Some(2));
+    assert_eq!(
+        (attempt.pair.client, attempt.pair.sequence),
+        (7 << 64 | 3, 1)
+    );
+    assert_eq!((attempt.pair.first_tried, attempt.token), (NOW, NOW));
+    assert_eq!(attempt.deadline_ms, 1_500);
+    call.answered(NOW + 1, client.now);
+    let mut next = client.begin(Kind::Write);
+    let (_, attempt) = client.send(&mut next);
+    assert_eq!(
+        (attempt.pair.sequence, attempt.pair.lowest_unanswered),
+        (2, 2)
+    );
+    assert_eq!(attempt.token, NOW + 1);
+}
+
+#[test]
+fn without_a_directory_a_call_asks_for_one_before_it_names_a_time() {
+    for key in [Some(KEY), None] {
+        let now = Instant::now();
+        let core = Core::new(vec![Arc::from("node1:1")], 7, now);
+        let mut call = core.begin(key, Kind::Write, now + TIMEOUT);
+        assert!(matches!(call.on(Event::Resume, now), Action::Refresh));
+        let address = Arc::from("node1:1");
+        core.take_directory(vec![route(1, 1)], NOW, (1, &address), now);
+        let action = call.on(Event::Refreshed(Ok(())), now);
+        assert!(matches!(action, Action::Open { .. }), "{action:?}");
+        let Action::Send(attempt) = call.on(Event::Opened, now) else {
+            panic!("nothing is sent");
+        };
+        assert_eq!(attempt.pair.first_tried, NOW);
+        assert_eq!(attempt.target.is_some(), key.is_some());
+    }
+}
+
+#[test]
+fn a_stale_route_heals_at_once_and_free_of_the_budget() {
+    let client = Client::new();
+    while client.core.budget.take() {}
+    for code in [ErrorCode::Moved, ErrorCode::NotLeader] {
+        client.told(route(1, 1), 1);
+        let mut call = client.begin(Kind::Write);
+        let (_, first) = client.send(&mut call);
+        let stale = refused_by(1, code, Fate::NotApplied, Some(route(2, 2)));
+        assert_eq!(paused(call.on(stale, client.now)), Duration::ZERO);
+        let (place, second) = client.send(&mut call);
+        assert_eq!(&*place.address, "node2:1", "{code}");
+        assert_eq!(second.target.map(|target| target.version), Some(2));
+        assert_eq!(second.pair, first.pair);
+        // Routes that go stale again are paid for.
+        let stale = refused_by(2, code, Fate::NotApplied, None);
+        let error = failed(call.on(stale, client.now));
+        assert_eq!((error.code, error.fate), (code, Fate::NotApplied));
+    }
+}
+
+#[test]
+fn a_write_in_doubt_keeps_its_pair_until_its_fate_is_known() {
+    let doubts: [fn() -> Event; 3] = [
+        broken,
+        || Event::Lost(Lost::Late),
+        || refusal(ErrorCode::Unknown, Fate::Unknown),
+    ];
+    for doubt in doubts {
+        let client = Client::new();
+        while client.core.budget.take() {}
+        let mut call = client.begin(Kind::Write);
+        let (_, first) = client.send(&mut call);
+        for tries in 0..20 {
+            let pause = paused(call.on(doubt(), client.now));
+            assert_eq!(pause.is_zero(), tries == 0, "{pause:?}");
+            client.told(route(1, 1), 1);
+            let (_, again) = client.send(&mut call);
+            assert_eq!(again.pair, first.pair);
+        }
+        // Later refusals do not tell what became of the first try.
+        let refused = refusal(ErrorCode::Invalid, Fate::NotApplied);
+        let error = failed(call.on(refused, client.now));
+        assert_eq!(
+            (error.code, error.fate),
+            (ErrorCode::Invalid, Fate::Unknown)
+        );
+        // Until its deadline no later write lets the servers forget it.
+        let mut next = client.begin(Kind::Write);
+        assert_eq!(client.send(&mut next).1.pair.lowest_unanswered, 1);
+    }
+}
+
+#[test]
+fn a_write_that_was_surely_not_applied_is_no_longer_unanswered() {
+    let client = Client::new();
+    let mut call = client.begin(Kind::Write);
+    client.send(&mut call);
+    let refused = refusal(ErrorCode::Invalid, Fate::NotApplied);
+    let error = failed(call.on(refused, client.now));
+    assert_eq!(error.fate, Fate::NotApplied);
+    let mut next = client.begin(Kind::Write);
+    assert_eq!(client.send(&mut next).1.pair.lowest_unanswered, 2);
+}
+
+#[test]
+fn reads_in_doubt_cost_the_budget_and_are_never_applied() {
+    let client = Client::new();
+    let mut call = client.begin(Kind::Read);
+    let mut tries = 0;
+    let error = loop {
+        client.told(route(1, 1), 1);
+        client.send(&mut call);
+        match call.on(broken(), client.now) {
+            Action::Pause(_) => tries += 1,
+            action => break failed(action),
+        }
+    };
+    // The first retry is free.
+    assert_eq!(tries, 501);
+    assert_eq!(
+        (error.code, error.fate),
+        (ErrorCode::DeadlineExceeded, Fate::NotApplied)
+    );
+}
+
+#[test]
+fn an_order_is_not_given_again_once_a_node_may_have_it() {
+    let client = Client::new();
+    let mut call = client.core.begin(None, Kind::Order, client.now + TIMEOUT);
+    client.send(&mut call);
+    let unsent = Event::Lost(Lost::NotSent("no room".into()));
+    paused(call.on(unsent, client.now));
+    client.send(&mut call);
+    let error = failed(call.on(broken(), client.now));
+    assert_eq!(error.fate, Fate::Unknown);
+    let mut call = client.core.begin(None, Kind::Order, client.now + TIMEOUT);
+    client.send(&mut call);
+    let refused = refusal(ErrorCode::NoQuorum, Fate::Unknown);
+    assert_eq!(failed(call.on(refused, client.now)).fate, Fate::Unknown);
+}
+
+#[test]
+fn no_quorum_is_tried_anywhere_without_the_budget_and_told_at_the_end() {
+    let client = Client::new();
+    while client.core.budget.take() {}
+    for (kind, fate) in [(Kind::Read, Fate::NotApplied), (Kind::Write, Fate::Unknown)] {
+        client.told(route(1, 1), 1);
+        let mut call = client.begin(kind);
+        client.send(&mut call);
+        for _ in 0..10 {
+            let refused = refusal(ErrorCode::NoQuorum, Fate::NotApplied);
+            paused(call.on(refused, client.now));
+            // Its route is forgotten.
+            let action = call.on(Event::Resume, client.now);
+            assert!(matches!(action, Action::Refresh), "{action:?}");
+            let action = call.on(Event::Refreshed(Ok(())), client.now);
+            assert!(matches!(action, Action::Open { .. }), "{action:?}");
+            let action = call.on(Event::Opened, client.now);
+            assert!(matches!(action, Action::Send(_)), "{action:?}");
+        }
+        // That the last try was late tells less.
+        let late = Event::Lost(Lost::Late);
+        let error = failed(call.on(late, client.now + TIMEOUT));
+        assert_eq!((error.code, error.fate), (ErrorCode::NoQuorum, fate));
+    }
+}
+
+#[test]
+fn a_call_ends_before_a_pause_that_would_outlast_it() {
+    let client = Client::new();
+    let mut call = client
+        .core
+        .begin(Some(KEY), Kind::Read, client.now + ms(100));
+    let (_, attempt) = client.send(&mut call);
+    assert_eq!(attempt.deadline_ms, 100);
+    let mut busy = refusal(ErrorCode::Overloaded, Fate::NotApplied);
+    if let Event::Refused { error, .. } = &mut busy {
+        error.retry_after_ms = 100;
+    }
+    let error = failed(call.on(busy, client.now));
+    assert_eq!(error.code, ErrorCode::Overloaded);
+    assert_eq!(error.retry_after, Some(ms(100)));
+    // At the deadline nothing is sent any more.
+    let mut call = client.begin(Kind::Write);
+    call.on(Event::Resume, client.now);
+    let error = failed(call.on(Event::Opened, client.now + TIMEOUT));
+    assert_eq!(
+        (error.code, error.fate),
+        (ErrorCode::Unreachable, Fate::NotApplied)
+    );
+}
+
+#[test]
+fn a_try_at_one_of_several_nodes_leaves_time_for_the_others() {
+    let client = Client::new();
+    let mut call = client.begin(Kind::Read);
+    let action = call.on(Event::Resume, client.now);
+    let third = client.now + TIMEOUT / 3;
+    assert!(matches!(action, Action::Open { until, .. } if until == third));
+    let Action::Send(attempt) = call.on(Event::Opened, client.now) else {
+        panic!("nothing is sent");
+    };
+    assert_eq!(attempt.until, client.now + ms(1500));
+    assert_eq!(attempt.silence, Some(ms(500)));
+
+    let alone = Client::with(&["node1:1"]);
+    let mut call = alone.begin(Kind::Read);
+    let (_, attempt) = alone.send(&mut call);
+    assert_eq!(
+        (attempt.until, attempt.silence),
+        (alone.now + TIMEOUT, None)
+    );
+}
+
+#[test]
+fn a_silent_try_is_given_up_only_if_the_range_has_moved() {
+    let client = Client::new();
+    let mut call = client.begin(Kind::Write);
+    let (_, first) = client.send(&mut call);
+    for _ in 0..3 {
+        let action = call.on(Event::Silence, client.now);
+        assert!(matches!(action, Action::LookElsewhere));
+        assert!(client.core.failures.is_left_out("node1:1", client.now));
+        let action = call.on(Event::Looked, client.now);
+        assert!(matches!(action, Action::Wait), "{action:?}");
+    }
+    call.on(Event::Silence, client.now);
+    client.told(route(2, 3), 3);
+    assert_eq!(paused(call.on(Event::Looked, client.now)), Duration::ZERO);
+    let (place, again) = client.send(&mut call);
+    assert_eq!(&*place.address, "node3:1");
+    assert_eq!(again.pair, first.pair);
+}
+
+#[test]
+fn a_clock_out_of_bounds_is_waited_for_or_stepped_back_from() {
+    let client = Client::new();
+    let ahead = NOW + (3_600_000 << 16);
+    client.core.session.observe(ahead, client.now);
+    let out_of_bounds = |retry_after_ms| {
+        let mut event = refusal(ErrorCode::ClockOutOfBounds, Fate::NotApplied);
+        if let Event::Refused { error, .. } = &mut event {
+            error.retry_after_ms = retry_after_ms;
+        }
+        event
+    };
+    let mut call = client.begin(Kind::Write);
+    let (_, first) = client.send(&mut call);
+    assert_eq!((first.pair.first_tried, first.token), (ahead, ahead));
+    // It becomes possible soon.
+    assert!(paused(call.on(out_of_bounds(100), client.now)) >= ms(100));
+    assert_eq!(client.send(&mut call).1.token, ahead);
+    // It does not.
+    paused(call.on(out_of_bounds(101), client.now));
+    let (_, again) = client.send(&mut call);
+    assert_eq!((again.pair.first_tried, again.token), (NOW, NOW));
+    assert_eq!(again.pair.sequence, first.pair.sequence);
+    for _ in 0..2 {
+        paused(call.on(out_of_bounds(0), client.now));
+        client.send(&mut call);
+    }
+    let error = failed(call.on(out_of_bounds(0), client.now));
+    assert_eq!(error.code, ErrorCode::ClockOutOfBounds);
+}
+
+#[test]
+fn a_reply_that_makes_no_sense_leaves_the_fate_of_a_write_open() {
+    for (kind, fate) in [(Kind::Write, Fate::Unknown), (Kind::Read, Fate::NotApplied)] {
+        let client = Client::new();
+        let mut call = client.begin(kind);
+        client.send(&mut call);
+        let error = failed(call.on(Event::Unreadable("?".to_owned()), client.now));
+        assert_eq!((error.code, error.fate), (ErrorCode::Internal, fate));
+    }
+}
+
+#[test]
+fn nodes_that_failed_a_short_time_ago_are_asked_last() {
+    let client = Client::new();
+    let address: Arc<str> = Arc::from("node2:1");
+    client.core.leave_out(&address, client.now);
+    let mut first = std::collections::BTreeSet::new();
+    for _ in 0..100 {
+        let (order, patience) = client.core.order(client.now + ms(300), client.now);
+        assert_eq!(order.last(), Some(&address));
+        assert_eq!(patience, ms(50));
+        first.extend(order.first().cloned());
+        let place = client.core.any_place(client.now);
+        assert!(place.address != address && place.shard.is_none());
+    }
+    assert_eq!(first.len(), 2, "it starts with any of the others");
+}

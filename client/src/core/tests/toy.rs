@@ -1,0 +1,459 @@
+//! A toy cluster in virtual time: nodes in memory that stop and start, ranges that split and move,
+//! requests and replies that get lost or arrive late. Clients drive the core against it. Whatever
+//! happens, a write is applied at most once, and its fate is true.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rangedb_protocol::{ErrorReply, Route, Session as Pair};
+
+use super::ms;
+use crate::core::{Action, Attempt, Call, Core, Event, Kind, Lost, Place, Random};
+use crate::error::{Error, ErrorCode, Fate};
+
+const SEEDS: u64 = 100;
+const NODES: u64 = 3;
+const CALLS: usize = 60;
+/// Calls that run at the same time.
+const AT_ONCE: usize = 4;
+const TIMEOUT: Duration = Duration::from_secs(4);
+
+/// A range and who leads it.
+#[derive(Clone, Debug)]
+struct Range {
+    id: u64,
+    version: u32,
+    start: Vec<u8>,
+    end: Option<Vec<u8>>,
+    leader: u64,
+}
+
+/// A request on its way: the call that it belongs to, and what it carries.
+struct Sent {
+    call: usize,
+    key: Vec<u8>,
+    to: u64,
+    attempt: Attempt,
+}
+
+struct Toy {
+    random: Random,
+    up: [bool; NODES as usize],
+    ranges: Vec<Range>,
+    /// The pairs of the writes that were applied.
+    applied: BTreeSet<(u128, u64)>,
+    /// How often each call's write was applied.
+    times: Vec<u32>,
+    /// The highest lowest-unanswered sequence number of the client.
+    mark: u64,
+    late: Vec<Sent>,
+    began: Instant,
+}
+
+/// What comes to a call next.
+enum Coming {
+    Event(Event),
+    Answer,
+}
+
+struct Running<'a> {
+    index: usize,
+    key: &'a [u8],
+    call: Call<'a>,
+    deadline: Instant,
+    place: Option<Place>,
+    /// When the present try is late, and how often it is silent until then.
+    until: Instant,
+    silence: Option<Duration>,
+    due: Instant,
+    coming: Coming,
+}
+
+impl Toy {
+    fn new(seed: u64) -> Toy {
+        Toy {
+            random: Random(seed.into()),
+            up: [true; NODES as usize],
+            ranges: vec![Range {
+                id: 2,
+                version: 1,
+                start: Vec::new(),
+                end: None,
+                leader: 1,
+            }],
+            applied: BTreeSet::new(),
+            times: vec![0; CALLS],
+            mark: 0,
+            late: Vec::new(),
+            began: Instant::now(),
+        }
+    }
+
+    fn once_in(&self, many: usize) -> bool {
+        self.random.below(many) == 0
+    }
+
+    fn any_node(&self) -> u64 {
+        1 + self.random.below(NODES as usize) as u64
+    }
+
+    fn timestamp(&self, now: Instant) -> u64 {
+        (1_000 + (now - self.began).as_millis() as u64) << 16
+    }
+
+    /// Something happens to the cluster, now and then.
+    fn happens(&mut self) {
+        if self.once_in(20) {
+            let node = self.random.below(NODES as usize);
+            self.up[node] = !self.up[node] || self.once_in(3);
+        }
+        if self.once_in(20) {
+            let (range, leader) = (self.random.below(self.ranges.len()), self.any_node());
+            self.ranges[range].leader = leader;
+        }
+        if self.once_in(40) && self.ranges.len() < 6 {
+            self.split();
+        }
+        if let Some(late) = self.late.pop() {
+            if self.once_in(3) {
+                // Nobody waits for its reply.
+                let _ = self.serve(&late);
+            } else {
+                self.late.insert(0, late);
+            }
+        }
+    }
+
+    fn split(&mut self) {
+        let at = vec![b'a' + self.random.below(26) as u8];
+        let version = 1 + self
+            .ranges
+            .iter()
+            .map(|range| range.version)
+            .max()
+            .unwrap_or(0);
+        let id = 2 + self.ranges.len() as u64;
+        let parent = (self.ranges.iter_mut())
+            .find(|range| range.start < at && range.end.as_ref().is_none_or(|end| at < *end));
+        if let Some(parent) = parent {
+            let end = parent.end.replace(at.clone());
+            parent.version = version;
+            let leader = parent.leader;
+            self.ranges.push(Range {
+                id,
+                version,
+                start: at,
+                end,
+                leader,
+            });
+        }
+    }
+
+    fn range(&self, key: &[u8]) -> &Range {
+        let holds = |range: &&Range| {
+            range.start.as_slice() <= key && range.end.as_deref().is_none_or(|end| key < end)
+        };
+        self.ranges
+            .iter()
+            .find(holds)
+            .expect("ranges tile the keys")
+    }
+
+    fn route(range: &Range) -> Route {
+        Route {
+            range: range.id,
+            version: range.version,
+            conf: 1,
+            start: range.start.clone(),
+            end: range.end.clone(),
+            leader: Some((range.leader, 0)),
+            address: address(range.leader).to_string(),
+        }
+    }
+
+    /// What a node does with a write.
+    fn serve(&mut self, sent: &Sent) -> Result<(), (ErrorCode, Fate)> {
+        let range = self.range(&sent.key);
+        let target = sent.attempt.target;
+        if target.is_some_and(|target| (target.range, target.version) != (range.id, range.version))
+        {
+            return Err((ErrorCode::Moved, Fate::NotApplied));
+        }
+        if range.leader != sent.to {
+            return Err((ErrorCode::NotLeader, Fate::NotApplied));
+        }
+        let refusals = [
+            (ErrorCode::Overloaded, Fate::NotApplied),
+            (ErrorCode::NoQuorum, Fate::NotApplied),
+            (ErrorCode::Recovering, Fate::NotApplied),
+        ];
+        if self.once_in(12) {
+            return Err(refusals[self.random.below(refusals.len())]);
+        }
+        let Pair {
+            client,
+            sequence,
+            lowest_unanswered,
+            ..
+        } = sent.attempt.pair;
+        if self.applied.contains(&(client, sequence)) {
+            return Ok(());
+        }
+        if sequence < self.mark {
+            return Err((ErrorCode::SessionExpired, Fate::Unknown));
+        }
+        self.mark = self.mark.max(lowest_unanswered);
+        if self.once_in(12) {
+            let codes = [ErrorCode::Unknown, ErrorCode::NoQuorum];
+            return Err((codes[self.random.below(2)], Fate::Unknown));
+        }
+        self.applied.insert((client, sequence));
+        self.times[sent.call] += 1;
+        match self.once_in(12) {
+            true => Err((ErrorCode::Unknown, Fate::Unknown)),
+            false => Ok(()),
+        }
+    }
+}
+
+fn address(node: u64) -> Arc<str> {
+    Arc::from(format!("node{node}:1"))
+}
+
+fn node_at(address: &str) -> u64 {
+    let all = 1..=NODES;
+    let mut all = all.filter(|node| &*self::address(*node) == address);
+    all.next().expect("the address of a node")
+}
+
+impl Running<'_> {
+    /// Carries an action out: says when and what comes of it. `Err`: the call has failed.
+    fn take(
+        &mut self,
+        action: Action,
+        toy: &mut Toy,
+        core: &Core,
+        now: Instant,
+    ) -> Result<(), Error> {
+        let soon = now + ms(1 + toy.random.below(15) as u64);
+        let (due, event) = match action {
+            Action::Fail(error) => return Err(error),
+            Action::Pause(pause) => (now + pause, Event::Resume),
+            Action::Refresh => {
+                let result = match refresh(toy, core, now) {
+                    true => Ok(()),
+                    false => Err("no node answers".into()),
+                };
+                (soon, Event::Refreshed(result))
+            }
+            Action::Open { place, .. } => {
+                let up = toy.up[node_at(&place.address) as usize - 1];
+                if !up {
+                    core.leave_out(&place.address, now);
+                }
+                self.place = Some(place);
+                match up {
+                    true => (soon, Event::Opened),
+                    false => (soon, Event::NotOpened("refused".into())),
+                }
+            }
+            Action::Send(attempt) => {
+                return {
+                    self.send(attempt, toy, now);
+                    Ok(())
+                };
+            }
+            Action::Wait => self.silence_or_late(now),
+            Action::LookElsewhere => {
+                refresh(toy, core, now);
+                (soon, Event::Looked)
+            }
+        };
+        self.due = due.min(self.deadline);
+        self.coming = Coming::Event(event);
+        Ok(())
+    }
+
+    fn silence_or_late(&self, now: Instant) -> (Instant, Event) {
+        match self.silence {
+            Some(silence) if now + silence < self.until => (now + silence, Event::Silence),
+            _ => (self.until, Event::Lost(Lost::Late)),
+        }
+    }
+
+    fn send(&mut self, attempt: Attempt, toy: &mut Toy, now: Instant) {
+        self.until = attempt.until;
+        self.silence = attempt.silence;
+        let place = self.place.take().expect("it was opened");
+        let node = node_at(&place.address);
+        let sent = Sent {
+            call: self.index,
+            key: self.key.to_vec(),
+            to: node,
+            attempt,
+        };
+        let (due, event) = self.silence_or_late(now);
+        self.due = due;
+        self.coming = Coming::Event(event);
+        if toy.once_in(10) || !toy.up[node as usize - 1] {
+            if toy.once_in(2) {
+                toy.late.push(sent);
+            }
+            return;
+        }
+        let served = toy.serve(&sent);
+        let timestamp = toy.timestamp(now);
+        if toy.once_in(10) {
+            return;
+        }
+        self.due = (now + ms(1 + toy.random.below(15) as u64)).min(self.until);
+        let breaks = toy.once_in(10);
+        self.coming = match served {
+            _ if breaks => Coming::Event(Event::Lost(Lost::Broken("reset".into()))),
+            Ok(()) => Coming::Answer,
+            Err((code, fate)) => {
+                let route = Toy::route(toy.range(self.key));
+                Coming::Event(Event::Refused {
+                    node,
+                    timestamp,
+                    error: Box::new(ErrorReply {
+                        code: Ok(code),
+                        fate,
+                        retry_after_ms: toy.random.below(8) as u32,
+                        message: format!("{code}"),
+                        route: Some(route).filter(|_| toy.once_in(2)),
+                    }),
+                })
+            }
+        };
+    }
+}
+
+/// The first node of the core's order that runs sends the directory, which may be an old one.
+fn refresh(toy: &Toy, core: &Core, now: Instant) -> bool {
+    let (order, _) = core.order(now + TIMEOUT, now);
+    let mut running = order.iter().filter(|at| toy.up[node_at(at) as usize - 1]);
+    let Some(address) = running.next() else {
+        return false;
+    };
+    let routes = toy.ranges.iter().map(|range| {
+        let mut route = Toy::route(range);
+        if toy.once_in(4) {
+            let leader = toy.any_node();
+            route.leader = Some((leader, 0));
+            route.address = self::address(leader).to_string();
+        }
+        route
+    });
+    let node = node_at(address);
+    core.take_directory(routes.collect(), toy.timestamp(now), (node, address), now);
+    true
+}
+
+/// What a run of the toy came to.
+#[derive(Debug, PartialEq, Eq)]
+struct Found {
+    /// Writes that were applied twice, or whose fate is not true.
+    wrong: Vec<String>,
+    took: Duration,
+    applied: Vec<u32>,
+}
+
+fn run(seed: u64, has_bug: bool) -> Found {
+    let mut toy = Toy::new(seed);
+    let mut now = toy.began;
+    let addresses = (1..=NODES).map(address).collect();
+    let core = Core::new(addresses, u128::from(seed) << 64 | 5, now);
+    let keys: Vec<Vec<u8>> = (0..CALLS)
+        .map(|_| vec![b'a' + toy.random.below(26) as u8])
+        .collect();
+    let mut fates = vec![None; CALLS];
+    let mut running: Vec<Running<'_>> = Vec::new();
+    let mut waiting = keys.iter().enumerate();
+    loop {
+        while running.len() < AT_ONCE {
+            let Some((index, key)) = waiting.next() else {
+                break;
+            };
+            let deadline = now + TIMEOUT;
+            running.push(Running {
+                index,
+                key,
+                call: core.begin(Some(key), Kind::Write, deadline),
+                deadline,
+                place: None,
+                until: deadline,
+                silence: None,
+                due: now,
+                coming: Coming::Event(Event::Resume),
+            });
+        }
+        let next = (0..running.len()).min_by_key(|&at| running[at].due);
+        let Some(mut next) = next.map(|at| running.swap_remove(at)) else {
+            break;
+        };
+        now = now.max(next.due);
+        toy.happens();
+        match std::mem::replace(&mut next.coming, Coming::Answer) {
+            Coming::Answer => {
+                next.call.answered(toy.timestamp(now), now);
+                fates[next.index] = Some(Ok(()));
+            }
+            Coming::Event(event) => {
+                if has_bug && matches!(event, Event::Resume) {
+                    next.call.forget_request_id();
+                }
+                let action = next.call.on(event, now);
+                match next.take(action, &mut toy, &core, now) {
+                    Ok(()) => running.push(next),
+                    Err(error) => {
+                        assert!(now <= next.deadline, "seed {seed}: it ends too late");
+                        fates[next.index] = Some(Err(error));
+                    }
+                }
+            }
+        }
+    }
+    // What is still on its way arrives.
+    for late in std::mem::take(&mut toy.late) {
+        let _ = toy.serve(&late);
+    }
+    let calls = fates.iter().zip(&toy.times).enumerate();
+    let wrong = calls.filter_map(|(call, (fate, &times))| {
+        let fate = fate.as_ref().expect("every call ends");
+        let is_right = match fate {
+            Ok(()) => times == 1,
+            Err(error) if error.code == ErrorCode::SessionExpired => false,
+            Err(error) if error.fate == Fate::NotApplied => times == 0,
+            Err(_) => times <= 1,
+        };
+        (!is_right).then(|| format!("call {call}: {fate:?}, applied {times} times"))
+    });
+    Found {
+        wrong: wrong.collect(),
+        took: now - toy.began,
+        applied: toy.times.clone(),
+    }
+}
+
+#[test]
+fn writes_are_applied_at_most_once_and_their_fates_are_true() {
+    for seed in 0..SEEDS {
+        let found = run(seed, false);
+        assert!(found.wrong.is_empty(), "seed {seed}: {:?}", found.wrong);
+    }
+}
+
+#[test]
+fn retries_under_a_new_request_id_are_found() {
+    let is_found = |seed: &u64| !run(*seed, true).wrong.is_empty();
+    let found = (0..SEEDS).filter(is_found).count() as u64;
+    assert!(found > SEEDS / 2, "{found}");
+}
+
+#[test]
+fn the_same_events_give_the_same_actions() {
+    assert_eq!(run(3, false), run(3, false));
+    assert_ne!(run(3, false), run(4, false));
+}
