@@ -42,10 +42,7 @@ const WRITERS: u32 = 4;
 const WRITE_INTERVAL: Duration = Duration::from_millis(40);
 
 /// The effort for each write.
-const EFFORT: Effort = Effort {
-    deadline: None,
-    retry: Duration::from_millis(20),
-};
+const EFFORT: Effort = Effort { deadline: None };
 
 const SIZES: Sizes = Sizes {
     shards: 1,

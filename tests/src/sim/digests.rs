@@ -10,7 +10,7 @@ use rangedb_engine::error::Error;
 use rangedb_engine::request::Batch;
 use rangedb_engine::types::{RangeId, ReplicaId, SYSTEM_RANGE};
 
-use super::client::{Effort, RETRY, SimClient};
+use super::client::{Effort, SimClient};
 use super::cluster::Cluster;
 use super::executor::{self, Executor, OnHost};
 use super::node::{SimNode, Sizes};
@@ -30,10 +30,7 @@ pub struct Found {
 
 const KEY: &str = "spoilt";
 const KEYS: u32 = 40;
-const EFFORT: Effort = Effort {
-    deadline: None,
-    retry: RETRY,
-};
+const EFFORT: Effort = Effort { deadline: None };
 /// The time for comparisons to find the rows. A comparison that a restart interrupts takes a minute
 /// to end.
 const TIMEOUT: Duration = Duration::from_secs(150);

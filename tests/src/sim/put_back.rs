@@ -12,7 +12,7 @@ use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::request::Batch;
 use rangedb_engine::types::{RangeId, SYSTEM_RANGE};
 
-use super::client::{Effort, RETRY, SimClient};
+use super::client::{Effort, SimClient};
 use super::cluster::Cluster;
 use super::executor::{self, Executor};
 use super::node::{SimNode, Sizes};
@@ -21,10 +21,7 @@ use crate::invariants;
 
 const RANGE: RangeId = RangeId(SYSTEM_RANGE.0 + 1);
 const KEYS: u32 = 20;
-const EFFORT: Effort = Effort {
-    deadline: None,
-    retry: RETRY,
-};
+const EFFORT: Effort = Effort { deadline: None };
 /// By then elections are over, and replicas have received the writes.
 const SETTLED: Duration = Duration::from_secs(2);
 /// How long the node is down; too short for the leader to notice.

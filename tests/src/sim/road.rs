@@ -50,6 +50,8 @@ pub struct Asked {
     pub body: Body,
     /// Who asks.
     pub caller: Caller,
+    /// The newest timestamp that the client has seen.
+    pub token: Timestamp,
     /// The range that the client believes to own the key.
     pub target: Option<Target>,
     /// How long the client waits, counted from the request's arrival.
@@ -228,7 +230,7 @@ fn take(gateway: &Gateway<SimEnv>, asked: Asked, answer: oneshot::Sender<Told>, 
     let call = Call {
         caller: asked.caller,
         deadline: asked.patience.map(|patience| now + patience),
-        token: Timestamp::ZERO,
+        token: asked.token,
         target: asked.target,
     };
     let is_write = matches!(asked.body, Body::Write { .. });

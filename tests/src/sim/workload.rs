@@ -17,7 +17,7 @@ use rangedb_engine::request::{self, Batch, Condition, Outcome, ScanRequest, Vers
 use rangedb_engine::types::{Blob, Timestamp};
 use rangedb_loadgen::check::history::{Action, Expected, Operation};
 
-use super::client::{Effort, RETRY, SimClient};
+use super::client::{Effort, SimClient};
 use super::executor::{self, OUTSIDE};
 use super::runtime::SimRuntime;
 use crate::invariants;
@@ -84,7 +84,6 @@ impl SimClient {
         };
         Effort {
             deadline: deadline_ms.map(Duration::from_millis),
-            retry: RETRY,
         }
     }
 
@@ -106,7 +105,7 @@ impl SimClient {
         let read = self.read(key.as_bytes(), |found| {
             found.map(|(value, version)| (number(value), version))
         });
-        let Ok(found) = read.await else { return };
+        let Some(found) = read.await else { return };
         let rows = self.seen.rows.borrow();
         rows.check_read(&self.seen, &key, before, found);
         if let Some((_, version)) = found {
@@ -155,7 +154,7 @@ impl SimClient {
         let present = self.read(&bytes, |found| {
             found.map(|(value, version)| (Blob::copy_from_slice(value), version))
         });
-        let present = present.await.ok();
+        let present = present.await;
         let (value, text) = self.value(may_be_long);
         match (self.random.below(5), present) {
             (0, _) => RowWrite {
@@ -254,9 +253,7 @@ impl SimClient {
             _ => BURSTS[0],
         };
         let count = self.random.between(2, most);
-        let mut effort = self.effort();
-        // Spread the retries of a burst over time.
-        effort.retry += Duration::from_millis(2 * count);
+        let effort = self.effort();
         let is_large = count > BURSTS[1];
         let writes = (0..count).map(|_| async move {
             match self.random.once_in(2) {
@@ -350,12 +347,10 @@ impl SimClient {
         let at = match read.get(again) {
             Some(at) => *at,
             None => {
-                let Some(reached) = self.reach(b"cp").await else {
+                let Some(now) = self.cluster_time().await else {
                     return;
                 };
-                reached
-                    .ask(|gateway| gateway.shard().now())
-                    .plus_ms(self.random.below(AHEAD_MAX_MS))
+                now.plus_ms(self.random.below(AHEAD_MAX_MS))
             }
         };
         self.scan_in_pages(Some(at)).await;
