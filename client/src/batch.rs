@@ -116,6 +116,11 @@ impl Batch {
         self.change(key, Change::Add(delta))
     }
 
+    /// The number of its changes.
+    pub fn len(&self) -> usize {
+        self.changes.len()
+    }
+
     /// Whether it has no change.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()

@@ -1,40 +1,16 @@
-//! The client of a cluster: its options, how it connects, and its requests to nodes.
+//! The client of a cluster, and how it connects.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rangedb_protocol::{NodeState, Reply, RequestBody};
-
-use crate::calls::{Request, Take};
 use crate::cluster::ClusterId;
-use crate::core::{Core, Kind};
+use crate::core::Core;
 use crate::error::{Error, ErrorCode, Fate};
+use crate::options::ClientOptions;
 use crate::pool::Pool;
 
 /// Longest timeout of a call; a longer one counts as this.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Options of a client.
-#[derive(Clone, Debug)]
-pub struct ClientOptions {
-    /// Nodes to ask first, as `HOST:PORT`; names and `[::1]:7400` work.
-    pub addresses: Vec<String>,
-    /// Time limit of a call, retries included; at most a day.
-    pub timeout: Duration,
-    /// The cluster to which the client belongs. `None`: the cluster of the first node that it
-    /// meets, in the order of the addresses. Nodes of another cluster are not used.
-    pub cluster: Option<ClusterId>,
-}
-
-impl Default for ClientOptions {
-    fn default() -> ClientOptions {
-        ClientOptions {
-            addresses: vec!["127.0.0.1:7400".to_owned()],
-            timeout: Duration::from_secs(5),
-            cluster: None,
-        }
-    }
-}
 
 pub(crate) struct Inner {
     pub core: Arc<Core>,
@@ -60,13 +36,49 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
-    /// Connects to one of the addresses that answers, and fetches the directory. From then on the
-    /// client uses nodes of one cluster alone; see [`ClientOptions::cluster`].
+    /// Connects to one of the addresses that answers, and fetches the directory. While no node
+    /// answers, it tries again until the time for connecting is over, so a service may start before
+    /// the database does. From then on the client uses nodes of one cluster alone; see
+    /// [`ClientOptions::cluster`].
+    ///
+    /// ```no_run
+    /// # use rangedb_client::{Client, ClientOptions, Error};
+    /// # async fn example() -> Result<(), Error> {
+    /// let client = Client::connect(["10.0.0.1:7400", "10.0.0.2:7400"]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`ErrorCode::Unreachable`] if no node answers in time or all belong to another cluster,
     /// [`ErrorCode::Invalid`] without an address.
-    pub async fn connect(options: ClientOptions) -> Result<Client, Error> {
+    pub async fn connect(options: impl Into<ClientOptions>) -> Result<Client, Error> {
+        let options = options.into();
+        let patience = options.connect_timeout.unwrap_or(options.timeout);
+        let client = Client::connect_lazy(options)?;
+        let until = Instant::now() + patience.min(TIMEOUT_MAX);
+        let mut tries = 0;
+        loop {
+            let deadline = until.max(client.deadline());
+            let Err(reason) = client.refresh(deadline).await else {
+                return Ok(client);
+            };
+            let pause = client.inner.core.pause(tries, None);
+            if Instant::now() + pause >= until {
+                return Err(Error::unreachable(reason));
+            }
+            tracing::debug!(%reason, "no node answers yet");
+            tokio::time::sleep(pause).await;
+            tries += 1;
+        }
+    }
+
+    /// A client that connects when the first call needs it, within that call's time.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Invalid`] without an address.
+    pub fn connect_lazy(options: impl Into<ClientOptions>) -> Result<Client, Error> {
+        let options = options.into();
         if options.addresses.is_empty() {
             let message = "no address of a node was given";
             return Err(Error::new(ErrorCode::Invalid, Fate::NotApplied, message));
@@ -79,13 +91,10 @@ impl Client {
             core,
             asking: tokio::sync::Mutex::default(),
         };
-        let client = Client {
+        Ok(Client {
             inner: Arc::new(inner),
             timeout: options.timeout,
-        };
-        let met = client.refresh(client.deadline()).await;
-        met.map_err(Error::unreachable)?;
-        Ok(client)
+        })
     }
 
     /// The cluster to which this client belongs, once it has met a node.
@@ -104,61 +113,5 @@ impl Client {
 
     pub(crate) fn deadline(&self) -> Instant {
         Instant::now() + self.timeout.min(TIMEOUT_MAX)
-    }
-
-    /// The status of a node.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn status(&self) -> Result<NodeState, Error> {
-        let body = |_| RequestBody::Status;
-        let take: Take<NodeState> = |reply, _| match reply {
-            Reply::Node(node) => Some(*node),
-            _ => None,
-        };
-        let deadline = self.deadline();
-        self.call(Request {
-            key: None,
-            body: &body,
-            kind: Kind::Read,
-            take,
-            deadline,
-        })
-        .await
-    }
-
-    /// Reads the state of the cluster. The command is JSON, as the protocol's documentation
-    /// describes; any node answers, in JSON.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn admin(&self, command: &str) -> Result<String, Error> {
-        self.admin_call(command, Kind::Read).await
-    }
-
-    /// Changes the cluster: like [`Client::admin`], for commands that change something. It is not
-    /// tried again if it may have been received.
-    ///
-    /// # Errors
-    /// See [`Error`]; its fate tells whether the command was carried out.
-    pub async fn admin_order(&self, command: &str) -> Result<String, Error> {
-        self.admin_call(command, Kind::Order).await
-    }
-
-    async fn admin_call(&self, command: &str, kind: Kind) -> Result<String, Error> {
-        let body = |_| RequestBody::Admin { command };
-        let take: Take<String> = |reply, _| match reply {
-            Reply::Admin { json } => Some(json.to_owned()),
-            _ => None,
-        };
-        let deadline = self.deadline();
-        self.call(Request {
-            key: None,
-            body: &body,
-            kind,
-            take,
-            deadline,
-        })
-        .await
     }
 }

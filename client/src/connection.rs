@@ -127,6 +127,8 @@ struct State {
 }
 
 struct Shared {
+    /// The id of the node at the other end.
+    node: u64,
     state: Mutex<State>,
     writer: OwnedWriteHalf,
     to_send: Notify,
@@ -152,6 +154,7 @@ impl Shared {
             state.broken = Some(reason.clone());
             std::mem::take(&mut state.waiting)
         };
+        tracing::debug!(node = self.node, %reason, "a connection ended");
         self.room.close();
         // This ends the receiving task, too. It fails if the socket is closed already, which is
         // fine.
@@ -180,7 +183,6 @@ impl Drop for TaskOf {
 /// A connection to one shard; dropping it ends it.
 pub struct Connection {
     shared: Arc<Shared>,
-    node: u64,
 }
 
 impl Connection {
@@ -188,6 +190,7 @@ impl Connection {
     pub fn start(stream: TcpStream, node: u64) -> Connection {
         let (reader, writer) = stream.into_split();
         let shared = Arc::new(Shared {
+            node,
             state: Mutex::new(State {
                 output: Vec::new(),
                 sending: false,
@@ -204,12 +207,12 @@ impl Connection {
         tokio::spawn(send_all(TaskOf(shared.clone())));
         tokio::spawn(receive_all(TaskOf(shared.clone()), reader));
         tokio::spawn(watch_deadlines(TaskOf(shared.clone())));
-        Connection { shared, node }
+        Connection { shared }
     }
 
     /// The id of the node at the other end.
     pub fn node(&self) -> u64 {
-        self.node
+        self.shared.node
     }
 
     /// Whether the connection has ended.

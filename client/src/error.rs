@@ -30,7 +30,24 @@ pub struct Error {
 }
 
 impl Error {
-    pub(crate) fn new(code: ErrorCode, fate: Fate, reason: impl Into<Reason>) -> Error {
+    /// Whether the same call may simply be made again: it was not applied, and the reason may pass
+    /// by itself. The client has tried again for as long as the call's time allowed.
+    ///
+    /// If a write [may have been applied](Error::may_have_been_applied), this is false, since
+    /// another call is another write: read first whether it happened, or make it one that may
+    /// happen twice.
+    pub fn is_retryable(&self) -> bool {
+        self.fate == Fate::NotApplied && passes(self.code)
+    }
+
+    /// Whether the write happened or may yet happen. Always false for reads.
+    pub fn may_have_been_applied(&self) -> bool {
+        self.fate != Fate::NotApplied
+    }
+
+    /// An error as the client gives it, for tests of code that handles errors. The reason is a text
+    /// or an [`io::Error`].
+    pub fn new(code: ErrorCode, fate: Fate, reason: impl Into<Reason>) -> Error {
         let Reason { text, source } = reason.into();
         Error {
             code,
@@ -44,6 +61,25 @@ impl Error {
     pub(crate) fn unreachable(reason: impl Into<Reason>) -> Error {
         Error::new(ErrorCode::Unreachable, Fate::NotApplied, reason)
     }
+}
+
+/// Whether a reason may pass by itself.
+fn passes(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::TooManyInFlight
+            | ErrorCode::Moved
+            | ErrorCode::NotLeader
+            | ErrorCode::Recovering
+            | ErrorCode::Overloaded
+            | ErrorCode::DeadlineExceeded
+            | ErrorCode::Unknown
+            | ErrorCode::Busy
+            | ErrorCode::ShuttingDown
+            | ErrorCode::Unreachable
+            | ErrorCode::NoQuorum
+            | ErrorCode::ClockOutOfBounds
+    )
 }
 
 impl fmt::Display for Error {
@@ -142,5 +178,51 @@ impl From<io::Error> for Reason {
             text: error.to_string(),
             source: Some(Arc::new(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn a_call_may_be_made_again_if_it_was_not_applied_and_the_reason_passes() {
+        let error = |code, fate| Error::new(code, fate, "why");
+        for (code, fate, is_retryable) in [
+            (ErrorCode::Overloaded, Fate::NotApplied, true),
+            (ErrorCode::Unreachable, Fate::NotApplied, true),
+            (ErrorCode::NoQuorum, Fate::NotApplied, true),
+            (ErrorCode::NoQuorum, Fate::Unknown, false),
+            (ErrorCode::Unknown, Fate::Unknown, false),
+            (ErrorCode::Invalid, Fate::NotApplied, false),
+            (ErrorCode::SeveralRanges, Fate::NotApplied, false),
+            (ErrorCode::DiskFull, Fate::NotApplied, false),
+            (ErrorCode::Diverged, Fate::NotApplied, false),
+        ] {
+            let error = error(code, fate);
+            assert_eq!(error.is_retryable(), is_retryable, "{error}");
+            assert_eq!(error.may_have_been_applied(), fate == Fate::Unknown);
+        }
+    }
+
+    #[test]
+    fn the_source_is_the_system_s_error() {
+        let refused = || Reason::from(io::Error::from(io::ErrorKind::ConnectionRefused));
+        let reasons = vec![
+            "no RangeDB server".into(),
+            refused().at("here:1"),
+            refused(),
+        ];
+        let reason = Reason::all("no node answers: ", reasons, "; ");
+        let error = Error::unreachable(reason);
+        let message = "no node answers: no RangeDB server; here:1: connection refused; \
+                       connection refused (unreachable, not applied)";
+        assert_eq!(error.to_string(), message);
+        let source = error.source().and_then(|source| source.downcast_ref());
+        let kind = source.map(io::Error::kind);
+        assert_eq!(kind, Some(io::ErrorKind::ConnectionRefused));
+        assert!(Error::unreachable("why").source().is_none());
     }
 }

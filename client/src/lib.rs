@@ -13,14 +13,10 @@
 //! Dropping a call's future ends the wait, not the write.
 //!
 //! ```no_run
-//! use rangedb_client::{Client, ClientOptions};
+//! use rangedb_client::Client;
 //!
 //! # async fn example() -> Result<(), rangedb_client::Error> {
-//! let client = Client::connect(ClientOptions {
-//!     addresses: vec!["127.0.0.1:7400".to_owned()],
-//!     ..ClientOptions::default()
-//! })
-//! .await?;
+//! let client = Client::connect(["127.0.0.1:7400"]).await?;
 //! client.put("greeting", "hello").await?;
 //! let found = client.get("greeting").await?;
 //! assert_eq!(found.map(|found| found.value), Some("hello".into()));
@@ -34,6 +30,7 @@
 mod readme {}
 
 mod batch;
+pub mod blocking;
 mod calls;
 mod client;
 mod cluster;
@@ -44,17 +41,18 @@ mod error;
 mod limits;
 mod opening;
 mod operations;
+mod options;
 mod pool;
+mod scan;
 mod seeds;
 mod stagger;
 
 pub use batch::{Batch, BatchOutcome};
 pub use bytes::Bytes;
-pub use client::{Client, ClientOptions};
+pub use client::Client;
 pub use cluster::{BadClusterId, ClusterId};
 pub use error::{Error, ErrorCode, Fate};
-pub use operations::{
-    CasOutcome, Condition, Continuation, Deleted, Incremented, Mutation, Page, Row, ScanOptions,
-    Versioned,
-};
+pub use operations::{CasOutcome, Condition, Deleted, Incremented, Versioned};
+pub use options::ClientOptions;
 pub use rangedb_protocol::{NodeState, RangeState, Route, ShardState};
+pub use scan::{Continuation, Page, Row, Scan, ScanOptions};

@@ -1,12 +1,8 @@
 //! The operations of a client: keys and values in, typed results out.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
-use rangedb_protocol::continuation::{self, last_key_before, prefix_end};
-use rangedb_protocol::{
-    Change, Expected, Mutation as WireMutation, RangeState, Reply, RequestBody,
-};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use rangedb_protocol::{Expected, NodeState, RangeState, Reply, RequestBody};
 
 use crate::batch::{Batch, BatchOutcome};
 use crate::calls::{Request, Take};
@@ -14,8 +10,12 @@ use crate::client::Client;
 use crate::core::Kind;
 use crate::error::Error;
 
+/// How many reads of [`Client::get_many`] are under way at the same time.
+const READS_AT_ONCE: usize = 256;
+
 /// A value and its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Versioned {
     /// The bytes; an empty value differs from an absent one.
     pub value: Bytes,
@@ -25,6 +25,7 @@ pub struct Versioned {
 
 /// The result of a delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Deleted {
     /// The commit timestamp of the delete.
     pub version: u64,
@@ -37,10 +38,25 @@ pub struct Deleted {
 pub enum Condition<'a> {
     /// The key has no value.
     Absent,
-    /// The key has exactly this value.
+    /// The key has exactly this value; see [`Condition::value`] for strings.
     Value(&'a [u8]),
     /// The key's value has this version.
     Version(u64),
+}
+
+impl<'a> Condition<'a> {
+    /// The key has exactly this value.
+    pub fn value(value: &'a (impl AsRef<[u8]> + ?Sized)) -> Condition<'a> {
+        Condition::Value(value.as_ref())
+    }
+
+    fn on_the_wire(self) -> Expected<'a> {
+        match self {
+            Condition::Absent => Expected::Absent,
+            Condition::Value(value) => Expected::Value(value),
+            Condition::Version(version) => Expected::Version(version),
+        }
+    }
 }
 
 /// The result of a compare-and-swap.
@@ -60,98 +76,12 @@ pub enum CasOutcome {
 
 /// The result of an increment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Incremented {
     /// The new number.
     pub value: i64,
     /// The commit timestamp of the increment.
     pub version: u64,
-}
-
-/// One change of a write.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mutation {
-    /// The key.
-    pub key: Bytes,
-    /// Its new value; `None` deletes it.
-    pub value: Option<Bytes>,
-}
-
-impl Mutation {
-    fn on_the_wire(&self) -> WireMutation<'_> {
-        WireMutation {
-            key: &self.key,
-            change: Change::to(self.value.as_deref()),
-        }
-    }
-}
-
-/// The interval of a scan and the size of its pages.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ScanOptions {
-    /// First key, inclusive; `None`: from the first key of all.
-    pub start: Option<Bytes>,
-    /// End, exclusive; `None`: to the last key of all.
-    pub end: Option<Bytes>,
-    /// Most rows in a page; 0: as many as the server sends at once.
-    pub limit: usize,
-    /// Descending order, from the last key before `end` down to `start`.
-    pub reverse: bool,
-    /// Gives keys and versions only; the server does not send the values.
-    pub keys_only: bool,
-}
-
-impl ScanOptions {
-    /// A scan of the keys that begin with `prefix`; with an empty prefix, of all keys.
-    pub fn prefix(prefix: impl AsRef<[u8]>) -> ScanOptions {
-        let prefix = prefix.as_ref();
-        ScanOptions {
-            start: Some(Bytes::copy_from_slice(prefix)),
-            end: prefix_end(prefix).map(Bytes::from),
-            ..ScanOptions::default()
-        }
-    }
-}
-
-/// A row of a scan.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// The key.
-    pub key: Bytes,
-    /// The key's value; empty if the scan asked for keys only.
-    pub value: Bytes,
-    /// The value's version.
-    pub version: u64,
-}
-
-/// A page of a scan.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Page {
-    /// The rows, in key order: ascending, or descending if the scan goes in reverse.
-    pub rows: Vec<Row>,
-    /// Where the scan goes on; `None`: the interval has no more rows.
-    pub continuation: Option<Continuation>,
-}
-
-/// Where a scan goes on, in the same direction. Opaque; valid until the versions of its snapshot are
-/// collected, even after a restart of servers or of this client.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Continuation {
-    token: Bytes,
-    limit: usize,
-}
-
-impl Continuation {
-    /// The bytes, for a caller that goes on later or elsewhere.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.token
-    }
-
-    /// A continuation from its bytes, with at most `limit` rows in a page (0: as many as the server
-    /// sends at once). Bytes that are not a continuation are refused when the scan goes on.
-    pub fn from_bytes(bytes: impl Into<Bytes>, limit: usize) -> Continuation {
-        let token = bytes.into();
-        Continuation { token, limit }
-    }
 }
 
 /// A slice of the frame in which a value was received.
@@ -164,28 +94,6 @@ fn version_of(reply: Reply<'_>, _: &Bytes) -> Option<u64> {
         Reply::Written { version, .. } => Some(version),
         _ => None,
     }
-}
-
-fn page(reply: Reply<'_>, frame: &Bytes) -> Option<Page> {
-    let Reply::Rows {
-        rows, continuation, ..
-    } = reply
-    else {
-        return None;
-    };
-    let rows = rows.into_iter().map(|row| Row {
-        key: part(frame, row.key),
-        value: part(frame, row.value),
-        version: row.version,
-    });
-    let continuation = continuation.map(|token| Continuation {
-        token: part(frame, token),
-        limit: 0,
-    });
-    Some(Page {
-        rows: rows.collect(),
-        continuation,
-    })
 }
 
 impl Client {
@@ -212,6 +120,20 @@ impl Client {
             deadline,
         })
         .await
+    }
+
+    /// Reads several keys, many at a time; the results are in the order of the keys. Each read is
+    /// linearizable, but together they are not a snapshot.
+    ///
+    /// # Errors
+    /// See [`Error`]; the first that occurs.
+    pub async fn get_many<K: AsRef<[u8]>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Versioned>>, Error> {
+        let reads: Vec<_> = keys.into_iter().map(|key| self.get(key)).collect();
+        let reads = stream::iter(reads).buffered(READS_AT_ONCE);
+        reads.try_collect().await
     }
 
     /// Sets a key; gives the new version.
@@ -257,7 +179,16 @@ impl Client {
         .await
     }
 
-    /// Sets a key, or removes it if there is no new value, provided that the condition holds.
+    /// Sets a key, provided that the condition holds.
+    ///
+    /// ```no_run
+    /// # use rangedb_client::{CasOutcome, Client, Condition, Error};
+    /// # async fn example(client: Client) -> Result<(), Error> {
+    /// let swap = client.compare_and_swap("lock", Condition::value("free"), "mine");
+    /// let is_mine = matches!(swap.await?, CasOutcome::Swapped { .. });
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// See [`Error`]; its fate tells whether the write was applied.
@@ -265,14 +196,31 @@ impl Client {
         &self,
         key: impl AsRef<[u8]>,
         condition: Condition<'_>,
+        value: impl AsRef<[u8]>,
+    ) -> Result<CasOutcome, Error> {
+        let value = Some(value.as_ref());
+        self.change_if(key.as_ref(), condition, value).await
+    }
+
+    /// Removes a key, provided that the condition holds.
+    ///
+    /// # Errors
+    /// See [`Error`]; its fate tells whether the write was applied.
+    pub async fn compare_and_delete(
+        &self,
+        key: impl AsRef<[u8]>,
+        condition: Condition<'_>,
+    ) -> Result<CasOutcome, Error> {
+        self.change_if(key.as_ref(), condition, None).await
+    }
+
+    async fn change_if(
+        &self,
+        key: &[u8],
+        condition: Condition<'_>,
         value: Option<&[u8]>,
     ) -> Result<CasOutcome, Error> {
-        let key = key.as_ref();
-        let expected = match condition {
-            Condition::Absent => Expected::Absent,
-            Condition::Value(value) => Expected::Value(value),
-            Condition::Version(version) => Expected::Version(version),
-        };
+        let expected = condition.on_the_wire();
         let take: Take<CasOutcome> = |reply, _| match reply {
             Reply::Written { version, .. } => Some(CasOutcome::Swapped { version }),
             Reply::ConditionFailed { current, .. } => Some(CasOutcome::Failed { current }),
@@ -317,27 +265,6 @@ impl Client {
         .await
     }
 
-    /// Changes several keys of one range, all or none. If a key occurs twice, its last change
-    /// counts. Gives the new version.
-    ///
-    /// # Errors
-    /// See [`Error`]; [`crate::ErrorCode::SeveralRanges`] if the keys lie in several ranges.
-    pub async fn write(&self, mutations: Vec<Mutation>) -> Result<u64, Error> {
-        let first = mutations.first().map(|m| m.key.clone());
-        let body =
-            |session| RequestBody::write(mutations.iter().map(Mutation::on_the_wire), session);
-        let deadline = self.deadline();
-        let (key, take) = (first.as_deref(), version_of);
-        self.call(Request {
-            key,
-            body: &body,
-            kind: Kind::Write,
-            take,
-            deadline,
-        })
-        .await
-    }
-
     /// Writes a batch: if all its conditions hold all its changes are made, or nothing is.
     ///
     /// # Errors
@@ -371,70 +298,60 @@ impl Client {
         .await
     }
 
-    /// Reads the first rows of an interval, or with `reverse` the last ones. A page is a snapshot within
-    /// one range. It ends at the range's border; the next page begins there with a snapshot of its own.
+    /// The status of a node.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn scan(&self, options: ScanOptions) -> Result<Page, Error> {
-        let start = options.start.as_deref();
-        let body = |_| RequestBody::Scan {
-            start,
-            end: options.end.as_deref(),
-            rows_max: u32::try_from(options.limit).unwrap_or(u32::MAX),
-            bytes_max: 0,
-            continuation: None,
-            reverse: options.reverse,
-            keys_only: options.keys_only,
+    pub async fn status(&self) -> Result<NodeState, Error> {
+        let body = |_| RequestBody::Status;
+        let take: Take<NodeState> = |reply, _| match reply {
+            Reply::Node(node) => Some(*node),
+            _ => None,
         };
         let deadline = self.deadline();
-        let first_key = match options.reverse {
-            false => Cow::Borrowed(start.unwrap_or_default()),
-            true => Cow::Owned(last_key_before(options.end.as_deref())),
-        };
-        let request = Request {
-            key: Some(&first_key),
+        self.call(Request {
+            key: None,
             body: &body,
             kind: Kind::Read,
-            take: page,
+            take,
             deadline,
-        };
-        self.call(request)
-            .await
-            .map(|page| with_limit(page, options.limit))
+        })
+        .await
     }
 
-    /// Reads the next page of a scan.
+    /// Reads the state of the cluster. The command is JSON, as the protocol's documentation
+    /// describes; any node answers, in JSON.
     ///
     /// # Errors
-    /// See [`Error`]; [`crate::ErrorCode::SnapshotTooOld`] if the versions of its snapshot were
-    /// collected.
-    pub async fn scan_next(&self, continuation: Continuation) -> Result<Page, Error> {
-        let token = &continuation.token;
-        // Any node refuses a token that cannot be read.
-        let first_key = continuation::Continuation::decode(token)
-            .map(|rest| rest.first_key())
-            .unwrap_or_default();
-        let body = |_| RequestBody::Scan {
-            start: None,
-            end: None,
-            rows_max: u32::try_from(continuation.limit).unwrap_or(u32::MAX),
-            bytes_max: 0,
-            continuation: Some(token),
-            reverse: false,
-            keys_only: false,
+    /// See [`Error`].
+    pub async fn admin(&self, command: &str) -> Result<String, Error> {
+        self.admin_call(command, Kind::Read).await
+    }
+
+    /// Changes the cluster: like [`Client::admin`], for commands that change something. It is not
+    /// tried again if it may have been received.
+    ///
+    /// # Errors
+    /// See [`Error`]; its fate tells whether the command was carried out.
+    pub async fn admin_order(&self, command: &str) -> Result<String, Error> {
+        self.admin_call(command, Kind::Order).await
+    }
+
+    async fn admin_call(&self, command: &str, kind: Kind) -> Result<String, Error> {
+        let body = |_| RequestBody::Admin { command };
+        let take: Take<String> = |reply, _| match reply {
+            Reply::Admin { json } => Some(json.to_owned()),
+            _ => None,
         };
         let deadline = self.deadline();
-        let request = Request {
-            key: Some(&first_key),
+        self.call(Request {
+            key: None,
             body: &body,
-            kind: Kind::Read,
-            take: page,
+            kind,
+            take,
             deadline,
-        };
-        self.call(request)
-            .await
-            .map(|page| with_limit(page, continuation.limit))
+        })
+        .await
     }
 
     /// The ranges that have a replica on a node, the system range among them.
@@ -449,11 +366,4 @@ impl Client {
             .flat_map(|shard| shard.ranges)
             .collect())
     }
-}
-
-fn with_limit(mut page: Page, limit: usize) -> Page {
-    if let Some(continuation) = &mut page.continuation {
-        continuation.limit = limit;
-    }
-    page
 }

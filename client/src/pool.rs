@@ -102,8 +102,15 @@ impl Pool {
                 Err(_) => Err(Reason::timed_out("no answer in time").at(&place.address)),
             };
             match &opened {
-                Ok(_) => core.reached(&place.address),
-                Err(_) => core.leave_out(&place.address, Instant::now()),
+                Ok(connection) => {
+                    let (address, node) = (&place.address, connection.node());
+                    tracing::debug!(%address, shard = place.shard, node, "a connection is open");
+                    core.reached(address);
+                }
+                Err(reason) => {
+                    tracing::debug!(%reason, "a connection cannot be opened");
+                    core.leave_out(&place.address, Instant::now());
+                }
             }
             // All callers may have gone.
             let _ = sender.send(Some(opened));

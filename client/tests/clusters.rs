@@ -17,11 +17,7 @@ const ROUNDS: usize = 100;
 const TOGETHER: usize = 5;
 
 fn options(addresses: &[&str]) -> ClientOptions {
-    ClientOptions {
-        addresses: addresses.iter().map(|&at| at.to_owned()).collect(),
-        timeout: SHORT,
-        cluster: None,
-    }
+    ClientOptions::from(addresses).timeout(SHORT)
 }
 
 /// Nobody answers at these addresses.
@@ -100,16 +96,14 @@ async fn a_client_that_names_its_cluster_uses_no_other() {
     let ours = Peer::start_as(Manner::Honest, 0xa, 1).await;
     let other = Peer::start_as(Manner::Honest, 0xb, 1).await;
     for _ in 0..20 {
-        let mut options = options(&[&other.address, &ours.address]);
-        options.cluster = Some(ClusterId(0xa));
+        let options = options(&[&other.address, &ours.address]).cluster(ClusterId(0xa));
         let client = Client::connect(options).await.unwrap();
         assert_eq!(client.put("k", "v").await, Ok(7));
         assert_eq!(client.admin("{}").await.as_deref(), Ok("{}"));
     }
     assert_eq!((ours.requests(), other.requests()), (40, 0));
 
-    let mut options = options(&[&other.address]);
-    options.cluster = Some(ClusterId(0xa));
+    let options = options(&[&other.address]).cluster(ClusterId(0xa));
     let error = Client::connect(options).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::Unreachable);
     assert_eq!(error.fate, Fate::NotApplied);

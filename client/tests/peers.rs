@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use fake::{Manner, Peer};
-use rangedb_client::{Client, ClientOptions, ErrorCode, Fate, Mutation};
+use rangedb_client::{Batch, Client, ErrorCode, Fate};
 use tokio::net::TcpListener;
 
 #[tokio::test]
@@ -18,20 +18,18 @@ async fn what_breaks_a_limit_is_refused_unsent() {
         .await
         .unwrap();
     let long = vec![0; 2 << 20];
-    let mutation = |key: &[u8], value: &[u8]| Mutation {
-        key: key.to_vec().into(),
-        value: Some(value.to_vec().into()),
-    };
-    let many = vec![mutation(b"k", b"v"); 4097];
-    let large = vec![mutation(b"k", &long[..1 << 20]); 5];
+    let repeated =
+        |value: &[u8], times| (0..times).fold(Batch::new(), |batch, _| batch.put("k", value));
+    let many = repeated(b"v", 4097);
+    let large = repeated(&long[..1 << 20], 5);
     let refusals = [
         client.put("k", &long).await.unwrap_err(),
         client.put(&long, "v").await.unwrap_err(),
         client.put("", "v").await.unwrap_err(),
         client.get("").await.unwrap_err(),
-        client.write(Vec::new()).await.unwrap_err(),
-        client.write(many).await.unwrap_err(),
-        client.write(large).await.unwrap_err(),
+        client.batch(&Batch::new()).await.unwrap_err(),
+        client.batch(&many).await.unwrap_err(),
+        client.batch(&large).await.unwrap_err(),
     ];
     for refusal in refusals {
         assert_eq!(refusal.code, ErrorCode::Invalid, "{refusal}");
@@ -109,11 +107,7 @@ async fn first_contacts_are_spread_over_the_nodes() {
     }
     let addresses: Vec<String> = peers.iter().map(|peer| peer.address.clone()).collect();
     for _ in 0..60 {
-        let options = ClientOptions {
-            addresses: addresses.clone(),
-            ..ClientOptions::default()
-        };
-        Client::connect(options).await.unwrap();
+        Client::connect(&addresses[..]).await.unwrap();
     }
     for peer in &peers {
         let asked = peer.directories();

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::sync::OnceLock;
 
 pub use rangedb_client::ClusterId;
-use rangedb_client::{CasOutcome, Client, ClientOptions, Fate, ScanOptions};
+use rangedb_client::{CasOutcome, Client, ClientOptions, Fate};
 
 use crate::database::{Condition, Database, Failure, Found};
 
@@ -22,11 +22,7 @@ impl ClientDatabase {
         addresses: &[String],
         cluster: &OnceLock<ClusterId>,
     ) -> Result<ClientDatabase, String> {
-        let options = ClientOptions {
-            addresses: addresses.to_vec(),
-            cluster: cluster.get().copied(),
-            ..ClientOptions::default()
-        };
+        let options = ClientOptions::new(addresses).cluster(cluster.get().copied());
         let client = Client::connect(options)
             .await
             .map_err(|error| error.to_string())?;
@@ -90,20 +86,16 @@ impl Database for ClientDatabase {
             Condition::Value(value) => rangedb_client::Condition::Value(value),
             Condition::Version(version) => rangedb_client::Condition::Version(version),
         };
-        let outcome = self
-            .client
-            .compare_and_swap(key, condition, new)
-            .await
-            .map_err(failure)?;
+        let outcome = match new {
+            Some(new) => self.client.compare_and_swap(key, condition, new).await,
+            None => self.client.compare_and_delete(key, condition).await,
+        };
+        let outcome = outcome.map_err(failure)?;
         Ok(matches!(outcome, CasOutcome::Swapped { .. }))
     }
 
     async fn scan(&self, start: &[u8], rows: usize) -> Result<usize, Failure> {
-        let options = ScanOptions {
-            start: Some(start.to_vec().into()),
-            limit: rows,
-            ..Default::default()
-        };
-        Ok(self.client.scan(options).await.map_err(failure)?.rows.len())
+        let page = self.client.scan(start..).page_size(rows).page().await;
+        Ok(page.map_err(failure)?.rows.len())
     }
 }

@@ -144,9 +144,7 @@ pub fn last_key_before(end: Option<&[u8]>) -> Vec<u8> {
     }
     // Lower the last byte by one and pad with `ff`. If it is 0, the key without it is the greatest.
     let mut key = end.to_vec();
-    if let Some(last) = key.pop()
-        && let Some(lower) = last.checked_sub(1)
-    {
+    if let Some(lower) = key.pop().and_then(|last| last.checked_sub(1)) {
         key.push(lower);
         key.resize(KEY_LEN_MAX, u8::MAX);
     }

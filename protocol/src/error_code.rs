@@ -27,6 +27,7 @@ macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $number:literal $text:literal,)*) => {
         /// What went wrong. A number never changes its meaning; new numbers are only added.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
         #[repr(u16)]
         pub enum ErrorCode {
             $($(#[$doc])* $name = $number,)*

@@ -117,17 +117,19 @@ const ORDERS: [Order; 4] = [
             error - why an operation failed
             limits - bounds of requests
             batch - conditions and mutations of a write
-            retry - budgets of retries
             cluster - which cluster a client belongs to
+            options - how a client is set up
             stagger - attempts that overlap
-            session - names of writes
+            core - what a call does next; knows no runtime, no socket and no clock
             connection - one connection
-            directory - where ranges are
             opening - making a connection
             pool - connections to all nodes
-            client - the client and its attempts
-            operations - what users call
+            client - the client
             seeds - the first node that answers
+            calls - carries out what the core decides
+            operations - what users call
+            scan - what users call to read many keys
+            blocking - the same for programs without a runtime
         ",
         exceptions: &[],
     },

@@ -1,6 +1,6 @@
 //! The API over HTTP and the command line's view of the cluster, on a real node.
 
-use rangedb_client::{Client, ClientOptions, ScanOptions};
+use rangedb_client::{Client, ScanOptions};
 use rangedb_tests::cluster::wait_for;
 use rangedb_tests::http::{exchange, request};
 use rangedb_tests::process::Home;
@@ -348,10 +348,9 @@ fn scanned_over_http(home: &Home, query: &str) -> Vec<String> {
 async fn scanned_by_client(client: &Client, options: ScanOptions) -> Vec<String> {
     let (keys_only, mut keys) = (options.keys_only, Vec::new());
     let mut page = client
-        .scan(ScanOptions {
-            limit: 1,
-            ..options
-        })
+        .scan(options)
+        .page_size(1)
+        .page()
         .await
         .expect("a page");
     loop {
@@ -381,21 +380,14 @@ fn scans_go_both_ways_over_ranges_on_all_faces() {
         .enable_all()
         .build()
         .expect("a runtime");
-    let connect = Client::connect(ClientOptions {
-        addresses: vec![home.listen.clone()],
-        ..ClientOptions::default()
-    });
+    let connect = Client::connect([&home.listen]);
     let client = runtime.block_on(connect).expect("a client");
     for (flags, query, options, wanted) in [
         (&[][..], "", ScanOptions::default(), &all[..]),
         (
             &["--start", "b2", "--end", "t"],
             "start=b2&end=t",
-            ScanOptions {
-                start: Some("b2".into()),
-                end: Some("t".into()),
-                ..ScanOptions::default()
-            },
+            ScanOptions::from("b2".."t"),
             &all[2..8],
         ),
         (
@@ -432,11 +424,9 @@ fn scans_go_both_ways_over_ranges_on_all_faces() {
                 assert!(row["version"].is_u64(), "{row}");
             }
             assert_eq!(scanned_over_http(&home, &query), wanted, "{query}");
-            let options = ScanOptions {
-                reverse,
-                keys_only,
-                ..options.clone()
-            };
+            let mut options = options.clone();
+            options.reverse = reverse;
+            options.keys_only = keys_only;
             let found = runtime.block_on(scanned_by_client(&client, options));
             assert_eq!(found, wanted, "{flags:?} by the client");
         }

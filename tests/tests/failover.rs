@@ -36,11 +36,7 @@ fn until() -> Instant {
 }
 
 async fn client(homes: &[Home]) -> Client {
-    let options = ClientOptions {
-        addresses: addresses(homes).split(',').map(str::to_owned).collect(),
-        timeout: TIMEOUT,
-        ..ClientOptions::default()
-    };
+    let options = ClientOptions::new(addresses(homes).split(',')).timeout(TIMEOUT);
     Client::connect(options).await.expect("a client")
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use rangedb_client::{Client, ClientOptions, Fate, Mutation};
+use rangedb_client::{Batch, Client, ClientOptions, Fate};
 use rangedb_tests::process::Home;
 
 const KILLS: u32 = 5;
@@ -61,11 +61,11 @@ async fn write_pairs(client: Client, index: usize, stop: Arc<AtomicBool>) -> (i6
     let (mut number, mut acknowledged, mut possible) = (0, 0, 0);
     while !stop.load(Ordering::Relaxed) {
         number += 1;
-        let half = |side: &str| Mutation {
-            key: format!("pair-{index}-{side}").into(),
-            value: Some(number.to_string().into()),
-        };
-        match client.write(vec![half("left"), half("right")]).await {
+        let (key, value) = (|side| format!("pair-{index}-{side}"), number.to_string());
+        let both = Batch::new()
+            .put(key("left"), &value)
+            .put(key("right"), &value);
+        match client.batch(&both).await {
             Ok(_) => (acknowledged, possible) = (number, number),
             Err(error) if error.fate == Fate::NotApplied => {}
             Err(_) => possible = number,
@@ -98,11 +98,7 @@ async fn number(client: &Client, key: &str) -> i64 {
 }
 
 async fn load_while_killed(home: &Home, kills: u32, until: Instant, random: &mut StdRng) {
-    let options = ClientOptions {
-        addresses: vec![home.listen.clone()],
-        timeout: TIMEOUT,
-        ..ClientOptions::default()
-    };
+    let options = ClientOptions::new([&home.listen]).timeout(TIMEOUT);
     let mut node = home.start();
     let stop = Arc::new(AtomicBool::new(false));
     let (mut increments, mut pairs, mut puts) = (Vec::new(), Vec::new(), Vec::new());

@@ -315,7 +315,12 @@ impl<'a> Call<'a> {
 
     fn refused(&mut self, node: u64, timestamp: u64, reply: ErrorReply, now: Instant) -> Action {
         self.core.session.observe(timestamp, now);
-        let code = reply.code.unwrap_or(ErrorCode::Internal);
+        let code = match reply.code {
+            // The client itself is wrong, or newer than the node: its caller can only read why.
+            Ok(ErrorCode::MalformedFrame | ErrorCode::FrameTooLarge | ErrorCode::UnknownKind)
+            | Err(_) => ErrorCode::Internal,
+            Ok(code) => code,
+        };
         let passes_soon = (1..=WAIT_FOR_CLOCK_MS).contains(&reply.retry_after_ms);
         let mut error = Error::new(code, reply.fate, reply.message);
         error.retry_after = Some(Duration::from_millis(u64::from(reply.retry_after_ms)))
@@ -417,6 +422,7 @@ impl<'a> Call<'a> {
             return self.fail(error);
         }
         self.tries += 1;
+        tracing::debug!(tries = self.tries, ?pause, %error, "a call is tried again");
         Action::Pause(pause)
     }
 

@@ -85,6 +85,9 @@ impl Directory {
             },
         };
         let mut ranges = self.ranges.write().unwrap_or_else(PoisonError::into_inner);
+        if ranges.contains(&new) {
+            return;
+        }
         let epoch = |known: &Known| (known.target.version, known.target.conf);
         if ranges
             .iter()
@@ -93,6 +96,15 @@ impl Directory {
             return;
         }
         ranges.retain(|known| !overlap(known, &new));
+        let (target, place) = (new.target, &new.place);
+        tracing::debug!(
+            range = target.range,
+            version = target.version,
+            conf = target.conf,
+            address = %place.address,
+            shard = place.shard,
+            "a route is learned"
+        );
         let at = ranges.partition_point(|known| known.start < new.start);
         ranges.insert(at, new);
     }

@@ -42,6 +42,7 @@ impl Failures {
         let left_out = LEFT_OUT_FIRST
             .saturating_mul(1 << times.min(10))
             .min(LEFT_OUT_LONGEST);
+        tracing::debug!(%address, ?left_out, "an address is left out");
         let (times, until) = (times.saturating_add(1), now + left_out);
         failed.insert(address.clone(), Failed { times, until });
     }

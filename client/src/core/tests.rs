@@ -389,6 +389,20 @@ fn a_reply_that_makes_no_sense_leaves_the_fate_of_a_write_open() {
 }
 
 #[test]
+fn complaints_about_frames_are_internal_errors() {
+    for code in [ErrorCode::MalformedFrame, ErrorCode::UnknownKind] {
+        let client = Client::new();
+        let mut call = client.begin(Kind::Read);
+        client.send(&mut call);
+        let refused = refusal(code, Fate::NotApplied);
+        assert_eq!(
+            failed(call.on(refused, client.now)).code,
+            ErrorCode::Internal
+        );
+    }
+}
+
+#[test]
 fn nodes_that_failed_a_short_time_ago_are_asked_last() {
     let client = Client::new();
     let address: Arc<str> = Arc::from("node2:1");

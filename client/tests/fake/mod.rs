@@ -9,7 +9,7 @@ use std::time::Duration;
 use rangedb_client::ClientOptions;
 use rangedb_protocol::preamble::{Answer, PREAMBLE_LEN, Verdict};
 use rangedb_protocol::{
-    ErrorCode, ErrorReply, Fate, FlatBufferBuilder, Reply, Request, RequestBody, Route, frame,
+    ErrorCode, ErrorReply, Fate, FlatBufferBuilder, Reply, Request, RequestBody, Route, Row, frame,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,12 +27,15 @@ pub enum Manner {
     Closes,
     /// Closes the first connection that asks, and answers the others.
     ClosesOnce,
-    /// Answers gets and puts.
+    /// Answers gets with the key, puts, and scans with [`ROWS`] rows.
     Honest,
     /// Tells a time of [`RIGHT`] and refuses what lies above; its first answer is that of a node whose
     /// clock is far ahead.
     FindsTimesAhead,
 }
+
+/// How many rows a peer has: `row 0` and so on.
+pub const ROWS: usize = 8;
 
 /// A time of the cluster, and one that is an hour ahead of it.
 const RIGHT: u64 = 7_200_000 << 16;
@@ -68,6 +71,10 @@ impl Peer {
 
     pub async fn start_as(manner: Manner, cluster: u64, node: u64) -> Peer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Peer::on(listener, manner, (cluster, node))
+    }
+
+    pub fn on(listener: TcpListener, manner: Manner, (cluster, node): (u64, u64)) -> Peer {
         let address = listener.local_addr().unwrap().to_string();
         let life = Arc::new(Life {
             manner,
@@ -89,11 +96,7 @@ impl Peer {
     }
 
     pub fn options(&self, timeout: Duration) -> ClientOptions {
-        ClientOptions {
-            addresses: vec![self.address.clone()],
-            timeout,
-            cluster: None,
-        }
+        ClientOptions::new([&self.address]).timeout(timeout)
     }
 
     /// Requests for the directory.
@@ -163,10 +166,28 @@ async fn serve(mut stream: TcpStream, life: Arc<Life>) {
                     refusal
                 }
                 (_, RequestBody::Admin { .. }) => Reply::Admin { json: "{}" },
-                (_, RequestBody::Get { .. }) => Reply::Value {
-                    value: Some(b"v"),
+                (_, RequestBody::Get { key }) => Reply::Value {
+                    value: Some(key),
                     version: 1,
                 },
+                (_, scan @ RequestBody::Scan { .. }) => {
+                    let (page, token) = page_of(&scan);
+                    let rows = page.iter().map(|[key, value]| Row {
+                        key: key.as_bytes(),
+                        value: value.as_bytes(),
+                        version: 1,
+                    });
+                    let reply = Reply::Rows {
+                        at: 1,
+                        rows: rows.collect(),
+                        continuation: token.as_ref().map(|token| &token[..]),
+                    };
+                    let mut out = Vec::new();
+                    reply.encode(id, now, &mut FlatBufferBuilder::new(), &mut out);
+                    stream.write_all(&out).await.unwrap();
+                    bytes.drain(..len);
+                    continue;
+                }
                 _ => Reply::Written {
                     version: 7,
                     existed: false,
@@ -181,6 +202,43 @@ async fn serve(mut stream: TcpStream, life: Arc<Life>) {
         }
         bytes.drain(..len);
     }
+}
+
+/// One page of the rows, of the size that was asked for or of three rows, and its continuation: the
+/// number of the next row, the direction, and whether values are left out.
+fn page_of(scan: &RequestBody<'_>) -> (Vec<[String; 2]>, Option<[u8; 3]>) {
+    let RequestBody::Scan {
+        rows_max,
+        continuation,
+        reverse,
+        keys_only,
+        ..
+    } = scan
+    else {
+        panic!("{scan:?} is no scan");
+    };
+    let (first, reverse, keys_only) = match continuation {
+        Some([first, reverse, keys_only]) => (usize::from(*first), *reverse == 1, *keys_only == 1),
+        _ => (0, *reverse, *keys_only),
+    };
+    let row = |number: usize| {
+        let number = if reverse { ROWS - 1 - number } else { number };
+        let value = if keys_only {
+            String::new()
+        } else {
+            format!("value {number}")
+        };
+        [format!("row {number}"), value]
+    };
+    let len = if *rows_max == 0 {
+        3
+    } else {
+        *rows_max as usize
+    };
+    let end = ROWS.min(first + len);
+    let token = [end as u8, reverse.into(), keys_only.into()];
+    let page = (first..end).map(row).collect();
+    (page, (end < ROWS).then_some(token))
 }
 
 /// Keeps the connection, and takes what comes, as a stopped process does.

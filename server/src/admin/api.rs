@@ -111,10 +111,7 @@ impl Api {
     }
 
     async fn client(&self) -> Result<&Client, Error> {
-        let options = ClientOptions {
-            addresses: vec![self.listen.to_string()],
-            ..ClientOptions::default()
-        };
+        let options = ClientOptions::from(self.listen.to_string());
         self.client
             .get_or_try_init(|| Client::connect(options))
             .await

@@ -140,12 +140,7 @@ mod tests {
             (ErrorCode::Invalid, 400),
             (ErrorCode::NotFound, 404),
         ] {
-            let failure = Failure::from(Error {
-                code,
-                fate: Fate::NotApplied,
-                retry_after: None,
-                message: "why".to_owned(),
-            });
+            let failure = Failure::from(Error::new(code, Fate::NotApplied, "why"));
             assert_eq!(failure.response().status().as_u16(), status, "{code}");
         }
     }
@@ -153,11 +148,10 @@ mod tests {
     #[test]
     fn what_may_have_happened_is_never_told_as_retryable() {
         for code in ErrorCode::ALL {
-            let error = |fate| Error {
-                code: *code,
-                fate,
-                retry_after: Some(Duration::from_millis(1200)),
-                message: "why".to_owned(),
+            let error = |fate| {
+                let mut error = Error::new(*code, fate, "why");
+                error.retry_after = Some(Duration::from_millis(1200));
+                error
             };
             let unknown = Failure::from(error(Fate::Unknown)).response();
             assert!(

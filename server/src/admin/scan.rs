@@ -59,25 +59,23 @@ impl Scan {
             return Scan::next(&text, limit);
         }
         let (start, end) = (parameters.remove("start"), parameters.remove("end"));
-        let interval = match parameters.remove("prefix") {
+        let mut options = match parameters.remove("prefix") {
             Some(_) if start.is_some() || end.is_some() => {
                 let message = "prefix says both bounds: leave start and end out, or prefix";
                 return Err(Failure::invalid(message));
             }
             Some(prefix) => ScanOptions::prefix(prefix),
-            None => ScanOptions {
-                start: start.map(Into::into),
-                end: end.map(Into::into),
-                ..ScanOptions::default()
-            },
+            None => {
+                let mut interval = ScanOptions::default();
+                interval.start = start.map(Into::into);
+                interval.end = end.map(Into::into);
+                interval
+            }
         };
         let keys_only = is_set(&mut parameters, "keys_only")?;
-        let options = ScanOptions {
-            limit,
-            reverse: is_set(&mut parameters, "reverse")?,
-            keys_only,
-            ..interval
-        };
+        options.page_size = limit;
+        options.reverse = is_set(&mut parameters, "reverse")?;
+        options.keys_only = keys_only;
         let page = Page::First(options);
         Ok(Scan { page, keys_only })
     }
@@ -95,7 +93,7 @@ impl Scan {
     /// Scans, and answers with the page.
     pub async fn answer(self, client: &Client) -> Result<Response<Text>, Failure> {
         let page = match self.page {
-            Page::First(options) => client.scan(options).await?,
+            Page::First(options) => client.scan(options).page().await?,
             Page::Next(continuation) => client.scan_next(continuation).await?,
         };
         let mut text = "{\"rows\":[".to_owned();
@@ -179,31 +177,17 @@ mod tests {
 
     #[test]
     fn a_query_says_what_is_scanned() {
-        let all = ScanOptions {
-            limit: LIMIT_DEFAULT,
-            ..ScanOptions::default()
-        };
-        assert_eq!(first(""), Some(all.clone()));
-        let wanted = ScanOptions {
-            start: Some("a&b".into()),
-            end: Some((&b"\xff+"[..]).into()),
-            limit: 7,
-            reverse: true,
-            keys_only: true,
-        };
+        let page = |options: ScanOptions| Some(options.page_size(LIMIT_DEFAULT));
+        assert_eq!(first(""), page(ScanOptions::from(..)));
+        let wanted = ScanOptions::from(&b"a&b"[..]..b"\xff+")
+            .page_size(7)
+            .reverse()
+            .keys_only();
         let query = "start=a%26b&end=%ff+&limit=7&reverse=true&keys_only";
         assert_eq!(first(query), Some(wanted));
-        let prefixed = ScanOptions {
-            start: Some("user%".into()),
-            end: Some("user&".into()),
-            ..all.clone()
-        };
-        assert_eq!(first("prefix=user%25&reverse=false"), Some(prefixed));
-        let unbounded = ScanOptions {
-            start: Some((&b"\xff"[..]).into()),
-            ..all
-        };
-        assert_eq!(first("prefix=%ff"), Some(unbounded));
+        let prefixed = ScanOptions::from("user%".."user&");
+        assert_eq!(first("prefix=user%25&reverse=false"), page(prefixed));
+        assert_eq!(first("prefix=%ff"), page(ScanOptions::from(b"\xff"..)));
     }
 
     #[test]

@@ -45,7 +45,8 @@ pub(super) enum Request {
     },
     Scan {
         options: ScanOptions,
-        limit: Option<u64>,
+        /// Most rows of all pages.
+        limit: usize,
     },
     Write {
         batch: Batch,
@@ -138,23 +139,24 @@ fn cas(args: &CasArgs) -> Result<Request, Trouble> {
 
 fn scan_of(args: &ScanArgs) -> Result<Request, Trouble> {
     let bytes = |text: &String| input::bytes(text, args.connection.hex);
-    let interval = match &args.prefix {
+    let mut options = match &args.prefix {
         Some(prefix) => ScanOptions::prefix(bytes(prefix)?),
-        None => ScanOptions {
-            start: args.start.as_ref().map(bytes).transpose()?.map(Into::into),
-            end: args.end.as_ref().map(bytes).transpose()?.map(Into::into),
-            ..ScanOptions::default()
-        },
+        None => {
+            let mut interval = ScanOptions::default();
+            interval.start = args.start.as_ref().map(bytes).transpose()?.map(Into::into);
+            interval.end = args.end.as_ref().map(bytes).transpose()?.map(Into::into);
+            interval
+        }
     };
-    let options = ScanOptions {
-        limit: page_rows(args.limit),
-        reverse: args.reverse,
-        keys_only: args.keys_only,
-        ..interval
-    };
+    options.page_size = PAGE_ROWS;
+    options.reverse = args.reverse;
+    options.keys_only = args.keys_only;
+    let limit = args
+        .limit
+        .map(|rows| usize::try_from(rows).unwrap_or(usize::MAX));
     Ok(Request::Scan {
         options,
-        limit: args.limit,
+        limit: limit.unwrap_or(usize::MAX),
     })
 }
 
@@ -257,7 +259,11 @@ async fn compare_and_swap(
         Wanted::Value(value) => Condition::Value(value),
         Wanted::Version(version) => Condition::Version(*version),
     };
-    match client.compare_and_swap(key, condition, value).await? {
+    let outcome = match value {
+        Some(value) => client.compare_and_swap(key, condition, value).await?,
+        None => client.compare_and_delete(key, condition).await?,
+    };
+    match outcome {
         CasOutcome::Swapped { version } => {
             let facts = json!({ "swapped": true, "version": version });
             printer.print(out, facts, &format!("version {version}"))
@@ -307,50 +313,35 @@ async fn write(
     }
 }
 
-fn page_rows(left: Option<u64>) -> usize {
-    left.map_or(PAGE_ROWS, |left| {
-        usize::try_from(left).unwrap_or(PAGE_ROWS).min(PAGE_ROWS)
-    })
-}
-
-/// Prints one page after the other. A JSON document is also written page by page.
+/// Prints rows as they come. A JSON document begins with the first row or the end, so that nothing
+/// is printed if the scan fails at once.
 async fn scan(
     client: &Client,
-    (options, limit): (ScanOptions, Option<u64>),
+    (options, limit): (ScanOptions, usize),
     printer: Printer,
     out: &mut impl Write,
 ) -> Result<Exit, Trouble> {
-    let mut left = limit.unwrap_or(u64::MAX);
     let keys_only = options.keys_only;
-    let mut page = client.scan(options).await?;
+    let mut rows = client.scan(options).limit(limit);
     let is_json = printer.format == Format::Json;
+    let mut row = rows.next().await.transpose()?;
     if is_json {
         write!(out, "{{\"rows\":[")?;
     }
-    let mut is_first = true;
-    loop {
-        for row in &page.rows {
-            if left == 0 {
-                break;
+    let mut comma = "";
+    while let Some(present) = &row {
+        if is_json {
+            write!(out, "{comma}{}", json::row(present, keys_only, printer.hex))?;
+            comma = ",";
+        } else {
+            let word = |bytes: &[u8]| output::word(bytes, printer.hex);
+            write!(out, "{}", word(&present.key))?;
+            if !keys_only {
+                write!(out, "\t{}", word(&present.value))?;
             }
-            left -= 1;
-            if is_json {
-                let comma = if is_first { "" } else { "," };
-                write!(out, "{comma}{}", json::row(row, keys_only, printer.hex))?;
-            } else {
-                let word = |bytes: &[u8]| output::word(bytes, printer.hex);
-                write!(out, "{}", word(&row.key))?;
-                if !keys_only {
-                    write!(out, "\t{}", word(&row.value))?;
-                }
-                writeln!(out)?;
-            }
-            is_first = false;
+            writeln!(out)?;
         }
-        match page.continuation {
-            Some(continuation) if left > 0 => page = client.scan_next(continuation).await?,
-            _ => break,
-        }
+        row = rows.next().await.transpose()?;
     }
     if is_json {
         writeln!(out, "]}}")?;

@@ -19,6 +19,7 @@ mod tests;
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 pub use args::CliCommand;
 use rangedb_client::{Client, ClientOptions, ErrorCode, Fate};
@@ -101,11 +102,11 @@ fn execute(command: CliCommand) -> Result<Exit, Trouble> {
         .enable_all()
         .build()?;
     let exit = runtime.block_on(async {
-        let options = ClientOptions {
-            addresses: connection.addresses.clone(),
-            timeout: connection.timeout,
-            cluster: connection.cluster,
-        };
+        // A person hears at once that no node runs.
+        let options = ClientOptions::new(&connection.addresses)
+            .timeout(connection.timeout)
+            .connect_timeout(Duration::ZERO)
+            .cluster(connection.cluster);
         let client = Client::connect(options).await.map_err(|error| Trouble {
             exit: Exit::Unreachable,
             message: error.to_string(),

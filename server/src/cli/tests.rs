@@ -80,12 +80,8 @@ fn documented_command_lines_are_understood() {
     assert_eq!(
         request(&["scan", "--start", "a", "--limit", "5"]),
         Ok(Request::Scan {
-            options: ScanOptions {
-                start: Some("a".into()),
-                limit: 5,
-                ..ScanOptions::default()
-            },
-            limit: Some(5)
+            options: ScanOptions::from("a"..).page_size(1000),
+            limit: 5
         })
     );
     assert_eq!(
@@ -98,26 +94,19 @@ fn documented_command_lines_are_understood() {
             "--keys-only"
         ]),
         Ok(Request::Scan {
-            options: ScanOptions {
-                start: Some((&b"a\xff"[..]).into()),
-                end: Some("b".into()),
-                limit: 1000,
-                reverse: true,
-                keys_only: true,
-            },
-            limit: None
+            options: ScanOptions::from(&b"a\xff"[..]..b"b")
+                .page_size(1000)
+                .reverse()
+                .keys_only(),
+            limit: usize::MAX
         })
     );
     for (prefix, start) in [("ffff", &b"\xff\xff"[..]), ("", b"")] {
         assert_eq!(
             request(&["scan", "--prefix", prefix, "--hex"]),
             Ok(Request::Scan {
-                options: ScanOptions {
-                    start: Some(start.into()),
-                    limit: 1000,
-                    ..ScanOptions::default()
-                },
-                limit: None
+                options: ScanOptions::from(start..).page_size(1000),
+                limit: usize::MAX
             })
         );
     }

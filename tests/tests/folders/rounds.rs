@@ -71,12 +71,7 @@ impl Load {
 }
 
 async fn write(addresses: Vec<String>, stop: &AtomicBool, to: &Mutex<Written>) {
-    let timeout = Duration::from_secs(2);
-    let options = ClientOptions {
-        addresses,
-        timeout,
-        ..ClientOptions::default()
-    };
+    let options = ClientOptions::new(addresses).timeout(Duration::from_secs(2));
     let client = Client::connect(options).await.expect("a client");
     let last = |written: &Written| written.values().map(|(_, last)| *last).max();
     let mut number = last(&to.lock().expect("not poisoned")).unwrap_or(0);

@@ -1,0 +1,289 @@
+//! The client for programs without a runtime: each call blocks its thread until it has ended.
+//!
+//! ```no_run
+//! use rangedb_client::blocking::Client;
+//!
+//! # fn main() -> Result<(), rangedb_client::Error> {
+//! let client = Client::connect(["127.0.0.1:7400"])?;
+//! client.put("greeting", "hello")?;
+//! for row in client.scan_prefix("gr") {
+//!     println!("{:?}", row?.key);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A client has one thread of its own, which drives connections and timers; clones share it. It may
+//! be used from many threads at once, but not within an async context, where blocking panics: use
+//! [`crate::Client`] there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rangedb_protocol::{NodeState, RangeState};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use crate::{
+    Batch, BatchOutcome, CasOutcome, ClientOptions, ClusterId, Condition, Continuation, Deleted,
+    Error, ErrorCode, Fate, Incremented, Page, Row, ScanOptions, Versioned,
+};
+
+/// A runtime on a thread of its own, which ends when this is dropped.
+#[derive(Debug)]
+struct Driver {
+    handle: Handle,
+    _alive: oneshot::Sender<()>,
+}
+
+impl Driver {
+    fn start() -> std::io::Result<Driver> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let handle = runtime.handle().clone();
+        let (alive, dropped) = oneshot::channel::<()>();
+        let drive = move || {
+            // The sender is never used: it ends the wait when it is dropped.
+            let _ = runtime.block_on(dropped);
+            // A name that is still being looked up does not delay the end.
+            runtime.shutdown_background();
+        };
+        let name = "rangedb-client".to_owned();
+        std::thread::Builder::new().name(name).spawn(drive)?;
+        Ok(Driver {
+            handle,
+            _alive: alive,
+        })
+    }
+}
+
+/// A client of a RangeDB cluster, whose calls block. Clones share its session, directory,
+/// connections and thread. The methods are those of [`crate::Client`], which explains them.
+#[derive(Clone, Debug)]
+pub struct Client {
+    inner: crate::Client,
+    driver: Arc<Driver>,
+}
+
+impl Client {
+    /// Connects; see [`crate::Client::connect`].
+    ///
+    /// # Errors
+    /// As [`crate::Client::connect`]; [`ErrorCode::Internal`] if no thread can be started.
+    pub fn connect(options: impl Into<ClientOptions>) -> Result<Client, Error> {
+        let driver = Driver::start()
+            .map_err(|error| Error::new(ErrorCode::Internal, Fate::NotApplied, error))?;
+        let inner = (driver.handle).block_on(crate::Client::connect(options))?;
+        let driver = Arc::new(driver);
+        Ok(Client { inner, driver })
+    }
+
+    fn wait<T>(&self, call: impl Future<Output = T>) -> T {
+        self.driver.handle.block_on(call)
+    }
+
+    /// The cluster to which this client belongs, once it has met a node.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.inner.cluster()
+    }
+
+    /// This client with another timeout for each call. All else is shared.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Client {
+        Client {
+            inner: self.inner.with_timeout(timeout),
+            driver: self.driver.clone(),
+        }
+    }
+
+    /// Reads a key; see [`crate::Client::get`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Versioned>, Error> {
+        self.wait(self.inner.get(key))
+    }
+
+    /// Reads several keys; see [`crate::Client::get_many`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn get_many<K: AsRef<[u8]>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Versioned>>, Error> {
+        self.wait(self.inner.get_many(keys))
+    }
+
+    /// Sets a key; see [`crate::Client::put`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<u64, Error> {
+        self.wait(self.inner.put(key, value))
+    }
+
+    /// Removes a key; see [`crate::Client::delete`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<Deleted, Error> {
+        self.wait(self.inner.delete(key))
+    }
+
+    /// Sets a key if a condition holds; see [`crate::Client::compare_and_swap`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn compare_and_swap(
+        &self,
+        key: impl AsRef<[u8]>,
+        condition: Condition<'_>,
+        value: impl AsRef<[u8]>,
+    ) -> Result<CasOutcome, Error> {
+        self.wait(self.inner.compare_and_swap(key, condition, value))
+    }
+
+    /// Removes a key if a condition holds; see [`crate::Client::compare_and_delete`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn compare_and_delete(
+        &self,
+        key: impl AsRef<[u8]>,
+        condition: Condition<'_>,
+    ) -> Result<CasOutcome, Error> {
+        self.wait(self.inner.compare_and_delete(key, condition))
+    }
+
+    /// Adds to a number; see [`crate::Client::increment`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn increment(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<Incremented, Error> {
+        self.wait(self.inner.increment(key, delta))
+    }
+
+    /// Writes a batch; see [`crate::Client::batch`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn batch(&self, batch: &Batch) -> Result<BatchOutcome, Error> {
+        self.wait(self.inner.batch(batch))
+    }
+
+    /// Scans an interval; see [`crate::Client::scan`].
+    pub fn scan(&self, interval: impl Into<ScanOptions>) -> Scan {
+        Scan {
+            inner: self.inner.scan(interval),
+            driver: self.driver.clone(),
+        }
+    }
+
+    /// Scans the keys that begin with `prefix`.
+    pub fn scan_prefix(&self, prefix: impl AsRef<[u8]>) -> Scan {
+        self.scan(ScanOptions::prefix(prefix))
+    }
+
+    /// Reads the next page of a scan; see [`crate::Client::scan_next`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn scan_next(&self, continuation: Continuation) -> Result<Page, Error> {
+        self.wait(self.inner.scan_next(continuation))
+    }
+
+    /// The status of a node; see [`crate::Client::status`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn status(&self) -> Result<NodeState, Error> {
+        self.wait(self.inner.status())
+    }
+
+    /// The ranges of a node; see [`crate::Client::ranges`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn ranges(&self) -> Result<Vec<RangeState>, Error> {
+        self.wait(self.inner.ranges())
+    }
+
+    /// Reads the state of the cluster; see [`crate::Client::admin`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn admin(&self, command: &str) -> Result<String, Error> {
+        self.wait(self.inner.admin(command))
+    }
+
+    /// Changes the cluster; see [`crate::Client::admin_order`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn admin_order(&self, command: &str) -> Result<String, Error> {
+        self.wait(self.inner.admin_order(command))
+    }
+}
+
+/// A scan that has not been read to its end: an iterator of rows. See [`crate::Scan`].
+#[derive(Debug)]
+#[must_use = "a scan reads nothing by itself"]
+pub struct Scan {
+    inner: crate::Scan,
+    driver: Arc<Driver>,
+}
+
+impl Scan {
+    fn with(self, set: impl FnOnce(crate::Scan) -> crate::Scan) -> Scan {
+        Scan {
+            inner: set(self.inner),
+            driver: self.driver,
+        }
+    }
+
+    /// Scans in descending order. It counts before the first row is read, as the other settings.
+    pub fn reverse(self) -> Scan {
+        self.with(crate::Scan::reverse)
+    }
+
+    /// Asks for keys and versions only; values are empty.
+    pub fn keys_only(self) -> Scan {
+        self.with(crate::Scan::keys_only)
+    }
+
+    /// Sets the most rows in a page; 0: as many as the server sends at once.
+    pub fn page_size(self, rows: usize) -> Scan {
+        self.with(|scan| scan.page_size(rows))
+    }
+
+    /// Ends the iterator after so many rows.
+    pub fn limit(self, rows: usize) -> Scan {
+        self.with(|scan| scan.limit(rows))
+    }
+
+    /// Counts the rest of the rows, without reading values.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn count(self) -> Result<usize, Error> {
+        self.driver.handle.block_on(self.inner.count())
+    }
+
+    /// Reads the first page alone; [`Client::scan_next`] goes on with its continuation.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn page(self) -> Result<Page, Error> {
+        self.driver.handle.block_on(self.inner.page())
+    }
+}
+
+impl Iterator for Scan {
+    type Item = Result<Row, Error>;
+
+    fn next(&mut self) -> Option<Result<Row, Error>> {
+        self.driver.handle.block_on(self.inner.next())
+    }
+}
