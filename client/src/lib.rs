@@ -1,4 +1,4 @@
-//! The client of RangeDB, for services on tokio.
+//! The client of RangeDB, for services on tokio; [`blocking`] is for programs without a runtime.
 //!
 //! It keeps a directory of where keys are, opens pipelined connections straight to the shards that
 //! lead their ranges, and corrects its directory from replies. Every call has a deadline. A call

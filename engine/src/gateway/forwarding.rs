@@ -138,10 +138,13 @@ impl<E: Env> Forwarding<E> {
             heard: Cell::new(Now::<E>::now()),
         });
         all.insert(to, owing.clone());
-        let (shard, all, watched) = (shard.clone(), self.owing.clone(), owing.clone());
+        // The task must not keep a shard that has been closed.
+        let shard = shard.downgrade();
+        let (all, watched) = (self.owing.clone(), owing.clone());
         drop(E::Runtime::spawn(async move {
             loop {
                 E::Runtime::sleep(ASK_AFTER).await;
+                let Some(shard) = shard.upgrade() else { break };
                 if watched.asked.borrow().is_empty() {
                     break;
                 }
@@ -248,10 +251,13 @@ pub(super) fn reply(kind: Kind, answer: io::Result<Bytes>) -> Result<Reply, Erro
     let is_write = kind == Kind::Write;
     Err(match error.kind() {
         io::ErrorKind::WouldBlock => {
-            let reason = "the way to the key's leader is full";
+            let reason = "the link to the leader's node is full";
             Error::overloaded(reason, RETRY_AFTER_MS)
         }
-        io::ErrorKind::NotConnected => Error::NotLeader(None),
+        // The request was not sent.
+        io::ErrorKind::NotConnected
+        | io::ErrorKind::ConnectionRefused
+        | io::ErrorKind::PermissionDenied => Error::NotLeader(None),
         io::ErrorKind::TimedOut if !is_write => Error::DeadlineExceeded,
         _ if !is_write => Error::NotLeader(None),
         io::ErrorKind::TimedOut => Error::unknown("the leader's node did not answer in time"),
@@ -274,9 +280,14 @@ mod tests {
 
     #[test]
     fn a_write_whose_message_may_have_been_sent_has_an_unknown_fate() {
-        use io::ErrorKind::{ConnectionReset, HostUnreachable, NotConnected, TimedOut, WouldBlock};
+        use io::ErrorKind::{
+            ConnectionRefused, ConnectionReset, HostUnreachable, NotConnected, PermissionDenied,
+            TimedOut, WouldBlock,
+        };
         for (error, fate) in [
             (NotConnected, Fate::NotApplied),
+            (ConnectionRefused, Fate::NotApplied),
+            (PermissionDenied, Fate::NotApplied),
             (WouldBlock, Fate::NotApplied),
             (TimedOut, Fate::Unknown),
             (ConnectionReset, Fate::Unknown),

@@ -21,7 +21,8 @@
 //!
 //! **Forwarding.** The first shard sends the request with the time that is left and the range that the
 //! caller believes in; the second one checks both again. It never forwards: if it does not lead
-//! either, its error says where the range is, and the caller gets that.
+//! either, its error says where the range is, and the caller gets that. Only if the second shard is on
+//! the same node, the first one sends the request on to the node that the error names.
 //!
 //! Lives on its shard's thread.
 
@@ -366,10 +367,9 @@ impl<E: Env> Gateway<E> {
         to: Location,
         body: Body,
     ) -> Result<(), R::Refusal> {
-        let left = call.deadline.map(|deadline| deadline_left::<E>(deadline));
         let (kind, deadline) = (Kind::of(&body), call.deadline);
-        let request = message::Request {
-            left_us: left,
+        let mut request = message::Request {
+            left_us: deadline.map(deadline_left::<E>),
             token: call.token,
             target: call.target,
             body,
@@ -380,14 +380,43 @@ impl<E: Env> Gateway<E> {
         responder.departed(&ticket);
         let (gateway, responder) = (self.clone(), responder.clone());
         drop(E::Runtime::spawn(async move {
-            let answer = admitted.send(gateway.shard(), deadline).await;
+            let Inner {
+                forwarding, shard, ..
+            } = gateway.inner.as_ref();
+            let mut reply = forwarding::reply(kind, admitted.send(shard, deadline).await);
+            if let Some(leader) = gateway.has_moved_on(to, &reply) {
+                request.left_us = deadline.map(deadline_left::<E>);
+                if let Ok(admitted) = forwarding.admit(shard, leader, &request) {
+                    reply = forwarding::reply(kind, admitted.send(shard, deadline).await);
+                }
+            }
             responder.returned(&ticket);
-            match forwarding::reply(kind, answer) {
+            match reply {
                 Ok(reply) => pass_on(responder.as_ref(), token, reply),
                 Err(error) => refuse(responder.as_ref(), token, error),
             }
         }));
         Ok(())
+    }
+
+    /// The leader on another node, if a shard of this node has refused a request and names it: a
+    /// shard's routes reach the others of its node a moment later than they change.
+    fn has_moved_on(
+        &self,
+        asked: Location,
+        reply: &Result<message::Reply, Error>,
+    ) -> Option<Location> {
+        let here = self.inner.here.node;
+        let Ok(message::Reply {
+            result: Err(Error::NotLeader(Some(route)) | Error::Moved(Some(route))),
+            ..
+        }) = reply
+        else {
+            return None;
+        };
+        route
+            .leader
+            .filter(|leader| asked.node == here && leader.node != here)
     }
 }
 

@@ -29,7 +29,7 @@ mod steering;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use rustc_hash::FxHashMap;
 
@@ -186,7 +186,28 @@ impl<E: Env> Clone for Shard<E> {
     }
 }
 
+/// A shard as tasks hold it that must not keep it: once it has been closed and let go, its folder may
+/// be opened again.
+pub struct WeakShard<E: Env> {
+    inner: Weak<Inner<E>>,
+}
+
+impl<E: Env> WeakShard<E> {
+    /// The shard, if it is still held elsewhere.
+    pub fn upgrade(&self) -> Option<Shard<E>> {
+        let inner = self.inner.upgrade()?;
+        Some(Shard { inner })
+    }
+}
+
 impl<E: Env> Shard<E> {
+    /// The same shard, for a task that must not keep it.
+    pub fn downgrade(&self) -> WeakShard<E> {
+        WeakShard {
+            inner: Rc::downgrade(&self.inner),
+        }
+    }
+
     /// The node and number of this shard.
     pub fn location(&self) -> Location {
         self.inner.location

@@ -122,14 +122,14 @@ pub fn asked(at: Location, asked: &Asked) {
     });
 }
 
-/// Checks a request that the shard at `from` forwards.
-pub fn forwarded(from: Location, request: &[u8]) {
+/// Checks a request that the shard at `from` forwards to that at `to`.
+pub fn forwarded(from: Location, to: Location, request: &[u8]) {
     let request = message::decode_request(request);
     let Some(Body::Write { session, .. }) = request.map(|request| request.body) else {
         return;
     };
     ENTRIES.with_borrow_mut(|entries| {
-        let checked = entries.forwarding.forwarded(from, &session);
+        let checked = entries.forwarding.forwarded((from, to), &session);
         entries.violations.extend(checked.err());
     });
 }

@@ -9,9 +9,12 @@ use rangedb_engine::request::{SessionPair, Target};
 use rangedb_engine::types::{ClientId, Epoch, RangeId, Timestamp};
 use rangedb_engine::wal::{Group, LogEntry, Payload};
 
-/// What the tries of each write have named; `None` once a try has named nothing.
+/// What the tries of one write have named; `None` once a try has named nothing.
+type Named = Option<BTreeSet<(RangeId, Epoch)>>;
+
+/// What the tries of each write have named.
 #[derive(Default)]
-pub struct Targets(BTreeMap<(ClientId, u64), Option<BTreeSet<(RangeId, Epoch)>>>);
+pub struct Targets(BTreeMap<(ClientId, u64), Named>);
 
 impl Targets {
     /// Notes a try of a write.

@@ -376,7 +376,7 @@ pub struct SimLink {
 impl Transport for SimLink {
     async fn call(&self, to: Location, lane: Lane, question: Bytes) -> io::Result<Bytes> {
         if lane == Lane::Clients {
-            invariants::forwarded(self.from, &question);
+            invariants::forwarded(self.from, to, &question);
         }
         let (sender, receiver) = oneshot::channel();
         let sent = Sent {
