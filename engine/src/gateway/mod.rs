@@ -16,7 +16,7 @@
 //!
 //! **The path of a get.** [`Gateway::get`] asks the shard, which passes the value, where it lies, to
 //! [`Responder::answer`]. While the lease holds nothing is allocated, copied or awaited. A read that
-//! must wait ([`Read::Wait`](crate::request::Read::Wait)) goes on in a task: it waits for what the
+//! must wait ([`Read::Wait`]) goes on in a task: it waits for what the
 //! read names, then looks again.
 //!
 //! **Forwarding.** The first shard sends the request with the time that is left and the range that the
