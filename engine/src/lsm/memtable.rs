@@ -25,15 +25,23 @@ const LIVE: u32 = 1 << 31;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MemtableId(pub u64);
 
-/// The first sixteen bytes of a key, padded with zeros. A pair of numbers, because the alignment of
-/// one 128-bit number would make a slot a third longer.
-type Prefix = (u64, u64);
-
-/// One position in the order: the prefix of an entry's key, and the entry's offset in the arena.
+/// One position in the order: the first sixteen bytes of an entry's key, and the entry's offset in the
+/// arena. The bytes are two numbers, because the alignment of one 128-bit number would make a slot a
+/// third longer.
 #[derive(Clone, Copy)]
 struct Slot {
-    prefix: Prefix,
+    high: u64,
+    low: u64,
     at: u32,
+}
+
+impl Slot {
+    /// The first bytes of the key. Two numbers of 128 bits are compared without a branch, two pairs of
+    /// numbers are not.
+    #[inline]
+    fn prefix(&self) -> u128 {
+        u128::from(self.high) << 64 | u128::from(self.low)
+    }
 }
 
 /// A version of a row in a memtable.
@@ -101,15 +109,15 @@ pub struct Memtable {
     rows: usize,
 }
 
-fn prefix(key: &[u8]) -> Prefix {
+/// The first sixteen bytes of a key, padded with zeros.
+fn prefix(key: &[u8]) -> u128 {
     let bytes = key.first_chunk().copied().unwrap_or_else(|| {
         let mut bytes = [0; 16];
         let filled = bytes.iter_mut().zip(key);
         filled.for_each(|(to, from)| *to = *from);
         bytes
     });
-    let number = u128::from_be_bytes(bytes);
-    ((number >> 64) as u64, number as u64)
+    u128::from_be_bytes(bytes)
 }
 
 impl Memtable {
@@ -197,8 +205,9 @@ impl Memtable {
     }
 
     /// Whether a slot comes before (key, version).
-    fn is_before(&self, slot: &Slot, wanted: Prefix, key: &[u8], version: Timestamp) -> bool {
-        match slot.prefix.cmp(&wanted) {
+    #[inline]
+    fn is_before(&self, slot: &Slot, wanted: u128, key: &[u8], version: Timestamp) -> bool {
+        match slot.prefix().cmp(&wanted) {
             Ordering::Less => true,
             Ordering::Greater => false,
             Ordering::Equal => {
@@ -323,7 +332,8 @@ impl Memtable {
         self.place(
             Place { block, slot },
             Slot {
-                prefix: wanted,
+                high: (wanted >> 64) as u64,
+                low: wanted as u64,
                 at: at as u32,
             },
         );
