@@ -65,7 +65,7 @@ impl ClientOptions {
     }
 }
 
-/// The address at which a node listens unless it is told otherwise.
+/// The default address of a node.
 impl Default for ClientOptions {
     fn default() -> ClientOptions {
         ClientOptions::new(["127.0.0.1:7400"])

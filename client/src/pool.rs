@@ -1,7 +1,7 @@
 //! The client's connections, one for each place, opened on first use.
 //!
 //! A task opens a connection within [`OPEN_TIMEOUT`]; each caller waits for it no longer than its
-//! own deadline. The core is told which addresses answer, and which do not in time.
+//! own deadline. It reports to the core which addresses answer, and which do not in time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures_core::Stream;
 use rangedb_protocol::continuation::{self, last_key_before, prefix_end};
-use rangedb_protocol::{Reply, RequestBody};
+use rangedb_protocol::{Reply, RequestBody, Session as Pair};
 
 use crate::calls::Request;
 use crate::client::Client;
@@ -410,15 +410,28 @@ impl Client {
             false => Cow::Borrowed(start.unwrap_or_default()),
             true => Cow::Owned(last_key_before(options.end.as_deref())),
         };
+        self.read_page(&first_key, &body, options.page_size).await
+    }
+
+    /// Reads a page from the range of a key. The next one gets the same size.
+    async fn read_page<'a>(
+        &self,
+        key: &'a [u8],
+        body: &'a (dyn Fn(Pair) -> RequestBody<'a> + Sync),
+        page_size: usize,
+    ) -> Result<Page, Error> {
         let request = Request {
-            key: Some(&first_key),
-            body: &body,
+            key: Some(key),
+            body,
             kind: Kind::Read,
             take: page,
             deadline: self.deadline(),
         };
-        let page = self.call(request).await;
-        page.map(|page| with_page_size(page, options.page_size))
+        let mut page = self.call(request).await?;
+        if let Some(continuation) = &mut page.continuation {
+            continuation.page_size = page_size;
+        }
+        Ok(page)
     }
 
     /// Reads the next page of a scan. A page is a snapshot within one range. It ends at the range's
@@ -442,23 +455,8 @@ impl Client {
             reverse: false,
             keys_only: false,
         };
-        let request = Request {
-            key: Some(&first_key),
-            body: &body,
-            kind: Kind::Read,
-            take: page,
-            deadline: self.deadline(),
-        };
-        let page = self.call(request).await;
-        page.map(|page| with_page_size(page, *page_size))
+        self.read_page(&first_key, &body, *page_size).await
     }
-}
-
-fn with_page_size(mut page: Page, page_size: usize) -> Page {
-    if let Some(continuation) = &mut page.continuation {
-        continuation.page_size = page_size;
-    }
-    page
 }
 
 #[cfg(test)]

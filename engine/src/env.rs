@@ -124,7 +124,7 @@ pub trait File: 'static {
 /// One of the ways from a shard to another. What takes one does not wait behind what takes the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lane {
-    /// What must not wait: beats, votes, heartbeats and small appends.
+    /// What must not wait: heartbeats, votes and small appends.
     Control,
     /// What is large: snapshots, and entries for a replica that catches up. So many bytes are under
     /// way at a time; what comes then waits.
@@ -132,6 +132,16 @@ pub enum Lane {
     /// Clients' requests that one shard forwards to another ([`crate::gateway`]). They delay no
     /// message of a replica.
     Clients,
+}
+
+impl std::fmt::Display for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Lane::Control => "control",
+            Lane::Bulk => "bulk",
+            Lane::Clients => "clients",
+        })
+    }
 }
 
 /// Messages between shards, on this node and on others.

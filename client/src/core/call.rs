@@ -95,7 +95,7 @@ pub enum Event {
         node: u64,
         /// Its time, from the reply.
         timestamp: u64,
-        /// What it said.
+        /// The error in its reply.
         error: Box<ErrorReply>,
     },
     /// The reply makes no sense.
@@ -111,7 +111,7 @@ pub enum Action {
     Refresh,
     /// Opens a connection, or takes the one that is open.
     Open {
-        /// Where to.
+        /// The node, and the shard if it is known.
         place: Place,
         /// When to give up.
         until: Instant,

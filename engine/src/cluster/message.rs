@@ -294,6 +294,17 @@ pub enum Trouble {
     Behind,
 }
 
+impl Trouble {
+    /// The word for it, in logs and replies.
+    pub fn name(self) -> &'static str {
+        match self {
+            Trouble::Lost => "lost",
+            Trouble::Missing => "missing",
+            Trouble::Behind => "behind",
+        }
+    }
+}
+
 /// A node of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct NodeView {

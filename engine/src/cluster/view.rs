@@ -131,7 +131,7 @@ impl<T: Instant> Manager<T> {
                 let node = at.and_then(|at| self.nodes.get(&at.node));
                 let address = node.map_or("", |known| &known.record.address);
                 let at = at.unwrap_or_default();
-                tracing::warn!(range = %range_id, %replica, %at, address, ?trouble, "a replica is a member by name only");
+                tracing::warn!(range = %range_id, %replica, %at, address, trouble = trouble.name(), "a replica is a member by name only");
             }
         }
         for node in &view.nodes {

@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+use super::responder::Answer;
 use crate::cluster::record;
 use crate::error::Error;
 use crate::request::{Batch, Outcome, ScanReply, ScanRequest, SessionPair, Target, Versioned};
@@ -28,7 +29,7 @@ pub struct Request {
     pub token: Timestamp,
     /// The range that the caller believes to hold the key.
     pub target: Option<Target>,
-    /// What it asks for.
+    /// The operation.
     pub body: Body,
 }
 
@@ -62,6 +63,19 @@ pub enum Found {
     Value(Option<Versioned>),
     Written(Outcome),
     Rows(ScanReply),
+}
+
+impl From<Answer<'_>> for Found {
+    fn from(answer: Answer<'_>) -> Found {
+        match answer {
+            Answer::Value(found) => Found::Value(found.map(|(value, version)| Versioned {
+                value: Blob::copy_from_slice(value),
+                version,
+            })),
+            Answer::Written(outcome) => Found::Written(outcome),
+            Answer::Rows(rows) => Found::Rows(rows.clone()),
+        }
+    }
 }
 
 /// The bytes of a request.

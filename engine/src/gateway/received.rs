@@ -14,8 +14,7 @@ use super::responder::{Answer, Responder, Scanning};
 use crate::env::{AsyncRuntime, Env, Instant, Lane, Now};
 use crate::error::Error;
 use crate::mutant::{self, Mutant};
-use crate::request::Versioned;
-use crate::types::{Blob, Timestamp};
+use crate::types::Timestamp;
 
 type Sender<E> = <<<E as Env>::Runtime as AsyncRuntime>::Oneshot as Oneshot>::Sender<Bytes>;
 
@@ -87,14 +86,7 @@ impl<E: Env> Responder for Received<E> {
     type Refusal = Error;
 
     fn answer(&self, (): &(), now: Option<Timestamp>, answer: Result<Answer<'_>, Error>) {
-        let result = answer.map(|answer| match answer {
-            Answer::Value(found) => Found::Value(found.map(|(value, version)| Versioned {
-                value: Blob::copy_from_slice(value),
-                version,
-            })),
-            Answer::Written(outcome) => Found::Written(outcome),
-            Answer::Rows(rows) => Found::Rows(rows.clone()),
-        });
+        let result = answer.map(Found::from);
         let now = now.unwrap_or_else(|| self.gateway.shard().now());
         let reply = message::encode_reply(&Reply { now, result });
         let asker = self.asker.borrow_mut().take();

@@ -1,11 +1,11 @@
 //! A client's request as the gateway sees it: who asks, until when, and what of the cluster the
-//! sender has seen. What it asks for is in [`crate::request`]. Pure.
+//! sender has seen. The operations are in [`crate::request`]. Pure.
 
 use crate::env::{Env, Now};
 use crate::request::Target;
 use crate::types::Timestamp;
 
-/// Who sends a request.
+/// The sender of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// Whether the caller follows routes. If the key is elsewhere, such a caller is told the route.

@@ -320,7 +320,7 @@ async fn run(inner: &Inner, link: &Link) {
     } else {
         if failures == 0 {
             let address = link.tried.borrow();
-            tracing::warn!(%to, %address, ?lane, %error, "the link is broken");
+            tracing::warn!(%to, %address, %lane, %error, "the link is broken");
         }
         (PAUSE_FIRST, PAUSE_LONGEST)
     };
@@ -438,7 +438,7 @@ async fn serve(inner: &Inner, link: &Link, stream: TcpStream) -> io::Error {
         inner.peers.note_accepted(link.to.node);
         if link.failures.replace(0) > 0 {
             let (to, lane) = (link.to, link.lane);
-            tracing::info!(%to, ?lane, "the link works again");
+            tracing::info!(%to, %lane, "the link works again");
         }
         loop {
             match input.receive(&mut reader).await {

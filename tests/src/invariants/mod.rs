@@ -6,6 +6,7 @@
 //! one moment ([`Watch`]) or at everything that they store ([`compare`]). The others are checked
 //! against the observations of clients.
 
+mod commands;
 pub mod completeness;
 pub mod convergence;
 pub mod counters;

@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 
 use rangedb_engine::range::apply::Applied;
-use rangedb_engine::range::command::{self, ArchivedAction};
+use rangedb_engine::range::command::ArchivedAction;
 use rangedb_engine::types::{ClientId, Timestamp};
-use rangedb_engine::wal::{Group, LogEntry, Payload};
+use rangedb_engine::wal::{Group, LogEntry};
+
+use super::commands::check_each;
 
 /// The version of each applied session pair.
 #[derive(Default)]
@@ -23,21 +25,16 @@ impl Pairs {
         entry: &LogEntry,
         results: &[Applied],
     ) -> Result<(), String> {
-        let Payload::Commands(bytes) = &entry.payload else {
-            return Ok(());
-        };
-        let current = command::current(bytes).map_err(|error| error.to_string())?;
-        let archived = command::access(&current).map_err(|error| error.to_string())?;
-        for (command, result) in archived.commands.iter().zip(results) {
+        check_each(entry, results, |command, result| {
             let ArchivedAction::Write { pair, .. } = &command.action else {
-                continue;
+                return Ok(());
             };
             let pair = pair.pair();
             let Applied::Outcome(outcome) = result else {
-                continue;
+                return Ok(());
             };
             let Some(version) = outcome.version() else {
-                continue;
+                return Ok(());
             };
             let key = (pair.client, pair.sequence);
             let first = *self.0.entry(key).or_insert(version);
@@ -47,7 +44,7 @@ impl Pairs {
                     group.range, pair.sequence, pair.client.0
                 ));
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }

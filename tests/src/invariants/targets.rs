@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rangedb_engine::range::apply::Applied;
-use rangedb_engine::range::command::{self, ArchivedAction};
+use rangedb_engine::range::command::ArchivedAction;
 use rangedb_engine::range::state::RangeState;
 use rangedb_engine::request::{SessionPair, Target};
-use rangedb_engine::types::{ClientId, Epoch, RangeId, Timestamp};
-use rangedb_engine::wal::{Group, LogEntry, Payload};
+use rangedb_engine::types::{ClientId, Epoch, RangeId};
+use rangedb_engine::wal::{Group, LogEntry};
+
+use super::commands::{check_each, is_applied_now};
 
 /// What the tries of one write have named; `None` once a try has named nothing.
 type Named = Option<BTreeSet<(RangeId, Epoch)>>;
@@ -39,31 +41,22 @@ impl Targets {
         results: &[Applied],
         state: &RangeState,
     ) -> Result<(), String> {
-        let Payload::Commands(bytes) = &entry.payload else {
-            return Ok(());
-        };
-        let current = command::current(bytes).map_err(|error| error.to_string())?;
-        let archived = command::access(&current).map_err(|error| error.to_string())?;
-        for (command, result) in archived.commands.iter().zip(results) {
+        check_each(entry, results, |command, result| {
             let ArchivedAction::Write { pair, .. } = &command.action else {
-                continue;
+                return Ok(());
             };
-            let (pair, timestamp) = (pair.pair(), Timestamp(command.timestamp.to_native()));
-            let applied_now = match result {
-                Applied::Outcome(outcome) => outcome.version() == Some(timestamp),
-                Applied::Repropose => false,
-            };
+            let pair = pair.pair();
             let Some(Some(named)) = self.0.get(&(pair.client, pair.sequence)) else {
-                continue;
+                return Ok(());
             };
             let epoch = state.descriptor.epoch;
-            if applied_now && !named.contains(&(group.range, epoch)) {
+            if is_applied_now(command, result) && !named.contains(&(group.range, epoch)) {
                 return Err(format!(
                     "range {}: write {} of client {} is applied in epoch {epoch}, and names {named:?}",
                     group.range, pair.sequence, pair.client.0
                 ));
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }

@@ -81,7 +81,7 @@ struct Request<'a> {
 struct Try {
     reached: Option<Reached>,
     receiver: Option<oneshot::Receiver<Told>>,
-    /// Until when an answer counts, and after how long without one the core is told.
+    /// Until when an answer counts, and how long a silence is before the core hears of it.
     patience: Option<(Instant, Option<Duration>)>,
     /// Whether a request of this call may arrive a second time, later than its answer.
     comes_twice: bool,

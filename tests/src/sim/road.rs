@@ -14,8 +14,8 @@ use rangedb_engine::gateway::Gateway;
 use rangedb_engine::gateway::message::{Body, Found, Reply};
 use rangedb_engine::gateway::request::{Call, Caller};
 use rangedb_engine::gateway::responder::{Answer, Responder, Scanning};
-use rangedb_engine::request::{Target, Versioned};
-use rangedb_engine::types::{Blob, Timestamp};
+use rangedb_engine::request::Target;
+use rangedb_engine::types::Timestamp;
 use tokio::sync::oneshot;
 
 use super::executor::{self, Host, OUTSIDE};
@@ -46,7 +46,7 @@ impl Reached {
 /// A client's request.
 #[derive(Clone)]
 pub struct Asked {
-    /// What it asks for.
+    /// The operation.
     pub body: Body,
     /// Who asks.
     pub caller: Caller,
@@ -84,14 +84,7 @@ impl Responder for Once {
 
     fn answer(&self, (): &(), now: Option<Timestamp>, answer: Result<Answer<'_>, Error>) {
         invariants::deadlines::answered(&self.due);
-        let result = answer.map(|answer| match answer {
-            Answer::Value(found) => Found::Value(found.map(|(value, version)| Versioned {
-                value: Blob::copy_from_slice(value),
-                version,
-            })),
-            Answer::Written(outcome) => Found::Written(outcome),
-            Answer::Rows(rows) => Found::Rows(rows.clone()),
-        });
+        let result = answer.map(Found::from);
         let now = now.unwrap_or_else(|| self.gateway.shard().now());
         let was_confirmed = self.has_waited.get() && matches!(result, Ok(Found::Value(_)));
         let told = Told {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use rangedb_engine::cluster::settings::{self, SETTINGS};
-use rangedb_engine::cluster::{NodeState, NodeView, RangeView, Setting, Trouble, View};
+use rangedb_engine::cluster::{NodeState, NodeView, RangeView, Setting, View};
 use rangedb_engine::error::OrderError;
 use rangedb_engine::range::{Keyspace, ReplicaPlace};
 use rangedb_engine::types::{NodeId, ReplicaId};
@@ -58,14 +58,6 @@ fn state_name(state: NodeState) -> &'static str {
     }
 }
 
-fn trouble_name(trouble: Trouble) -> &'static str {
-    match trouble {
-        Trouble::Lost => "lost",
-        Trouble::Missing => "missing",
-        Trouble::Behind => "behind",
-    }
-}
-
 /// The state of a replica: its own trouble, or else its node's.
 fn replica_state(view: &View, range: &RangeView, replica: &ReplicaPlace) -> &'static str {
     let mut troubles = range.troubles.iter();
@@ -73,7 +65,7 @@ fn replica_state(view: &View, range: &RangeView, replica: &ReplicaPlace) -> &'st
     let mut nodes = view.nodes.iter();
     let node = nodes.find(|node| node.record.id == replica.location.node);
     match (trouble, node.map(|node| node.state)) {
-        (Some((_, trouble)), _) => trouble_name(*trouble),
+        (Some((_, trouble)), _) => trouble.name(),
         (None, Some(NodeState::Alive) | None) => "ok",
         (None, Some(state)) => state_name(state),
     }
@@ -91,7 +83,7 @@ fn troubles(view: &View) -> Vec<Value> {
                 "replica": place.replica.0,
                 "node": place.location.node.0,
                 "shard": place.location.shard.0,
-                "state": trouble_name(*trouble),
+                "state": trouble.name(),
             }))
         });
         troubled.collect::<Vec<Value>>()
