@@ -159,6 +159,29 @@ pub fn leader(homes: &[Home], key: &str) -> usize {
     })
 }
 
+/// Forbids the manager to spread leaders, and waits until those of all ranges have stayed for two
+/// seconds: for tests that stop a leader, or ask a node because it leads. What the manager shows is
+/// as old as the last report, and a transfer that has begun still ends.
+///
+/// # Panics
+/// This takes longer than a minute.
+pub fn hold_leaders(homes: &[Home]) {
+    let off = homes[0].cli(&["config", "set", "balance", "off"]);
+    assert!(off.status.success(), "{off:?}");
+    let leaders = || -> Option<BTreeMap<u64, (u64, u64)>> {
+        let of = |(id, range): (u64, Range)| Some((id, (range.leader?, range.term)));
+        ranges(homes.first()?)?.into_iter().map(of).collect()
+    };
+    let mut held = (leaders(), Instant::now());
+    wait_for("leaders that stay", || {
+        let now = leaders();
+        if now.is_none() || now != held.0 {
+            held = (now, Instant::now());
+        }
+        (held.1.elapsed() > Duration::from_secs(2)).then_some(())
+    });
+}
+
 /// Waits until every range has a leader and three voters, and every node belongs to the cluster. A
 /// fault before that would hit a cluster that is still being formed.
 ///

@@ -10,11 +10,12 @@ use rangedb_protocol::{
     ErrorCode, ErrorReply, Fate, FlatBufferBuilder, Reply, Request, RequestBody, Session, frame,
 };
 use rangedb_tests::cluster::{
-    Caller, KEYS, addresses, homes_of, leader, start_all, wait_for, wait_until_replicated,
+    Caller, KEYS, addresses, hold_leaders, homes_of, leader, start_all, wait_for, wait_until_replicated,
 };
 use rangedb_tests::process::{Home, Node, cli};
 
-/// Starts all nodes, and waits until every range can be written to and several nodes lead.
+/// Starts all nodes, and waits until every range can be written to, several nodes lead, and the
+/// leaders stay.
 fn started(homes: &[Home]) -> Vec<Option<Node>> {
     let nodes = start_all(homes);
     wait_until_replicated(homes);
@@ -22,6 +23,7 @@ fn started(homes: &[Home]) -> Vec<Option<Node>> {
         let leaders: BTreeSet<_> = KEYS.iter().map(|key| leader(homes, key)).collect();
         (leaders.len() > 1).then_some(())
     });
+    hold_leaders(homes);
     Caller::new(homes).first_writes();
     nodes
 }
