@@ -5,9 +5,9 @@
 //! costs Raft the same whether it holds one command or four thousand. Only when the last entry has
 //! been on its way for [`NEXT_ENTRY_AFTER`], as over long links, the next one departs beside it, up
 //! to [`ENTRIES_IN_FLIGHT_MAX`]. After an entry has arrived, the next one waits a moment for the
-//! clients that were just answered: until as many writes wait as did before, but no longer than the
-//! last entry took. A lone writer does not wait for others. Apply answers the proposals directly,
-//! through their [`WriteSink`].
+//! clients that were just answered and for the other ranges of the shard, so that the entries of all
+//! depart together ([`Departures`]), but no longer than the last entry took. A lone writer does not
+//! wait for others. Apply answers the proposals directly, through their [`WriteSink`].
 //!
 //! When the group has no majority, all writes that wait or are in flight are answered at once
 //! ([`Proposer::give_up`]); before that is known, each is answered at its deadline
@@ -34,6 +34,7 @@ use crate::range::replica::Replica;
 use crate::range::sink::WriteSink;
 use crate::request::{Batch, Outcome, SessionPair};
 use crate::tree::budget::WriteBudget;
+use crate::tree::departures::{Departures, Gathering};
 use crate::types::{Epoch, Timestamp};
 use crate::wal::Body;
 
@@ -42,8 +43,8 @@ use crate::wal::Body;
 const NEXT_ENTRY_AFTER: Duration = Duration::from_millis(8);
 /// Longest wait for more writes to join an entry.
 const GATHER_MAX: Duration = Duration::from_millis(2);
-/// With this many writes an entry's cost is small for each; more are not waited for.
-const GATHERED_ENOUGH: usize = 32;
+/// With this many bytes of writes an entry's own cost is small beside theirs: it waits for no more.
+const GATHERED_LEN: usize = 256 << 10;
 /// When a client that found the queue full should try again, in milliseconds.
 const RETRY_WHEN_FULL_MS: u32 = 10;
 /// How long a proposer waits before it tries again after openraft's own lease ran out.
@@ -133,14 +134,6 @@ struct Flight<T: Instant> {
     proposals: Vec<Option<Proposal<T>>>,
 }
 
-/// What the next entry waits for: the first of the two.
-struct Gathering<T: Instant> {
-    /// This many proposals: those that wait already, and as many as were just answered.
-    expected: usize,
-    /// This time.
-    until: T,
-}
-
 /// The queue of one range's leader.
 pub struct Proposer<T: Instant> {
     waiting: RefCell<VecDeque<Proposal<T>>>,
@@ -151,7 +144,12 @@ pub struct Proposer<T: Instant> {
     used: Cell<usize>,
     in_flight: RefCell<Vec<Flight<T>>>,
     departed: Cell<u64>,
-    gathering: Cell<Option<Gathering<T>>>,
+    /// The departures of the whole shard.
+    departures: Rc<Departures<T>>,
+    /// What the next entry waits for.
+    gathering: Rc<Gathering<T>>,
+    /// Whether an entry has arrived after the last departure.
+    has_arrived: Cell<bool>,
     paused: Cell<bool>,
     closed: Cell<bool>,
     /// Notified when the proposer may have something to do.
@@ -159,8 +157,8 @@ pub struct Proposer<T: Instant> {
 }
 
 impl<T: Instant> Proposer<T> {
-    /// An empty queue on a shard with this budget.
-    pub fn new(budget: Rc<WriteBudget>) -> Proposer<T> {
+    /// An empty queue on a shard with this budget and these departures.
+    pub fn new(budget: Rc<WriteBudget>, departures: Rc<Departures<T>>) -> Proposer<T> {
         Proposer {
             waiting: RefCell::new(VecDeque::new()),
             bytes_waiting: Cell::new(0),
@@ -168,7 +166,9 @@ impl<T: Instant> Proposer<T> {
             used: Cell::new(0),
             in_flight: RefCell::new(Vec::with_capacity(ENTRIES_IN_FLIGHT_MAX)),
             departed: Cell::new(0),
-            gathering: Cell::new(None),
+            departures,
+            gathering: Gathering::new(),
+            has_arrived: Cell::new(false),
             paused: Cell::new(false),
             closed: Cell::new(false),
             news: Notify::default(),
@@ -211,7 +211,11 @@ impl<T: Instant> Proposer<T> {
         }
         self.counted(&proposal);
         self.waiting.borrow_mut().push_back(proposal);
-        self.wake();
+        self.departures.written(&self.gathering);
+        if self.bytes_waiting.get() >= GATHERED_LEN {
+            self.departures.news.notify();
+        }
+        self.news.notify();
     }
 
     /// Counts a proposal that joins the queue.
@@ -255,6 +259,7 @@ impl<T: Instant> Proposer<T> {
         let lost = std::mem::take(&mut *self.in_flight.borrow_mut());
         for flight in lost {
             self.release(flight.cost);
+            self.departures.lose();
             complete_all(
                 flight.proposals,
                 &Error::unknown("the replica was removed while the write was under way"),
@@ -265,6 +270,7 @@ impl<T: Instant> Proposer<T> {
     /// Makes the proposer check again what it may do.
     pub fn wake(&self) {
         self.news.notify();
+        self.departures.news.notify();
     }
 
     fn may_propose(&self) -> bool {
@@ -286,16 +292,16 @@ impl<T: Instant> Proposer<T> {
         !self.closed.get()
     }
 
-    /// What the next entry must wait for, if anything.
-    fn expects(&self, len_max: usize) -> Option<Gathering<T>> {
-        let expected = self.gathering.take();
-        expected.filter(|gathering| !self.has_gathered(gathering.expected, len_max))
+    /// Until when the next entry must wait for more writes, if at all.
+    fn gathers_until(&self) -> Option<T> {
+        let gathers = self.has_arrived.take() && !self.has_gathered();
+        gathers.then(|| self.gathering.until())
     }
 
-    /// Whether so many writes wait, or as many bytes as an entry takes.
-    fn has_gathered(&self, expected: usize, len_max: usize) -> bool {
-        let full = self.bytes_waiting.get() >= len_max;
-        full || self.closed.get() || self.waiting() >= expected
+    /// Whether all writes that are waited for are there, or enough bytes for an entry.
+    fn has_gathered(&self) -> bool {
+        let enough = self.bytes_waiting.get() >= GATHERED_LEN;
+        enough || self.closed.get() || self.departures.are_all_there()
     }
 
     /// Takes from the queue what fits into one entry of this length. Answers those past their
@@ -348,6 +354,7 @@ impl<T: Instant> Proposer<T> {
     fn depart(&self, proposals: Vec<Proposal<T>>) -> u64 {
         let number = self.departed.get();
         self.departed.set(number + 1);
+        self.departures.depart(&self.gathering);
         let cost = proposals.iter().map(Proposal::cost).sum();
         let proposals = proposals.into_iter().map(Some).collect();
         self.in_flight.borrow_mut().push(Flight {
@@ -368,10 +375,10 @@ impl<T: Instant> Proposer<T> {
         self.release(flight.cost);
         let now = T::now();
         let took = now.saturating_duration_since(flight.departed_at);
-        self.gathering.set(Some(Gathering {
-            expected: GATHERED_ENOUGH.min(self.waiting() + flight.proposals.len()),
-            until: now + took.min(GATHER_MAX),
-        }));
+        let answered = flight.proposals.iter().flatten().count();
+        let until = now + took.min(GATHER_MAX);
+        self.departures.arrive(&self.gathering, answered, until);
+        self.has_arrived.set(true);
         flight.proposals
     }
 
@@ -447,10 +454,13 @@ pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<
     let proposer = &replica.proposer;
     let len_max = replica.store.entry_len_max();
     while proposer.ready().await {
-        if let Some(Gathering { expected, until }) = proposer.expects(len_max) {
+        if let Some(until) = proposer.gathers_until() {
             // Writes that come after that go into the entry after this one.
-            let are_there = || proposer.has_gathered(expected, len_max);
-            let _ = E::Runtime::timeout_at(until, proposer.news.until(are_there)).await;
+            let departures = &proposer.departures;
+            let departed = departures.departed();
+            let may_depart = || proposer.has_gathered() || departures.departed() != departed;
+            let news = departures.news.until(may_depart);
+            let _ = E::Runtime::timeout_at(until, news).await;
         }
         if proposer.paused.get() {
             continue;

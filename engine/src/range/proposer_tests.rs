@@ -33,7 +33,7 @@ impl Queue {
     fn new() -> Queue {
         let budget = Rc::new(WriteBudget::default());
         Queue {
-            proposer: Proposer::new(budget.clone()),
+            proposer: Proposer::new(budget.clone(), Rc::default()),
             budget,
             results: Rc::default(),
         }
@@ -200,20 +200,25 @@ fn deadlines_are_kept_while_no_entry_can_depart() {
 #[test]
 fn the_next_entry_waits_for_as_many_as_were_answered() {
     let queue = Queue::new();
-    assert!(queue.proposer.expects(usize::MAX).is_none());
+    assert!(queue.proposer.gathers_until().is_none());
     (1..=3).for_each(|token| queue.put(token, 1, None));
     let number = queue.depart();
     assert!(!queue.proposer.may_depart(), "one is in flight");
     queue.put(4, 1, None);
     assert_eq!(queue.proposer.arrive(number).len(), 3);
-    let expected = queue.proposer.expects(usize::MAX).map(|next| next.expected);
-    assert_eq!(expected, Some(4));
-    let number = queue.depart();
     (5..=6).for_each(|token| queue.put(token, 1, None));
+    assert_eq!(queue.proposer.gathering.missing.get(), 1);
+    queue.put(7, 1, None);
+    assert_eq!(queue.proposer.gathering.missing.get(), 0);
+    assert!(queue.proposer.has_gathered(), "they are there");
+}
+
+#[test]
+fn enough_bytes_are_not_waited_with() {
+    let queue = Queue::new();
+    queue.put(1, 1, None);
+    let number = queue.depart();
     queue.proposer.arrive(number);
-    (7..=8).for_each(|token| queue.put(token, 1, None));
-    assert!(
-        queue.proposer.expects(usize::MAX).is_none(),
-        "they are there"
-    );
+    queue.put(2, GATHERED_LEN, None);
+    assert!(queue.proposer.has_gathered());
 }

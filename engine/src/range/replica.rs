@@ -128,7 +128,7 @@ impl<E: Env> Replica<E> {
             group: parts.group,
             data_id: Cell::new(parts.data_id),
             location: parts.location,
-            proposer: Proposer::new(parts.store.writes.clone()),
+            proposer: Proposer::new(parts.store.writes.clone(), parts.store.departures.clone()),
             store: parts.store,
             hlc: parts.hlc,
             clock: parts.clock,

@@ -6,6 +6,7 @@
 //! [`Store::make_room`] freezes before an entry that does not fit, never within one.
 
 pub mod budget;
+pub mod departures;
 mod mark;
 
 use std::cell::{Cell, RefCell};
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::disk_fault::Lack;
-use crate::env::{AsyncRuntime, Env, yield_now};
+use crate::env::{AsyncRuntime, Env, Now, yield_now};
 use crate::error::Fatal;
 use crate::limits::{
     REPLAY_LEN_FREEZE, REPLAY_LEN_MAX, SESSION_ROWS_PER_TURN, SESSION_ROWS_UNSAVED_MAX,
@@ -25,6 +26,7 @@ use crate::lsm::keys::{self, Owner};
 use crate::lsm::{Bounds, Direction, GcRules, Lsm, LsmError, LsmStats, MemtableId, Part, Scan};
 use crate::notify::Notify;
 use crate::tree::budget::WriteBudget;
+use crate::tree::departures::Departures;
 use crate::types::{DataId, ReplicaId, Timestamp};
 use crate::wal::{Position, Wal};
 pub use mark::TreeMark;
@@ -97,6 +99,8 @@ pub struct Store<E: Env> {
     unsaved: Cell<usize>,
     /// The memory of writes that wait or are in flight.
     pub(crate) writes: Rc<WriteBudget>,
+    /// The departures of the entries of all ranges.
+    pub(crate) departures: Rc<Departures<Now<E>>>,
 }
 
 impl<E: Env> Store<E> {
@@ -117,6 +121,7 @@ impl<E: Env> Store<E> {
             on_fatal,
             unsaved: Cell::new(0),
             writes: Rc::default(),
+            departures: Rc::default(),
         }
     }
 
