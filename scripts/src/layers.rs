@@ -41,29 +41,13 @@ const ORDERS: [Order; 4] = [
             error - why a request or a process fails
             hlc - the node's clock
             tree - the shard's tree as its ranges use it
-            raft - the Raft group of a range
+            raft - Raft groups, each of which replicates a state machine
             range - the state of a range and what changes it
             cluster - the manager: what it knows and what it plans
             shard - all of it on one thread
             gateway - the requests of clients: answered here, forwarded, or told the route
         ",
         exceptions: &[
-            ("raft/group", "range/replica", MACHINE),
-            ("raft/tick", "range/replica", MACHINE),
-            ("raft/state_machine", "range/replica", MACHINE),
-            ("raft/state_machine", "range/state", MACHINE),
-            ("raft/state_machine", "range/recovery", MACHINE),
-            ("raft/state_machine", "range/saved", MACHINE),
-            ("raft/install", "range/state", MACHINE),
-            ("raft/type_config", "range/apply", MACHINE),
-            ("raft/transfer", "range/command", MACHINE),
-            ("raft/network", "range/replica", MACHINE),
-            ("raft/network", "range/export", MACHINE),
-            (
-                "raft/message",
-                "range/export",
-                "a part of a snapshot holds rows and not yet bytes",
-            ),
             (
                 "range/command",
                 "range/command_v1",
@@ -154,7 +138,6 @@ const ORDERS: [Order; 4] = [
     },
 ];
 
-const MACHINE: &str = "raft is not yet generic over a state machine that the range would be";
 const DATA_DIR: &str = "the data folder is not part of the environment: it moves up";
 
 /// Checks every crate that has an order.

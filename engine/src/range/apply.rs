@@ -14,10 +14,10 @@ use std::borrow::Cow;
 use crate::error::Fatal;
 use crate::lsm::LsmError;
 use crate::mutant::{self, Mutant};
-use crate::raft;
+use crate::raft::{self, AppliedMembership};
 use crate::range::command::{self, ArchivedAction, ArchivedEntry, ArchivedRangeOrder};
 use crate::range::sessions::Verdict;
-use crate::range::state::{AppliedMembership, RangeState};
+use crate::range::state::RangeState;
 use crate::request::{
     ArchivedBatch, ArchivedChange, ArchivedExpected, ArchivedMutation, Outcome, SessionPair,
 };

@@ -10,6 +10,7 @@ mod digesting;
 pub mod export;
 #[cfg(test)]
 mod fuzz;
+pub mod machine;
 pub mod observer;
 pub mod proposer;
 pub mod recovery;
@@ -23,3 +24,4 @@ pub mod state;
 
 pub use crate::types::{ReplicaPlace, Route};
 pub use descriptor::{Descriptor, Keyspace};
+pub use machine::RaftGroup;

@@ -27,7 +27,8 @@ use crate::limits::{
 };
 use crate::mutant::{self, Mutant};
 use crate::notify::Notify;
-use crate::raft::{ProposalResult, RaftGroup, TICK};
+use crate::raft::{ProposalResult, TICK};
+use crate::range::RaftGroup;
 use crate::range::apply::Applied;
 use crate::range::command::{self, Action, COMMAND_OVERHEAD, Command, Entry, RangeOrder};
 use crate::range::replica::Replica;
@@ -502,11 +503,11 @@ fn encode<E: Env>(replica: &Replica<E>, proposals: &[Proposal<Now<E>>]) -> Resul
 }
 
 /// Answers the proposals of an entry; openraft calls it when the entry was applied or refused.
-fn finished<E: Env>(replica: &Rc<Replica<E>>, number: u64, result: ProposalResult<E>) {
+fn finished<E: Env>(replica: &Rc<Replica<E>>, number: u64, result: ProposalResult<Replica<E>>) {
     let proposer = &replica.proposer;
     let proposals = proposer.arrive(number);
     match result {
-        Ok(response) => answer(replica, proposals, response.data.0),
+        Ok(response) => answer(replica, proposals, response.data),
         Err(ClientWriteError::ForwardToLeader(forward)) => {
             if forward.reason == ForwardReason::LeaseExpired {
                 proposer.give_back(proposals.into_iter().flatten());

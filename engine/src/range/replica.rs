@@ -17,16 +17,17 @@ use crate::limits::LEASE_MS;
 use crate::lsm::LsmError;
 use crate::mutant::{self, Mutant};
 use crate::notify::Notify;
+use crate::raft::AppliedState;
 use crate::range::apply::{self, Applied, Effect, Rows};
 use crate::range::digest::Digesting;
 use crate::range::observer::ApplyObservers;
 use crate::range::proposer::Proposer;
-use crate::range::state::{AppliedMembership, RangeState};
+use crate::range::state::RangeState;
 use crate::range::{Keyspace, Route};
 use crate::request::Target;
 use crate::tree::Store;
 use crate::types::{DataId, Location, ReplicaId, Timestamp};
-use crate::wal::{Group, LogEntry, LogId, Payload};
+use crate::wal::{Group, LogEntry, LogId};
 
 /// The leadership of this replica in one term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,15 +36,6 @@ pub struct Leading {
     pub term: u64,
     /// The index of the term's first entry, which is applied here.
     pub first_index: u64,
-}
-
-/// How far a replica's state is durable in the tree.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Durable {
-    /// The last entry that is covered.
-    pub applied: Option<LogId>,
-    /// The membership at that entry.
-    pub membership: AppliedMembership,
 }
 
 /// What a replica is made from.
@@ -105,7 +97,8 @@ pub struct Replica<E: Env> {
     /// How many rows of the session table this replica has added to the store's count of unsaved
     /// ones.
     pub(super) unsaved: Cell<usize>,
-    durable: RefCell<Durable>,
+    /// How far the state is durable in the tree.
+    durable: RefCell<AppliedState>,
     /// When a user last wrote, to know whether old versions may exist.
     last_write: Cell<Timestamp>,
     /// The timestamps of the snapshots that are being read.
@@ -119,10 +112,7 @@ pub struct Replica<E: Env> {
 impl<E: Env> Replica<E> {
     /// A replica whose group has not started.
     pub fn new(parts: ReplicaParts<E>) -> Replica<E> {
-        let durable = Durable {
-            applied: parts.state.applied,
-            membership: parts.state.membership.clone(),
-        };
+        let durable = parts.state.applied_state();
         let last_write = parts.state.last_ts;
         let replica = Replica {
             group: parts.group,
@@ -162,11 +152,8 @@ impl<E: Env> Replica<E> {
     }
 
     /// Becomes the snapshot with rows under `data_id`: they and the switch in the log are durable.
-    pub(crate) fn install(&self, data_id: DataId, state: RangeState) {
-        let durable = Durable {
-            applied: state.applied,
-            membership: state.membership.clone(),
-        };
+    pub(super) fn become_snapshot(&self, data_id: DataId, state: RangeState) {
+        let durable = state.applied_state();
         tracing::info!(
             range = %self.group.range,
             entry = state.applied.map_or(0, |id| id.index),
@@ -436,24 +423,13 @@ impl<E: Env> Replica<E> {
         self.hlc.now(self.clock.wall_ms())
     }
 
-    /// How many rows and bytes an entry may add to the memtable.
-    pub fn room_needed(entry: &LogEntry) -> (usize, usize) {
-        match &entry.payload {
-            Payload::Blank | Payload::Membership(_) => (0, 0),
-            Payload::Commands(bytes) => (
-                crate::limits::ENTRY_COMMANDS_MAX.min(bytes.len()),
-                bytes.len(),
-            ),
-        }
-    }
-
     pub(super) fn count_unsaved(&self, state: &RangeState) {
         let now = state.sessions.unsaved();
         self.store.count_unsaved(self.unsaved.replace(now), now);
     }
 
     /// How far the state is durable in the tree.
-    pub fn durable(&self) -> Durable {
+    pub fn durable(&self) -> AppliedState {
         self.durable.borrow().clone()
     }
 
@@ -463,9 +439,9 @@ impl<E: Env> Replica<E> {
     }
 
     /// Notes that the tree has installed a flush which covers this.
-    pub(crate) fn made_durable(&self, durable: Durable) {
+    pub(crate) fn made_durable(&self, durable: AppliedState) {
         let mut known = self.durable.borrow_mut();
-        let index = |durable: &Durable| durable.applied.map(|id| id.index);
+        let index = |durable: &AppliedState| durable.applied.map(|id| id.index);
         // A flush from before a snapshot was installed covers less.
         if index(&durable) >= index(&known) {
             *known = durable;

@@ -16,10 +16,10 @@ use super::{Inner, Running, background, open};
 use crate::cluster::{Ask, Told};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Error, Fatal, OrderError};
-use crate::raft::{Membership, RaftGroup, StartMode};
+use crate::raft::{Membership, StartMode};
 use crate::range::replica::{Replica, ReplicaParts};
 use crate::range::state::RangeState;
-use crate::range::{Descriptor, Keyspace, ReplicaPlace};
+use crate::range::{Descriptor, Keyspace, RaftGroup, ReplicaPlace};
 use crate::types::{Location, RangeId, ReplicaId};
 use crate::wal::{Created, Group, WalError};
 

@@ -41,12 +41,12 @@ use crate::limits::{
     BATCH_ADDITIONS_MAX, BATCH_LEN_MAX, BATCH_OPS_MAX, KEY_LEN_MAX, VALUE_LEN_MAX,
 };
 use crate::mutant::{self, Mutant};
-use crate::raft::{GroupDeps, RaftGroup};
+use crate::raft::GroupDeps;
 use crate::range::observer::ApplyObservers;
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
 pub use crate::range::sink::WriteSink;
-use crate::range::{Keyspace, ReplicaPlace, Route};
+use crate::range::{Keyspace, RaftGroup, ReplicaPlace, Route};
 use crate::request::{
     Batch, Change, Condition, Expected, Mutation, Read, SessionPair, Target, Wait,
 };

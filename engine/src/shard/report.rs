@@ -11,11 +11,11 @@ use crate::cluster::record::Row;
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Error, Fatal};
 use crate::lsm::{LsmError, keys};
-use crate::raft::{self, RaftGroup};
-use crate::range::ReplicaPlace;
+use crate::raft;
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::{Leading, Replica};
 use crate::range::sink::Once;
+use crate::range::{RaftGroup, ReplicaPlace};
 use crate::request::{Batch, SessionPair};
 use crate::types::{ClientId, NodeId, Timestamp};
 
