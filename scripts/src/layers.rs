@@ -68,8 +68,9 @@ const ORDERS: [Order; 4] = [
     Order {
         package: "server",
         list: "
-            env - the runtime, the clock, disks, the data folder
+            env - the runtime, the clock, disks
             config - settings
+            data_dir - the data folder, and which node of which cluster it belongs to
             logging - log lines
             fatal - how a node ends that cannot go on
             descriptors - shares of file descriptors
@@ -78,22 +79,7 @@ const ORDERS: [Order; 4] = [
             cli - the command line
             node - starts and stops it all
         ",
-        exceptions: &[
-            ("env/data_dir", "peers/enroll", DATA_DIR),
-            ("env/data_dir/identity", "config", DATA_DIR),
-            ("env/data_dir/identity", "env/data_dir/look", DATA_DIR),
-            ("env/data_dir/fault", "env/data_dir/identity", DATA_DIR),
-            (
-                "env/reactor/ring",
-                "env/reactor/file",
-                "the ring holds a file's transfer while the kernel works on it",
-            ),
-            (
-                "cli/cluster",
-                "cli/commands",
-                "the commands about the cluster make requests, which are declared with the others",
-            ),
-        ],
+        exceptions: &[],
     },
     Order {
         package: "client",
@@ -137,8 +123,6 @@ const ORDERS: [Order; 4] = [
         exceptions: &[],
     },
 ];
-
-const DATA_DIR: &str = "the data folder is not part of the environment: it moves up";
 
 /// Checks every crate that has an order.
 pub fn run(root: &Path) -> Outcome {
