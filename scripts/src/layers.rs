@@ -47,23 +47,7 @@ const ORDERS: [Order; 4] = [
             shard - all of it on one thread
             gateway - the requests of clients: answered here, forwarded, or told the route
         ",
-        exceptions: &[
-            (
-                "range/command",
-                "range/command_v1",
-                "entries of the first format are read into the commands of today",
-            ),
-            (
-                "shard/steering",
-                "shard/management",
-                "the manager's tasks and the orders that it carries out share one timeout",
-            ),
-            (
-                "range/replica",
-                "range/proposer",
-                "a replica holds its proposer, and refuses what waits there when it leads no more",
-            ),
-        ],
+        exceptions: &[],
     },
     Order {
         package: "server",

@@ -8,10 +8,12 @@ mod descriptor;
 pub mod digest;
 mod digesting;
 pub mod export;
+pub mod format;
 #[cfg(test)]
 mod fuzz;
 pub mod machine;
 pub mod observer;
+pub mod propose;
 pub mod proposer;
 pub mod recovery;
 pub mod replica;

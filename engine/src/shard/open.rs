@@ -13,7 +13,7 @@ use crate::hlc::Hlc;
 use crate::lsm::Lsm;
 use crate::raft::{GroupDeps, StartMode, encode_membership, members};
 use crate::range::observer::ApplyObservers;
-use crate::range::proposer;
+use crate::range::propose;
 use crate::range::recovery;
 use crate::range::replica::{Replica, ReplicaParts};
 use crate::range::{Descriptor, Keyspace, RaftGroup};
@@ -277,7 +277,7 @@ pub(super) async fn start<E: Env>(
     let (owner, group) = (replica.clone(), raft.clone());
     drop(E::Runtime::spawn(async move {
         let store = owner.store.clone();
-        if let Err(fatal) = proposer::run(owner, group).await {
+        if let Err(fatal) = propose::run(owner, group).await {
             store.fail(fatal);
         }
     }));
