@@ -17,13 +17,13 @@ use crate::error::Fatal;
 use crate::limits::LEASE_MS;
 use crate::mutant::{self, Mutant};
 use crate::raft::convert;
-use crate::raft::followers::Followers;
-use crate::raft::lease::Lease;
 use crate::raft::log_store::LogStore;
 use crate::raft::machine::{Machine, RuntimeOf};
 use crate::raft::message::{Answer, Question};
 use crate::raft::network::Links;
 use crate::raft::pins::Pins;
+use crate::raft::progress::Progress;
+use crate::raft::role::{Role, Standing};
 use crate::raft::state_machine::StateMachine;
 use crate::raft::timers::{HEARTBEAT, Timers};
 use crate::raft::type_config::{CallbackResponder, Commands, RaftMembership, TypeConfig};
@@ -57,21 +57,13 @@ pub struct Group<M: Machine> {
     pub(super) range: RangeId,
     pub(super) replica: ReplicaId,
     pub(super) raft: Raft<M>,
-    /// What this replica is in its group, as openraft last said.
-    pub(super) role: Cell<Role>,
-    /// Whether it is the only voter, as openraft last said.
-    pub(super) alone: Cell<bool>,
-    /// How many replicas the group has, voters and learners, as openraft last said.
-    pub(super) members: Cell<usize>,
+    pub(super) standing: Standing,
     pub(super) metrics: WatchReceiverOf<TypeConfig<M>, RaftMetrics<TypeConfig<M>>>,
     /// Whether it neither votes nor campaigns yet: after a restart, openraft does not know which
     /// leader still holds a lease from this replica.
     pub(super) silent: Cell<bool>,
-    lease: Rc<Lease<Now<M::Env>>>,
     /// What this replica knows of the others from when it last led.
-    pub(super) followers: Rc<Followers>,
-    /// See [`Group::part_taken`].
-    pub(super) part_taken: Rc<Cell<Option<Now<M::Env>>>>,
+    pub(super) progress: Rc<Progress<Now<M::Env>>>,
     pub(super) timers: Timers<Now<M::Env>>,
     /// How many entries are kept for replicas that are behind, though the tree has made them
     /// durable.
@@ -88,17 +80,6 @@ pub struct Group<M: Machine> {
     pub(super) transferred: Cell<u64>,
     /// See [`GroupDeps::leaves`].
     pub(super) leaves: Rc<Cell<bool>>,
-}
-
-/// A replica's role in its group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// The leader.
-    Leader,
-    /// A voter that does not lead.
-    Voter,
-    /// A replica without a vote, or one that is not a member.
-    Learner,
 }
 
 impl<M: Machine> Clone for RaftGroup<M> {
@@ -159,18 +140,14 @@ impl<M: Machine> RaftGroup<M> {
         let config = config().validate().map_err(|e| failed(e.to_string()))?;
         let store = LogStore::new(log.clone());
         let pins = Rc::new(Pins::default());
-        let lease = Rc::new(Lease::new());
-        let followers = Rc::<Followers>::default();
-        let part_taken = Rc::default();
+        let progress = Rc::new(Progress::new());
         let links = Links::<M> {
             transport: around.transport,
             clock: around.clock,
             small_append_bytes: around.small_append_bytes,
             range,
             me: id,
-            lease: lease.clone(),
-            followers: followers.clone(),
-            part_taken: Rc::clone(&part_taken),
+            progress: progress.clone(),
             machine: Rc::downgrade(&machine),
         };
         let machine = StateMachine::new(machine, log.clone(), pins.clone());
@@ -190,14 +167,10 @@ impl<M: Machine> RaftGroup<M> {
                 range,
                 replica: id,
                 metrics: raft.metrics(),
-                role: Cell::new(Role::Learner),
-                alone: Cell::new(alone),
-                members: Cell::default(),
+                standing: Standing::new(alone),
                 raft,
                 silent: Cell::new(made == StartMode::Before && !alone && !forgets),
-                lease,
-                followers,
-                part_taken,
+                progress,
                 timers: Timers::new(Now::<M::Env>::now(), around.stalled),
                 entries_kept: around.entries_kept,
                 log,
@@ -238,7 +211,7 @@ impl<M: Machine> RaftGroup<M> {
             loop {
                 let now = {
                     let metrics = metrics.borrow_watched();
-                    group.take_role(metrics.state, &metrics.membership_config);
+                    group.take_standing(metrics.state, &metrics.membership_config);
                     (metrics.current_leader, metrics.vote.leader_id.term)
                 };
                 if now != known {
@@ -266,18 +239,18 @@ impl<M: Machine> Group<M> {
 
     /// Whether this replica is the only voter.
     pub fn is_alone(&self) -> bool {
-        self.alone.get()
+        self.standing.alone.get()
     }
 
     /// This replica's role.
     pub fn role(&self) -> Role {
-        self.role.get()
+        self.standing.role.get()
     }
 
     /// Whether this replica may serve reads alone now: a majority has acknowledged it within the
     /// lease.
     pub fn has_lease(&self) -> bool {
-        if self.alone.get() {
+        if self.standing.alone.get() {
             return true;
         }
         let mut lease = Duration::from_millis(LEASE_MS) - DRIFT_MARGIN;
@@ -292,7 +265,8 @@ impl<M: Machine> Group<M> {
     pub(super) fn quorum_at(&self) -> Option<Now<M::Env>> {
         let metrics = self.metrics.borrow_watched();
         let voters = metrics.membership_config.membership().get_joint_config();
-        self.lease
+        self.progress
+            .lease
             .quorum_at(metrics.current_term, self.replica, voters)
     }
 
@@ -314,30 +288,18 @@ impl<M: Machine> Group<M> {
             return Ok(());
         }
         self.wake().await?;
-        let renewed = self.lease.answered.until(|| self.has_lease());
+        let renewed = self.progress.lease.answered.until(|| self.has_lease());
         let _ = RuntimeOf::<M>::timeout(LEASE_TIMEOUT, renewed).await;
         Ok(())
     }
 
-    /// Takes the role and the members of this replica from openraft's metrics.
-    fn take_role(&self, state: ServerState, membership: &RaftMembership) {
-        // Until openraft has started, its metrics name no voters.
-        if membership.voter_ids().next().is_none() {
-            return;
-        }
-        let is_voter = membership.voter_ids().any(|id| id == self.replica);
-        self.alone
-            .set(is_voter && membership.voter_ids().count() == 1);
-        let members = membership.nodes().count();
-        if self.members.replace(members) != members {
+    /// Takes the standing of this replica from openraft's metrics.
+    fn take_standing(&self, state: ServerState, membership: &RaftMembership) {
+        let news = self.standing.take(self.replica, state, membership);
+        if news.members {
             self.stay_awake();
         }
-        let role = match state {
-            ServerState::Leader => Role::Leader,
-            _ if is_voter => Role::Voter,
-            _ => Role::Learner,
-        };
-        if self.role.replace(role) != role && role == Role::Leader {
+        if news.leads {
             self.timers.lead(Now::<M::Env>::now());
         }
     }
@@ -362,7 +324,7 @@ impl<M: Machine> Group<M> {
         let begun = Now::<M::Env>::now();
         self.wake().await?;
         let confirmed = || self.quorum_at().is_some_and(|at| at >= begun);
-        let answered = self.lease.answered.until(confirmed);
+        let answered = self.progress.lease.answered.until(confirmed);
         Ok(RuntimeOf::<M>::timeout(CONFIRM_TIMEOUT, answered)
             .await
             .is_ok())
@@ -413,7 +375,9 @@ impl<M: Machine> Group<M> {
                 last: candidacy.last,
             },
             // openraft counts heartbeats only, and the leader of a sleeping group sends none.
-            Question::PreVote(_) if self.role.get() == Role::Leader && !self.has_transferred() => {
+            Question::PreVote(_)
+                if self.standing.role.get() == Role::Leader && !self.has_transferred() =>
+            {
                 // A refusal is one vote of many: followers that this leader cannot reach elect
                 // another without it. Those that it can reach get heartbeats again.
                 self.stay_awake();
@@ -429,7 +393,7 @@ impl<M: Machine> Group<M> {
 
     /// Whether another replica has lost what it had acknowledged to this leader.
     pub fn has_lost(&self, replica: ReplicaId) -> bool {
-        self.followers.has_lost(replica)
+        self.progress.followers.has_lost(replica)
     }
 
     /// Whether an entry is missing here that, as the leader says, this replica has acknowledged.

@@ -90,7 +90,7 @@ impl<M: Machine> Group<M> {
     /// When another replica last took a part of a snapshot of this one. While it receives a
     /// snapshot it comes nearer, although its last entry does not change until the end.
     pub fn part_taken(&self) -> Option<Now<M::Env>> {
-        self.part_taken.get()
+        self.progress.part_taken.get()
     }
 
     /// Adds a learner.

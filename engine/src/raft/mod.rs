@@ -30,7 +30,9 @@ mod membership;
 mod message;
 mod network;
 mod pins;
+mod progress;
 mod purge;
+mod role;
 mod state_machine;
 mod tick;
 mod timers;
@@ -38,7 +40,7 @@ mod transfer;
 mod type_config;
 
 pub use convert::{encode_membership, members, replicas, voters};
-pub use group::{GroupDeps, ProposalResult, RaftGroup, Role, StartMode};
+pub use group::{GroupDeps, ProposalResult, RaftGroup, StartMode};
 pub use log_store::LogStore;
 pub use machine::{AppliedMembership, AppliedState, Machine, SnapshotReader};
 pub use membership::Membership;
@@ -48,6 +50,7 @@ pub use message::{
 };
 pub use network::PART_TIMEOUT;
 pub use purge::Pinned;
+pub use role::Role;
 pub use state_machine::{SnapshotHandle, StateMachine};
 pub use tick::Tick;
 pub use timers::TICK;

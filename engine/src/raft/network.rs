@@ -7,7 +7,6 @@
 //! An append that carries nothing but a new commit index is left out: it would double the messages
 //! of a lone write. Snapshots and large appends take the bulk lane ([`super::append_lane`]).
 
-use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::rc::{Rc, Weak};
@@ -30,10 +29,10 @@ use crate::env::{AsyncRuntime, Clock, Env, Instant, Lane, Now, Transport};
 use crate::error::Fatal;
 use crate::raft::append_lane::{AppendLane, UnderWay};
 use crate::raft::convert;
-use crate::raft::followers::{self, Followers, Loss};
-use crate::raft::lease::Lease;
+use crate::raft::followers::{self, Loss};
 use crate::raft::machine::{Machine, RuntimeOf, SnapshotReader};
 use crate::raft::message::{self, Answer, Candidacy, Envelope, Question, SnapshotPart};
+use crate::raft::progress::Progress;
 use crate::raft::state_machine::{Snapshot, SnapshotHandle};
 use crate::raft::type_config::{RaftVote, TypeConfig};
 use crate::types::{Location, RangeId, ReplicaId};
@@ -77,12 +76,8 @@ pub struct Links<M: Machine> {
     pub range: RangeId,
     /// The id of this replica.
     pub me: ReplicaId,
-    /// Counts the appends that the others accept.
-    pub lease: Rc<Lease<Now<M::Env>>>,
-    /// Remembers what the others have acknowledged.
-    pub followers: Rc<Followers>,
-    /// Set whenever another replica has taken a part of a snapshot.
-    pub part_taken: Rc<Cell<Option<Now<M::Env>>>>,
+    /// Learns of the others from their answers.
+    pub progress: Rc<Progress<Now<M::Env>>>,
     /// Takes the fatal error if this node's memory has changed what it sends.
     pub machine: Weak<M>,
 }
@@ -92,9 +87,7 @@ pub struct Link<M: Machine> {
     transport: <M::Env as Env>::Transport,
     envelope: Envelope,
     to: Location,
-    lease: Rc<Lease<Now<M::Env>>>,
-    followers: Rc<Followers>,
-    part_taken: Rc<Cell<Option<Now<M::Env>>>>,
+    progress: Rc<Progress<Now<M::Env>>>,
     clock: <M::Env as Env>::Clock,
     small_append_bytes: usize,
     machine: Weak<M>,
@@ -106,9 +99,7 @@ impl<M: Machine> Clone for Link<M> {
             transport: self.transport.clone(),
             envelope: self.envelope,
             to: self.to,
-            lease: self.lease.clone(),
-            followers: self.followers.clone(),
-            part_taken: self.part_taken.clone(),
+            progress: self.progress.clone(),
             clock: self.clock.clone(),
             small_append_bytes: self.small_append_bytes,
             machine: self.machine.clone(),
@@ -128,9 +119,7 @@ impl<M: Machine> RaftNetworkFactory<TypeConfig<M>> for Links<M> {
                 to,
             },
             to: *place,
-            lease: self.lease.clone(),
-            followers: self.followers.clone(),
-            part_taken: self.part_taken.clone(),
+            progress: self.progress.clone(),
             clock: self.clock.clone(),
             small_append_bytes: self.small_append_bytes,
             machine: self.machine.clone(),
@@ -244,7 +233,7 @@ impl<M: Machine> Link<M> {
             Lane::Bulk => BULK_APPEND_TIMEOUT,
         };
         let (to, term) = (self.envelope.to, append.vote.term);
-        let before = self.followers.of(term, to);
+        let before = self.progress.followers.of(term, to);
         if let Some(loss) = before.lost {
             // The replica must not acknowledge again: it gets the notice of its loss, no entries.
             self.tell_of_loss(loss, append.vote, option).await;
@@ -264,8 +253,8 @@ impl<M: Machine> Link<M> {
             _ => None,
         };
         if let Some(up_to) = appended {
-            self.lease.take(term, to, sent);
-            self.followers.acknowledge(term, to, up_to);
+            self.progress.lease.take(term, to, sent);
+            self.progress.followers.acknowledge(term, to, up_to);
         }
         Ok(match answer {
             Answer::Appended => AppendEntriesResponse::Success,
@@ -300,7 +289,11 @@ impl<M: Machine> Link<M> {
 
     /// Notes and logs that the replica lacks an entry that it had acknowledged.
     fn note_loss(&self, term: u64, acknowledged: LogId, lacks: Option<LogId>) {
-        if self.followers.lose(term, self.envelope.to, acknowledged) {
+        if self
+            .progress
+            .followers
+            .lose(term, self.envelope.to, acknowledged)
+        {
             tracing::error!(
                 range = %self.envelope.range,
                 replica = %self.envelope.to,
@@ -321,7 +314,7 @@ impl<M: Machine> Link<M> {
         option: &RPCOption,
     ) -> Result<(), Unreachable<TypeConfig<M>>> {
         let (to, term) = (self.envelope.to, vote.term);
-        let known = self.followers.of(term, to);
+        let known = self.progress.followers.of(term, to);
         if let Some(loss) = known.lost {
             self.tell_of_loss(loss, vote, option).await;
         } else if let Some(acknowledged) = known.acknowledged {
@@ -331,7 +324,7 @@ impl<M: Machine> Link<M> {
                 Answer::Done => return Ok(()),
                 Answer::Lost => {
                     self.note_loss(term, acknowledged, None);
-                    self.followers.told(term, to);
+                    self.progress.followers.told(term, to);
                 }
                 _ => return Err(wrong_answer::<M>()),
             }
@@ -350,8 +343,8 @@ impl<M: Machine> Link<M> {
             acknowledged: loss.acknowledged,
         };
         match self.ask(&question, option).await {
-            Ok(Answer::Lost) => self.followers.told(vote.term, self.envelope.to),
-            Ok(Answer::Done) => self.followers.found(vote.term, self.envelope.to),
+            Ok(Answer::Lost) => self.progress.followers.told(vote.term, self.envelope.to),
+            Ok(Answer::Done) => self.progress.followers.found(vote.term, self.envelope.to),
             // No answer: the next append asks again.
             _ => {}
         }
@@ -417,7 +410,7 @@ impl<M: Machine> Link<M> {
                 Answer::Done => parts += 1,
                 _ => return Err(wrong_answer::<M>()),
             }
-            self.part_taken.set(Some(Now::<M::Env>::now()));
+            self.progress.part_taken.set(Some(Now::<M::Env>::now()));
             RuntimeOf::<M>::sleep(PART_PAUSE.max(took * PART_PAUSE_FACTOR)).await;
         }
         let end = SnapshotPart::End {
@@ -432,7 +425,9 @@ impl<M: Machine> Link<M> {
             Answer::Installed(answered) => {
                 if answered.term == vote.term {
                     let (to, last) = (self.envelope.to, reader.last());
-                    self.followers.acknowledge(vote.term, to, Some(last));
+                    self.progress
+                        .followers
+                        .acknowledge(vote.term, to, Some(last));
                 }
                 Ok(SnapshotResponse::new(convert::raft_vote(answered)))
             }
@@ -525,7 +520,7 @@ impl<M: Machine> RaftNetworkV2<TypeConfig<M>> for Link<M> {
     }
 
     fn backoff(&self) -> Option<Backoff> {
-        let pause = match self.followers.has_lost(self.envelope.to) {
+        let pause = match self.progress.followers.has_lost(self.envelope.to) {
             true => LOST_RETRY_INTERVAL,
             false => RETRY_INTERVAL,
         };

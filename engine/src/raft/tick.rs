@@ -5,8 +5,9 @@ use openraft::async_runtime::watch::WatchReceiver;
 
 use crate::env::{Env, Instant, Now};
 use crate::error::Fatal;
-use crate::raft::group::{Group, Role};
+use crate::raft::group::Group;
 use crate::raft::machine::Machine;
+use crate::raft::role::Role;
 use crate::types::ReplicaId;
 
 /// What the shard's driver passes to each group that it looks at.
@@ -28,11 +29,14 @@ impl<M: Machine> Group<M> {
         if self.retired.get() {
             return Ok(());
         }
-        if self.alone.get() && self.role.get() == Role::Leader && self.members.get() <= 1 {
+        if self.standing.alone.get()
+            && self.standing.role.get() == Role::Leader
+            && self.standing.members.get() <= 1
+        {
             self.timers.sleep(tick.now);
             return Ok(());
         }
-        match self.role.get() {
+        match self.standing.role.get() {
             // If the other does not take the lead, the followers elect somebody once they hear
             // nothing.
             Role::Leader if self.has_transferred() => {}
@@ -68,8 +72,8 @@ impl<M: Machine> Group<M> {
     /// Whether no majority of the range has been reached for a while, as far as this replica can
     /// tell.
     pub fn lacks_quorum(&self, now: Now<M::Env>) -> bool {
-        match self.role.get() {
-            Role::Leader if self.alone.get() => false,
+        match self.standing.role.get() {
+            Role::Leader if self.standing.alone.get() => false,
             Role::Leader => self.timers.is_left(now, self.quorum_at()),
             Role::Voter => self.timers.is_without_leader(now),
             Role::Learner => false,
