@@ -11,6 +11,7 @@ pub mod export;
 pub mod format;
 #[cfg(test)]
 mod fuzz;
+pub mod leadership;
 pub mod machine;
 pub mod observer;
 pub mod propose;
@@ -23,6 +24,7 @@ mod session_row;
 pub mod sessions;
 pub mod sink;
 pub mod state;
+pub mod timestamps;
 
 pub use crate::types::{ReplicaPlace, Route};
 pub use descriptor::{Descriptor, Keyspace};

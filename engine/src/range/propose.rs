@@ -67,7 +67,8 @@ pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<
 }
 
 fn encode<E: Env>(replica: &Replica<E>, proposals: &[Proposal<Now<E>>]) -> Result<Body, Fatal> {
-    let first = replica.take_timestamps(proposals.len() as u64);
+    let last = replica.with_state(|state| state.last_ts);
+    let first = replica.timestamps.take(last, proposals.len() as u64);
     let commands: Vec<Command<'_>> = proposals
         .iter()
         .zip(first.0..)
@@ -78,7 +79,7 @@ fn encode<E: Env>(replica: &Replica<E>, proposals: &[Proposal<Now<E>>]) -> Resul
         })
         .collect();
     let last = Timestamp(first.0 + proposals.len() as u64 - 1);
-    let ceiling = replica.ceiling(last);
+    let ceiling = replica.timestamps.ceiling(last);
     let entry = Entry {
         ceiling: ceiling.0,
         commands,

@@ -20,7 +20,7 @@ impl<E: Env> Participant for Replica<E> {
     }
 
     fn save(self: Rc<Self>, put: &mut PutRow<'_>) -> Result<Option<WhenDurable>, Fatal> {
-        if !self.changed.replace(false) {
+        if !self.saved.changed.replace(false) {
             return Ok(None);
         }
         let mut state = self.state.borrow_mut();
@@ -53,7 +53,7 @@ impl<E: Env> Participant for Replica<E> {
     }
 
     fn unsaved(&self) -> usize {
-        self.unsaved.get()
+        self.saved.unsaved.get()
     }
 }
 

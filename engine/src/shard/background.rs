@@ -174,7 +174,7 @@ fn propose_threshold<E: Env>(inner: &Inner<E>, replica: &Rc<Replica<E>>) {
     }
     let (threshold, epoch) =
         replica.with_state(|state| (state.gc_threshold, state.descriptor.epoch));
-    let due = replica.now().minus_ms(inner.gc_retention_ms);
+    let due = replica.timestamps.now().minus_ms(inner.gc_retention_ms);
     let step = inner.gc_retention_ms / GC_STEPS;
     if replica.last_write() <= threshold || due <= threshold.plus_ms(step) {
         return;

@@ -135,7 +135,7 @@ impl<E: Env> Digests<E> {
         let (at, write) = *known.entry(replica.group.range).or_insert(first);
         let last = replica.last_write();
         let rest_ms = self.options.rest.as_millis() as u64;
-        let is_at_rest = last.plus_ms(rest_ms) <= replica.now();
+        let is_at_rest = last.plus_ms(rest_ms) <= replica.timestamps.now();
         let is_new = last > write && now >= at + self.options.rest;
         (is_at_rest && is_new) || now >= at + self.options.every
     }
@@ -337,7 +337,7 @@ impl<E: Env> Inner<E> {
         self: &Rc<Self>,
         Running { replica, raft }: &Running<E>,
     ) -> Option<Vec<(ReplicaId, Option<Digest>)>> {
-        let number = replica.random_id() as u64;
+        let number = replica.timestamps.random_id() as u64;
         let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
         let order = ProposalKind::Order(RangeOrder::Digest { number });
         let epoch = replica.with_state(|state| state.descriptor.epoch);

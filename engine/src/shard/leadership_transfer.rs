@@ -60,7 +60,12 @@ impl<E: Env> Shard<E> {
             Ok::<_, Fatal>(Some(replica))
         });
         let given = try_join_all(given).await?;
-        let others_lead = join_all(given.iter().flatten().map(|replica| replica.led_by_other()));
+        let others_lead = join_all(
+            given
+                .iter()
+                .flatten()
+                .map(|replica| replica.leadership.led_by_other()),
+        );
         let _ = E::Runtime::timeout_at(until, others_lead).await;
         Ok(())
     }

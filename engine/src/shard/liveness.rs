@@ -126,7 +126,7 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
 /// Drives the groups in which something may be due.
 async fn tick<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) -> Result<(), Fatal> {
     let is_due = |Running { replica, raft }: &Running<E>| {
-        raft.is_due(now) || replica.lacks_quorum() || !replica.proposer.is_idle()
+        raft.is_due(now) || replica.leadership.lacks_quorum() || !replica.proposer.is_idle()
     };
     for (replica, raft) in inner.groups_that(is_due) {
         let location = |id| replica.with_state(|state| state.descriptor.location(id));
@@ -214,7 +214,7 @@ impl<E: Env> Inner<E> {
             let Some(Running { replica, raft }) = self.of_range(led.range) else {
                 continue;
             };
-            let leader = replica.leader();
+            let leader = replica.leadership.leader();
             replica.with_state(|state| {
                 let is_leader = |id| state.descriptor.location(id) == Some(from);
                 if led.term == raft.term() && leader.is_some_and(is_leader) {

@@ -348,8 +348,11 @@ impl<E: Env> Shard<E> {
             let replica = self.with_running(&first_key, |running| {
                 running.replica.check(request.target)?;
                 let first_tried = request.session.first_tried;
-                running.replica.check_time("first_tried", first_tried)?;
-                if running.replica.lacks_quorum() {
+                running
+                    .replica
+                    .timestamps
+                    .check("first_tried", first_tried)?;
+                if running.replica.leadership.lacks_quorum() {
                     // Heartbeats find out when a majority is back.
                     running.raft.stay_awake();
                     return Err(Error::NoQuorum(Fate::NotApplied));
@@ -400,7 +403,7 @@ impl<E: Env> Shard<E> {
         token: u64,
     ) {
         use crate::range::sessions::Verdict;
-        let now = replica.now();
+        let now = replica.timestamps.now();
         let verdict = replica.with_state(|state| state.sessions.check(&request.session, now));
         let result = match verdict {
             Verdict::Seen(outcome) => Ok(outcome),

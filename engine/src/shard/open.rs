@@ -138,7 +138,7 @@ impl<E: Env> Shard<E> {
         // With other voters, the leader may be elsewhere, or late; requests then wait for it.
         for (replica, raft) in inner.groups() {
             if raft.is_alone() {
-                replica.led().await;
+                replica.leadership.led().await;
             }
         }
         Ok(Shard { inner })

@@ -12,8 +12,9 @@ use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Error, Fatal};
 use crate::lsm::{LsmError, keys};
 use crate::raft;
+use crate::range::leadership::Leading;
 use crate::range::proposer::{Proposal, ProposalKind};
-use crate::range::replica::{Leading, Replica};
+use crate::range::replica::Replica;
 use crate::range::sink::Once;
 use crate::range::{RaftGroup, ReplicaPlace};
 use crate::request::{Batch, SessionPair};
@@ -185,10 +186,10 @@ async fn write_one<E: Env>(replica: &Rc<Replica<E>>, write: Batch) -> Result<(),
     let (sender, receiver) = Channel::<E>::channel();
     // Each write has a client id of its own: it is never retried.
     let pair = SessionPair {
-        client: ClientId(replica.random_id()),
+        client: ClientId(replica.timestamps.random_id()),
         sequence: 1,
         lowest_unanswered: 1,
-        first_tried: replica.now(),
+        first_tried: replica.timestamps.now(),
     };
     let kind = ProposalKind::Write(write, pair);
     let epoch = replica.with_state(|state| state.descriptor.epoch);

@@ -96,7 +96,7 @@ pub(super) fn ranges<E: Env>(inner: &Inner<E>) -> Vec<RangeStatus> {
         let leading = replica.leading();
         let index = |id: Option<crate::wal::LogId>| id.map_or(0, |id| id.index);
         replica.with_state(|state| RangeStatus {
-            route: state.descriptor.route(replica.leader()),
+            route: state.descriptor.route(replica.leadership.leader()),
             system: state.descriptor.keyspace == crate::range::Keyspace::System,
             replica: replica.group.replica,
             data_id: replica.data_id(),
