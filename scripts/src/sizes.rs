@@ -15,16 +15,6 @@ const LINES_MAX: usize = 70;
 /// What is larger: its file, its name, and why. What has become smaller must go from the list.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
     (
-        "engine/src/shard/mod.rs",
-        "Inner",
-        "ranges, background and orders share it",
-    ),
-    (
-        "engine/src/shard/open.rs",
-        "open",
-        "a start in its order: log, tree, replicas, tasks",
-    ),
-    (
         "engine/src/wal/writer.rs",
         "Core",
         "the writer and the keeper share it",

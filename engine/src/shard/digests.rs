@@ -183,7 +183,7 @@ impl<E: Env> Inner<E> {
             return;
         }
         let asked = || {
-            let mut replicas = self.replicas().into_iter();
+            let mut replicas = self.ranges.replicas().into_iter();
             replicas.find_map(|replica| Some((replica.begin_digest()?.number, replica)))
         };
         if !self.digests.reads.get()
@@ -206,7 +206,7 @@ impl<E: Env> Inner<E> {
             let is_led = replica.leading().is_some() && !raft.is_alone() && !raft.is_changing();
             is_led && !replica.is_halted() && self.digests.is_due(replica, now)
         };
-        if let Some((replica, raft)) = self.groups_that(is_due).into_iter().next() {
+        if let Some((replica, raft)) = self.ranges.groups_that(is_due).into_iter().next() {
             self.digests.compares.set(true);
             let inner = self.clone();
             drop(E::Runtime::spawn(async move {

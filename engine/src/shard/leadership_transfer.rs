@@ -45,7 +45,7 @@ impl<E: Env> Shard<E> {
     /// A group has failed.
     pub async fn transfer_leaders(&self) -> Result<(), Fatal> {
         let until = Now::<E>::now() + STOP_TIMEOUT;
-        let mut groups = self.inner.groups();
+        let mut groups = self.inner.ranges.groups();
         groups.retain(|(replica, raft)| replica.leading().is_some() && !raft.is_alone());
         let given = groups.into_iter().map(|(replica, raft)| async move {
             let transfer_target = self

@@ -383,7 +383,7 @@ impl<E: Env> Inner<E> {
     }
 
     fn system_replica(&self) -> Option<Running<E>> {
-        self.system.borrow().first().cloned()
+        self.ranges.system()
     }
 
     pub(super) fn not_here(&self) -> Told {
@@ -412,7 +412,7 @@ impl<E: Env> Inner<E> {
     fn acquaintances(&self) -> Vec<Location> {
         let now = Now::<E>::now();
         let mut known = Vec::new();
-        for replica in self.replicas() {
+        for replica in self.ranges.replicas() {
             replica.with_state(|state| known.extend(state.descriptor.locations()));
         }
         known.retain(|at| self.liveness.is_there(*at, now));

@@ -31,7 +31,7 @@ impl<E: Env> Inner<E> {
     /// The groups whose logs are pinned for snapshots.
     fn all_pinned(&self) -> Vec<(RaftGroup<E>, Pinned)> {
         let mut all = Vec::new();
-        self.for_each_group(|Running { raft, .. }| {
+        self.ranges.for_each(|Running { raft, .. }| {
             all.extend(raft.pinned().map(|pinned| (raft.clone(), pinned)));
         });
         all

@@ -38,10 +38,12 @@ pub(super) fn of<E: Env>(inner: &Inner<E>, known: u64) -> Report {
     };
     let now = Now::<E>::now();
     report.peers = inner.liveness.peers(now);
-    inner.for_each_group(|Running { replica, raft }| match replica.leading() {
-        Some(leading) => report.led.push(led(inner, replica, raft, leading, now)),
-        None => report.held.push(held(replica, raft, now)),
-    });
+    inner
+        .ranges
+        .for_each(|Running { replica, raft }| match replica.leading() {
+            Some(leading) => report.led.push(led(inner, replica, raft, leading, now)),
+            None => report.held.push(held(replica, raft, now)),
+        });
     report
 }
 
@@ -72,7 +74,7 @@ fn highest<E: Env>(inner: &Inner<E>) -> HighestIds {
     view.ranges
         .iter()
         .for_each(|range| highest.see(&range.descriptor));
-    inner.for_each_group(|running| {
+    inner.ranges.for_each(|running| {
         running
             .replica
             .with_state(|state| highest.see(&state.descriptor));

@@ -92,7 +92,7 @@ fn cluster<E: Env>(inner: &Inner<E>) -> Option<ClusterStatus> {
 
 /// The status of every range, users' first.
 pub(super) fn ranges<E: Env>(inner: &Inner<E>) -> Vec<RangeStatus> {
-    let ranges = inner.groups().into_iter().map(|(replica, raft)| {
+    let ranges = inner.ranges.groups().into_iter().map(|(replica, raft)| {
         let leading = replica.leading();
         let index = |id: Option<crate::wal::LogId>| id.map_or(0, |id| id.index);
         replica.with_state(|state| RangeStatus {
