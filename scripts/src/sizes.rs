@@ -22,11 +22,6 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
         "StartArgs",
         "a field for each flag of the command line",
     ),
-    (
-        "server/src/node.rs",
-        "start",
-        "a start in its order: folder, ports, threads, ranges",
-    ),
 ];
 
 const CODEC: &str = "one arm for each kind of message";

@@ -113,6 +113,11 @@ impl Identity {
         }
     }
 
+    /// The cluster's id.
+    pub fn cluster_id(&self) -> u128 {
+        u128::from_str_radix(&self.cluster, 16).unwrap_or_default()
+    }
+
     /// Whether the folder's cluster has other nodes, as far as known.
     pub fn is_of_cluster(&self) -> bool {
         let others = self.addresses.keys().any(|node| *node != self.node);
