@@ -161,3 +161,16 @@ pub trait Transport: Clone + 'static {
         request: Bytes,
     ) -> impl Future<Output = io::Result<Bytes>>;
 }
+
+/// Whether a shard that gave no answer has done nothing either: it was not asked (see
+/// [`Transport::call`]), or did not understand the question.
+pub fn is_unsent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotConnected
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::WouldBlock
+            | io::ErrorKind::Unsupported
+    )
+}

@@ -47,19 +47,19 @@
 //! | [`wal`] | the log: segments, batches, records, recovery |
 //! | [`tree`] | the shard's tree as its ranges use it: freezes, room, what is durable |
 //! | [`lsm`] | what the tree is made of: memtable, tables, versions and their collection |
-//! | [`raft`] | the adapter to openraft: groups, leases, elections, snapshots |
-//! | [`range`] | a range's replica: commands, apply, session table, proposer |
+//! | [`raft`] | the adapter to openraft: groups of any state machine, leases, elections, snapshots |
+//! | [`range`] | a range's replica, the state machine: commands, apply, session table, proposer |
 //! | [`cluster`] | the manager: placement, health, ids, settings, the view of the cluster |
 //! | [`shard`] | puts it all together: the ranges of one core |
 //! | [`gateway`] | the requests of clients: directory, forwarding, what is in flight; the interface of this crate |
 //! | [`mutant`] | deliberate bugs, which the simulator must find |
 //!
 //! **Reading order.** [`types`], [`error`] and [`mod@env`] first. Then follow a write: the headers of
-//! [`gateway`] and [`shard`], [`range::proposer`], [`range::command`], [`raft`] (`group.rs`, `log_store.rs`,
-//! `state_machine.rs`), [`wal`] (`writer.rs`, then the format in `segment.rs`, `batch.rs` and
+//! [`gateway`] and [`shard`], [`range::proposer`], [`range::command`], [`raft`] (`group.rs`, `machine.rs`,
+//! `log_store.rs`, `state_machine.rs`), [`wal`] (`writer.rs`, then the format in `segment.rs`, `batch.rs` and
 //! `record.rs`), [`range::apply`] with [`range::sessions`], [`lsm`]. Then what happens when
 //! something fails: `wal/recovery.rs`, `shard/open.rs`, [`range::export`] and `shard/staging.rs`
-//! (snapshots), `raft/lease.rs` and `raft/pulse.rs` (leaders). Last the cluster: [`cluster`] with
+//! (snapshots), `raft/lease.rs`, `raft/timers.rs` and [`range::leadership`] (leaders). Last the cluster: [`cluster`] with
 //! `shard/management.rs` and `shard/members.rs`.
 
 pub mod cluster;

@@ -41,51 +41,20 @@ const ORDERS: [Order; 4] = [
             error - why a request or a process fails
             hlc - the node's clock
             tree - the shard's tree as its ranges use it
-            raft - the Raft group of a range
+            raft - Raft groups, each of which replicates a state machine
             range - the state of a range and what changes it
             cluster - the manager: what it knows and what it plans
             shard - all of it on one thread
             gateway - the requests of clients: answered here, forwarded, or told the route
         ",
-        exceptions: &[
-            ("raft/group", "range/replica", MACHINE),
-            ("raft/tick", "range/replica", MACHINE),
-            ("raft/state_machine", "range/replica", MACHINE),
-            ("raft/state_machine", "range/state", MACHINE),
-            ("raft/state_machine", "range/recovery", MACHINE),
-            ("raft/state_machine", "range/saved", MACHINE),
-            ("raft/install", "range/state", MACHINE),
-            ("raft/type_config", "range/apply", MACHINE),
-            ("raft/transfer", "range/command", MACHINE),
-            ("raft/network", "range/replica", MACHINE),
-            ("raft/network", "range/export", MACHINE),
-            (
-                "raft/message",
-                "range/export",
-                "a part of a snapshot holds rows and not yet bytes",
-            ),
-            (
-                "range/command",
-                "range/command_v1",
-                "entries of the first format are read into the commands of today",
-            ),
-            (
-                "shard/steering",
-                "shard/management",
-                "the manager's tasks and the orders that it carries out share one timeout",
-            ),
-            (
-                "range/replica",
-                "range/proposer",
-                "a replica holds its proposer, and refuses what waits there when it leads no more",
-            ),
-        ],
+        exceptions: &[],
     },
     Order {
         package: "server",
         list: "
-            env - the runtime, the clock, disks, the data folder
+            env - the runtime, the clock, disks
             config - settings
+            data_dir - the data folder, and which node of which cluster it belongs to
             logging - log lines
             fatal - how a node ends that cannot go on
             descriptors - shares of file descriptors
@@ -94,22 +63,7 @@ const ORDERS: [Order; 4] = [
             cli - the command line
             node - starts and stops it all
         ",
-        exceptions: &[
-            ("env/data_dir", "peers/enroll", DATA_DIR),
-            ("env/data_dir/identity", "config", DATA_DIR),
-            ("env/data_dir/identity", "env/data_dir/look", DATA_DIR),
-            ("env/data_dir/fault", "env/data_dir/identity", DATA_DIR),
-            (
-                "env/reactor/ring",
-                "env/reactor/file",
-                "the ring holds a file's transfer while the kernel works on it",
-            ),
-            (
-                "cli/cluster",
-                "cli/commands",
-                "the commands about the cluster make requests, which are declared with the others",
-            ),
-        ],
+        exceptions: &[],
     },
     Order {
         package: "client",
@@ -153,9 +107,6 @@ const ORDERS: [Order; 4] = [
         exceptions: &[],
     },
 ];
-
-const MACHINE: &str = "raft is not yet generic over a state machine that the range would be";
-const DATA_DIR: &str = "the data folder is not part of the environment: it moves up";
 
 /// Checks every crate that has an order.
 pub fn run(root: &Path) -> Outcome {

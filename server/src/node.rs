@@ -5,40 +5,35 @@
 //! is durable; at a second one it ends at once. A fatal error of any shard aborts the whole
 //! process, since nothing may continue on bad state.
 
+mod engine;
 mod first;
 
 use std::io;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant as StdInstant};
 
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use rangedb_engine::cluster::NodeRecord;
-use rangedb_engine::env::{Clock, Instant, World};
-use rangedb_engine::error::Fatal;
+use rangedb_engine::env::{Clock, Instant};
 use rangedb_engine::hlc::Hlc;
-use rangedb_engine::limits::{ENTRIES_KEPT, SEGMENT_LEN, SMALL_APPEND_LEN_MAX};
-use rangedb_engine::lsm::{LsmTables, TableOptions};
-use rangedb_engine::shard::{DigestOptions, FolderMark, InitialRange, ShardOptions};
-use rangedb_engine::types::{Location, NodeId, ShardId};
+use rangedb_engine::types::NodeId;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::api::Api;
 use crate::admin::{self, Pages, Phase, Serving};
-use crate::config::{Config, ShardMemory};
+use crate::config::Config;
+use crate::data_dir::{BadFolder, Birth, DataDir, Wanted};
 use crate::descriptors::{Needs, Seats, Shares, TooFew};
-use crate::env::data_dir::{BadFolder, Birth, DataDir, FOUNDER, Wanted};
-use crate::env::{Now, RingDisk, SystemClock, kernel, push_out, reactor, threads};
+use crate::env::{Now, SystemClock, kernel, reactor};
 use crate::fatal::{die, refuse};
 use crate::logging;
 use crate::net::port::{HELD_TIMEOUT, Port, PortError};
-use crate::peers::link::Links;
 use crate::peers::{Peers, enroll};
 use crate::shard::context::{ClientLimits, NodeInfo};
 use crate::shard::mesh::lanes;
 use crate::shard::{self, Order, ShardError, ShardSetup};
-use crate::world::GlommioEnv;
+use engine::Engine;
 
 /// The time that requests in flight get to finish after the first signal.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -174,8 +169,8 @@ async fn be_born(config: &Config, token: &str, pages: &admin::Node) -> Result<Bi
         tracing::info!(reason, "waiting for a place in the cluster");
         pages.wait_for(reason);
     };
-    let place = enroll::enroll(&list, &request, waits).await?;
-    Ok(place.map_or(Birth::Founder, Birth::Member))
+    let membership = enroll::enroll(&list, &request, waits).await?;
+    Ok(membership.map_or(Birth::Founder, Birth::Member))
 }
 
 /// Asks the addresses of --join for their nodes' identity. Returns the nodes that answered and the
@@ -267,7 +262,7 @@ async fn control(config: &Config, pages_max: usize) -> Result<(), NodeError> {
     let shares = divide_descriptors(config, config.shards, folder.count_tables())?;
     tracing::info!(%shares, "file descriptors are divided");
     let (mut shards, peers) = start(config, &folder, port, (&node, http), shares)?;
-    let cluster = u128::from_str_radix(&folder.identity.cluster, 16).unwrap_or_default();
+    let cluster = folder.identity.cluster_id();
     for found in around.found {
         peers.learn(found.node, &found.address);
     }
@@ -355,9 +350,8 @@ fn start(
     let count = config.shards;
     let (orders, ordered) = watch::channel(Order::Serve);
     let (end, ended) = mpsc::unbounded_channel();
-    let cluster = u128::from_str_radix(&folder.identity.cluster, 16).unwrap_or_default();
     let node = NodeInfo {
-        cluster,
+        cluster: folder.identity.cluster_id(),
         id: NodeId(folder.identity.node),
         shards: count,
         started: StdInstant::now(),
@@ -365,30 +359,7 @@ fn start(
         clients: Seats::new(shares.clients),
         peers: Seats::new(shares.peers),
     };
-    // A port 0 was chosen by the system: advertise the real one.
-    let advertise = match config.advertise.rsplit_once(':') {
-        Some((host, "0")) => format!("{host}:{}", port.address.port()),
-        _ => config.advertise.clone(),
-    };
-    let identity = folder.identity.clone();
-    let life = NodeRecord::life(identity.starts, folder.random);
-    let peers = Peers::new(
-        config.cluster_secret.clone(),
-        advertise.clone(),
-        folder.path().to_owned(),
-        (identity, life),
-    );
-    let peers = Arc::new(peers);
-    peers.on_older(folder.identity.starts, |fatal| refuse(fatal));
-    let record = NodeRecord {
-        id: node.id,
-        address: advertise,
-        http: http.to_string(),
-        shards: count,
-        life,
-        started_ms: SystemClock.wall_ms(),
-        release: env!("CARGO_PKG_VERSION").to_owned(),
-    };
+    let (peers, record) = introduce(config, folder, port.address, http);
     let hlc = Hlc::new();
     let mut ready = Vec::new();
     let mut reports = Vec::new();
@@ -437,6 +408,39 @@ fn start(
         running: count,
     };
     Ok((shards, peers))
+}
+
+/// What the node is to learn of the others, and what they are to know of it.
+fn introduce(
+    config: &Config,
+    folder: &DataDir,
+    listen: std::net::SocketAddr,
+    http: std::net::SocketAddr,
+) -> (Arc<Peers>, NodeRecord) {
+    // A port 0 was chosen by the system: advertise the real one.
+    let advertise = match config.advertise.rsplit_once(':') {
+        Some((host, "0")) => format!("{host}:{}", listen.port()),
+        _ => config.advertise.clone(),
+    };
+    let identity = folder.identity.clone();
+    let life = NodeRecord::life(identity.starts, folder.random);
+    let record = NodeRecord {
+        id: NodeId(identity.node),
+        address: advertise.clone(),
+        http: http.to_string(),
+        shards: config.shards,
+        life,
+        started_ms: SystemClock.wall_ms(),
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let peers = Arc::new(Peers::new(
+        config.cluster_secret.clone(),
+        advertise,
+        folder.path().to_owned(),
+        (identity, life),
+    ));
+    peers.on_older(folder.identity.starts, |fatal| refuse(fatal));
+    (peers, record)
 }
 
 /// The limits that each shard sets for its clients.
@@ -492,103 +496,4 @@ fn placement(config: &Config, shard: u16) -> Placement {
     }
     let own = cpus.get(usize::from(shard) % cpus.len());
     own.map_or(Placement::Unbound, |cpu| Placement::Fixed(*cpu))
-}
-
-/// The parts that a shard's engine is built from; they move to the shard's thread.
-struct Engine {
-    location: Location,
-    memory: ShardMemory,
-    gc_retention: Duration,
-    wal: std::path::PathBuf,
-    tables: std::path::PathBuf,
-    folder: FolderMark,
-    initial: Vec<InitialRange>,
-    record: NodeRecord,
-    cluster: u128,
-    peers: Arc<Peers>,
-}
-
-impl Engine {
-    fn new(
-        config: &Config,
-        folder: &DataDir,
-        record: &NodeRecord,
-        shard: u16,
-        peers: Arc<Peers>,
-    ) -> Engine {
-        // Only the founder's shards make the first ranges; other nodes receive replicas later.
-        let initial = match folder.identity.node {
-            FOUNDER => first::initial_ranges(&folder.split_at(), config.shards, shard),
-            _ => Vec::new(),
-        };
-        Engine {
-            cluster: u128::from_str_radix(&folder.identity.cluster, 16).unwrap_or_default(),
-            record: record.clone(),
-            peers,
-            location: Location {
-                node: NodeId(folder.identity.node),
-                shard: ShardId(shard),
-            },
-            memory: config.shard_memory(),
-            gc_retention: config.gc_retention,
-            wal: folder.wal(shard),
-            tables: folder.tables(shard),
-            folder: folder.identity.mark(shard),
-            initial,
-        }
-    }
-
-    fn build(self, cpus: &[usize]) -> Result<(ShardOptions, World<GlommioEnv>), ShardError> {
-        let shard = self.location.shard.0;
-        let peers = self.peers.clone();
-        let cpus = cpus.to_vec();
-        let tables = LsmTables::open(TableOptions {
-            folder: self.tables,
-            memtable_bytes: self.memory.memtable,
-            cache_bytes: self.memory.block_cache,
-            on_start: Arc::new(move |work| {
-                threads::name_this_thread(&format!("{work}-{shard}"));
-                // The thread inherited its shard's processor; let it use all processors of the
-                // node.
-                if let Err(error) = threads::stay_on(&cpus) {
-                    tracing::warn!(%error, work, "a background thread stays where it is");
-                }
-                threads::be_nice();
-            }),
-            push_out,
-        });
-        let tables = tables.map_err(|error| ShardError::of(error.into(), &peers))?;
-        let system = self.peers.system();
-        let nodes_seen = self.peers.highest_node();
-        let (met, me) = (self.peers.clone(), self.location.node);
-        let world = World {
-            clock: SystemClock,
-            disk: RingDisk::new(self.wal),
-            tables,
-            transport: Links::new(self.cluster, self.location.node, self.peers),
-        };
-        let options = ShardOptions {
-            location: self.location,
-            entry_cache_bytes: self.memory.entry_cache,
-            segment_bytes: SEGMENT_LEN,
-            entries_kept: ENTRIES_KEPT,
-            small_append_bytes: SMALL_APPEND_LEN_MAX,
-            gc_retention_ms: self.gc_retention.as_millis() as u64,
-            folder: self.folder,
-            initial: self.initial,
-            node: self.record,
-            system,
-            digests: DigestOptions::default(),
-            nodes_seen,
-            is_at: Rc::new(move |node, address| node == me || met.claim(node, address)),
-            on_fatal: Rc::new(move |fatal| {
-                peers.give_up_folder_after(&fatal);
-                if matches!(fatal, Fatal::OldFolder { .. } | Fatal::Superseded(_)) {
-                    refuse(&ShardError::of(fatal, &peers));
-                }
-                die(&format!("shard {shard}"), &ShardError::of(fatal, &peers));
-            }),
-        };
-        Ok((options, world))
-    }
 }

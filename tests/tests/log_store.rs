@@ -49,6 +49,10 @@ use rangedb_tests::sim::random::Random;
 use rangedb_tests::sim::runtime::SimRuntime;
 use rangedb_tests::sim::world::{SimClock, SimEnv};
 
+type Types<E> = TypeConfig<Replica<E>>;
+type Log<E> = LogStore<Replica<E>>;
+type Machine<E> = StateMachine<Replica<E>>;
+
 const MEMTABLE_BYTES: usize = 1 << 20;
 /// Small enough that the suite fills several segments.
 const OPTIONS: WalOptions = WalOptions {
@@ -80,7 +84,7 @@ impl<E: Env> Bench<E> {
         }
     }
 
-    async fn replica(&mut self) -> (LogStore<E>, StateMachine<E>) {
+    async fn replica(&mut self) -> (Log<E>, Machine<E>) {
         let (replica, log) = self.bare_replica().await;
         (
             LogStore::new(log.clone()),
@@ -135,15 +139,13 @@ impl<E: Env> Bench<E> {
 /// [`Bench`], which a builder could not share.
 struct NoBuilder<E>(PhantomData<fn() -> E>);
 
-impl<E: Env> StoreBuilder<TypeConfig<E>, LogStore<E>, StateMachine<E>> for NoBuilder<E> {
-    async fn build(
-        &self,
-    ) -> Result<((), LogStore<E>, StateMachine<E>), StorageError<TypeConfig<E>>> {
+impl<E: Env> StoreBuilder<Types<E>, Log<E>, Machine<E>> for NoBuilder<E> {
+    async fn build(&self) -> Result<((), Log<E>, Machine<E>), StorageError<Types<E>>> {
         unreachable!("only the tests that are left out build stores")
     }
 }
 
-type Tests<E> = Suite<TypeConfig<E>, LogStore<E>, StateMachine<E>, NoBuilder<E>, ()>;
+type Tests<E> = Suite<Types<E>, Log<E>, Machine<E>, NoBuilder<E>, ()>;
 
 async fn passes(name: &str, test: impl Future<Output = io::Result<()>>) {
     test.await.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -213,8 +215,8 @@ async fn run_suite<E: Env>(bench: &mut Bench<E>) {
 
 /// What the log knows to be committed is applied at the start, and no more.
 async fn re_applies_what_was_committed<E: Env>(
-    mut store: LogStore<E>,
-    mut machine: StateMachine<E>,
+    mut store: Log<E>,
+    mut machine: Machine<E>,
 ) -> io::Result<()> {
     Tests::<E>::feed_10_logs_vote_self(&mut store).await?;
     let seventh = store.try_get_log_entries(7..8).await?.pop();

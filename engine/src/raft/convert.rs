@@ -3,15 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use openraft::alias::{EntryOf, LogIdOf, VoteOf};
-use openraft::impls::leader_id_adv::LeaderId;
 use openraft::raft::{VoteRequest, VoteResponse};
 use openraft::{EntryPayload, Membership};
 use rkyv::rancor;
 
-use crate::env::Env;
+use crate::raft::machine::Machine;
 use crate::raft::message::{Answer, Candidacy};
-use crate::raft::type_config::{Commands, TypeConfig};
+use crate::raft::type_config::{Commands, Leader, RaftEntry, RaftLogId, RaftVote, TypeConfig};
 use crate::types::{Location, ReplicaId, ReplicaPlace};
 use crate::wal;
 
@@ -25,21 +23,21 @@ struct MembershipBody {
 }
 
 /// A candidate's request as openraft's.
-pub fn vote_request<E: Env>(candidacy: &Candidacy) -> VoteRequest<TypeConfig<E>> {
+pub fn vote_request<M: Machine>(candidacy: &Candidacy) -> VoteRequest<TypeConfig<M>> {
     VoteRequest {
-        vote: raft_vote::<E>(candidacy.vote),
-        last_log_id: candidacy.last.map(raft_log_id::<E>),
+        vote: raft_vote(candidacy.vote),
+        last_log_id: candidacy.last.map(raft_log_id),
         leadership_transfer: candidacy.transfer,
     }
 }
 
 /// openraft's response to a candidate as ours.
-pub fn voted<E: Env, F>(response: Result<VoteResponse<TypeConfig<E>>, F>) -> Answer {
+pub fn voted<M: Machine, F>(response: Result<VoteResponse<TypeConfig<M>>, F>) -> Answer {
     match response {
         Ok(response) => Answer::Voted {
-            vote: vote::<E>(&response.vote),
+            vote: vote(&response.vote),
             granted: response.vote_granted,
-            last: response.last_log_id.as_ref().map(log_id::<E>),
+            last: response.last_log_id.as_ref().map(log_id),
         },
         Err(_) => Answer::Refused,
     }
@@ -113,18 +111,16 @@ pub fn voters(membership: &[u8]) -> io::Result<(Vec<ReplicaId>, bool)> {
 }
 
 /// Our log id as openraft's.
-pub fn raft_log_id<E: Env>(id: wal::LogId) -> LogIdOf<TypeConfig<E>> {
-    LogIdOf::<TypeConfig<E>>::new(
-        LeaderId {
-            term: id.term,
-            node_id: id.leader,
-        },
-        id.index,
-    )
+pub fn raft_log_id(id: wal::LogId) -> RaftLogId {
+    let leader = Leader {
+        term: id.term,
+        node_id: id.leader,
+    };
+    RaftLogId::new(leader, id.index)
 }
 
 /// openraft's log id as ours.
-pub fn log_id<E: Env>(id: &LogIdOf<TypeConfig<E>>) -> wal::LogId {
+pub fn log_id(id: &RaftLogId) -> wal::LogId {
     let leader = id.committed_leader_id();
     wal::LogId {
         term: leader.term,
@@ -134,19 +130,19 @@ pub fn log_id<E: Env>(id: &LogIdOf<TypeConfig<E>>) -> wal::LogId {
 }
 
 /// Our vote as openraft's.
-pub fn raft_vote<E: Env>(vote: wal::Vote) -> VoteOf<TypeConfig<E>> {
-    let leader_id = LeaderId {
+pub fn raft_vote(vote: wal::Vote) -> RaftVote {
+    let leader_id = Leader {
         term: vote.term,
         node_id: vote.leader,
     };
-    openraft::impls::Vote {
+    RaftVote {
         leader_id,
         committed: vote.committed,
     }
 }
 
 /// openraft's vote as ours.
-pub fn vote<E: Env>(vote: &VoteOf<TypeConfig<E>>) -> wal::Vote {
+pub fn vote(vote: &RaftVote) -> wal::Vote {
     wal::Vote {
         term: vote.leader_id.term,
         leader: vote.leader_id.node_id,
@@ -158,14 +154,14 @@ pub fn vote<E: Env>(vote: &VoteOf<TypeConfig<E>>) -> wal::Vote {
 ///
 /// # Errors
 /// The body of a membership entry is not a membership.
-pub fn raft_entry<E: Env>(entry: wal::LogEntry) -> io::Result<EntryOf<TypeConfig<E>>> {
+pub fn raft_entry(entry: wal::LogEntry) -> io::Result<RaftEntry> {
     let payload = match entry.payload {
         wal::Payload::Blank => EntryPayload::Blank,
         wal::Payload::Commands(body) => EntryPayload::Normal(Commands(body)),
         wal::Payload::Membership(body) => EntryPayload::Membership(decode_membership(&body)?),
     };
-    Ok(openraft::impls::Entry {
-        log_id: raft_log_id::<E>(entry.id),
+    Ok(RaftEntry {
+        log_id: raft_log_id(entry.id),
         payload,
     })
 }
@@ -174,7 +170,7 @@ pub fn raft_entry<E: Env>(entry: wal::LogEntry) -> io::Result<EntryOf<TypeConfig
 ///
 /// # Errors
 /// The encoder failed, which no membership in memory can cause.
-pub fn entry<E: Env>(entry: EntryOf<TypeConfig<E>>) -> io::Result<wal::LogEntry> {
+pub fn entry(entry: RaftEntry) -> io::Result<wal::LogEntry> {
     let payload = match entry.payload {
         EntryPayload::Blank => wal::Payload::Blank,
         EntryPayload::Normal(commands) => wal::Payload::Commands(commands.0),
@@ -185,7 +181,7 @@ pub fn entry<E: Env>(entry: EntryOf<TypeConfig<E>>) -> io::Result<wal::LogEntry>
         }
     };
     Ok(wal::LogEntry {
-        id: log_id::<E>(&entry.log_id),
+        id: log_id(&entry.log_id),
         payload,
     })
 }

@@ -5,12 +5,12 @@ use rangedb_fuzz::{Meter, fuzz, fuzz_repaired};
 
 use crate::frame;
 use crate::raft::convert::{decode_membership, encode_membership, members};
-use crate::raft::message::{Answer, Candidacy, Envelope, Led, Message, Question, SnapshotPart};
+use crate::raft::message::{
+    Answer, Candidacy, Envelope, Led, Message, Question, SnapshotPart, SnapshotRow,
+};
 use crate::raft::message::{decode, decode_answer, decode_behind};
 use crate::raft::message::{encode, encode_answer, encode_beat, encode_behind, encode_cluster};
-use crate::range::ReplicaPlace;
-use crate::range::export::ExportedRow;
-use crate::types::{Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp};
+use crate::types::{Location, NodeId, RangeId, ReplicaId, ReplicaPlace, ShardId, Timestamp};
 use crate::wal::{Body, LogEntry, LogId, Payload, Vote};
 
 const VOTE: Vote = Vote {
@@ -37,7 +37,7 @@ fn questions() -> Vec<Question> {
         payload,
     };
     let body = |bytes: &'static str| Body::seal(Bytes::from(bytes));
-    let row = |value: Option<&'static str>| ExportedRow {
+    let row = |value: Option<&'static str>| SnapshotRow {
         key: Bytes::from_static(b"k"),
         version: Timestamp(8),
         value: value.map(Bytes::from),

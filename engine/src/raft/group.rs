@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::alias::{StoredMembershipOf, WatchReceiverOf};
+use openraft::alias::WatchReceiverOf;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::metrics::RaftMetrics;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, ClientWriteResult};
@@ -17,21 +17,21 @@ use crate::error::Fatal;
 use crate::limits::LEASE_MS;
 use crate::mutant::{self, Mutant};
 use crate::raft::convert;
-use crate::raft::followers::Followers;
-use crate::raft::lease::Lease;
 use crate::raft::log_store::LogStore;
+use crate::raft::machine::{Machine, RuntimeOf};
 use crate::raft::message::{Answer, Question};
 use crate::raft::network::Links;
 use crate::raft::pins::Pins;
+use crate::raft::progress::Progress;
+use crate::raft::role::{Role, Standing};
 use crate::raft::state_machine::StateMachine;
 use crate::raft::timers::{HEARTBEAT, Timers};
-use crate::raft::type_config::{CallbackResponder, Commands, TypeConfig};
-use crate::range::replica::Replica;
+use crate::raft::type_config::{CallbackResponder, Commands, RaftMembership, TypeConfig};
 use crate::types::{RangeId, ReplicaId};
-use crate::wal::{Body, GroupLog, LogId, Vote};
+use crate::wal::{self, Body, GroupLog, LogId, Vote};
 
 /// The end of a proposal: the results of apply, or openraft's refusal.
-pub type ProposalResult<E> = ClientWriteResult<TypeConfig<E>>;
+pub type ProposalResult<M> = ClientWriteResult<TypeConfig<M>>;
 
 /// How long a read or write waits for a lease that ran out while the group slept, and how often it
 /// looks for one.
@@ -39,7 +39,7 @@ const LEASE_TIMEOUT: Duration = Duration::from_millis(20);
 /// How long a read without a lease waits for a majority's answers before it tries again.
 const CONFIRM_TIMEOUT: Duration = Duration::from_millis(200);
 
-type Raft<E> = openraft::Raft<TypeConfig<E>, StateMachine<E>>;
+type Raft<M> = openraft::Raft<TypeConfig<M>, StateMachine<M>>;
 
 /// openraft waits this long for the answer to one part of a snapshot; then the part is sent again.
 const SNAPSHOT_PART_TIMEOUT_MS: u64 = 5_000;
@@ -48,37 +48,29 @@ const SNAPSHOT_PART_TIMEOUT_MS: u64 = 5_000;
 const DRIFT_MARGIN: Duration = Duration::from_millis(LEASE_MS / 7);
 
 /// The Raft group of one replica. Clones are the same group.
-pub struct RaftGroup<E: Env> {
-    group: Rc<Group<E>>,
+pub struct RaftGroup<M: Machine> {
+    group: Rc<Group<M>>,
 }
 
 /// See [`RaftGroup`].
-pub struct Group<E: Env> {
+pub struct Group<M: Machine> {
     pub(super) range: RangeId,
     pub(super) replica: ReplicaId,
-    pub(super) raft: Raft<E>,
-    /// What this replica is in its group, as openraft last said.
-    pub(super) role: Cell<Role>,
-    /// Whether it is the only voter, as openraft last said.
-    pub(super) alone: Cell<bool>,
-    /// How many replicas the group has, voters and learners, as openraft last said.
-    pub(super) members: Cell<usize>,
-    pub(super) metrics: WatchReceiverOf<TypeConfig<E>, RaftMetrics<TypeConfig<E>>>,
+    pub(super) raft: Raft<M>,
+    pub(super) standing: Standing,
+    pub(super) metrics: WatchReceiverOf<TypeConfig<M>, RaftMetrics<TypeConfig<M>>>,
     /// Whether it neither votes nor campaigns yet: after a restart, openraft does not know which
     /// leader still holds a lease from this replica.
     pub(super) silent: Cell<bool>,
-    lease: Rc<Lease<Now<E>>>,
     /// What this replica knows of the others from when it last led.
-    pub(super) followers: Rc<Followers>,
-    /// See [`Group::part_taken`].
-    pub(super) part_taken: Rc<Cell<Option<Now<E>>>>,
-    pub(super) timers: Timers<Now<E>>,
+    pub(super) progress: Rc<Progress<Now<M::Env>>>,
+    pub(super) timers: Timers<Now<M::Env>>,
     /// How many entries are kept for replicas that are behind, though the tree has made them
     /// durable.
     pub(super) entries_kept: u64,
-    pub(super) log: GroupLog<E>,
+    pub(super) log: GroupLog<M::Env>,
     /// Which part of the log is kept for replicas that receive a snapshot.
-    pub(super) pins: Rc<Pins<E>>,
+    pub(super) pins: Rc<Pins<M::Env>>,
     /// Whether this replica is carrying out a change of members.
     pub(super) changing: Cell<bool>,
     /// Whether this replica is being removed: it neither answers nor campaigns.
@@ -90,29 +82,18 @@ pub struct Group<E: Env> {
     pub(super) leaves: Rc<Cell<bool>>,
 }
 
-/// A replica's role in its group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// The leader.
-    Leader,
-    /// A voter that does not lead.
-    Voter,
-    /// A replica without a vote, or one that is not a member.
-    Learner,
-}
-
-impl<E: Env> Clone for RaftGroup<E> {
-    fn clone(&self) -> RaftGroup<E> {
+impl<M: Machine> Clone for RaftGroup<M> {
+    fn clone(&self) -> RaftGroup<M> {
         RaftGroup {
             group: self.group.clone(),
         }
     }
 }
 
-impl<E: Env> Deref for RaftGroup<E> {
-    type Target = Group<E>;
+impl<M: Machine> Deref for RaftGroup<M> {
+    type Target = Group<M>;
 
-    fn deref(&self) -> &Group<E> {
+    fn deref(&self) -> &Group<M> {
         &self.group
     }
 }
@@ -138,7 +119,7 @@ fn config() -> Config {
     }
 }
 
-impl<E: Env> RaftGroup<E> {
+impl<M: Machine> RaftGroup<M> {
     /// Starts the group of a replica whose log and state were recovered. A replica that existed
     /// before this start of the process, and is not the only voter, withholds its vote for one
     /// lease.
@@ -146,12 +127,12 @@ impl<E: Env> RaftGroup<E> {
     /// # Errors
     /// Log and state contradict each other.
     pub async fn start(
-        replica: Rc<Replica<E>>,
-        log: GroupLog<E>,
-        around: GroupDeps<E>,
+        machine: Rc<M>,
+        log: GroupLog<M::Env>,
+        around: GroupDeps<M::Env>,
         made: StartMode,
-    ) -> Result<RaftGroup<E>, Fatal> {
-        let (range, id) = (replica.group.range, replica.group.replica);
+    ) -> Result<RaftGroup<M>, Fatal> {
+        let wal::Group { range, replica: id } = machine.group();
         let failed = |message: String| Fatal::Raft {
             range,
             message: format!("replica {id}: {message}"),
@@ -159,22 +140,18 @@ impl<E: Env> RaftGroup<E> {
         let config = config().validate().map_err(|e| failed(e.to_string()))?;
         let store = LogStore::new(log.clone());
         let pins = Rc::new(Pins::default());
-        let machine = StateMachine::new(replica.clone(), log.clone(), pins.clone());
-        let lease = Rc::new(Lease::new());
-        let followers = Rc::<Followers>::default();
-        let part_taken = Rc::default();
-        let links = Links::<E> {
+        let progress = Rc::new(Progress::new());
+        let links = Links::<M> {
             transport: around.transport,
             clock: around.clock,
             small_append_bytes: around.small_append_bytes,
             range,
             me: id,
-            lease: lease.clone(),
-            followers: followers.clone(),
-            part_taken: Rc::clone(&part_taken),
-            store: replica.store.clone(),
+            progress: progress.clone(),
+            machine: Rc::downgrade(&machine),
         };
-        let raft = Raft::<E>::new(id, Arc::new(config), links, store, machine)
+        let machine = StateMachine::new(machine, log.clone(), pins.clone());
+        let raft = Raft::<M>::new(id, Arc::new(config), links, store, machine)
             .await
             .map_err(|e| failed(e.to_string()))?;
         // The membership in the log, not the one that is applied: the log may hold a newer one.
@@ -190,15 +167,11 @@ impl<E: Env> RaftGroup<E> {
                 range,
                 replica: id,
                 metrics: raft.metrics(),
-                role: Cell::new(Role::Learner),
-                alone: Cell::new(alone),
-                members: Cell::default(),
+                standing: Standing::new(alone),
                 raft,
                 silent: Cell::new(made == StartMode::Before && !alone && !forgets),
-                lease,
-                followers,
-                part_taken,
-                timers: Timers::new(Now::<E>::now(), around.stalled),
+                progress,
+                timers: Timers::new(Now::<M::Env>::now(), around.stalled),
                 entries_kept: around.entries_kept,
                 log,
                 pins,
@@ -221,9 +194,9 @@ impl<E: Env> RaftGroup<E> {
     /// run out.
     fn end_silence_later(&self) {
         let silent = self.clone();
-        drop(E::Runtime::spawn(async move {
-            E::Runtime::sleep(Duration::from_millis(LEASE_MS) + DRIFT_MARGIN).await;
-            silent.timers.hear(Now::<E>::now());
+        drop(RuntimeOf::<M>::spawn(async move {
+            RuntimeOf::<M>::sleep(Duration::from_millis(LEASE_MS) + DRIFT_MARGIN).await;
+            silent.timers.hear(Now::<M::Env>::now());
             silent.silent.set(false);
         }));
     }
@@ -233,12 +206,12 @@ impl<E: Env> RaftGroup<E> {
     pub fn watch_leader(&self, leads: impl Fn(Option<ReplicaId>, u64) + 'static) {
         let group = self.clone();
         let mut metrics = self.raft.server_metrics();
-        drop(E::Runtime::spawn(async move {
+        drop(RuntimeOf::<M>::spawn(async move {
             let mut known = (None, 0);
             loop {
                 let now = {
                     let metrics = metrics.borrow_watched();
-                    group.take_role(metrics.state, &metrics.membership_config);
+                    group.take_standing(metrics.state, &metrics.membership_config);
                     (metrics.current_leader, metrics.vote.leader_id.term)
                 };
                 if now != known {
@@ -253,7 +226,7 @@ impl<E: Env> RaftGroup<E> {
     }
 }
 
-impl<E: Env> Group<E> {
+impl<M: Machine> Group<M> {
     /// The range that this group replicates.
     pub fn range(&self) -> RangeId {
         self.range
@@ -266,18 +239,18 @@ impl<E: Env> Group<E> {
 
     /// Whether this replica is the only voter.
     pub fn is_alone(&self) -> bool {
-        self.alone.get()
+        self.standing.alone.get()
     }
 
     /// This replica's role.
     pub fn role(&self) -> Role {
-        self.role.get()
+        self.standing.role.get()
     }
 
     /// Whether this replica may serve reads alone now: a majority has acknowledged it within the
     /// lease.
     pub fn has_lease(&self) -> bool {
-        if self.alone.get() {
+        if self.standing.alone.get() {
             return true;
         }
         let mut lease = Duration::from_millis(LEASE_MS) - DRIFT_MARGIN;
@@ -285,14 +258,15 @@ impl<E: Env> Group<E> {
             lease = Duration::from_millis(LEASE_MS) + DRIFT_MARGIN;
         }
         let at = self.quorum_at();
-        E::leases_count() && at.is_some_and(|at| Now::<E>::now() < at + lease)
+        M::Env::leases_count() && at.is_some_and(|at| Now::<M::Env>::now() < at + lease)
     }
 
     /// When this leader sent the last append that a majority has accepted.
-    pub(super) fn quorum_at(&self) -> Option<Now<E>> {
+    pub(super) fn quorum_at(&self) -> Option<Now<M::Env>> {
         let metrics = self.metrics.borrow_watched();
         let voters = metrics.membership_config.membership().get_joint_config();
-        self.lease
+        self.progress
+            .lease
             .quorum_at(metrics.current_term, self.replica, voters)
     }
 
@@ -314,31 +288,19 @@ impl<E: Env> Group<E> {
             return Ok(());
         }
         self.wake().await?;
-        let renewed = self.lease.answered.until(|| self.has_lease());
-        let _ = E::Runtime::timeout(LEASE_TIMEOUT, renewed).await;
+        let renewed = self.progress.lease.answered.until(|| self.has_lease());
+        let _ = RuntimeOf::<M>::timeout(LEASE_TIMEOUT, renewed).await;
         Ok(())
     }
 
-    /// Takes the role and the members of this replica from openraft's metrics.
-    fn take_role(&self, state: ServerState, membership: &StoredMembershipOf<TypeConfig<E>>) {
-        // Until openraft has started, its metrics name no voters.
-        if membership.voter_ids().next().is_none() {
-            return;
-        }
-        let is_voter = membership.voter_ids().any(|id| id == self.replica);
-        self.alone
-            .set(is_voter && membership.voter_ids().count() == 1);
-        let members = membership.nodes().count();
-        if self.members.replace(members) != members {
+    /// Takes the standing of this replica from openraft's metrics.
+    fn take_standing(&self, state: ServerState, membership: &RaftMembership) {
+        let news = self.standing.take(self.replica, state, membership);
+        if news.members {
             self.stay_awake();
         }
-        let role = match state {
-            ServerState::Leader => Role::Leader,
-            _ if is_voter => Role::Voter,
-            _ => Role::Learner,
-        };
-        if self.role.replace(role) != role && role == Role::Leader {
-            self.timers.lead(Now::<E>::now());
+        if news.leads {
+            self.timers.lead(Now::<M::Env>::now());
         }
     }
 
@@ -359,11 +321,13 @@ impl<E: Env> Group<E> {
         if mutant::is(Mutant::ReadBarrierAsksNobody) {
             return Ok(true);
         }
-        let begun = Now::<E>::now();
+        let begun = Now::<M::Env>::now();
         self.wake().await?;
         let confirmed = || self.quorum_at().is_some_and(|at| at >= begun);
-        let answered = self.lease.answered.until(confirmed);
-        Ok(E::Runtime::timeout(CONFIRM_TIMEOUT, answered).await.is_ok())
+        let answered = self.progress.lease.answered.until(confirmed);
+        Ok(RuntimeOf::<M>::timeout(CONFIRM_TIMEOUT, answered)
+            .await
+            .is_ok())
     }
 
     /// Answers a request of another replica.
@@ -376,15 +340,15 @@ impl<E: Env> Group<E> {
                 committed,
                 entries,
             } => {
-                let entries = entries.into_iter().map(convert::raft_entry::<E>);
+                let entries = entries.into_iter().map(convert::raft_entry);
                 let Ok(entries) = entries.collect::<Result<_, _>>() else {
                     return Answer::Refused;
                 };
                 let request = AppendEntriesRequest {
-                    vote: convert::raft_vote::<E>(vote),
-                    prev_log_id: previous.map(convert::raft_log_id::<E>),
+                    vote: convert::raft_vote(vote),
+                    prev_log_id: previous.map(convert::raft_log_id),
                     entries,
-                    leader_commit: committed.map(convert::raft_log_id::<E>),
+                    leader_commit: committed.map(convert::raft_log_id),
                 };
                 self.append(request).await
             }
@@ -397,10 +361,10 @@ impl<E: Env> Group<E> {
                 Answer::Refused
             }
             Question::Vote(candidacy) => {
-                let request = convert::vote_request::<E>(&candidacy);
+                let request = convert::vote_request(&candidacy);
                 let answer = convert::voted(self.raft.vote(request).await);
                 if matches!(answer, Answer::Voted { granted: true, .. }) {
-                    self.timers.grant(Now::<E>::now());
+                    self.timers.grant(Now::<M::Env>::now());
                 }
                 answer
             }
@@ -411,15 +375,17 @@ impl<E: Env> Group<E> {
                 last: candidacy.last,
             },
             // openraft counts heartbeats only, and the leader of a sleeping group sends none.
-            Question::PreVote(_) if self.role.get() == Role::Leader && !self.has_transferred() => {
+            Question::PreVote(_)
+                if self.standing.role.get() == Role::Leader && !self.has_transferred() =>
+            {
                 // A refusal is one vote of many: followers that this leader cannot reach elect
                 // another without it. Those that it can reach get heartbeats again.
                 self.stay_awake();
                 Answer::Refused
             }
-            Question::PreVote(_) if self.timers.has_heard(Now::<E>::now()) => Answer::Refused,
+            Question::PreVote(_) if self.timers.has_heard(Now::<M::Env>::now()) => Answer::Refused,
             Question::PreVote(candidacy) => {
-                let request = convert::vote_request::<E>(&candidacy);
+                let request = convert::vote_request(&candidacy);
                 convert::voted(self.raft.pre_vote(request).await)
             }
         }
@@ -427,7 +393,7 @@ impl<E: Env> Group<E> {
 
     /// Whether another replica has lost what it had acknowledged to this leader.
     pub fn has_lost(&self, replica: ReplicaId) -> bool {
-        self.followers.has_lost(replica)
+        self.progress.followers.has_lost(replica)
     }
 
     /// Whether an entry is missing here that, as the leader says, this replica has acknowledged.
@@ -448,8 +414,8 @@ impl<E: Env> Group<E> {
     }
 
     /// Appends the entries of a leader. The leader counts as alive unless a later one is known here.
-    async fn append(&self, request: AppendEntriesRequest<TypeConfig<E>>) -> Answer {
-        let asked = Now::<E>::now();
+    async fn append(&self, request: AppendEntriesRequest<TypeConfig<M>>) -> Answer {
+        let asked = Now::<M::Env>::now();
         let Ok(answer) = self.raft.append_entries(request).await else {
             return Answer::Refused;
         };
@@ -459,12 +425,10 @@ impl<E: Env> Group<E> {
         match answer {
             AppendEntriesResponse::Success => Answer::Appended,
             AppendEntriesResponse::PartialSuccess(id) => {
-                Answer::AppendedUpTo(id.as_ref().map(convert::log_id::<E>))
+                Answer::AppendedUpTo(id.as_ref().map(convert::log_id))
             }
             AppendEntriesResponse::Conflict => Answer::Conflict,
-            AppendEntriesResponse::HigherVote(vote) => {
-                Answer::HigherVote(convert::vote::<E>(&vote))
-            }
+            AppendEntriesResponse::HigherVote(vote) => Answer::HigherVote(convert::vote(&vote)),
         }
     }
 
@@ -501,7 +465,7 @@ impl<E: Env> Group<E> {
     pub async fn propose(
         &self,
         commands: Body,
-        done: impl FnOnce(ProposalResult<E>) + 'static,
+        done: impl FnOnce(ProposalResult<M>) + 'static,
     ) -> Result<(), Fatal> {
         let responder = CallbackResponder::new(done);
         let commands = Commands(commands);

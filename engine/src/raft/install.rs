@@ -1,39 +1,33 @@
 //! Installs a snapshot of another replica in place of what a replica has.
 
-use openraft::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::async_runtime::watch::WatchReceiver;
 
-use crate::env::Env;
 use crate::raft::convert;
 use crate::raft::group::Group;
+use crate::raft::machine::{AppliedState, Machine};
 use crate::raft::message::Answer;
-use crate::raft::state_machine::{SnapshotHandle, stored_membership};
-use crate::raft::type_config::TypeConfig;
-use crate::range::state::RangeState;
-use crate::types::DataId;
+use crate::raft::state_machine::{Snapshot, SnapshotHandle, snapshot_meta};
 use crate::wal::Vote;
 
-impl<E: Env> Group<E> {
+impl<M: Machine> Group<M> {
     /// The answer to a leader whose snapshot was installed.
     pub fn installed(&self) -> Answer {
-        Answer::Installed(convert::vote::<E>(&self.metrics.borrow_watched().vote))
+        Answer::Installed(convert::vote(&self.metrics.borrow_watched().vote))
     }
 
-    /// Installs a snapshot whose rows are durable in the tree, unless it is no longer needed.
-    pub async fn install(&self, vote: Vote, data_id: DataId, state: RangeState) -> Answer {
-        let Ok(membership) = stored_membership::<E>(&state.membership) else {
+    /// Installs a snapshot that is durable here and covers the log as far as given, unless it is no
+    /// longer needed.
+    pub async fn install(&self, vote: Vote, covers: &AppliedState, staged: M::Staged) -> Answer {
+        let Ok(meta) = snapshot_meta(covers) else {
             return Answer::Refused;
         };
-        let snapshot = SnapshotOf::<TypeConfig<E>, SnapshotHandle<E>> {
-            meta: SnapshotMetaOf::<TypeConfig<E>> {
-                last_log_id: state.applied.map(convert::raft_log_id::<E>),
-                last_membership: membership,
-            },
-            snapshot: SnapshotHandle::Staged(data_id, Box::new(state)),
+        let snapshot = Snapshot::<M> {
+            meta,
+            snapshot: SnapshotHandle::Staged(staged),
         };
-        let vote = convert::raft_vote::<E>(vote);
+        let vote = convert::raft_vote(vote);
         match self.raft.install_full_snapshot(vote, snapshot).await {
-            Ok(response) => Answer::Installed(convert::vote::<E>(&response.vote)),
+            Ok(response) => Answer::Installed(convert::vote(&response.vote)),
             Err(_) => Answer::Refused,
         }
     }

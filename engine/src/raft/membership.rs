@@ -3,14 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use openraft::alias::StoredMembershipOf;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 
-use crate::env::{Env, Now};
+use crate::env::Now;
 use crate::error::{Fatal, OrderError};
 use crate::raft::group::Group;
-use crate::raft::type_config::TypeConfig;
+use crate::raft::machine::Machine;
+use crate::raft::type_config::{RaftMembership, TypeConfig};
 use crate::types::{Location, ReplicaId, ReplicaPlace};
 
 /// The members of a group by the last membership entry of its log.
@@ -24,7 +24,7 @@ pub struct Membership {
     pub is_joint: bool,
 }
 
-impl<E: Env> Group<E> {
+impl<M: Machine> Group<M> {
     /// Begins a change of members; `false` if another one is under way here.
     pub fn begin_change(&self) -> bool {
         !self.changing.replace(true)
@@ -60,12 +60,12 @@ impl<E: Env> Group<E> {
             .with_raft_state(|state| state.membership_state.effective().clone())
             .await
             .map_err(|e| self.failed(e))?;
-        Ok(membership::<E>(&effective))
+        Ok(membership(&effective))
     }
 
     /// The members that openraft's metrics name now.
     pub fn known_membership(&self) -> Membership {
-        membership::<E>(&self.metrics.borrow_watched().membership_config)
+        membership(&self.metrics.borrow_watched().membership_config)
     }
 
     /// How many entries another replica lacks; `u64::MAX` if that is not known.
@@ -89,8 +89,8 @@ impl<E: Env> Group<E> {
 
     /// When another replica last took a part of a snapshot of this one. While it receives a
     /// snapshot it comes nearer, although its last entry does not change until the end.
-    pub fn part_taken(&self) -> Option<Now<E>> {
-        self.part_taken.get()
+    pub fn part_taken(&self) -> Option<Now<M::Env>> {
+        self.progress.part_taken.get()
     }
 
     /// Adds a learner.
@@ -124,7 +124,9 @@ impl<E: Env> Group<E> {
 }
 
 /// Why openraft refused a change of members.
-fn refusal<E: Env>(error: RaftError<TypeConfig<E>, ClientWriteError<TypeConfig<E>>>) -> OrderError {
+fn refusal<M: Machine>(
+    error: RaftError<TypeConfig<M>, ClientWriteError<TypeConfig<M>>>,
+) -> OrderError {
     let message = error.to_string();
     match error.into_api_error() {
         // The group has stopped, or another leader decides on the entry.
@@ -141,7 +143,7 @@ fn refusal<E: Env>(error: RaftError<TypeConfig<E>, ClientWriteError<TypeConfig<E
     }
 }
 
-fn membership<E: Env>(stored: &StoredMembershipOf<TypeConfig<E>>) -> Membership {
+fn membership(stored: &RaftMembership) -> Membership {
     Membership {
         places: stored.nodes().map(|(id, place)| (*id, *place)).collect(),
         voters: stored.voter_ids().collect(),

@@ -9,7 +9,6 @@
 
 use bytes::Bytes;
 
-use crate::range::export::ExportedRow;
 use crate::types::{Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp};
 use crate::wal::{Body, LogEntry, LogId, Payload, Vote};
 
@@ -106,6 +105,17 @@ pub enum Question {
     },
 }
 
+/// A version of a row, as it travels in a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotRow {
+    /// The row's key, without the data id in front.
+    pub key: Bytes,
+    /// The timestamp of the version.
+    pub version: Timestamp,
+    /// The value; `None`: a delete mark.
+    pub value: Option<Bytes>,
+}
+
 /// A part of a snapshot: its rows, then its end, all with the same number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SnapshotPart {
@@ -116,7 +126,7 @@ pub enum SnapshotPart {
         /// The index of this part, from 0.
         place: u64,
         /// The rows.
-        rows: Vec<ExportedRow>,
+        rows: Vec<SnapshotRow>,
     },
     /// The end, after all rows.
     End {
@@ -203,7 +213,7 @@ impl Writer {
         self.0.push(u8::from(candidacy.transfer));
     }
 
-    fn row(&mut self, row: &ExportedRow) {
+    fn row(&mut self, row: &SnapshotRow) {
         self.bytes(&row.key);
         self.number(row.version.0);
         self.0.push(u8::from(row.value.is_some()));
@@ -452,13 +462,13 @@ impl Reader {
         Some(LogEntry { id, payload })
     }
 
-    fn row(&mut self) -> Option<ExportedRow> {
+    fn row(&mut self) -> Option<SnapshotRow> {
         let (key, version) = (self.bytes()?, Timestamp(self.number()?));
         let value = match self.flag()? {
             true => Some(self.bytes()?),
             false => None,
         };
-        Some(ExportedRow {
+        Some(SnapshotRow {
             key,
             version,
             value,
@@ -612,7 +622,7 @@ mod tests {
             payload,
         };
         let body = |bytes: &'static str| Body::seal(Bytes::from(bytes));
-        let row = |value: Option<&'static str>| ExportedRow {
+        let row = |value: Option<&'static str>| SnapshotRow {
             key: Bytes::from_static(b"k"),
             version: Timestamp(8),
             value: value.map(Bytes::from),

@@ -5,7 +5,7 @@
 //! openraft's runtime traits, its one-shot channel and one error type are named.) openraft is an
 //! alpha, pinned to one exact version. Its engine decides; what it decides is carried out in
 //! [`log_store`] (the shard's WAL), [`state_machine`] (apply) and [`network`] (messages to other
-//! shards).
+//! shards). What is replicated is a [`Machine`], of which nothing else is known here.
 //!
 //! Settings that matter:
 //!
@@ -25,11 +25,14 @@ mod group;
 mod install;
 mod lease;
 mod log_store;
+mod machine;
 mod membership;
 mod message;
 mod network;
 mod pins;
+mod progress;
 mod purge;
+mod role;
 mod state_machine;
 mod tick;
 mod timers;
@@ -37,16 +40,18 @@ mod transfer;
 mod type_config;
 
 pub use convert::{encode_membership, members, replicas, voters};
-pub use group::{GroupDeps, ProposalResult, RaftGroup, Role, StartMode};
+pub use group::{GroupDeps, ProposalResult, RaftGroup, StartMode};
 pub use log_store::LogStore;
+pub use machine::{AppliedMembership, AppliedState, Machine, SnapshotReader};
 pub use membership::Membership;
 pub use message::{
-    Answer, Envelope, Led, Message, Question, SnapshotPart, decode, decode_answer, decode_behind,
-    encode_answer, encode_beat, encode_behind, encode_cluster,
+    Answer, Envelope, Led, Message, Question, SnapshotPart, SnapshotRow, decode, decode_answer,
+    decode_behind, encode_answer, encode_beat, encode_behind, encode_cluster,
 };
 pub use network::PART_TIMEOUT;
 pub use purge::Pinned;
+pub use role::Role;
 pub use state_machine::{SnapshotHandle, StateMachine};
 pub use tick::Tick;
 pub use timers::TICK;
-pub use type_config::{CallbackResponder, Commands, EntryResults, TypeConfig};
+pub use type_config::{CallbackResponder, Commands, TypeConfig};

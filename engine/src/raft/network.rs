@@ -7,17 +7,15 @@
 //! An append that carries nothing but a new commit index is left out: it would double the messages
 //! of a lone write. Snapshots and large appends take the bulk lane ([`super::append_lane`]).
 
-use std::cell::Cell;
 use std::future::Future;
 use std::io;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use futures_util::stream::Stream;
 use futures_util::{StreamExt, pin_mut};
-use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::v2::RaftNetworkV2;
@@ -31,14 +29,12 @@ use crate::env::{AsyncRuntime, Clock, Env, Instant, Lane, Now, Transport};
 use crate::error::Fatal;
 use crate::raft::append_lane::{AppendLane, UnderWay};
 use crate::raft::convert;
-use crate::raft::followers::{self, Followers, Loss};
-use crate::raft::lease::Lease;
+use crate::raft::followers::{self, Loss};
+use crate::raft::machine::{Machine, RuntimeOf, SnapshotReader};
 use crate::raft::message::{self, Answer, Candidacy, Envelope, Question, SnapshotPart};
-use crate::raft::state_machine::SnapshotHandle;
-use crate::raft::type_config::TypeConfig;
-use crate::range::export::Export;
-use crate::range::replica::Replica;
-use crate::tree::Store;
+use crate::raft::progress::Progress;
+use crate::raft::state_machine::{Snapshot, SnapshotHandle};
+use crate::raft::type_config::{RaftVote, TypeConfig};
 use crate::types::{Location, RangeId, ReplicaId};
 use crate::wal::{LogId, Vote};
 
@@ -71,58 +67,50 @@ const PART_PAUSE: Duration = Duration::from_millis(4);
 const PART_PAUSE_FACTOR: u32 = 8;
 
 /// Makes the links of one replica to the others of its range.
-pub struct Links<E: Env> {
-    pub transport: E::Transport,
+pub struct Links<M: Machine> {
+    pub transport: <M::Env as Env>::Transport,
     /// A source of random numbers, for the ids of snapshots.
-    pub clock: E::Clock,
+    pub clock: <M::Env as Env>::Clock,
     /// Appends up to this many bytes take the control lane.
     pub small_append_bytes: usize,
     pub range: RangeId,
     /// The id of this replica.
     pub me: ReplicaId,
-    /// Counts the appends that the others accept.
-    pub lease: Rc<Lease<Now<E>>>,
-    /// Remembers what the others have acknowledged.
-    pub followers: Rc<Followers>,
-    /// Set whenever another replica has taken a part of a snapshot.
-    pub part_taken: Rc<Cell<Option<Now<E>>>>,
+    /// Learns of the others from their answers.
+    pub progress: Rc<Progress<Now<M::Env>>>,
     /// Takes the fatal error if this node's memory has changed what it sends.
-    pub store: Rc<Store<E>>,
+    pub machine: Weak<M>,
 }
 
 /// The link to one other replica.
-pub struct Link<E: Env> {
-    transport: E::Transport,
+pub struct Link<M: Machine> {
+    transport: <M::Env as Env>::Transport,
     envelope: Envelope,
     to: Location,
-    lease: Rc<Lease<Now<E>>>,
-    followers: Rc<Followers>,
-    part_taken: Rc<Cell<Option<Now<E>>>>,
-    clock: E::Clock,
+    progress: Rc<Progress<Now<M::Env>>>,
+    clock: <M::Env as Env>::Clock,
     small_append_bytes: usize,
-    store: Rc<Store<E>>,
+    machine: Weak<M>,
 }
 
-impl<E: Env> Clone for Link<E> {
-    fn clone(&self) -> Link<E> {
+impl<M: Machine> Clone for Link<M> {
+    fn clone(&self) -> Link<M> {
         Link {
             transport: self.transport.clone(),
             envelope: self.envelope,
             to: self.to,
-            lease: self.lease.clone(),
-            followers: self.followers.clone(),
-            part_taken: self.part_taken.clone(),
+            progress: self.progress.clone(),
             clock: self.clock.clone(),
             small_append_bytes: self.small_append_bytes,
-            store: self.store.clone(),
+            machine: self.machine.clone(),
         }
     }
 }
 
-impl<E: Env> RaftNetworkFactory<TypeConfig<E>> for Links<E> {
-    type Network = Link<E>;
+impl<M: Machine> RaftNetworkFactory<TypeConfig<M>> for Links<M> {
+    type Network = Link<M>;
 
-    async fn new_client(&mut self, to: ReplicaId, place: &Location) -> Link<E> {
+    async fn new_client(&mut self, to: ReplicaId, place: &Location) -> Link<M> {
         Link {
             transport: self.transport.clone(),
             envelope: Envelope {
@@ -131,21 +119,19 @@ impl<E: Env> RaftNetworkFactory<TypeConfig<E>> for Links<E> {
                 to,
             },
             to: *place,
-            lease: self.lease.clone(),
-            followers: self.followers.clone(),
-            part_taken: self.part_taken.clone(),
+            progress: self.progress.clone(),
             clock: self.clock.clone(),
             small_append_bytes: self.small_append_bytes,
-            store: self.store.clone(),
+            machine: self.machine.clone(),
         }
     }
 }
 
-type Append<E> = AppendEntriesRequest<TypeConfig<E>>;
-type Appended<E> = AppendEntriesResponse<TypeConfig<E>>;
-type Failed<E> = RPCError<TypeConfig<E>>;
+type Append<M> = AppendEntriesRequest<TypeConfig<M>>;
+type Appended<M> = AppendEntriesResponse<TypeConfig<M>>;
+type Failed<M> = RPCError<TypeConfig<M>>;
 
-fn unreachable<E: Env>(error: &io::Error) -> Unreachable<TypeConfig<E>> {
+fn unreachable<M: Machine>(error: &io::Error) -> Unreachable<TypeConfig<M>> {
     Unreachable::new(error)
 }
 
@@ -159,13 +145,13 @@ struct Encoded {
     bytes: Bytes,
 }
 
-impl<E: Env> Link<E> {
+impl<M: Machine> Link<M> {
     /// Sends a request and waits for the answer until the time is up.
     async fn ask(
         &self,
         question: &Question,
         option: &RPCOption,
-    ) -> Result<Answer, Unreachable<TypeConfig<E>>> {
+    ) -> Result<Answer, Unreachable<TypeConfig<M>>> {
         let bytes = message::encode(self.envelope, question);
         self.call(bytes, Lane::Control, option.hard_ttl()).await
     }
@@ -175,15 +161,15 @@ impl<E: Env> Link<E> {
         question: Bytes,
         lane: Lane,
         within: Duration,
-    ) -> Result<Answer, Unreachable<TypeConfig<E>>> {
+    ) -> Result<Answer, Unreachable<TypeConfig<M>>> {
         let bytes = self.exchange(question, lane, within).await;
-        understand::<E>(bytes.map_err(|error| unreachable::<E>(&error))?)
+        understand::<M>(bytes.map_err(|error| unreachable::<M>(&error))?)
     }
 
     /// Gives the bytes of the answer, or why there is none.
     async fn exchange(&self, question: Bytes, lane: Lane, within: Duration) -> io::Result<Bytes> {
         let call = self.transport.call(self.to, lane, question);
-        match E::Runtime::timeout(within, call).await {
+        match RuntimeOf::<M>::timeout(within, call).await {
             Ok(answer) => answer,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
@@ -194,37 +180,39 @@ impl<E: Env> Link<E> {
         &self,
         part: SnapshotPart,
         option: &RPCOption,
-    ) -> Result<Answer, Unreachable<TypeConfig<E>>> {
+    ) -> Result<Answer, Unreachable<TypeConfig<M>>> {
         let is_end = matches!(part, SnapshotPart::End { .. });
         let patience = if is_end { END_TIMEOUT } else { PART_TIMEOUT };
         let part = message::encode(self.envelope, &Question::Snapshot(part));
-        let until = Now::<E>::now() + patience;
+        let until = Now::<M::Env>::now() + patience;
         loop {
             let sent = self.exchange(part.clone(), Lane::Bulk, option.hard_ttl());
             match sent.await {
-                Ok(answer) => return understand::<E>(answer),
-                Err(error) if Now::<E>::now() >= until => return Err(unreachable::<E>(&error)),
+                Ok(answer) => return understand::<M>(answer),
+                Err(error) if Now::<M::Env>::now() >= until => {
+                    return Err(unreachable::<M>(&error));
+                }
                 Err(error) => {
                     tracing::debug!(range = %self.envelope.range, %error, "a part is sent again");
-                    E::Runtime::sleep(RETRY_INTERVAL).await;
+                    RuntimeOf::<M>::sleep(RETRY_INTERVAL).await;
                 }
             }
         }
     }
 
-    fn encode(&self, rpc: Append<E>) -> Result<Encoded, Failed<E>> {
-        let vote = convert::vote::<E>(&rpc.vote);
-        let previous = rpc.prev_log_id.as_ref().map(convert::log_id::<E>);
+    fn encode(&self, rpc: Append<M>) -> Result<Encoded, Failed<M>> {
+        let vote = convert::vote(&rpc.vote);
+        let previous = rpc.prev_log_id.as_ref().map(convert::log_id);
         let last = rpc.entries.last().map(|entry| entry.log_id);
-        let last = last.as_ref().map(convert::log_id::<E>).or(previous);
-        let entries = rpc.entries.into_iter().map(convert::entry::<E>);
+        let last = last.as_ref().map(convert::log_id).or(previous);
+        let entries = rpc.entries.into_iter().map(convert::entry);
         let question = Question::Append {
             vote,
             previous,
-            committed: rpc.leader_commit.as_ref().map(convert::log_id::<E>),
+            committed: rpc.leader_commit.as_ref().map(convert::log_id),
             entries: entries
                 .collect::<io::Result<_>>()
-                .map_err(|error| unreachable::<E>(&error))?,
+                .map_err(|error| unreachable::<M>(&error))?,
         };
         Ok(Encoded {
             vote,
@@ -239,20 +227,20 @@ impl<E: Env> Link<E> {
         append: Encoded,
         under_way: &UnderWay,
         option: &RPCOption,
-    ) -> Result<Appended<E>, Failed<E>> {
+    ) -> Result<Appended<M>, Failed<M>> {
         let within = match under_way.lane() {
             Lane::Control | Lane::Clients => option.hard_ttl(),
             Lane::Bulk => BULK_APPEND_TIMEOUT,
         };
         let (to, term) = (self.envelope.to, append.vote.term);
-        let before = self.followers.of(term, to);
+        let before = self.progress.followers.of(term, to);
         if let Some(loss) = before.lost {
             // The replica must not acknowledge again: it gets the notice of its loss, no entries.
             self.tell_of_loss(loss, append.vote, option).await;
-            return Err(unreachable::<E>(&io::Error::other(LOST)).into());
+            return Err(unreachable::<M>(&io::Error::other(LOST)).into());
         }
         // Read before the append leaves: the lease counts from here (see `lease`).
-        let sent = Now::<E>::now();
+        let sent = Now::<M::Env>::now();
         let bytes = append.bytes.clone();
         let answer = self.call(bytes, under_way.lane(), within).await;
         if answer.is_err() {
@@ -265,13 +253,13 @@ impl<E: Env> Link<E> {
             _ => None,
         };
         if let Some(up_to) = appended {
-            self.lease.take(term, to, sent);
-            self.followers.acknowledge(term, to, up_to);
+            self.progress.lease.take(term, to, sent);
+            self.progress.followers.acknowledge(term, to, up_to);
         }
         Ok(match answer {
             Answer::Appended => AppendEntriesResponse::Success,
             Answer::AppendedUpTo(id) => {
-                AppendEntriesResponse::PartialSuccess(id.map(convert::raft_log_id::<E>))
+                AppendEntriesResponse::PartialSuccess(id.map(convert::raft_log_id))
             }
             Answer::Conflict => {
                 if let Some(lost) = followers::is_lost(before.acknowledged, append.previous) {
@@ -279,10 +267,8 @@ impl<E: Env> Link<E> {
                 }
                 AppendEntriesResponse::Conflict
             }
-            Answer::HigherVote(vote) => {
-                AppendEntriesResponse::HigherVote(convert::raft_vote::<E>(vote))
-            }
-            _ => return Err(wrong_answer::<E>().into()),
+            Answer::HigherVote(vote) => AppendEntriesResponse::HigherVote(convert::raft_vote(vote)),
+            _ => return Err(wrong_answer::<M>().into()),
         })
     }
 
@@ -290,8 +276,10 @@ impl<E: Env> Link<E> {
     /// since it was encoded. No replica will ever accept it, and while this node leads no other
     /// can.
     fn refuse_own_damage(&self, append: Bytes) {
-        if message::decode(append).is_none() {
-            self.store.fail(Fatal::Inconsistent(format!(
+        if message::decode(append).is_none()
+            && let Some(machine) = self.machine.upgrade()
+        {
+            machine.fail(Fatal::Inconsistent(format!(
                 "range {}: the entries that are sent to replica {} do not match their checksums; \
                  this node's memory has changed them, test it",
                 self.envelope.range, self.envelope.to
@@ -301,7 +289,11 @@ impl<E: Env> Link<E> {
 
     /// Notes and logs that the replica lacks an entry that it had acknowledged.
     fn note_loss(&self, term: u64, acknowledged: LogId, lacks: Option<LogId>) {
-        if self.followers.lose(term, self.envelope.to, acknowledged) {
+        if self
+            .progress
+            .followers
+            .lose(term, self.envelope.to, acknowledged)
+        {
             tracing::error!(
                 range = %self.envelope.range,
                 replica = %self.envelope.to,
@@ -320,26 +312,26 @@ impl<E: Env> Link<E> {
         &self,
         vote: Vote,
         option: &RPCOption,
-    ) -> Result<(), Unreachable<TypeConfig<E>>> {
+    ) -> Result<(), Unreachable<TypeConfig<M>>> {
         let (to, term) = (self.envelope.to, vote.term);
-        let known = self.followers.of(term, to);
+        let known = self.progress.followers.of(term, to);
         if let Some(loss) = known.lost {
             self.tell_of_loss(loss, vote, option).await;
         } else if let Some(acknowledged) = known.acknowledged {
             let question = Question::Lost { vote, acknowledged };
             let asked = self.ask(&question, option).await;
-            match asked.map_err(|e| unreachable::<E>(&io::Error::other(e.to_string())))? {
+            match asked.map_err(|e| unreachable::<M>(&io::Error::other(e.to_string())))? {
                 Answer::Done => return Ok(()),
                 Answer::Lost => {
                     self.note_loss(term, acknowledged, None);
-                    self.followers.told(term, to);
+                    self.progress.followers.told(term, to);
                 }
-                _ => return Err(wrong_answer::<E>()),
+                _ => return Err(wrong_answer::<M>()),
             }
         } else {
             return Ok(());
         }
-        Err(unreachable::<E>(&io::Error::other(LOST)))
+        Err(unreachable::<M>(&io::Error::other(LOST)))
     }
 
     async fn tell_of_loss(&self, loss: Loss, vote: Vote, option: &RPCOption) {
@@ -351,8 +343,8 @@ impl<E: Env> Link<E> {
             acknowledged: loss.acknowledged,
         };
         match self.ask(&question, option).await {
-            Ok(Answer::Lost) => self.followers.told(vote.term, self.envelope.to),
-            Ok(Answer::Done) => self.followers.found(vote.term, self.envelope.to),
+            Ok(Answer::Lost) => self.progress.followers.told(vote.term, self.envelope.to),
+            Ok(Answer::Done) => self.progress.followers.found(vote.term, self.envelope.to),
             // No answer: the next append asks again.
             _ => {}
         }
@@ -360,13 +352,13 @@ impl<E: Env> Link<E> {
 
     async fn candidacy(
         &self,
-        rpc: VoteRequest<TypeConfig<E>>,
+        rpc: VoteRequest<TypeConfig<M>>,
         question: fn(Candidacy) -> Question,
         option: RPCOption,
-    ) -> Result<VoteResponse<TypeConfig<E>>, Failed<E>> {
+    ) -> Result<VoteResponse<TypeConfig<M>>, Failed<M>> {
         let question = question(Candidacy {
-            vote: convert::vote::<E>(&rpc.vote),
-            last: rpc.last_log_id.as_ref().map(convert::log_id::<E>),
+            vote: convert::vote(&rpc.vote),
+            last: rpc.last_log_id.as_ref().map(convert::log_id),
             transfer: rpc.leadership_transfer,
         });
         match self.ask(&question, &option).await? {
@@ -375,11 +367,11 @@ impl<E: Env> Link<E> {
                 granted,
                 last,
             } => Ok(VoteResponse {
-                vote: convert::raft_vote::<E>(vote),
+                vote: convert::raft_vote(vote),
                 vote_granted: granted,
-                last_log_id: last.map(convert::raft_log_id::<E>),
+                last_log_id: last.map(convert::raft_log_id),
             }),
-            _ => Err(wrong_answer::<E>().into()),
+            _ => Err(wrong_answer::<M>().into()),
         }
     }
 }
@@ -387,24 +379,24 @@ impl<E: Env> Link<E> {
 /// Why the replica gets no more entries.
 const LOST: &str = "the replica has lost entries that it had acknowledged";
 
-impl<E: Env> Link<E> {
+impl<M: Machine> Link<M> {
     /// Sends a snapshot of a replica as it is now, part by part.
     async fn send_snapshot(
         &self,
-        replica: Rc<Replica<E>>,
+        machine: Rc<M>,
         vote: Vote,
         option: &RPCOption,
-    ) -> Result<SnapshotResponse<TypeConfig<E>>, Unreachable<TypeConfig<E>>> {
-        let failed = |error: String| unreachable::<E>(&io::Error::other(error));
+    ) -> Result<SnapshotResponse<TypeConfig<M>>, Unreachable<TypeConfig<M>>> {
+        let failed = |error: String| unreachable::<M>(&io::Error::other(error));
         // Random, so that no late part of another snapshot carries it, not even one from before a
         // restart.
         let number = self.clock.random_u64();
-        let mut export = Export::begin(replica).map_err(|e| failed(e.to_string()))?;
+        let mut reader = machine.read_snapshot().map_err(|e| failed(e.to_string()))?;
         let mut parts = 0;
         loop {
-            let begun = Now::<E>::now();
-            let rows = export.next_part().map_err(|e| failed(e.to_string()))?;
-            let took = Now::<E>::now().saturating_duration_since(begun);
+            let begun = Now::<M::Env>::now();
+            let rows = reader.next_part().map_err(|e| failed(e.to_string()))?;
+            let took = Now::<M::Env>::now().saturating_duration_since(begun);
             // An empty range has one part, too: the first part begins the snapshot at the receiver.
             if rows.is_empty() && parts > 0 {
                 break;
@@ -416,35 +408,37 @@ impl<E: Env> Link<E> {
             };
             match self.send_part(part, option).await? {
                 Answer::Done => parts += 1,
-                _ => return Err(wrong_answer::<E>()),
+                _ => return Err(wrong_answer::<M>()),
             }
-            self.part_taken.set(Some(Now::<E>::now()));
-            E::Runtime::sleep(PART_PAUSE.max(took * PART_PAUSE_FACTOR)).await;
+            self.progress.part_taken.set(Some(Now::<M::Env>::now()));
+            RuntimeOf::<M>::sleep(PART_PAUSE.max(took * PART_PAUSE_FACTOR)).await;
         }
         let end = SnapshotPart::End {
             number,
             parts,
             vote,
-            last: export.last,
-            state: export.state(),
-            gc_threshold: export.gc_threshold(),
+            last: reader.last(),
+            state: reader.state(),
+            gc_threshold: reader.gc_threshold(),
         };
         match self.send_part(end, option).await? {
             Answer::Installed(answered) => {
                 if answered.term == vote.term {
-                    let (to, last) = (self.envelope.to, export.last);
-                    self.followers.acknowledge(vote.term, to, Some(last));
+                    let (to, last) = (self.envelope.to, reader.last());
+                    self.progress
+                        .followers
+                        .acknowledge(vote.term, to, Some(last));
                 }
-                Ok(SnapshotResponse::new(convert::raft_vote::<E>(answered)))
+                Ok(SnapshotResponse::new(convert::raft_vote(answered)))
             }
-            _ => Err(wrong_answer::<E>()),
+            _ => Err(wrong_answer::<M>()),
         }
     }
 }
 
 /// Decodes an answer; a refusal is an error.
-fn understand<E: Env>(answer: Bytes) -> Result<Answer, Unreachable<TypeConfig<E>>> {
-    let failed = |why| Err(unreachable::<E>(&io::Error::other(why)));
+fn understand<M: Machine>(answer: Bytes) -> Result<Answer, Unreachable<TypeConfig<M>>> {
+    let failed = |why| Err(unreachable::<M>(&io::Error::other(why)));
     match message::decode_answer(answer) {
         None => failed("the answer makes no sense"),
         Some(Answer::Refused) => failed("the replica is not there, or not ready"),
@@ -452,18 +446,18 @@ fn understand<E: Env>(answer: Bytes) -> Result<Answer, Unreachable<TypeConfig<E>
     }
 }
 
-fn wrong_answer<E: Env>() -> Unreachable<TypeConfig<E>> {
-    unreachable::<E>(&io::Error::other("an answer of the wrong kind"))
+fn wrong_answer<M: Machine>() -> Unreachable<TypeConfig<M>> {
+    unreachable::<M>(&io::Error::other("an answer of the wrong kind"))
 }
 
-impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
-    type SnapshotData = SnapshotHandle<E>;
+impl<M: Machine> RaftNetworkV2<TypeConfig<M>> for Link<M> {
+    type SnapshotData = SnapshotHandle<M>;
 
     async fn append_entries(
         &mut self,
-        rpc: AppendEntriesRequest<TypeConfig<E>>,
+        rpc: AppendEntriesRequest<TypeConfig<M>>,
         option: RPCOption,
-    ) -> Result<AppendEntriesResponse<TypeConfig<E>>, RPCError<TypeConfig<E>>> {
+    ) -> Result<AppendEntriesResponse<TypeConfig<M>>, RPCError<TypeConfig<M>>> {
         // This append is in no stream: it gets a lane of its own.
         let append = self.encode(rpc)?;
         let stream = AppendLane::new(self.small_append_bytes);
@@ -478,12 +472,12 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
     ) -> BoxFuture<
         's,
         Result<
-            BoxStream<'s, Result<StreamAppendResult<TypeConfig<E>>, RPCError<TypeConfig<E>>>>,
-            RPCError<TypeConfig<E>>,
+            BoxStream<'s, Result<StreamAppendResult<TypeConfig<M>>, RPCError<TypeConfig<M>>>>,
+            RPCError<TypeConfig<M>>,
         >,
     >
     where
-        S: Stream<Item = AppendEntriesRequest<TypeConfig<E>>> + Unpin + 'static,
+        S: Stream<Item = AppendEntriesRequest<TypeConfig<M>>> + Unpin + 'static,
     {
         // A new commit index goes with the next entries, or with a heartbeat: the first of its own
         // stream.
@@ -526,7 +520,7 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
     }
 
     fn backoff(&self) -> Option<Backoff> {
-        let pause = match self.followers.has_lost(self.envelope.to) {
+        let pause = match self.progress.followers.has_lost(self.envelope.to) {
             true => LOST_RETRY_INTERVAL,
             false => RETRY_INTERVAL,
         };
@@ -535,43 +529,43 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
 
     async fn vote(
         &mut self,
-        rpc: VoteRequest<TypeConfig<E>>,
+        rpc: VoteRequest<TypeConfig<M>>,
         option: RPCOption,
-    ) -> Result<VoteResponse<TypeConfig<E>>, RPCError<TypeConfig<E>>> {
+    ) -> Result<VoteResponse<TypeConfig<M>>, RPCError<TypeConfig<M>>> {
         self.candidacy(rpc, Question::Vote, option).await
     }
 
     async fn pre_vote(
         &mut self,
-        rpc: VoteRequest<TypeConfig<E>>,
+        rpc: VoteRequest<TypeConfig<M>>,
         option: RPCOption,
-    ) -> Result<VoteResponse<TypeConfig<E>>, RPCError<TypeConfig<E>>> {
+    ) -> Result<VoteResponse<TypeConfig<M>>, RPCError<TypeConfig<M>>> {
         self.candidacy(rpc, Question::PreVote, option).await
     }
 
     async fn full_snapshot(
         &mut self,
-        vote: VoteOf<TypeConfig<E>>,
-        snapshot: SnapshotOf<TypeConfig<E>, SnapshotHandle<E>>,
+        vote: RaftVote,
+        snapshot: Snapshot<M>,
         cancel: impl Future<Output = ReplicationClosed> + 'static,
         option: RPCOption,
-    ) -> Result<SnapshotResponse<TypeConfig<E>>, StreamingError<TypeConfig<E>>> {
-        let SnapshotHandle::Own(replica, pin) = snapshot.snapshot else {
+    ) -> Result<SnapshotResponse<TypeConfig<M>>, StreamingError<TypeConfig<M>>> {
+        let SnapshotHandle::Own(machine, pin) = snapshot.snapshot else {
             let error = io::Error::other("a snapshot from elsewhere is not passed on");
-            return Err(unreachable::<E>(&error).into());
+            return Err(unreachable::<M>(&error).into());
         };
-        let vote = convert::vote::<E>(&vote);
+        let vote = convert::vote(&vote);
         pin.iter().for_each(|pin| pin.is_for(self.envelope.to));
         let sending = async {
             self.refuse_lost(vote, &option).await?;
-            self.send_snapshot(replica, vote, &option).await
+            self.send_snapshot(machine, vote, &option).await
         };
         pin_mut!(sending, cancel);
         match select(sending, cancel).await {
             Either::Left((sent, _)) => {
                 let sent = sent?;
                 pin.into_iter()
-                    .for_each(|pin| pin.taken_over(Now::<E>::now()));
+                    .for_each(|pin| pin.taken_over(Now::<M::Env>::now()));
                 Ok(sent)
             }
             Either::Right((closed, _)) => Err(closed.into()),
@@ -580,21 +574,21 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
 
     async fn transfer_leader(
         &mut self,
-        rpc: TransferLeaderRequest<TypeConfig<E>>,
+        rpc: TransferLeaderRequest<TypeConfig<M>>,
         option: RPCOption,
-    ) -> Result<TransferLeaderResponse<TypeConfig<E>>, RPCError<TypeConfig<E>>> {
+    ) -> Result<TransferLeaderResponse<TypeConfig<M>>, RPCError<TypeConfig<M>>> {
         // openraft calls this for every replica; the others learn it from the candidate's vote
         // request.
         if *rpc.to_node_id() != self.envelope.to {
             return Ok(Ok(()));
         }
         let question = Question::Transfer {
-            vote: convert::vote::<E>(rpc.from_leader()),
-            last: rpc.last_log_id().map(convert::log_id::<E>),
+            vote: convert::vote(rpc.from_leader()),
+            last: rpc.last_log_id().map(convert::log_id),
         };
         match self.ask(&question, &option).await? {
             Answer::Done => Ok(Ok(())),
-            _ => Err(wrong_answer::<E>().into()),
+            _ => Err(wrong_answer::<M>().into()),
         }
     }
 }

@@ -3,10 +3,11 @@
 
 use openraft::async_runtime::watch::WatchReceiver;
 
-use crate::env::{Env, Instant, Now};
+use crate::env::{Instant, Now};
 use crate::error::Fatal;
 use crate::mutant::{self, Mutant};
 use crate::raft::group::Group;
+use crate::raft::machine::Machine;
 use crate::raft::pins::Follower;
 use crate::types::ReplicaId;
 
@@ -24,7 +25,7 @@ pub struct Pinned {
     pub bytes: u64,
 }
 
-impl<E: Env> Group<E> {
+impl<M: Machine> Group<M> {
     /// Tells openraft how far the tree is durable: up to there the log may be purged.
     ///
     /// # Errors
@@ -101,7 +102,7 @@ impl<E: Env> Group<E> {
         near: u64,
         follower: impl Fn(ReplicaId) -> Option<Follower>,
     ) -> u64 {
-        let after = self.pins.kept_after(near, Now::<E>::now(), follower);
+        let after = self.pins.kept_after(near, Now::<M::Env>::now(), follower);
         let Some(after) = after.filter(|_| !mutant::is(Mutant::SnapshotPinsNoLog)) else {
             return up_to;
         };

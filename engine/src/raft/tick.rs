@@ -5,8 +5,9 @@ use openraft::async_runtime::watch::WatchReceiver;
 
 use crate::env::{Env, Instant, Now};
 use crate::error::Fatal;
-use crate::raft::group::{Group, Role};
-use crate::range::replica::Replica;
+use crate::raft::group::Group;
+use crate::raft::machine::Machine;
+use crate::raft::role::Role;
 use crate::types::ReplicaId;
 
 /// What the shard's driver passes to each group that it looks at.
@@ -19,26 +20,29 @@ pub struct Tick<'a, E: Env> {
     pub random: &'a dyn Fn() -> u64,
 }
 
-impl<E: Env> Group<E> {
+impl<M: Machine> Group<M> {
     /// Does what is due, when the shard's driver looks at this group.
     ///
     /// # Errors
     /// The group has stopped.
-    pub async fn tick(&self, tick: &Tick<'_, E>, replica: &Replica<E>) -> Result<(), Fatal> {
+    pub async fn tick(&self, tick: &Tick<'_, M::Env>, machine: &M) -> Result<(), Fatal> {
         if self.retired.get() {
             return Ok(());
         }
-        if self.alone.get() && self.role.get() == Role::Leader && self.members.get() <= 1 {
+        if self.standing.alone.get()
+            && self.standing.role.get() == Role::Leader
+            && self.standing.members.get() <= 1
+        {
             self.timers.sleep(tick.now);
             return Ok(());
         }
-        match self.role.get() {
+        match self.standing.role.get() {
             // If the other does not take the lead, the followers elect somebody once they hear
             // nothing.
             Role::Leader if self.has_transferred() => {}
             Role::Leader => {
-                let applied = replica.with_state(|state| state.applied.map_or(0, |id| id.index));
-                let quiet = self.timers.is_quiet(tick.now, applied) && replica.proposer.is_idle();
+                let applied = machine.applied().map_or(0, |id| id.index);
+                let quiet = self.timers.is_quiet(tick.now, applied) && machine.is_idle();
                 let beats = self.timers.heartbeat_is_due(tick.now);
                 // A quiet leader sends heartbeats until every replica within reach has every entry.
                 match quiet {
@@ -67,9 +71,9 @@ impl<E: Env> Group<E> {
 
     /// Whether no majority of the range has been reached for a while, as far as this replica can
     /// tell.
-    pub fn lacks_quorum(&self, now: Now<E>) -> bool {
-        match self.role.get() {
-            Role::Leader if self.alone.get() => false,
+    pub fn lacks_quorum(&self, now: Now<M::Env>) -> bool {
+        match self.standing.role.get() {
+            Role::Leader if self.standing.alone.get() => false,
             Role::Leader => self.timers.is_left(now, self.quorum_at()),
             Role::Voter => self.timers.is_without_leader(now),
             Role::Learner => false,
@@ -77,7 +81,7 @@ impl<E: Env> Group<E> {
     }
 
     /// Whether all replicas within reach have every entry, and all is applied here.
-    fn may_sleep(&self, tick: &Tick<'_, E>) -> bool {
+    fn may_sleep(&self, tick: &Tick<'_, M::Env>) -> bool {
         let metrics = self.metrics.borrow_watched();
         let last = metrics.last_log_index;
         metrics.last_applied.as_ref().map(|id| id.index) == last
@@ -88,11 +92,11 @@ impl<E: Env> Group<E> {
 
     /// Wakes the group up, so that its heartbeats go on.
     pub fn stay_awake(&self) {
-        self.timers.work(Now::<E>::now());
+        self.timers.work(Now::<M::Env>::now());
     }
 
     /// Whether the driver must look at the group now.
-    pub fn is_due(&self, now: Now<E>) -> bool {
+    pub fn is_due(&self, now: Now<M::Env>) -> bool {
         match self.role() {
             Role::Leader => self.timers.look_is_due(now),
             Role::Voter | Role::Learner => !self.timers.has_heard(now),
@@ -100,12 +104,12 @@ impl<E: Env> Group<E> {
     }
 
     /// Notes that the leader's shard names it the leader of this replica's term.
-    pub fn hear(&self, at: Now<E>) {
+    pub fn hear(&self, at: Now<M::Env>) {
         self.timers.hear(at);
     }
 
     /// Whether this replica has heard of a leader within the last lease.
-    pub fn has_heard(&self, now: Now<E>) -> bool {
+    pub fn has_heard(&self, now: Now<M::Env>) -> bool {
         self.timers.has_heard(now)
     }
 }

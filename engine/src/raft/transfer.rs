@@ -8,16 +8,15 @@
 
 use openraft::raft::TransferLeaderRequest;
 
-use crate::env::Env;
 use crate::error::Fatal;
 use crate::raft::convert;
 use crate::raft::group::Group;
+use crate::raft::machine::Machine;
 use crate::raft::message::Answer;
-use crate::range::command::{self, Entry};
 use crate::types::ReplicaId;
 use crate::wal::{LogId, Vote};
 
-impl<E: Env> Group<E> {
+impl<M: Machine> Group<M> {
     /// The other voters, those with the shortest lag first.
     pub fn transfer_targets(&self) -> Vec<ReplicaId> {
         let voters = self.known_membership().voters.into_iter();
@@ -36,8 +35,7 @@ impl<E: Env> Group<E> {
     /// The group has stopped.
     pub async fn transfer_to(&self, to: ReplicaId) -> Result<(), Fatal> {
         self.renew_lease().await?;
-        let nothing = command::encode(&Entry::default(), 0)?;
-        self.propose(nothing, |_| ()).await?;
+        self.propose(M::empty_entry()?, |_| ()).await?;
         self.transferred.set(self.term());
         self.told(self.raft.trigger().transfer_leader(to).await)
     }
@@ -52,8 +50,8 @@ impl<E: Env> Group<E> {
         if self.leaves.get() {
             return Answer::Refused;
         }
-        let vote = convert::raft_vote::<E>(vote);
-        let last = last.map(convert::raft_log_id::<E>);
+        let vote = convert::raft_vote(vote);
+        let last = last.map(convert::raft_log_id);
         let request = TransferLeaderRequest::new(vote, self.replica, last);
         match self.raft.handle_transfer_leader(request).await {
             Ok(Ok(())) => Answer::Done,

@@ -1,22 +1,37 @@
 //! The bundle of types with which openraft is instantiated.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::marker::PhantomData;
 
-use openraft::impls::{BoxedErrorSource, InlineBatch, Vote, leader_id_adv::LeaderId};
+use openraft::impls::leader_id_adv::LeaderId;
+use openraft::impls::{BoxedErrorSource, InlineBatch};
 use openraft::raft::responder::Responder;
 use openraft::{EntryPayload, RaftTypeConfig};
 
-use crate::env::Env;
-use crate::range::apply::Applied;
+use crate::raft::machine::{Machine, RuntimeOf};
 use crate::types::{Location, ReplicaId};
 use crate::wal::Body;
 
-/// openraft's types for one environment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TypeConfig<E>(PhantomData<E>);
+/// A term and its leader.
+pub type Leader = LeaderId<u64, ReplicaId>;
+/// openraft's log id.
+pub type RaftLogId = openraft::LogId<Leader>;
+/// openraft's vote.
+pub type RaftVote = openraft::impls::Vote<Leader>;
+/// What openraft's entry holds.
+type RaftPayload = EntryPayload<Commands, ReplicaId, Location>;
+/// openraft's entry.
+pub type RaftEntry = openraft::impls::Entry<Leader, RaftPayload>;
+/// openraft's membership and the entry that set it.
+pub type RaftMembership = openraft::StoredMembership<Leader, ReplicaId, Location>;
+/// openraft's description of a snapshot.
+pub type SnapshotMeta = openraft::SnapshotMeta<Leader, ReplicaId, Location>;
 
-/// A batch of encoded commands; see [`crate::range::command`].
+/// openraft's types for one kind of state machine. It has one value.
+pub struct TypeConfig<M>(PhantomData<M>);
+
+/// A batch of encoded commands, which the state machine understands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Commands(pub Body);
 
@@ -32,10 +47,6 @@ impl From<u64> for ReplicaId {
         ReplicaId(id)
     }
 }
-
-/// The results of applying one entry, one for each command.
-#[derive(Debug, Default)]
-pub struct EntryResults(pub Vec<Applied>);
 
 /// Calls back with the result of a proposal, on the shard's thread, with no task in between.
 pub struct CallbackResponder<T>(Box<dyn FnOnce(T)>);
@@ -53,17 +64,17 @@ impl<C: RaftTypeConfig, T: 'static> Responder<C, T> for CallbackResponder<T> {
     }
 }
 
-impl<E: Env> RaftTypeConfig for TypeConfig<E> {
+impl<M: Machine> RaftTypeConfig for TypeConfig<M> {
     type D = Commands;
-    type R = EntryResults;
+    type R = M::Results;
     type NodeId = ReplicaId;
     type Node = Location;
     type Term = u64;
-    type LeaderId = LeaderId<u64, ReplicaId>;
-    type Vote = Vote<Self::LeaderId>;
-    type Payload = EntryPayload<Commands, ReplicaId, Location>;
-    type Entry = openraft::impls::Entry<LeaderId<u64, ReplicaId>, Self::Payload>;
-    type AsyncRuntime = E::Runtime;
+    type LeaderId = Leader;
+    type Vote = RaftVote;
+    type Payload = RaftPayload;
+    type Entry = RaftEntry;
+    type AsyncRuntime = RuntimeOf<M>;
     type Responder<T>
         = CallbackResponder<T>
     where
@@ -73,4 +84,46 @@ impl<E: Env> RaftTypeConfig for TypeConfig<E> {
     where
         T: 'static;
     type ErrorSource = BoxedErrorSource;
+}
+
+// openraft asks these of its types. Deriving them would ask them of the state machine.
+
+impl<M> Clone for TypeConfig<M> {
+    fn clone(&self) -> TypeConfig<M> {
+        *self
+    }
+}
+
+impl<M> Copy for TypeConfig<M> {}
+
+impl<M> fmt::Debug for TypeConfig<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TypeConfig")
+    }
+}
+
+impl<M> Default for TypeConfig<M> {
+    fn default() -> TypeConfig<M> {
+        TypeConfig(PhantomData)
+    }
+}
+
+impl<M> PartialEq for TypeConfig<M> {
+    fn eq(&self, other: &TypeConfig<M>) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl<M> Eq for TypeConfig<M> {}
+
+impl<M> PartialOrd for TypeConfig<M> {
+    fn partial_cmp(&self, other: &TypeConfig<M>) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<M> Ord for TypeConfig<M> {
+    fn cmp(&self, other: &TypeConfig<M>) -> Ordering {
+        self.0.cmp(&other.0)
+    }
 }

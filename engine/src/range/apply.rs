@@ -14,10 +14,11 @@ use std::borrow::Cow;
 use crate::error::Fatal;
 use crate::lsm::LsmError;
 use crate::mutant::{self, Mutant};
-use crate::raft;
+use crate::raft::{self, AppliedMembership};
 use crate::range::command::{self, ArchivedAction, ArchivedEntry, ArchivedRangeOrder};
+use crate::range::format;
 use crate::range::sessions::Verdict;
-use crate::range::state::{AppliedMembership, RangeState};
+use crate::range::state::RangeState;
 use crate::request::{
     ArchivedBatch, ArchivedChange, ArchivedExpected, ArchivedMutation, Outcome, SessionPair,
 };
@@ -96,7 +97,7 @@ pub fn apply(
             };
         }
         Payload::Commands(bytes) => {
-            let current = command::current(bytes)?;
+            let current = format::current(bytes)?;
             step = apply_commands(state, rows, command::access(&current)?)?;
         }
     }

@@ -4,14 +4,12 @@
 //! [format](FORMAT). The archive borrows keys and values from the requests when it is written, and
 //! is never deserialised: apply walks [`ArchivedEntry`]. What it holds is checked each time it is
 //! read (rkyv's `bytecheck`), so a damaged entry is an error. Entries of the first format, which
-//! older logs hold, are written anew when they are read ([`super::command_v1`]).
+//! older logs hold, are written anew when they are read ([`super::format`]).
 
 #![allow(
     missing_docs,
     reason = "what rkyv derives for enums has fields without docs"
 )]
-
-use std::borrow::Cow;
 
 use bytes::Bytes;
 use rkyv::rancor;
@@ -19,7 +17,6 @@ use rkyv::util::AlignedVec;
 use rkyv::with::Inline;
 
 use crate::error::Fatal;
-use crate::range::command_v1;
 use crate::request::{ArchivedChange, ArchivedSessionPair, Batch, SessionPair};
 use crate::types::{Epoch, Timestamp};
 use crate::wal::Body;
@@ -116,22 +113,7 @@ fn archive(entry: &Entry<'_>, len: usize) -> Result<AlignedVec, Fatal> {
     Ok(bytes)
 }
 
-/// The bytes of an entry in today's format: those given, or those of an older entry written anew.
-///
-/// # Errors
-/// The bytes are no entry of any known format.
-pub fn current(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Fatal> {
-    match bytes.last() {
-        Some(&FORMAT) => Ok(Cow::Borrowed(bytes)),
-        Some(0) => command_v1::convert(bytes).map(Cow::Owned),
-        Some(other) => Err(Fatal::Inconsistent(format!(
-            "a log entry has format {other}; this release reads formats 1 and {FORMAT}"
-        ))),
-        None => Err(Fatal::Inconsistent("a log entry is empty".to_owned())),
-    }
-}
-
-/// Reads an entry of today's format in place; [`current`] gives its bytes.
+/// Reads an entry of today's format in place; [`super::format::current`] gives its bytes.
 ///
 /// # Errors
 /// The bytes are no entry.

@@ -199,6 +199,7 @@ impl From<PairV1> for SessionPair {
 mod tests {
     use super::*;
     use crate::range::command::{ArchivedAction, ArchivedRangeOrder};
+    use crate::range::format;
 
     const PAIR: PairV1 = PairV1 {
         client: 1 << 90,
@@ -226,7 +227,7 @@ mod tests {
             commands: (100..).zip(actions).map(command).collect(),
         };
         let old = rkyv::to_bytes::<rancor::Error>(&entry).expect("encodes");
-        command::current(&old).expect("is converted").into_owned()
+        format::current(&old).expect("is converted").into_owned()
     }
 
     fn batch_of(action: ActionV1) -> Batch {
@@ -325,8 +326,8 @@ mod tests {
     #[test]
     fn the_formats_cannot_be_taken_for_each_other() {
         assert!((crate::limits::ENTRY_COMMANDS_MAX as u32).to_le_bytes()[3] == 0);
-        assert!(command::current(&[7, 7, 9]).is_err());
-        assert!(command::current(&[]).is_err());
+        assert!(format::current(&[7, 7, 9]).is_err());
+        assert!(format::current(&[]).is_err());
         let new = convert_all(vec![ActionV1::Nothing]);
         assert_eq!(new.last(), Some(&command::FORMAT));
     }

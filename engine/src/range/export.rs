@@ -18,6 +18,7 @@ use crate::error::Fatal;
 use crate::limits::SESSION_ROWS_PER_TURN;
 use crate::lsm::{LsmError, keys};
 use crate::mutant::{self, Mutant};
+use crate::raft::{SnapshotReader, SnapshotRow};
 use crate::range::replica::Replica;
 use crate::range::sessions::{SessionExport, SessionRow};
 use crate::types::{DataId, Timestamp};
@@ -26,23 +27,12 @@ use crate::wal::LogId;
 /// About how many bytes of rows one part has.
 const PART_LEN: usize = 256 << 10;
 
-/// A version of a row, as it travels in a snapshot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExportedRow {
-    /// The row's key, without the data id in front.
-    pub key: Bytes,
-    /// The timestamp of the version.
-    pub version: Timestamp,
-    /// The value; `None`: a delete mark.
-    pub value: Option<Bytes>,
-}
-
 /// A snapshot that is being read and sent.
 pub struct Export<E: Env> {
     replica: Rc<Replica<E>>,
     data_id: DataId,
     /// The last entry that the snapshot covers.
-    pub last: LogId,
+    last: LogId,
     /// The timestamp of the moment that it shows.
     at: Timestamp,
     /// The encoded state as of that moment.
@@ -50,7 +40,7 @@ pub struct Export<E: Env> {
     /// The session table as of that moment; `None` once all of it is read.
     sessions: Option<SessionExport>,
     /// Rows that were read and not yet sent.
-    read: VecDeque<ExportedRow>,
+    read: VecDeque<SnapshotRow>,
     /// The key from which users' rows are still to be read; `None` after the last.
     next: Option<Vec<u8>>,
     /// The first key after the users' rows of the range.
@@ -93,44 +83,6 @@ impl<E: Env> Export<E> {
         })
     }
 
-    /// The encoded state as of the beginning.
-    pub fn state(&self) -> Bytes {
-        Bytes::copy_from_slice(&self.state)
-    }
-
-    /// The collection threshold as of now.
-    pub fn gc_threshold(&self) -> Timestamp {
-        self.replica.with_state(|state| state.gc_threshold)
-    }
-
-    /// The next rows; the versions of a key come in rising order. Empty at the end.
-    ///
-    /// # Errors
-    /// The tree cannot be read, or the replica has itself installed a snapshot.
-    pub fn next_part(&mut self) -> Result<Vec<ExportedRow>, Fatal> {
-        if self.replica.data_id() != self.data_id {
-            return Err(self.failed("the replica took over a snapshot itself"));
-        }
-        while self.read.is_empty()
-            && let Some(sessions) = self.sessions.take()
-        {
-            self.sessions = self.read_sessions(sessions)?;
-        }
-        while self.read.is_empty()
-            && let Some(from) = self.next.take()
-        {
-            self.next = self.read_users(&from)?;
-        }
-        let (mut rows, mut len) = (Vec::new(), 0);
-        while len < PART_LEN
-            && let Some(row) = self.read.pop_front()
-        {
-            len += row.len();
-            rows.push(row);
-        }
-        Ok(rows)
-    }
-
     /// Reads some rows of the session table; gives the export if there may be more.
     fn read_sessions(&mut self, export: SessionExport) -> Result<Option<SessionExport>, Fatal> {
         let rows = self.replica.with_state(|state| {
@@ -158,9 +110,9 @@ impl<E: Env> Export<E> {
         self.replica.store.scan(bounds, self.at, |scan| {
             let mut len = 0;
             // The versions of one key come newest first; they leave oldest first.
-            let mut versions: Vec<ExportedRow> = Vec::new();
+            let mut versions: Vec<SnapshotRow> = Vec::new();
             loop {
-                let next = scan.next_version(|key, version, value| ExportedRow {
+                let next = scan.next_version(|key, version, value| SnapshotRow {
                     key: Bytes::copy_from_slice(keys::after_data_id(key).unwrap_or_default()),
                     version,
                     value: value.map(Bytes::copy_from_slice),
@@ -178,10 +130,48 @@ impl<E: Env> Export<E> {
                     keys::with_data_id(data_id, &next.key, &mut key);
                     return Ok(Some(key));
                 }
-                len += next.len();
+                len += row_len(&next);
                 versions.push(next);
             }
         })
+    }
+}
+
+impl<E: Env> SnapshotReader for Export<E> {
+    fn last(&self) -> LogId {
+        self.last
+    }
+
+    fn next_part(&mut self) -> Result<Vec<SnapshotRow>, Fatal> {
+        if self.replica.data_id() != self.data_id {
+            return Err(self.failed("the replica took over a snapshot itself"));
+        }
+        while self.read.is_empty()
+            && let Some(sessions) = self.sessions.take()
+        {
+            self.sessions = self.read_sessions(sessions)?;
+        }
+        while self.read.is_empty()
+            && let Some(from) = self.next.take()
+        {
+            self.next = self.read_users(&from)?;
+        }
+        let (mut rows, mut len) = (Vec::new(), 0);
+        while len < PART_LEN
+            && let Some(row) = self.read.pop_front()
+        {
+            len += row_len(&row);
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    fn state(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.state)
+    }
+
+    fn gc_threshold(&self) -> Timestamp {
+        self.replica.with_state(|state| state.gc_threshold)
     }
 }
 
@@ -218,15 +208,13 @@ impl<E: Env> Drop for Export<E> {
     }
 }
 
-impl ExportedRow {
-    /// Length of key and value in bytes.
-    fn len(&self) -> usize {
-        self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
-    }
+/// Length of key and value in bytes.
+fn row_len(row: &SnapshotRow) -> usize {
+    row.key.len() + row.value.as_ref().map_or(0, Bytes::len)
 }
 
 /// A row of the session table as it travels in a snapshot.
-fn session_row(row: SessionRow, version: Timestamp) -> Option<ExportedRow> {
+fn session_row(row: SessionRow, version: Timestamp) -> Option<SnapshotRow> {
     let mut key = Vec::new();
     // The receiver gives the rows its own data id.
     let any = DataId(0);
@@ -250,7 +238,7 @@ fn session_row(row: SessionRow, version: Timestamp) -> Option<ExportedRow> {
             saved?.encode().ok()?
         }
     };
-    Some(ExportedRow {
+    Some(SnapshotRow {
         key: Bytes::copy_from_slice(keys::after_data_id(&key)?),
         version,
         value: Some(value.into()),

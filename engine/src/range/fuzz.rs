@@ -4,6 +4,7 @@ use bytes::Bytes;
 use rangedb_fuzz::fuzz;
 
 use crate::range::command::{self, Action, Command, Entry, RangeOrder};
+use crate::range::format;
 use crate::range::session_row::{ClientMarks, SavedPair};
 use crate::range::state::RangeState;
 use crate::range::{Descriptor, Keyspace, ReplicaPlace};
@@ -96,7 +97,7 @@ fn entries() {
     let corpus = corpus.map(|entry| command::encode(&entry, 0).expect("bytes").to_vec());
     fuzz("entries", &corpus, |bytes, meter| {
         let read = || {
-            let current = command::current(bytes)?;
+            let current = format::current(bytes)?;
             command::access(&current).map(drop)
         };
         meter.decode(read).is_ok()

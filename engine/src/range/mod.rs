@@ -8,9 +8,13 @@ mod descriptor;
 pub mod digest;
 mod digesting;
 pub mod export;
+pub mod format;
 #[cfg(test)]
 mod fuzz;
+pub mod leadership;
+pub mod machine;
 pub mod observer;
+pub mod propose;
 pub mod proposer;
 pub mod recovery;
 pub mod replica;
@@ -20,6 +24,8 @@ mod session_row;
 pub mod sessions;
 pub mod sink;
 pub mod state;
+pub mod timestamps;
 
 pub use crate::types::{ReplicaPlace, Route};
 pub use descriptor::{Descriptor, Keyspace};
+pub use machine::RaftGroup;

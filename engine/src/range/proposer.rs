@@ -1,5 +1,5 @@
-//! The proposer: a leader's queue of writes before Raft. It gathers them, gives them timestamps and
-//! proposes them.
+//! The proposer: a leader's queue of writes before Raft. It gathers them into entries, which the task
+//! in [`super::propose`] gives timestamps and proposes.
 //!
 //! Writes that arrive while an entry is in flight wait and go into the next one, because an entry
 //! costs Raft the same whether it holds one command or four thousand. Only when the last entry has
@@ -18,25 +18,20 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use openraft::errors::{ClientWriteError, ForwardReason};
-
-use crate::env::{AsyncRuntime, Env, Instant, Now};
-use crate::error::{Error, Fatal, Fate};
+use crate::env::Instant;
+use crate::error::{Error, Fate};
 use crate::limits::{
     ENTRIES_IN_FLIGHT_MAX, ENTRY_COMMANDS_MAX, PROPOSAL_BYTES_WAITING_MAX, PROPOSALS_WAITING_MAX,
 };
 use crate::mutant::{self, Mutant};
 use crate::notify::Notify;
-use crate::raft::{ProposalResult, RaftGroup, TICK};
-use crate::range::apply::Applied;
-use crate::range::command::{self, Action, COMMAND_OVERHEAD, Command, Entry, RangeOrder};
-use crate::range::replica::Replica;
+use crate::raft::TICK;
+use crate::range::command::{self, Action, COMMAND_OVERHEAD, RangeOrder};
 use crate::range::sink::WriteSink;
-use crate::request::{Batch, Outcome, SessionPair};
+use crate::request::{Batch, SessionPair};
 use crate::tree::budget::WriteBudget;
 use crate::tree::departures::{Departures, Gathering};
-use crate::types::{Epoch, Timestamp};
-use crate::wal::Body;
+use crate::types::Epoch;
 
 /// How long an entry is in flight before the next one departs beside it. Several times as long as a
 /// round trip between neighbouring nodes.
@@ -47,24 +42,20 @@ const GATHER_MAX: Duration = Duration::from_millis(2);
 const GATHERED_LEN: usize = 256 << 10;
 /// When a client that found the queue full should try again, in milliseconds.
 const RETRY_WHEN_FULL_MS: u32 = 10;
-/// How long a proposer waits before it tries again after openraft's own lease ran out.
-const LEASE_RETRY: Duration = Duration::from_millis(10);
 /// An entry in flight for longer than this may miss the deadlines of its writes.
 const LATE_AFTER: Duration = Duration::from_millis(20);
 /// A write is answered by its deadline: at the driver's last look before it.
 const ANSWER_AHEAD: Duration = TICK;
-/// The pause before each entry when the tree is as far behind as it may be; shorter before that.
-const THROTTLE_MAX: Duration = Duration::from_millis(20);
 
 /// A command that waits to be put into an entry.
 pub struct Proposal<T: Instant> {
-    kind: ProposalKind,
-    epoch: Epoch,
+    pub(super) kind: ProposalKind,
+    pub(super) epoch: Epoch,
     deadline: Option<T>,
-    sink: Rc<dyn WriteSink>,
-    token: u64,
+    pub(super) sink: Rc<dyn WriteSink>,
+    pub(super) token: u64,
     /// The bytes that it takes in an entry, at most.
-    len_max: usize,
+    pub(super) len_max: usize,
 }
 
 impl<T: Instant> Proposal<T> {
@@ -117,7 +108,7 @@ impl ProposalKind {
         }
     }
 
-    fn action(&self) -> Action<'_> {
+    pub(super) fn action(&self) -> Action<'_> {
         match self {
             ProposalKind::Write(batch, pair) => Action::Write { pair: *pair, batch },
             ProposalKind::Order(order) => Action::Order(*order),
@@ -145,15 +136,16 @@ pub struct Proposer<T: Instant> {
     in_flight: RefCell<Vec<Flight<T>>>,
     departed: Cell<u64>,
     /// The departures of the whole shard.
-    departures: Rc<Departures<T>>,
+    pub(super) departures: Rc<Departures<T>>,
     /// What the next entry waits for.
     gathering: Rc<Gathering<T>>,
     /// Whether an entry has arrived after the last departure.
     has_arrived: Cell<bool>,
-    paused: Cell<bool>,
+    /// Whether nothing may be proposed for a moment.
+    pub(super) paused: Cell<bool>,
     closed: Cell<bool>,
     /// Notified when the proposer may have something to do.
-    news: Notify,
+    pub(super) news: Notify,
 }
 
 impl<T: Instant> Proposer<T> {
@@ -286,27 +278,27 @@ impl<T: Instant> Proposer<T> {
     }
 
     /// Waits until an entry can be built. `false`: the queue is closed.
-    async fn ready(&self) -> bool {
+    pub(super) async fn ready(&self) -> bool {
         let may_go_on = || self.closed.get() || self.may_propose();
         self.news.until(may_go_on).await;
         !self.closed.get()
     }
 
     /// Until when the next entry must wait for more writes, if at all.
-    fn gathers_until(&self) -> Option<T> {
+    pub(super) fn gathers_until(&self) -> Option<T> {
         let gathers = self.has_arrived.take() && !self.has_gathered();
         gathers.then(|| self.gathering.until())
     }
 
     /// Whether all writes that are waited for are there, or enough bytes for an entry.
-    fn has_gathered(&self) -> bool {
+    pub(super) fn has_gathered(&self) -> bool {
         let enough = self.bytes_waiting.get() >= GATHERED_LEN;
         enough || self.closed.get() || self.departures.are_all_there()
     }
 
     /// Takes from the queue what fits into one entry of this length. Answers those past their
     /// deadline.
-    fn gather(&self, len_max: usize) -> Vec<Proposal<T>> {
+    pub(super) fn gather(&self, len_max: usize) -> Vec<Proposal<T>> {
         let mut gathered = Vec::new();
         let mut len = 0;
         // Apply is synchronous: what one entry has it read is bounded, too.
@@ -351,7 +343,7 @@ impl<T: Instant> Proposer<T> {
     }
 
     /// Notes that an entry departs; gives its number.
-    fn depart(&self, proposals: Vec<Proposal<T>>) -> u64 {
+    pub(super) fn depart(&self, proposals: Vec<Proposal<T>>) -> u64 {
         let number = self.departed.get();
         self.departed.set(number + 1);
         self.departures.depart(&self.gathering);
@@ -367,7 +359,7 @@ impl<T: Instant> Proposer<T> {
     }
 
     /// Notes that an entry has arrived; gives its proposals, without those that were given up.
-    fn arrive(&self, number: u64) -> Vec<Option<Proposal<T>>> {
+    pub(super) fn arrive(&self, number: u64) -> Vec<Option<Proposal<T>>> {
         let mut in_flight = self.in_flight.borrow_mut();
         let at = in_flight.iter().position(|flight| flight.number == number);
         let Some(at) = at else { return Vec::new() };
@@ -433,7 +425,7 @@ impl<T: Instant> Proposer<T> {
 
     /// Puts writes that were proposed but not applied back at the head of the queue; refuses them
     /// if it was closed meanwhile.
-    pub fn give_back(&self, proposals: impl DoubleEndedIterator<Item = Proposal<T>>) {
+    pub(super) fn give_back(&self, proposals: impl DoubleEndedIterator<Item = Proposal<T>>) {
         let mut waiting = self.waiting.borrow_mut();
         for proposal in proposals.rev() {
             self.counted(&proposal);
@@ -446,147 +438,11 @@ impl<T: Instant> Proposer<T> {
     }
 }
 
-/// The proposer's task: runs until the queue is closed.
-///
-/// # Errors
-/// The group has failed, and the process must end.
-pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<(), Fatal> {
-    let proposer = &replica.proposer;
-    let len_max = replica.store.entry_len_max();
-    while proposer.ready().await {
-        if let Some(until) = proposer.gathers_until() {
-            // Writes that come after that go into the entry after this one.
-            let departures = &proposer.departures;
-            let departed = departures.departed();
-            let may_depart = || proposer.has_gathered() || departures.departed() != departed;
-            let news = departures.news.until(may_depart);
-            let _ = E::Runtime::timeout_at(until, news).await;
-        }
-        if proposer.paused.get() {
-            continue;
-        }
-        // The further the tree is behind with flushes and compactions, the longer the pause.
-        let pressure = replica.store.pressure();
-        if pressure > 0.0 {
-            E::Runtime::sleep(THROTTLE_MAX.mul_f32(pressure * pressure)).await;
-        }
-        replica.store.room_in_log().await;
-        // Checked after the waits above: another may have taken the lead meanwhile.
-        if replica.leading().is_none() {
-            proposer.refuse_all(&Error::NotLeader(Some(Box::new(replica.route()))));
-            continue;
-        }
-        raft.renew_lease().await?;
-        let proposals = proposer.gather(len_max);
-        if proposals.is_empty() {
-            continue;
-        }
-        let bytes = encode(&replica, &proposals)?;
-        let number = proposer.depart(proposals);
-        let owner = replica.clone();
-        raft.propose(bytes, move |result| finished(&owner, number, result))
-            .await?;
-    }
-    Ok(())
-}
-
-fn encode<E: Env>(replica: &Replica<E>, proposals: &[Proposal<Now<E>>]) -> Result<Body, Fatal> {
-    let first = replica.take_timestamps(proposals.len() as u64);
-    let commands: Vec<Command<'_>> = proposals
-        .iter()
-        .zip(first.0..)
-        .map(|(proposal, timestamp)| Command {
-            timestamp,
-            epoch: proposal.epoch,
-            action: proposal.kind.action(),
-        })
-        .collect();
-    let last = Timestamp(first.0 + proposals.len() as u64 - 1);
-    let ceiling = replica.ceiling(last);
-    let entry = Entry {
-        ceiling: ceiling.0,
-        commands,
-    };
-    let len_max = proposals.iter().map(|proposal| proposal.len_max).sum();
-    command::encode(&entry, len_max)
-}
-
-/// Answers the proposals of an entry; openraft calls it when the entry was applied or refused.
-fn finished<E: Env>(replica: &Rc<Replica<E>>, number: u64, result: ProposalResult<E>) {
-    let proposer = &replica.proposer;
-    let proposals = proposer.arrive(number);
-    match result {
-        Ok(response) => answer(replica, proposals, response.data.0),
-        Err(ClientWriteError::ForwardToLeader(forward)) => {
-            if forward.reason == ForwardReason::LeaseExpired {
-                proposer.give_back(proposals.into_iter().flatten());
-                pause(replica.clone());
-            } else {
-                let error = Error::NotLeader(Some(Box::new(replica.route())));
-                complete_all(proposals, &error);
-            }
-        }
-        Err(_) => complete_all(
-            proposals,
-            &Error::unknown("the entry was overwritten or refused"),
-        ),
-    }
-    proposer.wake();
-}
-
-fn complete_all<T: Instant>(proposals: Vec<Option<Proposal<T>>>, error: &Error) {
+/// Answers the proposals of an entry that are not answered yet.
+pub(super) fn complete_all<T: Instant>(proposals: Vec<Option<Proposal<T>>>, error: &Error) {
     for proposal in proposals.into_iter().flatten() {
         proposal.sink.complete(proposal.token, Err(error.clone()));
     }
-}
-
-fn answer<E: Env>(
-    replica: &Replica<E>,
-    proposals: Vec<Option<Proposal<Now<E>>>>,
-    applied: Vec<Applied>,
-) {
-    assert_eq!(
-        proposals.len(),
-        applied.len(),
-        "apply gives a result for each command"
-    );
-    let mut again = Vec::new();
-    for (proposal, applied) in proposals.into_iter().zip(applied) {
-        // This one was given up: it is answered already.
-        let Some(proposal) = proposal else { continue };
-        match applied {
-            Applied::Repropose => again.push(proposal),
-            Applied::Outcome(outcome) => {
-                proposal
-                    .sink
-                    .complete(proposal.token, as_result(replica, outcome));
-            }
-        }
-    }
-    replica.proposer.give_back(again.into_iter());
-}
-
-fn as_result<E: Env>(replica: &Replica<E>, outcome: Outcome) -> Result<Outcome, Error> {
-    match outcome {
-        Outcome::Moved => Err(Error::Moved(Some(Box::new(replica.route())))),
-        Outcome::SessionExpired => Err(Error::SessionExpired),
-        Outcome::NotANumber => Err(Error::NotANumber),
-        Outcome::NumberOverflow => Err(Error::NumberOverflow),
-        Outcome::Done { .. }
-        | Outcome::Number { .. }
-        | Outcome::Numbers { .. }
-        | Outcome::ConditionFailed { .. } => Ok(outcome),
-    }
-}
-
-/// Proposes nothing for a moment, in which openraft's lease can be renewed.
-fn pause<E: Env>(replica: Rc<Replica<E>>) {
-    replica.proposer.paused.set(true);
-    drop(E::Runtime::spawn(async move {
-        E::Runtime::sleep(LEASE_RETRY).await;
-        replica.proposer.paused.set(false);
-        replica.proposer.wake();
-    }));
 }
 
 #[cfg(test)]

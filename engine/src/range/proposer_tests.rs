@@ -4,7 +4,8 @@ use std::time::Instant as StdInstant;
 
 use super::*;
 use crate::limits::BATCH_LEN_MAX;
-use crate::types::{Blob, ClientId};
+use crate::request::Outcome;
+use crate::types::{Blob, ClientId, Timestamp};
 
 const EPOCH: Epoch = Epoch {
     version: 1,

@@ -2,49 +2,28 @@
 //!
 //! Lives on the shard's thread. The state changes in [`Replica::apply`] alone, which is
 //! synchronous.
-//!
-//! Whether this replica leads is known from the log: from the moment it has applied its own blank
-//! entry, in a term newer than any seen when the process started, as long as openraft says so. The
-//! floor and the terms of an earlier process are lost: a term before the start never serves again.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use crate::env::{Clock, Env, Now};
+use crate::env::{Env, Now};
 use crate::error::{Error, Fatal, Fate};
 use crate::hlc::Hlc;
-use crate::limits::LEASE_MS;
 use crate::lsm::LsmError;
 use crate::mutant::{self, Mutant};
-use crate::notify::Notify;
+use crate::raft::AppliedState;
 use crate::range::apply::{self, Applied, Effect, Rows};
 use crate::range::digest::Digesting;
+use crate::range::leadership::{Leadership, Leading};
 use crate::range::observer::ApplyObservers;
 use crate::range::proposer::Proposer;
-use crate::range::state::{AppliedMembership, RangeState};
+use crate::range::state::RangeState;
+use crate::range::timestamps::Timestamps;
 use crate::range::{Keyspace, Route};
 use crate::request::Target;
 use crate::tree::Store;
 use crate::types::{DataId, Location, ReplicaId, Timestamp};
-use crate::wal::{Group, LogEntry, LogId, Payload};
-
-/// The leadership of this replica in one term.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Leading {
-    /// The term.
-    pub term: u64,
-    /// The index of the term's first entry, which is applied here.
-    pub first_index: u64,
-}
-
-/// How far a replica's state is durable in the tree.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Durable {
-    /// The last entry that is covered.
-    pub applied: Option<LogId>,
-    /// The membership at that entry.
-    pub membership: AppliedMembership,
-}
+use crate::wal::{Group, LogEntry, LogId};
 
 /// What a replica is made from.
 pub struct ReplicaParts<E: Env> {
@@ -70,6 +49,17 @@ pub struct ReplicaParts<E: Env> {
     pub observers: ApplyObservers,
 }
 
+/// How much of a replica's state the tree has.
+pub(super) struct Saved {
+    /// Whether an entry was applied since the state row was last written.
+    pub changed: Cell<bool>,
+    /// How many rows of the session table this replica has added to the store's count of unsaved
+    /// ones.
+    pub unsaved: Cell<usize>,
+    /// How far the state is durable in the tree.
+    durable: RefCell<AppliedState>,
+}
+
 /// A replica of a range; see the module's chapter.
 pub struct Replica<E: Env> {
     /// The range and the replica's id.
@@ -81,31 +71,15 @@ pub struct Replica<E: Env> {
     /// The queue of writes; only a leader's has any.
     pub proposer: Proposer<Now<E>>,
     pub(crate) store: Rc<Store<E>>,
-    hlc: Hlc,
-    clock: E::Clock,
+    /// The node's clock.
+    pub timestamps: Timestamps<E::Clock>,
     observers: ApplyObservers,
     pub(super) state: RefCell<RangeState>,
-    term_before: u64,
+    /// The index of the last entry in its log when the process started.
     last_before: u64,
-    leading: Cell<Option<Leading>>,
-    /// The blank entry of its own that it applied last; `None` once it has asked another to lead.
-    blank: Cell<Option<Leading>>,
-    /// The leader that openraft knows.
-    leader: Cell<Option<ReplicaId>>,
-    /// The term of this replica's vote.
-    leader_term: Cell<u64>,
-    /// Whether the group has had no majority for a while.
-    lacks_quorum: Cell<bool>,
-    /// Notified when this replica begins to lead, and when openraft knows another leader.
-    leader_changed: Notify,
-    /// New writes get timestamps above this, because reads were served up to it.
-    floor: Cell<Timestamp>,
-    /// Whether an entry was applied since the state row was last written.
-    pub(super) changed: Cell<bool>,
-    /// How many rows of the session table this replica has added to the store's count of unsaved
-    /// ones.
-    pub(super) unsaved: Cell<usize>,
-    durable: RefCell<Durable>,
+    /// Who leads, as far as this replica knows.
+    pub leadership: Leadership,
+    pub(super) saved: Saved,
     /// When a user last wrote, to know whether old versions may exist.
     last_write: Cell<Timestamp>,
     /// The timestamps of the snapshots that are being read.
@@ -119,10 +93,7 @@ pub struct Replica<E: Env> {
 impl<E: Env> Replica<E> {
     /// A replica whose group has not started.
     pub fn new(parts: ReplicaParts<E>) -> Replica<E> {
-        let durable = Durable {
-            applied: parts.state.applied,
-            membership: parts.state.membership.clone(),
-        };
+        let durable = parts.state.applied_state();
         let last_write = parts.state.last_ts;
         let replica = Replica {
             group: parts.group,
@@ -130,22 +101,16 @@ impl<E: Env> Replica<E> {
             location: parts.location,
             proposer: Proposer::new(parts.store.writes.clone(), parts.store.departures.clone()),
             store: parts.store,
-            hlc: parts.hlc,
-            clock: parts.clock,
+            timestamps: Timestamps::new(parts.hlc, parts.clock),
             observers: parts.observers,
             state: RefCell::new(parts.state),
-            term_before: parts.term_before,
             last_before: parts.last_before,
-            leading: Cell::new(None),
-            blank: Cell::new(None),
-            leader_term: Cell::new(0),
-            leader: Cell::new(None),
-            lacks_quorum: Cell::new(false),
-            leader_changed: Notify::default(),
-            floor: Cell::new(Timestamp::ZERO),
-            changed: Cell::new(false),
-            unsaved: Cell::new(0),
-            durable: RefCell::new(durable),
+            leadership: Leadership::new(parts.group.replica, parts.term_before),
+            saved: Saved {
+                changed: Cell::new(false),
+                unsaved: Cell::new(0),
+                durable: RefCell::new(durable),
+            },
             last_write: Cell::new(last_write),
             exported: RefCell::default(),
             digesting: Cell::new(None),
@@ -162,17 +127,14 @@ impl<E: Env> Replica<E> {
     }
 
     /// Becomes the snapshot with rows under `data_id`: they and the switch in the log are durable.
-    pub(crate) fn install(&self, data_id: DataId, state: RangeState) {
-        let durable = Durable {
-            applied: state.applied,
-            membership: state.membership.clone(),
-        };
+    pub(super) fn become_snapshot(&self, data_id: DataId, state: RangeState) {
+        let durable = state.applied_state();
         tracing::info!(
             range = %self.group.range,
             entry = state.applied.map_or(0, |id| id.index),
             "took over a snapshot"
         );
-        self.hlc.observe(state.last_ts);
+        self.timestamps.observe(state.last_ts);
         self.last_write.set(state.last_ts);
         self.data_id.set(data_id);
         self.digesting.set(None);
@@ -180,7 +142,7 @@ impl<E: Env> Replica<E> {
         *self.state.borrow_mut() = state;
         self.count_unsaved(&self.state.borrow());
         self.made_durable(durable);
-        self.changed.set(true);
+        self.saved.changed.set(true);
     }
 
     /// Calls `look` with the replicated state. `look` must not call back into the replica.
@@ -190,58 +152,34 @@ impl<E: Env> Replica<E> {
 
     /// The leadership of this replica, if it leads.
     pub fn leading(&self) -> Option<Leading> {
-        self.leading.get()
-    }
-
-    /// Waits until this replica leads.
-    pub async fn led(&self) {
-        let leads = || self.leading.get().is_some();
-        self.leader_changed.until(leads).await;
-    }
-
-    /// Waits until another replica leads, as far as this one knows.
-    pub async fn led_by_other(&self) {
-        let other = || self.leader().is_some_and(|id| id != self.group.replica);
-        self.leader_changed.until(other).await;
+        self.leadership.leading()
     }
 
     /// Stops leading at once, whatever openraft says, until this replica leads in another term.
     pub fn stop_leading(&self) {
-        self.blank.set(None);
-        self.leading.set(None);
-        let error = Error::NotLeader(Some(Box::new(self.route())));
-        self.proposer.refuse_all(&error);
+        self.leadership.stop();
+        self.refuse_waiting();
     }
 
     /// Takes from openraft who leads, and the term of this replica's vote.
     pub fn follow(&self, leader: Option<ReplicaId>, term: u64) {
-        self.leader.set(leader);
-        self.leader_term.set(term);
-        if mutant::is(Mutant::FastReadBeforeOwnEntry) && leader == Some(self.group.replica) {
-            let first_index = 0;
-            self.leading.set(Some(Leading { term, first_index }));
+        match self.leadership.follow(leader, term) {
+            true => self.begin_to_lead(),
+            false => self.refuse_waiting(),
         }
-        if leader != Some(self.group.replica) {
-            self.leading.set(None);
-            let error = Error::NotLeader(Some(Box::new(self.route())));
-            self.proposer.refuse_all(&error);
-            self.leader_changed.notify();
-        } else {
-            self.begin_to_lead();
-        }
+    }
+
+    /// Answers the writes that wait: another replica leads.
+    fn refuse_waiting(&self) {
+        let error = Error::NotLeader(Some(Box::new(self.route())));
+        self.proposer.refuse_all(&error);
     }
 
     /// The route to this range, as far as this replica knows. It has no leader while there is no
     /// majority, whoever led last.
     pub fn route(&self) -> Route {
-        let leader = self.leader().filter(|_| !self.lacks_quorum.get());
+        let leader = self.leadership.routed_leader();
         self.state.borrow().descriptor.route(leader)
-    }
-
-    /// The leader, as far as this replica knows.
-    pub fn leader(&self) -> Option<ReplicaId> {
-        let me = self.leading.get().map(|_| self.group.replica);
-        me.or(self.leader.get())
     }
 
     /// The key space of the range's keys.
@@ -260,7 +198,7 @@ impl<E: Env> Replica<E> {
         {
             return Err(Error::Moved(Some(Box::new(self.route()))));
         }
-        if self.leading.get().is_none() {
+        if self.leading().is_none() {
             return Err(self.not_leading());
         }
         if self.halted.get() {
@@ -270,21 +208,16 @@ impl<E: Env> Replica<E> {
     }
 
     fn not_leading(&self) -> Error {
-        if self.lacks_quorum.get() {
+        if self.leadership.lacks_quorum() {
             return Error::NoQuorum(Fate::NotApplied);
         }
         Error::NotLeader(Some(Box::new(self.route())))
     }
 
-    /// Whether the group has had no majority for a while.
-    pub fn lacks_quorum(&self) -> bool {
-        self.lacks_quorum.get()
-    }
-
     /// Takes from the shard's driver whether the group has no majority: while it has none, all
     /// waiting writes are answered. Gives whether that is news.
     pub(crate) fn take_quorum(&self, lacks: bool, now: Now<E>) -> bool {
-        let is_news = self.lacks_quorum.replace(lacks) != lacks;
+        let is_news = self.leadership.take_quorum(lacks);
         if is_news {
             tracing::debug!(range = %self.group.range, lacks, "quorum");
         }
@@ -315,11 +248,11 @@ impl<E: Env> Replica<E> {
         for observer in &*self.observers {
             observer.applied(self.group, entry, &step.results, &state);
         }
-        self.changed.set(true);
+        self.saved.changed.set(true);
         self.count_unsaved(&state);
         // The clock does not follow the ceiling, which lies a lease ahead of it: a leader that
         // followed its own ceiling would run ahead by one more lease with every entry.
-        self.hlc.observe(state.last_ts);
+        self.timestamps.observe(state.last_ts);
         drop(state);
         for effect in step.effects {
             self.carry_out(effect, entry.id)?;
@@ -366,106 +299,45 @@ impl<E: Env> Replica<E> {
 
     /// Takes the first entry of a term, which may be this replica's own.
     fn begin_term(&self, blank: LogId) {
-        if blank.leader != self.group.replica || blank.term <= self.term_before {
+        if !self.leadership.is_own(blank) {
             return;
         }
         // What an earlier leader served must stay true: this one starts above the ceiling.
         if !mutant::is(Mutant::ServedTimestampsForgotten) {
             let newest = self.with_state(|state| state.last_ts.max(state.ceiling));
-            self.raise_floor(newest);
+            self.timestamps.raise_floor(newest);
         }
-        self.blank.set(Some(Leading {
-            term: blank.term,
-            first_index: blank.index,
-        }));
+        self.leadership.applied(blank);
         self.begin_to_lead();
     }
 
-    /// Begins to lead, if this replica has applied its own blank entry of the term in which
-    /// openraft says that it leads. A replica that was paused may apply it when another leads
-    /// already.
     fn begin_to_lead(&self) {
-        let Some(blank) = self.blank.get() else {
-            return;
-        };
-        let is_it = self.leader.get() == Some(self.group.replica);
-        if !is_it || blank.term != self.leader_term.get() || self.leading.get() == Some(blank) {
-            return;
-        }
-        self.leading.set(Some(blank));
-        tracing::debug!(range = %self.group.range, term = blank.term, "leads");
-        self.proposer.wake();
-        self.leader_changed.notify();
-    }
-
-    /// Makes all new writes get timestamps above `at`.
-    pub fn raise_floor(&self, at: Timestamp) {
-        self.floor.set(self.floor.get().max(at));
-    }
-
-    /// Takes `count` timestamps for new commands, above all that were served or proposed; gives the
-    /// first.
-    pub fn take_timestamps(&self, count: u64) -> Timestamp {
-        let state = self.state.borrow();
-        let above = state.last_ts.max(self.floor.get());
-        self.hlc.take(self.clock.wall_ms(), above, count)
-    }
-
-    /// A random id, such as a client's.
-    pub fn random_id(&self) -> u128 {
-        u128::from(self.clock.random_u64()) << 64 | u128::from(self.clock.random_u64())
-    }
-
-    /// The ceiling of an entry whose last timestamp is `last`. It is based on the wall clock, not
-    /// on the hybrid clock: the next leader starts above the ceiling, and if each based its own on
-    /// that start, the clock would run ahead by a lease with every change of leaders.
-    pub fn ceiling(&self, last: Timestamp) -> Timestamp {
-        Timestamp::from_ms(self.clock.wall_ms() + LEASE_MS).max(last)
-    }
-
-    /// Refuses a timestamp from a client that is too far ahead; see [`Hlc::check`].
-    ///
-    /// # Errors
-    /// [`Error::ClockOutOfBounds`].
-    pub fn check_time(&self, what: &'static str, seen: Timestamp) -> Result<(), Error> {
-        self.hlc.check(self.clock.wall_ms(), what, seen)
-    }
-
-    /// The cluster's time, as this node knows it.
-    pub fn now(&self) -> Timestamp {
-        self.hlc.now(self.clock.wall_ms())
-    }
-
-    /// How many rows and bytes an entry may add to the memtable.
-    pub fn room_needed(entry: &LogEntry) -> (usize, usize) {
-        match &entry.payload {
-            Payload::Blank | Payload::Membership(_) => (0, 0),
-            Payload::Commands(bytes) => (
-                crate::limits::ENTRY_COMMANDS_MAX.min(bytes.len()),
-                bytes.len(),
-            ),
+        if let Some(term) = self.leadership.begin() {
+            tracing::debug!(range = %self.group.range, term, "leads");
+            self.proposer.wake();
         }
     }
 
     pub(super) fn count_unsaved(&self, state: &RangeState) {
         let now = state.sessions.unsaved();
-        self.store.count_unsaved(self.unsaved.replace(now), now);
+        self.store
+            .count_unsaved(self.saved.unsaved.replace(now), now);
     }
 
     /// How far the state is durable in the tree.
-    pub fn durable(&self) -> Durable {
-        self.durable.borrow().clone()
+    pub fn durable(&self) -> AppliedState {
+        self.saved.durable.borrow().clone()
     }
 
     /// The last entry that is durable in the tree.
     pub fn durable_up_to(&self) -> Option<LogId> {
-        self.durable.borrow().applied
+        self.saved.durable.borrow().applied
     }
 
     /// Notes that the tree has installed a flush which covers this.
-    pub(crate) fn made_durable(&self, durable: Durable) {
-        let mut known = self.durable.borrow_mut();
-        let index = |durable: &Durable| durable.applied.map(|id| id.index);
+    pub(crate) fn made_durable(&self, durable: AppliedState) {
+        let mut known = self.saved.durable.borrow_mut();
+        let index = |durable: &AppliedState| durable.applied.map(|id| id.index);
         // A flush from before a snapshot was installed covers less.
         if index(&durable) >= index(&known) {
             *known = durable;
@@ -480,7 +352,7 @@ impl<E: Env> Replica<E> {
 
 impl<E: Env> Drop for Replica<E> {
     fn drop(&mut self) {
-        self.store.count_unsaved(self.unsaved.get(), 0);
+        self.store.count_unsaved(self.saved.unsaved.get(), 0);
     }
 }
 

@@ -8,7 +8,7 @@ use crate::env::{Env, yield_now};
 use crate::error::Fatal;
 use crate::limits::SESSION_ROWS_PER_TURN;
 use crate::lsm::keys;
-use crate::range::replica::{Durable, Replica};
+use crate::range::replica::Replica;
 use crate::range::sessions::SessionRow;
 use crate::range::state::RangeState;
 use crate::tree::{Participant, PutRow, Store, WhenDurable};
@@ -20,7 +20,7 @@ impl<E: Env> Participant for Replica<E> {
     }
 
     fn save(self: Rc<Self>, put: &mut PutRow<'_>) -> Result<Option<WhenDurable>, Fatal> {
-        if !self.changed.replace(false) {
+        if !self.saved.changed.replace(false) {
             return Ok(None);
         }
         let mut state = self.state.borrow_mut();
@@ -35,10 +35,7 @@ impl<E: Env> Participant for Replica<E> {
         let sessions = SessionRows::of(&self, &state);
         sessions.put(&rows, put)?;
         self.count_unsaved(&state);
-        let durable = Durable {
-            applied: state.applied,
-            membership: state.membership.clone(),
-        };
+        let durable = state.applied_state();
         let replica = Rc::downgrade(&self);
         Ok(Some(Box::new(move || {
             if let Some(replica) = replica.upgrade() {
@@ -56,7 +53,7 @@ impl<E: Env> Participant for Replica<E> {
     }
 
     fn unsaved(&self) -> usize {
-        self.unsaved.get()
+        self.saved.unsaved.get()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use rkyv::rancor;
 
+use crate::raft::{AppliedMembership, AppliedState};
 use crate::range::{Descriptor, sessions::Sessions};
 use crate::types::{RangeId, Timestamp};
 use crate::wal::LogId;
@@ -23,15 +24,6 @@ pub struct RangeState {
     pub gc_threshold: Timestamp,
     /// The session table, by which a write is applied at most once.
     pub sessions: Sessions,
-}
-
-/// A membership and the entry that set it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AppliedMembership {
-    /// The entry; `None` for the membership with which the replica was created.
-    pub log_id: Option<LogId>,
-    /// The bytes, as [`crate::raft`] encodes them.
-    pub body: bytes::Bytes,
 }
 
 /// The state as a row: a flush writes it, and so records how far the range is applied.
@@ -96,6 +88,14 @@ impl RangeState {
     /// The range.
     pub fn range(&self) -> RangeId {
         self.descriptor.range
+    }
+
+    /// How far the range is applied.
+    pub fn applied_state(&self) -> AppliedState {
+        AppliedState {
+            applied: self.applied,
+            membership: self.membership.clone(),
+        }
     }
 
     /// The bytes of the state's row. The session table has rows of its own.

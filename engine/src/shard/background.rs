@@ -86,7 +86,7 @@ async fn woken(news: &AtomicWaker) {
 
 /// Takes in finished flushes, and lets openraft purge what they made durable.
 async fn look<E: Env>(inner: &Inner<E>, fullness: &mut Fullness<E>) -> Result<(), Fatal> {
-    let before: Vec<_> = inner.groups();
+    let before: Vec<_> = inner.ranges.groups();
     let durable: Vec<_> = before
         .iter()
         .map(|(replica, _)| replica.durable_up_to())
@@ -113,7 +113,7 @@ async fn look<E: Env>(inner: &Inner<E>, fullness: &mut Fullness<E>) -> Result<()
 
 /// Which rows of the tree are live now.
 pub(super) fn gc_rules<E: Env>(inner: &Inner<E>) -> GcRules {
-    let live = inner.replicas().into_iter().map(|replica| {
+    let live = inner.ranges.replicas().into_iter().map(|replica| {
         let threshold = replica.droppable_below();
         replica.with_state(|state| LiveData {
             replica: replica.group.replica,
@@ -138,7 +138,7 @@ struct Collector {
 
 impl Collector {
     fn step<E: Env>(&mut self, inner: &Inner<E>) -> Result<(), Fatal> {
-        let replicas = inner.replicas();
+        let replicas = inner.ranges.replicas();
         for replica in &replicas {
             propose_threshold(inner, replica);
         }
@@ -174,7 +174,7 @@ fn propose_threshold<E: Env>(inner: &Inner<E>, replica: &Rc<Replica<E>>) {
     }
     let (threshold, epoch) =
         replica.with_state(|state| (state.gc_threshold, state.descriptor.epoch));
-    let due = replica.now().minus_ms(inner.gc_retention_ms);
+    let due = replica.timestamps.now().minus_ms(inner.gc_retention_ms);
     let step = inner.gc_retention_ms / GC_STEPS;
     if replica.last_write() <= threshold || due <= threshold.plus_ms(step) {
         return;
@@ -190,10 +190,10 @@ fn propose_threshold<E: Env>(inner: &Inner<E>, replica: &Rc<Replica<E>>) {
 pub(super) async fn close<E: Env>(inner: &Rc<Inner<E>>) -> Result<(), Fatal> {
     let began = Now::<E>::now();
     inner.closing.set(true);
-    while !inner.creating.borrow().is_empty() {
+    while inner.ranges.is_creating() {
         E::Runtime::sleep(STOP_POLL_INTERVAL).await;
     }
-    let groups = inner.groups();
+    let groups = inner.ranges.groups();
     for (replica, _) in &groups {
         replica.proposer.close();
     }

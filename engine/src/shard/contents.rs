@@ -44,7 +44,7 @@ impl<E: Env> Shard<E> {
     /// # Errors
     /// The tree cannot be read.
     pub fn contents(&self) -> Result<Vec<Contents>, Fatal> {
-        let replicas = self.inner.replicas().into_iter();
+        let replicas = self.inner.ranges.replicas().into_iter();
         replicas.map(|replica| of(&replica)).collect()
     }
 

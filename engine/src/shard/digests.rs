@@ -135,7 +135,7 @@ impl<E: Env> Digests<E> {
         let (at, write) = *known.entry(replica.group.range).or_insert(first);
         let last = replica.last_write();
         let rest_ms = self.options.rest.as_millis() as u64;
-        let is_at_rest = last.plus_ms(rest_ms) <= replica.now();
+        let is_at_rest = last.plus_ms(rest_ms) <= replica.timestamps.now();
         let is_new = last > write && now >= at + self.options.rest;
         (is_at_rest && is_new) || now >= at + self.options.every
     }
@@ -183,7 +183,7 @@ impl<E: Env> Inner<E> {
             return;
         }
         let asked = || {
-            let mut replicas = self.replicas().into_iter();
+            let mut replicas = self.ranges.replicas().into_iter();
             replicas.find_map(|replica| Some((replica.begin_digest()?.number, replica)))
         };
         if !self.digests.reads.get()
@@ -206,7 +206,7 @@ impl<E: Env> Inner<E> {
             let is_led = replica.leading().is_some() && !raft.is_alone() && !raft.is_changing();
             is_led && !replica.is_halted() && self.digests.is_due(replica, now)
         };
-        if let Some((replica, raft)) = self.groups_that(is_due).into_iter().next() {
+        if let Some((replica, raft)) = self.ranges.groups_that(is_due).into_iter().next() {
             self.digests.compares.set(true);
             let inner = self.clone();
             drop(E::Runtime::spawn(async move {
@@ -337,7 +337,7 @@ impl<E: Env> Inner<E> {
         self: &Rc<Self>,
         Running { replica, raft }: &Running<E>,
     ) -> Option<Vec<(ReplicaId, Option<Digest>)>> {
-        let number = replica.random_id() as u64;
+        let number = replica.timestamps.random_id() as u64;
         let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
         let order = ProposalKind::Order(RangeOrder::Digest { number });
         let epoch = replica.with_state(|state| state.descriptor.epoch);

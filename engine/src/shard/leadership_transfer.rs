@@ -45,7 +45,7 @@ impl<E: Env> Shard<E> {
     /// A group has failed.
     pub async fn transfer_leaders(&self) -> Result<(), Fatal> {
         let until = Now::<E>::now() + STOP_TIMEOUT;
-        let mut groups = self.inner.groups();
+        let mut groups = self.inner.ranges.groups();
         groups.retain(|(replica, raft)| replica.leading().is_some() && !raft.is_alone());
         let given = groups.into_iter().map(|(replica, raft)| async move {
             let transfer_target = self
@@ -60,7 +60,12 @@ impl<E: Env> Shard<E> {
             Ok::<_, Fatal>(Some(replica))
         });
         let given = try_join_all(given).await?;
-        let others_lead = join_all(given.iter().flatten().map(|replica| replica.led_by_other()));
+        let others_lead = join_all(
+            given
+                .iter()
+                .flatten()
+                .map(|replica| replica.leadership.led_by_other()),
+        );
         let _ = E::Runtime::timeout_at(until, others_lead).await;
         Ok(())
     }

@@ -126,9 +126,9 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
 /// Drives the groups in which something may be due.
 async fn tick<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) -> Result<(), Fatal> {
     let is_due = |Running { replica, raft }: &Running<E>| {
-        raft.is_due(now) || replica.lacks_quorum() || !replica.proposer.is_idle()
+        raft.is_due(now) || replica.leadership.lacks_quorum() || !replica.proposer.is_idle()
     };
-    for (replica, raft) in inner.groups_that(is_due) {
+    for (replica, raft) in inner.ranges.groups_that(is_due) {
         let location = |id| replica.with_state(|state| state.descriptor.location(id));
         let is_there = |id| location(id).is_some_and(|shard| inner.liveness.is_there(shard, now));
         let tick = Tick {
@@ -138,7 +138,7 @@ async fn tick<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) -> Result<(), Fatal> {
         };
         raft.tick(&tick, &replica).await?;
         if replica.take_quorum(raft.lacks_quorum(now), now) {
-            inner.routes_version.set(inner.routes_version.get() + 1);
+            inner.ranges.version().change();
         }
     }
     Ok(())
@@ -151,7 +151,7 @@ fn beat<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) {
         return;
     }
     let mut peers: BTreeMap<Location, Vec<Led>> = BTreeMap::new();
-    inner.for_each_group(|Running { replica, .. }| {
+    inner.ranges.for_each(|Running { replica, .. }| {
         let leading = replica.leading();
         replica.with_state(|state| {
             let led = leading.map(|leading| Led {
@@ -214,7 +214,7 @@ impl<E: Env> Inner<E> {
             let Some(Running { replica, raft }) = self.of_range(led.range) else {
                 continue;
             };
-            let leader = replica.leader();
+            let leader = replica.leadership.leader();
             replica.with_state(|state| {
                 let is_leader = |id| state.descriptor.location(id) == Some(from);
                 if led.term == raft.term() && leader.is_some_and(is_leader) {

@@ -15,12 +15,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::{Inner, IsAt, Running, Shard, report, steering};
+use super::steering::{self, ORDER_TIMEOUT};
+use super::{Inner, IsAt, Running, Shard, report};
 use crate::cluster::manager::Manager;
 use crate::cluster::message::{self, Report};
 use crate::cluster::record::Row;
 use crate::cluster::{Ask, NodeRecord, Told, View};
-use crate::env::{AsyncRuntime, Env, Instant, Lane, Now, Transport};
+use crate::env::{AsyncRuntime, Env, Instant, Lane, Now, Transport, is_unsent};
 use crate::error::{Error, Fate, OrderError};
 use crate::raft;
 use crate::types::{Location, NodeId, ShardId};
@@ -29,8 +30,6 @@ use crate::types::{Location, NodeId, ShardId};
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 /// Time limit of one request.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-/// Time limit of an order.
-pub(super) const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a caller's request looks for the manager.
 const MANAGE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Pause before it looks again.
@@ -384,7 +383,7 @@ impl<E: Env> Inner<E> {
     }
 
     fn system_replica(&self) -> Option<Running<E>> {
-        self.system.borrow().first().cloned()
+        self.ranges.system()
     }
 
     pub(super) fn not_here(&self) -> Told {
@@ -413,7 +412,7 @@ impl<E: Env> Inner<E> {
     fn acquaintances(&self) -> Vec<Location> {
         let now = Now::<E>::now();
         let mut known = Vec::new();
-        for replica in self.replicas() {
+        for replica in self.ranges.replicas() {
             replica.with_state(|state| known.extend(state.descriptor.locations()));
         }
         known.retain(|at| self.liveness.is_there(*at, now));
@@ -573,17 +572,4 @@ impl<E: Env> Inner<E> {
             Told::Joined(node)
         })
     }
-}
-
-/// Whether a shard that gave no answer has done nothing either: it was not asked (see
-/// [`Transport::call`]), or did not understand the question.
-pub(super) fn is_unsent(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotConnected
-            | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::PermissionDenied
-            | io::ErrorKind::WouldBlock
-            | io::ErrorKind::Unsupported
-    )
 }

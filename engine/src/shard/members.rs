@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::{Inner, Running, background, open};
+use super::{Inner, Running, background};
 use crate::cluster::{Ask, Told};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Error, Fatal, OrderError};
-use crate::raft::{Membership, RaftGroup, StartMode};
-use crate::range::replica::{Replica, ReplicaParts};
+use crate::raft::{Membership, StartMode};
+use crate::range::replica::Replica;
 use crate::range::state::RangeState;
-use crate::range::{Descriptor, Keyspace, ReplicaPlace};
+use crate::range::{Descriptor, Keyspace, RaftGroup, ReplicaPlace};
 use crate::types::{Location, RangeId, ReplicaId};
 use crate::wal::{Created, Group, WalError};
 
@@ -47,7 +47,7 @@ impl<E: Env> Inner<E> {
 
     /// The replica of a range on this shard; there is never more than one.
     pub(super) fn of_range(&self, range: RangeId) -> Option<Running<E>> {
-        self.by_range.borrow().get(&range).cloned()
+        self.ranges.get(range)
     }
 
     /// This very replica, if it is on this shard.
@@ -86,14 +86,14 @@ impl<E: Env> Inner<E> {
                 self.location
             ))));
         }
-        if !self.creating.borrow_mut().insert(range) {
+        if !self.ranges.begin_creating(range) {
             return Ok(Told::Refused(OrderError::busy(format!(
                 "shard {} is making another replica of range {range}",
                 self.location
             ))));
         }
         let made = self.make_replica(descriptor, group).await;
-        self.creating.borrow_mut().remove(&range);
+        self.ranges.end_creating(range);
         match made {
             Ok(()) => Ok(Told::Done),
             Err(Fatal::Wal(WalError::ReplicaNameUsed(_))) => {
@@ -117,30 +117,11 @@ impl<E: Env> Inner<E> {
             first: None,
         };
         let log = self.wal.create_replica(created.clone()).await?;
-        let replica = Rc::new(Replica::new(ReplicaParts {
-            group,
-            data_id: created.data_id,
-            location: self.location,
-            state: RangeState::created(descriptor, created.membership, None),
-            term_before: 0,
-            last_before: 0,
-            store: self.store.clone(),
-            hlc: self.hlc.clone(),
-            clock: self.around.clock.clone(),
-            observers: self.observers.clone(),
-        }));
-        self.store.add(replica.clone());
-        let (around, made) = (self.around.clone(), StartMode::Now { leads: false });
-        let running = open::start(replica, log, around, made, &self.routes_version).await?;
+        let state = RangeState::created(descriptor, created.membership, None);
+        let made = StartMode::Now { leads: false };
+        self.start_replica(group, (created.data_id, state), log, made)
+            .await?;
         tracing::info!(range = %group.range, replica = %group.replica, "a replica was made");
-        let mut by_range = self.by_range.borrow_mut();
-        by_range.insert(group.range, running.clone());
-        drop(by_range);
-        match running.replica.keyspace() {
-            Keyspace::User => self.ranges.borrow_mut().push(running),
-            Keyspace::System => self.system.borrow_mut().push(running),
-        }
-        self.ranges.borrow_mut().sort_by_cached_key(open::first_key);
         self.replicas_changed();
         Ok(())
     }
@@ -159,15 +140,12 @@ impl<E: Env> Inner<E> {
         replica.follow(None, raft.term());
         replica.proposer.refuse_all(&Error::Moved(None));
         raft.retire();
-        let is_it = |running: &Running<E>| running.replica.group == group;
-        if self.system.borrow().iter().any(is_it) {
+        if replica.keyspace() == Keyspace::System {
             self.remember_system();
         }
         // Until this is durable, a start would find the replica and need its rows.
         self.wal.remove_replica(group).await?;
-        self.ranges.borrow_mut().retain(|running| !is_it(running));
-        self.system.borrow_mut().retain(|running| !is_it(running));
-        self.by_range.borrow_mut().remove(&range);
+        self.ranges.remove(group);
         replica.proposer.close();
         raft.stop().await;
         replica.proposer.abandon();
@@ -179,7 +157,7 @@ impl<E: Env> Inner<E> {
 
     fn replicas_changed(&self) {
         self.store.set_gc(background::gc_rules(self));
-        self.routes_version.set(self.routes_version.get() + 1);
+        self.ranges.version().change();
     }
 
     /// The refusal of an order that only the leader of a range can follow.

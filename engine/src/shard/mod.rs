@@ -21,6 +21,7 @@ mod members;
 mod open;
 mod peers;
 mod pinned;
+mod range_map;
 mod report;
 mod scan;
 mod staging;
@@ -28,10 +29,7 @@ mod status;
 mod steering;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
 use std::rc::{Rc, Weak};
-
-use rustc_hash::FxHashMap;
 
 use crate::cluster::NodeRecord;
 use crate::env::{Env, Now};
@@ -41,12 +39,12 @@ use crate::limits::{
     BATCH_ADDITIONS_MAX, BATCH_LEN_MAX, BATCH_OPS_MAX, KEY_LEN_MAX, VALUE_LEN_MAX,
 };
 use crate::mutant::{self, Mutant};
-use crate::raft::{GroupDeps, RaftGroup};
+use crate::raft::GroupDeps;
 use crate::range::observer::ApplyObservers;
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
 pub use crate::range::sink::WriteSink;
-use crate::range::{Keyspace, ReplicaPlace, Route};
+use crate::range::{Keyspace, RaftGroup, ReplicaPlace, Route};
 use crate::request::{
     Batch, Change, Condition, Expected, Mutation, Read, SessionPair, Target, Wait,
 };
@@ -55,6 +53,7 @@ use crate::types::{Blob, DataId, KeyRange, Location, NodeId, RangeId, ReplicaId,
 use crate::wal::Wal;
 pub use digests::{DigestOptions, DigestStats};
 pub use folder::{FolderMark, Opened};
+use range_map::{RangeMap, Running};
 pub use status::{ClusterStatus, RangeStatus, ShardStatus};
 
 /// A range with which a new shard starts.
@@ -135,13 +134,6 @@ pub struct WriteRequest<E: Env> {
     pub deadline: Option<Now<E>>,
 }
 
-/// A running range of this shard: a replica and its Raft group.
-#[derive(Clone)]
-struct Running<E: Env> {
-    replica: Rc<Replica<E>>,
-    raft: RaftGroup<E>,
-}
-
 struct Inner<E: Env> {
     location: Location,
     gc_retention_ms: u64,
@@ -151,21 +143,12 @@ struct Inner<E: Env> {
     around: GroupDeps<E>,
     wal: Wal<E>,
     store: Rc<Store<E>>,
-    /// Ranges of the users' key space, sorted by their first key.
-    ranges: RefCell<Vec<Running<E>>>,
-    /// Ranges of the system's key space.
-    system: RefCell<Vec<Running<E>>>,
-    /// All ranges, by id.
-    by_range: RefCell<FxHashMap<RangeId, Running<E>>>,
+    ranges: RangeMap<E>,
     background: RefCell<background::Tasks>,
     liveness: liveness::Liveness<E>,
     management: management::Management<E>,
     /// Whether the shard is being closed: no replica is made or removed any more.
     closing: Cell<bool>,
-    /// Ranges of which a replica is being made now.
-    creating: RefCell<BTreeSet<RangeId>>,
-    /// Changes whenever a replica has come or gone, or a range has another leader.
-    routes_version: Rc<Cell<u64>>,
     /// Snapshots that are being received.
     staging: staging::ReceivedSnapshots,
     /// The next data id, and the highest one that is reserved.
@@ -215,17 +198,12 @@ impl<E: Env> Shard<E> {
 
     /// The routes of all users' ranges with a replica here.
     pub fn routes(&self) -> Vec<Route> {
-        self.inner
-            .ranges
-            .borrow()
-            .iter()
-            .map(|running| running.replica.route())
-            .collect()
+        self.inner.ranges.routes()
     }
 
     /// Changes whenever the result of [`Shard::routes`] does.
     pub fn routes_version(&self) -> u64 {
-        self.inner.routes_version.get()
+        self.inner.ranges.version().get()
     }
 
     /// The cluster's time, as this node knows it.
@@ -257,22 +235,8 @@ impl<E: Env> Shard<E> {
     }
 
     fn with_running<R>(&self, key: &[u8], with: impl FnOnce(&Running<E>) -> R) -> Result<R, Error> {
-        let ranges = self.inner.ranges.borrow();
-        let after = ranges.partition_point(|running| {
-            running
-                .replica
-                .with_state(|state| state.descriptor.keys.start.as_slice() <= key)
-        });
-        after
-            .checked_sub(1)
-            .and_then(|at| ranges.get(at))
-            .filter(|running| {
-                running
-                    .replica
-                    .with_state(|state| state.descriptor.keys.contains(key))
-            })
-            .map(with)
-            .ok_or(Error::Moved(None))
+        let found = self.inner.ranges.with(key, with);
+        found.ok_or(Error::Moved(None))
     }
 
     /// Reads the newest value of a key, linearizably, and passes it with its version to `look`.
@@ -348,8 +312,11 @@ impl<E: Env> Shard<E> {
             let replica = self.with_running(&first_key, |running| {
                 running.replica.check(request.target)?;
                 let first_tried = request.session.first_tried;
-                running.replica.check_time("first_tried", first_tried)?;
-                if running.replica.lacks_quorum() {
+                running
+                    .replica
+                    .timestamps
+                    .check("first_tried", first_tried)?;
+                if running.replica.leadership.lacks_quorum() {
                     // Heartbeats find out when a majority is back.
                     running.raft.stay_awake();
                     return Err(Error::NoQuorum(Fate::NotApplied));
@@ -400,7 +367,7 @@ impl<E: Env> Shard<E> {
         token: u64,
     ) {
         use crate::range::sessions::Verdict;
-        let now = replica.now();
+        let now = replica.timestamps.now();
         let verdict = replica.with_state(|state| state.sessions.check(&request.session, now));
         let result = match verdict {
             Verdict::Seen(outcome) => Ok(outcome),

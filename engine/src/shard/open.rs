@@ -11,19 +11,21 @@ use crate::env::{AsyncRuntime, Env, World};
 use crate::error::Fatal;
 use crate::hlc::Hlc;
 use crate::lsm::Lsm;
-use crate::raft::{GroupDeps, RaftGroup, StartMode, encode_membership, members};
+use crate::raft::{GroupDeps, StartMode, encode_membership, members};
 use crate::range::observer::ApplyObservers;
-use crate::range::proposer;
+use crate::range::propose;
 use crate::range::recovery;
 use crate::range::replica::{Replica, ReplicaParts};
-use crate::range::{Descriptor, Keyspace};
+use crate::range::state::RangeState;
+use crate::range::{Descriptor, RaftGroup};
 use crate::shard::background::{self, Tasks};
 use crate::shard::digests::Digests;
 use crate::shard::folder;
 use crate::shard::liveness::Liveness;
 use crate::shard::management::Management;
+use crate::shard::range_map::{RangeMap, Running};
 use crate::shard::staging::{DATA_ID_BLOCK, ReceivedSnapshots};
-use crate::shard::{InitialRange, Inner, Running, Shard, ShardOptions};
+use crate::shard::{InitialRange, Inner, Shard, ShardOptions};
 use crate::tree::Store;
 use crate::types::{DataId, Epoch, ReplicaId};
 use crate::wal::{Created, Group, GroupLog, LogId, Recovered, Wal, WalOptions};
@@ -67,47 +69,6 @@ impl<E: Env> Shard<E> {
             stalled: Rc::default(),
             leaves: Rc::default(),
         };
-        let routes_version = Rc::default();
-        let mut ranges = Vec::new();
-        let mut system = Vec::new();
-        for (created, log) in recovered.replicas {
-            let switched = log.switched();
-            let data_id = switched.as_ref().map_or(created.data_id, |s| s.data_id);
-            let state = recovery::recover_state(&store, &created, switched.as_ref()).await?;
-            folder::check_replica(created.group, log.state().purged, state.applied)?;
-            let parts = ReplicaParts {
-                group: created.group,
-                data_id,
-                location: options.location,
-                state,
-                term_before: log.state().vote.map_or(0, |vote| vote.term),
-                last_before: log.state().last.map_or(0, |id| id.index),
-                store: store.clone(),
-                hlc: hlc.clone(),
-                clock: around.clock.clone(),
-                observers: observers.clone(),
-            };
-            // The clock must not be behind what was written, even if the wall clock was set back.
-            // The range's ceiling counts only when this replica leads: see [`Replica::apply`].
-            parts.hlc.observe(parts.state.last_ts);
-            let replica = Rc::new(Replica::new(parts));
-            store.add(replica.clone());
-            let mut initial = options.initial.iter();
-            let initial = initial.find(|initial| initial.range == created.group.range);
-            let initial = initial.filter(|_| made.contains(&created.group));
-            let made = initial.map_or(StartMode::Before, |initial| StartMode::Now {
-                leads: initial.leads,
-            });
-            let running = start(replica, log, around.clone(), made, &routes_version).await?;
-            match running.replica.keyspace() {
-                Keyspace::User => ranges.push(running),
-                Keyspace::System => system.push(running),
-            }
-        }
-        ranges.sort_by_cached_key(first_key);
-        let all = ranges.iter().chain(&system);
-        let by_range = all.map(|running| (running.replica.group.range, running.clone()));
-        let by_range = RefCell::new(by_range.collect());
         let inner = Rc::new(Inner {
             location: options.location,
             gc_retention_ms: options.gc_retention_ms,
@@ -116,9 +77,7 @@ impl<E: Env> Shard<E> {
             around,
             wal,
             store,
-            ranges: RefCell::new(ranges),
-            system: RefCell::new(system),
-            by_range,
+            ranges: RangeMap::default(),
             background: RefCell::new(Tasks::default()),
             liveness: Liveness::default(),
             management: Management::new(
@@ -128,17 +87,24 @@ impl<E: Env> Shard<E> {
                 options.is_at,
             ),
             closing: Cell::new(false),
-            creating: RefCell::default(),
-            routes_version,
             staging: ReceivedSnapshots::default(),
             data_ids: Cell::new(data_ids),
             digests: Digests::new(options.digests),
         });
+        for (created, log) in recovered.replicas {
+            let mut initial = options.initial.iter();
+            let initial = initial.find(|initial| initial.range == created.group.range);
+            let initial = initial.filter(|_| made.contains(&created.group));
+            let made = initial.map_or(StartMode::Before, |initial| StartMode::Now {
+                leads: initial.leads,
+            });
+            inner.recover(&created, log, made).await?;
+        }
         background::start(&inner);
         // With other voters, the leader may be elsewhere, or late; requests then wait for it.
-        for (replica, raft) in inner.groups() {
+        for (replica, raft) in inner.ranges.groups() {
             if raft.is_alone() {
-                replica.led().await;
+                replica.leadership.led().await;
             }
         }
         Ok(Shard { inner })
@@ -146,37 +112,62 @@ impl<E: Env> Shard<E> {
 }
 
 impl<E: Env> Inner<E> {
-    /// All replicas of the shard.
-    pub(super) fn replicas(&self) -> Vec<Rc<Replica<E>>> {
-        let (ranges, system) = (self.ranges.borrow(), self.system.borrow());
-        ranges
-            .iter()
-            .chain(system.iter())
-            .map(|running| running.replica.clone())
-            .collect()
-    }
-
-    /// All replicas of the shard with their groups.
-    pub(super) fn groups(&self) -> Vec<(Rc<Replica<E>>, RaftGroup<E>)> {
-        self.groups_that(|_| true)
-    }
-
-    /// Calls `look` for each range. It must not make or remove a replica.
-    pub(super) fn for_each_group(&self, look: impl FnMut(&Running<E>)) {
-        let (ranges, system) = (self.ranges.borrow(), self.system.borrow());
-        ranges.iter().chain(system.iter()).for_each(look);
-    }
-
-    /// The replicas, with their groups, for which `is_so` holds.
-    pub(super) fn groups_that(
+    /// Starts a replica that the log names, from its state in the tree.
+    async fn recover(
         &self,
-        is_so: impl Fn(&Running<E>) -> bool,
-    ) -> Vec<(Rc<Replica<E>>, RaftGroup<E>)> {
-        let (ranges, system) = (self.ranges.borrow(), self.system.borrow());
-        let all = ranges.iter().chain(system.iter());
-        all.filter(|running| is_so(running))
-            .map(|running| (running.replica.clone(), running.raft.clone()))
-            .collect()
+        created: &Created,
+        log: GroupLog<E>,
+        made: StartMode,
+    ) -> Result<(), Fatal> {
+        let switched = log.switched();
+        let data_id = switched.as_ref().map_or(created.data_id, |s| s.data_id);
+        let state = recovery::recover_state(&self.store, created, switched.as_ref()).await?;
+        folder::check_replica(created.group, log.state().purged, state.applied)?;
+        self.start_replica(created.group, (data_id, state), log, made)
+            .await
+    }
+
+    /// Starts a replica with its group and its proposer, and adds it to the ranges of the shard.
+    pub(super) async fn start_replica(
+        &self,
+        group: Group,
+        (data_id, state): (DataId, RangeState),
+        log: GroupLog<E>,
+        made: StartMode,
+    ) -> Result<(), Fatal> {
+        // The clock must not be behind what was written, even if the wall clock was set back. The
+        // range's ceiling counts only when this replica leads: see [`Replica::apply`].
+        self.hlc.observe(state.last_ts);
+        let replica = Rc::new(Replica::new(ReplicaParts {
+            group,
+            data_id,
+            location: self.location,
+            state,
+            term_before: log.state().vote.map_or(0, |vote| vote.term),
+            last_before: log.state().last.map_or(0, |id| id.index),
+            store: self.store.clone(),
+            hlc: self.hlc.clone(),
+            clock: self.around.clock.clone(),
+            observers: self.observers.clone(),
+        }));
+        self.store.add(replica.clone());
+        let raft = RaftGroup::start(replica.clone(), log, self.around.clone(), made).await?;
+        let (watched, version) = (Rc::downgrade(&replica), self.ranges.version().clone());
+        raft.watch_leader(move |leader, term| {
+            if let Some(replica) = watched.upgrade() {
+                replica.follow(leader, term);
+                version.change();
+            }
+        });
+        let (owner, group) = (replica.clone(), raft.clone());
+        drop(E::Runtime::spawn(async move {
+            let store = owner.store.clone();
+            if let Err(fatal) = propose::run(owner, group).await {
+                store.fail(fatal);
+            }
+        }));
+        self.ranges.insert(Running { replica, raft });
+        Ok(())
     }
 }
 
@@ -250,36 +241,4 @@ fn created(
         membership: membership.into(),
         first: Some(FIRST),
     })
-}
-
-/// The first key of a range.
-pub(super) fn first_key<E: Env>(running: &Running<E>) -> Vec<u8> {
-    let replica = &running.replica;
-    replica.with_state(|state| state.descriptor.keys.start.clone())
-}
-
-/// Starts the group of a replica, and its proposer.
-pub(super) async fn start<E: Env>(
-    replica: Rc<Replica<E>>,
-    log: GroupLog<E>,
-    around: GroupDeps<E>,
-    made: StartMode,
-    routes_version: &Rc<Cell<u64>>,
-) -> Result<Running<E>, Fatal> {
-    let raft = RaftGroup::start(replica.clone(), log, around, made).await?;
-    let (watched, version) = (Rc::downgrade(&replica), routes_version.clone());
-    raft.watch_leader(move |leader, term| {
-        if let Some(replica) = watched.upgrade() {
-            replica.follow(leader, term);
-            version.set(version.get() + 1);
-        }
-    });
-    let (owner, group) = (replica.clone(), raft.clone());
-    drop(E::Runtime::spawn(async move {
-        let store = owner.store.clone();
-        if let Err(fatal) = proposer::run(owner, group).await {
-            store.fail(fatal);
-        }
-    }));
-    Ok(Running { replica, raft })
 }

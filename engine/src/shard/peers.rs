@@ -9,8 +9,8 @@ use super::{Inner, Shard};
 use crate::env::{AsyncRuntime, Env, Lane, Transport};
 use crate::error::{Error, Fate};
 use crate::mutant::{self, Mutant};
-use crate::raft::{self, Answer, Message, Question, RaftGroup};
-use crate::range::Route;
+use crate::raft::{self, Answer, Message, Question};
+use crate::range::{RaftGroup, Route};
 use crate::request::{Target, Wait};
 use crate::types::Location;
 use crate::wal::{Group, LogId, Vote};
@@ -90,7 +90,7 @@ impl<E: Env> Shard<E> {
             if confirmed {
                 return replica.check(target);
             }
-            if replica.lacks_quorum() {
+            if replica.leadership.lacks_quorum() {
                 return Err(Error::NoQuorum(Fate::NotApplied));
             }
             E::Runtime::sleep(CONFIRM_RETRY_INTERVAL).await;
@@ -101,7 +101,7 @@ impl<E: Env> Shard<E> {
     /// elsewhere that reaches a majority.
     pub fn led_elsewhere(&self, key: &[u8]) -> Option<Route> {
         let replica = self.find(key).ok()?;
-        if replica.leading().is_some() || replica.lacks_quorum() {
+        if replica.leading().is_some() || replica.leadership.lacks_quorum() {
             return None;
         }
         let route = replica.route();
@@ -116,7 +116,8 @@ impl<E: Env> Shard<E> {
 
     /// Whether the range of a key has a replica here that reaches no majority.
     pub fn lacks_quorum(&self, key: &[u8]) -> bool {
-        self.find(key).is_ok_and(|replica| replica.lacks_quorum())
+        self.find(key)
+            .is_ok_and(|replica| replica.leadership.lacks_quorum())
     }
 }
 

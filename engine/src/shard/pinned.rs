@@ -10,7 +10,8 @@ use crate::env::{Env, Instant, Now};
 use crate::limits::{
     LOG_FULL_TIMEOUT, PINNED_DISK_PART, PINNED_ENTRIES_MAX, PINNED_LEN_MAX, WAL_SEGMENTS_FULL,
 };
-use crate::raft::{Pinned, RaftGroup};
+use crate::raft::Pinned;
+use crate::range::RaftGroup;
 
 /// How many bytes one shard may pin, with this many bytes free on a disk that `shards` shards
 /// share.
@@ -30,7 +31,7 @@ impl<E: Env> Inner<E> {
     /// The groups whose logs are pinned for snapshots.
     fn all_pinned(&self) -> Vec<(RaftGroup<E>, Pinned)> {
         let mut all = Vec::new();
-        self.for_each_group(|Running { raft, .. }| {
+        self.ranges.for_each(|Running { raft, .. }| {
             all.extend(raft.pinned().map(|pinned| (raft.clone(), pinned)));
         });
         all

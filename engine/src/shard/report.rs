@@ -11,11 +11,12 @@ use crate::cluster::record::Row;
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Error, Fatal};
 use crate::lsm::{LsmError, keys};
-use crate::raft::{self, RaftGroup};
-use crate::range::ReplicaPlace;
+use crate::raft;
+use crate::range::leadership::Leading;
 use crate::range::proposer::{Proposal, ProposalKind};
-use crate::range::replica::{Leading, Replica};
+use crate::range::replica::Replica;
 use crate::range::sink::Once;
+use crate::range::{RaftGroup, ReplicaPlace};
 use crate::request::{Batch, SessionPair};
 use crate::types::{ClientId, NodeId, Timestamp};
 
@@ -37,10 +38,12 @@ pub(super) fn of<E: Env>(inner: &Inner<E>, known: u64) -> Report {
     };
     let now = Now::<E>::now();
     report.peers = inner.liveness.peers(now);
-    inner.for_each_group(|Running { replica, raft }| match replica.leading() {
-        Some(leading) => report.led.push(led(inner, replica, raft, leading, now)),
-        None => report.held.push(held(replica, raft, now)),
-    });
+    inner
+        .ranges
+        .for_each(|Running { replica, raft }| match replica.leading() {
+            Some(leading) => report.led.push(led(inner, replica, raft, leading, now)),
+            None => report.held.push(held(replica, raft, now)),
+        });
     report
 }
 
@@ -71,7 +74,7 @@ fn highest<E: Env>(inner: &Inner<E>) -> HighestIds {
     view.ranges
         .iter()
         .for_each(|range| highest.see(&range.descriptor));
-    inner.for_each_group(|running| {
+    inner.ranges.for_each(|running| {
         running
             .replica
             .with_state(|state| highest.see(&state.descriptor));
@@ -185,10 +188,10 @@ async fn write_one<E: Env>(replica: &Rc<Replica<E>>, write: Batch) -> Result<(),
     let (sender, receiver) = Channel::<E>::channel();
     // Each write has a client id of its own: it is never retried.
     let pair = SessionPair {
-        client: ClientId(replica.random_id()),
+        client: ClientId(replica.timestamps.random_id()),
         sequence: 1,
         lowest_unanswered: 1,
-        first_tried: replica.now(),
+        first_tried: replica.timestamps.now(),
     };
     let kind = ProposalKind::Write(write, pair);
     let epoch = replica.with_state(|state| state.descriptor.epoch);

@@ -244,9 +244,9 @@ async fn snapshot<E: Env>(
     if at <= replica.with_state(|state| state.last_ts) {
         return Ok(at);
     }
-    replica.check_time("snapshot", at)?;
+    replica.timestamps.check("snapshot", at)?;
     // The floor comes first: whatever is proposed from now on gets a timestamp above the snapshot.
-    replica.raise_floor(at);
+    replica.timestamps.raise_floor(at);
     if mutant::is(Mutant::ServedTimestampsForgotten) {
         return Ok(at);
     }

@@ -16,7 +16,9 @@ use crate::error::Fatal;
 use crate::lsm::{LiveData, keys};
 use crate::mutant::{self, Mutant};
 use crate::notify::Notify;
-use crate::raft::{Answer, Envelope, RaftGroup, SnapshotPart};
+use crate::raft::{Answer, Envelope, SnapshotPart};
+use crate::range::RaftGroup;
+use crate::range::machine::StagedSnapshot;
 use crate::range::state::RangeState;
 use crate::types::{DataId, KeyRange, ReplicaId, Timestamp};
 use crate::wal::{LogId, WalError};
@@ -173,7 +175,10 @@ impl<E: Env> Shard<E> {
                     {
                         self.make_staged_durable().await?;
                         state.gc_threshold = state.gc_threshold.max(gc_threshold);
-                        group.install(vote, data_id, state).await
+                        let covers = state.applied_state();
+                        let state = Box::new(state);
+                        let staged = StagedSnapshot { data_id, state };
+                        group.install(vote, &covers, staged).await
                     }
                     _ => Answer::Refused,
                 };

@@ -92,11 +92,11 @@ fn cluster<E: Env>(inner: &Inner<E>) -> Option<ClusterStatus> {
 
 /// The status of every range, users' first.
 pub(super) fn ranges<E: Env>(inner: &Inner<E>) -> Vec<RangeStatus> {
-    let ranges = inner.groups().into_iter().map(|(replica, raft)| {
+    let ranges = inner.ranges.groups().into_iter().map(|(replica, raft)| {
         let leading = replica.leading();
         let index = |id: Option<crate::wal::LogId>| id.map_or(0, |id| id.index);
         replica.with_state(|state| RangeStatus {
-            route: state.descriptor.route(replica.leader()),
+            route: state.descriptor.route(replica.leadership.leader()),
             system: state.descriptor.keyspace == crate::range::Keyspace::System,
             replica: replica.group.replica,
             data_id: replica.data_id(),

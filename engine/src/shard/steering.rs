@@ -5,16 +5,19 @@
 //! Runs on the shard that hosts the manager.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::Inner;
-use super::management::{ORDER_TIMEOUT, is_unsent};
 use crate::cluster::manager::{Manager, voter_on};
 use crate::cluster::placement::{Range, Slot, Step};
 use crate::cluster::{Ask, Told, record};
-use crate::env::{Clock, Env, Instant, Now};
+use crate::env::{Clock, Env, Instant, Now, is_unsent};
 use crate::error::{Fate, OrderError};
 use crate::range::ReplicaPlace;
 use crate::types::{Location, NodeId, RangeId, ShardId};
+
+/// Time limit of an order.
+pub(super) const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl<E: Env> Inner<E> {
     pub(super) async fn transfer(self: &Rc<Self>, range: RangeId, to: Option<NodeId>) -> Told {

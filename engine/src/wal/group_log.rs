@@ -11,7 +11,7 @@ use crate::mutant::{self, Mutant};
 use crate::types::DataId;
 use crate::wal::log::{Log, Page};
 use crate::wal::record::Record;
-use crate::wal::writer::{Core, Done};
+use crate::wal::shared::{Core, Done};
 use crate::wal::{Group, LogEntry, LogId, LogState, Switched, Vote, WalError};
 
 /// The log of one group. Clones are the same log.
@@ -53,7 +53,7 @@ impl<E: Env> GroupLog<E> {
 
     /// Whether the replica was removed, and its log with it.
     pub fn is_removed(&self) -> bool {
-        self.core.removed.borrow().contains(&self.group)
+        self.core.contents.removed.borrow().contains(&self.group)
     }
 
     /// Appends entries: readable at once, durable when `done` is called, in the order of all calls.

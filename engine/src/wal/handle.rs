@@ -12,7 +12,7 @@ use crate::types::DataId;
 use crate::wal::group_log::GroupLog;
 use crate::wal::log::Log;
 use crate::wal::record::Record;
-use crate::wal::writer::{Core, Done};
+use crate::wal::shared::{Core, Done};
 use crate::wal::{
     Created, Group, LogId, LogState, Position, Recovered, Space, WalError, WalOptions, WalStats,
     clean_mark, recovery,
@@ -54,7 +54,7 @@ impl<E: Env> Wal<E> {
     }
 
     fn recovered(&self, clean: bool) -> Recovered<E> {
-        let logs = self.core.logs.borrow();
+        let logs = self.core.contents.logs.borrow();
         let replicas = logs.iter().map(|(group, log)| {
             let created = log.borrow().created.clone();
             (
@@ -65,9 +65,16 @@ impl<E: Env> Wal<E> {
         Recovered {
             clean,
             replicas: replicas.collect(),
-            removed: self.core.removed.borrow().iter().copied().collect(),
-            data_ids_reserved: self.core.data_ids.get(),
-            mark: self.core.mark.get(),
+            removed: self
+                .core
+                .contents
+                .removed
+                .borrow()
+                .iter()
+                .copied()
+                .collect(),
+            data_ids_reserved: self.core.contents.data_ids.get(),
+            mark: self.core.contents.mark.get(),
             last_batch: self.last_batch(),
             begins: Position(0),
         }
@@ -79,15 +86,19 @@ impl<E: Env> Wal<E> {
     /// Its name was used before, or the log has failed.
     pub async fn create_replica(&self, created: Created) -> Result<GroupLog<E>, WalError> {
         let group = created.group;
-        let known = self.core.logs.borrow().contains_key(&group)
-            || self.core.removed.borrow().contains(&group);
+        let known = self.core.contents.logs.borrow().contains_key(&group)
+            || self.core.contents.removed.borrow().contains(&group);
         if known {
             return Err(WalError::ReplicaNameUsed(group));
         }
-        let highest = self.core.highest_replica.get().max(group.replica);
-        self.core.highest_replica.set(highest);
+        let highest = self.core.contents.highest_replica.get().max(group.replica);
+        self.core.contents.highest_replica.set(highest);
         let log = Rc::new(RefCell::new(Log::new(created.clone())));
-        self.core.logs.borrow_mut().insert(group, log.clone());
+        self.core
+            .contents
+            .logs
+            .borrow_mut()
+            .insert(group, log.clone());
         self.core.append_durably(&Record::Created(created)).await?;
         Ok(GroupLog::new(group, log, self.core.clone()))
     }
@@ -97,8 +108,8 @@ impl<E: Env> Wal<E> {
     /// # Errors
     /// The log has failed.
     pub async fn remove_replica(&self, group: Group) -> Result<(), WalError> {
-        let log = self.core.logs.borrow_mut().remove(&group);
-        self.core.removed.borrow_mut().insert(group);
+        let log = self.core.contents.logs.borrow_mut().remove(&group);
+        self.core.contents.removed.borrow_mut().insert(group);
         self.core.append_lazily(&Record::Removed(group));
         if let Some(log) = log {
             let left = log.borrow_mut().truncate(None);
@@ -112,23 +123,26 @@ impl<E: Env> Wal<E> {
     /// # Errors
     /// The log has failed.
     pub async fn reserve_data_ids(&self, up_to: DataId) -> Result<(), WalError> {
-        self.core.data_ids.set(self.core.data_ids.get().max(up_to));
+        self.core
+            .contents
+            .data_ids
+            .set(self.core.contents.data_ids.get().max(up_to));
         self.core.append_durably(&Record::DataIds(up_to)).await
     }
 
     /// Has `tell` called once if the log fails for good.
     pub fn on_failure(&self, tell: impl Fn(WalError) + 'static) {
-        *self.core.on_failure.borrow_mut() = Some(Box::new(tell));
+        *self.core.health.on_failure.borrow_mut() = Some(Box::new(tell));
     }
 
     /// When the write in flight began; `None` if there is none.
     pub fn writing_since(&self) -> Option<Now<E>> {
-        self.core.writing_since.get()
+        self.core.health.writing_since.get()
     }
 
     /// What the disk lacks while the log waits for it.
     pub fn lack(&self) -> Option<Lack> {
-        self.core.lack.get()
+        self.core.health.lack.get()
     }
 
     /// Writes the pending records and the mark of a clean stop, unless the disk lacks something.
@@ -138,21 +152,21 @@ impl<E: Env> Wal<E> {
     /// The log has failed.
     pub async fn close(&self) -> Result<(), WalError> {
         let core = &self.core;
-        core.closed.set(true);
+        core.health.closed.set(true);
         core.wake_writer();
         // The writer first writes all pending records: the mark must name the very last batch.
         std::future::poll_fn(|cx| {
-            if core.writer_ended.get() || core.lack.get().is_some() {
+            if core.wakers.writer_ended.get() || core.health.lack.get().is_some() {
                 return Poll::Ready(());
             }
-            *core.waiting_for_end.borrow_mut() = Some(cx.waker().clone());
+            *core.wakers.for_end.borrow_mut() = Some(cx.waker().clone());
             Poll::Pending
         })
         .await;
-        if let Some(error) = core.dead.borrow().clone() {
+        if let Some(error) = core.health.dead.borrow().clone() {
             return Err(error);
         }
-        if core.lack.get().is_some() {
+        if core.health.lack.get().is_some() {
             return Ok(());
         }
         let (generation, number) = {
@@ -181,7 +195,7 @@ impl<E: Env> Wal<E> {
             if self.core.has_room() {
                 return Poll::Ready(());
             }
-            let mut waiting = self.core.waiting_for_room.borrow_mut();
+            let mut waiting = self.core.wakers.for_room.borrow_mut();
             waiting.push(cx.waker().clone());
             Poll::Pending
         })
@@ -198,7 +212,7 @@ impl<E: Env> Wal<E> {
 
     /// The state of every group's log, and the ids of its entries.
     pub fn contents(&self) -> Vec<(Group, LogState, Vec<LogId>)> {
-        let logs = self.core.logs.borrow();
+        let logs = self.core.contents.logs.borrow();
         let contents = logs.iter().map(|(group, log)| {
             let log = log.borrow();
             (*group, log.state(), log.ids().collect())
@@ -228,13 +242,14 @@ impl<E: Env> Wal<E> {
     pub fn stats(&self) -> WalStats {
         let cached = self
             .core
+            .contents
             .logs
             .borrow()
             .values()
             .map(|log| log.borrow().cached_bytes())
             .sum();
         let mut stats = self.core.counters.borrow().stats();
-        stats.pending_bytes = self.core.pending_bytes.get();
+        stats.pending_bytes = self.core.pending.bytes.get();
         {
             let segments = self.core.segments.borrow();
             stats.segments = segments.len();

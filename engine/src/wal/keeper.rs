@@ -17,13 +17,13 @@ use crate::wal::WalError;
 use crate::wal::batch::FORMAT;
 use crate::wal::record::Record;
 use crate::wal::segment::{self, Beginning};
-use crate::wal::writer::{Core, Done};
+use crate::wal::shared::{Core, Done};
 
 impl<E: Env> Core<E> {
     /// The keeper's task.
     pub(super) async fn keep_segments(self: Rc<Core<E>>) {
         // Records appended before the log was closed may still need a segment.
-        while !self.writer_ended.get() && self.dead.borrow().is_none() {
+        while !self.wakers.writer_ended.get() && self.health.dead.borrow().is_none() {
             match self.keep_once().await {
                 Ok(true) => continue,
                 Ok(false) => {}
@@ -31,7 +31,7 @@ impl<E: Env> Core<E> {
                     // The writer gets the error only if it needs the segment: until then this is a
                     // warning.
                     tracing::warn!(%error, "no spare log segment");
-                    if self.waiting_for_spare.borrow().is_some() {
+                    if self.wakers.for_spare.borrow().is_some() {
                         self.die(error);
                         self.wake_spare();
                         return;
@@ -40,10 +40,10 @@ impl<E: Env> Core<E> {
             }
             // A call that came during this step is not lost: it left the flag set.
             std::future::poll_fn(|cx| {
-                if self.keeper_called.replace(false) {
+                if self.wakers.keeper_called.replace(false) {
                     return Poll::Ready(());
                 }
-                *self.keeper.borrow_mut() = Some(cx.waker().clone());
+                *self.wakers.keeper.borrow_mut() = Some(cx.waker().clone());
                 Poll::Pending
             })
             .await;
@@ -52,16 +52,24 @@ impl<E: Env> Core<E> {
 
     /// The records of a checkpoint: everything but entries, so that older segments can go.
     pub(super) fn checkpoint_records(&self) -> Vec<Record> {
-        let mut records: Vec<Record> = self.mark.get().into_iter().map(Record::Mark).collect();
-        records.push(Record::DataIds(self.data_ids.get()));
+        let mut records: Vec<Record> = self
+            .contents
+            .mark
+            .get()
+            .into_iter()
+            .map(Record::Mark)
+            .collect();
+        records.push(Record::DataIds(self.contents.data_ids.get()));
         records.extend(
-            self.removed
+            self.contents
+                .removed
                 .borrow()
                 .iter()
                 .map(|group| Record::Removed(*group)),
         );
         records.extend(
-            self.logs
+            self.contents
+                .logs
                 .borrow()
                 .values()
                 .flat_map(|log| log.borrow().checkpoint()),
@@ -70,18 +78,18 @@ impl<E: Env> Core<E> {
     }
 
     fn wake_spare(&self) {
-        let waker = self.waiting_for_spare.borrow_mut().take();
+        let waker = self.wakers.for_spare.borrow_mut().take();
         waker.into_iter().for_each(Waker::wake);
     }
 
     /// Switches to a spare segment; waits for the keeper if there is none.
     pub(super) async fn next_segment(&self) -> Result<(), WalError> {
         let spare = std::future::poll_fn(|cx| {
-            let spare = self.spares.borrow_mut().pop_front();
-            if spare.is_some() || self.dead.borrow().is_some() {
+            let spare = self.spares.names.borrow_mut().pop_front();
+            if spare.is_some() || self.health.dead.borrow().is_some() {
                 return Poll::Ready(spare);
             }
-            *self.waiting_for_spare.borrow_mut() = Some(cx.waker().clone());
+            *self.wakers.for_spare.borrow_mut() = Some(cx.waker().clone());
             self.wake_keeper();
             Poll::Pending
         })
@@ -125,12 +133,12 @@ impl<E: Env> Core<E> {
         for generation in unneeded {
             self.recycle(&segment::name(generation)).await?;
         }
-        if self.spares.borrow().len() < segment::SPARES {
+        if self.spares.names.borrow().len() < segment::SPARES {
             let name = self.spare_name();
             match self.disk.create(&name, self.options.segment_bytes).await {
                 Ok(_) => {
                     self.goes_on();
-                    self.spares.borrow_mut().push_back(name);
+                    self.spares.names.borrow_mut().push_back(name);
                     self.wake_spare();
                 }
                 // Another step follows first: an older segment may have become free meanwhile.
@@ -159,12 +167,12 @@ impl<E: Env> Core<E> {
     }
 
     fn spare_name(&self) -> String {
-        self.spares_made.set(self.spares_made.get() + 1);
-        segment::spare_name(self.spares_made.get())
+        self.spares.made.set(self.spares.made.get() + 1);
+        segment::spare_name(self.spares.made.get())
     }
 
     async fn recycle(&self, name: &str) -> Result<(), WalError> {
-        if self.spares.borrow().len() > segment::SPARES {
+        if self.spares.names.borrow().len() > segment::SPARES {
             let remove = || async {
                 let removed = self.disk.remove(name).await;
                 removed.map_err(|e| WalError::io(name, "remove", &e))
@@ -177,7 +185,7 @@ impl<E: Env> Core<E> {
             renamed.map_err(|e| WalError::io(name, "rename", &e))
         };
         self.patiently(rename).await?;
-        self.spares.borrow_mut().push_back(spare);
+        self.spares.names.borrow_mut().push_back(spare);
         self.wake_spare();
         Ok(())
     }
@@ -186,6 +194,7 @@ impl<E: Env> Core<E> {
     /// go.
     async fn carry_forward(&self, generation: u64) -> Result<(), WalError> {
         let logs: Vec<_> = self
+            .contents
             .logs
             .borrow()
             .iter()
@@ -218,13 +227,13 @@ impl<E: Env> Core<E> {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.pending_bytes.get() <= WAL_WAITING_LEN_MAX || self.dead.borrow().is_some()
+        self.pending.bytes.get() <= WAL_WAITING_LEN_MAX || self.health.dead.borrow().is_some()
     }
 
     /// Wakes the tasks that wait for room, if there is some.
     pub(super) fn wake_for_room(&self) {
         if self.has_room() {
-            let waiting = std::mem::take(&mut *self.waiting_for_room.borrow_mut());
+            let waiting = std::mem::take(&mut *self.wakers.for_room.borrow_mut());
             waiting.into_iter().for_each(Waker::wake);
         }
     }
@@ -239,7 +248,7 @@ impl<E: Env> Core<E> {
             return;
         }
         self.untrimmed.set(0);
-        let logs = self.logs.borrow();
+        let logs = self.contents.logs.borrow();
         let cached: usize = logs.values().map(|log| log.borrow().cached_bytes()).sum();
         let mut wanted = cached.saturating_sub(self.options.entry_cache_bytes);
         for log in logs.values() {

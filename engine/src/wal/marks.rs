@@ -11,7 +11,7 @@ impl<E: Env> Wal<E> {
     /// # Errors
     /// The log has failed.
     pub async fn mark(&self, mark: LogMark) -> Result<(), WalError> {
-        self.core.mark.set(Some(mark));
+        self.core.contents.mark.set(Some(mark));
         self.core.append_durably(&Record::Mark(mark)).await
     }
 
@@ -19,11 +19,11 @@ impl<E: Env> Wal<E> {
     /// purged is purged by a later record. So a log that lacks entries also says which flush has
     /// them.
     pub fn flushed(&self, flushes: u64) {
-        let Some(mark) = self.core.mark.get() else {
+        let Some(mark) = self.core.contents.mark.get() else {
             return;
         };
         let mark = LogMark { flushes, ..mark };
-        self.core.mark.set(Some(mark));
+        self.core.contents.mark.set(Some(mark));
         self.core.append_lazily(&Record::Mark(mark));
     }
 
@@ -34,7 +34,7 @@ impl<E: Env> Wal<E> {
 
     /// The position of the next record in the stream of written bytes.
     pub fn position(&self) -> Position {
-        Position(self.core.written.get() + self.core.pending_bytes.get() as u64)
+        Position(self.core.written.get() + self.core.pending.bytes.get() as u64)
     }
 
     /// Bytes written since a position, padding included.
@@ -44,13 +44,16 @@ impl<E: Env> Wal<E> {
 
     /// The highest id of all replicas that are or were in this log.
     pub fn highest_replica(&self) -> ReplicaId {
-        self.core.highest_replica.get()
+        self.core.contents.highest_replica.get()
     }
 
     /// Whether this replica id is used, or it or a higher one was used by a replica that is gone.
     /// The range does not matter: ids are given out once, in rising order.
     pub fn is_replica_used(&self, replica: ReplicaId) -> bool {
-        let (logs, removed) = (self.core.logs.borrow(), self.core.removed.borrow());
+        let (logs, removed) = (
+            self.core.contents.logs.borrow(),
+            self.core.contents.removed.borrow(),
+        );
         let is_here = logs.keys().any(|group| group.replica == replica);
         is_here || removed.iter().any(|group| group.replica >= replica)
     }

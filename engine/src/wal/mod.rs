@@ -67,6 +67,7 @@ mod record;
 mod recovery;
 mod sealed;
 mod segment;
+mod shared;
 mod stats;
 mod writer;
 

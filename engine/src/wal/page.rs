@@ -10,7 +10,7 @@ use crate::env::Env;
 use crate::limits::BLOCK_LEN;
 use crate::wal::log::{Log, Place};
 use crate::wal::record::{self, Record};
-use crate::wal::writer::Core;
+use crate::wal::shared::Core;
 use crate::wal::{Group, LogEntry, LogId, WalError, segment};
 
 impl<E: Env> Core<E> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::env::{AsyncRuntime, Env};
 use crate::wal::WalError;
-use crate::wal::writer::Core;
+use crate::wal::shared::Core;
 
 /// Pause before an operation is tried again for which something was lacking.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -46,12 +46,12 @@ impl<E: Env> Core<E> {
         if lack.is_none() {
             return Err(error);
         }
-        if self.lack.replace(lack).is_none() {
+        if self.health.lack.replace(lack).is_none() {
             tracing::error!(%error, "the log waits for the disk, and tries again");
         }
         // A clean stop does not wait until the disk has room: it wakes up and ends without the
         // mark.
-        let waiting = self.waiting_for_end.borrow_mut().take();
+        let waiting = self.wakers.for_end.borrow_mut().take();
         waiting.into_iter().for_each(Waker::wake);
         E::Runtime::sleep(RETRY_AFTER).await;
         Ok(())
@@ -59,7 +59,7 @@ impl<E: Env> Core<E> {
 
     /// Notes that the disk has done what it lacked something for.
     pub(super) fn goes_on(&self) {
-        if self.lack.take().is_some() {
+        if self.health.lack.take().is_some() {
             tracing::info!("the log goes on");
         }
     }

@@ -1,154 +1,26 @@
 //! The log's writer: gathers records, writes one batch at a time, and completes waiters in order.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
-use crate::disk_fault::Lack;
-use crate::env::{AsyncRuntime, Disk, Env, File, Instant, Now};
+use crate::env::{AsyncRuntime, Env, File, Instant, Now};
 use crate::limits::BLOCK_LEN;
-use crate::types::{DataId, ReplicaId};
 use crate::wal::batch::{self, RECORDS_LEN_MAX};
-use crate::wal::log::{Log, Place};
+use crate::wal::log::Place;
 use crate::wal::record::{self, Record};
-use crate::wal::segment::{self, Segments};
-use crate::wal::stats::Counters;
-use crate::wal::{Group, LogEntry, LogId, LogMark, WalError, WalOptions, recovery};
-
-/// What happens when the records of a chunk are durable, or the log has failed.
-pub(super) enum Done {
-    /// Calls back with the result.
-    Call(Box<dyn FnOnce(Result<(), WalError>)>),
-    /// Releases places on disk: entries were dropped or moved by one of the records.
-    Leave(Vec<Place>),
-}
-
-/// Pending records that become one batch.
-#[derive(Default)]
-struct Chunk {
-    bytes: Vec<u8>,
-    records: u64,
-    /// The entries among the records, and where each begins and ends in `bytes`.
-    entries: Vec<(Group, LogId, usize, usize)>,
-    done: Vec<Done>,
-    /// Whether somebody waits for it. A chunk that nobody waits for is written with the next one.
-    urgent: bool,
-}
-
-/// Where the next batch will be written.
-pub(super) struct Head<F> {
-    pub(super) generation: u64,
-    pub(super) file: Rc<F>,
-    /// The secret of the segment's batches.
-    pub(super) secret: u64,
-    pub(super) offset: u64,
-    pub(super) number: u64,
-}
-
-type FileOf<E> = <<E as Env>::Disk as Disk>::File;
-
-/// Called once when the log has failed.
-type OnFailure = Box<dyn Fn(WalError)>;
-
-/// The state that all handles of the log, the writer and the keeper share.
-pub struct Core<E: Env> {
-    pub(super) disk: E::Disk,
-    pub(super) options: WalOptions,
-    pending: RefCell<VecDeque<Chunk>>,
-    pub(super) pending_bytes: Cell<usize>,
-    pub(super) logs: RefCell<BTreeMap<Group, Rc<RefCell<Log>>>>,
-    pub(super) removed: RefCell<BTreeSet<Group>>,
-    pub(super) data_ids: Cell<DataId>,
-    pub(super) highest_replica: Cell<ReplicaId>,
-    pub(super) mark: Cell<Option<LogMark>>,
-    pub(super) segments: RefCell<Segments<FileOf<E>>>,
-    pub(super) head: RefCell<Head<FileOf<E>>>,
-    /// Whether the segment that is written to has a whole, durable checkpoint. Not known of a
-    /// segment that was read back: a crash may have cut its checkpoint.
-    pub(super) has_checkpoint: Cell<bool>,
-    /// Bytes of entries appended since the cache was last trimmed.
-    pub(super) untrimmed: Cell<usize>,
-    pub(super) spares: RefCell<VecDeque<String>>,
-    pub(super) spares_made: Cell<u64>,
-    /// The live entries of segments up to this generation were written again further on.
-    pub(super) carried: Cell<u64>,
-    /// Bytes written so far, counted from the oldest segment at the start.
-    pub(super) written: Cell<u64>,
-    pub(super) dead: RefCell<Option<WalError>>,
-    pub(super) on_failure: RefCell<Option<OnFailure>>,
-    pub(super) closed: Cell<bool>,
-    /// What the disk lacks while the log waits for it.
-    pub(super) lack: Cell<Option<Lack>>,
-    pub(super) writing_since: Cell<Option<Now<E>>>,
-    pub(super) writer: RefCell<Option<Waker>>,
-    pub(super) keeper: RefCell<Option<Waker>>,
-    pub(super) keeper_called: Cell<bool>,
-    pub(super) waiting_for_spare: RefCell<Option<Waker>>,
-    pub(super) writer_ended: Cell<bool>,
-    pub(super) waiting_for_end: RefCell<Option<Waker>>,
-    pub(super) waiting_for_room: RefCell<Vec<Waker>>,
-    pub(super) counters: RefCell<Counters>,
-}
+use crate::wal::segment;
+use crate::wal::shared::{Chunk, Core, Done};
+use crate::wal::{Group, LogEntry, LogId, WalError};
 
 impl<E: Env> Core<E> {
-    /// What a log that was read back goes on from.
-    pub(super) fn new(disk: E::Disk, options: WalOptions, found: recovery::State<E>) -> Core<E> {
-        let logs: BTreeMap<Group, Rc<RefCell<Log>>> = found
-            .logs
-            .into_iter()
-            .map(|(group, log)| (group, Rc::new(RefCell::new(log))))
-            .collect();
-        let known = logs.keys().chain(&found.removed);
-        let highest = known.map(|group| group.replica).max();
-        Core {
-            highest_replica: Cell::new(highest.unwrap_or_default()),
-            disk,
-            options,
-            pending: RefCell::default(),
-            pending_bytes: Cell::new(0),
-            logs: RefCell::new(logs),
-            removed: RefCell::new(found.removed),
-            data_ids: Cell::new(found.data_ids),
-            mark: Cell::new(found.mark),
-            segments: RefCell::new(found.segments),
-            head: RefCell::new(Head {
-                generation: found.generation,
-                file: found.file,
-                secret: found.secret,
-                offset: found.offset,
-                number: found.number,
-            }),
-            has_checkpoint: Cell::new(false),
-            untrimmed: Cell::new(0),
-            spares: RefCell::new(found.spares),
-            spares_made: Cell::new(found.spares_made),
-            carried: Cell::new(0),
-            written: Cell::new(found.bytes),
-            dead: RefCell::new(None),
-            on_failure: RefCell::new(None),
-            closed: Cell::new(false),
-            lack: Cell::new(None),
-            writing_since: Cell::new(None),
-            writer: RefCell::new(None),
-            keeper: RefCell::new(None),
-            keeper_called: Cell::new(true),
-            waiting_for_spare: RefCell::new(None),
-            writer_ended: Cell::new(false),
-            waiting_for_end: RefCell::new(None),
-            waiting_for_room: RefCell::default(),
-            counters: RefCell::default(),
-        }
-    }
-
     /// Adds a record of at most `len_max` bytes to the chunk that is gathering.
     fn add(&self, len_max: usize, encode: impl FnOnce(&mut Chunk)) {
-        if self.closed.get() {
+        if self.health.closed.get() {
             return;
         }
-        let mut pending = self.pending.borrow_mut();
+        let mut pending = self.pending.chunks.borrow_mut();
         // Even the smallest segment has room for a checkpoint and some chunks.
         let most = RECORDS_LEN_MAX.min(self.options.segment_bytes as usize / 4);
         if pending
@@ -162,7 +34,7 @@ impl<E: Env> Core<E> {
             encode(chunk);
             chunk.records += 1;
             let added = chunk.bytes.len() - before;
-            self.pending_bytes.set(self.pending_bytes.get() + added);
+            self.pending.bytes.set(self.pending.bytes.get() + added);
         }
     }
 
@@ -193,7 +65,7 @@ impl<E: Env> Core<E> {
             return;
         }
         {
-            let mut pending = self.pending.borrow_mut();
+            let mut pending = self.pending.chunks.borrow_mut();
             if pending.is_empty() {
                 pending.push_back(Chunk::default());
             }
@@ -222,29 +94,29 @@ impl<E: Env> Core<E> {
     }
 
     pub(super) fn dead(&self) -> Option<WalError> {
-        if self.closed.get() {
+        if self.health.closed.get() {
             return Some(WalError::Closed);
         }
-        self.dead.borrow().clone()
+        self.health.dead.borrow().clone()
     }
 
     /// Makes the log fail for good, and reports that once.
     pub(super) fn die(&self, error: WalError) {
-        *self.dead.borrow_mut() = Some(error.clone());
-        let on_failure = self.on_failure.borrow_mut().take();
+        *self.health.dead.borrow_mut() = Some(error.clone());
+        let on_failure = self.health.on_failure.borrow_mut().take();
         if let Some(tell) = on_failure {
             tell(error);
         }
     }
 
     pub(super) fn wake_writer(&self) {
-        let waker = self.writer.borrow_mut().take();
+        let waker = self.wakers.writer.borrow_mut().take();
         waker.into_iter().for_each(Waker::wake);
     }
 
     pub(super) fn wake_keeper(&self) {
-        self.keeper_called.set(true);
-        let waker = self.keeper.borrow_mut().take();
+        self.wakers.keeper_called.set(true);
+        let waker = self.wakers.keeper.borrow_mut().take();
         waker.into_iter().for_each(Waker::wake);
     }
 
@@ -254,13 +126,13 @@ impl<E: Env> Core<E> {
             let bytes = chunk.bytes.len();
             let done = match self.write_next(&chunk).await {
                 Ok(()) => {
-                    self.pending_bytes.set(self.pending_bytes.get() - bytes);
+                    self.pending.bytes.set(self.pending.bytes.get() - bytes);
                     chunk.done
                 }
                 Err(error) => {
                     self.die(error);
                     // Nothing after a failed write can be durable: all that waits fails with it.
-                    let rest = std::mem::take(&mut *self.pending.borrow_mut());
+                    let rest = std::mem::take(&mut *self.pending.chunks.borrow_mut());
                     chunk
                         .done
                         .into_iter()
@@ -271,14 +143,14 @@ impl<E: Env> Core<E> {
             self.wake_for_room();
             self.finish(done);
         }
-        self.writer_ended.set(true);
+        self.wakers.writer_ended.set(true);
         self.wake_keeper();
-        let waker = self.waiting_for_end.borrow_mut().take();
+        let waker = self.wakers.for_end.borrow_mut().take();
         waker.into_iter().for_each(Waker::wake);
     }
 
     fn finish(&self, done: Vec<Done>) {
-        let result = self.dead.borrow().clone().map_or(Ok(()), Err);
+        let result = self.health.dead.borrow().clone().map_or(Ok(()), Err);
         let mut left = false;
         for done in done {
             match done {
@@ -302,18 +174,18 @@ impl<E: Env> Core<E> {
 
     async fn next_chunk(&self) -> Option<Chunk> {
         std::future::poll_fn(|cx| {
-            let mut pending = self.pending.borrow_mut();
+            let mut pending = self.pending.chunks.borrow_mut();
             // A chunk that nobody waits for is written when the next chunk follows it, when
             // something urgent is added to it, or when the log is closed.
-            let closed = self.closed.get();
+            let closed = self.health.closed.get();
             let due = pending.len() > 1 || pending.front().is_some_and(|c| c.urgent || closed);
-            if self.dead.borrow().is_some() || (closed && !due) {
+            if self.health.dead.borrow().is_some() || (closed && !due) {
                 return Poll::Ready(None);
             }
             if due {
                 return Poll::Ready(pending.pop_front());
             }
-            *self.writer.borrow_mut() = Some(cx.waker().clone());
+            *self.wakers.writer.borrow_mut() = Some(cx.waker().clone());
             Poll::Pending
         })
         .await
@@ -391,10 +263,10 @@ impl<E: Env> Core<E> {
             }
         };
         let began = Now::<E>::now();
-        self.writing_since.set(Some(began));
+        self.health.writing_since.set(Some(began));
         // A write that failed or was cut short goes to the same place again.
         let result = self.patiently(write).await;
-        self.writing_since.set(None);
+        self.health.writing_since.set(None);
         result?;
         {
             let mut head = self.head.borrow_mut();
@@ -417,7 +289,7 @@ impl<E: Env> Core<E> {
     }
 
     fn placed(&self, group: Group, id: LogId, place: Place) {
-        let log = self.logs.borrow().get(&group).cloned();
+        let log = self.contents.logs.borrow().get(&group).cloned();
         let Some(log) = log else { return };
         let (left, held) = log.borrow_mut().placed(id, place);
         let mut segments = self.segments.borrow_mut();

@@ -7,55 +7,9 @@ use std::io::Write;
 use rangedb_client::Client;
 use serde_json::{Value, json};
 
-use super::args::{CliCommand, ConfigCommand, NodeCommand, RangeCommand};
-use super::commands::Request;
 use super::output::Printer;
+use super::request::Show;
 use super::{Exit, Trouble};
-
-/// The part of the cluster's state to show.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Show {
-    Nodes,
-    Ranges,
-    Setting(Option<String>),
-    History,
-}
-
-/// Builds the request of a command about the cluster.
-pub(super) fn request(command: &CliCommand) -> Request {
-    match command {
-        CliCommand::Node {
-            command: NodeCommand::Ls { .. },
-        } => Request::Show(Show::Nodes),
-        CliCommand::Range { command } => match command {
-            RangeCommand::Ls { .. } => Request::Show(Show::Ranges),
-            RangeCommand::TransferLeader { range, to, .. } => {
-                order_of(json!({ "command": "transfer_leader", "range": range, "to": to }))
-            }
-            RangeCommand::MoveReplica {
-                range, from, to, ..
-            } => order_of(json!({
-                "command": "move_replica",
-                "range": range,
-                "from": from,
-                "to_node": to.0,
-                "to_shard": to.1,
-            })),
-        },
-        CliCommand::Config { command } => match command {
-            ConfigCommand::Get { name, .. } => Request::Show(Show::Setting(name.clone())),
-            ConfigCommand::Set { name, value, .. } => {
-                order_of(json!({ "command": "config_set", "name": name, "value": value }))
-            }
-            ConfigCommand::History { .. } => Request::Show(Show::History),
-        },
-        _ => Request::Status,
-    }
-}
-
-fn order_of(command: Value) -> Request {
-    Request::Order(command.to_string())
-}
 
 /// Sends an admin command that changes nothing.
 pub(super) async fn ask(client: &Client, command: &Value) -> Result<Value, Trouble> {

@@ -12,6 +12,7 @@ mod cluster;
 mod commands;
 mod input;
 mod output;
+mod request;
 mod status;
 
 #[cfg(test)]
@@ -96,7 +97,7 @@ pub fn run(command: CliCommand) -> ExitCode {
 
 fn execute(command: CliCommand) -> Result<Exit, Trouble> {
     // The arguments are checked before anything is sent.
-    let request = commands::prepare(&command)?;
+    let request = request::prepare(&command)?;
     let connection = command.connection();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

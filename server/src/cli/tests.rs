@@ -5,9 +5,8 @@ use rangedb_client::{Batch, ScanOptions};
 use rangedb_server::admin::json;
 use serde_json::{Map, Value};
 
-use super::cluster::Show;
-use super::commands::{Request, Wanted, prepare};
 use super::input;
+use super::request::{Request, Show, Wanted, prepare};
 use super::{CliCommand, Exit, output};
 
 #[derive(Parser)]

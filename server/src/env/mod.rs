@@ -4,7 +4,6 @@
 
 pub mod channels;
 mod clock;
-pub mod data_dir;
 mod disk;
 pub mod kernel;
 mod queue;

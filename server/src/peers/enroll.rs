@@ -36,6 +36,7 @@ use tokio_util::compat::TokioAsyncReadCompatExt;
 use super::input::Input;
 use super::serve::HELLO_LEN_MAX;
 use super::{Peers, VERSION, kind, reach, same_secret};
+use crate::data_dir::Membership;
 use crate::net::port::HELD_TIMEOUT;
 use crate::shard::context::Context;
 
@@ -70,25 +71,11 @@ pub struct Request {
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// Accepted.
-    Joined(Place),
+    Joined(Membership),
     /// Refused for a reason that does not pass by itself.
     Refused(String),
     /// Not now: ask again.
     Later(String),
-}
-
-/// What a node must know of its cluster to join it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Place {
-    /// The cluster's id, in hex.
-    pub cluster: String,
-    /// The node's new id.
-    pub node: u64,
-    /// The addresses of the other nodes, by id.
-    pub addresses: BTreeMap<u64, String>,
-    /// Node and shard of each replica of the system range.
-    pub system: Vec<(u64, u16)>,
 }
 
 /// What an empty node knows of its cluster from the command line.
@@ -112,7 +99,7 @@ pub async fn enroll(
     list: &List,
     request: &Request,
     mut waits: impl FnMut(String),
-) -> Result<Option<Place>, String> {
+) -> Result<Option<Membership>, String> {
     let (heard, mut hears) = mpsc::channel(list.others.len().max(1));
     // All tasks in here end with this function.
     let mut asking = JoinSet::new();
@@ -139,7 +126,7 @@ pub async fn enroll(
         tokio::select! {
             Some((address, reply)) = hears.recv() => {
                 let reason = match reply {
-                    Ok(Reply::Joined(place)) => break Ok(Some(place)),
+                    Ok(Reply::Joined(membership)) => break Ok(Some(membership)),
                     Ok(Reply::Refused(why)) => break Err(format!("{address}: {why}")),
                     Ok(Reply::Later(why)) => why,
                     Err(error) => error.to_string(),
@@ -385,7 +372,7 @@ async fn decide(context: &Rc<Context>, body: &[u8]) -> Reply {
                 .system()
                 .into_iter()
                 .map(|at| (at.node.0, at.shard.0));
-            Reply::Joined(Place {
+            Reply::Joined(Membership {
                 cluster: format!("{:032x}", context.node.cluster),
                 node: node.0,
                 addresses: addresses.collect(),

@@ -38,7 +38,7 @@ use rangedb_engine::types::{Location, NodeId, ShardId};
 
 use rangedb_protocol::preamble::{Answer, Preamble, Role, Verdict};
 
-use crate::env::data_dir::{self, Identity};
+use crate::data_dir::{self, Identity};
 use crate::env::reactor;
 pub use lives::{Lives, Met, Welcome};
 
@@ -441,7 +441,7 @@ mod tests {
     use rangedb_engine::cluster::{NodeRecord, NodeState, NodeView};
 
     use super::*;
-    use crate::env::data_dir::{Birth, DataDir, Wanted};
+    use crate::data_dir::{Birth, DataDir, Wanted};
     use crate::test_node;
 
     #[test]

@@ -21,7 +21,7 @@ use rangedb_engine::types::ShardId;
 use rangedb_engine::wal::WalError;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::env::data_dir;
+use crate::data_dir;
 use crate::env::reactor::{self, TcpListener, Unsupported, foreign};
 use crate::env::{GlommioRuntime, Now};
 use crate::net::port::BoundSocket;

@@ -2,6 +2,7 @@
 
 use rangedb_engine::range::apply::Applied;
 use rangedb_engine::range::command::{self, ArchivedCommand};
+use rangedb_engine::range::format;
 use rangedb_engine::wal::{LogEntry, Payload};
 
 /// Checks each command of an entry with its result. An entry of another kind has none.
@@ -16,7 +17,7 @@ pub fn check_each(
     let Payload::Commands(bytes) = &entry.payload else {
         return Ok(());
     };
-    let current = command::current(bytes).map_err(|error| error.to_string())?;
+    let current = format::current(bytes).map_err(|error| error.to_string())?;
     let archived = command::access(&current).map_err(|error| error.to_string())?;
     let mut both = archived.commands.iter().zip(results);
     both.try_for_each(|(command, result)| check(command, result))

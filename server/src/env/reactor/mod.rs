@@ -26,6 +26,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod transfer;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -39,7 +40,7 @@ use pin_project_lite::pin_project;
 use rangedb_engine::env::Instant;
 
 use super::BootInstant;
-pub use file::{AlignedBuffer, read_at, write_at};
+pub use file::{read_at, write_at};
 use foreign::Mail;
 pub use foreign::{Foreign, Place, foreign};
 use helper::Helper;
@@ -50,6 +51,7 @@ pub use ring::Unsupported;
 pub use socket::{TcpListener, TcpStream};
 pub use timers::Sleep;
 use timers::Timers;
+pub use transfer::AlignedBuffer;
 
 /// The preemption timer for glommio's executors, too long to fire. After a run of tasks of this
 /// length glommio would turn to its own reactor, on which nothing waits.

@@ -16,8 +16,8 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use slab::Slab;
 
-use super::file::Transfer;
 use super::foreign::Mail;
+use super::transfer::Transfer;
 
 /// Most operations submitted with one call; more need another call.
 const SUBMITTED_MAX: u32 = 1024;

@@ -8,8 +8,7 @@ use std::path::Path;
 use rangedb_engine::shard::{FolderMark, Opened};
 use serde::{Deserialize, Serialize};
 
-use super::fault::{BadFolder, advice};
-use super::look::denied;
+use super::fault::{BadFolder, advice, denied};
 use crate::config::SHARDS_MAX;
 
 /// The folder format that this version writes.
@@ -59,6 +58,20 @@ pub struct Identity {
     pub given_up: Option<String>,
 }
 
+/// What a node must know of the cluster that it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Membership {
+    /// The cluster's id, in hex.
+    pub cluster: String,
+    /// The node's id.
+    pub node: u64,
+    /// The addresses of the other nodes, by id.
+    pub addresses: BTreeMap<u64, String>,
+    /// Node and shard of each replica of the system range.
+    pub system: Vec<(u64, u16)>,
+}
+
 /// What the folder remembers of a shard's log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -98,6 +111,11 @@ impl Identity {
             },
             start: self.starts,
         }
+    }
+
+    /// The cluster's id.
+    pub fn cluster_id(&self) -> u128 {
+        u128::from_str_radix(&self.cluster, 16).unwrap_or_default()
     }
 
     /// Whether the folder's cluster has other nodes, as far as known.
@@ -164,6 +182,7 @@ pub(super) fn decode(path: &Path, text: &[u8]) -> Result<Found, BadFolder> {
         _ => Err(BadFolder::OtherFormat {
             path: shown(),
             found: format.to_string(),
+            known: FORMAT,
         }),
     }
 }

@@ -1,9 +1,11 @@
 //! The errors for which a data folder is not used.
 
+use std::fs::{self, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::identity::FORMAT;
+use rustix::process::geteuid;
 
 /// Why a data folder is not used.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +58,7 @@ pub enum BadFolder {
     },
     /// Another version made the folder.
     #[error(
-        "data folder {path} has format {found}, this version of rangedb knows format {FORMAT}; \
+        "data folder {path} has format {found}, this version of rangedb knows format {known}; \
          start the version that made it, or move the data with that version's tools"
     )]
     OtherFormat {
@@ -64,6 +66,8 @@ pub enum BadFolder {
         path: String,
         /// The format that it has.
         found: String,
+        /// The format of this version.
+        known: u32,
     },
     /// The cluster has refused the folder before.
     #[error("data folder {path} was refused before and stays so: {why}")]
@@ -174,5 +178,47 @@ pub(super) fn failed(path: &Path, action: &'static str) -> impl FnOnce(io::Error
         path,
         action,
         error,
+    }
+}
+
+/// The owner of a folder, for messages.
+pub fn owner(metadata: &Metadata) -> String {
+    user(metadata.uid())
+}
+
+fn user(id: u32) -> String {
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let fields = users
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>());
+    let mut named =
+        fields.filter(|fields| fields.get(2).and_then(|id| id.parse().ok()) == Some(id));
+    match named.next().and_then(|fields| fields.first().copied()) {
+        Some(name) => format!("{name} (uid {id})"),
+        None => format!("uid {id}"),
+    }
+}
+
+/// Makes an error of the system in this folder into ours; names the owner if it is about rights.
+pub fn denied(
+    path: &Path,
+    action: &'static str,
+    name: &'static str,
+) -> impl FnOnce(io::Error) -> BadFolder {
+    let path = path.to_owned();
+    move |error| {
+        let uid = geteuid().as_raw();
+        let metadata = fs::metadata(&path);
+        match metadata {
+            Ok(found) if error.kind() == io::ErrorKind::PermissionDenied => BadFolder::OtherOwner {
+                path: path.display().to_string(),
+                owner: owner(&found),
+                me: user(uid),
+                action,
+                uid,
+            },
+            _ if name.is_empty() => failed(&path, action)(error),
+            _ => failed(&path.join(name), action)(error),
+        }
     }
 }

@@ -35,12 +35,10 @@ use std::path::{Path, PathBuf};
 use rangedb_engine::disk_fault::Lack;
 use rangedb_engine::shard::Opened;
 
-use crate::peers::enroll::Place;
-
-use fault::failed;
 pub use fault::{BadFolder, advice};
+use fault::{denied, failed};
 use identity::{FORMAT, Found, read};
-pub use identity::{Identity, LogName, give_up, write_identity};
+pub use identity::{Identity, LogName, Membership, give_up, write_identity};
 
 /// The id of the node that bootstraps a cluster.
 pub const FOUNDER: u64 = 1;
@@ -53,7 +51,7 @@ pub enum Birth {
     /// The node that bootstraps a new cluster.
     Founder,
     /// A node that joins a cluster.
-    Member(Place),
+    Member(Membership),
 }
 
 /// The settings for opening or making a folder.
@@ -165,7 +163,7 @@ fn make_private(path: &Path) -> Result<(), BadFolder> {
     }
     // Volumes often have a group or another owner, or no access rights at all.
     if let Err(error) = fs::set_permissions(path, Permissions::from_mode(0o700)) {
-        let owner = look::owner(&metadata);
+        let owner = fault::owner(&metadata);
         tracing::warn!(
             %error, folder = %path.display(), owner,
             "the data folder could not be made private: other users of this machine may read it"
@@ -183,9 +181,7 @@ fn lock(path: &Path) -> Result<File, BadFolder> {
         .create(true)
         .truncate(false)
         .mode(0o600);
-    let mut file = options
-        .open(&name)
-        .map_err(look::denied(path, "write", LOCK))?;
+    let mut file = options.open(&name).map_err(denied(path, "write", LOCK))?;
     if file.try_lock().is_err() {
         let mut owner = String::new();
         // The process id is for the message only.
@@ -288,28 +284,28 @@ fn make(
     for shard in 0..shards {
         look::make_parts(path, shard)?;
     }
-    let token = token(path).map_err(look::denied(path, "write", TOKEN))?;
+    let token = token(path).map_err(denied(path, "write", TOKEN))?;
     let birth = be_born(&token).map_err(|why| BadFolder::NotEnrolled {
         path: path.display().to_string(),
         why,
     })?;
-    let place = match birth {
-        Birth::Founder => Place {
+    let membership = match birth {
+        Birth::Founder => Membership {
             cluster: format!("{:032x}", rand::random::<u128>()),
             node: FOUNDER,
             addresses: BTreeMap::new(),
             system: vec![(FOUNDER, 0)],
         },
-        Birth::Member(place) => place,
+        Birth::Member(membership) => membership,
     };
     let mut identity = Identity {
         format: FORMAT,
-        cluster: place.cluster,
-        node: place.node,
+        cluster: membership.cluster,
+        node: membership.node,
         shards,
         split_at: wanted.split_at.iter().map(|key| hex(key)).collect(),
-        addresses: place.addresses,
-        system: place.system,
+        addresses: membership.addresses,
+        system: membership.system,
         starts: 1,
         lives: BTreeMap::new(),
         logs: Vec::new(),

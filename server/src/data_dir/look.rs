@@ -1,13 +1,11 @@
 //! Looks at what lies in a data folder, and makes its parts.
 
-use std::fs::{self, DirBuilder, File, Metadata};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::process::geteuid;
-
-use super::fault::{BadFolder, advice, failed};
+use super::fault::{BadFolder, advice, denied, failed};
 use super::identity::{DRAFT, read};
 use super::{LOCK, TOKEN};
 
@@ -176,46 +174,4 @@ pub fn check_parts(path: &Path, shard: u16, in_cluster: bool) -> Result<(), BadF
         });
     }
     Ok(())
-}
-
-/// The owner of a folder, for messages.
-pub fn owner(metadata: &Metadata) -> String {
-    user(metadata.uid())
-}
-
-fn user(id: u32) -> String {
-    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let fields = users
-        .lines()
-        .map(|line| line.split(':').collect::<Vec<_>>());
-    let mut named =
-        fields.filter(|fields| fields.get(2).and_then(|id| id.parse().ok()) == Some(id));
-    match named.next().and_then(|fields| fields.first().copied()) {
-        Some(name) => format!("{name} (uid {id})"),
-        None => format!("uid {id}"),
-    }
-}
-
-/// Makes an error of the system in this folder into ours; names the owner if it is about rights.
-pub fn denied(
-    path: &Path,
-    action: &'static str,
-    name: &'static str,
-) -> impl FnOnce(io::Error) -> BadFolder {
-    let path = path.to_owned();
-    move |error| {
-        let uid = geteuid().as_raw();
-        let metadata = fs::metadata(&path);
-        match metadata {
-            Ok(found) if error.kind() == ErrorKind::PermissionDenied => BadFolder::OtherOwner {
-                path: path.display().to_string(),
-                owner: owner(&found),
-                me: user(uid),
-                action,
-                uid,
-            },
-            _ if name.is_empty() => failed(&path, action)(error),
-            _ => failed(&path.join(name), action)(error),
-        }
-    }
 }

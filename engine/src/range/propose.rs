@@ -1,0 +1,164 @@
+//! The task of a leader's [`Proposer`](super::proposer::Proposer): it makes entries of the writes
+//! that wait, proposes them, and answers the writes when the entries are applied or refused.
+//!
+//! One for each replica of the shard, on the shard's thread.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use openraft::errors::{ClientWriteError, ForwardReason};
+
+use crate::env::{AsyncRuntime, Env, Now};
+use crate::error::{Error, Fatal};
+use crate::raft::ProposalResult;
+use crate::range::RaftGroup;
+use crate::range::apply::Applied;
+use crate::range::command::{self, Command, Entry};
+use crate::range::proposer::{Proposal, complete_all};
+use crate::range::replica::Replica;
+use crate::request::Outcome;
+use crate::types::Timestamp;
+use crate::wal::Body;
+
+/// How long a proposer waits before it tries again after openraft's own lease ran out.
+const LEASE_RETRY: Duration = Duration::from_millis(10);
+/// The pause before each entry when the tree is as far behind as it may be; shorter before that.
+const THROTTLE_MAX: Duration = Duration::from_millis(20);
+
+/// The proposer's task: runs until the queue is closed.
+///
+/// # Errors
+/// The group has failed, and the process must end.
+pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<(), Fatal> {
+    let proposer = &replica.proposer;
+    let len_max = replica.store.entry_len_max();
+    while proposer.ready().await {
+        if let Some(until) = proposer.gathers_until() {
+            // Writes that come after that go into the entry after this one.
+            let departures = &proposer.departures;
+            let departed = departures.departed();
+            let may_depart = || proposer.has_gathered() || departures.departed() != departed;
+            let news = departures.news.until(may_depart);
+            let _ = E::Runtime::timeout_at(until, news).await;
+        }
+        if proposer.paused.get() {
+            continue;
+        }
+        // The further the tree is behind with flushes and compactions, the longer the pause.
+        let pressure = replica.store.pressure();
+        if pressure > 0.0 {
+            E::Runtime::sleep(THROTTLE_MAX.mul_f32(pressure * pressure)).await;
+        }
+        replica.store.room_in_log().await;
+        // Checked after the waits above: another may have taken the lead meanwhile.
+        if replica.leading().is_none() {
+            proposer.refuse_all(&Error::NotLeader(Some(Box::new(replica.route()))));
+            continue;
+        }
+        raft.renew_lease().await?;
+        let proposals = proposer.gather(len_max);
+        if proposals.is_empty() {
+            continue;
+        }
+        let bytes = encode(&replica, &proposals)?;
+        let number = proposer.depart(proposals);
+        let owner = replica.clone();
+        raft.propose(bytes, move |result| finished(&owner, number, result))
+            .await?;
+    }
+    Ok(())
+}
+
+fn encode<E: Env>(replica: &Replica<E>, proposals: &[Proposal<Now<E>>]) -> Result<Body, Fatal> {
+    let last = replica.with_state(|state| state.last_ts);
+    let first = replica.timestamps.take(last, proposals.len() as u64);
+    let commands: Vec<Command<'_>> = proposals
+        .iter()
+        .zip(first.0..)
+        .map(|(proposal, timestamp)| Command {
+            timestamp,
+            epoch: proposal.epoch,
+            action: proposal.kind.action(),
+        })
+        .collect();
+    let last = Timestamp(first.0 + proposals.len() as u64 - 1);
+    let ceiling = replica.timestamps.ceiling(last);
+    let entry = Entry {
+        ceiling: ceiling.0,
+        commands,
+    };
+    let len_max = proposals.iter().map(|proposal| proposal.len_max).sum();
+    command::encode(&entry, len_max)
+}
+
+/// Answers the proposals of an entry; openraft calls it when the entry was applied or refused.
+fn finished<E: Env>(replica: &Rc<Replica<E>>, number: u64, result: ProposalResult<Replica<E>>) {
+    let proposer = &replica.proposer;
+    let proposals = proposer.arrive(number);
+    match result {
+        Ok(response) => answer(replica, proposals, response.data),
+        Err(ClientWriteError::ForwardToLeader(forward)) => {
+            if forward.reason == ForwardReason::LeaseExpired {
+                proposer.give_back(proposals.into_iter().flatten());
+                pause(replica.clone());
+            } else {
+                let error = Error::NotLeader(Some(Box::new(replica.route())));
+                complete_all(proposals, &error);
+            }
+        }
+        Err(_) => complete_all(
+            proposals,
+            &Error::unknown("the entry was overwritten or refused"),
+        ),
+    }
+    proposer.wake();
+}
+
+fn answer<E: Env>(
+    replica: &Replica<E>,
+    proposals: Vec<Option<Proposal<Now<E>>>>,
+    applied: Vec<Applied>,
+) {
+    assert_eq!(
+        proposals.len(),
+        applied.len(),
+        "apply gives a result for each command"
+    );
+    let mut again = Vec::new();
+    for (proposal, applied) in proposals.into_iter().zip(applied) {
+        // This one was given up: it is answered already.
+        let Some(proposal) = proposal else { continue };
+        match applied {
+            Applied::Repropose => again.push(proposal),
+            Applied::Outcome(outcome) => {
+                proposal
+                    .sink
+                    .complete(proposal.token, as_result(replica, outcome));
+            }
+        }
+    }
+    replica.proposer.give_back(again.into_iter());
+}
+
+fn as_result<E: Env>(replica: &Replica<E>, outcome: Outcome) -> Result<Outcome, Error> {
+    match outcome {
+        Outcome::Moved => Err(Error::Moved(Some(Box::new(replica.route())))),
+        Outcome::SessionExpired => Err(Error::SessionExpired),
+        Outcome::NotANumber => Err(Error::NotANumber),
+        Outcome::NumberOverflow => Err(Error::NumberOverflow),
+        Outcome::Done { .. }
+        | Outcome::Number { .. }
+        | Outcome::Numbers { .. }
+        | Outcome::ConditionFailed { .. } => Ok(outcome),
+    }
+}
+
+/// Proposes nothing for a moment, in which openraft's lease can be renewed.
+fn pause<E: Env>(replica: Rc<Replica<E>>) {
+    replica.proposer.paused.set(true);
+    drop(E::Runtime::spawn(async move {
+        E::Runtime::sleep(LEASE_RETRY).await;
+        replica.proposer.paused.set(false);
+        replica.proposer.wake();
+    }));
+}

@@ -1,0 +1,175 @@
+//! The ranges of a shard, and where each is found: by a user's key, or by its id.
+//!
+//! A lookup by key borrows the map for as long as it looks, and copies nothing.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use rustc_hash::FxHashMap;
+
+use crate::env::Env;
+use crate::range::replica::Replica;
+use crate::range::{Keyspace, RaftGroup, Route};
+use crate::types::RangeId;
+use crate::wal::Group;
+
+/// A running range of this shard: a replica and its Raft group.
+#[derive(Clone)]
+pub(super) struct Running<E: Env> {
+    pub replica: Rc<Replica<E>>,
+    pub raft: RaftGroup<E>,
+}
+
+/// The ranges of a shard.
+pub(super) struct RangeMap<E: Env> {
+    /// Those of the users' key space, sorted by their first key.
+    users: RefCell<Vec<Running<E>>>,
+    /// Those of the system's key space.
+    system: RefCell<Vec<Running<E>>>,
+    /// All, by id.
+    by_id: RefCell<FxHashMap<RangeId, Running<E>>>,
+    /// Those of which a replica is being made now.
+    creating: RefCell<BTreeSet<RangeId>>,
+    version: RoutesVersion,
+}
+
+/// Changes whenever a replica has come or gone, or a range has another leader. Clones are the same.
+#[derive(Clone, Default)]
+pub(super) struct RoutesVersion(Rc<Cell<u64>>);
+
+impl RoutesVersion {
+    pub(super) fn get(&self) -> u64 {
+        self.0.get()
+    }
+
+    pub(super) fn change(&self) {
+        self.0.set(self.0.get() + 1);
+    }
+}
+
+impl<E: Env> Default for RangeMap<E> {
+    fn default() -> RangeMap<E> {
+        RangeMap {
+            users: RefCell::default(),
+            system: RefCell::default(),
+            by_id: RefCell::default(),
+            creating: RefCell::default(),
+            version: RoutesVersion::default(),
+        }
+    }
+}
+
+impl<E: Env> RangeMap<E> {
+    /// Adds a range that has started.
+    pub(super) fn insert(&self, running: Running<E>) {
+        let range = running.replica.group.range;
+        self.by_id.borrow_mut().insert(range, running.clone());
+        match running.replica.keyspace() {
+            Keyspace::User => {
+                let start = running
+                    .replica
+                    .with_state(|state| state.descriptor.keys.start.clone());
+                let mut users = self.users.borrow_mut();
+                let at = users.partition_point(|other| {
+                    other
+                        .replica
+                        .with_state(|state| state.descriptor.keys.start < start)
+                });
+                users.insert(at, running);
+            }
+            Keyspace::System => self.system.borrow_mut().push(running),
+        }
+    }
+
+    /// Removes a range.
+    pub(super) fn remove(&self, group: Group) {
+        let is_other = |running: &Running<E>| running.replica.group != group;
+        self.users.borrow_mut().retain(is_other);
+        self.system.borrow_mut().retain(is_other);
+        self.by_id.borrow_mut().remove(&group.range);
+    }
+
+    /// The range with this id.
+    pub(super) fn get(&self, range: RangeId) -> Option<Running<E>> {
+        self.by_id.borrow().get(&range).cloned()
+    }
+
+    /// Passes the range that holds a user's key to `with`; `None` if none here does.
+    pub(super) fn with<R>(&self, key: &[u8], with: impl FnOnce(&Running<E>) -> R) -> Option<R> {
+        let users = self.users.borrow();
+        let after = users.partition_point(|running| {
+            running
+                .replica
+                .with_state(|state| state.descriptor.keys.start.as_slice() <= key)
+        });
+        let found = users.get(after.checked_sub(1)?)?;
+        let holds_it = found
+            .replica
+            .with_state(|state| state.descriptor.keys.contains(key));
+        holds_it.then(|| with(found))
+    }
+
+    /// The first range of the system's key space that has a replica here.
+    pub(super) fn system(&self) -> Option<Running<E>> {
+        self.system.borrow().first().cloned()
+    }
+
+    /// Calls `look` for each range. It must not make or remove a replica.
+    pub(super) fn for_each(&self, look: impl FnMut(&Running<E>)) {
+        let (users, system) = (self.users.borrow(), self.system.borrow());
+        users.iter().chain(system.iter()).for_each(look);
+    }
+
+    /// All replicas.
+    pub(super) fn replicas(&self) -> Vec<Rc<Replica<E>>> {
+        let groups = self.groups().into_iter();
+        groups.map(|(replica, _)| replica).collect()
+    }
+
+    /// All replicas with their groups.
+    pub(super) fn groups(&self) -> Vec<(Rc<Replica<E>>, RaftGroup<E>)> {
+        self.groups_that(|_| true)
+    }
+
+    /// The replicas, with their groups, for which `is_so` holds.
+    pub(super) fn groups_that(
+        &self,
+        is_so: impl Fn(&Running<E>) -> bool,
+    ) -> Vec<(Rc<Replica<E>>, RaftGroup<E>)> {
+        let (users, system) = (self.users.borrow(), self.system.borrow());
+        let all = users.iter().chain(system.iter());
+        all.filter(|running| is_so(running))
+            .map(|running| (running.replica.clone(), running.raft.clone()))
+            .collect()
+    }
+
+    /// The routes of all users' ranges.
+    pub(super) fn routes(&self) -> Vec<Route> {
+        let users = self.users.borrow();
+        users
+            .iter()
+            .map(|running| running.replica.route())
+            .collect()
+    }
+
+    /// See [`RoutesVersion`].
+    pub(super) fn version(&self) -> &RoutesVersion {
+        &self.version
+    }
+
+    /// Notes that a replica of a range is being made; `false` if one is already.
+    pub(super) fn begin_creating(&self, range: RangeId) -> bool {
+        self.creating.borrow_mut().insert(range)
+    }
+
+    /// Ends what [`RangeMap::begin_creating`] began.
+    pub(super) fn end_creating(&self, range: RangeId) {
+        self.creating.borrow_mut().remove(&range);
+    }
+
+    /// Whether a replica is being made.
+    pub(super) fn is_creating(&self) -> bool {
+        !self.creating.borrow().is_empty()
+    }
+}

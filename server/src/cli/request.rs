@@ -1,0 +1,220 @@
+//! What a command asks for: its arguments, checked and parsed. Sends nothing; reads values from files
+//! and standard input.
+
+use std::io::Read as _;
+
+use rangedb_client::{Batch, ScanOptions};
+use serde_json::{Value, json};
+
+use super::Trouble;
+use super::args::{
+    CasArgs, CliCommand, ConfigCommand, NodeCommand, PutArgs, RangeCommand, ScanArgs, WriteArgs,
+};
+use super::input;
+
+/// Rows of one page of a scan.
+const PAGE_ROWS: usize = 1000;
+/// The longest value that is read from a file or standard input, in bytes: the database's limit.
+const VALUE_LEN_MAX: u64 = 1 << 20;
+/// The longest text of operations on standard input, in bytes. Any batch within the database's
+/// limits fits.
+const OPERATIONS_LEN_MAX: u64 = 32 << 20;
+
+/// A command with checked arguments.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    Get {
+        key: Vec<u8>,
+    },
+    Put {
+        key: Vec<u8>,
+        value: Vec<u8>,
+    },
+    Delete {
+        key: Vec<u8>,
+    },
+    Cas {
+        key: Vec<u8>,
+        wanted: Wanted,
+        value: Option<Vec<u8>>,
+    },
+    Incr {
+        key: Vec<u8>,
+        by: i64,
+    },
+    Scan {
+        options: ScanOptions,
+        /// Most rows of all pages.
+        limit: usize,
+    },
+    Write {
+        batch: Batch,
+    },
+    Status,
+    Show(Show),
+    /// An admin command that changes something.
+    Order(String),
+}
+
+/// The part of the cluster's state to show.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Show {
+    Nodes,
+    Ranges,
+    Setting(Option<String>),
+    History,
+}
+
+/// The condition of `cas`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Absent,
+    Value(Vec<u8>),
+    Version(u64),
+}
+
+/// Parses a command's arguments.
+pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
+    let hex = command.connection().hex;
+    let bytes = |text: &String| input::bytes(text, hex);
+    Ok(match command {
+        CliCommand::Get { key, .. } => Request::Get { key: bytes(key)? },
+        CliCommand::Put(args) => Request::Put {
+            key: bytes(&args.key)?,
+            value: put_value(args)?,
+        },
+        CliCommand::Delete { key, .. } => Request::Delete { key: bytes(key)? },
+        CliCommand::Cas(args) => cas(args)?,
+        CliCommand::Incr { key, by, .. } => Request::Incr {
+            key: bytes(key)?,
+            by: *by,
+        },
+        CliCommand::Scan(args) => scan_of(args)?,
+        CliCommand::Write(args) => Request::Write {
+            batch: batch(args)?,
+        },
+        CliCommand::Status { .. } => Request::Status,
+        CliCommand::Node { .. } | CliCommand::Range { .. } | CliCommand::Config { .. } => {
+            of_cluster(command)
+        }
+    })
+}
+
+/// Builds the request of a command about the cluster.
+fn of_cluster(command: &CliCommand) -> Request {
+    match command {
+        CliCommand::Node {
+            command: NodeCommand::Ls { .. },
+        } => Request::Show(Show::Nodes),
+        CliCommand::Range { command } => match command {
+            RangeCommand::Ls { .. } => Request::Show(Show::Ranges),
+            RangeCommand::TransferLeader { range, to, .. } => {
+                order_of(json!({ "command": "transfer_leader", "range": range, "to": to }))
+            }
+            RangeCommand::MoveReplica {
+                range, from, to, ..
+            } => order_of(json!({
+                "command": "move_replica",
+                "range": range,
+                "from": from,
+                "to_node": to.0,
+                "to_shard": to.1,
+            })),
+        },
+        CliCommand::Config { command } => match command {
+            ConfigCommand::Get { name, .. } => Request::Show(Show::Setting(name.clone())),
+            ConfigCommand::Set { name, value, .. } => {
+                order_of(json!({ "command": "config_set", "name": name, "value": value }))
+            }
+            ConfigCommand::History { .. } => Request::Show(Show::History),
+        },
+        _ => Request::Status,
+    }
+}
+
+fn order_of(command: Value) -> Request {
+    Request::Order(command.to_string())
+}
+
+fn read_limited(source: impl std::io::Read, len_max: u64, what: &str) -> Result<Vec<u8>, Trouble> {
+    let mut bytes = Vec::new();
+    source.take(len_max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > len_max {
+        return Err(Trouble::usage(format!(
+            "{what} is longer than {len_max} bytes"
+        )));
+    }
+    Ok(bytes)
+}
+
+fn put_value(args: &PutArgs) -> Result<Vec<u8>, Trouble> {
+    if args.stdin {
+        return read_limited(std::io::stdin().lock(), VALUE_LEN_MAX, "the value");
+    }
+    if let Some(path) = &args.file {
+        let file = std::fs::File::open(path)
+            .map_err(|error| Trouble::usage(format!("{}: {error}", path.display())))?;
+        return read_limited(file, VALUE_LEN_MAX, "the value");
+    }
+    input::bytes(
+        args.value.as_deref().unwrap_or_default(),
+        args.connection.hex,
+    )
+}
+
+fn cas(args: &CasArgs) -> Result<Request, Trouble> {
+    let hex = args.connection.hex;
+    let wanted = match (&args.if_value, args.if_version) {
+        (Some(value), _) => Wanted::Value(input::bytes(value, hex)?),
+        (None, Some(version)) => Wanted::Version(version),
+        (None, None) => Wanted::Absent,
+    };
+    let value = args
+        .value
+        .as_deref()
+        .map(|value| input::bytes(value, hex))
+        .transpose()?;
+    Ok(Request::Cas {
+        key: input::bytes(&args.key, hex)?,
+        wanted,
+        value,
+    })
+}
+
+fn scan_of(args: &ScanArgs) -> Result<Request, Trouble> {
+    let bytes = |text: &String| input::bytes(text, args.connection.hex);
+    let mut options = match &args.prefix {
+        Some(prefix) => ScanOptions::prefix(bytes(prefix)?),
+        None => {
+            let mut interval = ScanOptions::default();
+            interval.start = args.start.as_ref().map(bytes).transpose()?.map(Into::into);
+            interval.end = args.end.as_ref().map(bytes).transpose()?.map(Into::into);
+            interval
+        }
+    };
+    options.page_size = PAGE_ROWS;
+    options.reverse = args.reverse;
+    options.keys_only = args.keys_only;
+    let limit = args
+        .limit
+        .map(|rows| usize::try_from(rows).unwrap_or(usize::MAX));
+    Ok(Request::Scan {
+        options,
+        limit: limit.unwrap_or(usize::MAX),
+    })
+}
+
+fn batch(args: &WriteArgs) -> Result<Batch, Trouble> {
+    let batch = if args.stdin {
+        let bytes = read_limited(std::io::stdin().lock(), OPERATIONS_LEN_MAX, "the input")?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| Trouble::usage("standard input is not UTF-8; use key_hex, value_hex"))?;
+        input::json_batch(&text, args.connection.hex)?
+    } else {
+        input::batch(args)?
+    };
+    if batch.is_empty() {
+        return Err(Trouble::usage("there is nothing to write"));
+    }
+    Ok(batch)
+}
