@@ -31,15 +31,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::{Rc, Weak};
 
+use rangedb_limits::{BrokenLimit, check_key};
 use rustc_hash::FxHashMap;
 
 use crate::cluster::NodeRecord;
 use crate::env::{Env, Now};
 use crate::error::{Error, Fatal, Fate};
 use crate::hlc::Hlc;
-use crate::limits::{
-    BATCH_ADDITIONS_MAX, BATCH_LEN_MAX, BATCH_OPS_MAX, KEY_LEN_MAX, VALUE_LEN_MAX,
-};
 use crate::mutant::{self, Mutant};
 use crate::raft::{GroupDeps, RaftGroup};
 use crate::range::observer::ApplyObservers;
@@ -47,9 +45,7 @@ use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
 pub use crate::range::sink::WriteSink;
 use crate::range::{Keyspace, ReplicaPlace, Route};
-use crate::request::{
-    Batch, Change, Condition, Expected, Mutation, Read, SessionPair, Target, Wait,
-};
+use crate::request::{Batch, Change, Read, SessionPair, Target, Wait};
 use crate::tree::{OnFatal, Store};
 use crate::types::{Blob, DataId, KeyRange, Location, NodeId, RangeId, ReplicaId, Timestamp};
 use crate::wal::Wal;
@@ -291,7 +287,7 @@ impl<E: Env> Shard<E> {
         check_key(key)?;
         let (data_id, has_lease) = self.with_running(key, |running| {
             running.replica.check(target)?;
-            Ok((running.replica.data_id(), running.raft.has_lease()))
+            Ok::<_, Error>((running.replica.data_id(), running.raft.has_lease()))
         })??;
         if !has_lease {
             return Ok(Read::Wait(Wait::Confirmation));
@@ -441,31 +437,6 @@ impl<E: Env> Shard<E> {
     }
 }
 
-/// Checks a key against the limits.
-fn check_key(key: &[u8]) -> Result<(), Error> {
-    match key.len() {
-        0 => Err(Error::Invalid(
-            "the key is empty; a key has 1 to 4096 bytes".to_owned(),
-        )),
-        len if len > KEY_LEN_MAX => Err(Error::Invalid(format!(
-            "the key has {len} bytes; a key has 1 to {KEY_LEN_MAX}"
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// Checks a scan's bound. The first key after the longest key has one byte more.
-fn check_bound(bound: &[u8]) -> Result<(), Error> {
-    let len = bound.len();
-    if len > KEY_LEN_MAX + 1 {
-        return Err(Error::Invalid(format!(
-            "a bound of the scan has {len} bytes; a bound has at most {}",
-            KEY_LEN_MAX + 1
-        )));
-    }
-    Ok(())
-}
-
 /// Checks that a write does not say that it was answered itself.
 fn check_session(session: &SessionPair) -> Result<(), Error> {
     let (sequence, lowest) = (session.sequence, session.lowest_unanswered);
@@ -477,61 +448,21 @@ fn check_session(session: &SessionPair) -> Result<(), Error> {
     Ok(())
 }
 
-fn check_value(value: &[u8]) -> Result<(), Error> {
-    if value.len() > VALUE_LEN_MAX {
-        let len = value.len();
-        return Err(Error::Invalid(format!(
-            "the value has {len} bytes; a value has at most {VALUE_LEN_MAX}"
-        )));
-    }
-    Ok(())
-}
-
-/// A write's limits; gives its first key.
+/// Checks a write's limits; gives its first key.
 fn check_write(write: &Batch) -> Result<Blob, Error> {
-    let Some(first) = write.first_key() else {
-        return Err(Error::Invalid("the write has no operation".to_owned()));
+    write.check()?;
+    let names_expiry = |change: &Change| match change {
+        Change::Put { expires_at, .. } => expires_at.is_some(),
+        Change::Delete | Change::Add { .. } => false,
     };
-    if write.operations() > BATCH_OPS_MAX {
-        let count = write.operations();
-        return Err(Error::Invalid(format!(
-            "the write has {count} operations; it may have {BATCH_OPS_MAX}"
-        )));
+    if write.mutations.iter().any(|m| names_expiry(&m.change)) {
+        let rule = "the write names an expiry; this release has none";
+        return Err(Error::Invalid(rule.to_owned()));
     }
-    let additions = write.additions();
-    if additions > BATCH_ADDITIONS_MAX {
-        return Err(Error::Invalid(format!(
-            "the write has {additions} additions; it may have {BATCH_ADDITIONS_MAX}"
-        )));
-    }
-    for Condition { key, expected } in &write.conditions {
-        check_key(key)?;
-        if let Expected::Value(value) = expected {
-            check_value(value)?;
-        }
-    }
-    for Mutation { key, change } in &write.mutations {
-        check_key(key)?;
-        match change {
-            Change::Put {
-                expires_at: Some(_),
-                ..
-            } => {
-                return Err(Error::Invalid(
-                    "the write names an expiry; this release has none".to_owned(),
-                ));
-            }
-            Change::Put { value, .. } => check_value(value)?,
-            Change::Delete | Change::Add { .. } => {}
-        }
-    }
-    let len = write.len_in_bytes();
-    if len > BATCH_LEN_MAX {
-        return Err(Error::Invalid(format!(
-            "the write has {len} bytes of keys and values; it may have {BATCH_LEN_MAX}"
-        )));
-    }
-    Ok(first.clone())
+    write
+        .first_key()
+        .cloned()
+        .ok_or_else(|| BrokenLimit::NoMutation.into())
 }
 
 fn all_in_range<E: Env>(replica: &Replica<E>, write: &Batch) -> bool {
