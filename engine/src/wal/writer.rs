@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
+use bytes::Bytes;
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
 use crate::disk_fault::Lack;
@@ -26,16 +27,57 @@ pub(super) enum Done {
     Leave(Vec<Place>),
 }
 
+/// A payload that is at least this long is copied once, from the entry into the batch. A shorter one
+/// costs less when it is copied to the other records first.
+const LONG_PAYLOAD_LEN: usize = 4 << 10;
+
 /// Pending records that become one batch.
 #[derive(Default)]
 struct Chunk {
+    /// The records without the long payloads of entries.
     bytes: Vec<u8>,
+    /// The long payloads. Each belongs before this offset in `bytes`.
+    payloads: Vec<(usize, Bytes)>,
+    payloads_len: usize,
     records: u64,
-    /// The entries among the records, and where each begins and ends in `bytes`.
+    /// The entries among the records, and where each begins and ends among their bytes.
     entries: Vec<(Group, LogId, usize, usize)>,
     done: Vec<Done>,
     /// Whether somebody waits for it. A chunk that nobody waits for is written with the next one.
     urgent: bool,
+}
+
+impl Chunk {
+    /// Bytes of the records.
+    fn len(&self) -> usize {
+        self.bytes.len() + self.payloads_len
+    }
+
+    /// The bytes of the records, in pieces.
+    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let mut from = 0;
+        let payloads = self.payloads.iter().flat_map(move |(at, payload)| {
+            let before = self.bytes.get(from..*at).unwrap_or_default();
+            from = *at;
+            [before, &**payload]
+        });
+        let last = self.payloads.last().map_or(0, |(at, _)| *at);
+        payloads.chain(self.bytes.get(last..))
+    }
+
+    fn append_entry(&mut self, group: Group, entry: &LogEntry) {
+        let begin = self.len();
+        match record::encode_entry_head(group, entry, &mut self.bytes) {
+            Some(payload) if payload.len() >= LONG_PAYLOAD_LEN => {
+                self.payloads_len += payload.len();
+                let payload = payload.bytes().clone();
+                self.payloads.push((self.bytes.len(), payload));
+            }
+            Some(payload) => self.bytes.extend_from_slice(payload),
+            None => {}
+        }
+        self.entries.push((group, entry.id, begin, self.len()));
+    }
 }
 
 /// Where the next batch will be written.
@@ -153,15 +195,15 @@ impl<E: Env> Core<E> {
         let most = RECORDS_LEN_MAX.min(self.options.segment_bytes as usize / 4);
         if pending
             .back()
-            .is_none_or(|chunk| chunk.bytes.len() + len_max > most)
+            .is_none_or(|chunk| chunk.len() + len_max > most)
         {
             pending.push_back(Chunk::default());
         }
         if let Some(chunk) = pending.back_mut() {
-            let before = chunk.bytes.len();
+            let before = chunk.len();
             encode(chunk);
             chunk.records += 1;
-            let added = chunk.bytes.len() - before;
+            let added = chunk.len() - before;
             self.pending_bytes.set(self.pending_bytes.get() + added);
         }
     }
@@ -169,11 +211,7 @@ impl<E: Env> Core<E> {
     /// Adds an entry. The caller then adds with [`Core::complete`] what happens when it is durable.
     pub(super) fn append_entry(&self, group: Group, entry: &LogEntry) {
         self.add(record::entry_len(entry), |chunk| {
-            let begin = chunk.bytes.len();
-            record::encode_entry(group, entry, &mut chunk.bytes);
-            chunk
-                .entries
-                .push((group, entry.id, begin, chunk.bytes.len()));
+            chunk.append_entry(group, entry);
         });
     }
 
@@ -251,7 +289,7 @@ impl<E: Env> Core<E> {
     /// The writer's task: one batch after the other until the log is closed or has failed.
     pub(super) async fn run(self: Rc<Core<E>>) {
         while let Some(chunk) = self.next_chunk().await {
-            let bytes = chunk.bytes.len();
+            let bytes = chunk.len();
             let done = match self.write_next(&chunk).await {
                 Ok(()) => {
                     self.pending_bytes.set(self.pending_bytes.get() - bytes);
@@ -322,7 +360,7 @@ impl<E: Env> Core<E> {
     /// Writes a chunk. A segment that has no room for it, or for its checkpoint, is followed by a
     /// new one.
     async fn write_next(&self, chunk: &Chunk) -> Result<(), WalError> {
-        if chunk.bytes.is_empty() {
+        if chunk.len() == 0 {
             return Ok(());
         }
         let mut due = Vec::new();
@@ -330,7 +368,7 @@ impl<E: Env> Core<E> {
             due = self.checkpoint();
         }
         let chunks = due.iter().chain([chunk]);
-        let len: usize = chunks.map(|c| batch::padded_len(c.bytes.len())).sum();
+        let len: usize = chunks.map(|c| batch::padded_len(c.len())).sum();
         let full = self.head.borrow().offset + len as u64 > self.options.segment_bytes;
         if full {
             self.next_segment().await?;
@@ -354,7 +392,7 @@ impl<E: Env> Core<E> {
             record::encode(&record, &mut bytes);
             if chunks
                 .last()
-                .is_none_or(|c| c.bytes.len() + bytes.len() > RECORDS_LEN_MAX / 8)
+                .is_none_or(|c| c.len() + bytes.len() > RECORDS_LEN_MAX / 8)
             {
                 chunks.push(Chunk::default());
             }
@@ -373,15 +411,15 @@ impl<E: Env> Core<E> {
             let file = head.file.clone();
             (head.generation, file, head.offset, head.number, head.secret)
         };
-        let len = batch::padded_len(chunk.bytes.len());
+        let len = batch::padded_len(chunk.len());
         let header = batch::Header {
             generation,
             number,
-            len: chunk.bytes.len(),
+            len: chunk.len(),
         };
         let write = || {
             let mut buffer = file.buffer(len);
-            batch::encode(secret, header, &chunk.bytes, buffer.as_mut());
+            batch::encode(secret, header, chunk.pieces(), buffer.as_mut());
             let written = file.write_at(buffer, offset);
             async move {
                 let name = || segment::name(generation);
