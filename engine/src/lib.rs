@@ -72,7 +72,7 @@ pub mod hlc;
 pub mod limits;
 pub mod lsm;
 pub mod mutant;
-mod notify;
+pub mod notify;
 pub mod raft;
 pub mod range;
 pub mod request;

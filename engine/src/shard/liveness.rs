@@ -138,7 +138,7 @@ async fn tick<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) -> Result<(), Fatal> {
         };
         raft.tick(&tick, &replica).await?;
         if replica.take_quorum(raft.lacks_quorum(now), now) {
-            inner.routes_version.set(inner.routes_version.get() + 1);
+            inner.routes_version.add(1);
         }
     }
     Ok(())

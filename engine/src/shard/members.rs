@@ -179,7 +179,7 @@ impl<E: Env> Inner<E> {
 
     fn replicas_changed(&self) {
         self.store.set_gc(background::gc_rules(self));
-        self.routes_version.set(self.routes_version.get() + 1);
+        self.routes_version.add(1);
     }
 
     /// The refusal of an order that only the leader of a range can follow.

@@ -39,6 +39,7 @@ use crate::env::{Env, Now};
 use crate::error::{Error, Fatal, Fate};
 use crate::hlc::Hlc;
 use crate::mutant::{self, Mutant};
+use crate::notify::Count;
 use crate::raft::{GroupDeps, RaftGroup};
 use crate::range::observer::ApplyObservers;
 use crate::range::proposer::{Proposal, ProposalKind};
@@ -161,7 +162,7 @@ struct Inner<E: Env> {
     /// Ranges of which a replica is being made now.
     creating: RefCell<BTreeSet<RangeId>>,
     /// Changes whenever a replica has come or gone, or a range has another leader.
-    routes_version: Rc<Cell<u64>>,
+    routes_version: Rc<Count>,
     /// Snapshots that are being received.
     staging: staging::ReceivedSnapshots,
     /// The next data id, and the highest one that is reserved.
@@ -220,8 +221,13 @@ impl<E: Env> Shard<E> {
     }
 
     /// Changes whenever the result of [`Shard::routes`] does.
-    pub fn routes_version(&self) -> u64 {
+    pub fn routes_version(&self) -> usize {
         self.inner.routes_version.get()
+    }
+
+    /// Waits until [`Shard::routes_version`] is another than the one that the caller knows.
+    pub async fn routes_changed(&self, known: usize) {
+        self.inner.routes_version.until(|now| now != known).await;
     }
 
     /// The cluster's time, as this node knows it.

@@ -11,6 +11,7 @@ use crate::env::{AsyncRuntime, Env, World};
 use crate::error::Fatal;
 use crate::hlc::Hlc;
 use crate::lsm::Lsm;
+use crate::notify::Count;
 use crate::raft::{GroupDeps, RaftGroup, StartMode, encode_membership, members};
 use crate::range::observer::ApplyObservers;
 use crate::range::proposer;
@@ -264,14 +265,14 @@ pub(super) async fn start<E: Env>(
     log: GroupLog<E>,
     around: GroupDeps<E>,
     made: StartMode,
-    routes_version: &Rc<Cell<u64>>,
+    routes_version: &Rc<Count>,
 ) -> Result<Running<E>, Fatal> {
     let raft = RaftGroup::start(replica.clone(), log, around, made).await?;
     let (watched, version) = (Rc::downgrade(&replica), routes_version.clone());
     raft.watch_leader(move |leader, term| {
         if let Some(replica) = watched.upgrade() {
             replica.follow(leader, term);
-            version.set(version.get() + 1);
+            version.add(1);
         }
     });
     let (owner, group) = (replica.clone(), raft.clone());
