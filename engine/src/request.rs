@@ -59,16 +59,6 @@ pub enum Expected {
 }
 
 impl Expected {
-    /// Whether the key's present value, if it has one, is what is expected.
-    pub fn holds(&self, live: Option<(&[u8], Timestamp)>) -> bool {
-        match self {
-            Expected::Absent => live.is_none(),
-            Expected::Value(wanted) => live.is_some_and(|(value, _)| value == &**wanted),
-            Expected::Version(wanted) => live.is_some_and(|(_, version)| version == *wanted),
-            Expected::Exists => live.is_some(),
-        }
-    }
-
     /// The value that is expected, if one is.
     fn value(&self) -> Option<&Blob> {
         match self {

@@ -46,7 +46,7 @@ use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
 pub use crate::range::sink::WriteSink;
 use crate::range::{Keyspace, ReplicaPlace, Route};
-use crate::request::{Batch, Change, Read, SessionPair, Target, Wait};
+use crate::request::{Batch, Change, Expected, Read, SessionPair, Target, Wait};
 use crate::tree::{OnFatal, Store};
 use crate::types::{Blob, DataId, KeyRange, Location, NodeId, RangeId, ReplicaId, Timestamp};
 use crate::wal::Wal;
@@ -383,7 +383,7 @@ impl<E: Env> Shard<E> {
     /// The batch without its conditions if they hold now.
     fn decide_now(&self, replica: &Replica<E>, mut write: Batch) -> Batch {
         let hold = write.conditions.iter().all(|condition| {
-            let look = |found: Option<(&[u8], Timestamp)>| condition.expected.holds(found);
+            let look = |found: Option<(&[u8], Timestamp)>| holds(&condition.expected, found);
             matches!(self.look(replica.data_id(), &condition.key, look), Ok(true))
         });
         if hold {
@@ -440,6 +440,17 @@ impl<E: Env> Shard<E> {
     /// Something could not be made durable.
     pub async fn close(self) -> Result<(), Fatal> {
         background::close(&self.inner).await
+    }
+}
+
+/// Whether the key's present value, if it has one, is what is expected. Apply asks the same of the
+/// entry in the log; this is for the deliberate bug that decides before.
+fn holds(expected: &Expected, live: Option<(&[u8], Timestamp)>) -> bool {
+    match expected {
+        Expected::Absent => live.is_none(),
+        Expected::Value(wanted) => live.is_some_and(|(value, _)| value == &**wanted),
+        Expected::Version(wanted) => live.is_some_and(|(_, version)| version == *wanted),
+        Expected::Exists => live.is_some(),
     }
 }
 
