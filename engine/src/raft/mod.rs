@@ -42,7 +42,7 @@ pub use log_store::LogStore;
 pub use membership::Membership;
 pub use message::{
     Answer, Envelope, Led, Message, Question, SnapshotPart, decode, decode_answer, decode_behind,
-    encode_answer, encode_beat, encode_behind, encode_cluster,
+    encode, encode_answer, encode_behind,
 };
 pub use network::PART_TIMEOUT;
 pub use purge::Pinned;

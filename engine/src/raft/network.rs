@@ -33,7 +33,7 @@ use crate::raft::append_lane::{AppendLane, UnderWay};
 use crate::raft::convert;
 use crate::raft::followers::{self, Followers, Loss};
 use crate::raft::lease::Lease;
-use crate::raft::message::{self, Answer, Candidacy, Envelope, Question, SnapshotPart};
+use crate::raft::message::{self, Answer, Candidacy, Envelope, Message, Question, SnapshotPart};
 use crate::raft::state_machine::SnapshotHandle;
 use crate::raft::type_config::TypeConfig;
 use crate::range::export::Export;
@@ -163,10 +163,10 @@ impl<E: Env> Link<E> {
     /// Sends a request and waits for the answer until the time is up.
     async fn ask(
         &self,
-        question: &Question,
+        question: Question,
         option: &RPCOption,
     ) -> Result<Answer, Unreachable<TypeConfig<E>>> {
-        let bytes = message::encode(self.envelope, question);
+        let bytes = message::encode(&Message::Question(self.envelope, question));
         self.call(bytes, Lane::Control, option.hard_ttl()).await
     }
 
@@ -197,7 +197,8 @@ impl<E: Env> Link<E> {
     ) -> Result<Answer, Unreachable<TypeConfig<E>>> {
         let is_end = matches!(part, SnapshotPart::End { .. });
         let patience = if is_end { END_TIMEOUT } else { PART_TIMEOUT };
-        let part = message::encode(self.envelope, &Question::Snapshot(part));
+        let part = Message::Question(self.envelope, Question::Snapshot(part));
+        let part = message::encode(&part);
         let until = Now::<E>::now() + patience;
         loop {
             let sent = self.exchange(part.clone(), Lane::Bulk, option.hard_ttl());
@@ -230,7 +231,7 @@ impl<E: Env> Link<E> {
             vote,
             previous,
             last,
-            bytes: message::encode(self.envelope, &question),
+            bytes: message::encode(&Message::Question(self.envelope, question)),
         })
     }
 
@@ -256,7 +257,7 @@ impl<E: Env> Link<E> {
         let bytes = append.bytes.clone();
         let answer = self.call(bytes, under_way.lane(), within).await;
         if answer.is_err() {
-            self.refuse_own_damage(append.bytes);
+            self.refuse_own_damage(&append.bytes);
         }
         let answer = answer?;
         let appended = match answer {
@@ -289,7 +290,7 @@ impl<E: Env> Link<E> {
     /// Ends the process if this node cannot decode its own append: its memory has changed an entry
     /// since it was encoded. No replica will ever accept it, and while this node leads no other
     /// can.
-    fn refuse_own_damage(&self, append: Bytes) {
+    fn refuse_own_damage(&self, append: &Bytes) {
         if message::decode(append).is_none() {
             self.store.fail(Fatal::Inconsistent(format!(
                 "range {}: the entries that are sent to replica {} do not match their checksums; \
@@ -327,7 +328,7 @@ impl<E: Env> Link<E> {
             self.tell_of_loss(loss, vote, option).await;
         } else if let Some(acknowledged) = known.acknowledged {
             let question = Question::Lost { vote, acknowledged };
-            let asked = self.ask(&question, option).await;
+            let asked = self.ask(question, option).await;
             match asked.map_err(|e| unreachable::<E>(&io::Error::other(e.to_string())))? {
                 Answer::Done => return Ok(()),
                 Answer::Lost => {
@@ -350,7 +351,7 @@ impl<E: Env> Link<E> {
             vote,
             acknowledged: loss.acknowledged,
         };
-        match self.ask(&question, option).await {
+        match self.ask(question, option).await {
             Ok(Answer::Lost) => self.followers.told(vote.term, self.envelope.to),
             Ok(Answer::Done) => self.followers.found(vote.term, self.envelope.to),
             // No answer: the next append asks again.
@@ -369,7 +370,7 @@ impl<E: Env> Link<E> {
             last: rpc.last_log_id.as_ref().map(convert::log_id::<E>),
             transfer: rpc.leadership_transfer,
         });
-        match self.ask(&question, &option).await? {
+        match self.ask(question, &option).await? {
             Answer::Voted {
                 vote,
                 granted,
@@ -409,11 +410,7 @@ impl<E: Env> Link<E> {
             if rows.is_empty() && parts > 0 {
                 break;
             }
-            let part = SnapshotPart::Rows {
-                number,
-                place: parts,
-                rows,
-            };
+            let part = SnapshotPart::rows(number, parts, rows);
             match self.send_part(part, option).await? {
                 Answer::Done => parts += 1,
                 _ => return Err(wrong_answer::<E>()),
@@ -445,7 +442,7 @@ impl<E: Env> Link<E> {
 /// Decodes an answer; a refusal is an error.
 fn understand<E: Env>(answer: Bytes) -> Result<Answer, Unreachable<TypeConfig<E>>> {
     let failed = |why| Err(unreachable::<E>(&io::Error::other(why)));
-    match message::decode_answer(answer) {
+    match message::decode_answer(&answer) {
         None => failed("the answer makes no sense"),
         Some(Answer::Refused) => failed("the replica is not there, or not ready"),
         Some(answer) => Ok(answer),
@@ -592,7 +589,7 @@ impl<E: Env> RaftNetworkV2<TypeConfig<E>> for Link<E> {
             vote: convert::vote::<E>(rpc.from_leader()),
             last: rpc.last_log_id().map(convert::log_id::<E>),
         };
-        match self.ask(&question, &option).await? {
+        match self.ask(question, &option).await? {
             Answer::Done => Ok(Ok(())),
             _ => Err(wrong_answer::<E>().into()),
         }

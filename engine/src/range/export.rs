@@ -12,7 +12,9 @@ use std::ops::Bound;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use rkyv::with::Map;
 
+use crate::codec::Shared;
 use crate::env::Env;
 use crate::error::Fatal;
 use crate::limits::SESSION_ROWS_PER_TURN;
@@ -27,13 +29,15 @@ use crate::wal::LogId;
 const PART_LEN: usize = 256 << 10;
 
 /// A version of a row, as it travels in a snapshot.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct ExportedRow {
     /// The row's key, without the data id in front.
+    #[rkyv(with = Shared)]
     pub key: Bytes,
     /// The timestamp of the version.
     pub version: Timestamp,
     /// The value; `None`: a delete mark.
+    #[rkyv(with = Map<Shared>)]
     pub value: Option<Bytes>,
 }
 
