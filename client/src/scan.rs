@@ -9,7 +9,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_core::Stream;
-use rangedb_protocol::continuation::{self, last_key_before, prefix_end};
+use rangedb_limits::last_key_before;
+use rangedb_protocol::continuation::{self, prefix_end};
 use rangedb_protocol::{Reply, RequestBody, Session as Pair};
 
 use crate::calls::Request;

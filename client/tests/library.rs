@@ -87,8 +87,7 @@ async fn a_lazy_client_connects_with_its_first_call() {
 
 #[tokio::test]
 async fn a_scan_is_a_stream_over_all_pages() {
-    let peer = Peer::start(Manner::Honest).await;
-    let client = Client::connect(peer.options(LONG)).await.unwrap();
+    let (peer, client) = fake::connected(Manner::Honest, LONG).await;
     let rows: Vec<Row> = client.scan(..).try_collect().await.unwrap();
     assert_eq!(keys(&rows), numbered(0..ROWS));
     assert_eq!(peer.requests(), 3, "pages of three rows");
@@ -107,8 +106,7 @@ async fn a_scan_is_a_stream_over_all_pages() {
 
 #[tokio::test]
 async fn a_limit_ends_a_scan_and_asks_for_no_more_rows() {
-    let peer = Peer::start(Manner::Honest).await;
-    let client = Client::connect(peer.options(LONG)).await.unwrap();
+    let (peer, client) = fake::connected(Manner::Honest, LONG).await;
     let found = client.scan(..).limit(5).collect().await.unwrap();
     assert_eq!((found.len(), peer.requests()), (5, 1));
     let found = client
@@ -126,8 +124,7 @@ async fn a_limit_ends_a_scan_and_asks_for_no_more_rows() {
 
 #[tokio::test]
 async fn pages_go_on_from_bytes() {
-    let peer = Peer::start(Manner::Honest).await;
-    let client = Client::connect(peer.options(LONG)).await.unwrap();
+    let (_peer, client) = fake::connected(Manner::Honest, LONG).await;
     let page = client.scan(..).page_size(6).page().await.unwrap();
     assert_eq!(keys(&page.rows), numbered(0..6));
     let token = page.continuation.unwrap().as_bytes().to_vec();
@@ -145,10 +142,7 @@ async fn pages_go_on_from_bytes() {
 
 #[tokio::test]
 async fn an_error_ends_a_scan() {
-    let peer = Peer::start(Manner::Overloaded).await;
-    let client = Client::connect(peer.options(Duration::from_millis(50)))
-        .await
-        .unwrap();
+    let (_peer, client) = fake::connected(Manner::Overloaded, Duration::from_millis(50)).await;
     let mut scan = client.scan(..);
     let error = StreamExt::next(&mut scan).await.unwrap().unwrap_err();
     assert_eq!(error.code, ErrorCode::Overloaded);
@@ -158,8 +152,7 @@ async fn an_error_ends_a_scan() {
 
 #[tokio::test]
 async fn many_reads_come_in_the_order_of_their_keys() {
-    let peer = Peer::start(Manner::Honest).await;
-    let client = Client::connect(peer.options(LONG)).await.unwrap();
+    let (peer, client) = fake::connected(Manner::Honest, LONG).await;
     let wanted: Vec<String> = (0..600).map(|number| format!("key {number}")).collect();
     let asked = wanted.clone();
     let found = tokio::spawn(async move { client.get_many(&asked).await });

@@ -13,10 +13,7 @@ use tokio::net::TcpListener;
 
 #[tokio::test]
 async fn what_breaks_a_limit_is_refused_unsent() {
-    let peer = Peer::start(Manner::Honest).await;
-    let client = Client::connect(peer.options(Duration::from_secs(5)))
-        .await
-        .unwrap();
+    let (peer, client) = fake::connected(Manner::Honest, Duration::from_secs(5)).await;
     let long = vec![0; 2 << 20];
     let repeated =
         |value: &[u8], times| (0..times).fold(Batch::new(), |batch, _| batch.put("k", value));
@@ -41,10 +38,7 @@ async fn what_breaks_a_limit_is_refused_unsent() {
 
 #[tokio::test]
 async fn a_silent_server_costs_the_deadline_and_no_more() {
-    let peer = Peer::start(Manner::Silent).await;
-    let client = Client::connect(peer.options(Duration::from_millis(300)))
-        .await
-        .unwrap();
+    let (_peer, client) = fake::connected(Manner::Silent, Duration::from_millis(300)).await;
     let begun = Instant::now();
     let (put, get) = tokio::join!(client.put("k", "v"), client.get("k"));
     assert_eq!(put.as_ref().unwrap_err().fate, Fate::Unknown, "{put:?}");
@@ -55,17 +49,11 @@ async fn a_silent_server_costs_the_deadline_and_no_more() {
 
 #[tokio::test]
 async fn a_write_in_doubt_is_tried_until_its_fate_is_known() {
-    let peer = Peer::start(Manner::ClosesOnce).await;
-    let client = Client::connect(peer.options(Duration::from_secs(5)))
-        .await
-        .unwrap();
+    let (peer, client) = fake::connected(Manner::ClosesOnce, Duration::from_secs(5)).await;
     assert_eq!(client.put("k", "v").await, Ok(7));
     assert_eq!(peer.requests(), 2);
 
-    let peer = Peer::start(Manner::Closes).await;
-    let client = Client::connect(peer.options(Duration::from_millis(500)))
-        .await
-        .unwrap();
+    let (peer, client) = fake::connected(Manner::Closes, Duration::from_millis(500)).await;
     let error = client.put("k", "v").await.unwrap_err();
     assert_eq!(error.fate, Fate::Unknown, "{error}");
     assert!(peer.requests() > 2, "{}", peer.requests());
@@ -73,10 +61,7 @@ async fn a_write_in_doubt_is_tried_until_its_fate_is_known() {
 
 #[tokio::test]
 async fn the_last_refusal_is_what_the_caller_hears() {
-    let peer = Peer::start(Manner::Overloaded).await;
-    let client = Client::connect(peer.options(Duration::from_millis(200)))
-        .await
-        .unwrap();
+    let (peer, client) = fake::connected(Manner::Overloaded, Duration::from_millis(200)).await;
     let error = client.put("k", "v").await.unwrap_err();
     assert_eq!(error.code, ErrorCode::Overloaded, "{error}");
     assert_eq!(error.fate, Fate::NotApplied);
@@ -166,10 +151,7 @@ async fn a_lost_majority_is_told_at_the_deadline() {
 
 #[tokio::test]
 async fn an_order_is_not_given_twice() {
-    let peer = Peer::start(Manner::ClosesOnce).await;
-    let client = Client::connect(peer.options(Duration::from_secs(5)))
-        .await
-        .unwrap();
+    let (peer, client) = fake::connected(Manner::ClosesOnce, Duration::from_secs(5)).await;
     let error = client.admin_order("{}").await.unwrap_err();
     assert_eq!((error.fate, peer.requests()), (Fate::Unknown, 1), "{error}");
     assert_eq!(client.admin("{}").await.as_deref(), Ok("{}"));
@@ -177,10 +159,7 @@ async fn an_order_is_not_given_twice() {
 
 #[tokio::test]
 async fn many_callers_ask_for_the_directory_once() {
-    let peer = Peer::start(Manner::ClosesOnce).await;
-    let client = Client::connect(peer.options(Duration::from_secs(5)))
-        .await
-        .unwrap();
+    let (peer, client) = fake::connected(Manner::ClosesOnce, Duration::from_secs(5)).await;
     let calls: Vec<_> = (0..100)
         .map(|_| {
             let client = client.clone();
@@ -221,8 +200,7 @@ fn a_client_outlives_the_runtime_that_connected_it() {
 
 #[tokio::test]
 async fn a_time_without_end_is_a_long_one() {
-    let peer = Peer::start(Manner::Honest).await;
-    let client = Client::connect(peer.options(Duration::MAX)).await.unwrap();
+    let (_peer, client) = fake::connected(Manner::Honest, Duration::MAX).await;
     assert_eq!(
         client.with_timeout(Duration::MAX).put("k", "v").await,
         Ok(7)
@@ -231,10 +209,7 @@ async fn a_time_without_end_is_a_long_one() {
 
 #[tokio::test]
 async fn one_node_whose_clock_is_wrong_does_not_keep_a_client_from_the_others() {
-    let peer = Peer::start(Manner::FindsTimesAhead).await;
-    let client = Client::connect(peer.options(Duration::from_secs(5)))
-        .await
-        .unwrap();
+    let (peer, client) = fake::connected(Manner::FindsTimesAhead, Duration::from_secs(5)).await;
     assert_eq!(client.put("k", "v").await, Ok(7));
     assert_eq!(peer.requests(), 2, "it was refused once and then taken");
     assert_eq!(client.put("k", "v").await, Ok(7));

@@ -10,6 +10,7 @@ mod order;
 use std::borrow::Cow;
 
 pub use order::OrderError;
+use rangedb_limits::BrokenLimit;
 use rkyv::with::AsOwned;
 
 use crate::limits::MAX_CLOCK_OFFSET_MS;
@@ -108,6 +109,12 @@ pub enum Error {
     /// The disk has no room for more writes.
     #[error("the disk is full")]
     DiskFull,
+}
+
+impl From<BrokenLimit> for Error {
+    fn from(broken: BrokenLimit) -> Error {
+        Error::Invalid(broken.to_string())
+    }
 }
 
 impl Error {

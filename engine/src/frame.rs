@@ -47,9 +47,52 @@ pub enum BadFrame {
     TooLong(usize),
 }
 
-/// Appends a frame.
-pub fn encode(id: u64, kind: u16, body: &[u8], to: &mut Vec<u8>) {
-    to.reserve(HEADER_LEN + body.len());
+/// The header of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The number of the question.
+    pub id: u64,
+    /// What the body is.
+    pub kind: u16,
+    /// Bytes of the body.
+    pub len: usize,
+    checksum: u32,
+}
+
+impl Header {
+    /// Reads the header at the beginning of `bytes`; `None`: more bytes are needed.
+    ///
+    /// # Errors
+    /// What is there is no header; nothing after it can be read.
+    pub fn decode(bytes: &[u8]) -> Result<Option<Header>, BadFrame> {
+        let header = bytes.first_chunk::<HEADER_LEN>();
+        let Some((head, sum)) = header.and_then(|header| header.split_last_chunk::<4>()) else {
+            return Ok(None);
+        };
+        check("header", head, u32::from_le_bytes(*sum))?;
+        let len = u32::from_le_bytes(field(head, 0)) as usize;
+        if len > BODY_LEN_MAX {
+            return Err(BadFrame::TooLong(len));
+        }
+        Ok(Some(Header {
+            id: u64::from_le_bytes(field(head, 4)),
+            kind: u16::from_le_bytes(field(head, 12)),
+            len,
+            checksum: u32::from_le_bytes(field(head, 16)),
+        }))
+    }
+
+    /// Checks that a body of this length is the one that was sent.
+    ///
+    /// # Errors
+    /// It was changed on the way.
+    pub fn check(&self, body: &[u8]) -> Result<(), BadFrame> {
+        check("body", body, self.checksum)
+    }
+}
+
+/// Appends the header of a frame with this body, which must follow it.
+pub fn encode_header(id: u64, kind: u16, body: &[u8], to: &mut Vec<u8>) {
     let begin = to.len();
     to.extend_from_slice(&(body.len() as u32).to_le_bytes());
     to.extend_from_slice(&id.to_le_bytes());
@@ -58,6 +101,12 @@ pub fn encode(id: u64, kind: u16, body: &[u8], to: &mut Vec<u8>) {
     to.extend_from_slice(&crc32c::crc32c(body).to_le_bytes());
     let head = crc32c::crc32c(to.get(begin..).unwrap_or_default());
     to.extend_from_slice(&head.to_le_bytes());
+}
+
+/// Appends a frame.
+pub fn encode(id: u64, kind: u16, body: &[u8], to: &mut Vec<u8>) {
+    to.reserve(HEADER_LEN + body.len());
+    encode_header(id, kind, body, to);
     to.extend_from_slice(body);
 }
 
@@ -66,26 +115,19 @@ pub fn encode(id: u64, kind: u16, body: &[u8], to: &mut Vec<u8>) {
 /// # Errors
 /// What is there is no frame; nothing after it can be read.
 pub fn decode(bytes: &[u8]) -> Result<Option<Frame<'_>>, BadFrame> {
-    let Some((header, rest)) = bytes.split_first_chunk::<HEADER_LEN>() else {
+    let Some(header) = Header::decode(bytes)? else {
         return Ok(None);
     };
-    let Some((head, sum)) = header.split_last_chunk::<4>() else {
+    let len = HEADER_LEN + header.len;
+    let Some(body) = bytes.get(HEADER_LEN..len) else {
         return Ok(None);
     };
-    check("header", head, u32::from_le_bytes(*sum))?;
-    let len = u32::from_le_bytes(field(head, 0)) as usize;
-    if len > BODY_LEN_MAX {
-        return Err(BadFrame::TooLong(len));
-    }
-    let Some(body) = rest.get(..len) else {
-        return Ok(None);
-    };
-    check("body", body, u32::from_le_bytes(field(head, 16)))?;
+    header.check(body)?;
     Ok(Some(Frame {
-        id: u64::from_le_bytes(field(head, 4)),
-        kind: u16::from_le_bytes(field(head, 12)),
+        id: header.id,
+        kind: header.kind,
         body,
-        len: HEADER_LEN + len,
+        len,
     }))
 }
 

@@ -44,6 +44,8 @@
 //! | [`disk_fault`] | faults of the disk: what it lacks, and advice when files are damaged |
 //! | [`hlc`] | the node's hybrid logical clock |
 //! | [`frame`] | frames of messages between nodes |
+//! | [`codec`] | the encoding of those messages and of the cluster's records |
+//! | [`notify`] | events and counts that the tasks of a thread wait for |
 //! | [`wal`] | the log: segments, batches, records, recovery |
 //! | [`tree`] | the shard's tree as its ranges use it: freezes, room, what is durable |
 //! | [`lsm`] | what the tree is made of: memtable, tables, versions and their collection |
@@ -63,6 +65,7 @@
 //! `shard/management.rs` and `shard/members.rs`.
 
 pub mod cluster;
+pub mod codec;
 pub mod disk_fault;
 pub mod env;
 pub mod error;
@@ -72,7 +75,7 @@ pub mod hlc;
 pub mod limits;
 pub mod lsm;
 pub mod mutant;
-mod notify;
+pub mod notify;
 pub mod raft;
 pub mod range;
 pub mod request;

@@ -1,20 +1,14 @@
-//! Every bound of the engine, related by assertions at compile time.
+//! Every bound of the engine, related by assertions at compile time. Sizes in bytes.
 //!
-//! Those that a client can meet are the wire protocol's too (`protocol/src/limits.rs`); the server
-//! asserts that both files agree. Sizes in bytes.
+//! Those that a client can meet are the wire protocol's and the client's, too: they lie in a crate of
+//! their own, with the checks of them.
 
 use std::time::Duration;
 
-/// Longest key of a user.
-pub const KEY_LEN_MAX: usize = 4 << 10;
-/// Longest value.
-pub const VALUE_LEN_MAX: usize = 1 << 20;
-/// Keys and values of one multi-write together.
-pub const BATCH_LEN_MAX: usize = 4 << 20;
-/// Operations of one multi-write.
-pub const BATCH_OPS_MAX: usize = 4096;
-/// Additions of one write: each leaves a number in the session table, where a retry finds it.
-pub const BATCH_ADDITIONS_MAX: usize = 64;
+pub use rangedb_limits::{
+    BATCH_ADDITIONS_MAX, BATCH_LEN_MAX, BATCH_OPS_MAX, KEY_LEN_MAX, SCAN_BYTES_MAX, SCAN_ROWS_MAX,
+    VALUE_LEN_MAX,
+};
 
 /// Payload of one log entry, user bytes and framing.
 pub const ENTRY_LEN_MAX: usize = 4 << 20;
@@ -37,10 +31,6 @@ pub const MAX_CLOCK_OFFSET_MS: u64 = 500;
 /// milliseconds. Also the read lease of a group of several voters.
 pub const LEASE_MS: u64 = 500;
 
-/// Rows of one scan reply.
-pub const SCAN_ROWS_MAX: usize = 10_000;
-/// Keys and values of one scan reply together.
-pub const SCAN_BYTES_MAX: usize = 4 << 20;
 /// Versions that one turn of a scan looks at before it lets others run.
 pub const SCAN_STEPS_PER_TURN: usize = 512;
 /// Bytes of keys and values that one turn of a scan reads, whether they are sent or not, before it lets
@@ -98,7 +88,6 @@ pub const REPLAY_LEN_FREEZE: u64 = 32 << 20;
 const _: () = {
     assert!(BATCH_LEN_MAX <= ENTRY_LEN_MAX);
     assert!(BATCH_OPS_MAX <= ENTRY_COMMANDS_MAX);
-    assert!(KEY_LEN_MAX + VALUE_LEN_MAX <= BATCH_LEN_MAX);
     assert!(
         PROPOSAL_BYTES_WAITING_MAX + ENTRIES_IN_FLIGHT_MAX * ENTRY_LEN_MAX
             <= SHARD_WRITES_LEN_MAX / 2

@@ -1,10 +1,10 @@
-//! An event that tasks of one thread wait for: each notification lets all of them look again.
+//! An event that tasks of one thread wait for, and a count that they wait for.
 //!
-//! It has no memory: a task looks at the state that it waits for before it waits, and whoever changes
-//! that state notifies afterwards. For a shard's own thread; between threads, wakers that are `Send`
-//! are needed.
+//! Each notification of an event lets all tasks that wait look again. It has no memory: a task looks
+//! at the state that it waits for before it waits, and whoever changes that state notifies
+//! afterwards. For a shard's own thread; between threads, wakers that are `Send` are needed.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::task::{Poll, Waker};
 
 /// Wakes the tasks that wait for a change.
@@ -53,9 +53,39 @@ impl Notify {
     }
 }
 
+/// A number that tasks of one thread can wait for.
+#[derive(Debug, Default)]
+pub struct Count {
+    number: Cell<usize>,
+    changed: Notify,
+}
+
+impl Count {
+    /// The number now.
+    pub fn get(&self) -> usize {
+        self.number.get()
+    }
+
+    /// Raises the number.
+    pub fn add(&self, more: usize) {
+        self.number.set(self.number.get() + more);
+        self.changed.notify();
+    }
+
+    /// Lowers the number.
+    pub fn subtract(&self, less: usize) {
+        self.number.set(self.number.get() - less);
+        self.changed.notify();
+    }
+
+    /// Waits until `holds` is true of the number.
+    pub async fn until(&self, holds: impl Fn(usize) -> bool) {
+        self.changed.until(|| holds(self.number.get())).await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
     use std::future::Future;
     use std::pin::pin;
     use std::sync::Arc;
@@ -65,18 +95,33 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Count(AtomicUsize);
+    struct Wakes(AtomicUsize);
 
-    impl Wake for Count {
-        fn wake(self: Arc<Count>) {
+    impl Wake for Wakes {
+        fn wake(self: Arc<Wakes>) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     #[test]
+    fn a_task_goes_on_when_the_count_is_as_it_waits_for() {
+        let (count, wakes) = (Count::default(), Arc::new(Wakes::default()));
+        count.add(2);
+        let waker = Waker::from(wakes.clone());
+        let mut none = pin!(count.until(|number| number == 0));
+        let mut poll = || none.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(poll().is_pending());
+        count.subtract(1);
+        assert!(poll().is_pending(), "one is left");
+        count.subtract(1);
+        assert_eq!((count.get(), wakes.0.load(Ordering::Relaxed)), (0, 2));
+        assert!(poll().is_ready());
+    }
+
+    #[test]
     fn each_that_waits_is_woken_once_and_goes_on_when_it_holds() {
         let (notify, open) = (Notify::default(), Cell::new(false));
-        let counts = [Arc::new(Count::default()), Arc::new(Count::default())];
+        let counts = [Arc::new(Wakes::default()), Arc::new(Wakes::default())];
         let wakers = counts.clone().map(Waker::from);
         let mut one = pin!(notify.until(|| open.get()));
         let mut other = pin!(notify.until(|| open.get()));

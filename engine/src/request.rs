@@ -9,9 +9,9 @@
     reason = "what rkyv derives for enums has fields without docs"
 )]
 
+use rangedb_limits::{BrokenLimit, OperationKind, last_key_before};
 use smallvec::SmallVec;
 
-use crate::limits::KEY_LEN_MAX;
 use crate::types::{Blob, ClientId, Epoch, RangeId, Timestamp};
 
 /// The name of one write, the same for every try of it.
@@ -59,13 +59,11 @@ pub enum Expected {
 }
 
 impl Expected {
-    /// Whether the key's present value, if it has one, is what is expected.
-    pub fn holds(&self, live: Option<(&[u8], Timestamp)>) -> bool {
+    /// The value that is expected, if one is.
+    fn value(&self) -> Option<&Blob> {
         match self {
-            Expected::Absent => live.is_none(),
-            Expected::Value(wanted) => live.is_some_and(|(value, _)| value == &**wanted),
-            Expected::Version(wanted) => live.is_some_and(|(_, version)| version == *wanted),
-            Expected::Exists => live.is_some(),
+            Expected::Value(value) => Some(value),
+            Expected::Absent | Expected::Version(_) | Expected::Exists => None,
         }
     }
 }
@@ -186,8 +184,29 @@ impl Batch {
         self.conditions.len() + self.mutations.len()
     }
 
+    /// Checks the batch against the limits.
+    ///
+    /// # Errors
+    /// See [`BrokenLimit`].
+    pub fn check(&self) -> Result<(), BrokenLimit> {
+        let conditions = self.conditions.iter().map(|c| rangedb_limits::Operation {
+            kind: OperationKind::Condition,
+            key: &c.key,
+            value: c.expected.value().map_or(&[], |value| value),
+        });
+        let mutations = self.mutations.iter().map(|m| rangedb_limits::Operation {
+            kind: match m.change {
+                Change::Put { .. } | Change::Delete => OperationKind::Mutation,
+                Change::Add { .. } => OperationKind::Addition,
+            },
+            key: &m.key,
+            value: m.change.value().map_or(&[], |value| value),
+        });
+        rangedb_limits::check_write(conditions.chain(mutations))
+    }
+
     /// How many of its mutations add to a number.
-    pub fn additions(&self) -> usize {
+    fn additions(&self) -> usize {
         let adds = |m: &&Mutation| matches!(m.change, Change::Add { .. });
         self.mutations.iter().filter(adds).count()
     }
@@ -203,10 +222,10 @@ impl Batch {
 
     /// Bytes of its keys and values, those that are expected among them.
     pub fn len_in_bytes(&self) -> usize {
-        let expected = self.conditions.iter().map(|c| match &c.expected {
-            Expected::Value(value) => value.len(),
-            Expected::Absent | Expected::Version(_) | Expected::Exists => 0,
-        });
+        let expected = self
+            .conditions
+            .iter()
+            .map(|c| c.expected.value().map_or(0, Blob::len));
         let values = self
             .mutations
             .iter()
@@ -321,24 +340,6 @@ impl ScanRequest {
     }
 }
 
-/// The greatest key before `end`, or of all; the empty key if there is none.
-fn last_key_before(end: Option<&[u8]>) -> Vec<u8> {
-    let Some(end) = end else {
-        return vec![u8::MAX; KEY_LEN_MAX];
-    };
-    if end.len() > KEY_LEN_MAX {
-        return end.split_at(KEY_LEN_MAX).0.to_vec();
-    }
-    let mut key = end.to_vec();
-    if let Some(last) = key.pop()
-        && let Some(lower) = last.checked_sub(1)
-    {
-        key.push(lower);
-        key.resize(KEY_LEN_MAX, u8::MAX);
-    }
-    key
-}
-
 /// Rows of a scan.
 #[derive(
     Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
@@ -351,31 +352,4 @@ pub struct ScanReply {
     /// What to ask to go on: in this range with the same snapshot, or in the next one, which has a
     /// snapshot of its own. `None`: the interval is exhausted.
     pub next: Option<ScanRequest>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_key_before_an_end_is_the_greatest_within_the_limits() {
-        let longest = |start: &[u8]| {
-            let mut key = start.to_vec();
-            key.resize(KEY_LEN_MAX, u8::MAX);
-            key
-        };
-        let before = |end: &[u8]| last_key_before(Some(end));
-        assert_eq!(last_key_before(None), longest(b""));
-        assert_eq!(before(b"b"), longest(b"a"));
-        assert_eq!(before(b"\x01"), longest(b"\x00"));
-        assert_eq!(before(b"b\x00"), b"b");
-        assert_eq!(before(b"b\x00\x01"), longest(b"b\x00\x00"));
-        assert_eq!(before(b"\x00"), b"");
-        assert_eq!(before(b""), b"");
-        let full = vec![b'k'; KEY_LEN_MAX];
-        assert_eq!(before(&full), [&full[1..], b"j"].concat());
-        // Keys are no longer than this, so that nothing lies between.
-        assert_eq!(before(&[&full[..], b"\x00"].concat()), full);
-        assert_eq!(before(&[&full[..], b"x"].concat()), full);
-    }
 }

@@ -18,7 +18,7 @@
 //! would end the scan early or leave rows out without an error. It protects no secret and needs no
 //! key: a client may ask for everything that a token can say.
 
-use crate::limits::KEY_LEN_MAX;
+use rangedb_limits::last_key_before;
 
 const FORMAT: u8 = 3;
 /// The previous format, which has neither [`REVERSE`] nor [`KEYS_ONLY`].
@@ -133,24 +133,6 @@ impl Continuation {
     }
 }
 
-/// The greatest key before `end`, or the greatest of all keys if there is no end. It is the empty
-/// key if no key is before `end`. A scan in reverse begins in the range that holds this key.
-pub fn last_key_before(end: Option<&[u8]>) -> Vec<u8> {
-    let Some(end) = end else {
-        return vec![u8::MAX; KEY_LEN_MAX];
-    };
-    if end.len() > KEY_LEN_MAX {
-        return end.split_at(KEY_LEN_MAX).0.to_vec();
-    }
-    // Lower the last byte by one and pad with `ff`. If it is 0, the key without it is the greatest.
-    let mut key = end.to_vec();
-    if let Some(lower) = key.pop().and_then(|last| last.checked_sub(1)) {
-        key.push(lower);
-        key.resize(KEY_LEN_MAX, u8::MAX);
-    }
-    key
-}
-
 /// The exclusive end of the keys that begin with a prefix, which is the first key after them.
 /// `None` means that they reach to the end of the key space.
 pub fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
@@ -166,6 +148,7 @@ pub fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::KEY_LEN_MAX;
 
     fn samples() -> Vec<Continuation> {
         let parts = [

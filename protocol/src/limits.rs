@@ -1,30 +1,21 @@
-//! Limits of the protocol's messages. Lengths are in bytes.
+//! Limits of the protocol's messages. Lengths are in bytes. Those of keys, values, writes and scans
+//! are the engine's, too, and lie in a crate of their own.
 
-/// Longest key. The shortest key has one byte.
-pub const KEY_LEN_MAX: usize = 4 << 10;
-/// Longest value.
-pub const VALUE_LEN_MAX: usize = 1 << 20;
-/// All keys and values of one write together.
-pub const BATCH_LEN_MAX: usize = 4 << 20;
-/// Conditions and mutations of one write together.
-pub const BATCH_OPS_MAX: usize = 4096;
-/// Mutations of one write that add to a number.
-pub const BATCH_ADDITIONS_MAX: usize = 64;
+pub use rangedb_limits::{
+    BATCH_ADDITIONS_MAX, BATCH_LEN_MAX, BATCH_OPS_MAX, BOUND_LEN_MAX, KEY_LEN_MAX, SCAN_BYTES_MAX,
+    SCAN_ROWS_MAX, VALUE_LEN_MAX,
+};
+
 /// Longest frame, without its length field.
 pub const FRAME_LEN_MAX: usize = 8 << 20;
 /// Requests of one connection that have no reply yet.
 pub const IN_FLIGHT_MAX: usize = 1024;
-/// Rows of one scan reply.
-pub const SCAN_ROWS_MAX: usize = 10_000;
-/// All keys and values of one scan reply together.
-pub const SCAN_BYTES_MAX: usize = 4 << 20;
 /// Longest command of an admin request.
 pub const ADMIN_COMMAND_LEN_MAX: usize = 16 << 10;
 /// Longest answer to an admin request.
 pub const ADMIN_JSON_LEN_MAX: usize = 7 << 20;
 
 const _: () = {
-    assert!(KEY_LEN_MAX + VALUE_LEN_MAX <= BATCH_LEN_MAX);
     // The largest write: 64 bytes for each operation are enough for the tables around it.
     assert!(BATCH_LEN_MAX + BATCH_OPS_MAX * 64 < FRAME_LEN_MAX);
     assert!(ADMIN_JSON_LEN_MAX + 1024 < FRAME_LEN_MAX);

@@ -1,6 +1,7 @@
 //! Requests: typed views of the tables, which borrow from the frame, and their encoding.
 
 use flatbuffers::{FlatBufferBuilder, InvalidFlatbuffer, WIPOffset};
+use rangedb_limits::{BrokenLimit, OperationKind};
 use smallvec::SmallVec;
 
 use crate::frame;
@@ -130,9 +131,25 @@ impl<'a> Batch<'a> {
         self
     }
 
-    /// The number of conditions and mutations.
-    pub fn operations(&self) -> usize {
-        self.conditions.len() + self.mutations.len()
+    /// Checks the batch against the limits.
+    ///
+    /// # Errors
+    /// See [`BrokenLimit`].
+    pub fn check(&self) -> Result<(), BrokenLimit> {
+        let conditions = self.conditions.iter().map(|c| rangedb_limits::Operation {
+            kind: OperationKind::Condition,
+            key: c.key,
+            value: c.expected.value(),
+        });
+        let mutations = self.mutations.iter().map(|m| rangedb_limits::Operation {
+            kind: match m.change {
+                Change::Put(_) | Change::Delete => OperationKind::Mutation,
+                Change::Add(_) => OperationKind::Addition,
+            },
+            key: m.key,
+            value: m.change.value().unwrap_or_default(),
+        });
+        rangedb_limits::check_write(conditions.chain(mutations))
     }
 
     /// All its keys and values, those that conditions expect included: first those of the

@@ -63,7 +63,7 @@ fn the_limits_are_on_the_page() {
     };
     for limit in [
         limits::KEY_LEN_MAX,
-        limits::KEY_LEN_MAX + 1,
+        limits::BOUND_LEN_MAX,
         limits::VALUE_LEN_MAX,
         limits::BATCH_LEN_MAX,
         limits::BATCH_OPS_MAX,

@@ -6,10 +6,15 @@ use crate::Outcome;
 use crate::process::output;
 
 /// Each crate with the dependencies that it must not have.
-const FORBIDDEN: [(&str, &[&str]); 4] = [
+const FORBIDDEN: [(&str, &[&str]); 5] = [
     // The lowest crate: everything else may depend on it.
     (
         "rangedb-duration",
+        &["rangedb-engine", "rangedb-protocol", "rangedb-client"],
+    ),
+    // Beneath the engine and the protocol, which do not know each other.
+    (
+        "rangedb-limits",
         &["rangedb-engine", "rangedb-protocol", "rangedb-client"],
     ),
     (

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rangedb_client::ClientOptions;
+use rangedb_client::{Client, ClientOptions};
 use rangedb_protocol::preamble::{Answer, PREAMBLE_LEN, Verdict};
 use rangedb_protocol::{
     ErrorCode, ErrorReply, Fate, FlatBufferBuilder, Reply, Request, RequestBody, Route, Row, frame,
@@ -108,6 +108,13 @@ impl Peer {
     pub fn requests(&self) -> usize {
         self.life.requests.load(Ordering::SeqCst)
     }
+}
+
+/// A peer, and a client that is connected to it.
+pub async fn connected(manner: Manner, timeout: Duration) -> (Peer, Client) {
+    let peer = Peer::start(manner).await;
+    let client = Client::connect(peer.options(timeout)).await.unwrap();
+    (peer, client)
 }
 
 async fn serve(mut stream: TcpStream, life: Arc<Life>) {

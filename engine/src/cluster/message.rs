@@ -1,14 +1,14 @@
 //! The messages between shards and the cluster's manager.
 //!
-//! A message is a byte for the version and rkyv's bytes, which are checked when they are read. A
-//! node cannot read messages of another version. Pure.
+//! A node cannot read messages of another version ([`crate::codec`]). Pure.
 
 #![allow(
     missing_docs,
     reason = "what rkyv derives for enums has fields without docs"
 )]
 
-use super::record::{self, NodeRecord, Setting};
+use super::record::{NodeRecord, Setting};
+use crate::codec;
 use crate::error::OrderError;
 use crate::range::digest::Digest;
 use crate::range::{Descriptor, ReplicaPlace};
@@ -19,22 +19,22 @@ const VERSION: u8 = 3;
 
 /// The bytes of a request.
 pub fn encode_ask(ask: &Ask) -> Vec<u8> {
-    record::encode_as(VERSION, ask)
+    codec::encode(VERSION, ask, 0)
 }
 
 /// Reads what [`encode_ask`] wrote; `None` if the bytes are not a request of this version.
 pub fn decode_ask(bytes: &[u8]) -> Option<Ask> {
-    record::decode_as(VERSION, bytes)
+    codec::decode(VERSION, bytes)
 }
 
 /// The bytes of a response.
 pub fn encode_told(told: &Told) -> Vec<u8> {
-    record::encode_as(VERSION, told)
+    codec::encode(VERSION, told, 0)
 }
 
 /// Reads what [`encode_told`] wrote; `None` if the bytes are not a response of this version.
 pub fn decode_told(bytes: &[u8]) -> Option<Told> {
-    record::decode_as(VERSION, bytes)
+    codec::decode(VERSION, bytes)
 }
 
 /// A request.

@@ -10,11 +10,11 @@
 //!
 //! Numbers in keys are sixteen hexadecimal digits. A value begins with its version. Pure.
 
-use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
-use rkyv::rancor::Error;
+use rkyv::api::high::{HighSerializer, HighValidator};
+use rkyv::rancor::{Error, Strategy};
 use rkyv::ser::allocator::ArenaHandle;
-use rkyv::util::AlignedVec;
 
+use crate::codec::{self, Whole};
 use crate::range::Descriptor;
 use crate::types::{NodeId, ReplicaId};
 
@@ -120,25 +120,12 @@ pub fn token_of(key: &[u8]) -> Option<u128> {
     u128::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// The bytes of a record: a byte for the version, then its content.
-pub fn encode<T>(value: &T) -> Vec<u8>
+/// The bytes of a record.
+pub fn encode<T>(record: &T) -> Vec<u8>
 where
-    T: for<'a> rkyv::Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Error>>,
+    T: for<'a> rkyv::Serialize<HighSerializer<Vec<u8>, ArenaHandle<'a>, Error>>,
 {
-    encode_as(VERSION, value)
-}
-
-/// The bytes of a value: a byte for this version, then its content.
-pub fn encode_as<T>(version: u8, value: &T) -> Vec<u8>
-where
-    T: for<'a> rkyv::Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Error>>,
-{
-    let mut bytes = vec![version];
-    // Numbers, texts and lists can always be encoded.
-    if let Ok(body) = rkyv::to_bytes::<Error>(value) {
-        bytes.extend_from_slice(&body);
-    }
-    bytes
+    codec::encode(VERSION, record, 0)
 }
 
 /// Reads what [`encode`] wrote; `None` if the bytes are not a record of this version.
@@ -146,20 +133,9 @@ pub fn decode<T>(bytes: &[u8]) -> Option<T>
 where
     T: rkyv::Archive,
     T::Archived: for<'a> rkyv::bytecheck::CheckBytes<HighValidator<'a, Error>>
-        + rkyv::Deserialize<T, HighDeserializer<Error>>,
+        + for<'a> rkyv::Deserialize<T, Strategy<Whole<'a>, Error>>,
 {
-    decode_as(VERSION, bytes)
-}
-
-/// Reads what [`encode_as`] wrote; `None` if the bytes are not a value of this version.
-pub fn decode_as<T>(version: u8, bytes: &[u8]) -> Option<T>
-where
-    T: rkyv::Archive,
-    T::Archived: for<'a> rkyv::bytecheck::CheckBytes<HighValidator<'a, Error>>
-        + rkyv::Deserialize<T, HighDeserializer<Error>>,
-{
-    let body = bytes.strip_prefix(&[version])?;
-    rkyv::from_bytes::<T, Error>(body).ok()
+    codec::decode(VERSION, bytes)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use crate::error::Error;
+use crate::notify::Count;
 use crate::types::Timestamp;
 
 /// Most scans of one shard that run at the same time.
@@ -16,8 +17,8 @@ const RETRY_AFTER_MS: u32 = 20;
 #[derive(Default)]
 pub(super) struct Admission {
     is_draining: Cell<bool>,
-    in_flight: Cell<usize>,
-    scans: Rc<Cell<usize>>,
+    in_flight: Count,
+    scans: Rc<Count>,
     /// The newest timestamp in a caller's token that was accepted.
     seen: Cell<Timestamp>,
 }
@@ -59,17 +60,22 @@ impl Admission {
 
     /// Counts a request in flight.
     pub fn begin(&self) {
-        self.in_flight.set(self.in_flight.get() + 1);
+        self.in_flight.add(1);
     }
 
     /// Counts a request as answered.
     pub fn end(&self) {
-        self.in_flight.set(self.in_flight.get() - 1);
+        self.in_flight.subtract(1);
     }
 
     /// How many requests are in flight.
     pub fn in_flight(&self) -> usize {
         self.in_flight.get()
+    }
+
+    /// Waits until no request is in flight.
+    pub async fn idle(&self) {
+        self.in_flight.until(|number| number == 0).await;
     }
 
     /// Counts a scan as running until the returned value is dropped.
@@ -85,19 +91,19 @@ impl Admission {
 }
 
 /// Counts one more for as long as it lives.
-pub struct Held(Rc<Cell<usize>>);
+pub struct Held(Rc<Count>);
 
 impl Held {
     /// Counts one more.
-    pub fn new(count: &Rc<Cell<usize>>) -> Held {
-        count.set(count.get() + 1);
+    pub fn new(count: &Rc<Count>) -> Held {
+        count.add(1);
         Held(count.clone())
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.0.subtract(1);
     }
 }
 

@@ -1,8 +1,7 @@
 //! A client's request on its way from the shard that got it to the shard that leads its range, and
 //! the answer.
 //!
-//! A message is a byte for the version and rkyv's bytes, which are checked when they are read. A
-//! shard cannot read messages of another version. Pure.
+//! A shard cannot read messages of another version ([`crate::codec`]). Pure.
 
 #![allow(
     missing_docs,
@@ -12,13 +11,17 @@
 use std::time::Duration;
 
 use super::responder::Answer;
-use crate::cluster::record;
+use crate::codec;
 use crate::error::Error;
+use crate::range::command;
 use crate::request::{Batch, Outcome, ScanReply, ScanRequest, SessionPair, Target, Versioned};
 use crate::types::{Blob, Timestamp};
 
 /// The version of all messages.
 const VERSION: u8 = 1;
+
+/// What a request takes besides a batch, about.
+const HEAD_LEN: usize = 256;
 
 /// A request that is forwarded.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
@@ -80,20 +83,24 @@ impl From<Answer<'_>> for Found {
 
 /// The bytes of a request.
 pub fn encode_request(request: &Request) -> Vec<u8> {
-    record::encode_as(VERSION, request)
+    let len = match &request.body {
+        Body::Write { batch, .. } => command::encoded_len_max(batch),
+        _ => 0,
+    };
+    codec::encode(VERSION, request, HEAD_LEN + len)
 }
 
 /// Reads what [`encode_request`] wrote; `None` if the bytes are not a request of this version.
 pub fn decode_request(bytes: &[u8]) -> Option<Request> {
-    record::decode_as(VERSION, bytes)
+    codec::decode(VERSION, bytes)
 }
 
 /// The bytes of a reply.
 pub fn encode_reply(reply: &Reply) -> Vec<u8> {
-    record::encode_as(VERSION, reply)
+    codec::encode(VERSION, reply, 0)
 }
 
 /// Reads what [`encode_reply`] wrote; `None` if the bytes are not a reply of this version.
 pub fn decode_reply(bytes: &[u8]) -> Option<Reply> {
-    record::decode_as(VERSION, bytes)
+    codec::decode(VERSION, bytes)
 }

@@ -137,6 +137,11 @@ impl<E: Env> Gateway<E> {
         self.inner.admission.in_flight()
     }
 
+    /// Waits until no request is held.
+    pub async fn idle(&self) {
+        self.inner.admission.idle().await;
+    }
+
     /// Counts a request that a responder holds.
     pub fn begin(&self) {
         self.inner.admission.begin();

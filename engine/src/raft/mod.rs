@@ -46,7 +46,7 @@ pub use machine::{AppliedMembership, AppliedState, Machine, SnapshotReader};
 pub use membership::Membership;
 pub use message::{
     Answer, Envelope, Led, Message, Question, SnapshotPart, SnapshotRow, decode, decode_answer,
-    decode_behind, encode_answer, encode_beat, encode_behind, encode_cluster,
+    decode_behind, encode, encode_answer, encode_behind,
 };
 pub use network::PART_TIMEOUT;
 pub use purge::Pinned;

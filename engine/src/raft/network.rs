@@ -31,7 +31,7 @@ use crate::raft::append_lane::{AppendLane, UnderWay};
 use crate::raft::convert;
 use crate::raft::followers::{self, Loss};
 use crate::raft::machine::{Machine, RuntimeOf, SnapshotReader};
-use crate::raft::message::{self, Answer, Candidacy, Envelope, Question, SnapshotPart};
+use crate::raft::message::{self, Answer, Candidacy, Envelope, Message, Question, SnapshotPart};
 use crate::raft::progress::Progress;
 use crate::raft::state_machine::{Snapshot, SnapshotHandle};
 use crate::raft::type_config::{RaftVote, TypeConfig};
@@ -149,10 +149,10 @@ impl<M: Machine> Link<M> {
     /// Sends a request and waits for the answer until the time is up.
     async fn ask(
         &self,
-        question: &Question,
+        question: Question,
         option: &RPCOption,
     ) -> Result<Answer, Unreachable<TypeConfig<M>>> {
-        let bytes = message::encode(self.envelope, question);
+        let bytes = message::encode(&Message::Question(self.envelope, question));
         self.call(bytes, Lane::Control, option.hard_ttl()).await
     }
 
@@ -183,7 +183,8 @@ impl<M: Machine> Link<M> {
     ) -> Result<Answer, Unreachable<TypeConfig<M>>> {
         let is_end = matches!(part, SnapshotPart::End { .. });
         let patience = if is_end { END_TIMEOUT } else { PART_TIMEOUT };
-        let part = message::encode(self.envelope, &Question::Snapshot(part));
+        let part = Message::Question(self.envelope, Question::Snapshot(part));
+        let part = message::encode(&part);
         let until = Now::<M::Env>::now() + patience;
         loop {
             let sent = self.exchange(part.clone(), Lane::Bulk, option.hard_ttl());
@@ -218,7 +219,7 @@ impl<M: Machine> Link<M> {
             vote,
             previous,
             last,
-            bytes: message::encode(self.envelope, &question),
+            bytes: message::encode(&Message::Question(self.envelope, question)),
         })
     }
 
@@ -244,7 +245,7 @@ impl<M: Machine> Link<M> {
         let bytes = append.bytes.clone();
         let answer = self.call(bytes, under_way.lane(), within).await;
         if answer.is_err() {
-            self.refuse_own_damage(append.bytes);
+            self.refuse_own_damage(&append.bytes);
         }
         let answer = answer?;
         let appended = match answer {
@@ -275,7 +276,7 @@ impl<M: Machine> Link<M> {
     /// Ends the process if this node cannot decode its own append: its memory has changed an entry
     /// since it was encoded. No replica will ever accept it, and while this node leads no other
     /// can.
-    fn refuse_own_damage(&self, append: Bytes) {
+    fn refuse_own_damage(&self, append: &Bytes) {
         if message::decode(append).is_none()
             && let Some(machine) = self.machine.upgrade()
         {
@@ -319,7 +320,7 @@ impl<M: Machine> Link<M> {
             self.tell_of_loss(loss, vote, option).await;
         } else if let Some(acknowledged) = known.acknowledged {
             let question = Question::Lost { vote, acknowledged };
-            let asked = self.ask(&question, option).await;
+            let asked = self.ask(question, option).await;
             match asked.map_err(|e| unreachable::<M>(&io::Error::other(e.to_string())))? {
                 Answer::Done => return Ok(()),
                 Answer::Lost => {
@@ -342,7 +343,7 @@ impl<M: Machine> Link<M> {
             vote,
             acknowledged: loss.acknowledged,
         };
-        match self.ask(&question, option).await {
+        match self.ask(question, option).await {
             Ok(Answer::Lost) => self.progress.followers.told(vote.term, self.envelope.to),
             Ok(Answer::Done) => self.progress.followers.found(vote.term, self.envelope.to),
             // No answer: the next append asks again.
@@ -361,7 +362,7 @@ impl<M: Machine> Link<M> {
             last: rpc.last_log_id.as_ref().map(convert::log_id),
             transfer: rpc.leadership_transfer,
         });
-        match self.ask(&question, &option).await? {
+        match self.ask(question, &option).await? {
             Answer::Voted {
                 vote,
                 granted,
@@ -401,11 +402,7 @@ impl<M: Machine> Link<M> {
             if rows.is_empty() && parts > 0 {
                 break;
             }
-            let part = SnapshotPart::Rows {
-                number,
-                place: parts,
-                rows,
-            };
+            let part = SnapshotPart::rows(number, parts, rows);
             match self.send_part(part, option).await? {
                 Answer::Done => parts += 1,
                 _ => return Err(wrong_answer::<M>()),
@@ -439,7 +436,7 @@ impl<M: Machine> Link<M> {
 /// Decodes an answer; a refusal is an error.
 fn understand<M: Machine>(answer: Bytes) -> Result<Answer, Unreachable<TypeConfig<M>>> {
     let failed = |why| Err(unreachable::<M>(&io::Error::other(why)));
-    match message::decode_answer(answer) {
+    match message::decode_answer(&answer) {
         None => failed("the answer makes no sense"),
         Some(Answer::Refused) => failed("the replica is not there, or not ready"),
         Some(answer) => Ok(answer),
@@ -586,7 +583,7 @@ impl<M: Machine> RaftNetworkV2<TypeConfig<M>> for Link<M> {
             vote: convert::vote(rpc.from_leader()),
             last: rpc.last_log_id().map(convert::log_id),
         };
-        match self.ask(&question, &option).await? {
+        match self.ask(question, &option).await? {
             Answer::Done => Ok(Ok(())),
             _ => Err(wrong_answer::<M>().into()),
         }

@@ -18,7 +18,7 @@ use super::{Inner, Running, Shard};
 use crate::cluster::message::Peer;
 use crate::env::{AsyncRuntime, Clock, Env, Instant, Lane, Now, Transport};
 use crate::error::Fatal;
-use crate::raft::{self, Led, TICK, Tick};
+use crate::raft::{self, Led, Message, TICK, Tick};
 use crate::types::{Location, RangeId, ShardId};
 
 /// How often a shard sends heartbeats to others.
@@ -138,7 +138,7 @@ async fn tick<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) -> Result<(), Fatal> {
         };
         raft.tick(&tick, &replica).await?;
         if replica.take_quorum(raft.lacks_quorum(now), now) {
-            inner.ranges.version().change();
+            inner.ranges.version().add(1);
         }
     }
     Ok(())
@@ -176,7 +176,8 @@ fn beat<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) {
     }
     inner.liveness.tell(peers.keys(), now);
     for (to, leads) in peers {
-        let bytes = raft::encode_beat(inner.location, &leads);
+        let from = inner.location;
+        let bytes = raft::encode(&Message::Heartbeat { from, leads });
         let (transport, shard) = (inner.around.transport.clone(), Rc::downgrade(inner));
         drop(E::Runtime::spawn(async move {
             // If one is lost, the next follows soon.
@@ -184,7 +185,7 @@ fn beat<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) {
             let answer = E::Runtime::timeout(ANSWER_TIMEOUT, call).await;
             if let (Ok(Ok(answer)), Some(inner)) = (answer, shard.upgrade()) {
                 inner.liveness.answered(to);
-                let behind = raft::decode_behind(answer).unwrap_or_default();
+                let behind = raft::decode_behind(&answer).unwrap_or_default();
                 inner.wake(&behind);
             }
         }));
@@ -196,8 +197,11 @@ impl<E: Env> Shard<E> {
     pub async fn is_answered_by(&self, other: Location) -> bool {
         let (transport, beat) = {
             let inner = &self.inner;
-            let beat = raft::encode_beat(inner.location, &[]);
-            (inner.around.transport.clone(), beat)
+            let beat = Message::Heartbeat {
+                from: inner.location,
+                leads: Vec::new(),
+            };
+            (inner.around.transport.clone(), raft::encode(&beat))
         };
         let call = transport.call(other, Lane::Control, beat);
         matches!(E::Runtime::timeout(BEAT, call).await, Ok(Ok(_)))

@@ -23,7 +23,7 @@ use crate::cluster::record::Row;
 use crate::cluster::{Ask, NodeRecord, Told, View};
 use crate::env::{AsyncRuntime, Env, Instant, Lane, Now, Transport, is_unsent};
 use crate::error::{Error, Fate, OrderError};
-use crate::raft;
+use crate::raft::{self, Message};
 use crate::types::{Location, NodeId, ShardId};
 
 /// How often a shard reports, and the manager plans.
@@ -297,7 +297,8 @@ impl<E: Env> Inner<E> {
             // Boxed: an order may lead to further requests.
             return Ok(Box::pin(self.take(ask.clone())).await);
         }
-        let question = raft::encode_cluster(&message::encode_ask(ask));
+        let question = Message::Cluster(message::encode_ask(ask).into());
+        let question = raft::encode(&question);
         let call = self.around.transport.call(at, Lane::Control, question);
         let answer = E::Runtime::timeout(timeout, call).await;
         let answer = answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;

@@ -157,7 +157,7 @@ impl<E: Env> Inner<E> {
 
     fn replicas_changed(&self) {
         self.store.set_gc(background::gc_rules(self));
-        self.ranges.version().change();
+        self.ranges.version().add(1);
     }
 
     /// The refusal of an order that only the leader of a range can follow.

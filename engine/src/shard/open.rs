@@ -156,7 +156,7 @@ impl<E: Env> Inner<E> {
         raft.watch_leader(move |leader, term| {
             if let Some(replica) = watched.upgrade() {
                 replica.follow(leader, term);
-                version.change();
+                version.add(1);
             }
         });
         let (owner, group) = (replica.clone(), raft.clone());

@@ -21,7 +21,7 @@ const CONFIRM_RETRY_INTERVAL: Duration = Duration::from_millis(25);
 impl<E: Env> Shard<E> {
     /// Answers a request of another replica or shard. It never makes a replica that is not here.
     pub async fn answer(&self, question: Bytes) -> Bytes {
-        let answer = match raft::decode(question) {
+        let answer = match raft::decode(&question) {
             Some(Message::Question(envelope, question)) => {
                 let group = Group {
                     range: envelope.range,

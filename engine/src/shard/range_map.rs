@@ -2,13 +2,14 @@
 //!
 //! A lookup by key borrows the map for as long as it looks, and copies nothing.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
 
 use crate::env::Env;
+use crate::notify::Count;
 use crate::range::replica::Replica;
 use crate::range::{Keyspace, RaftGroup, Route};
 use crate::types::RangeId;
@@ -31,21 +32,7 @@ pub(super) struct RangeMap<E: Env> {
     by_id: RefCell<FxHashMap<RangeId, Running<E>>>,
     /// Those of which a replica is being made now.
     creating: RefCell<BTreeSet<RangeId>>,
-    version: RoutesVersion,
-}
-
-/// Changes whenever a replica has come or gone, or a range has another leader. Clones are the same.
-#[derive(Clone, Default)]
-pub(super) struct RoutesVersion(Rc<Cell<u64>>);
-
-impl RoutesVersion {
-    pub(super) fn get(&self) -> u64 {
-        self.0.get()
-    }
-
-    pub(super) fn change(&self) {
-        self.0.set(self.0.get() + 1);
-    }
+    version: Rc<Count>,
 }
 
 impl<E: Env> Default for RangeMap<E> {
@@ -55,7 +42,7 @@ impl<E: Env> Default for RangeMap<E> {
             system: RefCell::default(),
             by_id: RefCell::default(),
             creating: RefCell::default(),
-            version: RoutesVersion::default(),
+            version: Rc::default(),
         }
     }
 }
@@ -153,8 +140,8 @@ impl<E: Env> RangeMap<E> {
             .collect()
     }
 
-    /// See [`RoutesVersion`].
-    pub(super) fn version(&self) -> &RoutesVersion {
+    /// Changes whenever a replica has come or gone, or a range has another leader.
+    pub(super) fn version(&self) -> &Rc<Count> {
         &self.version
     }
 

@@ -11,8 +11,9 @@ use std::ops::Bound;
 use std::rc::Rc;
 
 use openraft::async_runtime::{Oneshot, OneshotSender};
+use rangedb_limits::check_bounds;
 
-use super::{Shard, check_bound};
+use super::Shard;
 use crate::env::{AsyncRuntime, Env, Now, yield_now};
 use crate::error::Error;
 use crate::limits::{SCAN_BYTES_MAX, SCAN_BYTES_PER_TURN, SCAN_ROWS_MAX, SCAN_STEPS_PER_TURN};
@@ -38,8 +39,7 @@ impl<E: Env> Shard<E> {
         target: Option<Target>,
         deadline: Option<Now<E>>,
     ) -> Result<ScanReply, Error> {
-        scan.start.as_deref().map_or(Ok(()), check_bound)?;
-        scan.end.as_deref().map_or(Ok(()), check_bound)?;
+        check_bounds(scan.start.as_deref(), scan.end.as_deref())?;
         let key = scan.first_key();
         let replica = self.find(&key)?;
         self.confirm_at(&key, target).await?;

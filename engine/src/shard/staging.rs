@@ -126,6 +126,7 @@ impl<E: Env> Shard<E> {
                 number,
                 place,
                 rows,
+                checksum: _,
             } => {
                 let from = (envelope.from, number);
                 let is_new = place == 0 && !self.is_staging(envelope.to, from);

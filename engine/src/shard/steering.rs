@@ -98,7 +98,7 @@ impl<E: Env> Inner<E> {
         range: RangeId,
         ask: &Ask,
     ) -> Told {
-        tracing::info!(%at, ?ask, "orders");
+        tracing::info!(%at, %range, order = in_words(ask), "an order to the leader of a range");
         let told = self.try_ask(at, ask, ORDER_TIMEOUT).await;
         let told = told.unwrap_or_else(|error| {
             let why = format!("shard {at}, which leads range {range}, does not answer: {error}");
@@ -116,6 +116,24 @@ impl<E: Env> Inner<E> {
             }
         }
         told
+    }
+}
+
+/// An order to the leader of a range, in words for the log.
+fn in_words(ask: &Ask) -> String {
+    let list = |places: &[ReplicaPlace]| {
+        let place = |p: &ReplicaPlace| format!("replica {} at {}", p.replica, p.location);
+        places.iter().map(place).collect::<Vec<_>>().join(", ")
+    };
+    match ask {
+        Ask::Change {
+            voters, learners, ..
+        } => match learners.is_empty() {
+            true => format!("voters: {}", list(voters)),
+            false => format!("voters: {}; learners: {}", list(voters), list(learners)),
+        },
+        Ask::TransferLeadership { to, .. } => format!("leader: replica {to}"),
+        _ => "nothing that a leader is ordered".to_owned(),
     }
 }
 

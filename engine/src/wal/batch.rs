@@ -23,7 +23,6 @@
 //! can be made that have the same CRC. A client could write one of them, later the other at the
 //! same place, and a torn write that mixes both would be taken for a whole one. In XXH3 the effect
 //! of a changed byte depends on the seed.
-//! byte does to XXH3 depends on the seed.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -97,10 +96,15 @@ pub fn padded_len(len: usize) -> usize {
     (HEADER_LEN + len).next_multiple_of(BLOCK_LEN)
 }
 
-/// Fills `buffer` with a batch; its length is the padded length.
-pub fn encode(secret: u64, header: Header, records: &[u8], buffer: &mut [u8]) {
-    assert_eq!(header.len, records.len(), "these are its records");
-    assert_eq!(buffer.len(), padded_len(records.len()), "it is the batch's");
+/// Fills `buffer` with a batch; its length is the padded length. The records come in pieces, which
+/// are copied one after the other.
+pub fn encode<'a>(
+    secret: u64,
+    header: Header,
+    records: impl IntoIterator<Item = &'a [u8]>,
+    buffer: &mut [u8],
+) {
+    assert_eq!(buffer.len(), padded_len(header.len), "it is the batch's");
     let mut head = [0; HEADER_LEN];
     let mut put = |at: usize, bytes: &[u8]| {
         if let Some(place) = head.get_mut(at..at + bytes.len()) {
@@ -112,12 +116,17 @@ pub fn encode(secret: u64, header: Header, records: &[u8], buffer: &mut [u8]) {
     put(16, &header.generation.to_le_bytes());
     put(24, &header.number.to_le_bytes());
     put(32, &(header.len as u32).to_le_bytes());
-    let (place, rest) = buffer.split_at_mut(HEADER_LEN);
+    let (place, mut rest) = buffer.split_at_mut(HEADER_LEN);
     place.copy_from_slice(&head);
-    let (place, padding) = rest.split_at_mut(records.len());
-    place.copy_from_slice(records);
-    padding.fill(0);
-    let end = HEADER_LEN + records.len();
+    for piece in records {
+        let (place, after) = rest.split_at_mut(piece.len());
+        place.copy_from_slice(piece);
+        rest = after;
+    }
+    rest.fill(0);
+    let padding = rest.len();
+    let end = HEADER_LEN + header.len;
+    assert_eq!(buffer.len() - padding, end, "these are its records");
     let checksum = checksum(secret, buffer.get(..end).unwrap_or_default());
     if let Some(place) = buffer.get_mut(CHECKSUM_AT..COVERED_FROM) {
         place.copy_from_slice(&checksum.to_le_bytes());
@@ -192,7 +201,7 @@ mod tests {
     fn sample() -> Vec<u8> {
         let records = b"some records";
         let mut buffer = vec![0xaa; padded_len(records.len())];
-        encode(SECRET, HEADER, records, &mut buffer);
+        encode(SECRET, HEADER, [&records[..]], &mut buffer);
         buffer
     }
 

@@ -4,12 +4,15 @@ use std::ops::Deref;
 
 use bytes::Bytes;
 
+use crate::codec::Shared;
+
 /// The bytes to which a batch of commands or a membership is encoded. The leader that makes the
 /// entry computes the checksum (CRC-32C) once. It goes with the bytes through every log and every
 /// message, and is compared where the bytes come in and where they are applied. So a change on the
 /// way, in a memory, on a disk or on a link, is found before it has an effect.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Body {
+    #[rkyv(with = Shared)]
     bytes: Bytes,
     checksum: u32,
 }

@@ -145,7 +145,7 @@ fn batches() {
             len: records.len(),
         };
         let mut bytes = vec![0; batch::padded_len(records.len())];
-        batch::encode(SECRET, header, records, &mut bytes);
+        batch::encode(SECRET, header, [records], &mut bytes);
         bytes
     };
     let corpus = [batch(17, &encoded(&records())), batch(18, b"")];
@@ -163,7 +163,7 @@ fn batches() {
         };
         let records = &bytes[batch::HEADER_LEN..batch::HEADER_LEN + header.len];
         let mut again = vec![0; batch::padded_len(header.len)];
-        batch::encode(SECRET, header, records, &mut again);
+        batch::encode(SECRET, header, [records], &mut again);
         assert_eq!(
             batch::decode(Key::Secret(SECRET, batch::FORMAT), &again),
             Found::Batch(header)

@@ -93,7 +93,19 @@ pub struct Group {
 }
 
 /// Identifies an entry, as in the Raft papers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
 pub struct LogId {
     /// The term of the leader that made the entry.
     pub term: u64,
@@ -104,7 +116,7 @@ pub struct LogId {
 }
 
 /// A replica's vote, as openraft keeps it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Vote {
     /// The term.
     pub term: u64,
@@ -115,7 +127,7 @@ pub struct Vote {
 }
 
 /// The content of an entry.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum Payload {
     /// No content: the first entry of a leader.
     Blank,
@@ -149,7 +161,7 @@ impl Payload {
 }
 
 /// An entry of a group's log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct LogEntry {
     /// Its term, leader and index.
     pub id: LogId,

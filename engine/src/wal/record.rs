@@ -128,19 +128,29 @@ pub fn encode(record: &Record, to: &mut Vec<u8>) {
     }
 }
 
-/// Appends an entry's record. The payload comes last, so it ends where the buffer ends.
-pub fn encode_entry(group: Group, entry: &LogEntry, to: &mut Vec<u8>) {
+/// Appends an entry's record.
+fn encode_entry(group: Group, entry: &LogEntry, to: &mut Vec<u8>) {
+    let payload = encode_entry_head(group, entry, to);
+    to.extend_from_slice(payload.map_or(&[], |body| &**body));
+}
+
+/// Appends an entry's record without its payload, which must follow it; gives the payload.
+pub fn encode_entry_head<'a>(
+    group: Group,
+    entry: &'a LogEntry,
+    to: &mut Vec<u8>,
+) -> Option<&'a Body> {
     let (kind, body) = match &entry.payload {
         Payload::Blank => (ENTRY_BLANK, None),
         Payload::Commands(body) => (ENTRY_COMMANDS, Some(body)),
         Payload::Membership(body) => (ENTRY_MEMBERSHIP, Some(body)),
     };
-    framed(kind, group, to, |to| {
-        put_log_id(entry.id, to);
-        // The leader's checksum: a new one would hide a change of the bytes on their way here.
-        to.extend_from_slice(&body.map_or(0, Body::checksum).to_le_bytes());
-        to.extend_from_slice(body.map_or(&[], |body| &**body));
-    });
+    let len = LOG_ID_LEN + CRC_LEN + entry.payload.len();
+    put_header(kind, group, len as u32, to);
+    put_log_id(entry.id, to);
+    // The leader's checksum: a new one would hide a change of the bytes on their way here.
+    to.extend_from_slice(&body.map_or(0, Body::checksum).to_le_bytes());
+    body
 }
 
 /// Length of an entry's record in bytes.
@@ -148,15 +158,19 @@ pub fn entry_len(entry: &LogEntry) -> usize {
     HEADER_LEN + LOG_ID_LEN + CRC_LEN + entry.payload.len()
 }
 
-fn framed(kind: u8, group: Group, to: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
+fn put_header(kind: u8, group: Group, len: u32, to: &mut Vec<u8>) {
     to.push(kind);
     to.extend_from_slice(&group.range.0.to_le_bytes());
     to.extend_from_slice(&group.replica.0.to_le_bytes());
-    let len_at = to.len();
-    to.extend_from_slice(&[0; 4]);
+    to.extend_from_slice(&len.to_le_bytes());
+}
+
+fn framed(kind: u8, group: Group, to: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
+    put_header(kind, group, 0, to);
+    let begin = to.len();
     body(to);
-    let len = (to.len() - len_at - 4) as u32;
-    if let Some(place) = to.get_mut(len_at..len_at + 4) {
+    let len = (to.len() - begin) as u32;
+    if let Some(place) = to.get_mut(begin - 4..begin) {
         place.copy_from_slice(&len.to_le_bytes());
     }
 }

@@ -5,13 +5,16 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::task::Waker;
 
+use bytes::Bytes;
+
 use crate::disk_fault::Lack;
 use crate::env::{Disk, Env, Now};
 use crate::types::{DataId, ReplicaId};
 use crate::wal::log::{Log, Place};
+use crate::wal::record;
 use crate::wal::segment::Segments;
 use crate::wal::stats::Counters;
-use crate::wal::{Group, LogId, LogMark, WalError, WalOptions, recovery};
+use crate::wal::{Group, LogEntry, LogId, LogMark, WalError, WalOptions, recovery};
 
 /// What happens when the records of a chunk are durable, or the log has failed.
 pub(super) enum Done {
@@ -21,16 +24,58 @@ pub(super) enum Done {
     Leave(Vec<Place>),
 }
 
+/// A payload that is at least this long is copied once, from the entry into the batch. A shorter one
+/// costs less when it is copied to the other records first.
+const LONG_PAYLOAD_LEN: usize = 4 << 10;
+
 /// Pending records that become one batch.
 #[derive(Default)]
 pub(super) struct Chunk {
+    /// The records without the long payloads of entries.
     pub bytes: Vec<u8>,
+    /// The long payloads. Each belongs before this offset in `bytes`.
+    payloads: Vec<(usize, Bytes)>,
+    payloads_len: usize,
     pub records: u64,
-    /// The entries among the records, and where each begins and ends in `bytes`.
+    /// The entries among the records, and where each begins and ends among their bytes.
     pub entries: Vec<(Group, LogId, usize, usize)>,
     pub done: Vec<Done>,
     /// Whether somebody waits for it. A chunk that nobody waits for is written with the next one.
     pub urgent: bool,
+}
+
+impl Chunk {
+    /// Bytes of the records.
+    pub fn len(&self) -> usize {
+        self.bytes.len() + self.payloads_len
+    }
+
+    /// The bytes of the records, in pieces.
+    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let mut from = 0;
+        let payloads = self.payloads.iter().flat_map(move |(at, payload)| {
+            let before = self.bytes.get(from..*at).unwrap_or_default();
+            from = *at;
+            [before, &**payload]
+        });
+        let last = self.payloads.last().map_or(0, |(at, _)| *at);
+        payloads.chain(self.bytes.get(last..))
+    }
+
+    /// Adds the record of an entry.
+    pub fn append_entry(&mut self, group: Group, entry: &LogEntry) {
+        let begin = self.len();
+        match record::encode_entry_head(group, entry, &mut self.bytes) {
+            Some(payload) if payload.len() >= LONG_PAYLOAD_LEN => {
+                self.payloads_len += payload.len();
+                let payload = payload.bytes().clone();
+                self.payloads.push((self.bytes.len(), payload));
+            }
+            Some(payload) => self.bytes.extend_from_slice(payload),
+            None => {}
+        }
+        self.entries.push((group, entry.id, begin, self.len()));
+    }
 }
 
 /// Where the next batch will be written.
@@ -43,7 +88,7 @@ pub(super) struct Head<F> {
     pub(super) number: u64,
 }
 
-type FileOf<E> = <<E as Env>::Disk as Disk>::File;
+pub(super) type FileOf<E> = <<E as Env>::Disk as Disk>::File;
 
 /// Called once when the log has failed.
 type OnFailure = Box<dyn Fn(WalError)>;

@@ -11,7 +11,7 @@ use crate::wal::batch::{self, RECORDS_LEN_MAX};
 use crate::wal::log::Place;
 use crate::wal::record::{self, Record};
 use crate::wal::segment;
-use crate::wal::shared::{Chunk, Core, Done};
+use crate::wal::shared::{Chunk, Core, Done, FileOf};
 use crate::wal::{Group, LogEntry, LogId, WalError};
 
 impl<E: Env> Core<E> {
@@ -25,15 +25,15 @@ impl<E: Env> Core<E> {
         let most = RECORDS_LEN_MAX.min(self.options.segment_bytes as usize / 4);
         if pending
             .back()
-            .is_none_or(|chunk| chunk.bytes.len() + len_max > most)
+            .is_none_or(|chunk| chunk.len() + len_max > most)
         {
             pending.push_back(Chunk::default());
         }
         if let Some(chunk) = pending.back_mut() {
-            let before = chunk.bytes.len();
+            let before = chunk.len();
             encode(chunk);
             chunk.records += 1;
-            let added = chunk.bytes.len() - before;
+            let added = chunk.len() - before;
             self.pending.bytes.set(self.pending.bytes.get() + added);
         }
     }
@@ -41,11 +41,7 @@ impl<E: Env> Core<E> {
     /// Adds an entry. The caller then adds with [`Core::complete`] what happens when it is durable.
     pub(super) fn append_entry(&self, group: Group, entry: &LogEntry) {
         self.add(record::entry_len(entry), |chunk| {
-            let begin = chunk.bytes.len();
-            record::encode_entry(group, entry, &mut chunk.bytes);
-            chunk
-                .entries
-                .push((group, entry.id, begin, chunk.bytes.len()));
+            chunk.append_entry(group, entry);
         });
     }
 
@@ -123,7 +119,7 @@ impl<E: Env> Core<E> {
     /// The writer's task: one batch after the other until the log is closed or has failed.
     pub(super) async fn run(self: Rc<Core<E>>) {
         while let Some(chunk) = self.next_chunk().await {
-            let bytes = chunk.bytes.len();
+            let bytes = chunk.len();
             let done = match self.write_next(&chunk).await {
                 Ok(()) => {
                     self.pending.bytes.set(self.pending.bytes.get() - bytes);
@@ -194,7 +190,7 @@ impl<E: Env> Core<E> {
     /// Writes a chunk. A segment that has no room for it, or for its checkpoint, is followed by a
     /// new one.
     async fn write_next(&self, chunk: &Chunk) -> Result<(), WalError> {
-        if chunk.bytes.is_empty() {
+        if chunk.len() == 0 {
             return Ok(());
         }
         let mut due = Vec::new();
@@ -202,7 +198,7 @@ impl<E: Env> Core<E> {
             due = self.checkpoint();
         }
         let chunks = due.iter().chain([chunk]);
-        let len: usize = chunks.map(|c| batch::padded_len(c.bytes.len())).sum();
+        let len: usize = chunks.map(|c| batch::padded_len(c.len())).sum();
         let full = self.head.borrow().offset + len as u64 > self.options.segment_bytes;
         if full {
             self.next_segment().await?;
@@ -226,7 +222,7 @@ impl<E: Env> Core<E> {
             record::encode(&record, &mut bytes);
             if chunks
                 .last()
-                .is_none_or(|c| c.bytes.len() + bytes.len() > RECORDS_LEN_MAX / 8)
+                .is_none_or(|c| c.len() + bytes.len() > RECORDS_LEN_MAX / 8)
             {
                 chunks.push(Chunk::default());
             }
@@ -245,15 +241,15 @@ impl<E: Env> Core<E> {
             let file = head.file.clone();
             (head.generation, file, head.offset, head.number, head.secret)
         };
-        let len = batch::padded_len(chunk.bytes.len());
+        let len = batch::padded_len(chunk.len());
         let header = batch::Header {
             generation,
             number,
-            len: chunk.bytes.len(),
+            len: chunk.len(),
         };
         let write = || {
             let mut buffer = file.buffer(len);
-            batch::encode(secret, header, &chunk.bytes, buffer.as_mut());
+            batch::encode(secret, header, chunk.pieces(), buffer.as_mut());
             let written = file.write_at(buffer, offset);
             async move {
                 let name = || segment::name(generation);

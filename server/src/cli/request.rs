@@ -4,6 +4,7 @@
 use std::io::Read as _;
 
 use rangedb_client::{Batch, ScanOptions};
+use rangedb_protocol::limits::VALUE_LEN_MAX;
 use serde_json::{Value, json};
 
 use super::Trouble;
@@ -14,11 +15,9 @@ use super::input;
 
 /// Rows of one page of a scan.
 const PAGE_ROWS: usize = 1000;
-/// The longest value that is read from a file or standard input, in bytes: the database's limit.
-const VALUE_LEN_MAX: u64 = 1 << 20;
 /// The longest text of operations on standard input, in bytes. Any batch within the database's
 /// limits fits.
-const OPERATIONS_LEN_MAX: u64 = 32 << 20;
+const OPERATIONS_LEN_MAX: usize = 32 << 20;
 
 /// A command with checked arguments.
 #[derive(Debug, PartialEq, Eq)]
@@ -136,10 +135,14 @@ fn order_of(command: Value) -> Request {
     Request::Order(command.to_string())
 }
 
-fn read_limited(source: impl std::io::Read, len_max: u64, what: &str) -> Result<Vec<u8>, Trouble> {
+fn read_limited(
+    source: impl std::io::Read,
+    len_max: usize,
+    what: &str,
+) -> Result<Vec<u8>, Trouble> {
     let mut bytes = Vec::new();
-    source.take(len_max + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > len_max {
+    source.take(len_max as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > len_max {
         return Err(Trouble::usage(format!(
             "{what} is longer than {len_max} bytes"
         )));

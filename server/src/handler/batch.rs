@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use rangedb_engine::error::Error;
-use rangedb_engine::limits::{BATCH_LEN_MAX, BATCH_OPS_MAX};
 use rangedb_engine::request;
 use rangedb_engine::types::{Blob, Timestamp};
 use rangedb_protocol::{Batch, Change, Condition, Expected, Mutation};
@@ -11,18 +10,8 @@ use crate::handler::refusal::Refusal;
 
 /// The engine's batch, if it keeps the limits: they are checked before anything is copied.
 pub(super) fn of(batch: &Batch<'_>) -> Result<request::Batch, Refusal> {
-    let count = batch.operations();
-    if count > BATCH_OPS_MAX {
-        let rule = format!("the write has {count} operations; it may have {BATCH_OPS_MAX}");
-        return Err(Error::Invalid(rule).into());
-    }
-    let len: usize = batch.parts().map(<[u8]>::len).sum();
-    if len > BATCH_LEN_MAX {
-        let rule =
-            format!("the write has {len} bytes of keys and values; it may have {BATCH_LEN_MAX}");
-        return Err(Error::Invalid(rule).into());
-    }
-    let mut blobs = Blobs::copy(batch.parts(), len);
+    batch.check().map_err(Error::from)?;
+    let mut blobs = Blobs::copy(batch.parts());
     Ok(request::Batch {
         conditions: batch
             .conditions
@@ -38,8 +27,8 @@ pub(super) fn of(batch: &Batch<'_>) -> Result<request::Batch, Refusal> {
 struct Blobs(Bytes);
 
 impl Blobs {
-    fn copy<'a>(parts: impl Iterator<Item = &'a [u8]>, len: usize) -> Blobs {
-        let mut bytes = Vec::with_capacity(len);
+    fn copy<'a>(parts: impl Iterator<Item = &'a [u8]> + Clone) -> Blobs {
+        let mut bytes = Vec::with_capacity(parts.clone().map(<[u8]>::len).sum());
         parts.for_each(|part| bytes.extend_from_slice(part));
         Blobs(bytes.into())
     }

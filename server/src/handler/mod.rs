@@ -17,7 +17,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rangedb_engine::gateway::request::{Call, Caller};
-use rangedb_engine::limits;
 use rangedb_engine::request::{SessionPair, Target};
 use rangedb_engine::types::{ClientId, Epoch, RangeId, Timestamp};
 use rangedb_protocol::frame::Frame;
@@ -29,17 +28,6 @@ use crate::handler::reply::Head;
 use crate::net::connection::Connection;
 use crate::shard::context::Context;
 use crate::world::GlommioEnv;
-
-// The engine's limits equal the protocol's.
-const _: () = {
-    assert!(limits::KEY_LEN_MAX == rangedb_protocol::limits::KEY_LEN_MAX);
-    assert!(limits::VALUE_LEN_MAX == rangedb_protocol::limits::VALUE_LEN_MAX);
-    assert!(limits::BATCH_LEN_MAX == rangedb_protocol::limits::BATCH_LEN_MAX);
-    assert!(limits::BATCH_OPS_MAX == rangedb_protocol::limits::BATCH_OPS_MAX);
-    assert!(limits::BATCH_ADDITIONS_MAX == rangedb_protocol::limits::BATCH_ADDITIONS_MAX);
-    assert!(limits::SCAN_ROWS_MAX == rangedb_protocol::limits::SCAN_ROWS_MAX);
-    assert!(limits::SCAN_BYTES_MAX == rangedb_protocol::limits::SCAN_BYTES_MAX);
-};
 
 /// The kinds of requests that counters distinguish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

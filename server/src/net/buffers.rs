@@ -6,6 +6,8 @@
 
 use std::cell::{Cell, RefCell};
 
+use rangedb_engine::notify::Count;
+
 /// Most bytes of one read.
 pub const READ_LEN: usize = 64 << 10;
 /// A buffer that has grown beyond this is freed, not kept.
@@ -20,7 +22,7 @@ pub struct Buffers {
     /// All connections read into this.
     pub received: RefCell<Box<[u8]>>,
     kept: RefCell<Vec<Vec<u8>>>,
-    unsent_len: Cell<usize>,
+    unsent_len: Count,
     unsent_len_max: usize,
     frames_len: Cell<usize>,
     frames_len_max: usize,
@@ -33,7 +35,7 @@ impl Buffers {
         Buffers {
             received: RefCell::new(vec![0; READ_LEN].into_boxed_slice()),
             kept: RefCell::default(),
-            unsent_len: Cell::new(0),
+            unsent_len: Count::default(),
             unsent_len_max,
             frames_len: Cell::new(0),
             frames_len_max,
@@ -83,6 +85,11 @@ impl Buffers {
         self.unsent_len.get()
     }
 
+    /// Waits until all replies are sent.
+    pub async fn all_sent(&self) {
+        self.unsent_len.until(|len| len == 0).await;
+    }
+
     fn take(&self) -> Vec<u8> {
         self.kept
             .borrow_mut()
@@ -120,14 +127,14 @@ impl Output {
         let before = self.bytes.len();
         let result = write(&mut self.bytes);
         let added = self.bytes.len() - before;
-        buffers.unsent_len.set(buffers.unsent_len.get() + added);
+        buffers.unsent_len.add(added);
         result
     }
 
     /// Notes that the first `len` unsent bytes were sent.
     pub fn advance(&mut self, buffers: &Buffers, len: usize) {
         self.sent += len;
-        buffers.unsent_len.set(buffers.unsent_len.get() - len);
+        buffers.unsent_len.subtract(len);
         if self.sent == self.bytes.len() {
             buffers.give_back(std::mem::take(&mut self.bytes));
             self.sent = 0;

@@ -54,7 +54,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWERS_MAX: usize = 128;
 
 /// The request of an empty node to join.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
     /// The secret of the cluster.

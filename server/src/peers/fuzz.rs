@@ -1,9 +1,11 @@
-//! The greeting of another node, under bytes that were changed at random.
+//! The greeting of another node, and the JSON with which a node joins, under bytes that were changed
+//! at random.
 
 use rangedb_engine::types::{Location, NodeId, ShardId};
 use rangedb_fuzz::fuzz;
 
 use super::Hello;
+use super::enroll::{Place, Reply, Request};
 use super::lives::Welcome;
 
 #[test]
@@ -32,4 +34,54 @@ fn greetings() {
         },
     );
     assert!(tally.accepted > 100, "{tally:?}");
+}
+
+/// What serde reads is written and read again, and is the same.
+fn fuzz_json<T>(name: &str, corpus: &[Vec<u8>])
+where
+    T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
+{
+    let tally = fuzz(name, corpus, |bytes, meter| {
+        let Ok(value) = meter.decode(|| serde_json::from_slice::<T>(bytes)) else {
+            return false;
+        };
+        let again = serde_json::to_vec(&value).expect("text");
+        let again: T = serde_json::from_slice(&again).expect("it can be read again");
+        assert_eq!(again, value);
+        true
+    });
+    assert!(tally.accepted > 100, "{tally:?}");
+}
+
+#[test]
+fn requests_to_join() {
+    let request = |secret: &str, address: &str| Request {
+        secret: secret.to_owned(),
+        token: format!("{:032x}", 1_u128 << 100),
+        address: address.to_owned(),
+    };
+    let requests = [request("", ""), request("some w\u{f6}rds", "[::1]:7400")];
+    let mut corpus = requests
+        .map(|request| serde_json::to_vec(&request).expect("text"))
+        .to_vec();
+    // The address may be missing.
+    corpus.push(br#"{"secret":"a \"b\" \u00e9","token":"ff"}"#.to_vec());
+    fuzz_json::<Request>("requests to join", &corpus);
+}
+
+#[test]
+fn replies_to_requests_to_join() {
+    let place = Place {
+        cluster: format!("{:032x}", 1_u128 << 100),
+        node: 3,
+        addresses: [(1, "10.0.0.1:7400".to_owned()), (2, String::new())].into(),
+        system: vec![(1, 0), (2, u16::MAX)],
+    };
+    let replies = [
+        Reply::Joined(place),
+        Reply::Refused("the secret is another one".to_owned()),
+        Reply::Later("the cluster is being formed".to_owned()),
+    ];
+    let corpus = replies.map(|reply| serde_json::to_vec(&reply).expect("text"));
+    fuzz_json::<Reply>("replies to requests to join", &corpus);
 }

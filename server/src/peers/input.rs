@@ -1,4 +1,8 @@
 //! The receiving half of a connection between nodes: turns its bytes into frames.
+//!
+//! Short frames gather in one buffer per connection, and each body is copied out of it once, so
+//! that a body that is kept holds no more memory than its own. The body of a long frame is read
+//! from the connection to where it stays, and is not copied at all.
 
 use std::io;
 #[cfg(test)]
@@ -6,13 +10,17 @@ use std::io::Read;
 
 use bytes::Bytes;
 use futures_util::io::{AsyncRead, AsyncReadExt};
-use rangedb_engine::frame::{self, BadFrame};
+use rangedb_engine::frame::{self, BadFrame, Header};
 
-/// Bytes are read in pieces of at most this size.
+/// Bytes of the buffer in which short frames gather.
 pub const RECEIVE_LEN: usize = 64 << 10;
+/// A body of which a part has come, and that is longer than this, gets memory of its own.
+const SHORT_LEN_MAX: usize = 16 << 10;
 
 /// Most bytes of a frame.
 const FRAME_LEN_MAX: usize = frame::HEADER_LEN + frame::BODY_LEN_MAX;
+
+const _: () = assert!(frame::HEADER_LEN + SHORT_LEN_MAX <= RECEIVE_LEN);
 
 /// A received frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,13 +41,21 @@ pub fn is_damage(error: &io::Error) -> bool {
 
 /// The bytes of a connection that were received and not yet handled.
 pub struct Input {
-    bytes: Vec<u8>,
-    /// How many bytes of `bytes` were taken already.
+    /// Holds what was received at `taken..filled`.
+    buffer: Box<[u8]>,
     taken: usize,
-    /// The buffer for one read.
-    piece: Box<[u8]>,
-    /// An incomplete frame may have at most this many bytes.
+    filled: usize,
+    /// The long frame that is being received.
+    long: Option<Long>,
+    /// A frame may have at most this many bytes.
     frame_len_max: usize,
+}
+
+/// A frame whose body is read to where it stays.
+struct Long {
+    header: Header,
+    body: Vec<u8>,
+    filled: usize,
 }
 
 impl Default for Input {
@@ -49,12 +65,13 @@ impl Default for Input {
 }
 
 impl Input {
-    /// An incomplete frame may have at most `frame_len_max` bytes.
+    /// A frame may have at most `frame_len_max` bytes.
     pub fn new(frame_len_max: usize) -> Input {
         Input {
-            bytes: Vec::new(),
+            buffer: vec![0; RECEIVE_LEN].into_boxed_slice(),
             taken: 0,
-            piece: vec![0; RECEIVE_LEN].into_boxed_slice(),
+            filled: 0,
+            long: None,
             frame_len_max,
         }
     }
@@ -74,8 +91,8 @@ impl Input {
             if let Some(received) = self.take()? {
                 return Ok(received);
             }
-            let len = reader.read(&mut self.piece).await?;
-            self.append(len)?;
+            let len = reader.read(self.room()).await?;
+            self.count(len)?;
         }
     }
 
@@ -86,38 +103,78 @@ impl Input {
             if let Some(received) = self.take()? {
                 return Ok(received);
             }
-            let len = reader.read(&mut self.piece)?;
-            self.append(len)?;
+            let len = reader.read(self.room())?;
+            self.count(len)?;
         }
     }
 
+    /// Takes a whole frame, or makes room for what it lacks.
     fn take(&mut self) -> io::Result<Option<Received>> {
-        let rest = self.bytes.get(self.taken..).unwrap_or_default();
-        let Some(found) = frame::decode(rest).map_err(io::Error::other)? else {
-            return match rest.len() > self.frame_len_max {
-                true => Err(io::Error::other("a frame that is too long")),
-                false => Ok(None),
-            };
-        };
-        self.taken += found.len;
-        Ok(Some(Received {
-            id: found.id,
-            kind: found.kind,
-            body: Bytes::copy_from_slice(found.body),
-        }))
+        if let Some(long) = self.long.take_if(|long| long.filled == long.body.len()) {
+            return received(long.header, long.body.into()).map(Some);
+        }
+        if self.long.is_some() {
+            return Ok(None);
+        }
+        let rest = self.buffer.get(self.taken..self.filled).unwrap_or_default();
+        let header = Header::decode(rest).map_err(io::Error::other)?;
+        if let Some(header) = header {
+            let len = frame::HEADER_LEN + header.len;
+            if len > self.frame_len_max {
+                return Err(io::Error::other("a frame that is too long"));
+            }
+            let body = rest.get(frame::HEADER_LEN..).unwrap_or_default();
+            if let Some(body) = body.get(..header.len) {
+                self.taken += len;
+                return received(header, Bytes::copy_from_slice(body)).map(Some);
+            }
+            if header.len > SHORT_LEN_MAX {
+                let filled = body.len();
+                let mut whole = vec![0; header.len];
+                whole.split_at_mut(filled).0.copy_from_slice(body);
+                self.long = Some(Long {
+                    header,
+                    body: whole,
+                    filled,
+                });
+                self.taken = self.filled;
+            }
+        }
+        self.buffer.copy_within(self.taken..self.filled, 0);
+        self.filled -= self.taken;
+        self.taken = 0;
+        Ok(None)
     }
 
-    /// Adds the bytes of a read; 0 means that the connection has ended.
-    fn append(&mut self, len: usize) -> io::Result<()> {
+    /// Where the next read puts its bytes.
+    fn room(&mut self) -> &mut [u8] {
+        match &mut self.long {
+            Some(long) => long.body.split_at_mut(long.filled).1,
+            None => self.buffer.split_at_mut(self.filled).1,
+        }
+    }
+
+    /// Counts the bytes of a read; 0 means that the connection has ended.
+    fn count(&mut self, len: usize) -> io::Result<()> {
         if len == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.bytes.drain(..self.taken);
-        self.taken = 0;
-        let piece = self.piece.get(..len).unwrap_or_default();
-        self.bytes.extend_from_slice(piece);
+        match &mut self.long {
+            Some(long) => long.filled += len,
+            None => self.filled += len,
+        }
         Ok(())
     }
+}
+
+/// The frame with this header and body, if the body is the one that was sent.
+fn received(header: Header, body: Bytes) -> io::Result<Received> {
+    header.check(&body).map_err(io::Error::other)?;
+    Ok(Received {
+        id: header.id,
+        kind: header.kind,
+        body,
+    })
 }
 
 #[cfg(test)]
@@ -145,22 +202,29 @@ mod tests {
 
     #[test]
     fn frames_are_taken_one_by_one_however_they_come() {
-        let sent: Vec<_> = [3, RECEIVE_LEN * 2, 0]
-            .into_iter()
-            .enumerate()
-            .map(|(id, len)| Received {
-                id: id as u64,
-                kind: kind::QUESTION,
-                body: vec![id as u8; len].into(),
-            })
-            .collect();
+        let sent: Vec<_> = [
+            3,
+            RECEIVE_LEN * 2,
+            0,
+            SHORT_LEN_MAX,
+            SHORT_LEN_MAX + 1,
+            RECEIVE_LEN,
+        ]
+        .into_iter()
+        .enumerate()
+        .map(|(id, len)| Received {
+            id: id as u64,
+            kind: kind::QUESTION,
+            body: vec![id as u8; len].into(),
+        })
+        .collect();
         let mut bytes = Vec::new();
         for frame in &sent {
             frame::encode(frame.id, frame.kind, &frame.body, &mut bytes);
         }
         let all = bytes.len();
         bytes.extend_from_slice(&bytes.clone()[..10]);
-        for cut in [0, 1, 5, all / 2, all] {
+        for cut in [0, 1, 5, 30, all / 2, all - 1, all] {
             let (first, second) = bytes.split_at(cut);
             let mut reader = Read::chain(first, second);
             let mut input = Input::default();

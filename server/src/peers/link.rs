@@ -47,6 +47,8 @@ const PAUSE_REFUSED_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_REFUSED_LONGEST: Duration = Duration::from_secs(5);
 /// Most bytes that wait to be sent. Further requests fail, and replication sends them again later.
 const QUEUE_LEN_MAX: usize = 32 << 20;
+/// A longer request is sent from where it lies: to copy it costs more than to send once more.
+const GATHERED_LEN_MAX: usize = 16 << 10;
 /// Most bytes of bulk requests sent and not answered; a longer request is sent alone.
 const BULK_LEN_MAX: usize = 8 << 20;
 
@@ -225,8 +227,9 @@ impl Link {
         Ok(())
     }
 
-    /// Moves what may be sent now from the queue to a buffer, in order.
-    fn take_queued(&self, to: &mut Vec<u8>) {
+    /// Moves what may be sent now from the queue to a buffer, in order. If that ends with the header
+    /// of a long request, gives the request, which must be sent after the buffer.
+    fn take_queued(&self, to: &mut Vec<u8>) -> Option<Bytes> {
         let (frame_kind, sent_max) = match self.lane {
             Lane::Control => (kind::QUESTION, usize::MAX),
             Lane::Bulk => (kind::QUESTION, BULK_LEN_MAX),
@@ -245,6 +248,10 @@ impl Link {
                 Some(asked) if !asked.answer.is_closed() => {
                     asked.sent = Some(len);
                     self.sent_len.set(sent_len + len);
+                    if len > GATHERED_LEN_MAX {
+                        frame::encode_header(*id as u64, frame_kind, question, to);
+                        return queue.pop_front().map(|(_, question)| question);
+                    }
                     frame::encode(*id as u64, frame_kind, question, to);
                 }
                 // The sender has given up: the request is not sent.
@@ -252,6 +259,7 @@ impl Link {
             }
             queue.pop_front();
         }
+        None
     }
 
     /// Gives an answer to the request that waits for it.
@@ -413,12 +421,17 @@ async fn serve(inner: &Inner, link: &Link, stream: TcpStream) -> io::Error {
     let sending = async {
         let mut sent = Vec::new();
         loop {
-            link.take_queued(&mut sent);
+            let long = link.take_queued(&mut sent);
             if sent.is_empty() {
                 link.to_send.notified().await;
                 continue;
             }
             if let Err(error) = writer.write_all(&sent).await {
+                return error;
+            }
+            if let Some(long) = long
+                && let Err(error) = writer.write_all(&long).await
+            {
                 return error;
             }
             sent.clear();

@@ -55,8 +55,9 @@ const _: () = {
 /// [`rangedb_protocol::preamble::Verdict::NoCommonVersion`]. Version 1 had the frames of the client
 /// protocol, without checksums. Version 3 had log entries of the first format
 /// ([`rangedb_engine::range::command`]) and carried frames of version 1 of the client protocol.
-/// Version 4 carried frames of version 2.
-pub const VERSION: u16 = 5;
+/// Version 4 carried frames of version 2. Version 5 had an encoding of its own for the messages of
+/// replicas.
+pub const VERSION: u16 = 6;
 
 /// The preamble of a connection to a shard of another node.
 pub fn preamble(shard: u16) -> Preamble {

@@ -14,6 +14,7 @@ use futures_util::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use rangedb_engine::env::{AsyncRuntime, Lane};
 use rangedb_engine::frame;
 use rangedb_engine::gateway::{FORWARDED_MAX, Held};
+use rangedb_engine::notify::Count;
 use tokio::sync::Notify;
 
 use super::input::{self, Input, RECEIVE_LEN, Received};
@@ -38,8 +39,8 @@ struct Served {
     output: RefCell<Vec<u8>>,
     changed: Notify,
     /// How many requests of replicas, and how many forwarded requests, are being answered.
-    answering: Rc<Cell<usize>>,
-    forwarded: Rc<Cell<usize>>,
+    answering: Rc<Count>,
+    forwarded: Rc<Count>,
     ended: Cell<bool>,
 }
 

@@ -10,6 +10,7 @@ use rangedb_engine::cluster::View;
 use rangedb_engine::env::Instant as _;
 use rangedb_engine::error::Error;
 use rangedb_engine::gateway::Gateway;
+use rangedb_engine::notify::Count;
 use rangedb_engine::types::{NodeId, ShardId};
 use rangedb_protocol::{ErrorCode, FlatBufferBuilder, ShardState};
 use slab::Slab;
@@ -101,13 +102,13 @@ pub struct Context {
     /// The client connections that this shard serves.
     pub connections: RefCell<Slab<Rc<Connection>>>,
     /// How many connections of clients and other nodes this shard serves.
-    pub connected: Rc<Cell<usize>>,
+    pub connected: Rc<Count>,
     /// The connections before that: their preamble is awaited, or they are being refused.
     pub greetings: Rc<Greetings>,
     /// How many clients were disconnected because their frame made no progress.
     pub stalled: Cell<u64>,
     /// How many other shards have sent [`crate::shard::message::ShardMessage::Drained`].
-    pub drained: Cell<usize>,
+    pub drained: Count,
     probe: RefCell<ShardProbe>,
 }
 
@@ -131,7 +132,7 @@ impl Context {
             connected: Rc::default(),
             greetings: Greetings::new(node.limits.greetings_max),
             stalled: Cell::new(0),
-            drained: Cell::new(0),
+            drained: Count::default(),
             node,
             probe: RefCell::default(),
         }
@@ -211,9 +212,16 @@ impl Context {
         }
     }
 
-    /// Whether every request is answered and every reply sent.
-    pub fn is_idle(&self) -> bool {
-        self.gateway.in_flight() == 0 && self.buffers.unsent_len() == 0
+    /// Waits until every request is answered and every reply sent.
+    pub async fn idle(&self) {
+        loop {
+            self.gateway.idle().await;
+            self.buffers.all_sent().await;
+            // Other tasks may have run before the last reply was sent.
+            if self.gateway.in_flight() == 0 {
+                return;
+            }
+        }
     }
 
     /// Ends all connections, each when its written replies are sent.

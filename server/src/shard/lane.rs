@@ -4,21 +4,19 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
-use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 use futures_util::task::AtomicWaker;
-use rangedb_engine::env::AsyncRuntime;
+use tokio::sync::Mutex;
 
-use crate::env::GlommioRuntime;
 use crate::env::reactor::Place;
-
-/// Pause before a sender that waits for room tries again.
-const ROOM_PAUSE: Duration = Duration::from_millis(1);
 
 struct Shared<T> {
     queue: ArrayQueue<T>,
+    /// The task that waits for a message.
     receiver: AtomicWaker,
+    /// The task that waits for room.
+    sender: AtomicWaker,
     /// Whether the sender or the receiver is gone.
     ended: AtomicBool,
 }
@@ -26,6 +24,8 @@ struct Shared<T> {
 /// The sending end.
 pub struct LaneSender<T> {
     shared: Arc<Shared<T>>,
+    /// Held by the task that waits for room: others wait behind it.
+    turn: Mutex<()>,
 }
 
 /// The receiving end, on its way to the receiving thread.
@@ -44,12 +44,23 @@ pub fn lane<T>(len_max: usize) -> (LaneSender<T>, LaneEnd<T>) {
     let shared = Arc::new(Shared {
         queue: ArrayQueue::new(len_max),
         receiver: AtomicWaker::new(),
+        sender: AtomicWaker::new(),
         ended: AtomicBool::new(false),
     });
     let sender = LaneSender {
         shared: shared.clone(),
+        turn: Mutex::new(()),
     };
     (sender, LaneEnd { shared })
+}
+
+impl<T> Shared<T> {
+    /// Takes a message, which makes room.
+    fn pop(&self) -> Option<T> {
+        let message = self.queue.pop()?;
+        self.sender.wake();
+        Some(message)
+    }
 }
 
 impl<T> LaneSender<T> {
@@ -64,14 +75,24 @@ impl<T> LaneSender<T> {
     }
 
     /// Sends a message, and waits for room if the lane is full. Drops it if the receiver is gone.
-    pub async fn send_in_time(&self, mut message: T) {
-        while !self.is_gone() {
-            match self.send(message) {
-                Ok(()) => return,
-                Err(back) => message = back,
+    pub async fn send_in_time(&self, message: T) {
+        let _turn = self.turn.lock().await;
+        let Err(message) = self.send(message) else {
+            return;
+        };
+        let (mut unsent, mut place) = (Some(message), None);
+        poll_fn(|cx| {
+            let waker = Place::waker(&mut place, cx.waker());
+            self.shared.sender.register(&waker);
+            // A receiver that makes room now finds the waker; room that was made before is found
+            // here.
+            unsent = unsent.take().and_then(|message| self.send(message).err());
+            match unsent.is_none() || self.is_gone() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
             }
-            GlommioRuntime::sleep(ROOM_PAUSE).await;
-        }
+        })
+        .await;
     }
 
     /// Whether the other end is gone.
@@ -102,14 +123,14 @@ impl<T> LaneReceiver<T> {
     pub async fn receive(&mut self) -> Option<T> {
         let LaneReceiver { end, place } = self;
         poll_fn(|cx| {
-            if let Some(message) = end.shared.queue.pop() {
+            if let Some(message) = end.shared.pop() {
                 return Poll::Ready(Some(message));
             }
             let waker = Place::waker(place, cx.waker());
             end.shared.receiver.register(&waker);
             // A sender that comes now finds the waker; a message that came before is found below.
             let ended = end.shared.ended.load(Ordering::Acquire);
-            match end.shared.queue.pop() {
+            match end.shared.pop() {
                 None if !ended => Poll::Pending,
                 last => Poll::Ready(last),
             }
@@ -121,11 +142,16 @@ impl<T> LaneReceiver<T> {
 impl<T> Drop for LaneEnd<T> {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Release);
+        self.shared.sender.wake();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use rangedb_engine::env::AsyncRuntime;
+
     use super::*;
     use crate::env::GlommioRuntime;
 
@@ -152,6 +178,27 @@ mod tests {
             assert_eq!(receiver.receive().await, None);
         });
         sending.join().expect("it ends");
+    }
+
+    #[test]
+    fn tasks_that_wait_for_room_go_on_in_order_and_when_the_receiver_is_gone() {
+        let (sender, end) = lane(1);
+        let taking = std::thread::spawn(move || {
+            GlommioRuntime::new(1).block_on(async {
+                let mut receiver = end.open();
+                let mut taken = Vec::new();
+                while taken.len() < 3 {
+                    taken.extend(receiver.receive().await);
+                }
+                taken
+            })
+        });
+        GlommioRuntime::new(1).block_on(async {
+            let waiting = (1..=9).map(|number| sender.send_in_time(number));
+            futures_util::future::join_all(waiting).await;
+        });
+        assert_eq!(taking.join().expect("it ends"), [1, 2, 3]);
+        assert!(sender.is_gone());
     }
 
     #[test]

@@ -35,14 +35,13 @@ use message::{ShardMessage, ShardReply};
 
 /// Most messages handled before other tasks get a turn.
 const MESSAGES_PER_TURN: usize = 64;
-/// How often a stopping shard checks whether it is done.
-const DRAIN_CHECK: Duration = Duration::from_millis(2);
 /// Time limit for connections to end once everything is answered.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How often incomplete frames are checked within the time limit for their progress.
 const FRAME_LOOKS: u32 = 8;
-/// How often a shard checks whether its routes have changed.
+/// Shortest time between two messages about a shard's routes. Leaders often change in many ranges at
+/// a time, and those changes go together.
 const ROUTES_INTERVAL: Duration = Duration::from_millis(25);
 
 /// What the node orders its shards to do.
@@ -214,12 +213,11 @@ async fn learn(context: &Rc<Context>, inboxes: &mut [Inbox]) -> Result<(), Shard
 async fn tell_routes(context: Rc<Context>) {
     let (shard, mut told) = (context.gateway.shard(), 0);
     loop {
-        let version = shard.routes_version();
-        if std::mem::replace(&mut told, version) != version {
-            let routes = shard.routes();
-            context.mesh.tell_routes(&routes).await;
-            context.gateway.learn_routes(context.here(), routes);
-        }
+        shard.routes_changed(told).await;
+        told = shard.routes_version();
+        let routes = shard.routes();
+        context.mesh.tell_routes(&routes).await;
+        context.gateway.learn_routes(context.here(), routes);
         GlommioRuntime::sleep(ROUTES_INTERVAL).await;
     }
 }
@@ -268,7 +266,7 @@ fn receive(context: &Rc<Context>, from: ShardId, message: ShardMessage) {
             })
             .detach();
         }
-        ShardMessage::Drained => context.drained.set(context.drained.get() + 1),
+        ShardMessage::Drained => context.drained.add(1),
         ShardMessage::Status { id } => {
             let status = Box::new(context.state());
             context.mesh.reply(from, ShardReply::Status { id, status });
@@ -310,17 +308,13 @@ async fn stop_order(mut orders: watch::Receiver<Order>) -> Now {
 /// Finishes the requests in flight, here and for other shards, then ends all connections.
 async fn drain(context: &Context, until: Now) {
     context.gateway.drain();
-    while !context.is_idle() && Now::now() < until {
-        GlommioRuntime::sleep(DRAIN_CHECK).await;
-    }
+    // What is not finished in time is dropped.
+    let _ = GlommioRuntime::timeout_at(until, context.idle()).await;
     context.mesh.tell_drained().await;
     let others = context.mesh.others().count();
-    while context.drained.get() < others && Now::now() < until {
-        GlommioRuntime::sleep(DRAIN_CHECK).await;
-    }
+    let are_drained = context.drained.until(|drained| drained >= others);
+    let _ = GlommioRuntime::timeout_at(until, are_drained).await;
     context.close_connections();
-    let closed = Now::now() + CLOSE_TIMEOUT;
-    while context.connected.get() > 0 && Now::now() < closed {
-        GlommioRuntime::sleep(DRAIN_CHECK).await;
-    }
+    let are_closed = context.connected.until(|connected| connected == 0);
+    let _ = GlommioRuntime::timeout(CLOSE_TIMEOUT, are_closed).await;
 }

@@ -95,13 +95,13 @@ impl ApplyObserver for EachEntry {
 /// Records a replica's answer to another one, which relies on it from now on. Returns whether the
 /// answer is a vote for the other.
 pub fn answered(question: Bytes, answer: &Bytes) -> bool {
-    let Some(answer) = raft::decode_answer(answer.clone()) else {
+    let Some(answer) = raft::decode_answer(answer) else {
         return false;
     };
     if matches!(answer, Answer::Refused | Answer::Done | Answer::Conflict) {
         return false;
     }
-    let Some(Message::Question(envelope, question)) = raft::decode(question) else {
+    let Some(Message::Question(envelope, question)) = raft::decode(&question) else {
         return false;
     };
     ENTRIES.with_borrow_mut(|entries| {

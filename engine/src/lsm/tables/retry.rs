@@ -88,7 +88,7 @@ impl Shared {
             Lack::Resources => (&self.starved, "no file can be opened: the write is retried"),
         };
         if !flag.swap(true, Ordering::SeqCst) {
-            tracing::error!(action, ?error, "{meaning}");
+            tracing::error!(action, %error, "{meaning}");
             self.publish(None, None);
         }
     }
