@@ -5,8 +5,9 @@ use rangedb_engine::types::{Location, NodeId, ShardId};
 use rangedb_fuzz::fuzz;
 
 use super::Hello;
-use super::enroll::{Place, Reply, Request};
+use super::enroll::{Reply, Request};
 use super::lives::Welcome;
+use crate::data_dir::Membership;
 
 #[test]
 fn greetings() {
@@ -71,14 +72,14 @@ fn requests_to_join() {
 
 #[test]
 fn replies_to_requests_to_join() {
-    let place = Place {
+    let membership = Membership {
         cluster: format!("{:032x}", 1_u128 << 100),
         node: 3,
         addresses: [(1, "10.0.0.1:7400".to_owned()), (2, String::new())].into(),
         system: vec![(1, 0), (2, u16::MAX)],
     };
     let replies = [
-        Reply::Joined(place),
+        Reply::Joined(membership),
         Reply::Refused("the secret is another one".to_owned()),
         Reply::Later("the cluster is being formed".to_owned()),
     ];
