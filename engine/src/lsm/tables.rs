@@ -17,6 +17,7 @@
 //! the threshold for garbage collection. With a timestamp `lsm-tree` would drop versions that
 //! readers need; with the counter itself it would keep files that were replaced.
 
+mod form;
 mod gc;
 mod retry;
 
@@ -30,11 +31,10 @@ use std::thread::JoinHandle;
 
 use lsm_tree::Error as TreeError;
 use lsm_tree::compaction::filter;
-use lsm_tree::config::{CompressionPolicy, PinningPolicy};
 use lsm_tree::table::filter::standard_bloom::Builder as Bloom;
 use lsm_tree::{
-    AbstractTree, AnyTree, Cache, CompressionType, Config, InternalValue, SequenceNumberCounter,
-    Slice, Table, ValueType,
+    AbstractTree, AnyTree, Cache, Config, InternalValue, SequenceNumberCounter, Slice, Table,
+    ValueType,
 };
 
 use crate::lsm::memtable::{Memtable, MemtableId};
@@ -313,13 +313,10 @@ impl LsmTables {
         )
         .use_cache(Arc::new(Cache::with_capacity_bytes(options.cache_bytes)))
         .use_descriptor_table(None)
-        .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
-        .filter_block_pinning_policy(PinningPolicy::all(true))
-        .index_block_pinning_policy(PinningPolicy::all(true))
         .with_compaction_filter_factory(Some(Arc::new(gc)));
         // `lsm-tree` does not compare the checksum of its list of tables when it opens a folder.
         let checked = verify::verify(&options.folder).map_err(TreeError::Io);
-        let tree = checked.and_then(|()| config.open());
+        let tree = checked.and_then(|()| form::set(config).open());
         let tree = tree.map_err(|e| failed(&options.folder, "open", &e))?;
         let tables = Arc::new(Tables::of(&tree));
         let (jobs, job_queue) = mpsc::channel();
