@@ -199,7 +199,7 @@ impl TableStore for MemoryTables {
     type Slice = Bytes;
     type Iter = RunIter;
 
-    fn get(&self, key: &[u8], at: Timestamp) -> Result<Option<Bytes>, LsmError> {
+    fn get(&self, key: &[u8], _: u64, at: Timestamp) -> Result<Option<Bytes>, LsmError> {
         let from = (Bytes::copy_from_slice(key), Reverse(at));
         for run in &self.runs {
             if let Some((found, row)) = run.range(from.clone()..).next()

@@ -8,6 +8,9 @@
 //! shard's thread never waits for a lock that is held during I/O: it takes over the work of the
 //! background threads in [`TableStore::poll`], which only tries the lock.
 //!
+//! A get computes the hash of its key once, [`keys::row_hash`]. The [`filter`] of each memtable and
+//! the filters of the tables use it to pass over what does not hold the key.
+//!
 //! There are two implementations of [`TableStore`]. [`tables`] uses `lsm-tree`, the engine inside
 //! fjall, with two threads for flushes and compactions. [`memory_tables`] keeps tables in memory
 //! for the simulator. After a crash both hold exactly the tables that were installed.
@@ -19,6 +22,7 @@
 mod crash_tests;
 #[cfg(test)]
 mod damage_tests;
+mod filter;
 #[cfg(test)]
 mod fuzz;
 pub mod keys;
@@ -77,11 +81,12 @@ pub trait TableStore: Sized + 'static {
     /// newest of a key first, and may be moved to another thread.
     type Iter: DoubleEndedIterator<Item = Result<TableRow<Self::Slice>, LsmError>> + Send + 'static;
 
-    /// The newest version of a key at or below `at`: header and value.
+    /// The newest version of a key at or below `at`: header and value. `hash` is the key's
+    /// [`keys::row_hash`].
     ///
     /// # Errors
     /// A file cannot be read or is damaged.
-    fn get(&self, key: &[u8], at: Timestamp) -> Result<Option<Self::Slice>, LsmError>;
+    fn get(&self, key: &[u8], hash: u64, at: Timestamp) -> Result<Option<Self::Slice>, LsmError>;
     /// One iterator for each run that may have keys in the interval.
     fn runs(&self, bounds: Bounds<'_>) -> Vec<Self::Iter>;
     /// An empty memtable.
@@ -260,7 +265,7 @@ impl<T: TableStore> Lsm<T> {
 
     /// Adds a version of a row. A value of `None` adds a tombstone.
     pub fn insert(&mut self, key: &[u8], version: Timestamp, value: Option<&[u8]>) {
-        self.active.insert(key, version, value);
+        self.active.insert(key, keys::row_hash(key), version, value);
     }
 
     /// The newest version of a row at or below `at`.
@@ -268,12 +273,13 @@ impl<T: TableStore> Lsm<T> {
     /// # Errors
     /// A table cannot be read.
     pub fn get(&self, key: &[u8], at: Timestamp) -> Result<Option<Found<'_, T::Slice>>, LsmError> {
+        let hash = keys::row_hash(key);
         for memtable in self.memtables() {
-            if let Some(entry) = memtable.get(key, at) {
+            if let Some(entry) = memtable.get(key, hash, at) {
                 return Ok(Some(Found::Memtable(entry)));
             }
         }
-        let Some(row) = self.store.get(key, at)? else {
+        let Some(row) = self.store.get(key, hash, at)? else {
             return Ok(None);
         };
         let (version, is_value) = match row::decode(row.as_ref()) {

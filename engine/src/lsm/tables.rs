@@ -31,7 +31,6 @@ use std::thread::JoinHandle;
 
 use lsm_tree::Error as TreeError;
 use lsm_tree::compaction::filter;
-use lsm_tree::table::filter::standard_bloom::Builder as Bloom;
 use lsm_tree::{
     AbstractTree, AnyTree, Cache, Config, InternalValue, SequenceNumberCounter, Slice, Table,
     ValueType,
@@ -458,8 +457,7 @@ impl TableStore for LsmTables {
     type Slice = Slice;
     type Iter = RunIter;
 
-    fn get(&self, key: &[u8], at: Timestamp) -> Result<Option<Slice>, LsmError> {
-        let hash = Bloom::get_hash(key);
+    fn get(&self, key: &[u8], hash: u64, at: Timestamp) -> Result<Option<Slice>, LsmError> {
         for run in &self.tables.runs {
             let table = run.get(first_at_or_after(run, key));
             let Some(table) = table.filter(|t| t.metadata.key_range.min().as_ref() <= key) else {
