@@ -21,6 +21,8 @@ const LINE_BITS: usize = 512;
 const KEYS_OF_LINE: usize = LINE_BITS / 10;
 /// Bytes of a memtable for each line of its filter at the start: fifty rows of 160 bytes.
 const MEMTABLE_BYTES_OF_LINE: usize = 8 << 10;
+/// How often the filter can double: a row takes at least 40 bytes of its memtable.
+const DOUBLINGS_MAX: u32 = 2;
 /// Bits that are set for a key. With ten bits for each key, six or seven err least.
 const BITS_OF_KEY: u32 = 6;
 
@@ -50,6 +52,11 @@ impl Filter {
         (memtable_bytes / MEMTABLE_BYTES_OF_LINE).next_power_of_two()
     }
 
+    /// The most bytes that a filter for a memtable of this many bytes grows to.
+    pub(super) const fn len_max(memtable_bytes: usize) -> usize {
+        (Filter::lines_at_first(memtable_bytes) << DOUBLINGS_MAX) * size_of::<Line>()
+    }
+
     /// An empty filter for a memtable of this many bytes.
     pub(super) fn new(memtable_bytes: usize) -> Filter {
         let lines = Filter::lines_at_first(memtable_bytes);
@@ -65,6 +72,11 @@ impl Filter {
         self.lines.truncate(self.lines_at_first);
         self.lines.fill(Line::default());
         self.keys = 0;
+    }
+
+    /// Its length in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.lines.len() * size_of::<Line>()
     }
 
     fn line(&self, hash: u64) -> usize {
@@ -135,7 +147,7 @@ mod tests {
             assert_eq!(filter.lines.len(), LINES * 8);
             assert!(keys.iter().all(|key| filter.may_contain(hash(*key))));
             filter.clear();
-            assert_eq!(filter.lines.len(), LINES);
+            assert_eq!(filter.len(), LINES * size_of::<Line>());
             assert!(!keys.iter().any(|key| filter.may_contain(hash(*key))));
         }
     }

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use crate::lsm::memtable::{Memtable, MemtableId};
 use crate::lsm::version_gc::{GcRules, VersionFilter};
 use crate::lsm::{Bounds, LsmError, TableRow, TableStats, TableStore, row};
+use crate::memory::MemoryUse;
 use crate::types::Timestamp;
 
 /// With this many runs, a compaction merges them into one.
@@ -286,5 +287,13 @@ impl TableStore for MemoryTables {
 
     fn stats(&self) -> TableStats {
         self.stats
+    }
+
+    /// Memory is the only place of these tables: nothing is cached.
+    fn block_cache(&self) -> MemoryUse {
+        MemoryUse {
+            name: "block_cache",
+            ..MemoryUse::default()
+        }
     }
 }

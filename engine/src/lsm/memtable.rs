@@ -154,9 +154,19 @@ impl Memtable {
         self.rows
     }
 
-    /// Bytes that its entries and slots take.
+    /// Bytes that its entries and slots take. They count for its capacity.
     pub fn size(&self) -> usize {
         self.arena.len() + self.order.len() * BLOCK * size_of::<Slot>()
+    }
+
+    /// Bytes of entries and slots for which it is made.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// All memory in use: that of the entries, the slots and the filter.
+    pub fn memory_len(&self) -> usize {
+        self.size() + self.filter.len()
     }
 
     /// Whether `rows` more versions with `bytes` of keys and values fit. An empty memtable has room

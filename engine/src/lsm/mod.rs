@@ -41,7 +41,9 @@ use std::collections::VecDeque;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use crate::memory::MemoryUse;
 use crate::types::Timestamp;
+use filter::Filter;
 pub use memory_tables::{MemoryDisk, MemoryTables};
 pub use memtable::{Entry, Memtable, MemtableId};
 pub use scan::{Direction, Scan, ScanRow};
@@ -52,6 +54,9 @@ pub use write_back::PushOut;
 /// With this many frozen memtables, nothing is applied that needs a new memtable until one is
 /// flushed.
 pub const FROZEN_MAX: usize = 4;
+/// Most memtables that have memory: the active one, the frozen ones, and two that are cleared, or wait
+/// to be.
+const MEMTABLES_MAX: usize = FROZEN_MAX + 3;
 /// With more frozen memtables than this, writers are slowed down.
 const FROZEN_SLOW: usize = 1;
 /// With more runs in level 0 than this, writers are slowed down.
@@ -59,6 +64,11 @@ const RUNS_SLOW: usize = 12;
 /// With this many runs in level 0, nothing is applied that needs a new memtable until a compaction
 /// has merged some of them.
 const RUNS_MAX: usize = 32;
+
+/// The memory of all memtables together, if each is for `memtable_bytes` of rows.
+pub const fn memtables_len_max(memtable_bytes: usize) -> usize {
+    MEMTABLES_MAX * (memtable_bytes + Filter::len_max(memtable_bytes))
+}
 
 /// The lower and the upper bound of an interval of keys.
 pub type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
@@ -110,6 +120,8 @@ pub trait TableStore: Sized + 'static {
     fn collect_garbage(&mut self);
     /// Counters of the tables and of the work on them.
     fn stats(&self) -> TableStats;
+    /// The memory of cached blocks of tables.
+    fn block_cache(&self) -> MemoryUse;
 }
 
 /// Counters of a [`TableStore`].
@@ -378,6 +390,20 @@ impl<T: TableStore> Lsm<T> {
     /// Starts a compaction of all tables, which drops old versions also where nothing is written.
     pub fn collect_garbage(&mut self) {
         self.store.collect_garbage();
+    }
+
+    /// The memory that the tree uses.
+    pub fn memory(&self) -> Vec<MemoryUse> {
+        let lens = self
+            .memtables()
+            .map(|memtable| memtable.memory_len() as u64);
+        let memtables = MemoryUse {
+            name: "memtables",
+            used: lens.sum(),
+            bound: memtables_len_max(self.active.capacity()) as u64,
+            ..MemoryUse::default()
+        };
+        vec![self.store.block_cache(), memtables]
     }
 
     /// The counters of the tree.

@@ -40,6 +40,7 @@ use crate::lsm::memtable::{Memtable, MemtableId};
 use crate::lsm::version_gc::{GcRules, VersionFilter};
 use crate::lsm::write_back::{PushOut, WriteBack};
 use crate::lsm::{Bounds, FROZEN_MAX, LsmError, TableRow, TableStats, TableStore, row, verify};
+use crate::memory::MemoryUse;
 use crate::types::Timestamp;
 use gc::GcFactory;
 
@@ -288,6 +289,7 @@ impl Shared {
 pub struct LsmTables {
     tables: Arc<Tables>,
     folder: Arc<Path>,
+    cache: Arc<Cache>,
     shared: Arc<Shared>,
     jobs: Option<mpsc::Sender<Job>>,
     kick: Option<mpsc::Sender<Compaction>>,
@@ -305,12 +307,13 @@ impl LsmTables {
         let rules = Arc::new(Mutex::new(None));
         let write_back = WriteBack::new(&options.folder, options.push_out);
         let gc = GcFactory::new(rules.clone(), write_back.clone());
+        let cache = Arc::new(Cache::with_capacity_bytes(options.cache_bytes));
         let config = Config::new(
             &options.folder,
             counter.clone(),
             SequenceNumberCounter::default(),
         )
-        .use_cache(Arc::new(Cache::with_capacity_bytes(options.cache_bytes)))
+        .use_cache(cache.clone())
         .use_descriptor_table(None)
         .with_compaction_filter_factory(Some(Arc::new(gc)));
         // `lsm-tree` does not compare the checksum of its list of tables when it opens a folder.
@@ -348,6 +351,7 @@ impl LsmTables {
         Ok(LsmTables {
             tables,
             folder: shared.options.folder.as_path().into(),
+            cache,
             shared,
             jobs: Some(jobs),
             kick: Some(kick),
@@ -563,6 +567,17 @@ impl TableStore for LsmTables {
             compactions: self.shared.compactions.load(Ordering::Relaxed),
             disk_full: self.shared.disk_full.load(Ordering::SeqCst),
             starved: self.shared.starved.load(Ordering::SeqCst),
+        }
+    }
+
+    fn block_cache(&self) -> MemoryUse {
+        let metrics = self.shared.tree.metrics();
+        MemoryUse {
+            name: "block_cache",
+            used: self.cache.size(),
+            bound: self.cache.capacity(),
+            hits: metrics.block_load_cached_count() as u64,
+            misses: metrics.block_load_io_count() as u64,
         }
     }
 }
