@@ -361,6 +361,14 @@ pub fn render(node: &Serving, reports: &[Option<ShardReport>]) -> String {
     }
     memory(&mut page, &shards);
     histograms(&mut page, &shards);
+    let name = "rangedb_shard_stalls_total";
+    let help = "How often a task held the shard's thread for 5 ms or longer, by task.";
+    page.metric(name, "counter", help);
+    for (labels, report) in &shards {
+        for (task, count) in &report.load.stalls {
+            page.value(name, &format!("{labels},task=\"{task}\""), *count as f64);
+        }
+    }
     page.metric(
         "rangedb_requests_refused_total",
         "counter",
