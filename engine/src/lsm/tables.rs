@@ -32,8 +32,8 @@ use std::thread::JoinHandle;
 use lsm_tree::Error as TreeError;
 use lsm_tree::compaction::filter;
 use lsm_tree::{
-    AbstractTree, AnyTree, Cache, Config, InternalValue, SequenceNumberCounter, Slice, Table,
-    ValueType,
+    AbstractTree, AnyTree, Cache, CompressionType, Config, InternalValue, SequenceNumberCounter,
+    Slice, Table, ValueType, config,
 };
 
 use crate::lsm::memtable::{Memtable, MemtableId};

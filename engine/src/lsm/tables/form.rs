@@ -14,10 +14,10 @@
 //! - **Levels 0 and 1 are not compressed.** Their blocks do not live long, so compression there costs
 //!   more than its space is worth.
 
-use lsm_tree::config::{
+use super::config::{
     CompressionPolicy, HashRatioPolicy, PartitioningPolicy, PinningPolicy, RestartIntervalPolicy,
 };
-use lsm_tree::{CompressionType, Config};
+use super::{CompressionType, Config};
 
 /// Entries of a block's hash index for each row.
 const HASH_RATIO: f32 = 1.0;
@@ -49,10 +49,10 @@ mod tests {
     use std::sync::Arc;
     use std::time::{Duration, Instant};
 
-    use lsm_tree::{AbstractTree, AnyTree, InternalValue, SequenceNumberCounter, ValueType};
-
     use super::*;
-    use crate::lsm::tables::TABLE_BYTES;
+    use crate::lsm::tables::{
+        AbstractTree, AnyTree, InternalValue, SequenceNumberCounter, TABLE_BYTES, ValueType,
+    };
     use crate::lsm::{Lsm, LsmTables, TableOptions, keys, row};
     use crate::types::{DataId, Timestamp};
 
