@@ -29,7 +29,7 @@ use crate::admin::{self, Pages, Phase, Serving};
 use crate::config::{Config, ShardMemory};
 use crate::descriptors::{Needs, Seats, Shares, TooFew};
 use crate::env::data_dir::{BadFolder, Birth, DataDir, FOUNDER, Wanted};
-use crate::env::{Now, RingDisk, SystemClock, kernel, push_out, reactor, threads};
+use crate::env::{Now, RingDisk, SystemClock, huge_pages, kernel, push_out, reactor, threads};
 use crate::fatal::{die, refuse};
 use crate::logging;
 use crate::net::port::{HELD_TIMEOUT, Port, PortError};
@@ -245,6 +245,7 @@ async fn control(config: &Config, pages_max: usize) -> Result<(), NodeError> {
     let http = pages.address;
     let node = Arc::new(admin::Node::default());
     tokio::spawn(pages.serve(node.clone(), pages_max));
+    tokio::spawn(huge_pages::allow_from(config.huge_pages_from()));
 
     let prepare = async {
         let folder = open_folder(config, &node).await?;

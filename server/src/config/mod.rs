@@ -17,6 +17,8 @@ pub use memory::ShardMemory;
 use raw::{Key, RawConfig};
 pub use units::{parse_keys, parse_size};
 
+/// A node with less than this in memory, in bytes, uses small pages only.
+const HUGE_PAGES_FROM_MIN: u64 = 256 << 20;
 /// The largest number of shards that a node accepts; more is taken for a typing mistake.
 pub const SHARDS_MAX: usize = 512;
 
@@ -159,6 +161,11 @@ impl Config {
         check_memory(self.memory, shards)?;
         self.shards = shards;
         Ok(self)
+    }
+
+    /// With this many bytes in memory, a node holds enough data to use huge pages for it.
+    pub fn huge_pages_from(&self) -> u64 {
+        (self.memory / 4).max(HUGE_PAGES_FROM_MIN)
     }
 
     /// The budgets of each shard.

@@ -6,6 +6,7 @@ pub mod channels;
 mod clock;
 pub mod data_dir;
 mod disk;
+pub mod huge_pages;
 pub mod kernel;
 mod queue;
 pub mod reactor;
