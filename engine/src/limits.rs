@@ -31,6 +31,9 @@ pub const MAX_CLOCK_OFFSET_MS: u64 = 500;
 /// milliseconds. Also the read lease of a group of several voters.
 pub const LEASE_MS: u64 = 500;
 
+/// How long a task works before it lets others run, where it can stop: scans and snapshots.
+pub const TIME_SLICE: Duration = Duration::from_micros(500);
+
 /// Versions that one turn of a scan looks at before it lets others run.
 pub const SCAN_STEPS_PER_TURN: usize = 512;
 /// Bytes of keys and values that one turn of a scan reads, whether they are sent or not, before it lets

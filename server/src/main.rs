@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use rangedb_server::config::Config;
 use rangedb_server::config::raw::{BadConfig, Key, RawConfig};
-use rangedb_server::env::{signals, threads};
+use rangedb_server::env::{huge_pages, signals, threads};
 use rangedb_server::{logging, node};
 
 /// An allocator that keeps freed pages, so that a shard does not wait for the kernel's memory-map
@@ -153,7 +153,7 @@ fn start(arguments: &StartArgs) -> ExitCode {
         return usage(error);
     }
     logging::abort_on_panic();
-    threads::use_small_pages();
+    huge_pages::begin_without();
     match node::run(&config) {
         Ok(()) => {
             logging::flush();

@@ -25,7 +25,7 @@ use crate::admin::{self, Pages, Phase, Serving};
 use crate::config::Config;
 use crate::data_dir::{BadFolder, Birth, DataDir, Wanted};
 use crate::descriptors::{Needs, Seats, Shares, TooFew};
-use crate::env::{Now, SystemClock, kernel, reactor};
+use crate::env::{Now, SystemClock, huge_pages, kernel, reactor};
 use crate::fatal::{die, refuse};
 use crate::logging;
 use crate::net::port::{HELD_TIMEOUT, Port, PortError};
@@ -240,6 +240,7 @@ async fn control(config: &Config, pages_max: usize) -> Result<(), NodeError> {
     let http = pages.address;
     let node = Arc::new(admin::Node::default());
     tokio::spawn(pages.serve(node.clone(), pages_max));
+    tokio::spawn(huge_pages::allow_from(config.huge_pages_from()));
 
     let prepare = async {
         let folder = open_folder(config, &node).await?;

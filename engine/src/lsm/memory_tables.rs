@@ -19,6 +19,7 @@ use bytes::Bytes;
 use crate::lsm::memtable::{Memtable, MemtableId};
 use crate::lsm::version_gc::{GcRules, VersionFilter};
 use crate::lsm::{Bounds, LsmError, TableRow, TableStats, TableStore, row};
+use crate::memory::MemoryUse;
 use crate::types::Timestamp;
 
 /// With this many runs, a compaction merges them into one.
@@ -199,7 +200,7 @@ impl TableStore for MemoryTables {
     type Slice = Bytes;
     type Iter = RunIter;
 
-    fn get(&self, key: &[u8], at: Timestamp) -> Result<Option<Bytes>, LsmError> {
+    fn get(&self, key: &[u8], _: u64, at: Timestamp) -> Result<Option<Bytes>, LsmError> {
         let from = (Bytes::copy_from_slice(key), Reverse(at));
         for run in &self.runs {
             if let Some((found, row)) = run.range(from.clone()..).next()
@@ -286,5 +287,13 @@ impl TableStore for MemoryTables {
 
     fn stats(&self) -> TableStats {
         self.stats
+    }
+
+    /// Memory is the only place of these tables: nothing is cached.
+    fn block_cache(&self) -> MemoryUse {
+        MemoryUse {
+            name: "block_cache",
+            ..MemoryUse::default()
+        }
     }
 }

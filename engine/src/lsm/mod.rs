@@ -8,6 +8,9 @@
 //! shard's thread never waits for a lock that is held during I/O: it takes over the work of the
 //! background threads in [`TableStore::poll`], which only tries the lock.
 //!
+//! A get computes the hash of its key once, [`keys::row_hash`]. The [`filter`] of each memtable and
+//! the filters of the tables use it to pass over what does not hold the key.
+//!
 //! There are two implementations of [`TableStore`]. [`tables`] uses `lsm-tree`, the engine inside
 //! fjall, with two threads for flushes and compactions. [`memory_tables`] keeps tables in memory
 //! for the simulator. After a crash both hold exactly the tables that were installed.
@@ -19,6 +22,7 @@
 mod crash_tests;
 #[cfg(test)]
 mod damage_tests;
+mod filter;
 #[cfg(test)]
 mod fuzz;
 pub mod keys;
@@ -37,7 +41,9 @@ use std::collections::VecDeque;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use crate::memory::MemoryUse;
 use crate::types::Timestamp;
+use filter::Filter;
 pub use memory_tables::{MemoryDisk, MemoryTables};
 pub use memtable::{Entry, Memtable, MemtableId};
 pub use scan::{Direction, Scan, ScanRow};
@@ -48,6 +54,9 @@ pub use write_back::PushOut;
 /// With this many frozen memtables, nothing is applied that needs a new memtable until one is
 /// flushed.
 pub const FROZEN_MAX: usize = 4;
+/// Most memtables that have memory: the active one, the frozen ones, and two that are cleared, or wait
+/// to be.
+const MEMTABLES_MAX: usize = FROZEN_MAX + 3;
 /// With more frozen memtables than this, writers are slowed down.
 const FROZEN_SLOW: usize = 1;
 /// With more runs in level 0 than this, writers are slowed down.
@@ -55,6 +64,11 @@ const RUNS_SLOW: usize = 12;
 /// With this many runs in level 0, nothing is applied that needs a new memtable until a compaction
 /// has merged some of them.
 const RUNS_MAX: usize = 32;
+
+/// The memory of all memtables together, if each is for `memtable_bytes` of rows.
+pub const fn memtables_len_max(memtable_bytes: usize) -> usize {
+    MEMTABLES_MAX * (memtable_bytes + Filter::len_max(memtable_bytes))
+}
 
 /// The lower and the upper bound of an interval of keys.
 pub type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
@@ -77,11 +91,12 @@ pub trait TableStore: Sized + 'static {
     /// newest of a key first, and may be moved to another thread.
     type Iter: DoubleEndedIterator<Item = Result<TableRow<Self::Slice>, LsmError>> + Send + 'static;
 
-    /// The newest version of a key at or below `at`: header and value.
+    /// The newest version of a key at or below `at`: header and value. `hash` is the key's
+    /// [`keys::row_hash`].
     ///
     /// # Errors
     /// A file cannot be read or is damaged.
-    fn get(&self, key: &[u8], at: Timestamp) -> Result<Option<Self::Slice>, LsmError>;
+    fn get(&self, key: &[u8], hash: u64, at: Timestamp) -> Result<Option<Self::Slice>, LsmError>;
     /// One iterator for each run that may have keys in the interval.
     fn runs(&self, bounds: Bounds<'_>) -> Vec<Self::Iter>;
     /// An empty memtable.
@@ -105,6 +120,8 @@ pub trait TableStore: Sized + 'static {
     fn collect_garbage(&mut self);
     /// Counters of the tables and of the work on them.
     fn stats(&self) -> TableStats;
+    /// The memory of cached blocks of tables.
+    fn block_cache(&self) -> MemoryUse;
 }
 
 /// Counters of a [`TableStore`].
@@ -260,7 +277,7 @@ impl<T: TableStore> Lsm<T> {
 
     /// Adds a version of a row. A value of `None` adds a tombstone.
     pub fn insert(&mut self, key: &[u8], version: Timestamp, value: Option<&[u8]>) {
-        self.active.insert(key, version, value);
+        self.active.insert(key, keys::row_hash(key), version, value);
     }
 
     /// The newest version of a row at or below `at`.
@@ -268,12 +285,13 @@ impl<T: TableStore> Lsm<T> {
     /// # Errors
     /// A table cannot be read.
     pub fn get(&self, key: &[u8], at: Timestamp) -> Result<Option<Found<'_, T::Slice>>, LsmError> {
+        let hash = keys::row_hash(key);
         for memtable in self.memtables() {
-            if let Some(entry) = memtable.get(key, at) {
+            if let Some(entry) = memtable.get(key, hash, at) {
                 return Ok(Some(Found::Memtable(entry)));
             }
         }
-        let Some(row) = self.store.get(key, at)? else {
+        let Some(row) = self.store.get(key, hash, at)? else {
             return Ok(None);
         };
         let (version, is_value) = match row::decode(row.as_ref()) {
@@ -372,6 +390,20 @@ impl<T: TableStore> Lsm<T> {
     /// Starts a compaction of all tables, which drops old versions also where nothing is written.
     pub fn collect_garbage(&mut self) {
         self.store.collect_garbage();
+    }
+
+    /// The memory that the tree uses.
+    pub fn memory(&self) -> Vec<MemoryUse> {
+        let lens = self
+            .memtables()
+            .map(|memtable| memtable.memory_len() as u64);
+        let memtables = MemoryUse {
+            name: "memtables",
+            used: lens.sum(),
+            bound: memtables_len_max(self.active.capacity()) as u64,
+            ..MemoryUse::default()
+        };
+        vec![self.store.block_cache(), memtables]
     }
 
     /// The counters of the tree.

@@ -17,6 +17,7 @@
 //! the threshold for garbage collection. With a timestamp `lsm-tree` would drop versions that
 //! readers need; with the counter itself it would keep files that were replaced.
 
+mod form;
 mod gc;
 mod retry;
 
@@ -30,17 +31,16 @@ use std::thread::JoinHandle;
 
 use lsm_tree::Error as TreeError;
 use lsm_tree::compaction::filter;
-use lsm_tree::config::{CompressionPolicy, PinningPolicy};
-use lsm_tree::table::filter::standard_bloom::Builder as Bloom;
 use lsm_tree::{
     AbstractTree, AnyTree, Cache, CompressionType, Config, InternalValue, SequenceNumberCounter,
-    Slice, Table, ValueType,
+    Slice, Table, ValueType, config,
 };
 
 use crate::lsm::memtable::{Memtable, MemtableId};
 use crate::lsm::version_gc::{GcRules, VersionFilter};
 use crate::lsm::write_back::{PushOut, WriteBack};
 use crate::lsm::{Bounds, FROZEN_MAX, LsmError, TableRow, TableStats, TableStore, row, verify};
+use crate::memory::MemoryUse;
 use crate::types::Timestamp;
 use gc::GcFactory;
 
@@ -289,6 +289,7 @@ impl Shared {
 pub struct LsmTables {
     tables: Arc<Tables>,
     folder: Arc<Path>,
+    cache: Arc<Cache>,
     shared: Arc<Shared>,
     jobs: Option<mpsc::Sender<Job>>,
     kick: Option<mpsc::Sender<Compaction>>,
@@ -306,20 +307,18 @@ impl LsmTables {
         let rules = Arc::new(Mutex::new(None));
         let write_back = WriteBack::new(&options.folder, options.push_out);
         let gc = GcFactory::new(rules.clone(), write_back.clone());
+        let cache = Arc::new(Cache::with_capacity_bytes(options.cache_bytes));
         let config = Config::new(
             &options.folder,
             counter.clone(),
             SequenceNumberCounter::default(),
         )
-        .use_cache(Arc::new(Cache::with_capacity_bytes(options.cache_bytes)))
+        .use_cache(cache.clone())
         .use_descriptor_table(None)
-        .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
-        .filter_block_pinning_policy(PinningPolicy::all(true))
-        .index_block_pinning_policy(PinningPolicy::all(true))
         .with_compaction_filter_factory(Some(Arc::new(gc)));
         // `lsm-tree` does not compare the checksum of its list of tables when it opens a folder.
         let checked = verify::verify(&options.folder).map_err(TreeError::Io);
-        let tree = checked.and_then(|()| config.open());
+        let tree = checked.and_then(|()| form::set(config).open());
         let tree = tree.map_err(|e| failed(&options.folder, "open", &e))?;
         let tables = Arc::new(Tables::of(&tree));
         let (jobs, job_queue) = mpsc::channel();
@@ -352,6 +351,7 @@ impl LsmTables {
         Ok(LsmTables {
             tables,
             folder: shared.options.folder.as_path().into(),
+            cache,
             shared,
             jobs: Some(jobs),
             kick: Some(kick),
@@ -461,8 +461,7 @@ impl TableStore for LsmTables {
     type Slice = Slice;
     type Iter = RunIter;
 
-    fn get(&self, key: &[u8], at: Timestamp) -> Result<Option<Slice>, LsmError> {
-        let hash = Bloom::get_hash(key);
+    fn get(&self, key: &[u8], hash: u64, at: Timestamp) -> Result<Option<Slice>, LsmError> {
         for run in &self.tables.runs {
             let table = run.get(first_at_or_after(run, key));
             let Some(table) = table.filter(|t| t.metadata.key_range.min().as_ref() <= key) else {
@@ -568,6 +567,17 @@ impl TableStore for LsmTables {
             compactions: self.shared.compactions.load(Ordering::Relaxed),
             disk_full: self.shared.disk_full.load(Ordering::SeqCst),
             starved: self.shared.starved.load(Ordering::SeqCst),
+        }
+    }
+
+    fn block_cache(&self) -> MemoryUse {
+        let metrics = self.shared.tree.metrics();
+        MemoryUse {
+            name: "block_cache",
+            used: self.cache.size(),
+            bound: self.cache.capacity(),
+            hits: metrics.block_load_cached_count() as u64,
+            misses: metrics.block_load_io_count() as u64,
         }
     }
 }

@@ -8,6 +8,7 @@
 use std::fmt::Debug;
 use std::future::Future;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -115,11 +116,14 @@ pub trait SnapshotReader {
     /// The last entry that it covers.
     fn last(&self) -> LogId;
 
-    /// The next rows, in the order in which they must be inserted. Empty at the end.
+    /// The next rows, in the order in which they must be inserted, and for how long the thread read
+    /// them. Empty at the end. Lets other tasks run meanwhile.
     ///
     /// # Errors
     /// They cannot be read, or the machine has become another snapshot meanwhile.
-    fn next_part(&mut self) -> Result<Vec<SnapshotRow>, Fatal>;
+    fn next_part(
+        &mut self,
+    ) -> impl Future<Output = Result<(Vec<SnapshotRow>, Duration), Fatal>>;
 
     /// The encoded state of the machine as of the beginning.
     fn state(&self) -> Bytes;

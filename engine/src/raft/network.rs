@@ -395,9 +395,8 @@ impl<M: Machine> Link<M> {
         let mut reader = machine.read_snapshot().map_err(|e| failed(e.to_string()))?;
         let mut parts = 0;
         loop {
-            let begun = Now::<M::Env>::now();
-            let rows = reader.next_part().map_err(|e| failed(e.to_string()))?;
-            let took = Now::<M::Env>::now().saturating_duration_since(begun);
+            let part = reader.next_part().await;
+            let (rows, took) = part.map_err(|e| failed(e.to_string()))?;
             // An empty range has one part, too: the first part begins the snapshot at the receiver.
             if rows.is_empty() && parts > 0 {
                 break;

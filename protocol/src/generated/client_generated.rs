@@ -2971,6 +2971,172 @@ impl ::core::fmt::Debug for RangeState<'_> {
       ds.finish()
   }
 }
+pub enum MemoryUseOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// A use of memory that has a budget. A cache counts what was looked for in it.
+pub struct MemoryUse<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for MemoryUse<'a> {
+  type Inner = MemoryUse<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> MemoryUse<'a> {
+  pub const VT_NAME: ::flatbuffers::VOffsetT = 4;
+  pub const VT_USED: ::flatbuffers::VOffsetT = 6;
+  pub const VT_BOUND: ::flatbuffers::VOffsetT = 8;
+  pub const VT_HITS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_MISSES: ::flatbuffers::VOffsetT = 12;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    MemoryUse { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args MemoryUseArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<MemoryUse<'bldr>> {
+    let mut builder = MemoryUseBuilder::new(_fbb);
+    builder.add_misses(args.misses);
+    builder.add_hits(args.hits);
+    builder.add_bound(args.bound);
+    builder.add_used(args.used);
+    if let Some(x) = args.name { builder.add_name(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn name(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(MemoryUse::VT_NAME, None).unwrap()}
+  }
+  #[inline]
+  pub fn used(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(MemoryUse::VT_USED, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn bound(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(MemoryUse::VT_BOUND, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn hits(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(MemoryUse::VT_HITS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn misses(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(MemoryUse::VT_MISSES, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for MemoryUse<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, true)?
+     .visit_field::<u64>("used", Self::VT_USED, false)?
+     .visit_field::<u64>("bound", Self::VT_BOUND, false)?
+     .visit_field::<u64>("hits", Self::VT_HITS, false)?
+     .visit_field::<u64>("misses", Self::VT_MISSES, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct MemoryUseArgs<'a> {
+    pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub used: u64,
+    pub bound: u64,
+    pub hits: u64,
+    pub misses: u64,
+}
+impl<'a> Default for MemoryUseArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    MemoryUseArgs {
+      name: None, // required field
+      used: 0,
+      bound: 0,
+      hits: 0,
+      misses: 0,
+    }
+  }
+}
+
+pub struct MemoryUseBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MemoryUseBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_name(&mut self, name: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(MemoryUse::VT_NAME, name);
+  }
+  #[inline]
+  pub fn add_used(&mut self, used: u64) {
+    self.fbb_.push_slot::<u64>(MemoryUse::VT_USED, used, 0);
+  }
+  #[inline]
+  pub fn add_bound(&mut self, bound: u64) {
+    self.fbb_.push_slot::<u64>(MemoryUse::VT_BOUND, bound, 0);
+  }
+  #[inline]
+  pub fn add_hits(&mut self, hits: u64) {
+    self.fbb_.push_slot::<u64>(MemoryUse::VT_HITS, hits, 0);
+  }
+  #[inline]
+  pub fn add_misses(&mut self, misses: u64) {
+    self.fbb_.push_slot::<u64>(MemoryUse::VT_MISSES, misses, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> MemoryUseBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    MemoryUseBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<MemoryUse<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, MemoryUse::VT_NAME,"name");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for MemoryUse<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("MemoryUse");
+      ds.field("name", &self.name());
+      ds.field("used", &self.used());
+      ds.field("bound", &self.bound());
+      ds.field("hits", &self.hits());
+      ds.field("misses", &self.misses());
+      ds.finish()
+  }
+}
 pub enum ShardStateOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -2998,6 +3164,7 @@ impl<'a> ShardState<'a> {
   pub const VT_TABLES: ::flatbuffers::VOffsetT = 20;
   pub const VT_FROZEN_MEMTABLES: ::flatbuffers::VOffsetT = 22;
   pub const VT_CONNECTIONS: ::flatbuffers::VOffsetT = 24;
+  pub const VT_MEMORY: ::flatbuffers::VOffsetT = 26;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3013,6 +3180,7 @@ impl<'a> ShardState<'a> {
     builder.add_log_bytes(args.log_bytes);
     builder.add_log_writes(args.log_writes);
     builder.add_replay_bytes(args.replay_bytes);
+    if let Some(x) = args.memory { builder.add_memory(x); }
     builder.add_connections(args.connections);
     builder.add_frozen_memtables(args.frozen_memtables);
     builder.add_tables(args.tables);
@@ -3101,6 +3269,13 @@ impl<'a> ShardState<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(ShardState::VT_CONNECTIONS, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn memory(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<MemoryUse<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<MemoryUse>>>>(ShardState::VT_MEMORY, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for ShardState<'_> {
@@ -3120,6 +3295,7 @@ impl ::flatbuffers::Verifiable for ShardState<'_> {
      .visit_field::<u32>("tables", Self::VT_TABLES, false)?
      .visit_field::<u32>("frozen_memtables", Self::VT_FROZEN_MEMTABLES, false)?
      .visit_field::<u32>("connections", Self::VT_CONNECTIONS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<MemoryUse>>>>("memory", Self::VT_MEMORY, false)?
      .finish();
     Ok(())
   }
@@ -3136,6 +3312,7 @@ pub struct ShardStateArgs<'a> {
     pub tables: u32,
     pub frozen_memtables: u32,
     pub connections: u32,
+    pub memory: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<MemoryUse<'a>>>>>,
 }
 impl<'a> Default for ShardStateArgs<'a> {
   #[inline]
@@ -3152,6 +3329,7 @@ impl<'a> Default for ShardStateArgs<'a> {
       tables: 0,
       frozen_memtables: 0,
       connections: 0,
+      memory: None,
     }
   }
 }
@@ -3206,6 +3384,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ShardStateBuilder<'a, 'b, A> 
     self.fbb_.push_slot::<u32>(ShardState::VT_CONNECTIONS, connections, 0);
   }
   #[inline]
+  pub fn add_memory(&mut self, memory: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<MemoryUse<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ShardState::VT_MEMORY, memory);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ShardStateBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ShardStateBuilder {
@@ -3235,6 +3417,7 @@ impl ::core::fmt::Debug for ShardState<'_> {
       ds.field("tables", &self.tables());
       ds.field("frozen_memtables", &self.frozen_memtables());
       ds.field("connections", &self.connections());
+      ds.field("memory", &self.memory());
       ds.finish()
   }
 }

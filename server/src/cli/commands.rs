@@ -49,6 +49,7 @@ pub(super) async fn perform(
         Request::Scan { options, limit } => scan(client, (options, limit), printer, out).await,
         Request::Write { batch } => write(client, &batch, printer, out).await,
         Request::Status => super::status::status(client, printer, out).await,
+        Request::Memory => super::status::memory(client, printer, out).await,
         Request::Show(show) => super::cluster::show(client, &show, printer, out).await,
         Request::Order(command) => super::cluster::order(client, &command, printer, out).await,
     }

@@ -50,6 +50,7 @@ pub(super) enum Request {
         batch: Batch,
     },
     Status,
+    Memory,
     Show(Show),
     /// An admin command that changes something.
     Order(String),
@@ -92,6 +93,7 @@ pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
         CliCommand::Write(args) => Request::Write {
             batch: batch(args)?,
         },
+        CliCommand::Status { memory: true, .. } => Request::Memory,
         CliCommand::Status { .. } => Request::Status,
         CliCommand::Node { .. } | CliCommand::Range { .. } | CliCommand::Config { .. } => {
             of_cluster(command)

@@ -1,9 +1,10 @@
-//! The node's settings: the raw text of each ([`raw`]), and the validated values ([`Config`]). The
-//! rest of the node sees only [`Config`].
+//! The node's settings: the raw text of each ([`raw`]), and the validated values ([`Config`]), with
+//! the budgets of memory ([`ShardMemory`]). The rest of the node sees only [`Config`].
 //!
 //! Flags override `RANGEDB_*` variables, which override the TOML file, which overrides the
 //! defaults. An unknown key is refused, and the message names the nearest known one.
 
+mod memory;
 pub mod raw;
 mod units;
 
@@ -12,11 +13,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::env::threads;
+pub use memory::ShardMemory;
 use raw::{Key, RawConfig};
 pub use units::{parse_keys, parse_size};
 
-/// A shard needs at least this much memory, in bytes.
-const SHARD_MEMORY_MIN: u64 = 64 << 20;
+/// A node with less than this in memory, in bytes, uses small pages only.
+const HUGE_PAGES_FROM_MIN: u64 = 256 << 20;
 /// The largest number of shards that a node accepts; more is taken for a typing mistake.
 pub const SHARDS_MAX: usize = 512;
 
@@ -87,21 +89,6 @@ pub struct Config {
     pub log_level: String,
     /// How long old versions of values are kept.
     pub gc_retention: Duration,
-}
-
-/// One shard's share of the node's memory, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ShardMemory {
-    /// One memtable; a shard has up to seven.
-    pub memtable: usize,
-    /// Cached blocks of tables.
-    pub block_cache: u64,
-    /// Cached entries of the log.
-    pub entry_cache: usize,
-    /// Requests of clients that have arrived only in part.
-    pub frames: usize,
-    /// Replies that clients have not yet received.
-    pub unsent: usize,
 }
 
 impl Config {
@@ -176,22 +163,19 @@ impl Config {
         Ok(self)
     }
 
-    /// Divides the memory among the shards and their uses.
+    /// With this many bytes in memory, a node holds enough data to use huge pages for it.
+    pub fn huge_pages_from(&self) -> u64 {
+        (self.memory / 4).max(HUGE_PAGES_FROM_MIN)
+    }
+
+    /// The budgets of each shard.
     pub fn shard_memory(&self) -> ShardMemory {
-        let share = self.memory / u64::from(self.shards);
-        ShardMemory {
-            memtable: (share / 32).clamp(2 << 20, 32 << 20) as usize,
-            block_cache: share / 2,
-            entry_cache: (share / 16).clamp(4 << 20, 64 << 20) as usize,
-            // There must be room for at least one frame of the maximum length.
-            frames: (share / 16).clamp(12 << 20, 256 << 20) as usize,
-            unsent: (share / 8).clamp(16 << 20, 256 << 20) as usize,
-        }
+        ShardMemory::of(self.memory / u64::from(self.shards))
     }
 }
 
 fn check_memory(memory: u64, shards: u16) -> Result<(), String> {
-    let least = SHARD_MEMORY_MIN * u64::from(shards);
+    let least = ShardMemory::SHARE_MIN * u64::from(shards);
     if memory < least {
         let (least, found) = (least >> 20, memory >> 20);
         return Err(format!(

@@ -5,6 +5,7 @@
 pub mod channels;
 mod clock;
 mod disk;
+pub mod huge_pages;
 pub mod kernel;
 mod queue;
 pub mod reactor;

@@ -4,9 +4,7 @@ use std::ffi::CString;
 use std::io;
 
 use rustix::process::{Pid, getpid, setpriority_process};
-use rustix::thread::{
-    CpuSet, disable_transparent_huge_pages, sched_getaffinity, sched_setaffinity, set_name,
-};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity, set_name};
 
 /// The name of a thread, for `top -H` and debuggers. Linux keeps its first 15 bytes.
 pub fn name_this_thread(name: &str) {
@@ -58,13 +56,6 @@ pub fn be_nice() {
     // Linux gives every thread a priority of its own: this sets the calling one's. A refusal leaves
     // it as eager as the others.
     let _ = setpriority_process(None, 10);
-}
-
-/// Has the kernel back the memory of this process with small pages only. Of a group's queues most is
-/// never used: a huge page under each costs ten times the memory, and zeroing it stops the shard.
-pub fn use_small_pages() {
-    // A kernel that refuses leaves things as they are.
-    let _ = disable_transparent_huge_pages(true);
 }
 
 /// Ends the process at once, as a crash would.

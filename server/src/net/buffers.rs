@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 
+use rangedb_engine::memory::MemoryUse;
 use rangedb_engine::notify::Count;
 
 /// Most bytes of one read.
@@ -46,6 +47,20 @@ impl Buffers {
     /// Memory of the incomplete frames of all connections.
     pub fn frames_len(&self) -> usize {
         self.frames_len.get()
+    }
+
+    /// The memory of incomplete frames and that of unsent replies.
+    pub fn memory(&self) -> [MemoryUse; 2] {
+        let memory = |name, used: usize, bound: usize| MemoryUse {
+            name,
+            used: used as u64,
+            bound: bound as u64,
+            ..MemoryUse::default()
+        };
+        [
+            memory("requests", self.frames_len(), self.frames_len_max),
+            memory("replies", self.unsent_len(), self.unsent_len_max),
+        ]
     }
 
     /// Whether an incomplete frame may use `more` bytes. A quarter of the budget is reserved for
