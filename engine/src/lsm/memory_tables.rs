@@ -17,12 +17,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::lsm::memtable::{Memtable, MemtableId};
+use crate::lsm::row::Row;
 use crate::lsm::version_gc::{GcRules, VersionFilter};
-use crate::lsm::{Bounds, LsmError, TableRow, TableStats, TableStore, row};
+use crate::lsm::{Bounds, Found, LsmError, TableRow, TableStats, TableStore, row};
 use crate::types::Timestamp;
 
 /// With this many runs, a compaction merges them into one.
 const RUNS_BEFORE_COMPACTION: usize = 4;
+
+/// Called with each answer of the row cache: the row's key, the answer, and what memtables and tables
+/// hold.
+pub type CacheObserver = fn(&[u8], Row<'_>, Option<Row<'_>>);
 
 type RunKey = (Bytes, Reverse<Timestamp>);
 type Run = Arc<BTreeMap<RunKey, Bytes>>;
@@ -79,6 +84,7 @@ pub struct MemoryTables {
     collect: bool,
     rules: Option<GcRules>,
     news: Option<Arc<dyn Fn() + Send + Sync>>,
+    cache_observer: Option<CacheObserver>,
     stats: TableStats,
 }
 
@@ -94,8 +100,14 @@ impl MemoryTables {
             collect: false,
             rules: None,
             news: None,
+            cache_observer: None,
             stats: TableStats::default(),
         }
+    }
+
+    /// Has the answers of the row cache compared with the tree by an observer.
+    pub fn observe_cache(&mut self, observer: CacheObserver) {
+        self.cache_observer = Some(observer);
     }
 
     fn tell(&self) {
@@ -199,7 +211,7 @@ impl TableStore for MemoryTables {
     type Slice = Bytes;
     type Iter = RunIter;
 
-    fn get(&self, key: &[u8], at: Timestamp) -> Result<Option<Bytes>, LsmError> {
+    fn get(&self, key: &[u8], _: u64, at: Timestamp) -> Result<Option<Bytes>, LsmError> {
         let from = (Bytes::copy_from_slice(key), Reverse(at));
         for run in &self.runs {
             if let Some((found, row)) = run.range(from.clone()..).next()
@@ -286,5 +298,22 @@ impl TableStore for MemoryTables {
 
     fn stats(&self) -> TableStats {
         self.stats
+    }
+
+    fn cache_answered<'a>(
+        &self,
+        key: &[u8],
+        cached: Row<'_>,
+        tree: impl FnOnce() -> Result<Option<Found<'a, Bytes>>, LsmError>,
+    ) -> Result<(), LsmError> {
+        if let Some(observer) = self.cache_observer {
+            let tree = tree()?;
+            let tree = tree.as_ref().map(|found| Row {
+                version: found.version(),
+                value: found.value(),
+            });
+            observer(key, cached, tree);
+        }
+        Ok(())
     }
 }

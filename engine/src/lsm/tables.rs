@@ -31,7 +31,6 @@ use std::thread::JoinHandle;
 use lsm_tree::Error as TreeError;
 use lsm_tree::compaction::filter;
 use lsm_tree::config::{CompressionPolicy, PinningPolicy};
-use lsm_tree::table::filter::standard_bloom::Builder as Bloom;
 use lsm_tree::{
     AbstractTree, AnyTree, Cache, CompressionType, Config, InternalValue, SequenceNumberCounter,
     Slice, Table, ValueType,
@@ -461,8 +460,7 @@ impl TableStore for LsmTables {
     type Slice = Slice;
     type Iter = RunIter;
 
-    fn get(&self, key: &[u8], at: Timestamp) -> Result<Option<Slice>, LsmError> {
-        let hash = Bloom::get_hash(key);
+    fn get(&self, key: &[u8], hash: u64, at: Timestamp) -> Result<Option<Slice>, LsmError> {
         for run in &self.tables.runs {
             let table = run.get(first_at_or_after(run, key));
             let Some(table) = table.filter(|t| t.metadata.key_range.min().as_ref() <= key) else {
@@ -568,6 +566,22 @@ impl TableStore for LsmTables {
             compactions: self.shared.compactions.load(Ordering::Relaxed),
             disk_full: self.shared.disk_full.load(Ordering::SeqCst),
             starved: self.shared.starved.load(Ordering::SeqCst),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lsm_tree::table::filter::standard_bloom::Builder as Bloom;
+
+    use crate::lsm::hash;
+
+    #[test]
+    fn the_hash_of_a_key_is_that_of_the_filters() {
+        for len in [0, 1, 3, 16, 17, 200, 300, 5000] {
+            let key = [len as u8; 5000];
+            let key = key.get(..len).unwrap_or_default();
+            assert_eq!(hash::of(key), Bloom::get_hash(key), "{len}");
         }
     }
 }

@@ -285,6 +285,30 @@ const NUMBERS: &[Number] = &[
         "Memtables that wait to be flushed.",
         |r| r.status.lsm.frozen as f64,
     ),
+    (
+        "rangedb_row_cache_hits_total",
+        "counter",
+        "Reads of a newest row that the row cache has answered.",
+        |r| r.status.lsm.row_cache.hits as f64,
+    ),
+    (
+        "rangedb_row_cache_misses_total",
+        "counter",
+        "Reads of a newest row that the row cache did not have.",
+        |r| r.status.lsm.row_cache.misses as f64,
+    ),
+    (
+        "rangedb_row_cache_evictions_total",
+        "counter",
+        "Rows that have left the row cache because others came.",
+        |r| r.status.lsm.row_cache.evictions as f64,
+    ),
+    (
+        "rangedb_row_cache_bytes",
+        "gauge",
+        "Bytes of the rows in the row cache.",
+        |r| r.status.lsm.row_cache.bytes as f64,
+    ),
     ("rangedb_tables", "gauge", "Tables on disk.", |r| {
         r.status.lsm.tables.tables as f64
     }),

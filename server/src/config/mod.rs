@@ -79,6 +79,8 @@ pub struct Config {
     pub cpus: Vec<usize>,
     /// The memory to use, in bytes.
     pub memory: u64,
+    /// The part of the memory that holds rows which were read lately, in bytes.
+    pub row_cache: u64,
     /// Borders of a new cluster's first ranges.
     pub split_at: Vec<Vec<u8>>,
     /// The format of log lines.
@@ -94,6 +96,8 @@ pub struct Config {
 pub struct ShardMemory {
     /// One memtable; a shard has up to seven.
     pub memtable: usize,
+    /// Cached rows.
+    pub row_cache: usize,
     /// Cached blocks of tables.
     pub block_cache: u64,
     /// Cached entries of the log.
@@ -119,6 +123,10 @@ impl Config {
                 _ => Err(format!("a number of shards is 1 to {SHARDS_MAX}")),
             },
         })?;
+        let memory = raw.parse(Key::Memory, |text| match text {
+            "" => Ok(units::machine_memory() / 2),
+            text => parse_size(text),
+        })?;
         let listen = raw.parse(Key::Listen, |text| Ok(text.to_owned()))?;
         let advertise = advertise(raw, &listen)?;
         let config = Config {
@@ -137,10 +145,8 @@ impl Config {
             shards: shards as u16,
             shards_given: raw.parse(Key::Shards, |text| Ok(!text.is_empty()))?,
             cpus,
-            memory: raw.parse(Key::Memory, |text| match text {
-                "" => Ok(units::machine_memory() / 2),
-                text => parse_size(text),
-            })?,
+            memory,
+            row_cache: row_cache(raw, memory)?,
             split_at,
             log: raw.parse(Key::Log, |text| match text {
                 "text" => Ok(LogFormat::Text),
@@ -179,15 +185,36 @@ impl Config {
     /// Divides the memory among the shards and their uses.
     pub fn shard_memory(&self) -> ShardMemory {
         let share = self.memory / u64::from(self.shards);
+        let row_cache = self.row_cache / u64::from(self.shards);
         ShardMemory {
             memtable: (share / 32).clamp(2 << 20, 32 << 20) as usize,
-            block_cache: share / 2,
+            // Rows and blocks have half of the memory together.
+            row_cache: row_cache as usize,
+            block_cache: (share / 2).saturating_sub(row_cache),
             entry_cache: (share / 16).clamp(4 << 20, 64 << 20) as usize,
             // There must be room for at least one frame of the maximum length.
             frames: (share / 16).clamp(12 << 20, 256 << 20) as usize,
             unsent: (share / 8).clamp(16 << 20, 256 << 20) as usize,
         }
     }
+}
+
+/// Reads how much of the memory the row caches take.
+fn row_cache(raw: &RawConfig, memory: u64) -> Result<u64, BadSetting> {
+    raw.parse(Key::RowCache, |text| {
+        let bytes = match text {
+            "" => memory / 4,
+            text => parse_size(text)?,
+        };
+        if bytes > memory / 8 * 3 {
+            let most = (memory / 8 * 3) >> 20;
+            return Err(format!(
+                "rows take at most three eighths of the memory, {most} MiB: blocks of tables need some, \
+                 too"
+            ));
+        }
+        Ok(bytes)
+    })
 }
 
 fn check_memory(memory: u64, shards: u16) -> Result<(), String> {
