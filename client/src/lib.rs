@@ -54,5 +54,5 @@ pub use cluster::{BadClusterId, ClusterId};
 pub use error::{Error, ErrorCode, Fate};
 pub use operations::{CasOutcome, Condition, Deleted, Incremented, Versioned};
 pub use options::ClientOptions;
-pub use rangedb_protocol::{NodeState, RangeState, Route, ShardState};
+pub use rangedb_protocol::{MemoryUse, NodeState, RangeState, Route, ShardState};
 pub use scan::{Continuation, Page, Row, Scan, ScanOptions};

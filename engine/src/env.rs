@@ -12,6 +12,7 @@ use std::task::Poll;
 use bytes::Bytes;
 pub use openraft_rt::{AsyncRuntime, Instant};
 
+use crate::limits::TIME_SLICE;
 use crate::lsm::TableStore;
 use crate::types::Location;
 
@@ -60,6 +61,31 @@ pub(crate) async fn yield_now() {
 
 /// A point in time of the environment's boot-time clock.
 pub type Now<E> = <<E as Env>::Runtime as AsyncRuntime>::Instant;
+
+/// Steps of work between two looks at the clock.
+const STEPS_OF_LOOK: u32 = 8;
+
+/// The time for which a task may work before it lets others run: [`TIME_SLICE`].
+pub(crate) struct TimeSlice<E: Env> {
+    ends: Now<E>,
+    steps: u32,
+}
+
+impl<E: Env> TimeSlice<E> {
+    /// A slice that begins now.
+    pub(crate) fn begin() -> TimeSlice<E> {
+        TimeSlice {
+            ends: Now::<E>::now() + TIME_SLICE,
+            steps: 0,
+        }
+    }
+
+    /// Counts a step of work; gives whether the time is up. The first steps are always granted.
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.steps += 1;
+        self.steps.is_multiple_of(STEPS_OF_LOOK) && Now::<E>::now() >= self.ends
+    }
+}
 
 /// What one shard is given of the world.
 pub struct World<E: Env> {

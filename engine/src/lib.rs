@@ -39,6 +39,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`types`], [`limits`] | ids, timestamps and other small values; all bounds |
+//! | [`memory`] | budgets of memory, and how much of each is in use |
 //! | [`request`], [`error`] | requests, their outcomes, errors, and what became of a write |
 //! | [`mod@env`] | the traits of the world outside |
 //! | [`disk_fault`] | faults of the disk: what it lacks, and advice when files are damaged |
@@ -71,6 +72,7 @@ pub mod gateway;
 pub mod hlc;
 pub mod limits;
 pub mod lsm;
+pub mod memory;
 pub mod mutant;
 mod notify;
 pub mod raft;

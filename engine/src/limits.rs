@@ -37,6 +37,9 @@ pub const MAX_CLOCK_OFFSET_MS: u64 = 500;
 /// milliseconds. Also the read lease of a group of several voters.
 pub const LEASE_MS: u64 = 500;
 
+/// How long a task works before it lets others run, where it can stop: scans and snapshots.
+pub const TIME_SLICE: Duration = Duration::from_micros(500);
+
 /// Rows of one scan reply.
 pub const SCAN_ROWS_MAX: usize = 10_000;
 /// Keys and values of one scan reply together.

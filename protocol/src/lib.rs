@@ -17,7 +17,8 @@ mod tests;
 pub use error_code::{ErrorCode, Fate};
 pub use flatbuffers::FlatBufferBuilder;
 pub use reply::{
-    BadReply, ErrorReply, NodeState, RangeState, Reply, Route, Row, ShardState, kind as reply_kind,
+    BadReply, ErrorReply, MemoryUse, NodeState, RangeState, Reply, Route, Row, ShardState,
+    kind as reply_kind,
 };
 pub use request::{
     BadRequest, Batch, Change, Condition, Expected, Mutation, Request, RequestBody, Session,

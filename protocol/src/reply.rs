@@ -110,6 +110,31 @@ pub struct ShardState {
     pub frozen_memtables: u32,
     /// Open connections.
     pub connections: u32,
+    /// The memory of each use that has a budget.
+    pub memory: Vec<MemoryUse>,
+}
+
+/// A use of memory that has a budget.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Its name.
+    pub name: String,
+    /// Bytes in use.
+    pub used: u64,
+    /// The budget in bytes.
+    pub bound: u64,
+    /// How often a cache held what was looked for; 0 if this is no cache.
+    pub hits: u64,
+    /// How often a cache did not hold what was looked for.
+    pub misses: u64,
+}
+
+impl MemoryUse {
+    /// The share of what was looked for that the cache held; `None` if nothing was looked for.
+    pub fn hit_rate(&self) -> Option<f64> {
+        let lookups = self.hits + self.misses;
+        (lookups > 0).then(|| self.hits as f64 / lookups as f64)
+    }
 }
 
 /// The state of a node.
@@ -472,6 +497,9 @@ fn build_shard<'b>(
             wire::RangeState::create(b, &args)
         })
         .collect();
+    let memory: Vec<_> = (shard.memory.iter())
+        .map(|memory| build_memory(b, memory))
+        .collect();
     let args = wire::ShardStateArgs {
         shard: shard.shard,
         ranges: Some(b.create_vector(&ranges)),
@@ -484,8 +512,24 @@ fn build_shard<'b>(
         tables: shard.tables,
         frozen_memtables: shard.frozen_memtables,
         connections: shard.connections,
+        // Without uses the table is the one of releases that did not know this field.
+        memory: (!memory.is_empty()).then(|| b.create_vector(&memory)),
     };
     wire::ShardState::create(b, &args)
+}
+
+fn build_memory<'b>(
+    b: &mut FlatBufferBuilder<'b>,
+    memory: &MemoryUse,
+) -> WIPOffset<wire::MemoryUse<'b>> {
+    let args = wire::MemoryUseArgs {
+        name: Some(b.create_string(&memory.name)),
+        used: memory.used,
+        bound: memory.bound,
+        hits: memory.hits,
+        misses: memory.misses,
+    };
+    wire::MemoryUse::create(b, &args)
 }
 
 fn node_state(t: &wire::NodeState<'_>) -> NodeState {
@@ -524,5 +568,16 @@ fn shard_state(t: &wire::ShardState<'_>) -> ShardState {
         tables: t.tables(),
         frozen_memtables: t.frozen_memtables(),
         connections: t.connections(),
+        memory: t.memory().into_iter().flatten().map(memory_use).collect(),
+    }
+}
+
+fn memory_use(t: wire::MemoryUse<'_>) -> MemoryUse {
+    MemoryUse {
+        name: t.name().to_owned(),
+        used: t.used(),
+        bound: t.bound(),
+        hits: t.hits(),
+        misses: t.misses(),
     }
 }

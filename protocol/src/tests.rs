@@ -193,6 +193,25 @@ fn replies<'a>() -> Vec<Reply<'a>> {
     ]
 }
 
+/// The state of a node that tells its use of memory, which came after the other fields.
+fn state_with_memory() -> Reply<'static> {
+    let cache = MemoryUse {
+        name: "block_cache".to_owned(),
+        used: 5,
+        bound: 9,
+        hits: 2,
+        misses: 1,
+    };
+    let shard = ShardState {
+        memory: vec![cache, MemoryUse::default()],
+        ..Default::default()
+    };
+    Reply::Node(Box::new(NodeState {
+        shards: vec![shard],
+        ..Default::default()
+    }))
+}
+
 #[test]
 fn requests_and_replies_are_read_back() {
     let mut builder = FlatBufferBuilder::new();
@@ -211,7 +230,7 @@ fn requests_and_replies_are_read_back() {
             request
         );
     }
-    for (id, reply) in (5..).zip(replies()) {
+    for (id, reply) in (5..).zip(replies().into_iter().chain([state_with_memory()])) {
         let mut bytes = Vec::new();
         reply.encode(id, 44, &mut builder, &mut bytes);
         let frame = frame::decode(&bytes).expect("good").expect("whole");
@@ -290,7 +309,7 @@ fn mutated_bytes_never_panic() {
         request.encode(1, &mut builder, &mut bytes);
         frames.push(bytes);
     }
-    for reply in replies() {
+    for reply in replies().into_iter().chain([state_with_memory()]) {
         let mut bytes = Vec::new();
         reply.encode(1, 2, &mut builder, &mut bytes);
         frames.push(bytes);

@@ -32,6 +32,7 @@ const ORDERS: [Order; 4] = [
             limits - every bound
             notify - an event that tasks of one thread wait for
             types - ids and small values
+            memory - budgets of memory and what is used of them
             disk_fault - faults of the disk, as log and tables report them
             request - reads and writes as they are asked
             frame - frames between nodes

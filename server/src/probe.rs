@@ -61,14 +61,12 @@ impl Default for ShardProbe {
 pub struct ShardReport {
     /// The counters of requests.
     pub probe: ShardProbe,
-    /// The engine's state.
+    /// The engine's state, and the memory of all budgets.
     pub status: ShardStatus,
     /// The number of open connections.
     pub connections: usize,
     /// Connections that were closed before their greeting arrived, to make room.
     pub greetings_evicted: u64,
-    /// Memory that frames use which have arrived only in part, in bytes.
-    pub frames_len: usize,
     /// Connections that were closed since the rest of a frame did not arrive.
     pub stalled: u64,
     /// The number of requests in flight.

@@ -230,11 +230,16 @@ impl Home {
 
     /// The sum of a metric over its labels; 0 if there is none.
     pub fn metric(&self, name: &str) -> f64 {
+        self.metric_with(name, "")
+    }
+
+    /// The sum of a metric's values whose labels contain this text.
+    pub fn metric_with(&self, name: &str, label: &str) -> f64 {
         let (_, text) = self.page("/metrics");
         text.lines()
             .filter(|line| {
                 line.strip_prefix(name)
-                    .is_some_and(|rest| rest.starts_with(['{', ' ']))
+                    .is_some_and(|rest| rest.starts_with(['{', ' ']) && rest.contains(label))
             })
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()

@@ -140,14 +140,12 @@ fn frames_in_the_making_take_their_share_of_memory_and_give_it_back() {
     }
     let most = memory_mib(node.id());
     assert!(home.cli(&["put", "k", "v"]).status.success());
-    let unfinished = home.metric("rangedb_frames_unfinished_bytes");
-    assert!(
-        unfinished > 0.0 && unfinished < f64::from(64 << 20),
-        "{unfinished}"
-    );
+    let unfinished = || home.metric_with("rangedb_memory_used_bytes", "budget=\"requests\"");
+    let held = unfinished();
+    assert!(held > 0.0 && held < f64::from(64 << 20), "{held}");
     drop(clients);
     wait_for("the end of all frames", || {
-        (home.metric("rangedb_frames_unfinished_bytes") == 0.0).then_some(())
+        (unfinished() == 0.0).then_some(())
     });
     std::thread::sleep(Duration::from_secs(1));
     let after = memory_mib(node.id());

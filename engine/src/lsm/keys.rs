@@ -15,6 +15,8 @@
 //! of a key fast. In the escaped first key each `00` becomes `00 ff`, and `00 01` follows at the
 //! end, so that escaped keys sort as the keys do.
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use crate::types::{ClientId, DataId, ReplicaId};
 
 /// The row that says which log the tree belongs to.
@@ -103,6 +105,13 @@ impl RowKind {
             collected,
         }
     }
+}
+
+/// The hash of a row's key, for the filters of memtables and tables. It is the hash of `lsm-tree`,
+/// by which the filters in the table files are made.
+#[inline]
+pub fn row_hash(row_key: &[u8]) -> u64 {
+    xxh3_64(row_key)
 }
 
 /// The owner of a row, as the row's key names it.

@@ -18,8 +18,10 @@ use bytes::Bytes;
 
 use crate::lsm::memtable::{Memtable, MemtableId};
 use crate::lsm::row::Row;
+use crate::lsm::row::Row;
 use crate::lsm::version_gc::{GcRules, VersionFilter};
 use crate::lsm::{Bounds, Found, LsmError, TableRow, TableStats, TableStore, row};
+use crate::memory::MemoryUse;
 use crate::types::Timestamp;
 
 /// With this many runs, a compaction merges them into one.
@@ -315,5 +317,13 @@ impl TableStore for MemoryTables {
             observer(key, cached, tree);
         }
         Ok(())
+    }
+
+    /// Memory is the only place of these tables: nothing is cached.
+    fn block_cache(&self) -> MemoryUse {
+        MemoryUse {
+            name: "block_cache",
+            ..MemoryUse::default()
+        }
     }
 }

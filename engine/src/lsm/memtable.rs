@@ -3,7 +3,8 @@
 //!
 //! Entries are appended to one arena and keep their offsets in it. Their order is kept in blocks of
 //! slots. A slot has the first bytes of an entry's key and the entry's offset, and an array holds
-//! the first slot of every block. So most steps of a lookup compare only two integers. Clearing a
+//! the first slot of every block. So most steps of a lookup compare only two integers. A
+//! [`filter`](super::filter) answers most lookups of keys that the memtable does not hold. Clearing a
 //! memtable keeps its memory, so that inserts into a reused memtable seldom allocate. Only the
 //! shard writes to a memtable. A frozen one is read-only and may be read by other threads.
 
@@ -11,6 +12,7 @@ use std::cmp::{Ordering, Reverse};
 use std::ops::Bound;
 
 use crate::lsm::Bounds;
+use crate::lsm::filter::Filter;
 use crate::types::Timestamp;
 
 /// Slots that a block has room for.
@@ -107,6 +109,7 @@ pub struct Memtable {
     /// The first slot of each block, in the order of their keys.
     heads: Vec<Slot>,
     rows: usize,
+    filter: Filter,
 }
 
 /// The first sixteen bytes of a key, padded with zeros.
@@ -132,6 +135,7 @@ impl Memtable {
             order: Vec::new(),
             heads: Vec::new(),
             rows: 0,
+            filter: Filter::new(capacity),
         }
     }
 
@@ -141,6 +145,7 @@ impl Memtable {
         self.order.clear();
         self.heads.clear();
         self.rows = 0;
+        self.filter.clear();
         self.blocks.iter_mut().for_each(Vec::clear);
     }
 
@@ -149,9 +154,19 @@ impl Memtable {
         self.rows
     }
 
-    /// Bytes that its entries and slots take.
+    /// Bytes that its entries and slots take. They count for its capacity.
     pub fn size(&self) -> usize {
         self.arena.len() + self.order.len() * BLOCK * size_of::<Slot>()
+    }
+
+    /// Bytes of entries and slots for which it is made.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// All memory in use: that of the entries, the slots and the filter.
+    pub fn memory_len(&self) -> usize {
+        self.size() + self.filter.len()
     }
 
     /// Whether `rows` more versions with `bytes` of keys and values fit. An empty memtable has room
@@ -290,8 +305,12 @@ impl Memtable {
         }
     }
 
-    /// The newest version of a key at or below `at`.
-    pub fn get(&self, key: &[u8], at: Timestamp) -> Option<Entry<'_>> {
+    /// The newest version of a key at or below `at`. `hash` is the key's
+    /// [`row_hash`](super::keys::row_hash).
+    pub fn get(&self, key: &[u8], hash: u64, at: Timestamp) -> Option<Entry<'_>> {
+        if !self.filter.may_contain(hash) {
+            return None;
+        }
         self.entry(self.seek(key, at))
             .filter(|entry| entry.key == key)
     }
@@ -303,8 +322,9 @@ impl Memtable {
             .map(move |slot| self.entry_at(slot.at))
     }
 
-    /// Adds a version. Each pair of key and version may be added only once.
-    pub fn insert(&mut self, key: &[u8], version: Timestamp, value: Option<&[u8]>) {
+    /// Adds a version. Each pair of key and version may be added only once. `hash` is the key's
+    /// [`row_hash`](super::keys::row_hash).
+    pub fn insert(&mut self, key: &[u8], hash: u64, version: Timestamp, value: Option<&[u8]>) {
         let wanted = prefix(key);
         // Find the place of the new entry in the order: the block, and the slot within it.
         let block = self
@@ -328,6 +348,7 @@ impl Memtable {
         self.arena.extend_from_slice(&version.0.to_le_bytes());
         self.arena.extend_from_slice(key);
         self.arena.extend_from_slice(bytes);
+        self.filter.add(hash);
         self.rows += 1;
         self.place(
             Place { block, slot },
@@ -394,6 +415,11 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::lsm::keys::row_hash;
+
+    fn insert(memtable: &mut Memtable, key: &[u8], version: Timestamp, value: Option<&[u8]>) {
+        memtable.insert(key, row_hash(key), version, value);
+    }
 
     #[test]
     fn agrees_with_a_map() {
@@ -406,7 +432,12 @@ mod tests {
                 let key = format!("key-with-a-long-prefix-{:04}", (x >> 33) % 700);
                 let value = (x >> 40).to_string();
                 let value = (x >> 60 != 0).then_some(value.into_bytes());
-                memtable.insert(key.as_bytes(), Timestamp(version), value.as_deref());
+                insert(
+                    &mut memtable,
+                    key.as_bytes(),
+                    Timestamp(version),
+                    value.as_deref(),
+                );
                 map.insert((key.into_bytes(), Reverse(version)), value);
             }
             let all: Vec<_> = memtable.iter().collect();
@@ -417,11 +448,15 @@ mod tests {
             }
             for ((key, version), value) in &map {
                 let found = memtable
-                    .get(key, Timestamp(version.0))
+                    .get(key, row_hash(key), Timestamp(version.0))
                     .expect("was inserted");
                 assert_eq!(found.value, value.as_deref());
             }
-            assert!(memtable.get(b"key", Timestamp::MAX).is_none());
+            assert!(
+                memtable
+                    .get(b"key", row_hash(b"key"), Timestamp::MAX)
+                    .is_none()
+            );
             ranges_agree(&memtable, &map, x);
             memtable.clear();
             assert_eq!((memtable.rows(), memtable.iter().count()), (0, 0));
@@ -507,7 +542,7 @@ mod tests {
     fn rising_keys_and_all_places() {
         let mut memtable = Memtable::new(1 << 16);
         for i in 0..1000u32 {
-            memtable.insert(&i.to_be_bytes(), Timestamp(7), Some(&[]));
+            insert(&mut memtable, &i.to_be_bytes(), Timestamp(7), Some(&[]));
         }
         let mut place = memtable.seek(&500u32.to_be_bytes(), Timestamp::MAX);
         let mut seen = 0;

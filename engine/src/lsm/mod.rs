@@ -9,6 +9,10 @@
 //! shard's thread never waits for a lock that is held during I/O: it takes over the work of the
 //! background threads in [`TableStore::poll`], which only tries the lock.
 //!
+//! A get computes the hash of its key once, [`keys::row_hash`]. The [row cache](row_cache) finds a row
+//! by it; the [`filter`] of each memtable and the filters of the tables use it to pass over what does
+//! not hold the key.
+//!
 //! There are two implementations of [`TableStore`]. [`tables`] uses `lsm-tree`, the engine inside
 //! fjall, with two threads for flushes and compactions. [`memory_tables`] keeps tables in memory
 //! for the simulator. After a crash both hold exactly the tables that were installed.
@@ -20,9 +24,9 @@
 mod crash_tests;
 #[cfg(test)]
 mod damage_tests;
+mod filter;
 #[cfg(test)]
 mod fuzz;
-mod hash;
 pub mod keys;
 mod memory_tables;
 mod memtable;
@@ -41,13 +45,14 @@ use std::collections::VecDeque;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use crate::memory::MemoryUse;
 use crate::mutant::{self, Mutant};
 use crate::types::Timestamp;
+use filter::Filter;
 pub use memory_tables::{CacheObserver, MemoryDisk, MemoryTables};
 pub use memtable::{Entry, Memtable, MemtableId};
 use row::Row;
 use row_cache::RowCache;
-pub use row_cache::RowCacheStats;
 pub use scan::{Direction, Scan, ScanRow};
 pub use tables::{LsmTables, TableOptions};
 pub use version_gc::{GcRules, LiveData, VersionFilter};
@@ -56,6 +61,9 @@ pub use write_back::PushOut;
 /// With this many frozen memtables, nothing is applied that needs a new memtable until one is
 /// flushed.
 pub const FROZEN_MAX: usize = 4;
+/// Most memtables that have memory: the active one, the frozen ones, and two that are cleared, or wait
+/// to be.
+const MEMTABLES_MAX: usize = FROZEN_MAX + 3;
 /// With more frozen memtables than this, writers are slowed down.
 const FROZEN_SLOW: usize = 1;
 /// With more runs in level 0 than this, writers are slowed down.
@@ -63,6 +71,11 @@ const RUNS_SLOW: usize = 12;
 /// With this many runs in level 0, nothing is applied that needs a new memtable until a compaction
 /// has merged some of them.
 const RUNS_MAX: usize = 32;
+
+/// The memory of all memtables together, if each is for `memtable_bytes` of rows.
+pub const fn memtables_len_max(memtable_bytes: usize) -> usize {
+    MEMTABLES_MAX * (memtable_bytes + Filter::len_max(memtable_bytes))
+}
 
 /// The lower and the upper bound of an interval of keys.
 pub type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
@@ -85,8 +98,8 @@ pub trait TableStore: Sized + 'static {
     /// newest of a key first, and may be moved to another thread.
     type Iter: DoubleEndedIterator<Item = Result<TableRow<Self::Slice>, LsmError>> + Send + 'static;
 
-    /// The newest version of a key at or below `at`: header and value. `hash` is the
-    /// [hash](hash::of) of the key.
+    /// The newest version of a key at or below `at`: header and value. `hash` is the key's
+    /// [`keys::row_hash`].
     ///
     /// # Errors
     /// A file cannot be read or is damaged.
@@ -128,6 +141,8 @@ pub trait TableStore: Sized + 'static {
     ) -> Result<(), LsmError> {
         Ok(())
     }
+    /// The memory of cached blocks of tables.
+    fn block_cache(&self) -> MemoryUse;
 }
 
 /// Counters of a [`TableStore`].
@@ -169,8 +184,8 @@ pub struct LsmStats {
     pub frozen: usize,
     /// What is known of the files.
     pub tables: TableStats,
-    /// What is known of the row cache.
-    pub row_cache: RowCacheStats,
+    /// Rows that have left the row cache because others came.
+    pub row_evictions: u64,
 }
 
 fn advice(damaged: bool) -> String {
@@ -268,11 +283,11 @@ pub struct Lsm<T: TableStore> {
     next_id: u64,
 }
 
-/// The hash by which the row cache knows a row.
-fn hash_in_cache(key: &[u8]) -> u64 {
+/// The hash by which the row cache knows a row: that of its key.
+fn hash_in_cache(key: &[u8], hash: u64) -> u64 {
     match mutant::is(Mutant::RowOfRemovedReplica) {
-        true => hash::of(keys::after_data_id(key).unwrap_or(key)),
-        false => hash::of(key),
+        true => keys::row_hash(keys::after_data_id(key).unwrap_or(key)),
+        false => hash,
     }
 }
 
@@ -295,10 +310,11 @@ impl<T: TableStore> Lsm<T> {
 
     /// Adds a version of a row. A value of `None` adds a tombstone.
     pub fn insert(&mut self, key: &[u8], version: Timestamp, value: Option<&[u8]>) {
-        self.active.insert(key, version, value);
+        let hash = keys::row_hash(key);
+        self.active.insert(key, hash, version, value);
         if !mutant::is(Mutant::CachedRowNotUpdated) {
             let row_cache = self.row_cache.get_mut();
-            row_cache.update(hash_in_cache(key), key, Row { version, value });
+            row_cache.update(hash_in_cache(key, hash), key, Row { version, value });
         }
     }
 
@@ -312,17 +328,20 @@ impl<T: TableStore> Lsm<T> {
         key: &[u8],
         look: impl FnOnce(Option<Row<'_>>) -> R,
     ) -> Result<R, LsmError> {
-        let hash = hash_in_cache(key);
+        let hash = keys::row_hash(key);
+        let in_cache = hash_in_cache(key, hash);
         let mut row_cache = self.row_cache.borrow_mut();
-        if let Some(cached) = row_cache.get(hash, key) {
+        if let Some(cached) = row_cache.get(in_cache, key) {
             let tree = || self.get(key, Timestamp::MAX);
             self.store.cache_answered(key, cached, tree)?;
             return Ok(look(Some(cached)));
         }
-        let in_memtable = self.in_memtables(key, Timestamp::MAX).map(|entry| Row {
-            version: entry.version,
-            value: entry.value,
-        });
+        let in_memtable = self
+            .in_memtables(key, hash, Timestamp::MAX)
+            .map(|entry| Row {
+                version: entry.version,
+                value: entry.value,
+            });
         // With the deliberate bug, the tables are read before a write that the memtable has already.
         if in_memtable.is_some() && !mutant::is(Mutant::OvertakenReadCached) {
             return Ok(look(in_memtable));
@@ -332,7 +351,7 @@ impl<T: TableStore> Lsm<T> {
             return Ok(look(in_memtable));
         };
         let row = row::decode(bytes.as_ref()).ok_or(LsmError::UnknownRow)?;
-        row_cache.fill(hash, key, row);
+        row_cache.fill(in_cache, key, row);
         Ok(look(in_memtable.or(Some(row))))
     }
 
@@ -341,10 +360,11 @@ impl<T: TableStore> Lsm<T> {
     /// # Errors
     /// A table cannot be read.
     pub fn get(&self, key: &[u8], at: Timestamp) -> Result<Option<Found<'_, T::Slice>>, LsmError> {
-        if let Some(entry) = self.in_memtables(key, at) {
+        let hash = keys::row_hash(key);
+        if let Some(entry) = self.in_memtables(key, hash, at) {
             return Ok(Some(Found::Memtable(entry)));
         }
-        let Some(row) = self.store.get(key, hash::of(key), at)? else {
+        let Some(row) = self.store.get(key, hash, at)? else {
             return Ok(None);
         };
         let (version, is_value) = match row::decode(row.as_ref()) {
@@ -355,8 +375,9 @@ impl<T: TableStore> Lsm<T> {
     }
 
     /// The newest version of a row at or below `at`, if a memtable has one.
-    fn in_memtables(&self, key: &[u8], at: Timestamp) -> Option<Entry<'_>> {
-        self.memtables().find_map(|memtable| memtable.get(key, at))
+    fn in_memtables(&self, key: &[u8], hash: u64, at: Timestamp) -> Option<Entry<'_>> {
+        self.memtables()
+            .find_map(|memtable| memtable.get(key, hash, at))
     }
 
     /// All memtables, newest first.
@@ -450,13 +471,28 @@ impl<T: TableStore> Lsm<T> {
         self.store.collect_garbage();
     }
 
+    /// The memory that the tree uses.
+    pub fn memory(&self) -> Vec<MemoryUse> {
+        let lens = self
+            .memtables()
+            .map(|memtable| memtable.memory_len() as u64);
+        let memtables = MemoryUse {
+            name: "memtables",
+            used: lens.sum(),
+            bound: memtables_len_max(self.active.capacity()) as u64,
+            ..MemoryUse::default()
+        };
+        let row_cache = self.row_cache.borrow().memory();
+        vec![row_cache, self.store.block_cache(), memtables]
+    }
+
     /// The counters of the tree.
     pub fn stats(&self) -> LsmStats {
         LsmStats {
             memtable_bytes: self.active.size(),
             frozen: self.frozen.len(),
             tables: self.store.stats(),
-            row_cache: self.row_cache.borrow().stats(),
+            row_evictions: self.row_cache.borrow().evictions(),
         }
     }
 }

@@ -33,6 +33,7 @@ mod tests;
 
 use crate::lsm::keys;
 use crate::lsm::row::Row;
+use crate::memory::MemoryUse;
 use crate::mutant::{self, Mutant};
 use ring::{Header, Ring, entry_len};
 use slots::{Place, Queue, Slots};
@@ -49,19 +50,6 @@ const ROW_LEN_MAX: usize = 4 << 10;
 /// A put moves at most this many rows on because they were read.
 const MOVES_MAX: u32 = 8;
 
-/// Counters of a row cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RowCacheStats {
-    /// Reads that it has answered.
-    pub hits: u64,
-    /// Reads that it could not answer.
-    pub misses: u64,
-    /// Rows that have left because others came.
-    pub evictions: u64,
-    /// Bytes of the rows in it.
-    pub bytes: usize,
-}
-
 /// A row cache; see the module's chapter.
 pub struct RowCache {
     slots: Slots,
@@ -71,7 +59,13 @@ pub struct RowCache {
     ghosts: Vec<u32>,
     /// The longest entry that is cached; 0 if the cache is off.
     entry_len_max: usize,
-    stats: RowCacheStats,
+    /// Its bytes in all.
+    bytes: usize,
+    /// Reads that it has answered, and reads that it could not answer.
+    hits: u64,
+    misses: u64,
+    /// Rows that have left because others came.
+    evictions: u64,
 }
 
 /// Whether a cached row is the one that is asked for.
@@ -98,7 +92,10 @@ impl RowCache {
             main: Ring::new(rings - small.capacity()),
             small,
             ghosts: vec![0; ghosts],
-            stats: RowCacheStats::default(),
+            bytes,
+            hits: 0,
+            misses: 0,
+            evictions: 0,
         }
     }
 
@@ -123,16 +120,16 @@ impl RowCache {
         self.slots.find(hash, is_it).map(|(_, place)| place)
     }
 
-    /// The newest version of a row, if it is cached. `hash` is the [hash](super::hash) of the key.
+    /// The newest version of a row, if it is cached. `hash` is the key's [`keys::row_hash`].
     pub fn get(&mut self, hash: u64, key: &[u8]) -> Option<Row<'_>> {
         if self.entry_len_max == 0 {
             return None;
         }
         let Some(place) = self.find(hash as u32, |cached| answers(cached, key)) else {
-            self.stats.misses += 1;
+            self.misses += 1;
             return None;
         };
-        self.stats.hits += 1;
+        self.hits += 1;
         let ring = self.ring_mut(place.queue());
         let header = ring.header(place.at());
         if !header.is_visited() {
@@ -177,12 +174,21 @@ impl RowCache {
         }
     }
 
-    /// Counters.
-    pub fn stats(&self) -> RowCacheStats {
-        RowCacheStats {
-            bytes: self.small.used() + self.main.used(),
-            ..self.stats
+    /// Its memory. The table of slots counts as used from the start.
+    pub fn memory(&self) -> MemoryUse {
+        let rings = self.small.capacity() + self.main.capacity();
+        MemoryUse {
+            name: "row_cache",
+            used: (self.bytes - rings + self.small.used() + self.main.used()) as u64,
+            bound: self.bytes as u64,
+            hits: self.hits,
+            misses: self.misses,
         }
+    }
+
+    /// Rows that have left because others came.
+    pub fn evictions(&self) -> u64 {
+        self.evictions
     }
 
     /// Whether a row is short enough to be cached.
@@ -276,7 +282,7 @@ impl RowCache {
     fn drop_row(&mut self, place: Place, header: Header) {
         self.ring_mut(place.queue()).pop(header.len());
         self.slots.remove(header.hash, place);
-        self.stats.evictions += 1;
+        self.evictions += 1;
         if place.queue() == Queue::Small
             && let Some(ghost) = self.ghost(header.hash)
         {

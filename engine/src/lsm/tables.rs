@@ -17,6 +17,7 @@
 //! the threshold for garbage collection. With a timestamp `lsm-tree` would drop versions that
 //! readers need; with the counter itself it would keep files that were replaced.
 
+mod form;
 mod gc;
 mod retry;
 
@@ -30,16 +31,16 @@ use std::thread::JoinHandle;
 
 use lsm_tree::Error as TreeError;
 use lsm_tree::compaction::filter;
-use lsm_tree::config::{CompressionPolicy, PinningPolicy};
 use lsm_tree::{
-    AbstractTree, AnyTree, Cache, CompressionType, Config, InternalValue, SequenceNumberCounter,
-    Slice, Table, ValueType,
+    AbstractTree, AnyTree, Cache, Config, InternalValue, SequenceNumberCounter, Slice, Table,
+    ValueType,
 };
 
 use crate::lsm::memtable::{Memtable, MemtableId};
 use crate::lsm::version_gc::{GcRules, VersionFilter};
 use crate::lsm::write_back::{PushOut, WriteBack};
 use crate::lsm::{Bounds, FROZEN_MAX, LsmError, TableRow, TableStats, TableStore, row, verify};
+use crate::memory::MemoryUse;
 use crate::types::Timestamp;
 use gc::GcFactory;
 
@@ -288,6 +289,7 @@ impl Shared {
 pub struct LsmTables {
     tables: Arc<Tables>,
     folder: Arc<Path>,
+    cache: Arc<Cache>,
     shared: Arc<Shared>,
     jobs: Option<mpsc::Sender<Job>>,
     kick: Option<mpsc::Sender<Compaction>>,
@@ -305,20 +307,18 @@ impl LsmTables {
         let rules = Arc::new(Mutex::new(None));
         let write_back = WriteBack::new(&options.folder, options.push_out);
         let gc = GcFactory::new(rules.clone(), write_back.clone());
+        let cache = Arc::new(Cache::with_capacity_bytes(options.cache_bytes));
         let config = Config::new(
             &options.folder,
             counter.clone(),
             SequenceNumberCounter::default(),
         )
-        .use_cache(Arc::new(Cache::with_capacity_bytes(options.cache_bytes)))
+        .use_cache(cache.clone())
         .use_descriptor_table(None)
-        .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
-        .filter_block_pinning_policy(PinningPolicy::all(true))
-        .index_block_pinning_policy(PinningPolicy::all(true))
         .with_compaction_filter_factory(Some(Arc::new(gc)));
         // `lsm-tree` does not compare the checksum of its list of tables when it opens a folder.
         let checked = verify::verify(&options.folder).map_err(TreeError::Io);
-        let tree = checked.and_then(|()| config.open());
+        let tree = checked.and_then(|()| form::set(config).open());
         let tree = tree.map_err(|e| failed(&options.folder, "open", &e))?;
         let tables = Arc::new(Tables::of(&tree));
         let (jobs, job_queue) = mpsc::channel();
@@ -351,6 +351,7 @@ impl LsmTables {
         Ok(LsmTables {
             tables,
             folder: shared.options.folder.as_path().into(),
+            cache,
             shared,
             jobs: Some(jobs),
             kick: Some(kick),
@@ -568,20 +569,31 @@ impl TableStore for LsmTables {
             starved: self.shared.starved.load(Ordering::SeqCst),
         }
     }
+
+    fn block_cache(&self) -> MemoryUse {
+        let metrics = self.shared.tree.metrics();
+        MemoryUse {
+            name: "block_cache",
+            used: self.cache.size(),
+            bound: self.cache.capacity(),
+            hits: metrics.block_load_cached_count() as u64,
+            misses: metrics.block_load_io_count() as u64,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use lsm_tree::table::filter::standard_bloom::Builder as Bloom;
 
-    use crate::lsm::hash;
+    use crate::lsm::keys::row_hash;
 
     #[test]
     fn the_hash_of_a_key_is_that_of_the_filters() {
         for len in [0, 1, 3, 16, 17, 200, 300, 5000] {
             let key = [len as u8; 5000];
             let key = key.get(..len).unwrap_or_default();
-            assert_eq!(hash::of(key), Bloom::get_hash(key), "{len}");
+            assert_eq!(row_hash(key), Bloom::get_hash(key), "{len}");
         }
     }
 }

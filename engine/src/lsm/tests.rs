@@ -543,8 +543,8 @@ fn a_row_that_was_read_from_tables_is_cached_and_follows_writes() {
             .expect("readable")
     };
     let counts = |lsm: &Lsm<MemoryTables>| {
-        let RowCacheStats { hits, misses, .. } = lsm.stats().row_cache;
-        (hits, misses)
+        let memory = lsm.row_cache.borrow().memory();
+        (memory.hits, memory.misses)
     };
     assert_eq!(newest(&lsm), None);
     lsm.insert(&key, Timestamp(1), Some(b"one"));

@@ -402,9 +402,8 @@ impl<E: Env> Link<E> {
         let mut export = Export::begin(replica).map_err(|e| failed(e.to_string()))?;
         let mut parts = 0;
         loop {
-            let begun = Now::<E>::now();
-            let rows = export.next_part().map_err(|e| failed(e.to_string()))?;
-            let took = Now::<E>::now().saturating_duration_since(begun);
+            let part = export.next_part().await;
+            let (rows, took) = part.map_err(|e| failed(e.to_string()))?;
             // An empty range has one part, too: the first part begins the snapshot at the receiver.
             if rows.is_empty() && parts > 0 {
                 break;

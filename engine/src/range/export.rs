@@ -1,19 +1,20 @@
 //! A range as a snapshot: its state, its rows with all their versions, its session table.
 //!
-//! An export reads the rows in turns, while the leader works on. It shows the moment at which it
-//! began. Later versions are left out. The replica keeps the versions of that moment until the
-//! export ends, because the receiver goes on from there: an entry that it applies must find what it
-//! found on the other replicas. Versions older than needed for that may be collected meanwhile, so
-//! the end of the snapshot names the collection threshold of that later time. Lives on the shard's
-//! thread.
+//! An export reads the rows in turns of a bounded time, while the leader works on. It shows the
+//! moment at which it began. Later versions are left out. The replica keeps the versions of that
+//! moment until the export ends, because the receiver goes on from there: an entry that it applies
+//! must find what it found on the other replicas. Versions older than needed for that may be
+//! collected meanwhile, so the end of the snapshot names the collection threshold of that later
+//! time. Lives on the shard's thread.
 
 use std::collections::VecDeque;
 use std::ops::Bound;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::env::Env;
+use crate::env::{Env, Instant, Now, TimeSlice, yield_now};
 use crate::error::Fatal;
 use crate::limits::SESSION_ROWS_PER_TURN;
 use crate::lsm::{LsmError, keys};
@@ -51,6 +52,8 @@ pub struct Export<E: Env> {
     sessions: Option<SessionExport>,
     /// Rows that were read and not yet sent.
     read: VecDeque<ExportedRow>,
+    /// If the time was up before a part was read: the bytes of it that were.
+    cut: Option<usize>,
     /// The key from which users' rows are still to be read; `None` after the last.
     next: Option<Vec<u8>>,
     /// The first key after the users' rows of the range.
@@ -88,6 +91,7 @@ impl<E: Env> Export<E> {
             state,
             sessions: Some(sessions),
             read: VecDeque::new(),
+            cut: None,
             next: Some(first),
             end,
         })
@@ -103,11 +107,26 @@ impl<E: Env> Export<E> {
         self.replica.with_state(|state| state.gc_threshold)
     }
 
-    /// The next rows; the versions of a key come in rising order. Empty at the end.
+    /// The next rows, and for how long the shard's thread read them; the versions of a key come in
+    /// rising order. Empty at the end. Lets other tasks run meanwhile.
     ///
     /// # Errors
     /// The tree cannot be read, or the replica has itself installed a snapshot.
-    pub fn next_part(&mut self) -> Result<Vec<ExportedRow>, Fatal> {
+    pub async fn next_part(&mut self) -> Result<(Vec<ExportedRow>, Duration), Fatal> {
+        let mut took = Duration::ZERO;
+        loop {
+            let begun = Now::<E>::now();
+            let is_read = self.read_on()?;
+            took += begun.elapsed();
+            if is_read {
+                return Ok((self.take_part(), took));
+            }
+            yield_now().await;
+        }
+    }
+
+    /// Reads until a part is read, or all, or the time is up; gives whether it was not the time.
+    fn read_on(&mut self) -> Result<bool, Fatal> {
         if self.replica.data_id() != self.data_id {
             return Err(self.failed("the replica took over a snapshot itself"));
         }
@@ -116,11 +135,19 @@ impl<E: Env> Export<E> {
         {
             self.sessions = self.read_sessions(sessions)?;
         }
-        while self.read.is_empty()
+        while (self.read.is_empty() || self.cut.is_some())
             && let Some(from) = self.next.take()
         {
             self.next = self.read_users(&from)?;
+            if self.cut.is_some() {
+                return Ok(false);
+            }
         }
+        Ok(true)
+    }
+
+    /// Takes the rows of one part from those that were read.
+    fn take_part(&mut self) -> Vec<ExportedRow> {
         let (mut rows, mut len) = (Vec::new(), 0);
         while len < PART_LEN
             && let Some(row) = self.read.pop_front()
@@ -128,7 +155,7 @@ impl<E: Env> Export<E> {
             len += row.len();
             rows.push(row);
         }
-        Ok(rows)
+        rows
     }
 
     /// Reads some rows of the session table; gives the export if there may be more.
@@ -151,12 +178,14 @@ impl<E: Env> Export<E> {
         Fatal::Inconsistent(format!("snapshot of range {range}: {why}"))
     }
 
-    /// Reads whole keys, about one part of them; gives the key at which to go on.
+    /// Reads whole keys, about one part of them or for as long as there is time; gives the key at
+    /// which to go on.
     fn read_users(&mut self, from: &[u8]) -> Result<Option<Vec<u8>>, LsmError> {
         let bounds = (Bound::Included(from), Bound::Excluded(self.end.as_slice()));
         let (read, data_id) = (&mut self.read, self.data_id);
+        let (mut len, cut) = (self.cut.take().unwrap_or(0), &mut self.cut);
+        let (mut slice, mut is_over) = (TimeSlice::<E>::begin(), false);
         self.replica.store.scan(bounds, self.at, |scan| {
-            let mut len = 0;
             // The versions of one key come newest first; they leave oldest first.
             let mut versions: Vec<ExportedRow> = Vec::new();
             loop {
@@ -173,7 +202,9 @@ impl<E: Env> Export<E> {
                     read.extend(versions.drain(..).rev());
                 }
                 let Some(next) = next else { return Ok(None) };
-                if !same_key && len >= PART_LEN {
+                is_over |= slice.is_over();
+                if !same_key && (is_over || len >= PART_LEN) {
+                    *cut = (len < PART_LEN).then_some(len);
                     let mut key = Vec::new();
                     keys::with_data_id(data_id, &next.key, &mut key);
                     return Ok(Some(key));

@@ -13,10 +13,10 @@ use std::rc::Rc;
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
 use super::{Shard, check_bound};
-use crate::env::{AsyncRuntime, Env, Now, yield_now};
+use crate::env::{AsyncRuntime, Env, Now, TimeSlice, yield_now};
 use crate::error::Error;
 use crate::limits::{SCAN_BYTES_MAX, SCAN_BYTES_PER_TURN, SCAN_ROWS_MAX, SCAN_STEPS_PER_TURN};
-use crate::lsm::{Direction, LsmError, Scan, TableStore, keys};
+use crate::lsm::{Direction, LsmError, Scan, keys};
 use crate::mutant::{self, Mutant};
 use crate::range::command::RangeOrder;
 use crate::range::proposer::{Proposal, ProposalKind};
@@ -91,7 +91,7 @@ impl<E: Env> Shard<E> {
         })
     }
 
-    /// Reads a bounded number of rows.
+    /// Reads a bounded number of rows, for a bounded time.
     fn turn(
         &self,
         replica: &Replica<E>,
@@ -107,7 +107,8 @@ impl<E: Env> Shard<E> {
             Bound::Excluded(high.as_slice()),
         );
         let direction = page.direction;
-        let visit = |rows: &mut Scan<'_, E::Tables>| page.fill(rows);
+        let mut slice = TimeSlice::<E>::begin();
+        let visit = |rows: &mut Scan<'_, E::Tables>| page.fill(rows, &mut slice);
         let result = (self.inner.store).scan_in(direction, bounds, at, visit);
         result.map_err(|error| self.lost(error.into()))
     }
@@ -192,7 +193,11 @@ impl Page {
     }
 
     /// Takes rows for one turn.
-    fn fill<T: TableStore>(&mut self, rows: &mut Scan<'_, T>) -> Result<Turn, LsmError> {
+    fn fill<E: Env>(
+        &mut self,
+        rows: &mut Scan<'_, E::Tables>,
+        slice: &mut TimeSlice<E>,
+    ) -> Result<Turn, LsmError> {
         let mut steps = 0;
         // What is read in this turn, whether it is sent or not.
         let mut read = 0;
@@ -205,7 +210,8 @@ impl Page {
             if self.is_full_for(key.len() + value.len()) {
                 return Ok(Turn::Full(self.border(key)));
             }
-            if steps == SCAN_STEPS_PER_TURN || read >= SCAN_BYTES_PER_TURN {
+            let is_enough = steps == SCAN_STEPS_PER_TURN || read >= SCAN_BYTES_PER_TURN;
+            if is_enough || slice.is_over() {
                 return Ok(Turn::GoOn(self.border(key)));
             }
             steps += 1;

@@ -3,6 +3,7 @@
 use crate::cluster::RangeView;
 use crate::env::{Env, Instant, Now};
 use crate::lsm::LsmStats;
+use crate::memory::MemoryUse;
 use crate::range::Route;
 use crate::shard::{DigestStats, Inner};
 use crate::types::{DataId, ReplicaId, Timestamp};
@@ -64,6 +65,8 @@ pub struct ShardStatus {
     pub wal: WalStats,
     /// Counters of the tree.
     pub lsm: LsmStats,
+    /// The memory of each use that has a budget.
+    pub memory: Vec<MemoryUse>,
     /// The results of comparing replicas.
     pub digests: DigestStats,
 }
@@ -117,6 +120,9 @@ pub(super) fn ranges<E: Env>(inner: &Inner<E>) -> Vec<RangeStatus> {
 }
 
 pub(super) fn of<E: Env>(inner: &Inner<E>) -> ShardStatus {
+    let wal = inner.wal.stats();
+    let mut memory = inner.store.memory();
+    memory.push(wal.cache);
     ShardStatus {
         ranges: ranges(inner),
         cluster: cluster(inner),
@@ -125,8 +131,9 @@ pub(super) fn of<E: Env>(inner: &Inner<E>) -> ShardStatus {
         pressure: inner.store.pressure(),
         disk_full: inner.store.disk_full(),
         starved: inner.store.is_starved(),
-        wal: inner.wal.stats(),
+        wal,
         lsm: inner.store.stats(),
+        memory,
         digests: inner.digests.stats(),
     }
 }

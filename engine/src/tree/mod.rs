@@ -23,6 +23,7 @@ use crate::limits::{
 };
 use crate::lsm::keys::{self, Owner};
 use crate::lsm::{Bounds, Direction, GcRules, Lsm, LsmError, LsmStats, MemtableId, Part, Scan};
+use crate::memory::MemoryUse;
 use crate::notify::Notify;
 use crate::tree::budget::WriteBudget;
 use crate::types::{DataId, ReplicaId, Timestamp};
@@ -509,6 +510,11 @@ impl<E: Env> Store<E> {
     /// Compacts everything, so that old versions are collected even where nobody writes.
     pub fn collect_garbage(&self) {
         self.lsm.borrow_mut().collect_garbage();
+    }
+
+    /// The memory that the tree uses.
+    pub fn memory(&self) -> Vec<MemoryUse> {
+        self.lsm.borrow().memory()
     }
 
     /// Counters of the tree.

@@ -140,7 +140,9 @@ impl<E: Env> GroupLog<E> {
 
     /// The entries as [`GroupLog::read`] gives them, if memory has all that exist of them.
     pub fn read_cached(&self, from: u64, to: u64, bytes_max: usize) -> Option<Vec<LogEntry>> {
-        self.log.borrow().cached(from, to, bytes_max)
+        let entries = self.log.borrow().cached(from, to, bytes_max)?;
+        self.core.counters.borrow_mut().found(entries.len());
+        Some(entries)
     }
 
     /// The entries from `from` to before `to`: as many as exist and fit into `bytes_max`, at least
@@ -160,8 +162,12 @@ impl<E: Env> GroupLog<E> {
         while index < to {
             let found = self.log.borrow().page(index, to);
             let page = match found {
-                Page::Memory(entry) => vec![entry],
+                Page::Memory(entry) => {
+                    self.core.counters.borrow_mut().found(1);
+                    vec![entry]
+                }
                 Page::Disk(places) => {
+                    self.core.counters.borrow_mut().missed(places.len());
                     let of = (self.group, &*self.log);
                     match self.core.read_page(of, &places).await? {
                         Some(page) => page,

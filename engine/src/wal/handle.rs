@@ -226,7 +226,7 @@ impl<E: Env> Wal<E> {
 
     /// The counters and sizes of the log.
     pub fn stats(&self) -> WalStats {
-        let cached = self
+        let cached: usize = self
             .core
             .logs
             .borrow()
@@ -240,7 +240,8 @@ impl<E: Env> Wal<E> {
             stats.segments = segments.len();
             stats.live_bytes = segments.live_bytes();
         }
-        stats.cached_bytes = cached;
+        stats.cache.used = cached as u64;
+        stats.cache.bound = self.core.options.entry_cache_bytes as u64;
         stats
     }
 }

@@ -77,6 +77,7 @@ use hdrhistogram::Histogram;
 
 use crate::disk_fault::{DAMAGED_ADVICE, Lack};
 use crate::limits::SEGMENT_LEN;
+use crate::memory::MemoryUse;
 use crate::types::{DataId, RangeId, ReplicaId};
 pub use body::Body;
 pub use group_log::GroupLog;
@@ -284,8 +285,8 @@ pub struct WalStats {
     pub segments: usize,
     /// Bytes of entries in them that are not purged.
     pub live_bytes: u64,
-    /// Bytes of entries kept in memory.
-    pub cached_bytes: usize,
+    /// The memory of entries, kept for replicas that are a little behind.
+    pub cache: MemoryUse,
     /// Duration of a durable write, in microseconds.
     pub write_micros: Histogram<u64>,
     /// How many records a durable write had.

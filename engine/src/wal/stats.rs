@@ -1,8 +1,9 @@
-//! Statistics of the durable writes of the log.
+//! Statistics of the log: its durable writes, and its entries in memory.
 
 use hdrhistogram::Histogram;
 
 use crate::limits::WAL_BATCH_LEN_MAX;
+use crate::memory::MemoryUse;
 use crate::wal::WalStats;
 
 /// Counts since the start.
@@ -10,6 +11,8 @@ pub struct Counters {
     writes: u64,
     bytes: u64,
     records: u64,
+    hits: u64,
+    misses: u64,
     write_micros: Histogram<u64>,
     batch_records: Histogram<u64>,
     batch_bytes: Histogram<u64>,
@@ -30,6 +33,8 @@ impl Default for Counters {
             writes: 0,
             bytes: 0,
             records: 0,
+            hits: 0,
+            misses: 0,
             write_micros: histogram(MICROS_MAX),
             batch_records: histogram(RECORDS_MAX),
             batch_bytes: histogram(WAL_BATCH_LEN_MAX as u64 * 2),
@@ -48,6 +53,16 @@ impl Counters {
         self.batch_bytes.saturating_record(len as u64);
     }
 
+    /// Counts entries that were read and found in memory.
+    pub fn found(&mut self, entries: usize) {
+        self.hits += entries as u64;
+    }
+
+    /// Counts entries that had to be read from the disk.
+    pub fn missed(&mut self, entries: usize) {
+        self.misses += entries as u64;
+    }
+
     /// The counters; the caller fills in the sizes.
     pub fn stats(&self) -> WalStats {
         WalStats {
@@ -57,7 +72,12 @@ impl Counters {
             pending_bytes: 0,
             segments: 0,
             live_bytes: 0,
-            cached_bytes: 0,
+            cache: MemoryUse {
+                name: "log_entries",
+                hits: self.hits,
+                misses: self.misses,
+                ..MemoryUse::default()
+            },
             write_micros: self.write_micros.clone(),
             batch_records: self.batch_records.clone(),
             batch_bytes: self.batch_bytes.clone(),

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use hdrhistogram::Histogram;
+use rangedb_engine::memory::MemoryUse;
 
 use super::Serving;
 use crate::logging;
@@ -97,12 +98,6 @@ const NUMBERS: &[Number] = &[
         "counter",
         "Connections closed because a frame on them did not go on.",
         |r| r.stalled as f64,
-    ),
-    (
-        "rangedb_frames_unfinished_bytes",
-        "gauge",
-        "Memory of requests that have not come whole.",
-        |r| r.frames_len as f64,
     ),
     (
         "rangedb_requests_in_flight",
@@ -268,46 +263,16 @@ const NUMBERS: &[Number] = &[
         |r| r.status.pinned_bytes as f64,
     ),
     (
-        "rangedb_wal_cached_bytes",
-        "gauge",
-        "Log entries kept in memory.",
-        |r| r.status.wal.cached_bytes as f64,
-    ),
-    (
-        "rangedb_memtable_bytes",
-        "gauge",
-        "Bytes in the active memtable.",
-        |r| r.status.lsm.memtable_bytes as f64,
-    ),
-    (
         "rangedb_memtables_frozen",
         "gauge",
         "Memtables that wait to be flushed.",
         |r| r.status.lsm.frozen as f64,
     ),
     (
-        "rangedb_row_cache_hits_total",
-        "counter",
-        "Reads of a newest row that the row cache has answered.",
-        |r| r.status.lsm.row_cache.hits as f64,
-    ),
-    (
-        "rangedb_row_cache_misses_total",
-        "counter",
-        "Reads of a newest row that the row cache did not have.",
-        |r| r.status.lsm.row_cache.misses as f64,
-    ),
-    (
         "rangedb_row_cache_evictions_total",
         "counter",
         "Rows that have left the row cache because others came.",
-        |r| r.status.lsm.row_cache.evictions as f64,
-    ),
-    (
-        "rangedb_row_cache_bytes",
-        "gauge",
-        "Bytes of the rows in the row cache.",
-        |r| r.status.lsm.row_cache.bytes as f64,
+        |r| r.status.lsm.row_evictions as f64,
     ),
     ("rangedb_tables", "gauge", "Tables on disk.", |r| {
         r.status.lsm.tables.tables as f64
@@ -400,7 +365,16 @@ pub fn render(node: &Serving, reports: &[Option<ShardReport>]) -> String {
             page.value(name, labels, number(report));
         }
     }
+    memory(&mut page, &shards);
     histograms(&mut page, &shards);
+    let name = "rangedb_shard_stalls_total";
+    let help = "How often a task held the shard's thread for 5 ms or longer, by task.";
+    page.metric(name, "counter", help);
+    for (labels, report) in &shards {
+        for (task, count) in &report.load.stalls {
+            page.value(name, &format!("{labels},task=\"{task}\""), *count as f64);
+        }
+    }
     page.metric(
         "rangedb_requests_refused_total",
         "counter",
@@ -441,6 +415,51 @@ fn seats(page: &mut Page, node: &Serving) {
     page.metric(name, "gauge", "Descriptors for each user, of the limit.");
     for (user, share) in node.descriptors.named() {
         page.value(name, &format!("user=\"{user}\""), share as f64);
+    }
+}
+
+/// What each budget of memory has in use, its bound, and what its cache did.
+fn memory(page: &mut Page, shards: &[(String, &ShardReport)]) {
+    type Shown = (
+        &'static str,
+        &'static str,
+        &'static str,
+        fn(&MemoryUse) -> u64,
+    );
+    let shown: [Shown; 4] = [
+        (
+            "rangedb_memory_used_bytes",
+            "gauge",
+            "Memory in use, by budget.",
+            |memory| memory.used,
+        ),
+        (
+            "rangedb_memory_bound_bytes",
+            "gauge",
+            "The most memory that a budget allows.",
+            |memory| memory.bound,
+        ),
+        (
+            "rangedb_cache_hits_total",
+            "counter",
+            "Lookups that a cache answered, by budget.",
+            |memory| memory.hits,
+        ),
+        (
+            "rangedb_cache_misses_total",
+            "counter",
+            "Lookups that a cache did not answer, by budget.",
+            |memory| memory.misses,
+        ),
+    ];
+    for (name, kind, help, number) in shown {
+        page.metric(name, kind, help);
+        for (labels, report) in shards {
+            for memory in &report.status.memory {
+                let labels = format!("{labels},budget=\"{}\"", memory.name);
+                page.value(name, &labels, number(memory) as f64);
+            }
+        }
     }
 }
 

@@ -92,6 +92,9 @@ pub enum CliCommand {
     Write(WriteArgs),
     /// Prints the health of the cluster and the state of the node.
     Status {
+        /// Prints what the node's budgets of memory have in use, instead.
+        #[arg(long)]
+        memory: bool,
         /// The node to connect to, and the format of results.
         #[command(flatten)]
         connection: ConnectionArgs,
@@ -348,7 +351,7 @@ impl CliCommand {
             CliCommand::Get { connection, .. }
             | CliCommand::Delete { connection, .. }
             | CliCommand::Incr { connection, .. }
-            | CliCommand::Status { connection }
+            | CliCommand::Status { connection, .. }
             | CliCommand::Node {
                 command: NodeCommand::Ls { connection },
             } => connection,

@@ -52,6 +52,7 @@ pub(super) enum Request {
         batch: Batch,
     },
     Status,
+    Memory,
     Show(Show),
     /// An admin command that changes something.
     Order(String),
@@ -85,6 +86,7 @@ pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
         CliCommand::Write(args) => Request::Write {
             batch: batch(args)?,
         },
+        CliCommand::Status { memory: true, .. } => Request::Memory,
         CliCommand::Status { .. } => Request::Status,
         CliCommand::Node { .. } | CliCommand::Range { .. } | CliCommand::Config { .. } => {
             super::cluster::request(command)
@@ -213,6 +215,7 @@ pub(super) async fn perform(
         Request::Scan { options, limit } => scan(client, (options, limit), printer, out).await,
         Request::Write { batch } => write(client, &batch, printer, out).await,
         Request::Status => super::status::status(client, printer, out).await,
+        Request::Memory => super::status::memory(client, printer, out).await,
         Request::Show(show) => super::cluster::show(client, &show, printer, out).await,
         Request::Order(command) => super::cluster::order(client, &command, printer, out).await,
     }

@@ -1,9 +1,9 @@
-//! `rangedb status`: the health of the cluster and the state of one node.
+//! `rangedb status`: the health of the cluster and the state of one node, or the node's memory.
 
 use std::fmt::Write as _;
 use std::io::Write;
 
-use rangedb_client::{Client, NodeState};
+use rangedb_client::{Client, MemoryUse, NodeState};
 use serde_json::{Map, Value, json};
 
 use super::cluster;
@@ -59,6 +59,62 @@ pub(super) async fn status(
     printer.print(out, facts(&node, of_cluster), words.trim_end())
 }
 
+/// Prints what each budget of memory of the node has in use.
+pub(super) async fn memory(
+    client: &Client,
+    printer: Printer,
+    out: &mut impl Write,
+) -> Result<Exit, Trouble> {
+    let node = client.status().await?;
+    let words = memory_table(&node);
+    printer.print(out, memory_facts(&node), words.trim_end())
+}
+
+/// One line for each budget of each shard, and the sum of the budgets.
+fn memory_table(node: &NodeState) -> String {
+    let line = |cells: [&str; 5]| {
+        let [shard, name, used, bound, rate] = cells;
+        format!("{shard:<6} {name:<12} {used:>11} {bound:>11} {rate:>9}\n")
+    };
+    let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+    let mut words = line(["shard", "budget", "used", "bound", "hit rate"]);
+    let (mut used, mut bound) = (0, 0);
+    for shard in &node.shards {
+        for memory in &shard.memory {
+            let rate = memory.hit_rate();
+            let rate = rate.map_or_else(String::new, |rate| format!("{:.1} %", rate * 100.0));
+            words += &line([
+                &shard.shard.to_string(),
+                &memory.name,
+                &mib(memory.used),
+                &mib(memory.bound),
+                &rate,
+            ]);
+            used += memory.used;
+            bound += memory.bound;
+        }
+    }
+    words + &line(["all", "", &mib(used), &mib(bound), ""])
+}
+
+fn memory_facts(node: &NodeState) -> Value {
+    let budget = |memory: &MemoryUse| {
+        json!({
+            "budget": memory.name,
+            "used": memory.used,
+            "bound": memory.bound,
+            "hits": memory.hits,
+            "misses": memory.misses,
+            "hit_rate": memory.hit_rate(),
+        })
+    };
+    let shards = node.shards.iter().map(|shard| {
+        let memory = shard.memory.iter().map(budget);
+        json!({ "shard": shard.shard, "memory": memory.collect::<Vec<Value>>() })
+    });
+    json!({ "node": node.node, "shards": shards.collect::<Vec<Value>>() })
+}
+
 /// The state of the cluster and of the node as one JSON object.
 fn facts(node: &NodeState, of_cluster: Result<Value, Trouble>) -> Value {
     let shards = node.shards.iter().map(|shard| {
@@ -93,4 +149,59 @@ fn facts(node: &NodeState, of_cluster: Result<Value, Trouble>) -> Value {
     ];
     facts.extend(of_node.map(|(name, fact)| (name.to_owned(), fact)));
     Value::Object(facts)
+}
+
+#[cfg(test)]
+mod tests {
+    use rangedb_client::ShardState;
+
+    use super::*;
+
+    fn node() -> NodeState {
+        let cache = MemoryUse {
+            name: "block_cache".to_owned(),
+            used: 3 << 19,
+            bound: 8 << 20,
+            hits: 3,
+            misses: 1,
+        };
+        let replies = MemoryUse {
+            name: "replies".to_owned(),
+            bound: 2 << 20,
+            ..MemoryUse::default()
+        };
+        let shard = ShardState {
+            memory: vec![cache, replies],
+            ..ShardState::default()
+        };
+        NodeState {
+            shards: vec![shard],
+            ..NodeState::default()
+        }
+    }
+
+    #[test]
+    fn each_budget_has_a_line_and_their_sum_has_the_last() {
+        let table = memory_table(&node());
+        let lines: Vec<Vec<&str>> = (table.lines())
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        assert_eq!(
+            lines[1..],
+            [
+                vec!["0", "block_cache", "1.5", "MiB", "8.0", "MiB", "75.0", "%"],
+                vec!["0", "replies", "0.0", "MiB", "2.0", "MiB"],
+                vec!["all", "1.5", "MiB", "10.0", "MiB"],
+            ]
+        );
+    }
+
+    #[test]
+    fn a_budget_in_which_nothing_is_looked_for_has_no_hit_rate() {
+        let facts = memory_facts(&node());
+        let memory = &facts["shards"][0]["memory"];
+        assert_eq!(memory[0]["hit_rate"], json!(0.75));
+        assert_eq!(memory[1]["hit_rate"], Value::Null);
+        assert_eq!(memory[1]["bound"], json!(2 << 20));
+    }
 }

@@ -114,6 +114,7 @@ fn documented_command_lines_are_understood() {
         request(&["status", "--format", "json"]),
         Ok(Request::Status)
     );
+    assert_eq!(request(&["status", "--memory"]), Ok(Request::Memory));
     assert_eq!(request(&["range", "ls"]), Ok(Request::Show(Show::Ranges)));
     assert_eq!(request(&["node", "ls"]), Ok(Request::Show(Show::Nodes)));
 }

@@ -1,9 +1,10 @@
-//! The node's settings: the raw text of each ([`raw`]), and the validated values ([`Config`]). The
-//! rest of the node sees only [`Config`].
+//! The node's settings: the raw text of each ([`raw`]), and the validated values ([`Config`]), with
+//! the budgets of memory ([`ShardMemory`]). The rest of the node sees only [`Config`].
 //!
 //! Flags override `RANGEDB_*` variables, which override the TOML file, which overrides the
 //! defaults. An unknown key is refused, and the message names the nearest known one.
 
+mod memory;
 pub mod raw;
 mod units;
 
@@ -12,11 +13,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::env::threads;
+pub use memory::ShardMemory;
 use raw::{Key, RawConfig};
 pub use units::{parse_keys, parse_size};
 
-/// A shard needs at least this much memory, in bytes.
-const SHARD_MEMORY_MIN: u64 = 64 << 20;
 /// The largest number of shards that a node accepts; more is taken for a typing mistake.
 pub const SHARDS_MAX: usize = 512;
 
@@ -79,8 +79,8 @@ pub struct Config {
     pub cpus: Vec<usize>,
     /// The memory to use, in bytes.
     pub memory: u64,
-    /// The part of the memory that holds rows which were read lately, in bytes.
-    pub row_cache: u64,
+    /// The part of the memory that holds rows which were read lately, in bytes, if it was given.
+    pub row_cache: Option<u64>,
     /// Borders of a new cluster's first ranges.
     pub split_at: Vec<Vec<u8>>,
     /// The format of log lines.
@@ -89,23 +89,6 @@ pub struct Config {
     pub log_level: String,
     /// How long old versions of values are kept.
     pub gc_retention: Duration,
-}
-
-/// One shard's share of the node's memory, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ShardMemory {
-    /// One memtable; a shard has up to seven.
-    pub memtable: usize,
-    /// Cached rows.
-    pub row_cache: usize,
-    /// Cached blocks of tables.
-    pub block_cache: u64,
-    /// Cached entries of the log.
-    pub entry_cache: usize,
-    /// Requests of clients that have arrived only in part.
-    pub frames: usize,
-    /// Replies that clients have not yet received.
-    pub unsent: usize,
 }
 
 impl Config {
@@ -182,30 +165,21 @@ impl Config {
         Ok(self)
     }
 
-    /// Divides the memory among the shards and their uses.
+    /// The budgets of each shard.
     pub fn shard_memory(&self) -> ShardMemory {
-        let share = self.memory / u64::from(self.shards);
-        let row_cache = self.row_cache / u64::from(self.shards);
-        ShardMemory {
-            memtable: (share / 32).clamp(2 << 20, 32 << 20) as usize,
-            // Rows and blocks have half of the memory together.
-            row_cache: row_cache as usize,
-            block_cache: (share / 2).saturating_sub(row_cache),
-            entry_cache: (share / 16).clamp(4 << 20, 64 << 20) as usize,
-            // There must be room for at least one frame of the maximum length.
-            frames: (share / 16).clamp(12 << 20, 256 << 20) as usize,
-            unsent: (share / 8).clamp(16 << 20, 256 << 20) as usize,
-        }
+        let shards = u64::from(self.shards);
+        let row_cache = self.row_cache.map(|bytes| bytes / shards);
+        ShardMemory::of(self.memory / shards, row_cache)
     }
 }
 
-/// Reads how much of the memory the row caches take.
-fn row_cache(raw: &RawConfig, memory: u64) -> Result<u64, BadSetting> {
+/// Reads how much of the memory the row caches take, if that was given.
+fn row_cache(raw: &RawConfig, memory: u64) -> Result<Option<u64>, BadSetting> {
     raw.parse(Key::RowCache, |text| {
-        let bytes = match text {
-            "" => memory / 4,
-            text => parse_size(text)?,
-        };
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let bytes = parse_size(text)?;
         if bytes > memory / 8 * 3 {
             let most = (memory / 8 * 3) >> 20;
             return Err(format!(
@@ -213,12 +187,12 @@ fn row_cache(raw: &RawConfig, memory: u64) -> Result<u64, BadSetting> {
                  too"
             ));
         }
-        Ok(bytes)
+        Ok(Some(bytes))
     })
 }
 
 fn check_memory(memory: u64, shards: u16) -> Result<(), String> {
-    let least = SHARD_MEMORY_MIN * u64::from(shards);
+    let least = ShardMemory::SHARE_MIN * u64::from(shards);
     if memory < least {
         let (least, found) = (least >> 20, memory >> 20);
         return Err(format!(

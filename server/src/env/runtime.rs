@@ -98,7 +98,7 @@ impl AsyncRuntime for GlommioRuntime {
     {
         let caught = AssertUnwindSafe(future).catch_unwind();
         let task = async move { caught.await.map_err(|_| JoinError::Panicked) };
-        JoinHandle(reactor::spawn_local(task).detach())
+        JoinHandle(reactor::spawn_for::<T, _>(task).detach())
     }
 
     fn sleep(duration: Duration) -> Sleep {

@@ -6,8 +6,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::gateway::responder::Responder;
+use rangedb_engine::memory;
 use rangedb_engine::types::ShardId;
-use rangedb_protocol::{NodeState, RangeState, Reply, ShardState};
+use rangedb_protocol::{MemoryUse, NodeState, RangeState, Reply, ShardState};
 
 use crate::env::{GlommioRuntime, reactor};
 use crate::handler::refusal::Refusal;
@@ -65,7 +66,7 @@ async fn gather(context: &Context) -> NodeState {
 
 /// A shard's state in terms of the wire protocol.
 pub fn shard_state(context: &Context, shard: ShardId) -> ShardState {
-    let (status, connections) = (context.gateway.shard().status(), context.connected.get());
+    let (status, connections) = (context.status(), context.connected.get());
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let ranges = status.ranges.iter().map(|range| RangeState {
         route: reply::route(context, &range.route),
@@ -91,5 +92,16 @@ pub fn shard_state(context: &Context, shard: ShardId) -> ShardState {
         tables: count(status.lsm.tables.tables),
         frozen_memtables: count(status.lsm.frozen),
         connections: count(connections),
+        memory: status.memory.into_iter().map(memory_use).collect(),
+    }
+}
+
+fn memory_use(of: memory::MemoryUse) -> MemoryUse {
+    MemoryUse {
+        name: of.name.to_owned(),
+        used: of.used,
+        bound: of.bound,
+        hits: of.hits,
+        misses: of.misses,
     }
 }

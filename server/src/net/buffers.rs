@@ -6,6 +6,8 @@
 
 use std::cell::{Cell, RefCell};
 
+use rangedb_engine::memory::MemoryUse;
+
 /// Most bytes of one read.
 pub const READ_LEN: usize = 64 << 10;
 /// A buffer that has grown beyond this is freed, not kept.
@@ -44,6 +46,20 @@ impl Buffers {
     /// Memory of the incomplete frames of all connections.
     pub fn frames_len(&self) -> usize {
         self.frames_len.get()
+    }
+
+    /// The memory of incomplete frames and that of unsent replies.
+    pub fn memory(&self) -> [MemoryUse; 2] {
+        let memory = |name, used: usize, bound: usize| MemoryUse {
+            name,
+            used: used as u64,
+            bound: bound as u64,
+            ..MemoryUse::default()
+        };
+        [
+            memory("requests", self.frames_len(), self.frames_len_max),
+            memory("replies", self.unsent_len(), self.unsent_len_max),
+        ]
     }
 
     /// Whether an incomplete frame may use `more` bytes. A quarter of the budget is reserved for

@@ -10,6 +10,7 @@ use rangedb_engine::cluster::View;
 use rangedb_engine::env::Instant as _;
 use rangedb_engine::error::Error;
 use rangedb_engine::gateway::Gateway;
+use rangedb_engine::shard::ShardStatus;
 use rangedb_engine::types::{NodeId, ShardId};
 use rangedb_protocol::{ErrorCode, FlatBufferBuilder, ShardState};
 use slab::Slab;
@@ -196,14 +197,20 @@ impl Context {
         self.probe.borrow_mut().refused(code);
     }
 
-    /// All counters of this shard, and the engine's status.
+    /// The engine's status, with the memory of connections beside that of the engine.
+    pub fn status(&self) -> ShardStatus {
+        let mut status = self.gateway.shard().status();
+        status.memory.extend(self.buffers.memory());
+        status
+    }
+
+    /// All counters of this shard, and its status.
     pub fn report(&self) -> ShardReport {
         ShardReport {
             probe: self.probe.borrow().clone(),
-            status: self.gateway.shard().status(),
+            status: self.status(),
             connections: self.connected.get(),
             greetings_evicted: self.greetings.evicted(),
-            frames_len: self.buffers.frames_len(),
             stalled: self.stalled.get(),
             in_flight: self.gateway.in_flight(),
             damaged_frames: self.links.damaged_frames(),

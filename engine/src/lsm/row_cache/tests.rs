@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::lsm::hash;
+use crate::lsm::keys::row_hash;
 use crate::lsm::tests::Random;
 use crate::types::Timestamp;
 
@@ -116,28 +116,25 @@ fn agrees_with_a_map() {
         (1 << 17, 4),
         (8 << 20, 5),
     ] {
-        let mut run = Run::new(bytes, seed, hash::of);
+        let mut run = Run::new(bytes, seed, row_hash);
         run.go(60_000);
-        let stats = run.cache.stats();
-        assert!(stats.hits > 0 && stats.misses > 0, "{bytes}: {stats:?}");
-        assert!(stats.bytes <= bytes, "{bytes}: {stats:?}");
+        let memory = run.cache.memory();
+        assert!(memory.hits > 0 && memory.misses > 0, "{memory:?}");
+        assert!(memory.used <= bytes as u64, "{memory:?}");
+        let evictions = run.cache.evictions();
         // The largest has room for all rows; in the others the rings have gone round many times.
-        assert_eq!(
-            stats.evictions > 1000,
-            bytes < 8 << 20,
-            "{bytes}: {stats:?}"
-        );
+        assert_eq!(evictions > 1000, bytes < 8 << 20, "{bytes}: {evictions}");
     }
 }
 
 #[test]
 fn keys_whose_hashes_collide_are_told_apart() {
-    let few: fn(&[u8]) -> u64 = |key| hash::of(key) % 7;
-    let last: fn(&[u8]) -> u64 = |key| u64::from(u32::MAX) - hash::of(key) % 3;
+    let few: fn(&[u8]) -> u64 = |key| row_hash(key) % 7;
+    let last: fn(&[u8]) -> u64 = |key| u64::from(u32::MAX) - row_hash(key) % 3;
     for hash in [few, last, |_| 0] {
         let mut run = Run::new(1 << 18, 9, hash);
         run.go(10_000);
-        assert!(run.cache.stats().hits > 0);
+        assert!(run.cache.memory().hits > 0);
     }
 }
 
@@ -155,7 +152,8 @@ fn a_cache_without_bytes_holds_nothing() {
         cache.fill(1, b"key", row(b"value"));
         assert_eq!(cache.get(1, b"key"), None);
         cache.update(1, b"key", row(b"value"));
-        assert_eq!(cache.stats(), RowCacheStats::default());
+        let memory = cache.memory();
+        assert_eq!((memory.used, memory.hits, memory.misses), (0, 0, 0));
     }
 }
 
@@ -193,7 +191,7 @@ fn rows_that_are_asked_for_once_push_out_none_that_are_asked_for_often() {
     let mut cache = RowCache::new(1 << 16);
     let mut ask = |number: u64| {
         let key = number.to_be_bytes();
-        let hash = hash::of(&key);
+        let hash = row_hash(&key);
         let is_there = cache.get(hash, &key).is_some();
         if !is_there {
             cache.fill(hash, &key, row(&[0; 100]));

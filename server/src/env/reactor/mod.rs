@@ -23,6 +23,7 @@ mod foreign;
 mod helper;
 mod ring;
 mod socket;
+mod stalls;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -48,6 +49,7 @@ use helper::resolving;
 use ring::Ring;
 pub use ring::Unsupported;
 pub use socket::{TcpListener, TcpStream};
+use stalls::Stalls;
 pub use timers::Sleep;
 use timers::Timers;
 
@@ -73,15 +75,18 @@ pub struct Reactor {
     started: BootInstant,
     slept: Cell<Duration>,
     longest_stall: Cell<Duration>,
+    stalls: Stalls,
 }
 
 /// How busy the thread is.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Load {
     /// Time in which it did not sleep.
     pub busy: Duration,
     /// The longest time by which a timer was late.
     pub longest_stall: Duration,
+    /// How often a task kept the thread from all others for 5 ms or longer, by the task's name.
+    pub stalls: Vec<(String, u64)>,
 }
 
 impl Reactor {
@@ -96,6 +101,7 @@ impl Reactor {
             started: BootInstant::now(),
             slept: Cell::default(),
             longest_stall: Cell::default(),
+            stalls: Stalls::default(),
         })
     }
 
@@ -130,6 +136,7 @@ impl Reactor {
             let others_ran = std::mem::replace(&mut seen, polls) != polls;
             self.turn(!others_ran, &mut woken);
             woken.drain(..).for_each(Waker::wake);
+            stalls::ran(stalls::name_of::<Reactor>());
             yield_now().await;
         }
     }
@@ -152,16 +159,18 @@ impl Reactor {
         ring.sleep(limit, woken);
         self.mail.awake(woken);
         let awake = BootInstant::now();
+        stalls::begin(awake);
         self.slept.set(self.slept.get() + (awake - now));
         self.timers.take_due(awake, woken);
     }
 }
 
 pin_project! {
-    /// A task whose polls are counted.
+    /// A task whose polls are counted and timed.
     struct Counted<F> {
         #[pin]
         future: F,
+        name: &'static str,
     }
 
     impl<F> PinnedDrop for Counted<F> {
@@ -178,14 +187,26 @@ impl<F: Future> Future for Counted<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         POLLS.set(POLLS.get().wrapping_add(1));
-        self.project().future.poll(cx)
+        let task = self.project();
+        let polled = task.future.poll(cx);
+        stalls::ran(task.name);
+        polled
     }
 }
 
 /// Spawns a task on this thread's executor. The task ends when its handle is dropped.
-pub fn spawn_local<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
+pub fn spawn_local<F: Future + 'static>(future: F) -> Task<F::Output> {
+    spawn_named(stalls::name_of::<F>(), future)
+}
+
+/// As [`spawn_local`], for a future that wraps the one of type `Named`.
+pub(super) fn spawn_for<Named, F: Future + 'static>(future: F) -> Task<F::Output> {
+    spawn_named(stalls::name_of::<Named>(), future)
+}
+
+fn spawn_named<F: Future + 'static>(name: &'static str, future: F) -> Task<F::Output> {
     #[expect(clippy::disallowed_methods, reason = "here it is counted")]
-    glommio::spawn_local(Counted { future })
+    glommio::spawn_local(Counted { future, name })
 }
 
 /// Runs a future on this thread's executor while its tasks may wait for the reactor. The executor
@@ -193,12 +214,14 @@ pub fn spawn_local<T: 'static>(future: impl Future<Output = T> + 'static) -> Tas
 ///
 /// # Errors
 /// The kernel lacks something that the ring needs.
-pub async fn drive<T>(main: impl Future<Output = T>) -> Result<T, Unsupported> {
+pub async fn drive<F: Future>(future: F) -> Result<F::Output, Unsupported> {
     let reactor = Reactor::here_or_new()?;
+    stalls::begin(BootInstant::now());
     let ended = Rc::new(Cell::new(false));
     #[expect(clippy::disallowed_methods, reason = "it is the one that counts")]
     let turning = glommio::spawn_local(reactor.run(ended.clone()));
-    let result = Counted { future: main }.await;
+    let name = stalls::name_of::<F>();
+    let result = Counted { future, name }.await;
     ended.set(true);
     turning.await;
     Ok(result)
@@ -215,5 +238,6 @@ pub fn load() -> Load {
     Load {
         busy: (BootInstant::now() - reactor.started).saturating_sub(reactor.slept.get()),
         longest_stall: reactor.longest_stall.get(),
+        stalls: reactor.stalls.counts(),
     }
 }

@@ -306,3 +306,24 @@ fn more_can_be_asked_for_at_once_than_the_ring_holds() {
         }
     });
 }
+
+async fn work_for(time: Duration) {
+    let begun = StdInstant::now();
+    while begun.elapsed() < time {
+        std::hint::spin_loop();
+    }
+}
+
+#[test]
+fn a_task_that_holds_the_thread_is_counted_under_its_name() {
+    run(async {
+        spawn_local(work_for(stalls::STALL_MIN)).await;
+        GlommioRuntime::spawn(work_for(stalls::STALL_MIN))
+            .await
+            .expect("it does not panic");
+        let stalls = load().stalls;
+        let name = |task: &str| task.ends_with("reactor::tests::work_for");
+        let counted = stalls.iter().find(|(task, _)| name(task));
+        assert_eq!(counted.map(|(_, count)| *count), Some(2), "{stalls:?}");
+    });
+}
