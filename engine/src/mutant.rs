@@ -63,11 +63,17 @@ pub enum Mutant {
     OlderRoutePreferred,
     /// A write is proposed, and waits, also after its deadline.
     DeadlineIgnored,
+    /// The row cache is not told of a write.
+    CachedRowNotUpdated,
+    /// The row cache takes in what a read of the tables has found, though a write came after that read.
+    OvertakenReadCached,
+    /// The row cache answers for a replica with the rows of one that was there before it.
+    RowOfRemovedReplica,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 28] = [
+    pub const ALL: [Mutant; 31] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -96,6 +102,9 @@ impl Mutant {
         Mutant::ForwardedEpochUnchecked,
         Mutant::OlderRoutePreferred,
         Mutant::DeadlineIgnored,
+        Mutant::CachedRowNotUpdated,
+        Mutant::OvertakenReadCached,
+        Mutant::RowOfRemovedReplica,
     ];
 }
 

@@ -72,6 +72,10 @@ struct StartArgs {
     /// Memory to use, such as 4GiB; by default half of what the machine or control group allows.
     #[arg(long, value_name = "SIZE")]
     memory: Option<String>,
+    /// Part of the memory that holds rows which were read lately, such as 1GiB; a quarter by default,
+    /// 0 for none.
+    #[arg(long, value_name = "SIZE")]
+    row_cache: Option<String>,
     /// Borders of a new cluster's first ranges; `\xNN` stands for a byte, `\,` for a comma.
     #[arg(long, value_name = "K1,K2")]
     split_at: Option<String>,
@@ -118,6 +122,7 @@ fn layers(arguments: &StartArgs) -> Result<RawConfig, BadConfig> {
     raw.add_flag(Key::Shards, arguments.shards.as_ref());
     raw.add_flag(Key::Cpus, arguments.cpus.as_ref());
     raw.add_flag(Key::Memory, arguments.memory.as_ref());
+    raw.add_flag(Key::RowCache, arguments.row_cache.as_ref());
     raw.add_flag(Key::SplitAt, arguments.split_at.as_ref());
     raw.add_flag(Key::GcRetention, arguments.gc_retention.as_ref());
     raw.add_flag(Key::Log, arguments.log.as_ref());

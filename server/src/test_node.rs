@@ -184,6 +184,7 @@ fn engine(folder: &Path, shard: ShardId, keys: KeyRange) -> (ShardOptions, World
             shard,
         },
         entry_cache_bytes: 4 << 20,
+        row_cache_bytes: 1 << 20,
         segment_bytes: 16 << 20,
         entries_kept: 0,
         small_append_bytes: SMALL_APPEND_LEN_MAX,

@@ -18,6 +18,7 @@ const SIZES: Sizes = Sizes {
     memtable_bytes: 1 << 12,
     segment_bytes: 1 << 16,
     entry_cache_bytes: 1 << 8,
+    row_cache_bytes: 1 << 14,
     entries_kept: 1,
     gc_retention_ms: 5_000,
     small_append_bytes: 1 << 10,

@@ -74,7 +74,7 @@ struct Bench<E: Env> {
 impl<E: Env> Bench<E> {
     async fn open(disk: E::Disk, tables: E::Tables, clock: E::Clock) -> Bench<E> {
         let (wal, _) = Wal::open(disk, OPTIONS).await.expect("the log opens");
-        let lsm = Lsm::new(tables);
+        let lsm = Lsm::new(tables, 0);
         let store = Store::new(lsm, wal.clone(), Rc::new(|fatal| panic!("{fatal}")));
         Bench {
             wal,

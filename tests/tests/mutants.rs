@@ -148,4 +148,7 @@ mutants! {
     finds_forwarded_epoch_unchecked: ForwardedEpochUnchecked by seed,
     finds_older_route_preferred: OlderRoutePreferred by seed,
     finds_deadline_ignored: DeadlineIgnored by seed,
+    finds_cached_row_not_updated: CachedRowNotUpdated by seed,
+    finds_overtaken_read_cached: OvertakenReadCached by seed,
+    finds_row_of_removed_replica: RowOfRemovedReplica by seed,
 }

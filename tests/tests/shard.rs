@@ -59,6 +59,7 @@ async fn open(folder: &Path) -> Shard<GlommioEnv> {
             shard: ShardId(0),
         },
         entry_cache_bytes: 8 << 20,
+        row_cache_bytes: 1 << 20,
         segment_bytes: SEGMENT_LEN,
         entries_kept: 0,
         small_append_bytes: SMALL_APPEND_LEN_MAX,

@@ -106,7 +106,7 @@ fn a_process_with_tables_that_may_end_at_any_step() {
         // Opening the tables writes files, too, and fails on a full disk.
         return tell("full", 0);
     };
-    let mut lsm = Lsm::new(tables);
+    let mut lsm = Lsm::new(tables, 0);
     let last = check(&lsm, seed, number(FLUSHED).unwrap_or(0), collected);
     tell("flushed", last);
     let mut ends: BTreeMap<MemtableId, u64> = BTreeMap::new();

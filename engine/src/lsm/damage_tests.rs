@@ -26,7 +26,7 @@ fn open(folder: &Path) -> Result<Lsm<LsmTables>, LsmError> {
         on_start: Arc::new(|_| ()),
         push_out: |_| (),
     };
-    Ok(Lsm::new(LsmTables::open(options)?))
+    Ok(Lsm::new(LsmTables::open(options)?, 0))
 }
 
 fn key(number: u64) -> Vec<u8> {

@@ -17,13 +17,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::lsm::memtable::{Memtable, MemtableId};
+use crate::lsm::row::Row;
 use crate::lsm::version_gc::{GcRules, VersionFilter};
-use crate::lsm::{Bounds, LsmError, TableRow, TableStats, TableStore, row};
+use crate::lsm::{Bounds, Found, LsmError, TableRow, TableStats, TableStore, row};
 use crate::memory::MemoryUse;
 use crate::types::Timestamp;
 
 /// With this many runs, a compaction merges them into one.
 const RUNS_BEFORE_COMPACTION: usize = 4;
+
+/// Called with each answer of the row cache: the row's key, the answer, and what memtables and tables
+/// hold.
+pub type CacheObserver = fn(&[u8], Row<'_>, Option<Row<'_>>);
 
 type RunKey = (Bytes, Reverse<Timestamp>);
 type Run = Arc<BTreeMap<RunKey, Bytes>>;
@@ -80,6 +85,7 @@ pub struct MemoryTables {
     collect: bool,
     rules: Option<GcRules>,
     news: Option<Arc<dyn Fn() + Send + Sync>>,
+    cache_observer: Option<CacheObserver>,
     stats: TableStats,
 }
 
@@ -95,8 +101,14 @@ impl MemoryTables {
             collect: false,
             rules: None,
             news: None,
+            cache_observer: None,
             stats: TableStats::default(),
         }
+    }
+
+    /// Has the answers of the row cache compared with the tree by an observer.
+    pub fn observe_cache(&mut self, observer: CacheObserver) {
+        self.cache_observer = Some(observer);
     }
 
     fn tell(&self) {
@@ -287,6 +299,23 @@ impl TableStore for MemoryTables {
 
     fn stats(&self) -> TableStats {
         self.stats
+    }
+
+    fn cache_answered<'a>(
+        &self,
+        key: &[u8],
+        cached: Row<'_>,
+        tree: impl FnOnce() -> Result<Option<Found<'a, Bytes>>, LsmError>,
+    ) -> Result<(), LsmError> {
+        if let Some(observer) = self.cache_observer {
+            let tree = tree()?;
+            let tree = tree.as_ref().map(|found| Row {
+                version: found.version(),
+                value: found.value(),
+            });
+            observer(key, cached, tree);
+        }
+        Ok(())
     }
 
     /// Memory is the only place of these tables: nothing is cached.

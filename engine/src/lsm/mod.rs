@@ -4,12 +4,14 @@
 //! The shard's thread writes to the active [`memtable`]. Full memtables are frozen and wait, oldest
 //! first, to be flushed to immutable SSTables, called *tables* here. The shard holds a list of the
 //! tables and replaces it when the background threads have installed new ones. A read looks in the
-//! active memtable, then in the frozen ones from the newest to the oldest, then in the tables. The
+//! active memtable, then in the frozen ones from the newest to the oldest, then in the tables. A read
+//! of the newest version looks in the [row cache](row_cache) first. The
 //! shard's thread never waits for a lock that is held during I/O: it takes over the work of the
 //! background threads in [`TableStore::poll`], which only tries the lock.
 //!
-//! A get computes the hash of its key once, [`keys::row_hash`]. The [`filter`] of each memtable and
-//! the filters of the tables use it to pass over what does not hold the key.
+//! A get computes the hash of its key once, [`keys::row_hash`]. The [row cache](row_cache) finds a row
+//! by it; the [`filter`] of each memtable and the filters of the tables use it to pass over what does
+//! not hold the key.
 //!
 //! There are two implementations of [`TableStore`]. [`tables`] uses `lsm-tree`, the engine inside
 //! fjall, with two threads for flushes and compactions. [`memory_tables`] keeps tables in memory
@@ -29,6 +31,7 @@ pub mod keys;
 mod memory_tables;
 mod memtable;
 pub mod row;
+mod row_cache;
 mod scan;
 mod tables;
 #[cfg(test)]
@@ -37,15 +40,19 @@ mod verify;
 mod version_gc;
 mod write_back;
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::memory::MemoryUse;
+use crate::mutant::{self, Mutant};
 use crate::types::Timestamp;
 use filter::Filter;
-pub use memory_tables::{MemoryDisk, MemoryTables};
+pub use memory_tables::{CacheObserver, MemoryDisk, MemoryTables};
 pub use memtable::{Entry, Memtable, MemtableId};
+use row::Row;
+use row_cache::RowCache;
 pub use scan::{Direction, Scan, ScanRow};
 pub use tables::{LsmTables, TableOptions};
 pub use version_gc::{GcRules, LiveData, VersionFilter};
@@ -120,6 +127,20 @@ pub trait TableStore: Sized + 'static {
     fn collect_garbage(&mut self);
     /// Counters of the tables and of the work on them.
     fn stats(&self) -> TableStats;
+    /// Called when the row cache has answered a read with `cached`. `tree` reads the same from
+    /// memtables and tables: the simulator's store has the two compared, another does nothing.
+    ///
+    /// # Errors
+    /// A table cannot be read.
+    #[inline(always)]
+    fn cache_answered<'a>(
+        &self,
+        _key: &[u8],
+        _cached: Row<'_>,
+        _tree: impl FnOnce() -> Result<Option<Found<'a, Self::Slice>>, LsmError>,
+    ) -> Result<(), LsmError> {
+        Ok(())
+    }
     /// The memory of cached blocks of tables.
     fn block_cache(&self) -> MemoryUse;
 }
@@ -163,6 +184,8 @@ pub struct LsmStats {
     pub frozen: usize,
     /// What is known of the files.
     pub tables: TableStats,
+    /// Rows that have left the row cache because others came.
+    pub row_evictions: u64,
 }
 
 fn advice(damaged: bool) -> String {
@@ -256,16 +279,26 @@ pub struct Lsm<T: TableStore> {
     /// Oldest first.
     frozen: VecDeque<Arc<Memtable>>,
     store: T,
+    row_cache: RefCell<RowCache>,
     next_id: u64,
 }
 
+/// The hash by which the row cache knows a row: that of its key.
+fn hash_in_cache(key: &[u8], hash: u64) -> u64 {
+    match mutant::is(Mutant::RowOfRemovedReplica) {
+        true => keys::row_hash(keys::after_data_id(key).unwrap_or(key)),
+        false => hash,
+    }
+}
+
 impl<T: TableStore> Lsm<T> {
-    /// A tree on an open store.
-    pub fn new(mut store: T) -> Lsm<T> {
+    /// A tree on an open store, with a row cache of so many bytes; 0 turns the cache off.
+    pub fn new(mut store: T, row_cache_bytes: usize) -> Lsm<T> {
         Lsm {
             active: store.fresh_memtable(),
             frozen: VecDeque::new(),
             store,
+            row_cache: RefCell::new(RowCache::new(row_cache_bytes)),
             next_id: 1,
         }
     }
@@ -277,7 +310,49 @@ impl<T: TableStore> Lsm<T> {
 
     /// Adds a version of a row. A value of `None` adds a tombstone.
     pub fn insert(&mut self, key: &[u8], version: Timestamp, value: Option<&[u8]>) {
-        self.active.insert(key, keys::row_hash(key), version, value);
+        let hash = keys::row_hash(key);
+        self.active.insert(key, hash, version, value);
+        if !mutant::is(Mutant::CachedRowNotUpdated) {
+            let row_cache = self.row_cache.get_mut();
+            row_cache.update(hash_in_cache(key, hash), key, Row { version, value });
+        }
+    }
+
+    /// Passes the newest version of a row to `look`, which must not call back into the tree. The row
+    /// cache answers if it can; otherwise it takes in what is found in the tables.
+    ///
+    /// # Errors
+    /// A table cannot be read.
+    pub fn newest<R>(
+        &self,
+        key: &[u8],
+        look: impl FnOnce(Option<Row<'_>>) -> R,
+    ) -> Result<R, LsmError> {
+        let hash = keys::row_hash(key);
+        let in_cache = hash_in_cache(key, hash);
+        let mut row_cache = self.row_cache.borrow_mut();
+        if let Some(cached) = row_cache.get(in_cache, key) {
+            let tree = || self.get(key, Timestamp::MAX);
+            self.store.cache_answered(key, cached, tree)?;
+            return Ok(look(Some(cached)));
+        }
+        let in_memtable = self
+            .in_memtables(key, hash, Timestamp::MAX)
+            .map(|entry| Row {
+                version: entry.version,
+                value: entry.value,
+            });
+        // With the deliberate bug, the tables are read before a write that the memtable has already.
+        if in_memtable.is_some() && !mutant::is(Mutant::OvertakenReadCached) {
+            return Ok(look(in_memtable));
+        }
+        let found = self.store.get(key, hash, Timestamp::MAX)?;
+        let Some(bytes) = found else {
+            return Ok(look(in_memtable));
+        };
+        let row = row::decode(bytes.as_ref()).ok_or(LsmError::UnknownRow)?;
+        row_cache.fill(in_cache, key, row);
+        Ok(look(in_memtable.or(Some(row))))
     }
 
     /// The newest version of a row at or below `at`.
@@ -286,10 +361,8 @@ impl<T: TableStore> Lsm<T> {
     /// A table cannot be read.
     pub fn get(&self, key: &[u8], at: Timestamp) -> Result<Option<Found<'_, T::Slice>>, LsmError> {
         let hash = keys::row_hash(key);
-        for memtable in self.memtables() {
-            if let Some(entry) = memtable.get(key, hash, at) {
-                return Ok(Some(Found::Memtable(entry)));
-            }
+        if let Some(entry) = self.in_memtables(key, hash, at) {
+            return Ok(Some(Found::Memtable(entry)));
         }
         let Some(row) = self.store.get(key, hash, at)? else {
             return Ok(None);
@@ -299,6 +372,12 @@ impl<T: TableStore> Lsm<T> {
             None => return Err(LsmError::UnknownRow),
         };
         Ok(Some(Found::Table(version, is_value, row)))
+    }
+
+    /// The newest version of a row at or below `at`, if a memtable has one.
+    fn in_memtables(&self, key: &[u8], hash: u64, at: Timestamp) -> Option<Entry<'_>> {
+        self.memtables()
+            .find_map(|memtable| memtable.get(key, hash, at))
     }
 
     /// All memtables, newest first.
@@ -403,7 +482,8 @@ impl<T: TableStore> Lsm<T> {
             bound: memtables_len_max(self.active.capacity()) as u64,
             ..MemoryUse::default()
         };
-        vec![self.store.block_cache(), memtables]
+        let row_cache = self.row_cache.borrow().memory();
+        vec![row_cache, self.store.block_cache(), memtables]
     }
 
     /// The counters of the tree.
@@ -412,6 +492,7 @@ impl<T: TableStore> Lsm<T> {
             memtable_bytes: self.active.size(),
             frozen: self.frozen.len(),
             tables: self.store.stats(),
+            row_evictions: self.row_cache.borrow().evictions(),
         }
     }
 }

@@ -581,3 +581,19 @@ impl TableStore for LsmTables {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lsm_tree::table::filter::standard_bloom::Builder as Bloom;
+
+    use crate::lsm::keys::row_hash;
+
+    #[test]
+    fn the_hash_of_a_key_is_that_of_the_filters() {
+        for len in [0, 1, 3, 16, 17, 200, 300, 5000] {
+            let key = [len as u8; 5000];
+            let key = key.get(..len).unwrap_or_default();
+            assert_eq!(row_hash(key), Bloom::get_hash(key), "{len}");
+        }
+    }
+}

@@ -14,6 +14,8 @@ use crate::types::{DataId, KeyRange, ReplicaId};
 
 const DATA_ID: DataId = DataId(3);
 const MEMTABLE_BYTES: usize = 16 << 10;
+/// Room for fewer rows than the tests have.
+const ROW_CACHE_BYTES: usize = 8 << 10;
 
 /// A seeded source of numbers (xorshift64*).
 pub(super) struct Random(u64);
@@ -34,10 +36,10 @@ impl Random {
 type Versions = BTreeMap<u64, Option<Vec<u8>>>;
 
 /// A row that a scan yields: key, version, value.
-type Row = (Vec<u8>, u64, Vec<u8>);
+type ScannedRow = (Vec<u8>, u64, Vec<u8>);
 
 /// The next rows of a scan, at most `most`.
-fn rows<T: TableStore>(scan: &mut Scan<'_, T>, most: usize) -> Vec<Row> {
+fn rows<T: TableStore>(scan: &mut Scan<'_, T>, most: usize) -> Vec<ScannedRow> {
     let mut rows = Vec::new();
     while rows.len() < most
         && let Some(row) = scan.next_row().expect("readable")
@@ -63,7 +65,7 @@ impl Model {
         Some((*version, value.as_deref()))
     }
 
-    fn scan(&self, start: &[u8], end: &[u8], at: u64) -> Vec<Row> {
+    fn scan(&self, start: &[u8], end: &[u8], at: u64) -> Vec<ScannedRow> {
         let keys = self
             .rows
             .range(start.to_vec()..end.to_vec())
@@ -88,7 +90,7 @@ struct Run<T: TableStore> {
 
 impl<T: TableStore> Run<T> {
     fn new(seed: u64, open: impl Fn() -> T + 'static) -> Run<T> {
-        let lsm = Lsm::new(open());
+        let lsm = Lsm::new(open(), ROW_CACHE_BYTES);
         let mut run = Run {
             open: Box::new(open),
             lsm,
@@ -180,6 +182,23 @@ impl<T: TableStore> Run<T> {
         }
     }
 
+    fn check_newest(&mut self) {
+        let key = self.key();
+        let expected = self.model.get(&key, u64::MAX).map(|(version, value)| Row {
+            version: Timestamp(version),
+            value,
+        });
+        let threshold = Timestamp(self.threshold);
+        let compared = self.lsm.newest(&key, |found| {
+            // A tombstone at or below the threshold may have been dropped.
+            match expected.filter(|row| row.value.is_none() && row.version <= threshold) {
+                Some(_) => assert!(found.is_none() || found == expected),
+                None => assert_eq!(found, expected),
+            }
+        });
+        compared.expect("readable");
+    }
+
     fn check_scan(&mut self) {
         let (a, b, at) = (self.key(), self.key(), self.time());
         let (start, end) = if a < b { (a, b) } else { (b, a) };
@@ -204,7 +223,7 @@ impl<T: TableStore> Run<T> {
             0 => Direction::Forward,
             _ => Direction::Reverse,
         };
-        let mut found: Vec<Row> = Vec::new();
+        let mut found: Vec<ScannedRow> = Vec::new();
         let (mut low, mut high) = (Bound::Included(start.clone()), Bound::Excluded(end.clone()));
         loop {
             let bounds = (low.as_ref(), high.as_ref());
@@ -262,9 +281,9 @@ impl<T: TableStore> Run<T> {
         let fresh = {
             let open = &self.open;
             // The old store is closed before the new one is opened, as when a process ends.
-            let old = std::mem::replace(&mut self.lsm, Lsm::new(open()));
+            let old = std::mem::replace(&mut self.lsm, Lsm::new(open(), ROW_CACHE_BYTES));
             drop(old);
-            Lsm::new(open())
+            Lsm::new(open(), ROW_CACHE_BYTES)
         };
         self.lsm = fresh;
         self.tell_rules();
@@ -287,7 +306,8 @@ impl<T: TableStore> Run<T> {
     fn step(&mut self) {
         match self.random.below(1000) {
             0..550 => self.insert(),
-            550..850 => self.check_get(),
+            550..700 => self.check_get(),
+            700..850 => self.check_newest(),
             850..885 => self.check_scan(),
             885..900 => self.check_pages(),
             900..970 => self.poll(),
@@ -358,7 +378,7 @@ fn keys_with_very_many_versions_are_read_in_reverse() {
         ..table_options(folder.path())
     };
     let tables = LsmTables::open(options).expect("opens");
-    let mut lsm = Lsm::new(tables);
+    let mut lsm = Lsm::new(tables, 0);
     let user_keys = [&b"a"[..], b"b", b"b\0", b"c", b"\xff\xff"];
     let mut random = Random(9);
     let mut model = Model::default();
@@ -415,7 +435,7 @@ fn a_table_goes_to_the_disk_while_it_is_made() {
         ..table_options(folder.path())
     };
     let tables = LsmTables::open(options).expect("opens");
-    let mut lsm = Lsm::new(tables);
+    let mut lsm = Lsm::new(tables, 0);
     // Values that do not compress.
     let mut random = Random(7);
     let mut key = Vec::new();
@@ -509,4 +529,39 @@ fn a_failed_write_is_told() {
     run.freeze();
     disk.failing.set(true);
     assert!(matches!(run.lsm.poll(), Err(LsmError::Failed { .. })));
+}
+
+#[test]
+fn a_row_that_was_read_from_tables_is_cached_and_follows_writes() {
+    let tables = MemoryTables::open(Rc::default(), MEMTABLE_BYTES);
+    let mut lsm = Lsm::new(tables, ROW_CACHE_BYTES);
+    let mut key = Vec::new();
+    keys::user_key(DATA_ID, b"k", &mut key);
+    let newest = |lsm: &Lsm<MemoryTables>| {
+        let owned = |row: Row<'_>| (row.version.0, row.value.map(<[u8]>::to_vec));
+        lsm.newest(&key, |found| found.map(owned))
+            .expect("readable")
+    };
+    let counts = |lsm: &Lsm<MemoryTables>| {
+        let memory = lsm.row_cache.borrow().memory();
+        (memory.hits, memory.misses)
+    };
+    assert_eq!(newest(&lsm), None);
+    lsm.insert(&key, Timestamp(1), Some(b"one"));
+    let one = Some((1, Some(b"one".to_vec())));
+    assert_eq!((newest(&lsm), newest(&lsm)), (one.clone(), one.clone()));
+    assert_eq!(counts(&lsm), (0, 3), "a row in a memtable is not filled in");
+    lsm.freeze();
+    lsm.poll().expect("nothing fails");
+    assert_eq!((newest(&lsm), newest(&lsm)), (one.clone(), one));
+    assert_eq!(counts(&lsm), (1, 4));
+    lsm.insert(&key, Timestamp(2), None);
+    assert_eq!(newest(&lsm), Some((2, None)));
+    lsm.insert(&key, Timestamp(3), Some(b"a longer value"));
+    assert_eq!(newest(&lsm), Some((3, Some(b"a longer value".to_vec()))));
+    assert_eq!(counts(&lsm), (3, 4));
+    let too_long = vec![7; 5000];
+    lsm.insert(&key, Timestamp(4), Some(&too_long));
+    assert_eq!(newest(&lsm), Some((4, Some(too_long))));
+    assert_eq!(counts(&lsm), (3, 5));
 }

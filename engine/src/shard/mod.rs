@@ -89,6 +89,8 @@ pub struct ShardOptions {
     pub location: Location,
     /// How many bytes of entries the log may keep in memory.
     pub entry_cache_bytes: usize,
+    /// How many bytes the row cache takes; with 0 there is none.
+    pub row_cache_bytes: usize,
     /// Size of a log segment in bytes; [`crate::limits::SEGMENT_LEN`] except in tests.
     pub segment_bytes: usize,
     /// How long old versions are kept, in milliseconds.

@@ -57,7 +57,7 @@ impl<E: Env> Shard<E> {
             ..WalOptions::default()
         };
         let (wal, mut recovered) = Wal::<E>::open(world.disk.clone(), wal_options).await?;
-        let lsm = Lsm::new(world.tables);
+        let lsm = Lsm::new(world.tables, options.row_cache_bytes);
         let store = Rc::new(Store::new(lsm, wal.clone(), options.on_fatal.clone()));
         folder::check_and_mark(&store, &wal, &recovered, &options).await?;
         let (made, data_ids) = create_missing(&wal, &mut recovered, &options).await?;

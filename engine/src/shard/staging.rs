@@ -64,7 +64,8 @@ enum Met {
 }
 
 impl<E: Env> Inner<E> {
-    /// A data id that was never used.
+    /// A data id that was never used. The row cache relies on that: it knows rows by keys that begin
+    /// with their data id, and keeps those of replicas that are gone until others push them out.
     pub(super) async fn new_data_id(&self) -> Result<DataId, Fatal> {
         let (next, reserved) = self.data_ids.get();
         let reserved = if next > reserved {

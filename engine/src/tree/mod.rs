@@ -149,7 +149,7 @@ impl<E: Env> Store<E> {
     }
 
     /// Passes the newest version of a user's key to `look`: its timestamp, and its value unless it
-    /// is a delete mark.
+    /// is a delete mark. `look` must not call back into the tree.
     ///
     /// # Errors
     /// The tables cannot be read.
@@ -162,8 +162,9 @@ impl<E: Env> Store<E> {
         let mut row_key = self.key.borrow_mut();
         keys::user_key(data_id, key, &mut row_key);
         let lsm = self.lsm.borrow();
-        let found = lsm.get(&row_key, Timestamp::MAX)?;
-        Ok(look(found.as_ref().map(|f| (f.version(), f.value()))))
+        lsm.newest(&row_key, |found| {
+            look(found.map(|row| (row.version, row.value)))
+        })
     }
 
     /// Passes the newest value of a row that is not a user's to `look`.

@@ -268,6 +268,12 @@ const NUMBERS: &[Number] = &[
         "Memtables that wait to be flushed.",
         |r| r.status.lsm.frozen as f64,
     ),
+    (
+        "rangedb_row_cache_evictions_total",
+        "counter",
+        "Rows that have left the row cache because others came.",
+        |r| r.status.lsm.row_evictions as f64,
+    ),
     ("rangedb_tables", "gauge", "Tables on disk.", |r| {
         r.status.lsm.tables.tables as f64
     }),

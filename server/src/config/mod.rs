@@ -81,6 +81,8 @@ pub struct Config {
     pub cpus: Vec<usize>,
     /// The memory to use, in bytes.
     pub memory: u64,
+    /// The part of the memory that holds rows which were read lately, in bytes, if it was given.
+    pub row_cache: Option<u64>,
     /// Borders of a new cluster's first ranges.
     pub split_at: Vec<Vec<u8>>,
     /// The format of log lines.
@@ -106,6 +108,10 @@ impl Config {
                 _ => Err(format!("a number of shards is 1 to {SHARDS_MAX}")),
             },
         })?;
+        let memory = raw.parse(Key::Memory, |text| match text {
+            "" => Ok(units::machine_memory() / 2),
+            text => parse_size(text),
+        })?;
         let listen = raw.parse(Key::Listen, |text| Ok(text.to_owned()))?;
         let advertise = advertise(raw, &listen)?;
         let config = Config {
@@ -124,10 +130,8 @@ impl Config {
             shards: shards as u16,
             shards_given: raw.parse(Key::Shards, |text| Ok(!text.is_empty()))?,
             cpus,
-            memory: raw.parse(Key::Memory, |text| match text {
-                "" => Ok(units::machine_memory() / 2),
-                text => parse_size(text),
-            })?,
+            memory,
+            row_cache: row_cache(raw, memory)?,
             split_at,
             log: raw.parse(Key::Log, |text| match text {
                 "text" => Ok(LogFormat::Text),
@@ -170,8 +174,28 @@ impl Config {
 
     /// The budgets of each shard.
     pub fn shard_memory(&self) -> ShardMemory {
-        ShardMemory::of(self.memory / u64::from(self.shards))
+        let shards = u64::from(self.shards);
+        let row_cache = self.row_cache.map(|bytes| bytes / shards);
+        ShardMemory::of(self.memory / shards, row_cache)
     }
+}
+
+/// Reads how much of the memory the row caches take, if that was given.
+fn row_cache(raw: &RawConfig, memory: u64) -> Result<Option<u64>, BadSetting> {
+    raw.parse(Key::RowCache, |text| {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let bytes = parse_size(text)?;
+        if bytes > memory / 8 * 3 {
+            let most = (memory / 8 * 3) >> 20;
+            return Err(format!(
+                "rows take at most three eighths of the memory, {most} MiB: blocks of tables need some, \
+                 too"
+            ));
+        }
+        Ok(Some(bytes))
+    })
 }
 
 fn check_memory(memory: u64, shards: u16) -> Result<(), String> {

@@ -48,6 +48,7 @@ keys! {
     Shards "shards" "" "Number of shards; by default one for each processor.",
     Cpus "cpus" "" "Processors that all threads stay on, such as 0,2-3.",
     Memory "memory" "" "Memory to use; by default half of what there is.",
+    RowCache "row-cache" "" "Part of the memory that holds rows read lately; by default a quarter, 0 for none.",
     SplitAt "split-at" "" "Borders of the initial ranges, K1,K2.",
     Advertise "advertise" "" "Where the other nodes reach this one; by default --listen.",
     Join "join" "" "Where nodes of the cluster to join listen, HOST:PORT,HOST:PORT.",

@@ -89,6 +89,8 @@ fn bad_values_are_refused_with_the_rule() {
         (Key::Shards, "many"),
         (Key::Memory, "5"),
         (Key::Memory, "1GB"),
+        (Key::RowCache, "1GB"),
+        (Key::RowCache, "999TiB"),
         (Key::Log, "xml"),
         (Key::GcRetention, "10"),
         (Key::GcRetention, "5ms"),
@@ -106,6 +108,27 @@ fn bad_values_are_refused_with_the_rule() {
         let error = Config::validate(&raw(&[(key, value)])).expect_err(value);
         assert!(error.to_string().contains(key.name()), "{error}");
     }
+}
+
+#[test]
+fn rows_and_blocks_share_half_of_the_memory() {
+    let divided = |row_cache: &str| {
+        let flags = [
+            (Key::Memory, "1GiB"),
+            (Key::Shards, "2"),
+            (Key::RowCache, row_cache),
+        ];
+        let memory = Config::validate(&raw(&flags))
+            .expect("valid")
+            .shard_memory();
+        (memory.row_cache, memory.block_cache)
+    };
+    assert_eq!(divided(""), (128 << 20, 128 << 20));
+    assert_eq!(divided("0"), (0, 256 << 20));
+    assert_eq!(divided("384MiB"), (192 << 20, 64 << 20));
+    let too_much = [(Key::Memory, "1GiB"), (Key::RowCache, "385MiB")];
+    let error = Config::validate(&raw(&too_much)).expect_err("too much");
+    assert!(error.to_string().contains("384 MiB"), "{error}");
 }
 
 #[test]

@@ -107,6 +107,7 @@ impl Engine {
         let options = ShardOptions {
             location: self.location,
             entry_cache_bytes: self.memory.entry_cache,
+            row_cache_bytes: self.memory.row_cache,
             segment_bytes: SEGMENT_LEN,
             entries_kept: ENTRIES_KEPT,
             small_append_bytes: SMALL_APPEND_LEN_MAX,

@@ -2,8 +2,8 @@
 //!
 //! Some are checked for each entry that a replica applies ([`EachEntry`]), some when a client asks or
 //! is answered ([`asked`]), when a request is forwarded ([`forwarded`]), when a replica answers another
-//! ([`answered`]) or starts ([`log_read_back`]), some by a look at all replicas at
-//! one moment ([`Watch`]) or at everything that they store ([`compare`]). The others are checked
+//! ([`answered`]) or starts ([`log_read_back`]), when a row cache answers a read ([`row_cached`]), some
+//! by a look at all replicas at one moment ([`Watch`]) or at everything that they store ([`compare`]). The others are checked
 //! against the observations of clients.
 
 mod commands;
@@ -23,6 +23,7 @@ pub mod registers;
 pub mod replay;
 pub mod replicas;
 pub mod replication;
+mod row_cache;
 pub mod rows;
 pub mod session_pairs;
 pub mod snapshots;
@@ -36,6 +37,7 @@ use std::cell::RefCell;
 
 use bytes::Bytes;
 use rangedb_engine::gateway::message::{self, Body};
+use rangedb_engine::lsm::row::Row;
 use rangedb_engine::raft::{self, Answer, Message, Question};
 use rangedb_engine::range::apply::Applied;
 use rangedb_engine::range::observer::ApplyObserver;
@@ -133,6 +135,12 @@ pub fn forwarded(from: Location, to: Location, request: &[u8]) {
         let checked = entries.forwarding.forwarded((from, to), &session);
         entries.violations.extend(checked.err());
     });
+}
+
+/// Checks an answer of a row cache; `tree` is what memtables and tables hold.
+pub fn row_cached(key: &[u8], cached: Row<'_>, tree: Option<Row<'_>>) {
+    let checked = row_cache::check(key, cached, tree);
+    ENTRIES.with_borrow_mut(|entries| entries.violations.extend(checked.err()));
 }
 
 /// Checks the logs that a shard has just read back: for each replica, its state and its entries.

@@ -51,6 +51,7 @@ const SIZES: Sizes = Sizes {
     memtable_bytes: 1 << 12,
     segment_bytes: 1 << 20,
     entry_cache_bytes: 1 << 12,
+    row_cache_bytes: 1 << 14,
     entries_kept: 1,
     gc_retention_ms: 60_000,
     small_append_bytes: 1 << 10,

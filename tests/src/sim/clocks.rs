@@ -46,6 +46,7 @@ pub fn furthest_ahead(seed: u64, chain: Chain) -> Result<u64, String> {
         memtable_bytes: 1 << 16,
         segment_bytes: 1 << 17,
         entry_cache_bytes: 1 << 16,
+        row_cache_bytes: 1 << 14,
         entries_kept: 16,
         gc_retention_ms: 5_000,
         small_append_bytes: 1 << 12,

@@ -43,6 +43,8 @@ pub struct Sizes {
     pub grows: bool,
     /// The size of the log's cache, in bytes.
     pub entry_cache_bytes: usize,
+    /// The size of the row cache, in bytes; with 0 there is none.
+    pub row_cache_bytes: usize,
     /// Log entries that are kept for replicas that are behind.
     pub entries_kept: u64,
     /// Appends that are longer than this, in bytes, take the bulk lane.
@@ -61,6 +63,7 @@ impl Sizes {
         memtable_bytes: 1 << 13,
         segment_bytes: 1 << 16,
         entry_cache_bytes: 1 << 12,
+        row_cache_bytes: 1 << 14,
         entries_kept: 64,
         gc_retention_ms: 2_000,
         small_append_bytes: 1 << 12,
@@ -358,7 +361,8 @@ impl SimNode {
 
     async fn open(self: &Rc<SimNode>, shard: u16, hlc: Hlc) -> Result<Shard<SimEnv>, Fatal> {
         let medium = &self.media[usize::from(shard)];
-        let tables = MemoryTables::open(medium.tables.clone(), self.sizes.memtable_bytes);
+        let mut tables = MemoryTables::open(medium.tables.clone(), self.sizes.memtable_bytes);
+        tables.observe_cache(invariants::row_cached);
         let world = World {
             clock: self.clock.clone(),
             disk: SimDisk(medium.platter.clone()),
@@ -369,6 +373,7 @@ impl SimNode {
         let options = ShardOptions {
             location: self.location(shard),
             entry_cache_bytes: self.sizes.entry_cache_bytes,
+            row_cache_bytes: self.sizes.row_cache_bytes,
             segment_bytes: self.sizes.segment_bytes,
             entries_kept: self.sizes.entries_kept,
             small_append_bytes: self.sizes.small_append_bytes,

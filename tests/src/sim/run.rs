@@ -56,7 +56,9 @@ pub struct Report {
     pub violations: Vec<String>,
 }
 
-fn sizes(random: &Random) -> Sizes {
+fn sizes(seed: u64, random: &Random) -> Sizes {
+    // A stream of its own: the rest of a run does not depend on the row cache.
+    let row_cache = Random::new(seed, 5);
     Sizes {
         shards: random.between(1, 3) as u16,
         nodes: [1, 3, 3, 5][random.below(4) as usize],
@@ -64,6 +66,8 @@ fn sizes(random: &Random) -> Sizes {
         memtable_bytes: 1 << random.between(12, 17),
         segment_bytes: 1 << random.between(16, 21),
         entry_cache_bytes: 1 << random.between(8, 18),
+        // None, or room for some rows, or for most.
+        row_cache_bytes: [0, 1 << 11, 1 << 12, 1 << 14][row_cache.below(4) as usize],
         entries_kept: 1 << random.between(0, 8),
         gc_retention_ms: random.between(200, [2_000, 30_000][random.below(2) as usize]),
         small_append_bytes: 1 << random.between(7, 16),
@@ -80,7 +84,7 @@ struct Drawn {
 
 fn draw(seed: u64) -> Drawn {
     let random = Random::new(seed, 3);
-    let sizes = sizes(&random);
+    let sizes = sizes(seed, &random);
     let clients = random.between(1, 5) as u32;
     let faults = Faults::of(&random, sizes.nodes, sizes.shards);
     Drawn {

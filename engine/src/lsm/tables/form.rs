@@ -119,7 +119,7 @@ mod tests {
             on_start: Arc::new(|_| ()),
             push_out: |_| (),
         };
-        Lsm::new(LsmTables::open(options).expect("opens"))
+        Lsm::new(LsmTables::open(options).expect("opens"), 0)
     }
 
     #[test]
