@@ -3,7 +3,7 @@
 
 use rangedb_protocol::limits::{
     ADMIN_COMMAND_LEN_MAX, BATCH_ADDITIONS_MAX, BATCH_LEN_MAX, BATCH_OPS_MAX, KEY_LEN_MAX,
-    VALUE_LEN_MAX,
+    MULTI_GET_KEYS_LEN_MAX, MULTI_GET_KEYS_MAX, VALUE_LEN_MAX,
 };
 use rangedb_protocol::{Batch, Change, Expected, Mutation, RequestBody};
 
@@ -13,7 +13,11 @@ fn invalid(message: String) -> Error {
     Error::new(ErrorCode::Invalid, Fate::NotApplied, message)
 }
 
-fn key(key: &[u8]) -> Result<(), Error> {
+/// Checks the length of a key.
+///
+/// # Errors
+/// [`ErrorCode::Invalid`], not applied.
+pub fn key(key: &[u8]) -> Result<(), Error> {
     match key.len() {
         0 => Err(invalid("the key is empty".to_owned())),
         len if len > KEY_LEN_MAX => {
@@ -31,6 +35,21 @@ fn value(value: &[u8]) -> Result<(), Error> {
     let len = value.len();
     let message = format!("the value has {len} bytes; a value has at most {VALUE_LEN_MAX}");
     Err(invalid(message))
+}
+
+fn multi_get(keys: &[&[u8]]) -> Result<(), Error> {
+    let count = keys.len();
+    if !(1..=MULTI_GET_KEYS_MAX).contains(&count) {
+        let message = format!("the request has {count} keys, of 1 to {MULTI_GET_KEYS_MAX}");
+        return Err(invalid(message));
+    }
+    keys.iter().try_for_each(|k| key(k))?;
+    let len: usize = keys.iter().map(|k| k.len()).sum();
+    if len > MULTI_GET_KEYS_LEN_MAX {
+        let message = format!("the keys have {len} bytes, of {MULTI_GET_KEYS_LEN_MAX} at most");
+        return Err(invalid(message));
+    }
+    Ok(())
 }
 
 fn batch(batch: &Batch<'_>) -> Result<(), Error> {
@@ -73,6 +92,7 @@ fn batch(batch: &Batch<'_>) -> Result<(), Error> {
 pub fn check(body: &RequestBody<'_>) -> Result<(), Error> {
     match body {
         RequestBody::Get { key: k } => key(k),
+        RequestBody::MultiGet { keys } => multi_get(keys),
         RequestBody::Batch { batch: b, .. } => batch(b),
         // A bound may be as long as a key, and one byte longer: just after the longest key.
         RequestBody::Scan { start, end, .. } => {

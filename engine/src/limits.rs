@@ -15,6 +15,14 @@ pub const BATCH_LEN_MAX: usize = 4 << 20;
 pub const BATCH_OPS_MAX: usize = 4096;
 /// Additions of one write: each leaves a number in the session table, where a retry finds it.
 pub const BATCH_ADDITIONS_MAX: usize = 64;
+/// Keys of one multi-get.
+pub const MULTI_GET_KEYS_MAX: usize = 4096;
+/// All keys of one multi-get together.
+pub const MULTI_GET_KEYS_LEN_MAX: usize = 4 << 20;
+/// All values of one reply to a multi-get together.
+pub const MULTI_GET_VALUES_LEN_MAX: usize = 4 << 20;
+/// Different errors in one reply to a multi-get.
+pub const MULTI_GET_ERRORS_MAX: usize = 256;
 
 /// Payload of one log entry, user bytes and framing.
 pub const ENTRY_LEN_MAX: usize = 4 << 20;
@@ -103,6 +111,7 @@ const _: () = {
         PROPOSAL_BYTES_WAITING_MAX + ENTRIES_IN_FLIGHT_MAX * ENTRY_LEN_MAX
             <= SHARD_WRITES_LEN_MAX / 2
     );
+    assert!(VALUE_LEN_MAX <= MULTI_GET_VALUES_LEN_MAX);
     assert!(ENTRY_LEN_MAX * 3 / 2 <= WAL_BATCH_LEN_MAX);
     assert!(WAL_BATCH_LEN_MAX.is_multiple_of(BLOCK_LEN));
     assert!(SEGMENT_LEN.is_multiple_of(BLOCK_LEN));

@@ -63,11 +63,13 @@ pub enum Mutant {
     OlderRoutePreferred,
     /// A write is proposed, and waits, also after its deadline.
     DeadlineIgnored,
+    /// Of the keys of one range in a multi-get every other one is read a moment later.
+    MultiGetAtTwoMoments,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 28] = [
+    pub const ALL: [Mutant; 29] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -96,6 +98,7 @@ impl Mutant {
         Mutant::ForwardedEpochUnchecked,
         Mutant::OlderRoutePreferred,
         Mutant::DeadlineIgnored,
+        Mutant::MultiGetAtTwoMoments,
     ];
 }
 

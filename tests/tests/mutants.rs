@@ -148,4 +148,5 @@ mutants! {
     finds_forwarded_epoch_unchecked: ForwardedEpochUnchecked by seed,
     finds_older_route_preferred: OlderRoutePreferred by seed,
     finds_deadline_ignored: DeadlineIgnored by seed,
+    finds_multi_get_at_two_moments: MultiGetAtTwoMoments by seed,
 }

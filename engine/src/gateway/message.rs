@@ -2,7 +2,8 @@
 //! the answer.
 //!
 //! A message is a byte for the version and rkyv's bytes, which are checked when they are read. A
-//! shard cannot read messages of another version. Pure.
+//! shard cannot read messages of another version. Operations and results are only added, at the end
+//! of their enums: a shard that does not know one cannot read its message either. Pure.
 
 #![allow(
     missing_docs,
@@ -12,6 +13,7 @@
 use std::time::Duration;
 
 use super::responder::Answer;
+use super::values::Values;
 use crate::cluster::record;
 use crate::error::Error;
 use crate::request::{Batch, Outcome, ScanReply, ScanRequest, SessionPair, Target, Versioned};
@@ -46,6 +48,7 @@ pub enum Body {
     Get { key: Blob },
     Write { batch: Batch, session: SessionPair },
     Scan(ScanRequest),
+    MultiGet { keys: Vec<Blob> },
 }
 
 /// The answer to a forwarded request.
@@ -63,6 +66,7 @@ pub enum Found {
     Value(Option<Versioned>),
     Written(Outcome),
     Rows(ScanReply),
+    Values(Values),
 }
 
 impl From<Answer<'_>> for Found {
@@ -74,6 +78,7 @@ impl From<Answer<'_>> for Found {
             })),
             Answer::Written(outcome) => Found::Written(outcome),
             Answer::Rows(rows) => Found::Rows(rows.clone()),
+            Answer::Values(values) => Found::Values(values.clone()),
         }
     }
 }

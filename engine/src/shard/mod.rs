@@ -18,6 +18,7 @@ mod leadership_transfer;
 mod liveness;
 mod management;
 mod members;
+mod multi_get;
 mod open;
 mod peers;
 mod pinned;
@@ -55,6 +56,7 @@ use crate::types::{Blob, DataId, KeyRange, Location, NodeId, RangeId, ReplicaId,
 use crate::wal::Wal;
 pub use digests::{DigestOptions, DigestStats};
 pub use folder::{FolderMark, Opened};
+pub use multi_get::KeyTurn;
 pub use status::{ClusterStatus, RangeStatus, ShardStatus};
 
 /// A range with which a new shard starts.
