@@ -106,13 +106,10 @@ impl Client {
     }
 
     /// Reads several keys; see [`crate::Client::get_many`].
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub fn get_many<K: AsRef<[u8]>>(
         &self,
         keys: impl IntoIterator<Item = K>,
-    ) -> Result<Vec<Option<Versioned>>, Error> {
+    ) -> Vec<Result<Option<Versioned>, Error>> {
         self.wait(self.inner.get_many(keys))
     }
 

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use rangedb_protocol::{Reply, Request as WireRequest, RequestBody, Session as Pair};
+use rangedb_protocol::{ErrorReply, Reply, Request as WireRequest, RequestBody, Session as Pair};
 
 use crate::client::Client;
 use crate::connection::{Connection, News, Patience, ReplyFrame, Sent};
+use crate::core::multi_get::{self, Source};
 use crate::core::{Action, Attempt, Event, Kind, Lost};
 use crate::error::Error;
 use crate::limits;
@@ -37,8 +38,14 @@ struct Try {
 }
 
 impl Client {
-    /// Makes a call: does what the core says, until there is a result or the core gives up.
+    /// Makes a call.
     pub(crate) async fn call<T>(&self, request: Request<'_, T>) -> Result<T, Error> {
+        Ok(self.call_from(request).await?.0)
+    }
+
+    /// Makes a call: does what the core says, until there is a result or the core gives up. Gives the
+    /// result, and where it came from.
+    pub(crate) async fn call_from<T>(&self, request: Request<'_, T>) -> Result<(T, Source), Error> {
         limits::check(&(request.body)(Pair::default()))?;
         let core = &self.inner.core;
         let mut call = core.begin(request.key, request.kind, request.deadline);
@@ -88,8 +95,9 @@ impl Client {
                 News::Ended(Err(lost)) => Event::Lost(lost),
                 News::Ended(Ok(frame)) => match present.read(&frame, request.take) {
                     Ok((value, timestamp)) => {
-                        call.answered(timestamp, Instant::now());
-                        return Ok(value);
+                        let place = call.answered(timestamp, Instant::now());
+                        let node = present.node();
+                        return Ok((value, Source { node, place }));
                     }
                     Err(event) => event,
                 },
@@ -119,6 +127,10 @@ impl Try {
         }
     }
 
+    fn node(&self) -> u64 {
+        self.connection.as_ref().map_or(0, |at| at.node())
+    }
+
     async fn news(&mut self) -> News {
         match &mut self.sent {
             Some(sent) => sent.news().await,
@@ -140,14 +152,23 @@ impl Try {
         }
     }
 
+    fn refused(&self, timestamp: u64, error: Box<ErrorReply>) -> Event {
+        Event::Refused {
+            node: self.node(),
+            timestamp,
+            error,
+        }
+    }
+
     /// The result in a reply and the node's time, or the event of a call that goes on.
     fn read<T>(&self, frame: &ReplyFrame, take: Take<T>) -> Result<(T, u64), Event> {
         match Reply::decode(frame.kind, &frame.body) {
-            Ok((Reply::Error(error), timestamp)) => Err(Event::Refused {
-                node: self.connection.as_ref().map_or(0, |at| at.node()),
-                timestamp,
-                error,
-            }),
+            Ok((Reply::Error(error), timestamp)) => Err(self.refused(timestamp, error)),
+            Ok((Reply::Values(values), timestamp))
+                if let Some(error) = multi_get::refusal(values.keys()) =>
+            {
+                Err(self.refused(timestamp, Box::new(error)))
+            }
             Ok((reply, timestamp)) => match take(reply, &frame.body) {
                 Some(value) => Ok((value, timestamp)),
                 None => {

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rangedb_protocol::ErrorReply;
 pub use rangedb_protocol::{ErrorCode, Fate};
 
 /// The error of a call.
@@ -63,8 +64,23 @@ impl Error {
     }
 }
 
+impl From<ErrorReply> for Error {
+    fn from(reply: ErrorReply) -> Error {
+        let code = match reply.code {
+            // The client itself is wrong, or newer than the node: its caller can only read why.
+            Ok(ErrorCode::MalformedFrame | ErrorCode::FrameTooLarge | ErrorCode::UnknownKind)
+            | Err(_) => ErrorCode::Internal,
+            Ok(code) => code,
+        };
+        let mut error = Error::new(code, reply.fate, reply.message);
+        error.retry_after = Some(Duration::from_millis(u64::from(reply.retry_after_ms)))
+            .filter(|after| !after.is_zero());
+        error
+    }
+}
+
 /// Whether a reason may pass by itself.
-fn passes(code: ErrorCode) -> bool {
+pub(crate) fn passes(code: ErrorCode) -> bool {
     matches!(
         code,
         ErrorCode::TooManyInFlight

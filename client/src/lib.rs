@@ -38,6 +38,7 @@ mod connection;
 #[doc(hidden)]
 pub mod core;
 mod error;
+mod get_many;
 mod limits;
 mod opening;
 mod operations;

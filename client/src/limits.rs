@@ -1,7 +1,7 @@
 //! Checks the limits of a request before it is sent: a frame that is too long would end the
 //! connection, and with it the requests of other callers.
 
-use rangedb_limits::{check_bounds, check_key};
+use rangedb_limits::{check_bounds, check_key, check_multi_get};
 use rangedb_protocol::limits::ADMIN_COMMAND_LEN_MAX;
 use rangedb_protocol::{BadRequest, RequestBody};
 
@@ -18,6 +18,9 @@ fn invalid(message: String) -> Error {
 pub fn check(body: &RequestBody<'_>) -> Result<(), Error> {
     let checked = match body {
         RequestBody::Get { key } => check_key(key),
+        RequestBody::MultiGet { keys } => {
+            check_multi_get(keys).and_then(|()| keys.iter().try_for_each(|key| check_key(key)))
+        }
         RequestBody::Batch { batch, .. } => batch.check(),
         RequestBody::Scan { start, end, .. } => check_bounds(*start, *end),
         RequestBody::Admin { command } if command.len() > ADMIN_COMMAND_LEN_MAX => {

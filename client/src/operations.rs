@@ -1,7 +1,6 @@
 //! The operations of a client: keys and values in, typed results out.
 
 use bytes::Bytes;
-use futures_util::stream::{self, StreamExt, TryStreamExt};
 use rangedb_protocol::{Expected, NodeState, RangeState, Reply, RequestBody};
 
 use crate::batch::{Batch, BatchOutcome};
@@ -9,9 +8,6 @@ use crate::calls::{Request, Take};
 use crate::client::Client;
 use crate::core::Kind;
 use crate::error::Error;
-
-/// How many reads of [`Client::get_many`] are under way at the same time.
-const READS_AT_ONCE: usize = 256;
 
 /// A value and its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,20 +116,6 @@ impl Client {
             deadline,
         })
         .await
-    }
-
-    /// Reads several keys, many at a time; the results are in the order of the keys. Each read is
-    /// linearizable, but together they are not a snapshot.
-    ///
-    /// # Errors
-    /// See [`Error`]; the first that occurs.
-    pub async fn get_many<K: AsRef<[u8]>>(
-        &self,
-        keys: impl IntoIterator<Item = K>,
-    ) -> Result<Vec<Option<Versioned>>, Error> {
-        let reads: Vec<_> = keys.into_iter().map(|key| self.get(key)).collect();
-        let reads = stream::iter(reads).buffered(READS_AT_ONCE);
-        reads.try_collect().await
     }
 
     /// Sets a key; gives the new version.

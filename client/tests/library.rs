@@ -7,7 +7,7 @@ use std::error::Error as _;
 use std::io;
 use std::time::Duration;
 
-use fake::{Manner, Peer, ROWS};
+use fake::{KEYS_READ_MAX, Manner, Peer, ROWS};
 use futures_util::{StreamExt, TryStreamExt};
 use rangedb_client::{
     Batch, BatchOutcome, CasOutcome, Client, ClientOptions, Condition, Continuation, ErrorCode,
@@ -156,13 +156,43 @@ async fn many_reads_come_in_the_order_of_their_keys() {
     let wanted: Vec<String> = (0..600).map(|number| format!("key {number}")).collect();
     let asked = wanted.clone();
     let found = tokio::spawn(async move { client.get_many(&asked).await });
-    let found = found.await.unwrap().unwrap();
-    let found: Vec<_> = found
-        .into_iter()
-        .map(|found| found.unwrap().value)
+    let found: Vec<_> = (found.await.unwrap().into_iter())
+        .map(|found| found.unwrap().unwrap().value)
         .collect();
     assert_eq!(found, wanted);
-    assert_eq!(peer.requests(), 600);
+    // What a reply did not hold was asked for again.
+    assert_eq!(peer.requests(), 600 / KEYS_READ_MAX as u64);
+}
+
+#[tokio::test]
+async fn each_of_many_keys_has_its_own_error() {
+    let peer = Peer::start(Manner::Honest).await;
+    let client = Client::connect(peer.options(LONG)).await.unwrap();
+    assert!(client.get_many::<&str>([]).await.is_empty());
+    assert_eq!(peer.requests(), 0);
+    let long = "k".repeat(4097);
+    let found = client.get_many(["a", "", &long, "a"]).await;
+    let code = |at: usize| found[at].as_ref().map_err(|error| error.code);
+    assert_eq!(code(1).unwrap_err(), ErrorCode::Invalid);
+    assert_eq!(code(2).unwrap_err(), ErrorCode::Invalid);
+    for twice in [0, 3] {
+        assert_eq!(code(twice).unwrap().as_ref().unwrap().value, "a");
+    }
+    // One key more than a request may have is another request.
+    let before = peer.requests();
+    let keys: Vec<String> = (0..4097).map(|number| number.to_string()).collect();
+    let found = client.get_many_within(&keys, 0).await;
+    let read = found.iter().filter(|found| found.is_ok()).count();
+    assert_eq!(peer.requests(), before + 2);
+    assert_eq!(read, KEYS_READ_MAX + 1);
+
+    let peer = Peer::start(Manner::Overloaded).await;
+    let client = Client::connect(peer.options(Duration::from_millis(50)))
+        .await
+        .unwrap();
+    for found in client.get_many(["a", "b"]).await {
+        assert_eq!(found.unwrap_err().code, ErrorCode::Overloaded);
+    }
 }
 
 #[test]

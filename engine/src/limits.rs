@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 pub use rangedb_limits::{
-    BATCH_ADDITIONS_MAX, BATCH_LEN_MAX, BATCH_OPS_MAX, KEY_LEN_MAX, SCAN_BYTES_MAX, SCAN_ROWS_MAX,
-    VALUE_LEN_MAX,
+    BATCH_ADDITIONS_MAX, BATCH_LEN_MAX, BATCH_OPS_MAX, KEY_LEN_MAX, MULTI_GET_ERRORS_MAX,
+    MULTI_GET_KEYS_LEN_MAX, MULTI_GET_KEYS_MAX, MULTI_GET_VALUES_LEN_MAX, SCAN_BYTES_MAX,
+    SCAN_ROWS_MAX, VALUE_LEN_MAX,
 };
 
 /// Payload of one log entry, user bytes and framing.
@@ -95,6 +96,7 @@ const _: () = {
         PROPOSAL_BYTES_WAITING_MAX + ENTRIES_IN_FLIGHT_MAX * ENTRY_LEN_MAX
             <= SHARD_WRITES_LEN_MAX / 2
     );
+    assert!(VALUE_LEN_MAX <= MULTI_GET_VALUES_LEN_MAX);
     assert!(ENTRY_LEN_MAX * 3 / 2 <= WAL_BATCH_LEN_MAX);
     assert!(WAL_BATCH_LEN_MAX.is_multiple_of(BLOCK_LEN));
     assert!(SEGMENT_LEN.is_multiple_of(BLOCK_LEN));

@@ -69,11 +69,13 @@ pub enum Mutant {
     OvertakenReadCached,
     /// The row cache answers for a replica with the rows of one that was there before it.
     RowOfRemovedReplica,
+    /// Of the keys of one range in a multi-get every other one is read a moment later.
+    MultiGetAtTwoMoments,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 31] = [
+    pub const ALL: [Mutant; 32] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -105,6 +107,7 @@ impl Mutant {
         Mutant::CachedRowNotUpdated,
         Mutant::OvertakenReadCached,
         Mutant::RowOfRemovedReplica,
+        Mutant::MultiGetAtTwoMoments,
     ];
 }
 

@@ -18,6 +18,8 @@ use crate::workload::{Plan, Workload};
 const CONNECTIONS_MAX: usize = 10_000;
 /// Most operations in flight on one connection: the protocol's limit.
 const DEPTH_MAX: usize = 1024;
+/// Most gets in one request: the protocol's limit.
+const BATCH_MAX: usize = 4096;
 /// Longest value: the database's limit.
 const VALUE_SIZE_MAX: usize = 1 << 20;
 /// Most ranges of `split-keys`.
@@ -97,6 +99,9 @@ pub struct DriveArgs {
     /// Operations in flight on each connection.
     #[arg(long, default_value_t = 1, value_name = "D")]
     pub depth: usize,
+    /// Gets in one request. Each counts as an operation; latency and --rate are those of the requests.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub batch: usize,
     /// Threads that share the connections.
     #[arg(long, default_value_t = 1, value_name = "T")]
     pub threads: usize,
@@ -201,6 +206,10 @@ impl DriveArgs {
             CONNECTIONS_MAX as u64,
         )?;
         within("depth", self.depth as u64, DEPTH_MAX as u64)?;
+        within("batch", self.batch as u64, BATCH_MAX as u64)?;
+        if self.etcd && self.batch > 1 {
+            return Err("--batch cannot be used with --etcd".to_owned());
+        }
         within("threads", self.threads as u64, CONNECTIONS_MAX as u64)?;
         if self
             .rate
@@ -214,6 +223,7 @@ impl DriveArgs {
         Ok(Drive {
             connections: self.connections,
             depth: self.depth,
+            batch: self.batch,
             threads: self.threads,
             rate: self.rate,
             warmup: if load { Duration::ZERO } else { self.warmup },
@@ -265,13 +275,14 @@ mod tests {
         let line = "loadgen run --addr localhost:1,[::1]:2 --workload write --records 10 \
                     --duration 0.5 --warmup 1 --connections 2 --depth 3 --threads 4 \
                     --distribution zipfian --key-size 16 --value-size 128 --rate 5.5 --seed 9 \
-                    --format json";
+                    --batch 5 --format json";
         let Command::Run(args) = Cli::parse_from(line.split_whitespace()).command else {
             panic!("not run");
         };
         assert_eq!(args.address.addresses, ["localhost:1", "[::1]:2"]);
         let drive = args.drive(false).unwrap();
         assert_eq!((drive.connections, drive.depth, drive.threads), (2, 3, 4));
+        assert_eq!(drive.batch, 5);
         assert_eq!(drive.duration, Some(Duration::from_millis(500)));
         assert_eq!(drive.warmup, Duration::from_secs(1));
         assert_eq!(args.plan(false).unwrap().value_size, 128);
@@ -311,6 +322,9 @@ mod tests {
             "--connections 0",
             "--depth 1025",
             "--threads 0",
+            "--batch 0",
+            "--batch 4097",
+            "--batch 2 --etcd --workload c",
             "--duration 0",
             "--warmup=-1",
             "--duration 5d",

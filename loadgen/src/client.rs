@@ -59,6 +59,14 @@ impl Database for ClientDatabase {
         }))
     }
 
+    async fn get_many(&self, keys: &[Vec<u8>]) -> Result<u64, Failure> {
+        let mut absent = 0;
+        for found in self.client.get_many(keys).await {
+            absent += u64::from(found.map_err(failure)?.is_none());
+        }
+        Ok(absent)
+    }
+
     async fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Failure> {
         self.client
             .put(key, value)

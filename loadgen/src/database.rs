@@ -43,6 +43,16 @@ pub trait Database: Clone + 'static {
 
     /// Reads a key.
     fn get(&self, key: &[u8]) -> impl Future<Output = Result<Option<Found<Self::Value>>, Failure>>;
+    /// Reads several keys; gives how many have no value.
+    fn get_many(&self, keys: &[Vec<u8>]) -> impl Future<Output = Result<u64, Failure>> {
+        async move {
+            let mut absent = 0;
+            for key in keys {
+                absent += u64::from(self.get(key).await?.is_none());
+            }
+            Ok(absent)
+        }
+    }
     /// Sets a key.
     fn put(&self, key: &[u8], value: &[u8]) -> impl Future<Output = Result<(), Failure>>;
     /// Removes a key; gives whether it had a value.

@@ -34,7 +34,9 @@ pub struct Drive {
     pub depth: usize,
     /// Threads that share the connections.
     pub threads: usize,
-    /// Operations a second (open loop); `None`: as fast as answers come.
+    /// How many gets are one request; each counts as an operation.
+    pub batch: usize,
+    /// Requests a second (open loop); `None`: as fast as answers come.
     pub rate: Option<f64>,
     /// Time before the measured time.
     pub warmup: Duration,
@@ -104,6 +106,8 @@ struct Lane {
     pace: Pace,
     measured_from: Instant,
     measured_until: Option<Instant>,
+    /// How many gets are one request.
+    batch: usize,
     progress: Arc<Vec<Progress>>,
     index: usize,
 }
@@ -233,6 +237,7 @@ fn new_lane(
         pace,
         measured_from,
         measured_until,
+        batch: drive.batch,
         progress,
         index,
     }
@@ -299,34 +304,51 @@ async fn run_place<D: Database>(lane: Rc<Lane>, client: D) {
 struct Buffers {
     key: Vec<u8>,
     value: Vec<u8>,
+    /// The keys of gets that are one request.
+    keys: Vec<Vec<u8>>,
 }
 
-/// What an operation found, besides success.
+/// What the operations of a request have met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Met {
-    Nothing,
-    Absence,
-    Conflict,
+struct Met {
+    operations: u64,
+    absent: u64,
+    conflicts: u64,
+}
+
+impl Met {
+    /// One operation that has met nothing of note.
+    const ONE: Met = Met {
+        operations: 1,
+        absent: 0,
+        conflicts: 0,
+    };
 }
 
 async fn perform<D: Database>(client: &D, step: Step, buffers: &Buffers) -> Result<Met, Failure> {
     let (key, value) = (buffers.key.as_slice(), buffers.value.as_slice());
     match step.kind {
+        OperationKind::Get if !buffers.keys.is_empty() => {
+            let absent = client.get_many(&buffers.keys).await?;
+            let operations = buffers.keys.len() as u64;
+            Ok(Met {
+                operations,
+                absent,
+                conflicts: 0,
+            })
+        }
         OperationKind::Get => {
             let found = client.get(key).await?;
-            Ok(if found.is_some() {
-                Met::Nothing
-            } else {
-                Met::Absence
-            })
+            let absent = u64::from(found.is_none());
+            Ok(Met { absent, ..Met::ONE })
         }
         OperationKind::Put | OperationKind::Insert => {
             client.put(key, value).await?;
-            Ok(Met::Nothing)
+            Ok(Met::ONE)
         }
         OperationKind::Scan => {
             client.scan(key, step.rows).await?;
-            Ok(Met::Nothing)
+            Ok(Met::ONE)
         }
         OperationKind::ReadModifyWrite => {
             let found = client.get(key).await?;
@@ -335,11 +357,27 @@ async fn perform<D: Database>(client: &D, step: Step, buffers: &Buffers) -> Resu
                 None => Condition::Absent,
             };
             let is_swapped = client.compare_and_swap(key, condition, Some(value)).await?;
-            Ok(if is_swapped {
-                Met::Nothing
-            } else {
-                Met::Conflict
+            let conflicts = u64::from(!is_swapped);
+            Ok(Met {
+                conflicts,
+                ..Met::ONE
             })
+        }
+    }
+}
+
+impl Buffers {
+    /// Makes the keys of a request of several gets: that of the step, and others.
+    fn fill_keys(&mut self, steps: &mut Steps, count: usize) {
+        self.keys.resize(count, vec![0; self.key.len()]);
+        for (place, key) in self.keys.iter_mut().enumerate() {
+            match place {
+                0 => key.copy_from_slice(&self.key),
+                _ => {
+                    let record = steps.record();
+                    steps.write_key(record, key);
+                }
+            }
         }
     }
 }
@@ -350,6 +388,9 @@ impl Lane {
         let step = source.next_step()?;
         let steps = source.steps();
         steps.write_key(step.record, &mut buffers.key);
+        if self.batch > 1 && step.kind == OperationKind::Get {
+            buffers.fill_keys(steps, self.batch);
+        }
         if !matches!(step.kind, OperationKind::Get | OperationKind::Scan) {
             steps.write_value(&mut buffers.value);
         }
@@ -378,16 +419,16 @@ impl Lane {
             }
         };
         // This thread alone writes it, so no read-modify-write instruction is needed.
-        let done = progress.operations.load(Ordering::Relaxed) + 1;
+        let done = progress.operations.load(Ordering::Relaxed) + met.operations;
         progress.operations.store(done, Ordering::Relaxed);
         let mut probe = self.probe.borrow_mut();
         if begun >= self.measured_from {
             probe.record(kind, ended - begun);
         }
         if ended >= self.measured_from && self.measured_until.is_none_or(|until| ended < until) {
-            probe.operations += 1;
-            probe.not_found += u64::from(met == Met::Absence);
-            probe.conflicts += u64::from(met == Met::Conflict);
+            probe.operations += met.operations;
+            probe.not_found += met.absent;
+            probe.conflicts += met.conflicts;
         }
     }
 }

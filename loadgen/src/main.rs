@@ -91,6 +91,9 @@ fn conditions(args: &DriveArgs, load: bool) -> Map<String, Value> {
     set("records", json!(args.records));
     set("connections", json!(args.connections));
     set("depth", json!(args.depth));
+    if args.batch > 1 && !load {
+        set("batch", json!(args.batch));
+    }
     set("threads", json!(args.threads));
     set("key_size", json!(args.key_size));
     if args.workload != Workload::C || load {

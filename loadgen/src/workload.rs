@@ -212,12 +212,15 @@ impl Steps {
         };
         let record = match kind {
             OperationKind::Insert => self.plan.records.fetch_add(1, Ordering::Relaxed),
-            _ => {
-                let records = self.plan.records.load(Ordering::Relaxed);
-                self.plan.distribution.draw(&mut self.random, records)
-            }
+            _ => self.record(),
         };
         Step { kind, record, rows }
+    }
+
+    /// A record that is there, by the plan's distribution.
+    pub fn record(&mut self) -> u64 {
+        let records = self.plan.records.load(Ordering::Relaxed);
+        self.plan.distribution.draw(&mut self.random, records)
     }
 
     /// Writes a record's key into `out`.

@@ -8,6 +8,7 @@ pub mod frame;
 #[allow(missing_docs, unsafe_code)]
 mod generated;
 pub mod limits;
+mod multi_get;
 pub mod preamble;
 mod reply;
 mod request;
@@ -16,6 +17,7 @@ mod tests;
 
 pub use error_code::{ErrorCode, Fate};
 pub use flatbuffers::FlatBufferBuilder;
+pub use multi_get::{KeyRead, KeyResult, Values};
 pub use reply::{
     BadReply, ErrorReply, MemoryUse, NodeState, RangeState, Reply, Route, Row, ShardState,
     kind as reply_kind,

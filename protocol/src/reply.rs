@@ -7,6 +7,7 @@ use flatbuffers::{FlatBufferBuilder, InvalidFlatbuffer, WIPOffset};
 use crate::error_code::{ErrorCode, Fate};
 use crate::frame;
 use crate::generated::wire;
+use crate::multi_get::Values;
 
 /// The kinds of reply frames.
 pub mod kind {
@@ -25,6 +26,8 @@ pub mod kind {
     pub const NODE: u16 = 0x8007;
     /// See [`super::Reply::Admin`].
     pub const ADMIN: u16 = 0x8008;
+    /// See [`super::Reply::Values`].
+    pub const VALUES: u16 = 0x8009;
     /// See [`super::Reply::Error`].
     pub const ERROR: u16 = 0x80ff;
 }
@@ -163,6 +166,8 @@ pub enum Reply<'a> {
         value: Option<&'a [u8]>,
         version: u64,
     },
+    /// Answers a multi-get.
+    Values(Values<'a>),
     /// Answers a write that was applied.
     Written {
         version: u64,
@@ -215,6 +220,9 @@ pub enum BadReply {
     /// The table is not one of this kind.
     #[error("the reply's table cannot be read: {0}")]
     BadTable(#[from] InvalidFlatbuffer),
+    /// The results of a multi-get do not fit its values and errors.
+    #[error("the results of the keys do not fit the values and errors beside them")]
+    BadValues,
 }
 
 fn route(r: &wire::Route<'_>) -> Route {
@@ -267,6 +275,10 @@ impl<'a> Reply<'a> {
                     t.now(),
                 )
             }
+            kind::VALUES => {
+                let t = flatbuffers::root::<wire::Values<'a>>(table)?;
+                (Reply::Values(Values::decode(&t)?), t.now())
+            }
             kind::WRITTEN => {
                 let t = flatbuffers::root::<wire::Written<'a>>(table)?;
                 (
@@ -318,14 +330,7 @@ impl<'a> Reply<'a> {
             }
             kind::ERROR => {
                 let t = flatbuffers::root::<wire::Error<'a>>(table)?;
-                let error = ErrorReply {
-                    code: ErrorCode::from_u16(t.code()).ok_or(t.code()),
-                    fate: Fate::from_u8(t.fate()),
-                    retry_after_ms: t.retry_after_ms(),
-                    message: t.message().unwrap_or_default().to_owned(),
-                    route: t.route().map(|r| route(&r)),
-                };
-                (Reply::Error(Box::new(error)), t.now())
+                (Reply::Error(Box::new(error_reply(&t))), t.now())
             }
             other => return Err(BadReply::UnknownKind(other)),
         })
@@ -335,6 +340,7 @@ impl<'a> Reply<'a> {
     pub fn kind(&self) -> u16 {
         match self {
             Reply::Value { .. } => kind::VALUE,
+            Reply::Values(_) => kind::VALUES,
             Reply::Written { .. } => kind::WRITTEN,
             Reply::ConditionFailed { .. } => kind::CONDITION_FAILED,
             Reply::Rows { .. } => kind::ROWS,
@@ -365,6 +371,7 @@ impl<'a> Reply<'a> {
                 let root = wire::Value::create(b, &args);
                 b.finish_minimal(root);
             }
+            Reply::Values(values) => values.build(b, now),
             Reply::Written {
                 version,
                 existed,
@@ -434,12 +441,29 @@ impl<'a> Reply<'a> {
                 let root = wire::AdminDone::create(b, &wire::AdminDoneArgs { json, now });
                 b.finish_minimal(root);
             }
-            Reply::Error(error) => build_error(b, error, now),
+            Reply::Error(error) => {
+                let root = build_error(b, error, now);
+                b.finish_minimal(root);
+            }
         }
     }
 }
 
-fn build_error(b: &mut FlatBufferBuilder<'_>, error: &ErrorReply, now: u64) {
+pub(crate) fn error_reply(t: &wire::Error<'_>) -> ErrorReply {
+    ErrorReply {
+        code: ErrorCode::from_u16(t.code()).ok_or(t.code()),
+        fate: Fate::from_u8(t.fate()),
+        retry_after_ms: t.retry_after_ms(),
+        message: t.message().unwrap_or_default().to_owned(),
+        route: t.route().map(|r| route(&r)),
+    }
+}
+
+pub(crate) fn build_error<'b>(
+    b: &mut FlatBufferBuilder<'b>,
+    error: &ErrorReply,
+    now: u64,
+) -> WIPOffset<wire::Error<'b>> {
     let route = error.route.as_ref().map(|route| build_route(b, route));
     let message = Some(b.create_string(&error.message));
     let args = wire::ErrorArgs {
@@ -450,8 +474,7 @@ fn build_error(b: &mut FlatBufferBuilder<'_>, error: &ErrorReply, now: u64) {
         route,
         now,
     };
-    let root = wire::Error::create(b, &args);
-    b.finish_minimal(root);
+    wire::Error::create(b, &args)
 }
 
 fn build_node(b: &mut FlatBufferBuilder<'_>, node: &NodeState, now: u64) {

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use crate::frame;
 use crate::generated::wire;
 use crate::limits::ADMIN_COMMAND_LEN_MAX;
+use crate::multi_get;
 
 /// The kinds of request frames.
 pub mod kind {
@@ -23,6 +24,8 @@ pub mod kind {
     pub const STATUS: u16 = 9;
     /// See [`super::RequestBody::Admin`].
     pub const ADMIN: u16 = 10;
+    /// See [`super::RequestBody::MultiGet`].
+    pub const MULTI_GET: u16 = 11;
 }
 
 /// Identifies a write, so that retries of it are applied at most once.
@@ -180,6 +183,8 @@ impl<'a> Expected<'a> {
 pub enum RequestBody<'a> {
     /// Reads a key.
     Get { key: &'a [u8] },
+    /// Reads keys of any ranges.
+    MultiGet { keys: Vec<&'a [u8]> },
     /// Writes a batch.
     Batch { batch: Batch<'a>, session: Session },
     /// Reads rows in key order.
@@ -265,6 +270,9 @@ pub enum BadRequest {
     /// The table is not one of this kind.
     #[error("the request's table cannot be read: {0}")]
     BadTable(#[from] InvalidFlatbuffer),
+    /// The lengths of a multi-get's keys are not those of its bytes.
+    #[error("the lengths of the keys do not add up to the bytes of the keys")]
+    KeyLengths,
     /// A condition expects something that this server does not know.
     #[error(
         "condition {0} is unknown; a condition is 0 (absent), 1 (value), 2 (version) or 3 (exists)"
@@ -337,6 +345,7 @@ impl<'a> Request<'a> {
                     }
                 )
             }
+            kind::MULTI_GET => multi_get::decode(table)?,
             kind::BATCH => decode_batch(table)?,
             kind::SCAN => {
                 let t = flatbuffers::root::<wire::Scan<'a>>(table)?;
@@ -392,6 +401,7 @@ impl<'a> Request<'a> {
     pub fn kind(&self) -> u16 {
         match &self.body {
             RequestBody::Get { .. } => kind::GET,
+            RequestBody::MultiGet { .. } => kind::MULTI_GET,
             RequestBody::Batch { .. } => kind::BATCH,
             RequestBody::Scan { .. } => kind::SCAN,
             RequestBody::Directory => kind::DIRECTORY,
@@ -426,6 +436,7 @@ impl<'a> Request<'a> {
                 let root = wire::Get::create(b, &args);
                 b.finish_minimal(root);
             }
+            RequestBody::MultiGet { keys } => multi_get::build(keys, self, b),
             RequestBody::Batch { batch, session } => {
                 let conditions = (!batch.conditions.is_empty()).then(|| {
                     let conditions: Vec<_> = batch

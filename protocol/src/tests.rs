@@ -89,6 +89,49 @@ fn later_scans<'a>() -> Vec<Request<'a>> {
     vec![scan(true, false), scan(false, true), scan(true, true)]
 }
 
+/// Multi-gets, which were added later.
+fn multi_gets<'a>() -> Vec<Request<'a>> {
+    let of = |keys| Request {
+        body: RequestBody::MultiGet { keys },
+        target: None,
+        deadline_ms: 250,
+        token: 77,
+    };
+    vec![of(vec![b"k"]), of(vec![b"a", b"", b"other", b"a"])]
+}
+
+/// The replies to multi-gets.
+fn values<'a>() -> Vec<Reply<'a>> {
+    let moved = ErrorReply {
+        code: Ok(ErrorCode::Moved),
+        fate: Fate::NotApplied,
+        retry_after_ms: 5,
+        message: "elsewhere".to_owned(),
+        route: Some(sample_route()),
+    };
+    let value = |version, len| KeyResult::Value { version, len };
+    let results = vec![
+        value(9, 3),
+        KeyResult::Absent,
+        KeyResult::Failed(0),
+        value(8, 0),
+        KeyResult::NotRead,
+        value(7, 1),
+        KeyResult::Failed(0),
+    ];
+    let one = Values {
+        results: vec![value(9, 1)],
+        values: b"v",
+        errors: Vec::new(),
+    };
+    let all = Values {
+        results,
+        values: b"onev",
+        errors: vec![moved],
+    };
+    vec![Reply::Values(one), Reply::Values(all)]
+}
+
 fn sample_route() -> Route {
     Route {
         range: 1,
@@ -220,7 +263,8 @@ fn requests_and_replies_are_read_back() {
         request.encode(id, &mut FlatBufferBuilder::new(), &mut bytes);
         bytes
     };
-    let all = || (5..).zip(requests().into_iter().chain(later_scans()));
+    let later = || later_scans().into_iter().chain(multi_gets());
+    let all = || (5..).zip(requests().into_iter().chain(later()));
     let frames: Vec<Vec<u8>> = all().map(encoded).collect();
     for ((id, request), bytes) in all().zip(&frames) {
         let frame = frame::decode(bytes).expect("good").expect("whole");
@@ -230,7 +274,11 @@ fn requests_and_replies_are_read_back() {
             request
         );
     }
-    for (id, reply) in (5..).zip(replies().into_iter().chain([state_with_memory()])) {
+    let all = replies()
+        .into_iter()
+        .chain(values())
+        .chain([state_with_memory()]);
+    for (id, reply) in (5..).zip(all) {
         let mut bytes = Vec::new();
         reply.encode(id, 44, &mut builder, &mut bytes);
         let frame = frame::decode(&bytes).expect("good").expect("whole");
@@ -250,18 +298,97 @@ fn the_bytes_of_all_tables_are_fixed() {
     for (id, reply) in (1..).zip(replies()) {
         reply.encode(id, 44, &mut builder, &mut bytes);
     }
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/version-2.bin");
-    if std::env::var_os("RANGEDB_MAKE_FIXTURES").is_some() {
-        std::fs::write(path, &bytes).expect("written");
-    }
-    let fixture = std::fs::read(path).expect("is there");
-    assert!(bytes == fixture, "the encoding of version 2 has changed");
+    assert_fixed("version-2.bin", &bytes);
     bytes.clear();
     for (id, request) in (1..).zip(later_scans()) {
         request.encode(id, &mut builder, &mut bytes);
     }
-    let fixture = include_bytes!("../fixtures/version-2-scans.bin");
-    assert!(bytes == fixture, "the encoding of scans has changed");
+    assert_fixed("version-2-scans.bin", &bytes);
+    bytes.clear();
+    for (id, request) in (1..).zip(multi_gets()) {
+        request.encode(id, &mut builder, &mut bytes);
+    }
+    for (id, reply) in (1..).zip(values()) {
+        reply.encode(id, 44, &mut builder, &mut bytes);
+    }
+    assert_fixed("version-2-multi-gets.bin", &bytes);
+}
+
+/// Compares bytes with those of a fixture.
+fn assert_fixed(name: &str, bytes: &[u8]) {
+    let path = format!("{}/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("RANGEDB_MAKE_FIXTURES").is_some() {
+        std::fs::write(&path, bytes).expect("written");
+    }
+    let fixture = std::fs::read(&path).expect("is there");
+    assert!(bytes == fixture, "the encoding of {name} has changed");
+}
+
+#[test]
+fn each_key_gets_its_own_part_of_the_values() {
+    let [_, Reply::Values(values)] = &values()[..] else {
+        panic!("two replies");
+    };
+    let found = |value, version| KeyRead::Value { value, version };
+    let reads: Vec<KeyRead<'_, '_>> = values.keys().collect();
+    let wanted = [
+        found(b"one", 9),
+        KeyRead::Absent,
+        KeyRead::Failed(&values.errors[0]),
+        found(b"", 8),
+        KeyRead::NotRead,
+        found(b"v", 7),
+        KeyRead::Failed(&values.errors[0]),
+    ];
+    assert_eq!(reads, wanted);
+}
+
+#[test]
+fn values_that_do_not_fit_their_results_are_refused() {
+    let value = |len| KeyResult::Value { version: 1, len };
+    for results in [
+        vec![value(2)],
+        vec![value(4)],
+        vec![value(3), value(u32::MAX), value(u32::MAX), value(2)],
+        vec![value(3), KeyResult::Failed(0)],
+    ] {
+        let reply = Reply::Values(Values {
+            results,
+            values: b"one",
+            errors: Vec::new(),
+        });
+        let mut bytes = Vec::new();
+        reply.encode(1, 2, &mut FlatBufferBuilder::new(), &mut bytes);
+        let frame = frame::decode(&bytes).expect("good").expect("whole");
+        let decoded = Reply::decode(frame.kind, frame.body);
+        assert!(matches!(decoded, Err(BadReply::BadValues)), "{reply:?}");
+    }
+}
+
+#[test]
+fn lengths_that_are_not_those_of_the_keys_are_refused() {
+    let mut bytes = Vec::new();
+    let body = RequestBody::MultiGet {
+        keys: vec![b"first", b"second"],
+    };
+    let request = Request {
+        body,
+        target: None,
+        deadline_ms: 0,
+        token: 0,
+    };
+    request.encode(1, &mut FlatBufferBuilder::new(), &mut bytes);
+    let [five, six] = [5u32, 6].map(u32::to_le_bytes);
+    let lengths = [five, six].concat();
+    let at = bytes.windows(8).position(|eight| eight == lengths);
+    let at = at.expect("the lengths");
+    for (place, length) in [(at, 4), (at, 6), (at + 4, 7), (at + 4, u32::MAX)] {
+        let mut changed = bytes.clone();
+        changed[place..place + 4].copy_from_slice(&u32::to_le_bytes(length));
+        let frame = frame::decode(&changed).expect("good").expect("whole");
+        let decoded = Request::decode(frame.kind, frame.body);
+        assert!(matches!(decoded, Err(BadRequest::KeyLengths)), "{length}");
+    }
 }
 
 #[test]
@@ -304,12 +431,17 @@ fn unknown_kinds_are_told_apart() {
 fn mutated_bytes_never_panic() {
     let mut builder = FlatBufferBuilder::new();
     let mut frames = Vec::new();
-    for request in requests().into_iter().chain(later_scans()) {
+    let later = later_scans().into_iter().chain(multi_gets());
+    for request in requests().into_iter().chain(later) {
         let mut bytes = Vec::new();
         request.encode(1, &mut builder, &mut bytes);
         frames.push(bytes);
     }
-    for reply in replies().into_iter().chain([state_with_memory()]) {
+    for reply in replies()
+        .into_iter()
+        .chain(values())
+        .chain([state_with_memory()])
+    {
         let mut bytes = Vec::new();
         reply.encode(1, 2, &mut builder, &mut bytes);
         frames.push(bytes);

@@ -84,6 +84,7 @@ const ORDERS: [Order; 4] = [
             seeds - the first node that answers
             calls - carries out what the core decides
             operations - what users call
+            get_many - what users call to read several keys
             scan - what users call to read many keys
             blocking - the same for programs without a runtime
         ",

@@ -131,6 +131,43 @@ def check_values(client):
     refused("invalid", client.put, b"k", b"x" * (VALUE_MAX + 1))
 
 
+def check_multi_get(client):
+    written = {key: client.put(key, b"of " + key)["version"] for key in (b"many a", b"zz many")}
+    # A plain connection asks for keys of both shards.
+    plain = Connection(ADDRESS)
+
+    def multi_get(*keys):
+        lengths = [len(key) for key in keys]
+        return plain.ask("MultiGet", keys=b"".join(keys), lengths=lengths)
+
+    keys = [b"zz many", b"none", b"", b"many a", b"k" * (KEY_MAX + 1), b"zz many"]
+    kind, reply = multi_get(*keys)
+    assert kind == "Values" and len(reply["results"]) == len(keys)
+    rest = reply["values"]
+    for key, result in zip(keys, reply["results"]):
+        if key in written:
+            assert (result["state"], result["version"]) == (1, written[key]), result
+            value, rest = rest[: result["length"]], rest[result["length"] :]
+            assert value == b"of " + key
+        elif key == b"none":
+            assert result["state"] == 0
+        else:
+            assert result["state"] == 2
+            assert reply["errors"][result["error"]]["code"] == CODES["invalid"][0]
+    assert rest == b""
+    assert reply["now"] >= max(written.values())
+    # What does not fit into a reply is asked for again.
+    client.put(b"many a", b"x" * VALUE_MAX)
+    _, reply = multi_get(*[b"many a"] * 6)
+    assert [result["state"] for result in reply["results"]] == [1, 1, 1, 1, 3, 3]
+    refused("invalid", multi_get)
+    refused("invalid", multi_get, *[b"k"] * 4097)
+    refused("invalid", plain.ask, "MultiGet", keys=b"kk", lengths=[1])
+    assert len(multi_get(*[b"k"] * 4096)[1]["results"]) == 4096
+    client.delete(b"many a")
+    client.delete(b"zz many")
+
+
 def check_versions_are_times(client):
     version = client.put(b"time", b"")["version"]
     assert abs((version >> 16) / 1000 - time.time()) < 60

@@ -24,6 +24,7 @@ REQUESTS = {
     "Directory": 8,
     "Status": 9,
     "Admin": 10,
+    "MultiGet": 11,
 }
 REPLIES = {
     0x8001: "Value",
@@ -33,6 +34,7 @@ REPLIES = {
     0x8006: "Routes",
     0x8007: "NodeState",
     0x8008: "AdminDone",
+    0x8009: "Values",
     0x80FF: "Error",
 }
 WRITES = {"Batch"}

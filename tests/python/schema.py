@@ -1,7 +1,8 @@
 """Reads `protocol/schema/client.fbs`, and makes and reads the tables it describes.
 
 No code is generated: slots and types come from the schema's text when the program starts. Knows what
-the schema uses and no more: tables, structs of scalars, enums, vectors of scalars and of tables, strings.
+the schema uses and no more: tables, structs of scalars, enums, vectors of all these, strings. Vectors of
+structs are only read.
 """
 
 import re
@@ -91,6 +92,12 @@ class Schema:
             return builder.CreateString(value)
         if type_ == "[ubyte]":
             return builder.CreateByteVector(value)
+        item = self.scalar(type_[1:-1])
+        if item is not None:
+            builder.StartVector(item.bytewidth, len(value), item.bytewidth)
+            for number in reversed(value):
+                builder.Prepend(item, number)
+            return builder.EndVector()
         if type_.startswith("["):
             items = [self._table(builder, type_[1:-1], item) for item in value]
             builder.StartVector(4, len(items), 4)
@@ -161,6 +168,12 @@ class Schema:
         flags = self.scalar(item)
         if flags is not None:
             return [table.Get(flags, start + flags.bytewidth * number) for number in range(count)]
+        if item in self.structs:
+            _, size, fields = self._layout(item)
+            return [
+                {field: table.Get(flags, start + size * number + place) for field, flags, place in fields}
+                for number in range(count)
+            ]
         return [
             self._read(item, Table(table.Bytes, table.Indirect(start + 4 * number)))
             for number in range(count)

@@ -1,6 +1,6 @@
 //! The API over HTTP and the command line's view of the cluster, on a real node.
 
-use rangedb_client::{Client, ScanOptions};
+use rangedb_client::{Client, ScanOptions, blocking};
 use rangedb_tests::cluster::wait_for;
 use rangedb_tests::http::{exchange, request};
 use rangedb_tests::process::Home;
@@ -60,6 +60,60 @@ fn batches_are_written_over_http_whole_or_not_at_all() {
     }
     assert_eq!(request(&home, "GET", "kv/d", b"").status, 404);
     assert_eq!(request(&home, "GET", "batch", b"").status, 405);
+}
+
+#[test]
+fn several_keys_are_read_over_http_and_by_the_client_each_with_its_own_result() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "2", "--split-at", "m"]);
+    let _node = home.start();
+    for key in ["a", "z"] {
+        let value = format!("of {key}");
+        let put = request(&home, "PUT", &format!("kv/{key}"), value.as_bytes());
+        assert_eq!(put.status, 200, "{key}");
+    }
+    assert_eq!(request(&home, "PUT", "kv/%00", b"\xff").status, 200);
+    let post = |body: &str| request(&home, "POST", "get", body.as_bytes());
+    let read = post(
+        r#"{"keys":[{"key":"z"},{"key":"gone"},{"key":"a"},{"key":""},{"key_hex":"00"},
+        {"key":"z"}]}"#,
+    );
+    assert_eq!(read.status, 200, "{}", read.head);
+    let json = read.json();
+    let results = json["results"].as_array().expect("a list");
+    assert_eq!(results.len(), 6);
+    for (at, key) in [(0, "z"), (2, "a"), (5, "z")] {
+        let wanted = json!({
+            "key": key,
+            "found": true,
+            "value": format!("of {key}"),
+            "version": results[at]["version"].as_u64().expect("a version"),
+        });
+        assert_eq!(results[at], wanted);
+    }
+    assert_eq!(results[1], json!({ "key": "gone", "found": false }));
+    assert_eq!(results[3]["error"], "invalid");
+    assert_eq!(results[4]["value_hex"], "ff");
+    for bad in ["", "[]", r#"{"keys":[]}"#, r#"{"keys":["a"]}"#] {
+        assert_eq!(post(bad).status, 400, "{bad}");
+    }
+    assert_eq!(request(&home, "GET", "get", b"").status, 405);
+
+    let keys: Vec<String> = (0..5000)
+        .map(|n| format!("{}{n}", ["a", "z"][n % 2]))
+        .collect();
+    let client = blocking::Client::connect([&home.listen]).expect("a client");
+    let long = vec![b'v'; 1 << 20];
+    // What does not fit into one reply is asked for again.
+    for key in keys.iter().take(12) {
+        client.put(key, &long).expect("written");
+    }
+    let found = client.get_many(&keys);
+    assert_eq!(found.len(), keys.len());
+    for (at, found) in found.into_iter().enumerate() {
+        let value = found.expect("read").map(|found| found.value.len());
+        assert_eq!(value, (at < 12).then_some(1 << 20), "{}", keys[at]);
+    }
 }
 
 #[test]

@@ -151,4 +151,5 @@ mutants! {
     finds_cached_row_not_updated: CachedRowNotUpdated by seed,
     finds_overtaken_read_cached: OvertakenReadCached by seed,
     finds_row_of_removed_replica: RowOfRemovedReplica by seed,
+    finds_multi_get_at_two_moments: MultiGetAtTwoMoments by seed,
 }

@@ -45,6 +45,24 @@ fn the_command_line_tells_by_its_exit_code() {
     expect(&home, 0, &["write", "put", "b", "1", "delete", "a"]);
     expect(&home, 3, &["write", "put", "b", "2", "put", "z", "2"]);
     assert_eq!(expect(&home, 0, &["get", "b"]), "1\n");
+    // Several keys, of both ranges.
+    let printed = expect(&home, 0, &["get", "zz", "b", "zz"]);
+    assert_eq!(printed, "zz\t\nb\t1\nzz\t\n");
+    assert_eq!(expect(&home, 1, &["get", "gone", "b"]), "b\t1\n");
+    assert_eq!(expect(&home, 3, &["get", "gone", "", "b"]), "b\t1\n");
+    let printed = expect(&home, 3, &["get", "b", "gone", "", "--format", "json"]);
+    let results = serde_json::from_str::<serde_json::Value>(&printed).expect("JSON");
+    let results = results["results"].as_array().expect("a list");
+    assert_eq!(
+        (&results[0]["key"], &results[0]["value"]),
+        (&"b".into(), &"1".into())
+    );
+    assert!(results[0]["version"].is_u64(), "{printed}");
+    assert_eq!(
+        results[1],
+        serde_json::json!({ "key": "gone", "found": false })
+    );
+    assert_eq!(results[2]["error"], "invalid");
     // Conditions on several keys.
     let json = ["--format", "json"];
     let held = ["write", "--if-absent", "lock", "--if-value", "b", "1"];

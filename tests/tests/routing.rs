@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use rangedb_protocol::preamble::{ANSWER_LEN, ANY_SHARD, Answer, Preamble, Verdict};
 use rangedb_protocol::{
-    ErrorCode, ErrorReply, Fate, FlatBufferBuilder, Reply, Request, RequestBody, Session, frame,
+    ErrorCode, ErrorReply, Fate, FlatBufferBuilder, KeyRead, Reply, Request, RequestBody, Session,
+    frame,
 };
 use rangedb_tests::cluster::{
-    Caller, KEYS, addresses, hold_leaders, homes_of, leader, start_all, wait_for, wait_until_replicated,
+    Caller, KEYS, addresses, hold_leaders, homes_of, leader, start_all, wait_for,
+    wait_until_replicated,
 };
 use rangedb_tests::process::{Home, Node, cli};
 
@@ -42,6 +44,26 @@ enum Told {
     Written,
     Rows(usize),
     Error(ErrorCode, Fate),
+}
+
+/// What it was answered for one of several keys.
+#[derive(Debug, PartialEq)]
+enum Key {
+    Value(Vec<u8>),
+    Absent,
+    Error(ErrorCode),
+    NotRead,
+}
+
+impl From<KeyRead<'_, '_>> for Key {
+    fn from(read: KeyRead<'_, '_>) -> Key {
+        match read {
+            KeyRead::Value { value, .. } => Key::Value(value.to_vec()),
+            KeyRead::Absent => Key::Absent,
+            KeyRead::Failed(error) => Key::Error(error.code.expect("a known code")),
+            KeyRead::NotRead => Key::NotRead,
+        }
+    }
 }
 
 impl Plain {
@@ -118,6 +140,16 @@ impl Plain {
     fn get_within(&mut self, key: &str, deadline_ms: u32) -> Told {
         let key = key.as_bytes();
         self.call(RequestBody::Get { key }, deadline_ms)
+    }
+
+    /// Reads several keys in one request.
+    fn multi_get(&mut self, keys: &[&str]) -> Vec<Key> {
+        let keys = keys.iter().map(|key| key.as_bytes()).collect();
+        let body = RequestBody::MultiGet { keys };
+        self.ask(body, 5000, |reply| match reply {
+            Reply::Values(values) => values.keys().map(Key::from).collect(),
+            other => panic!("{other:?}"),
+        })
     }
 
     fn put(&mut self, key: &str, value: &str, deadline_ms: u32) -> Told {
@@ -198,6 +230,18 @@ fn a_plain_client_asks_any_node_and_shard_for_anything() {
         }
     }
 
+    for (number, home) in homes.iter().enumerate() {
+        for shard in [0, 1] {
+            let mut plain = Plain::connect(home, shard);
+            let results = plain.multi_get(&[&KEYS[..], &["none", "", KEYS[0]]].concat());
+            let value = |result: &Key| matches!(result, Key::Value(value) if value == b"2-65535");
+            let (read, others) = results.split_at(KEYS.len());
+            assert!(read.iter().all(value), "{number}/{shard}: {results:?}");
+            assert_eq!(others[..2], [Key::Absent, Key::Error(ErrorCode::Invalid)]);
+            assert!(value(&others[2]), "{number}/{shard}: {results:?}");
+        }
+    }
+
     // The leader's node hangs once the request is there: what became of a write is not known.
     let led_by = leader(&homes, "a");
     let mut plain = Plain::connect(&homes[(led_by + 1) % 3], ANY_SHARD);
@@ -252,6 +296,25 @@ fn a_smart_client_is_told_the_same_for_every_kind_of_request() {
             let route = smart.ask(request, 5000, route_of);
             assert_eq!(route.address, homes[led_by].listen);
         }
+        // Keys have their errors each, and share one table of it.
+        let keys = vec![&b"a"[..], b"", b"a"];
+        smart.ask(RequestBody::MultiGet { keys }, 5000, |reply| {
+            let Reply::Values(values) = reply else {
+                panic!("{reply:?}");
+            };
+            assert_eq!(values.errors.len(), 2);
+            let [
+                KeyRead::Failed(moved),
+                KeyRead::Failed(_),
+                KeyRead::Failed(again),
+            ] = values.keys().collect::<Vec<_>>()[..]
+            else {
+                panic!("{values:?}");
+            };
+            assert_eq!(moved, again);
+            let route = route_of(Reply::Error(Box::new(moved.clone())));
+            assert_eq!(route.address, homes[led_by].listen);
+        });
     }
 }
 

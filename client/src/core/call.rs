@@ -224,12 +224,14 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The reply was a result, from a node whose time was `timestamp`: the call has ended.
-    pub fn answered(self, timestamp: u64, now: Instant) {
+    /// The reply was a result, from a node whose time was `timestamp`: the call has ended. Gives the
+    /// place that has answered.
+    pub fn answered(self, timestamp: u64, now: Instant) -> Option<Place> {
         self.core.session.observe(timestamp, now);
         if let Some(write) = self.write {
             write.answered();
         }
+        self.tried.map(|tried| tried.place)
     }
 
     /// A deliberate bug, by which the tests of retries prove themselves: the next try is made under a
@@ -315,20 +317,13 @@ impl<'a> Call<'a> {
 
     fn refused(&mut self, node: u64, timestamp: u64, reply: ErrorReply, now: Instant) -> Action {
         self.core.session.observe(timestamp, now);
-        let code = match reply.code {
-            // The client itself is wrong, or newer than the node: its caller can only read why.
-            Ok(ErrorCode::MalformedFrame | ErrorCode::FrameTooLarge | ErrorCode::UnknownKind)
-            | Err(_) => ErrorCode::Internal,
-            Ok(code) => code,
-        };
         let passes_soon = (1..=WAIT_FOR_CLOCK_MS).contains(&reply.retry_after_ms);
-        let mut error = Error::new(code, reply.fate, reply.message);
-        error.retry_after = Some(Duration::from_millis(u64::from(reply.retry_after_ms)))
-            .filter(|after| !after.is_zero());
-        let next = match code {
+        let route = reply.route.clone();
+        let error = Error::from(reply);
+        let next = match error.code {
             ErrorCode::Moved | ErrorCode::NotLeader => {
                 self.forget_route();
-                if let (Some(route), Some(tried)) = (reply.route, &self.tried) {
+                if let (Some(route), Some(tried)) = (route, &self.tried) {
                     let from = (node, &tried.place.address);
                     self.core.directory.learn(route, from);
                 }

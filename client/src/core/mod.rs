@@ -15,6 +15,7 @@
 pub mod call;
 pub mod directory;
 pub mod failures;
+pub mod multi_get;
 pub mod retry;
 pub mod session;
 #[cfg(test)]

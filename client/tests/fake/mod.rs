@@ -9,7 +9,8 @@ use std::time::Duration;
 use rangedb_client::{Client, ClientOptions};
 use rangedb_protocol::preamble::{Answer, PREAMBLE_LEN, Verdict};
 use rangedb_protocol::{
-    ErrorCode, ErrorReply, Fate, FlatBufferBuilder, Reply, Request, RequestBody, Route, Row, frame,
+    ErrorCode, ErrorReply, Fate, FlatBufferBuilder, KeyResult, Reply, Request, RequestBody, Route,
+    Row, Values, frame,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,12 +28,15 @@ pub enum Manner {
     Closes,
     /// Closes the first connection that asks, and answers the others.
     ClosesOnce,
-    /// Answers gets with the key, puts, and scans with [`ROWS`] rows.
+    /// Answers gets and multi-gets with the key, puts, and scans with [`ROWS`] rows.
     Honest,
     /// Tells a time of [`RIGHT`] and refuses what lies above; its first answer is that of a node whose
     /// clock is far ahead.
     FindsTimesAhead,
 }
+
+/// How many keys of a multi-get a peer reads; the others count as not read.
+pub const KEYS_READ_MAX: usize = 200;
 
 /// How many rows a peer has: `row 0` and so on.
 pub const ROWS: usize = 8;
@@ -177,6 +181,26 @@ async fn serve(mut stream: TcpStream, life: Arc<Life>) {
                     value: Some(key),
                     version: 1,
                 },
+                (_, RequestBody::MultiGet { keys }) => {
+                    let read = keys.iter().take(KEYS_READ_MAX);
+                    let result = |key: &&[u8]| KeyResult::Value {
+                        version: 1,
+                        len: key.len() as u32,
+                    };
+                    let not_read = keys.iter().skip(KEYS_READ_MAX);
+                    let not_read = not_read.map(|_| KeyResult::NotRead);
+                    let values = read.clone().copied().collect::<Vec<_>>().concat();
+                    let reply = Reply::Values(Values {
+                        results: read.map(result).chain(not_read).collect(),
+                        values: &values,
+                        errors: Vec::new(),
+                    });
+                    let mut out = Vec::new();
+                    reply.encode(id, now, &mut FlatBufferBuilder::new(), &mut out);
+                    stream.write_all(&out).await.unwrap();
+                    bytes.drain(..len);
+                    continue;
+                }
                 (_, scan @ RequestBody::Scan { .. }) => {
                     let (page, token) = page_of(&scan);
                     let rows = page.iter().map(|[key, value]| Row {

@@ -209,6 +209,7 @@ pub(super) enum Kind {
     Get,
     Write,
     Scan,
+    MultiGet,
 }
 
 impl Kind {
@@ -218,6 +219,7 @@ impl Kind {
             Body::Get { .. } => Kind::Get,
             Body::Write { .. } => Kind::Write,
             Body::Scan(_) => Kind::Scan,
+            Body::MultiGet { .. } => Kind::MultiGet,
         }
     }
 
@@ -226,6 +228,7 @@ impl Kind {
             Found::Value(_) => Kind::Get,
             Found::Written(_) => Kind::Write,
             Found::Rows(_) => Kind::Scan,
+            Found::Values(_) => Kind::MultiGet,
         };
         self == found
     }
@@ -270,6 +273,7 @@ pub(super) fn reply(kind: Kind, answer: io::Result<Bytes>) -> Result<Reply, Erro
 mod tests {
     use super::*;
     use crate::error::Fate;
+    use crate::gateway::values::Values;
     use crate::request::Outcome;
     use crate::types::Timestamp;
 
@@ -295,7 +299,7 @@ mod tests {
         ] {
             let write = answered(Kind::Write, Err(error.into())).expect_err("an error");
             assert_eq!(write.fate(), fate, "{error}");
-            for kind in [Kind::Get, Kind::Scan] {
+            for kind in [Kind::Get, Kind::Scan, Kind::MultiGet] {
                 let read = answered(kind, Err(error.into())).expect_err("an error");
                 assert_eq!(read.fate(), Fate::NotApplied, "{error}");
             }
@@ -315,9 +319,10 @@ mod tests {
                 Kind::Scan,
                 Found::Rows(crate::request::ScanReply::default()),
             ),
+            (Kind::MultiGet, Found::Values(Values::default())),
         ];
         for (kind, found) in results {
-            for asked in [Kind::Get, Kind::Write, Kind::Scan] {
+            for asked in [Kind::Get, Kind::Write, Kind::Scan, Kind::MultiGet] {
                 let reply = of(Ok(found.clone()));
                 let is_taken = answered(asked, Ok(reply)).is_ok();
                 assert_eq!(is_taken, asked == kind, "{asked:?}, {kind:?}");

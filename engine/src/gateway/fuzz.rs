@@ -5,6 +5,7 @@ use rangedb_fuzz::fuzz;
 use super::message::{
     Body, Found, Reply, Request, decode_reply, decode_request, encode_reply, encode_request,
 };
+use super::values::{KeyRead, Values};
 use crate::error::{Error, Fate};
 use crate::request::{
     Batch, Expected, Outcome, ScanReply, ScanRequest, SessionPair, Target, Versioned,
@@ -44,7 +45,9 @@ fn requests() -> Vec<Request> {
             conf: 2,
         },
     };
-    let bodies = writes.into_iter().chain([Body::Get { key }, scan]);
+    let keys = vec![key.clone(), Blob::new(), key.clone()];
+    let reads = [Body::Get { key }, scan, Body::MultiGet { keys }];
+    let bodies = writes.into_iter().chain(reads);
     let request = |(number, body): (u64, Body)| Request {
         left_us: (number % 2 == 0).then_some(number * 1_000),
         token: Timestamp(number),
@@ -79,6 +82,13 @@ fn replies() -> Vec<Reply> {
         at: Timestamp(6),
         next: Some(ScanRequest::default()),
     };
+    let mut values = Values::default();
+    values.push(KeyRead::Found(Some((b"some value", Timestamp(6)))));
+    values.push(KeyRead::Found(None));
+    values.push(KeyRead::Failed(&Error::NotLeader(Some(Box::new(
+        route.clone(),
+    )))));
+    values.push(KeyRead::NotRead);
     let numbers = Outcome::Numbers {
         version: Timestamp(5),
         values: [1, -2].into(),
@@ -88,6 +98,7 @@ fn replies() -> Vec<Reply> {
         Ok(Found::Value(None)),
         Ok(Found::Written(numbers)),
         Ok(Found::Rows(rows)),
+        Ok(Found::Values(values)),
         Err(Error::NotLeader(Some(Box::new(route)))),
         Err(Error::overloaded("the queue is full", 7)),
         Err(Error::unknown("a reason")),

@@ -1,7 +1,9 @@
 //! A client's request on its way from the shard that got it to the shard that leads its range, and
 //! the answer.
 //!
-//! A shard cannot read messages of another version ([`crate::codec`]). Pure.
+//! A shard cannot read messages of another version ([`crate::codec`]). Operations and results are only
+//! added, at the end of their enums: a shard that does not know one cannot read its message either.
+//! Pure.
 
 #![allow(
     missing_docs,
@@ -11,6 +13,7 @@
 use std::time::Duration;
 
 use super::responder::Answer;
+use super::values::Values;
 use crate::codec;
 use crate::error::Error;
 use crate::range::command;
@@ -49,6 +52,7 @@ pub enum Body {
     Get { key: Blob },
     Write { batch: Batch, session: SessionPair },
     Scan(ScanRequest),
+    MultiGet { keys: Vec<Blob> },
 }
 
 /// The answer to a forwarded request.
@@ -66,6 +70,7 @@ pub enum Found {
     Value(Option<Versioned>),
     Written(Outcome),
     Rows(ScanReply),
+    Values(Values),
 }
 
 impl From<Answer<'_>> for Found {
@@ -77,6 +82,7 @@ impl From<Answer<'_>> for Found {
             })),
             Answer::Written(outcome) => Found::Written(outcome),
             Answer::Rows(rows) => Found::Rows(rows.clone()),
+            Answer::Values(values) => Found::Values(values.clone()),
         }
     }
 }

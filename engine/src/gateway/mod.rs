@@ -19,6 +19,8 @@
 //! must wait ([`Read::Wait`]) goes on in a task: it waits for what the
 //! read names, then looks again.
 //!
+//! **Several keys** in one request are the matter of [`multi_get`].
+//!
 //! **Forwarding.** The first shard sends the request with the time that is left and the range that the
 //! caller believes in; the second one checks both again. It never forwards: if it does not lead
 //! either, its error says where the range is, and the caller gets that. Only if the second shard is on
@@ -32,11 +34,13 @@ mod forwarding;
 #[cfg(test)]
 mod fuzz;
 pub mod message;
+mod multi_get;
 mod orders;
 mod received;
 pub mod request;
 pub mod responder;
 pub mod router;
+pub mod values;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -445,6 +449,7 @@ fn pass_on<R: Responder>(responder: &R, token: u64, reply: message::Reply) {
         }
         Ok(Found::Written(outcome)) => Ok(Answer::Written(outcome.clone())),
         Ok(Found::Rows(rows)) => Ok(Answer::Rows(rows)),
+        Ok(Found::Values(values)) => Ok(Answer::Values(values)),
         Err(error) => Err(error.clone()),
     };
     responder.answer(&ticket, Some(reply.now), answer);

@@ -77,6 +77,10 @@ impl<E: Env> Gateway<E> {
             Body::Get { key } => self.get(received, &call, (), &key),
             Body::Write { batch, session } => self.write(received, &call, (), (batch, session)),
             Body::Scan(scan) => self.scan(received, &call, (), scan),
+            Body::MultiGet { keys } => {
+                let keys: Vec<&[u8]> = keys.iter().map(|key| &**key).collect();
+                self.multi_get(received, &call, (), &keys)
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::pin::Pin;
 use std::rc::Rc;
 
+use super::values::Values;
 use crate::error::Error;
 use crate::request::{Outcome, ScanReply};
 use crate::shard::WriteSink;
@@ -18,6 +19,8 @@ pub enum Answer<'a> {
     Written(Outcome),
     /// To a scan.
     Rows(&'a ScanReply),
+    /// To a multi-get.
+    Values(&'a Values),
 }
 
 /// A task of a scan.

@@ -121,9 +121,7 @@ pub trait SnapshotReader {
     ///
     /// # Errors
     /// They cannot be read, or the machine has become another snapshot meanwhile.
-    fn next_part(
-        &mut self,
-    ) -> impl Future<Output = Result<(Vec<SnapshotRow>, Duration), Fatal>>;
+    fn next_part(&mut self) -> impl Future<Output = Result<(Vec<SnapshotRow>, Duration), Fatal>>;
 
     /// The encoded state of the machine as of the beginning.
     fn state(&self) -> Bytes;

@@ -18,6 +18,7 @@ mod leadership_transfer;
 mod liveness;
 mod management;
 mod members;
+mod multi_get;
 mod open;
 mod peers;
 mod pinned;
@@ -50,6 +51,7 @@ use crate::types::{Blob, DataId, KeyRange, Location, NodeId, RangeId, ReplicaId,
 use crate::wal::Wal;
 pub use digests::{DigestOptions, DigestStats};
 pub use folder::{FolderMark, Opened};
+pub use multi_get::KeyTurn;
 use range_map::{RangeMap, Running};
 pub use status::{ClusterStatus, RangeStatus, ShardStatus};
 

@@ -18,6 +18,7 @@ fn settings() -> Drive {
     Drive {
         connections: 4,
         depth: 3,
+        batch: 1,
         threads: 2,
         rate: None,
         warmup: Duration::ZERO,
@@ -43,6 +44,25 @@ fn load_writes_every_record_once_in_spite_of_refusals() {
     assert!(measured.probe.errors["refused"] > 0);
     let kinds: Vec<_> = measured.probe.latencies().map(|(kind, _)| kind).collect();
     assert_eq!(kinds, [OperationKind::Insert]);
+}
+
+#[test]
+fn gets_of_one_request_count_each_and_take_their_time_together() {
+    let settings = Drive {
+        batch: 7,
+        ..settings()
+    };
+    let connect = async || Ok(MemoryDatabase::default());
+    for (workload, others) in [(Workload::C, 0), (Workload::B, 1)] {
+        let probe = drive(settings, &plan(workload), false, connect)
+            .expect("measured")
+            .probe;
+        let gets = probe.latencies().next().expect("gets").1.len();
+        assert!(gets > 0 && probe.operations > 6 * gets, "{probe:?}");
+        // Nothing was loaded, and workload c writes nothing.
+        assert!(others > 0 || probe.not_found == probe.operations);
+        assert_eq!(probe.latencies().count(), 1 + others);
+    }
 }
 
 #[test]

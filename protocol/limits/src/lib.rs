@@ -21,6 +21,14 @@ pub const BATCH_OPS_MAX: usize = 4096;
 /// Mutations of one write that add to a number. Each leaves a number in the session table, where a
 /// retry finds it.
 pub const BATCH_ADDITIONS_MAX: usize = 64;
+/// Keys of one multi-get.
+pub const MULTI_GET_KEYS_MAX: usize = 4096;
+/// All keys of one multi-get together.
+pub const MULTI_GET_KEYS_LEN_MAX: usize = 4 << 20;
+/// All values of one reply to a multi-get together.
+pub const MULTI_GET_VALUES_LEN_MAX: usize = 4 << 20;
+/// Different errors in one reply to a multi-get.
+pub const MULTI_GET_ERRORS_MAX: usize = 256;
 /// Rows of one scan reply.
 pub const SCAN_ROWS_MAX: usize = 10_000;
 /// All keys and values of one scan reply together.
@@ -58,6 +66,12 @@ pub enum BrokenLimit {
     /// A write has this many bytes.
     #[error("the write has {0} bytes of keys and values; a write has at most {BATCH_LEN_MAX}")]
     LongWrite(usize),
+    /// A multi-get has this many keys.
+    #[error("the multi-get has {0} keys; a multi-get has 1 to {MULTI_GET_KEYS_MAX}")]
+    ManyKeys(usize),
+    /// The keys of a multi-get have this many bytes.
+    #[error("the keys have {0} bytes together; a multi-get has at most {MULTI_GET_KEYS_LEN_MAX}")]
+    LongKeys(usize),
 }
 
 /// Checks a key.
@@ -70,6 +84,22 @@ pub fn check_key(key: &[u8]) -> Result<(), BrokenLimit> {
         len if len > KEY_LEN_MAX => Err(BrokenLimit::LongKey(len)),
         _ => Ok(()),
     }
+}
+
+/// Checks the number of keys of a multi-get, and their bytes; not each key.
+///
+/// # Errors
+/// See [`BrokenLimit`].
+pub fn check_multi_get(keys: &[&[u8]]) -> Result<(), BrokenLimit> {
+    let count = keys.len();
+    if !(1..=MULTI_GET_KEYS_MAX).contains(&count) {
+        return Err(BrokenLimit::ManyKeys(count));
+    }
+    let len = keys.iter().map(|key| key.len()).sum();
+    if len > MULTI_GET_KEYS_LEN_MAX {
+        return Err(BrokenLimit::LongKeys(len));
+    }
+    Ok(())
 }
 
 /// Checks the bounds of a scan.
@@ -176,6 +206,23 @@ mod tests {
         let refused = Err(BrokenLimit::LongBound(BOUND_LEN_MAX + 1));
         assert_eq!(check_bounds(Some(&long), None), refused);
         assert_eq!(check_bounds(Some(b""), Some(&long)), refused);
+    }
+
+    #[test]
+    fn a_multi_get_at_its_limits_passes_and_a_larger_one_does_not() {
+        let longest = [b'k'; KEY_LEN_MAX];
+        let fit = MULTI_GET_KEYS_LEN_MAX / longest.len();
+        assert_eq!(
+            check_multi_get(&vec![&b"k"[..]; MULTI_GET_KEYS_MAX]),
+            Ok(())
+        );
+        assert_eq!(check_multi_get(&vec![&longest[..]; fit]), Ok(()));
+        assert_eq!(check_multi_get(&[]), Err(BrokenLimit::ManyKeys(0)));
+        let more = vec![&b"k"[..]; MULTI_GET_KEYS_MAX + 1];
+        let refused = Err(BrokenLimit::ManyKeys(MULTI_GET_KEYS_MAX + 1));
+        assert_eq!(check_multi_get(&more), refused);
+        let refused = Err(BrokenLimit::LongKeys(MULTI_GET_KEYS_LEN_MAX + KEY_LEN_MAX));
+        assert_eq!(check_multi_get(&vec![&longest[..]; fit + 1]), refused);
     }
 
     fn operations(kind: OperationKind, count: usize, value: &[u8]) -> Vec<Operation<'_>> {

@@ -196,6 +196,105 @@ pub mod rangedb {
         }
 
         impl ::flatbuffers::SimpleToVerifyInSlice for Change {}
+        #[deprecated(
+            since = "2.0.0",
+            note = "Use associated constants instead. This will no longer be generated in 2021."
+        )]
+        pub const ENUM_MIN_KEY_STATE: u8 = 0;
+        #[deprecated(
+            since = "2.0.0",
+            note = "Use associated constants instead. This will no longer be generated in 2021."
+        )]
+        pub const ENUM_MAX_KEY_STATE: u8 = 3;
+        #[deprecated(
+            since = "2.0.0",
+            note = "Use associated constants instead. This will no longer be generated in 2021."
+        )]
+        #[allow(non_camel_case_types)]
+        pub const ENUM_VALUES_KEY_STATE: [KeyState; 4] = [
+            KeyState::Absent,
+            KeyState::Value,
+            KeyState::Failed,
+            KeyState::NotRead,
+        ];
+
+        /// What became of a key: it has no value, it has one, it cannot be read, it was not read.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        #[repr(transparent)]
+        pub struct KeyState(pub u8);
+        #[allow(non_upper_case_globals)]
+        impl KeyState {
+            pub const Absent: Self = Self(0);
+            pub const Value: Self = Self(1);
+            pub const Failed: Self = Self(2);
+            pub const NotRead: Self = Self(3);
+
+            pub const ENUM_MIN: u8 = 0;
+            pub const ENUM_MAX: u8 = 3;
+            pub const ENUM_VALUES: &'static [Self] =
+                &[Self::Absent, Self::Value, Self::Failed, Self::NotRead];
+            /// Returns the variant's name or "" if unknown.
+            pub fn variant_name(self) -> Option<&'static str> {
+                match self {
+                    Self::Absent => Some("Absent"),
+                    Self::Value => Some("Value"),
+                    Self::Failed => Some("Failed"),
+                    Self::NotRead => Some("NotRead"),
+                    _ => None,
+                }
+            }
+        }
+        impl ::core::fmt::Debug for KeyState {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+                if let Some(name) = self.variant_name() {
+                    f.write_str(name)
+                } else {
+                    f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+                }
+            }
+        }
+        impl<'a> ::flatbuffers::Follow<'a> for KeyState {
+            type Inner = Self;
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+                Self(b)
+            }
+        }
+
+        impl ::flatbuffers::Push for KeyState {
+            type Output = KeyState;
+            #[inline]
+            unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+                unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+            }
+        }
+
+        impl ::flatbuffers::EndianScalar for KeyState {
+            type Scalar = u8;
+            #[inline]
+            fn to_little_endian(self) -> u8 {
+                self.0.to_le()
+            }
+            #[inline]
+            #[allow(clippy::wrong_self_convention)]
+            fn from_little_endian(v: u8) -> Self {
+                let b = u8::from_le(v);
+                Self(b)
+            }
+        }
+
+        impl<'a> ::flatbuffers::Verifiable for KeyState {
+            #[inline]
+            fn run_verifier(
+                v: &mut ::flatbuffers::Verifier,
+                pos: usize,
+            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+                u8::run_verifier(v, pos)
+            }
+        }
+
+        impl ::flatbuffers::SimpleToVerifyInSlice for KeyState {}
         /// The name of a write, the same for every try of it.
         // struct Session, aligned to 8
         #[repr(transparent)]
@@ -603,6 +702,208 @@ pub mod rangedb {
             }
         }
 
+        /// What a multi-get gives for one key.
+        // struct KeyResult, aligned to 8
+        #[repr(transparent)]
+        #[derive(Clone, Copy, PartialEq)]
+        pub struct KeyResult(pub [u8; 16]);
+        impl Default for KeyResult {
+            fn default() -> Self {
+                Self([0; 16])
+            }
+        }
+        impl ::core::fmt::Debug for KeyResult {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+                f.debug_struct("KeyResult")
+                    .field("version", &self.version())
+                    .field("length", &self.length())
+                    .field("error", &self.error())
+                    .field("state", &self.state())
+                    .finish()
+            }
+        }
+
+        impl ::flatbuffers::SimpleToVerifyInSlice for KeyResult {}
+        impl<'a> ::flatbuffers::Follow<'a> for KeyResult {
+            type Inner = &'a KeyResult;
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                unsafe { <&'a KeyResult>::follow(buf, loc) }
+            }
+        }
+        impl<'a> ::flatbuffers::Follow<'a> for &'a KeyResult {
+            type Inner = &'a KeyResult;
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                unsafe { ::flatbuffers::follow_cast_ref::<KeyResult>(buf, loc) }
+            }
+        }
+        impl<'b> ::flatbuffers::Push for KeyResult {
+            type Output = KeyResult;
+            #[inline]
+            unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+                let src = unsafe {
+                    ::core::slice::from_raw_parts(
+                        self as *const KeyResult as *const u8,
+                        <Self as ::flatbuffers::Push>::size(),
+                    )
+                };
+                dst.copy_from_slice(src);
+            }
+            #[inline]
+            fn alignment() -> ::flatbuffers::PushAlignment {
+                ::flatbuffers::PushAlignment::new(8)
+            }
+        }
+
+        impl<'a> ::flatbuffers::Verifiable for KeyResult {
+            #[inline]
+            fn run_verifier(
+                v: &mut ::flatbuffers::Verifier,
+                pos: usize,
+            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+                v.in_buffer::<Self>(pos)
+            }
+        }
+
+        impl<'a> KeyResult {
+            #[allow(clippy::too_many_arguments)]
+            pub fn new(version: u64, length: u32, error: u16, state: KeyState) -> Self {
+                let mut s = Self([0; 16]);
+                s.set_version(version);
+                s.set_length(length);
+                s.set_error(error);
+                s.set_state(state);
+                s
+            }
+
+            /// Counts under Value alone, as the next.
+            pub fn version(&self) -> u64 {
+                let mut mem = ::core::mem::MaybeUninit::<
+                    <u64 as ::flatbuffers::EndianScalar>::Scalar,
+                >::uninit();
+                // Safety:
+                // Created from a valid Table for this object
+                // Which contains a valid value in this slot
+                ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+                    ::core::ptr::copy_nonoverlapping(
+                        self.0[0..].as_ptr(),
+                        mem.as_mut_ptr() as *mut u8,
+                        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+                    );
+                    mem.assume_init()
+                })
+            }
+
+            pub fn set_version(&mut self, x: u64) {
+                let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+                // Safety:
+                // Created from a valid Table for this object
+                // Which contains a valid value in this slot
+                unsafe {
+                    ::core::ptr::copy_nonoverlapping(
+                        &x_le as *const _ as *const u8,
+                        self.0[0..].as_mut_ptr(),
+                        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+                    );
+                }
+            }
+
+            pub fn length(&self) -> u32 {
+                let mut mem = ::core::mem::MaybeUninit::<
+                    <u32 as ::flatbuffers::EndianScalar>::Scalar,
+                >::uninit();
+                // Safety:
+                // Created from a valid Table for this object
+                // Which contains a valid value in this slot
+                ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+                    ::core::ptr::copy_nonoverlapping(
+                        self.0[8..].as_ptr(),
+                        mem.as_mut_ptr() as *mut u8,
+                        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+                    );
+                    mem.assume_init()
+                })
+            }
+
+            pub fn set_length(&mut self, x: u32) {
+                let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+                // Safety:
+                // Created from a valid Table for this object
+                // Which contains a valid value in this slot
+                unsafe {
+                    ::core::ptr::copy_nonoverlapping(
+                        &x_le as *const _ as *const u8,
+                        self.0[8..].as_mut_ptr(),
+                        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+                    );
+                }
+            }
+
+            /// Counts under Failed alone: the place of its error among the errors, from 0.
+            pub fn error(&self) -> u16 {
+                let mut mem = ::core::mem::MaybeUninit::<
+                    <u16 as ::flatbuffers::EndianScalar>::Scalar,
+                >::uninit();
+                // Safety:
+                // Created from a valid Table for this object
+                // Which contains a valid value in this slot
+                ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+                    ::core::ptr::copy_nonoverlapping(
+                        self.0[12..].as_ptr(),
+                        mem.as_mut_ptr() as *mut u8,
+                        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+                    );
+                    mem.assume_init()
+                })
+            }
+
+            pub fn set_error(&mut self, x: u16) {
+                let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+                // Safety:
+                // Created from a valid Table for this object
+                // Which contains a valid value in this slot
+                unsafe {
+                    ::core::ptr::copy_nonoverlapping(
+                        &x_le as *const _ as *const u8,
+                        self.0[12..].as_mut_ptr(),
+                        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+                    );
+                }
+            }
+
+            pub fn state(&self) -> KeyState {
+                let mut mem = ::core::mem::MaybeUninit::<
+                    <KeyState as ::flatbuffers::EndianScalar>::Scalar,
+                >::uninit();
+                // Safety:
+                // Created from a valid Table for this object
+                // Which contains a valid value in this slot
+                ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+                    ::core::ptr::copy_nonoverlapping(
+                        self.0[14..].as_ptr(),
+                        mem.as_mut_ptr() as *mut u8,
+                        ::core::mem::size_of::<<KeyState as ::flatbuffers::EndianScalar>::Scalar>(),
+                    );
+                    mem.assume_init()
+                })
+            }
+
+            pub fn set_state(&mut self, x: KeyState) {
+                let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+                // Safety:
+                // Created from a valid Table for this object
+                // Which contains a valid value in this slot
+                unsafe {
+                    ::core::ptr::copy_nonoverlapping(
+                        &x_le as *const _ as *const u8,
+                        self.0[14..].as_mut_ptr(),
+                        ::core::mem::size_of::<<KeyState as ::flatbuffers::EndianScalar>::Scalar>(),
+                    );
+                }
+            }
+        }
+
         pub enum GetOffset {}
         #[derive(Copy, Clone, PartialEq)]
 
@@ -776,6 +1077,206 @@ pub mod rangedb {
                 let mut ds = f.debug_struct("Get");
                 ds.field("key", &self.key());
                 ds.field("target", &self.target());
+                ds.field("deadline_ms", &self.deadline_ms());
+                ds.field("token", &self.token());
+                ds.finish()
+            }
+        }
+        pub enum MultiGetOffset {}
+        #[derive(Copy, Clone, PartialEq)]
+
+        /// Reads keys of any ranges.
+        pub struct MultiGet<'a> {
+            pub _tab: ::flatbuffers::Table<'a>,
+        }
+
+        impl<'a> ::flatbuffers::Follow<'a> for MultiGet<'a> {
+            type Inner = MultiGet<'a>;
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                Self {
+                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
+                }
+            }
+        }
+
+        impl<'a> MultiGet<'a> {
+            pub const VT_KEYS: ::flatbuffers::VOffsetT = 4;
+            pub const VT_LENGTHS: ::flatbuffers::VOffsetT = 6;
+            pub const VT_DEADLINE_MS: ::flatbuffers::VOffsetT = 8;
+            pub const VT_TOKEN: ::flatbuffers::VOffsetT = 10;
+
+            #[inline]
+            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+                MultiGet { _tab: table }
+            }
+            #[allow(unused_mut)]
+            pub fn create<
+                'bldr: 'args,
+                'args: 'mut_bldr,
+                'mut_bldr,
+                A: ::flatbuffers::Allocator + 'bldr,
+            >(
+                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+                args: &'args MultiGetArgs<'args>,
+            ) -> ::flatbuffers::WIPOffset<MultiGet<'bldr>> {
+                let mut builder = MultiGetBuilder::new(_fbb);
+                builder.add_token(args.token);
+                builder.add_deadline_ms(args.deadline_ms);
+                if let Some(x) = args.lengths {
+                    builder.add_lengths(x);
+                }
+                if let Some(x) = args.keys {
+                    builder.add_keys(x);
+                }
+                builder.finish()
+            }
+
+            /// The keys, one right behind the other.
+            #[inline]
+            pub fn keys(&self) -> ::flatbuffers::Vector<'a, u8> {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe {
+                    self._tab
+                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(
+                            MultiGet::VT_KEYS,
+                            None,
+                        )
+                        .unwrap()
+                }
+            }
+            /// The length of each key.
+            #[inline]
+            pub fn lengths(&self) -> ::flatbuffers::Vector<'a, u32> {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe {
+                    self._tab
+                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(
+                            MultiGet::VT_LENGTHS,
+                            None,
+                        )
+                        .unwrap()
+                }
+            }
+            #[inline]
+            pub fn deadline_ms(&self) -> u32 {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe {
+                    self._tab
+                        .get::<u32>(MultiGet::VT_DEADLINE_MS, Some(0))
+                        .unwrap()
+                }
+            }
+            #[inline]
+            pub fn token(&self) -> u64 {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe { self._tab.get::<u64>(MultiGet::VT_TOKEN, Some(0)).unwrap() }
+            }
+        }
+
+        impl ::flatbuffers::Verifiable for MultiGet<'_> {
+            #[inline]
+            fn run_verifier(
+                v: &mut ::flatbuffers::Verifier,
+                pos: usize,
+            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+                v.visit_table(pos)?
+                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>(
+                        "keys",
+                        Self::VT_KEYS,
+                        true,
+                    )?
+                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>(
+                        "lengths",
+                        Self::VT_LENGTHS,
+                        true,
+                    )?
+                    .visit_field::<u32>("deadline_ms", Self::VT_DEADLINE_MS, false)?
+                    .visit_field::<u64>("token", Self::VT_TOKEN, false)?
+                    .finish();
+                Ok(())
+            }
+        }
+        pub struct MultiGetArgs<'a> {
+            pub keys: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+            pub lengths: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
+            pub deadline_ms: u32,
+            pub token: u64,
+        }
+        impl<'a> Default for MultiGetArgs<'a> {
+            #[inline]
+            fn default() -> Self {
+                MultiGetArgs {
+                    keys: None,    // required field
+                    lengths: None, // required field
+                    deadline_ms: 0,
+                    token: 0,
+                }
+            }
+        }
+
+        pub struct MultiGetBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+        }
+        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MultiGetBuilder<'a, 'b, A> {
+            #[inline]
+            pub fn add_keys(
+                &mut self,
+                keys: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u8>>,
+            ) {
+                self.fbb_
+                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(MultiGet::VT_KEYS, keys);
+            }
+            #[inline]
+            pub fn add_lengths(
+                &mut self,
+                lengths: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u32>>,
+            ) {
+                self.fbb_
+                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(MultiGet::VT_LENGTHS, lengths);
+            }
+            #[inline]
+            pub fn add_deadline_ms(&mut self, deadline_ms: u32) {
+                self.fbb_
+                    .push_slot::<u32>(MultiGet::VT_DEADLINE_MS, deadline_ms, 0);
+            }
+            #[inline]
+            pub fn add_token(&mut self, token: u64) {
+                self.fbb_.push_slot::<u64>(MultiGet::VT_TOKEN, token, 0);
+            }
+            #[inline]
+            pub fn new(
+                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            ) -> MultiGetBuilder<'a, 'b, A> {
+                let start = _fbb.start_table();
+                MultiGetBuilder {
+                    fbb_: _fbb,
+                    start_: start,
+                }
+            }
+            #[inline]
+            pub fn finish(self) -> ::flatbuffers::WIPOffset<MultiGet<'a>> {
+                let o = self.fbb_.end_table(self.start_);
+                self.fbb_.required(o, MultiGet::VT_KEYS, "keys");
+                self.fbb_.required(o, MultiGet::VT_LENGTHS, "lengths");
+                ::flatbuffers::WIPOffset::new(o.value())
+            }
+        }
+
+        impl ::core::fmt::Debug for MultiGet<'_> {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                let mut ds = f.debug_struct("MultiGet");
+                ds.field("keys", &self.keys());
+                ds.field("lengths", &self.lengths());
                 ds.field("deadline_ms", &self.deadline_ms());
                 ds.field("token", &self.token());
                 ds.finish()
@@ -2146,6 +2647,207 @@ pub mod rangedb {
                 let mut ds = f.debug_struct("Value");
                 ds.field("value", &self.value());
                 ds.field("version", &self.version());
+                ds.field("now", &self.now());
+                ds.finish()
+            }
+        }
+        pub enum ValuesOffset {}
+        #[derive(Copy, Clone, PartialEq)]
+
+        pub struct Values<'a> {
+            pub _tab: ::flatbuffers::Table<'a>,
+        }
+
+        impl<'a> ::flatbuffers::Follow<'a> for Values<'a> {
+            type Inner = Values<'a>;
+            #[inline]
+            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+                Self {
+                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
+                }
+            }
+        }
+
+        impl<'a> Values<'a> {
+            pub const VT_RESULTS: ::flatbuffers::VOffsetT = 4;
+            pub const VT_VALUES: ::flatbuffers::VOffsetT = 6;
+            pub const VT_ERRORS: ::flatbuffers::VOffsetT = 8;
+            pub const VT_NOW: ::flatbuffers::VOffsetT = 10;
+
+            #[inline]
+            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+                Values { _tab: table }
+            }
+            #[allow(unused_mut)]
+            pub fn create<
+                'bldr: 'args,
+                'args: 'mut_bldr,
+                'mut_bldr,
+                A: ::flatbuffers::Allocator + 'bldr,
+            >(
+                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+                args: &'args ValuesArgs<'args>,
+            ) -> ::flatbuffers::WIPOffset<Values<'bldr>> {
+                let mut builder = ValuesBuilder::new(_fbb);
+                builder.add_now(args.now);
+                if let Some(x) = args.errors {
+                    builder.add_errors(x);
+                }
+                if let Some(x) = args.values {
+                    builder.add_values(x);
+                }
+                if let Some(x) = args.results {
+                    builder.add_results(x);
+                }
+                builder.finish()
+            }
+
+            /// In the order of the keys.
+            #[inline]
+            pub fn results(&self) -> ::flatbuffers::Vector<'a, KeyResult> {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe {
+                    self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, KeyResult>>>(Values::VT_RESULTS, None).unwrap()
+                }
+            }
+            /// The values, one right behind the other.
+            #[inline]
+            pub fn values(&self) -> ::flatbuffers::Vector<'a, u8> {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe {
+                    self._tab
+                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(
+                            Values::VT_VALUES,
+                            None,
+                        )
+                        .unwrap()
+                }
+            }
+            /// Why keys cannot be read; several keys may have the same error.
+            #[inline]
+            pub fn errors(
+                &self,
+            ) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Error<'a>>>>
+            {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe {
+                    self._tab.get::<::flatbuffers::ForwardsUOffset<
+                        ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Error>>,
+                    >>(Values::VT_ERRORS, None)
+                }
+            }
+            #[inline]
+            pub fn now(&self) -> u64 {
+                // Safety:
+                // Created from valid Table for this object
+                // which contains a valid value in this slot
+                unsafe { self._tab.get::<u64>(Values::VT_NOW, Some(0)).unwrap() }
+            }
+        }
+
+        impl ::flatbuffers::Verifiable for Values<'_> {
+            #[inline]
+            fn run_verifier(
+                v: &mut ::flatbuffers::Verifier,
+                pos: usize,
+            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+                v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, KeyResult>>>("results", Self::VT_RESULTS, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("values", Self::VT_VALUES, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Error>>>>("errors", Self::VT_ERRORS, false)?
+     .visit_field::<u64>("now", Self::VT_NOW, false)?
+     .finish();
+                Ok(())
+            }
+        }
+        pub struct ValuesArgs<'a> {
+            pub results: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, KeyResult>>>,
+            pub values: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+            pub errors: Option<
+                ::flatbuffers::WIPOffset<
+                    ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Error<'a>>>,
+                >,
+            >,
+            pub now: u64,
+        }
+        impl<'a> Default for ValuesArgs<'a> {
+            #[inline]
+            fn default() -> Self {
+                ValuesArgs {
+                    results: None, // required field
+                    values: None,  // required field
+                    errors: None,
+                    now: 0,
+                }
+            }
+        }
+
+        pub struct ValuesBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+        }
+        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ValuesBuilder<'a, 'b, A> {
+            #[inline]
+            pub fn add_results(
+                &mut self,
+                results: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, KeyResult>>,
+            ) {
+                self.fbb_
+                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Values::VT_RESULTS, results);
+            }
+            #[inline]
+            pub fn add_values(
+                &mut self,
+                values: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u8>>,
+            ) {
+                self.fbb_
+                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Values::VT_VALUES, values);
+            }
+            #[inline]
+            pub fn add_errors(
+                &mut self,
+                errors: ::flatbuffers::WIPOffset<
+                    ::flatbuffers::Vector<'b, ::flatbuffers::ForwardsUOffset<Error<'b>>>,
+                >,
+            ) {
+                self.fbb_
+                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Values::VT_ERRORS, errors);
+            }
+            #[inline]
+            pub fn add_now(&mut self, now: u64) {
+                self.fbb_.push_slot::<u64>(Values::VT_NOW, now, 0);
+            }
+            #[inline]
+            pub fn new(
+                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+            ) -> ValuesBuilder<'a, 'b, A> {
+                let start = _fbb.start_table();
+                ValuesBuilder {
+                    fbb_: _fbb,
+                    start_: start,
+                }
+            }
+            #[inline]
+            pub fn finish(self) -> ::flatbuffers::WIPOffset<Values<'a>> {
+                let o = self.fbb_.end_table(self.start_);
+                self.fbb_.required(o, Values::VT_RESULTS, "results");
+                self.fbb_.required(o, Values::VT_VALUES, "values");
+                ::flatbuffers::WIPOffset::new(o.value())
+            }
+        }
+
+        impl ::core::fmt::Debug for Values<'_> {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                let mut ds = f.debug_struct("Values");
+                ds.field("results", &self.results());
+                ds.field("values", &self.values());
+                ds.field("errors", &self.errors());
                 ds.field("now", &self.now());
                 ds.finish()
             }

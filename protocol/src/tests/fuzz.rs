@@ -16,7 +16,7 @@ fn encoded(count: usize, mut encode: impl FnMut(usize, &mut Vec<u8>)) -> Vec<Vec
 }
 
 fn request_frames() -> Vec<Vec<u8>> {
-    let all: Vec<Request<'_>> = requests();
+    let all: Vec<Request<'_>> = [requests(), multi_gets()].concat();
     let mut builder = FlatBufferBuilder::new();
     encoded(all.len(), |index, to| {
         all[index].encode(7, &mut builder, to)
@@ -24,7 +24,7 @@ fn request_frames() -> Vec<Vec<u8>> {
 }
 
 fn reply_frames() -> Vec<Vec<u8>> {
-    let all: Vec<Reply<'_>> = replies();
+    let all: Vec<Reply<'_>> = [replies(), values()].concat();
     let mut builder = FlatBufferBuilder::new();
     encoded(all.len(), |index, to| {
         all[index].encode(7, 44, &mut builder, to)

@@ -11,13 +11,16 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use rangedb_client::{BatchOutcome, Client, ClientOptions, Error};
-use rangedb_protocol::limits::{ADMIN_COMMAND_LEN_MAX, BATCH_LEN_MAX, VALUE_LEN_MAX};
+use rangedb_protocol::limits::{
+    ADMIN_COMMAND_LEN_MAX, BATCH_LEN_MAX, MULTI_GET_KEYS_LEN_MAX, VALUE_LEN_MAX,
+};
 use serde_json::{Map, Value, json};
 use tokio::sync::OnceCell;
 
 use super::batch;
 use super::body::{NoBody, Text, json_response, percent_decoded, read};
 use super::failure::Failure;
+use super::multi_get;
 use super::scan::Scan;
 
 /// The header that carries a value's version.
@@ -27,6 +30,8 @@ const VERSION: HeaderName = HeaderName::from_static("rangedb-version");
 const BODY_LEN_MAX: usize = ADMIN_COMMAND_LEN_MAX / 2;
 /// A batch in JSON, where hexadecimal digits take two characters for a byte.
 const BATCH_BODY_LEN_MAX: usize = 3 * BATCH_LEN_MAX;
+/// Keys in JSON, as above.
+const MULTI_GET_BODY_LEN_MAX: usize = 3 * MULTI_GET_KEYS_LEN_MAX;
 
 /// The API: HTTP in front of a client of the database.
 pub struct Api {
@@ -46,6 +51,7 @@ enum Resource {
     TransferLeader(u64),
     MoveReplica(u64),
     Batch,
+    MultiGet,
     Key(Vec<u8>),
     Scan,
 }
@@ -68,6 +74,7 @@ impl Resource {
         let parts: Vec<&str> = path.split('/').collect();
         Ok(match parts.as_slice() {
             ["batch"] => Resource::Batch,
+            ["get"] => Resource::MultiGet,
             ["nodes"] => Resource::Nodes,
             ["ranges"] => Resource::Ranges,
             ["status"] => Resource::Status,
@@ -89,7 +96,10 @@ impl Resource {
         match self {
             Resource::Key(_) => "GET, HEAD, PUT, DELETE",
             Resource::Setting(_) => "GET, HEAD, PUT",
-            Resource::Batch | Resource::TransferLeader(_) | Resource::MoveReplica(_) => "POST",
+            Resource::Batch
+            | Resource::MultiGet
+            | Resource::TransferLeader(_)
+            | Resource::MoveReplica(_) => "POST",
             _ => "GET, HEAD",
         }
     }
@@ -150,6 +160,7 @@ impl Api {
                 return scan.answer(self.client().await?).await;
             }
             Resource::Batch => return self.batch(request.into_body()).await,
+            Resource::MultiGet => return self.multi_get(request.into_body()).await,
             _ => {}
         }
         let body = if matches!(method, Method::GET | Method::HEAD) {
@@ -180,6 +191,13 @@ impl Api {
             }
             _ => json_response(StatusCode::CONFLICT, answer),
         })
+    }
+
+    /// Reads several keys. That one has no value, or cannot be read, is told beside it.
+    async fn multi_get(&self, body: Incoming) -> Result<Response<Text>, Failure> {
+        let body = whole_body(body, MULTI_GET_BODY_LEN_MAX).await?;
+        let keys = multi_get::of_body(&body).map_err(Failure::invalid)?;
+        Ok(multi_get::answer(self.client().await?, &keys).await)
     }
 
     async fn key(
@@ -227,7 +245,9 @@ fn command(resource: Resource, method: &Method, body: &[u8]) -> Result<(Value, b
         Resource::Setting(name) => Ok((json!({ "command": "config_get", "name": name }), false)),
         Resource::TransferLeader(range) => order("transfer_leader", range, body),
         Resource::MoveReplica(range) => order("move_replica", range, body),
-        Resource::Batch | Resource::Key(_) | Resource::Scan => Err(Failure::no_such_page()),
+        Resource::Batch | Resource::MultiGet | Resource::Key(_) | Resource::Scan => {
+            Err(Failure::no_such_page())
+        }
     }
 }
 
@@ -274,6 +294,7 @@ mod tests {
     #[test]
     fn paths_name_what_they_are_for() {
         assert_eq!(resource("nodes"), Some(Resource::Nodes));
+        assert_eq!(resource("get"), Some(Resource::MultiGet));
         assert_eq!(resource("config/history"), Some(Resource::ConfigHistory));
         assert_eq!(
             resource("config/dead-after"),

@@ -6,13 +6,12 @@
 //! `{"op":"put","key":"k","value":"v"}`, `{"op":"delete","key":"k"}` or
 //! `{"op":"add","key":"k","delta":-1}`. `key_hex` and `value_hex` take hexadecimal digits.
 
-use std::fmt;
-
 use rangedb_client::{Batch, BatchOutcome};
 use rangedb_protocol::limits::BATCH_OPS_MAX;
-use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
+
+use super::json::bounded_list;
 
 /// A condition or a change.
 #[derive(Debug, Deserialize)]
@@ -55,28 +54,9 @@ struct Body {
     mutations: Vec<Operation>,
 }
 
-/// Reads no more operations than a batch may have: each takes far more memory than its text.
+/// Reads no more operations than a batch may have.
 fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Operation>, D::Error> {
-    struct Operations;
-    impl<'de> Visitor<'de> for Operations {
-        type Value = Vec<Operation>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "a list of at most {BATCH_OPS_MAX} operations")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<Operation>, A::Error> {
-            let mut operations = Vec::new();
-            while let Some(operation) = list.next_element()? {
-                if operations.len() == BATCH_OPS_MAX {
-                    return Err(A::Error::invalid_length(BATCH_OPS_MAX + 1, &self));
-                }
-                operations.push(operation);
-            }
-            Ok(operations)
-        }
-    }
-    deserializer.deserialize_seq(Operations)
+    bounded_list::<BATCH_OPS_MAX, _, _>(deserializer)
 }
 
 /// The bytes of hexadecimal digits.

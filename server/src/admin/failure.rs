@@ -37,7 +37,7 @@ impl Failure {
     }
 
     pub fn no_such_page() -> Failure {
-        let message = "there are batch, nodes, ranges, status, config, config/history, config/NAME, \
+        let message = "there are batch, get, nodes, ranges, status, config, config/history, config/NAME, \
                        ranges/ID/transfer-leader, ranges/ID/move-replica, kv/KEY and scan";
         Failure::new(StatusCode::NOT_FOUND, "no_such_page", message)
     }

@@ -4,9 +4,12 @@
 //! if hexadecimal digits are asked for, under the name with `_hex` (`"key_hex"`) in lower case.
 //! Exactly one of both is there, so binary data survives. Versions are whole numbers of up to 63 bits.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
+use std::marker::PhantomData;
 
-use rangedb_client::Row;
+use rangedb_client::{Error, Row, Versioned};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 /// Lower-case hexadecimal digits.
@@ -36,4 +39,54 @@ pub fn row(row: &Row, keys_only: bool, as_hex: bool) -> Value {
     }
     object.insert("version".to_owned(), Value::from(row.version));
     Value::Object(object)
+}
+
+/// A key that was read with others: its value and version, that there is none, or why it cannot be
+/// read.
+pub fn read_key(key: &[u8], found: &Result<Option<Versioned>, Error>, as_hex: bool) -> Value {
+    let mut object = Map::new();
+    set_bytes(&mut object, "key", key, as_hex);
+    match found {
+        Ok(Some(found)) => {
+            object.insert("found".to_owned(), Value::from(true));
+            set_bytes(&mut object, "value", &found.value, as_hex);
+            object.insert("version".to_owned(), Value::from(found.version));
+        }
+        Ok(None) => {
+            object.insert("found".to_owned(), Value::from(false));
+        }
+        Err(error) => {
+            object.insert("error".to_owned(), Value::from(error.code.name()));
+            object.insert("message".to_owned(), Value::from(error.message.as_str()));
+        }
+    }
+    Value::Object(object)
+}
+
+/// Reads a list of at most `MAX` entries: each takes far more memory than its text.
+pub(super) fn bounded_list<'de, const MAX: usize, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    struct Entries<const MAX: usize, T>(PhantomData<T>);
+    impl<'de, const MAX: usize, T: Deserialize<'de>> Visitor<'de> for Entries<MAX, T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of at most {MAX} entries")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+            let mut entries = Vec::new();
+            while let Some(entry) = list.next_element()? {
+                if entries.len() == MAX {
+                    return Err(A::Error::invalid_length(MAX + 1, &self));
+                }
+                entries.push(entry);
+            }
+            Ok(entries)
+        }
+    }
+    deserializer.deserialize_seq(Entries::<MAX, T>(PhantomData))
 }

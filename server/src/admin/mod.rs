@@ -15,6 +15,7 @@ mod failure;
 mod guests;
 pub mod json;
 mod metrics;
+mod multi_get;
 mod scan;
 
 use std::convert::Infallible;

@@ -47,11 +47,12 @@ pub struct ConnectionArgs {
 /// A command that a running node carries out.
 #[derive(Clone, Debug, Subcommand)]
 pub enum CliCommand {
-    /// Prints the value of a key, then a newline.
+    /// Prints the value of a key, then a newline; of several keys those that have a value, each with
+    /// its value on a line.
     Get {
-        /// The key.
-        #[arg(allow_negative_numbers = true)]
-        key: String,
+        /// The keys.
+        #[arg(allow_negative_numbers = true, required = true, value_name = "KEY")]
+        keys: Vec<String>,
         /// The node to connect to, and the format of results.
         #[command(flatten)]
         connection: ConnectionArgs,

@@ -23,7 +23,10 @@ pub(super) async fn perform(
         hex: connection.hex,
     };
     match request {
-        Request::Get { key } => get(client, &key, printer, out).await,
+        Request::Get { keys } => match keys.as_slice() {
+            [key] => get(client, key, printer, out).await,
+            keys => get_many(client, keys, printer, out).await,
+        },
         Request::Put { key, value } => {
             let version = client.put(&key, &value).await?;
             printer.version(out, version)
@@ -83,6 +86,50 @@ async fn get(
         }
     }
     Ok(Exit::Done)
+}
+
+/// Prints several keys in their order. What cannot be read decides how the command exits, then what
+/// is missing.
+async fn get_many(
+    client: &Client,
+    keys: &[Vec<u8>],
+    printer: Printer,
+    out: &mut impl Write,
+) -> Result<Exit, Trouble> {
+    let found = client.get_many(keys).await;
+    let mut exit = Exit::Done;
+    let mut objects = Vec::new();
+    for (key, found) in keys.iter().zip(found) {
+        if printer.format == Format::Json {
+            objects.push(json::read_key(key, &found, printer.hex));
+        }
+        let word = |bytes: &[u8]| output::word(bytes, printer.hex);
+        match found {
+            Ok(Some(found)) if printer.format == Format::Table => {
+                writeln!(out, "{}\t{}", word(key), word(&found.value))?;
+            }
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                if printer.format == Format::Table {
+                    eprintln!("rangedb: there is no such key: {}", word(key));
+                }
+                if exit == Exit::Done {
+                    exit = Exit::NotFound;
+                }
+            }
+            Err(error) => {
+                let trouble = Trouble::from(error);
+                if printer.format == Format::Table {
+                    eprintln!("rangedb: {}: {}", word(key), trouble.message);
+                }
+                exit = trouble.exit;
+            }
+        }
+    }
+    if printer.format == Format::Json {
+        writeln!(out, "{}", json!({ "results": objects }))?;
+    }
+    Ok(exit)
 }
 
 async fn compare_and_swap(

@@ -23,7 +23,7 @@ const OPERATIONS_LEN_MAX: usize = 32 << 20;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Request {
     Get {
-        key: Vec<u8>,
+        keys: Vec<Vec<u8>>,
     },
     Put {
         key: Vec<u8>,
@@ -78,7 +78,9 @@ pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
     let hex = command.connection().hex;
     let bytes = |text: &String| input::bytes(text, hex);
     Ok(match command {
-        CliCommand::Get { key, .. } => Request::Get { key: bytes(key)? },
+        CliCommand::Get { keys, .. } => Request::Get {
+            keys: keys.iter().map(bytes).collect::<Result<_, _>>()?,
+        },
         CliCommand::Put(args) => Request::Put {
             key: bytes(&args.key)?,
             value: put_value(args)?,

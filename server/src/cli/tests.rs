@@ -26,7 +26,15 @@ fn documented_command_lines_are_understood() {
     let key = b"k".to_vec();
     assert_eq!(
         request(&["get", "k"]),
-        Ok(Request::Get { key: key.clone() })
+        Ok(Request::Get {
+            keys: vec![key.clone()]
+        })
+    );
+    assert_eq!(
+        request(&["get", "k", "-1", "k", ""]),
+        Ok(Request::Get {
+            keys: [&b"k"[..], b"-1", b"k", b""].map(<[u8]>::to_vec).to_vec()
+        })
     );
     assert_eq!(
         request(&[
@@ -170,6 +178,7 @@ fn senseless_command_lines_are_usage_errors() {
         &["write", "set", "k", "v"],
         &["get", "k", "--timeout", "0s"],
         &["get", "0", "--hex"],
+        &["get", "00", "0", "--hex"],
         &["put", "00", "+f", "--hex"],
         &["put", "k", "--file", "/no/such/file"],
     ] {

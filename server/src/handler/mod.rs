@@ -3,7 +3,8 @@
 //! (directory, status, orders of an operator) has a file of its own.
 //!
 //! Hot path: a get under a lease allocates nothing. A write allocates one buffer for its keys and
-//! values, since the receive buffer that its frame lies in is used again. Runs on a shard's thread.
+//! values, since the receive buffer that its frame lies in is used again; a multi-get allocates for its
+//! list of keys and for its values together, and not for each. Runs on a shard's thread.
 
 mod admin;
 mod batch;
@@ -34,6 +35,7 @@ use crate::world::GlommioEnv;
 #[expect(missing_docs, reason = "the protocol's chapter says what each is")]
 pub enum Operation {
     Get,
+    MultiGet,
     Put,
     Delete,
     CompareAndSwap,
@@ -47,8 +49,9 @@ pub enum Operation {
 
 impl Operation {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [Operation; 10] = [
+    pub const ALL: [Operation; 11] = [
         Operation::Get,
+        Operation::MultiGet,
         Operation::Put,
         Operation::Delete,
         Operation::CompareAndSwap,
@@ -64,6 +67,7 @@ impl Operation {
     pub fn name(self) -> &'static str {
         match self {
             Operation::Get => "get",
+            Operation::MultiGet => "multi_get",
             Operation::Put => "put",
             Operation::Delete => "delete",
             Operation::CompareAndSwap => "cas",
@@ -79,6 +83,7 @@ impl Operation {
     fn of(body: &RequestBody<'_>) -> Operation {
         match body {
             RequestBody::Get { .. } => Operation::Get,
+            RequestBody::MultiGet { .. } => Operation::MultiGet,
             RequestBody::Batch { batch, .. } => Operation::of_batch(batch),
             RequestBody::Scan { .. } => Operation::Scan,
             RequestBody::Directory => Operation::Directory,
@@ -103,8 +108,8 @@ impl Operation {
     /// The room that a reply of this kind may need, in units of the longest value.
     pub fn weight(self) -> usize {
         match self {
-            // The rows of a scan, or the state of the whole cluster.
-            Operation::Scan | Operation::Admin => 4,
+            // The rows of a scan, the values of many keys, or the state of the whole cluster.
+            Operation::Scan | Operation::MultiGet | Operation::Admin => 4,
             _ => 1,
         }
     }
@@ -191,6 +196,7 @@ fn serve(
     }
     match body {
         RequestBody::Get { key } => gateway.get(connection, call, asked, key),
+        RequestBody::MultiGet { keys } => gateway.multi_get(connection, call, asked, &keys),
         RequestBody::Batch { batch, session } => {
             let write = (batch::of(&batch)?, pair(session));
             gateway.write(connection, call, asked, write)

@@ -142,7 +142,8 @@ impl From<BadRequest> for Refusal {
         let code = match &bad {
             BadRequest::UnknownKind(_) => ErrorCode::UnknownKind,
             BadRequest::BadTable(_) => ErrorCode::MalformedFrame,
-            BadRequest::UnknownCondition(_)
+            BadRequest::KeyLengths
+            | BadRequest::UnknownCondition(_)
             | BadRequest::NoExpectedValue
             | BadRequest::UnknownChange(_)
             | BadRequest::NoValue

@@ -4,10 +4,11 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 
 use rangedb_engine::error::Error;
+use rangedb_engine::gateway::values;
 use rangedb_engine::range;
 use rangedb_engine::request::{Outcome, ScanReply};
 use rangedb_engine::types::Timestamp;
-use rangedb_protocol::{ErrorReply, Reply, Route, Row};
+use rangedb_protocol::{ErrorReply, KeyResult, Reply, Route, Row, Values};
 
 use crate::handler::refusal::Refusal;
 use crate::handler::{Asked, scan};
@@ -113,6 +114,39 @@ pub fn rows(
     good(context, asked, &reply, to);
 }
 
+/// Appends the reply to a multi-get. Keys that cannot be read count as refusals besides.
+pub fn values(
+    context: &Context,
+    asked: (&Asked, Option<Timestamp>),
+    found: &values::Values,
+    to: &mut Vec<u8>,
+) {
+    let errors = found.errors().iter().map(|error| {
+        let refusal = Refusal::from(error.clone());
+        context.refused(refusal.code);
+        error_reply(context, &refusal)
+    });
+    let reply = Reply::Values(Values {
+        results: found.results().iter().map(key_result).collect(),
+        values: found.bytes(),
+        errors: errors.collect(),
+    });
+    good(context, asked, &reply, to);
+}
+
+/// The result of a key as clients see it.
+pub fn key_result(result: &values::KeyResult) -> KeyResult {
+    match result {
+        values::KeyResult::Absent => KeyResult::Absent,
+        values::KeyResult::Value { version, len } => KeyResult::Value {
+            version: version.0,
+            len: *len,
+        },
+        values::KeyResult::Failed { error } => KeyResult::Failed(*error),
+        values::KeyResult::NotRead => KeyResult::NotRead,
+    }
+}
+
 fn good(
     context: &Context,
     (asked, now): (&Asked, Option<Timestamp>),
@@ -127,14 +161,18 @@ fn good(
 /// Appends a refusal.
 pub fn refusal(context: &Context, head: Head, refusal: &Refusal, to: &mut Vec<u8>) {
     context.refused(refusal.code);
-    let error = ErrorReply {
+    let error = error_reply(context, refusal);
+    write(context, head, &Reply::Error(Box::new(error)), to);
+}
+
+fn error_reply(context: &Context, refusal: &Refusal) -> ErrorReply {
+    ErrorReply {
         code: Ok(refusal.code),
         fate: refusal.fate,
         retry_after_ms: refusal.retry_after_ms,
         message: refusal.message.clone(),
         route: refusal.route.as_deref().map(|r| route(context, r)),
-    };
-    write(context, head, &Reply::Error(Box::new(error)), to);
+    }
 }
 
 /// A route as clients see it. Its address is the one that the leader's node advertises. It stays

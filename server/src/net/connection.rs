@@ -477,6 +477,7 @@ impl Responder for Connection {
             Ok(Answer::Value(found)) => reply::value(context, (asked, now), found, to),
             Ok(Answer::Written(outcome)) => reply::outcome(context, (asked, now), &outcome, to),
             Ok(Answer::Rows(rows)) => reply::rows(context, (asked, now), rows, to),
+            Ok(Answer::Values(values)) => reply::values(context, (asked, now), values, to),
             Err(error) => reply::refusal(context, Head { request, now }, &error.into(), to),
         });
     }

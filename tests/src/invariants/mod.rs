@@ -16,6 +16,7 @@ pub mod epochs;
 pub mod forwarding;
 pub mod leadership;
 pub mod log_matching;
+pub mod moments;
 pub mod pairs;
 pub mod progress;
 pub mod promises;

@@ -23,6 +23,11 @@ struct Pair {
 pub struct Pairs(BTreeMap<u64, Pair>);
 
 impl Pairs {
+    /// The numbers of the pairs that were written.
+    pub fn numbers(&self) -> Vec<u64> {
+        self.0.keys().copied().collect()
+    }
+
     /// Returns the number of a pair's next write.
     pub fn tried(&mut self, pair: u64) -> u64 {
         let pair = self.0.entry(pair).or_default();

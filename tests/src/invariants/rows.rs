@@ -76,6 +76,18 @@ impl Rows {
             .map(|(at, value)| (*at, *value))
     }
 
+    /// The first known version of a row above one and up to another.
+    pub fn first_between(
+        &self,
+        key: &str,
+        above: Timestamp,
+        up_to: Timestamp,
+    ) -> Option<Timestamp> {
+        let known = &self.0.get(key)?.known;
+        let mut between = known.range(above.next()..=up_to.max(above.next()));
+        between.next().map(|(at, _)| *at).filter(|at| *at <= up_to)
+    }
+
     /// Checks a read of the newest version. `before` is the newest one that was known when it
     /// began.
     pub fn check_read(

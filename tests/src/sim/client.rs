@@ -11,16 +11,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rangedb_client::core::multi_get::{self, KeyOutcome, Source};
 use rangedb_client::core::{Action, Attempt, Call, Core, Event, Kind, Lost, Place};
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::error::Error;
 use rangedb_engine::gateway::message::{Body, Found};
 use rangedb_engine::gateway::request::Caller;
+use rangedb_engine::gateway::values;
 use rangedb_engine::range::Route;
 use rangedb_engine::request::{Batch, Outcome, ScanReply, ScanRequest, SessionPair, Target};
 use rangedb_engine::types::{Blob, ClientId, Epoch, RangeId, Timestamp};
-use rangedb_protocol::{ErrorReply, Fate};
+use rangedb_protocol::{ErrorReply, Fate, Values};
 use rangedb_server::handler::refusal::Refusal;
+use rangedb_server::handler::reply::key_result;
 use tokio::sync::oneshot;
 
 use super::cluster::Cluster;
@@ -76,6 +79,14 @@ struct Request<'a> {
     has_deadline: bool,
 }
 
+/// A row that a multi-get has read.
+pub struct ReadRow {
+    /// The key.
+    pub key: String,
+    /// Its value and version, if it has one.
+    pub found: Option<(Blob, Timestamp)>,
+}
+
 /// The present try of a call.
 #[derive(Default)]
 struct Try {
@@ -88,6 +99,14 @@ struct Try {
 }
 
 impl Try {
+    /// The node that is asked.
+    fn node(&self) -> u64 {
+        let location = |reached: &Reached| reached.gateway.shard().location();
+        self.reached
+            .as_ref()
+            .map_or(0, |reached| location(reached).node.0)
+    }
+
     /// Waits for the answer; gives it, or the event that comes before.
     async fn answer(&mut self, now: Instant) -> Result<Told, Event> {
         let (Some(receiver), Some((until, silence))) = (&mut self.receiver, self.patience) else {
@@ -219,24 +238,40 @@ impl SimClient {
     }
 
     /// An error as the wire protocol has it.
-    fn refused(&self, reached: &Reached, told: Told, error: Error) -> Event {
+    fn shown_error(&self, error: Error) -> ErrorReply {
         let refusal = Refusal::from(error);
-        Event::Refused {
-            node: reached.gateway.shard().location().node.0,
-            timestamp: told.reply.now.0,
-            error: Box::new(ErrorReply {
-                code: Ok(refusal.code),
-                fate: refusal.fate,
-                retry_after_ms: refusal.retry_after_ms,
-                message: refusal.message,
-                route: refusal.route.map(|route| self.shown(&route)),
-            }),
+        ErrorReply {
+            code: Ok(refusal.code),
+            fate: refusal.fate,
+            retry_after_ms: refusal.retry_after_ms,
+            message: refusal.message,
+            route: refusal.route.map(|route| self.shown(&route)),
         }
     }
 
-    /// Makes a call: does what the core says, until there is a result or the core gives up. The
-    /// error is whether a write may have been applied.
-    async fn call(&self, request: Request<'_>) -> Result<Found, bool> {
+    /// The results of a multi-get as the wire protocol has them.
+    fn shown_values<'a>(&self, values: &'a values::Values) -> Values<'a> {
+        let errors = values.errors().iter().cloned();
+        Values {
+            results: values.results().iter().map(key_result).collect(),
+            values: values.bytes(),
+            errors: errors.map(|error| self.shown_error(error)).collect(),
+        }
+    }
+
+    /// An answer as the core takes it: one that has errors for all keys is a refusal.
+    fn judged(&self, result: Result<Found, Error>) -> Result<Found, ErrorReply> {
+        let found = result.map_err(|error| self.shown_error(error))?;
+        let refusal = match &found {
+            Found::Values(values) => multi_get::refusal(self.shown_values(values).keys()),
+            _ => None,
+        };
+        refusal.map_or(Ok(found), Err)
+    }
+
+    /// Makes a call: does what the core says, until there is a result or the core gives up. Gives the
+    /// result, and where it came from. The error is whether a write may have been applied.
+    async fn call(&self, request: Request<'_>) -> Result<(Found, Source), bool> {
         let deadline = self.now() + request.time;
         let mut call = self.core.begin(Some(request.key), request.kind, deadline);
         let mut present = Try::default();
@@ -282,13 +317,17 @@ impl SimClient {
                 Ok(told) => {
                     let confirmed = self.seen.confirmed.get() + u64::from(told.was_confirmed);
                     self.seen.confirmed.set(confirmed);
-                    match (told.reply.result.clone(), &present.reached) {
-                        (Ok(found), _) => {
-                            call.answered(told.reply.now.0, self.now());
-                            return Ok(found);
+                    let node = present.node();
+                    match self.judged(told.reply.result) {
+                        Ok(found) => {
+                            let place = call.answered(told.reply.now.0, self.now());
+                            return Ok((found, Source { node, place }));
                         }
-                        (Err(error), Some(reached)) => self.refused(reached, told, error),
-                        (Err(error), None) => Event::Unreadable(error.to_string()),
+                        Err(error) => Event::Refused {
+                            node,
+                            timestamp: told.reply.now.0,
+                            error: Box::new(error),
+                        },
                     }
                 }
             };
@@ -354,8 +393,8 @@ impl SimClient {
             has_deadline: effort.deadline.is_some(),
         });
         let result = match called.await {
-            Ok(Found::Written(outcome)) => Ok(outcome),
-            Ok(Found::Value(_) | Found::Rows(_)) => Err(true),
+            Ok((Found::Written(outcome), _)) => Ok(outcome),
+            Ok(_) => Err(true),
             Err(in_doubt) => Err(in_doubt),
         };
         let count = if result.is_ok() {
@@ -368,7 +407,7 @@ impl SimClient {
     }
 
     /// Reads something within the time of one try.
-    async fn ask(&self, key: &[u8], body: Body) -> Option<Found> {
+    async fn ask(&self, key: &[u8], body: Body) -> Option<(Found, Source)> {
         let body = |_| body.clone();
         let called = self.call(Request {
             key,
@@ -389,11 +428,46 @@ impl SimClient {
     ) -> Option<R> {
         let key = Blob::copy_from_slice(key);
         match self.ask(&key.clone(), Body::Get { key }).await? {
-            Found::Value(found) => {
+            (Found::Value(found), _) => {
                 let found = found.as_ref();
                 Some(look(found.map(|found| (&*found.value, found.version))))
             }
-            Found::Written(_) | Found::Rows(_) => None,
+            _ => None,
+        }
+    }
+
+    /// Reads several keys, part by part, as the core splits them. `take` gets what each reply has read.
+    /// Keys that no node reads in the time of their part are missing.
+    pub(super) async fn multi_get(&self, keys: &[Blob], take: impl Fn(Vec<ReadRow>)) {
+        let slices: Vec<&[u8]> = keys.iter().map(|key| &**key).collect();
+        let mut parts = self.core.parts(&slices, 0..keys.len());
+        while let Some(part) = parts.pop() {
+            let of_part = part.keys.iter().filter_map(|at| keys.get(*at));
+            let of_part: Vec<Blob> = of_part.cloned().collect();
+            let Some(first) = of_part.first().cloned() else {
+                continue;
+            };
+            let body = Body::MultiGet { keys: of_part };
+            let Some((Found::Values(values), source)) = self.ask(&first, body).await else {
+                continue;
+            };
+            let shown = self.shown_values(&values);
+            let (mut read, mut again) = (Vec::new(), Vec::new());
+            for (at, result) in part.keys.iter().zip(shown.keys()) {
+                let key = &keys[*at];
+                match self.core.take_key(key, result, &source) {
+                    KeyOutcome::Read(found) => read.push(ReadRow {
+                        key: String::from_utf8_lossy(key).into_owned(),
+                        found: found.map(|(value, version)| {
+                            (Blob::copy_from_slice(value), Timestamp(version))
+                        }),
+                    }),
+                    KeyOutcome::Again => again.push(*at),
+                    KeyOutcome::Failed(_) => {}
+                }
+            }
+            take(read);
+            parts.extend(self.core.parts(&slices, again));
         }
     }
 
@@ -414,8 +488,8 @@ impl SimClient {
     /// Reads one page of a scan.
     pub(super) async fn scan(&self, scan: ScanRequest) -> Option<ScanReply> {
         match self.ask(&scan.first_key(), Body::Scan(scan)).await? {
-            Found::Rows(reply) => Some(reply),
-            Found::Value(_) | Found::Written(_) => None,
+            (Found::Rows(reply), _) => Some(reply),
+            _ => None,
         }
     }
 }

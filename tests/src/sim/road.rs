@@ -241,6 +241,10 @@ fn take(gateway: &Gateway<SimEnv>, asked: Asked, answer: oneshot::Sender<Told>, 
         Body::Get { key } => gateway.get(&once, &call, (), &key),
         Body::Write { batch, session } => gateway.write(&once, &call, (), (batch, session)),
         Body::Scan(scan) => gateway.scan(&once, &call, (), scan),
+        Body::MultiGet { keys } => {
+            let keys: Vec<&[u8]> = keys.iter().map(|key| &**key).collect();
+            gateway.multi_get(&once, &call, (), &keys)
+        }
     });
     if let Err(error) = taken {
         once.answer(&(), None, Err(error));

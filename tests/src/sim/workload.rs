@@ -2,12 +2,13 @@
 //!
 //! Each hand of a client does one thing after the other. It reads; it writes registers and other
 //! rows, with and without conditions; it increments counters; it writes pairs of rows that must
-//! stay equal; it writes bursts of up to 1,500 rows at once; and it scans in pages, in either
+//! stay equal; it writes bursts of up to 1,500 rows at once; it reads many rows in one request; and it
+//! scans in pages, in either
 //! direction: the present, a moment ahead, or a moment that was scanned before. Few writes of a
 //! register overlap, so that the check can try all their orders. For all rows, those of bursts too,
 //! every version is compared with the acknowledged writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use rangedb_engine::request::{self, Batch, Condition, Outcome, ScanRequest, Vers
 use rangedb_engine::types::{Blob, Timestamp};
 use rangedb_loadgen::check::history::{Action, Expected, Operation};
 
-use super::client::{Effort, SimClient};
+use super::client::{Effort, ReadRow, SimClient};
 use super::executor::{self, OUTSIDE};
 use super::runtime::SimRuntime;
 use crate::invariants;
@@ -61,7 +62,7 @@ impl SimClient {
         while !self.stop.get() {
             let most = 20_000 * self.hands;
             SimRuntime::sleep(Duration::from_micros(self.random.between(10, most))).await;
-            match self.random.below(41) {
+            match self.random.below(43) {
                 0..12 => self.read_row(self.register(), true).await,
                 12..14 => self.read_row(self.burst_key(), false).await,
                 14..26 => self.write_register().await,
@@ -69,6 +70,7 @@ impl SimClient {
                 32..36 => self.write_pair().await,
                 36..38 => self.scan_now().await,
                 38..40 => self.scan_snapshot().await,
+                40..42 => self.read_rows().await,
                 _ => self.burst().await,
             }
         }
@@ -115,6 +117,48 @@ impl SimClient {
             let found = found.map(|(value, _)| value);
             self.add(&key, Action::Get { found }, invoked, true);
         }
+    }
+
+    /// Reads rows of all kinds and places in one multi-get.
+    async fn read_rows(&self) {
+        let mut keys: BTreeSet<String> = BTreeSet::new();
+        for _ in 0..self.random.between(1, 4) {
+            keys.insert(self.register());
+            keys.insert(self.burst_key());
+        }
+        let pairs = self.seen.pairs.borrow().numbers();
+        for pair in pairs {
+            if self.random.once_in(2) {
+                keys.extend(Self::pair_keys(pair));
+            }
+        }
+        let invoked = nanos();
+        let before: BTreeMap<&str, _> = (keys.iter())
+            .map(|key| {
+                let newest = self.seen.rows.borrow().newest(key);
+                (key.as_str(), (newest, self.seen.known(key)))
+            })
+            .collect();
+        let asked: Vec<Blob> = keys.iter().cloned().map(Blob::from).collect();
+        let take = |read: Vec<ReadRow>| {
+            let in_one_range = read.iter().filter(|read| read.key.starts_with('c'));
+            let in_one_range: Vec<&ReadRow> = in_one_range.collect();
+            invariants::moments::check(&self.seen, &in_one_range);
+            for ReadRow { key, found } in read.iter().filter(|read| !read.key.starts_with("cp")) {
+                let (newest, least) = before.get(key.as_str()).copied().unwrap_or_default();
+                let found = (found.as_ref()).map(|(value, version)| (number(value), *version));
+                let rows = self.seen.rows.borrow();
+                rows.check_read(&self.seen, key, newest, found);
+                if let Some((_, version)) = found {
+                    self.seen.version(key, version, least);
+                }
+                if key.get(1..2) == Some("r") {
+                    let found = found.map(|(value, _)| value);
+                    self.add(key, Action::Get { found }, invoked, true);
+                }
+            }
+        };
+        self.multi_get(&asked, take).await;
     }
 
     fn add(&self, key: &str, action: Action, invoked: u64, known: bool) {
