@@ -161,7 +161,7 @@ async fn many_reads_come_in_the_order_of_their_keys() {
         .collect();
     assert_eq!(found, wanted);
     // What a reply did not hold was asked for again.
-    assert_eq!(peer.requests(), 600 / KEYS_READ_MAX as u64);
+    assert_eq!(peer.requests(), 600 / KEYS_READ_MAX);
 }
 
 #[tokio::test]

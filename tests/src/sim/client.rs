@@ -260,13 +260,13 @@ impl SimClient {
     }
 
     /// An answer as the core takes it: one that has errors for all keys is a refusal.
-    fn judged(&self, result: Result<Found, Error>) -> Result<Found, ErrorReply> {
-        let found = result.map_err(|error| self.shown_error(error))?;
+    fn judged(&self, result: Result<Found, Error>) -> Result<Found, Box<ErrorReply>> {
+        let found = result.map_err(|error| Box::new(self.shown_error(error)))?;
         let refusal = match &found {
             Found::Values(values) => multi_get::refusal(self.shown_values(values).keys()),
             _ => None,
         };
-        refusal.map_or(Ok(found), Err)
+        refusal.map_or(Ok(found), |error| Err(Box::new(error)))
     }
 
     /// Makes a call: does what the core says, until there is a result or the core gives up. Gives the
@@ -326,7 +326,7 @@ impl SimClient {
                         Err(error) => Event::Refused {
                             node,
                             timestamp: told.reply.now.0,
-                            error: Box::new(error),
+                            error,
                         },
                     }
                 }
