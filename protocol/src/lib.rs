@@ -9,6 +9,7 @@ pub mod frame;
 mod generated;
 pub mod limits;
 mod multi_get;
+mod node_state;
 pub mod preamble;
 mod reply;
 mod request;
@@ -18,10 +19,8 @@ mod tests;
 pub use error_code::{ErrorCode, Fate};
 pub use flatbuffers::FlatBufferBuilder;
 pub use multi_get::{KeyRead, KeyResult, Values};
-pub use reply::{
-    BadReply, ErrorReply, MemoryUse, NodeState, RangeState, Reply, Route, Row, ShardState,
-    kind as reply_kind,
-};
+pub use node_state::{MemoryUse, NodeState, RangeState, ShardState};
+pub use reply::{BadReply, ErrorReply, Reply, Route, Row, kind as reply_kind};
 pub use request::{
     BadRequest, Batch, Change, Condition, Expected, Mutation, Request, RequestBody, Session,
     Target, kind as request_kind,

@@ -16,7 +16,7 @@ use crate::error::Fatal;
 use crate::lsm::{LiveData, keys};
 use crate::mutant::{self, Mutant};
 use crate::notify::Notify;
-use crate::raft::{Answer, Envelope, SnapshotPart};
+use crate::raft::{Answer, Envelope, SnapshotPart, SnapshotRow};
 use crate::range::RaftGroup;
 use crate::range::machine::StagedSnapshot;
 use crate::range::state::RangeState;
@@ -140,18 +140,10 @@ impl<E: Env> Shard<E> {
                     Met::Before => return Ok(Answer::Done),
                     Met::Wait | Met::Unknown => return Ok(Answer::Refused),
                 };
-                let store = &self.inner.store;
-                let mut key = Vec::new();
-                for row in rows {
-                    let len = row.key.len() + row.value.as_ref().map_or(0, bytes::Bytes::len);
-                    store.make_room(1, len).await?;
-                    keys::with_data_id(data_id, &row.key, &mut key);
-                    if !keys::parse(&key).is_some_and(|(kind, _)| kind.rule().travels) {
-                        self.inner.end_staging(envelope.to);
-                        tracing::error!(from = %envelope.from, "a snapshot has a row of a kind that snapshots do not carry: it is refused");
-                        return Ok(Answer::Refused);
-                    }
-                    store.insert_row(&key, row.version, row.value.as_deref());
+                if !self.stage(data_id, rows).await? {
+                    self.inner.end_staging(envelope.to);
+                    tracing::error!(from = %envelope.from, "a snapshot has a row of a kind that snapshots do not carry: it is refused");
+                    return Ok(Answer::Refused);
                 }
                 self.part_taken(data_id);
                 Ok(Answer::Done)
@@ -188,6 +180,22 @@ impl<E: Env> Shard<E> {
                 Ok(answer)
             }
         }
+    }
+
+    /// Puts rows of a snapshot into the tree. `false` if one is of a kind that snapshots do not carry.
+    async fn stage(&self, data_id: DataId, rows: Vec<SnapshotRow>) -> Result<bool, Fatal> {
+        let store = &self.inner.store;
+        let mut key = Vec::new();
+        for row in rows {
+            let len = row.key.len() + row.value.as_ref().map_or(0, bytes::Bytes::len);
+            store.make_room(1, len).await?;
+            keys::with_data_id(data_id, &row.key, &mut key);
+            if !keys::parse(&key).is_some_and(|(kind, _)| kind.rule().travels) {
+                return Ok(false);
+            }
+            store.insert_row(&key, row.version, row.value.as_deref());
+        }
+        Ok(true)
     }
 
     /// Begins to stage a snapshot, in place of an incomplete one. `false` if one is being
