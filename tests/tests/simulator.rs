@@ -153,7 +153,8 @@ fn simulator_keeps_no_log_for_a_snapshot_where_the_disk_has_no_room() {
     log();
     let seed = number("RANGEDB_SEED", 1);
     let caught_up = catch_up::run_catch_up(seed, 0).unwrap_or_else(|what| panic!("{what}"));
-    let was_pinned = caught_up.after.is_some() && caught_up.snapshots < 3;
+    // With the log kept, one snapshot is enough.
+    let was_pinned = caught_up.after.is_some() && caught_up.snapshots < 2;
     assert!(!was_pinned, "{caught_up:?}");
 }
 
