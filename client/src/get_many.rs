@@ -6,13 +6,13 @@ use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use rangedb_protocol::{Reply, RequestBody, reply_kind};
 
-use crate::calls::{Request, Take};
 use crate::client::Client;
 use crate::core::Kind;
 use crate::core::multi_get::{KeyOutcome, Part, Source};
 use crate::error::{Error, ErrorCode, Fate};
 use crate::limits;
 use crate::operations::Versioned;
+use crate::perform::{Request, Take};
 
 /// What a key has, or why it cannot be read.
 type Found = Result<Option<Versioned>, Error>;

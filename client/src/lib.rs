@@ -31,7 +31,6 @@ mod readme {}
 
 mod batch;
 pub mod blocking;
-mod calls;
 mod client;
 mod cluster;
 mod connection;
@@ -43,6 +42,7 @@ mod limits;
 mod opening;
 mod operations;
 mod options;
+mod perform;
 mod pool;
 mod scan;
 mod seeds;

@@ -4,10 +4,10 @@ use bytes::Bytes;
 use rangedb_protocol::{Expected, NodeState, RangeState, Reply, RequestBody};
 
 use crate::batch::{Batch, BatchOutcome};
-use crate::calls::{Request, Take};
 use crate::client::Client;
 use crate::core::Kind;
 use crate::error::Error;
+use crate::perform::{Request, Take};
 
 /// A value and its version.
 #[derive(Clone, Debug, PartialEq, Eq)]

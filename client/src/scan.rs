@@ -13,10 +13,10 @@ use rangedb_limits::last_key_before;
 use rangedb_protocol::continuation::{self, prefix_end};
 use rangedb_protocol::{Reply, RequestBody, Session as Pair};
 
-use crate::calls::Request;
 use crate::client::Client;
 use crate::core::Kind;
 use crate::error::Error;
+use crate::perform::Request;
 
 /// The interval of a scan, its direction, and the size of its pages.
 ///

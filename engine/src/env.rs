@@ -8,6 +8,7 @@
 use std::future::Future;
 use std::io;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 pub use openraft_rt::{AsyncRuntime, Instant};
@@ -38,6 +39,12 @@ pub trait Env: Copy + std::fmt::Debug + Default + Eq + Ord + 'static {
         std::future::ready(Ok(work()))
     }
 
+    /// How long a task works before it lets others run, where it can stop. In the simulator, where work
+    /// takes no time, on some machines none at all, so that tasks are cut there, too.
+    fn time_slice() -> Duration {
+        TIME_SLICE
+    }
+
     /// Whether a leader may read alone within its lease. Always; in the simulator not always, so that
     /// reads are confirmed by others also where leases are renewed in time.
     #[inline(always)]
@@ -65,7 +72,7 @@ pub type Now<E> = <<E as Env>::Runtime as AsyncRuntime>::Instant;
 /// Steps of work between two looks at the clock.
 const STEPS_OF_LOOK: u32 = 8;
 
-/// The time for which a task may work before it lets others run: [`TIME_SLICE`].
+/// The time for which a task may work before it lets others run: [`Env::time_slice`].
 pub(crate) struct TimeSlice<E: Env> {
     ends: Now<E>,
     steps: u32,
@@ -75,7 +82,7 @@ impl<E: Env> TimeSlice<E> {
     /// A slice that begins now.
     pub(crate) fn begin() -> TimeSlice<E> {
         TimeSlice {
-            ends: Now::<E>::now() + TIME_SLICE,
+            ends: Now::<E>::now() + E::time_slice(),
             steps: 0,
         }
     }

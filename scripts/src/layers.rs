@@ -82,7 +82,7 @@ const ORDERS: [Order; 4] = [
             pool - connections to all nodes
             client - the client
             seeds - the first node that answers
-            calls - carries out what the core decides
+            perform - carries out what the core decides
             operations - what users call
             get_many - what users call to read several keys
             scan - what users call to read many keys

@@ -3,7 +3,7 @@
 //!
 //! Events go in, actions come out. [`Call`] is the state machine of one call; [`Core`] holds what
 //! the calls of a client share: the addresses, the [`directory`] of routes, the [`session`] with its
-//! request ids, the [`retry`] budget and the addresses that [failed](failures).
+//! request ids, the [`backoff`] budget and the addresses that [failed](failures).
 //!
 //! The core has no socket, no runtime and no clock. Its driver gives the time with each event, and
 //! the core never asks for it; random numbers follow from the id that the driver draws for the
@@ -12,11 +12,11 @@
 //!
 //! All of it may be shared between threads. Its locks are held for moments, and never over a wait.
 
+pub mod backoff;
 pub mod call;
 pub mod directory;
 pub mod failures;
 pub mod multi_get;
-pub mod retry;
 pub mod session;
 #[cfg(test)]
 mod tests;
@@ -31,8 +31,8 @@ pub use call::{Action, Attempt, Call, Event, Kind, Lost};
 pub use directory::{Directory, Place};
 pub use session::Session;
 
+use backoff::Budget;
 use failures::Failures;
-use retry::Budget;
 
 /// If a node has not sent the directory after this long, the next node is asked, too; sooner if time
 /// is short.
@@ -122,7 +122,7 @@ impl Core {
 
     /// How long to wait before retry number `tries`, at least as long as a node has asked for.
     pub fn pause(&self, tries: u32, asked: Option<Duration>) -> Duration {
-        retry::pause(tries, asked, self.random.fraction())
+        backoff::pause(tries, asked, self.random.fraction())
     }
 
     /// A random node, if possible one that has not failed a short time ago.

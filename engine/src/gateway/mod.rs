@@ -52,7 +52,7 @@ pub use forwarding::FORWARDED_MAX;
 use forwarding::{Forwarding, Kind};
 use message::{Body, Found};
 pub use orders::{Order, OrderFailure};
-use request::{Call, Caller};
+use request::Call;
 use responder::{Answer, Responder};
 use router::Place;
 
@@ -195,12 +195,6 @@ impl<E: Env> Gateway<E> {
         self.elsewhere(responder, call, ticket, place, Body::Get { key })
     }
 
-    /// Whether the leader that a route names is elsewhere, and gets the caller's requests.
-    fn may_forward(&self, caller: Caller, route: &Route) -> bool {
-        let leader = route.leader.filter(|leader| *leader != self.inner.here);
-        !caller.follows_routes && leader.is_some()
-    }
-
     /// Reads a key when what the read must wait for has come.
     fn get_after<R: Responder>(
         &self,
@@ -325,50 +319,8 @@ impl<E: Env> Gateway<E> {
         Ok(())
     }
 
-    /// Where the directory says that a key's range is led.
-    fn place_of(&self, key: &[u8]) -> Place {
-        router::place(&self.inner.directory.borrow(), self.inner.here, key)
-    }
-
-    /// The place that answers a request for a key. A request that may be forwarded goes to the leader.
-    /// Any other is answered by the replica on this shard, if there is one, which knows best why it
-    /// does not serve.
-    fn place(&self, caller: Caller, key: &[u8]) -> Place {
-        let shard = &self.inner.shard;
-        if caller.follows_routes && shard.holds(key) {
-            return Place::Here;
-        }
-        let place = self.place_of(key);
-        if !matches!(place, Place::Here) || caller.follows_routes {
-            return place;
-        }
-        shard
-            .led_elsewhere(key)
-            .map_or(Place::Here, Place::Elsewhere)
-    }
-
-    /// Handles a request that this shard does not answer: forwards it, or refuses it with the route.
-    fn elsewhere<R: Responder>(
-        &self,
-        responder: &Rc<R>,
-        call: &Call<E>,
-        ticket: R::Ticket,
-        place: Place,
-        body: Body,
-    ) -> Result<(), R::Refusal> {
-        let Place::Elsewhere(route) = place else {
-            return Err(Error::Moved(None).into());
-        };
-        match route.leader {
-            Some(to) if self.may_forward(call.caller, &route) => {
-                self.forward(responder, call, ticket, to, body)
-            }
-            _ => Err(Error::Moved(Some(Box::new(route))).into()),
-        }
-    }
-
     /// Sends a request to the shard that leads its range, and passes the answer on.
-    fn forward<R: Responder>(
+    pub(super) fn forward<R: Responder>(
         &self,
         responder: &Rc<R>,
         call: &Call<E>,
@@ -406,26 +358,6 @@ impl<E: Env> Gateway<E> {
             }
         }));
         Ok(())
-    }
-
-    /// The leader on another node, if a shard of this node has refused a request and names it: a
-    /// shard's routes reach the others of its node a moment later than they change.
-    fn has_moved_on(
-        &self,
-        asked: Location,
-        reply: &Result<message::Reply, Error>,
-    ) -> Option<Location> {
-        let here = self.inner.here.node;
-        let Ok(message::Reply {
-            result: Err(Error::NotLeader(Some(route)) | Error::Moved(Some(route))),
-            ..
-        }) = reply
-        else {
-            return None;
-        };
-        route
-            .leader
-            .filter(|leader| asked.node == here && leader.node != here)
     }
 }
 

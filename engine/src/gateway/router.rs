@@ -1,6 +1,15 @@
-//! Routing: where the leader of a user's key is, seen from one shard. Pure.
+//! Routing: which shard answers a request, seen from the shard that got it: this one, the one that
+//! leads the key's range, or none, when the caller is told the route and asks there itself.
 
+use std::rc::Rc;
+
+use super::Gateway;
 use super::directory::Directory;
+use super::message::{self, Body};
+use super::request::{Call, Caller};
+use super::responder::Responder;
+use crate::env::Env;
+use crate::error::Error;
 use crate::types::{Location, Route};
 
 /// Where the leader of a key's range is.
@@ -15,13 +24,83 @@ pub enum Place {
 }
 
 /// Looks a key up. An empty key gets a range, too: the engine refuses it and says why.
-pub fn place(directory: &Directory, here: Location, key: &[u8]) -> Place {
+fn look_up(directory: &Directory, here: Location, key: &[u8]) -> Place {
     let Some(route) = directory.find(key) else {
         return Place::Unknown;
     };
     match route.leader {
         Some(leader) if leader == here => Place::Here,
         _ => Place::Elsewhere(route.clone()),
+    }
+}
+
+impl<E: Env> Gateway<E> {
+    /// Whether the leader that a route names is elsewhere, and gets the caller's requests.
+    pub(super) fn may_forward(&self, caller: Caller, route: &Route) -> bool {
+        let leader = route.leader.filter(|leader| *leader != self.inner.here);
+        !caller.follows_routes && leader.is_some()
+    }
+
+    /// Where the directory says that a key's range is led.
+    pub(super) fn place_of(&self, key: &[u8]) -> Place {
+        look_up(&self.inner.directory.borrow(), self.inner.here, key)
+    }
+
+    /// The place that answers a request for a key. A request that may be forwarded goes to the leader.
+    /// Any other is answered by the replica on this shard, if there is one, which knows best why it
+    /// does not serve.
+    pub(super) fn place(&self, caller: Caller, key: &[u8]) -> Place {
+        let shard = &self.inner.shard;
+        if caller.follows_routes && shard.holds(key) {
+            return Place::Here;
+        }
+        let place = self.place_of(key);
+        if !matches!(place, Place::Here) || caller.follows_routes {
+            return place;
+        }
+        shard
+            .led_elsewhere(key)
+            .map_or(Place::Here, Place::Elsewhere)
+    }
+
+    /// Handles a request that this shard does not answer: forwards it, or refuses it with the route.
+    pub(super) fn elsewhere<R: Responder>(
+        &self,
+        responder: &Rc<R>,
+        call: &Call<E>,
+        ticket: R::Ticket,
+        place: Place,
+        body: Body,
+    ) -> Result<(), R::Refusal> {
+        let Place::Elsewhere(route) = place else {
+            return Err(Error::Moved(None).into());
+        };
+        match route.leader {
+            Some(to) if self.may_forward(call.caller, &route) => {
+                self.forward(responder, call, ticket, to, body)
+            }
+            _ => Err(Error::Moved(Some(Box::new(route))).into()),
+        }
+    }
+
+    /// The leader on another node, if a shard of this node has refused a request and names it: a
+    /// shard's routes reach the others of its node a moment later than they change.
+    pub(super) fn has_moved_on(
+        &self,
+        asked: Location,
+        reply: &Result<message::Reply, Error>,
+    ) -> Option<Location> {
+        let here = self.inner.here.node;
+        let Ok(message::Reply {
+            result: Err(Error::NotLeader(Some(route)) | Error::Moved(Some(route))),
+            ..
+        }) = reply
+        else {
+            return None;
+        };
+        route
+            .leader
+            .filter(|leader| asked.node == here && leader.node != here)
     }
 }
 
@@ -57,7 +136,7 @@ mod tests {
             away.clone(),
             unled.clone(),
         ]);
-        let place = |key: &str| place(&directory, at(1, 0), key.as_bytes());
+        let place = |key: &str| look_up(&directory, at(1, 0), key.as_bytes());
         assert_eq!(place("a1"), Place::Here);
         assert_eq!(place("b1"), Place::Elsewhere(beside));
         assert_eq!(place("c1"), Place::Elsewhere(away));

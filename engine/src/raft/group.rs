@@ -17,6 +17,7 @@ use crate::error::Fatal;
 use crate::limits::LEASE_MS;
 use crate::mutant::{self, Mutant};
 use crate::raft::convert;
+use crate::raft::lease::DRIFT_MARGIN;
 use crate::raft::log_store::LogStore;
 use crate::raft::machine::{Machine, RuntimeOf};
 use crate::raft::message::{Answer, Question};
@@ -33,20 +34,10 @@ use crate::wal::{self, Body, GroupLog, LogId, Vote};
 /// The end of a proposal: the results of apply, or openraft's refusal.
 pub type ProposalResult<M> = ClientWriteResult<TypeConfig<M>>;
 
-/// How long a read or write waits for a lease that ran out while the group slept, and how often it
-/// looks for one.
-const LEASE_TIMEOUT: Duration = Duration::from_millis(20);
-/// How long a read without a lease waits for a majority's answers before it tries again.
-const CONFIRM_TIMEOUT: Duration = Duration::from_millis(200);
-
 type Raft<M> = openraft::Raft<TypeConfig<M>, StateMachine<M>>;
 
 /// openraft waits this long for the answer to one part of a snapshot; then the part is sent again.
 const SNAPSHOT_PART_TIMEOUT_MS: u64 = 5_000;
-/// How far two clocks may drift apart during one lease, with room to spare. A leader's lease ends
-/// earlier by this, and a restarted replica withholds its vote longer by it.
-const DRIFT_MARGIN: Duration = Duration::from_millis(LEASE_MS / 7);
-
 /// The Raft group of one replica. Clones are the same group.
 pub struct RaftGroup<M: Machine> {
     group: Rc<Group<M>>,
@@ -247,29 +238,6 @@ impl<M: Machine> Group<M> {
         self.standing.role.get()
     }
 
-    /// Whether this replica may serve reads alone now: a majority has acknowledged it within the
-    /// lease.
-    pub fn has_lease(&self) -> bool {
-        if self.standing.alone.get() {
-            return true;
-        }
-        let mut lease = Duration::from_millis(LEASE_MS) - DRIFT_MARGIN;
-        if mutant::is(Mutant::LeaseWithoutMargin) {
-            lease = Duration::from_millis(LEASE_MS) + DRIFT_MARGIN;
-        }
-        let at = self.quorum_at();
-        M::Env::leases_count() && at.is_some_and(|at| Now::<M::Env>::now() < at + lease)
-    }
-
-    /// When this leader sent the last append that a majority has accepted.
-    pub(super) fn quorum_at(&self) -> Option<Now<M::Env>> {
-        let metrics = self.metrics.borrow_watched();
-        let voters = metrics.membership_config.membership().get_joint_config();
-        self.progress
-            .lease
-            .quorum_at(metrics.current_term, self.replica, voters)
-    }
-
     /// Wakes the group up: its heartbeats go on, and its leader soon has a lease.
     ///
     /// # Errors
@@ -277,20 +245,6 @@ impl<M: Machine> Group<M> {
     pub async fn wake(&self) -> Result<(), Fatal> {
         self.stay_awake();
         self.told(self.raft.trigger().heartbeat().await)
-    }
-
-    /// Waits up to [`LEASE_TIMEOUT`] for a lease that ran out while the group slept.
-    ///
-    /// # Errors
-    /// The group has stopped.
-    pub async fn renew_lease(&self) -> Result<(), Fatal> {
-        if self.has_lease() {
-            return Ok(());
-        }
-        self.wake().await?;
-        let renewed = self.progress.lease.answered.until(|| self.has_lease());
-        let _ = RuntimeOf::<M>::timeout(LEASE_TIMEOUT, renewed).await;
-        Ok(())
     }
 
     /// Takes the standing of this replica from openraft's metrics.
@@ -307,27 +261,6 @@ impl<M: Machine> Group<M> {
     /// The term of this replica's vote.
     pub fn term(&self) -> u64 {
         self.metrics.borrow_watched().current_term
-    }
-
-    /// Waits until a majority has confirmed that nobody else led when this was called: ReadIndex
-    /// (Raft dissertation, 6.4). If this replica leads, everything committed by then is applied
-    /// here, because a leader answers its own writes only after it has applied them.
-    ///
-    /// Gives `false` if no majority has confirmed it within [`CONFIRM_TIMEOUT`].
-    ///
-    /// # Errors
-    /// The group has stopped.
-    pub async fn read_barrier(&self) -> Result<bool, Fatal> {
-        if mutant::is(Mutant::ReadBarrierAsksNobody) {
-            return Ok(true);
-        }
-        let begun = Now::<M::Env>::now();
-        self.wake().await?;
-        let confirmed = || self.quorum_at().is_some_and(|at| at >= begun);
-        let answered = self.progress.lease.answered.until(confirmed);
-        Ok(RuntimeOf::<M>::timeout(CONFIRM_TIMEOUT, answered)
-            .await
-            .is_ok())
     }
 
     /// Answers a request of another replica.

@@ -1,4 +1,5 @@
-//! The read lease: until when a leader may read without asking anybody.
+//! The read lease: until when a leader may read without asking anybody ([`Group::has_lease`]), and
+//! how it asks without one ([`Group::read_barrier`]).
 //!
 //! A replica that accepts an append will not vote for anyone else for one lease. The promise counts
 //! from when the replica accepted the append, which is after the leader sent it. So the leader may
@@ -17,10 +18,28 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use crate::env::Instant;
+use openraft::async_runtime::watch::WatchReceiver;
+
+use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::error::Fatal;
+use crate::limits::LEASE_MS;
+use crate::mutant::{self, Mutant};
 use crate::notify::Notify;
+use crate::raft::group::Group;
+use crate::raft::machine::{Machine, RuntimeOf};
 use crate::types::ReplicaId;
+
+/// How long a read or write waits for a lease that ran out while the group slept, and how often it
+/// looks for one.
+const LEASE_TIMEOUT: Duration = Duration::from_millis(20);
+/// How long a read without a lease waits for a majority's answers before it tries again.
+const CONFIRM_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// How far two clocks may drift apart during one lease, with room to spare. A leader's lease ends
+/// earlier by this, and a restarted replica withholds its vote longer by it.
+pub(super) const DRIFT_MARGIN: Duration = Duration::from_millis(LEASE_MS / 7);
 
 /// What the other replicas have acknowledged to a leader.
 pub(super) struct Lease<T: Instant> {
@@ -108,6 +127,66 @@ impl<T: Instant> Lease<T> {
             quorum = Some(quorum.map_or(at, |quorum| quorum.min(at)));
         }
         quorum
+    }
+}
+
+impl<M: Machine> Group<M> {
+    /// Whether this replica may serve reads alone now: a majority has acknowledged it within the
+    /// lease.
+    pub fn has_lease(&self) -> bool {
+        if self.standing.alone.get() {
+            return true;
+        }
+        let mut lease = Duration::from_millis(LEASE_MS) - DRIFT_MARGIN;
+        if mutant::is(Mutant::LeaseWithoutMargin) {
+            lease = Duration::from_millis(LEASE_MS) + DRIFT_MARGIN;
+        }
+        let at = self.quorum_at();
+        M::Env::leases_count() && at.is_some_and(|at| Now::<M::Env>::now() < at + lease)
+    }
+
+    /// When this leader sent the last append that a majority has accepted.
+    pub(super) fn quorum_at(&self) -> Option<Now<M::Env>> {
+        let metrics = self.metrics.borrow_watched();
+        let voters = metrics.membership_config.membership().get_joint_config();
+        self.progress
+            .lease
+            .quorum_at(metrics.current_term, self.replica, voters)
+    }
+
+    /// Waits up to [`LEASE_TIMEOUT`] for a lease that ran out while the group slept.
+    ///
+    /// # Errors
+    /// The group has stopped.
+    pub async fn renew_lease(&self) -> Result<(), Fatal> {
+        if self.has_lease() {
+            return Ok(());
+        }
+        self.wake().await?;
+        let renewed = self.progress.lease.answered.until(|| self.has_lease());
+        let _ = RuntimeOf::<M>::timeout(LEASE_TIMEOUT, renewed).await;
+        Ok(())
+    }
+
+    /// Waits until a majority has confirmed that nobody else led when this was called: ReadIndex
+    /// (Raft dissertation, 6.4). If this replica leads, everything committed by then is applied
+    /// here, because a leader answers its own writes only after it has applied them.
+    ///
+    /// Gives `false` if no majority has confirmed it within [`CONFIRM_TIMEOUT`].
+    ///
+    /// # Errors
+    /// The group has stopped.
+    pub async fn read_barrier(&self) -> Result<bool, Fatal> {
+        if mutant::is(Mutant::ReadBarrierAsksNobody) {
+            return Ok(true);
+        }
+        let begun = Now::<M::Env>::now();
+        self.wake().await?;
+        let confirmed = || self.quorum_at().is_some_and(|at| at >= begun);
+        let answered = self.progress.lease.answered.until(confirmed);
+        Ok(RuntimeOf::<M>::timeout(CONFIRM_TIMEOUT, answered)
+            .await
+            .is_ok())
     }
 }
 

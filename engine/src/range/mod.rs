@@ -7,7 +7,6 @@ mod command_v1;
 mod descriptor;
 pub mod digest;
 mod digesting;
-pub mod export;
 pub mod format;
 #[cfg(test)]
 mod fuzz;
@@ -23,6 +22,7 @@ mod session_export;
 mod session_row;
 pub mod sessions;
 pub mod sink;
+pub mod snapshot;
 pub mod state;
 pub mod timestamps;
 

@@ -23,16 +23,17 @@ mod open;
 mod peers;
 mod pinned;
 mod range_map;
+mod read;
 mod report;
 mod scan;
-mod staging;
+mod snapshot_receiver;
 mod status;
 mod steering;
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
-use rangedb_limits::{BrokenLimit, check_key};
+use rangedb_limits::BrokenLimit;
 
 use crate::cluster::NodeRecord;
 use crate::env::{Env, Now};
@@ -45,9 +46,9 @@ use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
 pub use crate::range::sink::WriteSink;
 use crate::range::{Keyspace, RaftGroup, ReplicaPlace, Route};
-use crate::request::{Batch, Change, Expected, Read, SessionPair, Target, Wait};
+use crate::request::{Batch, Change, Expected, SessionPair, Target};
 use crate::tree::{OnFatal, Store};
-use crate::types::{Blob, DataId, KeyRange, Location, NodeId, RangeId, ReplicaId, Timestamp};
+use crate::types::{Blob, KeyRange, Location, NodeId, RangeId, ReplicaId, Timestamp};
 use crate::wal::Wal;
 pub use digests::{DigestOptions, DigestStats};
 pub use folder::{FolderMark, Opened};
@@ -151,7 +152,7 @@ struct Inner<E: Env> {
     /// Whether the shard is being closed: no replica is made or removed any more.
     closing: Cell<bool>,
     /// Snapshots that are being received.
-    staging: staging::ReceivedSnapshots,
+    staging: snapshot_receiver::ReceivedSnapshots,
     /// The next data id, and the highest one that is reserved.
     data_ids: Cell<(u64, u64)>,
     digests: digests::Digests<E>,
@@ -243,65 +244,6 @@ impl<E: Env> Shard<E> {
     fn with_running<R>(&self, key: &[u8], with: impl FnOnce(&Running<E>) -> R) -> Result<R, Error> {
         let found = self.inner.ranges.with(key, with);
         found.ok_or(Error::Moved(None))
-    }
-
-    /// Reads the newest value of a key, linearizably, and passes it with its version to `look`.
-    /// Synchronous; copies nothing. `look` must not call back into the shard. If the read must wait,
-    /// [`Shard::wait`] waits, and [`Shard::get_after`] looks again.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for a key that breaks the limits; [`Error::Moved`] and
-    /// [`Error::NotLeader`] if this replica must not answer for the key.
-    pub fn get<R>(
-        &self,
-        key: &[u8],
-        target: Option<Target>,
-        look: impl FnOnce(Option<(&[u8], Timestamp)>) -> R,
-    ) -> Result<Read<R>, Error> {
-        check_key(key)?;
-        let (data_id, has_lease) = self.with_running(key, |running| {
-            running.replica.check(target)?;
-            Ok::<_, Error>((running.replica.data_id(), running.raft.has_lease()))
-        })??;
-        if !has_lease {
-            return Ok(Read::Wait(Wait::Confirmation));
-        }
-        // Nothing else runs on this thread between the check of the lease and the read. The first
-        // entry of the leader's term is applied, and so is everything that it has acknowledged.
-        self.look(data_id, key, look).map(Read::Done)
-    }
-
-    /// Reads like [`Shard::get`], right after [`Shard::wait`] for the same.
-    ///
-    /// # Errors
-    /// See [`Shard::get`].
-    pub fn get_after<R>(
-        &self,
-        waited: Wait,
-        key: &[u8],
-        target: Option<Target>,
-        look: impl FnOnce(Option<(&[u8], Timestamp)>) -> R,
-    ) -> Result<Read<R>, Error> {
-        match waited {
-            // It led a moment ago, and nothing else has run on this thread since.
-            Wait::Confirmation => {
-                let replica = self.find(key)?;
-                replica.check(target)?;
-                self.look(replica.data_id(), key, look).map(Read::Done)
-            }
-        }
-    }
-
-    fn look<R>(
-        &self,
-        data_id: DataId,
-        key: &[u8],
-        look: impl FnOnce(Option<(&[u8], Timestamp)>) -> R,
-    ) -> Result<R, Error> {
-        let read = self.inner.store.newest(data_id, key, |found| {
-            look(found.and_then(|(version, value)| value.map(|value| (value, version))))
-        });
-        read.map_err(|error| self.lost(error.into()))
     }
 
     /// Proposes a write. `sink` receives the result exactly once, now or later, unless the process

@@ -4,9 +4,10 @@
 //! checked is applied, and nothing is applied in the middle of a turn: so what the turn reads of a
 //! range is what the range held when its lease was checked.
 
+use rangedb_limits::check_key;
 use rustc_hash::FxHashMap;
 
-use super::{Shard, check_key};
+use super::Shard;
 use crate::env::Env;
 use crate::error::Error;
 use crate::mutant::{self, Mutant};

@@ -24,7 +24,7 @@ use crate::shard::folder;
 use crate::shard::liveness::Liveness;
 use crate::shard::management::Management;
 use crate::shard::range_map::{RangeMap, Running};
-use crate::shard::staging::{DATA_ID_BLOCK, ReceivedSnapshots};
+use crate::shard::snapshot_receiver::{DATA_ID_BLOCK, ReceivedSnapshots};
 use crate::shard::{InitialRange, Inner, Shard, ShardOptions};
 use crate::tree::Store;
 use crate::types::{DataId, Epoch, ReplicaId};

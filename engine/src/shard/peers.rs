@@ -1,22 +1,17 @@
-//! Requests of other shards to this one, and how a read without a lease asks the other replicas.
+//! Requests of other shards to this one.
 
 use std::io;
-use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::{Inner, Shard};
-use crate::env::{AsyncRuntime, Env, Lane, Transport};
-use crate::error::{Error, Fate};
+use crate::env::{Env, Lane, Transport};
 use crate::mutant::{self, Mutant};
 use crate::raft::{self, Answer, Message, Question};
 use crate::range::{RaftGroup, Route};
-use crate::request::{Target, Wait};
+
 use crate::types::Location;
 use crate::wal::{Group, LogId, Vote};
-
-/// Pause before a read that was not confirmed is tried again.
-const CONFIRM_RETRY_INTERVAL: Duration = Duration::from_millis(25);
 
 impl<E: Env> Shard<E> {
     /// Answers a request of another replica or shard. It never makes a replica that is not here.
@@ -62,39 +57,6 @@ impl<E: Env> Shard<E> {
     pub async fn call(&self, to: Location, lane: Lane, request: Bytes) -> io::Result<Bytes> {
         let transport = self.inner.around.transport.clone();
         transport.call(to, lane, request).await
-    }
-
-    /// Waits for what a read of the key must wait for.
-    ///
-    /// # Errors
-    /// [`Error::NotLeader`] if this replica does not lead, [`Error::NoQuorum`] if it reaches no
-    /// majority for a while, and the errors of [`Shard::get`].
-    pub async fn wait(&self, wait: Wait, key: &[u8], target: Option<Target>) -> Result<(), Error> {
-        match wait {
-            Wait::Confirmation => self.confirm_at(key, target).await,
-        }
-    }
-
-    /// Waits until a read of a key of the range that holds `key`, made right after this, sees everything
-    /// that was committed before the call; an empty key means the first range. A leader without a lease
-    /// reads this way.
-    pub(super) async fn confirm_at(&self, key: &[u8], target: Option<Target>) -> Result<(), Error> {
-        let (replica, raft) = self.find_running(key)?;
-        loop {
-            replica.check(target)?;
-            if let Err(fatal) = raft.renew_lease().await {
-                return Err(self.lost(fatal));
-            }
-            let confirmed =
-                raft.has_lease() || raft.read_barrier().await.map_err(|e| self.lost(e))?;
-            if confirmed {
-                return replica.check(target);
-            }
-            if replica.leadership.lacks_quorum() {
-                return Err(Error::NoQuorum(Fate::NotApplied));
-            }
-            E::Runtime::sleep(CONFIRM_RETRY_INTERVAL).await;
-        }
     }
 
     /// The route to the leader of a key's range, if the range has a replica here and a known leader

@@ -3,8 +3,10 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::time::Duration;
 
 use rangedb_engine::env::{Clock, Env};
+use rangedb_engine::limits::TIME_SLICE;
 use rangedb_engine::lsm::MemoryTables;
 
 use super::disk::SimDisk;
@@ -23,6 +25,14 @@ impl Env for SimEnv {
     type Disk = SimDisk;
     type Tables = MemoryTables;
     type Transport = SimLink;
+
+    /// On every second machine work is cut as soon as it may be.
+    fn time_slice() -> Duration {
+        match executor::current().machine() % 2 {
+            0 => TIME_SLICE,
+            _ => Duration::ZERO,
+        }
+    }
 
     fn leases_count() -> bool {
         let machine = executor::current().machine();

@@ -1,4 +1,5 @@
-//! When to retry: jittered backoff, and a budget that keeps retries from becoming the load.
+//! How long to wait before a retry: jittered backoff, and a budget that keeps retries from becoming the
+//! load. Whether a call is tried again is decided in [`super::call`].
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;

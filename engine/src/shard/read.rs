@@ -1,0 +1,112 @@
+//! Reads of one key: where the lease is checked, and what a leader without a lease does.
+//!
+//! A leader with a lease reads alone, in one turn of the shard's thread. Without a lease it asks a
+//! majority first whether it still leads. Scans are in [`super::scan`], several keys at once in
+//! [`super::multi_get`].
+
+use std::time::Duration;
+
+use rangedb_limits::check_key;
+
+use super::Shard;
+use crate::env::{AsyncRuntime, Env};
+use crate::error::{Error, Fate};
+use crate::request::{Read, Target, Wait};
+use crate::types::{DataId, Timestamp};
+
+/// Pause before a read that was not confirmed is tried again.
+const CONFIRM_RETRY_INTERVAL: Duration = Duration::from_millis(25);
+
+impl<E: Env> Shard<E> {
+    /// Reads the newest value of a key, linearizably, and passes it with its version to `look`.
+    /// Synchronous; copies nothing. `look` must not call back into the shard. If the read must wait,
+    /// [`Shard::wait`] waits, and [`Shard::get_after`] looks again.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a key that breaks the limits; [`Error::Moved`] and
+    /// [`Error::NotLeader`] if this replica must not answer for the key.
+    pub fn get<R>(
+        &self,
+        key: &[u8],
+        target: Option<Target>,
+        look: impl FnOnce(Option<(&[u8], Timestamp)>) -> R,
+    ) -> Result<Read<R>, Error> {
+        check_key(key)?;
+        let (data_id, has_lease) = self.with_running(key, |running| {
+            running.replica.check(target)?;
+            Ok::<_, Error>((running.replica.data_id(), running.raft.has_lease()))
+        })??;
+        if !has_lease {
+            return Ok(Read::Wait(Wait::Confirmation));
+        }
+        // Nothing else runs on this thread between the check of the lease and the read. The first
+        // entry of the leader's term is applied, and so is everything that it has acknowledged.
+        self.look(data_id, key, look).map(Read::Done)
+    }
+
+    /// Reads like [`Shard::get`], right after [`Shard::wait`] for the same.
+    ///
+    /// # Errors
+    /// See [`Shard::get`].
+    pub fn get_after<R>(
+        &self,
+        waited: Wait,
+        key: &[u8],
+        target: Option<Target>,
+        look: impl FnOnce(Option<(&[u8], Timestamp)>) -> R,
+    ) -> Result<Read<R>, Error> {
+        match waited {
+            // It led a moment ago, and nothing else has run on this thread since.
+            Wait::Confirmation => {
+                let replica = self.find(key)?;
+                replica.check(target)?;
+                self.look(replica.data_id(), key, look).map(Read::Done)
+            }
+        }
+    }
+
+    pub(super) fn look<R>(
+        &self,
+        data_id: DataId,
+        key: &[u8],
+        look: impl FnOnce(Option<(&[u8], Timestamp)>) -> R,
+    ) -> Result<R, Error> {
+        let read = self.inner.store.newest(data_id, key, |found| {
+            look(found.and_then(|(version, value)| value.map(|value| (value, version))))
+        });
+        read.map_err(|error| self.lost(error.into()))
+    }
+
+    /// Waits for what a read of the key must wait for.
+    ///
+    /// # Errors
+    /// [`Error::NotLeader`] if this replica does not lead, [`Error::NoQuorum`] if it reaches no
+    /// majority for a while, and the errors of [`Shard::get`].
+    pub async fn wait(&self, wait: Wait, key: &[u8], target: Option<Target>) -> Result<(), Error> {
+        match wait {
+            Wait::Confirmation => self.confirm_at(key, target).await,
+        }
+    }
+
+    /// Waits until a read of a key of the range that holds `key`, made right after this, sees everything
+    /// that was committed before the call; an empty key means the first range. A leader without a lease
+    /// reads this way.
+    pub(super) async fn confirm_at(&self, key: &[u8], target: Option<Target>) -> Result<(), Error> {
+        let (replica, raft) = self.find_running(key)?;
+        loop {
+            replica.check(target)?;
+            if let Err(fatal) = raft.renew_lease().await {
+                return Err(self.lost(fatal));
+            }
+            let confirmed =
+                raft.has_lease() || raft.read_barrier().await.map_err(|e| self.lost(e))?;
+            if confirmed {
+                return replica.check(target);
+            }
+            if replica.leadership.lacks_quorum() {
+                return Err(Error::NoQuorum(Fate::NotApplied));
+            }
+            E::Runtime::sleep(CONFIRM_RETRY_INTERVAL).await;
+        }
+    }
+}
