@@ -31,6 +31,9 @@ pub const MAX_CLOCK_OFFSET_MS: u64 = 500;
 /// How long a leader may serve reads above its last entry before it must write again, in
 /// milliseconds. Also the read lease of a group of several voters.
 pub const LEASE_MS: u64 = 500;
+/// How far two clocks may drift apart during one lease, with room to spare. A leader's lease ends
+/// earlier by this, and a restarted replica withholds its vote longer by it.
+pub const DRIFT_MARGIN: Duration = Duration::from_millis(LEASE_MS / 7);
 
 /// How long a task works before it lets others run, where it can stop: scans and snapshots.
 pub const TIME_SLICE: Duration = Duration::from_micros(500);

@@ -14,10 +14,9 @@ use openraft::{Config, ServerState, SnapshotPolicy};
 
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::Fatal;
-use crate::limits::LEASE_MS;
+use crate::limits::{DRIFT_MARGIN, LEASE_MS};
 use crate::mutant::{self, Mutant};
 use crate::raft::convert;
-use crate::raft::lease::DRIFT_MARGIN;
 use crate::raft::log_store::LogStore;
 use crate::raft::machine::{Machine, RuntimeOf};
 use crate::raft::message::{Answer, Question};

@@ -16,6 +16,7 @@
 //! - openraft never builds a snapshot by its own policy. We "build" one (an O(1) handle) when the
 //!   tree has made entries durable, and only then may openraft purge them.
 
+mod acknowledged;
 mod append_lane;
 mod convert;
 mod followers;
