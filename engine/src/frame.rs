@@ -28,7 +28,7 @@ pub const BODY_LEN_MAX: usize = 8 << 20;
 pub struct Frame<'a> {
     /// The number of the question.
     pub id: u64,
-    /// What the body is.
+    /// The kind of the body.
     pub kind: u16,
     /// The message.
     pub body: &'a [u8],
@@ -52,7 +52,7 @@ pub enum BadFrame {
 pub struct Header {
     /// The number of the question.
     pub id: u64,
-    /// What the body is.
+    /// The kind of the body.
     pub kind: u16,
     /// Bytes of the body.
     pub len: usize,

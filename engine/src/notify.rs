@@ -1,8 +1,8 @@
 //! An event that tasks of one thread wait for, and a count that they wait for.
 //!
-//! Each notification of an event lets all tasks that wait look again. It has no memory: a task looks
-//! at the state that it waits for before it waits, and whoever changes that state notifies
-//! afterwards. For a shard's own thread; between threads, wakers that are `Send` are needed.
+//! Each notification of an event lets all waiting tasks look again. An event has no memory: a task looks
+//! at the state before it waits, and the code that changes the state notifies afterwards. An event
+//! belongs to one thread; between threads, wakers that are `Send` are needed.
 
 use std::cell::{Cell, RefCell};
 use std::task::{Poll, Waker};

@@ -1,5 +1,5 @@
-//! Routing: which shard answers a request, seen from the shard that got it: this one, the one that
-//! leads the key's range, or none, when the caller is told the route and asks there itself.
+//! Routing: which shard answers a request. Either the shard that received it does, or the request goes
+//! to the leader of the key's range, or the caller gets the route and sends the request there.
 
 use std::rc::Rc;
 

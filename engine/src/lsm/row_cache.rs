@@ -5,8 +5,8 @@
 //!
 //! - A read that has found a row in the tables fills it in ([`RowCache::fill`]), in the same
 //!   synchronous call, so that no write comes between. A row in a memtable is not filled in.
-//! - Every insert into the tree passes through [`super::Lsm::insert`], be it by apply, by a replay of
-//!   the log or by a snapshot that is received. There the new version replaces the cached one
+//! - Apply, the replay of the log and a received snapshot all insert rows into the tree by
+//!   [`super::Lsm::insert`]. There the new version replaces the cached one
 //!   ([`RowCache::update`]). A row that is not cached stays so: writes push out nothing that is read.
 //! - Flushes, compactions and the collection of old versions change no newest version, so they need
 //!   not tell. A delete mark is cached as a mark; when it has been collected, the cached one still

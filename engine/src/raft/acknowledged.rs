@@ -109,21 +109,21 @@ mod tests {
         ids.iter().map(|id| ReplicaId(*id)).collect()
     }
 
-    /// A start, and the lease of a leader of term 5 after these answers: the replica, and how many
+    /// A start, and what was acknowledged to a leader of term 5 by these answers: the replica, and how many
     /// milliseconds after the start the append was sent that it took.
     fn answered(answers: &[(u64, u64)]) -> (StdInstant, Acknowledged<StdInstant>) {
-        let (start, lease) = (StdInstant::now(), Acknowledged::new());
+        let (start, acknowledged) = (StdInstant::now(), Acknowledged::new());
         for (replica, ms) in answers {
-            lease.take(5, ReplicaId(*replica), start + Duration::from_millis(*ms));
+            acknowledged.take(5, ReplicaId(*replica), start + Duration::from_millis(*ms));
         }
-        (start, lease)
+        (start, acknowledged)
     }
 
     /// Milliseconds after the start at which a majority of each set had answered.
     fn quorum_ms(answers: &[(u64, u64)], sets: &[&[u64]]) -> Option<u128> {
-        let (start, lease) = answered(answers);
+        let (start, acknowledged) = answered(answers);
         let sets: Vec<_> = sets.iter().map(|ids| voters(ids)).collect();
-        let at = lease.quorum_at(5, ME, &sets)?;
+        let at = acknowledged.quorum_at(5, ME, &sets)?;
         Some((at - start).as_millis())
     }
 
@@ -151,28 +151,28 @@ mod tests {
     #[test]
     fn an_answer_to_an_older_append_takes_nothing_back() {
         assert_eq!(quorum_ms(&[(2, 20), (2, 10)], &[&[1, 2, 3]]), Some(20));
-        let (start, lease) = answered(&[(2, 10)]);
+        let (start, acknowledged) = answered(&[(2, 10)]);
         let sets = [voters(&[1, 2, 3])];
-        assert!(lease.quorum_at(5, ME, &sets).is_some());
+        assert!(acknowledged.quorum_at(5, ME, &sets).is_some());
         let later = start + Duration::from_millis(40);
-        lease.take(5, ReplicaId(3), later);
-        assert_eq!(lease.quorum_at(5, ME, &sets), Some(later));
+        acknowledged.take(5, ReplicaId(3), later);
+        assert_eq!(acknowledged.quorum_at(5, ME, &sets), Some(later));
     }
 
     #[test]
     fn answers_count_in_their_own_term_alone() {
-        let (start, lease) = answered(&[(2, 10)]);
+        let (start, acknowledged) = answered(&[(2, 10)]);
         let sets = [voters(&[1, 2, 3])];
-        assert_eq!(lease.quorum_at(6, ME, &sets), None);
-        lease.take(4, ReplicaId(3), start + Duration::from_millis(90));
+        assert_eq!(acknowledged.quorum_at(6, ME, &sets), None);
+        acknowledged.take(4, ReplicaId(3), start + Duration::from_millis(90));
         assert_eq!(
-            lease.quorum_at(5, ME, &sets),
+            acknowledged.quorum_at(5, ME, &sets),
             Some(start + Duration::from_millis(10))
         );
-        lease.take(6, ReplicaId(3), start + Duration::from_millis(20));
-        assert_eq!(lease.quorum_at(5, ME, &sets), None);
+        acknowledged.take(6, ReplicaId(3), start + Duration::from_millis(20));
+        assert_eq!(acknowledged.quorum_at(5, ME, &sets), None);
         assert_eq!(
-            lease.quorum_at(6, ME, &sets),
+            acknowledged.quorum_at(6, ME, &sets),
             Some(start + Duration::from_millis(20))
         );
     }

@@ -53,7 +53,7 @@ impl<M: Machine> Group<M> {
         let metrics = self.metrics.borrow_watched();
         let voters = metrics.membership_config.membership().get_joint_config();
         self.progress
-            .lease
+            .acknowledged
             .quorum_at(metrics.current_term, self.replica, voters)
     }
 
@@ -66,7 +66,11 @@ impl<M: Machine> Group<M> {
             return Ok(());
         }
         self.wake().await?;
-        let renewed = self.progress.lease.answered.until(|| self.has_lease());
+        let renewed = self
+            .progress
+            .acknowledged
+            .answered
+            .until(|| self.has_lease());
         let _ = RuntimeOf::<M>::timeout(LEASE_TIMEOUT, renewed).await;
         Ok(())
     }
@@ -86,7 +90,7 @@ impl<M: Machine> Group<M> {
         let begun = Now::<M::Env>::now();
         self.wake().await?;
         let confirmed = || self.quorum_at().is_some_and(|at| at >= begun);
-        let answered = self.progress.lease.answered.until(confirmed);
+        let answered = self.progress.acknowledged.answered.until(confirmed);
         Ok(RuntimeOf::<M>::timeout(CONFIRM_TIMEOUT, answered)
             .await
             .is_ok())

@@ -254,7 +254,7 @@ impl<M: Machine> Link<M> {
             _ => None,
         };
         if let Some(up_to) = appended {
-            self.progress.lease.take(term, to, sent);
+            self.progress.acknowledged.take(term, to, sent);
             self.progress.followers.acknowledge(term, to, up_to);
         }
         Ok(match answer {

@@ -10,7 +10,7 @@ use crate::raft::followers::Followers;
 /// The progress of the other replicas, as the leader knows it.
 pub struct Progress<T: Instant> {
     /// The appends that they have accepted lately.
-    pub lease: Acknowledged<T>,
+    pub acknowledged: Acknowledged<T>,
     /// What they have acknowledged, and which of them have lost it.
     pub followers: Followers,
     /// When one of them last took a part of a snapshot.
@@ -21,7 +21,7 @@ impl<T: Instant> Progress<T> {
     /// Nothing is known yet.
     pub fn new() -> Progress<T> {
         Progress {
-            lease: Acknowledged::new(),
+            acknowledged: Acknowledged::new(),
             followers: Followers::default(),
             part_taken: Cell::new(None),
         }

@@ -64,7 +64,7 @@ impl Leadership {
         me.or(self.leader.get())
     }
 
-    /// The leader for a route: none while there is no majority, whoever led last.
+    /// The leader that a route names; `None` while there is no majority.
     pub(super) fn routed_leader(&self) -> Option<ReplicaId> {
         self.leader().filter(|_| !self.lacks_quorum.get())
     }

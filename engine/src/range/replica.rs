@@ -175,8 +175,8 @@ impl<E: Env> Replica<E> {
         self.proposer.refuse_all(&error);
     }
 
-    /// The route to this range, as far as this replica knows. It has no leader while there is no
-    /// majority, whoever led last.
+    /// The route to this range, as far as this replica knows. It names no leader while there is no
+    /// majority.
     pub fn route(&self) -> Route {
         let leader = self.leadership.routed_leader();
         self.state.borrow().descriptor.route(leader)
