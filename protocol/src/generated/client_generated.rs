@@ -2,5662 +2,4649 @@
 // @generated
 extern crate alloc;
 
+
 #[allow(unused_imports, dead_code)]
 pub mod rangedb {
 
-    #[allow(unused_imports, dead_code)]
-    pub mod wire {
-
-        #[deprecated(
-            since = "2.0.0",
-            note = "Use associated constants instead. This will no longer be generated in 2021."
-        )]
-        pub const ENUM_MIN_EXPECTED: u8 = 0;
-        #[deprecated(
-            since = "2.0.0",
-            note = "Use associated constants instead. This will no longer be generated in 2021."
-        )]
-        pub const ENUM_MAX_EXPECTED: u8 = 3;
-        #[deprecated(
-            since = "2.0.0",
-            note = "Use associated constants instead. This will no longer be generated in 2021."
-        )]
-        #[allow(non_camel_case_types)]
-        pub const ENUM_VALUES_EXPECTED: [Expected; 4] = [
-            Expected::Absent,
-            Expected::Value,
-            Expected::Version,
-            Expected::Exists,
-        ];
-
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-        #[repr(transparent)]
-        pub struct Expected(pub u8);
-        #[allow(non_upper_case_globals)]
-        impl Expected {
-            pub const Absent: Self = Self(0);
-            pub const Value: Self = Self(1);
-            pub const Version: Self = Self(2);
-            pub const Exists: Self = Self(3);
-
-            pub const ENUM_MIN: u8 = 0;
-            pub const ENUM_MAX: u8 = 3;
-            pub const ENUM_VALUES: &'static [Self] =
-                &[Self::Absent, Self::Value, Self::Version, Self::Exists];
-            /// Returns the variant's name or "" if unknown.
-            pub fn variant_name(self) -> Option<&'static str> {
-                match self {
-                    Self::Absent => Some("Absent"),
-                    Self::Value => Some("Value"),
-                    Self::Version => Some("Version"),
-                    Self::Exists => Some("Exists"),
-                    _ => None,
-                }
-            }
-        }
-        impl ::core::fmt::Debug for Expected {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
-                if let Some(name) = self.variant_name() {
-                    f.write_str(name)
-                } else {
-                    f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
-                }
-            }
-        }
-        impl<'a> ::flatbuffers::Follow<'a> for Expected {
-            type Inner = Self;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
-                Self(b)
-            }
-        }
-
-        impl ::flatbuffers::Push for Expected {
-            type Output = Expected;
-            #[inline]
-            unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
-                unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
-            }
-        }
-
-        impl ::flatbuffers::EndianScalar for Expected {
-            type Scalar = u8;
-            #[inline]
-            fn to_little_endian(self) -> u8 {
-                self.0.to_le()
-            }
-            #[inline]
-            #[allow(clippy::wrong_self_convention)]
-            fn from_little_endian(v: u8) -> Self {
-                let b = u8::from_le(v);
-                Self(b)
-            }
-        }
-
-        impl<'a> ::flatbuffers::Verifiable for Expected {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                u8::run_verifier(v, pos)
-            }
-        }
-
-        impl ::flatbuffers::SimpleToVerifyInSlice for Expected {}
-        #[deprecated(
-            since = "2.0.0",
-            note = "Use associated constants instead. This will no longer be generated in 2021."
-        )]
-        pub const ENUM_MIN_CHANGE: u8 = 0;
-        #[deprecated(
-            since = "2.0.0",
-            note = "Use associated constants instead. This will no longer be generated in 2021."
-        )]
-        pub const ENUM_MAX_CHANGE: u8 = 2;
-        #[deprecated(
-            since = "2.0.0",
-            note = "Use associated constants instead. This will no longer be generated in 2021."
-        )]
-        #[allow(non_camel_case_types)]
-        pub const ENUM_VALUES_CHANGE: [Change; 3] = [Change::Put, Change::Delete, Change::Add];
-
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-        #[repr(transparent)]
-        pub struct Change(pub u8);
-        #[allow(non_upper_case_globals)]
-        impl Change {
-            pub const Put: Self = Self(0);
-            pub const Delete: Self = Self(1);
-            pub const Add: Self = Self(2);
-
-            pub const ENUM_MIN: u8 = 0;
-            pub const ENUM_MAX: u8 = 2;
-            pub const ENUM_VALUES: &'static [Self] = &[Self::Put, Self::Delete, Self::Add];
-            /// Returns the variant's name or "" if unknown.
-            pub fn variant_name(self) -> Option<&'static str> {
-                match self {
-                    Self::Put => Some("Put"),
-                    Self::Delete => Some("Delete"),
-                    Self::Add => Some("Add"),
-                    _ => None,
-                }
-            }
-        }
-        impl ::core::fmt::Debug for Change {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
-                if let Some(name) = self.variant_name() {
-                    f.write_str(name)
-                } else {
-                    f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
-                }
-            }
-        }
-        impl<'a> ::flatbuffers::Follow<'a> for Change {
-            type Inner = Self;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
-                Self(b)
-            }
-        }
-
-        impl ::flatbuffers::Push for Change {
-            type Output = Change;
-            #[inline]
-            unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
-                unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
-            }
-        }
-
-        impl ::flatbuffers::EndianScalar for Change {
-            type Scalar = u8;
-            #[inline]
-            fn to_little_endian(self) -> u8 {
-                self.0.to_le()
-            }
-            #[inline]
-            #[allow(clippy::wrong_self_convention)]
-            fn from_little_endian(v: u8) -> Self {
-                let b = u8::from_le(v);
-                Self(b)
-            }
-        }
-
-        impl<'a> ::flatbuffers::Verifiable for Change {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                u8::run_verifier(v, pos)
-            }
-        }
-
-        impl ::flatbuffers::SimpleToVerifyInSlice for Change {}
-        #[deprecated(
-            since = "2.0.0",
-            note = "Use associated constants instead. This will no longer be generated in 2021."
-        )]
-        pub const ENUM_MIN_KEY_STATE: u8 = 0;
-        #[deprecated(
-            since = "2.0.0",
-            note = "Use associated constants instead. This will no longer be generated in 2021."
-        )]
-        pub const ENUM_MAX_KEY_STATE: u8 = 3;
-        #[deprecated(
-            since = "2.0.0",
-            note = "Use associated constants instead. This will no longer be generated in 2021."
-        )]
-        #[allow(non_camel_case_types)]
-        pub const ENUM_VALUES_KEY_STATE: [KeyState; 4] = [
-            KeyState::Absent,
-            KeyState::Value,
-            KeyState::Failed,
-            KeyState::NotRead,
-        ];
-
-        /// What became of a key: it has no value, it has one, it cannot be read, it was not read.
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-        #[repr(transparent)]
-        pub struct KeyState(pub u8);
-        #[allow(non_upper_case_globals)]
-        impl KeyState {
-            pub const Absent: Self = Self(0);
-            pub const Value: Self = Self(1);
-            pub const Failed: Self = Self(2);
-            pub const NotRead: Self = Self(3);
-
-            pub const ENUM_MIN: u8 = 0;
-            pub const ENUM_MAX: u8 = 3;
-            pub const ENUM_VALUES: &'static [Self] =
-                &[Self::Absent, Self::Value, Self::Failed, Self::NotRead];
-            /// Returns the variant's name or "" if unknown.
-            pub fn variant_name(self) -> Option<&'static str> {
-                match self {
-                    Self::Absent => Some("Absent"),
-                    Self::Value => Some("Value"),
-                    Self::Failed => Some("Failed"),
-                    Self::NotRead => Some("NotRead"),
-                    _ => None,
-                }
-            }
-        }
-        impl ::core::fmt::Debug for KeyState {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
-                if let Some(name) = self.variant_name() {
-                    f.write_str(name)
-                } else {
-                    f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
-                }
-            }
-        }
-        impl<'a> ::flatbuffers::Follow<'a> for KeyState {
-            type Inner = Self;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
-                Self(b)
-            }
-        }
-
-        impl ::flatbuffers::Push for KeyState {
-            type Output = KeyState;
-            #[inline]
-            unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
-                unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
-            }
-        }
-
-        impl ::flatbuffers::EndianScalar for KeyState {
-            type Scalar = u8;
-            #[inline]
-            fn to_little_endian(self) -> u8 {
-                self.0.to_le()
-            }
-            #[inline]
-            #[allow(clippy::wrong_self_convention)]
-            fn from_little_endian(v: u8) -> Self {
-                let b = u8::from_le(v);
-                Self(b)
-            }
-        }
-
-        impl<'a> ::flatbuffers::Verifiable for KeyState {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                u8::run_verifier(v, pos)
-            }
-        }
-
-        impl ::flatbuffers::SimpleToVerifyInSlice for KeyState {}
-        /// The name of a write, the same for every try of it.
-        // struct Session, aligned to 8
-        #[repr(transparent)]
-        #[derive(Clone, Copy, PartialEq)]
-        pub struct Session(pub [u8; 40]);
-        impl Default for Session {
-            fn default() -> Self {
-                Self([0; 40])
-            }
-        }
-        impl ::core::fmt::Debug for Session {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
-                f.debug_struct("Session")
-                    .field("client_high", &self.client_high())
-                    .field("client_low", &self.client_low())
-                    .field("sequence", &self.sequence())
-                    .field("lowest_unanswered", &self.lowest_unanswered())
-                    .field("first_tried", &self.first_tried())
-                    .finish()
-            }
-        }
-
-        impl ::flatbuffers::SimpleToVerifyInSlice for Session {}
-        impl<'a> ::flatbuffers::Follow<'a> for Session {
-            type Inner = &'a Session;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                unsafe { <&'a Session>::follow(buf, loc) }
-            }
-        }
-        impl<'a> ::flatbuffers::Follow<'a> for &'a Session {
-            type Inner = &'a Session;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                unsafe { ::flatbuffers::follow_cast_ref::<Session>(buf, loc) }
-            }
-        }
-        impl<'b> ::flatbuffers::Push for Session {
-            type Output = Session;
-            #[inline]
-            unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
-                let src = unsafe {
-                    ::core::slice::from_raw_parts(
-                        self as *const Session as *const u8,
-                        <Self as ::flatbuffers::Push>::size(),
-                    )
-                };
-                dst.copy_from_slice(src);
-            }
-            #[inline]
-            fn alignment() -> ::flatbuffers::PushAlignment {
-                ::flatbuffers::PushAlignment::new(8)
-            }
-        }
-
-        impl<'a> ::flatbuffers::Verifiable for Session {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.in_buffer::<Self>(pos)
-            }
-        }
-
-        impl<'a> Session {
-            #[allow(clippy::too_many_arguments)]
-            pub fn new(
-                client_high: u64,
-                client_low: u64,
-                sequence: u64,
-                lowest_unanswered: u64,
-                first_tried: u64,
-            ) -> Self {
-                let mut s = Self([0; 40]);
-                s.set_client_high(client_high);
-                s.set_client_low(client_low);
-                s.set_sequence(sequence);
-                s.set_lowest_unanswered(lowest_unanswered);
-                s.set_first_tried(first_tried);
-                s
-            }
-
-            pub fn client_high(&self) -> u64 {
-                let mut mem = ::core::mem::MaybeUninit::<
-                    <u64 as ::flatbuffers::EndianScalar>::Scalar,
-                >::uninit();
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                ::flatbuffers::EndianScalar::from_little_endian(unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        self.0[0..].as_ptr(),
-                        mem.as_mut_ptr() as *mut u8,
-                        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                    mem.assume_init()
-                })
-            }
-
-            pub fn set_client_high(&mut self, x: u64) {
-                let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        &x_le as *const _ as *const u8,
-                        self.0[0..].as_mut_ptr(),
-                        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                }
-            }
-
-            pub fn client_low(&self) -> u64 {
-                let mut mem = ::core::mem::MaybeUninit::<
-                    <u64 as ::flatbuffers::EndianScalar>::Scalar,
-                >::uninit();
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                ::flatbuffers::EndianScalar::from_little_endian(unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        self.0[8..].as_ptr(),
-                        mem.as_mut_ptr() as *mut u8,
-                        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                    mem.assume_init()
-                })
-            }
-
-            pub fn set_client_low(&mut self, x: u64) {
-                let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        &x_le as *const _ as *const u8,
-                        self.0[8..].as_mut_ptr(),
-                        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                }
-            }
-
-            pub fn sequence(&self) -> u64 {
-                let mut mem = ::core::mem::MaybeUninit::<
-                    <u64 as ::flatbuffers::EndianScalar>::Scalar,
-                >::uninit();
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                ::flatbuffers::EndianScalar::from_little_endian(unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        self.0[16..].as_ptr(),
-                        mem.as_mut_ptr() as *mut u8,
-                        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                    mem.assume_init()
-                })
-            }
-
-            pub fn set_sequence(&mut self, x: u64) {
-                let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        &x_le as *const _ as *const u8,
-                        self.0[16..].as_mut_ptr(),
-                        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                }
-            }
-
-            /// At most the sequence.
-            pub fn lowest_unanswered(&self) -> u64 {
-                let mut mem = ::core::mem::MaybeUninit::<
-                    <u64 as ::flatbuffers::EndianScalar>::Scalar,
-                >::uninit();
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                ::flatbuffers::EndianScalar::from_little_endian(unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        self.0[24..].as_ptr(),
-                        mem.as_mut_ptr() as *mut u8,
-                        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                    mem.assume_init()
-                })
-            }
-
-            pub fn set_lowest_unanswered(&mut self, x: u64) {
-                let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        &x_le as *const _ as *const u8,
-                        self.0[24..].as_mut_ptr(),
-                        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                }
-            }
-
-            pub fn first_tried(&self) -> u64 {
-                let mut mem = ::core::mem::MaybeUninit::<
-                    <u64 as ::flatbuffers::EndianScalar>::Scalar,
-                >::uninit();
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                ::flatbuffers::EndianScalar::from_little_endian(unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        self.0[32..].as_ptr(),
-                        mem.as_mut_ptr() as *mut u8,
-                        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                    mem.assume_init()
-                })
-            }
-
-            pub fn set_first_tried(&mut self, x: u64) {
-                let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        &x_le as *const _ as *const u8,
-                        self.0[32..].as_mut_ptr(),
-                        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                }
-            }
-        }
-
-        /// The range that the sender believes to own the first key.
-        // struct Target, aligned to 8
-        #[repr(transparent)]
-        #[derive(Clone, Copy, PartialEq)]
-        pub struct Target(pub [u8; 16]);
-        impl Default for Target {
-            fn default() -> Self {
-                Self([0; 16])
-            }
-        }
-        impl ::core::fmt::Debug for Target {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
-                f.debug_struct("Target")
-                    .field("range", &self.range())
-                    .field("version", &self.version())
-                    .field("conf", &self.conf())
-                    .finish()
-            }
-        }
-
-        impl ::flatbuffers::SimpleToVerifyInSlice for Target {}
-        impl<'a> ::flatbuffers::Follow<'a> for Target {
-            type Inner = &'a Target;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                unsafe { <&'a Target>::follow(buf, loc) }
-            }
-        }
-        impl<'a> ::flatbuffers::Follow<'a> for &'a Target {
-            type Inner = &'a Target;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                unsafe { ::flatbuffers::follow_cast_ref::<Target>(buf, loc) }
-            }
-        }
-        impl<'b> ::flatbuffers::Push for Target {
-            type Output = Target;
-            #[inline]
-            unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
-                let src = unsafe {
-                    ::core::slice::from_raw_parts(
-                        self as *const Target as *const u8,
-                        <Self as ::flatbuffers::Push>::size(),
-                    )
-                };
-                dst.copy_from_slice(src);
-            }
-            #[inline]
-            fn alignment() -> ::flatbuffers::PushAlignment {
-                ::flatbuffers::PushAlignment::new(8)
-            }
-        }
-
-        impl<'a> ::flatbuffers::Verifiable for Target {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.in_buffer::<Self>(pos)
-            }
-        }
-
-        impl<'a> Target {
-            #[allow(clippy::too_many_arguments)]
-            pub fn new(range: u64, version: u32, conf: u32) -> Self {
-                let mut s = Self([0; 16]);
-                s.set_range(range);
-                s.set_version(version);
-                s.set_conf(conf);
-                s
-            }
-
-            pub fn range(&self) -> u64 {
-                let mut mem = ::core::mem::MaybeUninit::<
-                    <u64 as ::flatbuffers::EndianScalar>::Scalar,
-                >::uninit();
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                ::flatbuffers::EndianScalar::from_little_endian(unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        self.0[0..].as_ptr(),
-                        mem.as_mut_ptr() as *mut u8,
-                        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                    mem.assume_init()
-                })
-            }
-
-            pub fn set_range(&mut self, x: u64) {
-                let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        &x_le as *const _ as *const u8,
-                        self.0[0..].as_mut_ptr(),
-                        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                }
-            }
-
-            pub fn version(&self) -> u32 {
-                let mut mem = ::core::mem::MaybeUninit::<
-                    <u32 as ::flatbuffers::EndianScalar>::Scalar,
-                >::uninit();
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                ::flatbuffers::EndianScalar::from_little_endian(unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        self.0[8..].as_ptr(),
-                        mem.as_mut_ptr() as *mut u8,
-                        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                    mem.assume_init()
-                })
-            }
-
-            pub fn set_version(&mut self, x: u32) {
-                let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        &x_le as *const _ as *const u8,
-                        self.0[8..].as_mut_ptr(),
-                        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                }
-            }
-
-            pub fn conf(&self) -> u32 {
-                let mut mem = ::core::mem::MaybeUninit::<
-                    <u32 as ::flatbuffers::EndianScalar>::Scalar,
-                >::uninit();
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                ::flatbuffers::EndianScalar::from_little_endian(unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        self.0[12..].as_ptr(),
-                        mem.as_mut_ptr() as *mut u8,
-                        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                    mem.assume_init()
-                })
-            }
-
-            pub fn set_conf(&mut self, x: u32) {
-                let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        &x_le as *const _ as *const u8,
-                        self.0[12..].as_mut_ptr(),
-                        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                }
-            }
-        }
-
-        /// What a multi-get gives for one key.
-        // struct KeyResult, aligned to 8
-        #[repr(transparent)]
-        #[derive(Clone, Copy, PartialEq)]
-        pub struct KeyResult(pub [u8; 16]);
-        impl Default for KeyResult {
-            fn default() -> Self {
-                Self([0; 16])
-            }
-        }
-        impl ::core::fmt::Debug for KeyResult {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
-                f.debug_struct("KeyResult")
-                    .field("version", &self.version())
-                    .field("length", &self.length())
-                    .field("error", &self.error())
-                    .field("state", &self.state())
-                    .finish()
-            }
-        }
-
-        impl ::flatbuffers::SimpleToVerifyInSlice for KeyResult {}
-        impl<'a> ::flatbuffers::Follow<'a> for KeyResult {
-            type Inner = &'a KeyResult;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                unsafe { <&'a KeyResult>::follow(buf, loc) }
-            }
-        }
-        impl<'a> ::flatbuffers::Follow<'a> for &'a KeyResult {
-            type Inner = &'a KeyResult;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                unsafe { ::flatbuffers::follow_cast_ref::<KeyResult>(buf, loc) }
-            }
-        }
-        impl<'b> ::flatbuffers::Push for KeyResult {
-            type Output = KeyResult;
-            #[inline]
-            unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
-                let src = unsafe {
-                    ::core::slice::from_raw_parts(
-                        self as *const KeyResult as *const u8,
-                        <Self as ::flatbuffers::Push>::size(),
-                    )
-                };
-                dst.copy_from_slice(src);
-            }
-            #[inline]
-            fn alignment() -> ::flatbuffers::PushAlignment {
-                ::flatbuffers::PushAlignment::new(8)
-            }
-        }
-
-        impl<'a> ::flatbuffers::Verifiable for KeyResult {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.in_buffer::<Self>(pos)
-            }
-        }
-
-        impl<'a> KeyResult {
-            #[allow(clippy::too_many_arguments)]
-            pub fn new(version: u64, length: u32, error: u16, state: KeyState) -> Self {
-                let mut s = Self([0; 16]);
-                s.set_version(version);
-                s.set_length(length);
-                s.set_error(error);
-                s.set_state(state);
-                s
-            }
-
-            /// Counts under Value alone, as the next.
-            pub fn version(&self) -> u64 {
-                let mut mem = ::core::mem::MaybeUninit::<
-                    <u64 as ::flatbuffers::EndianScalar>::Scalar,
-                >::uninit();
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                ::flatbuffers::EndianScalar::from_little_endian(unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        self.0[0..].as_ptr(),
-                        mem.as_mut_ptr() as *mut u8,
-                        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                    mem.assume_init()
-                })
-            }
-
-            pub fn set_version(&mut self, x: u64) {
-                let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        &x_le as *const _ as *const u8,
-                        self.0[0..].as_mut_ptr(),
-                        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                }
-            }
-
-            pub fn length(&self) -> u32 {
-                let mut mem = ::core::mem::MaybeUninit::<
-                    <u32 as ::flatbuffers::EndianScalar>::Scalar,
-                >::uninit();
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                ::flatbuffers::EndianScalar::from_little_endian(unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        self.0[8..].as_ptr(),
-                        mem.as_mut_ptr() as *mut u8,
-                        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                    mem.assume_init()
-                })
-            }
-
-            pub fn set_length(&mut self, x: u32) {
-                let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        &x_le as *const _ as *const u8,
-                        self.0[8..].as_mut_ptr(),
-                        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                }
-            }
-
-            /// Counts under Failed alone: the place of its error among the errors, from 0.
-            pub fn error(&self) -> u16 {
-                let mut mem = ::core::mem::MaybeUninit::<
-                    <u16 as ::flatbuffers::EndianScalar>::Scalar,
-                >::uninit();
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                ::flatbuffers::EndianScalar::from_little_endian(unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        self.0[12..].as_ptr(),
-                        mem.as_mut_ptr() as *mut u8,
-                        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                    mem.assume_init()
-                })
-            }
-
-            pub fn set_error(&mut self, x: u16) {
-                let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        &x_le as *const _ as *const u8,
-                        self.0[12..].as_mut_ptr(),
-                        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                }
-            }
-
-            pub fn state(&self) -> KeyState {
-                let mut mem = ::core::mem::MaybeUninit::<
-                    <KeyState as ::flatbuffers::EndianScalar>::Scalar,
-                >::uninit();
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                ::flatbuffers::EndianScalar::from_little_endian(unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        self.0[14..].as_ptr(),
-                        mem.as_mut_ptr() as *mut u8,
-                        ::core::mem::size_of::<<KeyState as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                    mem.assume_init()
-                })
-            }
-
-            pub fn set_state(&mut self, x: KeyState) {
-                let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
-                // Safety:
-                // Created from a valid Table for this object
-                // Which contains a valid value in this slot
-                unsafe {
-                    ::core::ptr::copy_nonoverlapping(
-                        &x_le as *const _ as *const u8,
-                        self.0[14..].as_mut_ptr(),
-                        ::core::mem::size_of::<<KeyState as ::flatbuffers::EndianScalar>::Scalar>(),
-                    );
-                }
-            }
-        }
-
-        pub enum GetOffset {}
-        #[derive(Copy, Clone, PartialEq)]
-
-        pub struct Get<'a> {
-            pub _tab: ::flatbuffers::Table<'a>,
-        }
-
-        impl<'a> ::flatbuffers::Follow<'a> for Get<'a> {
-            type Inner = Get<'a>;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                Self {
-                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
-                }
-            }
-        }
-
-        impl<'a> Get<'a> {
-            pub const VT_KEY: ::flatbuffers::VOffsetT = 4;
-            pub const VT_TARGET: ::flatbuffers::VOffsetT = 6;
-            pub const VT_DEADLINE_MS: ::flatbuffers::VOffsetT = 8;
-            pub const VT_TOKEN: ::flatbuffers::VOffsetT = 10;
-
-            #[inline]
-            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-                Get { _tab: table }
-            }
-            #[allow(unused_mut)]
-            pub fn create<
-                'bldr: 'args,
-                'args: 'mut_bldr,
-                'mut_bldr,
-                A: ::flatbuffers::Allocator + 'bldr,
-            >(
-                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-                args: &'args GetArgs<'args>,
-            ) -> ::flatbuffers::WIPOffset<Get<'bldr>> {
-                let mut builder = GetBuilder::new(_fbb);
-                builder.add_token(args.token);
-                builder.add_deadline_ms(args.deadline_ms);
-                if let Some(x) = args.target {
-                    builder.add_target(x);
-                }
-                if let Some(x) = args.key {
-                    builder.add_key(x);
-                }
-                builder.finish()
-            }
-
-            #[inline]
-            pub fn key(&self) -> ::flatbuffers::Vector<'a, u8> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(
-                            Get::VT_KEY,
-                            None,
-                        )
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn target(&self) -> Option<&'a Target> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<Target>(Get::VT_TARGET, None) }
-            }
-            #[inline]
-            pub fn deadline_ms(&self) -> u32 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u32>(Get::VT_DEADLINE_MS, Some(0)).unwrap() }
-            }
-            #[inline]
-            pub fn token(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(Get::VT_TOKEN, Some(0)).unwrap() }
-            }
-        }
-
-        impl ::flatbuffers::Verifiable for Get<'_> {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.visit_table(pos)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>(
-                        "key",
-                        Self::VT_KEY,
-                        true,
-                    )?
-                    .visit_field::<Target>("target", Self::VT_TARGET, false)?
-                    .visit_field::<u32>("deadline_ms", Self::VT_DEADLINE_MS, false)?
-                    .visit_field::<u64>("token", Self::VT_TOKEN, false)?
-                    .finish();
-                Ok(())
-            }
-        }
-        pub struct GetArgs<'a> {
-            pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
-            pub target: Option<&'a Target>,
-            pub deadline_ms: u32,
-            pub token: u64,
-        }
-        impl<'a> Default for GetArgs<'a> {
-            #[inline]
-            fn default() -> Self {
-                GetArgs {
-                    key: None, // required field
-                    target: None,
-                    deadline_ms: 0,
-                    token: 0,
-                }
-            }
-        }
-
-        pub struct GetBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-        }
-        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GetBuilder<'a, 'b, A> {
-            #[inline]
-            pub fn add_key(
-                &mut self,
-                key: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u8>>,
-            ) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Get::VT_KEY, key);
-            }
-            #[inline]
-            pub fn add_target(&mut self, target: &Target) {
-                self.fbb_
-                    .push_slot_always::<&Target>(Get::VT_TARGET, target);
-            }
-            #[inline]
-            pub fn add_deadline_ms(&mut self, deadline_ms: u32) {
-                self.fbb_
-                    .push_slot::<u32>(Get::VT_DEADLINE_MS, deadline_ms, 0);
-            }
-            #[inline]
-            pub fn add_token(&mut self, token: u64) {
-                self.fbb_.push_slot::<u64>(Get::VT_TOKEN, token, 0);
-            }
-            #[inline]
-            pub fn new(
-                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            ) -> GetBuilder<'a, 'b, A> {
-                let start = _fbb.start_table();
-                GetBuilder {
-                    fbb_: _fbb,
-                    start_: start,
-                }
-            }
-            #[inline]
-            pub fn finish(self) -> ::flatbuffers::WIPOffset<Get<'a>> {
-                let o = self.fbb_.end_table(self.start_);
-                self.fbb_.required(o, Get::VT_KEY, "key");
-                ::flatbuffers::WIPOffset::new(o.value())
-            }
-        }
-
-        impl ::core::fmt::Debug for Get<'_> {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                let mut ds = f.debug_struct("Get");
-                ds.field("key", &self.key());
-                ds.field("target", &self.target());
-                ds.field("deadline_ms", &self.deadline_ms());
-                ds.field("token", &self.token());
-                ds.finish()
-            }
-        }
-        pub enum MultiGetOffset {}
-        #[derive(Copy, Clone, PartialEq)]
-
-        /// Reads keys of any ranges.
-        pub struct MultiGet<'a> {
-            pub _tab: ::flatbuffers::Table<'a>,
-        }
-
-        impl<'a> ::flatbuffers::Follow<'a> for MultiGet<'a> {
-            type Inner = MultiGet<'a>;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                Self {
-                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
-                }
-            }
-        }
-
-        impl<'a> MultiGet<'a> {
-            pub const VT_KEYS: ::flatbuffers::VOffsetT = 4;
-            pub const VT_LENGTHS: ::flatbuffers::VOffsetT = 6;
-            pub const VT_DEADLINE_MS: ::flatbuffers::VOffsetT = 8;
-            pub const VT_TOKEN: ::flatbuffers::VOffsetT = 10;
-
-            #[inline]
-            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-                MultiGet { _tab: table }
-            }
-            #[allow(unused_mut)]
-            pub fn create<
-                'bldr: 'args,
-                'args: 'mut_bldr,
-                'mut_bldr,
-                A: ::flatbuffers::Allocator + 'bldr,
-            >(
-                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-                args: &'args MultiGetArgs<'args>,
-            ) -> ::flatbuffers::WIPOffset<MultiGet<'bldr>> {
-                let mut builder = MultiGetBuilder::new(_fbb);
-                builder.add_token(args.token);
-                builder.add_deadline_ms(args.deadline_ms);
-                if let Some(x) = args.lengths {
-                    builder.add_lengths(x);
-                }
-                if let Some(x) = args.keys {
-                    builder.add_keys(x);
-                }
-                builder.finish()
-            }
-
-            /// The keys, one right behind the other.
-            #[inline]
-            pub fn keys(&self) -> ::flatbuffers::Vector<'a, u8> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(
-                            MultiGet::VT_KEYS,
-                            None,
-                        )
-                        .unwrap()
-                }
-            }
-            /// The length of each key.
-            #[inline]
-            pub fn lengths(&self) -> ::flatbuffers::Vector<'a, u32> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(
-                            MultiGet::VT_LENGTHS,
-                            None,
-                        )
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn deadline_ms(&self) -> u32 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u32>(MultiGet::VT_DEADLINE_MS, Some(0))
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn token(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(MultiGet::VT_TOKEN, Some(0)).unwrap() }
-            }
-        }
-
-        impl ::flatbuffers::Verifiable for MultiGet<'_> {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.visit_table(pos)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>(
-                        "keys",
-                        Self::VT_KEYS,
-                        true,
-                    )?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>(
-                        "lengths",
-                        Self::VT_LENGTHS,
-                        true,
-                    )?
-                    .visit_field::<u32>("deadline_ms", Self::VT_DEADLINE_MS, false)?
-                    .visit_field::<u64>("token", Self::VT_TOKEN, false)?
-                    .finish();
-                Ok(())
-            }
-        }
-        pub struct MultiGetArgs<'a> {
-            pub keys: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
-            pub lengths: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
-            pub deadline_ms: u32,
-            pub token: u64,
-        }
-        impl<'a> Default for MultiGetArgs<'a> {
-            #[inline]
-            fn default() -> Self {
-                MultiGetArgs {
-                    keys: None,    // required field
-                    lengths: None, // required field
-                    deadline_ms: 0,
-                    token: 0,
-                }
-            }
-        }
-
-        pub struct MultiGetBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-        }
-        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MultiGetBuilder<'a, 'b, A> {
-            #[inline]
-            pub fn add_keys(
-                &mut self,
-                keys: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u8>>,
-            ) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(MultiGet::VT_KEYS, keys);
-            }
-            #[inline]
-            pub fn add_lengths(
-                &mut self,
-                lengths: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u32>>,
-            ) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(MultiGet::VT_LENGTHS, lengths);
-            }
-            #[inline]
-            pub fn add_deadline_ms(&mut self, deadline_ms: u32) {
-                self.fbb_
-                    .push_slot::<u32>(MultiGet::VT_DEADLINE_MS, deadline_ms, 0);
-            }
-            #[inline]
-            pub fn add_token(&mut self, token: u64) {
-                self.fbb_.push_slot::<u64>(MultiGet::VT_TOKEN, token, 0);
-            }
-            #[inline]
-            pub fn new(
-                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            ) -> MultiGetBuilder<'a, 'b, A> {
-                let start = _fbb.start_table();
-                MultiGetBuilder {
-                    fbb_: _fbb,
-                    start_: start,
-                }
-            }
-            #[inline]
-            pub fn finish(self) -> ::flatbuffers::WIPOffset<MultiGet<'a>> {
-                let o = self.fbb_.end_table(self.start_);
-                self.fbb_.required(o, MultiGet::VT_KEYS, "keys");
-                self.fbb_.required(o, MultiGet::VT_LENGTHS, "lengths");
-                ::flatbuffers::WIPOffset::new(o.value())
-            }
-        }
-
-        impl ::core::fmt::Debug for MultiGet<'_> {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                let mut ds = f.debug_struct("MultiGet");
-                ds.field("keys", &self.keys());
-                ds.field("lengths", &self.lengths());
-                ds.field("deadline_ms", &self.deadline_ms());
-                ds.field("token", &self.token());
-                ds.finish()
-            }
-        }
-        pub enum ConditionOffset {}
-        #[derive(Copy, Clone, PartialEq)]
-
-        /// What a key must be for a batch to be written.
-        pub struct Condition<'a> {
-            pub _tab: ::flatbuffers::Table<'a>,
-        }
-
-        impl<'a> ::flatbuffers::Follow<'a> for Condition<'a> {
-            type Inner = Condition<'a>;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                Self {
-                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
-                }
-            }
-        }
-
-        impl<'a> Condition<'a> {
-            pub const VT_KEY: ::flatbuffers::VOffsetT = 4;
-            pub const VT_EXPECTED: ::flatbuffers::VOffsetT = 6;
-            pub const VT_VALUE: ::flatbuffers::VOffsetT = 8;
-            pub const VT_VERSION: ::flatbuffers::VOffsetT = 10;
-
-            #[inline]
-            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-                Condition { _tab: table }
-            }
-            #[allow(unused_mut)]
-            pub fn create<
-                'bldr: 'args,
-                'args: 'mut_bldr,
-                'mut_bldr,
-                A: ::flatbuffers::Allocator + 'bldr,
-            >(
-                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-                args: &'args ConditionArgs<'args>,
-            ) -> ::flatbuffers::WIPOffset<Condition<'bldr>> {
-                let mut builder = ConditionBuilder::new(_fbb);
-                builder.add_version(args.version);
-                if let Some(x) = args.value {
-                    builder.add_value(x);
-                }
-                if let Some(x) = args.key {
-                    builder.add_key(x);
-                }
-                builder.add_expected(args.expected);
-                builder.finish()
-            }
-
-            #[inline]
-            pub fn key(&self) -> ::flatbuffers::Vector<'a, u8> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(
-                            Condition::VT_KEY,
-                            None,
-                        )
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn expected(&self) -> Expected {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<Expected>(Condition::VT_EXPECTED, Some(Expected::Absent))
-                        .unwrap()
-                }
-            }
-            /// Needed under Value alone.
-            #[inline]
-            pub fn value(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(
-                            Condition::VT_VALUE,
-                            None,
-                        )
-                }
-            }
-            /// Counts under Version alone.
-            #[inline]
-            pub fn version(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u64>(Condition::VT_VERSION, Some(0))
-                        .unwrap()
-                }
-            }
-        }
-
-        impl ::flatbuffers::Verifiable for Condition<'_> {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.visit_table(pos)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>(
-                        "key",
-                        Self::VT_KEY,
-                        true,
-                    )?
-                    .visit_field::<Expected>("expected", Self::VT_EXPECTED, false)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>(
-                        "value",
-                        Self::VT_VALUE,
-                        false,
-                    )?
-                    .visit_field::<u64>("version", Self::VT_VERSION, false)?
-                    .finish();
-                Ok(())
-            }
-        }
-        pub struct ConditionArgs<'a> {
-            pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
-            pub expected: Expected,
-            pub value: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
-            pub version: u64,
-        }
-        impl<'a> Default for ConditionArgs<'a> {
-            #[inline]
-            fn default() -> Self {
-                ConditionArgs {
-                    key: None, // required field
-                    expected: Expected::Absent,
-                    value: None,
-                    version: 0,
-                }
-            }
-        }
-
-        pub struct ConditionBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-        }
-        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ConditionBuilder<'a, 'b, A> {
-            #[inline]
-            pub fn add_key(
-                &mut self,
-                key: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u8>>,
-            ) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Condition::VT_KEY, key);
-            }
-            #[inline]
-            pub fn add_expected(&mut self, expected: Expected) {
-                self.fbb_
-                    .push_slot::<Expected>(Condition::VT_EXPECTED, expected, Expected::Absent);
-            }
-            #[inline]
-            pub fn add_value(
-                &mut self,
-                value: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u8>>,
-            ) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Condition::VT_VALUE, value);
-            }
-            #[inline]
-            pub fn add_version(&mut self, version: u64) {
-                self.fbb_
-                    .push_slot::<u64>(Condition::VT_VERSION, version, 0);
-            }
-            #[inline]
-            pub fn new(
-                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            ) -> ConditionBuilder<'a, 'b, A> {
-                let start = _fbb.start_table();
-                ConditionBuilder {
-                    fbb_: _fbb,
-                    start_: start,
-                }
-            }
-            #[inline]
-            pub fn finish(self) -> ::flatbuffers::WIPOffset<Condition<'a>> {
-                let o = self.fbb_.end_table(self.start_);
-                self.fbb_.required(o, Condition::VT_KEY, "key");
-                ::flatbuffers::WIPOffset::new(o.value())
-            }
-        }
-
-        impl ::core::fmt::Debug for Condition<'_> {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                let mut ds = f.debug_struct("Condition");
-                ds.field("key", &self.key());
-                ds.field("expected", &self.expected());
-                ds.field("value", &self.value());
-                ds.field("version", &self.version());
-                ds.finish()
-            }
-        }
-        pub enum MutationOffset {}
-        #[derive(Copy, Clone, PartialEq)]
-
-        pub struct Mutation<'a> {
-            pub _tab: ::flatbuffers::Table<'a>,
-        }
-
-        impl<'a> ::flatbuffers::Follow<'a> for Mutation<'a> {
-            type Inner = Mutation<'a>;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                Self {
-                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
-                }
-            }
-        }
-
-        impl<'a> Mutation<'a> {
-            pub const VT_KEY: ::flatbuffers::VOffsetT = 4;
-            pub const VT_CHANGE: ::flatbuffers::VOffsetT = 6;
-            pub const VT_VALUE: ::flatbuffers::VOffsetT = 8;
-            pub const VT_DELTA: ::flatbuffers::VOffsetT = 10;
-            pub const VT_EXPIRES_AT: ::flatbuffers::VOffsetT = 12;
-
-            #[inline]
-            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-                Mutation { _tab: table }
-            }
-            #[allow(unused_mut)]
-            pub fn create<
-                'bldr: 'args,
-                'args: 'mut_bldr,
-                'mut_bldr,
-                A: ::flatbuffers::Allocator + 'bldr,
-            >(
-                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-                args: &'args MutationArgs<'args>,
-            ) -> ::flatbuffers::WIPOffset<Mutation<'bldr>> {
-                let mut builder = MutationBuilder::new(_fbb);
-                builder.add_expires_at(args.expires_at);
-                builder.add_delta(args.delta);
-                if let Some(x) = args.value {
-                    builder.add_value(x);
-                }
-                if let Some(x) = args.key {
-                    builder.add_key(x);
-                }
-                builder.add_change(args.change);
-                builder.finish()
-            }
-
-            #[inline]
-            pub fn key(&self) -> ::flatbuffers::Vector<'a, u8> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(
-                            Mutation::VT_KEY,
-                            None,
-                        )
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn change(&self) -> Change {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<Change>(Mutation::VT_CHANGE, Some(Change::Put))
-                        .unwrap()
-                }
-            }
-            /// Needed under Put alone.
-            #[inline]
-            pub fn value(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(
-                            Mutation::VT_VALUE,
-                            None,
-                        )
-                }
-            }
-            /// Counts under Add alone.
-            #[inline]
-            pub fn delta(&self) -> i64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<i64>(Mutation::VT_DELTA, Some(0)).unwrap() }
-            }
-            /// The place for an expiry: 0. Anything else is refused.
-            #[inline]
-            pub fn expires_at(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u64>(Mutation::VT_EXPIRES_AT, Some(0))
-                        .unwrap()
-                }
-            }
-        }
-
-        impl ::flatbuffers::Verifiable for Mutation<'_> {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.visit_table(pos)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>(
-                        "key",
-                        Self::VT_KEY,
-                        true,
-                    )?
-                    .visit_field::<Change>("change", Self::VT_CHANGE, false)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>(
-                        "value",
-                        Self::VT_VALUE,
-                        false,
-                    )?
-                    .visit_field::<i64>("delta", Self::VT_DELTA, false)?
-                    .visit_field::<u64>("expires_at", Self::VT_EXPIRES_AT, false)?
-                    .finish();
-                Ok(())
-            }
-        }
-        pub struct MutationArgs<'a> {
-            pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
-            pub change: Change,
-            pub value: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
-            pub delta: i64,
-            pub expires_at: u64,
-        }
-        impl<'a> Default for MutationArgs<'a> {
-            #[inline]
-            fn default() -> Self {
-                MutationArgs {
-                    key: None, // required field
-                    change: Change::Put,
-                    value: None,
-                    delta: 0,
-                    expires_at: 0,
-                }
-            }
-        }
-
-        pub struct MutationBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-        }
-        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MutationBuilder<'a, 'b, A> {
-            #[inline]
-            pub fn add_key(
-                &mut self,
-                key: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u8>>,
-            ) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Mutation::VT_KEY, key);
-            }
-            #[inline]
-            pub fn add_change(&mut self, change: Change) {
-                self.fbb_
-                    .push_slot::<Change>(Mutation::VT_CHANGE, change, Change::Put);
-            }
-            #[inline]
-            pub fn add_value(
-                &mut self,
-                value: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u8>>,
-            ) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Mutation::VT_VALUE, value);
-            }
-            #[inline]
-            pub fn add_delta(&mut self, delta: i64) {
-                self.fbb_.push_slot::<i64>(Mutation::VT_DELTA, delta, 0);
-            }
-            #[inline]
-            pub fn add_expires_at(&mut self, expires_at: u64) {
-                self.fbb_
-                    .push_slot::<u64>(Mutation::VT_EXPIRES_AT, expires_at, 0);
-            }
-            #[inline]
-            pub fn new(
-                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            ) -> MutationBuilder<'a, 'b, A> {
-                let start = _fbb.start_table();
-                MutationBuilder {
-                    fbb_: _fbb,
-                    start_: start,
-                }
-            }
-            #[inline]
-            pub fn finish(self) -> ::flatbuffers::WIPOffset<Mutation<'a>> {
-                let o = self.fbb_.end_table(self.start_);
-                self.fbb_.required(o, Mutation::VT_KEY, "key");
-                ::flatbuffers::WIPOffset::new(o.value())
-            }
-        }
-
-        impl ::core::fmt::Debug for Mutation<'_> {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                let mut ds = f.debug_struct("Mutation");
-                ds.field("key", &self.key());
-                ds.field("change", &self.change());
-                ds.field("value", &self.value());
-                ds.field("delta", &self.delta());
-                ds.field("expires_at", &self.expires_at());
-                ds.finish()
-            }
-        }
-        pub enum BatchOffset {}
-        #[derive(Copy, Clone, PartialEq)]
-
-        /// Every write: if all conditions hold all mutations are made, or nothing is.
-        pub struct Batch<'a> {
-            pub _tab: ::flatbuffers::Table<'a>,
-        }
-
-        impl<'a> ::flatbuffers::Follow<'a> for Batch<'a> {
-            type Inner = Batch<'a>;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                Self {
-                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
-                }
-            }
-        }
-
-        impl<'a> Batch<'a> {
-            pub const VT_CONDITIONS: ::flatbuffers::VOffsetT = 4;
-            pub const VT_MUTATIONS: ::flatbuffers::VOffsetT = 6;
-            pub const VT_SESSION: ::flatbuffers::VOffsetT = 8;
-            pub const VT_TARGET: ::flatbuffers::VOffsetT = 10;
-            pub const VT_DEADLINE_MS: ::flatbuffers::VOffsetT = 12;
-            pub const VT_TOKEN: ::flatbuffers::VOffsetT = 14;
-
-            #[inline]
-            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-                Batch { _tab: table }
-            }
-            #[allow(unused_mut)]
-            pub fn create<
-                'bldr: 'args,
-                'args: 'mut_bldr,
-                'mut_bldr,
-                A: ::flatbuffers::Allocator + 'bldr,
-            >(
-                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-                args: &'args BatchArgs<'args>,
-            ) -> ::flatbuffers::WIPOffset<Batch<'bldr>> {
-                let mut builder = BatchBuilder::new(_fbb);
-                builder.add_token(args.token);
-                builder.add_deadline_ms(args.deadline_ms);
-                if let Some(x) = args.target {
-                    builder.add_target(x);
-                }
-                if let Some(x) = args.session {
-                    builder.add_session(x);
-                }
-                if let Some(x) = args.mutations {
-                    builder.add_mutations(x);
-                }
-                if let Some(x) = args.conditions {
-                    builder.add_conditions(x);
-                }
-                builder.finish()
-            }
-
-            /// Absent: no condition.
-            #[inline]
-            pub fn conditions(
-                &self,
-            ) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Condition<'a>>>>
-            {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab.get::<::flatbuffers::ForwardsUOffset<
-                        ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Condition>>,
-                    >>(Batch::VT_CONDITIONS, None)
-                }
-            }
-            #[inline]
-            pub fn mutations(
-                &self,
-            ) -> ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Mutation<'a>>>
-            {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<
-                            ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Mutation>>,
-                        >>(Batch::VT_MUTATIONS, None)
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn session(&self) -> &'a Session {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<Session>(Batch::VT_SESSION, None).unwrap() }
-            }
-            #[inline]
-            pub fn target(&self) -> Option<&'a Target> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<Target>(Batch::VT_TARGET, None) }
-            }
-            #[inline]
-            pub fn deadline_ms(&self) -> u32 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u32>(Batch::VT_DEADLINE_MS, Some(0))
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn token(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(Batch::VT_TOKEN, Some(0)).unwrap() }
-            }
-        }
-
-        impl ::flatbuffers::Verifiable for Batch<'_> {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.visit_table(pos)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<
-                        ::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Condition>>,
-                    >>("conditions", Self::VT_CONDITIONS, false)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<
-                        ::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Mutation>>,
-                    >>("mutations", Self::VT_MUTATIONS, true)?
-                    .visit_field::<Session>("session", Self::VT_SESSION, true)?
-                    .visit_field::<Target>("target", Self::VT_TARGET, false)?
-                    .visit_field::<u32>("deadline_ms", Self::VT_DEADLINE_MS, false)?
-                    .visit_field::<u64>("token", Self::VT_TOKEN, false)?
-                    .finish();
-                Ok(())
-            }
-        }
-        pub struct BatchArgs<'a> {
-            pub conditions: Option<
-                ::flatbuffers::WIPOffset<
-                    ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Condition<'a>>>,
-                >,
-            >,
-            pub mutations: Option<
-                ::flatbuffers::WIPOffset<
-                    ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Mutation<'a>>>,
-                >,
-            >,
-            pub session: Option<&'a Session>,
-            pub target: Option<&'a Target>,
-            pub deadline_ms: u32,
-            pub token: u64,
-        }
-        impl<'a> Default for BatchArgs<'a> {
-            #[inline]
-            fn default() -> Self {
-                BatchArgs {
-                    conditions: None,
-                    mutations: None, // required field
-                    session: None,   // required field
-                    target: None,
-                    deadline_ms: 0,
-                    token: 0,
-                }
-            }
-        }
-
-        pub struct BatchBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-        }
-        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> BatchBuilder<'a, 'b, A> {
-            #[inline]
-            pub fn add_conditions(
-                &mut self,
-                conditions: ::flatbuffers::WIPOffset<
-                    ::flatbuffers::Vector<'b, ::flatbuffers::ForwardsUOffset<Condition<'b>>>,
-                >,
-            ) {
-                self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(
-                    Batch::VT_CONDITIONS,
-                    conditions,
-                );
-            }
-            #[inline]
-            pub fn add_mutations(
-                &mut self,
-                mutations: ::flatbuffers::WIPOffset<
-                    ::flatbuffers::Vector<'b, ::flatbuffers::ForwardsUOffset<Mutation<'b>>>,
-                >,
-            ) {
-                self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(
-                    Batch::VT_MUTATIONS,
-                    mutations,
-                );
-            }
-            #[inline]
-            pub fn add_session(&mut self, session: &Session) {
-                self.fbb_
-                    .push_slot_always::<&Session>(Batch::VT_SESSION, session);
-            }
-            #[inline]
-            pub fn add_target(&mut self, target: &Target) {
-                self.fbb_
-                    .push_slot_always::<&Target>(Batch::VT_TARGET, target);
-            }
-            #[inline]
-            pub fn add_deadline_ms(&mut self, deadline_ms: u32) {
-                self.fbb_
-                    .push_slot::<u32>(Batch::VT_DEADLINE_MS, deadline_ms, 0);
-            }
-            #[inline]
-            pub fn add_token(&mut self, token: u64) {
-                self.fbb_.push_slot::<u64>(Batch::VT_TOKEN, token, 0);
-            }
-            #[inline]
-            pub fn new(
-                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            ) -> BatchBuilder<'a, 'b, A> {
-                let start = _fbb.start_table();
-                BatchBuilder {
-                    fbb_: _fbb,
-                    start_: start,
-                }
-            }
-            #[inline]
-            pub fn finish(self) -> ::flatbuffers::WIPOffset<Batch<'a>> {
-                let o = self.fbb_.end_table(self.start_);
-                self.fbb_.required(o, Batch::VT_MUTATIONS, "mutations");
-                self.fbb_.required(o, Batch::VT_SESSION, "session");
-                ::flatbuffers::WIPOffset::new(o.value())
-            }
-        }
-
-        impl ::core::fmt::Debug for Batch<'_> {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                let mut ds = f.debug_struct("Batch");
-                ds.field("conditions", &self.conditions());
-                ds.field("mutations", &self.mutations());
-                ds.field("session", &self.session());
-                ds.field("target", &self.target());
-                ds.field("deadline_ms", &self.deadline_ms());
-                ds.field("token", &self.token());
-                ds.finish()
-            }
-        }
-        pub enum ScanOffset {}
-        #[derive(Copy, Clone, PartialEq)]
-
-        pub struct Scan<'a> {
-            pub _tab: ::flatbuffers::Table<'a>,
-        }
-
-        impl<'a> ::flatbuffers::Follow<'a> for Scan<'a> {
-            type Inner = Scan<'a>;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                Self {
-                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
-                }
-            }
-        }
-
-        impl<'a> Scan<'a> {
-            pub const VT_START: ::flatbuffers::VOffsetT = 4;
-            pub const VT_END: ::flatbuffers::VOffsetT = 6;
-            pub const VT_ROWS_MAX: ::flatbuffers::VOffsetT = 8;
-            pub const VT_BYTES_MAX: ::flatbuffers::VOffsetT = 10;
-            pub const VT_CONTINUATION: ::flatbuffers::VOffsetT = 12;
-            pub const VT_TARGET: ::flatbuffers::VOffsetT = 14;
-            pub const VT_DEADLINE_MS: ::flatbuffers::VOffsetT = 16;
-            pub const VT_TOKEN: ::flatbuffers::VOffsetT = 18;
-            pub const VT_REVERSE: ::flatbuffers::VOffsetT = 20;
-            pub const VT_KEYS_ONLY: ::flatbuffers::VOffsetT = 22;
-
-            #[inline]
-            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-                Scan { _tab: table }
-            }
-            #[allow(unused_mut)]
-            pub fn create<
-                'bldr: 'args,
-                'args: 'mut_bldr,
-                'mut_bldr,
-                A: ::flatbuffers::Allocator + 'bldr,
-            >(
-                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-                args: &'args ScanArgs<'args>,
-            ) -> ::flatbuffers::WIPOffset<Scan<'bldr>> {
-                let mut builder = ScanBuilder::new(_fbb);
-                builder.add_token(args.token);
-                builder.add_deadline_ms(args.deadline_ms);
-                if let Some(x) = args.target {
-                    builder.add_target(x);
-                }
-                if let Some(x) = args.continuation {
-                    builder.add_continuation(x);
-                }
-                builder.add_bytes_max(args.bytes_max);
-                builder.add_rows_max(args.rows_max);
-                if let Some(x) = args.end {
-                    builder.add_end(x);
-                }
-                if let Some(x) = args.start {
-                    builder.add_start(x);
-                }
-                builder.add_keys_only(args.keys_only);
-                builder.add_reverse(args.reverse);
-                builder.finish()
-            }
-
-            /// Absent: from the beginning.
-            #[inline]
-            pub fn start(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(
-                            Scan::VT_START,
-                            None,
-                        )
-                }
-            }
-            /// Absent: to the end.
-            #[inline]
-            pub fn end(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(
-                            Scan::VT_END,
-                            None,
-                        )
-                }
-            }
-            /// 0: the limit, 10,000.
-            #[inline]
-            pub fn rows_max(&self) -> u32 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u32>(Scan::VT_ROWS_MAX, Some(0)).unwrap() }
-            }
-            /// 0: the limit, 4 MiB.
-            #[inline]
-            pub fn bytes_max(&self) -> u32 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u32>(Scan::VT_BYTES_MAX, Some(0)).unwrap() }
-            }
-            /// From the reply before; start, end, reverse and keys_only are then ignored.
-            #[inline]
-            pub fn continuation(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(
-                            Scan::VT_CONTINUATION,
-                            None,
-                        )
-                }
-            }
-            #[inline]
-            pub fn target(&self) -> Option<&'a Target> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<Target>(Scan::VT_TARGET, None) }
-            }
-            #[inline]
-            pub fn deadline_ms(&self) -> u32 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u32>(Scan::VT_DEADLINE_MS, Some(0)).unwrap() }
-            }
-            #[inline]
-            pub fn token(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(Scan::VT_TOKEN, Some(0)).unwrap() }
-            }
-            /// Descending order, from the last key before end.
-            #[inline]
-            pub fn reverse(&self) -> bool {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<bool>(Scan::VT_REVERSE, Some(false))
-                        .unwrap()
-                }
-            }
-            /// Values are not sent: those of the rows are empty.
-            #[inline]
-            pub fn keys_only(&self) -> bool {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<bool>(Scan::VT_KEYS_ONLY, Some(false))
-                        .unwrap()
-                }
-            }
-        }
-
-        impl ::flatbuffers::Verifiable for Scan<'_> {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.visit_table(pos)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>(
-                        "start",
-                        Self::VT_START,
-                        false,
-                    )?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>(
-                        "end",
-                        Self::VT_END,
-                        false,
-                    )?
-                    .visit_field::<u32>("rows_max", Self::VT_ROWS_MAX, false)?
-                    .visit_field::<u32>("bytes_max", Self::VT_BYTES_MAX, false)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>(
-                        "continuation",
-                        Self::VT_CONTINUATION,
-                        false,
-                    )?
-                    .visit_field::<Target>("target", Self::VT_TARGET, false)?
-                    .visit_field::<u32>("deadline_ms", Self::VT_DEADLINE_MS, false)?
-                    .visit_field::<u64>("token", Self::VT_TOKEN, false)?
-                    .visit_field::<bool>("reverse", Self::VT_REVERSE, false)?
-                    .visit_field::<bool>("keys_only", Self::VT_KEYS_ONLY, false)?
-                    .finish();
-                Ok(())
-            }
-        }
-        pub struct ScanArgs<'a> {
-            pub start: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
-            pub end: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
-            pub rows_max: u32,
-            pub bytes_max: u32,
-            pub continuation: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
-            pub target: Option<&'a Target>,
-            pub deadline_ms: u32,
-            pub token: u64,
-            pub reverse: bool,
-            pub keys_only: bool,
-        }
-        impl<'a> Default for ScanArgs<'a> {
-            #[inline]
-            fn default() -> Self {
-                ScanArgs {
-                    start: None,
-                    end: None,
-                    rows_max: 0,
-                    bytes_max: 0,
-                    continuation: None,
-                    target: None,
-                    deadline_ms: 0,
-                    token: 0,
-                    reverse: false,
-                    keys_only: false,
-                }
-            }
-        }
-
-        pub struct ScanBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-        }
-        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ScanBuilder<'a, 'b, A> {
-            #[inline]
-            pub fn add_start(
-                &mut self,
-                start: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u8>>,
-            ) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Scan::VT_START, start);
-            }
-            #[inline]
-            pub fn add_end(
-                &mut self,
-                end: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u8>>,
-            ) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Scan::VT_END, end);
-            }
-            #[inline]
-            pub fn add_rows_max(&mut self, rows_max: u32) {
-                self.fbb_.push_slot::<u32>(Scan::VT_ROWS_MAX, rows_max, 0);
-            }
-            #[inline]
-            pub fn add_bytes_max(&mut self, bytes_max: u32) {
-                self.fbb_.push_slot::<u32>(Scan::VT_BYTES_MAX, bytes_max, 0);
-            }
-            #[inline]
-            pub fn add_continuation(
-                &mut self,
-                continuation: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u8>>,
-            ) {
-                self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(
-                    Scan::VT_CONTINUATION,
-                    continuation,
-                );
-            }
-            #[inline]
-            pub fn add_target(&mut self, target: &Target) {
-                self.fbb_
-                    .push_slot_always::<&Target>(Scan::VT_TARGET, target);
-            }
-            #[inline]
-            pub fn add_deadline_ms(&mut self, deadline_ms: u32) {
-                self.fbb_
-                    .push_slot::<u32>(Scan::VT_DEADLINE_MS, deadline_ms, 0);
-            }
-            #[inline]
-            pub fn add_token(&mut self, token: u64) {
-                self.fbb_.push_slot::<u64>(Scan::VT_TOKEN, token, 0);
-            }
-            #[inline]
-            pub fn add_reverse(&mut self, reverse: bool) {
-                self.fbb_
-                    .push_slot::<bool>(Scan::VT_REVERSE, reverse, false);
-            }
-            #[inline]
-            pub fn add_keys_only(&mut self, keys_only: bool) {
-                self.fbb_
-                    .push_slot::<bool>(Scan::VT_KEYS_ONLY, keys_only, false);
-            }
-            #[inline]
-            pub fn new(
-                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            ) -> ScanBuilder<'a, 'b, A> {
-                let start = _fbb.start_table();
-                ScanBuilder {
-                    fbb_: _fbb,
-                    start_: start,
-                }
-            }
-            #[inline]
-            pub fn finish(self) -> ::flatbuffers::WIPOffset<Scan<'a>> {
-                let o = self.fbb_.end_table(self.start_);
-                ::flatbuffers::WIPOffset::new(o.value())
-            }
-        }
-
-        impl ::core::fmt::Debug for Scan<'_> {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                let mut ds = f.debug_struct("Scan");
-                ds.field("start", &self.start());
-                ds.field("end", &self.end());
-                ds.field("rows_max", &self.rows_max());
-                ds.field("bytes_max", &self.bytes_max());
-                ds.field("continuation", &self.continuation());
-                ds.field("target", &self.target());
-                ds.field("deadline_ms", &self.deadline_ms());
-                ds.field("token", &self.token());
-                ds.field("reverse", &self.reverse());
-                ds.field("keys_only", &self.keys_only());
-                ds.finish()
-            }
-        }
-        pub enum DirectoryOffset {}
-        #[derive(Copy, Clone, PartialEq)]
-
-        /// Asks for the directory.
-        pub struct Directory<'a> {
-            pub _tab: ::flatbuffers::Table<'a>,
-        }
-
-        impl<'a> ::flatbuffers::Follow<'a> for Directory<'a> {
-            type Inner = Directory<'a>;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                Self {
-                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
-                }
-            }
-        }
-
-        impl<'a> Directory<'a> {
-            pub const VT_TOKEN: ::flatbuffers::VOffsetT = 4;
-
-            #[inline]
-            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-                Directory { _tab: table }
-            }
-            #[allow(unused_mut)]
-            pub fn create<
-                'bldr: 'args,
-                'args: 'mut_bldr,
-                'mut_bldr,
-                A: ::flatbuffers::Allocator + 'bldr,
-            >(
-                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-                args: &'args DirectoryArgs,
-            ) -> ::flatbuffers::WIPOffset<Directory<'bldr>> {
-                let mut builder = DirectoryBuilder::new(_fbb);
-                builder.add_token(args.token);
-                builder.finish()
-            }
-
-            #[inline]
-            pub fn token(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(Directory::VT_TOKEN, Some(0)).unwrap() }
-            }
-        }
-
-        impl ::flatbuffers::Verifiable for Directory<'_> {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.visit_table(pos)?
-                    .visit_field::<u64>("token", Self::VT_TOKEN, false)?
-                    .finish();
-                Ok(())
-            }
-        }
-        pub struct DirectoryArgs {
-            pub token: u64,
-        }
-        impl<'a> Default for DirectoryArgs {
-            #[inline]
-            fn default() -> Self {
-                DirectoryArgs { token: 0 }
-            }
-        }
-
-        pub struct DirectoryBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-        }
-        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DirectoryBuilder<'a, 'b, A> {
-            #[inline]
-            pub fn add_token(&mut self, token: u64) {
-                self.fbb_.push_slot::<u64>(Directory::VT_TOKEN, token, 0);
-            }
-            #[inline]
-            pub fn new(
-                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            ) -> DirectoryBuilder<'a, 'b, A> {
-                let start = _fbb.start_table();
-                DirectoryBuilder {
-                    fbb_: _fbb,
-                    start_: start,
-                }
-            }
-            #[inline]
-            pub fn finish(self) -> ::flatbuffers::WIPOffset<Directory<'a>> {
-                let o = self.fbb_.end_table(self.start_);
-                ::flatbuffers::WIPOffset::new(o.value())
-            }
-        }
-
-        impl ::core::fmt::Debug for Directory<'_> {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                let mut ds = f.debug_struct("Directory");
-                ds.field("token", &self.token());
-                ds.finish()
-            }
-        }
-        pub enum StatusOffset {}
-        #[derive(Copy, Clone, PartialEq)]
-
-        /// Asks for the state of the node.
-        pub struct Status<'a> {
-            pub _tab: ::flatbuffers::Table<'a>,
-        }
-
-        impl<'a> ::flatbuffers::Follow<'a> for Status<'a> {
-            type Inner = Status<'a>;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                Self {
-                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
-                }
-            }
-        }
-
-        impl<'a> Status<'a> {
-            pub const VT_TOKEN: ::flatbuffers::VOffsetT = 4;
-
-            #[inline]
-            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-                Status { _tab: table }
-            }
-            #[allow(unused_mut)]
-            pub fn create<
-                'bldr: 'args,
-                'args: 'mut_bldr,
-                'mut_bldr,
-                A: ::flatbuffers::Allocator + 'bldr,
-            >(
-                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-                args: &'args StatusArgs,
-            ) -> ::flatbuffers::WIPOffset<Status<'bldr>> {
-                let mut builder = StatusBuilder::new(_fbb);
-                builder.add_token(args.token);
-                builder.finish()
-            }
-
-            #[inline]
-            pub fn token(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(Status::VT_TOKEN, Some(0)).unwrap() }
-            }
-        }
-
-        impl ::flatbuffers::Verifiable for Status<'_> {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.visit_table(pos)?
-                    .visit_field::<u64>("token", Self::VT_TOKEN, false)?
-                    .finish();
-                Ok(())
-            }
-        }
-        pub struct StatusArgs {
-            pub token: u64,
-        }
-        impl<'a> Default for StatusArgs {
-            #[inline]
-            fn default() -> Self {
-                StatusArgs { token: 0 }
-            }
-        }
-
-        pub struct StatusBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-        }
-        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StatusBuilder<'a, 'b, A> {
-            #[inline]
-            pub fn add_token(&mut self, token: u64) {
-                self.fbb_.push_slot::<u64>(Status::VT_TOKEN, token, 0);
-            }
-            #[inline]
-            pub fn new(
-                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            ) -> StatusBuilder<'a, 'b, A> {
-                let start = _fbb.start_table();
-                StatusBuilder {
-                    fbb_: _fbb,
-                    start_: start,
-                }
-            }
-            #[inline]
-            pub fn finish(self) -> ::flatbuffers::WIPOffset<Status<'a>> {
-                let o = self.fbb_.end_table(self.start_);
-                ::flatbuffers::WIPOffset::new(o.value())
-            }
-        }
-
-        impl ::core::fmt::Debug for Status<'_> {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                let mut ds = f.debug_struct("Status");
-                ds.field("token", &self.token());
-                ds.finish()
-            }
-        }
-        pub enum ValueOffset {}
-        #[derive(Copy, Clone, PartialEq)]
-
-        pub struct Value<'a> {
-            pub _tab: ::flatbuffers::Table<'a>,
-        }
-
-        impl<'a> ::flatbuffers::Follow<'a> for Value<'a> {
-            type Inner = Value<'a>;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                Self {
-                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
-                }
-            }
-        }
-
-        impl<'a> Value<'a> {
-            pub const VT_VALUE: ::flatbuffers::VOffsetT = 4;
-            pub const VT_VERSION: ::flatbuffers::VOffsetT = 6;
-            pub const VT_NOW: ::flatbuffers::VOffsetT = 8;
-
-            #[inline]
-            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-                Value { _tab: table }
-            }
-            #[allow(unused_mut)]
-            pub fn create<
-                'bldr: 'args,
-                'args: 'mut_bldr,
-                'mut_bldr,
-                A: ::flatbuffers::Allocator + 'bldr,
-            >(
-                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-                args: &'args ValueArgs<'args>,
-            ) -> ::flatbuffers::WIPOffset<Value<'bldr>> {
-                let mut builder = ValueBuilder::new(_fbb);
-                builder.add_now(args.now);
-                builder.add_version(args.version);
-                if let Some(x) = args.value {
-                    builder.add_value(x);
-                }
-                builder.finish()
-            }
-
-            /// Absent: the key has no value.
-            #[inline]
-            pub fn value(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(
-                            Value::VT_VALUE,
-                            None,
-                        )
-                }
-            }
-            #[inline]
-            pub fn version(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(Value::VT_VERSION, Some(0)).unwrap() }
-            }
-            #[inline]
-            pub fn now(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(Value::VT_NOW, Some(0)).unwrap() }
-            }
-        }
-
-        impl ::flatbuffers::Verifiable for Value<'_> {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.visit_table(pos)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>(
-                        "value",
-                        Self::VT_VALUE,
-                        false,
-                    )?
-                    .visit_field::<u64>("version", Self::VT_VERSION, false)?
-                    .visit_field::<u64>("now", Self::VT_NOW, false)?
-                    .finish();
-                Ok(())
-            }
-        }
-        pub struct ValueArgs<'a> {
-            pub value: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
-            pub version: u64,
-            pub now: u64,
-        }
-        impl<'a> Default for ValueArgs<'a> {
-            #[inline]
-            fn default() -> Self {
-                ValueArgs {
-                    value: None,
-                    version: 0,
-                    now: 0,
-                }
-            }
-        }
-
-        pub struct ValueBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-        }
-        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ValueBuilder<'a, 'b, A> {
-            #[inline]
-            pub fn add_value(
-                &mut self,
-                value: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u8>>,
-            ) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Value::VT_VALUE, value);
-            }
-            #[inline]
-            pub fn add_version(&mut self, version: u64) {
-                self.fbb_.push_slot::<u64>(Value::VT_VERSION, version, 0);
-            }
-            #[inline]
-            pub fn add_now(&mut self, now: u64) {
-                self.fbb_.push_slot::<u64>(Value::VT_NOW, now, 0);
-            }
-            #[inline]
-            pub fn new(
-                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            ) -> ValueBuilder<'a, 'b, A> {
-                let start = _fbb.start_table();
-                ValueBuilder {
-                    fbb_: _fbb,
-                    start_: start,
-                }
-            }
-            #[inline]
-            pub fn finish(self) -> ::flatbuffers::WIPOffset<Value<'a>> {
-                let o = self.fbb_.end_table(self.start_);
-                ::flatbuffers::WIPOffset::new(o.value())
-            }
-        }
-
-        impl ::core::fmt::Debug for Value<'_> {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                let mut ds = f.debug_struct("Value");
-                ds.field("value", &self.value());
-                ds.field("version", &self.version());
-                ds.field("now", &self.now());
-                ds.finish()
-            }
-        }
-        pub enum ValuesOffset {}
-        #[derive(Copy, Clone, PartialEq)]
-
-        pub struct Values<'a> {
-            pub _tab: ::flatbuffers::Table<'a>,
-        }
-
-        impl<'a> ::flatbuffers::Follow<'a> for Values<'a> {
-            type Inner = Values<'a>;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                Self {
-                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
-                }
-            }
-        }
-
-        impl<'a> Values<'a> {
-            pub const VT_RESULTS: ::flatbuffers::VOffsetT = 4;
-            pub const VT_VALUES: ::flatbuffers::VOffsetT = 6;
-            pub const VT_ERRORS: ::flatbuffers::VOffsetT = 8;
-            pub const VT_NOW: ::flatbuffers::VOffsetT = 10;
-
-            #[inline]
-            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-                Values { _tab: table }
-            }
-            #[allow(unused_mut)]
-            pub fn create<
-                'bldr: 'args,
-                'args: 'mut_bldr,
-                'mut_bldr,
-                A: ::flatbuffers::Allocator + 'bldr,
-            >(
-                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-                args: &'args ValuesArgs<'args>,
-            ) -> ::flatbuffers::WIPOffset<Values<'bldr>> {
-                let mut builder = ValuesBuilder::new(_fbb);
-                builder.add_now(args.now);
-                if let Some(x) = args.errors {
-                    builder.add_errors(x);
-                }
-                if let Some(x) = args.values {
-                    builder.add_values(x);
-                }
-                if let Some(x) = args.results {
-                    builder.add_results(x);
-                }
-                builder.finish()
-            }
-
-            /// In the order of the keys.
-            #[inline]
-            pub fn results(&self) -> ::flatbuffers::Vector<'a, KeyResult> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, KeyResult>>>(Values::VT_RESULTS, None).unwrap()
-                }
-            }
-            /// The values, one right behind the other.
-            #[inline]
-            pub fn values(&self) -> ::flatbuffers::Vector<'a, u8> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(
-                            Values::VT_VALUES,
-                            None,
-                        )
-                        .unwrap()
-                }
-            }
-            /// Why keys cannot be read; several keys may have the same error.
-            #[inline]
-            pub fn errors(
-                &self,
-            ) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Error<'a>>>>
-            {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab.get::<::flatbuffers::ForwardsUOffset<
-                        ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Error>>,
-                    >>(Values::VT_ERRORS, None)
-                }
-            }
-            #[inline]
-            pub fn now(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(Values::VT_NOW, Some(0)).unwrap() }
-            }
-        }
-
-        impl ::flatbuffers::Verifiable for Values<'_> {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.visit_table(pos)?
+#[allow(unused_imports, dead_code)]
+pub mod wire {
+
+
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_EXPECTED: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_EXPECTED: u8 = 3;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_EXPECTED: [Expected; 4] = [
+  Expected::Absent,
+  Expected::Value,
+  Expected::Version,
+  Expected::Exists,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct Expected(pub u8);
+#[allow(non_upper_case_globals)]
+impl Expected {
+  pub const Absent: Self = Self(0);
+  pub const Value: Self = Self(1);
+  pub const Version: Self = Self(2);
+  pub const Exists: Self = Self(3);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 3;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Absent,
+    Self::Value,
+    Self::Version,
+    Self::Exists,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Absent => Some("Absent"),
+      Self::Value => Some("Value"),
+      Self::Version => Some("Version"),
+      Self::Exists => Some("Exists"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for Expected {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for Expected {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for Expected {
+    type Output = Expected;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for Expected {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Expected {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Expected {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_CHANGE: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_CHANGE: u8 = 2;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_CHANGE: [Change; 3] = [
+  Change::Put,
+  Change::Delete,
+  Change::Add,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct Change(pub u8);
+#[allow(non_upper_case_globals)]
+impl Change {
+  pub const Put: Self = Self(0);
+  pub const Delete: Self = Self(1);
+  pub const Add: Self = Self(2);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 2;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Put,
+    Self::Delete,
+    Self::Add,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Put => Some("Put"),
+      Self::Delete => Some("Delete"),
+      Self::Add => Some("Add"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for Change {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for Change {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for Change {
+    type Output = Change;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for Change {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Change {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Change {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_KEY_STATE: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_KEY_STATE: u8 = 3;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_KEY_STATE: [KeyState; 4] = [
+  KeyState::Absent,
+  KeyState::Value,
+  KeyState::Failed,
+  KeyState::NotRead,
+];
+
+/// What became of a key: it has no value, it has one, it cannot be read, it was not read.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct KeyState(pub u8);
+#[allow(non_upper_case_globals)]
+impl KeyState {
+  pub const Absent: Self = Self(0);
+  pub const Value: Self = Self(1);
+  pub const Failed: Self = Self(2);
+  pub const NotRead: Self = Self(3);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 3;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Absent,
+    Self::Value,
+    Self::Failed,
+    Self::NotRead,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Absent => Some("Absent"),
+      Self::Value => Some("Value"),
+      Self::Failed => Some("Failed"),
+      Self::NotRead => Some("NotRead"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for KeyState {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for KeyState {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for KeyState {
+    type Output = KeyState;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for KeyState {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for KeyState {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for KeyState {}
+/// The name of a write, the same for every try of it.
+// struct Session, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct Session(pub [u8; 40]);
+impl Default for Session { 
+  fn default() -> Self { 
+    Self([0; 40])
+  }
+}
+impl ::core::fmt::Debug for Session {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("Session")
+      .field("client_high", &self.client_high())
+      .field("client_low", &self.client_low())
+      .field("sequence", &self.sequence())
+      .field("lowest_unanswered", &self.lowest_unanswered())
+      .field("first_tried", &self.first_tried())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Session {}
+impl<'a> ::flatbuffers::Follow<'a> for Session {
+  type Inner = &'a Session;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a Session>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a Session {
+  type Inner = &'a Session;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<Session>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for Session {
+    type Output = Session;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const Session as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Session {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> Session {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    client_high: u64,
+    client_low: u64,
+    sequence: u64,
+    lowest_unanswered: u64,
+    first_tried: u64,
+  ) -> Self {
+    let mut s = Self([0; 40]);
+    s.set_client_high(client_high);
+    s.set_client_low(client_low);
+    s.set_sequence(sequence);
+    s.set_lowest_unanswered(lowest_unanswered);
+    s.set_first_tried(first_tried);
+    s
+  }
+
+  pub fn client_high(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_client_high(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn client_low(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_client_low(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn sequence(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[16..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_sequence(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[16..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  /// At most the sequence.
+  pub fn lowest_unanswered(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[24..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_lowest_unanswered(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[24..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn first_tried(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[32..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_first_tried(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[32..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+/// The range that the sender believes to own the first key.
+// struct Target, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct Target(pub [u8; 16]);
+impl Default for Target { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for Target {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("Target")
+      .field("range", &self.range())
+      .field("version", &self.version())
+      .field("conf", &self.conf())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Target {}
+impl<'a> ::flatbuffers::Follow<'a> for Target {
+  type Inner = &'a Target;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a Target>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a Target {
+  type Inner = &'a Target;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<Target>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for Target {
+    type Output = Target;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const Target as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Target {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> Target {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    range: u64,
+    version: u32,
+    conf: u32,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_range(range);
+    s.set_version(version);
+    s.set_conf(conf);
+    s
+  }
+
+  pub fn range(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_range(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn version(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_version(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn conf(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[12..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_conf(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[12..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+/// What a multi-get gives for one key.
+// struct KeyResult, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct KeyResult(pub [u8; 16]);
+impl Default for KeyResult { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for KeyResult {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("KeyResult")
+      .field("version", &self.version())
+      .field("length", &self.length())
+      .field("error", &self.error())
+      .field("state", &self.state())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for KeyResult {}
+impl<'a> ::flatbuffers::Follow<'a> for KeyResult {
+  type Inner = &'a KeyResult;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a KeyResult>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a KeyResult {
+  type Inner = &'a KeyResult;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<KeyResult>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for KeyResult {
+    type Output = KeyResult;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const KeyResult as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for KeyResult {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> KeyResult {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    version: u64,
+    length: u32,
+    error: u16,
+    state: KeyState,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_version(version);
+    s.set_length(length);
+    s.set_error(error);
+    s.set_state(state);
+    s
+  }
+
+  /// Counts under Value alone, as the next.
+  pub fn version(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_version(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn length(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_length(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  /// Counts under Failed alone: the place of its error among the errors, from 0.
+  pub fn error(&self) -> u16 {
+    let mut mem = ::core::mem::MaybeUninit::<<u16 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[12..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_error(&mut self, x: u16) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[12..].as_mut_ptr(),
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn state(&self) -> KeyState {
+    let mut mem = ::core::mem::MaybeUninit::<<KeyState as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[14..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<KeyState as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_state(&mut self, x: KeyState) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[14..].as_mut_ptr(),
+        ::core::mem::size_of::<<KeyState as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+pub enum GetOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Get<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Get<'a> {
+  type Inner = Get<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Get<'a> {
+  pub const VT_KEY: ::flatbuffers::VOffsetT = 4;
+  pub const VT_TARGET: ::flatbuffers::VOffsetT = 6;
+  pub const VT_DEADLINE_MS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_TOKEN: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Get { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args GetArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Get<'bldr>> {
+    let mut builder = GetBuilder::new(_fbb);
+    builder.add_token(args.token);
+    builder.add_deadline_ms(args.deadline_ms);
+    if let Some(x) = args.target { builder.add_target(x); }
+    if let Some(x) = args.key { builder.add_key(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn key(&self) -> ::flatbuffers::Vector<'a, u8> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Get::VT_KEY, None).unwrap()}
+  }
+  #[inline]
+  pub fn target(&self) -> Option<&'a Target> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Target>(Get::VT_TARGET, None)}
+  }
+  #[inline]
+  pub fn deadline_ms(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Get::VT_DEADLINE_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn token(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Get::VT_TOKEN, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Get<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("key", Self::VT_KEY, true)?
+     .visit_field::<Target>("target", Self::VT_TARGET, false)?
+     .visit_field::<u32>("deadline_ms", Self::VT_DEADLINE_MS, false)?
+     .visit_field::<u64>("token", Self::VT_TOKEN, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct GetArgs<'a> {
+    pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub target: Option<&'a Target>,
+    pub deadline_ms: u32,
+    pub token: u64,
+}
+impl<'a> Default for GetArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    GetArgs {
+      key: None, // required field
+      target: None,
+      deadline_ms: 0,
+      token: 0,
+    }
+  }
+}
+
+pub struct GetBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GetBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_key(&mut self, key: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Get::VT_KEY, key);
+  }
+  #[inline]
+  pub fn add_target(&mut self, target: &Target) {
+    self.fbb_.push_slot_always::<&Target>(Get::VT_TARGET, target);
+  }
+  #[inline]
+  pub fn add_deadline_ms(&mut self, deadline_ms: u32) {
+    self.fbb_.push_slot::<u32>(Get::VT_DEADLINE_MS, deadline_ms, 0);
+  }
+  #[inline]
+  pub fn add_token(&mut self, token: u64) {
+    self.fbb_.push_slot::<u64>(Get::VT_TOKEN, token, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GetBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    GetBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Get<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Get::VT_KEY,"key");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Get<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Get");
+      ds.field("key", &self.key());
+      ds.field("target", &self.target());
+      ds.field("deadline_ms", &self.deadline_ms());
+      ds.field("token", &self.token());
+      ds.finish()
+  }
+}
+pub enum MultiGetOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Reads keys of any ranges.
+pub struct MultiGet<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for MultiGet<'a> {
+  type Inner = MultiGet<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> MultiGet<'a> {
+  pub const VT_KEYS: ::flatbuffers::VOffsetT = 4;
+  pub const VT_LENGTHS: ::flatbuffers::VOffsetT = 6;
+  pub const VT_DEADLINE_MS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_TOKEN: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    MultiGet { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args MultiGetArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<MultiGet<'bldr>> {
+    let mut builder = MultiGetBuilder::new(_fbb);
+    builder.add_token(args.token);
+    builder.add_deadline_ms(args.deadline_ms);
+    if let Some(x) = args.lengths { builder.add_lengths(x); }
+    if let Some(x) = args.keys { builder.add_keys(x); }
+    builder.finish()
+  }
+
+
+  /// The keys, one right behind the other.
+  #[inline]
+  pub fn keys(&self) -> ::flatbuffers::Vector<'a, u8> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(MultiGet::VT_KEYS, None).unwrap()}
+  }
+  /// The length of each key.
+  #[inline]
+  pub fn lengths(&self) -> ::flatbuffers::Vector<'a, u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(MultiGet::VT_LENGTHS, None).unwrap()}
+  }
+  #[inline]
+  pub fn deadline_ms(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(MultiGet::VT_DEADLINE_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn token(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(MultiGet::VT_TOKEN, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for MultiGet<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("keys", Self::VT_KEYS, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>("lengths", Self::VT_LENGTHS, true)?
+     .visit_field::<u32>("deadline_ms", Self::VT_DEADLINE_MS, false)?
+     .visit_field::<u64>("token", Self::VT_TOKEN, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct MultiGetArgs<'a> {
+    pub keys: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub lengths: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
+    pub deadline_ms: u32,
+    pub token: u64,
+}
+impl<'a> Default for MultiGetArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    MultiGetArgs {
+      keys: None, // required field
+      lengths: None, // required field
+      deadline_ms: 0,
+      token: 0,
+    }
+  }
+}
+
+pub struct MultiGetBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MultiGetBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_keys(&mut self, keys: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(MultiGet::VT_KEYS, keys);
+  }
+  #[inline]
+  pub fn add_lengths(&mut self, lengths: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(MultiGet::VT_LENGTHS, lengths);
+  }
+  #[inline]
+  pub fn add_deadline_ms(&mut self, deadline_ms: u32) {
+    self.fbb_.push_slot::<u32>(MultiGet::VT_DEADLINE_MS, deadline_ms, 0);
+  }
+  #[inline]
+  pub fn add_token(&mut self, token: u64) {
+    self.fbb_.push_slot::<u64>(MultiGet::VT_TOKEN, token, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> MultiGetBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    MultiGetBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<MultiGet<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, MultiGet::VT_KEYS,"keys");
+    self.fbb_.required(o, MultiGet::VT_LENGTHS,"lengths");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for MultiGet<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("MultiGet");
+      ds.field("keys", &self.keys());
+      ds.field("lengths", &self.lengths());
+      ds.field("deadline_ms", &self.deadline_ms());
+      ds.field("token", &self.token());
+      ds.finish()
+  }
+}
+pub enum ConditionOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// What a key must be for a batch to be written.
+pub struct Condition<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Condition<'a> {
+  type Inner = Condition<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Condition<'a> {
+  pub const VT_KEY: ::flatbuffers::VOffsetT = 4;
+  pub const VT_EXPECTED: ::flatbuffers::VOffsetT = 6;
+  pub const VT_VALUE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_VERSION: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Condition { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ConditionArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Condition<'bldr>> {
+    let mut builder = ConditionBuilder::new(_fbb);
+    builder.add_version(args.version);
+    if let Some(x) = args.value { builder.add_value(x); }
+    if let Some(x) = args.key { builder.add_key(x); }
+    builder.add_expected(args.expected);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn key(&self) -> ::flatbuffers::Vector<'a, u8> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Condition::VT_KEY, None).unwrap()}
+  }
+  #[inline]
+  pub fn expected(&self) -> Expected {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Expected>(Condition::VT_EXPECTED, Some(Expected::Absent)).unwrap()}
+  }
+  /// Needed under Value alone.
+  #[inline]
+  pub fn value(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Condition::VT_VALUE, None)}
+  }
+  /// Counts under Version alone.
+  #[inline]
+  pub fn version(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Condition::VT_VERSION, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Condition<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("key", Self::VT_KEY, true)?
+     .visit_field::<Expected>("expected", Self::VT_EXPECTED, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("value", Self::VT_VALUE, false)?
+     .visit_field::<u64>("version", Self::VT_VERSION, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ConditionArgs<'a> {
+    pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub expected: Expected,
+    pub value: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub version: u64,
+}
+impl<'a> Default for ConditionArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ConditionArgs {
+      key: None, // required field
+      expected: Expected::Absent,
+      value: None,
+      version: 0,
+    }
+  }
+}
+
+pub struct ConditionBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ConditionBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_key(&mut self, key: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Condition::VT_KEY, key);
+  }
+  #[inline]
+  pub fn add_expected(&mut self, expected: Expected) {
+    self.fbb_.push_slot::<Expected>(Condition::VT_EXPECTED, expected, Expected::Absent);
+  }
+  #[inline]
+  pub fn add_value(&mut self, value: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Condition::VT_VALUE, value);
+  }
+  #[inline]
+  pub fn add_version(&mut self, version: u64) {
+    self.fbb_.push_slot::<u64>(Condition::VT_VERSION, version, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ConditionBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ConditionBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Condition<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Condition::VT_KEY,"key");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Condition<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Condition");
+      ds.field("key", &self.key());
+      ds.field("expected", &self.expected());
+      ds.field("value", &self.value());
+      ds.field("version", &self.version());
+      ds.finish()
+  }
+}
+pub enum MutationOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Mutation<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Mutation<'a> {
+  type Inner = Mutation<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Mutation<'a> {
+  pub const VT_KEY: ::flatbuffers::VOffsetT = 4;
+  pub const VT_CHANGE: ::flatbuffers::VOffsetT = 6;
+  pub const VT_VALUE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_DELTA: ::flatbuffers::VOffsetT = 10;
+  pub const VT_EXPIRES_AT: ::flatbuffers::VOffsetT = 12;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Mutation { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args MutationArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Mutation<'bldr>> {
+    let mut builder = MutationBuilder::new(_fbb);
+    builder.add_expires_at(args.expires_at);
+    builder.add_delta(args.delta);
+    if let Some(x) = args.value { builder.add_value(x); }
+    if let Some(x) = args.key { builder.add_key(x); }
+    builder.add_change(args.change);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn key(&self) -> ::flatbuffers::Vector<'a, u8> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Mutation::VT_KEY, None).unwrap()}
+  }
+  #[inline]
+  pub fn change(&self) -> Change {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Change>(Mutation::VT_CHANGE, Some(Change::Put)).unwrap()}
+  }
+  /// Needed under Put alone.
+  #[inline]
+  pub fn value(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Mutation::VT_VALUE, None)}
+  }
+  /// Counts under Add alone.
+  #[inline]
+  pub fn delta(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(Mutation::VT_DELTA, Some(0)).unwrap()}
+  }
+  /// The place for an expiry: 0. Anything else is refused.
+  #[inline]
+  pub fn expires_at(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Mutation::VT_EXPIRES_AT, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Mutation<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("key", Self::VT_KEY, true)?
+     .visit_field::<Change>("change", Self::VT_CHANGE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("value", Self::VT_VALUE, false)?
+     .visit_field::<i64>("delta", Self::VT_DELTA, false)?
+     .visit_field::<u64>("expires_at", Self::VT_EXPIRES_AT, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct MutationArgs<'a> {
+    pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub change: Change,
+    pub value: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub delta: i64,
+    pub expires_at: u64,
+}
+impl<'a> Default for MutationArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    MutationArgs {
+      key: None, // required field
+      change: Change::Put,
+      value: None,
+      delta: 0,
+      expires_at: 0,
+    }
+  }
+}
+
+pub struct MutationBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MutationBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_key(&mut self, key: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Mutation::VT_KEY, key);
+  }
+  #[inline]
+  pub fn add_change(&mut self, change: Change) {
+    self.fbb_.push_slot::<Change>(Mutation::VT_CHANGE, change, Change::Put);
+  }
+  #[inline]
+  pub fn add_value(&mut self, value: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Mutation::VT_VALUE, value);
+  }
+  #[inline]
+  pub fn add_delta(&mut self, delta: i64) {
+    self.fbb_.push_slot::<i64>(Mutation::VT_DELTA, delta, 0);
+  }
+  #[inline]
+  pub fn add_expires_at(&mut self, expires_at: u64) {
+    self.fbb_.push_slot::<u64>(Mutation::VT_EXPIRES_AT, expires_at, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> MutationBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    MutationBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Mutation<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Mutation::VT_KEY,"key");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Mutation<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Mutation");
+      ds.field("key", &self.key());
+      ds.field("change", &self.change());
+      ds.field("value", &self.value());
+      ds.field("delta", &self.delta());
+      ds.field("expires_at", &self.expires_at());
+      ds.finish()
+  }
+}
+pub enum BatchOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Every write: if all conditions hold all mutations are made, or nothing is.
+pub struct Batch<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Batch<'a> {
+  type Inner = Batch<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Batch<'a> {
+  pub const VT_CONDITIONS: ::flatbuffers::VOffsetT = 4;
+  pub const VT_MUTATIONS: ::flatbuffers::VOffsetT = 6;
+  pub const VT_SESSION: ::flatbuffers::VOffsetT = 8;
+  pub const VT_TARGET: ::flatbuffers::VOffsetT = 10;
+  pub const VT_DEADLINE_MS: ::flatbuffers::VOffsetT = 12;
+  pub const VT_TOKEN: ::flatbuffers::VOffsetT = 14;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Batch { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args BatchArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Batch<'bldr>> {
+    let mut builder = BatchBuilder::new(_fbb);
+    builder.add_token(args.token);
+    builder.add_deadline_ms(args.deadline_ms);
+    if let Some(x) = args.target { builder.add_target(x); }
+    if let Some(x) = args.session { builder.add_session(x); }
+    if let Some(x) = args.mutations { builder.add_mutations(x); }
+    if let Some(x) = args.conditions { builder.add_conditions(x); }
+    builder.finish()
+  }
+
+
+  /// Absent: no condition.
+  #[inline]
+  pub fn conditions(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Condition<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Condition>>>>(Batch::VT_CONDITIONS, None)}
+  }
+  #[inline]
+  pub fn mutations(&self) -> ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Mutation<'a>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Mutation>>>>(Batch::VT_MUTATIONS, None).unwrap()}
+  }
+  #[inline]
+  pub fn session(&self) -> &'a Session {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Session>(Batch::VT_SESSION, None).unwrap()}
+  }
+  #[inline]
+  pub fn target(&self) -> Option<&'a Target> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Target>(Batch::VT_TARGET, None)}
+  }
+  #[inline]
+  pub fn deadline_ms(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Batch::VT_DEADLINE_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn token(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Batch::VT_TOKEN, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Batch<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Condition>>>>("conditions", Self::VT_CONDITIONS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Mutation>>>>("mutations", Self::VT_MUTATIONS, true)?
+     .visit_field::<Session>("session", Self::VT_SESSION, true)?
+     .visit_field::<Target>("target", Self::VT_TARGET, false)?
+     .visit_field::<u32>("deadline_ms", Self::VT_DEADLINE_MS, false)?
+     .visit_field::<u64>("token", Self::VT_TOKEN, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct BatchArgs<'a> {
+    pub conditions: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Condition<'a>>>>>,
+    pub mutations: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Mutation<'a>>>>>,
+    pub session: Option<&'a Session>,
+    pub target: Option<&'a Target>,
+    pub deadline_ms: u32,
+    pub token: u64,
+}
+impl<'a> Default for BatchArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    BatchArgs {
+      conditions: None,
+      mutations: None, // required field
+      session: None, // required field
+      target: None,
+      deadline_ms: 0,
+      token: 0,
+    }
+  }
+}
+
+pub struct BatchBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> BatchBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_conditions(&mut self, conditions: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Condition<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Batch::VT_CONDITIONS, conditions);
+  }
+  #[inline]
+  pub fn add_mutations(&mut self, mutations: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Mutation<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Batch::VT_MUTATIONS, mutations);
+  }
+  #[inline]
+  pub fn add_session(&mut self, session: &Session) {
+    self.fbb_.push_slot_always::<&Session>(Batch::VT_SESSION, session);
+  }
+  #[inline]
+  pub fn add_target(&mut self, target: &Target) {
+    self.fbb_.push_slot_always::<&Target>(Batch::VT_TARGET, target);
+  }
+  #[inline]
+  pub fn add_deadline_ms(&mut self, deadline_ms: u32) {
+    self.fbb_.push_slot::<u32>(Batch::VT_DEADLINE_MS, deadline_ms, 0);
+  }
+  #[inline]
+  pub fn add_token(&mut self, token: u64) {
+    self.fbb_.push_slot::<u64>(Batch::VT_TOKEN, token, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> BatchBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    BatchBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Batch<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Batch::VT_MUTATIONS,"mutations");
+    self.fbb_.required(o, Batch::VT_SESSION,"session");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Batch<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Batch");
+      ds.field("conditions", &self.conditions());
+      ds.field("mutations", &self.mutations());
+      ds.field("session", &self.session());
+      ds.field("target", &self.target());
+      ds.field("deadline_ms", &self.deadline_ms());
+      ds.field("token", &self.token());
+      ds.finish()
+  }
+}
+pub enum ScanOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Scan<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Scan<'a> {
+  type Inner = Scan<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Scan<'a> {
+  pub const VT_START: ::flatbuffers::VOffsetT = 4;
+  pub const VT_END: ::flatbuffers::VOffsetT = 6;
+  pub const VT_ROWS_MAX: ::flatbuffers::VOffsetT = 8;
+  pub const VT_BYTES_MAX: ::flatbuffers::VOffsetT = 10;
+  pub const VT_CONTINUATION: ::flatbuffers::VOffsetT = 12;
+  pub const VT_TARGET: ::flatbuffers::VOffsetT = 14;
+  pub const VT_DEADLINE_MS: ::flatbuffers::VOffsetT = 16;
+  pub const VT_TOKEN: ::flatbuffers::VOffsetT = 18;
+  pub const VT_REVERSE: ::flatbuffers::VOffsetT = 20;
+  pub const VT_KEYS_ONLY: ::flatbuffers::VOffsetT = 22;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Scan { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ScanArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Scan<'bldr>> {
+    let mut builder = ScanBuilder::new(_fbb);
+    builder.add_token(args.token);
+    builder.add_deadline_ms(args.deadline_ms);
+    if let Some(x) = args.target { builder.add_target(x); }
+    if let Some(x) = args.continuation { builder.add_continuation(x); }
+    builder.add_bytes_max(args.bytes_max);
+    builder.add_rows_max(args.rows_max);
+    if let Some(x) = args.end { builder.add_end(x); }
+    if let Some(x) = args.start { builder.add_start(x); }
+    builder.add_keys_only(args.keys_only);
+    builder.add_reverse(args.reverse);
+    builder.finish()
+  }
+
+
+  /// Absent: from the beginning.
+  #[inline]
+  pub fn start(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Scan::VT_START, None)}
+  }
+  /// Absent: to the end.
+  #[inline]
+  pub fn end(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Scan::VT_END, None)}
+  }
+  /// 0: the limit, 10,000.
+  #[inline]
+  pub fn rows_max(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Scan::VT_ROWS_MAX, Some(0)).unwrap()}
+  }
+  /// 0: the limit, 4 MiB.
+  #[inline]
+  pub fn bytes_max(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Scan::VT_BYTES_MAX, Some(0)).unwrap()}
+  }
+  /// From the reply before; start, end, reverse and keys_only are then ignored.
+  #[inline]
+  pub fn continuation(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Scan::VT_CONTINUATION, None)}
+  }
+  #[inline]
+  pub fn target(&self) -> Option<&'a Target> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Target>(Scan::VT_TARGET, None)}
+  }
+  #[inline]
+  pub fn deadline_ms(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Scan::VT_DEADLINE_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn token(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Scan::VT_TOKEN, Some(0)).unwrap()}
+  }
+  /// Descending order, from the last key before end.
+  #[inline]
+  pub fn reverse(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Scan::VT_REVERSE, Some(false)).unwrap()}
+  }
+  /// Values are not sent: those of the rows are empty.
+  #[inline]
+  pub fn keys_only(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Scan::VT_KEYS_ONLY, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Scan<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("start", Self::VT_START, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("end", Self::VT_END, false)?
+     .visit_field::<u32>("rows_max", Self::VT_ROWS_MAX, false)?
+     .visit_field::<u32>("bytes_max", Self::VT_BYTES_MAX, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("continuation", Self::VT_CONTINUATION, false)?
+     .visit_field::<Target>("target", Self::VT_TARGET, false)?
+     .visit_field::<u32>("deadline_ms", Self::VT_DEADLINE_MS, false)?
+     .visit_field::<u64>("token", Self::VT_TOKEN, false)?
+     .visit_field::<bool>("reverse", Self::VT_REVERSE, false)?
+     .visit_field::<bool>("keys_only", Self::VT_KEYS_ONLY, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ScanArgs<'a> {
+    pub start: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub end: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub rows_max: u32,
+    pub bytes_max: u32,
+    pub continuation: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub target: Option<&'a Target>,
+    pub deadline_ms: u32,
+    pub token: u64,
+    pub reverse: bool,
+    pub keys_only: bool,
+}
+impl<'a> Default for ScanArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ScanArgs {
+      start: None,
+      end: None,
+      rows_max: 0,
+      bytes_max: 0,
+      continuation: None,
+      target: None,
+      deadline_ms: 0,
+      token: 0,
+      reverse: false,
+      keys_only: false,
+    }
+  }
+}
+
+pub struct ScanBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ScanBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_start(&mut self, start: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Scan::VT_START, start);
+  }
+  #[inline]
+  pub fn add_end(&mut self, end: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Scan::VT_END, end);
+  }
+  #[inline]
+  pub fn add_rows_max(&mut self, rows_max: u32) {
+    self.fbb_.push_slot::<u32>(Scan::VT_ROWS_MAX, rows_max, 0);
+  }
+  #[inline]
+  pub fn add_bytes_max(&mut self, bytes_max: u32) {
+    self.fbb_.push_slot::<u32>(Scan::VT_BYTES_MAX, bytes_max, 0);
+  }
+  #[inline]
+  pub fn add_continuation(&mut self, continuation: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Scan::VT_CONTINUATION, continuation);
+  }
+  #[inline]
+  pub fn add_target(&mut self, target: &Target) {
+    self.fbb_.push_slot_always::<&Target>(Scan::VT_TARGET, target);
+  }
+  #[inline]
+  pub fn add_deadline_ms(&mut self, deadline_ms: u32) {
+    self.fbb_.push_slot::<u32>(Scan::VT_DEADLINE_MS, deadline_ms, 0);
+  }
+  #[inline]
+  pub fn add_token(&mut self, token: u64) {
+    self.fbb_.push_slot::<u64>(Scan::VT_TOKEN, token, 0);
+  }
+  #[inline]
+  pub fn add_reverse(&mut self, reverse: bool) {
+    self.fbb_.push_slot::<bool>(Scan::VT_REVERSE, reverse, false);
+  }
+  #[inline]
+  pub fn add_keys_only(&mut self, keys_only: bool) {
+    self.fbb_.push_slot::<bool>(Scan::VT_KEYS_ONLY, keys_only, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ScanBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ScanBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Scan<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Scan<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Scan");
+      ds.field("start", &self.start());
+      ds.field("end", &self.end());
+      ds.field("rows_max", &self.rows_max());
+      ds.field("bytes_max", &self.bytes_max());
+      ds.field("continuation", &self.continuation());
+      ds.field("target", &self.target());
+      ds.field("deadline_ms", &self.deadline_ms());
+      ds.field("token", &self.token());
+      ds.field("reverse", &self.reverse());
+      ds.field("keys_only", &self.keys_only());
+      ds.finish()
+  }
+}
+pub enum DirectoryOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Asks for the directory.
+pub struct Directory<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Directory<'a> {
+  type Inner = Directory<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Directory<'a> {
+  pub const VT_TOKEN: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Directory { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args DirectoryArgs
+  ) -> ::flatbuffers::WIPOffset<Directory<'bldr>> {
+    let mut builder = DirectoryBuilder::new(_fbb);
+    builder.add_token(args.token);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn token(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Directory::VT_TOKEN, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Directory<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("token", Self::VT_TOKEN, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct DirectoryArgs {
+    pub token: u64,
+}
+impl<'a> Default for DirectoryArgs {
+  #[inline]
+  fn default() -> Self {
+    DirectoryArgs {
+      token: 0,
+    }
+  }
+}
+
+pub struct DirectoryBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DirectoryBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_token(&mut self, token: u64) {
+    self.fbb_.push_slot::<u64>(Directory::VT_TOKEN, token, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> DirectoryBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    DirectoryBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Directory<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Directory<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Directory");
+      ds.field("token", &self.token());
+      ds.finish()
+  }
+}
+pub enum StatusOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Asks for the state of the node.
+pub struct Status<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Status<'a> {
+  type Inner = Status<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Status<'a> {
+  pub const VT_TOKEN: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Status { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args StatusArgs
+  ) -> ::flatbuffers::WIPOffset<Status<'bldr>> {
+    let mut builder = StatusBuilder::new(_fbb);
+    builder.add_token(args.token);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn token(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Status::VT_TOKEN, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Status<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("token", Self::VT_TOKEN, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct StatusArgs {
+    pub token: u64,
+}
+impl<'a> Default for StatusArgs {
+  #[inline]
+  fn default() -> Self {
+    StatusArgs {
+      token: 0,
+    }
+  }
+}
+
+pub struct StatusBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StatusBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_token(&mut self, token: u64) {
+    self.fbb_.push_slot::<u64>(Status::VT_TOKEN, token, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> StatusBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    StatusBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Status<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Status<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Status");
+      ds.field("token", &self.token());
+      ds.finish()
+  }
+}
+pub enum ValueOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Value<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Value<'a> {
+  type Inner = Value<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Value<'a> {
+  pub const VT_VALUE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_VERSION: ::flatbuffers::VOffsetT = 6;
+  pub const VT_NOW: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Value { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ValueArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Value<'bldr>> {
+    let mut builder = ValueBuilder::new(_fbb);
+    builder.add_now(args.now);
+    builder.add_version(args.version);
+    if let Some(x) = args.value { builder.add_value(x); }
+    builder.finish()
+  }
+
+
+  /// Absent: the key has no value.
+  #[inline]
+  pub fn value(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Value::VT_VALUE, None)}
+  }
+  #[inline]
+  pub fn version(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Value::VT_VERSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn now(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Value::VT_NOW, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Value<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("value", Self::VT_VALUE, false)?
+     .visit_field::<u64>("version", Self::VT_VERSION, false)?
+     .visit_field::<u64>("now", Self::VT_NOW, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ValueArgs<'a> {
+    pub value: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub version: u64,
+    pub now: u64,
+}
+impl<'a> Default for ValueArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ValueArgs {
+      value: None,
+      version: 0,
+      now: 0,
+    }
+  }
+}
+
+pub struct ValueBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ValueBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_value(&mut self, value: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Value::VT_VALUE, value);
+  }
+  #[inline]
+  pub fn add_version(&mut self, version: u64) {
+    self.fbb_.push_slot::<u64>(Value::VT_VERSION, version, 0);
+  }
+  #[inline]
+  pub fn add_now(&mut self, now: u64) {
+    self.fbb_.push_slot::<u64>(Value::VT_NOW, now, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ValueBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ValueBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Value<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Value<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Value");
+      ds.field("value", &self.value());
+      ds.field("version", &self.version());
+      ds.field("now", &self.now());
+      ds.finish()
+  }
+}
+pub enum ValuesOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Values<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Values<'a> {
+  type Inner = Values<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Values<'a> {
+  pub const VT_RESULTS: ::flatbuffers::VOffsetT = 4;
+  pub const VT_VALUES: ::flatbuffers::VOffsetT = 6;
+  pub const VT_ERRORS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_NOW: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Values { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ValuesArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Values<'bldr>> {
+    let mut builder = ValuesBuilder::new(_fbb);
+    builder.add_now(args.now);
+    if let Some(x) = args.errors { builder.add_errors(x); }
+    if let Some(x) = args.values { builder.add_values(x); }
+    if let Some(x) = args.results { builder.add_results(x); }
+    builder.finish()
+  }
+
+
+  /// In the order of the keys.
+  #[inline]
+  pub fn results(&self) -> ::flatbuffers::Vector<'a, KeyResult> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, KeyResult>>>(Values::VT_RESULTS, None).unwrap()}
+  }
+  /// The values, one right behind the other.
+  #[inline]
+  pub fn values(&self) -> ::flatbuffers::Vector<'a, u8> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Values::VT_VALUES, None).unwrap()}
+  }
+  /// Why keys cannot be read; several keys may have the same error.
+  #[inline]
+  pub fn errors(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Error<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Error>>>>(Values::VT_ERRORS, None)}
+  }
+  #[inline]
+  pub fn now(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Values::VT_NOW, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Values<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, KeyResult>>>("results", Self::VT_RESULTS, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("values", Self::VT_VALUES, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Error>>>>("errors", Self::VT_ERRORS, false)?
      .visit_field::<u64>("now", Self::VT_NOW, false)?
      .finish();
-                Ok(())
-            }
-        }
-        pub struct ValuesArgs<'a> {
-            pub results: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, KeyResult>>>,
-            pub values: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
-            pub errors: Option<
-                ::flatbuffers::WIPOffset<
-                    ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Error<'a>>>,
-                >,
-            >,
-            pub now: u64,
-        }
-        impl<'a> Default for ValuesArgs<'a> {
-            #[inline]
-            fn default() -> Self {
-                ValuesArgs {
-                    results: None, // required field
-                    values: None,  // required field
-                    errors: None,
-                    now: 0,
-                }
-            }
-        }
-
-        pub struct ValuesBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-        }
-        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ValuesBuilder<'a, 'b, A> {
-            #[inline]
-            pub fn add_results(
-                &mut self,
-                results: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, KeyResult>>,
-            ) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Values::VT_RESULTS, results);
-            }
-            #[inline]
-            pub fn add_values(
-                &mut self,
-                values: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u8>>,
-            ) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Values::VT_VALUES, values);
-            }
-            #[inline]
-            pub fn add_errors(
-                &mut self,
-                errors: ::flatbuffers::WIPOffset<
-                    ::flatbuffers::Vector<'b, ::flatbuffers::ForwardsUOffset<Error<'b>>>,
-                >,
-            ) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Values::VT_ERRORS, errors);
-            }
-            #[inline]
-            pub fn add_now(&mut self, now: u64) {
-                self.fbb_.push_slot::<u64>(Values::VT_NOW, now, 0);
-            }
-            #[inline]
-            pub fn new(
-                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            ) -> ValuesBuilder<'a, 'b, A> {
-                let start = _fbb.start_table();
-                ValuesBuilder {
-                    fbb_: _fbb,
-                    start_: start,
-                }
-            }
-            #[inline]
-            pub fn finish(self) -> ::flatbuffers::WIPOffset<Values<'a>> {
-                let o = self.fbb_.end_table(self.start_);
-                self.fbb_.required(o, Values::VT_RESULTS, "results");
-                self.fbb_.required(o, Values::VT_VALUES, "values");
-                ::flatbuffers::WIPOffset::new(o.value())
-            }
-        }
-
-        impl ::core::fmt::Debug for Values<'_> {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                let mut ds = f.debug_struct("Values");
-                ds.field("results", &self.results());
-                ds.field("values", &self.values());
-                ds.field("errors", &self.errors());
-                ds.field("now", &self.now());
-                ds.finish()
-            }
-        }
-        pub enum WrittenOffset {}
-        #[derive(Copy, Clone, PartialEq)]
-
-        pub struct Written<'a> {
-            pub _tab: ::flatbuffers::Table<'a>,
-        }
-
-        impl<'a> ::flatbuffers::Follow<'a> for Written<'a> {
-            type Inner = Written<'a>;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                Self {
-                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
-                }
-            }
-        }
-
-        impl<'a> Written<'a> {
-            pub const VT_VERSION: ::flatbuffers::VOffsetT = 4;
-            pub const VT_EXISTED: ::flatbuffers::VOffsetT = 6;
-            pub const VT_NOW: ::flatbuffers::VOffsetT = 8;
-            pub const VT_NUMBERS: ::flatbuffers::VOffsetT = 10;
-
-            #[inline]
-            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-                Written { _tab: table }
-            }
-            #[allow(unused_mut)]
-            pub fn create<
-                'bldr: 'args,
-                'args: 'mut_bldr,
-                'mut_bldr,
-                A: ::flatbuffers::Allocator + 'bldr,
-            >(
-                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-                args: &'args WrittenArgs<'args>,
-            ) -> ::flatbuffers::WIPOffset<Written<'bldr>> {
-                let mut builder = WrittenBuilder::new(_fbb);
-                builder.add_now(args.now);
-                builder.add_version(args.version);
-                if let Some(x) = args.numbers {
-                    builder.add_numbers(x);
-                }
-                builder.add_existed(args.existed);
-                builder.finish()
-            }
-
-            #[inline]
-            pub fn version(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(Written::VT_VERSION, Some(0)).unwrap() }
-            }
-            /// Whether a key that a condition names, or that the only mutation deletes, had a value. False if the
-            /// batch adds to a number.
-            #[inline]
-            pub fn existed(&self) -> bool {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<bool>(Written::VT_EXISTED, Some(false))
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn now(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(Written::VT_NOW, Some(0)).unwrap() }
-            }
-            /// The numbers after the batch's additions, in the order of its mutations.
-            #[inline]
-            pub fn numbers(&self) -> Option<::flatbuffers::Vector<'a, i64>> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, i64>>>(
-                            Written::VT_NUMBERS,
-                            None,
-                        )
-                }
-            }
-        }
-
-        impl ::flatbuffers::Verifiable for Written<'_> {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.visit_table(pos)?
-                    .visit_field::<u64>("version", Self::VT_VERSION, false)?
-                    .visit_field::<bool>("existed", Self::VT_EXISTED, false)?
-                    .visit_field::<u64>("now", Self::VT_NOW, false)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, i64>>>(
-                        "numbers",
-                        Self::VT_NUMBERS,
-                        false,
-                    )?
-                    .finish();
-                Ok(())
-            }
-        }
-        pub struct WrittenArgs<'a> {
-            pub version: u64,
-            pub existed: bool,
-            pub now: u64,
-            pub numbers: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, i64>>>,
-        }
-        impl<'a> Default for WrittenArgs<'a> {
-            #[inline]
-            fn default() -> Self {
-                WrittenArgs {
-                    version: 0,
-                    existed: false,
-                    now: 0,
-                    numbers: None,
-                }
-            }
-        }
-
-        pub struct WrittenBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-        }
-        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> WrittenBuilder<'a, 'b, A> {
-            #[inline]
-            pub fn add_version(&mut self, version: u64) {
-                self.fbb_.push_slot::<u64>(Written::VT_VERSION, version, 0);
-            }
-            #[inline]
-            pub fn add_existed(&mut self, existed: bool) {
-                self.fbb_
-                    .push_slot::<bool>(Written::VT_EXISTED, existed, false);
-            }
-            #[inline]
-            pub fn add_now(&mut self, now: u64) {
-                self.fbb_.push_slot::<u64>(Written::VT_NOW, now, 0);
-            }
-            #[inline]
-            pub fn add_numbers(
-                &mut self,
-                numbers: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, i64>>,
-            ) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Written::VT_NUMBERS, numbers);
-            }
-            #[inline]
-            pub fn new(
-                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            ) -> WrittenBuilder<'a, 'b, A> {
-                let start = _fbb.start_table();
-                WrittenBuilder {
-                    fbb_: _fbb,
-                    start_: start,
-                }
-            }
-            #[inline]
-            pub fn finish(self) -> ::flatbuffers::WIPOffset<Written<'a>> {
-                let o = self.fbb_.end_table(self.start_);
-                ::flatbuffers::WIPOffset::new(o.value())
-            }
-        }
-
-        impl ::core::fmt::Debug for Written<'_> {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                let mut ds = f.debug_struct("Written");
-                ds.field("version", &self.version());
-                ds.field("existed", &self.existed());
-                ds.field("now", &self.now());
-                ds.field("numbers", &self.numbers());
-                ds.finish()
-            }
-        }
-        pub enum ConditionFailedOffset {}
-        #[derive(Copy, Clone, PartialEq)]
-
-        pub struct ConditionFailed<'a> {
-            pub _tab: ::flatbuffers::Table<'a>,
-        }
-
-        impl<'a> ::flatbuffers::Follow<'a> for ConditionFailed<'a> {
-            type Inner = ConditionFailed<'a>;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                Self {
-                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
-                }
-            }
-        }
-
-        impl<'a> ConditionFailed<'a> {
-            pub const VT_CURRENT: ::flatbuffers::VOffsetT = 4;
-            pub const VT_NOW: ::flatbuffers::VOffsetT = 6;
-            pub const VT_CONDITION: ::flatbuffers::VOffsetT = 8;
-
-            #[inline]
-            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-                ConditionFailed { _tab: table }
-            }
-            #[allow(unused_mut)]
-            pub fn create<
-                'bldr: 'args,
-                'args: 'mut_bldr,
-                'mut_bldr,
-                A: ::flatbuffers::Allocator + 'bldr,
-            >(
-                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-                args: &'args ConditionFailedArgs,
-            ) -> ::flatbuffers::WIPOffset<ConditionFailed<'bldr>> {
-                let mut builder = ConditionFailedBuilder::new(_fbb);
-                builder.add_now(args.now);
-                builder.add_current(args.current);
-                builder.add_condition(args.condition);
-                builder.finish()
-            }
-
-            /// Version of the present value of the condition's key; 0: there is none.
-            #[inline]
-            pub fn current(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u64>(ConditionFailed::VT_CURRENT, Some(0))
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn now(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u64>(ConditionFailed::VT_NOW, Some(0))
-                        .unwrap()
-                }
-            }
-            /// Which of the batch's conditions is the first that does not hold, from 0.
-            #[inline]
-            pub fn condition(&self) -> u32 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u32>(ConditionFailed::VT_CONDITION, Some(0))
-                        .unwrap()
-                }
-            }
-        }
-
-        impl ::flatbuffers::Verifiable for ConditionFailed<'_> {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.visit_table(pos)?
-                    .visit_field::<u64>("current", Self::VT_CURRENT, false)?
-                    .visit_field::<u64>("now", Self::VT_NOW, false)?
-                    .visit_field::<u32>("condition", Self::VT_CONDITION, false)?
-                    .finish();
-                Ok(())
-            }
-        }
-        pub struct ConditionFailedArgs {
-            pub current: u64,
-            pub now: u64,
-            pub condition: u32,
-        }
-        impl<'a> Default for ConditionFailedArgs {
-            #[inline]
-            fn default() -> Self {
-                ConditionFailedArgs {
-                    current: 0,
-                    now: 0,
-                    condition: 0,
-                }
-            }
-        }
-
-        pub struct ConditionFailedBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-        }
-        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ConditionFailedBuilder<'a, 'b, A> {
-            #[inline]
-            pub fn add_current(&mut self, current: u64) {
-                self.fbb_
-                    .push_slot::<u64>(ConditionFailed::VT_CURRENT, current, 0);
-            }
-            #[inline]
-            pub fn add_now(&mut self, now: u64) {
-                self.fbb_.push_slot::<u64>(ConditionFailed::VT_NOW, now, 0);
-            }
-            #[inline]
-            pub fn add_condition(&mut self, condition: u32) {
-                self.fbb_
-                    .push_slot::<u32>(ConditionFailed::VT_CONDITION, condition, 0);
-            }
-            #[inline]
-            pub fn new(
-                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            ) -> ConditionFailedBuilder<'a, 'b, A> {
-                let start = _fbb.start_table();
-                ConditionFailedBuilder {
-                    fbb_: _fbb,
-                    start_: start,
-                }
-            }
-            #[inline]
-            pub fn finish(self) -> ::flatbuffers::WIPOffset<ConditionFailed<'a>> {
-                let o = self.fbb_.end_table(self.start_);
-                ::flatbuffers::WIPOffset::new(o.value())
-            }
-        }
-
-        impl ::core::fmt::Debug for ConditionFailed<'_> {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                let mut ds = f.debug_struct("ConditionFailed");
-                ds.field("current", &self.current());
-                ds.field("now", &self.now());
-                ds.field("condition", &self.condition());
-                ds.finish()
-            }
-        }
-        pub enum RowOffset {}
-        #[derive(Copy, Clone, PartialEq)]
-
-        pub struct Row<'a> {
-            pub _tab: ::flatbuffers::Table<'a>,
-        }
-
-        impl<'a> ::flatbuffers::Follow<'a> for Row<'a> {
-            type Inner = Row<'a>;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                Self {
-                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
-                }
-            }
-        }
-
-        impl<'a> Row<'a> {
-            pub const VT_KEY: ::flatbuffers::VOffsetT = 4;
-            pub const VT_VALUE: ::flatbuffers::VOffsetT = 6;
-            pub const VT_VERSION: ::flatbuffers::VOffsetT = 8;
-
-            #[inline]
-            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-                Row { _tab: table }
-            }
-            #[allow(unused_mut)]
-            pub fn create<
-                'bldr: 'args,
-                'args: 'mut_bldr,
-                'mut_bldr,
-                A: ::flatbuffers::Allocator + 'bldr,
-            >(
-                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-                args: &'args RowArgs<'args>,
-            ) -> ::flatbuffers::WIPOffset<Row<'bldr>> {
-                let mut builder = RowBuilder::new(_fbb);
-                builder.add_version(args.version);
-                if let Some(x) = args.value {
-                    builder.add_value(x);
-                }
-                if let Some(x) = args.key {
-                    builder.add_key(x);
-                }
-                builder.finish()
-            }
-
-            #[inline]
-            pub fn key(&self) -> ::flatbuffers::Vector<'a, u8> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(
-                            Row::VT_KEY,
-                            None,
-                        )
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn value(&self) -> ::flatbuffers::Vector<'a, u8> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(
-                            Row::VT_VALUE,
-                            None,
-                        )
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn version(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(Row::VT_VERSION, Some(0)).unwrap() }
-            }
-        }
-
-        impl ::flatbuffers::Verifiable for Row<'_> {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.visit_table(pos)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>(
-                        "key",
-                        Self::VT_KEY,
-                        true,
-                    )?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>(
-                        "value",
-                        Self::VT_VALUE,
-                        true,
-                    )?
-                    .visit_field::<u64>("version", Self::VT_VERSION, false)?
-                    .finish();
-                Ok(())
-            }
-        }
-        pub struct RowArgs<'a> {
-            pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
-            pub value: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
-            pub version: u64,
-        }
-        impl<'a> Default for RowArgs<'a> {
-            #[inline]
-            fn default() -> Self {
-                RowArgs {
-                    key: None,   // required field
-                    value: None, // required field
-                    version: 0,
-                }
-            }
-        }
-
-        pub struct RowBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-        }
-        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RowBuilder<'a, 'b, A> {
-            #[inline]
-            pub fn add_key(
-                &mut self,
-                key: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u8>>,
-            ) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Row::VT_KEY, key);
-            }
-            #[inline]
-            pub fn add_value(
-                &mut self,
-                value: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u8>>,
-            ) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Row::VT_VALUE, value);
-            }
-            #[inline]
-            pub fn add_version(&mut self, version: u64) {
-                self.fbb_.push_slot::<u64>(Row::VT_VERSION, version, 0);
-            }
-            #[inline]
-            pub fn new(
-                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            ) -> RowBuilder<'a, 'b, A> {
-                let start = _fbb.start_table();
-                RowBuilder {
-                    fbb_: _fbb,
-                    start_: start,
-                }
-            }
-            #[inline]
-            pub fn finish(self) -> ::flatbuffers::WIPOffset<Row<'a>> {
-                let o = self.fbb_.end_table(self.start_);
-                self.fbb_.required(o, Row::VT_KEY, "key");
-                self.fbb_.required(o, Row::VT_VALUE, "value");
-                ::flatbuffers::WIPOffset::new(o.value())
-            }
-        }
-
-        impl ::core::fmt::Debug for Row<'_> {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                let mut ds = f.debug_struct("Row");
-                ds.field("key", &self.key());
-                ds.field("value", &self.value());
-                ds.field("version", &self.version());
-                ds.finish()
-            }
-        }
-        pub enum RowsOffset {}
-        #[derive(Copy, Clone, PartialEq)]
-
-        pub struct Rows<'a> {
-            pub _tab: ::flatbuffers::Table<'a>,
-        }
-
-        impl<'a> ::flatbuffers::Follow<'a> for Rows<'a> {
-            type Inner = Rows<'a>;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                Self {
-                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
-                }
-            }
-        }
-
-        impl<'a> Rows<'a> {
-            pub const VT_ROWS: ::flatbuffers::VOffsetT = 4;
-            pub const VT_CONTINUATION: ::flatbuffers::VOffsetT = 6;
-            pub const VT_AT: ::flatbuffers::VOffsetT = 8;
-            pub const VT_NOW: ::flatbuffers::VOffsetT = 10;
-
-            #[inline]
-            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-                Rows { _tab: table }
-            }
-            #[allow(unused_mut)]
-            pub fn create<
-                'bldr: 'args,
-                'args: 'mut_bldr,
-                'mut_bldr,
-                A: ::flatbuffers::Allocator + 'bldr,
-            >(
-                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-                args: &'args RowsArgs<'args>,
-            ) -> ::flatbuffers::WIPOffset<Rows<'bldr>> {
-                let mut builder = RowsBuilder::new(_fbb);
-                builder.add_now(args.now);
-                builder.add_at(args.at);
-                if let Some(x) = args.continuation {
-                    builder.add_continuation(x);
-                }
-                if let Some(x) = args.rows {
-                    builder.add_rows(x);
-                }
-                builder.finish()
-            }
-
-            #[inline]
-            pub fn rows(
-                &self,
-            ) -> ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Row<'a>>> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<
-                            ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Row>>,
-                        >>(Rows::VT_ROWS, None)
-                        .unwrap()
-                }
-            }
-            /// Absent: the interval is exhausted.
-            #[inline]
-            pub fn continuation(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(
-                            Rows::VT_CONTINUATION,
-                            None,
-                        )
-                }
-            }
-            #[inline]
-            pub fn at(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(Rows::VT_AT, Some(0)).unwrap() }
-            }
-            #[inline]
-            pub fn now(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(Rows::VT_NOW, Some(0)).unwrap() }
-            }
-        }
-
-        impl ::flatbuffers::Verifiable for Rows<'_> {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.visit_table(pos)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<
-                        ::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Row>>,
-                    >>("rows", Self::VT_ROWS, true)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>(
-                        "continuation",
-                        Self::VT_CONTINUATION,
-                        false,
-                    )?
-                    .visit_field::<u64>("at", Self::VT_AT, false)?
-                    .visit_field::<u64>("now", Self::VT_NOW, false)?
-                    .finish();
-                Ok(())
-            }
-        }
-        pub struct RowsArgs<'a> {
-            pub rows: Option<
-                ::flatbuffers::WIPOffset<
-                    ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Row<'a>>>,
-                >,
-            >,
-            pub continuation: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
-            pub at: u64,
-            pub now: u64,
-        }
-        impl<'a> Default for RowsArgs<'a> {
-            #[inline]
-            fn default() -> Self {
-                RowsArgs {
-                    rows: None, // required field
-                    continuation: None,
-                    at: 0,
-                    now: 0,
-                }
-            }
-        }
-
-        pub struct RowsBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-        }
-        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RowsBuilder<'a, 'b, A> {
-            #[inline]
-            pub fn add_rows(
-                &mut self,
-                rows: ::flatbuffers::WIPOffset<
-                    ::flatbuffers::Vector<'b, ::flatbuffers::ForwardsUOffset<Row<'b>>>,
-                >,
-            ) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Rows::VT_ROWS, rows);
-            }
-            #[inline]
-            pub fn add_continuation(
-                &mut self,
-                continuation: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u8>>,
-            ) {
-                self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(
-                    Rows::VT_CONTINUATION,
-                    continuation,
-                );
-            }
-            #[inline]
-            pub fn add_at(&mut self, at: u64) {
-                self.fbb_.push_slot::<u64>(Rows::VT_AT, at, 0);
-            }
-            #[inline]
-            pub fn add_now(&mut self, now: u64) {
-                self.fbb_.push_slot::<u64>(Rows::VT_NOW, now, 0);
-            }
-            #[inline]
-            pub fn new(
-                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            ) -> RowsBuilder<'a, 'b, A> {
-                let start = _fbb.start_table();
-                RowsBuilder {
-                    fbb_: _fbb,
-                    start_: start,
-                }
-            }
-            #[inline]
-            pub fn finish(self) -> ::flatbuffers::WIPOffset<Rows<'a>> {
-                let o = self.fbb_.end_table(self.start_);
-                self.fbb_.required(o, Rows::VT_ROWS, "rows");
-                ::flatbuffers::WIPOffset::new(o.value())
-            }
-        }
-
-        impl ::core::fmt::Debug for Rows<'_> {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                let mut ds = f.debug_struct("Rows");
-                ds.field("rows", &self.rows());
-                ds.field("continuation", &self.continuation());
-                ds.field("at", &self.at());
-                ds.field("now", &self.now());
-                ds.finish()
-            }
-        }
-        pub enum RouteOffset {}
-        #[derive(Copy, Clone, PartialEq)]
-
-        pub struct Route<'a> {
-            pub _tab: ::flatbuffers::Table<'a>,
-        }
-
-        impl<'a> ::flatbuffers::Follow<'a> for Route<'a> {
-            type Inner = Route<'a>;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                Self {
-                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
-                }
-            }
-        }
-
-        impl<'a> Route<'a> {
-            pub const VT_RANGE: ::flatbuffers::VOffsetT = 4;
-            pub const VT_VERSION: ::flatbuffers::VOffsetT = 6;
-            pub const VT_CONF: ::flatbuffers::VOffsetT = 8;
-            pub const VT_START: ::flatbuffers::VOffsetT = 10;
-            pub const VT_END: ::flatbuffers::VOffsetT = 12;
-            pub const VT_LED: ::flatbuffers::VOffsetT = 14;
-            pub const VT_NODE: ::flatbuffers::VOffsetT = 16;
-            pub const VT_SHARD: ::flatbuffers::VOffsetT = 18;
-            pub const VT_ADDRESS: ::flatbuffers::VOffsetT = 20;
-
-            #[inline]
-            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-                Route { _tab: table }
-            }
-            #[allow(unused_mut)]
-            pub fn create<
-                'bldr: 'args,
-                'args: 'mut_bldr,
-                'mut_bldr,
-                A: ::flatbuffers::Allocator + 'bldr,
-            >(
-                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-                args: &'args RouteArgs<'args>,
-            ) -> ::flatbuffers::WIPOffset<Route<'bldr>> {
-                let mut builder = RouteBuilder::new(_fbb);
-                builder.add_node(args.node);
-                builder.add_range(args.range);
-                if let Some(x) = args.address {
-                    builder.add_address(x);
-                }
-                if let Some(x) = args.end {
-                    builder.add_end(x);
-                }
-                if let Some(x) = args.start {
-                    builder.add_start(x);
-                }
-                builder.add_conf(args.conf);
-                builder.add_version(args.version);
-                builder.add_shard(args.shard);
-                builder.add_led(args.led);
-                builder.finish()
-            }
-
-            #[inline]
-            pub fn range(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(Route::VT_RANGE, Some(0)).unwrap() }
-            }
-            #[inline]
-            pub fn version(&self) -> u32 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u32>(Route::VT_VERSION, Some(0)).unwrap() }
-            }
-            #[inline]
-            pub fn conf(&self) -> u32 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u32>(Route::VT_CONF, Some(0)).unwrap() }
-            }
-            #[inline]
-            pub fn start(&self) -> ::flatbuffers::Vector<'a, u8> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(
-                            Route::VT_START,
-                            None,
-                        )
-                        .unwrap()
-                }
-            }
-            /// Absent: to the end of the key space.
-            #[inline]
-            pub fn end(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(
-                            Route::VT_END,
-                            None,
-                        )
-                }
-            }
-            /// Whether the leader is known.
-            #[inline]
-            pub fn led(&self) -> bool {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<bool>(Route::VT_LED, Some(false)).unwrap() }
-            }
-            #[inline]
-            pub fn node(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(Route::VT_NODE, Some(0)).unwrap() }
-            }
-            #[inline]
-            pub fn shard(&self) -> u16 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u16>(Route::VT_SHARD, Some(0)).unwrap() }
-            }
-            /// What the leader's node advertises, also if that is the node asked. Empty if it is not known.
-            #[inline]
-            pub fn address(&self) -> Option<&'a str> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<&str>>(Route::VT_ADDRESS, None)
-                }
-            }
-        }
-
-        impl ::flatbuffers::Verifiable for Route<'_> {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.visit_table(pos)?
-                    .visit_field::<u64>("range", Self::VT_RANGE, false)?
-                    .visit_field::<u32>("version", Self::VT_VERSION, false)?
-                    .visit_field::<u32>("conf", Self::VT_CONF, false)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>(
-                        "start",
-                        Self::VT_START,
-                        true,
-                    )?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>(
-                        "end",
-                        Self::VT_END,
-                        false,
-                    )?
-                    .visit_field::<bool>("led", Self::VT_LED, false)?
-                    .visit_field::<u64>("node", Self::VT_NODE, false)?
-                    .visit_field::<u16>("shard", Self::VT_SHARD, false)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<&str>>(
-                        "address",
-                        Self::VT_ADDRESS,
-                        false,
-                    )?
-                    .finish();
-                Ok(())
-            }
-        }
-        pub struct RouteArgs<'a> {
-            pub range: u64,
-            pub version: u32,
-            pub conf: u32,
-            pub start: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
-            pub end: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
-            pub led: bool,
-            pub node: u64,
-            pub shard: u16,
-            pub address: Option<::flatbuffers::WIPOffset<&'a str>>,
-        }
-        impl<'a> Default for RouteArgs<'a> {
-            #[inline]
-            fn default() -> Self {
-                RouteArgs {
-                    range: 0,
-                    version: 0,
-                    conf: 0,
-                    start: None, // required field
-                    end: None,
-                    led: false,
-                    node: 0,
-                    shard: 0,
-                    address: None,
-                }
-            }
-        }
-
-        pub struct RouteBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-        }
-        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RouteBuilder<'a, 'b, A> {
-            #[inline]
-            pub fn add_range(&mut self, range: u64) {
-                self.fbb_.push_slot::<u64>(Route::VT_RANGE, range, 0);
-            }
-            #[inline]
-            pub fn add_version(&mut self, version: u32) {
-                self.fbb_.push_slot::<u32>(Route::VT_VERSION, version, 0);
-            }
-            #[inline]
-            pub fn add_conf(&mut self, conf: u32) {
-                self.fbb_.push_slot::<u32>(Route::VT_CONF, conf, 0);
-            }
-            #[inline]
-            pub fn add_start(
-                &mut self,
-                start: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u8>>,
-            ) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Route::VT_START, start);
-            }
-            #[inline]
-            pub fn add_end(
-                &mut self,
-                end: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u8>>,
-            ) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Route::VT_END, end);
-            }
-            #[inline]
-            pub fn add_led(&mut self, led: bool) {
-                self.fbb_.push_slot::<bool>(Route::VT_LED, led, false);
-            }
-            #[inline]
-            pub fn add_node(&mut self, node: u64) {
-                self.fbb_.push_slot::<u64>(Route::VT_NODE, node, 0);
-            }
-            #[inline]
-            pub fn add_shard(&mut self, shard: u16) {
-                self.fbb_.push_slot::<u16>(Route::VT_SHARD, shard, 0);
-            }
-            #[inline]
-            pub fn add_address(&mut self, address: ::flatbuffers::WIPOffset<&'b str>) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Route::VT_ADDRESS, address);
-            }
-            #[inline]
-            pub fn new(
-                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            ) -> RouteBuilder<'a, 'b, A> {
-                let start = _fbb.start_table();
-                RouteBuilder {
-                    fbb_: _fbb,
-                    start_: start,
-                }
-            }
-            #[inline]
-            pub fn finish(self) -> ::flatbuffers::WIPOffset<Route<'a>> {
-                let o = self.fbb_.end_table(self.start_);
-                self.fbb_.required(o, Route::VT_START, "start");
-                ::flatbuffers::WIPOffset::new(o.value())
-            }
-        }
-
-        impl ::core::fmt::Debug for Route<'_> {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                let mut ds = f.debug_struct("Route");
-                ds.field("range", &self.range());
-                ds.field("version", &self.version());
-                ds.field("conf", &self.conf());
-                ds.field("start", &self.start());
-                ds.field("end", &self.end());
-                ds.field("led", &self.led());
-                ds.field("node", &self.node());
-                ds.field("shard", &self.shard());
-                ds.field("address", &self.address());
-                ds.finish()
-            }
-        }
-        pub enum RoutesOffset {}
-        #[derive(Copy, Clone, PartialEq)]
-
-        pub struct Routes<'a> {
-            pub _tab: ::flatbuffers::Table<'a>,
-        }
-
-        impl<'a> ::flatbuffers::Follow<'a> for Routes<'a> {
-            type Inner = Routes<'a>;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                Self {
-                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
-                }
-            }
-        }
-
-        impl<'a> Routes<'a> {
-            pub const VT_ROUTES: ::flatbuffers::VOffsetT = 4;
-            pub const VT_NOW: ::flatbuffers::VOffsetT = 6;
-
-            #[inline]
-            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-                Routes { _tab: table }
-            }
-            #[allow(unused_mut)]
-            pub fn create<
-                'bldr: 'args,
-                'args: 'mut_bldr,
-                'mut_bldr,
-                A: ::flatbuffers::Allocator + 'bldr,
-            >(
-                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-                args: &'args RoutesArgs<'args>,
-            ) -> ::flatbuffers::WIPOffset<Routes<'bldr>> {
-                let mut builder = RoutesBuilder::new(_fbb);
-                builder.add_now(args.now);
-                if let Some(x) = args.routes {
-                    builder.add_routes(x);
-                }
-                builder.finish()
-            }
-
-            #[inline]
-            pub fn routes(
-                &self,
-            ) -> ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Route<'a>>> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<
-                            ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Route>>,
-                        >>(Routes::VT_ROUTES, None)
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn now(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(Routes::VT_NOW, Some(0)).unwrap() }
-            }
-        }
-
-        impl ::flatbuffers::Verifiable for Routes<'_> {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.visit_table(pos)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<
-                        ::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Route>>,
-                    >>("routes", Self::VT_ROUTES, true)?
-                    .visit_field::<u64>("now", Self::VT_NOW, false)?
-                    .finish();
-                Ok(())
-            }
-        }
-        pub struct RoutesArgs<'a> {
-            pub routes: Option<
-                ::flatbuffers::WIPOffset<
-                    ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Route<'a>>>,
-                >,
-            >,
-            pub now: u64,
-        }
-        impl<'a> Default for RoutesArgs<'a> {
-            #[inline]
-            fn default() -> Self {
-                RoutesArgs {
-                    routes: None, // required field
-                    now: 0,
-                }
-            }
-        }
-
-        pub struct RoutesBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-        }
-        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RoutesBuilder<'a, 'b, A> {
-            #[inline]
-            pub fn add_routes(
-                &mut self,
-                routes: ::flatbuffers::WIPOffset<
-                    ::flatbuffers::Vector<'b, ::flatbuffers::ForwardsUOffset<Route<'b>>>,
-                >,
-            ) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Routes::VT_ROUTES, routes);
-            }
-            #[inline]
-            pub fn add_now(&mut self, now: u64) {
-                self.fbb_.push_slot::<u64>(Routes::VT_NOW, now, 0);
-            }
-            #[inline]
-            pub fn new(
-                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            ) -> RoutesBuilder<'a, 'b, A> {
-                let start = _fbb.start_table();
-                RoutesBuilder {
-                    fbb_: _fbb,
-                    start_: start,
-                }
-            }
-            #[inline]
-            pub fn finish(self) -> ::flatbuffers::WIPOffset<Routes<'a>> {
-                let o = self.fbb_.end_table(self.start_);
-                self.fbb_.required(o, Routes::VT_ROUTES, "routes");
-                ::flatbuffers::WIPOffset::new(o.value())
-            }
-        }
-
-        impl ::core::fmt::Debug for Routes<'_> {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                let mut ds = f.debug_struct("Routes");
-                ds.field("routes", &self.routes());
-                ds.field("now", &self.now());
-                ds.finish()
-            }
-        }
-        pub enum RangeStateOffset {}
-        #[derive(Copy, Clone, PartialEq)]
-
-        pub struct RangeState<'a> {
-            pub _tab: ::flatbuffers::Table<'a>,
-        }
-
-        impl<'a> ::flatbuffers::Follow<'a> for RangeState<'a> {
-            type Inner = RangeState<'a>;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                Self {
-                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
-                }
-            }
-        }
-
-        impl<'a> RangeState<'a> {
-            pub const VT_ROUTE: ::flatbuffers::VOffsetT = 4;
-            pub const VT_SYSTEM: ::flatbuffers::VOffsetT = 6;
-            pub const VT_REPLICA: ::flatbuffers::VOffsetT = 8;
-            pub const VT_TERM: ::flatbuffers::VOffsetT = 10;
-            pub const VT_APPLIED: ::flatbuffers::VOffsetT = 12;
-            pub const VT_DURABLE: ::flatbuffers::VOffsetT = 14;
-            pub const VT_LAST_TIMESTAMP: ::flatbuffers::VOffsetT = 16;
-            pub const VT_GC_THRESHOLD: ::flatbuffers::VOffsetT = 18;
-            pub const VT_WAITING: ::flatbuffers::VOffsetT = 20;
-            pub const VT_SESSIONS: ::flatbuffers::VOffsetT = 22;
-
-            #[inline]
-            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-                RangeState { _tab: table }
-            }
-            #[allow(unused_mut)]
-            pub fn create<
-                'bldr: 'args,
-                'args: 'mut_bldr,
-                'mut_bldr,
-                A: ::flatbuffers::Allocator + 'bldr,
-            >(
-                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-                args: &'args RangeStateArgs<'args>,
-            ) -> ::flatbuffers::WIPOffset<RangeState<'bldr>> {
-                let mut builder = RangeStateBuilder::new(_fbb);
-                builder.add_gc_threshold(args.gc_threshold);
-                builder.add_last_timestamp(args.last_timestamp);
-                builder.add_durable(args.durable);
-                builder.add_applied(args.applied);
-                builder.add_term(args.term);
-                builder.add_replica(args.replica);
-                builder.add_sessions(args.sessions);
-                builder.add_waiting(args.waiting);
-                if let Some(x) = args.route {
-                    builder.add_route(x);
-                }
-                builder.add_system(args.system);
-                builder.finish()
-            }
-
-            #[inline]
-            pub fn route(&self) -> Route<'a> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<Route>>(RangeState::VT_ROUTE, None)
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn system(&self) -> bool {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<bool>(RangeState::VT_SYSTEM, Some(false))
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn replica(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u64>(RangeState::VT_REPLICA, Some(0))
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn term(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(RangeState::VT_TERM, Some(0)).unwrap() }
-            }
-            #[inline]
-            pub fn applied(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u64>(RangeState::VT_APPLIED, Some(0))
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn durable(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u64>(RangeState::VT_DURABLE, Some(0))
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn last_timestamp(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u64>(RangeState::VT_LAST_TIMESTAMP, Some(0))
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn gc_threshold(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u64>(RangeState::VT_GC_THRESHOLD, Some(0))
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn waiting(&self) -> u32 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u32>(RangeState::VT_WAITING, Some(0))
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn sessions(&self) -> u32 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u32>(RangeState::VT_SESSIONS, Some(0))
-                        .unwrap()
-                }
-            }
-        }
-
-        impl ::flatbuffers::Verifiable for RangeState<'_> {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.visit_table(pos)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<Route>>(
-                        "route",
-                        Self::VT_ROUTE,
-                        true,
-                    )?
-                    .visit_field::<bool>("system", Self::VT_SYSTEM, false)?
-                    .visit_field::<u64>("replica", Self::VT_REPLICA, false)?
-                    .visit_field::<u64>("term", Self::VT_TERM, false)?
-                    .visit_field::<u64>("applied", Self::VT_APPLIED, false)?
-                    .visit_field::<u64>("durable", Self::VT_DURABLE, false)?
-                    .visit_field::<u64>("last_timestamp", Self::VT_LAST_TIMESTAMP, false)?
-                    .visit_field::<u64>("gc_threshold", Self::VT_GC_THRESHOLD, false)?
-                    .visit_field::<u32>("waiting", Self::VT_WAITING, false)?
-                    .visit_field::<u32>("sessions", Self::VT_SESSIONS, false)?
-                    .finish();
-                Ok(())
-            }
-        }
-        pub struct RangeStateArgs<'a> {
-            pub route: Option<::flatbuffers::WIPOffset<Route<'a>>>,
-            pub system: bool,
-            pub replica: u64,
-            pub term: u64,
-            pub applied: u64,
-            pub durable: u64,
-            pub last_timestamp: u64,
-            pub gc_threshold: u64,
-            pub waiting: u32,
-            pub sessions: u32,
-        }
-        impl<'a> Default for RangeStateArgs<'a> {
-            #[inline]
-            fn default() -> Self {
-                RangeStateArgs {
-                    route: None, // required field
-                    system: false,
-                    replica: 0,
-                    term: 0,
-                    applied: 0,
-                    durable: 0,
-                    last_timestamp: 0,
-                    gc_threshold: 0,
-                    waiting: 0,
-                    sessions: 0,
-                }
-            }
-        }
-
-        pub struct RangeStateBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-        }
-        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RangeStateBuilder<'a, 'b, A> {
-            #[inline]
-            pub fn add_route(&mut self, route: ::flatbuffers::WIPOffset<Route<'b>>) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<Route>>(
-                        RangeState::VT_ROUTE,
-                        route,
-                    );
-            }
-            #[inline]
-            pub fn add_system(&mut self, system: bool) {
-                self.fbb_
-                    .push_slot::<bool>(RangeState::VT_SYSTEM, system, false);
-            }
-            #[inline]
-            pub fn add_replica(&mut self, replica: u64) {
-                self.fbb_
-                    .push_slot::<u64>(RangeState::VT_REPLICA, replica, 0);
-            }
-            #[inline]
-            pub fn add_term(&mut self, term: u64) {
-                self.fbb_.push_slot::<u64>(RangeState::VT_TERM, term, 0);
-            }
-            #[inline]
-            pub fn add_applied(&mut self, applied: u64) {
-                self.fbb_
-                    .push_slot::<u64>(RangeState::VT_APPLIED, applied, 0);
-            }
-            #[inline]
-            pub fn add_durable(&mut self, durable: u64) {
-                self.fbb_
-                    .push_slot::<u64>(RangeState::VT_DURABLE, durable, 0);
-            }
-            #[inline]
-            pub fn add_last_timestamp(&mut self, last_timestamp: u64) {
-                self.fbb_
-                    .push_slot::<u64>(RangeState::VT_LAST_TIMESTAMP, last_timestamp, 0);
-            }
-            #[inline]
-            pub fn add_gc_threshold(&mut self, gc_threshold: u64) {
-                self.fbb_
-                    .push_slot::<u64>(RangeState::VT_GC_THRESHOLD, gc_threshold, 0);
-            }
-            #[inline]
-            pub fn add_waiting(&mut self, waiting: u32) {
-                self.fbb_
-                    .push_slot::<u32>(RangeState::VT_WAITING, waiting, 0);
-            }
-            #[inline]
-            pub fn add_sessions(&mut self, sessions: u32) {
-                self.fbb_
-                    .push_slot::<u32>(RangeState::VT_SESSIONS, sessions, 0);
-            }
-            #[inline]
-            pub fn new(
-                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            ) -> RangeStateBuilder<'a, 'b, A> {
-                let start = _fbb.start_table();
-                RangeStateBuilder {
-                    fbb_: _fbb,
-                    start_: start,
-                }
-            }
-            #[inline]
-            pub fn finish(self) -> ::flatbuffers::WIPOffset<RangeState<'a>> {
-                let o = self.fbb_.end_table(self.start_);
-                self.fbb_.required(o, RangeState::VT_ROUTE, "route");
-                ::flatbuffers::WIPOffset::new(o.value())
-            }
-        }
-
-        impl ::core::fmt::Debug for RangeState<'_> {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                let mut ds = f.debug_struct("RangeState");
-                ds.field("route", &self.route());
-                ds.field("system", &self.system());
-                ds.field("replica", &self.replica());
-                ds.field("term", &self.term());
-                ds.field("applied", &self.applied());
-                ds.field("durable", &self.durable());
-                ds.field("last_timestamp", &self.last_timestamp());
-                ds.field("gc_threshold", &self.gc_threshold());
-                ds.field("waiting", &self.waiting());
-                ds.field("sessions", &self.sessions());
-                ds.finish()
-            }
-        }
-        pub enum MemoryUseOffset {}
-        #[derive(Copy, Clone, PartialEq)]
-
-        /// A use of memory that has a budget. A cache counts what was looked for in it.
-        pub struct MemoryUse<'a> {
-            pub _tab: ::flatbuffers::Table<'a>,
-        }
-
-        impl<'a> ::flatbuffers::Follow<'a> for MemoryUse<'a> {
-            type Inner = MemoryUse<'a>;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                Self {
-                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
-                }
-            }
-        }
-
-        impl<'a> MemoryUse<'a> {
-            pub const VT_NAME: ::flatbuffers::VOffsetT = 4;
-            pub const VT_USED: ::flatbuffers::VOffsetT = 6;
-            pub const VT_BOUND: ::flatbuffers::VOffsetT = 8;
-            pub const VT_HITS: ::flatbuffers::VOffsetT = 10;
-            pub const VT_MISSES: ::flatbuffers::VOffsetT = 12;
-
-            #[inline]
-            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-                MemoryUse { _tab: table }
-            }
-            #[allow(unused_mut)]
-            pub fn create<
-                'bldr: 'args,
-                'args: 'mut_bldr,
-                'mut_bldr,
-                A: ::flatbuffers::Allocator + 'bldr,
-            >(
-                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-                args: &'args MemoryUseArgs<'args>,
-            ) -> ::flatbuffers::WIPOffset<MemoryUse<'bldr>> {
-                let mut builder = MemoryUseBuilder::new(_fbb);
-                builder.add_misses(args.misses);
-                builder.add_hits(args.hits);
-                builder.add_bound(args.bound);
-                builder.add_used(args.used);
-                if let Some(x) = args.name {
-                    builder.add_name(x);
-                }
-                builder.finish()
-            }
-
-            #[inline]
-            pub fn name(&self) -> &'a str {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<&str>>(MemoryUse::VT_NAME, None)
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn used(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(MemoryUse::VT_USED, Some(0)).unwrap() }
-            }
-            #[inline]
-            pub fn bound(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(MemoryUse::VT_BOUND, Some(0)).unwrap() }
-            }
-            #[inline]
-            pub fn hits(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(MemoryUse::VT_HITS, Some(0)).unwrap() }
-            }
-            #[inline]
-            pub fn misses(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(MemoryUse::VT_MISSES, Some(0)).unwrap() }
-            }
-        }
-
-        impl ::flatbuffers::Verifiable for MemoryUse<'_> {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.visit_table(pos)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<&str>>(
-                        "name",
-                        Self::VT_NAME,
-                        true,
-                    )?
-                    .visit_field::<u64>("used", Self::VT_USED, false)?
-                    .visit_field::<u64>("bound", Self::VT_BOUND, false)?
-                    .visit_field::<u64>("hits", Self::VT_HITS, false)?
-                    .visit_field::<u64>("misses", Self::VT_MISSES, false)?
-                    .finish();
-                Ok(())
-            }
-        }
-        pub struct MemoryUseArgs<'a> {
-            pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
-            pub used: u64,
-            pub bound: u64,
-            pub hits: u64,
-            pub misses: u64,
-        }
-        impl<'a> Default for MemoryUseArgs<'a> {
-            #[inline]
-            fn default() -> Self {
-                MemoryUseArgs {
-                    name: None, // required field
-                    used: 0,
-                    bound: 0,
-                    hits: 0,
-                    misses: 0,
-                }
-            }
-        }
-
-        pub struct MemoryUseBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-        }
-        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MemoryUseBuilder<'a, 'b, A> {
-            #[inline]
-            pub fn add_name(&mut self, name: ::flatbuffers::WIPOffset<&'b str>) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(MemoryUse::VT_NAME, name);
-            }
-            #[inline]
-            pub fn add_used(&mut self, used: u64) {
-                self.fbb_.push_slot::<u64>(MemoryUse::VT_USED, used, 0);
-            }
-            #[inline]
-            pub fn add_bound(&mut self, bound: u64) {
-                self.fbb_.push_slot::<u64>(MemoryUse::VT_BOUND, bound, 0);
-            }
-            #[inline]
-            pub fn add_hits(&mut self, hits: u64) {
-                self.fbb_.push_slot::<u64>(MemoryUse::VT_HITS, hits, 0);
-            }
-            #[inline]
-            pub fn add_misses(&mut self, misses: u64) {
-                self.fbb_.push_slot::<u64>(MemoryUse::VT_MISSES, misses, 0);
-            }
-            #[inline]
-            pub fn new(
-                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            ) -> MemoryUseBuilder<'a, 'b, A> {
-                let start = _fbb.start_table();
-                MemoryUseBuilder {
-                    fbb_: _fbb,
-                    start_: start,
-                }
-            }
-            #[inline]
-            pub fn finish(self) -> ::flatbuffers::WIPOffset<MemoryUse<'a>> {
-                let o = self.fbb_.end_table(self.start_);
-                self.fbb_.required(o, MemoryUse::VT_NAME, "name");
-                ::flatbuffers::WIPOffset::new(o.value())
-            }
-        }
-
-        impl ::core::fmt::Debug for MemoryUse<'_> {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                let mut ds = f.debug_struct("MemoryUse");
-                ds.field("name", &self.name());
-                ds.field("used", &self.used());
-                ds.field("bound", &self.bound());
-                ds.field("hits", &self.hits());
-                ds.field("misses", &self.misses());
-                ds.finish()
-            }
-        }
-        pub enum ShardStateOffset {}
-        #[derive(Copy, Clone, PartialEq)]
-
-        pub struct ShardState<'a> {
-            pub _tab: ::flatbuffers::Table<'a>,
-        }
-
-        impl<'a> ::flatbuffers::Follow<'a> for ShardState<'a> {
-            type Inner = ShardState<'a>;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                Self {
-                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
-                }
-            }
-        }
-
-        impl<'a> ShardState<'a> {
-            pub const VT_SHARD: ::flatbuffers::VOffsetT = 4;
-            pub const VT_RANGES: ::flatbuffers::VOffsetT = 6;
-            pub const VT_REPLAY_BYTES: ::flatbuffers::VOffsetT = 8;
-            pub const VT_PRESSURE: ::flatbuffers::VOffsetT = 10;
-            pub const VT_DISK_FULL: ::flatbuffers::VOffsetT = 12;
-            pub const VT_LOG_WRITES: ::flatbuffers::VOffsetT = 14;
-            pub const VT_LOG_BYTES: ::flatbuffers::VOffsetT = 16;
-            pub const VT_TABLE_BYTES: ::flatbuffers::VOffsetT = 18;
-            pub const VT_TABLES: ::flatbuffers::VOffsetT = 20;
-            pub const VT_FROZEN_MEMTABLES: ::flatbuffers::VOffsetT = 22;
-            pub const VT_CONNECTIONS: ::flatbuffers::VOffsetT = 24;
-            pub const VT_MEMORY: ::flatbuffers::VOffsetT = 26;
-
-            #[inline]
-            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-                ShardState { _tab: table }
-            }
-            #[allow(unused_mut)]
-            pub fn create<
-                'bldr: 'args,
-                'args: 'mut_bldr,
-                'mut_bldr,
-                A: ::flatbuffers::Allocator + 'bldr,
-            >(
-                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-                args: &'args ShardStateArgs<'args>,
-            ) -> ::flatbuffers::WIPOffset<ShardState<'bldr>> {
-                let mut builder = ShardStateBuilder::new(_fbb);
-                builder.add_table_bytes(args.table_bytes);
-                builder.add_log_bytes(args.log_bytes);
-                builder.add_log_writes(args.log_writes);
-                builder.add_replay_bytes(args.replay_bytes);
-                if let Some(x) = args.memory {
-                    builder.add_memory(x);
-                }
-                builder.add_connections(args.connections);
-                builder.add_frozen_memtables(args.frozen_memtables);
-                builder.add_tables(args.tables);
-                builder.add_pressure(args.pressure);
-                if let Some(x) = args.ranges {
-                    builder.add_ranges(x);
-                }
-                builder.add_shard(args.shard);
-                builder.add_disk_full(args.disk_full);
-                builder.finish()
-            }
-
-            #[inline]
-            pub fn shard(&self) -> u16 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u16>(ShardState::VT_SHARD, Some(0)).unwrap() }
-            }
-            #[inline]
-            pub fn ranges(
-                &self,
-            ) -> ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<RangeState<'a>>>
-            {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<
-                            ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<RangeState>>,
-                        >>(ShardState::VT_RANGES, None)
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn replay_bytes(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u64>(ShardState::VT_REPLAY_BYTES, Some(0))
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn pressure(&self) -> f32 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<f32>(ShardState::VT_PRESSURE, Some(0.0))
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn disk_full(&self) -> bool {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<bool>(ShardState::VT_DISK_FULL, Some(false))
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn log_writes(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u64>(ShardState::VT_LOG_WRITES, Some(0))
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn log_bytes(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u64>(ShardState::VT_LOG_BYTES, Some(0))
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn table_bytes(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u64>(ShardState::VT_TABLE_BYTES, Some(0))
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn tables(&self) -> u32 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u32>(ShardState::VT_TABLES, Some(0))
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn frozen_memtables(&self) -> u32 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u32>(ShardState::VT_FROZEN_MEMTABLES, Some(0))
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn connections(&self) -> u32 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u32>(ShardState::VT_CONNECTIONS, Some(0))
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn memory(
-                &self,
-            ) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<MemoryUse<'a>>>>
-            {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab.get::<::flatbuffers::ForwardsUOffset<
-                        ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<MemoryUse>>,
-                    >>(ShardState::VT_MEMORY, None)
-                }
-            }
-        }
-
-        impl ::flatbuffers::Verifiable for ShardState<'_> {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.visit_table(pos)?
-                    .visit_field::<u16>("shard", Self::VT_SHARD, false)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<
-                        ::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<RangeState>>,
-                    >>("ranges", Self::VT_RANGES, true)?
-                    .visit_field::<u64>("replay_bytes", Self::VT_REPLAY_BYTES, false)?
-                    .visit_field::<f32>("pressure", Self::VT_PRESSURE, false)?
-                    .visit_field::<bool>("disk_full", Self::VT_DISK_FULL, false)?
-                    .visit_field::<u64>("log_writes", Self::VT_LOG_WRITES, false)?
-                    .visit_field::<u64>("log_bytes", Self::VT_LOG_BYTES, false)?
-                    .visit_field::<u64>("table_bytes", Self::VT_TABLE_BYTES, false)?
-                    .visit_field::<u32>("tables", Self::VT_TABLES, false)?
-                    .visit_field::<u32>("frozen_memtables", Self::VT_FROZEN_MEMTABLES, false)?
-                    .visit_field::<u32>("connections", Self::VT_CONNECTIONS, false)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<
-                        ::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<MemoryUse>>,
-                    >>("memory", Self::VT_MEMORY, false)?
-                    .finish();
-                Ok(())
-            }
-        }
-        pub struct ShardStateArgs<'a> {
-            pub shard: u16,
-            pub ranges: Option<
-                ::flatbuffers::WIPOffset<
-                    ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<RangeState<'a>>>,
-                >,
-            >,
-            pub replay_bytes: u64,
-            pub pressure: f32,
-            pub disk_full: bool,
-            pub log_writes: u64,
-            pub log_bytes: u64,
-            pub table_bytes: u64,
-            pub tables: u32,
-            pub frozen_memtables: u32,
-            pub connections: u32,
-            pub memory: Option<
-                ::flatbuffers::WIPOffset<
-                    ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<MemoryUse<'a>>>,
-                >,
-            >,
-        }
-        impl<'a> Default for ShardStateArgs<'a> {
-            #[inline]
-            fn default() -> Self {
-                ShardStateArgs {
-                    shard: 0,
-                    ranges: None, // required field
-                    replay_bytes: 0,
-                    pressure: 0.0,
-                    disk_full: false,
-                    log_writes: 0,
-                    log_bytes: 0,
-                    table_bytes: 0,
-                    tables: 0,
-                    frozen_memtables: 0,
-                    connections: 0,
-                    memory: None,
-                }
-            }
-        }
-
-        pub struct ShardStateBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-        }
-        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ShardStateBuilder<'a, 'b, A> {
-            #[inline]
-            pub fn add_shard(&mut self, shard: u16) {
-                self.fbb_.push_slot::<u16>(ShardState::VT_SHARD, shard, 0);
-            }
-            #[inline]
-            pub fn add_ranges(
-                &mut self,
-                ranges: ::flatbuffers::WIPOffset<
-                    ::flatbuffers::Vector<'b, ::flatbuffers::ForwardsUOffset<RangeState<'b>>>,
-                >,
-            ) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(ShardState::VT_RANGES, ranges);
-            }
-            #[inline]
-            pub fn add_replay_bytes(&mut self, replay_bytes: u64) {
-                self.fbb_
-                    .push_slot::<u64>(ShardState::VT_REPLAY_BYTES, replay_bytes, 0);
-            }
-            #[inline]
-            pub fn add_pressure(&mut self, pressure: f32) {
-                self.fbb_
-                    .push_slot::<f32>(ShardState::VT_PRESSURE, pressure, 0.0);
-            }
-            #[inline]
-            pub fn add_disk_full(&mut self, disk_full: bool) {
-                self.fbb_
-                    .push_slot::<bool>(ShardState::VT_DISK_FULL, disk_full, false);
-            }
-            #[inline]
-            pub fn add_log_writes(&mut self, log_writes: u64) {
-                self.fbb_
-                    .push_slot::<u64>(ShardState::VT_LOG_WRITES, log_writes, 0);
-            }
-            #[inline]
-            pub fn add_log_bytes(&mut self, log_bytes: u64) {
-                self.fbb_
-                    .push_slot::<u64>(ShardState::VT_LOG_BYTES, log_bytes, 0);
-            }
-            #[inline]
-            pub fn add_table_bytes(&mut self, table_bytes: u64) {
-                self.fbb_
-                    .push_slot::<u64>(ShardState::VT_TABLE_BYTES, table_bytes, 0);
-            }
-            #[inline]
-            pub fn add_tables(&mut self, tables: u32) {
-                self.fbb_.push_slot::<u32>(ShardState::VT_TABLES, tables, 0);
-            }
-            #[inline]
-            pub fn add_frozen_memtables(&mut self, frozen_memtables: u32) {
-                self.fbb_
-                    .push_slot::<u32>(ShardState::VT_FROZEN_MEMTABLES, frozen_memtables, 0);
-            }
-            #[inline]
-            pub fn add_connections(&mut self, connections: u32) {
-                self.fbb_
-                    .push_slot::<u32>(ShardState::VT_CONNECTIONS, connections, 0);
-            }
-            #[inline]
-            pub fn add_memory(
-                &mut self,
-                memory: ::flatbuffers::WIPOffset<
-                    ::flatbuffers::Vector<'b, ::flatbuffers::ForwardsUOffset<MemoryUse<'b>>>,
-                >,
-            ) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(ShardState::VT_MEMORY, memory);
-            }
-            #[inline]
-            pub fn new(
-                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            ) -> ShardStateBuilder<'a, 'b, A> {
-                let start = _fbb.start_table();
-                ShardStateBuilder {
-                    fbb_: _fbb,
-                    start_: start,
-                }
-            }
-            #[inline]
-            pub fn finish(self) -> ::flatbuffers::WIPOffset<ShardState<'a>> {
-                let o = self.fbb_.end_table(self.start_);
-                self.fbb_.required(o, ShardState::VT_RANGES, "ranges");
-                ::flatbuffers::WIPOffset::new(o.value())
-            }
-        }
-
-        impl ::core::fmt::Debug for ShardState<'_> {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                let mut ds = f.debug_struct("ShardState");
-                ds.field("shard", &self.shard());
-                ds.field("ranges", &self.ranges());
-                ds.field("replay_bytes", &self.replay_bytes());
-                ds.field("pressure", &self.pressure());
-                ds.field("disk_full", &self.disk_full());
-                ds.field("log_writes", &self.log_writes());
-                ds.field("log_bytes", &self.log_bytes());
-                ds.field("table_bytes", &self.table_bytes());
-                ds.field("tables", &self.tables());
-                ds.field("frozen_memtables", &self.frozen_memtables());
-                ds.field("connections", &self.connections());
-                ds.field("memory", &self.memory());
-                ds.finish()
-            }
-        }
-        pub enum NodeStateOffset {}
-        #[derive(Copy, Clone, PartialEq)]
-
-        pub struct NodeState<'a> {
-            pub _tab: ::flatbuffers::Table<'a>,
-        }
-
-        impl<'a> ::flatbuffers::Follow<'a> for NodeState<'a> {
-            type Inner = NodeState<'a>;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                Self {
-                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
-                }
-            }
-        }
-
-        impl<'a> NodeState<'a> {
-            pub const VT_CLUSTER: ::flatbuffers::VOffsetT = 4;
-            pub const VT_NODE: ::flatbuffers::VOffsetT = 6;
-            pub const VT_RELEASE: ::flatbuffers::VOffsetT = 8;
-            pub const VT_HEALTH: ::flatbuffers::VOffsetT = 10;
-            pub const VT_UPTIME_MS: ::flatbuffers::VOffsetT = 12;
-            pub const VT_SHARDS: ::flatbuffers::VOffsetT = 14;
-            pub const VT_NOW: ::flatbuffers::VOffsetT = 16;
-
-            #[inline]
-            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-                NodeState { _tab: table }
-            }
-            #[allow(unused_mut)]
-            pub fn create<
-                'bldr: 'args,
-                'args: 'mut_bldr,
-                'mut_bldr,
-                A: ::flatbuffers::Allocator + 'bldr,
-            >(
-                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-                args: &'args NodeStateArgs<'args>,
-            ) -> ::flatbuffers::WIPOffset<NodeState<'bldr>> {
-                let mut builder = NodeStateBuilder::new(_fbb);
-                builder.add_now(args.now);
-                builder.add_uptime_ms(args.uptime_ms);
-                builder.add_node(args.node);
-                if let Some(x) = args.shards {
-                    builder.add_shards(x);
-                }
-                if let Some(x) = args.health {
-                    builder.add_health(x);
-                }
-                if let Some(x) = args.release {
-                    builder.add_release(x);
-                }
-                if let Some(x) = args.cluster {
-                    builder.add_cluster(x);
-                }
-                builder.finish()
-            }
-
-            #[inline]
-            pub fn cluster(&self) -> &'a str {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<&str>>(NodeState::VT_CLUSTER, None)
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn node(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(NodeState::VT_NODE, Some(0)).unwrap() }
-            }
-            #[inline]
-            pub fn release(&self) -> &'a str {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<&str>>(NodeState::VT_RELEASE, None)
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn health(&self) -> &'a str {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<&str>>(NodeState::VT_HEALTH, None)
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn uptime_ms(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u64>(NodeState::VT_UPTIME_MS, Some(0))
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn shards(
-                &self,
-            ) -> ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ShardState<'a>>>
-            {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<
-                            ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ShardState>>,
-                        >>(NodeState::VT_SHARDS, None)
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn now(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(NodeState::VT_NOW, Some(0)).unwrap() }
-            }
-        }
-
-        impl ::flatbuffers::Verifiable for NodeState<'_> {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.visit_table(pos)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<&str>>(
-                        "cluster",
-                        Self::VT_CLUSTER,
-                        true,
-                    )?
-                    .visit_field::<u64>("node", Self::VT_NODE, false)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<&str>>(
-                        "release",
-                        Self::VT_RELEASE,
-                        true,
-                    )?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<&str>>(
-                        "health",
-                        Self::VT_HEALTH,
-                        true,
-                    )?
-                    .visit_field::<u64>("uptime_ms", Self::VT_UPTIME_MS, false)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<
-                        ::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<ShardState>>,
-                    >>("shards", Self::VT_SHARDS, true)?
-                    .visit_field::<u64>("now", Self::VT_NOW, false)?
-                    .finish();
-                Ok(())
-            }
-        }
-        pub struct NodeStateArgs<'a> {
-            pub cluster: Option<::flatbuffers::WIPOffset<&'a str>>,
-            pub node: u64,
-            pub release: Option<::flatbuffers::WIPOffset<&'a str>>,
-            pub health: Option<::flatbuffers::WIPOffset<&'a str>>,
-            pub uptime_ms: u64,
-            pub shards: Option<
-                ::flatbuffers::WIPOffset<
-                    ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ShardState<'a>>>,
-                >,
-            >,
-            pub now: u64,
-        }
-        impl<'a> Default for NodeStateArgs<'a> {
-            #[inline]
-            fn default() -> Self {
-                NodeStateArgs {
-                    cluster: None, // required field
-                    node: 0,
-                    release: None, // required field
-                    health: None,  // required field
-                    uptime_ms: 0,
-                    shards: None, // required field
-                    now: 0,
-                }
-            }
-        }
-
-        pub struct NodeStateBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-        }
-        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> NodeStateBuilder<'a, 'b, A> {
-            #[inline]
-            pub fn add_cluster(&mut self, cluster: ::flatbuffers::WIPOffset<&'b str>) {
-                self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(
-                    NodeState::VT_CLUSTER,
-                    cluster,
-                );
-            }
-            #[inline]
-            pub fn add_node(&mut self, node: u64) {
-                self.fbb_.push_slot::<u64>(NodeState::VT_NODE, node, 0);
-            }
-            #[inline]
-            pub fn add_release(&mut self, release: ::flatbuffers::WIPOffset<&'b str>) {
-                self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(
-                    NodeState::VT_RELEASE,
-                    release,
-                );
-            }
-            #[inline]
-            pub fn add_health(&mut self, health: ::flatbuffers::WIPOffset<&'b str>) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(NodeState::VT_HEALTH, health);
-            }
-            #[inline]
-            pub fn add_uptime_ms(&mut self, uptime_ms: u64) {
-                self.fbb_
-                    .push_slot::<u64>(NodeState::VT_UPTIME_MS, uptime_ms, 0);
-            }
-            #[inline]
-            pub fn add_shards(
-                &mut self,
-                shards: ::flatbuffers::WIPOffset<
-                    ::flatbuffers::Vector<'b, ::flatbuffers::ForwardsUOffset<ShardState<'b>>>,
-                >,
-            ) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(NodeState::VT_SHARDS, shards);
-            }
-            #[inline]
-            pub fn add_now(&mut self, now: u64) {
-                self.fbb_.push_slot::<u64>(NodeState::VT_NOW, now, 0);
-            }
-            #[inline]
-            pub fn new(
-                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            ) -> NodeStateBuilder<'a, 'b, A> {
-                let start = _fbb.start_table();
-                NodeStateBuilder {
-                    fbb_: _fbb,
-                    start_: start,
-                }
-            }
-            #[inline]
-            pub fn finish(self) -> ::flatbuffers::WIPOffset<NodeState<'a>> {
-                let o = self.fbb_.end_table(self.start_);
-                self.fbb_.required(o, NodeState::VT_CLUSTER, "cluster");
-                self.fbb_.required(o, NodeState::VT_RELEASE, "release");
-                self.fbb_.required(o, NodeState::VT_HEALTH, "health");
-                self.fbb_.required(o, NodeState::VT_SHARDS, "shards");
-                ::flatbuffers::WIPOffset::new(o.value())
-            }
-        }
-
-        impl ::core::fmt::Debug for NodeState<'_> {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                let mut ds = f.debug_struct("NodeState");
-                ds.field("cluster", &self.cluster());
-                ds.field("node", &self.node());
-                ds.field("release", &self.release());
-                ds.field("health", &self.health());
-                ds.field("uptime_ms", &self.uptime_ms());
-                ds.field("shards", &self.shards());
-                ds.field("now", &self.now());
-                ds.finish()
-            }
-        }
-        pub enum AdminOffset {}
-        #[derive(Copy, Clone, PartialEq)]
-
-        /// Shows or steers the cluster. The command and what it gives are JSON.
-        pub struct Admin<'a> {
-            pub _tab: ::flatbuffers::Table<'a>,
-        }
-
-        impl<'a> ::flatbuffers::Follow<'a> for Admin<'a> {
-            type Inner = Admin<'a>;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                Self {
-                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
-                }
-            }
-        }
-
-        impl<'a> Admin<'a> {
-            pub const VT_COMMAND: ::flatbuffers::VOffsetT = 4;
-            pub const VT_DEADLINE_MS: ::flatbuffers::VOffsetT = 6;
-            pub const VT_TOKEN: ::flatbuffers::VOffsetT = 8;
-
-            #[inline]
-            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-                Admin { _tab: table }
-            }
-            #[allow(unused_mut)]
-            pub fn create<
-                'bldr: 'args,
-                'args: 'mut_bldr,
-                'mut_bldr,
-                A: ::flatbuffers::Allocator + 'bldr,
-            >(
-                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-                args: &'args AdminArgs<'args>,
-            ) -> ::flatbuffers::WIPOffset<Admin<'bldr>> {
-                let mut builder = AdminBuilder::new(_fbb);
-                builder.add_token(args.token);
-                builder.add_deadline_ms(args.deadline_ms);
-                if let Some(x) = args.command {
-                    builder.add_command(x);
-                }
-                builder.finish()
-            }
-
-            #[inline]
-            pub fn command(&self) -> &'a str {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<&str>>(Admin::VT_COMMAND, None)
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn deadline_ms(&self) -> u32 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u32>(Admin::VT_DEADLINE_MS, Some(0))
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn token(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(Admin::VT_TOKEN, Some(0)).unwrap() }
-            }
-        }
-
-        impl ::flatbuffers::Verifiable for Admin<'_> {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.visit_table(pos)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<&str>>(
-                        "command",
-                        Self::VT_COMMAND,
-                        true,
-                    )?
-                    .visit_field::<u32>("deadline_ms", Self::VT_DEADLINE_MS, false)?
-                    .visit_field::<u64>("token", Self::VT_TOKEN, false)?
-                    .finish();
-                Ok(())
-            }
-        }
-        pub struct AdminArgs<'a> {
-            pub command: Option<::flatbuffers::WIPOffset<&'a str>>,
-            pub deadline_ms: u32,
-            pub token: u64,
-        }
-        impl<'a> Default for AdminArgs<'a> {
-            #[inline]
-            fn default() -> Self {
-                AdminArgs {
-                    command: None, // required field
-                    deadline_ms: 0,
-                    token: 0,
-                }
-            }
-        }
-
-        pub struct AdminBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-        }
-        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AdminBuilder<'a, 'b, A> {
-            #[inline]
-            pub fn add_command(&mut self, command: ::flatbuffers::WIPOffset<&'b str>) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Admin::VT_COMMAND, command);
-            }
-            #[inline]
-            pub fn add_deadline_ms(&mut self, deadline_ms: u32) {
-                self.fbb_
-                    .push_slot::<u32>(Admin::VT_DEADLINE_MS, deadline_ms, 0);
-            }
-            #[inline]
-            pub fn add_token(&mut self, token: u64) {
-                self.fbb_.push_slot::<u64>(Admin::VT_TOKEN, token, 0);
-            }
-            #[inline]
-            pub fn new(
-                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            ) -> AdminBuilder<'a, 'b, A> {
-                let start = _fbb.start_table();
-                AdminBuilder {
-                    fbb_: _fbb,
-                    start_: start,
-                }
-            }
-            #[inline]
-            pub fn finish(self) -> ::flatbuffers::WIPOffset<Admin<'a>> {
-                let o = self.fbb_.end_table(self.start_);
-                self.fbb_.required(o, Admin::VT_COMMAND, "command");
-                ::flatbuffers::WIPOffset::new(o.value())
-            }
-        }
-
-        impl ::core::fmt::Debug for Admin<'_> {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                let mut ds = f.debug_struct("Admin");
-                ds.field("command", &self.command());
-                ds.field("deadline_ms", &self.deadline_ms());
-                ds.field("token", &self.token());
-                ds.finish()
-            }
-        }
-        pub enum AdminDoneOffset {}
-        #[derive(Copy, Clone, PartialEq)]
-
-        pub struct AdminDone<'a> {
-            pub _tab: ::flatbuffers::Table<'a>,
-        }
-
-        impl<'a> ::flatbuffers::Follow<'a> for AdminDone<'a> {
-            type Inner = AdminDone<'a>;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                Self {
-                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
-                }
-            }
-        }
-
-        impl<'a> AdminDone<'a> {
-            pub const VT_JSON: ::flatbuffers::VOffsetT = 4;
-            pub const VT_NOW: ::flatbuffers::VOffsetT = 6;
-
-            #[inline]
-            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-                AdminDone { _tab: table }
-            }
-            #[allow(unused_mut)]
-            pub fn create<
-                'bldr: 'args,
-                'args: 'mut_bldr,
-                'mut_bldr,
-                A: ::flatbuffers::Allocator + 'bldr,
-            >(
-                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-                args: &'args AdminDoneArgs<'args>,
-            ) -> ::flatbuffers::WIPOffset<AdminDone<'bldr>> {
-                let mut builder = AdminDoneBuilder::new(_fbb);
-                builder.add_now(args.now);
-                if let Some(x) = args.json {
-                    builder.add_json(x);
-                }
-                builder.finish()
-            }
-
-            #[inline]
-            pub fn json(&self) -> &'a str {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<&str>>(AdminDone::VT_JSON, None)
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn now(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(AdminDone::VT_NOW, Some(0)).unwrap() }
-            }
-        }
-
-        impl ::flatbuffers::Verifiable for AdminDone<'_> {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.visit_table(pos)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<&str>>(
-                        "json",
-                        Self::VT_JSON,
-                        true,
-                    )?
-                    .visit_field::<u64>("now", Self::VT_NOW, false)?
-                    .finish();
-                Ok(())
-            }
-        }
-        pub struct AdminDoneArgs<'a> {
-            pub json: Option<::flatbuffers::WIPOffset<&'a str>>,
-            pub now: u64,
-        }
-        impl<'a> Default for AdminDoneArgs<'a> {
-            #[inline]
-            fn default() -> Self {
-                AdminDoneArgs {
-                    json: None, // required field
-                    now: 0,
-                }
-            }
-        }
-
-        pub struct AdminDoneBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-        }
-        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AdminDoneBuilder<'a, 'b, A> {
-            #[inline]
-            pub fn add_json(&mut self, json: ::flatbuffers::WIPOffset<&'b str>) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(AdminDone::VT_JSON, json);
-            }
-            #[inline]
-            pub fn add_now(&mut self, now: u64) {
-                self.fbb_.push_slot::<u64>(AdminDone::VT_NOW, now, 0);
-            }
-            #[inline]
-            pub fn new(
-                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            ) -> AdminDoneBuilder<'a, 'b, A> {
-                let start = _fbb.start_table();
-                AdminDoneBuilder {
-                    fbb_: _fbb,
-                    start_: start,
-                }
-            }
-            #[inline]
-            pub fn finish(self) -> ::flatbuffers::WIPOffset<AdminDone<'a>> {
-                let o = self.fbb_.end_table(self.start_);
-                self.fbb_.required(o, AdminDone::VT_JSON, "json");
-                ::flatbuffers::WIPOffset::new(o.value())
-            }
-        }
-
-        impl ::core::fmt::Debug for AdminDone<'_> {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                let mut ds = f.debug_struct("AdminDone");
-                ds.field("json", &self.json());
-                ds.field("now", &self.now());
-                ds.finish()
-            }
-        }
-        pub enum ErrorOffset {}
-        #[derive(Copy, Clone, PartialEq)]
-
-        pub struct Error<'a> {
-            pub _tab: ::flatbuffers::Table<'a>,
-        }
-
-        impl<'a> ::flatbuffers::Follow<'a> for Error<'a> {
-            type Inner = Error<'a>;
-            #[inline]
-            unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-                Self {
-                    _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
-                }
-            }
-        }
-
-        impl<'a> Error<'a> {
-            pub const VT_CODE: ::flatbuffers::VOffsetT = 4;
-            pub const VT_FATE: ::flatbuffers::VOffsetT = 6;
-            pub const VT_RETRY_AFTER_MS: ::flatbuffers::VOffsetT = 8;
-            pub const VT_MESSAGE: ::flatbuffers::VOffsetT = 10;
-            pub const VT_ROUTE: ::flatbuffers::VOffsetT = 12;
-            pub const VT_NOW: ::flatbuffers::VOffsetT = 14;
-
-            #[inline]
-            pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-                Error { _tab: table }
-            }
-            #[allow(unused_mut)]
-            pub fn create<
-                'bldr: 'args,
-                'args: 'mut_bldr,
-                'mut_bldr,
-                A: ::flatbuffers::Allocator + 'bldr,
-            >(
-                _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-                args: &'args ErrorArgs<'args>,
-            ) -> ::flatbuffers::WIPOffset<Error<'bldr>> {
-                let mut builder = ErrorBuilder::new(_fbb);
-                builder.add_now(args.now);
-                if let Some(x) = args.route {
-                    builder.add_route(x);
-                }
-                if let Some(x) = args.message {
-                    builder.add_message(x);
-                }
-                builder.add_retry_after_ms(args.retry_after_ms);
-                builder.add_code(args.code);
-                builder.add_fate(args.fate);
-                builder.finish()
-            }
-
-            /// See the page's table of errors.
-            #[inline]
-            pub fn code(&self) -> u16 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u16>(Error::VT_CODE, Some(0)).unwrap() }
-            }
-            /// 0: not applied, 1: unknown, 2: applied.
-            #[inline]
-            pub fn fate(&self) -> u8 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u8>(Error::VT_FATE, Some(0)).unwrap() }
-            }
-            /// 0: it is not known.
-            #[inline]
-            pub fn retry_after_ms(&self) -> u32 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<u32>(Error::VT_RETRY_AFTER_MS, Some(0))
-                        .unwrap()
-                }
-            }
-            #[inline]
-            pub fn message(&self) -> Option<&'a str> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<&str>>(Error::VT_MESSAGE, None)
-                }
-            }
-            /// Where to go instead, when the code says so.
-            #[inline]
-            pub fn route(&self) -> Option<Route<'a>> {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe {
-                    self._tab
-                        .get::<::flatbuffers::ForwardsUOffset<Route>>(Error::VT_ROUTE, None)
-                }
-            }
-            #[inline]
-            pub fn now(&self) -> u64 {
-                // Safety:
-                // Created from valid Table for this object
-                // which contains a valid value in this slot
-                unsafe { self._tab.get::<u64>(Error::VT_NOW, Some(0)).unwrap() }
-            }
-        }
-
-        impl ::flatbuffers::Verifiable for Error<'_> {
-            #[inline]
-            fn run_verifier(
-                v: &mut ::flatbuffers::Verifier,
-                pos: usize,
-            ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-                v.visit_table(pos)?
-                    .visit_field::<u16>("code", Self::VT_CODE, false)?
-                    .visit_field::<u8>("fate", Self::VT_FATE, false)?
-                    .visit_field::<u32>("retry_after_ms", Self::VT_RETRY_AFTER_MS, false)?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<&str>>(
-                        "message",
-                        Self::VT_MESSAGE,
-                        false,
-                    )?
-                    .visit_field::<::flatbuffers::ForwardsUOffset<Route>>(
-                        "route",
-                        Self::VT_ROUTE,
-                        false,
-                    )?
-                    .visit_field::<u64>("now", Self::VT_NOW, false)?
-                    .finish();
-                Ok(())
-            }
-        }
-        pub struct ErrorArgs<'a> {
-            pub code: u16,
-            pub fate: u8,
-            pub retry_after_ms: u32,
-            pub message: Option<::flatbuffers::WIPOffset<&'a str>>,
-            pub route: Option<::flatbuffers::WIPOffset<Route<'a>>>,
-            pub now: u64,
-        }
-        impl<'a> Default for ErrorArgs<'a> {
-            #[inline]
-            fn default() -> Self {
-                ErrorArgs {
-                    code: 0,
-                    fate: 0,
-                    retry_after_ms: 0,
-                    message: None,
-                    route: None,
-                    now: 0,
-                }
-            }
-        }
-
-        pub struct ErrorBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-            fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-        }
-        impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ErrorBuilder<'a, 'b, A> {
-            #[inline]
-            pub fn add_code(&mut self, code: u16) {
-                self.fbb_.push_slot::<u16>(Error::VT_CODE, code, 0);
-            }
-            #[inline]
-            pub fn add_fate(&mut self, fate: u8) {
-                self.fbb_.push_slot::<u8>(Error::VT_FATE, fate, 0);
-            }
-            #[inline]
-            pub fn add_retry_after_ms(&mut self, retry_after_ms: u32) {
-                self.fbb_
-                    .push_slot::<u32>(Error::VT_RETRY_AFTER_MS, retry_after_ms, 0);
-            }
-            #[inline]
-            pub fn add_message(&mut self, message: ::flatbuffers::WIPOffset<&'b str>) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<_>>(Error::VT_MESSAGE, message);
-            }
-            #[inline]
-            pub fn add_route(&mut self, route: ::flatbuffers::WIPOffset<Route<'b>>) {
-                self.fbb_
-                    .push_slot_always::<::flatbuffers::WIPOffset<Route>>(Error::VT_ROUTE, route);
-            }
-            #[inline]
-            pub fn add_now(&mut self, now: u64) {
-                self.fbb_.push_slot::<u64>(Error::VT_NOW, now, 0);
-            }
-            #[inline]
-            pub fn new(
-                _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-            ) -> ErrorBuilder<'a, 'b, A> {
-                let start = _fbb.start_table();
-                ErrorBuilder {
-                    fbb_: _fbb,
-                    start_: start,
-                }
-            }
-            #[inline]
-            pub fn finish(self) -> ::flatbuffers::WIPOffset<Error<'a>> {
-                let o = self.fbb_.end_table(self.start_);
-                ::flatbuffers::WIPOffset::new(o.value())
-            }
-        }
-
-        impl ::core::fmt::Debug for Error<'_> {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                let mut ds = f.debug_struct("Error");
-                ds.field("code", &self.code());
-                ds.field("fate", &self.fate());
-                ds.field("retry_after_ms", &self.retry_after_ms());
-                ds.field("message", &self.message());
-                ds.field("route", &self.route());
-                ds.field("now", &self.now());
-                ds.finish()
-            }
-        }
-    } // pub mod wire
-} // pub mod rangedb
+    Ok(())
+  }
+}
+pub struct ValuesArgs<'a> {
+    pub results: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, KeyResult>>>,
+    pub values: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub errors: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Error<'a>>>>>,
+    pub now: u64,
+}
+impl<'a> Default for ValuesArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ValuesArgs {
+      results: None, // required field
+      values: None, // required field
+      errors: None,
+      now: 0,
+    }
+  }
+}
+
+pub struct ValuesBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ValuesBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_results(&mut self, results: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , KeyResult>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Values::VT_RESULTS, results);
+  }
+  #[inline]
+  pub fn add_values(&mut self, values: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Values::VT_VALUES, values);
+  }
+  #[inline]
+  pub fn add_errors(&mut self, errors: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Error<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Values::VT_ERRORS, errors);
+  }
+  #[inline]
+  pub fn add_now(&mut self, now: u64) {
+    self.fbb_.push_slot::<u64>(Values::VT_NOW, now, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ValuesBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ValuesBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Values<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Values::VT_RESULTS,"results");
+    self.fbb_.required(o, Values::VT_VALUES,"values");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Values<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Values");
+      ds.field("results", &self.results());
+      ds.field("values", &self.values());
+      ds.field("errors", &self.errors());
+      ds.field("now", &self.now());
+      ds.finish()
+  }
+}
+pub enum WrittenOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Written<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Written<'a> {
+  type Inner = Written<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Written<'a> {
+  pub const VT_VERSION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_EXISTED: ::flatbuffers::VOffsetT = 6;
+  pub const VT_NOW: ::flatbuffers::VOffsetT = 8;
+  pub const VT_NUMBERS: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Written { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args WrittenArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Written<'bldr>> {
+    let mut builder = WrittenBuilder::new(_fbb);
+    builder.add_now(args.now);
+    builder.add_version(args.version);
+    if let Some(x) = args.numbers { builder.add_numbers(x); }
+    builder.add_existed(args.existed);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn version(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Written::VT_VERSION, Some(0)).unwrap()}
+  }
+  /// Whether a key that a condition names, or that the only mutation deletes, had a value. False if the
+  /// batch adds to a number.
+  #[inline]
+  pub fn existed(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Written::VT_EXISTED, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn now(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Written::VT_NOW, Some(0)).unwrap()}
+  }
+  /// The numbers after the batch's additions, in the order of its mutations.
+  #[inline]
+  pub fn numbers(&self) -> Option<::flatbuffers::Vector<'a, i64>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, i64>>>(Written::VT_NUMBERS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Written<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("version", Self::VT_VERSION, false)?
+     .visit_field::<bool>("existed", Self::VT_EXISTED, false)?
+     .visit_field::<u64>("now", Self::VT_NOW, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, i64>>>("numbers", Self::VT_NUMBERS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct WrittenArgs<'a> {
+    pub version: u64,
+    pub existed: bool,
+    pub now: u64,
+    pub numbers: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, i64>>>,
+}
+impl<'a> Default for WrittenArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    WrittenArgs {
+      version: 0,
+      existed: false,
+      now: 0,
+      numbers: None,
+    }
+  }
+}
+
+pub struct WrittenBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> WrittenBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_version(&mut self, version: u64) {
+    self.fbb_.push_slot::<u64>(Written::VT_VERSION, version, 0);
+  }
+  #[inline]
+  pub fn add_existed(&mut self, existed: bool) {
+    self.fbb_.push_slot::<bool>(Written::VT_EXISTED, existed, false);
+  }
+  #[inline]
+  pub fn add_now(&mut self, now: u64) {
+    self.fbb_.push_slot::<u64>(Written::VT_NOW, now, 0);
+  }
+  #[inline]
+  pub fn add_numbers(&mut self, numbers: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , i64>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Written::VT_NUMBERS, numbers);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> WrittenBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    WrittenBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Written<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Written<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Written");
+      ds.field("version", &self.version());
+      ds.field("existed", &self.existed());
+      ds.field("now", &self.now());
+      ds.field("numbers", &self.numbers());
+      ds.finish()
+  }
+}
+pub enum ConditionFailedOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ConditionFailed<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ConditionFailed<'a> {
+  type Inner = ConditionFailed<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ConditionFailed<'a> {
+  pub const VT_CURRENT: ::flatbuffers::VOffsetT = 4;
+  pub const VT_NOW: ::flatbuffers::VOffsetT = 6;
+  pub const VT_CONDITION: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ConditionFailed { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ConditionFailedArgs
+  ) -> ::flatbuffers::WIPOffset<ConditionFailed<'bldr>> {
+    let mut builder = ConditionFailedBuilder::new(_fbb);
+    builder.add_now(args.now);
+    builder.add_current(args.current);
+    builder.add_condition(args.condition);
+    builder.finish()
+  }
+
+
+  /// Version of the present value of the condition's key; 0: there is none.
+  #[inline]
+  pub fn current(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ConditionFailed::VT_CURRENT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn now(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ConditionFailed::VT_NOW, Some(0)).unwrap()}
+  }
+  /// Which of the batch's conditions is the first that does not hold, from 0.
+  #[inline]
+  pub fn condition(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ConditionFailed::VT_CONDITION, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ConditionFailed<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("current", Self::VT_CURRENT, false)?
+     .visit_field::<u64>("now", Self::VT_NOW, false)?
+     .visit_field::<u32>("condition", Self::VT_CONDITION, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ConditionFailedArgs {
+    pub current: u64,
+    pub now: u64,
+    pub condition: u32,
+}
+impl<'a> Default for ConditionFailedArgs {
+  #[inline]
+  fn default() -> Self {
+    ConditionFailedArgs {
+      current: 0,
+      now: 0,
+      condition: 0,
+    }
+  }
+}
+
+pub struct ConditionFailedBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ConditionFailedBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_current(&mut self, current: u64) {
+    self.fbb_.push_slot::<u64>(ConditionFailed::VT_CURRENT, current, 0);
+  }
+  #[inline]
+  pub fn add_now(&mut self, now: u64) {
+    self.fbb_.push_slot::<u64>(ConditionFailed::VT_NOW, now, 0);
+  }
+  #[inline]
+  pub fn add_condition(&mut self, condition: u32) {
+    self.fbb_.push_slot::<u32>(ConditionFailed::VT_CONDITION, condition, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ConditionFailedBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ConditionFailedBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ConditionFailed<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ConditionFailed<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ConditionFailed");
+      ds.field("current", &self.current());
+      ds.field("now", &self.now());
+      ds.field("condition", &self.condition());
+      ds.finish()
+  }
+}
+pub enum RowOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Row<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Row<'a> {
+  type Inner = Row<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Row<'a> {
+  pub const VT_KEY: ::flatbuffers::VOffsetT = 4;
+  pub const VT_VALUE: ::flatbuffers::VOffsetT = 6;
+  pub const VT_VERSION: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Row { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args RowArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Row<'bldr>> {
+    let mut builder = RowBuilder::new(_fbb);
+    builder.add_version(args.version);
+    if let Some(x) = args.value { builder.add_value(x); }
+    if let Some(x) = args.key { builder.add_key(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn key(&self) -> ::flatbuffers::Vector<'a, u8> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Row::VT_KEY, None).unwrap()}
+  }
+  #[inline]
+  pub fn value(&self) -> ::flatbuffers::Vector<'a, u8> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Row::VT_VALUE, None).unwrap()}
+  }
+  #[inline]
+  pub fn version(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Row::VT_VERSION, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Row<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("key", Self::VT_KEY, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("value", Self::VT_VALUE, true)?
+     .visit_field::<u64>("version", Self::VT_VERSION, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RowArgs<'a> {
+    pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub value: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub version: u64,
+}
+impl<'a> Default for RowArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    RowArgs {
+      key: None, // required field
+      value: None, // required field
+      version: 0,
+    }
+  }
+}
+
+pub struct RowBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RowBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_key(&mut self, key: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Row::VT_KEY, key);
+  }
+  #[inline]
+  pub fn add_value(&mut self, value: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Row::VT_VALUE, value);
+  }
+  #[inline]
+  pub fn add_version(&mut self, version: u64) {
+    self.fbb_.push_slot::<u64>(Row::VT_VERSION, version, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RowBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    RowBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Row<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Row::VT_KEY,"key");
+    self.fbb_.required(o, Row::VT_VALUE,"value");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Row<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Row");
+      ds.field("key", &self.key());
+      ds.field("value", &self.value());
+      ds.field("version", &self.version());
+      ds.finish()
+  }
+}
+pub enum RowsOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Rows<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Rows<'a> {
+  type Inner = Rows<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Rows<'a> {
+  pub const VT_ROWS: ::flatbuffers::VOffsetT = 4;
+  pub const VT_CONTINUATION: ::flatbuffers::VOffsetT = 6;
+  pub const VT_AT: ::flatbuffers::VOffsetT = 8;
+  pub const VT_NOW: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Rows { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args RowsArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Rows<'bldr>> {
+    let mut builder = RowsBuilder::new(_fbb);
+    builder.add_now(args.now);
+    builder.add_at(args.at);
+    if let Some(x) = args.continuation { builder.add_continuation(x); }
+    if let Some(x) = args.rows { builder.add_rows(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn rows(&self) -> ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Row<'a>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Row>>>>(Rows::VT_ROWS, None).unwrap()}
+  }
+  /// Absent: the interval is exhausted.
+  #[inline]
+  pub fn continuation(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Rows::VT_CONTINUATION, None)}
+  }
+  #[inline]
+  pub fn at(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Rows::VT_AT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn now(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Rows::VT_NOW, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Rows<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Row>>>>("rows", Self::VT_ROWS, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("continuation", Self::VT_CONTINUATION, false)?
+     .visit_field::<u64>("at", Self::VT_AT, false)?
+     .visit_field::<u64>("now", Self::VT_NOW, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RowsArgs<'a> {
+    pub rows: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Row<'a>>>>>,
+    pub continuation: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub at: u64,
+    pub now: u64,
+}
+impl<'a> Default for RowsArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    RowsArgs {
+      rows: None, // required field
+      continuation: None,
+      at: 0,
+      now: 0,
+    }
+  }
+}
+
+pub struct RowsBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RowsBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_rows(&mut self, rows: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Row<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Rows::VT_ROWS, rows);
+  }
+  #[inline]
+  pub fn add_continuation(&mut self, continuation: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Rows::VT_CONTINUATION, continuation);
+  }
+  #[inline]
+  pub fn add_at(&mut self, at: u64) {
+    self.fbb_.push_slot::<u64>(Rows::VT_AT, at, 0);
+  }
+  #[inline]
+  pub fn add_now(&mut self, now: u64) {
+    self.fbb_.push_slot::<u64>(Rows::VT_NOW, now, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RowsBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    RowsBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Rows<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Rows::VT_ROWS,"rows");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Rows<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Rows");
+      ds.field("rows", &self.rows());
+      ds.field("continuation", &self.continuation());
+      ds.field("at", &self.at());
+      ds.field("now", &self.now());
+      ds.finish()
+  }
+}
+pub enum RouteOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Route<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Route<'a> {
+  type Inner = Route<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Route<'a> {
+  pub const VT_RANGE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_VERSION: ::flatbuffers::VOffsetT = 6;
+  pub const VT_CONF: ::flatbuffers::VOffsetT = 8;
+  pub const VT_START: ::flatbuffers::VOffsetT = 10;
+  pub const VT_END: ::flatbuffers::VOffsetT = 12;
+  pub const VT_LED: ::flatbuffers::VOffsetT = 14;
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 16;
+  pub const VT_SHARD: ::flatbuffers::VOffsetT = 18;
+  pub const VT_ADDRESS: ::flatbuffers::VOffsetT = 20;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Route { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args RouteArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Route<'bldr>> {
+    let mut builder = RouteBuilder::new(_fbb);
+    builder.add_node(args.node);
+    builder.add_range(args.range);
+    if let Some(x) = args.address { builder.add_address(x); }
+    if let Some(x) = args.end { builder.add_end(x); }
+    if let Some(x) = args.start { builder.add_start(x); }
+    builder.add_conf(args.conf);
+    builder.add_version(args.version);
+    builder.add_shard(args.shard);
+    builder.add_led(args.led);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn range(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Route::VT_RANGE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn version(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Route::VT_VERSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn conf(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Route::VT_CONF, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn start(&self) -> ::flatbuffers::Vector<'a, u8> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Route::VT_START, None).unwrap()}
+  }
+  /// Absent: to the end of the key space.
+  #[inline]
+  pub fn end(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Route::VT_END, None)}
+  }
+  /// Whether the leader is known.
+  #[inline]
+  pub fn led(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Route::VT_LED, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn node(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Route::VT_NODE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn shard(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(Route::VT_SHARD, Some(0)).unwrap()}
+  }
+  /// What the leader's node advertises, also if that is the node asked. Empty if it is not known.
+  #[inline]
+  pub fn address(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Route::VT_ADDRESS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Route<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("range", Self::VT_RANGE, false)?
+     .visit_field::<u32>("version", Self::VT_VERSION, false)?
+     .visit_field::<u32>("conf", Self::VT_CONF, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("start", Self::VT_START, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("end", Self::VT_END, false)?
+     .visit_field::<bool>("led", Self::VT_LED, false)?
+     .visit_field::<u64>("node", Self::VT_NODE, false)?
+     .visit_field::<u16>("shard", Self::VT_SHARD, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("address", Self::VT_ADDRESS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RouteArgs<'a> {
+    pub range: u64,
+    pub version: u32,
+    pub conf: u32,
+    pub start: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub end: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub led: bool,
+    pub node: u64,
+    pub shard: u16,
+    pub address: Option<::flatbuffers::WIPOffset<&'a str>>,
+}
+impl<'a> Default for RouteArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    RouteArgs {
+      range: 0,
+      version: 0,
+      conf: 0,
+      start: None, // required field
+      end: None,
+      led: false,
+      node: 0,
+      shard: 0,
+      address: None,
+    }
+  }
+}
+
+pub struct RouteBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RouteBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_range(&mut self, range: u64) {
+    self.fbb_.push_slot::<u64>(Route::VT_RANGE, range, 0);
+  }
+  #[inline]
+  pub fn add_version(&mut self, version: u32) {
+    self.fbb_.push_slot::<u32>(Route::VT_VERSION, version, 0);
+  }
+  #[inline]
+  pub fn add_conf(&mut self, conf: u32) {
+    self.fbb_.push_slot::<u32>(Route::VT_CONF, conf, 0);
+  }
+  #[inline]
+  pub fn add_start(&mut self, start: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Route::VT_START, start);
+  }
+  #[inline]
+  pub fn add_end(&mut self, end: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Route::VT_END, end);
+  }
+  #[inline]
+  pub fn add_led(&mut self, led: bool) {
+    self.fbb_.push_slot::<bool>(Route::VT_LED, led, false);
+  }
+  #[inline]
+  pub fn add_node(&mut self, node: u64) {
+    self.fbb_.push_slot::<u64>(Route::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn add_shard(&mut self, shard: u16) {
+    self.fbb_.push_slot::<u16>(Route::VT_SHARD, shard, 0);
+  }
+  #[inline]
+  pub fn add_address(&mut self, address: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Route::VT_ADDRESS, address);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RouteBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    RouteBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Route<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Route::VT_START,"start");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Route<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Route");
+      ds.field("range", &self.range());
+      ds.field("version", &self.version());
+      ds.field("conf", &self.conf());
+      ds.field("start", &self.start());
+      ds.field("end", &self.end());
+      ds.field("led", &self.led());
+      ds.field("node", &self.node());
+      ds.field("shard", &self.shard());
+      ds.field("address", &self.address());
+      ds.finish()
+  }
+}
+pub enum RoutesOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Routes<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Routes<'a> {
+  type Inner = Routes<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Routes<'a> {
+  pub const VT_ROUTES: ::flatbuffers::VOffsetT = 4;
+  pub const VT_NOW: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Routes { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args RoutesArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Routes<'bldr>> {
+    let mut builder = RoutesBuilder::new(_fbb);
+    builder.add_now(args.now);
+    if let Some(x) = args.routes { builder.add_routes(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn routes(&self) -> ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Route<'a>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Route>>>>(Routes::VT_ROUTES, None).unwrap()}
+  }
+  #[inline]
+  pub fn now(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Routes::VT_NOW, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Routes<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Route>>>>("routes", Self::VT_ROUTES, true)?
+     .visit_field::<u64>("now", Self::VT_NOW, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RoutesArgs<'a> {
+    pub routes: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Route<'a>>>>>,
+    pub now: u64,
+}
+impl<'a> Default for RoutesArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    RoutesArgs {
+      routes: None, // required field
+      now: 0,
+    }
+  }
+}
+
+pub struct RoutesBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RoutesBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_routes(&mut self, routes: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Route<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Routes::VT_ROUTES, routes);
+  }
+  #[inline]
+  pub fn add_now(&mut self, now: u64) {
+    self.fbb_.push_slot::<u64>(Routes::VT_NOW, now, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RoutesBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    RoutesBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Routes<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Routes::VT_ROUTES,"routes");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Routes<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Routes");
+      ds.field("routes", &self.routes());
+      ds.field("now", &self.now());
+      ds.finish()
+  }
+}
+pub enum RangeStateOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct RangeState<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for RangeState<'a> {
+  type Inner = RangeState<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> RangeState<'a> {
+  pub const VT_ROUTE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SYSTEM: ::flatbuffers::VOffsetT = 6;
+  pub const VT_REPLICA: ::flatbuffers::VOffsetT = 8;
+  pub const VT_TERM: ::flatbuffers::VOffsetT = 10;
+  pub const VT_APPLIED: ::flatbuffers::VOffsetT = 12;
+  pub const VT_DURABLE: ::flatbuffers::VOffsetT = 14;
+  pub const VT_LAST_TIMESTAMP: ::flatbuffers::VOffsetT = 16;
+  pub const VT_GC_THRESHOLD: ::flatbuffers::VOffsetT = 18;
+  pub const VT_WAITING: ::flatbuffers::VOffsetT = 20;
+  pub const VT_SESSIONS: ::flatbuffers::VOffsetT = 22;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    RangeState { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args RangeStateArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<RangeState<'bldr>> {
+    let mut builder = RangeStateBuilder::new(_fbb);
+    builder.add_gc_threshold(args.gc_threshold);
+    builder.add_last_timestamp(args.last_timestamp);
+    builder.add_durable(args.durable);
+    builder.add_applied(args.applied);
+    builder.add_term(args.term);
+    builder.add_replica(args.replica);
+    builder.add_sessions(args.sessions);
+    builder.add_waiting(args.waiting);
+    if let Some(x) = args.route { builder.add_route(x); }
+    builder.add_system(args.system);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn route(&self) -> Route<'a> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Route>>(RangeState::VT_ROUTE, None).unwrap()}
+  }
+  #[inline]
+  pub fn system(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(RangeState::VT_SYSTEM, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn replica(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(RangeState::VT_REPLICA, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn term(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(RangeState::VT_TERM, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn applied(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(RangeState::VT_APPLIED, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn durable(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(RangeState::VT_DURABLE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn last_timestamp(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(RangeState::VT_LAST_TIMESTAMP, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn gc_threshold(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(RangeState::VT_GC_THRESHOLD, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn waiting(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(RangeState::VT_WAITING, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn sessions(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(RangeState::VT_SESSIONS, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for RangeState<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<Route>>("route", Self::VT_ROUTE, true)?
+     .visit_field::<bool>("system", Self::VT_SYSTEM, false)?
+     .visit_field::<u64>("replica", Self::VT_REPLICA, false)?
+     .visit_field::<u64>("term", Self::VT_TERM, false)?
+     .visit_field::<u64>("applied", Self::VT_APPLIED, false)?
+     .visit_field::<u64>("durable", Self::VT_DURABLE, false)?
+     .visit_field::<u64>("last_timestamp", Self::VT_LAST_TIMESTAMP, false)?
+     .visit_field::<u64>("gc_threshold", Self::VT_GC_THRESHOLD, false)?
+     .visit_field::<u32>("waiting", Self::VT_WAITING, false)?
+     .visit_field::<u32>("sessions", Self::VT_SESSIONS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RangeStateArgs<'a> {
+    pub route: Option<::flatbuffers::WIPOffset<Route<'a>>>,
+    pub system: bool,
+    pub replica: u64,
+    pub term: u64,
+    pub applied: u64,
+    pub durable: u64,
+    pub last_timestamp: u64,
+    pub gc_threshold: u64,
+    pub waiting: u32,
+    pub sessions: u32,
+}
+impl<'a> Default for RangeStateArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    RangeStateArgs {
+      route: None, // required field
+      system: false,
+      replica: 0,
+      term: 0,
+      applied: 0,
+      durable: 0,
+      last_timestamp: 0,
+      gc_threshold: 0,
+      waiting: 0,
+      sessions: 0,
+    }
+  }
+}
+
+pub struct RangeStateBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RangeStateBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_route(&mut self, route: ::flatbuffers::WIPOffset<Route<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Route>>(RangeState::VT_ROUTE, route);
+  }
+  #[inline]
+  pub fn add_system(&mut self, system: bool) {
+    self.fbb_.push_slot::<bool>(RangeState::VT_SYSTEM, system, false);
+  }
+  #[inline]
+  pub fn add_replica(&mut self, replica: u64) {
+    self.fbb_.push_slot::<u64>(RangeState::VT_REPLICA, replica, 0);
+  }
+  #[inline]
+  pub fn add_term(&mut self, term: u64) {
+    self.fbb_.push_slot::<u64>(RangeState::VT_TERM, term, 0);
+  }
+  #[inline]
+  pub fn add_applied(&mut self, applied: u64) {
+    self.fbb_.push_slot::<u64>(RangeState::VT_APPLIED, applied, 0);
+  }
+  #[inline]
+  pub fn add_durable(&mut self, durable: u64) {
+    self.fbb_.push_slot::<u64>(RangeState::VT_DURABLE, durable, 0);
+  }
+  #[inline]
+  pub fn add_last_timestamp(&mut self, last_timestamp: u64) {
+    self.fbb_.push_slot::<u64>(RangeState::VT_LAST_TIMESTAMP, last_timestamp, 0);
+  }
+  #[inline]
+  pub fn add_gc_threshold(&mut self, gc_threshold: u64) {
+    self.fbb_.push_slot::<u64>(RangeState::VT_GC_THRESHOLD, gc_threshold, 0);
+  }
+  #[inline]
+  pub fn add_waiting(&mut self, waiting: u32) {
+    self.fbb_.push_slot::<u32>(RangeState::VT_WAITING, waiting, 0);
+  }
+  #[inline]
+  pub fn add_sessions(&mut self, sessions: u32) {
+    self.fbb_.push_slot::<u32>(RangeState::VT_SESSIONS, sessions, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RangeStateBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    RangeStateBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<RangeState<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, RangeState::VT_ROUTE,"route");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for RangeState<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("RangeState");
+      ds.field("route", &self.route());
+      ds.field("system", &self.system());
+      ds.field("replica", &self.replica());
+      ds.field("term", &self.term());
+      ds.field("applied", &self.applied());
+      ds.field("durable", &self.durable());
+      ds.field("last_timestamp", &self.last_timestamp());
+      ds.field("gc_threshold", &self.gc_threshold());
+      ds.field("waiting", &self.waiting());
+      ds.field("sessions", &self.sessions());
+      ds.finish()
+  }
+}
+pub enum MemoryUseOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// A use of memory that has a budget. A cache counts what was looked for in it.
+pub struct MemoryUse<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for MemoryUse<'a> {
+  type Inner = MemoryUse<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> MemoryUse<'a> {
+  pub const VT_NAME: ::flatbuffers::VOffsetT = 4;
+  pub const VT_USED: ::flatbuffers::VOffsetT = 6;
+  pub const VT_BOUND: ::flatbuffers::VOffsetT = 8;
+  pub const VT_HITS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_MISSES: ::flatbuffers::VOffsetT = 12;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    MemoryUse { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args MemoryUseArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<MemoryUse<'bldr>> {
+    let mut builder = MemoryUseBuilder::new(_fbb);
+    builder.add_misses(args.misses);
+    builder.add_hits(args.hits);
+    builder.add_bound(args.bound);
+    builder.add_used(args.used);
+    if let Some(x) = args.name { builder.add_name(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn name(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(MemoryUse::VT_NAME, None).unwrap()}
+  }
+  #[inline]
+  pub fn used(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(MemoryUse::VT_USED, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn bound(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(MemoryUse::VT_BOUND, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn hits(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(MemoryUse::VT_HITS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn misses(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(MemoryUse::VT_MISSES, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for MemoryUse<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, true)?
+     .visit_field::<u64>("used", Self::VT_USED, false)?
+     .visit_field::<u64>("bound", Self::VT_BOUND, false)?
+     .visit_field::<u64>("hits", Self::VT_HITS, false)?
+     .visit_field::<u64>("misses", Self::VT_MISSES, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct MemoryUseArgs<'a> {
+    pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub used: u64,
+    pub bound: u64,
+    pub hits: u64,
+    pub misses: u64,
+}
+impl<'a> Default for MemoryUseArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    MemoryUseArgs {
+      name: None, // required field
+      used: 0,
+      bound: 0,
+      hits: 0,
+      misses: 0,
+    }
+  }
+}
+
+pub struct MemoryUseBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MemoryUseBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_name(&mut self, name: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(MemoryUse::VT_NAME, name);
+  }
+  #[inline]
+  pub fn add_used(&mut self, used: u64) {
+    self.fbb_.push_slot::<u64>(MemoryUse::VT_USED, used, 0);
+  }
+  #[inline]
+  pub fn add_bound(&mut self, bound: u64) {
+    self.fbb_.push_slot::<u64>(MemoryUse::VT_BOUND, bound, 0);
+  }
+  #[inline]
+  pub fn add_hits(&mut self, hits: u64) {
+    self.fbb_.push_slot::<u64>(MemoryUse::VT_HITS, hits, 0);
+  }
+  #[inline]
+  pub fn add_misses(&mut self, misses: u64) {
+    self.fbb_.push_slot::<u64>(MemoryUse::VT_MISSES, misses, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> MemoryUseBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    MemoryUseBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<MemoryUse<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, MemoryUse::VT_NAME,"name");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for MemoryUse<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("MemoryUse");
+      ds.field("name", &self.name());
+      ds.field("used", &self.used());
+      ds.field("bound", &self.bound());
+      ds.field("hits", &self.hits());
+      ds.field("misses", &self.misses());
+      ds.finish()
+  }
+}
+pub enum ShardStateOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ShardState<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ShardState<'a> {
+  type Inner = ShardState<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ShardState<'a> {
+  pub const VT_SHARD: ::flatbuffers::VOffsetT = 4;
+  pub const VT_RANGES: ::flatbuffers::VOffsetT = 6;
+  pub const VT_REPLAY_BYTES: ::flatbuffers::VOffsetT = 8;
+  pub const VT_PRESSURE: ::flatbuffers::VOffsetT = 10;
+  pub const VT_DISK_FULL: ::flatbuffers::VOffsetT = 12;
+  pub const VT_LOG_WRITES: ::flatbuffers::VOffsetT = 14;
+  pub const VT_LOG_BYTES: ::flatbuffers::VOffsetT = 16;
+  pub const VT_TABLE_BYTES: ::flatbuffers::VOffsetT = 18;
+  pub const VT_TABLES: ::flatbuffers::VOffsetT = 20;
+  pub const VT_FROZEN_MEMTABLES: ::flatbuffers::VOffsetT = 22;
+  pub const VT_CONNECTIONS: ::flatbuffers::VOffsetT = 24;
+  pub const VT_MEMORY: ::flatbuffers::VOffsetT = 26;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ShardState { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ShardStateArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ShardState<'bldr>> {
+    let mut builder = ShardStateBuilder::new(_fbb);
+    builder.add_table_bytes(args.table_bytes);
+    builder.add_log_bytes(args.log_bytes);
+    builder.add_log_writes(args.log_writes);
+    builder.add_replay_bytes(args.replay_bytes);
+    if let Some(x) = args.memory { builder.add_memory(x); }
+    builder.add_connections(args.connections);
+    builder.add_frozen_memtables(args.frozen_memtables);
+    builder.add_tables(args.tables);
+    builder.add_pressure(args.pressure);
+    if let Some(x) = args.ranges { builder.add_ranges(x); }
+    builder.add_shard(args.shard);
+    builder.add_disk_full(args.disk_full);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn shard(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(ShardState::VT_SHARD, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn ranges(&self) -> ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<RangeState<'a>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<RangeState>>>>(ShardState::VT_RANGES, None).unwrap()}
+  }
+  #[inline]
+  pub fn replay_bytes(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardState::VT_REPLAY_BYTES, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn pressure(&self) -> f32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<f32>(ShardState::VT_PRESSURE, Some(0.0)).unwrap()}
+  }
+  #[inline]
+  pub fn disk_full(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(ShardState::VT_DISK_FULL, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn log_writes(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardState::VT_LOG_WRITES, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn log_bytes(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardState::VT_LOG_BYTES, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn table_bytes(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardState::VT_TABLE_BYTES, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn tables(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ShardState::VT_TABLES, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn frozen_memtables(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ShardState::VT_FROZEN_MEMTABLES, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn connections(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ShardState::VT_CONNECTIONS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn memory(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<MemoryUse<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<MemoryUse>>>>(ShardState::VT_MEMORY, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ShardState<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u16>("shard", Self::VT_SHARD, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<RangeState>>>>("ranges", Self::VT_RANGES, true)?
+     .visit_field::<u64>("replay_bytes", Self::VT_REPLAY_BYTES, false)?
+     .visit_field::<f32>("pressure", Self::VT_PRESSURE, false)?
+     .visit_field::<bool>("disk_full", Self::VT_DISK_FULL, false)?
+     .visit_field::<u64>("log_writes", Self::VT_LOG_WRITES, false)?
+     .visit_field::<u64>("log_bytes", Self::VT_LOG_BYTES, false)?
+     .visit_field::<u64>("table_bytes", Self::VT_TABLE_BYTES, false)?
+     .visit_field::<u32>("tables", Self::VT_TABLES, false)?
+     .visit_field::<u32>("frozen_memtables", Self::VT_FROZEN_MEMTABLES, false)?
+     .visit_field::<u32>("connections", Self::VT_CONNECTIONS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<MemoryUse>>>>("memory", Self::VT_MEMORY, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ShardStateArgs<'a> {
+    pub shard: u16,
+    pub ranges: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<RangeState<'a>>>>>,
+    pub replay_bytes: u64,
+    pub pressure: f32,
+    pub disk_full: bool,
+    pub log_writes: u64,
+    pub log_bytes: u64,
+    pub table_bytes: u64,
+    pub tables: u32,
+    pub frozen_memtables: u32,
+    pub connections: u32,
+    pub memory: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<MemoryUse<'a>>>>>,
+}
+impl<'a> Default for ShardStateArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ShardStateArgs {
+      shard: 0,
+      ranges: None, // required field
+      replay_bytes: 0,
+      pressure: 0.0,
+      disk_full: false,
+      log_writes: 0,
+      log_bytes: 0,
+      table_bytes: 0,
+      tables: 0,
+      frozen_memtables: 0,
+      connections: 0,
+      memory: None,
+    }
+  }
+}
+
+pub struct ShardStateBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ShardStateBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_shard(&mut self, shard: u16) {
+    self.fbb_.push_slot::<u16>(ShardState::VT_SHARD, shard, 0);
+  }
+  #[inline]
+  pub fn add_ranges(&mut self, ranges: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<RangeState<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ShardState::VT_RANGES, ranges);
+  }
+  #[inline]
+  pub fn add_replay_bytes(&mut self, replay_bytes: u64) {
+    self.fbb_.push_slot::<u64>(ShardState::VT_REPLAY_BYTES, replay_bytes, 0);
+  }
+  #[inline]
+  pub fn add_pressure(&mut self, pressure: f32) {
+    self.fbb_.push_slot::<f32>(ShardState::VT_PRESSURE, pressure, 0.0);
+  }
+  #[inline]
+  pub fn add_disk_full(&mut self, disk_full: bool) {
+    self.fbb_.push_slot::<bool>(ShardState::VT_DISK_FULL, disk_full, false);
+  }
+  #[inline]
+  pub fn add_log_writes(&mut self, log_writes: u64) {
+    self.fbb_.push_slot::<u64>(ShardState::VT_LOG_WRITES, log_writes, 0);
+  }
+  #[inline]
+  pub fn add_log_bytes(&mut self, log_bytes: u64) {
+    self.fbb_.push_slot::<u64>(ShardState::VT_LOG_BYTES, log_bytes, 0);
+  }
+  #[inline]
+  pub fn add_table_bytes(&mut self, table_bytes: u64) {
+    self.fbb_.push_slot::<u64>(ShardState::VT_TABLE_BYTES, table_bytes, 0);
+  }
+  #[inline]
+  pub fn add_tables(&mut self, tables: u32) {
+    self.fbb_.push_slot::<u32>(ShardState::VT_TABLES, tables, 0);
+  }
+  #[inline]
+  pub fn add_frozen_memtables(&mut self, frozen_memtables: u32) {
+    self.fbb_.push_slot::<u32>(ShardState::VT_FROZEN_MEMTABLES, frozen_memtables, 0);
+  }
+  #[inline]
+  pub fn add_connections(&mut self, connections: u32) {
+    self.fbb_.push_slot::<u32>(ShardState::VT_CONNECTIONS, connections, 0);
+  }
+  #[inline]
+  pub fn add_memory(&mut self, memory: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<MemoryUse<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ShardState::VT_MEMORY, memory);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ShardStateBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ShardStateBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ShardState<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, ShardState::VT_RANGES,"ranges");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ShardState<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ShardState");
+      ds.field("shard", &self.shard());
+      ds.field("ranges", &self.ranges());
+      ds.field("replay_bytes", &self.replay_bytes());
+      ds.field("pressure", &self.pressure());
+      ds.field("disk_full", &self.disk_full());
+      ds.field("log_writes", &self.log_writes());
+      ds.field("log_bytes", &self.log_bytes());
+      ds.field("table_bytes", &self.table_bytes());
+      ds.field("tables", &self.tables());
+      ds.field("frozen_memtables", &self.frozen_memtables());
+      ds.field("connections", &self.connections());
+      ds.field("memory", &self.memory());
+      ds.finish()
+  }
+}
+pub enum NodeStateOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct NodeState<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for NodeState<'a> {
+  type Inner = NodeState<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> NodeState<'a> {
+  pub const VT_CLUSTER: ::flatbuffers::VOffsetT = 4;
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 6;
+  pub const VT_RELEASE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_HEALTH: ::flatbuffers::VOffsetT = 10;
+  pub const VT_UPTIME_MS: ::flatbuffers::VOffsetT = 12;
+  pub const VT_SHARDS: ::flatbuffers::VOffsetT = 14;
+  pub const VT_NOW: ::flatbuffers::VOffsetT = 16;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    NodeState { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args NodeStateArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<NodeState<'bldr>> {
+    let mut builder = NodeStateBuilder::new(_fbb);
+    builder.add_now(args.now);
+    builder.add_uptime_ms(args.uptime_ms);
+    builder.add_node(args.node);
+    if let Some(x) = args.shards { builder.add_shards(x); }
+    if let Some(x) = args.health { builder.add_health(x); }
+    if let Some(x) = args.release { builder.add_release(x); }
+    if let Some(x) = args.cluster { builder.add_cluster(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn cluster(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(NodeState::VT_CLUSTER, None).unwrap()}
+  }
+  #[inline]
+  pub fn node(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(NodeState::VT_NODE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn release(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(NodeState::VT_RELEASE, None).unwrap()}
+  }
+  #[inline]
+  pub fn health(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(NodeState::VT_HEALTH, None).unwrap()}
+  }
+  #[inline]
+  pub fn uptime_ms(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(NodeState::VT_UPTIME_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn shards(&self) -> ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ShardState<'a>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ShardState>>>>(NodeState::VT_SHARDS, None).unwrap()}
+  }
+  #[inline]
+  pub fn now(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(NodeState::VT_NOW, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for NodeState<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("cluster", Self::VT_CLUSTER, true)?
+     .visit_field::<u64>("node", Self::VT_NODE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("release", Self::VT_RELEASE, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("health", Self::VT_HEALTH, true)?
+     .visit_field::<u64>("uptime_ms", Self::VT_UPTIME_MS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<ShardState>>>>("shards", Self::VT_SHARDS, true)?
+     .visit_field::<u64>("now", Self::VT_NOW, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct NodeStateArgs<'a> {
+    pub cluster: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub node: u64,
+    pub release: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub health: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub uptime_ms: u64,
+    pub shards: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ShardState<'a>>>>>,
+    pub now: u64,
+}
+impl<'a> Default for NodeStateArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    NodeStateArgs {
+      cluster: None, // required field
+      node: 0,
+      release: None, // required field
+      health: None, // required field
+      uptime_ms: 0,
+      shards: None, // required field
+      now: 0,
+    }
+  }
+}
+
+pub struct NodeStateBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> NodeStateBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_cluster(&mut self, cluster: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(NodeState::VT_CLUSTER, cluster);
+  }
+  #[inline]
+  pub fn add_node(&mut self, node: u64) {
+    self.fbb_.push_slot::<u64>(NodeState::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn add_release(&mut self, release: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(NodeState::VT_RELEASE, release);
+  }
+  #[inline]
+  pub fn add_health(&mut self, health: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(NodeState::VT_HEALTH, health);
+  }
+  #[inline]
+  pub fn add_uptime_ms(&mut self, uptime_ms: u64) {
+    self.fbb_.push_slot::<u64>(NodeState::VT_UPTIME_MS, uptime_ms, 0);
+  }
+  #[inline]
+  pub fn add_shards(&mut self, shards: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<ShardState<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(NodeState::VT_SHARDS, shards);
+  }
+  #[inline]
+  pub fn add_now(&mut self, now: u64) {
+    self.fbb_.push_slot::<u64>(NodeState::VT_NOW, now, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> NodeStateBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    NodeStateBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<NodeState<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, NodeState::VT_CLUSTER,"cluster");
+    self.fbb_.required(o, NodeState::VT_RELEASE,"release");
+    self.fbb_.required(o, NodeState::VT_HEALTH,"health");
+    self.fbb_.required(o, NodeState::VT_SHARDS,"shards");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for NodeState<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("NodeState");
+      ds.field("cluster", &self.cluster());
+      ds.field("node", &self.node());
+      ds.field("release", &self.release());
+      ds.field("health", &self.health());
+      ds.field("uptime_ms", &self.uptime_ms());
+      ds.field("shards", &self.shards());
+      ds.field("now", &self.now());
+      ds.finish()
+  }
+}
+pub enum AdminOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Shows or steers the cluster. The command and what it gives are JSON.
+pub struct Admin<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Admin<'a> {
+  type Inner = Admin<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Admin<'a> {
+  pub const VT_COMMAND: ::flatbuffers::VOffsetT = 4;
+  pub const VT_DEADLINE_MS: ::flatbuffers::VOffsetT = 6;
+  pub const VT_TOKEN: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Admin { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args AdminArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Admin<'bldr>> {
+    let mut builder = AdminBuilder::new(_fbb);
+    builder.add_token(args.token);
+    builder.add_deadline_ms(args.deadline_ms);
+    if let Some(x) = args.command { builder.add_command(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn command(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Admin::VT_COMMAND, None).unwrap()}
+  }
+  #[inline]
+  pub fn deadline_ms(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Admin::VT_DEADLINE_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn token(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Admin::VT_TOKEN, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Admin<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("command", Self::VT_COMMAND, true)?
+     .visit_field::<u32>("deadline_ms", Self::VT_DEADLINE_MS, false)?
+     .visit_field::<u64>("token", Self::VT_TOKEN, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct AdminArgs<'a> {
+    pub command: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub deadline_ms: u32,
+    pub token: u64,
+}
+impl<'a> Default for AdminArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    AdminArgs {
+      command: None, // required field
+      deadline_ms: 0,
+      token: 0,
+    }
+  }
+}
+
+pub struct AdminBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AdminBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_command(&mut self, command: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Admin::VT_COMMAND, command);
+  }
+  #[inline]
+  pub fn add_deadline_ms(&mut self, deadline_ms: u32) {
+    self.fbb_.push_slot::<u32>(Admin::VT_DEADLINE_MS, deadline_ms, 0);
+  }
+  #[inline]
+  pub fn add_token(&mut self, token: u64) {
+    self.fbb_.push_slot::<u64>(Admin::VT_TOKEN, token, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AdminBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    AdminBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Admin<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Admin::VT_COMMAND,"command");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Admin<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Admin");
+      ds.field("command", &self.command());
+      ds.field("deadline_ms", &self.deadline_ms());
+      ds.field("token", &self.token());
+      ds.finish()
+  }
+}
+pub enum AdminDoneOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct AdminDone<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for AdminDone<'a> {
+  type Inner = AdminDone<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> AdminDone<'a> {
+  pub const VT_JSON: ::flatbuffers::VOffsetT = 4;
+  pub const VT_NOW: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    AdminDone { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args AdminDoneArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<AdminDone<'bldr>> {
+    let mut builder = AdminDoneBuilder::new(_fbb);
+    builder.add_now(args.now);
+    if let Some(x) = args.json { builder.add_json(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn json(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(AdminDone::VT_JSON, None).unwrap()}
+  }
+  #[inline]
+  pub fn now(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(AdminDone::VT_NOW, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for AdminDone<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("json", Self::VT_JSON, true)?
+     .visit_field::<u64>("now", Self::VT_NOW, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct AdminDoneArgs<'a> {
+    pub json: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub now: u64,
+}
+impl<'a> Default for AdminDoneArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    AdminDoneArgs {
+      json: None, // required field
+      now: 0,
+    }
+  }
+}
+
+pub struct AdminDoneBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AdminDoneBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_json(&mut self, json: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(AdminDone::VT_JSON, json);
+  }
+  #[inline]
+  pub fn add_now(&mut self, now: u64) {
+    self.fbb_.push_slot::<u64>(AdminDone::VT_NOW, now, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AdminDoneBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    AdminDoneBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<AdminDone<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, AdminDone::VT_JSON,"json");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for AdminDone<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("AdminDone");
+      ds.field("json", &self.json());
+      ds.field("now", &self.now());
+      ds.finish()
+  }
+}
+pub enum ErrorOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Error<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Error<'a> {
+  type Inner = Error<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Error<'a> {
+  pub const VT_CODE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_FATE: ::flatbuffers::VOffsetT = 6;
+  pub const VT_RETRY_AFTER_MS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_MESSAGE: ::flatbuffers::VOffsetT = 10;
+  pub const VT_ROUTE: ::flatbuffers::VOffsetT = 12;
+  pub const VT_NOW: ::flatbuffers::VOffsetT = 14;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Error { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ErrorArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Error<'bldr>> {
+    let mut builder = ErrorBuilder::new(_fbb);
+    builder.add_now(args.now);
+    if let Some(x) = args.route { builder.add_route(x); }
+    if let Some(x) = args.message { builder.add_message(x); }
+    builder.add_retry_after_ms(args.retry_after_ms);
+    builder.add_code(args.code);
+    builder.add_fate(args.fate);
+    builder.finish()
+  }
+
+
+  /// See the page's table of errors.
+  #[inline]
+  pub fn code(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(Error::VT_CODE, Some(0)).unwrap()}
+  }
+  /// 0: not applied, 1: unknown, 2: applied.
+  #[inline]
+  pub fn fate(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(Error::VT_FATE, Some(0)).unwrap()}
+  }
+  /// 0: it is not known.
+  #[inline]
+  pub fn retry_after_ms(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Error::VT_RETRY_AFTER_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn message(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Error::VT_MESSAGE, None)}
+  }
+  /// Where to go instead, when the code says so.
+  #[inline]
+  pub fn route(&self) -> Option<Route<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Route>>(Error::VT_ROUTE, None)}
+  }
+  #[inline]
+  pub fn now(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Error::VT_NOW, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Error<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u16>("code", Self::VT_CODE, false)?
+     .visit_field::<u8>("fate", Self::VT_FATE, false)?
+     .visit_field::<u32>("retry_after_ms", Self::VT_RETRY_AFTER_MS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("message", Self::VT_MESSAGE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<Route>>("route", Self::VT_ROUTE, false)?
+     .visit_field::<u64>("now", Self::VT_NOW, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ErrorArgs<'a> {
+    pub code: u16,
+    pub fate: u8,
+    pub retry_after_ms: u32,
+    pub message: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub route: Option<::flatbuffers::WIPOffset<Route<'a>>>,
+    pub now: u64,
+}
+impl<'a> Default for ErrorArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ErrorArgs {
+      code: 0,
+      fate: 0,
+      retry_after_ms: 0,
+      message: None,
+      route: None,
+      now: 0,
+    }
+  }
+}
+
+pub struct ErrorBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ErrorBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_code(&mut self, code: u16) {
+    self.fbb_.push_slot::<u16>(Error::VT_CODE, code, 0);
+  }
+  #[inline]
+  pub fn add_fate(&mut self, fate: u8) {
+    self.fbb_.push_slot::<u8>(Error::VT_FATE, fate, 0);
+  }
+  #[inline]
+  pub fn add_retry_after_ms(&mut self, retry_after_ms: u32) {
+    self.fbb_.push_slot::<u32>(Error::VT_RETRY_AFTER_MS, retry_after_ms, 0);
+  }
+  #[inline]
+  pub fn add_message(&mut self, message: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Error::VT_MESSAGE, message);
+  }
+  #[inline]
+  pub fn add_route(&mut self, route: ::flatbuffers::WIPOffset<Route<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Route>>(Error::VT_ROUTE, route);
+  }
+  #[inline]
+  pub fn add_now(&mut self, now: u64) {
+    self.fbb_.push_slot::<u64>(Error::VT_NOW, now, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ErrorBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ErrorBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Error<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Error<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Error");
+      ds.field("code", &self.code());
+      ds.field("fate", &self.fate());
+      ds.field("retry_after_ms", &self.retry_after_ms());
+      ds.field("message", &self.message());
+      ds.field("route", &self.route());
+      ds.field("now", &self.now());
+      ds.finish()
+  }
+}
+}  // pub mod wire
+}  // pub mod rangedb
+

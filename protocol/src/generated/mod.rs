@@ -1,4 +1,4 @@
-//! What `flatc` makes of `schema/client.fbs`. `schema.sha256` names the schema it was made from.
+//! What `flatc` makes of `schema/client.fbs`. `files.sha256` holds the hashes of both.
 
 #![allow(
     missing_docs,
