@@ -54,9 +54,9 @@ impl Client {
     /// [`ErrorCode::Invalid`] without an address.
     pub async fn connect(options: impl Into<ClientOptions>) -> Result<Client, Error> {
         let options = options.into();
-        let patience = options.connect_timeout.unwrap_or(options.timeout);
+        let timeout = options.connect_timeout.unwrap_or(options.timeout);
         let client = Client::connect_lazy(options)?;
-        let until = Instant::now() + patience.min(TIMEOUT_MAX);
+        let until = Instant::now() + timeout.min(TIMEOUT_MAX);
         let mut tries = 0;
         loop {
             let deadline = until.max(client.deadline());

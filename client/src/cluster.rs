@@ -1,6 +1,6 @@
 //! The cluster to which a client belongs.
 //!
-//! Every node names its cluster in its answer to a preamble. The first node that a client meets
+//! Every node names its cluster in its answer to a handshake. The first node that a client meets
 //! binds the client to its cluster, unless the caller has named one. A node of another cluster is
 //! never used: not at an address from the caller, not at an address from a route, and not at one
 //! that served the right cluster before. Otherwise a stale address could split a client's writes

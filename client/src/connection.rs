@@ -49,42 +49,42 @@ pub struct ReplyFrame {
 
 /// How long a caller waits for a reply.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct ReplyWait {
     /// When it gives up.
     pub deadline: Instant,
     /// How often it is notified that there is no reply yet.
-    pub told_every: Option<Duration>,
+    pub notify_every: Option<Duration>,
 }
 
 /// What a caller receives for its request.
-enum Heard {
+enum Delivery {
     Reply(ReplyFrame),
     Lost(Lost),
     /// There is no reply yet; further news comes through this receiver.
-    Silence(oneshot::Receiver<Heard>),
+    Silence(oneshot::Receiver<Delivery>),
 }
 
 struct Waiting {
     /// `None`: no caller waits any more.
-    caller: Option<oneshot::Sender<Heard>>,
-    patience: Patience,
+    caller: Option<oneshot::Sender<Delivery>>,
+    wait: ReplyWait,
     /// When the caller is next notified that there is no reply yet.
-    tell_at: Option<Instant>,
+    notify_at: Option<Instant>,
 }
 
 impl Waiting {
     /// The message that is due for the caller, and its channel.
-    fn look(&mut self, now: Instant) -> Option<(oneshot::Sender<Heard>, Heard)> {
-        if self.patience.deadline <= now {
-            return Some((self.caller.take()?, Heard::Lost(Lost::Late)));
+    fn look(&mut self, now: Instant) -> Option<(oneshot::Sender<Delivery>, Delivery)> {
+        if self.wait.deadline <= now {
+            return Some((self.caller.take()?, Delivery::Lost(Lost::Late)));
         }
-        if self.tell_at? > now {
+        if self.notify_at? > now {
             return None;
         }
-        self.tell_at = self.patience.told_every.map(|every| now + every);
+        self.notify_at = self.wait.notify_every.map(|every| now + every);
         let (caller, later) = oneshot::channel();
-        let told = self.caller.replace(caller)?;
-        Some((told, Heard::Silence(later)))
+        let notified = self.caller.replace(caller)?;
+        Some((notified, Delivery::Silence(later)))
     }
 }
 
@@ -97,15 +97,15 @@ pub enum News {
 }
 
 /// A request that was sent.
-pub struct Sent(oneshot::Receiver<Heard>);
+pub struct Sent(oneshot::Receiver<Delivery>);
 
 impl Sent {
     /// Waits for news. Dropping this future loses nothing.
     pub async fn news(&mut self) -> News {
         match (&mut self.0).await {
-            Ok(Heard::Reply(frame)) => News::Ended(Ok(frame)),
-            Ok(Heard::Lost(lost)) => News::Ended(Err(lost)),
-            Ok(Heard::Silence(later)) => {
+            Ok(Delivery::Reply(frame)) => News::Ended(Ok(frame)),
+            Ok(Delivery::Lost(lost)) => News::Ended(Err(lost)),
+            Ok(Delivery::Silence(later)) => {
                 self.0 = later;
                 News::Silence
             }
@@ -114,7 +114,7 @@ impl Sent {
     }
 }
 
-struct State {
+struct ConnectionState {
     output: Vec<u8>,
     /// Whether the sending task has bytes that go before `output`.
     sending: bool,
@@ -129,7 +129,7 @@ struct State {
 struct Shared {
     /// The id of the node at the other end.
     node: u64,
-    state: Mutex<State>,
+    state: Mutex<ConnectionState>,
     writer: OwnedWriteHalf,
     to_send: Notify,
     /// Wakes callers that wait for room in the output.
@@ -138,7 +138,7 @@ struct Shared {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ConnectionState> {
         // No code panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -164,7 +164,7 @@ impl Shared {
         for (_, waiting) in waiting {
             if let Some(caller) = waiting.caller {
                 // The caller may have gone.
-                let _ = caller.send(Heard::Lost(Lost::Broken(reason.clone())));
+                let _ = caller.send(Delivery::Lost(Lost::Broken(reason.clone())));
             }
         }
     }
@@ -186,12 +186,12 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection over a stream on which node `node` has accepted the preamble.
+    /// A connection over a stream on which node `node` has accepted the handshake.
     pub fn start(stream: TcpStream, node: u64) -> Connection {
         let (reader, writer) = stream.into_split();
         let shared = Arc::new(Shared {
             node,
-            state: Mutex::new(State {
+            state: Mutex::new(ConnectionState {
                 output: Vec::new(),
                 sending: false,
                 builder: FlatBufferBuilder::new(),
@@ -225,11 +225,11 @@ impl Connection {
     /// # Errors
     /// There is no reply; see [`Lost`].
     pub async fn call(&self, request: &Request<'_>, deadline: Instant) -> Result<ReplyFrame, Lost> {
-        let patience = Patience {
+        let wait = ReplyWait {
             deadline,
-            told_every: None,
+            notify_every: None,
         };
-        let mut sent = self.send(request, patience).await?;
+        let mut sent = self.send(request, wait).await?;
         loop {
             if let News::Ended(result) = sent.news().await {
                 return result;
@@ -241,8 +241,8 @@ impl Connection {
     ///
     /// # Errors
     /// It could not be sent in time; see [`Lost`].
-    pub async fn send(&self, request: &Request<'_>, patience: Patience) -> Result<Sent, Lost> {
-        let deadline = patience.deadline;
+    pub async fn send(&self, request: &Request<'_>, wait: ReplyWait) -> Result<Sent, Lost> {
+        let deadline = wait.deadline;
         let permit = match self.shared.room.try_acquire() {
             Ok(permit) => permit,
             Err(_) => {
@@ -264,8 +264,8 @@ impl Connection {
                 if state.output.len() < OUTPUT_LEN_MAX {
                     let id = state.waiting.insert(Waiting {
                         caller: Some(caller),
-                        patience,
-                        tell_at: patience.told_every.map(|every| Instant::now() + every),
+                        wait,
+                        notify_at: wait.notify_every.map(|every| Instant::now() + every),
                     });
                     self.put_out(&mut state, id as u64, request);
                     break;
@@ -285,7 +285,7 @@ impl Connection {
     }
 
     /// Sends a request at once if it is alone, otherwise leaves it to the sending task.
-    fn put_out(&self, state: &mut State, id: u64, request: &Request<'_>) {
+    fn put_out(&self, state: &mut ConnectionState, id: u64, request: &Request<'_>) {
         let was_empty = state.output.is_empty();
         request.encode(id, &mut state.builder, &mut state.output);
         if !was_empty {
@@ -380,7 +380,7 @@ async fn receive(shared: &Shared, mut reader: OwnedReadHalf) -> Reason {
             shared.room.add_permits(1);
             if let Some(caller) = waiting.caller {
                 // The caller may have gone.
-                let _ = caller.send(Heard::Reply(ReplyFrame { kind, body }));
+                let _ = caller.send(Delivery::Reply(ReplyFrame { kind, body }));
             }
         }
     }
@@ -391,7 +391,7 @@ async fn watch_deadlines(task: TaskOf) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     loop {
         ticks.tick().await;
-        let mut told = Vec::new();
+        let mut notified = Vec::new();
         let silent = {
             let mut state = shared.lock();
             if state.broken.is_some() {
@@ -399,13 +399,12 @@ async fn watch_deadlines(task: TaskOf) {
             }
             let now = Instant::now();
             for (_, waiting) in &mut state.waiting {
-                told.extend(waiting.look(now));
+                notified.extend(waiting.look(now));
             }
             now.saturating_duration_since(state.received) > SILENT
-                && (state.waiting.iter())
-                    .any(|(_, waiting)| waiting.patience.deadline + SILENT <= now)
+                && (state.waiting.iter()).any(|(_, waiting)| waiting.wait.deadline + SILENT <= now)
         };
-        for (caller, heard) in told {
+        for (caller, heard) in notified {
             // The caller may have gone.
             let _ = caller.send(heard);
         }

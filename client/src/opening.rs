@@ -1,5 +1,5 @@
 //! Opens a connection: from an address to a shard of the right cluster that has accepted the
-//! preamble.
+//! handshake.
 //!
 //! A name may have several addresses, of which some may be silent: the next address is tried, too,
 //! after a short wait.
@@ -9,14 +9,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rangedb_protocol::preamble::{ANSWER_LEN, ANY_SHARD, Answer, Preamble, Verdict};
+use rangedb_protocol::handshake::{
+    ANY_SHARD, HANDSHAKE_REPLY_LEN, Handshake, HandshakeReply, Verdict,
+};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::cluster::{Binding, ClusterId};
 use crate::connection::Connection;
-use crate::core::Place;
+use crate::core::Endpoint;
 use crate::error::Reason;
 use crate::stagger;
 
@@ -33,42 +35,45 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 ///
 /// # Errors
 /// The server cannot be reached, is not RangeDB, refuses, or belongs to another cluster.
-pub async fn open(place: &Place, binding: &Arc<Binding>) -> Result<Connection, Reason> {
-    let greeted = greet_any(place, binding).await;
-    let (stream, node) = greeted.map_err(|reason| reason.at(&place.address))?;
+pub async fn open(endpoint: &Endpoint, binding: &Arc<Binding>) -> Result<Connection, Reason> {
+    let connected = connect_any(endpoint, binding).await;
+    let (stream, node) = connected.map_err(|reason| reason.at(&endpoint.address))?;
     Ok(Connection::start(stream, node))
 }
 
 /// Connects to one of the addresses of a name.
-async fn greet_any(place: &Place, binding: &Arc<Binding>) -> Result<(TcpStream, u64), Reason> {
-    let addresses = tokio::net::lookup_host(&*place.address).await?;
+async fn connect_any(
+    endpoint: &Endpoint,
+    binding: &Arc<Binding>,
+) -> Result<(TcpStream, u64), Reason> {
+    let addresses = tokio::net::lookup_host(&*endpoint.address).await?;
     let addresses: Vec<SocketAddr> = addresses.collect();
     if addresses.is_empty() {
         return Err("the name has no address".into());
     }
-    let shard = place.shard.unwrap_or(ANY_SHARD);
+    let shard = endpoint.shard.unwrap_or(ANY_SHARD);
     let mut ways = Vec::with_capacity(addresses.len());
     for address in addresses {
         let binding = binding.clone();
-        ways.push(async move { greet(address, shard, &binding).await });
+        ways.push(async move { connect(address, shard, &binding).await });
     }
-    let greeted = stagger::first_of(ways, NEXT_AFTER, |_| ()).await;
-    greeted.map_err(|failures| Reason::all("", failures, ", "))
+    let connected = stagger::first_of(ways, NEXT_AFTER, |_| ()).await;
+    connected.map_err(|failures| Reason::all("", failures, ", "))
 }
 
-/// Connects and exchanges preambles; gives the node's id, too.
-async fn greet(
+/// Connects and exchanges handshakes; gives the node's id, too.
+async fn connect(
     address: SocketAddr,
     shard: u16,
     binding: &Binding,
 ) -> Result<(TcpStream, u64), Reason> {
     let mut stream = TcpStream::connect(address).await?;
     tune(&stream)?;
-    let preamble = Preamble::client(shard);
-    stream.write_all(&preamble.encode()).await?;
-    let mut bytes = [0; ANSWER_LEN];
+    let handshake = Handshake::client(shard);
+    stream.write_all(&handshake.encode()).await?;
+    let mut bytes = [0; HANDSHAKE_REPLY_LEN];
     stream.read_exact(&mut bytes).await?;
-    let answer = Answer::decode(&bytes).ok_or("this is no RangeDB server")?;
+    let answer = HandshakeReply::decode(&bytes).ok_or("this is no RangeDB server")?;
     if answer.verdict != Verdict::Accepted {
         return Err(format!("refused: {:?}", answer.verdict).into());
     }

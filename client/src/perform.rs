@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use rangedb_protocol::{ErrorReply, Reply, Request as WireRequest, RequestBody, Session as Pair};
+use rangedb_protocol::{
+    ErrorReply, Reply, Request as WireRequest, RequestBody, Session as RequestId,
+};
 
 use crate::client::Client;
-use crate::connection::{Connection, News, Patience, ReplyFrame, Sent};
+use crate::connection::{Connection, News, ReplyFrame, ReplyWait, Sent};
 use crate::core::multi_get::{self, Source};
 use crate::core::{Action, Attempt, Event, Kind, Lost};
 use crate::error::Error;
@@ -21,7 +23,7 @@ pub(crate) struct Request<'a, T> {
     /// The key that decides where it goes; `None`: to any node.
     pub key: Option<&'a [u8]>,
     /// Makes the request's body; a write's body contains the pair.
-    pub body: &'a (dyn Fn(Pair) -> RequestBody<'a> + Sync),
+    pub body: &'a (dyn Fn(RequestId) -> RequestBody<'a> + Sync),
     /// The kind of call.
     pub kind: Kind,
     /// Converts the reply.
@@ -46,7 +48,7 @@ impl Client {
     /// Makes a call: does what the core says, until there is a result or the core gives up. Gives the
     /// result, and where it came from.
     pub(crate) async fn call_from<T>(&self, request: Request<'_, T>) -> Result<(T, Source), Error> {
-        limits::check(&(request.body)(Pair::default()))?;
+        limits::check(&(request.body)(RequestId::default()))?;
         let core = &self.inner.core;
         let mut call = core.begin(request.key, request.kind, request.deadline);
         let mut present = Try::default();
@@ -67,8 +69,8 @@ impl Client {
                     event = Event::Refreshed(refresh.await);
                     continue;
                 }
-                Action::Open { place, until } => {
-                    event = match self.inner.pool.get(&place, until).await {
+                Action::Open { endpoint, until } => {
+                    event = match self.inner.pool.get(&endpoint, until).await {
                         Ok(connection) => {
                             present.connection = Some(connection);
                             Event::Opened
@@ -95,9 +97,9 @@ impl Client {
                 News::Ended(Err(lost)) => Event::Lost(lost),
                 News::Ended(Ok(frame)) => match present.read(&frame, request.take) {
                     Ok((value, timestamp)) => {
-                        let place = call.answered(timestamp, Instant::now());
+                        let endpoint = call.answered(timestamp, Instant::now());
                         let node = present.node();
-                        return Ok((value, Source { node, place }));
+                        return Ok((value, Source { node, endpoint }));
                     }
                     Err(event) => event,
                 },
@@ -111,17 +113,17 @@ impl Try {
         let Some(connection) = &self.connection else {
             return News::Ended(Err(Lost::NotSent("there is no connection".into())));
         };
-        let patience = Patience {
+        let wait = ReplyWait {
             deadline: attempt.until,
-            told_every: attempt.silence,
+            notify_every: attempt.silence,
         };
         let wire = WireRequest {
-            body: (request.body)(attempt.pair),
+            body: (request.body)(attempt.request_id),
             target: attempt.target,
             deadline_ms: attempt.deadline_ms,
             token: attempt.token,
         };
-        match connection.send(&wire, patience).await {
+        match connection.send(&wire, wait).await {
             Ok(sent) => self.sent.insert(sent).news().await,
             Err(lost) => News::Ended(Err(lost)),
         }

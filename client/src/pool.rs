@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::cluster::{Binding, ClusterId};
 use crate::connection::Connection;
-use crate::core::{Core, Place};
+use crate::core::{Core, Endpoint};
 use crate::error::Reason;
 use crate::opening;
 
@@ -26,7 +26,7 @@ type Slot = watch::Receiver<Option<Opened>>;
 /// All connections of a client.
 pub struct Pool {
     binding: Arc<Binding>,
-    slots: Mutex<HashMap<Place, Slot>>,
+    slots: Mutex<HashMap<Endpoint, Slot>>,
     core: Arc<Core>,
 }
 
@@ -55,34 +55,34 @@ impl Pool {
     ///
     /// # Errors
     /// It cannot be opened, or not before the deadline.
-    pub async fn get(&self, place: &Place, deadline: Instant) -> Opened {
-        if let Some(connection) = self.open(place) {
+    pub async fn get(&self, endpoint: &Endpoint, deadline: Instant) -> Opened {
+        if let Some(connection) = self.open(endpoint) {
             return Ok(connection);
         }
-        let mut slot = self.slot(place);
+        let mut slot = self.slot(endpoint);
         let opened = slot.wait_for(Option::is_some);
         match tokio::time::timeout_at(deadline.into(), opened).await {
-            Ok(Ok(opened)) => opened.clone().unwrap_or_else(|| Err(ended(place))),
+            Ok(Ok(opened)) => opened.clone().unwrap_or_else(|| Err(ended(endpoint))),
             // The runtime of the task that opened it has ended.
-            Ok(Err(_)) => Err(ended(place)),
+            Ok(Err(_)) => Err(ended(endpoint)),
             Err(_) => {
-                self.core.leave_out(&place.address, Instant::now());
-                Err(Reason::timed_out("not connected in time").at(&place.address))
+                self.core.leave_out(&endpoint.address, Instant::now());
+                Err(Reason::timed_out("not connected in time").at(&endpoint.address))
             }
         }
     }
 
     /// The connection to a place, if it is open.
-    fn open(&self, place: &Place) -> Option<Arc<Connection>> {
-        match &*lock(&self.slots).get(place)?.borrow() {
+    fn open(&self, endpoint: &Endpoint) -> Option<Arc<Connection>> {
+        match &*lock(&self.slots).get(endpoint)?.borrow() {
             Some(Ok(connection)) if !connection.is_broken() => Some(connection.clone()),
             _ => None,
         }
     }
 
-    fn slot(&self, place: &Place) -> Slot {
+    fn slot(&self, endpoint: &Endpoint) -> Slot {
         let mut slots = lock(&self.slots);
-        if let Some(slot) = slots.get(place) {
+        if let Some(slot) = slots.get(endpoint) {
             let usable = match &*slot.borrow() {
                 Some(Ok(connection)) => !connection.is_broken(),
                 Some(Err(_)) => false,
@@ -93,23 +93,23 @@ impl Pool {
             }
         }
         let (sender, slot) = watch::channel(None);
-        slots.insert(place.clone(), slot.clone());
-        let (place, core, binding) = (place.clone(), self.core.clone(), self.binding.clone());
+        slots.insert(endpoint.clone(), slot.clone());
+        let (endpoint, core, binding) = (endpoint.clone(), self.core.clone(), self.binding.clone());
         tokio::spawn(async move {
-            let opening = opening::open(&place, &binding);
+            let opening = opening::open(&endpoint, &binding);
             let opened = match tokio::time::timeout(OPEN_TIMEOUT, opening).await {
                 Ok(opened) => opened.map(Arc::new),
-                Err(_) => Err(Reason::timed_out("no answer in time").at(&place.address)),
+                Err(_) => Err(Reason::timed_out("no answer in time").at(&endpoint.address)),
             };
             match &opened {
                 Ok(connection) => {
-                    let (address, node) = (&place.address, connection.node());
-                    tracing::debug!(%address, shard = place.shard, node, "a connection is open");
+                    let (address, node) = (&endpoint.address, connection.node());
+                    tracing::debug!(%address, shard = endpoint.shard, node, "a connection is open");
                     core.reached(address);
                 }
                 Err(reason) => {
                     tracing::debug!(%reason, "a connection cannot be opened");
-                    core.leave_out(&place.address, Instant::now());
+                    core.leave_out(&endpoint.address, Instant::now());
                 }
             }
             // All callers may have gone.
@@ -119,6 +119,6 @@ impl Pool {
     }
 }
 
-fn ended(place: &Place) -> Reason {
-    Reason::from("the runtime that opened the connection ended").at(&place.address)
+fn ended(endpoint: &Endpoint) -> Reason {
+    Reason::from("the runtime that opened the connection ended").at(&endpoint.address)
 }

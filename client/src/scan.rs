@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 use rangedb_limits::last_key_before;
 use rangedb_protocol::continuation::{self, prefix_end};
-use rangedb_protocol::{Reply, RequestBody, Session as Pair};
+use rangedb_protocol::{Reply, RequestBody, Session as RequestId};
 
 use crate::client::Client;
 use crate::core::Kind;
@@ -418,7 +418,7 @@ impl Client {
     async fn read_page<'a>(
         &self,
         key: &'a [u8],
-        body: &'a (dyn Fn(Pair) -> RequestBody<'a> + Sync),
+        body: &'a (dyn Fn(RequestId) -> RequestBody<'a> + Sync),
         page_size: usize,
     ) -> Result<Page, Error> {
         let request = Request {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rangedb_protocol::{Reply, Request, RequestBody};
 
 use crate::client::Client;
-use crate::core::Place;
+use crate::core::Endpoint;
 use crate::error::Reason;
 use crate::stagger;
 
@@ -34,22 +34,22 @@ impl Client {
         if self.cluster().is_none() && core.addresses().len() > 1 {
             self.meet(deadline).await?;
         }
-        let (addresses, patience) = core.order(deadline, Instant::now());
-        let ask = |client: Client, place: Place| async move {
-            client.ask_directory(&place, soon(deadline)).await
+        let (addresses, delay) = core.order(deadline, Instant::now());
+        let ask = |client: Client, endpoint: Endpoint| async move {
+            client.ask_directory(&endpoint, soon(deadline)).await
         };
-        self.ask_in_turn(addresses, patience, ask).await
+        self.ask_in_turn(addresses, delay, ask).await
     }
 
     /// Meets a node, which binds the client to that node's cluster.
     async fn meet(&self, deadline: Instant) -> Result<(), Reason> {
         let core = &self.inner.core;
-        let patience = core.patience(deadline, Instant::now());
-        let meet = |client: Client, place: Place| async move {
-            let opened = client.inner.pool.get(&place, soon(deadline)).await;
+        let delay = core.attempt_delay(deadline, Instant::now());
+        let meet = |client: Client, endpoint: Endpoint| async move {
+            let opened = client.inner.pool.get(&endpoint, soon(deadline)).await;
             opened.map(drop)
         };
-        self.ask_in_turn(core.addresses().to_vec(), patience, meet)
+        self.ask_in_turn(core.addresses().to_vec(), delay, meet)
             .await
     }
 
@@ -57,31 +57,31 @@ impl Client {
     async fn ask_in_turn<F>(
         &self,
         addresses: Vec<Arc<str>>,
-        patience: Duration,
-        ask: impl Fn(Client, Place) -> F,
+        delay: Duration,
+        ask: impl Fn(Client, Endpoint) -> F,
     ) -> Result<(), Reason>
     where
         F: Future<Output = Result<(), Reason>> + Send + 'static,
     {
         let mut ways = Vec::with_capacity(addresses.len());
         for address in &addresses {
-            let place = Place {
+            let endpoint = Endpoint {
                 address: address.clone(),
                 shard: None,
             };
-            ways.push(ask(self.clone(), place));
+            ways.push(ask(self.clone(), endpoint));
         }
         let overtaken = |number: usize| {
             if let Some(address) = addresses.get(number) {
                 self.inner.core.leave_out(address, Instant::now());
             }
         };
-        let asked = stagger::first_of(ways, patience, overtaken).await;
+        let asked = stagger::first_of(ways, delay, overtaken).await;
         asked.map_err(|failures| Reason::all("no node answers: ", failures, "; "))
     }
 
-    async fn ask_directory(&self, place: &Place, deadline: Instant) -> Result<(), Reason> {
-        let connection = self.inner.pool.get(place, deadline).await?;
+    async fn ask_directory(&self, endpoint: &Endpoint, deadline: Instant) -> Result<(), Reason> {
+        let connection = self.inner.pool.get(endpoint, deadline).await?;
         // Routes do not depend on what this client has seen: no timestamp is sent.
         let request = Request {
             body: RequestBody::Directory,
@@ -89,12 +89,12 @@ impl Client {
             deadline_ms: 0,
             token: 0,
         };
-        let failed = |reason: Reason| reason.at(&place.address);
+        let failed = |reason: Reason| reason.at(&endpoint.address);
         let reply = connection.call(&request, deadline).await;
         let reply = reply.map_err(|lost| failed(lost.into()))?;
         match Reply::decode(reply.kind, &reply.body) {
             Ok((Reply::Routes(routes), timestamp)) => {
-                let from = (connection.node(), &place.address);
+                let from = (connection.node(), &endpoint.address);
                 let core = &self.inner.core;
                 core.take_directory(routes, timestamp, from, Instant::now());
                 Ok(())

@@ -5,14 +5,14 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 /// Tries one way after the other: each begins when the one before has failed, or has been silent
-/// for `patience`. Calls `overtaken` with the number of a way that was silent. The first success
+/// for `delay`. Calls `overtaken` with the number of a way that was silent. The first success
 /// counts, and ends the other ways.
 ///
 /// # Errors
 /// The reason of each way, if all have failed.
 pub async fn first_of<T, E, F>(
     ways: Vec<F>,
-    patience: Duration,
+    delay: Duration,
     overtaken: impl Fn(usize),
 ) -> Result<T, Vec<E>>
 where
@@ -31,7 +31,7 @@ where
             let ended = if is_last {
                 ended.await
             } else {
-                match tokio::time::timeout(patience, ended).await {
+                match tokio::time::timeout(delay, ended).await {
                     Ok(ended) => ended,
                     Err(_) => {
                         overtaken(number);
@@ -61,7 +61,7 @@ mod tests {
     use std::sync::Mutex;
     use std::time::Instant;
 
-    const PATIENCE: Duration = Duration::from_millis(20);
+    const DELAY: Duration = Duration::from_millis(20);
 
     async fn way(after_ms: u64, result: Result<u32, &str>) -> Result<u32, String> {
         tokio::time::sleep(Duration::from_millis(after_ms)).await;
@@ -74,7 +74,7 @@ mod tests {
         let note = |number| overtaken.lock().expect("unpoisoned").push(number);
         let begun = Instant::now();
         let ways = vec![way(60_000, Ok(1)), way(60_000, Ok(2)), way(0, Ok(3))];
-        assert_eq!(first_of(ways, PATIENCE, note).await, Ok(3));
+        assert_eq!(first_of(ways, DELAY, note).await, Ok(3));
         assert!(begun.elapsed() < Duration::from_secs(10));
         assert_eq!(*overtaken.lock().expect("unpoisoned"), [0, 1]);
     }
@@ -82,15 +82,15 @@ mod tests {
     #[tokio::test]
     async fn a_slow_way_may_still_be_the_first() {
         let ways = vec![way(60, Ok(1)), way(60_000, Ok(2))];
-        assert_eq!(first_of(ways, PATIENCE, |_| ()).await, Ok(1));
+        assert_eq!(first_of(ways, DELAY, |_| ()).await, Ok(1));
     }
 
     #[tokio::test]
     async fn every_failure_is_told() {
         let ways = vec![way(50, Err("a")), way(0, Err("b")), way(0, Err("c"))];
-        let failures = first_of(ways, PATIENCE, |_| ()).await.expect_err("none");
+        let failures = first_of(ways, DELAY, |_| ()).await.expect_err("none");
         assert_eq!(failures, ["b", "c", "a"]);
         let none: Vec<std::future::Ready<Result<u32, String>>> = Vec::new();
-        assert_eq!(first_of(none, PATIENCE, |_| ()).await, Err(Vec::new()));
+        assert_eq!(first_of(none, DELAY, |_| ()).await, Err(Vec::new()));
     }
 }

@@ -156,7 +156,7 @@ pub trait File: 'static {
 
 /// One of the ways from a shard to another. What takes one does not wait behind what takes the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Lane {
+pub enum MessageClass {
     /// What must not wait: heartbeats, votes and small appends.
     Control,
     /// What is large: snapshots, and entries for a replica that catches up. So many bytes are under
@@ -167,12 +167,12 @@ pub enum Lane {
     Clients,
 }
 
-impl std::fmt::Display for Lane {
+impl std::fmt::Display for MessageClass {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Lane::Control => "control",
-            Lane::Bulk => "bulk",
-            Lane::Clients => "clients",
+            MessageClass::Control => "control",
+            MessageClass::Bulk => "bulk",
+            MessageClass::Clients => "clients",
         })
     }
 }
@@ -180,7 +180,7 @@ impl std::fmt::Display for Lane {
 /// Messages between shards, on this node and on others.
 pub trait Transport: Clone + 'static {
     /// Sends one request to the shard at `to` and waits for its answer. Of several that are under
-    /// way to one shard in one lane, the one that was sent first is met there first, or the later
+    /// way to one shard of one class, the one that was sent first is met there first, or the later
     /// ones fail, or the first never has an answer: replication sends ahead and relies on it.
     ///
     /// # Errors
@@ -190,7 +190,7 @@ pub trait Transport: Clone + 'static {
     fn call(
         &self,
         to: Location,
-        lane: Lane,
+        class: MessageClass,
         request: Bytes,
     ) -> impl Future<Output = io::Result<Bytes>>;
 }

@@ -44,16 +44,16 @@ pub const SCAN_STEPS_PER_TURN: usize = 512;
 /// others run.
 pub const SCAN_BYTES_PER_TURN: usize = SCAN_BYTES_MAX;
 
-/// How long a session pair that its client has not called answered is remembered, in log time.
+/// How long a request of a session that its client has not called answered is remembered, in log time.
 pub const SESSION_WINDOW_MS: u64 = 10 * 60 * 1000;
-/// Bytes of clients and pairs that one range remembers, as [`crate::range::sessions`] reckons them; the
+/// Bytes of clients and requests that one range remembers, as [`crate::range::sessions`] reckons them; the
 /// client silent longest goes first. Part of what replicas must agree on: a change needs a new version
 /// of the entries in the log.
 pub const SESSIONS_LEN_MAX: usize = 64 << 20;
-/// Unanswered pairs of one client that one range remembers, and their bytes; the oldest go first, for
+/// Unanswered requests of one client that one range remembers, and their bytes; the oldest go first, for
 /// good. As above.
-pub const SESSION_PAIRS_OF_CLIENT_MAX: usize = 16 << 10;
-/// See [`SESSION_PAIRS_OF_CLIENT_MAX`].
+pub const SESSION_REQUESTS_OF_CLIENT_MAX: usize = 16 << 10;
+/// See [`SESSION_REQUESTS_OF_CLIENT_MAX`].
 pub const SESSION_CLIENT_LEN_MAX: usize = 8 << 20;
 /// Rows of session tables that a shard leaves to its next freeze, which writes them in one turn.
 pub const SESSION_ROWS_UNSAVED_MAX: usize = 4096;
@@ -63,7 +63,7 @@ pub const SESSION_ROWS_PER_TURN: usize = 256;
 /// Log bytes that are read at once for a follower: one message, unless a single entry is longer.
 pub const LOG_READ_LEN_MAX: usize = 4 << 20;
 
-/// A longer append goes by the bulk lane: what a slow network carries in a few milliseconds.
+/// A longer append belongs to the bulk class: what a slow network carries in a few milliseconds.
 pub const SMALL_APPEND_LEN_MAX: usize = 256 << 10;
 
 /// Entries that are durable in the tree and yet kept, for a replica that is a little behind.

@@ -19,8 +19,8 @@ pub enum Mutant {
     FastReadBeforeOwnEntry,
     /// A leader keeps in its memory alone up to where it has served snapshots.
     ServedTimestampsForgotten,
-    /// Session pairs do not become durable with the rows.
-    SessionPairForgotten,
+    /// Requests of sessions do not become durable with the rows.
+    SessionRequestForgotten,
     /// The log is purged up to what is applied, not up to what tables hold.
     PurgeBeforeDurable,
     /// A snapshot is taken over before its rows are durable.
@@ -41,8 +41,8 @@ pub enum Mutant {
     CasBeforeLog,
     /// A write of an older epoch is answered with `moved`, and applied all the same.
     MovedAfterApply,
-    /// A client's retry has a session pair of its own. In the simulator's client.
-    RetryUnderNewPair,
+    /// A client's retry has a request id of its own. In the simulator's client.
+    RetryUnderNewId,
     /// A frame of another node is taken whatever its checksums say.
     DamagedFrameTaken,
     /// The log is purged as if no snapshot were under way.
@@ -82,7 +82,7 @@ impl Mutant {
         Mutant::PreVoteGrants,
         Mutant::FastReadBeforeOwnEntry,
         Mutant::ServedTimestampsForgotten,
-        Mutant::SessionPairForgotten,
+        Mutant::SessionRequestForgotten,
         Mutant::PurgeBeforeDurable,
         Mutant::SnapshotBeforeDurable,
         Mutant::SwitchWithoutLog,
@@ -93,7 +93,7 @@ impl Mutant {
         Mutant::EpochUncheckedAtApply,
         Mutant::CasBeforeLog,
         Mutant::MovedAfterApply,
-        Mutant::RetryUnderNewPair,
+        Mutant::RetryUnderNewId,
         Mutant::DamagedFrameTaken,
         Mutant::SnapshotPinsNoLog,
         Mutant::SnapshotKeepsNoVersions,

@@ -16,7 +16,7 @@ use crate::types::{Blob, ClientId, Epoch, RangeId, Timestamp};
 
 /// The name of one write, the same for every try of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub struct SessionPair {
+pub struct RequestId {
     /// The client that writes.
     pub client: ClientId,
     /// The client's number of this write; counts from 1.
@@ -168,7 +168,7 @@ impl Batch {
         }
     }
 
-    /// The key that decides where the batch goes and where its session pair lies.
+    /// The key that decides where the batch goes and where its request of a session lies.
     pub fn first_key(&self) -> Option<&Blob> {
         self.mutations.first().map(|mutation| &mutation.key)
     }
@@ -258,7 +258,7 @@ pub enum Outcome {
     NumberOverflow,
     /// The epoch was stale at apply, or a key lay outside the range; nothing was written.
     Moved,
-    /// The session pair can no longer be told apart; nothing was written now.
+    /// The request of a session can no longer be told apart; nothing was written now.
     SessionExpired,
     /// The numbers after a batch with several additions, in the order of its mutations.
     Numbers {

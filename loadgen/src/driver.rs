@@ -100,7 +100,7 @@ impl Source {
 }
 
 /// The state of one thread, shared by its slots.
-struct Lane {
+struct Worker {
     source: RefCell<Source>,
     probe: RefCell<Probe>,
     pace: Pace,
@@ -148,8 +148,8 @@ where
                 let Some(&start) = start.get() else {
                     return Ok(Probe::default());
                 };
-                let lane = new_lane(&drive, &plan, load, (start, index, progress));
-                Ok(runtime.block_on(run_lane(lane, clients, drive.depth)))
+                let worker = new_worker(&drive, &plan, load, (start, index, progress));
+                Ok(runtime.block_on(run_worker(worker, clients, drive.depth)))
             }));
         }
         // Between the two barriers every thread has connected or failed, and none has begun.
@@ -204,12 +204,12 @@ fn connect_all<D>(
     Ok((runtime, clients))
 }
 
-fn new_lane(
+fn new_worker(
     drive: &Drive,
     plan: &Arc<Plan>,
     load: bool,
     (start, index, progress): (Instant, usize, Arc<Vec<Progress>>),
-) -> Lane {
+) -> Worker {
     // The threads of a run choose different operations.
     let steps = Steps::new(
         plan.clone(),
@@ -231,7 +231,7 @@ fn new_lane(
     let pace = Pace::new(start + offset, measured_until, rate);
     let probe = RefCell::default();
     let source = RefCell::new(source);
-    Lane {
+    Worker {
         source,
         probe,
         pace,
@@ -243,56 +243,56 @@ fn new_lane(
     }
 }
 
-async fn run_lane<D: Database>(lane: Lane, clients: Vec<D>, depth: usize) -> Probe {
-    let lane = Rc::new(lane);
+async fn run_worker<D: Database>(worker: Worker, clients: Vec<D>, depth: usize) -> Probe {
+    let worker = Rc::new(worker);
     let mut places = Vec::new();
     for client in &clients {
         for _ in 0..depth {
-            places.push(tokio::task::spawn_local(run_place(
-                lane.clone(),
+            places.push(tokio::task::spawn_local(run_client(
+                worker.clone(),
                 client.clone(),
             )));
         }
     }
     let pacer = tokio::task::spawn_local({
-        let lane = lane.clone();
-        async move { lane.pace.drive().await }
+        let worker = worker.clone();
+        async move { worker.pace.drive().await }
     });
     for place in places {
         place.await.expect("a place does not panic");
     }
-    lane.pace.finish();
+    worker.pace.finish();
     let paced = pacer.await.expect("the pacer does not panic");
     paced.expect("the kernel gives a timer");
-    let mut probe = lane.probe.take();
-    probe.not_started = lane.pace.not_started();
+    let mut probe = worker.probe.take();
+    probe.not_started = worker.pace.not_started();
     probe
 }
 
 /// Performs one operation after another.
-async fn run_place<D: Database>(lane: Rc<Lane>, client: D) {
+async fn run_client<D: Database>(worker: Rc<Worker>, client: D) {
     let mut buffers = Buffers::default();
     let tries_max = {
-        let mut source = lane.source.borrow_mut();
+        let mut source = worker.source.borrow_mut();
         buffers.key.resize(source.steps().key_size(), 0);
         source.tries_max()
     };
     let mut now = Instant::now();
-    while let Some(intended) = lane.pace.next(now).await {
-        let Some(step) = lane.prepare(&mut buffers) else {
+    while let Some(intended) = worker.pace.next(now).await {
+        let Some(step) = worker.prepare(&mut buffers) else {
             // Everything is loaded: slots that wait for their moment must end, too.
-            lane.pace.finish();
+            worker.pace.finish();
             break;
         };
         for attempt in 1..=tries_max {
             let result = perform(&client, step, &buffers).await;
             now = Instant::now();
             let has_failed = result.is_err();
-            lane.record(step.kind, intended, now, result);
+            worker.record(step.kind, intended, now, result);
             if !has_failed {
                 break;
             }
-            if attempt < tries_max || lane.pace.is_closed() {
+            if attempt < tries_max || worker.pace.is_closed() {
                 tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
                 now = Instant::now();
             }
@@ -382,7 +382,7 @@ impl Buffers {
     }
 }
 
-impl Lane {
+impl Worker {
     fn prepare(&self, buffers: &mut Buffers) -> Option<Step> {
         let mut source = self.source.borrow_mut();
         let step = source.next_step()?;

@@ -7,10 +7,10 @@ mod error_code;
 pub mod frame;
 #[allow(missing_docs, unsafe_code)]
 mod generated;
+pub mod handshake;
 pub mod limits;
 mod multi_get;
 mod node_state;
-pub mod preamble;
 mod reply;
 mod request;
 #[cfg(test)]

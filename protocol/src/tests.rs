@@ -474,7 +474,7 @@ fn mutated_bytes_never_panic() {
     assert!(refused > 10_000, "mutations are noticed: {refused}");
 }
 
-/// A connection of version 1 is refused by its preamble. If a frame of version 1 arrives
+/// A connection of version 1 is refused by its handshake. If a frame of version 1 arrives
 /// nevertheless, its writes of one key have unknown kinds, and a frame of a kind still in use
 /// decodes to a request or an error.
 #[test]

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use rangedb_protocol::preamble::{Answer, Preamble, VERSION, Verdict};
+use rangedb_protocol::handshake::{Handshake, HandshakeReply, VERSION, Verdict};
 use rangedb_protocol::{
     ErrorCode, FlatBufferBuilder, Reply, Request, RequestBody, Session, Target, limits,
 };
@@ -93,7 +93,7 @@ fn dump(bytes: &[u8]) -> String {
 
 /// The exchange that the page tells of.
 fn exchange() -> [Vec<u8>; 4] {
-    let answer = Answer {
+    let answer = HandshakeReply {
         verdict: Verdict::Accepted,
         version: VERSION,
         shard: 0,
@@ -131,7 +131,7 @@ fn exchange() -> [Vec<u8>; 4] {
     request.encode(7, &mut builder, &mut asked);
     reply.encode(7, version, &mut builder, &mut answered);
     [
-        Preamble::client(0).encode().to_vec(),
+        Handshake::client(0).encode().to_vec(),
         answer.encode().to_vec(),
         asked,
         answered,

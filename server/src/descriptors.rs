@@ -2,7 +2,7 @@
 //!
 //! Connections must not take the descriptors that a flush, the log or another node needs. So the
 //! limit of the process (`RLIMIT_NOFILE`) is divided once, at the start: each kind of user gets a
-//! share. Connections beyond their share are refused ([`Seats`]). Tables may use more than their
+//! share. Connections beyond their share are refused ([`ConnectionLimit`]). Tables may use more than their
 //! share if descriptors are free; new connections are refused before they take the last free ones
 //! ([`Shares::highest_of_connection`]).
 
@@ -15,17 +15,17 @@ const NODE_FILES: usize = 24;
 const SHARD_FILES: usize = 24;
 /// Tables that a shard must be able to open.
 const TABLES_MIN: usize = 16;
-/// Links between two shards of different nodes: three lanes, in both directions.
+/// Links between two shards of different nodes: three classes of messages, in both directions.
 const LINKS_OF_PAIR: usize = 6;
 /// The node must have room for links to at least this many other nodes.
 const OTHER_NODES_MIN: usize = 2;
 const CLIENTS_MIN: usize = 8;
-const GREETINGS_MIN: usize = 4;
+const HANDSHAKES_MIN: usize = 4;
 const HTTP_MIN: usize = 4;
 /// More descriptors than these are not needed, or cost too much memory.
 const PEERS_MAX: usize = 8192;
 const CLIENTS_OF_SHARD_MAX: usize = 10_000;
-const GREETINGS_MAX: usize = 1024;
+const HANDSHAKES_MAX: usize = 1024;
 /// Descriptors that new connections leave free: a flush and a compaction each need some at a time.
 const FREE_FOR_TABLES: usize = 40;
 /// The largest number of connections to the admin pages.
@@ -68,8 +68,8 @@ pub struct Shares {
     pub peers: usize,
     /// Connections of clients.
     pub clients: usize,
-    /// New connections: those whose greeting has not arrived, or that are being refused.
-    pub greetings: usize,
+    /// New connections: those whose handshake has not arrived, or that are being refused.
+    pub handshakes: usize,
     /// Connections of the admin pages.
     pub http: usize,
 }
@@ -91,7 +91,7 @@ impl Shares {
             ("tables", self.tables),
             ("peers", self.peers),
             ("clients", self.clients),
-            ("greetings", self.greetings),
+            ("greetings", self.handshakes),
             ("http", self.http),
         ]
     }
@@ -113,7 +113,7 @@ impl Shares {
             tables: tables + TABLES_MIN * shards,
             peers: if has_peers { links } else { 0 },
             clients: CLIENTS_MIN,
-            greetings: GREETINGS_MIN,
+            handshakes: HANDSHAKES_MIN,
             http: HTTP_MIN,
         };
         let needed = shares.sum();
@@ -126,7 +126,7 @@ impl Shares {
         };
         let connections = free / 2;
         shares.http = (HTTP_MIN + connections / 16).min(HTTP_MAX);
-        shares.greetings = (GREETINGS_MIN + connections / 8).min(GREETINGS_MAX);
+        shares.handshakes = (HANDSHAKES_MIN + connections / 8).min(HANDSHAKES_MAX);
         if has_peers {
             shares.peers += (connections / 4).min(PEERS_MAX);
         }
@@ -139,7 +139,7 @@ impl Shares {
     }
 
     fn sum(&self) -> usize {
-        let connections = self.peers + self.clients + self.greetings + self.http;
+        let connections = self.peers + self.clients + self.handshakes + self.http;
         self.own + self.tables + connections
     }
 
@@ -152,16 +152,16 @@ impl Shares {
 
 /// Slots for one kind of connection, shared by all shards of a node.
 #[derive(Debug)]
-pub struct Seats {
+pub struct ConnectionLimit {
     max: usize,
     taken: AtomicUsize,
     refused: AtomicU64,
 }
 
-impl Seats {
+impl ConnectionLimit {
     /// Makes `max` free slots.
-    pub fn new(max: usize) -> Arc<Seats> {
-        Arc::new(Seats {
+    pub fn new(max: usize) -> Arc<ConnectionLimit> {
+        Arc::new(ConnectionLimit {
             max,
             taken: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
@@ -169,7 +169,7 @@ impl Seats {
     }
 
     /// Takes a slot until the returned value is dropped; `None` if all are taken.
-    pub fn take(self: &Arc<Seats>) -> Option<Seat> {
+    pub fn take(self: &Arc<ConnectionLimit>) -> Option<ConnectionPermit> {
         let free = |taken: usize| (taken < self.max).then_some(taken + 1);
         let updated = self
             .taken
@@ -178,7 +178,7 @@ impl Seats {
             self.refuse();
             return None;
         }
-        Some(Seat(self.clone()))
+        Some(ConnectionPermit(self.clone()))
     }
 
     /// Counts a connection that was refused.
@@ -204,9 +204,9 @@ impl Seats {
 
 /// A taken slot; dropping it frees the slot.
 #[derive(Debug)]
-pub struct Seat(Arc<Seats>);
+pub struct ConnectionPermit(Arc<ConnectionLimit>);
 
-impl Drop for Seat {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.0.taken.fetch_sub(1, Ordering::Relaxed);
     }
@@ -263,12 +263,12 @@ mod tests {
     }
 
     #[test]
-    fn seats_come_back() {
-        let seats = Seats::new(1);
-        let seat = seats.take().expect("it is free");
-        assert!(seats.take().is_none());
-        assert_eq!((seats.taken(), seats.refused()), (1, 1));
-        drop(seat);
-        assert!(seats.take().is_some());
+    fn permits_come_back() {
+        let limit = ConnectionLimit::new(1);
+        let permit = limit.take().expect("it is free");
+        assert!(limit.take().is_none());
+        assert_eq!((limit.taken(), limit.refused()), (1, 1));
+        drop(permit);
+        assert!(limit.take().is_some());
     }
 }

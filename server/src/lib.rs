@@ -2,7 +2,7 @@
 //!
 //! The way of a request: [`net`] reads it from a socket, [`handler`] turns its frame into a call of
 //! the engine's gateway, and the answer into a frame. [`shard`] runs an engine's shard on its thread,
-//! with the lanes to the others of this node; [`peers`] links it with other nodes. [`mod@env`]
+//! with the channels to the others of this node; [`peers`] links it with other nodes. [`mod@env`]
 //! implements the engine's traits of the machine. [`node`] starts it all by the settings of
 //! [`config`] on the folder of [`data_dir`]; [`admin`] shows its state.
 

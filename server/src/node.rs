@@ -24,14 +24,14 @@ use crate::admin::api::Api;
 use crate::admin::{self, Pages, Phase, Serving};
 use crate::config::Config;
 use crate::data_dir::{BadFolder, Birth, DataDir, Wanted};
-use crate::descriptors::{Needs, Seats, Shares, TooFew};
+use crate::descriptors::{ConnectionLimit, Needs, Shares, TooFew};
 use crate::env::{Now, SystemClock, huge_pages, kernel, reactor};
 use crate::fatal::{die, refuse};
 use crate::logging;
 use crate::net::port::{HELD_TIMEOUT, Port, PortError};
 use crate::peers::{Peers, enroll};
 use crate::shard::context::{ClientLimits, NodeInfo};
-use crate::shard::mesh::lanes;
+use crate::shard::mesh::channels;
 use crate::shard::{self, Order, ShardError, ShardSetup};
 use engine::Engine;
 
@@ -357,15 +357,15 @@ fn start(
         shards: count,
         started: StdInstant::now(),
         limits: limits(config, &shares),
-        clients: Seats::new(shares.clients),
-        peers: Seats::new(shares.peers),
+        clients: ConnectionLimit::new(shares.clients),
+        peers: ConnectionLimit::new(shares.peers),
     };
     let (peers, record) = introduce(config, folder, port.address, http);
     let hlc = Hlc::new();
     let mut ready = Vec::new();
     let mut reports = Vec::new();
-    let parts = lanes(count).into_iter().zip(port.sockets);
-    for (shard, (lanes, socket)) in (0..count).zip(parts) {
+    let parts = channels(count).into_iter().zip(port.sockets);
+    for (shard, (channels, socket)) in (0..count).zip(parts) {
         let (told, hears) = oneshot::channel();
         let (ask, asked) = mpsc::channel(REPORTS_MAX);
         ready.push(hears);
@@ -383,7 +383,7 @@ fn start(
                 hlc,
                 node,
                 peers,
-                lanes,
+                channels,
                 socket,
                 orders,
                 reports: asked,
@@ -399,8 +399,8 @@ fn start(
         api: Api::new(port.address),
         peers: peers.clone(),
         descriptors: shares,
-        client_seats: node.clients.clone(),
-        peer_seats: node.peers.clone(),
+        client_limit: node.clients.clone(),
+        peer_limit: node.peers.clone(),
     });
     let shards = Shards {
         orders,
@@ -424,13 +424,13 @@ fn introduce(
         _ => config.advertise.clone(),
     };
     let identity = folder.identity.clone();
-    let life = NodeRecord::life(identity.starts, folder.random);
+    let incarnation = NodeRecord::incarnation(identity.starts, folder.random);
     let record = NodeRecord {
         id: NodeId(identity.node),
         address: advertise.clone(),
         http: http.to_string(),
         shards: config.shards,
-        life,
+        incarnation,
         started_ms: SystemClock.wall_ms(),
         release: env!("CARGO_PKG_VERSION").to_owned(),
     };
@@ -438,7 +438,7 @@ fn introduce(
         config.cluster_secret.clone(),
         advertise,
         folder.path().to_owned(),
-        (identity, life),
+        (identity, incarnation),
     ));
     peers.on_older(folder.identity.starts, |fatal| refuse(fatal));
     (peers, record)
@@ -448,7 +448,7 @@ fn introduce(
 fn limits(config: &Config, shares: &Shares) -> ClientLimits {
     let memory = config.shard_memory();
     ClientLimits {
-        greetings_max: shares.greetings / usize::from(config.shards),
+        handshakes_max: shares.handshakes / usize::from(config.shards),
         descriptor_max: shares.highest_of_connection(),
         frames_len_max: memory.frames,
         unsent_len_max: memory.unsent,

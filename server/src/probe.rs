@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::env::Now;
 use crate::env::reactor::Load;
-use crate::handler::{Asked, Operation};
+use crate::handler::{Operation, PendingRequest};
 
 /// Longer latencies are recorded as one minute.
 const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
@@ -38,9 +38,9 @@ impl ShardProbe {
     }
 
     /// Counts a request that was answered.
-    pub fn answered(&mut self, asked: &Asked, now: Now) {
-        let nanos = (now - asked.received).as_nanos() as u64;
-        if let Some((_, latency)) = self.latency.get_mut(asked.operation as usize) {
+    pub fn answered(&mut self, pending: &PendingRequest, now: Now) {
+        let nanos = (now - pending.received).as_nanos() as u64;
+        if let Some((_, latency)) = self.latency.get_mut(pending.operation as usize) {
             latency.saturating_record(nanos.max(1));
         }
     }
@@ -65,8 +65,8 @@ pub struct ShardReport {
     pub status: ShardStatus,
     /// The number of open connections.
     pub connections: usize,
-    /// Connections that were closed before their greeting arrived, to make room.
-    pub greetings_evicted: u64,
+    /// Connections that were closed before their handshake arrived, to make room.
+    pub handshakes_evicted: u64,
     /// Connections that were closed since the rest of a frame did not arrive.
     pub stalled: u64,
     /// The number of requests in flight.

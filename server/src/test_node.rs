@@ -17,17 +17,17 @@ use rangedb_engine::lsm::{LsmTables, TableOptions};
 use rangedb_engine::range::Keyspace;
 use rangedb_engine::shard::{DigestOptions, FolderMark, InitialRange, Opened, ShardOptions};
 use rangedb_engine::types::{KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp};
-use rangedb_protocol::preamble::{ANSWER_LEN, Answer, Preamble};
+use rangedb_protocol::handshake::{HANDSHAKE_REPLY_LEN, Handshake, HandshakeReply};
 use rangedb_protocol::{FlatBufferBuilder, Reply, Request, RequestBody, Session, frame};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::descriptors::Seats;
+use crate::descriptors::ConnectionLimit;
 use crate::env::{Now, RingDisk, SystemClock, reactor};
 use crate::net::port::Port;
 use crate::peers::Peers;
 use crate::peers::link::Links;
 use crate::shard::context::{ClientLimits, NodeInfo};
-use crate::shard::mesh::lanes;
+use crate::shard::mesh::channels;
 use crate::shard::{Order, ShardError, ShardSetup, run};
 use crate::world::GlommioEnv;
 
@@ -78,14 +78,14 @@ impl TestNode {
             shards,
             started,
             limits,
-            clients: Seats::new(connections_max),
-            peers: Seats::new(connections_max),
+            clients: ConnectionLimit::new(connections_max),
+            peers: ConnectionLimit::new(connections_max),
         };
         let hlc = Hlc::new();
         let mut running = Vec::new();
         let mut ready = Vec::new();
-        let parts = lanes(shards).into_iter().zip(port.sockets);
-        for (shard, (lanes, socket)) in (0..shards).zip(parts) {
+        let parts = channels(shards).into_iter().zip(port.sockets);
+        for (shard, (channels, socket)) in (0..shards).zip(parts) {
             let folder = folder.join(shard.to_string());
             std::fs::create_dir_all(folder.join("wal")).expect("a folder");
             let (told, hears) = oneshot::channel();
@@ -101,7 +101,7 @@ impl TestNode {
                     hlc,
                     node,
                     peers: Arc::new(Peers::none()),
-                    lanes,
+                    channels,
                     socket,
                     orders,
                     reports: mpsc::channel(1).1,
@@ -140,13 +140,13 @@ impl TestNode {
         }
     }
 
-    /// Connects to a shard and completes the greeting.
+    /// Connects to a shard and completes the handshake.
     pub fn connect(&self, shard: u16, smart: bool) -> TestClient {
         let mut client = TestClient::new(self.address);
         client.send(
-            &Preamble {
+            &Handshake {
                 smart,
-                ..Preamble::client(shard)
+                ..Handshake::client(shard)
             }
             .encode(),
         );
@@ -170,7 +170,7 @@ pub fn record(id: u64) -> NodeRecord {
     NodeRecord {
         id: NodeId(id),
         shards: 1,
-        life: 1,
+        incarnation: 1,
         started_ms: 1,
         ..NodeRecord::default()
     }
@@ -262,7 +262,7 @@ impl Received {
 }
 
 impl TestClient {
-    /// Connects without sending a greeting.
+    /// Connects without sending a handshake.
     pub fn new(address: SocketAddr) -> TestClient {
         let stream = TcpStream::connect(address).expect("it listens");
         stream.set_read_timeout(Some(WAIT)).expect("set");
@@ -284,10 +284,10 @@ impl TestClient {
         self.stream.write_all(bytes).expect("sent");
     }
 
-    pub fn answer(&mut self) -> Option<Answer> {
-        let mut bytes = [0; ANSWER_LEN];
+    pub fn answer(&mut self) -> Option<HandshakeReply> {
+        let mut bytes = [0; HANDSHAKE_REPLY_LEN];
         self.stream.read_exact(&mut bytes).ok()?;
-        Answer::decode(&bytes)
+        HandshakeReply::decode(&bytes)
     }
 
     /// The session of the next write.

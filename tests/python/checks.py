@@ -27,7 +27,7 @@ from rangedb_client import (
     add,
     delete,
     exchange,
-    preamble,
+    handshake,
     put,
 )
 
@@ -54,7 +54,7 @@ def closed(connection):
     raise AssertionError("there is more")
 
 
-def check_preambles(client):
+def check_handshakes(client):
     for verdict, options in [
         (0, {}),
         (0, {"versions": (1, 9)}),
@@ -81,9 +81,9 @@ def check_preambles(client):
         pass
     else:
         raise AssertionError("a stranger was answered")
-    # The first request may come right behind the preamble.
+    # The first request may come right behind the handshake.
     get = SCHEMA.encode("Get", {"key": b"nothing"})
-    first = preamble() + struct.pack("<IQHH", len(get) + 12, 77, 1, 0) + get
+    first = handshake() + struct.pack("<IQHH", len(get) + 12, 77, 1, 0) + get
     connection = Connection(ADDRESS, first=first)
     id_, kind, reply = connection.receive()
     assert (id_, kind, reply["value"], reply["version"]) == (77, "Value", None, 0)
@@ -94,7 +94,7 @@ def check_preambles(client):
 
 def check_the_dump_on_the_page(client):
     first, answer, request, reply = exchange()
-    assert first == preamble(shard=0, smart=True)
+    assert first == handshake(shard=0, smart=True)
     verdict, version, shard, shards, _, node = struct.unpack("<HHHHIQ", answer[4:24])
     assert (verdict, version, shard, shards, node) == (0, PROTOCOL_VERSION, 0, 2, 1)
     assert f"{int.from_bytes(answer[24:], 'little'):032x}" == bytes(range(16)).hex()

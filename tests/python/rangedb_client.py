@@ -71,7 +71,7 @@ def error_codes():
 
 
 def exchange():
-    """The page's dump: the bytes of a preamble, its answer, a request and its reply."""
+    """The page's dump: the bytes of a handshake, its answer, a request and its reply."""
     return [
         bytes.fromhex("".join(line.split("  ")[1] for line in block.splitlines()))
         for block in re.findall(r"^```text\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL)
@@ -108,7 +108,7 @@ class Closed(Exception):
     """The server has ended the connection."""
 
 
-def preamble(shard=ANY_SHARD, smart=False, role=0, versions=(PROTOCOL_VERSION, PROTOCOL_VERSION), tls=False):
+def handshake(shard=ANY_SHARD, smart=False, role=0, versions=(PROTOCOL_VERSION, PROTOCOL_VERSION), tls=False):
     flags = (1 if smart else 0) | (2 if tls else 0)
     return struct.pack("<4sHHBBHI", b"RDB\n", *versions, role, flags, shard, 0)
 
@@ -122,7 +122,7 @@ class Connection:
         self.address = address
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.next = 0
-        self.write(preamble(**options) if first is None else first)
+        self.write(handshake(**options) if first is None else first)
         magic, self.verdict, self.version, self.shard, self.shards, _, self.node = struct.unpack(
             "<4sHHHHIQ", self.read(24)
         )

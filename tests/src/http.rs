@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::process::Home;
 
 /// An answer over HTTP.
-pub struct Answer {
+pub struct Response {
     /// The status code.
     pub status: u16,
     /// The status line and the headers.
@@ -17,7 +17,7 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     /// The body as JSON.
     ///
     /// # Panics
@@ -38,7 +38,7 @@ impl Answer {
 ///
 /// # Panics
 /// The node does not answer.
-pub fn exchange(home: &Home, head: &str, body: &[u8]) -> Answer {
+pub fn exchange(home: &Home, head: &str, body: &[u8]) -> Response {
     let mut stream = TcpStream::connect(&home.http).expect("the API is there");
     stream.write_all(head.as_bytes()).expect("it is sent");
     // A body that is too long may be refused before all of it is taken.
@@ -49,7 +49,7 @@ pub fn exchange(home: &Home, head: &str, body: &[u8]) -> Answer {
     let body = bytes.split_off(end.expect("a head") + 4);
     let head = String::from_utf8(bytes).expect("text");
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-    Answer {
+    Response {
         status: status.expect("a status"),
         head,
         body,
@@ -60,7 +60,7 @@ pub fn exchange(home: &Home, head: &str, body: &[u8]) -> Answer {
 ///
 /// # Panics
 /// The node does not answer.
-pub fn request(home: &Home, method: &str, path: &str, body: &[u8]) -> Answer {
+pub fn request(home: &Home, method: &str, path: &str, body: &[u8]) -> Response {
     let len = body.len();
     let head = format!(
         "{method} /api/v1/{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\

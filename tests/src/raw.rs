@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use rangedb_protocol::preamble::{ANSWER_LEN, ANY_SHARD, Answer, Preamble};
+use rangedb_protocol::handshake::{ANY_SHARD, HANDSHAKE_REPLY_LEN, Handshake, HandshakeReply};
 use rangedb_protocol::{FlatBufferBuilder, Request, RequestBody, frame};
 
 /// How long to wait for a reply.
@@ -16,11 +16,11 @@ pub struct RawClient {
     /// The blocking socket.
     pub stream: TcpStream,
     /// The node's answer to the greeting.
-    pub answer: Answer,
+    pub answer: HandshakeReply,
 }
 
 impl RawClient {
-    /// Connects and sends a plain client's preamble.
+    /// Connects and sends a plain client's handshake.
     ///
     /// # Errors
     /// The node does not listen, or closes without an answer.
@@ -28,14 +28,14 @@ impl RawClient {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
-        let preamble = Preamble {
+        let handshake = Handshake {
             smart: false,
-            ..Preamble::client(ANY_SHARD)
+            ..Handshake::client(ANY_SHARD)
         };
-        stream.write_all(&preamble.encode())?;
-        let mut bytes = [0; ANSWER_LEN];
+        stream.write_all(&handshake.encode())?;
+        let mut bytes = [0; HANDSHAKE_REPLY_LEN];
         stream.read_exact(&mut bytes)?;
-        let answer = Answer::decode(&bytes);
+        let answer = HandshakeReply::decode(&bytes);
         let answer = answer.ok_or_else(|| io::Error::other("an answer of another protocol"))?;
         Ok(RawClient { stream, answer })
     }

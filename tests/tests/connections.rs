@@ -5,8 +5,8 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rangedb_protocol::handshake::Verdict;
 use rangedb_protocol::limits::FRAME_LEN_MAX;
-use rangedb_protocol::preamble::Verdict;
 use rangedb_tests::cluster::wait_for;
 use rangedb_tests::process::{Background, Home, command};
 use rangedb_tests::raw::RawClient;
@@ -113,9 +113,9 @@ fn connections_do_not_take_the_files_of_tables() {
         });
         assert!(home.metric("rangedb_connections_refused_total") >= f64::from(refused));
         assert_eq!(home.page("/livez").0, 200);
-        // Seats that are given up can be taken.
+        // Permits that are given up can be taken.
         drop((clients, silent));
-        wait_for("a seat", || {
+        wait_for("a permit", || {
             let put = home.cli(&["put", "k", "v"]);
             put.status.success().then_some(())
         });

@@ -134,12 +134,12 @@ impl Stage {
     }
 
     /// The same until it prints this, or for so long; what it prints in the end.
-    fn run_until(&mut self, command: &str, shown: &[String], patience: Duration) -> Vec<String> {
+    fn run_until(&mut self, command: &str, shown: &[String], timeout: Duration) -> Vec<String> {
         let begun = Instant::now();
         loop {
             let known = self.versions.len();
             let found = self.run(command);
-            if shown == found || begun.elapsed() > patience {
+            if shown == found || begun.elapsed() > timeout {
                 return found;
             }
             self.versions.truncate(known);
@@ -227,9 +227,9 @@ fn run(name: &str) {
         let Item::Command(command, shown) = item else {
             continue;
         };
-        let patience = if is_update { SETTLES_WITHIN } else { TIMEOUT };
+        let timeout = if is_update { SETTLES_WITHIN } else { TIMEOUT };
         let found = match command.strip_prefix("eventually ") {
-            Some(command) => stage.run_until(command, shown, patience),
+            Some(command) => stage.run_until(command, shown, timeout),
             None => stage.run(command),
         };
         let (shown_text, found_text) = (shown.join("\n"), found.join("\n"));

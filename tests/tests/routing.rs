@@ -5,7 +5,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use rangedb_protocol::preamble::{ANSWER_LEN, ANY_SHARD, Answer, Preamble, Verdict};
+use rangedb_protocol::handshake::{
+    ANY_SHARD, HANDSHAKE_REPLY_LEN, Handshake, HandshakeReply, Verdict,
+};
 use rangedb_protocol::{
     ErrorCode, ErrorReply, Fate, FlatBufferBuilder, KeyRead, Reply, Request, RequestBody, Session,
     frame,
@@ -39,7 +41,7 @@ struct Plain {
 
 /// What it was answered.
 #[derive(Debug, PartialEq)]
-enum Told {
+enum TestReply {
     Value(Option<Vec<u8>>),
     Written,
     Rows(usize),
@@ -73,17 +75,17 @@ impl Plain {
 
     fn connect_as(home: &Home, shard: u16, smart: bool) -> Plain {
         let mut stream = TcpStream::connect(&home.listen).expect("it listens");
-        let preamble = Preamble {
+        let handshake = Handshake {
             smart,
-            ..Preamble::client(shard)
+            ..Handshake::client(shard)
         };
-        stream.write_all(&preamble.encode()).expect("sent");
-        let mut answer = [0; ANSWER_LEN];
+        stream.write_all(&handshake.encode()).expect("sent");
+        let mut answer = [0; HANDSHAKE_REPLY_LEN];
         stream.read_exact(&mut answer).expect("an answer");
-        let answer = Answer::decode(&answer).expect("an answer");
+        let answer = HandshakeReply::decode(&answer).expect("an answer");
         assert_eq!(answer.verdict, Verdict::Accepted);
-        let patience = Some(Duration::from_secs(20));
-        stream.set_read_timeout(patience).expect("set");
+        let timeout = Some(Duration::from_secs(20));
+        stream.set_read_timeout(timeout).expect("set");
         Plain {
             stream,
             sequence: 0,
@@ -91,14 +93,14 @@ impl Plain {
         }
     }
 
-    fn call(&mut self, body: RequestBody<'_>, deadline_ms: u32) -> Told {
+    fn call(&mut self, body: RequestBody<'_>, deadline_ms: u32) -> TestReply {
         self.ask(body, deadline_ms, |reply| match reply {
-            Reply::Value { value, .. } => Told::Value(value.map(<[u8]>::to_vec)),
-            Reply::Written { .. } => Told::Written,
-            Reply::Rows { rows, .. } => Told::Rows(rows.len()),
+            Reply::Value { value, .. } => TestReply::Value(value.map(<[u8]>::to_vec)),
+            Reply::Written { .. } => TestReply::Written,
+            Reply::Rows { rows, .. } => TestReply::Rows(rows.len()),
             Reply::Error(error) => {
                 let ErrorReply { code, fate, .. } = *error;
-                Told::Error(code.expect("a known code"), fate)
+                TestReply::Error(code.expect("a known code"), fate)
             }
             other => panic!("{other:?}"),
         })
@@ -133,11 +135,11 @@ impl Plain {
         }
     }
 
-    fn get(&mut self, key: &str) -> Told {
+    fn get(&mut self, key: &str) -> TestReply {
         self.get_within(key, 5000)
     }
 
-    fn get_within(&mut self, key: &str, deadline_ms: u32) -> Told {
+    fn get_within(&mut self, key: &str, deadline_ms: u32) -> TestReply {
         let key = key.as_bytes();
         self.call(RequestBody::Get { key }, deadline_ms)
     }
@@ -152,7 +154,7 @@ impl Plain {
         })
     }
 
-    fn put(&mut self, key: &str, value: &str, deadline_ms: u32) -> Told {
+    fn put(&mut self, key: &str, value: &str, deadline_ms: u32) -> TestReply {
         let session = self.session();
         let (key, value) = (key.as_bytes(), value.as_bytes());
         self.call(RequestBody::put(key, value, session), deadline_ms)
@@ -191,10 +193,10 @@ fn a_plain_client_asks_any_node_and_shard_for_anything() {
                 let value = format!("{number}-{shard}");
                 assert_eq!(
                     plain.put(key, &value, 5000),
-                    Told::Written,
+                    TestReply::Written,
                     "{number}/{shard} {key}"
                 );
-                let wanted = Told::Value(Some(value.into_bytes()));
+                let wanted = TestReply::Value(Some(value.into_bytes()));
                 assert_eq!(plain.get(key), wanted, "{number}/{shard} {key}");
                 let scan = RequestBody::Scan {
                     start: Some(key.as_bytes()),
@@ -207,7 +209,7 @@ fn a_plain_client_asks_any_node_and_shard_for_anything() {
                 };
                 assert_eq!(
                     plain.call(scan, 5000),
-                    Told::Rows(1),
+                    TestReply::Rows(1),
                     "{number}/{shard} {key}"
                 );
                 // In reverse the range of the last key before the end is asked.
@@ -223,7 +225,7 @@ fn a_plain_client_asks_any_node_and_shard_for_anything() {
                 };
                 assert_eq!(
                     plain.call(scan, 5000),
-                    Told::Rows(1),
+                    TestReply::Rows(1),
                     "{number}/{shard} {key}"
                 );
             }
@@ -245,11 +247,11 @@ fn a_plain_client_asks_any_node_and_shard_for_anything() {
     // The leader's node hangs once the request is there: what became of a write is not known.
     let led_by = leader(&homes, "a");
     let mut plain = Plain::connect(&homes[(led_by + 1) % 3], ANY_SHARD);
-    assert_eq!(plain.put("a", "before", 5000), Told::Written);
+    assert_eq!(plain.put("a", "before", 5000), TestReply::Written);
     let hangs = nodes[led_by].as_ref().expect("it runs");
     hangs.signal("STOP");
     let put = plain.put("a", "during", 300);
-    assert_eq!(put, Told::Error(ErrorCode::Unknown, Fate::Unknown));
+    assert_eq!(put, TestReply::Error(ErrorCode::Unknown, Fate::Unknown));
     hangs.signal("CONT");
 }
 
@@ -326,10 +328,10 @@ fn what_went_to_a_node_that_has_stopped_is_given_up_when_it_is_silent() {
     let led_by = leader(&homes, "a");
     let asked = &homes[(led_by + 1) % 3];
     let [mut reads, mut writes] = [(); 2].map(|()| Plain::connect(asked, ANY_SHARD));
-    assert_eq!(writes.put("a", "before", 0), Told::Written);
+    assert_eq!(writes.put("a", "before", 0), TestReply::Written);
     assert_eq!(
         reads.get_within("a", 0),
-        Told::Value(Some(b"before".to_vec()))
+        TestReply::Value(Some(b"before".to_vec()))
     );
     let hangs = nodes[led_by].as_ref().expect("it runs");
     hangs.signal("STOP");
@@ -340,8 +342,11 @@ fn what_went_to_a_node_that_has_stopped_is_given_up_when_it_is_silent() {
         let (written, written_after) = write.join().expect("it ends");
         println!("read: {read:?} after {read_after:?}");
         println!("written: {written:?} after {written_after:?}");
-        assert_eq!(read, Told::Error(ErrorCode::NotLeader, Fate::NotApplied));
-        assert_eq!(written, Told::Error(ErrorCode::Unknown, Fate::Unknown));
+        assert_eq!(
+            read,
+            TestReply::Error(ErrorCode::NotLeader, Fate::NotApplied)
+        );
+        assert_eq!(written, TestReply::Error(ErrorCode::Unknown, Fate::Unknown));
         let slowest = read_after.max(written_after);
         assert!(slowest < Duration::from_millis(2500), "{slowest:?}");
     });
@@ -358,18 +363,18 @@ fn a_deadline_holds_when_the_majority_has_just_gone() {
     let others: Vec<&Node> = others.collect();
     let mut clients = [(); 3].map(|()| Plain::connect(&homes[led_by], ANY_SHARD));
     for client in &mut clients {
-        assert_eq!(client.put("a", "before", 0), Told::Written);
+        assert_eq!(client.put("a", "before", 0), TestReply::Written);
     }
     others.iter().for_each(|other| other.signal("STOP"));
     std::thread::scope(|scope| {
         for (client, deadline_ms) in clients.iter_mut().zip([150, 400, 700]) {
             scope.spawn(move || {
                 let begun = Instant::now();
-                let told = client.put("a", "during", deadline_ms);
+                let reply = client.put("a", "during", deadline_ms);
                 let took = begun.elapsed();
-                println!("{deadline_ms} ms: {told:?} after {took:?}");
+                println!("{deadline_ms} ms: {reply:?} after {took:?}");
                 // What waits behind the first is not proposed any more.
-                assert!(matches!(told, Told::Error(..)), "{told:?}");
+                assert!(matches!(reply, TestReply::Error(..)), "{reply:?}");
                 // Without its own deadline it would be told after a second.
                 let most = Duration::from_millis(u64::from(deadline_ms) + 250);
                 assert!(took < most, "{deadline_ms} ms: {took:?}");
@@ -378,10 +383,10 @@ fn a_deadline_holds_when_the_majority_has_just_gone() {
     });
     // What has time is told after a second.
     let begun = Instant::now();
-    let told = clients[0].put("a", "during", 5000);
+    let reply = clients[0].put("a", "during", 5000);
     assert!(
-        matches!(told, Told::Error(ErrorCode::NoQuorum, _)),
-        "{told:?}"
+        matches!(reply, TestReply::Error(ErrorCode::NoQuorum, _)),
+        "{reply:?}"
     );
     assert!(begun.elapsed() < Duration::from_millis(1800), "{begun:?}");
     others.iter().for_each(|other| other.signal("CONT"));
@@ -417,23 +422,23 @@ fn without_a_majority_everything_ends_in_time_with_no_quorum() {
     }
     // Where no leader is known to begin with, nothing was proposed.
     let mut plain = Plain::connect(&homes[stays], ANY_SHARD);
-    let told = KEYS.map(|key| plain.put(key, "3", 3000));
-    for told in &told {
+    let reply = KEYS.map(|key| plain.put(key, "3", 3000));
+    for reply in &reply {
         assert!(
             matches!(
-                told,
-                Told::Error(ErrorCode::NoQuorum, Fate::NotApplied | Fate::Unknown)
+                reply,
+                TestReply::Error(ErrorCode::NoQuorum, Fate::NotApplied | Fate::Unknown)
             ),
-            "{told:?}"
+            "{reply:?}"
         );
     }
-    assert!(told.contains(&Told::Error(ErrorCode::NoQuorum, Fate::NotApplied)));
+    assert!(reply.contains(&TestReply::Error(ErrorCode::NoQuorum, Fate::NotApplied)));
     // Nor does anything wait for ever that has no deadline.
     for key in KEYS {
         let begun = Instant::now();
-        for told in [plain.put(key, "4", 0), plain.get_within(key, 0)] {
-            let is_left = matches!(told, Told::Error(ErrorCode::NoQuorum, _));
-            assert!(is_left, "{key}: {told:?}");
+        for reply in [plain.put(key, "4", 0), plain.get_within(key, 0)] {
+            let is_left = matches!(reply, TestReply::Error(ErrorCode::NoQuorum, _));
+            assert!(is_left, "{key}: {reply:?}");
         }
         assert!(
             begun.elapsed() < Duration::from_millis(3500),

@@ -14,7 +14,7 @@ use rangedb_engine::limits::{SEGMENT_LEN, SMALL_APPEND_LEN_MAX};
 use rangedb_engine::lsm::{LsmTables, TableOptions};
 use rangedb_engine::range::Keyspace;
 use rangedb_engine::range::sink::Once;
-use rangedb_engine::request::{Batch, Outcome, Read, ScanRequest, SessionPair};
+use rangedb_engine::request::{Batch, Outcome, Read, RequestId, ScanRequest};
 use rangedb_engine::shard::{
     DigestOptions, FolderMark, InitialRange, Opened, RangeStatus, Shard, ShardOptions, WriteRequest,
 };
@@ -93,7 +93,7 @@ async fn put(
     value: &str,
 ) -> Timestamp {
     let (sender, receiver) = oneshot::channel();
-    let session = SessionPair {
+    let session = RequestId {
         client: ClientId(client),
         sequence,
         lowest_unanswered: sequence,

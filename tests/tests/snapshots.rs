@@ -34,7 +34,7 @@ fn loadgen(what: &str, caller: &Caller, arguments: &[&str]) -> Command {
 fn wait_until_caught_up(
     asked: &Home,
     node: u64,
-    patience: Duration,
+    timeout: Duration,
     meanwhile: impl Fn(),
 ) -> Duration {
     let begun = Instant::now();
@@ -50,7 +50,7 @@ fn wait_until_caught_up(
             return begun.elapsed();
         }
         let passed = begun.elapsed();
-        assert!(passed < patience, "node {node} does not catch up: {lags:?}");
+        assert!(passed < timeout, "node {node} does not catch up: {lags:?}");
         std::thread::sleep(POLL_INTERVAL);
     }
 }
@@ -65,7 +65,7 @@ fn replicas_take_one_snapshot_and_catch_up_while_clients_write() {
     let rate = variable("RANGEDB_SNAPSHOT_RATE").unwrap_or(1_000);
     let away = Duration::from_secs(variable("RANGEDB_AWAY_SECONDS").unwrap_or(8));
     // Far more than it takes, and less than for ever.
-    let patience = Duration::from_secs(60 + mib / 2);
+    let timeout = Duration::from_secs(60 + mib / 2);
     let temp = tempfile::tempdir().expect("a folder");
     let mut homes = homes(temp.path());
     for home in &mut homes {
@@ -107,7 +107,7 @@ fn replicas_take_one_snapshot_and_catch_up_while_clients_write() {
         known.next().map(|(id, _)| id)
     };
     let third = id(&homes[2]).expect("it is known");
-    let took = wait_until_caught_up(&homes[0], third, patience, || ());
+    let took = wait_until_caught_up(&homes[0], third, timeout, || ());
     let snapshots = taken_over(&homes[2]) - before;
     println!("{mib} MiB, {rate} writes/s: back after {took:?}, {snapshots} snapshots");
     // None, if what it missed was still in the log.
@@ -124,7 +124,7 @@ fn replicas_take_one_snapshot_and_catch_up_while_clients_write() {
         if let Some(id) = id(&fourth) {
             break id;
         }
-        assert!(joins.elapsed() < patience, "the fourth node does not join");
+        assert!(joins.elapsed() < timeout, "the fourth node does not join");
         std::thread::sleep(POLL_INTERVAL);
     };
     let (from, to) = (third.to_string(), fourth_id.to_string());
@@ -147,7 +147,7 @@ fn replicas_take_one_snapshot_and_catch_up_while_clients_write() {
             }
         }
     };
-    let took = wait_until_caught_up(&homes[0], fourth_id, 2 * patience, order_moves);
+    let took = wait_until_caught_up(&homes[0], fourth_id, 2 * timeout, order_moves);
     let snapshots = taken_over(&fourth);
     println!("{mib} MiB, {rate} writes/s: a fourth after {took:?}, {snapshots} snapshots");
     assert!((1..=3 * SNAPSHOTS_MAX).contains(&snapshots), "{snapshots}");

@@ -20,10 +20,10 @@
 
 use std::time::{Duration, Instant};
 
-use rangedb_protocol::{ErrorReply, Session as Pair, Target};
+use rangedb_protocol::{ErrorReply, Session as RequestId, Target};
 
 use super::Core;
-use super::directory::{Destination, Place};
+use super::directory::{Destination, Endpoint};
 use super::session::Write;
 use crate::error::{Error, ErrorCode, Fate, Reason};
 
@@ -43,9 +43,9 @@ const CLOCK_TRIES: u32 = 4;
 pub enum Kind {
     /// It changes nothing.
     Read,
-    /// It changes keys. Its pair tells the cluster a retry from a new write.
+    /// It changes keys. Its request id tells the cluster a retry from a new write.
     Write,
-    /// It changes the cluster and has no pair: it is not tried again if it may have been received.
+    /// It changes the cluster and has no request id: it is not tried again if it may have been received.
     Order,
 }
 
@@ -112,7 +112,7 @@ pub enum Action {
     /// Opens a connection, or takes the one that is open.
     Open {
         /// The node, and the shard if it is known.
-        place: Place,
+        endpoint: Endpoint,
         /// When to give up.
         until: Instant,
     },
@@ -133,8 +133,8 @@ pub enum Action {
 pub struct Attempt {
     /// The range that the client believes to own the key.
     pub target: Option<Target>,
-    /// The write's pair; meaningless in other calls.
-    pub pair: Pair,
+    /// The write's request id; meaningless in other calls.
+    pub request_id: RequestId,
     /// The newest timestamp that the client has seen.
     pub token: u64,
     /// The time limit that the request carries.
@@ -206,7 +206,7 @@ impl<'a> Call<'a> {
             Event::NotOpened(reason) => self.lost(Lost::NotSent(reason), now),
             Event::Silence => {
                 if let Some(tried) = &self.tried {
-                    self.core.leave_out(&tried.place.address, now);
+                    self.core.leave_out(&tried.endpoint.address, now);
                 }
                 Action::LookElsewhere
             }
@@ -226,12 +226,12 @@ impl<'a> Call<'a> {
 
     /// The reply was a result, from a node whose time was `timestamp`: the call has ended. Gives the
     /// place that has answered.
-    pub fn answered(self, timestamp: u64, now: Instant) -> Option<Place> {
+    pub fn answered(self, timestamp: u64, now: Instant) -> Option<Endpoint> {
         self.core.session.observe(timestamp, now);
         if let Some(write) = self.write {
             write.answered();
         }
-        self.tried.map(|tried| tried.place)
+        self.tried.map(|tried| tried.endpoint)
     }
 
     /// A deliberate bug, by which the tests of retries prove themselves: the next try is made under a
@@ -258,9 +258,9 @@ impl<'a> Call<'a> {
     fn open(&mut self, found: Option<Destination>, now: Instant) -> Action {
         let tried = found.unwrap_or_else(|| Destination {
             target: None,
-            place: self.core.any_place(now),
+            endpoint: self.core.any_endpoint(now),
         });
-        let place = tried.place.clone();
+        let endpoint = tried.endpoint.clone();
         self.tried = Some(tried);
         let left = self.deadline.saturating_duration_since(now);
         // One node must leave time for the others.
@@ -268,12 +268,12 @@ impl<'a> Call<'a> {
             true => now + left / 3,
             false => self.deadline,
         };
-        Action::Open { place, until }
+        Action::Open { endpoint, until }
     }
 
     /// Whether the client was given an address besides that of the present try.
     fn has_others(&self) -> bool {
-        let tried = self.tried.as_ref().map(|tried| &tried.place.address);
+        let tried = self.tried.as_ref().map(|tried| &tried.endpoint.address);
         (self.core.addresses.iter()).any(|address| Some(address) != tried)
     }
 
@@ -295,10 +295,10 @@ impl<'a> Call<'a> {
         if self.kind == Kind::Write && self.write.is_none() {
             self.write = Some(self.core.session.begin(self.deadline, now));
         }
-        let pair = self.write.as_mut().map(|write| write.pair(now));
+        let request_id = self.write.as_mut().map(|write| write.request_id(now));
         Action::Send(Attempt {
             target: self.tried.as_ref().and_then(|tried| tried.target),
-            pair: pair.unwrap_or_default(),
+            request_id: request_id.unwrap_or_default(),
             token: self.core.session.token(),
             deadline_ms: limit.as_millis().clamp(1, u32::MAX.into()) as u32,
             until,
@@ -310,7 +310,9 @@ impl<'a> Call<'a> {
     fn compare_routes(&mut self, now: Instant) -> Action {
         let found = self.key.and_then(|key| self.core.directory.find(key));
         match (found, &self.tried) {
-            (Some(found), Some(tried)) if found.place != tried.place => self.lost(Lost::Late, now),
+            (Some(found), Some(tried)) if found.endpoint != tried.endpoint => {
+                self.lost(Lost::Late, now)
+            }
             _ => Action::Wait,
         }
     }
@@ -324,7 +326,7 @@ impl<'a> Call<'a> {
             ErrorCode::Moved | ErrorCode::NotLeader => {
                 self.forget_route();
                 if let (Some(route), Some(tried)) = (route, &self.tried) {
-                    let from = (node, &tried.place.address);
+                    let from = (node, &tried.endpoint.address);
                     self.core.directory.learn(route, from);
                 }
                 Next::Heal(error)
@@ -342,7 +344,7 @@ impl<'a> Call<'a> {
             }
             // This was the deadline of the try, not of the call.
             ErrorCode::DeadlineExceeded if now < self.deadline => Next::Heal(error),
-            // Its entry may still be applied: the next try finds that out by the pair.
+            // Its entry may still be applied: the next try finds that out by the request id.
             ErrorCode::Unknown if self.kind == Kind::Write => Next::Heal(error),
             ErrorCode::Overloaded
             | ErrorCode::Busy
@@ -374,7 +376,7 @@ impl<'a> Call<'a> {
             return self.after(Next::GiveUp(error), now);
         }
         if let Some(tried) = self.tried.as_ref().filter(|_| may_be_received) {
-            self.core.leave_out(&tried.place.address, now);
+            self.core.leave_out(&tried.endpoint.address, now);
         }
         // The cached route may be wrong, too.
         self.forget_route();

@@ -10,12 +10,12 @@ struct Known {
     target: Target,
     start: Vec<u8>,
     end: Option<Vec<u8>>,
-    place: Place,
+    endpoint: Endpoint,
 }
 
 /// Where to send a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct Endpoint {
     /// The node's address, HOST:PORT.
     pub address: Arc<str>,
     /// The shard, if known.
@@ -28,7 +28,7 @@ pub struct Destination {
     /// The range.
     pub target: Option<Target>,
     /// The place.
-    pub place: Place,
+    pub endpoint: Endpoint,
 }
 
 /// The cached routes of a client.
@@ -57,7 +57,7 @@ impl Directory {
             .filter(|known| holds(known, key))?;
         Some(Destination {
             target: Some(known.target),
-            place: known.place.clone(),
+            endpoint: known.endpoint.clone(),
         })
     }
 
@@ -79,7 +79,7 @@ impl Directory {
             },
             start: route.start,
             end: route.end,
-            place: Place {
+            endpoint: Endpoint {
                 address,
                 shard: route.leader.map(|(_, shard)| shard),
             },
@@ -96,13 +96,13 @@ impl Directory {
             return;
         }
         ranges.retain(|known| !overlap(known, &new));
-        let (target, place) = (new.target, &new.place);
+        let (target, endpoint) = (new.target, &new.endpoint);
         tracing::debug!(
             range = target.range,
             version = target.version,
             conf = target.conf,
-            address = %place.address,
-            shard = place.shard,
+            address = %endpoint.address,
+            shard = endpoint.shard,
             "a route is learned"
         );
         let at = ranges.partition_point(|known| known.start < new.start);
@@ -114,7 +114,9 @@ impl Directory {
     pub fn forget(&self, key: &[u8], tried: &Destination) {
         let mut ranges = self.ranges.write().unwrap_or_else(PoisonError::into_inner);
         ranges.retain(|known| {
-            !holds(known, key) || Some(known.target) != tried.target || known.place != tried.place
+            !holds(known, key)
+                || Some(known.target) != tried.target
+                || known.endpoint != tried.endpoint
         });
     }
 }
@@ -138,7 +140,7 @@ mod tests {
     fn shard_of(directory: &Directory, key: &str) -> Option<u16> {
         directory
             .find(key.as_bytes())
-            .and_then(|found| found.place.shard)
+            .and_then(|found| found.endpoint.shard)
     }
 
     #[test]
@@ -152,7 +154,7 @@ mod tests {
         let address = || {
             directory
                 .find(b"k")
-                .map(|found| found.place.address.to_string())
+                .map(|found| found.endpoint.address.to_string())
         };
         directory.learn(named.clone(), (1, &from));
         assert_eq!(address().as_deref(), Some("mapped:1"));
@@ -189,8 +191,8 @@ mod tests {
         let there = directory.find(b"z").expect("known");
         let tried = |shard| Destination {
             target: there.target,
-            place: Place {
-                address: there.place.address.clone(),
+            endpoint: Endpoint {
+                address: there.endpoint.address.clone(),
                 shard: Some(shard),
             },
         };

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use rangedb_protocol::Route;
 
 pub use call::{Action, Attempt, Call, Event, Kind, Lost};
-pub use directory::{Directory, Place};
+pub use directory::{Directory, Endpoint};
 pub use session::Session;
 
 use backoff::Budget;
@@ -100,11 +100,11 @@ impl Core {
         let first = self.random.below(addresses.len());
         addresses.rotate_left(first);
         addresses.sort_by_key(|address| self.failures.is_left_out(address, now));
-        (addresses, self.patience(deadline, now))
+        (addresses, self.attempt_delay(deadline, now))
     }
 
     /// How long one of the addresses may be silent before the next is asked, too.
-    pub fn patience(&self, deadline: Instant, now: Instant) -> Duration {
+    pub fn attempt_delay(&self, deadline: Instant, now: Instant) -> Duration {
         let left = deadline.saturating_duration_since(now);
         let count = u32::try_from(self.addresses.len()).unwrap_or(u32::MAX);
         NEXT_AFTER.min(left / count.saturating_mul(2).max(1))
@@ -126,14 +126,14 @@ impl Core {
     }
 
     /// A random node, if possible one that has not failed a short time ago.
-    fn any_place(&self, now: Instant) -> Place {
+    fn any_endpoint(&self, now: Instant) -> Endpoint {
         let first = self.random.below(self.addresses.len());
         let mut all = (self.addresses.iter().cycle())
             .skip(first)
             .take(self.addresses.len());
         let fit = all.find(|address| !self.failures.is_left_out(address, now));
         let address = fit.or(self.addresses.get(first)).cloned();
-        Place {
+        Endpoint {
             address: address.unwrap_or_default(),
             shard: None,
         }

@@ -11,14 +11,14 @@ use rangedb_protocol::limits::{MULTI_GET_KEYS_LEN_MAX, MULTI_GET_KEYS_MAX};
 use rangedb_protocol::{ErrorReply, KeyRead};
 
 use super::Core;
-use super::directory::Place;
+use super::directory::Endpoint;
 use crate::error::{Error, ErrorCode, Fate, passes};
 
 /// Keys that are asked for together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     /// Where the route says that they are; `None`: there is no route.
-    place: Option<Place>,
+    endpoint: Option<Endpoint>,
     /// The places of the keys in the caller's list.
     pub keys: Vec<usize>,
     /// Bytes of the keys.
@@ -31,7 +31,7 @@ pub struct Source {
     /// The node.
     pub node: u64,
     /// Where the request was sent.
-    pub place: Option<Place>,
+    pub endpoint: Option<Endpoint>,
 }
 
 /// What becomes of a key.
@@ -77,9 +77,9 @@ impl Core {
         let mut parts: Vec<Part> = Vec::new();
         for at in wanted {
             let key = keys.get(at).copied().unwrap_or_default();
-            let place = self.directory.find(key).map(|found| found.place);
+            let endpoint = self.directory.find(key).map(|found| found.endpoint);
             let has_room = |part: &&mut Part| {
-                part.place == place
+                part.endpoint == endpoint
                     && part.keys.len() < MULTI_GET_KEYS_MAX
                     && part.len + key.len() <= MULTI_GET_KEYS_LEN_MAX
             };
@@ -89,7 +89,7 @@ impl Core {
                     part.len += key.len();
                 }
                 None => parts.push(Part {
-                    place,
+                    endpoint,
                     keys: vec![at],
                     len: key.len(),
                 }),
@@ -124,7 +124,7 @@ impl Core {
 
     /// Forgets the route of a key that is elsewhere by now, and learns the one in the error.
     fn follow(&self, key: &[u8], error: &ErrorReply, source: &Source) {
-        let (Ok(code), Some(place)) = (error.code, &source.place) else {
+        let (Ok(code), Some(endpoint)) = (error.code, &source.endpoint) else {
             return;
         };
         if !matches!(
@@ -134,12 +134,12 @@ impl Core {
             return;
         }
         if let Some(found) = self.directory.find(key)
-            && found.place == *place
+            && found.endpoint == *endpoint
         {
             self.directory.forget(key, &found);
         }
         if let Some(route) = &error.route {
-            let from = (source.node, &place.address);
+            let from = (source.node, &endpoint.address);
             self.directory.learn(route.clone(), from);
         }
     }
@@ -184,13 +184,13 @@ mod tests {
     }
 
     fn source(node: u64) -> Source {
-        let place = Place {
+        let endpoint = Endpoint {
             address: Arc::from(format!("node{node}:1")),
             shard: Some(0),
         };
         Source {
             node,
-            place: Some(place),
+            endpoint: Some(endpoint),
         }
     }
 

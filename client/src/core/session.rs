@@ -10,13 +10,13 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rangedb_protocol::Session as Pair;
+use rangedb_protocol::Session as RequestId;
 
 /// The counter bits of a timestamp; the bits above are milliseconds.
 const COUNTER_BITS: u32 = 16;
 /// After this long without a reply the client extrapolates the cluster's time. Until then the last
 /// timestamp is near enough for `first_tried`, and no node finds it ahead of its clock.
-const TOLD_LATELY: Duration = Duration::from_secs(60);
+const EXTRAPOLATE_AFTER: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 struct Open {
@@ -91,7 +91,7 @@ impl Session {
     fn cluster_time(&self, now: Instant) -> u64 {
         let seen = *lock(&self.seen);
         let since = now.saturating_duration_since(seen.at);
-        let since = since.saturating_sub(TOLD_LATELY).as_millis() as u64;
+        let since = since.saturating_sub(EXTRAPOLATE_AFTER).as_millis() as u64;
         seen.timestamp.saturating_add(since << COUNTER_BITS)
     }
 
@@ -137,10 +137,10 @@ pub struct Write<'a> {
 }
 
 impl Write<'_> {
-    /// The pair to send with the next try.
-    pub fn pair(&mut self, now: Instant) -> Pair {
+    /// The request id to send with the next try.
+    pub fn request_id(&mut self, now: Instant) -> RequestId {
         self.first_tried = self.first_tried.min(self.session.cluster_time(now));
-        Pair {
+        RequestId {
             client: self.session.client,
             sequence: self.sequence,
             lowest_unanswered: self.session.lowest_unanswered(now),
@@ -182,13 +182,16 @@ mod tests {
         let later = now + MINUTE;
         let mut first = session.begin(later, now);
         let mut second = session.begin(later, now);
-        let pairs = (first.pair(now), second.pair(now));
-        assert_eq!((pairs.0.sequence, pairs.1.sequence), (1, 2));
-        assert_eq!(second.pair(now).lowest_unanswered, 1);
+        let request_ids = (first.request_id(now), second.request_id(now));
+        assert_eq!((request_ids.0.sequence, request_ids.1.sequence), (1, 2));
+        assert_eq!(second.request_id(now).lowest_unanswered, 1);
         first.answered();
-        assert_eq!(second.pair(now).lowest_unanswered, 2);
+        assert_eq!(second.request_id(now).lowest_unanswered, 2);
         second.answered();
-        assert_eq!(session.begin(later, now).pair(now).lowest_unanswered, 3);
+        assert_eq!(
+            session.begin(later, now).request_id(now).lowest_unanswered,
+            3
+        );
     }
 
     #[test]
@@ -197,8 +200,8 @@ mod tests {
         let later = now + MINUTE;
         drop(session.begin(later, now));
         let mut next = session.begin(later + MINUTE, now);
-        assert_eq!(next.pair(now).lowest_unanswered, 1);
-        assert_eq!(next.pair(later).lowest_unanswered, 2);
+        assert_eq!(next.request_id(now).lowest_unanswered, 1);
+        assert_eq!(next.request_id(later).lowest_unanswered, 2);
     }
 
     #[test]
@@ -207,7 +210,7 @@ mod tests {
         session.observe(5_000 << COUNTER_BITS, now);
         session.observe(4_000 << COUNTER_BITS, now);
         assert_eq!(session.token(), 5_000 << COUNTER_BITS);
-        let first_tried = |now| session.begin(now, now).pair(now).first_tried;
+        let first_tried = |now| session.begin(now, now).request_id(now).first_tried;
         assert_eq!(first_tried(now + MINUTE), 5_000 << COUNTER_BITS);
         let later = now + MINUTE + Duration::from_millis(7);
         assert_eq!(first_tried(later), 5_007 << COUNTER_BITS);
@@ -218,13 +221,13 @@ mod tests {
         let (session, now) = session();
         session.observe(9_000 << COUNTER_BITS, now);
         let mut write = session.begin(now, now);
-        assert_eq!(write.pair(now).first_tried, 9_000 << COUNTER_BITS);
+        assert_eq!(write.request_id(now).first_tried, 9_000 << COUNTER_BITS);
         session.step_back(4_000 << COUNTER_BITS, now);
         assert_eq!(session.token(), 4_000 << COUNTER_BITS);
-        assert_eq!(write.pair(now).first_tried, 4_000 << COUNTER_BITS);
+        assert_eq!(write.request_id(now).first_tried, 4_000 << COUNTER_BITS);
         session.observe(9_500 << COUNTER_BITS, now);
         assert_eq!(session.token(), 9_500 << COUNTER_BITS);
-        assert_eq!(write.pair(now).first_tried, 4_000 << COUNTER_BITS);
+        assert_eq!(write.request_id(now).first_tried, 4_000 << COUNTER_BITS);
         // A later time is not taken.
         session.step_back(10_000 << COUNTER_BITS, now);
         assert_eq!(session.token(), 9_500 << COUNTER_BITS);

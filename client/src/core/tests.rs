@@ -1,13 +1,13 @@
-//! The rules of a call, one after the other, and a toy cluster in which they hold together.
+//! The rules of a call, one after the other, and a model cluster in which they hold together.
 
-mod toy;
+mod model_cluster;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rangedb_protocol::{ErrorReply, Route};
 
-use super::{Action, Attempt, Call, Core, Event, Kind, Lost, Place};
+use super::{Action, Attempt, Call, Core, Endpoint, Event, Kind, Lost};
 use crate::error::{Error, ErrorCode, Fate};
 
 const KEY: &[u8] = b"k";
@@ -62,10 +62,10 @@ impl Client {
     }
 
     /// Goes on until the request is sent; gives its place.
-    fn send(&self, call: &mut Call<'_>) -> (Place, Attempt) {
+    fn send(&self, call: &mut Call<'_>) -> (Endpoint, Attempt) {
         match call.on(Event::Resume, self.now) {
-            Action::Open { place, .. } => match call.on(Event::Opened, self.now) {
-                Action::Send(attempt) => (place, attempt),
+            Action::Open { endpoint, .. } => match call.on(Event::Opened, self.now) {
+                Action::Send(attempt) => (endpoint, attempt),
                 other => panic!("{other:?} instead of a request"),
             },
             other => panic!("{other:?} instead of a connection"),
@@ -113,20 +113,23 @@ fn failed(action: Action) -> Error {
 fn a_known_route_is_followed_at_once() {
     let client = Client::new();
     let mut call = client.begin(Kind::Write);
-    let (place, attempt) = client.send(&mut call);
-    assert_eq!((&*place.address, place.shard), ("node1:1", Some(0)));
+    let (endpoint, attempt) = client.send(&mut call);
+    assert_eq!((&*endpoint.address, endpoint.shard), ("node1:1", Some(0)));
     assert_eq!(attempt.target.map(|target| target.range), Some(2));
     assert_eq!(
-        (attempt.pair.client, attempt.pair.sequence),
+        (attempt.request_id.client, attempt.request_id.sequence),
         (7 << 64 | 3, 1)
     );
-    assert_eq!((attempt.pair.first_tried, attempt.token), (NOW, NOW));
+    assert_eq!((attempt.request_id.first_tried, attempt.token), (NOW, NOW));
     assert_eq!(attempt.deadline_ms, 1_500);
     call.answered(NOW + 1, client.now);
     let mut next = client.begin(Kind::Write);
     let (_, attempt) = client.send(&mut next);
     assert_eq!(
-        (attempt.pair.sequence, attempt.pair.lowest_unanswered),
+        (
+            attempt.request_id.sequence,
+            attempt.request_id.lowest_unanswered
+        ),
         (2, 2)
     );
     assert_eq!(attempt.token, NOW + 1);
@@ -146,7 +149,7 @@ fn without_a_directory_a_call_asks_for_one_before_it_names_a_time() {
         let Action::Send(attempt) = call.on(Event::Opened, now) else {
             panic!("nothing is sent");
         };
-        assert_eq!(attempt.pair.first_tried, NOW);
+        assert_eq!(attempt.request_id.first_tried, NOW);
         assert_eq!(attempt.target.is_some(), key.is_some());
     }
 }
@@ -161,10 +164,10 @@ fn a_stale_route_heals_at_once_and_free_of_the_budget() {
         let (_, first) = client.send(&mut call);
         let stale = refused_by(1, code, Fate::NotApplied, Some(route(2, 2)));
         assert_eq!(paused(call.on(stale, client.now)), Duration::ZERO);
-        let (place, second) = client.send(&mut call);
-        assert_eq!(&*place.address, "node2:1", "{code}");
+        let (endpoint, second) = client.send(&mut call);
+        assert_eq!(&*endpoint.address, "node2:1", "{code}");
         assert_eq!(second.target.map(|target| target.version), Some(2));
-        assert_eq!(second.pair, first.pair);
+        assert_eq!(second.request_id, first.request_id);
         // Routes that go stale again are paid for.
         let stale = refused_by(2, code, Fate::NotApplied, None);
         let error = failed(call.on(stale, client.now));
@@ -173,7 +176,7 @@ fn a_stale_route_heals_at_once_and_free_of_the_budget() {
 }
 
 #[test]
-fn a_write_in_doubt_keeps_its_pair_until_its_fate_is_known() {
+fn a_write_in_doubt_keeps_its_request_id_until_its_fate_is_known() {
     let doubts: [fn() -> Event; 3] = [
         broken,
         || Event::Lost(Lost::Late),
@@ -189,7 +192,7 @@ fn a_write_in_doubt_keeps_its_pair_until_its_fate_is_known() {
             assert_eq!(pause.is_zero(), tries == 0, "{pause:?}");
             client.told(route(1, 1), 1);
             let (_, again) = client.send(&mut call);
-            assert_eq!(again.pair, first.pair);
+            assert_eq!(again.request_id, first.request_id);
         }
         // Later refusals do not tell what became of the first try.
         let refused = refusal(ErrorCode::Invalid, Fate::NotApplied);
@@ -200,7 +203,7 @@ fn a_write_in_doubt_keeps_its_pair_until_its_fate_is_known() {
         );
         // Until its deadline no later write lets the servers forget it.
         let mut next = client.begin(Kind::Write);
-        assert_eq!(client.send(&mut next).1.pair.lowest_unanswered, 1);
+        assert_eq!(client.send(&mut next).1.request_id.lowest_unanswered, 1);
     }
 }
 
@@ -213,7 +216,7 @@ fn a_write_that_was_surely_not_applied_is_no_longer_unanswered() {
     let error = failed(call.on(refused, client.now));
     assert_eq!(error.fate, Fate::NotApplied);
     let mut next = client.begin(Kind::Write);
-    assert_eq!(client.send(&mut next).1.pair.lowest_unanswered, 2);
+    assert_eq!(client.send(&mut next).1.request_id.lowest_unanswered, 2);
 }
 
 #[test]
@@ -341,9 +344,9 @@ fn a_silent_try_is_given_up_only_if_the_range_has_moved() {
     call.on(Event::Silence, client.now);
     client.told(route(2, 3), 3);
     assert_eq!(paused(call.on(Event::Looked, client.now)), Duration::ZERO);
-    let (place, again) = client.send(&mut call);
-    assert_eq!(&*place.address, "node3:1");
-    assert_eq!(again.pair, first.pair);
+    let (endpoint, again) = client.send(&mut call);
+    assert_eq!(&*endpoint.address, "node3:1");
+    assert_eq!(again.request_id, first.request_id);
 }
 
 #[test]
@@ -360,15 +363,15 @@ fn a_clock_out_of_bounds_is_waited_for_or_stepped_back_from() {
     };
     let mut call = client.begin(Kind::Write);
     let (_, first) = client.send(&mut call);
-    assert_eq!((first.pair.first_tried, first.token), (ahead, ahead));
+    assert_eq!((first.request_id.first_tried, first.token), (ahead, ahead));
     // It becomes possible soon.
     assert!(paused(call.on(out_of_bounds(100), client.now)) >= ms(100));
     assert_eq!(client.send(&mut call).1.token, ahead);
     // It does not.
     paused(call.on(out_of_bounds(101), client.now));
     let (_, again) = client.send(&mut call);
-    assert_eq!((again.pair.first_tried, again.token), (NOW, NOW));
-    assert_eq!(again.pair.sequence, first.pair.sequence);
+    assert_eq!((again.request_id.first_tried, again.token), (NOW, NOW));
+    assert_eq!(again.request_id.sequence, first.request_id.sequence);
     for _ in 0..2 {
         paused(call.on(out_of_bounds(0), client.now));
         client.send(&mut call);
@@ -409,12 +412,12 @@ fn nodes_that_failed_a_short_time_ago_are_asked_last() {
     client.core.leave_out(&address, client.now);
     let mut first = std::collections::BTreeSet::new();
     for _ in 0..100 {
-        let (order, patience) = client.core.order(client.now + ms(300), client.now);
+        let (order, delay) = client.core.order(client.now + ms(300), client.now);
         assert_eq!(order.last(), Some(&address));
-        assert_eq!(patience, ms(50));
+        assert_eq!(delay, ms(50));
         first.extend(order.first().cloned());
-        let place = client.core.any_place(client.now);
-        assert!(place.address != address && place.shard.is_none());
+        let endpoint = client.core.any_endpoint(client.now);
+        assert!(endpoint.address != address && endpoint.shard.is_none());
     }
     assert_eq!(first.len(), 2, "it starts with any of the others");
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rangedb_client::{Client, ClientOptions};
-use rangedb_protocol::preamble::{Answer, PREAMBLE_LEN, Verdict};
+use rangedb_protocol::handshake::{HANDSHAKE_LEN, HandshakeReply, Verdict};
 use rangedb_protocol::{
     ErrorCode, ErrorReply, Fate, FlatBufferBuilder, KeyResult, Reply, Request, RequestBody, Route,
     Row, Values, frame,
@@ -122,8 +122,8 @@ pub async fn connected(manner: Manner, timeout: Duration) -> (Peer, Client) {
 }
 
 async fn serve(mut stream: TcpStream, life: Arc<Life>) {
-    let mut preamble = [0; PREAMBLE_LEN];
-    if stream.read_exact(&mut preamble).await.is_err() {
+    let mut handshake = [0; HANDSHAKE_LEN];
+    if stream.read_exact(&mut handshake).await.is_err() {
         return;
     }
     if life.hangs.load(Ordering::SeqCst) {
@@ -286,8 +286,8 @@ fn time_of(body: &RequestBody<'_>) -> u64 {
     }
 }
 
-fn accepted(life: &Life) -> Answer {
-    Answer {
+fn accepted(life: &Life) -> HandshakeReply {
+    HandshakeReply {
         verdict: Verdict::Accepted,
         version: 1,
         shard: 0,

@@ -2,9 +2,12 @@
 
 use rangedb_fuzz::fuzz;
 
-use crate::cluster::message::{Ask, Told, View, decode_ask, decode_told, encode_ask, encode_told};
+use crate::cluster::message::{
+    ClusterRequest, ClusterResponse, View, decode_request, decode_response, encode_request,
+    encode_response,
+};
 use crate::cluster::record::{self, NodeRecord, RangeRecord, Setting};
-use crate::cluster::{HighestIds, NodeState, NodeView, RangeView, Trouble};
+use crate::cluster::{HighestIds, NodeHealth, NodeView, RangeView, Trouble};
 use crate::error::OrderError;
 use crate::range::{Descriptor, Keyspace, ReplicaPlace};
 use crate::types::{Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId};
@@ -40,7 +43,7 @@ fn node() -> NodeRecord {
         address: "10.0.0.1:7400".to_owned(),
         http: "127.0.0.1:7480".to_owned(),
         shards: 2,
-        life: NodeRecord::life(4, 99),
+        incarnation: NodeRecord::incarnation(4, 99),
         started_ms: 5,
         release: "0.1.0".to_owned(),
     }
@@ -69,7 +72,7 @@ fn view() -> View {
     };
     let node = NodeView {
         record: node(),
-        state: NodeState::Alive,
+        state: NodeHealth::Alive,
     };
     View {
         version: 8,
@@ -93,61 +96,65 @@ fn questions_and_answers() {
         peers: Vec::new(),
     };
     let range = RangeId(7);
-    let asks = [
-        Ask::Report(report),
-        Ask::View,
-        Ask::Join { token: 1 << 100 },
-        Ask::Set {
+    let requests = [
+        ClusterRequest::Report(report),
+        ClusterRequest::View,
+        ClusterRequest::Join { token: 1 << 100 },
+        ClusterRequest::Set {
             name: "balance".to_owned(),
             value: "off".to_owned(),
         },
-        Ask::TransferLeader {
+        ClusterRequest::TransferLeader {
             range,
             to: Some(NodeId(2)),
         },
-        Ask::MoveReplica {
+        ClusterRequest::MoveReplica {
             range,
             from: NodeId(1),
             to: AT.node,
             shard: Some(AT.shard),
         },
-        Ask::Create {
+        ClusterRequest::Create {
             descriptor: descriptor(),
             replica: ReplicaId(9),
         },
-        Ask::Change {
+        ClusterRequest::Change {
             range,
             voters: vec![PLACE],
             learners: vec![PLACE],
         },
     ];
-    let tally = fuzz("asks", &asks.map(|ask| encode_ask(&ask)), |bytes, meter| {
-        let Some(ask) = meter.decode(|| decode_ask(bytes)) else {
-            return false;
-        };
-        assert_eq!(decode_ask(&encode_ask(&ask)), Some(ask));
-        true
-    });
+    let tally = fuzz(
+        "asks",
+        &requests.map(|request| encode_request(&request)),
+        |bytes, meter| {
+            let Some(request) = meter.decode(|| decode_request(bytes)) else {
+                return false;
+            };
+            assert_eq!(decode_request(&encode_request(&request)), Some(request));
+            true
+        },
+    );
     assert!(tally.accepted > 100, "{tally:?}");
-    let tolds = [
-        Told::NotHere {
+    let responses = [
+        ClusterResponse::NotHere {
             leader: None,
             system: vec![AT],
         },
-        Told::Done,
-        Told::Refused(OrderError::busy("a change is under way")),
-        Told::View(view()),
-        Told::Joined(NodeId(4)),
-        Told::Settings(vec![setting()]),
+        ClusterResponse::Done,
+        ClusterResponse::Refused(OrderError::busy("a change is under way")),
+        ClusterResponse::View(view()),
+        ClusterResponse::Joined(NodeId(4)),
+        ClusterResponse::Settings(vec![setting()]),
     ];
     let tally = fuzz(
         "tolds",
-        &tolds.map(|told| encode_told(&told)),
+        &responses.map(|response| encode_response(&response)),
         |bytes, meter| {
-            let Some(told) = meter.decode(|| decode_told(bytes)) else {
+            let Some(response) = meter.decode(|| decode_response(bytes)) else {
                 return false;
             };
-            assert_eq!(decode_told(&encode_told(&told)), Some(told));
+            assert_eq!(decode_response(&encode_response(&response)), Some(response));
             true
         },
     );

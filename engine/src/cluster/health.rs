@@ -200,12 +200,12 @@ impl<I: Instant> Health<I> {
             .absent
             .filter(|spell| spell.reports >= ABSENT_REPORTS)
             .is_some_and(|spell| Spell::lasts(Some(&spell), ABSENT_FOR, now));
-        let patience = dead_after.max(BEHIND_AT_LEAST);
+        let timeout = dead_after.max(BEHIND_AT_LEAST);
         if member.is_lost {
             Some(Trouble::Lost)
         } else if is_absent {
             Some(Trouble::Missing)
-        } else if Spell::lasts(member.behind.as_ref(), patience, now) {
+        } else if Spell::lasts(member.behind.as_ref(), timeout, now) {
             Some(Trouble::Behind)
         } else {
             None

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use super::health::Health;
 use super::ids::Ids;
-use super::message::{Ask, HighestIds, LedRange, NodeState, Report, Told, Trouble, View};
+use super::message::{
+    ClusterRequest, ClusterResponse, HighestIds, LedRange, NodeHealth, Report, Trouble, View,
+};
 use super::placement::{self, Node, Range, Slot, Step};
 use super::record::{self, NodeRecord, RangeRecord, Row, Setting};
 use super::settings;
@@ -222,7 +224,7 @@ impl<T: Instant> Manager<T> {
 
     /// Takes a shard's report. `is_there`: its node was reached at the address that it claims. If
     /// not, the node keeps its old address, and a new node is not part of the cluster yet.
-    pub fn take(&mut self, report: Report, is_there: bool, now: T) -> Told {
+    pub fn take(&mut self, report: Report, is_there: bool, now: T) -> ClusterResponse {
         self.ids.raise(report.highest);
         self.ids.raise(HighestIds {
             node: report.node.id.max(report.from.node),
@@ -233,7 +235,7 @@ impl<T: Instant> Manager<T> {
             _ if is_there => {}
             Some(known) => record.address.clone_from(&known.record.address),
             None => {
-                return Told::Synced {
+                return ClusterResponse::Synced {
                     view: (report.known != self.view.version).then(|| self.view.clone()),
                     remove: Vec::new(),
                     superseded: None,
@@ -243,7 +245,7 @@ impl<T: Instant> Manager<T> {
         }
         let superseded = self.take_node(record, now);
         if superseded.is_some() {
-            return Told::Synced {
+            return ClusterResponse::Synced {
                 view: None,
                 remove: Vec::new(),
                 superseded,
@@ -263,7 +265,7 @@ impl<T: Instant> Manager<T> {
                 !listed && (descriptor.epoch.conf > held.conf || left_over)
             })
         });
-        Told::Synced {
+        ClusterResponse::Synced {
             remove: held.map(|held| (held.range, held.replica)).collect(),
             view: (report.known != self.view.version).then(|| self.view.clone()),
             superseded,
@@ -315,14 +317,14 @@ impl<T: Instant> Manager<T> {
             self.nodes.insert(known.record.id, known);
             return None;
         };
-        let is_past = known.past.contains(&record.life);
-        if is_past || NodeRecord::is_older(record.life, known.record.life) {
+        let is_past = known.past.contains(&record.incarnation);
+        if is_past || NodeRecord::is_older(record.incarnation, known.record.incarnation) {
             return Some(known.record.starts());
         }
         known.heard = now;
-        if known.record.life != record.life {
+        if known.record.incarnation != record.incarnation {
             known.past.truncate(PAST_LIVES - 1);
-            known.past.push_front(known.record.life);
+            known.past.push_front(known.record.incarnation);
         }
         if known.record != record {
             known.record = record;
@@ -432,13 +434,13 @@ impl<T: Instant> Manager<T> {
     fn placed(&self, now: T) -> (Vec<Node>, Vec<Range>) {
         let avoided = self.health.avoided(now);
         let nodes = self.nodes.values().filter_map(|known| {
-            let state = self.node_state(known, now);
+            let state = self.node_health(known, now);
             let id = known.record.id;
             let of_node = avoided.iter().filter(|at| at.node == id);
-            (state != NodeState::Dead).then(|| Node {
+            (state != NodeHealth::Dead).then(|| Node {
                 id,
                 shards: known.record.shards,
-                alive: state == NodeState::Alive,
+                alive: state == NodeHealth::Alive,
                 avoided: of_node.map(|at| at.shard).collect(),
             })
         });
@@ -485,7 +487,7 @@ impl<T: Instant> Manager<T> {
             let place = descriptor.location(**voter);
             let node = place.and_then(|place| self.nodes.get(&place.node));
             troubles.iter().all(|(replica, _)| replica != *voter)
-                && node.is_some_and(|node| self.node_state(node, now) == NodeState::Alive)
+                && node.is_some_and(|node| self.node_health(node, now) == NodeHealth::Alive)
         };
         let well = voters.iter().filter(is_well).count();
         let worst = troubles
@@ -496,10 +498,10 @@ impl<T: Instant> Manager<T> {
 
     /// Notes an order to a range: it gets no other until it has carried this one out, or for a
     /// while.
-    pub fn order(&mut self, ask: &Ask, now: T) {
+    pub fn order(&mut self, request: &ClusterRequest, now: T) {
         let ids = |places: &[ReplicaPlace]| places.iter().map(|place| place.replica).collect();
-        let (range, goal) = match ask {
-            Ask::Change {
+        let (range, goal) = match request {
+            ClusterRequest::Change {
                 range,
                 voters,
                 learners,
@@ -508,7 +510,7 @@ impl<T: Instant> Manager<T> {
                 all.extend(&voters);
                 (range, Goal::Members(all, voters))
             }
-            Ask::TransferLeadership { range, to } => (range, Goal::Leader(*to)),
+            ClusterRequest::TransferLeadership { range, to } => (range, Goal::Leader(*to)),
             _ => return,
         };
         if let Some(known) = self.ranges.get_mut(range) {
@@ -563,13 +565,13 @@ impl<T: Instant> Manager<T> {
         let known = self.nodes.get(&node);
         let unknown = || OrderError::NotFound(format!("there is no node {node}"));
         let known = known.ok_or_else(unknown)?;
-        match self.node_state(known, now) {
-            NodeState::Alive => Ok(&known.record),
-            NodeState::Dead => {
+        match self.node_health(known, now) {
+            NodeHealth::Alive => Ok(&known.record),
+            NodeHealth::Dead => {
                 let why = format!("node {node} is dead");
                 Err(OrderError::busy_for(why, DEAD_NODE_RETRY))
             }
-            NodeState::Silent | NodeState::Unreachable => {
+            NodeHealth::Silent | NodeHealth::Unreachable => {
                 let why = format!("node {node} does not answer");
                 Err(OrderError::busy(why))
             }

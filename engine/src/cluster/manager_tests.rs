@@ -93,7 +93,7 @@ impl Case {
         }
     }
 
-    fn report(&mut self, node: u64) -> Told {
+    fn report(&mut self, node: u64) -> ClusterResponse {
         let ranges = [SYSTEM_RANGE, RangeId(2)];
         let holds = self.members.contains(&node) && !self.missing.contains(&node);
         let held = ranges.map(|range| HeldReplica {
@@ -146,7 +146,7 @@ impl Case {
         found.expect("it is known")
     }
 
-    fn state(&self, node: u64) -> Option<NodeState> {
+    fn state(&self, node: u64) -> Option<NodeHealth> {
         let view = self.manager.view(self.now);
         let mut nodes = view.nodes.iter();
         let found = nodes.find(|known| known.record.id == NodeId(node))?;
@@ -238,18 +238,18 @@ fn a_node_that_reports_and_is_not_reached_is_no_target_and_is_replaced_after_dea
     case.pass(5);
     case.unreached = vec![3, 4];
     case.pass(6);
-    assert_eq!(case.state(3), Some(NodeState::Unreachable));
+    assert_eq!(case.state(3), Some(NodeHealth::Unreachable));
     assert!(case.range().under_replicated);
     assert_eq!(case.planned(), None, "it has its time");
     case.pass(DEAD_AFTER_S);
-    assert_eq!(case.state(3), Some(NodeState::Dead));
+    assert_eq!(case.state(3), Some(NodeHealth::Dead));
     assert_eq!(case.planned(), None, "node 4 is not reached, either");
     case.unreached = vec![3];
     case.pass(1);
     assert_eq!(case.planned(), Some((vec![4], vec![1, 2])));
     case.unreached.clear();
     case.pass(1);
-    assert_eq!(case.state(3), Some(NodeState::Alive));
+    assert_eq!(case.state(3), Some(NodeHealth::Alive));
 }
 
 #[test]
@@ -272,15 +272,18 @@ fn a_node_that_was_not_met_where_it_says_is_no_part_of_the_cluster_or_stays_wher
     case.unmet = vec![4];
     case.pass(5);
     assert_eq!(case.state(4), None);
-    let told = case.report(4);
-    assert!(matches!(told, Told::Synced { unmet: true, .. }), "{told:?}");
+    let response = case.report(4);
+    assert!(
+        matches!(response, ClusterResponse::Synced { unmet: true, .. }),
+        "{response:?}"
+    );
     case.unmet.clear();
     case.pass(1);
-    assert_eq!(case.state(4), Some(NodeState::Alive));
-    let told = case.report(4);
+    assert_eq!(case.state(4), Some(NodeHealth::Alive));
+    let response = case.report(4);
     assert!(
-        matches!(told, Told::Synced { unmet: false, .. }),
-        "{told:?}"
+        matches!(response, ClusterResponse::Synced { unmet: false, .. }),
+        "{response:?}"
     );
 }
 
@@ -309,7 +312,7 @@ fn what_passes_by_itself_is_busy_and_what_does_not_exist_is_not_found() {
     assert!(matches!(order(&case, 9), Err(OrderError::NotFound(why)) if why.contains('9')));
     assert!(matches!(node(&case, 9), Err(OrderError::NotFound(why)) if why.contains('9')));
 
-    let transfer_to = Ask::TransferLeadership {
+    let transfer_to = ClusterRequest::TransferLeadership {
         range: RangeId(2),
         to: ReplicaId(2),
     };

@@ -18,37 +18,37 @@ use crate::types::{Location, NodeId, RangeId, ReplicaId, ShardId};
 const VERSION: u8 = 3;
 
 /// The bytes of a request.
-pub fn encode_ask(ask: &Ask) -> Vec<u8> {
-    codec::encode(VERSION, ask, 0)
+pub fn encode_request(request: &ClusterRequest) -> Vec<u8> {
+    codec::encode(VERSION, request, 0)
 }
 
-/// Reads what [`encode_ask`] wrote; `None` if the bytes are not a request of this version.
-pub fn decode_ask(bytes: &[u8]) -> Option<Ask> {
+/// Reads what [`encode_request`] wrote; `None` if the bytes are not a request of this version.
+pub fn decode_request(bytes: &[u8]) -> Option<ClusterRequest> {
     codec::decode(VERSION, bytes)
 }
 
 /// The bytes of a response.
-pub fn encode_told(told: &Told) -> Vec<u8> {
-    codec::encode(VERSION, told, 0)
+pub fn encode_response(response: &ClusterResponse) -> Vec<u8> {
+    codec::encode(VERSION, response, 0)
 }
 
-/// Reads what [`encode_told`] wrote; `None` if the bytes are not a response of this version.
-pub fn decode_told(bytes: &[u8]) -> Option<Told> {
+/// Reads what [`encode_response`] wrote; `None` if the bytes are not a response of this version.
+pub fn decode_response(bytes: &[u8]) -> Option<ClusterResponse> {
     codec::decode(VERSION, bytes)
 }
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub enum Ask {
-    /// To the manager: the report (heartbeat) of a shard. The response is [`Told::Synced`].
+pub enum ClusterRequest {
+    /// To the manager: the report (heartbeat) of a shard. The response is [`ClusterResponse::Synced`].
     Report(Report),
-    /// To the manager: asks for the state of the cluster now. The response is [`Told::View`].
+    /// To the manager: asks for the state of the cluster now. The response is [`ClusterResponse::View`].
     View,
     /// To the manager: a new node asks for an id. The same token gets the same id.
     Join { token: u128 },
     /// To the manager: changes a setting of the cluster.
     Set { name: String, value: String },
-    /// To the manager: asks for all changes of settings. The response is [`Told::Settings`].
+    /// To the manager: asks for all changes of settings. The response is [`ClusterResponse::Settings`].
     History,
     /// To the manager: another node (a given one, or any) must lead a range.
     TransferLeader { range: RangeId, to: Option<NodeId> },
@@ -84,7 +84,7 @@ pub enum Ask {
     /// is that to the report.
     PassOn(Report),
     /// To a shard: asks for the digest that the log has asked of its replica. The response is
-    /// [`Told::Digest`].
+    /// [`ClusterResponse::Digest`].
     Digest {
         range: RangeId,
         replica: ReplicaId,
@@ -94,11 +94,12 @@ pub enum Ask {
     Halt { range: RangeId, replica: ReplicaId },
 }
 
-impl Ask {
+impl ClusterRequest {
     /// The range whose leader is asked to change its members or to hand over.
     pub fn range(&self) -> Option<RangeId> {
         match self {
-            Ask::Change { range, .. } | Ask::TransferLeadership { range, .. } => Some(*range),
+            ClusterRequest::Change { range, .. }
+            | ClusterRequest::TransferLeadership { range, .. } => Some(*range),
             _ => None,
         }
     }
@@ -107,14 +108,16 @@ impl Ask {
     pub fn is_order(&self) -> bool {
         matches!(
             self,
-            Ask::Set { .. } | Ask::TransferLeader { .. } | Ask::MoveReplica { .. }
+            ClusterRequest::Set { .. }
+                | ClusterRequest::TransferLeader { .. }
+                | ClusterRequest::MoveReplica { .. }
         )
     }
 }
 
 /// A response.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub enum Told {
+pub enum ClusterResponse {
     /// The manager is not here; it may be at one of these places.
     NotHere {
         leader: Option<Location>,
@@ -272,7 +275,7 @@ pub struct View {
 
 /// The state of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub enum NodeState {
+pub enum NodeHealth {
     /// It reports, and other nodes reach it.
     Alive,
     /// It has not reported for a while.
@@ -311,7 +314,7 @@ pub struct NodeView {
     /// What it says of itself.
     pub record: NodeRecord,
     /// Its state.
-    pub state: NodeState,
+    pub state: NodeHealth,
 }
 
 /// A range of the cluster.
@@ -350,11 +353,11 @@ mod tests {
             OrderError::NotFound(why()),
             OrderError::Unknown(why()),
         ] {
-            let told = Told::Refused(refused);
-            let mut bytes = encode_told(&told);
-            assert_eq!(decode_told(&bytes), Some(told));
+            let response = ClusterResponse::Refused(refused);
+            let mut bytes = encode_response(&response);
+            assert_eq!(decode_response(&bytes), Some(response));
             bytes[0] = VERSION - 1;
-            assert_eq!(decode_told(&bytes), None);
+            assert_eq!(decode_response(&bytes), None);
         }
     }
 }

@@ -19,5 +19,7 @@ pub mod record;
 pub mod settings;
 mod view;
 
-pub use message::{Ask, HighestIds, NodeState, NodeView, RangeView, Told, Trouble, View};
+pub use message::{
+    ClusterRequest, ClusterResponse, HighestIds, NodeHealth, NodeView, RangeView, Trouble, View,
+};
 pub use record::{NodeRecord, Setting};

@@ -52,8 +52,8 @@ pub struct NodeRecord {
     pub http: String,
     /// How many shards it has.
     pub shards: u16,
-    /// Its process: see [`NodeRecord::life`].
-    pub life: u128,
+    /// Its process: see [`NodeRecord::incarnation`].
+    pub incarnation: u128,
     /// When the process started, in milliseconds of the node's wall clock.
     pub started_ms: u64,
     /// The release that it runs.
@@ -64,21 +64,21 @@ impl NodeRecord {
     /// Identifies a process: the number of starts on its folder, and a random number, because two
     /// processes may be started on copies of a folder. The random number is 0 if the start could
     /// not be counted because the disk was full: then the next start has the same count.
-    pub fn life(starts: u64, random: u64) -> u128 {
+    pub fn incarnation(starts: u64, random: u64) -> u128 {
         u128::from(starts) << 64 | u128::from(random)
     }
 
-    /// Whether the process `life` runs on an older folder than the process `seen` of the same node,
+    /// Whether the process `incarnation` runs on an older folder than the process `seen` of the same node,
     /// or on another copy of it.
-    pub fn is_older(life: u128, seen: u128) -> bool {
-        let (starts, most) = (life >> 64, seen >> 64);
-        let are_counted = life as u64 != 0 && seen as u64 != 0;
-        starts < most || (starts == most && life != seen && are_counted)
+    pub fn is_older(incarnation: u128, seen: u128) -> bool {
+        let (starts, most) = (incarnation >> 64, seen >> 64);
+        let are_counted = incarnation as u64 != 0 && seen as u64 != 0;
+        starts < most || (starts == most && incarnation != seen && are_counted)
     }
 
     /// How many processes were started on the folder.
     pub fn starts(&self) -> u64 {
-        (self.life >> 64) as u64
+        (self.incarnation >> 64) as u64
     }
 }
 
@@ -168,14 +168,29 @@ mod tests {
 
     #[test]
     fn a_folder_that_went_back_is_older_and_a_start_that_was_not_counted_is_not() {
-        let life = NodeRecord::life;
-        assert!(NodeRecord::is_older(life(6, 9), life(7, 1)), "fewer starts");
-        assert!(NodeRecord::is_older(life(6, 0), life(7, 1)), "fewer starts");
-        assert!(NodeRecord::is_older(life(7, 9), life(7, 1)), "another copy");
-        assert!(!NodeRecord::is_older(life(7, 1), life(7, 1)), "itself");
-        assert!(!NodeRecord::is_older(life(8, 9), life(7, 1)), "a later one");
-        assert!(!NodeRecord::is_older(life(7, 9), life(7, 0)));
-        assert!(!NodeRecord::is_older(life(7, 0), life(7, 9)));
+        let incarnation = NodeRecord::incarnation;
+        assert!(
+            NodeRecord::is_older(incarnation(6, 9), incarnation(7, 1)),
+            "fewer starts"
+        );
+        assert!(
+            NodeRecord::is_older(incarnation(6, 0), incarnation(7, 1)),
+            "fewer starts"
+        );
+        assert!(
+            NodeRecord::is_older(incarnation(7, 9), incarnation(7, 1)),
+            "another copy"
+        );
+        assert!(
+            !NodeRecord::is_older(incarnation(7, 1), incarnation(7, 1)),
+            "itself"
+        );
+        assert!(
+            !NodeRecord::is_older(incarnation(8, 9), incarnation(7, 1)),
+            "a later one"
+        );
+        assert!(!NodeRecord::is_older(incarnation(7, 9), incarnation(7, 0)));
+        assert!(!NodeRecord::is_older(incarnation(7, 0), incarnation(7, 9)));
     }
 
     #[test]

@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 
 use super::manager::{KnownNode, KnownRange, Manager, SILENT_AFTER};
-use super::message::{NodeState, NodeView, RangeView, Trouble, View};
+use super::message::{NodeHealth, NodeView, RangeView, Trouble, View};
 use super::placement;
 use super::record::Setting;
 use crate::env::Instant;
 use crate::types::{NodeId, ReplicaId, SYSTEM_RANGE};
 
 impl<T: Instant> Manager<T> {
-    pub(super) fn node_state(&self, node: &KnownNode<T>, now: T) -> NodeState {
+    pub(super) fn node_health(&self, node: &KnownNode<T>, now: T) -> NodeHealth {
         if now < node.heard + SILENT_AFTER {
             return match self.health.unreached_since(node.record.id, now) {
-                None => NodeState::Alive,
-                Some(since) if now >= since + self.dead_after() => NodeState::Dead,
-                Some(_) => NodeState::Unreachable,
+                None => NodeHealth::Alive,
+                Some(since) if now >= since + self.dead_after() => NodeHealth::Dead,
+                Some(_) => NodeHealth::Unreachable,
             };
         }
         // A node that lost its folder comes back under a new id, at the same address.
@@ -25,9 +25,9 @@ impl<T: Instant> Manager<T> {
                 && now < other.heard + SILENT_AFTER
         });
         if replaced || now >= node.heard + self.dead_after() {
-            NodeState::Dead
+            NodeHealth::Dead
         } else {
-            NodeState::Silent
+            NodeHealth::Silent
         }
     }
 
@@ -48,14 +48,14 @@ impl<T: Instant> Manager<T> {
     pub fn view(&self, now: T) -> View {
         let nodes = self.nodes.values().map(|known| NodeView {
             record: known.record.clone(),
-            state: self.node_state(known, now),
+            state: self.node_health(known, now),
         });
         let nodes: Vec<NodeView> = nodes.collect();
         let alive = |node: NodeId| {
             let mut nodes = nodes.iter();
-            nodes.any(|view| view.record.id == node && view.state == NodeState::Alive)
+            nodes.any(|view| view.record.id == node && view.state == NodeHealth::Alive)
         };
-        let usable = nodes.iter().filter(|view| view.state != NodeState::Dead);
+        let usable = nodes.iter().filter(|view| view.state != NodeHealth::Dead);
         let (wanted, _) = placement::wanted(usable.count(), self.factor());
         let ranges = self.ranges.values().map(|known| {
             let descriptor = known.record.descriptor.clone();
@@ -138,7 +138,7 @@ impl<T: Instant> Manager<T> {
             let mut before = self.view.nodes.iter();
             let before = before.find(|known| known.record.id == node.record.id);
             let is_news = before.is_none_or(|known| known.state != node.state);
-            if is_news && node.state == NodeState::Unreachable {
+            if is_news && node.state == NodeHealth::Unreachable {
                 tracing::warn!(
                     node = %node.record.id,
                     address = node.record.address,

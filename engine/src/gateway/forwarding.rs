@@ -1,7 +1,7 @@
 //! Forwards requests of callers that do not follow routes to the shard that leads their range, on
 //! this node or on another: the asking side.
 //!
-//! A request is one message over the transport, in the lane of clients, so it stands in front of no
+//! A request is one message over the transport, of the class of clients, so it stands in front of no
 //! append. It is forwarded once: the other shard answers it, or says where the range is. If the
 //! connection breaks after the message may have been sent, the fate of a write is unknown. The same
 //! holds if the other shard falls silent: a process that is stopped keeps its connections open, so
@@ -19,7 +19,7 @@ use futures_util::future::{AbortHandle, AbortRegistration, Abortable};
 use slab::Slab;
 
 use super::message::{self, Body, Found, Reply};
-use crate::env::{AsyncRuntime, Env, Instant, Lane, Now};
+use crate::env::{AsyncRuntime, Env, Instant, MessageClass, Now};
 use crate::error::Error;
 use crate::frame::BODY_LEN_MAX;
 use crate::shard::Shard;
@@ -182,7 +182,7 @@ impl<E: Env> Admitted<E> {
     /// # Errors
     /// No answer came.
     pub async fn send(self, shard: &Shard<E>, until: Option<Now<E>>) -> io::Result<Bytes> {
-        let asking = shard.call(self.to, Lane::Clients, self.message);
+        let asking = shard.call(self.to, MessageClass::Clients, self.message);
         let asking = async {
             match until {
                 None => asking.await,

@@ -8,14 +8,14 @@ use super::message::{
 use super::values::{KeyRead, Values};
 use crate::error::{Error, Fate};
 use crate::request::{
-    Batch, Expected, Outcome, ScanReply, ScanRequest, SessionPair, Target, Versioned,
+    Batch, Expected, Outcome, RequestId, ScanReply, ScanRequest, Target, Versioned,
 };
 use crate::types::{
     Blob, ClientId, Epoch, KeyRange, Location, NodeId, RangeId, Route, ShardId, Timestamp,
 };
 
 fn requests() -> Vec<Request> {
-    let session = SessionPair {
+    let session = RequestId {
         client: ClientId(1 << 100),
         sequence: 7,
         lowest_unanswered: 5,

@@ -12,12 +12,12 @@
 
 use std::time::Duration;
 
-use super::responder::Answer;
+use super::responder::Response;
 use super::values::Values;
 use crate::codec;
 use crate::error::Error;
 use crate::range::command;
-use crate::request::{Batch, Outcome, ScanReply, ScanRequest, SessionPair, Target, Versioned};
+use crate::request::{Batch, Outcome, RequestId, ScanReply, ScanRequest, Target, Versioned};
 use crate::types::{Blob, Timestamp};
 
 /// The version of all messages.
@@ -50,7 +50,7 @@ impl Request {
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum Body {
     Get { key: Blob },
-    Write { batch: Batch, session: SessionPair },
+    Write { batch: Batch, session: RequestId },
     Scan(ScanRequest),
     MultiGet { keys: Vec<Blob> },
 }
@@ -73,16 +73,16 @@ pub enum Found {
     Values(Values),
 }
 
-impl From<Answer<'_>> for Found {
-    fn from(answer: Answer<'_>) -> Found {
-        match answer {
-            Answer::Value(found) => Found::Value(found.map(|(value, version)| Versioned {
+impl From<Response<'_>> for Found {
+    fn from(response: Response<'_>) -> Found {
+        match response {
+            Response::Value(found) => Found::Value(found.map(|(value, version)| Versioned {
                 value: Blob::copy_from_slice(value),
                 version,
             })),
-            Answer::Written(outcome) => Found::Written(outcome),
-            Answer::Rows(rows) => Found::Rows(rows.clone()),
-            Answer::Values(values) => Found::Values(values.clone()),
+            Response::Written(outcome) => Found::Written(outcome),
+            Response::Rows(rows) => Found::Rows(rows.clone()),
+            Response::Values(values) => Found::Values(values.clone()),
         }
     }
 }

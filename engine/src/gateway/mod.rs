@@ -11,7 +11,7 @@
 //!   a client's connection ---> Gateway ---> Shard            the range is led here
 //!      (Responder)                |
 //!                                 +-------> Gateway ---> Shard      on another shard or node
-//!                                  one message (Lane::Clients)
+//!                                  one message (MessageClass::Clients)
 //! ```
 //!
 //! **The path of a get.** [`Gateway::get`] asks the shard, which passes the value, where it lies, to
@@ -53,13 +53,13 @@ use forwarding::{Forwarding, Kind};
 use message::{Body, Found};
 pub use orders::{Order, OrderFailure};
 use request::Call;
-use responder::{Answer, Responder};
-use router::Place;
+use responder::{Responder, Response};
+use router::Lookup;
 
 use crate::cluster::View;
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Error, Fate};
-use crate::request::{Batch, Read, ScanRequest, SessionPair, Target, Wait};
+use crate::request::{Batch, Read, RequestId, ScanRequest, Target, Wait};
 use crate::shard::{Shard, WriteRequest};
 use crate::types::{Blob, Location, Route, ShardId};
 
@@ -179,20 +179,20 @@ impl<E: Env> Gateway<E> {
         key: &[u8],
     ) -> Result<(), R::Refusal> {
         let read = self.inner.shard.get(key, call.target, |found| {
-            responder.answer(&ticket, None, Ok(Answer::Value(found)));
+            responder.answer(&ticket, None, Ok(Response::Value(found)));
         });
-        let place = match read {
+        let lookup = match read {
             Ok(Read::Done(())) => return Ok(()),
             Ok(Read::Wait(wait)) => return self.get_after(wait, responder, call, ticket, key),
             // The shard is asked before the directory, since most requests come to the right shard.
-            Err(Error::Moved(None)) => self.place_of(key),
+            Err(Error::Moved(None)) => self.look_up(key),
             Err(Error::NotLeader(Some(route))) if self.may_forward(call.caller, &route) => {
-                Place::Elsewhere(*route)
+                Lookup::Elsewhere(*route)
             }
             Err(error) => return Err(error.into()),
         };
         let key = Blob::copy_from_slice(key);
-        self.elsewhere(responder, call, ticket, place, Body::Get { key })
+        self.elsewhere(responder, call, ticket, lookup, Body::Get { key })
     }
 
     /// Reads a key when what the read must wait for has come.
@@ -215,7 +215,7 @@ impl<E: Env> Gateway<E> {
                 let read = waited.and_then(|()| {
                     shard.get_after(wait, &key, target, |found| {
                         if let Some(ticket) = responder.release(token) {
-                            responder.answer(&ticket, None, Ok(Answer::Value(found)));
+                            responder.answer(&ticket, None, Ok(Response::Value(found)));
                         }
                     })
                 });
@@ -261,13 +261,13 @@ impl<E: Env> Gateway<E> {
         responder: &Rc<R>,
         call: &Call<E>,
         ticket: R::Ticket,
-        (batch, session): (Batch, SessionPair),
+        (batch, session): (Batch, RequestId),
     ) -> Result<(), R::Refusal> {
         let key = batch.first_key();
-        let place = key.map_or(Place::Here, |key| self.place(call.caller, key));
-        if !matches!(place, Place::Here) {
+        let lookup = key.map_or(Lookup::Here, |key| self.look_up_for(call.caller, key));
+        if !matches!(lookup, Lookup::Here) {
             let body = Body::Write { batch, session };
-            return self.elsewhere(responder, call, ticket, place, body);
+            return self.elsewhere(responder, call, ticket, lookup, body);
         }
         let request = WriteRequest {
             target: call.target,
@@ -291,9 +291,9 @@ impl<E: Env> Gateway<E> {
         ticket: R::Ticket,
         scan: ScanRequest,
     ) -> Result<(), R::Refusal> {
-        let place = self.place(call.caller, &scan.first_key());
-        if !matches!(place, Place::Here) {
-            return self.elsewhere(responder, call, ticket, place, Body::Scan(scan));
+        let lookup = self.look_up_for(call.caller, &scan.first_key());
+        if !matches!(lookup, Lookup::Here) {
+            return self.elsewhere(responder, call, ticket, lookup, Body::Scan(scan));
         }
         let token = responder.hold(ticket)?;
         let (gateway, answering) = (self.clone(), responder.clone());
@@ -309,7 +309,7 @@ impl<E: Env> Gateway<E> {
             match scanned {
                 Ok(rows) => {
                     if let Some(ticket) = answering.release(token) {
-                        answering.answer(&ticket, None, Ok(Answer::Rows(&rows)));
+                        answering.answer(&ticket, None, Ok(Response::Rows(&rows)));
                     }
                 }
                 Err(error) => refuse(answering.as_ref(), token, error),
@@ -372,19 +372,19 @@ fn pass_on<R: Responder>(responder: &R, token: u64, reply: message::Reply) {
     let Some(ticket) = responder.release(token) else {
         return;
     };
-    let answer = match &reply.result {
+    let response = match &reply.result {
         Ok(Found::Value(found)) => {
             let found = found.as_ref();
-            Ok(Answer::Value(
+            Ok(Response::Value(
                 found.map(|found| (&*found.value, found.version)),
             ))
         }
-        Ok(Found::Written(outcome)) => Ok(Answer::Written(outcome.clone())),
-        Ok(Found::Rows(rows)) => Ok(Answer::Rows(rows)),
-        Ok(Found::Values(values)) => Ok(Answer::Values(values)),
+        Ok(Found::Written(outcome)) => Ok(Response::Written(outcome.clone())),
+        Ok(Found::Rows(rows)) => Ok(Response::Rows(rows)),
+        Ok(Found::Values(values)) => Ok(Response::Values(values)),
         Err(error) => Err(error.clone()),
     };
-    responder.answer(&ticket, Some(reply.now), answer);
+    responder.answer(&ticket, Some(reply.now), response);
 }
 
 /// Answers a request that is held with an error.

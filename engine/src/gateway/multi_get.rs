@@ -17,8 +17,8 @@ use rangedb_limits::check_multi_get;
 use super::forwarding::{self, Kind};
 use super::message::{self, Body, Found};
 use super::request::Call;
-use super::responder::{Answer, Responder};
-use super::router::Place;
+use super::responder::{Responder, Response};
+use super::router::Lookup;
 use super::values::{KeyRead, Values};
 use super::{Gateway, deadline_left};
 use crate::env::{AsyncRuntime, Env, Now};
@@ -121,7 +121,7 @@ impl<E: Env> Gateway<E> {
             },
         });
         if split.parts.is_empty() {
-            responder.answer(&ticket, None, Ok(Answer::Values(&split.here)));
+            responder.answer(&ticket, None, Ok(Response::Values(&split.here)));
             return Ok(());
         }
         let token = responder.hold(ticket)?;
@@ -143,7 +143,7 @@ impl<E: Env> Gateway<E> {
             let elsewhere = times.into_iter().flatten().max();
             let now = elsewhere.map(|time| time.max(gateway.inner.shard.now()));
             if let Some(ticket) = responder.release(token) {
-                responder.answer(&ticket, now, Ok(Answer::Values(&all)));
+                responder.answer(&ticket, now, Ok(Response::Values(&all)));
             }
         }));
         Ok(())
@@ -160,9 +160,9 @@ impl<E: Env> Gateway<E> {
         error: &Error,
     ) -> Result<Location, Error> {
         let route = match error {
-            Error::Moved(None) => match self.place_of(key) {
-                Place::Elsewhere(route) => route,
-                Place::Here | Place::Unknown => return Err(Error::Moved(None)),
+            Error::Moved(None) => match self.look_up(key) {
+                Lookup::Elsewhere(route) => route,
+                Lookup::Here | Lookup::Unknown => return Err(Error::Moved(None)),
             },
             Error::NotLeader(Some(route)) if self.may_forward(call.caller, route) => {
                 (**route).clone()

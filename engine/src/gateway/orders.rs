@@ -2,7 +2,7 @@
 //! is; an order is given once. Lives on its shard's thread.
 
 use super::Gateway;
-use crate::cluster::{Ask, Setting, Told, View};
+use crate::cluster::{ClusterRequest, ClusterResponse, Setting, View};
 use crate::env::{AsyncRuntime, Env, Now};
 use crate::error::{Error, OrderError};
 use crate::types::{NodeId, RangeId, ShardId};
@@ -37,17 +37,17 @@ pub enum Order {
     },
 }
 
-impl From<Order> for Ask {
-    fn from(order: Order) -> Ask {
+impl From<Order> for ClusterRequest {
+    fn from(order: Order) -> ClusterRequest {
         match order {
-            Order::Set { name, value } => Ask::Set { name, value },
-            Order::TransferLeader { range, to } => Ask::TransferLeader { range, to },
+            Order::Set { name, value } => ClusterRequest::Set { name, value },
+            Order::TransferLeader { range, to } => ClusterRequest::TransferLeader { range, to },
             Order::MoveReplica {
                 range,
                 from,
                 to,
                 shard,
-            } => Ask::MoveReplica {
+            } => ClusterRequest::MoveReplica {
                 range,
                 from,
                 to,
@@ -77,9 +77,9 @@ impl<E: Env> Gateway<E> {
     /// # Errors
     /// The manager did not answer in time.
     pub async fn view(&self, until: Now<E>) -> Result<View, OrderFailure> {
-        match self.manage(Ask::View, until).await? {
-            Told::View(view) => Ok(view),
-            told => Err(unexpected(told)),
+        match self.manage(ClusterRequest::View, until).await? {
+            ClusterResponse::View(view) => Ok(view),
+            response => Err(unexpected(response)),
         }
     }
 
@@ -88,9 +88,9 @@ impl<E: Env> Gateway<E> {
     /// # Errors
     /// The manager did not answer in time.
     pub async fn settings(&self, until: Now<E>) -> Result<Vec<Setting>, OrderFailure> {
-        match self.manage(Ask::History, until).await? {
-            Told::Settings(settings) => Ok(settings),
-            told => Err(unexpected(told)),
+        match self.manage(ClusterRequest::History, until).await? {
+            ClusterResponse::Settings(settings) => Ok(settings),
+            response => Err(unexpected(response)),
         }
     }
 
@@ -100,26 +100,30 @@ impl<E: Env> Gateway<E> {
     /// The manager refused it, or did not answer in time: then it may have followed the order.
     pub async fn order(&self, order: Order, until: Now<E>) -> Result<(), OrderFailure> {
         match self.manage(order.into(), until).await? {
-            Told::Done => Ok(()),
-            told => Err(unexpected(told)),
+            ClusterResponse::Done => Ok(()),
+            response => Err(unexpected(response)),
         }
     }
 
-    async fn manage(&self, ask: Ask, until: Now<E>) -> Result<Told, OrderFailure> {
-        let late = match ask.is_order() {
+    async fn manage(
+        &self,
+        request: ClusterRequest,
+        until: Now<E>,
+    ) -> Result<ClusterResponse, OrderFailure> {
+        let late = match request.is_order() {
             true => Error::unknown("the cluster's manager did not answer in time"),
             false => Error::DeadlineExceeded,
         };
-        let asked = E::Runtime::timeout_at(until, self.shard().manage(ask)).await;
+        let asked = E::Runtime::timeout_at(until, self.shard().manage(request)).await;
         Ok(asked.unwrap_or(Err(late))?)
     }
 }
 
 /// The failure for an answer of the manager that is not the expected one.
-fn unexpected(told: Told) -> OrderFailure {
-    match told {
-        Told::Refused(why) => why.into(),
-        Told::NotHere { .. } => Error::NotLeader(None).into(),
+fn unexpected(response: ClusterResponse) -> OrderFailure {
+    match response {
+        ClusterResponse::Refused(why) => why.into(),
+        ClusterResponse::NotHere { .. } => Error::NotLeader(None).into(),
         _ => OrderFailure::Unreadable,
     }
 }

@@ -10,8 +10,8 @@ use openraft::async_runtime::{Oneshot, OneshotSender};
 use super::Gateway;
 use super::message::{self, Body, Found, Reply, Request};
 use super::request::{Call, Caller};
-use super::responder::{Answer, Responder, Scanning};
-use crate::env::{AsyncRuntime, Env, Instant, Lane, Now};
+use super::responder::{Responder, Response, Scanning};
+use crate::env::{AsyncRuntime, Env, Instant, MessageClass, Now};
 use crate::error::Error;
 use crate::mutant::{self, Mutant};
 use crate::types::Timestamp;
@@ -27,22 +27,22 @@ struct Received<E: Env> {
 }
 
 impl<E: Env> Gateway<E> {
-    /// Answers a message of another shard, which came in this lane.
-    pub async fn answer(&self, lane: Lane, question: Bytes) -> Bytes {
-        match lane {
-            Lane::Control | Lane::Bulk => self.shard().answer(question).await,
-            Lane::Clients => self.receive(&question).await,
+    /// Answers a message of another shard, of this class.
+    pub async fn answer(&self, class: MessageClass, request: Bytes) -> Bytes {
+        match class {
+            MessageClass::Control | MessageClass::Bulk => self.shard().answer(request).await,
+            MessageClass::Clients => self.receive(&request).await,
         }
     }
 
-    async fn receive(&self, question: &[u8]) -> Bytes {
+    async fn receive(&self, request: &[u8]) -> Bytes {
         let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
         let received = Rc::new(Received {
             gateway: self.clone(),
             asker: RefCell::new(Some(sender)),
             is_held: Cell::new(false),
         });
-        let taken = match message::decode_request(question) {
+        let taken = match message::decode_request(request) {
             Some(request) => self.take(&received, request),
             None => Err(Error::Invalid(
                 "the forwarded request cannot be read".to_owned(),
@@ -89,8 +89,8 @@ impl<E: Env> Responder for Received<E> {
     type Ticket = ();
     type Refusal = Error;
 
-    fn answer(&self, (): &(), now: Option<Timestamp>, answer: Result<Answer<'_>, Error>) {
-        let result = answer.map(Found::from);
+    fn answer(&self, (): &(), now: Option<Timestamp>, response: Result<Response<'_>, Error>) {
+        let result = response.map(Found::from);
         let now = now.unwrap_or_else(|| self.gateway.shard().now());
         let reply = message::encode_reply(&Reply { now, result });
         let asker = self.asker.borrow_mut().take();

@@ -12,7 +12,7 @@ use crate::types::Timestamp;
 
 /// The answer to a request that succeeded.
 #[derive(Clone, Debug)]
-pub enum Answer<'a> {
+pub enum Response<'a> {
     /// To a get: the value, where it lies, and its version.
     Value(Option<(&'a [u8], Timestamp)>),
     /// To a write: what was decided.
@@ -39,7 +39,7 @@ pub trait Responder: Sized + 'static {
         &self,
         ticket: &Self::Ticket,
         now: Option<Timestamp>,
-        answer: Result<Answer<'_>, Error>,
+        response: Result<Response<'_>, Error>,
     );
 
     /// Keeps a request whose answer comes later. [`Responder::release`] takes it back by the returned
@@ -66,7 +66,7 @@ pub trait Responder: Sized + 'static {
 impl<R: Responder> WriteSink for R {
     fn complete(&self, token: u64, result: Result<Outcome, Error>) {
         if let Some(ticket) = self.release(token) {
-            self.answer(&ticket, None, result.map(Answer::Written));
+            self.answer(&ticket, None, result.map(Response::Written));
         }
     }
 }

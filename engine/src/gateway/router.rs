@@ -14,7 +14,7 @@ use crate::types::{Location, Route};
 
 /// Where the leader of a key's range is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Lookup {
     /// On this shard, as far as the directory knows.
     Here,
     /// On another shard, of this node or another, or not known.
@@ -24,13 +24,13 @@ pub enum Place {
 }
 
 /// Looks a key up. An empty key gets a range, too: the engine refuses it and says why.
-fn look_up(directory: &Directory, here: Location, key: &[u8]) -> Place {
+fn look_up(directory: &Directory, here: Location, key: &[u8]) -> Lookup {
     let Some(route) = directory.find(key) else {
-        return Place::Unknown;
+        return Lookup::Unknown;
     };
     match route.leader {
-        Some(leader) if leader == here => Place::Here,
-        _ => Place::Elsewhere(route.clone()),
+        Some(leader) if leader == here => Lookup::Here,
+        _ => Lookup::Elsewhere(route.clone()),
     }
 }
 
@@ -42,25 +42,25 @@ impl<E: Env> Gateway<E> {
     }
 
     /// Where the directory says that a key's range is led.
-    pub(super) fn place_of(&self, key: &[u8]) -> Place {
+    pub(super) fn look_up(&self, key: &[u8]) -> Lookup {
         look_up(&self.inner.directory.borrow(), self.inner.here, key)
     }
 
     /// The place that answers a request for a key. A request that may be forwarded goes to the leader.
     /// Any other is answered by the replica on this shard, if there is one, which knows best why it
     /// does not serve.
-    pub(super) fn place(&self, caller: Caller, key: &[u8]) -> Place {
+    pub(super) fn look_up_for(&self, caller: Caller, key: &[u8]) -> Lookup {
         let shard = &self.inner.shard;
         if caller.follows_routes && shard.holds(key) {
-            return Place::Here;
+            return Lookup::Here;
         }
-        let place = self.place_of(key);
-        if !matches!(place, Place::Here) || caller.follows_routes {
-            return place;
+        let lookup = self.look_up(key);
+        if !matches!(lookup, Lookup::Here) || caller.follows_routes {
+            return lookup;
         }
         shard
             .led_elsewhere(key)
-            .map_or(Place::Here, Place::Elsewhere)
+            .map_or(Lookup::Here, Lookup::Elsewhere)
     }
 
     /// Handles a request that this shard does not answer: forwards it, or refuses it with the route.
@@ -69,10 +69,10 @@ impl<E: Env> Gateway<E> {
         responder: &Rc<R>,
         call: &Call<E>,
         ticket: R::Ticket,
-        place: Place,
+        lookup: Lookup,
         body: Body,
     ) -> Result<(), R::Refusal> {
-        let Place::Elsewhere(route) = place else {
+        let Lookup::Elsewhere(route) = lookup else {
             return Err(Error::Moved(None).into());
         };
         match route.leader {
@@ -136,11 +136,11 @@ mod tests {
             away.clone(),
             unled.clone(),
         ]);
-        let place = |key: &str| look_up(&directory, at(1, 0), key.as_bytes());
-        assert_eq!(place("a1"), Place::Here);
-        assert_eq!(place("b1"), Place::Elsewhere(beside));
-        assert_eq!(place("c1"), Place::Elsewhere(away));
-        assert_eq!(place("d1"), Place::Elsewhere(unled));
-        assert_eq!(place("e1"), Place::Unknown);
+        let lookup = |key: &str| look_up(&directory, at(1, 0), key.as_bytes());
+        assert_eq!(lookup("a1"), Lookup::Here);
+        assert_eq!(lookup("b1"), Lookup::Elsewhere(beside));
+        assert_eq!(lookup("c1"), Lookup::Elsewhere(away));
+        assert_eq!(lookup("d1"), Lookup::Elsewhere(unled));
+        assert_eq!(lookup("e1"), Lookup::Unknown);
     }
 }

@@ -36,7 +36,7 @@ fn keys_of_rows() {
         key(|to| keys::client_key(ReplicaId(5), ClientId(6), to)),
         key(|to| keys::user_key(DataId(300), b"user\0key", to)),
         key(|to| keys::snapshot_client_key(DataId(u64::MAX), ClientId(6), to)),
-        key(|to| keys::pair_key(DataId(300), b"\0\xff", ClientId(9), 77, to)),
+        key(|to| keys::request_key(DataId(300), b"\0\xff", ClientId(9), 77, to)),
         keys::TREE_MARK.to_vec(),
     ];
     fuzz("keys", &corpus, |bytes, meter| {
@@ -48,12 +48,12 @@ fn keys_of_rows() {
     });
     let pairs = &corpus[4..5];
     let tally = fuzz("keys of pairs", pairs, |bytes, meter| {
-        let Some(parts) = meter.decode(|| keys::pair_parts(bytes)) else {
+        let Some(parts) = meter.decode(|| keys::request_parts(bytes)) else {
             return false;
         };
         let (first_key, client, sequence) = &parts;
-        let again = key(|to| keys::pair_key(DataId(1), first_key, *client, *sequence, to));
-        assert_eq!(keys::pair_parts(&again), Some(parts));
+        let again = key(|to| keys::request_key(DataId(1), first_key, *client, *sequence, to));
+        assert_eq!(keys::request_parts(&again), Some(parts));
         true
     });
     assert!(tally.accepted > 100, "{tally:?}");

@@ -6,7 +6,7 @@
 //! | a client's session marks in a range | `0`, replica id (8), `1`, client id (16) |
 //! | a user's row | data id, `1`, user key |
 //! | a client's session marks in a snapshot | data id, `3`, client id (16) |
-//! | a session pair | data id, `2`, first key escaped, client id (16), sequence (8) |
+//! | a request of a session | data id, `2`, first key escaped, client id (16), sequence (8) |
 //! | which log the tree belongs to | `ff` |
 //!
 //! Numbers are big endian, so that rows sort by them. A data id is encoded as its length in bytes
@@ -25,7 +25,7 @@ const BY_REPLICA: u8 = 0;
 const STATE: u8 = 0;
 const CLIENT: u8 = 1;
 const USER: u8 = 1;
-const PAIR: u8 = 2;
+const REQUEST: u8 = 2;
 const SNAPSHOT_CLIENT: u8 = 3;
 
 /// The kind of a row.
@@ -37,8 +37,8 @@ pub enum RowKind {
     Client,
     /// A row of a user.
     User,
-    /// A session pair.
-    Pair,
+    /// A request of a session.
+    Request,
     /// A client's session marks, as they came with a snapshot.
     SnapshotClient,
     /// The row under [`TREE_MARK`].
@@ -84,7 +84,7 @@ impl RowKind {
         RowKind::State,
         RowKind::Client,
         RowKind::User,
-        RowKind::Pair,
+        RowKind::Request,
         RowKind::SnapshotClient,
         RowKind::TreeMark,
     ];
@@ -95,7 +95,7 @@ impl RowKind {
             RowKind::State => (false, Split::ByRange, Collected::AllButNewest),
             RowKind::Client => (false, Split::ByRange, Collected::AllButNewest),
             RowKind::User => (true, Split::ByKey, Collected::BelowThreshold),
-            RowKind::Pair => (true, Split::ByKey, Collected::BelowThreshold),
+            RowKind::Request => (true, Split::ByKey, Collected::BelowThreshold),
             RowKind::SnapshotClient => (true, Split::ByRange, Collected::WithData),
             RowKind::TreeMark => (false, Split::Stays, Collected::AllButNewest),
         };
@@ -212,8 +212,8 @@ pub fn client_part(key: &[u8]) -> Option<ClientId> {
     Some(ClientId(u128::from_be_bytes(*id)))
 }
 
-/// Writes the key of a session pair to `to`.
-pub fn pair_key(
+/// Writes the key of a request of a session to `to`.
+pub fn request_key(
     data_id: DataId,
     first_key: &[u8],
     client: ClientId,
@@ -222,7 +222,7 @@ pub fn pair_key(
 ) {
     to.clear();
     put_data_id(data_id, to);
-    to.push(PAIR);
+    to.push(REQUEST);
     for byte in first_key {
         to.push(*byte);
         if *byte == 0 {
@@ -234,9 +234,9 @@ pub fn pair_key(
     to.extend_from_slice(&sequence.to_be_bytes());
 }
 
-/// The interval of all session pairs of a data id.
-pub fn pairs_of(data_id: DataId, low: &mut Vec<u8>, high: &mut Vec<u8>) {
-    for (to, kind) in [(low, PAIR), (high, PAIR + 1)] {
+/// The interval of all requests of sessions of a data id.
+pub fn requests_of(data_id: DataId, low: &mut Vec<u8>, high: &mut Vec<u8>) {
+    for (to, kind) in [(low, REQUEST), (high, REQUEST + 1)] {
         to.clear();
         put_data_id(data_id, to);
         to.push(kind);
@@ -272,8 +272,8 @@ pub fn with_data_id(data_id: DataId, rest: &[u8], to: &mut Vec<u8>) {
     to.extend_from_slice(rest);
 }
 
-/// First key, client and sequence in the key of a session pair.
-pub fn pair_parts(key: &[u8]) -> Option<(Vec<u8>, ClientId, u64)> {
+/// First key, client and sequence in the key of a request of a session.
+pub fn request_parts(key: &[u8]) -> Option<(Vec<u8>, ClientId, u64)> {
     let (_, rest) = split_data_id(key)?;
     let (_, rest) = rest.split_first()?;
     let (first_key, rest) = unescape(rest)?;
@@ -330,9 +330,9 @@ pub fn parse(key: &[u8]) -> Option<(RowKind, Owner<'_>)> {
     let (data_id, rest) = split_data_id(key)?;
     match rest.split_first()? {
         (&USER, user) => Some((RowKind::User, Owner::Key(data_id, user.into()))),
-        (&PAIR, pair) => {
-            let first_key = unescape(pair)?.0;
-            Some((RowKind::Pair, Owner::Key(data_id, first_key.into())))
+        (&REQUEST, request) => {
+            let first_key = unescape(request)?.0;
+            Some((RowKind::Request, Owner::Key(data_id, first_key.into())))
         }
         (&SNAPSHOT_CLIENT, _) => Some((RowKind::SnapshotClient, Owner::Data(data_id))),
         _ => None,
@@ -362,15 +362,15 @@ mod tests {
     }
 
     #[test]
-    fn pairs_sort_by_their_first_key_and_are_read_back() {
+    fn requests_sort_by_their_first_key_and_are_read_back() {
         let keys: [&[u8]; 6] = [b"\0", b"\0\x01", b"\0\xff", b"a", b"a\0", b"b"];
         let mut rows = Vec::new();
         for key in keys {
             let mut row = Vec::new();
-            pair_key(DataId(300), key, ClientId(9), 77, &mut row);
-            assert_eq!(pair_parts(&row), Some((key.to_vec(), ClientId(9), 77)));
+            request_key(DataId(300), key, ClientId(9), 77, &mut row);
+            assert_eq!(request_parts(&row), Some((key.to_vec(), ClientId(9), 77)));
             let owner = Owner::Key(DataId(300), key.into());
-            assert_eq!(parse(&row), Some((RowKind::Pair, owner)));
+            assert_eq!(parse(&row), Some((RowKind::Request, owner)));
             rows.push(row);
         }
         assert!(rows.is_sorted());
@@ -403,7 +403,7 @@ mod tests {
             key(&|to| state_key(ReplicaId(5), to)),
             key(&|to| client_key(ReplicaId(5), ClientId(6), to)),
             key(&|to| user_key(DataId(7), b"k", to)),
-            key(&|to| pair_key(DataId(7), b"k", ClientId(6), 1, to)),
+            key(&|to| request_key(DataId(7), b"k", ClientId(6), 1, to)),
             key(&|to| snapshot_client_key(DataId(7), ClientId(6), to)),
             TREE_MARK.to_vec(),
         ];

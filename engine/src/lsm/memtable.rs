@@ -59,7 +59,7 @@ pub struct Entry<'a> {
 
 /// A place in the order. The place after a block's last slot is the first slot of the next block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct SlotIndex {
     block: usize,
     slot: usize,
 }
@@ -68,9 +68,9 @@ struct Place {
 /// key first.
 pub struct Range<'a> {
     memtable: &'a Memtable,
-    front: Place,
+    front: SlotIndex,
     /// The place after the last entry.
-    back: Place,
+    back: SlotIndex,
 }
 
 impl<'a> Iterator for Range<'a> {
@@ -210,12 +210,12 @@ impl Memtable {
         self.blocks.get_mut(at as usize)
     }
 
-    fn slot(&self, place: Place) -> Option<&Slot> {
+    fn slot(&self, place: SlotIndex) -> Option<&Slot> {
         self.block(place.block).get(place.slot)
     }
 
     /// The entry at a place.
-    fn entry(&self, place: Place) -> Option<Entry<'_>> {
+    fn entry(&self, place: SlotIndex) -> Option<Entry<'_>> {
         self.slot(place).map(|slot| self.entry_at(slot.at))
     }
 
@@ -233,65 +233,65 @@ impl Memtable {
     }
 
     /// The first place at or after (key, version); a newer version comes before an older one.
-    fn seek(&self, key: &[u8], version: Timestamp) -> Place {
+    fn seek(&self, key: &[u8], version: Timestamp) -> SlotIndex {
         let wanted = prefix(key);
         let after = self
             .heads
             .partition_point(|s| self.is_before(s, wanted, key, version));
         let Some(block) = after.checked_sub(1) else {
-            return Place { block: 0, slot: 0 };
+            return SlotIndex { block: 0, slot: 0 };
         };
         let slots = self.block(block);
         let slot = slots.partition_point(|s| self.is_before(s, wanted, key, version));
         if slot == slots.len() {
-            return Place {
+            return SlotIndex {
                 block: block + 1,
                 slot: 0,
             };
         }
-        Place { block, slot }
+        SlotIndex { block, slot }
     }
 
     /// The first place after all versions of a key.
-    fn seek_after(&self, key: &[u8]) -> Place {
+    fn seek_after(&self, key: &[u8]) -> SlotIndex {
         // The key with a zero byte appended is the next key in the order.
         self.seek(&[key, &[0]].concat(), Timestamp::MAX)
     }
 
     /// The place after a place that has an entry.
-    fn after(&self, place: Place) -> Place {
+    fn after(&self, place: SlotIndex) -> SlotIndex {
         let len = self.block(place.block).len();
         if place.slot + 1 < len {
-            return Place {
+            return SlotIndex {
                 block: place.block,
                 slot: place.slot + 1,
             };
         }
-        Place {
+        SlotIndex {
             block: place.block + 1,
             slot: 0,
         }
     }
 
     /// The place before a place; `None` at the first one.
-    fn before(&self, place: Place) -> Option<Place> {
+    fn before(&self, place: SlotIndex) -> Option<SlotIndex> {
         if let Some(slot) = place.slot.checked_sub(1) {
-            return Some(Place { slot, ..place });
+            return Some(SlotIndex { slot, ..place });
         }
         let block = place.block.checked_sub(1)?;
         let slot = self.block(block).len().checked_sub(1)?;
-        Some(Place { block, slot })
+        Some(SlotIndex { block, slot })
     }
 
     /// The entries of an interval of keys.
     pub fn range(&self, bounds: Bounds<'_>) -> Range<'_> {
         let front = match bounds.0 {
-            Bound::Unbounded => Place { block: 0, slot: 0 },
+            Bound::Unbounded => SlotIndex { block: 0, slot: 0 },
             Bound::Included(start) => self.seek(start, Timestamp::MAX),
             Bound::Excluded(start) => self.seek_after(start),
         };
         let back = match bounds.1 {
-            Bound::Unbounded => Place {
+            Bound::Unbounded => SlotIndex {
                 block: self.order.len(),
                 slot: 0,
             },
@@ -350,8 +350,8 @@ impl Memtable {
         self.arena.extend_from_slice(bytes);
         self.filter.add(hash);
         self.rows += 1;
-        self.place(
-            Place { block, slot },
+        self.insert_at(
+            SlotIndex { block, slot },
             Slot {
                 high: (wanted >> 64) as u64,
                 low: wanted as u64,
@@ -371,7 +371,7 @@ impl Memtable {
     }
 
     /// Inserts a slot at a place. A full block is split first.
-    fn place(&mut self, mut place: Place, slot: Slot) {
+    fn insert_at(&mut self, mut place: SlotIndex, slot: Slot) {
         if self.order.is_empty() {
             self.add_block(0, slot);
         }
@@ -393,7 +393,7 @@ impl Memtable {
                 }
             }
             if place.slot > cut || cut == BLOCK {
-                place = Place {
+                place = SlotIndex {
                     block: place.block + 1,
                     slot: place.slot - cut,
                 };

@@ -36,7 +36,7 @@ use crate::lsm::row::Row;
 use crate::memory::MemoryUse;
 use crate::mutant::{self, Mutant};
 use ring::{Header, Ring, entry_len};
-use slots::{Place, Queue, Slots};
+use slots::{Queue, RowRef, Slots};
 
 /// A cache with fewer bytes is none.
 const BYTES_MIN: usize = 2 << 10;
@@ -115,8 +115,8 @@ impl RowCache {
     }
 
     #[inline]
-    fn find(&self, hash: u32, is_key: impl Fn(&[u8]) -> bool) -> Option<Place> {
-        let is_it = |place: Place| is_key(self.ring(place.queue()).key(place.at()));
+    fn find(&self, hash: u32, is_key: impl Fn(&[u8]) -> bool) -> Option<RowRef> {
+        let is_it = |place: RowRef| is_key(self.ring(place.queue()).key(place.at()));
         self.slots.find(hash, is_it).map(|(_, place)| place)
     }
 
@@ -222,7 +222,7 @@ impl RowCache {
         }
         let at = self.make_room(queue, header.len(), &mut moves_left);
         self.ring_mut(queue).write(at, header, key, value);
-        if !self.slots.insert(header.hash, Place::new(queue, at)) {
+        if !self.slots.insert(header.hash, RowRef::new(queue, at)) {
             self.ring_mut(queue).kill(at);
         }
     }
@@ -230,7 +230,7 @@ impl RowCache {
     /// Takes `len` bytes of a ring for a new entry, after as many evictions as that needs.
     fn make_room(&mut self, queue: Queue, len: usize, moves_left: &mut u32) -> usize {
         loop {
-            if let Some(at) = self.ring_mut(queue).place(len) {
+            if let Some(at) = self.ring_mut(queue).reserve(len) {
                 return at;
             }
             self.evict(queue, moves_left);
@@ -248,7 +248,7 @@ impl RowCache {
         if header.is_dead() {
             return self.ring_mut(queue).pop(len);
         }
-        let place = Place::new(queue, at);
+        let place = RowRef::new(queue, at);
         let main_has_room = queue == Queue::Small
             && !self.slots.is_full()
             && self.main.used() + 2 * len <= self.main.capacity();
@@ -274,12 +274,12 @@ impl RowCache {
             }
         };
         self.main.set_header(to, header.visited(false));
-        let to = Place::new(Queue::Main, to);
+        let to = RowRef::new(Queue::Main, to);
         self.slots.moved(header.hash, place, to);
     }
 
     /// Drops the oldest row of a ring.
-    fn drop_row(&mut self, place: Place, header: Header) {
+    fn drop_row(&mut self, place: RowRef, header: Header) {
         self.ring_mut(place.queue()).pop(header.len());
         self.slots.remove(header.hash, place);
         self.evictions += 1;

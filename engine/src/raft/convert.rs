@@ -8,7 +8,7 @@ use openraft::{EntryPayload, Membership};
 use rkyv::rancor;
 
 use crate::raft::machine::Machine;
-use crate::raft::message::{Answer, Candidacy};
+use crate::raft::message::{Candidacy, RaftResponse};
 use crate::raft::type_config::{Commands, Leader, RaftEntry, RaftLogId, RaftVote, TypeConfig};
 use crate::types::{Location, ReplicaId, ReplicaPlace};
 use crate::wal;
@@ -32,14 +32,14 @@ pub fn vote_request<M: Machine>(candidacy: &Candidacy) -> VoteRequest<TypeConfig
 }
 
 /// openraft's response to a candidate as ours.
-pub fn voted<M: Machine, F>(response: Result<VoteResponse<TypeConfig<M>>, F>) -> Answer {
+pub fn voted<M: Machine, F>(response: Result<VoteResponse<TypeConfig<M>>, F>) -> RaftResponse {
     match response {
-        Ok(response) => Answer::Voted {
+        Ok(response) => RaftResponse::Voted {
             vote: vote(&response.vote),
             granted: response.vote_granted,
             last: response.last_log_id.as_ref().map(log_id),
         },
-        Err(_) => Answer::Refused,
+        Err(_) => RaftResponse::Refused,
     }
 }
 

@@ -9,7 +9,7 @@
 //! before N. (Within one term nothing takes acknowledged entries back: a later leader would show by
 //! its vote.) From then on the leader
 //!
-//! - sends the replica nothing but the notice of its loss ([`super::message::Question::Lost`]);
+//! - sends the replica nothing but the notice of its loss ([`super::message::RaftRequest::Lost`]);
 //! - makes openraft forget what the replica had acknowledged (`allow_log_reversion`), so that the
 //!   replica counts for no further entry;
 //! - reports the loss to the cluster's manager, which puts a new replica with a new id in its

@@ -6,10 +6,10 @@ use rangedb_fuzz::{Meter, fuzz, fuzz_repaired};
 use crate::frame;
 use crate::raft::convert::{decode_membership, encode_membership, members};
 use crate::raft::message::{
-    Answer, Candidacy, Envelope, Led, Message, Question, SnapshotPart, SnapshotRow,
+    Candidacy, Envelope, Led, Message, RaftRequest, RaftResponse, SnapshotPart, SnapshotRow,
 };
-use crate::raft::message::{decode, decode_answer, decode_behind};
-use crate::raft::message::{encode, encode_answer, encode_behind};
+use crate::raft::message::{decode, decode_behind, decode_response};
+use crate::raft::message::{encode, encode_behind, encode_response};
 use crate::types::{Location, NodeId, RangeId, ReplicaId, ReplicaPlace, ShardId, Timestamp};
 use crate::wal::{Body, LogEntry, LogId, Payload, Vote};
 
@@ -31,7 +31,7 @@ fn log_id(index: u64) -> LogId {
     }
 }
 
-fn questions() -> Vec<Question> {
+fn requests() -> Vec<RaftRequest> {
     let entry = |index, payload| LogEntry {
         id: log_id(index),
         payload,
@@ -47,7 +47,7 @@ fn questions() -> Vec<Question> {
         last: Some(log_id(7)),
         transfer: false,
     };
-    let append = |entries| Question::Append {
+    let append = |entries| RaftRequest::Append {
         vote: VOTE,
         previous: None,
         committed: Some(log_id(2)),
@@ -70,15 +70,15 @@ fn questions() -> Vec<Question> {
             entry(4, Payload::Commands(body("commands"))),
             entry(5, Payload::Membership(body("members"))),
         ]),
-        Question::Vote(candidacy),
-        Question::PreVote(candidacy),
-        Question::Transfer {
+        RaftRequest::Vote(candidacy),
+        RaftRequest::PreVote(candidacy),
+        RaftRequest::Transfer {
             vote: VOTE,
             last: None,
         },
-        Question::Snapshot(rows),
-        Question::Snapshot(end),
-        Question::Lost {
+        RaftRequest::Snapshot(rows),
+        RaftRequest::Snapshot(end),
+        RaftRequest::Lost {
             vote: VOTE,
             acknowledged: log_id(6),
         },
@@ -96,8 +96,8 @@ fn messages() -> Vec<Vec<u8>> {
         term: 9,
         applied: 100,
     };
-    let question = |question| Message::Question(envelope, question);
-    let mut all: Vec<Message> = questions().into_iter().map(question).collect();
+    let request = |request| Message::Request(envelope, request);
+    let mut all: Vec<Message> = requests().into_iter().map(request).collect();
     all.push(Message::Heartbeat {
         from: PLACE,
         leads: vec![led(4), led(5)],
@@ -120,29 +120,29 @@ fn messages_between_replicas_and_shards() {
 }
 
 #[test]
-fn answers() {
-    let answers = [
-        Answer::Refused,
-        Answer::Appended,
-        Answer::AppendedUpTo(None),
-        Answer::AppendedUpTo(Some(log_id(1))),
-        Answer::Conflict,
-        Answer::HigherVote(VOTE),
-        Answer::Voted {
+fn responses() {
+    let responses = [
+        RaftResponse::Refused,
+        RaftResponse::Appended,
+        RaftResponse::AppendedUpTo(None),
+        RaftResponse::AppendedUpTo(Some(log_id(1))),
+        RaftResponse::Conflict,
+        RaftResponse::HigherVote(VOTE),
+        RaftResponse::Voted {
             vote: VOTE,
             granted: true,
             last: Some(log_id(2)),
         },
-        Answer::Done,
-        Answer::Installed(VOTE),
-        Answer::Lost,
+        RaftResponse::Done,
+        RaftResponse::Installed(VOTE),
+        RaftResponse::Lost,
     ];
-    let corpus = answers.map(|answer| encode_answer(&answer).to_vec());
+    let corpus = responses.map(|response| encode_response(&response).to_vec());
     fuzz("answers", &corpus, |bytes, meter| {
-        let Some(answer) = meter.decode(|| decode_answer(bytes)) else {
+        let Some(response) = meter.decode(|| decode_response(bytes)) else {
             return false;
         };
-        assert_eq!(decode_answer(&encode_answer(&answer)), Some(answer));
+        assert_eq!(decode_response(&encode_response(&response)), Some(response));
         true
     });
     let behind = [

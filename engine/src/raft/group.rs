@@ -19,7 +19,7 @@ use crate::mutant::{self, Mutant};
 use crate::raft::convert;
 use crate::raft::log_store::LogStore;
 use crate::raft::machine::{Machine, RuntimeOf};
-use crate::raft::message::{Answer, Question};
+use crate::raft::message::{RaftRequest, RaftResponse};
 use crate::raft::network::Links;
 use crate::raft::pins::Pins;
 use crate::raft::progress::Progress;
@@ -263,10 +263,10 @@ impl<M: Machine> Group<M> {
     }
 
     /// Answers a request of another replica.
-    pub async fn answer(&self, question: Question) -> Answer {
-        match question {
-            _ if self.retired.get() => Answer::Refused,
-            Question::Append {
+    pub async fn answer(&self, request: RaftRequest) -> RaftResponse {
+        match request {
+            _ if self.retired.get() => RaftResponse::Refused,
+            RaftRequest::Append {
                 vote,
                 previous,
                 committed,
@@ -274,7 +274,7 @@ impl<M: Machine> Group<M> {
             } => {
                 let entries = entries.into_iter().map(convert::raft_entry);
                 let Ok(entries) = entries.collect::<Result<_, _>>() else {
-                    return Answer::Refused;
+                    return RaftResponse::Refused;
                 };
                 let request = AppendEntriesRequest {
                     vote: convert::raft_vote(vote),
@@ -286,37 +286,41 @@ impl<M: Machine> Group<M> {
             }
             // The shard handles these two itself: it stages the parts of a snapshot and installs it
             // at the end, and it removes a replica that has lost entries.
-            Question::Snapshot(_) | Question::Lost { .. } => Answer::Refused,
-            Question::Transfer { vote, last } => self.timeout_now(vote, last).await,
+            RaftRequest::Snapshot(_) | RaftRequest::Lost { .. } => RaftResponse::Refused,
+            RaftRequest::Transfer { vote, last } => self.timeout_now(vote, last).await,
             // The leader gave up its lease for a candidate that it chose itself.
-            Question::Vote(candidacy) if self.silent.get() && !candidacy.transfer => {
-                Answer::Refused
+            RaftRequest::Vote(candidacy) if self.silent.get() && !candidacy.transfer => {
+                RaftResponse::Refused
             }
-            Question::Vote(candidacy) => {
+            RaftRequest::Vote(candidacy) => {
                 let request = convert::vote_request(&candidacy);
-                let answer = convert::voted(self.raft.vote(request).await);
-                if matches!(answer, Answer::Voted { granted: true, .. }) {
+                let response = convert::voted(self.raft.vote(request).await);
+                if matches!(response, RaftResponse::Voted { granted: true, .. }) {
                     self.timers.grant(Now::<M::Env>::now());
                 }
-                answer
+                response
             }
-            Question::PreVote(_) if self.silent.get() => Answer::Refused,
-            Question::PreVote(candidacy) if mutant::is(Mutant::PreVoteGrants) => Answer::Voted {
-                vote: candidacy.vote,
-                granted: true,
-                last: candidacy.last,
-            },
+            RaftRequest::PreVote(_) if self.silent.get() => RaftResponse::Refused,
+            RaftRequest::PreVote(candidacy) if mutant::is(Mutant::PreVoteGrants) => {
+                RaftResponse::Voted {
+                    vote: candidacy.vote,
+                    granted: true,
+                    last: candidacy.last,
+                }
+            }
             // openraft counts heartbeats only, and the leader of a sleeping group sends none.
-            Question::PreVote(_)
+            RaftRequest::PreVote(_)
                 if self.standing.role.get() == Role::Leader && !self.has_transferred() =>
             {
                 // A refusal is one vote of many: followers that this leader cannot reach elect
                 // another without it. Those that it can reach get heartbeats again.
                 self.stay_awake();
-                Answer::Refused
+                RaftResponse::Refused
             }
-            Question::PreVote(_) if self.timers.has_heard(Now::<M::Env>::now()) => Answer::Refused,
-            Question::PreVote(candidacy) => {
+            RaftRequest::PreVote(_) if self.timers.has_heard(Now::<M::Env>::now()) => {
+                RaftResponse::Refused
+            }
+            RaftRequest::PreVote(candidacy) => {
                 let request = convert::vote_request(&candidacy);
                 convert::voted(self.raft.pre_vote(request).await)
             }
@@ -332,12 +336,12 @@ impl<M: Machine> Group<M> {
     ///
     /// # Errors
     /// The answer to a sender that no longer leads: a later leader may have taken the entry back.
-    pub fn lacks(&self, vote: Vote, acknowledged: LogId) -> Result<bool, Answer> {
+    pub fn lacks(&self, vote: Vote, acknowledged: LogId) -> Result<bool, RaftResponse> {
         let state = self.log.state();
         if let Some(own) = state.vote
             && (own.term, own.leader) > (vote.term, vote.leader)
         {
-            return Err(Answer::HigherVote(own));
+            return Err(RaftResponse::HigherVote(own));
         }
         let purged = state
             .purged
@@ -346,21 +350,23 @@ impl<M: Machine> Group<M> {
     }
 
     /// Appends the entries of a leader. The leader counts as alive unless a later one is known here.
-    async fn append(&self, request: AppendEntriesRequest<TypeConfig<M>>) -> Answer {
+    async fn append(&self, request: AppendEntriesRequest<TypeConfig<M>>) -> RaftResponse {
         let asked = Now::<M::Env>::now();
-        let Ok(answer) = self.raft.append_entries(request).await else {
-            return Answer::Refused;
+        let Ok(response) = self.raft.append_entries(request).await else {
+            return RaftResponse::Refused;
         };
-        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+        if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
             self.timers.hear(asked);
         }
-        match answer {
-            AppendEntriesResponse::Success => Answer::Appended,
+        match response {
+            AppendEntriesResponse::Success => RaftResponse::Appended,
             AppendEntriesResponse::PartialSuccess(id) => {
-                Answer::AppendedUpTo(id.as_ref().map(convert::log_id))
+                RaftResponse::AppendedUpTo(id.as_ref().map(convert::log_id))
             }
-            AppendEntriesResponse::Conflict => Answer::Conflict,
-            AppendEntriesResponse::HigherVote(vote) => Answer::HigherVote(convert::vote(&vote)),
+            AppendEntriesResponse::Conflict => RaftResponse::Conflict,
+            AppendEntriesResponse::HigherVote(vote) => {
+                RaftResponse::HigherVote(convert::vote(&vote))
+            }
         }
     }
 
@@ -423,7 +429,7 @@ pub struct GroupDeps<E: Env> {
     /// How many entries to keep for replicas that are behind, though the tree has made them
     /// durable.
     pub entries_kept: u64,
-    /// Appends up to this many bytes take the control lane.
+    /// Appends up to this many bytes belong to the control class.
     pub small_append_bytes: usize,
     /// How long this process has not run in total, though it might have.
     pub stalled: Rc<Cell<Duration>>,

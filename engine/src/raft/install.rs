@@ -5,21 +5,26 @@ use openraft::async_runtime::watch::WatchReceiver;
 use crate::raft::convert;
 use crate::raft::group::Group;
 use crate::raft::machine::{AppliedState, Machine};
-use crate::raft::message::Answer;
+use crate::raft::message::RaftResponse;
 use crate::raft::state_machine::{Snapshot, SnapshotHandle, snapshot_meta};
 use crate::wal::Vote;
 
 impl<M: Machine> Group<M> {
     /// The answer to a leader whose snapshot was installed.
-    pub fn installed(&self) -> Answer {
-        Answer::Installed(convert::vote(&self.metrics.borrow_watched().vote))
+    pub fn installed(&self) -> RaftResponse {
+        RaftResponse::Installed(convert::vote(&self.metrics.borrow_watched().vote))
     }
 
     /// Installs a snapshot that is durable here and covers the log as far as given, unless it is no
     /// longer needed.
-    pub async fn install(&self, vote: Vote, covers: &AppliedState, staged: M::Staged) -> Answer {
+    pub async fn install(
+        &self,
+        vote: Vote,
+        covers: &AppliedState,
+        staged: M::Staged,
+    ) -> RaftResponse {
         let Ok(meta) = snapshot_meta(covers) else {
-            return Answer::Refused;
+            return RaftResponse::Refused;
         };
         let snapshot = Snapshot::<M> {
             meta,
@@ -27,8 +32,8 @@ impl<M: Machine> Group<M> {
         };
         let vote = convert::raft_vote(vote);
         match self.raft.install_full_snapshot(vote, snapshot).await {
-            Ok(response) => Answer::Installed(convert::vote(&response.vote)),
-            Err(_) => Answer::Refused,
+            Ok(response) => RaftResponse::Installed(convert::vote(&response.vote)),
+            Err(_) => RaftResponse::Refused,
         }
     }
 }

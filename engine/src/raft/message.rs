@@ -6,7 +6,7 @@
 //! [`crate::codec`]: the entries of an append and the rows of a snapshot are written to them once,
 //! and are slices of them where they are read. Nothing received is trusted: bytes that are not a
 //! message, or hold an entry or rows that are not those of their sender, decode to `None` and get
-//! the answer [`Answer::Refused`]. Pure.
+//! the answer [`RaftResponse::Refused`]. Pure.
 
 #![allow(
     missing_docs,
@@ -46,7 +46,7 @@ pub struct Envelope {
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum Message {
     /// A request from one replica to another.
-    Question(Envelope, Question),
+    Request(Envelope, RaftRequest),
     /// A shard's heartbeat.
     Heartbeat {
         /// The shard that sends it.
@@ -82,7 +82,7 @@ pub struct Candidacy {
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub enum Question {
+pub enum RaftRequest {
     /// Entries, or none as a heartbeat.
     Append {
         /// The leader's vote.
@@ -163,7 +163,7 @@ pub enum SnapshotPart {
 
 /// A response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub enum Answer {
+pub enum RaftResponse {
     /// The replica is not there or not ready, or the request made no sense.
     Refused,
     /// All entries are durable.
@@ -217,37 +217,37 @@ impl Message {
     /// Whether its entries and rows are those that their sender encoded.
     fn is_intact(&self) -> bool {
         match self {
-            Message::Question(_, Question::Append { entries, .. }) => {
+            Message::Request(_, RaftRequest::Append { entries, .. }) => {
                 entries.iter().all(|entry| entry.payload.is_intact())
             }
-            Message::Question(
+            Message::Request(
                 _,
-                Question::Snapshot(SnapshotPart::Rows {
+                RaftRequest::Snapshot(SnapshotPart::Rows {
                     rows,
                     checksum: sum,
                     ..
                 }),
             ) => checksum(rows) == *sum,
-            Message::Question(..) | Message::Heartbeat { .. } | Message::Cluster(_) => true,
+            Message::Request(..) | Message::Heartbeat { .. } | Message::Cluster(_) => true,
         }
     }
 
     /// The length of its bytes, about.
     fn len(&self) -> usize {
         let more: usize = match self {
-            Message::Question(_, Question::Append { entries, .. }) => {
+            Message::Request(_, RaftRequest::Append { entries, .. }) => {
                 let entries = entries.iter();
                 entries.map(|e| ENTRY_HEAD_LEN + e.payload.len()).sum()
             }
-            Message::Question(_, Question::Snapshot(SnapshotPart::Rows { rows, .. })) => {
+            Message::Request(_, RaftRequest::Snapshot(SnapshotPart::Rows { rows, .. })) => {
                 let len =
                     |row: &SnapshotRow| row.key.len() + row.value.as_ref().map_or(0, Bytes::len);
                 rows.iter().map(|row| ROW_HEAD_LEN + len(row)).sum()
             }
-            Message::Question(_, Question::Snapshot(SnapshotPart::End { state, .. })) => {
+            Message::Request(_, RaftRequest::Snapshot(SnapshotPart::End { state, .. })) => {
                 state.len()
             }
-            Message::Question(..) => 0,
+            Message::Request(..) => 0,
             Message::Heartbeat { leads, .. } => size_of_val(leads.as_slice()),
             Message::Cluster(bytes) => bytes.len(),
         };
@@ -266,12 +266,12 @@ pub fn decode(bytes: &Bytes) -> Option<Message> {
 }
 
 /// The bytes of a response.
-pub fn encode_answer(answer: &Answer) -> Bytes {
-    codec::encode(VERSION, answer, size_of::<Answer>()).into()
+pub fn encode_response(response: &RaftResponse) -> Bytes {
+    codec::encode(VERSION, response, size_of::<RaftResponse>()).into()
 }
 
 /// Reads a response; `None` if the bytes are not one.
-pub fn decode_answer(bytes: &[u8]) -> Option<Answer> {
+pub fn decode_response(bytes: &[u8]) -> Option<RaftResponse> {
     codec::decode(VERSION, bytes)
 }
 
@@ -299,7 +299,7 @@ mod tests {
         }
     }
 
-    fn samples() -> Vec<Question> {
+    fn samples() -> Vec<RaftRequest> {
         let vote = Vote {
             term: 4,
             leader: ReplicaId(1),
@@ -321,7 +321,7 @@ mod tests {
             value: value.map(Bytes::from),
         };
         vec![
-            Question::Append {
+            RaftRequest::Append {
                 vote,
                 previous: None,
                 committed: Some(log_id(2)),
@@ -331,19 +331,19 @@ mod tests {
                     entry(5, Payload::Membership(body("members"))),
                 ],
             },
-            Question::Vote(candidacy),
-            Question::PreVote(Candidacy {
+            RaftRequest::Vote(candidacy),
+            RaftRequest::PreVote(Candidacy {
                 last: None,
                 transfer: true,
                 ..candidacy
             }),
-            Question::Transfer { vote, last: None },
-            Question::Snapshot(SnapshotPart::rows(
+            RaftRequest::Transfer { vote, last: None },
+            RaftRequest::Snapshot(SnapshotPart::rows(
                 5,
                 0,
                 vec![row(Some("")), row(Some("value")), row(None)],
             )),
-            Question::Snapshot(SnapshotPart::End {
+            RaftRequest::Snapshot(SnapshotPart::End {
                 number: 5,
                 parts: 1,
                 vote,
@@ -351,7 +351,7 @@ mod tests {
                 state: Bytes::from_static(b"state"),
                 gc_threshold: Timestamp(9),
             }),
-            Question::Lost {
+            RaftRequest::Lost {
                 vote,
                 acknowledged: log_id(6),
             },
@@ -364,16 +364,16 @@ mod tests {
         to: ReplicaId(3),
     };
 
-    fn encoded(question: &Question) -> Bytes {
-        encode(&Message::Question(ENVELOPE, question.clone()))
+    fn encoded(request: &RaftRequest) -> Bytes {
+        encode(&Message::Request(ENVELOPE, request.clone()))
     }
 
     #[test]
     fn questions_are_read_back_and_by_this_version_alone() {
-        for question in samples() {
-            let bytes = encoded(&question);
-            let whole = Message::Question(ENVELOPE, question.clone());
-            assert!(bytes.len() <= 1 + whole.len(), "{question:?}");
+        for request in samples() {
+            let bytes = encoded(&request);
+            let whole = Message::Request(ENVELOPE, request.clone());
+            assert!(bytes.len() <= 1 + whole.len(), "{request:?}");
             assert_eq!(decode(&bytes), Some(whole));
             let mut other = bytes.to_vec();
             other[0] += 1;
@@ -405,8 +405,8 @@ mod tests {
 
     #[test]
     fn damaged_questions_never_panic() {
-        for question in samples() {
-            let bytes = encoded(&question);
+        for request in samples() {
+            let bytes = encoded(&request);
             for at in 0..bytes.len() {
                 drop(decode(&bytes.slice(..at)));
                 for flip in [1, 0x80, 0xff] {
@@ -427,10 +427,10 @@ mod tests {
                 payload,
             }];
             let samples = samples().swap_remove(0);
-            let Question::Append { vote, .. } = samples else {
+            let RaftRequest::Append { vote, .. } = samples else {
                 panic!("the first sample is an append");
             };
-            encoded(&Question::Append {
+            encoded(&RaftRequest::Append {
                 vote,
                 previous: None,
                 committed: None,
@@ -478,7 +478,7 @@ mod tests {
             .into_iter()
             .chain([(good, true)])
         {
-            let bytes = encoded(&Question::Snapshot(SnapshotPart::Rows {
+            let bytes = encoded(&RaftRequest::Snapshot(SnapshotPart::Rows {
                 number: 5,
                 place: 0,
                 rows: vec![row.clone()],
@@ -492,7 +492,7 @@ mod tests {
     fn entries_lie_in_the_message_that_they_were_read_from() {
         let bytes = encoded(&samples().swap_remove(0));
         let read = decode(&bytes);
-        let Some(Message::Question(_, Question::Append { entries, .. })) = read else {
+        let Some(Message::Request(_, RaftRequest::Append { entries, .. })) = read else {
             panic!("an append");
         };
         let bodies = entries.iter().filter_map(|entry| match &entry.payload {
@@ -514,26 +514,26 @@ mod tests {
             leader: ReplicaId(1),
             committed: false,
         };
-        let answers = [
-            Answer::Refused,
-            Answer::Appended,
-            Answer::AppendedUpTo(None),
-            Answer::AppendedUpTo(Some(log_id(1))),
-            Answer::Conflict,
-            Answer::HigherVote(vote),
-            Answer::Voted {
+        let responses = [
+            RaftResponse::Refused,
+            RaftResponse::Appended,
+            RaftResponse::AppendedUpTo(None),
+            RaftResponse::AppendedUpTo(Some(log_id(1))),
+            RaftResponse::Conflict,
+            RaftResponse::HigherVote(vote),
+            RaftResponse::Voted {
                 vote,
                 granted: true,
                 last: Some(log_id(2)),
             },
-            Answer::Done,
-            Answer::Installed(vote),
-            Answer::Lost,
+            RaftResponse::Done,
+            RaftResponse::Installed(vote),
+            RaftResponse::Lost,
         ];
-        for answer in answers {
-            assert_eq!(decode_answer(&encode_answer(&answer)), Some(answer));
+        for response in responses {
+            assert_eq!(decode_response(&encode_response(&response)), Some(response));
         }
-        assert_eq!(decode_answer(&[9]), None);
-        assert_eq!(decode_answer(&[]), None);
+        assert_eq!(decode_response(&[9]), None);
+        assert_eq!(decode_response(&[]), None);
     }
 }

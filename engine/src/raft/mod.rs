@@ -17,7 +17,7 @@
 //!   tree has made entries durable, and only then may openraft purge them.
 
 mod acknowledged;
-mod append_lane;
+mod append_stream;
 mod convert;
 mod followers;
 #[cfg(test)]
@@ -46,8 +46,8 @@ pub use log_store::LogStore;
 pub use machine::{AppliedMembership, AppliedState, Machine, SnapshotReader};
 pub use membership::Membership;
 pub use message::{
-    Answer, Envelope, Led, Message, Question, SnapshotPart, SnapshotRow, decode, decode_answer,
-    decode_behind, encode, encode_answer, encode_behind,
+    Envelope, Led, Message, RaftRequest, RaftResponse, SnapshotPart, SnapshotRow, decode,
+    decode_behind, decode_response, encode, encode_behind, encode_response,
 };
 pub use network::PART_TIMEOUT;
 pub use purge::Pinned;

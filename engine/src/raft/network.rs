@@ -1,11 +1,11 @@
 //! openraft's network on the environment's transport: each request becomes a [`message`] to the
 //! shard where the other replica lives.
 //!
-//! A request without an answer, or with the answer [`Answer::Refused`], is `unreachable` to
+//! A request without an answer, or with the answer [`RaftResponse::Refused`], is `unreachable` to
 //! openraft, which tries again later. Appends are pipelined. From what others have accepted, and
 //! when it was sent, [`super::lease`] computes the lease and [`super::followers`] notices losses.
 //! An append that carries nothing but a new commit index is left out: it would double the messages
-//! of a lone write. Snapshots and large appends take the bulk lane ([`super::append_lane`]).
+//! of a lone write. Snapshots and large appends belong to the bulk class ([`super::append_stream`]).
 
 use std::future::Future;
 use std::io;
@@ -25,13 +25,15 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
-use crate::env::{AsyncRuntime, Clock, Env, Instant, Lane, Now, Transport};
+use crate::env::{AsyncRuntime, Clock, Env, Instant, MessageClass, Now, Transport};
 use crate::error::Fatal;
-use crate::raft::append_lane::{AppendLane, UnderWay};
+use crate::raft::append_stream::{AppendStream, UnderWay};
 use crate::raft::convert;
 use crate::raft::followers::{self, Loss};
 use crate::raft::machine::{Machine, RuntimeOf, SnapshotReader};
-use crate::raft::message::{self, Answer, Candidacy, Envelope, Message, Question, SnapshotPart};
+use crate::raft::message::{
+    self, Candidacy, Envelope, Message, RaftRequest, RaftResponse, SnapshotPart,
+};
 use crate::raft::progress::Progress;
 use crate::raft::state_machine::{Snapshot, SnapshotHandle};
 use crate::raft::type_config::{RaftVote, TypeConfig};
@@ -46,7 +48,7 @@ const LOST_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Most appends that are on their way to one replica at a time.
 const APPENDS_IN_FLIGHT_MAX: usize = 8;
 
-/// Time limit of an append in the bulk lane. It has to wait for other bulk messages, and sending it
+/// Time limit of an append of the bulk class. It has to wait for other bulk messages, and sending it
 /// again would only make it wait anew. A link that is silent for this long is broken.
 const BULK_APPEND_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -71,7 +73,7 @@ pub struct Links<M: Machine> {
     pub transport: <M::Env as Env>::Transport,
     /// A source of random numbers, for the ids of snapshots.
     pub clock: <M::Env as Env>::Clock,
-    /// Appends up to this many bytes take the control lane.
+    /// Appends up to this many bytes belong to the control class.
     pub small_append_bytes: usize,
     pub range: RangeId,
     /// The id of this replica.
@@ -149,28 +151,34 @@ impl<M: Machine> Link<M> {
     /// Sends a request and waits for the answer until the time is up.
     async fn ask(
         &self,
-        question: Question,
+        request: RaftRequest,
         option: &RPCOption,
-    ) -> Result<Answer, Unreachable<TypeConfig<M>>> {
-        let bytes = message::encode(&Message::Question(self.envelope, question));
-        self.call(bytes, Lane::Control, option.hard_ttl()).await
+    ) -> Result<RaftResponse, Unreachable<TypeConfig<M>>> {
+        let bytes = message::encode(&Message::Request(self.envelope, request));
+        self.call(bytes, MessageClass::Control, option.hard_ttl())
+            .await
     }
 
     async fn call(
         &self,
-        question: Bytes,
-        lane: Lane,
+        request: Bytes,
+        class: MessageClass,
         within: Duration,
-    ) -> Result<Answer, Unreachable<TypeConfig<M>>> {
-        let bytes = self.exchange(question, lane, within).await;
+    ) -> Result<RaftResponse, Unreachable<TypeConfig<M>>> {
+        let bytes = self.exchange(request, class, within).await;
         understand::<M>(bytes.map_err(|error| unreachable::<M>(&error))?)
     }
 
     /// Gives the bytes of the answer, or why there is none.
-    async fn exchange(&self, question: Bytes, lane: Lane, within: Duration) -> io::Result<Bytes> {
-        let call = self.transport.call(self.to, lane, question);
+    async fn exchange(
+        &self,
+        request: Bytes,
+        class: MessageClass,
+        within: Duration,
+    ) -> io::Result<Bytes> {
+        let call = self.transport.call(self.to, class, request);
         match RuntimeOf::<M>::timeout(within, call).await {
-            Ok(answer) => answer,
+            Ok(response) => response,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
     }
@@ -180,16 +188,16 @@ impl<M: Machine> Link<M> {
         &self,
         part: SnapshotPart,
         option: &RPCOption,
-    ) -> Result<Answer, Unreachable<TypeConfig<M>>> {
+    ) -> Result<RaftResponse, Unreachable<TypeConfig<M>>> {
         let is_end = matches!(part, SnapshotPart::End { .. });
-        let patience = if is_end { END_TIMEOUT } else { PART_TIMEOUT };
-        let part = Message::Question(self.envelope, Question::Snapshot(part));
+        let timeout = if is_end { END_TIMEOUT } else { PART_TIMEOUT };
+        let part = Message::Request(self.envelope, RaftRequest::Snapshot(part));
         let part = message::encode(&part);
-        let until = Now::<M::Env>::now() + patience;
+        let until = Now::<M::Env>::now() + timeout;
         loop {
-            let sent = self.exchange(part.clone(), Lane::Bulk, option.hard_ttl());
+            let sent = self.exchange(part.clone(), MessageClass::Bulk, option.hard_ttl());
             match sent.await {
-                Ok(answer) => return understand::<M>(answer),
+                Ok(response) => return understand::<M>(response),
                 Err(error) if Now::<M::Env>::now() >= until => {
                     return Err(unreachable::<M>(&error));
                 }
@@ -207,7 +215,7 @@ impl<M: Machine> Link<M> {
         let last = rpc.entries.last().map(|entry| entry.log_id);
         let last = last.as_ref().map(convert::log_id).or(previous);
         let entries = rpc.entries.into_iter().map(convert::entry);
-        let question = Question::Append {
+        let request = RaftRequest::Append {
             vote,
             previous,
             committed: rpc.leader_commit.as_ref().map(convert::log_id),
@@ -219,7 +227,7 @@ impl<M: Machine> Link<M> {
             vote,
             previous,
             last,
-            bytes: message::encode(&Message::Question(self.envelope, question)),
+            bytes: message::encode(&Message::Request(self.envelope, request)),
         })
     }
 
@@ -229,9 +237,9 @@ impl<M: Machine> Link<M> {
         under_way: &UnderWay,
         option: &RPCOption,
     ) -> Result<Appended<M>, Failed<M>> {
-        let within = match under_way.lane() {
-            Lane::Control | Lane::Clients => option.hard_ttl(),
-            Lane::Bulk => BULK_APPEND_TIMEOUT,
+        let within = match under_way.class() {
+            MessageClass::Control | MessageClass::Clients => option.hard_ttl(),
+            MessageClass::Bulk => BULK_APPEND_TIMEOUT,
         };
         let (to, term) = (self.envelope.to, append.vote.term);
         let before = self.progress.followers.of(term, to);
@@ -243,32 +251,34 @@ impl<M: Machine> Link<M> {
         // Read before the append leaves: the lease counts from here (see `lease`).
         let sent = Now::<M::Env>::now();
         let bytes = append.bytes.clone();
-        let answer = self.call(bytes, under_way.lane(), within).await;
-        if answer.is_err() {
+        let response = self.call(bytes, under_way.class(), within).await;
+        if response.is_err() {
             self.refuse_own_damage(&append.bytes);
         }
-        let answer = answer?;
-        let appended = match answer {
-            Answer::Appended => Some(append.last),
-            Answer::AppendedUpTo(id) => Some(id),
+        let response = response?;
+        let appended = match response {
+            RaftResponse::Appended => Some(append.last),
+            RaftResponse::AppendedUpTo(id) => Some(id),
             _ => None,
         };
         if let Some(up_to) = appended {
             self.progress.acknowledged.take(term, to, sent);
             self.progress.followers.acknowledge(term, to, up_to);
         }
-        Ok(match answer {
-            Answer::Appended => AppendEntriesResponse::Success,
-            Answer::AppendedUpTo(id) => {
+        Ok(match response {
+            RaftResponse::Appended => AppendEntriesResponse::Success,
+            RaftResponse::AppendedUpTo(id) => {
                 AppendEntriesResponse::PartialSuccess(id.map(convert::raft_log_id))
             }
-            Answer::Conflict => {
+            RaftResponse::Conflict => {
                 if let Some(lost) = followers::is_lost(before.acknowledged, append.previous) {
                     self.note_loss(term, lost, append.previous);
                 }
                 AppendEntriesResponse::Conflict
             }
-            Answer::HigherVote(vote) => AppendEntriesResponse::HigherVote(convert::raft_vote(vote)),
+            RaftResponse::HigherVote(vote) => {
+                AppendEntriesResponse::HigherVote(convert::raft_vote(vote))
+            }
             _ => return Err(wrong_answer::<M>().into()),
         })
     }
@@ -319,11 +329,11 @@ impl<M: Machine> Link<M> {
         if let Some(loss) = known.lost {
             self.tell_of_loss(loss, vote, option).await;
         } else if let Some(acknowledged) = known.acknowledged {
-            let question = Question::Lost { vote, acknowledged };
-            let asked = self.ask(question, option).await;
+            let request = RaftRequest::Lost { vote, acknowledged };
+            let asked = self.ask(request, option).await;
             match asked.map_err(|e| unreachable::<M>(&io::Error::other(e.to_string())))? {
-                Answer::Done => return Ok(()),
-                Answer::Lost => {
+                RaftResponse::Done => return Ok(()),
+                RaftResponse::Lost => {
                     self.note_loss(term, acknowledged, None);
                     self.progress.followers.told(term, to);
                 }
@@ -339,13 +349,13 @@ impl<M: Machine> Link<M> {
         if loss.is_told {
             return;
         }
-        let question = Question::Lost {
+        let request = RaftRequest::Lost {
             vote,
             acknowledged: loss.acknowledged,
         };
-        match self.ask(question, option).await {
-            Ok(Answer::Lost) => self.progress.followers.told(vote.term, self.envelope.to),
-            Ok(Answer::Done) => self.progress.followers.found(vote.term, self.envelope.to),
+        match self.ask(request, option).await {
+            Ok(RaftResponse::Lost) => self.progress.followers.told(vote.term, self.envelope.to),
+            Ok(RaftResponse::Done) => self.progress.followers.found(vote.term, self.envelope.to),
             // No answer: the next append asks again.
             _ => {}
         }
@@ -354,16 +364,16 @@ impl<M: Machine> Link<M> {
     async fn candidacy(
         &self,
         rpc: VoteRequest<TypeConfig<M>>,
-        question: fn(Candidacy) -> Question,
+        request: fn(Candidacy) -> RaftRequest,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig<M>>, Failed<M>> {
-        let question = question(Candidacy {
+        let request = request(Candidacy {
             vote: convert::vote(&rpc.vote),
             last: rpc.last_log_id.as_ref().map(convert::log_id),
             transfer: rpc.leadership_transfer,
         });
-        match self.ask(question, &option).await? {
-            Answer::Voted {
+        match self.ask(request, &option).await? {
+            RaftResponse::Voted {
                 vote,
                 granted,
                 last,
@@ -403,7 +413,7 @@ impl<M: Machine> Link<M> {
             }
             let part = SnapshotPart::rows(number, parts, rows);
             match self.send_part(part, option).await? {
-                Answer::Done => parts += 1,
+                RaftResponse::Done => parts += 1,
                 _ => return Err(wrong_answer::<M>()),
             }
             self.progress.part_taken.set(Some(Now::<M::Env>::now()));
@@ -418,7 +428,7 @@ impl<M: Machine> Link<M> {
             gc_threshold: reader.gc_threshold(),
         };
         match self.send_part(end, option).await? {
-            Answer::Installed(answered) => {
+            RaftResponse::Installed(answered) => {
                 if answered.term == vote.term {
                     let (to, last) = (self.envelope.to, reader.last());
                     self.progress
@@ -433,12 +443,12 @@ impl<M: Machine> Link<M> {
 }
 
 /// Decodes an answer; a refusal is an error.
-fn understand<M: Machine>(answer: Bytes) -> Result<Answer, Unreachable<TypeConfig<M>>> {
+fn understand<M: Machine>(response: Bytes) -> Result<RaftResponse, Unreachable<TypeConfig<M>>> {
     let failed = |why| Err(unreachable::<M>(&io::Error::other(why)));
-    match message::decode_answer(&answer) {
+    match message::decode_response(&response) {
         None => failed("the answer makes no sense"),
-        Some(Answer::Refused) => failed("the replica is not there, or not ready"),
-        Some(answer) => Ok(answer),
+        Some(RaftResponse::Refused) => failed("the replica is not there, or not ready"),
+        Some(response) => Ok(response),
     }
 }
 
@@ -454,9 +464,9 @@ impl<M: Machine> RaftNetworkV2<TypeConfig<M>> for Link<M> {
         rpc: AppendEntriesRequest<TypeConfig<M>>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig<M>>, RPCError<TypeConfig<M>>> {
-        // This append is in no stream: it gets a lane of its own.
+        // This append is in no stream: it gets a stream of its own.
         let append = self.encode(rpc)?;
-        let stream = AppendLane::new(self.small_append_bytes);
+        let stream = AppendStream::new(self.small_append_bytes);
         let under_way = stream.enter(append.bytes.len()).await;
         self.append(append, &under_way, &option).await
     }
@@ -482,7 +492,7 @@ impl<M: Machine> RaftNetworkV2<TypeConfig<M>> for Link<M> {
             let news = std::mem::take(&mut is_first) || !rpc.entries.is_empty();
             std::future::ready(news)
         });
-        let (link, stream) = (self.clone(), AppendLane::new(self.small_append_bytes));
+        let (link, stream) = (self.clone(), AppendStream::new(self.small_append_bytes));
         let entered = input.then(move |rpc| {
             let stream = stream.clone();
             let previous = rpc.prev_log_id;
@@ -498,21 +508,21 @@ impl<M: Machine> RaftNetworkV2<TypeConfig<M>> for Link<M> {
         let asked = entered.map(move |(under_way, append, (previous, last))| {
             let (link, option) = (link.clone(), option.clone());
             async move {
-                let answer = link.append(append?, &under_way, &option).await?;
-                Ok(answer.into_stream_result(previous, last))
+                let response = link.append(append?, &under_way, &option).await?;
+                Ok(response.into_stream_result(previous, last))
             }
         });
-        let answers = asked.buffered(APPENDS_IN_FLIGHT_MAX);
+        let results = asked.buffered(APPENDS_IN_FLIGHT_MAX);
         // After an error this stream ends; openraft sends the rest in a new stream.
-        let answers = answers.scan(false, |ended, answer: Result<StreamAppendResult<_>, _>| {
+        let results = results.scan(false, |ended, result: Result<StreamAppendResult<_>, _>| {
             if *ended {
                 return std::future::ready(None);
             }
-            *ended = !matches!(answer, Ok(Ok(_)));
-            std::future::ready(Some(answer))
+            *ended = !matches!(result, Ok(Ok(_)));
+            std::future::ready(Some(result))
         });
-        let answers: BoxStream<'s, _> = Box::pin(answers);
-        Box::pin(std::future::ready(Ok(answers)))
+        let results: BoxStream<'s, _> = Box::pin(results);
+        Box::pin(std::future::ready(Ok(results)))
     }
 
     fn backoff(&self) -> Option<Backoff> {
@@ -528,7 +538,7 @@ impl<M: Machine> RaftNetworkV2<TypeConfig<M>> for Link<M> {
         rpc: VoteRequest<TypeConfig<M>>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig<M>>, RPCError<TypeConfig<M>>> {
-        self.candidacy(rpc, Question::Vote, option).await
+        self.candidacy(rpc, RaftRequest::Vote, option).await
     }
 
     async fn pre_vote(
@@ -536,7 +546,7 @@ impl<M: Machine> RaftNetworkV2<TypeConfig<M>> for Link<M> {
         rpc: VoteRequest<TypeConfig<M>>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig<M>>, RPCError<TypeConfig<M>>> {
-        self.candidacy(rpc, Question::PreVote, option).await
+        self.candidacy(rpc, RaftRequest::PreVote, option).await
     }
 
     async fn full_snapshot(
@@ -561,7 +571,7 @@ impl<M: Machine> RaftNetworkV2<TypeConfig<M>> for Link<M> {
             Either::Left((sent, _)) => {
                 let sent = sent?;
                 pin.into_iter()
-                    .for_each(|pin| pin.taken_over(Now::<M::Env>::now()));
+                    .for_each(|pin| pin.installed(Now::<M::Env>::now()));
                 Ok(sent)
             }
             Either::Right((closed, _)) => Err(closed.into()),
@@ -578,12 +588,12 @@ impl<M: Machine> RaftNetworkV2<TypeConfig<M>> for Link<M> {
         if *rpc.to_node_id() != self.envelope.to {
             return Ok(Ok(()));
         }
-        let question = Question::Transfer {
+        let request = RaftRequest::Transfer {
             vote: convert::vote(rpc.from_leader()),
             last: rpc.last_log_id().map(convert::log_id),
         };
-        match self.ask(question, &option).await? {
-            Answer::Done => Ok(Ok(())),
+        match self.ask(request, &option).await? {
+            RaftResponse::Done => Ok(Ok(())),
             _ => Err(wrong_answer::<M>().into()),
         }
     }

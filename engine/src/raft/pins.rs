@@ -146,7 +146,7 @@ impl<E: Env> Pin<E> {
 
     /// Notes that the replica has installed the snapshot. The entries after it stay pinned until
     /// the replica has caught up.
-    pub fn taken_over(self, now: Now<E>) {
+    pub fn installed(self, now: Now<E>) {
         if let Some(held) = self.pins.held.borrow_mut().get_mut(&self.number) {
             held.heard = Some(now);
         }

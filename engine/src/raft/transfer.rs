@@ -12,7 +12,7 @@ use crate::error::Fatal;
 use crate::raft::convert;
 use crate::raft::group::Group;
 use crate::raft::machine::Machine;
-use crate::raft::message::Answer;
+use crate::raft::message::RaftResponse;
 use crate::types::ReplicaId;
 use crate::wal::{LogId, Vote};
 
@@ -46,16 +46,16 @@ impl<M: Machine> Group<M> {
     }
 
     /// Campaigns because the leader of this term asks for it, unless the node is stopping.
-    pub(super) async fn timeout_now(&self, vote: Vote, last: Option<LogId>) -> Answer {
+    pub(super) async fn timeout_now(&self, vote: Vote, last: Option<LogId>) -> RaftResponse {
         if self.leaves.get() {
-            return Answer::Refused;
+            return RaftResponse::Refused;
         }
         let vote = convert::raft_vote(vote);
         let last = last.map(convert::raft_log_id);
         let request = TransferLeaderRequest::new(vote, self.replica, last);
         match self.raft.handle_transfer_leader(request).await {
-            Ok(Ok(())) => Answer::Done,
-            _ => Answer::Refused,
+            Ok(Ok(())) => RaftResponse::Done,
+            _ => RaftResponse::Refused,
         }
     }
 }

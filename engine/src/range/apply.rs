@@ -20,7 +20,7 @@ use crate::range::format;
 use crate::range::sessions::Verdict;
 use crate::range::state::RangeState;
 use crate::request::{
-    ArchivedBatch, ArchivedChange, ArchivedExpected, ArchivedMutation, Outcome, SessionPair,
+    ArchivedBatch, ArchivedChange, ArchivedExpected, ArchivedMutation, Outcome, RequestId,
 };
 use crate::types::{Blob, Timestamp};
 use crate::wal::{LogEntry, LogId, Payload};
@@ -122,10 +122,15 @@ fn apply_commands(
         state.last_ts = timestamp;
         let outcome = match &command.action {
             ArchivedAction::Order(order) => follow(state, order, timestamp, &mut effects),
-            ArchivedAction::Write { pair, batch } => {
+            ArchivedAction::Write { request_id, batch } => {
                 let is_stale = command.epoch.epoch() != state.descriptor.epoch
                     && !mutant::is(Mutant::EpochUncheckedAtApply);
-                apply_batch(state, rows, (&pair.pair(), batch, is_stale), timestamp)?
+                apply_batch(
+                    state,
+                    rows,
+                    (&request_id.to_native(), batch, is_stale),
+                    timestamp,
+                )?
             }
         };
         results.push(Applied::Outcome(outcome));
@@ -164,11 +169,11 @@ fn follow(
     }
 }
 
-/// Decides a client's write: its pair, its epoch, its keys, its conditions, then its mutations.
+/// Decides a client's write: its request id, its epoch, its keys, its conditions, then its mutations.
 fn apply_batch(
     state: &mut RangeState,
     rows: &mut impl Rows,
-    (pair, batch, is_stale): (&SessionPair, &ArchivedBatch, bool),
+    (request_id, batch, is_stale): (&RequestId, &ArchivedBatch, bool),
     timestamp: Timestamp,
 ) -> Result<Outcome, Fatal> {
     let Some(first) = batch.mutations.first() else {
@@ -179,8 +184,8 @@ fn apply_batch(
     if !state.descriptor.keys.contains(&first.key) {
         return Ok(Outcome::Moved);
     }
-    // A retry finds its pair at its first key before it is refused for anything else.
-    match state.sessions.check(pair, timestamp) {
+    // A retry finds its request id at its first key before it is refused for anything else.
+    match state.sessions.check(request_id, timestamp) {
         Verdict::Seen(outcome) => return Ok(outcome),
         Verdict::Expired => return Ok(Outcome::SessionExpired),
         Verdict::Fresh => {}
@@ -195,7 +200,7 @@ fn apply_batch(
     let first_key = Blob::copy_from_slice(&first.key);
     state
         .sessions
-        .record(pair, first_key, timestamp, outcome.clone());
+        .record(request_id, first_key, timestamp, outcome.clone());
     Ok(outcome)
 }
 

@@ -1,4 +1,4 @@
-//! Apply against rows in a map: every command, every refusal, and the session pairs.
+//! Apply against rows in a map: every command, every refusal, and the requests of sessions.
 
 use std::collections::BTreeMap;
 
@@ -70,9 +70,9 @@ impl Machine {
         }
     }
 
-    fn fresh_pair(&mut self) -> SessionPair {
+    fn fresh_request_id(&mut self) -> RequestId {
         self.sequence += 1;
-        SessionPair {
+        RequestId {
             client: ClientId(1),
             sequence: self.sequence,
             lowest_unanswered: 1,
@@ -108,14 +108,14 @@ impl Machine {
         step
     }
 
-    fn retry(&mut self, write: &Batch, pair: &SessionPair) -> Outcome {
+    fn retry(&mut self, write: &Batch, request_id: &RequestId) -> Outcome {
         self.time += 1;
         let now = Timestamp::from_ms(self.time);
         match self.apply_at(
             now,
             EPOCH,
             Action::Write {
-                pair: *pair,
+                request_id: *request_id,
                 batch: write,
             },
         ) {
@@ -125,8 +125,8 @@ impl Machine {
     }
 
     fn write(&mut self, write: &Batch) -> Outcome {
-        let pair = self.fresh_pair();
-        self.retry(write, &pair)
+        let request_id = self.fresh_request_id();
+        self.retry(write, &request_id)
     }
 
     fn put(&mut self, key: &'static str, value: &'static str) -> Outcome {
@@ -232,20 +232,20 @@ fn of_a_key_written_twice_the_last_change_wins() {
 #[test]
 fn a_retry_is_not_applied_again() {
     let mut machine = Machine::new();
-    let pair = machine.fresh_pair();
-    let first = machine.retry(&increment("n", 1), &pair);
-    assert_eq!(machine.retry(&increment("n", 1), &pair), first);
+    let request_id = machine.fresh_request_id();
+    let first = machine.retry(&increment("n", 1), &request_id);
+    assert_eq!(machine.retry(&increment("n", 1), &request_id), first);
     assert_eq!(machine.value("n").as_deref(), Some("1"));
 }
 
 #[test]
 fn a_retry_is_found_before_the_epoch_is_judged() {
     let mut machine = Machine::new();
-    let pair = machine.fresh_pair();
+    let request_id = machine.fresh_request_id();
     let write = Batch::put("k".into(), "1".into());
-    let first = machine.retry(&write, &pair);
+    let first = machine.retry(&write, &request_id);
     machine.state.descriptor.epoch.version = 2;
-    assert_eq!(machine.retry(&write, &pair), first);
+    assert_eq!(machine.retry(&write, &request_id), first);
     assert_eq!(machine.put("k", "2"), Outcome::Moved);
 }
 
@@ -263,14 +263,14 @@ fn keys_outside_the_range_are_refused_at_apply() {
 fn a_timestamp_not_above_the_last_does_nothing() {
     let mut machine = Machine::new();
     let last = version(&machine.put("k", "1"));
-    let pair = machine.fresh_pair();
+    let request_id = machine.fresh_request_id();
     let write = Batch::put("k".into(), "2".into());
     assert_eq!(
         machine.apply_at(
             last,
             EPOCH,
             Action::Write {
-                pair,
+                request_id,
                 batch: &write
             }
         ),
@@ -278,7 +278,10 @@ fn a_timestamp_not_above_the_last_does_nothing() {
     );
     assert_eq!(machine.value("k").as_deref(), Some("1"));
     // The pair was not used up.
-    assert!(matches!(machine.retry(&write, &pair), Outcome::Done { .. }));
+    assert!(matches!(
+        machine.retry(&write, &request_id),
+        Outcome::Done { .. }
+    ));
 }
 
 #[test]
@@ -313,13 +316,13 @@ fn thresholds_and_ceilings_never_go_back() {
 
 #[test]
 fn a_damaged_entry_is_an_error() {
-    let pair = Machine::new().fresh_pair();
+    let request_id = Machine::new().fresh_request_id();
     let write = Batch::put("k".into(), "value".into());
     let commands = vec![Command {
         timestamp: 9,
         epoch: EPOCH,
         action: Action::Write {
-            pair,
+            request_id,
             batch: &write,
         },
     }];
@@ -520,7 +523,7 @@ fn what_an_entry_asks_for_besides_is_an_effect() {
 
 #[test]
 fn an_entry_is_no_longer_than_its_writes_are_reckoned() {
-    let pair = Machine::new().fresh_pair();
+    let request_id = Machine::new().fresh_request_id();
     let many = (0..4000).map(|number: u32| Mutation {
         key: number.to_string().into(),
         change: match number % 3 {
@@ -546,7 +549,7 @@ fn an_entry_is_no_longer_than_its_writes_are_reckoned() {
             timestamp: 9,
             epoch: EPOCH,
             action: Action::Write {
-                pair,
+                request_id,
                 batch: &batch,
             },
         }];

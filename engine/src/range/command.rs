@@ -17,7 +17,7 @@ use rkyv::util::AlignedVec;
 use rkyv::with::Inline;
 
 use crate::error::Fatal;
-use crate::request::{ArchivedChange, ArchivedSessionPair, Batch, SessionPair};
+use crate::request::{ArchivedChange, ArchivedRequestId, Batch, RequestId};
 use crate::types::{Epoch, Timestamp};
 use crate::wal::Body;
 
@@ -51,7 +51,7 @@ pub enum Action<'a> {
     /// A client's write.
     Write {
         /// Its name.
-        pair: SessionPair,
+        request_id: RequestId,
         /// What it writes, and when.
         #[rkyv(with = Inline)]
         batch: &'a Batch,
@@ -123,10 +123,10 @@ pub fn access(current: &[u8]) -> Result<&ArchivedEntry<'_>, Fatal> {
         .map_err(|e| Fatal::Inconsistent(format!("a log entry cannot be read: {e}")))
 }
 
-impl ArchivedSessionPair {
+impl ArchivedRequestId {
     /// The pair as a value.
-    pub fn pair(&self) -> SessionPair {
-        SessionPair {
+    pub fn to_native(&self) -> RequestId {
+        RequestId {
             client: crate::types::ClientId(self.client.0.to_native()),
             sequence: self.sequence.to_native(),
             lowest_unanswered: self.lowest_unanswered.to_native(),

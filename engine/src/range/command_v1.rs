@@ -13,7 +13,7 @@ use rkyv::rancor;
 
 use crate::error::Fatal;
 use crate::range::command::{self, Action, Command, RangeOrder};
-use crate::request::{Batch, Expected, SessionPair};
+use crate::request::{Batch, Expected, RequestId};
 use crate::types::{ClientId, Epoch, Timestamp};
 
 type Bytes = Box<[u8]>;
@@ -32,7 +32,7 @@ struct CommandV1 {
 }
 
 #[derive(Clone, Copy, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-struct PairV1 {
+struct RequestIdV1 {
     client: u128,
     sequence: u64,
     lowest_unanswered: u64,
@@ -42,27 +42,27 @@ struct PairV1 {
 #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 enum ActionV1 {
     Put {
-        pair: PairV1,
+        request_id: RequestIdV1,
         key: Bytes,
         value: Bytes,
     },
     Delete {
-        pair: PairV1,
+        request_id: RequestIdV1,
         key: Bytes,
     },
     CompareAndSwap {
-        pair: PairV1,
+        request_id: RequestIdV1,
         key: Bytes,
         expected: ExpectedV1,
         change: ChangeV1,
     },
     Increment {
-        pair: PairV1,
+        request_id: RequestIdV1,
         key: Bytes,
         delta: i64,
     },
     Multi {
-        pair: PairV1,
+        request_id: RequestIdV1,
         changes: Vec<KeyChangeV1>,
     },
     SetGcThreshold {
@@ -94,7 +94,7 @@ struct KeyChangeV1 {
 }
 
 /// The bytes of an entry of the first format, written anew in today's. What they do when they are
-/// applied is the same to the last row and session pair: replicas of both are compared.
+/// applied is the same to the last row and request of a session: replicas of both are compared.
 ///
 /// # Errors
 /// The bytes are no entry of the first format.
@@ -110,7 +110,10 @@ pub fn convert(bytes: &[u8]) -> Result<Vec<u8>, Fatal> {
         timestamp: *timestamp,
         epoch: *epoch,
         action: match action {
-            Owned::Write(pair, batch) => Action::Write { pair: *pair, batch },
+            Owned::Write(request_id, batch) => Action::Write {
+                request_id: *request_id,
+                batch,
+            },
             Owned::Order(order) => Action::Order(*order),
         },
     });
@@ -122,19 +125,23 @@ pub fn convert(bytes: &[u8]) -> Result<Vec<u8>, Fatal> {
 
 /// What an action owns while it is written anew.
 enum Owned {
-    Write(SessionPair, Batch),
+    Write(RequestId, Batch),
     Order(RangeOrder),
 }
 
 impl From<ActionV1> for Owned {
     fn from(action: ActionV1) -> Owned {
         match action {
-            ActionV1::Put { pair, key, value } => {
-                Owned::Write(pair.into(), Batch::put(key.into(), value.into()))
+            ActionV1::Put {
+                request_id,
+                key,
+                value,
+            } => Owned::Write(request_id.into(), Batch::put(key.into(), value.into())),
+            ActionV1::Delete { request_id, key } => {
+                Owned::Write(request_id.into(), Batch::delete(key.into()))
             }
-            ActionV1::Delete { pair, key } => Owned::Write(pair.into(), Batch::delete(key.into())),
             ActionV1::CompareAndSwap {
-                pair,
+                request_id,
                 key,
                 expected,
                 change,
@@ -146,12 +153,17 @@ impl From<ActionV1> for Owned {
                 };
                 let value = change.value().map(Into::into);
                 let batch = Batch::compare_and_swap(key.into(), expected, value);
-                Owned::Write(pair.into(), batch)
+                Owned::Write(request_id.into(), batch)
             }
-            ActionV1::Increment { pair, key, delta } => {
-                Owned::Write(pair.into(), Batch::add(key.into(), delta))
-            }
-            ActionV1::Multi { pair, changes } => Owned::Write(pair.into(), multi(changes)),
+            ActionV1::Increment {
+                request_id,
+                key,
+                delta,
+            } => Owned::Write(request_id.into(), Batch::add(key.into(), delta)),
+            ActionV1::Multi {
+                request_id,
+                changes,
+            } => Owned::Write(request_id.into(), multi(changes)),
             ActionV1::SetGcThreshold { threshold } => {
                 Owned::Order(RangeOrder::SetGcThreshold { threshold })
             }
@@ -184,13 +196,13 @@ impl ChangeV1 {
     }
 }
 
-impl From<PairV1> for SessionPair {
-    fn from(pair: PairV1) -> SessionPair {
-        SessionPair {
-            client: ClientId(pair.client),
-            sequence: pair.sequence,
-            lowest_unanswered: pair.lowest_unanswered,
-            first_tried: Timestamp(pair.first_tried),
+impl From<RequestIdV1> for RequestId {
+    fn from(request_id: RequestIdV1) -> RequestId {
+        RequestId {
+            client: ClientId(request_id.client),
+            sequence: request_id.sequence,
+            lowest_unanswered: request_id.lowest_unanswered,
+            first_tried: Timestamp(request_id.first_tried),
         }
     }
 }
@@ -201,7 +213,7 @@ mod tests {
     use crate::range::command::{ArchivedAction, ArchivedRangeOrder};
     use crate::range::format;
 
-    const PAIR: PairV1 = PairV1 {
+    const REQUEST_ID: RequestIdV1 = RequestIdV1 {
         client: 1 << 90,
         sequence: 2,
         lowest_unanswered: 1,
@@ -245,26 +257,29 @@ mod tests {
                 conf: 4
             }
         );
-        let ArchivedAction::Write { pair, batch } = &command.action else {
+        let ArchivedAction::Write { request_id, batch } = &command.action else {
             panic!("a write");
         };
-        assert_eq!(pair.pair(), SessionPair::from(PAIR));
+        assert_eq!(request_id.to_native(), RequestId::from(REQUEST_ID));
         rkyv::deserialize::<Batch, rancor::Error>(batch).expect("a batch")
     }
 
     #[test]
     fn every_write_of_the_first_format_is_a_batch() {
-        let (pair, key) = (PAIR, || bytes("k"));
+        let (request_id, key) = (REQUEST_ID, || bytes("k"));
         let put = ActionV1::Put {
-            pair,
+            request_id,
             key: key(),
             value: bytes("v"),
         };
         assert_eq!(batch_of(put), Batch::put("k".into(), "v".into()));
-        let delete = ActionV1::Delete { pair, key: key() };
+        let delete = ActionV1::Delete {
+            request_id,
+            key: key(),
+        };
         assert_eq!(batch_of(delete), Batch::delete("k".into()));
         let add = ActionV1::Increment {
-            pair,
+            request_id,
             key: key(),
             delta: -3,
         };
@@ -275,7 +290,7 @@ mod tests {
             (ExpectedV1::Version(7), Expected::Version(Timestamp(7))),
         ] {
             let swap = ActionV1::CompareAndSwap {
-                pair,
+                request_id,
                 key: key(),
                 expected: old,
                 change: ChangeV1::Set(bytes("v")),
@@ -289,11 +304,23 @@ mod tests {
         };
         let changes = vec![change("a", Some("1")), change("b", None)];
         let wanted = Batch::set_all([("a".into(), Some("1".into())), ("b".into(), None)]);
-        assert_eq!(batch_of(ActionV1::Multi { pair, changes }), wanted);
+        assert_eq!(
+            batch_of(ActionV1::Multi {
+                request_id,
+                changes
+            }),
+            wanted
+        );
         // A lone delete of such a write never looked whether the key is there.
         let changes = vec![change("b", None)];
         let wanted = Batch::set_all([("b".into(), None), ("b".into(), None)]);
-        assert_eq!(batch_of(ActionV1::Multi { pair, changes }), wanted);
+        assert_eq!(
+            batch_of(ActionV1::Multi {
+                request_id,
+                changes
+            }),
+            wanted
+        );
     }
 
     #[test]

@@ -5,10 +5,10 @@ use rangedb_fuzz::fuzz;
 
 use crate::range::command::{self, Action, Command, Entry, RangeOrder};
 use crate::range::format;
-use crate::range::session_row::{ClientMarks, SavedPair};
+use crate::range::session_row::{ClientMarks, SavedRequest};
 use crate::range::state::RangeState;
 use crate::range::{Descriptor, Keyspace, ReplicaPlace};
-use crate::request::{Batch, Condition, Expected, Outcome, SessionPair};
+use crate::request::{Batch, Condition, Expected, Outcome, RequestId};
 use crate::types::{
     ClientId, Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp,
 };
@@ -65,7 +65,7 @@ fn descriptor() -> Descriptor {
 /// that one is of the first format.
 #[test]
 fn entries() {
-    let pair = SessionPair {
+    let request_id = RequestId {
         client: ClientId(1 << 100),
         sequence: 3,
         lowest_unanswered: 2,
@@ -80,7 +80,7 @@ fn entries() {
     );
     let mut actions: Vec<Action<'_>> = writes
         .iter()
-        .map(|batch| Action::Write { pair, batch })
+        .map(|batch| Action::Write { request_id, batch })
         .collect();
     actions.push(Action::Order(RangeOrder::SetGcThreshold { threshold: 5 }));
     actions.push(Action::Order(RangeOrder::NoOp));
@@ -135,17 +135,17 @@ fn rows_of_sessions() {
         Outcome::NotANumber,
         Outcome::Moved,
     ];
-    let saved = |outcome| SavedPair {
+    let saved = |outcome| SavedRequest {
         decided: Timestamp(9),
         outcome,
     };
     let corpus = outcomes.map(|outcome| saved(outcome).encode().expect("bytes"));
     fuzz("pairs", &corpus, |bytes, meter| {
-        let Ok(pair) = meter.decode(|| SavedPair::decode(bytes)) else {
+        let Ok(request) = meter.decode(|| SavedRequest::decode(bytes)) else {
             return false;
         };
-        let again = pair.encode().expect("bytes");
-        assert_eq!(SavedPair::decode(&again).expect("a pair"), pair);
+        let again = request.encode().expect("bytes");
+        assert_eq!(SavedRequest::decode(&again).expect("a request"), request);
         true
     });
 }

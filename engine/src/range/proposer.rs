@@ -28,7 +28,7 @@ use crate::notify::Notify;
 use crate::raft::TICK;
 use crate::range::command::{self, Action, COMMAND_OVERHEAD, RangeOrder};
 use crate::range::sink::WriteSink;
-use crate::request::{Batch, SessionPair};
+use crate::request::{Batch, RequestId};
 use crate::tree::budget::WriteBudget;
 use crate::tree::departures::{Departures, Gathering};
 use crate::types::Epoch;
@@ -87,7 +87,7 @@ impl<T: Instant> Proposal<T> {
 /// The commands that can be proposed.
 pub enum ProposalKind {
     /// A client's write.
-    Write(Batch, SessionPair),
+    Write(Batch, RequestId),
     /// An order of the range itself.
     Order(RangeOrder),
 }
@@ -110,7 +110,10 @@ impl ProposalKind {
 
     pub(super) fn action(&self) -> Action<'_> {
         match self {
-            ProposalKind::Write(batch, pair) => Action::Write { pair: *pair, batch },
+            ProposalKind::Write(batch, request_id) => Action::Write {
+                request_id: *request_id,
+                batch,
+            },
             ProposalKind::Order(order) => Action::Order(*order),
         }
     }

@@ -46,13 +46,13 @@ impl Queue {
         batch: Batch,
         deadline: Option<StdInstant>,
     ) -> Proposal<StdInstant> {
-        let pair = SessionPair {
+        let request_id = RequestId {
             client: ClientId(1),
             sequence: token,
             lowest_unanswered: 1,
             first_tried: Timestamp(1),
         };
-        let kind = ProposalKind::Write(batch, pair);
+        let kind = ProposalKind::Write(batch, request_id);
         Proposal::new(kind, EPOCH, deadline, (self.results.clone(), token))
     }
 

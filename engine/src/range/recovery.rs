@@ -7,7 +7,7 @@ use crate::error::Fatal;
 use crate::limits::SESSION_ROWS_PER_TURN;
 use crate::lsm::keys;
 use crate::range::Descriptor;
-use crate::range::sessions::{ClientMarks, SavedPair, SessionRow};
+use crate::range::sessions::{ClientMarks, SavedRequest, SessionRow};
 use crate::range::state::RangeState;
 use crate::tree::Store;
 use crate::types::{Blob, ClientId, DataId, ReplicaId, Timestamp};
@@ -57,7 +57,7 @@ pub async fn recover_state<E: Env>(
     read_clients(store, replica, |client, marks| {
         state.sessions.load(SessionRow::Client(client, Some(marks)));
     })?;
-    load_pairs(store, data_id, &mut state)?;
+    load_requests(store, data_id, &mut state)?;
     Ok(state)
 }
 
@@ -70,7 +70,7 @@ pub async fn load_snapshot_sessions<E: Env>(
     data_id: DataId,
     state: &mut RangeState,
 ) -> Result<(), Fatal> {
-    for rows in [SessionRows::Clients, SessionRows::Pairs] {
+    for rows in [SessionRows::Clients, SessionRows::Requests] {
         let mut next = Some(Vec::new());
         while let Some(from) = next {
             next = load_some(store, (data_id, rows, from), state)?;
@@ -84,7 +84,7 @@ pub async fn load_snapshot_sessions<E: Env>(
 #[derive(Clone, Copy)]
 enum SessionRows {
     Clients,
-    Pairs,
+    Requests,
 }
 
 /// Loads some rows from a key on (an empty key: from the first); gives the key at which to go on.
@@ -96,7 +96,7 @@ fn load_some<E: Env>(
     let (mut low, mut high) = (Vec::new(), Vec::new());
     match rows {
         SessionRows::Clients => keys::snapshot_clients_of(data_id, &mut low, &mut high),
-        SessionRows::Pairs => keys::pairs_of(data_id, &mut low, &mut high),
+        SessionRows::Requests => keys::requests_of(data_id, &mut low, &mut high),
     }
     let low = if from.is_empty() { low } else { from };
     read_rows(store, (&low, &high), SESSION_ROWS_PER_TURN, |key, value| {
@@ -105,7 +105,7 @@ fn load_some<E: Env>(
                 let (client, marks) = client_row(key, value)?;
                 state.sessions.load_of_snapshot(client, marks);
             }
-            SessionRows::Pairs => load_pair(state, key, value)?,
+            SessionRows::Requests => load_request(state, key, value)?,
         }
         Ok(())
     })
@@ -132,27 +132,27 @@ fn read_clients<E: Env>(
     Ok(())
 }
 
-/// Loads the pairs of all clients that are loaded.
-fn load_pairs<E: Env>(
+/// Loads the requests of all clients that are loaded.
+fn load_requests<E: Env>(
     store: &Store<E>,
     data_id: DataId,
     state: &mut RangeState,
 ) -> Result<(), Fatal> {
     let (mut low, mut high) = (Vec::new(), Vec::new());
-    keys::pairs_of(data_id, &mut low, &mut high);
+    keys::requests_of(data_id, &mut low, &mut high);
     read_rows(store, (&low, &high), usize::MAX, |key, value| {
-        load_pair(state, key, value)
+        load_request(state, key, value)
     })?;
     Ok(())
 }
 
-/// Loads a pair, if its first key is in the range.
-fn load_pair(state: &mut RangeState, key: &[u8], value: &[u8]) -> Result<(), Fatal> {
-    let damaged = || Fatal::Inconsistent("a session pair in the tree".to_owned());
-    let (first_key, client, sequence) = keys::pair_parts(key).ok_or_else(damaged)?;
+/// Loads a request, if its first key is in the range.
+fn load_request(state: &mut RangeState, key: &[u8], value: &[u8]) -> Result<(), Fatal> {
+    let damaged = || Fatal::Inconsistent("a request of a session in the tree".to_owned());
+    let (first_key, client, sequence) = keys::request_parts(key).ok_or_else(damaged)?;
     if state.descriptor.keys.contains(&first_key) {
-        let saved = SavedPair::decode(value).map_err(|_| damaged())?;
-        state.sessions.load(SessionRow::Pair {
+        let saved = SavedRequest::decode(value).map_err(|_| damaged())?;
+        state.sessions.load(SessionRow::Request {
             first_key: Blob::from(first_key),
             client,
             sequence,

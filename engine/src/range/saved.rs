@@ -58,7 +58,7 @@ impl<E: Env> Participant for Replica<E> {
 }
 
 /// Writes all session rows of a state that no replica has yet, a few at a time. The rows of its
-/// pairs are in the tree already.
+/// requests are in the tree already.
 ///
 /// # Errors
 /// The tree has failed.
@@ -112,16 +112,17 @@ impl SessionRows {
                     let row = marks.map(|marks| marks.encode());
                     put(&key, self.version, row.as_deref());
                 }
-                SessionRow::Pair {
+                SessionRow::Request {
                     first_key,
                     client,
                     sequence,
                     saved,
                 } => {
-                    keys::pair_key(self.data_id, first_key, *client, *sequence, &mut key);
+                    keys::request_key(self.data_id, first_key, *client, *sequence, &mut key);
                     let row = saved.as_ref().map(|saved| saved.encode()).transpose();
-                    let encoding =
-                        |e: rancor::Error| Fatal::Inconsistent(format!("a session pair: {e}"));
+                    let encoding = |e: rancor::Error| {
+                        Fatal::Inconsistent(format!("a request of a session: {e}"))
+                    };
                     put(&key, self.version, row.map_err(encoding)?.as_deref());
                 }
             }

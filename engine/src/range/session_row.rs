@@ -5,7 +5,7 @@ use rkyv::rancor;
 use crate::request::Outcome;
 use crate::types::{Blob, ClientId, Timestamp};
 
-/// What the table remembers of a client besides its pairs.
+/// What the table remembers of a client besides its requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct ClientMarks {
     /// The highest `lowest_unanswered` that the client has sent.
@@ -16,9 +16,9 @@ pub struct ClientMarks {
     pub last_seen: Timestamp,
 }
 
-/// What the table remembers of a pair.
+/// What the table remembers of a request.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub struct SavedPair {
+pub struct SavedRequest {
     /// The commit timestamp of its command.
     pub decided: Timestamp,
     /// The outcome of its command.
@@ -31,12 +31,12 @@ pub struct SavedPair {
 pub enum SessionRow {
     /// A client's marks; `None` after it was forgotten.
     Client(ClientId, Option<ClientMarks>),
-    /// A pair, at its first key; `None` after it was forgotten.
-    Pair {
+    /// A request, at its first key; `None` after it was forgotten.
+    Request {
         first_key: Blob,
         client: ClientId,
         sequence: u64,
-        saved: Option<SavedPair>,
+        saved: Option<SavedRequest>,
     },
 }
 
@@ -59,20 +59,20 @@ impl ClientMarks {
     }
 }
 
-impl SavedPair {
+impl SavedRequest {
     /// The bytes of the row.
     ///
     /// # Errors
-    /// The encoder failed, which no pair in memory can cause.
+    /// The encoder failed, which no request in memory can cause.
     pub fn encode(&self) -> Result<Vec<u8>, rancor::Error> {
         rkyv::to_bytes::<rancor::Error>(self).map(|bytes| bytes.to_vec())
     }
 
-    /// Reads what [`SavedPair::encode`] wrote.
+    /// Reads what [`SavedRequest::encode`] wrote.
     ///
     /// # Errors
-    /// The bytes are not a pair.
-    pub fn decode(bytes: &[u8]) -> Result<SavedPair, rancor::Error> {
-        rkyv::from_bytes::<SavedPair, rancor::Error>(bytes)
+    /// The bytes are not a request.
+    pub fn decode(bytes: &[u8]) -> Result<SavedRequest, rancor::Error> {
+        rkyv::from_bytes::<SavedRequest, rancor::Error>(bytes)
     }
 }

@@ -1,13 +1,13 @@
 //! The session table of a range, by which a write is applied at most once.
 //!
-//! A write carries a request id, a *pair* of its client's id and a sequence number. The table is
+//! A write carries a request id: its client's id and a sequence number. The table is
 //! part of the range's replicated state. Only applied commands change it, in log order, and only
-//! its own content and log time (`last_ts`) decide, so that all replicas agree. A pair is
+//! its own content and log time (`last_ts`) decide, so that all replicas agree. A request is
 //! remembered with its outcome until its client says that it got the answer (`lowest_unanswered`,
 //! RIFL's first incomplete) or [`SESSION_WINDOW_MS`] of log time have passed. What may have been
 //! forgotten is refused.
 //!
-//! In the tree a pair lies at the first key of its request, so that it moves with the keys at a
+//! In the tree a request is recorded at its first key, so that it moves with the keys at a
 //! split; a client's marks lie by range id. The rows are written when a memtable freezes, and
 //! earlier if they become many: [`Sessions::save`] gives what has changed since the last time.
 //!
@@ -21,13 +21,13 @@ use rustc_hash::FxBuildHasher;
 use slab::Slab;
 
 use crate::limits::{
-    SESSION_CLIENT_LEN_MAX, SESSION_PAIRS_OF_CLIENT_MAX, SESSION_WINDOW_MS, SESSIONS_LEN_MAX,
+    SESSION_CLIENT_LEN_MAX, SESSION_REQUESTS_OF_CLIENT_MAX, SESSION_WINDOW_MS, SESSIONS_LEN_MAX,
 };
 use crate::mutant::{self, Mutant};
 pub use crate::range::session_export::SessionExport;
 use crate::range::session_export::{ExportedClient, Exports};
-pub use crate::range::session_row::{ClientMarks, SavedPair, SessionRow};
-use crate::request::{Outcome, SessionPair};
+pub use crate::range::session_row::{ClientMarks, SavedRequest, SessionRow};
+use crate::request::{Outcome, RequestId};
 use crate::types::{Blob, ClientId, Timestamp};
 
 /// A client is forgotten this long after its last write, in log time. A little more than the
@@ -40,12 +40,12 @@ const TRIED_AHEAD_MAX_MS: u64 = 24 * 3_600_000;
 
 /// Bytes that a client counts for, about what it takes in memory.
 const CLIENT_LEN: usize = 256;
-/// Bytes that a pair counts for besides its first key.
-const PAIR_LEN: usize = 160;
+/// Bytes that a request counts for besides its first key.
+const REQUEST_LEN: usize = 160;
 /// Most clients that one write forgets. A write adds one at most, so the table still shrinks.
 const FORGOTTEN_AT_ONCE_MAX: usize = 16;
 
-/// What the table knows of a pair.
+/// What the table knows of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Not applied before.
@@ -57,10 +57,10 @@ pub enum Verdict {
 }
 
 #[derive(Debug)]
-struct Pair {
+struct Request {
     sequence: u64,
     first_key: Blob,
-    saved: SavedPair,
+    saved: SavedRequest,
     in_tree: bool,
 }
 
@@ -69,8 +69,8 @@ struct Client {
     id: ClientId,
     marks: ClientMarks,
     /// By rising sequence.
-    pairs: VecDeque<Pair>,
-    /// Bytes that its pairs count for.
+    requests: VecDeque<Request>,
+    /// Bytes that its requests count for.
     len: usize,
     in_tree: bool,
     changed: bool,
@@ -79,21 +79,21 @@ struct Client {
 /// The table of one range.
 #[derive(Debug, Default)]
 pub struct Sessions {
-    /// The place of each client in `clients`.
-    places: HashMap<ClientId, usize, FxBuildHasher>,
+    /// The slot of each client in `clients`.
+    slots: HashMap<ClientId, usize, FxBuildHasher>,
     clients: Slab<Client>,
     /// Clients by their last write; the first is the next to be forgotten.
     by_last_seen: BTreeSet<(Timestamp, ClientId)>,
     /// A client that is not in the table may have been dropped for lack of room if it first tried
     /// its write at or before this.
     horizon: Timestamp,
-    /// Bytes that all clients and pairs count for.
+    /// Bytes that all clients and requests count for.
     len: usize,
-    pairs: usize,
+    requests: usize,
     /// Clients that are not wholly in the tree, those that wait longest first. Some may be gone or
     /// saved already.
     changed: VecDeque<ClientId>,
-    /// Rows in the tree whose pair or client is gone.
+    /// Rows in the tree whose request or client is gone.
     to_delete: VecDeque<SessionRow>,
     /// At most how many rows a save would write now.
     unsaved: usize,
@@ -114,9 +114,9 @@ impl Sessions {
         self.horizon
     }
 
-    /// How many clients and pairs are remembered.
+    /// How many clients and requests are remembered.
     pub fn len(&self) -> (usize, usize) {
-        (self.clients.len(), self.pairs)
+        (self.clients.len(), self.requests)
     }
 
     /// Bytes that they count for.
@@ -130,70 +130,75 @@ impl Sessions {
     }
 
     fn client(&self, id: ClientId) -> Option<&Client> {
-        self.clients.get(*self.places.get(&id)?)
+        self.clients.get(*self.slots.get(&id)?)
     }
 
-    /// Whether a pair may be applied when log time is `last`.
-    pub fn check(&self, pair: &SessionPair, last: Timestamp) -> Verdict {
-        let too_old = pair.first_tried.plus_ms(SESSION_WINDOW_MS) < last
-            || pair.first_tried > last.plus_ms(TRIED_AHEAD_MAX_MS);
-        let Some(client) = self.client(pair.client) else {
-            let pushed_out = pair.first_tried <= self.horizon;
+    /// Whether a request may be applied when log time is `last`.
+    pub fn check(&self, request: &RequestId, last: Timestamp) -> Verdict {
+        let too_old = request.first_tried.plus_ms(SESSION_WINDOW_MS) < last
+            || request.first_tried > last.plus_ms(TRIED_AHEAD_MAX_MS);
+        let Some(client) = self.client(request.client) else {
+            let pushed_out = request.first_tried <= self.horizon;
             return if too_old || pushed_out {
                 Verdict::Expired
             } else {
                 Verdict::Fresh
             };
         };
-        if let Some(seen) = client.pair(pair.sequence) {
+        if let Some(seen) = client.request(request.sequence) {
             return Verdict::Seen(seen.saved.outcome.clone());
         }
-        if too_old || pair.sequence < client.marks.lowest_unanswered {
+        if too_old || request.sequence < client.marks.lowest_unanswered {
             return Verdict::Expired;
         }
         Verdict::Fresh
     }
 
-    /// Remembers a pair that [`Sessions::check`] called fresh, with the outcome decided at
+    /// Remembers a request that [`Sessions::check`] called fresh, with the outcome decided at
     /// `decided`.
     pub fn record(
         &mut self,
-        pair: &SessionPair,
+        request: &RequestId,
         first_key: Blob,
         decided: Timestamp,
         outcome: Outcome,
     ) {
         self.forget_clients(decided);
-        let place = self.place_of(pair.client);
-        self.exports.keep(place, self.clients.get(place));
-        let Some(client) = self.clients.get_mut(place) else {
+        let slot = self.slot_of(request.client);
+        self.exports.keep(slot, self.clients.get(slot));
+        let Some(client) = self.clients.get_mut(slot) else {
             return;
         };
         // While a try may still come that is not too old, its client must be remembered.
-        let seen = client.marks.last_seen.max(decided).max(pair.first_tried);
+        let seen = client.marks.last_seen.max(decided).max(request.first_tried);
         self.by_last_seen
-            .remove(&(client.marks.last_seen, pair.client));
-        self.by_last_seen.insert((seen, pair.client));
+            .remove(&(client.marks.last_seen, request.client));
+        self.by_last_seen.insert((seen, request.client));
         client.marks.last_seen = seen;
-        client.marks.lowest_unanswered = client.marks.lowest_unanswered.max(pair.lowest_unanswered);
-        let new = Pair {
-            sequence: pair.sequence,
+        client.marks.lowest_unanswered = client
+            .marks
+            .lowest_unanswered
+            .max(request.lowest_unanswered);
+        let new = Request {
+            sequence: request.sequence,
             first_key,
-            saved: SavedPair { decided, outcome },
+            saved: SavedRequest { decided, outcome },
             in_tree: false,
         };
         self.len += new.len();
         client.len += new.len();
-        let at = client.pairs.partition_point(|p| p.sequence < pair.sequence);
-        client.pairs.insert(at, new);
-        self.pairs += 1;
+        let at = client
+            .requests
+            .partition_point(|p| p.sequence < request.sequence);
+        client.requests.insert(at, new);
+        self.requests += 1;
         self.unsaved += 1;
         if !client.changed {
             client.changed = true;
-            self.changed.push_back(pair.client);
+            self.changed.push_back(request.client);
             self.unsaved += 1;
         }
-        self.forget_pairs(place, decided);
+        self.forget_requests(slot, decided);
         // Over the limit: the clients that have been silent longest go, and the horizon tells so.
         for _ in 0..FORGOTTEN_AT_ONCE_MAX {
             if self.len <= SESSIONS_LEN_MAX {
@@ -207,10 +212,10 @@ impl Sessions {
         }
     }
 
-    /// The place of a client; a new client gets one.
-    fn place_of(&mut self, id: ClientId) -> usize {
-        if let Some(place) = self.places.get(&id) {
-            return *place;
+    /// The slot of a client; a new client gets one.
+    fn slot_of(&mut self, id: ClientId) -> usize {
+        if let Some(slot) = self.slots.get(&id) {
+            return *slot;
         }
         let marks = ClientMarks {
             lowest_unanswered: 0,
@@ -220,20 +225,20 @@ impl Sessions {
     }
 
     fn add_client(&mut self, id: ClientId, marks: ClientMarks, in_tree: bool) -> usize {
-        let place = self.clients.vacant_key();
-        // An export that has not come to this place yet must not see the new client.
-        self.exports.keep(place, None::<&Client>);
+        let slot = self.clients.vacant_key();
+        // An export that has not come to this slot yet must not see the new client.
+        self.exports.keep(slot, None::<&Client>);
         self.clients.insert(Client {
             id,
             marks,
-            pairs: VecDeque::new(),
+            requests: VecDeque::new(),
             len: 0,
             in_tree,
             changed: false,
         });
-        self.places.insert(id, place);
+        self.slots.insert(id, slot);
         self.len += CLIENT_LEN;
-        place
+        slot
     }
 
     /// Forgets clients that were silent for too long. A few at a time: after a long rest many may
@@ -252,35 +257,35 @@ impl Sessions {
     }
 
     fn remove(&mut self, id: ClientId) {
-        let Some(place) = self.places.remove(&id) else {
+        let Some(slot) = self.slots.remove(&id) else {
             return;
         };
-        self.exports.keep(place, self.clients.get(place));
-        let Some(client) = self.clients.try_remove(place) else {
+        self.exports.keep(slot, self.clients.get(slot));
+        let Some(client) = self.clients.try_remove(slot) else {
             return;
         };
         self.len -= CLIENT_LEN;
         self.unsaved -= usize::from(client.changed);
-        for pair in client.pairs {
-            self.left(id, pair);
+        for request in client.requests {
+            self.left(id, request);
         }
         if client.in_tree {
             self.delete(SessionRow::Client(id, None));
         }
     }
 
-    /// Counts a pair that is no longer in the table, and has its row deleted.
-    fn left(&mut self, client: ClientId, pair: Pair) {
-        self.len -= pair.len();
-        self.pairs -= 1;
-        if !pair.in_tree {
+    /// Counts a request that is no longer in the table, and has its row deleted.
+    fn left(&mut self, client: ClientId, request: Request) {
+        self.len -= request.len();
+        self.requests -= 1;
+        if !request.in_tree {
             self.unsaved -= 1;
             return;
         }
-        self.delete(SessionRow::Pair {
-            first_key: pair.first_key,
+        self.delete(SessionRow::Request {
+            first_key: request.first_key,
             client,
-            sequence: pair.sequence,
+            sequence: request.sequence,
             saved: None,
         });
     }
@@ -290,30 +295,31 @@ impl Sessions {
         self.unsaved += 1;
     }
 
-    /// Forgets pairs of a client that were answered, are too old, or are too many.
-    fn forget_pairs(&mut self, place: usize, now: Timestamp) {
+    /// Forgets requests of a client that were answered, are too old, or are too many.
+    fn forget_requests(&mut self, slot: usize, now: Timestamp) {
         loop {
-            let Some(client) = self.clients.get_mut(place) else {
+            let Some(client) = self.clients.get_mut(slot) else {
                 return;
             };
-            let Some(first) = client.pairs.front() else {
+            let Some(first) = client.requests.front() else {
                 return;
             };
             let answered = first.sequence < client.marks.lowest_unanswered;
             let too_old = first.saved.decided.plus_ms(CLIENT_WINDOW_MS) < now;
-            let too_many = client.pairs.len() > SESSION_PAIRS_OF_CLIENT_MAX
+            let too_many = client.requests.len() > SESSION_REQUESTS_OF_CLIENT_MAX
                 || client.len > SESSION_CLIENT_LEN_MAX;
             if !(answered || too_old || too_many) {
                 return;
             }
-            let Some(pair) = client.pairs.pop_front() else {
+            let Some(request) = client.requests.pop_front() else {
                 return;
             };
-            client.len -= pair.len();
-            // A retry of a forgotten pair must be refused, not applied again.
-            client.marks.lowest_unanswered = client.marks.lowest_unanswered.max(pair.sequence + 1);
+            client.len -= request.len();
+            // A retry of a forgotten request must be refused, not applied again.
+            client.marks.lowest_unanswered =
+                client.marks.lowest_unanswered.max(request.sequence + 1);
             let id = client.id;
-            self.left(id, pair);
+            self.left(id, request);
         }
     }
 
@@ -331,8 +337,8 @@ impl Sessions {
         while rows.len() < rows_max
             && let Some(id) = self.changed.pop_front()
         {
-            let place = self.places.get(&id).copied();
-            let Some(client) = place.and_then(|place| self.clients.get_mut(place)) else {
+            let slot = self.slots.get(&id).copied();
+            let Some(client) = slot.and_then(|slot| self.clients.get_mut(slot)) else {
                 continue;
             };
             if client.changed {
@@ -345,18 +351,18 @@ impl Sessions {
         rows
     }
 
-    /// What to write for a row that is to be deleted. If its pair or client is in the table again,
+    /// What to write for a row that is to be deleted. If its request or client is in the table again,
     /// the new row is written instead, since both would have the same version.
     fn unless_back(&mut self, row: SessionRow) -> Option<SessionRow> {
         let id = match &row {
             SessionRow::Client(id, _) => *id,
-            SessionRow::Pair { client, .. } => *client,
+            SessionRow::Request { client, .. } => *client,
         };
-        let place = self.places.get(&id).copied();
-        let Some(client) = place.and_then(|place| self.clients.get_mut(place)) else {
+        let slot = self.slots.get(&id).copied();
+        let Some(client) = slot.and_then(|slot| self.clients.get_mut(slot)) else {
             return Some(row);
         };
-        let SessionRow::Pair {
+        let SessionRow::Request {
             first_key,
             sequence,
             ..
@@ -367,43 +373,45 @@ impl Sessions {
             client.in_tree = true;
             return None;
         };
-        let at = client.pairs.binary_search_by_key(sequence, |p| p.sequence);
-        let pair = at.ok().and_then(|at| client.pairs.get_mut(at));
-        let Some(pair) = pair.filter(|pair| pair.first_key == *first_key) else {
+        let at = client
+            .requests
+            .binary_search_by_key(sequence, |p| p.sequence);
+        let request = at.ok().and_then(|at| client.requests.get_mut(at));
+        let Some(request) = request.filter(|request| request.first_key == *first_key) else {
             return Some(row);
         };
-        if std::mem::replace(&mut pair.in_tree, true) {
+        if std::mem::replace(&mut request.in_tree, true) {
             return None;
         }
         self.unsaved -= 1;
-        Some(pair.row(id))
+        Some(request.row(id))
     }
 
-    /// All rows, each client's marks before its pairs.
+    /// All rows, each client's marks before its requests.
     pub fn rows(&self) -> impl Iterator<Item = SessionRow> + '_ {
         self.clients.iter().flat_map(|(_, client)| client.rows())
     }
 
     /// Begins an export of the table as it is now; the table may go on changing.
     pub fn export(&self) -> SessionExport {
-        let places = self
+        let slots = self
             .clients
             .iter()
             .next_back()
             .map_or(0, |(last, _)| last + 1);
-        self.exports.begin(places)
+        self.exports.begin(slots)
     }
 
     /// The next rows of an export, about `rows_max`; empty at its end, `None` if it is an export of
     /// another table.
     pub fn next_rows(&self, export: &SessionExport, rows_max: usize) -> Option<Vec<SessionRow>> {
         let known = self.exports.know(export);
-        known.then(|| export.next_rows(rows_max, |place| self.clients.get(place)))
+        known.then(|| export.next_rows(rows_max, |slot| self.clients.get(slot)))
     }
 
     /// Makes this table, which came with a snapshot, replace another: rows that the tree has of
     /// clients which this table does not know are deleted. Looks at about `clients_max` of the
-    /// other's clients, from place `from` on; gives the place at which to go on.
+    /// other's clients, from slot `from` on; gives the slot at which to go on.
     pub fn inherit(&mut self, other: &Sessions, from: usize, clients_max: usize) -> Option<usize> {
         if from == 0 {
             // Clients that the other has forgotten, but not yet deleted from the tree.
@@ -413,67 +421,67 @@ impl Sessions {
                 }
             }
         }
-        let places = other
+        let slots = other
             .clients
             .iter()
             .next_back()
             .map_or(0, |(last, _)| last + 1);
-        let until = places.min(from + clients_max);
-        for client in (from..until).filter_map(|place| other.clients.get(place)) {
+        let until = slots.min(from + clients_max);
+        for client in (from..until).filter_map(|slot| other.clients.get(slot)) {
             // Even a client that is not in the tree: it may be saved before the switch.
             self.was_there(client.id);
         }
-        (until < places).then_some(until)
+        (until < slots).then_some(until)
     }
 
     /// Notes that the tree may have marks of this client from before a snapshot was installed: they
     /// are deleted or overwritten.
     pub fn was_there(&mut self, id: ClientId) {
-        let place = self.places.get(&id).copied();
-        match place.and_then(|place| self.clients.get_mut(place)) {
+        let slot = self.slots.get(&id).copied();
+        match slot.and_then(|slot| self.clients.get_mut(slot)) {
             Some(client) => client.in_tree = true,
             None => self.delete(SessionRow::Client(id, None)),
         }
     }
 
-    /// Loads a row of the tree, at recovery or from a snapshot. A client comes before its pairs.
+    /// Loads a row of the tree, at recovery or from a snapshot. A client comes before its requests.
     pub fn load(&mut self, row: SessionRow) {
         match row {
             SessionRow::Client(id, Some(marks)) => {
                 self.by_last_seen.insert((marks.last_seen, id));
                 self.add_client(id, marks, true);
             }
-            SessionRow::Pair {
+            SessionRow::Request {
                 first_key,
                 client: id,
                 sequence,
                 saved: Some(saved),
             } => {
-                let place = self.places.get(&id).copied();
-                let Some(client) = place.and_then(|place| self.clients.get_mut(place)) else {
+                let slot = self.slots.get(&id).copied();
+                let Some(client) = slot.and_then(|slot| self.clients.get_mut(slot)) else {
                     return;
                 };
-                let pair = Pair {
+                let request = Request {
                     sequence,
                     first_key,
                     saved,
                     in_tree: true,
                 };
-                self.len += pair.len();
-                client.len += pair.len();
-                self.pairs += 1;
-                let at = client.pairs.partition_point(|p| p.sequence < sequence);
-                client.pairs.insert(at, pair);
+                self.len += request.len();
+                client.len += request.len();
+                self.requests += 1;
+                let at = client.requests.partition_point(|p| p.sequence < sequence);
+                client.requests.insert(at, request);
             }
-            SessionRow::Client(_, None) | SessionRow::Pair { saved: None, .. } => {}
+            SessionRow::Client(_, None) | SessionRow::Request { saved: None, .. } => {}
         }
     }
 
     /// Loads a client of a snapshot; the tree does not have its marks under the replica's id yet.
     pub fn load_of_snapshot(&mut self, id: ClientId, marks: ClientMarks) {
         self.load(SessionRow::Client(id, Some(marks)));
-        let place = self.places.get(&id).copied();
-        if let Some(client) = place.and_then(|place| self.clients.get_mut(place)) {
+        let slot = self.slots.get(&id).copied();
+        if let Some(client) = slot.and_then(|slot| self.clients.get_mut(slot)) {
             client.in_tree = false;
             client.changed = true;
             self.changed.push_back(id);
@@ -483,25 +491,27 @@ impl Sessions {
 }
 
 impl Client {
-    fn pair(&self, sequence: u64) -> Option<&Pair> {
-        let at = self.pairs.binary_search_by_key(&sequence, |p| p.sequence);
-        self.pairs.get(at.ok()?)
+    fn request(&self, sequence: u64) -> Option<&Request> {
+        let at = self
+            .requests
+            .binary_search_by_key(&sequence, |p| p.sequence);
+        self.requests.get(at.ok()?)
     }
 
     /// Adds rows that are not in the tree until there are `rows_max`; gives whether these are all.
     fn save(&mut self, rows_max: usize, rows: &mut Vec<SessionRow>, unsaved: &mut usize) -> bool {
         rows.push(SessionRow::Client(self.id, Some(self.marks)));
         self.in_tree = true;
-        for pair in self.pairs.iter_mut().filter(|p| !p.in_tree) {
+        for request in self.requests.iter_mut().filter(|p| !p.in_tree) {
             if rows.len() >= rows_max {
                 return false;
             }
-            pair.in_tree = true;
+            request.in_tree = true;
             *unsaved -= 1;
-            if mutant::is(Mutant::SessionPairForgotten) {
+            if mutant::is(Mutant::SessionRequestForgotten) {
                 continue;
             }
-            rows.push(pair.row(self.id));
+            rows.push(request.row(self.id));
         }
         self.changed = false;
         *unsaved -= 1;
@@ -511,15 +521,15 @@ impl Client {
 
 impl ExportedClient for Client {
     fn rows(&self) -> impl Iterator<Item = SessionRow> {
-        let pairs = self.pairs.iter().map(|pair| pair.row(self.id));
-        std::iter::once(SessionRow::Client(self.id, Some(self.marks))).chain(pairs)
+        let requests = self.requests.iter().map(|request| request.row(self.id));
+        std::iter::once(SessionRow::Client(self.id, Some(self.marks))).chain(requests)
     }
 }
 
-impl Pair {
-    /// The row of this pair, which belongs to `client`.
+impl Request {
+    /// The row of this request, which belongs to `client`.
     fn row(&self, client: ClientId) -> SessionRow {
-        SessionRow::Pair {
+        SessionRow::Request {
             first_key: self.first_key.clone(),
             client,
             sequence: self.sequence,
@@ -533,7 +543,7 @@ impl Pair {
             Outcome::Numbers { values, .. } => size_of_val(&**values),
             _ => 0,
         };
-        PAIR_LEN + self.first_key.len() + numbers
+        REQUEST_LEN + self.first_key.len() + numbers
     }
 }
 

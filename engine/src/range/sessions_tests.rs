@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 
-fn pair(sequence: u64, lowest: u64, first_tried_ms: u64) -> SessionPair {
-    SessionPair {
+fn request(sequence: u64, lowest: u64, first_tried_ms: u64) -> RequestId {
+    RequestId {
         client: ClientId(7),
         sequence,
         lowest_unanswered: lowest,
@@ -20,9 +20,9 @@ fn done(ms: u64) -> Outcome {
     }
 }
 
-fn record(table: &mut Sessions, pair: &SessionPair, ms: u64) {
+fn record(table: &mut Sessions, request: &RequestId, ms: u64) {
     table.record(
-        pair,
+        request,
         Blob::from_static(b"k"),
         Timestamp::from_ms(ms),
         done(ms),
@@ -32,7 +32,7 @@ fn record(table: &mut Sessions, pair: &SessionPair, ms: u64) {
 #[test]
 fn a_retry_gets_the_first_outcome() {
     let mut table = Sessions::default();
-    let first = pair(1, 1, 1000);
+    let first = request(1, 1, 1000);
     assert_eq!(
         table.check(&first, Timestamp::from_ms(1000)),
         Verdict::Fresh
@@ -47,31 +47,31 @@ fn a_retry_gets_the_first_outcome() {
 #[test]
 fn what_was_answered_is_refused() {
     let mut table = Sessions::default();
-    record(&mut table, &pair(1, 1, 1000), 1001);
-    record(&mut table, &pair(3, 3, 1002), 1003);
+    record(&mut table, &request(1, 1, 1000), 1001);
+    record(&mut table, &request(3, 3, 1002), 1003);
     let now = Timestamp::from_ms(1004);
-    assert_eq!(table.check(&pair(1, 1, 1000), now), Verdict::Expired);
-    assert_eq!(table.check(&pair(2, 2, 1000), now), Verdict::Expired);
-    assert_eq!(table.check(&pair(4, 3, 1000), now), Verdict::Fresh);
+    assert_eq!(table.check(&request(1, 1, 1000), now), Verdict::Expired);
+    assert_eq!(table.check(&request(2, 2, 1000), now), Verdict::Expired);
+    assert_eq!(table.check(&request(4, 3, 1000), now), Verdict::Fresh);
 }
 
 #[test]
 fn a_client_whose_time_is_ahead_is_remembered_until_its_tries_are_too_old() {
     let (hour, mut table) = (3_600_000, Sessions::default());
     // It has its time from a node that is an hour ahead of the range's leader.
-    let first = pair(1, 1, 1000 + hour);
+    let first = request(1, 1, 1000 + hour);
     record(&mut table, &first, 1000);
     // Then that node leads, and the range's time jumps.
-    let other = SessionPair {
+    let other = RequestId {
         client: ClientId(8),
-        ..pair(1, 1, 2000 + hour)
+        ..request(1, 1, 2000 + hour)
     };
     record(&mut table, &other, 2000 + hour);
     assert_eq!(
         table.check(&first, Timestamp::from_ms(3000 + hour)),
         Verdict::Seen(done(1000))
     );
-    let made_up = pair(2, 1, 3000 + 30 * hour);
+    let made_up = request(2, 1, 3000 + 30 * hour);
     let now = Timestamp::from_ms(3000 + hour);
     assert_eq!(table.check(&made_up, now), Verdict::Expired);
 }
@@ -79,16 +79,16 @@ fn a_client_whose_time_is_ahead_is_remembered_until_its_tries_are_too_old() {
 #[test]
 fn a_client_that_was_forgotten_and_is_back_is_saved_once() {
     let mut table = Sessions::default();
-    record(&mut table, &pair(1, 1, 1000), 1000);
+    record(&mut table, &request(1, 1, 1000), 1000);
     assert_eq!(table.save(usize::MAX).len(), 2);
     let later = 1000 + 2 * CLIENT_WINDOW_MS;
-    record(&mut table, &pair(1, 1, later), later);
+    record(&mut table, &request(1, 1, later), later);
     let saved = table.save(usize::MAX);
     let mut keys = BTreeMap::new();
     for row in &saved {
         let (key, is_there) = match row {
             SessionRow::Client(id, marks) => ((*id, 0), marks.is_some()),
-            SessionRow::Pair {
+            SessionRow::Request {
                 client,
                 sequence,
                 saved,
@@ -105,18 +105,18 @@ fn a_client_that_was_forgotten_and_is_back_is_saved_once() {
 fn what_was_first_tried_long_ago_is_refused() {
     let table = Sessions::default();
     let late = Timestamp::from_ms(1001 + SESSION_WINDOW_MS);
-    assert_eq!(table.check(&pair(1, 1, 1000), late), Verdict::Expired);
-    assert_eq!(table.check(&pair(1, 1, 1001), late), Verdict::Fresh);
+    assert_eq!(table.check(&request(1, 1, 1000), late), Verdict::Expired);
+    assert_eq!(table.check(&request(1, 1, 1001), late), Verdict::Fresh);
 }
 
 #[test]
 fn a_forgotten_client_cannot_apply_an_old_write_again() {
     let mut table = Sessions::default();
-    let old = pair(1, 1, 1000);
+    let old = request(1, 1, 1000);
     record(&mut table, &old, 1001);
-    let other = SessionPair {
+    let other = RequestId {
         client: ClientId(8),
-        ..pair(1, 1, 2_000_000)
+        ..request(1, 1, 2_000_000)
     };
     record(&mut table, &other, 2_000_000);
     assert_eq!(table.len(), (1, 1));
@@ -127,17 +127,17 @@ fn a_forgotten_client_cannot_apply_an_old_write_again() {
 }
 
 #[test]
-fn a_client_with_too_many_pairs_loses_the_oldest_for_good() {
+fn a_client_with_too_many_requests_loses_the_oldest_for_good() {
     let mut table = Sessions::default();
-    let count = SESSION_PAIRS_OF_CLIENT_MAX as u64 + 5;
+    let count = SESSION_REQUESTS_OF_CLIENT_MAX as u64 + 5;
     for sequence in 1..=count {
-        record(&mut table, &pair(sequence, 1, 1000), 1000 + sequence);
+        record(&mut table, &request(sequence, 1, 1000), 1000 + sequence);
     }
     let now = Timestamp::from_ms(1000 + count);
-    assert_eq!(table.len().1, SESSION_PAIRS_OF_CLIENT_MAX);
-    assert_eq!(table.check(&pair(5, 1, 1000), now), Verdict::Expired);
+    assert_eq!(table.len().1, SESSION_REQUESTS_OF_CLIENT_MAX);
+    assert_eq!(table.check(&request(5, 1, 1000), now), Verdict::Expired);
     assert!(matches!(
-        table.check(&pair(6, 1, 1000), now),
+        table.check(&request(6, 1, 1000), now),
         Verdict::Seen(_)
     ));
 }
@@ -145,16 +145,16 @@ fn a_client_with_too_many_pairs_loses_the_oldest_for_good() {
 #[test]
 fn rows_saved_and_loaded_make_the_same_table() {
     let mut table = Sessions::default();
-    record(&mut table, &pair(1, 1, 1000), 1001);
-    record(&mut table, &pair(2, 1, 1000), 1002);
+    record(&mut table, &request(1, 1, 1000), 1001);
+    record(&mut table, &request(2, 1, 1000), 1002);
     let mut rows = table.save(usize::MAX);
     assert_eq!(table.save(usize::MAX), vec![]);
-    record(&mut table, &pair(3, 2, 1000), 1003);
+    record(&mut table, &request(3, 2, 1000), 1003);
     rows.extend(table.save(usize::MAX));
     let deleted = rows.iter().any(|row| {
         matches!(
             row,
-            SessionRow::Pair {
+            SessionRow::Request {
                 sequence: 1,
                 saved: None,
                 ..
@@ -167,7 +167,7 @@ fn rows_saved_and_loaded_make_the_same_table() {
     for row in rows {
         let key = match &row {
             SessionRow::Client(client, _) => (0, client.0, 0),
-            SessionRow::Pair {
+            SessionRow::Request {
                 client, sequence, ..
             } => (1, client.0, *sequence),
         };
@@ -177,7 +177,7 @@ fn rows_saved_and_loaded_make_the_same_table() {
     tree.into_values().for_each(|row| again.load(row));
     let now = Timestamp::from_ms(1004);
     for sequence in 1..5 {
-        let asked = pair(sequence, 1, 1000);
+        let asked = request(sequence, 1, 1000);
         assert_eq!(table.check(&asked, now), again.check(&asked, now));
     }
 }
@@ -189,20 +189,20 @@ fn rows_round_trip() {
         last_seen: Timestamp(9),
     };
     assert_eq!(ClientMarks::decode(&marks.encode()), Some(marks));
-    let saved = SavedPair {
+    let saved = SavedRequest {
         decided: Timestamp(4),
         outcome: done(1),
     };
     assert_eq!(
-        SavedPair::decode(&saved.encode().expect("encodes")).ok(),
+        SavedRequest::decode(&saved.encode().expect("encodes")).ok(),
         Some(saved)
     );
 }
 
-fn of_client(number: u128, sequence: u64, ms: u64) -> SessionPair {
-    SessionPair {
+fn of_client(number: u128, sequence: u64, ms: u64) -> RequestId {
+    RequestId {
         client: ClientId(number),
-        ..pair(sequence, 1, ms)
+        ..request(sequence, 1, ms)
     }
 }
 
@@ -217,7 +217,7 @@ fn sorted(rows: impl Iterator<Item = SessionRow>) -> Vec<String> {
 fn names(table: &Sessions) -> BTreeSet<(ClientId, u64, u64)> {
     let name = |row| match row {
         SessionRow::Client(id, marks) => (id, 0, marks.map_or(0, |marks| marks.last_seen.0)),
-        SessionRow::Pair {
+        SessionRow::Request {
             client, sequence, ..
         } => (client, sequence, 1),
     };
@@ -226,17 +226,17 @@ fn names(table: &Sessions) -> BTreeSet<(ClientId, u64, u64)> {
 
 /// What a tree holds that has been given these rows.
 fn reloaded(horizon: Timestamp, saved: Vec<SessionRow>) -> Sessions {
-    let (mut clients, mut pairs) = (BTreeMap::new(), BTreeMap::new());
+    let (mut clients, mut requests) = (BTreeMap::new(), BTreeMap::new());
     for row in saved {
         match &row {
             SessionRow::Client(client, _) => clients.insert(client.0, row),
-            SessionRow::Pair {
+            SessionRow::Request {
                 client, sequence, ..
-            } => pairs.insert((client.0, *sequence), row),
+            } => requests.insert((client.0, *sequence), row),
         };
     }
     let mut table = Sessions::new(horizon);
-    let rows = clients.into_values().chain(pairs.into_values());
+    let rows = clients.into_values().chain(requests.into_values());
     rows.for_each(|row| table.load(row));
     table
 }
@@ -263,13 +263,13 @@ fn the_table_is_bounded_by_bytes_and_the_longest_silent_client_goes_first() {
 fn one_client_cannot_take_the_whole_table() {
     let key = Blob::from(vec![b'k'; 4000]);
     let mut table = Sessions::default();
-    for sequence in 1..=SESSION_PAIRS_OF_CLIENT_MAX as u64 {
+    for sequence in 1..=SESSION_REQUESTS_OF_CLIENT_MAX as u64 {
         let at = Timestamp::from_ms(1000 + sequence);
-        table.record(&pair(sequence, 1, 1000), key.clone(), at, done(sequence));
+        table.record(&request(sequence, 1, 1000), key.clone(), at, done(sequence));
     }
     assert!(table.bytes() <= SESSION_CLIENT_LEN_MAX + 1000);
     let now = Timestamp::from_ms(100_000);
-    assert_eq!(table.check(&pair(1, 1, 1000), now), Verdict::Expired);
+    assert_eq!(table.check(&request(1, 1, 1000), now), Verdict::Expired);
 }
 
 #[test]
@@ -332,10 +332,10 @@ fn a_table_of_many_clients_is_saved_few_at_a_time() {
 }
 
 #[test]
-fn a_client_of_many_pairs_is_saved_few_at_a_time() {
+fn a_client_of_many_requests_is_saved_few_at_a_time() {
     let mut table = Sessions::default();
     for sequence in 1..=1000 {
-        record(&mut table, &pair(sequence, 1, 1000), 1000 + sequence);
+        record(&mut table, &request(sequence, 1, 1000), 1000 + sequence);
     }
     let mut saved = Vec::new();
     while table.unsaved() > 0 {
@@ -400,7 +400,7 @@ fn an_export_tells_of_its_beginning_while_the_table_changes() {
 fn place_of(row: &SessionRow) -> (String, bool) {
     match row {
         SessionRow::Client(id, marks) => (format!("{id:?}"), marks.is_some()),
-        SessionRow::Pair {
+        SessionRow::Request {
             first_key,
             client,
             sequence,
@@ -447,9 +447,9 @@ fn what_is_saved_a_few_rows_at_a_time_is_the_table_in_the_end() {
             if below(4) == 0 {
                 *sequence = 1;
             }
-            let write = SessionPair {
+            let write = RequestId {
                 client: ClientId(client.into()),
-                ..pair(*sequence, sequence.saturating_sub(2).max(1), ms)
+                ..request(*sequence, sequence.saturating_sub(2).max(1), ms)
             };
             *sequence += 1;
             if table.check(&write, Timestamp::from_ms(ms)) == Verdict::Fresh {
@@ -472,7 +472,7 @@ fn the_numbers_of_a_batch_count_for_the_bytes_of_its_client() {
     let len_of = |outcome: Outcome| {
         let mut table = Sessions::default();
         let (key, now) = (Blob::from_static(b"k"), Timestamp::from_ms(1001));
-        table.record(&pair(1, 1, 1000), key, now, outcome);
+        table.record(&request(1, 1, 1000), key, now, outcome);
         table.len
     };
     let numbers = Outcome::Numbers {

@@ -258,13 +258,13 @@ fn session_row(row: SessionRow, version: Timestamp) -> Option<SnapshotRow> {
             keys::snapshot_client_key(any, id, &mut key);
             marks?.encode()
         }
-        SessionRow::Pair {
+        SessionRow::Request {
             first_key,
             client,
             sequence,
             saved,
         } => {
-            keys::pair_key(any, &first_key, client, sequence, &mut key);
+            keys::request_key(any, &first_key, client, sequence, &mut key);
             saved?.encode().ok()?
         }
     };

@@ -20,7 +20,7 @@ use std::time::Duration;
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
 use super::{Inner, Running};
-use crate::cluster::{Ask, Told};
+use crate::cluster::{ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::Fatal;
 use crate::lsm::keys;
@@ -386,21 +386,26 @@ impl<E: Env> Inner<E> {
         at: Location,
         number: u64,
     ) -> Option<Digest> {
-        let ask = Ask::Digest {
+        let request = ClusterRequest::Digest {
             range,
             replica,
             number,
         };
-        match self.ask(at, &ask, ASK_TIMEOUT).await {
-            Some(Told::Digest(digest)) => digest,
+        match self.ask(at, &request, ASK_TIMEOUT).await {
+            Some(ClusterResponse::Digest(digest)) => digest,
             _ => None,
         }
     }
 
     /// The digest of a replica on this shard.
-    pub(super) fn told_digest(&self, range: RangeId, replica: ReplicaId, number: u64) -> Told {
+    pub(super) fn digest_response(
+        &self,
+        range: RangeId,
+        replica: ReplicaId,
+        number: u64,
+    ) -> ClusterResponse {
         let here = self.running(Group { range, replica });
-        Told::Digest(here.and_then(|here| here.replica.digest(number)))
+        ClusterResponse::Digest(here.and_then(|here| here.replica.digest(number)))
     }
 
     /// Removes the replicas that differ from the majority. If this one does, another takes the lead
@@ -415,7 +420,7 @@ impl<E: Env> Inner<E> {
         for id in differ.iter().filter(|id| **id != me) {
             let location = replica.with_state(|state| state.descriptor.location(*id));
             if let Some(location) = location {
-                let remove = Ask::Remove {
+                let remove = ClusterRequest::Remove {
                     range,
                     replica: *id,
                 };
@@ -445,7 +450,7 @@ impl<E: Env> Inner<E> {
         replica.halt();
         let places = replica.with_state(|state| state.descriptor.replicas.clone());
         for place in places {
-            let halt = Ask::Halt {
+            let halt = ClusterRequest::Halt {
                 range: replica.group.range,
                 replica: place.replica,
             };
@@ -455,12 +460,12 @@ impl<E: Env> Inner<E> {
     }
 
     /// Makes a replica on this shard stop serving.
-    pub(super) fn halt_replica(&self, range: RangeId, replica: ReplicaId) -> Told {
+    pub(super) fn halt_replica(&self, range: RangeId, replica: ReplicaId) -> ClusterResponse {
         if let Some(here) = self.running(Group { range, replica }) {
             tracing::error!(%range, %replica, "the range stops: its replicas hold different rows");
             here.replica.halt();
         }
-        Told::Done
+        ClusterResponse::Done
     }
 }
 

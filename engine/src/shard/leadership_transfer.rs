@@ -3,7 +3,7 @@
 //!
 //! From the moment in which the leader stops serving until the other replica has won its election,
 //! a few milliseconds, the range has no leader. So the target is asked first whether it would
-//! accept ([`Ask::MayLead`]). If something fails after that, the range waits for an ordinary
+//! accept ([`ClusterRequest::MayLead`]). If something fails after that, the range waits for an ordinary
 //! election: a lease and a random time.
 
 use std::rc::Rc;
@@ -15,7 +15,7 @@ use futures_util::stream::FuturesOrdered;
 
 use super::members::{CAUGHT_UP, CREATE_TIMEOUT};
 use super::{Inner, Running, Shard};
-use crate::cluster::{Ask, Told};
+use crate::cluster::{ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Fatal, OrderError};
 use crate::range::ReplicaPlace;
@@ -73,11 +73,11 @@ impl<E: Env> Shard<E> {
 
 impl<E: Env> Inner<E> {
     /// Whether a replica of this shard would accept the leadership of its range.
-    pub(super) fn may_lead_now(&self, range: RangeId, replica: ReplicaId) -> Told {
+    pub(super) fn may_lead_now(&self, range: RangeId, replica: ReplicaId) -> ClusterResponse {
         let is_here = self.running(Group { range, replica }).is_some();
         match is_here && !self.around.leaves.get() {
-            true => Told::Done,
-            false => Told::Refused(OrderError::busy(format!(
+            true => ClusterResponse::Done,
+            false => ClusterResponse::Refused(OrderError::busy(format!(
                 "shard {} stops, or does not hold replica {replica}",
                 self.location
             ))),
@@ -93,35 +93,35 @@ impl<E: Env> Inner<E> {
         let range = replica.group.range;
         let asked = candidates.into_iter().map(|id| async move {
             let location = replica.with_state(|state| state.descriptor.location(id))?;
-            let ask = Ask::MayLead { range, replica: id };
-            let told = self.ask(location, &ask, MAY_LEAD_TIMEOUT).await;
+            let request = ClusterRequest::MayLead { range, replica: id };
+            let response = self.ask(location, &request, MAY_LEAD_TIMEOUT).await;
             let place = ReplicaPlace {
                 replica: id,
                 location,
             };
-            matches!(told, Some(Told::Done)).then_some(place)
+            matches!(response, Some(ClusterResponse::Done)).then_some(place)
         });
         let mut asked: FuturesOrdered<_> = asked.collect();
-        while let Some(answer) = asked.next().await {
-            if answer.is_some() {
-                return answer;
+        while let Some(response) = asked.next().await {
+            if response.is_some() {
+                return response;
             }
         }
         None
     }
 
     /// Transfers the leadership of a range. Gives at once whether the target was asked to campaign.
-    pub(super) async fn hand_over_range(
+    pub(super) async fn transfer_range(
         self: &Rc<Self>,
         range: RangeId,
         to: ReplicaId,
-    ) -> Result<Told, Fatal> {
+    ) -> Result<ClusterResponse, Fatal> {
         let Some(Running { replica, raft }) = self.led(range) else {
-            return Ok(Told::Refused(self.leads_no_more(range)));
+            return Ok(ClusterResponse::Refused(self.leads_no_more(range)));
         };
         let busy = |why: &str| {
             let reason = format!("replica {to} of range {range} {why}");
-            Ok(Told::Refused(OrderError::busy(reason)))
+            Ok(ClusterResponse::Refused(OrderError::busy(reason)))
         };
         // The manager chose a voter; the members have changed since.
         if !raft.transfer_targets().contains(&to) {
@@ -135,7 +135,7 @@ impl<E: Env> Inner<E> {
         }
         replica.stop_leading();
         raft.transfer_to(to).await?;
-        Ok(Told::Done)
+        Ok(ClusterResponse::Done)
     }
 
     /// Lets another replica lead, and go on with a change after which this one is no voter.
@@ -151,12 +151,12 @@ impl<E: Env> Inner<E> {
         let until = Now::<E>::now() + CHANGE_TIMEOUT;
         while Now::<E>::now() < until {
             E::Runtime::sleep(CHANGE_RETRY_INTERVAL).await;
-            let change = Ask::Change {
+            let change = ClusterRequest::Change {
                 range: replica.group.range,
                 voters: voters.to_vec(),
                 learners: learners.to_vec(),
             };
-            if let Some(Told::Done) = self
+            if let Some(ClusterResponse::Done) = self
                 .ask(transfer_target.location, &change, CREATE_TIMEOUT)
                 .await
             {

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::{Inner, Running, Shard};
 use crate::cluster::message::Peer;
-use crate::env::{AsyncRuntime, Clock, Env, Instant, Lane, Now, Transport};
+use crate::env::{AsyncRuntime, Clock, Env, Instant, MessageClass, Now, Transport};
 use crate::error::Fatal;
 use crate::raft::{self, Led, Message, TICK, Tick};
 use crate::types::{Location, RangeId, ShardId};
@@ -181,11 +181,11 @@ fn beat<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) {
         let (transport, shard) = (inner.around.transport.clone(), Rc::downgrade(inner));
         drop(E::Runtime::spawn(async move {
             // If one is lost, the next follows soon.
-            let call = transport.call(to, Lane::Control, bytes);
-            let answer = E::Runtime::timeout(ANSWER_TIMEOUT, call).await;
-            if let (Ok(Ok(answer)), Some(inner)) = (answer, shard.upgrade()) {
+            let call = transport.call(to, MessageClass::Control, bytes);
+            let response = E::Runtime::timeout(ANSWER_TIMEOUT, call).await;
+            if let (Ok(Ok(response)), Some(inner)) = (response, shard.upgrade()) {
                 inner.liveness.answered(to);
-                let behind = raft::decode_behind(&answer).unwrap_or_default();
+                let behind = raft::decode_behind(&response).unwrap_or_default();
                 inner.wake(&behind);
             }
         }));
@@ -203,7 +203,7 @@ impl<E: Env> Shard<E> {
             };
             (inner.around.transport.clone(), raft::encode(&beat))
         };
-        let call = transport.call(other, Lane::Control, beat);
+        let call = transport.call(other, MessageClass::Control, beat);
         matches!(E::Runtime::timeout(BEAT, call).await, Ok(Ok(_)))
     }
 }

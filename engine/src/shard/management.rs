@@ -20,8 +20,8 @@ use super::{Inner, IsAt, Running, Shard, report};
 use crate::cluster::manager::Manager;
 use crate::cluster::message::{self, Report};
 use crate::cluster::record::Row;
-use crate::cluster::{Ask, NodeRecord, Told, View};
-use crate::env::{AsyncRuntime, Env, Instant, Lane, Now, Transport, is_unsent};
+use crate::cluster::{ClusterRequest, ClusterResponse, NodeRecord, View};
+use crate::env::{AsyncRuntime, Env, Instant, MessageClass, Now, Transport, is_unsent};
 use crate::error::{Error, Fate, OrderError};
 use crate::raft::{self, Message};
 use crate::types::{Location, NodeId, ShardId};
@@ -61,7 +61,7 @@ pub(super) struct Management<E: Env> {
     /// The manager, while this shard leads the system range.
     pub manager: RefCell<Option<Manager<Now<E>>>>,
     /// Called with each new view.
-    told: RefCell<Vec<OnView>>,
+    listeners: RefCell<Vec<OnView>>,
     is_at: IsAt,
     /// How many responses in a row said that the node was not reached at its address.
     unmet: Cell<u32>,
@@ -83,7 +83,7 @@ impl<E: Env> Management<E> {
             leader: Cell::new(None),
             system: RefCell::new(system),
             manager: RefCell::new(None),
-            told: RefCell::default(),
+            listeners: RefCell::default(),
             is_at,
             unmet: Cell::new(0),
         }
@@ -128,19 +128,23 @@ impl<E: Env> Shard<E> {
     }
 
     /// Has `told` called with each new view, after those that were registered before.
-    pub fn on_view(&self, told: impl Fn(&View) + 'static) {
-        self.inner.management.told.borrow_mut().push(Box::new(told));
+    pub fn on_view(&self, listener: impl Fn(&View) + 'static) {
+        self.inner
+            .management
+            .listeners
+            .borrow_mut()
+            .push(Box::new(listener));
     }
 
     /// Sends a request to the manager, wherever it is.
     ///
     /// # Errors
     /// No shard that leads the system range was found.
-    pub async fn manage(&self, ask: Ask) -> Result<Told, Error> {
+    pub async fn manage(&self, request: ClusterRequest) -> Result<ClusterResponse, Error> {
         let until = Now::<E>::now() + MANAGE_TIMEOUT;
         loop {
-            if let Some(told) = self.inner.ask_manager(&ask).await {
-                return Ok(told);
+            if let Some(response) = self.inner.ask_manager(&request).await {
+                return Ok(response);
             }
             if Now::<E>::now() > until {
                 return Err(Error::NotLeader(None));
@@ -154,17 +158,17 @@ impl<E: Env> Inner<E> {
     /// Sends one report, and acts on the response.
     async fn report(self: &Rc<Self>) {
         let known = self.management.view.borrow().version;
-        let report = Ask::Report(report::of(self, known));
-        let told = match self.ask_manager(&report).await {
+        let report = ClusterRequest::Report(report::of(self, known));
+        let response = match self.ask_manager(&report).await {
             None => self.have_passed_on(report::of(self, known)).await,
-            told => told,
+            response => response,
         };
-        let Some(Told::Synced {
+        let Some(ClusterResponse::Synced {
             view,
             remove,
             superseded,
             unmet,
-        }) = told
+        }) = response
         else {
             return;
         };
@@ -178,7 +182,7 @@ impl<E: Env> Inner<E> {
             self.take_view(view);
         }
         for (range, replica) in remove {
-            self.take(Ask::Remove { range, replica }).await;
+            self.take(ClusterRequest::Remove { range, replica }).await;
         }
     }
 
@@ -200,14 +204,14 @@ impl<E: Env> Inner<E> {
     /// Lets other nodes forward a report. They know the manager's node if it has moved; and they
     /// reach it even if this process runs on a copy of that node's folder and so has the same node
     /// id.
-    async fn have_passed_on(self: &Rc<Self>, report: Report) -> Option<Told> {
+    async fn have_passed_on(self: &Rc<Self>, report: Report) -> Option<ClusterResponse> {
         let mut others = self.known_system();
         others.retain(|at| at.node != self.location.node);
-        let pass_on = Ask::PassOn(report);
+        let pass_on = ClusterRequest::PassOn(report);
         for at in others {
-            let told = self.ask(at, &pass_on, ORDER_TIMEOUT);
-            if let Some(told @ Told::Synced { .. }) = told.await {
-                return Some(told);
+            let response = self.ask(at, &pass_on, ORDER_TIMEOUT);
+            if let Some(response @ ClusterResponse::Synced { .. }) = response.await {
+                return Some(response);
             }
         }
         None
@@ -225,20 +229,23 @@ impl<E: Env> Inner<E> {
     fn tell(&self, view: View) {
         let view = Rc::new(view);
         self.management.view.replace(view.clone());
-        for told in &*self.management.told.borrow() {
-            told(&view);
+        for listener in &*self.management.listeners.borrow() {
+            listener(&view);
         }
     }
 
     /// Asks all shards that may have the manager, one after the other; `None` if it was not found.
-    pub(super) async fn ask_manager(self: &Rc<Self>, ask: &Ask) -> Option<Told> {
+    pub(super) async fn ask_manager(
+        self: &Rc<Self>,
+        request: &ClusterRequest,
+    ) -> Option<ClusterResponse> {
         let management = &self.management;
         let mut candidates: Vec<Location> = management.leader.get().into_iter().collect();
         candidates.push(self.location);
         candidates.extend(self.known_system());
         let mut asked: Vec<Location> = Vec::new();
         let mut has_more = true;
-        let timeout = match ask.is_order() {
+        let timeout = match request.is_order() {
             true => ORDER_TIMEOUT + ASK_TIMEOUT,
             false => ASK_TIMEOUT,
         };
@@ -253,19 +260,19 @@ impl<E: Env> Inner<E> {
                 continue;
             };
             asked.push(at);
-            match self.try_ask(at, ask, timeout).await {
-                Ok(Told::NotHere { leader, system }) => {
+            match self.try_ask(at, request, timeout).await {
+                Ok(ClusterResponse::NotHere { leader, system }) => {
                     candidates.splice(0..0, leader);
                     candidates.extend(system);
                 }
-                Ok(told) => {
+                Ok(response) => {
                     management.leader.set(Some(at));
-                    return Some(told);
+                    return Some(response);
                 }
                 // It may have been carried out: another try might do it twice.
-                Err(error) if ask.is_order() && !is_unsent(&error) => {
+                Err(error) if request.is_order() && !is_unsent(&error) => {
                     let why = format!("shard {at} did not answer: {error}");
-                    return Some(Told::Refused(OrderError::Unknown(why)));
+                    return Some(ClusterResponse::Refused(OrderError::Unknown(why)));
                 }
                 Err(_) => {}
             }
@@ -277,10 +284,10 @@ impl<E: Env> Inner<E> {
     pub(super) async fn ask(
         self: &Rc<Self>,
         at: Location,
-        ask: &Ask,
+        request: &ClusterRequest,
         timeout: Duration,
-    ) -> Option<Told> {
-        self.try_ask(at, ask, timeout).await.ok()
+    ) -> Option<ClusterResponse> {
+        self.try_ask(at, request, timeout).await.ok()
     }
 
     /// Asks a shard.
@@ -290,81 +297,87 @@ impl<E: Env> Inner<E> {
     pub(super) async fn try_ask(
         self: &Rc<Self>,
         at: Location,
-        ask: &Ask,
+        request: &ClusterRequest,
         timeout: Duration,
-    ) -> io::Result<Told> {
+    ) -> io::Result<ClusterResponse> {
         if at == self.location {
             // Boxed: an order may lead to further requests.
-            return Ok(Box::pin(self.take(ask.clone())).await);
+            return Ok(Box::pin(self.take(request.clone())).await);
         }
-        let question = Message::Cluster(message::encode_ask(ask).into());
-        let question = raft::encode(&question);
-        let call = self.around.transport.call(at, Lane::Control, question);
-        let answer = E::Runtime::timeout(timeout, call).await;
-        let answer = answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+        let request = Message::Cluster(message::encode_request(request).into());
+        let request = raft::encode(&request);
+        let call = self
+            .around
+            .transport
+            .call(at, MessageClass::Control, request);
+        let response = E::Runtime::timeout(timeout, call).await;
+        let response = response.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
         // A node that speaks another version of the messages has not understood the question either.
-        message::decode_told(&answer).ok_or_else(|| io::ErrorKind::Unsupported.into())
+        message::decode_response(&response).ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
     /// Takes a message of the cluster's management; gives the bytes of the response.
     pub(super) async fn take_message(self: &Rc<Self>, bytes: &[u8]) -> Vec<u8> {
-        match message::decode_ask(bytes) {
-            Some(ask) => message::encode_told(&self.take(ask).await),
+        match message::decode_request(bytes) {
+            Some(request) => message::encode_response(&self.take(request).await),
             None => Vec::new(),
         }
     }
 
-    async fn take(self: &Rc<Self>, ask: Ask) -> Told {
+    async fn take(self: &Rc<Self>, request: ClusterRequest) -> ClusterResponse {
         if self.closing.get() {
-            return Told::Refused(OrderError::busy(format!("shard {} stops", self.location)));
+            let why = format!("shard {} stops", self.location);
+            return ClusterResponse::Refused(OrderError::busy(why));
         }
-        let done = match ask {
-            Ask::Create {
+        let now = Now::<E>::now();
+        let done = match request {
+            ClusterRequest::Create {
                 descriptor,
                 replica,
             } => self.create_replica(descriptor, replica).await,
-            Ask::Remove { range, replica } => self.remove_replica(range, replica).await,
-            Ask::Change {
+            ClusterRequest::Remove { range, replica } => self.remove_replica(range, replica).await,
+            ClusterRequest::Change {
                 range,
                 voters,
                 learners,
             } => return self.change_members(range, voters, learners),
-            Ask::TransferLeadership { range, to } => self.hand_over_range(range, to).await,
-            Ask::MayLead { range, replica } => return self.may_lead_now(range, replica),
-            Ask::Digest {
+            ClusterRequest::TransferLeadership { range, to } => {
+                self.transfer_range(range, to).await
+            }
+            ClusterRequest::MayLead { range, replica } => return self.may_lead_now(range, replica),
+            ClusterRequest::Digest {
                 range,
                 replica,
                 number,
-            } => return self.told_digest(range, replica, number),
-            Ask::Halt { range, replica } => return self.halt_replica(range, replica),
-            Ask::PassOn(report) => {
-                let told = self.ask_manager(&Ask::Report(report)).await;
-                return told.unwrap_or_else(|| self.not_here());
+            } => return self.digest_response(range, replica, number),
+            ClusterRequest::Halt { range, replica } => return self.halt_replica(range, replica),
+            ClusterRequest::PassOn(report) => {
+                let response = self.ask_manager(&ClusterRequest::Report(report)).await;
+                return response.unwrap_or_else(|| self.not_here());
             }
             // Only the manager answers the requests below.
             _ if !self.manages() => return self.not_here(),
-            Ask::Report(report) => {
-                let now = Now::<E>::now();
+            ClusterRequest::Report(report) => {
                 let is_there = (self.management.is_at)(report.node.id, &report.node.address);
                 return self.with_manager(|manager| manager.take(report, is_there, now));
             }
-            Ask::TargetFailed { at } => {
-                let now = Now::<E>::now();
+            ClusterRequest::TargetFailed { at } => {
                 return self.with_manager(|manager| {
                     manager.target_failed(at, now);
-                    Told::Done
+                    ClusterResponse::Done
                 });
             }
-            Ask::View => {
-                return self.with_manager(|manager| Told::View(manager.view(Now::<E>::now())));
+            ClusterRequest::View => {
+                return self.with_manager(|manager| ClusterResponse::View(manager.view(now)));
             }
-            Ask::History => {
-                return self.with_manager(|manager| Told::Settings(manager.history().to_vec()));
+            ClusterRequest::History => {
+                return self
+                    .with_manager(|manager| ClusterResponse::Settings(manager.history().to_vec()));
             }
-            Ask::Join { token } => return self.join(token).await,
-            Ask::Set { name, value } => return self.set(&name, &value).await,
-            Ask::TransferLeader { range, to } => return self.transfer(range, to).await,
-            Ask::MoveReplica {
+            ClusterRequest::Join { token } => return self.join(token).await,
+            ClusterRequest::Set { name, value } => return self.set(&name, &value).await,
+            ClusterRequest::TransferLeader { range, to } => return self.transfer(range, to).await,
+            ClusterRequest::MoveReplica {
                 range,
                 from,
                 to,
@@ -372,13 +385,13 @@ impl<E: Env> Inner<E> {
             } => return self.move_replica(range, from, (to, shard)).await,
         };
         match done {
-            Ok(told) => told,
+            Ok(response) => response,
             // While the shard closes, its groups stop: their errors do not count.
-            Err(fatal) if self.closing.get() => Told::Refused(fatal.into()),
+            Err(fatal) if self.closing.get() => ClusterResponse::Refused(fatal.into()),
             Err(fatal) => {
                 let why = OrderError::Unknown(fatal.to_string());
                 self.store.fail(fatal);
-                Told::Refused(why)
+                ClusterResponse::Refused(why)
             }
         }
     }
@@ -387,10 +400,10 @@ impl<E: Env> Inner<E> {
         self.ranges.system()
     }
 
-    pub(super) fn not_here(&self) -> Told {
+    pub(super) fn not_here(&self) -> ClusterResponse {
         let here = self.system_replica();
         let leader = here.and_then(|running| running.replica.route().leader);
-        Told::NotHere {
+        ClusterResponse::NotHere {
             leader: leader.or(self.management.leader.get()),
             system: self.known_system(),
         }
@@ -473,9 +486,12 @@ impl<E: Env> Inner<E> {
     }
 
     /// Calls `look` with the manager; it may have moved to another shard since the caller checked.
-    pub(super) fn with_manager(&self, look: impl FnOnce(&mut Manager<Now<E>>) -> Told) -> Told {
-        let told = self.management.manager.borrow_mut().as_mut().map(look);
-        told.unwrap_or_else(|| self.not_here())
+    pub(super) fn with_manager(
+        &self,
+        look: impl FnOnce(&mut Manager<Now<E>>) -> ClusterResponse,
+    ) -> ClusterResponse {
+        let response = self.management.manager.borrow_mut().as_mut().map(look);
+        response.unwrap_or_else(|| self.not_here())
     }
 
     /// Makes rows durable in the system range; gives whether they are.
@@ -517,8 +533,8 @@ impl<E: Env> Inner<E> {
             manager.refresh(now);
             for step in manager.plan(now) {
                 let found = steering::ask_of(manager, step, now);
-                if let Some((_, ask)) = &found {
-                    manager.order(ask, now);
+                if let Some((_, request)) = &found {
+                    manager.order(request, now);
                 }
                 orders.extend(found);
             }
@@ -526,19 +542,19 @@ impl<E: Env> Inner<E> {
         let news = orders
             .iter()
             // Ids of new replicas must be durable before a shard gets them.
-            .any(|(_, ask)| matches!(ask, Ask::Change { .. }));
+            .any(|(_, request)| matches!(request, ClusterRequest::Change { .. }));
         if news && !self.save_replica_ids().await {
             if let Some(manager) = self.management.manager.borrow_mut().as_mut() {
                 orders
                     .iter()
-                    .filter_map(|(_, ask)| ask.range())
+                    .filter_map(|(_, request)| request.range())
                     .for_each(|range| manager.refused(range));
             }
             return;
         }
-        let given = orders.into_iter().map(|(at, ask)| async move {
-            let Some(range) = ask.range() else { return };
-            self.give_order(at, range, &ask).await;
+        let given = orders.into_iter().map(|(at, request)| async move {
+            let Some(range) = request.range() else { return };
+            self.give_order(at, range, &request).await;
         });
         join_all(given).await;
     }
@@ -557,7 +573,7 @@ impl<E: Env> Inner<E> {
         }
     }
 
-    async fn join(&self, token: u128) -> Told {
+    async fn join(&self, token: u128) -> ClusterResponse {
         let given = {
             let mut manager = self.management.manager.borrow_mut();
             manager.as_mut().map(|manager| manager.give_node_id(token))
@@ -570,7 +586,7 @@ impl<E: Env> Inner<E> {
         }
         self.with_manager(|manager| {
             manager.gave_node_id(token, node);
-            Told::Joined(node)
+            ClusterResponse::Joined(node)
         })
     }
 }

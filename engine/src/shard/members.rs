@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::{Inner, Running, background};
-use crate::cluster::{Ask, Told};
+use crate::cluster::{ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Error, Fatal, OrderError};
 use crate::raft::{Membership, StartMode};
@@ -61,13 +61,13 @@ impl<E: Env> Inner<E> {
         &self,
         descriptor: Descriptor,
         replica: ReplicaId,
-    ) -> Result<Told, Fatal> {
+    ) -> Result<ClusterResponse, Fatal> {
         let range = descriptor.range;
         let group = Group { range, replica };
         if let Some(Running { replica: here, .. }) = self.of_range(range) {
             let other = here.group.replica;
             if other == replica {
-                return Ok(Told::Done);
+                return Ok(ClusterResponse::Done);
             }
             let is_empty = here.with_state(|state| state.applied.is_none());
             // An empty replica was left by a change that failed.
@@ -76,18 +76,18 @@ impl<E: Env> Inner<E> {
                     "shard {} holds replica {other} of range {range}",
                     self.location
                 );
-                return Ok(Told::Refused(OrderError::Invalid(why)));
+                return Ok(ClusterResponse::Refused(OrderError::Invalid(why)));
             }
             self.remove_replica(range, other).await?;
         }
         if self.wal.is_replica_used(replica) {
-            return Ok(Told::Refused(OrderError::Invalid(format!(
+            return Ok(ClusterResponse::Refused(OrderError::Invalid(format!(
                 "shard {} held replica {replica}, or one with a higher id, before",
                 self.location
             ))));
         }
         if !self.ranges.begin_creating(range) {
-            return Ok(Told::Refused(OrderError::busy(format!(
+            return Ok(ClusterResponse::Refused(OrderError::busy(format!(
                 "shard {} is making another replica of range {range}",
                 self.location
             ))));
@@ -95,9 +95,9 @@ impl<E: Env> Inner<E> {
         let made = self.make_replica(descriptor, group).await;
         self.ranges.end_creating(range);
         match made {
-            Ok(()) => Ok(Told::Done),
+            Ok(()) => Ok(ClusterResponse::Done),
             Err(Fatal::Wal(WalError::ReplicaNameUsed(_))) => {
-                Ok(Told::Refused(OrderError::Invalid(format!(
+                Ok(ClusterResponse::Refused(OrderError::Invalid(format!(
                     "shard {} held replica {replica} before",
                     self.location
                 ))))
@@ -131,11 +131,11 @@ impl<E: Env> Inner<E> {
         &self,
         range: RangeId,
         replica: ReplicaId,
-    ) -> Result<Told, Fatal> {
+    ) -> Result<ClusterResponse, Fatal> {
         let group = Group { range, replica };
         let found = self.running(group);
         let Some(Running { replica, raft }) = found.filter(|found| !found.raft.is_retired()) else {
-            return Ok(Told::Done);
+            return Ok(ClusterResponse::Done);
         };
         replica.follow(None, raft.term());
         replica.proposer.refuse_all(&Error::Moved(None));
@@ -152,7 +152,7 @@ impl<E: Env> Inner<E> {
         self.end_staging(group.replica);
         tracing::info!(%range, replica = %group.replica, "a replica was removed");
         self.replicas_changed();
-        Ok(Told::Done)
+        Ok(ClusterResponse::Done)
     }
 
     fn replicas_changed(&self) {
@@ -174,17 +174,17 @@ impl<E: Env> Inner<E> {
         range: RangeId,
         voters: Vec<ReplicaPlace>,
         learners: Vec<ReplicaPlace>,
-    ) -> Told {
+    ) -> ClusterResponse {
         let Some(running) = self.led(range) else {
-            return Told::Refused(self.leads_no_more(range));
+            return ClusterResponse::Refused(self.leads_no_more(range));
         };
         if voters.is_empty() {
             let why = format!("range {range} needs at least one voter");
-            return Told::Refused(OrderError::Invalid(why));
+            return ClusterResponse::Refused(OrderError::Invalid(why));
         }
         if !running.raft.begin_change() {
             let why = format!("a change of range {range} is under way");
-            return Told::Refused(OrderError::busy(why));
+            return ClusterResponse::Refused(OrderError::busy(why));
         }
         let inner = self.clone();
         drop(E::Runtime::spawn(async move {
@@ -195,7 +195,7 @@ impl<E: Env> Inner<E> {
             }
             running.raft.end_change();
         }));
-        Told::Done
+        ClusterResponse::Done
     }
 
     async fn change(
@@ -247,11 +247,11 @@ impl<E: Env> Inner<E> {
         let range = replica.group.range;
         let mut gone = before;
         gone.retain(|id, _| wanted().all(|place| place.replica != *id));
-        let told = gone.into_iter().map(|(replica, location)| async move {
-            let remove = Ask::Remove { range, replica };
+        let removals = gone.into_iter().map(|(replica, location)| async move {
+            let remove = ClusterRequest::Remove { range, replica };
             self.ask(location, &remove, REMOVE_TIMEOUT).await
         });
-        join_all(told).await;
+        join_all(removals).await;
         Ok(())
     }
 
@@ -263,15 +263,15 @@ impl<E: Env> Inner<E> {
         place: ReplicaPlace,
     ) -> Result<(), OrderError> {
         let id = place.replica;
-        let create = Ask::Create {
+        let create = ClusterRequest::Create {
             descriptor: replica.with_state(|state| state.descriptor.clone()),
             replica: id,
         };
         let learns = members(raft).await?.places.contains_key(&id);
         match self.ask(place.location, &create, CREATE_TIMEOUT).await {
-            Some(Told::Done) if learns => Ok(()),
-            Some(Told::Done) => step(raft, raft.add_learner(place)).await,
-            Some(Told::Refused(why)) => {
+            Some(ClusterResponse::Done) if learns => Ok(()),
+            Some(ClusterResponse::Done) => step(raft, raft.add_learner(place)).await,
+            Some(ClusterResponse::Refused(why)) => {
                 self.target_failed(place.location);
                 if learns {
                     // The replica is gone for good: another takes its place.
@@ -291,7 +291,9 @@ impl<E: Env> Inner<E> {
     fn target_failed(self: &Rc<Self>, at: Location) {
         let inner = self.clone();
         drop(E::Runtime::spawn(async move {
-            inner.ask_manager(&Ask::TargetFailed { at }).await;
+            inner
+                .ask_manager(&ClusterRequest::TargetFailed { at })
+                .await;
         }));
     }
 

@@ -46,7 +46,7 @@ use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
 pub use crate::range::sink::WriteSink;
 use crate::range::{Keyspace, RaftGroup, ReplicaPlace, Route};
-use crate::request::{Batch, Change, Expected, SessionPair, Target};
+use crate::request::{Batch, Change, Expected, RequestId, Target};
 use crate::tree::{OnFatal, Store};
 use crate::types::{Blob, KeyRange, Location, NodeId, RangeId, ReplicaId, Timestamp};
 use crate::wal::Wal;
@@ -101,7 +101,7 @@ pub struct ShardOptions {
     /// How many entries the log of a group of several replicas keeps, though the tree has made them
     /// durable, for replicas that are a little behind.
     pub entries_kept: u64,
-    /// Appends up to this many bytes take the control lane; [`crate::limits::SMALL_APPEND_LEN_MAX`]
+    /// Appends up to this many bytes belong to the control class; [`crate::limits::SMALL_APPEND_LEN_MAX`]
     /// except in tests.
     pub small_append_bytes: usize,
     /// What the node knows of the shard's folder.
@@ -130,8 +130,8 @@ pub type IsAt = Rc<dyn Fn(NodeId, &str) -> bool>;
 pub struct WriteRequest<E: Env> {
     /// The range that the sender believes to hold the first key.
     pub target: Option<Target>,
-    /// The write's session pair, by which a retry is known.
-    pub session: SessionPair,
+    /// The write's request id, by which a retry is known.
+    pub session: RequestId,
     /// It is not proposed after this.
     pub deadline: Option<Now<E>>,
 }
@@ -368,7 +368,7 @@ fn holds(expected: &Expected, live: Option<(&[u8], Timestamp)>) -> bool {
 }
 
 /// Checks that a write does not say that it was answered itself.
-fn check_session(session: &SessionPair) -> Result<(), Error> {
+fn check_session(session: &RequestId) -> Result<(), Error> {
     let (sequence, lowest) = (session.sequence, session.lowest_unanswered);
     if lowest > sequence {
         return Err(Error::Invalid(format!(

@@ -5,9 +5,9 @@ use std::io;
 use bytes::Bytes;
 
 use super::{Inner, Shard};
-use crate::env::{Env, Lane, Transport};
+use crate::env::{Env, MessageClass, Transport};
 use crate::mutant::{self, Mutant};
-use crate::raft::{self, Answer, Message, Question};
+use crate::raft::{self, Message, RaftRequest, RaftResponse};
 use crate::range::{RaftGroup, Route};
 
 use crate::types::Location;
@@ -15,28 +15,28 @@ use crate::wal::{Group, LogId, Vote};
 
 impl<E: Env> Shard<E> {
     /// Answers a request of another replica or shard. It never makes a replica that is not here.
-    pub async fn answer(&self, question: Bytes) -> Bytes {
-        let answer = match raft::decode(&question) {
-            Some(Message::Question(envelope, question)) => {
+    pub async fn answer(&self, request: Bytes) -> Bytes {
+        let response = match raft::decode(&request) {
+            Some(Message::Request(envelope, request)) => {
                 let group = Group {
                     range: envelope.range,
                     replica: envelope.to,
                 };
                 match self.inner.running(group).map(|running| running.raft) {
-                    Some(group) => match question {
-                        Question::Snapshot(part) => self.take_part(&group, envelope, part).await,
-                        Question::Lost { vote, acknowledged } => {
+                    Some(group) => match request {
+                        RaftRequest::Snapshot(part) => self.take_part(&group, envelope, part).await,
+                        RaftRequest::Lost { vote, acknowledged } => {
                             self.inner.take_loss(&group, vote, acknowledged).await
                         }
                         // The leader keeps the entries and sends them again.
-                        Question::Append { ref entries, .. }
+                        RaftRequest::Append { ref entries, .. }
                             if !entries.is_empty() && !self.inner.store.log_has_room() =>
                         {
-                            Answer::Refused
+                            RaftResponse::Refused
                         }
-                        question => group.answer(question).await,
+                        request => group.answer(request).await,
                     },
-                    None => Answer::Refused,
+                    None => RaftResponse::Refused,
                 }
             }
             Some(Message::Heartbeat { from, leads }) => {
@@ -45,18 +45,23 @@ impl<E: Env> Shard<E> {
             Some(Message::Cluster(message)) => {
                 return self.inner.take_message(&message).await.into();
             }
-            None => Answer::Refused,
+            None => RaftResponse::Refused,
         };
-        raft::encode_answer(&answer)
+        raft::encode_response(&response)
     }
 
     /// Sends a request to the shard at `to`, as [`Transport::call`] does.
     ///
     /// # Errors
     /// Those of [`Transport::call`].
-    pub async fn call(&self, to: Location, lane: Lane, request: Bytes) -> io::Result<Bytes> {
+    pub async fn call(
+        &self,
+        to: Location,
+        class: MessageClass,
+        request: Bytes,
+    ) -> io::Result<Bytes> {
         let transport = self.inner.around.transport.clone();
-        transport.call(to, lane, request).await
+        transport.call(to, class, request).await
     }
 
     /// The route to the leader of a key's range, if the range has a replica here and a known leader
@@ -87,13 +92,18 @@ impl<E: Env> Inner<E> {
     /// Handles the leader's notice that a replica here lacks an entry which it had acknowledged. If
     /// that is true, the replica removes itself: it may have forgotten votes, too, and others rely
     /// on its acknowledgements.
-    async fn take_loss(&self, group: &RaftGroup<E>, vote: Vote, acknowledged: LogId) -> Answer {
+    async fn take_loss(
+        &self,
+        group: &RaftGroup<E>,
+        vote: Vote,
+        acknowledged: LogId,
+    ) -> RaftResponse {
         if self.closing.get() || group.is_retired() || mutant::is(Mutant::OldFolderVotes) {
-            return Answer::Refused;
+            return RaftResponse::Refused;
         }
         match group.lacks(vote, acknowledged) {
-            Err(answer) => return answer,
-            Ok(false) => return Answer::Done,
+            Err(response) => return response,
+            Ok(false) => return RaftResponse::Done,
             Ok(true) => {}
         }
         let (range, replica) = (group.range(), group.replica());
@@ -105,11 +115,11 @@ impl<E: Env> Inner<E> {
              an older copy? The replica is removed, and the cluster makes another one"
         );
         match self.remove_replica(range, replica).await {
-            Ok(_) => Answer::Lost,
-            Err(_) if self.closing.get() => Answer::Refused,
+            Ok(_) => RaftResponse::Lost,
+            Err(_) if self.closing.get() => RaftResponse::Refused,
             Err(fatal) => {
                 self.store.fail(fatal);
-                Answer::Refused
+                RaftResponse::Refused
             }
         }
     }

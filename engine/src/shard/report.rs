@@ -17,7 +17,7 @@ use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
 use crate::range::sink::Once;
 use crate::range::{RaftGroup, ReplicaPlace};
-use crate::request::{Batch, SessionPair};
+use crate::request::{Batch, RequestId};
 use crate::types::{ClientId, NodeId, Timestamp};
 
 /// Most rows in one write.
@@ -187,13 +187,13 @@ async fn write_one<E: Env>(replica: &Rc<Replica<E>>, write: Batch) -> Result<(),
     replica.check(None)?;
     let (sender, receiver) = Channel::<E>::channel();
     // Each write has a client id of its own: it is never retried.
-    let pair = SessionPair {
+    let request_id = RequestId {
         client: ClientId(replica.timestamps.random_id()),
         sequence: 1,
         lowest_unanswered: 1,
         first_tried: replica.timestamps.now(),
     };
-    let kind = ProposalKind::Write(write, pair);
+    let kind = ProposalKind::Write(write, request_id);
     let epoch = replica.with_state(|state| state.descriptor.epoch);
     let sink = Rc::new(Once::new(|result| drop(sender.send(result))));
     let proposal = Proposal::new(kind, epoch, None, (sink, 0));

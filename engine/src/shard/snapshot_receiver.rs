@@ -16,7 +16,7 @@ use crate::error::Fatal;
 use crate::lsm::{LiveData, keys};
 use crate::mutant::{self, Mutant};
 use crate::notify::Notify;
-use crate::raft::{Answer, Envelope, SnapshotPart, SnapshotRow};
+use crate::raft::{Envelope, RaftResponse, SnapshotPart, SnapshotRow};
 use crate::range::RaftGroup;
 use crate::range::machine::StagedSnapshot;
 use crate::range::state::RangeState;
@@ -104,14 +104,14 @@ impl<E: Env> Shard<E> {
         group: &RaftGroup<E>,
         envelope: Envelope,
         part: SnapshotPart,
-    ) -> Answer {
+    ) -> RaftResponse {
         match self.try_take_part(group, envelope, part).await {
-            Ok(answer) => answer,
+            Ok(response) => response,
             // The shard is being closed.
-            Err(Fatal::Wal(WalError::Closed)) => Answer::Refused,
+            Err(Fatal::Wal(WalError::Closed)) => RaftResponse::Refused,
             Err(fatal) => {
                 self.inner.store.fail(fatal);
-                Answer::Refused
+                RaftResponse::Refused
             }
         }
     }
@@ -121,7 +121,7 @@ impl<E: Env> Shard<E> {
         group: &RaftGroup<E>,
         envelope: Envelope,
         part: SnapshotPart,
-    ) -> Result<Answer, Fatal> {
+    ) -> Result<RaftResponse, Fatal> {
         match part {
             SnapshotPart::Rows {
                 number,
@@ -133,20 +133,20 @@ impl<E: Env> Shard<E> {
                 let is_new = place == 0 && !self.is_staging(envelope.to, from);
                 // The sender may have given up a snapshot that is being installed here.
                 if is_new && !self.begin_staging(envelope, from).await? {
-                    return Ok(Answer::Refused);
+                    return Ok(RaftResponse::Refused);
                 }
                 let data_id = match self.meet(envelope.to, from, place, false).await {
                     Met::Next(data_id) => data_id,
-                    Met::Before => return Ok(Answer::Done),
-                    Met::Wait | Met::Unknown => return Ok(Answer::Refused),
+                    Met::Before => return Ok(RaftResponse::Done),
+                    Met::Wait | Met::Unknown => return Ok(RaftResponse::Refused),
                 };
                 if !self.stage(data_id, rows).await? {
                     self.inner.end_staging(envelope.to);
                     tracing::error!(from = %envelope.from, "a snapshot has a row of a kind that snapshots do not carry: it is refused");
-                    return Ok(Answer::Refused);
+                    return Ok(RaftResponse::Refused);
                 }
                 self.part_taken(data_id);
-                Ok(Answer::Done)
+                Ok(RaftResponse::Done)
             }
             SnapshotPart::End {
                 number,
@@ -161,9 +161,9 @@ impl<E: Env> Shard<E> {
                     Met::Next(data_id) => data_id,
                     // It is installed, and the answer may have been lost.
                     _ if self.has_applied(envelope, last) => return Ok(group.installed()),
-                    _ => return Ok(Answer::Refused),
+                    _ => return Ok(RaftResponse::Refused),
                 };
-                let answer = match RangeState::decode(&state) {
+                let response = match RangeState::decode(&state) {
                     Ok(mut state)
                         if state.range() == envelope.range && state.applied == Some(last) =>
                     {
@@ -174,10 +174,10 @@ impl<E: Env> Shard<E> {
                         let staged = StagedSnapshot { data_id, state };
                         group.install(vote, &covers, staged).await
                     }
-                    _ => Answer::Refused,
+                    _ => RaftResponse::Refused,
                 };
                 self.inner.end_staging(envelope.to);
-                Ok(answer)
+                Ok(response)
             }
         }
     }
@@ -205,12 +205,12 @@ impl<E: Env> Shard<E> {
         envelope: Envelope,
         from: (ReplicaId, u64),
     ) -> Result<bool, Fatal> {
-        if self.is_taking_over(envelope.to) {
+        if self.is_installing(envelope.to) {
             return Ok(false);
         }
         let data_id = self.inner.new_data_id().await?;
         // The state may have changed while the log was written.
-        if self.is_taking_over(envelope.to) {
+        if self.is_installing(envelope.to) {
             return Ok(false);
         }
         let mut all = self.inner.staging.all.borrow_mut();
@@ -236,7 +236,7 @@ impl<E: Env> Shard<E> {
         Ok(true)
     }
 
-    fn is_taking_over(&self, to: ReplicaId) -> bool {
+    fn is_installing(&self, to: ReplicaId) -> bool {
         let all = self.inner.staging.all.borrow();
         all.iter().any(|staging| staging.to == to && staging.ending)
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::Inner;
 use crate::cluster::manager::{Manager, voter_on};
 use crate::cluster::placement::{Range, Slot, Step};
-use crate::cluster::{Ask, Told, record};
+use crate::cluster::{ClusterRequest, ClusterResponse, record};
 use crate::env::{Clock, Env, Instant, Now, is_unsent};
 use crate::error::{Fate, OrderError};
 use crate::range::ReplicaPlace;
@@ -20,7 +20,11 @@ use crate::types::{Location, NodeId, RangeId, ShardId};
 pub(super) const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl<E: Env> Inner<E> {
-    pub(super) async fn transfer(self: &Rc<Self>, range: RangeId, to: Option<NodeId>) -> Told {
+    pub(super) async fn transfer(
+        self: &Rc<Self>,
+        range: RangeId,
+        to: Option<NodeId>,
+    ) -> ClusterResponse {
         let now = Now::<E>::now();
         let chosen = {
             let mut manager = self.management.manager.borrow_mut();
@@ -30,8 +34,8 @@ impl<E: Env> Inner<E> {
         };
         match chosen {
             None => self.not_here(),
-            Some(Err(why)) => Told::Refused(why),
-            Some(Ok((at, ask))) => self.give_order(at, range, &ask).await,
+            Some(Err(why)) => ClusterResponse::Refused(why),
+            Some(Ok((at, request))) => self.give_order(at, range, &request).await,
         }
     }
 
@@ -40,7 +44,7 @@ impl<E: Env> Inner<E> {
         range: RangeId,
         from: NodeId,
         to: (NodeId, Option<ShardId>),
-    ) -> Told {
+    ) -> ClusterResponse {
         let now = Now::<E>::now();
         let chosen = {
             let mut manager = self.management.manager.borrow_mut();
@@ -50,18 +54,18 @@ impl<E: Env> Inner<E> {
         };
         match chosen {
             None => self.not_here(),
-            Some(Err(why)) => Told::Refused(why),
+            Some(Err(why)) => ClusterResponse::Refused(why),
             Some(Ok(_)) if !self.save_replica_ids().await => {
                 if let Some(manager) = self.management.manager.borrow_mut().as_mut() {
                     manager.refused(range);
                 }
                 self.not_here()
             }
-            Some(Ok((at, ask))) => self.give_order(at, range, &ask).await,
+            Some(Ok((at, request))) => self.give_order(at, range, &request).await,
         }
     }
 
-    pub(super) async fn set(&self, name: &str, value: &str) -> Told {
+    pub(super) async fn set(&self, name: &str, value: &str) -> ClusterResponse {
         let at_ms = self.around.clock.wall_ms();
         let new = {
             let manager = self.management.manager.borrow();
@@ -71,7 +75,7 @@ impl<E: Env> Inner<E> {
         };
         let setting = match new {
             None => return self.not_here(),
-            Some(Err(why)) => return Told::Refused(why),
+            Some(Err(why)) => return ClusterResponse::Refused(why),
             Some(Ok(setting)) => setting,
         };
         let key = record::key(record::SETTING, setting.version);
@@ -82,12 +86,12 @@ impl<E: Env> Inner<E> {
                 let why = format!(
                     "whether {name} is set to {value} is not known; look, and set it again"
                 );
-                return Told::Refused(OrderError::Unknown(why));
+                return ClusterResponse::Refused(OrderError::Unknown(why));
             }
         }
         self.with_manager(|manager| {
             manager.set(setting);
-            Told::Done
+            ClusterResponse::Done
         })
     }
 
@@ -96,18 +100,18 @@ impl<E: Env> Inner<E> {
         self: &Rc<Self>,
         at: Location,
         range: RangeId,
-        ask: &Ask,
-    ) -> Told {
-        tracing::info!(%at, %range, order = in_words(ask), "an order to the leader of a range");
-        let told = self.try_ask(at, ask, ORDER_TIMEOUT).await;
-        let told = told.unwrap_or_else(|error| {
+        request: &ClusterRequest,
+    ) -> ClusterResponse {
+        tracing::info!(%at, %range, order = in_words(request), "an order to the leader of a range");
+        let response = self.try_ask(at, request, ORDER_TIMEOUT).await;
+        let response = response.unwrap_or_else(|error| {
             let why = format!("shard {at}, which leads range {range}, does not answer: {error}");
-            Told::Refused(match is_unsent(&error) {
+            ClusterResponse::Refused(match is_unsent(&error) {
                 true => OrderError::busy(why),
                 false => OrderError::Unknown(why),
             })
         });
-        if let Told::Refused(why) = &told {
+        if let ClusterResponse::Refused(why) = &response {
             tracing::info!(%at, %why, "the order was refused");
             if !matches!(why, OrderError::Unknown(_))
                 && let Some(manager) = self.management.manager.borrow_mut().as_mut()
@@ -115,24 +119,24 @@ impl<E: Env> Inner<E> {
                 manager.refused(range);
             }
         }
-        told
+        response
     }
 }
 
 /// An order to the leader of a range, in words for the log.
-fn in_words(ask: &Ask) -> String {
+fn in_words(request: &ClusterRequest) -> String {
     let list = |places: &[ReplicaPlace]| {
         let place = |p: &ReplicaPlace| format!("replica {} at {}", p.replica, p.location);
         places.iter().map(place).collect::<Vec<_>>().join(", ")
     };
-    match ask {
-        Ask::Change {
+    match request {
+        ClusterRequest::Change {
             voters, learners, ..
         } => match learners.is_empty() {
             true => format!("voters: {}", list(voters)),
             false => format!("voters: {}; learners: {}", list(voters), list(learners)),
         },
-        Ask::TransferLeadership { to, .. } => format!("leader: replica {to}"),
+        ClusterRequest::TransferLeadership { to, .. } => format!("leader: replica {to}"),
         _ => "nothing that a leader is ordered".to_owned(),
     }
 }
@@ -142,7 +146,7 @@ pub(super) fn ask_of<T: Instant>(
     manager: &mut Manager<T>,
     step: Step,
     now: T,
-) -> Option<(Location, Ask)> {
+) -> Option<(Location, ClusterRequest)> {
     match step {
         Step::Change {
             range,
@@ -151,16 +155,16 @@ pub(super) fn ask_of<T: Instant>(
         } => {
             let at = manager.leader_of(range, now)?;
             let (voters, learners) = (manager.place(&voters), manager.place(&learners));
-            let ask = Ask::Change {
+            let request = ClusterRequest::Change {
                 range,
                 voters,
                 learners,
             };
-            Some((at, ask))
+            Some((at, request))
         }
         Step::Lead { range, to } => {
             let at = manager.leader_of(range, now)?;
-            Some((at, Ask::TransferLeadership { range, to }))
+            Some((at, ClusterRequest::TransferLeadership { range, to }))
         }
     }
 }
@@ -171,7 +175,7 @@ fn choose_leader<T: Instant>(
     range: RangeId,
     to: Option<NodeId>,
     now: T,
-) -> Result<(Location, Ask), OrderError> {
+) -> Result<(Location, ClusterRequest), OrderError> {
     let (at, found) = manager.orderable(range, now)?;
     let replica = match to {
         Some(node) => {
@@ -199,9 +203,9 @@ fn choose_leader<T: Instant>(
             })?
         }
     };
-    let ask = Ask::TransferLeadership { range, to: replica };
-    manager.order(&ask, now);
-    Ok((at, ask))
+    let request = ClusterRequest::TransferLeadership { range, to: replica };
+    manager.order(&request, now);
+    Ok((at, request))
 }
 
 /// The request that moves a replica, and the shard that gets it.
@@ -211,7 +215,7 @@ fn choose_move<T: Instant>(
     from: NodeId,
     (node, shard): (NodeId, Option<ShardId>),
     now: T,
-) -> Result<(Location, Ask), OrderError> {
+) -> Result<(Location, ClusterRequest), OrderError> {
     let (at, found) = manager.orderable(range, now)?;
     let shards = manager.check_node(node, now)?.shards;
     let to = match shard {
@@ -234,13 +238,13 @@ fn choose_move<T: Instant>(
         places.iter().map(slot).collect()
     };
     let (voters, learners) = (moved(&found.voters), moved(&found.learners));
-    let ask = Ask::Change {
+    let request = ClusterRequest::Change {
         range,
         voters: manager.place(&voters),
         learners: manager.place(&learners),
     };
-    manager.order(&ask, now);
-    Ok((at, ask))
+    manager.order(&request, now);
+    Ok((at, request))
 }
 
 /// Whether a replica of a range can move there.

@@ -107,8 +107,8 @@ pub fn encode<'a>(
     assert_eq!(buffer.len(), padded_len(header.len), "it is the batch's");
     let mut head = [0; HEADER_LEN];
     let mut put = |at: usize, bytes: &[u8]| {
-        if let Some(place) = head.get_mut(at..at + bytes.len()) {
-            place.copy_from_slice(bytes);
+        if let Some(location) = head.get_mut(at..at + bytes.len()) {
+            location.copy_from_slice(bytes);
         }
     };
     put(0, &MAGIC);
@@ -116,11 +116,11 @@ pub fn encode<'a>(
     put(16, &header.generation.to_le_bytes());
     put(24, &header.number.to_le_bytes());
     put(32, &(header.len as u32).to_le_bytes());
-    let (place, mut rest) = buffer.split_at_mut(HEADER_LEN);
-    place.copy_from_slice(&head);
+    let (location, mut rest) = buffer.split_at_mut(HEADER_LEN);
+    location.copy_from_slice(&head);
     for piece in records {
-        let (place, after) = rest.split_at_mut(piece.len());
-        place.copy_from_slice(piece);
+        let (location, after) = rest.split_at_mut(piece.len());
+        location.copy_from_slice(piece);
         rest = after;
     }
     rest.fill(0);
@@ -128,8 +128,8 @@ pub fn encode<'a>(
     let end = HEADER_LEN + header.len;
     assert_eq!(buffer.len() - padding, end, "these are its records");
     let checksum = checksum(secret, buffer.get(..end).unwrap_or_default());
-    if let Some(place) = buffer.get_mut(CHECKSUM_AT..COVERED_FROM) {
-        place.copy_from_slice(&checksum.to_le_bytes());
+    if let Some(location) = buffer.get_mut(CHECKSUM_AT..COVERED_FROM) {
+        location.copy_from_slice(&checksum.to_le_bytes());
     }
 }
 
@@ -260,8 +260,10 @@ mod tests {
         // The CRC's polynomial, added anywhere, leaves a CRC as it is, whatever its seed.
         let polynomial = 0x1_05ec_76f1_u64.to_le_bytes();
         let (one, mut other) = (vec![7_u8; 600], vec![7_u8; 600]);
-        let place = other.iter_mut().skip(200);
-        place.zip(polynomial).for_each(|(byte, with)| *byte ^= with);
+        let location = other.iter_mut().skip(200);
+        location
+            .zip(polynomial)
+            .for_each(|(byte, with)| *byte ^= with);
         for seed in [0, 1, 0xdead_beef] {
             let crc = |text| crc32c::crc32c_append(seed, text);
             assert_eq!(crc(&one), crc(&other));

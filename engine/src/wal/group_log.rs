@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::env::Env;
 use crate::mutant::{self, Mutant};
 use crate::types::DataId;
-use crate::wal::log::{Log, Page};
+use crate::wal::log::{Log, NextEntries};
 use crate::wal::record::Record;
 use crate::wal::shared::{Core, Done};
 use crate::wal::{Group, LogEntry, LogId, LogState, Switched, Vote, WalError};
@@ -160,22 +160,22 @@ impl<E: Env> GroupLog<E> {
         let mut entries: Vec<LogEntry> = Vec::new();
         let mut bytes = 0usize;
         while index < to {
-            let found = self.log.borrow().page(index, to);
+            let found = self.log.borrow().next_entries(index, to);
             let page = match found {
-                Page::Memory(entry) => {
+                NextEntries::Memory(entry) => {
                     self.core.counters.borrow_mut().found(1);
                     vec![entry]
                 }
-                Page::Disk(places) => {
-                    self.core.counters.borrow_mut().missed(places.len());
+                NextEntries::Disk(locations) => {
+                    self.core.counters.borrow_mut().missed(locations.len());
                     let of = (self.group, &*self.log);
-                    match self.core.read_page(of, &places).await? {
+                    match self.core.read_page(of, &locations).await? {
                         Some(page) => page,
                         None => continue,
                     }
                 }
                 // The rest was purged or truncated meanwhile.
-                Page::Gone => break,
+                NextEntries::Gone => break,
             };
             for entry in page {
                 bytes = bytes.saturating_add(entry.payload.len());

@@ -43,11 +43,11 @@ impl<E: Env> Wal<E> {
         let found = recovery::read::<E>(&disk, &options).await?;
         let clean = found.clean;
         let core = Rc::new(Core::new(disk, options, found));
-        let (writer, keeper) = (core.clone(), core.clone());
+        let (writer, segment_manager) = (core.clone(), core.clone());
         drop(E::Runtime::spawn(async move { writer.run().await }));
-        drop(E::Runtime::spawn(
-            async move { keeper.keep_segments().await },
-        ));
+        drop(E::Runtime::spawn(async move {
+            segment_manager.manage_segments().await
+        }));
         let wal = Wal { core };
         let recovered = wal.recovered(clean);
         Ok((wal, recovered))

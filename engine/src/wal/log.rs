@@ -10,7 +10,7 @@ const PAGE_LEN: u64 = 1 << 20;
 
 /// Where an entry's record lies on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct RecordLocation {
     /// Generation of the segment.
     pub generation: u64,
     /// Offset of the record in it.
@@ -22,7 +22,7 @@ pub struct Place {
 struct Slot {
     id: LogId,
     /// Where it lies on disk; `None` until it is durable.
-    place: Option<Place>,
+    location: Option<RecordLocation>,
     /// Its content; `None` when only the disk has it.
     payload: Option<Payload>,
 }
@@ -131,7 +131,7 @@ impl Log {
         self.cached_bytes += entry.payload.len();
         self.slots.push_back(Slot {
             id: entry.id,
-            place: None,
+            location: None,
             payload: Some(entry.payload),
         });
     }
@@ -145,7 +145,7 @@ impl Log {
     }
 
     /// Drops the entries after `after`, or all of them; gives the places that become free.
-    pub fn truncate(&mut self, after: Option<u64>) -> Vec<Place> {
+    pub fn truncate(&mut self, after: Option<u64>) -> Vec<RecordLocation> {
         let keep = after.map_or(0, |after| (after + 1).saturating_sub(self.first));
         let dropped = self.slots.split_off((keep as usize).min(self.slots.len()));
         self.cached_from = self.cached_from.min(self.end());
@@ -153,7 +153,7 @@ impl Log {
     }
 
     /// Starts the log after a snapshot; gives the places that become free.
-    pub fn switch(&mut self, switched: Switched) -> Vec<Place> {
+    pub fn switch(&mut self, switched: Switched) -> Vec<RecordLocation> {
         let mut left = Vec::new();
         if !switched.keeps_later {
             left = self.truncate(None);
@@ -165,7 +165,7 @@ impl Log {
     }
 
     /// Drops the entries up to `id`; gives the places that become free.
-    pub fn purge(&mut self, id: LogId) -> Vec<Place> {
+    pub fn purge(&mut self, id: LogId) -> Vec<RecordLocation> {
         let count = (id.index + 1).saturating_sub(self.first) as usize;
         let rest = self.slots.split_off(count.min(self.slots.len()));
         let dropped = std::mem::replace(&mut self.slots, rest);
@@ -175,21 +175,28 @@ impl Log {
         self.leave(dropped)
     }
 
-    fn leave(&mut self, dropped: VecDeque<Slot>) -> Vec<Place> {
+    fn leave(&mut self, dropped: VecDeque<Slot>) -> Vec<RecordLocation> {
         for slot in &dropped {
             self.cached_bytes -= slot.payload.as_ref().map_or(0, Payload::len);
-            self.disk_bytes -= slot.place.map_or(0, |place| place.len as u64);
+            self.disk_bytes -= slot.location.map_or(0, |location| location.len as u64);
         }
-        dropped.into_iter().filter_map(|slot| slot.place).collect()
+        dropped
+            .into_iter()
+            .filter_map(|slot| slot.location)
+            .collect()
     }
 
     /// An entry's record is durable at `place`. Gives its earlier place, and if the log has it.
-    pub fn placed(&mut self, id: LogId, place: Place) -> (Option<Place>, bool) {
+    pub fn located(
+        &mut self,
+        id: LogId,
+        location: RecordLocation,
+    ) -> (Option<RecordLocation>, bool) {
         let Some(slot) = self.slot_mut(id.index).filter(|slot| slot.id == id) else {
             return (None, false);
         };
-        let left = slot.place.replace(place);
-        self.disk_bytes += place.len as u64;
+        let left = slot.location.replace(location);
+        self.disk_bytes += location.len as u64;
         self.disk_bytes -= left.map_or(0, |left| left.len as u64);
         (left, true)
     }
@@ -199,7 +206,7 @@ impl Log {
         let mut freed = 0;
         while freed < wanted && self.cached_from < self.end() {
             let at = self.cached_from;
-            let Some(slot) = self.slot_mut(at).filter(|slot| slot.place.is_some()) else {
+            let Some(slot) = self.slot_mut(at).filter(|slot| slot.location.is_some()) else {
                 break;
             };
             let len = slot.payload.take().map_or(0, |payload| payload.len());
@@ -221,10 +228,10 @@ impl Log {
     }
 
     /// Whether these entries still lie in these places.
-    pub fn holds(&self, places: &[(LogId, Place)]) -> bool {
-        places.iter().all(|(id, place)| {
+    pub fn holds(&self, locations: &[(LogId, RecordLocation)]) -> bool {
+        locations.iter().all(|(id, location)| {
             let slot = self.slot(id.index);
-            slot.is_some_and(|slot| slot.id == *id && slot.place == Some(*place))
+            slot.is_some_and(|slot| slot.id == *id && slot.location == Some(*location))
         })
     }
 
@@ -238,13 +245,13 @@ impl Log {
     }
 
     /// The entries that lie in a segment, and where.
-    pub fn places_in(&self, generation: u64) -> Vec<(LogId, Place)> {
-        let placed = self
+    pub fn locations_in(&self, generation: u64) -> Vec<(LogId, RecordLocation)> {
+        let located = self
             .slots
             .iter()
-            .filter_map(|slot| slot.place.map(|place| (slot.id, place)));
-        placed
-            .filter(|(_, place)| place.generation == generation)
+            .filter_map(|slot| slot.location.map(|location| (slot.id, location)));
+        located
+            .filter(|(_, location)| location.generation == generation)
             .collect()
     }
 
@@ -283,42 +290,47 @@ impl RecoveringLog {
     }
 
     /// Takes an entry; gives the place that becomes free, its own if it was purged before.
-    pub fn entry(&mut self, entry: LogEntry, place: Place, keep: bool) -> Option<Place> {
+    pub fn entry(
+        &mut self,
+        entry: LogEntry,
+        location: RecordLocation,
+        keep: bool,
+    ) -> Option<RecordLocation> {
         let index = entry.id.index;
         if self.log.purged.is_some_and(|purged| index <= purged.index) {
-            return Some(place);
+            return Some(location);
         }
         let payload = keep.then_some(entry.payload);
         let slot = Slot {
             id: entry.id,
-            place: Some(place),
+            location: Some(location),
             payload,
         };
-        self.slots.insert(index, slot).and_then(|old| old.place)
+        self.slots.insert(index, slot).and_then(|old| old.location)
     }
 
     /// Drops the entries after `after`, or all of them; gives the places that become free.
-    pub fn truncate(&mut self, after: Option<u64>) -> Vec<Place> {
+    pub fn truncate(&mut self, after: Option<u64>) -> Vec<RecordLocation> {
         let dropped = self.slots.split_off(&after.map_or(0, |after| after + 1));
         dropped
             .into_values()
-            .filter_map(|slot| slot.place)
+            .filter_map(|slot| slot.location)
             .collect()
     }
 
     /// Drops the entries up to `id`; gives the places that become free.
-    pub fn purge(&mut self, id: LogId) -> Vec<Place> {
+    pub fn purge(&mut self, id: LogId) -> Vec<RecordLocation> {
         self.log.purge(id);
         let rest = self.slots.split_off(&(id.index + 1));
         let dropped = std::mem::replace(&mut self.slots, rest);
         dropped
             .into_values()
-            .filter_map(|slot| slot.place)
+            .filter_map(|slot| slot.location)
             .collect()
     }
 
     /// Starts the log after a snapshot; gives the places that become free.
-    pub fn switch(&mut self, switched: Switched) -> Vec<Place> {
+    pub fn switch(&mut self, switched: Switched) -> Vec<RecordLocation> {
         let mut left = Vec::new();
         if !switched.keeps_later {
             left = self.truncate(None);
@@ -355,8 +367,8 @@ impl RecoveringLog {
         log.keep_later();
         log.first = expected;
         log.slots = slots.into_values().collect();
-        let places = log.slots.iter().filter_map(|slot| slot.place);
-        log.disk_bytes = places.map(|place| place.len as u64).sum();
+        let locations = log.slots.iter().filter_map(|slot| slot.location);
+        log.disk_bytes = locations.map(|location| location.len as u64).sum();
         // A checkpoint may name an entry that was not yet durable when it was written and is lost.
         if let Some(committed) = log.committed
             && log.purged < Some(committed)
@@ -381,11 +393,11 @@ impl RecoveringLog {
 }
 
 /// Where the next entries of a read are.
-pub enum Page {
+pub enum NextEntries {
     /// The next one is in memory.
     Memory(LogEntry),
     /// The next ones lie near each other in one segment.
-    Disk(Vec<(LogId, Place)>),
+    Disk(Vec<(LogId, RecordLocation)>),
     /// The next one no longer exists.
     Gone,
 }
@@ -415,28 +427,28 @@ impl Log {
     }
 
     /// Where the entries from `index` on are, those that can be read at once.
-    pub fn page(&self, index: u64, to: u64) -> Page {
+    pub fn next_entries(&self, index: u64, to: u64) -> NextEntries {
         let Some(slot) = self.slot(index) else {
-            return Page::Gone;
+            return NextEntries::Gone;
         };
         if let Some(payload) = slot.payload.clone() {
-            return Page::Memory(LogEntry {
+            return NextEntries::Memory(LogEntry {
                 id: slot.id,
                 payload,
             });
         }
-        let Some(first) = slot.place else {
-            return Page::Gone;
+        let Some(first) = slot.location else {
+            return NextEntries::Gone;
         };
         let slots = (index..to).map_while(|index| self.slot(index));
         let on_disk = slots.take_while(|slot| slot.payload.is_none());
-        let near = on_disk.map_while(|slot| slot.place.map(|place| (slot.id, place)));
-        let page = near.take_while(|(_, place)| {
-            let begins = first.offset.min(place.offset);
-            let ends = (first.offset + first.len as u64).max(place.offset + place.len as u64);
-            let in_reach = place.offset >= first.offset && ends - begins <= PAGE_LEN;
-            *place == first || (place.generation == first.generation && in_reach)
+        let near = on_disk.map_while(|slot| slot.location.map(|location| (slot.id, location)));
+        let page = near.take_while(|(_, location)| {
+            let begins = first.offset.min(location.offset);
+            let ends = (first.offset + first.len as u64).max(location.offset + location.len as u64);
+            let in_reach = location.offset >= first.offset && ends - begins <= PAGE_LEN;
+            *location == first || (location.generation == first.generation && in_reach)
         });
-        Page::Disk(page.collect())
+        NextEntries::Disk(page.collect())
     }
 }

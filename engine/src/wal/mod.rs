@@ -49,7 +49,7 @@
 //!
 //! A failed write ends the log: every waiter and every later call gets the error, and the shard
 //! ends the process. The exceptions are a full disk, and a process without file descriptors or
-//! memory: then the log waits and tries again ([`patience`]).
+//! memory: then the log waits and tries again ([`retry`]).
 
 mod batch;
 mod body;
@@ -58,15 +58,15 @@ mod clean_mark;
 mod fuzz;
 mod group_log;
 mod handle;
-mod keeper;
 mod log;
 mod marks;
 mod page;
-mod patience;
 mod record;
 mod recovery;
+mod retry;
 mod sealed;
 mod segment;
+mod segment_manager;
 mod shared;
 mod stats;
 mod writer;

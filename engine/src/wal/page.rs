@@ -8,7 +8,7 @@ use std::cell::RefCell;
 
 use crate::env::Env;
 use crate::limits::BLOCK_LEN;
-use crate::wal::log::{Log, Place};
+use crate::wal::log::{Log, RecordLocation};
 use crate::wal::record::{self, Record};
 use crate::wal::shared::Core;
 use crate::wal::{Group, LogEntry, LogId, WalError, segment};
@@ -22,21 +22,21 @@ impl<E: Env> Core<E> {
     pub(super) async fn read_page(
         &self,
         (group, log): (Group, &RefCell<Log>),
-        places: &[(LogId, Place)],
+        locations: &[(LogId, RecordLocation)],
     ) -> Result<Option<Vec<LogEntry>>, WalError> {
-        match self.read_places(group, places).await {
+        match self.read_locations(group, locations).await {
             Ok(entries) => Ok(Some(entries)),
-            Err(_) if !log.borrow().holds(places) => Ok(None),
+            Err(_) if !log.borrow().holds(locations) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    async fn read_places(
+    async fn read_locations(
         &self,
         group: Group,
-        places: &[(LogId, Place)],
+        locations: &[(LogId, RecordLocation)],
     ) -> Result<Vec<LogEntry>, WalError> {
-        let Some((_, first)) = places.first() else {
+        let Some((_, first)) = locations.first() else {
             return Ok(Vec::new());
         };
         let name = segment::name(first.generation);
@@ -54,25 +54,25 @@ impl<E: Env> Core<E> {
         // A disk reads whole blocks: one read covers all of the places, which lie near each other.
         let block = BLOCK_LEN as u64;
         let start = first.offset / block * block;
-        let ends = places
+        let ends = locations
             .iter()
-            .map(|(_, place)| place.offset + place.len as u64);
+            .map(|(_, location)| location.offset + location.len as u64);
         let len = (ends.max().unwrap_or(start) - start) as usize;
         let len = len.next_multiple_of(BLOCK_LEN);
         let page = segment::read_exactly(&*file, &name, start, len).await?;
-        let mut entries = Vec::with_capacity(places.len());
-        for (id, place) in places {
-            let from = (place.offset - start) as usize;
-            let bytes = page.get(from..from + place.len).unwrap_or_default();
+        let mut entries = Vec::with_capacity(locations.len());
+        for (id, location) in locations {
+            let from = (location.offset - start) as usize;
+            let bytes = page.get(from..from + location.len).unwrap_or_default();
             match record::Reader::new(bytes).next() {
                 Ok(Some(Record::Entry(of, entry))) if of == group && entry.id == *id => {
                     entries.push(entry);
                 }
                 Ok(_) => {
                     let what = "another record stands where an entry was written".to_owned();
-                    return Err(lost(place.offset, what));
+                    return Err(lost(location.offset, what));
                 }
-                Err(bad) => return Err(lost(place.offset, bad.to_string())),
+                Err(bad) => return Err(lost(location.offset, bad.to_string())),
             }
         }
         Ok(entries)

@@ -170,8 +170,8 @@ fn framed(kind: u8, group: Group, to: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u
     let begin = to.len();
     body(to);
     let len = (to.len() - begin) as u32;
-    if let Some(place) = to.get_mut(begin - 4..begin) {
-        place.copy_from_slice(&len.to_le_bytes());
+    if let Some(location) = to.get_mut(begin - 4..begin) {
+        location.copy_from_slice(&len.to_le_bytes());
     }
 }
 

@@ -13,7 +13,7 @@ use crate::limits::{BLOCK_LEN, WAL_BATCH_LEN_MAX};
 use crate::types::DataId;
 use crate::wal::batch::{self, FORMAT, FORMAT_WITHOUT_KEY, Found, Header, Key};
 use crate::wal::clean_mark;
-use crate::wal::log::{Log, Place, RecoveringLog};
+use crate::wal::log::{Log, RecordLocation, RecoveringLog};
 use crate::wal::record::{self, Record};
 use crate::wal::segment::{self, Beginning, CLEAN, Kind, Segments};
 use crate::wal::{Group, LogMark, WalError, WalOptions};
@@ -24,7 +24,7 @@ const STEP: usize = 1 << 20;
 type FileOf<E> = <<E as Env>::Disk as Disk>::File;
 
 /// The state of the log after it was read.
-pub struct State<E: Env> {
+pub struct RecoveredState<E: Env> {
     /// Whether the last stop was clean.
     pub clean: bool,
     /// The groups' logs.
@@ -59,7 +59,10 @@ pub struct State<E: Env> {
 ///
 /// # Errors
 /// The disk refuses, or its log is damaged or of another version.
-pub async fn read<E: Env>(disk: &E::Disk, options: &WalOptions) -> Result<State<E>, WalError> {
+pub async fn read<E: Env>(
+    disk: &E::Disk,
+    options: &WalOptions,
+) -> Result<RecoveredState<E>, WalError> {
     let names = disk.list().await;
     let names = names.map_err(|e| WalError::io(".", "list", &e))?;
     let mut generations = BTreeSet::new();
@@ -291,7 +294,7 @@ impl<E: Env> Scan<E> {
         Ok(())
     }
 
-    fn finish(self, clean: bool, spares: Spares) -> Result<State<E>, WalError> {
+    fn finish(self, clean: bool, spares: Spares) -> Result<RecoveredState<E>, WalError> {
         let mut logs = BTreeMap::new();
         let (name, offset) = (segment::name(self.generation), self.offset);
         for (group, log) in self.logs {
@@ -307,7 +310,7 @@ impl<E: Env> Scan<E> {
         let (Some(file), Key::Secret(secret, _)) = (self.file, self.key) else {
             return Err(corrupt(".", 0, "there is no segment to go on in"));
         };
-        Ok(State {
+        Ok(RecoveredState {
             clean,
             logs,
             removed: self.removed,
@@ -436,12 +439,12 @@ impl<E: Env> Scan<E> {
             let begin = reader.offset();
             let record = reader.next().map_err(|bad| self.damaged(bad.to_string()))?;
             let Some(record) = record else { break };
-            let place = Place {
+            let location = RecordLocation {
                 generation: header.generation,
                 offset: self.offset + (self.key.header_len() + begin) as u64,
                 len: reader.offset() - begin,
             };
-            self.record(record, place)?;
+            self.record(record, location)?;
         }
         let len = self.key.padded_len(header.len) as u64;
         self.offset += len;
@@ -450,7 +453,7 @@ impl<E: Env> Scan<E> {
         Ok(())
     }
 
-    fn record(&mut self, record: Record, place: Place) -> Result<(), WalError> {
+    fn record(&mut self, record: Record, location: RecordLocation) -> Result<(), WalError> {
         match record {
             Record::Entry(group, entry) => {
                 if self.removed.contains(&group) {
@@ -463,8 +466,10 @@ impl<E: Env> Scan<E> {
                 let Some(log) = self.logs.get_mut(&group) else {
                     return Err(self.damaged(format!("an entry of unknown {group:?}")));
                 };
-                let left = log.entry(entry, place, keep);
-                self.segments.borrow_mut().hold(place.generation, place.len);
+                let left = log.entry(entry, location, keep);
+                self.segments
+                    .borrow_mut()
+                    .hold(location.generation, location.len);
                 self.release(left.into_iter().collect());
             }
             Record::Created(created) => {
@@ -513,11 +518,11 @@ impl<E: Env> Scan<E> {
         }
     }
 
-    fn release(&self, places: Vec<Place>) {
+    fn release(&self, locations: Vec<RecordLocation>) {
         let mut segments = self.segments.borrow_mut();
-        places
+        locations
             .iter()
-            .for_each(|place| segments.release(place.generation, place.len));
+            .for_each(|location| segments.release(location.generation, location.len));
     }
 }
 

@@ -76,14 +76,14 @@ pub fn seal(sealed: Sealed<'_>, buffer: &mut [u8]) {
     head.extend_from_slice(&(body.len() as u32).to_le_bytes());
     head.extend_from_slice(&[0; 4]);
     let crc = crc32c::crc32c_append(crc32c::crc32c(&head), body);
-    let (place, rest) = buffer.split_at_mut(HEADER_LEN);
-    place.copy_from_slice(&head);
-    place
+    let (location, rest) = buffer.split_at_mut(HEADER_LEN);
+    location.copy_from_slice(&head);
+    location
         .split_at_mut(CRC_AT)
         .1
         .copy_from_slice(&crc.to_le_bytes());
-    let (place, padding) = rest.split_at_mut(body.len());
-    place.copy_from_slice(body);
+    let (location, padding) = rest.split_at_mut(body.len());
+    location.copy_from_slice(body);
     padding.fill(0);
 }
 

@@ -1,4 +1,4 @@
-//! The state that the handles of the log, its writer and its keeper share. All on the shard's thread.
+//! The state that the handles of the log, its writer and its segment manager share. All on the shard's thread.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::disk_fault::Lack;
 use crate::env::{Disk, Env, Now};
 use crate::types::{DataId, ReplicaId};
-use crate::wal::log::{Log, Place};
+use crate::wal::log::{Log, RecordLocation};
 use crate::wal::record;
 use crate::wal::segment::Segments;
 use crate::wal::stats::Counters;
@@ -21,7 +21,7 @@ pub(super) enum Done {
     /// Calls back with the result.
     Call(Box<dyn FnOnce(Result<(), WalError>)>),
     /// Releases places on disk: entries were dropped or moved by one of the records.
-    Leave(Vec<Place>),
+    Leave(Vec<RecordLocation>),
 }
 
 /// A payload that is at least this long is copied once, from the entry into the batch. A shorter one
@@ -131,9 +131,9 @@ pub(super) struct Health<E: Env> {
 #[derive(Default)]
 pub(super) struct Wakers {
     pub writer: RefCell<Option<Waker>>,
-    pub keeper: RefCell<Option<Waker>>,
-    /// Whether the keeper has something to do.
-    pub keeper_called: Cell<bool>,
+    pub segment_manager: RefCell<Option<Waker>>,
+    /// Whether the segment manager has something to do.
+    pub segment_manager_called: Cell<bool>,
     /// The writer, while it waits for a spare segment.
     pub for_spare: RefCell<Option<Waker>>,
     pub writer_ended: Cell<bool>,
@@ -143,7 +143,7 @@ pub(super) struct Wakers {
     pub for_room: RefCell<Vec<Waker>>,
 }
 
-/// The state that all handles of the log, the writer and the keeper share.
+/// The state that all handles of the log, the writer and the segment manager share.
 pub struct Core<E: Env> {
     pub(super) disk: E::Disk,
     pub(super) options: WalOptions,
@@ -168,7 +168,11 @@ pub struct Core<E: Env> {
 
 impl<E: Env> Core<E> {
     /// What a log that was read back goes on from.
-    pub(super) fn new(disk: E::Disk, options: WalOptions, found: recovery::State<E>) -> Core<E> {
+    pub(super) fn new(
+        disk: E::Disk,
+        options: WalOptions,
+        found: recovery::RecoveredState<E>,
+    ) -> Core<E> {
         let logs: BTreeMap<Group, Rc<RefCell<Log>>> = found
             .logs
             .into_iter()
@@ -211,7 +215,7 @@ impl<E: Env> Core<E> {
                 writing_since: Cell::new(None),
             },
             wakers: Wakers {
-                keeper_called: Cell::new(true),
+                segment_manager_called: Cell::new(true),
                 ..Wakers::default()
             },
             counters: RefCell::default(),

@@ -8,7 +8,7 @@ use openraft::async_runtime::{Oneshot, OneshotSender};
 use crate::env::{AsyncRuntime, Env, File, Instant, Now};
 use crate::limits::BLOCK_LEN;
 use crate::wal::batch::{self, RECORDS_LEN_MAX};
-use crate::wal::log::Place;
+use crate::wal::log::RecordLocation;
 use crate::wal::record::{self, Record};
 use crate::wal::segment;
 use crate::wal::shared::{Chunk, Core, Done, FileOf};
@@ -110,9 +110,9 @@ impl<E: Env> Core<E> {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    pub(super) fn wake_keeper(&self) {
-        self.wakers.keeper_called.set(true);
-        let waker = self.wakers.keeper.borrow_mut().take();
+    pub(super) fn wake_segment_manager(&self) {
+        self.wakers.segment_manager_called.set(true);
+        let waker = self.wakers.segment_manager.borrow_mut().take();
         waker.into_iter().for_each(Waker::wake);
     }
 
@@ -140,7 +140,7 @@ impl<E: Env> Core<E> {
             self.finish(done);
         }
         self.wakers.writer_ended.set(true);
-        self.wake_keeper();
+        self.wake_segment_manager();
         let waker = self.wakers.for_end.borrow_mut().take();
         waker.into_iter().for_each(Waker::wake);
     }
@@ -154,17 +154,17 @@ impl<E: Env> Core<E> {
                 // The record that dropped these entries was not written: the older records still
                 // count.
                 Done::Leave(_) if result.is_err() => {}
-                Done::Leave(places) => {
-                    left |= !places.is_empty();
+                Done::Leave(locations) => {
+                    left |= !locations.is_empty();
                     let mut segments = self.segments.borrow_mut();
-                    places
+                    locations
                         .iter()
-                        .for_each(|place| segments.release(place.generation, place.len));
+                        .for_each(|location| segments.release(location.generation, location.len));
                 }
             }
         }
         if left {
-            self.wake_keeper();
+            self.wake_segment_manager();
         }
     }
 
@@ -209,7 +209,7 @@ impl<E: Env> Core<E> {
         }
         if !self.has_checkpoint.replace(true) {
             // The checkpoint repeats what older segments say besides entries: they may go now.
-            self.wake_keeper();
+            self.wake_segment_manager();
         }
         self.write(chunk).await
     }
@@ -261,7 +261,7 @@ impl<E: Env> Core<E> {
         let began = Now::<E>::now();
         self.health.writing_since.set(Some(began));
         // A write that failed or was cut short goes to the same place again.
-        let result = self.patiently(write).await;
+        let result = self.with_retries(write).await;
         self.health.writing_since.set(None);
         result?;
         {
@@ -274,23 +274,23 @@ impl<E: Env> Core<E> {
         self.counters.borrow_mut().count(micros, chunk.records, len);
         let first = offset + batch::HEADER_LEN as u64;
         for (group, id, begin, end) in &chunk.entries {
-            let place = Place {
+            let location = RecordLocation {
                 generation,
                 offset: first + *begin as u64,
                 len: end - begin,
             };
-            self.placed(*group, *id, place);
+            self.located(*group, *id, location);
         }
         Ok(())
     }
 
-    fn placed(&self, group: Group, id: LogId, place: Place) {
+    fn located(&self, group: Group, id: LogId, location: RecordLocation) {
         let log = self.contents.logs.borrow().get(&group).cloned();
         let Some(log) = log else { return };
-        let (left, held) = log.borrow_mut().placed(id, place);
+        let (left, held) = log.borrow_mut().located(id, location);
         let mut segments = self.segments.borrow_mut();
         if held {
-            segments.hold(place.generation, place.len);
+            segments.hold(location.generation, location.len);
         }
         if let Some(left) = left {
             segments.release(left.generation, left.len);

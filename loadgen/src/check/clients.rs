@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use super::history::{Action, Expected, Moment, Operation, State, ValueId};
+use super::history::{Action, Expected, Moment, Operation, RegisterState, ValueId};
 use super::{Checker, Verdict};
 use crate::database::{Condition, Database, Failure};
 
@@ -109,9 +109,9 @@ pub async fn run<D: Database>(databases: Vec<D>, options: CheckOptions) -> Check
     }
     while tasks.iter().any(|task| !task.is_finished()) {
         tokio::time::sleep(SETTLE_EVERY).await;
-        hand_over(&recorder, &sender);
+        send_recorded(&recorder, &sender);
     }
-    hand_over(&recorder, &sender);
+    send_recorded(&recorder, &sender);
     drop(sender);
     let verdict = checker.join().expect("the checker does not panic");
     let recorder = recorder.borrow();
@@ -141,7 +141,7 @@ fn check(receiver: &Receiver<Message>) -> Verdict<u32> {
 }
 
 /// Passes on the operations that have ended, and the moment up to which no more will be added.
-fn hand_over(recorder: &RefCell<Recorder>, sender: &SyncSender<Message>) {
+fn send_recorded(recorder: &RefCell<Recorder>, sender: &SyncSender<Message>) {
     let (ended, until) = {
         let mut recorder = recorder.borrow_mut();
         let oldest = recorder.under_way.iter().flatten().min().copied();
@@ -168,9 +168,14 @@ struct Client<D> {
 /// An operation to perform.
 enum Request {
     Get,
-    Put { value: ValueId },
+    Put {
+        value: ValueId,
+    },
     Delete,
-    CompareAndSwap { condition: Wanted, new: State },
+    CompareAndSwap {
+        condition: Wanted,
+        new: RegisterState,
+    },
 }
 
 enum Wanted {

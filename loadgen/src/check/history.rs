@@ -10,7 +10,7 @@ use std::fmt;
 pub type ValueId = u64;
 
 /// The state of a key: a value, or none.
-pub type State = Option<ValueId>;
+pub type RegisterState = Option<ValueId>;
 
 /// A moment on the history's clock, in nanoseconds.
 pub type Moment = u64;
@@ -26,7 +26,7 @@ pub enum Expected {
 }
 
 impl Expected {
-    fn holds(self, state: State) -> bool {
+    fn holds(self, state: RegisterState) -> bool {
         match self {
             Expected::Absent => state.is_none(),
             Expected::Value(value) => state == Some(value),
@@ -40,7 +40,7 @@ pub enum Action {
     /// Read the key.
     Get {
         /// The state that was read.
-        found: State,
+        found: RegisterState,
     },
     /// Set the key.
     Put {
@@ -57,7 +57,7 @@ pub enum Action {
         /// The condition.
         expected: Expected,
         /// The new value; `None` removes the key.
-        new: State,
+        new: RegisterState,
         /// Whether the condition held.
         swapped: Option<bool>,
     },
@@ -68,7 +68,7 @@ impl Action {
     ///
     /// A conditional write of unknown fate takes effect only if its condition holds. If it does not
     /// hold, the write is the same as one that never happened.
-    pub fn apply(self, state: State) -> Option<State> {
+    pub fn apply(self, state: RegisterState) -> Option<RegisterState> {
         match self {
             Action::Get { found } => (found == state).then_some(state),
             Action::Put { value } => Some(Some(value)),
@@ -162,7 +162,7 @@ pub struct Operation {
     pub returned: Option<Moment>,
 }
 
-struct Shown(State);
+struct Shown(RegisterState);
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -174,7 +174,7 @@ impl fmt::Display for Shown {
 }
 
 /// Shows a state.
-pub fn show_state(state: State) -> impl fmt::Display {
+pub fn show_register(state: RegisterState) -> impl fmt::Display {
     Shown(state)
 }
 

@@ -25,7 +25,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 
-use history::{Moment, Operation, State};
+use history::{Moment, Operation, RegisterState};
 use search::{CONFIGURATIONS_MAX, Configuration, OpId, Search, Stop};
 
 /// How many operations of a key are kept at least, so that a failing history has context.
@@ -35,7 +35,7 @@ const WINDOW_OPERATIONS_MIN: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailingHistory {
     /// The states that the key may have had before `operations`, given everything earlier.
-    pub before: Vec<State>,
+    pub before: Vec<RegisterState>,
     /// The operations, in the order in which they were sent.
     pub operations: Vec<Operation>,
     /// How many earlier operations the key had; `before` is what remains of them.
@@ -49,7 +49,7 @@ impl fmt::Display for FailingHistory {
         let states: Vec<String> = self
             .before
             .iter()
-            .map(|&state| history::show_state(state).to_string())
+            .map(|&state| history::show_register(state).to_string())
             .collect();
         writeln!(
             f,
@@ -125,7 +125,7 @@ pub struct KeyChecker {
 
 impl KeyChecker {
     /// A key with the value `initial` before its first operation.
-    pub fn new(initial: State) -> KeyChecker {
+    pub fn new(initial: RegisterState) -> KeyChecker {
         let base = vec![Configuration::new(initial)];
         KeyChecker {
             search: Search::new(base.clone(), CONFIGURATIONS_MAX),
@@ -308,7 +308,7 @@ impl<K: Ord + Clone> Checker<K> {
 
 /// Checks the history of one key with the value `initial` at its start.
 pub fn check_key(
-    initial: State,
+    initial: RegisterState,
     operations: &[Operation],
 ) -> Result<(), Option<Box<FailingHistory>>> {
     let mut checker = KeyChecker::new(initial);

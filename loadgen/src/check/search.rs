@@ -19,7 +19,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::history::{Action, State};
+use super::history::{Action, RegisterState};
 
 /// The id of an operation within one search.
 pub type OpId = u32;
@@ -31,14 +31,14 @@ pub const CONFIGURATIONS_MAX: usize = 50_000;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Configuration {
     /// The state of the key.
-    pub state: State,
+    pub state: RegisterState,
     /// Operations that have taken effect but not returned, or are of unknown fate; sorted.
     taken: Vec<OpId>,
 }
 
 impl Configuration {
     /// The start of a history: the key has the state `state`, and nothing is under way.
-    pub fn new(state: State) -> Configuration {
+    pub fn new(state: RegisterState) -> Configuration {
         Configuration {
             state,
             taken: Vec::new(),
@@ -50,7 +50,7 @@ impl Configuration {
         self.taken.binary_search(&id).is_ok()
     }
 
-    fn take(&self, id: OpId, state: State) -> Configuration {
+    fn take(&self, id: OpId, state: RegisterState) -> Configuration {
         let mut taken = self.taken.clone();
         if let Err(place) = taken.binary_search(&id) {
             taken.insert(place, id);
@@ -213,7 +213,7 @@ impl Search {
     /// Drops configurations for which another one does the same with fewer writes of unknown fate.
     fn without_dominated(&self, configurations: Vec<Configuration>) -> Vec<Configuration> {
         type Used = Vec<OpId>;
-        let mut groups: BTreeMap<(State, Vec<OpId>), Vec<Used>> = BTreeMap::new();
+        let mut groups: BTreeMap<(RegisterState, Vec<OpId>), Vec<Used>> = BTreeMap::new();
         for configuration in configurations {
             let (used, known): (Vec<OpId>, Vec<OpId>) = configuration
                 .taken

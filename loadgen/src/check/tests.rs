@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::history::{Action, Expected, Moment, Operation, State};
+use super::history::{Action, Expected, Moment, Operation, RegisterState};
 use super::{FailingHistory, check_key};
 
 fn at(invoked: Moment, returned: Moment, action: Action) -> Operation {
@@ -24,7 +24,7 @@ fn unknown(invoked: Moment, action: Action) -> Operation {
     }
 }
 
-fn get(found: State) -> Action {
+fn get(found: RegisterState) -> Action {
     Action::Get { found }
 }
 
@@ -38,7 +38,7 @@ fn delete(existed: bool) -> Action {
     }
 }
 
-fn cas(expected: Expected, new: State, swapped: bool) -> Action {
+fn cas(expected: Expected, new: RegisterState, swapped: bool) -> Action {
     Action::CompareAndSwap {
         expected,
         new,
@@ -212,7 +212,7 @@ fn long_history_with_many_unknown_writes_is_decided() {
 }
 
 /// Tries every order of every choice of operations.
-fn is_linearizable(state: State, operations: &[Operation]) -> bool {
+fn is_linearizable(state: RegisterState, operations: &[Operation]) -> bool {
     let Some(first_return) = operations.iter().filter_map(|o| o.returned).min() else {
         return true;
     };

@@ -4,7 +4,7 @@ use rangedb_fuzz::{Meter, fuzz, fuzz_repaired};
 
 use super::*;
 use crate::continuation::Continuation;
-use crate::preamble::{ANY_SHARD, Answer, Preamble, Verdict};
+use crate::handshake::{ANY_SHARD, Handshake, HandshakeReply, Verdict};
 
 fn encoded(count: usize, mut encode: impl FnMut(usize, &mut Vec<u8>)) -> Vec<Vec<u8>> {
     let frame = |index| {
@@ -100,20 +100,20 @@ fn reply_tables() {
 }
 
 #[test]
-fn preambles_and_their_answers() {
-    let preambles = [Preamble::client(3), Preamble::client(ANY_SHARD)];
-    let preambles = preambles.map(|preamble| preamble.encode().to_vec());
-    fuzz("preambles", &preambles, |bytes, meter| {
+fn handshakes_and_their_answers() {
+    let handshakes = [Handshake::client(3), Handshake::client(ANY_SHARD)];
+    let handshakes = handshakes.map(|handshake| handshake.encode().to_vec());
+    fuzz("handshakes", &handshakes, |bytes, meter| {
         let Ok(bytes) = bytes.try_into() else {
             return false;
         };
-        let Ok(preamble) = meter.decode(|| Preamble::decode(bytes)) else {
+        let Ok(handshake) = meter.decode(|| Handshake::decode(bytes)) else {
             return false;
         };
-        assert_eq!(Preamble::decode(&preamble.encode()), Ok(preamble));
+        assert_eq!(Handshake::decode(&handshake.encode()), Ok(handshake));
         true
     });
-    let answer = Answer {
+    let answer = HandshakeReply {
         verdict: Verdict::UnknownShard,
         version: 1,
         shard: 2,
@@ -125,10 +125,10 @@ fn preambles_and_their_answers() {
         let Ok(bytes) = bytes.try_into() else {
             return false;
         };
-        let Some(answer) = meter.decode(|| Answer::decode(bytes)) else {
+        let Some(answer) = meter.decode(|| HandshakeReply::decode(bytes)) else {
             return false;
         };
-        assert_eq!(Answer::decode(&answer.encode()), Some(answer));
+        assert_eq!(HandshakeReply::decode(&answer.encode()), Some(answer));
         true
     });
 }

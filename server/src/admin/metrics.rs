@@ -26,9 +26,9 @@ const BYTES_BOUNDS: [f64; 6] = [
     8_388_608.0,
 ];
 
-struct Page(String);
+struct Exposition(String);
 
-impl Page {
+impl Exposition {
     fn metric(&mut self, name: &str, kind: &str, help: &str) {
         self.line(&format!("# HELP {name} {help}\n# TYPE {name} {kind}"));
     }
@@ -91,7 +91,7 @@ const NUMBERS: &[Number] = &[
         "rangedb_connections_evicted_total",
         "counter",
         "Connections closed for others, before they had said who they are.",
-        |r| r.greetings_evicted as f64,
+        |r| r.handshakes_evicted as f64,
     ),
     (
         "rangedb_connections_stalled_total",
@@ -329,7 +329,7 @@ const NUMBERS: &[Number] = &[
 
 /// Renders the page from the shards' reports.
 pub fn render(node: &Serving, reports: &[Option<ShardReport>]) -> String {
-    let mut page = Page(String::with_capacity(32 << 10));
+    let mut page = Exposition(String::with_capacity(32 << 10));
     page.metric("rangedb_build_info", "gauge", "The running version.");
     let labels = format!(
         "version=\"{}\",cluster=\"{}\"",
@@ -344,7 +344,7 @@ pub fn render(node: &Serving, reports: &[Option<ShardReport>]) -> String {
         "Lines for standard error or output that could not be written.",
     );
     page.line(&format!("{name} {}", logging::lines_lost()));
-    seats(&mut page, node);
+    connection_limits(&mut page, node);
     page.metric(
         "rangedb_shard_up",
         "gauge",
@@ -390,17 +390,17 @@ pub fn render(node: &Serving, reports: &[Option<ShardReport>]) -> String {
 }
 
 /// Connections and descriptors of the whole node.
-fn seats(page: &mut Page, node: &Serving) {
-    let kinds = [("client", &node.client_seats), ("peer", &node.peer_seats)];
+fn connection_limits(page: &mut Exposition, node: &Serving) {
+    let kinds = [("client", &node.client_limit), ("peer", &node.peer_limit)];
     let name = "rangedb_connections_limit";
     page.metric(name, "gauge", "Limit of connections, by role.");
-    for (role, seats) in &kinds {
-        page.value(name, &format!("role=\"{role}\""), seats.max() as f64);
+    for (role, limit) in &kinds {
+        page.value(name, &format!("role=\"{role}\""), limit.max() as f64);
     }
     let name = "rangedb_connections_taken";
     page.metric(name, "gauge", "Open connections, by role.");
-    for (role, seats) in &kinds {
-        page.value(name, &format!("role=\"{role}\""), seats.taken() as f64);
+    for (role, limit) in &kinds {
+        page.value(name, &format!("role=\"{role}\""), limit.taken() as f64);
     }
     let name = "rangedb_connections_refused_total";
     page.metric(
@@ -408,8 +408,8 @@ fn seats(page: &mut Page, node: &Serving) {
         "counter",
         "Connections refused because of the limit, by role.",
     );
-    for (role, seats) in &kinds {
-        page.value(name, &format!("role=\"{role}\""), seats.refused() as f64);
+    for (role, limit) in &kinds {
+        page.value(name, &format!("role=\"{role}\""), limit.refused() as f64);
     }
     let name = "rangedb_file_descriptors_share";
     page.metric(name, "gauge", "Descriptors for each user, of the limit.");
@@ -419,7 +419,7 @@ fn seats(page: &mut Page, node: &Serving) {
 }
 
 /// What each budget of memory has in use, its bound, and what its cache did.
-fn memory(page: &mut Page, shards: &[(String, &ShardReport)]) {
+fn memory(page: &mut Exposition, shards: &[(String, &ShardReport)]) {
     type Shown = (
         &'static str,
         &'static str,
@@ -463,7 +463,7 @@ fn memory(page: &mut Page, shards: &[(String, &ShardReport)]) {
     }
 }
 
-fn histograms(page: &mut Page, shards: &[(String, &ShardReport)]) {
+fn histograms(page: &mut Exposition, shards: &[(String, &ShardReport)]) {
     let name = "rangedb_request_duration_seconds";
     page.metric(
         name,
@@ -521,7 +521,7 @@ mod tests {
         for nanos in [9_000, 80_000, 80_000, 900_000_000, 9_000_000_000] {
             recorded.saturating_record(nanos);
         }
-        let mut page = Page(String::new());
+        let mut page = Exposition(String::new());
         page.histogram("x", "shard=\"0\"", &LATENCY_BOUNDS, 1e-9, &recorded);
         for line in [
             "x_bucket{shard=\"0\",le=\"0.00001\"} 1",

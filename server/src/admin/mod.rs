@@ -6,13 +6,13 @@
 //! Both answer even before the node has a place in a cluster. `/metrics` shows the node's counters
 //! for Prometheus. [`api`] serves `/api/v1/`.
 //!
-//! Heads and bodies of requests have limits, and so do connections and their lifetime ([`guests`]).
+//! Heads and bodies of requests have limits, and so do connections and their lifetime ([`connections`]).
 
 pub mod api;
 pub mod batch;
 mod body;
+mod connections;
 mod failure;
-mod guests;
 pub mod json;
 mod metrics;
 mod multi_get;
@@ -35,9 +35,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::api::Api;
 use self::body::Text;
+use self::connections::{Access, Activity, Connections};
 use self::failure::Failure;
-use self::guests::{Guest, Guests, Seat};
-use crate::descriptors::{Seats, Shares};
+use crate::descriptors::{ConnectionLimit, Shares};
 use crate::peers::Peers;
 use crate::probe::{ReportRequest, ShardReport};
 
@@ -86,9 +86,9 @@ pub struct Serving {
     /// The shares of the descriptors' limit.
     pub descriptors: Shares,
     /// The slots of clients' connections.
-    pub client_seats: Arc<Seats>,
+    pub client_limit: Arc<ConnectionLimit>,
     /// The slots of other nodes' connections.
-    pub peer_seats: Arc<Seats>,
+    pub peer_limit: Arc<ConnectionLimit>,
 }
 
 impl Node {
@@ -202,7 +202,7 @@ impl Pages {
 
     /// Accepts and serves connections, at most `connections_max` at a time, until the runtime ends.
     pub async fn serve(self, node: Arc<Node>, connections_max: usize) {
-        let mut guests = Guests::new(connections_max);
+        let mut connections = Connections::new(connections_max);
         let mut refused = false;
         loop {
             let stream = match self.listener.accept().await {
@@ -216,21 +216,21 @@ impl Pages {
                 }
             };
             refused = false;
-            let (seat, guest) = (guests.make_room(), Guest::new());
-            let serving = serve_one(stream, node.clone(), seat, guest.clone());
-            guests.seat(seat, guest, tokio::spawn(serving).abort_handle());
+            let (access, activity) = (connections.make_room(), Activity::new());
+            let serving = serve_one(stream, node.clone(), access, activity.clone());
+            connections.add(access, activity, tokio::spawn(serving).abort_handle());
         }
     }
 }
 
-async fn serve_one(stream: TcpStream, node: Arc<Node>, seat: Seat, guest: Guest) {
+async fn serve_one(stream: TcpStream, node: Arc<Node>, access: Access, activity: Activity) {
     let service = service_fn(move |request| {
-        let (node, guest) = (node.clone(), guest.clone());
-        async move { guest.busy_with(answer(node, seat, request)).await }
+        let (node, activity) = (node.clone(), activity.clone());
+        async move { activity.busy_with(answer(node, access, request)).await }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.max_buf_size(HEAD_LEN_MAX);
-    builder.keep_alive(seat == Seat::Any);
+    builder.keep_alive(access == Access::Any);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     // A client that disconnects early or is slow is no fault of the node.
     let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
@@ -238,10 +238,10 @@ async fn serve_one(stream: TcpStream, node: Arc<Node>, seat: Seat, guest: Guest)
 
 async fn answer(
     node: Arc<Node>,
-    seat: Seat,
+    access: Access,
     request: Request<Incoming>,
 ) -> Result<Response<Text>, Infallible> {
-    if seat == Seat::Probe && !matches!(request.uri().path(), "/livez" | "/readyz") {
+    if access == Access::Probe && !matches!(request.uri().path(), "/livez" | "/readyz") {
         return Ok(text(
             StatusCode::SERVICE_UNAVAILABLE,
             "too many connections: there is room for /livez and /readyz only\n",

@@ -31,12 +31,12 @@ const NAMES: [&str; 7] = [
 /// What a query asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Scan {
-    page: Page,
+    page: PageRequest,
     keys_only: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Page {
+enum PageRequest {
     First(ScanOptions),
     Next(Continuation),
 }
@@ -76,7 +76,7 @@ impl Scan {
         options.page_size = limit;
         options.reverse = is_set(&mut parameters, "reverse")?;
         options.keys_only = keys_only;
-        let page = Page::First(options);
+        let page = PageRequest::First(options);
         Ok(Scan { page, keys_only })
     }
 
@@ -85,7 +85,7 @@ impl Scan {
             Failure::invalid("the continuation is not pairs of hexadecimal digits")
         })?;
         let token = Token::decode(&bytes).map_err(|bad| Failure::invalid(bad.to_string()))?;
-        let page = Page::Next(Continuation::from_bytes(bytes, limit));
+        let page = PageRequest::Next(Continuation::from_bytes(bytes, limit));
         let keys_only = token.keys_only;
         Ok(Scan { page, keys_only })
     }
@@ -93,8 +93,8 @@ impl Scan {
     /// Scans, and answers with the page.
     pub async fn answer(self, client: &Client) -> Result<Response<Text>, Failure> {
         let page = match self.page {
-            Page::First(options) => client.scan(options).page().await?,
-            Page::Next(continuation) => client.scan_next(continuation).await?,
+            PageRequest::First(options) => client.scan(options).page().await?,
+            PageRequest::Next(continuation) => client.scan_next(continuation).await?,
         };
         let mut text = "{\"rows\":[".to_owned();
         for (number, row) in page.rows.iter().enumerate() {
@@ -170,8 +170,8 @@ mod tests {
 
     fn first(query: &str) -> Option<ScanOptions> {
         match Scan::of(query).ok()?.page {
-            Page::First(options) => Some(options),
-            Page::Next(_) => None,
+            PageRequest::First(options) => Some(options),
+            PageRequest::Next(_) => None,
         }
     }
 
@@ -199,7 +199,7 @@ mod tests {
         let bytes = token.encode();
         let query = format!("limit=3&continuation={}", json::hex(&bytes));
         let wanted = Scan {
-            page: Page::Next(Continuation::from_bytes(bytes, 3)),
+            page: PageRequest::Next(Continuation::from_bytes(bytes, 3)),
             keys_only: true,
         };
         assert_eq!(Scan::of(&query).ok(), Some(wanted));

@@ -160,7 +160,7 @@ pub enum RangeCommand {
         from: u64,
         /// The node that receives the replica, and its shard; by default the shard with the fewest
         /// replicas.
-        #[arg(long, value_name = "NODE[/SHARD]", value_parser = parse_place)]
+        #[arg(long, value_name = "NODE[/SHARD]", value_parser = parse_location)]
         to: (u64, Option<u16>),
         /// The node to connect to, and the format of results.
         #[command(flatten)]
@@ -375,7 +375,7 @@ impl CliCommand {
 }
 
 /// Parses a node's id, with or without a slash and a shard's number.
-fn parse_place(text: &str) -> Result<(u64, Option<u16>), String> {
+fn parse_location(text: &str) -> Result<(u64, Option<u16>), String> {
     let (node, shard) = match text.split_once('/') {
         Some((node, shard)) => (node, Some(shard)),
         None => (text, None),
@@ -399,11 +399,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_a_node_and_perhaps_a_shard() {
-        assert_eq!(parse_place("2"), Ok((2, None)));
-        assert_eq!(parse_place("2/1"), Ok((2, Some(1))));
+    fn locations_are_a_node_and_perhaps_a_shard() {
+        assert_eq!(parse_location("2"), Ok((2, None)));
+        assert_eq!(parse_location("2/1"), Ok((2, Some(1))));
         for bad in ["", "/", "2/", "/1", "2/x", "2/1/0", "-1", "2/70000"] {
-            assert!(parse_place(bad).is_err(), "{bad}");
+            assert!(parse_location(bad).is_err(), "{bad}");
         }
     }
 

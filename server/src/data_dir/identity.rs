@@ -45,7 +45,7 @@ pub struct Identity {
     /// How many processes were started on this folder. Two copies of a folder count on separately.
     #[serde(default)]
     pub starts: u64,
-    /// The latest process of each other node that was seen, in hex: see `NodeRecord::life`. A
+    /// The latest process of each other node that was seen, in hex: see `NodeRecord::incarnation`. A
     /// process on an older folder is refused because of it.
     #[serde(default)]
     pub lives: BTreeMap<u64, String>,

@@ -5,14 +5,20 @@ use std::rc::Rc;
 use rangedb_protocol::Reply;
 
 use crate::handler::reply::Head;
-use crate::handler::{Asked, reply};
+use crate::handler::{PendingRequest, reply};
 use crate::net::connection::Connection;
 use crate::shard::context::Context;
 
-pub(super) fn handle(context: &Rc<Context>, connection: &Rc<Connection>, asked: Asked) {
+pub(super) fn handle(context: &Rc<Context>, connection: &Rc<Connection>, pending: PendingRequest) {
     let directory = context.gateway.directory();
     let routes = directory.routes().iter();
     let routes = routes.map(|route| reply::route(context, route)).collect();
-    connection
-        .send(|to| reply::write(context, Head::of(asked.request), &Reply::Routes(routes), to));
+    connection.send(|to| {
+        reply::write(
+            context,
+            Head::of(pending.request),
+            &Reply::Routes(routes),
+            to,
+        )
+    });
 }

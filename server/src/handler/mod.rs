@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rangedb_engine::gateway::request::{Call, Caller};
-use rangedb_engine::request::{SessionPair, Target};
+use rangedb_engine::request::{RequestId, Target};
 use rangedb_engine::types::{ClientId, Epoch, RangeId, Timestamp};
 use rangedb_protocol::frame::Frame;
 use rangedb_protocol::{BadRequest, Batch, Change, Request, RequestBody, Session};
@@ -117,7 +117,7 @@ impl Operation {
 
 /// The part of a request that is kept until its reply.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked {
+pub struct PendingRequest {
     /// The client's id of the request.
     pub request: u64,
     /// The request's kind.
@@ -158,7 +158,7 @@ pub fn handle(
             return Ok(());
         }
     };
-    let asked = Asked {
+    let pending = PendingRequest {
         request: found.id,
         operation: Operation::of(&request.body),
         received: times.received,
@@ -175,7 +175,7 @@ pub fn handle(
     let admitted = context.gateway.admit(&call, times.now);
     let handled = admitted
         .map_err(Refusal::from)
-        .and_then(|()| serve(context, connection, &call, asked, request.body));
+        .and_then(|()| serve(context, connection, &call, pending, request.body));
     if let Err(refusal) = handled {
         connection.send(|to| reply::refusal(context, Head::of(found.id), &refusal, to));
     }
@@ -186,7 +186,7 @@ fn serve(
     context: &Rc<Context>,
     connection: &Rc<Connection>,
     call: &Call<GlommioEnv>,
-    asked: Asked,
+    pending: PendingRequest,
     body: RequestBody<'_>,
 ) -> Result<(), Refusal> {
     let gateway = &context.gateway;
@@ -195,11 +195,11 @@ fn serve(
         context.check_unsent()?;
     }
     match body {
-        RequestBody::Get { key } => gateway.get(connection, call, asked, key),
-        RequestBody::MultiGet { keys } => gateway.multi_get(connection, call, asked, &keys),
+        RequestBody::Get { key } => gateway.get(connection, call, pending, key),
+        RequestBody::MultiGet { keys } => gateway.multi_get(connection, call, pending, &keys),
         RequestBody::Batch { batch, session } => {
-            let write = (batch::of(&batch)?, pair(session));
-            gateway.write(connection, call, asked, write)
+            let write = (batch::of(&batch)?, request_id(session));
+            gateway.write(connection, call, pending, write)
         }
         RequestBody::Scan {
             start,
@@ -215,21 +215,21 @@ fn serve(
                 Some(token) => scan::continued(token, limits)?,
                 None => scan::first((start, end), limits, (reverse, keys_only)),
             };
-            gateway.scan(connection, call, asked, scan)
+            gateway.scan(connection, call, pending, scan)
         }
         RequestBody::Directory => {
-            directory::handle(context, connection, asked);
+            directory::handle(context, connection, pending);
             Ok(())
         }
-        RequestBody::Status => status::handle(context, connection, asked),
+        RequestBody::Status => status::handle(context, connection, pending),
         RequestBody::Admin { command } => {
-            admin::handle(context, connection, asked, (command, call.deadline))
+            admin::handle(context, connection, pending, (command, call.deadline))
         }
     }
 }
 
-fn pair(session: Session) -> SessionPair {
-    SessionPair {
+fn request_id(session: Session) -> RequestId {
+    RequestId {
         client: ClientId(session.client),
         sequence: session.sequence,
         lowest_unanswered: session.lowest_unanswered,

@@ -11,7 +11,7 @@ use rangedb_engine::types::Timestamp;
 use rangedb_protocol::{ErrorReply, KeyResult, Reply, Route, Row, Values};
 
 use crate::handler::refusal::Refusal;
-use crate::handler::{Asked, scan};
+use crate::handler::{PendingRequest, scan};
 use crate::shard::context::Context;
 
 /// What a reply says besides its content.
@@ -39,7 +39,7 @@ pub fn write(context: &Context, head: Head, reply: &Reply<'_>, to: &mut Vec<u8>)
 /// Appends the reply to a get.
 pub fn value(
     context: &Context,
-    (asked, now): (&Asked, Option<Timestamp>),
+    (pending, now): (&PendingRequest, Option<Timestamp>),
     found: Option<(&[u8], Timestamp)>,
     to: &mut Vec<u8>,
 ) {
@@ -53,13 +53,13 @@ pub fn value(
             version: 0,
         },
     };
-    good(context, (asked, now), &reply, to);
+    good(context, (pending, now), &reply, to);
 }
 
 /// Appends the reply to a write that was decided, or the refusal.
 pub fn outcome(
     context: &Context,
-    asked: (&Asked, Option<Timestamp>),
+    pending: (&PendingRequest, Option<Timestamp>),
     outcome: &Outcome,
     to: &mut Vec<u8>,
 ) {
@@ -70,33 +70,33 @@ pub fn outcome(
     };
     let error = match outcome {
         Outcome::Done { version, existed } => {
-            return good(context, asked, &written(*version, *existed, &[]), to);
+            return good(context, pending, &written(*version, *existed, &[]), to);
         }
         Outcome::Number { version, value } => {
             let numbers = std::slice::from_ref(value);
-            return good(context, asked, &written(*version, false, numbers), to);
+            return good(context, pending, &written(*version, false, numbers), to);
         }
         Outcome::Numbers { version, values } => {
-            return good(context, asked, &written(*version, false, values), to);
+            return good(context, pending, &written(*version, false, values), to);
         }
         Outcome::ConditionFailed { current, condition } => {
             let (current, condition) = (current.map(|version| version.0), *condition);
             let reply = Reply::ConditionFailed { current, condition };
-            return good(context, asked, &reply, to);
+            return good(context, pending, &reply, to);
         }
         Outcome::NotANumber => Error::NotANumber,
         Outcome::NumberOverflow => Error::NumberOverflow,
         Outcome::Moved => Error::Moved(None),
         Outcome::SessionExpired => Error::SessionExpired,
     };
-    let (Asked { request, .. }, now) = (*asked.0, asked.1);
+    let (PendingRequest { request, .. }, now) = (*pending.0, pending.1);
     refusal(context, Head { request, now }, &error.into(), to);
 }
 
 /// Appends the reply to a scan.
 pub fn rows(
     context: &Context,
-    asked: (&Asked, Option<Timestamp>),
+    pending: (&PendingRequest, Option<Timestamp>),
     scanned: &ScanReply,
     to: &mut Vec<u8>,
 ) {
@@ -111,13 +111,13 @@ pub fn rows(
         continuation: continuation.as_deref(),
         at: scanned.at.0,
     };
-    good(context, asked, &reply, to);
+    good(context, pending, &reply, to);
 }
 
 /// Appends the reply to a multi-get. Keys that cannot be read count as refusals besides.
 pub fn values(
     context: &Context,
-    asked: (&Asked, Option<Timestamp>),
+    pending: (&PendingRequest, Option<Timestamp>),
     found: &values::Values,
     to: &mut Vec<u8>,
 ) {
@@ -131,7 +131,7 @@ pub fn values(
         values: found.bytes(),
         errors: errors.collect(),
     });
-    good(context, asked, &reply, to);
+    good(context, pending, &reply, to);
 }
 
 /// The result of a key as clients see it.
@@ -149,12 +149,12 @@ pub fn key_result(result: &values::KeyResult) -> KeyResult {
 
 fn good(
     context: &Context,
-    (asked, now): (&Asked, Option<Timestamp>),
+    (pending, now): (&PendingRequest, Option<Timestamp>),
     reply: &Reply<'_>,
     to: &mut Vec<u8>,
 ) {
-    context.answered(asked);
-    let request = asked.request;
+    context.answered(pending);
+    let request = pending.request;
     write(context, Head { request, now }, reply, to);
 }
 

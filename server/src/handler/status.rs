@@ -13,7 +13,7 @@ use rangedb_protocol::{MemoryUse, NodeState, RangeState, Reply, ShardState};
 use crate::env::{GlommioRuntime, reactor};
 use crate::handler::refusal::Refusal;
 use crate::handler::reply::Head;
-use crate::handler::{Asked, reply};
+use crate::handler::{PendingRequest, reply};
 use crate::net::connection::Connection;
 use crate::shard::context::Context;
 
@@ -23,15 +23,15 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) fn handle(
     context: &Rc<Context>,
     connection: &Rc<Connection>,
-    asked: Asked,
+    pending: PendingRequest,
 ) -> Result<(), Refusal> {
-    let token = connection.hold(asked)?;
+    let token = connection.hold(pending)?;
     let (context, connection) = (context.clone(), connection.clone());
     reactor::spawn_local(async move {
         let node = gather(&context).await;
-        if let Some(asked) = connection.release(token) {
+        if let Some(pending) = connection.release(token) {
             let reply = Reply::Node(Box::new(node));
-            connection.send(|to| reply::write(&context, Head::of(asked.request), &reply, to));
+            connection.send(|to| reply::write(&context, Head::of(pending.request), &reply, to));
         }
     })
     .detach();
@@ -39,11 +39,11 @@ pub(super) fn handle(
 }
 
 async fn gather(context: &Context) -> NodeState {
-    let asked = context.mesh.others().map(|other| async move {
+    let pending = context.mesh.others().map(|other| async move {
         let told = GlommioRuntime::timeout(TIMEOUT, context.mesh.status(other));
         told.await.ok().flatten()
     });
-    let mut shards: Vec<ShardState> = join_all(asked).await.into_iter().flatten().collect();
+    let mut shards: Vec<ShardState> = join_all(pending).await.into_iter().flatten().collect();
     shards.push(context.state());
     shards.sort_by_key(|shard| shard.shard);
     let missing = usize::from(context.node.shards) - shards.len();

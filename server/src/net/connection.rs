@@ -23,7 +23,7 @@ use std::time::Duration;
 use futures_util::io::{AsyncRead, AsyncWrite};
 use rangedb_engine::env::{AsyncRuntime, Instant};
 use rangedb_engine::error::Error;
-use rangedb_engine::gateway::responder::{Answer, Responder, Scanning};
+use rangedb_engine::gateway::responder::{Responder, Response, Scanning};
 use rangedb_engine::types::Timestamp;
 use rangedb_protocol::frame::{self, BadFrame};
 use rangedb_protocol::limits::IN_FLIGHT_MAX;
@@ -33,7 +33,7 @@ use crate::env::reactor::{TcpStream, spawn_local};
 use crate::env::{GlommioRuntime, Now};
 use crate::handler::refusal::Refusal;
 use crate::handler::reply::Head;
-use crate::handler::{self, Asked, Times, reply};
+use crate::handler::{self, PendingRequest, Times, reply};
 use crate::net::buffers::Output;
 use crate::net::input::{Added, Input, Taken};
 use crate::shard::context::Context;
@@ -65,7 +65,7 @@ enum End {
 
 /// The states of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum ConnectionState {
     /// Frames are handled.
     Open,
     /// The client has ended its side; requests in flight are still answered.
@@ -79,19 +79,19 @@ enum State {
     Gone,
 }
 
-/// A client's connection, after its preamble.
+/// A client's connection, after its handshake.
 pub struct Connection {
     context: Rc<Context>,
     smart: bool,
     stream: RefCell<Option<TcpStream>>,
     output: RefCell<Output>,
-    asked: RefCell<Slab<Asked>>,
+    pending: RefCell<Slab<PendingRequest>>,
     forwarded: Cell<usize>,
     /// Scans that wait for their turn, with the tokens of their requests.
     scans: RefCell<VecDeque<(u64, Scanning)>>,
     scanning: Cell<bool>,
     waits_for_room: RefCell<Option<Waker>>,
-    state: Cell<State>,
+    state: Cell<ConnectionState>,
     /// Since when an incomplete frame has made no progress.
     unfinished_since: Cell<Option<Now>>,
     task: RefCell<Option<Waker>>,
@@ -106,12 +106,12 @@ pub async fn serve(context: Rc<Context>, mut stream: TcpStream, smart: bool) {
         smart,
         stream: RefCell::new(Some(stream)),
         output: RefCell::default(),
-        asked: RefCell::default(),
+        pending: RefCell::default(),
         forwarded: Cell::new(0),
         scans: RefCell::default(),
         scanning: Cell::new(false),
         waits_for_room: RefCell::default(),
-        state: Cell::new(State::Open),
+        state: Cell::new(ConnectionState::Open),
         unfinished_since: Cell::new(None),
         task: RefCell::default(),
         woken: Cell::new(false),
@@ -218,7 +218,7 @@ impl Connection {
     /// Appends a reply's frame to the output.
     #[inline]
     pub fn send(&self, write: impl FnOnce(&mut Vec<u8>)) {
-        if self.state.get() == State::Gone {
+        if self.state.get() == ConnectionState::Gone {
             return;
         }
         self.output
@@ -229,25 +229,27 @@ impl Connection {
 
     /// Whether another frame may be handled now.
     fn may_take(&self) -> bool {
-        matches!(self.state.get(), State::Open | State::Ending)
-            && self.output.borrow().unsent().len() < UNSENT_LEN_PAUSE
+        matches!(
+            self.state.get(),
+            ConnectionState::Open | ConnectionState::Ending
+        ) && self.output.borrow().unsent().len() < UNSENT_LEN_PAUSE
             && self.forwarded.get() < FORWARDED_WEIGHT_MAX
     }
 
     fn end(&self, input: &Input) -> Option<End> {
         let all_sent = self.output.borrow().unsent().is_empty();
         match self.state.get() {
-            State::Open => None,
-            State::Ending => {
-                let all_said = all_sent && !input.more && self.asked.borrow().is_empty();
+            ConnectionState::Open => None,
+            ConnectionState::Ending => {
+                let all_said = all_sent && !input.more && self.pending.borrow().is_empty();
                 all_said.then_some(End::Done)
             }
-            State::Refused => {
-                let all_said = all_sent && self.asked.borrow().is_empty();
+            ConnectionState::Refused => {
+                let all_said = all_sent && self.pending.borrow().is_empty();
                 all_said.then_some(End::LastWord)
             }
-            State::Closing => all_sent.then_some(End::Done),
-            State::Gone => Some(End::Broken),
+            ConnectionState::Closing => all_sent.then_some(End::Done),
+            ConnectionState::Gone => Some(End::Broken),
         }
     }
 
@@ -260,7 +262,7 @@ impl Connection {
             self.take_kept(input);
             return Ok(if input.more { Step::Busy } else { Step::Worked });
         }
-        if self.state.get() != State::Open {
+        if self.state.get() != ConnectionState::Open {
             return Ok(Step::Idle);
         }
         let mut received = self.context.buffers.received.borrow_mut();
@@ -270,7 +272,7 @@ impl Connection {
         };
         // The client sends nothing more, but may wait for replies.
         if len == 0 {
-            self.state.set(State::Ending);
+            self.state.set(ConnectionState::Ending);
             return Ok(Step::Worked);
         }
         // If the buffer is full, the kernel may have more bytes.
@@ -378,7 +380,7 @@ impl Connection {
         if let Some(request) = request {
             self.send(|to| reply::refusal(&self.context, Head::of(request), &refusal, to));
         }
-        self.state.set(State::Refused);
+        self.state.set(ConnectionState::Refused);
     }
 
     /// Sends unsent bytes as far as the client takes them.
@@ -410,7 +412,7 @@ impl Connection {
     async fn room(&self) {
         poll_fn(|cx| {
             let full = self.output.borrow().unsent().len() >= UNSENT_LEN_PAUSE;
-            if !full || self.state.get() == State::Gone {
+            if !full || self.state.get() == ConnectionState::Gone {
                 return Poll::Ready(());
             }
             *self.waits_for_room.borrow_mut() = Some(cx.waker().clone());
@@ -434,15 +436,15 @@ impl Connection {
 
     /// Ends the connection once the written replies are sent.
     pub fn close(&self) {
-        if self.state.get() != State::Gone {
-            self.state.set(State::Closing);
+        if self.state.get() != ConnectionState::Gone {
+            self.state.set(ConnectionState::Closing);
         }
         self.wake();
     }
 
     /// Ends the connection here: requests in flight get no reply. Gives the socket.
     fn leave(&self) -> Option<TcpStream> {
-        self.state.set(State::Gone);
+        self.state.set(ConnectionState::Gone);
         self.output.borrow_mut().clear(&self.context.buffers);
         self.task.borrow_mut().take();
         self.tell_room();
@@ -467,35 +469,40 @@ fn no_room() -> Error {
 }
 
 impl Responder for Connection {
-    type Ticket = Asked;
+    type Ticket = PendingRequest;
     type Refusal = Refusal;
 
     #[inline]
-    fn answer(&self, asked: &Asked, now: Option<Timestamp>, answer: Result<Answer<'_>, Error>) {
-        let (context, request) = (&self.context, asked.request);
-        self.send(|to| match answer {
-            Ok(Answer::Value(found)) => reply::value(context, (asked, now), found, to),
-            Ok(Answer::Written(outcome)) => reply::outcome(context, (asked, now), &outcome, to),
-            Ok(Answer::Rows(rows)) => reply::rows(context, (asked, now), rows, to),
-            Ok(Answer::Values(values)) => reply::values(context, (asked, now), values, to),
+    fn answer(
+        &self,
+        pending: &PendingRequest,
+        now: Option<Timestamp>,
+        response: Result<Response<'_>, Error>,
+    ) {
+        let (context, request) = (&self.context, pending.request);
+        self.send(|to| match response {
+            Ok(Response::Value(found)) => reply::value(context, (pending, now), found, to),
+            Ok(Response::Written(outcome)) => reply::outcome(context, (pending, now), &outcome, to),
+            Ok(Response::Rows(rows)) => reply::rows(context, (pending, now), rows, to),
+            Ok(Response::Values(values)) => reply::values(context, (pending, now), values, to),
             Err(error) => reply::refusal(context, Head { request, now }, &error.into(), to),
         });
     }
 
-    fn hold(&self, asked: Asked) -> Result<u64, Refusal> {
-        let mut waiting = self.asked.borrow_mut();
+    fn hold(&self, pending: PendingRequest) -> Result<u64, Refusal> {
+        let mut waiting = self.pending.borrow_mut();
         if waiting.len() >= IN_FLIGHT_MAX {
             return Err(Refusal::too_many_in_flight());
         }
         self.context.gateway.begin();
-        Ok(waiting.insert(asked) as u64)
+        Ok(waiting.insert(pending) as u64)
     }
 
-    fn release(&self, token: u64) -> Option<Asked> {
-        let asked = self.asked.borrow_mut().try_remove(token as usize)?;
+    fn release(&self, token: u64) -> Option<PendingRequest> {
+        let pending = self.pending.borrow_mut().try_remove(token as usize)?;
         self.context.gateway.end();
         self.wake();
-        Some(asked)
+        Some(pending)
     }
 
     fn scan(self: &Rc<Self>, token: u64, scanning: Scanning) {
@@ -505,13 +512,13 @@ impl Responder for Connection {
         }
     }
 
-    fn departed(&self, asked: &Asked) {
-        let weight = self.forwarded.get() + asked.operation.weight();
+    fn departed(&self, pending: &PendingRequest) {
+        let weight = self.forwarded.get() + pending.operation.weight();
         self.forwarded.set(weight);
     }
 
-    fn returned(&self, asked: &Asked) {
-        let weight = self.forwarded.get() - asked.operation.weight();
+    fn returned(&self, pending: &PendingRequest) {
+        let weight = self.forwarded.get() - pending.operation.weight();
         self.forwarded.set(weight);
     }
 }

@@ -7,7 +7,7 @@ use rangedb_engine::env::AsyncRuntime;
 
 use crate::env::GlommioRuntime;
 use crate::env::reactor::{TcpListener, spawn_local, yield_now};
-use crate::net::preamble;
+use crate::net::handshake;
 use crate::shard::context::Context;
 
 /// Pause after the system refused to accept a connection, for lack of descriptors or memory.
@@ -24,7 +24,7 @@ pub async fn accept(listener: TcpListener, context: Rc<Context>) {
         match listener.accept().await {
             Ok(stream) => {
                 refused = false;
-                spawn_local(preamble::greet(context.clone(), stream)).detach();
+                spawn_local(handshake::accept(context.clone(), stream)).detach();
                 accepted += 1;
                 if accepted % ACCEPTED_PER_TURN == 0 {
                     yield_now().await;

@@ -1,11 +1,11 @@
-//! Client connections: the port, the preamble, frames in and replies out.
+//! Client connections: the port, the handshake, frames in and replies out.
 
 pub mod buffers;
 pub mod connection;
-pub mod greetings;
+pub mod handshake;
 pub mod input;
 pub mod listener;
+pub mod pending_handshakes;
 pub mod port;
-pub mod preamble;
 #[cfg(test)]
 mod tests;

@@ -80,15 +80,15 @@ pub struct Port {
 impl Port {
     /// Binds `shards` sockets to `listen`, a `HOST:PORT`. Port 0 takes a free port. Of several
     /// addresses of a name, the first that this machine has is taken. If the port is held, the
-    /// thread sleeps and tries again until `patience` is over.
+    /// thread sleeps and tries again until `timeout` is over.
     ///
     /// # Errors
     /// The name is unknown, the port is held, or this machine does not have the address.
-    pub fn bind(listen: &str, shards: usize, patience: Duration) -> Result<Port, PortError> {
+    pub fn bind(listen: &str, shards: usize, timeout: Duration) -> Result<Port, PortError> {
         let begun = Instant::now();
         loop {
             match Port::try_bind(listen, shards) {
-                Err(PortError::Held { .. }) if begun.elapsed() < patience => {
+                Err(PortError::Held { .. }) if begun.elapsed() < timeout => {
                     std::thread::sleep(HELD_RETRY);
                 }
                 result => return result,

@@ -19,11 +19,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rangedb_engine::cluster::{Ask, Told};
+use rangedb_engine::cluster::{ClusterRequest, ClusterResponse};
 use rangedb_engine::frame;
 use rangedb_engine::types::NodeId;
-use rangedb_protocol::preamble::{
-    ANSWER_LEN, ANY_SHARD, Answer, PREAMBLE_LEN, Preamble, Role, Verdict,
+use rangedb_protocol::handshake::{
+    ANY_SHARD, HANDSHAKE_LEN, HANDSHAKE_REPLY_LEN, Handshake, HandshakeReply, Role, Verdict,
 };
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -168,7 +168,7 @@ async fn listen(address: &str) -> Result<TcpListener, String> {
 /// ask. If there are too many connections, the oldest one goes: a node sends its request at once.
 async fn gather(listener: TcpListener, secret: String, met: mpsc::Sender<String>) {
     let mut answering = JoinSet::new();
-    let mut seats = VecDeque::new();
+    let mut tasks = VecDeque::new();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -179,16 +179,16 @@ async fn gather(listener: TcpListener, secret: String, met: mpsc::Sender<String>
             }
         };
         let (secret, met) = (secret.clone(), met.clone());
-        let seat = answering.spawn(async move {
+        let task = answering.spawn(async move {
             match within(ANSWER_TIMEOUT, answer(stream, &secret)).await {
                 Ok(Some(token)) => drop(met.send(token).await),
                 Ok(None) => {}
                 Err(error) => tracing::debug!(%error, "a connection asked nothing"),
             }
         });
-        seats.push_back(seat);
-        if seats.len() > ANSWERS_MAX
-            && let Some(oldest) = seats.pop_front()
+        tasks.push_back(task);
+        if tasks.len() > ANSWERS_MAX
+            && let Some(oldest) = tasks.pop_front()
         {
             oldest.abort();
         }
@@ -203,15 +203,15 @@ async fn within<T>(limit: Duration, of: impl Future<Output = io::Result<T>>) -> 
 
 /// Answers one request to the founder; gives the token of a node that knows the secret.
 async fn answer(mut stream: TcpStream, secret: &str) -> io::Result<Option<String>> {
-    let mut preamble = [0; PREAMBLE_LEN];
-    stream.read_exact(&mut preamble).await?;
-    let preamble = Preamble::decode(&preamble).map_err(io::Error::other)?;
-    let verdict = match preamble.role {
-        Role::Peer if preamble.version(VERSION..=VERSION).is_none() => Verdict::NoCommonVersion,
+    let mut handshake = [0; HANDSHAKE_LEN];
+    stream.read_exact(&mut handshake).await?;
+    let handshake = Handshake::decode(&handshake).map_err(io::Error::other)?;
+    let verdict = match handshake.role {
+        Role::Peer if handshake.version(VERSION..=VERSION).is_none() => Verdict::NoCommonVersion,
         Role::Peer => Verdict::Accepted,
         Role::Client => Verdict::ShuttingDown,
     };
-    let answer = Answer {
+    let answer = HandshakeReply {
         verdict,
         version: VERSION,
         shard: 0,
@@ -243,8 +243,8 @@ fn other_secret() -> Reply {
 }
 
 /// Connects to a node as a peer, trying all addresses of the name, and gives the node's answer to
-/// the preamble, too.
-async fn greet(address: &str) -> io::Result<(TcpStream, Answer)> {
+/// the handshake, too.
+async fn connect(address: &str) -> io::Result<(TcpStream, HandshakeReply)> {
     let mut failure = io::Error::other("the name has no address");
     let found: Vec<SocketAddr> = lookup_host(address).await?.collect();
     let share = CONNECT_TIMEOUT / found.len().max(1) as u32;
@@ -256,11 +256,11 @@ async fn greet(address: &str) -> io::Result<(TcpStream, Answer)> {
                 continue;
             }
         };
-        let preamble = super::preamble(ANY_SHARD);
-        stream.write_all(&preamble.encode()).await?;
-        let mut answer = [0; ANSWER_LEN];
+        let handshake = super::handshake(ANY_SHARD);
+        stream.write_all(&handshake.encode()).await?;
+        let mut answer = [0; HANDSHAKE_REPLY_LEN];
         stream.read_exact(&mut answer).await?;
-        let answer = Answer::decode(&answer);
+        let answer = HandshakeReply::decode(&answer);
         let answer = answer.ok_or_else(|| io::Error::other("it is not a RangeDB node"))?;
         return Ok((stream, answer));
     }
@@ -268,7 +268,7 @@ async fn greet(address: &str) -> io::Result<(TcpStream, Answer)> {
 }
 
 async fn ask(address: &str, request: &Request) -> io::Result<Reply> {
-    let (mut stream, answer) = greet(address).await?;
+    let (mut stream, answer) = connect(address).await?;
     match answer.verdict {
         Verdict::Accepted => {}
         Verdict::RoleRefused | Verdict::NoCommonVersion => {
@@ -307,7 +307,7 @@ pub struct Around {
 /// not answer and nodes that belong to no cluster yet.
 pub async fn look(addresses: &[String]) -> Vec<Found> {
     let asked = addresses.iter().map(|address| async move {
-        let (_, answer) = within(CONNECT_TIMEOUT * 2, greet(address)).await.ok()?;
+        let (_, answer) = within(CONNECT_TIMEOUT * 2, connect(address)).await.ok()?;
         (answer.cluster != 0).then(|| Found {
             address: address.clone(),
             node: NodeId(answer.node),
@@ -362,8 +362,13 @@ async fn decide(context: &Rc<Context>, body: &[u8]) -> Reply {
             request.address, other.node, other.cluster
         ));
     }
-    match context.gateway.shard().manage(Ask::Join { token }).await {
-        Ok(Told::Joined(node)) => {
+    match context
+        .gateway
+        .shard()
+        .manage(ClusterRequest::Join { token })
+        .await
+    {
+        Ok(ClusterResponse::Joined(node)) => {
             let addresses = context.peers.addresses();
             let addresses = addresses.iter().map(|(id, at)| (id.0, at.clone()));
             let system = context

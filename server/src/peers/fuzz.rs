@@ -1,4 +1,4 @@
-//! The greeting of another node, and the JSON with which a node joins, under bytes that were changed
+//! The handshake of another node, and the JSON with which a node joins, under bytes that were changed
 //! at random.
 
 use rangedb_engine::types::{Location, NodeId, ShardId};
@@ -6,11 +6,11 @@ use rangedb_fuzz::fuzz;
 
 use super::Hello;
 use super::enroll::{Reply, Request};
-use super::lives::Welcome;
+use super::incarnations::Welcome;
 use crate::data_dir::Membership;
 
 #[test]
-fn greetings() {
+fn handshakes() {
     let hello = |address: &str, secret: &str| Hello {
         cluster: 1 << 100,
         to: Location {
@@ -18,7 +18,10 @@ fn greetings() {
             shard: ShardId(1),
         },
         from: NodeId(4),
-        welcome: Welcome { life: 7, yours: 0 },
+        welcome: Welcome {
+            incarnation: 7,
+            yours: 0,
+        },
         address: address.to_owned(),
         secret: secret.to_owned(),
     };

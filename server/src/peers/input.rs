@@ -185,9 +185,9 @@ mod tests {
     #[test]
     fn a_damaged_frame_ends_the_connection_and_is_told_from_other_ends() {
         let mut bytes = Vec::new();
-        frame::encode(1, kind::ANSWER, b"answer", &mut bytes);
+        frame::encode(1, kind::RESPONSE, b"answer", &mut bytes);
         let end = bytes.len();
-        frame::encode(2, kind::ANSWER, &[7; RECEIVE_LEN], &mut bytes);
+        frame::encode(2, kind::RESPONSE, &[7; RECEIVE_LEN], &mut bytes);
         bytes[end + RECEIVE_LEN] ^= 4;
         let mut input = Input::default();
         let mut reader = &bytes[..];
@@ -214,7 +214,7 @@ mod tests {
         .enumerate()
         .map(|(id, len)| Received {
             id: id as u64,
-            kind: kind::QUESTION,
+            kind: kind::REQUEST,
             body: vec![id as u8; len].into(),
         })
         .collect();

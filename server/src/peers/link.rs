@@ -1,6 +1,6 @@
 //! The links of one shard to the shards of other nodes: the requesting side.
 //!
-//! For each [`Lane`] to a shard there is one link with its own connection, so that none waits behind
+//! For each [`MessageClass`] to a shard there is one link with its own connection, so that none waits behind
 //! another. A link connects when it gets its first request. Requests are sent in
 //! order; responses come in any order. Of bulk requests, only so many bytes may be unanswered; the
 //! rest waits.
@@ -20,10 +20,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::io::{AsyncReadExt, AsyncWriteExt};
-use rangedb_engine::env::{AsyncRuntime, Instant, Lane, Transport};
+use rangedb_engine::env::{AsyncRuntime, Instant, MessageClass, Transport};
 use rangedb_engine::frame;
 use rangedb_engine::types::{Location, NodeId};
-use rangedb_protocol::preamble::{ANSWER_LEN, Answer, Verdict};
+use rangedb_protocol::handshake::{HANDSHAKE_REPLY_LEN, HandshakeReply, Verdict};
 use slab::Slab;
 use tokio::sync::{Notify, oneshot};
 
@@ -33,7 +33,7 @@ use crate::env::reactor::{self, TcpStream};
 use crate::env::{GlommioRuntime, Now};
 use crate::shard::mesh::Mesh;
 
-/// Time limit of connecting and greeting.
+/// Time limit of connecting and the handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A link whose sent bytes are not acknowledged for this long is broken. A new connection is of use
 /// sooner than the old one, whose retransmission pauses have grown by the time the network works
@@ -64,24 +64,24 @@ struct Inner {
     peers: Arc<Peers>,
     /// Reaches the other shards of this node.
     mesh: OnceCell<Rc<Mesh>>,
-    links: RefCell<BTreeMap<(Location, Lane), Rc<Link>>>,
+    links: RefCell<BTreeMap<(Location, MessageClass), Rc<Link>>>,
     /// How many frames were damaged on their way to this shard.
     damaged: Cell<u64>,
 }
 
 /// A request that is not answered yet.
-struct Asked {
+struct PendingCall {
     /// Receives the answer.
-    answer: oneshot::Sender<io::Result<Bytes>>,
+    response: oneshot::Sender<io::Result<Bytes>>,
     /// Its length once it is sent.
     sent: Option<usize>,
 }
 
 struct Link {
     to: Location,
-    lane: Lane,
+    class: MessageClass,
     /// Requests without an answer, by number.
-    asked: RefCell<Slab<Asked>>,
+    pending: RefCell<Slab<PendingCall>>,
     /// Requests that wait to be sent, with their numbers.
     queue: RefCell<VecDeque<(usize, Bytes)>>,
     /// Bytes in `queue`.
@@ -133,14 +133,14 @@ impl Links {
 }
 
 impl Transport for Links {
-    async fn call(&self, to: Location, lane: Lane, question: Bytes) -> io::Result<Bytes> {
+    async fn call(&self, to: Location, class: MessageClass, request: Bytes) -> io::Result<Bytes> {
         if to.node == self.inner.me {
             return match self.inner.mesh.get() {
-                Some(mesh) => mesh.ask(to.shard, lane, question).await,
+                Some(mesh) => mesh.ask(to.shard, class, request).await,
                 None => Err(io::ErrorKind::NotConnected.into()),
             };
         }
-        self.ask(to, lane, question).await
+        self.ask(to, class, request).await
     }
 }
 
@@ -150,20 +150,20 @@ impl Links {
     ///
     /// # Errors
     /// The link is broken, or broke before the answer came.
-    async fn ask(&self, to: Location, lane: Lane, question: Bytes) -> io::Result<Bytes> {
-        let link = self.inner.link(to, lane);
+    async fn ask(&self, to: Location, class: MessageClass, request: Bytes) -> io::Result<Bytes> {
+        let link = self.inner.link(to, class);
         let (sender, receiver) = oneshot::channel();
         if link.pauses() && !self.inner.has_moved(&link) {
             return Err(io::ErrorKind::NotConnected.into());
         }
-        link.push(question, sender)?;
+        link.push(request, sender)?;
         if !link.runs.replace(true) {
             let (inner, link) = (self.inner.clone(), link.clone());
             reactor::spawn_local(async move { run(&inner, &link).await }).detach();
         }
         link.to_send.notify_one();
         match receiver.await {
-            Ok(answer) => answer,
+            Ok(response) => response,
             Err(_) => Err(io::ErrorKind::ConnectionReset.into()),
         }
     }
@@ -176,10 +176,10 @@ impl Inner {
         }
     }
 
-    fn link(&self, to: Location, lane: Lane) -> Rc<Link> {
+    fn link(&self, to: Location, class: MessageClass) -> Rc<Link> {
         let mut links = self.links.borrow_mut();
-        let new = || Rc::new(Link::new(to, lane));
-        links.entry((to, lane)).or_insert_with(new).clone()
+        let new = || Rc::new(Link::new(to, class));
+        links.entry((to, class)).or_insert_with(new).clone()
     }
 
     /// Whether the link's node is now known at another address than the one last tried.
@@ -191,11 +191,11 @@ impl Inner {
 }
 
 impl Link {
-    fn new(to: Location, lane: Lane) -> Link {
+    fn new(to: Location, class: MessageClass) -> Link {
         Link {
             to,
-            lane,
-            asked: RefCell::default(),
+            class,
+            pending: RefCell::default(),
             queue: RefCell::default(),
             queue_len: Cell::new(0),
             sent_len: Cell::new(0),
@@ -213,49 +213,52 @@ impl Link {
     }
 
     /// Queues a request; fails if the queue is full.
-    fn push(&self, question: Bytes, answer: oneshot::Sender<io::Result<Bytes>>) -> io::Result<()> {
+    fn push(&self, request: Bytes, response: oneshot::Sender<io::Result<Bytes>>) -> io::Result<()> {
         if self.queue_len.get() > QUEUE_LEN_MAX {
             return Err(io::Error::new(
                 io::ErrorKind::WouldBlock,
                 "the link is full",
             ));
         }
-        self.queue_len.set(self.queue_len.get() + question.len());
-        let asked = Asked { answer, sent: None };
-        let id = self.asked.borrow_mut().insert(asked);
-        self.queue.borrow_mut().push_back((id, question));
+        self.queue_len.set(self.queue_len.get() + request.len());
+        let pending = PendingCall {
+            response,
+            sent: None,
+        };
+        let id = self.pending.borrow_mut().insert(pending);
+        self.queue.borrow_mut().push_back((id, request));
         Ok(())
     }
 
     /// Moves what may be sent now from the queue to a buffer, in order. If that ends with the header
     /// of a long request, gives the request, which must be sent after the buffer.
     fn take_queued(&self, to: &mut Vec<u8>) -> Option<Bytes> {
-        let (frame_kind, sent_max) = match self.lane {
-            Lane::Control => (kind::QUESTION, usize::MAX),
-            Lane::Bulk => (kind::QUESTION, BULK_LEN_MAX),
-            Lane::Clients => (kind::FORWARD, usize::MAX),
+        let (frame_kind, sent_max) = match self.class {
+            MessageClass::Control => (kind::REQUEST, usize::MAX),
+            MessageClass::Bulk => (kind::REQUEST, BULK_LEN_MAX),
+            MessageClass::Clients => (kind::FORWARD, usize::MAX),
         };
-        let (mut queue, mut asked) = (self.queue.borrow_mut(), self.asked.borrow_mut());
-        while let Some((id, question)) = queue.front() {
+        let (mut queue, mut pending) = (self.queue.borrow_mut(), self.pending.borrow_mut());
+        while let Some((id, request)) = queue.front() {
             let sent_len = self.sent_len.get();
-            let len = question.len();
+            let len = request.len();
             let has_room = sent_len == 0 || sent_len.saturating_add(len) <= sent_max;
             if !has_room {
                 break;
             }
             self.queue_len.set(self.queue_len.get() - len);
-            match asked.get_mut(*id) {
-                Some(asked) if !asked.answer.is_closed() => {
-                    asked.sent = Some(len);
+            match pending.get_mut(*id) {
+                Some(pending) if !pending.response.is_closed() => {
+                    pending.sent = Some(len);
                     self.sent_len.set(sent_len + len);
                     if len > GATHERED_LEN_MAX {
-                        frame::encode_header(*id as u64, frame_kind, question, to);
-                        return queue.pop_front().map(|(_, question)| question);
+                        frame::encode_header(*id as u64, frame_kind, request, to);
+                        return queue.pop_front().map(|(_, request)| request);
                     }
-                    frame::encode(*id as u64, frame_kind, question, to);
+                    frame::encode(*id as u64, frame_kind, request, to);
                 }
                 // The sender has given up: the request is not sent.
-                _ => drop(asked.try_remove(*id)),
+                _ => drop(pending.try_remove(*id)),
             }
             queue.pop_front();
         }
@@ -264,18 +267,18 @@ impl Link {
 
     /// Gives an answer to the request that waits for it.
     fn take_answer(&self, received: Received) -> io::Result<()> {
-        let mut all = self.asked.borrow_mut();
+        let mut all = self.pending.borrow_mut();
         let id = received.id as usize;
-        let sent = all.get(id).and_then(|asked| asked.sent);
-        let (Some(len), kind::ANSWER) = (sent, received.kind) else {
+        let sent = all.get(id).and_then(|pending| pending.sent);
+        let (Some(len), kind::RESPONSE) = (sent, received.kind) else {
             return Err(io::Error::other("a frame that answers nothing"));
         };
-        let Asked { answer, .. } = all.remove(id);
+        let PendingCall { response, .. } = all.remove(id);
         drop(all);
         self.sent_len.set(self.sent_len.get() - len);
         self.to_send.notify_one();
         // The sender may have given up.
-        let _ = answer.send(Ok(received.body));
+        let _ = response.send(Ok(received.body));
         Ok(())
     }
 
@@ -284,10 +287,10 @@ impl Link {
         self.queue.borrow_mut().clear();
         self.queue_len.set(0);
         self.sent_len.set(0);
-        let asked = self.asked.take();
-        for (_, Asked { answer, .. }) in asked {
+        let pending = self.pending.take();
+        for (_, PendingCall { response, .. }) in pending {
             // The sender may have given up.
-            let _ = answer.send(Err(io::Error::new(error.kind(), error.to_string())));
+            let _ = response.send(Err(io::Error::new(error.kind(), error.to_string())));
         }
     }
 }
@@ -305,7 +308,7 @@ impl From<Refused> for io::Error {
 
 /// Connects a link and serves it until it breaks.
 async fn run(inner: &Inner, link: &Link) {
-    let (to, lane) = (link.to, link.lane);
+    let (to, class) = (link.to, link.class);
     let error = match GlommioRuntime::timeout(CONNECT_TIMEOUT, connect(inner, link)).await {
         Ok(Ok(stream)) => {
             let error = serve(inner, link, stream).await;
@@ -328,7 +331,7 @@ async fn run(inner: &Inner, link: &Link) {
     } else {
         if failures == 0 {
             let address = link.tried.borrow();
-            tracing::warn!(%to, %address, %lane, %error, "the link is broken");
+            tracing::warn!(%to, %address, %class, %error, "the link is broken");
         }
         (PAUSE_FIRST, PAUSE_LONGEST)
     };
@@ -362,33 +365,33 @@ async fn connect(inner: &Inner, link: &Link) -> io::Result<TcpStream> {
         cluster: inner.cluster,
         to,
         from: inner.me,
-        welcome: inner.peers.lives.welcome(to.node),
+        welcome: inner.peers.incarnations.welcome(to.node),
         address: inner.peers.advertise.clone(),
     };
-    let mut bytes = super::preamble(to.shard.0).encode().to_vec();
+    let mut bytes = super::handshake(to.shard.0).encode().to_vec();
     frame::encode(0, kind::HELLO, &hello.encode(), &mut bytes);
     stream.write_all(&bytes).await?;
-    let mut answer = [0; ANSWER_LEN];
-    stream.read_exact(&mut answer).await?;
-    let answer =
-        Answer::decode(&answer).ok_or_else(|| io::Error::other("it is not a RangeDB node"))?;
-    match answer.verdict {
+    let mut response = [0; HANDSHAKE_REPLY_LEN];
+    stream.read_exact(&mut response).await?;
+    let response = HandshakeReply::decode(&response)
+        .ok_or_else(|| io::Error::other("it is not a RangeDB node"))?;
+    match response.verdict {
         Verdict::Accepted => {}
         Verdict::RoleRefused | Verdict::NoCommonVersion => {
-            return Err(Refused(super::refused(&answer)).into());
+            return Err(Refused(super::refused(&response)).into());
         }
-        _ => return Err(io::Error::other(super::refused(&answer))),
+        _ => return Err(io::Error::other(super::refused(&response))),
     }
-    if answer.cluster != inner.cluster {
-        let other = answer.cluster;
+    if response.cluster != inner.cluster {
+        let other = response.cluster;
         return Err(Refused(format!("it belongs to another cluster, {other:032x}")).into());
     }
-    if answer.node != to.node.0 {
+    if response.node != to.node.0 {
         // What the node says of itself counts more than what was known of its address.
-        inner.peers.learn(NodeId(answer.node), &address);
+        inner.peers.learn(NodeId(response.node), &address);
         let reason = format!(
             "node {} is at this address, not node {}",
-            answer.node, to.node
+            response.node, to.node
         );
         return Err(Refused(reason).into());
     }
@@ -407,7 +410,7 @@ async fn welcome(inner: &Inner, node: NodeId, received: &Received) -> io::Result
         _ => None,
     };
     let said = said.ok_or_else(|| io::Error::other("the first frame is not a welcome"))?;
-    match inner.peers.lives.meet(node, said) {
+    match inner.peers.incarnations.meet(node, said) {
         Met::Known => {}
         Met::New => super::remember(&inner.peers).await,
         Met::Older => return Err(io::Error::other(OLDER_FOLDER)),
@@ -450,8 +453,8 @@ async fn serve(inner: &Inner, link: &Link, stream: TcpStream) -> io::Error {
         }
         inner.peers.note_accepted(link.to.node);
         if link.failures.replace(0) > 0 {
-            let (to, lane) = (link.to, link.lane);
-            tracing::info!(%to, %lane, "the link works again");
+            let (to, class) = (link.to, link.class);
+            tracing::info!(%to, %class, "the link works again");
         }
         loop {
             match input.receive(&mut reader).await {
@@ -478,7 +481,7 @@ mod tests {
     use std::sync::mpsc;
 
     use rangedb_engine::types::ShardId;
-    use rangedb_protocol::preamble::PREAMBLE_LEN;
+    use rangedb_protocol::handshake::HANDSHAKE_LEN;
 
     use super::*;
 
@@ -491,7 +494,7 @@ mod tests {
 
     /// A request that arrived at the other node, and its connection.
     struct Arrived {
-        question: Received,
+        request: Received,
         stream: std::net::TcpStream,
     }
 
@@ -500,8 +503,8 @@ mod tests {
         /// reads it.
         fn answer(&mut self) {
             let mut bytes = Vec::new();
-            let Received { id, body, .. } = &self.question;
-            frame::encode(*id, kind::ANSWER, &body[..1], &mut bytes);
+            let Received { id, body, .. } = &self.request;
+            frame::encode(*id, kind::RESPONSE, &body[..1], &mut bytes);
             self.stream.write_all(&bytes).expect("a link");
         }
     }
@@ -530,8 +533,8 @@ mod tests {
         mut stream: std::net::TcpStream,
         arrived: &mpsc::Sender<Arrived>,
     ) -> io::Result<()> {
-        stream.read_exact(&mut [0; PREAMBLE_LEN])?;
-        let answer = Answer {
+        stream.read_exact(&mut [0; HANDSHAKE_LEN])?;
+        let response = HandshakeReply {
             verdict: Verdict::Accepted,
             version: crate::peers::VERSION,
             shard: 0,
@@ -539,19 +542,19 @@ mod tests {
             node: OTHER.node.0,
             cluster: CLUSTER,
         };
-        stream.write_all(&answer.encode())?;
+        stream.write_all(&response.encode())?;
         let mut input = Input::default();
         let hello = input.receive_blocking(&mut stream)?;
         assert_eq!(hello.kind, kind::HELLO);
-        let welcome = Peers::none().lives.welcome(NodeId(1));
+        let welcome = Peers::none().incarnations.welcome(NodeId(1));
         let mut bytes = Vec::new();
         frame::encode(0, kind::WELCOME, &welcome.encode(), &mut bytes);
         stream.write_all(&bytes)?;
         loop {
-            let question = input.receive_blocking(&mut stream)?;
-            let is_stalled = question.body.first() == Some(&b'x');
+            let request = input.receive_blocking(&mut stream)?;
+            let is_stalled = request.body.first() == Some(&b'x');
             let stream = stream.try_clone()?;
-            let arrived = arrived.send(Arrived { question, stream });
+            let arrived = arrived.send(Arrived { request, stream });
             if arrived.is_err() {
                 return Ok(());
             }
@@ -569,9 +572,9 @@ mod tests {
     }
 
     /// Sends a request in a task of its own.
-    fn ask(links: &Links, lane: Lane, body: Bytes) -> glommio::Task<io::Result<Bytes>> {
+    fn ask(links: &Links, class: MessageClass, body: Bytes) -> glommio::Task<io::Result<Bytes>> {
         let links = links.clone();
-        reactor::spawn_local(async move { links.call(OTHER, lane, body).await })
+        reactor::spawn_local(async move { links.call(OTHER, class, body).await })
     }
 
     /// The next request that arrives; the links' tasks run meanwhile.
@@ -592,18 +595,22 @@ mod tests {
             let (links, arrived) = other_node();
             // After the first request the other node reads nothing more: the second fills all
             // buffers.
-            let first = ask(&links, Lane::Bulk, Bytes::from_static(b"x"));
+            let first = ask(&links, MessageClass::Bulk, Bytes::from_static(b"x"));
             next(&arrived).await;
-            let stuck = ask(&links, Lane::Bulk, vec![b'x'; BULK_LEN_MAX - 1].into());
+            let stuck = ask(
+                &links,
+                MessageClass::Bulk,
+                vec![b'x'; BULK_LEN_MAX - 1].into(),
+            );
             for beat in 0..100_u8 {
                 let body = Bytes::copy_from_slice(&[beat]);
-                let beat = ask(&links, Lane::Control, body.clone());
+                let beat = ask(&links, MessageClass::Control, body.clone());
                 let mut met = next(&arrived).await;
-                assert_eq!(met.question.body, body);
+                assert_eq!(met.request.body, body);
                 met.answer();
                 assert_eq!(beat.await.expect("an answer"), body);
             }
-            let bulk = links.inner.link(OTHER, Lane::Bulk);
+            let bulk = links.inner.link(OTHER, MessageClass::Bulk);
             assert_eq!(bulk.sent_len.get(), BULK_LEN_MAX, "it is on its way");
             first.cancel().await;
             stuck.cancel().await;
@@ -615,28 +622,28 @@ mod tests {
         run(async || {
             let (links, arrived) = other_node();
             let len = BULK_LEN_MAX / 2;
-            let mut asked: Vec<_> = (0..5_u8)
-                .map(|number| ask(&links, Lane::Bulk, vec![number; len].into()))
+            let mut pending: Vec<_> = (0..5_u8)
+                .map(|number| ask(&links, MessageClass::Bulk, vec![number; len].into()))
                 .collect();
             let mut met = Vec::new();
             for number in [0_u8, 1] {
                 let next = next(&arrived).await;
-                assert_eq!(next.question.body.first(), Some(&number));
+                assert_eq!(next.request.body.first(), Some(&number));
                 met.push(next);
             }
-            let bulk = links.inner.link(OTHER, Lane::Bulk);
+            let bulk = links.inner.link(OTHER, MessageClass::Bulk);
             assert_eq!(bulk.sent_len.get(), BULK_LEN_MAX);
             assert_eq!(bulk.queue_len.get(), len * 3, "the others wait");
-            asked.remove(3).cancel().await;
+            pending.remove(3).cancel().await;
             for number in [2, 4_u8] {
                 met.remove(0).answer();
                 let next = next(&arrived).await;
-                assert_eq!(next.question.body.first(), Some(&number));
+                assert_eq!(next.request.body.first(), Some(&number));
                 met.push(next);
             }
             assert_eq!(bulk.queue_len.get(), 0);
-            for asked in asked {
-                asked.cancel().await;
+            for pending in pending {
+                pending.cancel().await;
             }
         });
     }
@@ -645,19 +652,21 @@ mod tests {
     fn a_queue_that_is_full_takes_nothing_more() {
         run(async || {
             let (links, arrived) = other_node();
-            let first = ask(&links, Lane::Bulk, Bytes::from_static(b"x"));
+            let first = ask(&links, MessageClass::Bulk, Bytes::from_static(b"x"));
             next(&arrived).await;
             let len = BULK_LEN_MAX;
             let more = QUEUE_LEN_MAX / len + 1;
-            let asked: Vec<_> = (0..more)
-                .map(|_| ask(&links, Lane::Bulk, vec![b'x'; len].into()))
+            let pending: Vec<_> = (0..more)
+                .map(|_| ask(&links, MessageClass::Bulk, vec![b'x'; len].into()))
                 .collect();
             GlommioRuntime::sleep(Duration::from_millis(1)).await;
-            let refused = links.call(OTHER, Lane::Bulk, vec![b'x'].into()).await;
+            let refused = links
+                .call(OTHER, MessageClass::Bulk, vec![b'x'].into())
+                .await;
             let refused = refused.expect_err("the queue is full");
             assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
-            for asked in asked {
-                asked.cancel().await;
+            for pending in pending {
+                pending.cancel().await;
             }
             first.cancel().await;
         });

@@ -6,7 +6,7 @@
 //! between two shards: two for requests of replicas ([`rangedb_engine::raft`]), so that bulk delays
 //! nothing else, and one for forwarded requests of clients ([`rangedb_engine::gateway`]).
 //!
-//! A link begins with the preamble of the client protocol, but with the versions of the protocol
+//! A link begins with the handshake of the client protocol, but with the versions of the protocol
 //! between nodes ([`VERSION`]). Then both sides send frames of [`rangedb_engine::frame`]; [`kind`]
 //! lists their kinds. A checksum covers every byte of a frame. A frame that does not match its
 //! checksum ends the link and is counted. To whoever waits for an answer that is a broken link like
@@ -20,9 +20,9 @@
 pub mod enroll;
 #[cfg(test)]
 mod fuzz;
+mod incarnations;
 pub mod input;
 pub mod link;
-mod lives;
 mod reach;
 pub mod serve;
 
@@ -36,11 +36,11 @@ use rangedb_engine::cluster::View;
 use rangedb_engine::error::Fatal;
 use rangedb_engine::types::{Location, NodeId, ShardId};
 
-use rangedb_protocol::preamble::{Answer, Preamble, Role, Verdict};
+use rangedb_protocol::handshake::{Handshake, HandshakeReply, Role, Verdict};
 
 use crate::data_dir::{self, Identity};
 use crate::env::reactor;
-pub use lives::{Lives, Met, Welcome};
+pub use incarnations::{Incarnations, Met, Welcome};
 
 // An append has at most the bytes of one read of the log, or a single longer entry, and headers.
 const _: () = {
@@ -52,16 +52,16 @@ const _: () = {
 
 /// The version of the protocol between nodes. All nodes of a cluster must speak the same one; a
 /// node that speaks another is refused with
-/// [`rangedb_protocol::preamble::Verdict::NoCommonVersion`]. Version 1 had the frames of the client
+/// [`rangedb_protocol::handshake::Verdict::NoCommonVersion`]. Version 1 had the frames of the client
 /// protocol, without checksums. Version 3 had log entries of the first format
 /// ([`rangedb_engine::range::command`]) and carried frames of version 1 of the client protocol.
 /// Version 4 carried frames of version 2. Version 5 had an encoding of its own for the messages of
 /// replicas.
 pub const VERSION: u16 = 6;
 
-/// The preamble of a connection to a shard of another node.
-pub fn preamble(shard: u16) -> Preamble {
-    Preamble {
+/// The handshake of a connection to a shard of another node.
+pub fn handshake(shard: u16) -> Handshake {
+    Handshake {
         version_min: VERSION,
         version_max: VERSION,
         role: Role::Peer,
@@ -72,7 +72,7 @@ pub fn preamble(shard: u16) -> Preamble {
 }
 
 /// Why a node refuses this one as a peer.
-pub fn refused(answer: &Answer) -> String {
+pub fn refused(answer: &HandshakeReply) -> String {
     match answer.verdict {
         Verdict::NoCommonVersion => format!(
             "it speaks version {} of the protocol between nodes, this node version {VERSION}: run the \
@@ -91,9 +91,9 @@ pub mod kind {
     /// The first frame of a link: a [`super::Hello`].
     pub const HELLO: u16 = 100;
     /// A request of a replica.
-    pub const QUESTION: u16 = 101;
+    pub const REQUEST: u16 = 101;
     /// The response to that or to a [`FORWARD`], with the same number.
-    pub const ANSWER: u16 = 102;
+    pub const RESPONSE: u16 = 102;
     /// An empty node asks to join.
     pub const ENROLL: u16 = 103;
     /// The response to that.
@@ -127,7 +127,7 @@ pub struct Peers {
     /// The address under which other nodes reach this one.
     pub advertise: String,
     /// This process and the latest ones of the other nodes.
-    pub lives: Lives,
+    pub incarnations: Incarnations,
     cluster: u128,
     addresses: RwLock<Arc<Addresses>>,
     /// Addresses that nodes claim, until they were met there: see [`reach`].
@@ -148,9 +148,9 @@ impl Peers {
         secret: String,
         advertise: String,
         folder: PathBuf,
-        (identity, life): (Identity, u128),
+        (identity, incarnation): (Identity, u128),
     ) -> Peers {
-        let lives = Lives::new(NodeId(identity.node), life, &identity.lives);
+        let incarnations = Incarnations::new(NodeId(identity.node), incarnation, &identity.lives);
         let addresses = identity.addresses.iter();
         let mut addresses: Addresses = addresses
             .map(|(id, at)| (NodeId(*id), at.clone()))
@@ -159,7 +159,7 @@ impl Peers {
         Peers {
             secret,
             advertise,
-            lives,
+            incarnations,
             cluster: u128::from_str_radix(&identity.cluster, 16).unwrap_or_default(),
             addresses: RwLock::new(Arc::new(addresses)),
             claims: Mutex::default(),
@@ -205,7 +205,8 @@ impl Peers {
     /// node that has moved may have said so here before it reached the manager.
     pub fn take_view(&self, view: &View) -> Vec<(NodeId, String)> {
         for node in &view.nodes {
-            self.lives.learn(node.record.id, node.record.life);
+            self.incarnations
+                .learn(node.record.id, node.record.incarnation);
         }
         let nodes = view.nodes.iter();
         let addresses: Addresses = nodes
@@ -298,9 +299,9 @@ impl Peers {
     /// its folder. The folder records that it was given up.
     pub fn on_older(self: &Arc<Self>, start: u64, told: impl Fn(&Fatal) + Send + Sync + 'static) {
         let peers = Arc::downgrade(self);
-        self.lives.on_older(move |seen, was_accepted| {
+        self.incarnations.on_older(move |seen, was_accepted| {
             let Some(peers) = peers.upgrade() else { return };
-            let node = peers.lives.node();
+            let node = peers.incarnations.node();
             let fatal = match was_accepted {
                 true => Fatal::Superseded(node),
                 false => Fatal::OldFolder { node, start, seen },
@@ -342,7 +343,7 @@ impl Peers {
         let addresses = self.addresses();
         let mut new = identity.clone();
         change(&mut new);
-        new.lives = self.lives.to_write();
+        new.lives = self.incarnations.to_write();
         new.addresses = addresses
             .iter()
             .map(|(id, at)| (id.0, at.clone()))
@@ -439,7 +440,7 @@ pub fn same_secret(a: &str, b: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use rangedb_engine::cluster::{NodeRecord, NodeState, NodeView};
+    use rangedb_engine::cluster::{NodeHealth, NodeRecord, NodeView};
 
     use super::*;
     use crate::data_dir::{Birth, DataDir, Wanted};
@@ -456,7 +457,7 @@ mod tests {
             },
             from: NodeId(1),
             welcome: Welcome {
-                life: u128::MAX - 9,
+                incarnation: u128::MAX - 9,
                 yours: 4,
             },
             address: "here:7400".to_owned(),
@@ -518,7 +519,7 @@ mod tests {
                     address: address.to_owned(),
                     ..test_node::record(2)
                 },
-                state: NodeState::Alive,
+                state: NodeHealth::Alive,
             }],
             ..View::default()
         };

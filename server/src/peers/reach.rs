@@ -15,14 +15,14 @@ use std::time::Duration;
 use futures_util::io::{AsyncReadExt, AsyncWriteExt};
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::types::NodeId;
-use rangedb_protocol::preamble::{ANSWER_LEN, ANY_SHARD, Answer};
+use rangedb_protocol::handshake::{ANY_SHARD, HANDSHAKE_REPLY_LEN, HandshakeReply};
 
 use super::Peers;
 use crate::env::GlommioRuntime;
 use crate::env::reactor::{self, TcpStream};
 
-/// Time limit of connecting and greeting.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time limit of connecting and the handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause before a claim that does not hold is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// A claim that has failed this often is logged. A node sends its claim a moment before it listens.
@@ -55,7 +55,7 @@ impl Peers {
             let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
             claims.contains_key(&node)
         };
-        if !is_claimed && node != self.lives.node() {
+        if !is_claimed && node != self.incarnations.node() {
             self.claim(node, address);
         }
     }
@@ -96,7 +96,7 @@ impl Peers {
 
     /// Checks that a node of this cluster answers at an address.
     async fn meet(&self, node: NodeId, address: &str) -> Result<(), String> {
-        let answer = GlommioRuntime::timeout(GREETING_TIMEOUT, greet(address)).await;
+        let answer = GlommioRuntime::timeout(HANDSHAKE_TIMEOUT, connect(address)).await;
         let answer = match answer {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => return Err(error.to_string()),
@@ -114,21 +114,21 @@ impl Peers {
 
 /// The node, of any cluster, that answers at an address; `None` if there is none or it is not
 /// known.
-pub(super) async fn who_is_at(address: &str) -> Option<Answer> {
+pub(super) async fn who_is_at(address: &str) -> Option<HandshakeReply> {
     if address.is_empty() {
         return None;
     }
-    let answer = GlommioRuntime::timeout(GREETING_TIMEOUT, greet(address)).await;
+    let answer = GlommioRuntime::timeout(HANDSHAKE_TIMEOUT, connect(address)).await;
     // A node that waits to join has no id.
     answer.ok()?.ok().filter(|answer| answer.node != 0)
 }
 
-async fn greet(address: &str) -> io::Result<Answer> {
+async fn connect(address: &str) -> io::Result<HandshakeReply> {
     let mut stream = TcpStream::connect(address).await?;
     stream
-        .write_all(&super::preamble(ANY_SHARD).encode())
+        .write_all(&super::handshake(ANY_SHARD).encode())
         .await?;
-    let mut answer = [0; ANSWER_LEN];
+    let mut answer = [0; HANDSHAKE_REPLY_LEN];
     stream.read_exact(&mut answer).await?;
-    Answer::decode(&answer).ok_or_else(|| io::Error::other("it is not a RangeDB node"))
+    HandshakeReply::decode(&answer).ok_or_else(|| io::Error::other("it is not a RangeDB node"))
 }

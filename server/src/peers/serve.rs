@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use rangedb_engine::env::{AsyncRuntime, Lane};
+use rangedb_engine::env::{AsyncRuntime, MessageClass};
 use rangedb_engine::frame;
 use rangedb_engine::gateway::{FORWARDED_MAX, Held};
 use rangedb_engine::notify::Count;
@@ -19,15 +19,15 @@ use tokio::sync::Notify;
 
 use super::input::{self, Input, RECEIVE_LEN, Received};
 use super::{Hello, Met, OLDER_FOLDER, enroll, kind, same_secret};
-use crate::descriptors::Seat;
+use crate::descriptors::ConnectionPermit;
 use crate::env::GlommioRuntime;
 use crate::env::reactor::{self, TcpStream};
-use crate::net::greetings::Greeting;
+use crate::net::pending_handshakes::PendingHandshake;
 use crate::shard::context::Context;
 
 /// Most requests of replicas that are answered at a time on one link; of forwarded requests it is
 /// [`FORWARDED_MAX`].
-const QUESTIONS_MAX: usize = 256;
+const REQUESTS_MAX: usize = 256;
 /// Most bytes of the first frame, whose sender is not known yet.
 pub(super) const HELLO_LEN_MAX: usize = 64 << 10;
 /// Time limit of the first frame.
@@ -44,12 +44,12 @@ struct Served {
     ended: Cell<bool>,
 }
 
-/// Serves a link whose preamble was answered.
-pub async fn serve(context: Rc<Context>, stream: TcpStream, greeting: Greeting) {
+/// Serves a link whose handshake was answered.
+pub async fn serve(context: Rc<Context>, stream: TcpStream, pending: PendingHandshake) {
     let (mut reader, mut writer) = stream.split();
     let mut input = Input::new(HELLO_LEN_MAX);
     let first = GlommioRuntime::timeout(HELLO_TIMEOUT, input.receive(&mut reader));
-    let first = match greeting.unless_evicted(first).await {
+    let first = match pending.unless_evicted(first).await {
         Some(Ok(Ok(first))) => first,
         Some(Ok(Err(error))) => return ended(&context, &error),
         Some(Err(_)) | None => return,
@@ -64,9 +64,9 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream, greeting: Greeting) 
         }
         kind::HELLO => {
             let checked = check(&context, &first.body);
-            let seated = checked.and_then(|hello| Ok((hello, take_seat(&context)?)));
-            let (hello, _seat) = match seated {
-                Ok(seated) => seated,
+            let permitted = checked.and_then(|hello| Ok((hello, take_permit(&context)?)));
+            let (hello, _permit) = match permitted {
+                Ok(permitted) => permitted,
                 Err(reason) => {
                     let mut bytes = Vec::new();
                     frame::encode(first.id, kind::REFUSED, reason.as_bytes(), &mut bytes);
@@ -75,10 +75,10 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream, greeting: Greeting) 
                     return;
                 }
             };
-            let lives = &context.peers.lives;
-            let met = lives.meet(hello.from, hello.welcome);
+            let incarnations = &context.peers.incarnations;
+            let met = incarnations.meet(hello.from, hello.welcome);
             let mut bytes = Vec::new();
-            let welcome = lives.welcome(hello.from).encode();
+            let welcome = incarnations.welcome(hello.from).encode();
             frame::encode(first.id, kind::WELCOME, &welcome, &mut bytes);
             match met {
                 Met::Known => {}
@@ -94,7 +94,7 @@ pub async fn serve(context: Rc<Context>, stream: TcpStream, greeting: Greeting) 
                 }
             }
             context.peers.claim(hello.from, &hello.address);
-            drop(greeting);
+            drop(pending);
             let _counted = Held::new(&context.connected);
             input.accept_long();
             let served = Rc::new(Served::default());
@@ -122,12 +122,12 @@ fn ended(context: &Context, error: &io::Error) {
 }
 
 /// Reserves a connection for a peer that has proved itself.
-fn take_seat(context: &Context) -> Result<Seat, String> {
+fn take_permit(context: &Context) -> Result<ConnectionPermit, String> {
     let full = "this node has too many connections of other nodes; see its limit of open files";
     context.node.peers.take().ok_or_else(|| full.to_owned())
 }
 
-/// The greeting of a peer that knows the cluster's secret and means this shard. Otherwise the
+/// The handshake of a peer that knows the cluster's secret and means this shard. Otherwise the
 /// reason for refusing it, for the other side's log; this side logs it, too, once in a while.
 fn check(context: &Context, body: &[u8]) -> Result<Hello, String> {
     let (peers, node) = (&context.peers, &context.node);
@@ -161,7 +161,7 @@ async fn receive(
     mut input: Input,
 ) -> io::Result<()> {
     loop {
-        while served.answering.get() >= QUESTIONS_MAX || served.forwarded.get() >= FORWARDED_MAX {
+        while served.answering.get() >= REQUESTS_MAX || served.forwarded.get() >= FORWARDED_MAX {
             served.changed.notified().await;
         }
         let Received {
@@ -169,19 +169,19 @@ async fn receive(
             kind: frame_kind,
             body,
         } = input.receive(reader).await?;
-        let (lane, count) = match frame_kind {
+        let (class, count) = match frame_kind {
             // The lane of bulk is answered in the same way.
-            kind::QUESTION => (Lane::Control, &served.answering),
-            kind::FORWARD => (Lane::Clients, &served.forwarded),
-            _ => return Err(io::Error::other("a frame that is no question")),
+            kind::REQUEST => (MessageClass::Control, &served.answering),
+            kind::FORWARD => (MessageClass::Clients, &served.forwarded),
+            _ => return Err(io::Error::other("a frame that is no request")),
         };
         let counted = Held::new(count);
         let (gateway, served) = (context.gateway.clone(), served.clone());
         reactor::spawn_local(async move {
-            let answer = gateway.answer(lane, body).await;
+            let answer = gateway.answer(class, body).await;
             drop(counted);
             if !served.ended.get() {
-                frame::encode(id, kind::ANSWER, &answer, &mut served.output.borrow_mut());
+                frame::encode(id, kind::RESPONSE, &answer, &mut served.output.borrow_mut());
             }
             served.changed.notify_waiters();
         })

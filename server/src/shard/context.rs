@@ -16,13 +16,13 @@ use rangedb_engine::types::{NodeId, ShardId};
 use rangedb_protocol::{ErrorCode, FlatBufferBuilder, ShardState};
 use slab::Slab;
 
-use crate::descriptors::Seats;
+use crate::descriptors::ConnectionLimit;
 use crate::env::{Now, reactor};
 use crate::handler::refusal::Refusal;
-use crate::handler::{Asked, status};
+use crate::handler::{PendingRequest, status};
 use crate::net::buffers::Buffers;
 use crate::net::connection::Connection;
-use crate::net::greetings::Greetings;
+use crate::net::pending_handshakes::PendingHandshakes;
 use crate::peers::link::Links;
 use crate::peers::{Addresses, Peers};
 use crate::probe::{ShardProbe, ShardReport};
@@ -45,25 +45,25 @@ pub struct NodeInfo {
     pub started: Instant,
     /// The limits for clients.
     pub limits: ClientLimits,
-    /// The seats (places under the limit) of client connections.
-    pub clients: Arc<Seats>,
-    /// The seats of other nodes' connections.
-    pub peers: Arc<Seats>,
+    /// The limit on client connections.
+    pub clients: Arc<ConnectionLimit>,
+    /// The limit on connections of other nodes.
+    pub peers: Arc<ConnectionLimit>,
 }
 
 /// The limits for clients of a node.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientLimits {
-    /// Most connections of one shard whose preamble is awaited, or that are being refused.
-    pub greetings_max: usize,
+    /// Most connections of one shard whose handshake is awaited, or that are being refused.
+    pub handshakes_max: usize,
     /// A client with a higher file descriptor is refused.
     pub descriptor_max: usize,
     /// Most bytes of incomplete frames of one shard.
     pub frames_len_max: usize,
     /// Most bytes of replies of one shard that clients have not read; beyond it reads are refused.
     pub unsent_len_max: usize,
-    /// Time limit for a client's preamble, and for taking the answer to it.
-    pub greeting_timeout: Duration,
+    /// Time limit for a client's handshake, and for taking the answer to it.
+    pub handshake_timeout: Duration,
     /// A client that reads none of its replies for this long is disconnected.
     pub write_timeout: Duration,
     /// A client whose incomplete frame makes no progress for this long is disconnected.
@@ -73,11 +73,11 @@ pub struct ClientLimits {
 impl Default for ClientLimits {
     fn default() -> ClientLimits {
         ClientLimits {
-            greetings_max: 256,
+            handshakes_max: 256,
             descriptor_max: usize::MAX,
             frames_len_max: 64 << 20,
             unsent_len_max: 256 << 20,
-            greeting_timeout: Duration::from_secs(5),
+            handshake_timeout: Duration::from_secs(5),
             write_timeout: Duration::from_secs(10),
             frame_timeout: Duration::from_secs(30),
         }
@@ -104,8 +104,8 @@ pub struct Context {
     pub connections: RefCell<Slab<Rc<Connection>>>,
     /// How many connections of clients and other nodes this shard serves.
     pub connected: Rc<Count>,
-    /// The connections before that: their preamble is awaited, or they are being refused.
-    pub greetings: Rc<Greetings>,
+    /// The connections before that: their handshake is awaited, or they are being refused.
+    pub handshakes: Rc<PendingHandshakes>,
     /// How many clients were disconnected because their frame made no progress.
     pub stalled: Cell<u64>,
     /// How many other shards have sent [`crate::shard::message::ShardMessage::Drained`].
@@ -131,7 +131,7 @@ impl Context {
             builder: RefCell::default(),
             connections: RefCell::default(),
             connected: Rc::default(),
-            greetings: Greetings::new(node.limits.greetings_max),
+            handshakes: PendingHandshakes::new(node.limits.handshakes_max),
             stalled: Cell::new(0),
             drained: Count::default(),
             node,
@@ -189,8 +189,8 @@ impl Context {
     }
 
     /// Counts a request that succeeded.
-    pub fn answered(&self, asked: &Asked) {
-        self.probe.borrow_mut().answered(asked, Now::now());
+    pub fn answered(&self, pending: &PendingRequest) {
+        self.probe.borrow_mut().answered(pending, Now::now());
     }
 
     /// Counts a request that was refused.
@@ -211,7 +211,7 @@ impl Context {
             probe: self.probe.borrow().clone(),
             status: self.status(),
             connections: self.connected.get(),
-            greetings_evicted: self.greetings.evicted(),
+            handshakes_evicted: self.handshakes.evicted(),
             stalled: self.stalled.get(),
             in_flight: self.gateway.in_flight(),
             damaged_frames: self.links.damaged_frames(),

@@ -1,16 +1,16 @@
-//! The lanes between the shards of a node: for each ordered pair one for messages and one for
+//! The channels between the shards of a node: for each ordered pair one for messages and one for
 //! replies, lock-free and bounded.
 //!
-//! If the lane for messages is full, a request fails; the data path never waits for room. Forwarded
-//! requests of clients cannot fill it: the lane has room for others beside them. A reply always has
-//! room, because a shard has no more requests open at another than the lane for replies holds. Lives
-//! on its shard's thread; only [`LaneEnds`] moves between threads, before the shard runs.
+//! If the channel for messages is full, a request fails; the data path never waits for room. Forwarded
+//! requests of clients cannot fill it: the channel has room for others beside them. A reply always has
+//! room, because a shard has no more requests open at another than the channel for replies holds. Lives
+//! on its shard's thread; only [`ShardChannels`] moves between threads, before the shard runs.
 
 use std::cell::RefCell;
 use std::io;
 
 use bytes::Bytes;
-use rangedb_engine::env::Lane;
+use rangedb_engine::env::MessageClass;
 use rangedb_engine::gateway::FORWARDED_MAX;
 use rangedb_engine::range::Route;
 use rangedb_engine::types::ShardId;
@@ -18,34 +18,34 @@ use rangedb_protocol::ShardState;
 use slab::Slab;
 use tokio::sync::oneshot;
 
-use crate::shard::lane::{LaneEnd, LaneReceiver, LaneSender, lane};
-use crate::shard::message::{HandedOver, QuestionId, ShardMessage, ShardReply};
+use crate::shard::channel::{ChannelEnd, ChannelReceiver, ChannelSender, channel};
+use crate::shard::message::{PassedConnection, ShardMessage, ShardReply, ShardRequestId};
 
 /// Most messages on their way from one shard to another.
 const MESSAGES_MAX: usize = FORWARDED_MAX + 1024;
-/// Most requests of one shard to another without a reply; the lane for replies has room for them
+/// Most requests of one shard to another without a reply; the channel for replies has room for them
 /// all.
 const WAITING_MAX: usize = FORWARDED_MAX + 1024;
 
-/// The ends of all lanes of one shard, not yet opened.
-pub struct LaneEnds {
-    senders: Vec<Option<(LaneSender<ShardMessage>, LaneSender<ShardReply>)>>,
-    receivers: Vec<Option<(LaneEnd<ShardMessage>, LaneEnd<ShardReply>)>>,
+/// The ends of all channels of one shard, not yet opened.
+pub struct ShardChannels {
+    senders: Vec<Option<(ChannelSender<ShardMessage>, ChannelSender<ShardReply>)>>,
+    receivers: Vec<Option<(ChannelEnd<ShardMessage>, ChannelEnd<ShardReply>)>>,
 }
 
-/// Makes the lanes of a node; gives the ends of each shard, in order.
-pub fn lanes(shards: u16) -> Vec<LaneEnds> {
+/// Makes the channels of a node; gives the ends of each shard, in order.
+pub fn channels(shards: u16) -> Vec<ShardChannels> {
     let count = usize::from(shards);
-    let mut ends: Vec<LaneEnds> = (0..shards)
-        .map(|_| LaneEnds {
+    let mut ends: Vec<ShardChannels> = (0..shards)
+        .map(|_| ShardChannels {
             senders: (0..count).map(|_| None).collect(),
             receivers: (0..count).map(|_| None).collect(),
         })
         .collect();
     for from in 0..count {
         for to in (0..count).filter(|&to| to != from) {
-            let messages = lane(MESSAGES_MAX);
-            let replies = lane(WAITING_MAX);
+            let messages = channel(MESSAGES_MAX);
+            let replies = channel(WAITING_MAX);
             ends[from].senders[to] = Some((messages.0, replies.0));
             ends[to].receivers[from] = Some((messages.1, replies.1));
         }
@@ -53,7 +53,7 @@ pub fn lanes(shards: u16) -> Vec<LaneEnds> {
     ends
 }
 
-impl LaneEnds {
+impl ShardChannels {
     /// Opens the ends, on the thread of their shard.
     pub fn open(self) -> (Mesh, Vec<Inbox>) {
         let peer = |(messages, replies)| Peer {
@@ -80,9 +80,9 @@ pub struct Inbox {
     /// The shard that sends it.
     pub from: ShardId,
     /// Its messages and requests.
-    pub messages: LaneReceiver<ShardMessage>,
+    pub messages: ChannelReceiver<ShardMessage>,
     /// Its replies to requests of this shard.
-    pub replies: LaneReceiver<ShardReply>,
+    pub replies: ChannelReceiver<ShardReply>,
 }
 
 /// Sends to the other shards of the node.
@@ -91,15 +91,15 @@ pub struct Mesh {
 }
 
 struct Peer {
-    messages: LaneSender<ShardMessage>,
-    replies: LaneSender<ShardReply>,
+    messages: ChannelSender<ShardMessage>,
+    replies: ChannelSender<ShardReply>,
     waiting: RefCell<Slab<Waiting>>,
 }
 
 /// Receives the reply of another shard.
 pub enum Waiting {
     /// A replica, the cluster's management or the gateway of this shard.
-    Question(oneshot::Sender<Bytes>),
+    Request(oneshot::Sender<Bytes>),
     /// A request for the node's status.
     Status(oneshot::Sender<ShardState>),
 }
@@ -118,18 +118,22 @@ impl Mesh {
         self.peers.get(usize::from(shard.0))?.as_ref()
     }
 
-    /// Passes a connection to the shard that it wants; gives it back if the lane is full.
+    /// Passes a connection to the shard that it wants; gives it back if the channel is full.
     ///
     /// # Errors
     /// The connection.
-    pub fn hand_over(&self, to: ShardId, connection: HandedOver) -> Result<(), HandedOver> {
+    pub fn pass_connection(
+        &self,
+        to: ShardId,
+        connection: PassedConnection,
+    ) -> Result<(), PassedConnection> {
         let Some(peer) = self.peer(to) else {
             return Err(connection);
         };
         match peer.messages.send(ShardMessage::Connection(connection)) {
             Ok(()) => Ok(()),
             Err(ShardMessage::Connection(connection)) => Err(connection),
-            Err(_) => unreachable!("the lane gives back what it was given"),
+            Err(_) => unreachable!("the channel gives back what it was given"),
         }
     }
 
@@ -152,19 +156,19 @@ impl Mesh {
     /// [`io::ErrorKind::WouldBlock`] it was certainly not sent.
     ///
     /// # Errors
-    /// The lane is full, or the shard is gone.
-    pub async fn ask(&self, to: ShardId, lane: Lane, question: Bytes) -> io::Result<Bytes> {
+    /// The channel is full, or the shard is gone.
+    pub async fn ask(&self, to: ShardId, class: MessageClass, request: Bytes) -> io::Result<Bytes> {
         let (sender, receiver) = oneshot::channel();
         let peer = self.peer(to).ok_or(io::ErrorKind::NotConnected)?;
-        let waiting = peer.wait(Waiting::Question(sender));
+        let waiting = peer.wait(Waiting::Request(sender));
         let id = waiting.ok_or(io::ErrorKind::WouldBlock)?;
-        let message = ShardMessage::Question { id, lane, question };
+        let message = ShardMessage::Request { id, class, request };
         if peer.messages.send(message).is_err() {
             peer.take(id);
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let answer = receiver.await;
-        answer.map_err(|_| io::ErrorKind::ConnectionReset.into())
+        let response = receiver.await;
+        response.map_err(|_| io::ErrorKind::ConnectionReset.into())
     }
 
     /// Asks another shard for its status. `None`: it is too busy, or gone.
@@ -184,23 +188,23 @@ impl Mesh {
         let has_room = peer.replies.send(reply).is_ok();
         // If the other shard is gone, the process is about to end.
         let told = has_room || peer.replies.is_gone();
-        assert!(told, "a shard asked for more than the lane holds");
+        assert!(told, "a shard asked for more than the channel holds");
     }
 
     /// Takes the receiver of this reply off the list.
-    pub fn take(&self, from: ShardId, id: QuestionId) -> Option<Waiting> {
+    pub fn take(&self, from: ShardId, id: ShardRequestId) -> Option<Waiting> {
         self.peer(from)?.take(id)
     }
 }
 
 impl Peer {
     /// Notes who waits for a reply; `None` if too many do.
-    fn wait(&self, who: Waiting) -> Option<QuestionId> {
+    fn wait(&self, who: Waiting) -> Option<ShardRequestId> {
         let mut waiting = self.waiting.borrow_mut();
-        (waiting.len() < WAITING_MAX).then(|| QuestionId(waiting.insert(who)))
+        (waiting.len() < WAITING_MAX).then(|| ShardRequestId(waiting.insert(who)))
     }
 
-    fn take(&self, id: QuestionId) -> Option<Waiting> {
+    fn take(&self, id: ShardRequestId) -> Option<Waiting> {
         self.waiting.borrow_mut().try_remove(id.0)
     }
 }

@@ -3,51 +3,51 @@
 use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
-use rangedb_engine::env::Lane;
+use rangedb_engine::env::MessageClass;
 use rangedb_engine::range::Route;
 use rangedb_protocol::ShardState;
-use rangedb_protocol::preamble::Preamble;
+use rangedb_protocol::handshake::Handshake;
 
 /// A message to another shard.
 #[derive(Debug)]
 pub enum ShardMessage {
-    /// A connection whose preamble wants this shard.
-    Connection(HandedOver),
+    /// A connection whose handshake wants this shard.
+    Connection(PassedConnection),
     /// All routes of the sender: sent at its start and whenever they change.
     Routes(Vec<Route>),
     /// The sender is stopping: it has answered everything and sends no more requests.
     Drained,
     /// A request of a replica, of the cluster's management or of a gateway. The reply is
-    /// [`ShardReply::Answer`].
-    Question {
+    /// [`ShardReply::Response`].
+    Request {
         /// The sender's id for it.
-        id: QuestionId,
-        /// The lane in which it was sent.
-        lane: Lane,
+        id: ShardRequestId,
+        /// The class of the message.
+        class: MessageClass,
         /// The encoded request.
-        question: Bytes,
+        request: Bytes,
     },
     /// Asks for the shard's status. The reply is [`ShardReply::Status`].
     Status {
         /// The sender's id for it.
-        id: QuestionId,
+        id: ShardRequestId,
     },
 }
 
-/// A reply, which travels in a lane of its own.
+/// A reply, which travels in a channel of its own.
 #[derive(Debug)]
 pub enum ShardReply {
-    /// The reply to a [`ShardMessage::Question`].
-    Answer {
+    /// The reply to a [`ShardMessage::Request`].
+    Response {
         /// The id of the request.
-        id: QuestionId,
+        id: ShardRequestId,
         /// The encoded response.
-        answer: Bytes,
+        response: Bytes,
     },
     /// The reply to a [`ShardMessage::Status`].
     Status {
         /// The id of the request.
-        id: QuestionId,
+        id: ShardRequestId,
         /// The shard's status.
         status: Box<ShardState>,
     },
@@ -55,13 +55,13 @@ pub enum ShardReply {
 
 /// A shard's id for a request that waits for the reply of one other shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QuestionId(pub usize);
+pub struct ShardRequestId(pub usize);
 
-/// A connection on its way to another shard; only its preamble has been read.
+/// A connection on its way to another shard; only its handshake has been read.
 #[derive(Debug)]
-pub struct HandedOver {
+pub struct PassedConnection {
     /// The socket.
     pub socket: OwnedFd,
-    /// Its preamble.
-    pub preamble: Preamble,
+    /// Its handshake.
+    pub handshake: Handshake,
 }

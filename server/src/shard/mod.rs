@@ -1,7 +1,7 @@
 //! A shard of the node: the engine's shard with its clients and the other shards, on one executor.
 
+pub mod channel;
 pub mod context;
-pub mod lane;
 pub mod mesh;
 pub mod message;
 
@@ -22,15 +22,15 @@ use rangedb_engine::wal::WalError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::data_dir;
-use crate::env::reactor::{self, TcpListener, Unsupported, foreign};
+use crate::env::reactor::{self, TcpListener, Unsupported, cross_thread};
 use crate::env::{GlommioRuntime, Now};
 use crate::net::port::BoundSocket;
-use crate::net::{listener, preamble};
+use crate::net::{handshake, listener};
 use crate::peers::Peers;
 use crate::probe::ReportRequest;
 use crate::world::GlommioEnv;
 use context::{Context, NodeInfo};
-use mesh::{Inbox, LaneEnds, Waiting};
+use mesh::{Inbox, ShardChannels, Waiting};
 use message::{ShardMessage, ShardReply};
 
 /// Most messages handled before other tasks get a turn.
@@ -68,8 +68,8 @@ pub struct ShardSetup {
     pub node: NodeInfo,
     /// The other nodes.
     pub peers: Arc<Peers>,
-    /// The ends of the lanes to the other shards.
-    pub lanes: LaneEnds,
+    /// The ends of the channels to the other shards.
+    pub channels: ShardChannels,
     /// The shard's socket of the node's port.
     pub socket: BoundSocket,
     /// The current order of the node.
@@ -122,7 +122,7 @@ impl ShardError {
 /// # Errors
 /// It could not start, or could not make everything durable at the end.
 pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
-    let (mesh, mut inboxes) = setup.lanes.open();
+    let (mesh, mut inboxes) = setup.channels.open();
     let mesh = Rc::new(mesh);
     let links = setup.world.transport.clone();
     links.join_mesh(mesh.clone());
@@ -182,7 +182,7 @@ async fn end_stalled(context: Rc<Context>) {
 
 /// Answers the admin pages' requests for a report.
 async fn report(context: Rc<Context>, mut asked: mpsc::Receiver<ReportRequest>) {
-    while let Some(reply) = foreign(asked.recv()).await {
+    while let Some(reply) = cross_thread(asked.recv()).await {
         // The page may no longer wait.
         let _ = reply.send(context.report());
     }
@@ -255,14 +255,16 @@ fn read(context: &Rc<Context>, inbox: Inbox) -> [Task<()>; 2] {
 fn receive(context: &Rc<Context>, from: ShardId, message: ShardMessage) {
     match message {
         ShardMessage::Connection(connection) => {
-            reactor::spawn_local(preamble::take_over(context.clone(), connection)).detach();
+            reactor::spawn_local(handshake::adopt(context.clone(), connection)).detach();
         }
         ShardMessage::Routes(routes) => context.gateway.learn_routes(from, routes),
-        ShardMessage::Question { id, lane, question } => {
+        ShardMessage::Request { id, class, request } => {
             let context = context.clone();
             reactor::spawn_local(async move {
-                let answer = context.gateway.answer(lane, question).await;
-                context.mesh.reply(from, ShardReply::Answer { id, answer });
+                let response = context.gateway.answer(class, request).await;
+                context
+                    .mesh
+                    .reply(from, ShardReply::Response { id, response });
             })
             .detach();
         }
@@ -277,10 +279,10 @@ fn receive(context: &Rc<Context>, from: ShardId, message: ShardMessage) {
 /// Gives a reply of another shard to its receiver.
 fn conclude(context: &Context, from: ShardId, reply: ShardReply) {
     match reply {
-        ShardReply::Answer { id, answer } => {
-            if let Some(Waiting::Question(asker)) = context.mesh.take(from, id) {
+        ShardReply::Response { id, response } => {
+            if let Some(Waiting::Request(asker)) = context.mesh.take(from, id) {
                 // The receiver may no longer wait.
-                let _ = asker.send(answer);
+                let _ = asker.send(response);
             }
         }
         ShardReply::Status { id, status } => {
@@ -298,7 +300,7 @@ async fn stop_order(mut orders: watch::Receiver<Order>) -> Now {
         if let Order::Stop { until } = *orders.borrow_and_update() {
             return until;
         }
-        if foreign(orders.changed()).await.is_err() {
+        if cross_thread(orders.changed()).await.is_err() {
             // The node that gives orders is gone.
             return Now::now();
         }

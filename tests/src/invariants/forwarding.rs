@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use rangedb_engine::request::SessionPair;
+use rangedb_engine::request::RequestId;
 use rangedb_engine::types::{ClientId, Location};
 
 /// How often a write may yet be forwarded.
@@ -19,7 +19,7 @@ pub struct Forwarding(BTreeMap<(Location, ClientId, u64), Left>);
 
 impl Forwarding {
     /// Notes that a client has sent a write to a shard, which may forward it.
-    pub fn asked(&mut self, at: Location, session: &SessionPair) {
+    pub fn asked(&mut self, at: Location, session: &RequestId) {
         let name = (at, session.client, session.sequence);
         let left = self.0.entry(name).or_default();
         left.on_the_node += 1;
@@ -33,7 +33,7 @@ impl Forwarding {
     pub fn forwarded(
         &mut self,
         (from, to): (Location, Location),
-        session: &SessionPair,
+        session: &RequestId,
     ) -> Result<(), String> {
         let name = (from, session.client, session.sequence);
         let left = self

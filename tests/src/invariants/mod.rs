@@ -26,7 +26,7 @@ pub mod replicas;
 pub mod replication;
 mod row_cache;
 pub mod rows;
-pub mod session_pairs;
+pub mod session_requests;
 pub mod snapshots;
 pub mod state_machine;
 pub mod steadiness;
@@ -39,16 +39,16 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use rangedb_engine::gateway::message::{self, Body};
 use rangedb_engine::lsm::row::Row;
-use rangedb_engine::raft::{self, Answer, Message, Question};
+use rangedb_engine::raft::{self, Message, RaftRequest, RaftResponse};
 use rangedb_engine::range::apply::Applied;
 use rangedb_engine::range::observer::ApplyObserver;
 use rangedb_engine::range::state::RangeState;
 use rangedb_engine::types::{Location, RangeId};
 use rangedb_engine::wal::{Group, LogEntry, LogId, LogState};
 
+use crate::sim::client_network::ClientRequest;
 use crate::sim::cluster::{Cluster, Look};
 use crate::sim::executor;
-use crate::sim::road::Asked;
 use crate::sim::seen::Seen;
 
 /// The observations of all entries that replicas have applied.
@@ -56,7 +56,7 @@ use crate::sim::seen::Seen;
 struct Entries {
     log: log_matching::Log,
     machine: state_machine::Machine,
-    pairs: session_pairs::Pairs,
+    requests: session_requests::Requests,
     promises: promises::Promises,
     voters: voters::Voters,
     forwarding: forwarding::Forwarding,
@@ -84,7 +84,7 @@ impl ApplyObserver for EachEntry {
             let checks = [
                 entries.log.check(group, entry),
                 entries.machine.check(group, entry, results, state),
-                entries.pairs.check(group, entry, results),
+                entries.requests.check(group, entry, results),
                 epochs::check(group, entry, results, state),
                 entries.targets.check(group, entry, results, state),
                 entries.voters.check(group, entry, state),
@@ -97,24 +97,28 @@ impl ApplyObserver for EachEntry {
 
 /// Records a replica's answer to another one, which relies on it from now on. Returns whether the
 /// answer is a vote for the other.
-pub fn answered(question: Bytes, answer: &Bytes) -> bool {
-    let Some(answer) = raft::decode_answer(answer) else {
+pub fn answered(request: Bytes, response: &Bytes) -> bool {
+    let Some(response) = raft::decode_response(response) else {
         return false;
     };
-    if matches!(answer, Answer::Refused | Answer::Done | Answer::Conflict) {
+    if matches!(
+        response,
+        RaftResponse::Refused | RaftResponse::Done | RaftResponse::Conflict
+    ) {
         return false;
     }
-    let Some(Message::Question(envelope, question)) = raft::decode(&question) else {
+    let Some(Message::Request(envelope, request)) = raft::decode(&request) else {
         return false;
     };
     ENTRIES.with_borrow_mut(|entries| {
-        entries.promises.answered(envelope, &question, answer);
+        entries.promises.answered(envelope, &request, response);
     });
-    matches!(question, Question::Vote(_)) && matches!(answer, Answer::Voted { granted: true, .. })
+    matches!(request, RaftRequest::Vote(_))
+        && matches!(response, RaftResponse::Voted { granted: true, .. })
 }
 
 /// Records a request that a client has sent to the shard at `at`.
-pub fn asked(at: Location, asked: &Asked) {
+pub fn asked(at: Location, asked: &ClientRequest) {
     let Body::Write { session, .. } = &asked.body else {
         return;
     };

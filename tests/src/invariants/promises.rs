@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use rangedb_engine::raft::{Answer, Envelope, Question, SnapshotPart};
+use rangedb_engine::raft::{Envelope, RaftRequest, RaftResponse, SnapshotPart};
 use rangedb_engine::wal::{Group, LogId, LogState, Vote};
 
 /// The promises of one replica.
@@ -27,26 +27,25 @@ fn rank(vote: Vote) -> (u64, u64) {
 
 impl Promises {
     /// Records an answer that a replica is sending.
-    pub fn answered(&mut self, envelope: Envelope, question: &Question, answer: Answer) {
-        let (vote, last) = match (question, answer) {
-            (Question::Vote(candidacy), Answer::Voted { granted: true, .. }) => {
+    pub fn answered(&mut self, envelope: Envelope, request: &RaftRequest, response: RaftResponse) {
+        let (vote, last) = match (request, response) {
+            (RaftRequest::Vote(candidacy), RaftResponse::Voted { granted: true, .. }) => {
                 (candidacy.vote, None)
             }
             (
-                Question::Append {
+                RaftRequest::Append {
                     vote,
                     previous,
                     entries,
                     ..
                 },
-                Answer::Appended,
+                RaftResponse::Appended,
             ) => (*vote, entries.last().map(|entry| entry.id).or(*previous)),
-            (Question::Append { vote, .. }, Answer::AppendedUpTo(last)) => (*vote, last),
-            (Question::Snapshot(SnapshotPart::End { vote, last, .. }), Answer::Installed(now))
-                if rank(now) == rank(*vote) =>
-            {
-                (*vote, Some(*last))
-            }
+            (RaftRequest::Append { vote, .. }, RaftResponse::AppendedUpTo(last)) => (*vote, last),
+            (
+                RaftRequest::Snapshot(SnapshotPart::End { vote, last, .. }),
+                RaftResponse::Installed(now),
+            ) if rank(now) == rank(*vote) => (*vote, Some(*last)),
             _ => return,
         };
         let group = Group {

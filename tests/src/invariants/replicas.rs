@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
-use rangedb_engine::range::sessions::{ClientMarks, SavedPair, SessionRow};
+use rangedb_engine::range::sessions::{ClientMarks, SavedRequest, SessionRow};
 use rangedb_engine::shard::contents::{Contents, Version};
 use rangedb_engine::types::{Blob, ClientId, RangeId, Timestamp};
 
@@ -62,7 +62,7 @@ fn difference(a: &Contents, b: &Contents, at_rest: bool) -> Option<String> {
     }
     let (a, b) = (Table::of(&a.sessions), Table::of(&b.sessions));
     unlike_maps("the marks of client", &a.clients, &b.clients)
-        .or_else(|| unlike_maps("the session pair", &a.pairs, &b.pairs))
+        .or_else(|| unlike_maps("the request of a session", &a.requests, &b.requests))
 }
 
 fn unlike<T: PartialEq + Debug>(what: &str, a: &T, b: &T) -> Option<String> {
@@ -108,7 +108,7 @@ fn visible(rows: &[Version], threshold: Timestamp) -> BTreeMap<(&Blob, Timestamp
 #[derive(Default)]
 struct Table<'a> {
     clients: BTreeMap<ClientId, Option<ClientMarks>>,
-    pairs: BTreeMap<(ClientId, u64), (&'a Blob, Option<&'a SavedPair>)>,
+    requests: BTreeMap<(ClientId, u64), (&'a Blob, Option<&'a SavedRequest>)>,
 }
 
 impl<'a> Table<'a> {
@@ -119,14 +119,14 @@ impl<'a> Table<'a> {
                 SessionRow::Client(client, marks) => {
                     table.clients.insert(*client, *marks);
                 }
-                SessionRow::Pair {
+                SessionRow::Request {
                     first_key,
                     client,
                     sequence,
                     saved,
                 } => {
-                    let pair = (first_key, saved.as_ref());
-                    table.pairs.insert((*client, *sequence), pair);
+                    let request = (first_key, saved.as_ref());
+                    table.requests.insert((*client, *sequence), request);
                 }
             }
         }

@@ -18,7 +18,7 @@ struct Given {
     last_ts: Timestamp,
     ceiling: Timestamp,
     epoch: rangedb_engine::types::Epoch,
-    clients_and_pairs: (usize, usize),
+    clients_and_requests: (usize, usize),
 }
 
 /// The effects of all entries of all ranges.
@@ -47,7 +47,7 @@ impl Machine {
             last_ts: state.last_ts,
             ceiling: state.ceiling,
             epoch: state.descriptor.epoch,
-            clients_and_pairs: state.sessions.len(),
+            clients_and_requests: state.sessions.len(),
         };
         let known = *self.0.entry((range, index)).or_insert(this);
         if known != this {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rangedb_engine::range::apply::Applied;
 use rangedb_engine::range::command::ArchivedAction;
 use rangedb_engine::range::state::RangeState;
-use rangedb_engine::request::{SessionPair, Target};
+use rangedb_engine::request::{RequestId, Target};
 use rangedb_engine::types::{ClientId, Epoch, RangeId};
 use rangedb_engine::wal::{Group, LogEntry};
 
@@ -20,7 +20,7 @@ pub struct Targets(BTreeMap<(ClientId, u64), Named>);
 
 impl Targets {
     /// Notes a try of a write.
-    pub fn asked(&mut self, session: &SessionPair, target: Option<Target>) {
+    pub fn asked(&mut self, session: &RequestId, target: Option<Target>) {
         let name = (session.client, session.sequence);
         let named = self.0.entry(name).or_insert_with(|| Some(BTreeSet::new()));
         match (target, &mut *named) {
@@ -42,18 +42,18 @@ impl Targets {
         state: &RangeState,
     ) -> Result<(), String> {
         check_each(entry, results, |command, result| {
-            let ArchivedAction::Write { pair, .. } = &command.action else {
+            let ArchivedAction::Write { request_id, .. } = &command.action else {
                 return Ok(());
             };
-            let pair = pair.pair();
-            let Some(Some(named)) = self.0.get(&(pair.client, pair.sequence)) else {
+            let request_id = request_id.to_native();
+            let Some(Some(named)) = self.0.get(&(request_id.client, request_id.sequence)) else {
                 return Ok(());
             };
             let epoch = state.descriptor.epoch;
             if is_applied_now(command, result) && !named.contains(&(group.range, epoch)) {
                 return Err(format!(
                     "range {}: write {} of client {} is applied in epoch {epoch}, and names {named:?}",
-                    group.range, pair.sequence, pair.client.0
+                    group.range, request_id.sequence, request_id.client.0
                 ));
             }
             Ok(())

@@ -4,7 +4,7 @@
 //!
 //! The seed decides whether it follows routes. One that does asks the shard that has the key's range.
 //! One that does not asks any shard of the node, and its requests are forwarded. Its writes travel on
-//! a [`road`](super::road). Many writes of one client may be under way at once.
+//! a [`client_network`](super::client_network). Many writes of one client may be under way at once.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -12,24 +12,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rangedb_client::core::multi_get::{self, KeyOutcome, Source};
-use rangedb_client::core::{Action, Attempt, Call, Core, Event, Kind, Lost, Place};
+use rangedb_client::core::{Action, Attempt, Call, Core, Endpoint, Event, Kind, Lost};
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::error::Error;
 use rangedb_engine::gateway::message::{Body, Found};
 use rangedb_engine::gateway::request::Caller;
 use rangedb_engine::gateway::values;
 use rangedb_engine::range::Route;
-use rangedb_engine::request::{Batch, Outcome, ScanReply, ScanRequest, SessionPair, Target};
+use rangedb_engine::request::{Batch, Outcome, RequestId, ScanReply, ScanRequest, Target};
 use rangedb_engine::types::{Blob, ClientId, Epoch, RangeId, Timestamp};
 use rangedb_protocol::{ErrorReply, Fate, Values};
 use rangedb_server::handler::refusal::Refusal;
 use rangedb_server::handler::reply::key_result;
 use tokio::sync::oneshot;
 
+use super::client_network::{ClientNetwork, ClientRequest, ClientResponse, Reached, TRY};
 use super::cluster::Cluster;
 use super::executor::{self, OnHost};
 use super::random::Random;
-use super::road::{Asked, Reached, Road, TRY, Told};
 use super::runtime::SimRuntime;
 use super::seen::Seen;
 
@@ -62,7 +62,7 @@ pub struct SimClient {
     pub(super) values: Cell<u64>,
     /// Whether a write of its pair is under way.
     pub(super) writes_pair: Cell<bool>,
-    road: Road,
+    client_network: ClientNetwork,
     core: Core,
     /// The instant that the core gets for the beginning of the simulated time.
     origin: Instant,
@@ -71,7 +71,7 @@ pub struct SimClient {
 /// What a call asks for, and how.
 struct Request<'a> {
     key: &'a [u8],
-    body: &'a dyn Fn(SessionPair) -> Body,
+    body: &'a dyn Fn(RequestId) -> Body,
     kind: Kind,
     /// How long the client waits.
     time: Duration,
@@ -91,9 +91,9 @@ pub struct ReadRow {
 #[derive(Default)]
 struct Try {
     reached: Option<Reached>,
-    receiver: Option<oneshot::Receiver<Told>>,
+    receiver: Option<oneshot::Receiver<ClientResponse>>,
     /// Until when an answer counts, and how long a silence is before the core hears of it.
-    patience: Option<(Instant, Option<Duration>)>,
+    timeout: Option<(Instant, Option<Duration>)>,
     /// Whether a request of this call may arrive a second time, later than its answer.
     comes_twice: bool,
 }
@@ -108,8 +108,8 @@ impl Try {
     }
 
     /// Waits for the answer; gives it, or the event that comes before.
-    async fn answer(&mut self, now: Instant) -> Result<Told, Event> {
-        let (Some(receiver), Some((until, silence))) = (&mut self.receiver, self.patience) else {
+    async fn answer(&mut self, now: Instant) -> Result<ClientResponse, Event> {
+        let (Some(receiver), Some((until, silence))) = (&mut self.receiver, self.timeout) else {
             return Err(Event::Lost(Lost::NotSent("nothing was sent".into())));
         };
         let left = until.saturating_duration_since(now);
@@ -154,7 +154,7 @@ impl SimClient {
             hands: [1, 1, 1, 2, 3][random.below(5) as usize],
             values: Cell::new(0),
             writes_pair: Cell::new(false),
-            road: Road::new(&random),
+            client_network: ClientNetwork::new(&random),
             core,
             origin,
             random,
@@ -180,12 +180,12 @@ impl SimClient {
 
     /// A gateway of the node at an address, if that node runs: of the shard, if one is named and the
     /// client follows routes, or of any.
-    async fn reach(&self, at: &str, shard: Option<u16>, patience: Duration) -> Option<Reached> {
+    async fn reach(&self, at: &str, shard: Option<u16>, timeout: Duration) -> Option<Reached> {
         let machine = at.strip_prefix("machine-")?.parse().ok()?;
         let node = self.cluster.on(machine)?;
         let (host, gateways) = (node.host(), node.gateways()?);
         let runs = OnHost::new(host, std::future::ready(()));
-        SimRuntime::timeout(patience, runs).await.ok()?;
+        SimRuntime::timeout(timeout, runs).await.ok()?;
         let named = shard.filter(|_| self.caller.follows_routes);
         let any = || self.random.below(gateways.len() as u64) as usize;
         let gateway = gateways.get(named.map_or_else(any, usize::from))?.clone();
@@ -193,21 +193,21 @@ impl SimClient {
     }
 
     /// Opens a connection, in the words of the core.
-    async fn open(&self, place: &Place, until: Instant) -> Option<Reached> {
+    async fn open(&self, endpoint: &Endpoint, until: Instant) -> Option<Reached> {
         let left = until.saturating_duration_since(self.now());
-        let reached = self.reach(&place.address, place.shard, left).await;
+        let reached = self.reach(&endpoint.address, endpoint.shard, left).await;
         match &reached {
-            Some(_) => self.core.reached(&place.address),
-            None => self.core.leave_out(&place.address, self.now()),
+            Some(_) => self.core.reached(&endpoint.address),
+            None => self.core.leave_out(&endpoint.address, self.now()),
         }
         reached
     }
 
     /// Asks one node after the other for its directory, until one answers.
     async fn refresh(&self, deadline: Instant) -> bool {
-        let (addresses, patience) = self.core.order(deadline, self.now());
+        let (addresses, timeout) = self.core.order(deadline, self.now());
         for at in addresses {
-            let Some(reached) = self.reach(&at, None, patience).await else {
+            let Some(reached) = self.reach(&at, None, timeout).await else {
                 self.core.leave_out(&at, self.now());
                 continue;
             };
@@ -293,8 +293,8 @@ impl SimClient {
                     event = Event::Refreshed(told.map_err(Into::into));
                     continue;
                 }
-                Action::Open { place, until } => {
-                    present.reached = self.open(&place, until).await;
+                Action::Open { endpoint, until } => {
+                    present.reached = self.open(&endpoint, until).await;
                     event = match present.reached {
                         Some(_) => Event::Opened,
                         None => Event::NotOpened("the node does not run".into()),
@@ -320,8 +320,8 @@ impl SimClient {
                     let node = present.node();
                     match self.judged(told.reply.result) {
                         Ok(found) => {
-                            let place = call.answered(told.reply.now.0, self.now());
-                            return Ok((found, Source { node, place }));
+                            let endpoint = call.answered(told.reply.now.0, self.now());
+                            return Ok((found, Source { node, endpoint }));
                         }
                         Err(error) => Event::Refused {
                             node,
@@ -339,16 +339,16 @@ impl SimClient {
         let Some(reached) = &present.reached else {
             return;
         };
-        let pair = SessionPair {
-            client: ClientId(attempt.pair.client),
-            sequence: attempt.pair.sequence,
-            lowest_unanswered: attempt.pair.lowest_unanswered,
-            first_tried: Timestamp(attempt.pair.first_tried),
+        let request_id = RequestId {
+            client: ClientId(attempt.request_id.client),
+            sequence: attempt.request_id.sequence,
+            lowest_unanswered: attempt.request_id.lowest_unanswered,
+            first_tried: Timestamp(attempt.request_id.first_tried),
         };
         // About every other request names no range, as other clients do.
         let target = attempt.target.filter(|_| self.random.once_in(2));
-        let asked = Asked {
-            body: (request.body)(pair),
+        let asked = ClientRequest {
+            body: (request.body)(request_id),
             caller: self.caller,
             token: Timestamp(attempt.token),
             target: target.map(|target| Target {
@@ -358,19 +358,19 @@ impl SimClient {
                     conf: target.conf,
                 },
             }),
-            patience: (request.has_deadline)
+            timeout: (request.has_deadline)
                 .then(|| Duration::from_millis(attempt.deadline_ms.into())),
         };
         let receiver = match request.kind {
             Kind::Write => {
-                let (receiver, comes_twice) = self.road.send(reached, asked);
+                let (receiver, comes_twice) = self.client_network.send(reached, asked);
                 present.comes_twice |= comes_twice;
                 receiver
             }
-            Kind::Read | Kind::Order => self.road.send_read(reached, asked),
+            Kind::Read | Kind::Order => self.client_network.send_read(reached, asked),
         };
         present.receiver = Some(receiver);
-        present.patience = Some((attempt.until, attempt.silence));
+        present.timeout = Some((attempt.until, attempt.silence));
     }
 
     /// Writes until the outcome is known or the client gives up. `Err(true)` if the write may have
@@ -472,7 +472,7 @@ impl SimClient {
     }
 
     /// Reads a key, on any node, until one answers; `None` after many tries.
-    pub async fn read_patiently(&self, key: &str) -> Option<Option<String>> {
+    pub async fn read_with_retries(&self, key: &str) -> Option<Option<String>> {
         for _ in 0..200 {
             let read = self.read(key.as_bytes(), |found| {
                 found.map(|(value, _)| String::from_utf8_lossy(value).into_owned())
@@ -497,7 +497,7 @@ impl SimClient {
 /// Makes the next try a write of its own, if the run has this deliberate bug.
 fn deliberate_bug(call: &mut Call<'_>) {
     #[cfg(feature = "mutants")]
-    if rangedb_engine::mutant::is(rangedb_engine::mutant::Mutant::RetryUnderNewPair) {
+    if rangedb_engine::mutant::is(rangedb_engine::mutant::Mutant::RetryUnderNewId) {
         call.forget_request_id();
     }
     #[cfg(not(feature = "mutants"))]

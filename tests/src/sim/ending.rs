@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use rangedb_engine::cluster::{Ask, Told};
+use rangedb_engine::cluster::{ClusterRequest, ClusterResponse};
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::types::NodeId;
 
@@ -136,7 +136,7 @@ impl Story {
         let reader = self.client(u32::MAX, &Rc::default());
         let keys: Vec<String> = self.seen.counters.borrow().keys().cloned().collect();
         for key in keys {
-            let Some(value) = reader.read_patiently(&key).await else {
+            let Some(value) = reader.read_with_retries(&key).await else {
                 return self.seen.violation(format!("{key} cannot be read"));
             };
             let value = value.unwrap_or_else(|| "0".to_owned());
@@ -151,14 +151,14 @@ impl Story {
         let until = executor::current().now() + RESTORES_WITHIN;
         loop {
             let nodes = self.cluster.nodes();
-            let told = operator::ask(&nodes[0], Ask::View).await;
-            let missing = match told {
-                Some(Told::View(view)) => {
+            let response = operator::ask(&nodes[0], ClusterRequest::View).await;
+            let missing = match response {
+                Some(ClusterResponse::View(view)) => {
                     let nodes: Vec<NodeId> =
                         nodes.iter().map(|node| node.location(0).node).collect();
                     invariants::replication::missing(&view, &nodes, &self.cluster.looks())
                 }
-                told => Some(format!("the manager says {told:?}")),
+                response => Some(format!("the manager says {response:?}")),
             };
             let Some(missing) = missing else { return };
             if executor::current().now() > until {

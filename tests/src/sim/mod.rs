@@ -7,7 +7,7 @@
 //! - [`disk`]: a crash loses or tears writes in flight;
 //! - [`network`]: messages are late, lost, repeated, and cut off;
 //! - [`node`] and [`cluster`]: nodes start, stop, crash, pause, and lose their disks;
-//! - [`client`], [`workload`] and [`road`]: clients, what they do, and the faults between them and
+//! - [`client`], [`workload`] and [`client_network`]: clients, what they do, and the faults between them and
 //!   the nodes; [`seen`] records what they observe;
 //! - [`operator`]: orders of a person.
 //!
@@ -18,6 +18,7 @@
 
 pub mod catch_up;
 pub mod client;
+pub mod client_network;
 pub mod clocks;
 pub mod cluster;
 pub mod digests;
@@ -31,7 +32,6 @@ pub mod node;
 pub mod operator;
 pub mod put_back;
 pub mod random;
-pub mod road;
 pub mod run;
 pub mod runtime;
 pub mod seen;

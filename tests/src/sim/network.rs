@@ -1,12 +1,12 @@
 //! The links between shards: delays, loss, late duplicates, damage, and cuts in one direction.
 //!
-//! Each question and each answer takes a random time. Questions of one shard to another in one lane
+//! Each question and each answer takes a random time. Questions of one shard to another of one class
 //! arrive in order, as on a connection, also after the receiver was paused. Questions of different
 //! shards or lanes, and answers, overtake each other; a duplicate comes at any time. A lost
 //! question or answer is never reported: the sender gives up by its own clock. A message on its way
 //! arrives even if its sender crashes.
 //!
-//! Forwarded requests of clients ([`Lane::Clients`]) rely on what a connection gives: none comes twice,
+//! Forwarded requests of clients ([`MessageClass::Clients`]) rely on what a connection gives: none comes twice,
 //! and one that is lost, with its connection, is reported after a while.
 
 use std::cell::{Cell, RefCell};
@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rangedb_engine::env::{Lane, Transport};
+use rangedb_engine::env::{MessageClass, Transport};
 use rangedb_engine::frame;
 use rangedb_engine::gateway::Gateway;
 use rangedb_engine::shard::Shard;
@@ -38,7 +38,7 @@ const LATE_MAX_MS: u64 = 2_000;
 const BREAKS_AFTER: Duration = Duration::from_secs(1);
 
 /// The kind of the frames that carry damaged messages.
-const QUESTION: u16 = 101;
+const REQUEST: u16 = 101;
 
 struct Attached {
     host: Host,
@@ -48,12 +48,12 @@ struct Attached {
 /// A question on its way: when it arrives, and where its answer goes.
 struct Sent {
     arrives: Duration,
-    question: Bytes,
-    answer: oneshot::Sender<io::Result<Bytes>>,
+    request: Bytes,
+    response: oneshot::Sender<io::Result<Bytes>>,
 }
 
-/// A one-way connection: from one shard to another, in one lane.
-type Way = (Location, Location, Lane);
+/// A one-way connection: from one shard to another, of one class.
+type Way = (Location, Location, MessageClass);
 
 /// All links of a cluster.
 pub struct Network {
@@ -141,8 +141,10 @@ impl Network {
 
     /// Pauses a machine right after its next answer of this kind has left, and sends the receiver's
     /// machine to `told`.
-    pub fn stop_at(&self, machine: u16, answer: Telling, told: oneshot::Sender<u16>) {
-        self.at_answer.borrow_mut().insert((machine, answer), told);
+    pub fn stop_at(&self, machine: u16, response: Telling, told: oneshot::Sender<u16>) {
+        self.at_answer
+            .borrow_mut()
+            .insert((machine, response), told);
     }
 
     /// Forgets all answers at which a machine would be paused.
@@ -193,7 +195,7 @@ impl Network {
     /// at such a frame; here only the message is lost.
     fn damage(&self, message: &[u8]) -> Option<Bytes> {
         let mut bytes = Vec::new();
-        frame::encode(self.random.next(), QUESTION, message, &mut bytes);
+        frame::encode(self.random.next(), REQUEST, message, &mut bytes);
         let bit = self.random.below(bytes.len() as u64 * 8) as usize;
         bytes[bit / 8] ^= 1 << (bit % 8);
         let found = frame::decode(&bytes).ok().flatten()?;
@@ -212,7 +214,7 @@ impl Network {
 
     /// Delivers the questions of one connection in order, until there are none.
     async fn carry(self: Rc<Network>, way: Way) {
-        let (from, to, lane) = way;
+        let (from, to, class) = way;
         loop {
             let next = {
                 let mut under_way = self.under_way.borrow_mut();
@@ -228,17 +230,20 @@ impl Network {
             let least = executor::current().now() + Duration::from_micros(1);
             executor::sleep_until(sent.arrives.max(least)).await;
             self.await_running(to).await;
-            if let Some(question) = self.arrives(from, to, sent.question) {
-                if self.duplicates.get() && lane != Lane::Clients && self.random.once_in(10) {
-                    self.deliver_again(way, question.clone());
+            if let Some(request) = self.arrives(from, to, sent.request) {
+                if self.duplicates.get()
+                    && class != MessageClass::Clients
+                    && self.random.once_in(10)
+                {
+                    self.deliver_again(way, request.clone());
                 }
                 let network = self.clone();
-                let answer = self.deliver(way, question);
+                let response = self.deliver(way, request);
                 executor::current().spawn_on(OUTSIDE, async move {
-                    network.bring_back(way, answer, sent.answer).await;
+                    network.bring_back(way, response, sent.response).await;
                 });
             } else {
-                executor::current().spawn_on(OUTSIDE, lost(lane, sent.answer));
+                executor::current().spawn_on(OUTSIDE, lost(class, sent.response));
             }
         }
     }
@@ -259,13 +264,13 @@ impl Network {
 
     async fn bring_back(
         &self,
-        (asker, from, lane): Way,
-        answer: Option<oneshot::Receiver<Bytes>>,
+        (asker, from, class): Way,
+        response: Option<oneshot::Receiver<Bytes>>,
         to: oneshot::Sender<io::Result<Bytes>>,
     ) {
-        let answer = match answer {
+        let response = match response {
             None => Err(io::ErrorKind::ConnectionRefused.into()),
-            Some(answer) => answer
+            Some(response) => response
                 .await
                 .map_err(|_| io::ErrorKind::ConnectionReset.into()),
         };
@@ -273,21 +278,21 @@ impl Network {
         let came = self.arrives(
             from,
             asker,
-            answer.as_ref().ok().cloned().unwrap_or_default(),
+            response.as_ref().ok().cloned().unwrap_or_default(),
         );
         let Some(came) = came else {
-            return lost(lane, to).await;
+            return lost(class, to).await;
         };
-        let answer = answer.map(|_| came);
+        let response = response.map(|_| came);
         // The sender may have given up.
-        let _ = to.send(answer);
+        let _ = to.send(response);
     }
 
     /// Lets the shard at `to` answer a question from the shard at `from`.
     fn deliver(
         self: &Rc<Network>,
-        (from, to, lane): Way,
-        question: Bytes,
+        (from, to, class): Way,
+        request: Bytes,
     ) -> Option<oneshot::Receiver<Bytes>> {
         let attached = self.attached.borrow();
         let Attached { host, gateway } = attached.get(&to)?;
@@ -295,17 +300,17 @@ impl Network {
         let (host, gateway) = (*host, gateway.clone());
         let network = self.clone();
         executor::current().spawn_on(host, async move {
-            if lane == Lane::Clients {
+            if class == MessageClass::Clients {
                 // The sender may have given up.
-                let _ = sender.send(gateway.answer(lane, question).await);
+                let _ = sender.send(gateway.answer(class, request).await);
                 return;
             }
             let shard = gateway.shard();
             let before = network.last_entries(to, shard);
-            let answer = gateway.answer(lane, question.clone()).await;
-            let has_voted = invariants::answered(question, &answer);
+            let response = gateway.answer(class, request.clone()).await;
+            let has_voted = invariants::answered(request, &response);
             // The sender may have given up.
-            let _ = sender.send(answer);
+            let _ = sender.send(response);
             if has_voted {
                 network.stop_if_asked(from, to, Telling::Voted);
             }
@@ -334,9 +339,9 @@ impl Network {
     }
 
     /// Pauses the answering machine if a fault waits for this kind of answer.
-    fn stop_if_asked(&self, from: Location, to: Location, answer: Telling) {
+    fn stop_if_asked(&self, from: Location, to: Location, response: Telling) {
         let (asker, machine) = self.machines(from, to);
-        let told = self.at_answer.borrow_mut().remove(&(machine, answer));
+        let told = self.at_answer.borrow_mut().remove(&(machine, response));
         if let Some(told) = told {
             executor::current().pause(machine);
             // The run may have ended.
@@ -345,25 +350,25 @@ impl Network {
     }
 
     /// Delivers a question a second time, late, and drops the answer.
-    fn deliver_again(self: &Rc<Network>, way: Way, question: Bytes) {
+    fn deliver_again(self: &Rc<Network>, way: Way, request: Bytes) {
         let network = self.clone();
         executor::current().spawn_on(OUTSIDE, async move {
             let late = Duration::from_millis(network.random.below(LATE_MAX_MS));
             executor::sleep_until(executor::current().now() + late).await;
-            drop(network.deliver(way, question));
+            drop(network.deliver(way, request));
         });
     }
 }
 
 /// Keeps a lost message's sender waiting: until it gives up, or, as with a connection, until that is
 /// found to be broken.
-async fn lost(lane: Lane, mut answer: oneshot::Sender<io::Result<Bytes>>) {
-    if lane != Lane::Clients {
-        return answer.closed().await;
+async fn lost(class: MessageClass, mut response: oneshot::Sender<io::Result<Bytes>>) {
+    if class != MessageClass::Clients {
+        return response.closed().await;
     }
     executor::sleep_until(executor::current().now() + BREAKS_AFTER).await;
     // The sender may have given up.
-    let _ = answer.send(Err(io::ErrorKind::ConnectionReset.into()));
+    let _ = response.send(Err(io::ErrorKind::ConnectionReset.into()));
 }
 
 /// The links of one shard.
@@ -374,17 +379,17 @@ pub struct SimLink {
 }
 
 impl Transport for SimLink {
-    async fn call(&self, to: Location, lane: Lane, question: Bytes) -> io::Result<Bytes> {
-        if lane == Lane::Clients {
-            invariants::forwarded(self.from, to, &question);
+    async fn call(&self, to: Location, class: MessageClass, request: Bytes) -> io::Result<Bytes> {
+        if class == MessageClass::Clients {
+            invariants::forwarded(self.from, to, &request);
         }
         let (sender, receiver) = oneshot::channel();
         let sent = Sent {
             arrives: executor::current().now() + self.network.delay(self.from, to),
-            question,
-            answer: sender,
+            request,
+            response: sender,
         };
-        self.network.send((self.from, to, lane), sent);
+        self.network.send((self.from, to, class), sent);
         let lost = io::ErrorKind::ConnectionReset;
         receiver.await.unwrap_or_else(|_| Err(lost.into()))
     }

@@ -47,7 +47,7 @@ pub struct Sizes {
     pub row_cache_bytes: usize,
     /// Log entries that are kept for replicas that are behind.
     pub entries_kept: u64,
-    /// Appends that are longer than this, in bytes, take the bulk lane.
+    /// Appends that are longer than this, in bytes, belong to the bulk class.
     pub small_append_bytes: usize,
     /// How long old versions of values are kept, in milliseconds.
     pub gc_retention_ms: u64,
@@ -416,7 +416,7 @@ impl SimNode {
             id: NodeId(u64::from(self.id)),
             address: format!("machine-{}", self.machine),
             shards: self.sizes.shards,
-            life: NodeRecord::life(self.starts.get(), 0),
+            incarnation: NodeRecord::incarnation(self.starts.get(), 0),
             started_ms: self.clock.wall_ms(),
             ..NodeRecord::default()
         }

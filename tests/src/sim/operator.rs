@@ -7,7 +7,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use rangedb_engine::cluster::{Ask, Told};
+use rangedb_engine::cluster::{ClusterRequest, ClusterResponse};
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::shard::Shard;
 use rangedb_engine::types::{NodeId, RangeId, ShardId};
@@ -25,9 +25,9 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 const ENROLL_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Asks the manager through a node; `None` if there is no answer.
-pub async fn ask(node: &SimNode, ask: Ask) -> Option<Told> {
+pub async fn ask(node: &SimNode, request: ClusterRequest) -> Option<ClusterResponse> {
     let shard = node.shards()?.first()?.clone();
-    let asked = OnHost::new(node.host(), async move { shard.manage(ask).await });
+    let asked = OnHost::new(node.host(), async move { shard.manage(request).await });
     SimRuntime::timeout(TIMEOUT, asked).await.ok()?.ok()
 }
 
@@ -38,7 +38,7 @@ pub async fn order(cluster: &Cluster, order: Order, by: u16) -> bool {
         NodeId(node.map_or(0, |node| u64::from(node.id)))
     };
     let what = match order {
-        Order::Lead { range, to } => Ask::TransferLeader {
+        Order::Lead { range, to } => ClusterRequest::TransferLeader {
             range: RangeId(range),
             to: to.map(id),
         },
@@ -47,19 +47,19 @@ pub async fn order(cluster: &Cluster, order: Order, by: u16) -> bool {
             from,
             to,
             shard,
-        } => Ask::MoveReplica {
+        } => ClusterRequest::MoveReplica {
             range: RangeId(range),
             from: id(from),
             to: id(to),
             shard: Some(ShardId(shard)),
         },
-        Order::DeadAfter { seconds } => Ask::Set {
+        Order::DeadAfter { seconds } => ClusterRequest::Set {
             name: "dead-after".to_owned(),
             value: format!("{seconds}s"),
         },
     };
     if let Some(node) = cluster.on(by) {
-        return matches!(ask(&node, what).await, Some(Told::Done));
+        return matches!(ask(&node, what).await, Some(ClusterResponse::Done));
     }
     false
 }
@@ -74,7 +74,9 @@ pub async fn enroll(cluster: &Cluster, lost: &SimNode, token: u128) -> Option<Rc
             let Some(shard) = shards.as_ref().and_then(|shards| shards.first()) else {
                 continue;
             };
-            if let Some(Told::Joined(id)) = ask(&node, Ask::Join { token }).await {
+            if let Some(ClusterResponse::Joined(id)) =
+                ask(&node, ClusterRequest::Join { token }).await
+            {
                 let system = executor::current().on_host(node.host(), || Shard::system(shard));
                 let successor = lost.successor(id.0 as u16, system);
                 cluster.replace(successor.clone());

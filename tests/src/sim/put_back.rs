@@ -96,7 +96,7 @@ async fn tell(cluster: &Rc<Cluster>, seed: u64, copy: Copy) -> Result<Option<Str
     let reader = SimClient::new(2, cluster.clone(), Rc::default(), seed, Rc::default());
     for number in 0..KEYS {
         let key = key(number);
-        match reader.read_patiently(&key).await.flatten().as_deref() {
+        match reader.read_with_retries(&key).await.flatten().as_deref() {
             Some("new") => {}
             found => return Err(format!("{key} was written as new and is {found:?}")),
         }

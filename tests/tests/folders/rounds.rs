@@ -206,8 +206,8 @@ fn are_whole(homes: &[Home]) -> bool {
     })
 }
 
-fn is_whole_within(homes: &[Home], patience: Duration) -> bool {
-    let until = Instant::now() + patience;
+fn is_whole_within(homes: &[Home], timeout: Duration) -> bool {
+    let until = Instant::now() + timeout;
     while Instant::now() < until {
         if are_whole(homes) {
             return true;

@@ -183,7 +183,7 @@ impl Ring {
     }
 
     /// Takes `len` bytes for a new entry at the head; `None` if so many are not free.
-    pub(super) fn place(&mut self, len: usize) -> Option<usize> {
+    pub(super) fn reserve(&mut self, len: usize) -> Option<usize> {
         let rest = self.bytes.len() - self.head;
         let (at, skipped) = match rest < len {
             true => (0, rest),

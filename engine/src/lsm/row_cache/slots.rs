@@ -23,13 +23,13 @@ pub(super) enum Queue {
 /// The place of a row: its ring, and where it begins there, in units of
 /// [`ALIGNMENT`](super::ring::ALIGNMENT) bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place(u32);
+pub(super) struct RowRef(u32);
 
-impl Place {
+impl RowRef {
     /// The place at byte `at` of a ring, which has less than 16 GiB.
-    pub(super) fn new(queue: Queue, at: usize) -> Place {
+    pub(super) fn new(queue: Queue, at: usize) -> RowRef {
         let unit = (at / super::ring::ALIGNMENT) as u32;
-        Place(match queue {
+        RowRef(match queue {
             Queue::Small => unit,
             Queue::Main => unit | IN_MAIN,
         })
@@ -58,7 +58,7 @@ pub(super) struct Slots {
     filled: usize,
 }
 
-fn word(hash: u32, place: Place) -> u64 {
+fn word(hash: u32, place: RowRef) -> u64 {
     (u64::from(hash) << 32) | u64::from(place.0 + 1)
 }
 
@@ -66,8 +66,8 @@ fn hash_in(word: u64) -> u32 {
     (word >> 32) as u32
 }
 
-fn place_in(word: u64) -> Place {
-    Place(word as u32 - 1)
+fn row_ref_in(word: u64) -> RowRef {
+    RowRef(word as u32 - 1)
 }
 
 impl Slots {
@@ -119,16 +119,16 @@ impl Slots {
     pub(super) fn find(
         &self,
         hash: u32,
-        mut is_it: impl FnMut(Place) -> bool,
-    ) -> Option<(usize, Place)> {
+        mut is_it: impl FnMut(RowRef) -> bool,
+    ) -> Option<(usize, RowRef)> {
         let mut slot = self.home(hash);
         for _ in 0..PROBES_MAX {
             let word = self.word_at(slot);
             if word == EMPTY {
                 return None;
             }
-            if hash_in(word) == hash && is_it(place_in(word)) {
-                return Some((slot, place_in(word)));
+            if hash_in(word) == hash && is_it(row_ref_in(word)) {
+                return Some((slot, row_ref_in(word)));
             }
             slot = self.after(slot);
         }
@@ -136,7 +136,7 @@ impl Slots {
     }
 
     /// Adds a row; `false` if too many others have a hash like it.
-    pub(super) fn insert(&mut self, hash: u32, place: Place) -> bool {
+    pub(super) fn insert(&mut self, hash: u32, place: RowRef) -> bool {
         let mut slot = self.home(hash);
         for _ in 0..PROBES_MAX {
             if self.word_at(slot) == EMPTY {
@@ -150,14 +150,14 @@ impl Slots {
     }
 
     /// Notes that a row has moved.
-    pub(super) fn moved(&mut self, hash: u32, from: Place, to: Place) {
+    pub(super) fn moved(&mut self, hash: u32, from: RowRef, to: RowRef) {
         if let Some((slot, _)) = self.find(hash, |place| place == from) {
             self.set(slot, word(hash, to));
         }
     }
 
     /// Removes the row at a place.
-    pub(super) fn remove(&mut self, hash: u32, place: Place) {
+    pub(super) fn remove(&mut self, hash: u32, place: RowRef) {
         let Some((mut hole, _)) = self.find(hash, |there| there == place) else {
             return;
         };
@@ -179,8 +179,8 @@ impl Slots {
 
     /// All rows: hash and place.
     #[cfg(test)]
-    pub(super) fn all(&self) -> impl Iterator<Item = (u32, Place)> {
+    pub(super) fn all(&self) -> impl Iterator<Item = (u32, RowRef)> {
         let filled = self.words.iter().filter(|word| **word != EMPTY);
-        filled.map(|word| (hash_in(*word), place_in(*word)))
+        filled.map(|word| (hash_in(*word), row_ref_in(*word)))
     }
 }

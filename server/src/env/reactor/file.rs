@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use super::Reactor;
 use super::ring::Operation;
-use super::transfer::{AlignedBuffer, Direction, State, Transfer};
+use super::transfer::{AlignedBuffer, Direction, Transfer, TransferState};
 
 /// Waits for a transfer. If it is dropped before, the kernel finishes the transfer all the same.
 struct Wait {
@@ -26,7 +26,7 @@ impl Wait {
             buffer,
             offset,
             direction,
-            state: State::UnderWay(None),
+            state: TransferState::UnderWay(None),
         });
         Wait {
             reactor,
@@ -46,18 +46,18 @@ impl Future for Wait {
             unreachable!("it is under way until it is taken");
         };
         match &mut transfer.state {
-            State::UnderWay(waker) => {
+            TransferState::UnderWay(waker) => {
                 *waker = Some(cx.waker().clone());
                 return Poll::Pending;
             }
-            State::Abandoned => unreachable!("this waits"),
-            State::Done(_) => this.number = None,
+            TransferState::Abandoned => unreachable!("this waits"),
+            TransferState::Done(_) => this.number = None,
         }
         let Operation::Transfer(Transfer { buffer, state, .. }) = ring.operations.remove(number)
         else {
             unreachable!("it was one just now");
         };
-        let State::Done(result) = state else {
+        let TransferState::Done(result) = state else {
             unreachable!("it was just now");
         };
         Poll::Ready(match usize::try_from(result) {
@@ -73,8 +73,8 @@ impl Drop for Wait {
         let mut ring = self.reactor.ring.borrow_mut();
         if let Some(Operation::Transfer(transfer)) = ring.operations.get_mut(number) {
             match transfer.state {
-                State::Done(_) => drop(ring.operations.remove(number)),
-                _ => transfer.state = State::Abandoned,
+                TransferState::Done(_) => drop(ring.operations.remove(number)),
+                _ => transfer.state = TransferState::Abandoned,
             }
         }
     }

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 
 use tokio::sync::oneshot;
 
-use super::{Reactor, foreign};
+use super::{Reactor, cross_thread};
 use crate::env::threads;
 
 type Work = Box<dyn FnOnce() + Send>;
@@ -84,5 +84,5 @@ pub(super) async fn resolving<T: Send + 'static>(
 
 async fn outcome<T>(receiver: oneshot::Receiver<io::Result<T>>) -> io::Result<T> {
     let gone = |_| io::Error::other("the work panicked");
-    foreign(receiver).await.map_err(gone)?
+    cross_thread(receiver).await.map_err(gone)?
 }

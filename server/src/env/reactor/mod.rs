@@ -13,13 +13,13 @@
 //! tasks must be spawned by [`spawn_local`].
 //!
 //! Three things follow. glommio's own timers, sockets and channels, which need its reactor, are not
-//! used anywhere. A wake from another thread must come through [`foreign`]. And glommio never
+//! used anywhere. A wake from another thread must come through [`cross_thread`]. And glommio never
 //! parks, so its bug of parking for ever with runnable tasks cannot happen: it parks when no task
 //! is ready, which never holds, or when its preemption timer has fired, which it never does
 //! ([`PREEMPT_TIMER`]).
 
+mod cross_thread;
 mod file;
-mod foreign;
 mod helper;
 mod ring;
 mod socket;
@@ -41,9 +41,9 @@ use pin_project_lite::pin_project;
 use rangedb_engine::env::Instant;
 
 use super::BootInstant;
+use cross_thread::WakeQueue;
+pub use cross_thread::{CrossThread, WakerSlot, cross_thread};
 pub use file::{read_at, write_at};
-use foreign::Mail;
-pub use foreign::{Foreign, Place, foreign};
 use helper::Helper;
 pub use helper::blocking;
 use helper::resolving;
@@ -69,7 +69,7 @@ thread_local! {
 pub struct Reactor {
     ring: RefCell<Ring>,
     timers: Timers,
-    mail: Mail,
+    wake_queue: WakeQueue,
     /// Runs blocking work for files.
     helper: Helper,
     /// Resolves names.
@@ -93,11 +93,11 @@ pub struct Load {
 
 impl Reactor {
     fn new() -> Result<Reactor, Unsupported> {
-        let mail = Mail::new().map_err(Unsupported::Kernel)?;
+        let wake_queue = WakeQueue::new().map_err(Unsupported::Kernel)?;
         Ok(Reactor {
-            ring: RefCell::new(Ring::new(&mail)?),
+            ring: RefCell::new(Ring::new(&wake_queue)?),
             timers: Timers::default(),
-            mail,
+            wake_queue,
             helper: Helper::default(),
             resolver: Helper::default(),
             started: BootInstant::now(),
@@ -148,18 +148,18 @@ impl Reactor {
         let now = BootInstant::now();
         let late = self.timers.take_due(now, woken);
         self.longest_stall.set(self.longest_stall.get().max(late));
-        self.mail.take(woken);
+        self.wake_queue.take(woken);
         let mut ring = self.ring.borrow_mut();
         ring.take_completed(woken);
         if !may_sleep || !woken.is_empty() {
             return ring.submit(woken);
         }
         let limit = self.timers.next().map(|next| next - now);
-        if !self.mail.expect() {
+        if !self.wake_queue.expect() {
             return;
         }
         ring.sleep(limit, woken);
-        self.mail.awake(woken);
+        self.wake_queue.awake(woken);
         let awake = BootInstant::now();
         stalls::begin(awake);
         self.slept.set(self.slept.get() + (awake - now));

@@ -16,7 +16,7 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use slab::Slab;
 
-use super::foreign::Mail;
+use super::cross_thread::WakeQueue;
 use super::transfer::Transfer;
 
 /// Most operations submitted with one call; more need another call.
@@ -27,8 +27,8 @@ const COMPLETED_MAX: u32 = 8192;
 const SLEEP_LONGEST: Duration = Duration::from_secs(3600);
 /// The user data of completions that nobody needs: those of cancellations.
 const NOBODY: u64 = u64::MAX;
-/// The user data of completions of the mail's bell.
-const MAIL: u64 = u64::MAX - 1;
+/// The user data of completions of the eventfd of the wake queue.
+const EVENTFD: u64 = u64::MAX - 1;
 /// The events for which a socket is polled: data, room, and the end of the other side.
 const EVENTS: u32 = (libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP) as u32;
 /// The events after which a socket stays ready.
@@ -75,16 +75,16 @@ pub(super) struct Ring {
     ring: IoUring,
     /// By their numbers, which are also their user data.
     pub(super) operations: Slab<Operation>,
-    bell: RawFd,
+    eventfd: RawFd,
     /// Wakers of completions that were taken only to make room for submissions.
     early: Vec<Waker>,
 }
 
 impl Ring {
     /// Makes a ring in which the kernel does its part of the work when this thread asks for
-    /// completions, if the kernel can do that (Linux 6.1; 5.19 for the second-best way). The mail's
-    /// bell ends its sleep.
-    pub(super) fn new(mail: &Mail) -> Result<Ring, Unsupported> {
+    /// completions, if the kernel can do that (Linux 6.1; 5.19 for the second-best way). The wake queue's
+    /// eventfd ends its sleep.
+    pub(super) fn new(wake_queue: &WakeQueue) -> Result<Ring, Unsupported> {
         let new = |set: fn(&mut io_uring::Builder)| {
             let mut builder = IoUring::builder();
             builder.setup_cqsize(COMPLETED_MAX);
@@ -111,15 +111,15 @@ impl Ring {
         let mut ring = Ring {
             ring,
             operations: Slab::new(),
-            bell: mail.bell().as_raw_fd(),
+            eventfd: wake_queue.eventfd().as_raw_fd(),
             early: Vec::new(),
         };
-        ring.watch_bell();
+        ring.watch_eventfd();
         Ok(ring)
     }
 
-    fn watch_bell(&mut self) {
-        self.push_watch(self.bell, libc::POLLIN as u32, MAIL);
+    fn watch_eventfd(&mut self) {
+        self.push_watch(self.eventfd, libc::POLLIN as u32, EVENTFD);
     }
 
     fn push_watch(&mut self, fd: RawFd, events: u32, name: u64) {
@@ -201,9 +201,9 @@ impl Ring {
         let lasts = cqueue::more(answer.flags());
         let number = match answer.user_data() {
             NOBODY => return,
-            MAIL => {
+            EVENTFD => {
                 if !lasts {
-                    self.watch_bell();
+                    self.watch_eventfd();
                 }
                 return;
             }

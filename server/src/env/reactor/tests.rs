@@ -156,7 +156,7 @@ fn other_threads_wake_a_sleeping_one_and_a_busy_one() {
             .collect();
         drop(sender);
         let mut received = 0;
-        while foreign(receiver.recv()).await.is_some() {
+        while cross_thread(receiver.recv()).await.is_some() {
             received += 1;
         }
         assert_eq!(received, 4 * EACH);

@@ -69,11 +69,11 @@ pub(super) struct Transfer {
     pub(super) buffer: AlignedBuffer,
     pub(super) offset: u64,
     pub(super) direction: Direction,
-    pub(super) state: State,
+    pub(super) state: TransferState,
 }
 
 /// How far a transfer is.
-pub(super) enum State {
+pub(super) enum TransferState {
     /// With the waker of the waiting task, once that has polled.
     UnderWay(Option<Waker>),
     /// No task waits any more.
@@ -100,13 +100,13 @@ impl Transfer {
 
     /// Sets the result. Gives whether no task waits for it.
     pub(super) fn answer(&mut self, result: i32, woken: &mut Vec<Waker>) -> bool {
-        match std::mem::replace(&mut self.state, State::Done(result)) {
-            State::UnderWay(waker) => {
+        match std::mem::replace(&mut self.state, TransferState::Done(result)) {
+            TransferState::UnderWay(waker) => {
                 woken.extend(waker);
                 false
             }
-            State::Abandoned => true,
-            State::Done(_) => unreachable!("a transfer is answered once"),
+            TransferState::Abandoned => true,
+            TransferState::Done(_) => unreachable!("a transfer is answered once"),
         }
     }
 }

@@ -24,7 +24,7 @@ use self::command::Command;
 use crate::env::{Now, reactor};
 use crate::handler::refusal::Refusal;
 use crate::handler::reply::Head;
-use crate::handler::{Asked, reply};
+use crate::handler::{PendingRequest, reply};
 use crate::net::connection::Connection;
 use crate::shard::context::Context;
 
@@ -34,28 +34,28 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) fn handle(
     context: &Rc<Context>,
     connection: &Rc<Connection>,
-    asked: Asked,
+    pending: PendingRequest,
     (command, deadline): (&str, Option<Now>),
 ) -> Result<(), Refusal> {
     let command = Command::parse(command).map_err(Error::Invalid)?;
-    let token = connection.hold(asked)?;
+    let token = connection.hold(pending)?;
     let until = deadline.unwrap_or_else(|| Now::now() + TIMEOUT);
     let (context, connection) = (context.clone(), connection.clone());
     reactor::spawn_local(async move {
         let done = perform(&context, command, until).await;
-        let Some(asked) = connection.release(token) else {
+        let Some(pending) = connection.release(token) else {
             return;
         };
         let text = done.and_then(|json| bounded(json.to_string()));
         match text {
             Ok(text) => {
-                context.answered(&asked);
+                context.answered(&pending);
                 let reply = Reply::Admin { json: &text };
-                connection.send(|to| reply::write(&context, Head::of(asked.request), &reply, to));
+                connection.send(|to| reply::write(&context, Head::of(pending.request), &reply, to));
             }
             Err(refusal) => {
                 connection
-                    .send(|to| reply::refusal(&context, Head::of(asked.request), &refusal, to));
+                    .send(|to| reply::refusal(&context, Head::of(pending.request), &refusal, to));
             }
         }
     })

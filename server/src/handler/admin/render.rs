@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use rangedb_engine::cluster::settings::{self, SETTINGS};
-use rangedb_engine::cluster::{NodeState, NodeView, RangeView, Setting, View};
+use rangedb_engine::cluster::{NodeHealth, NodeView, RangeView, Setting, View};
 use rangedb_engine::error::OrderError;
 use rangedb_engine::range::{Keyspace, ReplicaPlace};
 use rangedb_engine::types::{NodeId, ReplicaId};
@@ -49,12 +49,12 @@ fn all_nodes(view: &View) -> Vec<Value> {
     view.nodes.iter().map(node).collect()
 }
 
-fn state_name(state: NodeState) -> &'static str {
+fn state_name(state: NodeHealth) -> &'static str {
     match state {
-        NodeState::Alive => "alive",
-        NodeState::Silent => "silent",
-        NodeState::Dead => "dead",
-        NodeState::Unreachable => "unreachable",
+        NodeHealth::Alive => "alive",
+        NodeHealth::Silent => "silent",
+        NodeHealth::Dead => "dead",
+        NodeHealth::Unreachable => "unreachable",
     }
 }
 
@@ -66,7 +66,7 @@ fn replica_state(view: &View, range: &RangeView, replica: &ReplicaPlace) -> &'st
     let node = nodes.find(|node| node.record.id == replica.location.node);
     match (trouble, node.map(|node| node.state)) {
         (Some((_, trouble)), _) => trouble.name(),
-        (None, Some(NodeState::Alive) | None) => "ok",
+        (None, Some(NodeHealth::Alive) | None) => "ok",
         (None, Some(state)) => state_name(state),
     }
 }
@@ -141,7 +141,7 @@ pub(super) fn status(view: &View, cluster: u128) -> Value {
     let unavailable = count(|range| range.unavailable);
     let under_replicated = count(|range| range.under_replicated);
     let troubles = troubles(view);
-    let all_alive = view.nodes.iter().all(|n| n.state == NodeState::Alive);
+    let all_alive = view.nodes.iter().all(|n| n.state == NodeHealth::Alive);
     let health = if unavailable > 0 {
         "unavailable"
     } else if under_replicated > 0 || !troubles.is_empty() || !all_alive {

@@ -1,6 +1,8 @@
 //! Commands and what is shown, without a cluster.
 
-use rangedb_engine::cluster::{NodeRecord, NodeState, NodeView, RangeView, Setting, Trouble, View};
+use rangedb_engine::cluster::{
+    NodeHealth, NodeRecord, NodeView, RangeView, Setting, Trouble, View,
+};
 use rangedb_engine::error::OrderError;
 use rangedb_engine::range::{Descriptor, Keyspace, ReplicaPlace};
 use rangedb_engine::types::{Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId};
@@ -105,7 +107,7 @@ fn view() -> View {
             release: "0.1.0".to_owned(),
             ..test_node::record(id)
         },
-        state: NodeState::Alive,
+        state: NodeHealth::Alive,
     };
     let keys = KeyRange {
         start: vec![0, 0xff],
@@ -132,7 +134,7 @@ fn view() -> View {
 #[test]
 fn ranges_are_shown_as_tools_expect_them() {
     let mut view = view();
-    view.nodes[2].state = NodeState::Unreachable;
+    view.nodes[2].state = NodeHealth::Unreachable;
     view.ranges[1].troubles = vec![(ReplicaId(102), Trouble::Lost)];
     let shown = render::ranges(&view);
     assert_eq!(shown["ranges"][0]["system"], true);
@@ -187,9 +189,9 @@ fn health_is_the_worst_that_there_is() {
     let shown = render::status(&view, 10);
     assert_eq!(shown["health"], "ok");
     assert_eq!(shown["cluster"], format!("{:032x}", 10));
-    view.nodes[2].state = NodeState::Silent;
+    view.nodes[2].state = NodeHealth::Silent;
     assert_eq!(render::status(&view, 10)["health"], "degraded");
-    view.nodes[2].state = NodeState::Alive;
+    view.nodes[2].state = NodeHealth::Alive;
     view.ranges[1].troubles = vec![(ReplicaId(103), Trouble::Missing)];
     let shown = render::status(&view, 10);
     assert_eq!(shown["health"], "degraded");

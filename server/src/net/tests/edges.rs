@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use rangedb_protocol::handshake::{Handshake, Verdict};
 use rangedb_protocol::limits::{ADMIN_COMMAND_LEN_MAX, KEY_LEN_MAX};
-use rangedb_protocol::preamble::{Preamble, Verdict};
 use rangedb_protocol::{ErrorCode, Reply, RequestBody, Session, frame};
 
 use super::{code, start, version};
@@ -60,7 +60,7 @@ fn a_scan_may_begin_and_end_just_after_the_longest_key() {
 fn a_role_that_is_unknown_is_refused_with_a_verdict() {
     let node = start(&[]);
     for role in [2, 7, 255] {
-        let mut bytes = Preamble::client(0).encode();
+        let mut bytes = Handshake::client(0).encode();
         bytes[8] = role;
         let mut client = TestClient::new(node.address);
         client.send(&bytes);

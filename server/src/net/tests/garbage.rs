@@ -4,8 +4,8 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use rangedb_protocol::continuation::Continuation;
+use rangedb_protocol::handshake::Handshake;
 use rangedb_protocol::limits::FRAME_LEN_MAX;
-use rangedb_protocol::preamble::Preamble;
 use rangedb_protocol::{Change, Expected, Mutation, Reply, RequestBody, Session, frame};
 
 use super::{start, value};
@@ -160,7 +160,7 @@ fn one_connection(node: std::net::SocketAddr, random: &mut Random, good: &[Vec<u
     socket2::SockRef::from(&client.stream)
         .set_linger(Some(Duration::ZERO))
         .expect("set");
-    let mut bytes = Preamble::client(random.below(2) as u16).encode().to_vec();
+    let mut bytes = Handshake::client(random.below(2) as u16).encode().to_vec();
     if random.below(50) == 0 {
         let at = random.below(bytes.len());
         bytes[at] ^= 1 << random.below(8);
@@ -174,7 +174,7 @@ fn one_connection(node: std::net::SocketAddr, random: &mut Random, good: &[Vec<u
         sent += 1;
     }
     if client.stream.write_all(&bytes).is_err() {
-        // Ended while this was being sent: the preamble was bad, or a frame.
+        // Ended while this was being sent: the handshake was bad, or a frame.
         return 1;
     }
     if random.below(20) == 0 {

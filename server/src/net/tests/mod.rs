@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rangedb_engine::env::Clock;
 use rangedb_engine::types::Timestamp;
-use rangedb_protocol::preamble::{ANY_SHARD, Preamble, Role, Verdict};
+use rangedb_protocol::handshake::{ANY_SHARD, Handshake, Role, Verdict};
 use rangedb_protocol::{Change, ErrorCode, Expected, Fate, Mutation, Reply, RequestBody};
 
 use crate::env::SystemClock;
@@ -324,9 +324,9 @@ fn a_connection_reaches_the_shard_it_names_whichever_accepts_it() {
     let node = start(&["h", "p"]);
     for round in 0..64u16 {
         let shard = round % 3;
-        // The first request comes in the same packet as the preamble.
+        // The first request comes in the same packet as the handshake.
         let mut client = TestClient::new(node.address);
-        let mut bytes = Preamble::client(shard).encode().to_vec();
+        let mut bytes = Handshake::client(shard).encode().to_vec();
         client.encode(
             RequestBody::Get {
                 key: &[[b'a'], [b'h'], [b'p']][usize::from(shard)],
@@ -355,20 +355,20 @@ fn a_connection_reaches_the_shard_it_names_whichever_accepts_it() {
 #[test]
 fn who_cannot_be_served_is_told_why() {
     let node = start(&["m"]);
-    let fair = Preamble::client(0);
-    for (preamble, verdict) in [
-        (Preamble { shard: 2, ..fair }, Verdict::UnknownShard),
+    let fair = Handshake::client(0);
+    for (handshake, verdict) in [
+        (Handshake { shard: 2, ..fair }, Verdict::UnknownShard),
         (
-            Preamble {
+            Handshake {
                 version_min: 7,
                 version_max: 9,
                 ..fair
             },
             Verdict::NoCommonVersion,
         ),
-        (Preamble { tls: true, ..fair }, Verdict::NoTls),
+        (Handshake { tls: true, ..fair }, Verdict::NoTls),
         (
-            Preamble {
+            Handshake {
                 role: Role::Peer,
                 version_max: crate::peers::VERSION,
                 ..fair
@@ -376,7 +376,7 @@ fn who_cannot_be_served_is_told_why() {
             Verdict::RoleRefused,
         ),
         (
-            Preamble {
+            Handshake {
                 shard: ANY_SHARD,
                 ..fair
             },
@@ -384,7 +384,7 @@ fn who_cannot_be_served_is_told_why() {
         ),
     ] {
         let mut client = TestClient::new(node.address);
-        client.send(&preamble.encode());
+        client.send(&handshake.encode());
         // What follows does not keep the answer from arriving.
         client.send(&[0; 100]);
         assert_eq!(client.answer().expect("an answer").verdict, verdict);
@@ -398,26 +398,26 @@ fn who_cannot_be_served_is_told_why() {
 #[test]
 fn there_are_no_more_connections_than_the_limit_and_none_that_says_nothing() {
     let limits = ClientLimits {
-        greeting_timeout: Duration::from_millis(100),
+        handshake_timeout: Duration::from_millis(100),
         ..ClientLimits::default()
     };
     let folder = tempfile::tempdir().expect("a folder");
     let node = TestNode::start_with(folder.path(), &[], limits, 3);
     let mut clients: Vec<_> = (0..3).map(|_| node.connect(0, true)).collect();
     let mut late = TestClient::new(node.address);
-    late.send(&Preamble::client(0).encode());
+    late.send(&Handshake::client(0).encode());
     assert_eq!(
         late.answer().expect("an answer").verdict,
         Verdict::TooManyConnections
     );
     let mut silent = TestClient::new(node.address);
-    assert!(silent.answer().is_none(), "cut off without a preamble");
-    // A seat that is given up can be taken.
+    assert!(silent.answer().is_none(), "cut off without a handshake");
+    // A permit that is given up can be taken.
     assert_eq!(value(&mut clients[1], b"k"), None);
     clients.pop();
     let taken = (0..1000).any(|_| {
         let mut client = TestClient::new(node.address);
-        client.send(&Preamble::client(0).encode());
+        client.send(&Handshake::client(0).encode());
         client.answer().expect("an answer").verdict == Verdict::Accepted
     });
     assert!(taken);
@@ -590,7 +590,7 @@ fn requests_without_memory_are_refused_and_their_connections_live_on() {
 #[test]
 fn silent_connections_keep_nobody_out() {
     let limits = ClientLimits {
-        greetings_max: 8,
+        handshakes_max: 8,
         ..ClientLimits::default()
     };
     let node = TestNode::start(&[], limits);
@@ -598,7 +598,7 @@ fn silent_connections_keep_nobody_out() {
     let begun = Instant::now();
     let mut client = node.connect(0, true);
     assert_eq!(value(&mut client, b"k"), None);
-    assert!(begun.elapsed() < limits.greeting_timeout / 2);
+    assert!(begun.elapsed() < limits.handshake_timeout / 2);
     // The oldest had to go, and heard why.
     let answer = silent[0].answer().expect("an answer");
     assert_eq!(answer.verdict, Verdict::TooManyConnections);

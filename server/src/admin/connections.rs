@@ -20,16 +20,16 @@ const BUSY: u64 = u64::MAX;
 
 /// A connection's state: busy, or idle since when.
 #[derive(Clone, Debug)]
-pub struct Guest {
+pub struct Activity {
     begun: Instant,
     /// When the connection was last busy: milliseconds after `begun`, or [`BUSY`].
     last_busy: Arc<AtomicU64>,
 }
 
-impl Guest {
+impl Activity {
     /// The state of a new connection, which is not idle yet.
-    pub fn new() -> Guest {
-        Guest {
+    pub fn new() -> Activity {
+        Activity {
             begun: Instant::now(),
             last_busy: Arc::new(AtomicU64::new(0)),
         }
@@ -52,7 +52,7 @@ impl Guest {
 
 /// What a connection may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seat {
+pub enum Access {
     /// Every page.
     Any,
     /// Only whether the node lives and is ready.
@@ -60,16 +60,16 @@ pub enum Seat {
 }
 
 /// The open connections, oldest first.
-pub struct Guests {
+pub struct Connections {
     max: usize,
-    present: VecDeque<(Guest, AbortHandle)>,
+    present: VecDeque<(Activity, AbortHandle)>,
     probes: VecDeque<AbortHandle>,
 }
 
-impl Guests {
+impl Connections {
     /// At most `max` connections, those of probes included; at least one for every page.
-    pub fn new(max: usize) -> Guests {
-        Guests {
+    pub fn new(max: usize) -> Connections {
+        Connections {
             max: max.saturating_sub(PROBES_MAX).max(1),
             present: VecDeque::new(),
             probes: VecDeque::new(),
@@ -78,15 +78,18 @@ impl Guests {
 
     /// Makes room for one more connection and returns the kind of its slot. May close another
     /// connection.
-    pub fn make_room(&mut self) -> Seat {
+    pub fn make_room(&mut self) -> Access {
         self.present.retain(|(_, task)| !task.is_finished());
         if self.present.len() < self.max {
-            return Seat::Any;
+            return Access::Any;
         }
-        let idle = self.present.iter().position(|(guest, _)| guest.is_idle());
+        let idle = self
+            .present
+            .iter()
+            .position(|(activity, _)| activity.is_idle());
         if let Some((_, task)) = idle.and_then(|idle| self.present.remove(idle)) {
             task.abort();
-            return Seat::Any;
+            return Access::Any;
         }
         self.probes.retain(|task| !task.is_finished());
         while self.probes.len() >= PROBES_MAX {
@@ -94,14 +97,14 @@ impl Guests {
                 oldest.abort();
             }
         }
-        Seat::Probe
+        Access::Probe
     }
 
     /// Adds a connection that `task` serves.
-    pub fn seat(&mut self, seat: Seat, guest: Guest, task: AbortHandle) {
-        match seat {
-            Seat::Any => self.present.push_back((guest, task)),
-            Seat::Probe => self.probes.push_back(task),
+    pub fn add(&mut self, access: Access, activity: Activity, task: AbortHandle) {
+        match access {
+            Access::Any => self.present.push_back((activity, task)),
+            Access::Probe => self.probes.push_back(task),
         }
     }
 }
@@ -111,24 +114,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_oldest_idle_one_goes_and_probes_have_seats() {
-        let mut guests = Guests::new(PROBES_MAX + 2);
-        let mut come = |guest: &Guest| {
+    async fn the_oldest_idle_one_goes_and_probes_have_slots() {
+        let mut connections = Connections::new(PROBES_MAX + 2);
+        let mut come = |activity: &Activity| {
             let task = tokio::spawn(std::future::pending::<()>());
-            let seat = guests.make_room();
-            guests.seat(seat, guest.clone(), task.abort_handle());
-            (seat, task)
+            let access = connections.make_room();
+            connections.add(access, activity.clone(), task.abort_handle());
+            (access, task)
         };
-        let (first, second) = (Guest::new(), Guest::new());
+        let (first, second) = (Activity::new(), Activity::new());
         let (_, busy) = come(&first);
         let (_, idle) = come(&second);
         first.last_busy.store(BUSY, Ordering::Relaxed);
         // Neither of the two is idle yet.
-        let probes: Vec<_> = (0..=PROBES_MAX).map(|_| come(&Guest::new())).collect();
-        assert!(probes.iter().all(|(seat, _)| *seat == Seat::Probe));
+        let probes: Vec<_> = (0..=PROBES_MAX).map(|_| come(&Activity::new())).collect();
+        assert!(probes.iter().all(|(access, _)| *access == Access::Probe));
         tokio::time::sleep(IDLE_AFTER).await;
         assert!(probes[0].1.is_finished() && !probes[1].1.is_finished());
-        assert_eq!(come(&Guest::new()).0, Seat::Any);
+        assert_eq!(come(&Activity::new()).0, Access::Any);
         tokio::task::yield_now().await;
         assert!(idle.is_finished() && !busy.is_finished());
     }

@@ -1,7 +1,7 @@
-//! Connections of one shard whose preamble is awaited, or that are being refused.
+//! Connections of one shard whose handshake is awaited, or that are being refused.
 //!
 //! Their number is limited. If there is one too many, the oldest goes: a client that speaks
-//! RangeDB's protocol sends its preamble at once, so connections that send nothing cannot keep it
+//! RangeDB's protocol sends its handshake at once, so connections that send nothing cannot keep it
 //! out. Lives on the shard's thread.
 
 use std::cell::{Cell, RefCell};
@@ -12,8 +12,8 @@ use std::rc::Rc;
 use futures_util::future::{Either, select};
 use tokio::sync::Notify;
 
-/// The connections of one shard that are being greeted.
-pub struct Greetings {
+/// The connections of one shard whose handshake is under way.
+pub struct PendingHandshakes {
     max: usize,
     /// By number, which rises, so the first is the oldest.
     present: RefCell<BTreeMap<u64, Rc<Notify>>>,
@@ -21,17 +21,17 @@ pub struct Greetings {
     evicted: Cell<u64>,
 }
 
-/// A connection that is being greeted, until this is dropped.
-pub struct Greeting {
-    of: Rc<Greetings>,
+/// A connection whose handshake is under way, until this is dropped.
+pub struct PendingHandshake {
+    of: Rc<PendingHandshakes>,
     number: u64,
     must_go: Rc<Notify>,
 }
 
-impl Greetings {
+impl PendingHandshakes {
     /// At most `max` connections at a time.
-    pub fn new(max: usize) -> Rc<Greetings> {
-        Rc::new(Greetings {
+    pub fn new(max: usize) -> Rc<PendingHandshakes> {
+        Rc::new(PendingHandshakes {
             max: max.max(1),
             present: RefCell::default(),
             last: Cell::new(0),
@@ -40,7 +40,7 @@ impl Greetings {
     }
 
     /// Adds a connection; the oldest goes if there are too many.
-    pub fn begin(self: &Rc<Greetings>) -> Greeting {
+    pub fn begin(self: &Rc<PendingHandshakes>) -> PendingHandshake {
         let mut present = self.present.borrow_mut();
         while present.len() >= self.max {
             let Some((_, oldest)) = present.pop_first() else {
@@ -53,7 +53,7 @@ impl Greetings {
         self.last.set(number);
         let must_go = Rc::new(Notify::new());
         present.insert(number, must_go.clone());
-        Greeting {
+        PendingHandshake {
             of: self.clone(),
             number,
             must_go,
@@ -66,7 +66,7 @@ impl Greetings {
     }
 }
 
-impl Greeting {
+impl PendingHandshake {
     /// Does the work; gives `None` if this connection has to go first.
     pub async fn unless_evicted<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         match select(pin!(work), pin!(self.must_go.notified())).await {
@@ -76,7 +76,7 @@ impl Greeting {
     }
 }
 
-impl Drop for Greeting {
+impl Drop for PendingHandshake {
     fn drop(&mut self) {
         self.of.present.borrow_mut().remove(&self.number);
     }
@@ -90,19 +90,19 @@ mod tests {
 
     #[test]
     fn the_oldest_goes() {
-        let greetings = Greetings::new(2);
-        let first = greetings.begin();
-        let second = greetings.begin();
-        let goes = |greeting: &Greeting| {
+        let handshakes = PendingHandshakes::new(2);
+        let first = handshakes.begin();
+        let second = handshakes.begin();
+        let goes = |pending: &PendingHandshake| {
             let forever = std::future::pending::<()>();
-            greeting.unless_evicted(forever).now_or_never() == Some(None)
+            pending.unless_evicted(forever).now_or_never() == Some(None)
         };
         assert!(!goes(&first) && !goes(&second));
-        let third = greetings.begin();
+        let third = handshakes.begin();
         assert!(goes(&first) && !goes(&second) && !goes(&third));
         drop(second);
-        let _fourth = greetings.begin();
+        let _fourth = handshakes.begin();
         assert!(!goes(&third));
-        assert_eq!(greetings.evicted(), 1);
+        assert_eq!(handshakes.evicted(), 1);
     }
 }

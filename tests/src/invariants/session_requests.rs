@@ -1,4 +1,4 @@
-//! Each session pair is applied once: a write has one version, however often it is retried and
+//! Each request of a session is applied once: a write has one version, however often it is retried and
 //! wherever its entries end up.
 
 use std::collections::BTreeMap;
@@ -10,15 +10,15 @@ use rangedb_engine::wal::{Group, LogEntry};
 
 use super::commands::check_each;
 
-/// The version of each applied session pair.
+/// The version of each applied request of a session.
 #[derive(Default)]
-pub struct Pairs(BTreeMap<(ClientId, u64), Timestamp>);
+pub struct Requests(BTreeMap<(ClientId, u64), Timestamp>);
 
-impl Pairs {
+impl Requests {
     /// Checks an entry that a replica has applied.
     ///
     /// # Errors
-    /// A session pair was applied twice.
+    /// A request of a session was applied twice.
     pub fn check(
         &mut self,
         group: Group,
@@ -26,22 +26,22 @@ impl Pairs {
         results: &[Applied],
     ) -> Result<(), String> {
         check_each(entry, results, |command, result| {
-            let ArchivedAction::Write { pair, .. } = &command.action else {
+            let ArchivedAction::Write { request_id, .. } = &command.action else {
                 return Ok(());
             };
-            let pair = pair.pair();
+            let request_id = request_id.to_native();
             let Applied::Outcome(outcome) = result else {
                 return Ok(());
             };
             let Some(version) = outcome.version() else {
                 return Ok(());
             };
-            let key = (pair.client, pair.sequence);
+            let key = (request_id.client, request_id.sequence);
             let first = *self.0.entry(key).or_insert(version);
             if first != version {
                 return Err(format!(
                     "range {}: write {} of client {} is applied at {first} and at {version}",
-                    group.range, pair.sequence, pair.client.0
+                    group.range, request_id.sequence, request_id.client.0
                 ));
             }
             Ok(())

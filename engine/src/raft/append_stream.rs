@@ -1,6 +1,6 @@
 //! Chooses the lane for the appends of one stream.
 //!
-//! A large append, such as to a replica that catches up, takes the bulk lane, where it delays no
+//! A large append, such as to a replica that catches up, belongs to the bulk class, where it delays no
 //! heartbeat. But pipelined appends must arrive in order, and two lanes keep no order between them:
 //! an append that overtakes another is a conflict at its receiver. So a stream changes its lane
 //! only while none of its appends is under way. It goes back to the control lane when that happens
@@ -11,16 +11,16 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use crate::env::Lane;
+use crate::env::MessageClass;
 
 /// After this many small appends in a row a stream waits until it can go back to the control lane.
 const SMALL_IN_A_ROW: usize = 16;
 
-/// The lane of one stream of appends.
-pub struct AppendLane {
+/// One stream of appends, all of one class at a time.
+pub struct AppendStream {
     /// Appends up to this many bytes are small.
     small_max: usize,
-    lane: Cell<Lane>,
+    class: Cell<MessageClass>,
     under_way: Cell<usize>,
     small_in_a_row: Cell<usize>,
     waker: RefCell<Option<Waker>>,
@@ -28,14 +28,14 @@ pub struct AppendLane {
 
 /// An append under way, until this is dropped.
 pub struct UnderWay {
-    stream: Rc<AppendLane>,
-    lane: Lane,
+    stream: Rc<AppendStream>,
+    class: MessageClass,
 }
 
 impl UnderWay {
     /// The lane that this append takes.
-    pub fn lane(&self) -> Lane {
-        self.lane
+    pub fn class(&self) -> MessageClass {
+        self.class
     }
 }
 
@@ -51,12 +51,12 @@ impl Drop for UnderWay {
     }
 }
 
-impl AppendLane {
+impl AppendStream {
     /// A new stream. Appends up to `small_max` bytes are small.
-    pub fn new(small_max: usize) -> Rc<AppendLane> {
-        Rc::new(AppendLane {
+    pub fn new(small_max: usize) -> Rc<AppendStream> {
+        Rc::new(AppendStream {
             small_max,
-            lane: Cell::new(Lane::Control),
+            class: Cell::new(MessageClass::Control),
             under_way: Cell::new(0),
             small_in_a_row: Cell::new(0),
             waker: RefCell::new(None),
@@ -67,20 +67,20 @@ impl AppendLane {
     /// while other appends are under way.
     pub async fn enter(self: Rc<Self>, len: usize) -> UnderWay {
         let (wanted, small_in_a_row) = match len > self.small_max {
-            true => (Lane::Bulk, 0),
-            false => (Lane::Control, self.small_in_a_row.get() + 1),
+            true => (MessageClass::Bulk, 0),
+            false => (MessageClass::Control, self.small_in_a_row.get() + 1),
         };
         self.small_in_a_row.set(small_in_a_row);
-        let must_change = wanted == Lane::Bulk || small_in_a_row > SMALL_IN_A_ROW;
-        if must_change && wanted != self.lane.get() {
+        let must_change = wanted == MessageClass::Bulk || small_in_a_row > SMALL_IN_A_ROW;
+        if must_change && wanted != self.class.get() {
             self.nothing_under_way().await;
         }
         if self.under_way.get() == 0 {
-            self.lane.set(wanted);
+            self.class.set(wanted);
         }
         self.under_way.set(self.under_way.get() + 1);
         UnderWay {
-            lane: self.lane.get(),
+            class: self.class.get(),
             stream: self,
         }
     }
@@ -107,44 +107,48 @@ mod tests {
     const LARGE: usize = SMALL + 1;
 
     /// The next append, if it can be sent without waiting.
-    fn send(stream: &Rc<AppendLane>, len: usize) -> Option<UnderWay> {
+    fn send(stream: &Rc<AppendStream>, len: usize) -> Option<UnderWay> {
         stream.clone().enter(len).now_or_never()
     }
 
-    fn lane(sent: Option<&UnderWay>) -> Option<Lane> {
-        sent.map(|sent| sent.lane)
+    fn class(sent: Option<&UnderWay>) -> Option<MessageClass> {
+        sent.map(|sent| sent.class)
     }
 
     #[test]
-    fn no_append_overtakes_another_in_the_other_lane() {
-        let stream = AppendLane::new(SMALL);
+    fn no_append_overtakes_another_of_the_other_class() {
+        let stream = AppendStream::new(SMALL);
         let first = send(&stream, SMALL);
-        assert_eq!(lane(first.as_ref()), Some(Lane::Control));
+        assert_eq!(class(first.as_ref()), Some(MessageClass::Control));
         let large = send(&stream, LARGE);
-        assert_eq!(lane(large.as_ref()), None, "the first is under way");
+        assert_eq!(class(large.as_ref()), None, "the first is under way");
         drop(first);
         let large = send(&stream, LARGE);
-        assert_eq!(lane(large.as_ref()), Some(Lane::Bulk));
+        assert_eq!(class(large.as_ref()), Some(MessageClass::Bulk));
         let small = send(&stream, SMALL);
-        assert_eq!(lane(small.as_ref()), Some(Lane::Bulk), "behind the large");
+        assert_eq!(
+            class(small.as_ref()),
+            Some(MessageClass::Bulk),
+            "behind the large"
+        );
         drop((large, small));
         let last = send(&stream, SMALL);
-        assert_eq!(lane(last.as_ref()), Some(Lane::Control));
+        assert_eq!(class(last.as_ref()), Some(MessageClass::Control));
     }
 
     #[test]
     fn a_stream_that_has_caught_up_goes_back_although_it_is_never_idle() {
-        let stream = AppendLane::new(SMALL);
+        let stream = AppendStream::new(SMALL);
         let mut under_way = send(&stream, LARGE);
         for _ in 0..SMALL_IN_A_ROW {
             let next = send(&stream, SMALL);
-            assert_eq!(lane(next.as_ref()), Some(Lane::Bulk));
+            assert_eq!(class(next.as_ref()), Some(MessageClass::Bulk));
             under_way = next;
         }
         let mut waits = Box::pin(stream.clone().enter(SMALL));
         assert!(waits.as_mut().now_or_never().is_none(), "one is under way");
         drop(under_way);
         let back = waits.now_or_never();
-        assert_eq!(lane(back.as_ref()), Some(Lane::Control));
+        assert_eq!(class(back.as_ref()), Some(MessageClass::Control));
     }
 }

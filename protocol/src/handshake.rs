@@ -6,15 +6,15 @@ use std::ops::RangeInclusive;
 pub const VERSION: u16 = 2;
 /// The oldest protocol version that this crate still speaks.
 pub const VERSION_MIN: u16 = 2;
-/// Length of the client's preamble.
-pub const PREAMBLE_LEN: usize = 16;
+/// Length of the client's handshake.
+pub const HANDSHAKE_LEN: usize = 16;
 /// Length of the server's answer.
-pub const ANSWER_LEN: usize = 40;
-/// Stands for any shard in a preamble.
+pub const HANDSHAKE_REPLY_LEN: usize = 40;
+/// Stands for any shard in a handshake.
 pub const ANY_SHARD: u16 = u16::MAX;
 
 const MAGIC: [u8; 4] = *b"RDB\n";
-const ANSWER_MAGIC: [u8; 4] = *b"RDB\r";
+const REPLY_MAGIC: [u8; 4] = *b"RDB\r";
 const FLAG_SMART: u8 = 1;
 const FLAG_TLS: u8 = 2;
 
@@ -29,7 +29,7 @@ pub enum Role {
 
 /// The first bytes that the side which opens a connection sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Preamble {
+pub struct Handshake {
     /// Oldest version that the sender speaks.
     pub version_min: u16,
     /// Newest version that the sender speaks.
@@ -39,27 +39,27 @@ pub struct Preamble {
     /// For a key that is elsewhere, the sender wants a route instead of having its request
     /// forwarded.
     pub smart: bool,
-    /// The sender wants TLS after the preamble.
+    /// The sender wants TLS after the handshake.
     pub tls: bool,
     /// The shard that the sender wants, or [`ANY_SHARD`].
     pub shard: u16,
 }
 
-/// Why a preamble cannot be read.
+/// Why a handshake cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadPreamble {
-    /// The bytes are not a preamble of this protocol.
-    #[error("these bytes are not a preamble of the RangeDB protocol")]
+pub enum BadHandshake {
+    /// The bytes are not a handshake of this protocol.
+    #[error("these bytes are not a handshake of the RangeDB protocol")]
     NotOurs,
-    /// The preamble names an unknown role.
+    /// The handshake names an unknown role.
     #[error("role {0} is unknown")]
     UnknownRole(u8),
 }
 
-impl Preamble {
-    /// A smart client's preamble.
-    pub fn client(shard: u16) -> Preamble {
-        Preamble {
+impl Handshake {
+    /// A smart client's handshake.
+    pub fn client(shard: u16) -> Handshake {
+        Handshake {
             version_min: VERSION_MIN,
             version_max: VERSION,
             role: Role::Client,
@@ -69,9 +69,9 @@ impl Preamble {
         }
     }
 
-    /// Encodes the preamble.
-    pub fn encode(&self) -> [u8; PREAMBLE_LEN] {
-        let mut bytes = [0; PREAMBLE_LEN];
+    /// Encodes the handshake.
+    pub fn encode(&self) -> [u8; HANDSHAKE_LEN] {
+        let mut bytes = [0; HANDSHAKE_LEN];
         let flags = if self.smart { FLAG_SMART } else { 0 } | if self.tls { FLAG_TLS } else { 0 };
         let role = match self.role {
             Role::Client => 0,
@@ -85,21 +85,21 @@ impl Preamble {
         bytes
     }
 
-    /// Decodes a preamble.
+    /// Decodes a handshake.
     ///
     /// # Errors
-    /// See [`BadPreamble`].
-    pub fn decode(bytes: &[u8; PREAMBLE_LEN]) -> Result<Preamble, BadPreamble> {
+    /// See [`BadHandshake`].
+    pub fn decode(bytes: &[u8; HANDSHAKE_LEN]) -> Result<Handshake, BadHandshake> {
         if !bytes.starts_with(&MAGIC) {
-            return Err(BadPreamble::NotOurs);
+            return Err(BadHandshake::NotOurs);
         }
         let [role, flags] = field(bytes, 8);
         let role = match role {
             0 => Role::Client,
             1 => Role::Peer,
-            other => return Err(BadPreamble::UnknownRole(other)),
+            other => return Err(BadHandshake::UnknownRole(other)),
         };
-        Ok(Preamble {
+        Ok(Handshake {
             version_min: u16::from_le_bytes(field(bytes, 4)),
             version_max: u16::from_le_bytes(field(bytes, 6)),
             role,
@@ -153,9 +153,9 @@ impl Verdict {
     }
 }
 
-/// The server's answer to a preamble.
+/// The server's answer to a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct HandshakeReply {
     /// Whether the connection is accepted. If not, the server closes it after the answer.
     pub verdict: Verdict,
     /// The version spoken from here on.
@@ -170,11 +170,11 @@ pub struct Answer {
     pub cluster: u128,
 }
 
-impl Answer {
+impl HandshakeReply {
     /// Encodes the answer.
-    pub fn encode(&self) -> [u8; ANSWER_LEN] {
-        let mut bytes = [0; ANSWER_LEN];
-        put(&mut bytes, 0, &ANSWER_MAGIC);
+    pub fn encode(&self) -> [u8; HANDSHAKE_REPLY_LEN] {
+        let mut bytes = [0; HANDSHAKE_REPLY_LEN];
+        put(&mut bytes, 0, &REPLY_MAGIC);
         put(&mut bytes, 4, &(self.verdict as u16).to_le_bytes());
         put(&mut bytes, 6, &self.version.to_le_bytes());
         put(&mut bytes, 8, &self.shard.to_le_bytes());
@@ -186,11 +186,11 @@ impl Answer {
 
     /// Decodes an answer. `None` means that it is not one of this protocol, or has an unknown
     /// verdict.
-    pub fn decode(bytes: &[u8; ANSWER_LEN]) -> Option<Answer> {
-        if !bytes.starts_with(&ANSWER_MAGIC) {
+    pub fn decode(bytes: &[u8; HANDSHAKE_REPLY_LEN]) -> Option<HandshakeReply> {
+        if !bytes.starts_with(&REPLY_MAGIC) {
             return None;
         }
-        Some(Answer {
+        Some(HandshakeReply {
             verdict: Verdict::from_u16(u16::from_le_bytes(field(bytes, 4)))?,
             version: u16::from_le_bytes(field(bytes, 6)),
             shard: u16::from_le_bytes(field(bytes, 8)),
@@ -222,14 +222,17 @@ mod tests {
 
     #[test]
     fn the_layout_is_fixed() {
-        let preamble = Preamble {
+        let handshake = Handshake {
             role: Role::Client,
             smart: true,
-            ..Preamble::client(3)
+            ..Handshake::client(3)
         };
-        assert_eq!(&preamble.encode(), b"RDB\n\x02\0\x02\0\0\x01\x03\0\0\0\0\0");
-        assert_eq!(Preamble::decode(&preamble.encode()), Ok(preamble));
-        let answer = Answer {
+        assert_eq!(
+            &handshake.encode(),
+            b"RDB\n\x02\0\x02\0\0\x01\x03\0\0\0\0\0"
+        );
+        assert_eq!(Handshake::decode(&handshake.encode()), Ok(handshake));
+        let answer = HandshakeReply {
             verdict: Verdict::UnknownShard,
             version: 1,
             shard: 2,
@@ -239,16 +242,16 @@ mod tests {
         };
         let bytes = answer.encode();
         assert_eq!(bytes.get(..12), Some(&b"RDB\r\x02\0\x01\0\x02\0\x04\0"[..]));
-        assert_eq!(Answer::decode(&bytes), Some(answer));
+        assert_eq!(HandshakeReply::decode(&bytes), Some(answer));
     }
 
     #[test]
     fn versions_are_negotiated() {
         let speaks = |version_min, version_max| {
-            Preamble {
+            Handshake {
                 version_min,
                 version_max,
-                ..Preamble::client(0)
+                ..Handshake::client(0)
             }
             .version(VERSION_MIN..=VERSION)
         };
@@ -262,11 +265,11 @@ mod tests {
     #[test]
     fn strangers_are_told_apart() {
         assert_eq!(
-            Preamble::decode(b"GET / HTTP/1.1\r\n"),
-            Err(BadPreamble::NotOurs)
+            Handshake::decode(b"GET / HTTP/1.1\r\n"),
+            Err(BadHandshake::NotOurs)
         );
-        let mut bytes = Preamble::client(0).encode();
+        let mut bytes = Handshake::client(0).encode();
         bytes[8] = 7;
-        assert_eq!(Preamble::decode(&bytes), Err(BadPreamble::UnknownRole(7)));
+        assert_eq!(Handshake::decode(&bytes), Err(BadHandshake::UnknownRole(7)));
     }
 }

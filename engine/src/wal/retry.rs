@@ -15,7 +15,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 impl<E: Env> Core<E> {
     /// Repeats an operation on the disk until it succeeds, or fails for another reason than a lack.
-    pub(super) async fn patiently<T, F: Future<Output = Result<T, WalError>>>(
+    pub(super) async fn with_retries<T, F: Future<Output = Result<T, WalError>>>(
         &self,
         work: impl Fn() -> F,
     ) -> Result<T, WalError> {

@@ -1,4 +1,4 @@
-//! A toy cluster in virtual time: nodes in memory that stop and start, ranges that split and move,
+//! A model cluster in virtual time: nodes in memory that stop and start, ranges that split and move,
 //! requests and replies that get lost or arrive late. Clients drive the core against it. Whatever
 //! happens, a write is applied at most once, and its fate is true.
 
@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rangedb_protocol::{ErrorReply, Route, Session as Pair};
+use rangedb_protocol::{ErrorReply, Route, Session as RequestId};
 
 use super::ms;
-use crate::core::{Action, Attempt, Call, Core, Event, Kind, Lost, Place, Random};
+use crate::core::{Action, Attempt, Call, Core, Endpoint, Event, Kind, Lost, Random};
 use crate::error::{Error, ErrorCode, Fate};
 
 const SEEDS: u64 = 100;
@@ -37,11 +37,11 @@ struct Sent {
     attempt: Attempt,
 }
 
-struct Toy {
+struct ModelCluster {
     random: Random,
     up: [bool; NODES as usize],
     ranges: Vec<Range>,
-    /// The pairs of the writes that were applied.
+    /// The request ids of the writes that were applied.
     applied: BTreeSet<(u128, u64)>,
     /// How often each call's write was applied.
     times: Vec<u32>,
@@ -62,7 +62,7 @@ struct Running<'a> {
     key: &'a [u8],
     call: Call<'a>,
     deadline: Instant,
-    place: Option<Place>,
+    endpoint: Option<Endpoint>,
     /// When the present try is late, and how often it is silent until then.
     until: Instant,
     silence: Option<Duration>,
@@ -70,9 +70,9 @@ struct Running<'a> {
     coming: Coming,
 }
 
-impl Toy {
-    fn new(seed: u64) -> Toy {
-        Toy {
+impl ModelCluster {
+    fn new(seed: u64) -> ModelCluster {
+        ModelCluster {
             random: Random(seed.into()),
             up: [true; NODES as usize],
             ranges: vec![Range {
@@ -191,12 +191,12 @@ impl Toy {
         if self.once_in(12) {
             return Err(refusals[self.random.below(refusals.len())]);
         }
-        let Pair {
+        let RequestId {
             client,
             sequence,
             lowest_unanswered,
             ..
-        } = sent.attempt.pair;
+        } = sent.attempt.request_id;
         if self.applied.contains(&(client, sequence)) {
             return Ok(());
         }
@@ -232,27 +232,27 @@ impl Running<'_> {
     fn take(
         &mut self,
         action: Action,
-        toy: &mut Toy,
+        model_cluster: &mut ModelCluster,
         core: &Core,
         now: Instant,
     ) -> Result<(), Error> {
-        let soon = now + ms(1 + toy.random.below(15) as u64);
+        let soon = now + ms(1 + model_cluster.random.below(15) as u64);
         let (due, event) = match action {
             Action::Fail(error) => return Err(error),
             Action::Pause(pause) => (now + pause, Event::Resume),
             Action::Refresh => {
-                let result = match refresh(toy, core, now) {
+                let result = match refresh(model_cluster, core, now) {
                     true => Ok(()),
                     false => Err("no node answers".into()),
                 };
                 (soon, Event::Refreshed(result))
             }
-            Action::Open { place, .. } => {
-                let up = toy.up[node_at(&place.address) as usize - 1];
+            Action::Open { endpoint, .. } => {
+                let up = model_cluster.up[node_at(&endpoint.address) as usize - 1];
                 if !up {
-                    core.leave_out(&place.address, now);
+                    core.leave_out(&endpoint.address, now);
                 }
-                self.place = Some(place);
+                self.endpoint = Some(endpoint);
                 match up {
                     true => (soon, Event::Opened),
                     false => (soon, Event::NotOpened("refused".into())),
@@ -260,13 +260,13 @@ impl Running<'_> {
             }
             Action::Send(attempt) => {
                 return {
-                    self.send(attempt, toy, now);
+                    self.send(attempt, model_cluster, now);
                     Ok(())
                 };
             }
             Action::Wait => self.silence_or_late(now),
             Action::LookElsewhere => {
-                refresh(toy, core, now);
+                refresh(model_cluster, core, now);
                 (soon, Event::Looked)
             }
         };
@@ -282,11 +282,11 @@ impl Running<'_> {
         }
     }
 
-    fn send(&mut self, attempt: Attempt, toy: &mut Toy, now: Instant) {
+    fn send(&mut self, attempt: Attempt, model_cluster: &mut ModelCluster, now: Instant) {
         self.until = attempt.until;
         self.silence = attempt.silence;
-        let place = self.place.take().expect("it was opened");
-        let node = node_at(&place.address);
+        let endpoint = self.endpoint.take().expect("it was opened");
+        let node = node_at(&endpoint.address);
         let sent = Sent {
             call: self.index,
             key: self.key.to_vec(),
@@ -296,33 +296,33 @@ impl Running<'_> {
         let (due, event) = self.silence_or_late(now);
         self.due = due;
         self.coming = Coming::Event(event);
-        if toy.once_in(10) || !toy.up[node as usize - 1] {
-            if toy.once_in(2) {
-                toy.late.push(sent);
+        if model_cluster.once_in(10) || !model_cluster.up[node as usize - 1] {
+            if model_cluster.once_in(2) {
+                model_cluster.late.push(sent);
             }
             return;
         }
-        let served = toy.serve(&sent);
-        let timestamp = toy.timestamp(now);
-        if toy.once_in(10) {
+        let served = model_cluster.serve(&sent);
+        let timestamp = model_cluster.timestamp(now);
+        if model_cluster.once_in(10) {
             return;
         }
-        self.due = (now + ms(1 + toy.random.below(15) as u64)).min(self.until);
-        let breaks = toy.once_in(10);
+        self.due = (now + ms(1 + model_cluster.random.below(15) as u64)).min(self.until);
+        let breaks = model_cluster.once_in(10);
         self.coming = match served {
             _ if breaks => Coming::Event(Event::Lost(Lost::Broken("reset".into()))),
             Ok(()) => Coming::Answer,
             Err((code, fate)) => {
-                let route = Toy::route(toy.range(self.key));
+                let route = ModelCluster::route(model_cluster.range(self.key));
                 Coming::Event(Event::Refused {
                     node,
                     timestamp,
                     error: Box::new(ErrorReply {
                         code: Ok(code),
                         fate,
-                        retry_after_ms: toy.random.below(8) as u32,
+                        retry_after_ms: model_cluster.random.below(8) as u32,
                         message: format!("{code}"),
-                        route: Some(route).filter(|_| toy.once_in(2)),
+                        route: Some(route).filter(|_| model_cluster.once_in(2)),
                     }),
                 })
             }
@@ -331,27 +331,34 @@ impl Running<'_> {
 }
 
 /// The first node of the core's order that runs sends the directory, which may be an old one.
-fn refresh(toy: &Toy, core: &Core, now: Instant) -> bool {
+fn refresh(model_cluster: &ModelCluster, core: &Core, now: Instant) -> bool {
     let (order, _) = core.order(now + TIMEOUT, now);
-    let mut running = order.iter().filter(|at| toy.up[node_at(at) as usize - 1]);
+    let mut running = order
+        .iter()
+        .filter(|at| model_cluster.up[node_at(at) as usize - 1]);
     let Some(address) = running.next() else {
         return false;
     };
-    let routes = toy.ranges.iter().map(|range| {
-        let mut route = Toy::route(range);
-        if toy.once_in(4) {
-            let leader = toy.any_node();
+    let routes = model_cluster.ranges.iter().map(|range| {
+        let mut route = ModelCluster::route(range);
+        if model_cluster.once_in(4) {
+            let leader = model_cluster.any_node();
             route.leader = Some((leader, 0));
             route.address = self::address(leader).to_string();
         }
         route
     });
     let node = node_at(address);
-    core.take_directory(routes.collect(), toy.timestamp(now), (node, address), now);
+    core.take_directory(
+        routes.collect(),
+        model_cluster.timestamp(now),
+        (node, address),
+        now,
+    );
     true
 }
 
-/// What a run of the toy came to.
+/// What a run of the model cluster came to.
 #[derive(Debug, PartialEq, Eq)]
 struct Found {
     /// Writes that were applied twice, or whose fate is not true.
@@ -361,12 +368,12 @@ struct Found {
 }
 
 fn run(seed: u64, has_bug: bool) -> Found {
-    let mut toy = Toy::new(seed);
-    let mut now = toy.began;
+    let mut model_cluster = ModelCluster::new(seed);
+    let mut now = model_cluster.began;
     let addresses = (1..=NODES).map(address).collect();
     let core = Core::new(addresses, u128::from(seed) << 64 | 5, now);
     let keys: Vec<Vec<u8>> = (0..CALLS)
-        .map(|_| vec![b'a' + toy.random.below(26) as u8])
+        .map(|_| vec![b'a' + model_cluster.random.below(26) as u8])
         .collect();
     let mut fates = vec![None; CALLS];
     let mut running: Vec<Running<'_>> = Vec::new();
@@ -382,7 +389,7 @@ fn run(seed: u64, has_bug: bool) -> Found {
                 key,
                 call: core.begin(Some(key), Kind::Write, deadline),
                 deadline,
-                place: None,
+                endpoint: None,
                 until: deadline,
                 silence: None,
                 due: now,
@@ -394,10 +401,10 @@ fn run(seed: u64, has_bug: bool) -> Found {
             break;
         };
         now = now.max(next.due);
-        toy.happens();
+        model_cluster.happens();
         match std::mem::replace(&mut next.coming, Coming::Answer) {
             Coming::Answer => {
-                next.call.answered(toy.timestamp(now), now);
+                next.call.answered(model_cluster.timestamp(now), now);
                 fates[next.index] = Some(Ok(()));
             }
             Coming::Event(event) => {
@@ -405,7 +412,7 @@ fn run(seed: u64, has_bug: bool) -> Found {
                     next.call.forget_request_id();
                 }
                 let action = next.call.on(event, now);
-                match next.take(action, &mut toy, &core, now) {
+                match next.take(action, &mut model_cluster, &core, now) {
                     Ok(()) => running.push(next),
                     Err(error) => {
                         assert!(now <= next.deadline, "seed {seed}: it ends too late");
@@ -416,10 +423,10 @@ fn run(seed: u64, has_bug: bool) -> Found {
         }
     }
     // What is still on its way arrives.
-    for late in std::mem::take(&mut toy.late) {
-        let _ = toy.serve(&late);
+    for late in std::mem::take(&mut model_cluster.late) {
+        let _ = model_cluster.serve(&late);
     }
-    let calls = fates.iter().zip(&toy.times).enumerate();
+    let calls = fates.iter().zip(&model_cluster.times).enumerate();
     let wrong = calls.filter_map(|(call, (fate, &times))| {
         let fate = fate.as_ref().expect("every call ends");
         let is_right = match fate {
@@ -432,8 +439,8 @@ fn run(seed: u64, has_bug: bool) -> Found {
     });
     Found {
         wrong: wrong.collect(),
-        took: now - toy.began,
-        applied: toy.times.clone(),
+        took: now - model_cluster.began,
+        applied: model_cluster.times.clone(),
     }
 }
 

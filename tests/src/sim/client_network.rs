@@ -1,4 +1,4 @@
-//! The road between a client and the gateways of the nodes. It stands for a network: writes arrive
+//! The network between a client and the gateways of the nodes. Writes arrive
 //! late, get lost, or arrive twice, and answers get lost.
 //!
 //! A request runs as part of the node's host: by its clock, not while the node is paused, and not
@@ -13,7 +13,7 @@ use rangedb_engine::error::Error;
 use rangedb_engine::gateway::Gateway;
 use rangedb_engine::gateway::message::{Body, Found, Reply};
 use rangedb_engine::gateway::request::{Call, Caller};
-use rangedb_engine::gateway::responder::{Answer, Responder, Scanning};
+use rangedb_engine::gateway::responder::{Responder, Response, Scanning};
 use rangedb_engine::request::Target;
 use rangedb_engine::types::Timestamp;
 use tokio::sync::oneshot;
@@ -38,14 +38,14 @@ pub struct Reached {
 
 impl Reached {
     /// Asks the gateway at once. Only right after it was reached: later it may be paused or gone.
-    pub fn ask<R>(&self, question: impl FnOnce(&Gateway<SimEnv>) -> R) -> R {
-        executor::current().on_host(self.host, || question(&self.gateway))
+    pub fn ask<R>(&self, look: impl FnOnce(&Gateway<SimEnv>) -> R) -> R {
+        executor::current().on_host(self.host, || look(&self.gateway))
     }
 }
 
 /// A client's request.
 #[derive(Clone)]
-pub struct Asked {
+pub struct ClientRequest {
     /// The operation.
     pub body: Body,
     /// Who asks.
@@ -55,12 +55,12 @@ pub struct Asked {
     /// The range that the client believes to own the key.
     pub target: Option<Target>,
     /// How long the client waits, counted from the request's arrival.
-    pub patience: Option<Duration>,
+    pub timeout: Option<Duration>,
 }
 
 /// What a client is answered.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct ClientResponse {
     /// The answer, with the time of the cluster.
     pub reply: Reply,
     /// Whether the request was a read that a majority has confirmed on the shard that was asked.
@@ -70,7 +70,7 @@ pub struct Told {
 /// Takes the answer to one request.
 struct Once {
     gateway: Gateway<SimEnv>,
-    answer: RefCell<Option<oneshot::Sender<Told>>>,
+    answer: RefCell<Option<oneshot::Sender<ClientResponse>>>,
     is_lost: bool,
     is_held: Cell<bool>,
     /// Whether it was held, and never sent to another shard.
@@ -82,12 +82,12 @@ impl Responder for Once {
     type Ticket = ();
     type Refusal = Error;
 
-    fn answer(&self, (): &(), now: Option<Timestamp>, answer: Result<Answer<'_>, Error>) {
+    fn answer(&self, (): &(), now: Option<Timestamp>, answer: Result<Response<'_>, Error>) {
         invariants::deadlines::answered(&self.due);
         let result = answer.map(Found::from);
         let now = now.unwrap_or_else(|| self.gateway.shard().now());
         let was_confirmed = self.has_waited.get() && matches!(result, Ok(Found::Value(_)));
-        let told = Told {
+        let response = ClientResponse {
             reply: Reply { now, result },
             was_confirmed,
         };
@@ -96,7 +96,7 @@ impl Responder for Once {
         match self.is_lost {
             true => lose(answer),
             // The client may have given up.
-            false => drop(answer.send(told)),
+            false => drop(answer.send(response)),
         }
     }
 
@@ -125,12 +125,12 @@ impl Responder for Once {
 }
 
 /// Keeps an answer from ever arriving; the client waits until it gives up.
-fn lose(mut answer: oneshot::Sender<Told>) {
+fn lose(mut answer: oneshot::Sender<ClientResponse>) {
     executor::current().spawn_on(OUTSIDE, async move { answer.closed().await });
 }
 
 /// The faults between one client and all gateways.
-pub struct Road {
+pub struct ClientNetwork {
     random: Random,
     /// A late request arrives within this many milliseconds.
     late_max_ms: u64,
@@ -141,15 +141,15 @@ pub struct Road {
     unanswered_one_in: u64,
 }
 
-impl Road {
+impl ClientNetwork {
     /// Draws the faults of a client; for about half of the clients there are none.
-    pub fn new(random: &Random) -> Road {
+    pub fn new(random: &Random) -> ClientNetwork {
         let is_good = random.once_in(2);
         let one_in = |least: u64| match is_good || random.once_in(3) {
             true => 0,
             false => random.between(least, 10 * least),
         };
-        Road {
+        ClientNetwork {
             late_one_in: one_in(3),
             lost_one_in: one_in(6),
             twice_one_in: one_in(3),
@@ -159,24 +159,32 @@ impl Road {
         }
     }
 
-    /// Sends a read, on which the road does nothing. The answer comes through the receiver, which
+    /// Sends a read, on which the network does nothing. The answer comes through the receiver, which
     /// fails at once if the node is gone.
-    pub fn send_read(&self, to: &Reached, asked: Asked) -> oneshot::Receiver<Told> {
+    pub fn send_read(
+        &self,
+        to: &Reached,
+        request: ClientRequest,
+    ) -> oneshot::Receiver<ClientResponse> {
         let (answer, receiver) = oneshot::channel();
-        arrive(to.clone(), asked, Duration::ZERO, answer, false);
+        arrive(to.clone(), request, Duration::ZERO, answer, false);
         receiver
     }
 
     /// Sends a write, in the same way. Also returns whether the request arrives a second time,
     /// independently of the first.
-    pub fn send(&self, to: &Reached, asked: Asked) -> (oneshot::Receiver<Told>, bool) {
+    pub fn send(
+        &self,
+        to: &Reached,
+        request: ClientRequest,
+    ) -> (oneshot::Receiver<ClientResponse>, bool) {
         let (answer, receiver) = oneshot::channel();
         let happens = |one_in: u64| one_in > 0 && self.random.once_in(one_in);
         let late = || Duration::from_micros(self.random.below(self.late_max_ms * 1_000));
         let comes_twice = happens(self.twice_one_in);
         if comes_twice {
             let (nobody, _) = oneshot::channel();
-            arrive(to.clone(), asked.clone(), late(), nobody, false);
+            arrive(to.clone(), request.clone(), late(), nobody, false);
         }
         if happens(self.lost_one_in) {
             lose(answer);
@@ -186,7 +194,7 @@ impl Road {
                 false => Duration::ZERO,
             };
             let is_lost = happens(self.unanswered_one_in);
-            arrive(to.clone(), asked, after, answer, is_lost);
+            arrive(to.clone(), request, after, answer, is_lost);
         }
         (receiver, comes_twice)
     }
@@ -195,12 +203,12 @@ impl Road {
 /// Makes a request arrive after some time.
 fn arrive(
     to: Reached,
-    asked: Asked,
+    request: ClientRequest,
     after: Duration,
-    answer: oneshot::Sender<Told>,
+    answer: oneshot::Sender<ClientResponse>,
     is_lost: bool,
 ) {
-    let take = move |to: &Reached| to.ask(|gateway| take(gateway, asked, answer, is_lost));
+    let take = move |to: &Reached| to.ask(|gateway| take(gateway, request, answer, is_lost));
     if after.is_zero() {
         return take(&to);
     }
@@ -218,15 +226,20 @@ fn arrive(
 }
 
 /// Gives a request to a gateway.
-fn take(gateway: &Gateway<SimEnv>, asked: Asked, answer: oneshot::Sender<Told>, is_lost: bool) {
+fn take(
+    gateway: &Gateway<SimEnv>,
+    request: ClientRequest,
+    answer: oneshot::Sender<ClientResponse>,
+    is_lost: bool,
+) {
     let now = SimInstant::now();
     let call = Call {
-        caller: asked.caller,
-        deadline: asked.patience.map(|patience| now + patience),
-        token: asked.token,
-        target: asked.target,
+        caller: request.caller,
+        deadline: request.timeout.map(|timeout| now + timeout),
+        token: request.token,
+        target: request.target,
     };
-    let is_write = matches!(asked.body, Body::Write { .. });
+    let is_write = matches!(request.body, Body::Write { .. });
     let once = Rc::new(Once {
         gateway: gateway.clone(),
         answer: RefCell::new(Some(answer)),
@@ -235,9 +248,9 @@ fn take(gateway: &Gateway<SimEnv>, asked: Asked, answer: oneshot::Sender<Told>, 
         has_waited: Cell::new(false),
         due: invariants::deadlines::due(call.deadline.filter(|_| is_write)),
     });
-    invariants::asked(gateway.shard().location(), &asked);
+    invariants::asked(gateway.shard().location(), &request);
     let taken = gateway.admit(&call, now);
-    let taken = taken.and_then(|()| match asked.body {
+    let taken = taken.and_then(|()| match request.body {
         Body::Get { key } => gateway.get(&once, &call, (), &key),
         Body::Write { batch, session } => gateway.write(&once, &call, (), (batch, session)),
         Body::Scan(scan) => gateway.scan(&once, &call, (), scan),

@@ -1,4 +1,4 @@
-//! The latest process (incarnation, here "life") of each node that was seen, so that a node on an
+//! The latest process (its incarnation) of each node that was seen, so that a node on an
 //! older folder is refused.
 //!
 //! A folder that was restored from an older copy lacks what its node has voted and acknowledged
@@ -20,7 +20,7 @@ use rangedb_engine::types::NodeId;
 type OnOlder = Box<dyn Fn(u64, bool) + Send + Sync>;
 
 /// The processes that are known; see the module's chapter.
-pub struct Lives {
+pub struct Incarnations {
     node: NodeId,
     /// This process; 0 in a node without a folder.
     own: u128,
@@ -30,9 +30,9 @@ pub struct Lives {
     was_accepted: AtomicBool,
 }
 
-impl std::fmt::Debug for Lives {
+impl std::fmt::Debug for Incarnations {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Lives({}: {:032x})", self.node, self.own)
+        write!(f, "Incarnations({}: {:032x})", self.node, self.own)
     }
 }
 
@@ -40,7 +40,7 @@ impl std::fmt::Debug for Lives {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Welcome {
     /// The process that says it.
-    pub life: u128,
+    pub incarnation: u128,
     /// The latest process of the other side's node that it has seen; 0 if none.
     pub yours: u128,
 }
@@ -52,17 +52,17 @@ impl Welcome {
     /// The encoded form.
     pub fn encode(&self) -> [u8; Welcome::LEN] {
         let mut bytes = [0; Welcome::LEN];
-        let (life, yours) = bytes.split_at_mut(Welcome::LEN / 2);
-        life.copy_from_slice(&self.life.to_le_bytes());
+        let (incarnation, yours) = bytes.split_at_mut(Welcome::LEN / 2);
+        incarnation.copy_from_slice(&self.incarnation.to_le_bytes());
         yours.copy_from_slice(&self.yours.to_le_bytes());
         bytes
     }
 
     /// Reads the encoded form; `None` if the bytes are not one.
     pub fn decode(bytes: &[u8]) -> Option<Welcome> {
-        let (life, yours) = bytes.split_first_chunk()?;
+        let (incarnation, yours) = bytes.split_first_chunk()?;
         Some(Welcome {
-            life: u128::from_le_bytes(*life),
+            incarnation: u128::from_le_bytes(*incarnation),
             yours: u128::from_le_bytes(yours.try_into().ok()?),
         })
     }
@@ -79,14 +79,14 @@ pub enum Met {
     Older,
 }
 
-impl Lives {
+impl Incarnations {
     /// Starts with this process and what the folder remembers of the others.
-    pub fn new(node: NodeId, own: u128, remembered: &BTreeMap<u64, String>) -> Lives {
-        let read = |(id, life): (&u64, &String)| {
-            let life = u128::from_str_radix(life, 16).ok()?;
-            Some((NodeId(*id), life))
+    pub fn new(node: NodeId, own: u128, remembered: &BTreeMap<u64, String>) -> Incarnations {
+        let read = |(id, incarnation): (&u64, &String)| {
+            let incarnation = u128::from_str_radix(incarnation, 16).ok()?;
+            Some((NodeId(*id), incarnation))
         };
-        Lives {
+        Incarnations {
             node,
             own,
             others: Mutex::new(remembered.iter().filter_map(read).collect()),
@@ -111,7 +111,7 @@ impl Lives {
     pub fn welcome(&self, to: NodeId) -> Welcome {
         let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         Welcome {
-            life: self.own,
+            incarnation: self.own,
             yours: others.get(&to).copied().unwrap_or(0),
         }
     }
@@ -119,31 +119,31 @@ impl Lives {
     /// Takes what a node says; gives whether it is accepted.
     pub fn meet(&self, node: NodeId, said: Welcome) -> Met {
         self.learn(self.node, said.yours);
-        self.learn(node, said.life)
+        self.learn(node, said.incarnation)
     }
 
     /// Notes a process of a node that was seen, here or by another node.
-    pub fn learn(&self, node: NodeId, life: u128) -> Met {
+    pub fn learn(&self, node: NodeId, incarnation: u128) -> Met {
         if node == self.node {
-            if life == self.own {
+            if incarnation == self.own {
                 self.was_accepted.store(true, Ordering::Relaxed);
-            } else if NodeRecord::is_older(self.own, life)
+            } else if NodeRecord::is_older(self.own, incarnation)
                 && let Some(told) = self.on_older.get()
             {
                 let was_accepted = self.was_accepted.load(Ordering::Relaxed);
-                told((life >> 64) as u64, was_accepted);
+                told((incarnation >> 64) as u64, was_accepted);
             }
             return Met::Known;
         }
         let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = others.get(&node).copied().unwrap_or(0);
-        if NodeRecord::is_older(life, seen) {
+        if NodeRecord::is_older(incarnation, seen) {
             return Met::Older;
         }
-        if life == seen {
+        if incarnation == seen {
             return Met::Known;
         }
-        others.insert(node, life);
+        others.insert(node, incarnation);
         Met::New
     }
 
@@ -152,7 +152,7 @@ impl Lives {
         let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         let others = others.iter();
         others
-            .map(|(node, life)| (node.0, format!("{life:032x}")))
+            .map(|(node, incarnation)| (node.0, format!("{incarnation:032x}")))
             .collect()
     }
 }
@@ -166,39 +166,48 @@ mod tests {
 
     fn said(starts: u64, random: u64) -> Welcome {
         Welcome {
-            life: NodeRecord::life(starts, random),
+            incarnation: NodeRecord::incarnation(starts, random),
             yours: 0,
         }
     }
 
     #[test]
     fn a_node_on_an_older_folder_is_refused_also_after_a_restart() {
-        let lives = Lives::new(NodeId(1), NodeRecord::life(3, 1), &BTreeMap::new());
-        assert_eq!(lives.meet(NodeId(2), said(7, 5)), Met::New);
-        assert_eq!(lives.meet(NodeId(2), said(7, 5)), Met::Known);
-        for lives in [&lives, &Lives::new(NodeId(1), 9, &lives.to_write())] {
-            assert_eq!(lives.meet(NodeId(2), said(6, 5)), Met::Older);
-            assert_eq!(lives.meet(NodeId(2), said(7, 6)), Met::Older, "a copy");
-            assert_eq!(lives.meet(NodeId(2), said(7, 5)), Met::Known);
+        let incarnations =
+            Incarnations::new(NodeId(1), NodeRecord::incarnation(3, 1), &BTreeMap::new());
+        assert_eq!(incarnations.meet(NodeId(2), said(7, 5)), Met::New);
+        assert_eq!(incarnations.meet(NodeId(2), said(7, 5)), Met::Known);
+        for incarnations in [
+            &incarnations,
+            &Incarnations::new(NodeId(1), 9, &incarnations.to_write()),
+        ] {
+            assert_eq!(incarnations.meet(NodeId(2), said(6, 5)), Met::Older);
+            assert_eq!(
+                incarnations.meet(NodeId(2), said(7, 6)),
+                Met::Older,
+                "a copy"
+            );
+            assert_eq!(incarnations.meet(NodeId(2), said(7, 5)), Met::Known);
         }
-        assert_eq!(lives.meet(NodeId(2), said(8, 1)), Met::New);
+        assert_eq!(incarnations.meet(NodeId(2), said(8, 1)), Met::New);
     }
 
     #[test]
     fn a_process_hears_that_it_is_the_older_one() {
-        let lives = Lives::new(NodeId(1), NodeRecord::life(3, 1), &BTreeMap::new());
+        let incarnations =
+            Incarnations::new(NodeId(1), NodeRecord::incarnation(3, 1), &BTreeMap::new());
         let heard = Arc::new(AtomicU64::new(0));
         let hears = heard.clone();
-        lives.on_older(move |start, was_accepted| {
+        incarnations.on_older(move |start, was_accepted| {
             assert!(was_accepted, "it was the newest at its second meeting");
             hears.store(start, Ordering::SeqCst);
         });
         for (starts, expected) in [(2, 0), (3, 0), (5, 5)] {
             let said = Welcome {
-                life: NodeRecord::life(1, 1),
-                yours: NodeRecord::life(starts, 1),
+                incarnation: NodeRecord::incarnation(1, 1),
+                yours: NodeRecord::incarnation(starts, 1),
             };
-            lives.meet(NodeId(2), said);
+            incarnations.meet(NodeId(2), said);
             assert_eq!(heard.load(Ordering::SeqCst), expected, "{starts}");
         }
     }

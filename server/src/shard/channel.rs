@@ -1,4 +1,4 @@
-//! A channel from one thread to another ("lane"): bounded, lock-free, one sender, one receiver.
+//! A channel from one thread to another: bounded, lock-free, one sender, one receiver.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crossbeam_queue::ArrayQueue;
 use futures_util::task::AtomicWaker;
 use tokio::sync::Mutex;
 
-use crate::env::reactor::Place;
+use crate::env::reactor::WakerSlot;
 
 struct Shared<T> {
     queue: ArrayQueue<T>,
@@ -22,36 +22,36 @@ struct Shared<T> {
 }
 
 /// The sending end.
-pub struct LaneSender<T> {
+pub struct ChannelSender<T> {
     shared: Arc<Shared<T>>,
     /// Held by the task that waits for room: others wait behind it.
     turn: Mutex<()>,
 }
 
 /// The receiving end, on its way to the receiving thread.
-pub struct LaneEnd<T> {
+pub struct ChannelEnd<T> {
     shared: Arc<Shared<T>>,
 }
 
 /// The receiving end, on its thread.
-pub struct LaneReceiver<T> {
-    end: LaneEnd<T>,
-    place: Option<Place>,
+pub struct ChannelReceiver<T> {
+    end: ChannelEnd<T>,
+    slot: Option<WakerSlot>,
 }
 
-/// Makes a lane that holds at most `len_max` messages.
-pub fn lane<T>(len_max: usize) -> (LaneSender<T>, LaneEnd<T>) {
+/// Makes a channel that holds at most `len_max` messages.
+pub fn channel<T>(len_max: usize) -> (ChannelSender<T>, ChannelEnd<T>) {
     let shared = Arc::new(Shared {
         queue: ArrayQueue::new(len_max),
         receiver: AtomicWaker::new(),
         sender: AtomicWaker::new(),
         ended: AtomicBool::new(false),
     });
-    let sender = LaneSender {
+    let sender = ChannelSender {
         shared: shared.clone(),
         turn: Mutex::new(()),
     };
-    (sender, LaneEnd { shared })
+    (sender, ChannelEnd { shared })
 }
 
 impl<T> Shared<T> {
@@ -63,8 +63,8 @@ impl<T> Shared<T> {
     }
 }
 
-impl<T> LaneSender<T> {
-    /// Sends a message; gives it back if the lane is full.
+impl<T> ChannelSender<T> {
+    /// Sends a message; gives it back if the channel is full.
     ///
     /// # Errors
     /// The message.
@@ -74,15 +74,15 @@ impl<T> LaneSender<T> {
         Ok(())
     }
 
-    /// Sends a message, and waits for room if the lane is full. Drops it if the receiver is gone.
+    /// Sends a message, and waits for room if the channel is full. Drops it if the receiver is gone.
     pub async fn send_in_time(&self, message: T) {
         let _turn = self.turn.lock().await;
         let Err(message) = self.send(message) else {
             return;
         };
-        let (mut unsent, mut place) = (Some(message), None);
+        let (mut unsent, mut slot) = (Some(message), None);
         poll_fn(|cx| {
-            let waker = Place::waker(&mut place, cx.waker());
+            let waker = WakerSlot::waker(&mut slot, cx.waker());
             self.shared.sender.register(&waker);
             // A receiver that makes room now finds the waker; room that was made before is found
             // here.
@@ -101,32 +101,32 @@ impl<T> LaneSender<T> {
     }
 }
 
-impl<T> Drop for LaneSender<T> {
+impl<T> Drop for ChannelSender<T> {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Release);
         self.shared.receiver.wake();
     }
 }
 
-impl<T> LaneEnd<T> {
+impl<T> ChannelEnd<T> {
     /// Opens the receiving end on this thread.
-    pub fn open(self) -> LaneReceiver<T> {
-        LaneReceiver {
+    pub fn open(self) -> ChannelReceiver<T> {
+        ChannelReceiver {
             end: self,
-            place: None,
+            slot: None,
         }
     }
 }
 
-impl<T> LaneReceiver<T> {
+impl<T> ChannelReceiver<T> {
     /// The next message; `None` once the sender is gone and all messages are received.
     pub async fn receive(&mut self) -> Option<T> {
-        let LaneReceiver { end, place } = self;
+        let ChannelReceiver { end, slot } = self;
         poll_fn(|cx| {
             if let Some(message) = end.shared.pop() {
                 return Poll::Ready(Some(message));
             }
-            let waker = Place::waker(place, cx.waker());
+            let waker = WakerSlot::waker(slot, cx.waker());
             end.shared.receiver.register(&waker);
             // A sender that comes now finds the waker; a message that came before is found below.
             let ended = end.shared.ended.load(Ordering::Acquire);
@@ -139,7 +139,7 @@ impl<T> LaneReceiver<T> {
     }
 }
 
-impl<T> Drop for LaneEnd<T> {
+impl<T> Drop for ChannelEnd<T> {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Release);
         self.shared.sender.wake();
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn what_is_sent_arrives_in_order_and_then_the_end() {
         const MESSAGES: u32 = 100_000;
-        let (sender, end) = lane(64);
+        let (sender, end) = channel(64);
         let sending = std::thread::spawn(move || {
             GlommioRuntime::new(1).block_on(async {
                 for number in 0..MESSAGES {
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn tasks_that_wait_for_room_go_on_in_order_and_when_the_receiver_is_gone() {
-        let (sender, end) = lane(1);
+        let (sender, end) = channel(1);
         let taking = std::thread::spawn(move || {
             GlommioRuntime::new(1).block_on(async {
                 let mut receiver = end.open();
@@ -202,8 +202,8 @@ mod tests {
     }
 
     #[test]
-    fn a_full_lane_gives_back_and_an_ended_one_is_known() {
-        let (sender, end) = lane(1);
+    fn a_full_channel_gives_back_and_an_ended_one_is_known() {
+        let (sender, end) = channel(1);
         assert_eq!(sender.send(1), Ok(()));
         assert_eq!(sender.send(2), Err(2));
         assert!(!sender.is_gone());

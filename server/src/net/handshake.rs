@@ -1,6 +1,6 @@
 //! The first bytes of a connection: its role, its protocol versions, and the shard that it wants.
 //!
-//! Exactly the preamble is read here, so that the connection can move to another shard with
+//! Exactly the handshake is read here, so that the connection can move to another shard with
 //! everything after it unread. The shard that serves the connection answers. Lives on the shard's
 //! thread.
 
@@ -13,36 +13,37 @@ use futures_util::io::{AsyncReadExt, AsyncWriteExt};
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::gateway::Held;
 use rangedb_engine::types::ShardId;
-use rangedb_protocol::preamble::{
-    ANY_SHARD, Answer, BadPreamble, PREAMBLE_LEN, Preamble, Role, VERSION, VERSION_MIN, Verdict,
+use rangedb_protocol::handshake::{
+    ANY_SHARD, BadHandshake, HANDSHAKE_LEN, Handshake, HandshakeReply, Role, VERSION, VERSION_MIN,
+    Verdict,
 };
 
 use crate::env::GlommioRuntime;
 use crate::env::reactor::TcpStream;
 use crate::net::connection;
-use crate::net::greetings::Greeting;
+use crate::net::pending_handshakes::PendingHandshake;
 use crate::peers::{self, serve};
 use crate::shard::context::Context;
-use crate::shard::message::HandedOver;
+use crate::shard::message::PassedConnection;
 
 /// Greets a connection, and serves it here or passes it to the shard that it wants.
-pub async fn greet(context: Rc<Context>, mut stream: TcpStream) {
-    let greeting = context.greetings.begin();
-    let read = greeting.unless_evicted(read(&context, &mut stream)).await;
-    let preamble = match read {
-        Some(Ok(Ok(preamble))) => preamble,
-        Some(Ok(Err(BadPreamble::UnknownRole(_)))) => {
+pub async fn accept(context: Rc<Context>, mut stream: TcpStream) {
+    let pending = context.handshakes.begin();
+    let read = pending.unless_evicted(read(&context, &mut stream)).await;
+    let handshake = match read {
+        Some(Ok(Ok(handshake))) => handshake,
+        Some(Ok(Err(BadHandshake::UnknownRole(_)))) => {
             return refuse(
                 &context,
                 stream,
                 Role::Client,
                 Verdict::RoleRefused,
-                greeting,
+                pending,
             )
             .await;
         }
         // A client of another protocol would not understand an answer.
-        Some(Ok(Err(BadPreamble::NotOurs)) | Err(_)) => return,
+        Some(Ok(Err(BadHandshake::NotOurs)) | Err(_)) => return,
         // The connection must go now: it gets the reason only if the socket takes it at once.
         None => {
             let word = answer(&context, &mut stream, Verdict::TooManyConnections, VERSION);
@@ -50,22 +51,22 @@ pub async fn greet(context: Rc<Context>, mut stream: TcpStream) {
             return;
         }
     };
-    if let Some(verdict) = objection(&context, &preamble, &stream) {
-        return refuse(&context, stream, preamble.role, verdict, greeting).await;
+    if let Some(verdict) = objection(&context, &handshake, &stream) {
+        return refuse(&context, stream, handshake.role, verdict, pending).await;
     }
-    let wanted = ShardId(preamble.shard);
-    if preamble.shard == ANY_SHARD || wanted == context.here() {
-        return welcome(context, stream, preamble, greeting).await;
+    let wanted = ShardId(handshake.shard);
+    if handshake.shard == ANY_SHARD || wanted == context.here() {
+        return welcome(context, stream, handshake, pending).await;
     }
     let socket = stream.detach();
-    let handed_over = context
+    let passed = context
         .mesh
-        .hand_over(wanted, HandedOver { socket, preamble });
-    if let Err(back) = handed_over
+        .pass_connection(wanted, PassedConnection { socket, handshake });
+    if let Err(back) = passed
         && let Ok(stream) = TcpStream::attach(back.socket)
     {
         let verdict = Verdict::TooManyConnections;
-        refuse(&context, stream, preamble.role, verdict, greeting).await;
+        refuse(&context, stream, handshake.role, verdict, pending).await;
     }
 }
 
@@ -78,40 +79,40 @@ fn spoken(role: Role) -> RangeInclusive<u16> {
 }
 
 /// Serves a connection that another shard has passed on.
-pub async fn take_over(context: Rc<Context>, connection: HandedOver) {
-    let greeting = context.greetings.begin();
+pub async fn adopt(context: Rc<Context>, connection: PassedConnection) {
+    let pending = context.handshakes.begin();
     // If the kernel refuses the socket, the connection is closed.
     if let Ok(stream) = TcpStream::attach(connection.socket) {
-        welcome(context, stream, connection.preamble, greeting).await;
+        welcome(context, stream, connection.handshake, pending).await;
     }
 }
 
 async fn read(
     context: &Context,
     stream: &mut TcpStream,
-) -> io::Result<Result<Preamble, BadPreamble>> {
-    let mut bytes = [0; PREAMBLE_LEN];
+) -> io::Result<Result<Handshake, BadHandshake>> {
+    let mut bytes = [0; HANDSHAKE_LEN];
     within(
-        context.node.limits.greeting_timeout,
+        context.node.limits.handshake_timeout,
         stream.read_exact(&mut bytes),
     )
     .await?;
-    Ok(Preamble::decode(&bytes))
+    Ok(Handshake::decode(&bytes))
 }
 
 /// Why a connection is not accepted, if it is not.
-fn objection(context: &Context, preamble: &Preamble, stream: &TcpStream) -> Option<Verdict> {
-    let unknown = preamble.shard != ANY_SHARD && preamble.shard >= context.node.shards;
-    match preamble {
+fn objection(context: &Context, handshake: &Handshake, stream: &TcpStream) -> Option<Verdict> {
+    let unknown = handshake.shard != ANY_SHARD && handshake.shard >= context.node.shards;
+    match handshake {
         _ if context.gateway.is_draining() => Some(Verdict::ShuttingDown),
-        _ if preamble.version(spoken(preamble.role)).is_none() => Some(Verdict::NoCommonVersion),
-        _ if preamble.tls => Some(Verdict::NoTls),
-        _ if preamble.role == Role::Peer && context.peers.secret.is_empty() => {
+        _ if handshake.version(spoken(handshake.role)).is_none() => Some(Verdict::NoCommonVersion),
+        _ if handshake.tls => Some(Verdict::NoTls),
+        _ if handshake.role == Role::Peer && context.peers.secret.is_empty() => {
             Some(Verdict::RoleRefused)
         }
         _ if unknown => Some(Verdict::UnknownShard),
         // Other nodes are few, and their connections have a limit of their own.
-        _ if preamble.role == Role::Client
+        _ if handshake.role == Role::Client
             && stream.descriptor() > context.node.limits.descriptor_max =>
         {
             context.node.clients.refuse();
@@ -124,32 +125,32 @@ fn objection(context: &Context, preamble: &Preamble, stream: &TcpStream) -> Opti
 async fn welcome(
     context: Rc<Context>,
     mut stream: TcpStream,
-    preamble: Preamble,
-    greeting: Greeting,
+    handshake: Handshake,
+    pending: PendingHandshake,
 ) {
-    let seat = match preamble.role {
+    let permit = match handshake.role {
         Role::Client => context.node.clients.take(),
-        // A peer gets a seat only after it has proved to be one.
+        // A peer gets a permit only after it has proved to be one.
         Role::Peer => None,
     };
-    if preamble.role == Role::Client && seat.is_none() {
+    if handshake.role == Role::Client && permit.is_none() {
         let verdict = Verdict::TooManyConnections;
-        return refuse(&context, stream, preamble.role, verdict, greeting).await;
+        return refuse(&context, stream, handshake.role, verdict, pending).await;
     }
-    let spoken = spoken(preamble.role);
+    let spoken = spoken(handshake.role);
     let newest = *spoken.end();
-    let version = preamble.version(spoken).unwrap_or(newest);
+    let version = handshake.version(spoken).unwrap_or(newest);
     let answer = answer(&context, &mut stream, Verdict::Accepted, version);
-    if !matches!(greeting.unless_evicted(answer).await, Some(Ok(()))) {
+    if !matches!(pending.unless_evicted(answer).await, Some(Ok(()))) {
         return;
     }
-    match preamble.role {
+    match handshake.role {
         Role::Client => {
-            drop(greeting);
+            drop(pending);
             let _counted = Held::new(&context.connected);
-            connection::serve(context.clone(), stream, preamble.smart).await;
+            connection::serve(context.clone(), stream, handshake.smart).await;
         }
-        Role::Peer => serve::serve(context.clone(), stream, greeting).await,
+        Role::Peer => serve::serve(context.clone(), stream, pending).await,
     }
 }
 
@@ -158,7 +159,7 @@ async fn refuse(
     mut stream: TcpStream,
     role: Role,
     verdict: Verdict,
-    greeting: Greeting,
+    pending: PendingHandshake,
 ) {
     let newest = *spoken(role).end();
     let say = async {
@@ -166,7 +167,7 @@ async fn refuse(
             connection::linger(context, &mut stream).await;
         }
     };
-    greeting.unless_evicted(say).await;
+    pending.unless_evicted(say).await;
 }
 
 async fn answer(
@@ -175,7 +176,7 @@ async fn answer(
     verdict: Verdict,
     version: u16,
 ) -> io::Result<()> {
-    let answer = Answer {
+    let answer = HandshakeReply {
         verdict,
         version,
         shard: context.here().0,
@@ -184,7 +185,7 @@ async fn answer(
         cluster: context.node.cluster,
     };
     within(
-        context.node.limits.greeting_timeout,
+        context.node.limits.handshake_timeout,
         stream.write_all(&answer.encode()),
     )
     .await

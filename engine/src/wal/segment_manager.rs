@@ -1,10 +1,10 @@
-//! The segment manager ("keeper"): prepares a spare segment, takes it into use, recycles segments
+//! The segment manager: prepares a spare segment, takes it into use, recycles segments
 //! that nothing needs, and writes the live entries of the oldest segment again when there are too
 //! many segments. This file also keeps the entries in memory within their budget, and pending
 //! records within their bound.
 //!
-//! The keeper is a task beside the writer. The writer waits for it when it needs a spare segment,
-//! so the keeper never waits for the writer.
+//! The segment manager is a task beside the writer. The writer waits for it when it needs a spare segment,
+//! so the segment manager never waits for the writer.
 
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -20,8 +20,8 @@ use crate::wal::segment::{self, Beginning};
 use crate::wal::shared::{Core, Done};
 
 impl<E: Env> Core<E> {
-    /// The keeper's task.
-    pub(super) async fn keep_segments(self: Rc<Core<E>>) {
+    /// The segment manager's task.
+    pub(super) async fn manage_segments(self: Rc<Core<E>>) {
         // Records appended before the log was closed may still need a segment.
         while !self.wakers.writer_ended.get() && self.health.dead.borrow().is_none() {
             match self.keep_once().await {
@@ -40,10 +40,10 @@ impl<E: Env> Core<E> {
             }
             // A call that came during this step is not lost: it left the flag set.
             std::future::poll_fn(|cx| {
-                if self.wakers.keeper_called.replace(false) {
+                if self.wakers.segment_manager_called.replace(false) {
                     return Poll::Ready(());
                 }
-                *self.wakers.keeper.borrow_mut() = Some(cx.waker().clone());
+                *self.wakers.segment_manager.borrow_mut() = Some(cx.waker().clone());
                 Poll::Pending
             })
             .await;
@@ -82,7 +82,7 @@ impl<E: Env> Core<E> {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// Switches to a spare segment; waits for the keeper if there is none.
+    /// Switches to a spare segment; waits for the segment manager if there is none.
     pub(super) async fn next_segment(&self) -> Result<(), WalError> {
         let spare = std::future::poll_fn(|cx| {
             let spare = self.spares.names.borrow_mut().pop_front();
@@ -90,7 +90,7 @@ impl<E: Env> Core<E> {
                 return Poll::Ready(spare);
             }
             *self.wakers.for_spare.borrow_mut() = Some(cx.waker().clone());
-            self.wake_keeper();
+            self.wake_segment_manager();
             Poll::Pending
         })
         .await;
@@ -108,7 +108,7 @@ impl<E: Env> Core<E> {
             format: FORMAT,
         };
         let begin = || segment::begin(&self.disk, &spare, generation, beginning);
-        let file = Rc::new(self.patiently(begin).await?);
+        let file = Rc::new(self.with_retries(begin).await?);
         self.has_checkpoint.set(false);
         self.segments.borrow_mut().add(generation, file.clone());
         {
@@ -118,11 +118,11 @@ impl<E: Env> Core<E> {
             head.secret = secret;
             head.offset = BLOCK_LEN as u64;
         }
-        self.wake_keeper();
+        self.wake_segment_manager();
         Ok(())
     }
 
-    /// One step of the keeper; gives whether there may be more to do.
+    /// One step of the segment manager; gives whether there may be more to do.
     async fn keep_once(&self) -> Result<bool, WalError> {
         let mut unneeded = Vec::new();
         // Until the checkpoint is durable, nothing repeats what the older segments say besides
@@ -177,14 +177,14 @@ impl<E: Env> Core<E> {
                 let removed = self.disk.remove(name).await;
                 removed.map_err(|e| WalError::io(name, "remove", &e))
             };
-            return self.patiently(remove).await;
+            return self.with_retries(remove).await;
         }
         let spare = self.spare_name();
         let rename = || async {
             let renamed = self.disk.rename(name, &spare).await;
             renamed.map_err(|e| WalError::io(name, "rename", &e))
         };
-        self.patiently(rename).await?;
+        self.with_retries(rename).await?;
         self.spares.names.borrow_mut().push_back(spare);
         self.wake_spare();
         Ok(())
@@ -201,13 +201,13 @@ impl<E: Env> Core<E> {
             .map(|(g, log)| (*g, log.clone()))
             .collect();
         for (group, log) in logs {
-            let places = log.borrow().places_in(generation);
-            for (id, place) in places {
+            let locations = log.borrow().locations_in(generation);
+            for (id, location) in locations {
                 let cached = log.borrow().entry(id);
                 let entry = match cached {
                     Some(entry) => entry,
                     None => {
-                        let page = self.read_page((group, &log), &[(id, place)]).await?;
+                        let page = self.read_page((group, &log), &[(id, location)]).await?;
                         match page.and_then(|mut page| page.pop()) {
                             Some(entry) => entry,
                             None => continue,
@@ -220,7 +220,7 @@ impl<E: Env> Core<E> {
                 }
             }
         }
-        // The keeper does not wait for this write: the writer may itself wait for the keeper's next
+        // The segment manager does not wait for this write: the writer may itself wait for the segment manager's next
         // spare segment.
         self.complete(Done::Leave(Vec::new()));
         Ok(())
