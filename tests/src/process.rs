@@ -393,6 +393,14 @@ impl Drop for Background {
     }
 }
 
+/// Lets this process have so many files open. Where that is not allowed, the limit stays as it is.
+pub fn raise_open_files(limit: usize) {
+    let limit = format!("--nofile={limit}:");
+    let process = std::process::id().to_string();
+    let mut raise = Command::new("prlimit");
+    let _ = raise.args(["--pid", &process, &limit]).status();
+}
+
 /// Waits until a child has ended.
 ///
 /// # Panics

@@ -59,11 +59,16 @@ impl RawClient {
 
 /// The frame of a request.
 pub fn request(id: u64, body: RequestBody<'_>) -> Vec<u8> {
+    request_with(id, body, 0)
+}
+
+/// The frame of a request whose caller claims to have seen the time `token`.
+pub fn request_with(id: u64, body: RequestBody<'_>, token: u64) -> Vec<u8> {
     let request = Request {
         body,
         target: None,
         deadline_ms: 0,
-        token: 0,
+        token,
     };
     let mut bytes = Vec::new();
     request.encode(id, &mut FlatBufferBuilder::new(), &mut bytes);

@@ -8,20 +8,11 @@ use std::time::Duration;
 use rangedb_protocol::handshake::Verdict;
 use rangedb_protocol::limits::FRAME_LEN_MAX;
 use rangedb_tests::cluster::wait_for;
-use rangedb_tests::process::{Background, Home, command};
+use rangedb_tests::process::{Background, Home, command, raise_open_files};
 use rangedb_tests::raw::RawClient;
 
 /// Connections that a test opens at most, with those of the node in another process.
 const CONNECTIONS_MAX: usize = 4_500;
-
-/// Lets this process open as many files as the tests need.
-fn raise_own_limit() {
-    let limit = format!("--nofile={}:", CONNECTIONS_MAX + 500);
-    let process = std::process::id().to_string();
-    let mut raise = Command::new("prlimit");
-    // Where it is not allowed, the test opens as many as it may.
-    let _ = raise.args(["--pid", &process, &limit]).status();
-}
 
 /// A node's memory in MiB.
 fn memory_mib(id: u32) -> u64 {
@@ -71,7 +62,7 @@ fn too_few_files_are_refused_with_the_number_that_is_needed() {
 
 #[test]
 fn connections_do_not_take_the_files_of_tables() {
-    raise_own_limit();
+    raise_open_files(CONNECTIONS_MAX + 500);
     for limit in [120, 256, 1024, 4096] {
         let folder = tempfile::tempdir().expect("a folder");
         let home = Home::new(folder.path(), &["--shards", "1", "--memory", "64MiB"]);

@@ -3,11 +3,16 @@
 
 use std::fs::File;
 use std::io::{Write, pipe};
-use std::process::Stdio;
+use std::net::TcpStream;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use rangedb_tests::cluster::{Caller, homes, wait_for, wait_until_alike, wait_until_replicated};
-use rangedb_tests::process::{Home, Node};
+use rangedb_protocol::{ErrorCode, Reply, RequestBody, frame};
+use rangedb_tests::cluster::{
+    Caller, conclude, homes, wait_for, wait_until_alike, wait_until_replicated,
+};
+use rangedb_tests::process::{Home, Node, raise_open_files};
+use rangedb_tests::raw::{RawClient, request_with};
 
 /// What a pipe holds that nobody reads.
 const PIPE_LEN: usize = 64 << 10;
@@ -109,6 +114,71 @@ fn a_cluster_outlives_the_readers_of_its_logs_and_a_node() {
     nodes.push(homes[2].start_with(&[], deserted(), deserted()));
     wait_until_alike(&homes);
     assert!(nodes.iter_mut().all(Node::is_running));
+}
+
+/// Connections to each of three nodes that say nothing.
+const SILENT: usize = 1_334;
+
+/// Clients whose clocks are far ahead ask each node until the check ends. Gives how often they were
+/// refused, and that nothing else became of their requests.
+fn ask_with_wrong_clocks(homes: &[Home], check: &mut Child) -> u64 {
+    let connect = |home: &Home| RawClient::connect(&home.listen).expect("an honest greeting");
+    let mut liars: Vec<RawClient> = homes.iter().map(connect).collect();
+    let mut refused = 0;
+    while matches!(check.try_wait(), Ok(None)) {
+        for liar in &mut liars {
+            refused += 1;
+            let body = RequestBody::Get { key: b"check-1" };
+            let asked = request_with(refused, body, u64::MAX - refused);
+            liar.stream.write_all(&asked).expect("it is sent");
+            let (_, bytes) = liar.receive().expect("a reply");
+            let found = frame::decode(&bytes).expect("a frame");
+            let found = found.expect("a whole one");
+            let (reply, _) = Reply::decode(found.kind, found.body).expect("a reply");
+            let Reply::Error(error) = reply else {
+                panic!("{reply:?}");
+            };
+            assert_eq!(error.code, Ok(ErrorCode::ClockOutOfBounds));
+        }
+    }
+    refused
+}
+
+#[test]
+fn silent_clients_dead_log_readers_a_full_log_disk_and_wrong_clocks_at_once_stop_nobody() {
+    raise_open_files(3 * SILENT + 500);
+    let folder = tempfile::tempdir().expect("a folder");
+    let homes = homes(folder.path());
+    let mut nodes: Vec<Node> = std::thread::scope(|scope| {
+        let start = |home: &'_ Home, log: fn() -> Stdio| {
+            let home = home.clone();
+            scope.spawn(move || home.start_with(&[], log(), log()))
+        };
+        let [first, second, third] = &homes[..] else {
+            panic!("{} homes", homes.len());
+        };
+        let starts = [
+            start(first, deserted),
+            start(second, full_device),
+            start(third, Stdio::null),
+        ];
+        starts.map(|start| start.join().expect("it starts")).into()
+    });
+    wait_until_replicated(&homes);
+    let caller = Caller::new(&homes);
+    caller.first_writes();
+    let connect = |home: &Home| TcpStream::connect(&home.listen).ok();
+    let silent = homes.iter().flat_map(|home| (0..SILENT).map(move |_| home));
+    let silent: Vec<TcpStream> = silent.filter_map(connect).collect();
+    let mut check = caller.check(10, 6, 1);
+    let refused = ask_with_wrong_clocks(&homes, &mut check);
+    conclude(check);
+    println!("{} silent, {refused} lies refused", silent.len());
+    assert!(refused > 0 && silent.len() > SILENT);
+    assert!(nodes.iter_mut().all(Node::is_running));
+    drop(silent);
+    wait_until_alike(&homes);
+    nodes.into_iter().for_each(assert_stops);
 }
 
 #[test]
