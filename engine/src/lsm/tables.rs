@@ -17,12 +17,13 @@
 //! the threshold for garbage collection. With a timestamp `lsm-tree` would drop versions that
 //! readers need; with the counter itself it would keep files that were replaced.
 
+mod failure;
+mod fetcher;
 mod form;
 mod gc;
 mod retry;
 
 use std::collections::VecDeque;
-use std::io::ErrorKind;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,9 +40,13 @@ use lsm_tree::{
 use crate::lsm::memtable::{Memtable, MemtableId};
 use crate::lsm::version_gc::{GcRules, VersionFilter};
 use crate::lsm::write_back::{PushOut, WriteBack};
-use crate::lsm::{Bounds, FROZEN_MAX, LsmError, TableRow, TableStats, TableStore, row, verify};
+use crate::lsm::{
+    Bounds, FROZEN_MAX, Lookup, LsmError, TableRow, TableStats, TableStore, row, verify,
+};
 use crate::memory::MemoryUse;
-use crate::types::Timestamp;
+use crate::types::{ColdBlock, Timestamp};
+use failure::failed;
+use fetcher::{Fetcher, warm};
 use gc::GcFactory;
 
 /// Cleared memtables that are kept for reuse, with their pages: as many as may be frozen at once,
@@ -60,7 +65,7 @@ pub struct TableOptions {
     /// Capacity of the block cache in bytes.
     pub cache_bytes: u64,
     /// Called first on each background thread with the thread's name, to set up its name, its
-    /// processors and its priority.
+    /// processors and its priority: "flush", "compact", and "fetch" for those that clients wait for.
     pub on_start: Arc<dyn Fn(&str) + Send + Sync>,
     /// Called on table files while they are written, to spread the disk's work over time.
     pub push_out: PushOut,
@@ -138,31 +143,6 @@ struct Shared {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic aborts the process, so a mutex is never poisoned.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whether an error means that a file is damaged, not that the system refused an operation. A file
-/// that is missing, and one that is too short for an offset in it (`EINVAL`), is damaged, too: it
-/// was written once.
-fn is_damage(error: &TreeError) -> bool {
-    let TreeError::Io(error) = error else {
-        return true;
-    };
-    matches!(
-        error.kind(),
-        ErrorKind::InvalidData
-            | ErrorKind::UnexpectedEof
-            | ErrorKind::InvalidInput
-            | ErrorKind::NotFound
-    )
-}
-
-fn failed(folder: &Path, action: &'static str, error: &TreeError) -> LsmError {
-    LsmError::Failed {
-        folder: folder.display().to_string(),
-        action,
-        message: format!("{error:?}"),
-        damaged: is_damage(error),
-    }
 }
 
 impl Shared {
@@ -294,6 +274,7 @@ pub struct LsmTables {
     jobs: Option<mpsc::Sender<Job>>,
     kick: Option<mpsc::Sender<Compaction>>,
     threads: Vec<JoinHandle<()>>,
+    fetcher: Fetcher<Option<Table>, ()>,
 }
 
 impl LsmTables {
@@ -346,16 +327,24 @@ impl LsmTables {
         let flusher = thread().spawn(move || flusher.run_flusher(&job_queue, &flusher_kick));
         let compactor = thread().spawn(move || compactor.run_compactor(&kicks));
         let threads = flusher.and_then(|flusher| Ok(vec![flusher, compactor?]));
-        let threads =
-            threads.map_err(|e| failed(&shared.options.folder, "start a thread", &e.into()))?;
+        let folder: Arc<Path> = shared.options.folder.as_path().into();
+        let of_fetcher = folder.clone();
+        let read = move |table: &Option<Table>, block| warm(&of_fetcher, table.as_ref(), block);
+        let started = threads.and_then(|threads| {
+            let fetcher = Fetcher::start(&shared.options.on_start, Arc::new(read))?;
+            Ok((threads, fetcher))
+        });
+        let (threads, fetcher) =
+            started.map_err(|e| failed(&folder, "start a thread", &e.into()))?;
         Ok(LsmTables {
             tables,
-            folder: shared.options.folder.as_path().into(),
+            folder,
             cache,
             shared,
             jobs: Some(jobs),
             kick: Some(kick),
             threads,
+            fetcher,
         })
     }
 
@@ -476,6 +465,26 @@ impl TableStore for LsmTables {
             }
         }
         Ok(None)
+    }
+
+    fn try_get(&self, key: &[u8], hash: u64, at: Timestamp) -> Result<Lookup<Slice>, LsmError> {
+        self.get(key, hash, at).map(Lookup::Found)
+    }
+
+    fn fetch(&self, block: ColdBlock) {
+        let mut tables = self.tables.runs.iter().flatten();
+        let table = tables.find(|table| table.id() == block.table);
+        self.fetcher.fetch(table.cloned(), block);
+    }
+
+    fn fetched(&mut self) -> Result<Vec<ColdBlock>, LsmError> {
+        let fetched = self.fetcher.fetched();
+        let block = |fetched: fetcher::Fetched<()>| fetched.content.map(|()| fetched.block);
+        fetched.map(block).collect()
+    }
+
+    fn on_fetched(&mut self, call: Arc<dyn Fn() + Send + Sync>) {
+        self.fetcher.on_fetched(call);
     }
 
     fn runs(&self, bounds: Bounds<'_>) -> Vec<RunIter> {
