@@ -10,8 +10,10 @@
 //! [`TableStore::poll`] with `try_lock`. Reads use the shard's own list and never the tree, because
 //! the tree's lock is held over fsyncs while a new version of the tree is installed. The flusher
 //! drops the lists and memtables that the shard no longer needs: the last holder of a table unlinks
-//! its file, which takes too long for the shard's thread. There is no descriptor table. Each table
-//! keeps its file open, because a reader must not open a file by a name that may be gone.
+//! its file, which takes too long for the shard's thread. Point reads go through a [`reader`] of our
+//! own, scans through `lsm-tree`. Each table of a published list has its file open once for both,
+//! because a read must not open a file by a name that may be gone: `lsm-tree` takes the descriptor
+//! from its descriptor table, which never evicts one.
 //!
 //! Flushes and compactions pass the tree's own counter, a small number, plus one to `lsm-tree` as
 //! the threshold for garbage collection. With a timestamp `lsm-tree` would drop versions that
@@ -19,6 +21,8 @@
 
 mod form;
 mod gc;
+mod list;
+mod reader;
 mod retry;
 
 use std::collections::VecDeque;
@@ -32,8 +36,8 @@ use std::thread::JoinHandle;
 use lsm_tree::Error as TreeError;
 use lsm_tree::compaction::filter;
 use lsm_tree::{
-    AbstractTree, AnyTree, Cache, CompressionType, Config, InternalValue, SequenceNumberCounter,
-    Slice, Table, ValueType, config,
+    AbstractTree, AnyTree, Cache, CompressionType, Config, DescriptorTable, InternalValue,
+    SequenceNumberCounter, Slice, Table, ValueType, config,
 };
 
 use crate::lsm::memtable::{Memtable, MemtableId};
@@ -43,12 +47,16 @@ use crate::lsm::{Bounds, FROZEN_MAX, LsmError, TableRow, TableStats, TableStore,
 use crate::memory::MemoryUse;
 use crate::types::Timestamp;
 use gc::GcFactory;
+use list::Tables;
+use reader::{Lookup, Mode, Reader};
 
 /// Cleared memtables that are kept for reuse, with their pages: as many as may be frozen at once,
 /// and two more.
 const SPARE_MEMTABLES: usize = FROZEN_MAX + 2;
 /// Target size of the tables that a compaction writes.
 const TABLE_BYTES: u64 = 32 << 20;
+/// More than the tables that a shard can have open.
+const DESCRIPTORS: usize = 1 << 24;
 
 /// Options of a store.
 #[derive(Clone)]
@@ -57,42 +65,13 @@ pub struct TableOptions {
     pub folder: PathBuf,
     /// Size of a memtable in bytes.
     pub memtable_bytes: usize,
-    /// Capacity of the block cache in bytes.
+    /// Capacity of the block caches in bytes; see [`reader`].
     pub cache_bytes: u64,
     /// Called first on each background thread with the thread's name, to set up its name, its
     /// processors and its priority.
     pub on_start: Arc<dyn Fn(&str) + Send + Sync>,
     /// Called on table files while they are written, to spread the disk's work over time.
     pub push_out: PushOut,
-}
-
-/// The runs of tables, newest first. The files stay on disk as long as somebody holds the list.
-struct Tables {
-    runs: Vec<Vec<Table>>,
-    level0_runs: usize,
-    /// Number of all tables. It is computed once because every write asks for the pressure.
-    count: usize,
-    /// Bytes of their files.
-    bytes: u64,
-}
-
-impl Tables {
-    fn of(tree: &AnyTree) -> Tables {
-        let version = tree.current_version();
-        let level0_runs = version
-            .iter_levels()
-            .next()
-            .map_or(0, |level| level.iter().count());
-        let runs = version.iter_levels().flat_map(|level| level.iter());
-        let runs: Vec<Vec<Table>> = runs.map(|run| run.to_vec()).collect();
-        let all = || runs.iter().flatten();
-        Tables {
-            count: all().count(),
-            bytes: all().map(|table| table.metadata.file_size).sum(),
-            level0_runs,
-            runs,
-        }
-    }
 }
 
 enum Job {
@@ -111,7 +90,8 @@ enum Compaction {
 /// The news of the background threads for the shard.
 #[derive(Default)]
 struct Published {
-    tables: Option<Arc<Tables>>,
+    /// The newest list.
+    tables: Arc<Tables>,
     flushed: MemtableId,
     failed: Option<LsmError>,
 }
@@ -166,15 +146,38 @@ fn failed(folder: &Path, action: &'static str, error: &TreeError) -> LsmError {
 }
 
 impl Shared {
+    /// Opens the tree's new tables, and publishes the list of all.
+    fn publish(&self, flushed: Option<MemtableId>) {
+        if self.write("open tables", || self.put_tables(flushed)) {
+            self.tell();
+        }
+    }
+
     /// Puts the tree's current tables into the slot. The slot is locked before the tree is read, so
     /// that a list is never replaced by an older one.
-    fn publish(&self, flushed: Option<MemtableId>, error: Option<LsmError>) {
-        {
-            let mut slot = lock(&self.slot);
-            slot.tables = Some(Arc::new(Tables::of(&self.tree)));
-            slot.flushed = slot.flushed.max(flushed.unwrap_or_default());
-            slot.failed = slot.failed.take().or(error);
-        }
+    fn put_tables(&self, flushed: Option<MemtableId>) -> Result<(), TreeError> {
+        // While this is locked, no file of the tree is removed.
+        let _writing = self.writing.read().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = lock(&self.slot);
+        let tables = Arc::new(Tables::of(&self.tree, &slot.tables)?);
+        let before = std::mem::replace(&mut slot.tables, tables);
+        slot.flushed = slot.flushed.max(flushed.unwrap_or_default());
+        drop(slot);
+        // If nothing else holds a table of the list, this unlinks its file.
+        drop(before);
+        Ok(())
+    }
+
+    /// Reports an error to the shard.
+    fn report(&self, error: LsmError) {
+        let mut slot = lock(&self.slot);
+        slot.failed = slot.failed.take().or(Some(error));
+        drop(slot);
+        self.tell();
+    }
+
+    /// Tells the shard that there is news.
+    fn tell(&self) {
         self.news.store(true, Ordering::SeqCst);
         let tell = lock(&self.tell).clone();
         if let Some(tell) = tell {
@@ -224,7 +227,7 @@ impl Shared {
                 Job::Flush(memtable) => {
                     if self.write("flush", || self.flush(&memtable)) {
                         self.flushes.fetch_add(1, Ordering::Relaxed);
-                        self.publish(Some(memtable.id), None);
+                        self.publish(Some(memtable.id));
                         // Sending cannot fail: the compactor runs until all senders are dropped.
                         let _ = kick.send(Compaction::Levels);
                     }
@@ -275,7 +278,7 @@ impl Shared {
                 }
                 if changed {
                     self.compactions.fetch_add(1, Ordering::Relaxed);
-                    self.publish(None, None);
+                    self.publish(None);
                 }
                 if matches!(what, Compaction::All) {
                     break;
@@ -287,8 +290,9 @@ impl Shared {
 
 /// The tables of one shard on disk.
 pub struct LsmTables {
-    tables: Arc<Tables>,
+    reader: Reader,
     folder: Arc<Path>,
+    /// The cache of `lsm-tree`.
     cache: Arc<Cache>,
     shared: Arc<Shared>,
     jobs: Option<mpsc::Sender<Job>>,
@@ -307,26 +311,32 @@ impl LsmTables {
         let rules = Arc::new(Mutex::new(None));
         let write_back = WriteBack::new(&options.folder, options.push_out);
         let gc = GcFactory::new(rules.clone(), write_back.clone());
-        let cache = Arc::new(Cache::with_capacity_bytes(options.cache_bytes));
+        let (cache_bytes, scan_cache_bytes) = reader::split_budget(options.cache_bytes);
+        let cache = Arc::new(Cache::with_capacity_bytes(scan_cache_bytes));
         let config = Config::new(
             &options.folder,
             counter.clone(),
             SequenceNumberCounter::default(),
         )
         .use_cache(cache.clone())
-        .use_descriptor_table(None)
+        .use_descriptor_table(Some(Arc::new(DescriptorTable::new(DESCRIPTORS))))
         .with_compaction_filter_factory(Some(Arc::new(gc)));
         // `lsm-tree` does not compare the checksum of its list of tables when it opens a folder.
         let checked = verify::verify(&options.folder).map_err(TreeError::Io);
         let tree = checked.and_then(|()| form::set(config).open());
-        let tree = tree.map_err(|e| failed(&options.folder, "open", &e))?;
-        let tables = Arc::new(Tables::of(&tree));
+        let opened = tree.and_then(|tree| Ok((Tables::of(&tree, &Tables::default())?, tree)));
+        let (tables, tree) = opened.map_err(|e| failed(&options.folder, "open", &e))?;
+        let tables = Arc::new(tables);
+        let published = Published {
+            tables: tables.clone(),
+            ..Published::default()
+        };
         let (jobs, job_queue) = mpsc::channel();
         let (kick, kicks) = mpsc::channel();
         let shared = Arc::new(Shared {
             tree,
             counter,
-            slot: Mutex::default(),
+            slot: Mutex::new(published),
             news: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             disk_full: AtomicBool::new(false),
@@ -349,7 +359,7 @@ impl LsmTables {
         let threads =
             threads.map_err(|e| failed(&shared.options.folder, "start a thread", &e.into()))?;
         Ok(LsmTables {
-            tables,
+            reader: Reader::new(tables, cache_bytes),
             folder: shared.options.folder.as_path().into(),
             cache,
             shared,
@@ -404,8 +414,8 @@ pub struct RunIter {
 
 impl RunIter {
     fn open(&self, table: usize) -> Option<RangeIter> {
-        let table = self.held.runs.get(self.run)?.get(table)?;
-        Some(Box::new(table.range(self.bounds.clone())))
+        let reader = self.held.runs.get(self.run)?.tables.get(table)?;
+        Some(Box::new(reader.table.range(self.bounds.clone())))
     }
 
     fn row(&self, item: Result<InternalValue, TreeError>) -> Result<TableRow<Slice>, LsmError> {
@@ -452,47 +462,32 @@ impl DoubleEndedIterator for RunIter {
     }
 }
 
-/// The index of the first table in a run that ends at or after `key`.
-fn first_at_or_after(run: &[Table], key: &[u8]) -> usize {
-    run.partition_point(|table| table.metadata.key_range.max().as_ref() < key)
-}
-
 impl TableStore for LsmTables {
     type Slice = Slice;
     type Iter = RunIter;
 
     fn get(&self, key: &[u8], hash: u64, at: Timestamp) -> Result<Option<Slice>, LsmError> {
-        for run in &self.tables.runs {
-            let table = run.get(first_at_or_after(run, key));
-            let Some(table) = table.filter(|t| t.metadata.key_range.min().as_ref() <= key) else {
-                continue;
-            };
-            // `lsm-tree` takes an exclusive upper bound.
-            let found = table
-                .get(key, at.0 + 1, hash)
-                .map_err(|e| self.failed(&e))?;
-            if let Some(found) = found {
-                return Ok(Some(found.value));
-            }
+        match self.reader.get(key, hash, at, Mode::Wait) {
+            Ok(Lookup::Found(found)) => Ok(found),
+            Ok(Lookup::Cold(_)) => unreachable!("this mode waits"),
+            Err(error) => Err(self.failed(&error)),
         }
-        Ok(None)
     }
 
     fn runs(&self, bounds: Bounds<'_>) -> Vec<RunIter> {
         // Only the tables from `low` to `high` can have keys in the interval.
-        let runs = self.tables.runs.iter().enumerate().filter_map(|(at, run)| {
+        let tables = &self.reader.tables;
+        let runs = tables.runs.iter().enumerate().filter_map(|(at, run)| {
             let low = match bounds.0 {
                 Bound::Unbounded => 0,
-                Bound::Included(start) | Bound::Excluded(start) => first_at_or_after(run, start),
+                Bound::Included(start) | Bound::Excluded(start) => run.first_at_or_after(start),
             };
             let high = match bounds.1 {
-                Bound::Unbounded => run.len(),
-                Bound::Included(end) | Bound::Excluded(end) => {
-                    run.partition_point(|table| table.metadata.key_range.min().as_ref() <= end)
-                }
+                Bound::Unbounded => run.tables.len(),
+                Bound::Included(end) | Bound::Excluded(end) => run.first_after(end),
             };
             (low < high).then(|| RunIter {
-                held: self.tables.clone(),
+                held: tables.clone(),
                 folder: self.folder.clone(),
                 run: at,
                 left: (low..high).collect(),
@@ -530,10 +525,9 @@ impl TableStore for LsmTables {
         if let Some(error) = slot.failed.take() {
             return Err(error);
         }
-        let (tables, flushed) = (slot.tables.take(), slot.flushed);
+        let (tables, flushed) = (slot.tables.clone(), slot.flushed);
         drop(slot);
-        if let Some(tables) = tables {
-            let old = std::mem::replace(&mut self.tables, tables);
+        if let Some(old) = self.reader.set_tables(tables) {
             self.send(Job::Discard(Vec::new(), Some(old)));
         }
         Ok((flushed > MemtableId(0)).then_some(flushed))
@@ -559,10 +553,11 @@ impl TableStore for LsmTables {
     }
 
     fn stats(&self) -> TableStats {
+        let tables = &self.reader.tables;
         TableStats {
-            tables: self.tables.count,
-            level0_runs: self.tables.level0_runs,
-            bytes: self.tables.bytes,
+            tables: tables.count,
+            level0_runs: tables.level0_runs,
+            bytes: tables.bytes,
             flushes: self.shared.flushes.load(Ordering::Relaxed),
             compactions: self.shared.compactions.load(Ordering::Relaxed),
             disk_full: self.shared.disk_full.load(Ordering::SeqCst),
@@ -571,13 +566,14 @@ impl TableStore for LsmTables {
     }
 
     fn block_cache(&self) -> MemoryUse {
-        let metrics = self.shared.tree.metrics();
+        let [used, budget, hits, misses] = self.reader.cache_use();
+        let of_scans = self.shared.tree.metrics();
         MemoryUse {
             name: "block_cache",
-            used: self.cache.size(),
-            bound: self.cache.capacity(),
-            hits: metrics.block_load_cached_count() as u64,
-            misses: metrics.block_load_io_count() as u64,
+            used: used + self.cache.size(),
+            bound: budget + self.cache.capacity(),
+            hits: hits + of_scans.block_load_cached_count() as u64,
+            misses: misses + of_scans.block_load_io_count() as u64,
         }
     }
 }
