@@ -6,7 +6,8 @@
 //! searches. Against [`Table::get`] this halves the time over a million rows.
 //!
 //! Tables of a form that the reader does not know, which older settings wrote, are read through
-//! [`Table::get`] until a compaction writes them again; see [`Index::read`].
+//! [`Table::get`] until a compaction writes them again; see [`Index::read`]. Such a read may wait for
+//! the disk in any mode.
 //!
 //! A [`TableReader`] is made by the background threads when they publish a list of tables, and any
 //! thread may read blocks with it. The [`Reader`] and its cache belong to the shard's thread.

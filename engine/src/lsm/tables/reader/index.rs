@@ -76,6 +76,12 @@ impl Ends {
         true
     }
 
+    fn shrink_to_fit(&mut self) {
+        self.prefixes.shrink_to_fit();
+        self.rests.shrink_to_fit();
+        self.stops.shrink_to_fit();
+    }
+
     fn len(&self) -> usize {
         self.prefixes.len()
     }
@@ -163,7 +169,7 @@ impl Index {
         if !(1..index.len()).any(same_end) {
             index.versions = Vec::new();
         }
-        index.ends.rests.shrink_to_fit();
+        index.ends.shrink_to_fit();
         Ok(Some(index))
     }
 
@@ -228,8 +234,8 @@ mod tests {
             let lowest = keys.first().expect("there is a key");
             let mut ends = Ends::new(lowest, keys.last().expect("there is a key"));
             assert!(keys.iter().all(|key| ends.push(key)));
-            for at in 0..keys.len() {
-                assert_eq!(ends.end(at), ends.rest(&keys[at]).expect("it is shared"));
+            for (at, key) in keys.iter().enumerate() {
+                assert_eq!(ends.end(at), ends.rest(key).expect("it is shared"));
             }
             for _ in 0..200 {
                 let wanted = key(&mut random);

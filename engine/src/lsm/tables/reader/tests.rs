@@ -294,8 +294,13 @@ fn a_damaged_block_is_an_error_and_never_an_absent_row() {
                 .expect("written");
         }
         file.set_len(good.len() as u64 / 8).expect("cut");
-        let last = places(&reader).pop().expect("a block");
-        assert!(reader.read_block(last).is_err());
+        let (key, hash) = keys.iter().max().expect("a key");
+        let cut = Reader::new(tables, 16 << 20);
+        let Ok(Lookup::Cold(cold)) = cut.get(key, *hash, at, Mode::NoWait) else {
+            panic!("what is not there cannot be read without waiting");
+        };
+        assert!(reader.read_block(cold).is_err());
+        assert!(cut.get(key, *hash, at, Mode::Wait).is_err());
     }
 }
 
