@@ -35,11 +35,15 @@ pub const LEASE_MS: u64 = 500;
 /// earlier by this, and a restarted replica withholds its vote longer by it.
 pub const DRIFT_MARGIN: Duration = Duration::from_millis(LEASE_MS / 7);
 
-/// How long a task works before it lets others run, where it can stop: scans and snapshots.
+/// How long a task works before it lets others run, where it can stop: scans, multi-gets and
+/// snapshots.
 pub const TIME_SLICE: Duration = Duration::from_micros(500);
 
 /// Versions that one turn of a scan looks at before it lets others run.
 pub const SCAN_STEPS_PER_TURN: usize = 512;
+/// Blocks of tables that a shard's reads wait for: queued, or being read from the disk.
+pub const COLD_BLOCKS_MAX: usize = 16 << 10;
+
 /// Bytes of keys and values that one turn of a scan reads, whether they are sent or not, before it lets
 /// others run.
 pub const SCAN_BYTES_PER_TURN: usize = SCAN_BYTES_MAX;
@@ -100,6 +104,7 @@ const _: () = {
             <= SHARD_WRITES_LEN_MAX / 2
     );
     assert!(VALUE_LEN_MAX <= MULTI_GET_VALUES_LEN_MAX);
+    assert!(MULTI_GET_KEYS_MAX <= COLD_BLOCKS_MAX);
     assert!(ENTRY_LEN_MAX * 3 / 2 <= WAL_BATCH_LEN_MAX);
     assert!(WAL_BATCH_LEN_MAX.is_multiple_of(BLOCK_LEN));
     assert!(SEGMENT_LEN.is_multiple_of(BLOCK_LEN));

@@ -71,11 +71,13 @@ pub enum Mutant {
     RowOfRemovedReplica,
     /// Of the keys of one range in a multi-get every other one is read a moment later.
     MultiGetAtTwoMoments,
+    /// A read that has waited for the disk does not check the lease again.
+    LeaseUncheckedAfterColdRead,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 32] = [
+    pub const ALL: [Mutant; 33] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -108,6 +110,7 @@ impl Mutant {
         Mutant::OvertakenReadCached,
         Mutant::RowOfRemovedReplica,
         Mutant::MultiGetAtTwoMoments,
+        Mutant::LeaseUncheckedAfterColdRead,
     ];
 }
 

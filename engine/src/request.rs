@@ -12,7 +12,7 @@
 use rangedb_limits::{BrokenLimit, OperationKind, last_key_before};
 use smallvec::SmallVec;
 
-use crate::types::{Blob, ClientId, Epoch, RangeId, Timestamp};
+use crate::types::{Blob, ClientId, ColdBlock, Epoch, RangeId, Timestamp};
 
 /// The name of one write, the same for every try of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
@@ -297,6 +297,8 @@ pub enum Read<R> {
 pub enum Wait {
     /// The leader's lease has run out for the moment: a majority must confirm that it still leads.
     Confirmation,
+    /// This block of a table is being read from the disk.
+    Block(ColdBlock),
 }
 
 /// A value and its version.

@@ -231,3 +231,14 @@ pub struct Route {
 
 /// A user's key or value: a slice of the frame or log entry it came in.
 pub type Blob = Bytes;
+
+/// A block of a table that must be read from the disk before a read can go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ColdBlock {
+    /// The number of the table.
+    pub table: u64,
+    /// Where the block begins in the table's file.
+    pub offset: u64,
+    /// Its length in the file.
+    pub len: u32,
+}

@@ -16,8 +16,8 @@
 //!
 //! **The path of a get.** [`Gateway::get`] asks the shard, which passes the value, where it lies, to
 //! [`Responder::answer`]. While the lease holds nothing is allocated, copied or awaited. A read that
-//! must wait ([`Read::Wait`]) goes on in a task: it waits for what the
-//! read names, then looks again.
+//! must wait, for a majority or for the disk ([`Read::Wait`]), goes on in a task: it waits for what the
+//! read names, then looks again, until nothing is left to wait for.
 //!
 //! **Several keys** in one request are the matter of [`multi_get`].
 //!

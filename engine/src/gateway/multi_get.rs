@@ -1,18 +1,23 @@
 //! Multi-gets: keys of any ranges in one request.
 //!
-//! [`Gateway::multi_get`] reads the keys of all ranges that this shard leads by a lease in one turn.
-//! If that was all, the answer is given at once. Otherwise the rest makes up parts: the keys of each
-//! range whose leadership a majority must confirm first, and the keys of each other shard to which
-//! they are sent on, in one message. All parts are asked at the same time, and their results are put
-//! together in the order of the keys.
+//! [`Gateway::multi_get`] reads, in one turn, what it can of the ranges that this shard leads by a
+//! lease. If that was all, the answer is given at once. Otherwise the rest makes up parts: the keys of
+//! each range that are left to later turns, because the time was up or a block must be read from the
+//! disk; the keys of each range whose leadership a majority must confirm first; and the keys of each
+//! other shard to which they are sent on, in one message. All parts are asked at the same time, and
+//! their results are put together in the order of the keys.
 //!
-//! The keys of one range are read at one moment: all are in one part, and a part reads a range in one
-//! turn. What goes wrong with a key or a part is the result of its keys alone.
+//! The keys of one range are read at one moment, in however many turns: see [`Moment`]. What goes
+//! wrong with a key or a part is the result of its keys alone.
 
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 
 use futures_util::future::join_all;
 use rangedb_limits::check_multi_get;
+use rustc_hash::FxHashMap;
 
 use super::forwarding::{self, Kind};
 use super::message::{self, Body, Found};
@@ -21,17 +26,19 @@ use super::responder::{Responder, Response};
 use super::router::Lookup;
 use super::values::{KeyRead, Values};
 use super::{Gateway, deadline_left};
-use crate::env::{AsyncRuntime, Env, Now};
+use crate::env::{AsyncRuntime, Env, Now, TimeSlice};
 use crate::error::Error;
 use crate::request::Wait;
-use crate::shard::KeyTurn;
+use crate::shard::{KeyFound, KeyTurn, Moment};
 use crate::types::{Blob, Location, RangeId, Timestamp};
 
 /// What a part of the keys has to wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum WaitsFor {
-    /// For what reads of this range must wait for.
-    Range(RangeId, Wait),
+    /// For the next turn, which reads at this moment.
+    Turn(Moment),
+    /// For the confirmation that this replica leads the range.
+    Confirmation(RangeId),
     /// For the answer of the shard there.
     Shard(Location),
 }
@@ -47,6 +54,8 @@ struct Split {
     /// What was read at once.
     here: Values,
     parts: Vec<Part>,
+    /// The part of what waits for something.
+    lookup: FxHashMap<WaitsFor, usize>,
     /// For each key the part that it is in; `None`: it was read at once.
     part_of: Vec<Option<usize>>,
 }
@@ -56,6 +65,7 @@ impl Split {
         Split {
             here: Values::with_capacity(keys),
             parts: Vec::new(),
+            lookup: FxHashMap::default(),
             part_of: Vec::with_capacity(keys),
         }
     }
@@ -66,14 +76,11 @@ impl Split {
     }
 
     fn later(&mut self, waits_for: WaitsFor, key: &[u8]) {
-        let known = self
-            .parts
-            .iter()
-            .rposition(|part| part.waits_for == waits_for);
-        let at = known.unwrap_or_else(|| {
+        let parts = &mut self.parts;
+        let at = *self.lookup.entry(waits_for).or_insert_with(|| {
             let keys = Vec::new();
-            self.parts.push(Part { waits_for, keys });
-            self.parts.len() - 1
+            parts.push(Part { waits_for, keys });
+            parts.len() - 1
         });
         if let Some(part) = self.parts.get_mut(at) {
             part.keys.push(Blob::copy_from_slice(key));
@@ -114,7 +121,8 @@ impl<E: Env> Gateway<E> {
         let mut split = Split::new(keys.len());
         self.inner.shard.multi_get(keys, |key, turn| match turn {
             KeyTurn::Found(found) => split.read(KeyRead::Found(found)),
-            KeyTurn::Wait(range, wait) => split.later(WaitsFor::Range(range, wait), key),
+            KeyTurn::Left(moment) => split.later(WaitsFor::Turn(moment), key),
+            KeyTurn::Unconfirmed(range) => split.later(WaitsFor::Confirmation(range), key),
             KeyTurn::Refused(error) => match self.leader_elsewhere(call, key, error) {
                 Ok(to) => split.later(WaitsFor::Shard(to), key),
                 Err(error) => split.read(KeyRead::Failed(&error)),
@@ -134,9 +142,16 @@ impl<E: Env> Gateway<E> {
             target: None,
         };
         drop(E::Runtime::spawn(async move {
-            let asked = split.parts.iter().map(|part| gateway.ask(&call, part));
+            let slice = RefCell::new(TimeSlice::begin());
+            let asked = (split.parts.iter()).map(|part| gateway.ask(&call, part, &slice));
+            let mut asked = pin!(join_all(asked));
+            // The parts share the time of a turn.
+            let asked = poll_fn(|cx| {
+                slice.replace(TimeSlice::begin());
+                asked.as_mut().poll(cx)
+            });
             let (parts, times): (Vec<Values>, Vec<Option<Timestamp>>) =
-                join_all(asked).await.into_iter().unzip();
+                asked.await.into_iter().unzip();
             responder.returned(&ticket);
             let all = together(&split.here, &parts, &split.part_of);
             // Every version must be at or below the time of the answer, also those of other nodes.
@@ -177,10 +192,19 @@ impl<E: Env> Gateway<E> {
 
     /// Gives the results of a part's keys, and the time of the cluster where they are from if that is
     /// another shard.
-    async fn ask(&self, call: &Call<E>, part: &Part) -> (Values, Option<Timestamp>) {
+    async fn ask(
+        &self,
+        call: &Call<E>,
+        part: &Part,
+        slice: &RefCell<TimeSlice<E>>,
+    ) -> (Values, Option<Timestamp>) {
         let asked = match part.waits_for {
-            WaitsFor::Range(_, wait) => {
-                let read = self.read_after(wait, &part.keys, call.deadline).await;
+            WaitsFor::Turn(moment) => {
+                let read = self.read_at(moment, &part.keys, call.deadline, slice).await;
+                Ok((read, None))
+            }
+            WaitsFor::Confirmation(_) => {
+                let read = self.read_confirmed(&part.keys, call.deadline, slice).await;
                 read.map(|values| (values, None))
             }
             WaitsFor::Shard(to) => {
@@ -191,23 +215,42 @@ impl<E: Env> Gateway<E> {
         asked.unwrap_or_else(|error| (Values::all_failed(part.keys.len(), &error), None))
     }
 
-    /// Reads keys of one range when what their reads must wait for has come.
-    async fn read_after(
+    /// Reads keys of one range when a majority has confirmed that this replica leads it.
+    async fn read_confirmed(
         &self,
-        wait: Wait,
         keys: &[Blob],
         deadline: Option<Now<E>>,
+        slice: &RefCell<TimeSlice<E>>,
     ) -> Result<Values, Error> {
         let first = keys.first().map_or(&[][..], |key| key);
-        self.wait(wait, first, None, deadline).await?;
+        self.wait(Wait::Confirmation, first, None, deadline).await?;
+        let moment = self.inner.shard.moment_confirmed(first)?;
+        Ok(self.read_at(moment, keys, deadline, slice).await)
+    }
+
+    /// Reads keys of one range at a moment. Those that are not read by the deadline have failed.
+    async fn read_at(
+        &self,
+        moment: Moment,
+        keys: &[Blob],
+        deadline: Option<Now<E>>,
+        slice: &RefCell<TimeSlice<E>>,
+    ) -> Values {
         let mut values = Values::with_capacity(keys.len());
-        let take = |read: KeyTurn<'_>| match read {
-            KeyTurn::Found(found) => values.push(KeyRead::Found(found)),
-            KeyTurn::Refused(error) => values.push(KeyRead::Failed(error)),
-            KeyTurn::Wait(..) => values.push(KeyRead::NotRead),
+        let take = |read: KeyFound<'_>| match read {
+            Ok(found) => values.push(KeyRead::Found(found)),
+            Err(error) => values.push(KeyRead::Failed(error)),
         };
-        self.inner.shard.multi_get_after(wait, keys, take)?;
-        Ok(values)
+        let reading = self.inner.shard.multi_get_at(&moment, keys, slice, take);
+        match deadline {
+            // Without a deadline or before it every key has a result.
+            Some(until) => drop(E::Runtime::timeout_at(until, reading).await),
+            None => reading.await,
+        }
+        while values.results().len() < keys.len() {
+            values.push(KeyRead::Failed(&Error::DeadlineExceeded));
+        }
+        values
     }
 
     /// Sends keys on to the shard that leads their ranges. Gives their results, and the time there.

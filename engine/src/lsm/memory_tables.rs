@@ -6,10 +6,14 @@
 //! one flush or compaction at a time, so that a crash can come between any two and nothing depends
 //! on threads. The store is too slow for real data: every install visits all rows to add up their
 //! sizes.
+//!
+//! With a [`SlowDisk`], reads of clients meet blocks that are not in memory. A block is a part of a
+//! run's rows, chosen by the hash of the key. It is cold until it was fetched; then it stays at least
+//! until a read has used it, so that a reader who asks again and again comes to an end.
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, VecDeque, btree_map};
+use std::collections::{BTreeMap, BTreeSet, VecDeque, btree_map};
 use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,25 +23,73 @@ use bytes::Bytes;
 use crate::lsm::memtable::{Memtable, MemtableId};
 use crate::lsm::row::Row;
 use crate::lsm::version_gc::{GcRules, VersionFilter};
-use crate::lsm::{Bounds, Found, LsmError, TableRow, TableStats, TableStore, row};
+use crate::lsm::{Bounds, Found, Lookup, LsmError, TableRow, TableStats, TableStore, row};
 use crate::memory::MemoryUse;
-use crate::types::Timestamp;
+use crate::types::{ColdBlock, Timestamp};
 
 /// With this many runs, a compaction merges them into one.
 const RUNS_BEFORE_COMPACTION: usize = 4;
+/// Blocks of a run.
+const BLOCKS_OF_RUN: u64 = 8;
+/// Length of a block.
+const BLOCK_LEN: u32 = 4096;
+/// The filter of a run passes one in so many keys that the run does not hold.
+const FALSE_POSITIVE_ONE_IN: u64 = 16;
 
 /// Called with each answer of the row cache: the row's key, the answer, and what memtables and tables
 /// hold.
 pub type CacheObserver = fn(&[u8], Row<'_>, Option<Row<'_>>);
 
+/// A disk from which blocks are read so slowly that reads wait for them.
+pub trait SlowDisk {
+    /// Whether a block that was just used leaves the memory.
+    fn evicts(&self) -> bool;
+    /// Calls `done` when the disk has read a block.
+    fn read(&self, done: Box<dyn FnOnce()>);
+}
+
 type RunKey = (Bytes, Reverse<Timestamp>);
-type Run = Arc<BTreeMap<RunKey, Bytes>>;
+type Rows = Arc<BTreeMap<RunKey, Bytes>>;
+
+/// A run of tables, which counts as one table.
+#[derive(Clone)]
+struct Run {
+    /// Its number in this store.
+    number: u64,
+    rows: Rows,
+}
+
+impl Run {
+    fn get(&self, key: &[u8], from: &RunKey) -> Option<&Bytes> {
+        let (found, row) = self.rows.range(from..).next()?;
+        (found.0 == key).then_some(row)
+    }
+}
+
+/// Blocks in memory, and those that are read.
+struct Blocks {
+    disk: Box<dyn SlowDisk>,
+    in_memory: RefCell<BTreeSet<ColdBlock>>,
+    fetched: Rc<RefCell<Vec<ColdBlock>>>,
+}
+
+impl Blocks {
+    /// Uses a block; gives whether it is in memory.
+    fn take(&self, block: ColdBlock) -> bool {
+        let mut in_memory = self.in_memory.borrow_mut();
+        let is_there = in_memory.contains(&block);
+        if is_there && self.disk.evicts() {
+            in_memory.remove(&block);
+        }
+        is_there
+    }
+}
 
 /// The content of a simulated disk, and its faults.
 #[derive(Default)]
 pub struct MemoryDisk {
-    /// The installed runs, newest first.
-    runs: RefCell<Vec<Run>>,
+    /// The rows of the installed runs, newest first.
+    runs: RefCell<Vec<Rows>>,
     /// The disk is full: flushes and compactions wait.
     pub full: Cell<bool>,
     /// Writes fail with an error.
@@ -79,12 +131,18 @@ impl MemoryDisk {
 /// A store on a [`MemoryDisk`].
 pub struct MemoryTables {
     disk: Rc<MemoryDisk>,
+    /// Newest first.
     runs: Vec<Run>,
+    /// How many runs this store has numbered.
+    numbered: u64,
+    /// Blocks of the runs; without a slow disk all are in memory.
+    blocks: Option<Blocks>,
     memtable_bytes: usize,
     jobs: VecDeque<Arc<Memtable>>,
     collect: bool,
     rules: Option<GcRules>,
     news: Option<Arc<dyn Fn() + Send + Sync>>,
+    on_fetched: Option<Arc<dyn Fn() + Send + Sync>>,
     cache_observer: Option<CacheObserver>,
     stats: TableStats,
 }
@@ -92,17 +150,39 @@ pub struct MemoryTables {
 impl MemoryTables {
     /// Opens the tables on a disk.
     pub fn open(disk: Rc<MemoryDisk>, memtable_bytes: usize) -> MemoryTables {
-        let runs = disk.runs.borrow().clone();
-        MemoryTables {
-            runs,
+        let rows = disk.runs.borrow().clone();
+        let mut tables = MemoryTables {
+            runs: Vec::new(),
+            numbered: 0,
+            blocks: None,
             disk,
             memtable_bytes,
             jobs: VecDeque::new(),
             collect: false,
             rules: None,
             news: None,
+            on_fetched: None,
             cache_observer: None,
             stats: TableStats::default(),
+        };
+        tables.runs = rows.into_iter().map(|rows| tables.number(rows)).collect();
+        tables
+    }
+
+    /// Has reads wait for blocks that are not in memory.
+    pub fn read_from(&mut self, disk: Box<dyn SlowDisk>) {
+        self.blocks = Some(Blocks {
+            disk,
+            in_memory: RefCell::default(),
+            fetched: Rc::default(),
+        });
+    }
+
+    fn number(&mut self, rows: Rows) -> Run {
+        self.numbered += 1;
+        Run {
+            number: self.numbered,
+            rows,
         }
     }
 
@@ -133,12 +213,16 @@ impl MemoryTables {
     }
 
     fn install(&mut self, runs: Vec<Run>) {
-        *self.disk.runs.borrow_mut() = runs.clone();
+        *self.disk.runs.borrow_mut() = runs.iter().map(|run| run.rows.clone()).collect();
+        if let Some(blocks) = &self.blocks {
+            let is_live = |block: &ColdBlock| runs.iter().any(|run| run.number == block.table);
+            blocks.in_memory.borrow_mut().retain(is_live);
+        }
         self.stats.tables = runs.len();
         self.stats.level0_runs = runs.len();
         self.stats.bytes = runs
             .iter()
-            .flat_map(|r| r.iter())
+            .flat_map(|run| run.rows.iter())
             .map(|((k, _), v)| (k.len() + v.len()) as u64)
             .sum();
         self.runs = runs;
@@ -148,27 +232,28 @@ impl MemoryTables {
         let mut filter = VersionFilter::new(self.rules.as_ref());
         let mut all = BTreeMap::new();
         for run in &self.runs {
-            all.extend(run.iter().map(|(key, row)| (key.clone(), row.clone())));
+            all.extend(run.rows.iter().map(|(key, row)| (key.clone(), row.clone())));
         }
         all.retain(|(key, Reverse(version)), bytes| {
             let is_value = row::decode(bytes).is_none_or(|row| row.value.is_some());
             filter.keeps(key, *version, is_value, true)
         });
-        self.install(vec![Arc::new(all)]);
+        let merged = self.number(Arc::new(all));
+        self.install(vec![merged]);
         self.stats.compactions += 1;
     }
 }
 
 /// An iterator over an interval of one run. It holds the bounds of what it has not yielded yet.
 pub struct RunIter {
-    run: Run,
+    rows: Rows,
     front: Bound<RunKey>,
     back: Bound<RunKey>,
 }
 
 impl RunIter {
     /// The rows that it has not yielded yet.
-    fn rows(&self) -> Option<btree_map::Range<'_, RunKey, Bytes>> {
+    fn left(&self) -> Option<btree_map::Range<'_, RunKey, Bytes>> {
         // `BTreeMap::range` panics if its bounds are reversed.
         let is_empty = match (&self.front, &self.back) {
             (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
@@ -178,7 +263,7 @@ impl RunIter {
                 Bound::Included(back) | Bound::Excluded(back),
             ) => front >= back,
         };
-        (!is_empty).then(|| self.run.range((self.front.as_ref(), self.back.as_ref())))
+        (!is_empty).then(|| self.rows.range((self.front.as_ref(), self.back.as_ref())))
     }
 }
 
@@ -194,7 +279,7 @@ impl Iterator for RunIter {
     type Item = Result<TableRow<Bytes>, LsmError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let row = table_row(self.rows()?.next()?);
+        let row = table_row(self.left()?.next()?);
         self.front = Bound::Excluded((row.key.clone(), Reverse(row.version)));
         Some(Ok(row))
     }
@@ -202,7 +287,7 @@ impl Iterator for RunIter {
 
 impl DoubleEndedIterator for RunIter {
     fn next_back(&mut self) -> Option<Self::Item> {
-        let row = table_row(self.rows()?.next_back()?);
+        let row = table_row(self.left()?.next_back()?);
         self.back = Bound::Excluded((row.key.clone(), Reverse(row.version)));
         Some(Ok(row))
     }
@@ -214,14 +299,58 @@ impl TableStore for MemoryTables {
 
     fn get(&self, key: &[u8], _: u64, at: Timestamp) -> Result<Option<Bytes>, LsmError> {
         let from = (Bytes::copy_from_slice(key), Reverse(at));
+        let found = self.runs.iter().find_map(|run| run.get(key, &from));
+        Ok(found.cloned())
+    }
+
+    fn try_get(&self, key: &[u8], hash: u64, at: Timestamp) -> Result<Lookup<Bytes>, LsmError> {
+        let from = (Bytes::copy_from_slice(key), Reverse(at));
         for run in &self.runs {
-            if let Some((found, row)) = run.range(from.clone()..).next()
-                && found.0 == key
+            let found = run.get(key, &from);
+            // The filter has to do with the key alone, not with the version.
+            let passes = found.is_some() || hash.is_multiple_of(FALSE_POSITIVE_ONE_IN);
+            let block = ColdBlock {
+                table: run.number,
+                offset: (hash >> 32) % BLOCKS_OF_RUN * u64::from(BLOCK_LEN),
+                len: BLOCK_LEN,
+            };
+            if passes
+                && self
+                    .blocks
+                    .as_ref()
+                    .is_some_and(|blocks| !blocks.take(block))
             {
-                return Ok(Some(row.clone()));
+                return Ok(Lookup::Cold(block));
+            }
+            if found.is_some() {
+                return Ok(Lookup::Found(found.cloned()));
             }
         }
-        Ok(None)
+        Ok(Lookup::Found(None))
+    }
+
+    fn fetch(&self, block: ColdBlock) {
+        let Some(blocks) = &self.blocks else { return };
+        let (fetched, tell) = (blocks.fetched.clone(), self.on_fetched.clone());
+        blocks.disk.read(Box::new(move || {
+            fetched.borrow_mut().push(block);
+            if let Some(tell) = tell {
+                tell();
+            }
+        }));
+    }
+
+    fn fetched(&mut self) -> Result<Vec<ColdBlock>, LsmError> {
+        let Some(blocks) = &self.blocks else {
+            return Ok(Vec::new());
+        };
+        let fetched = blocks.fetched.take();
+        blocks.in_memory.borrow_mut().extend(&fetched);
+        Ok(fetched)
+    }
+
+    fn on_fetched(&mut self, call: Arc<dyn Fn() + Send + Sync>) {
+        self.on_fetched = Some(call);
     }
 
     fn runs(&self, bounds: Bounds<'_>) -> Vec<RunIter> {
@@ -239,7 +368,7 @@ impl TableStore for MemoryTables {
             Bound::Excluded(end) => Bound::Excluded(newest(end)),
         };
         let runs = self.runs.iter().map(|run| RunIter {
-            run: run.clone(),
+            rows: run.rows.clone(),
             front: front.clone(),
             back: back.clone(),
         });
@@ -269,7 +398,7 @@ impl TableStore for MemoryTables {
             let key = (Bytes::copy_from_slice(entry.key), Reverse(entry.version));
             (key, Bytes::from(row::encode(entry.version, entry.value)))
         });
-        let mut runs = vec![Arc::new(rows.collect())];
+        let mut runs = vec![self.number(Arc::new(rows.collect()))];
         runs.extend(self.runs.iter().cloned());
         self.install(runs);
         self.stats.flushes += 1;
@@ -309,11 +438,7 @@ impl TableStore for MemoryTables {
     ) -> Result<(), LsmError> {
         if let Some(observer) = self.cache_observer {
             let tree = tree()?;
-            let tree = tree.as_ref().map(|found| Row {
-                version: found.version(),
-                value: found.value(),
-            });
-            observer(key, cached, tree);
+            observer(key, cached, tree.as_ref().map(Found::row));
         }
         Ok(())
     }

@@ -13,8 +13,11 @@
 //! by it; the [`filter`] of each memtable and the filters of the tables use it to pass over what does
 //! not hold the key.
 //!
+//! A read of a client never waits for the disk on the shard's thread: [`get`](mod@get) says which
+//! block it would have to wait for. Only what happens within apply, and at a start, waits.
+//!
 //! There are two implementations of [`TableStore`]. [`tables`] uses `lsm-tree`, the engine inside
-//! fjall, with two threads for flushes and compactions. [`memory_tables`] keeps tables in memory
+//! fjall, with threads for flushes, compactions and fetched blocks. [`memory_tables`] keeps tables in memory
 //! for the simulator. After a crash both hold exactly the tables that were installed.
 //! [`version_gc`] decides which old versions a flush or a compaction drops.
 //!
@@ -27,6 +30,7 @@ mod damage_tests;
 mod filter;
 #[cfg(test)]
 mod fuzz;
+mod get;
 pub mod keys;
 mod memory_tables;
 mod memtable;
@@ -47,9 +51,10 @@ use std::sync::Arc;
 
 use crate::memory::MemoryUse;
 use crate::mutant::{self, Mutant};
-use crate::types::Timestamp;
+use crate::types::{ColdBlock, Timestamp};
 use filter::Filter;
-pub use memory_tables::{CacheObserver, MemoryDisk, MemoryTables};
+pub use get::Lookup;
+pub use memory_tables::{CacheObserver, MemoryDisk, MemoryTables, SlowDisk};
 pub use memtable::{Entry, Memtable, MemtableId};
 use row::Row;
 use row_cache::RowCache;
@@ -104,6 +109,28 @@ pub trait TableStore: Sized + 'static {
     /// # Errors
     /// A file cannot be read or is damaged.
     fn get(&self, key: &[u8], hash: u64, at: Timestamp) -> Result<Option<Self::Slice>, LsmError>;
+    /// Like [`TableStore::get`], but never waits for the disk: it names the first block that it would
+    /// have to wait for.
+    ///
+    /// # Errors
+    /// A file cannot be read or is damaged.
+    fn try_get(
+        &self,
+        key: &[u8],
+        hash: u64,
+        at: Timestamp,
+    ) -> Result<Lookup<Self::Slice>, LsmError>;
+    /// Has a block read beside the shard's thread, so that [`TableStore::try_get`] finds it in memory.
+    /// The caller asks for a block once until [`TableStore::fetched`] gives it.
+    fn fetch(&self, block: ColdBlock);
+    /// Takes in the blocks that have been read, and never waits for others. A block of a table that is
+    /// gone is given, too: the next read looks in the tables that have replaced it.
+    ///
+    /// # Errors
+    /// A file cannot be read or is damaged.
+    fn fetched(&mut self) -> Result<Vec<ColdBlock>, LsmError>;
+    /// Sets a callback for when [`TableStore::fetched`] has something to give. Any thread may call it.
+    fn on_fetched(&mut self, call: Arc<dyn Fn() + Send + Sync>);
     /// One iterator for each run that may have keys in the interval.
     fn runs(&self, bounds: Bounds<'_>) -> Vec<Self::Iter>;
     /// An empty memtable.
@@ -235,6 +262,14 @@ impl<S: AsRef<[u8]>> Found<'_, S> {
         }
     }
 
+    /// Its version and value.
+    pub fn row(&self) -> Row<'_> {
+        Row {
+            version: self.version(),
+            value: self.value(),
+        }
+    }
+
     /// Its value, or `None` for a tombstone.
     pub fn value(&self) -> Option<&[u8]> {
         match self {
@@ -318,68 +353,6 @@ impl<T: TableStore> Lsm<T> {
         }
     }
 
-    /// Passes the newest version of a row to `look`, which must not call back into the tree. The row
-    /// cache answers if it can; otherwise it takes in what is found in the tables.
-    ///
-    /// # Errors
-    /// A table cannot be read.
-    pub fn newest<R>(
-        &self,
-        key: &[u8],
-        look: impl FnOnce(Option<Row<'_>>) -> R,
-    ) -> Result<R, LsmError> {
-        let hash = keys::row_hash(key);
-        let in_cache = hash_in_cache(key, hash);
-        let mut row_cache = self.row_cache.borrow_mut();
-        if let Some(cached) = row_cache.get(in_cache, key) {
-            let tree = || self.get(key, Timestamp::MAX);
-            self.store.cache_answered(key, cached, tree)?;
-            return Ok(look(Some(cached)));
-        }
-        let in_memtable = self
-            .in_memtables(key, hash, Timestamp::MAX)
-            .map(|entry| Row {
-                version: entry.version,
-                value: entry.value,
-            });
-        // With the deliberate bug, the tables are read before a write that the memtable has already.
-        if in_memtable.is_some() && !mutant::is(Mutant::OvertakenReadCached) {
-            return Ok(look(in_memtable));
-        }
-        let found = self.store.get(key, hash, Timestamp::MAX)?;
-        let Some(bytes) = found else {
-            return Ok(look(in_memtable));
-        };
-        let row = row::decode(bytes.as_ref()).ok_or(LsmError::UnknownRow)?;
-        row_cache.fill(in_cache, key, row);
-        Ok(look(in_memtable.or(Some(row))))
-    }
-
-    /// The newest version of a row at or below `at`.
-    ///
-    /// # Errors
-    /// A table cannot be read.
-    pub fn get(&self, key: &[u8], at: Timestamp) -> Result<Option<Found<'_, T::Slice>>, LsmError> {
-        let hash = keys::row_hash(key);
-        if let Some(entry) = self.in_memtables(key, hash, at) {
-            return Ok(Some(Found::Memtable(entry)));
-        }
-        let Some(row) = self.store.get(key, hash, at)? else {
-            return Ok(None);
-        };
-        let (version, is_value) = match row::decode(row.as_ref()) {
-            Some(row) => (row.version, row.value.is_some()),
-            None => return Err(LsmError::UnknownRow),
-        };
-        Ok(Some(Found::Table(version, is_value, row)))
-    }
-
-    /// The newest version of a row at or below `at`, if a memtable has one.
-    fn in_memtables(&self, key: &[u8], hash: u64, at: Timestamp) -> Option<Entry<'_>> {
-        self.memtables()
-            .find_map(|memtable| memtable.get(key, hash, at))
-    }
-
     /// All memtables, newest first.
     fn memtables(&self) -> impl Iterator<Item = &Memtable> {
         std::iter::once(&self.active).chain(self.frozen.iter().rev().map(|frozen| &**frozen))
@@ -454,6 +427,24 @@ impl<T: TableStore> Lsm<T> {
     /// Sets a callback for when [`Lsm::poll`] has something to do. Any thread may call it.
     pub fn on_install(&mut self, call: Arc<dyn Fn() + Send + Sync>) {
         self.store.on_install(call);
+    }
+
+    /// Has a block read beside the shard's thread; see [`TableStore::fetch`].
+    pub fn fetch(&self, block: ColdBlock) {
+        self.store.fetch(block);
+    }
+
+    /// Takes in the blocks that have been read; see [`TableStore::fetched`].
+    ///
+    /// # Errors
+    /// A file cannot be read or is damaged.
+    pub fn fetched(&mut self) -> Result<Vec<ColdBlock>, LsmError> {
+        self.store.fetched()
+    }
+
+    /// Sets a callback for when [`Lsm::fetched`] has something to give. Any thread may call it.
+    pub fn on_fetched(&mut self, call: Arc<dyn Fn() + Send + Sync>) {
+        self.store.on_fetched(call);
     }
 
     /// How far flushes and compactions are behind the writers.

@@ -19,14 +19,18 @@
 //! the threshold for garbage collection. With a timestamp `lsm-tree` would drop versions that
 //! readers need; with the counter itself it would keep files that were replaced.
 
+mod background;
+mod failure;
+mod fetcher;
 mod form;
 mod gc;
+mod index;
 mod list;
 mod reader;
 mod retry;
+mod table_reader;
 
 use std::collections::VecDeque;
-use std::io::ErrorKind;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -36,25 +40,22 @@ use std::thread::JoinHandle;
 use lsm_tree::Error as TreeError;
 use lsm_tree::compaction::filter;
 use lsm_tree::{
-    AbstractTree, AnyTree, Cache, CompressionType, Config, DescriptorTable, InternalValue,
-    SequenceNumberCounter, Slice, Table, ValueType, config,
+    AbstractTree, AnyTree, Cache, CompressionType, Config, DescriptorTable, GlobalTableId,
+    InternalValue, SequenceNumberCounter, Slice, Table, ValueType, compaction, config, table,
 };
 
 use crate::lsm::memtable::{Memtable, MemtableId};
-use crate::lsm::version_gc::{GcRules, VersionFilter};
+use crate::lsm::version_gc::GcRules;
 use crate::lsm::write_back::{PushOut, WriteBack};
-use crate::lsm::{Bounds, FROZEN_MAX, LsmError, TableRow, TableStats, TableStore, row, verify};
+use crate::lsm::{Bounds, Lookup, LsmError, TableRow, TableStats, TableStore, verify};
 use crate::memory::MemoryUse;
-use crate::types::Timestamp;
+use crate::types::{ColdBlock, Timestamp};
+use background::{BlockFetcher, Compaction, Job};
+use failure::failed;
 use gc::GcFactory;
 use list::Tables;
-use reader::{Lookup, Mode, Reader};
+use reader::{Mode, Reader};
 
-/// Cleared memtables that are kept for reuse, with their pages: as many as may be frozen at once,
-/// and two more.
-const SPARE_MEMTABLES: usize = FROZEN_MAX + 2;
-/// Target size of the tables that a compaction writes.
-const TABLE_BYTES: u64 = 32 << 20;
 /// More than the tables that a shard can have open.
 const DESCRIPTORS: usize = 1 << 24;
 
@@ -68,23 +69,10 @@ pub struct TableOptions {
     /// Capacity of the block caches in bytes; see [`reader`].
     pub cache_bytes: u64,
     /// Called first on each background thread with the thread's name, to set up its name, its
-    /// processors and its priority.
+    /// processors and its priority: "flush", "compact", and "fetch" for those that clients wait for.
     pub on_start: Arc<dyn Fn(&str) + Send + Sync>,
     /// Called on table files while they are written, to spread the disk's work over time.
     pub push_out: PushOut,
-}
-
-enum Job {
-    Flush(Arc<Memtable>),
-    /// Drops memtables and a list of tables that the shard no longer needs.
-    Discard(Vec<Arc<Memtable>>, Option<Arc<Tables>>),
-}
-
-enum Compaction {
-    /// The compactions that the leveled strategy chooses, until it chooses none.
-    Levels,
-    /// One compaction of all tables.
-    All,
 }
 
 /// The news of the background threads for the shard.
@@ -118,31 +106,6 @@ struct Shared {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic aborts the process, so a mutex is never poisoned.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whether an error means that a file is damaged, not that the system refused an operation. A file
-/// that is missing, and one that is too short for an offset in it (`EINVAL`), is damaged, too: it
-/// was written once.
-fn is_damage(error: &TreeError) -> bool {
-    let TreeError::Io(error) = error else {
-        return true;
-    };
-    matches!(
-        error.kind(),
-        ErrorKind::InvalidData
-            | ErrorKind::UnexpectedEof
-            | ErrorKind::InvalidInput
-            | ErrorKind::NotFound
-    )
-}
-
-fn failed(folder: &Path, action: &'static str, error: &TreeError) -> LsmError {
-    LsmError::Failed {
-        folder: folder.display().to_string(),
-        action,
-        message: format!("{error:?}"),
-        damaged: is_damage(error),
-    }
 }
 
 impl Shared {
@@ -193,99 +156,6 @@ impl Shared {
     fn rules(&self) -> Option<GcRules> {
         lock(&self.rules).clone()
     }
-
-    fn flush(&self, memtable: &Memtable) -> Result<(), TreeError> {
-        let _writing = self.writing.read().unwrap_or_else(PoisonError::into_inner);
-        let rules = self.rules();
-        let mut filter = VersionFilter::new(rules.as_ref());
-        let mut write_back = self.write_back.clone();
-        let rows = memtable
-            .iter()
-            .filter(|e| filter.keeps(e.key, e.version, e.value.is_some(), false))
-            .map(|e| {
-                let row = Slice::from(row::encode(e.version, e.value));
-                let key = Slice::from(e.key);
-                write_back.wrote(key.len() + row.len());
-                Ok(InternalValue::from_components(
-                    key,
-                    row,
-                    e.version.0,
-                    ValueType::Value,
-                ))
-            });
-        if let Some((tables, _)) = self.tree.flush_to_tables(rows)? {
-            self.tree
-                .register_tables(&tables, None, None, &[], self.threshold())?;
-        }
-        Ok(())
-    }
-
-    fn run_flusher(&self, jobs: &mpsc::Receiver<Job>, kick: &mpsc::Sender<Compaction>) {
-        (self.options.on_start)("flush");
-        for job in jobs {
-            match job {
-                Job::Flush(memtable) => {
-                    if self.write("flush", || self.flush(&memtable)) {
-                        self.flushes.fetch_add(1, Ordering::Relaxed);
-                        self.publish(Some(memtable.id));
-                        // Sending cannot fail: the compactor runs until all senders are dropped.
-                        let _ = kick.send(Compaction::Levels);
-                    }
-                }
-                Job::Discard(memtables, tables) => {
-                    // If nothing else holds a table of the list, this unlinks its file.
-                    drop(tables);
-                    // A memtable that a reader still holds is not reused.
-                    for mut memtable in memtables.into_iter().filter_map(Arc::into_inner) {
-                        memtable.clear();
-                        let mut spare = lock(&self.spare);
-                        if spare.len() < SPARE_MEMTABLES {
-                            spare.push(memtable);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    fn compact(&self, what: &Compaction) -> Result<bool, TreeError> {
-        let _writing = self.writing.read().unwrap_or_else(PoisonError::into_inner);
-        let before = self.tree.current_version().id();
-        match what {
-            Compaction::Levels => {
-                let strategy =
-                    lsm_tree::compaction::Leveled::default().with_table_target_size(TABLE_BYTES);
-                self.tree.compact(Arc::new(strategy), self.threshold())?;
-            }
-            Compaction::All => {
-                self.tree.major_compact(TABLE_BYTES, self.threshold())?;
-            }
-        }
-        Ok(self.tree.current_version().id() != before)
-    }
-
-    fn run_compactor(&self, kicks: &mpsc::Receiver<Compaction>) {
-        (self.options.on_start)("compact");
-        for what in kicks {
-            let mut changed = true;
-            while changed && !self.stop.load(Ordering::SeqCst) {
-                let done = self.write("compaction", || {
-                    changed = self.compact(&what)?;
-                    Ok(())
-                });
-                if !done {
-                    break;
-                }
-                if changed {
-                    self.compactions.fetch_add(1, Ordering::Relaxed);
-                    self.publish(None);
-                }
-                if matches!(what, Compaction::All) {
-                    break;
-                }
-            }
-        }
-    }
 }
 
 /// The tables of one shard on disk.
@@ -298,6 +168,7 @@ pub struct LsmTables {
     jobs: Option<mpsc::Sender<Job>>,
     kick: Option<mpsc::Sender<Compaction>>,
     threads: Vec<JoinHandle<()>>,
+    fetcher: BlockFetcher,
 }
 
 impl LsmTables {
@@ -350,22 +221,20 @@ impl LsmTables {
             writing: RwLock::default(),
             options,
         });
-        let (flusher, compactor) = (shared.clone(), shared.clone());
-        let flusher_kick = kick.clone();
-        let thread = std::thread::Builder::new;
-        let flusher = thread().spawn(move || flusher.run_flusher(&job_queue, &flusher_kick));
-        let compactor = thread().spawn(move || compactor.run_compactor(&kicks));
-        let threads = flusher.and_then(|flusher| Ok(vec![flusher, compactor?]));
-        let threads =
-            threads.map_err(|e| failed(&shared.options.folder, "start a thread", &e.into()))?;
+        let folder: Arc<Path> = shared.options.folder.as_path().into();
+        let started = background::start(&shared, job_queue, kick.clone(), kicks)
+            .and_then(|threads| Ok((threads, background::start_fetcher(&shared.options)?)));
+        let (threads, fetcher) =
+            started.map_err(|e| failed(&folder, "start a thread", &e.into()))?;
         Ok(LsmTables {
             reader: Reader::new(tables, cache_bytes),
-            folder: shared.options.folder.as_path().into(),
+            folder,
             cache,
             shared,
             jobs: Some(jobs),
             kick: Some(kick),
             threads,
+            fetcher,
         })
     }
 
@@ -376,8 +245,15 @@ impl LsmTables {
         }
     }
 
-    fn failed(&self, error: &TreeError) -> LsmError {
-        failed(&self.shared.options.folder, "read", error)
+    fn lookup(
+        &self,
+        key: &[u8],
+        hash: u64,
+        at: Timestamp,
+        mode: Mode,
+    ) -> Result<Lookup<Slice>, LsmError> {
+        let found = self.reader.get(key, hash, at, mode);
+        found.map_err(|error| failed(&self.folder, "read", &error))
     }
 }
 
@@ -467,11 +343,33 @@ impl TableStore for LsmTables {
     type Iter = RunIter;
 
     fn get(&self, key: &[u8], hash: u64, at: Timestamp) -> Result<Option<Slice>, LsmError> {
-        match self.reader.get(key, hash, at, Mode::Wait) {
-            Ok(Lookup::Found(found)) => Ok(found),
-            Ok(Lookup::Cold(_)) => unreachable!("this mode waits"),
-            Err(error) => Err(self.failed(&error)),
+        match self.lookup(key, hash, at, Mode::Wait)? {
+            Lookup::Found(found) => Ok(found),
+            Lookup::Cold(_) => unreachable!("this mode waits"),
         }
+    }
+
+    fn try_get(&self, key: &[u8], hash: u64, at: Timestamp) -> Result<Lookup<Slice>, LsmError> {
+        self.lookup(key, hash, at, Mode::NoWait)
+    }
+
+    fn fetch(&self, block: ColdBlock) {
+        self.fetcher.fetch(self.reader.table_of(block), block);
+    }
+
+    fn fetched(&mut self) -> Result<Vec<ColdBlock>, LsmError> {
+        let mut blocks = Vec::new();
+        for fetched in self.fetcher.fetched() {
+            if let Some(content) = fetched.content? {
+                self.reader.insert(fetched.block, content);
+            }
+            blocks.push(fetched.block);
+        }
+        Ok(blocks)
+    }
+
+    fn on_fetched(&mut self, call: Arc<dyn Fn() + Send + Sync>) {
+        self.fetcher.on_fetched(call);
     }
 
     fn runs(&self, bounds: Bounds<'_>) -> Vec<RunIter> {

@@ -1,5 +1,5 @@
-//! The shard's background task: takes in finished flushes, lets the log be purged, and collects old
-//! versions. Also how a shard stops.
+//! The shard's background tasks. One takes in finished flushes, lets the log be purged, and collects
+//! old versions; another takes in blocks that reads wait for. Also how a shard stops.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -29,11 +29,12 @@ const IN_FLIGHT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a stop checks whether it is done.
 const STOP_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// The handle of the background task.
+/// The handle of the background tasks.
 #[derive(Default)]
 pub(super) struct Tasks {
     stop: Rc<Cell<bool>>,
     news: Arc<AtomicWaker>,
+    fetched: Arc<AtomicWaker>,
 }
 
 /// Starts the background of a shard.
@@ -42,6 +43,7 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
     let (stop, news) = (tasks.stop.clone(), tasks.news.clone());
     let waker = news.clone();
     inner.store.on_install(Arc::new(move || waker.wake()));
+    take_fetched(inner, &tasks);
     inner.background.replace(tasks);
     liveness::start(inner, stop.clone());
     management::start(inner, stop.clone());
@@ -69,6 +71,26 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
             }
         }
     }));
+}
+
+/// Takes in the blocks that reads wait for, as soon as each has been read.
+fn take_fetched<E: Env>(inner: &Rc<Inner<E>>, tasks: &Tasks) {
+    let (stop, fetched) = (tasks.stop.clone(), tasks.fetched.clone());
+    let waker = fetched.clone();
+    inner.store.on_fetched(Arc::new(move || waker.wake()));
+    let shard = Rc::downgrade(inner);
+    drop(E::Runtime::spawn(std::future::poll_fn(move |cx| {
+        // What is read after this wakes the task.
+        fetched.register(cx.waker());
+        let Some(inner) = shard.upgrade().filter(|_| !stop.get()) else {
+            return Poll::Ready(());
+        };
+        if let Err(fatal) = inner.store.take_fetched() {
+            inner.store.fail(fatal);
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    })));
 }
 
 /// Waits until the waker is woken.
@@ -226,6 +248,7 @@ pub(super) async fn close<E: Env>(inner: &Rc<Inner<E>>) -> Result<(), Fatal> {
         let background = inner.background.borrow();
         background.stop.set(true);
         background.news.wake();
+        background.fetched.wake();
     }
     for (_, raft) in &groups {
         raft.note_durable().await?;

@@ -46,13 +46,13 @@ use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
 pub use crate::range::sink::WriteSink;
 use crate::range::{Keyspace, RaftGroup, ReplicaPlace, Route};
-use crate::request::{Batch, Change, Expected, RequestId, Target};
+use crate::request::{Batch, Change, Expected, Read, RequestId, Target};
 use crate::tree::{OnFatal, Store};
 use crate::types::{Blob, KeyRange, Location, NodeId, RangeId, ReplicaId, Timestamp};
 use crate::wal::Wal;
 pub use digests::{DigestOptions, DigestStats};
 pub use folder::{FolderMark, Opened};
-pub use multi_get::KeyTurn;
+pub use multi_get::{KeyFound, KeyTurn, Moment};
 use range_map::{RangeMap, Running};
 pub use status::{ClusterStatus, RangeStatus, ShardStatus};
 
@@ -297,7 +297,8 @@ impl<E: Env> Shard<E> {
     fn decide_now(&self, replica: &Replica<E>, mut write: Batch) -> Batch {
         let hold = write.conditions.iter().all(|condition| {
             let look = |found: Option<(&[u8], Timestamp)>| holds(&condition.expected, found);
-            matches!(self.look(replica.data_id(), &condition.key, look), Ok(true))
+            let read = self.look(replica.data_id(), &condition.key, Timestamp::MAX, look);
+            matches!(read, Ok(Read::Done(true)))
         });
         if hold {
             write.conditions.clear();

@@ -3,6 +3,12 @@
 //! A leader with a lease reads alone, in one turn of the shard's thread. Without a lease it asks a
 //! majority first whether it still leads. Scans are in [`super::scan`], several keys at once in
 //! [`super::multi_get`].
+//!
+//! A read that meets a block of a table which is not in memory ends its turn and begins anew when the
+//! block is there, with the check of the lease: that may have run out while the disk was read, and
+//! another leader may have written the key. Between a check, or a confirmation, and the read that
+//! relies on it nothing else runs on the thread. The row cache takes in a row in the same turn in
+//! which it is read, so what a write has overtaken is never taken in.
 
 use std::time::Duration;
 
@@ -11,6 +17,7 @@ use rangedb_limits::check_key;
 use super::Shard;
 use crate::env::{AsyncRuntime, Env};
 use crate::error::{Error, Fate};
+use crate::mutant::{self, Mutant};
 use crate::request::{Read, Target, Wait};
 use crate::types::{DataId, Timestamp};
 
@@ -24,7 +31,8 @@ impl<E: Env> Shard<E> {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a key that breaks the limits; [`Error::Moved`] and
-    /// [`Error::NotLeader`] if this replica must not answer for the key.
+    /// [`Error::NotLeader`] if this replica must not answer for the key; [`Error::Overloaded`] if too
+    /// many reads wait for the disk.
     pub fn get<R>(
         &self,
         key: &[u8],
@@ -41,7 +49,7 @@ impl<E: Env> Shard<E> {
         }
         // Nothing else runs on this thread between the check of the lease and the read. The first
         // entry of the leader's term is applied, and so is everything that it has acknowledged.
-        self.look(data_id, key, look).map(Read::Done)
+        self.look(data_id, key, Timestamp::MAX, look)
     }
 
     /// Reads like [`Shard::get`], right after [`Shard::wait`] for the same.
@@ -57,24 +65,46 @@ impl<E: Env> Shard<E> {
     ) -> Result<Read<R>, Error> {
         match waited {
             // It led a moment ago, and nothing else has run on this thread since.
-            Wait::Confirmation => {
-                let replica = self.find(key)?;
-                replica.check(target)?;
-                self.look(replica.data_id(), key, look).map(Read::Done)
+            Wait::Confirmation => self.get_confirmed(key, target, look),
+            Wait::Block(_) if mutant::is(Mutant::LeaseUncheckedAfterColdRead) => {
+                self.get_confirmed(key, target, look)
             }
+            // Its lease may have run out while the disk was read.
+            Wait::Block(_) => self.get(key, target, look),
         }
     }
 
+    /// Reads a key right after a majority has confirmed that this replica leads.
+    fn get_confirmed<R>(
+        &self,
+        key: &[u8],
+        target: Option<Target>,
+        look: impl FnOnce(Option<(&[u8], Timestamp)>) -> R,
+    ) -> Result<Read<R>, Error> {
+        let replica = self.find(key)?;
+        replica.check(target)?;
+        self.look(replica.data_id(), key, Timestamp::MAX, look)
+    }
+
+    /// Passes the newest value of a key at or below `at` to `look`. If a block of a table is not in
+    /// memory, it is being fetched from now on, and the read must wait for it.
     pub(super) fn look<R>(
         &self,
         data_id: DataId,
         key: &[u8],
+        at: Timestamp,
         look: impl FnOnce(Option<(&[u8], Timestamp)>) -> R,
-    ) -> Result<R, Error> {
-        let read = self.inner.store.newest(data_id, key, |found| {
+    ) -> Result<Read<R>, Error> {
+        let read = self.inner.store.try_newest(data_id, key, at, |found| {
             look(found.and_then(|(version, value)| value.map(|value| (value, version))))
         });
-        read.map_err(|error| self.lost(error.into()))
+        match read.map_err(|error| self.lost(error.into()))? {
+            Ok(seen) => Ok(Read::Done(seen)),
+            Err(block) => {
+                self.inner.store.fetch(block)?;
+                Ok(Read::Wait(Wait::Block(block)))
+            }
+        }
     }
 
     /// Waits for what a read of the key must wait for.
@@ -85,6 +115,10 @@ impl<E: Env> Shard<E> {
     pub async fn wait(&self, wait: Wait, key: &[u8], target: Option<Target>) -> Result<(), Error> {
         match wait {
             Wait::Confirmation => self.confirm_at(key, target).await,
+            Wait::Block(block) => {
+                self.inner.store.fetched(block).await;
+                Ok(())
+            }
         }
     }
 

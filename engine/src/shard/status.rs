@@ -6,6 +6,7 @@ use crate::lsm::LsmStats;
 use crate::memory::MemoryUse;
 use crate::range::Route;
 use crate::shard::{DigestStats, Inner};
+use crate::tree::cold_reads::ColdReadStats;
 use crate::types::{DataId, ReplicaId, Timestamp};
 use crate::wal::WalStats;
 
@@ -65,6 +66,8 @@ pub struct ShardStatus {
     pub wal: WalStats,
     /// Counters of the tree.
     pub lsm: LsmStats,
+    /// Counters of reads that needed the disk.
+    pub cold_reads: ColdReadStats,
     /// The memory of each use that has a budget.
     pub memory: Vec<MemoryUse>,
     /// The results of comparing replicas.
@@ -133,6 +136,7 @@ pub(super) fn of<E: Env>(inner: &Inner<E>) -> ShardStatus {
         starved: inner.store.is_starved(),
         wal,
         lsm: inner.store.stats(),
+        cold_reads: inner.store.cold_reads(),
         memory,
         digests: inner.digests.stats(),
     }

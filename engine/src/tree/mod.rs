@@ -6,6 +6,7 @@
 //! [`Store::make_room`] freezes before an entry that does not fit, never within one.
 
 pub mod budget;
+pub mod cold_reads;
 pub mod departures;
 mod mark;
 
@@ -27,6 +28,7 @@ use crate::lsm::{Bounds, Direction, GcRules, Lsm, LsmError, LsmStats, MemtableId
 use crate::memory::MemoryUse;
 use crate::notify::Notify;
 use crate::tree::budget::WriteBudget;
+use crate::tree::cold_reads::ColdReads;
 use crate::tree::departures::Departures;
 use crate::types::{DataId, ReplicaId, Timestamp};
 use crate::wal::{Position, Wal};
@@ -95,6 +97,7 @@ pub struct Store<E: Env> {
     /// Notified when there may be room, or a memtable may be in tables.
     changed: Notify,
     key: RefCell<Vec<u8>>,
+    cold_reads: ColdReads,
     on_fatal: OnFatal,
     /// How many session rows the next freeze would have to write.
     unsaved: Cell<usize>,
@@ -119,6 +122,7 @@ impl<E: Env> Store<E> {
             mark: Cell::default(),
             changed: Notify::default(),
             key: RefCell::default(),
+            cold_reads: ColdReads::default(),
             on_fatal,
             unsaved: Cell::new(0),
             writes: Rc::default(),
@@ -149,7 +153,7 @@ impl<E: Env> Store<E> {
     }
 
     /// Passes the newest version of a user's key to `look`: its timestamp, and its value unless it
-    /// is a delete mark. `look` must not call back into the tree.
+    /// is a delete mark. `look` must not call back into the tree. May wait for the disk: for apply.
     ///
     /// # Errors
     /// The tables cannot be read.

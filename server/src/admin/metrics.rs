@@ -274,6 +274,18 @@ const NUMBERS: &[Number] = &[
         "Rows that have left the row cache because others came.",
         |r| r.status.lsm.row_evictions as f64,
     ),
+    (
+        "rangedb_cold_reads_total",
+        "counter",
+        "Reads of clients that had to wait for a block of a table.",
+        |r| r.status.cold_reads.reads as f64,
+    ),
+    (
+        "rangedb_cold_blocks_waiting",
+        "gauge",
+        "Blocks of tables that reads wait for: queued, or being read from the disk.",
+        |r| r.status.cold_reads.blocks as f64,
+    ),
     ("rangedb_tables", "gauge", "Tables on disk.", |r| {
         r.status.lsm.tables.tables as f64
     }),
@@ -485,6 +497,21 @@ fn histograms(page: &mut Exposition, shards: &[(String, &ShardReport)]) {
             &LATENCY_BOUNDS,
             1e-6,
             &report.status.wal.write_micros,
+        );
+    }
+    let name = "rangedb_cold_read_wait_seconds";
+    page.metric(
+        name,
+        "histogram",
+        "Time for which a read of a client waited for a block of a table.",
+    );
+    for (labels, report) in shards {
+        page.histogram(
+            name,
+            labels,
+            &LATENCY_BOUNDS,
+            1e-6,
+            &report.status.cold_reads.wait_micros,
         );
     }
     let name = "rangedb_wal_write_records";

@@ -90,7 +90,10 @@ impl Engine {
                 if let Err(error) = threads::stay_on(&cpus) {
                     tracing::warn!(%error, work, "a background thread stays where it is");
                 }
-                threads::be_nice();
+                // Clients wait for blocks that are fetched.
+                if work != "fetch" {
+                    threads::be_nice();
+                }
             }),
             push_out,
         });

@@ -21,6 +21,7 @@ pub mod client;
 pub mod client_network;
 pub mod clocks;
 pub mod cluster;
+pub mod cold_blocks;
 pub mod digests;
 pub mod disk;
 pub mod ending;

@@ -19,6 +19,7 @@ use rangedb_engine::types::{
 };
 use tokio::sync::oneshot;
 
+use super::cold_blocks::ColdBlocks;
 use super::disk::{Platter, SimDisk};
 use super::executor::{self, Host};
 use super::faults::Part;
@@ -363,6 +364,11 @@ impl SimNode {
         let medium = &self.media[usize::from(shard)];
         let mut tables = MemoryTables::open(medium.tables.clone(), self.sizes.memtable_bytes);
         tables.observe_cache(invariants::row_cached);
+        let random = Random::new(
+            self.seed,
+            purpose(4, self.id, shard) + self.starts.get() * 1000,
+        );
+        tables.read_from(Box::new(ColdBlocks(random)));
         let world = World {
             clock: self.clock.clone(),
             disk: SimDisk(medium.platter.clone()),

@@ -8,10 +8,11 @@
 
 use std::sync::Arc;
 
-use lsm_tree::{AbstractTree, AnyTree, Error as TreeError};
 use rustc_hash::FxHashMap;
 
-use super::reader::{Ends, TableReader};
+use super::index::Ends;
+use super::table_reader::TableReader;
+use super::{AbstractTree, AnyTree, TreeError};
 
 /// Tables whose intervals of keys do not overlap, in the order of their keys.
 pub(super) struct Run {

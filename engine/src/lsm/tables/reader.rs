@@ -3,58 +3,32 @@
 //! A get asks each run, newest first. The run's array of last keys names the only table that may hold
 //! the key, the table's filter says whether it does, the table's [`Index`] names the block, and the
 //! block comes from the shard's own [`BlockCache`] or from the file. Within a block `lsm-tree`
-//! searches. Against [`Table::get`] this halves the time over a million rows.
+//! searches. Against [`Table::get`](super::Table::get) this halves the time over a million rows.
 //!
 //! Tables of a form that the reader does not know, which older settings wrote, are read through
-//! [`Table::get`] until a compaction writes them again; see [`Index::read`]. Such a read may wait for
+//! [`Table::get`](super::Table::get) until a compaction writes them again; see [`Index::read`]. Such a read may wait for
 //! the disk in any mode.
 //!
-//! A [`TableReader`] is made by the background threads when they publish a list of tables, and any
-//! thread may read blocks with it. The [`Reader`] and its cache belong to the shard's thread.
+//! The [`Reader`] and its cache belong to the shard's thread.
 //!
 //! The cache gets all of the shard's budget for blocks but an eighth. That eighth is `lsm-tree`'s own
 //! cache: scans use it, and tables of unknown forms. Compactions use no cache.
 
 mod block_cache;
-mod index;
 #[cfg(test)]
 mod tests;
 
 use std::cell::RefCell;
-use std::fs::File;
-use std::io::IoSliceMut;
 use std::sync::Arc;
 
-use lsm_tree::table::block::BlockType;
-use lsm_tree::table::{Block, BlockHandle, BlockOffset, DataBlock};
-use lsm_tree::{AbstractTree, AnyTree, Error as TreeError, GlobalTableId, Slice, Table};
-use rustix::io::ReadWriteFlags;
-
+use super::index::Index;
 use super::list::Tables;
-use crate::types::Timestamp;
+use super::table::DataBlock;
+use super::table_reader::TableReader;
+use super::{Slice, TreeError};
+use crate::lsm::Lookup;
+use crate::types::{ColdBlock, Timestamp};
 use block_cache::BlockCache;
-pub(super) use index::Ends;
-use index::Index;
-
-/// A block of a table that is neither in the block cache nor in the page cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ColdBlock {
-    /// The table's id.
-    pub table: u64,
-    /// Where it begins in the table's file.
-    pub offset: u64,
-    /// Its length in the file.
-    pub len: u32,
-}
-
-/// The answer to a lookup that does not wait for the disk.
-#[derive(Debug)]
-pub enum Lookup<S> {
-    /// What was found.
-    Found(Option<S>),
-    /// The lookup needs this block.
-    Cold(ColdBlock),
-}
 
 /// What a lookup does about a block that is not in the block cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,76 +43,6 @@ pub(super) enum Mode {
 pub(super) fn split_budget(cache_bytes: u64) -> (u64, u64) {
     let scans = cache_bytes / 8;
     (cache_bytes - scans, scans)
-}
-
-/// Checks the type of a block.
-fn of_type(wanted: BlockType, block: Block) -> Result<Block, TreeError> {
-    match block.header.block_type {
-        found if found == wanted => Ok(block),
-        found => Err(TreeError::InvalidTag(("BlockType", found.into()))),
-    }
-}
-
-/// An open table.
-pub(super) struct TableReader {
-    pub(super) table: Table,
-    file: Arc<File>,
-    /// `None` if the table is read through `lsm-tree`.
-    index: Option<Index>,
-}
-
-impl TableReader {
-    /// Opens a table of the tree. `lsm-tree` gets the same descriptor for its own reads, so a table
-    /// needs one.
-    ///
-    /// # Errors
-    /// The file cannot be opened, or its index is damaged.
-    pub(super) fn open(tree: &AnyTree, table: &Table) -> Result<TableReader, TreeError> {
-        let file = Arc::new(File::open(&**table.path)?);
-        if let Some(descriptors) = &tree.tree_config().descriptor_table {
-            let id = GlobalTableId::from((tree.id(), table.id()));
-            descriptors.insert_for_table(id, file.clone());
-        }
-        Ok(TableReader {
-            index: Index::read(table, &file)?,
-            file,
-            table: table.clone(),
-        })
-    }
-
-    /// Whether the filter lets the key pass.
-    fn may_contain(&self, hash: u64) -> Result<bool, TreeError> {
-        match &self.table.pinned_filter_block {
-            Some(filter) => filter.maybe_contains_hash(hash),
-            None => Ok(true),
-        }
-    }
-
-    /// Reads a block of this table from its file, and checks it. Any thread may call it; it may wait
-    /// for the disk.
-    ///
-    /// # Errors
-    /// The block cannot be read or is damaged.
-    pub(super) fn read_block(&self, block: ColdBlock) -> Result<DataBlock, TreeError> {
-        let handle = BlockHandle::new(BlockOffset(block.offset), block.len);
-        let compression = self.table.metadata.data_block_compression;
-        let block = Block::from_file(&self.file, handle, compression)?;
-        of_type(BlockType::Data, block).map(DataBlock::new)
-    }
-
-    /// Like [`TableReader::read_block`], but `None` if the page cache does not hold the block. A
-    /// system call that fails counts as that, too: the read that waits will meet the same error.
-    fn read_page_cache(&self, block: ColdBlock) -> Result<Option<DataBlock>, TreeError> {
-        let mut bytes = vec![0; block.len as usize];
-        let to = &mut [IoSliceMut::new(&mut bytes)];
-        let read = rustix::io::preadv2(&self.file, to, block.offset, ReadWriteFlags::NOWAIT);
-        if read != Ok(bytes.len()) {
-            return Ok(None);
-        }
-        let compression = self.table.metadata.data_block_compression;
-        let block = Block::from_reader(&mut &bytes[..], compression)?;
-        of_type(BlockType::Data, block).map(|block| Some(DataBlock::new(block)))
-    }
 }
 
 /// Where the block cache keeps the blocks of a table.
@@ -205,15 +109,15 @@ impl Reader {
         // `lsm-tree` takes an exclusive upper bound.
         let bound = at.0 + 1;
         for (run, places) in self.tables.runs.iter().zip(&self.places) {
-            let Some(at) = run.table_of(key) else {
+            let Some(table) = run.table_of(key) else {
                 continue;
             };
-            let (Some(reader), Some(place)) = (run.tables.get(at), places.get(at)) else {
+            let (Some(reader), Some(place)) = (run.tables.get(table), places.get(table)) else {
                 continue;
             };
             let answer = match &reader.index {
                 Some(_) if !reader.may_contain(hash)? => continue,
-                Some(index) => self.search(reader, index, place, (key, bound), mode)?,
+                Some(index) => self.search(reader, index, place, key, bound, mode)?,
                 None => {
                     let found = reader.table.get(key, bound, hash)?;
                     Lookup::Found(found.map(|row| row.value))
@@ -232,7 +136,8 @@ impl Reader {
         reader: &TableReader,
         index: &Index,
         place: &Place,
-        (key, bound): (&[u8], u64),
+        key: &[u8],
+        bound: u64,
         mode: Mode,
     ) -> Result<Lookup<Slice>, TreeError> {
         let mut cache = self.cache.borrow_mut();

@@ -6,7 +6,8 @@ use std::io::{self, Read};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{AbstractTree, Shared, Table, TreeError, failed};
+use super::failure::failed;
+use super::{AbstractTree, Shared, Table, TreeError};
 use crate::disk_fault::Lack;
 
 /// Pause before a flush or compaction that lacked something is retried.

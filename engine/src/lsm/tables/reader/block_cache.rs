@@ -12,10 +12,11 @@
 
 use std::num::NonZeroU32;
 
-use lsm_tree::table::DataBlock;
-use lsm_tree::table::block::Header;
 use rustc_hash::FxHashMap;
 use slab::Slab;
+
+use crate::lsm::tables::table::DataBlock;
+use crate::lsm::tables::table::block::Header;
 
 /// Bytes of a block for which a frame is expected.
 const BLOCK_LEN: u64 = 4 << 10;
@@ -194,11 +195,10 @@ impl BlockCache {
 
 #[cfg(test)]
 mod tests {
-    use lsm_tree::Checksum;
-    use lsm_tree::table::Block;
-    use lsm_tree::table::block::BlockType;
-
     use super::*;
+    use crate::lsm::tables::CompressionType;
+    use crate::lsm::tables::table::Block;
+    use crate::lsm::tables::table::block::BlockType;
     use crate::lsm::tests::Random;
 
     const BLOCKS: usize = 20;
@@ -207,16 +207,9 @@ mod tests {
     fn block(table: u64, number: usize) -> DataBlock {
         let mut data = vec![0; 1000];
         data.splice(..16, [table, number as u64].map(u64::to_le_bytes).concat());
-        let header = Header {
-            block_type: BlockType::Data,
-            checksum: Checksum::from_raw(0),
-            data_length: 1000,
-            uncompressed_length: 1000,
-        };
-        DataBlock::new(Block {
-            header,
-            data: data.into(),
-        })
+        let (mut file, none) = (Vec::new(), CompressionType::None);
+        Block::write_into(&mut &mut file, &data, BlockType::Data, none).expect("written");
+        DataBlock::new(Block::from_reader(&mut &file[..], none).expect("readable"))
     }
 
     fn room_for(blocks: u64) -> BlockCache {

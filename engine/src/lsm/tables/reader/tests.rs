@@ -5,15 +5,20 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
 
-use lsm_tree::config::{BlockSizePolicy, CompressionPolicy, HashRatioPolicy, PartitioningPolicy};
-use lsm_tree::config::{PinningPolicy, RestartIntervalPolicy};
-use lsm_tree::{CompressionType, Config, InternalValue, SequenceNumberCounter, ValueType};
 use tempfile::TempDir;
 
 use super::*;
 use crate::lsm::keys::row_hash;
-use crate::lsm::tables::form;
+use crate::lsm::tables::config::{
+    BlockSizePolicy, CompressionPolicy, HashRatioPolicy, PartitioningPolicy, PinningPolicy,
+    RestartIntervalPolicy,
+};
+use crate::lsm::tables::{
+    AbstractTree, AnyTree, CompressionType, Config, InternalValue, SequenceNumberCounter,
+    ValueType, form,
+};
 use crate::lsm::tests::Random;
+use crate::lsm::{LsmError, LsmTables, TableOptions, TableStore};
 
 /// The forms of tables that are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +60,7 @@ type Rows = BTreeMap<(Vec<u8>, Reverse<u64>), Vec<u8>>;
 
 /// A tree that is filled at random.
 struct Fixture {
-    _folder: TempDir,
+    folder: TempDir,
     tree: AnyTree,
     counter: SequenceNumberCounter,
     random: Random,
@@ -75,7 +80,7 @@ impl Fixture {
         );
         Fixture {
             tree: form.set(config).open().expect("opens"),
-            _folder: folder,
+            folder,
             counter,
             random: Random::new(seed),
             keys: Vec::new(),
@@ -336,4 +341,67 @@ fn blocks_come_in_from_outside_and_leave_with_their_table() {
     assert!(path.exists());
     drop(first);
     assert!(!path.exists(), "cached blocks do not keep a file");
+}
+
+#[test]
+fn a_cold_block_is_fetched_beside_the_shard() {
+    let mut fixture = Fixture::new(Form::Ours, 4);
+    fixture.flush();
+    let Fixture {
+        folder, tree, keys, ..
+    } = fixture;
+    drop(tree);
+    let options = TableOptions {
+        folder: folder.path().to_owned(),
+        memtable_bytes: 1 << 20,
+        cache_bytes: 16 << 20,
+        on_start: Arc::new(|_| ()),
+        push_out: |_| (),
+    };
+    let mut store = LsmTables::open(options).expect("opens");
+    let (told, tells) = std::sync::mpsc::channel();
+    store.on_fetched(Arc::new(move || told.send(()).expect("the test waits")));
+    let path = all(&store.reader.tables).next().expect("a table");
+    let path = path.table.path.clone();
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(&**path)
+        .expect("opens");
+    let content = fs::read(&**path).expect("readable");
+    let get = |store: &LsmTables, key: &[u8]| store.try_get(key, row_hash(key), Timestamp::MAX);
+    let cold_block = |store: &LsmTables, key: &[u8]| {
+        // What the file does not have is not in the page cache either.
+        file.set_len(0).expect("cut");
+        let Ok(Lookup::Cold(cold)) = get(store, key) else {
+            panic!("the block is not in memory");
+        };
+        cold
+    };
+    let (low, high) = (keys.iter().min(), keys.iter().max());
+    let (low, high) = (low.expect("a key"), high.expect("a key"));
+
+    let cold = cold_block(&store, low);
+    file.write_all_at(&content, 0).expect("written");
+    store.fetch(cold);
+    tells.recv().expect("told");
+    assert_eq!(store.fetched().expect("readable"), [cold]);
+    let before = store.block_cache();
+    assert!(matches!(get(&store, low), Ok(Lookup::Found(Some(_)))));
+    let after = store.block_cache();
+    assert_eq!((after.hits, after.misses), (before.hits + 1, before.misses));
+
+    let gone = ColdBlock { table: 999, ..cold };
+    store.fetch(gone);
+    tells.recv().expect("told");
+    assert_eq!(store.fetched().expect("nothing is read"), [gone]);
+    assert_eq!(store.block_cache(), after);
+
+    let cold = cold_block(&store, high);
+    store.fetch(cold);
+    tells.recv().expect("told");
+    let error = store.fetched().expect_err("the file is cut");
+    assert!(
+        matches!(error, LsmError::Failed { damaged: true, .. }),
+        "{error}"
+    );
 }

@@ -9,12 +9,11 @@
 use std::fs::File;
 use std::ops::Range;
 
-use lsm_tree::table::block::BlockType;
-use lsm_tree::table::block::decoder::ParsedItem;
-use lsm_tree::table::{Block, IndexBlock};
-use lsm_tree::{Error as TreeError, Table};
-
-use super::{ColdBlock, of_type};
+use super::table::block::BlockType;
+use super::table::block::decoder::ParsedItem;
+use super::table::{Block, IndexBlock};
+use super::{Table, TreeError};
+use crate::types::ColdBlock;
 
 /// The first eight bytes as a number. Where two numbers differ, the keys are in the same order.
 fn prefix(rest: &[u8]) -> u64 {
@@ -38,8 +37,16 @@ fn partition_point(range: Range<usize>, is_before: impl Fn(usize) -> bool) -> us
     start
 }
 
+/// Checks the type of a block.
+pub(super) fn of_type(wanted: BlockType, block: Block) -> Result<Block, TreeError> {
+    match block.header.block_type {
+        found if found == wanted => Ok(block),
+        found => Err(TreeError::InvalidTag(("BlockType", found.into()))),
+    }
+}
+
 /// The last keys of intervals of keys, in ascending order.
-pub(in crate::lsm::tables) struct Ends {
+pub(super) struct Ends {
     /// The bytes that all keys of all intervals begin with.
     shared: Box<[u8]>,
     prefixes: Vec<u64>,
@@ -51,7 +58,7 @@ pub(in crate::lsm::tables) struct Ends {
 
 impl Ends {
     /// No intervals yet. All keys of all intervals lie between `lowest` and `highest`.
-    pub(in crate::lsm::tables) fn new(lowest: &[u8], highest: &[u8]) -> Ends {
+    pub(super) fn new(lowest: &[u8], highest: &[u8]) -> Ends {
         let same = lowest.iter().zip(highest).take_while(|(a, b)| a == b);
         Ends {
             shared: same.map(|(byte, _)| *byte).collect(),
@@ -63,7 +70,7 @@ impl Ends {
 
     /// Adds the last key of the next interval. Returns false, and adds nothing, if the key does not
     /// lie between the lowest and the highest.
-    pub(in crate::lsm::tables) fn push(&mut self, end: &[u8]) -> bool {
+    pub(super) fn push(&mut self, end: &[u8]) -> bool {
         let Some(rest) = end.strip_prefix(&*self.shared) else {
             return false;
         };
@@ -87,7 +94,7 @@ impl Ends {
     }
 
     /// A key without the shared bytes, or `None` if it lies in no interval.
-    pub(in crate::lsm::tables) fn rest<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
+    pub(super) fn rest<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
         key.strip_prefix(&*self.shared)
     }
 
@@ -111,7 +118,7 @@ impl Ends {
     }
 
     /// The first interval that ends at or after a key without the shared bytes.
-    pub(in crate::lsm::tables) fn first_at_or_after(&self, rest: &[u8]) -> usize {
+    pub(super) fn first_at_or_after(&self, rest: &[u8]) -> usize {
         partition_point(self.ties(rest), |at| self.end(at) < rest)
     }
 }

@@ -1,0 +1,232 @@
+//! Reads of clients that need a block of a table from the disk.
+//!
+//! Such a read never waits within its turn of the shard's thread: [`Store::try_newest`] names the
+//! block, [`Store::fetch`] has it fetched, the read's task waits with [`Store::fetched`], and then it
+//! reads again. So it delays nobody but its own client. Reads that need the same block share one fetch. When the disk has
+//! read a block, those alone go on that wait for it.
+//!
+//! What the task may rely on after the wait is the matter of its caller: the lease may have run out,
+//! the replica may be gone, and even the block may have left the memory again.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hdrhistogram::Histogram;
+use rustc_hash::FxHashMap;
+
+use super::Store;
+use crate::env::{Env, Instant, Now};
+use crate::error::{Error, Fatal};
+use crate::limits::COLD_BLOCKS_MAX;
+use crate::lsm::{LsmError, keys};
+use crate::notify::Notify;
+use crate::types::{ColdBlock, DataId, Timestamp};
+
+/// Most microseconds of a wait in the histogram, a minute; longer ones count as this.
+const MICROS_MAX: u64 = 60_000_000;
+/// When a read that met [`COLD_BLOCKS_MAX`] may try again.
+const RETRY_AFTER_MS: u32 = 20;
+
+/// Counters of reads that needed the disk.
+#[derive(Clone, Debug)]
+pub struct ColdReadStats {
+    /// How many reads have waited for a block, or wait.
+    pub reads: u64,
+    /// How many blocks are waited for now.
+    pub blocks: usize,
+    /// How long reads waited for a block, in microseconds.
+    pub wait_micros: Histogram<u64>,
+}
+
+/// A block that is on its way from the disk.
+#[derive(Default)]
+struct Fetch {
+    is_done: Cell<bool>,
+    done: Notify,
+}
+
+/// The blocks that reads wait for.
+pub(super) struct ColdReads {
+    fetches: RefCell<FxHashMap<ColdBlock, Rc<Fetch>>>,
+    reads: Cell<u64>,
+    wait_micros: RefCell<Histogram<u64>>,
+}
+
+impl Default for ColdReads {
+    fn default() -> ColdReads {
+        let wait_micros = Histogram::new_with_max(MICROS_MAX, 2).expect("these bounds are allowed");
+        ColdReads {
+            fetches: RefCell::default(),
+            reads: Cell::new(0),
+            wait_micros: RefCell::new(wait_micros),
+        }
+    }
+}
+
+impl ColdReads {
+    /// Notes that a block is needed; gives whether it must be fetched, because no other read has asked
+    /// for it.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] with [`COLD_BLOCKS_MAX`] blocks on their way.
+    fn begin(&self, block: ColdBlock) -> Result<bool, Error> {
+        let mut fetches = self.fetches.borrow_mut();
+        if fetches.contains_key(&block) {
+            return Ok(false);
+        }
+        if fetches.len() >= COLD_BLOCKS_MAX {
+            let reason = "too many reads wait for the disk";
+            return Err(Error::overloaded(reason, RETRY_AFTER_MS));
+        }
+        fetches.insert(block, Rc::default());
+        Ok(true)
+    }
+
+    /// Lets the reads go on that wait for a block.
+    fn end(&self, block: ColdBlock) {
+        let fetch = self.fetches.borrow_mut().remove(&block);
+        if let Some(fetch) = fetch {
+            fetch.is_done.set(true);
+            fetch.done.notify();
+        }
+    }
+
+    /// Waits until a block that was asked for has come; gives whether it was still on its way.
+    async fn fetched(&self, block: ColdBlock) -> bool {
+        let fetch = self.fetches.borrow().get(&block).cloned();
+        let Some(fetch) = fetch else { return false };
+        self.reads.set(self.reads.get() + 1);
+        fetch.done.until(|| fetch.is_done.get()).await;
+        true
+    }
+}
+
+impl<E: Env> Store<E> {
+    /// Passes the newest version of a user's key at or below `at` to `look`, as [`Store::newest`]
+    /// does, but never waits for the disk. The inner error is a block that the read needs:
+    /// [`Store::fetch`] has it fetched. [`Timestamp::MAX`] means the newest version of all.
+    ///
+    /// # Errors
+    /// The tables cannot be read; the process ends.
+    pub fn try_newest<R>(
+        &self,
+        data_id: DataId,
+        key: &[u8],
+        at: Timestamp,
+        look: impl FnOnce(Option<(Timestamp, Option<&[u8]>)>) -> R,
+    ) -> Result<Result<R, ColdBlock>, LsmError> {
+        let mut row_key = self.key.borrow_mut();
+        keys::user_key(data_id, key, &mut row_key);
+        let lsm = self.lsm.borrow();
+        lsm.try_newest(&row_key, at, |found| {
+            look(found.map(|row| (row.version, row.value)))
+        })
+    }
+
+    /// Has a block fetched that a read needs, unless it is on its way.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`].
+    pub fn fetch(&self, block: ColdBlock) -> Result<(), Error> {
+        if self.cold_reads.begin(block)? {
+            self.lsm.borrow().fetch(block);
+        }
+        Ok(())
+    }
+
+    /// Waits until a block that [`Store::fetch`] was asked for has come.
+    pub async fn fetched(&self, block: ColdBlock) {
+        let begun = Now::<E>::now();
+        if self.cold_reads.fetched(block).await {
+            let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+            let mut wait_micros = self.cold_reads.wait_micros.borrow_mut();
+            wait_micros.saturating_record(micros.max(1));
+        }
+    }
+
+    /// Takes in the blocks that have been read, and lets the reads go on that wait for them.
+    ///
+    /// # Errors
+    /// A block cannot be read, or is damaged.
+    pub fn take_fetched(&self) -> Result<(), Fatal> {
+        let fetched = self.lsm.borrow_mut().fetched()?;
+        fetched.iter().for_each(|block| self.cold_reads.end(*block));
+        Ok(())
+    }
+
+    /// Has `call` called, from any thread, when there is something for [`Store::take_fetched`].
+    pub fn on_fetched(&self, call: Arc<dyn Fn() + Send + Sync>) {
+        self.lsm.borrow_mut().on_fetched(call);
+    }
+
+    /// Counters of reads that needed the disk.
+    pub fn cold_reads(&self) -> ColdReadStats {
+        ColdReadStats {
+            reads: self.cold_reads.reads.get(),
+            blocks: self.cold_reads.fetches.borrow().len(),
+            wait_micros: self.cold_reads.wait_micros.borrow().clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    fn block(number: u64) -> ColdBlock {
+        ColdBlock {
+            table: number / 1000,
+            offset: number,
+            len: 1,
+        }
+    }
+
+    #[test]
+    fn reads_of_one_block_share_its_fetch_and_no_other_read_goes_on_with_them() {
+        let reads = ColdReads::default();
+        let begins = [1, 2, 1].map(|number| reads.begin(block(number)));
+        assert_eq!(begins, [Ok(true), Ok(true), Ok(false)]);
+        let mut of_one = pin!(async {
+            let both = [reads.fetched(block(1)), reads.fetched(block(1))];
+            futures_util::future::join_all(both).await
+        });
+        let mut of_other = pin!(reads.fetched(block(2)));
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(of_one.as_mut().poll(cx).is_pending());
+        assert!(of_other.as_mut().poll(cx).is_pending());
+        reads.end(block(1));
+        assert!(of_other.as_mut().poll(cx).is_pending());
+        assert_eq!(of_one.as_mut().poll(cx), Poll::Ready(vec![true, true]));
+        assert_eq!(reads.begin(block(1)), Ok(true), "it may leave the memory");
+        reads.end(block(2));
+        assert!(of_other.as_mut().poll(cx).is_ready());
+        assert_eq!(reads.reads.get(), 3);
+    }
+
+    #[test]
+    fn a_block_that_has_come_before_the_wait_is_not_waited_for() {
+        let reads = ColdReads::default();
+        assert_eq!(reads.begin(block(1)), Ok(true));
+        reads.end(block(1));
+        let mut late = pin!(reads.fetched(block(1)));
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert_eq!(late.as_mut().poll(cx), Poll::Ready(false));
+    }
+
+    #[test]
+    fn no_more_blocks_than_the_limit_are_on_their_way() {
+        let reads = ColdReads::default();
+        let most = COLD_BLOCKS_MAX as u64;
+        assert!((0..most).all(|number| reads.begin(block(number)) == Ok(true)));
+        let more = reads.begin(block(most));
+        assert!(matches!(more, Err(Error::Overloaded { .. })), "{more:?}");
+        assert_eq!(reads.begin(block(0)), Ok(false), "others may join");
+        reads.end(block(7));
+        assert_eq!(reads.begin(block(most)), Ok(true));
+    }
+}

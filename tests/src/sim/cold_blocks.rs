@@ -1,0 +1,42 @@
+//! How long reads of clients wait for blocks of tables: mostly a moment, and now and then longer than
+//! a leader's lease lasts, so that another replica may lead and write before the read goes on.
+
+use std::time::Duration;
+
+use rangedb_engine::env::AsyncRuntime;
+use rangedb_engine::lsm::SlowDisk;
+
+use super::random::Random;
+use super::runtime::SimRuntime;
+
+/// A block that was used leaves the memory once in so many times.
+const EVICTED_ONCE_IN: u64 = 8;
+/// One in so many reads of the disk is very slow.
+const VERY_SLOW_ONCE_IN: u64 = 32;
+
+/// The disk from which a shard reads blocks.
+pub struct ColdBlocks(pub Random);
+
+impl ColdBlocks {
+    fn read_time(&self) -> Duration {
+        let micros = match self.0.once_in(VERY_SLOW_ONCE_IN) {
+            false => self.0.between(50, 2_000),
+            true => self.0.between(100_000, 1_400_000),
+        };
+        Duration::from_micros(micros)
+    }
+}
+
+impl SlowDisk for ColdBlocks {
+    fn evicts(&self) -> bool {
+        self.0.once_in(EVICTED_ONCE_IN)
+    }
+
+    fn read(&self, done: Box<dyn FnOnce()>) {
+        let took = self.read_time();
+        drop(SimRuntime::spawn(async move {
+            SimRuntime::sleep(took).await;
+            done();
+        }));
+    }
+}
