@@ -10,18 +10,25 @@
 //! [`TableStore::poll`] with `try_lock`. Reads use the shard's own list and never the tree, because
 //! the tree's lock is held over fsyncs while a new version of the tree is installed. The flusher
 //! drops the lists and memtables that the shard no longer needs: the last holder of a table unlinks
-//! its file, which takes too long for the shard's thread. There is no descriptor table. Each table
-//! keeps its file open, because a reader must not open a file by a name that may be gone.
+//! its file, which takes too long for the shard's thread. Point reads go through a [`reader`] of our
+//! own, scans through `lsm-tree`. Each table of a published list has its file open once for both,
+//! because a read must not open a file by a name that may be gone: `lsm-tree` takes the descriptor
+//! from its descriptor table, which never evicts one.
 //!
 //! Flushes and compactions pass the tree's own counter, a small number, plus one to `lsm-tree` as
 //! the threshold for garbage collection. With a timestamp `lsm-tree` would drop versions that
 //! readers need; with the counter itself it would keep files that were replaced.
 
+mod background;
 mod failure;
 mod fetcher;
 mod form;
 mod gc;
+mod index;
+mod list;
+mod reader;
 mod retry;
+mod table_reader;
 
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -33,27 +40,24 @@ use std::thread::JoinHandle;
 use lsm_tree::Error as TreeError;
 use lsm_tree::compaction::filter;
 use lsm_tree::{
-    AbstractTree, AnyTree, Cache, CompressionType, Config, InternalValue, SequenceNumberCounter,
-    Slice, Table, ValueType, config,
+    AbstractTree, AnyTree, Cache, CompressionType, Config, DescriptorTable, GlobalTableId,
+    InternalValue, SequenceNumberCounter, Slice, Table, ValueType, compaction, config, table,
 };
 
 use crate::lsm::memtable::{Memtable, MemtableId};
-use crate::lsm::version_gc::{GcRules, VersionFilter};
+use crate::lsm::version_gc::GcRules;
 use crate::lsm::write_back::{PushOut, WriteBack};
-use crate::lsm::{
-    Bounds, FROZEN_MAX, Lookup, LsmError, TableRow, TableStats, TableStore, row, verify,
-};
+use crate::lsm::{Bounds, Lookup, LsmError, TableRow, TableStats, TableStore, verify};
 use crate::memory::MemoryUse;
 use crate::types::{ColdBlock, Timestamp};
+use background::{BlockFetcher, Compaction, Job};
 use failure::failed;
-use fetcher::{Fetcher, warm};
 use gc::GcFactory;
+use list::Tables;
+use reader::{Mode, Reader};
 
-/// Cleared memtables that are kept for reuse, with their pages: as many as may be frozen at once,
-/// and two more.
-const SPARE_MEMTABLES: usize = FROZEN_MAX + 2;
-/// Target size of the tables that a compaction writes.
-const TABLE_BYTES: u64 = 32 << 20;
+/// More than the tables that a shard can have open.
+const DESCRIPTORS: usize = 1 << 24;
 
 /// Options of a store.
 #[derive(Clone)]
@@ -62,7 +66,7 @@ pub struct TableOptions {
     pub folder: PathBuf,
     /// Size of a memtable in bytes.
     pub memtable_bytes: usize,
-    /// Capacity of the block cache in bytes.
+    /// Capacity of the block caches in bytes; see [`reader`].
     pub cache_bytes: u64,
     /// Called first on each background thread with the thread's name, to set up its name, its
     /// processors and its priority: "flush", "compact", and "fetch" for those that clients wait for.
@@ -71,52 +75,11 @@ pub struct TableOptions {
     pub push_out: PushOut,
 }
 
-/// The runs of tables, newest first. The files stay on disk as long as somebody holds the list.
-struct Tables {
-    runs: Vec<Vec<Table>>,
-    level0_runs: usize,
-    /// Number of all tables. It is computed once because every write asks for the pressure.
-    count: usize,
-    /// Bytes of their files.
-    bytes: u64,
-}
-
-impl Tables {
-    fn of(tree: &AnyTree) -> Tables {
-        let version = tree.current_version();
-        let level0_runs = version
-            .iter_levels()
-            .next()
-            .map_or(0, |level| level.iter().count());
-        let runs = version.iter_levels().flat_map(|level| level.iter());
-        let runs: Vec<Vec<Table>> = runs.map(|run| run.to_vec()).collect();
-        let all = || runs.iter().flatten();
-        Tables {
-            count: all().count(),
-            bytes: all().map(|table| table.metadata.file_size).sum(),
-            level0_runs,
-            runs,
-        }
-    }
-}
-
-enum Job {
-    Flush(Arc<Memtable>),
-    /// Drops memtables and a list of tables that the shard no longer needs.
-    Discard(Vec<Arc<Memtable>>, Option<Arc<Tables>>),
-}
-
-enum Compaction {
-    /// The compactions that the leveled strategy chooses, until it chooses none.
-    Levels,
-    /// One compaction of all tables.
-    All,
-}
-
 /// The news of the background threads for the shard.
 #[derive(Default)]
 struct Published {
-    tables: Option<Arc<Tables>>,
+    /// The newest list.
+    tables: Arc<Tables>,
     flushed: MemtableId,
     failed: Option<LsmError>,
 }
@@ -146,15 +109,38 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
+    /// Opens the tree's new tables, and publishes the list of all.
+    fn publish(&self, flushed: Option<MemtableId>) {
+        if self.write("open tables", || self.put_tables(flushed)) {
+            self.tell();
+        }
+    }
+
     /// Puts the tree's current tables into the slot. The slot is locked before the tree is read, so
     /// that a list is never replaced by an older one.
-    fn publish(&self, flushed: Option<MemtableId>, error: Option<LsmError>) {
-        {
-            let mut slot = lock(&self.slot);
-            slot.tables = Some(Arc::new(Tables::of(&self.tree)));
-            slot.flushed = slot.flushed.max(flushed.unwrap_or_default());
-            slot.failed = slot.failed.take().or(error);
-        }
+    fn put_tables(&self, flushed: Option<MemtableId>) -> Result<(), TreeError> {
+        // While this is locked, no file of the tree is removed.
+        let _writing = self.writing.read().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = lock(&self.slot);
+        let tables = Arc::new(Tables::of(&self.tree, &slot.tables)?);
+        let before = std::mem::replace(&mut slot.tables, tables);
+        slot.flushed = slot.flushed.max(flushed.unwrap_or_default());
+        drop(slot);
+        // If nothing else holds a table of the list, this unlinks its file.
+        drop(before);
+        Ok(())
+    }
+
+    /// Reports an error to the shard.
+    fn report(&self, error: LsmError) {
+        let mut slot = lock(&self.slot);
+        slot.failed = slot.failed.take().or(Some(error));
+        drop(slot);
+        self.tell();
+    }
+
+    /// Tells the shard that there is news.
+    fn tell(&self) {
         self.news.store(true, Ordering::SeqCst);
         let tell = lock(&self.tell).clone();
         if let Some(tell) = tell {
@@ -170,111 +156,19 @@ impl Shared {
     fn rules(&self) -> Option<GcRules> {
         lock(&self.rules).clone()
     }
-
-    fn flush(&self, memtable: &Memtable) -> Result<(), TreeError> {
-        let _writing = self.writing.read().unwrap_or_else(PoisonError::into_inner);
-        let rules = self.rules();
-        let mut filter = VersionFilter::new(rules.as_ref());
-        let mut write_back = self.write_back.clone();
-        let rows = memtable
-            .iter()
-            .filter(|e| filter.keeps(e.key, e.version, e.value.is_some(), false))
-            .map(|e| {
-                let row = Slice::from(row::encode(e.version, e.value));
-                let key = Slice::from(e.key);
-                write_back.wrote(key.len() + row.len());
-                Ok(InternalValue::from_components(
-                    key,
-                    row,
-                    e.version.0,
-                    ValueType::Value,
-                ))
-            });
-        if let Some((tables, _)) = self.tree.flush_to_tables(rows)? {
-            self.tree
-                .register_tables(&tables, None, None, &[], self.threshold())?;
-        }
-        Ok(())
-    }
-
-    fn run_flusher(&self, jobs: &mpsc::Receiver<Job>, kick: &mpsc::Sender<Compaction>) {
-        (self.options.on_start)("flush");
-        for job in jobs {
-            match job {
-                Job::Flush(memtable) => {
-                    if self.write("flush", || self.flush(&memtable)) {
-                        self.flushes.fetch_add(1, Ordering::Relaxed);
-                        self.publish(Some(memtable.id), None);
-                        // Sending cannot fail: the compactor runs until all senders are dropped.
-                        let _ = kick.send(Compaction::Levels);
-                    }
-                }
-                Job::Discard(memtables, tables) => {
-                    // If nothing else holds a table of the list, this unlinks its file.
-                    drop(tables);
-                    // A memtable that a reader still holds is not reused.
-                    for mut memtable in memtables.into_iter().filter_map(Arc::into_inner) {
-                        memtable.clear();
-                        let mut spare = lock(&self.spare);
-                        if spare.len() < SPARE_MEMTABLES {
-                            spare.push(memtable);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    fn compact(&self, what: &Compaction) -> Result<bool, TreeError> {
-        let _writing = self.writing.read().unwrap_or_else(PoisonError::into_inner);
-        let before = self.tree.current_version().id();
-        match what {
-            Compaction::Levels => {
-                let strategy =
-                    lsm_tree::compaction::Leveled::default().with_table_target_size(TABLE_BYTES);
-                self.tree.compact(Arc::new(strategy), self.threshold())?;
-            }
-            Compaction::All => {
-                self.tree.major_compact(TABLE_BYTES, self.threshold())?;
-            }
-        }
-        Ok(self.tree.current_version().id() != before)
-    }
-
-    fn run_compactor(&self, kicks: &mpsc::Receiver<Compaction>) {
-        (self.options.on_start)("compact");
-        for what in kicks {
-            let mut changed = true;
-            while changed && !self.stop.load(Ordering::SeqCst) {
-                let done = self.write("compaction", || {
-                    changed = self.compact(&what)?;
-                    Ok(())
-                });
-                if !done {
-                    break;
-                }
-                if changed {
-                    self.compactions.fetch_add(1, Ordering::Relaxed);
-                    self.publish(None, None);
-                }
-                if matches!(what, Compaction::All) {
-                    break;
-                }
-            }
-        }
-    }
 }
 
 /// The tables of one shard on disk.
 pub struct LsmTables {
-    tables: Arc<Tables>,
+    reader: Reader,
     folder: Arc<Path>,
+    /// The cache of `lsm-tree`.
     cache: Arc<Cache>,
     shared: Arc<Shared>,
     jobs: Option<mpsc::Sender<Job>>,
     kick: Option<mpsc::Sender<Compaction>>,
     threads: Vec<JoinHandle<()>>,
-    fetcher: Fetcher<Option<Table>, ()>,
+    fetcher: BlockFetcher,
 }
 
 impl LsmTables {
@@ -288,26 +182,32 @@ impl LsmTables {
         let rules = Arc::new(Mutex::new(None));
         let write_back = WriteBack::new(&options.folder, options.push_out);
         let gc = GcFactory::new(rules.clone(), write_back.clone());
-        let cache = Arc::new(Cache::with_capacity_bytes(options.cache_bytes));
+        let (cache_bytes, scan_cache_bytes) = reader::split_budget(options.cache_bytes);
+        let cache = Arc::new(Cache::with_capacity_bytes(scan_cache_bytes));
         let config = Config::new(
             &options.folder,
             counter.clone(),
             SequenceNumberCounter::default(),
         )
         .use_cache(cache.clone())
-        .use_descriptor_table(None)
+        .use_descriptor_table(Some(Arc::new(DescriptorTable::new(DESCRIPTORS))))
         .with_compaction_filter_factory(Some(Arc::new(gc)));
         // `lsm-tree` does not compare the checksum of its list of tables when it opens a folder.
         let checked = verify::verify(&options.folder).map_err(TreeError::Io);
         let tree = checked.and_then(|()| form::set(config).open());
-        let tree = tree.map_err(|e| failed(&options.folder, "open", &e))?;
-        let tables = Arc::new(Tables::of(&tree));
+        let opened = tree.and_then(|tree| Ok((Tables::of(&tree, &Tables::default())?, tree)));
+        let (tables, tree) = opened.map_err(|e| failed(&options.folder, "open", &e))?;
+        let tables = Arc::new(tables);
+        let published = Published {
+            tables: tables.clone(),
+            ..Published::default()
+        };
         let (jobs, job_queue) = mpsc::channel();
         let (kick, kicks) = mpsc::channel();
         let shared = Arc::new(Shared {
             tree,
             counter,
-            slot: Mutex::default(),
+            slot: Mutex::new(published),
             news: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             disk_full: AtomicBool::new(false),
@@ -321,23 +221,13 @@ impl LsmTables {
             writing: RwLock::default(),
             options,
         });
-        let (flusher, compactor) = (shared.clone(), shared.clone());
-        let flusher_kick = kick.clone();
-        let thread = std::thread::Builder::new;
-        let flusher = thread().spawn(move || flusher.run_flusher(&job_queue, &flusher_kick));
-        let compactor = thread().spawn(move || compactor.run_compactor(&kicks));
-        let threads = flusher.and_then(|flusher| Ok(vec![flusher, compactor?]));
         let folder: Arc<Path> = shared.options.folder.as_path().into();
-        let of_fetcher = folder.clone();
-        let read = move |table: &Option<Table>, block| warm(&of_fetcher, table.as_ref(), block);
-        let started = threads.and_then(|threads| {
-            let fetcher = Fetcher::start(&shared.options.on_start, Arc::new(read))?;
-            Ok((threads, fetcher))
-        });
+        let started = background::start(&shared, job_queue, kick.clone(), kicks)
+            .and_then(|threads| Ok((threads, background::start_fetcher(&shared.options)?)));
         let (threads, fetcher) =
             started.map_err(|e| failed(&folder, "start a thread", &e.into()))?;
         Ok(LsmTables {
-            tables,
+            reader: Reader::new(tables, cache_bytes),
             folder,
             cache,
             shared,
@@ -355,8 +245,15 @@ impl LsmTables {
         }
     }
 
-    fn failed(&self, error: &TreeError) -> LsmError {
-        failed(&self.shared.options.folder, "read", error)
+    fn lookup(
+        &self,
+        key: &[u8],
+        hash: u64,
+        at: Timestamp,
+        mode: Mode,
+    ) -> Result<Lookup<Slice>, LsmError> {
+        let found = self.reader.get(key, hash, at, mode);
+        found.map_err(|error| failed(&self.folder, "read", &error))
     }
 }
 
@@ -393,8 +290,8 @@ pub struct RunIter {
 
 impl RunIter {
     fn open(&self, table: usize) -> Option<RangeIter> {
-        let table = self.held.runs.get(self.run)?.get(table)?;
-        Some(Box::new(table.range(self.bounds.clone())))
+        let reader = self.held.runs.get(self.run)?.tables.get(table)?;
+        Some(Box::new(reader.table.range(self.bounds.clone())))
     }
 
     fn row(&self, item: Result<InternalValue, TreeError>) -> Result<TableRow<Slice>, LsmError> {
@@ -441,46 +338,34 @@ impl DoubleEndedIterator for RunIter {
     }
 }
 
-/// The index of the first table in a run that ends at or after `key`.
-fn first_at_or_after(run: &[Table], key: &[u8]) -> usize {
-    run.partition_point(|table| table.metadata.key_range.max().as_ref() < key)
-}
-
 impl TableStore for LsmTables {
     type Slice = Slice;
     type Iter = RunIter;
 
     fn get(&self, key: &[u8], hash: u64, at: Timestamp) -> Result<Option<Slice>, LsmError> {
-        for run in &self.tables.runs {
-            let table = run.get(first_at_or_after(run, key));
-            let Some(table) = table.filter(|t| t.metadata.key_range.min().as_ref() <= key) else {
-                continue;
-            };
-            // `lsm-tree` takes an exclusive upper bound.
-            let found = table
-                .get(key, at.0 + 1, hash)
-                .map_err(|e| self.failed(&e))?;
-            if let Some(found) = found {
-                return Ok(Some(found.value));
-            }
+        match self.lookup(key, hash, at, Mode::Wait)? {
+            Lookup::Found(found) => Ok(found),
+            Lookup::Cold(_) => unreachable!("this mode waits"),
         }
-        Ok(None)
     }
 
     fn try_get(&self, key: &[u8], hash: u64, at: Timestamp) -> Result<Lookup<Slice>, LsmError> {
-        self.get(key, hash, at).map(Lookup::Found)
+        self.lookup(key, hash, at, Mode::NoWait)
     }
 
     fn fetch(&self, block: ColdBlock) {
-        let mut tables = self.tables.runs.iter().flatten();
-        let table = tables.find(|table| table.id() == block.table);
-        self.fetcher.fetch(table.cloned(), block);
+        self.fetcher.fetch(self.reader.table_of(block), block);
     }
 
     fn fetched(&mut self) -> Result<Vec<ColdBlock>, LsmError> {
-        let fetched = self.fetcher.fetched();
-        let block = |fetched: fetcher::Fetched<()>| fetched.content.map(|()| fetched.block);
-        fetched.map(block).collect()
+        let mut blocks = Vec::new();
+        for fetched in self.fetcher.fetched() {
+            if let Some(content) = fetched.content? {
+                self.reader.insert(fetched.block, content);
+            }
+            blocks.push(fetched.block);
+        }
+        Ok(blocks)
     }
 
     fn on_fetched(&mut self, call: Arc<dyn Fn() + Send + Sync>) {
@@ -489,19 +374,18 @@ impl TableStore for LsmTables {
 
     fn runs(&self, bounds: Bounds<'_>) -> Vec<RunIter> {
         // Only the tables from `low` to `high` can have keys in the interval.
-        let runs = self.tables.runs.iter().enumerate().filter_map(|(at, run)| {
+        let tables = &self.reader.tables;
+        let runs = tables.runs.iter().enumerate().filter_map(|(at, run)| {
             let low = match bounds.0 {
                 Bound::Unbounded => 0,
-                Bound::Included(start) | Bound::Excluded(start) => first_at_or_after(run, start),
+                Bound::Included(start) | Bound::Excluded(start) => run.first_at_or_after(start),
             };
             let high = match bounds.1 {
-                Bound::Unbounded => run.len(),
-                Bound::Included(end) | Bound::Excluded(end) => {
-                    run.partition_point(|table| table.metadata.key_range.min().as_ref() <= end)
-                }
+                Bound::Unbounded => run.tables.len(),
+                Bound::Included(end) | Bound::Excluded(end) => run.first_after(end),
             };
             (low < high).then(|| RunIter {
-                held: self.tables.clone(),
+                held: tables.clone(),
                 folder: self.folder.clone(),
                 run: at,
                 left: (low..high).collect(),
@@ -539,10 +423,9 @@ impl TableStore for LsmTables {
         if let Some(error) = slot.failed.take() {
             return Err(error);
         }
-        let (tables, flushed) = (slot.tables.take(), slot.flushed);
+        let (tables, flushed) = (slot.tables.clone(), slot.flushed);
         drop(slot);
-        if let Some(tables) = tables {
-            let old = std::mem::replace(&mut self.tables, tables);
+        if let Some(old) = self.reader.set_tables(tables) {
             self.send(Job::Discard(Vec::new(), Some(old)));
         }
         Ok((flushed > MemtableId(0)).then_some(flushed))
@@ -568,10 +451,11 @@ impl TableStore for LsmTables {
     }
 
     fn stats(&self) -> TableStats {
+        let tables = &self.reader.tables;
         TableStats {
-            tables: self.tables.count,
-            level0_runs: self.tables.level0_runs,
-            bytes: self.tables.bytes,
+            tables: tables.count,
+            level0_runs: tables.level0_runs,
+            bytes: tables.bytes,
             flushes: self.shared.flushes.load(Ordering::Relaxed),
             compactions: self.shared.compactions.load(Ordering::Relaxed),
             disk_full: self.shared.disk_full.load(Ordering::SeqCst),
@@ -580,13 +464,14 @@ impl TableStore for LsmTables {
     }
 
     fn block_cache(&self) -> MemoryUse {
-        let metrics = self.shared.tree.metrics();
+        let [used, budget, hits, misses] = self.reader.cache_use();
+        let of_scans = self.shared.tree.metrics();
         MemoryUse {
             name: "block_cache",
-            used: self.cache.size(),
-            bound: self.cache.capacity(),
-            hits: metrics.block_load_cached_count() as u64,
-            misses: metrics.block_load_io_count() as u64,
+            used: used + self.cache.size(),
+            bound: budget + self.cache.capacity(),
+            hits: hits + of_scans.block_load_cached_count() as u64,
+            misses: misses + of_scans.block_load_io_count() as u64,
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Every shard gets an equal share. The uses below have a budget each, and the sum of the budgets
 //! stays within the share. What has no budget lives in what is left: Raft groups, tasks, session
-//! tables, the indexes and filters of tables (2.6 MiB for each million rows of 150 bytes), and writes
+//! tables, the indexes and filters of tables (4 MiB for each million rows of 150 bytes), and writes
 //! under way (`SHARD_WRITES_LEN_MAX`).
 //!
 //! | use | part of the share | at least | at most |

@@ -8,17 +8,13 @@
 //! A fetcher lives on its shard's thread. That thread and the helpers talk by channels alone, so that
 //! the shard never waits for a helper that the system has put aside.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use super::failure::failed;
-use super::{Table, TreeError, lock};
+use super::lock;
 use crate::lsm::LsmError;
 use crate::types::ColdBlock;
 
@@ -133,15 +129,6 @@ impl<S, B> Drop for Fetcher<S, B> {
             let _ = thread.join();
         }
     }
-}
-
-/// Brings a block into the page cache. `None`: its table is gone, and nobody needs the block.
-pub(super) fn warm(folder: &Path, table: Option<&Table>, block: ColdBlock) -> Result<(), LsmError> {
-    let Some(table) = table else { return Ok(()) };
-    let mut bytes = vec![0; block.len as usize];
-    let read = File::open(table.path.as_path())
-        .and_then(|file| file.read_exact_at(&mut bytes, block.offset));
-    read.map_err(|error| failed(folder, "read", &TreeError::Io(error)))
 }
 
 #[cfg(test)]

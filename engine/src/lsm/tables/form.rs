@@ -50,8 +50,9 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::lsm::tables::background::TABLE_BYTES;
     use crate::lsm::tables::{
-        AbstractTree, AnyTree, InternalValue, SequenceNumberCounter, TABLE_BYTES, ValueType,
+        AbstractTree, AnyTree, InternalValue, SequenceNumberCounter, ValueType,
     };
     use crate::lsm::{Lsm, LsmTables, TableOptions, keys, row};
     use crate::types::{DataId, Timestamp};

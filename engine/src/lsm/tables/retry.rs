@@ -90,7 +90,7 @@ impl Shared {
         };
         if !flag.swap(true, Ordering::SeqCst) {
             tracing::error!(action, %error, "{meaning}");
-            self.publish(None, None);
+            self.tell();
         }
     }
 
@@ -116,7 +116,7 @@ impl Shared {
                 self.may_try_again()
             });
             if !goes_on {
-                self.publish(None, Some(failed(&self.options.folder, action, &error)));
+                self.report(failed(&self.options.folder, action, &error));
                 return false;
             }
         }

@@ -1,0 +1,98 @@
+//! The list of tables that reads use: the runs of the tree, newest first, with a [`TableReader`] for
+//! each table.
+//!
+//! The background threads make a new list after each flush and compaction. A table that was in the
+//! list before keeps its reader, so a new list costs a read of the index of each new table, and
+//! nothing for the others. The list never changes, so any thread may hold it; the files stay on disk
+//! as long as somebody does.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::index::Ends;
+use super::table_reader::TableReader;
+use super::{AbstractTree, AnyTree, TreeError};
+
+/// Tables whose intervals of keys do not overlap, in the order of their keys.
+pub(super) struct Run {
+    ends: Ends,
+    pub(super) tables: Vec<Arc<TableReader>>,
+}
+
+impl Run {
+    fn new(tables: Vec<Arc<TableReader>>) -> Run {
+        let ranges = || tables.iter().map(|reader| &reader.table.metadata.key_range);
+        let lowest = ranges().next().map_or(&[][..], |range| range.min());
+        let highest = ranges().next_back().map_or(&[][..], |range| range.max());
+        let mut ends = Ends::new(lowest, highest);
+        for range in ranges() {
+            let within = ends.push(range.max());
+            debug_assert!(within, "the tables of a run are in order");
+        }
+        Run { ends, tables }
+    }
+
+    /// The index of the only table that may hold `key`.
+    pub(super) fn table_of(&self, key: &[u8]) -> Option<usize> {
+        let rest = self.ends.rest(key)?;
+        let table = self.ends.first_at_or_after(rest);
+        (table < self.tables.len()).then_some(table)
+    }
+
+    /// The index of the first table that ends at or after `key`.
+    pub(super) fn first_at_or_after(&self, key: &[u8]) -> usize {
+        self.tables
+            .partition_point(|reader| reader.table.metadata.key_range.max().as_ref() < key)
+    }
+
+    /// The index of the first table that begins after `key`.
+    pub(super) fn first_after(&self, key: &[u8]) -> usize {
+        self.tables
+            .partition_point(|reader| reader.table.metadata.key_range.min().as_ref() <= key)
+    }
+}
+
+/// The runs of tables, newest first.
+#[derive(Default)]
+pub(super) struct Tables {
+    pub(super) runs: Vec<Run>,
+    pub(super) level0_runs: usize,
+    /// Number of all tables. It is computed once because every write asks for the pressure.
+    pub(super) count: usize,
+    /// Bytes of their files.
+    pub(super) bytes: u64,
+}
+
+impl Tables {
+    /// The tree's current tables. Readers are taken over from the list `before`.
+    ///
+    /// # Errors
+    /// A new table cannot be opened, or its index is damaged.
+    pub(super) fn of(tree: &AnyTree, before: &Tables) -> Result<Tables, TreeError> {
+        let known = before.runs.iter().flat_map(|run| &run.tables);
+        let known: FxHashMap<_, _> = known.map(|reader| (reader.table.id(), reader)).collect();
+        let version = tree.current_version();
+        let level0_runs = version
+            .iter_levels()
+            .next()
+            .map_or(0, |level| level.iter().count());
+        let mut tables = Tables {
+            level0_runs,
+            ..Tables::default()
+        };
+        for run in version.iter_levels().flat_map(|level| level.iter()) {
+            let mut readers = Vec::with_capacity(run.len());
+            for table in run.iter() {
+                readers.push(match known.get(&table.id()) {
+                    Some(reader) => Arc::clone(reader),
+                    None => Arc::new(TableReader::open(tree, table)?),
+                });
+                tables.count += 1;
+                tables.bytes += table.metadata.file_size;
+            }
+            tables.runs.push(Run::new(readers));
+        }
+        Ok(tables)
+    }
+}
