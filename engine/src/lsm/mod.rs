@@ -53,7 +53,7 @@ pub use memory_tables::{CacheObserver, MemoryDisk, MemoryTables};
 pub use memtable::{Entry, Memtable, MemtableId};
 use row::Row;
 use row_cache::RowCache;
-pub use scan::{Direction, Scan, ScanRow};
+pub use scan::{Direction, Scan, ScanRow, Step};
 pub use tables::{LsmTables, TableOptions};
 pub use version_gc::{GcRules, LiveData, VersionFilter};
 pub use write_back::PushOut;
@@ -389,7 +389,7 @@ impl<T: TableStore> Lsm<T> {
     ///
     /// # Errors
     /// A table cannot be read.
-    pub fn scan(&self, bounds: Bounds<'_>, at: Timestamp) -> Result<Scan<'_, T>, LsmError> {
+    pub fn scan<'a>(&'a self, bounds: Bounds<'a>, at: Timestamp) -> Result<Scan<'a, T>, LsmError> {
         self.scan_in(Direction::Forward, bounds, at)
     }
 
@@ -397,14 +397,15 @@ impl<T: TableStore> Lsm<T> {
     ///
     /// # Errors
     /// A table cannot be read.
-    pub fn scan_in(
-        &self,
+    pub fn scan_in<'a>(
+        &'a self,
         direction: Direction,
-        bounds: Bounds<'_>,
+        bounds: Bounds<'a>,
         at: Timestamp,
-    ) -> Result<Scan<'_, T>, LsmError> {
+    ) -> Result<Scan<'a, T>, LsmError> {
         let runs = self.store.runs(bounds);
-        Scan::new(self.memtables(), runs, bounds, at, direction)
+        let scan = Scan::new(self.memtables(), runs, bounds, at, direction)?;
+        Ok(scan.in_tree(self))
     }
 
     /// An interval of everything but the active memtable, which another thread may scan.
