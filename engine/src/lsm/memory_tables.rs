@@ -19,7 +19,7 @@ use bytes::Bytes;
 use crate::lsm::memtable::{Memtable, MemtableId};
 use crate::lsm::row::Row;
 use crate::lsm::version_gc::{GcRules, VersionFilter};
-use crate::lsm::{Bounds, Found, LsmError, TableRow, TableStats, TableStore, row};
+use crate::lsm::{Bounds, Direction, Found, LsmError, TableRow, TableStats, TableStore, row};
 use crate::memory::MemoryUse;
 use crate::types::Timestamp;
 
@@ -162,6 +162,7 @@ impl MemoryTables {
 /// An iterator over an interval of one run. It holds the bounds of what it has not yielded yet.
 pub struct RunIter {
     run: Run,
+    direction: Direction,
     front: Bound<RunKey>,
     back: Bound<RunKey>,
 }
@@ -194,16 +195,16 @@ impl Iterator for RunIter {
     type Item = Result<TableRow<Bytes>, LsmError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let row = table_row(self.rows()?.next()?);
-        self.front = Bound::Excluded((row.key.clone(), Reverse(row.version)));
-        Some(Ok(row))
-    }
-}
-
-impl DoubleEndedIterator for RunIter {
-    fn next_back(&mut self) -> Option<Self::Item> {
-        let row = table_row(self.rows()?.next_back()?);
-        self.back = Bound::Excluded((row.key.clone(), Reverse(row.version)));
+        let mut rows = self.rows()?;
+        let row = table_row(match self.direction {
+            Direction::Forward => rows.next()?,
+            Direction::Reverse => rows.next_back()?,
+        });
+        let taken = Bound::Excluded((row.key.clone(), Reverse(row.version)));
+        match self.direction {
+            Direction::Forward => self.front = taken,
+            Direction::Reverse => self.back = taken,
+        }
         Some(Ok(row))
     }
 }
@@ -224,7 +225,7 @@ impl TableStore for MemoryTables {
         Ok(None)
     }
 
-    fn runs(&self, bounds: Bounds<'_>) -> Vec<RunIter> {
+    fn runs(&self, bounds: Bounds<'_>, direction: Direction) -> Vec<RunIter> {
         // Within a key, a run is ordered from the newest version to the oldest.
         let newest = |key| (Bytes::copy_from_slice(key), Reverse(Timestamp::MAX));
         let oldest = |key| (Bytes::copy_from_slice(key), Reverse(Timestamp::ZERO));
@@ -240,6 +241,7 @@ impl TableStore for MemoryTables {
         };
         let runs = self.runs.iter().map(|run| RunIter {
             run: run.clone(),
+            direction,
             front: front.clone(),
             back: back.clone(),
         });

@@ -94,9 +94,9 @@ pub struct TableRow<S> {
 pub trait TableStore: Sized + 'static {
     /// Bytes read from a table. They are not copied but share the memory of their block.
     type Slice: AsRef<[u8]> + Clone;
-    /// Iterates over an interval of one run of tables, from either end. It yields all versions, the
-    /// newest of a key first, and may be moved to another thread.
-    type Iter: DoubleEndedIterator<Item = Result<TableRow<Self::Slice>, LsmError>> + Send + 'static;
+    /// Iterates over an interval of one run of tables. It yields all versions in the order of its
+    /// [`Direction`], and may be moved to another thread.
+    type Iter: Iterator<Item = Result<TableRow<Self::Slice>, LsmError>> + Send + 'static;
 
     /// The newest version of a key at or below `at`: header and value. `hash` is the key's
     /// [`keys::row_hash`].
@@ -105,7 +105,7 @@ pub trait TableStore: Sized + 'static {
     /// A file cannot be read or is damaged.
     fn get(&self, key: &[u8], hash: u64, at: Timestamp) -> Result<Option<Self::Slice>, LsmError>;
     /// One iterator for each run that may have keys in the interval.
-    fn runs(&self, bounds: Bounds<'_>) -> Vec<Self::Iter>;
+    fn runs(&self, bounds: Bounds<'_>, direction: Direction) -> Vec<Self::Iter>;
     /// An empty memtable.
     fn fresh_memtable(&mut self) -> Memtable;
     /// Queues a frozen memtable, to be flushed after those queued before it.
@@ -403,7 +403,7 @@ impl<T: TableStore> Lsm<T> {
         bounds: Bounds<'a>,
         at: Timestamp,
     ) -> Result<Scan<'a, T>, LsmError> {
-        let runs = self.store.runs(bounds);
+        let runs = self.store.runs(bounds, direction);
         let scan = Scan::new(self.memtables(), runs, bounds, at, direction)?;
         Ok(scan.in_tree(self))
     }
@@ -412,7 +412,7 @@ impl<T: TableStore> Lsm<T> {
     pub fn part(&self, bounds: Bounds<'_>) -> Part<T> {
         Part {
             memtables: self.frozen.iter().cloned().collect(),
-            runs: self.store.runs(bounds),
+            runs: self.store.runs(bounds, Direction::Forward),
         }
     }
 

@@ -145,13 +145,12 @@ enum Items<'a, T: TableStore> {
 
 impl<'a, T: TableStore> Items<'a, T> {
     fn next(&mut self, direction: Direction) -> Result<Option<Item<'a, T::Slice>>, LsmError> {
-        Ok(match (self, direction) {
-            (Items::Memtable(rows), Direction::Forward) => rows.next().map(Item::of_memtable),
-            (Items::Memtable(rows), Direction::Reverse) => rows.next_back().map(Item::of_memtable),
-            (Items::Run(rows), Direction::Forward) => rows.next().transpose()?.map(Item::of_table),
-            (Items::Run(rows), Direction::Reverse) => {
-                rows.next_back().transpose()?.map(Item::of_table)
-            }
+        Ok(match self {
+            Items::Memtable(rows) => match direction {
+                Direction::Forward => rows.next().map(Item::of_memtable),
+                Direction::Reverse => rows.next_back().map(Item::of_memtable),
+            },
+            Items::Run(rows) => rows.next().transpose()?.map(Item::of_table),
         })
     }
 }
@@ -387,7 +386,7 @@ impl<'a, T: TableStore> Scan<'a, T> {
                 self.add(source.items)?;
             }
         }
-        for run in tree.store.runs(bounds) {
+        for run in tree.store.runs(bounds, self.direction) {
             self.add(Items::Run(run))?;
         }
         let found = tree.get(key, self.at)?;
