@@ -142,7 +142,8 @@ pub struct Row {
     pub version: u64,
 }
 
-/// A page of a scan: a snapshot within one range.
+/// A page of a scan: a snapshot within one range. It may have no rows although the scan goes on: a server
+/// ends a page too when it has passed over very many deleted rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Page {

@@ -123,6 +123,14 @@ async fn a_limit_ends_a_scan_and_asks_for_no_more_rows() {
 }
 
 #[tokio::test]
+async fn a_scan_goes_on_after_a_page_without_rows() {
+    let (peer, client) = fake::connected(Manner::Honest, LONG).await;
+    let found = client.scan(fake::DELETED..).collect().await.unwrap();
+    assert_eq!(keys(&found), numbered(0..ROWS));
+    assert_eq!(peer.requests(), 4, "a page without rows, and three others");
+}
+
+#[tokio::test]
 async fn pages_go_on_from_bytes() {
     let (_peer, client) = fake::connected(Manner::Honest, LONG).await;
     let page = client.scan(..).page_size(6).page().await.unwrap();

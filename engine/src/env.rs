@@ -70,12 +70,13 @@ pub(crate) async fn yield_now() {
 pub type Now<E> = <<E as Env>::Runtime as AsyncRuntime>::Instant;
 
 /// Steps of work between two looks at the clock.
-const STEPS_OF_LOOK: u32 = 8;
+const STEPS_OF_LOOK: usize = 8;
 
 /// The time for which a task may work before it lets others run: [`Env::time_slice`].
 pub(crate) struct TimeSlice<E: Env> {
     ends: Now<E>,
-    steps: u32,
+    /// Steps since the last look.
+    steps: usize,
 }
 
 impl<E: Env> TimeSlice<E> {
@@ -89,8 +90,17 @@ impl<E: Env> TimeSlice<E> {
 
     /// Counts a step of work; gives whether the time is up. The first steps are always granted.
     pub(crate) fn is_over(&mut self) -> bool {
-        self.steps += 1;
-        self.steps.is_multiple_of(STEPS_OF_LOOK) && Now::<E>::now() >= self.ends
+        self.is_over_after(1)
+    }
+
+    /// Counts steps of work that were done since the last look; gives whether the time is up.
+    pub(crate) fn is_over_after(&mut self, steps: usize) -> bool {
+        self.steps += steps;
+        if self.steps < STEPS_OF_LOOK {
+            return false;
+        }
+        self.steps = 0;
+        Now::<E>::now() >= self.ends
     }
 }
 

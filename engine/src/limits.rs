@@ -39,11 +39,15 @@ pub const DRIFT_MARGIN: Duration = Duration::from_millis(LEASE_MS / 7);
 /// snapshots.
 pub const TIME_SLICE: Duration = Duration::from_micros(500);
 
-/// Versions that one turn of a scan looks at before it lets others run.
-pub const SCAN_STEPS_PER_TURN: usize = 512;
 /// Blocks of tables that a shard's reads wait for: queued, or being read from the disk.
 pub const COLD_BLOCKS_MAX: usize = 16 << 10;
 
+/// Versions that one turn of a scan looks at before it lets others run, about: those of one key are not
+/// left half read.
+pub const SCAN_STEPS_PER_TURN: usize = 1024;
+/// Versions that a scan looks at for one page, about, whether they are sent or not. Delete marks and old
+/// versions may be far more than rows: the page ends, and the scan goes on with the next one.
+pub const SCAN_STEPS_MAX: usize = 256 << 10;
 /// Bytes of keys and values that one turn of a scan reads, whether they are sent or not, before it lets
 /// others run.
 pub const SCAN_BYTES_PER_TURN: usize = SCAN_BYTES_MAX;
@@ -113,4 +117,5 @@ const _: () = {
     assert!(REPLAY_LEN_FREEZE < REPLAY_LEN_MAX);
     assert!(SESSION_CLIENT_LEN_MAX < SESSIONS_LEN_MAX);
     assert!(KEY_LEN_MAX < u16::MAX as usize);
+    assert!(SCAN_ROWS_MAX < SCAN_STEPS_MAX && SCAN_STEPS_PER_TURN < SCAN_STEPS_MAX);
 };

@@ -9,10 +9,13 @@
     reason = "what rkyv derives for enums has fields without docs"
 )]
 
+mod rows;
+
 use rangedb_limits::{BrokenLimit, OperationKind, last_key_before};
 use smallvec::SmallVec;
 
 use crate::types::{Blob, ClientId, ColdBlock, Epoch, RangeId, Timestamp};
+pub use rows::{Row, Rows, RowsBuilder};
 
 /// The name of one write, the same for every try of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
@@ -347,8 +350,9 @@ impl ScanRequest {
     Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
 )]
 pub struct ScanReply {
-    /// In key order, descending if the scan is in reverse.
-    pub rows: Vec<(Blob, Versioned)>,
+    /// In key order, descending if the scan is in reverse. There may be none although the scan goes on: a
+    /// page ends too when so many delete marks and old versions were passed over.
+    pub rows: Rows,
     /// The snapshot read.
     pub at: Timestamp,
     /// What to ask to go on: in this range with the same snapshot, or in the next one, which has a

@@ -175,9 +175,9 @@ fn writes_outlive_stops_and_crashes() {
             let rows: BTreeMap<String, String> = reply
                 .rows
                 .iter()
-                .map(|(key, row)| {
+                .map(|row| {
                     let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
-                    (text(key), text(&row.value))
+                    (text(row.key), text(row.value))
                 })
                 .collect();
             assert_eq!(rows, model);
@@ -210,9 +210,9 @@ async fn pages(
         let (rows_max, keys_only) = (scan.rows_max, scan.keys_only);
         let reply = shard.scan(scan, None, None).await.expect("scans");
         assert!(rows_max == 0 || reply.rows.len() <= rows_max);
-        for (key, row) in reply.rows {
+        for row in reply.rows.iter() {
             assert_eq!(row.value.is_empty(), keys_only);
-            seen.push((String::from_utf8_lossy(&key).into_owned(), row.version));
+            seen.push((String::from_utf8_lossy(row.key).into_owned(), row.version));
         }
         for _ in 0..40 {
             *sequence += 1;

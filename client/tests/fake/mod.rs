@@ -235,10 +235,14 @@ async fn serve(mut stream: TcpStream, life: Arc<Life>) {
     }
 }
 
+/// Where a scan begins whose first page has no rows.
+pub const DELETED: &str = "deleted";
+
 /// One page of the rows, of the size that was asked for or of three rows, and its continuation: the
 /// number of the next row, the direction, and whether values are left out.
 fn page_of(scan: &RequestBody<'_>) -> (Vec<[String; 2]>, Option<[u8; 3]>) {
     let RequestBody::Scan {
+        start,
         rows_max,
         continuation,
         reverse,
@@ -261,10 +265,10 @@ fn page_of(scan: &RequestBody<'_>) -> (Vec<[String; 2]>, Option<[u8; 3]>) {
         };
         [format!("row {number}"), value]
     };
-    let len = if *rows_max == 0 {
-        3
-    } else {
-        *rows_max as usize
+    let len = match *rows_max {
+        _ if *start == Some(DELETED.as_bytes()) => 0,
+        0 => 3,
+        rows => rows as usize,
     };
     let end = ROWS.min(first + len);
     let token = [end as u8, reverse.into(), keys_only.into()];

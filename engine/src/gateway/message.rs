@@ -12,6 +12,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::responder::Response;
 use super::values::Values;
 use crate::codec;
@@ -20,8 +22,8 @@ use crate::range::command;
 use crate::request::{Batch, Outcome, RequestId, ScanReply, ScanRequest, Target, Versioned};
 use crate::types::{Blob, Timestamp};
 
-/// The version of all messages.
-const VERSION: u8 = 1;
+/// The version of all messages. In version 1 each row of a scan had buffers of its own.
+const VERSION: u8 = 2;
 
 /// What a request takes besides a batch, about.
 const HEAD_LEN: usize = 256;
@@ -64,6 +66,16 @@ pub struct Reply {
     pub result: Result<Found, Error>,
 }
 
+impl Reply {
+    /// Whether all bytes are there that its rows name.
+    fn is_whole(&self) -> bool {
+        match &self.result {
+            Ok(Found::Rows(scanned)) => scanned.rows.is_whole(),
+            _ => true,
+        }
+    }
+}
+
 /// The result of a request that succeeded.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum Found {
@@ -103,10 +115,15 @@ pub fn decode_request(bytes: &[u8]) -> Option<Request> {
 
 /// The bytes of a reply.
 pub fn encode_reply(reply: &Reply) -> Vec<u8> {
-    codec::encode(VERSION, reply, 0)
+    let len = match &reply.result {
+        Ok(Found::Rows(scanned)) => HEAD_LEN + scanned.rows.len_in_bytes(),
+        _ => 0,
+    };
+    codec::encode(VERSION, reply, len)
 }
 
-/// Reads what [`encode_reply`] wrote; `None` if the bytes are not a reply of this version.
-pub fn decode_reply(bytes: &[u8]) -> Option<Reply> {
-    codec::decode(VERSION, bytes)
+/// Reads what [`encode_reply`] wrote; `None` if the bytes are not a reply of this version. The rows of a
+/// scan share the memory of the bytes.
+pub fn decode_reply(bytes: &Bytes) -> Option<Reply> {
+    codec::decode_shared(VERSION, bytes).filter(Reply::is_whole)
 }

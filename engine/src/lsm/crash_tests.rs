@@ -54,7 +54,9 @@ fn number(name: &str) -> Option<u64> {
 
 /// Checks that the tables hold exactly the inserts up to some version, and returns that version.
 fn check(lsm: &Lsm<LsmTables>, seed: u64, flushed: u64, collected: u64) -> u64 {
-    let runs = lsm.store.runs((Bound::Unbounded, Bound::Unbounded));
+    let runs = lsm
+        .store
+        .runs((Bound::Unbounded, Bound::Unbounded), Direction::Forward);
     let rows = runs.into_iter().flatten();
     let found = rows.map(|row| row.expect("readable").version.0).max();
     let mut last = found.unwrap_or(0).max(flushed);

@@ -23,7 +23,9 @@ use bytes::Bytes;
 use crate::lsm::memtable::{Memtable, MemtableId};
 use crate::lsm::row::Row;
 use crate::lsm::version_gc::{GcRules, VersionFilter};
-use crate::lsm::{Bounds, Found, Lookup, LsmError, TableRow, TableStats, TableStore, row};
+use crate::lsm::{
+    Bounds, Direction, Found, Lookup, LsmError, TableRow, TableStats, TableStore, row,
+};
 use crate::memory::MemoryUse;
 use crate::types::{ColdBlock, Timestamp};
 
@@ -247,6 +249,7 @@ impl MemoryTables {
 /// An iterator over an interval of one run. It holds the bounds of what it has not yielded yet.
 pub struct RunIter {
     rows: Rows,
+    direction: Direction,
     front: Bound<RunKey>,
     back: Bound<RunKey>,
 }
@@ -279,16 +282,16 @@ impl Iterator for RunIter {
     type Item = Result<TableRow<Bytes>, LsmError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let row = table_row(self.left()?.next()?);
-        self.front = Bound::Excluded((row.key.clone(), Reverse(row.version)));
-        Some(Ok(row))
-    }
-}
-
-impl DoubleEndedIterator for RunIter {
-    fn next_back(&mut self) -> Option<Self::Item> {
-        let row = table_row(self.left()?.next_back()?);
-        self.back = Bound::Excluded((row.key.clone(), Reverse(row.version)));
+        let mut rows = self.left()?;
+        let row = table_row(match self.direction {
+            Direction::Forward => rows.next()?,
+            Direction::Reverse => rows.next_back()?,
+        });
+        let taken = Bound::Excluded((row.key.clone(), Reverse(row.version)));
+        match self.direction {
+            Direction::Forward => self.front = taken,
+            Direction::Reverse => self.back = taken,
+        }
         Some(Ok(row))
     }
 }
@@ -353,7 +356,7 @@ impl TableStore for MemoryTables {
         self.on_fetched = Some(call);
     }
 
-    fn runs(&self, bounds: Bounds<'_>) -> Vec<RunIter> {
+    fn runs(&self, bounds: Bounds<'_>, direction: Direction) -> Vec<RunIter> {
         // Within a key, a run is ordered from the newest version to the oldest.
         let newest = |key| (Bytes::copy_from_slice(key), Reverse(Timestamp::MAX));
         let oldest = |key| (Bytes::copy_from_slice(key), Reverse(Timestamp::ZERO));
@@ -369,6 +372,7 @@ impl TableStore for MemoryTables {
         };
         let runs = self.runs.iter().map(|run| RunIter {
             rows: run.rows.clone(),
+            direction,
             front: front.clone(),
             back: back.clone(),
         });

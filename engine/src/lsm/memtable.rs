@@ -65,34 +65,68 @@ struct SlotIndex {
 }
 
 /// Iterates over the entries of an interval of keys, from either end: all versions, the newest of a
-/// key first.
+/// key first. The end from which nothing is taken is never sought: the keys are compared with it.
 pub struct Range<'a> {
     memtable: &'a Memtable,
-    front: SlotIndex,
-    /// The place after the last entry.
-    back: SlotIndex,
+    bounds: Bounds<'a>,
+    /// The place of the first entry, once it is known.
+    front: Option<SlotIndex>,
+    /// The place after the last entry, once it is known.
+    back: Option<SlotIndex>,
+}
+
+impl Range<'_> {
+    /// Leaves out all versions of a key and what comes before them.
+    pub fn start_after(&mut self, key: &[u8]) {
+        self.front = Some(self.memtable.seek_after(key));
+    }
+
+    /// Leaves out all versions of a key and what comes after them.
+    pub fn end_before(&mut self, key: &[u8]) {
+        self.back = Some(self.memtable.seek(key, Timestamp::MAX));
+    }
 }
 
 impl<'a> Iterator for Range<'a> {
     type Item = Entry<'a>;
 
     fn next(&mut self) -> Option<Entry<'a>> {
-        if self.front >= self.back {
+        let memtable = self.memtable;
+        let front = self
+            .front
+            .unwrap_or_else(|| memtable.first_place(self.bounds.0));
+        self.front = Some(front);
+        if self.back.is_some_and(|back| front >= back) {
             return None;
         }
-        let entry = self.memtable.entry(self.front)?;
-        self.front = self.memtable.after(self.front);
-        Some(entry)
+        let slot = memtable.slot(front)?;
+        if self.back.is_none() && !memtable.is_below(slot, self.bounds.1) {
+            self.back = Some(front);
+            return None;
+        }
+        self.front = Some(memtable.after(front));
+        Some(memtable.entry_at(slot.at))
     }
 }
 
 impl<'a> DoubleEndedIterator for Range<'a> {
     fn next_back(&mut self) -> Option<Entry<'a>> {
-        if self.front >= self.back {
+        let memtable = self.memtable;
+        let back = self
+            .back
+            .unwrap_or_else(|| memtable.place_after_last(self.bounds.1));
+        self.back = Some(back);
+        if self.front.is_some_and(|front| front >= back) {
             return None;
         }
-        self.back = self.memtable.before(self.back)?;
-        self.memtable.entry(self.back)
+        let last = memtable.before(back)?;
+        let slot = memtable.slot(last)?;
+        if self.front.is_none() && !memtable.is_above(slot, self.bounds.0) {
+            self.front = Some(back);
+            return None;
+        }
+        self.back = Some(last);
+        Some(memtable.entry_at(slot.at))
     }
 }
 
@@ -112,8 +146,10 @@ pub struct Memtable {
     filter: Filter,
 }
 
-/// The first sixteen bytes of a key, padded with zeros.
-fn prefix(key: &[u8]) -> u128 {
+/// The first sixteen bytes of a key, padded with zeros. Keys sort as these numbers do, where the numbers
+/// differ.
+#[inline]
+pub(super) fn prefix(key: &[u8]) -> u128 {
     let bytes = key.first_chunk().copied().unwrap_or_else(|| {
         let mut bytes = [0; 16];
         let filled = bytes.iter_mut().zip(key);
@@ -283,25 +319,59 @@ impl Memtable {
         Some(SlotIndex { block, slot })
     }
 
-    /// The entries of an interval of keys.
-    pub fn range(&self, bounds: Bounds<'_>) -> Range<'_> {
-        let front = match bounds.0 {
+    /// The place of the first entry at or above a lower bound.
+    fn first_place(&self, low: Bound<&[u8]>) -> SlotIndex {
+        match low {
             Bound::Unbounded => SlotIndex { block: 0, slot: 0 },
             Bound::Included(start) => self.seek(start, Timestamp::MAX),
             Bound::Excluded(start) => self.seek_after(start),
-        };
-        let back = match bounds.1 {
+        }
+    }
+
+    /// The place after the last entry at or below an upper bound.
+    fn place_after_last(&self, high: Bound<&[u8]>) -> SlotIndex {
+        match high {
             Bound::Unbounded => SlotIndex {
                 block: self.order.len(),
                 slot: 0,
             },
             Bound::Included(end) => self.seek_after(end),
             Bound::Excluded(end) => self.seek(end, Timestamp::MAX),
-        };
+        }
+    }
+
+    /// The order of a slot's key and another key.
+    #[inline]
+    fn key_order(&self, slot: &Slot, key: &[u8]) -> Ordering {
+        let order = slot.prefix().cmp(&prefix(key));
+        order.then_with(|| self.entry_at(slot.at).key.cmp(key))
+    }
+
+    /// Whether a slot's key lies above a lower bound.
+    fn is_above(&self, slot: &Slot, low: Bound<&[u8]>) -> bool {
+        match low {
+            Bound::Unbounded => true,
+            Bound::Included(start) => self.key_order(slot, start).is_ge(),
+            Bound::Excluded(start) => self.key_order(slot, start).is_gt(),
+        }
+    }
+
+    /// Whether a slot's key lies below an upper bound.
+    fn is_below(&self, slot: &Slot, high: Bound<&[u8]>) -> bool {
+        match high {
+            Bound::Unbounded => true,
+            Bound::Included(end) => self.key_order(slot, end).is_le(),
+            Bound::Excluded(end) => self.key_order(slot, end).is_lt(),
+        }
+    }
+
+    /// The entries of an interval of keys.
+    pub fn range<'a>(&'a self, bounds: Bounds<'a>) -> Range<'a> {
         Range {
             memtable: self,
-            front,
-            back,
+            bounds,
+            front: None,
+            back: None,
         }
     }
 

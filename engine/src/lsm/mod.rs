@@ -58,7 +58,7 @@ pub use memory_tables::{CacheObserver, MemoryDisk, MemoryTables, SlowDisk};
 pub use memtable::{Entry, Memtable, MemtableId};
 use row::Row;
 use row_cache::RowCache;
-pub use scan::{Direction, Scan, ScanRow};
+pub use scan::{Direction, Scan, ScanRow, Step};
 pub use tables::{LsmTables, TableOptions};
 pub use version_gc::{GcRules, LiveData, VersionFilter};
 pub use write_back::PushOut;
@@ -99,9 +99,9 @@ pub struct TableRow<S> {
 pub trait TableStore: Sized + 'static {
     /// Bytes read from a table. They are not copied but share the memory of their block.
     type Slice: AsRef<[u8]> + Clone;
-    /// Iterates over an interval of one run of tables, from either end. It yields all versions, the
-    /// newest of a key first, and may be moved to another thread.
-    type Iter: DoubleEndedIterator<Item = Result<TableRow<Self::Slice>, LsmError>> + Send + 'static;
+    /// Iterates over an interval of one run of tables. It yields all versions in the order of its
+    /// [`Direction`], and may be moved to another thread.
+    type Iter: Iterator<Item = Result<TableRow<Self::Slice>, LsmError>> + Send + 'static;
 
     /// The newest version of a key at or below `at`: header and value. `hash` is the key's
     /// [`keys::row_hash`].
@@ -132,7 +132,7 @@ pub trait TableStore: Sized + 'static {
     /// Sets a callback for when [`TableStore::fetched`] has something to give. Any thread may call it.
     fn on_fetched(&mut self, call: Arc<dyn Fn() + Send + Sync>);
     /// One iterator for each run that may have keys in the interval.
-    fn runs(&self, bounds: Bounds<'_>) -> Vec<Self::Iter>;
+    fn runs(&self, bounds: Bounds<'_>, direction: Direction) -> Vec<Self::Iter>;
     /// An empty memtable.
     fn fresh_memtable(&mut self) -> Memtable;
     /// Queues a frozen memtable, to be flushed after those queued before it.
@@ -362,7 +362,7 @@ impl<T: TableStore> Lsm<T> {
     ///
     /// # Errors
     /// A table cannot be read.
-    pub fn scan(&self, bounds: Bounds<'_>, at: Timestamp) -> Result<Scan<'_, T>, LsmError> {
+    pub fn scan<'a>(&'a self, bounds: Bounds<'a>, at: Timestamp) -> Result<Scan<'a, T>, LsmError> {
         self.scan_in(Direction::Forward, bounds, at)
     }
 
@@ -370,21 +370,22 @@ impl<T: TableStore> Lsm<T> {
     ///
     /// # Errors
     /// A table cannot be read.
-    pub fn scan_in(
-        &self,
+    pub fn scan_in<'a>(
+        &'a self,
         direction: Direction,
-        bounds: Bounds<'_>,
+        bounds: Bounds<'a>,
         at: Timestamp,
-    ) -> Result<Scan<'_, T>, LsmError> {
-        let runs = self.store.runs(bounds);
-        Scan::new(self.memtables(), runs, bounds, at, direction)
+    ) -> Result<Scan<'a, T>, LsmError> {
+        let runs = self.store.runs(bounds, direction);
+        let scan = Scan::new(self.memtables(), runs, bounds, at, direction)?;
+        Ok(scan.in_tree(self))
     }
 
     /// An interval of everything but the active memtable, which another thread may scan.
     pub fn part(&self, bounds: Bounds<'_>) -> Part<T> {
         Part {
             memtables: self.frozen.iter().cloned().collect(),
-            runs: self.store.runs(bounds),
+            runs: self.store.runs(bounds, Direction::Forward),
         }
     }
 

@@ -1,11 +1,33 @@
 //! A scan merges memtables and tables in ascending or descending order of keys, and yields the
 //! version of each key that is visible at a timestamp.
+//!
+//! Each source stands at its next item, its head. The sources are few, and mostly the one that gave an
+//! item gives the next one too. So their order is a sorted list of small entries, which an item
+//! re-enters from the end where the next one stands. An entry holds sixteen bytes of its head's key,
+//! taken behind what all keys of the interval have in common, so that few whole keys are compared.
+//! Keys and values are not copied.
+//!
+//! Versions of a key that are not visible are passed over one by one. A key may have very many: past
+//! [`VERSIONS_PASSED_MAX`], a scan reads the visible one as a get does, and opens its tables again
+//! behind the key. What is looked at is counted ([`Scan::next_row_until`]), whether it is given or not,
+//! because delete marks and old versions take time too. Pure; lives on the thread that reads.
+
+#[cfg(test)]
+mod tests;
 
 use std::cmp::Reverse;
+use std::ops::Bound;
 
 use crate::lsm::memtable::{self, Entry, Memtable};
-use crate::lsm::{Bounds, LsmError, TableRow, TableStore, row};
+use crate::lsm::{Bounds, Found, Lsm, LsmError, TableRow, TableStore, row};
 use crate::types::Timestamp;
+
+/// Versions of one key that are passed over one by one; long values count for more than one.
+const VERSIONS_PASSED_MAX: usize = 128;
+/// Bytes of a value that count for a version.
+const VALUE_LEN_OF_VERSION: usize = 512;
+/// What it counts for, in versions, to pass over the rest of them at once.
+const SEEK_WORK: usize = 128;
 
 /// The order in which a scan yields keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,34 +38,80 @@ pub enum Direction {
     Reverse,
 }
 
+/// The next thing in a scan.
+pub enum Step<R> {
+    /// A row.
+    Row(R),
+    /// There is no row yet, and the caller wanted no more work to be done. The scan can go on.
+    Stopped,
+    /// There are no more rows.
+    End,
+}
+
 /// A row that a scan yields.
 pub struct ScanRow<'a, S>(Item<'a, S>);
 
-enum Item<'a, S> {
-    Memtable(Entry<'a>),
-    Table(TableRow<S>),
+/// The key of an item, where it lies.
+enum Key<'a, S> {
+    Memtable(&'a [u8]),
+    Table(S),
 }
 
-impl<S: AsRef<[u8]>> Item<'_, S> {
-    fn key(&self) -> &[u8] {
+impl<S: AsRef<[u8]>> Key<'_, S> {
+    #[inline]
+    fn bytes(&self) -> &[u8] {
         match self {
-            Item::Memtable(entry) => entry.key,
-            Item::Table(item) => item.key.as_ref(),
+            Key::Memtable(key) => key,
+            Key::Table(key) => key.as_ref(),
+        }
+    }
+}
+
+/// The value of an item, where it lies.
+enum Value<'a, S> {
+    Memtable(Option<&'a [u8]>),
+    Table(S),
+}
+
+/// A version of a row.
+struct Item<'a, S> {
+    key: Key<'a, S>,
+    version: Timestamp,
+    value: Value<'a, S>,
+}
+
+impl<'a, S: AsRef<[u8]>> Item<'a, S> {
+    #[inline]
+    fn of_memtable(entry: Entry<'a>) -> Item<'a, S> {
+        Item {
+            key: Key::Memtable(entry.key),
+            version: entry.version,
+            value: Value::Memtable(entry.value),
         }
     }
 
-    fn version(&self) -> Timestamp {
-        match self {
-            Item::Memtable(entry) => entry.version,
-            Item::Table(item) => item.version,
+    #[inline]
+    fn of_table(row: TableRow<S>) -> Item<'a, S> {
+        Item {
+            key: Key::Table(row.key),
+            version: row.version,
+            value: Value::Table(row.row),
+        }
+    }
+
+    /// Bytes of the value, about.
+    fn value_len(&self) -> usize {
+        match &self.value {
+            Value::Memtable(value) => value.map_or(0, <[u8]>::len),
+            Value::Table(bytes) => bytes.as_ref().len(),
         }
     }
 
     /// The value, or `None` for a tombstone.
     fn value(&self) -> Result<Option<&[u8]>, LsmError> {
-        match self {
-            Item::Memtable(entry) => Ok(entry.value),
-            Item::Table(item) => match row::decode(item.row.as_ref()) {
+        match &self.value {
+            Value::Memtable(value) => Ok(*value),
+            Value::Table(bytes) => match row::decode(bytes.as_ref()) {
                 Some(row) => Ok(row.value),
                 None => Err(LsmError::UnknownRow),
             },
@@ -54,12 +122,12 @@ impl<S: AsRef<[u8]>> Item<'_, S> {
 impl<S: AsRef<[u8]>> ScanRow<'_, S> {
     /// The row's key.
     pub fn key(&self) -> &[u8] {
-        self.0.key()
+        self.0.key.bytes()
     }
 
     /// Its version.
     pub fn version(&self) -> Timestamp {
-        self.0.version()
+        self.0.version
     }
 
     /// Its value.
@@ -69,85 +137,142 @@ impl<S: AsRef<[u8]>> ScanRow<'_, S> {
     }
 }
 
-enum Source<'a, T: TableStore> {
+/// The items of a memtable or of a run of tables.
+enum Items<'a, T: TableStore> {
     Memtable(memtable::Range<'a>),
     Run(T::Iter),
 }
 
-impl<'a, T: TableStore> Source<'a, T> {
+impl<'a, T: TableStore> Items<'a, T> {
     fn next(&mut self, direction: Direction) -> Result<Option<Item<'a, T::Slice>>, LsmError> {
-        Ok(match (self, direction) {
-            (Source::Memtable(rows), Direction::Forward) => rows.next().map(Item::Memtable),
-            (Source::Memtable(rows), Direction::Reverse) => rows.next_back().map(Item::Memtable),
-            (Source::Run(rows), Direction::Forward) => rows.next().transpose()?.map(Item::Table),
-            (Source::Run(rows), Direction::Reverse) => {
-                rows.next_back().transpose()?.map(Item::Table)
-            }
+        Ok(match self {
+            Items::Memtable(rows) => match direction {
+                Direction::Forward => rows.next().map(Item::of_memtable),
+                Direction::Reverse => rows.next_back().map(Item::of_memtable),
+            },
+            Items::Run(rows) => rows.next().transpose()?.map(Item::of_table),
         })
     }
 }
 
+/// A source of the merge. It has a head while the order names it.
+struct Source<'a, T: TableStore> {
+    head: Option<Item<'a, T::Slice>>,
+    items: Items<'a, T>,
+}
+
+/// A source's entry in the order.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Sixteen bytes of the head's key.
+    prefix: u128,
+    source: usize,
+}
+
 /// A scan in progress. It borrows the memtables.
 pub struct Scan<'a, T: TableStore> {
-    /// The next item of each source, with the source. The last one comes next in the scan's order.
-    heads: Vec<(Item<'a, T::Slice>, Source<'a, T>)>,
+    sources: Vec<Source<'a, T>>,
+    /// The sources that have a head. The last one comes next in the scan's order.
+    order: Vec<Place>,
+    bounds: Bounds<'a>,
+    /// How many bytes all keys of the interval have in common at least.
+    common: usize,
     at: Timestamp,
     direction: Direction,
+    /// Where the scan opens its tables again. A part of a tree cannot do that, and passes over all
+    /// versions one by one.
+    tree: Option<&'a Lsm<T>>,
+    /// Versions that were looked at.
+    looked: usize,
 }
 
 impl<'a, T: TableStore> Scan<'a, T> {
     pub(super) fn new(
         memtables: impl Iterator<Item = &'a Memtable>,
         runs: Vec<T::Iter>,
-        bounds: Bounds<'_>,
+        bounds: Bounds<'a>,
         at: Timestamp,
         direction: Direction,
     ) -> Result<Scan<'a, T>, LsmError> {
+        let sources_about = runs.len() + 2;
         let mut scan = Scan {
-            heads: Vec::with_capacity(runs.len() + 2),
+            sources: Vec::with_capacity(sources_about),
+            order: Vec::with_capacity(sources_about),
+            bounds,
+            common: common_len(bounds),
             at,
             direction,
+            tree: None,
+            looked: 0,
         };
         for memtable in memtables {
-            scan.add(Source::Memtable(memtable.range(bounds)))?;
+            scan.add(Items::Memtable(memtable.range(bounds)))?;
         }
         for run in runs {
-            scan.add(Source::Run(run))?;
+            scan.add(Items::Run(run))?;
         }
         Ok(scan)
     }
 
-    /// Inserts a source into `heads` by its next item. A source without one is dropped.
-    fn add(&mut self, mut source: Source<'a, T>) -> Result<(), LsmError> {
-        let Some(item) = source.next(self.direction)? else {
-            return Ok(());
-        };
-        let comes_later = |x: &Item<'a, T::Slice>| {
-            let (x, item) = (
-                (x.key(), Reverse(x.version())),
-                (item.key(), Reverse(item.version())),
-            );
+    /// A scan that passes over the versions of a key at once where they are many.
+    pub(super) fn in_tree(self, tree: &'a Lsm<T>) -> Scan<'a, T> {
+        Scan {
+            tree: Some(tree),
+            ..self
+        }
+    }
+
+    /// Adds a source. One without an item is dropped.
+    fn add(&mut self, mut items: Items<'a, T>) -> Result<(), LsmError> {
+        if let Some(head) = items.next(self.direction)? {
+            self.place(self.sources.len(), &head);
+            let head = Some(head);
+            self.sources.push(Source { head, items });
+        }
+        Ok(())
+    }
+
+    /// Enters a source into the order by its head.
+    fn place(&mut self, source: usize, head: &Item<'a, T::Slice>) {
+        let key = head.key.bytes();
+        let prefix = memtable::prefix(key.get(self.common..).unwrap_or_default());
+        let comes_later = |place: &Place| {
+            let other = self.head(place);
+            let order = place.prefix.cmp(&prefix).then_with(|| {
+                let other = other.map(|other| (other.key.bytes(), Reverse(other.version)));
+                other.cmp(&Some((key, Reverse(head.version))))
+            });
             match self.direction {
-                Direction::Forward => x > item,
-                Direction::Reverse => x < item,
+                Direction::Forward => order.is_gt(),
+                Direction::Reverse => order.is_lt(),
             }
         };
-        let at = self
-            .heads
-            .iter()
-            .rposition(|(head, _)| comes_later(head))
-            .map_or(0, |i| i + 1);
-        self.heads.insert(at, (item, source));
-        Ok(())
+        let at = self.order.iter().rposition(comes_later);
+        let at = at.map_or(0, |at| at + 1);
+        self.order.insert(at, Place { prefix, source });
+    }
+
+    fn head(&self, place: &Place) -> Option<&Item<'a, T::Slice>> {
+        self.sources.get(place.source)?.head.as_ref()
     }
 
     /// Takes the next item of all sources.
     fn take(&mut self) -> Result<Option<Item<'a, T::Slice>>, LsmError> {
-        let Some((item, source)) = self.heads.pop() else {
+        let Some(Place { source: at, .. }) = self.order.pop() else {
             return Ok(None);
         };
-        self.add(source)?;
-        Ok(Some(item))
+        let Some(source) = self.sources.get_mut(at) else {
+            return Ok(None);
+        };
+        self.looked += 1;
+        let item = source.head.take();
+        if let Some(next) = source.items.next(self.direction)? {
+            self.place(at, &next);
+            if let Some(source) = self.sources.get_mut(at) {
+                source.head = Some(next);
+            }
+        }
+        Ok(item)
     }
 
     /// Passes the next version at or below the timestamp to `look`, in the scan's [`Direction`]:
@@ -160,8 +285,8 @@ impl<'a, T: TableStore> Scan<'a, T> {
         look: impl FnOnce(&[u8], Timestamp, Option<&[u8]>) -> R,
     ) -> Result<Option<R>, LsmError> {
         while let Some(item) = self.take()? {
-            if item.version() <= self.at {
-                return Ok(Some(look(item.key(), item.version(), item.value()?)));
+            if item.version <= self.at {
+                return Ok(Some(look(item.key.bytes(), item.version, item.value()?)));
             }
         }
         Ok(None)
@@ -172,46 +297,118 @@ impl<'a, T: TableStore> Scan<'a, T> {
     /// # Errors
     /// A table cannot be read.
     pub fn next_row(&mut self) -> Result<Option<ScanRow<'a, T::Slice>>, LsmError> {
-        match self.direction {
-            Direction::Forward => self.next_row_forward(),
-            Direction::Reverse => self.next_row_reverse(),
-        }
+        Ok(match self.next_row_until(|_| false)? {
+            Step::Row(row) => Some(row),
+            Step::Stopped | Step::End => None,
+        })
     }
 
-    fn next_row_forward(&mut self) -> Result<Option<ScanRow<'a, T::Slice>>, LsmError> {
+    /// Like [`Scan::next_row`], but asks `is_enough` after each key that has no visible row whether to
+    /// stop there, and tells it how many versions the scan has looked at since it was opened.
+    ///
+    /// # Errors
+    /// A table cannot be read.
+    pub fn next_row_until(
+        &mut self,
+        mut is_enough: impl FnMut(usize) -> bool,
+    ) -> Result<Step<ScanRow<'a, T::Slice>>, LsmError> {
         while let Some(item) = self.take()? {
-            if item.version() > self.at {
-                continue;
+            if let Some(visible) = self.visible(item)? {
+                return Ok(Step::Row(ScanRow(visible)));
             }
-            // Versions come newest first, so this one is visible; skip the older ones of its key.
-            while self.is_next(item.key()) {
-                self.take()?;
-            }
-            if item.value()?.is_some() {
-                return Ok(Some(ScanRow(item)));
+            if is_enough(self.looked) {
+                return Ok(Step::Stopped);
             }
         }
-        Ok(None)
+        Ok(Step::End)
     }
 
-    fn next_row_reverse(&mut self) -> Result<Option<ScanRow<'a, T::Slice>>, LsmError> {
-        while let Some(mut newest) = self.take()? {
-            // Versions come oldest first; the last one at or below the timestamp is visible.
-            while self.is_next(newest.key()) {
-                match self.take()? {
-                    Some(item) if item.version() <= self.at => newest = item,
-                    _ => {}
+    /// How many versions the scan has looked at since it was opened.
+    pub fn looked(&self) -> usize {
+        self.looked
+    }
+
+    /// The key at which the scan goes on, if there is one: that of the next version.
+    pub fn next_key(&self) -> Option<&[u8]> {
+        Some(self.head(self.order.last()?)?.key.bytes())
+    }
+
+    /// The version of a key that is visible, unless that is a tombstone. `first` is the key's first
+    /// version in the scan's order; the others are passed over.
+    fn visible(
+        &mut self,
+        first: Item<'a, T::Slice>,
+    ) -> Result<Option<Item<'a, T::Slice>>, LsmError> {
+        let mut best = first;
+        let mut passed = 0;
+        while self.next_key() == Some(best.key.bytes()) {
+            if passed >= VERSIONS_PASSED_MAX
+                && let Some(tree) = self.tree
+            {
+                return self.seek_past(tree, best);
+            }
+            let Some(item) = self.take()? else { break };
+            passed += 1 + item.value_len() / VALUE_LEN_OF_VERSION;
+            let is_better = match self.direction {
+                // Versions come newest first: the first one at or below the timestamp is visible.
+                Direction::Forward => best.version > self.at,
+                // They come oldest first: the last one at or below the timestamp is visible.
+                Direction::Reverse => item.version <= self.at,
+            };
+            if is_better {
+                best = item;
+            }
+        }
+        let is_visible = best.version <= self.at && best.value()?.is_some();
+        Ok(is_visible.then_some(best))
+    }
+
+    /// Passes over all versions of an item's key at once, and reads the visible one, unless that is a
+    /// tombstone.
+    fn seek_past(
+        &mut self,
+        tree: &'a Lsm<T>,
+        item: Item<'a, T::Slice>,
+    ) -> Result<Option<Item<'a, T::Slice>>, LsmError> {
+        self.looked += SEEK_WORK;
+        let key = item.key.bytes();
+        let bounds = match self.direction {
+            Direction::Forward => (Bound::Excluded(key), self.bounds.1),
+            Direction::Reverse => (self.bounds.0, Bound::Excluded(key)),
+        };
+        self.order.clear();
+        for mut source in std::mem::take(&mut self.sources) {
+            if let Items::Memtable(rows) = &mut source.items {
+                match self.direction {
+                    Direction::Forward => rows.start_after(key),
+                    Direction::Reverse => rows.end_before(key),
                 }
-            }
-            if newest.version() <= self.at && newest.value()?.is_some() {
-                return Ok(Some(ScanRow(newest)));
+                self.add(source.items)?;
             }
         }
-        Ok(None)
+        for run in tree.store.runs(bounds, self.direction) {
+            self.add(Items::Run(run))?;
+        }
+        let found = tree.get(key, self.at)?;
+        let found = found.filter(|found| found.value().is_some());
+        Ok(found.map(|found| Item {
+            key: item.key,
+            version: found.version(),
+            value: match found {
+                Found::Memtable(entry) => Value::Memtable(entry.value),
+                Found::Table(_, _, row) => Value::Table(row),
+            },
+        }))
     }
+}
 
-    /// Whether the next item is a version of this key.
-    fn is_next(&self, key: &[u8]) -> bool {
-        self.heads.last().is_some_and(|(head, _)| head.key() == key)
-    }
+/// How many bytes all keys of an interval have in common at least: those that its bounds share.
+fn common_len((low, high): Bounds<'_>) -> usize {
+    let (Bound::Included(low) | Bound::Excluded(low)) = low else {
+        return 0;
+    };
+    let (Bound::Included(high) | Bound::Excluded(high)) = high else {
+        return 0;
+    };
+    low.iter().zip(high).take_while(|(a, b)| a == b).count()
 }

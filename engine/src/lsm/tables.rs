@@ -30,8 +30,7 @@ mod reader;
 mod retry;
 mod table_reader;
 
-use std::collections::VecDeque;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc};
@@ -47,7 +46,7 @@ use lsm_tree::{
 use crate::lsm::memtable::{Memtable, MemtableId};
 use crate::lsm::version_gc::GcRules;
 use crate::lsm::write_back::{PushOut, WriteBack};
-use crate::lsm::{Bounds, Lookup, LsmError, TableRow, TableStats, TableStore, verify};
+use crate::lsm::{Bounds, Direction, Lookup, LsmError, TableRow, TableStats, TableStore, verify};
 use crate::memory::MemoryUse;
 use crate::types::{ColdBlock, Timestamp};
 use background::{BlockFetcher, Compaction, Job};
@@ -279,19 +278,44 @@ pub struct RunIter {
     held: Arc<Tables>,
     folder: Arc<Path>,
     run: usize,
-    /// Indexes of the tables between `front` and `back`, which are not open yet.
-    left: VecDeque<usize>,
+    direction: Direction,
     bounds: (Bound<Slice>, Bound<Slice>),
-    /// The open table before those in `left`.
-    front: Option<RangeIter>,
-    /// The open table after those in `left`.
-    back: Option<RangeIter>,
+    /// Indexes of the tables that were not opened yet.
+    left: Range<usize>,
+    open: Option<RangeIter>,
 }
 
 impl RunIter {
-    fn open(&self, table: usize) -> Option<RangeIter> {
-        let reader = self.held.runs.get(self.run)?.tables.get(table)?;
-        Some(Box::new(reader.table.range(self.bounds.clone())))
+    /// Opens the next table.
+    fn open_next(&mut self) -> Option<RangeIter> {
+        // A bound costs a seek in every block that is read. So the first table alone gets the one where
+        // the interval begins, and none gets the other: rows are compared with it.
+        let is_first = self.open.is_none();
+        let begin = |bound: &Bound<Slice>| match is_first {
+            true => bound.clone(),
+            false => Bound::Unbounded,
+        };
+        let (at, bounds) = match self.direction {
+            Direction::Forward => (self.left.next()?, (begin(&self.bounds.0), Bound::Unbounded)),
+            Direction::Reverse => (
+                self.left.next_back()?,
+                (Bound::Unbounded, begin(&self.bounds.1)),
+            ),
+        };
+        let reader = self.held.runs.get(self.run)?.tables.get(at)?;
+        Some(Box::new(reader.table.range(bounds)))
+    }
+
+    /// Whether a key lies beyond the end of the interval.
+    fn is_beyond(&self, key: &Slice) -> bool {
+        match (self.direction, &self.bounds) {
+            (Direction::Forward, (_, Bound::Included(high))) => key > high,
+            (Direction::Forward, (_, Bound::Excluded(high))) => key >= high,
+            (Direction::Reverse, (Bound::Included(low), _)) => key < low,
+            (Direction::Reverse, (Bound::Excluded(low), _)) => key <= low,
+            (Direction::Forward, (_, Bound::Unbounded))
+            | (Direction::Reverse, (Bound::Unbounded, _)) => false,
+        }
     }
 
     fn row(&self, item: Result<InternalValue, TreeError>) -> Result<TableRow<Slice>, LsmError> {
@@ -311,29 +335,19 @@ impl Iterator for RunIter {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(item) = self.front.as_mut().and_then(Iterator::next) {
-                return Some(self.row(item));
-            }
-            let Some(table) = self.left.pop_front() else {
-                let item = self.back.as_mut()?.next()?;
-                return Some(self.row(item));
+            let item = match (&mut self.open, self.direction) {
+                (Some(rows), Direction::Forward) => rows.next(),
+                (Some(rows), Direction::Reverse) => rows.next_back(),
+                (None, _) => None,
             };
-            self.front = Some(self.open(table)?);
-        }
-    }
-}
-
-impl DoubleEndedIterator for RunIter {
-    fn next_back(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Some(item) = (self.back.as_mut()).and_then(DoubleEndedIterator::next_back) {
-                return Some(self.row(item));
+            match item {
+                Some(Ok(item)) if self.is_beyond(&item.key.user_key) => {
+                    (self.open, self.left) = (None, 0..0);
+                    return None;
+                }
+                Some(item) => return Some(self.row(item)),
+                None => self.open = Some(self.open_next()?),
             }
-            let Some(table) = self.left.pop_back() else {
-                let item = self.front.as_mut()?.next_back()?;
-                return Some(self.row(item));
-            };
-            self.back = Some(self.open(table)?);
         }
     }
 }
@@ -372,7 +386,7 @@ impl TableStore for LsmTables {
         self.fetcher.on_fetched(call);
     }
 
-    fn runs(&self, bounds: Bounds<'_>) -> Vec<RunIter> {
+    fn runs(&self, bounds: Bounds<'_>, direction: Direction) -> Vec<RunIter> {
         // Only the tables from `low` to `high` can have keys in the interval.
         let tables = &self.reader.tables;
         let runs = tables.runs.iter().enumerate().filter_map(|(at, run)| {
@@ -388,10 +402,10 @@ impl TableStore for LsmTables {
                 held: tables.clone(),
                 folder: self.folder.clone(),
                 run: at,
-                left: (low..high).collect(),
+                direction,
                 bounds: (bounds.0.map(Slice::from), bounds.1.map(Slice::from)),
-                front: None,
-                back: None,
+                left: low..high,
+                open: None,
             })
         });
         runs.collect()

@@ -556,7 +556,9 @@ fn old_versions_go_where_nobody_writes() {
 }
 
 fn versions_in_tables<T: TableStore>(lsm: &Lsm<T>) -> usize {
-    let rows = lsm.store.runs((Bound::Unbounded, Bound::Unbounded));
+    let rows = lsm
+        .store
+        .runs((Bound::Unbounded, Bound::Unbounded), Direction::Forward);
     rows.into_iter().map(Iterator::count).sum()
 }
 

@@ -1,11 +1,19 @@
 //! Scans: rows of one range as of one timestamp, in ascending or descending order of their keys, in
 //! turns short enough for other tasks to run.
 //!
+//! What is looked at counts as work, not what is given: delete marks and old versions may be far more
+//! than rows. So a turn ends, and after many turns the page, possibly without a row, where the work
+//! has come to an end of a key; the next turn or page goes on at the next key. Rows are copied once,
+//! from where they lie into the page.
+//!
 //! A first scan reads at the range's last applied timestamp: everything acknowledged is at or below
 //! it, and every later write comes above it, so nothing has to wait. A continuation names its
 //! timestamp. If that lies above what is applied (a client may send anything), it is served only
 //! after an entry above it was applied, which also raises the ceiling. Then what was served stays
 //! true whichever replica leads next.
+
+#[cfg(test)]
+mod tests;
 
 use std::ops::Bound;
 use std::rc::Rc;
@@ -16,15 +24,20 @@ use rangedb_limits::check_bounds;
 use super::Shard;
 use crate::env::{AsyncRuntime, Env, Now, TimeSlice, yield_now};
 use crate::error::Error;
-use crate::limits::{SCAN_BYTES_MAX, SCAN_BYTES_PER_TURN, SCAN_ROWS_MAX, SCAN_STEPS_PER_TURN};
-use crate::lsm::{Direction, LsmError, Scan, keys};
+use crate::limits::{
+    SCAN_BYTES_MAX, SCAN_BYTES_PER_TURN, SCAN_ROWS_MAX, SCAN_STEPS_MAX, SCAN_STEPS_PER_TURN,
+};
+use crate::lsm::{Direction, LsmError, Scan, Step, TableStore, keys};
 use crate::mutant::{self, Mutant};
 use crate::range::command::RangeOrder;
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
 use crate::range::sink::Once;
-use crate::request::{ScanReply, ScanRequest, Target, Versioned};
+use crate::request::{Row, RowsBuilder, ScanReply, ScanRequest, Target};
 use crate::types::{Blob, KeyRange, Timestamp};
+
+/// Rows for which a page has room at once.
+const ROWS_EXPECTED: usize = 64;
 
 impl<E: Env> Shard<E> {
     /// Reads rows of the range that serves the scan's first key. At the range's border it stops, and the
@@ -74,6 +87,7 @@ impl<E: Env> Shard<E> {
             match self.turn(replica, &interval, at, &mut page)? {
                 Turn::Exhausted => break border.map(|border| rest(scan, border, None)),
                 Turn::Full(border) => break Some(rest(scan, border, Some(at))),
+                Turn::GoOn(border) if page.is_done() => break Some(rest(scan, border, Some(at))),
                 Turn::GoOn(border) if scan.reverse => interval.end = Some(border),
                 Turn::GoOn(border) => interval.start = border,
             }
@@ -85,13 +99,13 @@ impl<E: Env> Shard<E> {
             }
         };
         Ok(ScanReply {
-            rows: page.rows,
+            rows: page.rows.build(),
             at,
             next,
         })
     }
 
-    /// Reads a bounded number of rows, for a bounded time.
+    /// Looks at a bounded number of versions, for a bounded time.
     fn turn(
         &self,
         replica: &Replica<E>,
@@ -108,7 +122,8 @@ impl<E: Env> Shard<E> {
         );
         let direction = page.direction;
         let mut slice = TimeSlice::<E>::begin();
-        let visit = |rows: &mut Scan<'_, E::Tables>| page.fill(rows, &mut slice);
+        let mut work = Work::new(|steps| slice.is_over_after(steps));
+        let visit = |scan: &mut Scan<'_, E::Tables>| page.fill(scan, &mut work);
         let result = (self.inner.store).scan_in(direction, bounds, at, visit);
         result.map_err(|error| self.lost(error.into()))
     }
@@ -165,10 +180,37 @@ fn rest(scan: ScanRequest, border: Blob, at: Option<Timestamp>) -> ScanRequest {
     }
 }
 
+/// The work of a turn.
+struct Work<L> {
+    /// Counts steps that were done; gives whether the time of the turn is up.
+    is_late: L,
+    /// Versions that were looked at.
+    looked: usize,
+    /// Bytes of the rows that were read, whether they are sent or not.
+    read: usize,
+}
+
+impl<L: FnMut(usize) -> bool> Work<L> {
+    fn new(is_late: L) -> Work<L> {
+        Work {
+            is_late,
+            looked: 0,
+            read: 0,
+        }
+    }
+
+    /// Whether the turn must end now that so many versions were looked at in it.
+    fn is_over(&mut self, looked: usize) -> bool {
+        let steps = looked - std::mem::replace(&mut self.looked, looked);
+        (self.is_late)(steps) || looked >= SCAN_STEPS_PER_TURN || self.read >= SCAN_BYTES_PER_TURN
+    }
+}
+
+/// The rows of a reply in the making.
 struct Page {
-    rows: Vec<(Blob, Versioned)>,
-    /// What counts for `bytes_max`: what is sent of keys and values.
-    bytes: usize,
+    rows: RowsBuilder,
+    /// Versions that were looked at in the turns before.
+    looked: usize,
     rows_max: usize,
     bytes_max: usize,
     keys_only: bool,
@@ -179,10 +221,11 @@ impl Page {
     fn new(scan: &ScanRequest) -> Page {
         let or_limit =
             |asked: usize, limit: usize| if asked == 0 { limit } else { asked.min(limit) };
+        let rows_max = or_limit(scan.rows_max, SCAN_ROWS_MAX);
         Page {
-            rows: Vec::new(),
-            bytes: 0,
-            rows_max: or_limit(scan.rows_max, SCAN_ROWS_MAX),
+            rows: RowsBuilder::with_capacity(rows_max.min(ROWS_EXPECTED)),
+            looked: 0,
+            rows_max,
             bytes_max: or_limit(scan.bytes_max, SCAN_BYTES_MAX),
             keys_only: scan.keys_only,
             direction: match scan.reverse {
@@ -193,42 +236,54 @@ impl Page {
     }
 
     /// Takes rows for one turn.
-    fn fill<E: Env>(
+    fn fill<T: TableStore>(
         &mut self,
-        rows: &mut Scan<'_, E::Tables>,
-        slice: &mut TimeSlice<E>,
+        scan: &mut Scan<'_, T>,
+        work: &mut Work<impl FnMut(usize) -> bool>,
     ) -> Result<Turn, LsmError> {
-        let mut steps = 0;
-        // What is read in this turn, whether it is sent or not.
-        let mut read = 0;
-        loop {
-            let Some(row) = rows.next_row()? else {
-                return Ok(Turn::Exhausted);
-            };
-            let key = keys::user_part(row.key());
-            let value = if self.keys_only { &[] } else { row.value() };
-            if self.is_full_for(key.len() + value.len()) {
-                return Ok(Turn::Full(self.border(key)));
+        let turn = loop {
+            match scan.next_row_until(|looked| work.is_over(looked))? {
+                Step::End => break Turn::Exhausted,
+                Step::Stopped => break self.turn_before(scan.next_key()),
+                Step::Row(row) => {
+                    let key = keys::user_part(row.key());
+                    let (value, version) = (row.value(), row.version());
+                    work.read += key.len() + value.len();
+                    let value = if self.keys_only { &[] } else { value };
+                    if self.is_full_for(key.len() + value.len()) {
+                        break Turn::Full(self.border(key));
+                    }
+                    self.rows.push(Row {
+                        key,
+                        value,
+                        version,
+                    });
+                    if work.is_over(scan.looked()) {
+                        break self.turn_before(scan.next_key());
+                    }
+                }
             }
-            let is_enough = steps == SCAN_STEPS_PER_TURN || read >= SCAN_BYTES_PER_TURN;
-            if is_enough || slice.is_over() {
-                return Ok(Turn::GoOn(self.border(key)));
-            }
-            steps += 1;
-            read += key.len() + row.value().len();
-            self.bytes += key.len() + value.len();
-            let found = Versioned {
-                value: Blob::copy_from_slice(value),
-                version: row.version(),
-            };
-            self.rows.push((Blob::copy_from_slice(key), found));
-        }
+        };
+        self.looked += scan.looked();
+        Ok(turn)
+    }
+
+    /// Why a turn ends that has stopped before this row key.
+    fn turn_before(&self, next: Option<&[u8]>) -> Turn {
+        next.map_or(Turn::Exhausted, |key| {
+            Turn::GoOn(self.border(keys::user_part(key)))
+        })
+    }
+
+    /// Whether the page ends with the turn: another row would not fit, or it took much work already.
+    fn is_done(&self) -> bool {
+        self.rows.count() >= self.rows_max || self.looked >= SCAN_STEPS_MAX
     }
 
     /// Whether a row of `len` bytes must wait for the next page. The first row always fits.
     fn is_full_for(&self, len: usize) -> bool {
-        self.rows.len() >= self.rows_max
-            || (!self.rows.is_empty() && self.bytes + len > self.bytes_max)
+        self.rows.count() >= self.rows_max
+            || (self.rows.count() > 0 && self.rows.bytes_len() + len > self.bytes_max)
     }
 
     /// The border before which a scan stopped when this key came next.

@@ -100,10 +100,10 @@ pub fn rows(
     scanned: &ScanReply,
     to: &mut Vec<u8>,
 ) {
-    let rows = scanned.rows.iter().map(|(key, found)| Row {
-        key,
-        value: &found.value,
-        version: found.version.0,
+    let rows = scanned.rows.iter().map(|row| Row {
+        key: row.key,
+        value: row.value,
+        version: row.version.0,
     });
     let continuation = scanned.next.as_ref().map(scan::continuation);
     let reply = Reply::Rows {

@@ -424,7 +424,10 @@ impl SimClient {
         let mut rows: Vec<(Blob, Versioned)> = Vec::new();
         loop {
             let reply = self.scan(scan).await?;
-            rows.extend(reply.rows);
+            rows.extend(reply.rows.iter().map(|row| {
+                let (value, version) = (Blob::copy_from_slice(row.value), row.version);
+                (Blob::copy_from_slice(row.key), Versioned { value, version })
+            }));
             let Some(rest) = reply.next else {
                 if reverse {
                     rows.reverse();
