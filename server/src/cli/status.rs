@@ -159,26 +159,21 @@ mod tests {
     use super::*;
 
     fn node() -> NodeState {
-        let cache = MemoryUse {
-            name: "block_cache".to_owned(),
-            used: 3 << 19,
-            bound: 8 << 20,
-            hits: 3,
-            misses: 1,
+        let memory = |name: &str, [used, bound]: [u64; 2], [hits, misses]: [u64; 2]| {
+            let mut memory = MemoryUse::default();
+            memory.name = name.to_owned();
+            (memory.used, memory.bound) = (used, bound);
+            (memory.hits, memory.misses) = (hits, misses);
+            memory
         };
-        let replies = MemoryUse {
-            name: "replies".to_owned(),
-            bound: 2 << 20,
-            ..MemoryUse::default()
-        };
-        let shard = ShardState {
-            memory: vec![cache, replies],
-            ..ShardState::default()
-        };
-        NodeState {
-            shards: vec![shard],
-            ..NodeState::default()
-        }
+        let mut shard = ShardState::default();
+        shard.memory = vec![
+            memory("block_cache", [3 << 19, 8 << 20], [3, 1]),
+            memory("replies", [0, 2 << 20], [0, 0]),
+        ];
+        let mut node = NodeState::default();
+        node.shards = vec![shard];
+        node
     }
 
     #[test]
