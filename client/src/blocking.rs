@@ -20,10 +20,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rangedb_protocol::{NodeState, RangeState};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use crate::admin::{ClusterStatus, Node, NodeState, Range, Setting, SettingChange};
 use crate::{
     Batch, BatchOutcome, CasOutcome, ClientOptions, ClusterId, Condition, Continuation, Deleted,
     Error, ErrorCode, Fate, Incremented, Page, Row, ScanOptions, Versioned,
@@ -191,36 +191,112 @@ impl Client {
         self.wait(self.inner.scan_next(continuation))
     }
 
-    /// The status of a node; see [`crate::Client::status`].
+    /// The administration of the cluster; see [`crate::Client::admin`].
+    pub fn admin(&self) -> Admin {
+        Admin {
+            inner: self.inner.admin(),
+            driver: self.driver.clone(),
+        }
+    }
+}
+
+/// The administration of the cluster, with calls that block. The methods are those of
+/// [`crate::admin::Admin`], which explains them.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    inner: crate::admin::Admin,
+    driver: Arc<Driver>,
+}
+
+impl Admin {
+    fn wait<T>(&self, call: impl Future<Output = T>) -> T {
+        self.driver.handle.block_on(call)
+    }
+
+    /// The state of the cluster; see [`crate::admin::Admin::status`].
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn status(&self) -> Result<NodeState, Error> {
+    pub fn status(&self) -> Result<ClusterStatus, Error> {
         self.wait(self.inner.status())
     }
 
-    /// The ranges of a node; see [`crate::Client::ranges`].
+    /// The nodes of the cluster; see [`crate::admin::Admin::nodes`].
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn ranges(&self) -> Result<Vec<RangeState>, Error> {
+    pub fn nodes(&self) -> Result<Vec<Node>, Error> {
+        self.wait(self.inner.nodes())
+    }
+
+    /// The ranges of the cluster; see [`crate::admin::Admin::ranges`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn ranges(&self) -> Result<Vec<Range>, Error> {
         self.wait(self.inner.ranges())
     }
 
-    /// Reads the state of the cluster; see [`crate::Client::admin`].
+    /// All settings of the cluster; see [`crate::admin::Admin::config`].
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn admin(&self, command: &str) -> Result<String, Error> {
-        self.wait(self.inner.admin(command))
+    pub fn config(&self) -> Result<Vec<Setting>, Error> {
+        self.wait(self.inner.config())
     }
 
-    /// Changes the cluster; see [`crate::Client::admin_order`].
+    /// A setting of the cluster; see [`crate::admin::Admin::config_get`].
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn admin_order(&self, command: &str) -> Result<String, Error> {
-        self.wait(self.inner.admin_order(command))
+    pub fn config_get(&self, name: &str) -> Result<Setting, Error> {
+        self.wait(self.inner.config_get(name))
+    }
+
+    /// All changes of settings; see [`crate::admin::Admin::config_history`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn config_history(&self) -> Result<Vec<SettingChange>, Error> {
+        self.wait(self.inner.config_history())
+    }
+
+    /// Changes a setting of the cluster; see [`crate::admin::Admin::config_set`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn config_set(&self, name: &str, value: &str) -> Result<(), Error> {
+        self.wait(self.inner.config_set(name, value))
+    }
+
+    /// Has another node lead a range; see [`crate::admin::Admin::transfer_leader`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn transfer_leader(&self, range: u64, to: Option<u64>) -> Result<(), Error> {
+        self.wait(self.inner.transfer_leader(range, to))
+    }
+
+    /// Moves the replica of a range; see [`crate::admin::Admin::move_replica`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn move_replica(
+        &self,
+        range: u64,
+        from: u64,
+        to_node: u64,
+        to_shard: Option<u16>,
+    ) -> Result<(), Error> {
+        self.wait(self.inner.move_replica(range, from, to_node, to_shard))
+    }
+
+    /// The state of one node; see [`crate::admin::Admin::node_state`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn node_state(&self) -> Result<NodeState, Error> {
+        self.wait(self.inner.node_state())
     }
 }
 

@@ -29,6 +29,7 @@
 #[doc = include_str!("../README.md")]
 mod readme {}
 
+pub mod admin;
 mod batch;
 pub mod blocking;
 mod client;
@@ -55,5 +56,4 @@ pub use cluster::{BadClusterId, ClusterId};
 pub use error::{Error, ErrorCode, Fate};
 pub use operations::{CasOutcome, Condition, Deleted, Incremented, Versioned};
 pub use options::ClientOptions;
-pub use rangedb_protocol::{MemoryUse, NodeState, RangeState, Route, ShardState};
 pub use scan::{Continuation, Page, Row, Scan, ScanOptions};

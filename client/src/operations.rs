@@ -1,7 +1,7 @@
 //! The operations of a client: keys and values in, typed results out.
 
 use bytes::Bytes;
-use rangedb_protocol::{Expected, NodeState, RangeState, Reply, RequestBody};
+use rangedb_protocol::{Expected, Reply, RequestBody};
 
 use crate::batch::{Batch, BatchOutcome};
 use crate::client::Client;
@@ -278,74 +278,5 @@ impl Client {
             deadline,
         })
         .await
-    }
-
-    /// The status of a node.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn status(&self) -> Result<NodeState, Error> {
-        let body = |_| RequestBody::Status;
-        let take: Take<NodeState> = |reply, _| match reply {
-            Reply::Node(node) => Some(*node),
-            _ => None,
-        };
-        let deadline = self.deadline();
-        self.call(Request {
-            key: None,
-            body: &body,
-            kind: Kind::Read,
-            take,
-            deadline,
-        })
-        .await
-    }
-
-    /// Reads the state of the cluster. The command is JSON, as the protocol's documentation
-    /// describes; any node answers, in JSON.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn admin(&self, command: &str) -> Result<String, Error> {
-        self.admin_call(command, Kind::Read).await
-    }
-
-    /// Changes the cluster: like [`Client::admin`], for commands that change something. It is not
-    /// tried again if it may have been received.
-    ///
-    /// # Errors
-    /// See [`Error`]; its fate tells whether the command was carried out.
-    pub async fn admin_order(&self, command: &str) -> Result<String, Error> {
-        self.admin_call(command, Kind::Order).await
-    }
-
-    async fn admin_call(&self, command: &str, kind: Kind) -> Result<String, Error> {
-        let body = |_| RequestBody::Admin { command };
-        let take: Take<String> = |reply, _| match reply {
-            Reply::Admin { json } => Some(json.to_owned()),
-            _ => None,
-        };
-        let deadline = self.deadline();
-        self.call(Request {
-            key: None,
-            body: &body,
-            kind,
-            take,
-            deadline,
-        })
-        .await
-    }
-
-    /// The ranges that have a replica on a node, the system range among them.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn ranges(&self) -> Result<Vec<RangeState>, Error> {
-        let node = self.status().await?;
-        Ok(node
-            .shards
-            .into_iter()
-            .flat_map(|shard| shard.ranges)
-            .collect())
     }
 }

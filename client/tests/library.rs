@@ -77,7 +77,7 @@ async fn a_lazy_client_connects_with_its_first_call() {
             assert_eq!((client.cluster(), ours.directories()), (None, asked));
             match has_key {
                 true => assert_eq!(client.put("k", "v").await, Ok(7)),
-                false => assert_eq!(client.admin("{}").await.as_deref(), Ok("{}")),
+                false => assert_eq!(client.admin().nodes().await, Ok(Vec::new())),
             }
             assert_eq!(ours.directories(), asked + 1);
         }
@@ -240,6 +240,15 @@ fn a_blocking_client_works_from_many_threads() {
         client.batch(&batch),
         Ok(BatchOutcome::Written { version: 7, .. })
     ));
+    let admin = client.admin();
+    assert_eq!(admin.nodes(), Ok(Vec::new()));
+    assert_eq!(admin.move_replica(7, 1, 2, None), Ok(()));
+    // The fake node answers this with what is no state of a cluster.
+    let error = admin.status().unwrap_err();
+    assert_eq!(
+        (error.code, error.fate),
+        (ErrorCode::Internal, Fate::NotApplied)
+    );
     // Without a runtime around it, it ends by itself.
     drop(client);
 }

@@ -2,6 +2,7 @@
 //! `PROTOCOL.md`, which lies beside `schema/client.fbs`.
 #![doc = include_str!("../PROTOCOL.md")]
 
+pub mod admin;
 pub mod continuation;
 mod error_code;
 pub mod frame;

@@ -6,7 +6,8 @@ use crate::generated::wire;
 use crate::reply::{Route, build_route, route};
 
 /// The state of a range on a shard.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RangeState {
     /// Its bounds, its epoch and its leader.
     pub route: Route,
@@ -32,6 +33,7 @@ pub struct RangeState {
 
 /// The state of a shard.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct ShardState {
     /// Its number on the node.
     pub shard: u16,
@@ -61,6 +63,7 @@ pub struct ShardState {
 
 /// A use of memory that has a budget.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MemoryUse {
     /// Its name.
     pub name: String,
@@ -84,6 +87,7 @@ impl MemoryUse {
 
 /// The state of a node.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct NodeState {
     /// The cluster's id.
     pub cluster: String,

@@ -34,7 +34,7 @@ pub mod kind {
 }
 
 /// Where to send requests for the keys of a range.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Route {
     /// The range.
     pub range: u64,

@@ -86,6 +86,7 @@ const ORDERS: [Order; 4] = [
             operations - what users call
             get_many - what users call to read several keys
             scan - what users call to read many keys
+            admin - what operators call
             blocking - the same for programs without a runtime
         ",
         exceptions: &[],

@@ -1,32 +1,36 @@
 //! `/api/v1/`: the cluster and its keys over HTTP, for scripts and pages.
 //!
 //! Every request goes through the client library, which connects to this node's own port at the
-//! first request: so what holds for clients holds here, too. Commands that show or change the
-//! cluster are the admin commands of the wire protocol, with the same JSON; the value of a key is
-//! the raw body. Runs on the control thread.
+//! first request: so what holds for clients holds here, too. What shows the cluster has the JSON of
+//! the wire protocol's admin commands; the value of a key is the raw body. Runs on the control
+//! thread.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use rangedb_client::admin::Admin;
 use rangedb_client::{BatchOutcome, Client, ClientOptions, Error};
+use rangedb_protocol::admin::{Done, History, Nodes, Ranges, Settings};
 use rangedb_protocol::limits::{
     ADMIN_COMMAND_LEN_MAX, BATCH_LEN_MAX, MULTI_GET_KEYS_LEN_MAX, VALUE_LEN_MAX,
 };
-use serde_json::{Map, Value, json};
+use serde::Deserialize;
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use super::batch;
 use super::body::{NoBody, Text, json_response, percent_decoded, read};
 use super::failure::Failure;
+use super::json::of_state;
 use super::multi_get;
 use super::scan::Scan;
 
 /// The header that carries a value's version.
 const VERSION: HeaderName = HeaderName::from_static("rangedb-version");
-/// The longest body of an admin command. The command is longer than its body, as it adds fields
-/// from the path.
+/// The longest body of an order. The admin command is longer than the body, as it adds what the path
+/// says.
 const BODY_LEN_MAX: usize = ADMIN_COMMAND_LEN_MAX / 2;
 /// A batch in JSON, where hexadecimal digits take two characters for a byte.
 const BATCH_BODY_LEN_MAX: usize = 3 * BATCH_LEN_MAX;
@@ -168,15 +172,15 @@ impl Api {
         } else {
             whole_body(request.into_body(), BODY_LEN_MAX).await?
         };
-        let (command, is_order) = command(resource, &method, &body)?;
-        let client = self.client().await?;
-        let command = command.to_string();
-        let answer = if is_order {
-            client.admin_order(&command).await?
-        } else {
-            client.admin(&command).await?
+        let admin = self.client().await?.admin();
+        let answer = match method {
+            Method::GET | Method::HEAD => show(&admin, resource).await?,
+            _ => {
+                order(&admin, resource, &body).await?;
+                of_state(Done { done: true })?
+            }
         };
-        Ok(json_response(StatusCode::OK, answer))
+        Ok(json_response(StatusCode::OK, answer.to_string()))
     }
 
     /// Writes a batch. If a condition fails, the status is 409 and the body names the condition.
@@ -227,46 +231,85 @@ impl Api {
     }
 }
 
-/// The admin command for a request, and whether it changes the cluster.
-fn command(resource: Resource, method: &Method, body: &[u8]) -> Result<(Value, bool), Failure> {
-    let show = |name: &str| Ok((json!({ "command": name }), false));
-    match resource {
-        Resource::Nodes => show("nodes"),
-        Resource::Ranges => show("ranges"),
-        Resource::Status => show("status"),
-        Resource::Config => show("config_get"),
-        Resource::ConfigHistory => show("config_history"),
-        Resource::Setting(name) if *method == Method::PUT => {
-            let value = std::str::from_utf8(body);
-            let value = value.map_err(|_| Failure::invalid("a setting's value is UTF-8"))?;
-            let command = json!({ "command": "config_set", "name": name, "value": value });
-            Ok((command, true))
-        }
-        Resource::Setting(name) => Ok((json!({ "command": "config_get", "name": name }), false)),
-        Resource::TransferLeader(range) => order("transfer_leader", range, body),
-        Resource::MoveReplica(range) => order("move_replica", range, body),
-        Resource::Batch | Resource::MultiGet | Resource::Key(_) | Resource::Scan => {
-            Err(Failure::no_such_page())
-        }
-    }
+/// The fields of the body of an order for another leader.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TransferLeader {
+    to: Option<u64>,
 }
 
-/// An admin command about one range: the body's fields, and the name and range from the path.
-fn order(name: &str, range: u64, body: &[u8]) -> Result<(Value, bool), Failure> {
-    let mut fields: Map<String, Value> = if body.is_empty() {
-        Map::new()
-    } else {
-        let fields = serde_json::from_slice(body);
-        fields
-            .map_err(|error| Failure::invalid(format!("the body is not a JSON object: {error}")))?
+/// The fields of the body of an order to move a replica.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MoveReplica {
+    from: u64,
+    to_node: u64,
+    to_shard: Option<u16>,
+}
+
+/// The part of the cluster's state that a resource is.
+async fn show(admin: &Admin, resource: Resource) -> Result<Value, Failure> {
+    let shown = match resource {
+        Resource::Nodes => of_state(Nodes {
+            nodes: admin.nodes().await?,
+        }),
+        Resource::Ranges => of_state(Ranges {
+            ranges: admin.ranges().await?,
+        }),
+        Resource::Status => of_state(admin.status().await?),
+        Resource::Config => of_state(Settings {
+            settings: admin.config().await?,
+        }),
+        Resource::ConfigHistory => of_state(History {
+            history: admin.config_history().await?,
+        }),
+        Resource::Setting(name) => of_state(admin.config_get(&name).await?),
+        _ => return Err(Failure::no_such_page()),
     };
-    let path_says = [("command", json!(name)), ("range", json!(range))];
-    for (field, value) in path_says {
-        if fields.insert(field.to_owned(), value).is_some() {
-            return Err(Failure::invalid(format!("the path says the {field}")));
+    Ok(shown?)
+}
+
+/// Gives the order that a resource and its body are.
+async fn order(admin: &Admin, resource: Resource, body: &[u8]) -> Result<(), Failure> {
+    match resource {
+        Resource::Setting(name) => {
+            let value = std::str::from_utf8(body);
+            let value = value.map_err(|_| Failure::invalid("a setting's value is UTF-8"))?;
+            admin.config_set(&name, value).await?;
         }
+        Resource::TransferLeader(range) => {
+            let TransferLeader { to } = match body {
+                b"" => TransferLeader::default(),
+                body => fields(body)?,
+            };
+            admin.transfer_leader(range, to).await?;
+        }
+        Resource::MoveReplica(range) => {
+            let MoveReplica {
+                from,
+                to_node,
+                to_shard,
+            } = fields(body)?;
+            admin.move_replica(range, from, to_node, to_shard).await?;
+        }
+        _ => return Err(Failure::no_such_page()),
     }
-    Ok((Value::Object(fields), true))
+    Ok(())
+}
+
+/// The fields of the body of an order.
+fn fields<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Failure> {
+    // serde reads structs from lists, too.
+    let is_object = body.trim_ascii_start().starts_with(b"{");
+    let fields = match is_object {
+        true => serde_json::from_slice(body).map_err(|error| error.to_string()),
+        false => Err("it begins with no brace".to_owned()),
+    };
+    fields.map_err(|why| {
+        Failure::invalid(format!(
+            "the body is not the JSON object of this order: {why}"
+        ))
+    })
 }
 
 async fn whole_body(body: Incoming, len_max: usize) -> Result<Vec<u8>, Failure> {
@@ -327,19 +370,22 @@ mod tests {
 
     #[test]
     fn an_order_takes_its_range_from_the_path_alone() {
-        let order = |body: &str| order("transfer_leader", 7, body.as_bytes());
-        let Ok((made, is_order)) = order(r#"{"to":2}"#) else {
-            panic!("an order");
-        };
-        assert!(is_order);
-        assert_eq!(
-            made,
-            json!({ "command": "transfer_leader", "range": 7, "to": 2 })
-        );
-        assert!(order("").is_ok());
-        for bad in ["[]", "7", "{", r#"{"range":8}"#, r#"{"command":"nodes"}"#] {
-            assert!(order(bad).is_err(), "{bad}");
+        let order = |body: &str| fields::<TransferLeader>(body.as_bytes()).ok();
+        assert_eq!(order(r#"{"to":2}"#), Some(TransferLeader { to: Some(2) }));
+        assert_eq!(order(" {}"), Some(TransferLeader { to: None }));
+        for bad in [
+            "[]",
+            "[2]",
+            "7",
+            "{",
+            "",
+            r#"{"range":8}"#,
+            r#"{"command":"nodes"}"#,
+        ] {
+            assert_eq!(order(bad), None, "{bad}");
         }
+        assert!(fields::<MoveReplica>(br#"{"from":1,"to_node":2}"#).is_ok());
+        assert!(fields::<MoveReplica>(br#"{"from":1}"#).is_err());
     }
 
     #[test]

@@ -7,10 +7,19 @@
 use std::fmt::{self, Write as _};
 use std::marker::PhantomData;
 
-use rangedb_client::{Error, Row, Versioned};
+use rangedb_client::{Error, ErrorCode, Fate, Row, Versioned};
 use serde::de::{Error as _, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
+
+/// The state of the cluster, or a part of it, with its members sorted by their names.
+///
+/// # Errors
+/// It cannot be said in JSON.
+pub fn of_state(state: impl Serialize) -> Result<Value, Error> {
+    serde_json::to_value(state)
+        .map_err(|error| Error::new(ErrorCode::Internal, Fate::NotApplied, error.to_string()))
+}
 
 /// Lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {

@@ -1,27 +1,17 @@
-//! `rangedb node ls`, `range ls|transfer-leader|move-replica` and `config`: commands that send an
-//! admin command of the wire protocol. With `--format json` they print its answer unchanged.
+//! `rangedb node ls`, `range ls|transfer-leader|move-replica` and `config`: commands that show the
+//! cluster or steer it. With `--format json` they print the JSON of the wire protocol's answers.
 
 use std::fmt::Write as _;
 use std::io::Write;
 
 use rangedb_client::Client;
-use serde_json::{Value, json};
+use rangedb_client::admin::{Node, Range, Replica, ReplicaInTrouble, ReplicaState};
+use rangedb_protocol::admin::{Done, History, Nodes, Ranges, Settings};
+use rangedb_server::admin::json::of_state;
 
 use super::output::Printer;
-use super::request::Show;
+use super::request::{Order, Show};
 use super::{Exit, Trouble};
-
-/// Sends an admin command that changes nothing.
-pub(super) async fn ask(client: &Client, command: &Value) -> Result<Value, Trouble> {
-    parsed(&client.admin(&command.to_string()).await?)
-}
-
-fn parsed(answer: &str) -> Result<Value, Trouble> {
-    serde_json::from_str(answer).map_err(|error| Trouble {
-        exit: Exit::Refused,
-        message: format!("the node's answer is not JSON: {error}"),
-    })
-}
 
 /// Prints a part of the cluster's state.
 pub(super) async fn show(
@@ -30,191 +20,185 @@ pub(super) async fn show(
     printer: Printer,
     out: &mut impl Write,
 ) -> Result<Exit, Trouble> {
-    let command = match show {
-        Show::Nodes => json!({ "command": "nodes" }),
-        Show::Ranges => json!({ "command": "ranges" }),
-        Show::Setting(name) => json!({ "command": "config_get", "name": name }),
-        Show::History => json!({ "command": "config_history" }),
+    let admin = client.admin();
+    let (facts, words) = match show {
+        Show::Nodes => {
+            let nodes = admin.nodes().await?;
+            let words = nodes_table(&nodes);
+            (of_state(Nodes { nodes })?, words)
+        }
+        Show::Ranges => {
+            let ranges = admin.ranges().await?;
+            let words = ranges_table(&ranges);
+            (of_state(Ranges { ranges })?, words)
+        }
+        Show::Setting(Some(name)) => {
+            let setting = admin.config_get(name).await?;
+            let words = word(setting.value.as_deref()).to_owned();
+            (of_state(setting)?, words)
+        }
+        Show::Setting(None) => {
+            let settings = admin.config().await?;
+            let lines = settings.iter().map(|setting| {
+                let value = word(setting.value.as_deref());
+                format!("{}  {value}  {}\n", setting.name, setting.may_be)
+            });
+            let words = lines.collect();
+            (of_state(Settings { settings })?, words)
+        }
+        Show::History => {
+            let history = admin.config_history().await?;
+            let lines = history.iter().map(|change| {
+                let value = word(Some(&change.value));
+                format!("{}  {value}  version {}\n", change.name, change.version)
+            });
+            let words = lines.collect::<String>();
+            (of_state(History { history })?, words)
+        }
     };
-    let answer = ask(client, &command).await?;
-    let words = match show {
-        Show::Nodes => nodes(&answer),
-        Show::Ranges => ranges(&answer),
-        Show::Setting(Some(_)) => word(&answer["value"]),
-        Show::Setting(None) => settings(&answer["settings"]),
-        Show::History => settings(&answer["history"]),
-    };
-    printer.print(out, answer, words.trim_end())
+    printer.print(out, facts, words.trim_end())
 }
 
-/// Sends an admin command that changes something.
+/// Gives an order that changes the cluster.
 pub(super) async fn order(
     client: &Client,
-    command: &str,
+    order: &Order,
     printer: Printer,
     out: &mut impl Write,
 ) -> Result<Exit, Trouble> {
-    let answer = parsed(&client.admin_order(command).await?)?;
-    printer.print(out, answer, "done")
+    let admin = client.admin();
+    match order {
+        Order::TransferLeader { range, to } => admin.transfer_leader(*range, *to).await?,
+        Order::MoveReplica { range, from, to } => {
+            admin.move_replica(*range, *from, to.0, to.1).await?;
+        }
+        Order::Set { name, value } => admin.config_set(name, value).await?,
+    }
+    printer.print(out, of_state(Done { done: true })?, "done")
 }
 
-fn rows(list: &Value) -> &[Value] {
-    list.as_array().map_or(&[], Vec::as_slice)
-}
-
-/// Formats a field; `-` if it is unknown.
-fn word(fact: &Value) -> String {
-    match fact {
-        Value::Null => "-".to_owned(),
-        Value::String(text) if text.is_empty() => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+/// A text as one word of a table; `-` if there is none.
+fn word(text: Option<&str>) -> &str {
+    match text {
+        None | Some("") => "-",
+        Some(text) => text,
     }
 }
 
 /// Formats the nodes as lines with a heading.
-pub(super) fn nodes(answer: &Value) -> String {
+pub(super) fn nodes_table(nodes: &[Node]) -> String {
     let mut words = String::from("id  address  state  shards  leaders  replicas  version\n");
-    for node in rows(&answer["nodes"]) {
-        let fact = |name: &str| word(&node[name]);
+    for node in nodes {
         // Writing to a string cannot fail.
         let _ = writeln!(
             words,
             "{}  {}  {}  {}  {}  {}  {}",
-            fact("id"),
-            fact("address"),
-            fact("state"),
-            fact("shards"),
-            fact("leaders"),
-            fact("replicas"),
-            fact("version")
+            node.id,
+            word(Some(&node.address)),
+            node.liveness,
+            node.shards,
+            node.leaders,
+            node.replicas,
+            word(Some(&node.version))
         );
     }
     words
 }
 
 /// Formats the replicas that cannot do their part as lines.
-pub(super) fn troubles(answer: &Value) -> String {
-    let mut words = String::new();
-    for replica in rows(&answer["replicas_in_trouble"]) {
-        let what = match replica["state"].as_str() {
-            Some("lost") => "has lost entries that it had acknowledged",
-            Some("missing") => "is missing: its node does not have it",
+pub(super) fn troubles(replicas: &[ReplicaInTrouble]) -> String {
+    let line = |replica: &ReplicaInTrouble| {
+        let what = match replica.state {
+            ReplicaState::Lost => "has lost entries that it had acknowledged",
+            ReplicaState::Missing => "is missing: its node does not have it",
             _ => "takes no entries",
         };
-        // Writing to a string cannot fail.
-        let _ = writeln!(
-            words,
-            "range {}: the replica on node {} {what}; it is replaced when a majority of the others is well",
-            word(&replica["range"]),
-            word(&replica["node"])
-        );
-    }
-    words
+        format!(
+            "range {}: the replica on node {} {what}; it is replaced when a majority of the others is well\n",
+            replica.range, replica.node
+        )
+    };
+    replicas.iter().map(line).collect()
 }
 
-fn ranges(answer: &Value) -> String {
+fn ranges_table(ranges: &[Range]) -> String {
     let mut words = String::from("id  epoch  leader  replicas  start  end  applied\n");
-    for range in rows(&answer["ranges"]) {
-        let fact = |name: &str| word(&range[name]);
-        let leader = match &range["leader_node"] {
-            Value::Null => "-".to_owned(),
-            node => format!("{node}/{}", range["leader_shard"]),
+    for range in ranges {
+        let leader = match (range.leader_node, range.leader_shard) {
+            (Some(node), Some(shard)) => format!("{node}/{shard}"),
+            _ => "-".to_owned(),
         };
-        let replicas = rows(&range["replicas"]).iter().map(|replica| {
-            let learns = if replica["voter"] == true { "" } else { "?" };
-            let state = match replica["state"].as_str() {
-                None | Some("ok") => String::new(),
-                Some(state) => format!("!{state}"),
-            };
-            format!("{}/{}{learns}{state}", replica["node"], replica["shard"])
-        });
-        let replicas: Vec<String> = replicas.collect();
-        let (start, end) = if range["system"] == true {
+        let replicas: Vec<String> = range.replicas.iter().map(place).collect();
+        let (start, end) = if range.system {
             ("(system)".to_owned(), "(end)".to_owned())
         } else {
-            (
-                border(&range["start"], "(begin)"),
-                border(&range["end"], "(end)"),
-            )
+            let end = range.end.as_deref().unwrap_or_default();
+            (border(&range.start, "(begin)"), border(end, "(end)"))
         };
-        let state = match (
-            range["unavailable"] == true,
-            range["under_replicated"] == true,
-        ) {
+        let state = match (range.unavailable, range.under_replicated) {
             (true, _) => "  UNAVAILABLE",
             (_, true) => "  under-replicated",
             _ => "",
         };
+        // Writing to a string cannot fail.
         let _ = writeln!(
             words,
             "{}  {}.{}  {leader}  {}  {start}  {end}  {}{state}",
-            fact("id"),
-            range["epoch"]["version"],
-            range["epoch"]["conf"],
+            range.id,
+            range.epoch.version,
+            range.epoch.conf,
             replicas.join(","),
-            fact("applied")
+            range.applied
         );
     }
     words
+}
+
+/// Formats where a replica is, whether it does not vote yet, and what is wrong with it.
+fn place(replica: &Replica) -> String {
+    let learns = if replica.voter { "" } else { "?" };
+    let state = match replica.state {
+        ReplicaState::Ok => String::new(),
+        state => format!("!{state}"),
+    };
+    format!("{}/{}{learns}{state}", replica.node, replica.shard)
 }
 
 /// Formats a border of a range: bytes other than printable ASCII as `\xNN`.
-fn border(hex: &Value, open: &str) -> String {
-    let digits = hex.as_str().unwrap_or_default();
-    let bytes = super::input::bytes(digits, true).unwrap_or_default();
-    if bytes.is_empty() {
+fn border(key: &[u8], open: &str) -> String {
+    if key.is_empty() {
         return open.to_owned();
     }
-    bytes.escape_ascii().to_string()
-}
-
-fn settings(list: &Value) -> String {
-    let mut words = String::new();
-    for setting in rows(list) {
-        let _ = write!(
-            words,
-            "{}  {}",
-            word(&setting["name"]),
-            word(&setting["value"])
-        );
-        match &setting["may_be"] {
-            Value::String(may_be) => {
-                let _ = write!(words, "  {may_be}");
-            }
-            _ => {
-                let _ = write!(words, "  version {}", setting["version"]);
-            }
-        }
-        words.push('\n');
-    }
-    words
+    key.escape_ascii().to_string()
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn tables_tell_what_is_known_and_what_is_not() {
         let answer = json!({ "ranges": [
-            { "id": 1, "system": true, "start": "", "end": null,
+            { "id": 1, "system": true, "start": "", "end": null, "term": 1,
               "epoch": { "version": 1, "conf": 2 }, "leader_node": null, "leader_shard": null,
               "replicas": [], "applied": 0, "unavailable": true, "under_replicated": true },
-            { "id": 2, "system": false, "start": "", "end": "00ff61",
+            { "id": 2, "system": false, "start": "", "end": "00ff61", "term": 1,
               "epoch": { "version": 1, "conf": 2 }, "leader_node": 3, "leader_shard": 0,
               "replicas": [
-                  { "node": 3, "shard": 0, "voter": true },
-                  { "node": 4, "shard": 1, "voter": false, "state": "missing" },
+                  { "replica": 5, "node": 3, "shard": 0, "voter": true, "state": "ok" },
+                  { "replica": 6, "node": 4, "shard": 1, "voter": false, "state": "missing" },
               ],
               "applied": 7, "unavailable": false, "under_replicated": true },
         ]});
-        let text = ranges(&answer);
+        let answer: Ranges = serde_json::from_value(answer).unwrap();
+        let text = ranges_table(&answer.ranges);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[1], "1  1.2  -    (system)  (end)  0  UNAVAILABLE");
         let wanted = r"2  1.2  3/0  3/0,4/1?!missing  (begin)  \x00\xffa  7  under-replicated";
         assert_eq!(lines[2], wanted);
-        let text = nodes(&json!({ "nodes": [{ "id": 1, "address": "", "state": "dead" }] }));
-        assert_eq!(text.lines().nth(1), Some("1  -  dead  -  -  -  -"));
+        let text = nodes_table(&[Node::default()]);
+        assert_eq!(text.lines().nth(1), Some("0  -  unknown  0  0  0  -"));
     }
 }

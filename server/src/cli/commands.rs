@@ -54,7 +54,7 @@ pub(super) async fn perform(
         Request::Status => super::status::status(client, printer, out).await,
         Request::Memory => super::status::memory(client, printer, out).await,
         Request::Show(show) => super::cluster::show(client, &show, printer, out).await,
-        Request::Order(command) => super::cluster::order(client, &command, printer, out).await,
+        Request::Order(order) => super::cluster::order(client, &order, printer, out).await,
     }
 }
 

@@ -3,15 +3,13 @@
 
 use std::io::Read as _;
 
-use rangedb_client::{Batch, ScanOptions};
-use rangedb_protocol::limits::VALUE_LEN_MAX;
-use serde_json::{Value, json};
-
 use super::Trouble;
 use super::args::{
     CasArgs, CliCommand, ConfigCommand, NodeCommand, PutArgs, RangeCommand, ScanArgs, WriteArgs,
 };
 use super::input;
+use rangedb_client::{Batch, ScanOptions};
+use rangedb_protocol::limits::VALUE_LEN_MAX;
 
 /// Rows of one page of a scan.
 const PAGE_ROWS: usize = 1000;
@@ -52,8 +50,7 @@ pub(super) enum Request {
     Status,
     Memory,
     Show(Show),
-    /// An admin command that changes something.
-    Order(String),
+    Order(Order),
 }
 
 /// The part of the cluster's state to show.
@@ -63,6 +60,24 @@ pub(super) enum Show {
     Ranges,
     Setting(Option<String>),
     History,
+}
+
+/// An order that changes the cluster.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    TransferLeader {
+        range: u64,
+        to: Option<u64>,
+    },
+    MoveReplica {
+        range: u64,
+        from: u64,
+        to: (u64, Option<u16>),
+    },
+    Set {
+        name: String,
+        value: String,
+    },
 }
 
 /// The condition of `cas`.
@@ -111,32 +126,23 @@ fn of_cluster(command: &CliCommand) -> Request {
         } => Request::Show(Show::Nodes),
         CliCommand::Range { command } => match command {
             RangeCommand::Ls { .. } => Request::Show(Show::Ranges),
-            RangeCommand::TransferLeader { range, to, .. } => {
-                order_of(json!({ "command": "transfer_leader", "range": range, "to": to }))
+            &RangeCommand::TransferLeader { range, to, .. } => {
+                Request::Order(Order::TransferLeader { range, to })
             }
-            RangeCommand::MoveReplica {
+            &RangeCommand::MoveReplica {
                 range, from, to, ..
-            } => order_of(json!({
-                "command": "move_replica",
-                "range": range,
-                "from": from,
-                "to_node": to.0,
-                "to_shard": to.1,
-            })),
+            } => Request::Order(Order::MoveReplica { range, from, to }),
         },
         CliCommand::Config { command } => match command {
             ConfigCommand::Get { name, .. } => Request::Show(Show::Setting(name.clone())),
-            ConfigCommand::Set { name, value, .. } => {
-                order_of(json!({ "command": "config_set", "name": name, "value": value }))
-            }
+            ConfigCommand::Set { name, value, .. } => Request::Order(Order::Set {
+                name: name.clone(),
+                value: value.clone(),
+            }),
             ConfigCommand::History { .. } => Request::Show(Show::History),
         },
         _ => Request::Status,
     }
-}
-
-fn order_of(command: Value) -> Request {
-    Request::Order(command.to_string())
 }
 
 fn read_limited(

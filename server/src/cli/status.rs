@@ -3,8 +3,10 @@
 use std::fmt::Write as _;
 use std::io::Write;
 
-use rangedb_client::{Client, MemoryUse, NodeState};
-use serde_json::{Map, Value, json};
+use rangedb_client::admin::{ClusterStatus, MemoryUse, NodeState};
+use rangedb_client::{Client, Error};
+use rangedb_server::admin::json::of_state;
+use serde_json::{Value, json};
 
 use super::cluster;
 use super::output::Printer;
@@ -17,19 +19,20 @@ pub(super) async fn status(
     printer: Printer,
     out: &mut impl Write,
 ) -> Result<Exit, Trouble> {
-    let node = client.status().await?;
-    let of_cluster = cluster::ask(client, &json!({ "command": "status" })).await;
+    let admin = client.admin();
+    let node = admin.node_state().await?;
+    let of_cluster = admin.status().await;
     let mut words = match &of_cluster {
         Ok(known) => format!(
             "cluster {}: {} ranges, {} under-replicated, {} unavailable\n{}{}",
-            known["health"].as_str().unwrap_or_default(),
-            known["ranges"],
-            known["under_replicated"],
-            known["unavailable"],
-            cluster::troubles(known),
-            cluster::nodes(known)
+            known.health,
+            known.ranges,
+            known.under_replicated,
+            known.unavailable,
+            cluster::troubles(&known.replicas_in_trouble),
+            cluster::nodes_table(&known.nodes)
         ),
-        Err(trouble) => format!("cluster unavailable: {}\n", trouble.message),
+        Err(error) => format!("cluster unavailable: {error}\n"),
     };
     let _ = write!(
         words,
@@ -56,7 +59,7 @@ pub(super) async fn status(
             if shard.disk_full { ", DISK FULL" } else { "" }
         );
     }
-    printer.print(out, facts(&node, of_cluster), words.trim_end())
+    printer.print(out, facts(&node, of_cluster)?, words.trim_end())
 }
 
 /// Prints what each budget of memory of the node has in use.
@@ -65,7 +68,7 @@ pub(super) async fn memory(
     printer: Printer,
     out: &mut impl Write,
 ) -> Result<Exit, Trouble> {
-    let node = client.status().await?;
+    let node = client.admin().node_state().await?;
     let words = memory_table(&node);
     printer.print(out, memory_facts(&node), words.trim_end())
 }
@@ -116,7 +119,7 @@ fn memory_facts(node: &NodeState) -> Value {
 }
 
 /// The state of the cluster and of the node as one JSON object.
-fn facts(node: &NodeState, of_cluster: Result<Value, Trouble>) -> Value {
+fn facts(node: &NodeState, of_cluster: Result<ClusterStatus, Error>) -> Result<Value, Trouble> {
     let shards = node.shards.iter().map(|shard| {
         json!({
             "shard": shard.shard,
@@ -132,12 +135,8 @@ fn facts(node: &NodeState, of_cluster: Result<Value, Trouble>) -> Value {
         })
     });
     let mut facts = match of_cluster {
-        Ok(Value::Object(known)) => known,
-        Ok(_) => Map::new(),
-        Err(trouble) => {
-            let unknown = json!({ "health": "unavailable", "cluster_error": trouble.message });
-            unknown.as_object().cloned().unwrap_or_default()
-        }
+        Ok(known) => of_state(known)?,
+        Err(error) => json!({ "health": "unavailable", "cluster_error": error.to_string() }),
     };
     let of_node = [
         ("cluster", json!(node.cluster)),
@@ -147,37 +146,34 @@ fn facts(node: &NodeState, of_cluster: Result<Value, Trouble>) -> Value {
         ("uptime_ms", json!(node.uptime_ms)),
         ("shards", shards.collect()),
     ];
-    facts.extend(of_node.map(|(name, fact)| (name.to_owned(), fact)));
-    Value::Object(facts)
+    for (name, fact) in of_node {
+        facts[name] = fact;
+    }
+    Ok(facts)
 }
 
 #[cfg(test)]
 mod tests {
-    use rangedb_client::ShardState;
+    use rangedb_client::admin::ShardState;
 
     use super::*;
 
     fn node() -> NodeState {
-        let cache = MemoryUse {
-            name: "block_cache".to_owned(),
-            used: 3 << 19,
-            bound: 8 << 20,
-            hits: 3,
-            misses: 1,
+        let memory = |name: &str, [used, bound]: [u64; 2], [hits, misses]: [u64; 2]| {
+            let mut memory = MemoryUse::default();
+            memory.name = name.to_owned();
+            (memory.used, memory.bound) = (used, bound);
+            (memory.hits, memory.misses) = (hits, misses);
+            memory
         };
-        let replies = MemoryUse {
-            name: "replies".to_owned(),
-            bound: 2 << 20,
-            ..MemoryUse::default()
-        };
-        let shard = ShardState {
-            memory: vec![cache, replies],
-            ..ShardState::default()
-        };
-        NodeState {
-            shards: vec![shard],
-            ..NodeState::default()
-        }
+        let mut shard = ShardState::default();
+        shard.memory = vec![
+            memory("block_cache", [3 << 19, 8 << 20], [3, 1]),
+            memory("replies", [0, 2 << 20], [0, 0]),
+        ];
+        let mut node = NodeState::default();
+        node.shards = vec![shard];
+        node
     }
 
     #[test]

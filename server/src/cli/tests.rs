@@ -6,7 +6,7 @@ use rangedb_server::admin::json;
 use serde_json::{Map, Value};
 
 use super::input;
-use super::request::{Request, Show, Wanted, prepare};
+use super::request::{Order, Request, Show, Wanted, prepare};
 use super::{CliCommand, Exit, output};
 
 #[derive(Parser)]
@@ -127,19 +127,28 @@ fn documented_command_lines_are_understood() {
 }
 
 #[test]
-fn the_cluster_is_steered_by_admin_commands() {
-    let order = |text: &str| Ok(Request::Order(text.to_owned()));
+fn the_cluster_is_steered_by_orders() {
+    let order = |order| Ok(Request::Order(order));
     assert_eq!(
         request(&["range", "transfer-leader", "7"]),
-        order(r#"{"command":"transfer_leader","range":7,"to":null}"#)
+        order(Order::TransferLeader { range: 7, to: None })
     );
-    assert_eq!(
-        request(&["range", "move-replica", "7", "--from", "1", "--to", "3/2"]),
-        order(r#"{"command":"move_replica","from":1,"range":7,"to_node":3,"to_shard":2}"#)
-    );
+    for (to, place) in [("3", (3, None)), ("3/2", (3, Some(2)))] {
+        assert_eq!(
+            request(&["range", "move-replica", "7", "--from", "1", "--to", to]),
+            order(Order::MoveReplica {
+                range: 7,
+                from: 1,
+                to: place
+            })
+        );
+    }
     assert_eq!(
         request(&["config", "set", "dead-after", "1m"]),
-        order(r#"{"command":"config_set","name":"dead-after","value":"1m"}"#)
+        order(Order::Set {
+            name: "dead-after".to_owned(),
+            value: "1m".to_owned()
+        })
     );
     let setting = |name: Option<&str>| Ok(Request::Show(Show::Setting(name.map(str::to_owned))));
     assert_eq!(request(&["config", "get"]), setting(None));

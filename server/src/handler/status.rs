@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::gateway::responder::Responder;
 use rangedb_engine::memory;
+use rangedb_engine::shard::RangeStatus;
 use rangedb_engine::types::ShardId;
 use rangedb_protocol::{MemoryUse, NodeState, RangeState, Reply, ShardState};
 
@@ -54,54 +55,63 @@ async fn gather(context: &Context) -> NodeState {
     } else {
         "ok".to_owned()
     };
-    NodeState {
-        cluster: format!("{:032x}", context.node.cluster),
-        node: context.node.id.0,
-        release: env!("CARGO_PKG_VERSION").to_owned(),
-        health,
-        uptime_ms: u64::try_from(context.node.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        shards,
-    }
+    let uptime = context.node.started.elapsed();
+    let mut state = NodeState::default();
+    state.cluster = format!("{:032x}", context.node.cluster);
+    state.node = context.node.id.0;
+    state.release = env!("CARGO_PKG_VERSION").to_owned();
+    state.health = health;
+    state.uptime_ms = u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX);
+    state.shards = shards;
+    state
 }
 
 /// A shard's state in terms of the wire protocol.
 pub fn shard_state(context: &Context, shard: ShardId) -> ShardState {
     let (status, connections) = (context.status(), context.connected.get());
-    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    let ranges = status.ranges.iter().map(|range| RangeState {
-        route: reply::route(context, &range.route),
-        system: range.system,
-        replica: range.replica.0,
-        term: range.term,
-        applied: range.applied,
-        durable: range.durable,
-        last_timestamp: range.last_ts.0,
-        gc_threshold: range.gc_threshold.0,
-        waiting: count(range.waiting),
-        sessions: count(range.session_clients),
-    });
-    ShardState {
-        shard: shard.0,
-        ranges: ranges.collect(),
-        replay_bytes: status.replay_bytes,
-        pressure: status.pressure,
-        disk_full: status.disk_full,
-        log_writes: status.wal.writes,
-        log_bytes: status.wal.bytes,
-        table_bytes: status.lsm.tables.bytes,
-        tables: count(status.lsm.tables.tables),
-        frozen_memtables: count(status.lsm.frozen),
-        connections: count(connections),
-        memory: status.memory.into_iter().map(memory_use).collect(),
-    }
+    let mut state = ShardState::default();
+    state.shard = shard.0;
+    state.ranges = (status.ranges.iter())
+        .map(|range| range_state(context, range))
+        .collect();
+    state.replay_bytes = status.replay_bytes;
+    state.pressure = status.pressure;
+    state.disk_full = status.disk_full;
+    state.log_writes = status.wal.writes;
+    state.log_bytes = status.wal.bytes;
+    state.table_bytes = status.lsm.tables.bytes;
+    state.tables = count(status.lsm.tables.tables);
+    state.frozen_memtables = count(status.lsm.frozen);
+    state.connections = count(connections);
+    state.memory = status.memory.into_iter().map(memory_use).collect();
+    state
+}
+
+fn range_state(context: &Context, range: &RangeStatus) -> RangeState {
+    let mut state = RangeState::default();
+    state.route = reply::route(context, &range.route);
+    state.system = range.system;
+    state.replica = range.replica.0;
+    state.term = range.term;
+    state.applied = range.applied;
+    state.durable = range.durable;
+    state.last_timestamp = range.last_ts.0;
+    state.gc_threshold = range.gc_threshold.0;
+    state.waiting = count(range.waiting);
+    state.sessions = count(range.session_clients);
+    state
 }
 
 fn memory_use(of: memory::MemoryUse) -> MemoryUse {
-    MemoryUse {
-        name: of.name.to_owned(),
-        used: of.used,
-        bound: of.bound,
-        hits: of.hits,
-        misses: of.misses,
-    }
+    let mut used = MemoryUse::default();
+    used.name = of.name.to_owned();
+    used.used = of.used;
+    used.bound = of.bound;
+    used.hits = of.hits;
+    used.misses = of.misses;
+    used
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }

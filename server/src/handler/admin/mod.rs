@@ -1,9 +1,8 @@
 //! Admin: shows the state of the cluster and changes it. A command, in JSON, goes to the cluster's
-//! manager, wherever it is; its answer becomes JSON again.
+//! manager, wherever it is; its answer becomes JSON again. What they say is in `rangedb_protocol::admin`.
 //!
-//! Not on the hot path. Runs on a shard's thread; [`command`] and [`render`] are pure.
+//! Not on the hot path. Runs on a shard's thread; [`render`] is pure.
 
-mod command;
 mod render;
 #[cfg(test)]
 mod tests;
@@ -17,10 +16,10 @@ use rangedb_engine::gateway::Order;
 use rangedb_engine::gateway::responder::Responder;
 use rangedb_engine::types::{NodeId, RangeId, ShardId};
 use rangedb_protocol::Reply;
+use rangedb_protocol::admin::{Command, Done};
 use rangedb_protocol::limits::ADMIN_JSON_LEN_MAX;
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use self::command::Command;
 use crate::env::{Now, reactor};
 use crate::handler::refusal::Refusal;
 use crate::handler::reply::Head;
@@ -46,8 +45,7 @@ pub(super) fn handle(
         let Some(pending) = connection.release(token) else {
             return;
         };
-        let text = done.and_then(|json| bounded(json.to_string()));
-        match text {
+        match done {
             Ok(text) => {
                 context.answered(&pending);
                 let reply = Reply::Admin { json: &text };
@@ -63,7 +61,10 @@ pub(super) fn handle(
     Ok(())
 }
 
-fn bounded(text: String) -> Result<String, Refusal> {
+/// An answer in JSON, if it is not too long for a reply.
+fn text(answer: &impl Serialize) -> Result<String, Refusal> {
+    let text =
+        serde_json::to_string(answer).map_err(|error| Refusal::internal(error.to_string()))?;
     if text.len() > ADMIN_JSON_LEN_MAX {
         let message = format!(
             "the answer has {} bytes; too much for one reply",
@@ -74,20 +75,22 @@ fn bounded(text: String) -> Result<String, Refusal> {
     Ok(text)
 }
 
-/// Performs a command and renders the answer.
-async fn perform(context: &Context, command: Command, until: Now) -> Result<Value, Refusal> {
+/// Performs a command; gives the answer in JSON.
+async fn perform(context: &Context, command: Command, until: Now) -> Result<String, Refusal> {
     let (gateway, cluster) = (&context.gateway, context.node.cluster);
     let order = match command {
-        Command::Nodes {} => return Ok(render::nodes(&gateway.view(until).await?)),
-        Command::Ranges {} => return Ok(render::ranges(&gateway.view(until).await?)),
-        Command::Status {} => return Ok(render::status(&gateway.view(until).await?, cluster)),
+        Command::Nodes {} => return text(&render::nodes(&gateway.view(until).await?)),
+        Command::Ranges {} => return text(&render::ranges(&gateway.view(until).await?)),
+        Command::Status {} => return text(&render::status(&gateway.view(until).await?, cluster)),
         Command::ConfigGet { name: None } => {
-            return Ok(render::settings(&gateway.view(until).await?));
+            return text(&render::settings(&gateway.view(until).await?));
         }
         Command::ConfigGet { name: Some(name) } => {
-            return Ok(render::setting(&gateway.view(until).await?, &name)?);
+            return text(&render::setting(&gateway.view(until).await?, &name)?);
         }
-        Command::ConfigHistory {} => return Ok(render::history(&gateway.settings(until).await?)),
+        Command::ConfigHistory {} => {
+            return text(&render::history(&gateway.settings(until).await?));
+        }
         Command::ConfigSet { name, value } => Order::Set { name, value },
         Command::TransferLeader { range, to } => Order::TransferLeader {
             range: RangeId(range),
@@ -106,5 +109,5 @@ async fn perform(context: &Context, command: Command, until: Now) -> Result<Valu
         },
     };
     gateway.order(order, until).await?;
-    Ok(json!({ "done": true }))
+    text(&Done { done: true })
 }

@@ -1,20 +1,22 @@
-//! The state of the cluster as JSON: the only place that makes it. Other tools rely on the names,
-//! so names may be added but never changed. Keys of ranges are lower-case hexadecimal digits. Pure.
+//! The state of the cluster in terms of the wire protocol. Pure.
 
 use std::collections::BTreeMap;
 
 use rangedb_engine::cluster::settings::{self, SETTINGS};
-use rangedb_engine::cluster::{NodeHealth, NodeView, RangeView, Setting, View};
+use rangedb_engine::cluster::{self, NodeHealth, NodeView, RangeView, Trouble, View};
 use rangedb_engine::error::OrderError;
 use rangedb_engine::range::{Keyspace, ReplicaPlace};
 use rangedb_engine::types::{NodeId, ReplicaId};
-use serde_json::{Value, json};
+use rangedb_protocol::admin::{
+    ClusterStatus, Health, History, Liveness, Node, Nodes, Range, Ranges, Replica,
+    ReplicaInTrouble, ReplicaState, Setting, SettingChange, Settings,
+};
 
 /// The leaders and replicas on one node.
 #[derive(Clone, Copy, Default)]
 struct Load {
-    leaders: usize,
-    replicas: usize,
+    leaders: u64,
+    replicas: u64,
 }
 
 fn loads(view: &View) -> BTreeMap<NodeId, Load> {
@@ -30,177 +32,189 @@ fn loads(view: &View) -> BTreeMap<NodeId, Load> {
     loads
 }
 
-fn all_nodes(view: &View) -> Vec<Value> {
+fn all_nodes(view: &View) -> Vec<Node> {
     let loads = loads(view);
-    let node = |node: &NodeView| {
-        let load = loads.get(&node.record.id).copied().unwrap_or_default();
-        json!({
-            "id": node.record.id.0,
-            "address": node.record.address,
-            "http": node.record.http,
-            "state": state_name(node.state),
-            "shards": node.record.shards,
-            "leaders": load.leaders,
-            "replicas": load.replicas,
-            "started_ms": node.record.started_ms,
-            "version": node.record.release,
-        })
+    let node = |shown: &NodeView| {
+        let (record, mut node) = (&shown.record, Node::default());
+        let load = loads.get(&record.id).copied().unwrap_or_default();
+        node.id = record.id.0;
+        node.address = record.address.clone();
+        node.http = record.http.clone();
+        node.liveness = liveness(shown.state);
+        node.shards = record.shards;
+        node.leaders = load.leaders;
+        node.replicas = load.replicas;
+        node.started_ms = record.started_ms;
+        node.version = record.release.clone();
+        node
     };
     view.nodes.iter().map(node).collect()
 }
 
-fn state_name(state: NodeHealth) -> &'static str {
+fn liveness(state: NodeHealth) -> Liveness {
     match state {
-        NodeHealth::Alive => "alive",
-        NodeHealth::Silent => "silent",
-        NodeHealth::Dead => "dead",
-        NodeHealth::Unreachable => "unreachable",
+        NodeHealth::Alive => Liveness::Alive,
+        NodeHealth::Silent => Liveness::Silent,
+        NodeHealth::Dead => Liveness::Dead,
+        NodeHealth::Unreachable => Liveness::Unreachable,
     }
+}
+
+/// The trouble of a replica itself.
+fn trouble(range: &RangeView, replica: ReplicaId) -> Option<ReplicaState> {
+    let mut troubles = range.troubles.iter();
+    let (_, trouble) = troubles.find(|(id, _)| *id == replica)?;
+    Some(match trouble {
+        Trouble::Lost => ReplicaState::Lost,
+        Trouble::Missing => ReplicaState::Missing,
+        Trouble::Behind => ReplicaState::Behind,
+    })
 }
 
 /// The state of a replica: its own trouble, or else its node's.
-fn replica_state(view: &View, range: &RangeView, replica: &ReplicaPlace) -> &'static str {
-    let mut troubles = range.troubles.iter();
-    let trouble = troubles.find(|(id, _)| *id == replica.replica);
-    let mut nodes = view.nodes.iter();
-    let node = nodes.find(|node| node.record.id == replica.location.node);
-    match (trouble, node.map(|node| node.state)) {
-        (Some((_, trouble)), _) => trouble.name(),
-        (None, Some(NodeHealth::Alive) | None) => "ok",
-        (None, Some(state)) => state_name(state),
-    }
+fn replica_state(view: &View, range: &RangeView, replica: &ReplicaPlace) -> ReplicaState {
+    let node = || {
+        let mut nodes = view.nodes.iter();
+        nodes.find(|node| node.record.id == replica.location.node)
+    };
+    trouble(range, replica.replica).unwrap_or_else(|| match node().map(|node| node.state) {
+        Some(NodeHealth::Alive) | None => ReplicaState::Ok,
+        Some(NodeHealth::Silent) => ReplicaState::Silent,
+        Some(NodeHealth::Dead) => ReplicaState::Dead,
+        Some(NodeHealth::Unreachable) => ReplicaState::Unreachable,
+    })
 }
 
 /// All replicas that cannot do their part: lost, missing or behind.
-fn troubles(view: &View) -> Vec<Value> {
+fn troubles(view: &View) -> Vec<ReplicaInTrouble> {
     let of_range = |range: &RangeView| {
         let replicas = range.descriptor.replicas.iter();
         let troubled = replicas.filter_map(|place| {
-            let mut troubles = range.troubles.iter();
-            let (_, trouble) = troubles.find(|(id, _)| *id == place.replica)?;
-            Some(json!({
-                "range": range.descriptor.range.0,
-                "replica": place.replica.0,
-                "node": place.location.node.0,
-                "shard": place.location.shard.0,
-                "state": trouble.name(),
-            }))
+            let mut troubled = ReplicaInTrouble::default();
+            troubled.state = trouble(range, place.replica)?;
+            troubled.range = range.descriptor.range.0;
+            troubled.replica = place.replica.0;
+            troubled.node = place.location.node.0;
+            troubled.shard = place.location.shard.0;
+            Some(troubled)
         });
-        troubled.collect::<Vec<Value>>()
+        troubled.collect::<Vec<ReplicaInTrouble>>()
     };
     view.ranges.iter().flat_map(of_range).collect()
 }
 
 /// The answer to `nodes`.
-pub(super) fn nodes(view: &View) -> Value {
-    json!({ "nodes": all_nodes(view) })
+pub(super) fn nodes(view: &View) -> Nodes {
+    Nodes {
+        nodes: all_nodes(view),
+    }
 }
 
 /// The answer to `ranges`.
-pub(super) fn ranges(view: &View) -> Value {
+pub(super) fn ranges(view: &View) -> Ranges {
     let ranges = view.ranges.iter().map(|shown| range(view, shown));
-    json!({ "ranges": ranges.collect::<Vec<Value>>() })
+    Ranges {
+        ranges: ranges.collect(),
+    }
 }
 
-fn range(view: &View, range: &RangeView) -> Value {
-    let descriptor = &range.descriptor;
-    let lag = |replica: ReplicaId, leads: bool| match range.lag.iter().find(|l| l.0 == replica) {
-        _ if leads => Some(0),
+fn range(view: &View, shown: &RangeView) -> Range {
+    let (descriptor, mut range) = (&shown.descriptor, Range::default());
+    let replicas = descriptor.replicas.iter();
+    range.id = descriptor.range.0;
+    range.system = descriptor.keyspace == Keyspace::System;
+    range.start = descriptor.keys.start.clone();
+    range.end = descriptor.keys.end.clone();
+    range.epoch.version = descriptor.epoch.version;
+    range.epoch.conf = descriptor.epoch.conf;
+    range.leader_node = shown.leader.map(|leader| leader.node.0);
+    range.leader_shard = shown.leader.map(|leader| leader.shard.0);
+    range.replicas = replicas.map(|place| replica(view, shown, place)).collect();
+    range.term = shown.term;
+    range.applied = shown.applied;
+    range.under_replicated = shown.under_replicated;
+    range.unavailable = shown.unavailable;
+    range
+}
+
+fn replica(view: &View, range: &RangeView, place: &ReplicaPlace) -> Replica {
+    let mut replica = Replica::default();
+    replica.replica = place.replica.0;
+    replica.node = place.location.node.0;
+    replica.shard = place.location.shard.0;
+    replica.voter = range.voters.contains(&place.replica);
+    replica.lag = match range.lag.iter().find(|lag| lag.0 == place.replica) {
+        _ if range.leader == Some(place.location) => Some(0),
         Some((_, lag)) if *lag != u64::MAX => Some(*lag),
         _ => None,
     };
-    let replicas = descriptor.replicas.iter().map(|replica| {
-        json!({
-            "replica": replica.replica.0,
-            "node": replica.location.node.0,
-            "shard": replica.location.shard.0,
-            "voter": range.voters.contains(&replica.replica),
-            "lag": lag(replica.replica, range.leader == Some(replica.location)),
-            "state": replica_state(view, range, replica),
-        })
-    });
-    json!({
-        "id": descriptor.range.0,
-        "system": descriptor.keyspace == Keyspace::System,
-        "start": hex(&descriptor.keys.start),
-        "end": descriptor.keys.end.as_deref().map(hex),
-        "epoch": { "version": descriptor.epoch.version, "conf": descriptor.epoch.conf },
-        "leader_node": range.leader.map(|leader| leader.node.0),
-        "leader_shard": range.leader.map(|leader| leader.shard.0),
-        "replicas": replicas.collect::<Vec<Value>>(),
-        "term": range.term,
-        "applied": range.applied,
-        "under_replicated": range.under_replicated,
-        "unavailable": range.unavailable,
-    })
+    replica.state = replica_state(view, range, place);
+    replica
 }
 
 /// The answer to `status`.
-pub(super) fn status(view: &View, cluster: u128) -> Value {
-    let count = |is: fn(&RangeView) -> bool| view.ranges.iter().filter(|range| is(range)).count();
-    let unavailable = count(|range| range.unavailable);
-    let under_replicated = count(|range| range.under_replicated);
-    let troubles = troubles(view);
+pub(super) fn status(view: &View, cluster: u128) -> ClusterStatus {
+    let count = |is: fn(&RangeView) -> bool| view.ranges.iter().filter(|r| is(r)).count() as u64;
+    let mut status = ClusterStatus::default();
+    status.cluster = format!("{cluster:032x}");
+    status.ranges = view.ranges.len() as u64;
+    status.under_replicated = count(|range| range.under_replicated);
+    status.unavailable = count(|range| range.unavailable);
+    status.replicas_in_trouble = troubles(view);
+    status.system_leader.node = view.leader.node.0;
+    status.system_leader.shard = view.leader.shard.0;
+    status.nodes = all_nodes(view);
     let all_alive = view.nodes.iter().all(|n| n.state == NodeHealth::Alive);
-    let health = if unavailable > 0 {
-        "unavailable"
-    } else if under_replicated > 0 || !troubles.is_empty() || !all_alive {
-        "degraded"
+    status.health = if status.unavailable > 0 {
+        Health::Unavailable
+    } else if status.under_replicated > 0 || !status.replicas_in_trouble.is_empty() || !all_alive {
+        Health::Degraded
     } else {
-        "ok"
+        Health::Ok
     };
-    json!({
-        "health": health,
-        "cluster": format!("{cluster:032x}"),
-        "ranges": view.ranges.len(),
-        "under_replicated": under_replicated,
-        "unavailable": unavailable,
-        "replicas_in_trouble": troubles,
-        "system_leader": { "node": view.leader.node.0, "shard": view.leader.shard.0 },
-        "nodes": all_nodes(view),
-    })
+    status
 }
 
 /// The answer to `config_get` without a name: every setting. One that was never set has no value.
-pub(super) fn settings(view: &View) -> Value {
+pub(super) fn settings(view: &View) -> Settings {
     let all = SETTINGS
         .iter()
         .map(|(name, may_be)| known(view, name, may_be));
-    json!({ "settings": all.collect::<Vec<Value>>() })
+    Settings {
+        settings: all.collect(),
+    }
 }
 
 /// The answer to `config_get` with a name.
 ///
 /// # Errors
 /// There is no such setting.
-pub(super) fn setting(view: &View, name: &str) -> Result<Value, OrderError> {
+pub(super) fn setting(view: &View, name: &str) -> Result<Setting, OrderError> {
     Ok(known(view, name, settings::rule(name)?))
 }
 
-fn known(view: &View, name: &str, may_be: &str) -> Value {
+fn known(view: &View, name: &str, may_be: &str) -> Setting {
     let set = view.settings.iter().find(|setting| setting.name == name);
-    json!({
-        "name": name,
-        "value": set.map(|set| &set.value),
-        "version": set.map(|set| set.version),
-        "at_ms": set.map(|set| set.at_ms),
-        "may_be": may_be,
-    })
+    let mut setting = Setting::default();
+    setting.name = name.to_owned();
+    setting.value = set.map(|set| set.value.clone());
+    setting.version = set.map(|set| set.version);
+    setting.at_ms = set.map(|set| set.at_ms);
+    setting.may_be = may_be.to_owned();
+    setting
 }
 
 /// The answer to `config_history`, oldest first.
-pub(super) fn history(settings: &[Setting]) -> Value {
-    let each = |set: &Setting| {
-        json!({
-            "name": set.name,
-            "value": set.value,
-            "version": set.version,
-            "at_ms": set.at_ms,
-        })
+pub(super) fn history(settings: &[cluster::Setting]) -> History {
+    let each = |set: &cluster::Setting| {
+        let mut change = SettingChange::default();
+        change.name = set.name.clone();
+        change.value = set.value.clone();
+        change.version = set.version;
+        change.at_ms = set.at_ms;
+        change
     };
-    json!({ "history": settings.iter().map(each).collect::<Vec<Value>>() })
-}
-
-fn hex(key: &[u8]) -> String {
-    key.iter().map(|byte| format!("{byte:02x}")).collect()
+    History {
+        history: settings.iter().map(each).collect(),
+    }
 }

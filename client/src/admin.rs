@@ -1,0 +1,230 @@
+//! Administration: what the cluster is made of and how it is, its settings, and orders to it.
+//!
+//! Any node takes a command and has the cluster's manager answer it. Structs and enums may grow with
+//! newer releases; what a newer node says beyond them is passed over.
+
+pub use rangedb_protocol::admin::{
+    ClusterStatus, Epoch, Health, Liveness, Node, Range, Replica, ReplicaInTrouble, ReplicaState,
+    Setting, SettingChange, SystemLeader,
+};
+use rangedb_protocol::admin::{Command, History, Nodes, Ranges, Settings};
+pub use rangedb_protocol::{MemoryUse, NodeState, RangeState, Route, ShardState};
+use rangedb_protocol::{Reply, RequestBody, Session};
+use serde::de::DeserializeOwned;
+
+use crate::client::Client;
+use crate::core::Kind;
+use crate::error::{Error, ErrorCode, Fate};
+use crate::perform::{Request, Take};
+
+/// The administration of the cluster, from [`Client::admin`]. It shares the client's connections and
+/// timeout.
+///
+/// ```no_run
+/// # use rangedb_client::{Client, Error};
+/// # async fn example(client: Client) -> Result<(), Error> {
+/// let admin = client.admin();
+/// for range in admin.ranges().await? {
+///     if range.leader_node == Some(3) && !range.system {
+///         admin.transfer_leader(range.id, None).await?;
+///     }
+/// }
+/// admin.config_set("balance", "off").await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Calls that show something change nothing and are tried again as reads are. Orders
+/// ([`transfer_leader`](Admin::transfer_leader), [`move_replica`](Admin::move_replica),
+/// [`config_set`](Admin::config_set)) are not tried again once a node may have taken them; each may be
+/// given again. An order that cannot be carried out now fails with [`ErrorCode::Busy`], one that is
+/// wrong with [`ErrorCode::Invalid`], and one that names what is not there with
+/// [`ErrorCode::NotFound`].
+#[derive(Clone, Debug)]
+pub struct Admin {
+    client: Client,
+}
+
+impl Client {
+    /// The administration of the cluster.
+    pub fn admin(&self) -> Admin {
+        Admin {
+            client: self.clone(),
+        }
+    }
+}
+
+impl Admin {
+    /// The state of the cluster.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn status(&self) -> Result<ClusterStatus, Error> {
+        self.show(Command::Status {}).await
+    }
+
+    /// The nodes of the cluster.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn nodes(&self) -> Result<Vec<Node>, Error> {
+        let answer: Nodes = self.show(Command::Nodes {}).await?;
+        Ok(answer.nodes)
+    }
+
+    /// The ranges of the cluster, the system range among them.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn ranges(&self) -> Result<Vec<Range>, Error> {
+        let answer: Ranges = self.show(Command::Ranges {}).await?;
+        Ok(answer.ranges)
+    }
+
+    /// All settings of the cluster, whether they were ever set or not.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn config(&self) -> Result<Vec<Setting>, Error> {
+        let answer: Settings = self.show(Command::ConfigGet { name: None }).await?;
+        Ok(answer.settings)
+    }
+
+    /// A setting of the cluster.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`ErrorCode::NotFound`] if there is no such setting.
+    pub async fn config_get(&self, name: &str) -> Result<Setting, Error> {
+        let name = Some(name.to_owned());
+        self.show(Command::ConfigGet { name }).await
+    }
+
+    /// All changes of settings, oldest first.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn config_history(&self) -> Result<Vec<SettingChange>, Error> {
+        let answer: History = self.show(Command::ConfigHistory {}).await?;
+        Ok(answer.history)
+    }
+
+    /// Changes a setting of the cluster.
+    ///
+    /// # Errors
+    /// See [`Error`]; its fate tells whether the setting was changed.
+    pub async fn config_set(&self, name: &str, value: &str) -> Result<(), Error> {
+        let (name, value) = (name.to_owned(), value.to_owned());
+        self.order(Command::ConfigSet { name, value }).await
+    }
+
+    /// Has another node lead a range: `to`, or any other than the present leader's. While the setting
+    /// `balance` is on, the balancer may soon choose another leader.
+    ///
+    /// # Errors
+    /// See [`Error`]; its fate tells whether the order was taken.
+    pub async fn transfer_leader(&self, range: u64, to: Option<u64>) -> Result<(), Error> {
+        self.order(Command::TransferLeader { range, to }).await
+    }
+
+    /// Moves the replica of a range on node `from` to a shard of node `to_node`; to the one with the
+    /// fewest replicas if no shard is given. When the call returns the move has begun.
+    ///
+    /// # Errors
+    /// See [`Error`]; its fate tells whether the order was taken.
+    pub async fn move_replica(
+        &self,
+        range: u64,
+        from: u64,
+        to_node: u64,
+        to_shard: Option<u16>,
+    ) -> Result<(), Error> {
+        let order = Command::MoveReplica {
+            range,
+            from,
+            to_node,
+            to_shard,
+        };
+        self.order(order).await
+    }
+
+    /// The state of one node, whichever answers, with its shards and their replicas. It needs no
+    /// majority and no manager.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn node_state(&self) -> Result<NodeState, Error> {
+        let take: Take<NodeState> = |reply, _| match reply {
+            Reply::Node(node) => Some(*node),
+            _ => None,
+        };
+        self.call(&|_| RequestBody::Status, Kind::Read, take).await
+    }
+
+    /// Sends a command that changes nothing, and reads the answer.
+    async fn show<T: DeserializeOwned>(&self, command: Command) -> Result<T, Error> {
+        read(&self.send(&command, Kind::Read).await?)
+    }
+
+    /// Sends a command that changes something. A node answers it when it was carried out, so what the
+    /// answer says does not matter.
+    async fn order(&self, command: Command) -> Result<(), Error> {
+        self.send(&command, Kind::Order).await.map(|_| ())
+    }
+
+    async fn send(&self, command: &Command, kind: Kind) -> Result<String, Error> {
+        let command = serde_json::to_string(command).map_err(|error| {
+            Error::new(ErrorCode::Internal, Fate::NotApplied, error.to_string())
+        })?;
+        let take: Take<String> = |reply, _| match reply {
+            Reply::Admin { json } => Some(json.to_owned()),
+            _ => None,
+        };
+        let body = |_| RequestBody::Admin { command: &command };
+        self.call(&body, kind, take).await
+    }
+
+    async fn call<'a, T>(
+        &self,
+        body: &'a (dyn Fn(Session) -> RequestBody<'a> + Sync),
+        kind: Kind,
+        take: Take<T>,
+    ) -> Result<T, Error> {
+        let deadline = self.client.deadline();
+        self.client
+            .call(Request {
+                key: None,
+                body,
+                kind,
+                take,
+                deadline,
+            })
+            .await
+    }
+}
+
+/// Reads an answer.
+fn read<T: DeserializeOwned>(json: &str) -> Result<T, Error> {
+    serde_json::from_str(json).map_err(|error| {
+        let message = format!("the node's answer is not understood: {error}");
+        Error::new(ErrorCode::Internal, Fate::NotApplied, message)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_lacks_something_is_an_error() {
+        assert_eq!(
+            read::<Nodes>(r#"{"nodes":[],"more":1}"#),
+            Ok(Nodes::default())
+        );
+        let error = read::<Nodes>(r#"{"more":1}"#).unwrap_err();
+        assert_eq!(
+            (error.code, error.fate),
+            (ErrorCode::Internal, Fate::NotApplied)
+        );
+        assert!(error.message.contains("nodes"), "{error}");
+    }
+}

@@ -1,0 +1,484 @@
+//! The commands of admin requests and what answers them, which are JSON. A node writes the answers and
+//! clients read them: an unknown member is passed over and an unknown word of a state is
+//! [`Unknown`](Health::Unknown), so that a client reads what a newer node writes. Members are added but
+//! never renamed, since other tools read them, too. Pure.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// An admin command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Command {
+    /// Shows the nodes. [`Nodes`] is the answer.
+    Nodes {},
+    /// Shows the ranges. [`Ranges`] is the answer.
+    Ranges {},
+    /// Shows the state of the cluster. [`ClusterStatus`] is the answer.
+    Status {},
+    /// Has another node lead a range. [`Done`] is the answer.
+    TransferLeader {
+        /// The range.
+        range: u64,
+        /// The node; any other than the present leader's if none is given.
+        to: Option<u64>,
+    },
+    /// Moves a replica of a range to another node or shard. [`Done`] is the answer.
+    MoveReplica {
+        /// The range.
+        range: u64,
+        /// The node that has the replica.
+        from: u64,
+        /// The node that gets it.
+        to_node: u64,
+        /// The shard of that node; the one with the fewest replicas if none is given.
+        to_shard: Option<u16>,
+    },
+    /// Shows settings of the cluster. [`Setting`] is the answer if a name is given, else [`Settings`].
+    ConfigGet {
+        /// The setting; all if none is given.
+        name: Option<String>,
+    },
+    /// Changes a setting of the cluster. [`Done`] is the answer.
+    ConfigSet {
+        /// The setting.
+        name: String,
+        /// Its new value, as typed.
+        value: String,
+    },
+    /// Shows all changes of settings. [`History`] is the answer.
+    ConfigHistory {},
+}
+
+impl Command {
+    /// Parses a command.
+    ///
+    /// # Errors
+    /// It is no command; the text says why.
+    pub fn parse(text: &str) -> Result<Command, String> {
+        serde_json::from_str(text).map_err(|error| format!("this is no admin command: {error}"))
+    }
+}
+
+/// The answer to [`Command::Nodes`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nodes {
+    /// The nodes, by their ids.
+    pub nodes: Vec<Node>,
+}
+
+/// The answer to [`Command::Ranges`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ranges {
+    /// The ranges, by their ids.
+    pub ranges: Vec<Range>,
+}
+
+/// The answer to [`Command::ConfigGet`] without a name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// All settings that there are.
+    pub settings: Vec<Setting>,
+}
+
+/// The answer to [`Command::ConfigHistory`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// The changes, oldest first.
+    pub history: Vec<SettingChange>,
+}
+
+/// The answer to a command that changes the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// Whether it was carried out; a node that refuses says why by an error.
+    pub done: bool,
+}
+
+/// A node of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Node {
+    /// Its id.
+    pub id: u64,
+    /// Where it listens for clients.
+    pub address: String,
+    /// Where it listens for HTTP; empty if it does not.
+    pub http: String,
+    /// Whether it is heard from.
+    #[serde(rename = "state")]
+    pub liveness: Liveness,
+    /// The number of its shards.
+    pub shards: u16,
+    /// The number of ranges that it leads.
+    pub leaders: u64,
+    /// The number of its replicas.
+    pub replicas: u64,
+    /// When it started, in milliseconds since 1970 of its wall clock.
+    pub started_ms: u64,
+    /// The release of its server.
+    pub version: String,
+}
+
+/// A range.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Range {
+    /// Its id.
+    pub id: u64,
+    /// Whether it is the range of the cluster's own records, whose keys are no client's.
+    pub system: bool,
+    /// The first key.
+    #[serde(with = "hex")]
+    pub start: Vec<u8>,
+    /// The key at which it ends, which is not in it; `None`: it has no end.
+    #[serde(with = "hex_or_null")]
+    pub end: Option<Vec<u8>>,
+    /// Which of its descriptors this is.
+    pub epoch: Epoch,
+    /// The node that leads it, if one is known.
+    pub leader_node: Option<u64>,
+    /// The shard of that node.
+    pub leader_shard: Option<u16>,
+    /// Its replicas.
+    pub replicas: Vec<Replica>,
+    /// The leader's term.
+    pub term: u64,
+    /// The index of the last entry that the leader has applied.
+    pub applied: u64,
+    /// Whether fewer voters are alive and up to date than there should be.
+    pub under_replicated: bool,
+    /// Whether it has no leader, or its leader reaches no majority.
+    pub unavailable: bool,
+}
+
+/// The epoch of a range. Neither number ever goes back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Epoch {
+    /// Rises when its borders change.
+    pub version: u32,
+    /// Rises when its replicas change.
+    pub conf: u32,
+}
+
+/// A replica of a range.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Replica {
+    /// Its id.
+    pub replica: u64,
+    /// Its node.
+    pub node: u64,
+    /// Its shard of that node.
+    pub shard: u16,
+    /// Whether it votes; a replica that is new does not yet.
+    pub voter: bool,
+    /// How many entries of the leader's log it lacks, if that is known.
+    pub lag: Option<u64>,
+    /// Whether it does its part.
+    pub state: ReplicaState,
+}
+
+/// The state of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ClusterStatus {
+    /// The worst that is known.
+    pub health: Health,
+    /// The cluster's id.
+    pub cluster: String,
+    /// The number of ranges.
+    pub ranges: u64,
+    /// The number of ranges with fewer voters than there should be.
+    pub under_replicated: u64,
+    /// The number of ranges that serve nothing.
+    pub unavailable: u64,
+    /// The replicas that cannot do their part.
+    pub replicas_in_trouble: Vec<ReplicaInTrouble>,
+    /// Who leads the system range.
+    pub system_leader: SystemLeader,
+    /// The nodes, by their ids.
+    pub nodes: Vec<Node>,
+}
+
+/// A replica that cannot do its part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ReplicaInTrouble {
+    /// Its range.
+    pub range: u64,
+    /// Its id.
+    pub replica: u64,
+    /// Its node.
+    pub node: u64,
+    /// Its shard of that node.
+    pub shard: u16,
+    /// What is wrong with it.
+    pub state: ReplicaState,
+}
+
+/// The shard that leads the system range, and so manages the cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct SystemLeader {
+    /// Its node.
+    pub node: u64,
+    /// Its number within the node.
+    pub shard: u16,
+}
+
+/// A setting of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Setting {
+    /// Its name.
+    pub name: String,
+    /// Its value, as typed; `None`: it was never set.
+    pub value: Option<String>,
+    /// The number of the change that set it, counted from 1 over all settings.
+    pub version: Option<u64>,
+    /// When it was set, in milliseconds since 1970 of the manager's wall clock.
+    pub at_ms: Option<u64>,
+    /// The values that it may have, for people.
+    pub may_be: String,
+}
+
+/// A change of a setting.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct SettingChange {
+    /// The setting.
+    pub name: String,
+    /// Its value since then, as typed.
+    pub value: String,
+    /// The number of the change, counted from 1 over all settings.
+    pub version: u64,
+    /// When it was made, in milliseconds since 1970 of the manager's wall clock.
+    pub at_ms: u64,
+}
+
+/// Whether the cluster serves, and whether all of it is well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Health {
+    /// All is well.
+    Ok,
+    /// All ranges serve, but a node or a replica is not well.
+    Degraded,
+    /// A range serves nothing.
+    Unavailable,
+    /// A word that this release does not know.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+/// Whether a node is heard from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Liveness {
+    /// It reports to the manager.
+    Alive,
+    /// It has not reported for a while.
+    Silent,
+    /// It has been silent for so long that its replicas are replaced.
+    Dead,
+    /// It reports, but the leaders of its replicas do not reach it.
+    Unreachable,
+    /// A word that this release does not know.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+/// Whether a replica does its part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ReplicaState {
+    /// It does.
+    Ok,
+    /// It has lost entries that it had acknowledged.
+    Lost,
+    /// Its node does not have it.
+    Missing,
+    /// It takes no entries.
+    Behind,
+    /// Its node is [silent](Liveness::Silent).
+    Silent,
+    /// Its node is [dead](Liveness::Dead).
+    Dead,
+    /// Its node is [unreachable](Liveness::Unreachable).
+    Unreachable,
+    /// A word that this release does not know.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+impl fmt::Display for Liveness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+impl fmt::Display for ReplicaState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// Bytes as hexadecimal digits: lower-case ones are written, both cases are read.
+mod hex {
+    use std::fmt::Write as _;
+
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn digits(bytes: &[u8]) -> String {
+        let mut text = String::with_capacity(bytes.len() * 2);
+        for byte in bytes {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{byte:02x}");
+        }
+        text
+    }
+
+    pub fn bytes(text: &str) -> Option<Vec<u8>> {
+        let digit = |digit: &u8| char::from(*digit).to_digit(16);
+        let byte = |pair: &[u8]| match pair {
+            [high, low] => u8::try_from(digit(high)? << 4 | digit(low)?).ok(),
+            _ => None,
+        };
+        text.as_bytes().chunks(2).map(byte).collect()
+    }
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&digits(bytes))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(from)?;
+        bytes(&text).ok_or_else(|| D::Error::custom("a key is not in hexadecimal digits"))
+    }
+}
+
+/// As [`hex`], of bytes that may be absent.
+mod hex_or_null {
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::hex;
+
+    pub fn serialize<S: Serializer>(bytes: &Option<Vec<u8>>, to: S) -> Result<S::Ok, S::Error> {
+        bytes.as_deref().map(hex::digits).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<u8>>, D::Error> {
+        let Some(text) = Option::<String>::deserialize(from)? else {
+            return Ok(None);
+        };
+        let bytes = hex::bytes(&text);
+        (bytes.map(Some)).ok_or_else(|| D::Error::custom("a key is not in hexadecimal digits"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_a_closed_set_without_unknown_fields() {
+        let good = [
+            (r#"{"command":"nodes"}"#, Command::Nodes {}),
+            (r#"{"command":"config_history"}"#, Command::ConfigHistory {}),
+            (
+                r#"{"command":"transfer_leader","range":2}"#,
+                Command::TransferLeader { range: 2, to: None },
+            ),
+            (
+                r#"{"command":"move_replica","range":2,"from":1,"to_node":3,"to_shard":0}"#,
+                Command::MoveReplica {
+                    range: 2,
+                    from: 1,
+                    to_node: 3,
+                    to_shard: Some(0),
+                },
+            ),
+            (
+                r#"{"command":"config_get"}"#,
+                Command::ConfigGet { name: None },
+            ),
+        ];
+        for (text, command) in good {
+            let again = serde_json::to_string(&command).expect("a command has a text");
+            assert_eq!(Command::parse(text).as_ref(), Ok(&command), "{text}");
+            assert_eq!(Command::parse(&again), Ok(command), "{again}");
+        }
+        for bad in [
+            "",
+            "nodes",
+            "{}",
+            r#"{"command":"drop_all"}"#,
+            r#"{"command":"nodes","more":1}"#,
+            r#"{"command":"transfer_leader"}"#,
+            r#"{"command":"transfer_leader","range":-1}"#,
+            r#"{"command":"transfer_leader","range":1,"two":2}"#,
+            r#"{"command":"move_replica","range":1,"from":1,"to_node":1,"to_shard":65536}"#,
+            r#"{"command":"config_set","name":"x"}"#,
+            r#"{"command":"config_set","name":"x","value":1}"#,
+            r#"{"command":"nodes"} {"command":"nodes"}"#,
+        ] {
+            assert!(Command::parse(bad).is_err(), "{bad}");
+        }
+        assert!(Command::parse("x").is_err_and(|reason| reason.contains("admin command")));
+    }
+
+    #[test]
+    fn what_a_newer_node_adds_is_passed_over() {
+        let text = r#"{"nodes":[{"id":1,"address":"a:1","http":"","state":"asleep","shards":2,
+            "leaders":0,"replicas":3,"started_ms":8,"version":"9","rack":"r1"}],"racks":["r1"]}"#;
+        let read: Nodes = serde_json::from_str(text).expect("an answer");
+        let node = &read.nodes[0];
+        assert_eq!((node.id, node.liveness), (1, Liveness::Unknown));
+        // What was always there must be there.
+        assert!(serde_json::from_str::<Nodes>("{}").is_err());
+        assert!(serde_json::from_str::<Nodes>(r#"{"nodes":[{"id":1}]}"#).is_err());
+    }
+
+    #[test]
+    fn keys_are_hexadecimal_digits() {
+        for (start, end) in [(vec![], None), (vec![0, 0xff, 0x61], Some(vec![0xb0]))] {
+            let range = Range {
+                start,
+                end,
+                ..Range::default()
+            };
+            let text = serde_json::to_string(&range).expect("a range has a text");
+            assert_eq!(serde_json::from_str::<Range>(&text).ok(), Some(range));
+        }
+        let text = serde_json::to_string(&Range::default()).expect("a range has a text");
+        assert!(text.contains(r#""start":"","end":null"#), "{text}");
+        for bad in [r#""start":"0""#, r#""start":"+f""#, r#""start":"é""#] {
+            let text = text.replace(r#""start":"""#, bad);
+            assert!(serde_json::from_str::<Range>(&text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn states_are_said_as_they_are_written() {
+        assert_eq!(Health::Degraded.to_string(), "degraded");
+        assert_eq!(Liveness::Alive.to_string(), "alive");
+        assert_eq!(ReplicaState::Missing.to_string(), "missing");
+    }
+}
