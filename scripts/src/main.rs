@@ -36,7 +36,8 @@ const USAGE: &str = "usage: xtask COMMAND
                                a node on every core, loaded and measured
   cluster up | down | kill N | status
                                three nodes on loopback, to play with
-  compare redis [--records N] [--seconds N]
+  compare redis [--rows get,scan,multi-get,put,large] [--records N] [--seconds N]
+          [--rounds N] [--memory SIZE]
                                the same work on redis-server, in the same run
   compare etcd [--records N] [--seconds N] [--rounds N] [--programs DIR]
                                three nodes against three of etcd, in the same run";
@@ -56,7 +57,7 @@ fn main() -> ExitCode {
         ["soak", seconds, seed] => soak::run(seconds, seed),
         ["quickstart", options @ ..] => quickstart::run(options),
         ["cluster", words @ ..] => cluster::run(words),
-        ["compare", "redis", options @ ..] => compare::run(options),
+        ["compare", "redis", options @ ..] => compare::redis::run(options),
         ["compare", "etcd", options @ ..] => compare::etcd::run(options),
         _ => {
             eprintln!("{USAGE}");
