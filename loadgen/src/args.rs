@@ -41,6 +41,8 @@ pub enum Command {
     Load(DriveArgs),
     /// Runs a workload over loaded records and measures it.
     Run(DriveArgs),
+    /// Reads every row of the database once, in key order, and measures it.
+    Scan(ScanArgs),
     /// Lets clients write and read few keys, and checks that what they saw is linearizable.
     Check(CheckArgs),
     /// Prints the --split-at list that makes equal ranges of the records.
@@ -120,6 +122,17 @@ pub struct DriveArgs {
     /// Seed of the random choice of operations.
     #[arg(long, default_value_t = 1, value_name = "S")]
     pub seed: u64,
+    /// How the result is printed.
+    #[arg(long, default_value = "table", value_enum)]
+    pub format: Format,
+}
+
+/// Settings of `scan`.
+#[derive(Clone, Debug, Args)]
+pub struct ScanArgs {
+    /// Where the database is.
+    #[command(flatten)]
+    pub address: AddressArgs,
     /// How the result is printed.
     #[arg(long, default_value = "table", value_enum)]
     pub format: Format,
@@ -300,6 +313,7 @@ mod tests {
         }
         for line in [
             "loadgen load --workload a",
+            "loadgen scan --addr a:1 --format json",
             "loadgen check --addr a:1 --duration 3 --clients 4 --keys 2 --format table",
             "loadgen split-keys 4 --records 1000",
         ] {

@@ -1,13 +1,16 @@
 //! The real client as a [`Database`]. The only module that uses the client library.
 
 use std::borrow::Cow;
-
 use std::sync::OnceLock;
+use std::time::Instant;
 
 pub use rangedb_client::ClusterId;
 use rangedb_client::{CasOutcome, Client, ClientOptions, Fate};
 
 use crate::database::{Condition, Database, Failure, Found};
+use crate::driver::Measured;
+use crate::probe::Probe;
+use crate::workload::OperationKind;
 
 /// A client with its own connections.
 #[derive(Clone)]
@@ -37,6 +40,30 @@ impl ClientDatabase {
             }
         }
         Ok(ClientDatabase { client })
+    }
+
+    /// Reads every row of the database once, in key order. Each row counts as an operation; the
+    /// latencies are those of the pages. Gives the bytes of all keys and values, too.
+    pub async fn scan_everything(&self) -> Result<(Measured, u64), String> {
+        let (mut probe, mut bytes) = (Probe::default(), 0);
+        let began = Instant::now();
+        let mut asked = began;
+        let mut read = self.client.scan(..).page().await;
+        loop {
+            let page = read.map_err(|error| error.to_string())?;
+            let now = Instant::now();
+            probe.record(OperationKind::Scan, now - asked);
+            probe.operations += page.rows.len() as u64;
+            let lens = page.rows.iter().map(|row| row.key.len() + row.value.len());
+            bytes += lens.sum::<usize>() as u64;
+            let Some(continuation) = page.continuation else {
+                break;
+            };
+            asked = now;
+            read = self.client.scan_next(continuation).await;
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        Ok((Measured { probe, seconds }, bytes))
     }
 }
 

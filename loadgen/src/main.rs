@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use clap::Parser;
 use serde_json::{Map, Value, json};
 
-use rangedb_loadgen::args::{CheckArgs, Cli, Command, DriveArgs};
+use rangedb_loadgen::args::{CheckArgs, Cli, Command, DriveArgs, ScanArgs};
 use rangedb_loadgen::check::clients;
 use rangedb_loadgen::client::ClientDatabase;
 use rangedb_loadgen::etcd::EtcdDatabase;
 use rangedb_loadgen::report::{self, Format};
-use rangedb_loadgen::{driver, workload::Workload};
+use rangedb_loadgen::{driver, driver::Measured, workload::Workload};
 
 /// The database is to be measured, not the system's allocator.
 #[global_allocator]
@@ -31,6 +31,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Load(args) => drive(&args, true),
         Command::Run(args) => drive(&args, false),
+        Command::Scan(args) => scan(&args),
         Command::Check(args) => check(&args),
         Command::SplitKeys(args) => args.list().map_err(Trouble::Usage).map(|list| {
             println!("{list}");
@@ -67,16 +68,39 @@ fn drive(args: &DriveArgs, load: bool) -> Result<ExitCode, Trouble> {
     };
     let measured = measured.map_err(Trouble::Failed)?;
     let conditions = conditions(args, load);
-    match args.format {
-        Format::Table => print!("{}", report::run_table(&measured, &conditions)),
-        Format::Json => println!("{}", report::run_json(&measured, conditions)),
+    Ok(print(&measured, conditions, args.format))
+}
+
+/// Prints a result; gives the exit code.
+fn print(measured: &Measured, conditions: Map<String, Value>, format: Format) -> ExitCode {
+    match format {
+        Format::Table => print!("{}", report::run_table(measured, &conditions)),
+        Format::Json => println!("{}", report::run_json(measured, conditions)),
     }
-    let has_succeeded = measured.probe.operations > 0;
-    Ok(if has_succeeded {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(EXIT_FAILED)
-    })
+    match measured.probe.operations {
+        0 => ExitCode::from(EXIT_FAILED),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn scan(args: &ScanArgs) -> Result<ExitCode, Trouble> {
+    let scanned = runtime()?.block_on(async {
+        let binding = args.address.binding();
+        let database = ClientDatabase::connect(&args.address.addresses, &binding).await?;
+        database.scan_everything().await
+    });
+    let (measured, bytes) = scanned.map_err(Trouble::Failed)?;
+    let mut conditions = Map::new();
+    conditions.insert("command".into(), json!("scan"));
+    conditions.insert("bytes".into(), json!(bytes));
+    Ok(print(&measured, conditions, args.format))
+}
+
+fn runtime() -> Result<tokio::runtime::LocalRuntime, Trouble> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(Default::default())
+        .map_err(|error| Trouble::Failed(format!("cannot start a runtime: {error}")))
 }
 
 fn conditions(args: &DriveArgs, load: bool) -> Map<String, Value> {
@@ -106,11 +130,7 @@ fn conditions(args: &DriveArgs, load: bool) -> Map<String, Value> {
 
 fn check(args: &CheckArgs) -> Result<ExitCode, Trouble> {
     let options = args.options(rand::random()).map_err(Trouble::Usage)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build_local(Default::default())
-        .map_err(|error| Trouble::Failed(format!("cannot start a runtime: {error}")))?;
-    let checked = runtime
+    let checked = runtime()?
         .block_on(async {
             let mut databases = Vec::new();
             let cluster = args.address.binding();

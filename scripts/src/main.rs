@@ -1,9 +1,10 @@
 //! Checks and tools for the project; the short scripts in this folder call them: `xtask
-//! tidy|layers|sizes|deps|unused|generate|generated|test|soak|quickstart|cluster|compare`.
+//! tidy|layers|sizes|deps|unused|generate|generated|test|soak|quickstart|cluster|bench|compare`.
 //!
 //! It uses only the binaries and files of the other crates. Every step prints the command that it
 //! runs.
 
+mod bench;
 mod cluster;
 mod compare;
 mod deps;
@@ -36,7 +37,10 @@ const USAGE: &str = "usage: xtask COMMAND
                                a node on every core, loaded and measured
   cluster up | down | kill N | status
                                three nodes on loopback, to play with
-  compare redis [--records N] [--seconds N]
+  bench [FILTER...] [OPTION...]
+                               benchmarks of parts; the words go to divan
+  compare redis [--rows get,scan,multi-get,put,large] [--records N] [--seconds N]
+          [--rounds N] [--memory SIZE]
                                the same work on redis-server, in the same run
   compare etcd [--records N] [--seconds N] [--rounds N] [--programs DIR]
                                three nodes against three of etcd, in the same run";
@@ -56,7 +60,8 @@ fn main() -> ExitCode {
         ["soak", seconds, seed] => soak::run(seconds, seed),
         ["quickstart", options @ ..] => quickstart::run(options),
         ["cluster", words @ ..] => cluster::run(words),
-        ["compare", "redis", options @ ..] => compare::run(options),
+        ["bench", words @ ..] => bench::run(words),
+        ["compare", "redis", options @ ..] => compare::redis::run(options),
         ["compare", "etcd", options @ ..] => compare::etcd::run(options),
         _ => {
             eprintln!("{USAGE}");

@@ -11,11 +11,13 @@ use std::time::{Duration, Instant as StdInstant};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use rangedb_engine::cluster::NodeRecord;
 use rangedb_engine::env::{Clock, Instant, World};
+use rangedb_engine::gateway::Gateway;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::limits::SMALL_APPEND_LEN_MAX;
 use rangedb_engine::lsm::{LsmTables, TableOptions};
 use rangedb_engine::range::Keyspace;
-use rangedb_engine::shard::{DigestOptions, FolderMark, InitialRange, Opened, ShardOptions};
+use rangedb_engine::range::observer::ApplyObservers;
+use rangedb_engine::shard::{DigestOptions, FolderMark, InitialRange, Opened, Shard, ShardOptions};
 use rangedb_engine::types::{KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId, Timestamp};
 use rangedb_protocol::handshake::{HANDSHAKE_REPLY_LEN, Handshake, HandshakeReply};
 use rangedb_protocol::{FlatBufferBuilder, Reply, Request, RequestBody, Session, frame};
@@ -26,12 +28,13 @@ use crate::env::{Now, RingDisk, SystemClock, reactor};
 use crate::net::port::Port;
 use crate::peers::Peers;
 use crate::peers::link::Links;
-use crate::shard::context::{ClientLimits, NodeInfo};
+use crate::shard::context::{ClientLimits, Context, NodeInfo};
 use crate::shard::mesh::channels;
 use crate::shard::{Order, ShardError, ShardSetup, run};
 use crate::world::GlommioEnv;
 
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(30);
+const ROW_CACHE_BYTES: usize = 1 << 20;
 
 /// A running node.
 pub struct TestNode {
@@ -70,17 +73,7 @@ impl TestNode {
         .expect("a port");
         let address = port.address;
         let (orders, ordered) = watch::channel(Order::Serve);
-        let started = StdInstant::now();
-        let id = NodeId(1);
-        let node = NodeInfo {
-            cluster: 7,
-            id,
-            shards,
-            started,
-            limits,
-            clients: ConnectionLimit::new(connections_max),
-            peers: ConnectionLimit::new(connections_max),
-        };
+        let node = node_info(shards, limits, connections_max);
         let hlc = Hlc::new();
         let mut running = Vec::new();
         let mut ready = Vec::new();
@@ -94,7 +87,7 @@ impl TestNode {
             let (hlc, orders) = (hlc.clone(), ordered.clone());
             let node = node.clone();
             let serve = move || async move {
-                let (options, world) = engine(&folder, ShardId(shard), keys);
+                let (options, world) = engine(&folder, ShardId(shard), keys, ROW_CACHE_BYTES);
                 run(ShardSetup {
                     options,
                     world,
@@ -156,6 +149,36 @@ impl TestNode {
     }
 }
 
+/// Opens the only shard of a node, with a row cache of so many bytes, and nothing that listens. The
+/// node must be stopped.
+pub async fn open_alone(folder: &Path, row_cache_bytes: usize) -> Rc<Context> {
+    let node = node_info(1, ClientLimits::default(), 1);
+    let (mesh, _) = channels(1).remove(0).open();
+    let mesh = Rc::new(mesh);
+    let folder = folder.join("0");
+    let (options, world) = engine(&folder, ShardId(0), keys_of(&[], 0), row_cache_bytes);
+    let links = world.transport.clone();
+    links.join_mesh(mesh.clone());
+    let shard = Shard::open(options, world, Hlc::new(), ApplyObservers::default()).await;
+    let gateway = Gateway::new(shard.expect("the shard opens"));
+    let context = Context::new(gateway, mesh, node, Arc::new(Peers::none()), links);
+    let routes = context.gateway.shard().routes();
+    context.gateway.learn_routes(context.here(), routes);
+    Rc::new(context)
+}
+
+fn node_info(shards: u16, limits: ClientLimits, connections_max: usize) -> NodeInfo {
+    NodeInfo {
+        cluster: 7,
+        id: NodeId(1),
+        shards,
+        started: StdInstant::now(),
+        limits,
+        clients: ConnectionLimit::new(connections_max),
+        peers: ConnectionLimit::new(connections_max),
+    }
+}
+
 fn keys_of(split_at: &[&str], shard: usize) -> KeyRange {
     let border = |at: usize| split_at.get(at).map(|key| key.as_bytes().to_vec());
     let start = shard.checked_sub(1).and_then(border).unwrap_or_default();
@@ -176,7 +199,12 @@ pub fn record(id: u64) -> NodeRecord {
     }
 }
 
-fn engine(folder: &Path, shard: ShardId, keys: KeyRange) -> (ShardOptions, World<GlommioEnv>) {
+fn engine(
+    folder: &Path,
+    shard: ShardId,
+    keys: KeyRange,
+    row_cache_bytes: usize,
+) -> (ShardOptions, World<GlommioEnv>) {
     let number = u64::from(shard.0) + 2;
     let options = ShardOptions {
         location: Location {
@@ -184,7 +212,7 @@ fn engine(folder: &Path, shard: ShardId, keys: KeyRange) -> (ShardOptions, World
             shard,
         },
         entry_cache_bytes: 4 << 20,
-        row_cache_bytes: 1 << 20,
+        row_cache_bytes,
         segment_bytes: 16 << 20,
         entries_kept: 0,
         small_append_bytes: SMALL_APPEND_LEN_MAX,

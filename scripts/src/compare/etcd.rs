@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{Figures, VALUE_SIZE, cpu_seconds, figures_of_loadgen};
+use super::{Figures, Spread, VALUE_SIZE, cpu_seconds, figures_of_loadgen};
 use crate::Outcome;
 use crate::node::free_port;
 use crate::process::{self, Background, output, release_binary, stop_children_on_signals};
@@ -62,7 +62,6 @@ const WORKS: [Work; 6] = [
 
 struct Options {
     common: super::Options,
-    rounds: usize,
     /// The folder of etcd's programs; if it is not given, they are downloaded.
     programs: Option<PathBuf>,
 }
@@ -72,15 +71,12 @@ fn parse(options: &[&str]) -> Result<Options, String> {
         common: super::Options {
             records: "100000".to_owned(),
             seconds: 4.0,
+            rounds: 3,
         },
-        rounds: 3,
         programs: None,
     };
     for pair in options.chunks(2) {
         match pair {
-            ["--rounds", number] if number.parse::<usize>().is_ok_and(|number| number > 0) => {
-                parsed.rounds = number.parse().unwrap_or(parsed.rounds);
-            }
             ["--programs", folder] => parsed.programs = Some(PathBuf::from(folder)),
             option if parsed.common.take(option) => {}
             _ => {
@@ -104,7 +100,7 @@ pub fn run(options: &[&str]) -> Outcome {
         None => fetch(folder.path())?,
     };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for round in 1..=options.rounds {
+    for round in 1..=options.common.rounds {
         let place = |name: &str| folder.path().join(format!("{name}-{round}"));
         ours.push(measure(
             &Cluster::rangedb(&place("rangedb"), &options)?,
@@ -315,13 +311,11 @@ fn measure(cluster: &Cluster, options: &Options) -> Result<Vec<Figures>, String>
 }
 
 fn median(rounds: &[Vec<Figures>], work: usize, figure: impl Fn(&Figures) -> f64) -> f64 {
-    let mut all: Vec<f64> = rounds
+    let all = rounds
         .iter()
-        .filter_map(|r| r.get(work))
-        .map(figure)
-        .collect();
-    all.sort_by(f64::total_cmp);
-    all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
+        .filter_map(|round| round.get(work))
+        .map(figure);
+    Spread::of(all).median
 }
 
 fn print(options: &Options, ours: &[Vec<Figures>], theirs: &[Vec<Figures>]) {
@@ -378,19 +372,5 @@ mod tests {
             None
         );
         assert_eq!(leader_in(&serde_json::Value::Null), None);
-    }
-
-    #[test]
-    fn the_middle_round_counts() {
-        let round = |rate| {
-            vec![Figures {
-                rate,
-                p50_us: 0.0,
-                p99_us: 0.0,
-                cpu_us: 0.0,
-            }]
-        };
-        let rounds = [round(3.0), round(1.0), round(2.0)];
-        assert_eq!(median(&rounds, 0, |figures| figures.rate), 2.0);
     }
 }

@@ -1,5 +1,6 @@
 //! A live node over real sockets: what clients may do, and what they may not.
 
+mod allocations;
 mod edges;
 mod garbage;
 mod times;
