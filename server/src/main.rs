@@ -9,8 +9,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use rangedb_server::config::Config;
 use rangedb_server::config::raw::{BadConfig, Key, RawConfig};
+use rangedb_server::env::root::Root;
 use rangedb_server::env::{huge_pages, signals, threads};
-use rangedb_server::{logging, node};
+use rangedb_server::{check, logging, node};
 
 /// An allocator that keeps freed pages, so that a shard does not wait for the kernel's memory-map
 /// lock.
@@ -32,13 +33,37 @@ struct Arguments {
 enum Command {
     /// Runs a node until SIGTERM or SIGINT; a second signal ends it at once. SIGHUP is ignored.
     Start(Box<StartArgs>),
+    /// Checks whether this machine, the settings and the data folder are fit for a node, and measures
+    /// the disk for 5 s; the exit code is 1 if a check fails.
+    Check(Box<CheckArgs>),
     #[command(flatten)]
     Client(cli::CliCommand),
 }
 
-/// Every flag can also be set in the environment, as RANGEDB_DATA_DIR and so on, or in the file.
+/// Arguments of `start`.
 #[derive(Debug, Args)]
 struct StartArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Prints each setting and its source, and exits.
+    #[arg(long)]
+    print_config: bool,
+}
+
+/// Arguments of `check`: the settings that the node would be started with.
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// The format of results.
+    #[arg(long, default_value = "table", value_enum)]
+    format: cli::Format,
+}
+
+/// The settings of a node. Each can also be set in the environment, as RANGEDB_DATA_DIR and so on, or
+/// in the file.
+#[derive(Debug, Args)]
+struct SettingsArgs {
     /// Folder of the node's data; made if it does not exist.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
@@ -91,20 +116,18 @@ struct StartArgs {
     /// Lowest level of log lines: error, warn, info, debug or trace; info by default.
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
-    /// Prints each setting and its source, and exits.
-    #[arg(long)]
-    print_config: bool,
 }
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Start(arguments) => start(&arguments),
+        Command::Check(arguments) => check(&arguments),
         Command::Client(command) => cli::run(command),
     }
 }
 
 /// Collects the settings of the file, the environment and the flags.
-fn layers(arguments: &StartArgs) -> Result<RawConfig, BadConfig> {
+fn layers(arguments: &SettingsArgs) -> Result<RawConfig, BadConfig> {
     let mut raw = RawConfig::new();
     if let Some(file) = &arguments.config {
         raw.add_file(file)?;
@@ -130,13 +153,41 @@ fn layers(arguments: &StartArgs) -> Result<RawConfig, BadConfig> {
     Ok(raw)
 }
 
+fn usage(message: String) -> ExitCode {
+    logging::last_words(&format!("rangedb: {message}"));
+    ExitCode::from(EXIT_USAGE)
+}
+
+/// Prints all checks. Without --data-dir the disk of the current folder is checked.
+fn check(arguments: &CheckArgs) -> ExitCode {
+    let mut raw = match layers(&arguments.settings) {
+        Ok(raw) => raw,
+        Err(error) => return usage(error.to_string()),
+    };
+    if raw.text(Key::DataDir).is_empty() {
+        raw.add_flag(Key::DataDir, Some(&".".to_owned()));
+    }
+    let config = match Config::validate(&raw) {
+        Ok(config) => config,
+        Err(error) => return usage(error.to_string()),
+    };
+    let checks = check::all(&Root::of_machine(), &config, check::WRITES_TIME);
+    let text = match arguments.format {
+        cli::Format::Table => check::to_text(&checks),
+        cli::Format::Json => format!("{}\n", check::to_json(&checks)),
+    };
+    if let Err(error) = write!(std::io::stdout(), "{text}") {
+        return usage(format!("cannot print the checks: {error}"));
+    }
+    match check::worst(&checks) {
+        check::State::Fail => ExitCode::FAILURE,
+        check::State::Ok | check::State::Warn => ExitCode::SUCCESS,
+    }
+}
+
 fn start(arguments: &StartArgs) -> ExitCode {
     signals::ignore_meaningless();
-    let usage = |message: String| {
-        logging::last_words(&format!("rangedb: {message}"));
-        ExitCode::from(EXIT_USAGE)
-    };
-    let raw = match layers(arguments) {
+    let raw = match layers(&arguments.settings) {
         Ok(raw) => raw,
         Err(error) => return usage(error.to_string()),
     };

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::api::Api;
 use crate::admin::{self, Pages, Phase, Serving};
+use crate::check;
 use crate::config::Config;
 use crate::data_dir::{BadFolder, Birth, DataDir, Wanted};
 use crate::descriptors::{ConnectionLimit, Needs, Shares, TooFew};
@@ -82,6 +83,7 @@ pub enum NodeError {
 /// # Errors
 /// The node could not start, or a shard failed.
 pub fn run(config: &Config) -> Result<(), NodeError> {
+    check::log_at_start(config);
     kernel::check()?;
     // Check memory and descriptors before the folder is touched; for one shard if it says how many.
     let is_known = config.shards_given || !DataDir::was_made(&config.data_dir);

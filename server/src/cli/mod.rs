@@ -22,7 +22,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-pub use args::CliCommand;
+pub use args::{CliCommand, Format};
 use rangedb_client::{Client, ClientOptions, ErrorCode, Fate};
 
 /// The result of a command; the number is the process's exit code.

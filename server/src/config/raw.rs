@@ -178,6 +178,11 @@ impl RawConfig {
         }
     }
 
+    /// A setting's text.
+    pub fn text(&self, key: Key) -> &str {
+        self.values.get(&key).map_or("", |(text, _)| text.as_str())
+    }
+
     /// Parses a setting's text.
     ///
     /// # Errors
@@ -187,8 +192,7 @@ impl RawConfig {
         key: Key,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Result<T, BadSetting> {
-        let text = self.values.get(&key).map_or("", |(text, _)| text.as_str());
-        parse(text).map_err(|rule| self.bad(key, rule))
+        parse(self.text(key)).map_err(|rule| self.bad(key, rule))
     }
 
     /// Makes the error for a setting that breaks a rule.
