@@ -93,22 +93,16 @@ pub(super) fn nodes(answer: &Value) -> String {
     words
 }
 
-/// Formats the replicas that cannot do their part as lines.
-pub(super) fn troubles(answer: &Value) -> String {
+/// Formats what keeps the cluster from being whole as lines.
+pub(super) fn reasons(answer: &Value) -> String {
     let mut words = String::new();
-    for replica in rows(&answer["replicas_in_trouble"]) {
-        let what = match replica["state"].as_str() {
-            Some("lost") => "has lost entries that it had acknowledged",
-            Some("missing") => "is missing: its node does not have it",
-            _ => "takes no entries",
-        };
+    for reason in rows(&answer["reasons"]) {
+        let why = word(&reason["reason"]);
         // Writing to a string cannot fail.
-        let _ = writeln!(
-            words,
-            "range {}: the replica on node {} {what}; it is replaced when a majority of the others is well",
-            word(&replica["range"]),
-            word(&replica["node"])
-        );
+        let _ = match &reason["range"] {
+            Value::Null => writeln!(words, "node {}: {why}", reason["nodes"][0]),
+            range => writeln!(words, "range {range} is {}: {why}", word(&reason["health"])),
+        };
     }
     words
 }
@@ -214,6 +208,13 @@ mod tests {
         assert_eq!(lines[1], "1  1.2  -    (system)  (end)  0  UNAVAILABLE");
         let wanted = r"2  1.2  3/0  3/0,4/1?!missing  (begin)  \x00\xffa  7  under-replicated";
         assert_eq!(lines[2], wanted);
+        let answer = json!({ "reasons": [
+            { "health": "degraded", "range": 2, "nodes": [4], "reason": "its replicas on node 4: missing" },
+            { "health": "degraded", "range": null, "nodes": [4], "reason": "the node is dead" },
+        ]});
+        let wanted =
+            "range 2 is degraded: its replicas on node 4: missing\nnode 4: the node is dead\n";
+        assert_eq!(reasons(&answer), wanted);
         let text = nodes(&json!({ "nodes": [{ "id": 1, "address": "", "state": "dead" }] }));
         assert_eq!(text.lines().nth(1), Some("1  -  dead  -  -  -  -"));
     }

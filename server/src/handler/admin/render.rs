@@ -91,6 +91,53 @@ fn troubles(view: &View) -> Vec<Value> {
     view.ranges.iter().flat_map(of_range).collect()
 }
 
+/// What keeps the cluster from being whole: ranges first, each with its nodes that are not well, then
+/// nodes.
+fn reasons(view: &View) -> Vec<Value> {
+    let mut reasons = Vec::new();
+    for range in &view.ranges {
+        let health = match (range.unavailable, range.under_replicated) {
+            (true, _) => "unavailable",
+            (_, true) => "degraded",
+            _ if !range.troubles.is_empty() => "degraded",
+            _ => continue,
+        };
+        let replicas = range.descriptor.replicas.iter();
+        let unwell = replicas.filter_map(|replica| {
+            let state = replica_state(view, range, replica);
+            (state != "ok").then_some((replica.location.node.0, state))
+        });
+        let unwell: Vec<(u64, &str)> = unwell.collect();
+        let nodes: Vec<u64> = unwell.iter().map(|(node, _)| *node).collect();
+        let why = match unwell.as_slice() {
+            [] if range.unavailable => "no replica leads it with a majority".to_owned(),
+            [] => format!("it has {} voters, too few", range.voters.len()),
+            unwell => {
+                let states = unwell
+                    .iter()
+                    .map(|(node, state)| format!("on node {node}: {state}"));
+                format!("its replicas {}", Vec::from_iter(states).join(", "))
+            }
+        };
+        reasons.push(json!({
+            "health": health,
+            "range": range.descriptor.range.0,
+            "nodes": nodes,
+            "reason": why,
+        }));
+    }
+    let absent = view.nodes.iter().filter(|n| n.state != NodeHealth::Alive);
+    reasons.extend(absent.map(|node| {
+        json!({
+            "health": "degraded",
+            "range": null,
+            "nodes": [node.record.id.0],
+            "reason": format!("the node is {}", state_name(node.state)),
+        })
+    }));
+    reasons
+}
+
 /// The answer to `nodes`.
 pub(super) fn nodes(view: &View) -> Value {
     json!({ "nodes": all_nodes(view) })
@@ -155,6 +202,7 @@ pub(super) fn status(view: &View, cluster: u128) -> Value {
         "ranges": view.ranges.len(),
         "under_replicated": under_replicated,
         "unavailable": unavailable,
+        "reasons": reasons(view),
         "replicas_in_trouble": troubles,
         "system_leader": { "node": view.leader.node.0, "shard": view.leader.shard.0 },
         "nodes": all_nodes(view),
