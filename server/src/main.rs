@@ -87,6 +87,12 @@ struct SettingsArgs {
     /// Address of health and metrics; 127.0.0.1:7480 by default.
     #[arg(long, value_name = "HOST:PORT")]
     http: Option<String>,
+    /// Names by which requests over HTTP may call this node, beside its own names and addresses.
+    #[arg(long, value_name = "LIST")]
+    http_hosts: Option<String>,
+    /// Origins of other sites whose pages may use the API over HTTP, such as https://example.com.
+    #[arg(long, value_name = "LIST")]
+    http_origins: Option<String>,
     /// Number of shards; it cannot change after the folder is made. By default that of the folder,
     /// or one for each processor if the folder is new.
     #[arg(long, value_name = "N")]
@@ -126,15 +132,16 @@ fn main() -> ExitCode {
     }
 }
 
-/// Collects the settings of the file, the environment and the flags.
-fn layers(arguments: &SettingsArgs) -> Result<RawConfig, BadConfig> {
+/// Collects the settings of the file, the environment and the flags, with warnings about variables
+/// that name no setting.
+fn layers(arguments: &SettingsArgs) -> Result<(RawConfig, Vec<String>), BadConfig> {
     let mut raw = RawConfig::new();
     if let Some(file) = &arguments.config {
         raw.add_file(file)?;
     }
     let variables = std::env::vars_os();
     let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-    raw.add_variables(variables.map(|(name, value)| (text(name), text(value))))?;
+    let warnings = raw.add_variables(variables.map(|(name, value)| (text(name), text(value))));
     raw.add_flag(Key::DataDir, arguments.data_dir.as_ref());
     raw.add_flag(Key::Listen, arguments.listen.as_ref());
     raw.add_flag(Key::Advertise, arguments.advertise.as_ref());
@@ -142,6 +149,8 @@ fn layers(arguments: &SettingsArgs) -> Result<RawConfig, BadConfig> {
     raw.add_flag(Key::BootstrapExpect, arguments.bootstrap_expect.as_ref());
     raw.add_flag(Key::ClusterSecret, arguments.cluster_secret.as_ref());
     raw.add_flag(Key::Http, arguments.http.as_ref());
+    raw.add_flag(Key::HttpHosts, arguments.http_hosts.as_ref());
+    raw.add_flag(Key::HttpOrigins, arguments.http_origins.as_ref());
     raw.add_flag(Key::Shards, arguments.shards.as_ref());
     raw.add_flag(Key::Cpus, arguments.cpus.as_ref());
     raw.add_flag(Key::Memory, arguments.memory.as_ref());
@@ -150,7 +159,7 @@ fn layers(arguments: &SettingsArgs) -> Result<RawConfig, BadConfig> {
     raw.add_flag(Key::GcRetention, arguments.gc_retention.as_ref());
     raw.add_flag(Key::Log, arguments.log.as_ref());
     raw.add_flag(Key::LogLevel, arguments.log_level.as_ref());
-    Ok(raw)
+    Ok((raw, warnings))
 }
 
 fn usage(message: String) -> ExitCode {
@@ -160,10 +169,13 @@ fn usage(message: String) -> ExitCode {
 
 /// Prints all checks. Without --data-dir the disk of the current folder is checked.
 fn check(arguments: &CheckArgs) -> ExitCode {
-    let mut raw = match layers(&arguments.settings) {
-        Ok(raw) => raw,
+    let (mut raw, warnings) = match layers(&arguments.settings) {
+        Ok(layers) => layers,
         Err(error) => return usage(error.to_string()),
     };
+    for warning in warnings {
+        logging::last_words(&format!("rangedb: {warning}"));
+    }
     if raw.text(Key::DataDir).is_empty() {
         raw.add_flag(Key::DataDir, Some(&".".to_owned()));
     }
@@ -187,8 +199,8 @@ fn check(arguments: &CheckArgs) -> ExitCode {
 
 fn start(arguments: &StartArgs) -> ExitCode {
     signals::ignore_meaningless();
-    let raw = match layers(&arguments.settings) {
-        Ok(raw) => raw,
+    let (raw, warnings) = match layers(&arguments.settings) {
+        Ok(layers) => layers,
         Err(error) => return usage(error.to_string()),
     };
     if arguments.print_config {
@@ -209,6 +221,9 @@ fn start(arguments: &StartArgs) -> ExitCode {
         return usage(error);
     }
     logging::abort_on_panic();
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     huge_pages::begin_without();
     match node::run(&config) {
         Ok(()) => {

@@ -236,11 +236,12 @@ impl Signals {
 
 async fn control(config: &Config, pages_max: usize) -> Result<(), NodeError> {
     let mut signals = Signals::take()?;
-    let pages = Pages::bind(config.http)
+    let address = config.http.address;
+    let pages = Pages::bind(address)
         .await
-        .map_err(|e| NodeError::Http(config.http, e))?;
+        .map_err(|e| NodeError::Http(address, e))?;
     let http = pages.address;
-    let node = Arc::new(admin::Node::default());
+    let node = Arc::new(admin::Node::new(config.http.clone()));
     tokio::spawn(pages.serve(node.clone(), pages_max));
     tokio::spawn(huge_pages::allow_from(config.huge_pages_from()));
 

@@ -14,7 +14,7 @@ const LOOKUP_MAX: Duration = Duration::from_secs(1);
 
 /// Tries whether the node could listen. That a node of this folder already does is fine.
 pub(super) fn ports(root: &Root, config: &Config) -> Check {
-    let http = config.http.to_string();
+    let http = config.http.address.to_string();
     let tried = [("--listen", &config.listen), ("--http", &http)].map(|(flag, address)| {
         let bound = TcpListener::bind(address.as_str()).map(drop);
         (flag, address.clone(), bound)
