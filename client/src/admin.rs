@@ -4,8 +4,8 @@
 //! newer releases; what a newer node says beyond them is passed over.
 
 pub use rangedb_protocol::admin::{
-    ClusterStatus, Epoch, Health, Liveness, Node, Range, Replica, ReplicaInTrouble, ReplicaState,
-    Setting, SettingChange, SystemLeader,
+    ClusterStatus, Epoch, Health, HealthReason, Liveness, Node, Range, Replica, ReplicaInTrouble,
+    ReplicaState, Setting, SettingChange, SystemLeader,
 };
 use rangedb_protocol::admin::{Command, History, Nodes, Ranges, Settings};
 pub use rangedb_protocol::{MemoryUse, NodeState, RangeState, Route, ShardState};

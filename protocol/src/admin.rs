@@ -195,12 +195,29 @@ pub struct ClusterStatus {
     pub under_replicated: u64,
     /// The number of ranges that serve nothing.
     pub unavailable: u64,
+    /// What keeps the cluster from being whole: ranges first, then nodes.
+    #[serde(default)]
+    pub reasons: Vec<HealthReason>,
     /// The replicas that cannot do their part.
     pub replicas_in_trouble: Vec<ReplicaInTrouble>,
     /// Who leads the system range.
     pub system_leader: SystemLeader,
     /// The nodes, by their ids.
     pub nodes: Vec<Node>,
+}
+
+/// Why a cluster is not whole: a range, or a node, that is not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct HealthReason {
+    /// How bad it is.
+    pub health: Health,
+    /// The range; without one it is the node.
+    pub range: Option<u64>,
+    /// The nodes that are not well: those with replicas of the range, or the one node.
+    pub nodes: Vec<u64>,
+    /// What is wrong, as a sentence without its subject.
+    pub reason: String,
 }
 
 /// A replica that cannot do its part.

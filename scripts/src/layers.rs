@@ -60,6 +60,7 @@ const ORDERS: [Order; 4] = [
             logging - log lines
             fatal - how a node ends that cannot go on
             descriptors - shares of file descriptors
+            check - whether machine and settings are fit for a node
             peers net handler shard probe world - the way of a request, one knot
             admin - pages and the API over HTTP
             cli - the command line

@@ -17,7 +17,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("protocol/src/reply.rs", "decode", CODEC),
     ("protocol/src/reply.rs", "build", CODEC),
     ("protocol/src/request.rs", "build", CODEC),
-    ("server/src/main.rs", "StartArgs", FLAGS),
+    ("server/src/main.rs", "SettingsArgs", FLAGS),
     ("loadgen/src/args.rs", "DriveArgs", FLAGS),
 ];
 

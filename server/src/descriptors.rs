@@ -51,7 +51,8 @@ pub struct Needs {
 )]
 pub struct TooFew {
     limit: usize,
-    needed: usize,
+    /// The lowest limit that is enough.
+    pub needed: usize,
     needs: Needs,
 }
 

@@ -4,12 +4,14 @@
 //! the engine's gateway, and the answer into a frame. [`shard`] runs an engine's shard on its thread,
 //! with the channels to the others of this node; [`peers`] links it with other nodes. [`mod@env`]
 //! implements the engine's traits of the machine. [`node`] starts it all by the settings of
-//! [`config`] on the folder of [`data_dir`]; [`admin`] shows its state.
+//! [`config`] on the folder of [`data_dir`]; [`admin`] shows its state. [`check`] says whether the
+//! machine is fit for it.
 
 // These macros panic if they cannot print; see `logging`.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod admin;
+pub mod check;
 pub mod config;
 pub mod data_dir;
 pub mod descriptors;

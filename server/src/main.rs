@@ -9,8 +9,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use rangedb_server::config::Config;
 use rangedb_server::config::raw::{BadConfig, Key, RawConfig};
+use rangedb_server::env::root::Root;
 use rangedb_server::env::{huge_pages, signals, threads};
-use rangedb_server::{logging, node};
+use rangedb_server::{check, logging, node};
 
 /// An allocator that keeps freed pages, so that a shard does not wait for the kernel's memory-map
 /// lock.
@@ -32,13 +33,37 @@ struct Arguments {
 enum Command {
     /// Runs a node until SIGTERM or SIGINT; a second signal ends it at once. SIGHUP is ignored.
     Start(Box<StartArgs>),
+    /// Checks whether this machine, the settings and the data folder are fit for a node, and measures
+    /// the disk for 5 s; the exit code is 1 if a check fails.
+    Check(Box<CheckArgs>),
     #[command(flatten)]
     Client(cli::CliCommand),
 }
 
-/// Every flag can also be set in the environment, as RANGEDB_DATA_DIR and so on, or in the file.
+/// Arguments of `start`.
 #[derive(Debug, Args)]
 struct StartArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Prints each setting and its source, and exits.
+    #[arg(long)]
+    print_config: bool,
+}
+
+/// Arguments of `check`: the settings that the node would be started with.
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// The format of results.
+    #[arg(long, default_value = "table", value_enum)]
+    format: cli::Format,
+}
+
+/// The settings of a node. Each can also be set in the environment, as RANGEDB_DATA_DIR and so on, or
+/// in the file.
+#[derive(Debug, Args)]
+struct SettingsArgs {
     /// Folder of the node's data; made if it does not exist.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
@@ -62,6 +87,12 @@ struct StartArgs {
     /// Address of health and metrics; 127.0.0.1:7480 by default.
     #[arg(long, value_name = "HOST:PORT")]
     http: Option<String>,
+    /// Names by which requests over HTTP may call this node, beside its own names and addresses.
+    #[arg(long, value_name = "LIST")]
+    http_hosts: Option<String>,
+    /// Origins of other sites whose pages may use the API over HTTP, such as https://example.com.
+    #[arg(long, value_name = "LIST")]
+    http_origins: Option<String>,
     /// Number of shards; it cannot change after the folder is made. By default that of the folder,
     /// or one for each processor if the folder is new.
     #[arg(long, value_name = "N")]
@@ -91,27 +122,26 @@ struct StartArgs {
     /// Lowest level of log lines: error, warn, info, debug or trace; info by default.
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
-    /// Prints each setting and its source, and exits.
-    #[arg(long)]
-    print_config: bool,
 }
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Start(arguments) => start(&arguments),
+        Command::Check(arguments) => check(&arguments),
         Command::Client(command) => cli::run(command),
     }
 }
 
-/// Collects the settings of the file, the environment and the flags.
-fn layers(arguments: &StartArgs) -> Result<RawConfig, BadConfig> {
+/// Collects the settings of the file, the environment and the flags, with warnings about variables
+/// that name no setting.
+fn layers(arguments: &SettingsArgs) -> Result<(RawConfig, Vec<String>), BadConfig> {
     let mut raw = RawConfig::new();
     if let Some(file) = &arguments.config {
         raw.add_file(file)?;
     }
     let variables = std::env::vars_os();
     let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-    raw.add_variables(variables.map(|(name, value)| (text(name), text(value))))?;
+    let warnings = raw.add_variables(variables.map(|(name, value)| (text(name), text(value))));
     raw.add_flag(Key::DataDir, arguments.data_dir.as_ref());
     raw.add_flag(Key::Listen, arguments.listen.as_ref());
     raw.add_flag(Key::Advertise, arguments.advertise.as_ref());
@@ -119,6 +149,8 @@ fn layers(arguments: &StartArgs) -> Result<RawConfig, BadConfig> {
     raw.add_flag(Key::BootstrapExpect, arguments.bootstrap_expect.as_ref());
     raw.add_flag(Key::ClusterSecret, arguments.cluster_secret.as_ref());
     raw.add_flag(Key::Http, arguments.http.as_ref());
+    raw.add_flag(Key::HttpHosts, arguments.http_hosts.as_ref());
+    raw.add_flag(Key::HttpOrigins, arguments.http_origins.as_ref());
     raw.add_flag(Key::Shards, arguments.shards.as_ref());
     raw.add_flag(Key::Cpus, arguments.cpus.as_ref());
     raw.add_flag(Key::Memory, arguments.memory.as_ref());
@@ -127,17 +159,48 @@ fn layers(arguments: &StartArgs) -> Result<RawConfig, BadConfig> {
     raw.add_flag(Key::GcRetention, arguments.gc_retention.as_ref());
     raw.add_flag(Key::Log, arguments.log.as_ref());
     raw.add_flag(Key::LogLevel, arguments.log_level.as_ref());
-    Ok(raw)
+    Ok((raw, warnings))
+}
+
+fn usage(message: String) -> ExitCode {
+    logging::last_words(&format!("rangedb: {message}"));
+    ExitCode::from(EXIT_USAGE)
+}
+
+/// Prints all checks. Without --data-dir the disk of the current folder is checked.
+fn check(arguments: &CheckArgs) -> ExitCode {
+    let (mut raw, warnings) = match layers(&arguments.settings) {
+        Ok(layers) => layers,
+        Err(error) => return usage(error.to_string()),
+    };
+    for warning in warnings {
+        logging::last_words(&format!("rangedb: {warning}"));
+    }
+    if raw.text(Key::DataDir).is_empty() {
+        raw.add_flag(Key::DataDir, Some(&".".to_owned()));
+    }
+    let config = match Config::validate(&raw) {
+        Ok(config) => config,
+        Err(error) => return usage(error.to_string()),
+    };
+    let checks = check::all(&Root::of_machine(), &config, check::WRITES_TIME);
+    let text = match arguments.format {
+        cli::Format::Table => check::to_text(&checks),
+        cli::Format::Json => format!("{}\n", check::to_json(&checks)),
+    };
+    if let Err(error) = write!(std::io::stdout(), "{text}") {
+        return usage(format!("cannot print the checks: {error}"));
+    }
+    match check::worst(&checks) {
+        check::State::Fail => ExitCode::FAILURE,
+        check::State::Ok | check::State::Warn => ExitCode::SUCCESS,
+    }
 }
 
 fn start(arguments: &StartArgs) -> ExitCode {
     signals::ignore_meaningless();
-    let usage = |message: String| {
-        logging::last_words(&format!("rangedb: {message}"));
-        ExitCode::from(EXIT_USAGE)
-    };
-    let raw = match layers(arguments) {
-        Ok(raw) => raw,
+    let (raw, warnings) = match layers(&arguments.settings) {
+        Ok(layers) => layers,
         Err(error) => return usage(error.to_string()),
     };
     if arguments.print_config {
@@ -158,6 +221,9 @@ fn start(arguments: &StartArgs) -> ExitCode {
         return usage(error);
     }
     logging::abort_on_panic();
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     huge_pages::begin_without();
     match node::run(&config) {
         Ok(()) => {

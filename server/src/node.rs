@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::api::Api;
 use crate::admin::{self, Pages, Phase, Serving};
+use crate::check;
 use crate::config::Config;
 use crate::data_dir::{BadFolder, Birth, DataDir, Wanted};
 use crate::descriptors::{ConnectionLimit, Needs, Shares, TooFew};
@@ -82,6 +83,7 @@ pub enum NodeError {
 /// # Errors
 /// The node could not start, or a shard failed.
 pub fn run(config: &Config) -> Result<(), NodeError> {
+    check::log_at_start(config);
     kernel::check()?;
     // Check memory and descriptors before the folder is touched: for one shard, if only the folder
     // knows how many there are.
@@ -235,11 +237,12 @@ impl Signals {
 
 async fn control(config: &Config, pages_max: usize) -> Result<(), NodeError> {
     let mut signals = Signals::take()?;
-    let pages = Pages::bind(config.http)
+    let address = config.http.address;
+    let pages = Pages::bind(address)
         .await
-        .map_err(|e| NodeError::Http(config.http, e))?;
+        .map_err(|e| NodeError::Http(address, e))?;
     let http = pages.address;
-    let node = Arc::new(admin::Node::default());
+    let node = Arc::new(admin::Node::new(config.http.clone()));
     tokio::spawn(pages.serve(node.clone(), pages_max));
     tokio::spawn(huge_pages::allow_from(config.huge_pages_from()));
 

@@ -63,7 +63,7 @@ pub fn exchange(home: &Home, head: &str, body: &[u8]) -> Response {
 pub fn request(home: &Home, method: &str, path: &str, body: &[u8]) -> Response {
     let len = body.len();
     let head = format!(
-        "{method} /api/v1/{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+        "{method} /api/v1/{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
          Content-Length: {len}\r\n\r\n"
     );
     exchange(home, &head, body)

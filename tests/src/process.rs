@@ -214,7 +214,7 @@ impl Home {
         let mut stream = TcpStream::connect(&self.http).expect("the admin pages are there");
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         )
         .expect("the request is sent");
         let mut text = String::new();

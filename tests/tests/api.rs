@@ -1,7 +1,7 @@
 //! The API over HTTP and the command line's view of the cluster, on a real node.
 
 use rangedb_client::{Client, ScanOptions, blocking};
-use rangedb_tests::cluster::wait_for;
+use rangedb_tests::cluster::{status, wait_for};
 use rangedb_tests::http::{exchange, request};
 use rangedb_tests::process::Home;
 use serde_json::{Value, json};
@@ -184,7 +184,7 @@ fn what_breaks_a_limit_or_a_rule_is_refused_with_a_reason() {
         (413, &json!("not_applied"))
     );
     // The announced body is too long, and none of it arrives.
-    let head = "PUT /api/v1/kv/big HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+    let head = "PUT /api/v1/kv/big HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
                 Content-Length: 99999999999\r\n\r\n";
     assert_eq!(exchange(&home, head, b"").status, 413);
     assert_eq!(request(&home, "GET", "kv/big", b"").body, value);
@@ -310,7 +310,7 @@ fn shown(home: &Home, arguments: &[&str]) -> Value {
 /// Waits until the cluster's manager knows this many ranges, each with a leader.
 fn wait_for_ranges(home: &Home, count: usize) {
     wait_for("ranges that are led", || {
-        let status = shown(home, &["status"]);
+        let status = status(home);
         let are_led = status["health"] == "ok" && status["nodes"][0]["leaders"] == count;
         are_led.then_some(())
     });

@@ -89,7 +89,7 @@ fn a_silent_address_does_not_use_up_a_short_time() {
             0 => format!("{silent},{}", node.home.listen),
             _ => format!("{},{silent}", node.home.listen),
         };
-        for command in [&["get", "k"][..], &["node", "ls"], &["status"]] {
+        for command in [&["get", "k"][..], &["node", "ls"], &["status", "--memory"]] {
             let told = cli(&list, &[command, &["--timeout", "500ms"]].concat());
             assert!(told.status.success(), "{number} {command:?}: {told:?}");
         }

@@ -54,7 +54,7 @@ pub use digests::{DigestOptions, DigestStats};
 pub use folder::{FolderMark, Opened};
 pub use multi_get::{KeyFound, KeyTurn, Moment};
 use range_map::{RangeMap, Running};
-pub use status::{ClusterStatus, RangeStatus, ShardStatus};
+pub use status::{Availability, ClusterStatus, RangeStatus, ShardStatus};
 
 /// A range with which a new shard starts.
 #[derive(Clone, Debug)]

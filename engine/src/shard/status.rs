@@ -5,10 +5,21 @@ use crate::env::{Env, Instant, Now};
 use crate::lsm::LsmStats;
 use crate::memory::MemoryUse;
 use crate::range::Route;
-use crate::shard::{DigestStats, Inner};
+use crate::shard::{DigestStats, Inner, report};
 use crate::tree::cold_reads::ColdReadStats;
 use crate::types::{DataId, ReplicaId, Timestamp};
 use crate::wal::WalStats;
+
+/// Whether a range can be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Availability {
+    /// A majority of its voters is alive.
+    Available,
+    /// No majority of its voters is alive.
+    NoQuorum,
+    /// It serves nothing, because its replicas hold different rows and no majority agrees.
+    Halted,
+}
 
 /// The status of a range on this shard.
 #[derive(Clone, Debug)]
@@ -41,8 +52,8 @@ pub struct RangeStatus {
     pub in_flight: usize,
     /// How many clients the session table has.
     pub session_clients: usize,
-    /// Whether it serves nothing, because its replicas hold different rows and no majority agrees.
-    pub halted: bool,
+    /// Whether it can be served, as far as this shard knows.
+    pub availability: Availability,
 }
 
 /// The status of a shard.
@@ -98,8 +109,10 @@ fn cluster<E: Env>(inner: &Inner<E>) -> Option<ClusterStatus> {
 
 /// The status of every range, users' first.
 pub(super) fn ranges<E: Env>(inner: &Inner<E>) -> Vec<RangeStatus> {
+    let now = Now::<E>::now();
     let ranges = inner.ranges.groups().into_iter().map(|(replica, raft)| {
         let leading = replica.leading();
+        let availability = report::availability(inner, &replica, &raft, now);
         let index = |id: Option<crate::wal::LogId>| id.map_or(0, |id| id.index);
         replica.with_state(|state| RangeStatus {
             route: state.descriptor.route(replica.leadership.leader()),
@@ -116,7 +129,7 @@ pub(super) fn ranges<E: Env>(inner: &Inner<E>) -> Vec<RangeStatus> {
             waiting: replica.proposer.waiting(),
             in_flight: replica.proposer.in_flight(),
             session_clients: state.sessions.len().0,
-            halted: replica.is_halted(),
+            availability,
         })
     });
     ranges.collect()

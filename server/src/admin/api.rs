@@ -316,6 +316,7 @@ async fn whole_body(body: Incoming, len_max: usize) -> Result<Vec<u8>, Failure> 
     read(body, len_max).await.map_err(|no_body| match no_body {
         NoBody::TooLong => Failure::too_long(len_max),
         NoBody::Broken => Failure::invalid("the body did not arrive"),
+        NoBody::Late => Failure::too_late(),
     })
 }
 

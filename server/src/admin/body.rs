@@ -1,14 +1,22 @@
 //! Bodies of HTTP requests and responses, and paths of requests. Nothing here interprets them.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
+use tokio::time::Instant;
 
 /// A body that is too long is still read to the end if at most this many bytes exceed the limit, so
 /// that the client receives the refusal.
 const DISCARDED_LEN_MAX: usize = 4 << 20;
+
+/// A body of which less than [`PIECE_LEN`] comes within this time is given up, as on the node's own
+/// port.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
+const PIECE_LEN: usize = 64 << 10;
 
 /// Why a body cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +25,8 @@ pub(super) enum NoBody {
     TooLong,
     /// The connection broke, or the bytes are no valid HTTP.
     Broken,
+    /// The rest of the body does not come.
+    Late,
 }
 
 /// Reads a whole body of at most `len_max` bytes.
@@ -26,12 +36,20 @@ pub(super) async fn read(mut body: Incoming, len_max: usize) -> Result<Vec<u8>, 
         return Err(NoBody::TooLong);
     }
     let (mut kept, mut len) = (Vec::new(), 0);
-    while let Some(frame) = body.frame().await {
+    let (mut piece_end, mut due) = (PIECE_LEN, Instant::now() + PIECE_TIMEOUT);
+    loop {
+        let frame = tokio::time::timeout_at(due, body.frame()).await;
+        let Some(frame) = frame.map_err(|_| NoBody::Late)? else {
+            break;
+        };
         let frame = frame.map_err(|_| NoBody::Broken)?;
         let Ok(data) = frame.into_data() else {
             continue;
         };
         len += data.len();
+        if len >= piece_end {
+            (piece_end, due) = (len + PIECE_LEN, Instant::now() + PIECE_TIMEOUT);
+        }
         if len <= len_max {
             kept.extend_from_slice(&data);
         } else if len > len_max + DISCARDED_LEN_MAX {

@@ -1,52 +1,228 @@
-//! The limit on connections to the admin pages.
+//! The limits on connections to the admin pages: how many there are, and how long each may be silent.
 //!
 //! When all slots are taken, a new connection replaces the oldest idle one. If none is idle, it
 //! gets one of a few slots for probes: there it may ask only whether the node lives and is ready.
 //! So neither idle clients nor slow users of the API can keep an orchestrator from its answer.
+//!
+//! A connection without a request is closed after [`IDLE_TIMEOUT`]. One with a request under way, up
+//! to the last byte of the response, never is, unless its client has stopped taking part: a head must
+//! arrive within [`HEAD_TIMEOUT`], and a response must move within [`STALL_TIMEOUT`]. How long a body
+//! may take, `body` says.
 
 use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
 /// Slots that only probes use.
 const PROBES_MAX: usize = 4;
-/// A connection is idle if it came, and was last busy, longer ago than this.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
-/// The value of `last_busy` while a request is being answered.
-const BUSY: u64 = u64::MAX;
+/// A connection may be replaced if it came, and was last busy, longer ago than this.
+const REPLACED_AFTER: Duration = Duration::from_secs(1);
+/// A connection without a request is closed after this time.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time from the first to the last byte of a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A response of which the client takes nothing for this long is given up.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a connection is looked at while a request is being answered.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// The value of `head_since` while no head is arriving.
+const NO_HEAD: u64 = u64::MAX;
 
-/// A connection's state: busy, or idle since when.
+/// Why a connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// No request came.
+    Idle,
+    /// A part of a request's head came, and the rest did not.
+    Head,
+    /// The client takes no more of the response.
+    Stalled,
+}
+
+/// A connection's state, which its stream and its service write.
 #[derive(Clone, Debug)]
-pub struct Activity {
+pub struct Activity(Arc<Progress>);
+
+/// Times are milliseconds after `begun`.
+#[derive(Debug)]
+struct Progress {
     begun: Instant,
-    /// When the connection was last busy: milliseconds after `begun`, or [`BUSY`].
-    last_busy: Arc<AtomicU64>,
+    /// When bytes last moved, or an answer was last ready.
+    moved: AtomicU64,
+    /// When the first byte of a head came, or [`NO_HEAD`].
+    head_since: AtomicU64,
+    /// Whether a request is being answered.
+    is_busy: AtomicBool,
+    /// Whether the network has not taken all of a response.
+    is_unsent: AtomicBool,
 }
 
 impl Activity {
     /// The state of a new connection, which is not idle yet.
     pub fn new() -> Activity {
-        Activity {
+        Activity(Arc::new(Progress {
             begun: Instant::now(),
-            last_busy: Arc::new(AtomicU64::new(0)),
+            moved: AtomicU64::new(0),
+            head_since: AtomicU64::new(NO_HEAD),
+            is_busy: AtomicBool::new(false),
+            is_unsent: AtomicBool::new(false),
+        }))
+    }
+
+    fn millis(&self) -> u64 {
+        self.0.begun.elapsed().as_millis() as u64
+    }
+
+    fn moved(&self) {
+        self.0.moved.store(self.millis(), Ordering::Relaxed);
+    }
+
+    /// Notes that bytes of a request came.
+    fn received(&self) {
+        self.moved();
+        let no_head = self.0.head_since.load(Ordering::Relaxed) == NO_HEAD;
+        if no_head && !self.0.is_busy.load(Ordering::Relaxed) {
+            self.0.head_since.store(self.millis(), Ordering::Relaxed);
         }
     }
 
     /// Marks the connection as busy while `work` runs.
     pub async fn busy_with<T>(&self, work: impl Future<Output = T>) -> T {
-        self.last_busy.store(BUSY, Ordering::Relaxed);
+        self.0.head_since.store(NO_HEAD, Ordering::Relaxed);
+        self.0.is_busy.store(true, Ordering::Relaxed);
         let done = work.await;
-        let now = self.begun.elapsed().as_millis() as u64;
-        self.last_busy.store(now, Ordering::Relaxed);
+        self.moved();
+        self.0.is_busy.store(false, Ordering::Relaxed);
         done
     }
 
-    fn is_idle(&self) -> bool {
-        let last = self.last_busy.load(Ordering::Relaxed);
-        last != BUSY && self.begun.elapsed() >= Duration::from_millis(last) + IDLE_TIMEOUT
+    /// When the connection is to be closed if nothing moves until then, as a time after its begin, and
+    /// why; `None` while a request is being answered.
+    fn due(&self) -> Option<(Duration, End)> {
+        if self.0.is_busy.load(Ordering::Relaxed) {
+            return None;
+        }
+        let moved = Duration::from_millis(self.0.moved.load(Ordering::Relaxed));
+        if self.0.is_unsent.load(Ordering::Relaxed) {
+            return Some((moved + STALL_TIMEOUT, End::Stalled));
+        }
+        Some(match self.0.head_since.load(Ordering::Relaxed) {
+            NO_HEAD => (moved + IDLE_TIMEOUT, End::Idle),
+            since => (Duration::from_millis(since) + HEAD_TIMEOUT, End::Head),
+        })
+    }
+
+    /// Waits until the connection is to be closed.
+    pub async fn over(&self) -> End {
+        loop {
+            let pause = match self.due() {
+                None => LOOK_INTERVAL,
+                Some((at, end)) => match at.checked_sub(self.0.begun.elapsed()) {
+                    None | Some(Duration::ZERO) => return end,
+                    Some(left) => left,
+                },
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn may_be_replaced(&self) -> bool {
+        let is_at_work =
+            self.0.is_busy.load(Ordering::Relaxed) || self.0.is_unsent.load(Ordering::Relaxed);
+        let moved = Duration::from_millis(self.0.moved.load(Ordering::Relaxed));
+        !is_at_work && self.0.begun.elapsed() >= moved + REPLACED_AFTER
+    }
+}
+
+/// A connection's socket, which tells the [`Guest`] what moves.
+pub struct Watched {
+    stream: TcpStream,
+    activity: Activity,
+}
+
+impl Watched {
+    /// The socket of this guest.
+    pub fn new(stream: TcpStream, activity: Activity) -> Watched {
+        Watched { stream, activity }
+    }
+
+    /// Writes a last response, as far as the network takes it at once.
+    pub fn say_last(&self, response: &[u8]) {
+        // The client may have gone.
+        let _ = self.stream.try_write(response);
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let watched = self.get_mut();
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut watched.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            watched.activity.received();
+        }
+        polled
+    }
+}
+
+impl Watched {
+    /// Notes what a write came to.
+    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let is_unsent = polled.is_pending();
+        self.activity
+            .0
+            .is_unsent
+            .store(is_unsent, Ordering::Relaxed);
+        if !is_unsent {
+            self.activity.moved();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let watched = self.get_mut();
+        let polled = Pin::new(&mut watched.stream).poll_write(cx, bytes);
+        watched.wrote(polled)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let watched = self.get_mut();
+        let polled = Pin::new(&mut watched.stream).poll_write_vectored(cx, parts);
+        watched.wrote(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }
 
@@ -83,10 +259,8 @@ impl Connections {
         if self.present.len() < self.max {
             return Access::Any;
         }
-        let idle = self
-            .present
-            .iter()
-            .position(|(activity, _)| activity.is_idle());
+        let mut present = self.present.iter();
+        let idle = present.position(|(activity, _)| activity.may_be_replaced());
         if let Some((_, task)) = idle.and_then(|idle| self.present.remove(idle)) {
             task.abort();
             return Access::Any;
@@ -125,14 +299,43 @@ mod tests {
         let (first, second) = (Activity::new(), Activity::new());
         let (_, busy) = come(&first);
         let (_, idle) = come(&second);
-        first.last_busy.store(BUSY, Ordering::Relaxed);
+        first.0.is_busy.store(true, Ordering::Relaxed);
         // Neither of the two is idle yet.
         let probes: Vec<_> = (0..=PROBES_MAX).map(|_| come(&Activity::new())).collect();
         assert!(probes.iter().all(|(access, _)| *access == Access::Probe));
-        tokio::time::sleep(IDLE_TIMEOUT).await;
+        tokio::time::sleep(REPLACED_AFTER).await;
         assert!(probes[0].1.is_finished() && !probes[1].1.is_finished());
         assert_eq!(come(&Activity::new()).0, Access::Any);
         tokio::task::yield_now().await;
         assert!(idle.is_finished() && !busy.is_finished());
+    }
+
+    #[tokio::test]
+    async fn a_request_under_way_keeps_its_connection() {
+        let activity = Activity::new();
+        assert_eq!(activity.due(), Some((IDLE_TIMEOUT, End::Idle)));
+        // A head that comes in parts gets its time once.
+        activity.received();
+        let (first, end) = activity.due().expect("it is not busy");
+        assert!(end == End::Head && first >= HEAD_TIMEOUT);
+        activity.received();
+        assert_eq!(activity.due(), Some((first, End::Head)));
+        let due = activity.busy_with(async { activity.due() }).await;
+        assert_eq!(due, None);
+        assert!(matches!(activity.due(), Some((_, End::Idle))));
+        // The network has not taken the whole response.
+        let _ = Watched::wrote(&watched(&activity).await, Poll::Pending);
+        assert!(matches!(activity.due(), Some((at, End::Stalled)) if at >= STALL_TIMEOUT));
+        assert!(!activity.may_be_replaced());
+        let _ = Watched::wrote(&watched(&activity).await, Poll::Ready(Ok(1)));
+        assert!(matches!(activity.due(), Some((_, End::Idle))));
+    }
+
+    async fn watched(activity: &Activity) -> Watched {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let address = listener.as_ref().map(|listener| listener.local_addr());
+        let address = address.expect("bound").expect("an address");
+        let stream = TcpStream::connect(address).await.expect("connected");
+        Watched::new(stream, activity.clone())
     }
 }

@@ -4,7 +4,7 @@
 //! `fate` says what became of a write (`not_applied`, `unknown`, `applied`), `message` is for
 //! people. Pure.
 
-use hyper::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CONNECTION, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use rangedb_client::{Error, ErrorCode, Fate};
 use serde_json::json;
@@ -56,6 +56,19 @@ impl Failure {
     pub fn too_long(len_max: usize) -> Failure {
         let message = format!("the body has more than {len_max} bytes");
         Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "too_long", message)
+    }
+
+    /// The rest of the body does not come.
+    pub fn too_late() -> Failure {
+        let message = "the rest of the body did not arrive in time";
+        let mut failure = Failure::new(StatusCode::REQUEST_TIMEOUT, "too_late", message);
+        failure.header = Some((CONNECTION, HeaderValue::from_static("close")));
+        failure
+    }
+
+    /// The host or the origin of the request is not served.
+    pub fn foreign(status: StatusCode, message: String) -> Failure {
+        Failure::new(status, "foreign", message)
     }
 
     /// The node is not ready yet, or is stopping.

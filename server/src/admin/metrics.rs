@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use hdrhistogram::Histogram;
 use rangedb_engine::memory::MemoryUse;
+use rangedb_engine::shard::{Availability, RangeStatus};
 
 use super::Serving;
 use crate::logging;
@@ -329,7 +330,7 @@ const NUMBERS: &[Number] = &[
         "rangedb_ranges_halted",
         "gauge",
         "Replicas that serve nothing, since the range's replicas differ and no majority agrees.",
-        |r| r.status.ranges.iter().filter(|range| range.halted).count() as f64,
+        |r| halted(&r.status.ranges) as f64,
     ),
     (
         "rangedb_compactions_total",
@@ -338,6 +339,12 @@ const NUMBERS: &[Number] = &[
         |r| r.status.lsm.tables.compactions as f64,
     ),
 ];
+
+/// The number of ranges that have stopped.
+fn halted(ranges: &[RangeStatus]) -> usize {
+    let halted = |range: &&RangeStatus| range.availability == Availability::Halted;
+    ranges.iter().filter(halted).count()
+}
 
 /// Renders the page from the shards' reports.
 pub fn render(node: &Serving, reports: &[Option<ShardReport>]) -> String {

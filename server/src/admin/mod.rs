@@ -2,11 +2,12 @@
 //! path never waits for it.
 //!
 //! `/livez` says that the process runs. `/readyz` says whether the node serves: all its ranges are
-//! recovered, most other nodes accept this one, and the node is not stopping; if not, it says why.
-//! Both answer even before the node has a place in a cluster. `/metrics` shows the node's counters
+//! recovered and have a majority, most other nodes accept this one, and the node is not stopping; if
+//! not, it says why. Both answer even before the node has a place in a cluster. `/metrics` shows the node's counters
 //! for Prometheus. [`api`] serves `/api/v1/`.
 //!
 //! Heads and bodies of requests have limits, and so do connections and their lifetime ([`connections`]).
+//! Other sites than the node's own are refused ([`origin`]).
 
 pub mod api;
 pub mod batch;
@@ -16,6 +17,8 @@ mod failure;
 pub mod json;
 mod metrics;
 mod multi_get;
+mod origin;
+mod readiness;
 mod scan;
 
 use std::convert::Infallible;
@@ -27,6 +30,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
+use hyper::header::{ALLOW, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -35,21 +39,25 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::api::Api;
 use self::body::Text;
-use self::connections::{Access, Activity, Connections};
+use self::connections::{Access, Activity, Connections, End, Watched};
 use self::failure::Failure;
+use crate::config::Http;
 use crate::descriptors::{ConnectionLimit, Shares};
 use crate::peers::Peers;
 use crate::probe::{ReportRequest, ShardReport};
 
 /// How long the server pauses after the system refused to accept a connection.
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
-/// The longest life of a connection.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// A shard that does not report within this time is left out of the page.
 const REPORT_TIMEOUT: Duration = Duration::from_millis(500);
 /// The longest head of a request, in bytes. The continuation of a scan is two keys in hexadecimal
 /// digits, and a key of arbitrary bytes in a path takes three characters a byte.
 const HEAD_LEN_MAX: usize = 32 << 10;
+/// The pages beside the API.
+const PAGES: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+/// The response to a head that does not arrive.
+const HEAD_TOO_LATE: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
 /// The state of the node's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +73,9 @@ pub enum Phase {
 
 /// The node as the pages show it. It exists before the node has a folder and until the process
 /// ends.
-#[derive(Default)]
 pub struct Node {
+    /// The hosts and origins that the pages are served for.
+    http: Http,
     phase: AtomicU8,
     /// Why the node does not serve yet.
     waits_for: Mutex<String>,
@@ -92,6 +101,20 @@ pub struct Serving {
 }
 
 impl Node {
+    /// A node that is starting, with these hosts and origins.
+    pub fn new(http: Http) -> Node {
+        Node {
+            http,
+            phase: AtomicU8::new(Phase::Starting as u8),
+            waits_for: Mutex::default(),
+            serving: OnceLock::new(),
+        }
+    }
+
+    fn is_in(&self, phase: Phase) -> bool {
+        self.phase.load(Ordering::SeqCst) == phase as u8
+    }
+
     /// Changes the state of the node's life.
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::SeqCst);
@@ -110,56 +133,9 @@ impl Node {
         // A second call would change nothing; the start of the node calls it once.
         let _ = self.serving.set(serving);
     }
-
-    /// The answer of `/readyz`.
-    fn readiness(&self) -> (StatusCode, String) {
-        let refused = self.serving.get().and_then(Serving::refused);
-        let phase = self.phase.load(Ordering::SeqCst);
-        let why = if phase == Phase::Draining as u8 {
-            "draining: the node is stopping".to_owned()
-        } else if phase == Phase::Ready as u8 {
-            match refused {
-                None => return (StatusCode::OK, "ready\n".to_owned()),
-                Some(refused) if refused.by_most => refused.reason,
-                Some(refused) => return (StatusCode::OK, format!("ready; {}\n", refused.reason)),
-            }
-        } else if self.serving.get().is_some() {
-            "starting: ranges are being recovered".to_owned()
-        } else {
-            let waits_for = self
-                .waits_for
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            if waits_for.is_empty() {
-                "starting: the data folder is being opened".to_owned()
-            } else {
-                format!("waiting for a place in the cluster: {waits_for}")
-            }
-        };
-        (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"))
-    }
-}
-
-/// The refusal of this node by others.
-struct Refused {
-    /// Whether so many nodes refuse it that the rest has no majority.
-    by_most: bool,
-    reason: String,
 }
 
 impl Serving {
-    fn refused(&self) -> Option<Refused> {
-        let refused = self.peers.refused_by();
-        let reasons = refused
-            .iter()
-            .map(|(node, why)| format!("node {node}: {why}"));
-        let reasons: Vec<String> = reasons.collect();
-        (!reasons.is_empty()).then(|| Refused {
-            by_most: reasons.len() * 2 >= self.peers.addresses().len(),
-            reason: format!("refused by {}", reasons.join("; ")),
-        })
-    }
-
     /// The report of each shard; `None` for a shard that does not answer in time.
     async fn reports(&self) -> Vec<Option<ShardReport>> {
         let mut asked = Vec::new();
@@ -224,16 +200,24 @@ impl Pages {
 }
 
 async fn serve_one(stream: TcpStream, node: Arc<Node>, access: Access, activity: Activity) {
-    let service = service_fn(move |request| {
+    let service = service_fn(|request| {
         let (node, activity) = (node.clone(), activity.clone());
         async move { activity.busy_with(answer(node, access, request)).await }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.max_buf_size(HEAD_LEN_MAX);
     builder.keep_alive(access == Access::Any);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    // A client that disconnects early or is slow is no fault of the node.
-    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+    let stream = TokioIo::new(Watched::new(stream, activity.clone()));
+    let mut connection = builder.serve_connection(stream, service);
+    let end = tokio::select! {
+        // A client that disconnects early is no fault of the node.
+        _ = &mut connection => return,
+        end = activity.over() => end,
+    };
+    if end == End::Head {
+        let stream = connection.into_parts().io.into_inner();
+        stream.say_last(HEAD_TOO_LATE);
+    }
 }
 
 async fn answer(
@@ -241,50 +225,69 @@ async fn answer(
     access: Access,
     request: Request<Incoming>,
 ) -> Result<Response<Text>, Infallible> {
-    if access == Access::Probe && !matches!(request.uri().path(), "/livez" | "/readyz") {
+    let path = request.uri().path();
+    if access == Access::Probe && !matches!(path, "/livez" | "/readyz") {
         return Ok(text(
             StatusCode::SERVICE_UNAVAILABLE,
             "too many connections: there is room for /livez and /readyz only\n",
         ));
     }
-    if let Some(path) = request.uri().path().strip_prefix("/api/v1/") {
-        let is_ready = node.phase.load(Ordering::SeqCst) == Phase::Ready as u8;
-        let Some(serving) = node.serving.get().filter(|_| is_ready) else {
-            return Ok(Failure::not_serving().response());
-        };
-        let path = path.to_owned();
-        return Ok(serving.api.answer(&path, request).await);
+    let api = path.strip_prefix("/api/v1/").map(str::to_owned);
+    // A probe may name the process as it likes: it learns nothing but that it lives.
+    let asked = (request.uri(), request.version());
+    if path != "/livez"
+        && let Err((status, why)) = origin::check(&node.http, asked, request.headers())
+    {
+        return Ok(match api {
+            Some(_) => Failure::foreign(status, why).response(),
+            None => text(status, format!("{why}\n")),
+        });
     }
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Ok(text(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "only GET is served here\n",
-        ));
-    }
-    Ok(match request.uri().path() {
-        "/livez" => text(StatusCode::OK, "ok\n"),
-        "/readyz" => {
-            let (status, why) = node.readiness();
-            text(status, why)
-        }
-        "/metrics" => match node.serving.get() {
-            Some(serving) => {
-                let reports = serving.reports().await;
-                text(StatusCode::OK, metrics::render(serving, &reports))
-            }
-            None => text(StatusCode::SERVICE_UNAVAILABLE, "there are no shards yet\n"),
+    Ok(match api {
+        Some(path) => match node.serving.get().filter(|_| node.is_in(Phase::Ready)) {
+            Some(serving) => serving.api.answer(&path, request).await,
+            None => Failure::not_serving().response(),
         },
-        _ => text(
+        None => page(&node, request.method(), path).await,
+    })
+}
+
+/// Answers a request for a page that is not of the API.
+async fn page(node: &Node, method: &Method, path: &str) -> Response<Text> {
+    if !PAGES.contains(&path) {
+        return text(
             StatusCode::NOT_FOUND,
             "the paths are /livez, /readyz, /metrics and /api/v1/\n",
-        ),
-    })
+        );
+    }
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        let mut refused = text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only GET and HEAD can be used here\n",
+        );
+        refused
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return refused;
+    }
+    match (path, node.serving.get()) {
+        ("/livez", _) => text(StatusCode::OK, "ok\n"),
+        ("/readyz", _) => {
+            let (status, why) = node.readiness().await;
+            text(status, why)
+        }
+        (_, Some(serving)) => {
+            let reports = serving.reports().await;
+            text(StatusCode::OK, metrics::render(serving, &reports))
+        }
+        (_, None) => text(StatusCode::SERVICE_UNAVAILABLE, "there are no shards yet\n"),
+    }
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Text> {
     let mut response = Response::new(Text::new(body.into()));
     *response.status_mut() = status;
-    let plain = hyper::header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    let plain = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response
         .headers_mut()
         .insert(hyper::header::CONTENT_TYPE, plain);

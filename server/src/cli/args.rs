@@ -34,7 +34,13 @@ pub struct ConnectionArgs {
     pub cluster: Option<ClusterId>,
     /// The longest time for the command, such as 500ms, 1.5s or 1m; a number without a unit counts
     /// seconds.
-    #[arg(long, default_value = "5s", value_parser = parse_timeout, value_name = "TIME")]
+    #[arg(
+        long,
+        env = "RANGEDB_TIMEOUT",
+        default_value = "5s",
+        value_parser = parse_timeout,
+        value_name = "TIME"
+    )]
     pub timeout: Duration,
     /// The format of results.
     #[arg(long, default_value = "table", value_enum)]
@@ -91,7 +97,8 @@ pub enum CliCommand {
     Scan(ScanArgs),
     /// Carries out several puts and deletes within one range, all or nothing.
     Write(WriteArgs),
-    /// Prints the health of the cluster and the state of the node.
+    /// Prints the health of the cluster and the state of the node. The exit code is 0 if the cluster
+    /// is whole, 1 if it is degraded, and 3 if a range is unavailable.
     Status {
         /// Prints what the node's budgets of memory have in use, instead.
         #[arg(long)]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::Write;
 
 use rangedb_client::Client;
-use rangedb_client::admin::{Node, Range, Replica, ReplicaInTrouble, ReplicaState};
+use rangedb_client::admin::{HealthReason, Node, Range, Replica, ReplicaState};
 use rangedb_protocol::admin::{Done, History, Nodes, Ranges, Settings};
 use rangedb_server::admin::json::of_state;
 
@@ -105,20 +105,17 @@ pub(super) fn nodes_table(nodes: &[Node]) -> String {
     words
 }
 
-/// Formats the replicas that cannot do their part as lines.
-pub(super) fn troubles(replicas: &[ReplicaInTrouble]) -> String {
-    let line = |replica: &ReplicaInTrouble| {
-        let what = match replica.state {
-            ReplicaState::Lost => "has lost entries that it had acknowledged",
-            ReplicaState::Missing => "is missing: its node does not have it",
-            _ => "takes no entries",
-        };
-        format!(
-            "range {}: the replica on node {} {what}; it is replaced when a majority of the others is well\n",
-            replica.range, replica.node
-        )
+/// Formats what keeps the cluster from being whole as lines.
+pub(super) fn reasons(reasons: &[HealthReason]) -> String {
+    let line = |reason: &HealthReason| {
+        let why = &reason.reason;
+        match (reason.range, reason.nodes.first()) {
+            (Some(range), _) => format!("range {range} is {}: {why}\n", reason.health),
+            (None, Some(node)) => format!("node {node}: {why}\n"),
+            (None, None) => format!("{why}\n"),
+        }
     };
-    replicas.iter().map(line).collect()
+    reasons.iter().map(line).collect()
 }
 
 fn ranges_table(ranges: &[Range]) -> String {
@@ -198,6 +195,21 @@ mod tests {
         assert_eq!(lines[1], "1  1.2  -    (system)  (end)  0  UNAVAILABLE");
         let wanted = r"2  1.2  3/0  3/0,4/1?!missing  (begin)  \x00\xffa  7  under-replicated";
         assert_eq!(lines[2], wanted);
+        let reason = |range, why: &str| {
+            let mut reason = HealthReason::default();
+            reason.health = Health::Degraded;
+            reason.range = range;
+            reason.nodes = vec![4];
+            reason.reason = why.to_owned();
+            reason
+        };
+        let all = [
+            reason(Some(2), "its replicas on node 4: missing"),
+            reason(None, "the node is dead"),
+        ];
+        let wanted =
+            "range 2 is degraded: its replicas on node 4: missing\nnode 4: the node is dead\n";
+        assert_eq!(reasons(&all), wanted);
         let text = nodes_table(&[Node::default()]);
         assert_eq!(text.lines().nth(1), Some("0  -  unknown  0  0  0  -"));
     }

@@ -5,7 +5,7 @@
 //! only the forms of batches, keys and values in JSON. One thread, one tokio runtime.
 //!
 //! Exit codes: 0 done, 1 not found or condition failed, 2 usage, 3 refused (not applied), 4 fate
-//! unknown, 5 unreachable. Results go to standard output, errors to standard error.
+//! unknown, 5 unreachable. Of `rangedb status`: 0 whole, 1 degraded, 3 a range is unavailable. Results go to standard output, errors to standard error.
 
 mod args;
 mod cluster;
@@ -22,7 +22,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-pub use args::CliCommand;
+pub use args::{CliCommand, Format};
 use rangedb_client::{Client, ClientOptions, ErrorCode, Fate};
 
 /// The result of a command; the number is the process's exit code.
@@ -41,6 +41,13 @@ pub enum Exit {
     FateUnknown = 4,
     /// No node answered.
     Unreachable = 5,
+}
+
+impl Exit {
+    /// The cluster serves all ranges, but something in it is not well.
+    const DEGRADED: Exit = Exit::NotFound;
+    /// The cluster does not serve all ranges.
+    const UNAVAILABLE: Exit = Exit::Refused;
 }
 
 /// The reason why a command failed.

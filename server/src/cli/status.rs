@@ -12,8 +12,9 @@ use super::cluster;
 use super::output::Printer;
 use super::{Exit, Trouble};
 
-/// Prints the health of the cluster and the state of the node. If the cluster's manager does not
-/// answer, the cluster counts as unavailable, and the node's state is printed nevertheless.
+/// Prints the health of the cluster and the state of the node; the exit code tells the health. If the
+/// cluster's manager does not answer, the cluster counts as unavailable, and the node's state is printed
+/// nevertheless.
 pub(super) async fn status(
     client: &Client,
     printer: Printer,
@@ -29,16 +30,16 @@ pub(super) async fn status(
             known.ranges,
             known.under_replicated,
             known.unavailable,
-            cluster::troubles(&known.replicas_in_trouble),
+            cluster::reasons(&known.reasons),
             cluster::nodes_table(&known.nodes)
         ),
         Err(error) => format!("cluster unavailable: {error}\n"),
     };
-    let _ = write!(
+    let _ = writeln!(
         words,
-        "health {}\nnode {} of cluster {}, version {}, up {} s\n",
-        node.health,
+        "node {}, which was asked: {}, of cluster {}, version {}, up {} s",
         node.node,
+        node.health,
         node.cluster,
         node.release,
         node.uptime_ms / 1000
@@ -59,7 +60,19 @@ pub(super) async fn status(
             if shard.disk_full { ", DISK FULL" } else { "" }
         );
     }
-    printer.print(out, facts(&node, of_cluster)?, words.trim_end())
+    let facts = facts(&node, of_cluster)?;
+    let exit = exit(&facts);
+    printer.print(out, facts, words.trim_end())?;
+    Ok(exit)
+}
+
+/// The exit code that tells the health of the cluster and of the node that was asked.
+fn exit(facts: &Value) -> Exit {
+    match (facts["health"].as_str(), facts["node_health"].as_str()) {
+        (Some("ok"), Some("ok")) => Exit::Done,
+        (Some("ok" | "degraded"), _) => Exit::DEGRADED,
+        _ => Exit::UNAVAILABLE,
+    }
 }
 
 /// Prints what each budget of memory of the node has in use.
@@ -190,6 +203,24 @@ mod tests {
                 vec!["all", "1.5", "MiB", "10.0", "MiB"],
             ]
         );
+    }
+
+    #[test]
+    fn the_exit_code_tells_the_worst_of_cluster_and_node() {
+        let exit_of = |of_cluster: Result<Value, Trouble>, health: &str| {
+            let node = NodeState {
+                health: health.to_owned(),
+                ..NodeState::default()
+            };
+            exit(&facts(&node, of_cluster))
+        };
+        let known = |health: &str| Ok(json!({ "health": health }));
+        assert_eq!(exit_of(known("ok"), "ok"), Exit::Done);
+        assert_eq!(exit_of(known("ok"), "the disk is full") as u8, 1);
+        assert_eq!(exit_of(known("degraded"), "ok") as u8, 1);
+        assert_eq!(exit_of(known("unavailable"), "ok") as u8, 3);
+        let silent = Trouble::usage("the manager does not answer");
+        assert_eq!(exit_of(Err(silent), "ok") as u8, 3);
     }
 
     #[test]

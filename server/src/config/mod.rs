@@ -12,6 +12,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::env::root::Root;
 use crate::env::threads;
 pub use memory::ShardMemory;
 use raw::{Key, RawConfig};
@@ -57,6 +58,28 @@ pub struct Joining {
     pub objection: Option<String>,
 }
 
+/// Where and for whom the HTTP pages are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http {
+    /// The address.
+    pub address: SocketAddr,
+    /// The names of this node, which requests may have in `Host`, beside addresses and `localhost`.
+    pub hosts: Vec<String>,
+    /// The origins of other sites whose pages may send requests.
+    pub origins: Vec<String>,
+}
+
+impl Http {
+    /// Pages at this address, for a node without a name.
+    pub fn only(address: SocketAddr) -> Http {
+        Http {
+            address,
+            hosts: Vec::new(),
+            origins: Vec::new(),
+        }
+    }
+}
+
 /// Validated settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -64,8 +87,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where clients and other nodes connect, HOST:PORT.
     pub listen: String,
-    /// Where the HTTP pages are served.
-    pub http: SocketAddr,
+    /// Where the HTTP pages are served, and for which sites.
+    pub http: Http,
     /// The address that other nodes use to reach this one, HOST:PORT.
     pub advertise: String,
     /// How the node becomes part of a cluster if its folder is empty.
@@ -125,8 +148,8 @@ impl Config {
                 "" => Err("the folder of the data must be given: --data-dir DIR".to_owned()),
                 text => Ok(PathBuf::from(text)),
             })?,
+            http: http(raw, &listen)?,
             listen,
-            http: raw.parse(Key::Http, address)?,
             shards: shards as u16,
             shards_given: raw.parse(Key::Shards, |text| Ok(!text.is_empty()))?,
             cpus,
@@ -284,6 +307,51 @@ fn joining(raw: &RawConfig, me: &str) -> Result<Joining, BadSetting> {
         founds,
         objection,
     })
+}
+
+/// Reads where the pages are served. The node goes by the names in its own addresses, by that of the
+/// machine, and by those of --http-hosts.
+fn http(raw: &RawConfig, listen: &str) -> Result<Http, BadSetting> {
+    let list = |text: &str| {
+        let parts = text.split(',').map(str::trim);
+        let parts = parts.filter(|part| !part.is_empty());
+        parts.map(str::to_owned).collect::<Vec<String>>()
+    };
+    let mut hosts = raw.parse(Key::HttpHosts, |text| {
+        let hosts = list(text);
+        match hosts.iter().find(|host| host.contains([':', '/', '*'])) {
+            Some(host) => Err(format!("a host is a name without a port, unlike {host}")),
+            None => Ok(hosts),
+        }
+    })?;
+    let origins = raw.parse(Key::HttpOrigins, |text| {
+        let origins = list(text);
+        match origins.iter().find(|origin| !is_origin(origin)) {
+            Some(origin) => Err(format!(
+                "an origin is http://HOST or https://HOST, perhaps with a port, unlike {origin}"
+            )),
+            None => Ok(origins),
+        }
+    })?;
+    let own = [listen, raw.text(Key::Advertise), raw.text(Key::Http)];
+    let own = own.iter().filter_map(|address| address.rsplit_once(':'));
+    hosts.extend(
+        own.map(|(host, _)| host.to_owned())
+            .filter(|host| !host.is_empty()),
+    );
+    hosts.extend(Root::of_machine().word("proc/sys/kernel/hostname"));
+    Ok(Http {
+        address: raw.parse(Key::Http, address)?,
+        hosts,
+        origins,
+    })
+}
+
+fn is_origin(text: &str) -> bool {
+    let host = text
+        .strip_prefix("http://")
+        .or(text.strip_prefix("https://"));
+    host.is_some_and(|host| !host.is_empty() && !host.contains('/'))
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {

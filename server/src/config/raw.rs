@@ -8,7 +8,9 @@ use super::BadSetting;
 
 /// The prefix of variables that are settings of the node.
 const VARIABLE_PREFIX: &str = "RANGEDB_";
-/// Variables with the same prefix that belong to the command-line clients and to scripts.
+/// A name with at most as many edits counts as misspelt.
+const MISSPELT_MAX: usize = 3;
+/// Variables with the same prefix that are flags of commands.
 const OTHER_VARIABLES: &[&str] = &[
     "RANGEDB_ADDR",
     "RANGEDB_CLUSTER",
@@ -45,6 +47,8 @@ keys! {
     DataDir "data-dir" "" "Folder of the node's data.",
     Listen "listen" "127.0.0.1:7400" "Where clients connect, HOST:PORT.",
     Http "http" "127.0.0.1:7480" "Where health and metrics are, HOST:PORT.",
+    HttpHosts "http-hosts" "" "More names of this node in the header Host, NAME,NAME.",
+    HttpOrigins "http-origins" "" "Origins of other sites whose pages may use the API.",
     Shards "shards" "" "Number of shards; by default one for each processor.",
     Cpus "cpus" "" "Processors that all threads stay on, such as 0,2-3.",
     Memory "memory" "" "Memory to use; by default half of what there is.",
@@ -146,14 +150,13 @@ impl RawConfig {
         Ok(())
     }
 
-    /// Takes the variables whose names begin with `RANGEDB_`.
-    ///
-    /// # Errors
-    /// A variable names no setting.
+    /// Takes the variables whose names begin with `RANGEDB_`. Gives a warning for each that names no
+    /// setting: other programs may set such variables, as Kubernetes does for a service.
     pub fn add_variables(
         &mut self,
         variables: impl Iterator<Item = (String, String)>,
-    ) -> Result<(), BadConfig> {
+    ) -> Vec<String> {
+        let mut warnings = Vec::new();
         for (variable, value) in variables {
             let Some(name) = variable.strip_prefix(VARIABLE_PREFIX) else {
                 continue;
@@ -161,14 +164,12 @@ impl RawConfig {
             if OTHER_VARIABLES.contains(&variable.as_str()) {
                 continue;
             }
-            let name = name.to_lowercase().replace('_', "-");
-            let key = find(&name).map_err(|near| {
-                let near = format!("{VARIABLE_PREFIX}{}", near.to_uppercase().replace('-', "_"));
-                BadConfig::UnknownKey(format!("variable {variable}"), near)
-            })?;
-            self.set(key, value, Source::Variable(variable));
+            match find(&name.to_lowercase().replace('_', "-")) {
+                Ok(key) => self.set(key, value, Source::Variable(variable)),
+                Err(_) => warnings.push(unknown_variable(&variable)),
+            }
         }
-        Ok(())
+        warnings
     }
 
     /// Takes a flag's value if the flag was given.
@@ -176,6 +177,11 @@ impl RawConfig {
         if let Some(value) = value {
             self.set(key, value.clone(), Source::Flag(key.name().to_owned()));
         }
+    }
+
+    /// A setting's text.
+    pub fn text(&self, key: Key) -> &str {
+        self.values.get(&key).map_or("", |(text, _)| text.as_str())
     }
 
     /// Parses a setting's text.
@@ -187,8 +193,7 @@ impl RawConfig {
         key: Key,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Result<T, BadSetting> {
-        let text = self.values.get(&key).map_or("", |(text, _)| text.as_str());
-        parse(text).map_err(|rule| self.bad(key, rule))
+        parse(self.text(key)).map_err(|rule| self.bad(key, rule))
     }
 
     /// Makes the error for a setting that breaks a rule.
@@ -247,6 +252,19 @@ fn find(name: &str) -> Result<Key, String> {
     }
     let nearest = Key::ALL.iter().min_by_key(|key| distance(key.name(), name));
     Err(nearest.map_or("", |key| key.name()).to_owned())
+}
+
+/// The warning about a variable that names no setting, with the nearest name if one is close.
+fn unknown_variable(variable: &str) -> String {
+    let of_settings = Key::ALL.iter().map(|key| {
+        let name = key.name().to_uppercase().replace('-', "_");
+        format!("{VARIABLE_PREFIX}{name}")
+    });
+    let known = of_settings.chain(OTHER_VARIABLES.iter().map(|name| (*name).to_owned()));
+    let nearest = known.min_by_key(|known| distance(known, variable));
+    let near = nearest.filter(|near| distance(near, variable) <= MISSPELT_MAX);
+    let hint = near.map_or_else(String::new, |near| format!("; did you mean {near}?"));
+    format!("variable {variable}: there is no such setting{hint}")
 }
 
 /// The number of edits between two words (Levenshtein 1966).

@@ -29,12 +29,10 @@ fn flags_stand_above_variables_above_the_file_above_defaults() {
         ("RANGEDB_ADDR", "x"),
         ("RANGEDB_CLUSTER", "x"),
     ];
-    raw.add_variables(
-        variables
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned())),
-    )
-    .expect("known");
+    let variables = variables
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+    assert_eq!(raw.add_variables(variables), [""; 0]);
     raw.add_flag(Key::Log, Some(&"json".to_owned()));
     raw.add_flag(Key::DataDir, Some(&"d".to_owned()));
     let config = Config::validate(&raw).expect("valid");
@@ -61,14 +59,21 @@ fn flags_stand_above_variables_above_the_file_above_defaults() {
 #[test]
 fn unknown_keys_name_the_nearest() {
     let mut raw = RawConfig::new();
-    let variable = ("RANGEDB_DATADIR".to_owned(), "x".to_owned());
-    let error = raw
-        .add_variables([variable].into_iter())
-        .expect_err("unknown");
-    assert!(
-        error.to_string().contains("did you mean RANGEDB_DATA_DIR?"),
-        "{error}"
+    let variables = [
+        "RANGEDB_DATADIR",
+        "RANGEDB_TIMEOUTS",
+        "RANGEDB_SERVICE_HOST",
+    ];
+    let variables = variables.map(|name| (name.to_owned(), "x".to_owned()));
+    assert_eq!(
+        raw.add_variables(variables.into_iter()),
+        [
+            "variable RANGEDB_DATADIR: there is no such setting; did you mean RANGEDB_DATA_DIR?",
+            "variable RANGEDB_TIMEOUTS: there is no such setting; did you mean RANGEDB_TIMEOUT?",
+            "variable RANGEDB_SERVICE_HOST: there is no such setting",
+        ]
     );
+    assert_eq!(raw.text(Key::DataDir), "");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("rangedb.toml");
     std::fs::write(&file, "lisen = \"x\"\n").expect("written");
@@ -193,4 +198,27 @@ fn durations_have_a_unit_and_perhaps_a_fraction() {
     let message = refused.to_string();
     assert!(message.contains("flag --gc-retention"), "{message}");
     assert!(message.contains("1.5s"), "{message}");
+}
+
+#[test]
+fn a_node_goes_by_its_own_names_and_those_of_the_settings() {
+    let flags = [
+        (Key::Listen, "db1.example:7400"),
+        (Key::Http, "localhost:7480"),
+        (Key::HttpHosts, "a.example, b.example"),
+        (Key::HttpOrigins, "https://c.example"),
+    ];
+    let http = Config::validate(&raw(&flags)).expect("valid").http;
+    for name in ["a.example", "b.example", "db1.example", "localhost"] {
+        assert!(http.hosts.iter().any(|host| host == name), "{http:?}");
+    }
+    assert_eq!(http.origins, ["https://c.example"]);
+    for bad in [
+        (Key::HttpHosts, "a.example:80"),
+        (Key::HttpHosts, "*"),
+        (Key::HttpOrigins, "c.example"),
+        (Key::HttpOrigins, "https://c.example/page"),
+    ] {
+        assert!(Config::validate(&raw(&[bad])).is_err(), "{bad:?}");
+    }
 }

@@ -1,5 +1,8 @@
 //! Parsers of sizes and lists of keys, and the machine's memory.
 
+use crate::env::cgroup;
+use crate::env::root::Root;
+
 /// Reads a size such as `64MiB`; a bare number counts bytes.
 ///
 /// # Errors
@@ -78,27 +81,11 @@ fn unescape(rest: &[u8]) -> Result<(u8, &[u8]), String> {
     }
 }
 
-/// The memory that this process may use: the machine's, or its control group's limit if that is
-/// less.
+/// The memory that this process may use: the machine's, or the lowest limit of its control groups if
+/// that is less.
 pub fn machine_memory() -> u64 {
-    let number =
-        |path: &str| -> Option<u64> { std::fs::read_to_string(path).ok()?.trim().parse().ok() };
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))
-        .and_then(|rest| rest.trim().strip_suffix("kB"))
-        .and_then(|kib| kib.trim().parse::<u64>().ok())
-        .map_or(1 << 30, |kib| kib << 10);
-    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let own = groups.lines().filter_map(|line| line.split(':').nth(2));
-    let limits = own
-        .flat_map(|group| {
-            [
-                format!("/sys/fs/cgroup{group}/memory.max"),
-                format!("/sys/fs/cgroup/memory{group}/memory.limit_in_bytes"),
-            ]
-        })
-        .filter_map(|path| number(&path));
-    limits.fold(total, u64::min)
+    let root = Root::of_machine();
+    let total = root.memory("MemTotal").unwrap_or(1 << 30);
+    let limit = cgroup::lowest(&root, cgroup::MEMORY_MAX);
+    limit.map_or(total, |(limit, _)| limit.min(total))
 }

@@ -87,6 +87,15 @@ impl DataDir {
         path.join(identity::IDENTITY).exists()
     }
 
+    /// The id of the process that last used a folder; it may have ended since.
+    pub fn last_user(path: &Path) -> Option<u32> {
+        fs::read_to_string(path.join(LOCK))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    }
+
     /// Opens a folder, or makes one with these settings. For a new folder `be_born` decides what it
     /// becomes; it gets a token made for this folder.
     ///

@@ -10,7 +10,7 @@ use io_uring::{IoUring, Probe, opcode};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Locked memory in bytes below which glommio starts no executor.
-const MEMLOCK_MIN: u64 = 512 << 10;
+pub const MEMLOCK_MIN: u64 = 512 << 10;
 
 /// What is missing.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +54,14 @@ pub fn check() -> Result<(), Missing> {
     if let Some(memlock) = memlock.filter(|memlock| *memlock < MEMLOCK_MIN) {
         return Err(Missing::LockedMemory(memlock >> 10));
     }
+    check_io_uring()
+}
+
+/// Checks io_uring and the operations that a shard uses.
+///
+/// # Errors
+/// [`Missing::IoUring`] or [`Missing::Operation`].
+pub fn check_io_uring() -> Result<(), Missing> {
     let ring = IoUring::new(8).map_err(Missing::IoUring)?;
     let mut probe = Probe::new();
     ring.submitter()

@@ -2,13 +2,16 @@
 //! together, and all other code that needs system calls. The only folder of the workspace with
 //! `unsafe` code.
 
+pub mod cgroup;
 pub mod channels;
 mod clock;
+pub mod discipline;
 mod disk;
 pub mod huge_pages;
 pub mod kernel;
 mod queue;
 pub mod reactor;
+pub mod root;
 mod runtime;
 pub mod signals;
 pub mod threads;

@@ -83,7 +83,7 @@ fn encode_value(bencher: Bencher<'_, '_>) {
 #[divan::bench(sample_size = SAMPLE)]
 fn decode_value(bencher: Bencher<'_, '_>) {
     let reply = value();
-    let bytes = encode_reply(&reply);
+    let bytes = encode_reply(&reply).into();
     assert_eq!(decode_reply(&bytes), Some(reply));
     bencher.bench_local(|| decode_reply(divan::black_box(&bytes)));
 }

@@ -8,7 +8,7 @@ use rangedb_engine::error::OrderError;
 use rangedb_engine::range::{Keyspace, ReplicaPlace};
 use rangedb_engine::types::{NodeId, ReplicaId};
 use rangedb_protocol::admin::{
-    ClusterStatus, Health, History, Liveness, Node, Nodes, Range, Ranges, Replica,
+    ClusterStatus, Health, HealthReason, History, Liveness, Node, Nodes, Range, Ranges, Replica,
     ReplicaInTrouble, ReplicaState, Setting, SettingChange, Settings,
 };
 
@@ -103,6 +103,53 @@ fn troubles(view: &View) -> Vec<ReplicaInTrouble> {
     view.ranges.iter().flat_map(of_range).collect()
 }
 
+/// What keeps the cluster from being whole: ranges first, each with its nodes that are not well, then
+/// nodes.
+fn reasons(view: &View) -> Vec<HealthReason> {
+    let mut reasons = Vec::new();
+    for range in &view.ranges {
+        let health = match (range.unavailable, range.under_replicated) {
+            (true, _) => Health::Unavailable,
+            (_, true) => Health::Degraded,
+            _ if !range.troubles.is_empty() => Health::Degraded,
+            _ => continue,
+        };
+        let replicas = range.descriptor.replicas.iter();
+        let unwell = replicas.filter_map(|replica| {
+            let state = replica_state(view, range, replica);
+            (state != ReplicaState::Ok).then_some((replica.location.node.0, state))
+        });
+        let unwell: Vec<(u64, ReplicaState)> = unwell.collect();
+        let nodes: Vec<u64> = unwell.iter().map(|(node, _)| *node).collect();
+        let why = match unwell.as_slice() {
+            [] if range.unavailable => "no replica leads it with a majority".to_owned(),
+            [] => format!("it has {} voters, too few", range.voters.len()),
+            unwell => {
+                let states = unwell
+                    .iter()
+                    .map(|(node, state)| format!("on node {node}: {state}"));
+                format!("its replicas {}", Vec::from_iter(states).join(", "))
+            }
+        };
+        reasons.push(reason(health, Some(range.descriptor.range.0), nodes, why));
+    }
+    let absent = view.nodes.iter().filter(|n| n.state != NodeHealth::Alive);
+    reasons.extend(absent.map(|node| {
+        let why = format!("the node is {}", liveness(node.state));
+        reason(Health::Degraded, None, vec![node.record.id.0], why)
+    }));
+    reasons
+}
+
+fn reason(health: Health, range: Option<u64>, nodes: Vec<u64>, why: String) -> HealthReason {
+    let mut reason = HealthReason::default();
+    reason.health = health;
+    reason.range = range;
+    reason.nodes = nodes;
+    reason.reason = why;
+    reason
+}
+
 /// The answer to `nodes`.
 pub(super) fn nodes(view: &View) -> Nodes {
     Nodes {
@@ -172,6 +219,7 @@ pub(super) fn status(view: &View, cluster: u128) -> ClusterStatus {
     } else {
         Health::Ok
     };
+    status.reasons = reasons(view);
     status
 }
 

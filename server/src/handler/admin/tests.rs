@@ -170,6 +170,26 @@ fn health_is_the_worst_that_there_is() {
 }
 
 #[test]
+fn what_is_not_well_is_named_with_its_nodes_and_the_reason() {
+    let mut view = view();
+    assert_eq!(render::status(&view, 10)["reasons"], json!([]));
+    view.nodes[1].state = NodeHealth::Dead;
+    view.ranges[1].under_replicated = true;
+    view.ranges[1].troubles = vec![(ReplicaId(103), Trouble::Missing)];
+    view.ranges[0].unavailable = true;
+    assert_eq!(
+        render::status(&view, 10)["reasons"],
+        json!([
+            { "health": "unavailable", "range": 1, "nodes": [],
+              "reason": "no replica leads it with a majority" },
+            { "health": "degraded", "range": 2, "nodes": [2, 3],
+              "reason": "its replicas on node 2: dead, on node 3: missing" },
+            { "health": "degraded", "range": null, "nodes": [2], "reason": "the node is dead" },
+        ])
+    );
+}
+
+#[test]
 fn settings_are_shown_whether_set_or_not() {
     let view = view();
     let found = render::setting(&view, "dead-after").expect("there is one");
