@@ -14,7 +14,8 @@ use rangedb_server::env::{huge_pages, signals, threads};
 use rangedb_server::{check, logging, node};
 
 /// An allocator that keeps freed pages, so that a shard does not wait for the kernel's memory-map
-/// lock.
+/// lock. The unit tests bring one that counts.
+#[cfg(not(test))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

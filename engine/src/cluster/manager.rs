@@ -84,7 +84,8 @@ pub struct Manager<T: Instant> {
     pub(super) ranges: BTreeMap<RangeId, KnownRange<T>>,
     pub(super) settings: Vec<Setting>,
     ids: Ids,
-    moves: Moves<T>,
+    /// The moves that operators have ordered.
+    pub moves: Moves<T>,
     pub(super) health: Health<T>,
     /// The view that shards get, as of the last [`Manager::refresh`].
     pub(super) view: View,
@@ -427,11 +428,6 @@ impl<T: Instant> Manager<T> {
         let mut steps = self.moves.steps(&nodes, &mut ranges, now);
         steps.extend(placement::plan(&nodes, &ranges, self.factor(), spread));
         steps
-    }
-
-    /// Notes that the leader of a range has begun to move a replica there, on an operator's order.
-    pub fn move_accepted(&mut self, range: RangeId, replica: ReplicaId, to: Location, now: T) {
-        self.moves.accepted(range, replica, to, now);
     }
 
     /// The shard of a node that should be given the next replica; see

@@ -347,7 +347,7 @@ fn a_move_whose_change_was_taken_back_is_ordered_again_until_the_replica_has_mov
     case.pass(5);
     assert_eq!(case.planned(), None);
     let (from, to) = (ReplicaId(2), at(4));
-    case.manager.move_accepted(RangeId(2), from, to, case.now);
+    case.manager.moves.accepted(RangeId(2), from, to, case.now);
     assert_eq!(case.planned(), Some((vec![4], vec![1, 3])));
 
     case.nodes = vec![1, 2, 3];
@@ -364,7 +364,7 @@ fn a_move_whose_change_was_taken_back_is_ordered_again_until_the_replica_has_mov
     case.pass(1);
     assert_eq!(case.planned(), None, "the move was done once");
 
-    case.manager.move_accepted(RangeId(2), from, to, case.now);
+    case.manager.moves.accepted(RangeId(2), from, to, case.now);
     case.pass(599);
     assert!(case.planned().is_some());
     case.pass(2);

@@ -24,7 +24,7 @@ struct Move<T> {
 }
 
 /// The moves that are not done yet, one of each range at most.
-pub(super) struct Moves<T> {
+pub struct Moves<T> {
     of_range: BTreeMap<RangeId, Move<T>>,
 }
 
@@ -35,7 +35,7 @@ impl<T: Instant> Moves<T> {
     }
 
     /// Remembers a move that the range's leader has begun. It replaces an earlier one.
-    pub(super) fn accepted(&mut self, range: RangeId, replica: ReplicaId, to: Location, now: T) {
+    pub fn accepted(&mut self, range: RangeId, replica: ReplicaId, to: Location, now: T) {
         let until = now + RETRY_MAX;
         let accepted = Move { replica, to, until };
         self.of_range.insert(range, accepted);

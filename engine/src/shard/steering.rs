@@ -67,7 +67,7 @@ impl<E: Env> Inner<E> {
                     && let Some(manager) = self.management.manager.borrow_mut().as_mut()
                 {
                     let (replica, to) = moved;
-                    manager.move_accepted(range, replica, to, Now::<E>::now());
+                    manager.moves.accepted(range, replica, to, Now::<E>::now());
                 }
                 response
             }

@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(lines[2], wanted);
         let reason = |range, why: &str| {
             let mut reason = HealthReason::default();
-            reason.health = Health::Degraded;
+            reason.health = rangedb_client::admin::Health::Degraded;
             reason.range = range;
             reason.nodes = vec![4];
             reason.reason = why.to_owned();
