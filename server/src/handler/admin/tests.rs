@@ -172,13 +172,13 @@ fn health_is_the_worst_that_there_is() {
 #[test]
 fn what_is_not_well_is_named_with_its_nodes_and_the_reason() {
     let mut view = view();
-    assert_eq!(render::status(&view, 10)["reasons"], json!([]));
+    assert_eq!(in_json(render::status(&view, 10))["reasons"], json!([]));
     view.nodes[1].state = NodeHealth::Dead;
     view.ranges[1].under_replicated = true;
     view.ranges[1].troubles = vec![(ReplicaId(103), Trouble::Missing)];
     view.ranges[0].unavailable = true;
     assert_eq!(
-        render::status(&view, 10)["reasons"],
+        in_json(render::status(&view, 10))["reasons"],
         json!([
             { "health": "unavailable", "range": 1, "nodes": [],
               "reason": "no replica leads it with a majority" },
