@@ -526,7 +526,7 @@ fn print(plan: &Plan, rounds: &[Round]) {
 }
 
 fn line(work: &str, [server, rate, p50, p99, cpu]: [&str; 5]) {
-    println!("{work:<27}{server:<9}{rate:>26}{p50:>10}{p99:>10}{cpu:>22}");
+    println!("{work:<27}{server:<9}{rate:>26}{p50:>10}{p99:>10}{cpu:>26}");
 }
 
 /// Prints the figures of one server.
