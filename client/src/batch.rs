@@ -1,13 +1,14 @@
-//! A batch: conditions that must all hold, and changes of which then all are made.
+//! A batch: conditions that must all hold, and changes that are then all made.
 
 use bytes::Bytes;
 use rangedb_protocol as wire;
 
-/// A write of several keys of one range: if all its conditions hold all its changes are made, or
-/// nothing is written.
+/// A write of several keys of one range: if all its conditions hold, all its changes are made;
+/// otherwise nothing is written.
 ///
-/// Conditions look at the keys as they were before the batch. Changes count in their order: of a key
-/// that is changed twice the last change counts, and an addition sees the changes before it.
+/// Conditions look at the keys as they were before the batch. Changes take effect in
+/// their order: if a key is changed twice, the last change counts, and an addition sees the changes
+/// before it.
 ///
 /// ```
 /// use rangedb_client::Batch;
@@ -136,12 +137,12 @@ impl Batch {
         self
     }
 
-    /// The key that decides which range it goes to.
+    /// The key that decides to which range the batch goes.
     pub(crate) fn first_key(&self) -> Option<&[u8]> {
         self.changes.first().map(|(key, _)| &**key)
     }
 
-    /// As it is sent.
+    /// The batch as a request carries it.
     pub(crate) fn on_the_wire(&self) -> wire::Batch<'_> {
         let conditions = self
             .conditions

@@ -255,7 +255,7 @@ impl Scan {
         self.with(|scan| scan.page_size(rows))
     }
 
-    /// Ends the iterator after so many rows.
+    /// Ends the iterator after this many rows.
     pub fn limit(self, rows: usize) -> Scan {
         self.with(|scan| scan.limit(rows))
     }

@@ -250,7 +250,7 @@ impl Connection {
                 match tokio::time::timeout_at(deadline.into(), room).await {
                     Ok(Ok(permit)) => permit,
                     Ok(Err(_)) => return Err(Lost::NotSent("the connection broke".into())),
-                    Err(_) => return Err(Lost::NotSent("no room in flight".into())),
+                    Err(_) => return Err(Lost::NotSent("too many requests are in flight".into())),
                 }
             }
         };
@@ -276,7 +276,7 @@ impl Connection {
                 .await
                 .is_err()
             {
-                return Err(Lost::NotSent("the server takes no more".into()));
+                return Err(Lost::NotSent("the server accepts no more bytes".into()));
             }
         }
         // The receiving task returns the permit with the reply.
@@ -354,7 +354,7 @@ async fn receive_all(task: TaskOf, reader: OwnedReadHalf) {
     task.0.break_off(reason);
 }
 
-/// Receives until the connection breaks; gives the reason.
+/// Receives until the connection breaks; returns the reason.
 async fn receive(shared: &Shared, mut reader: OwnedReadHalf) -> Reason {
     let mut buffer = BytesMut::new();
     loop {
@@ -375,7 +375,7 @@ async fn receive(shared: &Shared, mut reader: OwnedReadHalf) -> Reason {
             let body = bytes.split_off(frame::HEADER_LEN);
             let waiting = shared.lock().waiting.try_remove(id as usize);
             let Some(waiting) = waiting else {
-                return format!("the server answered a request {id} that was not asked").into();
+                return format!("the server answered request {id}, which was not sent").into();
             };
             shared.room.add_permits(1);
             if let Some(caller) = waiting.caller {

@@ -14,7 +14,7 @@ use crate::limits;
 use crate::operations::Versioned;
 use crate::perform::{Request, Take};
 
-/// What a key has, or why it cannot be read.
+/// The value of a key, or the reason why it cannot be read.
 type Found = Result<Option<Versioned>, Error>;
 
 impl Client {
@@ -35,8 +35,8 @@ impl Client {
         self.get_many_within(keys, usize::MAX).await
     }
 
-    /// Reads several keys like [`Client::get_many`], but asks for no more when values of so many bytes
-    /// are there. The keys that are left then have the error [`ErrorCode::Invalid`].
+    /// Reads several keys like [`Client::get_many`], but requests no more keys once the values have
+    /// this many bytes. The remaining keys then have the error [`ErrorCode::Invalid`].
     pub async fn get_many_within<K: AsRef<[u8]>>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -78,7 +78,7 @@ impl Client {
             .collect()
     }
 
-    /// Asks for the keys of a part; gives the body of the reply.
+    /// Asks for the keys of a part; returns the body of the reply.
     async fn ask_part(
         &self,
         keys: &[&[u8]],
@@ -104,7 +104,7 @@ impl Client {
         (part, answer)
     }
 
-    /// What each key of a part has by the answer; `None`: it must be asked for again.
+    /// The result of each key of a part, by the reply; `None`: the key must be requested again.
     fn sort(
         &self,
         keys: &[&[u8]],

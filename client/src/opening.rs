@@ -31,7 +31,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Sent bytes that are not acknowledged for this long break the connection.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 
-/// Opens a connection to a place.
+/// Opens a connection to an endpoint.
 ///
 /// # Errors
 /// The server cannot be reached, is not RangeDB, refuses, or belongs to another cluster.
@@ -61,7 +61,7 @@ async fn connect_any(
     connected.map_err(|failures| Reason::all("", failures, ", "))
 }
 
-/// Connects and exchanges handshakes; gives the node's id, too.
+/// Connects and exchanges handshakes; returns the node's id, too.
 async fn connect(
     address: SocketAddr,
     shard: u16,
@@ -73,7 +73,7 @@ async fn connect(
     stream.write_all(&handshake.encode()).await?;
     let mut bytes = [0; HANDSHAKE_REPLY_LEN];
     stream.read_exact(&mut bytes).await?;
-    let answer = HandshakeReply::decode(&bytes).ok_or("this is no RangeDB server")?;
+    let answer = HandshakeReply::decode(&bytes).ok_or("this is not a RangeDB server")?;
     if answer.verdict != Verdict::Accepted {
         return Err(format!("refused: {:?}", answer.verdict).into());
     }

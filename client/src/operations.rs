@@ -118,7 +118,7 @@ impl Client {
         .await
     }
 
-    /// Sets a key; gives the new version.
+    /// Sets a key; returns the new version.
     ///
     /// # Errors
     /// See [`Error`]; its fate tells whether the write was applied.
@@ -247,7 +247,7 @@ impl Client {
         .await
     }
 
-    /// Writes a batch: if all its conditions hold all its changes are made, or nothing is.
+    /// Writes a batch: if all its conditions hold, all its changes are made; otherwise none is.
     ///
     /// # Errors
     /// See [`Error`]; [`crate::ErrorCode::SeveralRanges`] if the keys lie in several ranges.

@@ -22,7 +22,7 @@ pub(crate) type Take<T> = fn(Reply<'_>, &Bytes) -> Option<T>;
 pub(crate) struct Request<'a, T> {
     /// The key that decides where it goes; `None`: to any node.
     pub key: Option<&'a [u8]>,
-    /// Makes the request's body; a write's body contains the pair.
+    /// Makes the request's body; a write's body contains the request id.
     pub body: &'a (dyn Fn(RequestId) -> RequestBody<'a> + Sync),
     /// The kind of call.
     pub kind: Kind,

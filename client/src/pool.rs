@@ -1,4 +1,4 @@
-//! The client's connections, one for each place, opened on first use.
+//! The client's connections, one for each endpoint, opened on first use.
 //!
 //! A task opens a connection within [`OPEN_TIMEOUT`]; each caller waits for it no longer than its
 //! own deadline. It reports to the core which addresses answer, and which do not in time.
@@ -51,7 +51,7 @@ impl Pool {
         self.binding.cluster()
     }
 
-    /// The connection to a place; opens one if there is none.
+    /// The connection to an endpoint; opens one if there is none.
     ///
     /// # Errors
     /// It cannot be opened, or not before the deadline.
@@ -72,7 +72,7 @@ impl Pool {
         }
     }
 
-    /// The connection to a place, if it is open.
+    /// The connection to an endpoint, if it is open.
     fn open(&self, endpoint: &Endpoint) -> Option<Arc<Connection>> {
         match &*lock(&self.slots).get(endpoint)?.borrow() {
             Some(Ok(connection)) if !connection.is_broken() => Some(connection.clone()),

@@ -261,7 +261,7 @@ impl Scan {
         self
     }
 
-    /// Ends the stream after so many rows.
+    /// Ends the stream after this many rows.
     pub fn limit(mut self, rows: usize) -> Scan {
         self.left = rows;
         self

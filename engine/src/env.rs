@@ -154,13 +154,14 @@ pub trait File: 'static {
     fn read_at(&self, offset: u64, len: usize) -> impl Future<Output = io::Result<Vec<u8>>>;
 }
 
-/// One of the ways from a shard to another. What takes one does not wait behind what takes the other.
+/// The class of a message from one shard to another. Between nodes each class has its own connection,
+/// so messages of one class do not wait behind those of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MessageClass {
-    /// What must not wait: heartbeats, votes and small appends.
+    /// Messages that must not wait: heartbeats, votes and small appends.
     Control,
-    /// What is large: snapshots, and entries for a replica that catches up. So many bytes are under
-    /// way at a time; what comes then waits.
+    /// Large messages: snapshots, and entries for a replica that catches up. The bytes under way are
+    /// limited; further messages wait.
     Bulk,
     /// Clients' requests that one shard forwards to another ([`crate::gateway`]). They delay no
     /// message of a replica.
@@ -196,7 +197,7 @@ pub trait Transport: Clone + 'static {
 }
 
 /// Whether a shard that gave no answer has done nothing either: it was not asked (see
-/// [`Transport::call`]), or did not understand the question.
+/// [`Transport::call`]), or did not understand the request.
 pub fn is_unsent(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -4,7 +4,7 @@
 //! | offset | bytes | field |
 //! |---|---|---|
 //! | 0 | 4 | length of the body |
-//! | 4 | 8 | number of the question; its answer has the same |
+//! | 4 | 8 | number of the request; its response has the same |
 //! | 12 | 2 | kind |
 //! | 14 | 2 | zero |
 //! | 16 | 4 | CRC-32C of the body |
@@ -26,7 +26,7 @@ pub const BODY_LEN_MAX: usize = 8 << 20;
 /// A frame found at the beginning of some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// The number of the question.
+    /// The number of the request.
     pub id: u64,
     /// The kind of the body.
     pub kind: u16,
@@ -50,7 +50,7 @@ pub enum BadFrame {
 /// The header of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// The number of the question.
+    /// The number of the request.
     pub id: u64,
     /// The kind of the body.
     pub kind: u16,

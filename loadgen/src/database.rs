@@ -43,7 +43,7 @@ pub trait Database: Clone + 'static {
 
     /// Reads a key.
     fn get(&self, key: &[u8]) -> impl Future<Output = Result<Option<Found<Self::Value>>, Failure>>;
-    /// Reads several keys; gives how many have no value.
+    /// Reads several keys; returns how many have no value.
     fn get_many(&self, keys: &[Vec<u8>]) -> impl Future<Output = Result<u64, Failure>> {
         async move {
             let mut absent = 0;
@@ -55,15 +55,15 @@ pub trait Database: Clone + 'static {
     }
     /// Sets a key.
     fn put(&self, key: &[u8], value: &[u8]) -> impl Future<Output = Result<(), Failure>>;
-    /// Removes a key; gives whether it had a value.
+    /// Removes a key; returns whether it had a value.
     fn delete(&self, key: &[u8]) -> impl Future<Output = Result<bool, Failure>>;
-    /// Sets or removes a key if the condition holds; gives whether it did.
+    /// Sets or removes a key if the condition holds; returns whether it did.
     fn compare_and_swap(
         &self,
         key: &[u8],
         condition: Condition<'_>,
         new: Option<&[u8]>,
     ) -> impl Future<Output = Result<bool, Failure>>;
-    /// Reads up to `rows` rows from `start` on; gives how many there were.
+    /// Reads up to `rows` rows from `start` on; returns how many there were.
     fn scan(&self, start: &[u8], rows: usize) -> impl Future<Output = Result<usize, Failure>>;
 }

@@ -1,4 +1,4 @@
-//! Performs operations: threads, connections, and slots ("places") for operations in flight.
+//! Performs operations: threads, connections, and slots for operations in flight.
 //!
 //! Hot path: an operation costs at most two allocations of its own (none once its buffers have
 //! grown) besides the client's. Each thread has its own runtime and counters; threads share only
@@ -308,7 +308,7 @@ struct Buffers {
     keys: Vec<Vec<u8>>,
 }
 
-/// What the operations of a request have met.
+/// The results of the operations of one request, by kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Met {
     operations: u64,
@@ -317,7 +317,7 @@ struct Met {
 }
 
 impl Met {
-    /// One operation that has met nothing of note.
+    /// One operation that found its record and met no other writer.
     const ONE: Met = Met {
         operations: 1,
         absent: 0,

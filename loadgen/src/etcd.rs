@@ -54,7 +54,7 @@ impl EtcdDatabase {
         Ok(EtcdDatabase { sender, authority })
     }
 
-    /// Calls a method; gives the message of its response.
+    /// Calls a method; returns the message of its response.
     async fn call(&self, path: &'static str, message: Bytes) -> Result<BytesMut, Failure> {
         let uri = Uri::builder()
             .scheme("http")

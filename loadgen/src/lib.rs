@@ -2,7 +2,7 @@
 //! it.
 //!
 //! ```text
-//! main -> args -> driver (threads, places in flight) -> pace (when), workload (what) -> database
+//! main -> args -> driver (threads, slots in flight)  -> pace (when), workload (what) -> database
 //!                 check (history, search, shrink; clients)                           -> report
 //! ```
 //!

@@ -183,7 +183,7 @@ impl Alarm {
             it_value: Timespec::try_from(left).map_err(io::Error::other)?,
         };
         timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
-        // Gives how often the timer has expired: once.
+        // Returns how often the timer has expired: once.
         self.timer.read_u64_le().await?;
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::request::{BadRequest, Request, RequestBody};
 pub enum KeyResult {
     /// The key has no value.
     Absent,
-    /// The key has a value: the next so many bytes of the values.
+    /// The key has a value: the next `len` bytes of the values.
     Value {
         /// The version of the value.
         version: u64,

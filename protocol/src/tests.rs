@@ -236,7 +236,7 @@ fn replies<'a>() -> Vec<Reply<'a>> {
     ]
 }
 
-/// The state of a node that tells its use of memory, which came after the other fields.
+/// The state of a node with its use of memory, a field that was added later.
 fn state_with_memory() -> Reply<'static> {
     let cache = MemoryUse {
         name: "block_cache".to_owned(),

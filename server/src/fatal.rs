@@ -1,5 +1,5 @@
-//! How a node ends that cannot go on: by a crash, where the fault is its own, or by a refusal, where a
-//! person has to act. Nothing is cleaned up in either.
+//! How a node that cannot continue ends: it aborts if the fault is its own, and exits as a refused start
+//! does if a person has to act. It cleans nothing up in either case.
 
 use crate::env::threads;
 use crate::logging;
@@ -11,7 +11,7 @@ pub fn die(what: &str, fatal: &dyn std::fmt::Display) -> ! {
     threads::abort()
 }
 
-/// Ends as a start that is refused does: a person has to act.
+/// Exits as a refused start does, because a person has to act.
 pub fn refuse(fatal: &dyn std::fmt::Display) -> ! {
     logging::last_words(&format!("rangedb: {fatal}"));
     std::process::exit(1)

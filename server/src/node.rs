@@ -83,7 +83,8 @@ pub enum NodeError {
 /// The node could not start, or a shard failed.
 pub fn run(config: &Config) -> Result<(), NodeError> {
     kernel::check()?;
-    // Check memory and descriptors before the folder is touched; for one shard if it says how many.
+    // Check memory and descriptors before the folder is touched: for one shard, if only the folder
+    // knows how many there are.
     let is_known = config.shards_given || !DataDir::was_made(&config.data_dir);
     let shards = if is_known { config.shards } else { 1 };
     drop(
@@ -411,7 +412,7 @@ fn start(
     Ok((shards, peers))
 }
 
-/// What the node is to learn of the others, and what they are to know of it.
+/// The addresses of the other nodes, and the record with which this node introduces itself.
 fn introduce(
     config: &Config,
     folder: &DataDir,

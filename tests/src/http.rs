@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::process::Home;
 
-/// An answer over HTTP.
+/// A response over HTTP.
 pub struct Response {
     /// The status code.
     pub status: u16,
@@ -21,7 +21,7 @@ impl Response {
     /// The body as JSON.
     ///
     /// # Panics
-    /// It is none.
+    /// The body is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("JSON")
     }

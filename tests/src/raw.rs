@@ -10,12 +10,12 @@ use rangedb_protocol::{FlatBufferBuilder, Request, RequestBody, frame};
 /// How long to wait for a reply.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A connection after its greeting.
+/// A connection after its handshake.
 #[derive(Debug)]
 pub struct RawClient {
     /// The blocking socket.
     pub stream: TcpStream,
-    /// The node's answer to the greeting.
+    /// The node's answer to the handshake.
     pub answer: HandshakeReply,
 }
 

@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 
 use rangedb_engine::mutant::{self, Mutant};
 use rangedb_tests::sim::catch_up;
-use rangedb_tests::sim::install::{Install, TAKER};
+use rangedb_tests::sim::install::{Install, LAGGARD};
 use rangedb_tests::sim::put_back;
 use rangedb_tests::sim::run::{Report, faults_of};
 use rangedb_tests::sim::shrink::{caught, failure, run_caught};
@@ -62,11 +62,11 @@ fn install(mutant: Mutant, seed: u64) -> Option<String> {
             crash,
         };
         let whole = caught(|| install(None).run());
-        let points = whole.ok()?.installed.get(&TAKER).copied()?;
+        let points = whole.ok()?.installed.get(&LAGGARD).copied()?;
         let step = (points / POINTS).max(1);
         let mut at = (1..=points).step_by(step as usize);
         at.find_map(|at| {
-            let what = shows(mutant, || caught(|| install(Some((TAKER, at))).run()))?;
+            let what = shows(mutant, || caught(|| install(Some((LAGGARD, at))).run()))?;
             Some(format!(
                 "power gone at {at} of {points}, slow log {slow_log}: {what}"
             ))

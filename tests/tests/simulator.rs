@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rangedb_tests::sim::catch_up;
 use rangedb_tests::sim::clocks::{Chain, furthest_ahead};
 use rangedb_tests::sim::digests::{Found, damage, spoil};
-use rangedb_tests::sim::install::{Install, TAKER};
+use rangedb_tests::sim::install::{Install, LAGGARD};
 use rangedb_tests::sim::put_back::{Copy, put_back};
 use rangedb_tests::sim::run::{faults_of, run, run_with};
 use rangedb_tests::sim::runtime::SimRuntime;
@@ -125,8 +125,8 @@ fn try_installs(machine: u16, slow_log: bool, tries: Option<u64>) {
 
 #[test]
 fn simulator_survives_a_crash_of_who_takes_a_snapshot_at_every_point() {
-    try_installs(TAKER, false, None);
-    try_installs(TAKER, true, Some(POINTS));
+    try_installs(LAGGARD, false, None);
+    try_installs(LAGGARD, true, Some(POINTS));
 }
 
 #[test]

@@ -155,7 +155,7 @@ pub struct Call<'a> {
     deadline: Instant,
     /// The write with its request id, from its first try on.
     write: Option<Write<'a>>,
-    /// Where the present try goes; `None`: no place was found.
+    /// Where the present try goes; `None`: no endpoint was found.
     tried: Option<Destination>,
     tries: u32,
     /// Whether a try may have reached a server and got no answer.
@@ -224,8 +224,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The reply was a result, from a node whose time was `timestamp`: the call has ended. Gives the
-    /// place that has answered.
+    /// The reply was a result, from a node whose time was `timestamp`: the call has ended. Returns
+    /// the endpoint that has answered.
     pub fn answered(self, timestamp: u64, now: Instant) -> Option<Endpoint> {
         self.core.session.observe(timestamp, now);
         if let Some(write) = self.write {
@@ -254,7 +254,7 @@ impl<'a> Call<'a> {
         self.open(found, now)
     }
 
-    /// Goes to the place of a route, or to any node, which knows one.
+    /// Goes to the endpoint of a route, or to any node, which knows a route.
     fn open(&mut self, found: Option<Destination>, now: Instant) -> Action {
         let tried = found.unwrap_or_else(|| Destination {
             target: None,

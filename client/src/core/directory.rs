@@ -22,12 +22,12 @@ pub struct Endpoint {
     pub shard: Option<u16>,
 }
 
-/// Where a try goes: the place, and the range that the client believes to be there, if it knows one.
+/// Where a try goes: the endpoint, and the range that the client believes to be there, if it knows one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
     /// The range.
     pub target: Option<Target>,
-    /// The place.
+    /// The endpoint.
     pub endpoint: Endpoint,
 }
 

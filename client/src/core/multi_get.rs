@@ -1,6 +1,6 @@
 //! Multi-gets: which keys are asked for together, and which ones again.
 //!
-//! The keys are split into parts by the place that leads their ranges. Each part is a
+//! The keys are split into parts by the shard that leads their ranges. Each part is a
 //! [call](super::call) of its own, which goes where its first key is; all parts are made at the same
 //! time. A reply has a result for each key. The keys that are elsewhere by now, or were not read, are
 //! split into new parts, which is how a stale route heals. So each reply brings the end nearer by at

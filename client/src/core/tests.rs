@@ -61,7 +61,7 @@ impl Client {
         self.core.begin(Some(KEY), kind, self.now + TIMEOUT)
     }
 
-    /// Goes on until the request is sent; gives its place.
+    /// Goes on until the request is sent; returns where it goes.
     fn send(&self, call: &mut Call<'_>) -> (Endpoint, Attempt) {
         match call.on(Event::Resume, self.now) {
             Action::Open { endpoint, .. } => match call.on(Event::Opened, self.now) {

@@ -184,7 +184,7 @@ pub struct LsmStats {
     pub frozen: usize,
     /// What is known of the files.
     pub tables: TableStats,
-    /// Rows that have left the row cache because others came.
+    /// Rows that the row cache has evicted.
     pub row_evictions: u64,
 }
 

@@ -1,9 +1,9 @@
-//! Chooses the lane for the appends of one stream.
+//! Chooses the class for the appends of one stream.
 //!
 //! A large append, such as to a replica that catches up, belongs to the bulk class, where it delays no
-//! heartbeat. But pipelined appends must arrive in order, and two lanes keep no order between them:
-//! an append that overtakes another is a conflict at its receiver. So a stream changes its lane
-//! only while none of its appends is under way. It goes back to the control lane when that happens
+//! heartbeat. But pipelined appends must arrive in order, and two classes keep no order between them:
+//! an append that overtakes another is a conflict at its receiver. So a stream changes its class
+//! only while none of its appends is under way. It goes back to the control class when that happens
 //! by itself, or, once [`SMALL_IN_A_ROW`] appends in a row were small, it waits for it. Lives on
 //! the shard's thread.
 
@@ -13,7 +13,7 @@ use std::task::{Poll, Waker};
 
 use crate::env::MessageClass;
 
-/// After this many small appends in a row a stream waits until it can go back to the control lane.
+/// After this many small appends in a row a stream waits until it can go back to the control class.
 const SMALL_IN_A_ROW: usize = 16;
 
 /// One stream of appends, all of one class at a time.
@@ -33,7 +33,7 @@ pub struct UnderWay {
 }
 
 impl UnderWay {
-    /// The lane that this append takes.
+    /// The class of this append.
     pub fn class(&self) -> MessageClass {
         self.class
     }
@@ -63,7 +63,7 @@ impl AppendStream {
         })
     }
 
-    /// Gives the lane for the stream's next append of `len` bytes. Waits if the lane has to change
+    /// Returns the class for the stream's next append of `len` bytes. Waits if the class has to change
     /// while other appends are under way.
     pub async fn enter(self: Rc<Self>, len: usize) -> UnderWay {
         let (wanted, small_in_a_row) = match len > self.small_max {

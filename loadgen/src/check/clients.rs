@@ -238,7 +238,7 @@ impl<D: Database> Client<D> {
         }
     }
 
-    /// Performs a request. Gives what is known of it, and whether it ended with an answer.
+    /// Performs a request. Returns what is known of it, and whether it ended with an answer.
     async fn perform(
         &self,
         key: u32,

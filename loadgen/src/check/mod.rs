@@ -272,7 +272,7 @@ impl<K: Ord + Clone> Checker<K> {
         }
     }
 
-    /// Decides all events before `until`; see [`KeyChecker::advance`]. Gives how many keys have
+    /// Decides all events before `until`; see [`KeyChecker::advance`]. Returns how many keys have
     /// failed so far.
     pub fn advance(&mut self, until: Moment) -> usize {
         let failed = |checker: &mut KeyChecker| checker.advance(until).is_err();

@@ -145,7 +145,7 @@ impl Api {
         // A question mark that was meant as part of a key must not end the key unnoticed.
         if query.is_some() && resource != Resource::Scan {
             return Err(Failure::invalid(
-                "there are no queries here; a question mark in a key is %3F",
+                "this path takes no query; write a question mark in a key as %3F",
             ));
         }
         let method = request.method().clone();
@@ -179,7 +179,7 @@ impl Api {
         Ok(json_response(StatusCode::OK, answer))
     }
 
-    /// Writes a batch. That a condition fails is no error, but the batch is not there.
+    /// Writes a batch. If a condition fails, the status is 409 and the body names the condition.
     async fn batch(&self, body: Incoming) -> Result<Response<Text>, Failure> {
         let body = whole_body(body, BATCH_BODY_LEN_MAX).await?;
         let batch = batch::of_body(&body).map_err(Failure::invalid)?;
@@ -193,7 +193,7 @@ impl Api {
         })
     }
 
-    /// Reads several keys. That one has no value, or cannot be read, is told beside it.
+    /// Reads several keys. The body has a result for each key, which may be an error.
     async fn multi_get(&self, body: Incoming) -> Result<Response<Text>, Failure> {
         let body = whole_body(body, MULTI_GET_BODY_LEN_MAX).await?;
         let keys = multi_get::of_body(&body).map_err(Failure::invalid)?;

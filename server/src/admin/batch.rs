@@ -80,7 +80,7 @@ pub fn from_hex(text: &str) -> Result<Vec<u8>, String> {
 /// The body is no batch; says where and why.
 pub(super) fn of_body(body: &[u8]) -> Result<Batch, String> {
     let body: Body = serde_json::from_slice(body).map_err(|error| {
-        format!("the body is no batch: {error}; it is {{\"conditions\":[..],\"mutations\":[..]}}")
+        format!("the body is not a batch: {error}; a batch is {{\"conditions\":[..],\"mutations\":[..]}}")
     })?;
     let mut batch = Batch::new();
     for (place, condition) in body.conditions.into_iter().enumerate() {

@@ -47,7 +47,7 @@ impl Failure {
     }
 
     pub fn method(methods: &'static str) -> Failure {
-        let message = format!("only {methods} can be used here");
+        let message = format!("this path takes only {methods}");
         let mut failure = Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method", message);
         failure.header = Some((ALLOW, HeaderValue::from_static(methods)));
         failure

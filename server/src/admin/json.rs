@@ -2,7 +2,7 @@
 //!
 //! A key or value stands under its name (`"key"`, `"value"`) if it is valid UTF-8, else, and always
 //! if hexadecimal digits are asked for, under the name with `_hex` (`"key_hex"`) in lower case.
-//! Exactly one of both is there, so binary data survives. Versions are whole numbers of up to 63 bits.
+//! Exactly one of the two is present, so binary data survives. Versions are whole numbers of up to 63 bits.
 
 use std::fmt::{self, Write as _};
 use std::marker::PhantomData;
@@ -41,8 +41,7 @@ pub fn row(row: &Row, keys_only: bool, as_hex: bool) -> Value {
     Value::Object(object)
 }
 
-/// A key that was read with others: its value and version, that there is none, or why it cannot be
-/// read.
+/// The result for one of several keys: its value and version, the absence of a value, or an error.
 pub fn read_key(key: &[u8], found: &Result<Option<Versioned>, Error>, as_hex: bool) -> Value {
     let mut object = Map::new();
     set_bytes(&mut object, "key", key, as_hex);

@@ -90,13 +90,13 @@ const NUMBERS: &[Number] = &[
     (
         "rangedb_connections_evicted_total",
         "counter",
-        "Connections closed for others, before they had said who they are.",
+        "Connections closed before their handshake, to make room for others.",
         |r| r.handshakes_evicted as f64,
     ),
     (
         "rangedb_connections_stalled_total",
         "counter",
-        "Connections closed because a frame on them did not go on.",
+        "Connections closed because an incomplete frame made no progress.",
         |r| r.stalled as f64,
     ),
     (
@@ -211,7 +211,7 @@ const NUMBERS: &[Number] = &[
     (
         "rangedb_disk_full",
         "gauge",
-        "1 while writes are refused for want of room.",
+        "1 while writes are refused because the disk is full.",
         |r| f64::from(u8::from(r.status.disk_full)),
     ),
     (
@@ -259,7 +259,7 @@ const NUMBERS: &[Number] = &[
     (
         "rangedb_wal_pinned_bytes",
         "gauge",
-        "Log kept for replicas that take over a snapshot.",
+        "Log kept for replicas that install a snapshot.",
         |r| r.status.pinned_bytes as f64,
     ),
     (
@@ -271,7 +271,7 @@ const NUMBERS: &[Number] = &[
     (
         "rangedb_row_cache_evictions_total",
         "counter",
-        "Rows that have left the row cache because others came.",
+        "Rows that the row cache has evicted.",
         |r| r.status.lsm.row_evictions as f64,
     ),
     ("rangedb_tables", "gauge", "Tables on disk.", |r| {
@@ -412,7 +412,11 @@ fn connection_limits(page: &mut Exposition, node: &Serving) {
         page.value(name, &format!("role=\"{role}\""), limit.refused() as f64);
     }
     let name = "rangedb_file_descriptors_share";
-    page.metric(name, "gauge", "Descriptors for each user, of the limit.");
+    page.metric(
+        name,
+        "gauge",
+        "Shares of the limit on descriptors, by user.",
+    );
     for (user, share) in node.descriptors.named() {
         page.value(name, &format!("user=\"{user}\""), share as f64);
     }

@@ -276,7 +276,7 @@ async fn answer(
         },
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are /livez, /readyz, /metrics and /api/v1/\n",
+            "the paths are /livez, /readyz, /metrics and /api/v1/\n",
         ),
     })
 }

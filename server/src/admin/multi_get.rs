@@ -15,7 +15,7 @@ use super::batch::from_hex;
 use super::body::{Text, json_response};
 use super::json;
 
-/// Bytes of values after which no more keys are asked for.
+/// Once the values have this many bytes, no more keys are requested.
 const VALUES_LEN_MAX: usize = 16 << 20;
 
 #[derive(Deserialize)]
@@ -43,7 +43,9 @@ fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Key>, D::Er
 /// The body is no list of keys; says where and why.
 pub(super) fn of_body(body: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     let body: Body = serde_json::from_slice(body).map_err(|error| {
-        format!("the body is no list of keys: {error}; it is {{\"keys\":[{{\"key\":..}},..]}}")
+        format!(
+            "the body is not a list of keys: {error}; a list is {{\"keys\":[{{\"key\":..}},..]}}"
+        )
     })?;
     if body.keys.is_empty() {
         return Err("there are no keys".to_owned());
@@ -83,9 +85,9 @@ mod tests {
     #[test]
     fn what_is_no_list_of_keys_is_refused_with_its_place() {
         for (bad, says) in [
-            ("", "no list of keys"),
-            ("[]", "no list of keys"),
-            (r#"{"keys":["a"]}"#, "no list of keys"),
+            ("", "not a list of keys"),
+            ("[]", "not a list of keys"),
+            (r#"{"keys":["a"]}"#, "not a list of keys"),
             (r#"{"keys":[]}"#, "no keys"),
             (r#"{"keys":[{}]}"#, "key 0: give key or key_hex"),
             (

@@ -1,4 +1,4 @@
-//! `GET /api/v1/scan`: one page of a scan, with all that is asked in the query.
+//! `GET /api/v1/scan`: one page of a scan; all parameters are in the query.
 //!
 //! The answer is `{"rows":[...],"continuation":"..."}`, rows as the command line prints them. The
 //! continuation is there if there may be more; it says what is scanned, so that only `limit` may
@@ -119,7 +119,7 @@ fn parameters(query: &str) -> Result<BTreeMap<&str, Vec<u8>>, Failure> {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
         if !NAMES.contains(&name) {
             let known = NAMES.join(", ");
-            let message = format!("a scan has no parameter '{name}'; there are {known}");
+            let message = format!("a scan has no parameter '{name}'; the parameters are {known}");
             return Err(Failure::invalid(message));
         }
         let value = percent_decoded(value).ok_or_else(|| {
@@ -140,7 +140,7 @@ fn limit(text: &[u8]) -> Result<usize, Failure> {
     number
         .filter(|number| (1..=SCAN_ROWS_MAX).contains(number))
         .ok_or_else(|| {
-            let message = format!("limit is a number of rows from 1 to {SCAN_ROWS_MAX}");
+            let message = format!("limit must be a number of rows from 1 to {SCAN_ROWS_MAX}");
             Failure::invalid(message)
         })
 }

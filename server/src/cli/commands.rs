@@ -88,8 +88,8 @@ async fn get(
     Ok(Exit::Done)
 }
 
-/// Prints several keys in their order. What cannot be read decides how the command exits, then what
-/// is missing.
+/// Prints several keys in their order. The exit code is that of a key that could not be read, or else
+/// that of a missing key.
 async fn get_many(
     client: &Client,
     keys: &[Vec<u8>],

@@ -105,7 +105,7 @@ impl Config {
             "" => Ok(cpus.len()),
             text => match text.parse() {
                 Ok(count) if (1..=SHARDS_MAX).contains(&count) => Ok(count),
-                _ => Err(format!("a number of shards is 1 to {SHARDS_MAX}")),
+                _ => Err(format!("the number of shards must be 1 to {SHARDS_MAX}")),
             },
         })?;
         let memory = raw.parse(Key::Memory, |text| match text {
@@ -258,7 +258,7 @@ fn joining(raw: &RawConfig, me: &str) -> Result<Joining, BadSetting> {
         "" => Ok(None),
         text => match text.parse::<usize>() {
             Ok(count) if count > 0 => Ok(Some(count)),
-            _ => Err("a number of nodes is 1 or more".to_owned()),
+            _ => Err("the number of nodes must be 1 or more".to_owned()),
         },
     })?;
     if let Some(expected) = expected.filter(|count| *count != nodes.len().max(1)) {

@@ -164,7 +164,7 @@ pub fn check_parts(path: &Path, shard: u16, in_cluster: bool) -> Result<(), BadF
             Ok(names) if has_files(&names) => continue,
             Ok(_) => "is empty",
             Err(error) if error.kind() == ErrorKind::NotFound => "is missing",
-            Err(error) if error.kind() == ErrorKind::NotADirectory => "is no folder",
+            Err(error) if error.kind() == ErrorKind::NotADirectory => "is not a folder",
             Err(error) => return Err(denied(path, "read", name)(error)),
         };
         return Err(BadFolder::Lost {

@@ -209,7 +209,7 @@ fn lock(path: &Path) -> Result<File, BadFolder> {
     Ok(file)
 }
 
-/// Opens a folder that was made before; gives whether this start was counted.
+/// Opens a folder that was made before; returns whether this start was counted.
 fn reopen(path: &Path, found: Found, wanted: &Wanted) -> Result<(Identity, bool), BadFolder> {
     let Found {
         mut identity,

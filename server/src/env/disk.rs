@@ -4,9 +4,10 @@
 //! second one, on a kernel thread. What only happens now and then — making, opening, renaming and
 //! removing files — runs on the shard's helper thread.
 //!
-//! A killed process is gone before the kernel has ended what it had on the ring: a write of its
-//! may still land. An operation under way keeps its open file, and that keeps the file's lock; so
-//! who opens a file waits for its lock, and then nobody else writes to it.
+//! A killed process may be gone before the kernel has finished the operations on its ring, so one
+//! of its writes may still reach the disk. An operation under way keeps its file open, and the open
+//! file keeps its lock. So a process that opens a file waits for the lock; from then on no other
+//! process writes to the file.
 
 use std::fs::{self, TryLockError};
 use std::io::{self, Write};
@@ -24,9 +25,10 @@ use super::reactor::{self, AlignedBuffer};
 
 /// Zeros are written in pieces of this size.
 const ZEROS_LEN: usize = 256 << 10;
-/// How often, and how often again, a lock of an earlier process is tried: for ten seconds.
-const LOCK_RETRY: Duration = Duration::from_millis(2);
-const LOCK_TRIES: usize = 5000;
+/// Pause between two attempts to take a lock that an earlier process still holds.
+const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(2);
+/// Most attempts to take it, which take ten seconds.
+const LOCK_ATTEMPTS_MAX: usize = 5000;
 
 /// A folder.
 #[derive(Clone, Debug)]
@@ -41,10 +43,10 @@ pub struct RingFile {
 }
 
 impl Drop for RingFile {
-    /// The kernel may close the file later: who opens it in this process should not wait for that.
-    /// A write under way borrows the file, so there is none.
+    /// The kernel may close the file later; a task of this process that opens it again must not wait
+    /// for that. No write is under way here, because a write borrows the file.
     fn drop(&mut self) {
-        // Where it fails, closing the file ends the lock.
+        // If this fails, the lock ends when the kernel closes the file.
         let _ = self.file.unlock();
     }
 }
@@ -57,7 +59,7 @@ impl RingDisk {
         }
     }
 
-    /// Runs something that may wait for the disk.
+    /// Runs work that may block on the disk, on the helper thread.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
@@ -69,26 +71,26 @@ impl RingDisk {
 
 /// Waits until no operation of an earlier process is under way on the file.
 async fn lock(file: &fs::File, name: &str) -> io::Result<()> {
-    for _ in 0..LOCK_TRIES {
+    for _ in 0..LOCK_ATTEMPTS_MAX {
         match file.try_lock() {
             Ok(()) => return Ok(()),
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        GlommioRuntime::sleep(LOCK_RETRY).await;
+        GlommioRuntime::sleep(LOCK_RETRY_INTERVAL).await;
     }
     let message = format!("{name} is still being written to by an earlier process");
     Err(io::Error::new(io::ErrorKind::ResourceBusy, message))
 }
 
-/// What a process without privileges may still write where the folder is.
+/// Bytes that a process without privileges may still write to the folder's file system.
 fn free_bytes(folder: &Path) -> io::Result<u64> {
     let found = rustix::fs::statvfs(folder)?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-/// Has what was written to a file through the page cache written to the disk, and waits for it. Whether
-/// it went well a sync tells.
+/// Writes a file's dirty pages from the page cache to the disk, and waits for that. Only a later sync
+/// reports errors.
 #[expect(unsafe_code, reason = "no crate wraps sync_file_range")]
 pub fn push_out(file: &fs::File) {
     let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
@@ -98,8 +100,9 @@ pub fn push_out(file: &fs::File) {
     unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, all) };
 }
 
-/// Directly, too: a copy of all those zeros in the page cache costs more than the rest. In pieces with
-/// pauses, for those who wait for the segment in use.
+/// Makes a file of zeros. Uses direct I/O, since copying the zeros through the page cache would cost
+/// more than everything else, and pauses between pieces, so that writes to the segment in use are not
+/// delayed.
 fn write_zeros(path: &Path, len: u64) -> io::Result<()> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true);
@@ -135,13 +138,13 @@ impl Disk for RingDisk {
         self.blocking(move |folder| {
             let path = folder.join(new);
             let synced = fs::File::open(folder)?;
-            // Finding out by writing would take the last room from others, again and again.
+            // Trying to write would take the last room from other files again and again.
             if free_bytes(folder)? < len {
                 return Err(io::ErrorKind::StorageFull.into());
             }
             let written = write_zeros(&path, len).and_then(|()| synced.sync_all());
             if written.is_err() {
-                // What a full disk has left of it is of no use to anyone.
+                // The part that was written before the disk was full is of no use.
                 let _ = fs::remove_file(&path);
             }
             written
@@ -173,10 +176,10 @@ impl Disk for RingDisk {
     async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let (from, to) = (from.to_owned(), to.to_owned());
         self.blocking(move |folder| {
-            // Once it is renamed nothing may be lacking.
+            // The folder is opened first, so that no descriptor is lacking after the rename.
             let synced = fs::File::open(folder)?;
             match fs::rename(folder.join(from), folder.join(&to)) {
-                // It was renamed at a try before, and only that was not durable yet.
+                // An earlier try has renamed it, but has not made that durable.
                 Err(error)
                     if error.kind() == io::ErrorKind::NotFound && folder.join(&to).exists() => {}
                 renamed => renamed?,
@@ -191,7 +194,7 @@ impl Disk for RingDisk {
         self.blocking(move |folder| {
             let synced = fs::File::open(folder)?;
             match fs::remove_file(folder.join(name)) {
-                // Likewise.
+                // An earlier try has removed it, but has not made that durable.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 removed => removed?,
             }

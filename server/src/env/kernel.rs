@@ -90,7 +90,7 @@ pub fn check_direct_io(folder: &Path) -> Result<(), Missing> {
     match opened {
         Ok(_) => {
             if let Err(error) = removed {
-                tracing::warn!(%error, file = %path.display(), "a probe file stays");
+                tracing::warn!(%error, file = %path.display(), "a probe file could not be removed");
             }
             Ok(())
         }
@@ -101,7 +101,7 @@ pub fn check_direct_io(folder: &Path) -> Result<(), Missing> {
     }
 }
 
-/// Raises this process's limit of open files as far as allowed, and gives it.
+/// Raises this process's limit on open files as far as allowed, and returns it.
 pub fn open_files() -> usize {
     let most = getrlimit(Resource::Nofile).maximum;
     let raised = Rlimit {

@@ -1,4 +1,4 @@
-//! Threads: where they may run, what they are called, how eager they are.
+//! Threads: their processors, names and priorities.
 
 use std::ffi::CString;
 use std::io;

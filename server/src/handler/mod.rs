@@ -1,6 +1,6 @@
 //! Handlers of requests: each turns a frame into a call of the engine's
-//! [gateway](rangedb_engine::gateway), and [`reply`] turns the answer into a frame. What has no key
-//! (directory, status, orders of an operator) has a file of its own.
+//! [gateway](rangedb_engine::gateway), and [`reply`] turns the answer into a frame. Requests without
+//! a key (directory, status, orders of an operator) have files of their own.
 //!
 //! Hot path: a get under a lease allocates nothing. A write allocates one buffer for its keys and
 //! values, since the receive buffer that its frame lies in is used again; a multi-get allocates for its

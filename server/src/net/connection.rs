@@ -442,7 +442,7 @@ impl Connection {
         self.wake();
     }
 
-    /// Ends the connection here: requests in flight get no reply. Gives the socket.
+    /// Ends the connection here: requests in flight get no reply. Returns the socket.
     fn leave(&self) -> Option<TcpStream> {
         self.state.set(ConnectionState::Gone);
         self.output.borrow_mut().clear(&self.context.buffers);

@@ -26,7 +26,7 @@ use crate::peers::{self, serve};
 use crate::shard::context::Context;
 use crate::shard::message::PassedConnection;
 
-/// Greets a connection, and serves it here or passes it to the shard that it wants.
+/// Reads a new connection's handshake, then serves it here or passes it to the shard that it wants.
 pub async fn accept(context: Rc<Context>, mut stream: TcpStream) {
     let pending = context.handshakes.begin();
     let read = pending.unless_evicted(read(&context, &mut stream)).await;

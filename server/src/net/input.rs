@@ -68,7 +68,7 @@ impl Input {
         self.bytes.is_empty()
     }
 
-    /// Drops from new bytes those that belong to a refused frame; gives the rest.
+    /// Drops from new bytes those that belong to a refused frame; returns the rest.
     pub fn skip<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let (skipped, rest) = bytes.split_at(self.skipped.min(bytes.len()));
         if !skipped.is_empty() {

@@ -67,7 +67,7 @@ impl PendingHandshakes {
 }
 
 impl PendingHandshake {
-    /// Does the work; gives `None` if this connection has to go first.
+    /// Does the work; returns `None` if this connection has to go first.
     pub async fn unless_evicted<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         match select(pin!(work), pin!(self.must_go.notified())).await {
             Either::Left((done, _)) => Some(done),

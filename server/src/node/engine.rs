@@ -1,4 +1,4 @@
-//! What the engine of one shard is given: options, and the world around it.
+//! The options and the environment of one shard's engine.
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -88,7 +88,7 @@ impl Engine {
                 // The thread inherited its shard's processor; let it use all processors of the
                 // node.
                 if let Err(error) = threads::stay_on(&cpus) {
-                    tracing::warn!(%error, work, "a background thread stays where it is");
+                    tracing::warn!(%error, work, "a background thread could not leave the processor of its shard");
                 }
                 threads::be_nice();
             }),

@@ -183,7 +183,7 @@ async fn gather(listener: TcpListener, secret: String, met: mpsc::Sender<String>
             match within(ANSWER_TIMEOUT, answer(stream, &secret)).await {
                 Ok(Some(token)) => drop(met.send(token).await),
                 Ok(None) => {}
-                Err(error) => tracing::debug!(%error, "a connection asked nothing"),
+                Err(error) => tracing::debug!(%error, "a connection sent no request to join"),
             }
         });
         tasks.push_back(task);
@@ -201,7 +201,7 @@ async fn within<T>(limit: Duration, of: impl Future<Output = io::Result<T>>) -> 
     done.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")))
 }
 
-/// Answers one request to the founder; gives the token of a node that knows the secret.
+/// Answers one request to the founder; returns the token of a node that knows the secret.
 async fn answer(mut stream: TcpStream, secret: &str) -> io::Result<Option<String>> {
     let mut handshake = [0; HANDSHAKE_LEN];
     stream.read_exact(&mut handshake).await?;
@@ -242,7 +242,7 @@ fn other_secret() -> Reply {
     Reply::Refused("the cluster's secret is another one; see --cluster-secret".to_owned())
 }
 
-/// Connects to a node as a peer, trying all addresses of the name, and gives the node's answer to
+/// Connects to a node as a peer, trying all addresses of the name, and returns the node's answer to
 /// the handshake, too.
 async fn connect(address: &str) -> io::Result<(TcpStream, HandshakeReply)> {
     let mut failure = io::Error::other("the name has no address");
@@ -346,7 +346,7 @@ pub async fn grant(context: &Rc<Context>, body: &[u8]) -> Vec<u8> {
 async fn decide(context: &Rc<Context>, body: &[u8]) -> Reply {
     let request: Request = match serde_json::from_slice(body) {
         Ok(request) => request,
-        Err(error) => return Reply::Refused(format!("the request is none: {error}")),
+        Err(error) => return Reply::Refused(format!("the request cannot be read: {error}")),
     };
     if !same_secret(&request.secret, &context.peers.secret) {
         return other_secret();

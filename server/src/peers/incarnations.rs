@@ -1,8 +1,8 @@
-//! The latest process (its incarnation) of each node that was seen, so that a node on an
-//! older folder is refused.
+//! The latest process (incarnation) of each node that was seen, so that a node on an older folder is
+//! refused.
 //!
 //! A folder that was restored from an older copy lacks what its node has voted and acknowledged
-//! since; no one may rely on it. The folder counts the starts of its node, so an older folder has a
+//! since; so no other node may rely on it. The folder counts the starts of its node, so an older folder has a
 //! lower count ([`NodeRecord::is_older`]). Both sides of a link name their own process and the
 //! latest one that they have seen of the other, before any answer counts. A process that learns
 //! that it is the older one ends, whether or not the manager can be reached. `node.json` keeps what
@@ -116,7 +116,7 @@ impl Incarnations {
         }
     }
 
-    /// Takes what a node says; gives whether it is accepted.
+    /// Takes what a node says; returns whether it is accepted.
     pub fn meet(&self, node: NodeId, said: Welcome) -> Met {
         self.learn(self.node, said.yours);
         self.learn(node, said.incarnation)

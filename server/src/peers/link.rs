@@ -231,7 +231,7 @@ impl Link {
     }
 
     /// Moves what may be sent now from the queue to a buffer, in order. If that ends with the header
-    /// of a long request, gives the request, which must be sent after the buffer.
+    /// of a long request, returns the request, which must be sent after the buffer.
     fn take_queued(&self, to: &mut Vec<u8>) -> Option<Bytes> {
         let (frame_kind, sent_max) = match self.class {
             MessageClass::Control => (kind::REQUEST, usize::MAX),
@@ -271,7 +271,7 @@ impl Link {
         let id = received.id as usize;
         let sent = all.get(id).and_then(|pending| pending.sent);
         let (Some(len), kind::RESPONSE) = (sent, received.kind) else {
-            return Err(io::Error::other("a frame that answers nothing"));
+            return Err(io::Error::other("a response to no request"));
         };
         let PendingCall { response, .. } = all.remove(id);
         drop(all);
@@ -418,7 +418,7 @@ async fn welcome(inner: &Inner, node: NodeId, received: &Received) -> io::Result
     Ok(())
 }
 
-/// Sends and receives until the connection breaks; gives the reason.
+/// Sends and receives until the connection breaks; returns the reason.
 async fn serve(inner: &Inner, link: &Link, stream: TcpStream) -> io::Error {
     let (mut reader, mut writer) = stream.split();
     let sending = async {

@@ -295,9 +295,13 @@ impl Peers {
         Ok(())
     }
 
-    /// Has `told` called when another process runs as this node; this process is the `start`th on
-    /// its folder. The folder records that it was given up.
-    pub fn on_older(self: &Arc<Self>, start: u64, told: impl Fn(&Fatal) + Send + Sync + 'static) {
+    /// Calls `listener` when another process runs as this node; this process is the `start`th on its
+    /// folder. The folder records that it was given up.
+    pub fn on_older(
+        self: &Arc<Self>,
+        start: u64,
+        listener: impl Fn(&Fatal) + Send + Sync + 'static,
+    ) {
         let peers = Arc::downgrade(self);
         self.incarnations.on_older(move |seen, was_accepted| {
             let Some(peers) = peers.upgrade() else { return };
@@ -307,7 +311,7 @@ impl Peers {
                 false => Fatal::OldFolder { node, start, seen },
             };
             peers.give_up_folder_after(&fatal);
-            told(&fatal);
+            listener(&fatal);
         });
     }
 
@@ -370,7 +374,7 @@ async fn remember(peers: &Arc<Peers>) {
         Ok(())
     });
     if let Err(error) = written.await {
-        tracing::warn!(%error, "what was learnt of other nodes is not written down");
+        tracing::warn!(%error, "what was learnt of other nodes was not written to node.json");
     }
 }
 

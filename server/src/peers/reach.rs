@@ -29,7 +29,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const TRIES_BEFORE_COMPLAINT: u32 = 3;
 
 impl Peers {
-    /// A node says that it is at this address. Gives whether that is known to be true; if not,
+    /// A node says that it is at this address. Returns whether that is known to be true; if not,
     /// starts to check it. Must be called on a shard's thread.
     pub fn claim(self: &Arc<Self>, node: NodeId, address: &str) -> bool {
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);

@@ -132,7 +132,7 @@ fn take_permit(context: &Context) -> Result<ConnectionPermit, String> {
 fn check(context: &Context, body: &[u8]) -> Result<Hello, String> {
     let (peers, node) = (&context.peers, &context.node);
     let Some(hello) = Hello::decode(body) else {
-        return Err("its greeting cannot be read: it runs another version".to_owned());
+        return Err("its handshake cannot be read: it runs another version".to_owned());
     };
     let reason = if hello.cluster != node.cluster {
         format!(
@@ -170,7 +170,7 @@ async fn receive(
             body,
         } = input.receive(reader).await?;
         let (class, count) = match frame_kind {
-            // The lane of bulk is answered in the same way.
+            // Bulk requests are answered in the same way.
             kind::REQUEST => (MessageClass::Control, &served.answering),
             kind::FORWARD => (MessageClass::Clients, &served.forwarded),
             _ => return Err(io::Error::other("a frame that is no request")),

@@ -33,7 +33,7 @@ pub struct ShardChannels {
     receivers: Vec<Option<(ChannelEnd<ShardMessage>, ChannelEnd<ShardReply>)>>,
 }
 
-/// Makes the channels of a node; gives the ends of each shard, in order.
+/// Makes the channels of a node; returns the ends of each shard, in order.
 pub fn channels(shards: u16) -> Vec<ShardChannels> {
     let count = usize::from(shards);
     let mut ends: Vec<ShardChannels> = (0..shards)
@@ -198,7 +198,7 @@ impl Mesh {
 }
 
 impl Peer {
-    /// Notes who waits for a reply; `None` if too many do.
+    /// Registers the receiver of a reply; `None` if too many wait already.
     fn wait(&self, who: Waiting) -> Option<ShardRequestId> {
         let mut waiting = self.waiting.borrow_mut();
         (waiting.len() < WAITING_MAX).then(|| ShardRequestId(waiting.insert(who)))

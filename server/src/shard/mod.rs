@@ -294,7 +294,7 @@ fn conclude(context: &Context, from: ShardId, reply: ShardReply) {
     }
 }
 
-/// Waits for the order to stop; gives its time limit.
+/// Waits for the order to stop; returns its time limit.
 async fn stop_order(mut orders: watch::Receiver<Order>) -> Now {
     loop {
         if let Order::Stop { until } = *orders.borrow_and_update() {

@@ -12,7 +12,7 @@ use crate::sim::runtime::SimInstant;
 /// least, and an entry on its way may take its writes beyond theirs.
 const LATE_MAX: Duration = Duration::from_millis(250);
 
-/// Until when a write must be answered.
+/// The time by which a write must be answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Due {
     deadline: Option<SimInstant>,

@@ -3,8 +3,8 @@
 //! Some are checked for each entry that a replica applies ([`EachEntry`]), some when a client asks or
 //! is answered ([`asked`]), when a request is forwarded ([`forwarded`]), when a replica answers another
 //! ([`answered`]) or starts ([`log_read_back`]), when a row cache answers a read ([`row_cached`]), some
-//! by a look at all replicas at one moment ([`Watch`]) or at everything that they store ([`compare`]). The others are checked
-//! against the observations of clients.
+//! by a look at all replicas at one moment ([`Watch`]) or at everything that they store
+//! ([`compare`]). The others are checked against the observations of clients.
 
 mod commands;
 pub mod completeness;

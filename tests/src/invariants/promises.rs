@@ -1,5 +1,6 @@
-//! After a crash, a replica still knows everything that it has told another replica to be durable:
-//! its vote, the entries that it took, the snapshot that it took over. Raft rests on this alone.
+//! After a crash, a replica still knows everything that it has acknowledged to another replica as
+//! durable: its vote, the entries that it accepted, and the snapshot that it installed. Raft rests on
+//! this alone.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use rangedb_engine::wal::{Group, LogId, LogState, Vote};
 struct Promise {
     /// The newest vote that other replicas know of.
     vote: Vote,
-    /// The last entry that it took from a leader, with that leader's vote: a later leader may make
+    /// The last entry that it accepted from a leader, with that leader's vote: a later leader may make
     /// it drop entries.
     taken: Option<(Vote, LogId)>,
 }

@@ -1,5 +1,5 @@
 //! State-machine safety: an entry has the same results and gives the same state on every replica,
-//! whether the replica applied all entries, started in between, or took over a snapshot. The time
+//! whether the replica applied all entries, started in between, or installed a snapshot. The time
 //! of a range never goes back from one entry to the next.
 
 use std::collections::BTreeMap;

@@ -34,7 +34,7 @@ pub fn leave_out_handed_on(before: &mut Led, looks: &[Look], two: [u16; 2]) {
 }
 
 /// Checks that the deaf node does not lead, while the cut lasts, a range that the other node led
-/// `before` and no third node has led since. A leader may hand over to a third node, and that one
+/// `before` and no third node has led since. A leader may transfer to a third node, and that one
 /// to the deaf node, which hears it.
 pub fn check(seen: &Seen, before: &Led, deaf: &Led) {
     for (range, leader) in before {

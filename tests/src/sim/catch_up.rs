@@ -63,7 +63,7 @@ pub struct CaughtUp {
     /// The time from the node's start until the replica had caught up; `None` if it did not in
     /// time.
     pub after: Option<Duration>,
-    /// The snapshots of the range that it took over by then.
+    /// The snapshots of the range that it had installed by then.
     pub snapshots: usize,
 }
 

@@ -3,8 +3,9 @@
 //! id, is what the users' client decides.
 //!
 //! The seed decides whether it follows routes. One that does asks the shard that has the key's range.
-//! One that does not asks any shard of the node, and its requests are forwarded. Its writes travel on
-//! a [`client_network`](super::client_network). Many writes of one client may be under way at once.
+//! One that does not asks any shard of the node, and its requests are forwarded. Its writes travel
+//! over a [`client_network`](super::client_network). Many writes of one client may be under way at
+//! once.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -75,7 +76,7 @@ struct Request<'a> {
     kind: Kind,
     /// How long the client waits.
     time: Duration,
-    /// Whether the request says so.
+    /// Whether the request carries that time as its deadline.
     has_deadline: bool,
 }
 
@@ -107,7 +108,7 @@ impl Try {
             .map_or(0, |reached| location(reached).node.0)
     }
 
-    /// Waits for the answer; gives it, or the event that comes before.
+    /// Waits for the answer; returns it, or the event that comes before.
     async fn answer(&mut self, now: Instant) -> Result<ClientResponse, Event> {
         let (Some(receiver), Some((until, silence))) = (&mut self.receiver, self.timeout) else {
             return Err(Event::Lost(Lost::NotSent("nothing was sent".into())));

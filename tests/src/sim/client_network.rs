@@ -1,5 +1,5 @@
-//! The network between a client and the gateways of the nodes. Writes arrive
-//! late, get lost, or arrive twice, and answers get lost.
+//! The network between a client and the gateways of the nodes. Writes arrive late, get lost, or
+//! arrive twice, and answers get lost.
 //!
 //! A request runs as part of the node's host: by its clock, not while the node is paused, and not
 //! after its end.
@@ -48,7 +48,7 @@ impl Reached {
 pub struct ClientRequest {
     /// The operation.
     pub body: Body,
-    /// Who asks.
+    /// The caller.
     pub caller: Caller,
     /// The newest timestamp that the client has seen.
     pub token: Timestamp,
@@ -58,7 +58,7 @@ pub struct ClientRequest {
     pub timeout: Option<Duration>,
 }
 
-/// What a client is answered.
+/// The response to a client's request.
 #[derive(Clone, Debug)]
 pub struct ClientResponse {
     /// The answer, with the time of the cluster.

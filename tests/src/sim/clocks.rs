@@ -17,7 +17,7 @@ use crate::invariants;
 /// The step that is repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chain {
-    /// The nodes in turn hand over all their ranges.
+    /// The nodes in turn transfer the leadership of all their ranges.
     HandOvers,
     /// A single node restarts so soon that its ceilings are still in the future.
     Restarts,

@@ -67,7 +67,7 @@ pub enum Fault {
         answer: Telling,
         then: Then,
     },
-    /// A shard hands over all its leaderships.
+    /// A shard transfers all its leaderships.
     TransferLeadership { node: u16, shard: u16 },
     /// The machine loses its disk for good. After a while another node starts there with an empty
     /// one.

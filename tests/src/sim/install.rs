@@ -1,4 +1,4 @@
-//! A node that was down for long takes over snapshots. Meanwhile a machine loses its power after a
+//! A node that was down for long installs snapshots. Meanwhile a machine loses its power after a
 //! given number of polls of its tasks, so that a test can try every point of the installation.
 
 use std::collections::BTreeMap;
@@ -14,13 +14,13 @@ use super::node::{SimNode, Sizes};
 use super::run::{Report, Story, run_drawn};
 use super::runtime::SimRuntime;
 
-/// The machine that is down at first and takes over the snapshots.
-pub const TAKER: u16 = 3;
+/// The machine that is down at first and installs the snapshots.
+pub const LAGGARD: u16 = 3;
 /// By then the cluster has formed and holds rows.
 const BEGINS_AFTER: Duration = Duration::from_millis(500);
 /// How long it is down; meanwhile the others purge the entries that it misses.
 const AWAY: Duration = Duration::from_secs(2);
-/// How long taking over the snapshots may take.
+/// How long installing the snapshots may take.
 const TIMEOUT: Duration = Duration::from_secs(8);
 /// Polls right after the last snapshot count, too.
 const AFTERWARDS: Duration = Duration::from_millis(20);
@@ -51,10 +51,10 @@ const SIZES: Sizes = Sizes {
 pub struct Install {
     /// The seed of everything that is not fixed.
     pub seed: u64,
-    /// Whether the log of [`TAKER`] is so slow that many other things happen between two writes.
+    /// Whether the log of [`LAGGARD`] is so slow that many other things happen between two writes.
     pub slow_log: bool,
     /// The machine that loses its power, and the number of polls of its tasks after which it does,
-    /// counted from the second start of [`TAKER`].
+    /// counted from the second start of [`LAGGARD`].
     pub crash: Option<(u16, u64)>,
 }
 
@@ -67,7 +67,7 @@ impl Install {
         let step = |after, fault| Step { after, fault };
         let mut steps = vec![step(BEGINS_AFTER, Fault::Install { crash: self.crash })];
         if self.slow_log {
-            let (node, latency_us) = (TAKER, SLOW_LOG_US);
+            let (node, latency_us) = (LAGGARD, SLOW_LOG_US);
             steps.insert(
                 0,
                 step(Duration::ZERO, Fault::SlowDisk { node, latency_us }),
@@ -77,7 +77,7 @@ impl Install {
     }
 }
 
-/// The data ids of a node's ranges. Taking over a snapshot gives a range a new data id.
+/// The data ids of a node's ranges. Installing a snapshot gives a range a new data id.
 fn data_ids(node: &SimNode) -> BTreeMap<RangeId, DataId> {
     let shards = node.shards();
     let shards = shards.iter().flat_map(|shards| shards.iter());
@@ -91,7 +91,7 @@ fn data_ids(node: &SimNode) -> BTreeMap<RangeId, DataId> {
 
 impl Story {
     pub(super) async fn install(self: &Rc<Story>, crash: Option<(u16, u64)>) {
-        let Some(taker) = self.cluster.on(TAKER) else {
+        let Some(taker) = self.cluster.on(LAGGARD) else {
             return;
         };
         let before = data_ids(&taker);

@@ -1,9 +1,9 @@
 //! The links between shards: delays, loss, late duplicates, damage, and cuts in one direction.
 //!
-//! Each question and each answer takes a random time. Questions of one shard to another of one class
-//! arrive in order, as on a connection, also after the receiver was paused. Questions of different
-//! shards or lanes, and answers, overtake each other; a duplicate comes at any time. A lost
-//! question or answer is never reported: the sender gives up by its own clock. A message on its way
+//! Each request and each response takes a random time. Requests of one class from one shard to another
+//! arrive in order, as on a connection, also after the receiver was paused. Requests of different
+//! shards or classes, and responses, overtake each other; a duplicate comes at any time. A lost
+//! request or response is never reported: the sender gives up by its own clock. A message on its way
 //! arrives even if its sender crashes.
 //!
 //! Forwarded requests of clients ([`MessageClass::Clients`]) rely on what a connection gives: none comes twice,
@@ -45,7 +45,7 @@ struct Attached {
     gateway: Gateway<SimEnv>,
 }
 
-/// A question on its way: when it arrives, and where its answer goes.
+/// A request on its way: when it arrives, and where its response goes.
 struct Sent {
     arrives: Duration,
     request: Bytes,
@@ -68,7 +68,7 @@ pub struct Network {
     /// Machines that must stop right after their next answer of a kind, and where to report its
     /// receiver.
     at_answer: RefCell<BTreeMap<(u16, Telling), oneshot::Sender<u16>>>,
-    /// The questions on their way. For each key a task carries them.
+    /// The requests on their way. For each key a task carries them.
     under_way: RefCell<BTreeMap<Way, VecDeque<Sent>>>,
     /// One message in this many is lost; 0: none.
     pub loss_one_in: Cell<u64>,
@@ -212,7 +212,7 @@ impl Network {
         executor::current().spawn_on(OUTSIDE, async move { network.carry(way).await });
     }
 
-    /// Delivers the questions of one connection in order, until there are none.
+    /// Delivers the requests of one connection in order, until there are none.
     async fn carry(self: Rc<Network>, way: Way) {
         let (from, to, class) = way;
         loop {
@@ -225,7 +225,7 @@ impl Network {
                 next
             };
             let Some(sent) = next else { return };
-            // Let time pass between any two questions, so that the first is handled before the
+            // Let time pass between any two requests, so that the first is handled before the
             // second arrives.
             let least = executor::current().now() + Duration::from_micros(1);
             executor::sleep_until(sent.arrives.max(least)).await;
@@ -288,7 +288,7 @@ impl Network {
         let _ = to.send(response);
     }
 
-    /// Lets the shard at `to` answer a question from the shard at `from`.
+    /// Lets the shard at `to` answer a request from the shard at `from`.
     fn deliver(
         self: &Rc<Network>,
         (from, to, class): Way,
@@ -349,7 +349,7 @@ impl Network {
         }
     }
 
-    /// Delivers a question a second time, late, and drops the answer.
+    /// Delivers a request a second time, late, and drops the response.
     fn deliver_again(self: &Rc<Network>, way: Way, request: Bytes) {
         let network = self.clone();
         executor::current().spawn_on(OUTSIDE, async move {

@@ -47,7 +47,7 @@ pub struct Report {
     pub disks_lost: u64,
     /// Reads without a lease, confirmed by a majority.
     pub confirmed: u64,
-    /// Replicas that have taken over a snapshot by the end.
+    /// Replicas that have installed a snapshot by the end.
     pub snapshots: u64,
     /// The polls of each machine's tasks during an [`install`](super::install) that was not
     /// interrupted.

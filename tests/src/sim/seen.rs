@@ -38,7 +38,7 @@ pub struct Seen {
     pub failed: Cell<u64>,
     /// Reads without a lease, confirmed by a majority.
     pub confirmed: Cell<u64>,
-    /// Replicas that have taken over a snapshot.
+    /// Replicas that have installed a snapshot.
     pub snapshots: Cell<u64>,
 }
 

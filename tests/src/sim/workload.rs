@@ -3,10 +3,9 @@
 //! Each hand of a client does one thing after the other. It reads; it writes registers and other
 //! rows, with and without conditions; it increments counters; it writes pairs of rows that must
 //! stay equal; it writes bursts of up to 1,500 rows at once; it reads many rows in one request; and it
-//! scans in pages, in either
-//! direction: the present, a moment ahead, or a moment that was scanned before. Few writes of a
-//! register overlap, so that the check can try all their orders. For all rows, those of bursts too,
-//! every version is compared with the acknowledged writes.
+//! scans in pages, in either direction: the present, a moment ahead, or a moment that was scanned
+//! before. Few writes of a register overlap, so that the check can try all their orders. For all rows,
+//! those of bursts too, every version is compared with the acknowledged writes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;

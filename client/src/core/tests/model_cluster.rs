@@ -228,7 +228,7 @@ fn node_at(address: &str) -> u64 {
 }
 
 impl Running<'_> {
-    /// Carries an action out: says when and what comes of it. `Err`: the call has failed.
+    /// Carries out an action: decides when it has a result, and which. `Err`: the call has failed.
     fn take(
         &mut self,
         action: Action,

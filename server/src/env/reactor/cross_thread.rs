@@ -2,8 +2,8 @@
 //!
 //! If another thread wakes one of glommio's tasks directly, the task is put where only glommio's
 //! own reactor looks. So a task that waits for another thread does so with a waker of this module:
-//! it pushes a number onto a lock-free queue of the task's thread, and signals an eventfd
-//! if that thread sleeps.
+//! it pushes a number onto a lock-free queue of the task's thread, and signals an eventfd if that
+//! thread sleeps.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -62,7 +62,7 @@ impl WakeQueue {
         }
     }
 
-    /// Called before the thread sleeps. Gives whether it may: no wake has come meanwhile.
+    /// Called before the thread sleeps. Returns whether it may sleep, that is, whether the queue is empty.
     pub(super) fn expect(&self) -> bool {
         self.shared.sleeps.store(true, Ordering::SeqCst);
         // A sender reads `sleeps` after it has pushed, so one of the two sees the other.
@@ -102,7 +102,7 @@ impl Wake for RemoteWaker {
     }
 }
 
-/// A task that waits for another thread.
+/// Holds the waker of a task that waits for another thread.
 pub struct WakerSlot {
     reactor: Rc<Reactor>,
     number: usize,

@@ -80,7 +80,7 @@ impl Drop for Wait {
     }
 }
 
-/// Writes a buffer, with one operation. Gives how many bytes were written.
+/// Writes a buffer, with one operation. Returns how many bytes were written.
 ///
 /// # Errors
 /// The kernel's.

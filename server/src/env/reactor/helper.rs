@@ -38,7 +38,7 @@ fn start(receiver: mpsc::Receiver<Work>) -> io::Result<()> {
     let run = move || {
         // The thread inherited the shard's processor, but may run on any of the process's.
         if let Err(error) = threads::stay_where_the_process_may() {
-            tracing::warn!(%error, "a helper thread stays where it is");
+            tracing::warn!(%error, "a helper thread could not leave the processor of its shard");
         }
         while let Ok(work) = receiver.recv() {
             work();

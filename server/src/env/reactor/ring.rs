@@ -38,7 +38,7 @@ const LASTING: i32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as i32;
 #[derive(Debug, thiserror::Error)]
 pub enum Unsupported {
     /// It refuses a ring, or an operation with one.
-    #[error("no io_uring for a shard: {0}")]
+    #[error("cannot set up io_uring for a shard: {0}")]
     Kernel(#[from] io::Error),
     /// A sleep with a time limit (Linux 5.11) or multishot polls (5.13).
     #[error("this kernel's io_uring is too old: RangeDB needs Linux 5.13 or newer")]
@@ -141,7 +141,7 @@ impl Ring {
         }
     }
 
-    /// Starts to track a socket's readiness; gives the number of the operation.
+    /// Starts to track a socket's readiness; returns the number of the operation.
     pub(super) fn watch(&mut self, fd: RawFd, readiness: Rc<Readiness>) -> usize {
         let number = self.operations.insert(Operation::Watch(fd, readiness));
         self.push_watch(fd, EVENTS, number as u64);
@@ -156,7 +156,7 @@ impl Ring {
         unsafe { self.push(&cancel.user_data(NOBODY)) };
     }
 
-    /// Begins to read or write a file; gives the number of the operation.
+    /// Begins to read or write a file; returns the number of the operation.
     pub(super) fn transfer(&mut self, transfer: Transfer) -> usize {
         let entry = transfer.entry();
         let number = self.operations.insert(Operation::Transfer(transfer));

@@ -33,7 +33,7 @@ pub(super) struct Stalls {
     unlogged: Cell<u64>,
 }
 
-/// Notes that what runs from now on is not what ran before: the thread begins, or has slept.
+/// Starts the measurement anew, because the thread begins or has slept.
 pub(super) fn begin(now: BootInstant) {
     SINCE.set(Some(now));
 }

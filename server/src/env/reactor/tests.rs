@@ -1,4 +1,4 @@
-//! The reactor against the real kernel: what sleeps wakes, and what is dropped leaves nothing behind.
+//! The reactor against the real kernel: sleeping tasks wake, and dropped futures leave nothing behind.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::*;
 use crate::env::GlommioRuntime;
 
-/// What takes longer was not woken but by chance.
+/// A task that takes longer than this was woken only by chance.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs a test on a reactor of its own; it fails if it stands still.

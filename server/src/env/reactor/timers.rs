@@ -26,7 +26,7 @@ impl Timers {
         sleeping.first_key_value().map(|((until, _), _)| *until)
     }
 
-    /// Takes the wakers of all timers that are due; gives by how much the most overdue one is late.
+    /// Takes the wakers of all timers that are due; returns by how much the most overdue one is late.
     pub(super) fn take_due(&self, now: BootInstant, woken: &mut Vec<Waker>) -> Duration {
         let mut sleeping = self.sleeping.borrow_mut();
         let mut late = Duration::ZERO;

@@ -45,14 +45,14 @@ impl Drop for AlignedBuffer {
 
 impl AsRef<[u8]> for AlignedBuffer {
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: so much is allocated and initialised, and owned by this.
+        // SAFETY: this buffer owns the memory, and all of its bytes are initialised.
         unsafe { std::slice::from_raw_parts(self.memory.as_ptr(), self.layout.size()) }
     }
 }
 
 impl AsMut<[u8]> for AlignedBuffer {
     fn as_mut(&mut self) -> &mut [u8] {
-        // SAFETY: so much is allocated and initialised, and owned by this.
+        // SAFETY: this buffer owns the memory, and all of its bytes are initialised.
         unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr(), self.layout.size()) }
     }
 }
@@ -98,7 +98,7 @@ impl Transfer {
         }
     }
 
-    /// Sets the result. Gives whether no task waits for it.
+    /// Sets the result. Returns whether no task waits for it.
     pub(super) fn answer(&mut self, result: i32, woken: &mut Vec<Waker>) -> bool {
         match std::mem::replace(&mut self.state, TransferState::Done(result)) {
             TransferState::UnderWay(waker) => {

@@ -32,6 +32,6 @@ pub(super) enum Command {
 impl Command {
     /// Parses a command.
     pub fn parse(text: &str) -> Result<Command, String> {
-        serde_json::from_str(text).map_err(|error| format!("this is no admin command: {error}"))
+        serde_json::from_str(text).map_err(|error| format!("this is not an admin command: {error}"))
     }
 }

@@ -599,7 +599,7 @@ fn silent_connections_keep_nobody_out() {
     let mut client = node.connect(0, true);
     assert_eq!(value(&mut client, b"k"), None);
     assert!(begun.elapsed() < limits.handshake_timeout / 2);
-    // The oldest had to go, and heard why.
+    // The oldest connection was evicted, and got the reason.
     let answer = silent[0].answer().expect("an answer");
     assert_eq!(answer.verdict, Verdict::TooManyConnections);
     node.stop(Duration::from_secs(5));
