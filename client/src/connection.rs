@@ -7,7 +7,7 @@
 //! unanswered: it keeps waiting, and can look elsewhere meanwhile. When one of the tasks ends, for
 //! whatever reason, the connection is broken, and every waiting caller gets an error.
 //!
-//! A peer that vanished without closing is noticed in two ways: a request is overdue by [`SILENT`]
+//! A peer that vanished without closing is noticed in two ways: a request is overdue by [`SILENCE_TIMEOUT`]
 //! and nothing was received for as long, or, on an idle connection, the kernel's keepalive fails.
 
 use std::io;
@@ -35,9 +35,9 @@ const OUTPUT_LEN_MAX: usize = 2 * FRAME_LEN_MAX;
 /// An empty output buffer keeps at most this capacity.
 const OUTPUT_LEN_KEPT: usize = 4 * RECEIVE_LEN;
 /// A connection that leaves a request unanswered and is silent for this long is broken.
-const SILENT: Duration = Duration::from_secs(2);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often requests are checked for their deadlines.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const DEADLINE_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A reply's frame.
 pub struct ReplyFrame {
@@ -388,7 +388,7 @@ async fn receive(shared: &Shared, mut reader: OwnedReadHalf) -> Reason {
 
 async fn watch_deadlines(task: TaskOf) {
     let shared = &task.0;
-    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    let mut ticks = tokio::time::interval(DEADLINE_CHECK_INTERVAL);
     loop {
         ticks.tick().await;
         let mut notified = Vec::new();
@@ -401,8 +401,9 @@ async fn watch_deadlines(task: TaskOf) {
             for (_, waiting) in &mut state.waiting {
                 notified.extend(waiting.look(now));
             }
-            now.saturating_duration_since(state.received) > SILENT
-                && (state.waiting.iter()).any(|(_, waiting)| waiting.wait.deadline + SILENT <= now)
+            now.saturating_duration_since(state.received) > SILENCE_TIMEOUT
+                && (state.waiting.iter())
+                    .any(|(_, waiting)| waiting.wait.deadline + SILENCE_TIMEOUT <= now)
         };
         for (caller, heard) in notified {
             // The caller may have gone.

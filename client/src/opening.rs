@@ -23,13 +23,13 @@ use crate::error::Reason;
 use crate::stagger;
 
 /// How long one address of a name may be silent before the next is tried, too.
-const NEXT_AFTER: Duration = Duration::from_millis(100);
+const ATTEMPT_DELAY: Duration = Duration::from_millis(100);
 /// After this long without a byte the kernel checks whether the other end is alive.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 /// Pause between two of these checks.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Sent bytes that are not acknowledged for this long break the connection.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
+const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Opens a connection to an endpoint.
 ///
@@ -57,7 +57,7 @@ async fn connect_any(
         let binding = binding.clone();
         ways.push(async move { connect(address, shard, &binding).await });
     }
-    let connected = stagger::first_of(ways, NEXT_AFTER, |_| ()).await;
+    let connected = stagger::first_of(ways, ATTEMPT_DELAY, |_| ()).await;
     connected.map_err(|failures| Reason::all("", failures, ", "))
 }
 
@@ -88,5 +88,5 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
         .with_interval(KEEPALIVE_INTERVAL);
     let socket = SockRef::from(stream);
     socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIMEOUT))
 }

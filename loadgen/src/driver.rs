@@ -23,7 +23,7 @@ const LOAD_TRIES_MAX: u32 = 20;
 /// Pause of a slot after a failure, so that a database that refuses is not flooded.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(20);
 /// Time between two progress lines.
-const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How fast, and with how many connections, operations are performed.
 #[derive(Clone, Copy, Debug)]
@@ -441,7 +441,7 @@ fn show_progress(drive: &Drive, progress: &[Progress], is_done: impl Fn() -> boo
         // Short naps, so that the end of the run is noticed soon.
         std::thread::sleep(Duration::from_millis(5));
         let elapsed = shown_at.elapsed();
-        if elapsed < PROGRESS_EVERY {
+        if elapsed < PROGRESS_INTERVAL {
             continue;
         }
         let sum = |counter: fn(&Progress) -> &AtomicU64| -> u64 {

@@ -24,7 +24,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 /// How often, at least, an open loop checks whether it has ended.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const END_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Gives out the moments at which operations begin.
 #[derive(Debug)]
@@ -133,13 +133,15 @@ impl Pace {
                 break;
             }
             if now < self.start {
-                alarm.at(self.start.min(now + LOOK_EVERY)).await?;
+                alarm.at(self.start.min(now + END_CHECK_INTERVAL)).await?;
                 continue;
             }
             let passed = (now - self.start).as_nanos();
             let begun = u64::try_from(passed / interval.as_nanos().max(1)).unwrap_or(u64::MAX);
             self.wake(begun.saturating_add(1).saturating_sub(self.taken.get()));
-            let next = self.moment(interval, begun + 1).min(now + LOOK_EVERY);
+            let next = self
+                .moment(interval, begun + 1)
+                .min(now + END_CHECK_INTERVAL);
             alarm.at(self.end.map_or(next, |end| next.min(end))).await?;
         }
         Ok(())

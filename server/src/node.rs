@@ -44,7 +44,7 @@ const IO_MEMORY: usize = 64 << 10;
 const REPORTS_MAX: usize = 4;
 /// Signals that follow the first one within this time count as the same one: `timeout` and some
 /// supervisors signal both the process and its group.
-const SAME_WISH: Duration = Duration::from_millis(500);
+const REPEATED_SIGNAL_INTERVAL: Duration = Duration::from_millis(500);
 /// The exit code after a second signal; shells report the same for a process that SIGINT ended.
 const EXIT_AT_ONCE: i32 = 130;
 
@@ -307,7 +307,7 @@ async fn drain(shards: &mut Shards, signals: &mut Signals) -> Result<(), NodeErr
                 None => break,
             },
             () = signals.stop() => {
-                if told.elapsed() < SAME_WISH {
+                if told.elapsed() < REPEATED_SIGNAL_INTERVAL {
                     continue;
                 }
                 tracing::warn!("told to stop a second time: ending at once");

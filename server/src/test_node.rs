@@ -31,7 +31,7 @@ use crate::shard::mesh::channels;
 use crate::shard::{Order, ShardError, ShardSetup, run};
 use crate::world::GlommioEnv;
 
-const WAIT: Duration = Duration::from_secs(30);
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running node.
 pub struct TestNode {
@@ -265,8 +265,10 @@ impl TestClient {
     /// Connects without sending a handshake.
     pub fn new(address: SocketAddr) -> TestClient {
         let stream = TcpStream::connect(address).expect("it listens");
-        stream.set_read_timeout(Some(WAIT)).expect("set");
-        stream.set_write_timeout(Some(WAIT)).expect("set");
+        stream.set_read_timeout(Some(RECEIVE_TIMEOUT)).expect("set");
+        stream
+            .set_write_timeout(Some(RECEIVE_TIMEOUT))
+            .expect("set");
         stream.set_nodelay(true).expect("set");
         let builder = FlatBufferBuilder::new();
         TestClient {

@@ -4,9 +4,9 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-const FIRST: Duration = Duration::from_millis(5);
+const PAUSE_FIRST: Duration = Duration::from_millis(5);
 /// A range whose leader died has another within a second: longer pauses would only add to that.
-const LONGEST: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
 /// A call earns this much of a retry; a retry costs [`RETRY`].
 const EARNED: i64 = 1;
 const RETRY: i64 = 10;
@@ -16,7 +16,9 @@ const SAVED_MAX: i64 = 500 * RETRY;
 /// How long to wait before retry number `tries`, at least as long as the server asked. `random` is
 /// from 0 to 1. Full jitter: see Brooker, "Exponential Backoff And Jitter" (2015).
 pub fn pause(tries: u32, asked: Option<Duration>, random: f64) -> Duration {
-    let most = FIRST.saturating_mul(1 << tries.min(10)).min(LONGEST);
+    let most = PAUSE_FIRST
+        .saturating_mul(1 << tries.min(10))
+        .min(PAUSE_MAX);
     asked.unwrap_or_default() + most.mul_f64(random)
 }
 
@@ -55,12 +57,12 @@ mod tests {
 
     #[test]
     fn pauses_grow_and_are_bounded() {
-        assert_eq!(pause(0, None, 1.0), FIRST);
+        assert_eq!(pause(0, None, 1.0), PAUSE_FIRST);
         for tries in 0..40 {
             let (least, most) = (pause(tries, None, 0.0), pause(tries, None, 1.0));
             assert_eq!(least, Duration::ZERO);
-            assert!(most <= LONGEST && most >= pause(tries.saturating_sub(1), None, 1.0));
-            assert_eq!(pause(tries, Some(LONGEST), 0.0), LONGEST);
+            assert!(most <= PAUSE_MAX && most >= pause(tries.saturating_sub(1), None, 1.0));
+            assert_eq!(pause(tries, Some(PAUSE_MAX), 0.0), PAUSE_MAX);
         }
     }
 

@@ -31,7 +31,7 @@ use crate::error::{Error, ErrorCode, Fate, Reason};
 const TRY_TIMEOUT: Duration = Duration::from_millis(1500);
 /// If a node has not answered a try for this long (or a quarter of the remaining time), the range
 /// may have another leader: other nodes are asked for it while the try goes on.
-const LOOK_ELSEWHERE: Duration = Duration::from_millis(500);
+const LOOK_ELSEWHERE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Longest wait, in milliseconds, for a timestamp that a node finds too far ahead. A longer wait
 /// means that a clock is wrong, and the client drops the timestamp.
 const WAIT_FOR_CLOCK_MS: u32 = 100;
@@ -302,7 +302,7 @@ impl<'a> Call<'a> {
             token: self.core.session.token(),
             deadline_ms: limit.as_millis().clamp(1, u32::MAX.into()) as u32,
             until,
-            silence: (others && self.key.is_some()).then(|| LOOK_ELSEWHERE.min(left / 4)),
+            silence: (others && self.key.is_some()).then(|| LOOK_ELSEWHERE_TIMEOUT.min(left / 4)),
         })
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// How long an address is avoided after its first failure, and the longest time.
 const LEFT_OUT_FIRST: Duration = Duration::from_millis(50);
-const LEFT_OUT_LONGEST: Duration = Duration::from_secs(5);
+const LEFT_OUT_MAX: Duration = Duration::from_secs(5);
 
 /// An address that failed and has not answered since.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +41,7 @@ impl Failures {
         let times = known.map_or(0, |known| known.times);
         let left_out = LEFT_OUT_FIRST
             .saturating_mul(1 << times.min(10))
-            .min(LEFT_OUT_LONGEST);
+            .min(LEFT_OUT_MAX);
         tracing::debug!(%address, ?left_out, "an address is left out");
         let (times, until) = (times.saturating_add(1), now + left_out);
         failed.insert(address.clone(), Failed { times, until });

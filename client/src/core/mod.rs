@@ -36,7 +36,7 @@ use failures::Failures;
 
 /// If a node has not sent the directory after this long, the next node is asked, too; sooner if time
 /// is short.
-const NEXT_AFTER: Duration = Duration::from_millis(100);
+const ATTEMPT_DELAY_MAX: Duration = Duration::from_millis(100);
 
 /// What the calls of one client share.
 #[derive(Debug)]
@@ -107,7 +107,7 @@ impl Core {
     pub fn attempt_delay(&self, deadline: Instant, now: Instant) -> Duration {
         let left = deadline.saturating_duration_since(now);
         let count = u32::try_from(self.addresses.len()).unwrap_or(u32::MAX);
-        NEXT_AFTER.min(left / count.saturating_mul(2).max(1))
+        ATTEMPT_DELAY_MAX.min(left / count.saturating_mul(2).max(1))
     }
 
     /// A node has answered at this address.

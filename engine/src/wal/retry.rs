@@ -11,7 +11,7 @@ use crate::wal::WalError;
 use crate::wal::shared::Core;
 
 /// Pause before an operation is tried again for which something was lacking.
-const RETRY_AFTER: Duration = Duration::from_millis(200);
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 impl<E: Env> Core<E> {
     /// Repeats an operation on the disk until it succeeds, or fails for another reason than a lack.
@@ -53,7 +53,7 @@ impl<E: Env> Core<E> {
         // mark.
         let waiting = self.wakers.for_end.borrow_mut().take();
         waiting.into_iter().for_each(Waker::wake);
-        E::Runtime::sleep(RETRY_AFTER).await;
+        E::Runtime::sleep(RETRY_INTERVAL).await;
         Ok(())
     }
 

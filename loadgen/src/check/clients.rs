@@ -23,7 +23,7 @@ use crate::database::{Condition, Database, Failure};
 /// Most operations on their way to the checking thread; beyond it the clients wait.
 const OPERATIONS_WAITING_MAX: usize = 1 << 16;
 /// How often settled operations are passed to the checking thread.
-const SETTLE_EVERY: Duration = Duration::from_millis(100);
+const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
 /// Pause of a client after a failure.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(20);
 /// Longest filler after the number in a value.
@@ -108,7 +108,7 @@ pub async fn run<D: Database>(databases: Vec<D>, options: CheckOptions) -> Check
         tasks.push(tokio::task::spawn_local(client.run(until)));
     }
     while tasks.iter().any(|task| !task.is_finished()) {
-        tokio::time::sleep(SETTLE_EVERY).await;
+        tokio::time::sleep(SETTLE_INTERVAL).await;
         send_recorded(&recorder, &sender);
     }
     send_recorded(&recorder, &sender);

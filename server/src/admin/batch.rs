@@ -77,7 +77,7 @@ pub fn from_hex(text: &str) -> Result<Vec<u8>, String> {
 /// The batch of a request's body.
 ///
 /// # Errors
-/// The body is no batch; says where and why.
+/// The body is not a batch; the error says where and why.
 pub(super) fn of_body(body: &[u8]) -> Result<Batch, String> {
     let body: Body = serde_json::from_slice(body).map_err(|error| {
         format!("the body is not a batch: {error}; a batch is {{\"conditions\":[..],\"mutations\":[..]}}")

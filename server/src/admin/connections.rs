@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 /// Slots that only probes use.
 const PROBES_MAX: usize = 4;
 /// A connection is idle if it came, and was last busy, longer ago than this.
-const IDLE_AFTER: Duration = Duration::from_secs(1);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The value of `last_busy` while a request is being answered.
 const BUSY: u64 = u64::MAX;
 
@@ -46,7 +46,7 @@ impl Activity {
 
     fn is_idle(&self) -> bool {
         let last = self.last_busy.load(Ordering::Relaxed);
-        last != BUSY && self.begun.elapsed() >= Duration::from_millis(last) + IDLE_AFTER
+        last != BUSY && self.begun.elapsed() >= Duration::from_millis(last) + IDLE_TIMEOUT
     }
 }
 
@@ -129,7 +129,7 @@ mod tests {
         // Neither of the two is idle yet.
         let probes: Vec<_> = (0..=PROBES_MAX).map(|_| come(&Activity::new())).collect();
         assert!(probes.iter().all(|(access, _)| *access == Access::Probe));
-        tokio::time::sleep(IDLE_AFTER).await;
+        tokio::time::sleep(IDLE_TIMEOUT).await;
         assert!(probes[0].1.is_finished() && !probes[1].1.is_finished());
         assert_eq!(come(&Activity::new()).0, Access::Any);
         tokio::task::yield_now().await;

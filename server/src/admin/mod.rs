@@ -42,7 +42,7 @@ use crate::peers::Peers;
 use crate::probe::{ReportRequest, ShardReport};
 
 /// How long the server pauses after the system refused to accept a connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// The longest life of a connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// A shard that does not report within this time is left out of the page.
@@ -211,7 +211,7 @@ impl Pages {
                     if !std::mem::replace(&mut refused, true) {
                         tracing::warn!(%error, "connections to the admin pages cannot be accepted");
                     }
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
                     continue;
                 }
             };

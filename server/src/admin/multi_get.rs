@@ -40,7 +40,7 @@ fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Key>, D::Er
 /// The keys in a request's body.
 ///
 /// # Errors
-/// The body is no list of keys; says where and why.
+/// The body is not a list of keys; the error says where and why.
 pub(super) fn of_body(body: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     let body: Body = serde_json::from_slice(body).map_err(|error| {
         format!(

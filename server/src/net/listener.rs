@@ -11,7 +11,7 @@ use crate::net::handshake;
 use crate::shard::context::Context;
 
 /// Pause after the system refused to accept a connection, for lack of descriptors or memory.
-const PAUSE: Duration = Duration::from_millis(50);
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Most connections accepted before the tasks of earlier ones get a turn.
 const ACCEPTED_PER_TURN: usize = 32;
@@ -34,7 +34,7 @@ pub async fn accept(listener: TcpListener, context: Rc<Context>) {
                 if !std::mem::replace(&mut refused, true) {
                     tracing::warn!(%error, "connections cannot be accepted");
                 }
-                GlommioRuntime::sleep(PAUSE).await;
+                GlommioRuntime::sleep(ACCEPT_RETRY_INTERVAL).await;
             }
         }
     }

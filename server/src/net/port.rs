@@ -21,7 +21,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a start waits for its port. The kernel closes the sockets of a killed process that used
 /// io_uring a moment after the process is gone. After this, the port counts as held.
 pub const HELD_TIMEOUT: Duration = Duration::from_secs(2);
-const HELD_RETRY: Duration = Duration::from_millis(5);
+const HELD_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Why the node cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +89,7 @@ impl Port {
         loop {
             match Port::try_bind(listen, shards) {
                 Err(PortError::Held { .. }) if begun.elapsed() < timeout => {
-                    std::thread::sleep(HELD_RETRY);
+                    std::thread::sleep(HELD_RETRY_INTERVAL);
                 }
                 result => return result,
             }

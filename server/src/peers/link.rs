@@ -38,13 +38,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A link whose sent bytes are not acknowledged for this long is broken. A new connection is of use
 /// sooner than the old one, whose retransmission pauses have grown by the time the network works
 /// again.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(1);
+const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause after a failure: the first one and the longest.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
-const PAUSE_LONGEST: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_millis(250);
 /// The same after a refusal, which seldom passes by itself.
 const PAUSE_REFUSED_FIRST: Duration = Duration::from_millis(250);
-const PAUSE_REFUSED_LONGEST: Duration = Duration::from_secs(5);
+const PAUSE_REFUSED_MAX: Duration = Duration::from_secs(5);
 /// Most bytes that wait to be sent. Further requests fail, and replication sends them again later.
 const QUEUE_LEN_MAX: usize = 32 << 20;
 /// A longer request is sent from where it lies: to copy it costs more than to send once more.
@@ -327,13 +327,13 @@ async fn run(inner: &Inner, link: &Link) {
             let address = link.tried.borrow();
             tracing::warn!(node = to.node.0, %address, reason, "a node refuses this one");
         }
-        (PAUSE_REFUSED_FIRST, PAUSE_REFUSED_LONGEST)
+        (PAUSE_REFUSED_FIRST, PAUSE_REFUSED_MAX)
     } else {
         if failures == 0 {
             let address = link.tried.borrow();
             tracing::warn!(%to, %address, %class, %error, "the link is broken");
         }
-        (PAUSE_FIRST, PAUSE_LONGEST)
+        (PAUSE_FIRST, PAUSE_MAX)
     };
     link.failures.set(failures + 1);
     let pause = first.saturating_mul(1 << failures.min(10)).min(longest);
@@ -359,7 +359,7 @@ async fn connect(inner: &Inner, link: &Link) -> io::Result<TcpStream> {
     link.tried.borrow_mut().clone_from(&address);
     let mut stream = TcpStream::connect(&address).await?;
     stream.set_nodelay()?;
-    stream.end_if_unacknowledged(UNACKNOWLEDGED)?;
+    stream.end_if_unacknowledged(UNACKNOWLEDGED_TIMEOUT)?;
     let hello = Hello {
         secret: inner.peers.secret.clone(),
         cluster: inner.cluster,

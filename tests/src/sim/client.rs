@@ -27,7 +27,7 @@ use rangedb_server::handler::refusal::Refusal;
 use rangedb_server::handler::reply::key_result;
 use tokio::sync::oneshot;
 
-use super::client_network::{ClientNetwork, ClientRequest, ClientResponse, Reached, TRY};
+use super::client_network::{ClientNetwork, ClientRequest, ClientResponse, Reached, TRY_TIMEOUT};
 use super::cluster::Cluster;
 use super::executor::{self, OnHost};
 use super::random::Random;
@@ -35,9 +35,9 @@ use super::runtime::SimRuntime;
 use super::seen::Seen;
 
 /// A client gives up a write without a deadline after this time.
-pub const GIVE_UP: Duration = Duration::from_secs(8);
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(8);
 /// The pause of tasks that try something again.
-pub const RETRY: Duration = Duration::from_millis(20);
+pub const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The effort that a client makes for a write.
 #[derive(Clone, Copy)]
@@ -175,7 +175,7 @@ impl SimClient {
     /// The time of the cluster, as a node knows it that is chosen at random.
     pub(super) async fn cluster_time(&self) -> Option<Timestamp> {
         let any = 1 + self.random.below(self.cluster.machines().into()) as u16;
-        let reached = self.reach(&address(any), None, TRY).await?;
+        let reached = self.reach(&address(any), None, TRY_TIMEOUT).await?;
         Some(reached.ask(|gateway| gateway.shard().now()))
     }
 
@@ -390,7 +390,7 @@ impl SimClient {
             key,
             body: &body,
             kind: Kind::Write,
-            time: effort.deadline.unwrap_or(GIVE_UP),
+            time: effort.deadline.unwrap_or(WRITE_TIMEOUT),
             has_deadline: effort.deadline.is_some(),
         });
         let result = match called.await {
@@ -414,7 +414,7 @@ impl SimClient {
             key,
             body: &body,
             kind: Kind::Read,
-            time: TRY,
+            time: TRY_TIMEOUT,
             has_deadline: false,
         });
         called.await.ok()
@@ -481,7 +481,7 @@ impl SimClient {
             if let Some(found) = read.await {
                 return Some(found);
             }
-            SimRuntime::sleep(RETRY).await;
+            SimRuntime::sleep(RETRY_INTERVAL).await;
         }
         None
     }

@@ -25,7 +25,7 @@ use super::world::SimEnv;
 use crate::invariants;
 
 /// How long a client waits for one try.
-pub const TRY: Duration = Duration::from_millis(1500);
+pub const TRY_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// A gateway that can be asked at this moment.
 #[derive(Clone)]

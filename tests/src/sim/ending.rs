@@ -17,11 +17,11 @@ use super::world;
 use crate::invariants;
 
 /// After the faults, a client ends within this time: one try, and one write until it gives up.
-const CLIENTS_END_WITHIN: Duration = Duration::from_secs(14);
+const CLIENTS_END_TIMEOUT: Duration = Duration::from_secs(14);
 /// How long the replicas may take to become equal.
-const CONVERGES_WITHIN: Duration = Duration::from_secs(10);
+const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the ranges may take after that to regain all their replicas.
-const RESTORES_WITHIN: Duration = Duration::from_secs(60);
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often the check looks for missing replicas.
 const REPLICATION_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a node does not hear another one.
@@ -86,7 +86,7 @@ impl Story {
                 SimRuntime::sleep(POLL_INTERVAL).await;
             }
         };
-        if SimRuntime::timeout(CLIENTS_END_WITHIN, clients)
+        if SimRuntime::timeout(CLIENTS_END_TIMEOUT, clients)
             .await
             .is_err()
         {
@@ -148,7 +148,7 @@ impl Story {
 
     /// Checks that every range gets all its replicas.
     async fn check_replication(&self) {
-        let until = executor::current().now() + RESTORES_WITHIN;
+        let until = executor::current().now() + RESTORE_TIMEOUT;
         loop {
             let nodes = self.cluster.nodes();
             let response = operator::ask(&nodes[0], ClusterRequest::View).await;
@@ -176,7 +176,7 @@ impl Story {
     }
 
     async fn check_convergence(&self) {
-        let until = executor::current().now() + CONVERGES_WITHIN;
+        let until = executor::current().now() + CONVERGENCE_TIMEOUT;
         while let Some(missing) = self.unconverged() {
             if executor::current().now() > until {
                 return self.seen.violation(format!("no convergence: {missing}"));

@@ -35,7 +35,7 @@ const DELAY_MAX_US: u64 = 500;
 /// A duplicate arrives within this many milliseconds.
 const LATE_MAX_MS: u64 = 2_000;
 /// A connection on which a message was lost breaks after this time.
-const BREAKS_AFTER: Duration = Duration::from_secs(1);
+const BREAK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The kind of the frames that carry damaged messages.
 const REQUEST: u16 = 101;
@@ -366,7 +366,7 @@ async fn lost(class: MessageClass, mut response: oneshot::Sender<io::Result<Byte
     if class != MessageClass::Clients {
         return response.closed().await;
     }
-    executor::sleep_until(executor::current().now() + BREAKS_AFTER).await;
+    executor::sleep_until(executor::current().now() + BREAK_TIMEOUT).await;
     // The sender may have given up.
     let _ = response.send(Err(io::ErrorKind::ConnectionReset.into()));
 }

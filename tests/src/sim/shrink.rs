@@ -10,7 +10,7 @@ use super::faults::Faults;
 use super::run::{self, Report};
 
 /// How long shrinking may take.
-const SHRINKS_FOR: Duration = Duration::from_secs(60);
+const SHRINK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Runs a seed with these faults. A panic counts as a failure.
 ///
@@ -49,9 +49,9 @@ fn shrink(seed: u64, faults: &Faults, from: Vec<usize>) -> Vec<usize> {
     let begun = Instant::now();
     let mut kept = from;
     let mut part = kept.len().div_ceil(2);
-    while part > 0 && begun.elapsed() < SHRINKS_FOR {
+    while part > 0 && begun.elapsed() < SHRINK_TIMEOUT {
         let mut at = 0;
-        while at < kept.len() && begun.elapsed() < SHRINKS_FOR {
+        while at < kept.len() && begun.elapsed() < SHRINK_TIMEOUT {
             let mut fewer = kept.clone();
             fewer.drain(at..(at + part).min(kept.len()));
             if failure(&run_caught(seed, &faults.only(&fewer))).is_some() {

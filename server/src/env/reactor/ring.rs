@@ -24,7 +24,7 @@ const SUBMITTED_MAX: u32 = 1024;
 /// Most completions that wait in the ring; the kernel keeps any beyond that.
 const COMPLETED_MAX: u32 = 8192;
 /// Longest sleep, whatever the tasks wait for.
-const SLEEP_LONGEST: Duration = Duration::from_secs(3600);
+const SLEEP_MAX: Duration = Duration::from_secs(3600);
 /// The user data of completions that nobody needs: those of cancellations.
 const NOBODY: u64 = u64::MAX;
 /// The user data of completions of the eventfd of the wake queue.
@@ -178,7 +178,7 @@ impl Ring {
 
     /// Submits what was pushed, and waits for a completion or the time limit.
     pub(super) fn sleep(&mut self, limit: Option<Duration>, woken: &mut Vec<Waker>) {
-        let limit = limit.map_or(SLEEP_LONGEST, |limit| limit.min(SLEEP_LONGEST));
+        let limit = limit.map_or(SLEEP_MAX, |limit| limit.min(SLEEP_MAX));
         let limit = Timespec::from(limit);
         let arguments = SubmitArgs::new().timespec(&limit);
         check(self.ring.submitter().submit_with_args(1, &arguments));
