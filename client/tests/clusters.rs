@@ -20,7 +20,7 @@ fn options(addresses: &[&str]) -> ClientOptions {
     ClientOptions::from(addresses).timeout(SHORT)
 }
 
-/// Nobody answers at these addresses.
+/// Addresses at which nothing answers.
 struct Silent {
     addresses: Vec<String>,
     _sockets: Vec<Socket>,
@@ -28,7 +28,7 @@ struct Silent {
 }
 
 impl Silent {
-    /// One that takes connections and says nothing, and one that has no room for a connection.
+    /// One address accepts connections and sends nothing; the other has no room for a connection.
     async fn new() -> Silent {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -40,7 +40,7 @@ impl Silent {
         for _ in 0..4 {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
             socket.set_nonblocking(true).unwrap();
-            // It is on its way, or never comes: both fill the queue.
+            // The connection is being opened, or never will be: both fill the queue.
             let _ = socket.connect(&address);
             sockets.push(socket);
         }
@@ -140,7 +140,7 @@ async fn an_address_that_another_cluster_has_taken_over_is_not_used() {
     }
     assert!(named.iter().all(|named| said.contains(named)), "{said}");
     assert_eq!((ours.requests(), other.requests()), (1, 0));
-    // It comes back.
+    // The node comes back.
     ours.life.closes.store(false, Ordering::SeqCst);
     ours.life.cluster.store(0xa, Ordering::SeqCst);
     assert!(client.get("k").await.unwrap().is_some());
@@ -227,7 +227,7 @@ async fn a_leader_that_turns_silent_does_not_use_up_a_short_time() {
 
 #[tokio::test]
 async fn a_slow_reply_is_waited_for_if_nobody_else_leads() {
-    // It answers nothing but the directory: the try is not given up for another.
+    // The other node answers only requests for the directory, so the client does not give up the try.
     let slow = Peer::start_as(Manner::Silent, 1, 1).await;
     let other = Peer::start_as(Manner::Honest, 1, 2).await;
     *other.life.leader.lock().unwrap() = Some((1, slow.address.clone()));

@@ -1,5 +1,5 @@
-//! What users of the library meet besides single calls: connecting, scans, many reads, the blocking
-//! client, errors.
+//! The library beyond single calls: connecting, scans, reads of several keys, the blocking client,
+//! errors.
 
 mod fake;
 
@@ -34,7 +34,7 @@ async fn connecting_waits_for_a_node_that_starts_later() {
     let options = ClientOptions::from(listener.local_addr().unwrap().to_string()).timeout(LONG);
     let connecting = tokio::spawn(Client::connect(options));
     for _ in 0..3 {
-        // Whoever connects now is turned away.
+        // New connections are refused from now on.
         drop(listener.accept().await.unwrap());
     }
     let peer = Peer::on(listener, Manner::Honest, (1, 1));
@@ -160,7 +160,7 @@ async fn many_reads_come_in_the_order_of_their_keys() {
         .map(|found| found.unwrap().unwrap().value)
         .collect();
     assert_eq!(found, wanted);
-    // What a reply did not hold was asked for again.
+    // Keys that a reply did not hold were requested again.
     assert_eq!(peer.requests(), 600 / KEYS_READ_MAX);
 }
 

@@ -1,5 +1,5 @@
-//! The client against servers that misbehave: each a TCP listener of the test that speaks the
-//! protocol until it does not.
+//! The client against servers that misbehave: each is a TCP listener of the test that follows the
+//! protocol up to a point.
 
 mod fake;
 
@@ -71,7 +71,7 @@ async fn the_last_refusal_is_what_the_caller_hears() {
 
 #[tokio::test]
 async fn a_dead_address_does_not_use_up_the_time() {
-    // It takes connections and never answers the first bytes.
+    // It accepts connections and never answers the handshake.
     let dead = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let peer = Peer::start(Manner::Honest).await;
     for _ in 0..4 {
@@ -102,7 +102,7 @@ async fn first_contacts_are_spread_over_the_nodes() {
 
 #[tokio::test]
 async fn a_node_that_cannot_be_reached_is_left_out_for_a_growing_time() {
-    // It closes what it takes.
+    // It closes every connection that it accepts.
     let dead = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = dead.local_addr().unwrap().to_string();
     let tried = Arc::new(AtomicUsize::new(0));

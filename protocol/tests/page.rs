@@ -1,5 +1,5 @@
-//! The protocol page is true where it can be checked by itself: its table of errors, its limits, and its
-//! dump of an exchange. A client that is made from it is held against a node elsewhere.
+//! Checks what the protocol page states: its table of errors, its limits, and its dump of an exchange.
+//! Another test runs a client that was written from the page against a node.
 
 use std::fmt::Write as _;
 
@@ -91,7 +91,7 @@ fn dump(bytes: &[u8]) -> String {
     text
 }
 
-/// The exchange that the page tells of.
+/// The exchange that the page shows.
 fn exchange() -> [Vec<u8>; 4] {
     let answer = HandshakeReply {
         verdict: Verdict::Accepted,

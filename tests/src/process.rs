@@ -49,8 +49,8 @@ pub fn command_in(space: Option<&str>, name: &str) -> Command {
     command
 }
 
-/// Takes the settings of the person who runs the test out of a command's environment, but for how much
-/// nodes log, and gives it no input.
+/// Removes the settings of the person who runs the test from a command's environment, except the log
+/// level, and gives it no input.
 pub fn without_settings(command: &mut Command) {
     for (variable, _) in std::env::vars_os() {
         let name = variable.to_string_lossy();

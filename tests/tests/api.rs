@@ -27,7 +27,7 @@ fn batches_are_written_over_http_whole_or_not_at_all() {
         written.header("rangedb-version"),
         Some(version.to_string().as_str())
     );
-    // Now a condition fails, and which: nothing is written.
+    // A condition fails: the response names it, and nothing is written.
     let failed = post(body);
     let told = json!({ "written": false, "condition": 0, "current": version });
     assert_eq!((failed.status, failed.json()), (409, told));
@@ -104,7 +104,7 @@ fn several_keys_are_read_over_http_and_by_the_client_each_with_its_own_result() 
         .collect();
     let client = blocking::Client::connect([&home.listen]).expect("a client");
     let long = vec![b'v'; 1 << 20];
-    // What does not fit into one reply is asked for again.
+    // Keys whose values do not fit into one reply are requested again.
     for key in keys.iter().take(12) {
         client.put(key, &long).expect("written");
     }
@@ -160,7 +160,7 @@ fn keys_of_any_bytes_are_put_read_and_deleted_over_http() {
             (200, &json!(false))
         );
     }
-    // Both faces show the same keys; an empty value is one.
+    // Both interfaces show the same keys, also one with an empty value.
     assert_eq!(request(&home, "PUT", "kv/empty", b"").status, 200);
     let got = home.cli(&["get", "empty"]);
     assert_eq!((got.status.code(), &got.stdout[..]), (Some(0), &b"\n"[..]));
@@ -183,7 +183,7 @@ fn what_breaks_a_limit_or_a_rule_is_refused_with_a_reason() {
         (refused.status, &refused.json()["fate"]),
         (413, &json!("not_applied"))
     );
-    // A length that nobody would read, of which nothing comes.
+    // The announced body is too long, and none of it arrives.
     let head = "PUT /api/v1/kv/big HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
                 Content-Length: 99999999999\r\n\r\n";
     assert_eq!(exchange(&home, head, b"").status, 413);
@@ -295,7 +295,7 @@ fn orders_that_are_wrong_or_name_what_is_not_there_are_told_apart() {
     );
 }
 
-/// What a command that must be done prints in JSON.
+/// The JSON that a command prints, which must succeed.
 fn shown(home: &Home, arguments: &[&str]) -> Value {
     let output = home.cli(&[arguments, &["--format", "json"]].concat());
     assert_eq!(
@@ -307,7 +307,7 @@ fn shown(home: &Home, arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
-/// Waits until the cluster's manager has heard of so many ranges, all of them led.
+/// Waits until the cluster's manager knows this many ranges, each with a leader.
 fn wait_for_ranges(home: &Home, count: usize) {
     wait_for("ranges that are led", || {
         let status = shown(home, &["status"]);
@@ -374,7 +374,7 @@ fn a_cluster_of_one_is_shown_by_both_faces() {
     assert_eq!(status["shards"].as_array().map(Vec::len), Some(1));
 }
 
-/// The keys that a page of a scan in JSON shows.
+/// The keys in a JSON page of a scan.
 fn keys_of(page: &Value) -> Vec<&str> {
     let rows = page["rows"].as_array().expect("rows");
     rows.iter().filter_map(|row| row["key"].as_str()).collect()

@@ -32,7 +32,7 @@ fn histories_are_linearizable_while_nodes_die_and_freeze() {
         let node = nodes[victim].take().expect("it runs");
         match random.random_range(0..4) {
             0 => {
-                // Longer than a lease: it must not read alone when it goes on.
+                // Longer than a lease: when the node resumes, it must not read by its old lease.
                 node.signal("STOP");
                 std::thread::sleep(Duration::from_millis(random.random_range(300..2_500)));
                 node.signal("CONT");
@@ -52,7 +52,7 @@ fn histories_are_linearizable_while_nodes_die_and_freeze() {
     }
     conclude(checking);
 
-    // All at once.
+    // All nodes at once.
     let before = caller.cli(&["incr", "all-at-once"]);
     assert!(before.status.success());
     for node in &mut nodes {
@@ -76,7 +76,7 @@ fn one_node_of_three_may_be_missing_but_not_two() {
     caller.first_writes();
     let slowest = (0..3).map(|victim| {
         nodes[victim].take().expect("it runs").kill();
-        // Each range on its own: keys on both sides of both borders.
+        // Each range separately: keys on both sides of both borders.
         let took = KEYS.map(|key| caller.first_write(key));
         nodes[victim] = Some(homes[victim].start());
         took.into_iter().max().expect("three")
@@ -144,10 +144,10 @@ fn who_may_not_be_part_is_refused() {
     assert_eq!(code, 1, "{complaint}");
     assert!(complaint.contains("belongs to cluster"), "{complaint}");
 
-    // With its own folder it is taken back, and has what was written meanwhile.
+    // With its own folder the node is accepted again, and receives what was written meanwhile.
     let caller = Caller::new(&homes);
     caller.first_write("a");
-    // Those who were refused have begun a folder of their own.
+    // The nodes that were refused have begun folders of their own.
     std::fs::remove_dir_all(&homes[lost].folder).expect("removed");
     std::fs::rename(&kept, &homes[lost].folder).expect("moved back");
     nodes[lost] = Some(homes[lost].start());
@@ -191,7 +191,7 @@ fn a_node_that_was_away_for_long_catches_up_by_a_snapshot() {
     nodes[2] = Some(homes[2].start());
     println!("caught up after {:?}", wait_until_alike(&homes));
     assert!(taken_over(&homes[2]) > before, "{}", homes[2].log());
-    // It can carry on with one of the others gone.
+    // It keeps the majority when one of the others is gone.
     nodes[0].take().expect("it runs").kill();
     caller.first_write("a");
     caller.first_write("z");

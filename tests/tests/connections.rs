@@ -1,4 +1,4 @@
-//! Connections take their share of a node, and no more: of its file descriptors and of its memory.
+//! Connections take only their share of a node's file descriptors and memory.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -62,7 +62,7 @@ fn too_few_files_are_refused_with_the_number_that_is_needed() {
         "{complaint}"
     );
     refused_with(needed - 1, &home);
-    // That number is enough.
+    // This number is enough.
     let limit = format!("--nofile={needed}:{needed}");
     let node = home.start_with(&["prlimit", &limit], Stdio::null(), home.log_file().into());
     assert!(home.cli(&["put", "k", "v"]).status.success());
@@ -86,9 +86,9 @@ fn connections_do_not_take_the_files_of_tables() {
                 .args(["--addr", &home.listen]),
         );
         let flushes = || home.metric("rangedb_flushes_total");
-        // The first one comes with the start. Whoever is a client by then stays one.
+        // The first one comes with the start. Clients that are connected by then stay connected.
         wait_for("a flush", || (flushes() >= 2.0).then_some(()));
-        // Some say nothing at all, the others are clients.
+        // Some send nothing at all; the others are clients.
         let silent: Vec<_> = (0..limit / 2)
             .filter_map(|_| TcpStream::connect(&home.listen).ok())
             .collect();

@@ -18,9 +18,9 @@ use rangedb_tests::net::small_disk::SmallDisk;
 use rangedb_tests::process::{Home, Node};
 use tokio::task::JoinHandle;
 
-/// Kills of a leader if nobody says how long.
+/// Number of leader kills without `RANGEDB_SOAK_SECONDS`.
 const KILLS: usize = 5;
-/// Writes that are waited for before something happens to a node.
+/// Writes that must succeed before the next fault.
 const WRITES: u64 = 1000;
 /// Tasks that write.
 const WRITERS: usize = 8;
@@ -40,7 +40,7 @@ async fn client(homes: &[Home]) -> Client {
     Client::connect(options).await.expect("a client")
 }
 
-/// What a writer saw.
+/// The observations of one writer.
 #[derive(Default)]
 struct Seen {
     /// Keys and the versions under which they were acknowledged.
@@ -266,7 +266,7 @@ fn a_node_whose_disk_is_full_harms_nobody_and_recovers() {
         let begun = Instant::now();
         wait_for("a full disk", || is_full(&homes[0]).then_some(()));
         println!("full after {:?}", begun.elapsed());
-        // The others are asked for so long while it is full.
+        // Clients use the other nodes for this long while the disk is full.
         tokio::time::sleep(Duration::from_secs(5)).await;
         let seen = load.end().await;
         println!(
@@ -293,7 +293,7 @@ fn a_node_whose_disk_is_full_harms_nobody_and_recovers() {
     for node in nodes.iter_mut().flatten() {
         assert!(node.is_running());
     }
-    // Nodes end before their disk goes.
+    // The nodes must end before their disk is unmounted.
     drop(nodes);
     drop(disk);
 }

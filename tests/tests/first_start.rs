@@ -1,4 +1,5 @@
-//! The power goes at every point of a node's first start: the next start goes on from what is there.
+//! The power fails at every point of a node's first start; the next start continues from the files that
+//! are there.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -25,8 +26,8 @@ const SIZES: Sizes = Sizes {
 };
 const POLL_INTERVAL: Duration = Duration::from_micros(50);
 
-/// Starts a new node, whose power goes after so many polls of its tasks, and starts it again. Whether
-/// the power went before the first start had ended.
+/// Starts a new node whose power fails after this many polls of its tasks, and starts it again.
+/// Returns whether the power failed before the first start had ended.
 async fn start_twice(seed: u64, polls: u64) -> bool {
     let network = Network::new(Random::new(seed, 4));
     let node = SimNode::new(1, SIZES, seed, network);

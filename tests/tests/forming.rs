@@ -1,6 +1,6 @@
 //! Clusters that are being formed, or come back elsewhere, as real processes: a node that waits for
-//! its cluster is alive, says why it is not ready, and can be stopped; silent connections hold nobody
-//! up; all nodes may return at new addresses; a node that others refuse says so; of a name with
+//! its cluster is alive, says why it is not ready, and can be stopped; silent connections delay no
+//! node; all nodes may return at new addresses; a node that others refuse says so; of a name with
 //! several addresses all are tried.
 
 use std::net::TcpStream;
@@ -172,7 +172,7 @@ fn all_addresses_of_a_name_are_tried() {
     let homes = homes(temp.path());
     let nodes = start_all(&homes);
     wait_until_replicated(&homes);
-    // Nobody listens at the first two addresses of the name.
+    // Nothing listens at the first two addresses of the name.
     let hosts = temp.path().join("hosts");
     let lines = "127.0.0.1 localhost\n::1 database\n127.0.0.99 database\n127.0.0.1 database\n";
     std::fs::write(&hosts, lines).expect("a file");

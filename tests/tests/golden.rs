@@ -23,7 +23,7 @@ use rangedb_tests::console::{Shell, transcript};
 use rangedb_tests::process::{Home, Node};
 use tempfile::TempDir;
 
-/// What an `eventually` shows by then never comes.
+/// An `eventually` that does not print the expected output within this time fails.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an `eventually` waits for things to settle when scripts are updated.
 const SETTLES_WITHIN: Duration = Duration::from_secs(5);
@@ -116,7 +116,7 @@ impl Stage {
         self.nodes[index] = Some(self.homes[index].start());
     }
 
-    /// What a command prints, with names in place of what differs from run to run.
+    /// The output of a command, with names in place of values that differ from run to run.
     fn run(&mut self, command: &str) -> Vec<String> {
         let words: Vec<&str> = command.split_whitespace().collect();
         let index = || words[1].parse::<usize>().expect("a node's number") - 1;
@@ -133,7 +133,7 @@ impl Stage {
         Vec::new()
     }
 
-    /// The same until it prints this, or for so long; what it prints in the end.
+    /// Repeats the command until it prints this, or until the time is over; returns its last output.
     fn run_until(&mut self, command: &str, shown: &[String], timeout: Duration) -> Vec<String> {
         let begun = Instant::now();
         loop {

@@ -1,5 +1,5 @@
-//! Kills of the real binary under load, again and again on one folder: what was acknowledged is
-//! there, nothing is half there, and no write that was tried again is applied twice.
+//! Kills of the real binary under load, again and again on one folder: every
+//! acknowledged write is there, none is there in part, and no retried write is applied twice.
 //!
 //! Five kills; with `RANGEDB_SOAK_SECONDS` they go on for that long, and at least fifty times.
 

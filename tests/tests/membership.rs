@@ -197,14 +197,14 @@ fn a_wiped_node_comes_back_as_a_new_one_and_a_dead_one_is_replaced() {
     running[2].take().expect("it runs").kill();
     std::fs::remove_dir_all(&homes[2].folder).expect("removed");
     running[2] = Some(homes[2].start());
-    // Its old self is given up at once: the address is somebody else's.
+    // The cluster gives up the old node at once, because another node has its address.
     wait_for_replicas(&homes[0], 4, true);
     wait_until_alike(&homes);
     let known = nodes(&homes[0]).expect("it answers");
     let alive = known.values().filter(|(state, _)| state == "alive");
     assert_eq!((known.len(), alive.count()), (4, 3), "{known:?}");
 
-    // A node that is silent for longer than it may be.
+    // A node that is silent for longer than `dead-after`.
     succeeded(&homes[0].cli(&["config", "set", "dead-after", "5s"]));
     homes.push(joining(temp.path(), "fifth", &homes));
     running.push(Some(homes[3].start()));
@@ -214,7 +214,7 @@ fn a_wiped_node_comes_back_as_a_new_one_and_a_dead_one_is_replaced() {
         .find(|(_, (_, address))| *address == homes[1].listen);
     let dead = *dead.expect("it was there").0;
     wait_for_replicas(&homes[2], dead, false);
-    // Now one more may go.
+    // Now one more node may be lost.
     let survivors = [homes[0].clone(), homes[2].clone(), homes[3].clone()];
     wait_until_alike(&survivors);
     running[0].take().expect("it runs").kill();
@@ -238,7 +238,7 @@ fn a_node_returns_at_a_new_address_and_a_copy_stops_the_older_process() {
     };
     wait_for("the new address", listed);
     wait_until_alike(&homes);
-    // It counts: with another one gone the rest is a majority.
+    // The node counts as a voter: with another one gone, the rest is a majority.
     running[0].take().expect("it runs").kill();
     Caller::new(&homes[1..]).first_writes();
     running[0] = Some(homes[0].start());

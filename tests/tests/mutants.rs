@@ -15,9 +15,9 @@ use rangedb_tests::sim::put_back;
 use rangedb_tests::sim::run::{Report, faults_of};
 use rangedb_tests::sim::shrink::{caught, failure, run_caught};
 
-/// A mutant is found within so many seeds.
+/// A mutant must be found within this many seeds.
 const SEEDS: u64 = 2_000;
-/// Points of an install at which the power goes, of each seed.
+/// For each seed, the points of an install at which the power fails.
 const POINTS: u64 = 40;
 
 type Ended = Result<Report, String>;
@@ -52,8 +52,8 @@ fn seed(mutant: Mutant, seed: u64) -> Option<String> {
     shows(mutant, || run_caught(seed, &faults_of(seed)))
 }
 
-/// Installs in which the power of who takes the snapshot goes at points of it, first with a log that is
-/// written fast, then with a slow one.
+/// Installs in which the power of the receiver fails at several points, first with a fast log, then with
+/// a slow one.
 fn install(mutant: Mutant, seed: u64) -> Option<String> {
     [false, true].into_iter().find_map(|slow_log| {
         let install = |crash| Install {
@@ -74,7 +74,7 @@ fn install(mutant: Mutant, seed: u64) -> Option<String> {
     })
 }
 
-/// A scenario of its own, which says itself what is wrong with a seed.
+/// A fixed scenario that reports what is wrong with a seed.
 fn scenario(mutant: Mutant, seed: u64, failure: fn(u64) -> Option<String>) -> Option<String> {
     mutant::set(Some(mutant));
     let what = failure(seed);

@@ -1,5 +1,5 @@
-//! Real processes with a network each: what one does not hear from the other, what is lost, links
-//! that flap, nodes that die and freeze meanwhile. Clients check that what they see is
+//! Real processes with a network each: one-way cuts, lost packets, links
+//! that flap, and nodes that die and freeze meanwhile. Clients check that what they see is
 //! linearizable; after each fault the cluster has to serve again.
 //!
 //! Where the rights or tools for namespaces are missing, each test says `skipped:` and passes.
@@ -18,11 +18,11 @@ use rangedb_tests::cluster::{
 use rangedb_tests::net::netns::Fault;
 use rangedb_tests::process::{Home, command_in};
 
-/// How long faults go on if nobody says so.
+/// How long faults go on without `RANGEDB_SOAK_SECONDS`.
 const SECONDS: u64 = 15;
 /// The time that a check goes on after the last fault.
 const SECONDS_AFTER: u64 = 4;
-/// Service is back so soon after a fault, on a machine that has other things to do too.
+/// Service must be back within this time after a fault, even on a busy machine.
 const BACK_WITHIN: Duration = Duration::from_secs(8);
 /// The delay of each direction of a long link.
 const ONE_WAY: Duration = Duration::from_millis(10);
@@ -44,7 +44,7 @@ fn random() -> StdRng {
     StdRng::seed_from_u64(variable("RANGEDB_SEED").unwrap_or(1))
 }
 
-/// Makes one fault of the network, of any kind; says which.
+/// Makes a random fault of the network; returns its description.
 fn disturb(cluster: &mut Isolated, random: &mut StdRng) -> String {
     let one = random.random_range(0..cluster.homes.len());
     let others = cluster.others(one);
@@ -210,15 +210,14 @@ struct Relay(Child);
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        // It ends by nothing else.
+        // Nothing else ends the process.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Leads what the nodes say to each other through a relay that delays each direction, and changes a
-/// bit in one piece of so many, if any; who calls them is as near as before. For a cluster that does
-/// not run yet.
+/// Leads the traffic between the nodes through a relay that delays each direction and may flip a bit in
+/// one of this many pieces. Clients still reach the nodes directly. The cluster must not run yet.
 fn relay_links(cluster: &Isolated, delay: Duration, damage_one_in: u64) -> Relay {
     let (nodes, spare) = (cluster.homes.len(), cluster.spare_space());
     let place = |node| format!("{}:{}", cluster.net.address(spare), 7000 + node);
@@ -247,7 +246,7 @@ fn relay_links(cluster: &Isolated, delay: Duration, damage_one_in: u64) -> Relay
     Relay(relay)
 }
 
-/// The terms of all groups: only who leads one tells it.
+/// The terms of all groups, as their leaders report them.
 fn terms(cluster: &Isolated) -> BTreeMap<u64, u64> {
     let mut terms = BTreeMap::new();
     for home in &cluster.homes {

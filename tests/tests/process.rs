@@ -1,4 +1,4 @@
-//! The real binary as its users meet it: killed, told to stop, refused, asked for its pages.
+//! The real binary as its users see it: kills, clean stops, refused starts, admin pages.
 //!
 //! With `RANGEDB_SOAK_SECONDS` the kills go on for that long, and at least fifty times.
 
@@ -11,7 +11,7 @@ use rangedb_tests::cluster::wait_for;
 use rangedb_tests::process::{Background, Home, cli, command, free_port};
 use rangedb_tests::raw::{RawClient, request};
 
-/// Runs a command that must end with this code; gives what it printed.
+/// Runs a command that must end with this code; returns its output.
 fn expect(home: &Home, code: i32, arguments: &[&str]) -> String {
     let output = home.cli(arguments);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -190,7 +190,7 @@ fn what_cannot_work_is_refused_with_a_reason() {
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("RANGEDB_SHARDS"));
 
-    // A folder of a later version, and one that is somebody else's.
+    // A folder of a later version, and one of another program.
     let identity = home.folder.join("node.json");
     let text = std::fs::read_to_string(&identity).expect("it is there");
     std::fs::write(&identity, text.replace("\"format\": 3", "\"format\": 99"))
@@ -260,7 +260,7 @@ fn a_damaged_log_is_named_and_not_served() {
     }
 }
 
-/// Waits until a node has answered so many requests since it was started.
+/// Waits until a node has answered this many requests since its start.
 fn wait_for_requests(home: &Home, count: f64) {
     wait_for("requests", || {
         let answered = home.metric("rangedb_request_duration_seconds_count");
@@ -294,7 +294,7 @@ fn a_second_signal_ends_the_node_at_once() {
     std::fs::write(&megabyte, vec![b'v'; 1 << 20]).expect("it is written");
     let file = megabyte.to_str().expect("a name");
     expect(&home, 0, &["put", "big", "--file", file]);
-    // A client that takes no replies: the node waits for it as long as it may.
+    // The client reads no replies, so the node waits for it until its time limit.
     let mut client = RawClient::connect(&home.listen).expect("it listens");
     for id in 0..100 {
         let get = request(id, RequestBody::Get { key: b"big" });

@@ -1,5 +1,6 @@
 //! Replicas that are members of their range by name only, as real processes: one whose folder was put
-//! back from an older copy, nodes at addresses where nobody reaches them. Each is told, and replaced.
+//! back from an older copy, and nodes at addresses that no other node reaches. Each is reported and
+//! replaced.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +13,7 @@ use rangedb_tests::cluster::{
 use rangedb_tests::process::{Home, Node, free_port};
 use serde_json::Value;
 
-/// An address at which nobody listens.
+/// An address at which nothing listens.
 const NOWHERE: &str = "127.0.0.1:1";
 /// Of each clock tick the kernel counts a hundredth of a second.
 const TICKS_PER_SECOND: u64 = 100;
@@ -82,7 +83,7 @@ fn cpu_ticks(node: &Node) -> u64 {
     ticks(11) + ticks(12)
 }
 
-/// Has the folder count more starts than its cluster has seen of it.
+/// Makes the folder count more starts than its cluster has seen.
 fn count_starts_up(folder: &Path) {
     let path = folder.join("node.json");
     let text = std::fs::read_to_string(&path).expect("it is there");
@@ -183,7 +184,7 @@ fn a_replica_that_has_lost_what_it_acknowledged_is_replaced() {
     }
 }
 
-/// A manager that has just begun takes a while to know who is not reached.
+/// A new manager needs a while to learn which nodes are unreachable.
 fn wait_until_alive(asked: &Home, count: usize) {
     wait_for("nodes that are alive, and no others", || {
         let known = nodes(asked)?;
@@ -256,7 +257,7 @@ fn a_member_that_comes_back_where_nobody_reaches_it_is_told_and_replaced() {
     });
     wait_until_on(&homes[0], &wanted);
     wait_until_alive(&homes[0], 3);
-    // One more may go.
+    // One more node may be lost.
     wait_until_alike(&[homes[0].clone(), homes[2].clone(), homes[3].clone()]);
     running[0].take().expect("it runs").kill();
     Caller::new(&homes[2..]).first_writes();

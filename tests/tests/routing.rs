@@ -39,7 +39,7 @@ struct Plain {
     received: Vec<u8>,
 }
 
-/// What it was answered.
+/// The reply to a request.
 #[derive(Debug, PartialEq)]
 enum TestReply {
     Value(Option<Vec<u8>>),
@@ -48,7 +48,7 @@ enum TestReply {
     Error(ErrorCode, Fate),
 }
 
-/// What it was answered for one of several keys.
+/// The reply for one of several keys.
 #[derive(Debug, PartialEq)]
 enum Key {
     Value(Vec<u8>),
@@ -175,7 +175,7 @@ impl Plain {
     }
 }
 
-/// A cluster's time, near enough.
+/// About the cluster's time.
 fn now() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     (now.expect("after 1970").as_millis() as u64) << 16
@@ -212,7 +212,7 @@ fn a_plain_client_asks_any_node_and_shard_for_anything() {
                     TestReply::Rows(1),
                     "{number}/{shard} {key}"
                 );
-                // In reverse the range of the last key before the end is asked.
+                // A reverse scan begins in the range of the last key before its end.
                 let after = format!("{key}\0");
                 let scan = RequestBody::Scan {
                     start: None,
@@ -373,15 +373,15 @@ fn a_deadline_holds_when_the_majority_has_just_gone() {
                 let reply = client.put("a", "during", deadline_ms);
                 let took = begun.elapsed();
                 println!("{deadline_ms} ms: {reply:?} after {took:?}");
-                // What waits behind the first is not proposed any more.
+                // Writes that wait behind the first one are no longer proposed.
                 assert!(matches!(reply, TestReply::Error(..)), "{reply:?}");
-                // Without its own deadline it would be told after a second.
+                // Without a deadline of its own the write would be refused after a second.
                 let most = Duration::from_millis(u64::from(deadline_ms) + 250);
                 assert!(took < most, "{deadline_ms} ms: {took:?}");
             });
         }
     });
-    // What has time is told after a second.
+    // Requests with a later deadline are refused after a second.
     let begun = Instant::now();
     let reply = clients[0].put("a", "during", 5000);
     assert!(
@@ -433,7 +433,7 @@ fn without_a_majority_everything_ends_in_time_with_no_quorum() {
         );
     }
     assert!(reply.contains(&TestReply::Error(ErrorCode::NoQuorum, Fate::NotApplied)));
-    // Nor does anything wait for ever that has no deadline.
+    // Requests without a deadline do not wait for ever either.
     for key in KEYS {
         let begun = Instant::now();
         for reply in [plain.put(key, "4", 0), plain.get_within(key, 0)] {

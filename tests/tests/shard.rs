@@ -1,4 +1,4 @@
-//! A shard on a real disk: what was acknowledged is there after a stop and after a crash.
+//! A shard on a real disk: acknowledged writes are there after a stop and after a crash.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -88,8 +88,8 @@ fn simulator_holds_its_invariants_over_even_seeds() {
     run_seeds(0);
 }
 
-/// Has a machine lose its power at points of an install: at so many, spread evenly, or at each in a
-/// soak.
+/// Cuts a machine's power at points of an install: at this many, spread evenly, or in a soak at every
+/// one.
 fn try_installs(machine: u16, slow_log: bool, tries: Option<u64>) {
     log();
     let seed = number("RANGEDB_SEED", 1);

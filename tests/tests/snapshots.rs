@@ -15,9 +15,9 @@ use rangedb_tests::process::{Background, Home, command};
 
 /// Bytes of a record that is loaded.
 const RECORD_LEN: u64 = 4_000;
-/// A replica that lacks no more entries than this has caught up: so many may be on their way.
+/// A replica that lacks at most this many entries has caught up: they may be on their way.
 const CAUGHT_UP: u64 = 500;
-/// Snapshots that a replica of one range takes over; the second only if the leader changes meanwhile.
+/// Snapshots that a replica of one range installs; a second one only if the leader changes meanwhile.
 const SNAPSHOTS_MAX: usize = 2;
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -29,7 +29,7 @@ fn loadgen(what: &str, caller: &Caller, arguments: &[&str]) -> Command {
     loadgen
 }
 
-/// Waits until each range of users has a replica on a node that lacks hardly an entry; gives how long
+/// Waits until the node has a replica of each user range that lacks hardly an entry; returns how long
 /// that took.
 fn wait_until_caught_up(
     asked: &Home,

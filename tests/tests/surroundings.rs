@@ -1,5 +1,5 @@
-//! A node lives on whatever becomes of its surroundings: its standard streams, the files that it may
-//! open, signals that mean nothing to it.
+//! A node keeps running whatever happens to its surroundings: its standard streams, its limit on open
+//! files, and signals that it ignores.
 
 use std::fs::File;
 use std::io::{Write, pipe};
@@ -24,14 +24,14 @@ fn full_device() -> Stdio {
     file.expect("every Linux has one").into()
 }
 
-/// A node that writes one row and has it back.
+/// Runs a node, writes one row and reads it back.
 fn assert_serves(home: &Home) {
     let put = home.cli(&["put", "k", "v"]);
     assert!(put.status.success(), "{put:?}");
     assert_eq!(home.cli(&["get", "k"]).stdout, b"v\n");
 }
 
-/// Told to stop, a node ends well.
+/// A node that gets the signal to stop ends with code 0.
 fn assert_stops(node: Node) {
     let told = Instant::now();
     node.signal("TERM");

@@ -1,4 +1,4 @@
-//! Servers of the tests, which speak the protocol until they do not.
+//! Servers that speak the protocol and misbehave in a chosen way.
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
@@ -15,14 +15,14 @@ use rangedb_protocol::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What a peer does with a request that is none for the directory.
+/// What a server does with a request other than one for the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manner {
-    /// Answers that it is overloaded.
+    /// Refuses it as overloaded.
     Overloaded,
-    /// Answers that it reaches no majority.
+    /// Refuses it because no majority is reachable.
     NoQuorum,
-    /// Says nothing.
+    /// Does not answer.
     Silent,
     /// Closes the connection.
     Closes,
@@ -30,8 +30,8 @@ pub enum Manner {
     ClosesOnce,
     /// Answers gets and multi-gets with the key, puts, and scans with [`ROWS`] rows.
     Honest,
-    /// Tells a time of [`RIGHT`] and refuses what lies above; its first answer is that of a node whose
-    /// clock is far ahead.
+    /// Sends [`RIGHT`] as its time and refuses later timestamps; its first answer is that of a node
+    /// whose clock is far ahead.
     FindsTimesAhead,
 }
 
@@ -49,13 +49,13 @@ const WRONG: u64 = RIGHT + (3_600_000 << 16);
 pub struct Life {
     manner: Manner,
     node: u64,
-    /// The cluster that it says it is of.
+    /// The cluster that it claims to belong to.
     pub cluster: AtomicU64,
-    /// Whether it reads and says nothing at all any more.
+    /// Whether it neither reads nor sends any more.
     pub hangs: AtomicBool,
-    /// Whether it closes every connection that asks.
+    /// Whether it closes every connection on which a request arrives.
     pub closes: AtomicBool,
-    /// Who leads the only range, as it says; `None`: it does.
+    /// The node that it names as the leader of the only range; `None`: itself.
     pub leader: Mutex<Option<(u64, String)>>,
     directories: AtomicUsize,
     requests: AtomicUsize,
@@ -272,13 +272,13 @@ fn page_of(scan: &RequestBody<'_>) -> (Vec<[String; 2]>, Option<[u8; 3]>) {
     (page, (end < ROWS).then_some(token))
 }
 
-/// Keeps the connection, and takes what comes, as a stopped process does.
+/// Keeps the connection open and lets the kernel receive, as a stopped process does.
 async fn hang(mut stream: TcpStream) {
     let mut taken = [0; 4096];
     while stream.read(&mut taken).await.is_ok_and(|len| len > 0) {}
 }
 
-/// When a write says that it was first tried.
+/// The `first_tried` of a write.
 fn time_of(body: &RequestBody<'_>) -> u64 {
     match body {
         RequestBody::Batch { session, .. } => session.first_tried,

@@ -188,7 +188,7 @@ mod tests {
             assert_eq!(watcher.changed().now_or_never(), Some(Ok(())));
             assert!(watcher.changed().now_or_never().is_none());
         }
-        // Whoever comes later knows what is there.
+        // A watcher that subscribes later has seen the current value.
         assert!(sender.subscribe().changed().now_or_never().is_none());
         let other = sender.clone();
         drop(sender);

@@ -60,14 +60,14 @@ impl PendingHandshakes {
         }
     }
 
-    /// How many had to go.
+    /// How many connections were evicted.
     pub fn evicted(&self) -> u64 {
         self.evicted.get()
     }
 }
 
 impl PendingHandshake {
-    /// Does the work; returns `None` if this connection has to go first.
+    /// Runs `work`; returns `None` if this connection is evicted first.
     pub async fn unless_evicted<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         match select(pin!(work), pin!(self.must_go.notified())).await {
             Either::Left((done, _)) => Some(done),

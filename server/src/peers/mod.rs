@@ -9,7 +9,7 @@
 //! A link begins with the handshake of the client protocol, but with the versions of the protocol
 //! between nodes ([`VERSION`]). Then both sides send frames of [`rangedb_engine::frame`]; [`kind`]
 //! lists their kinds. A checksum covers every byte of a frame. A frame that does not match its
-//! checksum ends the link and is counted. To whoever waits for an answer that is a broken link like
+//! checksum ends the link and is counted. For a task that waits for a response this is a broken link like
 //! any other: the request is sent again over a new one.
 //!
 //! The first frame proves that the sender knows the cluster's secret, names the cluster and the

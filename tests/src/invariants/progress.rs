@@ -1,5 +1,5 @@
-//! While a process lives, nothing of a replica goes back: its epoch, its time, the terms that it
-//! leads in, its applied and durable indexes, and its collected threshold.
+//! While a process lives, no value of a replica goes back: its epoch, its time, the terms in which it
+//! leads, its applied and durable indexes, and its collected threshold.
 
 use std::collections::BTreeMap;
 

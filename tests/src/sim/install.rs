@@ -32,7 +32,7 @@ const CLIENTS: u32 = 2;
 /// The longest time of a write of a slow log, in microseconds.
 const SLOW_LOG_US: u64 = 20_000;
 
-/// Three nodes that keep next to nothing of their logs.
+/// Three nodes that keep almost nothing of their logs.
 const SIZES: Sizes = Sizes {
     shards: 1,
     nodes: 3,

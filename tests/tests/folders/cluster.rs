@@ -56,8 +56,8 @@ fn empty_log(folder: &Path) {
     }
 }
 
-/// A node of three is damaged and starts first, then the others: it refuses, they have everything, and
-/// an empty folder takes its place.
+/// One node of three is damaged and starts first, then the others: it refuses to start, the others have
+/// everything, and an empty folder takes its place.
 fn survives(founder: bool, shards: &str, damage: Damage, named: &str) {
     let temp = tempfile::tempdir().expect("a folder");
     let homes = homes_of(temp.path(), shards);
@@ -136,7 +136,7 @@ fn a_founder_whose_segment_is_cut_is_refused() {
     survives(true, "1", damage, "000000000001.wal");
 }
 
-/// Nobody who remembers a later start takes an older folder for the node, also without a manager.
+/// Nodes that remember a later start refuse an older folder, even without a manager.
 #[test]
 fn a_folder_from_an_earlier_start_is_refused_by_whoever_remembers() {
     let temp = tempfile::tempdir().expect("a folder");
@@ -167,12 +167,12 @@ fn a_folder_from_an_earlier_start_is_refused_by_whoever_remembers() {
         "{}",
         homes[2].log()
     );
-    // Whoever starts it again and again does not have it count on until it looks new.
+    // Repeated starts do not make the folder count up until it looks new.
     for _ in 0..4 {
         let complaint = refused(&homes[2]);
         assert!(complaint.contains("refused before"), "{complaint}");
     }
-    // The newest folder is taken.
+    // The newest folder is accepted.
     fs::remove_dir_all(&homes[2].folder).expect("removed");
     fs::rename(&newest, &homes[2].folder).expect("moved");
     let _two = homes[2].start();

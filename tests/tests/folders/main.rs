@@ -12,10 +12,10 @@ use std::process::{Command, Stdio};
 
 use rangedb_tests::process::{Home, wait};
 
-/// Starts a node that must refuse; gives what it complains of.
+/// Starts a node that must refuse to start; returns its complaint.
 ///
 /// # Panics
-/// It serves, or ends in another way.
+/// The node serves, or ends in another way.
 fn refused(home: &Home) -> String {
     let log = home.folder.with_extension("refused");
     let mut child = home

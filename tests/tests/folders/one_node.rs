@@ -10,7 +10,7 @@ use crate::{copy, files, refused};
 const ROWS: usize = 12;
 
 fn put(home: &Home, at: usize) {
-    // Some for each of the two ranges.
+    // Rows for each of the two ranges.
     let (key, value) = (format!("{}{at}", ["a", "z"][at % 2]), format!("value {at}"));
     let put = home.cli(&["put", &key, &value]);
     assert!(put.status.success(), "{put:?}");
@@ -92,7 +92,7 @@ fn what_is_missing_is_named_and_nothing_begins_anew() {
         let empty = format!("{part} is empty");
         let all = files_of(&home, part);
         let mut all: Vec<&str> = all.iter().map(String::as_str).collect();
-        // Folders in it go with what they hold.
+        // Folders in it are removed with their content.
         let inner = format!("{part}/tables");
         if home.folder.join(&inner).is_dir() {
             all.retain(|file| !file.starts_with(&format!("{inner}/")));

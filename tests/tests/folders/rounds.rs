@@ -36,7 +36,7 @@ fn key(number: u64) -> String {
 /// Of each key: the last number that was acknowledged, and the last that may have been written.
 type Written = BTreeMap<String, (u64, u64)>;
 
-/// Somebody who writes rising numbers.
+/// A client that writes rising numbers.
 struct Load {
     stop: Arc<AtomicBool>,
     written: Arc<Mutex<Written>>,
@@ -116,7 +116,7 @@ fn check(homes: &[Home], acknowledged: &Written, tried: &Written) {
     }
 }
 
-/// What is done to a part of a folder.
+/// A damage to a part of a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
     Remove,
@@ -125,7 +125,7 @@ enum Action {
     SetBack,
 }
 
-/// A part of a folder and what is done to it.
+/// A part of a folder and its damage.
 fn draw(random: &mut StdRng, folder: &Path) -> (PathBuf, Action) {
     let folders = [
         "",
@@ -178,7 +178,7 @@ fn damage(folder: &Path, old: &Path, part: &Path, action: Action) {
         }
         Action::SetBack => {
             remove(&at);
-            // What was not there then is not there now.
+            // Files that were missing in the copy are removed.
             if from.exists() {
                 copy(&from, &at);
             }
@@ -217,7 +217,7 @@ fn is_whole_within(homes: &[Home], timeout: Duration) -> bool {
     false
 }
 
-/// The end of what a node complains of.
+/// The end of a node's complaint.
 fn last_line(text: &str) -> &str {
     text.lines().last().unwrap_or_default()
 }
@@ -231,7 +231,7 @@ fn round(seed: u64) {
     assert!(is_whole_within(&homes, Duration::from_secs(60)), "it forms");
     let one = random.random_range(0..homes.len());
 
-    // What all nodes have, then what a majority has; a copy is made in between.
+    // Rows that all nodes have, then rows that a majority has; the copy is made in between.
     let load = Load::start(listen.clone(), &Written::new());
     std::thread::sleep(Duration::from_millis(random.random_range(500..1500)));
     let on_all = load.stop();

@@ -249,7 +249,7 @@ fn sockets_that_are_dropped_leave_nothing_under_way() {
             let mut byte = [0];
             ours.read_exact(&mut byte).await.expect("a byte");
             drop(ours);
-            // The kernel is told with the next turn.
+            // The next turn submits it to the kernel.
             GlommioRuntime::sleep(Duration::from_millis(1)).await;
             assert_eq!(other.read(&mut byte).expect("the end"), 0);
         }

@@ -31,7 +31,7 @@ fn is_refused(received: &Received) -> bool {
     }
 }
 
-/// The honest client of all tests here: what it was told before anybody lied still counts.
+/// Checks with an honest client that the node still accepts the time that it sent before any client lied.
 fn assert_usable(node: &TestNode, told: Timestamp) {
     let mut honest = node.connect(0, false);
     let session = Session {
