@@ -63,7 +63,7 @@ pub enum Error {
     /// The request was proposed, but its result is not known.
     #[error("the request was proposed, but its result is not known: {0}")]
     Unknown(#[rkyv(with = AsOwned)] Cow<'static, str>),
-    /// The write's request of a session can no longer be told from one that was applied.
+    /// The write can no longer be distinguished from one that was applied.
     #[error("session expired: the write may have been applied long ago")]
     SessionExpired,
     /// The snapshot was collected.

@@ -44,7 +44,7 @@ pub const SCAN_STEPS_PER_TURN: usize = 512;
 /// others run.
 pub const SCAN_BYTES_PER_TURN: usize = SCAN_BYTES_MAX;
 
-/// How long a request of a session that its client has not called answered is remembered, in log time.
+/// How long a request is remembered that its client has not reported as answered, in log time.
 pub const SESSION_WINDOW_MS: u64 = 10 * 60 * 1000;
 /// Bytes of clients and requests that one range remembers, as [`crate::range::sessions`] reckons them; the
 /// client silent longest goes first. Part of what replicas must agree on: a change needs a new version
@@ -72,7 +72,7 @@ pub const ENTRIES_KEPT: u64 = 1_000;
 pub const WAL_SEGMENTS_FULL: usize = 8;
 /// And only when it has been so for this long: what was just purged has time to go.
 pub const LOG_FULL_TIMEOUT: Duration = Duration::from_secs(2);
-/// Log bytes that a shard keeps for replicas that take over a snapshot.
+/// Log bytes that a shard keeps for replicas that install a snapshot.
 pub const PINNED_LEN_MAX: u64 = 64 << 30;
 /// And no more than this part of what is free on the disk, which a node's shards share.
 pub const PINNED_DISK_PART: u64 = 4;

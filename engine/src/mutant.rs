@@ -23,7 +23,7 @@ pub enum Mutant {
     SessionRequestForgotten,
     /// The log is purged up to what is applied, not up to what tables hold.
     PurgeBeforeDurable,
-    /// A snapshot is taken over before its rows are durable.
+    /// A snapshot is installed before its rows are durable.
     SnapshotBeforeDurable,
     /// A replica uses a snapshot before the log says so durably.
     SwitchWithoutLog,
@@ -63,7 +63,7 @@ pub enum Mutant {
     OlderRoutePreferred,
     /// A write is proposed, and waits, also after its deadline.
     DeadlineIgnored,
-    /// The row cache is not told of a write.
+    /// A write does not reach the row cache.
     CachedRowNotUpdated,
     /// The row cache takes in what a read of the tables has found, though a write came after that read.
     OvertakenReadCached,

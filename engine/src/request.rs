@@ -258,7 +258,7 @@ pub enum Outcome {
     NumberOverflow,
     /// The epoch was stale at apply, or a key lay outside the range; nothing was written.
     Moved,
-    /// The request of a session can no longer be told apart; nothing was written now.
+    /// The write can no longer be distinguished from one that was applied; nothing was written now.
     SessionExpired,
     /// The numbers after a batch with several additions, in the order of its mutations.
     Numbers {

@@ -95,7 +95,7 @@ pub enum ClusterRequest {
 }
 
 impl ClusterRequest {
-    /// The range whose leader is asked to change its members or to hand over.
+    /// The range whose leader must change its members or transfer its leadership.
     pub fn range(&self) -> Option<RangeId> {
         match self {
             ClusterRequest::Change { range, .. }

@@ -509,7 +509,7 @@ mod tests {
         }
     }
 
-    /// The other node: it greets, and passes each request to the test. After a request that begins
+    /// The other node: it completes the handshake, and passes each request to the test. After a request that begins
     /// with 'x' it reads nothing more from that connection.
     fn other_node() -> (Links, mpsc::Receiver<Arrived>) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
