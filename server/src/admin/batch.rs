@@ -202,8 +202,8 @@ mod tests {
     #[test]
     fn what_is_no_batch_is_refused_with_its_place() {
         for (bad, says) in [
-            ("", "no batch"),
-            ("[]", "no batch"),
+            ("", "not a batch"),
+            ("[]", "not a batch"),
             (r#"{"conditions":[]}"#, "mutations"),
             (r#"{"mutations":[]}"#, "no mutation"),
             (
@@ -221,7 +221,7 @@ mod tests {
             ),
             (
                 r#"{"mutations":[{"op":"add","key":"a","delta":1.5}]}"#,
-                "no batch",
+                "not a batch",
             ),
             (
                 r#"{"mutations":[{"op":"put","key":"a","value":"b","ttl":1}]}"#,
