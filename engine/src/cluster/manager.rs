@@ -13,6 +13,7 @@ use super::ids::Ids;
 use super::message::{
     ClusterRequest, ClusterResponse, HighestIds, LedRange, NodeHealth, Report, Trouble, View,
 };
+use super::moves::Moves;
 use super::placement::{self, Node, Range, Slot, Step};
 use super::record::{self, NodeRecord, RangeRecord, Row, Setting};
 use super::settings;
@@ -83,6 +84,7 @@ pub struct Manager<T: Instant> {
     pub(super) ranges: BTreeMap<RangeId, KnownRange<T>>,
     pub(super) settings: Vec<Setting>,
     ids: Ids,
+    moves: Moves<T>,
     pub(super) health: Health<T>,
     /// The view that shards get, as of the last [`Manager::refresh`].
     pub(super) view: View,
@@ -105,6 +107,7 @@ impl<T: Instant> Manager<T> {
             ranges: BTreeMap::new(),
             settings: Vec::new(),
             ids: Ids::new(),
+            moves: Moves::new(),
             health: Health::new(),
             view: View {
                 version: term << 32,
@@ -365,6 +368,7 @@ impl<T: Instant> Manager<T> {
         {
             known.ordered = None;
         }
+        self.moves.take_range(&led);
         let (descriptor, followers) = (&known.record.descriptor, &led.followers);
         self.health
             .take_followers(descriptor, led.leader, followers, now);
@@ -418,9 +422,16 @@ impl<T: Instant> Manager<T> {
 
     /// The next steps to order.
     pub fn plan(&self, now: T) -> Vec<Step> {
-        let (nodes, ranges) = self.placed(now);
+        let (nodes, mut ranges) = self.placed(now);
         let spread = self.setting("balance") != Some("off");
-        placement::plan(&nodes, &ranges, self.factor(), spread)
+        let mut steps = self.moves.steps(&nodes, &mut ranges, now);
+        steps.extend(placement::plan(&nodes, &ranges, self.factor(), spread));
+        steps
+    }
+
+    /// Notes that the leader of a range has begun to move a replica there, on an operator's order.
+    pub fn move_accepted(&mut self, range: RangeId, replica: ReplicaId, to: Location, now: T) {
+        self.moves.accepted(range, replica, to, now);
     }
 
     /// The shard of a node that should be given the next replica; see

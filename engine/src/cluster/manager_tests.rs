@@ -336,6 +336,42 @@ fn what_passes_by_itself_is_busy_and_what_does_not_exist_is_not_found() {
 }
 
 #[test]
+fn a_move_whose_change_was_taken_back_is_ordered_again_until_the_replica_has_moved() {
+    let mut case = Case::new(&[1, 2, 3, 4]);
+    case.manager.set(Setting {
+        version: 2,
+        name: "balance".to_owned(),
+        value: "off".to_owned(),
+        at_ms: 0,
+    });
+    case.pass(5);
+    assert_eq!(case.planned(), None);
+    let (from, to) = (ReplicaId(2), at(4));
+    case.manager.move_accepted(RangeId(2), from, to, case.now);
+    assert_eq!(case.planned(), Some((vec![4], vec![1, 3])));
+
+    case.nodes = vec![1, 2, 3];
+    case.pass(4);
+    assert_eq!(case.planned(), None, "node 4 is silent");
+    case.nodes = vec![1, 2, 3, 4];
+    case.pass(1);
+    assert_eq!(case.planned(), Some((vec![4], vec![1, 3])));
+
+    case.members = vec![1, 3, 4];
+    case.pass(1);
+    assert_eq!(case.planned(), None, "the replica has moved");
+    case.members = vec![1, 2, 3];
+    case.pass(1);
+    assert_eq!(case.planned(), None, "the move was done once");
+
+    case.manager.move_accepted(RangeId(2), from, to, case.now);
+    case.pass(599);
+    assert!(case.planned().is_some());
+    case.pass(2);
+    assert_eq!(case.planned(), None, "it cannot be done");
+}
+
+#[test]
 fn a_setting_that_is_unknown_or_out_of_bounds_is_refused_as_such() {
     let case = Case::new(&[1]);
     let set = |name, value| case.manager.new_setting(name, value, 7);

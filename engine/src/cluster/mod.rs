@@ -14,6 +14,7 @@ mod health;
 mod ids;
 pub mod manager;
 pub mod message;
+pub mod moves;
 pub mod placement;
 pub mod record;
 pub mod settings;

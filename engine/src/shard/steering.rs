@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use super::Inner;
 use crate::cluster::manager::{Manager, voter_on};
-use crate::cluster::placement::{Range, Slot, Step};
-use crate::cluster::{ClusterRequest, ClusterResponse, record};
+use crate::cluster::placement::{Range, Step};
+use crate::cluster::{ClusterRequest, ClusterResponse, moves, record};
 use crate::env::{Clock, Env, Instant, Now, is_unsent};
 use crate::error::{Fate, OrderError};
 use crate::range::ReplicaPlace;
-use crate::types::{Location, NodeId, RangeId, ShardId};
+use crate::types::{Location, NodeId, RangeId, ReplicaId, ShardId};
 
 /// Time limit of an order.
 pub(super) const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -61,7 +61,16 @@ impl<E: Env> Inner<E> {
                 }
                 self.not_here()
             }
-            Some(Ok((at, request))) => self.give_order(at, range, &request).await,
+            Some(Ok((at, request, moved))) => {
+                let response = self.give_order(at, range, &request).await;
+                if let ClusterResponse::Done = response
+                    && let Some(manager) = self.management.manager.borrow_mut().as_mut()
+                {
+                    let (replica, to) = moved;
+                    manager.move_accepted(range, replica, to, Now::<E>::now());
+                }
+                response
+            }
         }
     }
 
@@ -147,25 +156,26 @@ pub(super) fn ask_of<T: Instant>(
     step: Step,
     now: T,
 ) -> Option<(Location, ClusterRequest)> {
+    let range = match &step {
+        Step::Change { range, .. } | Step::Lead { range, .. } => *range,
+    };
+    let at = manager.leader_of(range, now)?;
+    Some((at, request(manager, step)))
+}
+
+/// The request for a step. New replicas get their ids.
+fn request<T: Instant>(manager: &mut Manager<T>, step: Step) -> ClusterRequest {
     match step {
         Step::Change {
             range,
             voters,
             learners,
-        } => {
-            let at = manager.leader_of(range, now)?;
-            let (voters, learners) = (manager.place(&voters), manager.place(&learners));
-            let request = ClusterRequest::Change {
-                range,
-                voters,
-                learners,
-            };
-            Some((at, request))
-        }
-        Step::Lead { range, to } => {
-            let at = manager.leader_of(range, now)?;
-            Some((at, ClusterRequest::TransferLeadership { range, to }))
-        }
+        } => ClusterRequest::Change {
+            range,
+            voters: manager.place(&voters),
+            learners: manager.place(&learners),
+        },
+        Step::Lead { range, to } => ClusterRequest::TransferLeadership { range, to },
     }
 }
 
@@ -208,14 +218,14 @@ fn choose_leader<T: Instant>(
     Ok((at, request))
 }
 
-/// The request that moves a replica, and the shard that gets it.
+/// The request that moves a replica, the shard that gets it, and which replica moves where.
 fn choose_move<T: Instant>(
     manager: &mut Manager<T>,
     range: RangeId,
     from: NodeId,
     (node, shard): (NodeId, Option<ShardId>),
     now: T,
-) -> Result<(Location, ClusterRequest), OrderError> {
+) -> Result<(Location, ClusterRequest, (ReplicaId, Location)), OrderError> {
     let (at, found) = manager.orderable(range, now)?;
     let shards = manager.check_node(node, now)?.shards;
     let to = match shard {
@@ -226,35 +236,20 @@ fn choose_move<T: Instant>(
         let why = format!("node {node} has {shards} shards, counted from 0");
         OrderError::Invalid(why)
     })?;
-    check_move(&found, from, to)?;
-    let moved = |places: &[ReplicaPlace]| -> Vec<Slot> {
-        let slot = |place: &ReplicaPlace| {
-            if place.location.node == from {
-                Slot::New(to)
-            } else {
-                Slot::Here(*place)
-            }
-        };
-        places.iter().map(slot).collect()
-    };
-    let (voters, learners) = (moved(&found.voters), moved(&found.learners));
-    let request = ClusterRequest::Change {
-        range,
-        voters: manager.place(&voters),
-        learners: manager.place(&learners),
-    };
+    let replica = check_move(&found, from, to)?;
+    let request = request(manager, moves::step(&found, replica, to));
     manager.order(&request, now);
-    Ok((at, request))
+    Ok((at, request, (replica, to)))
 }
 
-/// Whether a replica of a range can move there.
-fn check_move(range: &Range, from: NodeId, to: Location) -> Result<(), OrderError> {
+/// The replica of a range on a node, a voter before a learner, if it can move there.
+fn check_move(range: &Range, from: NodeId, to: Location) -> Result<ReplicaId, OrderError> {
     let id = range.id;
     let all = || range.voters.iter().chain(&range.learners);
-    if !all().any(|place| place.location.node == from) {
+    let Some(moved) = all().find(|place| place.location.node == from) else {
         let why = format!("node {from} has no replica of range {id}");
         return Err(OrderError::NotFound(why));
-    }
+    };
     if all().any(|place| place.location == to) {
         let why = format!("shard {to} has a replica of range {id} already");
         return Err(OrderError::Invalid(why));
@@ -265,7 +260,7 @@ fn check_move(range: &Range, from: NodeId, to: Location) -> Result<(), OrderErro
         let why = format!("node {} has a replica of range {id} already", to.node);
         return Err(OrderError::Invalid(why));
     }
-    Ok(())
+    Ok(moved.replica)
 }
 
 #[cfg(test)]
@@ -294,10 +289,11 @@ mod tests {
             busy: false,
         };
         let check = |from: u64, to| check_move(&range, NodeId(from), to);
-        assert_eq!(check(1, at(4, 0)), Ok(()));
-        assert_eq!(check(1, at(1, 1)), Ok(()), "to another shard of its node");
-        assert_eq!(check(1, at(3, 1)), Ok(()), "to a node that has a learner");
-        assert_eq!(check(3, at(4, 0)), Ok(()));
+        let moves = |replica: u64| Ok(ReplicaId(replica));
+        assert_eq!(check(1, at(4, 0)), moves(1));
+        assert_eq!(check(1, at(1, 1)), moves(1), "to another shard of its node");
+        assert_eq!(check(1, at(3, 1)), moves(1), "to a node that has a learner");
+        assert_eq!(check(3, at(4, 0)), moves(3));
         assert!(matches!(check(4, at(5, 0)), Err(OrderError::NotFound(_))));
         for to in [at(1, 0), at(2, 0), at(2, 1), at(3, 0)] {
             assert!(matches!(check(1, to), Err(OrderError::Invalid(_))), "{to}");

@@ -1,0 +1,94 @@
+//! Moves of replicas that an operator has ordered and the range's leader has accepted. Pure.
+//!
+//! A change of members that fails on its way, because its leader is lost or the new replica cannot be
+//! made in time, is taken back by [`placement`](super::placement), which knows nothing of the move. So
+//! the manager remembers the move, and orders it again until the replica is gone from where it was.
+//! The manager that is made when another shard leads the system range does not know it any more.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::message::LedRange;
+use super::placement::{Node, Range, Slot, Step};
+use crate::env::Instant;
+use crate::range::ReplicaPlace;
+use crate::types::{Location, RangeId, ReplicaId};
+
+/// How long a move is ordered again. A replica that has not moved by then cannot be moved now.
+const RETRY_MAX: Duration = Duration::from_mins(10);
+
+struct Move<T> {
+    replica: ReplicaId,
+    to: Location,
+    until: T,
+}
+
+/// The moves that are not done yet, one of each range at most.
+pub(super) struct Moves<T> {
+    of_range: BTreeMap<RangeId, Move<T>>,
+}
+
+impl<T: Instant> Moves<T> {
+    pub(super) fn new() -> Moves<T> {
+        let of_range = BTreeMap::new();
+        Moves { of_range }
+    }
+
+    /// Remembers a move that the range's leader has begun. It replaces an earlier one.
+    pub(super) fn accepted(&mut self, range: RangeId, replica: ReplicaId, to: Location, now: T) {
+        let until = now + RETRY_MAX;
+        let accepted = Move { replica, to, until };
+        self.of_range.insert(range, accepted);
+    }
+
+    /// Forgets the range's move if the replica is no longer a member.
+    pub(super) fn take_range(&mut self, led: &LedRange) {
+        let range = led.descriptor.range;
+        if let Some(accepted) = self.of_range.get(&range)
+            && led.descriptor.location(accepted.replica).is_none()
+        {
+            self.of_range.remove(&range);
+        }
+    }
+
+    /// The changes that carry the moves on. The ranges they are of get no other order.
+    pub(super) fn steps(&self, nodes: &[Node], ranges: &mut [Range], now: T) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for range in ranges.iter_mut().filter(|range| !range.busy) {
+            let Some(Move { replica, to, until }) = self.of_range.get(&range.id) else {
+                continue;
+            };
+            let mut nodes = nodes.iter();
+            let is_alive = nodes.any(|node| node.id == to.node && node.alive);
+            if is_alive && now < *until {
+                steps.push(step(range, *replica, *to));
+                range.busy = true;
+            }
+        }
+        steps
+    }
+}
+
+/// The change of members that moves a replica of a range.
+pub fn step(range: &Range, replica: ReplicaId, to: Location) -> Step {
+    let is_at_goal = |place: &&ReplicaPlace| place.location == to;
+    let learner = range.learners.iter().find(is_at_goal).copied();
+    // A learner that is there already was made by a try that failed, and has the data.
+    let goal = learner.map_or(Slot::New(to), Slot::Here);
+    let moved = |places: &[ReplicaPlace]| {
+        let slot = |place: &ReplicaPlace| match place.replica == replica {
+            true => goal,
+            false => Slot::Here(*place),
+        };
+        places.iter().map(slot).collect::<Vec<Slot>>()
+    };
+    let voters = moved(&range.voters);
+    let mut learners = moved(&range.learners);
+    learners.retain(|slot| !voters.contains(slot));
+    learners.dedup();
+    Step::Change {
+        range: range.id,
+        voters,
+        learners,
+    }
+}
