@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use rangedb_server::config::Config;
 use rangedb_server::config::raw::{BadConfig, Key, RawConfig};
 use rangedb_server::env::{huge_pages, signals, threads};
@@ -32,6 +32,14 @@ struct Arguments {
 enum Command {
     /// Runs a node until SIGTERM or SIGINT; a second signal ends it at once. SIGHUP is ignored.
     Start(Box<StartArgs>),
+    /// Writes man pages and completions into a folder, for packages.
+    #[command(hide = true)]
+    Manual {
+        /// The folder; made if it does not exist.
+        folder: PathBuf,
+    },
+    /// Prints the release, the commit it is built from, the versions of its formats, and its features.
+    Version(cli::VersionArgs),
     #[command(flatten)]
     Client(cli::CliCommand),
 }
@@ -99,6 +107,11 @@ struct StartArgs {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Start(arguments) => start(&arguments),
+        Command::Manual { folder } => match rangedb_manual::write(&Arguments::command(), &folder) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => usage(&format!("cannot write into {}: {error}", folder.display())),
+        },
+        Command::Version(arguments) => cli::print_version(&arguments),
         Command::Client(command) => cli::run(command),
     }
 }
@@ -130,32 +143,34 @@ fn layers(arguments: &StartArgs) -> Result<RawConfig, BadConfig> {
     Ok(raw)
 }
 
+/// Prints why a command line, a configuration or a path on it is not valid.
+fn usage(message: &str) -> ExitCode {
+    logging::last_words(&format!("rangedb: {message}"));
+    ExitCode::from(EXIT_USAGE)
+}
+
 fn start(arguments: &StartArgs) -> ExitCode {
     signals::ignore_meaningless();
-    let usage = |message: String| {
-        logging::last_words(&format!("rangedb: {message}"));
-        ExitCode::from(EXIT_USAGE)
-    };
     let raw = match layers(arguments) {
         Ok(raw) => raw,
-        Err(error) => return usage(error.to_string()),
+        Err(error) => return usage(&error.to_string()),
     };
     if arguments.print_config {
         return match write!(std::io::stdout(), "{}", raw.print()) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => usage(format!("cannot print the settings: {error}")),
+            Err(error) => usage(&format!("cannot print the settings: {error}")),
         };
     }
     let config = match Config::validate(&raw) {
         Ok(config) => config,
-        Err(error) => return usage(error.to_string()),
+        Err(error) => return usage(&error.to_string()),
     };
     // This comes first, since every thread that is started later inherits it.
     if let Err(error) = threads::stay_on(&config.cpus) {
-        return usage(format!("cannot stay on --cpus: {error}"));
+        return usage(&format!("cannot stay on --cpus: {error}"));
     }
     if let Err(error) = logging::start(config.log, &config.log_level) {
-        return usage(error);
+        return usage(&error);
     }
     logging::abort_on_panic();
     huge_pages::begin_without();

@@ -32,8 +32,8 @@ use std::thread::JoinHandle;
 use lsm_tree::Error as TreeError;
 use lsm_tree::compaction::filter;
 use lsm_tree::{
-    AbstractTree, AnyTree, Cache, CompressionType, Config, InternalValue, SequenceNumberCounter,
-    Slice, Table, ValueType, config,
+    AbstractTree, AnyTree, Cache, CompressionType, Config, FormatVersion, InternalValue,
+    SequenceNumberCounter, Slice, Table, ValueType, config,
 };
 
 use crate::lsm::memtable::{Memtable, MemtableId};
@@ -47,6 +47,8 @@ use gc::GcFactory;
 /// Cleared memtables that are kept for reuse, with their pages: as many as may be frozen at once,
 /// and two more.
 const SPARE_MEMTABLES: usize = FROZEN_MAX + 2;
+/// The format of the files that `lsm-tree` writes and reads.
+pub const TABLE_FORMAT: u8 = FormatVersion::V3 as u8;
 /// Target size of the tables that a compaction writes.
 const TABLE_BYTES: u64 = 32 << 20;
 
