@@ -30,7 +30,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs a node until SIGTERM or SIGINT; a second signal ends it at once. SIGHUP is ignored.
+    /// Runs a node until SIGTERM or SIGINT; a second one ends it at once. SIGHUP reads --log-level from
+    /// the file anew.
     Start(Box<StartArgs>),
     /// Writes man pages and completions into a folder, for packages.
     #[command(hide = true)]
@@ -143,6 +144,22 @@ fn layers(arguments: &StartArgs) -> Result<RawConfig, BadConfig> {
     Ok(raw)
 }
 
+/// Reads the settings again, and takes over the log level. Settings that cannot be read change
+/// nothing.
+fn reload(arguments: &StartArgs) {
+    let level = layers(arguments)
+        .and_then(|raw| Ok(raw.parse(Key::LogLevel, |level| Ok(level.to_owned()))?))
+        .map_err(|error| error.to_string())
+        .and_then(|level| logging::set_level(&level).map(|()| level));
+    match level {
+        Ok(level) => tracing::info!(
+            level,
+            "the log level was reloaded; other settings count from the next start"
+        ),
+        Err(error) => tracing::error!(error, "the log level was not reloaded"),
+    }
+}
+
 /// Prints why a command line, a configuration or a path on it is not valid.
 fn usage(message: &str) -> ExitCode {
     logging::last_words(&format!("rangedb: {message}"));
@@ -174,7 +191,7 @@ fn start(arguments: &StartArgs) -> ExitCode {
     }
     logging::abort_on_panic();
     huge_pages::begin_without();
-    match node::run(&config) {
+    match node::run(&config, &|| reload(arguments)) {
         Ok(()) => {
             logging::flush();
             ExitCode::SUCCESS

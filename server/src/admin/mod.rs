@@ -97,6 +97,15 @@ impl Node {
         self.phase.store(phase as u8, Ordering::SeqCst);
     }
 
+    /// The state of the node's life.
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::SeqCst) {
+            phase if phase == Phase::Ready as u8 => Phase::Ready,
+            phase if phase == Phase::Draining as u8 => Phase::Draining,
+            _ => Phase::Starting,
+        }
+    }
+
     /// Sets the reason why the node does not serve yet.
     pub fn wait_for(&self, reason: String) {
         *self
@@ -111,29 +120,29 @@ impl Node {
         let _ = self.serving.set(serving);
     }
 
-    /// The answer of `/readyz`.
-    fn readiness(&self) -> (StatusCode, String) {
+    /// The answer of `/readyz`: whether the node serves, and in what state it is.
+    pub fn readiness(&self) -> (StatusCode, String) {
         let refused = self.serving.get().and_then(Serving::refused);
-        let phase = self.phase.load(Ordering::SeqCst);
-        let why = if phase == Phase::Draining as u8 {
-            "draining: the node is stopping".to_owned()
-        } else if phase == Phase::Ready as u8 {
-            match refused {
+        let why = match self.phase() {
+            Phase::Draining => "draining: the node is stopping".to_owned(),
+            Phase::Ready => match refused {
                 None => return (StatusCode::OK, "ready\n".to_owned()),
                 Some(refused) if refused.by_most => refused.reason,
                 Some(refused) => return (StatusCode::OK, format!("ready; {}\n", refused.reason)),
+            },
+            Phase::Starting if self.serving.get().is_some() => {
+                "starting: ranges are being recovered".to_owned()
             }
-        } else if self.serving.get().is_some() {
-            "starting: ranges are being recovered".to_owned()
-        } else {
-            let waits_for = self
-                .waits_for
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            if waits_for.is_empty() {
-                "starting: the data folder is being opened".to_owned()
-            } else {
-                format!("waiting for a place in the cluster: {waits_for}")
+            Phase::Starting => {
+                let waits_for = self
+                    .waits_for
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                if waits_for.is_empty() {
+                    "starting: the data folder is being opened".to_owned()
+                } else {
+                    format!("waiting for a place in the cluster: {waits_for}")
+                }
             }
         };
         (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"))
@@ -248,7 +257,7 @@ async fn answer(
         ));
     }
     if let Some(path) = request.uri().path().strip_prefix("/api/v1/") {
-        let is_ready = node.phase.load(Ordering::SeqCst) == Phase::Ready as u8;
+        let is_ready = node.phase() == Phase::Ready;
         let Some(serving) = node.serving.get().filter(|_| is_ready) else {
             return Ok(Failure::not_serving().response());
         };

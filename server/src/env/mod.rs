@@ -7,6 +7,7 @@ mod clock;
 mod disk;
 pub mod huge_pages;
 pub mod kernel;
+pub mod notify;
 mod queue;
 pub mod reactor;
 mod runtime;
