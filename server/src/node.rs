@@ -386,15 +386,7 @@ fn start(
     let count = config.shards;
     let (orders, ordered) = watch::channel(Order::Serve);
     let (end, ended) = mpsc::unbounded_channel();
-    let node = NodeInfo {
-        cluster: folder.identity.cluster_id(),
-        id: NodeId(folder.identity.node),
-        shards: count,
-        started: StdInstant::now(),
-        limits: limits(config, &shares),
-        clients: ConnectionLimit::new(shares.clients),
-        peers: ConnectionLimit::new(shares.peers),
-    };
+    let node = info(config, folder, &shares);
     let (peers, record) = introduce(config, folder, port.address, http);
     let hlc = Hlc::new();
     let mut ready = Vec::new();
@@ -448,6 +440,19 @@ fn start(
         running: count,
     };
     Ok((shards, peers))
+}
+
+/// What each shard knows of the node.
+fn info(config: &Config, folder: &DataDir, shares: &Shares) -> NodeInfo {
+    NodeInfo {
+        cluster: folder.identity.cluster_id(),
+        id: NodeId(folder.identity.node),
+        shards: config.shards,
+        started: StdInstant::now(),
+        limits: limits(config, shares),
+        clients: ConnectionLimit::new(shares.clients),
+        peers: ConnectionLimit::new(shares.peers),
+    }
 }
 
 /// What the node is to learn of the others, and what they are to know of it.
