@@ -114,6 +114,9 @@ impl Mutant {
     ];
 }
 
+/// Whether this build can switch bugs on.
+pub const ENABLED: bool = cfg!(feature = "mutants");
+
 /// Whether a bug is switched on: never.
 #[cfg(not(feature = "mutants"))]
 #[inline(always)]

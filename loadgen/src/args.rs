@@ -1,5 +1,6 @@
 //! The command line of `loadgen`, and how it becomes a plan. Usage errors are texts.
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -45,6 +46,12 @@ pub enum Command {
     Scan(ScanArgs),
     /// Lets clients write and read few keys, and checks that what they saw is linearizable.
     Check(CheckArgs),
+    /// Writes man pages and completions into a folder, for packages.
+    #[command(hide = true)]
+    Manual {
+        /// The folder; made if it does not exist.
+        folder: PathBuf,
+    },
     /// Prints the --split-at list that makes equal ranges of the records.
     SplitKeys(SplitKeysArgs),
 }

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use serde_json::{Map, Value, json};
 
 use rangedb_loadgen::args::{CheckArgs, Cli, Command, DriveArgs, ScanArgs};
@@ -33,6 +33,11 @@ fn main() -> ExitCode {
         Command::Run(args) => drive(&args, false),
         Command::Scan(args) => scan(&args),
         Command::Check(args) => check(&args),
+        Command::Manual { folder } => rangedb_manual::write(&Cli::command(), &folder)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(|error| {
+                Trouble::Usage(format!("cannot write into {}: {error}", folder.display()))
+            }),
         Command::SplitKeys(args) => args.list().map_err(Trouble::Usage).map(|list| {
             println!("{list}");
             ExitCode::SUCCESS

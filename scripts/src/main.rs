@@ -1,5 +1,5 @@
 //! Checks and tools for the project; the short scripts in this folder call them: `xtask
-//! tidy|layers|sizes|deps|unused|generate|generated|test|soak|quickstart|cluster|bench|compare`.
+//! tidy|layers|sizes|deps|unused|generate|generated|test|package|soak|quickstart|cluster|bench|compare`.
 //!
 //! It uses only the binaries and files of the other crates. Every step prints the command that it
 //! runs.
@@ -12,6 +12,7 @@ mod generated;
 mod imports;
 mod layers;
 mod node;
+mod package;
 mod process;
 mod quickstart;
 mod sizes;
@@ -32,6 +33,8 @@ const USAGE: &str = "usage: xtask COMMAND
   tidy | layers | sizes | deps | unused | generated
                                one of its checks alone
   generate                     runs the schema compiler, which must be installed
+  package [--bin-dir DIR] [--out DIR] [--revision N] [--compression xz|gzip|none]
+                               Debian packages, a tar and their checksums
   soak SECONDS SEED            simulator and crash tests for a long time
   quickstart [--seconds N] [--data-dir DIR]
                                a node on every core, loaded and measured
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         ["unused"] => unused::run(&root()),
         ["generate"] => generated::generate(&root()),
         ["generated"] => generated::run(&root()),
+        ["package", options @ ..] => package::run(options),
         ["soak", seconds, seed] => soak::run(seconds, seed),
         ["quickstart", options @ ..] => quickstart::run(options),
         ["cluster", words @ ..] => cluster::run(words),

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, reload};
 
 use crate::config::LogFormat;
 use crate::env::threads;
@@ -29,8 +29,13 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The queue of the writing thread.
 static LOG: OnceLock<Lines> = OnceLock::new();
+/// Replaces the filter of lines.
+static FILTER: OnceLock<SetFilter> = OnceLock::new();
 /// The number of lines that were lost.
 static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// A filter's handle, whose own type names the format of lines.
+type SetFilter = Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
 
 /// The queue of lines for standard error.
 struct Lines {
@@ -46,21 +51,44 @@ struct Lines {
 /// # Errors
 /// The level is no valid filter, the thread cannot be started, or logging was started before.
 pub fn start(format: LogFormat, level: &str) -> Result<(), String> {
-    // openraft logs each step at info, and a warning for each heartbeat that a dead peer misses.
-    // The links between nodes log what operators need to know of that, once.
-    let directives = format!("{level},openraft=error,openraft_rt=error");
-    let filter = EnvFilter::try_new(&directives)
-        .map_err(|e| format!("log-level {level:?}: {e}; use error, warn, info, debug or trace"))?;
+    let filter = filter(level)?;
     start_writer().map_err(|e| format!("cannot start the thread that writes logs: {e}"))?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .log_internal_errors(false)
         .with_writer(|| Line);
     let started = match format {
-        LogFormat::Text => logs.with_ansi(false).try_init(),
-        LogFormat::Json => logs.json().flatten_event(true).try_init(),
+        LogFormat::Text => {
+            let logs = logs.with_ansi(false).with_filter_reloading();
+            let handle = logs.reload_handle();
+            FILTER.get_or_init(|| Box::new(move |filter| handle.reload(filter)));
+            logs.try_init()
+        }
+        LogFormat::Json => {
+            let logs = logs.json().flatten_event(true).with_filter_reloading();
+            let handle = logs.reload_handle();
+            FILTER.get_or_init(|| Box::new(move |filter| handle.reload(filter)));
+            logs.try_init()
+        }
     };
     started.map_err(|e| e.to_string())
+}
+
+/// Changes the level of log lines.
+///
+/// # Errors
+/// The level is no valid filter, or logging was not started.
+pub fn set_level(level: &str) -> Result<(), String> {
+    let filter = filter(level)?;
+    let set = FILTER.get().ok_or("logging was not started")?;
+    set(filter).map_err(|e| e.to_string())
+}
+
+fn filter(level: &str) -> Result<EnvFilter, String> {
+    // openraft logs each step at info, and a warning for each heartbeat that a dead peer misses.
+    // The links between nodes log what operators need to know of that, once.
+    EnvFilter::try_new(format!("{level},openraft=error,openraft_rt=error"))
+        .map_err(|e| format!("log-level {level:?}: {e}; use error, warn, info, debug or trace"))
 }
 
 fn start_writer() -> io::Result<()> {

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use rangedb_server::config::Config;
 use rangedb_server::config::raw::{BadConfig, Key, RawConfig};
 use rangedb_server::env::root::Root;
@@ -32,11 +32,20 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs a node until SIGTERM or SIGINT; a second signal ends it at once. SIGHUP is ignored.
+    /// Runs a node until SIGTERM or SIGINT; a second one ends it at once. SIGHUP reads --log-level from
+    /// the file anew.
     Start(Box<StartArgs>),
     /// Checks whether this machine, the settings and the data folder are fit for a node, and measures
     /// the disk for 5 s; the exit code is 1 if a check fails.
     Check(Box<CheckArgs>),
+    /// Writes man pages and completions into a folder, for packages.
+    #[command(hide = true)]
+    Manual {
+        /// The folder; made if it does not exist.
+        folder: PathBuf,
+    },
+    /// Prints the release, the commit it is built from, the versions of its formats, and its features.
+    Version(cli::VersionArgs),
     #[command(flatten)]
     Client(cli::CliCommand),
 }
@@ -129,6 +138,11 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Start(arguments) => start(&arguments),
         Command::Check(arguments) => check(&arguments),
+        Command::Manual { folder } => match rangedb_manual::write(&Arguments::command(), &folder) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => usage(&format!("cannot write into {}: {error}", folder.display())),
+        },
+        Command::Version(arguments) => cli::print_version(&arguments),
         Command::Client(command) => cli::run(command),
     }
 }
@@ -163,16 +177,11 @@ fn layers(arguments: &SettingsArgs) -> Result<(RawConfig, Vec<String>), BadConfi
     Ok((raw, warnings))
 }
 
-fn usage(message: String) -> ExitCode {
-    logging::last_words(&format!("rangedb: {message}"));
-    ExitCode::from(EXIT_USAGE)
-}
-
 /// Prints all checks. Without --data-dir the disk of the current folder is checked.
 fn check(arguments: &CheckArgs) -> ExitCode {
     let (mut raw, warnings) = match layers(&arguments.settings) {
         Ok(layers) => layers,
-        Err(error) => return usage(error.to_string()),
+        Err(error) => return usage(&error.to_string()),
     };
     for warning in warnings {
         logging::last_words(&format!("rangedb: {warning}"));
@@ -182,7 +191,7 @@ fn check(arguments: &CheckArgs) -> ExitCode {
     }
     let config = match Config::validate(&raw) {
         Ok(config) => config,
-        Err(error) => return usage(error.to_string()),
+        Err(error) => return usage(&error.to_string()),
     };
     let checks = check::all(&Root::of_machine(), &config, check::WRITES_TIME);
     let text = match arguments.format {
@@ -190,7 +199,7 @@ fn check(arguments: &CheckArgs) -> ExitCode {
         cli::Format::Json => format!("{}\n", check::to_json(&checks)),
     };
     if let Err(error) = write!(std::io::stdout(), "{text}") {
-        return usage(format!("cannot print the checks: {error}"));
+        return usage(&format!("cannot print the checks: {error}"));
     }
     match check::worst(&checks) {
         check::State::Fail => ExitCode::FAILURE,
@@ -198,35 +207,57 @@ fn check(arguments: &CheckArgs) -> ExitCode {
     }
 }
 
+/// Reads the settings again, and takes over the log level. Settings that cannot be read change
+/// nothing.
+fn reload(arguments: &StartArgs) {
+    let level = layers(&arguments.settings)
+        .and_then(|(raw, _)| Ok(raw.parse(Key::LogLevel, |level| Ok(level.to_owned()))?))
+        .map_err(|error| error.to_string())
+        .and_then(|level| logging::set_level(&level).map(|()| level));
+    match level {
+        Ok(level) => tracing::info!(
+            level,
+            "the log level was reloaded; other settings count from the next start"
+        ),
+        Err(error) => tracing::error!(error, "the log level was not reloaded"),
+    }
+}
+
+/// Prints why a command line, a configuration or a path on it is not valid.
+fn usage(message: &str) -> ExitCode {
+    logging::last_words(&format!("rangedb: {message}"));
+    ExitCode::from(EXIT_USAGE)
+}
+
 fn start(arguments: &StartArgs) -> ExitCode {
     signals::ignore_meaningless();
     let (raw, warnings) = match layers(&arguments.settings) {
         Ok(layers) => layers,
-        Err(error) => return usage(error.to_string()),
+        Err(error) => return usage(&error.to_string()),
     };
     if arguments.print_config {
         return match write!(std::io::stdout(), "{}", raw.print()) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => usage(format!("cannot print the settings: {error}")),
+            Err(error) => usage(&format!("cannot print the settings: {error}")),
         };
     }
     let config = match Config::validate(&raw) {
         Ok(config) => config,
-        Err(error) => return usage(error.to_string()),
+        Err(error) => return usage(&error.to_string()),
     };
     // This comes first, since every thread that is started later inherits it.
     if let Err(error) = threads::stay_on(&config.cpus) {
-        return usage(format!("cannot stay on --cpus: {error}"));
+        return usage(&format!("cannot stay on --cpus: {error}"));
     }
     if let Err(error) = logging::start(config.log, &config.log_level) {
-        return usage(error);
+        return usage(&error);
     }
     logging::abort_on_panic();
     for warning in warnings {
         tracing::warn!("{warning}");
     }
     huge_pages::begin_without();
-    match node::run(&config) {
+    match node::run(&config, &|| reload(arguments)) {
         Ok(()) => {
             logging::flush();
             ExitCode::SUCCESS

@@ -1,12 +1,14 @@
 //! The node: starts the shards, each on a thread of its own, waits for a signal, and stops them.
 //!
-//! The thread that calls [`run`] becomes the control thread: a tokio runtime for signals and the
-//! admin pages. The data path never waits for it. At a first signal the node stops after everything
-//! is durable; at a second one it ends at once. A fatal error of any shard aborts the whole
-//! process, since nothing may continue on bad state.
+//! The thread that calls [`run`] becomes the control thread: a tokio runtime for signals, the admin
+//! pages and the service manager ([`service`]). The data path never waits for it. At a first signal
+//! to stop the node stops after everything is durable; at a second one it ends at once. SIGHUP
+//! reloads what can be reloaded. A fatal error of any shard aborts the whole process, since nothing
+//! may continue on bad state.
 
 mod engine;
 mod first;
+mod service;
 
 use std::io;
 use std::sync::Arc;
@@ -35,6 +37,7 @@ use crate::shard::context::{ClientLimits, NodeInfo};
 use crate::shard::mesh::channels;
 use crate::shard::{self, Order, ShardError, ShardSetup};
 use engine::Engine;
+use service::Service;
 
 /// The time that requests in flight get to finish after the first signal.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,6 +46,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 const IO_MEMORY: usize = 64 << 10;
 /// Requests for a report that may wait in front of a shard.
 const REPORTS_MAX: usize = 4;
+/// The same for requests for a beat, of which one is made at a time.
+const BEATS_MAX: usize = 1;
 /// Signals that follow the first one within this time count as the same one: `timeout` and some
 /// supervisors signal both the process and its group.
 const REPEATED_SIGNAL_INTERVAL: Duration = Duration::from_millis(500);
@@ -78,11 +83,11 @@ pub enum NodeError {
     Shard(u16, ShardError),
 }
 
-/// Runs a node until a signal stops it.
+/// Runs a node until a signal stops it. At SIGHUP, `reload` is called on a node that serves.
 ///
 /// # Errors
 /// The node could not start, or a shard failed.
-pub fn run(config: &Config) -> Result<(), NodeError> {
+pub fn run(config: &Config, reload: &dyn Fn()) -> Result<(), NodeError> {
     check::log_at_start(config);
     kernel::check()?;
     // Check memory and descriptors before the folder is touched: for one shard, if only the folder
@@ -100,7 +105,7 @@ pub fn run(config: &Config) -> Result<(), NodeError> {
         .enable_all()
         .build();
     let runtime = runtime.map_err(|e| NodeError::Start("the control thread", e.to_string()))?;
-    let ended = runtime.block_on(control(config, shares.http));
+    let ended = runtime.block_on(control(config, shares.http, reload));
     // Do not wait for a name server that does not answer.
     runtime.shutdown_background();
     ended
@@ -210,11 +215,18 @@ struct Shards {
     running: u16,
 }
 
-/// The signals that stop the node. Their handlers are installed before the node waits for anything:
+/// What a signal tells the node to do.
+enum Wish {
+    Stop,
+    Reload,
+}
+
+/// The signals that the node obeys. Their handlers are installed before the node waits for anything:
 /// the first process of a container ignores a signal without a handler.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -223,19 +235,29 @@ impl Signals {
         Ok(Signals {
             terminate: take(SignalKind::terminate(), "the handler of SIGTERM")?,
             interrupt: take(SignalKind::interrupt(), "the handler of SIGINT")?,
+            hangup: take(SignalKind::hangup(), "the handler of SIGHUP")?,
         })
     }
 
-    /// Waits for the next signal.
+    /// Waits for the next signal to stop.
     async fn stop(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
     }
+
+    /// Waits for the next signal. A SIGHUP that came earlier counts, too.
+    async fn next(&mut self) -> Wish {
+        tokio::select! {
+            _ = self.terminate.recv() => Wish::Stop,
+            _ = self.interrupt.recv() => Wish::Stop,
+            _ = self.hangup.recv() => Wish::Reload,
+        }
+    }
 }
 
-async fn control(config: &Config, pages_max: usize) -> Result<(), NodeError> {
+async fn control(config: &Config, pages_max: usize, reload: &dyn Fn()) -> Result<(), NodeError> {
     let mut signals = Signals::take()?;
     let address = config.http.address;
     let pages = Pages::bind(address)
@@ -245,6 +267,8 @@ async fn control(config: &Config, pages_max: usize) -> Result<(), NodeError> {
     let node = Arc::new(admin::Node::new(config.http.clone()));
     tokio::spawn(pages.serve(node.clone(), pages_max));
     tokio::spawn(huge_pages::allow_from(config.huge_pages_from()));
+    let service = Arc::new(Service::new(node.clone()));
+    tokio::spawn(service.clone().inform());
 
     let prepare = async {
         let folder = open_folder(config, &node).await?;
@@ -258,6 +282,7 @@ async fn control(config: &Config, pages_max: usize) -> Result<(), NodeError> {
     let (folder, config, around, port) = tokio::select! {
         prepared = prepare => prepared?,
         () = signals.stop() => {
+            service.enter(Phase::Draining);
             tracing::info!("stopped before it had a place in a cluster");
             return Ok(());
         }
@@ -266,7 +291,7 @@ async fn control(config: &Config, pages_max: usize) -> Result<(), NodeError> {
     let listen = port.address;
     let shares = divide_descriptors(config, config.shards, folder.count_tables())?;
     tracing::info!(%shares, "file descriptors are divided");
-    let (mut shards, peers) = start(config, &folder, port, (&node, http), shares)?;
+    let (mut shards, peers) = start(config, &folder, port, (&node, &service, http), shares)?;
     let cluster = folder.identity.cluster_id();
     for found in around.found {
         peers.learn(found.node, &found.address);
@@ -278,20 +303,30 @@ async fn control(config: &Config, pages_max: usize) -> Result<(), NodeError> {
         () = signals.stop() => true,
     };
     if !stopped_early {
-        node.enter(Phase::Ready);
+        service.enter(Phase::Ready);
         let process = std::process::id();
         let count = config.shards;
         logging::announce(format!(
             "ready listen={listen} http={http} shards={count} pid={process}"
         ));
         tracing::info!(%listen, %http, shards = count, "ready");
+        serve(&service, &mut shards, &mut signals, reload).await;
+    }
+    service.enter(Phase::Draining);
+    drain(&mut shards, &mut signals).await
+}
+
+/// Serves until a signal stops the node.
+async fn serve(service: &Service, shards: &mut Shards, signals: &mut Signals, reload: &dyn Fn()) {
+    loop {
         tokio::select! {
-            () = signals.stop() => {}
+            wish = signals.next() => match wish {
+                Wish::Stop => return,
+                Wish::Reload => service.reload(reload),
+            },
             ended = shards.ended.recv() => died(ended),
         }
     }
-    node.enter(Phase::Draining);
-    drain(&mut shards, &mut signals).await
 }
 
 /// Stops all shards and waits until they have ended.
@@ -349,31 +384,25 @@ fn start(
     config: &Config,
     folder: &DataDir,
     port: Port,
-    (pages, http): (&admin::Node, std::net::SocketAddr),
+    (pages, service, http): (&admin::Node, &Service, std::net::SocketAddr),
     shares: Shares,
 ) -> Result<(Shards, Arc<Peers>), NodeError> {
     let count = config.shards;
     let (orders, ordered) = watch::channel(Order::Serve);
     let (end, ended) = mpsc::unbounded_channel();
-    let node = NodeInfo {
-        cluster: folder.identity.cluster_id(),
-        id: NodeId(folder.identity.node),
-        shards: count,
-        started: StdInstant::now(),
-        limits: limits(config, &shares),
-        clients: ConnectionLimit::new(shares.clients),
-        peers: ConnectionLimit::new(shares.peers),
-    };
+    let node = info(config, folder, &shares);
     let (peers, record) = introduce(config, folder, port.address, http);
     let hlc = Hlc::new();
     let mut ready = Vec::new();
-    let mut reports = Vec::new();
+    let (mut reports, mut beats) = (Vec::new(), Vec::new());
     let parts = channels(count).into_iter().zip(port.sockets);
     for (shard, (channels, socket)) in (0..count).zip(parts) {
         let (told, hears) = oneshot::channel();
         let (ask, asked) = mpsc::channel(REPORTS_MAX);
         ready.push(hears);
         reports.push(ask);
+        let (ask_beat, asked_beat) = mpsc::channel(BEATS_MAX);
+        beats.push(ask_beat);
         let engine = Engine::new(config, folder, &record, shard, peers.clone());
         let peers = peers.clone();
         let (hlc, orders) = (hlc.clone(), ordered.clone());
@@ -391,12 +420,14 @@ fn start(
                 socket,
                 orders,
                 reports: asked,
+                beats: asked_beat,
                 ready: told,
             })
             .await
         };
         spawn(config, shard, end.clone(), serve)?;
     }
+    service.watch(beats);
     pages.serve_from(Serving {
         shards: reports,
         cluster: folder.identity.cluster.clone(),
@@ -413,6 +444,19 @@ fn start(
         running: count,
     };
     Ok((shards, peers))
+}
+
+/// What each shard knows of the node.
+fn info(config: &Config, folder: &DataDir, shares: &Shares) -> NodeInfo {
+    NodeInfo {
+        cluster: folder.identity.cluster_id(),
+        id: NodeId(folder.identity.node),
+        shards: config.shards,
+        started: StdInstant::now(),
+        limits: limits(config, shares),
+        clients: ConnectionLimit::new(shares.clients),
+        peers: ConnectionLimit::new(shares.peers),
+    }
 }
 
 /// The addresses of the other nodes, and the record with which this node introduces itself.

@@ -17,6 +17,9 @@ const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
 /// A request for a shard's report: the channel that the report is sent to.
 pub type ReportRequest = oneshot::Sender<ShardReport>;
 
+/// A request for a shard's beat, by which the shard shows that its thread does not stand still.
+pub type BeatRequest = oneshot::Sender<()>;
+
 /// The counters of one shard's requests.
 #[derive(Clone)]
 pub struct ShardProbe {

@@ -98,6 +98,7 @@ impl TestNode {
                     socket,
                     orders,
                     reports: mpsc::channel(1).1,
+                    beats: mpsc::channel(1).1,
                     ready: told,
                 })
                 .await

@@ -59,7 +59,7 @@ pub use memtable::{Entry, Memtable, MemtableId};
 use row::Row;
 use row_cache::RowCache;
 pub use scan::{Direction, Scan, ScanRow, Step};
-pub use tables::{LsmTables, TableOptions};
+pub use tables::{LsmTables, TABLE_FORMAT, TableOptions};
 pub use version_gc::{GcRules, LiveData, VersionFilter};
 pub use write_back::PushOut;
 

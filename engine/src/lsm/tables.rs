@@ -39,8 +39,9 @@ use std::thread::JoinHandle;
 use lsm_tree::Error as TreeError;
 use lsm_tree::compaction::filter;
 use lsm_tree::{
-    AbstractTree, AnyTree, Cache, CompressionType, Config, DescriptorTable, GlobalTableId,
-    InternalValue, SequenceNumberCounter, Slice, Table, ValueType, compaction, config, table,
+    AbstractTree, AnyTree, Cache, CompressionType, Config, DescriptorTable, FormatVersion,
+    GlobalTableId, InternalValue, SequenceNumberCounter, Slice, Table, ValueType, compaction,
+    config, table,
 };
 
 use crate::lsm::memtable::{Memtable, MemtableId};
@@ -55,6 +56,8 @@ use gc::GcFactory;
 use list::Tables;
 use reader::{Mode, Reader};
 
+/// The format of the files that `lsm-tree` writes and reads.
+pub const TABLE_FORMAT: u8 = FormatVersion::V3 as u8;
 /// More than the tables that a shard can have open.
 const DESCRIPTORS: usize = 1 << 24;
 

@@ -80,6 +80,7 @@ use crate::disk_fault::{DAMAGED_ADVICE, Lack};
 use crate::limits::SEGMENT_LEN;
 use crate::memory::MemoryUse;
 use crate::types::{DataId, RangeId, ReplicaId};
+pub use batch::FORMAT;
 pub use body::Body;
 pub use group_log::GroupLog;
 pub use handle::Wal;

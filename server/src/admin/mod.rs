@@ -111,13 +111,18 @@ impl Node {
         }
     }
 
-    fn is_in(&self, phase: Phase) -> bool {
-        self.phase.load(Ordering::SeqCst) == phase as u8
-    }
-
     /// Changes the state of the node's life.
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::SeqCst);
+    }
+
+    /// The state of the node's life.
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::SeqCst) {
+            phase if phase == Phase::Ready as u8 => Phase::Ready,
+            phase if phase == Phase::Draining as u8 => Phase::Draining,
+            _ => Phase::Starting,
+        }
     }
 
     /// Sets the reason why the node does not serve yet.
@@ -244,7 +249,7 @@ async fn answer(
         });
     }
     Ok(match api {
-        Some(path) => match node.serving.get().filter(|_| node.is_in(Phase::Ready)) {
+        Some(path) => match node.serving.get().filter(|_| node.phase() == Phase::Ready) {
             Some(serving) => serving.api.answer(&path, request).await,
             None => Failure::not_serving().response(),
         },

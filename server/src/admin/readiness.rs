@@ -99,15 +99,15 @@ impl Serving {
 
 impl Node {
     /// The answer of `/readyz`.
-    pub(super) async fn readiness(&self) -> (StatusCode, String) {
+    pub async fn readiness(&self) -> (StatusCode, String) {
         let not_ready = |why: String| (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
-        if self.is_in(Phase::Draining) {
+        if self.phase() == Phase::Draining {
             return not_ready("draining: the node is stopping".to_owned());
         }
         let Some(serving) = self.serving.get() else {
             return not_ready(self.waits());
         };
-        if !self.is_in(Phase::Ready) {
+        if self.phase() != Phase::Ready {
             return not_ready("starting: ranges are being recovered".to_owned());
         }
         let refused = serving.refused();

@@ -1,5 +1,6 @@
 //! The command line's clients of a running node: `rangedb get|put|delete|cas|incr|scan|write`,
-//! `rangedb status`, `rangedb node`, `rangedb range`, `rangedb config`.
+//! `rangedb status`, `rangedb node`, `rangedb range`, `rangedb config`. `rangedb version` asks no
+//! node.
 //!
 //! A thin layer over the client library; only the binary contains it, and of the server it uses
 //! only the forms of batches, keys and values in JSON. One thread, one tokio runtime.
@@ -14,6 +15,7 @@ mod input;
 mod output;
 mod request;
 mod status;
+mod version;
 
 #[cfg(test)]
 mod tests;
@@ -24,6 +26,7 @@ use std::time::Duration;
 
 pub use args::{CliCommand, Format};
 use rangedb_client::{Client, ClientOptions, ErrorCode, Fate};
+pub use version::VersionArgs;
 
 /// The result of a command; the number is the process's exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +95,16 @@ impl From<std::io::Error> for Trouble {
 
 /// Runs one command and prints its result.
 pub fn run(command: CliCommand) -> ExitCode {
-    let exit = match execute(command) {
+    conclude(execute(command))
+}
+
+/// Prints which release and build this is.
+pub fn print_version(args: &VersionArgs) -> ExitCode {
+    conclude(version::print(args, &mut std::io::stdout()))
+}
+
+fn conclude(result: Result<Exit, Trouble>) -> ExitCode {
+    let exit = match result {
         Ok(exit) => exit,
         Err(trouble) => {
             eprintln!("rangedb: {}", trouble.message);

@@ -222,3 +222,37 @@ fn a_node_goes_by_its_own_names_and_those_of_the_settings() {
         assert!(Config::validate(&raw(&[bad])).is_err(), "{bad:?}");
     }
 }
+
+#[test]
+fn the_packaged_file_shows_every_setting_with_its_default() {
+    let text = include_str!("../../packaging/rangedb.toml");
+    let shown: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix('#'))
+        .filter(|line| line.starts_with(|first: char| first.is_ascii_lowercase()))
+        .collect();
+    let names: Vec<&str> = shown
+        .iter()
+        .filter_map(|line| line.split(" = ").next())
+        .collect();
+    for key in Key::ALL {
+        let count = names.iter().filter(|name| **name == key.name()).count();
+        assert_eq!(count, 1, "{}", key.name());
+    }
+    assert_eq!(names.len(), Key::ALL.len(), "{names:?}");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let read = |text: &str| {
+        let file = folder.path().join("rangedb.toml");
+        std::fs::write(&file, text).expect("written");
+        let mut raw = RawConfig::new();
+        raw.add_file(&file).expect("the file is valid");
+        raw
+    };
+    // As it is shipped the file changes nothing.
+    assert_eq!(read(text).print(), RawConfig::new().print());
+    let all = read(&shown.join("\n"));
+    for key in Key::ALL.iter().filter(|key| !key.default().is_empty()) {
+        let value = all.parse(*key, |value| Ok(value.to_owned()));
+        assert_eq!(value.expect("it is text"), key.default(), "{}", key.name());
+    }
+}

@@ -37,8 +37,8 @@ use rangedb_engine::shard::Opened;
 
 pub use fault::{BadFolder, advice};
 use fault::{denied, failed};
-use identity::{FORMAT, Found, read};
-pub use identity::{Identity, LogName, Membership, give_up, write_identity};
+pub use identity::{FORMAT, Identity, LogName, Membership, give_up, write_identity};
+use identity::{Found, read};
 
 /// The id of the node that bootstraps a cluster.
 pub const FOUNDER: u64 = 1;

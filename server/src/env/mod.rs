@@ -9,6 +9,7 @@ pub mod discipline;
 mod disk;
 pub mod huge_pages;
 pub mod kernel;
+pub mod notify;
 mod queue;
 pub mod reactor;
 pub mod root;

@@ -27,7 +27,7 @@ use crate::env::{GlommioRuntime, Now};
 use crate::net::port::BoundSocket;
 use crate::net::{handshake, listener};
 use crate::peers::Peers;
-use crate::probe::ReportRequest;
+use crate::probe::{BeatRequest, ReportRequest};
 use crate::world::GlommioEnv;
 use context::{Context, NodeInfo};
 use mesh::{Inbox, ShardChannels, Waiting};
@@ -76,6 +76,8 @@ pub struct ShardSetup {
     pub orders: watch::Receiver<Order>,
     /// Requests of the admin pages for a report.
     pub reports: mpsc::Receiver<ReportRequest>,
+    /// Requests for a beat; they are answered also while ranges are being recovered.
+    pub beats: mpsc::Receiver<BeatRequest>,
     /// Signals that all ranges of the shard are recovered and clients are accepted.
     pub ready: oneshot::Sender<()>,
 }
@@ -122,6 +124,7 @@ impl ShardError {
 /// # Errors
 /// It could not start, or could not make everything durable at the end.
 pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
+    let beating = reactor::spawn_local(beat(setup.beats));
     let (mesh, mut inboxes) = setup.channels.open();
     let mesh = Rc::new(mesh);
     let links = setup.world.transport.clone();
@@ -163,6 +166,7 @@ pub async fn run(setup: ShardSetup) -> Result<(), ShardError> {
         task.cancel().await;
     }
     reporting.cancel().await;
+    beating.cancel().await;
     telling.cancel().await;
     watching.cancel().await;
     Ok(())
@@ -185,6 +189,14 @@ async fn report(context: Rc<Context>, mut asked: mpsc::Receiver<ReportRequest>) 
     while let Some(reply) = cross_thread(asked.recv()).await {
         // The page may no longer wait.
         let _ = reply.send(context.report());
+    }
+}
+
+/// Answers requests for a beat.
+async fn beat(mut asked: mpsc::Receiver<BeatRequest>) {
+    while let Some(reply) = cross_thread(asked.recv()).await {
+        // Nobody waits any more if the node ends.
+        let _ = reply.send(());
     }
 }
 
