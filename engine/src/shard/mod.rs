@@ -10,6 +10,7 @@
 //! [`WriteSink`]. The way of a read: [`Shard::get`] checks the lease and looks into the tree at
 //! once.
 
+mod availability;
 mod background;
 pub mod contents;
 mod digests;
@@ -50,11 +51,12 @@ use crate::request::{Batch, Change, Expected, Read, RequestId, Target};
 use crate::tree::{OnFatal, Store};
 use crate::types::{Blob, KeyRange, Location, NodeId, RangeId, ReplicaId, Timestamp};
 use crate::wal::Wal;
+pub use availability::Availability;
 pub use digests::{DigestOptions, DigestStats};
 pub use folder::{FolderMark, Opened};
 pub use multi_get::{KeyFound, KeyTurn, Moment};
 use range_map::{RangeMap, Running};
-pub use status::{Availability, ClusterStatus, RangeStatus, ShardStatus};
+pub use status::{ClusterStatus, RangeStatus, ShardStatus};
 
 /// A range with which a new shard starts.
 #[derive(Clone, Debug)]

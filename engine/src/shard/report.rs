@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use openraft::async_runtime::{Oneshot, OneshotSender};
 
-use super::{Availability, Inner, Running};
+use super::availability::majority_is_there;
+use super::{Inner, Running};
 use crate::cluster::message::{Follower, HeldReplica, HighestIds, LedRange, Report};
 use crate::cluster::record::Row;
 use crate::env::{AsyncRuntime, Env, Instant, Now};
@@ -16,10 +17,9 @@ use crate::range::leadership::Leading;
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
 use crate::range::sink::Once;
-use crate::range::state::RangeState;
-use crate::range::{Descriptor, RaftGroup, ReplicaPlace};
+use crate::range::{RaftGroup, ReplicaPlace};
 use crate::request::{Batch, RequestId};
-use crate::types::{ClientId, NodeId, ReplicaId, Timestamp};
+use crate::types::{ClientId, NodeId, Timestamp};
 
 /// Most rows in one write.
 const ROWS_OF_WRITE: usize = 256;
@@ -122,46 +122,6 @@ fn led<E: Env>(
             descriptor,
         }
     })
-}
-
-/// Whether a majority of the voters is alive as far as this shard knows: they are `me`, or their
-/// shards send heartbeats.
-fn majority_is_there<E: Env>(
-    inner: &Inner<E>,
-    raft: &RaftGroup<E>,
-    (me, voters, descriptor): (ReplicaId, &[ReplicaId], &Descriptor),
-    now: Now<E>,
-) -> bool {
-    let is_there = |id| {
-        let place = descriptor.location(id);
-        let is_there = |place| inner.liveness.is_there(place, now) && !raft.has_lost(id);
-        id == me || place.is_some_and(is_there)
-    };
-    let there = voters.iter().filter(|id| is_there(**id)).count();
-    there * 2 > voters.len()
-}
-
-/// Whether the range of a replica can be served, as far as this shard knows. That of a replica which
-/// is not a member, or not yet, is no concern of this shard.
-pub(super) fn availability<E: Env>(
-    inner: &Inner<E>,
-    replica: &Replica<E>,
-    raft: &RaftGroup<E>,
-    now: Now<E>,
-) -> Availability {
-    let me = replica.group.replica;
-    let is_there = |state: &RangeState| {
-        let (voters, _) = raft::voters(&state.membership.body).unwrap_or_default();
-        let is_member = state.descriptor.location(me).is_some() && !voters.is_empty();
-        !is_member || majority_is_there(inner, raft, (me, &voters, &state.descriptor), now)
-    };
-    if replica.is_halted() {
-        Availability::Halted
-    } else if raft.has_lease() || replica.with_state(is_there) {
-        Availability::Available
-    } else {
-        Availability::NoQuorum
-    }
 }
 
 fn held<E: Env>(replica: &Replica<E>, raft: &RaftGroup<E>, now: Now<E>) -> HeldReplica {

@@ -5,21 +5,11 @@ use crate::env::{Env, Instant, Now};
 use crate::lsm::LsmStats;
 use crate::memory::MemoryUse;
 use crate::range::Route;
-use crate::shard::{DigestStats, Inner, report};
+use crate::shard::availability::{Availability, availability};
+use crate::shard::{DigestStats, Inner};
 use crate::tree::cold_reads::ColdReadStats;
 use crate::types::{DataId, ReplicaId, Timestamp};
 use crate::wal::WalStats;
-
-/// Whether a range can be served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Availability {
-    /// A majority of its voters is alive.
-    Available,
-    /// No majority of its voters is alive.
-    NoQuorum,
-    /// It serves nothing, because its replicas hold different rows and no majority agrees.
-    Halted,
-}
 
 /// The status of a range on this shard.
 #[derive(Clone, Debug)]
@@ -112,7 +102,7 @@ pub(super) fn ranges<E: Env>(inner: &Inner<E>) -> Vec<RangeStatus> {
     let now = Now::<E>::now();
     let ranges = inner.ranges.groups().into_iter().map(|(replica, raft)| {
         let leading = replica.leading();
-        let availability = report::availability(inner, &replica, &raft, now);
+        let availability = availability(inner, &replica, &raft, now);
         let index = |id: Option<crate::wal::LogId>| id.map_or(0, |id| id.index);
         replica.with_state(|state| RangeStatus {
             route: state.descriptor.route(replica.leadership.leader()),
