@@ -20,6 +20,7 @@
 //! readers need; with the counter itself it would keep files that were replaced.
 
 mod background;
+mod block_rows;
 mod failure;
 mod fetcher;
 mod form;
@@ -28,9 +29,11 @@ mod index;
 mod list;
 mod reader;
 mod retry;
+mod run_iter;
+mod table_iter;
 mod table_reader;
 
-use std::ops::{Bound, Range};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc};
@@ -54,6 +57,8 @@ use failure::failed;
 use gc::GcFactory;
 use list::Tables;
 use reader::{Mode, Reader};
+use run_iter::Interval;
+pub use run_iter::RunIter;
 
 /// More than the tables that a shard can have open.
 const DESCRIPTORS: usize = 1 << 24;
@@ -270,88 +275,6 @@ impl Drop for LsmTables {
     }
 }
 
-type RangeIter = Box<dyn DoubleEndedIterator<Item = Result<InternalValue, TreeError>> + Send>;
-
-/// Iterates over an interval of one run of tables. It opens a table when it reaches it.
-pub struct RunIter {
-    /// The list that keeps the tables' files.
-    held: Arc<Tables>,
-    folder: Arc<Path>,
-    run: usize,
-    direction: Direction,
-    bounds: (Bound<Slice>, Bound<Slice>),
-    /// Indexes of the tables that were not opened yet.
-    left: Range<usize>,
-    open: Option<RangeIter>,
-}
-
-impl RunIter {
-    /// Opens the next table.
-    fn open_next(&mut self) -> Option<RangeIter> {
-        // A bound costs a seek in every block that is read. So the first table alone gets the one where
-        // the interval begins, and none gets the other: rows are compared with it.
-        let is_first = self.open.is_none();
-        let begin = |bound: &Bound<Slice>| match is_first {
-            true => bound.clone(),
-            false => Bound::Unbounded,
-        };
-        let (at, bounds) = match self.direction {
-            Direction::Forward => (self.left.next()?, (begin(&self.bounds.0), Bound::Unbounded)),
-            Direction::Reverse => (
-                self.left.next_back()?,
-                (Bound::Unbounded, begin(&self.bounds.1)),
-            ),
-        };
-        let reader = self.held.runs.get(self.run)?.tables.get(at)?;
-        Some(Box::new(reader.table.range(bounds)))
-    }
-
-    /// Whether a key lies beyond the end of the interval.
-    fn is_beyond(&self, key: &Slice) -> bool {
-        match (self.direction, &self.bounds) {
-            (Direction::Forward, (_, Bound::Included(high))) => key > high,
-            (Direction::Forward, (_, Bound::Excluded(high))) => key >= high,
-            (Direction::Reverse, (Bound::Included(low), _)) => key < low,
-            (Direction::Reverse, (Bound::Excluded(low), _)) => key <= low,
-            (Direction::Forward, (_, Bound::Unbounded))
-            | (Direction::Reverse, (Bound::Unbounded, _)) => false,
-        }
-    }
-
-    fn row(&self, item: Result<InternalValue, TreeError>) -> Result<TableRow<Slice>, LsmError> {
-        match item {
-            Ok(item) => Ok(TableRow {
-                version: Timestamp(item.key.seqno),
-                key: item.key.user_key,
-                row: item.value,
-            }),
-            Err(error) => Err(failed(&self.folder, "scan", &error)),
-        }
-    }
-}
-
-impl Iterator for RunIter {
-    type Item = Result<TableRow<Slice>, LsmError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let item = match (&mut self.open, self.direction) {
-                (Some(rows), Direction::Forward) => rows.next(),
-                (Some(rows), Direction::Reverse) => rows.next_back(),
-                (None, _) => None,
-            };
-            match item {
-                Some(Ok(item)) if self.is_beyond(&item.key.user_key) => {
-                    (self.open, self.left) = (None, 0..0);
-                    return None;
-                }
-                Some(item) => return Some(self.row(item)),
-                None => self.open = Some(self.open_next()?),
-            }
-        }
-    }
-}
-
 impl TableStore for LsmTables {
     type Slice = Slice;
     type Iter = RunIter;
@@ -389,6 +312,7 @@ impl TableStore for LsmTables {
     fn runs(&self, bounds: Bounds<'_>, direction: Direction) -> Vec<RunIter> {
         // Only the tables from `low` to `high` can have keys in the interval.
         let tables = &self.reader.tables;
+        let interval = Arc::new(Interval::new(bounds, direction));
         let runs = tables.runs.iter().enumerate().filter_map(|(at, run)| {
             let low = match bounds.0 {
                 Bound::Unbounded => 0,
@@ -398,17 +322,22 @@ impl TableStore for LsmTables {
                 Bound::Unbounded => run.tables.len(),
                 Bound::Included(end) | Bound::Excluded(end) => run.first_after(end),
             };
-            (low < high).then(|| RunIter {
-                held: tables.clone(),
-                folder: self.folder.clone(),
-                run: at,
-                direction,
-                bounds: (bounds.0.map(Slice::from), bounds.1.map(Slice::from)),
-                left: low..high,
-                open: None,
-            })
+            (low < high).then(|| RunIter::new(tables, at, low..high, &interval, &self.folder))
         });
         runs.collect()
+    }
+
+    fn next(
+        run: &mut RunIter,
+        shard: Option<&LsmTables>,
+    ) -> Result<Option<TableRow<Slice>>, LsmError> {
+        let row = run.next(shard.map(|shard| &shard.reader));
+        let row = row.map_err(|error| failed(&run.folder, "scan", &error))?;
+        Ok(row.map(|row| TableRow {
+            version: Timestamp(row.key.seqno),
+            key: row.key.user_key,
+            row: row.value,
+        }))
     }
 
     fn fresh_memtable(&mut self) -> Memtable {

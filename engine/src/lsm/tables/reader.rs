@@ -45,6 +45,13 @@ pub(super) fn split_budget(cache_bytes: u64) -> (u64, u64) {
     (cache_bytes - scans, scans)
 }
 
+/// Which table of the list is meant.
+#[derive(Clone, Copy)]
+pub(super) struct TablePlace {
+    pub(super) run: usize,
+    pub(super) table: usize,
+}
+
 /// Where the block cache keeps the blocks of a table.
 struct Place {
     table: u64,
@@ -165,6 +172,25 @@ impl Reader {
             }
         }
         Ok(Lookup::Found(None))
+    }
+
+    fn place(&self, at: TablePlace) -> Option<&Place> {
+        self.places.get(at.run)?.get(at.table)
+    }
+
+    /// The content of a block, if it is in the cache.
+    pub(super) fn cached_block(&self, table: TablePlace, number: usize) -> Option<Slice> {
+        let slots = self.place(table)?.slots;
+        let mut cache = self.cache.borrow_mut();
+        Some(cache.get(slots, number)?.as_slice().clone())
+    }
+
+    /// Puts a block into the cache.
+    pub(super) fn cache_block(&self, table: TablePlace, number: usize, block: DataBlock) {
+        if let Some(place) = self.place(table) {
+            let mut cache = self.cache.borrow_mut();
+            cache.insert(place.slots, number, block);
+        }
     }
 
     /// The table with this id, and its place in the block cache; `None` if it is not in the list.

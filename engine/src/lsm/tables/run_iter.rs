@@ -1,0 +1,186 @@
+//! Iterates over an interval of one run of tables, in either direction.
+//!
+//! It opens a table when it reaches it: by a [`TableIter`], or, if the table has a form that the reader
+//! does not know, by `lsm-tree`'s own iterator. Those find the place of the first row; rows that lie
+//! before the interval or beyond it are left out here.
+//!
+//! It holds nothing of the shard but the list of tables, so it may be moved to another thread. On the
+//! shard's thread each call gets the shard's [`Reader`], whose block cache only that thread may touch.
+
+use std::ops::{Bound, Range};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::list::Tables;
+use super::reader::{Reader, TablePlace};
+use super::table_iter::TableIter;
+use super::{InternalValue, Slice, TreeError};
+use crate::lsm::{Bounds, Direction};
+
+/// An interval of keys, and the direction in which it is walked.
+pub(super) struct Interval {
+    low: Bound<Slice>,
+    high: Bound<Slice>,
+    pub(super) direction: Direction,
+}
+
+impl Interval {
+    pub(super) fn new((low, high): Bounds<'_>, direction: Direction) -> Interval {
+        Interval {
+            low: low.map(Slice::from),
+            high: high.map(Slice::from),
+            direction,
+        }
+    }
+
+    /// Its bounds.
+    pub(super) fn bounds(&self) -> Bounds<'_> {
+        let low = self.low.as_ref().map(Slice::as_slice);
+        (low, self.high.as_ref().map(Slice::as_slice))
+    }
+
+    fn is_below(&self, key: &[u8]) -> bool {
+        match &self.low {
+            Bound::Included(low) => key < low.as_slice(),
+            Bound::Excluded(low) => key <= low.as_slice(),
+            Bound::Unbounded => false,
+        }
+    }
+
+    fn is_above(&self, key: &[u8]) -> bool {
+        match &self.high {
+            Bound::Included(high) => key > high.as_slice(),
+            Bound::Excluded(high) => key >= high.as_slice(),
+            Bound::Unbounded => false,
+        }
+    }
+
+    /// Whether a key comes before the interval, in its direction.
+    pub(super) fn is_before(&self, key: &[u8]) -> bool {
+        match self.direction {
+            Direction::Forward => self.is_below(key),
+            Direction::Reverse => self.is_above(key),
+        }
+    }
+
+    /// Whether a key comes after the interval, in its direction.
+    fn is_beyond(&self, key: &[u8]) -> bool {
+        match self.direction {
+            Direction::Forward => self.is_above(key),
+            Direction::Reverse => self.is_below(key),
+        }
+    }
+}
+
+type ForeignIter = Box<dyn DoubleEndedIterator<Item = Result<InternalValue, TreeError>> + Send>;
+
+/// The rows of an open table.
+enum Rows {
+    Ours(TableIter),
+    /// Those of a table that `lsm-tree` reads.
+    Foreign(ForeignIter),
+}
+
+/// Iterates over an interval of one run of tables.
+pub struct RunIter {
+    /// The list that keeps the tables' files.
+    held: Arc<Tables>,
+    /// The folder of the tables, for errors.
+    pub(super) folder: Arc<Path>,
+    run: usize,
+    interval: Arc<Interval>,
+    /// Indexes of the tables that were not opened yet.
+    left: Range<usize>,
+    open: Option<Rows>,
+    /// Whether a row was met that does not lie before the interval. Then none comes any more.
+    has_begun: bool,
+}
+
+impl RunIter {
+    /// The rows of the interval in some tables of a run.
+    pub(super) fn new(
+        held: &Arc<Tables>,
+        run: usize,
+        tables: Range<usize>,
+        interval: &Arc<Interval>,
+        folder: &Arc<Path>,
+    ) -> RunIter {
+        RunIter {
+            held: held.clone(),
+            folder: folder.clone(),
+            run,
+            interval: interval.clone(),
+            left: tables,
+            open: None,
+            has_begun: false,
+        }
+    }
+
+    /// The next row. On the shard's thread, `shard` is the shard's reader.
+    ///
+    /// # Errors
+    /// A block cannot be read or is damaged.
+    pub(super) fn next(
+        &mut self,
+        shard: Option<&Reader>,
+    ) -> Result<Option<InternalValue>, TreeError> {
+        // The cache knows blocks by the places of their tables in the newest list.
+        let shard = shard.filter(|shard| Arc::ptr_eq(&shard.tables, &self.held));
+        loop {
+            let (row, may_be_beyond) = match &mut self.open {
+                Some(Rows::Ours(rows)) => {
+                    let row = rows.next(&self.interval, shard)?;
+                    (row, rows.is_in_last_block())
+                }
+                Some(Rows::Foreign(rows)) => {
+                    let row = match self.interval.direction {
+                        Direction::Forward => rows.next(),
+                        Direction::Reverse => rows.next_back(),
+                    };
+                    (row.transpose()?, true)
+                }
+                None => (None, false),
+            };
+            let Some(row) = row else {
+                self.open = self.open_next();
+                if self.open.is_none() {
+                    return Ok(None);
+                }
+                continue;
+            };
+            let key = row.key.user_key.as_slice();
+            if !self.has_begun && self.interval.is_before(key) {
+                continue;
+            }
+            self.has_begun = true;
+            if may_be_beyond && self.interval.is_beyond(key) {
+                (self.open, self.left) = (None, 0..0);
+                return Ok(None);
+            }
+            return Ok(Some(row));
+        }
+    }
+
+    /// Opens the next table.
+    fn open_next(&mut self) -> Option<Rows> {
+        let table = self.interval.direction.take(&mut self.left)?;
+        let reader = self.held.runs.get(self.run)?.tables.get(table)?;
+        if let Some(index) = &reader.index {
+            let run = self.run;
+            let place = TablePlace { run, table };
+            let rows = TableIter::new(reader, index, place, &self.interval);
+            return Some(Rows::Ours(rows));
+        }
+        // A bound costs `lsm-tree` a seek in every block that it reads. So only the table where the
+        // interval begins gets one.
+        let begin = |bound: &Bound<Slice>| match self.has_begun {
+            true => Bound::Unbounded,
+            false => bound.clone(),
+        };
+        let bounds = match self.interval.direction {
+            Direction::Forward => (begin(&self.interval.low), Bound::Unbounded),
+            Direction::Reverse => (Bound::Unbounded, begin(&self.interval.high)),
+        };
+        Some(Rows::Foreign(Box::new(reader.table.range(bounds))))
+    }
+}
