@@ -11,8 +11,8 @@
 //! the tree's lock is held over fsyncs while a new version of the tree is installed. The flusher
 //! drops the lists and memtables that the shard no longer needs: the last holder of a table unlinks
 //! its file, which takes too long for the shard's thread. Point reads go through a [`reader`] of our
-//! own, scans through `lsm-tree`. Each table of a published list has its file open once for both,
-//! because a read must not open a file by a name that may be gone: `lsm-tree` takes the descriptor
+//! own, scans through a [`run_iter`]; `lsm-tree` reads only the tables whose form they do not know. Each
+//! table of a published list has its file open once for all of them, because a read must not open a file by a name that may be gone: `lsm-tree` takes the descriptor
 //! from its descriptor table, which never evicts one.
 //!
 //! Flushes and compactions pass the tree's own counter, a small number, plus one to `lsm-tree` as
@@ -23,6 +23,8 @@ mod background;
 mod block_rows;
 mod failure;
 mod fetcher;
+#[cfg(test)]
+mod fixture;
 mod form;
 mod gc;
 mod index;
@@ -33,7 +35,6 @@ mod run_iter;
 mod table_iter;
 mod table_reader;
 
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc};
@@ -57,7 +58,6 @@ use failure::failed;
 use gc::GcFactory;
 use list::Tables;
 use reader::{Mode, Reader};
-use run_iter::Interval;
 pub use run_iter::RunIter;
 
 /// More than the tables that a shard can have open.
@@ -186,8 +186,8 @@ impl LsmTables {
         let rules = Arc::new(Mutex::new(None));
         let write_back = WriteBack::new(&options.folder, options.push_out);
         let gc = GcFactory::new(rules.clone(), write_back.clone());
-        let (cache_bytes, scan_cache_bytes) = reader::split_budget(options.cache_bytes);
-        let cache = Arc::new(Cache::with_capacity_bytes(scan_cache_bytes));
+        let (cache_bytes, foreign_cache_bytes) = reader::split_budget(options.cache_bytes);
+        let cache = Arc::new(Cache::with_capacity_bytes(foreign_cache_bytes));
         let config = Config::new(
             &options.folder,
             counter.clone(),
@@ -310,21 +310,7 @@ impl TableStore for LsmTables {
     }
 
     fn runs(&self, bounds: Bounds<'_>, direction: Direction) -> Vec<RunIter> {
-        // Only the tables from `low` to `high` can have keys in the interval.
-        let tables = &self.reader.tables;
-        let interval = Arc::new(Interval::new(bounds, direction));
-        let runs = tables.runs.iter().enumerate().filter_map(|(at, run)| {
-            let low = match bounds.0 {
-                Bound::Unbounded => 0,
-                Bound::Included(start) | Bound::Excluded(start) => run.first_at_or_after(start),
-            };
-            let high = match bounds.1 {
-                Bound::Unbounded => run.tables.len(),
-                Bound::Included(end) | Bound::Excluded(end) => run.first_after(end),
-            };
-            (low < high).then(|| RunIter::new(tables, at, low..high, &interval, &self.folder))
-        });
-        runs.collect()
+        run_iter::runs(&self.reader.tables, &self.folder, bounds, direction)
     }
 
     fn next(
@@ -408,13 +394,13 @@ impl TableStore for LsmTables {
 
     fn block_cache(&self) -> MemoryUse {
         let [used, budget, hits, misses] = self.reader.cache_use();
-        let of_scans = self.shared.tree.metrics();
+        let foreign = self.shared.tree.metrics();
         MemoryUse {
             name: "block_cache",
             used: used + self.cache.size(),
             bound: budget + self.cache.capacity(),
-            hits: hits + of_scans.block_load_cached_count() as u64,
-            misses: misses + of_scans.block_load_io_count() as u64,
+            hits: hits + foreign.block_load_cached_count() as u64,
+            misses: misses + foreign.block_load_io_count() as u64,
         }
     }
 }

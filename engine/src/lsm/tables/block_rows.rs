@@ -11,6 +11,9 @@
 //!
 //! Pure; a run's iterator holds it, on any thread.
 
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
 
 use super::table::block::decoder::ParsedItem;
@@ -73,11 +76,15 @@ impl Fields<'_> {
             }
             None => None,
         };
+        let key = self.sized()?;
+        // `lsm-tree` panics over a key that is longer.
+        let shared = prefix.as_ref().map_or(0, |shared| shared.1 - shared.0);
+        u16::try_from(shared + (key.1 - key.0)).ok()?;
         Some(DataBlockParsedItem {
             value_type,
             seqno,
             prefix,
-            key: self.sized()?,
+            key,
             value: match value_type.is_tombstone() {
                 true => None,
                 false => Some(self.sized()?),

@@ -11,8 +11,9 @@
 //!
 //! The [`Reader`] and its cache belong to the shard's thread.
 //!
-//! The cache gets all of the shard's budget for blocks but an eighth. That eighth is `lsm-tree`'s own
-//! cache: scans use it, and tables of unknown forms. Compactions use no cache.
+//! Scans find the blocks of gets in the cache, too; see [`super::table_iter`] for what they add. The cache
+//! gets all of the shard's budget for blocks but a part in 32. That part is `lsm-tree`'s own cache, which
+//! tables of unknown forms use. Compactions use no cache.
 
 mod block_cache;
 #[cfg(test)]
@@ -41,8 +42,8 @@ pub(super) enum Mode {
 
 /// The budgets of the block cache and of `lsm-tree`'s cache; see the module.
 pub(super) fn split_budget(cache_bytes: u64) -> (u64, u64) {
-    let scans = cache_bytes / 8;
-    (cache_bytes - scans, scans)
+    let foreign = cache_bytes / 32;
+    (cache_bytes - foreign, foreign)
 }
 
 /// Which table of the list is meant.

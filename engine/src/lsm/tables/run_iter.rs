@@ -7,6 +7,9 @@
 //! It holds nothing of the shard but the list of tables, so it may be moved to another thread. On the
 //! shard's thread each call gets the shard's [`Reader`], whose block cache only that thread may touch.
 
+#[cfg(test)]
+mod tests;
+
 use std::ops::{Bound, Range};
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +28,7 @@ pub(super) struct Interval {
 }
 
 impl Interval {
-    pub(super) fn new((low, high): Bounds<'_>, direction: Direction) -> Interval {
+    fn new((low, high): Bounds<'_>, direction: Direction) -> Interval {
         Interval {
             low: low.map(Slice::from),
             high: high.map(Slice::from),
@@ -96,26 +99,38 @@ pub struct RunIter {
     has_begun: bool,
 }
 
-impl RunIter {
-    /// The rows of the interval in some tables of a run.
-    pub(super) fn new(
-        held: &Arc<Tables>,
-        run: usize,
-        tables: Range<usize>,
-        interval: &Arc<Interval>,
-        folder: &Arc<Path>,
-    ) -> RunIter {
-        RunIter {
+/// An iterator for each run of the list that may have keys in the interval.
+pub(super) fn runs(
+    held: &Arc<Tables>,
+    folder: &Arc<Path>,
+    bounds: Bounds<'_>,
+    direction: Direction,
+) -> Vec<RunIter> {
+    let interval = Arc::new(Interval::new(bounds, direction));
+    let runs = held.runs.iter().enumerate().filter_map(|(at, run)| {
+        // Only the tables from `low` to `high` can have keys in the interval.
+        let low = match bounds.0 {
+            Bound::Unbounded => 0,
+            Bound::Included(start) | Bound::Excluded(start) => run.first_at_or_after(start),
+        };
+        let high = match bounds.1 {
+            Bound::Unbounded => run.tables.len(),
+            Bound::Included(end) | Bound::Excluded(end) => run.first_after(end),
+        };
+        (low < high).then(|| RunIter {
             held: held.clone(),
             folder: folder.clone(),
-            run,
+            run: at,
             interval: interval.clone(),
-            left: tables,
+            left: low..high,
             open: None,
             has_begun: false,
-        }
-    }
+        })
+    });
+    runs.collect()
+}
 
+impl RunIter {
     /// The next row. On the shard's thread, `shard` is the shard's reader.
     ///
     /// # Errors
