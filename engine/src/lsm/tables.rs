@@ -28,6 +28,7 @@ mod fixture;
 mod form;
 mod gc;
 mod index;
+mod interval;
 mod list;
 mod reader;
 mod retry;

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use super::block_rows::BlockRows;
 use super::index::Index;
+use super::interval::Interval;
 use super::reader::{Reader, TablePlace};
-use super::run_iter::Interval;
 use super::table_reader::TableReader;
 use super::{InternalValue, Slice, TreeError};
 use crate::types::ColdBlock;
