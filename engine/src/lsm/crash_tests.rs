@@ -54,11 +54,8 @@ fn number(name: &str) -> Option<u64> {
 
 /// Checks that the tables hold exactly the inserts up to some version, and returns that version.
 fn check(lsm: &Lsm<LsmTables>, seed: u64, flushed: u64, collected: u64) -> u64 {
-    let runs = lsm
-        .store
-        .runs((Bound::Unbounded, Bound::Unbounded), Direction::Forward);
-    let rows = runs.into_iter().flatten();
-    let found = rows.map(|row| row.expect("readable").version.0).max();
+    let rows = super::tests::rows_in_tables(&lsm.store);
+    let found = rows.iter().map(|row| row.version.0).max();
     let mut last = found.unwrap_or(0).max(flushed);
     while let Err(what) = compare(lsm, seed, last, collected) {
         // The last inserts may have been tombstones, which a compaction has dropped.

@@ -278,10 +278,8 @@ fn table_row((key, row): (&RunKey, &Bytes)) -> TableRow<Bytes> {
     }
 }
 
-impl Iterator for RunIter {
-    type Item = Result<TableRow<Bytes>, LsmError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
+impl RunIter {
+    fn next(&mut self) -> Option<TableRow<Bytes>> {
         let mut rows = self.left()?;
         let row = table_row(match self.direction {
             Direction::Forward => rows.next()?,
@@ -292,7 +290,7 @@ impl Iterator for RunIter {
             Direction::Forward => self.front = taken,
             Direction::Reverse => self.back = taken,
         }
-        Some(Ok(row))
+        Some(row)
     }
 }
 
@@ -377,6 +375,13 @@ impl TableStore for MemoryTables {
             back: back.clone(),
         });
         runs.collect()
+    }
+
+    fn next(
+        run: &mut RunIter,
+        _: Option<&MemoryTables>,
+    ) -> Result<Option<TableRow<Bytes>>, LsmError> {
+        Ok(run.next())
     }
 
     fn fresh_memtable(&mut self) -> Memtable {

@@ -99,9 +99,9 @@ pub struct TableRow<S> {
 pub trait TableStore: Sized + 'static {
     /// Bytes read from a table. They are not copied but share the memory of their block.
     type Slice: AsRef<[u8]> + Clone;
-    /// Iterates over an interval of one run of tables. It yields all versions in the order of its
-    /// [`Direction`], and may be moved to another thread.
-    type Iter: Iterator<Item = Result<TableRow<Self::Slice>, LsmError>> + Send + 'static;
+    /// Iterates over an interval of one run of tables; see [`TableStore::next`]. It may be moved to
+    /// another thread.
+    type Iter: Send + 'static;
 
     /// The newest version of a key at or below `at`: header and value. `hash` is the key's
     /// [`keys::row_hash`].
@@ -133,6 +133,15 @@ pub trait TableStore: Sized + 'static {
     fn on_fetched(&mut self, call: Arc<dyn Fn() + Send + Sync>);
     /// One iterator for each run that may have keys in the interval.
     fn runs(&self, bounds: Bounds<'_>, direction: Direction) -> Vec<Self::Iter>;
+    /// The next version in a run, in the order of its [`Direction`]. On the shard's thread, `shard` is
+    /// the store that gave the iterator, whose cached blocks are used; another thread has none.
+    ///
+    /// # Errors
+    /// A file cannot be read or is damaged.
+    fn next(
+        run: &mut Self::Iter,
+        shard: Option<&Self>,
+    ) -> Result<Option<TableRow<Self::Slice>>, LsmError>;
     /// An empty memtable.
     fn fresh_memtable(&mut self) -> Memtable;
     /// Queues a frozen memtable, to be flushed after those queued before it.
@@ -304,6 +313,7 @@ impl<T: TableStore> Part<T> {
             bounds,
             at,
             Direction::Forward,
+            None,
         )?)
     }
 }
@@ -377,8 +387,7 @@ impl<T: TableStore> Lsm<T> {
         at: Timestamp,
     ) -> Result<Scan<'a, T>, LsmError> {
         let runs = self.store.runs(bounds, direction);
-        let scan = Scan::new(self.memtables(), runs, bounds, at, direction)?;
-        Ok(scan.in_tree(self))
+        Scan::new(self.memtables(), runs, bounds, at, direction, Some(self))
     }
 
     /// An interval of everything but the active memtable, which another thread may scan.

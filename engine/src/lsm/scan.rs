@@ -16,7 +16,7 @@
 mod tests;
 
 use std::cmp::Reverse;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 
 use crate::lsm::memtable::{self, Entry, Memtable};
 use crate::lsm::{Bounds, Found, Lsm, LsmError, TableRow, TableStore, row};
@@ -36,6 +36,16 @@ pub enum Direction {
     Forward,
     /// Descending. Of each key, the oldest version comes first.
     Reverse,
+}
+
+impl Direction {
+    /// Takes the next number of a range in this direction.
+    pub(super) fn take(self, range: &mut Range<usize>) -> Option<usize> {
+        match self {
+            Direction::Forward => range.next(),
+            Direction::Reverse => range.next_back(),
+        }
+    }
 }
 
 /// The next thing in a scan.
@@ -144,13 +154,21 @@ enum Items<'a, T: TableStore> {
 }
 
 impl<'a, T: TableStore> Items<'a, T> {
-    fn next(&mut self, direction: Direction) -> Result<Option<Item<'a, T::Slice>>, LsmError> {
+    /// The next item. `tree` is the tree whose tables are read, if this is its shard's thread.
+    fn next(
+        &mut self,
+        direction: Direction,
+        tree: Option<&Lsm<T>>,
+    ) -> Result<Option<Item<'a, T::Slice>>, LsmError> {
         Ok(match self {
             Items::Memtable(rows) => match direction {
                 Direction::Forward => rows.next().map(Item::of_memtable),
                 Direction::Reverse => rows.next_back().map(Item::of_memtable),
             },
-            Items::Run(rows) => rows.next().transpose()?.map(Item::of_table),
+            Items::Run(rows) => {
+                let row = T::next(rows, tree.map(|tree| &tree.store))?;
+                row.map(Item::of_table)
+            }
         })
     }
 }
@@ -179,8 +197,10 @@ pub struct Scan<'a, T: TableStore> {
     common: usize,
     at: Timestamp,
     direction: Direction,
-    /// Where the scan opens its tables again. A part of a tree cannot do that, and passes over all
-    /// versions one by one.
+    /// Whose cached blocks the scan uses, and where it opens its tables again. A [`Part`] of a tree
+    /// has none: it reads from the files, and passes over all versions one by one.
+    ///
+    /// [`Part`]: crate::lsm::Part
     tree: Option<&'a Lsm<T>>,
     /// Versions that were looked at.
     looked: usize,
@@ -193,6 +213,7 @@ impl<'a, T: TableStore> Scan<'a, T> {
         bounds: Bounds<'a>,
         at: Timestamp,
         direction: Direction,
+        tree: Option<&'a Lsm<T>>,
     ) -> Result<Scan<'a, T>, LsmError> {
         let sources_about = runs.len() + 2;
         let mut scan = Scan {
@@ -202,7 +223,7 @@ impl<'a, T: TableStore> Scan<'a, T> {
             common: common_len(bounds),
             at,
             direction,
-            tree: None,
+            tree,
             looked: 0,
         };
         for memtable in memtables {
@@ -214,17 +235,9 @@ impl<'a, T: TableStore> Scan<'a, T> {
         Ok(scan)
     }
 
-    /// A scan that passes over the versions of a key at once where they are many.
-    pub(super) fn in_tree(self, tree: &'a Lsm<T>) -> Scan<'a, T> {
-        Scan {
-            tree: Some(tree),
-            ..self
-        }
-    }
-
     /// Adds a source. One without an item is dropped.
     fn add(&mut self, mut items: Items<'a, T>) -> Result<(), LsmError> {
-        if let Some(head) = items.next(self.direction)? {
+        if let Some(head) = items.next(self.direction, self.tree)? {
             self.place(self.sources.len(), &head);
             let head = Some(head);
             self.sources.push(Source { head, items });
@@ -266,7 +279,7 @@ impl<'a, T: TableStore> Scan<'a, T> {
         };
         self.looked += 1;
         let item = source.head.take();
-        if let Some(next) = source.items.next(self.direction)? {
+        if let Some(next) = source.items.next(self.direction, self.tree)? {
             self.place(at, &next);
             if let Some(source) = self.sources.get_mut(at) {
                 source.head = Some(next);

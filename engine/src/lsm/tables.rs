@@ -11,8 +11,8 @@
 //! the tree's lock is held over fsyncs while a new version of the tree is installed. The flusher
 //! drops the lists and memtables that the shard no longer needs: the last holder of a table unlinks
 //! its file, which takes too long for the shard's thread. Point reads go through a [`reader`] of our
-//! own, scans through `lsm-tree`. Each table of a published list has its file open once for both,
-//! because a read must not open a file by a name that may be gone: `lsm-tree` takes the descriptor
+//! own, scans through a [`run_iter`]; `lsm-tree` reads only the tables whose form they do not know. Each
+//! table of a published list has its file open once for all of them, because a read must not open a file by a name that may be gone: `lsm-tree` takes the descriptor
 //! from its descriptor table, which never evicts one.
 //!
 //! Flushes and compactions pass the tree's own counter, a small number, plus one to `lsm-tree` as
@@ -20,17 +20,22 @@
 //! readers need; with the counter itself it would keep files that were replaced.
 
 mod background;
+mod block_rows;
 mod failure;
 mod fetcher;
+#[cfg(test)]
+mod fixture;
 mod form;
 mod gc;
 mod index;
+mod interval;
 mod list;
 mod reader;
 mod retry;
+mod run_iter;
+mod table_iter;
 mod table_reader;
 
-use std::ops::{Bound, Range};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc};
@@ -55,6 +60,7 @@ use failure::failed;
 use gc::GcFactory;
 use list::Tables;
 use reader::{Mode, Reader};
+pub use run_iter::RunIter;
 
 /// The format of the files that `lsm-tree` writes and reads.
 pub const TABLE_FORMAT: u8 = FormatVersion::V3 as u8;
@@ -184,8 +190,8 @@ impl LsmTables {
         let rules = Arc::new(Mutex::new(None));
         let write_back = WriteBack::new(&options.folder, options.push_out);
         let gc = GcFactory::new(rules.clone(), write_back.clone());
-        let (cache_bytes, scan_cache_bytes) = reader::split_budget(options.cache_bytes);
-        let cache = Arc::new(Cache::with_capacity_bytes(scan_cache_bytes));
+        let (cache_bytes, foreign_cache_bytes) = reader::split_budget(options.cache_bytes);
+        let cache = Arc::new(Cache::with_capacity_bytes(foreign_cache_bytes));
         let config = Config::new(
             &options.folder,
             counter.clone(),
@@ -273,88 +279,6 @@ impl Drop for LsmTables {
     }
 }
 
-type RangeIter = Box<dyn DoubleEndedIterator<Item = Result<InternalValue, TreeError>> + Send>;
-
-/// Iterates over an interval of one run of tables. It opens a table when it reaches it.
-pub struct RunIter {
-    /// The list that keeps the tables' files.
-    held: Arc<Tables>,
-    folder: Arc<Path>,
-    run: usize,
-    direction: Direction,
-    bounds: (Bound<Slice>, Bound<Slice>),
-    /// Indexes of the tables that were not opened yet.
-    left: Range<usize>,
-    open: Option<RangeIter>,
-}
-
-impl RunIter {
-    /// Opens the next table.
-    fn open_next(&mut self) -> Option<RangeIter> {
-        // A bound costs a seek in every block that is read. So the first table alone gets the one where
-        // the interval begins, and none gets the other: rows are compared with it.
-        let is_first = self.open.is_none();
-        let begin = |bound: &Bound<Slice>| match is_first {
-            true => bound.clone(),
-            false => Bound::Unbounded,
-        };
-        let (at, bounds) = match self.direction {
-            Direction::Forward => (self.left.next()?, (begin(&self.bounds.0), Bound::Unbounded)),
-            Direction::Reverse => (
-                self.left.next_back()?,
-                (Bound::Unbounded, begin(&self.bounds.1)),
-            ),
-        };
-        let reader = self.held.runs.get(self.run)?.tables.get(at)?;
-        Some(Box::new(reader.table.range(bounds)))
-    }
-
-    /// Whether a key lies beyond the end of the interval.
-    fn is_beyond(&self, key: &Slice) -> bool {
-        match (self.direction, &self.bounds) {
-            (Direction::Forward, (_, Bound::Included(high))) => key > high,
-            (Direction::Forward, (_, Bound::Excluded(high))) => key >= high,
-            (Direction::Reverse, (Bound::Included(low), _)) => key < low,
-            (Direction::Reverse, (Bound::Excluded(low), _)) => key <= low,
-            (Direction::Forward, (_, Bound::Unbounded))
-            | (Direction::Reverse, (Bound::Unbounded, _)) => false,
-        }
-    }
-
-    fn row(&self, item: Result<InternalValue, TreeError>) -> Result<TableRow<Slice>, LsmError> {
-        match item {
-            Ok(item) => Ok(TableRow {
-                version: Timestamp(item.key.seqno),
-                key: item.key.user_key,
-                row: item.value,
-            }),
-            Err(error) => Err(failed(&self.folder, "scan", &error)),
-        }
-    }
-}
-
-impl Iterator for RunIter {
-    type Item = Result<TableRow<Slice>, LsmError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let item = match (&mut self.open, self.direction) {
-                (Some(rows), Direction::Forward) => rows.next(),
-                (Some(rows), Direction::Reverse) => rows.next_back(),
-                (None, _) => None,
-            };
-            match item {
-                Some(Ok(item)) if self.is_beyond(&item.key.user_key) => {
-                    (self.open, self.left) = (None, 0..0);
-                    return None;
-                }
-                Some(item) => return Some(self.row(item)),
-                None => self.open = Some(self.open_next()?),
-            }
-        }
-    }
-}
-
 impl TableStore for LsmTables {
     type Slice = Slice;
     type Iter = RunIter;
@@ -390,28 +314,20 @@ impl TableStore for LsmTables {
     }
 
     fn runs(&self, bounds: Bounds<'_>, direction: Direction) -> Vec<RunIter> {
-        // Only the tables from `low` to `high` can have keys in the interval.
-        let tables = &self.reader.tables;
-        let runs = tables.runs.iter().enumerate().filter_map(|(at, run)| {
-            let low = match bounds.0 {
-                Bound::Unbounded => 0,
-                Bound::Included(start) | Bound::Excluded(start) => run.first_at_or_after(start),
-            };
-            let high = match bounds.1 {
-                Bound::Unbounded => run.tables.len(),
-                Bound::Included(end) | Bound::Excluded(end) => run.first_after(end),
-            };
-            (low < high).then(|| RunIter {
-                held: tables.clone(),
-                folder: self.folder.clone(),
-                run: at,
-                direction,
-                bounds: (bounds.0.map(Slice::from), bounds.1.map(Slice::from)),
-                left: low..high,
-                open: None,
-            })
-        });
-        runs.collect()
+        run_iter::runs(&self.reader.tables, &self.folder, bounds, direction)
+    }
+
+    fn next(
+        run: &mut RunIter,
+        shard: Option<&LsmTables>,
+    ) -> Result<Option<TableRow<Slice>>, LsmError> {
+        let row = run.next(shard.map(|shard| &shard.reader));
+        let row = row.map_err(|error| failed(&run.folder, "scan", &error))?;
+        Ok(row.map(|row| TableRow {
+            version: Timestamp(row.key.seqno),
+            key: row.key.user_key,
+            row: row.value,
+        }))
     }
 
     fn fresh_memtable(&mut self) -> Memtable {
@@ -482,13 +398,13 @@ impl TableStore for LsmTables {
 
     fn block_cache(&self) -> MemoryUse {
         let [used, budget, hits, misses] = self.reader.cache_use();
-        let of_scans = self.shared.tree.metrics();
+        let foreign = self.shared.tree.metrics();
         MemoryUse {
             name: "block_cache",
             used: used + self.cache.size(),
             bound: budget + self.cache.capacity(),
-            hits: hits + of_scans.block_load_cached_count() as u64,
-            misses: misses + of_scans.block_load_io_count() as u64,
+            hits: hits + foreign.block_load_cached_count() as u64,
+            misses: misses + foreign.block_load_io_count() as u64,
         }
     }
 }

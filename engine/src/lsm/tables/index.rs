@@ -7,12 +7,13 @@
 //! takes 16 bytes for each block, and its last key less the shared bytes.
 
 use std::fs::File;
-use std::ops::Range;
+use std::ops::{Bound, Range};
 
 use super::table::block::BlockType;
 use super::table::block::decoder::ParsedItem;
 use super::table::{Block, IndexBlock};
 use super::{Table, TreeError};
+use crate::lsm::Bounds;
 use crate::types::ColdBlock;
 
 /// The first eight bytes as a number. Where two numbers differ, the keys are in the same order.
@@ -198,6 +199,36 @@ impl Index {
             end < rest || (end == rest && too_new(at))
         });
         let last = partition_point(first..ties.end, |at| self.ends.end(at) <= rest);
+        first..(last + 1).min(self.len())
+    }
+
+    /// The first block that ends at or after a key, or only after it.
+    fn first_from(&self, key: &[u8], at_or_after: bool) -> usize {
+        let ends = &self.ends;
+        let Some(rest) = ends.rest(key) else {
+            // All keys of the table lie on the same side of a key without their shared bytes.
+            return if key < &*ends.shared { 0 } else { self.len() };
+        };
+        partition_point(ends.ties(rest), |at| match at_or_after {
+            true => ends.end(at) < rest,
+            false => ends.end(at) <= rest,
+        })
+    }
+
+    /// The blocks that may hold rows of an interval. Those between the first and the last one hold
+    /// nothing else.
+    pub(super) fn blocks_in(&self, (low, high): Bounds<'_>) -> Range<usize> {
+        let first = match low {
+            Bound::Unbounded => 0,
+            Bound::Included(low) => self.first_from(low, true),
+            Bound::Excluded(low) => self.first_from(low, false),
+        };
+        // A block that ends beyond the interval may begin within it.
+        let last = match high {
+            Bound::Unbounded => self.len(),
+            Bound::Included(high) => self.first_from(high, false),
+            Bound::Excluded(high) => self.first_from(high, true),
+        };
         first..(last + 1).min(self.len())
     }
 

@@ -11,8 +11,9 @@
 //!
 //! The [`Reader`] and its cache belong to the shard's thread.
 //!
-//! The cache gets all of the shard's budget for blocks but an eighth. That eighth is `lsm-tree`'s own
-//! cache: scans use it, and tables of unknown forms. Compactions use no cache.
+//! Scans find the blocks of gets in the cache, too; see [`super::table_iter`] for what they add. The cache
+//! gets all of the shard's budget for blocks but a part in 32. That part is `lsm-tree`'s own cache, which
+//! tables of unknown forms use. Compactions use no cache.
 
 mod block_cache;
 #[cfg(test)]
@@ -41,8 +42,15 @@ pub(super) enum Mode {
 
 /// The budgets of the block cache and of `lsm-tree`'s cache; see the module.
 pub(super) fn split_budget(cache_bytes: u64) -> (u64, u64) {
-    let scans = cache_bytes / 8;
-    (cache_bytes - scans, scans)
+    let foreign = cache_bytes / 32;
+    (cache_bytes - foreign, foreign)
+}
+
+/// Which table of the list is meant.
+#[derive(Clone, Copy)]
+pub(super) struct TablePlace {
+    pub(super) run: usize,
+    pub(super) table: usize,
 }
 
 /// Where the block cache keeps the blocks of a table.
@@ -165,6 +173,25 @@ impl Reader {
             }
         }
         Ok(Lookup::Found(None))
+    }
+
+    fn place(&self, at: TablePlace) -> Option<&Place> {
+        self.places.get(at.run)?.get(at.table)
+    }
+
+    /// The content of a block, if it is in the cache.
+    pub(super) fn cached_block(&self, table: TablePlace, number: usize) -> Option<Slice> {
+        let slots = self.place(table)?.slots;
+        let mut cache = self.cache.borrow_mut();
+        Some(cache.get(slots, number)?.as_slice().clone())
+    }
+
+    /// Puts a block into the cache.
+    pub(super) fn cache_block(&self, table: TablePlace, number: usize, block: DataBlock) {
+        if let Some(place) = self.place(table) {
+            let mut cache = self.cache.borrow_mut();
+            cache.insert(place.slots, number, block);
+        }
     }
 
     /// The table with this id, and its place in the block cache; `None` if it is not in the list.

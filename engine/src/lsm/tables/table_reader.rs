@@ -5,6 +5,8 @@
 
 use std::fs::File;
 use std::io::IoSliceMut;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use rustix::io::ReadWriteFlags;
@@ -77,8 +79,29 @@ impl TableReader {
         if read != Ok(bytes.len()) {
             return Ok(None);
         }
+        self.decode_block(&bytes).map(Some)
+    }
+
+    /// Reads a part of the file in place of what `bytes` holds. It may wait for the disk.
+    ///
+    /// # Errors
+    /// The file cannot be read or is too short.
+    pub(super) fn read_bytes(
+        &self,
+        part: Range<u64>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), TreeError> {
+        bytes.resize((part.end - part.start) as usize, 0);
+        Ok(self.file.read_exact_at(bytes, part.start)?)
+    }
+
+    /// A block of this table from its bytes in the file.
+    ///
+    /// # Errors
+    /// The block is damaged.
+    pub(super) fn decode_block(&self, mut bytes: &[u8]) -> Result<DataBlock, TreeError> {
         let compression = self.table.metadata.data_block_compression;
-        let block = Block::from_reader(&mut &bytes[..], compression)?;
-        of_type(BlockType::Data, block).map(|block| Some(DataBlock::new(block)))
+        let block = Block::from_reader(&mut bytes, compression)?;
+        of_type(BlockType::Data, block).map(DataBlock::new)
     }
 }
