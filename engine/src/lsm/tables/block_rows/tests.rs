@@ -45,10 +45,12 @@ fn encode(random: &mut Random, rows: &[InternalValue]) -> Vec<u8> {
     DataBlock::encode_into_vec(rows, interval, hash_ratio).expect("encoded")
 }
 
+type IsBefore<'a> = &'a dyn Fn(&[u8]) -> bool;
+
 fn read(
     bytes: &[u8],
     direction: Direction,
-    is_before: Option<&dyn Fn(&[u8]) -> bool>,
+    is_before: Option<IsBefore<'_>>,
 ) -> Result<Vec<Row>, TreeError> {
     let mut rows = BlockRows::new(Slice::new(bytes), direction)?;
     if let Some(is_before) = is_before {
