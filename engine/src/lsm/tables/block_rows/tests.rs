@@ -7,6 +7,9 @@ use crate::lsm::tests::Random;
 /// Key, version, kind and value.
 type Row = (Vec<u8>, u64, ValueType, Vec<u8>);
 
+/// Whether a key comes before the first one that is wanted.
+type IsBefore<'a> = &'a dyn Fn(&[u8]) -> bool;
+
 fn owned(row: &InternalValue) -> Row {
     let key = &row.key;
     (
@@ -48,7 +51,7 @@ fn encode(random: &mut Random, rows: &[InternalValue]) -> Vec<u8> {
 fn read(
     bytes: &[u8],
     direction: Direction,
-    is_before: Option<&dyn Fn(&[u8]) -> bool>,
+    is_before: Option<IsBefore<'_>>,
 ) -> Result<Vec<Row>, TreeError> {
     let mut rows = BlockRows::new(Slice::new(bytes), direction)?;
     if let Some(is_before) = is_before {
@@ -104,7 +107,7 @@ fn a_block_that_is_not_well_formed_is_an_error_or_gives_other_rows() {
         }
         let is_before = |key: &[u8]| key < &b"kkkkk"[..];
         for direction in [Direction::Forward, Direction::Reverse] {
-            for is_before in [None, Some(&is_before as &dyn Fn(&[u8]) -> bool)] {
+            for is_before in [None, Some(&is_before as IsBefore<'_>)] {
                 match read(&bytes, direction, is_before) {
                     Ok(_) => others += 1,
                     Err(_) => errors += 1,
