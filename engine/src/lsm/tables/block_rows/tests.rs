@@ -7,6 +7,9 @@ use crate::lsm::tests::Random;
 /// Key, version, kind and value.
 type Row = (Vec<u8>, u64, ValueType, Vec<u8>);
 
+/// Whether a key comes before the first one that is wanted.
+type IsBefore<'a> = &'a dyn Fn(&[u8]) -> bool;
+
 fn owned(row: &InternalValue) -> Row {
     let key = &row.key;
     (
@@ -106,7 +109,7 @@ fn a_block_that_is_not_well_formed_is_an_error_or_gives_other_rows() {
         }
         let is_before = |key: &[u8]| key < &b"kkkkk"[..];
         for direction in [Direction::Forward, Direction::Reverse] {
-            for is_before in [None, Some(&is_before as &dyn Fn(&[u8]) -> bool)] {
+            for is_before in [None, Some(&is_before as IsBefore<'_>)] {
                 match read(&bytes, direction, is_before) {
                     Ok(_) => others += 1,
                     Err(_) => errors += 1,
