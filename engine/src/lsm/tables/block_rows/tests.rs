@@ -48,8 +48,6 @@ fn encode(random: &mut Random, rows: &[InternalValue]) -> Vec<u8> {
     DataBlock::encode_into_vec(rows, interval, hash_ratio).expect("encoded")
 }
 
-type IsBefore<'a> = &'a dyn Fn(&[u8]) -> bool;
-
 fn read(
     bytes: &[u8],
     direction: Direction,
