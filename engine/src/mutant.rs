@@ -69,7 +69,7 @@ pub enum Mutant {
     OvertakenReadCached,
     /// The row cache answers for a replica with the rows of one that was there before it.
     RowOfRemovedReplica,
-    /// Of the keys of one range in a multi-get every other one is read a moment later.
+    /// A multi-get that goes on in a later turn reads what is newest by then.
     MultiGetAtTwoMoments,
     /// A read that has waited for the disk does not check the lease again.
     LeaseUncheckedAfterColdRead,

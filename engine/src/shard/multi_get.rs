@@ -95,11 +95,9 @@ impl<E: Env> Shard<E> {
         let mut verdicts = FxHashMap::default();
         let mut slice = TimeSlice::<E>::begin();
         let mut is_over = false;
-        for (place, key) in keys.iter().enumerate() {
-            let is_late = mutant::is(Mutant::MultiGetAtTwoMoments) && place % 2 == 1;
+        for key in keys {
             match self.range_to_read(key, &mut verdicts) {
                 Ok((range, None)) => take(key, KeyTurn::Unconfirmed(range)),
-                Ok((range, Some(_))) if is_late => take(key, KeyTurn::Unconfirmed(range)),
                 Ok((_, Some(moment))) if is_over => take(key, KeyTurn::Left(moment)),
                 Ok((_, Some(moment))) => {
                     let look = |found: Option<(&[u8], Timestamp)>| {
@@ -188,7 +186,11 @@ impl<E: Env> Shard<E> {
         look: impl FnOnce(Option<(&[u8], Timestamp)>) -> R,
     ) -> Result<Read<R>, Error> {
         self.with_running(key, |running| moment.check(running))??;
-        self.look(moment.data_id, key, moment.at, look)
+        let at = match mutant::is(Mutant::MultiGetAtTwoMoments) {
+            true => Timestamp::MAX,
+            false => moment.at,
+        };
+        self.look(moment.data_id, key, at, look)
     }
 
     /// The range of a key, and its moment, which is the same for all its keys.
