@@ -39,6 +39,13 @@ pub trait Env: Copy + std::fmt::Debug + Default + Eq + Ord + 'static {
         std::future::ready(Ok(work()))
     }
 
+    /// Waits for a future that another thread completes: a wake that comes from there must find its
+    /// way to this thread's reactor. Where there is one thread alone, as in the simulator, any wake
+    /// does.
+    fn cross_thread<F: Future>(future: F) -> impl Future<Output = F::Output> {
+        future
+    }
+
     /// How long a task works before it lets others run, where it can stop. In the simulator, where work
     /// takes no time, on some machines none at all, so that tasks are cut there, too.
     fn time_slice() -> Duration {

@@ -23,4 +23,8 @@ impl Env for GlommioEnv {
     ) -> std::io::Result<R> {
         reactor::blocking(move || Ok(work())).await
     }
+
+    fn cross_thread<F: Future>(future: F) -> impl Future<Output = F::Output> {
+        reactor::cross_thread(future)
+    }
 }

@@ -1,6 +1,7 @@
 //! A real-time thread steals the node's core at random: no shard may hang, and the longest stall is
 //! reported. Ten seconds, or as long as `RANGEDB_SOAK_SECONDS` says, and then at least a minute.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -133,4 +134,48 @@ fn no_shard_hangs_while_its_core_is_stolen() {
     assert!(slowest < (HANG_MILLIS * 1000) as f64, "a call hung: {text}");
     node.signal("TERM");
     assert_eq!(node.wait().code(), Some(0), "{}", home.log());
+}
+
+/// Takes the files of a folder out of the page cache.
+fn forget_pages(folder: &Path) {
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            forget_pages(&path);
+            continue;
+        }
+        let mut file = std::ffi::OsString::from("if=");
+        file.push(&path);
+        let arguments = ["iflag=nocache", "count=0", "status=none"];
+        let done = Command::new("dd").arg(file).args(arguments).status();
+        assert!(done.expect("dd runs").success(), "{}", path.display());
+    }
+}
+
+#[test]
+fn gets_whose_blocks_only_the_disk_has_are_answered() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let home = Home::new(folder.path(), &["--shards", "1", "--memory", "64MiB"]);
+    let loadgen = |work: &[&str]| {
+        let records = ["--records", "40000", "--value-size", "1000"];
+        let output = command("loadgen")
+            .args(work)
+            .args(records)
+            .args(["--addr", &home.listen, "--connections", "8"])
+            .output()
+            .expect("loadgen runs");
+        assert!(output.status.success(), "{output:?}");
+    };
+    let node = home.start();
+    loadgen(&["load", "--depth", "16"]);
+    node.signal("TERM");
+    assert_eq!(node.wait().code(), Some(0));
+    forget_pages(folder.path());
+    let node = home.start();
+    loadgen(&["run", "--workload", "c", "--depth", "4", "--duration", "3"]);
+    let waited = home.metric("rangedb_cold_reads_total");
+    println!("{waited} reads waited for the disk");
+    assert!(waited > 0.0);
+    assert_eq!(home.metric("rangedb_cold_blocks_waiting"), 0.0);
+    drop(node);
 }

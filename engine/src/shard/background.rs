@@ -53,7 +53,8 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
         let mut collector = Collector::default();
         let mut fullness = Fullness::default();
         while !stop.get() {
-            let _ = E::Runtime::timeout(POLL_INTERVAL, woken(&news)).await;
+            let installed = E::cross_thread(woken(&news));
+            let _ = E::Runtime::timeout(POLL_INTERVAL, installed).await;
             let Some(inner) = shard.upgrade() else { return };
             let looked = match look(&inner, &mut fullness).await {
                 Ok(()) => {
@@ -79,7 +80,7 @@ fn take_fetched<E: Env>(inner: &Rc<Inner<E>>, tasks: &Tasks) {
     let waker = fetched.clone();
     inner.store.on_fetched(Arc::new(move || waker.wake()));
     let shard = Rc::downgrade(inner);
-    drop(E::Runtime::spawn(std::future::poll_fn(move |cx| {
+    let taking = std::future::poll_fn(move |cx| {
         // What is read after this wakes the task.
         fetched.register(cx.waker());
         let Some(inner) = shard.upgrade().filter(|_| !stop.get()) else {
@@ -90,7 +91,8 @@ fn take_fetched<E: Env>(inner: &Rc<Inner<E>>, tasks: &Tasks) {
             return Poll::Ready(());
         }
         Poll::Pending
-    })));
+    });
+    drop(E::Runtime::spawn(E::cross_thread(taking)));
 }
 
 /// Waits until the waker is woken.
