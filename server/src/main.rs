@@ -100,7 +100,7 @@ struct SettingsArgs {
     /// Names by which requests over HTTP may call this node, beside its own names and addresses.
     #[arg(long, value_name = "LIST")]
     http_hosts: Option<String>,
-    /// Origins of other sites whose pages may use the API over HTTP, such as https://example.com.
+    /// Origins of other sites whose pages may use the API over HTTP, such as `https://example.com`.
     #[arg(long, value_name = "LIST")]
     http_origins: Option<String>,
     /// Number of shards; it cannot change after the folder is made. By default that of the folder,
