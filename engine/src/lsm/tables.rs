@@ -23,8 +23,6 @@ mod background;
 mod block_rows;
 mod failure;
 mod fetcher;
-#[cfg(test)]
-mod fixture;
 mod form;
 mod gc;
 mod index;
@@ -35,6 +33,8 @@ mod retry;
 mod run_iter;
 mod table_iter;
 mod table_reader;
+#[cfg(test)]
+mod test_fixture;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

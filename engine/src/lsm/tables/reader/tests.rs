@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use super::*;
 use crate::lsm::keys::row_hash;
-use crate::lsm::tables::fixture::{FORMS, Fixture, Form, all, places};
+use crate::lsm::tables::test_fixture::{FORMS, Fixture, Form, all, places};
 use crate::lsm::tests::Random;
 use crate::lsm::{LsmError, LsmTables, TableOptions, TableStore};
 

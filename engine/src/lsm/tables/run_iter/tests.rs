@@ -6,8 +6,8 @@ use std::ops::RangeBounds;
 use std::os::unix::fs::FileExt;
 
 use super::*;
-use crate::lsm::tables::fixture::{FORMS, Fixture, Form, all, places};
 use crate::lsm::tables::list::Run;
+use crate::lsm::tables::test_fixture::{FORMS, Fixture, Form, all, places};
 
 /// Key, version and value.
 type Row = (Vec<u8>, u64, Vec<u8>);
