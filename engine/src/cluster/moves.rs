@@ -75,20 +75,62 @@ pub fn step(range: &Range, replica: ReplicaId, to: Location) -> Step {
     let learner = range.learners.iter().find(is_at_goal).copied();
     // A learner that is there already was made by a try that failed, and has the data.
     let goal = learner.map_or(Slot::New(to), Slot::Here);
-    let moved = |places: &[ReplicaPlace]| {
-        let slot = |place: &ReplicaPlace| match place.replica == replica {
-            true => goal,
-            false => Slot::Here(*place),
-        };
-        places.iter().map(slot).collect::<Vec<Slot>>()
+    let slot = |place: &ReplicaPlace| match place.replica == replica {
+        true => goal,
+        false => Slot::Here(*place),
     };
-    let voters = moved(&range.voters);
-    let mut learners = moved(&range.learners);
-    learners.retain(|slot| !voters.contains(slot));
-    learners.dedup();
+    let voters = range.voters.iter().map(slot).collect();
+    let others = range.learners.iter().filter(|place| !is_at_goal(place));
+    let learners = others.map(slot).collect();
     Step::Change {
         range: range.id,
         voters,
         learners,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{NodeId, ShardId};
+
+    fn place(replica: u64) -> ReplicaPlace {
+        let location = Location {
+            node: NodeId(replica),
+            shard: ShardId(0),
+        };
+        ReplicaPlace {
+            replica: ReplicaId(replica),
+            location,
+        }
+    }
+
+    #[test]
+    fn a_learner_that_is_there_already_takes_the_place_once() {
+        let range = Range {
+            id: RangeId(7),
+            voters: vec![place(1), place(2)],
+            learners: vec![place(3), place(4), place(5)],
+            given_up: None,
+            not_on: None,
+            leader: Some(ReplicaId(1)),
+            is_joint: false,
+            busy: false,
+        };
+        let here = |replicas: &[u64]| {
+            let slots = replicas.iter().map(|replica| Slot::Here(place(*replica)));
+            slots.collect::<Vec<Slot>>()
+        };
+        let to = place(5).location;
+        for (moved, voters, learners) in
+            [(1, &[5, 2][..], &[3, 4][..]), (3, &[1, 2][..], &[5, 4][..])]
+        {
+            let wanted = Step::Change {
+                range: RangeId(7),
+                voters: here(voters),
+                learners: here(learners),
+            };
+            assert_eq!(step(&range, ReplicaId(moved), to), wanted);
+        }
     }
 }
