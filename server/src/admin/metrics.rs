@@ -499,54 +499,37 @@ fn histograms(page: &mut Exposition, shards: &[(String, &ShardReport)]) {
             page.histogram(name, &labels, &LATENCY_BOUNDS, 1e-9, latency);
         }
     }
-    let name = "rangedb_wal_write_duration_seconds";
-    page.metric(name, "histogram", "Duration of a durable write of the log.");
-    for (labels, report) in shards {
-        page.histogram(
-            name,
-            labels,
-            &LATENCY_BOUNDS,
-            1e-6,
-            &report.status.wal.write_micros,
-        );
-    }
-    let name = "rangedb_cold_read_wait_seconds";
-    page.metric(
-        name,
-        "histogram",
-        "Time for which a read of a client waited for a block of a table.",
+    let mut of_shards = |name, help, (bounds, scale), of: fn(&ShardReport) -> &Histogram<u64>| {
+        page.metric(name, "histogram", help);
+        for (labels, report) in shards {
+            page.histogram(name, labels, bounds, scale, of(report));
+        }
+    };
+    let micros = (&LATENCY_BOUNDS[..], 1e-6);
+    of_shards(
+        "rangedb_wal_write_duration_seconds",
+        "Duration of a durable write of the log.",
+        micros,
+        |report| &report.status.wal.write_micros,
     );
-    for (labels, report) in shards {
-        page.histogram(
-            name,
-            labels,
-            &LATENCY_BOUNDS,
-            1e-6,
-            &report.status.cold_reads.wait_micros,
-        );
-    }
-    let name = "rangedb_wal_write_records";
-    page.metric(name, "histogram", "Records of a durable write of the log.");
-    for (labels, report) in shards {
-        page.histogram(
-            name,
-            labels,
-            &RECORDS_BOUNDS,
-            1.0,
-            &report.status.wal.batch_records,
-        );
-    }
-    let name = "rangedb_wal_write_bytes";
-    page.metric(name, "histogram", "Bytes of a durable write of the log.");
-    for (labels, report) in shards {
-        page.histogram(
-            name,
-            labels,
-            &BYTES_BOUNDS,
-            1.0,
-            &report.status.wal.batch_bytes,
-        );
-    }
+    of_shards(
+        "rangedb_cold_read_wait_seconds",
+        "Time for which a read of a client waited for a block of a table.",
+        micros,
+        |report| &report.status.cold_reads.wait_micros,
+    );
+    of_shards(
+        "rangedb_wal_write_records",
+        "Records of a durable write of the log.",
+        (&RECORDS_BOUNDS, 1.0),
+        |report| &report.status.wal.batch_records,
+    );
+    of_shards(
+        "rangedb_wal_write_bytes",
+        "Bytes of a durable write of the log.",
+        (&BYTES_BOUNDS, 1.0),
+        |report| &report.status.wal.batch_bytes,
+    );
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ type Tell = Arc<dyn Fn() + Send + Sync>;
 /// Reads a block from a source of the type `S`.
 type Read<S, B> = dyn Fn(&S, ColdBlock) -> Result<B, LsmError> + Send + Sync;
 
-/// A block to be read, and whom to tell then.
+/// A request to read a block, with the callback for when it has been read.
 struct Job<S> {
     block: ColdBlock,
     source: S,
@@ -35,9 +35,9 @@ struct Job<S> {
 
 /// A block that was read.
 pub(super) struct Fetched<B> {
-    /// Which one.
+    /// The block's place in its table.
     pub block: ColdBlock,
-    /// What was read.
+    /// The block's content, or why it cannot be read.
     pub content: Result<B, LsmError>,
 }
 
