@@ -8,6 +8,7 @@
 mod order;
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 pub use order::OrderError;
 use rangedb_limits::BrokenLimit;
@@ -171,6 +172,12 @@ pub enum Fatal {
         /// openraft's words.
         message: String,
     },
+    /// A write of the log does not end.
+    #[error(
+        "a write of the log has not ended for {0:?}: the disk of the data folder hangs. Look at the \
+         kernel's log (dmesg) and at the disk, then start the node again; its replicas catch up"
+    )]
+    LogHangs(Duration),
     /// Another process has taken over this node.
     #[error(
         "another process runs as node {0}, and was started later: this one ends; if the data folder \

@@ -120,7 +120,25 @@ impl Home {
         command.arg("start").arg("--data-dir").arg(&self.folder);
         command.args(["--listen", &self.listen, "--http", &self.http]);
         command.args(&self.flags);
+        command.env("RANGEDB_TEST_DISK", self.disk_fault_path());
         command
+    }
+
+    fn disk_fault_path(&self) -> PathBuf {
+        self.folder.with_extension("disk")
+    }
+
+    /// Makes each write of the node's log take longer by a time such as `200ms`, not end (`hang`), or
+    /// fail (`fail`); nothing mends the disk. See `server/src/env/test_disk.rs`.
+    ///
+    /// # Panics
+    /// The file for it cannot be written.
+    pub fn set_disk_fault(&self, fault: &str) {
+        let path = self.disk_fault_path();
+        // A node must never read half of the word.
+        let new = path.with_extension("new");
+        std::fs::write(&new, fault).expect("the fault is written");
+        std::fs::rename(new, path).expect("the fault is set");
     }
 
     /// The log of the home's nodes, for the message of a failed test.

@@ -1,5 +1,5 @@
 //! What clients notice when nodes of three leave: restarted one after the other, killed while they
-//! lead, out of disk. Loopback, through the real client, with figures.
+//! lead, out of disk, on a slow disk. Loopback, through the real client, with figures.
 //!
 //! With `RANGEDB_SOAK_SECONDS` each goes on for that long, from the seed `RANGEDB_SEED`.
 
@@ -296,4 +296,97 @@ fn a_node_whose_disk_is_full_harms_nobody_and_recovers() {
     // The nodes must end before their disk is unmounted.
     drop(nodes);
     drop(disk);
+}
+
+/// How long leaders must stay where they are.
+const STAYS: Duration = Duration::from_secs(8);
+/// The words in the log of a shard that hands leaderships over because of its disk.
+const SLOW_DISK: &str = "hands leaderships over";
+
+/// How many ranges the node of a home leads, the system range included.
+fn led_by(homes: &[Home], index: usize) -> Option<usize> {
+    let id = cluster::status(&homes[index])["node"].as_u64();
+    let other = &homes[(index + 1) % homes.len()];
+    let ranges = cluster::ranges(other)?;
+    Some(ranges.values().filter(|range| range.leader == id).count())
+}
+
+#[test]
+fn a_node_whose_disk_is_slow_or_hangs_leads_nothing_soon() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let homes = cluster::homes(temp.path());
+    let mut nodes = started(&homes);
+    run(async {
+        let load = Load::begin(&homes, 100).await;
+        load.goes_on();
+        let slow = leader(&homes, KEYS[0]);
+        let leads_nothing = |what: &str| {
+            let begun = Instant::now();
+            wait_for(what, || (led_by(&homes, slow)? == 0).then_some(()));
+            begun.elapsed()
+        };
+        homes[slow].set_disk_fault("200ms");
+        let gone = leads_nothing("other leaders than the slow node");
+        load.goes_on();
+        let until = Instant::now() + STAYS;
+        while Instant::now() < until {
+            assert_eq!(led_by(&homes, slow).unwrap_or(0), 0, "it keeps away");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        assert!(homes[slow].log().contains(SLOW_DISK), "it says why");
+        let seen = load.end().await;
+        println!(
+            "a disk with writes of 200 ms: led nothing after {gone:?}, the worst second {}, the longest \
+             call {:?}, failed {:?}",
+            seen.worst_second(),
+            seen.slowest,
+            seen.errors
+        );
+        assert!(seen.errors.is_empty(), "{:?}", seen.errors);
+        homes[slow].set_disk_fault("hang");
+        let hangs = Instant::now();
+        let load = Load::begin(&homes, 100).await;
+        load.goes_on();
+        let ended = nodes[slow].take().expect("it runs").wait();
+        println!(
+            "a disk that hangs: the process ended after {:?}",
+            hangs.elapsed()
+        );
+        assert!(!ended.success(), "{ended}");
+        let log = homes[slow].log();
+        assert!(log.contains("a write of the log has not ended"), "{log}");
+        homes[slow].set_disk_fault("");
+        nodes[slow] = Some(homes[slow].start());
+        wait_until_replicated(&homes);
+        assert!(load.end().await.errors.is_empty());
+    });
+}
+
+#[test]
+fn leaders_stay_on_disks_that_hiccup_or_are_all_slow() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let homes = cluster::homes(temp.path());
+    let _nodes = started(&homes);
+    cluster::hold_leaders(&homes);
+    run(async {
+        let load = Load::begin(&homes, 100).await;
+        load.goes_on();
+        for fault in ["100ms", ""] {
+            for home in &homes {
+                home.set_disk_fault(fault);
+            }
+            tokio::time::sleep(STAYS).await;
+        }
+        // At most two slow writes within ten seconds.
+        homes[0].set_disk_fault("400ms");
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        homes[0].set_disk_fault("");
+        tokio::time::sleep(STAYS).await;
+        let seen = load.end().await;
+        assert!(seen.errors.is_empty(), "{:?}", seen.errors);
+    });
+    for home in &homes {
+        let log = home.log();
+        assert!(!log.contains(SLOW_DISK), "{log}");
+    }
 }

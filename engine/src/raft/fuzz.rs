@@ -101,6 +101,7 @@ fn messages() -> Vec<Vec<u8>> {
     all.push(Message::Heartbeat {
         from: PLACE,
         leads: vec![led(4), led(5)],
+        write_p99_micros: Some(1_500),
     });
     all.push(Message::Cluster(Bytes::from_static(b"words")));
     all.iter().map(|message| encode(message).to_vec()).collect()

@@ -22,7 +22,7 @@ use crate::types::{Location, RangeId, ReplicaId, Timestamp};
 use crate::wal::{LogEntry, LogId, Vote};
 
 /// The version of all messages; the receiver refuses any other.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// What a message takes besides its entries and rows, at most, unless it is a heartbeat.
 const HEAD_LEN: usize = 192;
@@ -53,6 +53,9 @@ pub enum Message {
         from: Location,
         /// The ranges that the sender leads and that have a replica on the receiver.
         leads: Vec<Led>,
+        /// The 99th percentile of the sender's durable writes of the last two seconds, in
+        /// microseconds; `None` if there were none.
+        write_p99_micros: Option<u32>,
     },
     /// See [`crate::cluster::message`].
     Cluster(#[rkyv(with = Shared)] Bytes),
@@ -394,7 +397,12 @@ mod tests {
         };
         let leads = vec![led(4, 9, 100), led(5, 1, 0)];
         let words = Bytes::from_static(b"words");
-        for message in [Message::Heartbeat { from, leads }, Message::Cluster(words)] {
+        let heartbeat = Message::Heartbeat {
+            from,
+            leads,
+            write_p99_micros: Some(1_500),
+        };
+        for message in [heartbeat, Message::Cluster(words)] {
             let bytes = encode(&message);
             assert!(bytes.len() <= 1 + message.len(), "{message:?}");
             assert_eq!(decode(&bytes), Some(message));

@@ -18,8 +18,8 @@ use super::{Inner, Running, Shard};
 use crate::cluster::{ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Fatal, OrderError};
-use crate::range::ReplicaPlace;
 use crate::range::replica::Replica;
+use crate::range::{RaftGroup, ReplicaPlace};
 use crate::types::{RangeId, ReplicaId};
 use crate::wal::Group;
 
@@ -48,16 +48,9 @@ impl<E: Env> Shard<E> {
         let mut groups = self.inner.ranges.groups();
         groups.retain(|(replica, raft)| replica.leading().is_some() && !raft.is_alone());
         let given = groups.into_iter().map(|(replica, raft)| async move {
-            let transfer_target = self
-                .inner
-                .transfer_target(&replica, raft.transfer_targets())
-                .await;
-            let Some(transfer_target) = transfer_target else {
-                return Ok(None);
-            };
-            replica.stop_leading();
-            raft.transfer_to(transfer_target.replica).await?;
-            Ok::<_, Fatal>(Some(replica))
+            let targets = raft.transfer_targets();
+            let is_given = self.inner.hand_over(&replica, &raft, targets).await?;
+            Ok::<_, Fatal>(is_given.then_some(replica))
         });
         let given = try_join_all(given).await?;
         let others_lead = join_all(
@@ -75,13 +68,30 @@ impl<E: Env> Inner<E> {
     /// Whether a replica of this shard would accept the leadership of its range.
     pub(super) fn may_lead_now(&self, range: RangeId, replica: ReplicaId) -> ClusterResponse {
         let is_here = self.running(Group { range, replica }).is_some();
-        match is_here && !self.around.leaves.get() {
+        let is_slow = self.liveness.slow_disk.stays_away(Now::<E>::now());
+        match is_here && !self.around.leaves.get() && !is_slow {
             true => ClusterResponse::Done,
             false => ClusterResponse::Refused(OrderError::busy(format!(
-                "shard {} stops, or does not hold replica {replica}",
+                "shard {} stops, has a slow disk, or does not hold replica {replica}",
                 self.location
             ))),
         }
+    }
+
+    /// Asks the first of these candidates that accepts to lead the range. Gives whether one does.
+    pub(super) async fn hand_over(
+        self: &Rc<Self>,
+        replica: &Replica<E>,
+        raft: &RaftGroup<E>,
+        candidates: Vec<ReplicaId>,
+    ) -> Result<bool, Fatal> {
+        let target = self.transfer_target(replica, candidates).await;
+        let Some(target) = target.filter(|_| replica.leading().is_some()) else {
+            return Ok(false);
+        };
+        replica.stop_leading();
+        raft.transfer_to(target.replica).await?;
+        Ok(true)
     }
 
     /// The first of these candidates that would accept the leadership.
@@ -131,7 +141,7 @@ impl<E: Env> Inner<E> {
             return busy("lacks entries that it must get first");
         }
         if self.transfer_target(&replica, vec![to]).await.is_none() {
-            return busy("does not answer, or its node stops");
+            return busy("does not answer, its node stops, or its disk is slow");
         }
         replica.stop_leading();
         raft.transfer_to(to).await?;

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::slow_disk::{self, SlowDisk};
 use super::{Inner, Running, Shard};
 use crate::cluster::message::Peer;
 use crate::env::{AsyncRuntime, Clock, Env, Instant, MessageClass, Now, Transport};
@@ -40,6 +41,8 @@ pub(super) struct Liveness<E: Env> {
     heard: RefCell<BTreeMap<Location, Now<E>>>,
     /// The shards that get heartbeats, and since when each has left them unanswered.
     told: RefCell<BTreeMap<Location, Option<Now<E>>>>,
+    /// What it knows of the speed of their disks.
+    pub slow_disk: SlowDisk<Now<E>>,
 }
 
 impl<E: Env> Default for Liveness<E> {
@@ -47,6 +50,7 @@ impl<E: Env> Default for Liveness<E> {
         Liveness {
             heard: RefCell::default(),
             told: RefCell::default(),
+            slow_disk: SlowDisk::default(),
         }
     }
 }
@@ -117,6 +121,7 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
             }
             if now >= beat_at {
                 beat_at = now + BEAT;
+                slow_disk::look(&inner, now);
                 beat(&inner, now);
             }
         }
@@ -175,9 +180,14 @@ fn beat<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) {
         }
     }
     inner.liveness.tell(peers.keys(), now);
+    let speed = inner.wal.write_speed(now);
+    let write_p99_micros = speed.map(|speed| speed.p99.as_micros() as u32);
     for (to, leads) in peers {
-        let from = inner.location;
-        let bytes = raft::encode(&Message::Heartbeat { from, leads });
+        let bytes = raft::encode(&Message::Heartbeat {
+            from: inner.location,
+            leads,
+            write_p99_micros,
+        });
         let (transport, shard) = (inner.around.transport.clone(), Rc::downgrade(inner));
         drop(E::Runtime::spawn(async move {
             // If one is lost, the next follows soon.
@@ -200,6 +210,7 @@ impl<E: Env> Shard<E> {
             let beat = Message::Heartbeat {
                 from: inner.location,
                 leads: Vec::new(),
+                write_p99_micros: None,
             };
             (inner.around.transport.clone(), raft::encode(&beat))
         };

@@ -27,6 +27,7 @@ mod range_map;
 mod read;
 mod report;
 mod scan;
+mod slow_disk;
 mod snapshot_receiver;
 mod status;
 mod steering;

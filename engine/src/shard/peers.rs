@@ -5,7 +5,7 @@ use std::io;
 use bytes::Bytes;
 
 use super::{Inner, Shard};
-use crate::env::{Env, MessageClass, Transport};
+use crate::env::{Env, Instant, MessageClass, Now, Transport};
 use crate::mutant::{self, Mutant};
 use crate::raft::{self, Message, RaftRequest, RaftResponse};
 use crate::range::{RaftGroup, Route};
@@ -39,7 +39,14 @@ impl<E: Env> Shard<E> {
                     None => RaftResponse::Refused,
                 }
             }
-            Some(Message::Heartbeat { from, leads }) => {
+            Some(Message::Heartbeat {
+                from,
+                leads,
+                write_p99_micros,
+            }) => {
+                let now = Now::<E>::now();
+                let slow_disk = &self.inner.liveness.slow_disk;
+                slow_disk.heard(from, write_p99_micros, now);
                 return raft::encode_behind(&self.inner.take_beat(from, &leads));
             }
             Some(Message::Cluster(message)) => {

@@ -63,6 +63,10 @@ pub struct ShardStatus {
     pub disk_full: bool,
     /// Whether files wait because the process lacks descriptors or memory.
     pub starved: bool,
+    /// Whether the shard accepts no leadership, because its disk was slow within the last minute.
+    pub slow_disk: bool,
+    /// How many leaderships it has handed over because its disk was slow.
+    pub slow_disk_transfers: u64,
     /// Counters of the log.
     pub wal: WalStats,
     /// Counters of the tree.
@@ -137,6 +141,8 @@ pub(super) fn of<E: Env>(inner: &Inner<E>) -> ShardStatus {
         pressure: inner.store.pressure(),
         disk_full: inner.store.disk_full(),
         starved: inner.store.is_starved(),
+        slow_disk: inner.liveness.slow_disk.stays_away(Now::<E>::now()),
+        slow_disk_transfers: inner.liveness.slow_disk.handed_over(),
         wal,
         lsm: inner.store.stats(),
         cold_reads: inner.store.cold_reads(),

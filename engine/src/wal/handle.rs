@@ -15,7 +15,7 @@ use crate::wal::record::Record;
 use crate::wal::shared::{Core, Done};
 use crate::wal::{
     Created, Group, LogId, LogState, Position, Recovered, Space, WalError, WalOptions, WalStats,
-    clean_mark, recovery,
+    WriteSpeed, clean_mark, recovery,
 };
 
 /// A shard's log. Clones are the same log.
@@ -138,6 +138,11 @@ impl<E: Env> Wal<E> {
     /// When the write in flight began; `None` if there is none.
     pub fn writing_since(&self) -> Option<Now<E>> {
         self.core.health.writing_since.get()
+    }
+
+    /// How long the latest durable writes took; `None` if there was none within two seconds.
+    pub fn write_speed(&self, now: Now<E>) -> Option<WriteSpeed> {
+        self.core.health.recent.borrow().speed(now)
     }
 
     /// What the disk lacks while the log waits for it.

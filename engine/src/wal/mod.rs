@@ -61,6 +61,7 @@ mod handle;
 mod log;
 mod marks;
 mod page;
+mod recent;
 mod record;
 mod recovery;
 mod retry;
@@ -84,6 +85,7 @@ pub use batch::FORMAT;
 pub use body::Body;
 pub use group_log::GroupLog;
 pub use handle::Wal;
+pub use recent::{SLOW_WRITE, WriteSpeed};
 
 /// Identifies a replica and its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

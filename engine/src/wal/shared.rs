@@ -11,6 +11,7 @@ use crate::disk_fault::Lack;
 use crate::env::{Disk, Env, Now};
 use crate::types::{DataId, ReplicaId};
 use crate::wal::log::{Log, RecordLocation};
+use crate::wal::recent::RecentWrites;
 use crate::wal::record;
 use crate::wal::segment::Segments;
 use crate::wal::stats::Counters;
@@ -125,6 +126,8 @@ pub(super) struct Health<E: Env> {
     /// What the disk lacks while the log waits for it.
     pub lack: Cell<Option<Lack>>,
     pub writing_since: Cell<Option<Now<E>>>,
+    /// How long the latest durable writes took.
+    pub recent: RefCell<RecentWrites<Now<E>>>,
 }
 
 /// The tasks of the log, and those that wait for it.
@@ -213,6 +216,7 @@ impl<E: Env> Core<E> {
                 closed: Cell::new(false),
                 lack: Cell::new(None),
                 writing_since: Cell::new(None),
+                recent: RefCell::default(),
             },
             wakers: Wakers {
                 segment_manager_called: Cell::new(true),

@@ -270,7 +270,9 @@ impl<E: Env> Core<E> {
             head.number += 1;
         }
         self.written.set(self.written.get() + len as u64);
-        let micros = began.elapsed().as_micros() as u64;
+        let (now, took) = (Now::<E>::now(), began.elapsed());
+        self.health.recent.borrow_mut().count(took, now);
+        let micros = took.as_micros() as u64;
         self.counters.borrow_mut().count(micros, chunk.records, len);
         let first = offset + batch::HEADER_LEN as u64;
         for (group, id, begin, end) in &chunk.entries {

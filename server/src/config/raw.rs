@@ -16,6 +16,8 @@ const OTHER_VARIABLES: &[&str] = &[
     "RANGEDB_CLUSTER",
     "RANGEDB_CONFIG",
     "RANGEDB_TIMEOUT",
+    #[cfg(debug_assertions)]
+    crate::env::test_disk::VARIABLE,
 ];
 
 macro_rules! keys {

@@ -221,6 +221,8 @@ impl File for RingFile {
 
     async fn write_at(&self, buffer: AlignedBuffer, offset: u64) -> io::Result<()> {
         let len = buffer.as_ref().len();
+        #[cfg(debug_assertions)]
+        super::test_disk::write().await?;
         let written = reactor::write_at(&self.file, buffer, offset).await?;
         if written != len {
             let message = format!("{written} of {len} bytes were written");

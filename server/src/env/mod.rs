@@ -15,6 +15,8 @@ pub mod reactor;
 pub mod root;
 mod runtime;
 pub mod signals;
+#[cfg(debug_assertions)]
+pub mod test_disk;
 pub mod threads;
 mod watch;
 

@@ -57,7 +57,7 @@ const _: () = {
 /// ([`rangedb_engine::range::command`]) and carried frames of version 1 of the client protocol.
 /// Version 4 carried frames of version 2. Version 5 had an encoding of its own for the messages of
 /// replicas. Version 6 carried each row of a scan in buffers of its own.
-pub const VERSION: u16 = 7;
+pub const VERSION: u16 = 8;
 
 /// The handshake of a connection to a shard of another node.
 pub fn handshake(shard: u16) -> Handshake {
