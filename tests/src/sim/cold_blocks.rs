@@ -10,9 +10,9 @@ use super::random::Random;
 use super::runtime::SimRuntime;
 
 /// A block that was used leaves the memory once in so many times.
-const EVICTED_ONCE_IN: u64 = 8;
+const EVICTED_ONCE_IN: u64 = 4;
 /// One in so many reads of the disk is very slow.
-const VERY_SLOW_ONCE_IN: u64 = 32;
+const VERY_SLOW_ONCE_IN: u64 = 16;
 
 /// The disk from which a shard reads blocks.
 pub struct ColdBlocks(pub Random);
