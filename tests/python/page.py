@@ -163,6 +163,13 @@ def look(program, url, folder, columns):
 RANGES, NODES, SHARDS = 10_000, 6, 2
 
 
+def made_up_place(at, k):
+    node, lag = 1 + (at + k) % NODES, at % 7 * (at % 97 == 0 and k > 0)
+    if node == NODES:
+        return [node, at % SHARDS, True, None, "dead"]
+    return [node, at % SHARDS] if lag == 0 else [node, at % SHARDS, True, lag, "ok"]
+
+
 def made_up_view(tick):
     nodes = [{"id": n, "address": f"10.0.0.{n}:7400" if n != 4 else NASTY, "http": f"10.0.0.{n}:7480" if n != 5 else "", "state": "dead" if n == 6 else "alive",
               "shards": SHARDS, "leaders": RANGES // NODES, "replicas": RANGES // 2, "started_ms": 1_760_000_000_000,
@@ -170,10 +177,10 @@ def made_up_view(tick):
     ranges = [[1, 1, "", 1, 0, 3, 900, [[1, 0, True, 0, "ok"]]]]
     for at in range(RANGES):
         leader = 1 + (at + (tick > 10 and at % 997 == 0)) % (NODES - 1)
-        places = [[1 + (at + k) % NODES, at % SHARDS, True, 0 if k == 0 else (None if (at + k) % NODES == 5 else at % 7 * (at % 97 == 0)), "dead" if (at + k) % NODES == 5 else "ok"] for k in range(3)]
+        places = [made_up_place(at, k) for k in range(3)]
         if at % 1000 == 7:
             places.append([1 + (at + 3) % NODES, 1, False, 1234 + at, "ok"])
-        under = any(place[4] == "dead" for place in places)
+        under = any(place[-1] == "dead" for place in places)
         start = "" if at == 0 else NASTY if at == 1 else f"user/{at:06}/profile"
         ranges.append([at + 10, under << 1, start, leader, at % SHARDS, 3, 5000 + at, places])
     reasons = [{"health": "degraded", "range": at + 13, "nodes": [6], "reason": "its replicas on node 6: dead"} for at in range(99)]

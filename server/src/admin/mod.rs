@@ -245,34 +245,34 @@ async fn answer(
     access: Access,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let stream = request.uri().path() == page::stream::PATH && access == Access::Any;
-    Ok(match checked(&node, access, &request) {
-        Err(refused) => refused.map(Either::Left),
-        Ok(()) if stream => page::stream::answer(&node, request.method()),
-        Ok(()) => answer_at_once(&node, request).await.map(Either::Left),
+    if let Some(refused) = refusal(&node, access, &request) {
+        return Ok(refused.map(Either::Left));
+    }
+    Ok(match request.uri().path() {
+        page::stream::PATH => page::stream::answer(&node, request.method()),
+        _ => answer_at_once(&node, request).await.map(Either::Left),
     })
 }
 
-/// Whether the connection, the host and the origin allow the request.
-fn checked(node: &Node, access: Access, request: &Request<Incoming>) -> Result<(), Response<Text>> {
+/// The refusal of a request that the connection, the host or the origin does not allow.
+fn refusal(node: &Node, access: Access, request: &Request<Incoming>) -> Option<Response<Text>> {
     let path = request.uri().path();
     if access == Access::Probe && !matches!(path, "/livez" | "/readyz") {
-        return Err(text(
+        return Some(text(
             StatusCode::SERVICE_UNAVAILABLE,
             "too many connections: there is room for /livez and /readyz only\n",
         ));
     }
     // A probe may name the process as it likes: it learns nothing but that it lives.
-    let asked = (request.uri(), request.version());
-    if path != "/livez"
-        && let Err((status, why)) = origin::check(&node.http, asked, request.headers())
-    {
-        return Err(match path.starts_with("/api/v1/") {
-            true => Failure::foreign(status, why).response(),
-            false => text(status, format!("{why}\n")),
-        });
+    if path == "/livez" {
+        return None;
     }
-    Ok(())
+    let asked = (request.uri(), request.version());
+    let (status, why) = origin::check(&node.http, asked, request.headers()).err()?;
+    Some(match path.starts_with("/api/v1/") {
+        true => Failure::foreign(status, why).response(),
+        false => text(status, format!("{why}\n")),
+    })
 }
 
 /// Answers a request whose answer has an end.

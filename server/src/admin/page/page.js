@@ -8,14 +8,15 @@ const OPS_OF_CLUSTER = new Set(["directory", "status", "admin"]);
 const BUCKETS_OF_DOUBLING = 16; // as in second.rs; the first bucket ends at 1 µs
 const BUCKETS = 420; // up to 80 s
 const SECONDS_KEPT = 900;
-const ROWS_OF_PAGE = 50;
+const ROWS_OF_PAGE = 20;
 const COLUMN_SECONDS = 3; // of the heat map
 const COLUMNS = 200;
 const STRIPES = 256;
 const HOT_COLUMNS = 20;
 const SILENT_MS = 4000;
 const HISTORY_INTERVAL = 60_000;
-const EVENTS_SHOWN = 100;
+const EVENTS_SHOWN = 50;
+const CHANGES_SHOWN = 20;
 
 const $ = (id) => document.getElementById(id);
 const media = (query, then) => matchMedia(query).addEventListener("change", then);
@@ -27,6 +28,7 @@ const unknown = "–";
 const known = (n) => n !== null && n !== undefined && Number.isFinite(n);
 const count = (n) => (known(n) ? whole.format(n) : unknown);
 const rate = (n) => (!known(n) ? unknown : n > 0 && n < 9.95 ? n.toFixed(1) : whole.format(n));
+const short = (n) => (n >= 1e6 ? `${n / 1e6}M` : n >= 1e4 ? `${n / 1e3}k` : rate(n));
 const percent = (part) => (known(part) ? `${(part * 100).toFixed(part < 0.0995 ? 1 : 0)} %` : unknown);
 
 function millis(ms) {
@@ -47,7 +49,7 @@ function span(seconds) {
   return d > 0 ? `${d} d ${h} h` : h > 0 ? `${h} h ${m} min` : m > 0 ? `${m} min` : `${Math.floor(seconds)} s`;
 }
 
-const clock = new Intl.DateTimeFormat("en-GB", { dateStyle: "short", timeStyle: "medium" });
+const clock = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "medium" });
 const timeOfDay = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 
 // ---- Tables: cells are texts, or objects with `text` and perhaps `style`, `href`, `share`
@@ -122,14 +124,14 @@ function fillShare(cell, text, share) {
 
 const showOps = table("by-op", [["Operation"], ["per second", "n"], ["p50 ms", "n"], ["p99 ms", "n"], ["p99.9 ms", "n"]]);
 const showShards = table("by-shard", [["Shard"], ["per second", "n"], ["p50 ms", "n"], ["p99 ms", "n"], ["p99.9 ms", "n"]]);
-const showRefused = table("refused", [["Code"], ["Requests", "n"]]);
-const showNodes = table("node-table", [["Node"], ["State"], ["Address"], ["Page"], ["Version"], ["Shards", "n"], ["Leads", "n"], ["Replicas", "n"], ["Up for", "n"], ["Disk free", "n"], ["Clock"]]);
-const showRanges = table("range-table", [["Range", "n"], ["From key", "key"], ["Leader"], ["Replicas on"], ["Lag, entries", "n"], ["Reads/s", "n"], ["Writes/s", "n"], ["State"]]);
+const showRefused = table("refused", [["Code", "text"], ["Requests", "n"]]);
+const showNodes = table("node-table", [["Node"], ["State"], ["Address", "text"], ["Page"], ["Version"], ["Shards", "n"], ["Leads", "n"], ["Replicas", "n"], ["Up for", "n"], ["Disk free", "n"], ["Clock"]]);
+const showRanges = table("range-table", [["Range", "n"], ["From key", "key"], ["Leader, node/shard"], ["Replicas, node/shard"], ["Lag, entries", "n"], ["Reads/s", "n"], ["Writes/s", "n"], ["State"]]);
 const showHot = table("hot", [["Range", "n"], ["From key", "key"], ["Reads/s", "n"], ["Writes/s", "n"]]);
 const showMemory = table("memory-table", [["Purpose"], ["Used", "n"], ["Bound", "n"], ["Used of bound"], ["Lookups/s", "n"], ["Found", "n"]]);
-const showThreads = table("thread-table", [["Shard"], ["Busy", "n"], ["Longest delay", "n"], ["Requests in flight", "n"], ["Writes waiting", "n"], ["Entries in flight", "n"], ["Replicas", "n"], ["Leads", "n"]]);
-const showStalls = table("stalls", [["Task"], ["Shard", "n"], ["In the window", "n"], ["Since the start", "n"]]);
-const showChanges = table("change-table", [["Range", "n"], ["Node"], ["Shard", "n"], ["What"], ["Entries lacking", "n"]]);
+const showThreads = table("thread-table", [["Shard"], ["Busy", "n"], ["Longest delay ever", "n"], ["In flight", "n"], ["Writes waiting", "n"], ["Entries", "n"], ["Replicas", "n"], ["Leads", "n"]]);
+const showStalls = table("stalls", [["Task", "text"], ["Shard", "n"], ["In the window", "n"], ["Since the start", "n"]]);
+const showChanges = table("change-table", [["Range", "n"], ["Node"], ["Shard"], ["What"], ["Entries lacking", "n"]]);
 const showEvents = table("events", [["Time"], ["Node"], ["Kind"], ["What", "text"]]);
 let showStorage = null; // has a column for each shard
 
@@ -229,7 +231,8 @@ function points(second) {
 }
 
 function onSecond(second) {
-  if (last && (second.node !== last.node || second.uptime_s < last.uptime_s)) forget();
+  if (last && (second.node !== last.node || second.uptime_s < last.uptime_s)) forget("the node was started anew");
+  else if (last && second.t <= last.t) forget("the node’s clock was set back");
   seconds.push(second);
   last = second;
   if (seconds.length > SECONDS_KEPT) {
@@ -240,12 +243,27 @@ function onSecond(second) {
   slide();
 }
 
-// The node was started anew, or it is another one at this address.
-function forget() {
-  notice(last.node, "start", "the node was started anew");
+// What was gathered does not go on.
+function forget(why) {
+  notice(last.node, "node", why);
   [seconds, columns, column] = [[], [], null];
   sums.clear();
   [summed.from, summed.to] = [0, 0];
+}
+
+// A range of a view. Of a replica that does its part there is the place alone, so the others are rare.
+function rangeOf([id, flags, start, node, shard, term, applied, replicas]) {
+  const range = { id, system: (flags & 1) > 0, under: (flags & 2) > 0, down: (flags & 4) > 0, start, node, shard, term, applied, replicas };
+  [range.moving, range.unwell, range.blind, range.lag] = [false, false, 0, 0];
+  for (const at of replicas) {
+    if (at.length === 2) continue;
+    const [, , votes, lag, state] = at;
+    range.moving ||= !votes;
+    range.unwell ||= state !== "ok";
+    if (known(lag)) range.lag = Math.max(range.lag, lag);
+    else range.blind += 1;
+  }
+  return range;
 }
 
 function onView(data) {
@@ -254,12 +272,7 @@ function onView(data) {
     view = before ? { ...before, error: data.error } : { error: data.error, ranges: [], byId: new Map(), status: null };
     return;
   }
-  const ranges = data.ranges.map(([id, flags, start, node, shard, term, applied, replicas]) => {
-    const moving = replicas.some((at) => !at[2]);
-    const lags = replicas.map((at) => at[3]).filter(known);
-    const unwell = replicas.some((at) => at[4] !== "ok");
-    return { id, system: (flags & 1) > 0, under: (flags & 2) > 0, down: (flags & 4) > 0, start, node, shard, term, applied, replicas, moving, unwell, lag: Math.max(0, ...lags) };
-  });
+  const ranges = data.ranges.map(rangeOf);
   const users = ranges.filter((range) => !range.system);
   users.forEach((range, at) => (range.index = at));
   view = { status: data.status, reasons: data.reasons, ranges, users, byId: new Map(ranges.map((range) => [range.id, range])) };
@@ -307,6 +320,8 @@ function loads(second) {
       const [r, w] = found.get(id) ?? [0, 0];
       found.set(id, [r + reads / shard.seconds, w + writes / shard.seconds]);
     }
+    // Seconds are kept, and these would take most of the memory.
+    shard.load = [];
   }
   return found;
 }
@@ -353,10 +368,17 @@ function rearrange(before) {
 
 const heat = { stripes: null, madeAt: 0, isOld: false, cursor: null, max: 0, values: [] };
 
-const heatValue = (of, at) => {
-  const what = $("heat-of").value;
-  return (what === "writes" ? 0 : of.reads[at]) + (what === "reads" ? 0 : of.writes[at]);
-};
+// The sums of a column's loads, one for each stripe.
+function stripeValues(of, what) {
+  return Float32Array.from(heat.stripes, ({ from, to }) => {
+    let [reads, writes] = [0, 0];
+    for (let at = from; at < to; at++) {
+      reads += of.reads[at];
+      writes += of.writes[at];
+    }
+    return what === "reads" ? reads : what === "writes" ? writes : reads + writes;
+  });
+}
 
 // Divides the ranges into stripes: one for each, or if there are too many, finer ones where the load is.
 function makeStripes() {
@@ -392,14 +414,7 @@ function drawHeat() {
   const what = $("heat-of").value;
   heat.max = 0;
   for (const of of columns) {
-    if (of.stripes?.of !== what) {
-      const values = Float32Array.from(heat.stripes, ({ from, to }) => {
-        let sum = 0;
-        for (let at = from; at < to; at++) sum += heatValue(of, at);
-        return sum;
-      });
-      of.stripes = { of: what, values };
-    }
+    if (of.stripes?.of !== what) of.stripes = { of: what, values: stripeValues(of, what) };
     for (const value of of.stripes.values) heat.max = Math.max(heat.max, value);
   }
   paintHeat();
@@ -409,8 +424,8 @@ function drawHeat() {
   if (heat.cursor) readHeat();
 }
 
-function ramp(part) {
-  const stops = isDark() ? [[26, 32, 39], [37, 72, 120], [49, 142, 160], [240, 210, 110]] : [[255, 255, 255], [168, 205, 232], [46, 117, 182], [84, 20, 90]];
+function ramp(part, dark) {
+  const stops = dark ? [[26, 32, 39], [37, 72, 120], [49, 142, 160], [240, 210, 110]] : [[255, 255, 255], [168, 205, 232], [46, 117, 182], [84, 20, 90]];
   const place = Math.min(part, 0.9999) * (stops.length - 1);
   const [low, share] = [Math.floor(place), place % 1];
   return stops[low].map((from, at) => Math.round(from + (stops[low + 1][at] - from) * share));
@@ -422,23 +437,28 @@ function paintHeat() {
   const [canvas, rows] = [$("heat"), heat.stripes.length];
   if (canvas.width !== COLUMNS || canvas.height !== rows) [canvas.width, canvas.height] = [COLUMNS, rows];
   const image = new ImageData(COLUMNS, rows);
-  const colors = Array.from({ length: 64 }, (_, at) => ramp(at / 63));
-  const [blank, most] = [isDark() ? [18, 22, 27] : [236, 239, 243], Math.log1p(heat.max)];
-  for (let x = 0; x < COLUMNS; x++) {
-    const of = columns[x - (COLUMNS - columns.length)];
+  const pixels = new Uint32Array(image.data.buffer);
+  const pixel = ([red, green, blue]) => (255 << 24) | (blue << 16) | (green << 8) | red;
+  const dark = isDark();
+  const colors = Uint32Array.from({ length: 64 }, (_, at) => pixel(ramp(at / 63, dark)));
+  const [blank, scale] = [pixel(dark ? [18, 22, 27] : [236, 239, 243]), heat.max > 0 ? 63 / Math.log1p(heat.max) : 0];
+  const first = COLUMNS - columns.length;
+  pixels.fill(blank);
+  columns.forEach((of, at) => {
     for (let y = 0; y < rows; y++) {
-      const value = of?.stripes.values[y] ?? 0;
-      const color = of && (heat.stripes[y].here || value > 0) ? colors[Math.round(most > 0 ? (63 * Math.log1p(value)) / most : 0)] : blank;
-      const isCursor = heat.cursor && (heat.cursor.x === x) !== (heat.cursor.y === y);
-      image.data.set(isCursor ? [...color.map((part) => 255 - part), 255] : [...color, 255], (y * COLUMNS + x) * 4);
+      const value = of.stripes.values[y];
+      if (heat.stripes[y].here || value > 0) pixels[y * COLUMNS + first + at] = colors[Math.round(scale * Math.log1p(value))];
     }
+  });
+  if (heat.cursor) {
+    const { x, y } = heat.cursor;
+    for (let at = 0; at < COLUMNS; at++) pixels[y * COLUMNS + at] ^= 0xffffff;
+    for (let at = 0; at < rows; at++) pixels[at * COLUMNS + x] ^= 0xffffff;
   }
   canvas.getContext("2d").putImageData(image, 0, 0);
-  const scale = $("heat-scale").getContext("2d");
-  for (let x = 0; x < 120; x++) {
-    scale.fillStyle = `rgb(${ramp(x / 119).join()})`;
-    scale.fillRect(x, 0, 1, 10);
-  }
+  const legend = new ImageData(120, 10);
+  new Uint32Array(legend.data.buffer).forEach((_, at, all) => (all[at] = colors[Math.floor((at % 120) / 1.9)]));
+  $("heat-scale").getContext("2d").putImageData(legend, 0, 0);
 }
 
 const keyOf = (range) => (range?.index === 0 ? "(first)" : (range?.start ?? "(end)"));
@@ -468,7 +488,7 @@ function readHeat() {
 }
 
 function moveCursor(x, y) {
-  if (!heat.stripes) return;
+  if (!heat.stripes || !columns.length) return;
   const within = (at, size) => Math.max(0, Math.min(size - 1, at));
   heat.cursor = { x: within(x, COLUMNS), y: within(y, heat.stripes.length) };
   paintHeat();
@@ -479,6 +499,7 @@ function moveCursor(x, y) {
 
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const DASHES = [[], [6, 3], [2, 2], [9, 3, 2, 3], [3, 1], [12, 3], [1, 3], [5, 5]];
+const BORDERS = ["solid", "dashed", "dotted", "double", "groove", "ridge", "inset", "outset"];
 const charts = new Map(); // id -> { chart, of: what it was made for }
 
 function axis(more) {
@@ -498,13 +519,14 @@ function draw(id, of, data, options) {
   if (present?.of === of) return present.chart.setData(data);
   present?.chart.destroy();
   const size = { width: host.clientWidth, height: host.clientHeight - 30 };
-  const chart = new uPlot({ ...size, cursor: { drag: { x: false, y: false } }, ...options() }, data, host);
+  const legend = { markers: { width: 2, dash: (_, at) => BORDERS[(at - 1) % 8] ?? "solid" } };
+  const chart = new uPlot({ ...size, legend, cursor: { drag: { x: false, y: false } }, ...options() }, data, host);
   charts.set(id, { chart, of });
 }
 
-const timeAxis = () => axis({ space: 70, values: (_, times) => times.map((t) => timeOfDay.format(t * 1000).slice(0, chosen.window > 300 ? 5 : 8)) });
+const timeAxis = () => axis({ size: 28, space: 50, values: (_, times) => times.map((t) => timeOfDay.format(t * 1000).slice(...(chosen.window >= 300 ? [0, 5] : [3]))) });
 const clockSeries = { label: "time", value: (_, t) => (t === null || t === undefined ? unknown : timeOfDay.format(t * 1000)) };
-const msAxis = () => axis({ size: 52, values: (_, ms) => ms.map((n) => (n === null ? "" : String(n))) });
+const msAxis = () => axis({ size: 46, values: (_, ms) => ms.map((n) => (n === null ? "" : String(n))) });
 const logScale = { distr: 3, range: (_, low, high) => [10 ** Math.floor(Math.log10(low || 0.1)), 10 ** Math.ceil(Math.log10(high || 1) + 1e-9)] };
 
 function drawTraffic() {
@@ -516,7 +538,7 @@ function drawTraffic() {
   const rates = ops.map((op) => found.map((point) => (point.time > 0 ? (point.byOp[op] ?? 0) : null)));
   draw("chart-ops", `${ops} ${chosen.window}`, [times, ...(ops.length ? rates : [times.map(() => 0)])], () => ({
     scales: { x: { range }, y: { range: (_, low, high) => [0, Math.max(1, high * 1.08)] } },
-    axes: [timeAxis(), axis({ size: 60, values: (_, all) => all.map((n) => (n >= 10_000 ? `${n / 1000}k` : rate(n))) })],
+    axes: [timeAxis(), axis({ size: 52, values: (_, all) => all.map(short) })],
     series: [clockSeries, ...(ops.length ? ops : ["no operations"]).map((op, at) => line(op, at, rate))],
   }));
   const lines = [0, 1, 2].map((at) => found.map((point) => point.quantiles[at]));
@@ -538,12 +560,12 @@ function drawHistogram(total) {
     counts.push(total.buckets.subarray(at * GROUP, (at + 1) * GROUP).reduce((sum, n) => sum + n, 0));
   }
   const decades = [0.001, 0.01, 0.1, 1, 10, 100, 1000, 10_000];
-  const marks = [1, 2, 5].flatMap((step) => decades.map((ms) => ms * step)).sort((a, b) => a - b);
+  const marks = [1, 3].flatMap((step) => decades.map((ms) => ms * step)).sort((a, b) => a - b);
   draw("chart-histogram", "", [places, counts], () => ({
     scales: { x: { time: false, range: (_, from, to) => [from - GROUP, to + GROUP] }, y: { range: (_, from, to) => [0, Math.max(1, to * 1.08)] } },
     axes: [
-      axis({ splits: (u) => marks.map(bucketOf).filter((at) => at >= u.scales.x.min && at <= u.scales.x.max), values: (_, at) => at.map((n) => `${Number(bucketEnd(n).toPrecision(2))}`), space: 10 }),
-      axis({ size: 60, values: (_, all) => all.map((n) => (n >= 10_000 ? `${n / 1000}k` : count(n))) }),
+      axis({ size: 28, splits: (u) => marks.map(bucketOf).filter((at) => at >= u.scales.x.min && at <= u.scales.x.max), values: (_, at) => at.map((n) => `${Number(bucketEnd(n).toPrecision(2))}`), space: 10 }),
+      axis({ size: 52, values: (_, all) => all.map(short) }),
     ],
     series: [
       { label: "ms up to", value: (_, at) => (known(at) ? millis(bucketEnd(at + GROUP / 2)) : unknown) },
@@ -598,11 +620,11 @@ function showTiles(total, refused) {
   const shards = last.shards.filter(Boolean);
   const sum = (of) => shards.reduce((all, shard) => all + of(shard), 0);
   const tiles = [
-    ["Now, per second", rate(point.rate)],
-    ...["p50", "p99", "p99.9"].map((name, at) => [`${name} in the window`, millis(quantiles(total)[at]), "ms"]),
-    ["Refused in the window", count(Object.values(refused).reduce((all, n) => all + n, 0))],
+    ["Now", rate(point.rate), "per second"],
+    ...["p50", "p99", "p99.9"].map((name, at) => [`${name}, window`, millis(quantiles(total)[at]), "ms"]),
+    ["Refused, window", count(Object.values(refused).reduce((all, n) => all + n, 0))],
     ["In flight", count(sum((shard) => shard.in_flight))],
-    ["Connections", count(last.connections[0]), `clients, ${count(last.connections[1])} nodes`],
+    ["Connections", count(last.connections[0]), `clients, ${count(last.connections[1])} links`],
     ["Shards busy", percent(sum((shard) => shard.thread.busy) / (shards.length || 1)), `of ${last.shards.length}`],
   ];
   const list = $("tiles");
@@ -621,7 +643,7 @@ function showTiles(total, refused) {
   });
 }
 
-const MARKS = { alive: ["●", "state-ok"], silent: ["◐", "state-warn"], dead: ["✕", "state-bad"], unreachable: ["▲", "state-bad"] };
+const MARKS = { alive: ["●", "state-ok"], silent: ["◐", "state-warn"], draining: ["◐", "state-warn"], decommissioning: ["◐", "state-warn"], decommissioned: ["○", "state-warn"], dead: ["✕", "state-bad"], unreachable: ["▲", "state-bad"] };
 const withMark = (state) => ({ text: `${MARKS[state]?.[0] ?? "?"} ${state}`, style: MARKS[state]?.[1] ?? "state-warn" });
 
 // The address of another node's page; null if this browser cannot reach it.
@@ -646,7 +668,7 @@ function showNodeTable() {
     const elsewhere = { text: "on its page", style: "none" };
     const disk = !isHere ? elsewhere : last.disk ? `${bytes(last.disk[0])} of ${bytes(last.disk[1])}` : unknown;
     const error = last?.clock && last.clock[1] / 1000;
-    const time = !isHere ? elsewhere : !last.clock ? unknown : last.clock[0] ? { text: `● kept, within ${millis(error)} ms`, style: "state-ok" } : { text: "▲ no time service", style: "state-warn" };
+    const time = !isHere ? elsewhere : !last.clock ? unknown : last.clock[0] ? { text: `● within ${millis(error)} ms`, style: "state-ok" } : { text: "▲ no time service", style: "state-warn" };
     return [
       `${node.id}${isHere ? " (this one)" : ""}`, withMark(node.state), node.address,
       isHere ? "this page" : page ? { text: "open", href: page } : { text: node.http ? "not reachable from here" : "has none", style: "none" },
@@ -667,7 +689,7 @@ function showHealth() {
     const mark = { ok: "✓", warn: "▲", bad: "✕" }[grade];
     const parts = [down && `${count(down)} serve nothing`, under && `${count(under)} have too few replicas`].filter(Boolean);
     words.push(`${mark} The cluster is ${health === "ok" ? "whole" : health}: ${parts.length ? `of ${count(ranges)} ranges ${parts.join(", ")}` : `all ${count(ranges)} ranges serve`}.`);
-    for (const reason of view.status.reasons.slice(0, 8)) {
+    for (const reason of view.status.reasons.slice(0, 5)) {
       const who = known(reason.range) ? `range ${reason.range}` : `node ${reason.nodes.join(", ")}`;
       reasons.push(`${who}: ${reason.reason}`);
     }
@@ -719,23 +741,27 @@ function showRangeTable() {
   $("page-on").disabled = pageAt >= pages - 1;
   const rows = listed.slice(pageAt * ROWS_OF_PAGE, (pageAt + 1) * ROWS_OF_PAGE).map((range) => {
     const [reads, writes] = range.node === last?.node ? (last.loads.get(range.id) ?? [0, 0]) : [null, null];
-    const places = range.replicas.map(([node, shard, votes, , state]) => `${node}/${shard}${votes ? "" : " (new)"}${state === "ok" ? "" : ` (${state})`}`);
+    const places = range.replicas.map(([node, shard, votes = true, , state = "ok"]) => `${node}/${shard}${votes ? "" : " (new)"}${state === "ok" ? "" : ` (${state})`}`);
     const [mark, text] = range.down ? ["state-bad", "✕ unavailable"] : range.under ? ["state-warn", "▲ too few replicas"] : range.unwell ? ["state-warn", "▲ replica not well"] : ["state-ok", "● ok"];
     const start = range.system ? "(the cluster’s records)" : range.start === "" ? "(first)" : range.start;
-    return [count(range.id), start, known(range.node) ? `${range.node}/${range.shard}` : { text: "nobody", style: "state-bad" }, places.join(", "), count(range.lag), rate(reads), rate(writes), { text: text + (range.moving ? ", changing" : ""), style: mark }];
+    return [String(range.id), start, known(range.node) ? `${range.node}/${range.shard}` : { text: "nobody", style: "state-bad" }, places.join(", "), `${count(range.lag)}${range.blind ? ` (${range.blind} unknown)` : ""}`, rate(reads), rate(writes), { text: text + (range.moving ? ", changing" : ""), style: mark }];
   });
   showRanges(rows, view?.status ? "no such range" : (view?.error ?? "not known yet"));
 }
 
 function showHotRanges() {
   const [users, recent] = [view?.users ?? [], columns.slice(-HOT_COLUMNS)];
-  const found = users.map((range, at) => {
+  const busy = [];
+  for (let at = 0; at < users.length; at++) {
     let [reads, writes] = [0, 0];
-    for (const of of recent) [reads, writes] = [reads + of.reads[at], writes + of.writes[at]];
-    return { range, reads: reads / recent.length, writes: writes / recent.length };
-  });
-  const busy = found.filter((one) => one.reads + one.writes > 0).sort((a, b) => b.reads + b.writes - a.reads - a.writes);
-  showHot(busy.slice(0, 10).map(({ range, reads, writes }) => [count(range.id), keyOf(range), rate(reads), rate(writes)]), "no load");
+    for (const of of recent) {
+      reads += of.reads[at];
+      writes += of.writes[at];
+    }
+    if (reads + writes > 0) busy.push({ range: users[at], reads: reads / recent.length, writes: writes / recent.length });
+  }
+  busy.sort((a, b) => b.reads + b.writes - a.reads - a.writes);
+  showHot(busy.slice(0, 10).map(({ range, reads, writes }) => [String(range.id), keyOf(range), rate(reads), rate(writes)]), "no load");
 }
 
 function showMemoryTable() {
@@ -819,24 +845,32 @@ function showThreadTables() {
   showStalls(rows.map(({ task, number, more, all }) => [task, String(number), count(more), count(all)]));
 }
 
+// States of a replica that are those of its node.
+const ABSENT = new Set(["silent", "dead", "unreachable"]);
+
 function showReplication() {
-  const [changes, ranges] = [[], view?.ranges ?? []];
+  const [changes, absent, ranges] = [[], new Map(), view?.ranges ?? []];
   let [followers, blind, worst] = [0, 0, null];
   for (const range of ranges) {
-    for (const [node, shard, votes, lag, state] of range.replicas) {
-      if (node === range.node && shard === range.shard) continue;
-      followers += 1;
-      if (!known(lag)) blind += 1;
-      else if (!worst || lag > worst.lag) worst = { lag, range, node };
-      const what = votes ? (state === "ok" ? null : `▲ ${state}`) : `◐ being added${state === "ok" ? "" : `, ${state}`}`;
-      if (what) changes.push([count(range.id), `node ${node}`, String(shard), what, count(lag)]);
+    followers += range.replicas.length - (known(range.node) ? 1 : 0);
+    blind += range.blind;
+    if (range.lag > (worst?.lag ?? 0)) worst = range;
+    if (!range.moving && !range.unwell) continue;
+    for (const [node, shard, votes = true, lag = 0, state = "ok"] of range.replicas) {
+      if (votes && ABSENT.has(state)) absent.set(`${node} ${state}`, (absent.get(`${node} ${state}`) ?? 0) + 1);
+      else if (!votes) changes.push([String(range.id), `node ${node}`, String(shard), `◐ being added${state === "ok" ? "" : `, ${state}`}`, count(lag)]);
+      else if (state !== "ok") changes.push([String(range.id), `node ${node}`, String(shard), `▲ ${state}`, count(lag)]);
     }
   }
-  const most = worst && worst.lag > 0 ? `the one furthest behind lacks ${count(worst.lag)} entries: range ${worst.range.id} on node ${worst.node}` : "none is known to lack an entry";
+  const most = worst ? `the one furthest behind lacks ${count(worst.lag)} entries, of range ${worst.id}` : "none is known to lack an entry";
   const unknowns = blind > 0 ? `; of ${count(blind)} nobody knows` : "";
   setText($("lag"), !view?.status ? "" : followers === 0 ? "No range has more than one replica." : `Of ${count(followers)} replicas that follow, ${most}${unknowns}.`);
-  const more = changes.length > EVENTS_SHOWN ? [["", "", "", `and ${count(changes.length - EVENTS_SHOWN)} more`, ""]] : [];
-  showChanges([...changes.slice(0, EVENTS_SHOWN), ...more], view?.status ? "none" : "not known yet");
+  const more = changes.length > CHANGES_SHOWN ? [["", "", "", `and ${count(changes.length - CHANGES_SHOWN)} more`, ""]] : [];
+  const ofNodes = [...absent].map(([key, replicas]) => {
+    const [node, state] = key.split(" ");
+    return [`${count(replicas)} ranges`, `node ${node}`, "", `▲ ${state}, as their node is`, ""];
+  });
+  showChanges([...ofNodes, ...changes.slice(0, CHANGES_SHOWN), ...more], view?.status ? "none" : "not known yet");
 }
 
 function showEventTable() {
@@ -862,11 +896,11 @@ function showHistory() {
   setText($("history-note"), `${count(minutes.length)} minutes of this node; ${count(errors)} requests were refused in them.`);
   if (minutes.length === 0) return;
   const times = minutes.map((minute) => minute.t);
-  const dayAxis = () => axis({ space: 70, values: (_, all) => all.map((t) => timeOfDay.format(t * 1000).slice(0, 5)) });
+  const dayAxis = () => axis({ size: 28, space: 60, values: (_, all) => all.map((t) => timeOfDay.format(t * 1000).slice(0, 5)) });
   const when = { label: "time", value: (_, t) => (known(t) ? clock.format(t * 1000) : unknown) };
   draw("chart-day-ops", "", [times, minutes.map((minute) => Number(minute.ops) / 60)], () => ({
     scales: { y: { range: (_, low, high) => [0, Math.max(1, high * 1.08)] } },
-    axes: [dayAxis(), axis({ size: 60, values: (_, all) => all.map((n) => (n >= 10_000 ? `${n / 1000}k` : rate(n))) })],
+    axes: [dayAxis(), axis({ size: 52, values: (_, all) => all.map(short) })],
     series: [when, line("operations", 0, rate)],
   }));
   const lines = ["p50_us", "p99_us", "p999_us"].map((name) => minutes.map((minute) => (Number(minute[name]) > 0 ? Number(minute[name]) / 1000 : null)));
@@ -890,9 +924,21 @@ function showHeader() {
 
 const worst = { ms: 0, updates: 0 };
 
+// Takes what has come, and shows it.
+function take(what, isView) {
+  const begun = performance.now();
+  what();
+  if (!last || document.hidden) return;
+  update(isView);
+  const ms = performance.now() - begun;
+  worst.updates += 1;
+  // The first ones compile the script and make the charts.
+  if (worst.updates > 3) worst.ms = Math.max(worst.ms, ms);
+  Object.assign($("main").dataset, { updates: worst.updates, lastMs: ms.toFixed(1), worstMs: worst.ms.toFixed(1) });
+}
+
 function update(isView) {
   if (!last || document.hidden) return;
-  const begun = performance.now();
   showHeader();
   showHealth();
   showTraffic();
@@ -911,13 +957,6 @@ function update(isView) {
     showHotRanges();
   }
   showEventTable();
-  measure(performance.now() - begun);
-}
-
-function measure(ms) {
-  worst.updates += 1;
-  worst.ms = Math.max(worst.ms, ms);
-  Object.assign($("main").dataset, { updates: worst.updates, lastMs: ms.toFixed(1), worstMs: worst.ms.toFixed(1) });
 }
 
 // ---- The stream
@@ -935,14 +974,10 @@ function connect() {
   source.addEventListener("second", (event) => {
     heardAt = performance.now();
     setLive(true, "● live");
-    onSecond(JSON.parse(event.data));
-    update(worst.updates === 0);
+    take(() => onSecond(JSON.parse(event.data)), worst.updates === 0);
   });
   source.addEventListener("view", (event) => {
-    const begun = performance.now();
-    onView(JSON.parse(event.data));
-    update(true);
-    measure(performance.now() - begun);
+    take(() => onView(JSON.parse(event.data)), true);
   });
   source.onerror = () => {
     setLive(false, "○ no connection, trying again");
@@ -1006,6 +1041,10 @@ function listen() {
   const canvas = $("heat");
   canvas.addEventListener("pointermove", (event) => {
     moveCursor(Math.floor((event.offsetX / canvas.clientWidth) * COLUMNS), Math.floor((event.offsetY / canvas.clientHeight) * (heat.stripes?.length ?? 1)));
+  });
+  canvas.addEventListener("pointerleave", () => {
+    heat.cursor = null;
+    if (heat.stripes && columns.length) paintHeat();
   });
   canvas.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];

@@ -226,7 +226,7 @@ fn log(now: &ShardReport, before: &ShardReport) -> Log {
         latency: grown(&wal.write_micros, &earlier.write_micros, 1e3),
         pending_bytes: wal.pending_bytes as u64,
         segments: wal.segments as u64,
-        live_bytes: wal.live_bytes as u64,
+        live_bytes: wal.live_bytes,
         pinned_bytes: status.pinned_bytes,
         replay_bytes: status.replay_bytes,
     }

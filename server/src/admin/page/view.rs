@@ -40,8 +40,15 @@ type Row = (
     Vec<Place>,
 );
 
-/// A replica: its node and shard, whether it votes, the entries that it lacks, and its state.
-type Place = (u64, u16, bool, Option<u64>, ReplicaState);
+/// A replica: its node and shard.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub(super) enum Place {
+    /// It votes, lacks nothing, and is well.
+    Whole(u64, u16),
+    /// Whether it votes, the entries that it lacks, and its state.
+    Other(u64, u16, bool, Option<u64>, ReplicaState),
+}
 
 /// What the manager knows now.
 pub(super) async fn of(node: &Node) -> View {
@@ -72,7 +79,10 @@ fn known(mut status: ClusterStatus, mut ranges: Vec<Range>) -> View {
 
 fn row(range: &Range) -> Row {
     let replicas = range.replicas.iter();
-    let places = replicas.map(|at| (at.node, at.shard, at.voter, at.lag, at.state));
+    let places = replicas.map(|at| match (at.voter, at.lag, at.state) {
+        (true, Some(0), ReplicaState::Ok) => Place::Whole(at.node, at.shard),
+        (votes, lag, state) => Place::Other(at.node, at.shard, votes, lag, state),
+    });
     (
         range.id,
         flags(range),
@@ -101,6 +111,8 @@ fn shown(key: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rangedb_protocol::admin::Replica;
+
     use super::*;
 
     #[test]
@@ -110,6 +122,19 @@ mod tests {
         let long = shown(&[0xff; 4096]);
         assert!(long.ends_with("\\xff..."), "{long}");
         assert_eq!(long.len(), KEY_SHOWN_MAX * 4 + 3);
+    }
+
+    #[test]
+    fn a_replica_that_does_its_part_is_its_place() {
+        let mut range = Range::default();
+        for (node, lag) in [(1, Some(0)), (2, None)] {
+            let mut replica = Replica::default();
+            (replica.node, replica.voter, replica.lag) = (node, true, lag);
+            replica.state = ReplicaState::Ok;
+            range.replicas.push(replica);
+        }
+        let places = serde_json::to_string(&row(&range).7).expect("JSON");
+        assert_eq!(places, r#"[[1,0],[2,0,true,null,"ok"]]"#);
     }
 
     #[test]
