@@ -67,7 +67,9 @@ fn run_built(options: &Options) -> Outcome {
     );
     measure(&loadgen, &node, options.seconds)?;
     let (listen, http) = (&node.listen, &node.http);
-    println!("\ndatabase {listen}, metrics http://{http}/metrics, health http://{http}/readyz");
+    println!(
+        "\ndatabase {listen}, page http://{http}/, metrics http://{http}/metrics, health http://{http}/readyz"
+    );
     if options.seconds.is_none() {
         let rangedb = release_binary("rangedb")?;
         println!("try: {rangedb} put greeting hello --addr {listen}");

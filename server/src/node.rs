@@ -429,6 +429,9 @@ fn start(
     }
     service.watch(beats);
     pages.serve_from(Serving {
+        id: node.id.0,
+        started: node.started,
+        data_dir: config.data_dir.clone(),
         shards: reports,
         cluster: folder.identity.cluster.clone(),
         api: Api::new(port.address),

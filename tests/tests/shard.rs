@@ -280,7 +280,7 @@ fn writers_that_were_answered_together_go_together_again() {
                 let range = || user_range(shard);
                 async move {
                     // All others come when the first one's entry is on its way.
-                    while writer > 1 && range().in_flight == 0 {
+                    while writer > 1 && range().load.in_flight == 0 {
                         GlommioRuntime::sleep(Duration::from_micros(10)).await;
                     }
                     for sequence in 1..=WRITES {

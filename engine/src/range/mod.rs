@@ -25,6 +25,7 @@ pub mod sink;
 pub mod snapshot;
 pub mod state;
 pub mod timestamps;
+pub mod usage;
 
 pub use crate::types::{ReplicaPlace, Route};
 pub use descriptor::{Descriptor, Keyspace};

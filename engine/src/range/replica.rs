@@ -19,6 +19,7 @@ use crate::range::observer::ApplyObservers;
 use crate::range::proposer::Proposer;
 use crate::range::state::RangeState;
 use crate::range::timestamps::Timestamps;
+use crate::range::usage::{RangeLoad, Usage};
 use crate::range::{Keyspace, Route};
 use crate::request::Target;
 use crate::tree::Store;
@@ -80,8 +81,8 @@ pub struct Replica<E: Env> {
     /// Who leads, as far as this replica knows.
     pub leadership: Leadership,
     pub(super) saved: Saved,
-    /// When a user last wrote, to know whether old versions may exist.
-    last_write: Cell<Timestamp>,
+    /// What users did with the range here.
+    pub usage: Usage,
     /// The timestamps of the snapshots that are being read.
     pub(super) exported: RefCell<Vec<Timestamp>>,
     /// The last digest that was asked for.
@@ -111,7 +112,7 @@ impl<E: Env> Replica<E> {
                 unsaved: Cell::new(0),
                 durable: RefCell::new(durable),
             },
-            last_write: Cell::new(last_write),
+            usage: Usage::new(last_write),
             exported: RefCell::default(),
             digesting: Cell::new(None),
             halted: Cell::new(false),
@@ -135,7 +136,7 @@ impl<E: Env> Replica<E> {
             "took over a snapshot"
         );
         self.timestamps.observe(state.last_ts);
-        self.last_write.set(state.last_ts);
+        self.usage.last_write.set(state.last_ts);
         self.data_id.set(data_id);
         self.digesting.set(None);
         self.halted.set(false);
@@ -243,7 +244,7 @@ impl<E: Env> Replica<E> {
         };
         let step = apply::apply(&mut state, &mut rows, entry)?;
         if rows.has_written {
-            self.last_write.set(state.last_ts);
+            self.usage.last_write.set(state.last_ts);
         }
         for observer in &*self.observers {
             observer.applied(self.group, entry, &step.results, &state);
@@ -346,7 +347,18 @@ impl<E: Env> Replica<E> {
 
     /// The timestamp of the last write of a user, or the range's last timestamp at the start.
     pub fn last_write(&self) -> Timestamp {
-        self.last_write.get()
+        self.usage.last_write.get()
+    }
+
+    /// How busy it is.
+    pub fn load(&self) -> RangeLoad {
+        let (reads, writes) = self.usage.counts();
+        RangeLoad {
+            reads,
+            writes,
+            waiting: self.proposer.waiting(),
+            in_flight: self.proposer.in_flight(),
+        }
     }
 }
 

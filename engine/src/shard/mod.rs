@@ -293,6 +293,7 @@ impl<E: Env> Shard<E> {
         };
         let kind = ProposalKind::Write(write, request.session);
         let proposal = Proposal::new(kind, epoch, request.deadline, (sink, token));
+        replica.usage.has_written();
         replica.proposer.push(proposal);
     }
 

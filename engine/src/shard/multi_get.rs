@@ -200,7 +200,10 @@ impl<E: Env> Shard<E> {
         verdicts: &mut FxHashMap<RangeId, Verdict>,
     ) -> Result<(RangeId, Option<Moment>), Error> {
         check_key(key)?;
-        let range = self.with_running(key, |running| running.replica.group.range)?;
+        let range = self.with_running(key, |running| {
+            running.replica.usage.has_read();
+            running.replica.group.range
+        })?;
         let verdict = verdicts.entry(range).or_insert_with(|| {
             self.with_running(key, |running| {
                 running.replica.check(None)?;

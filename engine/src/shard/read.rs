@@ -18,6 +18,7 @@ use super::Shard;
 use crate::env::{AsyncRuntime, Env};
 use crate::error::{Error, Fate};
 use crate::mutant::{self, Mutant};
+use crate::range::replica::Replica;
 use crate::request::{Read, Target, Wait};
 use crate::types::{DataId, Timestamp};
 
@@ -40,16 +41,16 @@ impl<E: Env> Shard<E> {
         look: impl FnOnce(Option<(&[u8], Timestamp)>) -> R,
     ) -> Result<Read<R>, Error> {
         check_key(key)?;
-        let (data_id, has_lease) = self.with_running(key, |running| {
+        let (replica, has_lease) = self.with_running(key, |running| {
             running.replica.check(target)?;
-            Ok::<_, Error>((running.replica.data_id(), running.raft.has_lease()))
+            Ok::<_, Error>((running.replica.clone(), running.raft.has_lease()))
         })??;
         if !has_lease {
             return Ok(Read::Wait(Wait::Confirmation));
         }
         // Nothing else runs on this thread between the check of the lease and the read. The first
         // entry of the leader's term is applied, and so is everything that it has acknowledged.
-        self.look(data_id, key, Timestamp::MAX, look)
+        self.look_newest(&replica, key, look)
     }
 
     /// Reads like [`Shard::get`], right after [`Shard::wait`] for the same.
@@ -83,7 +84,21 @@ impl<E: Env> Shard<E> {
     ) -> Result<Read<R>, Error> {
         let replica = self.find(key)?;
         replica.check(target)?;
-        self.look(replica.data_id(), key, Timestamp::MAX, look)
+        self.look_newest(&replica, key, look)
+    }
+
+    /// Passes the newest value of a key to `look`, and counts the read once it is done.
+    fn look_newest<R>(
+        &self,
+        replica: &Replica<E>,
+        key: &[u8],
+        look: impl FnOnce(Option<(&[u8], Timestamp)>) -> R,
+    ) -> Result<Read<R>, Error> {
+        let read = self.look(replica.data_id(), key, Timestamp::MAX, look)?;
+        if matches!(read, Read::Done(_)) {
+            replica.usage.has_read();
+        }
+        Ok(read)
     }
 
     /// Passes the newest value of a key at or below `at` to `look`. If a block of a table is not in

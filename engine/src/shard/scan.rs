@@ -71,6 +71,7 @@ impl<E: Env> Shard<E> {
                 ..ScanReply::default()
             });
         }
+        replica.usage.has_read();
         self.read(&replica, scan, at).await
     }
 

@@ -5,6 +5,7 @@ use crate::env::{Env, Instant, Now};
 use crate::lsm::LsmStats;
 use crate::memory::MemoryUse;
 use crate::range::Route;
+use crate::range::usage::RangeLoad;
 use crate::shard::availability::{Availability, availability};
 use crate::shard::{DigestStats, Inner};
 use crate::tree::cold_reads::ColdReadStats;
@@ -36,10 +37,8 @@ pub struct RangeStatus {
     pub last_ts: Timestamp,
     /// Old versions at or below this may be gone.
     pub gc_threshold: Timestamp,
-    /// How many writes wait to be proposed.
-    pub waiting: usize,
-    /// How many entries are in flight.
-    pub in_flight: usize,
+    /// How busy the replica here is.
+    pub load: RangeLoad,
     /// How many clients the session table has.
     pub session_clients: usize,
     /// Whether it can be served, as far as this shard knows.
@@ -120,8 +119,7 @@ pub(super) fn ranges<E: Env>(inner: &Inner<E>) -> Vec<RangeStatus> {
             durable: index(replica.durable().applied),
             last_ts: state.last_ts,
             gc_threshold: state.gc_threshold,
-            waiting: replica.proposer.waiting(),
-            in_flight: replica.proposer.in_flight(),
+            load: replica.load(),
             session_clients: state.sessions.len().0,
             availability,
         })

@@ -12,7 +12,7 @@ use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use rangedb_client::admin::Admin;
 use rangedb_client::{BatchOutcome, Client, ClientOptions, Error};
-use rangedb_protocol::admin::{Done, History, Nodes, Ranges, Settings};
+use rangedb_protocol::admin::{ClusterStatus, Done, History, Nodes, Range, Ranges, Settings};
 use rangedb_protocol::limits::{
     ADMIN_COMMAND_LEN_MAX, BATCH_LEN_MAX, MULTI_GET_KEYS_LEN_MAX, VALUE_LEN_MAX,
 };
@@ -129,6 +129,15 @@ impl Api {
         self.client
             .get_or_try_init(|| Client::connect(options))
             .await
+    }
+
+    /// The state of the cluster, and all its ranges, as its manager knows them now.
+    ///
+    /// # Errors
+    /// The manager does not answer.
+    pub(super) async fn cluster(&self) -> Result<(ClusterStatus, Vec<Range>), Error> {
+        let admin = self.client().await?.admin();
+        Ok((admin.status().await?, admin.ranges().await?))
     }
 
     /// Answers a request for `path` under `/api/v1/`.

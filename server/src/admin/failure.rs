@@ -37,7 +37,7 @@ impl Failure {
     }
 
     pub fn no_such_page() -> Failure {
-        let message = "there are batch, get, nodes, ranges, status, config, config/history, config/NAME, \
+        let message = "there are batch, get, nodes, ranges, status, config, config/history, config/NAME, stream, \
                        ranges/ID/transfer-leader, ranges/ID/move-replica, kv/KEY and scan";
         Failure::new(StatusCode::NOT_FOUND, "no_such_page", message)
     }
@@ -76,6 +76,16 @@ impl Failure {
         let message = "the node is starting or stopping";
         let mut failure = Failure::new(StatusCode::SERVICE_UNAVAILABLE, "not_serving", message);
         failure.header = Some((RETRY_AFTER, HeaderValue::from(1)));
+        failure
+    }
+
+    /// So many watch the page that another would cost the node too much.
+    pub fn too_many_viewers(max: usize) -> Failure {
+        let message =
+            format!("{max} pages are open on this node, which is the most that it serves");
+        let mut failure =
+            Failure::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_viewers", message);
+        failure.header = Some((RETRY_AFTER, HeaderValue::from(5)));
         failure
     }
 

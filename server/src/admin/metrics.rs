@@ -169,7 +169,7 @@ const NUMBERS: &[Number] = &[
             r.status
                 .ranges
                 .iter()
-                .map(|range| range.waiting)
+                .map(|range| range.load.waiting)
                 .sum::<usize>() as f64
         },
     ),
@@ -181,7 +181,7 @@ const NUMBERS: &[Number] = &[
             r.status
                 .ranges
                 .iter()
-                .map(|range| range.in_flight)
+                .map(|range| range.load.in_flight)
                 .sum::<usize>() as f64
         },
     ),

@@ -4,7 +4,7 @@
 //! `/livez` says that the process runs. `/readyz` says whether the node serves: all its ranges are
 //! recovered and have a majority, most other nodes accept this one, and the node is not stopping; if
 //! not, it says why. Both answer even before the node has a place in a cluster. `/metrics` shows the node's counters
-//! for Prometheus. [`api`] serves `/api/v1/`.
+//! for Prometheus. [`page`] shows the node and its cluster to people, at `/`. [`api`] serves `/api/v1/`.
 //!
 //! Heads and bodies of requests have limits, and so do connections and their lifetime ([`connections`]).
 //! Other sites than the node's own are refused ([`origin`]).
@@ -18,17 +18,20 @@ pub mod json;
 mod metrics;
 mod multi_get;
 mod origin;
+mod page;
 mod readiness;
 mod scan;
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, HeaderValue};
 use hyper::service::service_fn;
@@ -41,6 +44,7 @@ use self::api::Api;
 use self::body::Text;
 use self::connections::{Access, Activity, Connections, End, Watched};
 use self::failure::Failure;
+use self::page::stream::{Viewer, Viewers};
 use crate::config::Http;
 use crate::descriptors::{ConnectionLimit, Shares};
 use crate::peers::Peers;
@@ -53,11 +57,14 @@ const REPORT_TIMEOUT: Duration = Duration::from_millis(500);
 /// The longest head of a request, in bytes. The continuation of a scan is two keys in hexadecimal
 /// digits, and a key of arbitrary bytes in a path takes three characters a byte.
 const HEAD_LEN_MAX: usize = 32 << 10;
-/// The pages beside the API.
-const PAGES: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+/// The texts for probes and scrapers.
+const TEXTS: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 /// The response to a head that does not arrive.
 const HEAD_TOO_LATE: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+
+/// A body in one piece, or one that goes on.
+type Body = Either<Text, Viewer>;
 
 /// The state of the node's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,10 +87,17 @@ pub struct Node {
     /// Why the node does not serve yet.
     waits_for: Mutex<String>,
     serving: OnceLock<Serving>,
+    viewers: Viewers,
 }
 
 /// The parts of the node that exist once it has a folder and shards.
 pub struct Serving {
+    /// The node's id.
+    pub id: u64,
+    /// When the process started.
+    pub started: Instant,
+    /// The folder of all data.
+    pub data_dir: PathBuf,
     /// A channel to each shard, for requests for its report.
     pub shards: Vec<mpsc::Sender<ReportRequest>>,
     /// The cluster's id.
@@ -108,6 +122,7 @@ impl Node {
             phase: AtomicU8::new(Phase::Starting as u8),
             waits_for: Mutex::default(),
             serving: OnceLock::new(),
+            viewers: Viewers::default(),
         }
     }
 
@@ -229,40 +244,56 @@ async fn answer(
     node: Arc<Node>,
     access: Access,
     request: Request<Incoming>,
-) -> Result<Response<Text>, Infallible> {
+) -> Result<Response<Body>, Infallible> {
+    if let Some(refused) = refusal(&node, access, &request) {
+        return Ok(refused.map(Either::Left));
+    }
+    Ok(match request.uri().path() {
+        page::stream::PATH => page::stream::answer(&node, request.method()),
+        _ => answer_at_once(&node, request).await.map(Either::Left),
+    })
+}
+
+/// The refusal of a request that the connection, the host or the origin does not allow.
+fn refusal(node: &Node, access: Access, request: &Request<Incoming>) -> Option<Response<Text>> {
     let path = request.uri().path();
     if access == Access::Probe && !matches!(path, "/livez" | "/readyz") {
-        return Ok(text(
+        return Some(text(
             StatusCode::SERVICE_UNAVAILABLE,
             "too many connections: there is room for /livez and /readyz only\n",
         ));
     }
-    let api = path.strip_prefix("/api/v1/").map(str::to_owned);
     // A probe may name the process as it likes: it learns nothing but that it lives.
-    let asked = (request.uri(), request.version());
-    if path != "/livez"
-        && let Err((status, why)) = origin::check(&node.http, asked, request.headers())
-    {
-        return Ok(match api {
-            Some(_) => Failure::foreign(status, why).response(),
-            None => text(status, format!("{why}\n")),
-        });
+    if path == "/livez" {
+        return None;
     }
-    Ok(match api {
+    let asked = (request.uri(), request.version());
+    let (status, why) = origin::check(&node.http, asked, request.headers()).err()?;
+    Some(match path.starts_with("/api/v1/") {
+        true => Failure::foreign(status, why).response(),
+        false => text(status, format!("{why}\n")),
+    })
+}
+
+/// Answers a request whose answer has an end.
+async fn answer_at_once(node: &Node, request: Request<Incoming>) -> Response<Text> {
+    let path = request.uri().path();
+    match path.strip_prefix("/api/v1/").map(str::to_owned) {
         Some(path) => match node.serving.get().filter(|_| node.phase() == Phase::Ready) {
             Some(serving) => serving.api.answer(&path, request).await,
             None => Failure::not_serving().response(),
         },
-        None => page(&node, request.method(), path).await,
-    })
+        None => outside_api(node, request.method(), path).await,
+    }
 }
 
-/// Answers a request for a page that is not of the API.
-async fn page(node: &Node, method: &Method, path: &str) -> Response<Text> {
-    if !PAGES.contains(&path) {
+/// Answers a request for the page's files, or for a text.
+async fn outside_api(node: &Node, method: &Method, path: &str) -> Response<Text> {
+    let file = page::file(path);
+    if file.is_none() && !TEXTS.contains(&path) {
         return text(
             StatusCode::NOT_FOUND,
-            "the paths are /livez, /readyz, /metrics and /api/v1/\n",
+            "the paths are /, /livez, /readyz, /metrics and /api/v1/\n",
         );
     }
     if !matches!(*method, Method::GET | Method::HEAD) {
@@ -274,6 +305,9 @@ async fn page(node: &Node, method: &Method, path: &str) -> Response<Text> {
             .headers_mut()
             .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refused;
+    }
+    if let Some(file) = file {
+        return file.response();
     }
     match (path, node.serving.get()) {
         ("/livez", _) => text(StatusCode::OK, "ok\n"),

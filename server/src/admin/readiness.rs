@@ -88,8 +88,7 @@ impl Serving {
         })
     }
 
-    async fn obstacle(&self) -> Option<String> {
-        let reports = self.reports().await;
+    fn obstacle(&self, reports: &[Option<ShardReport>]) -> Option<String> {
         let shards = reports
             .iter()
             .map(|report| report.as_ref().map(Unserved::of));
@@ -100,6 +99,15 @@ impl Serving {
 impl Node {
     /// The answer of `/readyz`.
     pub async fn readiness(&self) -> (StatusCode, String) {
+        let reports = match self.serving.get() {
+            Some(serving) if self.phase() == Phase::Ready => serving.reports().await,
+            _ => Vec::new(),
+        };
+        self.readiness_by(&reports)
+    }
+
+    /// The same, by reports that the shards have given.
+    pub(super) fn readiness_by(&self, reports: &[Option<ShardReport>]) -> (StatusCode, String) {
         let not_ready = |why: String| (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
         if self.phase() == Phase::Draining {
             return not_ready("draining: the node is stopping".to_owned());
@@ -111,7 +119,7 @@ impl Node {
             return not_ready("starting: ranges are being recovered".to_owned());
         }
         let refused = serving.refused();
-        match (refused, serving.obstacle().await) {
+        match (refused, serving.obstacle(reports)) {
             (Some(refused), _) if refused.by_most => not_ready(refused.reason),
             (_, Some(why)) => not_ready(why),
             (Some(refused), None) => (StatusCode::OK, format!("ready; {}\n", refused.reason)),

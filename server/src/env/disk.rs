@@ -85,8 +85,28 @@ async fn lock(file: &fs::File, name: &str) -> io::Result<()> {
 
 /// Bytes that a process without privileges may still write to the folder's file system.
 fn free_bytes(folder: &Path) -> io::Result<u64> {
+    Ok(room(folder)?.free)
+}
+
+/// The room on a file system, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// What users may still take.
+    pub free: u64,
+    /// All that there is.
+    pub total: u64,
+}
+
+/// The room on the file system that holds a folder.
+///
+/// # Errors
+/// The file system does not tell.
+pub fn room(folder: &Path) -> io::Result<Room> {
     let found = rustix::fs::statvfs(folder)?;
-    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    Ok(Room {
+        free: found.f_bavail.saturating_mul(found.f_frsize),
+        total: found.f_blocks.saturating_mul(found.f_frsize),
+    })
 }
 
 /// Writes a file's dirty pages from the page cache to the disk, and waits for that. Only a later sync

@@ -21,7 +21,7 @@ pub mod threads;
 mod watch;
 
 pub use clock::{BootInstant, SystemClock};
-pub use disk::{RingDisk, push_out};
+pub use disk::{RingDisk, Room, push_out, room};
 pub use runtime::GlommioRuntime;
 
 /// A point in time of the boot-time clock.

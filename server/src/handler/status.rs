@@ -97,7 +97,7 @@ fn range_state(context: &Context, range: &RangeStatus) -> RangeState {
     state.durable = range.durable;
     state.last_timestamp = range.last_ts.0;
     state.gc_threshold = range.gc_threshold.0;
-    state.waiting = count(range.waiting);
+    state.waiting = count(range.load.waiting);
     state.sessions = count(range.session_clients);
     state
 }

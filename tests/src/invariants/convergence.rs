@@ -25,7 +25,7 @@ pub fn missing(looks: &[Look]) -> Option<String> {
         if applied.windows(2).any(|two| two[0] != two[1]) {
             return Some(format!("the replicas of range {range} are at {applied:?}"));
         }
-        if let Some(busy) = replicas.iter().find(|look| look.status.in_flight > 0) {
+        if let Some(busy) = replicas.iter().find(|look| look.status.load.in_flight > 0) {
             let status = &busy.status;
             return Some(format!("range {range}: {status:?} has entries in flight"));
         }
