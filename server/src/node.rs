@@ -432,6 +432,7 @@ fn start(
         shards: reports,
         cluster: folder.identity.cluster.clone(),
         api: Api::new(port.address),
+        data_dir: folder.path().to_owned(),
         peers: peers.clone(),
         descriptors: shares,
         client_limit: node.clients.clone(),

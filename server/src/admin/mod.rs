@@ -24,6 +24,7 @@ mod scan;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -41,6 +42,7 @@ use self::api::Api;
 use self::body::Text;
 use self::connections::{Access, Activity, Connections, End, Watched};
 use self::failure::Failure;
+use self::metrics::Scrape;
 use crate::config::Http;
 use crate::descriptors::{ConnectionLimit, Shares};
 use crate::peers::Peers;
@@ -90,6 +92,8 @@ pub struct Serving {
     pub cluster: String,
     /// The API over HTTP.
     pub api: Api,
+    /// The data folder.
+    pub data_dir: PathBuf,
     /// The connections to the other nodes.
     pub peers: Arc<Peers>,
     /// The shares of the descriptors' limit.
@@ -283,7 +287,8 @@ async fn page(node: &Node, method: &Method, path: &str) -> Response<Text> {
         }
         (_, Some(serving)) => {
             let reports = serving.reports().await;
-            text(StatusCode::OK, metrics::render(serving, &reports))
+            let scrape = Scrape::new(serving, node.phase(), &reports);
+            text(StatusCode::OK, scrape.render())
         }
         (_, None) => text(StatusCode::SERVICE_UNAVAILABLE, "there are no shards yet\n"),
     }
