@@ -39,7 +39,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`types`], [`limits`] | ids, timestamps and other small values; all bounds |
-//! | [`memory`] | budgets of memory, and how much of each is in use |
+//! | [`memory`], [`distribution`] | what is measured: budgets of memory and their use; values and their sum |
 //! | [`request`], [`error`] | requests, their outcomes, errors, and what became of a write |
 //! | [`mod@env`] | the traits of the world outside |
 //! | [`disk_fault`] | faults of the disk: what it lacks, and advice when files are damaged |
@@ -68,6 +68,7 @@
 pub mod cluster;
 pub mod codec;
 pub mod disk_fault;
+pub mod distribution;
 pub mod env;
 pub mod error;
 pub mod frame;

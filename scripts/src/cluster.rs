@@ -1,8 +1,9 @@
-//! `cluster up|down|kill N|status`: three nodes on loopback to try things with. They keep running
-//! after the command has ended. `target/cluster` holds their data, logs and process ids.
+//! `cluster up [--monitoring]|down|kill N|status`: three nodes on loopback to try things with. They keep
+//! running after the command has ended. `target/cluster` holds their data, logs and process ids. With
+//! `--monitoring`, a Prometheus with the alerts of `server/monitoring` scrapes them, if it is installed.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,8 @@ use crate::process::{self, release_binary};
 use crate::{Outcome, root};
 
 const NODES: u16 = 3;
+/// Where Prometheus answers.
+const PROMETHEUS: &str = "127.0.0.1:9090";
 /// The port of node N is this plus N.
 const LISTEN_BASE: u16 = 7400;
 /// The port of node N's admin pages is this plus N.
@@ -33,10 +36,13 @@ fn addresses() -> String {
 fn running(node: u16) -> Option<u32> {
     let text = std::fs::read_to_string(folder().join(format!("{node}.pid"))).ok()?;
     let id: u32 = text.trim().parse().ok()?;
-    // By now the id may belong to another process.
-    let line = std::fs::read(format!("/proc/{id}/cmdline")).ok()?;
-    let data = data_dir(node).display().to_string();
-    String::from_utf8_lossy(&line).contains(&data).then_some(id)
+    is_of(id, &data_dir(node)).then_some(id)
+}
+
+/// Whether a process was started with this folder. By now its id may belong to another one.
+fn is_of(id: u32, data: &Path) -> bool {
+    let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).contains(&data.display().to_string())
 }
 
 fn data_dir(node: u16) -> PathBuf {
@@ -92,6 +98,61 @@ fn are_replicated(ranges: &str) -> bool {
     ranges.is_some_and(|ranges| ranges.iter().all(is_whole))
 }
 
+/// The folder of Prometheus: its settings, data, log and process id.
+fn monitoring() -> PathBuf {
+    folder().join("monitoring")
+}
+
+/// The process id of Prometheus, if it runs.
+fn prometheus() -> Option<u32> {
+    let text = std::fs::read_to_string(monitoring().join("pid")).ok()?;
+    let id = text.trim().parse().ok()?;
+    is_of(id, &monitoring()).then_some(id)
+}
+
+/// Starts Prometheus, unless it runs or is not installed.
+fn start_monitoring() -> Outcome {
+    if prometheus().is_some() {
+        return Ok(());
+    }
+    let (from, to) = (root().join("server/monitoring"), monitoring());
+    let failed = |error: std::io::Error| format!("{}: {error}", to.display());
+    std::fs::create_dir_all(&to).map_err(failed)?;
+    for name in ["prometheus.yml", "rules.yml"] {
+        std::fs::copy(from.join(name), to.join(name)).map_err(failed)?;
+    }
+    std::fs::write(to.join("targets.yml"), targets()).map_err(failed)?;
+    let started = Command::new("prometheus")
+        .arg(format!(
+            "--config.file={}",
+            to.join("prometheus.yml").display()
+        ))
+        .arg(format!("--storage.tsdb.path={}", to.join("data").display()))
+        .arg(format!("--web.listen-address={PROMETHEUS}"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(to.join("log")).map_err(failed)?)
+        .spawn();
+    match started {
+        Ok(child) => {
+            println!("monitoring: http://{PROMETHEUS}/alerts");
+            std::fs::write(to.join("pid"), child.id().to_string()).map_err(failed)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            println!("monitoring: prometheus is not installed (apt-get install prometheus)");
+            Ok(())
+        }
+        Err(error) => Err(format!("cannot start prometheus: {error}")),
+    }
+}
+
+/// The admin pages of all nodes, as Prometheus reads it.
+fn targets() -> String {
+    let all = (1..=NODES).map(|node| format!("    - 127.0.0.1:{}\n", HTTP_BASE + node));
+    let all: String = all.collect();
+    format!("- targets:\n{all}")
+}
+
 /// Starts the nodes that do not run; waits until all are ready and every range has its replicas.
 fn up() -> Outcome {
     process::build_release(&["rangedb-server"])?;
@@ -126,8 +187,11 @@ fn up() -> Outcome {
     status()
 }
 
-/// Stops all nodes and keeps their data.
+/// Stops all nodes, and Prometheus, and keeps their data.
 fn down() -> Outcome {
+    if let Some(id) = prometheus() {
+        signal(id, "TERM")?;
+    }
     for node in 1..=NODES {
         if let Some(id) = running(node) {
             signal(id, "TERM")?;
@@ -160,6 +224,10 @@ fn status() -> Outcome {
 pub fn run(words: &[&str]) -> Outcome {
     match words {
         ["up"] => up(),
+        ["up", "--monitoring"] => {
+            up()?;
+            start_monitoring()
+        }
         ["down"] => down(),
         ["status"] => status(),
         ["kill", node] => {
@@ -168,7 +236,7 @@ pub fn run(words: &[&str]) -> Outcome {
             let id = running(node).ok_or_else(|| format!("node {node} does not run"))?;
             signal(id, "KILL")
         }
-        _ => Err("usage: cluster up | down | kill N | status".to_owned()),
+        _ => Err("usage: cluster up [--monitoring] | down | kill N | status".to_owned()),
     }
 }
 

@@ -38,7 +38,7 @@ const USAGE: &str = "usage: xtask COMMAND
   soak SECONDS SEED            simulator and crash tests for a long time
   quickstart [--seconds N] [--data-dir DIR]
                                a node on every core, loaded and measured
-  cluster up | down | kill N | status
+  cluster up [--monitoring] | down | kill N | status
                                three nodes on loopback, to play with
   bench [FILTER...] [OPTION...]
                                benchmarks of parts; the words go to divan

@@ -41,6 +41,8 @@ struct Package {
     /// Files of `server/packaging` with their places and modes. Those in `etc` belong to the operator:
     /// an upgrade keeps what was changed in them.
     files: &'static [(&'static str, &'static str, &'static str)],
+    /// Folders of `server/packaging` and their places; all files in them are installed.
+    folders: &'static [(&'static str, &'static str)],
 }
 
 const PACKAGES: [Package; 2] = [
@@ -49,6 +51,7 @@ const PACKAGES: [Package; 2] = [
         control: "control",
         binary: "rangedb",
         scripts: &["postinst", "prerm", "postrm"],
+        folders: &[("../monitoring", "usr/share/rangedb/monitoring")],
         files: &[
             ("rangedb.toml", "etc/rangedb/rangedb.toml", "644"),
             // It may hold secrets; systemd reads it as root.
@@ -65,6 +68,12 @@ const PACKAGES: [Package; 2] = [
             ),
             ("sysusers.conf", "usr/lib/sysusers.d/rangedb.conf", "644"),
             ("../README.md", "usr/share/doc/rangedb/README.md", "644"),
+            (
+                "../OPERATING.md",
+                "usr/share/doc/rangedb/OPERATING.md",
+                "644",
+            ),
+            ("../METRICS.md", "usr/share/doc/rangedb/METRICS.md", "644"),
         ],
     },
     Package {
@@ -72,6 +81,7 @@ const PACKAGES: [Package; 2] = [
         control: "control-tools",
         binary: "loadgen",
         scripts: &[],
+        folders: &[],
         files: &[],
     },
 ];
@@ -243,6 +253,13 @@ impl Package {
         for (from, to, mode) in self.files {
             place(&format!("{PACKAGING}/{from}"), to, mode)?;
         }
+        for (from, to) in self.folders {
+            let from = text(&root().join(PACKAGING).join(from))?;
+            for file in files_under(Path::new(&from))? {
+                let rest = file.strip_prefix(&from).unwrap_or(&file);
+                place(&file, &format!("{to}{rest}"), "644")?;
+            }
+        }
         let manual = tempfile::tempdir().map_err(|error| error.to_string())?;
         process::run(&program, &["manual", &text(manual.path())?])?;
         for (folder, to) in MANUAL {
@@ -328,6 +345,20 @@ fn files_in(folder: &Path) -> Result<Vec<String>, String> {
     };
     let paths = entries.flatten().map(|entry| text(&entry.path()));
     let mut paths = paths.collect::<Result<Vec<_>, _>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// The paths of the files in a folder and in all folders within it, sorted.
+fn files_under(folder: &Path) -> Result<Vec<String>, String> {
+    let entries = fs::read_dir(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    let mut paths = Vec::new();
+    for entry in entries.flatten() {
+        match entry.path() {
+            path if path.is_dir() => paths.extend(files_under(&path)?),
+            path => paths.push(text(&path)?),
+        }
+    }
     paths.sort();
     Ok(paths)
 }

@@ -431,10 +431,10 @@ fn start(
     pages.serve_from(Serving {
         id: node.id.0,
         started: node.started,
-        data_dir: config.data_dir.clone(),
         shards: reports,
         cluster: folder.identity.cluster.clone(),
         api: Api::new(port.address),
+        data_dir: folder.path().to_owned(),
         peers: peers.clone(),
         descriptors: shares,
         client_limit: node.clients.clone(),

@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use hdrhistogram::Histogram;
+use rangedb_engine::distribution::Distribution;
 use rangedb_engine::shard::ShardStatus;
 use rangedb_protocol::ErrorCode;
 use tokio::sync::oneshot;
 
 use crate::env::Now;
-use crate::env::reactor::Load;
+use crate::env::reactor::{Load, Traffic};
 use crate::handler::{Operation, PendingRequest};
 
 /// Longer latencies are recorded as one minute.
-const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
+pub const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
 
 /// A request for a shard's report: the channel that the report is sent to.
 pub type ReportRequest = oneshot::Sender<ShardReport>;
@@ -24,7 +24,7 @@ pub type BeatRequest = oneshot::Sender<()>;
 #[derive(Clone)]
 pub struct ShardProbe {
     /// The time from a request's arrival to its reply, in nanoseconds, by operation.
-    pub latency: Vec<(Operation, Histogram<u64>)>,
+    pub latency: Vec<(Operation, Distribution)>,
     /// The number of refused requests, by error code.
     pub refused: BTreeMap<ErrorCode, u64>,
 }
@@ -32,10 +32,9 @@ pub struct ShardProbe {
 impl ShardProbe {
     /// Counters at zero.
     pub fn new() -> ShardProbe {
-        let histogram =
-            || Histogram::new_with_max(LATENCY_NANOS_MAX, 2).expect("these bounds are allowed");
+        let empty = |op: &Operation| (*op, Distribution::new(LATENCY_NANOS_MAX));
         ShardProbe {
-            latency: Operation::ALL.iter().map(|op| (*op, histogram())).collect(),
+            latency: Operation::ALL.iter().map(empty).collect(),
             refused: BTreeMap::new(),
         }
     }
@@ -44,7 +43,7 @@ impl ShardProbe {
     pub fn answered(&mut self, pending: &PendingRequest, now: Now) {
         let nanos = (now - pending.received).as_nanos() as u64;
         if let Some((_, latency)) = self.latency.get_mut(pending.operation as usize) {
-            latency.saturating_record(nanos.max(1));
+            latency.record(nanos);
         }
     }
 
@@ -57,6 +56,25 @@ impl ShardProbe {
 impl Default for ShardProbe {
     fn default() -> ShardProbe {
         ShardProbe::new()
+    }
+}
+
+/// The bytes that a shard's connections of one kind have received and sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bytes {
+    /// Bytes received.
+    pub received: u64,
+    /// Bytes sent.
+    pub sent: u64,
+}
+
+impl Bytes {
+    /// The bytes so far.
+    pub fn of(traffic: &Traffic) -> Bytes {
+        Bytes {
+            received: traffic.received(),
+            sent: traffic.sent(),
+        }
     }
 }
 
@@ -76,6 +94,12 @@ pub struct ShardReport {
     pub in_flight: usize,
     /// Frames from other nodes that were damaged on their way.
     pub damaged_frames: u64,
+    /// Connections to other nodes that have broken.
+    pub links_broken: u64,
+    /// The bytes of connections of clients.
+    pub client_bytes: Bytes,
+    /// The bytes of connections to and from other nodes.
+    pub peer_bytes: Bytes,
     /// The load of the shard's thread.
     pub load: Load,
 }

@@ -408,6 +408,16 @@ fn the_page_for_operators() {
 }
 
 #[test]
+fn the_page_for_operation() {
+    assert!(run_page("server/OPERATING.md") >= 4);
+}
+
+#[test]
+fn the_page_of_metrics() {
+    run_page("server/METRICS.md");
+}
+
+#[test]
 fn the_page_of_the_client() {
     run_page("client/README.md");
 }

@@ -286,6 +286,26 @@ pub enum NodeHealth {
     Unreachable,
 }
 
+impl NodeHealth {
+    /// All states.
+    pub const ALL: [NodeHealth; 4] = [
+        NodeHealth::Alive,
+        NodeHealth::Silent,
+        NodeHealth::Dead,
+        NodeHealth::Unreachable,
+    ];
+
+    /// The word for it, in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            NodeHealth::Alive => "alive",
+            NodeHealth::Silent => "silent",
+            NodeHealth::Dead => "dead",
+            NodeHealth::Unreachable => "unreachable",
+        }
+    }
+}
+
 /// What is wrong with a member of a range that does not do its part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum Trouble {

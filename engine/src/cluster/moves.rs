@@ -41,6 +41,11 @@ impl<T: Instant> Moves<T> {
         self.of_range.insert(range, accepted);
     }
 
+    /// How many moves are not done yet.
+    pub fn under_way(&self) -> usize {
+        self.of_range.len()
+    }
+
     /// Forgets the range's move if the replica is no longer a member.
     pub(super) fn take_range(&mut self, led: &LedRange) {
         let range = led.descriptor.range;

@@ -190,6 +190,8 @@ pub struct TableStats {
     pub level0_runs: usize,
     /// Size of all tables in bytes.
     pub bytes: u64,
+    /// Bytes in levels that hold more than they should, beyond what they should hold.
+    pub compaction_pending_bytes: u64,
     /// Flushes done by this process.
     pub flushes: u64,
     /// Compactions done by this process.

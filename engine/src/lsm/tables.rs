@@ -389,6 +389,7 @@ impl TableStore for LsmTables {
             tables: tables.count,
             level0_runs: tables.level0_runs,
             bytes: tables.bytes,
+            compaction_pending_bytes: tables.compaction_pending_bytes,
             flushes: self.shared.flushes.load(Ordering::Relaxed),
             compactions: self.shared.compactions.load(Ordering::Relaxed),
             disk_full: self.shared.disk_full.load(Ordering::SeqCst),

@@ -17,6 +17,7 @@ use crate::error::Fatal;
 use crate::limits::{DRIFT_MARGIN, LEASE_MS};
 use crate::mutant::{self, Mutant};
 use crate::raft::convert;
+use crate::raft::counters::RaftCounters;
 use crate::raft::log_store::LogStore;
 use crate::raft::machine::{Machine, RuntimeOf};
 use crate::raft::message::{RaftRequest, RaftResponse};
@@ -139,6 +140,7 @@ impl<M: Machine> RaftGroup<M> {
             me: id,
             progress: progress.clone(),
             machine: Rc::downgrade(&machine),
+            counters: around.counters,
         };
         let machine = StateMachine::new(machine, log.clone(), pins.clone());
         let raft = Raft::<M>::new(id, Arc::new(config), links, store, machine)
@@ -433,6 +435,8 @@ pub struct GroupDeps<E: Env> {
     pub small_append_bytes: usize,
     /// How long this process has not run in total, though it might have.
     pub stalled: Rc<Cell<Duration>>,
+    /// What the shard's groups count.
+    pub counters: Rc<RaftCounters>,
     /// Whether the node is stopping: its replicas no longer campaign, and refuse leadership
     /// transfers.
     pub leaves: Rc<Cell<bool>>,

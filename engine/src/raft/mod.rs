@@ -19,6 +19,7 @@
 mod acknowledged;
 mod append_stream;
 mod convert;
+mod counters;
 mod followers;
 #[cfg(test)]
 mod fuzz;
@@ -41,6 +42,7 @@ mod transfer;
 mod type_config;
 
 pub use convert::{encode_membership, members, replicas, voters};
+pub use counters::{RaftCounters, RaftStats};
 pub use group::{GroupDeps, ProposalResult, RaftGroup, StartMode};
 pub use log_store::LogStore;
 pub use machine::{AppliedMembership, AppliedState, Machine, SnapshotReader};

@@ -7,6 +7,8 @@
 //! An append that carries nothing but a new commit index is left out: it would double the messages
 //! of a lone write. Snapshots and large appends belong to the bulk class ([`super::append_stream`]).
 
+mod snapshot;
+
 use std::future::Future;
 use std::io;
 use std::rc::{Rc, Weak};
@@ -25,20 +27,20 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
-use crate::env::{AsyncRuntime, Clock, Env, Instant, MessageClass, Now, Transport};
+use crate::env::{AsyncRuntime, Env, Instant, MessageClass, Now, Transport};
 use crate::error::Fatal;
 use crate::raft::append_stream::{AppendStream, UnderWay};
 use crate::raft::convert;
+use crate::raft::counters::RaftCounters;
 use crate::raft::followers::{self, Loss};
-use crate::raft::machine::{Machine, RuntimeOf, SnapshotReader};
-use crate::raft::message::{
-    self, Candidacy, Envelope, Message, RaftRequest, RaftResponse, SnapshotPart,
-};
+use crate::raft::machine::{Machine, RuntimeOf};
+use crate::raft::message::{self, Candidacy, Envelope, Message, RaftRequest, RaftResponse};
 use crate::raft::progress::Progress;
 use crate::raft::state_machine::{Snapshot, SnapshotHandle};
 use crate::raft::type_config::{RaftVote, TypeConfig};
 use crate::types::{Location, RangeId, ReplicaId};
 use crate::wal::{LogId, Vote};
+pub use snapshot::PART_TIMEOUT;
 
 /// Pause before a replica that does not answer is asked again; its link has a pause of its own.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
@@ -51,22 +53,6 @@ const APPENDS_IN_FLIGHT_MAX: usize = 8;
 /// Time limit of an append of the bulk class. It has to wait for other bulk messages, and sending it
 /// again would only make it wait anew. A link that is silent for this long is broken.
 const BULK_APPEND_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How long one part of a snapshot is sent again and again until it is answered; the receiver takes
-/// it once. If every failure started the snapshot over, a large one would never arrive over a link
-/// that breaks now and then, or at a receiver that is behind with its flushes.
-pub const PART_TIMEOUT: Duration = Duration::from_mins(1);
-/// The same for the end of a snapshot, at which the receiver flushes all of it and loads its
-/// session table. Giving up earlier would send everything again. A restarted receiver refuses at
-/// once.
-const END_TIMEOUT: Duration = Duration::from_mins(10);
-
-/// Shortest pause between two parts of a snapshot: others use the link and the disks, too. With
-/// parts of 256 KiB this allows 64 MiB a second at most.
-const PART_PAUSE: Duration = Duration::from_millis(4);
-/// The pause is also at least this many times as long as reading the part took: a snapshot yields
-/// to all else that the shard does, and what slows its reads (a busy processor or disk) slows it.
-const PART_PAUSE_FACTOR: u32 = 8;
 
 /// Makes the links of one replica to the others of its range.
 pub struct Links<M: Machine> {
@@ -82,6 +68,8 @@ pub struct Links<M: Machine> {
     pub progress: Rc<Progress<Now<M::Env>>>,
     /// Takes the fatal error if this node's memory has changed what it sends.
     pub machine: Weak<M>,
+    /// Counts snapshots.
+    pub counters: Rc<RaftCounters>,
 }
 
 /// The link to one other replica.
@@ -93,6 +81,7 @@ pub struct Link<M: Machine> {
     clock: <M::Env as Env>::Clock,
     small_append_bytes: usize,
     machine: Weak<M>,
+    counters: Rc<RaftCounters>,
 }
 
 impl<M: Machine> Clone for Link<M> {
@@ -105,6 +94,7 @@ impl<M: Machine> Clone for Link<M> {
             clock: self.clock.clone(),
             small_append_bytes: self.small_append_bytes,
             machine: self.machine.clone(),
+            counters: self.counters.clone(),
         }
     }
 }
@@ -125,6 +115,7 @@ impl<M: Machine> RaftNetworkFactory<TypeConfig<M>> for Links<M> {
             clock: self.clock.clone(),
             small_append_bytes: self.small_append_bytes,
             machine: self.machine.clone(),
+            counters: self.counters.clone(),
         }
     }
 }
@@ -180,32 +171,6 @@ impl<M: Machine> Link<M> {
         match RuntimeOf::<M>::timeout(within, call).await {
             Ok(response) => response,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        }
-    }
-
-    /// Sends a part of a snapshot until it is answered or its time is up.
-    async fn send_part(
-        &self,
-        part: SnapshotPart,
-        option: &RPCOption,
-    ) -> Result<RaftResponse, Unreachable<TypeConfig<M>>> {
-        let is_end = matches!(part, SnapshotPart::End { .. });
-        let timeout = if is_end { END_TIMEOUT } else { PART_TIMEOUT };
-        let part = Message::Request(self.envelope, RaftRequest::Snapshot(part));
-        let part = message::encode(&part);
-        let until = Now::<M::Env>::now() + timeout;
-        loop {
-            let sent = self.exchange(part.clone(), MessageClass::Bulk, option.hard_ttl());
-            match sent.await {
-                Ok(response) => return understand::<M>(response),
-                Err(error) if Now::<M::Env>::now() >= until => {
-                    return Err(unreachable::<M>(&error));
-                }
-                Err(error) => {
-                    tracing::debug!(range = %self.envelope.range, %error, "a part is sent again");
-                    RuntimeOf::<M>::sleep(RETRY_INTERVAL).await;
-                }
-            }
         }
     }
 
@@ -390,58 +355,6 @@ impl<M: Machine> Link<M> {
 /// Why the replica gets no more entries.
 const LOST: &str = "the replica has lost entries that it had acknowledged";
 
-impl<M: Machine> Link<M> {
-    /// Sends a snapshot of a replica as it is now, part by part.
-    async fn send_snapshot(
-        &self,
-        machine: Rc<M>,
-        vote: Vote,
-        option: &RPCOption,
-    ) -> Result<SnapshotResponse<TypeConfig<M>>, Unreachable<TypeConfig<M>>> {
-        let failed = |error: String| unreachable::<M>(&io::Error::other(error));
-        // Random, so that no late part of another snapshot carries it, not even one from before a
-        // restart.
-        let number = self.clock.random_u64();
-        let mut reader = machine.read_snapshot().map_err(|e| failed(e.to_string()))?;
-        let mut parts = 0;
-        loop {
-            let part = reader.next_part().await;
-            let (rows, took) = part.map_err(|e| failed(e.to_string()))?;
-            // An empty range has one part, too: the first part begins the snapshot at the receiver.
-            if rows.is_empty() && parts > 0 {
-                break;
-            }
-            let part = SnapshotPart::rows(number, parts, rows);
-            match self.send_part(part, option).await? {
-                RaftResponse::Done => parts += 1,
-                _ => return Err(wrong_answer::<M>()),
-            }
-            self.progress.part_taken.set(Some(Now::<M::Env>::now()));
-            RuntimeOf::<M>::sleep(PART_PAUSE.max(took * PART_PAUSE_FACTOR)).await;
-        }
-        let end = SnapshotPart::End {
-            number,
-            parts,
-            vote,
-            last: reader.last(),
-            state: reader.state(),
-            gc_threshold: reader.gc_threshold(),
-        };
-        match self.send_part(end, option).await? {
-            RaftResponse::Installed(answered) => {
-                if answered.term == vote.term {
-                    let (to, last) = (self.envelope.to, reader.last());
-                    self.progress
-                        .followers
-                        .acknowledge(vote.term, to, Some(last));
-                }
-                Ok(SnapshotResponse::new(convert::raft_vote(answered)))
-            }
-            _ => Err(wrong_answer::<M>()),
-        }
-    }
-}
-
 /// Decodes an answer; a refusal is an error.
 fn understand<M: Machine>(response: Bytes) -> Result<RaftResponse, Unreachable<TypeConfig<M>>> {
     let failed = |why| Err(unreachable::<M>(&io::Error::other(why)));
@@ -569,12 +482,19 @@ impl<M: Machine> RaftNetworkV2<TypeConfig<M>> for Link<M> {
         pin_mut!(sending, cancel);
         match select(sending, cancel).await {
             Either::Left((sent, _)) => {
+                self.counters.count(|stats| match sent {
+                    Ok(_) => stats.snapshots_sent += 1,
+                    Err(_) => stats.snapshots_failed += 1,
+                });
                 let sent = sent?;
                 pin.into_iter()
                     .for_each(|pin| pin.installed(Now::<M::Env>::now()));
                 Ok(sent)
             }
-            Either::Right((closed, _)) => Err(closed.into()),
+            Either::Right((closed, _)) => {
+                self.counters.count(|stats| stats.snapshots_failed += 1);
+                Err(closed.into())
+            }
         }
     }
 

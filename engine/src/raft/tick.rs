@@ -5,6 +5,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 
 use crate::env::{Env, Instant, Now};
 use crate::error::Fatal;
+use crate::raft::counters::RaftCounters;
 use crate::raft::group::Group;
 use crate::raft::machine::Machine;
 use crate::raft::role::Role;
@@ -18,6 +19,8 @@ pub struct Tick<'a, E: Env> {
     pub is_there: &'a dyn Fn(ReplicaId) -> bool,
     /// A source of random numbers.
     pub random: &'a dyn Fn() -> u64,
+    /// Counts elections.
+    pub counters: &'a RaftCounters,
 }
 
 impl<M: Machine> Group<M> {
@@ -61,6 +64,7 @@ impl<M: Machine> Group<M> {
                 let may_lead = !self.leaves.get();
                 if may_lead && self.timers.campaign_is_due(tick.now, (tick.random)()) {
                     tracing::debug!(range = %self.range, term = self.term(), "campaigns");
+                    tick.counters.count(|stats| stats.elections += 1);
                     self.campaign().await?;
                 }
             }

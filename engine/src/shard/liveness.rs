@@ -15,8 +15,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::slow_disk::{self, SlowDisk};
+use super::status::PeerStatus;
 use super::{Inner, Running, Shard};
 use crate::cluster::message::Peer;
+use crate::distribution::Distribution;
 use crate::env::{AsyncRuntime, Clock, Env, Instant, MessageClass, Now, Transport};
 use crate::error::Fatal;
 use crate::raft::{self, Led, Message, TICK, Tick};
@@ -34,6 +36,8 @@ const UNANSWERED_FOR: Duration = Duration::from_secs(2);
 const LOG_HANGS_AFTER: Duration = Duration::from_secs(2);
 /// If the driver runs this much late, the process has stalled.
 const STALLED_AFTER: Duration = Duration::from_millis(75);
+/// Most microseconds of a round trip in the histogram: a heartbeat waits no longer for its response.
+const ROUND_TRIP_MICROS_MAX: u64 = ANSWER_TIMEOUT.as_micros() as u64;
 
 /// What a shard knows of other shards' liveness.
 pub(super) struct Liveness<E: Env> {
@@ -43,6 +47,10 @@ pub(super) struct Liveness<E: Env> {
     told: RefCell<BTreeMap<Location, Option<Now<E>>>>,
     /// What it knows of the speed of their disks.
     pub slow_disk: SlowDisk<Now<E>>,
+    /// How long the last heartbeat to each of them took to be answered.
+    round_trips: RefCell<BTreeMap<Location, Duration>>,
+    /// The same of all heartbeats to all of them, in microseconds.
+    round_trip_micros: RefCell<Distribution>,
 }
 
 impl<E: Env> Default for Liveness<E> {
@@ -51,6 +59,8 @@ impl<E: Env> Default for Liveness<E> {
             heard: RefCell::default(),
             told: RefCell::default(),
             slow_disk: SlowDisk::default(),
+            round_trips: RefCell::default(),
+            round_trip_micros: RefCell::new(Distribution::new(ROUND_TRIP_MICROS_MAX)),
         }
     }
 }
@@ -87,13 +97,34 @@ impl<E: Env> Liveness<E> {
             let unanswered = before.remove(shard).flatten();
             (*shard, Some(unanswered.unwrap_or(now)))
         }));
+        let is_told = |shard: &Location, _: &mut Duration| told.contains_key(shard);
+        self.round_trips.borrow_mut().retain(is_told);
     }
 
-    /// Notes that a shard has answered a heartbeat.
-    fn answered(&self, shard: Location) {
+    /// Notes that a shard has answered a heartbeat after this time.
+    fn answered(&self, shard: Location, took: Duration) {
         if let Some(unanswered) = self.told.borrow_mut().get_mut(&shard) {
             *unanswered = None;
+            self.round_trips.borrow_mut().insert(shard, took);
         }
+        let micros = took.as_micros() as u64;
+        self.round_trip_micros.borrow_mut().record(micros);
+    }
+
+    /// The shards that get heartbeats, as the shard's status has them.
+    pub fn peer_status(&self, now: Now<E>) -> Vec<PeerStatus> {
+        let round_trips = self.round_trips.borrow();
+        let status = |peer: Peer| PeerStatus {
+            at: peer.at,
+            answers: peer.answers,
+            round_trip: round_trips.get(&peer.at).copied(),
+        };
+        self.peers(now).into_iter().map(status).collect()
+    }
+
+    /// How long heartbeats took to be answered, in microseconds.
+    pub fn round_trip_micros(&self) -> Distribution {
+        self.round_trip_micros.borrow().clone()
     }
 }
 
@@ -140,6 +171,7 @@ async fn tick<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) -> Result<(), Fatal> {
             now,
             is_there: &is_there,
             random: &|| inner.around.clock.random_u64(),
+            counters: &inner.around.counters,
         };
         raft.tick(&tick, &replica).await?;
         if replica.take_quorum(raft.lacks_quorum(now), now) {
@@ -190,11 +222,12 @@ fn beat<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) {
         });
         let (transport, shard) = (inner.around.transport.clone(), Rc::downgrade(inner));
         drop(E::Runtime::spawn(async move {
+            let sent = Now::<E>::now();
             // If one is lost, the next follows soon.
             let call = transport.call(to, MessageClass::Control, bytes);
             let response = E::Runtime::timeout(ANSWER_TIMEOUT, call).await;
             if let (Ok(Ok(response)), Some(inner)) = (response, shard.upgrade()) {
-                inner.liveness.answered(to);
+                inner.liveness.answered(to, Now::<E>::now() - sent);
                 let behind = raft::decode_behind(&response).unwrap_or_default();
                 inner.wake(&behind);
             }

@@ -189,9 +189,16 @@ impl<E: Env> Inner<E> {
         let inner = self.clone();
         drop(E::Runtime::spawn(async move {
             let changed = inner.change(&running, &voters, &learners).await;
+            let counters = &inner.around.counters;
             match changed {
-                Ok(()) => tracing::info!(%range, "its members were changed"),
-                Err(why) => tracing::warn!(%range, %why, "its members were not changed"),
+                Ok(()) => {
+                    counters.count(|stats| stats.changes_done += 1);
+                    tracing::info!(%range, "its members were changed");
+                }
+                Err(why) => {
+                    counters.count(|stats| stats.changes_failed += 1);
+                    tracing::warn!(%range, %why, "its members were not changed");
+                }
             }
             running.raft.end_change();
         }));

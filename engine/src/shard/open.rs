@@ -67,6 +67,7 @@ impl<E: Env> Shard<E> {
             entries_kept: options.entries_kept,
             small_append_bytes: options.small_append_bytes,
             stalled: Rc::default(),
+            counters: Rc::default(),
             leaves: Rc::default(),
         };
         let inner = Rc::new(Inner {
@@ -153,7 +154,13 @@ impl<E: Env> Inner<E> {
         self.store.add(replica.clone());
         let raft = RaftGroup::start(replica.clone(), log, self.around.clone(), made).await?;
         let (watched, version) = (Rc::downgrade(&replica), self.ranges.version().clone());
+        let counters = self.around.counters.clone();
+        let led_by = Cell::new(None);
         raft.watch_leader(move |leader, term| {
+            // Between two leaders openraft knows none for a while.
+            if leader.is_some() && led_by.replace(leader) != leader {
+                counters.count(|stats| stats.leader_changes += 1);
+            }
             if let Some(replica) = watched.upgrade() {
                 replica.follow(leader, term);
                 version.add(1);

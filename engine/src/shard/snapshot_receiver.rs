@@ -90,6 +90,11 @@ impl<E: Env> Inner<E> {
         self.store.set_gc(background::gc_rules(self));
     }
 
+    /// How many snapshots are being received.
+    pub(super) fn receiving(&self) -> usize {
+        self.staging.all.borrow().len()
+    }
+
     /// The data of snapshots that are being received.
     pub(super) fn staged(&self) -> Vec<LiveData> {
         let staging = self.staging.all.borrow();
@@ -172,7 +177,12 @@ impl<E: Env> Shard<E> {
                         let covers = state.applied_state();
                         let state = Box::new(state);
                         let staged = StagedSnapshot { data_id, state };
-                        group.install(vote, &covers, staged).await
+                        let response = group.install(vote, &covers, staged).await;
+                        if matches!(response, RaftResponse::Installed(_)) {
+                            let counters = &self.inner.around.counters;
+                            counters.count(|stats| stats.snapshots_installed += 1);
+                        }
+                        response
                     }
                     _ => RaftResponse::Refused,
                 };

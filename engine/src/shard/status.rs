@@ -1,15 +1,19 @@
 //! The status of a shard, for status requests and metrics.
 
-use crate::cluster::RangeView;
+use std::time::Duration;
+
+use crate::cluster::{NodeHealth, RangeView};
+use crate::distribution::Distribution;
 use crate::env::{Env, Instant, Now};
 use crate::lsm::LsmStats;
 use crate::memory::MemoryUse;
+use crate::raft::RaftStats;
 use crate::range::Route;
 use crate::range::usage::RangeLoad;
 use crate::shard::availability::{Availability, availability};
-use crate::shard::{DigestStats, Inner};
+use crate::shard::{DigestStats, Inner, Running};
 use crate::tree::cold_reads::ColdReadStats;
-use crate::types::{DataId, ReplicaId, Timestamp};
+use crate::types::{DataId, Location, ReplicaId, Timestamp};
 use crate::wal::WalStats;
 
 /// The status of a range on this shard.
@@ -45,6 +49,17 @@ pub struct RangeStatus {
     pub availability: Availability,
 }
 
+/// Another shard with which this one exchanges heartbeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Where it is.
+    pub at: Location,
+    /// Whether it has answered lately.
+    pub answers: bool,
+    /// How long its last answer took; `None` before the first one.
+    pub round_trip: Option<Duration>,
+}
+
 /// The status of a shard.
 #[derive(Clone, Debug)]
 pub struct ShardStatus {
@@ -76,11 +91,37 @@ pub struct ShardStatus {
     pub memory: Vec<MemoryUse>,
     /// The results of comparing replicas.
     pub digests: DigestStats,
+    /// The replication of its ranges.
+    pub replication: ReplicationStatus,
+}
+
+/// The replication of a shard's ranges.
+#[derive(Clone, Debug)]
+pub struct ReplicationStatus {
+    /// How many entries the replica lacks that is furthest behind, of the ranges that are led here. One
+    /// of which nothing is known counts as one that lacks nothing.
+    pub lag: u64,
+    /// How many leaders here are carrying out a change of members.
+    pub changing: usize,
+    /// How many snapshots are being received.
+    pub receiving: usize,
+    /// Counters of the Raft groups.
+    pub stats: RaftStats,
+    /// The shards with which this one exchanges heartbeats.
+    pub peers: Vec<PeerStatus>,
+    /// How long those shards took to answer heartbeats, in microseconds.
+    pub round_trip_micros: Distribution,
 }
 
 /// Counts of what is wrong in the cluster, as its manager knows it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ClusterStatus {
+    /// The number of nodes in each state.
+    pub nodes: Vec<(NodeHealth, usize)>,
+    /// All ranges.
+    pub ranges: usize,
+    /// Moves of replicas that were ordered and are not done.
+    pub moves: usize,
     /// Ranges with too few voters that are alive and up to date.
     pub under_replicated: usize,
     /// Ranges without a leader or a majority.
@@ -91,9 +132,16 @@ pub struct ClusterStatus {
 
 fn cluster<E: Env>(inner: &Inner<E>) -> Option<ClusterStatus> {
     let manager = inner.management.manager.borrow();
-    let view = manager.as_ref()?.view(Now::<E>::now());
+    let manager = manager.as_ref()?;
+    let view = manager.view(Now::<E>::now());
+    let in_state = |state| view.nodes.iter().filter(|node| node.state == state).count();
     let count = |is: fn(&RangeView) -> bool| view.ranges.iter().filter(|range| is(range)).count();
     Some(ClusterStatus {
+        nodes: NodeHealth::ALL
+            .map(|state| (state, in_state(state)))
+            .to_vec(),
+        ranges: view.ranges.len(),
+        moves: manager.moves.under_way(),
         under_replicated: count(|range| range.under_replicated),
         unavailable: count(|range| range.unavailable),
         in_trouble: view.ranges.iter().map(|range| range.troubles.len()).sum(),
@@ -127,6 +175,30 @@ pub(super) fn ranges<E: Env>(inner: &Inner<E>) -> Vec<RangeStatus> {
     ranges.collect()
 }
 
+fn replication<E: Env>(inner: &Inner<E>) -> ReplicationStatus {
+    let (mut lag, mut changing) = (0, 0);
+    inner.ranges.for_each(|Running { replica, raft }| {
+        if replica.leading().is_none() {
+            return;
+        }
+        changing += usize::from(raft.is_changing());
+        let lags = replica.with_state(|state| {
+            let replicas = state.descriptor.replicas.iter();
+            let lags = replicas.map(|place| raft.lag(place.replica));
+            lags.filter(|lag| *lag != u64::MAX).max()
+        });
+        lag = lag.max(lags.unwrap_or(0));
+    });
+    ReplicationStatus {
+        lag,
+        changing,
+        receiving: inner.receiving(),
+        stats: inner.around.counters.stats(),
+        peers: inner.liveness.peer_status(Now::<E>::now()),
+        round_trip_micros: inner.liveness.round_trip_micros(),
+    }
+}
+
 pub(super) fn of<E: Env>(inner: &Inner<E>) -> ShardStatus {
     let wal = inner.wal.stats();
     let mut memory = inner.store.memory();
@@ -146,5 +218,6 @@ pub(super) fn of<E: Env>(inner: &Inner<E>) -> ShardStatus {
         cold_reads: inner.store.cold_reads(),
         memory,
         digests: inner.digests.stats(),
+        replication: replication(inner),
     }
 }

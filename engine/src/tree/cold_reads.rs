@@ -12,10 +12,10 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hdrhistogram::Histogram;
 use rustc_hash::FxHashMap;
 
 use super::Store;
+use crate::distribution::Distribution;
 use crate::env::{Env, Instant, Now};
 use crate::error::{Error, Fatal};
 use crate::limits::COLD_BLOCKS_MAX;
@@ -36,7 +36,7 @@ pub struct ColdReadStats {
     /// How many blocks are waited for now.
     pub blocks: usize,
     /// How long reads waited for a block, in microseconds.
-    pub wait_micros: Histogram<u64>,
+    pub wait_micros: Distribution,
 }
 
 /// A block that is on its way from the disk.
@@ -50,16 +50,15 @@ struct Fetch {
 pub(super) struct ColdReads {
     fetches: RefCell<FxHashMap<ColdBlock, Rc<Fetch>>>,
     reads: Cell<u64>,
-    wait_micros: RefCell<Histogram<u64>>,
+    wait_micros: RefCell<Distribution>,
 }
 
 impl Default for ColdReads {
     fn default() -> ColdReads {
-        let wait_micros = Histogram::new_with_max(MICROS_MAX, 2).expect("these bounds are allowed");
         ColdReads {
             fetches: RefCell::default(),
             reads: Cell::new(0),
-            wait_micros: RefCell::new(wait_micros),
+            wait_micros: RefCell::new(Distribution::new(MICROS_MAX)),
         }
     }
 }
@@ -141,7 +140,7 @@ impl<E: Env> Store<E> {
         if self.cold_reads.fetched(block).await {
             let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
             let mut wait_micros = self.cold_reads.wait_micros.borrow_mut();
-            wait_micros.saturating_record(micros.max(1));
+            wait_micros.record(micros);
         }
     }
 

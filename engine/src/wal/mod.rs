@@ -75,9 +75,9 @@ mod writer;
 use std::io;
 
 use bytes::Bytes;
-use hdrhistogram::Histogram;
 
 use crate::disk_fault::{DAMAGED_ADVICE, Lack};
+use crate::distribution::Distribution;
 use crate::limits::SEGMENT_LEN;
 use crate::memory::MemoryUse;
 use crate::types::{DataId, RangeId, ReplicaId};
@@ -304,11 +304,11 @@ pub struct WalStats {
     /// The memory of entries, kept for replicas that are a little behind.
     pub cache: MemoryUse,
     /// Duration of a durable write, in microseconds.
-    pub write_micros: Histogram<u64>,
+    pub write_micros: Distribution,
     /// How many records a durable write had.
-    pub batch_records: Histogram<u64>,
+    pub batch_records: Distribution,
     /// How many bytes a durable write had, padding included.
-    pub batch_bytes: Histogram<u64>,
+    pub batch_bytes: Distribution,
 }
 
 /// An error of the log. Each ends the process.

@@ -142,6 +142,9 @@ fn dpkg_installs_upgrades_removes_and_purges_without_touching_nodes_and_data() {
         "usr/share/zsh/vendor-completions/_rangedb",
         "usr/share/fish/vendor_completions.d/rangedb.fish",
         "usr/share/doc/rangedb/copyright",
+        "usr/share/doc/rangedb/OPERATING.md",
+        "usr/share/rangedb/monitoring/rules.yml",
+        "usr/share/rangedb/monitoring/grafana/dashboards/rangedb-overview.json",
     ] {
         assert!(machine.path(file).is_file(), "{file}");
     }

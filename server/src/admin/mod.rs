@@ -45,6 +45,7 @@ use self::body::Text;
 use self::connections::{Access, Activity, Connections, End, Watched};
 use self::failure::Failure;
 use self::page::stream::{Viewer, Viewers};
+use self::metrics::Scrape;
 use crate::config::Http;
 use crate::descriptors::{ConnectionLimit, Shares};
 use crate::peers::Peers;
@@ -317,7 +318,8 @@ async fn outside_api(node: &Node, method: &Method, path: &str) -> Response<Text>
         }
         (_, Some(serving)) => {
             let reports = serving.reports().await;
-            text(StatusCode::OK, metrics::render(serving, &reports))
+            let scrape = Scrape::new(serving, node.phase(), &reports);
+            text(StatusCode::OK, scrape.render())
         }
         (_, None) => text(StatusCode::SERVICE_UNAVAILABLE, "there are no shards yet\n"),
     }

@@ -10,6 +10,7 @@ mod disk;
 pub mod huge_pages;
 pub mod kernel;
 pub mod notify;
+pub mod process;
 mod queue;
 pub mod reactor;
 pub mod root;

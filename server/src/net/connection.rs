@@ -101,6 +101,7 @@ pub struct Connection {
 /// Serves a connection until it ends.
 pub async fn serve(context: Rc<Context>, mut stream: TcpStream, smart: bool) {
     stream.set_write_timeout(context.node.limits.write_timeout);
+    stream.count_in(context.traffic.clone());
     let connection = Rc::new(Connection {
         context: context.clone(),
         smart,

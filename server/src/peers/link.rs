@@ -29,7 +29,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::input::{Input, RECEIVE_LEN, Received, is_damage};
 use super::{Hello, Met, OLDER_FOLDER, Peers, Welcome, kind};
-use crate::env::reactor::{self, TcpStream};
+use crate::env::reactor::{self, TcpStream, Traffic};
 use crate::env::{GlommioRuntime, Now};
 use crate::shard::mesh::Mesh;
 
@@ -67,6 +67,10 @@ struct Inner {
     links: RefCell<BTreeMap<(Location, MessageClass), Rc<Link>>>,
     /// How many frames were damaged on their way to this shard.
     damaged: Cell<u64>,
+    /// How many connections of links have broken.
+    broken: Cell<u64>,
+    /// The bytes of this shard's connections to and from other nodes.
+    traffic: Rc<Traffic>,
 }
 
 /// A request that is not answered yet.
@@ -109,6 +113,8 @@ impl Links {
             mesh: OnceCell::new(),
             links: RefCell::default(),
             damaged: Cell::new(0),
+            broken: Cell::new(0),
+            traffic: Rc::default(),
         };
         Links {
             inner: Rc::new(inner),
@@ -123,6 +129,16 @@ impl Links {
     /// How many frames were damaged on their way to this shard.
     pub fn damaged_frames(&self) -> u64 {
         self.inner.damaged.get()
+    }
+
+    /// How many connections of this shard's links have broken.
+    pub fn broken(&self) -> u64 {
+        self.inner.broken.get()
+    }
+
+    /// The bytes of this shard's connections to and from other nodes.
+    pub fn traffic(&self) -> Rc<Traffic> {
+        self.inner.traffic.clone()
     }
 
     /// Sets the mesh by which requests reach other shards of this node.
@@ -313,6 +329,7 @@ async fn run(inner: &Inner, link: &Link) {
         Ok(Ok(stream)) => {
             let error = serve(inner, link, stream).await;
             inner.ended(&error);
+            inner.broken.set(inner.broken.get() + 1);
             error
         }
         // Nothing was sent in these cases.
@@ -358,6 +375,7 @@ async fn connect(inner: &Inner, link: &Link) -> io::Result<TcpStream> {
     let address = address.ok_or_else(unknown)?;
     link.tried.borrow_mut().clone_from(&address);
     let mut stream = TcpStream::connect(&address).await?;
+    stream.count_in(inner.traffic.clone());
     stream.set_nodelay()?;
     stream.end_if_unacknowledged(UNACKNOWLEDGED_TIMEOUT)?;
     let hello = Hello {

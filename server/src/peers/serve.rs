@@ -45,7 +45,8 @@ struct Served {
 }
 
 /// Serves a link whose handshake was answered.
-pub async fn serve(context: Rc<Context>, stream: TcpStream, pending: PendingHandshake) {
+pub async fn serve(context: Rc<Context>, mut stream: TcpStream, pending: PendingHandshake) {
+    stream.count_in(context.links.traffic());
     let (mut reader, mut writer) = stream.split();
     let mut input = Input::new(HELLO_LEN_MAX);
     let first = GlommioRuntime::timeout(HELLO_TIMEOUT, input.receive(&mut reader));

@@ -17,7 +17,8 @@ use rangedb_protocol::{ErrorCode, FlatBufferBuilder, ShardState};
 use slab::Slab;
 
 use crate::descriptors::ConnectionLimit;
-use crate::env::{Now, reactor};
+use crate::env::Now;
+use crate::env::reactor::{self, Traffic};
 use crate::handler::refusal::Refusal;
 use crate::handler::{PendingRequest, status};
 use crate::net::buffers::Buffers;
@@ -25,7 +26,7 @@ use crate::net::connection::Connection;
 use crate::net::pending_handshakes::PendingHandshakes;
 use crate::peers::link::Links;
 use crate::peers::{Addresses, Peers};
-use crate::probe::{ShardProbe, ShardReport};
+use crate::probe::{Bytes, ShardProbe, ShardReport};
 use crate::shard::mesh::Mesh;
 use crate::world::GlommioEnv;
 
@@ -102,6 +103,8 @@ pub struct Context {
     pub builder: RefCell<FlatBufferBuilder<'static>>,
     /// The client connections that this shard serves.
     pub connections: RefCell<Slab<Rc<Connection>>>,
+    /// The bytes of the connections of clients.
+    pub traffic: Rc<Traffic>,
     /// How many connections of clients and other nodes this shard serves.
     pub connected: Rc<Count>,
     /// The connections before that: their handshake is awaited, or they are being refused.
@@ -130,6 +133,7 @@ impl Context {
             buffers: Buffers::new(node.limits.frames_len_max, node.limits.unsent_len_max),
             builder: RefCell::default(),
             connections: RefCell::default(),
+            traffic: Rc::default(),
             connected: Rc::default(),
             handshakes: PendingHandshakes::new(node.limits.handshakes_max),
             stalled: Cell::new(0),
@@ -215,6 +219,9 @@ impl Context {
             stalled: self.stalled.get(),
             in_flight: self.gateway.in_flight(),
             damaged_frames: self.links.damaged_frames(),
+            links_broken: self.links.broken(),
+            client_bytes: Bytes::of(&self.traffic),
+            peer_bytes: Bytes::of(&self.links.traffic()),
             load: reactor::load(),
         }
     }

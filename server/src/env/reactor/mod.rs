@@ -38,6 +38,7 @@ use std::time::Duration;
 
 use glommio::Task;
 use pin_project_lite::pin_project;
+use rangedb_engine::distribution::Distribution;
 use rangedb_engine::env::Instant;
 
 use super::BootInstant;
@@ -49,7 +50,7 @@ pub use helper::blocking;
 use helper::resolving;
 use ring::Ring;
 pub use ring::Unsupported;
-pub use socket::{TcpListener, TcpStream};
+pub use socket::{TcpListener, TcpStream, Traffic};
 use stalls::Stalls;
 pub use timers::Sleep;
 use timers::Timers;
@@ -81,7 +82,7 @@ pub struct Reactor {
 }
 
 /// How busy the thread is.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Load {
     /// Time in which it did not sleep.
     pub busy: Duration,
@@ -89,6 +90,8 @@ pub struct Load {
     pub longest_stall: Duration,
     /// How often a task kept the thread from all others for 5 ms or longer, by the task's name.
     pub stalls: Vec<(String, u64)>,
+    /// How long those tasks did so, in microseconds.
+    pub stall_micros: Distribution,
 }
 
 impl Reactor {
@@ -241,5 +244,6 @@ pub fn load() -> Load {
         busy: (BootInstant::now() - reactor.started).saturating_sub(reactor.slept.get()),
         longest_stall: reactor.longest_stall.get(),
         stalls: reactor.stalls.counts(),
+        stall_micros: reactor.stalls.micros(),
     }
 }

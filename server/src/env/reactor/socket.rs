@@ -102,8 +102,29 @@ impl Drop for Watched {
     }
 }
 
+/// The bytes that connections of one kind have received and sent.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    received: Cell<u64>,
+    sent: Cell<u64>,
+}
+
+impl Traffic {
+    /// Bytes received so far.
+    pub fn received(&self) -> u64 {
+        self.received.get()
+    }
+
+    /// Bytes sent so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.get()
+    }
+}
+
 /// A TCP connection.
 pub struct TcpStream {
+    /// Counts its bytes, once it is known what kind of connection it is.
+    traffic: Option<Rc<Traffic>>,
     socket: std::net::TcpStream,
     watched: Watched,
     write_timeout: Option<Duration>,
@@ -127,6 +148,7 @@ impl TcpStream {
 
     fn new(socket: std::net::TcpStream) -> TcpStream {
         TcpStream {
+            traffic: None,
             watched: Watched::new(socket.as_raw_fd()),
             socket,
             write_timeout: None,
@@ -211,6 +233,11 @@ impl TcpStream {
         SockRef::from(&self.socket).set_tcp_user_timeout(Some(limit))
     }
 
+    /// Counts the bytes from now on.
+    pub fn count_in(&mut self, traffic: Rc<Traffic>) {
+        self.traffic = Some(traffic);
+    }
+
     /// Makes a write fail if the other side takes nothing for this long.
     pub fn set_write_timeout(&mut self, limit: Duration) {
         self.write_timeout = Some(limit);
@@ -239,6 +266,9 @@ impl AsyncRead for TcpStream {
             if len < wanted && !readiness.lasting.get() {
                 readiness.readable.set(false);
             }
+            if let Some(Traffic { received, .. }) = self.traffic.as_deref() {
+                received.set(received.get() + len as u64);
+            }
         }
         read
     }
@@ -254,6 +284,9 @@ impl AsyncWrite for TcpStream {
         let written = this.watched.poll_write(cx, || (&this.socket).write(bytes));
         if written.is_ready() {
             this.stalled = None;
+            if let (Poll::Ready(Ok(len)), Some(traffic)) = (&written, &this.traffic) {
+                traffic.sent.set(traffic.sent.get() + *len as u64);
+            }
             return written;
         }
         let Some(limit) = this.write_timeout else {

@@ -10,6 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use rangedb_engine::distribution::Distribution;
 use rangedb_engine::env::Instant;
 
 use super::{BootInstant, Reactor};
@@ -18,6 +19,8 @@ use super::{BootInstant, Reactor};
 pub(super) const STALL_MIN: Duration = Duration::from_millis(5);
 /// Least time from one line in the log to the next.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
+/// Most microseconds of a stall in the histogram, a minute; longer ones count as this.
+const MICROS_MAX: u64 = 60_000_000;
 
 thread_local! {
     /// When the last task of this thread had run, or its sleep had ended.
@@ -25,12 +28,23 @@ thread_local! {
 }
 
 /// The stalls of one thread.
-#[derive(Default)]
 pub(super) struct Stalls {
     counts: RefCell<BTreeMap<&'static str, u64>>,
+    micros: RefCell<Distribution>,
     logged_at: Cell<Option<BootInstant>>,
     /// Stalls since the last line in the log.
     unlogged: Cell<u64>,
+}
+
+impl Default for Stalls {
+    fn default() -> Stalls {
+        Stalls {
+            counts: RefCell::default(),
+            micros: RefCell::new(Distribution::new(MICROS_MAX)),
+            logged_at: Cell::default(),
+            unlogged: Cell::default(),
+        }
+    }
 }
 
 /// Starts the measurement anew, because the thread begins or has slept.
@@ -51,6 +65,7 @@ pub(super) fn ran(task: &'static str) {
 impl Stalls {
     fn note(&self, task: &'static str, now: BootInstant, took: Duration) {
         *self.counts.borrow_mut().entry(task).or_default() += 1;
+        self.micros.borrow_mut().record(took.as_micros() as u64);
         if (self.logged_at.get()).is_some_and(|at| now - at < LOG_INTERVAL) {
             self.unlogged.set(self.unlogged.get() + 1);
             return;
@@ -59,6 +74,11 @@ impl Stalls {
         let (task, millis) = (short(task), took.as_millis() as u64);
         let unlogged = self.unlogged.take();
         tracing::warn!(%task, millis, unlogged, "a task held the shard's thread");
+    }
+
+    /// How long the stalls were, in microseconds.
+    pub(super) fn micros(&self) -> Distribution {
+        self.micros.borrow().clone()
     }
 
     /// How many stalls there were, by the name of the task.
