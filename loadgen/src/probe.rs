@@ -12,7 +12,7 @@ use crate::workload::OperationKind;
 /// Longest latency in the histogram; longer ones count as this.
 const LATENCY_NANOS_MAX: u64 = 120 * 1_000_000_000;
 /// Decimal digits to which a latency is exact.
-const LATENCY_DIGITS: u8 = 3;
+pub const LATENCY_DIGITS: u8 = 3;
 
 /// Latencies of one operation kind, in nanoseconds.
 pub type Latencies = Histogram<u64>;
@@ -30,6 +30,8 @@ pub struct Probe {
     pub operations: u64,
     /// Reads of absent keys.
     pub not_found: u64,
+    /// Those of them that must have been there, since the record was loaded before the run.
+    pub missing: u64,
     /// Read-modify-writes whose condition failed because of another writer.
     pub conflicts: u64,
     /// Failures by code.
@@ -44,6 +46,7 @@ impl Default for Probe {
             latencies: vec![None; OperationKind::ALL.len()],
             operations: 0,
             not_found: 0,
+            missing: 0,
             conflicts: 0,
             errors: BTreeMap::new(),
             not_started: 0,
@@ -74,6 +77,7 @@ impl Probe {
         }
         self.operations += other.operations;
         self.not_found += other.not_found;
+        self.missing += other.missing;
         self.conflicts += other.conflicts;
         self.not_started += other.not_started;
         for (code, count) in other.errors {

@@ -7,8 +7,15 @@ use serde_json::{Map, Value, json};
 use crate::check::Verdict;
 use crate::driver::Measured;
 use crate::probe::Latencies;
+use crate::series::Interval;
 
-const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999)];
+const QUANTILES: [(&str, f64); 5] = [
+    ("p50", 0.5),
+    ("p90", 0.9),
+    ("p99", 0.99),
+    ("p999", 0.999),
+    ("p9999", 0.9999),
+];
 
 /// The output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -34,7 +41,47 @@ fn latency_json(latencies: &Latencies) -> Value {
         );
     }
     object.insert("max".into(), json!(micros(latencies.max())));
+    object.insert("mean".into(), json!(mean_micros(latencies)));
     Value::Object(object)
+}
+
+fn mean_micros(latencies: &Latencies) -> f64 {
+    micros(latencies.mean() as u64)
+}
+
+/// A second of a run, for people.
+pub fn progress_line(interval: &Interval) -> String {
+    let end = interval.begin + interval.length;
+    let latencies = &interval.second.latencies;
+    let at = |quantile| micros(latencies.value_at_quantile(quantile));
+    let phase = if interval.is_warmup {
+        "  (warm-up)"
+    } else {
+        ""
+    };
+    format!(
+        "{:>7.1} s  {:>10.0} ops/s  p50 {:>9.1}  p99 {:>9.1}  max {:>9.1} us  {} errors{phase}",
+        end.as_secs_f64(),
+        interval.rate(),
+        at(0.5),
+        at(0.99),
+        micros(latencies.max()),
+        interval.second.errors,
+    )
+}
+
+/// A second of a run: when it ended, since the start, and what was done in it.
+fn interval_json(interval: &Interval) -> Value {
+    let end = interval.begin + interval.length;
+    let thousandths = |time: f64| (time * 1e3).round() / 1e3;
+    json!({
+        "t": thousandths(end.as_secs_f64()),
+        "seconds": thousandths(interval.length.as_secs_f64()),
+        "warmup": interval.is_warmup,
+        "operations": interval.second.operations,
+        "errors": interval.second.errors,
+        "latency_us": latency_json(&interval.second.latencies),
+    })
 }
 
 /// The result of a run. `conditions` are the settings under which it was measured, by name.
@@ -51,9 +98,13 @@ pub fn run_json(measured: &Measured, conditions: Map<String, Value>) -> Value {
     object.insert("ops_per_second".into(), json!(ops_per_second(measured)));
     object.insert("errors".into(), json!(probe.errors));
     object.insert("not_found".into(), json!(probe.not_found));
+    object.insert("missing".into(), json!(probe.missing));
     object.insert("conflicts".into(), json!(probe.conflicts));
     object.insert("not_started".into(), json!(probe.not_started));
     object.insert("latency_us".into(), Value::Object(latency));
+    object.insert("stopped".into(), json!(measured.is_stopped));
+    let series: Vec<Value> = measured.series.iter().map(interval_json).collect();
+    object.insert("series".into(), json!(series));
     Value::Object(object)
 }
 
@@ -81,8 +132,8 @@ pub fn run_table(measured: &Measured, conditions: &Map<String, Value>) -> String
         probe.operations, measured.seconds
     ));
     line(format_args!(
-        "{:<18}{:>12}{:>11}{:>11}{:>11}{:>11}{:>11}",
-        "latency, us", "count", "p50", "p90", "p99", "p99.9", "max"
+        "{:<18}{:>12}{:>11}{:>11}{:>11}{:>11}{:>11}{:>11}{:>11}",
+        "latency, us", "count", "mean", "p50", "p90", "p99", "p99.9", "p99.99", "max"
     ));
     let all = probe.all_latencies();
     let rows = probe
@@ -91,12 +142,14 @@ pub fn run_table(measured: &Measured, conditions: &Map<String, Value>) -> String
     for (name, latencies) in std::iter::once(("all", &all)).chain(rows) {
         let at = |quantile| micros(latencies.value_at_quantile(quantile));
         line(format_args!(
-            "{name:<18}{:>12}{:>11.1}{:>11.1}{:>11.1}{:>11.1}{:>11.1}",
+            "{name:<18}{:>12}{:>11.1}{:>11.1}{:>11.1}{:>11.1}{:>11.1}{:>11.1}{:>11.1}",
             latencies.len(),
+            mean_micros(latencies),
             at(0.5),
             at(0.9),
             at(0.99),
             at(0.999),
+            at(0.9999),
             micros(latencies.max())
         ));
     }
