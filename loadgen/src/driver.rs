@@ -18,7 +18,7 @@ use tokio::runtime::LocalRuntime;
 use crate::database::{Condition, Database, Failure};
 use crate::pace::Pace;
 use crate::probe::Probe;
-use crate::series::{self, Interval, Second, Seconds, Told};
+use crate::series::{self, Interval, Second, SecondSummary, Seconds, Told};
 use crate::stop::Stop;
 use crate::workload::{OperationKind, Plan, Step, Steps};
 
@@ -58,7 +58,7 @@ pub struct Measured {
     /// The measured time in seconds.
     pub seconds: f64,
     /// Each second of the run, the warm-up too.
-    pub series: Vec<Interval>,
+    pub series: Vec<SecondSummary>,
     /// Whether it was told to stop before its end.
     pub is_stopped: bool,
 }
@@ -185,14 +185,7 @@ where
         }
         barriers[1].wait();
         drop(sender);
-        let mut series = Vec::new();
-        let warmup = drive.warmup;
-        series::collect(Seconds { warmup }, (threads, &told), |interval| {
-            if is_part_of(&drive, &interval) {
-                (watch.each_second)(&interval);
-                series.push(interval);
-            }
-        });
+        let series = series_of(&drive, &told, watch.each_second);
         let mut probe = Probe::default();
         let mut failure: Option<String> = None;
         for handle in handles {
@@ -215,10 +208,23 @@ where
     })
 }
 
-/// Whether a second lies in the time of the run. After it only the last answers come.
-fn is_part_of(drive: &Drive, interval: &Interval) -> bool {
-    let end = drive.duration.map(|duration| drive.warmup + duration);
-    end.is_none_or(|end| interval.begin < end) && !interval.length.is_zero()
+/// The seconds of the run, as the threads tell of them.
+fn series_of(
+    drive: &Drive,
+    told: &mpsc::Receiver<Told>,
+    each_second: &mut dyn FnMut(&Interval),
+) -> Vec<SecondSummary> {
+    let mut series = Vec::new();
+    let warmup = drive.warmup;
+    let end = drive.duration.map(|duration| warmup + duration);
+    series::collect(Seconds { warmup }, (drive.threads, told), |interval| {
+        // After the time of the run only the last answers come.
+        if end.is_none_or(|end| interval.begin < end) && !interval.length.is_zero() {
+            each_second(&interval);
+            series.push(SecondSummary::from(&interval));
+        }
+    });
+    series
 }
 
 /// Part `index` of `parts` nearly equal ones.

@@ -3,6 +3,7 @@
 //! violation), 1 nothing succeeded, reads found nothing, a violation, or the second of two results is
 //! worse, 2 usage, 130 stopped by a signal.
 
+use std::io::{self, ErrorKind, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -46,10 +47,9 @@ fn main() -> ExitCode {
             .map_err(|error| {
                 Trouble::Usage(format!("cannot write into {}: {error}", folder.display()))
             }),
-        Command::SplitKeys(args) => args.list().map_err(Trouble::Usage).map(|list| {
-            println!("{list}");
-            ExitCode::SUCCESS
-        }),
+        Command::SplitKeys(args) => (args.list().map_err(Trouble::Usage))
+            .and_then(|list| say(&format!("{list}\n")))
+            .map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|trouble| {
         let (message, code) = match trouble {
@@ -67,7 +67,8 @@ fn drive(args: &DriveArgs, load: bool) -> Result<ExitCode, Trouble> {
     let stop = Stop::on_signals().map_err(Trouble::Failed)?;
     let run = |to_log: &mut dyn FnMut(&Interval)| {
         let mut each_second = |interval: &Interval| {
-            eprintln!("{}", report::progress_line(interval));
+            // The run goes on if nobody reads this.
+            let _ = writeln!(io::stderr(), "{}", report::progress_line(&interval.into()));
             to_log(interval);
         };
         let watch = Watch {
@@ -83,7 +84,7 @@ fn drive(args: &DriveArgs, load: bool) -> Result<ExitCode, Trouble> {
         let all = measured.probe.all_latencies();
         hdr::write_distribution(path, &all).map_err(Trouble::Failed)?;
     }
-    let exit = print(&measured, conditions(args, load), output.format);
+    let exit = print(&measured, conditions(args, load), output.format)?;
     if measured.is_stopped {
         return Ok(ExitCode::from(EXIT_STOPPED));
     }
@@ -124,7 +125,7 @@ fn drive_database(
 fn compare(args: &CompareArgs) -> Result<ExitCode, Trouble> {
     let [a, b] = [&args.a, &args.b].map(|path| compare::read(path).map_err(Trouble::Usage));
     let (text, verdict) = compare::compare(&a?, &b?, args.tolerance / 100.0);
-    print!("{text}");
+    say(&text)?;
     Ok(match verdict {
         Verdict::Worse => ExitCode::from(EXIT_FAILED),
         Verdict::Better | Verdict::Mixed | Verdict::Same => ExitCode::SUCCESS,
@@ -132,14 +133,29 @@ fn compare(args: &CompareArgs) -> Result<ExitCode, Trouble> {
 }
 
 /// Prints a result; gives the exit code.
-fn print(measured: &Measured, conditions: Map<String, Value>, format: Format) -> ExitCode {
+fn print(
+    measured: &Measured,
+    conditions: Map<String, Value>,
+    format: Format,
+) -> Result<ExitCode, Trouble> {
     match format {
-        Format::Table => print!("{}", report::run_table(measured, &conditions)),
-        Format::Json => println!("{}", report::run_json(measured, conditions)),
+        Format::Table => say(&report::run_table(measured, &conditions))?,
+        Format::Json => say(&format!("{}\n", report::run_json(measured, conditions)))?,
     }
-    match measured.probe.operations {
+    Ok(match measured.probe.operations {
         0 => ExitCode::from(EXIT_FAILED),
         _ => ExitCode::SUCCESS,
+    })
+}
+
+/// Prints a result. A reader that has seen enough of it is no failure.
+fn say(text: &str) -> Result<(), Trouble> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Trouble::Failed(format!("cannot print the result: {error}")))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -153,7 +169,7 @@ fn scan(args: &ScanArgs) -> Result<ExitCode, Trouble> {
     let mut conditions = Map::new();
     conditions.insert("command".into(), json!("scan"));
     conditions.insert("bytes".into(), json!(bytes));
-    Ok(print(&measured, conditions, args.format))
+    print(&measured, conditions, args.format)
 }
 
 fn runtime() -> Result<tokio::runtime::LocalRuntime, Trouble> {
@@ -211,8 +227,11 @@ fn check(args: &CheckArgs) -> Result<ExitCode, Trouble> {
     facts.insert("keys".into(), json!(args.keys));
     facts.insert("errors".into(), json!(checked.errors));
     match args.format {
-        Format::Table => print!("{}", report::check_table(&checked.verdict, &facts)),
-        Format::Json => println!("{}", report::check_json(&checked.verdict, facts)),
+        Format::Table => say(&report::check_table(&checked.verdict, &facts))?,
+        Format::Json => say(&format!(
+            "{}\n",
+            report::check_json(&checked.verdict, facts)
+        ))?,
     }
     if let (Format::Json, Some((key, history))) = (args.format, checked.verdict.smallest()) {
         eprintln!("smallest failing history, of key {key}:\n{history}");

@@ -17,6 +17,39 @@ pub const LATENCY_DIGITS: u8 = 3;
 /// Latencies of one operation kind, in nanoseconds.
 pub type Latencies = Histogram<u64>;
 
+/// The shares of operations whose latencies are reported, with the names in JSON.
+pub const QUANTILES: [(&str, f64); 5] = [
+    ("p50", 0.5),
+    ("p90", 0.9),
+    ("p99", 0.99),
+    ("p999", 0.999),
+    ("p9999", 0.9999),
+];
+
+/// What is reported of latencies, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Summary {
+    /// How many there are.
+    pub count: u64,
+    /// Their mean.
+    pub mean: f64,
+    /// Those of [`QUANTILES`].
+    pub quantiles: [u64; QUANTILES.len()],
+    /// The longest.
+    pub max: u64,
+}
+
+impl From<&Latencies> for Summary {
+    fn from(latencies: &Latencies) -> Summary {
+        Summary {
+            count: latencies.len(),
+            mean: latencies.mean(),
+            quantiles: QUANTILES.map(|(_, share)| latencies.value_at_quantile(share)),
+            max: latencies.max(),
+        }
+    }
+}
+
 /// An empty histogram.
 pub fn new_latencies() -> Latencies {
     Histogram::new_with_max(LATENCY_NANOS_MAX, LATENCY_DIGITS).expect("the bounds are valid")

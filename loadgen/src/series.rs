@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use crate::probe::{Latencies, new_latencies};
+use crate::probe::{Latencies, Summary, new_latencies};
 
 /// The length of all seconds but the first and the last.
 const SECOND: Duration = Duration::from_secs(1);
@@ -93,10 +93,40 @@ pub struct Interval {
     pub second: Second,
 }
 
-impl Interval {
-    /// Operations in a second of this time.
+/// What is reported of a second. Histograms of all seconds of a long run would not fit into memory.
+#[derive(Clone, Copy, Debug)]
+pub struct SecondSummary {
+    /// When it began, since the start of the run.
+    pub begin: Duration,
+    /// Its length.
+    pub length: Duration,
+    /// Whether it lies before the measured time.
+    pub is_warmup: bool,
+    /// The operations that succeeded.
+    pub operations: u64,
+    /// The operations that failed.
+    pub errors: u64,
+    /// The latencies of the requests that succeeded.
+    pub latencies: Summary,
+}
+
+impl From<&Interval> for SecondSummary {
+    fn from(interval: &Interval) -> SecondSummary {
+        SecondSummary {
+            begin: interval.begin,
+            length: interval.length,
+            is_warmup: interval.is_warmup,
+            operations: interval.second.operations,
+            errors: interval.second.errors,
+            latencies: (&interval.second.latencies).into(),
+        }
+    }
+}
+
+impl SecondSummary {
+    /// The operations of this time, if they went on for a second.
     pub fn rate(&self) -> f64 {
-        self.second.operations as f64 / self.length.as_secs_f64().max(1e-3)
+        self.operations as f64 / self.length.as_secs_f64().max(1e-3)
     }
 }
 

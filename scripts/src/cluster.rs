@@ -52,8 +52,12 @@ fn data_dir(place: u16) -> PathBuf {
 
 /// The id of the node in this place; `None`: it has not joined yet.
 fn id_of(place: u16) -> Option<u64> {
-    let identity = std::fs::read(data_dir(place).join("node.json")).ok()?;
-    let identity: serde_json::Value = serde_json::from_slice(&identity).ok()?;
+    id_in(&std::fs::read(data_dir(place).join("node.json")).ok()?)
+}
+
+/// The id in a folder's `node.json`.
+fn id_in(identity: &[u8]) -> Option<u64> {
+    let identity: serde_json::Value = serde_json::from_slice(identity).ok()?;
     identity["node"].as_u64()
 }
 
@@ -217,7 +221,17 @@ pub fn run(words: &[&str]) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use super::are_replicated;
+    use super::{are_replicated, id_in};
+
+    #[test]
+    fn a_node_is_named_by_the_id_that_its_folder_has() {
+        assert_eq!(
+            id_in(br#"{ "format": 3, "node": 2, "shards": 1 }"#),
+            Some(2)
+        );
+        assert_eq!(id_in(b"{}"), None);
+        assert_eq!(id_in(b"{ \"node\":"), None);
+    }
 
     #[test]
     fn every_range_must_be_whole() {

@@ -202,9 +202,8 @@ fn a_run_that_is_told_to_stop_gives_what_was_measured() {
         let mut seconds = 0;
         let watch = Watch {
             stop: stop.clone(),
-            each_second: &mut |interval| {
+            each_second: &mut |_| {
                 seconds += 1;
-                assert!(interval.second.operations > 0);
                 stop.tell();
             },
         };
@@ -218,11 +217,7 @@ fn a_run_that_is_told_to_stop_gives_what_was_measured() {
             measured.seconds
         );
         assert_eq!(measured.series.len(), seconds);
-        let of_seconds: u64 = measured
-            .series
-            .iter()
-            .map(|each| each.second.operations)
-            .sum();
+        let of_seconds: u64 = measured.series.iter().map(|each| each.operations).sum();
         assert_eq!(of_seconds, measured.probe.operations);
     }
 }

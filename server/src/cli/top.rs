@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rangedb_client::admin::{ClusterStatus, Health, Range};
 use rangedb_client::{Client, Error};
 use rustix::termios::{self, LocalModes, OptionalActions, Termios};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -115,10 +116,13 @@ struct Terminal<'o, W: Write> {
     /// How the terminal treated what is typed; `None`: nothing can be typed.
     modes: Option<Termios>,
     typed: mpsc::Receiver<u8>,
+    interrupt: Signal,
 }
 
 impl<'o, W: Write> Terminal<'o, W> {
     fn begin(out: &'o mut W) -> io::Result<Terminal<'o, W>> {
+        // From here on Ctrl-C ends the view, and the terminal is given back.
+        let interrupt = signal(SignalKind::interrupt())?;
         let modes = termios::tcgetattr(io::stdin()).ok();
         if let Some(modes) = &modes {
             // Each letter comes at once and is not shown. Ctrl-C stays a signal.
@@ -138,7 +142,12 @@ impl<'o, W: Write> Terminal<'o, W> {
             });
         }
         write!(out, "{BEGIN}")?;
-        Ok(Terminal { out, modes, typed })
+        Ok(Terminal {
+            out,
+            modes,
+            typed,
+            interrupt,
+        })
     }
 
     /// Shows as many of these lines as fit.
@@ -171,7 +180,7 @@ impl<'o, W: Write> Terminal<'o, W> {
         };
         tokio::select! {
             () = quit => {}
-            _ = tokio::signal::ctrl_c() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }
