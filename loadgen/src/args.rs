@@ -15,6 +15,8 @@ use crate::keys::KeyLayout;
 use crate::report::Format;
 use crate::workload::{Plan, Workload};
 
+/// The measured time if nothing else bounds it.
+const USUAL_DURATION: Duration = Duration::from_secs(10);
 /// Most clients, each with its own connections.
 const CONNECTIONS_MAX: usize = 10_000;
 /// Most operations in flight on one connection: the protocol's limit.
@@ -52,6 +54,9 @@ pub enum Command {
         /// The folder; made if it does not exist.
         folder: PathBuf,
     },
+    /// Compares two results that --format json printed: the ratios of rate and latencies, and a verdict on
+    /// the second. The exit code is 1 if it is worse.
+    Compare(CompareArgs),
     /// Prints the --split-at list that makes equal ranges of the records.
     SplitKeys(SplitKeysArgs),
 }
@@ -65,7 +70,8 @@ pub struct AddressArgs {
         env = "RANGEDB_ADDR",
         default_value = "127.0.0.1:7400",
         value_name = "HOST:PORT[,HOST:PORT...]",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = parse_address
     )]
     pub addresses: Vec<String>,
     /// The id of the cluster that the nodes must belong to; a node of another one is not used.
@@ -94,11 +100,15 @@ pub struct DriveArgs {
     #[arg(long, default_value = "a", value_enum)]
     pub workload: Workload,
     /// Records that are loaded.
-    #[arg(long, default_value_t = 100_000, value_name = "N")]
+    #[arg(long, default_value = "100000", value_parser = parse_count, value_name = "N")]
     pub records: u64,
-    /// Measured time, such as 500ms, 90s or 1.5m; a number without a unit counts seconds.
-    #[arg(long, default_value = "10s", value_parser = parse_or_seconds, value_name = "TIME")]
-    pub duration: Duration,
+    /// Measured time, such as 500ms, 90s or 1.5m; a number without a unit counts seconds [default: 10s,
+    /// or with --operations as long as they take].
+    #[arg(long, value_parser = parse_or_seconds, value_name = "TIME")]
+    pub duration: Option<Duration>,
+    /// Operations to measure, such as 50000, 50k or 1e6. With --duration it ends with whichever is first.
+    #[arg(long, value_parser = parse_count, value_name = "N")]
+    pub operations: Option<u64>,
     /// Time before the measured time, given in the same way.
     #[arg(long, default_value = "2s", value_parser = parse_or_seconds, value_name = "TIME")]
     pub warmup: Duration,
@@ -123,15 +133,49 @@ pub struct DriveArgs {
     /// Bytes of a value.
     #[arg(long, default_value_t = 128)]
     pub value_size: usize,
-    /// Operations begun per second, answered or not [default: as fast as answers come].
-    #[arg(long, value_name = "R")]
+    /// Operations begun per second, such as 500 or 5k, answered or not [default: as fast as answers
+    /// come].
+    #[arg(long, value_parser = parse_number, value_name = "R")]
     pub rate: Option<f64>,
     /// Seed of the random choice of operations.
     #[arg(long, default_value_t = 1, value_name = "S")]
     pub seed: u64,
+    /// Takes it for no error if reads find nothing, as where nothing was loaded.
+    #[arg(long)]
+    pub allow_missing: bool,
+    /// What is written besides, and how the result is printed.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// The output of `load` and `run`.
+#[derive(Clone, Debug, Args)]
+pub struct OutputArgs {
+    /// Writes a histogram of each second into this file, as an interval log of HdrHistogram; the warm-up
+    /// has the tag `warmup`.
+    #[arg(long, value_name = "FILE")]
+    pub hlog: Option<PathBuf>,
+    /// Writes the percentile distribution of all latencies into this file, as HdrHistogram's plotter reads
+    /// it, in milliseconds.
+    #[arg(long, value_name = "FILE")]
+    pub hgrm: Option<PathBuf>,
     /// How the result is printed.
     #[arg(long, default_value = "table", value_enum)]
     pub format: Format,
+}
+
+/// Settings of `compare`.
+#[derive(Clone, Debug, Args)]
+pub struct CompareArgs {
+    /// The first result.
+    #[arg(value_name = "A.json")]
+    pub a: PathBuf,
+    /// The second result.
+    #[arg(value_name = "B.json")]
+    pub b: PathBuf,
+    /// The difference in percent that counts as none.
+    #[arg(long, default_value = "5", value_parser = parse_number, value_name = "PERCENT")]
+    pub tolerance: f64,
 }
 
 /// Settings of `scan`.
@@ -175,11 +219,46 @@ pub struct SplitKeysArgs {
     #[arg(value_name = "N")]
     pub ranges: u64,
     /// Records that will be loaded.
-    #[arg(long, default_value_t = 100_000, value_name = "R")]
+    #[arg(long, default_value = "100000", value_parser = parse_count, value_name = "R")]
     pub records: u64,
     /// Bytes of a key.
     #[arg(long, default_value_t = 16)]
     pub key_size: usize,
+}
+
+/// An address without the blanks around it, such as stand in a list after its commas.
+fn parse_address(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("an address is HOST:PORT, such as localhost:7400".to_owned()),
+        address => Ok(address.to_owned()),
+    }
+}
+
+/// A number such as 5000, 5k, 1.5M or 5e3.
+fn parse_number(text: &str) -> Result<f64, String> {
+    let (digits, factor) = match text.as_bytes().last() {
+        Some(b'k' | b'K') => (&text[..text.len() - 1], 1e3),
+        Some(b'M') => (&text[..text.len() - 1], 1e6),
+        Some(b'G') => (&text[..text.len() - 1], 1e9),
+        _ => (text, 1.0),
+    };
+    let number = digits.parse::<f64>().ok().map(|number| number * factor);
+    let number = number.filter(|number| number.is_finite() && *number >= 0.0);
+    number.ok_or_else(|| "use a number such as 5000, 5k, 1.5M or 5e3".to_owned())
+}
+
+/// A whole number such as 5000, 5k, 1.5M or 5e3.
+fn parse_count(text: &str) -> Result<u64, String> {
+    if let Ok(count) = text.parse() {
+        return Ok(count);
+    }
+    let number = parse_number(text)?;
+    // Every whole number up to this one is exact.
+    let is_exact = number.fract() == 0.0 && number <= (1_u64 << 53) as f64;
+    if is_exact {
+        return Ok(number as u64);
+    }
+    Err("it is no whole number".to_owned())
 }
 
 fn within(name: &str, number: u64, most: u64) -> Result<(), String> {
@@ -237,9 +316,14 @@ impl DriveArgs {
         {
             return Err("--rate must be a number of operations a second".to_owned());
         }
-        if self.duration.is_zero() {
-            return Err("--duration must not be 0".to_owned());
+        if self.duration.is_some_and(|time| time.is_zero()) || self.operations == Some(0) {
+            return Err("--duration and --operations must not be 0".to_owned());
         }
+        if load && self.operations.is_some() {
+            return Err("load writes each record once: use --records".to_owned());
+        }
+        let usual = self.operations.is_none().then_some(USUAL_DURATION);
+        let duration = self.duration.or(usual);
         Ok(Drive {
             connections: self.connections,
             depth: self.depth,
@@ -247,9 +331,9 @@ impl DriveArgs {
             threads: self.threads,
             rate: self.rate,
             warmup: if load { Duration::ZERO } else { self.warmup },
-            duration: (!load).then_some(self.duration),
+            duration: duration.filter(|_| !load),
+            operations: self.operations,
             seed: self.seed,
-            is_progress_shown: true,
         })
     }
 }
@@ -308,6 +392,7 @@ mod tests {
         assert_eq!(args.plan(false).unwrap().value_size, 128);
         for (text, duration) in [
             ("", Duration::from_secs(10)),
+            ("--duration 10s --operations 5", Duration::from_secs(10)),
             ("--duration 250ms", Duration::from_millis(250)),
             ("--duration 1.5m", Duration::from_secs(90)),
             ("--duration 2h", Duration::from_hours(2)),
@@ -316,13 +401,29 @@ mod tests {
             let Command::Run(args) = Cli::parse_from(line.split_whitespace()).command else {
                 panic!("not run");
             };
-            assert_eq!(args.duration, duration, "{text}");
+            let drive = args.drive(false).expect("it can be done");
+            assert_eq!(drive.duration, Some(duration), "{text}");
         }
+        let line = "loadgen run --operations 1e6 --records 2.5M --rate 5k --allow-missing \
+                    --hlog a.hlog --hgrm a.hgrm";
+        let Command::Run(args) = Cli::parse_from(line.split_whitespace()).command else {
+            panic!("not run");
+        };
+        let drive = args.drive(false).expect("it can be done");
+        assert_eq!((drive.operations, drive.duration), (Some(1_000_000), None));
+        assert_eq!((drive.rate, args.records), (Some(5000.0), 2_500_000));
+        assert!(args.allow_missing && args.output.hlog.is_some() && args.output.hgrm.is_some());
+        let blanks = ["loadgen", "scan", "--addr", "a:1, b:2"];
+        let Command::Scan(args) = Cli::parse_from(blanks).command else {
+            panic!("not scan");
+        };
+        assert_eq!(args.address.addresses, ["a:1", "b:2"]);
         for line in [
             "loadgen load --workload a",
             "loadgen scan --addr a:1 --format json",
             "loadgen check --addr a:1 --duration 3 --clients 4 --keys 2 --format table",
-            "loadgen split-keys 4 --records 1000",
+            "loadgen split-keys 4 --records 1e3",
+            "loadgen compare a.json b.json --tolerance 2.5",
         ] {
             Cli::parse_from(line.split_whitespace());
         }
@@ -352,7 +453,11 @@ mod tests {
             "--duration 1e9h",
             "--rate 0",
             "--rate nan",
+            "--rate 5x",
             "--records 0",
+            "--records 1.5",
+            "--records k",
+            "--operations 0",
             "--key-size 4 --records 100000",
             "--value-size 2000000",
         ] {

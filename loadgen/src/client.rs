@@ -63,7 +63,7 @@ impl ClientDatabase {
             read = self.client.scan_next(continuation).await;
         }
         let seconds = began.elapsed().as_secs_f64();
-        Ok((Measured { probe, seconds }, bytes))
+        Ok((Measured::whole(probe, seconds), bytes))
     }
 }
 

@@ -3,11 +3,13 @@
 //! Hot path: an operation costs at most two allocations of its own (none once its buffers have
 //! grown) besides the client's. Each thread has its own runtime and counters; threads share only
 //! the plan, to which only inserts write. A thread's connections carry `depth` operations each.
-//! Each slot is a task that begins its next operation when the last one is answered.
+//! Each slot is a task that begins its next operation when the last one is answered. Another task of the
+//! thread tells the main thread each second what was done ([`series`](crate::series)).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Barrier, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -16,14 +18,14 @@ use tokio::runtime::LocalRuntime;
 use crate::database::{Condition, Database, Failure};
 use crate::pace::Pace;
 use crate::probe::Probe;
+use crate::series::{self, Interval, Second, SecondSummary, Seconds, Told};
+use crate::stop::Stop;
 use crate::workload::{OperationKind, Plan, Step, Steps};
 
 /// How often `load` tries a record before it gives it up.
 const LOAD_TRIES_MAX: u32 = 20;
 /// Pause of a slot after a failure, so that a database that refuses is not flooded.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(20);
-/// Time between two progress lines.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How fast, and with how many connections, operations are performed.
 #[derive(Clone, Copy, Debug)]
@@ -40,12 +42,12 @@ pub struct Drive {
     pub rate: Option<f64>,
     /// Time before the measured time.
     pub warmup: Duration,
-    /// Measured time; `None`: until everything is loaded.
+    /// Measured time; `None`: until everything is loaded, or all operations are done.
     pub duration: Option<Duration>,
+    /// Operations to measure; `None`: as many as the time allows.
+    pub operations: Option<u64>,
     /// Seed of the random choice of operations.
     pub seed: u64,
-    /// Whether a line is printed to standard error each second.
-    pub is_progress_shown: bool,
 }
 
 /// The result of a run.
@@ -55,13 +57,30 @@ pub struct Measured {
     pub probe: Probe,
     /// The measured time in seconds.
     pub seconds: f64,
+    /// Each second of the run, the warm-up too.
+    pub series: Vec<SecondSummary>,
+    /// Whether it was told to stop before its end.
+    pub is_stopped: bool,
 }
 
-/// Counters for the progress line; each written by one thread.
-#[derive(Debug, Default)]
-struct Progress {
-    operations: AtomicU64,
-    errors: AtomicU64,
+impl Measured {
+    /// The result of a run whose seconds were not counted.
+    pub fn whole(probe: Probe, seconds: f64) -> Measured {
+        Measured {
+            probe,
+            seconds,
+            series: Vec::new(),
+            is_stopped: false,
+        }
+    }
+}
+
+/// How a run is watched and ended from outside.
+pub struct Watch<'w> {
+    /// Ends the run.
+    pub stop: Stop,
+    /// Hears of each second when it is over.
+    pub each_second: &'w mut dyn FnMut(&Interval),
 }
 
 /// The source of operations.
@@ -104,11 +123,16 @@ struct Worker {
     source: RefCell<Source>,
     probe: RefCell<Probe>,
     pace: Pace,
+    start: Instant,
     measured_from: Instant,
     measured_until: Option<Instant>,
     /// How many gets are one request.
     batch: usize,
-    progress: Arc<Vec<Progress>>,
+    /// How many operations are left to measure, if that is bounded.
+    left: Cell<Option<u64>>,
+    second: RefCell<Second>,
+    /// Of how many seconds the main thread was told.
+    told: Cell<u64>,
     index: usize,
 }
 
@@ -116,8 +140,8 @@ struct Worker {
 /// made.
 pub fn drive<D, C>(
     drive: Drive,
-    plan: &Arc<Plan>,
-    load: bool,
+    (plan, load): (&Arc<Plan>, bool),
+    watch: Watch<'_>,
     connect: C,
 ) -> Result<Measured, String>
 where
@@ -130,13 +154,13 @@ where
     // Set between the barriers, unless a connection could not be made.
     let start: OnceLock<Instant> = OnceLock::new();
     let has_failed = AtomicBool::new(false);
-    let progress: Arc<Vec<Progress>> =
-        Arc::new((0..threads).map(|_| Progress::default()).collect());
+    let (sender, told) = mpsc::channel();
     std::thread::scope(|scope| {
         let mut handles = Vec::new();
         for index in 0..threads {
             let (barriers, start, has_failed) = (&barriers, &start, &has_failed);
-            let (connect, progress, plan) = (&connect, progress.clone(), plan.clone());
+            let (connect, sender, plan) = (&connect, sender.clone(), plan.clone());
+            let stop = watch.stop.clone();
             handles.push(scope.spawn(move || {
                 let share = share(drive.connections as u64, threads, index);
                 let connected = connect_all(share.end - share.start, connect);
@@ -148,8 +172,9 @@ where
                 let Some(&start) = start.get() else {
                     return Ok(Probe::default());
                 };
-                let worker = new_worker(&drive, &plan, load, (start, index, progress));
-                Ok(runtime.block_on(run_worker(worker, clients, drive.depth)))
+                let worker = new_worker(&drive, (&plan, load), (start, index), stop);
+                let work = run_worker(worker, clients, drive.depth, sender);
+                Ok(runtime.block_on(work))
             }));
         }
         // Between the two barriers every thread has connected or failed, and none has begun.
@@ -159,9 +184,8 @@ where
             start.get_or_init(|| began);
         }
         barriers[1].wait();
-        show_progress(&drive, &progress, || {
-            handles.iter().all(|handle| handle.is_finished())
-        });
+        drop(sender);
+        let series = series_of(&drive, &told, watch.each_second);
         let mut probe = Probe::default();
         let mut failure: Option<String> = None;
         for handle in handles {
@@ -171,12 +195,36 @@ where
                 Err(_) => failure = Some("a thread of the load generator panicked".to_owned()),
             }
         }
-        let seconds = drive
-            .duration
-            .unwrap_or_else(|| began.elapsed())
-            .as_secs_f64();
-        failure.map_or(Ok(Measured { probe, seconds }), Err)
+        // A run that a signal ended is shorter than it was meant to be.
+        let elapsed = began.elapsed().saturating_sub(drive.warmup);
+        let seconds = drive.duration.map_or(elapsed, |time| time.min(elapsed));
+        let measured = Measured {
+            probe,
+            seconds: seconds.as_secs_f64(),
+            series,
+            is_stopped: watch.stop.is_told(),
+        };
+        failure.map_or(Ok(measured), Err)
     })
+}
+
+/// The seconds of the run, as the threads tell of them.
+fn series_of(
+    drive: &Drive,
+    told: &mpsc::Receiver<Told>,
+    each_second: &mut dyn FnMut(&Interval),
+) -> Vec<SecondSummary> {
+    let mut series = Vec::new();
+    let warmup = drive.warmup;
+    let end = drive.duration.map(|duration| warmup + duration);
+    series::collect(Seconds { warmup }, (drive.threads, told), |interval| {
+        // After the time of the run only the last answers come.
+        if end.is_none_or(|end| interval.begin < end) && !interval.length.is_zero() {
+            each_second(&interval);
+            series.push(SecondSummary::from(&interval));
+        }
+    });
+    series
 }
 
 /// Part `index` of `parts` nearly equal ones.
@@ -206,9 +254,9 @@ fn connect_all<D>(
 
 fn new_worker(
     drive: &Drive,
-    plan: &Arc<Plan>,
-    load: bool,
-    (start, index, progress): (Instant, usize, Arc<Vec<Progress>>),
+    (plan, load): (&Arc<Plan>, bool),
+    (start, index): (Instant, usize),
+    stop: Stop,
 ) -> Worker {
     // The threads of a run choose different operations.
     let steps = Steps::new(
@@ -228,23 +276,36 @@ fn new_worker(
     let offset = drive.rate.map_or(Duration::ZERO, |rate| {
         Duration::from_secs_f64(index as f64 / rate)
     });
-    let pace = Pace::new(start + offset, measured_until, rate);
-    let probe = RefCell::default();
-    let source = RefCell::new(source);
+    let left = drive.operations.map(|all| {
+        let share = share(all, drive.threads, index);
+        share.end - share.start
+    });
     Worker {
-        source,
-        probe,
-        pace,
+        source: RefCell::new(source),
+        probe: RefCell::default(),
+        pace: Pace::new((start + offset, measured_until), rate, stop),
+        start,
         measured_from,
         measured_until,
         batch: drive.batch,
-        progress,
+        left: Cell::new(left),
+        second: RefCell::default(),
+        told: Cell::new(0),
         index,
     }
 }
 
-async fn run_worker<D: Database>(worker: Worker, clients: Vec<D>, depth: usize) -> Probe {
+async fn run_worker<D: Database>(
+    worker: Worker,
+    clients: Vec<D>,
+    depth: usize,
+    sender: Sender<Told>,
+) -> Probe {
     let worker = Rc::new(worker);
+    let teller = tokio::task::spawn_local({
+        let (worker, sender) = (worker.clone(), sender.clone());
+        async move { worker.tell_each_second(&sender).await }
+    });
     let mut places = Vec::new();
     for client in &clients {
         for _ in 0..depth {
@@ -262,6 +323,8 @@ async fn run_worker<D: Database>(worker: Worker, clients: Vec<D>, depth: usize) 
         place.await.expect("a place does not panic");
     }
     worker.pace.finish();
+    teller.abort();
+    worker.tell(&sender, worker.start.elapsed());
     let paced = pacer.await.expect("the pacer does not panic");
     paced.expect("the kernel gives a timer");
     let mut probe = worker.probe.take();
@@ -279,17 +342,20 @@ async fn run_client<D: Database>(worker: Rc<Worker>, client: D) {
     };
     let mut now = Instant::now();
     while let Some(intended) = worker.pace.next(now).await {
-        let Some(step) = worker.prepare(&mut buffers) else {
-            // Everything is loaded: slots that wait for their moment must end, too.
-            worker.pace.finish();
+        let Some(step) = worker.prepare(intended, &mut buffers) else {
+            // Everything is done: slots that wait for their moment must end, too.
+            worker.pace.exhaust();
             break;
         };
         for attempt in 1..=tries_max {
             let result = perform(&client, step, &buffers).await;
             now = Instant::now();
             let has_failed = result.is_err();
-            worker.record(step.kind, intended, now, result);
+            worker.record(step, (intended, now), result);
             if !has_failed {
+                break;
+            }
+            if worker.pace.is_stopped() {
                 break;
             }
             if attempt < tries_max || worker.pace.is_closed() {
@@ -352,6 +418,7 @@ async fn perform<D: Database>(client: &D, step: Step, buffers: &Buffers) -> Resu
         }
         OperationKind::ReadModifyWrite => {
             let found = client.get(key).await?;
+            let absent = u64::from(found.is_none());
             let condition = match &found {
                 Some(found) => Condition::Version(found.version),
                 None => Condition::Absent,
@@ -359,6 +426,7 @@ async fn perform<D: Database>(client: &D, step: Step, buffers: &Buffers) -> Resu
             let is_swapped = client.compare_and_swap(key, condition, Some(value)).await?;
             let conflicts = u64::from(!is_swapped);
             Ok(Met {
+                absent,
                 conflicts,
                 ..Met::ONE
             })
@@ -383,9 +451,18 @@ impl Buffers {
 }
 
 impl Worker {
-    fn prepare(&self, buffers: &mut Buffers) -> Option<Step> {
+    /// The next operation and what it needs; `None`: there is none left.
+    fn prepare(&self, begun: Instant, buffers: &mut Buffers) -> Option<Step> {
+        if self.left.get() == Some(0) {
+            return None;
+        }
         let mut source = self.source.borrow_mut();
         let step = source.next_step()?;
+        if let Some(left) = self.left.get().filter(|_| begun >= self.measured_from) {
+            let is_many = step.kind == OperationKind::Get;
+            let taken = if is_many { self.batch as u64 } else { 1 };
+            self.left.set(Some(left.saturating_sub(taken)));
+        }
         let steps = source.steps();
         steps.write_key(step.record, &mut buffers.key);
         if self.batch > 1 && step.kind == OperationKind::Get {
@@ -400,68 +477,63 @@ impl Worker {
     /// Latencies count for operations that began in the measured time, throughput for those that
     /// ended in it. So a slow last operation is counted, but does not make the measured time
     /// longer.
-    fn record(
-        &self,
-        kind: OperationKind,
-        begun: Instant,
-        ended: Instant,
-        result: Result<Met, Failure>,
-    ) {
-        let progress = &self.progress[self.index];
+    fn record(&self, step: Step, (begun, ended): (Instant, Instant), result: Result<Met, Failure>) {
+        let mut second = self.second.borrow_mut();
+        let mut probe = self.probe.borrow_mut();
         let met = match result {
             Ok(met) => met,
             Err(failure) => {
-                progress.errors.fetch_add(1, Ordering::Relaxed);
+                second.errors += 1;
                 if begun >= self.measured_from {
-                    self.probe.borrow_mut().fail(failure.code);
+                    probe.fail(failure.code);
                 }
                 return;
             }
         };
-        // This thread alone writes it, so no read-modify-write instruction is needed.
-        let done = progress.operations.load(Ordering::Relaxed) + met.operations;
-        progress.operations.store(done, Ordering::Relaxed);
-        let mut probe = self.probe.borrow_mut();
+        let latency = ended - begun;
+        second.operations += met.operations;
+        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        second.latencies.saturating_record(nanos);
         if begun >= self.measured_from {
-            probe.record(kind, ended - begun);
+            probe.record(step.kind, latency);
         }
         if ended >= self.measured_from && self.measured_until.is_none_or(|until| ended < until) {
             probe.operations += met.operations;
             probe.not_found += met.absent;
             probe.conflicts += met.conflicts;
+            if met.absent > 0 {
+                let mut source = self.source.borrow_mut();
+                let reads = (met.operations, met.absent);
+                probe.missing += source.steps().missing(step.record, reads);
+            }
         }
     }
-}
 
-fn show_progress(drive: &Drive, progress: &[Progress], is_done: impl Fn() -> bool) {
-    let start = Instant::now();
-    let mut shown_at = start;
-    let mut operations_before = 0;
-    while !is_done() {
-        // Short naps, so that the end of the run is noticed soon.
-        std::thread::sleep(Duration::from_millis(5));
-        let elapsed = shown_at.elapsed();
-        if elapsed < PROGRESS_INTERVAL {
-            continue;
+    fn seconds(&self) -> Seconds {
+        Seconds {
+            warmup: self.measured_from - self.start,
         }
-        let sum = |counter: fn(&Progress) -> &AtomicU64| -> u64 {
-            progress
-                .iter()
-                .map(|one| counter(one).load(Ordering::Relaxed))
-                .sum()
-        };
-        let (operations, errors) = (sum(|one| &one.operations), sum(|one| &one.errors));
-        let rate = (operations - operations_before) as f64 / elapsed.as_secs_f64();
-        if drive.is_progress_shown {
-            let seconds = start.elapsed().as_secs();
-            let phase = if start.elapsed() < drive.warmup {
-                " (warm-up)"
-            } else {
-                ""
-            };
-            eprintln!("{seconds:>5} s  {rate:>10.0} ops/s  {errors} errors{phase}");
+    }
+
+    /// Tells the main thread of each second when it is over.
+    async fn tell_each_second(&self, sender: &Sender<Told>) {
+        for index in 0.. {
+            let end = self.seconds().end(index);
+            tokio::time::sleep_until((self.start + end).into()).await;
+            self.tell(sender, end);
         }
-        (shown_at, operations_before) = (Instant::now(), operations);
+    }
+
+    /// Tells of the second that lasts at this moment or ends with it. If the main thread has gone, the run
+    /// has failed.
+    fn tell(&self, sender: &Sender<Told>, until: Duration) {
+        let index = self.told.replace(self.told.get() + 1);
+        let _ = sender.send(Told {
+            worker: self.index,
+            index,
+            second: self.second.take(),
+            until,
+        });
     }
 }
 

@@ -3,23 +3,28 @@
 //!
 //! ```text
 //! main -> args -> driver (threads, slots in flight)  -> pace (when), workload (what) -> database
-//!                 check (history, search, shrink; clients)                           -> report
+//!                 series (each second)                                               -> hdr
+//!                 check (history, search, shrink; clients)                           -> report, compare
 //! ```
 //!
-//! `driver`, `pace`, `client`, `etcd` and `check::clients` touch the network, clocks or threads;
-//! everything else is pure. The simulator uses `check`, too.
+//! `driver`, `pace`, `stop`, `client`, `etcd` and `check::clients` touch the network, clocks, signals or
+//! threads, `hdr` and `compare` files; everything else is pure. The simulator uses `check`, too.
 
 pub mod args;
 pub mod check;
 pub mod client;
+pub mod compare;
 pub mod database;
 pub mod distribution;
 pub mod driver;
 pub mod etcd;
+pub mod hdr;
 pub mod keys;
 #[cfg(test)]
 mod memory;
 pub mod pace;
 pub mod probe;
 pub mod report;
+pub mod series;
+pub mod stop;
 pub mod workload;

@@ -1,19 +1,27 @@
 //! `loadgen`: arguments, exit codes, and what is printed where. Results go to standard output,
 //! progress and complaints to standard error. Exit codes: 0 measured (or checked, without a
-//! violation), 1 nothing succeeded or a violation, 2 usage.
+//! violation), 1 nothing succeeded, reads found nothing, a violation, or the second of two results is
+//! worse, 2 usage, 130 stopped by a signal.
 
+use std::io::{self, ErrorKind, Write as _};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::{CommandFactory, Parser};
 use serde_json::{Map, Value, json};
 
-use rangedb_loadgen::args::{CheckArgs, Cli, Command, DriveArgs, ScanArgs};
+use rangedb_loadgen::args::{CheckArgs, Cli, Command, CompareArgs, DriveArgs, ScanArgs};
 use rangedb_loadgen::check::clients;
 use rangedb_loadgen::client::ClientDatabase;
+use rangedb_loadgen::compare::Verdict;
+use rangedb_loadgen::driver::{Drive, Measured, Watch};
 use rangedb_loadgen::etcd::EtcdDatabase;
 use rangedb_loadgen::report::{self, Format};
-use rangedb_loadgen::{driver, driver::Measured, workload::Workload};
+use rangedb_loadgen::series::Interval;
+use rangedb_loadgen::stop::{EXIT_STOPPED, Stop};
+use rangedb_loadgen::workload::{Plan, Workload};
+use rangedb_loadgen::{compare, driver, hdr};
 
 /// The database is to be measured, not the system's allocator.
 #[global_allocator]
@@ -33,15 +41,15 @@ fn main() -> ExitCode {
         Command::Run(args) => drive(&args, false),
         Command::Scan(args) => scan(&args),
         Command::Check(args) => check(&args),
+        Command::Compare(args) => compare(&args),
         Command::Manual { folder } => rangedb_manual::write(&Cli::command(), &folder)
             .map(|()| ExitCode::SUCCESS)
             .map_err(|error| {
                 Trouble::Usage(format!("cannot write into {}: {error}", folder.display()))
             }),
-        Command::SplitKeys(args) => args.list().map_err(Trouble::Usage).map(|list| {
-            println!("{list}");
-            ExitCode::SUCCESS
-        }),
+        Command::SplitKeys(args) => (args.list().map_err(Trouble::Usage))
+            .and_then(|list| say(&format!("{list}\n")))
+            .map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|trouble| {
         let (message, code) = match trouble {
@@ -56,8 +64,48 @@ fn main() -> ExitCode {
 fn drive(args: &DriveArgs, load: bool) -> Result<ExitCode, Trouble> {
     let settings = args.drive(load).map_err(Trouble::Usage)?;
     let plan = args.plan(load).map_err(Trouble::Usage)?;
+    let stop = Stop::on_signals().map_err(Trouble::Failed)?;
+    let run = |to_log: &mut dyn FnMut(&Interval)| {
+        let mut each_second = |interval: &Interval| {
+            // The run goes on if nobody reads this.
+            let _ = writeln!(io::stderr(), "{}", report::progress_line(&interval.into()));
+            to_log(interval);
+        };
+        let watch = Watch {
+            stop,
+            each_second: &mut each_second,
+        };
+        drive_database(args, (settings, &plan, load), watch)
+    };
+    let output = &args.output;
+    let measured = hdr::with_interval_log(output.hlog.as_deref(), run).flatten();
+    let measured = measured.map_err(Trouble::Failed)?;
+    if let Some(path) = &output.hgrm {
+        let all = measured.probe.all_latencies();
+        hdr::write_distribution(path, &all).map_err(Trouble::Failed)?;
+    }
+    let exit = print(&measured, conditions(args, load), output.format)?;
+    if measured.is_stopped {
+        return Ok(ExitCode::from(EXIT_STOPPED));
+    }
+    if measured.probe.missing > 0 && !args.allow_missing {
+        return Err(Trouble::Failed(format!(
+            "{} reads found nothing where a record was expected: load them first, with loadgen load \
+             --records {}, or give --allow-missing",
+            measured.probe.missing, args.records
+        )));
+    }
+    Ok(exit)
+}
+
+/// Performs the operations on the database that the arguments name.
+fn drive_database(
+    args: &DriveArgs,
+    (settings, plan, load): (Drive, &Arc<Plan>, bool),
+    watch: Watch<'_>,
+) -> Result<Measured, String> {
     let addresses = &args.address.addresses;
-    let measured = if args.etcd {
+    if args.etcd {
         // Connections are spread over the nodes in turn.
         let made = AtomicUsize::new(0);
         let connect = async || {
@@ -65,26 +113,49 @@ fn drive(args: &DriveArgs, load: bool) -> Result<ExitCode, Trouble> {
             let address = addresses.get(place).ok_or("there is no address")?;
             EtcdDatabase::connect(address).await
         };
-        driver::drive(settings, &plan, load, connect)
+        driver::drive(settings, (plan, load), watch, connect)
     } else {
         let cluster = args.address.binding();
         let connect = async || ClientDatabase::connect(addresses, &cluster).await;
-        driver::drive(settings, &plan, load, connect)
-    };
-    let measured = measured.map_err(Trouble::Failed)?;
-    let conditions = conditions(args, load);
-    Ok(print(&measured, conditions, args.format))
+        driver::drive(settings, (plan, load), watch, connect)
+    }
+}
+
+/// Compares two results.
+fn compare(args: &CompareArgs) -> Result<ExitCode, Trouble> {
+    let [a, b] = [&args.a, &args.b].map(|path| compare::read(path).map_err(Trouble::Usage));
+    let (text, verdict) = compare::compare(&a?, &b?, args.tolerance / 100.0);
+    say(&text)?;
+    Ok(match verdict {
+        Verdict::Worse => ExitCode::from(EXIT_FAILED),
+        Verdict::Better | Verdict::Mixed | Verdict::Same => ExitCode::SUCCESS,
+    })
 }
 
 /// Prints a result; gives the exit code.
-fn print(measured: &Measured, conditions: Map<String, Value>, format: Format) -> ExitCode {
+fn print(
+    measured: &Measured,
+    conditions: Map<String, Value>,
+    format: Format,
+) -> Result<ExitCode, Trouble> {
     match format {
-        Format::Table => print!("{}", report::run_table(measured, &conditions)),
-        Format::Json => println!("{}", report::run_json(measured, conditions)),
+        Format::Table => say(&report::run_table(measured, &conditions))?,
+        Format::Json => say(&format!("{}\n", report::run_json(measured, conditions)))?,
     }
-    match measured.probe.operations {
+    Ok(match measured.probe.operations {
         0 => ExitCode::from(EXIT_FAILED),
         _ => ExitCode::SUCCESS,
+    })
+}
+
+/// Prints a result. A reader that has seen enough of it is no failure.
+fn say(text: &str) -> Result<(), Trouble> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Trouble::Failed(format!("cannot print the result: {error}")))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -98,7 +169,7 @@ fn scan(args: &ScanArgs) -> Result<ExitCode, Trouble> {
     let mut conditions = Map::new();
     conditions.insert("command".into(), json!("scan"));
     conditions.insert("bytes".into(), json!(bytes));
-    Ok(print(&measured, conditions, args.format))
+    print(&measured, conditions, args.format)
 }
 
 fn runtime() -> Result<tokio::runtime::LocalRuntime, Trouble> {
@@ -129,6 +200,9 @@ fn conditions(args: &DriveArgs, load: bool) -> Map<String, Value> {
         set("value_size", json!(args.value_size));
     }
     set("rate", json!(args.rate));
+    if args.operations.is_some() {
+        set("to_do", json!(args.operations));
+    }
     set("seed", json!(args.seed));
     conditions
 }
@@ -153,8 +227,11 @@ fn check(args: &CheckArgs) -> Result<ExitCode, Trouble> {
     facts.insert("keys".into(), json!(args.keys));
     facts.insert("errors".into(), json!(checked.errors));
     match args.format {
-        Format::Table => print!("{}", report::check_table(&checked.verdict, &facts)),
-        Format::Json => println!("{}", report::check_json(&checked.verdict, facts)),
+        Format::Table => say(&report::check_table(&checked.verdict, &facts))?,
+        Format::Json => say(&format!(
+            "{}\n",
+            report::check_json(&checked.verdict, facts)
+        ))?,
     }
     if let (Format::Json, Some((key, history))) = (args.format, checked.verdict.smallest()) {
         eprintln!("smallest failing history, of key {key}:\n{history}");

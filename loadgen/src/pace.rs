@@ -23,6 +23,8 @@ use rustix::time::{
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
+use crate::stop::Stop;
+
 /// How often, at least, an open loop checks whether it has ended.
 const END_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -36,20 +38,23 @@ pub struct Pace {
     taken: Cell<u64>,
     idle: RefCell<VecDeque<Waker>>,
     is_over: Cell<bool>,
+    is_exhausted: Cell<bool>,
+    stop: Stop,
 }
 
 impl Pace {
-    /// Runs from `start` until `end`, with `rate` operations a second if one is given.
-    pub fn new(start: Instant, end: Option<Instant>, rate: Option<f64>) -> Pace {
-        let interval = rate.map(|rate| Duration::from_secs_f64(1.0 / rate));
-        let (taken, is_over) = (Cell::new(0), Cell::new(false));
+    /// Runs from `start` until `end` or until it is told to stop, with `rate` operations a second if
+    /// one is given.
+    pub fn new((start, end): (Instant, Option<Instant>), rate: Option<f64>, stop: Stop) -> Pace {
         Pace {
             start,
             end,
-            interval,
-            taken,
+            interval: rate.map(|rate| Duration::from_secs_f64(1.0 / rate)),
+            taken: Cell::new(0),
             idle: RefCell::default(),
-            is_over,
+            is_over: Cell::new(false),
+            is_exhausted: Cell::new(false),
+            stop,
         }
     }
 
@@ -57,14 +62,16 @@ impl Pace {
     /// `None`: the time is over. `now` is a recent reading of the clock.
     pub async fn next(&self, now: Instant) -> Option<Instant> {
         let Some(interval) = self.interval else {
-            let is_over = self.is_over.get() || self.end.is_some_and(|end| now >= end);
+            let is_over = self.is_over() || self.end.is_some_and(|end| now >= end);
             return (!is_over).then_some(now);
         };
         let mut now = now;
         poll_fn(|context| {
             let ticket = self.taken.get();
             let intended = self.moment(interval, ticket);
-            if self.is_over.get() || self.end.is_some_and(|end| intended >= end || now >= end) {
+            // The last operations are due so shortly before the end that no slot wakes before it.
+            let is_late = |end| intended >= end || now >= end + interval;
+            if self.is_over() || self.end.is_some_and(is_late) {
                 return Poll::Ready(None);
             }
             if intended <= now {
@@ -86,6 +93,15 @@ impl Pace {
         self.start + Duration::from_nanos((interval.as_nanos() as f64 * ticket as f64) as u64)
     }
 
+    fn is_over(&self) -> bool {
+        self.is_over.get() || self.is_stopped()
+    }
+
+    /// Whether it was told to stop.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.is_told()
+    }
+
     /// Whether this is a closed loop.
     pub fn is_closed(&self) -> bool {
         self.interval.is_none()
@@ -97,11 +113,20 @@ impl Pace {
         self.idle.borrow_mut().drain(..).for_each(Waker::wake);
     }
 
+    /// Ends the pace since there is nothing left to do, so that nothing is due any more.
+    pub fn exhaust(&self) {
+        self.is_exhausted.set(true);
+        self.finish();
+    }
+
     /// How many operations were due before the end but have not begun.
     pub fn not_started(&self) -> u64 {
-        let (Some(interval), Some(end)) = (self.interval, self.end) else {
+        let (Some(interval), Some(end), false) = (self.interval, self.end, self.is_exhausted.get())
+        else {
             return 0;
         };
+        // It may have been told to stop.
+        let end = end.min(Instant::now()).max(self.start);
         let due = (end - self.start)
             .as_nanos()
             .div_ceil(interval.as_nanos().max(1));
@@ -118,6 +143,8 @@ impl Pace {
         match self.interval {
             Some(interval) => {
                 let driven = self.drive_at(interval).await;
+                // Slots that were woken last begin before the end is told.
+                tokio::task::yield_now().await;
                 self.finish();
                 driven
             }
@@ -127,11 +154,8 @@ impl Pace {
 
     async fn drive_at(&self, interval: Duration) -> io::Result<()> {
         let mut alarm = Alarm::new()?;
-        while !self.is_over.get() {
+        while !self.is_over() {
             let now = Instant::now();
-            if self.end.is_some_and(|end| now >= end) {
-                break;
-            }
             if now < self.start {
                 alarm.at(self.start.min(now + END_CHECK_INTERVAL)).await?;
                 continue;
@@ -139,6 +163,9 @@ impl Pace {
             let passed = (now - self.start).as_nanos();
             let begun = u64::try_from(passed / interval.as_nanos().max(1)).unwrap_or(u64::MAX);
             self.wake(begun.saturating_add(1).saturating_sub(self.taken.get()));
+            if self.end.is_some_and(|end| now >= end) {
+                break;
+            }
             let next = self
                 .moment(interval, begun + 1)
                 .min(now + END_CHECK_INTERVAL);

@@ -12,10 +12,43 @@ use crate::workload::OperationKind;
 /// Longest latency in the histogram; longer ones count as this.
 const LATENCY_NANOS_MAX: u64 = 120 * 1_000_000_000;
 /// Decimal digits to which a latency is exact.
-const LATENCY_DIGITS: u8 = 3;
+pub const LATENCY_DIGITS: u8 = 3;
 
 /// Latencies of one operation kind, in nanoseconds.
 pub type Latencies = Histogram<u64>;
+
+/// The shares of operations whose latencies are reported, with the names in JSON.
+pub const QUANTILES: [(&str, f64); 5] = [
+    ("p50", 0.5),
+    ("p90", 0.9),
+    ("p99", 0.99),
+    ("p999", 0.999),
+    ("p9999", 0.9999),
+];
+
+/// What is reported of latencies, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Summary {
+    /// How many there are.
+    pub count: u64,
+    /// Their mean.
+    pub mean: f64,
+    /// Those of [`QUANTILES`].
+    pub quantiles: [u64; QUANTILES.len()],
+    /// The longest.
+    pub max: u64,
+}
+
+impl From<&Latencies> for Summary {
+    fn from(latencies: &Latencies) -> Summary {
+        Summary {
+            count: latencies.len(),
+            mean: latencies.mean(),
+            quantiles: QUANTILES.map(|(_, share)| latencies.value_at_quantile(share)),
+            max: latencies.max(),
+        }
+    }
+}
 
 /// An empty histogram.
 pub fn new_latencies() -> Latencies {
@@ -30,6 +63,8 @@ pub struct Probe {
     pub operations: u64,
     /// Reads of absent keys.
     pub not_found: u64,
+    /// Those of them that must have been there, since the record was loaded before the run.
+    pub missing: u64,
     /// Read-modify-writes whose condition failed because of another writer.
     pub conflicts: u64,
     /// Failures by code.
@@ -44,6 +79,7 @@ impl Default for Probe {
             latencies: vec![None; OperationKind::ALL.len()],
             operations: 0,
             not_found: 0,
+            missing: 0,
             conflicts: 0,
             errors: BTreeMap::new(),
             not_started: 0,
@@ -74,6 +110,7 @@ impl Probe {
         }
         self.operations += other.operations;
         self.not_found += other.not_found;
+        self.missing += other.missing;
         self.conflicts += other.conflicts;
         self.not_started += other.not_started;
         for (code, count) in other.errors {

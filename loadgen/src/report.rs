@@ -6,9 +6,8 @@ use serde_json::{Map, Value, json};
 
 use crate::check::Verdict;
 use crate::driver::Measured;
-use crate::probe::Latencies;
-
-const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999)];
+use crate::probe::{QUANTILES, Summary};
+use crate::series::SecondSummary;
 
 /// The output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -24,26 +23,55 @@ fn micros(nanos: u64) -> f64 {
     (nanos as f64 / 100.0).round() / 10.0
 }
 
-fn latency_json(latencies: &Latencies) -> Value {
+fn latency_json(latencies: &Summary) -> Value {
     let mut object = Map::new();
-    object.insert("count".into(), json!(latencies.len()));
-    for (name, quantile) in QUANTILES {
-        object.insert(
-            name.into(),
-            json!(micros(latencies.value_at_quantile(quantile))),
-        );
+    object.insert("count".into(), json!(latencies.count));
+    for ((name, _), nanos) in QUANTILES.iter().zip(latencies.quantiles) {
+        object.insert((*name).into(), json!(micros(nanos)));
     }
-    object.insert("max".into(), json!(micros(latencies.max())));
+    object.insert("max".into(), json!(micros(latencies.max)));
+    object.insert("mean".into(), json!(micros(latencies.mean as u64)));
     Value::Object(object)
+}
+
+/// A second of a run, for people.
+pub fn progress_line(second: &SecondSummary) -> String {
+    let end = second.begin + second.length;
+    let [p50, _, p99, ..] = second.latencies.quantiles.map(micros);
+    let phase = if second.is_warmup { "  (warm-up)" } else { "" };
+    format!(
+        "{:>7.1} s  {:>10.0} ops/s  p50 {p50:>9.1}  p99 {p99:>9.1}  max {:>9.1} us  {} errors{phase}",
+        end.as_secs_f64(),
+        second.rate(),
+        micros(second.latencies.max),
+        second.errors,
+    )
+}
+
+/// A second of a run: when it ended, since the start, and what was done in it.
+fn second_json(second: &SecondSummary) -> Value {
+    let end = second.begin + second.length;
+    let thousandths = |time: f64| (time * 1e3).round() / 1e3;
+    json!({
+        "t": thousandths(end.as_secs_f64()),
+        "seconds": thousandths(second.length.as_secs_f64()),
+        "warmup": second.is_warmup,
+        "operations": second.operations,
+        "errors": second.errors,
+        "latency_us": latency_json(&second.latencies),
+    })
 }
 
 /// The result of a run. `conditions` are the settings under which it was measured, by name.
 pub fn run_json(measured: &Measured, conditions: Map<String, Value>) -> Value {
     let probe = &measured.probe;
     let mut latency = Map::new();
-    latency.insert("all".into(), latency_json(&probe.all_latencies()));
+    latency.insert(
+        "all".into(),
+        latency_json(&Summary::from(&probe.all_latencies())),
+    );
     for (kind, latencies) in probe.latencies() {
-        latency.insert(kind.name().into(), latency_json(latencies));
+        latency.insert(kind.name().into(), latency_json(&latencies.into()));
     }
     let mut object = conditions;
     object.insert("seconds".into(), json!(measured.seconds));
@@ -51,9 +79,13 @@ pub fn run_json(measured: &Measured, conditions: Map<String, Value>) -> Value {
     object.insert("ops_per_second".into(), json!(ops_per_second(measured)));
     object.insert("errors".into(), json!(probe.errors));
     object.insert("not_found".into(), json!(probe.not_found));
+    object.insert("missing".into(), json!(probe.missing));
     object.insert("conflicts".into(), json!(probe.conflicts));
     object.insert("not_started".into(), json!(probe.not_started));
     object.insert("latency_us".into(), Value::Object(latency));
+    object.insert("stopped".into(), json!(measured.is_stopped));
+    let series: Vec<Value> = measured.series.iter().map(second_json).collect();
+    object.insert("series".into(), json!(series));
     Value::Object(object)
 }
 
@@ -81,23 +113,21 @@ pub fn run_table(measured: &Measured, conditions: &Map<String, Value>) -> String
         probe.operations, measured.seconds
     ));
     line(format_args!(
-        "{:<18}{:>12}{:>11}{:>11}{:>11}{:>11}{:>11}",
-        "latency, us", "count", "p50", "p90", "p99", "p99.9", "max"
+        "{:<18}{:>12}{:>11}{:>11}{:>11}{:>11}{:>11}{:>11}{:>11}",
+        "latency, us", "count", "mean", "p50", "p90", "p99", "p99.9", "p99.99", "max"
     ));
     let all = probe.all_latencies();
     let rows = probe
         .latencies()
         .map(|(kind, latencies)| (kind.name(), latencies));
     for (name, latencies) in std::iter::once(("all", &all)).chain(rows) {
-        let at = |quantile| micros(latencies.value_at_quantile(quantile));
+        let latencies = Summary::from(latencies);
+        let [p50, p90, p99, p999, p9999] = latencies.quantiles.map(micros);
         line(format_args!(
-            "{name:<18}{:>12}{:>11.1}{:>11.1}{:>11.1}{:>11.1}{:>11.1}",
-            latencies.len(),
-            at(0.5),
-            at(0.9),
-            at(0.99),
-            at(0.999),
-            micros(latencies.max())
+            "{name:<18}{:>12}{:>11.1}{p50:>11.1}{p90:>11.1}{p99:>11.1}{p999:>11.1}{p9999:>11.1}{:>11.1}",
+            latencies.count,
+            micros(latencies.mean as u64),
+            micros(latencies.max)
         ));
     }
     for (words, count) in [

@@ -150,6 +150,8 @@ pub struct Plan {
     pub layout: KeyLayout,
     /// Length of a value in bytes.
     pub value_size: usize,
+    /// How many records were loaded before the run.
+    pub loaded: u64,
     /// How many records there are: those loaded, and those inserted since.
     pub records: AtomicU64,
     values: Vec<u8>,
@@ -168,12 +170,13 @@ impl Plan {
         let values = (0..pool)
             .map(|_| random.random_range(b'!'..=b'~'))
             .collect();
-        let records = AtomicU64::new(records);
+        let (loaded, records) = (records, AtomicU64::new(records));
         Plan {
             workload,
             distribution,
             layout,
             value_size,
+            loaded,
             records,
             values,
         }
@@ -234,6 +237,15 @@ impl Steps {
         out.extend_from_slice(self.plan.value(&mut self.random));
     }
 
+    /// How many reads of a request must have found their records, of so many that found nothing. A
+    /// record that the run itself adds may be read before it is there, so of workloads that add records
+    /// only a single read of a record that was loaded is sure.
+    pub fn missing(&self, record: u64, (asked, absent): (u64, u64)) -> u64 {
+        let adds = matches!(self.plan.workload, Workload::D | Workload::E);
+        let is_sure = !adds || (asked == 1 && record < self.plan.loaded);
+        if is_sure { absent } else { 0 }
+    }
+
     /// Length of a key in bytes.
     pub fn key_size(&self) -> usize {
         self.plan.layout.size()
@@ -276,5 +288,22 @@ mod tests {
         near(shares(Workload::E), [0, 0, 5, 95, 0]);
         near(shares(Workload::F), [50, 0, 0, 0, 50]);
         near(shares(Workload::Write), [0, 100, 0, 0, 0]);
+    }
+
+    #[test]
+    fn records_that_were_loaded_must_be_found() {
+        let missing = |workload: Workload, record, reads| {
+            let layout = KeyLayout::new(16, 1000).unwrap();
+            let distribution = Distribution::new(workload.usual_distribution(), 1000);
+            let plan = Plan::new(workload, distribution, layout, (8, 1000, 1));
+            Steps::new(Arc::new(plan), 1).missing(record, reads)
+        };
+        assert_eq!(missing(Workload::C, 999, (1, 1)), 1);
+        assert_eq!(missing(Workload::C, 999, (100, 7)), 7);
+        assert_eq!(missing(Workload::C, 999, (100, 0)), 0);
+        assert_eq!(missing(Workload::D, 999, (1, 1)), 1);
+        // It is being inserted at this moment.
+        assert_eq!(missing(Workload::D, 1000, (1, 1)), 0);
+        assert_eq!(missing(Workload::D, 999, (100, 7)), 0);
     }
 }

@@ -1,10 +1,13 @@
 //! `cluster up [--monitoring]|down|kill N|status`: three nodes on loopback to try things with. They keep
 //! running after the command has ended. `target/cluster` holds their data, logs and process ids. With
 //! `--monitoring`, a Prometheus with the alerts of `server/monitoring` scrapes them, if it is installed.
+//!
+//! A node has a place, 1 to 3, which decides its ports and folder, and the id that the cluster gave it, by
+//! which all tables name it. A person names nodes by their ids.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::process::{self, release_binary};
@@ -13,10 +16,14 @@ use crate::{Outcome, root};
 const NODES: u16 = 3;
 /// Where Prometheus answers.
 const PROMETHEUS: &str = "127.0.0.1:9090";
-/// The port of node N is this plus N.
+/// The port of the node in place N is this plus N.
 const LISTEN_BASE: u16 = 7400;
-/// The port of node N's admin pages is this plus N.
+/// The port of the admin pages of the node in place N is this plus N.
 const HTTP_BASE: u16 = 7480;
+/// Words that show how the commands are used.
+const USAGE: &str = "usage: cluster up [--monitoring] | down | kill N | status";
+/// How many ranges a new cluster has.
+const RANGES: &str = "3";
 /// Safe enough on loopback.
 const SECRET: &str = "loopback";
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -32,11 +39,11 @@ fn addresses() -> String {
     all.collect::<Vec<_>>().join(",")
 }
 
-/// The process id of a node that runs.
-fn running(node: u16) -> Option<u32> {
-    let text = std::fs::read_to_string(folder().join(format!("{node}.pid"))).ok()?;
+/// The process id of the node in this place, if it runs.
+fn running(place: u16) -> Option<u32> {
+    let text = std::fs::read_to_string(folder().join(format!("{place}.pid"))).ok()?;
     let id: u32 = text.trim().parse().ok()?;
-    is_of(id, &data_dir(node)).then_some(id)
+    is_of(id, &data_dir(place)).then_some(id)
 }
 
 /// Whether a process was started with this folder. By now its id may belong to another one.
@@ -45,24 +52,48 @@ fn is_of(id: u32, data: &Path) -> bool {
     String::from_utf8_lossy(&line).contains(&data.display().to_string())
 }
 
-fn data_dir(node: u16) -> PathBuf {
-    folder().join(format!("node-{node}"))
+fn data_dir(place: u16) -> PathBuf {
+    folder().join(format!("node-{place}"))
+}
+
+/// The id of the node in this place; `None`: it has not joined yet.
+fn id_of(place: u16) -> Option<u64> {
+    id_in(&std::fs::read(data_dir(place).join("node.json")).ok()?)
+}
+
+/// The id in a folder's `node.json`.
+fn id_in(identity: &[u8]) -> Option<u64> {
+    let identity: serde_json::Value = serde_json::from_slice(identity).ok()?;
+    identity["node"].as_u64()
+}
+
+/// The place of the node that the tables call so.
+fn place_of(id: &str) -> Result<u16, String> {
+    let wanted: Option<u64> = id.parse().ok();
+    let found = (1..=NODES).find(|place| wanted.is_some() && id_of(*place) == wanted);
+    found.ok_or_else(|| format!("there is no node {id}; scripts/cluster status lists the nodes"))
 }
 
 fn signal(id: u32, name: &str) -> Outcome {
     process::run("kill", &[&format!("-{name}"), &id.to_string()])
 }
 
-fn start(node: u16) -> Outcome {
+fn start(place: u16) -> Result<Child, String> {
     let file = |name: String| {
         let path = folder().join(name);
         File::create(&path).map_err(|error| format!("{}: {error}", path.display()))
     };
-    let (listen, http) = (LISTEN_BASE + node, HTTP_BASE + node);
-    let child = Command::new(release_binary("rangedb")?)
+    let (listen, http) = (LISTEN_BASE + place, HTTP_BASE + place);
+    let mut command = Command::new(release_binary("rangedb")?);
+    if id_of(place).is_none() {
+        // Equal ranges of the keys of loadgen.
+        let ranges = process::output(&release_binary("loadgen")?, &["split-keys", RANGES])?;
+        command.env("RANGEDB_SPLIT_AT", ranges.trim());
+    }
+    let child = command
         .arg("start")
         .arg("--data-dir")
-        .arg(data_dir(node))
+        .arg(data_dir(place))
         .args(["--listen", &format!("127.0.0.1:{listen}")])
         .args(["--http", &format!("127.0.0.1:{http}")])
         .args([
@@ -71,15 +102,17 @@ fn start(node: u16) -> Outcome {
             "--bootstrap-expect",
             &NODES.to_string(),
         ])
-        .args(["--shards", "1", "--split-at", "h,p"])
+        .args(["--shards", "1"])
         .env("RANGEDB_CLUSTER_SECRET", SECRET)
         .stdin(Stdio::null())
-        .stdout(file(format!("{node}.ready"))?)
-        .stderr(file(format!("{node}.log"))?)
+        .stdout(file(format!("{place}.ready"))?)
+        .stderr(file(format!("{place}.log"))?)
         .spawn()
-        .map_err(|error| format!("cannot start node {node}: {error}"))?;
-    let path = folder().join(format!("{node}.pid"));
-    std::fs::write(&path, child.id().to_string()).map_err(|e| format!("{}: {e}", path.display()))
+        .map_err(|error| format!("cannot start {}: {error}", data_dir(place).display()))?;
+    let path = folder().join(format!("{place}.pid"));
+    std::fs::write(&path, child.id().to_string())
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(child)
 }
 
 /// Whether every range has a leader and all its voters, so that one node can be killed.
@@ -155,19 +188,24 @@ fn targets() -> String {
 
 /// Starts the nodes that do not run; waits until all are ready and every range has its replicas.
 fn up() -> Outcome {
-    process::build_release(&["rangedb-server"])?;
+    process::build_programs()?;
     std::fs::create_dir_all(folder()).map_err(|error| error.to_string())?;
-    for node in (1..=NODES).filter(|node| running(*node).is_none()) {
-        start(node)?;
+    let mut started = Vec::new();
+    for place in (1..=NODES).filter(|place| running(*place).is_none()) {
+        started.push((place, start(place)?));
     }
     let begun = Instant::now();
-    for node in 1..=NODES {
-        let ready = folder().join(format!("{node}.ready"));
+    for (place, child) in &mut started {
+        let ready = folder().join(format!("{place}.ready"));
         while !std::fs::read_to_string(&ready).is_ok_and(|text| text.contains("ready")) {
-            if running(node).is_none() || begun.elapsed() > READY_WITHIN {
-                let log = folder().join(format!("{node}.log"));
+            // Whether it runs is asked of the kernel by the child itself: what /proc tells of a process
+            // that was just started is not complete.
+            let has_ended = !matches!(child.try_wait(), Ok(None));
+            if has_ended || begun.elapsed() > READY_WITHIN {
+                let log = folder().join(format!("{place}.log"));
                 let log = std::fs::read_to_string(log).unwrap_or_default();
-                return Err(format!("node {node} is not ready:\n{log}"));
+                let data = data_dir(*place);
+                return Err(format!("{} is not ready:\n{log}", data.display()));
             }
             std::thread::sleep(POLL_INTERVAL);
         }
@@ -178,7 +216,7 @@ fn up() -> Outcome {
         }
         std::thread::sleep(POLL_INTERVAL);
     }
-    println!("three nodes: --addr {}", addresses());
+    println!("export RANGEDB_ADDR={}", addresses());
     println!(
         "metrics: http://127.0.0.1:{}/metrics and the next two",
         HTTP_BASE + 1
@@ -189,16 +227,16 @@ fn up() -> Outcome {
 
 /// Stops all nodes, and Prometheus, and keeps their data.
 fn down() -> Outcome {
-    if let Some(id) = prometheus() {
-        signal(id, "TERM")?;
+    if let Some(process) = prometheus() {
+        signal(process, "TERM")?;
     }
-    for node in 1..=NODES {
-        if let Some(id) = running(node) {
-            signal(id, "TERM")?;
+    for place in 1..=NODES {
+        if let Some(process) = running(place) {
+            signal(process, "TERM")?;
         }
     }
     let begun = Instant::now();
-    while (1..=NODES).any(|node| running(node).is_some()) {
+    while (1..=NODES).any(|place| running(place).is_some()) {
         if begun.elapsed() > STOP_WITHIN {
             return Err("a node does not stop".to_owned());
         }
@@ -208,16 +246,20 @@ fn down() -> Outcome {
 }
 
 fn status() -> Outcome {
-    for node in 1..=NODES {
-        match running(node) {
-            Some(id) => println!("node {node}: process {id}"),
-            None => println!("node {node}: not running"),
-        }
+    for place in 1..=NODES {
+        let id = id_of(place).map_or_else(|| "?".to_owned(), |id| id.to_string());
+        let state = match running(place) {
+            Some(process) => format!("process {process}"),
+            None => "not running".to_owned(),
+        };
+        let (listen, http) = (LISTEN_BASE + place, HTTP_BASE + place);
+        println!("node {id}: 127.0.0.1:{listen}, http://127.0.0.1:{http}, {state}");
     }
-    process::run(
-        &release_binary("rangedb")?,
-        &["range", "ls", "--addr", &addresses()],
-    )
+    let rangedb = release_binary("rangedb")?;
+    for table in ["node", "range"] {
+        process::run(&rangedb, &[table, "ls", "--addr", &addresses()])?;
+    }
+    Ok(())
 }
 
 /// Runs one command about the cluster.
@@ -230,19 +272,34 @@ pub fn run(words: &[&str]) -> Outcome {
         }
         ["down"] => down(),
         ["status"] => status(),
-        ["kill", node] => {
-            let known = node.parse().ok().filter(|node| (1..=NODES).contains(node));
-            let node = known.ok_or_else(|| format!("{node} is none of the nodes 1 to {NODES}"))?;
-            let id = running(node).ok_or_else(|| format!("node {node} does not run"))?;
-            signal(id, "KILL")
+        ["kill", id] => {
+            let process = running(place_of(id)?);
+            signal(
+                process.ok_or_else(|| format!("node {id} does not run"))?,
+                "KILL",
+            )
         }
-        _ => Err("usage: cluster up [--monitoring] | down | kill N | status".to_owned()),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        _ => Err(USAGE.to_owned()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::are_replicated;
+    use super::{are_replicated, id_in};
+
+    #[test]
+    fn a_node_is_named_by_the_id_that_its_folder_has() {
+        assert_eq!(
+            id_in(br#"{ "format": 3, "node": 2, "shards": 1 }"#),
+            Some(2)
+        );
+        assert_eq!(id_in(b"{}"), None);
+        assert_eq!(id_in(b"{ \"node\":"), None);
+    }
 
     #[test]
     fn every_range_must_be_whole() {

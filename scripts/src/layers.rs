@@ -99,12 +99,16 @@ const ORDERS: [Order; 4] = [
             distribution - which keys are asked for
             keys - how keys look
             workload - the operations
+            stop - signals that end a run
             pace - when each is due
             probe - what is measured
+            series - what is measured in each second
+            hdr - files of histograms
             database - what is measured against
             driver - runs the workload
             check - whether a history is linearizable
             report - results in words
+            compare - two results
             client - RangeDB
             etcd - etcd
             memory - a database in memory

@@ -63,6 +63,10 @@ fn main() -> ExitCode {
         ["package", options @ ..] => package::run(options),
         ["soak", seconds, seed] => soak::run(seconds, seed),
         ["quickstart", options @ ..] => quickstart::run(options),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
         ["cluster", words @ ..] => cluster::run(words),
         ["bench", words @ ..] => bench::run(words),
         ["compare", "redis", options @ ..] => compare::redis::run(options),

@@ -39,8 +39,15 @@ pub fn run(program: &str, arguments: &[&str]) -> Outcome {
 /// Builds release binaries of packages of the workspace.
 pub fn build_release(packages: &[&str]) -> Outcome {
     let packages = packages.iter().flat_map(|package| ["-p", package]);
-    let arguments: Vec<&str> = ["build", "--release"].into_iter().chain(packages).collect();
+    let build = ["build", "--release", "--locked"];
+    let arguments: Vec<&str> = build.into_iter().chain(packages).collect();
     run("cargo", &arguments)
+}
+
+/// Builds the release binaries `rangedb` and `loadgen`. All commands build both of them, since their
+/// dependencies have other features, and so are built again, when one is built alone.
+pub fn build_programs() -> Outcome {
+    build_release(&["rangedb-server", "rangedb-loadgen"])
 }
 
 /// Runs a command to its end and returns its standard output.

@@ -124,7 +124,7 @@ fn measure(loadgen: &str, node: &Node, seconds: Option<f64>) -> Outcome {
 /// Builds the binaries and runs the quick start.
 pub fn run(options: &[&str]) -> Outcome {
     let options = parse(options)?;
-    process::build_release(&["rangedb-server", "rangedb-loadgen"])?;
+    process::build_programs()?;
     stop_children_on_signals()?;
     run_built(&options)
 }

@@ -82,6 +82,6 @@ pub fn run(seconds: &str, seed: &str) -> Outcome {
     let time = rangedb_duration::parse_or_seconds(seconds).map_err(|bad| bad.to_string())?;
     let seconds = time.as_secs_f64();
     let seed: u64 = seed.parse().map_err(|_| format!("{seed} is no seed"))?;
-    crate::process::build_release(&["rangedb-server", "rangedb-loadgen"])?;
+    crate::process::build_programs()?;
     run_for(seconds, seed)
 }

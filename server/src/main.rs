@@ -24,8 +24,17 @@ const EXIT_USAGE: u8 = 2;
 
 /// RangeDB: a distributed, range-partitioned, strongly consistent key-value database.
 #[derive(Debug, Parser)]
-#[command(name = "rangedb", version, about, max_term_width = 100)]
+#[command(
+    name = "rangedb",
+    version,
+    about,
+    max_term_width = 100,
+    after_help = "Of commands that ask a node, --addr, --cluster, --timeout, --format and --hex may also \
+                  stand before the command."
+)]
 struct Arguments {
+    #[command(flatten)]
+    global: cli::GlobalArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -38,6 +47,9 @@ enum Command {
     /// Checks whether this machine, the settings and the data folder are fit for a node, and measures
     /// the disk for 5 s; the exit code is 1 if a check fails.
     Check(Box<CheckArgs>),
+    /// Runs a cluster on this machine, in a folder for temporary files and on free ports, until Ctrl-C;
+    /// then it removes the folder.
+    Demo(cli::DemoArgs),
     /// Writes man pages and completions into a folder, for packages.
     #[command(hide = true)]
     Manual {
@@ -66,7 +78,7 @@ struct CheckArgs {
     #[command(flatten)]
     settings: SettingsArgs,
     /// The format of results.
-    #[arg(long, default_value = "table", value_enum)]
+    #[arg(long, env = "RANGEDB_FORMAT", default_value = "table", value_enum)]
     format: cli::Format,
 }
 
@@ -135,13 +147,25 @@ struct SettingsArgs {
 }
 
 fn main() -> ExitCode {
-    match Arguments::parse().command {
+    let Arguments { global, command } = Arguments::parse();
+    let (is_local, has_format) = match &command {
+        Command::Start(_) | Command::Manual { .. } | Command::Demo(_) => (true, false),
+        Command::Check(_) | Command::Version(_) => (true, true),
+        Command::Client(_) => (false, true),
+    };
+    if let Some(flag) = global.meaningless(has_format).filter(|_| is_local) {
+        return usage(&format!(
+            "this command asks no node, so {flag} means nothing"
+        ));
+    }
+    match command {
         Command::Start(arguments) => start(&arguments),
         Command::Check(arguments) => check(&arguments),
         Command::Manual { folder } => match rangedb_manual::write(&Arguments::command(), &folder) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => usage(&format!("cannot write into {}: {error}", folder.display())),
         },
+        Command::Demo(arguments) => cli::run_demo(&arguments),
         Command::Version(arguments) => cli::print_version(&arguments),
         Command::Client(command) => cli::run(command),
     }
@@ -199,7 +223,7 @@ fn check(arguments: &CheckArgs) -> ExitCode {
         cli::Format::Json => format!("{}\n", check::to_json(&checks)),
     };
     if let Err(error) = write!(std::io::stdout(), "{text}") {
-        return usage(&format!("cannot print the checks: {error}"));
+        return cli::cannot_print(error);
     }
     match check::worst(&checks) {
         check::State::Fail => ExitCode::FAILURE,
@@ -238,7 +262,7 @@ fn start(arguments: &StartArgs) -> ExitCode {
     if arguments.print_config {
         return match write!(std::io::stdout(), "{}", raw.print()) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => usage(&format!("cannot print the settings: {error}")),
+            Err(error) => cli::cannot_print(error),
         };
     }
     let config = match Config::validate(&raw) {

@@ -193,22 +193,29 @@ impl Stage {
     }
 }
 
-/// A table's lines with `*` in the columns that depend on time. Columns are two spaces apart.
+/// The cells of a line of a table. Columns are at least two spaces apart.
+fn cells(line: &str) -> impl Iterator<Item = &str> {
+    let cells = line.split("  ").map(str::trim);
+    cells.filter(|cell| !cell.is_empty())
+}
+
+/// A table's lines with `*` in the columns that depend on time, and the columns two spaces apart.
 fn without_columns(mut lines: Vec<String>) -> Vec<String> {
     let Some((heading, rows)) = lines.split_first_mut() else {
         return lines;
     };
-    let masked = heading
-        .split("  ")
-        .map(|name| MASKED_COLUMNS.contains(&name));
-    let masked: Vec<bool> = masked.collect();
+    let masked: Vec<bool> = cells(heading)
+        .map(|name| MASKED_COLUMNS.contains(&name))
+        .collect();
     if masked.contains(&true) {
+        *heading = cells(heading).collect::<Vec<&str>>().join("  ");
         for row in rows {
-            let cells = row.split("  ").enumerate();
-            let cells = cells.map(|(index, cell)| match masked.get(index) {
-                Some(true) => "*",
-                _ => cell,
-            });
+            let cells = cells(row)
+                .enumerate()
+                .map(|(index, cell)| match masked.get(index) {
+                    Some(true) => "*",
+                    _ => cell,
+                });
             *row = cells.collect::<Vec<&str>>().join("  ");
         }
     }
@@ -255,7 +262,9 @@ fn a_script_that_shows_something_else_fails() {
     let first = stage.run("echo version 116837000000000001 116837000000000002");
     assert_eq!(first, ["version v1 v2"]);
     assert_eq!(stage.run("echo $v2; echo; exit 4"), ["v2", "[exit 4]"]);
-    let table = ["id  epoch  end", "1  1.3  z"].map(str::to_owned).to_vec();
+    let table = ["id  epoch  end", "1   1.3    z"]
+        .map(str::to_owned)
+        .to_vec();
     assert_eq!(without_columns(table)[1], "1  *  z");
 }
 

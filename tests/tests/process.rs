@@ -2,7 +2,8 @@
 //!
 //! With `RANGEDB_SOAK_SECONDS` the kills go on for that long, and at least fifty times.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -57,7 +58,7 @@ fn the_command_line_tells_by_its_exit_code() {
         (&results[0]["key"], &results[0]["value"]),
         (&"b".into(), &"1".into())
     );
-    assert!(results[0]["version"].is_u64(), "{printed}");
+    assert!(results[0]["version"].is_string(), "{printed}");
     assert_eq!(
         results[1],
         serde_json::json!({ "key": "gone", "found": false })
@@ -275,6 +276,190 @@ fn wait_for_requests(home: &Home, count: f64) {
         let answered = home.metric("rangedb_request_duration_seconds_count");
         (answered >= count).then_some(())
     });
+}
+
+#[test]
+fn output_that_cannot_be_written_has_exit_codes_of_its_own() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "1"]);
+    let _node = home.start();
+    let run = |words: &[&str], out: Stdio| {
+        let mut rangedb = command("rangedb");
+        rangedb.args(words).args(["--addr", &home.listen]);
+        let output = rangedb.stdout(out).output().expect("it runs");
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), complaint)
+    };
+    let full = || File::options().write(true).open("/dev/full");
+    let full = || Stdio::from(full().expect("a device that is full"));
+    let unread = || Stdio::from(std::io::pipe().expect("a pipe").1);
+    for (number, out) in [(1, full()), (2, unread())] {
+        let (code, complaint) = run(&["incr", "n"], out);
+        assert_eq!(code, Some(6), "{complaint}");
+        assert!(complaint.contains("was applied"), "{complaint}");
+        assert_eq!(expect(&home, 0, &["get", "n"]), format!("{number}\n"));
+    }
+    assert_eq!(run(&["get", "n"], full()).0, Some(2));
+    for words in [&["scan"][..], &["node", "ls"], &["status"]] {
+        let silent = (Some(141), String::new());
+        assert_eq!(run(words, unread()), silent, "{words:?}");
+    }
+}
+
+#[test]
+fn flags_stand_before_the_command_or_in_the_environment() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "1"]);
+    let _node = home.start();
+    let value = b"\xff\0 no newline";
+    let file = temp.path().join("value");
+    std::fs::write(&file, value).expect("it is written");
+    expect(
+        &home,
+        0,
+        &["put", "k", "--file", &file.display().to_string()],
+    );
+    let raw = home.cli(&["get", "--raw", "k"]);
+    assert_eq!((raw.status.code(), &raw.stdout[..]), (Some(0), &value[..]));
+    let output = |words: &[&str], variables: &[(&str, &str)]| {
+        let mut rangedb = command("rangedb");
+        let output = rangedb.args(words).envs(variables.iter().copied()).output();
+        let output = output.expect("it runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), text)
+    };
+    let (code, text) = output(
+        &["--format", "json", "--addr", &home.listen, "get", "k"],
+        &[],
+    );
+    assert_eq!(code, Some(0));
+    assert!(text.contains("\"value_hex\":\"ff00"), "{text}");
+    let blank = format!("127.0.0.1:1, {}", home.listen);
+    let set = [("RANGEDB_ADDR", &*blank), ("RANGEDB_FORMAT", "json")];
+    assert_eq!(output(&["get", "k"], &set), (Some(0), text));
+    assert_eq!(
+        output(&["get", "k"], &[("RANGEDB_TIMEOUT", "abc")]).0,
+        Some(2)
+    );
+    assert_eq!(output(&["--addr", "a:1", "version"], &[]).0, Some(2));
+    let (code, picture) = output(
+        &[
+            "top",
+            "--once",
+            "--interval",
+            "200ms",
+            "--addr",
+            &home.listen,
+        ],
+        &[],
+    );
+    assert_eq!(code, Some(0), "{picture}");
+    for word in ["cluster ", "ops/s", &home.listen, "1/0", "MiB"] {
+        assert!(picture.contains(word), "`{word}` is not in: {picture}");
+    }
+}
+
+#[test]
+fn a_demo_runs_until_a_signal_and_leaves_nothing() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let mut demo = command("rangedb");
+    demo.args(["demo", "--nodes", "3"])
+        .env("TMPDIR", temp.path());
+    let mut child = demo.stdout(Stdio::piped()).spawn().expect("it starts");
+    let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    let mut lines = lines.map_while(Result::ok);
+    let addresses = lines.find_map(|line| {
+        let addresses = line.strip_prefix("export RANGEDB_ADDR=");
+        addresses.map(str::to_owned)
+    });
+    let addresses = addresses.expect("the demo tells its addresses");
+    assert_eq!(addresses.split(',').count(), 3);
+    assert!(
+        cli(&addresses, &["put", "greeting", "hello"])
+            .status
+            .success()
+    );
+    let kept = std::fs::read_dir(temp.path()).expect("a folder").count();
+    assert_eq!(kept, 1, "the folder of the demo");
+    let sent = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(sent.is_ok_and(|status| status.success()));
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    let kept = std::fs::read_dir(temp.path()).expect("a folder").count();
+    assert_eq!(kept, 0, "nothing is left");
+    assert!(!cli(&addresses, &["get", "greeting"]).status.success());
+}
+
+#[test]
+fn a_load_that_is_interrupted_tells_what_it_measured() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "1"]);
+    let _node = home.start();
+    let log = temp.path().join("latencies.hlog");
+    let load = command("loadgen")
+        .args([
+            "run",
+            "--workload",
+            "write",
+            "--records",
+            "1k",
+            "--format",
+            "json",
+        ])
+        .args(["--addr", &home.listen, "--duration", "10m", "--warmup", "0"])
+        .args(["--hlog".as_ref(), log.as_os_str()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    wait_for_requests(&home, 100.0);
+    let sent = std::process::Command::new("kill")
+        .args(["-INT", &load.id().to_string()])
+        .status();
+    assert!(sent.is_ok_and(|status| status.success()));
+    let output = load.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(130));
+    let result: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(result["stopped"], true);
+    assert!(result["operations"].as_u64() > Some(0), "{result}");
+    assert!(
+        result["latency_us"]["all"]["p9999"].as_f64() > Some(0.0),
+        "{result}"
+    );
+    assert!(
+        result["series"][0]["operations"].as_u64() > Some(0),
+        "{result}"
+    );
+    let log = std::fs::read_to_string(log).expect("it is written");
+    assert!(log.contains("HISTF"), "{log}");
+}
+
+#[test]
+fn a_load_that_finds_nothing_fails_at_its_end() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "1"]);
+    let _node = home.start();
+    let run = |more: &[&str]| {
+        let mut loadgen = command("loadgen");
+        loadgen.args([
+            "run",
+            "--workload",
+            "c",
+            "--operations",
+            "1k",
+            "--warmup",
+            "0",
+        ]);
+        loadgen.args(["--addr", &home.listen]).args(more);
+        let output = loadgen.output().expect("it runs");
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), complaint)
+    };
+    let (code, complaint) = run(&[]);
+    assert_eq!(code, Some(1), "{complaint}");
+    assert!(complaint.contains("loadgen load"), "{complaint}");
+    assert_eq!(run(&["--allow-missing"]).0, Some(0));
 }
 
 #[test]

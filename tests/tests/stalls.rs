@@ -87,6 +87,7 @@ fn no_shard_hangs_while_its_core_is_stolen() {
             "a",
             "--records",
             "1000",
+            "--allow-missing",
         ])
         .args([
             "--connections",

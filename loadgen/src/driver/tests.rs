@@ -23,9 +23,23 @@ fn settings() -> Drive {
         rate: None,
         warmup: Duration::ZERO,
         duration: Some(Duration::from_millis(100)),
+        operations: None,
         seed: 1,
-        is_progress_shown: false,
     }
+}
+
+/// Runs without anybody who watches.
+fn measure<D: Database>(
+    settings: Drive,
+    plan: &Arc<Plan>,
+    load: bool,
+    connect: impl AsyncFn() -> Result<D, String> + Sync,
+) -> Result<Measured, String> {
+    let watch = Watch {
+        stop: Stop::default(),
+        each_second: &mut |_| {},
+    };
+    drive(settings, (plan, load), watch, connect)
 }
 
 #[test]
@@ -39,7 +53,7 @@ fn load_writes_every_record_once_in_spite_of_refusals() {
         ..Faults::default()
     };
     let connect = async || Ok(MemoryDatabase::new(faults));
-    let measured = drive(drive_settings, &plan(Workload::A), true, connect).unwrap();
+    let measured = measure(drive_settings, &plan(Workload::A), true, connect).unwrap();
     assert_eq!(measured.probe.operations, RECORDS);
     assert!(measured.probe.errors["refused"] > 0);
     let kinds: Vec<_> = measured.probe.latencies().map(|(kind, _)| kind).collect();
@@ -54,7 +68,7 @@ fn gets_of_one_request_count_each_and_take_their_time_together() {
     };
     let connect = async || Ok(MemoryDatabase::default());
     for (workload, others) in [(Workload::C, 0), (Workload::B, 1)] {
-        let probe = drive(settings, &plan(workload), false, connect)
+        let probe = measure(settings, &plan(workload), false, connect)
             .expect("measured")
             .probe;
         let gets = probe.latencies().next().expect("gets").1.len();
@@ -78,7 +92,7 @@ fn closed_loop_measures_every_kind_of_operation() {
         (Workload::Write, &[OperationKind::Put]),
     ] {
         let connect = async || Ok(MemoryDatabase::default());
-        let measured = drive(settings(), &plan(workload), false, connect).unwrap();
+        let measured = measure(settings(), &plan(workload), false, connect).unwrap();
         assert!(measured.probe.operations > 0);
         assert_eq!(
             measured
@@ -99,7 +113,7 @@ fn open_loop_keeps_its_rate() {
         ..settings()
     };
     let connect = async || Ok(MemoryDatabase::default());
-    let measured = drive(settings, &plan(Workload::C), false, connect).unwrap();
+    let measured = measure(settings, &plan(Workload::C), false, connect).unwrap();
     let begun = measured.probe.all_latencies().len();
     assert_eq!(begun + measured.probe.not_started, 1000, "in 100 ms");
 }
@@ -148,7 +162,7 @@ fn open_loop_counts_the_wait_for_a_free_place() {
         duration: Some(Duration::from_millis(1000)),
         ..settings()
     };
-    let measured = drive(settings, &plan(Workload::C), false, async || {
+    let measured = measure(settings, &plan(Workload::C), false, async || {
         Ok(SlowDatabase)
     })
     .unwrap();
@@ -158,8 +172,68 @@ fn open_loop_counts_the_wait_for_a_free_place() {
 }
 
 #[test]
+fn a_run_ends_after_so_many_operations() {
+    let settings = Drive {
+        operations: Some(1001),
+        duration: None,
+        warmup: Duration::from_millis(20),
+        ..settings()
+    };
+    let connect = async || Ok(MemoryDatabase::default());
+    for rate in [None, Some(50_000.0)] {
+        let settings = Drive { rate, ..settings };
+        let measured = measure(settings, &plan(Workload::Write), false, connect).unwrap();
+        // Those that began in the warm-up may end in the measured time.
+        assert_eq!(measured.probe.all_latencies().len(), 1001, "{rate:?}");
+        assert_eq!(measured.probe.not_started, 0);
+        assert!(!measured.is_stopped);
+    }
+}
+
+#[test]
+fn a_run_that_is_told_to_stop_gives_what_was_measured() {
+    for rate in [None, Some(1000.0)] {
+        let settings = Drive {
+            duration: Some(Duration::from_secs(3600)),
+            rate,
+            ..settings()
+        };
+        let stop = Stop::default();
+        let mut seconds = 0;
+        let watch = Watch {
+            stop: stop.clone(),
+            each_second: &mut |_| {
+                seconds += 1;
+                stop.tell();
+            },
+        };
+        let plan = plan(Workload::Write);
+        let connect = async || Ok(MemoryDatabase::default());
+        let measured = drive(settings, (&plan, false), watch, connect).unwrap();
+        assert!(measured.is_stopped && measured.probe.operations > 0);
+        assert!(
+            (1.0..60.0).contains(&measured.seconds),
+            "{}",
+            measured.seconds
+        );
+        assert_eq!(measured.series.len(), seconds);
+        let of_seconds: u64 = measured.series.iter().map(|each| each.operations).sum();
+        assert_eq!(of_seconds, measured.probe.operations);
+    }
+}
+
+#[test]
+fn records_that_were_loaded_must_be_found() {
+    let connect = async || Ok(MemoryDatabase::default());
+    for workload in [Workload::C, Workload::D, Workload::F] {
+        let measured = measure(settings(), &plan(workload), false, connect).unwrap();
+        assert!(measured.probe.missing > 0, "{workload:?}");
+    }
+}
+
+#[test]
 fn refused_connection_ends_the_run() {
     let connect = async || Err::<MemoryDatabase, _>("nobody listens".to_owned());
-    let result = drive(settings(), &plan(Workload::C), false, connect);
+    let result = measure(settings(), &plan(Workload::C), false, connect);
     assert_eq!(result.unwrap_err(), "nobody listens");
 }

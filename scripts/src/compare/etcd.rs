@@ -92,7 +92,7 @@ fn parse(options: &[&str]) -> Result<Options, String> {
 /// Builds the binaries, measures both databases in turn, and prints a table.
 pub fn run(options: &[&str]) -> Outcome {
     let options = parse(options)?;
-    process::build_release(&["rangedb-server", "rangedb-loadgen"])?;
+    process::build_programs()?;
     stop_children_on_signals()?;
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let programs = match &options.programs {

@@ -257,7 +257,7 @@ pub fn run(options: &[&str]) -> Outcome {
         check_installed("redis-server")?;
         check_installed("redis-benchmark")?;
     }
-    process::build_release(&["rangedb-server", "rangedb-loadgen"])?;
+    process::build_programs()?;
     stop_children_on_signals()?;
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let (large_rows, rows): (Vec<&Row>, Vec<&Row>) =

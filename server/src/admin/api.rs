@@ -23,7 +23,7 @@ use tokio::sync::OnceCell;
 use super::batch;
 use super::body::{NoBody, Text, json_response, percent_decoded, read};
 use super::failure::Failure;
-use super::json::of_state;
+use super::json::{self, of_state};
 use super::multi_get;
 use super::scan::Scan;
 
@@ -222,12 +222,13 @@ impl Api {
         if *method == Method::PUT {
             let value = whole_body(body, VALUE_LEN_MAX).await?;
             let version = self.client().await?.put(key, value).await?;
-            let answer = json!({ "version": version }).to_string();
+            let answer = json!({ "version": json::version(version) }).to_string();
             return Ok(versioned(json_response(StatusCode::OK, answer), version));
         }
         if *method == Method::DELETE {
             let deleted = self.client().await?.delete(key).await?;
-            let answer = json!({ "version": deleted.version, "existed": deleted.existed });
+            let version = json::version(deleted.version);
+            let answer = json!({ "version": version, "existed": deleted.existed });
             let response = json_response(StatusCode::OK, answer.to_string());
             return Ok(versioned(response, deleted.version));
         }

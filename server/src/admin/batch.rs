@@ -4,14 +4,15 @@
 //! A condition is `{"if":"absent","key":"k"}`, with `exists` in place of `absent`,
 //! `{"if":"value","key":"k","value":"v"}` or `{"if":"version","key":"k","version":7}`. A change is
 //! `{"op":"put","key":"k","value":"v"}`, `{"op":"delete","key":"k"}` or
-//! `{"op":"add","key":"k","delta":-1}`. `key_hex` and `value_hex` take hexadecimal digits.
+//! `{"op":"add","key":"k","delta":-1}`. `key_hex` and `value_hex` take hexadecimal digits. Versions are read
+//! as text or numbers and written as text.
 
 use rangedb_client::{Batch, BatchOutcome};
 use rangedb_protocol::limits::BATCH_OPS_MAX;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
-use super::json::bounded_list;
+use super::json::{self, bounded_list, read_version};
 
 /// A condition or a change.
 #[derive(Debug, Deserialize)]
@@ -23,6 +24,7 @@ pub struct Operation {
     key_hex: Option<String>,
     value: Option<String>,
     value_hex: Option<String>,
+    #[serde(default, deserialize_with = "read_version")]
     version: Option<u64>,
     delta: Option<i64>,
 }
@@ -107,12 +109,13 @@ pub(super) fn of_body(body: &[u8]) -> Result<Batch, String> {
 pub fn outcome(outcome: &BatchOutcome) -> Value {
     match outcome {
         BatchOutcome::Written { version, numbers } if numbers.is_empty() => {
-            json!({ "version": version })
+            json!({ "version": json::version(*version) })
         }
         BatchOutcome::Written { version, numbers } => {
-            json!({ "version": version, "numbers": numbers })
+            json!({ "version": json::version(*version), "numbers": numbers })
         }
         BatchOutcome::Failed { condition, current } => {
+            let current = current.map(json::version);
             json!({ "written": false, "condition": condition, "current": current })
         }
         _ => Value::Null,
@@ -183,7 +186,8 @@ mod tests {
     #[test]
     fn a_body_is_conditions_and_mutations() {
         let body = br#"{"conditions":[{"if":"absent","key":"a"},{"if":"exists","key_hex":"00"},
-            {"if":"value","key":"b","value":""},{"if":"version","key":"c","version":7}],
+            {"if":"value","key":"b","value":""},{"if":"version","key":"c","version":7},
+            {"if":"version","key":"d","version":"9223372036854775807"}],
             "mutations":[{"op":"put","key":"a","value_hex":"ff"},{"op":"delete","key":"b"},
             {"op":"add","key":"n","delta":-2}]}"#;
         let wanted = Batch::new()
@@ -191,6 +195,7 @@ mod tests {
             .if_exists([0])
             .if_value("b", "")
             .if_version("c", 7)
+            .if_version("d", i64::MAX as u64)
             .put("a", [0xff])
             .delete("b")
             .add("n", -2);
@@ -226,6 +231,10 @@ mod tests {
             (
                 r#"{"mutations":[{"op":"put","key":"a","value":"b","ttl":1}]}"#,
                 "ttl",
+            ),
+            (
+                r#"{"conditions":[{"if":"version","key":"a","version":"x"}],"mutations":[]}"#,
+                "'x' is not a version",
             ),
             (
                 r#"{"mutations":[{"op":"delete","key_hex":"0"}]}"#,

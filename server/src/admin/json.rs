@@ -2,7 +2,8 @@
 //!
 //! A key or value stands under its name (`"key"`, `"value"`) if it is valid UTF-8, else, and always
 //! if hexadecimal digits are asked for, under the name with `_hex` (`"key_hex"`) in lower case.
-//! Exactly one of the two is present, so binary data survives. Versions are whole numbers of up to 63 bits.
+//! Exactly one of the two is present, so binary data survives. Versions are whole numbers of up to 63 bits, written
+//! as text.
 
 use std::fmt::{self, Write as _};
 use std::marker::PhantomData;
@@ -39,6 +40,29 @@ pub fn set_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8], as_h
     };
 }
 
+/// A version. It is a text, since most tools read numbers of JSON into 53 bits.
+pub fn version(version: u64) -> Value {
+    Value::from(version.to_string())
+}
+
+/// Reads a version, which may be a number, too.
+pub(super) fn read_version<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Version {
+        Number(u64),
+        Text(String),
+    }
+    match Option::<Version>::deserialize(from)? {
+        None => Ok(None),
+        Some(Version::Number(version)) => Ok(Some(version)),
+        Some(Version::Text(text)) => match text.parse() {
+            Ok(version) => Ok(Some(version)),
+            Err(_) => Err(D::Error::custom(format!("'{text}' is not a version"))),
+        },
+    }
+}
+
 /// A row of a scan; one of a scan of keys only has no value.
 pub fn row(row: &Row, keys_only: bool, as_hex: bool) -> Value {
     let mut object = Map::new();
@@ -46,7 +70,7 @@ pub fn row(row: &Row, keys_only: bool, as_hex: bool) -> Value {
     if !keys_only {
         set_bytes(&mut object, "value", &row.value, as_hex);
     }
-    object.insert("version".to_owned(), Value::from(row.version));
+    object.insert("version".to_owned(), version(row.version));
     Value::Object(object)
 }
 
@@ -58,7 +82,7 @@ pub fn read_key(key: &[u8], found: &Result<Option<Versioned>, Error>, as_hex: bo
         Ok(Some(found)) => {
             object.insert("found".to_owned(), Value::from(true));
             set_bytes(&mut object, "value", &found.value, as_hex);
-            object.insert("version".to_owned(), Value::from(found.version));
+            object.insert("version".to_owned(), version(found.version));
         }
         Ok(None) => {
             object.insert("found".to_owned(), Value::from(false));

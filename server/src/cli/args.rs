@@ -25,7 +25,8 @@ pub struct ConnectionArgs {
         env = "RANGEDB_ADDR",
         default_value = "127.0.0.1:7400",
         value_name = "HOST:PORT[,HOST:PORT...]",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = parse_address
     )]
     pub addresses: Vec<String>,
     /// The id of the cluster that the nodes must belong to; nodes of other clusters are not used.
@@ -43,11 +44,49 @@ pub struct ConnectionArgs {
     )]
     pub timeout: Duration,
     /// The format of results.
-    #[arg(long, default_value = "table", value_enum)]
+    #[arg(long, env = "RANGEDB_FORMAT", default_value = "table", value_enum)]
     pub format: Format,
     /// Arguments and results have keys and values as hexadecimal digits.
     #[arg(long)]
     pub hex: bool,
+}
+
+/// [`ConnectionArgs`] in front of the command. The names are the same, so clap hands the values on to
+/// the command.
+#[derive(Clone, Debug, Args)]
+pub struct GlobalArgs {
+    #[arg(
+        long = "addr",
+        global = true,
+        hide = true,
+        value_delimiter = ',',
+        value_parser = parse_address
+    )]
+    addresses: Option<Vec<String>>,
+    #[arg(long, global = true, hide = true)]
+    cluster: Option<ClusterId>,
+    #[arg(long, global = true, hide = true, value_parser = parse_timeout)]
+    timeout: Option<Duration>,
+    #[arg(long, global = true, hide = true, value_enum)]
+    format: Option<Format>,
+    #[arg(long, global = true, hide = true)]
+    hex: bool,
+}
+
+impl GlobalArgs {
+    /// A flag that was given and means nothing to a command that asks no node. Such a command may
+    /// have a format.
+    pub fn meaningless(&self, has_format: bool) -> Option<&'static str> {
+        let flags = [
+            ("--addr", self.addresses.is_some()),
+            ("--cluster", self.cluster.is_some()),
+            ("--timeout", self.timeout.is_some()),
+            ("--format", self.format.is_some() && !has_format),
+            ("--hex", self.hex),
+        ];
+        let given = flags.into_iter().find(|(_, is_given)| *is_given);
+        given.map(|(flag, _)| flag)
+    }
 }
 
 /// A command that a running node carries out.
@@ -59,6 +98,10 @@ pub enum CliCommand {
         /// The keys.
         #[arg(allow_negative_numbers = true, required = true, value_name = "KEY")]
         keys: Vec<String>,
+        /// Prints the bytes of the value and nothing else, no newline either, whatever --format says;
+        /// of one key.
+        #[arg(long)]
+        raw: bool,
         /// The node to connect to, and the format of results.
         #[command(flatten)]
         connection: ConnectionArgs,
@@ -80,6 +123,7 @@ pub enum CliCommand {
     /// sum.
     Incr {
         /// The key.
+        #[arg(allow_negative_numbers = true)]
         key: String,
         /// The number to add.
         #[arg(
@@ -107,6 +151,9 @@ pub enum CliCommand {
         #[command(flatten)]
         connection: ConnectionArgs,
     },
+    /// Shows the nodes, shards and ranges of the cluster live: operations, latencies and memory. Ends
+    /// with q or Ctrl-C.
+    Top(TopArgs),
     /// Shows the nodes of the cluster.
     Node {
         /// The command.
@@ -268,7 +315,7 @@ pub struct ScanArgs {
     /// The first key [default: from the beginning].
     #[arg(long, allow_hyphen_values = true, value_name = "K")]
     pub start: Option<String>,
-    /// The key to stop before [default: to the end].
+    /// The key to stop before, which must not be empty [default: to the end].
     #[arg(long, allow_hyphen_values = true, value_name = "K")]
     pub end: Option<String>,
     /// Only keys that begin with this.
@@ -288,6 +335,20 @@ pub struct ScanArgs {
     /// The largest number of rows to print [default: all].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
+    /// The node to connect to, and the format of results.
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+}
+
+/// Arguments of `top`.
+#[derive(Clone, Debug, Args)]
+pub struct TopArgs {
+    /// Prints one picture as plain text after one interval, and ends; for scripts.
+    #[arg(long)]
+    pub once: bool,
+    /// The time between two pictures, over which rates and latencies are taken.
+    #[arg(long, default_value = "1s", value_parser = parse_timeout, value_name = "TIME")]
+    pub interval: Duration,
     /// The node to connect to, and the format of results.
     #[command(flatten)]
     pub connection: ConnectionArgs,
@@ -376,6 +437,7 @@ impl CliCommand {
             CliCommand::Put(args) => &args.connection,
             CliCommand::Cas(args) => &args.connection,
             CliCommand::Scan(args) => &args.connection,
+            CliCommand::Top(args) => &args.connection,
             CliCommand::Write(args) => &args.connection,
         }
     }
@@ -390,6 +452,17 @@ fn parse_location(text: &str) -> Result<(u64, Option<u16>), String> {
     let bad = |_| "use a node's id, or NODE/SHARD such as 2/0".to_owned();
     let shard = shard.map(str::parse).transpose().map_err(bad)?;
     Ok((node.parse().map_err(bad)?, shard))
+}
+
+/// An address without the blanks around it, such as stand in a list after its commas.
+fn parse_address(text: &str) -> Result<String, String> {
+    let address = text.trim();
+    match address.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+            Ok(address.to_owned())
+        }
+        _ => Err("an address is HOST:PORT, such as localhost:7400".to_owned()),
+    }
 }
 
 /// A duration above zero.
@@ -411,6 +484,24 @@ mod tests {
         assert_eq!(parse_location("2/1"), Ok((2, Some(1))));
         for bad in ["", "/", "2/", "/1", "2/x", "2/1/0", "-1", "2/70000"] {
             assert!(parse_location(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_hosts_with_ports() {
+        for (text, address) in [(" a:1 ", "a:1"), ("[::1]:7400", "[::1]:7400")] {
+            assert_eq!(parse_address(text).as_deref(), Ok(address));
+        }
+        for bad in [
+            "",
+            " ",
+            "localhost",
+            "127.0.0.1",
+            ":7400",
+            "http://a",
+            "a:65536",
+        ] {
+            assert!(parse_address(bad).is_err(), "{bad}");
         }
     }
 

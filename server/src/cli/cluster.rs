@@ -1,7 +1,6 @@
 //! `rangedb node ls`, `range ls|transfer-leader|move-replica` and `config`: commands that show the
 //! cluster or steer it. With `--format json` they print the JSON of the wire protocol's answers.
 
-use std::fmt::Write as _;
 use std::io::Write;
 
 use rangedb_client::Client;
@@ -9,7 +8,7 @@ use rangedb_client::admin::{HealthReason, Node, Range, Replica, ReplicaState};
 use rangedb_protocol::admin::{Done, History, Nodes, Ranges, Settings};
 use rangedb_server::admin::json::of_state;
 
-use super::output::Printer;
+use super::output::{Printer, columns};
 use super::request::{Order, Show};
 use super::{Exit, Trouble};
 
@@ -39,20 +38,21 @@ pub(super) async fn show(
         }
         Show::Setting(None) => {
             let settings = admin.config().await?;
-            let lines = settings.iter().map(|setting| {
-                let value = word(setting.value.as_deref());
-                format!("{}  {value}  {}\n", setting.name, setting.may_be)
+            let rows = settings.iter().map(|setting| {
+                let value = word(setting.value.as_deref()).to_owned();
+                [setting.name.clone(), value, setting.may_be.clone()]
             });
-            let words = lines.collect();
+            let words = columns(&rows.collect::<Vec<_>>());
             (of_state(Settings { settings })?, words)
         }
         Show::History => {
             let history = admin.config_history().await?;
-            let lines = history.iter().map(|change| {
-                let value = word(Some(&change.value));
-                format!("{}  {value}  version {}\n", change.name, change.version)
+            let rows = history.iter().map(|change| {
+                let value = word(Some(&change.value)).to_owned();
+                let version = format!("version {}", change.version);
+                [change.name.clone(), value, version]
             });
-            let words = lines.collect::<String>();
+            let words = columns(&rows.collect::<Vec<_>>());
             (of_state(History { history })?, words)
         }
     };
@@ -74,7 +74,7 @@ pub(super) async fn order(
         }
         Order::Set { name, value } => admin.config_set(name, value).await?,
     }
-    printer.print(out, of_state(Done { done: true })?, "done")
+    printer.applied(out, of_state(Done { done: true })?, "done")
 }
 
 /// A text as one word of a table; `-` if there is none.
@@ -87,22 +87,22 @@ fn word(text: Option<&str>) -> &str {
 
 /// Formats the nodes as lines with a heading.
 pub(super) fn nodes_table(nodes: &[Node]) -> String {
-    let mut words = String::from("id  address  state  shards  leaders  replicas  version\n");
-    for node in nodes {
-        // Writing to a string cannot fail.
-        let _ = writeln!(
-            words,
-            "{}  {}  {}  {}  {}  {}  {}",
-            node.id,
-            word(Some(&node.address)),
-            node.liveness,
-            node.shards,
-            node.leaders,
-            node.replicas,
-            word(Some(&node.version))
-        );
-    }
-    words
+    let heading = [
+        "id", "address", "state", "shards", "leaders", "replicas", "version",
+    ];
+    let mut rows = vec![heading.map(str::to_owned)];
+    rows.extend(nodes.iter().map(|node| {
+        [
+            node.id.to_string(),
+            word(Some(&node.address)).to_owned(),
+            node.liveness.to_string(),
+            node.shards.to_string(),
+            node.leaders.to_string(),
+            node.replicas.to_string(),
+            word(Some(&node.version)).to_owned(),
+        ]
+    }));
+    columns(&rows)
 }
 
 /// Formats what keeps the cluster from being whole as lines.
@@ -119,36 +119,56 @@ pub(super) fn reasons(reasons: &[HealthReason]) -> String {
 }
 
 fn ranges_table(ranges: &[Range]) -> String {
-    let mut words = String::from("id  epoch  leader  replicas  start  end  applied\n");
-    for range in ranges {
-        let leader = match (range.leader_node, range.leader_shard) {
-            (Some(node), Some(shard)) => format!("{node}/{shard}"),
-            _ => "-".to_owned(),
-        };
-        let replicas: Vec<String> = range.replicas.iter().map(place).collect();
-        let (start, end) = if range.system {
-            ("(system)".to_owned(), "(end)".to_owned())
-        } else {
-            let end = range.end.as_deref().unwrap_or_default();
-            (border(&range.start, "(begin)"), border(end, "(end)"))
-        };
-        let state = match (range.unavailable, range.under_replicated) {
-            (true, _) => "  UNAVAILABLE",
-            (_, true) => "  under-replicated",
-            _ => "",
-        };
-        // Writing to a string cannot fail.
-        let _ = writeln!(
-            words,
-            "{}  {}.{}  {leader}  {}  {start}  {end}  {}{state}",
-            range.id,
-            range.epoch.version,
-            range.epoch.conf,
-            replicas.join(","),
-            range.applied
-        );
+    let heading = [
+        "id", "epoch", "leader", "replicas", "start", "end", "applied", "",
+    ];
+    let mut rows = vec![heading.map(str::to_owned)];
+    rows.extend(ranges.iter().map(|range| {
+        let (start, end) = borders(range);
+        [
+            range.id.to_string(),
+            format!("{}.{}", range.epoch.version, range.epoch.conf),
+            leader(range),
+            replicas(range),
+            start,
+            end,
+            range.applied.to_string(),
+            trouble(range).to_owned(),
+        ]
+    }));
+    columns(&rows)
+}
+
+/// The place of a range's leader; `-` if none is known.
+pub(super) fn leader(range: &Range) -> String {
+    match (range.leader_node, range.leader_shard) {
+        (Some(node), Some(shard)) => format!("{node}/{shard}"),
+        _ => "-".to_owned(),
     }
-    words
+}
+
+/// The places of a range's replicas.
+pub(super) fn replicas(range: &Range) -> String {
+    let places: Vec<String> = range.replicas.iter().map(place).collect();
+    word(Some(&places.join(","))).to_owned()
+}
+
+/// The first key of a range, and the key at which it ends.
+pub(super) fn borders(range: &Range) -> (String, String) {
+    if range.system {
+        return ("(system)".to_owned(), "(end)".to_owned());
+    }
+    let end = range.end.as_deref().unwrap_or_default();
+    (border(&range.start, "(begin)"), border(end, "(end)"))
+}
+
+/// What keeps a range from being whole; empty if nothing does.
+pub(super) fn trouble(range: &Range) -> &'static str {
+    match (range.unavailable, range.under_replicated) {
+        (true, _) => "UNAVAILABLE",
+        (_, true) => "under-replicated",
+        _ => "",
+    }
 }
 
 /// Formats where a replica is, whether it does not vote yet, and what is wrong with it.
@@ -192,9 +212,12 @@ mod tests {
         let answer: Ranges = serde_json::from_value(answer).unwrap();
         let text = ranges_table(&answer.ranges);
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[1], "1  1.2  -    (system)  (end)  0  UNAVAILABLE");
-        let wanted = r"2  1.2  3/0  3/0,4/1?!missing  (begin)  \x00\xffa  7  under-replicated";
-        assert_eq!(lines[2], wanted);
+        let wanted = [
+            r"id  epoch  leader  replicas          start     end         applied",
+            r"1   1.2    -       -                 (system)  (end)       0        UNAVAILABLE",
+            r"2   1.2    3/0     3/0,4/1?!missing  (begin)   \x00\xffa  7        under-replicated",
+        ];
+        assert_eq!(lines, wanted);
         let reason = |range, why: &str| {
             let mut reason = HealthReason::default();
             reason.health = rangedb_client::admin::Health::Degraded;
@@ -211,6 +234,7 @@ mod tests {
             "range 2 is degraded: its replicas on node 4: missing\nnode 4: the node is dead\n";
         assert_eq!(reasons(&all), wanted);
         let text = nodes_table(&[Node::default()]);
-        assert_eq!(text.lines().nth(1), Some("0  -  unknown  0  0  0  -"));
+        let wanted = "0   -        unknown  0       0        0         -";
+        assert_eq!(text.lines().nth(1), Some(wanted));
     }
 }

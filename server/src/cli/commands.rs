@@ -4,6 +4,7 @@ use std::io::Write;
 
 use rangedb_client::{Batch, BatchOutcome, CasOutcome, Client, Condition, ScanOptions};
 use rangedb_server::admin::{batch as batch_json, json};
+use rangedb_server::logging;
 use serde_json::{Map, Value, json};
 
 use super::args::{ConnectionArgs, Format};
@@ -27,31 +28,34 @@ pub(super) async fn perform(
             [key] => get(client, key, printer, out).await,
             keys => get_many(client, keys, printer, out).await,
         },
+        Request::GetRaw { key } => get_raw(client, &key, out).await,
         Request::Put { key, value } => {
             let version = client.put(&key, &value).await?;
             printer.version(out, version)
         }
         Request::Delete { key } => {
             let deleted = client.delete(&key).await?;
-            let facts = json!({ "version": deleted.version, "existed": deleted.existed });
+            let version = json::version(deleted.version);
+            let facts = json!({ "version": version, "existed": deleted.existed });
             let words = if deleted.existed {
                 "deleted"
             } else {
                 "nothing was there"
             };
-            printer.print(out, facts, &format!("{words}, version {}", deleted.version))
+            printer.applied(out, facts, &format!("{words}, version {}", deleted.version))
         }
         Request::Cas { key, wanted, value } => {
             compare_and_swap(client, (&key, &wanted, value.as_deref()), printer, out).await
         }
         Request::Incr { key, by } => {
             let done = client.increment(&key, by).await?;
-            let facts = json!({ "value": done.value, "version": done.version });
-            printer.print(out, facts, &done.value.to_string())
+            let facts = json!({ "value": done.value, "version": json::version(done.version) });
+            printer.applied(out, facts, &done.value.to_string())
         }
         Request::Scan { options, limit } => scan(client, (options, limit), printer, out).await,
         Request::Write { batch } => write(client, &batch, printer, out).await,
         Request::Status => super::status::status(client, printer, out).await,
+        Request::Top(top) => super::top::top(client, top, out).await,
         Request::Memory => super::status::memory(client, printer, out).await,
         Request::Show(show) => super::cluster::show(client, &show, printer, out).await,
         Request::Order(order) => super::cluster::order(client, &order, printer, out).await,
@@ -66,7 +70,7 @@ async fn get(
 ) -> Result<Exit, Trouble> {
     let Some(found) = client.get(key).await? else {
         match printer.format {
-            Format::Table => eprintln!("rangedb: there is no such key"),
+            Format::Table => complain("there is no such key"),
             Format::Json => writeln!(out, "{}", json!({ "found": false }))?,
         }
         return Ok(Exit::NotFound);
@@ -81,11 +85,26 @@ async fn get(
             let mut object = Map::new();
             object.insert("found".to_owned(), json!(true));
             json::set_bytes(&mut object, "value", &found.value, printer.hex);
-            object.insert("version".to_owned(), json!(found.version));
+            object.insert("version".to_owned(), json::version(found.version));
             writeln!(out, "{}", Value::Object(object))?;
         }
     }
     Ok(Exit::Done)
+}
+
+/// Prints the bytes of a value and nothing else.
+async fn get_raw(client: &Client, key: &[u8], out: &mut impl Write) -> Result<Exit, Trouble> {
+    let Some(found) = client.get(key).await? else {
+        complain("there is no such key");
+        return Ok(Exit::NotFound);
+    };
+    out.write_all(&found.value)?;
+    Ok(Exit::Done)
+}
+
+/// Prints a message for people to standard error.
+fn complain(message: &str) {
+    logging::last_words(&format!("rangedb: {message}"));
 }
 
 /// Prints several keys in their order. The exit code is that of a key that could not be read, or else
@@ -111,7 +130,7 @@ async fn get_many(
             Ok(Some(_)) => {}
             Ok(None) => {
                 if printer.format == Format::Table {
-                    eprintln!("rangedb: there is no such key: {}", word(key));
+                    complain(&format!("there is no such key: {}", word(key)));
                 }
                 if exit == Exit::Done {
                     exit = Exit::NotFound;
@@ -120,7 +139,7 @@ async fn get_many(
             Err(error) => {
                 let trouble = Trouble::from(error);
                 if printer.format == Format::Table {
-                    eprintln!("rangedb: {}: {}", word(key), trouble.message);
+                    complain(&format!("{}: {}", word(key), trouble.message));
                 }
                 exit = trouble.exit;
             }
@@ -149,18 +168,19 @@ async fn compare_and_swap(
     };
     match outcome {
         CasOutcome::Swapped { version } => {
-            let facts = json!({ "swapped": true, "version": version });
-            printer.print(out, facts, &format!("version {version}"))
+            let facts = json!({ "swapped": true, "version": json::version(version) });
+            printer.applied(out, facts, &format!("version {version}"))
         }
         CasOutcome::Failed { current } => {
             match (printer.format, current) {
                 (Format::Json, _) => {
+                    let current = current.map(json::version);
                     writeln!(out, "{}", json!({ "swapped": false, "current": current }))?;
                 }
-                (Format::Table, Some(version)) => {
-                    eprintln!("rangedb: the condition failed; the value has version {version}");
-                }
-                (Format::Table, None) => eprintln!("rangedb: the condition failed; no value"),
+                (Format::Table, Some(version)) => complain(&format!(
+                    "the condition failed; the value has version {version}"
+                )),
+                (Format::Table, None) => complain("the condition failed; no value"),
             }
             Ok(Exit::NotFound)
         }
@@ -178,7 +198,7 @@ async fn write(
     match (outcome, printer.format) {
         (BatchOutcome::Written { version, numbers }, _) => {
             let numbers: String = numbers.iter().map(|n| format!(", {n}")).collect();
-            printer.print(out, facts, &format!("version {version}{numbers}"))
+            printer.applied(out, facts, &format!("version {version}{numbers}"))
         }
         (_, Format::Json) => {
             writeln!(out, "{facts}")?;
@@ -190,7 +210,9 @@ async fn write(
                 None => "no value".to_owned(),
             };
             let place = condition + 1;
-            eprintln!("rangedb: condition {place} failed, nothing is written; {present}");
+            complain(&format!(
+                "condition {place} failed, nothing is written; {present}"
+            ));
             Ok(Exit::NotFound)
         }
         (_, Format::Table) => Ok(Exit::NotFound),

@@ -1,31 +1,37 @@
 //! The command line's clients of a running node: `rangedb get|put|delete|cas|incr|scan|write`,
-//! `rangedb status`, `rangedb node`, `rangedb range`, `rangedb config`. `rangedb version` asks no
-//! node.
+//! `rangedb status`, `rangedb top`, `rangedb node`, `rangedb range`, `rangedb config`. `rangedb version`
+//! asks no node. `rangedb demo` starts nodes as processes of their own.
 //!
 //! A thin layer over the client library; only the binary contains it, and of the server it uses
 //! only the forms of batches, keys and values in JSON. One thread, one tokio runtime.
 //!
 //! Exit codes: 0 done, 1 not found or condition failed, 2 usage, 3 refused (not applied), 4 fate
-//! unknown, 5 unreachable. Of `rangedb status`: 0 whole, 1 degraded, 3 a range is unavailable. Results go to standard output, errors to standard error.
+//! unknown, 5 unreachable, 6 applied, but the result could not be printed; 141 if the reader of standard
+//! output went away, as after SIGPIPE. Of `rangedb status`: 0 whole, 1 degraded, 3 a range is unavailable. Results go to standard output, errors to standard error.
 
 mod args;
 mod cluster;
 mod commands;
+mod demo;
 mod input;
 mod output;
 mod request;
+mod scrape;
 mod status;
+mod top;
 mod version;
 
 #[cfg(test)]
 mod tests;
 
-use std::io::Write as _;
+use std::io::{self, ErrorKind, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
-pub use args::{CliCommand, Format};
+pub use args::{CliCommand, Format, GlobalArgs};
+pub use demo::DemoArgs;
 use rangedb_client::{Client, ClientOptions, ErrorCode, Fate};
+use rangedb_server::logging;
 pub use version::VersionArgs;
 
 /// The result of a command; the number is the process's exit code.
@@ -44,6 +50,10 @@ pub enum Exit {
     FateUnknown = 4,
     /// No node answered.
     Unreachable = 5,
+    /// The write was applied, but its result could not be printed.
+    AppliedUnprinted = 6,
+    /// Nobody reads standard output any more. The shell's code for a process that SIGPIPE ended.
+    PipeClosed = 141,
 }
 
 impl Exit {
@@ -51,6 +61,8 @@ impl Exit {
     const DEGRADED: Exit = Exit::NotFound;
     /// The cluster does not serve all ranges.
     const UNAVAILABLE: Exit = Exit::Refused;
+    /// A node of the demo ended by itself.
+    const NODE_ENDED: Exit = Exit::NotFound;
 }
 
 /// The reason why a command failed.
@@ -83,11 +95,15 @@ impl From<rangedb_client::Error> for Trouble {
     }
 }
 
-impl From<std::io::Error> for Trouble {
-    fn from(error: std::io::Error) -> Trouble {
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Trouble {
         // Only standard input, files of values, and standard output cause such errors here.
+        let exit = match error.kind() {
+            ErrorKind::BrokenPipe => Exit::PipeClosed,
+            _ => Exit::Usage,
+        };
         Trouble {
-            exit: Exit::Usage,
+            exit,
             message: error.to_string(),
         }
     }
@@ -100,14 +116,27 @@ pub fn run(command: CliCommand) -> ExitCode {
 
 /// Prints which release and build this is.
 pub fn print_version(args: &VersionArgs) -> ExitCode {
-    conclude(version::print(args, &mut std::io::stdout()))
+    conclude(version::print(args, &mut io::stdout()))
+}
+
+/// Runs a cluster of a few nodes on this machine until a signal ends it.
+pub fn run_demo(args: &DemoArgs) -> ExitCode {
+    conclude(demo::run(args, &mut io::stdout()))
+}
+
+/// The exit code after standard output refused a result that nothing was written for.
+pub fn cannot_print(error: io::Error) -> ExitCode {
+    conclude(Err(error.into()))
 }
 
 fn conclude(result: Result<Exit, Trouble>) -> ExitCode {
     let exit = match result {
         Ok(exit) => exit,
         Err(trouble) => {
-            eprintln!("rangedb: {}", trouble.message);
+            // A reader that has seen enough needs no message.
+            if trouble.exit != Exit::PipeClosed {
+                logging::last_words(&format!("rangedb: {}", trouble.message));
+            }
             trouble.exit
         }
     };
@@ -131,10 +160,10 @@ fn execute(command: CliCommand) -> Result<Exit, Trouble> {
             exit: Exit::Unreachable,
             message: error.to_string(),
         })?;
-        let mut out = std::io::stdout().lock();
-        let exit = commands::perform(&client, request, connection, &mut out).await;
+        let mut out = io::stdout().lock();
+        let exit = commands::perform(&client, request, connection, &mut out).await?;
         out.flush()?;
-        exit
+        Ok(exit)
     });
     // Otherwise a name that is still being looked up would delay the end of the process.
     runtime.shutdown_background();

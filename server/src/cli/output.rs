@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io;
 
-use rangedb_server::admin::json::hex;
+use rangedb_server::admin::json::{self, hex};
 use serde_json::{Value, json};
 
 use super::args::Format;
@@ -31,14 +31,52 @@ impl Printer {
         Ok(Exit::Done)
     }
 
+    /// Prints the answer to a change that took place. If that fails the exit code still tells that it
+    /// did.
+    pub(super) fn applied(
+        self,
+        out: &mut impl io::Write,
+        facts: Value,
+        words: &str,
+    ) -> Result<Exit, Trouble> {
+        let printed = self.print(out, facts, words);
+        let flushed = printed.and_then(|exit| {
+            out.flush()?;
+            Ok(exit)
+        });
+        flushed.map_err(|trouble| Trouble {
+            exit: Exit::AppliedUnprinted,
+            message: format!(
+                "the change was applied, but its result cannot be printed: {}",
+                trouble.message
+            ),
+        })
+    }
+
     /// Prints the version that a write made.
     pub(super) fn version(self, out: &mut impl io::Write, version: u64) -> Result<Exit, Trouble> {
-        self.print(
+        self.applied(
             out,
-            json!({ "version": version }),
+            json!({ "version": json::version(version) }),
             &format!("version {version}"),
         )
     }
+}
+
+/// Lays out rows in columns that are two spaces apart.
+pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(widths);
+        let line: Vec<String> = cells
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        text.push_str(line.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
 }
 
 /// Formats a key or value so that it stays within its line and column: escapes what is not

@@ -2,6 +2,7 @@
 //! and standard input.
 
 use std::io::Read as _;
+use std::time::Duration;
 
 use super::Trouble;
 use super::args::{
@@ -22,6 +23,10 @@ const OPERATIONS_LEN_MAX: usize = 32 << 20;
 pub(super) enum Request {
     Get {
         keys: Vec<Vec<u8>>,
+    },
+    /// The bytes of one value.
+    GetRaw {
+        key: Vec<u8>,
     },
     Put {
         key: Vec<u8>,
@@ -49,8 +54,18 @@ pub(super) enum Request {
     },
     Status,
     Memory,
+    Top(Top),
     Show(Show),
     Order(Order),
+}
+
+/// How the live view is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Top {
+    /// One picture as plain text.
+    pub(super) once: bool,
+    /// The time between two pictures.
+    pub(super) interval: Duration,
 }
 
 /// The part of the cluster's state to show.
@@ -93,9 +108,7 @@ pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
     let hex = command.connection().hex;
     let bytes = |text: &String| input::bytes(text, hex);
     Ok(match command {
-        CliCommand::Get { keys, .. } => Request::Get {
-            keys: keys.iter().map(bytes).collect::<Result<_, _>>()?,
-        },
+        CliCommand::Get { keys, raw, .. } => get(*raw, keys.iter().map(bytes))?,
         CliCommand::Put(args) => Request::Put {
             key: bytes(&args.key)?,
             value: put_value(args)?,
@@ -110,6 +123,10 @@ pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
         CliCommand::Write(args) => Request::Write {
             batch: batch(args)?,
         },
+        CliCommand::Top(args) => Request::Top(Top {
+            once: args.once,
+            interval: args.interval,
+        }),
         CliCommand::Status { memory: true, .. } => Request::Memory,
         CliCommand::Status { .. } => Request::Status,
         CliCommand::Node { .. } | CliCommand::Range { .. } | CliCommand::Config { .. } => {
@@ -194,7 +211,27 @@ fn cas(args: &CasArgs) -> Result<Request, Trouble> {
     })
 }
 
+fn get(
+    raw: bool,
+    mut keys: impl ExactSizeIterator<Item = Result<Vec<u8>, Trouble>>,
+) -> Result<Request, Trouble> {
+    if !raw {
+        let keys = keys.collect::<Result<_, _>>()?;
+        return Ok(Request::Get { keys });
+    }
+    match (keys.next(), keys.next()) {
+        (Some(key), None) => Ok(Request::GetRaw { key: key? }),
+        _ => Err(Trouble::usage("--raw prints the value of one key")),
+    }
+}
+
 fn scan_of(args: &ScanArgs) -> Result<Request, Trouble> {
+    // A script's variable that was never set would otherwise look like an empty database.
+    if args.end.as_deref() == Some("") {
+        return Err(Trouble::usage(
+            "--end is empty, and no key lies before it; leave --end out to scan to the last key",
+        ));
+    }
     let bytes = |text: &String| input::bytes(text, args.connection.hex);
     let mut options = match &args.prefix {
         Some(prefix) => ScanOptions::prefix(bytes(prefix)?),

@@ -1,24 +1,47 @@
 //! Arguments to requests, bytes to text. What needs a server is tested with the real binary.
 
-use clap::Parser;
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
 use rangedb_client::{Batch, ScanOptions};
 use rangedb_server::admin::json;
 use serde_json::{Map, Value};
 
+use super::args::ConnectionArgs;
 use super::input;
-use super::request::{Order, Request, Show, Wanted, prepare};
-use super::{CliCommand, Exit, output};
+use super::request::{Order, Request, Show, Top, Wanted, prepare};
+use super::{CliCommand, Exit, Format, GlobalArgs, output};
 
 #[derive(Parser)]
 struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
     #[command(subcommand)]
-    command: CliCommand,
+    command: Commands,
+}
+
+#[derive(Subcommand)]
+enum Commands {
+    /// A command that asks no node.
+    Local,
+    #[command(flatten)]
+    Client(Box<CliCommand>),
+}
+
+impl Cli {
+    fn client(self) -> CliCommand {
+        match self.command {
+            Commands::Client(command) => *command,
+            Commands::Local => panic!("it asks no node"),
+        }
+    }
 }
 
 fn request(words: &[&str]) -> Result<Request, Exit> {
     let line = std::iter::once("rangedb").chain(words.iter().copied());
     let cli = Cli::try_parse_from(line).map_err(|_| Exit::Usage)?;
-    prepare(&cli.command).map_err(|trouble| trouble.exit)
+    prepare(&cli.client()).map_err(|trouble| trouble.exit)
 }
 
 #[test]
@@ -36,11 +59,13 @@ fn documented_command_lines_are_understood() {
             keys: [&b"k"[..], b"-1", b"k", b""].map(<[u8]>::to_vec).to_vec()
         })
     );
+    let raw = Request::GetRaw { key: key.clone() };
+    assert_eq!(request(&["get", "--raw", "k"]), Ok(raw));
     assert_eq!(
         request(&[
             "put",
             "--addr",
-            "a:1,[::1]:7400",
+            "a:1, [::1]:7400",
             "--timeout",
             "500ms",
             "--",
@@ -121,6 +146,15 @@ fn documented_command_lines_are_understood() {
         request(&["status", "--format", "json"]),
         Ok(Request::Status)
     );
+    let top = |once, seconds| {
+        let interval = Duration::from_secs(seconds);
+        Ok(Request::Top(Top { once, interval }))
+    };
+    assert_eq!(request(&["top"]), top(false, 1));
+    assert_eq!(
+        request(&["top", "--once", "--interval", "2s"]),
+        top(true, 2)
+    );
     assert_eq!(request(&["status", "--memory"]), Ok(Request::Memory));
     assert_eq!(request(&["range", "ls"]), Ok(Request::Show(Show::Ranges)));
     assert_eq!(request(&["node", "ls"]), Ok(Request::Show(Show::Nodes)));
@@ -186,6 +220,10 @@ fn senseless_command_lines_are_usage_errors() {
         &["write", "put", "k"],
         &["write", "set", "k", "v"],
         &["get", "k", "--timeout", "0s"],
+        &["get", "k", "--addr", "localhost"],
+        &["get", "--raw", "a", "b"],
+        &["scan", "--end", ""],
+        &["top", "--interval", "0"],
         &["get", "0", "--hex"],
         &["get", "00", "0", "--hex"],
         &["put", "00", "+f", "--hex"],
@@ -193,6 +231,93 @@ fn senseless_command_lines_are_usage_errors() {
     ] {
         assert_eq!(request(words), Err(Exit::Usage), "{words:?}");
     }
+}
+
+/// The flags of the connection as the command sees them.
+fn connection(words: &[&str]) -> ConnectionArgs {
+    let line = std::iter::once("rangedb").chain(words.iter().copied());
+    let cli = Cli::try_parse_from(line).expect("a command line");
+    cli.client().connection().clone()
+}
+
+#[test]
+fn flags_of_all_commands_stand_before_or_after_the_command() {
+    let flags = [
+        "--addr",
+        "a:1, b:2",
+        "--timeout",
+        "7s",
+        "--format",
+        "json",
+        "--hex",
+    ];
+    for verb in [
+        &["get", "00"][..],
+        &["put", "00", "--", "-1"],
+        &["node", "ls"],
+    ] {
+        let before = connection(&[&flags[..], verb].concat());
+        let within = connection(&[&verb[..1], &flags, &verb[1..]].concat());
+        for found in [before, within] {
+            assert_eq!(found.addresses, ["a:1", "b:2"], "{verb:?}");
+            assert_eq!(found.timeout, Duration::from_secs(7), "{verb:?}");
+            assert!(found.format == Format::Json && found.hex, "{verb:?}");
+        }
+    }
+    // The later one counts.
+    let found = connection(&["--timeout", "7s", "get", "k", "--timeout", "8s"]);
+    assert_eq!(found.timeout, Duration::from_secs(8));
+    let given = |words: &[&str]| {
+        let line = std::iter::once("rangedb").chain(words.iter().copied());
+        let cli = Cli::try_parse_from(line).expect("a command line");
+        [cli.global.meaningless(false), cli.global.meaningless(true)]
+    };
+    let addr = Some("--addr");
+    assert_eq!(given(&["--addr", "a:1", "local"]), [addr, addr]);
+    assert_eq!(
+        given(&["local", "--format", "json"]),
+        [Some("--format"), None]
+    );
+    assert_eq!(given(&["local"]), [None, None]);
+}
+
+/// Standard output that nobody reads, or that is full.
+struct Unwritable(ErrorKind);
+
+impl io::Write for Unwritable {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(self.0.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_result_that_cannot_be_printed_tells_whether_something_was_written() {
+    let printer = output::Printer {
+        format: Format::Table,
+        hex: false,
+    };
+    for (kind, of_read) in [
+        (ErrorKind::StorageFull, Exit::Usage),
+        (ErrorKind::BrokenPipe, Exit::PipeClosed),
+    ] {
+        let read = printer.print(&mut Unwritable(kind), Value::Null, "value");
+        assert_eq!(read.expect_err("it cannot be printed").exit, of_read);
+        let written = printer.version(&mut Unwritable(kind), 7);
+        let trouble = written.expect_err("it cannot be printed");
+        assert_eq!(trouble.exit, Exit::AppliedUnprinted);
+        assert!(trouble.message.contains("was applied"), "{trouble:?}");
+    }
+}
+
+#[test]
+fn columns_are_as_wide_as_their_widest_cell() {
+    let rows = [["id", "name", ""], ["10", "grün", "x"], ["7", "a", ""]];
+    let text = output::columns(&rows.map(|row| row.map(str::to_owned)));
+    assert_eq!(text, "id  name\n10  grün  x\n7   a\n");
 }
 
 #[test]

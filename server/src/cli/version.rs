@@ -31,7 +31,7 @@ const FORMATS: [(&str, u64); 6] = [
 #[derive(Debug, Args)]
 pub struct VersionArgs {
     /// The format of the result.
-    #[arg(long, default_value = "table", value_enum)]
+    #[arg(long, env = "RANGEDB_FORMAT", default_value = "table", value_enum)]
     format: Format,
 }
 

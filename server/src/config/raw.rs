@@ -15,6 +15,7 @@ const OTHER_VARIABLES: &[&str] = &[
     "RANGEDB_ADDR",
     "RANGEDB_CLUSTER",
     "RANGEDB_CONFIG",
+    "RANGEDB_FORMAT",
     "RANGEDB_TIMEOUT",
     #[cfg(debug_assertions)]
     crate::env::test_disk::VARIABLE,

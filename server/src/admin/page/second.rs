@@ -166,7 +166,8 @@ impl Seconds {
 
 fn shard(now: &ShardReport, before: &ShardReport, seconds: f64) -> Shard {
     let ops = now.probe.latency.iter().zip(&before.probe.latency);
-    let ops = ops.map(|((op, now), (_, before))| (op.name(), grown(now.spread(), before.spread(), 1.0)));
+    let ops =
+        ops.map(|((op, now), (_, before))| (op.name(), grown(now.spread(), before.spread(), 1.0)));
     let refused = now.probe.refused.iter().map(|(code, count)| {
         let earlier = before.probe.refused.get(code).copied().unwrap_or(0);
         (code.to_string(), count.saturating_sub(earlier))
@@ -223,7 +224,11 @@ fn log(now: &ShardReport, before: &ShardReport) -> Log {
         writes: wal.writes.saturating_sub(earlier.writes),
         records: wal.records.saturating_sub(earlier.records),
         bytes: wal.bytes.saturating_sub(earlier.bytes),
-        latency: grown(wal.write_micros.spread(), earlier.write_micros.spread(), 1e3),
+        latency: grown(
+            wal.write_micros.spread(),
+            earlier.write_micros.spread(),
+            1e3,
+        ),
         pending_bytes: wal.pending_bytes as u64,
         segments: wal.segments as u64,
         live_bytes: wal.live_bytes,
