@@ -41,10 +41,10 @@ use self::api::Api;
 use self::body::Text;
 use self::connections::{Access, Activity, Connections, End, Watched};
 use self::failure::Failure;
-use crate::config::Http;
 use crate::descriptors::{ConnectionLimit, Shares};
 use crate::peers::Peers;
 use crate::probe::{ReportRequest, ShardReport};
+use crate::settings::Settings;
 
 /// How long the server pauses after the system refused to accept a connection.
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
@@ -74,8 +74,8 @@ pub enum Phase {
 /// The node as the pages show it. It exists before the node has a folder and until the process
 /// ends.
 pub struct Node {
-    /// The hosts and origins that the pages are served for.
-    http: Http,
+    /// The settings, which name the hosts and origins that the pages are served for.
+    settings: Arc<Settings>,
     phase: AtomicU8,
     /// Why the node does not serve yet.
     waits_for: Mutex<String>,
@@ -101,10 +101,10 @@ pub struct Serving {
 }
 
 impl Node {
-    /// A node that is starting, with these hosts and origins.
-    pub fn new(http: Http) -> Node {
+    /// A node that is starting, with these settings.
+    pub fn new(settings: Arc<Settings>) -> Node {
         Node {
-            http,
+            settings,
             phase: AtomicU8::new(Phase::Starting as u8),
             waits_for: Mutex::default(),
             serving: OnceLock::new(),
@@ -241,7 +241,7 @@ async fn answer(
     // A probe may name the process as it likes: it learns nothing but that it lives.
     let asked = (request.uri(), request.version());
     if path != "/livez"
-        && let Err((status, why)) = origin::check(&node.http, asked, request.headers())
+        && let Err((status, why)) = origin::check(&node.settings.http(), asked, request.headers())
     {
         return Ok(match api {
             Some(_) => Failure::foreign(status, why).response(),

@@ -25,7 +25,8 @@ pub struct ConnectionArgs {
         env = "RANGEDB_ADDR",
         default_value = "127.0.0.1:7400",
         value_name = "HOST:PORT[,HOST:PORT...]",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = parse_address
     )]
     pub addresses: Vec<String>,
     /// The id of the cluster that the nodes must belong to; nodes of other clusters are not used.
@@ -80,6 +81,7 @@ pub enum CliCommand {
     /// sum.
     Incr {
         /// The key.
+        #[arg(allow_negative_numbers = true)]
         key: String,
         /// The number to add.
         #[arg(
@@ -119,6 +121,13 @@ pub enum CliCommand {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Has the node that is asked read its file of settings again: all of it is checked, then taken over
+    /// or not at all.
+    Reload {
+        /// The node to connect to, and the format of results.
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
     /// Shows the ranges and moves them.
     Range {
         /// The command.
@@ -154,6 +163,9 @@ pub enum RangeCommand {
         /// The node that becomes the leader; by default any other node with a replica.
         #[arg(long, value_name = "NODE")]
         to: Option<u64>,
+        /// Waits until it leads, for as long as --timeout says.
+        #[arg(long)]
+        wait: bool,
         /// The node to connect to, and the format of results.
         #[command(flatten)]
         connection: ConnectionArgs,
@@ -169,6 +181,9 @@ pub enum RangeCommand {
         /// replicas.
         #[arg(long, value_name = "NODE[/SHARD]", value_parser = parse_location)]
         to: (u64, Option<u16>),
+        /// Waits until the replica has moved, for as long as --timeout says.
+        #[arg(long)]
+        wait: bool,
         /// The node to connect to, and the format of results.
         #[command(flatten)]
         connection: ConnectionArgs,
@@ -360,6 +375,7 @@ impl CliCommand {
             | CliCommand::Delete { connection, .. }
             | CliCommand::Incr { connection, .. }
             | CliCommand::Status { connection, .. }
+            | CliCommand::Reload { connection }
             | CliCommand::Node {
                 command: NodeCommand::Ls { connection },
             } => connection,
@@ -392,6 +408,25 @@ fn parse_location(text: &str) -> Result<(u64, Option<u16>), String> {
     Ok((node.parse().map_err(bad)?, shard))
 }
 
+/// An address with a port.
+fn parse_address(text: &str) -> Result<String, String> {
+    let address = text.trim();
+    let rule = |typed: String| format!("an address is HOST:PORT, such as {typed}");
+    if address.contains("://") || address.contains('/') {
+        return Err(rule(
+            "127.0.0.1:7400, without a scheme or a path".to_owned(),
+        ));
+    }
+    let port = address
+        .rsplit_once(':')
+        .filter(|(host, _)| !host.is_empty());
+    match port.map(|(_, port)| port.parse::<u16>()) {
+        Some(Ok(_)) => Ok(address.to_owned()),
+        _ if address.is_empty() => Err(rule("127.0.0.1:7400".to_owned())),
+        _ => Err(rule(format!("{}:7400", address.trim_end_matches(':')))),
+    }
+}
+
 /// A duration above zero.
 fn parse_timeout(text: &str) -> Result<Duration, String> {
     let timeout = rangedb_duration::parse_or_seconds(text).map_err(|bad| bad.to_string())?;
@@ -412,6 +447,26 @@ mod tests {
         for bad in ["", "/", "2/", "/1", "2/x", "2/1/0", "-1", "2/70000"] {
             assert!(parse_location(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn addresses_have_a_port() {
+        for good in ["localhost:7400", " 10.0.0.1:1 ", "[::1]:7400"] {
+            assert_eq!(parse_address(good).as_deref(), Ok(good.trim()));
+        }
+        for bad in [
+            "",
+            "localhost",
+            "localhost:",
+            ":7400",
+            "http://x:1",
+            "x:1/",
+            "x:99999",
+        ] {
+            assert!(parse_address(bad).is_err(), "{bad}");
+        }
+        let message = parse_address("localhost").expect_err("no port");
+        assert!(message.contains("localhost:7400"), "{message}");
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub use units::{parse_keys, parse_size};
 
 /// A node with less than this in memory, in bytes, uses small pages only.
 const HUGE_PAGES_FROM_MIN: u64 = 256 << 20;
+/// What an address looks like, for messages.
+const EXAMPLE_ADDRESS: &str = "127.0.0.1:7400";
 /// The largest number of shards that a node accepts; more is taken for a typing mistake.
 pub const SHARDS_MAX: usize = 512;
 
@@ -42,6 +44,8 @@ pub struct BadSetting {
     pub value: String,
     /// The file, variable or flag it comes from.
     pub source_name: String,
+    /// The line of the file, if it comes from a file.
+    pub line: Option<usize>,
     /// The rule that the value breaks.
     pub rule: String,
 }
@@ -67,17 +71,6 @@ pub struct Http {
     pub hosts: Vec<String>,
     /// The origins of other sites whose pages may send requests.
     pub origins: Vec<String>,
-}
-
-impl Http {
-    /// Pages at this address, for a node without a name.
-    pub fn only(address: SocketAddr) -> Http {
-        Http {
-            address,
-            hosts: Vec::new(),
-            origins: Vec::new(),
-        }
-    }
 }
 
 /// Validated settings.
@@ -112,6 +105,8 @@ pub struct Config {
     pub log: LogFormat,
     /// The filter of log lines, in the syntax of `tracing`'s filters.
     pub log_level: String,
+    /// A request that takes as long is logged; zero for none.
+    pub slow_request: Duration,
     /// How long old versions of values are kept.
     pub gc_retention: Duration,
 }
@@ -135,7 +130,12 @@ impl Config {
             "" => Ok(units::machine_memory() / 2),
             text => parse_size(text),
         })?;
-        let listen = raw.parse(Key::Listen, |text| Ok(text.to_owned()))?;
+        let listen = raw.parse(Key::Listen, |text| match has_port(text) {
+            true => Ok(text.to_owned()),
+            false => Err(format!(
+                "an address is HOST:PORT, such as {EXAMPLE_ADDRESS}"
+            )),
+        })?;
         let advertise = advertise(raw, &listen)?;
         let config = Config {
             joining: joining(raw, &advertise)?,
@@ -161,7 +161,10 @@ impl Config {
                 "json" => Ok(LogFormat::Json),
                 _ => Err("the format is text or json".to_owned()),
             })?,
-            log_level: raw.parse(Key::LogLevel, |text| Ok(text.to_owned()))?,
+            log_level: raw.parse(Key::LogLevel, units::parse_log_level)?,
+            slow_request: raw.parse(Key::SlowRequest, |text| {
+                rangedb_duration::parse(text).map_err(|bad| bad.to_string())
+            })?,
             gc_retention: raw.parse(Key::GcRetention, |text| {
                 let retention = rangedb_duration::parse(text).map_err(|bad| bad.to_string())?;
                 if retention < Duration::from_secs(1) {
@@ -177,6 +180,11 @@ impl Config {
             1
         };
         check_memory(config.memory, shards).map_err(|rule| raw.bad(Key::Memory, rule))?;
+        if config.listen == raw.text(Key::Http) && !config.listen.ends_with(":0") {
+            let rule = "--listen has the same address: clients and the pages over HTTP need a port \
+                        each";
+            return Err(raw.bad(Key::Http, rule.to_owned()));
+        }
         Ok(config)
     }
 
@@ -188,6 +196,24 @@ impl Config {
         check_memory(self.memory, shards)?;
         self.shards = shards;
         Ok(self)
+    }
+
+    /// The value in force of a setting, as people may see it. `raw` has the same settings as text.
+    pub fn shown(&self, raw: &RawConfig, key: Key) -> String {
+        match key {
+            Key::Advertise => self.advertise.clone(),
+            Key::Shards => self.shards.to_string(),
+            Key::Memory => units::size(self.memory),
+            Key::RowCache => {
+                let rows = self.shard_memory().row_cache as u64 * u64::from(self.shards);
+                units::size(self.row_cache.unwrap_or(rows))
+            }
+            Key::Cpus => {
+                let cpus = self.cpus.iter().map(usize::to_string);
+                cpus.collect::<Vec<_>>().join(",")
+            }
+            _ => raw.shown(key).to_owned(),
+        }
     }
 
     /// With this many bytes in memory, a node holds enough data to use huge pages for it.
@@ -225,8 +251,12 @@ fn check_memory(memory: u64, shards: u16) -> Result<(), String> {
     let least = ShardMemory::SHARE_MIN * u64::from(shards);
     if memory < least {
         let (least, found) = (least >> 20, memory >> 20);
+        let need = match shards {
+            1 => "a shard needs".to_owned(),
+            shards => format!("{shards} shards need"),
+        };
         return Err(format!(
-            "{shards} shards need at least {least} MiB of memory, not {found} MiB"
+            "{need} at least {least} MiB of memory, not {found} MiB"
         ));
     }
     Ok(())
@@ -247,9 +277,17 @@ fn advertise(raw: &RawConfig, listen: &str) -> Result<String, BadSetting> {
         }
         match port.parse::<u16>() {
             Ok(_) => Ok(me.to_owned()),
-            Err(_) => Err("an address is HOST:PORT".to_owned()),
+            Err(_) => Err(format!(
+                "an address is HOST:PORT, such as {EXAMPLE_ADDRESS}"
+            )),
         }
     })
+}
+
+/// Whether an address ends with a port.
+fn has_port(address: &str) -> bool {
+    let port = address.rsplit_once(':').map(|(_, port)| port);
+    port.is_some_and(|port| port.parse::<u16>().is_ok())
 }
 
 /// Whether a host stands for all addresses, in any spelling, so that no other node can use it.
@@ -378,6 +416,13 @@ fn cpus(raw: &RawConfig) -> Result<Vec<usize>, BadSetting> {
             ) else {
                 return Err("a list of processors looks like 0,2-3".to_owned());
             };
+            // The list is looked at before it is built: it may name more than fit into memory.
+            let outside = [first, last]
+                .into_iter()
+                .find(|cpu| *cpu > allowed.iter().copied().max().unwrap_or_default());
+            if let Some(cpu) = outside {
+                return Err(format!("this process may not run on processor {cpu}"));
+            }
             cpus.extend(first..=last);
         }
         cpus.sort_unstable();
