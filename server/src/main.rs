@@ -237,7 +237,7 @@ fn start(arguments: &StartArgs) -> ExitCode {
     if let Err(error) = threads::stay_on(&config.cpus) {
         return usage(&format!("cannot stay on --cpus: {error}"));
     }
-    if let Err(error) = logging::start(config.log, &config.log_level) {
+    if let Err(error) = logging::start(config.logs.format, &config.logs.level) {
         return usage(&error);
     }
     logging::abort_on_panic();
@@ -247,7 +247,9 @@ fn start(arguments: &StartArgs) -> ExitCode {
     huge_pages::begin_without();
     let again = arguments.settings.clone();
     let read = move || {
-        again.config.iter().try_for_each(settings::check_file)?;
+        if let Some(file) = &again.config {
+            settings::check_file(file)?;
+        }
         layers(&again).map(|(raw, _)| raw)
     };
     let settings = Settings::new(raw, config.clone(), Box::new(read));

@@ -307,11 +307,10 @@ async fn control(
     let info = info(config, &folder, &shares, settings.clone());
     let parts = (port, info, shares);
     let (mut shards, peers) = start(config, &folder, parts, (&node, &service, http))?;
-    let cluster = folder.identity.cluster_id();
     for found in around.found {
         peers.learn(found.node, &found.address);
     }
-    tokio::spawn(enroll::seek(peers, cluster, around.silent));
+    tokio::spawn(enroll::seek(peers, folder.identity.cluster_id(), around.silent));
 
     let stopped_early = tokio::select! {
         started = started(&mut shards) => { started?; false }

@@ -10,7 +10,7 @@
 //! file or the address of a name may be long in coming. Shards read single words and take no lock on
 //! the data path.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -203,8 +203,8 @@ impl Settings {
     /// Puts settings in force that were checked: nothing here can fail.
     fn take_over(&self, next: InForce) {
         let config = &next.config;
-        logging::set_format(config.log);
-        logging::set_level(&config.log_level);
+        logging::set_format(config.logs.format);
+        logging::set_level(&config.logs.level);
         let slow_request = slow_request_ns(config);
         self.slow_request_ns.store(slow_request, Ordering::Relaxed);
         *locked(&self.http) = Arc::new(config.http.clone());
@@ -226,7 +226,7 @@ impl Settings {
 ///
 /// # Errors
 /// It is no regular file, or is not there.
-pub fn check_file(path: &PathBuf) -> Result<(), BadConfig> {
+pub fn check_file(path: &Path) -> Result<(), BadConfig> {
     let bad = |message: String| BadConfig::File {
         file: path.display().to_string(),
         line: None,
@@ -240,7 +240,7 @@ pub fn check_file(path: &PathBuf) -> Result<(), BadConfig> {
 }
 
 fn slow_request_ns(config: &Config) -> u64 {
-    match config.slow_request {
+    match config.logs.slow_request {
         Duration::ZERO => u64::MAX,
         time => u64::try_from(time.as_nanos()).unwrap_or(u64::MAX),
     }

@@ -479,11 +479,7 @@ impl<E: Env> Inner<E> {
                         Manager::new(term, self.location, &rows, placed, now)
                     });
                     *manager = Some(new);
-                    tracing::info!(
-                        event = "manager_elected",
-                        "shard {} manages the cluster in term {term}",
-                        self.location
-                    );
+                    tracing::info!(event = "manager_elected", "this shard manages the cluster");
                 }
                 Err(error) => {
                     self.store.fail(error.into());

@@ -73,6 +73,17 @@ pub struct Http {
     pub origins: Vec<String>,
 }
 
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logs {
+    /// The format of log lines.
+    pub format: LogFormat,
+    /// The filter of log lines, in the syntax of `tracing`'s filters.
+    pub level: String,
+    /// A request that takes as long is logged; zero for none.
+    pub slow_request: Duration,
+}
+
 /// Validated settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -101,12 +112,8 @@ pub struct Config {
     pub row_cache: Option<u64>,
     /// Borders of a new cluster's first ranges.
     pub split_at: Vec<Vec<u8>>,
-    /// The format of log lines.
-    pub log: LogFormat,
-    /// The filter of log lines, in the syntax of `tracing`'s filters.
-    pub log_level: String,
-    /// A request that takes as long is logged; zero for none.
-    pub slow_request: Duration,
+    /// What is logged, and how.
+    pub logs: Logs,
     /// How long old versions of values are kept.
     pub gc_retention: Duration,
 }
@@ -156,15 +163,7 @@ impl Config {
             memory,
             row_cache: row_cache(raw, memory)?,
             split_at,
-            log: raw.parse(Key::Log, |text| match text {
-                "text" => Ok(LogFormat::Text),
-                "json" => Ok(LogFormat::Json),
-                _ => Err("the format is text or json".to_owned()),
-            })?,
-            log_level: raw.parse(Key::LogLevel, units::parse_log_level)?,
-            slow_request: raw.parse(Key::SlowRequest, |text| {
-                rangedb_duration::parse(text).map_err(|bad| bad.to_string())
-            })?,
+            logs: logs(raw)?,
             gc_retention: raw.parse(Key::GcRetention, |text| {
                 let retention = rangedb_duration::parse(text).map_err(|bad| bad.to_string())?;
                 if retention < Duration::from_secs(1) {
@@ -227,6 +226,20 @@ impl Config {
         let row_cache = self.row_cache.map(|bytes| bytes / shards);
         ShardMemory::of(self.memory / shards, row_cache)
     }
+}
+
+fn logs(raw: &RawConfig) -> Result<Logs, BadSetting> {
+    Ok(Logs {
+        format: raw.parse(Key::Log, |text| match text {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err("the format is text or json".to_owned()),
+        })?,
+        level: raw.parse(Key::LogLevel, units::parse_log_level)?,
+        slow_request: raw.parse(Key::SlowRequest, |text| {
+            rangedb_duration::parse(text).map_err(|bad| bad.to_string())
+        })?,
+    })
 }
 
 /// Reads how much of the memory the row caches take, if that was given.

@@ -35,7 +35,7 @@ fn flags_stand_above_variables_above_the_file_above_defaults() {
     raw.add_flag(Key::DataDir, Some(&"d".to_owned()));
     let config = Config::validate(&raw).expect("valid");
     assert_eq!(
-        (config.listen.as_str(), config.log),
+        (config.listen.as_str(), config.logs.format),
         ("v:2", LogFormat::Json)
     );
     assert_eq!((config.memory, config.shards), (1 << 30, 2));
@@ -223,7 +223,7 @@ fn an_address_that_stands_for_all_is_refused_in_any_spelling() {
 fn levels_are_words_perhaps_of_a_module() {
     for level in ["error", "debug", "off", "warn,rangedb_engine::wal=trace"] {
         let config = Config::validate(&raw(&[(Key::LogLevel, level)]));
-        assert_eq!(config.expect(level).log_level, level);
+        assert_eq!(config.expect(level).logs.level, level);
     }
 }
 

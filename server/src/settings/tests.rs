@@ -1,5 +1,7 @@
 //! Reloads, of good files and of broken ones.
 
+use std::path::PathBuf;
+
 use super::*;
 
 /// A file of settings that is read again and again.
