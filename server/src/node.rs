@@ -291,10 +291,7 @@ async fn control(
         prepared = prepare => prepared?,
         () = signals.stop() => {
             service.enter(Phase::Draining);
-            tracing::info!(
-                event = "node_stopped",
-                "the node has stopped before it had a place in a cluster"
-            );
+            tracing::info!(event = "node_stopped", "the node has stopped before it had a place");
             return Ok(());
         }
     };
@@ -307,10 +304,11 @@ async fn control(
     let info = info(config, &folder, &shares, settings.clone());
     let parts = (port, info, shares);
     let (mut shards, peers) = start(config, &folder, parts, (&node, &service, http))?;
+    let cluster = folder.identity.cluster_id();
     for found in around.found {
         peers.learn(found.node, &found.address);
     }
-    tokio::spawn(enroll::seek(peers, folder.identity.cluster_id(), around.silent));
+    tokio::spawn(enroll::seek(peers, cluster, around.silent));
 
     let stopped_early = tokio::select! {
         started = started(&mut shards) => { started?; false }

@@ -126,7 +126,10 @@ fn the_manager_hears_of_the_start_of_beats_of_a_reload_and_of_the_end() {
     assert_eq!(node.wait().code(), Some(0));
     let log = home.log();
     for event in ["setting_changed", "reloaded", "reload_refused"] {
-        assert!(log.contains(&format!("event=\"{event}\"")), "{event}: {log}");
+        assert!(
+            log.contains(&format!("event=\"{event}\"")),
+            "{event}: {log}"
+        );
     }
 }
 

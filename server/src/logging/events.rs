@@ -79,8 +79,8 @@ mod tests {
 
     /// Collects the names in the sources of a folder.
     fn collect(folder: &Path, names: &mut BTreeSet<String>) {
-        // In two parts, so that this file has none.
-        let field = ["event = ", "\""].concat();
+        // Put together here, so that this file has none.
+        let field = format!("event = {}", '"');
         for entry in fs::read_dir(folder).expect("the folder is there") {
             let path = entry.expect("it can be read").path();
             if path.is_dir() {
