@@ -4,8 +4,9 @@
 //! newer releases; what a newer node says beyond them is passed over.
 
 pub use rangedb_protocol::admin::{
-    ClusterStatus, Epoch, Health, HealthReason, Liveness, Node, Range, Replica, ReplicaInTrouble,
-    ReplicaState, Setting, SettingChange, SystemLeader,
+    ClusterStatus, Epoch, Health, HealthReason, Liveness, Node, NodeConfig, NodeSetting, Range,
+    Reloaded, Replica, ReplicaInTrouble, ReplicaState, Setting, SettingChange, SettingDifference,
+    SettingRefused, SystemLeader,
 };
 use rangedb_protocol::admin::{Command, History, Nodes, Ranges, Settings};
 pub use rangedb_protocol::{MemoryUse, NodeState, RangeState, Route, ShardState};
@@ -115,6 +116,23 @@ impl Admin {
     pub async fn config_set(&self, name: &str, value: &str) -> Result<(), Error> {
         let (name, value) = (name.to_owned(), value.to_owned());
         self.order(Command::ConfigSet { name, value }).await
+    }
+
+    /// The settings of one node, whichever answers.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn node_config(&self) -> Result<NodeConfig, Error> {
+        self.show(Command::NodeConfig {}).await
+    }
+
+    /// Has one node, whichever answers, read its settings again. If one of them is refused, nothing
+    /// changes. Doing it twice does what doing it once does.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn reload(&self) -> Result<Reloaded, Error> {
+        self.show(Command::Reload {}).await
     }
 
     /// Has another node lead a range: `to`, or any other than the present leader's. While the setting

@@ -73,7 +73,8 @@ async fn connect(
     stream.write_all(&handshake.encode()).await?;
     let mut bytes = [0; HANDSHAKE_REPLY_LEN];
     stream.read_exact(&mut bytes).await?;
-    let answer = HandshakeReply::decode(&bytes).ok_or("this is not a RangeDB server")?;
+    let answer = HandshakeReply::decode(&bytes)
+        .ok_or("something answers, but not as a RangeDB node does; is it the address of --http?")?;
     if answer.verdict != Verdict::Accepted {
         return Err(format!("refused: {:?}", answer.verdict).into());
     }

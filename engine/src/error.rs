@@ -41,7 +41,9 @@ pub enum Error {
     #[error("the key's range is elsewhere or has changed")]
     Moved(Option<Box<Route>>),
     /// The keys of one multi-write or scan lie in more than one range.
-    #[error("the keys lie in several ranges; writes over several ranges need a transaction")]
+    #[error(
+        "the keys lie in several ranges, and a write over several ranges is not supported yet: write the keys of each range by themselves"
+    )]
     SeveralRanges,
     /// This replica does not lead its range now.
     #[error("this replica does not lead the range")]

@@ -46,6 +46,7 @@
 //! | [`hlc`] | the node's hybrid logical clock |
 //! | [`frame`] | frames of messages between nodes |
 //! | [`codec`] | the encoding of those messages and of the cluster's records |
+//! | [`line_limit`] | a limit on log lines of one kind |
 //! | [`notify`] | events and counts that the tasks of a thread wait for |
 //! | [`wal`] | the log: segments, batches, records, recovery |
 //! | [`tree`] | the shard's tree as its ranges use it: freezes, room, what is durable |
@@ -75,6 +76,7 @@ pub mod frame;
 pub mod gateway;
 pub mod hlc;
 pub mod limits;
+pub mod line_limit;
 pub mod lsm;
 pub mod memory;
 pub mod mutant;

@@ -49,6 +49,10 @@ pub enum Command {
     },
     /// Shows all changes of settings. [`History`] is the answer.
     ConfigHistory {},
+    /// Shows the settings of the node that answers. [`NodeConfig`] is the answer.
+    NodeConfig {},
+    /// Has the node that answers read its settings again. [`Reloaded`] is the answer.
+    Reload {},
 }
 
 impl Command {
@@ -93,6 +97,79 @@ pub struct History {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
     /// Whether it was carried out; a node that refuses says why by an error.
+    pub done: bool,
+}
+
+/// The answer to [`Command::NodeConfig`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeConfig {
+    /// The node that answers.
+    pub node: u64,
+    /// All its settings.
+    pub node_settings: Vec<NodeSetting>,
+}
+
+/// A setting of one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct NodeSetting {
+    /// The setting's name.
+    pub name: String,
+    /// The value in force.
+    pub in_force: String,
+    /// Where it comes from: `default`, or the line of a file, a variable or a flag.
+    pub source: String,
+    /// When a new value counts: from a `reload` or from the next `start` on.
+    pub counts_from: String,
+}
+
+/// The answer to [`Command::Reload`]: what became of each setting. If one is refused, nothing has
+/// changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Reloaded {
+    /// The node that answers.
+    pub node: u64,
+    /// The settings that have a new value now.
+    pub applied: Vec<SettingDifference>,
+    /// The settings that stay as they are.
+    pub unchanged: Vec<String>,
+    /// The settings whose new value counts from the next start on.
+    pub needs_restart: Vec<SettingDifference>,
+    /// What is wrong with the new settings.
+    pub refused: Vec<SettingRefused>,
+}
+
+/// A setting with another value than before.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct SettingDifference {
+    /// The setting's name.
+    pub name: String,
+    /// The value before.
+    pub before: String,
+    /// The new value.
+    pub after: String,
+}
+
+/// Why new settings are not taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct SettingRefused {
+    /// The setting, if the fault is one setting's.
+    pub name: Option<String>,
+    /// The line of the file, if the fault is in one.
+    pub line: Option<u64>,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// The answer of the command line to an order that goes on after it was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// Whether it has begun.
+    pub started: bool,
+    /// Whether its end was waited for and has come.
     pub done: bool,
 }
 
@@ -260,6 +337,12 @@ pub struct Setting {
     pub at_ms: Option<u64>,
     /// The values that it may have, for people.
     pub may_be: String,
+    /// The value in force, whether it was ever set or not.
+    #[serde(default)]
+    pub in_force: String,
+    /// Where that comes from: `default`, or `cluster` if it was set.
+    #[serde(default)]
+    pub source: String,
 }
 
 /// A change of a setting.

@@ -40,6 +40,7 @@ const ORDERS: [Order; 4] = [
             frame - frames between nodes
             lsm - memtables, tables, scans, collection; knows no environment
             env - the door to the world
+            line_limit - a limit on log lines of one kind
             wal - the shard's log
             error - why a request or a process fails
             hlc - the node's clock
@@ -59,6 +60,7 @@ const ORDERS: [Order; 4] = [
             config - settings
             data_dir - the data folder, and which node of which cluster it belongs to
             logging - log lines
+            settings - the settings in force, and how they are reloaded
             fatal - how a node ends that cannot go on
             descriptors - shares of file descriptors
             check - whether machine and settings are fit for a node

@@ -6,13 +6,12 @@ use crate::logging;
 
 /// Logs a fatal error and aborts the process, so that other replicas take over.
 pub fn die(what: &str, fatal: &dyn std::fmt::Display) -> ! {
-    tracing::error!(what, error = %fatal, "fatal");
-    logging::last_words(&format!("rangedb: fatal: {what}: {fatal}"));
+    logging::last_words(&format!("fatal: {what}: {fatal}"));
     threads::abort()
 }
 
 /// Exits as a refused start does, because a person has to act.
 pub fn refuse(fatal: &dyn std::fmt::Display) -> ! {
-    logging::last_words(&format!("rangedb: {fatal}"));
+    logging::last_words(&fatal.to_string());
     std::process::exit(1)
 }

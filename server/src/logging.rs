@@ -5,13 +5,25 @@
 //! that nobody reads, or a disk that hangs, blocks the writer, and a shard must not wait for that.
 //! The queue of that thread is bounded; lines that do not fit are lost, too. Nothing else in the
 //! server prints: `println!` and `eprintln!` panic when they cannot write.
+//!
+//! Lines about what happens to the node or the cluster have a field `event` with a name that does not
+//! change; [`events`] lists the names.
 
+pub mod events;
+
+use std::fmt;
 use std::io::{self, Write};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::fmt::format::{Format, Full, Json, Writer};
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, reload};
 
 use crate::config::LogFormat;
@@ -31,6 +43,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 static LOG: OnceLock<Lines> = OnceLock::new();
 /// Replaces the filter of lines.
 static FILTER: OnceLock<SetFilter> = OnceLock::new();
+/// Whether lines are JSON.
+static JSON: AtomicBool = AtomicBool::new(false);
 /// The number of lines that were lost.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
@@ -53,35 +67,65 @@ struct Lines {
 pub fn start(format: LogFormat, level: &str) -> Result<(), String> {
     let filter = filter(level)?;
     start_writer().map_err(|e| format!("cannot start the thread that writes logs: {e}"))?;
+    set_format(format);
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .log_internal_errors(false)
-        .with_writer(|| Line);
-    let started = match format {
-        LogFormat::Text => {
-            let logs = logs.with_ansi(false).with_filter_reloading();
-            let handle = logs.reload_handle();
-            FILTER.get_or_init(|| Box::new(move |filter| handle.reload(filter)));
-            logs.try_init()
-        }
-        LogFormat::Json => {
-            let logs = logs.json().flatten_event(true).with_filter_reloading();
-            let handle = logs.reload_handle();
-            FILTER.get_or_init(|| Box::new(move |filter| handle.reload(filter)));
-            logs.try_init()
-        }
-    };
-    started.map_err(|e| e.to_string())
+        .with_writer(|| Line)
+        .with_ansi(false)
+        .event_format(EitherFormat::new())
+        .with_filter_reloading();
+    let handle = logs.reload_handle();
+    FILTER.get_or_init(|| Box::new(move |filter| handle.reload(filter)));
+    logs.try_init().map_err(|e| e.to_string())
 }
 
-/// Changes the level of log lines.
-///
-/// # Errors
-/// The level is no valid filter, or logging was not started.
-pub fn set_level(level: &str) -> Result<(), String> {
-    let filter = filter(level)?;
-    let set = FILTER.get().ok_or("logging was not started")?;
-    set(filter).map_err(|e| e.to_string())
+/// Changes the level of log lines. Only a level that [`start`] would take is set.
+pub fn set_level(level: &str) {
+    let set = FILTER.get().ok_or_else(|| "there are no logs".to_owned());
+    let is_set = set.and_then(|set| set(filter(level)?).map_err(|e| e.to_string()));
+    if let Err(error) = is_set {
+        tracing::error!(level, error, "the level of log lines was not changed");
+    }
+}
+
+/// Changes the format of log lines.
+pub fn set_format(format: LogFormat) {
+    JSON.store(format == LogFormat::Json, Ordering::Relaxed);
+}
+
+/// The two formats of lines, of which [`set_format`] chooses one.
+struct EitherFormat {
+    text: Format<Full, SystemTime>,
+    json: Format<Json, SystemTime>,
+}
+
+impl EitherFormat {
+    fn new() -> EitherFormat {
+        let json = tracing_subscriber::fmt::format().json();
+        EitherFormat {
+            text: tracing_subscriber::fmt::format(),
+            json: json.flatten_event(true),
+        }
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for EitherFormat
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        match JSON.load(Ordering::Relaxed) {
+            true => self.json.format_event(context, writer, event),
+            false => self.text.format_event(context, writer, event),
+        }
+    }
 }
 
 fn filter(level: &str) -> Result<EnvFilter, String> {
@@ -124,16 +168,34 @@ pub fn announce(line: String) {
     }
 }
 
-/// Writes a message to standard error, after all queued lines, and waits up to a second for it. For
-/// the message right before the process ends.
+/// Says why the process ends, whatever the level of logs is: by a log line after all queued ones, for
+/// which it waits up to a second, or before logs are started by a plain line.
 pub fn last_words(words: &str) {
     let Some(log) = LOG.get() else {
         // If standard error is closed, there is no other place for the message.
-        let _ = writeln!(io::stderr(), "{words}");
+        let _ = writeln!(io::stderr(), "rangedb: {words}");
         return;
     };
-    log.push(format!("{words}\n").into_bytes());
+    log.push(format!("{}\n", last_line(words)).into_bytes());
     flush();
+}
+
+/// The log line of a message that no filter may keep back.
+fn last_line(words: &str) -> String {
+    let mut at = String::new();
+    // Writing to a string cannot fail.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut at));
+    match JSON.load(Ordering::Relaxed) {
+        true => json!({
+            "timestamp": at,
+            "level": "ERROR",
+            "event": "node_failed",
+            "message": words,
+            "target": "rangedb",
+        })
+        .to_string(),
+        false => format!("{at} ERROR rangedb: {words} event=\"node_failed\""),
+    }
 }
 
 /// Waits until the lines queued so far are written, for at most a second.
@@ -155,8 +217,8 @@ pub fn abort_on_panic() {
             .to_owned();
         let trace = std::backtrace::Backtrace::force_capture();
         last_words(&format!(
-            "rangedb: thread {name} panicked: {panic}\n{trace}\nrangedb: aborting: nothing \
-             continues on bad state"
+            "the node aborts, since nothing continues on bad state: thread {name} panicked: \
+             {panic}\n{trace}"
         ));
         threads::abort();
     }));
@@ -211,6 +273,7 @@ fn write_lines(lines: &mpsc::Receiver<Vec<u8>>) {
         // missing.
         if written && left == 0 && std::mem::replace(&mut told, lost) != lost {
             tracing::warn!(
+                event = "lines_lost",
                 lines = lost,
                 "log lines were lost; the number counts from the start"
             );

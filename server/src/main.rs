@@ -11,6 +11,7 @@ use rangedb_server::config::Config;
 use rangedb_server::config::raw::{BadConfig, Key, RawConfig};
 use rangedb_server::env::root::Root;
 use rangedb_server::env::{huge_pages, signals, threads};
+use rangedb_server::settings::{self, Settings};
 use rangedb_server::{check, logging, node};
 
 /// An allocator that keeps freed pages, so that a shard does not wait for the kernel's memory-map
@@ -41,8 +42,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs a node until SIGTERM or SIGINT; a second one ends it at once. SIGHUP reads --log-level from
-    /// the file anew.
+    /// Runs a node until SIGTERM or SIGINT; a second one ends it at once. SIGHUP reads the file of
+    /// --config again, as `rangedb reload` does.
     Start(Box<StartArgs>),
     /// Checks whether this machine, the settings and the data folder are fit for a node, and measures
     /// the disk for 5 s; the exit code is 1 if a check fails.
@@ -84,7 +85,7 @@ struct CheckArgs {
 
 /// The settings of a node. Each can also be set in the environment, as RANGEDB_DATA_DIR and so on, or
 /// in the file.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct SettingsArgs {
     /// Folder of the node's data; made if it does not exist.
     #[arg(long, value_name = "DIR")]
@@ -144,6 +145,10 @@ struct SettingsArgs {
     /// Lowest level of log lines: error, warn, info, debug or trace; info by default.
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
+    /// A request that takes as long is logged, with the time of each step; 100ms by default, 0ms for
+    /// none.
+    #[arg(long, value_name = "TIME")]
+    slow_request: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -178,9 +183,7 @@ fn layers(arguments: &SettingsArgs) -> Result<(RawConfig, Vec<String>), BadConfi
     if let Some(file) = &arguments.config {
         raw.add_file(file)?;
     }
-    let variables = std::env::vars_os();
-    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-    let warnings = raw.add_variables(variables.map(|(name, value)| (text(name), text(value))));
+    let warnings = raw.add_variables(std::env::vars_os())?;
     raw.add_flag(Key::DataDir, arguments.data_dir.as_ref());
     raw.add_flag(Key::Listen, arguments.listen.as_ref());
     raw.add_flag(Key::Advertise, arguments.advertise.as_ref());
@@ -198,6 +201,7 @@ fn layers(arguments: &SettingsArgs) -> Result<(RawConfig, Vec<String>), BadConfi
     raw.add_flag(Key::GcRetention, arguments.gc_retention.as_ref());
     raw.add_flag(Key::Log, arguments.log.as_ref());
     raw.add_flag(Key::LogLevel, arguments.log_level.as_ref());
+    raw.add_flag(Key::SlowRequest, arguments.slow_request.as_ref());
     Ok((raw, warnings))
 }
 
@@ -208,7 +212,7 @@ fn check(arguments: &CheckArgs) -> ExitCode {
         Err(error) => return usage(&error.to_string()),
     };
     for warning in warnings {
-        logging::last_words(&format!("rangedb: {warning}"));
+        logging::last_words(&warning);
     }
     if raw.text(Key::DataDir).is_empty() {
         raw.add_flag(Key::DataDir, Some(&".".to_owned()));
@@ -231,25 +235,9 @@ fn check(arguments: &CheckArgs) -> ExitCode {
     }
 }
 
-/// Reads the settings again, and takes over the log level. Settings that cannot be read change
-/// nothing.
-fn reload(arguments: &StartArgs) {
-    let level = layers(&arguments.settings)
-        .and_then(|(raw, _)| Ok(raw.parse(Key::LogLevel, |level| Ok(level.to_owned()))?))
-        .map_err(|error| error.to_string())
-        .and_then(|level| logging::set_level(&level).map(|()| level));
-    match level {
-        Ok(level) => tracing::info!(
-            level,
-            "the log level was reloaded; other settings count from the next start"
-        ),
-        Err(error) => tracing::error!(error, "the log level was not reloaded"),
-    }
-}
-
 /// Prints why a command line, a configuration or a path on it is not valid.
 fn usage(message: &str) -> ExitCode {
-    logging::last_words(&format!("rangedb: {message}"));
+    logging::last_words(message);
     ExitCode::from(EXIT_USAGE)
 }
 
@@ -273,7 +261,7 @@ fn start(arguments: &StartArgs) -> ExitCode {
     if let Err(error) = threads::stay_on(&config.cpus) {
         return usage(&format!("cannot stay on --cpus: {error}"));
     }
-    if let Err(error) = logging::start(config.log, &config.log_level) {
+    if let Err(error) = logging::start(config.logs.format, &config.logs.level) {
         return usage(&error);
     }
     logging::abort_on_panic();
@@ -281,14 +269,21 @@ fn start(arguments: &StartArgs) -> ExitCode {
         tracing::warn!("{warning}");
     }
     huge_pages::begin_without();
-    match node::run(&config, &|| reload(arguments)) {
+    let again = arguments.settings.clone();
+    let read = move || {
+        if let Some(file) = &again.config {
+            settings::check_file(file)?;
+        }
+        layers(&again).map(|(raw, _)| raw)
+    };
+    let settings = Settings::new(raw, config.clone(), Box::new(read));
+    match node::run(&config, &settings) {
         Ok(()) => {
             logging::flush();
             ExitCode::SUCCESS
         }
         Err(error) => {
-            tracing::error!(%error, "the node ends");
-            logging::last_words(&format!("rangedb: {error}"));
+            logging::last_words(&format!("the node ends: {error}"));
             ExitCode::FAILURE
         }
     }

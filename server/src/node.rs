@@ -2,10 +2,12 @@
 //!
 //! The thread that calls [`run`] becomes the control thread: a tokio runtime for signals, the admin
 //! pages and the service manager ([`service`]). The data path never waits for it. At a first signal
-//! to stop the node stops after everything is durable; at a second one it ends at once. SIGHUP
-//! reloads what can be reloaded. A fatal error of any shard aborts the whole process, since nothing
+//! to stop the node stops after everything is durable; at a second one it ends at once. At SIGHUP it
+//! reads its settings again. A fatal error of any shard aborts the whole process, since nothing
 //! may continue on bad state.
 
+mod banner;
+mod clock;
 mod engine;
 mod first;
 mod service;
@@ -33,6 +35,7 @@ use crate::fatal::{die, refuse};
 use crate::logging;
 use crate::net::port::{HELD_TIMEOUT, Port, PortError};
 use crate::peers::{Peers, enroll};
+use crate::settings::Settings;
 use crate::shard::context::{ClientLimits, NodeInfo};
 use crate::shard::mesh::channels;
 use crate::shard::{self, Order, ShardError, ShardSetup};
@@ -83,11 +86,11 @@ pub enum NodeError {
     Shard(u16, ShardError),
 }
 
-/// Runs a node until a signal stops it. At SIGHUP, `reload` is called on a node that serves.
+/// Runs a node until a signal stops it. `settings` are the same as in `config`, and can change.
 ///
 /// # Errors
 /// The node could not start, or a shard failed.
-pub fn run(config: &Config, reload: &dyn Fn()) -> Result<(), NodeError> {
+pub fn run(config: &Config, settings: &Arc<Settings>) -> Result<(), NodeError> {
     check::log_at_start(config);
     kernel::check()?;
     // Check memory and descriptors before the folder is touched: for one shard, if only the folder
@@ -105,7 +108,7 @@ pub fn run(config: &Config, reload: &dyn Fn()) -> Result<(), NodeError> {
         .enable_all()
         .build();
     let runtime = runtime.map_err(|e| NodeError::Start("the control thread", e.to_string()))?;
-    let ended = runtime.block_on(control(config, shares.http, reload));
+    let ended = runtime.block_on(control(config, shares.http, settings));
     // Do not wait for a name server that does not answer.
     runtime.shutdown_background();
     ended
@@ -174,7 +177,7 @@ async fn be_born(config: &Config, token: &str, pages: &admin::Node) -> Result<Bi
         },
     };
     let waits = |reason: String| {
-        tracing::info!(reason, "waiting for a place in the cluster");
+        tracing::info!("the node waits for a place in the cluster: {reason}");
         pages.wait_for(reason);
     };
     let membership = enroll::enroll(&list, &request, waits).await?;
@@ -257,15 +260,20 @@ impl Signals {
     }
 }
 
-async fn control(config: &Config, pages_max: usize, reload: &dyn Fn()) -> Result<(), NodeError> {
+async fn control(
+    config: &Config,
+    pages_max: usize,
+    settings: &Arc<Settings>,
+) -> Result<(), NodeError> {
     let mut signals = Signals::take()?;
     let address = config.http.address;
     let pages = Pages::bind(address)
         .await
         .map_err(|e| NodeError::Http(address, e))?;
     let http = pages.address;
-    let node = Arc::new(admin::Node::new(config.http.clone()));
+    let node = Arc::new(admin::Node::new(settings.clone()));
     tokio::spawn(pages.serve(node.clone(), pages_max));
+    tokio::spawn(clock::watch());
     tokio::spawn(huge_pages::allow_from(config.huge_pages_from()));
     let service = Arc::new(Service::new(node.clone()));
     tokio::spawn(service.clone().inform());
@@ -283,15 +291,19 @@ async fn control(config: &Config, pages_max: usize, reload: &dyn Fn()) -> Result
         prepared = prepare => prepared?,
         () = signals.stop() => {
             service.enter(Phase::Draining);
-            tracing::info!("stopped before it had a place in a cluster");
+            tracing::info!(event = "node_stopped", "the node has stopped before it had a place");
             return Ok(());
         }
     };
     let config = &config;
+    settings.know_folder(folder.identity.node, config);
+    banner::log(config, &folder, settings);
     let listen = port.address;
     let shares = divide_descriptors(config, config.shards, folder.count_tables())?;
-    tracing::info!(%shares, "file descriptors are divided");
-    let (mut shards, peers) = start(config, &folder, port, (&node, &service, http), shares)?;
+    tracing::info!("the file descriptors are divided: {shares}");
+    let info = info(config, &folder, &shares, settings.clone());
+    let parts = (port, info, shares);
+    let (mut shards, peers) = start(config, &folder, parts, (&node, &service, http))?;
     let cluster = folder.identity.cluster_id();
     for found in around.found {
         peers.learn(found.node, &found.address);
@@ -309,20 +321,28 @@ async fn control(config: &Config, pages_max: usize, reload: &dyn Fn()) -> Result
         logging::announce(format!(
             "ready listen={listen} http={http} shards={count} pid={process}"
         ));
-        tracing::info!(%listen, %http, shards = count, "ready");
-        serve(&service, &mut shards, &mut signals, reload).await;
+        tracing::info!(
+            event = "node_started",
+            "the node is ready: it listens on {listen}, and for HTTP on {http}, with {count} shards"
+        );
+        serve(&service, &mut shards, &mut signals, settings).await;
     }
     service.enter(Phase::Draining);
     drain(&mut shards, &mut signals).await
 }
 
 /// Serves until a signal stops the node.
-async fn serve(service: &Service, shards: &mut Shards, signals: &mut Signals, reload: &dyn Fn()) {
+async fn serve(
+    service: &Arc<Service>,
+    shards: &mut Shards,
+    signals: &mut Signals,
+    settings: &Arc<Settings>,
+) {
     loop {
         tokio::select! {
             wish = signals.next() => match wish {
                 Wish::Stop => return,
-                Wish::Reload => service.reload(reload),
+                Wish::Reload => drop(tokio::spawn(service.clone().reload(settings.clone()))),
             },
             ended = shards.ended.recv() => died(ended),
         }
@@ -331,7 +351,10 @@ async fn serve(service: &Service, shards: &mut Shards, signals: &mut Signals, re
 
 /// Stops all shards and waits until they have ended.
 async fn drain(shards: &mut Shards, signals: &mut Signals) -> Result<(), NodeError> {
-    tracing::info!("stopping: what is in flight gets 10 s; a second signal ends it at once");
+    tracing::info!(
+        event = "drain_started",
+        "the node was told to stop: what is in flight gets 10 s; a second signal ends it at once"
+    );
     let told = StdInstant::now();
     // A shard that has ended already receives no order.
     let _ = shards.orders.send(Order::Stop {
@@ -354,7 +377,12 @@ async fn drain(shards: &mut Shards, signals: &mut Signals) -> Result<(), NodeErr
             }
         }
     }
-    tracing::info!("stopped");
+    tracing::info!(
+        event = "drain_ended",
+        "what was in flight has ended, after {} ms",
+        told.elapsed().as_millis()
+    );
+    tracing::info!(event = "node_stopped", "the node has stopped");
     Ok(())
 }
 
@@ -383,14 +411,12 @@ fn died(ended: Option<(u16, Result<(), ShardError>)>) -> ! {
 fn start(
     config: &Config,
     folder: &DataDir,
-    port: Port,
+    (port, node, shares): (Port, NodeInfo, Shares),
     (pages, service, http): (&admin::Node, &Service, std::net::SocketAddr),
-    shares: Shares,
 ) -> Result<(Shards, Arc<Peers>), NodeError> {
     let count = config.shards;
     let (orders, ordered) = watch::channel(Order::Serve);
     let (end, ended) = mpsc::unbounded_channel();
-    let node = info(config, folder, &shares);
     let (peers, record) = introduce(config, folder, port.address, http);
     let hlc = Hlc::new();
     let mut ready = Vec::new();
@@ -450,13 +476,14 @@ fn start(
 }
 
 /// What each shard knows of the node.
-fn info(config: &Config, folder: &DataDir, shares: &Shares) -> NodeInfo {
+fn info(config: &Config, folder: &DataDir, shares: &Shares, settings: Arc<Settings>) -> NodeInfo {
     NodeInfo {
         cluster: folder.identity.cluster_id(),
         id: NodeId(folder.identity.node),
         shards: config.shards,
         started: StdInstant::now(),
         limits: limits(config, shares),
+        settings,
         clients: ConnectionLimit::new(shares.clients),
         peers: ConnectionLimit::new(shares.peers),
     }

@@ -28,6 +28,7 @@ use crate::env::{Now, RingDisk, SystemClock, reactor};
 use crate::net::port::Port;
 use crate::peers::Peers;
 use crate::peers::link::Links;
+use crate::settings::Settings;
 use crate::shard::context::{ClientLimits, Context, NodeInfo};
 use crate::shard::mesh::channels;
 use crate::shard::{Order, ShardError, ShardSetup, run};
@@ -175,6 +176,7 @@ fn node_info(shards: u16, limits: ClientLimits, connections_max: usize) -> NodeI
         shards,
         started: StdInstant::now(),
         limits,
+        settings: Settings::of_test(),
         clients: ConnectionLimit::new(connections_max),
         peers: ConnectionLimit::new(connections_max),
     }

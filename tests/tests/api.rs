@@ -521,10 +521,17 @@ fn settings_are_shown_by_both_faces() {
     let home = Home::new(temp.path(), &["--shards", "1"]);
     let _node = home.start();
     let config = shown(&home, &["config", "get"]);
-    assert_eq!(request(&home, "GET", "config", b"").json(), config);
+    let of_cluster = request(&home, "GET", "config", b"").json();
+    assert_eq!(of_cluster["settings"], config["settings"]);
+    let listen = shown(&home, &["config", "get", "listen"]);
+    assert_eq!(listen["in_force"], home.listen.as_str());
+    let of_node = config["node_settings"].as_array().expect("a list");
+    assert!(of_node.contains(&listen), "{config}");
     let balance = shown(&home, &["config", "get", "balance"]);
     assert_eq!(request(&home, "GET", "config/balance", b"").json(), balance);
     assert_eq!(balance["value"], Value::Null);
+    assert_eq!(balance["in_force"], "on");
+    assert_eq!(balance["source"], "default");
     assert_eq!(
         home.cli(&["config", "get", "colour"]).status.code(),
         Some(3)

@@ -153,8 +153,8 @@ fn a_node_with_another_secret_is_refused_and_says_so_once() {
     wait_for_page(&other, "/readyz", 503, why);
     std::thread::sleep(Duration::from_secs(3));
     for (home, words) in [
-        (&homes[0], "a node was refused"),
-        (&other, "a node refuses"),
+        (&homes[0], "was refused: the cluster's secret"),
+        (&other, "refuses this one: "),
     ] {
         let log = home.log();
         let lines = log.lines().filter(|line| line.contains(words)).count();

@@ -125,8 +125,12 @@ fn the_manager_hears_of_the_start_of_beats_of_a_reload_and_of_the_end() {
     assert!(end.concat().contains("STATUS=draining"), "{end:?}");
     assert_eq!(node.wait().code(), Some(0));
     let log = home.log();
-    assert!(log.contains("the log level was reloaded"), "{log}");
-    assert!(log.contains("the log level was not reloaded"), "{log}");
+    for event in ["setting_changed", "reloaded", "reload_refused"] {
+        assert!(
+            log.contains(&format!("event=\"{event}\"")),
+            "{event}: {log}"
+        );
+    }
 }
 
 #[test]

@@ -4,24 +4,44 @@ use std::time::Duration;
 
 use crate::error::OrderError;
 
-/// The names of the settings, and the values that each may have.
-pub const SETTINGS: [(&str, &str); 3] = [
-    ("replication-factor", "1, 3 or 5 (default 3)"),
-    (
-        "dead-after",
-        "a time from 1s, such as 90s or 5m (default 5m)",
-    ),
-    ("balance", "on or off (default on)"),
+/// A setting of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Its name.
+    pub name: &'static str,
+    /// Its value as long as it was never set.
+    pub default: &'static str,
+    /// The values that it may have, for people.
+    pub may_be: &'static str,
+}
+
+/// The settings.
+pub const SETTINGS: [Rule; 3] = [
+    Rule {
+        name: "replication-factor",
+        default: "3",
+        may_be: "1, 3 or 5",
+    },
+    Rule {
+        name: "dead-after",
+        default: "5m",
+        may_be: "a time from 1s, such as 90s or 5m",
+    },
+    Rule {
+        name: "balance",
+        default: "on",
+        may_be: "on or off",
+    },
 ];
 
-/// What a setting may be.
+/// The rule of a setting.
 ///
 /// # Errors
 /// [`OrderError::NotFound`]: there is no such setting.
-pub fn rule(name: &str) -> Result<&'static str, OrderError> {
-    let found = SETTINGS.iter().find(|(known, _)| *known == name);
-    found.map(|(_, rule)| *rule).ok_or_else(|| {
-        let names = SETTINGS.map(|(name, _)| name).join(", ");
+pub fn rule(name: &str) -> Result<&'static Rule, OrderError> {
+    let found = SETTINGS.iter().find(|rule| rule.name == name);
+    found.ok_or_else(|| {
+        let names = SETTINGS.map(|rule| rule.name).join(", ");
         OrderError::NotFound(format!(
             "there is no setting {name:?}; the settings are {names}"
         ))
@@ -48,7 +68,7 @@ pub fn check(name: &str, value: &str) -> Result<(), OrderError> {
         _ => ["on", "off"].contains(&value),
     };
     if !fits {
-        let why = format!("{name} is {rule}, not {value:?}");
+        let why = format!("{name} is {}, not {value:?}", rule.may_be);
         return Err(OrderError::Invalid(why));
     }
     Ok(())
@@ -57,6 +77,13 @@ pub fn check(name: &str, value: &str) -> Result<(), OrderError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn defaults_keep_the_rules() {
+        for rule in SETTINGS {
+            assert_eq!(check(rule.name, rule.default), Ok(()), "{}", rule.name);
+        }
+    }
 
     #[test]
     fn settings_have_rules() {

@@ -107,6 +107,7 @@ impl<T: Instant> Manager<T> {
         }
         if view != self.view {
             self.tell_troubles(&view);
+            self.tell_nodes(&view);
             view.version += 1;
             self.view = view;
         }
@@ -134,17 +135,52 @@ impl<T: Instant> Manager<T> {
                 tracing::warn!(range = %range_id, %replica, %at, address, trouble = trouble.name(), "a replica is a member by name only");
             }
         }
+    }
+
+    /// Logs nodes that are new, and nodes whose state is another one. The rows that a manager is made
+    /// of are no news.
+    fn tell_nodes(&self, view: &View) {
+        let is_made = self.view.version != self.term << 32;
         for node in &view.nodes {
+            let (id, address) = (node.record.id, &node.record.address);
             let mut before = self.view.nodes.iter();
-            let before = before.find(|known| known.record.id == node.record.id);
-            let is_news = before.is_none_or(|known| known.state != node.state);
-            if is_news && node.state == NodeHealth::Unreachable {
-                tracing::warn!(
-                    node = %node.record.id,
-                    address = node.record.address,
-                    "the node reports, but no other node reaches it: is its --advertise right?"
+            let before = before.find(|known| known.record.id == id);
+            let before = before.map(|known| known.state);
+            if before.is_none() && is_made {
+                tracing::info!(
+                    event = "node_joined",
+                    "node {id} at {address} has joined the cluster"
                 );
             }
+            if before != Some(node.state) {
+                self.tell_state(node, before);
+            }
+        }
+    }
+
+    fn tell_state(&self, node: &NodeView, before: Option<NodeHealth>) {
+        let (id, address) = (node.record.id, &node.record.address);
+        match node.state {
+            NodeHealth::Alive if before.is_some() => tracing::info!(
+                event = "node_back",
+                "node {id} at {address} is back: it reports again, and other nodes reach it"
+            ),
+            NodeHealth::Alive => {}
+            NodeHealth::Silent => tracing::warn!(
+                event = "node_silent",
+                "node {id} at {address} is silent: it has not reported for {} s",
+                SILENT_AFTER.as_secs()
+            ),
+            NodeHealth::Dead => tracing::error!(
+                event = "node_dead",
+                "node {id} at {address} is dead: it was silent or out of reach for {} s, or a new node is \
+                 at its address; its replicas are replaced where another node is free",
+                self.dead_after().as_secs()
+            ),
+            NodeHealth::Unreachable => tracing::warn!(
+                event = "node_unreachable",
+                "node {id} reports, but no other node reaches it at {address}: is its --advertise right?"
+            ),
         }
     }
 }

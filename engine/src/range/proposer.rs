@@ -372,6 +372,7 @@ impl<T: Instant> Proposer<T> {
         let took = now.saturating_duration_since(flight.departed_at);
         let answered = flight.proposals.iter().flatten().count();
         let until = now + took.min(GATHER_MAX);
+        self.departures.last_flight.set(took);
         self.departures.arrive(&self.gathering, answered, until);
         self.has_arrived.set(true);
         flight.proposals

@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use crate::env::{Env, Now};
+use crate::env::{Env, Instant, Now};
 use crate::error::{Error, Fatal, Fate};
 use crate::hlc::Hlc;
 use crate::lsm::LsmError;
@@ -158,15 +158,35 @@ impl<E: Env> Replica<E> {
 
     /// Stops leading at once, whatever openraft says, until this replica leads in another term.
     pub fn stop_leading(&self) {
+        let led = self.leading();
         self.leadership.stop();
+        self.tell_lost(led);
         self.refuse_waiting();
     }
 
     /// Takes from openraft who leads, and the term of this replica's vote.
     pub fn follow(&self, leader: Option<ReplicaId>, term: u64) {
+        let led = self.leading();
         match self.leadership.follow(leader, term) {
             true => self.begin_to_lead(),
-            false => self.refuse_waiting(),
+            false => {
+                self.tell_lost(led);
+                self.refuse_waiting();
+            }
+        }
+    }
+
+    /// Logs that this replica leads no more, if it did until now.
+    fn tell_lost(&self, led: Option<Leading>) {
+        if let Some(Leading { term, .. }) = led
+            && let Some(unlogged) = self.store.leader_lines.pass(Now::<E>::now())
+        {
+            let (range, shard) = (self.group.range, self.location);
+            tracing::info!(
+                event = "leader_lost",
+                unlogged,
+                "shard {shard} leads range {range} no more, which it led in term {term}"
+            );
         }
     }
 
@@ -219,8 +239,21 @@ impl<E: Env> Replica<E> {
     /// waiting writes are answered. Gives whether that is news.
     pub(crate) fn take_quorum(&self, lacks: bool, now: Now<E>) -> bool {
         let is_news = self.leadership.take_quorum(lacks);
-        if is_news {
-            tracing::debug!(range = %self.group.range, lacks, "quorum");
+        if is_news && let Some(unlogged) = self.store.leader_lines.pass(now) {
+            let range = self.group.range;
+            match lacks {
+                true => tracing::warn!(
+                    event = "quorum_lost",
+                    unlogged,
+                    "range {range} has no majority as far as this node can tell: it refuses reads and \
+                     writes; `rangedb status` names the nodes that are missing"
+                ),
+                false => tracing::info!(
+                    event = "quorum_back",
+                    unlogged,
+                    "range {range} has a majority again"
+                ),
+            }
         }
         if lacks {
             self.proposer.give_up();
@@ -314,7 +347,14 @@ impl<E: Env> Replica<E> {
 
     fn begin_to_lead(&self) {
         if let Some(term) = self.leadership.begin() {
-            tracing::debug!(range = %self.group.range, term, "leads");
+            if let Some(unlogged) = self.store.leader_lines.pass(Now::<E>::now()) {
+                let (range, shard) = (self.group.range, self.location);
+                tracing::info!(
+                    event = "leader_elected",
+                    unlogged,
+                    "shard {shard} leads range {range} in term {term}"
+                );
+            }
             self.proposer.wake();
         }
     }

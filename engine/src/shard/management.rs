@@ -9,6 +9,7 @@
 //! it is.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use crate::cluster::{ClusterRequest, ClusterResponse, NodeRecord, View};
 use crate::env::{AsyncRuntime, Env, Instant, MessageClass, Now, Transport, is_unsent};
 use crate::error::{Error, Fate, OrderError};
 use crate::raft::{self, Message};
-use crate::types::{Location, NodeId, ShardId};
+use crate::types::{Location, NodeId, RangeId, ShardId};
 
 /// How often a shard reports, and the manager plans.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
@@ -65,6 +66,8 @@ pub(super) struct Management<E: Env> {
     is_at: IsAt,
     /// How many responses in a row said that the node was not reached at its address.
     unmet: Cell<u32>,
+    /// What was logged of the last order to each range, and when.
+    pub(super) told_orders: RefCell<BTreeMap<RangeId, (String, Now<E>)>>,
 }
 
 impl<E: Env> Management<E> {
@@ -86,6 +89,7 @@ impl<E: Env> Management<E> {
             listeners: RefCell::default(),
             is_at,
             unmet: Cell::new(0),
+            told_orders: RefCell::default(),
         }
     }
 
@@ -194,6 +198,7 @@ impl<E: Env> Inner<E> {
         // One shard is enough to log it for the node.
         if times == UNMET_REPORTS && self.location.shard == ShardId(0) {
             tracing::error!(
+                event = "node_unreachable",
                 address = node.address,
                 "the cluster does not reach this node at the address that it advertises: it is given \
                  nothing to do until that works; check --advertise, and that the other nodes can connect"
@@ -474,7 +479,7 @@ impl<E: Env> Inner<E> {
                         Manager::new(term, self.location, &rows, placed, now)
                     });
                     *manager = Some(new);
-                    tracing::info!(term, "this shard manages the cluster");
+                    tracing::info!(event = "manager_elected", "this shard manages the cluster");
                 }
                 Err(error) => {
                     self.store.fail(error.into());

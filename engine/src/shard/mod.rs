@@ -34,6 +34,7 @@ mod steering;
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use rangedb_limits::BrokenLimit;
 
@@ -230,6 +231,12 @@ impl<E: Env> Shard<E> {
         use crate::env::Clock;
         let wall_ms = self.inner.around.clock.wall_ms();
         self.inner.hlc.follow(wall_ms, "token", token)
+    }
+
+    /// How long the entry of the log that has arrived last was on its way: what a write that is
+    /// answered at this moment has waited for its log.
+    pub fn last_flight(&self) -> Duration {
+        self.inner.store.departures.last_flight.get()
     }
 
     /// The replica of the range that holds a user's key, and its group.

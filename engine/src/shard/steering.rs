@@ -18,6 +18,8 @@ use crate::types::{Location, NodeId, RangeId, ReplicaId, ShardId};
 
 /// Time limit of an order.
 pub(super) const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Least time from one log line to the next about the same order with the same outcome.
+const SAME_ORDER_INTERVAL: Duration = Duration::from_mins(1);
 
 impl<E: Env> Inner<E> {
     pub(super) async fn transfer(
@@ -98,6 +100,10 @@ impl<E: Env> Inner<E> {
                 return ClusterResponse::Refused(OrderError::Unknown(why));
             }
         }
+        tracing::info!(
+            event = "setting_changed",
+            "the setting {name} of the cluster is {value:?} now"
+        );
         self.with_manager(|manager| {
             manager.set(setting);
             ClusterResponse::Done
@@ -111,7 +117,6 @@ impl<E: Env> Inner<E> {
         range: RangeId,
         request: &ClusterRequest,
     ) -> ClusterResponse {
-        tracing::info!(%at, %range, order = in_words(request), "an order to the leader of a range");
         let response = self.try_ask(at, request, ORDER_TIMEOUT).await;
         let response = response.unwrap_or_else(|error| {
             let why = format!("shard {at}, which leads range {range}, does not answer: {error}");
@@ -120,8 +125,8 @@ impl<E: Env> Inner<E> {
                 false => OrderError::Unknown(why),
             })
         });
+        self.tell_order(at, range, request, &response);
         if let ClusterResponse::Refused(why) = &response {
-            tracing::info!(%at, %why, "the order was refused");
             if !matches!(why, OrderError::Unknown(_))
                 && let Some(manager) = self.management.manager.borrow_mut().as_mut()
             {
@@ -129,6 +134,32 @@ impl<E: Env> Inner<E> {
             }
         }
         response
+    }
+
+    /// Logs an order and what became of it. The plan gives an order that was refused again and again:
+    /// the same words are logged once in a while.
+    fn tell_order(
+        &self,
+        at: Location,
+        range: RangeId,
+        request: &ClusterRequest,
+        response: &ClusterResponse,
+    ) {
+        let order = in_words(request);
+        let outcome = match response {
+            ClusterResponse::Refused(why) => format!("it refuses: {why}"),
+            _ => "it begins".to_owned(),
+        };
+        let words =
+            format!("shard {at}, which leads range {range}, was ordered {order}: {outcome}");
+        let now = Now::<E>::now();
+        let mut told = self.management.told_orders.borrow_mut();
+        told.retain(|_, (_, when)| now < *when + SAME_ORDER_INTERVAL);
+        if told.get(&range).is_some_and(|before| before.0 == words) {
+            return;
+        }
+        tracing::info!("{words}");
+        told.insert(range, (words, now));
     }
 }
 
@@ -142,11 +173,17 @@ fn in_words(request: &ClusterRequest) -> String {
         ClusterRequest::Change {
             voters, learners, ..
         } => match learners.is_empty() {
-            true => format!("voters: {}", list(voters)),
-            false => format!("voters: {}; learners: {}", list(voters), list(learners)),
+            true => format!("to have the voters {}", list(voters)),
+            false => format!(
+                "to have the voters {} and the learners {}",
+                list(voters),
+                list(learners)
+            ),
         },
-        ClusterRequest::TransferLeadership { to, .. } => format!("leader: replica {to}"),
-        _ => "nothing that a leader is ordered".to_owned(),
+        ClusterRequest::TransferLeadership { to, .. } => {
+            format!("to hand its leadership to replica {to}")
+        }
+        _ => "what no leader is ordered".to_owned(),
     }
 }
 

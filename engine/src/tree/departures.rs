@@ -9,6 +9,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::env::Instant;
 use crate::notify::Notify;
@@ -46,6 +47,8 @@ pub struct Departures<T: Instant> {
     departed: Cell<u64>,
     /// The ranges that may miss clients.
     gathering: RefCell<Vec<Rc<Gathering<T>>>>,
+    /// How long the entry that has arrived last was on its way.
+    pub(crate) last_flight: Cell<Duration>,
     /// Notified when a range that waits may go on.
     pub news: Notify,
 }
@@ -56,6 +59,7 @@ impl<T: Instant> Default for Departures<T> {
             in_flight: Cell::new(0),
             departed: Cell::new(0),
             gathering: RefCell::default(),
+            last_flight: Cell::default(),
             news: Notify::default(),
         }
     }
@@ -126,7 +130,7 @@ impl<T: Instant> Departures<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant as StdInstant};
+    use std::time::Instant as StdInstant;
 
     use super::*;
 

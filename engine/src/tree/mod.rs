@@ -23,6 +23,7 @@ use crate::error::Fatal;
 use crate::limits::{
     REPLAY_LEN_FREEZE, REPLAY_LEN_MAX, SESSION_ROWS_PER_TURN, SESSION_ROWS_UNSAVED_MAX,
 };
+use crate::line_limit::LineLimit;
 use crate::lsm::keys::{self, Owner};
 use crate::lsm::{Bounds, Direction, GcRules, Lsm, LsmError, LsmStats, MemtableId, Part, Scan};
 use crate::memory::MemoryUse;
@@ -105,6 +106,8 @@ pub struct Store<E: Env> {
     pub(crate) writes: Rc<WriteBudget>,
     /// The departures of the entries of all ranges.
     pub(crate) departures: Rc<Departures<Now<E>>>,
+    /// The limit on log lines about leaders and majorities of ranges.
+    pub(crate) leader_lines: LineLimit<Now<E>>,
 }
 
 impl<E: Env> Store<E> {
@@ -127,6 +130,7 @@ impl<E: Env> Store<E> {
             unsaved: Cell::new(0),
             writes: Rc::default(),
             departures: Rc::default(),
+            leader_lines: LineLimit::default(),
         }
     }
 

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::task::Waker;
 use std::time::Duration;
 
+use crate::disk_fault::Lack;
 use crate::env::{AsyncRuntime, Env};
 use crate::wal::WalError;
 use crate::wal::shared::Core;
@@ -47,7 +48,19 @@ impl<E: Env> Core<E> {
             return Err(error);
         }
         if self.health.lack.replace(lack).is_none() {
-            tracing::error!(%error, "the log waits for the disk, and tries again");
+            match lack {
+                Some(Lack::Room) => tracing::error!(
+                    event = "disk_full",
+                    %error,
+                    "the disk of the log is full: writes are refused until there is room"
+                ),
+                _ => tracing::error!(
+                    event = "resources_lacking",
+                    %error,
+                    "the log lacks file descriptors, memory or threads: it tries again until they are \
+                     there"
+                ),
+            }
         }
         // A clean stop does not wait until the disk has room: it wakes up and ends without the
         // mark.
@@ -59,8 +72,16 @@ impl<E: Env> Core<E> {
 
     /// Notes that the disk has done what it lacked something for.
     pub(super) fn goes_on(&self) {
-        if self.health.lack.take().is_some() {
-            tracing::info!("the log goes on");
+        match self.health.lack.take() {
+            Some(Lack::Room) => tracing::info!(
+                event = "disk_free",
+                "the disk of the log has room again: writes go on"
+            ),
+            Some(Lack::Resources) => tracing::info!(
+                event = "resources_back",
+                "the log has what it lacked, and goes on"
+            ),
+            None => {}
         }
     }
 }

@@ -46,10 +46,10 @@ use self::connections::{Access, Activity, Connections, End, Watched};
 use self::failure::Failure;
 use self::metrics::Scrape;
 use self::page::stream::{Viewer, Viewers};
-use crate::config::Http;
 use crate::descriptors::{ConnectionLimit, Shares};
 use crate::peers::Peers;
 use crate::probe::{ReportRequest, ShardReport};
+use crate::settings::Settings;
 
 /// How long the server pauses after the system refused to accept a connection.
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
@@ -82,8 +82,8 @@ pub enum Phase {
 /// The node as the pages show it. It exists before the node has a folder and until the process
 /// ends.
 pub struct Node {
-    /// The hosts and origins that the pages are served for.
-    http: Http,
+    /// The settings, which name the hosts and origins that the pages are served for.
+    settings: Arc<Settings>,
     phase: AtomicU8,
     /// Why the node does not serve yet.
     waits_for: Mutex<String>,
@@ -116,10 +116,10 @@ pub struct Serving {
 }
 
 impl Node {
-    /// A node that is starting, with these hosts and origins.
-    pub fn new(http: Http) -> Node {
+    /// A node that is starting, with these settings.
+    pub fn new(settings: Arc<Settings>) -> Node {
         Node {
-            http,
+            settings,
             phase: AtomicU8::new(Phase::Starting as u8),
             waits_for: Mutex::default(),
             serving: OnceLock::new(),
@@ -269,7 +269,7 @@ fn refusal(node: &Node, access: Access, request: &Request<Incoming>) -> Option<R
         return None;
     }
     let asked = (request.uri(), request.version());
-    let (status, why) = origin::check(&node.http, asked, request.headers()).err()?;
+    let (status, why) = origin::check(&node.settings.http(), asked, request.headers()).err()?;
     Some(match path.starts_with("/api/v1/") {
         true => Failure::foreign(status, why).response(),
         false => text(status, format!("{why}\n")),

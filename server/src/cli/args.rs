@@ -166,6 +166,13 @@ pub enum CliCommand {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Has the node that is asked read its file of settings again: all of it is checked, then taken over
+    /// or not at all.
+    Reload {
+        /// The node to connect to, and the format of results.
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
     /// Shows the ranges and moves them.
     Range {
         /// The command.
@@ -201,6 +208,9 @@ pub enum RangeCommand {
         /// The node that becomes the leader; by default any other node with a replica.
         #[arg(long, value_name = "NODE")]
         to: Option<u64>,
+        /// Waits until it leads, for as long as --timeout says.
+        #[arg(long)]
+        wait: bool,
         /// The node to connect to, and the format of results.
         #[command(flatten)]
         connection: ConnectionArgs,
@@ -216,6 +226,9 @@ pub enum RangeCommand {
         /// replicas.
         #[arg(long, value_name = "NODE[/SHARD]", value_parser = parse_location)]
         to: (u64, Option<u16>),
+        /// Waits until the replica has moved, for as long as --timeout says.
+        #[arg(long)]
+        wait: bool,
         /// The node to connect to, and the format of results.
         #[command(flatten)]
         connection: ConnectionArgs,
@@ -421,6 +434,7 @@ impl CliCommand {
             | CliCommand::Delete { connection, .. }
             | CliCommand::Incr { connection, .. }
             | CliCommand::Status { connection, .. }
+            | CliCommand::Reload { connection }
             | CliCommand::Node {
                 command: NodeCommand::Ls { connection },
             } => connection,
@@ -454,14 +468,22 @@ fn parse_location(text: &str) -> Result<(u64, Option<u16>), String> {
     Ok((node.parse().map_err(bad)?, shard))
 }
 
-/// An address without the blanks around it, such as stand in a list after its commas.
+/// An address with a port, without the blanks around it, such as stand in a list after its commas.
 fn parse_address(text: &str) -> Result<String, String> {
     let address = text.trim();
-    match address.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
-            Ok(address.to_owned())
-        }
-        _ => Err("an address is HOST:PORT, such as localhost:7400".to_owned()),
+    let rule = |typed: String| format!("an address is HOST:PORT, such as {typed}");
+    if address.contains("://") || address.contains('/') {
+        return Err(rule(
+            "127.0.0.1:7400, without a scheme or a path".to_owned(),
+        ));
+    }
+    let port = address
+        .rsplit_once(':')
+        .filter(|(host, _)| !host.is_empty());
+    match port.map(|(_, port)| port.parse::<u16>()) {
+        Some(Ok(_)) => Ok(address.to_owned()),
+        _ if address.is_empty() => Err(rule("127.0.0.1:7400".to_owned())),
+        _ => Err(rule(format!("{}:7400", address.trim_end_matches(':')))),
     }
 }
 
@@ -488,21 +510,25 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_hosts_with_ports() {
-        for (text, address) in [(" a:1 ", "a:1"), ("[::1]:7400", "[::1]:7400")] {
-            assert_eq!(parse_address(text).as_deref(), Ok(address));
+    fn addresses_have_a_port() {
+        for good in ["localhost:7400", " 10.0.0.1:1 ", "[::1]:7400"] {
+            assert_eq!(parse_address(good).as_deref(), Ok(good.trim()));
         }
         for bad in [
             "",
             " ",
             "localhost",
+            "localhost:",
             "127.0.0.1",
             ":7400",
-            "http://a",
-            "a:65536",
+            "http://x:1",
+            "x:1/",
+            "x:99999",
         ] {
             assert!(parse_address(bad).is_err(), "{bad}");
         }
+        let message = parse_address("localhost").expect_err("no port");
+        assert!(message.contains("localhost:7400"), "{message}");
     }
 
     #[test]

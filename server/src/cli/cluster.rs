@@ -2,15 +2,19 @@
 //! cluster or steer it. With `--format json` they print the JSON of the wire protocol's answers.
 
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 use rangedb_client::Client;
-use rangedb_client::admin::{HealthReason, Node, Range, Replica, ReplicaState};
-use rangedb_protocol::admin::{Done, History, Nodes, Ranges, Settings};
+use rangedb_client::admin::{Admin, HealthReason, Node, Range, Replica, ReplicaState};
+use rangedb_protocol::admin::{Done, History, Nodes, Ranges, Started};
 use rangedb_server::admin::json::of_state;
 
 use super::output::{Printer, columns};
 use super::request::{Order, Show};
 use super::{Exit, Trouble};
+
+/// The time from one look at what an order does to the next.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Prints a part of the cluster's state.
 pub(super) async fn show(
@@ -31,20 +35,8 @@ pub(super) async fn show(
             let words = ranges_table(&ranges);
             (of_state(Ranges { ranges })?, words)
         }
-        Show::Setting(Some(name)) => {
-            let setting = admin.config_get(name).await?;
-            let words = word(setting.value.as_deref()).to_owned();
-            (of_state(setting)?, words)
-        }
-        Show::Setting(None) => {
-            let settings = admin.config().await?;
-            let rows = settings.iter().map(|setting| {
-                let value = word(setting.value.as_deref()).to_owned();
-                [setting.name.clone(), value, setting.may_be.clone()]
-            });
-            let words = columns(&rows.collect::<Vec<_>>());
-            (of_state(Settings { settings })?, words)
-        }
+        Show::Setting(Some(name)) => super::settings::one(&admin, name).await?,
+        Show::Setting(None) => super::settings::all(&admin).await?,
         Show::History => {
             let history = admin.config_history().await?;
             let rows = history.iter().map(|change| {
@@ -59,22 +51,87 @@ pub(super) async fn show(
     printer.print(out, facts, words.trim_end())
 }
 
-/// Gives an order that changes the cluster.
+/// Gives an order that changes the cluster. `wait` is how long its end is waited for, if that is wished.
 pub(super) async fn order(
     client: &Client,
-    order: &Order,
+    (order, wait): (&Order, Option<Duration>),
     printer: Printer,
     out: &mut impl Write,
 ) -> Result<Exit, Trouble> {
     let admin = client.admin();
-    match order {
-        Order::TransferLeader { range, to } => admin.transfer_leader(*range, *to).await?,
+    let answer = match order {
+        Order::Set { name, value } => {
+            admin.config_set(name, value).await?;
+            return printer.applied(out, of_state(Done { done: true })?, "done");
+        }
+        Order::TransferLeader { range, to } => {
+            let leader = |ranges: &[Range]| {
+                let mut ranges = ranges.iter();
+                ranges.find(|found| found.id == *range)?.leader_node
+            };
+            let before = match wait {
+                Some(_) => leader(&admin.ranges().await?),
+                None => None,
+            };
+            admin.transfer_leader(*range, *to).await?;
+            let is_done = |found: &Range| match to {
+                Some(to) => found.leader_node == Some(*to),
+                None => found.leader_node.is_some() && found.leader_node != before,
+            };
+            started(&admin, *range, wait, is_done).await?
+        }
         Order::MoveReplica { range, from, to } => {
             admin.move_replica(*range, *from, to.0, to.1).await?;
+            let is_done = |found: &Range| has_moved(found, *from, *to);
+            started(&admin, *range, wait, is_done).await?
         }
-        Order::Set { name, value } => admin.config_set(name, value).await?,
+    };
+    let words = match answer.done {
+        true => "done",
+        false => "started; `rangedb range ls` shows its progress",
+    };
+    printer.applied(out, of_state(answer)?, words)
+}
+
+/// Waits for the end of an order that has begun, if that is wished.
+async fn started(
+    admin: &Admin,
+    range: u64,
+    wait: Option<Duration>,
+    is_done: impl Fn(&Range) -> bool,
+) -> Result<Started, Trouble> {
+    let (started, done) = (true, wait.is_some());
+    let Some(timeout) = wait else {
+        return Ok(Started { started, done });
+    };
+    let until = Instant::now() + timeout;
+    loop {
+        // The manager may be another node's meanwhile: what is not known now is known soon.
+        let ranges = admin.ranges().await.unwrap_or_default();
+        if ranges
+            .iter()
+            .any(|found| found.id == range && is_done(found))
+        {
+            return Ok(Started { started, done });
+        }
+        if Instant::now() >= until {
+            let message = format!(
+                "it has started, but has not ended within {timeout:?}: `rangedb range ls` shows its \
+                 progress, and --timeout waits longer"
+            );
+            let exit = Exit::FateUnknown;
+            return Err(Trouble { exit, message });
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
     }
-    printer.applied(out, of_state(Done { done: true })?, "done")
+}
+
+/// Whether the replica of a range on node `from` is at its new place.
+fn has_moved(range: &Range, from: u64, (to, shard): (u64, Option<u16>)) -> bool {
+    let is_there =
+        |replica: &Replica| replica.node == to && shard.is_none_or(|shard| shard == replica.shard);
+    let of_from = range.replicas.iter().filter(|replica| replica.node == from);
+    range.replicas.iter().any(is_there) && of_from.count() == usize::from(from == to)
 }
 
 /// A text as one word of a table; `-` if there is none.
@@ -194,6 +251,28 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_move_has_ended_when_the_old_place_is_left() {
+        let range = |places: &[(u64, u16)]| {
+            let mut range = Range::default();
+            let replica = |&(node, shard): &(u64, u16)| {
+                let mut replica = Replica::default();
+                (replica.node, replica.shard) = (node, shard);
+                replica
+            };
+            range.replicas = places.iter().map(replica).collect();
+            range
+        };
+        let moved = |places: &[(u64, u16)], to| has_moved(&range(places), 1, to);
+        assert!(!moved(&[(1, 0), (2, 0)], (4, None)));
+        assert!(!moved(&[(1, 0), (2, 0), (4, 1)], (4, None)));
+        assert!(moved(&[(2, 0), (4, 1)], (4, None)));
+        assert!(!moved(&[(2, 0), (4, 1)], (4, Some(0))));
+        // Between two shards of a node.
+        assert!(!moved(&[(1, 0), (1, 1)], (1, Some(1))));
+        assert!(moved(&[(1, 1)], (1, Some(1))));
+    }
 
     #[test]
     fn tables_tell_what_is_known_and_what_is_not() {

@@ -58,7 +58,11 @@ pub(super) async fn perform(
         Request::Top(top) => super::top::top(client, top, out).await,
         Request::Memory => super::status::memory(client, printer, out).await,
         Request::Show(show) => super::cluster::show(client, &show, printer, out).await,
-        Request::Order(order) => super::cluster::order(client, &order, printer, out).await,
+        Request::Reload => super::settings::reload(client, printer, out).await,
+        Request::Order(order, waits) => {
+            let wait = waits.then_some(connection.timeout);
+            super::cluster::order(client, (&order, wait), printer, out).await
+        }
     }
 }
 

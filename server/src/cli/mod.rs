@@ -1,6 +1,6 @@
 //! The command line's clients of a running node: `rangedb get|put|delete|cas|incr|scan|write`,
-//! `rangedb status`, `rangedb top`, `rangedb node`, `rangedb range`, `rangedb config`. `rangedb version`
-//! asks no node. `rangedb demo` starts nodes as processes of their own.
+//! `rangedb status`, `rangedb top`, `rangedb node`, `rangedb range`, `rangedb config`, `rangedb reload`.
+//! `rangedb version` asks no node. `rangedb demo` starts nodes as processes of their own.
 //!
 //! A thin layer over the client library; only the binary contains it, and of the server it uses
 //! only the forms of batches, keys and values in JSON. One thread, one tokio runtime.
@@ -17,6 +17,7 @@ mod input;
 mod output;
 mod request;
 mod scrape;
+mod settings;
 mod status;
 mod top;
 mod version;
@@ -83,15 +84,20 @@ impl Trouble {
 
 impl From<rangedb_client::Error> for Trouble {
     fn from(error: rangedb_client::Error) -> Trouble {
+        let message = match error.code {
+            // A range without a majority refuses reads, too, and those apply nothing.
+            ErrorCode::NoQuorum if error.fate == Fate::NotApplied => format!(
+                "{}; `rangedb status` names the nodes that are missing",
+                error.message
+            ),
+            _ => error.to_string(),
+        };
         let exit = match (error.fate, error.code) {
             (Fate::NotApplied, ErrorCode::Unreachable) => Exit::Unreachable,
             (Fate::NotApplied, _) => Exit::Refused,
             (Fate::Applied | Fate::Unknown, _) => Exit::FateUnknown,
         };
-        Trouble {
-            exit,
-            message: error.to_string(),
-        }
+        Trouble { exit, message }
     }
 }
 

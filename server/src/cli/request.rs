@@ -56,7 +56,9 @@ pub(super) enum Request {
     Memory,
     Top(Top),
     Show(Show),
-    Order(Order),
+    Reload,
+    /// An order, and whether its end is waited for.
+    Order(Order, bool),
 }
 
 /// How the live view is shown.
@@ -129,6 +131,7 @@ pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
         }),
         CliCommand::Status { memory: true, .. } => Request::Memory,
         CliCommand::Status { .. } => Request::Status,
+        CliCommand::Reload { .. } => Request::Reload,
         CliCommand::Node { .. } | CliCommand::Range { .. } | CliCommand::Config { .. } => {
             of_cluster(command)
         }
@@ -143,19 +146,23 @@ fn of_cluster(command: &CliCommand) -> Request {
         } => Request::Show(Show::Nodes),
         CliCommand::Range { command } => match command {
             RangeCommand::Ls { .. } => Request::Show(Show::Ranges),
-            &RangeCommand::TransferLeader { range, to, .. } => {
-                Request::Order(Order::TransferLeader { range, to })
-            }
+            &RangeCommand::TransferLeader {
+                range, to, wait, ..
+            } => Request::Order(Order::TransferLeader { range, to }, wait),
             &RangeCommand::MoveReplica {
-                range, from, to, ..
-            } => Request::Order(Order::MoveReplica { range, from, to }),
+                range,
+                from,
+                to,
+                wait,
+                ..
+            } => Request::Order(Order::MoveReplica { range, from, to }, wait),
         },
         CliCommand::Config { command } => match command {
             ConfigCommand::Get { name, .. } => Request::Show(Show::Setting(name.clone())),
-            ConfigCommand::Set { name, value, .. } => Request::Order(Order::Set {
-                name: name.clone(),
-                value: value.clone(),
-            }),
+            ConfigCommand::Set { name, value, .. } => {
+                let (name, value) = (name.clone(), value.clone());
+                Request::Order(Order::Set { name, value }, false)
+            }
             ConfigCommand::History { .. } => Request::Show(Show::History),
         },
         _ => Request::Status,

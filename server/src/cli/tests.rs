@@ -162,11 +162,19 @@ fn documented_command_lines_are_understood() {
 
 #[test]
 fn the_cluster_is_steered_by_orders() {
-    let order = |order| Ok(Request::Order(order));
+    let order = |order| Ok(Request::Order(order, false));
     assert_eq!(
         request(&["range", "transfer-leader", "7"]),
         order(Order::TransferLeader { range: 7, to: None })
     );
+    assert_eq!(
+        request(&["range", "transfer-leader", "7", "--wait"]),
+        Ok(Request::Order(
+            Order::TransferLeader { range: 7, to: None },
+            true
+        ))
+    );
+    assert_eq!(request(&["reload"]), Ok(Request::Reload));
     for (to, place) in [("3", (3, None)), ("3/2", (3, Some(2)))] {
         assert_eq!(
             request(&["range", "move-replica", "7", "--from", "1", "--to", to]),

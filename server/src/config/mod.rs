@@ -20,6 +20,8 @@ pub use units::{parse_keys, parse_size};
 
 /// A node with less than this in memory, in bytes, uses small pages only.
 const HUGE_PAGES_FROM_MIN: u64 = 256 << 20;
+/// What an address looks like, for messages.
+const EXAMPLE_ADDRESS: &str = "127.0.0.1:7400";
 /// The largest number of shards that a node accepts; more is taken for a typing mistake.
 pub const SHARDS_MAX: usize = 512;
 
@@ -42,6 +44,8 @@ pub struct BadSetting {
     pub value: String,
     /// The file, variable or flag it comes from.
     pub source_name: String,
+    /// The line of the file, if it comes from a file.
+    pub line: Option<usize>,
     /// The rule that the value breaks.
     pub rule: String,
 }
@@ -69,15 +73,15 @@ pub struct Http {
     pub origins: Vec<String>,
 }
 
-impl Http {
-    /// Pages at this address, for a node without a name.
-    pub fn only(address: SocketAddr) -> Http {
-        Http {
-            address,
-            hosts: Vec::new(),
-            origins: Vec::new(),
-        }
-    }
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logs {
+    /// The format of log lines.
+    pub format: LogFormat,
+    /// The filter of log lines, in the syntax of `tracing`'s filters.
+    pub level: String,
+    /// A request that takes as long is logged; zero for none.
+    pub slow_request: Duration,
 }
 
 /// Validated settings.
@@ -108,10 +112,8 @@ pub struct Config {
     pub row_cache: Option<u64>,
     /// Borders of a new cluster's first ranges.
     pub split_at: Vec<Vec<u8>>,
-    /// The format of log lines.
-    pub log: LogFormat,
-    /// The filter of log lines, in the syntax of `tracing`'s filters.
-    pub log_level: String,
+    /// What is logged, and how.
+    pub logs: Logs,
     /// How long old versions of values are kept.
     pub gc_retention: Duration,
 }
@@ -135,7 +137,12 @@ impl Config {
             "" => Ok(units::machine_memory() / 2),
             text => parse_size(text),
         })?;
-        let listen = raw.parse(Key::Listen, |text| Ok(text.to_owned()))?;
+        let listen = raw.parse(Key::Listen, |text| match has_port(text) {
+            true => Ok(text.to_owned()),
+            false => Err(format!(
+                "an address is HOST:PORT, such as {EXAMPLE_ADDRESS}"
+            )),
+        })?;
         let advertise = advertise(raw, &listen)?;
         let config = Config {
             joining: joining(raw, &advertise)?,
@@ -156,12 +163,7 @@ impl Config {
             memory,
             row_cache: row_cache(raw, memory)?,
             split_at,
-            log: raw.parse(Key::Log, |text| match text {
-                "text" => Ok(LogFormat::Text),
-                "json" => Ok(LogFormat::Json),
-                _ => Err("the format is text or json".to_owned()),
-            })?,
-            log_level: raw.parse(Key::LogLevel, |text| Ok(text.to_owned()))?,
+            logs: logs(raw)?,
             gc_retention: raw.parse(Key::GcRetention, |text| {
                 let retention = rangedb_duration::parse(text).map_err(|bad| bad.to_string())?;
                 if retention < Duration::from_secs(1) {
@@ -177,6 +179,11 @@ impl Config {
             1
         };
         check_memory(config.memory, shards).map_err(|rule| raw.bad(Key::Memory, rule))?;
+        if config.listen == raw.text(Key::Http) && !config.listen.ends_with(":0") {
+            let rule = "--listen has the same address: clients and the pages over HTTP need a port \
+                        each";
+            return Err(raw.bad(Key::Http, rule.to_owned()));
+        }
         Ok(config)
     }
 
@@ -190,6 +197,24 @@ impl Config {
         Ok(self)
     }
 
+    /// The value in force of a setting, as people may see it. `raw` has the same settings as text.
+    pub fn shown(&self, raw: &RawConfig, key: Key) -> String {
+        match key {
+            Key::Advertise => self.advertise.clone(),
+            Key::Shards => self.shards.to_string(),
+            Key::Memory => units::size(self.memory),
+            Key::RowCache => {
+                let rows = self.shard_memory().row_cache as u64 * u64::from(self.shards);
+                units::size(self.row_cache.unwrap_or(rows))
+            }
+            Key::Cpus => {
+                let cpus = self.cpus.iter().map(usize::to_string);
+                cpus.collect::<Vec<_>>().join(",")
+            }
+            _ => raw.shown(key).to_owned(),
+        }
+    }
+
     /// With this many bytes in memory, a node holds enough data to use huge pages for it.
     pub fn huge_pages_from(&self) -> u64 {
         (self.memory / 4).max(HUGE_PAGES_FROM_MIN)
@@ -201,6 +226,20 @@ impl Config {
         let row_cache = self.row_cache.map(|bytes| bytes / shards);
         ShardMemory::of(self.memory / shards, row_cache)
     }
+}
+
+fn logs(raw: &RawConfig) -> Result<Logs, BadSetting> {
+    Ok(Logs {
+        format: raw.parse(Key::Log, |text| match text {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err("the format is text or json".to_owned()),
+        })?,
+        level: raw.parse(Key::LogLevel, units::parse_log_level)?,
+        slow_request: raw.parse(Key::SlowRequest, |text| {
+            rangedb_duration::parse(text).map_err(|bad| bad.to_string())
+        })?,
+    })
 }
 
 /// Reads how much of the memory the row caches take, if that was given.
@@ -225,8 +264,12 @@ fn check_memory(memory: u64, shards: u16) -> Result<(), String> {
     let least = ShardMemory::SHARE_MIN * u64::from(shards);
     if memory < least {
         let (least, found) = (least >> 20, memory >> 20);
+        let need = match shards {
+            1 => "a shard needs".to_owned(),
+            shards => format!("{shards} shards need"),
+        };
         return Err(format!(
-            "{shards} shards need at least {least} MiB of memory, not {found} MiB"
+            "{need} at least {least} MiB of memory, not {found} MiB"
         ));
     }
     Ok(())
@@ -247,9 +290,17 @@ fn advertise(raw: &RawConfig, listen: &str) -> Result<String, BadSetting> {
         }
         match port.parse::<u16>() {
             Ok(_) => Ok(me.to_owned()),
-            Err(_) => Err("an address is HOST:PORT".to_owned()),
+            Err(_) => Err(format!(
+                "an address is HOST:PORT, such as {EXAMPLE_ADDRESS}"
+            )),
         }
     })
+}
+
+/// Whether an address ends with a port.
+fn has_port(address: &str) -> bool {
+    let port = address.rsplit_once(':').map(|(_, port)| port);
+    port.is_some_and(|port| port.parse::<u16>().is_ok())
 }
 
 /// Whether a host stands for all addresses, in any spelling, so that no other node can use it.
@@ -378,6 +429,13 @@ fn cpus(raw: &RawConfig) -> Result<Vec<usize>, BadSetting> {
             ) else {
                 return Err("a list of processors looks like 0,2-3".to_owned());
             };
+            // The list is looked at before it is built: it may name more than fit into memory.
+            let outside = [first, last]
+                .into_iter()
+                .find(|cpu| *cpu > allowed.iter().copied().max().unwrap_or_default());
+            if let Some(cpu) = outside {
+                return Err(format!("this process may not run on processor {cpu}"));
+            }
             cpus.extend(first..=last);
         }
         cpus.sort_unstable();

@@ -1,13 +1,21 @@
 //! Settings as raw text, each with the place where it was typed.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt::Write;
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
 
 use super::BadSetting;
 
 /// The prefix of variables that are settings of the node.
 const VARIABLE_PREFIX: &str = "RANGEDB_";
+/// The longest configuration file, in bytes.
+const FILE_LEN_MAX: u64 = 1 << 20;
 /// A name with at most as many edits counts as misspelt.
 const MISSPELT_MAX: usize = 3;
 /// Variables with the same prefix that are flags of commands.
@@ -21,8 +29,27 @@ const OTHER_VARIABLES: &[&str] = &[
     crate::env::test_disk::VARIABLE,
 ];
 
+/// When a new value of a setting counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// From a reload on.
+    Reload,
+    /// From the next start on.
+    Start,
+}
+
+impl Counts {
+    /// The word for it in answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Counts::Reload => "reload",
+            Counts::Start => "start",
+        }
+    }
+}
+
 macro_rules! keys {
-    ($($key:ident $name:literal $default:literal $help:literal,)*) => {
+    ($($key:ident $name:literal $default:literal $counts:ident $help:literal,)*) => {
         /// The settings.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Key {
@@ -42,28 +69,34 @@ macro_rules! keys {
             pub fn default(self) -> &'static str {
                 match self { $(Key::$key => $default,)* }
             }
+
+            /// When a new value counts.
+            pub fn counts(self) -> Counts {
+                match self { $(Key::$key => Counts::$counts,)* }
+            }
         }
     };
 }
 
 keys! {
-    DataDir "data-dir" "" "Folder of the node's data.",
-    Listen "listen" "127.0.0.1:7400" "Where clients connect, HOST:PORT.",
-    Http "http" "127.0.0.1:7480" "Where health and metrics are, HOST:PORT.",
-    HttpHosts "http-hosts" "" "More names of this node in the header Host, NAME,NAME.",
-    HttpOrigins "http-origins" "" "Origins of other sites whose pages may use the API.",
-    Shards "shards" "" "Number of shards; by default one for each processor.",
-    Cpus "cpus" "" "Processors that all threads stay on, such as 0,2-3.",
-    Memory "memory" "" "Memory to use; by default half of what there is.",
-    RowCache "row-cache" "" "Part of the memory that holds rows read lately; by default a quarter, 0 for none.",
-    SplitAt "split-at" "" "Borders of the initial ranges, K1,K2.",
-    Advertise "advertise" "" "Where the other nodes reach this one; by default --listen.",
-    Join "join" "" "Where nodes of the cluster to join listen, HOST:PORT,HOST:PORT.",
-    BootstrapExpect "bootstrap-expect" "" "Number of empty nodes that form a new cluster.",
-    ClusterSecret "cluster-secret" "" "What proves to other nodes that this one belongs to the cluster.",
-    Log "log" "text" "Format of logs: text or json.",
-    LogLevel "log-level" "info" "Which log lines are written: error, warn, info, debug or trace.",
-    GcRetention "gc-retention" "10m" "How long old versions are kept.",
+    DataDir "data-dir" "" Start "Folder of the node's data.",
+    Listen "listen" "127.0.0.1:7400" Start "Where clients connect, HOST:PORT.",
+    Http "http" "127.0.0.1:7480" Start "Where health and metrics are, HOST:PORT.",
+    HttpHosts "http-hosts" "" Reload "More names of this node in the header Host, NAME,NAME.",
+    HttpOrigins "http-origins" "" Reload "Origins of other sites whose pages may use the API.",
+    Shards "shards" "" Start "Number of shards; by default one for each processor.",
+    Cpus "cpus" "" Start "Processors that all threads stay on, such as 0,2-3.",
+    Memory "memory" "" Start "Memory to use; by default half of what there is.",
+    RowCache "row-cache" "" Start "Part of the memory that holds rows read lately; by default a quarter, 0 for none.",
+    SplitAt "split-at" "" Start "Borders of the initial ranges, K1,K2.",
+    Advertise "advertise" "" Start "Where the other nodes reach this one; by default --listen.",
+    Join "join" "" Start "Where nodes of the cluster to join listen, HOST:PORT,HOST:PORT.",
+    BootstrapExpect "bootstrap-expect" "" Start "Number of empty nodes that form a new cluster.",
+    ClusterSecret "cluster-secret" "" Start "What proves to other nodes that this one belongs to the cluster.",
+    Log "log" "text" Reload "Format of logs: text or json.",
+    LogLevel "log-level" "info" Reload "Which log lines are written: error, warn, info, debug or trace.",
+    SlowRequest "slow-request" "100ms" Reload "A request that takes as long is logged, with the time of each step; 0ms for none.",
+    GcRetention "gc-retention" "10m" Start "How long old versions are kept.",
 }
 
 /// The place where a setting was typed.
@@ -71,8 +104,8 @@ keys! {
 pub enum Source {
     /// It was not typed: the default holds.
     Default,
-    /// The configuration file with this path.
-    File(String),
+    /// This line of the configuration file with this path.
+    File(String, usize),
     /// The environment variable with this name.
     Variable(String),
     /// The flag with this name.
@@ -83,7 +116,7 @@ impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Source::Default => f.write_str("default"),
-            Source::File(file) => write!(f, "file {file}"),
+            Source::File(file, line) => write!(f, "file {file}, line {line}"),
             Source::Variable(name) => write!(f, "variable {name}"),
             Source::Flag(name) => write!(f, "flag --{name}"),
         }
@@ -94,19 +127,25 @@ impl std::fmt::Display for Source {
 #[derive(Debug, thiserror::Error)]
 pub enum BadConfig {
     /// The file cannot be read or parsed.
-    #[error("configuration file {file}: {message}")]
+    #[error("configuration file {file}{}: {message}", at_line(*.line))]
     File {
         /// The file's path.
         file: String,
+        /// The line, if the fault is in one.
+        line: Option<usize>,
         /// The reason.
         message: String,
     },
-    /// There is no setting of this name; the second name is the nearest one.
-    #[error("{0}: there is no such setting; did you mean {1}?")]
-    UnknownKey(String, String),
+    /// A variable's value is not UTF-8.
+    #[error("variable {0}: its value is not UTF-8 text")]
+    Variable(String),
     /// A value breaks its setting's rule.
     #[error(transparent)]
     BadSetting(#[from] BadSetting),
+}
+
+fn at_line(line: Option<usize>) -> String {
+    line.map_or_else(String::new, |line| format!(", line {line}"))
 }
 
 /// All settings as raw text.
@@ -134,51 +173,101 @@ impl RawConfig {
     /// The file cannot be read, or has an unknown key or a value of the wrong kind.
     pub fn add_file(&mut self, path: &Path) -> Result<(), BadConfig> {
         let file = path.display().to_string();
-        let bad = |message: String| BadConfig::File {
+        let bad = |line: Option<usize>, message: String| BadConfig::File {
             file: file.clone(),
+            line,
             message,
         };
-        let text = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
-        let table: toml::Table = text
-            .parse()
-            .map_err(|e: toml::de::Error| bad(e.to_string()))?;
-        for (name, value) in table {
-            let key = find(&name).map_err(|near| {
-                BadConfig::UnknownKey(format!("configuration file {file}: {name}"), near)
+        let text = read(path).map_err(|why| bad(None, why))?;
+        let line_of = |span: Range<usize>| {
+            let before = text.as_bytes().iter().take(span.start);
+            before.filter(|byte| **byte == b'\n').count() + 1
+        };
+        let table = DeTable::parse(&text)
+            .map_err(|e| bad(e.span().map(line_of), e.message().replace('\n', " ")))?;
+        for (name, value) in table.get_ref() {
+            let line = line_of(name.span());
+            let name: &str = name.get_ref();
+            let key = find(name).map_err(|hint| {
+                let message = format!("{name}: there is no such setting; {hint}");
+                bad(Some(line), message)
             })?;
-            let value = plain(&value)
-                .ok_or_else(|| bad(format!("{name} is not a text, a whole number or a list")))?;
-            self.set(key, value, Source::File(file.clone()));
+            let value = plain(value.get_ref()).ok_or_else(|| {
+                let message = format!("{name} is not a text, a whole number or a list of them");
+                bad(Some(line), message)
+            })?;
+            self.set(key, value, Source::File(file.clone(), line));
         }
         Ok(())
     }
 
     /// Takes the variables whose names begin with `RANGEDB_`. Gives a warning for each that names no
     /// setting: other programs may set such variables, as Kubernetes does for a service.
+    ///
+    /// # Errors
+    /// The value of a setting is not UTF-8.
     pub fn add_variables(
         &mut self,
-        variables: impl Iterator<Item = (String, String)>,
-    ) -> Vec<String> {
+        variables: impl Iterator<Item = (OsString, OsString)>,
+    ) -> Result<Vec<String>, BadConfig> {
         let mut warnings = Vec::new();
         for (variable, value) in variables {
+            let variable = variable.to_string_lossy().into_owned();
             let Some(name) = variable.strip_prefix(VARIABLE_PREFIX) else {
                 continue;
             };
             if OTHER_VARIABLES.contains(&variable.as_str()) {
                 continue;
             }
-            match find(&name.to_lowercase().replace('_', "-")) {
-                Ok(key) => self.set(key, value, Source::Variable(variable)),
-                Err(_) => warnings.push(unknown_variable(&variable)),
-            }
+            let Ok(key) = find(&name.to_lowercase().replace('_', "-")) else {
+                warnings.push(unknown_variable(&variable));
+                continue;
+            };
+            let Ok(value) = value.into_string() else {
+                return Err(BadConfig::Variable(variable));
+            };
+            self.set(key, value, Source::Variable(variable));
         }
-        warnings
+        Ok(warnings)
     }
 
     /// Takes a flag's value if the flag was given.
     pub fn add_flag(&mut self, key: Key, value: Option<&String>) {
         if let Some(value) = value {
             self.set(key, value.clone(), Source::Flag(key.name().to_owned()));
+        }
+    }
+
+    /// Takes a setting from other settings.
+    pub fn copy(&mut self, key: Key, from: &RawConfig) {
+        if let Some((text, source)) = from.values.get(&key) {
+            self.set(key, text.clone(), source.clone());
+        }
+    }
+
+    /// The place where a setting was typed.
+    pub fn source(&self, key: Key) -> Source {
+        let value = self.values.get(&key);
+        value.map_or(Source::Default, |(_, source)| source.clone())
+    }
+
+    /// The settings that were typed and differ from their defaults, each with its place, as one text
+    /// for the log.
+    pub fn changes(&self) -> String {
+        let typed = self
+            .values
+            .iter()
+            .filter(|(key, (text, source))| *source != Source::Default && text != key.default());
+        let words = typed
+            .map(|(key, (_, source))| format!("{}={} ({source})", key.name(), self.shown(*key)));
+        words.collect::<Vec<_>>().join(", ")
+    }
+
+    /// A setting's text as people may see it: without the secret.
+    pub fn shown(&self, key: Key) -> &str {
+        match self.text(key) {
+            text if key != Key::ClusterSecret || text.is_empty() => text,
+            _ => "(not shown)",
         }
     }
 
@@ -208,7 +297,14 @@ impl RawConfig {
             .unwrap_or_else(|| (String::new(), Source::Default));
         BadSetting {
             key: key.name(),
-            value,
+            value: match key {
+                Key::ClusterSecret => self.shown(key).to_owned(),
+                _ => value,
+            },
+            line: match source {
+                Source::File(_, line) => Some(line),
+                _ => None,
+            },
             source_name: source.to_string(),
             rule,
         }
@@ -218,10 +314,8 @@ impl RawConfig {
     /// shown.
     pub fn print(&self) -> String {
         let mut text = String::new();
-        for (key, (value, source)) in &self.values {
-            let secret = *key == Key::ClusterSecret && !value.is_empty();
-            let value = if secret { "(not shown)" } else { value };
-            let value = toml::Value::String(value.to_owned());
+        for (key, (_, source)) in &self.values {
+            let value = toml::Value::String(self.shown(*key).to_owned());
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{} = {value} # {source}", key.name());
         }
@@ -235,26 +329,54 @@ impl Default for RawConfig {
     }
 }
 
-fn plain(value: &toml::Value) -> Option<String> {
+/// The text of a file.
+fn read(path: &Path) -> Result<String, String> {
+    let file = File::open(path).map_err(|e| e.to_string())?;
+    let mut text = String::new();
+    let len = file.take(FILE_LEN_MAX + 1).read_to_string(&mut text);
+    match len.map_err(|e| e.to_string())? as u64 {
+        0..=FILE_LEN_MAX => Ok(text),
+        _ => Err(format!("it is longer than {FILE_LEN_MAX} bytes")),
+    }
+}
+
+fn plain(value: &DeValue<'_>) -> Option<String> {
     match value {
-        toml::Value::String(text) => Some(text.clone()),
-        toml::Value::Integer(number) => Some(number.to_string()),
-        toml::Value::Array(values) => values
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(number) => {
+            let number = i64::from_str_radix(number.as_str(), number.radix());
+            number.ok().map(|number| number.to_string())
+        }
+        DeValue::Array(values) => values
             .iter()
-            .map(plain)
+            .map(|value| plain(value.get_ref()))
             .collect::<Option<Vec<_>>>()
             .map(|parts| parts.join(",")),
         _ => None,
     }
 }
 
-/// Finds the key with a name, or else returns the nearest name.
+/// Finds the key with a name, or else returns a hint: the nearest name if one is close, or all names.
 fn find(name: &str) -> Result<Key, String> {
     if let Some(key) = Key::ALL.iter().find(|key| key.name() == name) {
         return Ok(*key);
     }
-    let nearest = Key::ALL.iter().min_by_key(|key| distance(key.name(), name));
-    Err(nearest.map_or("", |key| key.name()).to_owned())
+    let names = || Key::ALL.iter().map(|key| key.name());
+    match nearest(name, names().map(str::to_owned)) {
+        Some(near) => Err(format!("did you mean {near}?")),
+        None => {
+            let names = names().collect::<Vec<_>>().join(", ");
+            Err(format!("the settings are {names}"))
+        }
+    }
+}
+
+/// The name that is nearest to a misspelt one, if one is close.
+fn nearest(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
+    let nearest = known.min_by_key(|known| distance(known, name));
+    // Two short words are always close.
+    let edits_max = MISSPELT_MAX.min(name.len() / 2);
+    nearest.filter(|near| distance(near, name) <= edits_max)
 }
 
 /// The warning about a variable that names no setting, with the nearest name if one is close.
@@ -264,9 +386,8 @@ fn unknown_variable(variable: &str) -> String {
         format!("{VARIABLE_PREFIX}{name}")
     });
     let known = of_settings.chain(OTHER_VARIABLES.iter().map(|name| (*name).to_owned()));
-    let nearest = known.min_by_key(|known| distance(known, variable));
-    let near = nearest.filter(|near| distance(near, variable) <= MISSPELT_MAX);
-    let hint = near.map_or_else(String::new, |near| format!("; did you mean {near}?"));
+    let hint =
+        nearest(variable, known).map_or_else(String::new, |near| format!("; did you mean {near}?"));
     format!("variable {variable}: there is no such setting{hint}")
 }
 

@@ -29,15 +29,13 @@ fn flags_stand_above_variables_above_the_file_above_defaults() {
         ("RANGEDB_ADDR", "x"),
         ("RANGEDB_CLUSTER", "x"),
     ];
-    let variables = variables
-        .iter()
-        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
-    assert_eq!(raw.add_variables(variables), [""; 0]);
+    let variables = variables.iter().map(|(k, v)| ((*k).into(), (*v).into()));
+    assert_eq!(raw.add_variables(variables).expect("text"), [""; 0]);
     raw.add_flag(Key::Log, Some(&"json".to_owned()));
     raw.add_flag(Key::DataDir, Some(&"d".to_owned()));
     let config = Config::validate(&raw).expect("valid");
     assert_eq!(
-        (config.listen.as_str(), config.log),
+        (config.listen.as_str(), config.logs.format),
         ("v:2", LogFormat::Json)
     );
     assert_eq!((config.memory, config.shards), (1 << 30, 2));
@@ -64,9 +62,9 @@ fn unknown_keys_name_the_nearest() {
         "RANGEDB_TIMEOUTS",
         "RANGEDB_SERVICE_HOST",
     ];
-    let variables = variables.map(|name| (name.to_owned(), "x".to_owned()));
+    let variables = variables.map(|name| (name.into(), "x".into()));
     assert_eq!(
-        raw.add_variables(variables.into_iter()),
+        raw.add_variables(variables.into_iter()).expect("text"),
         [
             "variable RANGEDB_DATADIR: there is no such setting; did you mean RANGEDB_DATA_DIR?",
             "variable RANGEDB_TIMEOUTS: there is no such setting; did you mean RANGEDB_TIMEOUT?",
@@ -76,14 +74,58 @@ fn unknown_keys_name_the_nearest() {
     assert_eq!(raw.text(Key::DataDir), "");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("rangedb.toml");
-    std::fs::write(&file, "lisen = \"x\"\n").expect("written");
-    let error = raw.add_file(&file).expect_err("unknown");
+    let mut refusal = |text: &str| {
+        std::fs::write(&file, text).expect("written");
+        let error = raw.add_file(&file).expect_err("it is not valid");
+        assert!(matches!(error, BadConfig::File { .. }), "{error}");
+        error.to_string()
+    };
+    let near = refusal("\nlisen = \"x\"\n");
     assert!(
-        matches!(&error, BadConfig::UnknownKey(_, near) if near == "listen"),
-        "{error}"
+        near.contains("line 2: lisen: there is no such setting; did you mean listen?"),
+        "{near}"
     );
-    std::fs::write(&file, "lis").expect("written");
-    assert!(matches!(raw.add_file(&file), Err(BadConfig::File { .. })));
+    // A short word is near to nothing.
+    let far = refusal("foo = 1\n");
+    assert!(far.contains("the settings are data-dir, listen,"), "{far}");
+    assert!(refusal("lis").contains("line 1"));
+}
+
+#[test]
+fn a_value_that_is_not_utf8_is_refused() {
+    use std::os::unix::ffi::OsStringExt;
+    let mut raw = RawConfig::new();
+    let value = std::ffi::OsString::from_vec(b"d\xff".to_vec());
+    let variables = [("RANGEDB_DATA_DIR".into(), value)].into_iter();
+    let error = raw.add_variables(variables).expect_err("it is not UTF-8");
+    assert!(error.to_string().contains("RANGEDB_DATA_DIR"), "{error}");
+}
+
+#[test]
+fn a_refusal_names_what_was_typed() {
+    let refusal = |key, value: &str| {
+        let refused = Config::validate(&raw(&[(key, value)]));
+        refused.expect_err(value).to_string()
+    };
+    for address in ["foo", "7400", "127.0.0.1:", "x:99999"] {
+        let message = refusal(Key::Listen, address);
+        assert!(
+            message.starts_with(&format!("listen = {address:?}")),
+            "{message}"
+        );
+    }
+    let message = refusal(Key::Http, "127.0.0.1:7400");
+    assert!(
+        message.contains("--listen has the same address"),
+        "{message}"
+    );
+    let message = refusal(Key::Cpus, "0-99999999999");
+    assert!(message.contains("processor 99999999999"), "{message}");
+    let message = refusal(Key::Memory, "5");
+    assert!(
+        message.contains("a shard needs at least 64 MiB"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -97,6 +139,12 @@ fn bad_values_are_refused_with_the_rule() {
         (Key::RowCache, "1GB"),
         (Key::RowCache, "999TiB"),
         (Key::Log, "xml"),
+        (Key::LogLevel, "inof"),
+        (Key::LogLevel, "loud"),
+        (Key::LogLevel, ""),
+        (Key::LogLevel, "info,openraft=loud"),
+        (Key::LogLevel, "a b=info"),
+        (Key::SlowRequest, "100"),
         (Key::GcRetention, "10"),
         (Key::GcRetention, "5ms"),
         (Key::GcRetention, ""),
@@ -172,7 +220,18 @@ fn an_address_that_stands_for_all_is_refused_in_any_spelling() {
 }
 
 #[test]
+fn levels_are_words_perhaps_of_a_module() {
+    for level in ["error", "debug", "off", "warn,rangedb_engine::wal=trace"] {
+        let config = Config::validate(&raw(&[(Key::LogLevel, level)]));
+        assert_eq!(config.expect(level).logs.level, level);
+    }
+}
+
+#[test]
 fn units_are_read() {
+    for text in ["64KiB", "3GiB", "17", "1025KiB", "0", "5TiB"] {
+        assert_eq!(parse_size(text).map(units::size), Ok(text.to_owned()));
+    }
     assert_eq!(parse_size("64KiB"), Ok(64 << 10));
     assert_eq!(parse_size("3 GiB"), Ok(3 << 30));
     assert_eq!(parse_size("17"), Ok(17));

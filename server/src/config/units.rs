@@ -26,6 +26,38 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(rule)
 }
 
+/// A size as [`parse_size`] reads it, in the largest unit that divides it.
+pub fn size(bytes: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let mut fitting = units.iter().filter(|(shift, _)| {
+        let rest = bytes & ((1 << shift) - 1);
+        bytes != 0 && rest == 0
+    });
+    match fitting.next() {
+        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
+        None => bytes.to_string(),
+    }
+}
+
+/// Reads which log lines are written: a level, or a list of levels and `MODULE=LEVEL` that commas
+/// separate.
+///
+/// # Errors
+/// A word is no level; the message names those that there are.
+pub fn parse_log_level(text: &str) -> Result<String, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    for part in text.split(',') {
+        let (module, level) = part.split_once('=').unwrap_or(("rangedb", part));
+        let is_module = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+        if module.is_empty() || !module.chars().all(is_module) || !LEVELS.contains(&level) {
+            return Err(format!(
+                "{part:?} is no level; the levels are error, warn, info, debug and trace"
+            ));
+        }
+    }
+    Ok(text.to_owned())
+}
+
 /// Reads a list of keys that commas separate; `\xNN` stands for a byte, `\,` for a comma, `\\` for
 /// a backslash.
 ///

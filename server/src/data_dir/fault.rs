@@ -90,7 +90,7 @@ pub enum BadFolder {
     /// The folder was made with another setting.
     #[error(
         "data folder {path} was made with {setting} {made}, not {given}: that is fixed when a \
-         folder is made; start with {setting} {made}, or with a new --data-dir"
+         folder is made; start without {setting}, or with a new --data-dir"
     )]
     OtherSetting {
         /// The folder.

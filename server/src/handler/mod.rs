@@ -105,6 +105,23 @@ impl Operation {
         }
     }
 
+    /// Whether it goes through the log of a range.
+    pub fn writes(self) -> bool {
+        match self {
+            Operation::Put
+            | Operation::Delete
+            | Operation::CompareAndSwap
+            | Operation::Increment
+            | Operation::Write => true,
+            Operation::Get
+            | Operation::MultiGet
+            | Operation::Scan
+            | Operation::Directory
+            | Operation::Status
+            | Operation::Admin => false,
+        }
+    }
+
     /// The room that a reply of this kind may need, in units of the longest value.
     pub fn weight(self) -> usize {
         match self {
@@ -124,6 +141,8 @@ pub struct PendingRequest {
     pub operation: Operation,
     /// The time when the request arrived.
     pub received: Now,
+    /// The time when it was handled.
+    pub handled: Now,
 }
 
 /// The times that belong to a frame.
@@ -162,6 +181,7 @@ pub fn handle(
         request: found.id,
         operation: Operation::of(&request.body),
         received: times.received,
+        handled: times.now,
     };
     let limit = Duration::from_millis(u64::from(request.deadline_ms));
     let call = Call {

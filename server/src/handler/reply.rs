@@ -12,7 +12,7 @@ use rangedb_protocol::{ErrorReply, KeyResult, Reply, Route, Row, Values};
 
 use crate::handler::refusal::Refusal;
 use crate::handler::{PendingRequest, scan};
-use crate::shard::context::Context;
+use crate::shard::context::{AnsweredBy, Context};
 
 /// What a reply says besides its content.
 #[derive(Clone, Copy, Debug)]
@@ -153,7 +153,7 @@ fn good(
     reply: &Reply<'_>,
     to: &mut Vec<u8>,
 ) {
-    context.answered(pending);
+    context.answered(pending, AnsweredBy::of(now));
     let request = pending.request;
     write(context, Head { request, now }, reply, to);
 }

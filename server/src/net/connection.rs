@@ -36,7 +36,7 @@ use crate::handler::reply::Head;
 use crate::handler::{self, PendingRequest, Times, reply};
 use crate::net::buffers::Output;
 use crate::net::input::{Added, Input, Taken};
-use crate::shard::context::Context;
+use crate::shard::context::{AnsweredBy, Context};
 
 /// With this many bytes of unsent replies, nothing more is read from the client.
 pub const UNSENT_LEN_PAUSE: usize = 1 << 20;
@@ -486,7 +486,10 @@ impl Responder for Connection {
             Ok(Response::Written(outcome)) => reply::outcome(context, (pending, now), &outcome, to),
             Ok(Response::Rows(rows)) => reply::rows(context, (pending, now), rows, to),
             Ok(Response::Values(values)) => reply::values(context, (pending, now), values, to),
-            Err(error) => reply::refusal(context, Head { request, now }, &error.into(), to),
+            Err(error) => {
+                context.failed(pending, AnsweredBy::of(now), &error);
+                reply::refusal(context, Head { request, now }, &error.into(), to);
+            }
         });
     }
 

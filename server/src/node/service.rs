@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::admin::{Node, Phase};
 use crate::env::notify::{ServiceManager, State};
 use crate::probe::BeatRequest;
+use crate::settings::Settings;
 
 /// The longest time from one message to the next.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -82,10 +83,11 @@ impl Service {
         }
     }
 
-    /// Tells the manager that a reload begins, runs it, and tells that it has ended.
-    pub(super) fn reload(&self, reload: impl FnOnce()) {
+    /// Tells the manager that a reload begins, waits for its end, and tells that.
+    pub(super) async fn reload(self: Arc<Service>, settings: Arc<Settings>) {
         self.tell(&[State::Reloading]);
-        reload();
+        // An error: there was no thread for it, which is logged.
+        let _ = settings.reload_apart().await;
         self.tell(&[State::Ready]);
     }
 

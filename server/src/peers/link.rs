@@ -97,6 +97,8 @@ struct Link {
     runs: Cell<bool>,
     /// Failures since the link last worked.
     failures: Cell<u32>,
+    /// Whether the log says that the link is broken.
+    is_told: Cell<bool>,
     /// The end of the pause; the link tries earlier if the node has moved.
     not_before: Cell<Option<Now>>,
     /// The address that was last tried.
@@ -218,6 +220,7 @@ impl Link {
             to_send: Notify::new(),
             runs: Cell::new(false),
             failures: Cell::new(0),
+            is_told: Cell::new(false),
             not_before: Cell::new(None),
             tried: RefCell::default(),
         }
@@ -342,13 +345,21 @@ async fn run(inner: &Inner, link: &Link) {
         let reason = error.to_string();
         if inner.peers.note_refusal(to.node, &reason) {
             let address = link.tried.borrow();
-            tracing::warn!(node = to.node.0, %address, reason, "a node refuses this one");
+            let node = to.node;
+            tracing::warn!(
+                event = "node_refused",
+                "node {node} at {address} refuses this one: {reason}"
+            );
         }
         (PAUSE_REFUSED_FIRST, PAUSE_REFUSED_MAX)
     } else {
-        if failures == 0 {
-            let address = link.tried.borrow();
-            tracing::warn!(%to, %address, %class, %error, "the link is broken");
+        let address = link.tried.borrow();
+        // A node of which no address is known yet is not there yet.
+        if !address.is_empty() && !link.is_told.replace(true) {
+            tracing::warn!(
+                event = "link_broken",
+                "the link to shard {to} at {address} for {class} is broken: {error}"
+            );
         }
         (PAUSE_FIRST, PAUSE_MAX)
     };
@@ -470,9 +481,14 @@ async fn serve(inner: &Inner, link: &Link, stream: TcpStream) -> io::Error {
             return error;
         }
         inner.peers.note_accepted(link.to.node);
-        if link.failures.replace(0) > 0 {
+        link.failures.set(0);
+        if link.is_told.replace(false) {
             let (to, class) = (link.to, link.class);
-            tracing::info!(%to, %class, "the link works again");
+            let address = link.tried.borrow();
+            tracing::info!(
+                event = "link_works",
+                "the link to shard {to} at {address} for {class} works again"
+            );
         }
         loop {
             match input.receive(&mut reader).await {

@@ -87,7 +87,11 @@ pub async fn serve(context: Rc<Context>, mut stream: TcpStream, pending: Pending
                 Met::Older => {
                     let address = hello.address;
                     if context.peers.is_news(&format!("{address}: {OLDER_FOLDER}")) {
-                        tracing::warn!(node = %hello.from, address, "{OLDER_FOLDER}");
+                        tracing::warn!(
+                            event = "node_refused",
+                            "node {} at {address:?} was refused: {OLDER_FOLDER}",
+                            hello.from
+                        );
                     }
                     // The other side learns it from the welcome, unless it has gone.
                     let _ = writer.write_all(&bytes).await;
@@ -144,13 +148,20 @@ fn check(context: &Context, body: &[u8]) -> Result<Hello, String> {
         "the cluster's secret is another one; see --cluster-secret".to_owned()
     } else if hello.to != context.gateway.shard().location() {
         let here = context.gateway.shard().location();
-        format!("this is shard {here}, not shard {}", hello.to)
+        format!(
+            "this is shard {here}, not shard {}: another node is at its address, or its folder was lost \
+             and it has a new number",
+            hello.to
+        )
     } else {
         return Ok(hello);
     };
     let (from, address) = (hello.from, &hello.address);
     if peers.is_news(&format!("{from} {address} {reason}")) {
-        tracing::warn!(node = from.0, %address, reason, "a node was refused");
+        tracing::warn!(
+            event = "node_refused",
+            "node {from} at {address:?} was refused: {reason}"
+        );
     }
     Err(reason)
 }

@@ -10,8 +10,10 @@ use rangedb_engine::cluster::View;
 use rangedb_engine::env::Instant as _;
 use rangedb_engine::error::Error;
 use rangedb_engine::gateway::Gateway;
+use rangedb_engine::line_limit::LineLimit;
 use rangedb_engine::notify::Count;
 use rangedb_engine::shard::ShardStatus;
+use rangedb_engine::types::Timestamp;
 use rangedb_engine::types::{NodeId, ShardId};
 use rangedb_protocol::{ErrorCode, FlatBufferBuilder, ShardState};
 use slab::Slab;
@@ -27,6 +29,7 @@ use crate::net::pending_handshakes::PendingHandshakes;
 use crate::peers::link::Links;
 use crate::peers::{Addresses, Peers};
 use crate::probe::{Bytes, ShardProbe, ShardReport};
+use crate::settings::Settings;
 use crate::shard::mesh::Mesh;
 use crate::world::GlommioEnv;
 
@@ -34,7 +37,7 @@ use crate::world::GlommioEnv;
 const RETRY_AFTER_MS: u32 = 20;
 
 /// What a shard knows of its node.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NodeInfo {
     /// The cluster's id.
     pub cluster: u128,
@@ -46,6 +49,8 @@ pub struct NodeInfo {
     pub started: Instant,
     /// The limits for clients.
     pub limits: ClientLimits,
+    /// The settings in force.
+    pub settings: Arc<Settings>,
     /// The limit on client connections.
     pub clients: Arc<ConnectionLimit>,
     /// The limit on connections of other nodes.
@@ -85,6 +90,25 @@ impl Default for ClientLimits {
     }
 }
 
+/// The shard that has answered a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnsweredBy {
+    /// The one that has received it.
+    ThisShard,
+    /// Another shard of the node or of another node, to which it was forwarded.
+    OtherShard,
+}
+
+impl AnsweredBy {
+    /// `now` is the time of the other shard, if another one has answered.
+    pub fn of(now: Option<Timestamp>) -> AnsweredBy {
+        match now {
+            Some(_) => AnsweredBy::OtherShard,
+            None => AnsweredBy::ThisShard,
+        }
+    }
+}
+
 /// See the module's chapter.
 pub struct Context {
     /// The requests of clients, and the engine's shard.
@@ -114,6 +138,7 @@ pub struct Context {
     /// How many other shards have sent [`crate::shard::message::ShardMessage::Drained`].
     pub drained: Count,
     probe: RefCell<ShardProbe>,
+    slow_lines: LineLimit<Now>,
 }
 
 impl Context {
@@ -140,6 +165,7 @@ impl Context {
             drained: Count::default(),
             node,
             probe: RefCell::default(),
+            slow_lines: LineLimit::default(),
         }
     }
 
@@ -192,9 +218,57 @@ impl Context {
         Ok(())
     }
 
-    /// Counts a request that succeeded.
-    pub fn answered(&self, pending: &PendingRequest) {
-        self.probe.borrow_mut().answered(pending, Now::now());
+    /// Counts a request that succeeded. `by` says which shard has answered it.
+    pub fn answered(&self, pending: &PendingRequest, by: AnsweredBy) {
+        let now = Now::now();
+        self.probe.borrow_mut().answered(pending, now);
+        if self.node.settings.is_slow(now - pending.received) {
+            self.log_slow(pending, by, now, "done");
+        }
+    }
+
+    /// Logs a request that failed after a long time.
+    pub fn failed(&self, pending: &PendingRequest, by: AnsweredBy, error: &Error) {
+        let now = Now::now();
+        if self.node.settings.is_slow(now - pending.received) {
+            self.log_slow(pending, by, now, &error.to_string());
+        }
+    }
+
+    /// Logs a slow request with the time of each step, as far as this shard has taken part.
+    fn log_slow(&self, pending: &PendingRequest, by: AnsweredBy, now: Now, outcome: &str) {
+        let Some(unlogged) = self.slow_lines.pass(now) else {
+            return;
+        };
+        let millis = |time: Duration| time.as_millis() as u64;
+        let total_ms = millis(now - pending.received);
+        let received_ms = millis(pending.handled - pending.received);
+        let operation = pending.operation.name();
+        // An entry of the log was on its way for this write only if it is no longer than the write.
+        let flight = self.gateway.shard().last_flight();
+        let log_ms = match (by, pending.operation.writes()) {
+            (AnsweredBy::ThisShard, true) if outcome == "done" => {
+                Some(millis(flight.min(now - pending.handled)))
+            }
+            _ => None,
+        };
+        let queue_ms = log_ms.map(|log_ms| total_ms.saturating_sub(received_ms + log_ms));
+        let other_ms = match by {
+            AnsweredBy::OtherShard => Some(total_ms.saturating_sub(received_ms)),
+            AnsweredBy::ThisShard => None,
+        };
+        tracing::warn!(
+            event = "slow_request",
+            operation,
+            total_ms,
+            received_ms,
+            queue_ms,
+            log_ms,
+            other_ms,
+            outcome,
+            unlogged,
+            "a {operation} took {total_ms} ms"
+        );
     }
 
     /// Counts a request that was refused.

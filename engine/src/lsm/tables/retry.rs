@@ -84,13 +84,42 @@ impl Shared {
 
     /// Logs a lack once, when it begins.
     fn note(&self, action: &'static str, lack: Lack, error: &TreeError) {
-        let (flag, meaning) = match lack {
-            Lack::Room => (&self.disk_full, "the disk is full: writes are refused"),
-            Lack::Resources => (&self.starved, "no file can be opened: the write is retried"),
+        let flag = match lack {
+            Lack::Room => &self.disk_full,
+            Lack::Resources => &self.starved,
         };
-        if !flag.swap(true, Ordering::SeqCst) {
-            tracing::error!(action, %error, "{meaning}");
-            self.tell();
+        if flag.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        match lack {
+            Lack::Room => tracing::error!(
+                event = "disk_full",
+                %error,
+                "the disk of the tables is full, so that a {action} waits: writes are refused until there \
+                 is room"
+            ),
+            Lack::Resources => tracing::error!(
+                event = "resources_lacking",
+                %error,
+                "a {action} lacks file descriptors or memory: it is tried again until they are there"
+            ),
+        }
+        self.tell();
+    }
+
+    /// Logs the end of a lack.
+    fn note_end(&self) {
+        if self.disk_full.swap(false, Ordering::SeqCst) {
+            tracing::info!(
+                event = "disk_free",
+                "the disk of the tables has room again: writes go on"
+            );
+        }
+        if self.starved.swap(false, Ordering::SeqCst) {
+            tracing::info!(
+                event = "resources_back",
+                "the tables have what they lacked, and go on"
+            );
         }
     }
 
@@ -105,8 +134,7 @@ impl Shared {
             let done = self.has_descriptors().map_err(Into::into);
             let error = match done.and_then(|()| write()) {
                 Ok(()) => {
-                    self.disk_full.store(false, Ordering::SeqCst);
-                    self.starved.store(false, Ordering::SeqCst);
+                    self.note_end();
                     return true;
                 }
                 Err(error) => error,

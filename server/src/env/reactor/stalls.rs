@@ -1,7 +1,7 @@
 //! Stalls: one task kept the shard's thread from all others for too long.
 //!
 //! Every poll of a task is timed, by one look at the clock at its end. One that took [`STALL_MIN`] or
-//! longer is counted under the task's name, which is the type of its future. At most one a second is
+//! longer is counted under the task's name, which is the type of its future. At most a few a second are
 //! logged. The reason does not matter: much work, a system call that waited for the disk, or a
 //! machine that ran something else meanwhile. Lives on the reactor's thread.
 
@@ -12,13 +12,12 @@ use std::time::Duration;
 
 use rangedb_engine::distribution::Distribution;
 use rangedb_engine::env::Instant;
+use rangedb_engine::line_limit::LineLimit;
 
 use super::{BootInstant, Reactor};
 
 /// A poll that takes this long is a stall.
 pub(super) const STALL_MIN: Duration = Duration::from_millis(5);
-/// Least time from one line in the log to the next.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// Most microseconds of a stall in the histogram, a minute; longer ones count as this.
 const MICROS_MAX: u64 = 60_000_000;
 
@@ -31,9 +30,7 @@ thread_local! {
 pub(super) struct Stalls {
     counts: RefCell<BTreeMap<&'static str, u64>>,
     micros: RefCell<Distribution>,
-    logged_at: Cell<Option<BootInstant>>,
-    /// Stalls since the last line in the log.
-    unlogged: Cell<u64>,
+    lines: LineLimit<BootInstant>,
 }
 
 impl Default for Stalls {
@@ -41,8 +38,7 @@ impl Default for Stalls {
         Stalls {
             counts: RefCell::default(),
             micros: RefCell::new(Distribution::new(MICROS_MAX)),
-            logged_at: Cell::default(),
-            unlogged: Cell::default(),
+            lines: LineLimit::default(),
         }
     }
 }
@@ -66,14 +62,15 @@ impl Stalls {
     fn note(&self, task: &'static str, now: BootInstant, took: Duration) {
         *self.counts.borrow_mut().entry(task).or_default() += 1;
         self.micros.borrow_mut().record(took.as_micros() as u64);
-        if (self.logged_at.get()).is_some_and(|at| now - at < LOG_INTERVAL) {
-            self.unlogged.set(self.unlogged.get() + 1);
+        let Some(unlogged) = self.lines.pass(now) else {
             return;
-        }
-        self.logged_at.set(Some(now));
+        };
         let (task, millis) = (short(task), took.as_millis() as u64);
-        let unlogged = self.unlogged.take();
-        tracing::warn!(%task, millis, unlogged, "a task held the shard's thread");
+        tracing::warn!(
+            event = "stall",
+            unlogged,
+            "the task {task} held the shard's thread for {millis} ms"
+        );
     }
 
     /// How long the stalls were, in microseconds.

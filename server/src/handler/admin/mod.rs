@@ -25,7 +25,7 @@ use crate::handler::refusal::Refusal;
 use crate::handler::reply::Head;
 use crate::handler::{PendingRequest, reply};
 use crate::net::connection::Connection;
-use crate::shard::context::Context;
+use crate::shard::context::{AnsweredBy, Context};
 
 /// How long to wait for the manager if the client sets no deadline.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,7 +47,7 @@ pub(super) fn handle(
         };
         match done {
             Ok(text) => {
-                context.answered(&pending);
+                context.answered(&pending, AnsweredBy::ThisShard);
                 let reply = Reply::Admin { json: &text };
                 connection.send(|to| reply::write(&context, Head::of(pending.request), &reply, to));
             }
@@ -90,6 +90,12 @@ async fn perform(context: &Context, command: Command, until: Now) -> Result<Stri
         }
         Command::ConfigHistory {} => {
             return text(&render::history(&gateway.settings(until).await?));
+        }
+        Command::NodeConfig {} => return text(&context.node.settings.shown()),
+        Command::Reload {} => {
+            let reloaded = context.node.settings.reload_apart().await;
+            let no_thread = |_| Refusal::internal("there is no thread for a reload".to_owned());
+            return text(&reloaded.map_err(no_thread)?);
         }
         Command::ConfigSet { name, value } => Order::Set { name, value },
         Command::TransferLeader { range, to } => Order::TransferLeader {

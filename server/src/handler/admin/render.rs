@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rangedb_engine::cluster::settings::{self, SETTINGS};
+use rangedb_engine::cluster::settings::{self, Rule, SETTINGS};
 use rangedb_engine::cluster::{self, NodeHealth, NodeView, RangeView, Trouble, View};
 use rangedb_engine::error::OrderError;
 use rangedb_engine::range::{Keyspace, ReplicaPlace};
@@ -225,11 +225,8 @@ pub(super) fn status(view: &View, cluster: u128) -> ClusterStatus {
 
 /// The answer to `config_get` without a name: every setting. One that was never set has no value.
 pub(super) fn settings(view: &View) -> Settings {
-    let all = SETTINGS
-        .iter()
-        .map(|(name, may_be)| known(view, name, may_be));
     Settings {
-        settings: all.collect(),
+        settings: SETTINGS.iter().map(|rule| known(view, rule)).collect(),
     }
 }
 
@@ -238,17 +235,20 @@ pub(super) fn settings(view: &View) -> Settings {
 /// # Errors
 /// There is no such setting.
 pub(super) fn setting(view: &View, name: &str) -> Result<Setting, OrderError> {
-    Ok(known(view, name, settings::rule(name)?))
+    Ok(known(view, settings::rule(name)?))
 }
 
-fn known(view: &View, name: &str, may_be: &str) -> Setting {
-    let set = view.settings.iter().find(|setting| setting.name == name);
+fn known(view: &View, rule: &Rule) -> Setting {
+    let mut all = view.settings.iter();
+    let set = all.find(|setting| setting.name == rule.name);
     let mut setting = Setting::default();
-    setting.name = name.to_owned();
+    setting.name = rule.name.to_owned();
+    setting.in_force = set.map_or(rule.default, |set| &set.value).to_owned();
+    setting.source = set.map_or("default", |_| "cluster").to_owned();
     setting.value = set.map(|set| set.value.clone());
     setting.version = set.map(|set| set.version);
     setting.at_ms = set.map(|set| set.at_ms);
-    setting.may_be = may_be.to_owned();
+    setting.may_be = rule.may_be.to_owned();
     setting
 }
 

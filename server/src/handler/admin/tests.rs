@@ -197,8 +197,17 @@ fn settings_are_shown_whether_set_or_not() {
         (found.value.as_deref(), found.version),
         (Some("1m"), Some(2))
     );
+    assert_eq!(
+        (found.in_force.as_str(), found.source.as_str()),
+        ("1m", "cluster")
+    );
     let unset = render::setting(&view, "balance").expect("there is one");
-    assert_eq!(in_json(unset)["value"], json!(null));
+    let unset = in_json(unset);
+    assert_eq!(unset["value"], json!(null));
+    assert_eq!(
+        (&unset["in_force"], &unset["source"]),
+        (&json!("on"), &json!("default"))
+    );
     let unknown = render::setting(&view, "colour");
     assert!(matches!(unknown, Err(OrderError::NotFound(why)) if why.contains("dead-after")));
     assert_eq!(render::settings(&view).settings.len(), 3);
