@@ -2,7 +2,7 @@
 //!
 //! The thread that calls [`run`] becomes the control thread: a tokio runtime for signals, the admin
 //! pages and the service manager ([`service`]). The data path never waits for it. At a first signal
-//! to stop the node stops after everything is durable; at a second one it ends at once. SIGHUP
+//! to stop the node goes on serving for `--drain-wait`, and stops after everything is durable; at a second one it ends at once. SIGHUP
 //! reloads what can be reloaded. A fatal error of any shard aborts the whole process, since nothing
 //! may continue on bad state.
 
@@ -311,6 +311,7 @@ async fn control(config: &Config, pages_max: usize, reload: &dyn Fn()) -> Result
         ));
         tracing::info!(%listen, %http, shards = count, "ready");
         serve(&service, &mut shards, &mut signals, reload).await;
+        linger(config.http.drain_wait, &service, &mut shards, &mut signals).await;
     }
     service.enter(Phase::Draining);
     drain(&mut shards, &mut signals).await
@@ -329,6 +330,36 @@ async fn serve(service: &Service, shards: &mut Shards, signals: &mut Signals, re
     }
 }
 
+/// Goes on serving for a while after the signal to stop, so that load balancers notice it.
+async fn linger(wait: Duration, service: &Service, shards: &mut Shards, signals: &mut Signals) {
+    if wait.is_zero() {
+        return;
+    }
+    service.enter(Phase::Leaving);
+    tracing::info!(
+        ?wait,
+        "about to stop: the node still serves, and /readyz says that it stops"
+    );
+    let told = StdInstant::now();
+    let over = tokio::time::Instant::now() + wait;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep_until(over) => return,
+            () = signals.stop() => end_at_once(told),
+            ended = shards.ended.recv() => died(ended),
+        }
+    }
+}
+
+/// Ends the process at a second signal to stop; `told` is when the first one came.
+fn end_at_once(told: StdInstant) {
+    if told.elapsed() >= REPEATED_SIGNAL_INTERVAL {
+        tracing::warn!("told to stop a second time: ending at once");
+        logging::flush();
+        std::process::exit(EXIT_AT_ONCE);
+    }
+}
+
 /// Stops all shards and waits until they have ended.
 async fn drain(shards: &mut Shards, signals: &mut Signals) -> Result<(), NodeError> {
     tracing::info!("stopping: what is in flight gets 10 s; a second signal ends it at once");
@@ -344,14 +375,7 @@ async fn drain(shards: &mut Shards, signals: &mut Signals) -> Result<(), NodeErr
                 Some((shard, Err(error))) => return Err(NodeError::Shard(shard, error)),
                 None => break,
             },
-            () = signals.stop() => {
-                if told.elapsed() < REPEATED_SIGNAL_INTERVAL {
-                    continue;
-                }
-                tracing::warn!("told to stop a second time: ending at once");
-                logging::flush();
-                std::process::exit(EXIT_AT_ONCE);
-            }
+            () = signals.stop() => end_at_once(told),
         }
     }
     tracing::info!("stopped");

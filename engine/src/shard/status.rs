@@ -51,6 +51,8 @@ pub struct RangeStatus {
 pub struct ShardStatus {
     /// Its ranges, users' first.
     pub ranges: Vec<RangeStatus>,
+    /// Whether operators have had its node drain, or leave, as far as this shard knows.
+    pub leaves: bool,
     /// The state of the cluster, if this shard hosts its manager.
     pub cluster: Option<ClusterStatus>,
     /// Bytes of log that a start would apply again.
@@ -131,6 +133,7 @@ pub(super) fn of<E: Env>(inner: &Inner<E>) -> ShardStatus {
     memory.push(wal.cache);
     ShardStatus {
         ranges: ranges(inner),
+        leaves: !inner.is_active(),
         cluster: cluster(inner),
         replay_bytes: inner.store.replay_len(),
         pinned_bytes: inner.pinned_bytes(),

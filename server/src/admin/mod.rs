@@ -69,6 +69,15 @@ pub enum Phase {
     Ready = 1,
     /// The node is stopping.
     Draining = 2,
+    /// The node is about to stop, and still serves.
+    Leaving = 3,
+}
+
+impl Phase {
+    /// Whether the node takes requests.
+    fn serves(self) -> bool {
+        matches!(self, Phase::Ready | Phase::Leaving)
+    }
 }
 
 /// The node as the pages show it. It exists before the node has a folder and until the process
@@ -121,6 +130,7 @@ impl Node {
         match self.phase.load(Ordering::SeqCst) {
             phase if phase == Phase::Ready as u8 => Phase::Ready,
             phase if phase == Phase::Draining as u8 => Phase::Draining,
+            phase if phase == Phase::Leaving as u8 => Phase::Leaving,
             _ => Phase::Starting,
         }
     }
@@ -249,7 +259,7 @@ async fn answer(
         });
     }
     Ok(match api {
-        Some(path) => match node.serving.get().filter(|_| node.phase() == Phase::Ready) {
+        Some(path) => match node.serving.get().filter(|_| node.phase().serves()) {
             Some(serving) => serving.api.answer(&path, request).await,
             None => Failure::not_serving().response(),
         },

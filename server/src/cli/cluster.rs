@@ -87,15 +87,17 @@ fn word(text: Option<&str>) -> &str {
 
 /// Formats the nodes as lines with a heading.
 pub(super) fn nodes_table(nodes: &[Node]) -> String {
-    let mut words = String::from("id  address  state  shards  leaders  replicas  version\n");
+    let mut words =
+        String::from("id  address  state  membership  shards  leaders  replicas  version\n");
     for node in nodes {
         // Writing to a string cannot fail.
         let _ = writeln!(
             words,
-            "{}  {}  {}  {}  {}  {}  {}",
+            "{}  {}  {}  {}  {}  {}  {}  {}",
             node.id,
             word(Some(&node.address)),
             node.liveness,
+            node.membership,
             node.shards,
             node.leaders,
             node.replicas,
@@ -211,6 +213,9 @@ mod tests {
             "range 2 is degraded: its replicas on node 4: missing\nnode 4: the node is dead\n";
         assert_eq!(reasons(&all), wanted);
         let text = nodes_table(&[Node::default()]);
-        assert_eq!(text.lines().nth(1), Some("0  -  unknown  0  0  0  -"));
+        assert_eq!(
+            text.lines().nth(1),
+            Some("0  -  unknown  unknown  0  0  0  -")
+        );
     }
 }

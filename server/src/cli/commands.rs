@@ -55,6 +55,9 @@ pub(super) async fn perform(
         Request::Memory => super::status::memory(client, printer, out).await,
         Request::Show(show) => super::cluster::show(client, &show, printer, out).await,
         Request::Order(order) => super::cluster::order(client, &order, printer, out).await,
+        Request::Leave(leave) => {
+            super::leave::perform(client, leave, connection.timeout, printer, out).await
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod args;
 mod cluster;
 mod commands;
 mod input;
+mod leave;
 mod output;
 mod request;
 mod status;

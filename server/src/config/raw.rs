@@ -61,6 +61,7 @@ keys! {
     Log "log" "text" "Format of logs: text or json.",
     LogLevel "log-level" "info" "Which log lines are written: error, warn, info, debug or trace.",
     GcRetention "gc-retention" "10m" "How long old versions are kept.",
+    DrainWait "drain-wait" "0s" "How long a node that is told to stop goes on serving while /readyz says 503.",
 }
 
 /// The place where a setting was typed.
