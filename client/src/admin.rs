@@ -4,9 +4,9 @@
 //! newer releases; what a newer node says beyond them is passed over.
 
 pub use rangedb_protocol::admin::{
-    ClusterStatus, Epoch, Health, HealthReason, Liveness, Node, NodeConfig, NodeSetting, Range,
-    Reloaded, Replica, ReplicaInTrouble, ReplicaState, Setting, SettingChange, SettingDifference,
-    SettingRefused, SystemLeader,
+    BlockedRange, ClusterStatus, Departure, Epoch, Health, HealthReason, Leaving, Liveness,
+    Membership, Node, NodeConfig, NodeSetting, Range, Reloaded, Replica, ReplicaInTrouble,
+    ReplicaState, Setting, SettingChange, SettingDifference, SettingRefused, SystemLeader,
 };
 use rangedb_protocol::admin::{Command, History, Nodes, Ranges, Settings};
 pub use rangedb_protocol::{MemoryUse, NodeState, RangeState, Route, ShardState};
@@ -37,10 +37,11 @@ use crate::perform::{Request, Take};
 ///
 /// Calls that show something change nothing and are tried again as reads are. Orders
 /// ([`transfer_leader`](Admin::transfer_leader), [`move_replica`](Admin::move_replica),
-/// [`config_set`](Admin::config_set)) are not tried again once a node may have taken them; each may be
-/// given again. An order that cannot be carried out now fails with [`ErrorCode::Busy`], one that is
-/// wrong with [`ErrorCode::Invalid`], and one that names what is not there with
-/// [`ErrorCode::NotFound`].
+/// [`drain_node`](Admin::drain_node) and its likes, [`config_set`](Admin::config_set)) are not tried
+/// again once a node may have taken them; each may be given again. An order that cannot be carried out
+/// now fails with [`ErrorCode::Busy`], one that the cluster's state forbids until somebody changes it
+/// with [`ErrorCode::Conflict`], one that is wrong with [`ErrorCode::Invalid`], and one that names what
+/// is not there with [`ErrorCode::NotFound`].
 #[derive(Clone, Debug)]
 pub struct Admin {
     client: Client,
@@ -163,6 +164,59 @@ impl Admin {
             to_shard,
         };
         self.order(order).await
+    }
+
+    /// Has other nodes lead what a node leads, so that it can stop without a failed request. When the
+    /// call returns that has begun; [`leaving`](Admin::leaving) shows how far it is. It lasts until
+    /// [`undrain_node`](Admin::undrain_node), also while the node is stopped and started.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`ErrorCode::Conflict`] if a range would be left without a majority.
+    pub async fn drain_node(&self, node: u64) -> Result<(), Error> {
+        self.order(Command::DrainNode { node }).await
+    }
+
+    /// Takes a drain or a decommissioning back.
+    ///
+    /// # Errors
+    /// See [`Error`]; its fate tells whether the order was taken.
+    pub async fn undrain_node(&self, node: u64) -> Result<(), Error> {
+        self.order(Command::UndrainNode { node }).await
+    }
+
+    /// Moves all replicas of a node to other nodes. When the call returns that has begun;
+    /// [`leaving`](Admin::leaving) shows how far it is.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`ErrorCode::Conflict`] if some of its replicas can go nowhere.
+    pub async fn decommission_node(&self, node: u64) -> Result<(), Error> {
+        self.order(Command::DecommissionNode { node }).await
+    }
+
+    /// What [`decommission_node`](Admin::decommission_node) would move, and what it could not move.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn decommission_dry_run(&self, node: u64) -> Result<Leaving, Error> {
+        let dry_run = true;
+        self.show(Command::NodeLeaving { node, dry_run }).await
+    }
+
+    /// Forgets a node that is dead or decommissioned. Its id is refused from then on.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`ErrorCode::Conflict`] if the node is still needed.
+    pub async fn remove_node(&self, node: u64) -> Result<(), Error> {
+        self.order(Command::RemoveNode { node }).await
+    }
+
+    /// What still keeps a node that drains or is decommissioned from leaving.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn leaving(&self, node: u64) -> Result<Leaving, Error> {
+        let dry_run = false;
+        self.show(Command::NodeLeaving { node, dry_run }).await
     }
 
     /// The state of one node, whichever answers, with its shards and their replicas. It needs no

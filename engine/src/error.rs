@@ -201,12 +201,28 @@ pub enum Fatal {
         /// The last start that was seen.
         seen: u64,
     },
+    /// Operators have removed the node from the cluster.
+    #[error(
+        "node {0} was removed from the cluster by `rangedb node remove`, and its id is not taken back: \
+         start the node with an empty --data-dir and --join NODES, and it joins as a new one"
+    )]
+    Removed(NodeId),
     /// A part of the shard's folder is missing, or is not the one that belongs there.
     #[error(transparent)]
     Folder(#[from] FolderFault),
     /// Log and tables contradict each other.
     #[error("inconsistent state: {0}")]
     Inconsistent(String),
+}
+
+impl Fatal {
+    /// Whether no process may run on the folder any more.
+    pub fn gives_up_folder(&self) -> bool {
+        matches!(
+            self,
+            Fatal::OldFolder { .. } | Fatal::Superseded(_) | Fatal::Removed(_)
+        )
+    }
 }
 
 /// Why the parts of a shard's folder do not belong together.

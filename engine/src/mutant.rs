@@ -73,11 +73,13 @@ pub enum Mutant {
     MultiGetAtTwoMoments,
     /// A read that has waited for the disk does not check the lease again.
     LeaseUncheckedAfterColdRead,
+    /// The manager gives leaderships to a node that drains as to any other.
+    DrainedNodeLeads,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 33] = [
+    pub const ALL: [Mutant; 34] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -111,6 +113,7 @@ impl Mutant {
         Mutant::RowOfRemovedReplica,
         Mutant::MultiGetAtTwoMoments,
         Mutant::LeaseUncheckedAfterColdRead,
+        Mutant::DrainedNodeLeads,
     ];
 }
 

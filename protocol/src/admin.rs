@@ -40,6 +40,35 @@ pub enum Command {
         /// The setting; all if none is given.
         name: Option<String>,
     },
+    /// Has other nodes lead what a node leads, so that it can stop. [`Done`] is the answer.
+    DrainNode {
+        /// The node.
+        node: u64,
+    },
+    /// Takes a drain or a decommissioning back. [`Done`] is the answer.
+    UndrainNode {
+        /// The node.
+        node: u64,
+    },
+    /// Moves all replicas of a node to others. [`Done`] is the answer.
+    DecommissionNode {
+        /// The node.
+        node: u64,
+    },
+    /// Forgets a node that is dead or decommissioned; its id is refused from then on. [`Done`] is the
+    /// answer.
+    RemoveNode {
+        /// The node.
+        node: u64,
+    },
+    /// Shows what still keeps a node from leaving. [`Leaving`] is the answer.
+    NodeLeaving {
+        /// The node.
+        node: u64,
+        /// Shows what its decommissioning would do, instead.
+        #[serde(default)]
+        dry_run: bool,
+    },
     /// Changes a setting of the cluster. [`Done`] is the answer.
     ConfigSet {
         /// The setting.
@@ -186,6 +215,9 @@ pub struct Node {
     /// Whether it is heard from.
     #[serde(rename = "state")]
     pub liveness: Liveness,
+    /// What operators have decided about it.
+    #[serde(default)]
+    pub membership: Membership,
     /// The number of its shards.
     pub shards: u16,
     /// The number of ranges that it leads.
@@ -196,6 +228,56 @@ pub struct Node {
     pub started_ms: u64,
     /// The release of its server.
     pub version: String,
+}
+
+/// How far a node has left: the answer to [`Command::NodeLeaving`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Leaving {
+    /// The node, if it drains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining: Option<u64>,
+    /// The node, if it is or would be decommissioned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decommissioning: Option<u64>,
+    /// What operators have decided about it.
+    pub membership: Membership,
+    /// The ranges that it leads, or may lead, as their leader is not known.
+    pub leaders_left: u64,
+    /// The ranges of which it has a replica, if these are to go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas_left: Option<u64>,
+    /// The writes that it has not answered yet.
+    pub requests_left: u64,
+    /// The ranges that cannot leave it now.
+    pub blocked: Vec<BlockedRange>,
+    /// Where replicas would go, of a decommissioning that was only asked about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moves: Vec<Departure>,
+    /// Whether it has left: it leads and answers nothing any more, or holds nothing.
+    pub done: bool,
+}
+
+/// A range that cannot leave a node now.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct BlockedRange {
+    /// The range.
+    pub range: u64,
+    /// What stands in the way.
+    pub reason: String,
+}
+
+/// Where a replica would go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Departure {
+    /// Its range.
+    pub range: u64,
+    /// The node that gets it.
+    pub node: u64,
+    /// The shard of that node.
+    pub shard: u16,
 }
 
 /// A range.
@@ -395,6 +477,25 @@ pub enum Liveness {
     Unknown,
 }
 
+/// What operators have decided about a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Membership {
+    /// It holds replicas and leads ranges.
+    Active,
+    /// It keeps its replicas, but leads nothing and gets no new ones.
+    Draining,
+    /// Its replicas are being moved to other nodes.
+    Decommissioning,
+    /// It holds no replica, and gets none.
+    Decommissioned,
+    /// A word that this release does not know.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
 /// Whether a replica does its part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -427,6 +528,12 @@ impl fmt::Display for Health {
 }
 
 impl fmt::Display for Liveness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+impl fmt::Display for Membership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.serialize(f)
     }
@@ -516,6 +623,17 @@ mod tests {
                 },
             ),
             (
+                r#"{"command":"drain_node","node":3}"#,
+                Command::DrainNode { node: 3 },
+            ),
+            (
+                r#"{"command":"node_leaving","node":3}"#,
+                Command::NodeLeaving {
+                    node: 3,
+                    dry_run: false,
+                },
+            ),
+            (
                 r#"{"command":"config_get"}"#,
                 Command::ConfigGet { name: None },
             ),
@@ -532,6 +650,8 @@ mod tests {
             r#"{"command":"drop_all"}"#,
             r#"{"command":"nodes","more":1}"#,
             r#"{"command":"transfer_leader"}"#,
+            r#"{"command":"remove_node"}"#,
+            r#"{"command":"drain_node","node":1,"wait":true}"#,
             r#"{"command":"transfer_leader","range":-1}"#,
             r#"{"command":"transfer_leader","range":1,"two":2}"#,
             r#"{"command":"move_replica","range":1,"from":1,"to_node":1,"to_shard":65536}"#,
@@ -551,6 +671,7 @@ mod tests {
         let read: Nodes = serde_json::from_str(text).expect("an answer");
         let node = &read.nodes[0];
         assert_eq!((node.id, node.liveness), (1, Liveness::Unknown));
+        assert_eq!(node.membership, Membership::Unknown, "an older node's");
         // What was always there must be there.
         assert!(serde_json::from_str::<Nodes>("{}").is_err());
         assert!(serde_json::from_str::<Nodes>(r#"{"nodes":[{"id":1}]}"#).is_err());
@@ -573,6 +694,26 @@ mod tests {
             let text = text.replace(r#""start":"""#, bad);
             assert!(serde_json::from_str::<Range>(&text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn progress_names_the_node_under_what_it_does() {
+        let blocked = BlockedRange {
+            range: 7,
+            reason: "no voter has matched".to_owned(),
+        };
+        let leaving = Leaving {
+            draining: Some(3),
+            membership: Membership::Draining,
+            leaders_left: 12,
+            requests_left: 4,
+            blocked: vec![blocked],
+            ..Leaving::default()
+        };
+        let text = serde_json::to_string(&leaving).expect("it has a text");
+        let wanted = r#"{"draining":3,"membership":"draining","leaders_left":12,"requests_left":4,"blocked":[{"range":7,"reason":"no voter has matched"}],"done":false}"#;
+        assert_eq!(text, wanted);
+        assert_eq!(serde_json::from_str::<Leaving>(&text).ok(), Some(leaving));
     }
 
     #[test]

@@ -87,6 +87,9 @@ codes! {
     /// An admin command cannot be carried out now because of a temporary state; try again after the
     /// time given.
     Busy = 24 "busy",
+    /// An admin command was refused because of the cluster's present state, which somebody must change
+    /// first; the message says how.
+    Conflict = 25 "conflict",
     /// The versions of the scan's snapshot were garbage-collected.
     SnapshotTooOld = 30 "snapshot_too_old",
     /// The value is not a signed 64-bit decimal number.

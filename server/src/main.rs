@@ -136,6 +136,10 @@ struct SettingsArgs {
     /// How long old versions are kept, such as 90s, 10m or 1.5h; 10m by default.
     #[arg(long, value_name = "TIME")]
     gc_retention: Option<String>,
+    /// How long the node goes on serving after it was told to stop, while /readyz says 503, so that load
+    /// balancers notice it, such as 5s; 0s by default.
+    #[arg(long, value_name = "TIME")]
+    drain_wait: Option<String>,
     /// A TOML file with any of these settings.
     #[arg(long, value_name = "FILE", env = "RANGEDB_CONFIG")]
     config: Option<PathBuf>,
@@ -199,6 +203,7 @@ fn layers(arguments: &SettingsArgs) -> Result<(RawConfig, Vec<String>), BadConfi
     raw.add_flag(Key::RowCache, arguments.row_cache.as_ref());
     raw.add_flag(Key::SplitAt, arguments.split_at.as_ref());
     raw.add_flag(Key::GcRetention, arguments.gc_retention.as_ref());
+    raw.add_flag(Key::DrainWait, arguments.drain_wait.as_ref());
     raw.add_flag(Key::Log, arguments.log.as_ref());
     raw.add_flag(Key::LogLevel, arguments.log_level.as_ref());
     raw.add_flag(Key::SlowRequest, arguments.slow_request.as_ref());

@@ -2,8 +2,9 @@
 //!
 //! The thread that calls [`run`] becomes the control thread: a tokio runtime for signals, the admin
 //! pages and the service manager ([`service`]). The data path never waits for it. At a first signal
-//! to stop the node stops after everything is durable; at a second one it ends at once. At SIGHUP it
-//! reads its settings again. A fatal error of any shard aborts the whole process, since nothing
+//! to stop the node goes on serving for `--drain-wait`, and stops after everything is durable; at a
+//! second one it ends at once. At SIGHUP it reads its settings again. A fatal error of any shard aborts
+//! the whole process, since nothing
 //! may continue on bad state.
 
 mod banner;
@@ -326,6 +327,13 @@ async fn control(
             "the node is ready: it listens on {listen}, and for HTTP on {http}, with {count} shards"
         );
         serve(&service, &mut shards, &mut signals, settings).await;
+        linger(
+            settings.http().drain_wait,
+            &service,
+            &mut shards,
+            &mut signals,
+        )
+        .await;
     }
     service.enter(Phase::Draining);
     drain(&mut shards, &mut signals).await
@@ -349,6 +357,35 @@ async fn serve(
     }
 }
 
+/// Goes on serving for a while after the signal to stop, so that load balancers notice it.
+async fn linger(wait: Duration, service: &Service, shards: &mut Shards, signals: &mut Signals) {
+    if wait.is_zero() {
+        return;
+    }
+    service.enter(Phase::Leaving);
+    tracing::info!(
+        "the node was told to stop and serves for {wait:?} more, while /readyz says that it stops"
+    );
+    let told = StdInstant::now();
+    let over = tokio::time::Instant::now() + wait;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep_until(over) => return,
+            () = signals.stop() => end_at_once(told),
+            ended = shards.ended.recv() => died(ended),
+        }
+    }
+}
+
+/// Ends the process at a second signal to stop; `told` is when the first one came.
+fn end_at_once(told: StdInstant) {
+    if told.elapsed() >= REPEATED_SIGNAL_INTERVAL {
+        tracing::warn!("told to stop a second time: ending at once");
+        logging::flush();
+        std::process::exit(EXIT_AT_ONCE);
+    }
+}
+
 /// Stops all shards and waits until they have ended.
 async fn drain(shards: &mut Shards, signals: &mut Signals) -> Result<(), NodeError> {
     tracing::info!(
@@ -367,14 +404,7 @@ async fn drain(shards: &mut Shards, signals: &mut Signals) -> Result<(), NodeErr
                 Some((shard, Err(error))) => return Err(NodeError::Shard(shard, error)),
                 None => break,
             },
-            () = signals.stop() => {
-                if told.elapsed() < REPEATED_SIGNAL_INTERVAL {
-                    continue;
-                }
-                tracing::warn!("told to stop a second time: ending at once");
-                logging::flush();
-                std::process::exit(EXIT_AT_ONCE);
-            }
+            () = signals.stop() => end_at_once(told),
         }
     }
     tracing::info!(

@@ -62,6 +62,18 @@ pub fn homes_of(folder: &Path, shards: &str) -> Vec<Home> {
     homes_at(folder, &listen, shards)
 }
 
+/// A home of a node that joins the cluster of the others.
+///
+/// # Panics
+/// The folder cannot be made.
+pub fn joining(folder: &Path, name: &str, others: &[Home]) -> Home {
+    let folder = folder.join(name);
+    std::fs::create_dir(&folder).expect("a folder");
+    let list: Vec<&str> = others.iter().map(|home| home.listen.as_str()).collect();
+    let flags = ["--shards", "1", "--cluster-secret", SECRET, "--join"];
+    Home::new(&folder, &[&flags[..], &[&list.join(",")]].concat())
+}
+
 /// Starts all nodes at the same time, since none is ready before the cluster is formed.
 pub fn start_all(homes: &[Home]) -> Vec<Option<Node>> {
     std::thread::scope(|scope| {

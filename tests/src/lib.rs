@@ -4,6 +4,7 @@ pub mod cluster;
 pub mod console;
 pub mod http;
 pub mod invariants;
+pub mod load;
 pub mod net;
 pub mod process;
 pub mod raw;

@@ -2,26 +2,16 @@
 //! wiped node that comes back as a new one, a node that is dead for good, one at a new address, and a
 //! folder that two processes use.
 
-use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
 use rangedb_tests::cluster::{
-    Caller, KEYS, SECRET, homes, nodes, ranges, start_all, wait_for, wait_until_alike,
+    Caller, KEYS, SECRET, homes, joining, nodes, ranges, start_all, wait_for, wait_until_alike,
     wait_until_replicated,
 };
 use rangedb_tests::http::request;
 use rangedb_tests::process::{Home, free_port};
 use serde_json::json;
-
-/// A home of a node that joins the cluster of the others.
-fn joining(folder: &Path, name: &str, others: &[Home]) -> Home {
-    let folder = folder.join(name);
-    std::fs::create_dir(&folder).expect("a folder");
-    let list: Vec<&str> = others.iter().map(|home| home.listen.as_str()).collect();
-    let flags = ["--shards", "1", "--cluster-secret", SECRET, "--join"];
-    Home::new(&folder, &[&flags[..], &[&list.join(",")]].concat())
-}
 
 fn succeeded(output: &Output) -> String {
     let complaint = String::from_utf8_lossy(&output.stderr);

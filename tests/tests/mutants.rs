@@ -153,4 +153,5 @@ mutants! {
     finds_row_of_removed_replica: RowOfRemovedReplica by seed,
     finds_multi_get_at_two_moments: MultiGetAtTwoMoments by seed,
     finds_lease_unchecked_after_cold_read: LeaseUncheckedAfterColdRead by seed,
+    finds_drained_node_leads: DrainedNodeLeads by seed,
 }

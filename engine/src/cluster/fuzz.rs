@@ -6,8 +6,10 @@ use crate::cluster::message::{
     ClusterRequest, ClusterResponse, View, decode_request, decode_response, encode_request,
     encode_response,
 };
-use crate::cluster::record::{self, NodeRecord, RangeRecord, Setting};
-use crate::cluster::{HighestIds, NodeHealth, NodeView, RangeView, Trouble};
+use crate::cluster::record::{
+    self, MembershipRecord, MembershipStatus, NodeRecord, RangeRecord, Setting,
+};
+use crate::cluster::{HighestIds, Leaving, NodeHealth, NodeView, RangeView, Trouble};
 use crate::error::OrderError;
 use crate::range::{Descriptor, Keyspace, ReplicaPlace};
 use crate::types::{Epoch, KeyRange, Location, NodeId, RangeId, ReplicaId, ShardId};
@@ -73,6 +75,7 @@ fn view() -> View {
     let node = NodeView {
         record: node(),
         state: NodeHealth::Alive,
+        membership: MembershipStatus::Draining,
     };
     View {
         version: 8,
@@ -94,6 +97,17 @@ fn questions_and_answers() {
         held: Vec::new(),
         highest: HighestIds::default(),
         peers: Vec::new(),
+        in_flight: 2,
+    };
+    let leaving = Leaving {
+        node: AT.node,
+        membership: MembershipStatus::Decommissioning,
+        leaders_left: 1,
+        replicas_left: 2,
+        requests_left: 3,
+        blocked: vec![(RangeId(7), "why".to_owned())],
+        moves: vec![(RangeId(7), AT)],
+        is_done: false,
     };
     let range = RangeId(7);
     let requests = [
@@ -113,6 +127,14 @@ fn questions_and_answers() {
             from: NodeId(1),
             to: AT.node,
             shard: Some(AT.shard),
+        },
+        ClusterRequest::SetMembership {
+            node: AT.node,
+            status: MembershipStatus::Draining,
+        },
+        ClusterRequest::Leaving {
+            node: AT.node,
+            dry_run: true,
         },
         ClusterRequest::Create {
             descriptor: descriptor(),
@@ -144,6 +166,7 @@ fn questions_and_answers() {
         ClusterResponse::Done,
         ClusterResponse::Refused(OrderError::busy("a change is under way")),
         ClusterResponse::View(view()),
+        ClusterResponse::Leaving(leaving),
         ClusterResponse::Joined(NodeId(4)),
         ClusterResponse::Settings(vec![setting()]),
     ];
@@ -168,6 +191,21 @@ fn records() {
         &[record::encode(&node())],
         |bytes, meter| {
             let Some(found) = meter.decode(|| record::decode::<NodeRecord>(bytes)) else {
+                return false;
+            };
+            assert_eq!(record::decode(&record::encode(&found)), Some(found));
+            true
+        },
+    );
+    let membership = MembershipRecord {
+        node: NodeId(3),
+        status: MembershipStatus::Decommissioned,
+    };
+    fuzz(
+        "memberships",
+        &[record::encode(&membership)],
+        |bytes, meter| {
+            let Some(found) = meter.decode(|| record::decode::<MembershipRecord>(bytes)) else {
                 return false;
             };
             assert_eq!(record::decode(&record::encode(&found)), Some(found));

@@ -15,10 +15,13 @@ use super::message::{
 };
 use super::moves::Moves;
 use super::placement::{self, Node, Range, Slot, Step};
-use super::record::{self, NodeRecord, RangeRecord, Row, Setting};
+use super::record::{
+    self, MembershipRecord, MembershipStatus, NodeRecord, RangeRecord, Row, Setting,
+};
 use super::settings;
 use crate::env::Instant;
 use crate::error::OrderError;
+use crate::mutant::{self, Mutant};
 use crate::range::{Descriptor, ReplicaPlace};
 use crate::types::{Location, NodeId, RangeId, ReplicaId};
 
@@ -28,8 +31,6 @@ pub(super) const SILENT_AFTER: Duration = Duration::from_secs(3);
 const REPORT_TTL: Duration = Duration::from_secs(3);
 /// How long a range gets no new order after an order, unless it has carried that out before.
 const ORDER_COOLDOWN: Duration = Duration::from_secs(6);
-/// A dead node takes no order before it is started: a retry does not help soon.
-const DEAD_NODE_RETRY: Duration = Duration::from_secs(30);
 /// How long a node must be silent to be dead, unless a setting says otherwise.
 const DEAD_AFTER: Duration = Duration::from_mins(5);
 /// How many earlier processes of each node are remembered.
@@ -45,15 +46,23 @@ pub(super) struct KnownNode<T: Instant> {
     past: VecDeque<u128>,
 }
 
+/// What a shard last reported of itself.
+pub(super) struct ShardLoad {
+    /// The ranges of which it has a replica.
+    pub(super) ranges: BTreeSet<RangeId>,
+    /// Writes that it has not answered.
+    pub(super) in_flight: u64,
+}
+
 pub(super) struct KnownRange<T: Instant> {
     pub(super) record: RangeRecord,
     saved: bool,
     report: Option<(T, LedRange)>,
-    ordered: Option<(T, Goal)>,
+    pub(super) ordered: Option<(T, Goal)>,
 }
 
 /// What a range was ordered to become.
-enum Goal {
+pub(super) enum Goal {
     /// All its members, and the voters among them.
     Members(BTreeSet<ReplicaId>, BTreeSet<ReplicaId>),
     /// The replica that must lead.
@@ -83,6 +92,12 @@ pub struct Manager<T: Instant> {
     pub(super) nodes: BTreeMap<NodeId, KnownNode<T>>,
     pub(super) ranges: BTreeMap<RangeId, KnownRange<T>>,
     pub(super) settings: Vec<Setting>,
+    /// What operators have decided about nodes; others are active.
+    pub(super) memberships: BTreeMap<NodeId, MembershipStatus>,
+    /// Until when a change of a membership is being written down.
+    pub(super) deciding: Option<T>,
+    /// What each shard holds, as it last reported to this manager.
+    pub(super) loads: BTreeMap<Location, ShardLoad>,
     ids: Ids,
     /// The moves that operators have ordered.
     pub moves: Moves<T>,
@@ -107,6 +122,9 @@ impl<T: Instant> Manager<T> {
             nodes: BTreeMap::new(),
             ranges: BTreeMap::new(),
             settings: Vec::new(),
+            memberships: BTreeMap::new(),
+            deciding: None,
+            loads: BTreeMap::new(),
             ids: Ids::new(),
             moves: Moves::new(),
             health: Health::new(),
@@ -158,6 +176,9 @@ impl<T: Instant> Manager<T> {
             && let Some(setting) = record::decode::<Setting>(value)
         {
             self.settings.push(setting);
+        } else if let Some(MembershipRecord { node, status }) = MembershipRecord::of_row(key, value)
+        {
+            self.memberships.insert(node, status);
         } else {
             self.ids.learn(key, value);
         }
@@ -234,6 +255,9 @@ impl<T: Instant> Manager<T> {
             node: report.node.id.max(report.from.node),
             ..HighestIds::default()
         });
+        if self.membership(report.node.id) == MembershipStatus::Removed {
+            return ClusterResponse::Removed;
+        }
         let mut record = report.node.clone();
         match self.nodes.get(&record.id) {
             _ if is_there => {}
@@ -257,6 +281,7 @@ impl<T: Instant> Manager<T> {
             };
         }
         self.take_presence(&report, now);
+        self.take_load(&report);
         for led in report.led {
             self.take_range(led, now);
         }
@@ -377,7 +402,8 @@ impl<T: Instant> Manager<T> {
     }
 
     /// The rows that must be written; when they are durable, call [`Manager::saved`] with them.
-    pub fn unsaved(&self) -> Vec<Row> {
+    pub fn unsaved(&mut self, now: T) -> Vec<Row> {
+        let emptied = self.decide_emptied(now);
         let nodes = self.nodes.values().filter(|known| !known.saved);
         let nodes = nodes.map(|known| {
             let key = record::key(record::NODE, known.record.id.0);
@@ -388,11 +414,16 @@ impl<T: Instant> Manager<T> {
             let key = record::key(record::RANGE, known.record.descriptor.range.0);
             (key, record::encode(&known.record))
         });
-        nodes.chain(ranges).collect()
+        nodes.chain(ranges).chain(emptied).collect()
     }
 
     /// Notes that rows are durable.
     pub fn saved(&mut self, rows: &[Row]) {
+        for (key, value) in rows {
+            if let Some(decided) = MembershipRecord::of_row(key, value) {
+                self.decided(decided);
+            }
+        }
         let rows = rows.iter();
         let rows: BTreeMap<&[u8], &[u8]> = rows.map(|(key, value)| (&**key, &**value)).collect();
         let is_in = |key: Vec<u8>, value: Vec<u8>| rows.get(&*key) == Some(&&*value);
@@ -413,7 +444,7 @@ impl<T: Instant> Manager<T> {
     }
 
     /// Whether no change of a range's members is under way, or was a short while ago.
-    fn is_quiet(&self, known: &KnownRange<T>, now: T) -> bool {
+    pub(super) fn is_quiet(&self, known: &KnownRange<T>, now: T) -> bool {
         let ordered = known.ordered.as_ref();
         ordered.is_none_or(|(at, _)| now >= *at + ORDER_COOLDOWN)
             && self
@@ -437,17 +468,21 @@ impl<T: Instant> Manager<T> {
         placement::least_loaded_shard(&nodes, &ranges, node)
     }
 
-    /// Nodes that are not dead and all ranges, as placement sees them.
-    fn placed(&self, now: T) -> (Vec<Node>, Vec<Range>) {
+    /// Nodes that keep their replicas, and all ranges, as placement sees them.
+    pub(super) fn placed(&self, now: T) -> (Vec<Node>, Vec<Range>) {
         let avoided = self.health.avoided(now);
         let nodes = self.nodes.values().filter_map(|known| {
             let state = self.node_health(known, now);
             let id = known.record.id;
             let of_node = avoided.iter().filter(|at| at.node == id);
-            (state != NodeHealth::Dead).then(|| Node {
+            let membership = self.membership(id);
+            let drains =
+                membership == MembershipStatus::Draining && !mutant::is(Mutant::DrainedNodeLeads);
+            (state != NodeHealth::Dead && membership.keeps_replicas()).then(|| Node {
                 id,
                 shards: known.record.shards,
-                alive: state == NodeHealth::Alive,
+                alive: state == NodeHealth::Alive && !drains,
+                drains,
                 avoided: of_node.map(|at| at.shard).collect(),
             })
         });
@@ -455,7 +490,7 @@ impl<T: Instant> Manager<T> {
         (nodes.collect(), ranges.collect())
     }
 
-    fn range(&self, known: &KnownRange<T>, now: T) -> Range {
+    pub(super) fn range(&self, known: &KnownRange<T>, now: T) -> Range {
         let report = self.fresh(known, now);
         let descriptor = &known.record.descriptor;
         let votes = |place: &&ReplicaPlace| known.record.voters.contains(&place.replica);
@@ -478,6 +513,11 @@ impl<T: Instant> Manager<T> {
                 .and_then(|(replica, _)| descriptor.location(replica))
                 .map(|at| at.node),
             leader: report.map(|report| report.leader),
+            caught_up: report.map_or_else(Vec::new, |report| {
+                let followers = report.followers.iter();
+                let ready = followers.filter(|follower| follower.has_caught_up());
+                ready.map(|follower| follower.replica).collect()
+            }),
             is_joint: report.is_some_and(|report| report.is_joint),
             busy: ordered || report.is_none_or(busy),
         }
@@ -532,65 +572,12 @@ impl<T: Instant> Manager<T> {
         }
     }
 
-    /// The shard that leads a range, and the range, for an operator's order.
-    ///
-    /// # Errors
-    /// The range is unknown, or cannot take an order now.
-    pub fn orderable(&self, range: RangeId, now: T) -> Result<(Location, Range), OrderError> {
-        let known = self.ranges.get(&range);
-        let unknown = || OrderError::NotFound(format!("there is no range {range}"));
-        let known = known.ok_or_else(unknown)?;
-        let found = self.range(known, now);
-        let leader = found
-            .leader
-            .and_then(|id| known.record.descriptor.location(id));
-        match leader {
-            None => {
-                let why = format!("range {range} has no leader now");
-                Err(OrderError::busy(why))
-            }
-            Some(_) if found.busy => {
-                let why = format!("a change of range {range} is under way, or it has no quorum");
-                Err(OrderError::busy(why))
-            }
-            Some(leader) => Ok((leader, found)),
-        }
-    }
-
     /// The shard that leads a range, if known.
     pub fn leader_of(&self, range: RangeId, now: T) -> Option<Location> {
         let known = self.ranges.get(&range)?;
         let report = self.fresh(known, now)?;
         known.record.descriptor.location(report.leader)
     }
-
-    /// Checks that a node may be given replicas and leaders.
-    ///
-    /// # Errors
-    /// Why it may not.
-    pub fn check_node(&self, node: NodeId, now: T) -> Result<&NodeRecord, OrderError> {
-        let known = self.nodes.get(&node);
-        let unknown = || OrderError::NotFound(format!("there is no node {node}"));
-        let known = known.ok_or_else(unknown)?;
-        match self.node_health(known, now) {
-            NodeHealth::Alive => Ok(&known.record),
-            NodeHealth::Dead => {
-                let why = format!("node {node} is dead");
-                Err(OrderError::busy_for(why, DEAD_NODE_RETRY))
-            }
-            NodeHealth::Silent | NodeHealth::Unreachable => {
-                let why = format!("node {node} does not answer");
-                Err(OrderError::busy(why))
-            }
-        }
-    }
-}
-
-/// The voter of a range on a node.
-pub fn voter_on(range: &Range, node: NodeId) -> Option<ReplicaId> {
-    let mut voters = range.voters.iter();
-    let found = voters.find(|place| place.location.node == node)?;
-    Some(found.replica)
 }
 
 #[cfg(test)]

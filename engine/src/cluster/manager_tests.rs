@@ -30,6 +30,8 @@ struct Case {
     missing: Vec<u64>,
     /// Replicas that have lost entries.
     lost: Vec<u64>,
+    /// Nodes that still have a replica though they are no members.
+    left_over: Vec<u64>,
     /// Nodes that the others do not reach.
     unreached: Vec<u64>,
     /// Nodes that were not met where they say.
@@ -53,6 +55,7 @@ impl Case {
             members: vec![1, 2, 3],
             missing: Vec::new(),
             lost: Vec::new(),
+            left_over: Vec::new(),
             unreached: Vec::new(),
             unmet: Vec::new(),
         }
@@ -95,7 +98,8 @@ impl Case {
 
     fn report(&mut self, node: u64) -> ClusterResponse {
         let ranges = [SYSTEM_RANGE, RangeId(2)];
-        let holds = self.members.contains(&node) && !self.missing.contains(&node);
+        let is_member = self.members.contains(&node) && !self.missing.contains(&node);
+        let holds = is_member || self.left_over.contains(&node);
         let held = ranges.map(|range| HeldReplica {
             range,
             replica: ReplicaId(node),
@@ -124,6 +128,7 @@ impl Case {
             held: held.into_iter().filter(|_| holds && node != 1).collect(),
             highest: HighestIds::default(),
             peers: others.map(peer).collect(),
+            in_flight: 0,
         };
         let is_there = !self.unmet.contains(&node);
         self.manager.take(report, is_there, self.now)
@@ -382,3 +387,6 @@ fn a_setting_that_is_unknown_or_out_of_bounds_is_refused_as_such() {
     ));
     assert!(matches!(set("colour", "red"), Err(OrderError::NotFound(_))));
 }
+
+#[path = "leaving_tests.rs"]
+mod leaving;

@@ -7,7 +7,7 @@
     reason = "what rkyv derives for enums has fields without docs"
 )]
 
-use super::record::{NodeRecord, Setting};
+use super::record::{MembershipStatus, NodeRecord, Setting};
 use crate::codec;
 use crate::error::OrderError;
 use crate::range::digest::Digest;
@@ -15,7 +15,7 @@ use crate::range::{Descriptor, ReplicaPlace};
 use crate::types::{Location, NodeId, RangeId, ReplicaId, ShardId};
 
 /// The version of all messages.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// The bytes of a request.
 pub fn encode_request(request: &ClusterRequest) -> Vec<u8> {
@@ -60,6 +60,15 @@ pub enum ClusterRequest {
         to: NodeId,
         shard: Option<ShardId>,
     },
+    /// To the manager: an operator decides that a node drains, is decommissioned, is active again or
+    /// is removed.
+    SetMembership {
+        node: NodeId,
+        status: MembershipStatus,
+    },
+    /// To the manager: asks what still keeps a node from leaving, or with `dry_run` what its
+    /// decommissioning would do. The response is [`ClusterResponse::Leaving`].
+    Leaving { node: NodeId, dry_run: bool },
     /// To a shard: makes an empty replica that waits for a snapshot.
     Create {
         descriptor: Descriptor,
@@ -111,6 +120,7 @@ impl ClusterRequest {
             ClusterRequest::Set { .. }
                 | ClusterRequest::TransferLeader { .. }
                 | ClusterRequest::MoveReplica { .. }
+                | ClusterRequest::SetMembership { .. }
         )
     }
 }
@@ -139,6 +149,10 @@ pub enum ClusterResponse {
         /// The reporter's node was not reached at the address that it claims.
         unmet: bool,
     },
+    /// The node of the report was removed from the cluster.
+    Removed,
+    /// What still keeps a node from leaving.
+    Leaving(Leaving),
     /// The state of the cluster.
     View(View),
     /// The id of a new node.
@@ -166,6 +180,8 @@ pub struct Report {
     pub highest: HighestIds,
     /// The shards of other nodes with which it exchanges messages.
     pub peers: Vec<Peer>,
+    /// Writes that its replicas have proposed and not answered yet.
+    pub in_flight: u64,
 }
 
 /// Another shard, as the reporter sees it.
@@ -335,6 +351,29 @@ pub struct NodeView {
     pub record: NodeRecord,
     /// Its state.
     pub state: NodeHealth,
+    /// What operators have decided about it.
+    pub membership: MembershipStatus,
+}
+
+/// How far a node has left.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct Leaving {
+    /// The node.
+    pub node: NodeId,
+    /// What operators have decided about it.
+    pub membership: MembershipStatus,
+    /// The ranges that it leads, or may lead, as their leader is not known.
+    pub leaders_left: u64,
+    /// The ranges of which it has a replica.
+    pub replicas_left: u64,
+    /// The writes that it has not answered yet.
+    pub requests_left: u64,
+    /// The ranges that cannot leave it now, and why.
+    pub blocked: Vec<(RangeId, String)>,
+    /// Where replicas would go, of a decommissioning that was only asked about.
+    pub moves: Vec<(RangeId, Location)>,
+    /// Whether a node that drains has drained, or one that is decommissioned holds nothing.
+    pub is_done: bool,
 }
 
 /// A range of the cluster.

@@ -12,15 +12,19 @@
 mod fuzz;
 mod health;
 mod ids;
+mod leaving;
 pub mod manager;
 pub mod message;
 pub mod moves;
+mod orders;
 pub mod placement;
 pub mod record;
 pub mod settings;
 mod view;
 
 pub use message::{
-    ClusterRequest, ClusterResponse, HighestIds, NodeHealth, NodeView, RangeView, Trouble, View,
+    ClusterRequest, ClusterResponse, HighestIds, Leaving, NodeHealth, NodeView, RangeView, Trouble,
+    View,
 };
-pub use record::{NodeRecord, Setting};
+pub use orders::voter_on;
+pub use record::{MembershipStatus, NodeRecord, Setting};

@@ -119,6 +119,7 @@ mod tests {
             given_up: None,
             not_on: None,
             leader: Some(ReplicaId(1)),
+            caught_up: Vec::new(),
             is_joint: false,
             busy: false,
         };

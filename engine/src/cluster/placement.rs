@@ -6,6 +6,10 @@
 //! if there is a node for it. So is a voter that does not do its part, on the same node or on
 //! another. The number of voters never falls because nodes are missing. When all that is done,
 //! replicas and leaders are spread evenly, a few at a time.
+//!
+//! A node that is decommissioned is none of these nodes, so its replicas are replaced like those of
+//! a dead one, by its live replicas' leaders. A node that drains keeps what it has but its
+//! leaderships, and gets nothing.
 
 use std::collections::BTreeMap;
 
@@ -16,8 +20,12 @@ use crate::types::{Location, NodeId, RangeId, ReplicaId, SYSTEM_RANGE, ShardId};
 const CHANGES_MAX: usize = 8;
 /// Most leadership transfers ordered at the same time.
 const TRANSFERS_MAX: usize = 16;
+/// The same, away from nodes that drain: somebody waits for these.
+const DRAIN_TRANSFERS_MAX: usize = 256;
+/// A replica that lacks at most this many entries has caught up.
+pub const CAUGHT_UP: u64 = 100;
 
-/// A node, as placement sees it. Dead nodes are left out.
+/// A node, as placement sees it. Dead nodes are left out, and those that are decommissioned.
 #[derive(Clone, Debug)]
 pub struct Node {
     /// Its id.
@@ -26,6 +34,8 @@ pub struct Node {
     pub shards: u16,
     /// Whether it may get new replicas and leaders.
     pub alive: bool,
+    /// Whether others must lead what it leads.
+    pub drains: bool,
     /// Shards that have failed to make a replica: others are preferred.
     pub avoided: Vec<ShardId>,
 }
@@ -45,6 +55,8 @@ pub struct Range {
     pub not_on: Option<NodeId>,
     /// The leader, if known.
     pub leader: Option<ReplicaId>,
+    /// The members that lack so little that they may take the lead.
+    pub caught_up: Vec<ReplicaId>,
     /// Whether a joint change was left half done: the voters are those before and after it.
     pub is_joint: bool,
     /// Whether no order may be given now: a change is under way, or there is no leader.
@@ -90,21 +102,41 @@ pub enum Step {
     },
 }
 
-/// The next steps. Without `spread`, only those that complete the members of ranges: dead nodes are
-/// replaced, and changes that were left half done are ended.
+impl Step {
+    /// The range that it is about.
+    pub fn range(&self) -> RangeId {
+        match self {
+            Step::Change { range, .. } | Step::Lead { range, .. } => *range,
+        }
+    }
+}
+
+/// The next steps. Without `spread`, only those that complete the members of ranges and that empty
+/// nodes: dead nodes are replaced, changes that were left half done are ended, and nodes that drain
+/// give up their leaderships.
 pub fn plan(nodes: &[Node], ranges: &[Range], factor: usize, spread: bool) -> Vec<Step> {
     let mut plan = Plan::new(nodes, ranges, factor);
-    plan.complete();
+    let drained = plan.drain_leaders();
+    let is_drained = |range: RangeId| drained.iter().any(|step| step.range() == range);
+    plan.complete(CHANGES_MAX, is_drained);
     // Nothing is spread while a change is under way. Ranges without a leader do not delay it.
     let at_rest = ranges
         .iter()
         .all(|range| !range.busy || range.leader.is_none());
-    if spread && plan.steps.is_empty() && at_rest {
+    if spread && plan.steps.is_empty() && drained.is_empty() && at_rest {
         plan.spread_replicas();
         if plan.steps.is_empty() {
             plan.spread_leaders();
         }
     }
+    plan.steps.extend(drained);
+    plan.steps
+}
+
+/// All changes of members that complete the members of ranges.
+pub fn complete(nodes: &[Node], ranges: &[Range], factor: usize) -> Vec<Step> {
+    let mut plan = Plan::new(nodes, ranges, factor);
+    plan.complete(usize::MAX, |_| false);
     plan.steps
 }
 
@@ -210,18 +242,17 @@ impl<'a> Plan<'a> {
         Some(Slot::New(at))
     }
 
-    fn may_change(&self) -> bool {
-        self.steps.len() < CHANGES_MAX
-    }
-
     /// Orders for each range the replicas that it lacks, and the removal of those that are too
     /// many.
-    fn complete(&mut self) {
+    fn complete(&mut self, changes_max: usize, is_drained: impl Fn(RangeId) -> bool) {
         let (voters_wanted, all_wanted) = wanted(self.nodes.len(), self.factor);
         let ranges = self.ranges;
         for range in ranges.iter().filter(|range| !range.busy) {
-            if !self.may_change() {
+            if self.steps.len() >= changes_max {
                 return;
+            }
+            if is_drained(range.id) {
+                continue;
             }
             let voters_wanted = voters_wanted.max(range.voters.len().min(self.factor));
             let kept = self.voters_to_keep(range, voters_wanted);
@@ -229,6 +260,7 @@ impl<'a> Plan<'a> {
             let but = kept.iter().map(|place| place.location.node);
             let but: Vec<NodeId> = but.chain(range.not_on).collect();
             let mut others = self.others(&but);
+            others.extend(self.draining_learners(range, &but));
             // A learner has the data already. A node whose replica is to be replaced may fail
             // again.
             others.sort_by_key(|node| {
@@ -262,6 +294,67 @@ impl<'a> Plan<'a> {
             }
             self.change(range, voters, learners);
         }
+    }
+
+    /// The nodes that drain and have a learner of a range: it stays.
+    fn draining_learners(&self, range: &Range, but: &[NodeId]) -> Vec<NodeId> {
+        let learners = range.learners.iter().map(|place| place.location.node);
+        let kept = learners.filter(|node| !but.contains(node));
+        kept.filter(|node| self.nodes.iter().any(|n| n.id == *node && n.drains))
+            .collect()
+    }
+
+    /// The leader's node of a range, if it is a voter.
+    fn led_on(range: &Range) -> Option<NodeId> {
+        let mut voters = range.voters.iter();
+        let leader = voters.find(|place| Some(place.replica) == range.leader)?;
+        Some(leader.location.node)
+    }
+
+    /// How many ranges each live node leads.
+    fn led(&self, ranges: impl Iterator<Item = &'a Range>) -> BTreeMap<NodeId, usize> {
+        let mut led: BTreeMap<NodeId, usize> = BTreeMap::new();
+        led.extend(self.nodes.iter().filter(|n| n.alive).map(|n| (n.id, 0)));
+        for node in ranges.filter_map(Plan::led_on) {
+            *led.entry(node).or_default() += 1;
+        }
+        led
+    }
+
+    /// Gives the leaderships of nodes that drain to voters that have caught up: to those whose nodes
+    /// lead the fewest ranges.
+    fn drain_leaders(&self) -> Vec<Step> {
+        let drains: Vec<NodeId> = self
+            .nodes
+            .iter()
+            .filter(|n| n.drains)
+            .map(|n| n.id)
+            .collect();
+        let mut steps = Vec::new();
+        if drains.is_empty() {
+            return steps;
+        }
+        let mut led = self.led(self.ranges.iter());
+        led.retain(|node, _| !drains.contains(node));
+        let alive = |node: NodeId| self.nodes.iter().any(|n| n.id == node && n.alive);
+        for range in self.ranges.iter().filter(|range| !range.busy) {
+            let is_drained = Plan::led_on(range).is_some_and(|node| drains.contains(&node));
+            if !is_drained || steps.len() >= DRAIN_TRANSFERS_MAX {
+                continue;
+            }
+            let fit = range.voters.iter().filter(|place| {
+                alive(place.location.node) && range.caught_up.contains(&place.replica)
+            });
+            let count = |node: NodeId| led.get(&node).copied().unwrap_or_default();
+            if let Some(to) = fit.min_by_key(|place| count(place.location.node)) {
+                *led.entry(to.location.node).or_default() += 1;
+                steps.push(Step::Lead {
+                    range: range.id,
+                    to: to.replica,
+                });
+            }
+        }
+        steps
     }
 
     /// The voters that stay: on usable nodes, one on each node, the leader first.
@@ -300,7 +393,7 @@ impl<'a> Plan<'a> {
     fn spread_replicas(&mut self) {
         let ranges = self.ranges;
         for range in ranges {
-            if !self.may_change() {
+            if self.steps.len() >= CHANGES_MAX {
                 return;
             }
             let nodes: Vec<NodeId> = range.voters.iter().map(|p| p.location.node).collect();
@@ -330,20 +423,13 @@ impl<'a> Plan<'a> {
 
     /// Makes live nodes lead equally many ranges. The leader of the system range stays.
     fn spread_leaders(&mut self) {
-        let mut led: BTreeMap<NodeId, usize> = BTreeMap::new();
-        led.extend(self.nodes.iter().filter(|n| n.alive).map(|n| (n.id, 0)));
-        let leader = |range: &Range| {
-            let mut voters = range.voters.iter();
-            let leader = voters.find(|place| Some(place.replica) == range.leader);
-            leader.map(|place| place.location.node)
-        };
         let users = || self.ranges.iter().filter(|r| r.id != SYSTEM_RANGE);
-        for node in users().filter_map(leader) {
-            *led.entry(node).or_default() += 1;
-        }
+        let mut led = self.led(users());
         let mut steps = Vec::new();
         for range in users().filter(|range| !range.busy) {
-            let Some(from) = leader(range) else { continue };
+            let Some(from) = Plan::led_on(range) else {
+                continue;
+            };
             let count = |node: NodeId| led.get(&node).copied().unwrap_or(usize::MAX);
             let alive = |node: NodeId| self.nodes.iter().any(|n| n.id == node && n.alive);
             let voters = range.voters.iter().filter(|p| alive(p.location.node));
@@ -372,6 +458,7 @@ mod tests {
             id: NodeId(id),
             shards: 2,
             alive: true,
+            drains: false,
             avoided: Vec::new(),
         }
     }
@@ -392,6 +479,7 @@ mod tests {
         Range {
             id: RangeId(id),
             leader: voters.first().map(|place| place.replica),
+            caught_up: voters.iter().map(|place| place.replica).collect(),
             voters,
             learners: Vec::new(),
             given_up: None,
@@ -615,6 +703,49 @@ mod tests {
             plan(&[node(1), silent], &[busy, range(3, &[1])], 3, true),
             []
         );
+    }
+
+    #[test]
+    fn a_node_that_drains_is_given_nothing_and_keeps_its_replicas() {
+        let mut nodes: Vec<Node> = (1..=4).map(node).collect();
+        let mut ranges: Vec<Range> = (1..=8).map(|id| range(id, &[1, 2, 3])).collect();
+        settle(&nodes, &mut ranges, 3);
+        let on = |ranges: &[Range], node: u64| {
+            let on = |place: &ReplicaPlace| place.location.node == NodeId(node);
+            ranges.iter().filter(|r| r.voters.iter().any(on)).count()
+        };
+        let before = on(&ranges, 2);
+        assert!(leaders(&ranges, 2) > 0 && before > 0);
+        (nodes[1].alive, nodes[1].drains) = (false, true);
+        for range in &mut ranges {
+            range.caught_up = range.voters.iter().map(|place| place.replica).collect();
+        }
+        settle(&nodes, &mut ranges, 3);
+        assert_eq!((leaders(&ranges, 2), on(&ranges, 2)), (0, before));
+        // Also without spreading, and of a range that has nobody else it is not asked.
+        let mut alone = range(9, &[2, 3, 1]);
+        alone.caught_up.clear();
+        assert_eq!(plan(&nodes, std::slice::from_ref(&alone), 3, false), []);
+        alone.caught_up = vec![ReplicaId(903)];
+        let to = ReplicaId(903);
+        let steps = plan(&nodes, &[alone], 3, false);
+        assert!(
+            steps.contains(&Step::Lead {
+                range: RangeId(9),
+                to
+            }),
+            "{steps:?}"
+        );
+    }
+
+    #[test]
+    fn a_learner_stays_on_a_node_that_drains() {
+        let mut nodes = vec![node(1), node(2)];
+        let mut ranges = vec![range(1, &[1])];
+        settle(&nodes, &mut ranges, 3);
+        assert_eq!(ranges[0].learners.len(), 1);
+        (nodes[1].alive, nodes[1].drains) = (false, true);
+        assert_eq!(plan(&nodes, &ranges, 3, true), []);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `node/` id | [`NodeRecord`] |
 //! | `range/` id | [`RangeRecord`] |
+//! | `membership/` id | [`MembershipRecord`]: what operators decided about the node; without a row it is active |
 //! | `setting/` version | [`Setting`]: the last one of a name is in force, all of them are the history |
 //! | `token/` 32 hexadecimal digits | the id of the node that joined with this token |
 //! | `next/node`, `next/replica` | the lowest id that was never given |
@@ -25,6 +26,8 @@ const VERSION: u8 = 1;
 pub const NODE: &str = "node/";
 /// Prefix of the rows of ranges.
 pub const RANGE: &str = "range/";
+/// Prefix of the rows of what operators decided about nodes.
+pub const MEMBERSHIP: &str = "membership/";
 /// Prefix of the rows of settings.
 pub const SETTING: &str = "setting/";
 /// Prefix of the rows of tokens.
@@ -79,6 +82,74 @@ impl NodeRecord {
     /// How many processes were started on the folder.
     pub fn starts(&self) -> u64 {
         (self.incarnation >> 64) as u64
+    }
+}
+
+/// What operators have decided about a node.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
+pub enum MembershipStatus {
+    /// It holds replicas and leads ranges.
+    #[default]
+    Active,
+    /// It keeps its replicas, but leads nothing and gets no new ones.
+    Draining,
+    /// Its replicas are being moved to other nodes.
+    Decommissioning,
+    /// It holds no replica, and gets none.
+    Decommissioned,
+    /// It is no longer part of the cluster, and its id is refused.
+    Removed,
+}
+
+impl MembershipStatus {
+    /// Whether the node's replicas stay where they are.
+    pub fn keeps_replicas(self) -> bool {
+        matches!(self, MembershipStatus::Active | MembershipStatus::Draining)
+    }
+
+    /// The word for it, in logs and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            MembershipStatus::Active => "active",
+            MembershipStatus::Draining => "draining",
+            MembershipStatus::Decommissioning => "decommissioning",
+            MembershipStatus::Decommissioned => "decommissioned",
+            MembershipStatus::Removed => "removed",
+        }
+    }
+}
+
+/// What operators have decided about a node, as a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct MembershipRecord {
+    /// The node.
+    pub node: NodeId,
+    /// What was decided last.
+    pub status: MembershipStatus,
+}
+
+impl MembershipRecord {
+    /// The row that keeps it.
+    pub fn row(&self) -> Row {
+        (key(MEMBERSHIP, self.node.0), encode(self))
+    }
+
+    /// Reads a row; `None` if the row is of another kind.
+    pub fn of_row(key: &[u8], value: &[u8]) -> Option<MembershipRecord> {
+        let is_one = key.starts_with(MEMBERSHIP.as_bytes());
+        is_one.then(|| decode(value)).flatten()
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::manager::{KnownNode, KnownRange, Manager, SILENT_AFTER};
 use super::message::{NodeHealth, NodeView, RangeView, Trouble, View};
 use super::placement;
-use super::record::Setting;
+use super::record::{MembershipStatus, Setting};
 use crate::env::Instant;
 use crate::types::{NodeId, ReplicaId, SYSTEM_RANGE};
 
@@ -49,13 +49,17 @@ impl<T: Instant> Manager<T> {
         let nodes = self.nodes.values().map(|known| NodeView {
             record: known.record.clone(),
             state: self.node_health(known, now),
+            membership: self.membership(known.record.id),
         });
+        let nodes = nodes.filter(|view| view.membership != MembershipStatus::Removed);
         let nodes: Vec<NodeView> = nodes.collect();
         let alive = |node: NodeId| {
             let mut nodes = nodes.iter();
             nodes.any(|view| view.record.id == node && view.state == NodeHealth::Alive)
         };
-        let usable = nodes.iter().filter(|view| view.state != NodeHealth::Dead);
+        let usable = nodes
+            .iter()
+            .filter(|view| view.state != NodeHealth::Dead && view.membership.keeps_replicas());
         let (wanted, _) = placement::wanted(usable.count(), self.factor());
         let ranges = self.ranges.values().map(|known| {
             let descriptor = known.record.descriptor.clone();

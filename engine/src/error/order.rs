@@ -1,6 +1,6 @@
 //! Why an order about the cluster (another leader, another place for a replica, a setting) was
-//! refused: the obstacle passes by itself, the order is wrong, or a thing that it names does not
-//! exist.
+//! refused: the obstacle passes by itself, somebody must remove it first, the order is wrong, or a
+//! thing that it names does not exist.
 
 #![allow(
     missing_docs,
@@ -31,6 +31,10 @@ pub enum OrderError {
     /// Nothing was done: the order is wrong and stays wrong. The text says what is wrong.
     #[error("{0}")]
     Invalid(String),
+    /// Nothing was done: the state of the cluster forbids the order until somebody changes that
+    /// state. The text says what must change.
+    #[error("{0}")]
+    Conflict(String),
     /// Nothing was done: the range, node, replica or setting that the text names does not exist.
     #[error("{0}")]
     NotFound(String),

@@ -2,7 +2,7 @@
 //! is; an order is given once. Lives on its shard's thread.
 
 use super::Gateway;
-use crate::cluster::{ClusterRequest, ClusterResponse, Setting, View};
+use crate::cluster::{ClusterRequest, ClusterResponse, Leaving, MembershipStatus, Setting, View};
 use crate::env::{AsyncRuntime, Env, Now};
 use crate::error::{Error, OrderError};
 use crate::types::{NodeId, RangeId, ShardId};
@@ -35,6 +35,13 @@ pub enum Order {
         /// The shard of that node; the manager chooses if none is given.
         shard: Option<ShardId>,
     },
+    /// A node drains, is decommissioned, is active again or is removed.
+    SetMembership {
+        /// The node.
+        node: NodeId,
+        /// What it becomes.
+        status: MembershipStatus,
+    },
 }
 
 impl From<Order> for ClusterRequest {
@@ -53,6 +60,7 @@ impl From<Order> for ClusterRequest {
                 to,
                 shard,
             },
+            Order::SetMembership { node, status } => ClusterRequest::SetMembership { node, status },
         }
     }
 }
@@ -90,6 +98,23 @@ impl<E: Env> Gateway<E> {
     pub async fn settings(&self, until: Now<E>) -> Result<Vec<Setting>, OrderFailure> {
         match self.manage(ClusterRequest::History, until).await? {
             ClusterResponse::Settings(settings) => Ok(settings),
+            response => Err(unexpected(response)),
+        }
+    }
+
+    /// What still keeps a node from leaving, or with `dry_run` what its decommissioning would do.
+    ///
+    /// # Errors
+    /// There is no such node, or the manager did not answer in time.
+    pub async fn leaving(
+        &self,
+        node: NodeId,
+        dry_run: bool,
+        until: Now<E>,
+    ) -> Result<Leaving, OrderFailure> {
+        let question = ClusterRequest::Leaving { node, dry_run };
+        match self.manage(question, until).await? {
+            ClusterResponse::Leaving(leaving) => Ok(leaving),
             response => Err(unexpected(response)),
         }
     }

@@ -13,9 +13,10 @@ use futures_util::StreamExt;
 use futures_util::future::{join_all, try_join_all};
 use futures_util::stream::FuturesOrdered;
 
-use super::members::{CAUGHT_UP, CREATE_TIMEOUT};
+use super::members::CREATE_TIMEOUT;
 use super::{Inner, Running, Shard};
-use crate::cluster::{ClusterRequest, ClusterResponse};
+use crate::cluster::placement::CAUGHT_UP;
+use crate::cluster::{ClusterRequest, ClusterResponse, MembershipStatus};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Fatal, OrderError};
 use crate::range::replica::Replica;
@@ -65,14 +66,22 @@ impl<E: Env> Shard<E> {
 }
 
 impl<E: Env> Inner<E> {
+    /// Whether operators have not had this node leave, by the last view.
+    pub(super) fn is_active(&self) -> bool {
+        let view = self.management.view();
+        let mut nodes = view.nodes.iter();
+        let here = nodes.find(|node| node.record.id == self.location.node);
+        here.is_none_or(|node| node.membership == MembershipStatus::Active)
+    }
+
     /// Whether a replica of this shard would accept the leadership of its range.
     pub(super) fn may_lead_now(&self, range: RangeId, replica: ReplicaId) -> ClusterResponse {
         let is_here = self.running(Group { range, replica }).is_some();
         let is_slow = self.liveness.slow_disk.stays_away(Now::<E>::now());
-        match is_here && !self.around.leaves.get() && !is_slow {
+        match is_here && self.is_active() && !self.around.leaves.get() && !is_slow {
             true => ClusterResponse::Done,
             false => ClusterResponse::Refused(OrderError::busy(format!(
-                "shard {} stops, has a slow disk, or does not hold replica {replica}",
+                "shard {} stops or drains, has a slow disk, or does not hold replica {replica}",
                 self.location
             ))),
         }

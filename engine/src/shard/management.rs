@@ -23,7 +23,7 @@ use crate::cluster::message::{self, Report};
 use crate::cluster::record::Row;
 use crate::cluster::{ClusterRequest, ClusterResponse, NodeRecord, View};
 use crate::env::{AsyncRuntime, Env, Instant, MessageClass, Now, Transport, is_unsent};
-use crate::error::{Error, Fate, OrderError};
+use crate::error::{Error, Fatal, Fate, OrderError};
 use crate::raft::{self, Message};
 use crate::types::{Location, NodeId, RangeId, ShardId};
 
@@ -63,7 +63,7 @@ pub(super) struct Management<E: Env> {
     pub manager: RefCell<Option<Manager<Now<E>>>>,
     /// Called with each new view.
     listeners: RefCell<Vec<OnView>>,
-    is_at: IsAt,
+    pub(super) is_at: IsAt,
     /// How many responses in a row said that the node was not reached at its address.
     unmet: Cell<u32>,
     /// What was logged of the last order to each range, and when.
@@ -167,6 +167,9 @@ impl<E: Env> Inner<E> {
             None => self.have_passed_on(report::of(self, known)).await,
             response => response,
         };
+        if response == Some(ClusterResponse::Removed) {
+            self.store.fail(Fatal::Removed(self.location.node));
+        }
         let Some(ClusterResponse::Synced {
             view,
             remove,
@@ -215,7 +218,9 @@ impl<E: Env> Inner<E> {
         let pass_on = ClusterRequest::PassOn(report);
         for at in others {
             let response = self.ask(at, &pass_on, ORDER_TIMEOUT);
-            if let Some(response @ ClusterResponse::Synced { .. }) = response.await {
+            if let Some(response @ (ClusterResponse::Synced { .. } | ClusterResponse::Removed)) =
+                response.await
+            {
                 return Some(response);
             }
         }
@@ -334,7 +339,6 @@ impl<E: Env> Inner<E> {
             let why = format!("shard {} stops", self.location);
             return ClusterResponse::Refused(OrderError::busy(why));
         }
-        let now = Now::<E>::now();
         let done = match request {
             ClusterRequest::Create {
                 descriptor,
@@ -360,34 +364,9 @@ impl<E: Env> Inner<E> {
                 let response = self.ask_manager(&ClusterRequest::Report(report)).await;
                 return response.unwrap_or_else(|| self.not_here());
             }
-            // Only the manager answers the requests below.
+            // Only the manager answers the others.
             _ if !self.manages() => return self.not_here(),
-            ClusterRequest::Report(report) => {
-                let is_there = (self.management.is_at)(report.node.id, &report.node.address);
-                return self.with_manager(|manager| manager.take(report, is_there, now));
-            }
-            ClusterRequest::TargetFailed { at } => {
-                return self.with_manager(|manager| {
-                    manager.target_failed(at, now);
-                    ClusterResponse::Done
-                });
-            }
-            ClusterRequest::View => {
-                return self.with_manager(|manager| ClusterResponse::View(manager.view(now)));
-            }
-            ClusterRequest::History => {
-                return self
-                    .with_manager(|manager| ClusterResponse::Settings(manager.history().to_vec()));
-            }
-            ClusterRequest::Join { token } => return self.join(token).await,
-            ClusterRequest::Set { name, value } => return self.set(&name, &value).await,
-            ClusterRequest::TransferLeader { range, to } => return self.transfer(range, to).await,
-            ClusterRequest::MoveReplica {
-                range,
-                from,
-                to,
-                shard,
-            } => return self.move_replica(range, from, (to, shard)).await,
+            request => return self.answer_as_manager(request).await,
         };
         match done {
             Ok(response) => response,
@@ -517,12 +496,11 @@ impl<E: Env> Inner<E> {
 
     /// The manager's periodic work: it writes what is new, and orders the next steps.
     async fn administer(self: &Rc<Self>) {
-        let rows = self
-            .management
-            .manager
-            .borrow()
-            .as_ref()
-            .map(Manager::unsaved);
+        let now = Now::<E>::now();
+        let rows = {
+            let mut manager = self.management.manager.borrow_mut();
+            manager.as_mut().map(|manager| manager.unsaved(now))
+        };
         let rows = rows.unwrap_or_default();
         if self.write_down(&rows).await.is_err() {
             return;
@@ -578,7 +556,7 @@ impl<E: Env> Inner<E> {
         }
     }
 
-    async fn join(&self, token: u128) -> ClusterResponse {
+    pub(super) async fn join(&self, token: u128) -> ClusterResponse {
         let given = {
             let mut manager = self.management.manager.borrow_mut();
             manager.as_mut().map(|manager| manager.give_node_id(token))

@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::{Inner, Running, background};
+use crate::cluster::placement::CAUGHT_UP;
 use crate::cluster::{ClusterRequest, ClusterResponse};
 use crate::env::{AsyncRuntime, Env, Instant, Now};
 use crate::error::{Error, Fatal, OrderError};
@@ -33,8 +34,6 @@ const CATCH_UP_TIMEOUT: Duration = Duration::from_mins(2);
 const CATCH_UP_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How often shards of new voters that lag are asked whether the replica still exists.
 const CATCH_UP_ASK: Duration = Duration::from_secs(3);
-/// A replica that lacks at most this many entries has caught up.
-pub(super) const CAUGHT_UP: u64 = 100;
 /// Time limit of one step of a change.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -36,15 +36,17 @@ pub(super) fn of<E: Env>(inner: &Inner<E>, known: u64) -> Report {
         held: Vec::new(),
         highest: highest(inner),
         peers: Vec::new(),
+        in_flight: 0,
     };
     let now = Now::<E>::now();
     report.peers = inner.liveness.peers(now);
-    inner
-        .ranges
-        .for_each(|Running { replica, raft }| match replica.leading() {
+    inner.ranges.for_each(|Running { replica, raft }| {
+        report.in_flight += replica.proposer.in_flight() as u64;
+        match replica.leading() {
             Some(leading) => report.led.push(led(inner, replica, raft, leading, now)),
             None => report.held.push(held(replica, raft, now)),
-        });
+        }
+    });
     report
 }
 

@@ -65,6 +65,8 @@ pub struct PeerStatus {
 pub struct ShardStatus {
     /// Its ranges, users' first.
     pub ranges: Vec<RangeStatus>,
+    /// Whether operators have had its node drain, or leave, as far as this shard knows.
+    pub leaves: bool,
     /// The state of the cluster, if this shard hosts its manager.
     pub cluster: Option<ClusterStatus>,
     /// Bytes of log that a start would apply again.
@@ -205,6 +207,7 @@ pub(super) fn of<E: Env>(inner: &Inner<E>) -> ShardStatus {
     memory.push(wal.cache);
     ShardStatus {
         ranges: ranges(inner),
+        leaves: !inner.is_active(),
         cluster: cluster(inner),
         replay_bytes: inner.store.replay_len(),
         pinned_bytes: inner.pinned_bytes(),

@@ -1,4 +1,5 @@
-//! Orders to the manager: another leader of a range, another place for a replica, a setting.
+//! Requests to the manager, above all orders: another leader of a range, another place for a replica,
+//! a setting, a node that leaves.
 //!
 //! The manager refuses what cannot be done, gives the order to the shard that leads the range, and
 //! orders nothing else of that range for a while. It gives the orders of its own plan in the same way.
@@ -8,9 +9,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Inner;
-use crate::cluster::manager::{Manager, voter_on};
+use crate::cluster::manager::Manager;
 use crate::cluster::placement::{Range, Step};
-use crate::cluster::{ClusterRequest, ClusterResponse, moves, record};
+use crate::cluster::{ClusterRequest, ClusterResponse, MembershipStatus, moves, record, voter_on};
 use crate::env::{Clock, Env, Instant, Now, is_unsent};
 use crate::error::{Fate, OrderError};
 use crate::range::ReplicaPlace;
@@ -22,6 +23,84 @@ pub(super) const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
 const SAME_ORDER_INTERVAL: Duration = Duration::from_mins(1);
 
 impl<E: Env> Inner<E> {
+    /// Answers a request that only the manager answers, which is here.
+    pub(super) async fn answer_as_manager(
+        self: &Rc<Self>,
+        request: ClusterRequest,
+    ) -> ClusterResponse {
+        let now = Now::<E>::now();
+        match request {
+            ClusterRequest::Report(report) => {
+                let is_there = (self.management.is_at)(report.node.id, &report.node.address);
+                self.with_manager(|manager| manager.take(report, is_there, now))
+            }
+            ClusterRequest::TargetFailed { at } => self.with_manager(|manager| {
+                manager.target_failed(at, now);
+                ClusterResponse::Done
+            }),
+            ClusterRequest::View => {
+                self.with_manager(|manager| ClusterResponse::View(manager.view(now)))
+            }
+            ClusterRequest::History => {
+                self.with_manager(|manager| ClusterResponse::Settings(manager.history().to_vec()))
+            }
+            ClusterRequest::Leaving { node, dry_run } => {
+                self.with_manager(|manager| match manager.leaving(node, dry_run, now) {
+                    Ok(leaving) => ClusterResponse::Leaving(leaving),
+                    Err(why) => ClusterResponse::Refused(why),
+                })
+            }
+            ClusterRequest::Join { token } => self.join(token).await,
+            ClusterRequest::Set { name, value } => self.set(&name, &value).await,
+            ClusterRequest::SetMembership { node, status } => {
+                self.set_membership(node, status).await
+            }
+            ClusterRequest::TransferLeader { range, to } => self.transfer(range, to).await,
+            ClusterRequest::MoveReplica {
+                range,
+                from,
+                to,
+                shard,
+            } => self.move_replica(range, from, (to, shard)).await,
+            _ => self.not_here(),
+        }
+    }
+
+    /// Follows an operator's decision about a node, once it is durable.
+    async fn set_membership(&self, node: NodeId, status: MembershipStatus) -> ClusterResponse {
+        let now = Now::<E>::now();
+        let decided = {
+            let mut manager = self.management.manager.borrow_mut();
+            manager
+                .as_mut()
+                .map(|manager| manager.decide(node, status, now))
+        };
+        let decision = match decided {
+            None => return self.not_here(),
+            Some(Err(why)) => return ClusterResponse::Refused(why),
+            Some(Ok(decision)) => decision,
+        };
+        let written = self.write_down(&[decision.row()]).await;
+        let response = self.with_manager(|manager| {
+            match written {
+                Ok(()) => manager.decided(decision),
+                Err(_) => manager.undecided(),
+            }
+            ClusterResponse::Done
+        });
+        match written {
+            Ok(()) => response,
+            Err(Fate::NotApplied) => self.not_here(),
+            Err(Fate::Unknown) => {
+                let why = format!(
+                    "whether node {node} is {} is not known; look, and give the order again",
+                    status.name()
+                );
+                ClusterResponse::Refused(OrderError::Unknown(why))
+            }
+        }
+    }
+
     pub(super) async fn transfer(
         self: &Rc<Self>,
         range: RangeId,
@@ -193,9 +272,7 @@ pub(super) fn ask_of<T: Instant>(
     step: Step,
     now: T,
 ) -> Option<(Location, ClusterRequest)> {
-    let range = match &step {
-        Step::Change { range, .. } | Step::Lead { range, .. } => *range,
-    };
+    let range = step.range();
     let at = manager.leader_of(range, now)?;
     Some((at, request(manager, step)))
 }
@@ -322,6 +399,7 @@ mod tests {
             given_up: None,
             not_on: None,
             leader: Some(ReplicaId(1)),
+            caught_up: Vec::new(),
             is_joint: false,
             busy: false,
         };

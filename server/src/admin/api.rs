@@ -54,6 +54,11 @@ enum Resource {
     Setting(String),
     TransferLeader(u64),
     MoveReplica(u64),
+    DrainNode(u64),
+    UndrainNode(u64),
+    DecommissionNode(u64),
+    RemoveNode(u64),
+    NodeLeaving(u64),
     Batch,
     MultiGet,
     Key(Vec<u8>),
@@ -71,8 +76,8 @@ impl Resource {
         if let Some(key) = path.strip_prefix("kv/") {
             return Ok(Resource::Key(decoded(key)?));
         }
-        let range = |id: &str| {
-            let is_no_id = |_| Failure::invalid("a range's id is a whole number");
+        let id = |id: &str| {
+            let is_no_id = |_| Failure::invalid("the id of a range or node is a whole number");
             id.parse::<u64>().map_err(is_no_id)
         };
         let parts: Vec<&str> = path.split('/').collect();
@@ -89,8 +94,13 @@ impl Resource {
                 let name = String::from_utf8(decoded(name)?);
                 Resource::Setting(name.map_err(|_| Failure::invalid("a setting's name is UTF-8"))?)
             }
-            ["ranges", id, "transfer-leader"] => Resource::TransferLeader(range(id)?),
-            ["ranges", id, "move-replica"] => Resource::MoveReplica(range(id)?),
+            ["ranges", range, "transfer-leader"] => Resource::TransferLeader(id(range)?),
+            ["ranges", range, "move-replica"] => Resource::MoveReplica(id(range)?),
+            ["nodes", node, "drain"] => Resource::DrainNode(id(node)?),
+            ["nodes", node, "undrain"] => Resource::UndrainNode(id(node)?),
+            ["nodes", node, "decommission"] => Resource::DecommissionNode(id(node)?),
+            ["nodes", node, "remove"] => Resource::RemoveNode(id(node)?),
+            ["nodes", node, "leaving"] => Resource::NodeLeaving(id(node)?),
             _ => return Err(Failure::no_such_page()),
         })
     }
@@ -103,7 +113,11 @@ impl Resource {
             Resource::Batch
             | Resource::MultiGet
             | Resource::TransferLeader(_)
-            | Resource::MoveReplica(_) => "POST",
+            | Resource::MoveReplica(_)
+            | Resource::DrainNode(_)
+            | Resource::UndrainNode(_)
+            | Resource::DecommissionNode(_)
+            | Resource::RemoveNode(_) => "POST",
             _ => "GET, HEAD",
         }
     }
@@ -184,10 +198,7 @@ impl Api {
         let admin = self.client().await?.admin();
         let answer = match method {
             Method::GET | Method::HEAD => show(&admin, resource).await?,
-            _ => {
-                order(&admin, resource, &body).await?;
-                of_state(Done { done: true })?
-            }
+            _ => order(&admin, resource, &body).await?,
         };
         Ok(json_response(StatusCode::OK, answer.to_string()))
     }
@@ -257,6 +268,19 @@ struct MoveReplica {
     to_shard: Option<u16>,
 }
 
+/// The fields of the body of an order to decommission a node.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DecommissionNode {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// The body of an order that has no fields.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoFields {}
+
 /// The part of the cluster's state that a resource is.
 async fn show(admin: &Admin, resource: Resource) -> Result<Value, Failure> {
     let shown = match resource {
@@ -274,13 +298,14 @@ async fn show(admin: &Admin, resource: Resource) -> Result<Value, Failure> {
             history: admin.config_history().await?,
         }),
         Resource::Setting(name) => of_state(admin.config_get(&name).await?),
+        Resource::NodeLeaving(node) => of_state(admin.leaving(node).await?),
         _ => return Err(Failure::no_such_page()),
     };
     Ok(shown?)
 }
 
-/// Gives the order that a resource and its body are.
-async fn order(admin: &Admin, resource: Resource, body: &[u8]) -> Result<(), Failure> {
+/// Gives the order that a resource and its body are, and gives the answer.
+async fn order(admin: &Admin, resource: Resource, body: &[u8]) -> Result<Value, Failure> {
     match resource {
         Resource::Setting(name) => {
             let value = std::str::from_utf8(body);
@@ -288,10 +313,7 @@ async fn order(admin: &Admin, resource: Resource, body: &[u8]) -> Result<(), Fai
             admin.config_set(&name, value).await?;
         }
         Resource::TransferLeader(range) => {
-            let TransferLeader { to } = match body {
-                b"" => TransferLeader::default(),
-                body => fields(body)?,
-            };
+            let TransferLeader { to } = fields_or_none(body)?;
             admin.transfer_leader(range, to).await?;
         }
         Resource::MoveReplica(range) => {
@@ -302,9 +324,36 @@ async fn order(admin: &Admin, resource: Resource, body: &[u8]) -> Result<(), Fai
             } = fields(body)?;
             admin.move_replica(range, from, to_node, to_shard).await?;
         }
+        Resource::DecommissionNode(node) => {
+            let DecommissionNode { dry_run } = fields_or_none(body)?;
+            if dry_run {
+                return Ok(of_state(admin.decommission_dry_run(node).await?)?);
+            }
+            admin.decommission_node(node).await?;
+        }
+        Resource::DrainNode(node) => {
+            let NoFields {} = fields_or_none(body)?;
+            admin.drain_node(node).await?;
+        }
+        Resource::UndrainNode(node) => {
+            let NoFields {} = fields_or_none(body)?;
+            admin.undrain_node(node).await?;
+        }
+        Resource::RemoveNode(node) => {
+            let NoFields {} = fields_or_none(body)?;
+            admin.remove_node(node).await?;
+        }
         _ => return Err(Failure::no_such_page()),
     }
-    Ok(())
+    Ok(of_state(Done { done: true })?)
+}
+
+/// The fields of the body of an order that may have none.
+fn fields_or_none<'a, T: Default + Deserialize<'a>>(body: &'a [u8]) -> Result<T, Failure> {
+    match body {
+        b"" => Ok(T::default()),
+        body => fields(body),
+    }
 }
 
 /// The fields of the body of an order.
@@ -362,12 +411,17 @@ mod tests {
             resource("ranges/7/move-replica"),
             Some(Resource::MoveReplica(7))
         );
+        assert_eq!(resource("nodes/3/drain"), Some(Resource::DrainNode(3)));
+        assert_eq!(resource("nodes/3/leaving"), Some(Resource::NodeLeaving(3)));
         let key = resource("kv/a%2Fb/%00?");
         assert_eq!(key, Some(Resource::Key(b"a/b/\0?".to_vec())));
         for bad in [
             "",
             "node",
             "nodes/",
+            "nodes/3",
+            "nodes/x/drain",
+            "nodes/-3/remove",
             "kv",
             "ranges/x/move-replica",
             "ranges/7",

@@ -38,7 +38,8 @@ impl Failure {
 
     pub fn no_such_page() -> Failure {
         let message = "there are batch, get, nodes, ranges, status, config, config/history, config/NAME, stream, \
-                       ranges/ID/transfer-leader, ranges/ID/move-replica, kv/KEY and scan";
+                       ranges/ID/transfer-leader, ranges/ID/move-replica, nodes/ID/drain, nodes/ID/undrain, \
+                       nodes/ID/decommission, nodes/ID/remove, nodes/ID/leaving, kv/KEY and scan";
         Failure::new(StatusCode::NOT_FOUND, "no_such_page", message)
     }
 
@@ -117,6 +118,7 @@ fn status(error: &Error) -> StatusCode {
             | ErrorCode::NotANumber
             | ErrorCode::NumberOverflow => StatusCode::BAD_REQUEST,
             ErrorCode::NotFound => StatusCode::NOT_FOUND,
+            ErrorCode::Conflict => StatusCode::CONFLICT,
             ErrorCode::SnapshotTooOld => StatusCode::GONE,
             ErrorCode::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
             ErrorCode::Moved
@@ -162,6 +164,7 @@ mod tests {
             (ErrorCode::NotLeader, 503),
             (ErrorCode::Invalid, 400),
             (ErrorCode::NotFound, 404),
+            (ErrorCode::Conflict, 409),
         ] {
             let failure = Failure::from(Error::new(code, Fate::NotApplied, "why"));
             assert_eq!(failure.response().status().as_u16(), status, "{code}");

@@ -77,6 +77,15 @@ pub enum Phase {
     Ready = 1,
     /// The node is stopping.
     Draining = 2,
+    /// The node is about to stop, and still serves.
+    Leaving = 3,
+}
+
+impl Phase {
+    /// Whether the node takes requests.
+    fn serves(self) -> bool {
+        matches!(self, Phase::Ready | Phase::Leaving)
+    }
 }
 
 /// The node as the pages show it. It exists before the node has a folder and until the process
@@ -137,6 +146,7 @@ impl Node {
         match self.phase.load(Ordering::SeqCst) {
             phase if phase == Phase::Ready as u8 => Phase::Ready,
             phase if phase == Phase::Draining as u8 => Phase::Draining,
+            phase if phase == Phase::Leaving as u8 => Phase::Leaving,
             _ => Phase::Starting,
         }
     }
@@ -280,7 +290,7 @@ fn refusal(node: &Node, access: Access, request: &Request<Incoming>) -> Option<R
 async fn answer_at_once(node: &Node, request: Request<Incoming>) -> Response<Text> {
     let path = request.uri().path();
     match path.strip_prefix("/api/v1/").map(str::to_owned) {
-        Some(path) => match node.serving.get().filter(|_| node.phase() == Phase::Ready) {
+        Some(path) => match node.serving.get().filter(|_| node.phase().serves()) {
             Some(serving) => serving.api.answer(&path, request).await,
             None => Failure::not_serving().response(),
         },

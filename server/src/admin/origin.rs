@@ -85,6 +85,7 @@ mod tests {
             address: ([127, 0, 0, 1], 7480).into(),
             hosts: vec!["db1.example".to_owned()],
             origins: vec!["https://console.example".to_owned()],
+            drain_wait: std::time::Duration::ZERO,
         };
         let uri: Uri = uri.parse().expect("an address");
         let mut map = HeaderMap::new();

@@ -19,11 +19,16 @@ struct Unserved {
     lacking: Vec<u64>,
     /// Ranges that have stopped, since their replicas differ.
     halted: Vec<u64>,
+    /// Whether operators have had the node leave.
+    leaves: bool,
 }
 
 impl Unserved {
     fn of(report: &ShardReport) -> Unserved {
-        let mut unserved = Unserved::default();
+        let mut unserved = Unserved {
+            leaves: report.status.leaves,
+            ..Unserved::default()
+        };
         for range in &report.status.ranges {
             let id = range.route.range.0;
             match range.availability {
@@ -42,6 +47,11 @@ fn obstacle(shards: &[Option<Unserved>]) -> Option<String> {
     let silent = shards.iter().position(Option::is_none);
     if let Some(shard) = silent {
         return Some(format!("shard {shard} does not answer"));
+    }
+    if shards.iter().flatten().any(|shard| shard.leaves) {
+        let why =
+            "draining: an operator has had the node leave; `rangedb node undrain` takes that back";
+        return Some(why.to_owned());
     }
     let all = |of: fn(&Unserved) -> &Vec<u64>| {
         let ids = shards.iter().flatten().flat_map(of).copied();
@@ -109,7 +119,7 @@ impl Node {
     /// The same, by reports that the shards have given.
     pub(super) fn readiness_by(&self, reports: &[Option<ShardReport>]) -> (StatusCode, String) {
         let not_ready = |why: String| (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
-        if self.phase() == Phase::Draining {
+        if matches!(self.phase(), Phase::Leaving | Phase::Draining) {
             return not_ready("draining: the node is stopping".to_owned());
         }
         let Some(serving) = self.serving.get() else {
@@ -151,6 +161,7 @@ mod tests {
             Some(Unserved {
                 lacking: lacking.to_vec(),
                 halted: halted.to_vec(),
+                leaves: false,
             })
         };
         assert_eq!(obstacle(&[shard(&[], &[]), shard(&[], &[])]), None);
@@ -160,6 +171,10 @@ mod tests {
         assert_eq!(lacking.as_deref(), Some("no majority for range 2, 7"));
         let halted = obstacle(&[shard(&[], &[3])]).expect("an obstacle");
         assert!(halted.starts_with("stopped: range 3: "), "{halted}");
+        let mut leaves = shard(&[7], &[]);
+        leaves.iter_mut().for_each(|shard| shard.leaves = true);
+        let leaves = obstacle(&[leaves]).expect("an obstacle");
+        assert!(leaves.starts_with("draining: "), "{leaves}");
         let many: Vec<u64> = (1..=12).collect();
         let many = obstacle(&[shard(&many, &[])]).expect("an obstacle");
         assert!(many.ends_with("9, 10 and 2 more"), "{many}");

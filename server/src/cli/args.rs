@@ -154,7 +154,7 @@ pub enum CliCommand {
     /// Shows the nodes, shards and ranges of the cluster live: operations, latencies and memory. Ends
     /// with q or Ctrl-C.
     Top(TopArgs),
-    /// Shows the nodes of the cluster.
+    /// Shows the nodes of the cluster, and takes nodes out of it.
     Node {
         /// The command.
         #[command(subcommand)]
@@ -186,6 +186,50 @@ pub enum CliCommand {
 pub enum NodeCommand {
     /// Lists the nodes.
     Ls {
+        /// The node to connect to, and the format of results.
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Has other nodes lead what a node leads, so that it can be stopped without a failed request. It
+    /// stays so until `undrain`, also while the node is stopped and started.
+    #[command(mut_arg("timeout", |arg| arg.default_value("5m")))]
+    Drain {
+        /// The node's id.
+        node: u64,
+        /// Waits until the node leads nothing, and prints each second what is left.
+        #[arg(long)]
+        wait: bool,
+        /// The node to connect to, and the format of results.
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Takes a drain or a decommissioning back.
+    Undrain {
+        /// The node's id.
+        node: u64,
+        /// The node to connect to, and the format of results.
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Moves all replicas of a node to other nodes.
+    #[command(mut_arg("timeout", |arg| arg.default_value("5m")))]
+    Decommission {
+        /// The node's id.
+        node: u64,
+        /// Waits until the node holds nothing, and prints each second what is left.
+        #[arg(long)]
+        wait: bool,
+        /// Changes nothing: prints what would move, and what could not.
+        #[arg(long, conflicts_with = "wait")]
+        dry_run: bool,
+        /// The node to connect to, and the format of results.
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Forgets a node that is dead or decommissioned. Its id is refused if it comes back.
+    Remove {
+        /// The node's id.
+        node: u64,
         /// The node to connect to, and the format of results.
         #[command(flatten)]
         connection: ConnectionArgs,
@@ -434,10 +478,14 @@ impl CliCommand {
             | CliCommand::Delete { connection, .. }
             | CliCommand::Incr { connection, .. }
             | CliCommand::Status { connection, .. }
-            | CliCommand::Reload { connection }
-            | CliCommand::Node {
-                command: NodeCommand::Ls { connection },
-            } => connection,
+            | CliCommand::Reload { connection } => connection,
+            CliCommand::Node { command } => match command {
+                NodeCommand::Ls { connection }
+                | NodeCommand::Drain { connection, .. }
+                | NodeCommand::Undrain { connection, .. }
+                | NodeCommand::Decommission { connection, .. }
+                | NodeCommand::Remove { connection, .. } => connection,
+            },
             CliCommand::Range { command } => match command {
                 RangeCommand::Ls { connection }
                 | RangeCommand::TransferLeader { connection, .. }

@@ -145,7 +145,14 @@ fn word(text: Option<&str>) -> &str {
 /// Formats the nodes as lines with a heading.
 pub(super) fn nodes_table(nodes: &[Node]) -> String {
     let heading = [
-        "id", "address", "state", "shards", "leaders", "replicas", "version",
+        "id",
+        "address",
+        "state",
+        "membership",
+        "shards",
+        "leaders",
+        "replicas",
+        "version",
     ];
     let mut rows = vec![heading.map(str::to_owned)];
     rows.extend(nodes.iter().map(|node| {
@@ -153,6 +160,7 @@ pub(super) fn nodes_table(nodes: &[Node]) -> String {
             node.id.to_string(),
             word(Some(&node.address)).to_owned(),
             node.liveness.to_string(),
+            node.membership.to_string(),
             node.shards.to_string(),
             node.leaders.to_string(),
             node.replicas.to_string(),
@@ -313,7 +321,7 @@ mod tests {
             "range 2 is degraded: its replicas on node 4: missing\nnode 4: the node is dead\n";
         assert_eq!(reasons(&all), wanted);
         let text = nodes_table(&[Node::default()]);
-        let wanted = "0   -        unknown  0       0        0         -";
+        let wanted = "0   -        unknown  unknown     0       0        0         -";
         assert_eq!(text.lines().nth(1), Some(wanted));
     }
 }

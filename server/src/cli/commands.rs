@@ -59,6 +59,9 @@ pub(super) async fn perform(
         Request::Memory => super::status::memory(client, printer, out).await,
         Request::Show(show) => super::cluster::show(client, &show, printer, out).await,
         Request::Reload => super::settings::reload(client, printer, out).await,
+        Request::Leave(leave) => {
+            super::leave::perform(client, leave, connection.timeout, printer, out).await
+        }
         Request::Order(order, waits) => {
             let wait = waits.then_some(connection.timeout);
             super::cluster::order(client, (&order, wait), printer, out).await

@@ -14,6 +14,7 @@ mod cluster;
 mod commands;
 mod demo;
 mod input;
+mod leave;
 mod output;
 mod request;
 mod scrape;

@@ -57,6 +57,7 @@ pub(super) enum Request {
     Top(Top),
     Show(Show),
     Reload,
+    Leave(Leave),
     /// An order, and whether its end is waited for.
     Order(Order, bool),
 }
@@ -95,6 +96,16 @@ pub(super) enum Order {
         name: String,
         value: String,
     },
+}
+
+/// An order by which a node leaves the cluster, or stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leave {
+    Drain { node: u64, wait: bool },
+    Undrain { node: u64 },
+    Decommission { node: u64, wait: bool },
+    DryRun { node: u64 },
+    Remove { node: u64 },
 }
 
 /// The condition of `cas`.
@@ -141,9 +152,20 @@ pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
 /// Builds the request of a command about the cluster.
 fn of_cluster(command: &CliCommand) -> Request {
     match command {
-        CliCommand::Node {
-            command: NodeCommand::Ls { .. },
-        } => Request::Show(Show::Nodes),
+        CliCommand::Node { command } => match *command {
+            NodeCommand::Ls { .. } => Request::Show(Show::Nodes),
+            NodeCommand::Drain { node, wait, .. } => Request::Leave(Leave::Drain { node, wait }),
+            NodeCommand::Undrain { node, .. } => Request::Leave(Leave::Undrain { node }),
+            NodeCommand::Decommission {
+                node,
+                dry_run: true,
+                ..
+            } => Request::Leave(Leave::DryRun { node }),
+            NodeCommand::Decommission { node, wait, .. } => {
+                Request::Leave(Leave::Decommission { node, wait })
+            }
+            NodeCommand::Remove { node, .. } => Request::Leave(Leave::Remove { node }),
+        },
         CliCommand::Range { command } => match command {
             RangeCommand::Ls { .. } => Request::Show(Show::Ranges),
             &RangeCommand::TransferLeader {

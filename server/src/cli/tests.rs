@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::args::ConnectionArgs;
 use super::input;
-use super::request::{Order, Request, Show, Top, Wanted, prepare};
+use super::request::{Leave, Order, Request, Show, Top, Wanted, prepare};
 use super::{CliCommand, Exit, Format, GlobalArgs, output};
 
 #[derive(Parser)]
@@ -424,4 +424,43 @@ fn binary_survives_json_and_keeps_to_its_line_in_tables() {
     );
     assert_eq!(output::word(b"a\tb\\\n\xffz", false), r"a\x09b\\\x0a\xffz");
     assert_eq!(output::word(b"az", true), "617a");
+}
+
+#[test]
+fn a_node_that_leaves_is_waited_for_longer_than_other_commands_take() {
+    for (words, leave) in [
+        (
+            &["drain", "3", "--wait"][..],
+            Leave::Drain {
+                node: 3,
+                wait: true,
+            },
+        ),
+        (&["undrain", "3"], Leave::Undrain { node: 3 }),
+        (
+            &["decommission", "3"],
+            Leave::Decommission {
+                node: 3,
+                wait: false,
+            },
+        ),
+        (
+            &["decommission", "3", "--dry-run"],
+            Leave::DryRun { node: 3 },
+        ),
+        (&["remove", "3"], Leave::Remove { node: 3 }),
+    ] {
+        let words = [&["node"], words].concat();
+        assert_eq!(request(&words), Ok(Request::Leave(leave)), "{words:?}");
+    }
+    let both = ["node", "decommission", "3", "--wait", "--dry-run"];
+    assert_eq!(request(&both), Err(Exit::Usage));
+    let timeout = |words: &[&str]| {
+        let line = std::iter::once(&"rangedb").chain(words);
+        let cli = Cli::try_parse_from(line).expect("a command");
+        cli.command.connection().timeout.as_secs()
+    };
+    assert_eq!(timeout(&["node", "drain", "3"]), 300);
+    assert_eq!(timeout(&["node", "drain", "3", "--timeout", "7s"]), 7);
+    assert_eq!(timeout(&["node", "undrain", "3"]), 5);
 }

@@ -18,6 +18,8 @@ pub use memory::ShardMemory;
 use raw::{Key, RawConfig};
 pub use units::{parse_keys, parse_size};
 
+/// The longest time that a node goes on serving after it was told to stop: service managers wait longer.
+const DRAIN_WAIT_MAX: Duration = Duration::from_mins(1);
 /// A node with less than this in memory, in bytes, uses small pages only.
 const HUGE_PAGES_FROM_MIN: u64 = 256 << 20;
 /// What an address looks like, for messages.
@@ -71,6 +73,21 @@ pub struct Http {
     pub hosts: Vec<String>,
     /// The origins of other sites whose pages may send requests.
     pub origins: Vec<String>,
+    /// How long the node goes on serving after it was told to stop, so that whoever asks `/readyz`
+    /// notices it.
+    pub drain_wait: Duration,
+}
+
+impl Http {
+    /// Pages at this address, for a node without a name.
+    pub fn only(address: SocketAddr) -> Http {
+        Http {
+            address,
+            hosts: Vec::new(),
+            origins: Vec::new(),
+            drain_wait: Duration::ZERO,
+        }
+    }
 }
 
 /// What is logged, and how.
@@ -395,6 +412,13 @@ fn http(raw: &RawConfig, listen: &str) -> Result<Http, BadSetting> {
         address: raw.parse(Key::Http, address)?,
         hosts,
         origins,
+        drain_wait: raw.parse(Key::DrainWait, |text| {
+            let wait = rangedb_duration::parse(text).map_err(|bad| bad.to_string())?;
+            if wait > DRAIN_WAIT_MAX {
+                return Err("a node goes on serving for at most 1m".to_owned());
+            }
+            Ok(wait)
+        })?,
     })
 }
 

@@ -97,6 +97,7 @@ keys! {
     LogLevel "log-level" "info" Reload "Which log lines are written: error, warn, info, debug or trace.",
     SlowRequest "slow-request" "100ms" Reload "A request that takes as long is logged, with the time of each step; 0ms for none.",
     GcRetention "gc-retention" "10m" Start "How long old versions are kept.",
+    DrainWait "drain-wait" "0s" Reload "How long a node that is told to stop goes on serving while /readyz says 503.",
 }
 
 /// The place where a setting was typed.

@@ -152,6 +152,8 @@ fn bad_values_are_refused_with_the_rule() {
         (Key::GcRetention, "5 s"),
         (Key::GcRetention, "5d"),
         (Key::GcRetention, "99999999999h"),
+        (Key::DrainWait, "61s"),
+        (Key::DrainWait, "soon"),
         (Key::Cpus, "9999"),
         (Key::Cpus, "a"),
         (Key::SplitAt, "b,a"),

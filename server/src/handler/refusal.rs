@@ -116,6 +116,7 @@ impl From<OrderError> for Refusal {
         let message = error.to_string();
         let (code, retry_after_ms) = match error {
             OrderError::Busy { retry_after_ms, .. } => (ErrorCode::Busy, retry_after_ms),
+            OrderError::Conflict(_) => (ErrorCode::Conflict, 0),
             OrderError::Invalid(_) => (ErrorCode::Invalid, 0),
             OrderError::NotFound(_) => (ErrorCode::NotFound, 0),
             OrderError::Unknown(_) => {

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use rangedb_engine::cluster::NodeRecord;
 use rangedb_engine::env::World;
-use rangedb_engine::error::Fatal;
 use rangedb_engine::limits::{ENTRIES_KEPT, SEGMENT_LEN, SMALL_APPEND_LEN_MAX};
 use rangedb_engine::lsm::{LsmTables, TableOptions};
 use rangedb_engine::shard::{DigestOptions, FolderMark, InitialRange, ShardOptions};
@@ -124,7 +123,7 @@ impl Engine {
             is_at: Rc::new(move |node, address| node == me || met.claim(node, address)),
             on_fatal: Rc::new(move |fatal| {
                 peers.give_up_folder_after(&fatal);
-                if matches!(fatal, Fatal::OldFolder { .. } | Fatal::Superseded(_)) {
+                if fatal.gives_up_folder() {
                     refuse(&ShardError::of(fatal, &peers));
                 }
                 die(&format!("shard {shard}"), &ShardError::of(fatal, &peers));

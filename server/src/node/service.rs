@@ -77,8 +77,8 @@ impl Service {
         match phase {
             Phase::Starting => {}
             Phase::Ready => self.tell(&[State::Ready, status("ready")]),
-            Phase::Draining => {
-                self.tell(&[State::Stopping, status("draining: the node is stopping")])
+            Phase::Leaving | Phase::Draining => {
+                self.tell(&[State::Stopping, status("draining: the node is stopping")]);
             }
         }
     }

@@ -318,7 +318,7 @@ impl Peers {
     /// Records in the folder that no node may run on it any more, if that is why the process ends.
     /// Blocks.
     pub fn give_up_folder_after(&self, fatal: &Fatal) {
-        if !matches!(fatal, Fatal::OldFolder { .. } | Fatal::Superseded(_)) {
+        if !fatal.gives_up_folder() {
             return;
         }
         let mut remembered = held(&self.folder);
@@ -444,7 +444,7 @@ pub fn same_secret(a: &str, b: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use rangedb_engine::cluster::{NodeHealth, NodeRecord, NodeView};
+    use rangedb_engine::cluster::{MembershipStatus, NodeHealth, NodeRecord, NodeView};
 
     use super::*;
     use crate::data_dir::{Birth, DataDir, Wanted};
@@ -524,6 +524,7 @@ mod tests {
                     ..test_node::record(2)
                 },
                 state: NodeHealth::Alive,
+                membership: MembershipStatus::Active,
             }],
             ..View::default()
         };

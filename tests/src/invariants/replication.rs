@@ -1,9 +1,10 @@
 //! After all faults, each range has as many voters as it should, each on a running node of its own,
-//! and no other replicas; and the manager knows that.
+//! and no other replicas; and the manager knows that. A node that drains leads nothing, and one that
+//! is decommissioned holds nothing.
 
 use std::collections::BTreeSet;
 
-use rangedb_engine::cluster::{View, placement};
+use rangedb_engine::cluster::{MembershipStatus, View, placement};
 use rangedb_engine::types::{NodeId, RangeId, ReplicaId};
 
 use super::voters::ENOUGH;
@@ -12,15 +13,32 @@ use crate::sim::cluster::Look;
 /// The first range that is not as it should be, in the manager's view or in fact; `None` if there
 /// is none.
 pub fn missing(view: &View, nodes: &[NodeId], looks: &[Look]) -> Option<String> {
-    let (voters_wanted, all_wanted) = placement::wanted(nodes.len(), ENOUGH);
+    let membership = |node: NodeId| {
+        let mut known = view.nodes.iter();
+        let known = known.find(|known| known.record.id == node);
+        known.map_or(MembershipStatus::Active, |known| known.membership)
+    };
+    let mut leaving = nodes.iter();
+    let leaving = leaving.find(|node| membership(**node) == MembershipStatus::Decommissioning);
+    if let Some(node) = leaving {
+        return Some(format!("node {node} is still being decommissioned"));
+    }
+    let holders: BTreeSet<NodeId> = nodes
+        .iter()
+        .copied()
+        .filter(|node| membership(*node).keeps_replicas())
+        .collect();
+    let (voters_wanted, all_wanted) = placement::wanted(holders.len(), ENOUGH);
     for range in &view.ranges {
         let id = range.descriptor.range;
         let places = &range.descriptor.replicas;
         let mut on: BTreeSet<NodeId> = places.iter().map(|place| place.location.node).collect();
-        on.retain(|node| nodes.contains(node));
+        on.retain(|node| holders.contains(node));
+        let leader = range.leader.map(|at| membership(at.node));
         let is_whole = range.voters.len() == voters_wanted
             && places.len() == all_wanted
             && on.len() == all_wanted
+            && leader == Some(MembershipStatus::Active)
             && !range.under_replicated
             && !range.unavailable;
         let listed: BTreeSet<ReplicaId> = places.iter().map(|place| place.replica).collect();

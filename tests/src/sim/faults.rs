@@ -131,6 +131,12 @@ pub enum Order {
     },
     /// Count nodes as dead after this silence, so that their replicas are replaced.
     DeadAfter { seconds: u64 },
+    /// Have others lead what a node leads.
+    Drain { node: u16 },
+    /// Take that back.
+    Undrain { node: u16 },
+    /// Move all replicas of a node away, for good.
+    Decommission { node: u16 },
 }
 
 /// One entry of the list of faults.
@@ -237,6 +243,31 @@ impl Faults {
             steps.insert(at, Step { after, fault });
         }
         Faults { steps }
+    }
+
+    /// Adds a node that leaves: it drains, perhaps for a while, or is decommissioned.
+    pub fn add_leaving(&mut self, random: &Random, nodes: u16) {
+        if nodes < 3 || !random.once_in(4) {
+            return;
+        }
+        let leaves = node(random, nodes);
+        let mut orders = vec![Order::Drain { node: leaves }];
+        if random.once_in(2) {
+            orders.push(Order::Undrain { node: leaves });
+        }
+        if nodes > 3 && random.once_in(2) {
+            orders.push(Order::Decommission { node: leaves });
+        }
+        let mut at = 0;
+        for order in orders {
+            let left = (self.steps.len() - at) as u64;
+            at += random.below(left + 1) as usize;
+            let after = Duration::from_millis(random.between(1, 1_200));
+            let by = node(random, nodes);
+            let fault = Fault::Order { by, order };
+            self.steps.insert(at, Step { after, fault });
+            at += 1;
+        }
     }
 
     /// The entries with these numbers, each at the time at which it comes in the whole list.

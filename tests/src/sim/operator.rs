@@ -7,7 +7,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use rangedb_engine::cluster::{ClusterRequest, ClusterResponse};
+use rangedb_engine::cluster::{ClusterRequest, ClusterResponse, MembershipStatus};
 use rangedb_engine::env::AsyncRuntime;
 use rangedb_engine::shard::Shard;
 use rangedb_engine::types::{NodeId, RangeId, ShardId};
@@ -56,6 +56,18 @@ pub async fn order(cluster: &Cluster, order: Order, by: u16) -> bool {
         Order::DeadAfter { seconds } => ClusterRequest::Set {
             name: "dead-after".to_owned(),
             value: format!("{seconds}s"),
+        },
+        Order::Drain { node } => ClusterRequest::SetMembership {
+            node: id(node),
+            status: MembershipStatus::Draining,
+        },
+        Order::Undrain { node } => ClusterRequest::SetMembership {
+            node: id(node),
+            status: MembershipStatus::Active,
+        },
+        Order::Decommission { node } => ClusterRequest::SetMembership {
+            node: id(node),
+            status: MembershipStatus::Decommissioning,
         },
     };
     if let Some(node) = cluster.on(by) {

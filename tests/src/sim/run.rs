@@ -86,7 +86,9 @@ fn draw(seed: u64) -> Drawn {
     let random = Random::new(seed, 3);
     let sizes = sizes(seed, &random);
     let clients = random.between(1, 5) as u32;
-    let faults = Faults::of(&random, sizes.nodes, sizes.shards);
+    let mut faults = Faults::of(&random, sizes.nodes, sizes.shards);
+    // A stream of its own: the other faults do not depend on who leaves.
+    faults.add_leaving(&Random::new(seed, 6), sizes.nodes);
     Drawn {
         sizes,
         clients,

@@ -151,6 +151,7 @@ fn report(shard: u16) -> ShardReport {
         starved: false,
         slow_disk: false,
         slow_disk_transfers: 0,
+        leaves: false,
         wal: WalStats {
             writes: 0,
             bytes: 0,

@@ -10,6 +10,7 @@ mod tests;
 use std::rc::Rc;
 use std::time::Duration;
 
+use rangedb_engine::cluster::MembershipStatus;
 use rangedb_engine::env::Instant;
 use rangedb_engine::error::Error;
 use rangedb_engine::gateway::Order;
@@ -97,6 +98,14 @@ async fn perform(context: &Context, command: Command, until: Now) -> Result<Stri
             let no_thread = |_| Refusal::internal("there is no thread for a reload".to_owned());
             return text(&reloaded.map_err(no_thread)?);
         }
+        Command::NodeLeaving { node, dry_run } => {
+            let leaving = gateway.leaving(NodeId(node), dry_run, until).await?;
+            return text(&render::leaving(&leaving, dry_run));
+        }
+        Command::DrainNode { node } => membership(node, MembershipStatus::Draining),
+        Command::UndrainNode { node } => membership(node, MembershipStatus::Active),
+        Command::DecommissionNode { node } => membership(node, MembershipStatus::Decommissioning),
+        Command::RemoveNode { node } => membership(node, MembershipStatus::Removed),
         Command::ConfigSet { name, value } => Order::Set { name, value },
         Command::TransferLeader { range, to } => Order::TransferLeader {
             range: RangeId(range),
@@ -116,4 +125,9 @@ async fn perform(context: &Context, command: Command, until: Now) -> Result<Stri
     };
     gateway.order(order, until).await?;
     text(&Done { done: true })
+}
+
+fn membership(node: u64, status: MembershipStatus) -> Order {
+    let node = NodeId(node);
+    Order::SetMembership { node, status }
 }

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 
 use rangedb_engine::cluster::settings::{self, Rule, SETTINGS};
-use rangedb_engine::cluster::{self, NodeHealth, NodeView, RangeView, Trouble, View};
+use rangedb_engine::cluster::{
+    self, MembershipStatus, NodeHealth, NodeView, RangeView, Trouble, View,
+};
 use rangedb_engine::error::OrderError;
 use rangedb_engine::range::{Keyspace, ReplicaPlace};
 use rangedb_engine::types::{NodeId, ReplicaId};
 use rangedb_protocol::admin::{
-    ClusterStatus, Health, HealthReason, History, Liveness, Node, Nodes, Range, Ranges, Replica,
-    ReplicaInTrouble, ReplicaState, Setting, SettingChange, Settings,
+    BlockedRange, ClusterStatus, Departure, Health, HealthReason, History, Leaving, Liveness,
+    Membership, Node, Nodes, Range, Ranges, Replica, ReplicaInTrouble, ReplicaState, Setting,
+    SettingChange, Settings,
 };
 
 /// The leaders and replicas on one node.
@@ -41,6 +44,7 @@ fn all_nodes(view: &View) -> Vec<Node> {
         node.address = record.address.clone();
         node.http = record.http.clone();
         node.liveness = liveness(shown.state);
+        node.membership = membership(shown.membership);
         node.shards = record.shards;
         node.leaders = load.leaders;
         node.replicas = load.replicas;
@@ -58,6 +62,27 @@ fn liveness(state: NodeHealth) -> Liveness {
         NodeHealth::Dead => Liveness::Dead,
         NodeHealth::Unreachable => Liveness::Unreachable,
     }
+}
+
+fn membership(status: MembershipStatus) -> Membership {
+    match status {
+        MembershipStatus::Active => Membership::Active,
+        MembershipStatus::Draining => Membership::Draining,
+        MembershipStatus::Decommissioning => Membership::Decommissioning,
+        MembershipStatus::Decommissioned => Membership::Decommissioned,
+        // It is not shown.
+        MembershipStatus::Removed => Membership::Unknown,
+    }
+}
+
+/// Whether the cluster lacks a node: it is not alive, and other nodes have not taken its replicas.
+fn is_missed(view: &View, node: &NodeView) -> bool {
+    let holds = |range: &RangeView| {
+        let mut at = range.descriptor.locations();
+        at.any(|at| at.node == node.record.id)
+    };
+    let is_replaced = node.state == NodeHealth::Dead || !node.membership.keeps_replicas();
+    node.state != NodeHealth::Alive && (!is_replaced || view.ranges.iter().any(holds))
 }
 
 /// The trouble of a replica itself.
@@ -133,7 +158,7 @@ fn reasons(view: &View) -> Vec<HealthReason> {
         };
         reasons.push(reason(health, Some(range.descriptor.range.0), nodes, why));
     }
-    let absent = view.nodes.iter().filter(|n| n.state != NodeHealth::Alive);
+    let absent = view.nodes.iter().filter(|node| is_missed(view, node));
     reasons.extend(absent.map(|node| {
         let why = format!("the node is {}", liveness(node.state));
         reason(Health::Degraded, None, vec![node.record.id.0], why)
@@ -211,16 +236,46 @@ pub(super) fn status(view: &View, cluster: u128) -> ClusterStatus {
     status.system_leader.node = view.leader.node.0;
     status.system_leader.shard = view.leader.shard.0;
     status.nodes = all_nodes(view);
-    let all_alive = view.nodes.iter().all(|n| n.state == NodeHealth::Alive);
+    let is_one_missed = view.nodes.iter().any(|node| is_missed(view, node));
     status.health = if status.unavailable > 0 {
         Health::Unavailable
-    } else if status.under_replicated > 0 || !status.replicas_in_trouble.is_empty() || !all_alive {
+    } else if status.under_replicated > 0 || !status.replicas_in_trouble.is_empty() || is_one_missed
+    {
         Health::Degraded
     } else {
         Health::Ok
     };
     status.reasons = reasons(view);
     status
+}
+
+/// The answer to `node_leaving`. With `dry_run` it was asked what a decommissioning would do.
+pub(super) fn leaving(known: &cluster::Leaving, dry_run: bool) -> Leaving {
+    let mut leaving = Leaving::default();
+    let node = known.node.0;
+    let moves_away = dry_run || !known.membership.keeps_replicas();
+    leaving.decommissioning = moves_away.then_some(node);
+    let drains = known.membership == MembershipStatus::Draining && !moves_away;
+    leaving.draining = drains.then_some(node);
+    leaving.membership = membership(known.membership);
+    leaving.leaders_left = known.leaders_left;
+    leaving.replicas_left = moves_away.then_some(known.replicas_left);
+    leaving.requests_left = known.requests_left;
+    leaving.done = known.is_done;
+    for (range, reason) in &known.blocked {
+        let mut blocked = BlockedRange::default();
+        blocked.range = range.0;
+        blocked.reason.clone_from(reason);
+        leaving.blocked.push(blocked);
+    }
+    for (range, to) in &known.moves {
+        let mut departure = Departure::default();
+        departure.range = range.0;
+        departure.node = to.node.0;
+        departure.shard = to.shard.0;
+        leaving.moves.push(departure);
+    }
+    leaving
 }
 
 /// The answer to `config_get` without a name: every setting. One that was never set has no value.

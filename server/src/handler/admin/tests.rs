@@ -1,7 +1,7 @@
 //! What is shown, without a cluster.
 
 use rangedb_engine::cluster::{
-    NodeHealth, NodeRecord, NodeView, RangeView, Setting, Trouble, View,
+    MembershipStatus, NodeHealth, NodeRecord, NodeView, RangeView, Setting, Trouble, View,
 };
 use rangedb_engine::error::OrderError;
 use rangedb_engine::range::{Descriptor, Keyspace, ReplicaPlace};
@@ -68,6 +68,7 @@ fn view() -> View {
             ..test_node::record(id)
         },
         state: NodeHealth::Alive,
+        membership: MembershipStatus::Active,
     };
     let keys = KeyRange {
         start: vec![0, 0xff],
@@ -134,6 +135,7 @@ fn nodes_are_shown_with_what_they_hold() {
             "address": "n1:7400",
             "http": "n1:7480",
             "state": "alive",
+            "membership": "active",
             "shards": 2,
             "leaders": 2,
             "replicas": 2,
@@ -187,6 +189,20 @@ fn what_is_not_well_is_named_with_its_nodes_and_the_reason() {
             { "health": "degraded", "range": null, "nodes": [2], "reason": "the node is dead" },
         ])
     );
+}
+
+#[test]
+fn a_node_that_others_have_replaced_is_not_missed() {
+    let mut view = view();
+    view.nodes[2].state = NodeHealth::Dead;
+    assert_eq!(render::status(&view, 10).health, Health::Degraded);
+    view.ranges[1].descriptor.replicas.pop();
+    assert_eq!(render::status(&view, 10).health, Health::Ok);
+    view.nodes[2].state = NodeHealth::Silent;
+    assert_eq!(render::status(&view, 10).health, Health::Degraded);
+    view.nodes[2].membership = MembershipStatus::Decommissioned;
+    let shown = render::status(&view, 10);
+    assert_eq!((shown.health, shown.reasons.len()), (Health::Ok, 0));
 }
 
 #[test]

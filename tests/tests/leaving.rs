@@ -1,0 +1,296 @@
+//! Nodes that leave on an operator's order, as real processes: drained for a restart, decommissioned,
+//! removed, and refused when they come back.
+
+use std::process::Output;
+
+use rangedb_tests::cluster::{
+    self, Caller, joining, nodes, ranges, start_all, wait_for, wait_until_alike,
+    wait_until_replicated,
+};
+use rangedb_tests::http::{Response, request};
+use rangedb_tests::load::{Load, run};
+use rangedb_tests::process::Home;
+use serde_json::{Value, json};
+
+/// The exit code of an order that was refused.
+const REFUSED: i32 = 3;
+/// The exit code of an order whose end is not known.
+const UNKNOWN: i32 = 4;
+
+fn id(home: &Home) -> u64 {
+    cluster::status(home)["node"].as_u64().expect("an id")
+}
+
+/// Gives an order about a node through another one.
+fn order(by: &Home, verb: &str, node: u64, flags: &[&str]) -> Output {
+    by.cli(&[&["node", verb, &node.to_string()], flags].concat())
+}
+
+fn succeeds(output: &Output) -> String {
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaint}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The words of an order that was refused.
+fn refused(output: &Output) -> String {
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(REFUSED), "{complaint}");
+    complaint
+}
+
+fn post(home: &Home, node: u64, verb: &str, body: &[u8]) -> Response {
+    request(home, "POST", &format!("nodes/{node}/{verb}"), body)
+}
+
+/// The nodes by their ids, as the manager shows them.
+fn listed(home: &Home, node: u64) -> Option<Value> {
+    let shown = request(home, "GET", "nodes", b"").json();
+    let mut nodes = shown["nodes"].as_array()?.iter();
+    nodes.find(|shown| shown["id"] == node).cloned()
+}
+
+/// The lines of progress, of which the last says that all is done.
+fn progress(printed: &str) -> Vec<Value> {
+    let lines = printed.lines().filter(|line| line.starts_with('{'));
+    let lines: Vec<Value> = lines
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let last = lines.last().expect("a line");
+    assert_eq!(last["done"], true, "{printed}");
+    lines
+}
+
+#[test]
+fn a_rolling_restart_with_drains_under_load_fails_no_request() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let homes = cluster::homes(temp.path());
+    let mut running = start_all(&homes);
+    wait_until_replicated(&homes);
+    run(async {
+        let load = Load::begin(&homes, 100).await;
+        load.goes_on();
+        for place in 0..homes.len() {
+            let (home, other) = (&homes[place], &homes[(place + 1) % homes.len()]);
+            let node = id(home);
+            let printed = succeeds(&order(other, "drain", node, &["--wait"]));
+            let lines = progress(&printed);
+            let last = lines.last().expect("a line");
+            assert_eq!(
+                (&last["draining"], &last["leaders_left"]),
+                (&json!(node), &json!(0)),
+                "{printed}"
+            );
+            assert_eq!(home.page("/readyz").0, 503, "it drains");
+            load.goes_on();
+            let leads = |range: &cluster::Range| range.leader == Some(node);
+            let shown = ranges(other).expect("it answers");
+            assert!(!shown.values().any(leads), "{shown:?}");
+            let process = running[place].take().expect("it runs");
+            process.signal("TERM");
+            assert_eq!(process.wait().code(), Some(0), "{}", home.log());
+            running[place] = Some(home.start());
+            let shown = listed(other, node).expect("it is known");
+            assert_eq!(
+                shown["membership"], "draining",
+                "the order outlives the process"
+            );
+            succeeds(&order(other, "undrain", node, &[]));
+            wait_until_replicated(&homes);
+            load.goes_on();
+        }
+        let seen = load.end().await;
+        println!(
+            "{} writes, {} in the worst second, longest call {:?}, failed {:?}",
+            seen.acknowledged.len(),
+            seen.worst_second(),
+            seen.slowest,
+            seen.errors
+        );
+        assert!(seen.errors.is_empty(), "{:?}", seen.errors);
+        assert!(seen.worst_second() > 0, "nothing was written for a second");
+    });
+}
+
+#[test]
+fn what_would_leave_a_range_without_a_majority_is_refused_with_the_reason() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let homes = cluster::homes(temp.path());
+    let mut running = start_all(&homes);
+    wait_until_replicated(&homes);
+    let ids: Vec<u64> = homes.iter().map(id).collect();
+
+    let unknown = post(&homes[0], 77, "drain", b"");
+    assert_eq!(unknown.status, 404, "{}", unknown.json());
+    assert!(refused(&order(&homes[0], "drain", 77, &[])).contains("there is no node 77"));
+    let too_few = refused(&order(&homes[0], "decommission", ids[2], &[]));
+    assert!(too_few.contains("2 other active nodes"), "{too_few}");
+    let dry_run = post(&homes[0], ids[2], "decommission", b"{\"dry_run\":true}");
+    assert_eq!(dry_run.status, 200);
+    let blocked = dry_run.json()["blocked"].as_array().map(Vec::len);
+    assert_eq!(blocked, ranges(&homes[0]).map(|ranges| ranges.len()));
+    let alive = post(&homes[0], ids[2], "remove", b"");
+    assert_eq!(
+        (alive.status, &alive.json()["error"]),
+        (409, &json!("conflict"))
+    );
+
+    // The second of two drains would leave one voter.
+    succeeds(&order(&homes[0], "drain", ids[2], &["--wait"]));
+    succeeds(&order(&homes[0], "drain", ids[2], &["--wait"]));
+    let second = refused(&order(&homes[0], "drain", ids[1], &["--wait"]));
+    assert!(second.contains("1 of its 3 voters"), "{second}");
+    let to_drained = homes[0].cli(&["range", "transfer-leader", "2", "--to", &ids[2].to_string()]);
+    assert!(refused(&to_drained).contains("draining"), "{to_drained:?}");
+    succeeds(&order(&homes[0], "undrain", ids[2], &[]));
+
+    // So would the drain of a node while another is gone.
+    running[2].take().expect("it runs").kill();
+    wait_for("a node that is silent", || {
+        (nodes(&homes[0])?.get(&ids[2])?.0 == "silent").then_some(())
+    });
+    let alone = refused(&order(&homes[0], "drain", ids[1], &[]));
+    assert!(alone.contains("1 of its 3 voters"), "{alone}");
+}
+
+#[test]
+fn a_drain_outlives_the_node_that_is_killed_and_the_command_that_gives_up() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let homes = cluster::homes(temp.path());
+    let mut running = start_all(&homes);
+    wait_until_replicated(&homes);
+    let caller = Caller::new(&homes);
+    let node = id(&homes[2]);
+    assert_eq!(post(&homes[0], node, "drain", b"").status, 200);
+    running[2].take().expect("it runs").kill();
+    // What it led is elected elsewhere.
+    caller.first_writes();
+    // The end of the drain of a node that does not come back in time is not known.
+    let late = order(&homes[0], "drain", node, &["--wait", "--timeout", "1ms"]);
+    let code = late.status.code();
+    assert!(code == Some(UNKNOWN) || code == Some(REFUSED), "{late:?}");
+    running[2] = Some(homes[2].start());
+    let printed = succeeds(&order(&homes[0], "drain", node, &["--wait"]));
+    progress(&printed);
+    wait_until_alike(&homes);
+    let shown = listed(&homes[0], node).expect("it is known");
+    assert_eq!(
+        (&shown["membership"], &shown["leaders"]),
+        (&json!("draining"), &json!(0)),
+        "{shown}"
+    );
+    succeeds(&order(&homes[1], "undrain", node, &[]));
+    wait_for("a leader there", || {
+        let shown = listed(&homes[0], node)?;
+        (shown["membership"] == "active" && shown["leaders"].as_u64()? > 0).then_some(())
+    });
+    wait_for("a node that is ready", || {
+        (homes[2].page("/readyz").0 == 200).then_some(())
+    });
+}
+
+#[test]
+fn a_node_is_decommissioned_and_removed_and_refused_when_it_comes_back() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let mut homes = cluster::homes(temp.path());
+    let mut running = start_all(&homes);
+    wait_until_replicated(&homes);
+    homes.push(joining(temp.path(), "fourth", &homes));
+    running.push(Some(homes[3].start()));
+    let caller = Caller::new(&homes[1..]);
+    caller.first_writes();
+    let (node, by) = (id(&homes[0]), &homes[1]);
+    wait_for("four nodes", || {
+        let nodes = nodes(by)?;
+        let alive = nodes.values().filter(|(state, _)| state == "alive");
+        (alive.count() == 4).then_some(())
+    });
+    let foreseen = succeeds(&order(by, "decommission", node, &["--dry-run"]));
+    assert!(foreseen.contains("would move to"), "{foreseen}");
+    let printed = succeeds(&order(by, "decommission", node, &["--wait"]));
+    let lines = progress(&printed);
+    let last = lines.last().expect("a line");
+    assert_eq!(
+        (&last["decommissioning"], &last["replicas_left"]),
+        (&json!(node), &json!(0)),
+        "{printed}"
+    );
+    let shown = listed(by, node).expect("it is known");
+    assert_eq!(
+        (&shown["membership"], &shown["replicas"]),
+        (&json!("decommissioned"), &json!(0)),
+        "{shown}"
+    );
+    caller.first_writes();
+    running[0].take().expect("it runs").kill();
+    wait_for("a node that is silent", || {
+        (nodes(by)?.get(&node)?.0 == "silent").then_some(())
+    });
+    assert_eq!(
+        by.cli(&["status"]).status.code(),
+        Some(0),
+        "it is not missed"
+    );
+    succeeds(&order(by, "remove", node, &[]));
+    assert_eq!(listed(by, node), None);
+    let mut back = homes[0].try_start();
+    if let Ok(node) = &mut back {
+        wait_for("the end of the process", || {
+            (!node.is_running()).then_some(())
+        });
+    }
+    let log = homes[0].log();
+    assert!(log.contains("was removed from the cluster"), "{log}");
+    // Its folder says so from now on.
+    let (code, why) = homes[0].refused();
+    assert!(code != 0 && why.contains("was removed"), "{code}: {why}");
+}
+
+#[test]
+fn a_dead_node_that_others_have_replaced_is_not_missed_and_can_be_removed() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let mut homes = cluster::homes(temp.path());
+    let mut running = start_all(&homes);
+    wait_until_replicated(&homes);
+    homes.push(joining(temp.path(), "fourth", &homes));
+    running.push(Some(homes[3].start()));
+    succeeds(&homes[1].cli(&["config", "set", "dead-after", "4s"]));
+    let (node, by) = (id(&homes[0]), &homes[1]);
+    running[0].take().expect("it runs").kill();
+    wait_for("a node that is silent", || {
+        (nodes(by)?.get(&node)?.0 == "silent").then_some(())
+    });
+    assert!(refused(&order(by, "remove", node, &[])).contains("neither dead nor"));
+    wait_for("a cluster that is whole", || {
+        let dead = nodes(by)?.get(&node)?.0 == "dead";
+        (dead && by.cli(&["status"]).status.code() == Some(0)).then_some(())
+    });
+    succeeds(&order(by, "remove", node, &[]));
+    assert_eq!(listed(by, node), None);
+    let gone = refused(&order(by, "drain", node, &[]));
+    assert!(gone.contains("was removed"), "{gone}");
+    std::fs::remove_dir_all(&homes[0].folder).expect("removed");
+    running[0] = Some(homes[0].start());
+    wait_for("a new node", || {
+        let nodes = nodes(by)?;
+        let alive = nodes.values().filter(|(state, _)| state == "alive");
+        (alive.count() == 4).then_some(())
+    });
+    assert!(id(&homes[0]) > node, "another id");
+    assert_eq!(by.cli(&["status"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_node_that_is_told_to_stop_serves_for_a_while_and_says_that_it_stops() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let home = Home::new(temp.path(), &["--shards", "1", "--drain-wait", "4s"]);
+    let mut node = home.start();
+    node.signal("TERM");
+    wait_for("a node that is not ready", || {
+        (home.page("/readyz").0 == 503).then_some(())
+    });
+    assert_eq!(request(&home, "PUT", "kv/k", b"v").status, 200);
+    succeeds(&home.cli(&["put", "k", "w"]));
+    assert!(node.is_running());
+    assert_eq!(node.wait().code(), Some(0), "{}", home.log());
+}
