@@ -57,6 +57,7 @@ const ORDERS: [Order; 4] = [
             env - the runtime, the clock, disks
             config - settings
             data_dir - the data folder, and which node of which cluster it belongs to
+            history - what the node did and what happened to it
             logging - log lines
             fatal - how a node ends that cannot go on
             descriptors - shares of file descriptors

@@ -12,10 +12,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use tracing_subscriber::{EnvFilter, reload};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, reload};
 
 use crate::config::LogFormat;
 use crate::env::threads;
+use crate::history::{self, History};
 
 /// The longest queue of lines, in bytes.
 const WAITING_LEN_MAX: usize = 4 << 20;
@@ -46,32 +49,26 @@ struct Lines {
     done: AtomicU64,
 }
 
-/// Starts logging for the whole process.
+/// Starts logging for the whole process. The history gets the lines that are events.
 ///
 /// # Errors
 /// The level is no valid filter, the thread cannot be started, or logging was started before.
-pub fn start(format: LogFormat, level: &str) -> Result<(), String> {
-    let filter = filter(level)?;
+pub fn start(format: LogFormat, level: &str, history: &History) -> Result<(), String> {
+    let (filter, handle) = reload::Layer::new(filter(level)?);
     start_writer().map_err(|e| format!("cannot start the thread that writes logs: {e}"))?;
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    FILTER.get_or_init(|| Box::new(move |filter| handle.reload(filter)));
+    let lines = tracing_subscriber::fmt::layer()
         .log_internal_errors(false)
         .with_writer(|| Line);
-    let started = match format {
-        LogFormat::Text => {
-            let logs = logs.with_ansi(false).with_filter_reloading();
-            let handle = logs.reload_handle();
-            FILTER.get_or_init(|| Box::new(move |filter| handle.reload(filter)));
-            logs.try_init()
-        }
-        LogFormat::Json => {
-            let logs = logs.json().flatten_event(true).with_filter_reloading();
-            let handle = logs.reload_handle();
-            FILTER.get_or_init(|| Box::new(move |filter| handle.reload(filter)));
-            logs.try_init()
-        }
+    let lines = match format {
+        LogFormat::Text => lines.with_ansi(false).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    started.map_err(|e| e.to_string())
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
+        .with(history::layer::layer(history.clone()))
+        .try_init()
+        .map_err(|e| e.to_string())
 }
 
 /// Changes the level of log lines.
@@ -125,8 +122,9 @@ pub fn announce(line: String) {
 }
 
 /// Writes a message to standard error, after all queued lines, and waits up to a second for it. For
-/// the message right before the process ends.
+/// the message right before the process ends, which the next start finds in its history.
 pub fn last_words(words: &str) {
+    history::last_words::keep(words);
     let Some(log) = LOG.get() else {
         // If standard error is closed, there is no other place for the message.
         let _ = writeln!(io::stderr(), "{words}");
@@ -146,9 +144,15 @@ pub fn flush() {
     }
 }
 
-/// Makes a panic in any thread log its place and reason once, and abort the process.
+/// Makes a panic in any thread log its place and reason once, and abort the process. Only the history
+/// may panic: its thread stands still then, as a release build cannot unwind, and another goes on.
 pub fn abort_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
+        if history::take_over(&panic.to_string()) {
+            loop {
+                std::thread::park();
+            }
+        }
         let name = std::thread::current()
             .name()
             .unwrap_or("unnamed")

@@ -11,6 +11,7 @@ use rangedb_server::config::Config;
 use rangedb_server::config::raw::{BadConfig, Key, RawConfig};
 use rangedb_server::env::root::Root;
 use rangedb_server::env::{huge_pages, signals, threads};
+use rangedb_server::history::History;
 use rangedb_server::{check, logging, node};
 
 /// An allocator that keeps freed pages, so that a shard does not wait for the kernel's memory-map
@@ -249,7 +250,8 @@ fn start(arguments: &StartArgs) -> ExitCode {
     if let Err(error) = threads::stay_on(&config.cpus) {
         return usage(&format!("cannot stay on --cpus: {error}"));
     }
-    if let Err(error) = logging::start(config.log, &config.log_level) {
+    let history = History::new();
+    if let Err(error) = logging::start(config.log, &config.log_level, &history) {
         return usage(&error);
     }
     logging::abort_on_panic();
@@ -257,7 +259,7 @@ fn start(arguments: &StartArgs) -> ExitCode {
         tracing::warn!("{warning}");
     }
     huge_pages::begin_without();
-    match node::run(&config, &|| reload(arguments)) {
+    match node::run(&config, &history, &|| reload(arguments)) {
         Ok(()) => {
             logging::flush();
             ExitCode::SUCCESS

@@ -23,6 +23,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::api::Api;
+use crate::admin::collect::collect;
 use crate::admin::{self, Pages, Phase, Serving};
 use crate::check;
 use crate::config::Config;
@@ -30,6 +31,7 @@ use crate::data_dir::{BadFolder, Birth, DataDir, Wanted};
 use crate::descriptors::{ConnectionLimit, Needs, Shares, TooFew};
 use crate::env::{Now, SystemClock, huge_pages, kernel, reactor};
 use crate::fatal::{die, refuse};
+use crate::history::History;
 use crate::logging;
 use crate::net::port::{HELD_TIMEOUT, Port, PortError};
 use crate::peers::{Peers, enroll};
@@ -83,11 +85,12 @@ pub enum NodeError {
     Shard(u16, ShardError),
 }
 
-/// Runs a node until a signal stops it. At SIGHUP, `reload` is called on a node that serves.
+/// Runs a node until a signal stops it. At SIGHUP, `reload` is called on a node that serves. The history
+/// begins once the node has a folder.
 ///
 /// # Errors
 /// The node could not start, or a shard failed.
-pub fn run(config: &Config, reload: &dyn Fn()) -> Result<(), NodeError> {
+pub fn run(config: &Config, history: &History, reload: &dyn Fn()) -> Result<(), NodeError> {
     check::log_at_start(config);
     kernel::check()?;
     // Check memory and descriptors before the folder is touched: for one shard, if only the folder
@@ -105,9 +108,12 @@ pub fn run(config: &Config, reload: &dyn Fn()) -> Result<(), NodeError> {
         .enable_all()
         .build();
     let runtime = runtime.map_err(|e| NodeError::Start("the control thread", e.to_string()))?;
-    let ended = runtime.block_on(control(config, shares.http, reload));
+    let ended = runtime.block_on(control(config, history, shares.http, reload));
     // Do not wait for a name server that does not answer.
     runtime.shutdown_background();
+    if ended.is_ok() {
+        history.stop();
+    }
     ended
 }
 
@@ -257,7 +263,12 @@ impl Signals {
     }
 }
 
-async fn control(config: &Config, pages_max: usize, reload: &dyn Fn()) -> Result<(), NodeError> {
+async fn control(
+    config: &Config,
+    history: &History,
+    pages_max: usize,
+    reload: &dyn Fn(),
+) -> Result<(), NodeError> {
     let mut signals = Signals::take()?;
     let address = config.http.address;
     let pages = Pages::bind(address)
@@ -288,10 +299,19 @@ async fn control(config: &Config, pages_max: usize, reload: &dyn Fn()) -> Result
         }
     };
     let config = &config;
+    history.start(folder.path(), folder.identity.node);
+    tokio::spawn(collect(node.clone(), history.clone()));
     let listen = port.address;
     let shares = divide_descriptors(config, config.shards, folder.count_tables())?;
     tracing::info!(%shares, "file descriptors are divided");
-    let (mut shards, peers) = start(config, &folder, port, (&node, &service, http), shares)?;
+    let (mut shards, peers) = start(
+        config,
+        &folder,
+        port,
+        (&node, &service, http),
+        shares,
+        history,
+    )?;
     let cluster = folder.identity.cluster_id();
     for found in around.found {
         peers.learn(found.node, &found.address);
@@ -309,7 +329,7 @@ async fn control(config: &Config, pages_max: usize, reload: &dyn Fn()) -> Result
         logging::announce(format!(
             "ready listen={listen} http={http} shards={count} pid={process}"
         ));
-        tracing::info!(%listen, %http, shards = count, "ready");
+        tracing::info!(event = "node_started", %listen, %http, shards = count, "ready");
         serve(&service, &mut shards, &mut signals, reload).await;
     }
     service.enter(Phase::Draining);
@@ -354,7 +374,7 @@ async fn drain(shards: &mut Shards, signals: &mut Signals) -> Result<(), NodeErr
             }
         }
     }
-    tracing::info!("stopped");
+    tracing::info!(event = "node_stopped", "stopped");
     Ok(())
 }
 
@@ -386,11 +406,12 @@ fn start(
     port: Port,
     (pages, service, http): (&admin::Node, &Service, std::net::SocketAddr),
     shares: Shares,
+    history: &History,
 ) -> Result<(Shards, Arc<Peers>), NodeError> {
     let count = config.shards;
     let (orders, ordered) = watch::channel(Order::Serve);
     let (end, ended) = mpsc::unbounded_channel();
-    let node = info(config, folder, &shares);
+    let node = info(config, folder, &shares, history);
     let (peers, record) = introduce(config, folder, port.address, http);
     let hlc = Hlc::new();
     let mut ready = Vec::new();
@@ -431,7 +452,7 @@ fn start(
     pages.serve_from(Serving {
         shards: reports,
         cluster: folder.identity.cluster.clone(),
-        api: Api::new(port.address),
+        api: Api::new(port.address, history.clone()),
         peers: peers.clone(),
         descriptors: shares,
         client_limit: node.clients.clone(),
@@ -447,7 +468,7 @@ fn start(
 }
 
 /// What each shard knows of the node.
-fn info(config: &Config, folder: &DataDir, shares: &Shares) -> NodeInfo {
+fn info(config: &Config, folder: &DataDir, shares: &Shares, history: &History) -> NodeInfo {
     NodeInfo {
         cluster: folder.identity.cluster_id(),
         id: NodeId(folder.identity.node),
@@ -456,6 +477,7 @@ fn info(config: &Config, folder: &DataDir, shares: &Shares) -> NodeInfo {
         limits: limits(config, shares),
         clients: ConnectionLimit::new(shares.clients),
         peers: ConnectionLimit::new(shares.peers),
+        history: history.clone(),
     }
 }
 

@@ -53,6 +53,10 @@ pub(super) async fn perform(
         Request::Write { batch } => write(client, &batch, printer, out).await,
         Request::Status => super::status::status(client, printer, out).await,
         Request::Memory => super::status::memory(client, printer, out).await,
+        Request::History { from, to, node } => {
+            let span = super::history::Span { from, to };
+            super::history::history(client, (node, span), connection, printer, out).await
+        }
         Request::Show(show) => super::cluster::show(client, &show, printer, out).await,
         Request::Order(order) => super::cluster::order(client, &order, printer, out).await,
     }

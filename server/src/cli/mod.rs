@@ -1,6 +1,6 @@
 //! The command line's clients of a running node: `rangedb get|put|delete|cas|incr|scan|write`,
-//! `rangedb status`, `rangedb node`, `rangedb range`, `rangedb config`. `rangedb version` asks no
-//! node.
+//! `rangedb status`, `rangedb history`, `rangedb node`, `rangedb range`, `rangedb config`. `rangedb
+//! version` asks no node.
 //!
 //! A thin layer over the client library; only the binary contains it, and of the server it uses
 //! only the forms of batches, keys and values in JSON. One thread, one tokio runtime.
@@ -11,6 +11,7 @@
 mod args;
 mod cluster;
 mod commands;
+mod history;
 mod input;
 mod output;
 mod request;
@@ -24,6 +25,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use args::ConnectionArgs;
 pub use args::{CliCommand, Format};
 use rangedb_client::{Client, ClientOptions, ErrorCode, Fate};
 pub use version::VersionArgs;
@@ -114,6 +116,19 @@ fn conclude(result: Result<Exit, Trouble>) -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
+/// Connects to one of these nodes.
+async fn connect(addresses: &[String], connection: &ConnectionArgs) -> Result<Client, Trouble> {
+    // A person hears at once that no node runs.
+    let options = ClientOptions::new(addresses)
+        .timeout(connection.timeout)
+        .connect_timeout(Duration::ZERO)
+        .cluster(connection.cluster);
+    Client::connect(options).await.map_err(|error| Trouble {
+        exit: Exit::Unreachable,
+        message: error.to_string(),
+    })
+}
+
 fn execute(command: CliCommand) -> Result<Exit, Trouble> {
     // The arguments are checked before anything is sent.
     let request = request::prepare(&command)?;
@@ -122,15 +137,7 @@ fn execute(command: CliCommand) -> Result<Exit, Trouble> {
         .enable_all()
         .build()?;
     let exit = runtime.block_on(async {
-        // A person hears at once that no node runs.
-        let options = ClientOptions::new(&connection.addresses)
-            .timeout(connection.timeout)
-            .connect_timeout(Duration::ZERO)
-            .cluster(connection.cluster);
-        let client = Client::connect(options).await.map_err(|error| Trouble {
-            exit: Exit::Unreachable,
-            message: error.to_string(),
-        })?;
+        let client = connect(&connection.addresses, connection).await?;
         let mut out = std::io::stdout().lock();
         let exit = commands::perform(&client, request, connection, &mut out).await;
         out.flush()?;

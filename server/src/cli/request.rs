@@ -2,6 +2,7 @@
 //! and standard input.
 
 use std::io::Read as _;
+use std::time::Duration;
 
 use super::Trouble;
 use super::args::{
@@ -49,6 +50,12 @@ pub(super) enum Request {
     },
     Status,
     Memory,
+    History {
+        /// How long ago it begins and ends.
+        from: Duration,
+        to: Option<Duration>,
+        node: Option<u64>,
+    },
     Show(Show),
     Order(Order),
 }
@@ -109,6 +116,11 @@ pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
         CliCommand::Scan(args) => scan_of(args)?,
         CliCommand::Write(args) => Request::Write {
             batch: batch(args)?,
+        },
+        CliCommand::History(args) => Request::History {
+            from: args.from,
+            to: args.to,
+            node: args.node,
         },
         CliCommand::Status { memory: true, .. } => Request::Memory,
         CliCommand::Status { .. } => Request::Status,

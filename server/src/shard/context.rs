@@ -20,6 +20,7 @@ use crate::descriptors::ConnectionLimit;
 use crate::env::{Now, reactor};
 use crate::handler::refusal::Refusal;
 use crate::handler::{PendingRequest, status};
+use crate::history::History;
 use crate::net::buffers::Buffers;
 use crate::net::connection::Connection;
 use crate::net::pending_handshakes::PendingHandshakes;
@@ -49,6 +50,8 @@ pub struct NodeInfo {
     pub clients: Arc<ConnectionLimit>,
     /// The limit on connections of other nodes.
     pub peers: Arc<ConnectionLimit>,
+    /// Its history.
+    pub history: History,
 }
 
 /// The limits for clients of a node.
