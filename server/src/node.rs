@@ -329,7 +329,7 @@ async fn control(
         logging::announce(format!(
             "ready listen={listen} http={http} shards={count} pid={process}"
         ));
-        tracing::info!(event = "node_started", %listen, %http, shards = count, "ready");
+        tracing::info!(%listen, %http, shards = count, "ready");
         serve(&service, &mut shards, &mut signals, reload).await;
     }
     service.enter(Phase::Draining);
@@ -374,7 +374,7 @@ async fn drain(shards: &mut Shards, signals: &mut Signals) -> Result<(), NodeErr
             }
         }
     }
-    tracing::info!(event = "node_stopped", "stopped");
+    tracing::info!("stopped");
     Ok(())
 }
 

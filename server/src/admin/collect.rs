@@ -1,8 +1,8 @@
 //! Collects the work of each minute for the history, from the reports of the shards, as the page of
-//! metrics does. Runs on the control thread. It notices, too, when the wall clock was set.
+//! metrics does. Runs on the control thread.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rangedb_engine::env::Clock;
 
@@ -13,22 +13,17 @@ use crate::history::History;
 use crate::history::record::{MINUTE_MS, Work, raise};
 use crate::probe::{ShardProbe, ShardReport};
 
-/// If the wall clock and the time that passed differ by more, the clock was set.
-const JUMP_MIN_MS: u64 = 2000;
-
 /// Gives the history the work of every minute, until the runtime ends.
 pub async fn collect(node: Arc<Node>, history: History) {
     let mut counted = Counted::default();
     loop {
-        let (wall, begun) = (SystemClock.wall_ms(), Instant::now());
-        tokio::time::sleep(Duration::from_millis(MINUTE_MS - wall % MINUTE_MS)).await;
-        let now = SystemClock.wall_ms();
-        tell_of_jump(now, wall + begun.elapsed().as_millis() as u64);
+        let left = MINUTE_MS - SystemClock.wall_ms() % MINUTE_MS;
+        tokio::time::sleep(Duration::from_millis(left)).await;
         let Some(serving) = node.serving.get() else {
             continue;
         };
         let work = counted.work_since(&serving.reports().await);
-        history.minute(minute_before(now), work);
+        history.minute(minute_before(SystemClock.wall_ms()), work);
     }
 }
 
@@ -36,19 +31,6 @@ pub async fn collect(node: Arc<Node>, history: History) {
 fn minute_before(now: u64) -> u64 {
     let ended = (now + MINUTE_MS / 2) / MINUTE_MS;
     ended.saturating_sub(1) * MINUTE_MS
-}
-
-fn tell_of_jump(now: u64, expected: u64) {
-    if now.abs_diff(expected) < JUMP_MIN_MS {
-        return;
-    }
-    let direction = if now > expected { "ahead" } else { "back" };
-    tracing::warn!(
-        event = "clock_jumped",
-        milliseconds = now.abs_diff(expected),
-        direction,
-        "the wall clock of this machine was set"
-    );
 }
 
 /// What the shards had counted at the last report of each.
