@@ -5,8 +5,9 @@
 
 pub use rangedb_protocol::admin::{
     BlockedRange, ClusterStatus, Departure, Epoch, Health, HealthReason, Leaving, Liveness,
-    Membership, Node, NodeConfig, NodeSetting, Range, Reloaded, Replica, ReplicaInTrouble,
-    ReplicaState, Setting, SettingChange, SettingDifference, SettingRefused, SystemLeader,
+    Membership, Node, NodeConfig, NodeEvent, NodeHistory, NodeSetting, Period, Range, Reloaded,
+    Replica, ReplicaInTrouble, ReplicaState, Setting, SettingChange, SettingDifference,
+    SettingRefused, Step, SystemLeader,
 };
 use rangedb_protocol::admin::{Command, History, Nodes, Ranges, Settings};
 pub use rangedb_protocol::{MemoryUse, NodeState, RangeState, Route, ShardState};
@@ -230,6 +231,27 @@ impl Admin {
             _ => None,
         };
         self.call(&|_| RequestBody::Status, Kind::Read, take).await
+    }
+
+    /// What one node has kept of its past between two times, in milliseconds since 1970. Without a node
+    /// it is that of the one which answers; if another one answers than was meant, the call fails with
+    /// [`ErrorCode::Invalid`]. It needs no majority and no manager.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn history(
+        &self,
+        node: Option<u64>,
+        (from_ms, to_ms): (Option<u64>, Option<u64>),
+        step: Step,
+    ) -> Result<NodeHistory, Error> {
+        let command = Command::History {
+            node,
+            from_ms,
+            to_ms,
+            step,
+        };
+        self.show(command).await
     }
 
     /// Sends a command that changes nothing, and reads the answer.

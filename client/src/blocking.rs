@@ -23,7 +23,9 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use crate::admin::{ClusterStatus, Node, NodeState, Range, Setting, SettingChange};
+use crate::admin::{
+    ClusterStatus, Node, NodeHistory, NodeState, Range, Setting, SettingChange, Step,
+};
 use crate::{
     Batch, BatchOutcome, CasOutcome, ClientOptions, ClusterId, Condition, Continuation, Deleted,
     Error, ErrorCode, Fate, Incremented, Page, Row, ScanOptions, Versioned,
@@ -289,6 +291,19 @@ impl Admin {
         to_shard: Option<u16>,
     ) -> Result<(), Error> {
         self.wait(self.inner.move_replica(range, from, to_node, to_shard))
+    }
+
+    /// What one node has kept of its past; see [`crate::admin::Admin::history`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn history(
+        &self,
+        node: Option<u64>,
+        times: (Option<u64>, Option<u64>),
+        step: Step,
+    ) -> Result<NodeHistory, Error> {
+        self.wait(self.inner.history(node, times, step))
     }
 
     /// The state of one node; see [`crate::admin::Admin::node_state`].

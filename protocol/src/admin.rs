@@ -3,6 +3,7 @@
 //! [`Unknown`](Health::Unknown), so that a client reads what a newer node writes. Members are added but
 //! never renamed, since other tools read them, too. Pure.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -82,6 +83,29 @@ pub enum Command {
     NodeConfig {},
     /// Has the node that answers read its settings again. [`Reloaded`] is the answer.
     Reload {},
+    /// Shows what a node has kept of its past; it tells its own only. [`NodeHistory`] is the answer.
+    History {
+        /// The node that is meant; another one refuses. The one that is asked if none is given.
+        node: Option<u64>,
+        /// The earliest time, in milliseconds since 1970 of the node's wall clock; none: all of it.
+        from_ms: Option<u64>,
+        /// The latest time.
+        to_ms: Option<u64>,
+        /// How work is summed up.
+        #[serde(default)]
+        step: Step,
+    },
+}
+
+/// The time for which a history sums up work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// By the minute, which is kept for a day.
+    #[default]
+    Minute,
+    /// By the hour, which is kept for 90 days.
+    Hour,
 }
 
 impl Command {
@@ -120,6 +144,58 @@ pub struct Settings {
 pub struct History {
     /// The changes, oldest first.
     pub history: Vec<SettingChange>,
+}
+
+/// The answer to [`Command::History`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct NodeHistory {
+    /// The node whose history it is.
+    pub node: u64,
+    /// Its work by the minute, oldest first; empty if hours were asked for.
+    pub minutes: Vec<Period>,
+    /// Its work by the hour, oldest first; empty if minutes were asked for.
+    pub hours: Vec<Period>,
+    /// What happened, oldest first.
+    pub events: Vec<NodeEvent>,
+    /// What was not kept since the node started, as the history did not keep up or could not be written.
+    pub dropped: u64,
+}
+
+/// The work of a node in some time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Period {
+    /// When it began, in milliseconds since 1970 of the node's wall clock.
+    pub t: u64,
+    /// The number of answered requests.
+    pub ops: u64,
+    /// The number of refused requests.
+    pub errors: u64,
+    /// Half of the requests were answered within so many microseconds.
+    pub p50_us: u64,
+    /// Of a hundred requests 99 were.
+    pub p99_us: u64,
+    /// Of a thousand requests 999 were.
+    pub p999_us: u64,
+    /// The number of answered requests, by operation.
+    #[serde(default)]
+    pub operations: BTreeMap<String, u64>,
+    /// The number of refused requests, by error code.
+    #[serde(default)]
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// Something that happened on a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeEvent {
+    /// When, in milliseconds since 1970 of the node's wall clock.
+    pub t: u64,
+    /// The node.
+    pub node: u64,
+    /// Its kind, such as `node_started`.
+    pub kind: String,
+    /// What happened, for people.
+    pub text: String,
 }
 
 /// The answer to a command that changes the cluster.
@@ -609,6 +685,15 @@ mod tests {
         let good = [
             (r#"{"command":"nodes"}"#, Command::Nodes {}),
             (r#"{"command":"config_history"}"#, Command::ConfigHistory {}),
+            (
+                r#"{"command":"history","from_ms":7}"#,
+                Command::History {
+                    node: None,
+                    from_ms: Some(7),
+                    to_ms: None,
+                    step: Step::Minute,
+                },
+            ),
             (
                 r#"{"command":"transfer_leader","range":2}"#,
                 Command::TransferLeader { range: 2, to: None },

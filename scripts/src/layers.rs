@@ -59,6 +59,7 @@ const ORDERS: [Order; 4] = [
             env - the runtime, the clock, disks
             config - settings
             data_dir - the data folder, and which node of which cluster it belongs to
+            history - what the node did and what happened to it
             logging - log lines
             settings - the settings in force, and how they are reloaded
             fatal - how a node ends that cannot go on

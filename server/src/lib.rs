@@ -4,8 +4,9 @@
 //! the engine's gateway, and the answer into a frame. [`shard`] runs an engine's shard on its thread,
 //! with the channels to the others of this node; [`peers`] links it with other nodes. [`mod@env`]
 //! implements the engine's traits of the machine. [`node`] starts it all by the settings of
-//! [`config`], which [`settings`] reloads, on the folder of [`data_dir`]; [`admin`] shows its state. [`check`] says whether the
-//! machine is fit for it.
+//! [`config`], which [`settings`] reloads, on the folder of [`data_dir`]; [`admin`] shows its state.
+//! [`check`] says whether the machine is fit for it. [`history`] keeps what the node did and what
+//! happened to it.
 
 // These macros panic if they cannot print; see `logging`.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
@@ -19,6 +20,7 @@ pub mod descriptors;
 pub mod env;
 mod fatal;
 pub mod handler;
+pub mod history;
 pub mod logging;
 pub mod net;
 pub mod node;

@@ -23,11 +23,14 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::{Format, Full, Json, Writer};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::{EnvFilter, reload};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, reload};
 
 use crate::config::LogFormat;
 use crate::env::threads;
+use crate::history::{self, History};
 
 /// The longest queue of lines, in bytes.
 const WAITING_LEN_MAX: usize = 4 << 20;
@@ -60,24 +63,25 @@ struct Lines {
     done: AtomicU64,
 }
 
-/// Starts logging for the whole process.
+/// Starts logging for the whole process. The history gets the lines that are events.
 ///
 /// # Errors
 /// The level is no valid filter, the thread cannot be started, or logging was started before.
-pub fn start(format: LogFormat, level: &str) -> Result<(), String> {
-    let filter = filter(level)?;
+pub fn start(format: LogFormat, level: &str, history: &History) -> Result<(), String> {
+    let (filter, handle) = reload::Layer::new(filter(level)?);
     start_writer().map_err(|e| format!("cannot start the thread that writes logs: {e}"))?;
+    FILTER.get_or_init(|| Box::new(move |filter| handle.reload(filter)));
     set_format(format);
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .log_internal_errors(false)
         .with_writer(|| Line)
         .with_ansi(false)
-        .event_format(EitherFormat::new())
-        .with_filter_reloading();
-    let handle = logs.reload_handle();
-    FILTER.get_or_init(|| Box::new(move |filter| handle.reload(filter)));
-    logs.try_init().map_err(|e| e.to_string())
+        .event_format(EitherFormat::new());
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
+        .with(history::layer::layer(history.clone()))
+        .try_init()
+        .map_err(|e| e.to_string())
 }
 
 /// Changes the level of log lines. Only a level that [`start`] would take is set.
@@ -169,8 +173,10 @@ pub fn announce(line: String) {
 }
 
 /// Says why the process ends, whatever the level of logs is: by a log line after all queued ones, for
-/// which it waits up to a second, or before logs are started by a plain line.
+/// which it waits up to a second, or before logs are started by a plain line. The next start finds the
+/// words in its history.
 pub fn last_words(words: &str) {
+    history::last_words::keep(words);
     let Some(log) = LOG.get() else {
         // If standard error is closed, there is no other place for the message.
         let _ = writeln!(io::stderr(), "rangedb: {words}");
@@ -208,9 +214,15 @@ pub fn flush() {
     }
 }
 
-/// Makes a panic in any thread log its place and reason once, and abort the process.
+/// Makes a panic in any thread log its place and reason once, and abort the process. Only the history
+/// may panic: its thread stands still then, as a release build cannot unwind, and another goes on.
 pub fn abort_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
+        if history::take_over(&panic.to_string()) {
+            loop {
+                std::thread::park();
+            }
+        }
         let name = std::thread::current()
             .name()
             .unwrap_or("unnamed")

@@ -11,6 +11,7 @@ use rangedb_server::config::Config;
 use rangedb_server::config::raw::{BadConfig, Key, RawConfig};
 use rangedb_server::env::root::Root;
 use rangedb_server::env::{huge_pages, signals, threads};
+use rangedb_server::history::History;
 use rangedb_server::settings::{self, Settings};
 use rangedb_server::{check, logging, node};
 
@@ -266,7 +267,8 @@ fn start(arguments: &StartArgs) -> ExitCode {
     if let Err(error) = threads::stay_on(&config.cpus) {
         return usage(&format!("cannot stay on --cpus: {error}"));
     }
-    if let Err(error) = logging::start(config.logs.format, &config.logs.level) {
+    let history = History::new();
+    if let Err(error) = logging::start(config.logs.format, &config.logs.level, &history) {
         return usage(&error);
     }
     logging::abort_on_panic();
@@ -282,7 +284,7 @@ fn start(arguments: &StartArgs) -> ExitCode {
         layers(&again).map(|(raw, _)| raw)
     };
     let settings = Settings::new(raw, config.clone(), Box::new(read));
-    match node::run(&config, &settings) {
+    match node::run(&config, &settings, &history) {
         Ok(()) => {
             logging::flush();
             ExitCode::SUCCESS

@@ -26,6 +26,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::api::Api;
+use crate::admin::collect::collect;
 use crate::admin::{self, Pages, Phase, Serving};
 use crate::check;
 use crate::config::Config;
@@ -33,6 +34,7 @@ use crate::data_dir::{BadFolder, Birth, DataDir, Wanted};
 use crate::descriptors::{ConnectionLimit, Needs, Shares, TooFew};
 use crate::env::{Now, SystemClock, huge_pages, kernel, reactor};
 use crate::fatal::{die, refuse};
+use crate::history::History;
 use crate::logging;
 use crate::net::port::{HELD_TIMEOUT, Port, PortError};
 use crate::peers::{Peers, enroll};
@@ -87,11 +89,12 @@ pub enum NodeError {
     Shard(u16, ShardError),
 }
 
-/// Runs a node until a signal stops it. `settings` are the same as in `config`, and can change.
+/// Runs a node until a signal stops it. `settings` are the same as in `config`, and can change. The
+/// history begins once the node has a folder.
 ///
 /// # Errors
 /// The node could not start, or a shard failed.
-pub fn run(config: &Config, settings: &Arc<Settings>) -> Result<(), NodeError> {
+pub fn run(config: &Config, settings: &Arc<Settings>, history: &History) -> Result<(), NodeError> {
     check::log_at_start(config);
     kernel::check()?;
     // Check memory and descriptors before the folder is touched: for one shard, if only the folder
@@ -109,9 +112,12 @@ pub fn run(config: &Config, settings: &Arc<Settings>) -> Result<(), NodeError> {
         .enable_all()
         .build();
     let runtime = runtime.map_err(|e| NodeError::Start("the control thread", e.to_string()))?;
-    let ended = runtime.block_on(control(config, shares.http, settings));
+    let ended = runtime.block_on(control(config, shares.http, settings, history));
     // Do not wait for a name server that does not answer.
     runtime.shutdown_background();
+    if ended.is_ok() {
+        history.stop();
+    }
     ended
 }
 
@@ -265,6 +271,7 @@ async fn control(
     config: &Config,
     pages_max: usize,
     settings: &Arc<Settings>,
+    history: &History,
 ) -> Result<(), NodeError> {
     let mut signals = Signals::take()?;
     let address = config.http.address;
@@ -298,11 +305,18 @@ async fn control(
     };
     let config = &config;
     settings.know_folder(folder.identity.node, config);
+    history.start(folder.path(), folder.identity.node);
+    tokio::spawn(collect(node.clone(), history.clone()));
     banner::log(config, &folder, settings);
     let listen = port.address;
     let shares = divide_descriptors(config, config.shards, folder.count_tables())?;
     tracing::info!("the file descriptors are divided: {shares}");
-    let info = info(config, &folder, &shares, settings.clone());
+    let info = info(
+        config,
+        &folder,
+        &shares,
+        (settings.clone(), history.clone()),
+    );
     let parts = (port, info, shares);
     let (mut shards, peers) = start(config, &folder, parts, (&node, &service, http))?;
     let cluster = folder.identity.cluster_id();
@@ -489,7 +503,7 @@ fn start(
         started: node.started,
         shards: reports,
         cluster: folder.identity.cluster.clone(),
-        api: Api::new(port.address),
+        api: Api::new(port.address, node.history.clone()),
         data_dir: folder.path().to_owned(),
         peers: peers.clone(),
         descriptors: shares,
@@ -506,7 +520,12 @@ fn start(
 }
 
 /// What each shard knows of the node.
-fn info(config: &Config, folder: &DataDir, shares: &Shares, settings: Arc<Settings>) -> NodeInfo {
+fn info(
+    config: &Config,
+    folder: &DataDir,
+    shares: &Shares,
+    (settings, history): (Arc<Settings>, History),
+) -> NodeInfo {
     NodeInfo {
         cluster: folder.identity.cluster_id(),
         id: NodeId(folder.identity.node),
@@ -516,6 +535,7 @@ fn info(config: &Config, folder: &DataDir, shares: &Shares, settings: Arc<Settin
         settings,
         clients: ConnectionLimit::new(shares.clients),
         peers: ConnectionLimit::new(shares.peers),
+        history,
     }
 }
 

@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::descriptors::ConnectionLimit;
 use crate::env::{Now, RingDisk, SystemClock, reactor};
+use crate::history::History;
 use crate::net::port::Port;
 use crate::peers::Peers;
 use crate::peers::link::Links;
@@ -179,6 +180,7 @@ fn node_info(shards: u16, limits: ClientLimits, connections_max: usize) -> NodeI
         settings: Settings::of_test(),
         clients: ConnectionLimit::new(connections_max),
         peers: ConnectionLimit::new(connections_max),
+        history: History::new(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `/api/v1/`: the cluster and its keys over HTTP, for scripts and pages.
 //!
-//! Every request goes through the client library, which connects to this node's own port at the
-//! first request: so what holds for clients holds here, too. What shows the cluster has the JSON of
+//! Every request but that for the node's history goes through the client library, which connects to
+//! this node's own port at the first request: so what holds for clients holds here, too. What shows the cluster has the JSON of
 //! the wire protocol's admin commands; the value of a key is the raw body. Runs on the control
 //! thread.
 
@@ -12,7 +12,7 @@ use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use rangedb_client::admin::Admin;
 use rangedb_client::{BatchOutcome, Client, ClientOptions, Error};
-use rangedb_protocol::admin::{ClusterStatus, Done, History, Nodes, Range, Ranges, Settings};
+use rangedb_protocol::admin::{self, ClusterStatus, Done, Nodes, Range, Ranges, Settings};
 use rangedb_protocol::limits::{
     ADMIN_COMMAND_LEN_MAX, BATCH_LEN_MAX, MULTI_GET_KEYS_LEN_MAX, VALUE_LEN_MAX,
 };
@@ -23,9 +23,11 @@ use tokio::sync::OnceCell;
 use super::batch;
 use super::body::{NoBody, Text, json_response, percent_decoded, read};
 use super::failure::Failure;
+use super::history;
 use super::json::{self, of_state};
 use super::multi_get;
 use super::scan::Scan;
+use crate::history::History;
 
 /// The header that carries a value's version.
 const VERSION: HeaderName = HeaderName::from_static("rangedb-version");
@@ -40,6 +42,7 @@ const MULTI_GET_BODY_LEN_MAX: usize = 3 * MULTI_GET_KEYS_LEN_MAX;
 /// The API: HTTP in front of a client of the database.
 pub struct Api {
     listen: SocketAddr,
+    history: History,
     client: OnceCell<Client>,
 }
 
@@ -51,6 +54,7 @@ enum Resource {
     Status,
     Config,
     ConfigHistory,
+    History,
     Setting(String),
     TransferLeader(u64),
     MoveReplica(u64),
@@ -88,6 +92,7 @@ impl Resource {
             ["ranges"] => Resource::Ranges,
             ["status"] => Resource::Status,
             ["scan"] => Resource::Scan,
+            ["history"] => Resource::History,
             ["config"] => Resource::Config,
             ["config", "history"] => Resource::ConfigHistory,
             ["config", name] => {
@@ -124,8 +129,8 @@ impl Resource {
 }
 
 impl Api {
-    /// An API whose client connects to the node that listens at `listen`.
-    pub fn new(mut listen: SocketAddr) -> Api {
+    /// The API of the node that listens at `listen` and has this history.
+    pub fn new(mut listen: SocketAddr, history: History) -> Api {
         if listen.ip().is_unspecified() {
             match listen {
                 SocketAddr::V4(_) => listen.set_ip(Ipv4Addr::LOCALHOST.into()),
@@ -134,6 +139,7 @@ impl Api {
         }
         Api {
             listen,
+            history,
             client: OnceCell::new(),
         }
     }
@@ -170,7 +176,7 @@ impl Api {
         let resource = Resource::of(path)?;
         let query = request.uri().query();
         // A question mark that was meant as part of a key must not end the key unnoticed.
-        if query.is_some() && resource != Resource::Scan {
+        if query.is_some() && !matches!(resource, Resource::Scan | Resource::History) {
             return Err(Failure::invalid(
                 "this path takes no query; write a question mark in a key as %3F",
             ));
@@ -186,6 +192,7 @@ impl Api {
                 let scan = Scan::of(query.unwrap_or_default())?;
                 return scan.answer(self.client().await?).await;
             }
+            Resource::History => return self.past(query.unwrap_or_default()).await,
             Resource::Batch => return self.batch(request.into_body()).await,
             Resource::MultiGet => return self.multi_get(request.into_body()).await,
             _ => {}
@@ -201,6 +208,17 @@ impl Api {
             _ => order(&admin, resource, &body).await?,
         };
         Ok(json_response(StatusCode::OK, answer.to_string()))
+    }
+
+    /// Tells a part of this node's history.
+    async fn past(&self, query: &str) -> Result<Response<Text>, Failure> {
+        let query = history::query(query)?;
+        let told = self
+            .history
+            .ask(query)
+            .await
+            .map_err(Failure::unavailable)?;
+        Ok(json_response(StatusCode::OK, of_state(told)?.to_string()))
     }
 
     /// Writes a batch. If a condition fails, the status is 409 and the body names the condition.
@@ -294,7 +312,7 @@ async fn show(admin: &Admin, resource: Resource) -> Result<Value, Failure> {
         Resource::Config => of_state(Settings {
             settings: admin.config().await?,
         }),
-        Resource::ConfigHistory => of_state(History {
+        Resource::ConfigHistory => of_state(admin::History {
             history: admin.config_history().await?,
         }),
         Resource::Setting(name) => of_state(admin.config_get(&name).await?),
@@ -398,6 +416,7 @@ mod tests {
     fn paths_name_what_they_are_for() {
         assert_eq!(resource("nodes"), Some(Resource::Nodes));
         assert_eq!(resource("get"), Some(Resource::MultiGet));
+        assert_eq!(resource("history"), Some(Resource::History));
         assert_eq!(resource("config/history"), Some(Resource::ConfigHistory));
         assert_eq!(
             resource("config/dead-after"),
@@ -456,7 +475,7 @@ mod tests {
     #[test]
     fn a_node_that_listens_everywhere_is_reached_at_home() {
         let at = |listen: &str| {
-            Api::new(listen.parse().expect("an address"))
+            Api::new(listen.parse().expect("an address"), History::new())
                 .listen
                 .to_string()
         };

@@ -37,9 +37,9 @@ impl Failure {
     }
 
     pub fn no_such_page() -> Failure {
-        let message = "there are batch, get, nodes, ranges, status, config, config/history, config/NAME, stream, \
+        let message = "there are batch, get, nodes, ranges, status, config, config/history, config/NAME, history, \
                        ranges/ID/transfer-leader, ranges/ID/move-replica, nodes/ID/drain, nodes/ID/undrain, \
-                       nodes/ID/decommission, nodes/ID/remove, nodes/ID/leaving, kv/KEY and scan";
+                       nodes/ID/decommission, nodes/ID/remove, nodes/ID/leaving, stream, kv/KEY and scan";
         Failure::new(StatusCode::NOT_FOUND, "no_such_page", message)
     }
 
@@ -70,6 +70,13 @@ impl Failure {
     /// The host or the origin of the request is not served.
     pub fn foreign(status: StatusCode, message: String) -> Failure {
         Failure::new(status, "foreign", message)
+    }
+
+    /// The history cannot be read now.
+    pub fn unavailable(message: String) -> Failure {
+        let mut failure = Failure::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message);
+        failure.header = Some((RETRY_AFTER, HeaderValue::from(1)));
+        failure
     }
 
     /// The node is not ready yet, or is stopping.

@@ -44,7 +44,7 @@ enum PageRequest {
 impl Scan {
     /// Reads a query.
     pub fn of(query: &str) -> Result<Scan, Failure> {
-        let mut parameters = parameters(query)?;
+        let mut parameters = parameters(query, &NAMES)?;
         let limit = match parameters.remove("limit") {
             Some(text) => limit(&text)?,
             None => LIMIT_DEFAULT,
@@ -112,14 +112,17 @@ impl Scan {
     }
 }
 
-/// The parameters of a query by their names, decoded.
-fn parameters(query: &str) -> Result<BTreeMap<&str, Vec<u8>>, Failure> {
+/// The parameters of a query by their names, decoded. There may be those of these names.
+pub(super) fn parameters<'a>(
+    query: &'a str,
+    names: &[&str],
+) -> Result<BTreeMap<&'a str, Vec<u8>>, Failure> {
     let mut parameters = BTreeMap::new();
     for part in query.split('&').filter(|part| !part.is_empty()) {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
-        if !NAMES.contains(&name) {
-            let known = NAMES.join(", ");
-            let message = format!("a scan has no parameter '{name}'; the parameters are {known}");
+        if !names.contains(&name) {
+            let known = names.join(", ");
+            let message = format!("there is no parameter '{name}'; the parameters are {known}");
             return Err(Failure::invalid(message));
         }
         let value = percent_decoded(value).ok_or_else(|| {

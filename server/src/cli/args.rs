@@ -154,6 +154,9 @@ pub enum CliCommand {
     /// Shows the nodes, shards and ranges of the cluster live: operations, latencies and memory. Ends
     /// with q or Ctrl-C.
     Top(TopArgs),
+    /// Prints what a node did and what happened to it: its requests and latencies by the minute, which
+    /// are kept for a day, or by the hour, which are kept for 90 days, and its events.
+    History(HistoryArgs),
     /// Shows the nodes of the cluster, and takes nodes out of it.
     Node {
         /// The command.
@@ -366,6 +369,23 @@ pub struct CasArgs {
     pub connection: ConnectionArgs,
 }
 
+/// Arguments of `history`.
+#[derive(Clone, Debug, Args)]
+pub struct HistoryArgs {
+    /// How long ago it begins, such as 90s, 30m or 2h. Beyond 24h work is summed up by the hour.
+    #[arg(long, default_value = "2h", value_parser = parse_timeout, value_name = "TIME")]
+    pub from: Duration,
+    /// How long ago it ends [default: now].
+    #[arg(long, value_parser = parse_timeout, value_name = "TIME")]
+    pub to: Option<Duration>,
+    /// The node [default: the one that is asked].
+    #[arg(long, value_name = "N")]
+    pub node: Option<u64>,
+    /// The node to connect to, and the format of results.
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+}
+
 /// Arguments of `scan`.
 #[derive(Clone, Debug, Args)]
 pub struct ScanArgs {
@@ -498,6 +518,7 @@ impl CliCommand {
             },
             CliCommand::Put(args) => &args.connection,
             CliCommand::Cas(args) => &args.connection,
+            CliCommand::History(args) => &args.connection,
             CliCommand::Scan(args) => &args.connection,
             CliCommand::Top(args) => &args.connection,
             CliCommand::Write(args) => &args.connection,

@@ -57,6 +57,10 @@ pub(super) async fn perform(
         Request::Status => super::status::status(client, printer, out).await,
         Request::Top(top) => super::top::top(client, top, out).await,
         Request::Memory => super::status::memory(client, printer, out).await,
+        Request::History { from, to, node } => {
+            let span = super::history::Span { from, to };
+            super::history::history(client, (node, span), connection, printer, out).await
+        }
         Request::Show(show) => super::cluster::show(client, &show, printer, out).await,
         Request::Reload => super::settings::reload(client, printer, out).await,
         Request::Leave(leave) => {

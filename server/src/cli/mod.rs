@@ -1,6 +1,6 @@
 //! The command line's clients of a running node: `rangedb get|put|delete|cas|incr|scan|write`,
-//! `rangedb status`, `rangedb top`, `rangedb node`, `rangedb range`, `rangedb config`, `rangedb reload`.
-//! `rangedb version` asks no node. `rangedb demo` starts nodes as processes of their own.
+//! `rangedb status`, `rangedb top`, `rangedb history`, `rangedb node`, `rangedb range`, `rangedb config`,
+//! `rangedb reload`. `rangedb version` asks no node. `rangedb demo` starts nodes as processes of their own.
 //!
 //! A thin layer over the client library; only the binary contains it, and of the server it uses
 //! only the forms of batches, keys and values in JSON. One thread, one tokio runtime.
@@ -13,6 +13,7 @@ mod args;
 mod cluster;
 mod commands;
 mod demo;
+mod history;
 mod input;
 mod leave;
 mod output;
@@ -30,6 +31,7 @@ use std::io::{self, ErrorKind, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use args::ConnectionArgs;
 pub use args::{CliCommand, Format, GlobalArgs};
 pub use demo::DemoArgs;
 use rangedb_client::{Client, ClientOptions, ErrorCode, Fate};
@@ -150,6 +152,19 @@ fn conclude(result: Result<Exit, Trouble>) -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
+/// Connects to one of these nodes.
+async fn connect(addresses: &[String], connection: &ConnectionArgs) -> Result<Client, Trouble> {
+    // A person hears at once that no node runs.
+    let options = ClientOptions::new(addresses)
+        .timeout(connection.timeout)
+        .connect_timeout(Duration::ZERO)
+        .cluster(connection.cluster);
+    Client::connect(options).await.map_err(|error| Trouble {
+        exit: Exit::Unreachable,
+        message: error.to_string(),
+    })
+}
+
 fn execute(command: CliCommand) -> Result<Exit, Trouble> {
     // The arguments are checked before anything is sent.
     let request = request::prepare(&command)?;
@@ -158,15 +173,7 @@ fn execute(command: CliCommand) -> Result<Exit, Trouble> {
         .enable_all()
         .build()?;
     let exit = runtime.block_on(async {
-        // A person hears at once that no node runs.
-        let options = ClientOptions::new(&connection.addresses)
-            .timeout(connection.timeout)
-            .connect_timeout(Duration::ZERO)
-            .cluster(connection.cluster);
-        let client = Client::connect(options).await.map_err(|error| Trouble {
-            exit: Exit::Unreachable,
-            message: error.to_string(),
-        })?;
+        let client = connect(&connection.addresses, connection).await?;
         let mut out = io::stdout().lock();
         let exit = commands::perform(&client, request, connection, &mut out).await?;
         out.flush()?;

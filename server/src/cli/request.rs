@@ -55,6 +55,12 @@ pub(super) enum Request {
     Status,
     Memory,
     Top(Top),
+    History {
+        /// How long ago it begins and ends.
+        from: Duration,
+        to: Option<Duration>,
+        node: Option<u64>,
+    },
     Show(Show),
     Reload,
     Leave(Leave),
@@ -140,6 +146,11 @@ pub(super) fn prepare(command: &CliCommand) -> Result<Request, Trouble> {
             once: args.once,
             interval: args.interval,
         }),
+        CliCommand::History(args) => Request::History {
+            from: args.from,
+            to: args.to,
+            node: args.node,
+        },
         CliCommand::Status { memory: true, .. } => Request::Memory,
         CliCommand::Status { .. } => Request::Status,
         CliCommand::Reload { .. } => Request::Reload,

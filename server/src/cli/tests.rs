@@ -199,6 +199,14 @@ fn the_cluster_is_steered_by_orders() {
         setting(Some("balance"))
     );
     assert_eq!(
+        request(&["history", "--from", "90m", "--node", "2"]),
+        Ok(Request::History {
+            from: std::time::Duration::from_secs(5400),
+            to: None,
+            node: Some(2)
+        })
+    );
+    assert_eq!(
         request(&["config", "history", "--format", "json"]),
         Ok(Request::Show(Show::History))
     );

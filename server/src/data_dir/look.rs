@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::fault::{BadFolder, advice, denied, failed};
 use super::identity::{DRAFT, read};
-use super::{LOCK, TOKEN};
+use super::{DAMAGED_HISTORY, HISTORY, LOCK, TOKEN};
 
 /// Every new ext4 volume has this folder.
 const LOST_AND_FOUND: &str = "lost+found";
@@ -60,7 +60,11 @@ pub fn is_ours(path: &Path) -> Result<bool, BadFolder> {
         if [LOCK, DRAFT, TOKEN, LOST_AND_FOUND].contains(&name.as_str()) {
             continue;
         }
-        match shard_is_used(path, &name).map_err(denied(path, "read", ""))? {
+        let is_used = match history_is_used(path, &name) {
+            Ok(None) => shard_is_used(path, &name),
+            known => known,
+        };
+        match is_used.map_err(denied(path, "read", ""))? {
             None => {
                 return Err(BadFolder::Foreign {
                     path: shown(),
@@ -73,15 +77,37 @@ pub fn is_ours(path: &Path) -> Result<bool, BadFolder> {
     }
     match used {
         None => Ok(true),
-        Some(shard) => Err(BadFolder::Lost {
+        Some(part) => Err(BadFolder::Lost {
             path: shown(),
             what: format!(
-                "node.json is missing, but {shard} has files: the folder was used, and says no \
+                "node.json is missing, but {part} has files: the folder was used, and says no \
                  longer by which node of which cluster"
             ),
             advice: advice(None),
         }),
     }
+}
+
+/// If this is the history, or a part of one that was put aside: whether it has files.
+fn history_is_used(path: &Path, name: &str) -> io::Result<Option<bool>> {
+    let is_number = |text: &str| text.parse::<u64>().is_ok();
+    let aside = name.strip_prefix(DAMAGED_HISTORY);
+    let is_aside = aside
+        .and_then(|rest| rest.strip_prefix('-'))
+        .is_some_and(is_number);
+    if !is_aside && name != HISTORY {
+        return Ok(None);
+    }
+    let found = match names(&path.join(name)) {
+        Err(error) if error.kind() == ErrorKind::NotADirectory => return Ok(None),
+        found => found?,
+    };
+    let is_known =
+        |name: &String| is_number(name) || ["running", "making"].contains(&name.as_str());
+    if !is_aside && !found.iter().all(is_known) {
+        return Ok(None);
+    }
+    Ok(Some(!found.is_empty()))
 }
 
 /// If this is a shard's folder: whether its parts have files.

@@ -8,6 +8,7 @@
 //! | `enrolling` | the token by which the cluster knows this folder |
 //! | `shard-N/wal/` | the log of shard N |
 //! | `shard-N/tables/` | the tables of shard N |
+//! | `history/`, `history.damaged-TIME/` | the node's history, on which nothing depends |
 //!
 //! Nothing in a folder is touched before it is known to be ours or empty.
 //!
@@ -42,6 +43,10 @@ use identity::{Found, read};
 
 /// The id of the node that bootstraps a cluster.
 pub const FOUNDER: u64 = 1;
+/// The folder of the node's history within its data folder.
+pub const HISTORY: &str = "history";
+/// The name of a part of the history that was damaged begins so; a dash and the time follow.
+pub const DAMAGED_HISTORY: &str = "history.damaged";
 const LOCK: &str = "LOCK";
 const TOKEN: &str = "enrolling";
 
@@ -548,6 +553,9 @@ mod tests {
         }
         fs::remove_file(path.join(IDENTITY)).expect("removed");
         assert!(lost(&path).contains("node.json is missing"));
+        fs::create_dir_all(path.join(HISTORY).join("1")).expect("made");
+        fs::create_dir(path.join(format!("{DAMAGED_HISTORY}-17"))).expect("made");
+        assert!(lost(&path).contains("node.json is missing"));
         fs::write(path.join(TOKEN), "0".repeat(32)).expect("written");
         assert!(lost(&path).contains("node.json is missing"));
     }
@@ -564,6 +572,7 @@ mod tests {
             ("shard-of-glass", "sharp"),
             ("shard-0", "data"),
             ("shard-00000", "data"),
+            ("history", "ls\ncd"),
         ] {
             fs::write(path.join(name), content).expect("written");
             open(&path, 1, &[]).expect_err("not ours");

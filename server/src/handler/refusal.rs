@@ -54,6 +54,11 @@ impl Refusal {
         Refusal::not_applied(ErrorCode::Internal, 0, message)
     }
 
+    /// The refusal of a command that cannot be carried out now. Nothing was done.
+    pub fn busy(message: String) -> Refusal {
+        Refusal::not_applied(ErrorCode::Busy, RETRY_LATER_MS, message)
+    }
+
     /// The refusal of a request beyond the connection's limit.
     pub fn too_many_in_flight() -> Refusal {
         let message = format!("{IN_FLIGHT_MAX} requests are in flight on this connection already");

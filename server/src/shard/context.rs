@@ -23,6 +23,7 @@ use crate::env::Now;
 use crate::env::reactor::{self, Traffic};
 use crate::handler::refusal::Refusal;
 use crate::handler::{PendingRequest, status};
+use crate::history::History;
 use crate::net::buffers::Buffers;
 use crate::net::connection::Connection;
 use crate::net::pending_handshakes::PendingHandshakes;
@@ -55,6 +56,8 @@ pub struct NodeInfo {
     pub clients: Arc<ConnectionLimit>,
     /// The limit on connections of other nodes.
     pub peers: Arc<ConnectionLimit>,
+    /// Its history.
+    pub history: History,
 }
 
 /// The limits for clients of a node.

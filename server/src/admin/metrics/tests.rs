@@ -24,6 +24,7 @@ use super::*;
 use crate::admin::api::Api;
 use crate::descriptors::{ConnectionLimit, Needs, Shares};
 use crate::env::reactor::Load;
+use crate::history::History;
 use crate::peers::Peers;
 use crate::probe::{Bytes, ShardProbe};
 
@@ -212,7 +213,7 @@ fn serving() -> Serving {
         started: Instant::now(),
         shards: Vec::new(),
         cluster: "00".to_owned(),
-        api: Api::new(([127, 0, 0, 1], 7400).into()),
+        api: Api::new(([127, 0, 0, 1], 7400).into(), History::new()),
         data_dir: "/".into(),
         peers: Arc::new(Peers::none()),
         descriptors: Shares::new(1 << 20, needs).expect("it suffices"),

@@ -1,5 +1,5 @@
 //! Admin: shows the state of the cluster and changes it. A command, in JSON, goes to the cluster's
-//! manager, wherever it is; its answer becomes JSON again. What they say is in `rangedb_protocol::admin`.
+//! manager, wherever it is, but that for this node's history; its answer becomes JSON again. What they say is in `rangedb_protocol::admin`.
 //!
 //! Not on the hot path. Runs on a shard's thread; [`render`] is pure.
 
@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rangedb_engine::cluster::MembershipStatus;
-use rangedb_engine::env::Instant;
+use rangedb_engine::env::{AsyncRuntime, Instant};
 use rangedb_engine::error::Error;
 use rangedb_engine::gateway::Order;
 use rangedb_engine::gateway::responder::Responder;
@@ -21,10 +21,12 @@ use rangedb_protocol::admin::{Command, Done};
 use rangedb_protocol::limits::ADMIN_JSON_LEN_MAX;
 use serde::Serialize;
 
-use crate::env::{Now, reactor};
+use crate::env::reactor::cross_thread;
+use crate::env::{GlommioRuntime, Now, reactor};
 use crate::handler::refusal::Refusal;
 use crate::handler::reply::Head;
 use crate::handler::{PendingRequest, reply};
+use crate::history::Query;
 use crate::net::connection::Connection;
 use crate::shard::context::{AnsweredBy, Context};
 
@@ -76,6 +78,26 @@ fn text(answer: &impl Serialize) -> Result<String, Refusal> {
     Ok(text)
 }
 
+/// A part of this node's history, in JSON.
+async fn history(
+    context: &Context,
+    wanted: Option<u64>,
+    query: Query,
+    until: Now,
+) -> Result<String, Refusal> {
+    let own = context.node.id.0;
+    if let Some(wanted) = wanted.filter(|wanted| *wanted != own) {
+        let message = format!("this is node {own}; only node {wanted} knows its history");
+        return Err(Error::Invalid(message).into());
+    }
+    let left = until - Now::now();
+    let told = cross_thread(context.node.history.ask(query));
+    match GlommioRuntime::timeout(left, told).await {
+        Ok(told) => text(&told.map_err(Refusal::busy)?),
+        Err(_) => Err(Error::DeadlineExceeded.into()),
+    }
+}
+
 /// Performs a command; gives the answer in JSON.
 async fn perform(context: &Context, command: Command, until: Now) -> Result<String, Refusal> {
     let (gateway, cluster) = (&context.gateway, context.node.cluster);
@@ -106,6 +128,19 @@ async fn perform(context: &Context, command: Command, until: Now) -> Result<Stri
         Command::UndrainNode { node } => membership(node, MembershipStatus::Active),
         Command::DecommissionNode { node } => membership(node, MembershipStatus::Decommissioning),
         Command::RemoveNode { node } => membership(node, MembershipStatus::Removed),
+        Command::History {
+            node,
+            from_ms,
+            to_ms,
+            step,
+        } => {
+            let query = Query {
+                from_ms,
+                to_ms,
+                step,
+            };
+            return history(context, node, query, until).await;
+        }
         Command::ConfigSet { name, value } => Order::Set { name, value },
         Command::TransferLeader { range, to } => Order::TransferLeader {
             range: RangeId(range),
