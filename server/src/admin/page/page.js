@@ -29,7 +29,7 @@ const known = (n) => n !== null && n !== undefined && Number.isFinite(n);
 const count = (n) => (known(n) ? whole.format(n) : unknown);
 const rate = (n) => (!known(n) ? unknown : n > 0 && n < 9.95 ? n.toFixed(1) : whole.format(n));
 const short = (n) => (n >= 1e6 ? `${n / 1e6}M` : n >= 1e4 ? `${n / 1e3}k` : rate(n));
-const percent = (part) => (known(part) ? `${(part * 100).toFixed(part < 0.0995 ? 1 : 0)} %` : unknown);
+const percent = (part) => (known(part) ? `${(part * 100).toFixed(part > 0 && part < 0.0995 ? 1 : 0)} %` : unknown);
 
 function millis(ms) {
   if (!known(ms)) return unknown;
@@ -129,7 +129,7 @@ const showNodes = table("node-table", [["Node"], ["State"], ["Address", "text"],
 const showRanges = table("range-table", [["Range", "n"], ["From key", "key"], ["Leader, node/shard"], ["Replicas, node/shard"], ["Lag, entries", "n"], ["Reads/s", "n"], ["Writes/s", "n"], ["State"]]);
 const showHot = table("hot", [["Range", "n"], ["From key", "key"], ["Reads/s", "n"], ["Writes/s", "n"]]);
 const showMemory = table("memory-table", [["Purpose"], ["Used", "n"], ["Bound", "n"], ["Used of bound"], ["Lookups/s", "n"], ["Found", "n"]]);
-const showThreads = table("thread-table", [["Shard"], ["Busy", "n"], ["Longest delay ever", "n"], ["In flight", "n"], ["Writes waiting", "n"], ["Entries", "n"], ["Replicas", "n"], ["Leads", "n"]]);
+const showThreads = table("thread-table", [["Shard"], ["Busy", "n"], ["Worst delay", "n"], ["In flight", "n"], ["Waiting", "n"], ["Entries", "n"], ["Replicas", "n"], ["Leads", "n"]]);
 const showStalls = table("stalls", [["Task", "text"], ["Shard", "n"], ["In the window", "n"], ["Since the start", "n"]]);
 const showChanges = table("change-table", [["Range", "n"], ["Node"], ["Shard"], ["What"], ["Entries lacking", "n"]]);
 const showEvents = table("events", [["Time"], ["Node"], ["Kind"], ["What", "text"]]);
