@@ -27,6 +27,7 @@ mod form;
 mod gc;
 mod index;
 mod interval;
+mod levels;
 mod list;
 mod reader;
 mod retry;

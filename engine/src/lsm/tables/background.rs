@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use super::compaction::Leveled;
 use super::failure::failed;
 use super::fetcher::Fetcher;
+use super::levels::TABLE_BYTES;
 use super::list::Tables;
 use super::table::DataBlock;
 use super::table_reader::TableReader;
@@ -20,8 +21,6 @@ use crate::lsm::{FROZEN_MAX, row};
 /// Cleared memtables that are kept for reuse, with their pages: as many as may be frozen at once,
 /// and two more.
 const SPARE_MEMTABLES: usize = FROZEN_MAX + 2;
-/// Target size of the tables that a compaction writes.
-pub(super) const TABLE_BYTES: u64 = 32 << 20;
 
 /// Reads blocks from a table, or none if the table has left the list by then.
 pub(super) type BlockFetcher = Fetcher<Option<Arc<TableReader>>, Option<DataBlock>>;

@@ -50,7 +50,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::lsm::tables::background::TABLE_BYTES;
+    use crate::lsm::tables::levels::TABLE_BYTES;
     use crate::lsm::tables::{
         AbstractTree, AnyTree, InternalValue, SequenceNumberCounter, ValueType,
     };
