@@ -466,7 +466,7 @@ fn a_node_that_leaves_is_waited_for_longer_than_other_commands_take() {
     let timeout = |words: &[&str]| {
         let line = std::iter::once(&"rangedb").chain(words);
         let cli = Cli::try_parse_from(line).expect("a command");
-        cli.command.connection().timeout.as_secs()
+        cli.client().connection().timeout.as_secs()
     };
     assert_eq!(timeout(&["node", "drain", "3"]), 300);
     assert_eq!(timeout(&["node", "drain", "3", "--timeout", "7s"]), 7);
