@@ -338,7 +338,7 @@ async fn control(
         ));
         tracing::info!(
             event = "node_started",
-            "the node is ready: it listens on {listen}, and for HTTP on {http}, with {count} shards"
+            "the node is ready: it listens on {listen}, and for HTTP on {http}"
         );
         serve(&service, &mut shards, &mut signals, settings).await;
         linger(

@@ -239,21 +239,8 @@ impl<E: Env> Replica<E> {
     /// waiting writes are answered. Gives whether that is news.
     pub(crate) fn take_quorum(&self, lacks: bool, now: Now<E>) -> bool {
         let is_news = self.leadership.take_quorum(lacks);
-        if is_news && let Some(unlogged) = self.store.leader_lines.pass(now) {
-            let range = self.group.range;
-            match lacks {
-                true => tracing::warn!(
-                    event = "quorum_lost",
-                    unlogged,
-                    "range {range} has no majority as far as this node can tell: it refuses reads and \
-                     writes; `rangedb status` names the nodes that are missing"
-                ),
-                false => tracing::info!(
-                    event = "quorum_back",
-                    unlogged,
-                    "range {range} has a majority again"
-                ),
-            }
+        if is_news {
+            tracing::debug!(range = %self.group.range, lacks, "quorum");
         }
         if lacks {
             self.proposer.give_up();

@@ -106,7 +106,7 @@ pub struct Store<E: Env> {
     pub(crate) writes: Rc<WriteBudget>,
     /// The departures of the entries of all ranges.
     pub(crate) departures: Rc<Departures<Now<E>>>,
-    /// The limit on log lines about leaders and majorities of ranges.
+    /// The limit on log lines about leaders of ranges.
     pub(crate) leader_lines: LineLimit<Now<E>>,
 }
 

@@ -3,7 +3,7 @@
 //! together.
 
 /// The name of an event, and what it says.
-pub const EVENTS: [(&str, &str); 30] = [
+pub const EVENTS: [(&str, &str); 28] = [
     ("clock_jumped", "the wall clock was set, ahead or back"),
     ("disk_free", "a disk that was full has room again"),
     ("disk_full", "a disk is full, and writes are refused"),
@@ -39,11 +39,6 @@ pub const EVENTS: [(&str, &str); 30] = [
     (
         "node_unreachable",
         "a node reports, but others do not reach it",
-    ),
-    ("quorum_back", "a range has a majority again"),
-    (
-        "quorum_lost",
-        "a range has no majority, as far as this node can tell",
     ),
     (
         "reload_refused",

@@ -116,7 +116,8 @@ async fn perform(context: &Context, command: Command, until: Now) -> Result<Stri
         }
         Command::NodeConfig {} => return text(&context.node.settings.shown()),
         Command::Reload {} => {
-            let reloaded = context.node.settings.reload_apart().await;
+            let told = context.node.settings.reload_apart();
+            let reloaded = reactor::cross_thread(told).await;
             let no_thread = |_| Refusal::internal("there is no thread for a reload".to_owned());
             return text(&reloaded.map_err(no_thread)?);
         }
