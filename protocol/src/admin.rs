@@ -294,6 +294,9 @@ pub struct Node {
     /// What operators have decided about it.
     #[serde(default)]
     pub membership: Membership,
+    /// Whether it leads nothing for a while, because its disk was slow.
+    #[serde(default)]
+    pub slow_disk: bool,
     /// The number of its shards.
     pub shards: u16,
     /// The number of ranges that it leads.

@@ -76,6 +76,7 @@ fn view() -> View {
         record: node(),
         state: NodeHealth::Alive,
         membership: MembershipStatus::Draining,
+        slow_disk: true,
     };
     View {
         version: 8,
@@ -98,6 +99,7 @@ fn questions_and_answers() {
         highest: HighestIds::default(),
         peers: Vec::new(),
         in_flight: 2,
+        slow_disk: true,
     };
     let leaving = Leaving {
         node: AT.node,

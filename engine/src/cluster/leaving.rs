@@ -27,8 +27,16 @@ impl<T: Instant> Manager<T> {
         let load = ShardLoad {
             ranges: led.chain(held).collect(),
             in_flight: report.in_flight,
+            slow_disk: report.slow_disk,
         };
         self.loads.insert(report.from, load);
+    }
+
+    /// Whether a shard of a node accepts no leadership because of its disk. Such a node is given
+    /// nothing, like one that drains.
+    pub(super) fn has_slow_disk(&self, node: NodeId) -> bool {
+        let mut loads = self.loads.iter();
+        loads.any(|(at, load)| at.node == node && load.slow_disk)
     }
 
     /// Decides for each node that is being decommissioned and holds nothing that it is

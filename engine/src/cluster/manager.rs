@@ -52,6 +52,8 @@ pub(super) struct ShardLoad {
     pub(super) ranges: BTreeSet<RangeId>,
     /// Writes that it has not answered.
     pub(super) in_flight: u64,
+    /// Whether it accepts no leadership because of its disk.
+    pub(super) slow_disk: bool,
 }
 
 pub(super) struct KnownRange<T: Instant> {
@@ -476,8 +478,9 @@ impl<T: Instant> Manager<T> {
             let id = known.record.id;
             let of_node = avoided.iter().filter(|at| at.node == id);
             let membership = self.membership(id);
-            let drains =
+            let is_drained =
                 membership == MembershipStatus::Draining && !mutant::is(Mutant::DrainedNodeLeads);
+            let drains = is_drained || self.has_slow_disk(id);
             (state != NodeHealth::Dead && membership.keeps_replicas()).then(|| Node {
                 id,
                 shards: known.record.shards,

@@ -129,6 +129,7 @@ impl Case {
             highest: HighestIds::default(),
             peers: others.map(peer).collect(),
             in_flight: 0,
+            slow_disk: false,
         };
         let is_there = !self.unmet.contains(&node);
         self.manager.take(report, is_there, self.now)

@@ -182,6 +182,8 @@ pub struct Report {
     pub peers: Vec<Peer>,
     /// Writes that its replicas have proposed and not answered yet.
     pub in_flight: u64,
+    /// Whether it accepts no leadership, because its disk was slow a moment ago.
+    pub slow_disk: bool,
 }
 
 /// Another shard, as the reporter sees it.
@@ -353,6 +355,8 @@ pub struct NodeView {
     pub state: NodeHealth,
     /// What operators have decided about it.
     pub membership: MembershipStatus,
+    /// Whether a shard of it accepts no leadership, because its disk was slow a moment ago.
+    pub slow_disk: bool,
 }
 
 /// How far a node has left.

@@ -50,6 +50,7 @@ impl<T: Instant> Manager<T> {
             record: known.record.clone(),
             state: self.node_health(known, now),
             membership: self.membership(known.record.id),
+            slow_disk: self.has_slow_disk(known.record.id),
         });
         let nodes = nodes.filter(|view| view.membership != MembershipStatus::Removed);
         let nodes: Vec<NodeView> = nodes.collect();

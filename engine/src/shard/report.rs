@@ -37,9 +37,11 @@ pub(super) fn of<E: Env>(inner: &Inner<E>, known: u64) -> Report {
         highest: highest(inner),
         peers: Vec::new(),
         in_flight: 0,
+        slow_disk: false,
     };
     let now = Now::<E>::now();
     report.peers = inner.liveness.peers(now);
+    report.slow_disk = inner.liveness.slow_disk.stays_away(now);
     inner.ranges.for_each(|Running { replica, raft }| {
         report.in_flight += replica.proposer.in_flight() as u64;
         match replica.leading() {

@@ -159,7 +159,10 @@ pub(super) fn nodes_table(nodes: &[Node]) -> String {
         [
             node.id.to_string(),
             word(Some(&node.address)).to_owned(),
-            node.liveness.to_string(),
+            match node.slow_disk {
+                true => format!("{}, slow disk", node.liveness),
+                false => node.liveness.to_string(),
+            },
             node.membership.to_string(),
             node.shards.to_string(),
             node.leaders.to_string(),

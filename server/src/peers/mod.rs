@@ -525,6 +525,7 @@ mod tests {
                 },
                 state: NodeHealth::Alive,
                 membership: MembershipStatus::Active,
+                slow_disk: false,
             }],
             ..View::default()
         };

@@ -646,6 +646,13 @@ function showTiles(total, refused) {
 const MARKS = { alive: ["●", "state-ok"], silent: ["◐", "state-warn"], draining: ["◐", "state-warn"], decommissioning: ["◐", "state-warn"], decommissioned: ["○", "state-warn"], dead: ["✕", "state-bad"], unreachable: ["▲", "state-bad"] };
 const withMark = (state) => ({ text: `${MARKS[state]?.[0] ?? "?"} ${state}`, style: MARKS[state]?.[1] ?? "state-warn" });
 
+// A node's state, with what keeps it from leading.
+function stateOf(node) {
+  const state = withMark(node.state);
+  const words = [node.membership === "active" ? null : node.membership, node.slow_disk ? "slow disk" : null].filter(Boolean);
+  return words.length === 0 ? state : { text: `${state.text}, ${words.join(", ")}`, style: "state-warn" };
+}
+
 // The address of another node's page; null if this browser cannot reach it.
 function pageOf(node) {
   const isAtHome = (host) => host === "localhost" || host === "[::1]" || host.startsWith("127.");
@@ -670,7 +677,7 @@ function showNodeTable() {
     const error = last?.clock && last.clock[1] / 1000;
     const time = !isHere ? elsewhere : !last.clock ? unknown : last.clock[0] ? { text: `● within ${millis(error)} ms`, style: "state-ok" } : { text: "▲ no time service", style: "state-warn" };
     return [
-      `${node.id}${isHere ? " (this one)" : ""}`, withMark(node.state), node.address,
+      `${node.id}${isHere ? " (this one)" : ""}`, stateOf(node), node.address,
       isHere ? "this page" : page ? { text: "open", href: page } : { text: node.http ? "not reachable from here" : "has none", style: "none" },
       node.version, count(node.shards), count(node.leaders), count(node.replicas),
       node.state === "dead" ? unknown : span(Math.max(0, (last.t - Number(node.started_ms)) / 1000)), disk, time,

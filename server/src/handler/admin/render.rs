@@ -45,6 +45,7 @@ fn all_nodes(view: &View) -> Vec<Node> {
         node.http = record.http.clone();
         node.liveness = liveness(shown.state);
         node.membership = membership(shown.membership);
+        node.slow_disk = shown.slow_disk;
         node.shards = record.shards;
         node.leaders = load.leaders;
         node.replicas = load.replicas;

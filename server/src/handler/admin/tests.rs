@@ -69,6 +69,7 @@ fn view() -> View {
         },
         state: NodeHealth::Alive,
         membership: MembershipStatus::Active,
+        slow_disk: false,
     };
     let keys = KeyRange {
         start: vec![0, 0xff],
