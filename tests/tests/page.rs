@@ -24,7 +24,8 @@ impl Viewer {
         let mut stream = TcpStream::connect(&home.http).expect("the node is there");
         let timeout = stream.set_read_timeout(Some(TIMEOUT));
         timeout.expect("a time limit");
-        let head = "GET /api/v1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        // In HTTP/1.0 there are no chunks: the body is the events as they are.
+        let head = "GET /api/v1/stream HTTP/1.0\r\nHost: localhost\r\n\r\n";
         stream.write_all(head.as_bytes()).expect("it is sent");
         let mut viewer = Viewer(BufReader::new(stream));
         let first = viewer.line();
