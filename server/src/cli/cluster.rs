@@ -303,8 +303,8 @@ mod tests {
         let text = ranges_table(&answer.ranges);
         let lines: Vec<&str> = text.lines().collect();
         let wanted = [
-            r"id  epoch  leader  replicas          start     end         applied",
-            r"1   1.2    -       -                 (system)  (end)       0        UNAVAILABLE",
+            r"id  epoch  leader  replicas          start     end        applied",
+            r"1   1.2    -       -                 (system)  (end)      0        UNAVAILABLE",
             r"2   1.2    3/0     3/0,4/1?!missing  (begin)   \x00\xffa  7        under-replicated",
         ];
         assert_eq!(lines, wanted);

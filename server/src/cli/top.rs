@@ -224,8 +224,9 @@ fn picture(before: &Sample, now: &Sample) -> Vec<String> {
             shards.push(load.row(place, seconds, true));
         }
     }
-    let mut lines = vec![headline(&now.status, &all, seconds), String::new()];
+    let mut lines = Vec::new();
     let mut add = |text: String| lines.extend(text.lines().map(str::to_owned));
+    add(headline(&now.status, &all, seconds));
     add(cluster::reasons(&now.status.reasons));
     add(output::columns(&nodes));
     add("\n".to_owned());
@@ -243,14 +244,14 @@ fn picture(before: &Sample, now: &Sample) -> Vec<String> {
     lines
 }
 
-/// The first line: the health of the cluster and all that it does.
+/// The first lines: the health of the cluster, and all that it does.
 fn headline(status: &ClusterStatus, all: &Answered, seconds: f64) -> String {
     let health = match status.health {
         Health::Ok => "ok".to_owned(),
         other => other.to_string().to_uppercase(),
     };
     format!(
-        "cluster {health}: {} ranges, {} under-replicated, {} unavailable    {} ops/s  p50 {}  p99 {}",
+        "cluster {health}: {} ranges, {} under-replicated, {} unavailable\n{} ops/s  p50 {}  p99 {}\n\n",
         status.ranges,
         status.under_replicated,
         status.unavailable,
