@@ -6,6 +6,7 @@
 //! thread.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
@@ -38,6 +39,9 @@ const BODY_LEN_MAX: usize = ADMIN_COMMAND_LEN_MAX / 2;
 const BATCH_BODY_LEN_MAX: usize = 3 * BATCH_LEN_MAX;
 /// Keys in JSON, as above.
 const MULTI_GET_BODY_LEN_MAX: usize = 3 * MULTI_GET_KEYS_LEN_MAX;
+
+/// How long the history's thread may take for an answer. A disk that hangs holds it up.
+const HISTORY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The API: HTTP in front of a client of the database.
 pub struct Api {
@@ -213,11 +217,9 @@ impl Api {
     /// Tells a part of this node's history.
     async fn past(&self, query: &str) -> Result<Response<Text>, Failure> {
         let query = history::query(query)?;
-        let told = self
-            .history
-            .ask(query)
-            .await
-            .map_err(Failure::unavailable)?;
+        let told = tokio::time::timeout(HISTORY_TIMEOUT, self.history.ask(query)).await;
+        let told = told.unwrap_or_else(|_| Err("the history does not answer".to_owned()));
+        let told = told.map_err(Failure::unavailable)?;
         Ok(json_response(StatusCode::OK, of_state(told)?.to_string()))
     }
 

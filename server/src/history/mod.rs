@@ -17,6 +17,7 @@ pub mod last_words;
 pub mod layer;
 pub mod record;
 mod recorder;
+mod seal;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -46,6 +47,8 @@ const TICK_INTERVAL: Duration = Duration::from_secs(10);
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// After so many panics the history ends.
 const PANICS_MAX: u32 = 3;
+const HAS_ENDED: &str = "the history of this node ended after faults of its files: the node's log tells \
+                         of them, and the next start begins it anew";
 
 /// A part of the history that is asked for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -111,7 +114,7 @@ impl History {
     }
 
     fn has_ended(&self) -> bool {
-        self.0.has_ended.load(Ordering::Relaxed)
+        self.0.has_ended.load(Ordering::SeqCst)
     }
 
     /// Starts the thread, for a node with this data folder, and tells it of the crash of the run before.
@@ -123,13 +126,12 @@ impl History {
         if self.0.place.set(place.clone()).is_err() {
             return;
         }
-        let history = self.clone();
         self.spawn(move |recorder| {
             match last_words::begin(&place.folder()) {
                 Ok((crash, file)) => {
                     last_words::keep_in(file);
                     if let Some(crash) = crash {
-                        history.tell_of(&crash);
+                        tell_of(&crash, recorder);
                     }
                 }
                 Err(error) => tracing::warn!(
@@ -139,22 +141,6 @@ impl History {
             }
             recorder.open();
         });
-    }
-
-    fn tell_of(&self, crash: &last_words::Crash) {
-        let words = match crash.words.as_str() {
-            "" => {
-                "the run before this one ended without a clean stop and without last words: it was \
-                   killed, or the machine went down"
-            }
-            words => words,
-        };
-        let first = words.lines().next().unwrap_or_default();
-        tracing::warn!(
-            last_words = first,
-            "the run before this one did not stop cleanly"
-        );
-        self.send(Message::Event(crash.t, Event::new("crash", words)));
     }
 
     /// Starts a thread that begins with `begin`.
@@ -177,7 +163,7 @@ impl History {
         let thread = std::thread::Builder::new().name("history".to_owned());
         if let Err(error) = thread.spawn(work) {
             tracing::warn!(%error, "the history of this node is off, as it has no thread");
-            self.0.has_ended.store(true, Ordering::Relaxed);
+            self.0.has_ended.store(true, Ordering::SeqCst);
         }
     }
 
@@ -237,9 +223,7 @@ impl History {
     /// There is none, or it cannot be read now; the text says why.
     pub async fn ask(&self, query: Query) -> Result<NodeHistory, String> {
         if self.has_ended() {
-            let why = "the history of this node ended after faults of its files: the node's log tells \
-                       of them, and the next start goes on with it";
-            return Err(why.to_owned());
+            return Err(HAS_ENDED.to_owned());
         }
         if self.0.place.get().is_none() {
             return Err("this node has no history yet, as it has no data folder".to_owned());
@@ -247,6 +231,10 @@ impl History {
         let (answer, told) = oneshot::channel();
         if self.0.queue.try_send(Message::Ask(query, answer)).is_err() {
             return Err("the history is busy; try again".to_owned());
+        }
+        // A history that ends empties its queue, but may have done so before.
+        if self.has_ended() {
+            return Err(HAS_ENDED.to_owned());
         }
         let gone = |_| Err("the history could not be read; try again".to_owned());
         told.await.unwrap_or_else(gone)
@@ -273,21 +261,42 @@ impl Default for History {
     }
 }
 
+/// Records the crash of the run before.
+fn tell_of(crash: &last_words::Crash, recorder: &mut Recorder) {
+    let words = match crash.words.as_str() {
+        "" => {
+            "the run before this one ended without a clean stop and without last words: it was killed, \
+             or the machine went down"
+        }
+        words => words,
+    };
+    let first = words.lines().next().unwrap_or_default();
+    tracing::warn!(
+        last_words = first,
+        "the run before this one did not stop cleanly"
+    );
+    recorder.event(crash.t, &Event::new("crash", words));
+}
+
 /// If this thread is the history's, which panicked: puts the database aside and has another thread go
 /// on with an empty one. Gives whether it is.
 pub fn take_over(panic: &str) -> bool {
     let Some(history) = OWN.take() else {
         return false;
     };
-    let panics = history.0.panics.fetch_add(1, Ordering::Relaxed) + 1;
-    if panics >= PANICS_MAX {
-        history.0.has_ended.store(true, Ordering::Relaxed);
-        tracing::warn!(panic, "the history of this node ends until the next start");
-        return true;
-    }
     if let Some(place) = history.0.place.get() {
         place.put_aside(panic);
     }
-    history.spawn(Recorder::open);
+    let panics = history.0.panics.fetch_add(1, Ordering::Relaxed) + 1;
+    if panics < PANICS_MAX {
+        history.spawn(Recorder::open);
+        return true;
+    }
+    tracing::warn!(panic, "the history of this node ends until the next start");
+    history.0.has_ended.store(true, Ordering::SeqCst);
+    // Nobody answers those who have asked.
+    let messages = history.0.messages.lock();
+    let messages = messages.unwrap_or_else(PoisonError::into_inner);
+    while messages.try_recv().is_ok() {}
     true
 }

@@ -9,16 +9,18 @@
 //! A row's key is its kind, a number that rises with every row, and its time. Rows are kept by their
 //! number: a wall clock that jumps makes no row older than it is.
 //!
-//! fjall's own calls may fail in any way if files are damaged, by a panic, too; the chapter of
-//! [`super`] says what becomes of that. After an error a store must be dropped: fjall takes no more writes then.
+//! A database is opened only if its files are as they were written ([`seal`]). If fjall fails by a panic
+//! nevertheless, the chapter of [`super`] says what becomes of that. After an error a store must be dropped: fjall takes no more writes then.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use rangedb_engine::disk_fault::Lack;
+
+use super::seal;
 
 /// Once the journal is as long, the database is written anew. A memtable holds all of it.
 const JOURNAL_LEN_MAX: u64 = 4 << 20;
@@ -158,11 +160,29 @@ fn open_database(path: &Path) -> Result<(Database, Keyspace), Fault> {
         .cache_size(CACHE_BYTES)
         .max_cached_files(Some(FILES_MAX))
         .worker_threads_unchecked(0)
+        .journal_compression(CompressionType::None)
         .open()?;
     // No memtable is ever full: nobody would flush it.
     let options = || KeyspaceCreateOptions::default().max_memtable_size(u64::MAX);
     let rows = database.keyspace(ROWS, options)?;
     Ok((database, rows))
+}
+
+/// Makes a database with the rows that `fill` writes; it is there when all of it is durable.
+fn make(
+    folder: &Path,
+    generation: u64,
+    fill: impl FnOnce(&Keyspace) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let making = folder.join(MAKING);
+    remove(&making)?;
+    let (database, rows) = open_database(&making)?;
+    fill(&rows)?;
+    database.persist(PersistMode::SyncAll)?;
+    drop((rows, database));
+    seal::seal(&making)?;
+    fs::rename(&making, folder.join(generation.to_string()))?;
+    Ok(File::open(folder)?.sync_all()?)
 }
 
 /// The bytes that the journals of a database take on the disk. A new one has 64 MiB without any.
@@ -184,13 +204,16 @@ impl Store {
     /// See [`Fault`].
     pub fn open(folder: &Path) -> Result<Store, Fault> {
         fs::create_dir_all(folder)?;
-        remove(&folder.join(MAKING))?;
         let mut found = generations(folder)?;
+        if found.is_empty() {
+            make(folder, 1, |_| Ok(()))?;
+        }
         let generation = found.pop().unwrap_or(1);
         for older in found {
             remove(&folder.join(older.to_string()))?;
         }
         let path = folder.join(generation.to_string());
+        seal::check(&path)?;
         let (database, rows) = open_database(&path)?;
         let mut next = 0;
         for kind in Kind::ALL {
@@ -273,18 +296,13 @@ impl Store {
     /// # Errors
     /// See [`Fault`].
     pub fn renew(self) -> Result<Store, Fault> {
-        let making = self.folder.join(MAKING);
-        remove(&making)?;
-        self.copy_to(&making)?;
-        let (folder, generation) = (self.folder.clone(), self.generation);
+        make(&self.folder, self.generation + 1, |rows| self.copy_to(rows))?;
+        let folder = self.folder.clone();
         drop(self);
-        fs::rename(&making, folder.join((generation + 1).to_string()))?;
-        File::open(&folder)?.sync_all()?;
         Store::open(&folder)
     }
 
-    fn copy_to(&self, path: &Path) -> Result<(), Fault> {
-        let (database, rows) = open_database(path)?;
+    fn copy_to(&self, rows: &Keyspace) -> Result<(), Fault> {
         let mut copy = rows.start_ingestion()?;
         for kind in Kind::ALL {
             let first = self.first_kept(kind)?;
@@ -296,8 +314,7 @@ impl Store {
                 copy.write(key, value)?;
             }
         }
-        copy.finish()?;
-        Ok(database.persist(PersistMode::SyncAll)?)
+        Ok(copy.finish()?)
     }
 
     /// The number of the oldest row of a kind that is kept.

@@ -309,11 +309,8 @@ fn after_a_panic_another_thread_goes_on_with_an_empty_database() {
     }
     assert_eq!(aside(temp.path()), 1, "only the last one is kept");
     history.spawn(|_| panic!("a fault of the library"));
-    let mut told = ask(&history);
-    while told.is_ok() {
-        told = ask(&history);
-    }
-    assert!(told.expect_err("it ended").contains("ended"));
+    // Whether the call comes before the end or after it, it gets an answer.
+    ask(&history).expect_err("it ended");
 }
 
 #[test]
