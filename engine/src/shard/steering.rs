@@ -205,12 +205,11 @@ impl<E: Env> Inner<E> {
             })
         });
         self.tell_order(at, range, request, &response);
-        if let ClusterResponse::Refused(why) = &response {
-            if !matches!(why, OrderError::Unknown(_))
-                && let Some(manager) = self.management.manager.borrow_mut().as_mut()
-            {
-                manager.refused(range);
-            }
+        if let ClusterResponse::Refused(why) = &response
+            && !matches!(why, OrderError::Unknown(_))
+            && let Some(manager) = self.management.manager.borrow_mut().as_mut()
+        {
+            manager.refused(range);
         }
         response
     }
