@@ -85,9 +85,7 @@ class Browser:
             self.errors.append(json.dumps(params["args"]))
         elif event.get("method") == "Log.entryAdded" and params["entry"]["level"] == "error":
             entry = params["entry"]
-            # A node without a history says so by 404, and the browser takes that for an error.
-            if not entry.get("url", "").endswith("/api/v1/history"):
-                self.errors.append(f"{entry['text']} {entry.get('url', '')}")
+            self.errors.append(f"{entry['text']} {entry.get('url', '')}")
 
     def eval(self, expression):
         return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
