@@ -192,7 +192,10 @@ async fn create_missing<E: Env>(
             .replicas
             .iter()
             .any(|(created, _)| created.group == group)
-            || recovered.removed.contains(&group);
+            || recovered
+                .removed
+                .iter()
+                .any(|gone| gone.range == group.range && gone.replica >= group.replica);
         if known {
             continue;
         }
