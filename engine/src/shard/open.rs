@@ -166,8 +166,7 @@ impl<E: Env> Inner<E> {
                 store.fail(fatal);
             }
         }));
-        self.ranges.insert(Running { replica, raft });
-        Ok(())
+        self.ranges.insert(Running { replica, raft })
     }
 }
 
