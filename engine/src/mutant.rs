@@ -35,11 +35,11 @@ pub enum Mutant {
     TruncationNotLogged,
     /// A snapshot does not say up to where its clients' writes are answered.
     MarksLeftOutOfSnapshot,
-    /// A write that was proposed under an older epoch is applied.
+    /// A write that was proposed under an older version of its range is applied.
     EpochUncheckedAtApply,
     /// The leader decides a compare-and-swap when it is proposed, not when it is applied.
     CasBeforeLog,
-    /// A write of an older epoch is answered with `moved`, and applied all the same.
+    /// A write of an older version of its range is answered with `moved`, and applied all the same.
     MovedAfterApply,
     /// A client's retry has a request id of its own. In the simulator's client.
     RetryUnderNewId,
@@ -57,7 +57,7 @@ pub enum Mutant {
     FirstConditionAlone,
     /// The shard that gets a forwarded request forwards it again if it does not lead.
     ForwardedAgain,
-    /// The shard that gets a forwarded request does not look at the epoch that its sender believes in.
+    /// The shard that gets a forwarded request does not look at the version that its sender believes in.
     ForwardedEpochUnchecked,
     /// Of two routes to a range the directory keeps the one of the older epoch.
     OlderRoutePreferred,

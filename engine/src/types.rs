@@ -175,6 +175,15 @@ impl KeyRange {
     pub fn contains(&self, key: &[u8]) -> bool {
         self.start.as_slice() <= key && self.end.as_deref().is_none_or(|end| key < end)
     }
+
+    /// Whether the intervals have a key in common, neither being empty.
+    pub fn overlaps(&self, other: &KeyRange) -> bool {
+        let ends_before = |one: &KeyRange, other: &KeyRange| {
+            let end = one.end.as_deref();
+            end.is_some_and(|end| end <= other.start.as_slice())
+        };
+        !ends_before(self, other) && !ends_before(other, self)
+    }
 }
 
 /// Where a replica lives.

@@ -10,6 +10,7 @@ use std::ops::RangeInclusive;
 
 use rangedb_engine::mutant::{self, Mutant};
 use rangedb_tests::sim::catch_up;
+use rangedb_tests::sim::change_of_bounds;
 use rangedb_tests::sim::install::{Install, LAGGARD};
 use rangedb_tests::sim::put_back;
 use rangedb_tests::sim::run::{Report, faults_of};
@@ -94,6 +95,11 @@ fn folder_put_back(mutant: Mutant, seed: u64) -> Option<String> {
     scenario(mutant, seed, put_back::failure)
 }
 
+/// A write that is applied after a change of its range's bounds.
+fn change_of_bounds(mutant: Mutant, seed: u64) -> Option<String> {
+    scenario(mutant, seed, change_of_bounds::failure)
+}
+
 /// Runs until one shows the bug.
 fn find(mutant: Mutant, by: fn(Mutant, u64) -> Option<String>) {
     for seed in seeds() {
@@ -134,9 +140,9 @@ mutants! {
     finds_read_barrier_asks_nobody: ReadBarrierAsksNobody by seed,
     finds_truncation_not_logged: TruncationNotLogged by seed,
     finds_marks_left_out_of_snapshot: MarksLeftOutOfSnapshot by seed,
-    finds_epoch_unchecked_at_apply: EpochUncheckedAtApply by seed,
+    finds_epoch_unchecked_at_apply: EpochUncheckedAtApply by change_of_bounds,
     finds_cas_before_log: CasBeforeLog by seed,
-    finds_moved_after_apply: MovedAfterApply by seed,
+    finds_moved_after_apply: MovedAfterApply by change_of_bounds,
     finds_retry_under_new_id: RetryUnderNewId by seed,
     finds_damaged_frame_taken: DamagedFrameTaken by seed,
     finds_snapshot_pins_no_log: SnapshotPinsNoLog by snapshot_of_many_parts,

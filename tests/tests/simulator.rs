@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use rangedb_tests::sim::catch_up;
+use rangedb_tests::sim::change_of_bounds;
 use rangedb_tests::sim::clocks::{Chain, furthest_ahead};
 use rangedb_tests::sim::digests::{Found, damage, spoil};
 use rangedb_tests::sim::install::{Install, LAGGARD};
@@ -164,6 +165,14 @@ fn simulator_catches_up_by_one_snapshot_while_clients_write() {
     let first = number("RANGEDB_SEED", 1);
     for seed in first..first + 3 {
         assert_eq!(catch_up::failure(seed), None, "seed {seed}");
+    }
+}
+
+#[test]
+fn simulator_applies_no_write_after_a_change_of_its_ranges_bounds() {
+    let first = number("RANGEDB_SEED", 1);
+    for seed in first..first + 100 {
+        assert_eq!(change_of_bounds::failure(seed), None, "seed {seed}");
     }
 }
 

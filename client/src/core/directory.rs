@@ -47,6 +47,29 @@ fn overlap(a: &Known, b: &Known) -> bool {
     !before(a, b) && !before(b, a)
 }
 
+/// What is left of a route beside a newer one: nothing, one part or two.
+fn beside(known: Known, new: &Known) -> Vec<Known> {
+    if !overlap(&known, new) {
+        return vec![known];
+    }
+    let mut left = Vec::new();
+    if known.start < new.start {
+        left.push(Known {
+            end: Some(new.start.clone()),
+            ..known.clone()
+        });
+    }
+    if let Some(end) = &new.end
+        && known.end.as_ref().is_none_or(|last| end < last)
+    {
+        left.push(Known {
+            start: end.clone(),
+            ..known
+        });
+    }
+    left
+}
+
 impl Directory {
     /// The cached route of a key.
     pub fn find(&self, key: &[u8]) -> Option<Destination> {
@@ -61,8 +84,8 @@ impl Directory {
         })
     }
 
-    /// Adds a route that the node `node` at `from` has sent. Routes that overlap it and are not
-    /// newer are dropped. If that node leads the range itself, its address is the one at which it
+    /// Adds a route that the node `node` at `from` has sent. Of routes that overlap it and are not
+    /// newer, only what lies beside it is kept: after a split the older range still has the other keys. If that node leads the range itself, its address is the one at which it
     /// was reached: the address that it gives itself need not work from everywhere.
     pub fn learn(&self, route: Route, (node, from): (u64, &Arc<str>)) {
         let leads_itself = route.leader.is_some_and(|(leader, _)| leader == node);
@@ -95,7 +118,8 @@ impl Directory {
         {
             return;
         }
-        ranges.retain(|known| !overlap(known, &new));
+        let before = std::mem::take(&mut *ranges);
+        ranges.extend(before.into_iter().flat_map(|known| beside(known, &new)));
         let (target, endpoint) = (new.target, &new.endpoint);
         tracing::debug!(
             range = target.range,
@@ -169,6 +193,25 @@ mod tests {
     }
 
     #[test]
+    fn a_range_that_was_cut_out_leaves_both_sides_of_the_older_one() {
+        let directory = Directory::default();
+        let from: Arc<str> = Arc::from("here:1");
+        let from = (1, &from);
+        directory.learn(route(1, 1, "b", Some("y"), 0), from);
+        directory.learn(route(2, 2, "g", Some("m"), 1), from);
+        let shards = ["a", "b", "f", "g", "l", "m", "x", "y"].map(|key| shard_of(&directory, key));
+        let (outside, older, newer) = (None, Some(0), Some(1));
+        assert_eq!(
+            shards,
+            [outside, older, older, newer, newer, older, older, outside]
+        );
+        // The whole of it, at last.
+        directory.learn(route(1, 3, "a", None, 2), from);
+        let shards = ["a", "f", "g", "m", "z"].map(|key| shard_of(&directory, key));
+        assert_eq!(shards, [Some(2); 5]);
+    }
+
+    #[test]
     fn newer_routes_replace_what_they_overlap() {
         let directory = Directory::default();
         let from: Arc<str> = Arc::from("here:1");
@@ -178,7 +221,8 @@ mod tests {
         directory.learn(route(2, 2, "m", None, 1), from);
         assert_eq!(
             (shard_of(&directory, "z"), shard_of(&directory, "a")),
-            (Some(1), None)
+            (Some(1), Some(0)),
+            "what is left of the older range is kept"
         );
         directory.learn(route(1, 1, "", None, 0), from);
         assert_eq!(

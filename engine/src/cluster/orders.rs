@@ -121,7 +121,12 @@ impl<T: Instant> Manager<T> {
         self.deciding = None;
         let before = self.memberships.insert(node, status).unwrap_or_default();
         if before != status {
-            tracing::info!(%node, from = before.name(), to = status.name(), "a node's membership changes");
+            tracing::info!(
+                event = "membership_changed",
+                "node {node} is {} now, and was {} before",
+                status.name(),
+                before.name()
+            );
         }
     }
 

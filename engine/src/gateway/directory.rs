@@ -86,7 +86,7 @@ impl Directory {
         let mut kept: Vec<Route> = Vec::with_capacity(routes.len());
         for route in routes {
             match kept.last() {
-                Some(last) if overlap(last, &route) => {
+                Some(last) if last.keys.overlaps(&route.keys) => {
                     if is_newer(&route, last) {
                         kept.pop();
                         kept.push(route);
@@ -111,14 +111,6 @@ impl Directory {
     pub fn routes(&self) -> &[Route] {
         &self.routes
     }
-}
-
-/// Whether two routes have a key in common; `low` must not start after `high`.
-fn overlap(low: &Route, high: &Route) -> bool {
-    low.keys
-        .end
-        .as_deref()
-        .is_none_or(|end| high.keys.start.as_slice() < end)
 }
 
 fn is_newer(route: &Route, than: &Route) -> bool {

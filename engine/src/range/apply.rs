@@ -22,7 +22,7 @@ use crate::range::state::RangeState;
 use crate::request::{
     ArchivedBatch, ArchivedChange, ArchivedExpected, ArchivedMutation, Outcome, RequestId,
 };
-use crate::types::{Blob, Timestamp};
+use crate::types::{Blob, Epoch, Timestamp};
 use crate::wal::{LogEntry, LogId, Payload};
 
 /// The rows of one range, as apply sees them.
@@ -123,7 +123,7 @@ fn apply_commands(
         let outcome = match &command.action {
             ArchivedAction::Order(order) => follow(state, order, timestamp, &mut effects),
             ArchivedAction::Write { request_id, batch } => {
-                let is_stale = command.epoch.epoch() != state.descriptor.epoch
+                let is_stale = is_stale(command.epoch.epoch(), state.descriptor.epoch)
                     && !mutant::is(Mutant::EpochUncheckedAtApply);
                 apply_batch(
                     state,
@@ -141,6 +141,12 @@ fn apply_commands(
     }
     state.ceiling = state.ceiling.max(Timestamp(entry.ceiling.to_native()));
     Ok(Step { results, effects })
+}
+
+/// Whether a write was proposed under other bounds of its range. A write that names a `conf` is from an
+/// older release, whose replicas may have refused it already after a change of members.
+fn is_stale(proposed: Epoch, now: Epoch) -> bool {
+    proposed.version != now.version || (proposed.conf != 0 && proposed.conf != now.conf)
 }
 
 /// An entry without commands (blank, membership) passes: it, too, raises `last_ts`.
@@ -169,7 +175,7 @@ fn follow(
     }
 }
 
-/// Decides a client's write: its request id, its epoch, its keys, its conditions, then its mutations.
+/// Decides a client's write: its request id, its range's version, its keys, its conditions, then its mutations.
 fn apply_batch(
     state: &mut RangeState,
     rows: &mut impl Rows,

@@ -250,6 +250,28 @@ fn a_retry_is_found_before_the_epoch_is_judged() {
 }
 
 #[test]
+fn a_change_of_members_refuses_no_write() {
+    let mut machine = Machine::new();
+    let mut put = |timestamp: u64, proposed: (u32, u32), now: (u32, u32)| {
+        let epoch = |(version, conf)| Epoch { version, conf };
+        let write = Batch::put("k".into(), "1".into());
+        let request_id = machine.fresh_request_id();
+        machine.state.descriptor.epoch = epoch(now);
+        let action = Action::Write {
+            request_id,
+            batch: &write,
+        };
+        let applied = machine.apply_at(Timestamp(timestamp), epoch(proposed), action);
+        applied != Applied::Outcome(Outcome::Moved)
+    };
+    assert!(put(1000, (1, 0), (1, 7)));
+    assert!(!put(1001, (1, 0), (2, 1)));
+    // An older release names the members, and its replicas have refused the write.
+    assert!(put(1002, (2, 7), (2, 7)));
+    assert!(!put(1003, (2, 6), (2, 7)));
+}
+
+#[test]
 fn keys_outside_the_range_are_refused_at_apply() {
     let mut machine = Machine::new();
     assert_eq!(machine.put("a", "1"), Outcome::Moved);

@@ -39,7 +39,8 @@ pub struct Entry<'a> {
 pub struct Command<'a> {
     /// Its commit timestamp, above all before it in the log.
     pub timestamp: u64,
-    /// The epoch it was proposed under, checked again at apply.
+    /// The epoch it was proposed under, checked again at apply. The members of a range do not matter to
+    /// its keys, so `conf` is 0; a command of an older release names it, and apply checks it too.
     pub epoch: Epoch,
     /// What to do.
     pub action: Action<'a>,

@@ -17,7 +17,7 @@ use crate::range::command::{self, Command, Entry};
 use crate::range::proposer::{Proposal, complete_all};
 use crate::range::replica::Replica;
 use crate::request::Outcome;
-use crate::types::Timestamp;
+use crate::types::{Epoch, Timestamp};
 use crate::wal::Body;
 
 /// How long a proposer waits before it tries again after openraft's own lease ran out.
@@ -77,7 +77,10 @@ fn encode<E: Env>(replica: &Replica<E>, proposals: &[Proposal<Now<E>>]) -> Resul
         .zip(first.0..)
         .map(|(proposal, timestamp)| Command {
             timestamp,
-            epoch: proposal.epoch,
+            epoch: Epoch {
+                version: proposal.version,
+                conf: 0,
+            },
             action: proposal.kind.action(),
         })
         .collect();

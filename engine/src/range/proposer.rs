@@ -31,7 +31,6 @@ use crate::range::sink::WriteSink;
 use crate::request::{Batch, RequestId};
 use crate::tree::budget::WriteBudget;
 use crate::tree::departures::{Departures, Gathering};
-use crate::types::Epoch;
 
 /// How long an entry is in flight before the next one departs beside it. Several times as long as a
 /// round trip between neighbouring nodes.
@@ -50,7 +49,7 @@ const ANSWER_AHEAD: Duration = TICK;
 /// A command that waits to be put into an entry.
 pub struct Proposal<T: Instant> {
     pub(super) kind: ProposalKind,
-    pub(super) epoch: Epoch,
+    pub(super) version: u32,
     deadline: Option<T>,
     pub(super) sink: Rc<dyn WriteSink>,
     pub(super) token: u64,
@@ -59,18 +58,18 @@ pub struct Proposal<T: Instant> {
 }
 
 impl<T: Instant> Proposal<T> {
-    /// A command that was checked under `epoch`, which apply checks again. It is not proposed after
-    /// the deadline. The sink receives the result, with its own number `token` for it.
+    /// A command that was checked under a `version` of the range, which apply checks again. It is not
+    /// proposed after the deadline. The sink receives the result, with its own number `token` for it.
     pub fn new(
         kind: ProposalKind,
-        epoch: Epoch,
+        version: u32,
         deadline: Option<T>,
         (sink, token): (Rc<dyn WriteSink>, u64),
     ) -> Proposal<T> {
         let len_max = kind.len_max();
         Proposal {
             kind,
-            epoch,
+            version,
             deadline,
             sink,
             token,

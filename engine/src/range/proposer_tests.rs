@@ -7,10 +7,7 @@ use crate::limits::BATCH_LEN_MAX;
 use crate::request::Outcome;
 use crate::types::{Blob, ClientId, Timestamp};
 
-const EPOCH: Epoch = Epoch {
-    version: 1,
-    conf: 1,
-};
+const VERSION: u32 = 1;
 /// Longer than a test takes.
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -53,7 +50,7 @@ impl Queue {
             first_tried: Timestamp(1),
         };
         let kind = ProposalKind::Write(batch, request_id);
-        Proposal::new(kind, EPOCH, deadline, (self.results.clone(), token))
+        Proposal::new(kind, VERSION, deadline, (self.results.clone(), token))
     }
 
     fn put(&self, token: u64, value_len: usize, deadline: Option<StdInstant>) {

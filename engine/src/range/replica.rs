@@ -208,14 +208,15 @@ impl<E: Env> Replica<E> {
         self.state.borrow().descriptor.keyspace
     }
 
-    /// Refuses a request with another epoch, or to a replica that does not lead.
+    /// Refuses a request that names another range or version, or one to a replica that does not lead.
+    /// Who the members are does not matter to keys: a change of members refuses nothing.
     ///
     /// # Errors
     /// [`Error::Moved`], [`Error::NotLeader`], [`Error::NoQuorum`], [`Error::Diverged`].
     pub fn check(&self, target: Option<Target>) -> Result<(), Error> {
-        let epoch = self.state.borrow().descriptor.epoch;
+        let version = self.state.borrow().descriptor.epoch.version;
         if let Some(target) = target
-            && (target.range != self.group.range || target.epoch != epoch)
+            && (target.range != self.group.range || target.epoch.version != version)
         {
             return Err(Error::Moved(Some(Box::new(self.route()))));
         }

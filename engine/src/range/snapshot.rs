@@ -1,5 +1,9 @@
 //! A range as a snapshot: its state, its rows with all their versions, its session table.
 //!
+//! It has the rows of the range's interval only: other ranges may share the data id. If the range gets
+//! other bounds meanwhile, the export fails, since rows that have left the range are no longer kept for
+//! it, and the leader begins another one.
+//!
 //! An export reads the rows in turns of a bounded time, while the leader works on. It shows the
 //! moment at which it began. Later versions are left out. The replica keeps the versions of that
 //! moment until the export ends, because the receiver goes on from there: an entry that it applies
@@ -32,6 +36,8 @@ const PART_LEN: usize = 256 << 10;
 pub struct Export<E: Env> {
     replica: Rc<Replica<E>>,
     data_id: DataId,
+    /// The version of the range's bounds.
+    version: u32,
     /// The last entry that the snapshot covers.
     last: LogId,
     /// The timestamp of the moment that it shows.
@@ -68,14 +74,16 @@ impl<E: Env> Export<E> {
             Ok::<_, Fatal>((last, state.last_ts, row, state.sessions.export()))
         })?;
         let (mut first, mut end) = (Vec::new(), Vec::new());
-        replica.with_state(|state| {
+        let version = replica.with_state(|state| {
             let keys = state.descriptor.keys.interval();
             keys::users_of(data_id, keys, &mut first, &mut end);
+            state.descriptor.epoch.version
         });
         replica.keep_versions(at);
         Ok(Export {
             replica,
             data_id,
+            version,
             last,
             at,
             state,
@@ -91,6 +99,10 @@ impl<E: Env> Export<E> {
     fn read_on(&mut self) -> Result<bool, Fatal> {
         if self.replica.data_id() != self.data_id {
             return Err(self.failed("the replica took over a snapshot itself"));
+        }
+        let version = (self.replica).with_state(|state| state.descriptor.epoch.version);
+        if version != self.version {
+            return Err(self.failed("the range has other bounds by now"));
         }
         while self.read.is_empty()
             && let Some(sessions) = self.sessions.take()

@@ -196,8 +196,8 @@ fn propose_threshold<E: Env>(inner: &Inner<E>, replica: &Rc<Replica<E>>) {
     if replica.leading().is_none() {
         return;
     }
-    let (threshold, epoch) =
-        replica.with_state(|state| (state.gc_threshold, state.descriptor.epoch));
+    let (threshold, version) =
+        replica.with_state(|state| (state.gc_threshold, state.descriptor.epoch.version));
     let due = replica.timestamps.now().minus_ms(inner.gc_retention_ms);
     let step = inner.gc_retention_ms / GC_STEPS;
     if replica.last_write() <= threshold || due <= threshold.plus_ms(step) {
@@ -206,7 +206,7 @@ fn propose_threshold<E: Env>(inner: &Inner<E>, replica: &Rc<Replica<E>>) {
     let order = ProposalKind::Order(RangeOrder::SetGcThreshold { threshold: due.0 });
     // If the queue is full, the next look tries again.
     let sink = Rc::new(Once::new(drop));
-    let proposal = Proposal::new(order, epoch, None, (sink, 0));
+    let proposal = Proposal::new(order, version, None, (sink, 0));
     replica.proposer.push(proposal);
 }
 

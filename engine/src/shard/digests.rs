@@ -340,9 +340,9 @@ impl<E: Env> Inner<E> {
         let number = replica.timestamps.random_id() as u64;
         let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
         let order = ProposalKind::Order(RangeOrder::Digest { number });
-        let epoch = replica.with_state(|state| state.descriptor.epoch);
+        let version = replica.with_state(|state| state.descriptor.epoch.version);
         let sink = Rc::new(Once::new(|result| drop(sender.send(result))));
-        let proposal = Proposal::new(order, epoch, None, (sink, 0));
+        let proposal = Proposal::new(order, version, None, (sink, 0));
         replica.proposer.push(proposal);
         let proposed = E::Runtime::timeout(TIMEOUT, receiver).await;
         proposed.ok()?.ok()?.ok()?;

@@ -4,7 +4,7 @@
 //! memory with other shards. [`Shard`] is an ordinary single-threaded value that lives on its
 //! executor's thread. Requests of clients come to it through the [gateway](crate::gateway).
 //!
-//! The way of a write: [`Shard::write`] finds the range and checks the epoch -> the range's
+//! The way of a write: [`Shard::write`] finds the range and checks its version -> the range's
 //! proposer ([`crate::range::proposer`]) -> Raft ([`crate::raft`]) -> the log ([`crate::wal`]),
 //! durably -> apply ([`crate::range::apply`]) into the tree ([`crate::lsm`]) -> the caller's
 //! [`WriteSink`]. The way of a read: [`Shard::get`] checks the lease and looks into the tree at
@@ -290,7 +290,7 @@ impl<E: Env> Shard<E> {
             Ok(replica) => replica,
             Err(error) => return sink.complete(token, Err(error)),
         };
-        let epoch = replica.with_state(|state| state.descriptor.epoch);
+        let version = replica.with_state(|state| state.descriptor.epoch.version);
         if !all_in_range(&replica, &write) {
             return self.refuse_several_ranges(&replica, &request, sink.as_ref(), token);
         }
@@ -299,7 +299,7 @@ impl<E: Env> Shard<E> {
             false => write,
         };
         let kind = ProposalKind::Write(write, request.session);
-        let proposal = Proposal::new(kind, epoch, request.deadline, (sink, token));
+        let proposal = Proposal::new(kind, version, request.deadline, (sink, token));
         replica.usage.has_written();
         replica.proposer.push(proposal);
     }

@@ -173,8 +173,7 @@ impl<E: Env> Inner<E> {
                 store.fail(fatal);
             }
         }));
-        self.ranges.insert(Running { replica, raft });
-        Ok(())
+        self.ranges.insert(Running { replica, raft })
     }
 }
 
@@ -199,7 +198,10 @@ async fn create_missing<E: Env>(
             .replicas
             .iter()
             .any(|(created, _)| created.group == group)
-            || recovered.removed.contains(&group);
+            || recovered
+                .removed
+                .iter()
+                .any(|gone| gone.range == group.range && gone.replica >= group.replica);
         if known {
             continue;
         }

@@ -1,5 +1,8 @@
 //! The ranges of a shard, and where each is found: by a user's key, or by its id.
 //!
+//! By key only those replicas are found that are initialised: they have an entry of their log or a
+//! snapshot. An empty replica has the bounds that its range had when it was ordered, and may lie beside
+//! another replica that holds these keys. Initialised replicas of one shard never overlap.
 //! A lookup by key borrows the map for as long as it looks, and copies nothing.
 
 use std::cell::RefCell;
@@ -9,10 +12,11 @@ use std::rc::Rc;
 use rustc_hash::FxHashMap;
 
 use crate::env::Env;
+use crate::error::Fatal;
 use crate::notify::Count;
 use crate::range::replica::Replica;
 use crate::range::{Keyspace, RaftGroup, Route};
-use crate::types::RangeId;
+use crate::types::{KeyRange, RangeId};
 use crate::wal::Group;
 
 /// A running range of this shard: a replica and its Raft group.
@@ -49,14 +53,27 @@ impl<E: Env> Default for RangeMap<E> {
 
 impl<E: Env> RangeMap<E> {
     /// Adds a range that has started.
-    pub(super) fn insert(&self, running: Running<E>) {
-        let range = running.replica.group.range;
-        self.by_id.borrow_mut().insert(range, running.clone());
+    ///
+    /// # Errors
+    /// The replica is initialised, and another one holds keys of it.
+    pub(super) fn insert(&self, running: Running<E>) -> Result<(), Fatal> {
+        let (group, start) = {
+            let replica = &running.replica;
+            let keys = replica.with_state(|state| state.descriptor.keys.clone());
+            if is_initialised(&running)
+                && replica.keyspace() == Keyspace::User
+                && let Some(other) = self.holder_of_any(&keys, replica.group)
+            {
+                return Err(Fatal::Inconsistent(format!(
+                    "ranges {} and {} hold the same keys on one shard",
+                    replica.group.range, other.range
+                )));
+            }
+            (replica.group, keys.start)
+        };
+        self.by_id.borrow_mut().insert(group.range, running.clone());
         match running.replica.keyspace() {
             Keyspace::User => {
-                let start = running
-                    .replica
-                    .with_state(|state| state.descriptor.keys.start.clone());
                 let mut users = self.users.borrow_mut();
                 let at = users.partition_point(|other| {
                     other
@@ -67,6 +84,29 @@ impl<E: Env> RangeMap<E> {
             }
             Keyspace::System => self.system.borrow_mut().push(running),
         }
+        Ok(())
+    }
+
+    /// An initialised replica of the users' key space, other than this one, that holds some of these
+    /// keys.
+    pub(super) fn holder_of_any(&self, keys: &KeyRange, than: Group) -> Option<Group> {
+        let users = self.users.borrow();
+        let (before, after) = users.split_at(users.partition_point(|running| {
+            running
+                .replica
+                .with_state(|state| state.descriptor.keys.start < keys.start)
+        }));
+        let is_other =
+            |running: &&Running<E>| running.replica.group != than && is_initialised(running);
+        let neighbours = before.iter().rfind(is_other).into_iter();
+        let mut neighbours = neighbours.chain(after.iter().find(is_other));
+        let overlaps = |running: &&Running<E>| {
+            let other = &running.replica;
+            other.with_state(|state| state.descriptor.keys.overlaps(keys))
+        };
+        neighbours
+            .find(overlaps)
+            .map(|running| running.replica.group)
     }
 
     /// Removes a range.
@@ -90,7 +130,8 @@ impl<E: Env> RangeMap<E> {
                 .replica
                 .with_state(|state| state.descriptor.keys.start.as_slice() <= key)
         });
-        let found = users.get(after.checked_sub(1)?)?;
+        let before = users.get(..after)?;
+        let found = before.iter().rfind(|running| is_initialised(running))?;
         let holds_it = found
             .replica
             .with_state(|state| state.descriptor.keys.contains(key));
@@ -131,16 +172,17 @@ impl<E: Env> RangeMap<E> {
             .collect()
     }
 
-    /// The routes of all users' ranges.
+    /// The routes of all users' ranges with an initialised replica.
     pub(super) fn routes(&self) -> Vec<Route> {
         let users = self.users.borrow();
         users
             .iter()
+            .filter(|running| is_initialised(running))
             .map(|running| running.replica.route())
             .collect()
     }
 
-    /// Changes whenever a replica has come or gone, or a range has another leader.
+    /// Changes whenever a replica has come or gone or was initialised, or a range has another leader.
     pub(super) fn version(&self) -> &Rc<Count> {
         &self.version
     }
@@ -159,4 +201,9 @@ impl<E: Env> RangeMap<E> {
     pub(super) fn is_creating(&self) -> bool {
         !self.creating.borrow().is_empty()
     }
+}
+
+/// Whether a replica has an entry of its log or a snapshot.
+fn is_initialised<E: Env>(running: &Running<E>) -> bool {
+    running.replica.with_state(|state| state.applied.is_some())
 }

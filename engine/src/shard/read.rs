@@ -141,14 +141,18 @@ impl<E: Env> Shard<E> {
     /// that was committed before the call; an empty key means the first range. A leader without a lease
     /// reads this way.
     pub(super) async fn confirm_at(&self, key: &[u8], target: Option<Target>) -> Result<(), Error> {
-        let (replica, raft) = self.find_running(key)?;
         loop {
+            let (replica, raft) = self.find_running(key)?;
             replica.check(target)?;
             if let Err(fatal) = raft.renew_lease().await {
                 return Err(self.lost(fatal));
             }
             let confirmed =
                 raft.has_lease() || raft.read_barrier().await.map_err(|e| self.lost(e))?;
+            // The key may lie in another range by now, of which nothing is confirmed.
+            if self.find(key)?.group != replica.group {
+                continue;
+            }
             if confirmed {
                 return replica.check(target);
             }

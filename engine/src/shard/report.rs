@@ -195,9 +195,9 @@ async fn write_one<E: Env>(replica: &Rc<Replica<E>>, write: Batch) -> Result<(),
         first_tried: replica.timestamps.now(),
     };
     let kind = ProposalKind::Write(write, request_id);
-    let epoch = replica.with_state(|state| state.descriptor.epoch);
+    let version = replica.with_state(|state| state.descriptor.epoch.version);
     let sink = Rc::new(Once::new(|result| drop(sender.send(result))));
-    let proposal = Proposal::new(kind, epoch, None, (sink, 0));
+    let proposal = Proposal::new(kind, version, None, (sink, 0));
     replica.proposer.push(proposal);
     let lost = Error::unknown("a record of the cluster");
     match E::Runtime::timeout(WRITE_TIMEOUT, receiver).await {

@@ -11,6 +11,10 @@
 //! timestamp. If that lies above what is applied (a client may send anything), it is served only
 //! after an entry above it was applied, which also raises the ceiling. Then what was served stays
 //! true whichever replica leads next.
+//!
+//! After each turn the scan looks again at what it reads: versions that it needs may have been
+//! collected, the replica may be gone, and the range may have other bounds. In a range that has become
+//! smaller the page ends where the range does now, and the next one goes on there at the same timestamp.
 
 #[cfg(test)]
 mod tests;
@@ -29,6 +33,7 @@ use crate::limits::{
 };
 use crate::lsm::{Direction, LsmError, Scan, Step, TableStore, keys};
 use crate::mutant::{self, Mutant};
+use crate::range::Descriptor;
 use crate::range::command::RangeOrder;
 use crate::range::proposer::{Proposal, ProposalKind};
 use crate::range::replica::Replica;
@@ -54,12 +59,15 @@ impl<E: Env> Shard<E> {
     ) -> Result<ScanReply, Error> {
         check_bounds(scan.start.as_deref(), scan.end.as_deref())?;
         let key = scan.first_key();
-        let replica = self.find(&key)?;
         self.confirm_at(&key, target).await?;
+        let replica = self.find(&key)?;
         let at = match scan.at {
             None => replica.with_state(|state| state.last_ts),
             Some(at) => snapshot(&replica, at, deadline).await?,
         };
+        if self.find(&key)?.group != replica.group {
+            return Err(Error::Moved(None));
+        }
         let threshold = replica.with_state(|state| state.gc_threshold);
         if at <= threshold && threshold > Timestamp::ZERO {
             return Err(Error::SnapshotTooOld { at, threshold });
@@ -82,21 +90,23 @@ impl<E: Env> Shard<E> {
         at: Timestamp,
     ) -> Result<ScanReply, Error> {
         let mut page = Page::new(&scan);
-        let (mut interval, border) =
-            replica.with_state(|state| within(&scan, &state.descriptor.keys));
+        let mut reach = replica.with_state(|state| Reach::new(&scan, &state.descriptor));
         let next = loop {
-            match self.turn(replica, &interval, at, &mut page)? {
-                Turn::Exhausted => break border.map(|border| rest(scan, border, None)),
+            let border = match self.turn(replica, &reach.interval, at, &mut page)? {
+                Turn::Exhausted => {
+                    let at = reach.has_shrunk.then_some(at);
+                    break reach.border.map(|border| rest(scan, border, at));
+                }
                 Turn::Full(border) => break Some(rest(scan, border, Some(at))),
                 Turn::GoOn(border) if page.is_done() => break Some(rest(scan, border, Some(at))),
-                Turn::GoOn(border) if scan.reverse => interval.end = Some(border),
-                Turn::GoOn(border) => interval.start = border,
-            }
+                Turn::GoOn(border) => border,
+            };
             yield_now().await;
-            // Versions that this snapshot needs may have been collected meanwhile.
-            let threshold = replica.with_state(|state| state.gc_threshold);
-            if at <= threshold {
-                return Err(Error::SnapshotTooOld { at, threshold });
+            self.check_still_readable(replica, at)?;
+            let goes_on =
+                replica.with_state(|state| reach.go_on(&border, &scan, &state.descriptor));
+            if !goes_on {
+                break Some(rest(scan, border, Some(at)));
             }
         };
         Ok(ScanReply {
@@ -104,6 +114,19 @@ impl<E: Env> Shard<E> {
             at,
             next,
         })
+    }
+
+    /// Refuses to go on with a scan at `at` of which rows may be gone.
+    fn check_still_readable(&self, replica: &Replica<E>, at: Timestamp) -> Result<(), Error> {
+        let here = self.inner.running(replica.group);
+        if here.is_none_or(|here| here.raft.is_retired()) {
+            return Err(Error::Moved(None));
+        }
+        let threshold = replica.with_state(|state| state.gc_threshold);
+        if at <= threshold {
+            return Err(Error::SnapshotTooOld { at, threshold });
+        }
+        Ok(())
     }
 
     /// Looks at a bounded number of versions, for a bounded time.
@@ -145,6 +168,54 @@ enum Turn {
 struct Interval {
     start: Blob,
     end: Option<Blob>,
+}
+
+/// What a scan has still to read in a range.
+struct Reach {
+    /// The version of the range's bounds.
+    version: u32,
+    /// The keys that are left.
+    interval: Interval,
+    /// The range's border, if the scan goes on beyond it.
+    border: Option<Blob>,
+    /// Whether the range has lost keys since the scan began. Then the scan goes on beyond the border at
+    /// its own timestamp, at which they were in this range.
+    has_shrunk: bool,
+}
+
+impl Reach {
+    fn new(scan: &ScanRequest, descriptor: &Descriptor) -> Reach {
+        let (interval, border) = within(scan, &descriptor.keys);
+        Reach {
+            version: descriptor.epoch.version,
+            interval,
+            border,
+            has_shrunk: false,
+        }
+    }
+
+    /// Goes on at a border, without what the range has lost meanwhile. `false` if what comes next is no
+    /// longer in the range.
+    fn go_on(&mut self, border: &Blob, scan: &ScanRequest, descriptor: &Descriptor) -> bool {
+        match scan.reverse {
+            true => self.interval.end = Some(border.clone()),
+            false => self.interval.start = border.clone(),
+        }
+        if descriptor.epoch.version == self.version {
+            return true;
+        }
+        let now = Reach::new(scan, descriptor);
+        (self.version, self.border, self.has_shrunk) = (now.version, now.border, true);
+        let KeyRange { start, end } = &descriptor.keys;
+        if scan.reverse {
+            self.interval.start = now.interval.start;
+            let ends_before = |border: &[u8]| end.as_deref().is_none_or(|end| border <= end);
+            start.as_slice() < &**border && ends_before(border)
+        } else {
+            self.interval.end = now.interval.end;
+            descriptor.keys.contains(border)
+        }
+    }
 }
 
 /// The part of a scan's interval that lies in a range, and the range's border if the scan goes on
@@ -314,9 +385,9 @@ async fn snapshot<E: Env>(
     }
     let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
     let sink = Rc::new(Once::new(|result| drop(sender.send(result))));
-    let epoch = replica.with_state(|state| state.descriptor.epoch);
+    let version = replica.with_state(|state| state.descriptor.epoch.version);
     let order = ProposalKind::Order(RangeOrder::NoOp);
-    let barrier = Proposal::new(order, epoch, deadline, (sink, 0));
+    let barrier = Proposal::new(order, version, deadline, (sink, 0));
     replica.proposer.push(barrier);
     match receiver.await {
         Ok(result) => result.map(|_| at),

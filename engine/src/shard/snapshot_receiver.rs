@@ -5,6 +5,9 @@
 //! and log at once ([`crate::wal::GroupLog::switch`]); then the replica in memory. A crash before
 //! the record leaves rows without an owner, which compactions drop.
 //!
+//! A snapshot is refused while another replica here holds keys of it: one that has not applied yet the
+//! split by which it loses them. The leader sends it again later.
+//!
 //! A part may come again, because its answer was lost or late. It is taken once, and answered when
 //! that is done.
 
@@ -17,11 +20,11 @@ use crate::lsm::{LiveData, keys};
 use crate::mutant::{self, Mutant};
 use crate::notify::Notify;
 use crate::raft::{Envelope, RaftResponse, SnapshotPart, SnapshotRow};
-use crate::range::RaftGroup;
 use crate::range::machine::StagedSnapshot;
 use crate::range::state::RangeState;
+use crate::range::{Descriptor, Keyspace, RaftGroup};
 use crate::types::{DataId, KeyRange, ReplicaId, Timestamp};
-use crate::wal::{LogId, WalError};
+use crate::wal::{Group, LogId, WalError};
 
 /// How many data ids are reserved in the log at a time.
 pub(super) const DATA_ID_BLOCK: u64 = 64;
@@ -49,6 +52,8 @@ struct ReceivedSnapshot {
     /// All parts have come, and the replica is installing them. Until that is done nothing else
     /// owns the rows.
     ending: bool,
+    /// The range's keys, once it is being installed.
+    installs: Option<KeyRange>,
 }
 
 /// What to do with a part.
@@ -170,7 +175,9 @@ impl<E: Env> Shard<E> {
                 };
                 let response = match RangeState::decode(&state) {
                     Ok(mut state)
-                        if state.range() == envelope.range && state.applied == Some(last) =>
+                        if state.range() == envelope.range
+                            && state.applied == Some(last)
+                            && self.claim_keys(envelope, &state.descriptor) =>
                     {
                         self.make_staged_durable().await?;
                         state.gc_threshold = state.gc_threshold.max(gc_threshold);
@@ -182,6 +189,8 @@ impl<E: Env> Shard<E> {
                             let counters = &self.inner.around.counters;
                             counters.count(|stats| stats.snapshots_installed += 1);
                         }
+                        // From now on the range is found by key.
+                        self.inner.ranges.version().add(1);
                         response
                     }
                     _ => RaftResponse::Refused,
@@ -190,6 +199,39 @@ impl<E: Env> Shard<E> {
                 Ok(response)
             }
         }
+    }
+
+    /// Claims a range's keys for the replica that is about to install its snapshot. `false` if another
+    /// replica has keys of it, or is about to.
+    fn claim_keys(&self, envelope: Envelope, descriptor: &Descriptor) -> bool {
+        if descriptor.keyspace == Keyspace::System {
+            return true;
+        }
+        let keys = &descriptor.keys;
+        let group = Group {
+            range: envelope.range,
+            replica: envelope.to,
+        };
+        if let Some(holder) = self.inner.ranges.holder_of_any(keys, group) {
+            tracing::info!(
+                range = %group.range,
+                holder = %holder.range,
+                "a snapshot must wait: another range holds keys of it here"
+            );
+            return false;
+        }
+        let mut all = self.inner.staging.all.borrow_mut();
+        let is_claimed = |staging: &ReceivedSnapshot| {
+            let claimed = staging.installs.as_ref();
+            staging.to != group.replica && claimed.is_some_and(|claimed| claimed.overlaps(keys))
+        };
+        if all.iter().any(is_claimed) {
+            return false;
+        }
+        if let Some(staging) = all.iter_mut().find(|s| s.to == group.replica) {
+            staging.installs = Some(keys.clone());
+        }
+        true
     }
 
     /// Puts rows of a snapshot into the tree. `false` if one is of a kind that snapshots do not carry.
@@ -236,6 +278,7 @@ impl<E: Env> Shard<E> {
             parts: 0,
             taking: 0,
             ending: false,
+            installs: None,
         };
         all.retain(|staging| staging.to != envelope.to);
         all.push(staging);

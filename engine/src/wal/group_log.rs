@@ -53,7 +53,7 @@ impl<E: Env> GroupLog<E> {
 
     /// Whether the replica was removed, and its log with it.
     pub fn is_removed(&self) -> bool {
-        self.core.contents.removed.borrow().contains(&self.group)
+        self.core.contents.removed.borrow().has(self.group)
     }
 
     /// Appends entries: readable at once, durable when `done` is called, in the order of all calls.

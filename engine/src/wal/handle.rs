@@ -65,14 +65,7 @@ impl<E: Env> Wal<E> {
         Recovered {
             clean,
             replicas: replicas.collect(),
-            removed: self
-                .core
-                .contents
-                .removed
-                .borrow()
-                .iter()
-                .copied()
-                .collect(),
+            removed: self.core.contents.removed.borrow().groups().collect(),
             data_ids_reserved: self.core.contents.data_ids.get(),
             mark: self.core.contents.mark.get(),
             last_batch: self.last_batch(),
@@ -87,7 +80,7 @@ impl<E: Env> Wal<E> {
     pub async fn create_replica(&self, created: Created) -> Result<GroupLog<E>, WalError> {
         let group = created.group;
         let known = self.core.contents.logs.borrow().contains_key(&group)
-            || self.core.contents.removed.borrow().contains(&group);
+            || self.core.contents.removed.borrow().has(group);
         if known {
             return Err(WalError::ReplicaNameUsed(group));
         }
@@ -109,7 +102,7 @@ impl<E: Env> Wal<E> {
     /// The log has failed.
     pub async fn remove_replica(&self, group: Group) -> Result<(), WalError> {
         let log = self.core.contents.logs.borrow_mut().remove(&group);
-        self.core.contents.removed.borrow_mut().insert(group);
+        self.core.contents.removed.borrow_mut().add(group);
         self.core.append_lazily(&Record::Removed(group));
         if let Some(log) = log {
             let left = log.borrow_mut().truncate(None);

@@ -55,6 +55,6 @@ impl<E: Env> Wal<E> {
             self.core.contents.removed.borrow(),
         );
         let is_here = logs.keys().any(|group| group.replica == replica);
-        is_here || removed.iter().any(|group| group.replica >= replica)
+        is_here || removed.groups().any(|group| group.replica >= replica)
     }
 }

@@ -70,6 +70,7 @@ mod segment;
 mod segment_manager;
 mod shared;
 mod stats;
+mod tombstones;
 mod writer;
 
 use std::io;
@@ -263,7 +264,7 @@ pub struct Recovered<E: crate::env::Env> {
     pub clean: bool,
     /// The replicas that exist, and their logs.
     pub replicas: Vec<(Created, GroupLog<E>)>,
-    /// The replicas that are gone for good.
+    /// Of each range the last replica that is gone for good; it stands for all before it.
     pub removed: Vec<Group>,
     /// Data ids up to this one may be in use.
     pub data_ids_reserved: DataId,

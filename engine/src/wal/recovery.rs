@@ -16,6 +16,7 @@ use crate::wal::clean_mark;
 use crate::wal::log::{Log, RecordLocation, RecoveringLog};
 use crate::wal::record::{self, Record};
 use crate::wal::segment::{self, Beginning, CLEAN, Kind, Segments};
+use crate::wal::tombstones::Tombstones;
 use crate::wal::{Group, LogMark, WalError, WalOptions};
 
 /// Segments are read in steps of this many bytes.
@@ -30,7 +31,7 @@ pub struct RecoveredState<E: Env> {
     /// The groups' logs.
     pub logs: BTreeMap<Group, Log>,
     /// The replicas that were removed for good.
-    pub removed: BTreeSet<Group>,
+    pub removed: Tombstones,
     /// The highest data id reserved.
     pub data_ids: DataId,
     /// Identifies the log.
@@ -241,7 +242,7 @@ async fn open_segments<E: Env>(
 /// The state of the scan through the segments.
 struct Scan<E: Env> {
     logs: BTreeMap<Group, RecoveringLog>,
-    removed: BTreeSet<Group>,
+    removed: Tombstones,
     data_ids: DataId,
     mark: Option<LogMark>,
     segments: RefCell<Segments<FileOf<E>>>,
@@ -262,7 +263,7 @@ impl<E: Env> Scan<E> {
     fn new(options: &WalOptions) -> Scan<E> {
         Scan {
             logs: BTreeMap::new(),
-            removed: BTreeSet::new(),
+            removed: Tombstones::default(),
             data_ids: DataId(0),
             mark: None,
             segments: RefCell::default(),
@@ -456,7 +457,7 @@ impl<E: Env> Scan<E> {
     fn record(&mut self, record: Record, location: RecordLocation) -> Result<(), WalError> {
         match record {
             Record::Entry(group, entry) => {
-                if self.removed.contains(&group) {
+                if self.removed.has(group) {
                     return Ok(());
                 }
                 let keep = entry.payload.len() <= self.cache_left;
@@ -474,7 +475,7 @@ impl<E: Env> Scan<E> {
             }
             Record::Created(created) => {
                 let group = created.group;
-                if !self.removed.contains(&group) {
+                if !self.removed.has(group) {
                     self.logs
                         .entry(group)
                         .or_insert_with(|| RecoveringLog::new(created));
@@ -482,7 +483,7 @@ impl<E: Env> Scan<E> {
             }
             Record::Removed(group) => {
                 let log = self.logs.remove(&group);
-                self.removed.insert(group);
+                self.removed.add(group);
                 let left = log.map(|mut log| log.truncate(None));
                 self.release(left.unwrap_or_default());
             }

@@ -60,13 +60,7 @@ impl<E: Env> Core<E> {
             .map(Record::Mark)
             .collect();
         records.push(Record::DataIds(self.contents.data_ids.get()));
-        records.extend(
-            self.contents
-                .removed
-                .borrow()
-                .iter()
-                .map(|group| Record::Removed(*group)),
-        );
+        records.extend(self.contents.removed.borrow().groups().map(Record::Removed));
         records.extend(
             self.contents
                 .logs

@@ -1,7 +1,7 @@
 //! The state that the handles of the log, its writer and its segment manager share. All on the shard's thread.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -15,6 +15,7 @@ use crate::wal::recent::RecentWrites;
 use crate::wal::record;
 use crate::wal::segment::Segments;
 use crate::wal::stats::Counters;
+use crate::wal::tombstones::Tombstones;
 use crate::wal::{Group, LogEntry, LogId, LogMark, WalError, WalOptions, recovery};
 
 /// What happens when the records of a chunk are durable, or the log has failed.
@@ -105,7 +106,7 @@ pub(super) struct Pending {
 /// What the log holds, besides the entries on disk.
 pub(super) struct Contents {
     pub logs: RefCell<BTreeMap<Group, Rc<RefCell<Log>>>>,
-    pub removed: RefCell<BTreeSet<Group>>,
+    pub removed: RefCell<Tombstones>,
     pub data_ids: Cell<DataId>,
     pub highest_replica: Cell<ReplicaId>,
     pub mark: Cell<Option<LogMark>>,
@@ -181,7 +182,8 @@ impl<E: Env> Core<E> {
             .into_iter()
             .map(|(group, log)| (group, Rc::new(RefCell::new(log))))
             .collect();
-        let known = logs.keys().chain(&found.removed);
+        let removed = found.removed.groups();
+        let known = logs.keys().copied().chain(removed);
         let highest = known.map(|group| group.replica).max();
         Core {
             disk,

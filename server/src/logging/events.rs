@@ -3,12 +3,21 @@
 //! together.
 
 /// The name of an event, and what it says.
-pub const EVENTS: [(&str, &str); 28] = [
+pub const EVENTS: [(&str, &str); 33] = [
     ("clock_jumped", "the wall clock was set, ahead or back"),
     ("disk_free", "a disk that was full has room again"),
     ("disk_full", "a disk is full, and writes are refused"),
     ("drain_ended", "what was in flight at the stop has ended"),
     ("drain_started", "the node was told to stop"),
+    (
+        "history_damaged",
+        "the history was damaged, was put aside, and begins anew",
+    ),
+    (
+        "history_paused",
+        "the history cannot be written, and pauses",
+    ),
+    ("history_resumed", "the history is written again"),
     ("leader_elected", "a replica here leads its range"),
     ("leader_lost", "a replica here leads its range no more"),
     ("lines_lost", "log lines could not be written"),
@@ -18,6 +27,10 @@ pub const EVENTS: [(&str, &str); 28] = [
     ),
     ("link_works", "a connection to another node works again"),
     ("manager_elected", "a shard here manages the cluster"),
+    (
+        "membership_changed",
+        "a node drains, is decommissioned, is active again or was removed",
+    ),
     (
         "node_back",
         "a node that was silent, dead or out of reach is back",
@@ -56,6 +69,10 @@ pub const EVENTS: [(&str, &str); 28] = [
     (
         "setting_changed",
         "a setting of the node or the cluster has a new value",
+    ),
+    (
+        "slow_disk",
+        "a shard hands leaderships over, because its disk is slow or hangs",
     ),
     (
         "slow_request",

@@ -56,8 +56,10 @@ const _: () = {
 /// protocol, without checksums. Version 3 had log entries of the first format
 /// ([`rangedb_engine::range::command`]) and carried frames of version 1 of the client protocol.
 /// Version 4 carried frames of version 2. Version 5 had an encoding of its own for the messages of
-/// replicas. Version 6 carried each row of a scan in buffers of its own.
-pub const VERSION: u16 = 8;
+/// replicas. Version 6 carried each row of a scan in buffers of its own. Version 7 knew nothing of slow
+/// disks and of nodes that leave. Before version 9 apply refused a write when the members of its range
+/// had changed since it was proposed.
+pub const VERSION: u16 = 9;
 
 /// The handshake of a connection to a shard of another node.
 pub fn handshake(shard: u16) -> Handshake {

@@ -27,7 +27,7 @@ pub struct Progress(BTreeMap<(Host, ReplicaId), Point>);
 impl Progress {
     /// Checks all replicas at one moment.
     pub fn check(&mut self, seen: &Seen, looks: &[Look]) {
-        for Look { host, status } in looks {
+        for Look { host, status, .. } in looks {
             let Epoch { version, conf } = status.route.epoch;
             let point = self.0.entry((*host, status.replica)).or_default();
             let now = Point {

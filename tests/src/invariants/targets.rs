@@ -1,4 +1,4 @@
-//! A write whose sender names the range and epoch that it believes in is applied in no other.
+//! A write whose sender names the range and version that it believes in is applied in no other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,13 +6,13 @@ use rangedb_engine::range::apply::Applied;
 use rangedb_engine::range::command::ArchivedAction;
 use rangedb_engine::range::state::RangeState;
 use rangedb_engine::request::{RequestId, Target};
-use rangedb_engine::types::{ClientId, Epoch, RangeId};
+use rangedb_engine::types::{ClientId, RangeId};
 use rangedb_engine::wal::{Group, LogEntry};
 
 use super::commands::{check_each, is_applied_now};
 
 /// What the tries of one write have named; `None` once a try has named nothing.
-type Named = Option<BTreeSet<(RangeId, Epoch)>>;
+type Named = Option<BTreeSet<(RangeId, u32)>>;
 
 /// What the tries of each write have named.
 #[derive(Default)]
@@ -24,7 +24,7 @@ impl Targets {
         let name = (session.client, session.sequence);
         let named = self.0.entry(name).or_insert_with(|| Some(BTreeSet::new()));
         match (target, &mut *named) {
-            (Some(target), Some(all)) => drop(all.insert((target.range, target.epoch))),
+            (Some(target), Some(all)) => drop(all.insert((target.range, target.epoch.version))),
             (Some(_), None) => {}
             (None, named) => *named = None,
         }
@@ -33,7 +33,7 @@ impl Targets {
     /// Checks an entry that a replica has applied.
     ///
     /// # Errors
-    /// A write was applied that names another range or epoch.
+    /// A write was applied that names another range or version.
     pub fn check(
         &self,
         group: Group,
@@ -49,10 +49,10 @@ impl Targets {
             let Some(Some(named)) = self.0.get(&(request_id.client, request_id.sequence)) else {
                 return Ok(());
             };
-            let epoch = state.descriptor.epoch;
-            if is_applied_now(command, result) && !named.contains(&(group.range, epoch)) {
+            let version = state.descriptor.epoch.version;
+            if is_applied_now(command, result) && !named.contains(&(group.range, version)) {
                 return Err(format!(
-                    "range {}: write {} of client {} is applied in epoch {epoch}, and names {named:?}",
+                    "range {}: write {} of client {} is applied in version {version}, and names {named:?}",
                     group.range, request_id.sequence, request_id.client.0
                 ));
             }

@@ -1,5 +1,6 @@
 //! Descriptors tile the key space: the newest descriptors of all ranges, over all running replicas,
-//! do not overlap. If every range has a running replica, they leave no gap either.
+//! do not overlap. If every range has a running replica, they leave no gap either. The replicas of one
+//! shard do not overlap at all, except those that have neither a snapshot nor an entry yet.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +10,23 @@ use rangedb_engine::types::RangeId;
 use crate::sim::cluster::Look;
 use crate::sim::seen::Seen;
 
+/// Checks the replicas of each shard at one moment.
+fn check_shards(seen: &Seen, looks: &[Look]) {
+    let holds = |look: &&Look| !look.status.system && look.status.applied > 0;
+    for (place, one) in looks.iter().enumerate().filter(|(_, look)| holds(look)) {
+        let later = looks.iter().skip(place + 1).filter(holds);
+        for other in later.filter(|other| (other.host, other.at) == (one.host, one.at)) {
+            let (one, other) = (&one.status.route, &other.status.route);
+            if one.keys.overlaps(&other.keys) {
+                seen.violation(format!("on one shard overlap {one:?} and {other:?}"));
+            }
+        }
+    }
+}
+
 /// Checks all replicas at one moment.
 pub fn check(seen: &Seen, looks: &[Look]) {
+    check_shards(seen, looks);
     let mut newest: BTreeMap<RangeId, &Route> = BTreeMap::new();
     for Look { status, .. } in looks.iter().filter(|look| !look.status.system) {
         let route = newest.entry(status.route.range).or_insert(&status.route);
@@ -29,12 +45,7 @@ pub fn check(seen: &Seen, looks: &[Look]) {
     routes.sort_by(|a, b| a.keys.start.cmp(&b.keys.start));
     for two in routes.windows(2) {
         let [left, right] = two else { continue };
-        let overlaps = left
-            .keys
-            .end
-            .as_ref()
-            .is_none_or(|end| *end > right.keys.start);
-        if overlaps {
+        if left.keys.overlaps(&right.keys) {
             seen.violation(format!("ranges overlap: {left:?}, {right:?}"));
         }
     }

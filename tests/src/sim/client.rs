@@ -36,6 +36,8 @@ use super::seen::Seen;
 
 /// A client gives up a write without a deadline after this time.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(8);
+/// Of how many requests that name a range one names a version before the range's own.
+const STALE_ONCE_IN: u64 = 20;
 /// The pause of tasks that try something again.
 pub const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -348,6 +350,8 @@ impl SimClient {
         };
         // About every other request names no range, as other clients do.
         let target = attempt.target.filter(|_| self.random.once_in(2));
+        // And some believe in bounds that the range no longer has.
+        let behind = u32::from(target.is_some() && self.random.once_in(STALE_ONCE_IN));
         let asked = ClientRequest {
             body: (request.body)(request_id),
             caller: self.caller,
@@ -355,7 +359,7 @@ impl SimClient {
             target: target.map(|target| Target {
                 range: RangeId(target.range),
                 epoch: Epoch {
-                    version: target.version,
+                    version: target.version.saturating_sub(behind),
                     conf: target.conf,
                 },
             }),

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use rangedb_engine::gateway::Gateway;
 use rangedb_engine::shard::{RangeStatus, Shard};
+use rangedb_engine::types::Location;
 
 use super::executor::{self, Host};
 use super::network::Network;
@@ -93,7 +94,8 @@ impl Cluster {
         let mut looks = Vec::new();
         for (host, shard) in self.shards() {
             let ranges = executor.on_host(host, || shard.ranges());
-            looks.extend(ranges.into_iter().map(|status| Look { host, status }));
+            let at = shard.location();
+            looks.extend(ranges.into_iter().map(|status| Look { host, at, status }));
         }
         looks
     }
@@ -103,6 +105,8 @@ impl Cluster {
 pub struct Look {
     /// The host that it runs on.
     pub host: Host,
+    /// The node and shard of the replica.
+    pub at: Location,
     /// The state that the shard reports.
     pub status: RangeStatus,
 }

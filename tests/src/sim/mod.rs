@@ -13,10 +13,11 @@
 //!
 //! A [`run`] draws its [`faults`] before it begins. The [`crate::invariants`] check it, many of
 //! them at its [`ending`]. The same seed always gives the same trace; for a failing seed,
-//! [`shrink`] finds a few faults that suffice. [`catch_up`], [`clocks`], [`digests`], [`install`]
-//! and [`put_back`] are fixed scenarios.
+//! [`shrink`] finds a few faults that suffice. [`catch_up`], [`change_of_bounds`], [`clocks`],
+//! [`digests`], [`install`] and [`put_back`] are fixed scenarios.
 
 pub mod catch_up;
+pub mod change_of_bounds;
 pub mod client;
 pub mod client_network;
 pub mod clocks;

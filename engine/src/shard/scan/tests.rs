@@ -154,3 +154,49 @@ fn a_page_that_has_all_its_rows_ends_with_the_turn() {
     let (found, _, next) = page(&lsm, &next, |_| false);
     assert_eq!((names(found), next), (vec![name(49_999)], None));
 }
+
+fn descriptor(version: u32, start: &str, end: Option<&str>) -> Descriptor {
+    Descriptor {
+        range: crate::types::RangeId(1),
+        epoch: crate::types::Epoch { version, conf: 1 },
+        keyspace: crate::range::Keyspace::User,
+        keys: KeyRange {
+            start: start.into(),
+            end: end.map(Into::into),
+        },
+        replicas: Vec::new(),
+    }
+}
+
+#[test]
+fn a_scan_ends_at_the_border_that_its_range_gets_meanwhile() {
+    let forward = ScanRequest {
+        end: Some("t".into()),
+        ..ScanRequest::default()
+    };
+    let before = descriptor(1, "", None);
+    let after = descriptor(2, "", Some("m"));
+    let mut reach = Reach::new(&forward, &before);
+    assert_eq!(reach.interval.end.as_deref(), Some(&b"t"[..]));
+    assert!(reach.go_on(&"f".into(), &forward, &before) && !reach.has_shrunk);
+    assert!(reach.go_on(&"g".into(), &forward, &after) && reach.has_shrunk);
+    assert_eq!(&*reach.interval.start, b"g", "what was read stays read");
+    assert_eq!(reach.interval.end.as_deref(), Some(&b"m"[..]));
+    assert_eq!(reach.border.as_deref(), Some(&b"m"[..]));
+    // What comes next is in another range already.
+    let mut reach = Reach::new(&forward, &before);
+    assert!(!reach.go_on(&"m".into(), &forward, &after));
+
+    let reverse = ScanRequest {
+        reverse: true,
+        start: Some("c".into()),
+        ..ScanRequest::default()
+    };
+    let mut reach = Reach::new(&reverse, &before);
+    assert!(!reach.go_on(&"n".into(), &reverse, &after));
+    let mut reach = Reach::new(&reverse, &before);
+    assert!(reach.go_on(&"m".into(), &reverse, &after));
+    assert_eq!(&*reach.interval.start, b"c");
+    assert_eq!(reach.interval.end.as_deref(), Some(&b"m"[..]));
+    assert_eq!(reach.border, None);
+}
