@@ -115,7 +115,7 @@ async fn get_raw(client: &Client, key: &[u8], out: &mut impl Write) -> Result<Ex
 
 /// Prints a message for people to standard error.
 fn complain(message: &str) {
-    logging::last_words(&format!("rangedb: {message}"));
+    logging::last_words(message);
 }
 
 /// Prints several keys in their order. The exit code is that of a key that could not be read, or else

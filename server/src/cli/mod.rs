@@ -144,7 +144,7 @@ fn conclude(result: Result<Exit, Trouble>) -> ExitCode {
         Err(trouble) => {
             // A reader that has seen enough needs no message.
             if trouble.exit != Exit::PipeClosed {
-                logging::last_words(&format!("rangedb: {}", trouble.message));
+                logging::last_words(&trouble.message);
             }
             trouble.exit
         }

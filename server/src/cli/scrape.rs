@@ -126,7 +126,7 @@ fn parse(page: &str) -> Shards {
             "rangedb_shard_busy_seconds_total" => counters.busy_seconds += value,
             "rangedb_memory_used_bytes" => counters.memory_bytes += value,
             "rangedb_connections" => counters.connections += value,
-            "rangedb_ranges" => counters.ranges += value,
+            "rangedb_replicas" => counters.ranges += value,
             "rangedb_ranges_led" => counters.leads += value,
             _ => {}
         }

@@ -55,6 +55,7 @@ impl Visit for Words {
         match field.name() {
             EVENT => value.clone_into(&mut self.kind),
             "message" => value.clone_into(&mut self.message),
+            "unlogged" if value == "0" => {}
             // Writing to a string cannot fail.
             name => drop(write!(self.fields, " {name}={value}")),
         }
