@@ -17,6 +17,7 @@ import os
 import pathlib
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -45,7 +46,7 @@ class Browser:
         self.process = subprocess.Popen(
             [program, *FLAGS, f"--user-data-dir={folder}", "about:blank"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            pass_fds=(3, 4), preexec_fn=place)
+            pass_fds=(3, 4), preexec_fn=place, start_new_session=True)
         os.close(high[0]), os.close(high[1])
         self.buffer, self.number, self.session, self.errors = b"", 0, None, []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -113,10 +114,15 @@ class Browser:
     def end(self):
         self.process.terminate()
         self.process.wait()
+        # Helper processes of the browser may still write to its folder.
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
 
 
 def look(program, url, folder, columns):
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         browser = Browser(program, profile)
         try:
             browser.call("Emulation.setDeviceMetricsOverride", width=1360, height=900, deviceScaleFactor=1, mobile=False)

@@ -234,6 +234,7 @@ fn busy_cluster(folder: &Path) -> (Scrape, Vec<String>) {
     for words in [
         &["put", "a", "1"][..],
         &["get", "a"],
+        &["put", "z", "1"],
         &["get", "a", "z"],
         &["incr", "n"],
         &["cas", "a", "--if-value", "1", "2"],

@@ -4,8 +4,9 @@
 //! answers late, and takes in new entries late. Every shard measures its durable writes
 //! ([`crate::wal::WriteSpeed`]) and tells the figure in its heartbeats. A shard is slow if the 99th
 //! percentile of its last two seconds is above [`SLOW_WRITE`] and [`TIMES_SLOWER`] times the median
-//! of the shards with which it shares ranges, and if several writes were slow: one or two are a
-//! hiccup. Then it hands leaderships over to voters that are as much faster, at most a third of them
+//! of the shards with which it shares ranges, if several writes were slow (one or two are a hiccup),
+//! and if that is so for [`LASTS`]: a disk that all share becomes slow for all, but one shard notices
+//! it first. Then it hands leaderships over to voters that are as much faster, at most a third of them
 //! a second, and accepts none for a minute. If none is faster, as on a disk that all nodes share,
 //! nothing moves.
 //!
@@ -28,6 +29,8 @@ use crate::wal::{SLOW_WRITE, WriteSpeed};
 
 /// How many times slower than the median of the others a shard must be.
 const TIMES_SLOWER: u32 = 5;
+/// How long a shard must be slow beside the others before it acts.
+const LASTS: Duration = Duration::from_secs(1);
 /// The figure of another shard counts for this long.
 const FIGURE_KEPT: Duration = Duration::from_secs(10);
 /// How long a shard that was slow accepts no leadership.
@@ -56,6 +59,8 @@ pub(super) struct SlowDisk<I> {
     others: RefCell<BTreeMap<Location, (I, Duration)>>,
     under_way: Cell<Option<UnderWay<I>>>,
     away_until: Cell<Option<I>>,
+    /// Since when the shard is slow beside the others.
+    slow_since: Cell<Option<I>>,
     stepped_at: Cell<Option<I>>,
     /// How many leaderships one step hands over at most.
     step: Cell<usize>,
@@ -68,6 +73,7 @@ impl<I> Default for SlowDisk<I> {
             others: RefCell::default(),
             under_way: Cell::new(None),
             away_until: Cell::new(None),
+            slow_since: Cell::new(None),
             stepped_at: Cell::new(None),
             step: Cell::new(0),
             handed_over: Cell::new(0),
@@ -114,6 +120,14 @@ impl<I: Instant> SlowDisk<I> {
         let speed = speed.filter(|speed| speed.is_steadily_slow && speed.p99 > SLOW_WRITE)?;
         self.median(now)
             .filter(|median| speed.p99 > *median * TIMES_SLOWER)
+    }
+
+    /// The same if it has been so for [`LASTS`].
+    fn stays_slow_beside(&self, speed: Option<WriteSpeed>, now: I) -> Option<Duration> {
+        let median = self.slow_beside(speed, now);
+        let since = median.map(|_| self.slow_since.get().unwrap_or(now));
+        self.slow_since.set(since);
+        median.filter(|_| since.is_some_and(|since| now >= since + LASTS))
     }
 
     /// For how long the write that began at `since` has been seen under way.
@@ -186,7 +200,7 @@ pub(super) fn look<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) {
         return hand_over(inner, leaving);
     }
     let speed = inner.wal.write_speed(now);
-    let (Some(speed), Some(median)) = (speed, slow_disk.slow_beside(speed, now)) else {
+    let (Some(speed), Some(median)) = (speed, slow_disk.stays_slow_beside(speed, now)) else {
         return;
     };
     let most_of_target = speed.p99 / TIMES_SLOWER;
@@ -320,6 +334,20 @@ mod tests {
         disk.heard(at(2), Some(1_000), now);
         let later = now + FIGURE_KEPT;
         assert_eq!(disk.slow_beside(steadily(MS * 200), later), None, "too old");
+    }
+
+    #[test]
+    fn it_must_be_slow_for_a_second() {
+        let (disk, now) = (SlowDisk::default(), StdInstant::now());
+        let slow = steadily(MS * 200);
+        disk.heard(at(2), Some(5_000), now);
+        assert_eq!(disk.stays_slow_beside(slow, now), None);
+        disk.heard(at(2), Some(200_000), now);
+        assert_eq!(disk.stays_slow_beside(slow, now + LASTS), None);
+        disk.heard(at(2), Some(5_000), now);
+        assert_eq!(disk.stays_slow_beside(slow, now + LASTS), None, "anew");
+        let later = now + LASTS * 2;
+        assert_eq!(disk.stays_slow_beside(slow, later), Some(MS * 5));
     }
 
     #[test]

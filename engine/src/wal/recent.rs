@@ -1,7 +1,9 @@
 //! How long the latest durable writes of the log have taken: what tells a slow disk from a hiccup.
 //!
-//! Two windows: the 99th percentile is of the last two seconds, and a disk counts as steadily slow
-//! only if several slow writes have ended within ten seconds. Pure; the log of each shard has one.
+//! The 99th percentile is of the last two seconds. Right after a disk has become slow these hold many
+//! more fast writes than slow ones, so the median of the last few writes counts if it is longer. A
+//! disk counts as steadily slow only if several slow writes have ended within ten seconds. Pure; the
+//! log of each shard has one.
 
 use std::time::Duration;
 
@@ -19,6 +21,8 @@ const SLOT: Duration = Duration::from_millis(500);
 const SLOW_WRITES_MIN: usize = 3;
 /// if they have ended within this time.
 const SLOW_WRITES_WITHIN: Duration = Duration::from_secs(10);
+/// The median of so many writes counts if it is above the percentile.
+const LAST_WRITES: usize = 5;
 /// Most microseconds of a write in the histograms, a minute; longer ones count as this.
 const MICROS_MAX: u64 = 60_000_000;
 
@@ -31,7 +35,8 @@ struct Slot<I> {
 /// The speed of the log's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteSpeed {
-    /// The 99th percentile of the last two seconds' writes.
+    /// The 99th percentile of the last two seconds' writes, or the median of the last few if that is
+    /// longer.
     pub p99: Duration,
     /// Whether several writes were slow within the last ten seconds.
     pub is_steadily_slow: bool,
@@ -42,6 +47,8 @@ pub struct RecentWrites<I> {
     slots: Vec<Slot<I>>,
     /// The slot that is being filled.
     current: usize,
+    /// How long the last writes took, in a ring, and the place of the next one.
+    last: ([Duration; LAST_WRITES], usize),
     /// When the last slow writes ended, in a ring.
     slow_ends: [Option<I>; SLOW_WRITES_MIN],
     /// The place in the ring of the next one: that of the oldest.
@@ -63,6 +70,7 @@ impl<I: Instant> Default for RecentWrites<I> {
         RecentWrites {
             slots: (0..slots).map(|_| slot()).collect(),
             current: 0,
+            last: ([Duration::ZERO; LAST_WRITES], 0),
             slow_ends: [None; SLOW_WRITES_MIN],
             next_slow: 0,
         }
@@ -84,6 +92,9 @@ impl<I: Instant> RecentWrites<I> {
             slot.micros
                 .saturating_record((took.as_micros() as u64).max(1));
         }
+        let (last, next) = &mut self.last;
+        last[*next] = took;
+        *next = (*next + 1) % LAST_WRITES;
         if took > SLOW_WRITE {
             if let Some(end) = self.slow_ends.get_mut(self.next_slow) {
                 *end = Some(now);
@@ -103,9 +114,12 @@ impl<I: Instant> RecentWrites<I> {
         if merged.is_empty() {
             return None;
         }
+        let mut last = self.last.0;
+        last.sort_unstable();
+        let median = last[LAST_WRITES / 2];
         let is_late = |end: &Option<I>| end.is_some_and(|end| now < end + SLOW_WRITES_WITHIN);
         Some(WriteSpeed {
-            p99: Duration::from_micros(merged.value_at_quantile(0.99)),
+            p99: Duration::from_micros(merged.value_at_quantile(0.99)).max(median),
             is_steadily_slow: self.slow_ends.iter().all(is_late),
         })
     }
@@ -157,6 +171,16 @@ mod tests {
         now += SLOW_WRITES_WITHIN;
         let speed = after(&mut recent, &mut now, &[(1, MS)]).unwrap();
         assert!(!speed.is_steadily_slow, "{speed:?}");
+    }
+
+    #[test]
+    fn a_disk_that_becomes_slow_is_known_after_three_writes() {
+        let (mut recent, mut now) = (RecentWrites::default(), StdInstant::now());
+        let speed = after(&mut recent, &mut now, &[(1000, MS), (2, MS * 200)]).unwrap();
+        assert!(speed.p99 < MS * 2, "{speed:?}");
+        let speed = after(&mut recent, &mut now, &[(1, MS * 200)]).unwrap();
+        assert_eq!(speed.p99, MS * 200);
+        assert!(speed.is_steadily_slow, "{speed:?}");
     }
 
     #[test]

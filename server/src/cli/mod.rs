@@ -90,8 +90,9 @@ impl From<rangedb_client::Error> for Trouble {
         let message = match error.code {
             // A range without a majority refuses reads, too, and those apply nothing.
             ErrorCode::NoQuorum if error.fate == Fate::NotApplied => format!(
-                "{}; `rangedb status` names the nodes that are missing",
-                error.message
+                "{} ({}); `rangedb status` names the nodes that are missing",
+                error.message,
+                error.code.name()
             ),
             _ => error.to_string(),
         };

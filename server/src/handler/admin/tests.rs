@@ -137,6 +137,7 @@ fn nodes_are_shown_with_what_they_hold() {
             "http": "n1:7480",
             "state": "alive",
             "membership": "active",
+            "slow_disk": false,
             "shards": 2,
             "leaders": 2,
             "replicas": 2,
