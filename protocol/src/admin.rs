@@ -3,10 +3,15 @@
 //! [`Unknown`](Health::Unknown), so that a client reads what a newer node writes. Members are added but
 //! never renamed, since other tools read them, too. Pure.
 
-use std::collections::BTreeMap;
+mod history;
+mod settings;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+pub use history::{NodeEvent, NodeHistory, Period, Step};
+pub use settings::{NodeConfig, NodeSetting, Reloaded, SettingDifference, SettingRefused};
 
 /// An admin command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,17 +102,6 @@ pub enum Command {
     },
 }
 
-/// The time for which a history sums up work.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Step {
-    /// By the minute, which is kept for a day.
-    #[default]
-    Minute,
-    /// By the hour, which is kept for 90 days.
-    Hour,
-}
-
 impl Command {
     /// Parses a command.
     ///
@@ -146,127 +140,11 @@ pub struct History {
     pub history: Vec<SettingChange>,
 }
 
-/// The answer to [`Command::History`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct NodeHistory {
-    /// The node whose history it is.
-    pub node: u64,
-    /// Its work by the minute, oldest first; empty if hours were asked for.
-    pub minutes: Vec<Period>,
-    /// Its work by the hour, oldest first; empty if minutes were asked for.
-    pub hours: Vec<Period>,
-    /// What happened, oldest first.
-    pub events: Vec<NodeEvent>,
-    /// What was not kept since the node started, as the history did not keep up or could not be written.
-    pub dropped: u64,
-}
-
-/// The work of a node in some time.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Period {
-    /// When it began, in milliseconds since 1970 of the node's wall clock.
-    pub t: u64,
-    /// The number of answered requests.
-    pub ops: u64,
-    /// The number of refused requests.
-    pub errors: u64,
-    /// Half of the requests were answered within so many microseconds.
-    pub p50_us: u64,
-    /// Of a hundred requests 99 were.
-    pub p99_us: u64,
-    /// Of a thousand requests 999 were.
-    pub p999_us: u64,
-    /// The number of answered requests, by operation.
-    #[serde(default)]
-    pub operations: BTreeMap<String, u64>,
-    /// The number of refused requests, by error code.
-    #[serde(default)]
-    pub refused: BTreeMap<String, u64>,
-}
-
-/// Something that happened on a node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeEvent {
-    /// When, in milliseconds since 1970 of the node's wall clock.
-    pub t: u64,
-    /// The node.
-    pub node: u64,
-    /// Its kind, such as `node_started`.
-    pub kind: String,
-    /// What happened, for people.
-    pub text: String,
-}
-
 /// The answer to a command that changes the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
     /// Whether it was carried out; a node that refuses says why by an error.
     pub done: bool,
-}
-
-/// The answer to [`Command::NodeConfig`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeConfig {
-    /// The node that answers.
-    pub node: u64,
-    /// All its settings.
-    pub node_settings: Vec<NodeSetting>,
-}
-
-/// A setting of one node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct NodeSetting {
-    /// The setting's name.
-    pub name: String,
-    /// The value in force.
-    pub in_force: String,
-    /// Where it comes from: `default`, or the line of a file, a variable or a flag.
-    pub source: String,
-    /// When a new value counts: from a `reload` or from the next `start` on.
-    pub counts_from: String,
-}
-
-/// The answer to [`Command::Reload`]: what became of each setting. If one is refused, nothing has
-/// changed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Reloaded {
-    /// The node that answers.
-    pub node: u64,
-    /// The settings that have a new value now.
-    pub applied: Vec<SettingDifference>,
-    /// The settings that stay as they are.
-    pub unchanged: Vec<String>,
-    /// The settings whose new value counts from the next start on.
-    pub needs_restart: Vec<SettingDifference>,
-    /// What is wrong with the new settings.
-    pub refused: Vec<SettingRefused>,
-}
-
-/// A setting with another value than before.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct SettingDifference {
-    /// The setting's name.
-    pub name: String,
-    /// The value before.
-    pub before: String,
-    /// The new value.
-    pub after: String,
-}
-
-/// Why new settings are not taken.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct SettingRefused {
-    /// The setting, if the fault is one setting's.
-    pub name: Option<String>,
-    /// The line of the file, if the fault is in one.
-    pub line: Option<u64>,
-    /// What is wrong.
-    pub reason: String,
 }
 
 /// The answer of the command line to an order that goes on after it was taken.

@@ -4,22 +4,23 @@
 //! pages and the service manager ([`service`]). The data path never waits for it. At a first signal
 //! to stop the node goes on serving for `--drain-wait`, and stops after everything is durable; at a
 //! second one it ends at once. At SIGHUP it reads its settings again. A fatal error of any shard aborts
-//! the whole process, since nothing
-//! may continue on bad state.
+//! the whole process, since nothing may continue on bad state.
 
 mod banner;
 mod clock;
 mod engine;
 mod first;
 mod service;
+mod stop;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant as StdInstant};
+use std::time::Instant as StdInstant;
 
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use rangedb_engine::cluster::NodeRecord;
-use rangedb_engine::env::{Clock, Instant};
+use rangedb_engine::env::Clock;
 use rangedb_engine::hlc::Hlc;
 use rangedb_engine::types::NodeId;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -32,7 +33,7 @@ use crate::check;
 use crate::config::Config;
 use crate::data_dir::{BadFolder, Birth, DataDir, Wanted};
 use crate::descriptors::{ConnectionLimit, Needs, Shares, TooFew};
-use crate::env::{Now, SystemClock, huge_pages, kernel, reactor};
+use crate::env::{SystemClock, huge_pages, kernel, reactor};
 use crate::fatal::{die, refuse};
 use crate::history::History;
 use crate::logging;
@@ -45,8 +46,6 @@ use crate::shard::{self, Order, ShardError, ShardSetup};
 use engine::Engine;
 use service::Service;
 
-/// The time that requests in flight get to finish after the first signal.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Memory that glommio registers for I/O in each executor: the minimum, as no I/O goes through
 /// glommio.
 const IO_MEMORY: usize = 64 << 10;
@@ -54,11 +53,6 @@ const IO_MEMORY: usize = 64 << 10;
 const REPORTS_MAX: usize = 4;
 /// The same for requests for a beat, of which one is made at a time.
 const BEATS_MAX: usize = 1;
-/// Signals that follow the first one within this time count as the same one: `timeout` and some
-/// supervisors signal both the process and its group.
-const REPEATED_SIGNAL_INTERVAL: Duration = Duration::from_millis(500);
-/// The exit code after a second signal; shells report the same for a process that SIGINT ended.
-const EXIT_AT_ONCE: i32 = 130;
 
 /// Why a node did not start, or did not stop cleanly.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +74,7 @@ pub enum NodeError {
     Port(#[from] PortError),
     /// The address of the admin pages cannot be used.
     #[error("cannot serve the admin pages on {0}: {1}; choose another address with --http")]
-    Http(std::net::SocketAddr, io::Error),
+    Http(SocketAddr, io::Error),
     /// A thread or an executor cannot be made.
     #[error("cannot start {0}: {1}")]
     Start(&'static str, String),
@@ -286,17 +280,8 @@ async fn control(
     let service = Arc::new(Service::new(node.clone()));
     tokio::spawn(service.clone().inform());
 
-    let prepare = async {
-        let folder = open_folder(config, &node).await?;
-        let config = config.clone().with_shards(folder.identity.shards);
-        let config = config.map_err(NodeError::Memory)?;
-        kernel::check_direct_io(&config.data_dir)?;
-        let around = look_around(&config, &folder).await?;
-        let port = Port::bind(&config.listen, usize::from(config.shards), HELD_TIMEOUT)?;
-        Ok::<_, NodeError>((folder, config, around, port))
-    };
     let (folder, config, around, port) = tokio::select! {
-        prepared = prepare => prepared?,
+        prepared = prepare(config, &node) => prepared?,
         () = signals.stop() => {
             service.enter(Phase::Draining);
             tracing::info!(event = "node_stopped", "the node has stopped before it had a place");
@@ -331,17 +316,9 @@ async fn control(
     };
     if !stopped_early {
         service.enter(Phase::Ready);
-        let process = std::process::id();
-        let count = config.shards;
-        logging::announce(format!(
-            "ready listen={listen} http={http} shards={count} pid={process}"
-        ));
-        tracing::info!(
-            event = "node_started",
-            "the node is ready: it listens on {listen}, and for HTTP on {http}"
-        );
+        announce(listen, http, config.shards);
         serve(&service, &mut shards, &mut signals, settings).await;
-        linger(
+        stop::linger(
             settings.http().drain_wait,
             &service,
             &mut shards,
@@ -350,7 +327,33 @@ async fn control(
         .await;
     }
     service.enter(Phase::Draining);
-    drain(&mut shards, &mut signals).await
+    stop::drain(&mut shards, &mut signals).await
+}
+
+/// Opens the folder, and takes the port for clients and other nodes.
+async fn prepare(
+    config: &Config,
+    node: &admin::Node,
+) -> Result<(DataDir, Config, enroll::Around, Port), NodeError> {
+    let folder = open_folder(config, node).await?;
+    let config = config.clone().with_shards(folder.identity.shards);
+    let config = config.map_err(NodeError::Memory)?;
+    kernel::check_direct_io(&config.data_dir)?;
+    let around = look_around(&config, &folder).await?;
+    let port = Port::bind(&config.listen, usize::from(config.shards), HELD_TIMEOUT)?;
+    Ok((folder, config, around, port))
+}
+
+/// Says that the node is ready.
+fn announce(listen: SocketAddr, http: SocketAddr, shards: u16) {
+    let process = std::process::id();
+    logging::announce(format!(
+        "ready listen={listen} http={http} shards={shards} pid={process}"
+    ));
+    tracing::info!(
+        event = "node_started",
+        "the node is ready: it listens on {listen}, and for HTTP on {http}"
+    );
 }
 
 /// Serves until a signal stops the node.
@@ -369,65 +372,6 @@ async fn serve(
             ended = shards.ended.recv() => died(ended),
         }
     }
-}
-
-/// Goes on serving for a while after the signal to stop, so that load balancers notice it.
-async fn linger(wait: Duration, service: &Service, shards: &mut Shards, signals: &mut Signals) {
-    if wait.is_zero() {
-        return;
-    }
-    service.enter(Phase::Leaving);
-    tracing::info!(
-        "the node was told to stop and serves for {wait:?} more, while /readyz says that it stops"
-    );
-    let told = StdInstant::now();
-    let over = tokio::time::Instant::now() + wait;
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep_until(over) => return,
-            () = signals.stop() => end_at_once(told),
-            ended = shards.ended.recv() => died(ended),
-        }
-    }
-}
-
-/// Ends the process at a second signal to stop; `told` is when the first one came.
-fn end_at_once(told: StdInstant) {
-    if told.elapsed() >= REPEATED_SIGNAL_INTERVAL {
-        tracing::warn!("told to stop a second time: ending at once");
-        logging::flush();
-        std::process::exit(EXIT_AT_ONCE);
-    }
-}
-
-/// Stops all shards and waits until they have ended.
-async fn drain(shards: &mut Shards, signals: &mut Signals) -> Result<(), NodeError> {
-    tracing::info!(
-        event = "drain_started",
-        "the node was told to stop: what is in flight gets 10 s; a second signal ends it at once"
-    );
-    let told = StdInstant::now();
-    // A shard that has ended already receives no order.
-    let _ = shards.orders.send(Order::Stop {
-        until: Now::now() + DRAIN_TIMEOUT,
-    });
-    while shards.running > 0 {
-        tokio::select! {
-            ended = shards.ended.recv() => match ended {
-                Some((_, Ok(()))) => shards.running -= 1,
-                Some((shard, Err(error))) => return Err(NodeError::Shard(shard, error)),
-                None => break,
-            },
-            () = signals.stop() => end_at_once(told),
-        }
-    }
-    tracing::info!(
-        event = "drain_ended",
-        "what was in flight has ended, after {} ms",
-        told.elapsed().as_millis()
-    );
-    tracing::info!(event = "node_stopped", "the node has stopped");
-    Ok(())
 }
 
 /// Waits until every shard is ready or one has failed.
@@ -456,7 +400,7 @@ fn start(
     config: &Config,
     folder: &DataDir,
     (port, node, shares): (Port, NodeInfo, Shares),
-    (pages, service, http): (&admin::Node, &Service, std::net::SocketAddr),
+    (pages, service, http): (&admin::Node, &Service, SocketAddr),
 ) -> Result<(Shards, Arc<Peers>), NodeError> {
     let count = config.shards;
     let (orders, ordered) = watch::channel(Order::Serve);
@@ -543,8 +487,8 @@ fn info(
 fn introduce(
     config: &Config,
     folder: &DataDir,
-    listen: std::net::SocketAddr,
-    http: std::net::SocketAddr,
+    listen: SocketAddr,
+    http: SocketAddr,
 ) -> (Arc<Peers>, NodeRecord) {
     // A port 0 was chosen by the system: advertise the real one.
     let advertise = match config.advertise.rsplit_once(':') {

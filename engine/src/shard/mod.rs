@@ -58,6 +58,7 @@ pub use digests::{DigestOptions, DigestStats};
 pub use folder::{FolderMark, Opened};
 pub use multi_get::{KeyFound, KeyTurn, Moment};
 use range_map::{RangeMap, Running};
+pub use slow_disk::SlowDiskStatus;
 pub use status::{ClusterStatus, PeerStatus, RangeStatus, ReplicationStatus, ShardStatus};
 
 /// A range with which a new shard starts.

@@ -54,6 +54,15 @@ struct UnderWay<I> {
     seen: Duration,
 }
 
+/// What a shard does because its disk is slow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlowDiskStatus {
+    /// Whether it accepts no leadership, because its disk was slow within the last minute.
+    pub stays_away: bool,
+    /// How many leaderships it has handed over because of its disk.
+    pub handed_over: u64,
+}
+
 /// What a shard knows of the speed of its disk and of those of others. See the module's chapter.
 pub(super) struct SlowDisk<I> {
     others: RefCell<BTreeMap<Location, (I, Duration)>>,
@@ -95,9 +104,12 @@ impl<I: Instant> SlowDisk<I> {
         self.away_until.get().is_some_and(|until| now < until)
     }
 
-    /// How many leaderships were handed over because of the disk.
-    pub fn handed_over(&self) -> u64 {
-        self.handed_over.get()
+    /// What it does now, and has done.
+    pub fn status(&self, now: I) -> SlowDiskStatus {
+        SlowDiskStatus {
+            stays_away: self.stays_away(now),
+            handed_over: self.handed_over.get(),
+        }
     }
 
     fn p99_of(&self, shard: Location, now: I) -> Option<Duration> {

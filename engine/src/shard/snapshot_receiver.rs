@@ -185,10 +185,7 @@ impl<E: Env> Shard<E> {
                         let state = Box::new(state);
                         let staged = StagedSnapshot { data_id, state };
                         let response = group.install(vote, &covers, staged).await;
-                        if matches!(response, RaftResponse::Installed(_)) {
-                            let counters = &self.inner.around.counters;
-                            counters.count(|stats| stats.snapshots_installed += 1);
-                        }
+                        self.count_installed(&response);
                         // From now on the range is found by key.
                         self.inner.ranges.version().add(1);
                         response
@@ -198,6 +195,13 @@ impl<E: Env> Shard<E> {
                 self.inner.end_staging(envelope.to);
                 Ok(response)
             }
+        }
+    }
+
+    fn count_installed(&self, response: &RaftResponse) {
+        if matches!(response, RaftResponse::Installed(_)) {
+            let counters = &self.inner.around.counters;
+            counters.count(|stats| stats.snapshots_installed += 1);
         }
     }
 

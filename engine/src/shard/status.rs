@@ -11,6 +11,7 @@ use crate::raft::RaftStats;
 use crate::range::Route;
 use crate::range::usage::RangeLoad;
 use crate::shard::availability::{Availability, availability};
+use crate::shard::slow_disk::SlowDiskStatus;
 use crate::shard::{DigestStats, Inner, Running};
 use crate::tree::cold_reads::ColdReadStats;
 use crate::types::{DataId, Location, ReplicaId, Timestamp};
@@ -79,10 +80,8 @@ pub struct ShardStatus {
     pub disk_full: bool,
     /// Whether files wait because the process lacks descriptors or memory.
     pub starved: bool,
-    /// Whether the shard accepts no leadership, because its disk was slow within the last minute.
-    pub slow_disk: bool,
-    /// How many leaderships it has handed over because its disk was slow.
-    pub slow_disk_transfers: u64,
+    /// What the shard does because its disk is slow.
+    pub slow_disk: SlowDiskStatus,
     /// Counters of the log.
     pub wal: WalStats,
     /// Counters of the tree.
@@ -214,8 +213,7 @@ pub(super) fn of<E: Env>(inner: &Inner<E>) -> ShardStatus {
         pressure: inner.store.pressure(),
         disk_full: inner.store.disk_full(),
         starved: inner.store.is_starved(),
-        slow_disk: inner.liveness.slow_disk.stays_away(Now::<E>::now()),
-        slow_disk_transfers: inner.liveness.slow_disk.handed_over(),
+        slow_disk: inner.liveness.slow_disk.status(Now::<E>::now()),
         wal,
         lsm: inner.store.stats(),
         cold_reads: inner.store.cold_reads(),

@@ -13,6 +13,7 @@
 //! Events are log lines with a field `event` ([`layer`]), and the crash of the run before
 //! ([`last_words`]). Work is collected by the admin pages' side, which asks the shards.
 
+mod fault;
 pub mod last_words;
 pub mod layer;
 pub mod record;

@@ -10,8 +10,9 @@ use rangedb_engine::env::Clock;
 use rangedb_protocol::admin::{NodeEvent, NodeHistory, Period, Step};
 
 use super::Query;
+use super::fault::Fault;
 use super::record::{Event, HOUR_MS, Work};
-use super::store::{Fault, Kind, Store, put_aside};
+use super::store::{Kind, Store, put_aside};
 use crate::data_dir::{DAMAGED_HISTORY, HISTORY};
 use crate::env::SystemClock;
 

@@ -11,7 +11,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use super::store::Fault;
+use super::fault::Fault;
 
 /// The list of files.
 const SEALED: &str = "sealed";

@@ -10,7 +10,8 @@
 //! number: a wall clock that jumps makes no row older than it is.
 //!
 //! A database is opened only if its files are as they were written ([`seal`]). If fjall fails by a panic
-//! nevertheless, the chapter of [`super`] says what becomes of that. After an error a store must be dropped: fjall takes no more writes then.
+//! nevertheless, the chapter of [`super`] says what becomes of that. After an error a store must be
+//! dropped: fjall takes no more writes then.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,8 +19,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
-use rangedb_engine::disk_fault::Lack;
 
+use super::fault::Fault;
 use super::seal;
 
 /// Once the journal is as long, the database is written anew. A memtable holds all of it.
@@ -66,44 +67,6 @@ impl Kind {
             Kind::Hour => (90 * 24, 10 << 20),
             Kind::Event => (20_000, 4 << 20),
         }
-    }
-}
-
-/// Why the history cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum Fault {
-    /// The disk is full, or the process has no more files or memory: that may pass.
-    #[error("{0}")]
-    Lacking(String),
-    /// The files are damaged, or the disk is.
-    #[error("{0}")]
-    Damaged(String),
-}
-
-impl Fault {
-    fn of(error: &(dyn std::error::Error + 'static)) -> Fault {
-        let mut cause = Some(error);
-        while let Some(error) = cause {
-            if let Some(error) = error.downcast_ref::<io::Error>()
-                && Lack::of(error).is_some()
-            {
-                return Fault::Lacking(error.to_string());
-            }
-            cause = error.source();
-        }
-        Fault::Damaged(error.to_string())
-    }
-}
-
-impl From<fjall::Error> for Fault {
-    fn from(error: fjall::Error) -> Fault {
-        Fault::of(&error)
-    }
-}
-
-impl From<io::Error> for Fault {
-    fn from(error: io::Error) -> Fault {
-        Fault::of(&error)
     }
 }
 

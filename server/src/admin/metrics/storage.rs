@@ -93,12 +93,12 @@ pub(super) const LOG: &[Metric] = &[
     gauge(
         "rangedb_slow_disk",
         "1 while the shard accepts no leadership, because its disk was slow within the last minute.",
-        Source::Shard(|report| f64::from(u8::from(report.status.slow_disk))),
+        Source::Shard(|report| f64::from(u8::from(report.status.slow_disk.stays_away))),
     ),
     counter(
         "rangedb_slow_disk_transfers_total",
         "Leaderships that the shard handed over because its disk was slow.",
-        Source::Shard(|report| report.status.slow_disk_transfers as f64),
+        Source::Shard(|report| report.status.slow_disk.handed_over as f64),
     ),
 ];
 

@@ -13,6 +13,7 @@ use rangedb_engine::range::Route;
 use rangedb_engine::range::usage::RangeLoad;
 use rangedb_engine::shard::{
     Availability, DigestStats, PeerStatus, RangeStatus, ReplicationStatus, ShardStatus,
+    SlowDiskStatus,
 };
 use rangedb_engine::tree::cold_reads::ColdReadStats;
 use rangedb_engine::types::{
@@ -150,8 +151,7 @@ fn report(shard: u16) -> ShardReport {
         pressure: 0.0,
         disk_full: false,
         starved: false,
-        slow_disk: false,
-        slow_disk_transfers: 0,
+        slow_disk: SlowDiskStatus::default(),
         leaves: false,
         wal: WalStats {
             writes: 0,
