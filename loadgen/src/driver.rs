@@ -4,7 +4,7 @@
 //! grown) besides the client's. Each thread has its own runtime and counters; threads share only
 //! the plan, to which only inserts write. A thread's connections carry `depth` operations each.
 //! Each slot is a task that begins its next operation when the last one is answered. Another task of the
-//! thread tells the main thread each second what was done ([`series`](crate::series)).
+//! thread tells the main thread each second what was done ([`crate::series`]).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -1,4 +1,4 @@
-//! What a node has kept of its past, in answers to [`Command::History`](super::Command::History).
+//! What a node has kept of its past, in answers to [`super::Command::History`].
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub enum Step {
     Hour,
 }
 
-/// The answer to [`Command::History`].
+/// The answer to [`super::Command::History`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct NodeHistory {

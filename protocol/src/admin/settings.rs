@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The answer to [`Command::NodeConfig`].
+/// The answer to [`super::Command::NodeConfig`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeConfig {
     /// The node that answers.
@@ -25,7 +25,7 @@ pub struct NodeSetting {
     pub counts_from: String,
 }
 
-/// The answer to [`Command::Reload`]: what became of each setting. If one is refused, nothing has
+/// The answer to [`super::Command::Reload`]: what became of each setting. If one is refused, nothing has
 /// changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
