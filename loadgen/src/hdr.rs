@@ -93,7 +93,7 @@ fn distribution(latencies: &Latencies) -> String {
          #[Max     = {max:12.3}, Total count    = {count:12}]\n\
          #[Buckets = {:12}, SubBuckets     = {:12}]",
         latencies.buckets(),
-        // So many values that differ are told apart in each bucket.
+        // The number of values that each bucket distinguishes.
         (2 * 10_u32.pow(u32::from(LATENCY_DIGITS))).next_power_of_two(),
     );
     text

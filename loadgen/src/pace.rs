@@ -43,8 +43,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Runs from `start` until `end` or until it is told to stop, with `rate` operations a second if
-    /// one is given.
+    /// A pace from `start` until `end`, or until `stop` says so, of `rate` operations a second if one is
+    /// given.
     pub fn new((start, end): (Instant, Option<Instant>), rate: Option<f64>, stop: Stop) -> Pace {
         Pace {
             start,

@@ -70,6 +70,22 @@ impl Seen {
         let windows = all.windows(BUCKETS_OF_WINDOW);
         windows.map(|window| window.iter().sum()).min().unwrap_or(0)
     }
+
+    /// Prints what clients noticed while `what` happened.
+    ///
+    /// # Panics
+    /// A call failed, or nothing was written for a second.
+    pub fn assert_unharmed(&self, what: &str) {
+        println!(
+            "{what}: {} writes, {} in the worst second, longest call {:?}, failed {:?}",
+            self.acknowledged.len(),
+            self.worst_second(),
+            self.slowest,
+            self.errors
+        );
+        assert!(self.errors.is_empty(), "{:?}", self.errors);
+        assert!(self.worst_second() > 0, "nothing was written for a second");
+    }
 }
 
 /// Writes a new key each time, in all ranges.

@@ -100,15 +100,7 @@ fn a_rolling_restart_with_drains_under_load_fails_no_request() {
             load.goes_on();
         }
         let seen = load.end().await;
-        println!(
-            "{} writes, {} in the worst second, longest call {:?}, failed {:?}",
-            seen.acknowledged.len(),
-            seen.worst_second(),
-            seen.slowest,
-            seen.errors
-        );
-        assert!(seen.errors.is_empty(), "{:?}", seen.errors);
-        assert!(seen.worst_second() > 0, "nothing was written for a second");
+        seen.assert_unharmed("restarts after drains");
     });
 }
 

@@ -136,7 +136,7 @@ impl MembershipStatus {
 pub struct MembershipRecord {
     /// The node.
     pub node: NodeId,
-    /// What was decided last.
+    /// The last decision.
     pub status: MembershipStatus,
 }
 

@@ -39,7 +39,7 @@ pub enum Order {
     SetMembership {
         /// The node.
         node: NodeId,
-        /// What it becomes.
+        /// Its new membership.
         status: MembershipStatus,
     },
 }

@@ -23,6 +23,7 @@ use crate::env::{AsyncRuntime, Clock, Env, Instant, MessageClass, Now, Transport
 use crate::error::Fatal;
 use crate::raft::{self, Led, Message, TICK, Tick};
 use crate::types::{Location, RangeId, ShardId};
+use crate::wal::WriteSpeed;
 
 /// How often a shard sends heartbeats to others.
 const BEAT: Duration = Duration::from_millis(200);
@@ -152,8 +153,9 @@ pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>, stop: Rc<Cell<bool>>) {
             }
             if now >= beat_at {
                 beat_at = now + BEAT;
-                slow_disk::look(&inner, now);
-                beat(&inner, now);
+                let speed = inner.wal.write_speed(now);
+                slow_disk::look(&inner, speed, now);
+                beat(&inner, speed, now);
             }
         }
     }));
@@ -182,7 +184,7 @@ async fn tick<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) -> Result<(), Fatal> {
 }
 
 /// Sends a heartbeat to every shard that shares a range with this one.
-fn beat<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) {
+fn beat<E: Env>(inner: &Rc<Inner<E>>, speed: Option<WriteSpeed>, now: Now<E>) {
     let hangs = inner.wal.writing_since();
     if hangs.is_some_and(|since| now > since + LOG_HANGS_AFTER) {
         return;
@@ -212,7 +214,6 @@ fn beat<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) {
         }
     }
     inner.liveness.tell(peers.keys(), now);
-    let speed = inner.wal.write_speed(now);
     let write_p99_micros = speed.map(|speed| speed.p99.as_micros() as u32);
     for (to, leads) in peers {
         let bytes = raft::encode(&Message::Heartbeat {

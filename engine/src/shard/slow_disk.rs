@@ -188,7 +188,7 @@ struct Leaving<E: Env> {
 }
 
 /// Looks at the disk's speed, and hands leaderships over if it is slow.
-pub(super) fn look<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) {
+pub(super) fn look<E: Env>(inner: &Rc<Inner<E>>, speed: Option<WriteSpeed>, now: Now<E>) {
     let slow_disk = &inner.liveness.slow_disk;
     let waits_for_room = inner.wal.lack().is_some();
     let writing = inner.wal.writing_since().filter(|_| !waits_for_room);
@@ -211,7 +211,6 @@ pub(super) fn look<E: Env>(inner: &Rc<Inner<E>>, now: Now<E>) {
         }
         return hand_over(inner, leaving);
     }
-    let speed = inner.wal.write_speed(now);
     let (Some(speed), Some(median)) = (speed, slow_disk.stays_slow_beside(speed, now)) else {
         return;
     };

@@ -53,7 +53,7 @@ pub struct RangeStatus {
 /// Another shard with which this one exchanges heartbeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerStatus {
-    /// Where it is.
+    /// Its node and number.
     pub at: Location,
     /// Whether it has answered lately.
     pub answers: bool,

@@ -138,24 +138,24 @@ mod tests {
         recent: &mut RecentWrites<StdInstant>,
         now: &mut StdInstant,
         writes: &[(usize, Duration)],
-    ) -> Option<WriteSpeed> {
+    ) -> WriteSpeed {
         for (number, took) in writes {
             for _ in 0..*number {
                 *now += *took;
                 recent.count(*took, *now);
             }
         }
-        recent.speed(*now)
+        recent.speed(*now).expect("writes have just ended")
     }
 
     #[test]
     fn one_or_two_slow_writes_are_a_hiccup_and_three_are_not() {
         let (mut recent, mut now) = (RecentWrites::default(), StdInstant::now());
         assert_eq!(recent.speed(now), None);
-        let speed = after(&mut recent, &mut now, &[(20, MS), (2, MS * 400)]).unwrap();
+        let speed = after(&mut recent, &mut now, &[(20, MS), (2, MS * 400)]);
         assert!(speed.p99 > SLOW_WRITE, "{speed:?}");
         assert!(!speed.is_steadily_slow, "{speed:?}");
-        let speed = after(&mut recent, &mut now, &[(1, MS * 200)]).unwrap();
+        let speed = after(&mut recent, &mut now, &[(1, MS * 200)]);
         assert!(speed.is_steadily_slow, "{speed:?}");
     }
 
@@ -165,20 +165,20 @@ mod tests {
         let _ = after(&mut recent, &mut now, &[(9, MS * 200)]);
         now += WINDOW + SLOT * 2;
         assert_eq!(recent.speed(now), None, "no write at all");
-        let speed = after(&mut recent, &mut now, &[(99, MS)]).unwrap();
+        let speed = after(&mut recent, &mut now, &[(99, MS)]);
         assert!(speed.p99 < MS * 2, "{speed:?}");
         assert!(speed.is_steadily_slow, "slow a few seconds ago: {speed:?}");
         now += SLOW_WRITES_WITHIN;
-        let speed = after(&mut recent, &mut now, &[(1, MS)]).unwrap();
+        let speed = after(&mut recent, &mut now, &[(1, MS)]);
         assert!(!speed.is_steadily_slow, "{speed:?}");
     }
 
     #[test]
     fn a_disk_that_becomes_slow_is_known_after_three_writes() {
         let (mut recent, mut now) = (RecentWrites::default(), StdInstant::now());
-        let speed = after(&mut recent, &mut now, &[(1000, MS), (2, MS * 200)]).unwrap();
+        let speed = after(&mut recent, &mut now, &[(1000, MS), (2, MS * 200)]);
         assert!(speed.p99 < MS * 2, "{speed:?}");
-        let speed = after(&mut recent, &mut now, &[(1, MS * 200)]).unwrap();
+        let speed = after(&mut recent, &mut now, &[(1, MS * 200)]);
         assert_eq!(speed.p99, MS * 200);
         assert!(speed.is_steadily_slow, "{speed:?}");
     }
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn a_write_that_takes_longer_than_the_window_is_seen_when_it_has_ended() {
         let (mut recent, mut now) = (RecentWrites::default(), StdInstant::now());
-        let speed = after(&mut recent, &mut now, &[(3, MS * 3_000)]).unwrap();
+        let speed = after(&mut recent, &mut now, &[(3, MS * 3_000)]);
         assert!(speed.p99 >= MS * 2_800, "{speed:?}");
         assert!(speed.is_steadily_slow, "{speed:?}");
     }
