@@ -270,7 +270,7 @@ impl Context {
             other_ms,
             outcome,
             unlogged,
-            "a {operation} took {total_ms} ms"
+            "a request of the kind {operation} took {total_ms} ms"
         );
     }
 
