@@ -656,6 +656,8 @@ fn what_was_acknowledged_before_a_stop_is_there_after_it() {
     let limits = ClientLimits::default();
     let node = TestNode::start_in(folder.path(), &["m"], limits);
     let mut client = node.connect(0, false);
+    // Once the node has closed the connection its address can no longer be asked for.
+    let address = client.stream.peer_addr().expect("connected");
     let mut bytes = Vec::new();
     for number in 0..1000u32 {
         let key = format!("{}{number}", if number % 2 == 0 { "z" } else { "a" });
@@ -674,7 +676,7 @@ fn what_was_acknowledged_before_a_stop_is_there_after_it() {
         }
     }
     stopper.join().expect("it stops");
-    assert!(std::net::TcpStream::connect(client.stream.peer_addr().expect("connected")).is_err());
+    assert!(std::net::TcpStream::connect(address).is_err());
 
     let node = TestNode::start_in(folder.path(), &["m"], limits);
     let mut client = node.connect(1, false);
