@@ -75,11 +75,23 @@ pub enum Mutant {
     LeaseUncheckedAfterColdRead,
     /// The manager gives leaderships to a node that drains as to any other.
     DrainedNodeLeads,
+    /// A leader goes on serving the keys of a range that is being split off.
+    ReadsDuringSplit,
+    /// A replica is born before its birth is durable.
+    BirthNotDurable,
+    /// A replica is removed, or becomes a snapshot, though a child still needs its log.
+    ParentGoesFirst,
+    /// Requests of sessions stay in the parent's table as well when their keys move to the child.
+    SessionRequestCopied,
+    /// The garbage collector does not know of newborn replicas before they run.
+    NewbornUnknownToCollector,
+    /// A snapshot has all rows of its data id, also those of other ranges.
+    ExportOfWholeDataId,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 34] = [
+    pub const ALL: [Mutant; 40] = [
         Mutant::AcknowledgeBeforeDurable,
         Mutant::LeaseWithoutMargin,
         Mutant::VoteAfterRestart,
@@ -114,6 +126,12 @@ impl Mutant {
         Mutant::MultiGetAtTwoMoments,
         Mutant::LeaseUncheckedAfterColdRead,
         Mutant::DrainedNodeLeads,
+        Mutant::ReadsDuringSplit,
+        Mutant::BirthNotDurable,
+        Mutant::ParentGoesFirst,
+        Mutant::SessionRequestCopied,
+        Mutant::NewbornUnknownToCollector,
+        Mutant::ExportOfWholeDataId,
     ];
 }
 

@@ -110,6 +110,30 @@ pub fn voters(membership: &[u8]) -> io::Result<(Vec<ReplicaId>, bool)> {
     Ok((members.voter_ids().collect(), is_joint))
 }
 
+/// An encoded membership with other ids of its replicas, at the same places and with the same rights.
+/// `None` if a replica has no other id.
+///
+/// # Errors
+/// The bytes are not a membership, or the encoder failed.
+pub fn renamed(
+    membership: &[u8],
+    other: impl Fn(ReplicaId) -> Option<ReplicaId>,
+) -> io::Result<Option<Vec<u8>>> {
+    let members = decode_membership(membership)?;
+    let configs = members.get_joint_config().iter().map(|config| {
+        let renamed = config.iter().map(|id| other(*id));
+        renamed.collect::<Option<BTreeSet<ReplicaId>>>()
+    });
+    let nodes = members.nodes().map(|(id, place)| Some((other(*id)?, *place)));
+    let configs: Option<Vec<BTreeSet<ReplicaId>>> = configs.collect();
+    let nodes: Option<BTreeMap<ReplicaId, Location>> = nodes.collect();
+    let Some((configs, nodes)) = configs.zip(nodes) else {
+        return Ok(None);
+    };
+    let members = Members::new(configs, nodes).map_err(io::Error::other)?;
+    encode_membership(&members).map(Some)
+}
+
 /// Our log id as openraft's.
 pub fn raft_log_id(id: wal::LogId) -> RaftLogId {
     let leader = Leader {

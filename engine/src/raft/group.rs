@@ -163,7 +163,11 @@ impl<M: Machine> RaftGroup<M> {
                 raft,
                 silent: Cell::new(made == StartMode::Before && !alone && !forgets),
                 progress,
-                timers: Timers::new(Now::<M::Env>::now(), around.stalled),
+                timers: Timers::new(
+                    Now::<M::Env>::now(),
+                    around.stalled,
+                    made == StartMode::Before,
+                ),
                 entries_kept: around.entries_kept,
                 log,
                 pins,

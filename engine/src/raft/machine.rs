@@ -72,7 +72,8 @@ pub trait Machine: Sized + 'static {
     /// The encoder failed.
     fn empty_entry() -> Result<Body, Fatal>;
 
-    /// Waits until there is room for what the entry writes: apply is where back pressure begins.
+    /// Waits until there is room for what the entry writes, and until what it needs is durable: apply is
+    /// where back pressure begins.
     ///
     /// # Errors
     /// What the machine writes to has failed, and the process must end.

@@ -41,7 +41,7 @@ mod timers;
 mod transfer;
 mod type_config;
 
-pub use convert::{encode_membership, members, replicas, voters};
+pub use convert::{encode_membership, members, renamed, replicas, voters};
 pub use counters::{RaftCounters, RaftStats};
 pub use group::{GroupDeps, ProposalResult, RaftGroup, StartMode};
 pub use log_store::LogStore;

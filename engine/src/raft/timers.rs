@@ -39,8 +39,11 @@ const SPREAD_MS: u64 = LEASE_MS / 4;
 pub(super) struct Timers<T: Instant> {
     /// How long this process has not run in total, shared with the whole shard.
     stalled: Rc<Cell<Duration>>,
-    /// When this replica last heard of a leader, and `stalled` at that moment.
+    /// When this replica last heard of a leader, and `stalled` at that moment; before that, when it
+    /// started.
     heard: Cell<(T, Duration)>,
+    /// Whether it may have promised a leader a lease: it has heard of one, or existed before the start.
+    has_promised: Cell<bool>,
     /// The random part of the next wait before a campaign.
     spread: Cell<Duration>,
     /// This replica does not campaign before this.
@@ -58,15 +61,17 @@ pub(super) struct Timers<T: Instant> {
 }
 
 impl<T: Instant> Timers<T> {
-    /// The timers of a replica that starts now.
-    pub fn new(now: T, stalled: Rc<Cell<Duration>>) -> Timers<T> {
-        // Before the start it may have promised a lease: that counts like hearing of a leader now.
+    /// The timers of a replica that starts now. If it existed before, it may have promised a lease: that
+    /// counts like hearing of a leader now. One that was made just now has promised nothing and grants
+    /// pre-votes at once, but waits as long before it campaigns itself.
+    pub fn new(now: T, stalled: Rc<Cell<Duration>>, existed: bool) -> Timers<T> {
         let mut heard = now;
         if mutant::is(Mutant::VoteAfterRestart) {
             heard = now - Duration::from_millis(LEASE_MS);
         }
         Timers {
             heard: Cell::new((heard, stalled.get())),
+            has_promised: Cell::new(existed),
             stalled,
             spread: Cell::default(),
             campaign_from: Cell::new(None),
@@ -80,6 +85,7 @@ impl<T: Instant> Timers<T> {
 
     /// Notes that this replica heard of a leader at `at`.
     pub fn hear(&self, at: T) {
+        self.has_promised.set(true);
         if at > self.heard.get().0 {
             self.heard.set((at, self.stalled.get()));
         }
@@ -93,7 +99,7 @@ impl<T: Instant> Timers<T> {
 
     /// Whether this replica has heard of a leader within the last lease.
     pub fn has_heard(&self, now: T) -> bool {
-        now < self.heard.get().0 + Duration::from_millis(LEASE_MS)
+        self.has_promised.get() && now < self.heard.get().0 + Duration::from_millis(LEASE_MS)
     }
 
     /// Notes that this replica begins to lead.
@@ -195,7 +201,7 @@ mod tests {
 
     fn start() -> Start {
         let (at, stalled) = (StdInstant::now(), Rc::<Cell<Duration>>::default());
-        let timers = Timers::new(at, stalled.clone());
+        let timers = Timers::new(at, stalled.clone(), true);
         Start {
             at,
             stalled,
@@ -220,6 +226,15 @@ mod tests {
         assert!(timers.has_heard(heard + LEASE - MS) && !timers.has_heard(heard + LEASE));
         assert!(!timers.campaign_is_due(heard + LEASE - MS, 0));
         assert!(timers.campaign_is_due(heard + LEASE, 0));
+    }
+
+    #[test]
+    fn one_that_was_made_just_now_has_promised_nothing() {
+        let at = StdInstant::now();
+        let timers = Timers::new(at, Rc::default(), false);
+        assert!(!timers.has_heard(at) && !timers.campaign_is_due(at + LEASE - MS, 0));
+        timers.hear(at + MS);
+        assert!(timers.has_heard(at + MS));
     }
 
     #[test]

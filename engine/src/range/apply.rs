@@ -18,6 +18,7 @@ use crate::raft::{self, AppliedMembership};
 use crate::range::command::{self, ArchivedAction, ArchivedEntry, ArchivedRangeOrder};
 use crate::range::format;
 use crate::range::sessions::Verdict;
+use crate::range::split::{self, Child};
 use crate::range::state::RangeState;
 use crate::request::{
     ArchivedBatch, ArchivedChange, ArchivedExpected, ArchivedMutation, Outcome, RequestId,
@@ -67,6 +68,8 @@ pub struct Step {
     pub results: Vec<Applied>,
     /// In the order of its commands.
     pub effects: Vec<Effect>,
+    /// The range that it has split off.
+    pub child: Option<Box<Child>>,
 }
 
 /// Applies one entry.
@@ -113,6 +116,7 @@ fn apply_commands(
 ) -> Result<Step, Fatal> {
     let mut results = Vec::with_capacity(entry.commands.len());
     let mut effects = Vec::new();
+    let mut child = None;
     for command in entry.commands.iter() {
         let timestamp = Timestamp(command.timestamp.to_native());
         if timestamp <= state.last_ts {
@@ -121,6 +125,13 @@ fn apply_commands(
         }
         state.last_ts = timestamp;
         let outcome = match &command.action {
+            ArchivedAction::Order(ArchivedRangeOrder::Split(order)) => {
+                child = split::apply(state, order, command.epoch.epoch(), timestamp)?.map(Box::new);
+                match &child {
+                    Some(_) => done(timestamp),
+                    None => Outcome::Moved,
+                }
+            }
             ArchivedAction::Order(order) => follow(state, order, timestamp, &mut effects),
             ArchivedAction::Write { request_id, batch } => {
                 let is_stale = is_stale(command.epoch.epoch(), state.descriptor.epoch)
@@ -140,7 +151,11 @@ fn apply_commands(
         pass(state);
     }
     state.ceiling = state.ceiling.max(Timestamp(entry.ceiling.to_native()));
-    Ok(Step { results, effects })
+    Ok(Step {
+        results,
+        effects,
+        child,
+    })
 }
 
 /// Whether a write was proposed under other bounds of its range. A write that names a `conf` is from an
@@ -168,11 +183,16 @@ fn follow(
             let threshold = Timestamp(threshold.to_native());
             state.gc_threshold = state.gc_threshold.max(threshold.min(timestamp));
         }
+        // It makes a range, not an effect.
+        ArchivedRangeOrder::Split(_) => {}
     }
-    Outcome::Done {
-        version: timestamp,
-        existed: false,
-    }
+    done(timestamp)
+}
+
+/// The outcome of an order.
+fn done(version: Timestamp) -> Outcome {
+    let existed = false;
+    Outcome::Done { version, existed }
 }
 
 /// Decides a client's write: its request id, its range's version, its keys, its conditions, then its mutations.

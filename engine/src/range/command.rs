@@ -18,12 +18,16 @@ use rkyv::with::Inline;
 
 use crate::error::Fatal;
 use crate::request::{ArchivedChange, ArchivedRequestId, Batch, RequestId};
-use crate::types::{Epoch, Timestamp};
+use crate::types::{Epoch, RangeId, ReplicaId, Timestamp};
 use crate::wal::Body;
 
 /// The last byte of an entry's payload: the format of what is before it. An entry of the first
 /// format ends with a zero.
 pub const FORMAT: u8 = 2;
+/// The last byte of an entry that holds one split and nothing else. Its archive has today's format. By
+/// the byte a replica knows before it applies the entry that it may give birth to a range, without
+/// reading each entry twice; and a release that cannot split refuses the entry.
+pub const FORMAT_SPLIT: u8 = 3;
 
 /// The payload of one log entry.
 #[derive(Default, rkyv::Archive, rkyv::Serialize)]
@@ -58,11 +62,11 @@ pub enum Action<'a> {
         batch: &'a Batch,
     },
     /// An order of the range itself, which no client gives.
-    Order(RangeOrder),
+    Order(#[rkyv(with = Inline)] &'a RangeOrder),
 }
 
 /// What a range does to itself through its log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize)]
 pub enum RangeOrder {
     /// Old versions up to this timestamp may go; reads at or below it are refused from now on.
     SetGcThreshold {
@@ -78,6 +82,22 @@ pub enum RangeOrder {
         /// The leader's number of it.
         number: u64,
     },
+    /// The range is split: see [`crate::range::split`]. Such a command is alone in its entry.
+    Split(SplitOrder),
+}
+
+/// How a range is split: it keeps the keys before `key`, and a new range, its child, gets the others.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize)]
+pub struct SplitOrder {
+    /// The first key of the child.
+    pub key: Vec<u8>,
+    /// The id of the child.
+    pub child: RangeId,
+    /// For each replica of the range the id of the child's replica beside it.
+    pub replicas: Vec<(ReplicaId, ReplicaId)>,
+    /// The highest timestamp at which the leader has served a read of the child's keys; it serves no
+    /// more of them once the split is queued.
+    pub served: u64,
 }
 
 /// What one command adds to an entry besides its batch, generously rounded up.
@@ -95,7 +115,19 @@ pub fn encoded_len_max(batch: &Batch) -> usize {
 /// # Errors
 /// The encoder failed, which no entry in memory can cause.
 pub fn encode(entry: &Entry<'_>, len: usize) -> Result<Body, Fatal> {
-    archive(entry, len).map(|bytes| Body::seal(Bytes::from_owner(bytes)))
+    let format = match entry.commands.as_slice() {
+        [Command {
+            action: Action::Order(RangeOrder::Split(_)),
+            ..
+        }] => FORMAT_SPLIT,
+        _ => FORMAT,
+    };
+    archive(entry, len, format).map(|bytes| Body::seal(Bytes::from_owner(bytes)))
+}
+
+/// Whether the payload of an entry is one split.
+pub fn is_split(payload: &[u8]) -> bool {
+    payload.last() == Some(&FORMAT_SPLIT)
 }
 
 /// The bytes of an entry.
@@ -103,14 +135,14 @@ pub fn encode(entry: &Entry<'_>, len: usize) -> Result<Body, Fatal> {
 /// # Errors
 /// As [`encode`].
 pub(super) fn encode_bytes(entry: &Entry<'_>) -> Result<Vec<u8>, Fatal> {
-    archive(entry, 0).map(AlignedVec::into_vec)
+    archive(entry, 0, FORMAT).map(AlignedVec::into_vec)
 }
 
-fn archive(entry: &Entry<'_>, len: usize) -> Result<AlignedVec, Fatal> {
+fn archive(entry: &Entry<'_>, len: usize, format: u8) -> Result<AlignedVec, Fatal> {
     let room = AlignedVec::with_capacity(len);
     let mut bytes = rkyv::api::high::to_bytes_in::<_, rancor::Error>(entry, room)
         .map_err(|e| Fatal::Inconsistent(format!("an entry cannot be encoded: {e}")))?;
-    bytes.push(FORMAT);
+    bytes.push(format);
     Ok(bytes)
 }
 
@@ -119,7 +151,10 @@ fn archive(entry: &Entry<'_>, len: usize) -> Result<AlignedVec, Fatal> {
 /// # Errors
 /// The bytes are no entry.
 pub fn access(current: &[u8]) -> Result<&ArchivedEntry<'_>, Fatal> {
-    let archive = current.strip_suffix(&[FORMAT]).unwrap_or_default();
+    let archive = match current.split_last() {
+        Some((&(FORMAT | FORMAT_SPLIT), archive)) => archive,
+        _ => &[],
+    };
     rkyv::access::<ArchivedEntry<'_>, rancor::Error>(archive)
         .map_err(|e| Fatal::Inconsistent(format!("a log entry cannot be read: {e}")))
 }

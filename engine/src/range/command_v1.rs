@@ -114,7 +114,7 @@ pub fn convert(bytes: &[u8]) -> Result<Vec<u8>, Fatal> {
                 request_id: *request_id,
                 batch,
             },
-            Owned::Order(order) => Action::Order(*order),
+            Owned::Order(order) => Action::Order(order),
         },
     });
     command::encode_bytes(&command::Entry {

@@ -58,6 +58,8 @@ impl<E: Env> Machine for Replica<E> {
     }
 
     async fn make_room(&self, entry: &LogEntry) -> Result<(), Fatal> {
+        // First: no task may take the room between the last wait and the entry.
+        self.prepare_split(entry).await?;
         let (rows, bytes) = room_needed(entry);
         self.store.make_room(rows, bytes).await
     }
@@ -88,6 +90,7 @@ impl<E: Env> Machine for Replica<E> {
             });
             yield_now().await;
         }
+        self.home.nursery.make_independent(self.group).await?;
         // One durable record switches data, state and log; only then does the replica change in
         // memory.
         log.switch(data_id, last, row.into()).await?;

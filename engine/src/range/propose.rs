@@ -13,8 +13,8 @@ use crate::error::{Error, Fatal};
 use crate::raft::ProposalResult;
 use crate::range::RaftGroup;
 use crate::range::apply::Applied;
-use crate::range::command::{self, Command, Entry};
-use crate::range::proposer::{Proposal, complete_all};
+use crate::range::command::{self, Command, Entry, RangeOrder};
+use crate::range::proposer::{Proposal, ProposalKind, complete_all};
 use crate::range::replica::Replica;
 use crate::request::Outcome;
 use crate::types::{Epoch, Timestamp};
@@ -56,9 +56,15 @@ pub async fn run<E: Env>(replica: Rc<Replica<E>>, raft: RaftGroup<E>) -> Result<
             continue;
         }
         raft.renew_lease().await?;
-        let proposals = proposer.gather(len_max);
+        let mut proposals = proposer.gather(len_max);
         if proposals.is_empty() {
             continue;
+        }
+        for proposal in &mut proposals {
+            // Nothing more is served right of a split's key, so this is final.
+            if let ProposalKind::Order(RangeOrder::Split(split)) = &mut proposal.kind {
+                split.served = replica.timestamps.served().0;
+            }
         }
         let bytes = encode(&replica, &proposals)?;
         let number = proposer.depart(proposals);

@@ -95,8 +95,17 @@ impl ProposalKind {
     fn len_max(&self) -> usize {
         match self {
             ProposalKind::Write(batch, _) => command::encoded_len_max(batch),
+            ProposalKind::Order(RangeOrder::Split(split)) => {
+                COMMAND_OVERHEAD + split.key.len() + size_of_val(&*split.replicas)
+            }
             ProposalKind::Order(_) => COMMAND_OVERHEAD,
         }
+    }
+
+    /// Whether it is proposed in an entry of its own, after which nothing is proposed until that is
+    /// applied.
+    fn is_alone(&self) -> bool {
+        matches!(self, ProposalKind::Order(RangeOrder::Split(_)))
     }
 
     /// Keys that are read when it is applied.
@@ -113,7 +122,7 @@ impl ProposalKind {
                 request_id: *request_id,
                 batch,
             },
-            ProposalKind::Order(order) => Action::Order(*order),
+            ProposalKind::Order(order) => Action::Order(order),
         }
     }
 }
@@ -124,6 +133,8 @@ struct Flight<T: Instant> {
     /// The bytes that it counts for in the shard's budget.
     cost: usize,
     departed_at: T,
+    /// Whether nothing may depart before it has arrived: it is a split.
+    is_alone: bool,
     proposals: Vec<Option<Proposal<T>>>,
 }
 
@@ -276,7 +287,9 @@ impl<T: Instant> Proposer<T> {
         let in_flight = self.in_flight.borrow();
         let last = in_flight.iter().map(|flight| flight.departed_at).max();
         let Some(last) = last else { return true };
-        in_flight.len() < ENTRIES_IN_FLIGHT_MAX && T::now() >= last + NEXT_ENTRY_AFTER
+        in_flight.len() < ENTRIES_IN_FLIGHT_MAX
+            && T::now() >= last + NEXT_ENTRY_AFTER
+            && !in_flight.iter().any(|flight| flight.is_alone)
     }
 
     /// Waits until an entry can be built. `false`: the queue is closed.
@@ -312,6 +325,8 @@ impl<T: Instant> Proposer<T> {
             let next_len = next.len_max;
             let next_reads = next.kind.reads();
             let full = gathered.len() == ENTRY_COMMANDS_MAX
+                || (!gathered.is_empty() && next.kind.is_alone())
+                || gathered.last().is_some_and(|last: &Proposal<T>| last.kind.is_alone())
                 || (!gathered.is_empty()
                     && (len + next_len > len_max || reads + next_reads > ENTRY_COMMANDS_MAX));
             if full {
@@ -350,11 +365,13 @@ impl<T: Instant> Proposer<T> {
         self.departed.set(number + 1);
         self.departures.depart(&self.gathering);
         let cost = proposals.iter().map(Proposal::cost).sum();
+        let is_alone = proposals.iter().any(|proposal| proposal.kind.is_alone());
         let proposals = proposals.into_iter().map(Some).collect();
         self.in_flight.borrow_mut().push(Flight {
             number,
             cost,
             departed_at: T::now(),
+            is_alone,
             proposals,
         });
         number
@@ -423,6 +440,33 @@ impl<T: Instant> Proposer<T> {
         }
         for (proposal, fate) in taken {
             proposal.sink.complete(proposal.token, Err(why(fate)));
+        }
+    }
+
+    /// Checks what waits anew, because the range has other bounds: `check` gives the version under which
+    /// a command may be proposed. The others are answered with this error.
+    pub(super) fn recheck(
+        &self,
+        check: impl Fn(&ProposalKind) -> Option<u32>,
+        error: &Error,
+    ) {
+        let mut refused = Vec::new();
+        let mut waiting = self.waiting.borrow_mut();
+        for mut proposal in std::mem::take(&mut *waiting) {
+            match check(&proposal.kind) {
+                Some(version) => {
+                    proposal.version = version;
+                    waiting.push_back(proposal);
+                }
+                None => {
+                    self.uncounted(&proposal);
+                    refused.push(proposal);
+                }
+            }
+        }
+        drop(waiting);
+        for proposal in refused {
+            proposal.sink.complete(proposal.token, Err(error.clone()));
         }
     }
 

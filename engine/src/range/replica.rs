@@ -15,8 +15,10 @@ use crate::raft::AppliedState;
 use crate::range::apply::{self, Applied, Effect, Rows};
 use crate::range::digest::Digesting;
 use crate::range::leadership::{Leadership, Leading};
+use crate::range::nursery::Nursery;
 use crate::range::observer::ApplyObservers;
 use crate::range::proposer::Proposer;
+use crate::range::splitting::Splitting;
 use crate::range::state::RangeState;
 use crate::range::timestamps::Timestamps;
 use crate::range::usage::{RangeLoad, Usage};
@@ -32,22 +34,43 @@ pub struct ReplicaParts<E: Env> {
     pub group: Group,
     /// The data id of its rows.
     pub data_id: DataId,
-    /// The shard where it lives.
-    pub location: Location,
     /// Its state, as read from the tree.
     pub state: RangeState,
     /// The term of its vote when the process started.
     pub term_before: u64,
     /// The index of the last entry in its log when the process started.
     pub last_before: u64,
+    /// What it shares with the other replicas of its shard.
+    pub home: Home<E>,
+}
+
+/// What all replicas of a shard share. Clones share it, too.
+pub struct Home<E: Env> {
+    /// The shard.
+    pub location: Location,
     /// The shard's tree.
     pub store: Rc<Store<E>>,
     /// The node's hybrid logical clock.
     pub hlc: Hlc,
     /// The wall clock, and random numbers.
     pub clock: E::Clock,
-    /// Called with what the replica applies.
+    /// Called with what a replica applies.
     pub observers: ApplyObservers,
+    /// Where the replicas go that are born when a range is split.
+    pub nursery: Rc<Nursery<E>>,
+}
+
+impl<E: Env> Clone for Home<E> {
+    fn clone(&self) -> Home<E> {
+        Home {
+            location: self.location,
+            store: self.store.clone(),
+            hlc: self.hlc.clone(),
+            clock: self.clock.clone(),
+            observers: self.observers.clone(),
+            nursery: self.nursery.clone(),
+        }
+    }
 }
 
 /// How much of a replica's state the tree has.
@@ -59,6 +82,8 @@ pub(super) struct Saved {
     pub unsaved: Cell<usize>,
     /// How far the state is durable in the tree.
     durable: RefCell<AppliedState>,
+    /// Whether it was born and no flush covers it yet: its parent's log can make it anew.
+    is_newborn: Cell<bool>,
 }
 
 /// A replica of a range; see the module's chapter.
@@ -67,14 +92,13 @@ pub struct Replica<E: Env> {
     pub group: Group,
     /// The data id of its rows.
     data_id: Cell<DataId>,
-    /// The shard where it lives.
-    pub location: Location,
+    /// What it shares with the other replicas of its shard.
+    pub(super) home: Home<E>,
     /// The queue of writes; only a leader's has any.
     pub proposer: Proposer<Now<E>>,
     pub(crate) store: Rc<Store<E>>,
     /// The node's clock.
     pub timestamps: Timestamps<E::Clock>,
-    observers: ApplyObservers,
     pub(super) state: RefCell<RangeState>,
     /// The index of the last entry in its log when the process started.
     last_before: u64,
@@ -87,6 +111,8 @@ pub struct Replica<E: Env> {
     pub(super) exported: RefCell<Vec<Timestamp>>,
     /// The last digest that was asked for.
     pub(super) digesting: Cell<Option<Digesting>>,
+    /// The split that is under way.
+    pub(super) splitting: Splitting<E>,
     /// Whether its rows differ from other replicas', and no one knows which are right.
     pub(super) halted: Cell<bool>,
 }
@@ -96,14 +122,14 @@ impl<E: Env> Replica<E> {
     pub fn new(parts: ReplicaParts<E>) -> Replica<E> {
         let durable = parts.state.applied_state();
         let last_write = parts.state.last_ts;
+        let store = parts.home.store.clone();
         let replica = Replica {
             group: parts.group,
             data_id: Cell::new(parts.data_id),
-            location: parts.location,
-            proposer: Proposer::new(parts.store.writes.clone(), parts.store.departures.clone()),
-            store: parts.store,
-            timestamps: Timestamps::new(parts.hlc, parts.clock),
-            observers: parts.observers,
+            proposer: Proposer::new(store.writes.clone(), store.departures.clone()),
+            store,
+            timestamps: Timestamps::new(parts.home.hlc.clone(), parts.home.clock.clone()),
+            home: parts.home,
             state: RefCell::new(parts.state),
             last_before: parts.last_before,
             leadership: Leadership::new(parts.group.replica, parts.term_before),
@@ -111,10 +137,12 @@ impl<E: Env> Replica<E> {
                 changed: Cell::new(false),
                 unsaved: Cell::new(0),
                 durable: RefCell::new(durable),
+                is_newborn: Cell::new(false),
             },
             usage: Usage::new(last_write),
             exported: RefCell::default(),
             digesting: Cell::new(None),
+            splitting: Splitting::default(),
             halted: Cell::new(false),
         };
         // A start may have found session rows that are to be deleted.
@@ -181,7 +209,7 @@ impl<E: Env> Replica<E> {
         if let Some(Leading { term, .. }) = led
             && let Some(unlogged) = self.store.leader_lines.pass(Now::<E>::now())
         {
-            let (range, shard) = (self.group.range, self.location);
+            let (range, shard) = (self.group.range, self.home.location);
             tracing::info!(
                 event = "leader_lost",
                 unlogged,
@@ -267,7 +295,7 @@ impl<E: Env> Replica<E> {
         if rows.has_written {
             self.usage.last_write.set(state.last_ts);
         }
-        for observer in &*self.observers {
+        for observer in &*self.home.observers {
             observer.applied(self.group, entry, &step.results, &state);
         }
         self.saved.changed.set(true);
@@ -278,6 +306,12 @@ impl<E: Env> Replica<E> {
         drop(state);
         for effect in step.effects {
             self.carry_out(effect, entry.id)?;
+        }
+        if let Some(child) = step.child {
+            self.bear(*child, entry.id);
+        }
+        if Splitting::<E>::is_of(entry) {
+            self.splitting.end();
         }
         Ok(step.results)
     }
@@ -329,6 +363,8 @@ impl<E: Env> Replica<E> {
             let newest = self.with_state(|state| state.last_ts.max(state.ceiling));
             self.timestamps.raise_floor(newest);
         }
+        // A split that an earlier term left is applied or overwritten by now.
+        self.splitting.end();
         self.leadership.applied(blank);
         self.begin_to_lead();
     }
@@ -336,7 +372,7 @@ impl<E: Env> Replica<E> {
     fn begin_to_lead(&self) {
         if let Some(term) = self.leadership.begin() {
             if let Some(unlogged) = self.store.leader_lines.pass(Now::<E>::now()) {
-                let (range, shard) = (self.group.range, self.location);
+                let (range, shard) = (self.group.range, self.home.location);
                 tracing::info!(
                     event = "leader_elected",
                     unlogged,
@@ -363,8 +399,20 @@ impl<E: Env> Replica<E> {
         self.saved.durable.borrow().applied
     }
 
+    /// Notes that this replica was born of a split: its state is to be saved at the next flush.
+    pub(super) fn was_born(&self) {
+        self.saved.changed.set(true);
+        self.saved.is_newborn.set(true);
+    }
+
+    /// Whether the tree has what a start needs to make this replica.
+    pub fn is_flushed(&self) -> bool {
+        !self.saved.is_newborn.get()
+    }
+
     /// Notes that the tree has installed a flush which covers this.
     pub(crate) fn made_durable(&self, durable: AppliedState) {
+        self.saved.is_newborn.set(false);
         let mut known = self.saved.durable.borrow_mut();
         let index = |durable: &AppliedState| durable.applied.map(|id| id.index);
         // A flush from before a snapshot was installed covers less.

@@ -75,7 +75,10 @@ impl<E: Env> Export<E> {
         })?;
         let (mut first, mut end) = (Vec::new(), Vec::new());
         let version = replica.with_state(|state| {
-            let keys = state.descriptor.keys.interval();
+            let keys = match mutant::is(Mutant::ExportOfWholeDataId) {
+                true => (&[][..], None),
+                false => state.descriptor.keys.interval(),
+            };
             keys::users_of(data_id, keys, &mut first, &mut end);
             state.descriptor.epoch.version
         });

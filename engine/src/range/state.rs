@@ -4,8 +4,15 @@ use rkyv::rancor;
 
 use crate::raft::{AppliedMembership, AppliedState};
 use crate::range::{Descriptor, sessions::Sessions};
-use crate::types::{RangeId, Timestamp};
+use crate::types::{RangeId, ReplicaId, Timestamp};
 use crate::wal::LogId;
+
+/// The log of a range starts after this entry, whether the range was bootstrapped or split off.
+pub const FIRST: LogId = LogId {
+    term: 1,
+    leader: ReplicaId(0),
+    index: 10,
+};
 
 /// What applying the log has made of a range, without its rows.
 #[derive(Debug)]
@@ -58,7 +65,7 @@ impl RowLogId {
     fn log_id(self) -> LogId {
         LogId {
             term: self.term,
-            leader: crate::types::ReplicaId(self.leader),
+            leader: ReplicaId(self.leader),
             index: self.index,
         }
     }

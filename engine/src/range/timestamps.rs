@@ -32,6 +32,11 @@ impl<C: Clock> Timestamps<C> {
         self.floor.set(self.floor.get().max(at));
     }
 
+    /// The highest timestamp at which a read was served, or might have been before this replica led.
+    pub fn served(&self) -> Timestamp {
+        self.floor.get()
+    }
+
     /// Takes `count` timestamps for new commands, above `last` and all that were served; gives the
     /// first.
     pub fn take(&self, last: Timestamp, count: u64) -> Timestamp {

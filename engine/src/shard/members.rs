@@ -85,6 +85,12 @@ impl<E: Env> Inner<E> {
                 self.location
             ))));
         }
+        if self.of_range(range).is_none() && self.wal.holds(range) {
+            return Ok(ClusterResponse::Refused(OrderError::busy(format!(
+                "shard {} has just given birth to a replica of range {range}",
+                self.location
+            ))));
+        }
         if !self.ranges.begin_creating(range) {
             return Ok(ClusterResponse::Refused(OrderError::busy(format!(
                 "shard {} is making another replica of range {range}",
@@ -114,6 +120,7 @@ impl<E: Env> Inner<E> {
             descriptor: encoded.into(),
             membership: bytes::Bytes::new(),
             first: None,
+            birth: None,
         };
         let log = self.wal.create_replica(created.clone()).await?;
         let state = RangeState::created(descriptor, created.membership, None);
@@ -142,6 +149,7 @@ impl<E: Env> Inner<E> {
         if replica.keyspace() == Keyspace::System {
             self.remember_system();
         }
+        self.home.nursery.make_independent(group).await?;
         // Until this is durable, a start would find the replica and need its rows.
         self.wal.remove_replica(group).await?;
         self.ranges.remove(group);

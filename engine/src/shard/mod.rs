@@ -29,6 +29,7 @@ mod report;
 mod scan;
 mod slow_disk;
 mod snapshot_receiver;
+mod split;
 mod status;
 mod steering;
 
@@ -44,9 +45,8 @@ use crate::error::{Error, Fatal, Fate};
 use crate::hlc::Hlc;
 use crate::mutant::{self, Mutant};
 use crate::raft::GroupDeps;
-use crate::range::observer::ApplyObservers;
 use crate::range::proposer::{Proposal, ProposalKind};
-use crate::range::replica::Replica;
+use crate::range::replica::{Home, Replica};
 pub use crate::range::sink::WriteSink;
 use crate::range::{Keyspace, RaftGroup, ReplicaPlace, Route};
 use crate::request::{Batch, Change, Expected, Read, RequestId, Target};
@@ -145,7 +145,8 @@ struct Inner<E: Env> {
     location: Location,
     gc_retention_ms: u64,
     hlc: Hlc,
-    observers: ApplyObservers,
+    /// What the replicas share.
+    home: Home<E>,
     /// What the shard's groups need from it, and it needs itself.
     around: GroupDeps<E>,
     wal: Wal<E>,
@@ -253,8 +254,19 @@ impl<E: Env> Shard<E> {
     }
 
     fn with_running<R>(&self, key: &[u8], with: impl FnOnce(&Running<E>) -> R) -> Result<R, Error> {
-        let found = self.inner.ranges.with(key, with);
-        found.ok_or(Error::Moved(None))
+        let found = self.inner.ranges.with(key, |running| {
+            running.replica.check_open(key)?;
+            Ok(with(running))
+        });
+        found.unwrap_or_else(|| Err(self.not_here(key)))
+    }
+
+    /// Why no range here serves a key: none holds it, or one that was split off just now.
+    fn not_here(&self, key: &[u8]) -> Error {
+        match self.inner.home.nursery.holder_of(key) {
+            Some(newborn) => Error::NotLeader(Some(Box::new(newborn.route()))),
+            None => Error::Moved(None),
+        }
     }
 
     /// Proposes a write. `sink` receives the result exactly once, now or later, unless the process

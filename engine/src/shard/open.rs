@@ -10,13 +10,14 @@ use std::rc::Rc;
 use crate::env::{AsyncRuntime, Env, World};
 use crate::error::Fatal;
 use crate::hlc::Hlc;
-use crate::lsm::Lsm;
+use crate::lsm::{Lsm, keys};
 use crate::raft::{GroupDeps, StartMode, encode_membership, members};
 use crate::range::observer::ApplyObservers;
 use crate::range::propose;
 use crate::range::recovery;
-use crate::range::replica::{Replica, ReplicaParts};
-use crate::range::state::RangeState;
+use crate::range::nursery::Nursery;
+use crate::range::replica::{Home, Replica, ReplicaParts};
+use crate::range::state::{FIRST, RangeState};
 use crate::range::{Descriptor, RaftGroup};
 use crate::shard::background::{self, Tasks};
 use crate::shard::digests::Digests;
@@ -25,17 +26,11 @@ use crate::shard::liveness::Liveness;
 use crate::shard::management::Management;
 use crate::shard::range_map::{RangeMap, Running};
 use crate::shard::snapshot_receiver::{DATA_ID_BLOCK, ReceivedSnapshots};
+use crate::shard::split;
 use crate::shard::{InitialRange, Inner, Shard, ShardOptions};
 use crate::tree::Store;
-use crate::types::{DataId, Epoch, ReplicaId};
-use crate::wal::{Created, Group, GroupLog, LogId, Recovered, Wal, WalOptions};
-
-/// The log of a range that was bootstrapped, not split off, starts after this entry.
-const FIRST: LogId = LogId {
-    term: 1,
-    leader: ReplicaId(0),
-    index: 10,
-};
+use crate::types::{DataId, Epoch};
+use crate::wal::{Created, Group, GroupLog, Recovered, Wal, WalOptions};
 
 impl<E: Env> Shard<E> {
     /// Opens a shard. Returns when every range is recovered, and this replica leads where it is the
@@ -70,11 +65,19 @@ impl<E: Env> Shard<E> {
             counters: Rc::default(),
             leaves: Rc::default(),
         };
+        let home = Home {
+            location: options.location,
+            store: store.clone(),
+            hlc: hlc.clone(),
+            clock: around.clock.clone(),
+            observers,
+            nursery: Rc::new(Nursery::new(wal.clone())),
+        };
         let inner = Rc::new(Inner {
             location: options.location,
             gc_retention_ms: options.gc_retention_ms,
             hlc,
-            observers,
+            home,
             around,
             wal,
             store,
@@ -101,7 +104,9 @@ impl<E: Env> Shard<E> {
             });
             inner.recover(&created, log, made).await?;
         }
+        inner.raise_newborns().await?;
         background::start(&inner);
+        split::start(&inner);
         // With other voters, the leader may be elsewhere, or late; requests then wait for it.
         for (replica, raft) in inner.ranges.groups() {
             if raft.is_alone() {
@@ -122,10 +127,21 @@ impl<E: Env> Inner<E> {
     ) -> Result<(), Fatal> {
         let switched = log.switched();
         let data_id = switched.as_ref().map_or(created.data_id, |s| s.data_id);
+        if created.birth.is_some() && switched.is_none() && !self.has_state(created.group)? {
+            self.home.nursery.expect(created.group, log);
+            return Ok(());
+        }
         let state = recovery::recover_state(&self.store, created, switched.as_ref()).await?;
         folder::check_replica(created.group, log.state().purged, state.applied)?;
         self.start_replica(created.group, (data_id, state), log, made)
             .await
+    }
+
+    /// Whether the tree has the state row of a replica.
+    fn has_state(&self, group: Group) -> Result<bool, Fatal> {
+        let mut key = Vec::new();
+        keys::state_key(group.replica, &mut key);
+        Ok(self.store.newest_row(&key, |row| row.is_some())?)
     }
 
     /// Starts a replica with its group and its proposer, and adds it to the ranges of the shard.
@@ -142,16 +158,23 @@ impl<E: Env> Inner<E> {
         let replica = Rc::new(Replica::new(ReplicaParts {
             group,
             data_id,
-            location: self.location,
             state,
             term_before: log.state().vote.map_or(0, |vote| vote.term),
             last_before: log.state().last.map_or(0, |id| id.index),
-            store: self.store.clone(),
-            hlc: self.hlc.clone(),
-            clock: self.around.clock.clone(),
-            observers: self.observers.clone(),
+            home: self.home.clone(),
         }));
         self.store.add(replica.clone());
+        let running = self.start_group(replica, log, made).await?;
+        self.ranges.insert(running)
+    }
+
+    /// Starts the Raft group and the proposer of a replica.
+    pub(super) async fn start_group(
+        &self,
+        replica: Rc<Replica<E>>,
+        log: GroupLog<E>,
+        made: StartMode,
+    ) -> Result<Running<E>, Fatal> {
         let raft = RaftGroup::start(replica.clone(), log, self.around.clone(), made).await?;
         let (watched, version) = (Rc::downgrade(&replica), self.ranges.version().clone());
         let counters = self.around.counters.clone();
@@ -173,7 +196,7 @@ impl<E: Env> Inner<E> {
                 store.fail(fatal);
             }
         }));
-        self.ranges.insert(Running { replica, raft })
+        Ok(Running { replica, raft })
     }
 }
 
@@ -249,5 +272,6 @@ fn created(
         descriptor: descriptor.into(),
         membership: membership.into(),
         first: Some(FIRST),
+        birth: None,
     })
 }

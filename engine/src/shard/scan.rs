@@ -90,7 +90,7 @@ impl<E: Env> Shard<E> {
         at: Timestamp,
     ) -> Result<ScanReply, Error> {
         let mut page = Page::new(&scan);
-        let mut reach = replica.with_state(|state| Reach::new(&scan, &state.descriptor));
+        let mut reach = Reach::of(&scan, replica);
         let next = loop {
             let border = match self.turn(replica, &reach.interval, at, &mut page)? {
                 Turn::Exhausted => {
@@ -184,6 +184,18 @@ struct Reach {
 }
 
 impl Reach {
+    /// What the scan reads in a range whose leader may have closed keys: those of a range that is being
+    /// split off may have been written there already.
+    fn of<E: Env>(scan: &ScanRequest, replica: &Replica<E>) -> Reach {
+        let mut open = replica.with_state(|state| state.descriptor.clone());
+        let is_closed = replica.is_splitting();
+        open.keys = replica.open_keys();
+        Reach {
+            has_shrunk: is_closed,
+            ..Reach::new(scan, &open)
+        }
+    }
+
     fn new(scan: &ScanRequest, descriptor: &Descriptor) -> Reach {
         let (interval, border) = within(scan, &descriptor.keys);
         Reach {

@@ -76,6 +76,13 @@ fn records() -> Vec<Record> {
         Record::Commit(group, id(3)),
         Record::Created(created(None)),
         Record::Created(created(Some(id(9)))),
+        Record::Created(Created {
+            birth: Some(Birth {
+                parent: group,
+                split: id(7),
+            }),
+            ..created(Some(id(9)))
+        }),
         Record::Removed(group),
         Record::DataIds(DataId(1024)),
         Record::Switched(group, switched),

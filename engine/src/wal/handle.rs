@@ -8,13 +8,14 @@ use std::task::Poll;
 use crate::disk_fault::Lack;
 use crate::env::{AsyncRuntime, Disk, Env, Now};
 use crate::limits::ENTRY_LEN_MAX;
-use crate::types::DataId;
+use crate::mutant::{self, Mutant};
+use crate::types::{DataId, RangeId, ReplicaId};
 use crate::wal::group_log::GroupLog;
 use crate::wal::log::Log;
 use crate::wal::record::Record;
 use crate::wal::shared::{Core, Done};
 use crate::wal::{
-    Created, Group, LogId, LogState, Position, Recovered, Space, WalError, WalOptions, WalStats,
+    Birth, Created, Group, LogId, LogState, Position, Recovered, Space, WalError, WalOptions, WalStats,
     WriteSpeed, clean_mark, recovery,
 };
 
@@ -92,8 +93,27 @@ impl<E: Env> Wal<E> {
             .logs
             .borrow_mut()
             .insert(group, log.clone());
-        self.core.append_durably(&Record::Created(created)).await?;
+        if let Some(Birth { parent, split }) = created.birth
+            && let Some(parent) = self.core.contents.logs.borrow().get(&parent)
+        {
+            // A start replays the parent's log at least up to the split.
+            parent.borrow_mut().set_committed(split);
+        }
+        match created.birth.is_some() && mutant::is(Mutant::BirthNotDurable) {
+            true => self.core.append_lazily(&Record::Created(created)),
+            false => self.core.append_durably(&Record::Created(created)).await?,
+        }
         Ok(GroupLog::new(group, log, self.core.clone()))
+    }
+
+    /// Whether the log has a replica of a range.
+    pub fn holds(&self, range: RangeId) -> bool {
+        let first = Group {
+            range,
+            replica: ReplicaId(0),
+        };
+        let logs = self.core.contents.logs.borrow();
+        logs.range(first..).next().is_some_and(|(group, _)| group.range == range)
     }
 
     /// Removes a replica for good; that is durable when this returns.

@@ -187,6 +187,18 @@ pub struct Created {
     pub membership: Bytes,
     /// The entry after which its log starts; `None`: the log is empty and waits for a leader.
     pub first: Option<LogId>,
+    /// How it was born, if its range was split off another one.
+    pub birth: Option<Birth>,
+}
+
+/// The birth of a replica. Until a flush covers the replica, a start makes it anew by replaying its
+/// parent's log up to the split, which is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Birth {
+    /// The replica that gave birth to it.
+    pub parent: Group,
+    /// The entry of the parent's log that is the split.
+    pub split: LogId,
 }
 
 /// A replica has installed a snapshot whose rows are durable in the tree. One record switches its

@@ -20,6 +20,7 @@
 //! | 8 | replica created | data id (8), whether its log starts after an entry (1), that log id, descriptor, membership |
 //! | 9 | replica removed | nothing |
 //! | 10 | data ids reserved | the last one (8); range and replica are 0 |
+//! | 11 | replica born of a split | as kind 8, then the parent's range (8) and replica (8), the log id of the split |
 //! | 12 | snapshot installed | data id (8), its last log id, whether later entries stay (1), state |
 //! | 13 | identity of the log | the log's random id (16), the node's start (8), flushes that its tables had taken (8); range and replica are 0 |
 //!
@@ -33,7 +34,7 @@
 use bytes::Bytes;
 
 use crate::types::{DataId, RangeId, ReplicaId};
-use crate::wal::{Body, Created, Group, LogEntry, LogId, LogMark, Payload, Switched, Vote};
+use crate::wal::{Birth, Body, Created, Group, LogEntry, LogId, LogMark, Payload, Switched, Vote};
 
 const ENTRY_BLANK: u8 = 1;
 const ENTRY_COMMANDS: u8 = 2;
@@ -45,7 +46,7 @@ const COMMIT: u8 = 7;
 const CREATED: u8 = 8;
 const REMOVED: u8 = 9;
 const DATA_IDS: u8 = 10;
-// Kind 11 is reserved for a replica born of a split.
+const BORN: u8 = 11;
 const SWITCHED: u8 = 12;
 const MARK: u8 = 13;
 
@@ -98,7 +99,7 @@ pub fn encode(record: &Record, to: &mut Vec<u8>) {
         }),
         Record::Purge(group, id) => framed(PURGE, *group, to, |to| put_log_id(*id, to)),
         Record::Commit(group, id) => framed(COMMIT, *group, to, |to| put_log_id(*id, to)),
-        Record::Created(created) => framed(CREATED, created.group, to, |to| {
+        Record::Created(created) => framed(created_kind(created), created.group, to, |to| {
             to.extend_from_slice(&created.data_id.0.to_le_bytes());
             to.push(u8::from(created.first.is_some()));
             let none = LogId {
@@ -109,6 +110,11 @@ pub fn encode(record: &Record, to: &mut Vec<u8>) {
             put_log_id(created.first.unwrap_or(none), to);
             put_bytes(&created.descriptor, to);
             put_bytes(&created.membership, to);
+            if let Some(Birth { parent, split }) = created.birth {
+                to.extend_from_slice(&parent.range.0.to_le_bytes());
+                to.extend_from_slice(&parent.replica.0.to_le_bytes());
+                put_log_id(split, to);
+            }
         }),
         Record::Removed(group) => framed(REMOVED, *group, to, |_| ()),
         Record::Switched(group, switched) => framed(SWITCHED, *group, to, |to| {
@@ -125,6 +131,13 @@ pub fn encode(record: &Record, to: &mut Vec<u8>) {
         Record::DataIds(up_to) => framed(DATA_IDS, no_group, to, |to| {
             to.extend_from_slice(&up_to.0.to_le_bytes());
         }),
+    }
+}
+
+fn created_kind(created: &Created) -> u8 {
+    match created.birth {
+        Some(_) => BORN,
+        None => CREATED,
     }
 }
 
@@ -285,17 +298,27 @@ impl<'a> Reader<'a> {
             }
             PURGE => Record::Purge(group, self.log_id()?),
             COMMIT => Record::Commit(group, self.log_id()?),
-            CREATED => {
+            CREATED | BORN => {
                 let data_id = DataId(self.number()?);
                 let (some, first) = (self.flag()?, self.log_id()?);
                 let (descriptor, membership) = (self.bytes()?, self.bytes()?);
-                let first = some.then_some(first);
+                let birth = match kind {
+                    BORN => Some(Birth {
+                        parent: Group {
+                            range: RangeId(self.number()?),
+                            replica: ReplicaId(self.number()?),
+                        },
+                        split: self.log_id()?,
+                    }),
+                    _ => None,
+                };
                 Record::Created(Created {
                     group,
                     data_id,
                     descriptor,
                     membership,
-                    first,
+                    first: some.then_some(first),
+                    birth,
                 })
             }
             REMOVED => Record::Removed(group),

@@ -17,7 +17,7 @@ use crate::wal::log::{Log, RecordLocation, RecoveringLog};
 use crate::wal::record::{self, Record};
 use crate::wal::segment::{self, Beginning, CLEAN, Kind, Segments};
 use crate::wal::tombstones::Tombstones;
-use crate::wal::{Group, LogMark, WalError, WalOptions};
+use crate::wal::{Birth, Group, LogMark, WalError, WalOptions};
 
 /// Segments are read in steps of this many bytes.
 const STEP: usize = 1 << 20;
@@ -475,6 +475,9 @@ impl<E: Env> Scan<E> {
             }
             Record::Created(created) => {
                 let group = created.group;
+                if let Some(Birth { parent, split }) = created.birth {
+                    self.log(parent, |log| log.set_committed(split));
+                }
                 if !self.removed.has(group) {
                     self.logs
                         .entry(group)

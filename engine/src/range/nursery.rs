@@ -1,0 +1,162 @@
+//! The replicas that are born on a shard when ranges are split, until they run.
+//!
+//! A replica of the parent gives birth to the child's replica beside it when it applies the split. The
+//! birth is durable in the log before that, since the child may vote and take entries at once. In the
+//! turn in which the parent loses its keys the newborn joins the tree's participants and this list, so
+//! at every moment somebody owns the rows. Its Raft group is started later, by the shard.
+//!
+//! Until a flush covers a newborn, a restart makes it anew from its parent's log, so the parent must
+//! not go before: see [`Nursery::make_independent`]. Lives on the shard's thread.
+
+use std::cell::{Ref, RefCell};
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+
+use crate::env::Env;
+use crate::error::Fatal;
+use crate::mutant::{self, Mutant};
+use crate::notify::Notify;
+use crate::raft::StartMode;
+use crate::range::replica::Replica;
+use crate::types::RangeId;
+use crate::wal::{Created, Group, GroupLog, Wal, WalError};
+
+/// A replica that was born and does not run yet.
+pub struct Newborn<E: Env> {
+    /// The replica.
+    pub replica: Rc<Replica<E>>,
+    /// Its log.
+    pub log: GroupLog<E>,
+    /// Whether it was born before a restart, and whether it leads at once: the one beside the parent's
+    /// leader does.
+    pub made: StartMode,
+    /// The replica that gave birth to it.
+    pub parent: Group,
+}
+
+impl<E: Env> Clone for Newborn<E> {
+    fn clone(&self) -> Newborn<E> {
+        Newborn {
+            replica: self.replica.clone(),
+            log: self.log.clone(),
+            made: self.made,
+            parent: self.parent,
+        }
+    }
+}
+
+/// The newborn replicas of a shard; see the module's chapter.
+pub struct Nursery<E: Env> {
+    wal: Wal<E>,
+    /// Those that the log knows from before a restart and the tables do not.
+    recovered: RefCell<BTreeMap<Group, GroupLog<E>>>,
+    newborns: RefCell<Vec<Newborn<E>>>,
+    /// Children that no flush covered when last looked at, by their parents.
+    unflushed: RefCell<Vec<(Group, Weak<Replica<E>>)>>,
+    /// Notified when a replica was born.
+    pub news: Notify,
+}
+
+impl<E: Env> Nursery<E> {
+    /// The nursery of a shard with this log.
+    pub fn new(wal: Wal<E>) -> Nursery<E> {
+        Nursery {
+            wal,
+            recovered: RefCell::default(),
+            newborns: RefCell::default(),
+            unflushed: RefCell::default(),
+            news: Notify::default(),
+        }
+    }
+
+    /// Keeps the log of a replica that was born before a restart, until its parent is replayed.
+    pub fn expect(&self, group: Group, log: GroupLog<E>) {
+        self.recovered.borrow_mut().insert(group, log);
+    }
+
+    /// A replica that was born before a restart, and whose parent has not given birth to it again.
+    pub fn unborn(&self) -> Option<Group> {
+        self.recovered.borrow().keys().next().copied()
+    }
+
+    /// Makes a birth durable and gives the newborn's log, and whether it existed before. `None` if the
+    /// replica was removed, or another replica of its range is here: then nothing is born.
+    ///
+    /// # Errors
+    /// The log has failed.
+    pub async fn prepare(&self, created: Created) -> Result<Option<(GroupLog<E>, bool)>, Fatal> {
+        if let Some(log) = self.recovered.borrow_mut().remove(&created.group) {
+            return Ok(Some((log, true)));
+        }
+        if self.wal.holds(created.group.range) {
+            return Ok(None);
+        }
+        match self.wal.create_replica(created).await {
+            Ok(log) => Ok(Some((log, false))),
+            Err(WalError::ReplicaNameUsed(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes in a newborn.
+    pub fn add(&self, newborn: Newborn<E>) {
+        let child = Rc::downgrade(&newborn.replica);
+        let mut unflushed = self.unflushed.borrow_mut();
+        unflushed.retain(is_unflushed);
+        unflushed.push((newborn.parent, child));
+        self.newborns.borrow_mut().push(newborn);
+        self.news.notify();
+    }
+
+    /// The first newborn.
+    pub fn first(&self) -> Option<Newborn<E>> {
+        self.newborns.borrow().first().cloned()
+    }
+
+    /// The newborn that holds a user's key.
+    pub fn holder_of(&self, key: &[u8]) -> Option<Rc<Replica<E>>> {
+        let newborns = self.newborns.borrow();
+        let holds = |newborn: &&Newborn<E>| {
+            let replica = &newborn.replica;
+            replica.with_state(|state| state.descriptor.keys.contains(key))
+        };
+        let found = newborns.iter().find(holds);
+        found.map(|newborn| newborn.replica.clone())
+    }
+
+    /// All newborns.
+    pub fn all(&self) -> Ref<'_, [Newborn<E>]> {
+        Ref::map(self.newborns.borrow(), Vec::as_slice)
+    }
+
+    /// Removes a newborn: it runs.
+    pub fn remove(&self, range: RangeId) {
+        let mut newborns = self.newborns.borrow_mut();
+        newborns.retain(|newborn| newborn.replica.group.range != range);
+    }
+
+    /// Makes the children of a replica independent of its log and its rows, which are about to go: waits
+    /// until a flush covers them.
+    ///
+    /// # Errors
+    /// The tree has failed.
+    pub async fn make_independent(&self, parent: Group) -> Result<(), Fatal> {
+        if mutant::is(Mutant::ParentGoesFirst) {
+            return Ok(());
+        }
+        let child = {
+            let mut unflushed = self.unflushed.borrow_mut();
+            unflushed.retain(is_unflushed);
+            let mut children = unflushed.iter().filter(|(of, _)| *of == parent);
+            children.find_map(|(_, child)| child.upgrade())
+        };
+        match child {
+            Some(child) => child.store.flush().await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn is_unflushed<E: Env>((_, child): &(Group, Weak<Replica<E>>)) -> bool {
+    child.upgrade().is_some_and(|child| !child.is_flushed())
+}

@@ -1,0 +1,241 @@
+//! Splits of the ranges that are led here: the order, and the start of the replicas that are born.
+//!
+//! The protocol, step by step:
+//!
+//! 1. The manager gives the ids of the child and of its replicas, and asks the leader.
+//! 2. The leader takes the flag of changes, so no change of members runs beside the split. It closes the
+//!    keys of the child and queues the split ([`crate::range::splitting`]).
+//! 3. The split is one entry of the log, alone. Each replica makes the birth durable before it applies
+//!    the entry, and then, in one turn, shrinks and gives birth ([`crate::range::split`]).
+//! 4. The leader tells its followers at once that the entry is committed; otherwise they would learn it
+//!    with the next heartbeat, and the child would have no majority until then.
+//! 5. The newborn beside the leader campaigns at once, and again soon: its followers may not be born
+//!    yet. A newborn has promised nothing, so it grants the first pre-vote that comes.
+//!
+//! A replica that lags gives birth when it comes to the entry. One that takes over a snapshot from
+//! after the split never does: the cluster's manager notices that the child's replica is missing, and
+//! replaces it.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use openraft::async_runtime::{Oneshot, OneshotSender};
+
+use super::{Inner, Running};
+use crate::cluster::ClusterResponse;
+use crate::env::{AsyncRuntime, Env, Instant, Now};
+use crate::error::{Error, Fatal, Fate, OrderError};
+use crate::raft::{Role, StartMode};
+use crate::range::command::{RangeOrder, SplitOrder};
+use crate::range::nursery::Newborn;
+use crate::range::proposer::{Proposal, ProposalKind};
+use crate::range::sink::Once;
+use crate::range::{Keyspace, RaftGroup};
+use crate::types::{RangeId, ReplicaId};
+
+/// How long a split waits for replicas that lag. One that needs a snapshot before the split needs two
+/// after it.
+const LAGGING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often their progress is checked.
+const LAGGING_POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// A replica that lacks more entries than this lags.
+const LAG_MAX: u64 = 100;
+/// After each of these the newborn beside the leader campaigns again, until it leads.
+const CAMPAIGNS_AFTER_MS: [u64; 7] = [1, 2, 5, 10, 20, 50, 100];
+
+/// Starts the task that starts the groups of newborn replicas.
+pub(super) fn start<E: Env>(inner: &Rc<Inner<E>>) {
+    let shard = Rc::downgrade(inner);
+    let nursery = inner.home.nursery.clone();
+    drop(E::Runtime::spawn(async move {
+        loop {
+            nursery.news.until(|| nursery.first().is_some()).await;
+            let Some(inner) = shard.upgrade() else { return };
+            if inner.closing.get() {
+                return;
+            }
+            if let Err(fatal) = inner.raise_newborns().await {
+                inner.store.fail(fatal);
+                return;
+            }
+        }
+    }));
+}
+
+impl<E: Env> Inner<E> {
+    /// Splits a range that is led here; gives the end of it.
+    pub(super) async fn split_range(
+        self: &Rc<Self>,
+        range: RangeId,
+        version: u32,
+        key: Vec<u8>,
+        child: RangeId,
+        replicas: Vec<(ReplicaId, ReplicaId)>,
+    ) -> ClusterResponse {
+        let Some(running) = self.led(range) else {
+            return ClusterResponse::Refused(self.leads_no_more(range));
+        };
+        if let Err(why) = check(&running, version, &key) {
+            return ClusterResponse::Refused(why);
+        }
+        if !running.raft.begin_change() {
+            let why = format!("a change of range {range} is under way");
+            return ClusterResponse::Refused(OrderError::busy(why));
+        }
+        let order = SplitOrder {
+            key,
+            child,
+            replicas,
+            served: 0,
+        };
+        let split = self.split(&running, version, order).await;
+        running.raft.end_change();
+        match split {
+            Ok(()) => ClusterResponse::Done,
+            Err(why) => {
+                tracing::warn!(%range, %why, "the range was not split");
+                ClusterResponse::Refused(why)
+            }
+        }
+    }
+
+    async fn split(
+        self: &Rc<Self>,
+        running: &Running<E>,
+        version: u32,
+        order: SplitOrder,
+    ) -> Result<(), OrderError> {
+        let Running { replica, raft } = running;
+        let range = replica.group.range;
+        self.wait_for_lagging(running).await?;
+        let members = raft.membership().await?;
+        if members.is_joint {
+            let why = format!("a joint change of the members of range {range} is half done");
+            return Err(OrderError::busy(why));
+        }
+        // From here to the push there is no await: what was checked holds.
+        check(running, version, &order.key)?;
+        let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
+        let sink = Rc::new(Once::new(|result| drop(sender.send(result))));
+        replica.close_from(&order.key);
+        let kind = ProposalKind::Order(RangeOrder::Split(order));
+        replica.proposer.push(Proposal::new(kind, version, None, (sink, 0)));
+        raft.stay_awake();
+        match receiver.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(Error::Moved(_))) => Err(OrderError::busy(format!(
+                "range {range} has changed meanwhile"
+            ))),
+            Ok(Err(error)) if error.fate() == Fate::NotApplied => {
+                replica.open_again();
+                Err(OrderError::busy(error.to_string()))
+            }
+            Ok(Err(error)) => Err(OrderError::Unknown(error.to_string())),
+            Err(_) => Err(OrderError::Unknown("the shard stops".to_owned())),
+        }
+    }
+
+    /// Waits for replicas that lag, but not for ever: one may be gone for good.
+    async fn wait_for_lagging(&self, running: &Running<E>) -> Result<(), OrderError> {
+        let Running { replica, raft } = running;
+        let until = Now::<E>::now() + LAGGING_TIMEOUT;
+        let me = replica.group.replica;
+        loop {
+            let now = Now::<E>::now();
+            let lags = replica.with_state(|state| {
+                let mut others = state.descriptor.replicas.iter();
+                others.any(|place| {
+                    place.replica != me
+                        && self.liveness.is_there(place.location, now)
+                        && raft.lag(place.replica) > LAG_MAX
+                })
+            });
+            if !lags || now > until {
+                return Ok(());
+            }
+            if replica.leading().is_none() {
+                return Err(self.leads_no_more(replica.group.range));
+            }
+            raft.stay_awake();
+            E::Runtime::sleep(LAGGING_POLL_INTERVAL).await;
+        }
+    }
+
+    /// Starts the groups of all newborn replicas. A group that starts after a restart may give birth to
+    /// more.
+    ///
+    /// # Errors
+    /// A group cannot be started.
+    pub(super) async fn raise_newborns(&self) -> Result<(), Fatal> {
+        while let Some(newborn) = self.home.nursery.first() {
+            self.raise(newborn).await?;
+        }
+        Ok(())
+    }
+
+    async fn raise(&self, newborn: Newborn<E>) -> Result<(), Fatal> {
+        let Newborn {
+            replica,
+            log,
+            made,
+            parent,
+        } = newborn;
+        let range = replica.group.range;
+        let leads = made == StartMode::Now { leads: true };
+        if leads && let Some(parent) = self.running(parent) {
+            parent.raft.wake().await?;
+        }
+        let running = self.start_group(replica, log, made).await?;
+        let raft = running.raft.clone();
+        // In one turn: the list of ranges takes over from the list of newborns.
+        self.ranges.insert(running)?;
+        self.home.nursery.remove(range);
+        self.ranges.version().add(1);
+        if leads {
+            drop(E::Runtime::spawn(async move {
+                if let Err(error) = campaign(&raft).await {
+                    tracing::debug!(%range, %error, "a newborn replica has stopped");
+                }
+            }));
+        }
+        Ok(())
+    }
+}
+
+/// Campaigns until this replica leads or hears of a leader, a few times.
+async fn campaign<E: Env>(raft: &RaftGroup<E>) -> Result<(), Fatal> {
+    for after in CAMPAIGNS_AFTER_MS {
+        <E::Runtime as AsyncRuntime>::sleep(Duration::from_millis(after)).await;
+        if raft.is_retired() || raft.role() != Role::Voter || raft.has_heard(Now::<E>::now()) {
+            return Ok(());
+        }
+        raft.campaign().await?;
+    }
+    Ok(())
+}
+
+/// Checks what the leader knows of a split that was ordered.
+fn check<E: Env>(running: &Running<E>, version: u32, key: &[u8]) -> Result<(), OrderError> {
+    let Running { replica, .. } = running;
+    let range = replica.group.range;
+    replica.check(None).map_err(|error| OrderError::busy(error.to_string()))?;
+    if replica.keyspace() != Keyspace::User {
+        let why = format!("range {range} is the system's, and is never split");
+        return Err(OrderError::Invalid(why));
+    }
+    let (keys, now) = replica.with_state(|state| {
+        let descriptor = &state.descriptor;
+        (descriptor.keys.clone(), descriptor.epoch.version)
+    });
+    if now != version {
+        let why = format!("range {range} has other bounds by now");
+        return Err(OrderError::busy(why));
+    }
+    if key == keys.start.as_slice() || !keys.contains(key) {
+        let why = format!(
+            "range {range} cannot be split there: the key must be inside the range and not its first"
+        );
+        return Err(OrderError::Invalid(why));
+    }
+    Ok(())
+}
