@@ -34,7 +34,8 @@ use rangedb_engine::hlc::Hlc;
 use rangedb_engine::lsm::{Lsm, LsmTables, MemoryTables, TableOptions};
 use rangedb_engine::raft::{LogStore, StateMachine, TypeConfig};
 use rangedb_engine::range::command;
-use rangedb_engine::range::replica::{Replica, ReplicaParts};
+use rangedb_engine::range::nursery::Nursery;
+use rangedb_engine::range::replica::{Home, Replica, ReplicaParts};
 use rangedb_engine::range::state::RangeState;
 use rangedb_engine::range::{Descriptor, Keyspace};
 use rangedb_engine::tree::Store;
@@ -115,6 +116,7 @@ impl<E: Env> Bench<E> {
             descriptor: descriptor.encode().expect("encodes").into(),
             membership: Default::default(),
             first: None,
+            birth: None,
         };
         let membership = created.membership.clone();
         let log = self.wal.create_replica(created).await.expect("created");
@@ -122,14 +124,17 @@ impl<E: Env> Bench<E> {
         let replica = Replica::new(ReplicaParts {
             group,
             data_id: DataId(number),
-            location: Location::default(),
             state: RangeState::created(descriptor, membership, None),
             term_before: 0,
             last_before: 0,
-            store: self.store.clone(),
-            hlc: Hlc::new(),
-            clock: self.clock.clone(),
-            observers: Default::default(),
+            home: Home {
+                location: Location::default(),
+                store: self.store.clone(),
+                hlc: Hlc::new(),
+                clock: self.clock.clone(),
+                observers: Default::default(),
+                nursery: Rc::new(Nursery::new(self.wal.clone())),
+            },
         });
         (Rc::new(replica), log)
     }

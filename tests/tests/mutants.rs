@@ -63,7 +63,7 @@ fn install(mutant: Mutant, seed: u64) -> Option<String> {
             crash,
         };
         let whole = caught(|| install(None).run());
-        let points = whole.ok()?.installed.get(&LAGGARD).copied()?;
+        let points = whole.ok()?.polls.get(&LAGGARD).copied()?;
         let step = (points / POINTS).max(1);
         let mut at = (1..=points).step_by(step as usize);
         at.find_map(|at| {

@@ -15,6 +15,7 @@ use rangedb_tests::sim::put_back::{Copy, put_back};
 use rangedb_tests::sim::run::{faults_of, run, run_with};
 use rangedb_tests::sim::runtime::SimRuntime;
 use rangedb_tests::sim::shrink::run_or_explain;
+use rangedb_tests::sim::split::Split;
 
 /// Seeds of an ordinary run of the tests.
 const SEEDS: u64 = 200;
@@ -111,7 +112,7 @@ fn try_installs(machine: u16, slow_log: bool, tries: Option<u64>) {
         report
     };
     let whole = run(None);
-    let points = whole.installed.get(&machine).copied();
+    let points = whole.polls.get(&machine).copied();
     let points = points.expect("the snapshot was taken over");
     let tries = tries.filter(|_| number("RANGEDB_SOAK_SECONDS", 0) == 0);
     let step = tries.map_or(1, |tries| (points / tries).max(1));
@@ -135,6 +136,33 @@ fn simulator_survives_a_crash_of_who_sends_a_snapshot_at_many_points() {
     // One of them sends it.
     try_installs(1, false, Some(POINTS));
     try_installs(2, false, Some(POINTS));
+}
+
+#[test]
+fn simulator_survives_a_crash_at_every_point_of_a_split() {
+    log();
+    let seed = number("RANGEDB_SEED", 1);
+    let run = |crash| {
+        let report = Split { seed, crash }
+            .run()
+            .unwrap_or_else(|what| panic!("{crash:?}: {what}"));
+        let violations = &report.violations;
+        assert!(
+            violations.is_empty(),
+            "seed {seed}, crash {crash:?}: {violations:#?}"
+        );
+        report
+    };
+    let whole = run(None);
+    for machine in 1..=3 {
+        let points = whole.polls.get(&machine).copied();
+        let points = points.expect("the range was split");
+        for at in 1..=points {
+            let restarts = run(Some((machine, at))).restarts;
+            assert!(restarts > whole.restarts, "no crash at {at} of {points}");
+        }
+        println!("machine {machine} of seed {seed} lost its power at each of {points} points");
+    }
 }
 
 #[test]

@@ -85,6 +85,18 @@ pub enum ClusterRequest {
     },
     /// To the leader of a range: transfers the leadership to another replica.
     TransferLeadership { range: RangeId, to: ReplicaId },
+    /// To the leader of a range: splits it, if its version is this one. The keys from `key` on become
+    /// the range `child`; `replicas` names each replica of the range and the one of the child that is
+    /// made beside it. The response is [`ClusterResponse::Done`] once the split is applied at the
+    /// leader; [`OrderError::Unknown`] if its end is not known; any other refusal if it was certainly
+    /// not done.
+    Split {
+        range: RangeId,
+        version: u32,
+        key: Vec<u8>,
+        child: RangeId,
+        replicas: Vec<(ReplicaId, ReplicaId)>,
+    },
     /// To a shard: asks whether its replica would accept the leadership now.
     MayLead { range: RangeId, replica: ReplicaId },
     /// To the manager: a shard did not take a replica that it was ordered to make.

@@ -124,7 +124,9 @@ pub fn renamed(
         let renamed = config.iter().map(|id| other(*id));
         renamed.collect::<Option<BTreeSet<ReplicaId>>>()
     });
-    let nodes = members.nodes().map(|(id, place)| Some((other(*id)?, *place)));
+    let nodes = members
+        .nodes()
+        .map(|(id, place)| Some((other(*id)?, *place)));
     let configs: Option<Vec<BTreeSet<ReplicaId>>> = configs.collect();
     let nodes: Option<BTreeMap<ReplicaId, Location>> = nodes.collect();
     let Some((configs, nodes)) = configs.zip(nodes) else {

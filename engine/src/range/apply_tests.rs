@@ -313,14 +313,14 @@ fn thresholds_and_ceilings_never_go_back() {
     machine.apply_at(
         at(1000),
         EPOCH,
-        Action::Order(RangeOrder::SetGcThreshold {
+        Action::Order(&RangeOrder::SetGcThreshold {
             threshold: at(500).0,
         }),
     );
     machine.apply_at(
         at(1001),
         EPOCH,
-        Action::Order(RangeOrder::SetGcThreshold {
+        Action::Order(&RangeOrder::SetGcThreshold {
             threshold: at(400).0,
         }),
     );
@@ -329,7 +329,7 @@ fn thresholds_and_ceilings_never_go_back() {
     machine.apply_at(
         at(1002),
         EPOCH,
-        Action::Order(RangeOrder::SetGcThreshold {
+        Action::Order(&RangeOrder::SetGcThreshold {
             threshold: at(5000).0,
         }),
     );
@@ -522,12 +522,12 @@ fn what_an_entry_asks_for_besides_is_an_effect() {
     let id = machine.state.applied.expect("it is applied");
     assert_eq!(blank.effects, [Effect::BeginTerm(id)]);
     assert!(blank.results.is_empty());
-    let action = |order| Action::Order(order);
-    let actions = [
-        action(RangeOrder::Digest { number: 7 }),
-        action(RangeOrder::NoOp),
-        action(RangeOrder::Digest { number: 8 }),
+    let orders = [
+        RangeOrder::Digest { number: 7 },
+        RangeOrder::NoOp,
+        RangeOrder::Digest { number: 8 },
     ];
+    let actions = orders.iter().map(Action::Order);
     let command = |(timestamp, action)| Command {
         timestamp,
         epoch: EPOCH,

@@ -116,10 +116,12 @@ pub fn encoded_len_max(batch: &Batch) -> usize {
 /// The encoder failed, which no entry in memory can cause.
 pub fn encode(entry: &Entry<'_>, len: usize) -> Result<Body, Fatal> {
     let format = match entry.commands.as_slice() {
-        [Command {
-            action: Action::Order(RangeOrder::Split(_)),
-            ..
-        }] => FORMAT_SPLIT,
+        [
+            Command {
+                action: Action::Order(RangeOrder::Split(_)),
+                ..
+            },
+        ] => FORMAT_SPLIT,
         _ => FORMAT,
     };
     archive(entry, len, format).map(|bytes| Body::seal(Bytes::from_owner(bytes)))

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use rangedb_fuzz::fuzz;
 
-use crate::range::command::{self, Action, Command, Entry, RangeOrder};
+use crate::range::command::{self, Action, Command, Entry, RangeOrder, SplitOrder};
 use crate::range::format;
 use crate::range::session_row::{ClientMarks, SavedRequest};
 use crate::range::state::RangeState;
@@ -82,8 +82,19 @@ fn entries() {
         .iter()
         .map(|batch| Action::Write { request_id, batch })
         .collect();
-    actions.push(Action::Order(RangeOrder::SetGcThreshold { threshold: 5 }));
-    actions.push(Action::Order(RangeOrder::NoOp));
+    let orders = [
+        RangeOrder::SetGcThreshold { threshold: 5 },
+        RangeOrder::NoOp,
+        RangeOrder::Split(SplitOrder {
+            key: b"m".to_vec(),
+            child: RangeId(8),
+            replicas: (1..=3)
+                .map(|id| (ReplicaId(id), ReplicaId(id + 10)))
+                .collect(),
+            served: 4,
+        }),
+    ];
+    actions.extend(orders.iter().map(Action::Order));
     let command = |(timestamp, action)| Command {
         timestamp,
         epoch,

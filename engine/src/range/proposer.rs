@@ -50,6 +50,8 @@ const ANSWER_AHEAD: Duration = TICK;
 pub struct Proposal<T: Instant> {
     pub(super) kind: ProposalKind,
     pub(super) version: u32,
+    /// Whether its sender named the range and the version: then it is proposed under no other.
+    pub(super) is_named: bool,
     deadline: Option<T>,
     pub(super) sink: Rc<dyn WriteSink>,
     pub(super) token: u64,
@@ -70,11 +72,17 @@ impl<T: Instant> Proposal<T> {
         Proposal {
             kind,
             version,
+            is_named: false,
             deadline,
             sink,
             token,
             len_max,
         }
+    }
+
+    /// The same, whose sender may have named the range and the version.
+    pub fn named(self, is_named: bool) -> Proposal<T> {
+        Proposal { is_named, ..self }
     }
 
     /// The bytes that it counts for in the shard's budget.
@@ -326,7 +334,9 @@ impl<T: Instant> Proposer<T> {
             let next_reads = next.kind.reads();
             let full = gathered.len() == ENTRY_COMMANDS_MAX
                 || (!gathered.is_empty() && next.kind.is_alone())
-                || gathered.last().is_some_and(|last: &Proposal<T>| last.kind.is_alone())
+                || gathered
+                    .last()
+                    .is_some_and(|last: &Proposal<T>| last.kind.is_alone())
                 || (!gathered.is_empty()
                     && (len + next_len > len_max || reads + next_reads > ENTRY_COMMANDS_MAX));
             if full {
@@ -445,15 +455,11 @@ impl<T: Instant> Proposer<T> {
 
     /// Checks what waits anew, because the range has other bounds: `check` gives the version under which
     /// a command may be proposed. The others are answered with this error.
-    pub(super) fn recheck(
-        &self,
-        check: impl Fn(&ProposalKind) -> Option<u32>,
-        error: &Error,
-    ) {
+    pub(super) fn recheck(&self, check: impl Fn(&Proposal<T>) -> Option<u32>, error: &Error) {
         let mut refused = Vec::new();
         let mut waiting = self.waiting.borrow_mut();
         for mut proposal in std::mem::take(&mut *waiting) {
-            match check(&proposal.kind) {
+            match check(&proposal) {
                 Some(version) => {
                     proposal.version = version;
                     waiting.push_back(proposal);

@@ -310,7 +310,7 @@ impl<E: Env> Replica<E> {
         if let Some(child) = step.child {
             self.bear(*child, entry.id);
         }
-        if Splitting::<E>::is_of(entry) {
+        if Splitting::<E>::is_of(entry) && !step.results.contains(&Applied::Repropose) {
             self.splitting.end();
         }
         Ok(step.results)

@@ -15,6 +15,8 @@
 //! the same clients at the same entry. No turn goes through the whole table: forgetting, saving,
 //! exporting ([`super::session_export`]) and loading take a few clients at a time.
 
+mod split;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use rustc_hash::FxBuildHasher;
@@ -477,76 +479,6 @@ impl Sessions {
         }
     }
 
-    /// Takes out what belongs to the keys from `key` on: the table of a range that is split off. Requests
-    /// move to it, with their first keys; both tables have the marks of every client, because a client
-    /// that writes to both ranges numbers its writes through. An export that is under way does not see
-    /// this, and must be given up.
-    pub fn split_off(&mut self, key: &[u8]) -> Sessions {
-        let mut right = Sessions::new(self.horizon);
-        let is_right = |first_key: &Blob| first_key.as_ref() >= key;
-        for (_, client) in &mut self.clients {
-            let id = client.id;
-            right.add_copy(id, client.marks);
-            let requests = std::mem::take(&mut client.requests);
-            let (moved, kept) = requests
-                .into_iter()
-                .partition(|request| is_right(&request.first_key));
-            client.requests = kept;
-            if mutant::is(Mutant::SessionRequestCopied) {
-                client.requests.extend(moved.iter().map(Request::copy));
-            }
-            let moved: VecDeque<Request> = moved;
-            let len: usize = moved.iter().map(Request::len).sum();
-            let unsaved = moved.iter().filter(|request| !request.in_tree).count();
-            client.len -= len;
-            self.len -= len;
-            self.requests -= moved.len();
-            self.unsaved -= unsaved;
-            right.take_requests(id, moved, (len, unsaved));
-        }
-        let to_delete = std::mem::take(&mut self.to_delete);
-        for row in to_delete {
-            match &row {
-                SessionRow::Request { first_key, .. } if is_right(first_key) => {
-                    self.unsaved -= 1;
-                    right.delete(row);
-                }
-                _ => self.to_delete.push_back(row),
-            }
-        }
-        right
-    }
-
-    /// Adds a client with the marks that it has in another table; they are not in the tree.
-    fn add_copy(&mut self, id: ClientId, marks: ClientMarks) {
-        self.by_last_seen.insert((marks.last_seen, id));
-        let slot = self.add_client(id, marks, false);
-        if let Some(client) = self.clients.get_mut(slot) {
-            client.changed = true;
-            self.changed.push_back(id);
-            self.unsaved += 1;
-        }
-    }
-
-    /// Gives a client that has none the requests of another table: they count for `len` bytes, and
-    /// `unsaved` of them are not in the tree.
-    fn take_requests(
-        &mut self,
-        id: ClientId,
-        requests: VecDeque<Request>,
-        (len, unsaved): (usize, usize),
-    ) {
-        let slot = self.slots.get(&id).copied();
-        let Some(client) = slot.and_then(|slot| self.clients.get_mut(slot)) else {
-            return;
-        };
-        self.len += len;
-        client.len += len;
-        self.requests += requests.len();
-        self.unsaved += unsaved;
-        client.requests = requests;
-    }
-
     /// Loads a client of a snapshot; the tree does not have its marks under the replica's id yet.
     pub fn load_of_snapshot(&mut self, id: ClientId, marks: ClientMarks) {
         self.load(SessionRow::Client(id, Some(marks)));
@@ -604,16 +536,6 @@ impl Request {
             client,
             sequence: self.sequence,
             saved: Some(self.saved.clone()),
-        }
-    }
-
-    /// For the deliberate bug that keeps what moves.
-    fn copy(&self) -> Request {
-        Request {
-            sequence: self.sequence,
-            first_key: self.first_key.clone(),
-            saved: self.saved.clone(),
-            in_tree: true,
         }
     }
 

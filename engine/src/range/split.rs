@@ -127,3 +127,7 @@ fn pairs(order: &ArchivedSplitOrder) -> impl Iterator<Item = (ReplicaId, Replica
         (id(&pair.0), id(&pair.1))
     })
 }
+
+#[cfg(test)]
+#[path = "split_tests.rs"]
+mod tests;

@@ -137,8 +137,7 @@ impl<E: Env> Replica<E> {
         if command.timestamp.to_native() <= state.last_ts.0 {
             return Ok(None);
         }
-        let Some((descriptor, membership)) =
-            split::child_of(&state, order, command.epoch.epoch())?
+        let Some((descriptor, membership)) = split::child_of(&state, order, command.epoch.epoch())?
         else {
             return Ok(None);
         };
@@ -209,15 +208,16 @@ impl<E: Env> Replica<E> {
         self.recheck_waiting();
     }
 
-    /// Checks the writes that wait against the new bounds: they were checked against the old ones.
+    /// Checks the writes that wait against the new bounds: they were checked against the old ones. A
+    /// sender that named the old version learns the new one.
     fn recheck_waiting(&self) {
         let keys = self.with_state(|state| state.descriptor.clone());
         let moved = Error::Moved(Some(Box::new(self.route())));
         self.proposer.recheck(
-            |kind| match kind {
+            |proposal| match &proposal.kind {
+                ProposalKind::Write(..) if proposal.is_named => None,
                 ProposalKind::Write(batch, _) => {
-                    let mut all = batch.keys();
-                    let is_here = all.all(|key| keys.keys.contains(key));
+                    let is_here = batch.keys().all(|key| keys.keys.contains(key));
                     is_here.then_some(keys.epoch.version)
                 }
                 ProposalKind::Order(_) => Some(keys.epoch.version),

@@ -353,6 +353,15 @@ impl<E: Env> Inner<E> {
             ClusterRequest::TransferLeadership { range, to } => {
                 self.transfer_range(range, to).await
             }
+            ClusterRequest::Split {
+                range,
+                version,
+                key,
+                child,
+                replicas,
+            } => {
+                return self.split_range(range, version, key, child, replicas).await;
+            }
             ClusterRequest::MayLead { range, replica } => return self.may_lead_now(range, replica),
             ClusterRequest::Digest {
                 range,

@@ -313,6 +313,7 @@ impl<E: Env> Shard<E> {
         };
         let kind = ProposalKind::Write(write, request.session);
         let proposal = Proposal::new(kind, version, request.deadline, (sink, token));
+        let proposal = proposal.named(request.target.is_some());
         replica.usage.has_written();
         replica.proposer.push(proposal);
     }

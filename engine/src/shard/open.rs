@@ -12,10 +12,10 @@ use crate::error::Fatal;
 use crate::hlc::Hlc;
 use crate::lsm::{Lsm, keys};
 use crate::raft::{GroupDeps, StartMode, encode_membership, members};
+use crate::range::nursery::Nursery;
 use crate::range::observer::ApplyObservers;
 use crate::range::propose;
 use crate::range::recovery;
-use crate::range::nursery::Nursery;
 use crate::range::replica::{Home, Replica, ReplicaParts};
 use crate::range::state::{FIRST, RangeState};
 use crate::range::{Descriptor, RaftGroup};
@@ -95,7 +95,15 @@ impl<E: Env> Shard<E> {
             data_ids: Cell::new(data_ids),
             digests: Digests::new(options.digests),
         });
+        // A replica that was born and that no flush covers is made anew when its parent is replayed.
+        let mut replicas = Vec::with_capacity(recovered.replicas.len());
         for (created, log) in recovered.replicas {
+            match inner.is_to_be_born(&created, &log)? {
+                true => inner.home.nursery.expect(created.group, log),
+                false => replicas.push((created, log)),
+            }
+        }
+        for (created, log) in replicas {
             let mut initial = options.initial.iter();
             let initial = initial.find(|initial| initial.range == created.group.range);
             let initial = initial.filter(|_| made.contains(&created.group));
@@ -105,6 +113,12 @@ impl<E: Env> Shard<E> {
             inner.recover(&created, log, made).await?;
         }
         inner.raise_newborns().await?;
+        if let Some(group) = inner.home.nursery.unborn() {
+            return Err(Fatal::Inconsistent(format!(
+                "replica {} of range {} was born when its range was split off another one, and neither the                  tables nor the log of the other range have it",
+                group.replica, group.range
+            )));
+        }
         background::start(&inner);
         split::start(&inner);
         // With other voters, the leader may be elsewhere, or late; requests then wait for it.
@@ -127,21 +141,19 @@ impl<E: Env> Inner<E> {
     ) -> Result<(), Fatal> {
         let switched = log.switched();
         let data_id = switched.as_ref().map_or(created.data_id, |s| s.data_id);
-        if created.birth.is_some() && switched.is_none() && !self.has_state(created.group)? {
-            self.home.nursery.expect(created.group, log);
-            return Ok(());
-        }
         let state = recovery::recover_state(&self.store, created, switched.as_ref()).await?;
         folder::check_replica(created.group, log.state().purged, state.applied)?;
         self.start_replica(created.group, (data_id, state), log, made)
             .await
     }
 
-    /// Whether the tree has the state row of a replica.
-    fn has_state(&self, group: Group) -> Result<bool, Fatal> {
+    /// Whether a replica was born when its range was split off, and neither a flush nor a snapshot has
+    /// its state.
+    fn is_to_be_born(&self, created: &Created, log: &GroupLog<E>) -> Result<bool, Fatal> {
         let mut key = Vec::new();
-        keys::state_key(group.replica, &mut key);
-        Ok(self.store.newest_row(&key, |row| row.is_some())?)
+        keys::state_key(created.group.replica, &mut key);
+        let was_born = created.birth.is_some() && log.switched().is_none();
+        Ok(was_born && self.store.newest_row(&key, |row| row.is_none())?)
     }
 
     /// Starts a replica with its group and its proposer, and adds it to the ranges of the shard.

@@ -119,7 +119,9 @@ impl<E: Env> Inner<E> {
         let sink = Rc::new(Once::new(|result| drop(sender.send(result))));
         replica.close_from(&order.key);
         let kind = ProposalKind::Order(RangeOrder::Split(order));
-        replica.proposer.push(Proposal::new(kind, version, None, (sink, 0)));
+        replica
+            .proposer
+            .push(Proposal::new(kind, version, None, (sink, 0)));
         raft.stay_awake();
         match receiver.await {
             Ok(Ok(_)) => Ok(()),
@@ -168,7 +170,15 @@ impl<E: Env> Inner<E> {
     /// A group cannot be started.
     pub(super) async fn raise_newborns(&self) -> Result<(), Fatal> {
         while let Some(newborn) = self.home.nursery.first() {
-            self.raise(newborn).await?;
+            if self.closing.get() {
+                // The next start makes them from the log.
+                return Ok(());
+            }
+            let range = newborn.replica.group.range;
+            self.ranges.begin_creating(range);
+            let raised = self.raise(newborn).await;
+            self.ranges.end_creating(range);
+            raised?;
         }
         Ok(())
     }
@@ -218,7 +228,9 @@ async fn campaign<E: Env>(raft: &RaftGroup<E>) -> Result<(), Fatal> {
 fn check<E: Env>(running: &Running<E>, version: u32, key: &[u8]) -> Result<(), OrderError> {
     let Running { replica, .. } = running;
     let range = replica.group.range;
-    replica.check(None).map_err(|error| OrderError::busy(error.to_string()))?;
+    replica
+        .check(None)
+        .map_err(|error| OrderError::busy(error.to_string()))?;
     if replica.keyspace() != Keyspace::User {
         let why = format!("range {range} is the system's, and is never split");
         return Err(OrderError::Invalid(why));

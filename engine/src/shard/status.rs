@@ -14,7 +14,7 @@ use crate::shard::availability::{Availability, availability};
 use crate::shard::slow_disk::SlowDiskStatus;
 use crate::shard::{DigestStats, Inner, Running};
 use crate::tree::cold_reads::ColdReadStats;
-use crate::types::{DataId, Location, ReplicaId, Timestamp};
+use crate::types::{DataId, KeyRange, Location, ReplicaId, Timestamp};
 use crate::wal::WalStats;
 
 /// The status of a range on this shard.
@@ -22,6 +22,8 @@ use crate::wal::WalStats;
 pub struct RangeStatus {
     /// Its interval, epoch and leader.
     pub route: Route,
+    /// The keys that it serves while it leads: without those of a range that is being split off.
+    pub open: KeyRange,
     /// Whether it is a range of the system's key space.
     pub system: bool,
     /// The id of the replica here.
@@ -158,6 +160,7 @@ pub(super) fn ranges<E: Env>(inner: &Inner<E>) -> Vec<RangeStatus> {
         let index = |id: Option<crate::wal::LogId>| id.map_or(0, |id| id.index);
         replica.with_state(|state| RangeStatus {
             route: state.descriptor.route(replica.leadership.leader()),
+            open: replica.open_keys(),
             system: state.descriptor.keyspace == crate::range::Keyspace::System,
             replica: replica.group.replica,
             data_id: replica.data_id(),

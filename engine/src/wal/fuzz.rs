@@ -9,7 +9,7 @@ use crate::wal::batch::{self, Found, Header, Key};
 use crate::wal::record::{self, Record};
 use crate::wal::sealed::{self, Opened, Sealed};
 use crate::wal::{
-    Body, Created, Group, LogEntry, LogId, LogMark, Payload, Switched, Vote, segment,
+    Birth, Body, Created, Group, LogEntry, LogId, LogMark, Payload, Switched, Vote, segment,
 };
 
 const SECRET: u64 = 0x0123_4567_89ab_cdef;
@@ -47,6 +47,7 @@ fn records() -> Vec<Record> {
         descriptor: Bytes::from_static(b"descriptor"),
         membership: Bytes::from_static(b"membership"),
         first,
+        birth: None,
     };
     let switched = Switched {
         data_id: DataId(6),

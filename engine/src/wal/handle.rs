@@ -15,8 +15,8 @@ use crate::wal::log::Log;
 use crate::wal::record::Record;
 use crate::wal::shared::{Core, Done};
 use crate::wal::{
-    Birth, Created, Group, LogId, LogState, Position, Recovered, Space, WalError, WalOptions, WalStats,
-    WriteSpeed, clean_mark, recovery,
+    Birth, Created, Group, LogId, LogState, Position, Recovered, Space, WalError, WalOptions,
+    WalStats, WriteSpeed, clean_mark, recovery,
 };
 
 /// A shard's log. Clones are the same log.
@@ -113,7 +113,9 @@ impl<E: Env> Wal<E> {
             replica: ReplicaId(0),
         };
         let logs = self.core.contents.logs.borrow();
-        logs.range(first..).next().is_some_and(|(group, _)| group.range == range)
+        logs.range(first..)
+            .next()
+            .is_some_and(|(group, _)| group.range == range)
     }
 
     /// Removes a replica for good; that is durable when this returns.

@@ -3,6 +3,7 @@
 //! acknowledged before the scan began, the scan returns that write or a later one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use rangedb_engine::request::Versioned;
 use rangedb_engine::types::Blob;
@@ -54,8 +55,8 @@ impl Pairs {
     }
 }
 
-/// Checks the rows of a scan. `before` is the state of all pairs when the scan began.
-pub fn check(seen: &Seen, before: &Pairs, rows: &[(Blob, Versioned)]) {
+/// Checks the rows of an interval at one moment. `before` is the state of all pairs when the scan began.
+pub fn check(seen: &Seen, before: &Pairs, interval: &Range<String>, rows: &[(Blob, Versioned)]) {
     let mut pairs: BTreeMap<u64, Vec<(u64, u64)>> = BTreeMap::new();
     for (key, row) in rows.iter().filter(|(key, _)| key.starts_with(b"cp")) {
         let key = String::from_utf8_lossy(key);
@@ -71,12 +72,17 @@ pub fn check(seen: &Seen, before: &Pairs, rows: &[(Blob, Versioned)]) {
             .or_default()
             .push((value, row.version.0));
     }
-    for (number, halves) in &pairs {
+    // Only a pair that lies in the interval as a whole was read at one moment.
+    let is_whole = |number: u64| {
+        let half = |name: &str| format!("cp{number:03}{name}");
+        interval.start <= half("a") && half("b") < interval.end
+    };
+    for (number, halves) in pairs.iter().filter(|(number, _)| is_whole(**number)) {
         if !matches!(halves.as_slice(), [a, b] if a == b) {
             seen.violation(format!("pair {number} is torn: {halves:?}"));
         }
     }
-    for (number, before) in &before.0 {
+    for (number, before) in before.0.iter().filter(|(number, _)| is_whole(**number)) {
         let found = pairs
             .get(number)
             .and_then(|halves| halves.first())

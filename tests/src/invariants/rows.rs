@@ -5,6 +5,7 @@
 //! follows the version that it expected.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use rangedb_engine::types::Timestamp;
 
@@ -104,11 +105,11 @@ impl Rows {
     pub fn check_scan(
         &self,
         seen: &Seen,
-        (start, end): (&str, &str),
+        interval: Range<String>,
         at: Timestamp,
         found: &BTreeMap<String, (u64, Timestamp)>,
     ) {
-        for (key, row) in self.0.range(start.to_owned()..end.to_owned()) {
+        for (key, row) in self.0.range(interval) {
             let newest = row.known.range(..=at).next_back();
             let newest = newest.map(|(at, value)| (*at, *value));
             self.check(seen, key, newest, (at, found.get(key).copied()));

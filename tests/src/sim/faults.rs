@@ -83,6 +83,8 @@ pub enum Fault {
     /// See [`install`](super::install): the machine whose power fails, and the number of polls
     /// after which it does.
     Install { crash: Option<(u16, u64)> },
+    /// See [`split`](super::split): as [`Fault::Install`].
+    Split { crash: Option<(u16, u64)> },
     /// A person gives the cluster's manager an order, through a node.
     Order { by: u16, order: Order },
 }
@@ -129,6 +131,8 @@ pub enum Order {
         to: u16,
         shard: u16,
     },
+    /// Split the range that holds a key, at the key.
+    Split { at: [u8; 3] },
     /// Count nodes as dead after this silence, so that their replicas are replaced.
     DeadAfter { seconds: u64 },
     /// Have others lead what a node leads.
@@ -267,6 +271,27 @@ impl Faults {
             let fault = Fault::Order { by, order };
             self.steps.insert(at, Step { after, fault });
             at += 1;
+        }
+    }
+
+    /// Adds splits at keys that clients use, some of them close together.
+    pub fn add_splits(&mut self, random: &Random, nodes: u16) {
+        if random.once_in(3) {
+            return;
+        }
+        for _ in 0..random.between(1, 6) {
+            let place = [b'c', b'c', b'g', b'x'][random.below(4) as usize];
+            let kind = [b'a', b'q', b'r', b'r'][random.below(4) as usize];
+            let number = b'0' + random.below(8) as u8;
+            let fault = Fault::Order {
+                by: node(random, nodes),
+                order: Order::Split {
+                    at: [place, kind, number],
+                },
+            };
+            let at = random.below(self.steps.len() as u64 + 1) as usize;
+            let after = Duration::from_millis(random.between(0, 600));
+            self.steps.insert(at, Step { after, fault });
         }
     }
 

@@ -108,7 +108,7 @@ impl Story {
             let now = data_ids(&taker);
             if now.len() == before.len() && now.iter().all(|(range, id)| before[range] != *id) {
                 SimRuntime::sleep(AFTERWARDS).await;
-                self.installed.replace(executor.polls());
+                self.polls.replace(executor.polls());
                 break;
             }
             if executor.has_stopped() {
@@ -122,7 +122,7 @@ impl Story {
         executor.count_polls(None);
     }
 
-    async fn lose_power(self: &Rc<Story>, machine: u16) {
+    pub(super) async fn lose_power(self: &Rc<Story>, machine: u16) {
         let Some(node) = self.cluster.on(machine) else {
             return;
         };

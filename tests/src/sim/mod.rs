@@ -14,7 +14,7 @@
 //! A [`run`] draws its [`faults`] before it begins. The [`crate::invariants`] check it, many of
 //! them at its [`ending`]. The same seed always gives the same trace; for a failing seed,
 //! [`shrink`] finds a few faults that suffice. [`catch_up`], [`change_of_bounds`], [`clocks`],
-//! [`digests`], [`install`] and [`put_back`] are fixed scenarios.
+//! [`digests`], [`install`], [`put_back`] and [`split`] are fixed scenarios.
 
 pub mod catch_up;
 pub mod change_of_bounds;
@@ -38,5 +38,6 @@ pub mod run;
 pub mod runtime;
 pub mod seen;
 pub mod shrink;
+pub mod split;
 pub mod workload;
 pub mod world;

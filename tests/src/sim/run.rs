@@ -49,9 +49,9 @@ pub struct Report {
     pub confirmed: u64,
     /// Replicas that have installed a snapshot by the end.
     pub snapshots: u64,
-    /// The polls of each machine's tasks during an [`install`](super::install) that was not
-    /// interrupted.
-    pub installed: BTreeMap<u16, u64>,
+    /// The polls of each machine's tasks during an [`install`](super::install) or a
+    /// [`split`](super::split) that was not interrupted.
+    pub polls: BTreeMap<u16, u64>,
     /// The violated invariants.
     pub violations: Vec<String>,
 }
@@ -89,6 +89,7 @@ fn draw(seed: u64) -> Drawn {
     let mut faults = Faults::of(&random, sizes.nodes, sizes.shards);
     // A stream of its own: the other faults do not depend on who leaves.
     faults.add_leaving(&Random::new(seed, 6), sizes.nodes);
+    faults.add_splits(&Random::new(seed, 7), sizes.nodes);
     Drawn {
         sizes,
         clients,
@@ -152,7 +153,7 @@ fn tell(seed: u64, drawn: Drawn, faults: &Faults) -> Result<Report, String> {
         restarts: Cell::new(0),
         orders: Cell::new(0),
         disks_lost: Cell::new(0),
-        installed: RefCell::default(),
+        polls: RefCell::default(),
         busy: RefCell::default(),
     });
     let ended = executor.block_on(story.clone().tell());
@@ -165,7 +166,7 @@ fn tell(seed: u64, drawn: Drawn, faults: &Faults) -> Result<Report, String> {
         disks_lost: story.disks_lost.get(),
         confirmed: seen.confirmed.get(),
         snapshots: seen.snapshots.get(),
-        installed: story.installed.take(),
+        polls: story.polls.take(),
         violations: seen.violations.borrow().clone(),
     };
     executor.end();
@@ -183,7 +184,7 @@ pub(super) struct Story {
     restarts: Cell<u64>,
     orders: Cell<u64>,
     disks_lost: Cell<u64>,
-    pub(super) installed: RefCell<BTreeMap<u16, u64>>,
+    pub(super) polls: RefCell<BTreeMap<u16, u64>>,
     /// Machines whose node is down, starting, or paused: no further fault hits them meanwhile.
     pub(super) busy: RefCell<BTreeSet<u16>>,
 }
@@ -326,6 +327,7 @@ impl Story {
             }
             Fault::Drift { .. } => {}
             Fault::Install { crash } => self.install(*crash).await,
+            Fault::Split { crash } => self.split(*crash).await,
             Fault::Order { by, order } => {
                 let (story, by, order) = (self.clone(), *by, *order);
                 executor::current().spawn_on(OUTSIDE, async move {

@@ -67,16 +67,6 @@ impl Seen {
         *known = version.max(*known);
     }
 
-    /// The highest version known so far of all keys from `start` to before `end`.
-    pub fn highest(&self, (start, end): (&str, &str)) -> Timestamp {
-        let versions = self.versions.borrow();
-        let versions = versions.range(start.to_owned()..end.to_owned());
-        versions
-            .map(|(_, version)| *version)
-            .max()
-            .unwrap_or_default()
-    }
-
     /// The highest version of a key known so far.
     pub fn known(&self, key: &str) -> Timestamp {
         self.versions.borrow().get(key).copied().unwrap_or_default()

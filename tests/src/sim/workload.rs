@@ -8,6 +8,7 @@
 //! those of bursts too, every version is compared with the acknowledged writes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -371,12 +372,18 @@ impl SimClient {
     /// Scans all keys as they are now.
     pub async fn scan_now(&self) {
         let before = self.seen.pairs.borrow().clone();
-        let highest = self.seen.highest(SCANNED);
-        if let Some((at, rows)) = self.scan_in_pages(None).await {
-            invariants::pairs::check(&self.seen, &before, &rows);
-            if at < highest {
+        let versions = self.seen.versions.borrow().clone();
+        let Some(parts) = self.scan_in_pages(None).await else {
+            return;
+        };
+        for part in parts {
+            invariants::pairs::check(&self.seen, &before, &part.interval, &part.rows);
+            let known = versions.range(part.interval.clone());
+            let highest = known.map(|(_, version)| *version).max();
+            if highest.is_some_and(|highest| part.at < highest) {
                 self.seen.violation(format!(
-                    "a scan was at {at}, where {highest} was acknowledged before"
+                    "a scan of {:?} was at {}, where {highest:?} was acknowledged before",
+                    part.interval, part.at
                 ));
             }
         }
@@ -407,11 +414,9 @@ impl SimClient {
         }
     }
 
-    /// Scans in pages, each on the node that leads by then. Returns the rows and their moment.
-    async fn scan_in_pages(
-        &self,
-        at: Option<Timestamp>,
-    ) -> Option<(Timestamp, Vec<(Blob, Versioned)>)> {
+    /// Scans in pages, each on the node that leads by then. A scan of a given moment sees it in all
+    /// ranges, any other one a moment of each range. Returns the rows of each moment.
+    async fn scan_in_pages(&self, at: Option<Timestamp>) -> Option<Vec<ScanPart>> {
         let reverse = self.random.once_in(3);
         let mut scan = ScanRequest {
             start: Some(Blob::from_static(SCANNED.0.as_bytes())),
@@ -421,43 +426,85 @@ impl SimClient {
             at,
             ..ScanRequest::default()
         };
-        let mut rows: Vec<(Blob, Versioned)> = Vec::new();
+        let mut parts: Vec<ScanPart> = Vec::new();
         loop {
+            let (from, until) = (text(scan.start.as_ref()), text(scan.end.as_ref()));
             let reply = self.scan(scan).await?;
-            rows.extend(reply.rows.iter().map(|row| {
+            let rows = reply.rows.iter().map(|row| {
                 let (value, version) = (Blob::copy_from_slice(row.value), row.version);
                 (Blob::copy_from_slice(row.key), Versioned { value, version })
-            }));
-            let Some(rest) = reply.next else {
-                if reverse {
-                    rows.reverse();
-                }
-                if !rows.is_sorted_by(|a, b| a.0 < b.0) {
-                    self.seen
-                        .violation("a scan's rows are out of order".to_owned());
-                }
-                self.check_scan(reply.at, &rows);
-                return Some((reply.at, rows));
+            });
+            let rest = reply.next.as_ref();
+            let interval = match reverse {
+                true => rest.map_or(from, |rest| text(rest.end.as_ref()))..until,
+                false => from..rest.map_or(until, |rest| text(rest.start.as_ref())),
             };
+            match parts.last_mut() {
+                Some(part) if part.at == reply.at => part.take(interval, rows),
+                _ => parts.push(ScanPart {
+                    at: reply.at,
+                    interval,
+                    rows: rows.collect(),
+                }),
+            }
+            let Some(rest) = reply.next else { break };
             // Other writes happen between the pages.
             SimRuntime::sleep(Duration::from_micros(self.random.between(1, 5000))).await;
-            scan = rest;
+            scan = ScanRequest {
+                at: at.or(rest.at),
+                ..rest
+            };
         }
+        for part in &mut parts {
+            if reverse {
+                part.rows.reverse();
+            }
+            if !part.rows.is_sorted_by(|a, b| a.0 < b.0) {
+                self.seen
+                    .violation("a scan's rows are out of order".to_owned());
+            }
+        }
+        let [whole] = parts.as_slice() else {
+            parts.iter().for_each(|part| self.check_scan(part));
+            return Some(parts);
+        };
+        let mut read = self.seen.snapshots_read.borrow_mut();
+        read.check(&self.seen, whole.at, &whole.rows);
+        self.check_scan(whole);
+        Some(parts)
     }
 
-    fn check_scan(&self, at: Timestamp, rows: &[(Blob, Versioned)]) {
-        let mut read = self.seen.snapshots_read.borrow_mut();
-        read.check(&self.seen, at, rows);
-        let found: BTreeMap<String, (u64, Timestamp)> = rows
-            .iter()
+    fn check_scan(&self, part: &ScanPart) {
+        let found: BTreeMap<String, (u64, Timestamp)> = (part.rows.iter())
             .map(|(key, row)| {
                 let key = String::from_utf8_lossy(key).into_owned();
                 (key, (number(&row.value), row.version))
             })
             .collect();
         let known = self.seen.rows.borrow();
-        known.check_scan(&self.seen, SCANNED, at, &found);
+        known.check_scan(&self.seen, part.interval.clone(), part.at, &found);
     }
+}
+
+/// The part of a scan that shows one moment.
+struct ScanPart {
+    at: Timestamp,
+    interval: Range<String>,
+    rows: Vec<(Blob, Versioned)>,
+}
+
+impl ScanPart {
+    /// Takes in what lies beside it.
+    fn take(&mut self, interval: Range<String>, rows: impl Iterator<Item = (Blob, Versioned)>) {
+        self.interval.start = interval.start.min(self.interval.start.clone());
+        self.interval.end = interval.end.max(self.interval.end.clone());
+        self.rows.extend(rows);
+    }
+}
+
+fn text(border: Option<&Blob>) -> String {
+    let border = border.map_or(&[][..], |border| border);
+    String::from_utf8_lossy(border).into_owned()
 }
 
 /// Conditions on both keys of a pair that has this number (0: that was never written): that it is so,

@@ -135,6 +135,7 @@ pub fn created(number: u64) -> Created {
         descriptor: Bytes::from_static(b"a descriptor"),
         membership: Bytes::from_static(b"a membership"),
         first: None,
+        birth: None,
     }
 }
 
