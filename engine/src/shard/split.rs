@@ -88,13 +88,23 @@ impl<E: Env> Inner<E> {
             replicas,
             served: 0,
         };
-        let split = self.split(&running, version, order).await;
-        running.raft.end_change();
-        match split {
-            Ok(()) => ClusterResponse::Done,
-            Err(why) => {
+        // A task of its own: the one that asks may give up, and the split goes on all the same.
+        let (sender, receiver) = <E::Runtime as AsyncRuntime>::Oneshot::channel();
+        let inner = self.clone();
+        drop(E::Runtime::spawn(async move {
+            let split = inner.split(&running, version, order).await;
+            running.raft.end_change();
+            if let Err(why) = &split {
                 tracing::warn!(%range, %why, "the range was not split");
-                ClusterResponse::Refused(why)
+            }
+            drop(sender.send(split));
+        }));
+        match receiver.await {
+            Ok(Ok(())) => ClusterResponse::Done,
+            Ok(Err(why)) => ClusterResponse::Refused(why),
+            Err(_) => {
+                let why = format!("shard {} stops", self.location);
+                ClusterResponse::Refused(OrderError::Unknown(why))
             }
         }
     }

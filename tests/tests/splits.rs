@@ -1,0 +1,115 @@
+//! Ranges of the real binary are split while clients work and nodes are killed.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rangedb_tests::cluster::{
+    Caller, Range, conclude, homes, ranges, start_all, wait_for, wait_until_alike,
+    wait_until_replicated,
+};
+use rangedb_tests::load::{Load, run};
+use rangedb_tests::process::Home;
+
+/// The id of the range that holds a key.
+fn range_of(home: &Home, key: &str) -> Option<u64> {
+    let all = ranges(home)?;
+    let hex: String = key.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let users = all.iter().filter(|(id, _)| **id != 2);
+    let before = users.filter(|(_, range)| range.start <= hex);
+    let found = before.max_by_key(|(_, range)| range.start.clone());
+    found.map(|(id, _)| *id)
+}
+
+/// Splits the range that holds a key, at the key; gives what the command says if it fails.
+fn split(homes: &[Home], key: &str) -> Result<(), String> {
+    let range = range_of(&homes[0], key).ok_or("the ranges are not known")?;
+    let id = range.to_string();
+    let output = homes[0].cli(&["range", "split", &id, "--at", key, "--timeout", "10s"]);
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
+}
+
+/// Checks that the users' ranges lie side by side and are led.
+fn check_tile(ranges: &BTreeMap<u64, Range>, at_least: usize) {
+    let mut starts: Vec<&str> = ranges.values().map(|range| range.start.as_str()).collect();
+    let count = starts.len();
+    starts.sort_unstable();
+    assert!(count >= at_least, "{ranges:#?}");
+    assert!(
+        ranges.values().all(|range| range.leader.is_some()),
+        "{ranges:#?}"
+    );
+}
+
+#[test]
+fn ranges_are_split_under_load_and_no_call_fails() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let homes = homes(temp.path());
+    let nodes = start_all(&homes);
+    wait_until_replicated(&homes);
+    let before = ranges(&homes[0]).expect("the ranges").len();
+    let seen = run(async {
+        let load = Load::begin(&homes, 100).await;
+        tokio::task::block_in_place(|| load.goes_on());
+        for place in ["a", "x"] {
+            for index in 0..8 {
+                let key = format!("{place}-{index}-3");
+                let begun = Instant::now();
+                let split = tokio::task::block_in_place(|| split(&homes, &key));
+                split.unwrap_or_else(|why| panic!("{key}: {why}"));
+                println!("split at {key} after {:?}", begun.elapsed());
+            }
+        }
+        tokio::task::block_in_place(|| load.goes_on());
+        load.end().await
+    });
+    seen.assert_unharmed("16 splits");
+    wait_until_alike(&homes);
+    let after = ranges(&homes[0]).expect("the ranges");
+    check_tile(&after, before + 16);
+    drop(nodes);
+}
+
+#[test]
+fn histories_are_linearizable_over_splits_and_kills() {
+    const SECONDS: u64 = 25;
+    let temp = tempfile::tempdir().expect("a folder");
+    let homes = homes(temp.path());
+    let mut nodes = start_all(&homes);
+    wait_until_replicated(&homes);
+    let caller = Caller::new(&homes);
+    let check = caller.check(SECONDS, 8, 1);
+    let (begun, mut done, mut round) = (Instant::now(), 0, 0_usize);
+    while begun.elapsed() < Duration::from_secs(SECONDS - 3) {
+        // The keys of the check begin with two hexadecimal digits.
+        let key = format!("{:02x}", (round * 37 + 11) % 256);
+        if round % 8 == 5 {
+            let victim = (round / 8) % 3;
+            nodes[victim].take().expect("it runs").kill();
+            // A split while a node is down: it lags.
+            done += usize::from(split(&homes[(victim + 1) % 3..], &key).is_ok());
+            nodes[victim] = Some(homes[victim].start());
+        } else {
+            match split(&homes, &key) {
+                Ok(()) => done += 1,
+                Err(why) => println!("{key}: {}", why.trim()),
+            }
+        }
+        round += 1;
+        std::thread::sleep(Duration::from_millis(400));
+    }
+    conclude(check);
+    println!("{done} splits");
+    assert!(done > 10, "{done} splits");
+    let known = wait_for("leaders of all ranges", || {
+        let known = ranges(&homes[0])?;
+        known
+            .values()
+            .all(|range| range.leader.is_some())
+            .then_some(known)
+    });
+    check_tile(&known, done);
+    drop(nodes);
+}
