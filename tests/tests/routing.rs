@@ -266,7 +266,7 @@ fn a_smart_client_is_told_the_same_for_every_kind_of_request() {
         Reply::Error(error) => {
             assert_eq!(error.code, Ok(ErrorCode::NotLeader), "{}", error.message);
             assert_eq!(error.fate, Fate::NotApplied);
-            error.route.expect("a route")
+            error.routes.into_iter().next().expect("a route")
         }
         other => panic!("{other:?}"),
     };

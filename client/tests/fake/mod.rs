@@ -327,6 +327,6 @@ fn refusal(code: ErrorCode) -> Reply<'static> {
         fate: Fate::NotApplied,
         retry_after_ms: 3,
         message: "too much".to_owned(),
-        route: None,
+        routes: Vec::new(),
     }))
 }

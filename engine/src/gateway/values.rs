@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn results_are_read_as_they_were_added() {
-        let (one, two) = (Error::Moved(None), Error::ShuttingDown);
+        let (one, two) = (Error::Moved(Vec::new()), Error::ShuttingDown);
         let reads = [
             KeyRead::Found(Some((b"value", Timestamp(3)))),
             KeyRead::Failed(&one),

@@ -254,7 +254,18 @@ impl<E: Env> Shard<E> {
 
     fn with_running<R>(&self, key: &[u8], with: impl FnOnce(&Running<E>) -> R) -> Result<R, Error> {
         let found = self.inner.ranges.with(key, with);
-        found.ok_or(Error::Moved(None))
+        found.ok_or(Error::Moved(Vec::new()))
+    }
+
+    /// Refuses a request for a key as [`Replica::check`] does. If the range is another one than the
+    /// caller believes, the error has the routes of all ranges here that hold keys of the caller's.
+    fn check(&self, replica: &Replica<E>, key: &[u8], target: Option<Target>) -> Result<(), Error> {
+        match (replica.check(target), target) {
+            (Err(Error::Moved(_)), Some(target)) => {
+                Err(Error::Moved(self.inner.ranges.routes_near(key, target)))
+            }
+            (checked, _) => checked,
+        }
     }
 
     /// Proposes a write. `sink` receives the result exactly once, now or later, unless the process
@@ -269,7 +280,7 @@ impl<E: Env> Shard<E> {
         let checked = check_write(&write).and_then(|first_key| {
             check_session(&request.session)?;
             let replica = self.with_running(&first_key, |running| {
-                running.replica.check(request.target)?;
+                self.check(&running.replica, &first_key, request.target)?;
                 let first_tried = request.session.first_tried;
                 running
                     .replica
