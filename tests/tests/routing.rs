@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rangedb_protocol::handshake::{
@@ -13,7 +14,7 @@ use rangedb_protocol::{
     frame,
 };
 use rangedb_tests::cluster::{
-    Caller, KEYS, addresses, hold_leaders, homes_of, leader, start_all, wait_for,
+    Caller, KEYS, addresses, hold_leaders, homes_of, leader, ranges, start_all, wait_for,
     wait_until_replicated,
 };
 use rangedb_tests::process::{Home, Node, cli};
@@ -253,6 +254,67 @@ fn a_plain_client_asks_any_node_and_shard_for_anything() {
     let put = plain.put("a", "during", 300);
     assert_eq!(put, TestReply::Error(ErrorCode::Unknown, Fate::Unknown));
     hangs.signal("CONT");
+}
+
+#[test]
+fn a_plain_client_does_not_notice_that_leaders_move() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let homes = homes_of(temp.path(), "2");
+    let _nodes = started(&homes);
+    let led = ranges(&homes[0]).expect("it answers");
+    let ids: Vec<String> = (led.keys().filter(|id| **id != 1))
+        .map(u64::to_string)
+        .collect();
+    let stop = AtomicBool::new(false);
+    let calls = &|home: &Home, number: usize| {
+        let mut plain = Plain::connect(home, ANY_SHARD);
+        let mut calls = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let key = KEYS[calls % KEYS.len()];
+            let scan = RequestBody::Scan {
+                start: Some(key.as_bytes()),
+                end: None,
+                rows_max: 1,
+                bytes_max: 0,
+                continuation: None,
+                reverse: false,
+                keys_only: false,
+            };
+            let put = plain.put(key, &format!("{number}-{calls}"), 5000);
+            // An entry that was on its way to the followers may be lost or not.
+            let in_doubt = TestReply::Error(ErrorCode::Unknown, Fate::Unknown);
+            assert!(
+                put == TestReply::Written || put == in_doubt,
+                "{key}: {put:?}"
+            );
+            let get = plain.get(key);
+            assert!(matches!(get, TestReply::Value(Some(_))), "{key}: {get:?}");
+            let rows = plain.call(scan, 5000);
+            assert_eq!(rows, TestReply::Rows(1), "{key}");
+            let all = plain.multi_get(&KEYS);
+            let is_read = |key: &Key| matches!(key, Key::Value(_));
+            assert!(all.iter().all(is_read), "{all:?}");
+            calls += 1;
+        }
+        calls
+    };
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (homes.iter().cycle().take(6).enumerate())
+            .map(|(number, home)| scope.spawn(move || calls(home, number)))
+            .collect();
+        let mut moves = 0;
+        for id in ids.iter().cycle().take(12) {
+            let moved = homes[0].cli(&["range", "transfer-leader", id]);
+            moves += usize::from(moved.status.success());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        stop.store(true, Ordering::Relaxed);
+        for client in clients {
+            let calls = client.join().expect("no call fails");
+            assert!(calls > 10, "{calls} calls");
+        }
+        assert!(moves > 3, "{moves} moves");
+    });
 }
 
 #[test]

@@ -143,6 +143,12 @@ impl<E: Env, R: Responder> WriteSink for LocalWrite<E, R> {
 }
 
 impl<E: Env> Gateway<E> {
+    /// Whether the gateway carries a request to the leader of its range after this refusal, rather than
+    /// tell the caller.
+    pub(super) fn carries(&self, call: &Call<E>, error: &Error) -> bool {
+        !call.caller.follows_routes && refused(error, call.target).is_some()
+    }
+
     /// What takes the result of a write that this shard decides.
     pub(super) fn write_sink<R: Responder>(
         &self,
@@ -240,7 +246,7 @@ impl<E: Env> Gateway<E> {
             let news = (leader.is_some(), routes);
             let wait = wait.get_or_insert_with(|| LeaderWait::new(call.deadline));
             if !wait.pause(self, (&key, len), news).await? {
-                return Err(self.why_unled(&key, call.deadline, error));
+                return Err(self.why_unled(call, &key, error));
             }
             next = leader.map_or_else(|| self.leader_of(&key), Ok);
         }
@@ -273,14 +279,16 @@ impl<E: Env> Gateway<E> {
         }
     }
 
-    /// The error of a request whose range had no leader in its time, by its last refusal.
-    fn why_unled(&self, key: &[u8], deadline: Option<Now<E>>, last: &Error) -> Error {
-        if self.inner.shard.lacks_quorum(key) {
-            return Error::NoQuorum(Fate::NotApplied);
-        }
-        match deadline.is_some_and(|deadline| deadline <= Now::<E>::now()) {
-            true => Error::DeadlineExceeded,
-            false => last.clone(),
+    /// The error of a request that has waited in vain, by the last one: if that is that the range has no
+    /// leader, it may be because there is no majority, or because the deadline has passed.
+    pub(super) fn why_unled(&self, call: &Call<E>, key: &[u8], last: &Error) -> Error {
+        let is_late = call
+            .deadline
+            .is_some_and(|deadline| deadline <= Now::<E>::now());
+        match refused(last, call.target) {
+            Some(_) if self.inner.shard.lacks_quorum(key) => Error::NoQuorum(Fate::NotApplied),
+            Some(_) if is_late => Error::DeadlineExceeded,
+            _ => last.clone(),
         }
     }
 }
@@ -306,6 +314,60 @@ impl Body {
                 bound(&scan.start) + bound(&scan.end)
             }
             Body::MultiGet { keys } => keys.iter().map(Blob::len).sum(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Epoch, KeyRange, NodeId, RangeId, Route, ShardId};
+
+    #[test]
+    fn a_refusal_leads_to_another_try_if_it_is_about_who_leads() {
+        let there = Location {
+            node: NodeId(2),
+            shard: ShardId(1),
+        };
+        let epoch = Epoch {
+            version: 3,
+            conf: 1,
+        };
+        let route = |leader| Route {
+            range: RangeId(4),
+            epoch,
+            keys: KeyRange::all(),
+            leader,
+        };
+        let target = |range, version| {
+            Some(Target {
+                range: RangeId(range),
+                epoch: Epoch { version, conf: 1 },
+            })
+        };
+        let led = |error: Error, target| match refused(&error, target) {
+            Some(Refused::LedAt(leader)) => Some(Some(leader)),
+            Some(Refused::Unled) => Some(None),
+            None => None,
+        };
+        let not_leader = |leader| Error::NotLeader(Some(Box::new(route(leader))));
+        assert_eq!(led(not_leader(Some(there)), None), Some(Some(there)));
+        assert_eq!(led(not_leader(None), target(4, 3)), Some(None));
+        let moved = |leader| Error::Moved(vec![route(leader)]);
+        assert_eq!(led(moved(Some(there)), None), Some(Some(there)));
+        assert_eq!(led(moved(None), None), Some(None));
+        assert_eq!(led(moved(Some(there)), target(4, 3)), Some(Some(there)));
+        assert_eq!(led(Error::Moved(Vec::new()), target(4, 2)), Some(None));
+        // The caller's target is wrong, or another try would not help.
+        assert_eq!(led(moved(Some(there)), target(4, 2)), None);
+        assert_eq!(led(moved(Some(there)), target(5, 3)), None);
+        for error in [
+            Error::NotLeader(None),
+            Error::NoQuorum(Fate::NotApplied),
+            Error::unknown("why"),
+            Error::ShuttingDown,
+        ] {
+            assert_eq!(led(error, None), None);
         }
     }
 }

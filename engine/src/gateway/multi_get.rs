@@ -209,8 +209,18 @@ impl<E: Env> Gateway<E> {
             let news = (names_leader, routes);
             match wait.pause(self, (key, len), news).await {
                 Ok(true) => {}
-                // The keys have their errors.
-                Ok(false) | Err(_) => break,
+                Ok(false) => {
+                    read.0
+                        .replace_errors(|error| self.why_unled(call, key, error));
+                    break;
+                }
+                Err(why) => {
+                    read.0.replace_errors(|error| match refused(error, None) {
+                        Some(_) => why.clone(),
+                        None => error.clone(),
+                    });
+                    break;
+                }
             }
             routes = self.inner.shard.routes_version();
             let split = self.split(call, &slices, &named);

@@ -5,7 +5,6 @@ use std::rc::Rc;
 
 use super::Gateway;
 use super::directory::Directory;
-use super::leader_wait::refused;
 use super::message::Body;
 use super::request::{Call, Caller};
 use super::responder::Responder;
@@ -37,12 +36,6 @@ fn look_up(directory: &Directory, here: Location, key: &[u8]) -> Lookup {
 }
 
 impl<E: Env> Gateway<E> {
-    /// Whether the gateway carries a request to the leader of its range after this refusal, rather than
-    /// tell the caller.
-    pub(super) fn carries(&self, call: &Call<E>, error: &Error) -> bool {
-        !call.caller.follows_routes && refused(error, call.target).is_some()
-    }
-
     /// Where the directory says that a key's range is led.
     pub(super) fn look_up(&self, key: &[u8]) -> Lookup {
         look_up(&self.inner.directory.borrow(), self.inner.here, key)

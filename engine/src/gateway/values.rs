@@ -113,6 +113,11 @@ impl Values {
         &self.errors
     }
 
+    /// Replaces each error.
+    pub fn replace_errors(&mut self, by: impl Fn(&Error) -> Error) {
+        self.errors.iter_mut().for_each(|error| *error = by(error));
+    }
+
     /// What there is for each key. Results that name bytes or errors which are not there count as not
     /// read: they may have come from another node.
     pub fn keys(&self) -> impl Iterator<Item = KeyRead<'_>> {
