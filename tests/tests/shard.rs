@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use rangedb_engine::cluster::NodeRecord;
-use rangedb_engine::env::{AsyncRuntime, World};
+use rangedb_engine::env::{AsyncRuntime, Instant as _, World};
 use rangedb_engine::error::Error;
 use rangedb_engine::gateway::Gateway;
 use rangedb_engine::gateway::request::{Call, Caller};
